@@ -1,0 +1,320 @@
+"""What an engine is: the places where messages travel and rest. One contract, kept by every engine.
+
+``tests/contracts/`` holds the suite that each engine passes. What holds for every method here:
+
+- It returns a `Deferred`. A caller's mistake that only the engine can see fails it with `errors.Conflict` or
+  `errors.NotFound`; where the engine cannot answer, it fails with `errors.Unavailable`, and nothing may be assumed
+  about what happened. No other failure is expected.
+- Times are ms since the Unix epoch, durations are ms.
+- A write that carries `Once` happens at most once: a repeat of its key within `ONCE_TTL` changes nothing and answers
+  what the first answered, with ``duplicate`` true; a repeat while the first is under way waits for it. The key is
+  written in the same transaction as what it protects.
+- What has a position is told to the node's `Listener` only when it is as durable as the engine makes it, in the order
+  of its offsets, without gap or repeat; where that cannot be kept, `Listener.resync` says so instead. The call that
+  published it answers after the node's own listener was told.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import msgspec
+from zope.interface import Attribute, Interface
+
+from pushserver.positions import Position
+from pushserver.progress import TaskState
+from pushserver.publication import Publication
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from twisted.internet.defer import Deferred
+
+#: How long the key of a write is remembered, ms. Long enough for every retry of a publisher that gives up at some time.
+ONCE_TTL: Final = 5 * 60 * 1000
+
+#: How long a channel without news keeps its position, ms (Centrifugo keeps its stream's meta data as long).
+POSITION_TTL: Final = 30 * 24 * 3600 * 1000
+
+
+class Fence(msgspec.Struct, frozen=True):
+    """A lease that must still be held for a write to happen, checked together with the write."""
+
+    lease: str
+    token: str
+
+
+class Once(msgspec.Struct, frozen=True):
+    """Makes a write happen at most once: ``key`` within the scope of the written thing (channel, user, or task)."""
+
+    key: str
+    fence: Fence | None = None
+
+
+class Retention(msgspec.Struct, frozen=True):
+    """How much a channel keeps: at most ``size`` messages, each for ``ttl`` ms."""
+
+    size: int
+    ttl: int
+
+
+class Published(msgspec.Struct, frozen=True):
+    """What became of a publication."""
+
+    message_id: str
+    offset: int | None = None
+    epoch: str | None = None
+    duplicate: bool = False
+
+
+class HistoryPage(msgspec.Struct, frozen=True):
+    """Some of a channel's kept messages.
+
+    ``newest`` is the channel's position at the moment of reading; ``floor`` is the highest offset that was lost to size
+    or age (0: none), so everything after a position is there exactly when that position is not below it.
+    """
+
+    messages: list[Publication]
+    newest: Position
+    floor: int
+
+
+class InboxRules(msgspec.Struct, frozen=True):
+    """The bounds of every inbox: ``size`` messages, of these ``chat_size`` direct chat, each for ``ttl`` ms."""
+
+    size: int
+    chat_size: int
+    ttl: int
+
+
+class InboxState(msgspec.Struct, frozen=True):
+    """An inbox in numbers: its newest offset, its epoch, the cursor, and how many messages wait after the cursor."""
+
+    offset: int
+    epoch: str
+    acked: int
+    pending: int
+
+
+class InboxPage(msgspec.Struct, frozen=True):
+    """Some of an inbox, oldest first, after a position.
+
+    ``lost`` counts the messages after that position that went by the inbox' limits (not those whose own ``ttl`` ended,
+    nor those replaced by a newer one with the same collapse key).
+    """
+
+    messages: list[Publication]
+    offset: int
+    epoch: str
+    acked: int
+    lost: int
+
+
+class TaskEvent(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An accepted change of a task: the kind of event, the state after it, for a change of status the one before."""
+
+    type: str
+    state: TaskState
+    old_status: str | None = None
+
+
+class Member(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A user who is present in a channel, with so many connections."""
+
+    user_id: str
+    connections: int
+    info: msgspec.Raw | None = None
+
+
+class Online(msgspec.Struct, frozen=True):
+    """Whether a user is connected anywhere, and when the last connection was seen (None: never)."""
+
+    user_id: str
+    online: bool
+    last_seen_at: int | None
+
+
+class Credential(msgspec.Struct, frozen=True):
+    """What of a token can be revoked: its id, its user, and when it was issued (ms; None counts as long ago)."""
+
+    user_id: str
+    jti: str | None
+    issued_at: int | None
+
+
+class Node(msgspec.Struct, frozen=True):
+    """A node as the others know it."""
+
+    name: str
+    started_at: int
+    connections: int
+
+
+class Listener(Protocol):
+    """What an engine tells its node. None of these raises, and none of them waits."""
+
+    def deliver(self, publication: Publication) -> None:
+        """A publication on a channel that this node subscribed to."""
+
+    def task_event(self, event: TaskEvent, to_owner: bool) -> None:
+        """A task changed. ``to_owner``: heard on the owner's channel (final events are not told there: they come as the
+        owner's inbox message); otherwise heard on the task's own channel."""
+
+    def resync(self, channel: str) -> None:
+        """Messages of this channel may have been lost or its epoch changed: who follows it must read anew."""
+
+    def refresh(self) -> None:
+        """Word from other nodes may have been lost: ask again about all that is held (tasks, revocations)."""
+
+    def offline(self, user_id: str, last_seen_at: int) -> None:
+        """A user's connections vanished with their node; it falls to this node to announce it."""
+
+    def absent(self, channel: str, member: Member) -> None:
+        """A user's presence in a channel vanished with a node; it falls to this node to announce it."""
+
+    def answer(self, question: bytes) -> Deferred[bytes]:
+        """Another node's (or one's own) question to every node."""
+
+
+class IEngine(Interface):
+    """All of an engine. One object may provide every interface below; the attributes say which."""
+
+    broker: IBroker = Attribute("live messages")
+    history: IHistory = Attribute("what channels keep")
+    inbox: IInbox = Attribute("what users have waiting")
+    tasks: ITaskStore = Attribute("the states of tasks")
+    presence: IPresence = Attribute("who is where")
+    revocations: IRevocations = Attribute("which tokens no longer hold")
+
+    def start(listener: Listener) -> Deferred[None]:
+        """Opens what the engine needs. Fails with `errors.ConfigError` where it cannot be used as configured."""
+
+    def stop() -> Deferred[None]:
+        """Carries out what was accepted, then closes everything. Later calls fail with `errors.Unavailable`."""
+
+    def trouble() -> str | None:
+        """Why the engine cannot answer now, in a few words; None when it can. Never waits."""
+
+    def figures() -> dict[str, float]:
+        """The engine's own gauges and counters for the metrics, by snake_case name."""
+
+
+class IBroker(Interface):
+    """Live messages between nodes."""
+
+    def subscribe(channel: str) -> Deferred[None]:
+        """This node wants the channel's messages. Answers when none that is published from now on can be missed
+        (unannounced). A second call while subscribed answers at once. What is behind a channel's name (kept
+        messages, an inbox, a task) makes no difference here."""
+
+    def unsubscribe(channel: str) -> None:
+        """This node no longer wants them. A `subscribe` soon after may find the subscription still standing."""
+
+    def publish(publication: Publication, retention: Retention | None, once: Once | None) -> Deferred[Published]:
+        """Tells every subscribed node; with ``retention`` the message is kept and gets its position first."""
+
+    def survey(question: bytes, timeout: int) -> Deferred[list[tuple[str, bytes]]]:
+        """Asks every live node, oneself included; answers after all have, or after ``timeout`` ms with those that have:
+        pairs of node name and answer."""
+
+    def nodes() -> Deferred[list[Node]]:
+        """The live nodes, oneself included."""
+
+
+class IHistory(Interface):
+    """What channels keep (inboxes apart)."""
+
+    def read(channel: str, since: int | None, limit: int, reverse: bool) -> Deferred[HistoryPage]:
+        """At most ``limit`` kept messages: those after offset ``since``, ascending (None: from the oldest kept), or
+        with ``reverse`` the newest first, before ``since`` (None: from the newest). None is past its age.
+        A channel's epoch is made when it is first written or read, random, and lost with its data."""
+
+
+class IInbox(Interface):
+    """What users have waiting. The cursor is the offset up to which the user has acknowledged."""
+
+    def append(
+        publication: Publication,
+        user_id: str,
+        chat: bool,
+        ttl: int | None,
+        collapse_key: str | None,
+        once: Once | None,
+    ) -> Deferred[Published]:
+        """Keeps a message and then delivers it live on its channel. ``chat``: counts against the chat quota and evicts
+        only chat. ``collapse_key`` replaces an unread one with the same key."""
+
+    def read(user_id: str, after: int | None, limit: int) -> Deferred[InboxPage]:
+        """At most ``limit`` messages after offset ``after`` (None: after the cursor), oldest first."""
+
+    def state(user_id: str) -> Deferred[InboxState]:
+        """The inbox in numbers. Its epoch is made when first asked for."""
+
+    def acknowledge(user_id: str, offset: int, epoch: str) -> Deferred[int]:
+        """Moves the cursor up to ``offset`` (never back) and answers the cursor. Another epoch fails with
+        `errors.Conflict`, an offset beyond the newest with `errors.Invalid`."""
+
+    def clear(user_id: str) -> Deferred[int]:
+        """Deletes every message and answers how many. Positions go on from where they were; nothing counts as lost."""
+
+
+class ITaskStore(Interface):
+    """The states of tasks, changed by comparing versions."""
+
+    def create(event: TaskEvent, once: Once | None) -> Deferred[TaskState]:
+        """Keeps a new task's first state and tells who listens. An id that exists fails with `errors.Conflict`."""
+
+    def replace(event: TaskEvent, final: Publication | None, once: Once | None) -> Deferred[bool]:
+        """Keeps a state whose version is one above the kept one's, and tells who listens. Answers False, with nothing
+        changed, where the kept version is another (somebody was quicker: read and decide again). ``final``: the
+        owner's inbox message of a final state, appended together with it."""
+
+    def get(task_id: str) -> Deferred[TaskState]:
+        """`errors.NotFound` where the task is not known, or a final one is older than its ``ttl``."""
+
+    def of_user(user_id: str, unfinished: bool, limit: int) -> Deferred[list[TaskState]]:
+        """The user's tasks, the newest (by creation) first."""
+
+    def stale(before: int, limit: int) -> Deferred[list[TaskState]]:
+        """Unfinished tasks without a change since ``before``, the oldest first."""
+
+    def done(task_id: str, key: str) -> Deferred[bool]:
+        """Whether a write with this `Once.key` was already carried out on this task."""
+
+
+class IPresence(Interface):
+    """Who is where: users' connections and their subscriptions, counted over all nodes."""
+
+    def connect(user_id: str, connection_id: str) -> Deferred[bool]:
+        """True where this is the user's first connection anywhere."""
+
+    def disconnect(user_id: str, connection_id: str, now: int) -> Deferred[bool]:
+        """True where it was the last."""
+
+    def online(user_id: str) -> Deferred[Online]: ...
+
+    def join(channel: str, user_id: str, connection_id: str, info: msgspec.Raw | None) -> Deferred[bool]:
+        """True where this is the user's first subscription of the channel anywhere."""
+
+    def leave(channel: str, user_id: str, connection_id: str) -> Deferred[bool]:
+        """True where it was the last."""
+
+    def members(channel: str) -> Deferred[list[Member]]:
+        """By user id, ascending."""
+
+
+class IRevocations(Interface):
+    """Which tokens no longer hold. Never answers from a guess: where it cannot ask, it fails."""
+
+    def revoke_token(jti: str, until: int) -> Deferred[None]: ...
+
+    def revoke_user(user_id: str, issued_until: int, until: int) -> Deferred[None]:
+        """Blocks the user's tokens issued at or before ``issued_until``, and those that don't say."""
+
+    def revoked(credentials: Sequence[Credential]) -> Deferred[list[bool]]:
+        """For each credential whether it is revoked now."""
+
+
+def question_of(kind: str, body: Any) -> bytes:
+    """A question to every node: its kind and its body."""
+    return msgspec.json.encode([kind, body])

@@ -1,0 +1,73 @@
+"""A publication: one message on a channel, as every layer above the wire knows it. Pure (L0).
+
+A publication is made once, by whichever door took it in, and never changed. An engine that keeps it gives it its
+position; `positioned` is the only way to add one. Its JSON form (`encode`, `decode`) is what engines store and what
+nodes tell each other. It happens to have the field names of the native protocol's push, so that the native codec can
+use the same encoder, but a codec for another protocol starts from the fields.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+import msgspec
+
+#: What an application may call its own message types (the native protocol's own names are refused beside this).
+TYPE: Final = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
+
+
+class Publication(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """One message on a channel.
+
+    Attributes:
+        type: what kind of message; decides how a client reads ``data``.
+        channel: where it was published.
+        data: its body, one line of valid JSON.
+        timestamp: when it was taken in, ms since the epoch.
+        message_id: unique for one publication; a repeat of the same publication carries the same one.
+        sender: the user who published it, where a client did.
+        offset, epoch: its position, where the channel keeps messages.
+        exclude_user, exclude_connection: who shall not receive it; never on the wire to clients.
+    """
+
+    type: str
+    channel: str
+    data: msgspec.Raw
+    timestamp: int
+    message_id: str = msgspec.field(name="messageId")
+    offset: int | None = None
+    epoch: str | None = None
+    sender: str | None = msgspec.field(default=None, name="from")
+    exclude_user: str | None = msgspec.field(default=None, name="excludeUser")
+    exclude_connection: str | None = msgspec.field(default=None, name="excludeConnection")
+
+    def positioned(self, offset: int, epoch: str) -> Publication:
+        """The same publication at its place in its channel's history."""
+        return msgspec.structs.replace(self, offset=offset, epoch=epoch)
+
+    def excludes(self, user_id: str | None, connection_id: str) -> bool:
+        return (self.exclude_user is not None and self.exclude_user == user_id) or (
+            self.exclude_connection is not None and self.exclude_connection == connection_id
+        )
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Publication)
+
+#: Encodes a publication for an engine or another node.
+encode = _encoder.encode
+
+
+def decode(octets: bytes | str) -> Publication:
+    """Reads what `encode` wrote. Raises `msgspec.DecodeError` where it is something else.
+
+    ``data`` must not keep the buffer of the whole message alive, hence the copy.
+    """
+    publication = _decoder.decode(octets)
+    return msgspec.structs.replace(publication, data=publication.data.copy())
+
+
+def body(value: Any) -> msgspec.Raw:
+    """The JSON of a publication's ``data``: one line, valid UTF-8, never NaN."""
+    return msgspec.Raw(_encoder.encode(value))
