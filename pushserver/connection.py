@@ -71,10 +71,10 @@ class Connection:
         "heard_at",
         "id",
         "identity",
-        "lagging",
         "line",
         "notify",
         "outbox",
+        "ping_at",
         "pinged_at",
         "protocol",
         "server_channels",
@@ -114,14 +114,13 @@ class Connection:
         #: subscribed channels; which of them the server subscribed
         self.channels: set[str] = set()
         self.server_channels: tuple[str, ...] = ()
-        #: channels whose messages were left out while the socket was full: the offset to read on from
-        self.lagging: dict[str, int] | None = None
         #: the close that was asked for; nothing more is said to the client
         self.closing: Close | None = None
         #: the socket is gone; nothing may be registered for this connection any more
         self.gone = False
         #: heartbeat.py's: the wheel's slot, when a ping went out unanswered, and by when something else is due
         self.alarm = 0
+        self.ping_at = 0
         self.pinged_at = 0
         self.deadline = 0
         self.trace: Trace | None = None

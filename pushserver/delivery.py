@@ -11,19 +11,17 @@ the `Policy` when they go over it.
 
 from __future__ import annotations
 
+import math
 import socket
 from collections import deque
 from collections.abc import Callable
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from twisted.internet import tcp
 from twisted.internet.defer import Deferred
-from zope.interface import implementer
 from twisted.internet.interfaces import IPullProducer, IPushProducer
-
-if TYPE_CHECKING:
-    pass
+from zope.interface import implementer
 
 #: Frames that wait are handed over in pieces of about this size: large enough for one system call to be worth it.
 CHUNK: Final = 65536
@@ -126,7 +124,7 @@ class Outbox:
         if sent == len(frame):
             return
         if type(sent) is not int or sent < 0:
-            # The connection is lost. Twisted hears of it from its own next read or write; asking for one makes that now.
+            # The connection is lost: Twisted hears of it from its own next write, so ask for one.
             transport.startWriting()
             self._stalled = True
             return
@@ -146,51 +144,47 @@ class Outbox:
     def _push_waiting(self, frame: bytes, mark: Mark) -> bool:
         if self._closed:
             return False
+        behind: set[str] = set()
         if self.policy is Policy.LATEST:
-            self._drop(lambda waiting: waiting.subject == mark.subject and waiting.channel == mark.channel)
-        if self.counted + len(frame) > self.limit:
+            behind = self._drop(lambda waiting: waiting.subject == mark.subject and waiting.channel == mark.channel)
+        excess = self.counted + len(frame) - self.limit
+        if excess > 0:
             if self.policy is Policy.DISCONNECT:
                 raise Overflow
-            self._drop_oldest(self.counted + len(frame) - self.limit)
+            behind |= self._drop(lambda waiting: True, excess)
             if self.counted + len(frame) > self.limit:
                 self._leave_out(mark)
                 return False
+        if mark.channel in behind:
+            return False  # it will be read again, together with what was left out before it
         self._wait(frame, mark)
         return True
 
     # -- leaving out --------------------------------------------------------------------------------------------------
 
-    def _drop_oldest(self, excess: int) -> None:
-        """Leaves out the oldest live messages, whole, until ``excess`` bytes are free."""
+    def drop_channel(self, channel: str) -> None:
+        """Forgets the waiting live messages of a channel: they will be read again, or nobody wants them any more."""
+        self._drop(lambda waiting: waiting.channel == channel, tell=False)
+
+    def _drop(self, unwanted: Callable[[Mark], bool], excess: float = math.inf, tell: bool = True) -> set[str]:
+        """Leaves out waiting live messages, whole and the oldest first, until ``excess`` bytes are free.
+
+        Answers the channels that keep messages and are now behind.
+        """
         kept: deque[tuple[bytes, Mark | None]] = deque()
         dropped: list[Mark] = []
         for frame, mark in self._waiting or ():
-            if mark is not None and excess > 0:
+            if mark is not None and excess > 0 and unwanted(mark):
                 excess -= len(frame)
                 self.counted -= len(frame)
                 dropped.append(mark)
             else:
                 kept.append((frame, mark))
         self._waiting = kept
-        for mark in dropped:
-            self._leave_out(mark)
-
-    def drop_channel(self, channel: str) -> None:
-        """Forgets the waiting live messages of a channel: they will be read again, or nobody wants them any more."""
-        self._drop(lambda waiting: waiting.channel == channel)
-
-    def _drop(self, unwanted: Callable[[Mark], bool]) -> None:
-        if not self._waiting:
-            return
-        kept: deque[tuple[bytes, Mark | None]] = deque()
-        for frame, mark in self._waiting:
-            if mark is not None and unwanted(mark):
-                self.counted -= len(frame)
-                if mark.offset is not None:
-                    self._leave_out(mark)
-            else:
-                kept.append((frame, mark))
-        self._waiting = kept
+        if tell:
+            for mark in dropped:
+                self._leave_out(mark)
+        return {mark.channel for mark in dropped if mark.offset is not None}
 
     def _leave_out(self, mark: Mark) -> None:
         if self._left_out is not None:
@@ -261,5 +255,3 @@ def no_delay(transport: Any) -> None:
     """Frames are whole and small: they should not wait for each other in the kernel."""
     if isinstance(transport, tcp.Connection) and transport.socket.family in (socket.AF_INET, socket.AF_INET6):
         transport.setTcpNoDelay(True)
-
-

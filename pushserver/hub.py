@@ -97,6 +97,7 @@ class Channel:
         if self.batches and self.batches[-1].followers is None:
             self.batches[-1].followers = list(self.followers)
 
+
 class Hub:
     """Indexes of this node's connections, and the way of a publication to them."""
 
@@ -112,8 +113,10 @@ class Hub:
         self.channels: dict[str, Channel] = {}
         self._dirty: list[Channel] = []
         self._scheduled = False
-        #: called for a connection whose live messages were left out, and for a channel's first and last follower
+        #: called with a connection that missed messages of a channel that keeps them, and the offset to read on from
         self.lagged: Callable[[Connection, str, int], None] = lambda connection, channel, offset: None
+        #: called with a channel that nobody here follows any more
+        self.deserted: Callable[[str], None] = lambda channel: None
 
     # -- connections --------------------------------------------------------------------------------------------------
 
@@ -127,9 +130,11 @@ class Hub:
         self.users.setdefault(user_id, set()).add(connection)
 
     def remove(self, connection: Connection) -> None:
-        """Takes the connection out of every index. Safe at any moment of its life, and more than once."""
+        """Takes the connection out of every index. Safe at any moment of its life, and more than once.
+
+        What waits in its outbox may still go out: a goodbye stands behind it.
+        """
         connection.gone = True
-        connection.outbox.close()
         if self.connections.pop(connection.id, None) is None:
             return
         for name in tuple(connection.channels):
@@ -215,11 +220,10 @@ class Hub:
                 channel.joining = None
         if not connection.gone:
             connection.outbox.drop_channel(name)
-            if connection.lagging is not None:
-                connection.lagging.pop(name, None)
         if not channel.followers and channel.joining is None:
             del self.channels[name]
             self._broker.unsubscribe(name)
+            self.deserted(name)
 
     def followers(self, name: str) -> list[Connection]:
         """Who follows the channel here."""
@@ -316,14 +320,14 @@ class Hub:
             octets += len(joined)
         self._counters.sent(sent * len(publications), octets)
 
-    def _hand_over(self, connection: Connection, publication: Publication) -> None:
+    def _hand_over(self, connection: Connection, publication: Publication, subject: str = "") -> None:
         """Hands one publication to one connection, with everything that is special about either."""
         if not connection.open or publication.excludes(connection.user_id, connection.id):
             return
         frame = connection.dialect.publication(publication)
         if connection.trace is not None:
             connection.trace.outbound(connection, frame)
-        mark = Mark(publication.channel, publication.offset, publication.channel)
+        mark = Mark(publication.channel, publication.offset, subject)
         try:
             if connection.outbox.push(frame, mark):
                 self._counters.sent(1, len(frame))
@@ -331,14 +335,25 @@ class Hub:
             self._counters.slow_consumer()
             connection.close(errors.SLOW, discard=True)
 
+    def send(self, publication: Publication, audience: Iterable[Connection], subject: str) -> None:
+        """Hands a publication to these connections now, beside the channels' batches."""
+        for connection in tuple(audience):
+            self._hand_over(connection, publication, subject)
+
+    def replay(self, connection: Connection, publication: Publication) -> None:
+        """Sends a message of the past: it was asked for, so it is never left out; its sender waits for the socket."""
+        frame = connection.dialect.publication(publication)
+        if connection.trace is not None:
+            connection.trace.outbound(connection, frame)
+        connection.outbox.write(frame)
+        self._counters.sent(1, len(frame))
+
     def left_out(self, connection: Connection, mark: Mark) -> None:
-        """A live message did not fit. Where its channel keeps messages, it is read again when the socket has drained."""
+        """A live message did not fit. Where its channel keeps messages, they are read again when the socket drained."""
         self._counters.left_out()
-        if mark.offset is None or connection.gone:
-            return
         channel = self.channels.get(mark.channel)
-        if channel is None or connection not in channel.followers:
+        if mark.offset is None or connection.gone or channel is None or connection not in channel.followers:
             return
-        channel.followers.pop(connection)
-        self.lagged(connection, mark.channel, mark.offset - 1)
+        del channel.followers[connection]
         connection.outbox.drop_channel(mark.channel)
+        self.lagged(connection, mark.channel, mark.offset - 1)
