@@ -1,0 +1,219 @@
+"""Names of channels and ids, and the namespaces that say what a channel means and may do.
+
+A channel's namespace is the part of its name before the first ``:``, and ``""`` for a name without one. A namespace
+that is neither built in nor configured does not exist, and its channels are refused: fail closed. Two built-in channels
+have no ``:`` at all, ``system`` and ``stats``: each is the one channel of the namespace of that name, so
+``system:anything`` is unknown.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from enum import Enum, StrEnum
+from types import MappingProxyType
+from typing import Final
+
+import msgspec
+
+MAX_CHANNEL_LENGTH: Final = 255
+MAX_ID_LENGTH: Final = 200
+
+# From "!" to "~" (0x21-0x7E) without "*" (the glob) and "," (separates channels in a query string).
+CHARACTERS: Final = r"!-)+\--~"
+
+_channel_match = re.compile(rf"[{CHARACTERS}]{{1,{MAX_CHANNEL_LENGTH}}}").fullmatch
+_id_match = re.compile(rf"[{CHARACTERS}]{{1,{MAX_ID_LENGTH}}}").fullmatch
+_namespace_match = re.compile(rf"(?:(?!:)[{CHARACTERS}]){{0,{MAX_CHANNEL_LENGTH - 1}}}").fullmatch
+
+
+def is_channel(name: str) -> bool:
+    """Whether this is the name of a channel: 1 to 255 characters from ``!`` to ``~``, without ``*`` and ``,``."""
+    return _channel_match(name) is not None
+
+
+def is_id(text: str) -> bool:
+    """Whether this is an id of a user or a task: 1 to 200 of a channel name's characters."""
+    return _id_match(text) is not None
+
+
+def is_namespace_name(text: str) -> bool:
+    """Whether a namespace may be called so: a channel name's characters without ``:``, or empty."""
+    return _namespace_match(text) is not None
+
+
+def namespace_of(channel: str) -> str:
+    """The part before the first ``:``; ``""`` where there is none."""
+    name, colon, _ = channel.partition(":")
+    return name if colon else ""
+
+
+class Rule(StrEnum):
+    """Who may do a thing in a namespace."""
+
+    ANYONE = "anyone"
+    AUTHENTICATED = "authenticated"
+    PERMISSION = "permission"
+    NOBODY = "nobody"
+
+
+class Kind(Enum):
+    """What the channels of a namespace mean; only ``PLAIN`` has no meaning to the server."""
+
+    USER = "user"
+    TASK = "task"
+    SYSTEM = "system"
+    STATS = "stats"
+    CHAT = "chat"
+    STATUS = "status"
+    PUBLIC = "public"
+    PLAIN = "plain"
+
+
+#: Kinds whose channels no client publishes to, whatever is configured or granted.
+NO_CLIENT_PUBLISHES: Final = frozenset({Kind.USER, Kind.TASK, Kind.SYSTEM, Kind.STATS, Kind.STATUS})
+
+# What is part of the meaning: who receives, and what is kept. Options of these names have no effect there.
+_FIXED_SUBSCRIBE = frozenset({Kind.USER, Kind.TASK, Kind.SYSTEM})
+_FIXED_HISTORY = frozenset({Kind.USER, Kind.TASK, Kind.STATUS})
+_SINGLE_CHANNEL = frozenset({Kind.SYSTEM, Kind.STATS})
+# The rest of these channels' names is an id.
+_NAMED_BY_ID = frozenset({Kind.USER, Kind.TASK, Kind.STATUS})
+
+
+class Namespace(msgspec.Struct, frozen=True):
+    """What the channels of one namespace may do. `history_ttl` is in milliseconds; 0 messages of history: none kept."""
+
+    name: str
+    kind: Kind = Kind.PLAIN
+    subscribe: Rule = Rule.AUTHENTICATED
+    publish: Rule = Rule.PERMISSION
+    history_size: int = 0
+    history_ttl: int = 600_000
+    presence: bool = False
+    join_leave: bool = False
+
+    @property
+    def durable(self) -> bool:
+        """Whether its messages rest in an inbox, which has its own limits, rather than in a history."""
+        return self.kind is Kind.USER
+
+    @property
+    def positioned(self) -> bool:
+        """Whether its messages carry offsets: it has an inbox or a history."""
+        return self.history_size > 0 or self.kind is Kind.USER
+
+    def names(self, channel: str) -> bool:
+        """Whether a channel of this namespace is well named: ``user:``, ``task:`` and ``status:`` want an id."""
+        return self.kind not in _NAMED_BY_ID or is_id(channel[len(self.name) + 1 :])
+
+
+class NamespaceOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """One configured namespace. None: not given, so the built-in value or the default stands."""
+
+    name: str
+    subscribe: Rule | None = None
+    publish: Rule | None = None
+    history_size: int | None = None
+    history_ttl: int | None = None
+    presence: bool | None = None
+    join_leave: bool | None = None
+
+
+_DAY: Final = 86_400_000
+
+#: The namespaces that every server has, by name.
+BUILT_IN: Final[Mapping[str, Namespace]] = MappingProxyType(
+    {
+        namespace.name: namespace
+        for namespace in (
+            Namespace("user", Kind.USER, Rule.AUTHENTICATED, Rule.NOBODY),
+            Namespace("task", Kind.TASK, Rule.PERMISSION, Rule.NOBODY),
+            Namespace("system", Kind.SYSTEM, Rule.AUTHENTICATED, Rule.NOBODY, history_size=50, history_ttl=_DAY),
+            Namespace("stats", Kind.STATS, Rule.PERMISSION, Rule.NOBODY),
+            Namespace(
+                "chat",
+                Kind.CHAT,
+                Rule.AUTHENTICATED,
+                Rule.AUTHENTICATED,
+                history_size=50,
+                history_ttl=_DAY,
+                presence=True,
+                join_leave=True,
+            ),
+            Namespace("status", Kind.STATUS, Rule.AUTHENTICATED, Rule.NOBODY),
+            Namespace("public", Kind.PUBLIC, Rule.ANYONE, Rule.PERMISSION),
+        )
+    }
+)
+
+#: What ``--dev`` adds: anyone authenticated subscribes and publishes.
+DEMO: Final = NamespaceOptions(
+    name="demo",
+    subscribe=Rule.AUTHENTICATED,
+    publish=Rule.AUTHENTICATED,
+    history_size=50,
+    history_ttl=600_000,
+    presence=True,
+    join_leave=True,
+)
+
+_SINGLE: Final = frozenset(name for name, namespace in BUILT_IN.items() if namespace.kind in _SINGLE_CHANNEL)
+_PREFIXES: Final = tuple(f"{name}:" for name in BUILT_IN if name not in _SINGLE)
+
+
+def is_built_in(channel: str) -> bool:
+    """Whether a channel belongs to a built-in namespace: the ones that a loose glob never covers."""
+    return channel in _SINGLE or channel.startswith(_PREFIXES)
+
+
+class Namespaces:
+    """All namespaces of a server: the built-in ones and those configured.
+
+    A configured namespace with a built-in name changes options and never the meaning: who receives a ``user:``,
+    ``task:`` or ``system`` channel, what is kept of ``user:``, ``task:`` and ``status:``, and that no client publishes
+    to these and ``stats`` stay as they are, whatever the entry says.
+    """
+
+    __slots__ = ("_by_name", "_single", "_unnamed", "all")
+
+    def __init__(self, entries: Iterable[NamespaceOptions] = ()) -> None:
+        """Raises ValueError for a name that no namespace can have, and for one that comes twice."""
+        namespaces = dict(BUILT_IN)
+        seen: set[str] = set()
+        for entry in entries:
+            if not is_namespace_name(entry.name):
+                raise ValueError(f"{entry.name!r} cannot be the name of a namespace")
+            if entry.name in seen:
+                raise ValueError(f"the namespace {entry.name!r} is configured twice")
+            seen.add(entry.name)
+            namespaces[entry.name] = _with_options(namespaces.get(entry.name, Namespace(entry.name)), entry)
+        #: by name, the built-in ones first
+        self.all: Mapping[str, Namespace] = MappingProxyType(namespaces)
+        self._single = {name: namespaces[name] for name in _SINGLE}
+        self._unnamed = namespaces.get("")
+        self._by_name = {name: found for name, found in namespaces.items() if name not in _SINGLE}
+
+    def find(self, channel: str) -> Namespace | None:
+        """The namespace of a channel, which is presumed to be well formed; None: unknown, so refuse it."""
+        name, colon, _ = channel.partition(":")
+        if colon:
+            # A name that begins with ":" has the empty namespace as well.
+            return self._by_name.get(name)
+        return self._single.get(channel, self._unnamed)
+
+
+def _with_options(namespace: Namespace, options: NamespaceOptions) -> Namespace:
+    fixed: set[str] = {"name"}
+    if namespace.kind in _FIXED_SUBSCRIBE:
+        fixed.add("subscribe")
+    if namespace.kind in NO_CLIENT_PUBLISHES:
+        fixed.add("publish")
+    if namespace.kind in _FIXED_HISTORY:
+        fixed |= {"history_size", "history_ttl"}
+    given = {
+        name: value
+        for name, value in msgspec.structs.asdict(options).items()
+        if value is not None and name not in fixed
+    }
+    return msgspec.structs.replace(namespace, **given)

@@ -1,0 +1,94 @@
+"""Positions in a channel's history: whether a client can resume, and whether a live message is the next one.
+
+An engine counts the messages of a channel from 1 without skipping; 0 is the position before the first. An epoch names
+one life of a history: offsets of two epochs have nothing to do with each other.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated
+
+import msgspec
+
+Offset = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
+Epoch = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+
+
+class Position(msgspec.Struct, frozen=True, gc=False):
+    """A place in a history, as it stands on the wire: after the message `offset`, in the life `epoch`."""
+
+    offset: Offset
+    epoch: Epoch
+
+
+def recovered(since: Position | None, newest: Position, floor: int) -> bool:
+    """Whether everything after `since` can be given to a client that resumes from there.
+
+    `newest` is the channel's position, and `floor` the highest offset that is no longer retained (0: all are). True
+    also where nothing was missed; false means that the client has to read its state anew.
+    """
+    return since is not None and since.epoch == newest.epoch and floor <= since.offset <= newest.offset
+
+
+class Verdict(Enum):
+    """What a live message, or a look at the channel's newest position, means to a node."""
+
+    DELIVER = "the next one: deliver it"
+    REPEAT = "nothing new: drop it"
+    GAP = "something is missing before it: read what lies after `Sequencer.position`"
+    EPOCH = "another epoch: ask the engine for its position, and `Sequencer.reset` if that is not of ours"
+
+
+class Sequencer:
+    """How far a node has delivered one channel with history to its subscribers.
+
+    It decides, and the caller acts. After GAP nothing has moved: read the history after `position`, deliver it, and
+    `advance` to the last message of it; if its beginning is no longer retained, or its epoch is another, `reset`.
+    Messages that arrive meanwhile are GAP or REPEAT too and need no keeping, as the history holds them. After EPOCH
+    nothing has moved either: it may be a late message of the epoch before, so the engine's word decides.
+    """
+
+    __slots__ = ("_epoch", "_offset")
+
+    def __init__(self, position: Position) -> None:
+        """`position`: the channel's newest one, read after its live messages were confirmed to arrive."""
+        self._offset = position.offset
+        self._epoch = position.epoch
+
+    @property
+    def position(self) -> Position:
+        """After the last message that was delivered."""
+        return Position(self._offset, self._epoch)
+
+    def receive(self, offset: int, epoch: str) -> Verdict:
+        """Judge a live message; DELIVER has moved the position past it."""
+        if epoch != self._epoch:
+            return Verdict.EPOCH
+        if offset <= self._offset:
+            return Verdict.REPEAT
+        if offset != self._offset + 1:
+            return Verdict.GAP
+        self._offset = offset
+        return Verdict.DELIVER
+
+    def compare(self, newest: Position) -> Verdict:
+        """Judge the engine's newest position: GAP where live messages were lost, EPOCH, or else REPEAT.
+
+        A lower offset in the same epoch is no loss: the answer was under way while live messages arrived.
+        """
+        if newest.epoch != self._epoch:
+            return Verdict.EPOCH
+        return Verdict.GAP if newest.offset > self._offset else Verdict.REPEAT
+
+    def advance(self, offset: int) -> bool:
+        """Everything up to `offset` was delivered from the history. Never moves back; false where it did not move."""
+        if offset <= self._offset:
+            return False
+        self._offset = offset
+        return True
+
+    def reset(self, position: Position) -> None:
+        """Go on from another position, in whatever epoch: the subscribers were told that there may be loss."""
+        self._offset = position.offset
+        self._epoch = position.epoch
