@@ -162,6 +162,19 @@ async def test_chat_beside_a_full_inbox_evicts_only_itself(nodes: Nodes) -> None
     assert await waiting(node) == (["n2", "n3", "n5"], 2)
 
 
+async def test_chat_beside_a_full_inbox_takes_the_place_of_what_is_read(nodes: Nodes) -> None:
+    node = await nodes.start(size=3, chat_size=2)
+    (published, *_) = await put(node, "n1", "n2", "n3")
+    await node.inbox.acknowledge("7", 1, published.epoch)
+    await put(node, "c4", chat=True)
+    assert await waiting(node, after=0) == (["n2", "n3", "c4"], 1)
+    await put(node, "c5", chat=True)
+    assert await waiting(node, after=0) == (["n2", "n3", "c5"], 2)
+    await node.inbox.acknowledge("7", 5, published.epoch)
+    await put(node, "c6", "c7", chat=True)
+    assert await waiting(node, after=0) == (["n3", "c6", "c7"], 4)
+
+
 async def test_age_removes_and_counts_as_lost(nodes: Nodes) -> None:
     node = await nodes.start(ttl=10)
     await put(node, "a", "b")
@@ -272,9 +285,9 @@ async def test_clearing_keeps_the_position_and_loses_nothing(nodes: Nodes) -> No
 async def test_everything_outlives_a_restart(nodes: Nodes) -> None:
     node = await nodes.start(size=5)
     (published, *_) = await put(node, *range(1, 8))
+    await node.inbox.acknowledge("7", 5, published.epoch)
     await put(node, "chat", chat=True, once="k")
     await put(node, "collapsing", collapse="c")
-    await node.inbox.acknowledge("7", 5, published.epoch)
     before = [await node.inbox.read("7", after, 100) for after in (None, 0, 3)]
     state = await node.inbox.state("7")
     await nodes.stop(node)
@@ -308,9 +321,7 @@ async def test_reading_and_appending_at_once_leaves_no_hole(nodes: Nodes) -> Non
     await node.broker.subscribe("user:7")
     first = put(writer, *range(1, 31))
     asked = node.inbox.read("7", 0, 1000)
-    answers = [
-        writer.inbox.append(publication("user:7", n), "7", False, None, None, None) for n in range(31, 61)
-    ]
+    answers = [writer.inbox.append(publication("user:7", n), "7", False, None, None, None) for n in range(31, 61)]
     page = await asked
     await first
     await gatherResults(answers, consumeErrors=True)

@@ -10,7 +10,7 @@ from twisted.internet.defer import gatherResults
 
 from pushserver import errors
 from pushserver.engine.interfaces import Once, TaskEvent
-from pushserver.progress import TaskState
+from pushserver.progress import Status, TaskState
 
 from .nodes import contents, publication
 
@@ -22,7 +22,7 @@ def state(nodes: Nodes, task_id: str = "t", **fields: Any) -> TaskState:
     values: dict[str, Any] = {
         "task_id": task_id,
         "user_id": "7",
-        "status": "pending",
+        "status": Status.PENDING,
         "percentage": 0.0,
         "version": 1,
         "created_at": nodes.now(),
@@ -36,7 +36,7 @@ def created(state: TaskState) -> TaskEvent:
 
 
 def running(before: TaskState, **fields: Any) -> TaskEvent:
-    after = msgspec.structs.replace(before, **({"status": "running", "version": before.version + 1} | fields))
+    after = msgspec.structs.replace(before, **({"status": Status.RUNNING, "version": before.version + 1} | fields))
     return TaskEvent("task_progress", after)
 
 
@@ -44,7 +44,7 @@ def completed(before: TaskState, nodes: Nodes) -> TaskEvent:
     return TaskEvent(
         "task_completed",
         msgspec.structs.replace(
-            before, status="completed", percentage=100.0, version=before.version + 1, updated_at=nodes.now()
+            before, status=Status.COMPLETED, percentage=100.0, version=before.version + 1, updated_at=nodes.now()
         ),
     )
 

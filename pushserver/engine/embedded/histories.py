@@ -90,6 +90,8 @@ class Histories:
 
     def _head(self, connection: sqlite3.Connection, name: str, now: int) -> Head:
         # The dictionary's order is the order of use; `flush` forgets the least recently used.
+        if name not in self._heads:
+            self.fetch(connection, (name,), now)
         head = self._heads[name] = self._heads.pop(name)
         if head.next_expiry <= now:
             self._expire(connection, head, now)

@@ -162,6 +162,8 @@ class Inboxes:
 
     def _head(self, connection: sqlite3.Connection, user_id: str, now: int) -> Head:
         # The dictionary's order is the order of use; `flush` forgets the least recently used.
+        if user_id not in self._heads:
+            self.fetch(connection, (user_id,), now)
         head = self._heads[user_id] = self._heads.pop(user_id)
         if head.next_expiry <= now:
             self._expire(connection, head, now)
@@ -178,9 +180,7 @@ class Inboxes:
         ).fetchall():
             self._remove(head, offset, lost=not kind & _OWN_TTL)
         self._flush_rows(connection)
-        (next_expiry,) = connection.execute(
-            "SELECT min(expires_at) FROM inbox WHERE user = ?", (head.user,)
-        ).fetchone()
+        (next_expiry,) = connection.execute("SELECT min(expires_at) FROM inbox WHERE user = ?", (head.user,)).fetchone()
         head.next_expiry = next_expiry if next_expiry is not None else _NEVER
 
     def _remove(self, head: Head, offset: int, lost: bool) -> None:
@@ -216,7 +216,9 @@ class Inboxes:
         self._enter(head, offset, kind, expires_at, collapse_key)
         self._rows.append((head.user, offset, kind, expires_at, collapse_key, body))
         kept = head.kept
-        while head.chats > rules.chat_size or (chat and len(kept) > rules.size):
+        # Chat gives way to what is unread and matters more, but not to what was read long ago: acknowledging deletes
+        # nothing, so a busy user's inbox is always full.
+        while head.chats > rules.chat_size or (chat and len(kept) > rules.size and kept[0] >> 1 > head.acked):
             self._remove(head, next(entry for entry in kept if entry & _CHAT) >> 1, lost=True)
         while len(kept) > rules.size:
             self._remove(head, kept[0] >> 1, lost=True)
@@ -229,9 +231,7 @@ class Inboxes:
         pending = len(head.kept) - bisect_left(head.kept, (head.acked + 1) << 1)
         return InboxState(head.newest, head.epoch, head.acked, pending)
 
-    def read(
-        self, connection: sqlite3.Connection, user_id: str, after: int | None, limit: int, now: int
-    ) -> InboxPage:
+    def read(self, connection: sqlite3.Connection, user_id: str, after: int | None, limit: int, now: int) -> InboxPage:
         head = self._head(connection, user_id, now)
         since = head.acked if after is None else after
         self._flush_rows(connection)
@@ -270,9 +270,7 @@ class Inboxes:
 
     def _flush_rows(self, connection: sqlite3.Connection) -> None:
         if self._rows:
-            write_rows(
-                connection, "INSERT INTO inbox (user, offset, kind, expires_at, collapse_key, body)", self._rows
-            )
+            write_rows(connection, "INSERT INTO inbox (user, offset, kind, expires_at, collapse_key, body)", self._rows)
             self._rows.clear()
         if self._removed:
             write_rows(connection, "DELETE FROM inbox WHERE (user, offset) IN (", self._removed, ")")
