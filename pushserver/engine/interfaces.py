@@ -242,7 +242,8 @@ class IInbox(Interface):
         once: Once | None,
     ) -> Deferred[Published]:
         """Keeps a message and then delivers it live on its channel. ``chat``: counts against the chat quota and evicts
-        only chat. ``collapse_key`` replaces an unread one with the same key."""
+        only chat (perhaps itself), or, in a full inbox within the quota, the oldest message where that is acknowledged.
+        ``collapse_key`` replaces an unread one with the same key. ``ttl`` beyond the inbox' own is the inbox' own."""
 
     def read(user_id: str, after: int | None, limit: int) -> Deferred[InboxPage]:
         """At most ``limit`` messages after offset ``after`` (None: after the cursor), oldest first."""

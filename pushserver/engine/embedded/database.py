@@ -1,0 +1,206 @@
+"""The embedded engine's file: one SQLite database in a directory that one server at a time may use (L1).
+
+Everything here runs on the writer thread, `hold` apart.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from functools import lru_cache
+from importlib.resources import files
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final
+
+from pushserver.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from importlib.resources.abc import Traversable
+    from pathlib import Path
+
+FILE: Final = "pushserver.db"
+LOCK: Final = "pushserver.lock"
+
+#: How many rows one statement carries. Each statement gives up the interpreter's lock once, and on a busy reactor it
+#: may take 5 ms to get it back, so the fewer statements a batch needs, the better.
+_CHUNKS: Final = (64, 8, 1)
+
+#: The primary result codes after which the disk, not the statement, is to blame.
+_DISK: Final = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_NOTADB,
+    }
+)
+
+
+def disk_failed(error: BaseException) -> bool:
+    """Whether an exception tells of the disk or the file, and not of a mistake in one statement."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in _DISK
+
+
+def hold(directory: Path) -> int:
+    """Makes the directory and takes its lock; answers the descriptor that holds it until it is closed.
+
+    Raises `ConfigError` where the directory cannot be used, or another server does.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(
+            f"server.state_dir = {str(directory)!r}: expected a directory that can be written: {error.strerror}"
+        ) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise ConfigError(
+            f"server.state_dir = {str(directory)!r}: expected a directory of its own: another server is using this one"
+        ) from error
+    return descriptor
+
+
+class Database:
+    """The open file. ``migrations`` is a directory of ``NNNN.sql`` files, applied in their order."""
+
+    def __init__(self, directory: Path, migrations: Traversable | None = None) -> None:
+        self.path = directory / FILE
+        self._directory = directory
+        self._migrations = migrations if migrations is not None else files(__package__).joinpath("sql")
+        self._connection: sqlite3.Connection | None = None
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """The connection, opened anew if it was dropped. Raises `sqlite3.Error`."""
+        if self._connection is None:
+            self._connection = self._connect()
+        return self._connection
+
+    def open(self) -> None:
+        """Opens, checks and upgrades the file. Raises `ConfigError`."""
+        try:
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            connection = self.connection
+            (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            if verdict != "ok":
+                raise sqlite3.DatabaseError(verdict)
+            self._upgrade(connection)
+        except ConfigError:
+            self.drop()
+            raise
+        except OSError as error:
+            raise self._unusable("expected a directory that can be written", error.strerror or str(error)) from error
+        except sqlite3.DatabaseError as error:
+            self.drop()
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+            if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                raise self._unusable(
+                    f"expected {FILE} to be sound: restore it from a backup, or move {FILE}* away to start empty",
+                    " ".join(str(error).split()),
+                ) from error
+            raise self._unusable(f"expected that {FILE} can be opened and written", str(error)) from error
+
+    def _unusable(self, expected: str, why: str) -> ConfigError:
+        return ConfigError(f"server.state_dir = {str(self._directory)!r}: {expected} ({why})")
+
+    def _connect(self) -> sqlite3.Connection:
+        # mode=rw: a file that vanished under a running server is a failure, never a silent fresh start.
+        connection = sqlite3.connect(
+            f"{self.path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=1.0
+        )
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA temp_store = MEMORY")
+            connection.execute("PRAGMA wal_autocheckpoint = 4000")
+            connection.execute("PRAGMA journal_size_limit = 67108864")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _upgrade(self, connection: sqlite3.Connection) -> None:
+        steps = sorted(
+            (int(entry.name.removesuffix(".sql")), entry)
+            for entry in self._migrations.iterdir()
+            if entry.name.endswith(".sql")
+        )
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        newest = steps[-1][0]
+        if version > newest:
+            raise self._unusable(
+                f"expected a store of version {newest} or older", f"it has version {version}, of a newer pushserver"
+            )
+        for number, entry in steps:
+            if number > version:
+                script = entry.read_text(encoding="utf-8")
+                connection.executescript(f"BEGIN;\n{script}\nPRAGMA user_version = {number};\nCOMMIT;")
+
+    def rollback(self) -> None:
+        """Ends a transaction that failed, however it failed."""
+        if self._connection is not None and self._connection.in_transaction:
+            try:
+                self._connection.execute("ROLLBACK")
+            except sqlite3.Error:
+                self.drop()
+
+    def drop(self) -> None:
+        """Closes the connection; the next use opens another."""
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            try:
+                connection.close()
+            except sqlite3.Error:
+                pass
+
+    def close(self) -> None:
+        """Empties the write-ahead log into the file and closes it."""
+        if self._connection is not None:
+            try:
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            except sqlite3.Error:
+                pass  # What is in the log is as durable there; the next start reads it.
+            self.drop()
+
+
+@lru_cache(maxsize=64)
+def _values(head: str, width: int, rows: int, tail: str) -> str:
+    row = "(" + ",".join("?" * width) + ")"
+    return f"{head} VALUES {','.join([row] * rows)} {tail}"
+
+
+def write_rows(connection: sqlite3.Connection, head: str, rows: Sequence[tuple[Any, ...]], tail: str = "") -> None:
+    """Carries out ``<head> VALUES (…), (…) <tail>`` for all rows, in few statements."""
+    done = 0
+    for size in _CHUNKS:
+        while len(rows) - done >= size:
+            chunk = rows[done : done + size]
+            connection.execute(_values(head, len(chunk[0]), size, tail), tuple(chain.from_iterable(chunk)))
+            done += size
+
+
+@lru_cache(maxsize=64)
+def _listed(query: str, count: int) -> str:
+    return query.replace("(*)", "(" + ",".join("?" * count) + ")")
+
+
+def read_rows(connection: sqlite3.Connection, query: str, keys: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+    """The rows of ``query`` for all keys, which stand where it says ``(*)``."""
+    done = 0
+    for size in _CHUNKS:
+        while len(keys) - done >= size:
+            yield from connection.execute(_listed(query, size), tuple(keys[done : done + size])).fetchall()
+            done += size

@@ -1,0 +1,119 @@
+"""Who is where, on the only node there is (L1): in memory, apart from when a user was last seen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred, fail, succeed
+from zope.interface import implementer
+
+from pushserver.engine.interfaces import IPresence, Member, Online
+from pushserver.errors import Unavailable
+
+from . import revocationrows
+from .operations import Asking
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import msgspec
+
+    from .writer import Writer
+
+
+@implementer(IPresence)
+class EmbeddedPresence:
+    """When a user was last seen is saved a few seconds later (`save`), many users at once."""
+
+    def __init__(self, writer: Writer, now: Callable[[], int]) -> None:
+        self._writer = writer
+        self._now = now
+        self._connections: dict[str, set[str]] = {}
+        self._members: dict[str, dict[str, dict[str, msgspec.Raw | None]]] = {}
+        self._unsaved: dict[str, int] = {}
+
+    @property
+    def connections(self) -> int:
+        return sum(map(len, self._connections.values()))
+
+    @property
+    def users(self) -> int:
+        return len(self._connections)
+
+    def clear(self) -> None:
+        self._connections.clear()
+        self._members.clear()
+
+    def _answer(self, value: Any) -> Deferred[Any]:
+        return succeed(value) if self._writer.accepting else fail(Unavailable("the engine is stopped"))
+
+    def connect(self, user_id: str, connection_id: str) -> Deferred[bool]:
+        if not self._writer.accepting:
+            return self._answer(None)
+        connections = self._connections.setdefault(user_id, set())
+        first = not connections
+        connections.add(connection_id)
+        return succeed(first)
+
+    def disconnect(self, user_id: str, connection_id: str, now: int) -> Deferred[bool]:
+        if not self._writer.accepting:
+            return self._answer(None)
+        connections = self._connections.get(user_id)
+        if connections is None or connection_id not in connections:
+            return succeed(False)
+        connections.discard(connection_id)
+        if connections:
+            return succeed(False)
+        del self._connections[user_id]
+        self._unsaved[user_id] = now
+        return succeed(True)
+
+    def online(self, user_id: str) -> Deferred[Online]:
+        if user_id in self._connections:
+            return self._answer(Online(user_id, True, self._now()))
+        if user_id in self._unsaved:
+            return self._answer(Online(user_id, False, self._unsaved[user_id]))
+        asked = self._writer.submit(Asking(lambda store: revocationrows.seen(store.connection, user_id)))
+        return asked.addCallback(lambda seen_at: Online(user_id, False, seen_at))
+
+    def join(self, channel: str, user_id: str, connection_id: str, info: msgspec.Raw | None) -> Deferred[bool]:
+        if not self._writer.accepting:
+            return self._answer(None)
+        connections = self._members.setdefault(channel, {}).setdefault(user_id, {})
+        first = not connections
+        connections[connection_id] = info
+        return succeed(first)
+
+    def leave(self, channel: str, user_id: str, connection_id: str) -> Deferred[bool]:
+        if not self._writer.accepting:
+            return self._answer(None)
+        members = self._members.get(channel, {})
+        connections = members.get(user_id, {})
+        if connection_id not in connections:
+            return succeed(False)
+        del connections[connection_id]
+        if connections:
+            return succeed(False)
+        del members[user_id]
+        if not members:
+            del self._members[channel]
+        return succeed(True)
+
+    def members(self, channel: str) -> Deferred[list[Member]]:
+        members = self._members.get(channel, {})
+        return self._answer(
+            [
+                Member(user_id, len(connections), next(iter(connections.values())))
+                for user_id, connections in sorted(members.items())
+            ]
+        )
+
+    async def save(self) -> None:
+        """Writes down who was last seen when. What could not be written is tried again the next time."""
+        unsaved = list(self._unsaved.items())
+        if not unsaved:
+            return
+        await self._writer.submit(Asking(lambda store: revocationrows.save_seen(store.connection, unsaved)))
+        for user_id, seen_at in unsaved:
+            if self._unsaved.get(user_id) == seen_at:
+                del self._unsaved[user_id]

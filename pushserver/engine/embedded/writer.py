@@ -1,0 +1,160 @@
+"""The way to the store and back: batches between the reactor and the one writer thread (L1).
+
+What is submitted in one turn of the reactor becomes one batch; while the thread carries it out, the next one gathers.
+When a batch is on the disk, the reactor is told once, and answers its operations in their order.
+"""
+
+from __future__ import annotations
+
+import threading
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Final
+
+from twisted.internet.defer import Deferred, fail
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from pushserver.errors import PushError, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .store import Operation, Store
+
+#: How many operations are one transaction at most, so that an answer does not wait for thousands of others.
+_BATCH: Final = 1000
+#: How many may wait; beyond it the store is far too slow for what is asked of it, and says so.
+_WAITING: Final = 100_000
+
+
+class Writer:
+    """Carries operations to the `Store`. ``told`` is called with each operation and its answer, after the commit and
+    before the submitter hears of it."""
+
+    _log = Logger()
+
+    def __init__(
+        self, reactor: Any, store: Store, now: Callable[[], int], told: Callable[[Operation, Any], None]
+    ) -> None:
+        self._reactor = reactor
+        self._store = store
+        self._now = now
+        self._told = told
+        self._jobs: SimpleQueue[tuple[Callable[[], Any], Callable[[Any], None]] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._gathering: list[tuple[Operation, Deferred[Any]]] = []
+        self._scheduled = False
+        self._busy = False
+        self._idle: Deferred[None] | None = None
+        self.accepting = False
+        self._fault: str | None = None
+        self.batches = 0
+        self.operations = 0
+        self.failed_batches = 0
+
+    @property
+    def waiting(self) -> int:
+        return len(self._gathering)
+
+    def trouble(self) -> str | None:
+        """Why the store cannot answer now."""
+        return "the store is closed" if not self.accepting else self._fault
+
+    async def start(self) -> Any:
+        """Starts the thread and opens the store; answers what that answered. Raises `ConfigError`."""
+        self._thread = threading.Thread(target=self._work, name="pushserver-store", daemon=True)
+        self._thread.start()
+        opened: Deferred[Any] = Deferred()
+        now = self._now()
+        self._jobs.put((lambda: self._store.open(now), opened.callback))
+        try:
+            answer = await opened
+        except BaseException:
+            self._end_thread()
+            raise
+        self.accepting = True
+        return answer
+
+    async def stop(self) -> None:
+        """Refuses what comes from now on, carries out what waits, and closes the store."""
+        if self._thread is None:
+            return
+        self.accepting = False
+        if self._busy or self._gathering:
+            self._idle = Deferred()
+            await self._idle
+        closed: Deferred[Any] = Deferred()
+        self._jobs.put((self._store.close, closed.callback))
+        await closed
+        self._end_thread()
+
+    def _end_thread(self) -> None:
+        if self._thread is not None:
+            self._jobs.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def submit(self, operation: Operation) -> Deferred[Any]:
+        """Answers what the operation answers. `Unavailable` where it cannot be known to have happened."""
+        if not self.accepting:
+            return fail(Unavailable("the store is closed"))
+        if len(self._gathering) >= _WAITING:
+            return fail(Unavailable("the store is too slow for what is asked of it"))
+        answer: Deferred[Any] = Deferred()
+        self._gathering.append((operation, answer))
+        if not self._busy and not self._scheduled:
+            self._scheduled = True
+            self._reactor.callLater(0, self._send)
+        return answer
+
+    def _send(self) -> None:
+        self._scheduled = False
+        batch, self._gathering = self._gathering[:_BATCH], self._gathering[_BATCH:]
+        self._busy = True
+        operations = [operation for operation, _ in batch]
+        now = self._now()
+        self._jobs.put((lambda: self._store.carry_out(operations, now), lambda answers: self._done(batch, answers)))
+
+    def _work(self) -> None:
+        """The thread's life."""
+        while (job := self._jobs.get()) is not None:
+            work, done = job
+            try:
+                answer = work()
+            except BaseException:
+                answer = Failure()
+            self._reactor.callFromThread(done, answer)
+            # Nothing of a job may outlive it here: the last reference would be dropped on the wrong thread.
+            del job, work, done, answer
+
+    def _done(self, batch: list[tuple[Operation, Deferred[Any]]], answers: list[Any] | Failure) -> None:
+        self.batches += 1
+        self.operations += len(batch)
+        if isinstance(answers, Failure):
+            self.failed_batches += 1
+            if self._fault is None:
+                self._log.error("The store cannot be written or read: {why}", why=answers.getErrorMessage())
+            self._fault = f"the store cannot be written or read: {answers.getErrorMessage()}"
+            answers = [Failure(Unavailable("the store cannot be written or read now")) for _ in batch]
+        elif self._fault is not None:
+            self._fault = None
+            self._log.info("The store can be written and read again")
+        for (operation, deferred), answer in zip(batch, answers, strict=True):
+            if isinstance(answer, Failure):
+                if not isinstance(answer.value, PushError):
+                    self._log.failure("An operation on the store failed", failure=answer)
+                    answer = Failure(Unavailable("the store could not carry this out"))
+            else:
+                try:
+                    self._told(operation, answer)
+                except Exception:
+                    self._log.failure("What was kept could not be told")
+            deferred.callback(answer)
+        self._busy = False
+        if self._gathering:
+            # After this turn, so that everything that the answers set off goes into one batch.
+            self._scheduled = True
+            self._reactor.callLater(0, self._send)
+        elif self._idle is not None:
+            idle, self._idle = self._idle, None
+            idle.callback(None)

@@ -1,0 +1,330 @@
+"""`IInbox`: what users have waiting."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from twisted.internet.defer import gatherResults
+
+from pushserver import errors
+from pushserver.engine.interfaces import InboxState, Once
+
+from .nodes import contents, publication
+
+if TYPE_CHECKING:
+    from pushserver.engine.interfaces import Published
+
+    from .nodes import Nodes, RunningNode
+
+
+async def put(
+    node: RunningNode,
+    *values: Any,
+    user: str = "7",
+    chat: bool = False,
+    ttl: int | None = None,
+    collapse: str | None = None,
+    once: str | None = None,
+) -> list[Published]:
+    return await gatherResults(
+        [
+            node.inbox.append(
+                publication(f"user:{user}", value), user, chat, ttl, collapse, Once(once) if once else None
+            )
+            for value in values
+        ],
+        consumeErrors=True,
+    )
+
+
+async def waiting(node: RunningNode, after: int | None = None, user: str = "7") -> tuple[list[Any], int]:
+    page = await node.inbox.read(user, after, 100)
+    return contents(page.messages), page.lost
+
+
+async def test_an_untouched_inbox_has_an_epoch_that_stays(nodes: Nodes) -> None:
+    node = await nodes.start()
+    state = await node.inbox.state("7")
+    assert state == InboxState(0, state.epoch, 0, 0)
+    assert state.epoch
+    (published,) = await put(node, "x")
+    assert (published.offset, published.epoch) == (1, state.epoch)
+    assert await node.inbox.state("7") == InboxState(1, state.epoch, 0, 1)
+    assert (await node.inbox.state("8")).epoch != state.epoch
+
+
+async def test_messages_wait_in_order_and_come_back_as_they_were(nodes: Nodes) -> None:
+    node = await nodes.start()
+    sent = publication("user:7", {"a": [1]}, "m1", sender="9", type="user_notification")
+    published = await node.inbox.append(sent, "7", False, None, None, None)
+    await put(node, "b", "c")
+    page = await node.inbox.read("7", None, 100)
+    assert page.messages[0] == sent.positioned(published.offset, published.epoch)
+    assert [each.offset for each in page.messages] == [1, 2, 3]
+    assert (page.offset, page.epoch, page.acked, page.lost) == (3, published.epoch, 0, 0)
+    assert contents((await node.inbox.read("7", None, 2)).messages) == [{"a": [1]}, "b"]
+    assert contents((await node.inbox.read("7", 2, 100)).messages) == ["c"]
+    assert (await node.inbox.read("7", 3, 100)).messages == []
+    assert (await node.inbox.read("7", 99, 100)).messages == []
+
+
+async def test_it_is_delivered_live_after_it_is_kept(nodes: Nodes) -> None:
+    node = await nodes.start()
+    other = await nodes.second(node)
+    await other.broker.subscribe("user:7")
+    published = await put(node, *range(20))
+    heard = await other.heard(20)
+    assert [each.offset for each in heard] == list(range(1, 21))
+    assert {each.epoch for each in heard} == {published[0].epoch}
+    assert contents(heard) == list(range(20))
+
+
+async def test_users_do_not_share_anything(nodes: Nodes) -> None:
+    node = await nodes.start()
+    await put(node, "a", user="7")
+    await put(node, "b", "c", user="77")
+    assert await waiting(node, user="7") == (["a"], 0)
+    assert await waiting(node, user="77") == (["b", "c"], 0)
+
+
+async def test_acknowledging_moves_the_cursor_and_deletes_nothing(nodes: Nodes) -> None:
+    node = await nodes.start()
+    (published, *_) = await put(node, "a", "b", "c")
+    epoch = published.epoch
+    assert await node.inbox.acknowledge("7", 2, epoch) == 2
+    assert await node.inbox.acknowledge("7", 1, epoch) == 2
+    assert await node.inbox.state("7") == InboxState(3, epoch, 2, 1)
+    assert await waiting(node) == (["c"], 0)
+    assert await waiting(node, after=0) == (["a", "b", "c"], 0)
+    assert await node.inbox.acknowledge("7", 3, epoch) == 3
+    assert await waiting(node) == ([], 0)
+
+
+async def test_a_wrong_acknowledgement_changes_nothing(nodes: Nodes) -> None:
+    node = await nodes.start()
+    (published,) = await put(node, "a")
+    with pytest.raises(errors.Conflict):
+        await node.inbox.acknowledge("7", 1, "another")
+    with pytest.raises(errors.Invalid):
+        await node.inbox.acknowledge("7", 2, published.epoch)
+    with pytest.raises(errors.Invalid):
+        await node.inbox.acknowledge("7", 2**70, published.epoch)
+    assert (await node.inbox.state("7")).acked == 0
+    with pytest.raises(errors.Conflict):
+        await node.inbox.acknowledge("unknown", 0, "another")
+
+
+async def test_two_devices_read_from_where_each_is(nodes: Nodes) -> None:
+    node = await nodes.start()
+    (published, *_) = await put(node, "a", "b", "c")
+    await node.inbox.acknowledge("7", 3, published.epoch)
+    assert await waiting(node, after=1) == (["b", "c"], 0)
+    await put(node, "d")
+    assert await waiting(node, after=1) == (["b", "c", "d"], 0)
+    assert await waiting(node) == (["d"], 0)
+
+
+async def test_the_oldest_goes_first_and_is_counted_as_lost(nodes: Nodes) -> None:
+    node = await nodes.start(size=5)
+    (published, *_) = await put(node, *range(1, 9))
+    assert await waiting(node) == ([4, 5, 6, 7, 8], 3)
+    assert await waiting(node, after=1) == ([4, 5, 6, 7, 8], 2)
+    assert await waiting(node, after=3) == ([4, 5, 6, 7, 8], 0)
+    assert await node.inbox.state("7") == InboxState(8, published.epoch, 0, 5)
+    await node.inbox.acknowledge("7", 3, published.epoch)
+    assert await waiting(node) == ([4, 5, 6, 7, 8], 0)
+
+
+async def test_chat_evicts_only_chat(nodes: Nodes) -> None:
+    node = await nodes.start(size=5, chat_size=2)
+    await put(node, "n1", "n2")
+    await put(node, "c3", "c4", "c5", "c6", chat=True)
+    assert await waiting(node) == (["n1", "n2", "c5", "c6"], 2)
+    await put(node, "n7", "n8")
+    assert await waiting(node) == (["n2", "c5", "c6", "n7", "n8"], 3)
+    await put(node, "c9", chat=True)
+    assert await waiting(node) == (["n2", "c6", "n7", "n8", "c9"], 4)
+    assert await waiting(node, after=4) == (["c6", "n7", "n8", "c9"], 1)
+    await put(node, "n10", "n11", "n12")
+    assert await waiting(node) == (["n8", "c9", "n10", "n11", "n12"], 7)
+
+
+async def test_chat_beside_a_full_inbox_evicts_only_itself(nodes: Nodes) -> None:
+    node = await nodes.start(size=3, chat_size=2)
+    await node.broker.subscribe("user:7")
+    await put(node, "n1", "n2", "n3")
+    await put(node, "c4", chat=True)
+    assert await waiting(node) == (["n1", "n2", "n3"], 1)
+    assert contents(await node.heard(4)) == ["n1", "n2", "n3", "c4"]
+    (published,) = await put(node, "n5")
+    assert published.offset == 5
+    assert await waiting(node) == (["n2", "n3", "n5"], 2)
+
+
+async def test_chat_beside_a_full_inbox_takes_the_place_of_what_is_read(nodes: Nodes) -> None:
+    node = await nodes.start(size=3, chat_size=2)
+    (published, *_) = await put(node, "n1", "n2", "n3")
+    await node.inbox.acknowledge("7", 1, published.epoch)
+    await put(node, "c4", chat=True)
+    assert await waiting(node, after=0) == (["n2", "n3", "c4"], 1)
+    await put(node, "c5", chat=True)
+    assert await waiting(node, after=0) == (["n2", "n3", "c5"], 2)
+    await node.inbox.acknowledge("7", 5, published.epoch)
+    await put(node, "c6", "c7", chat=True)
+    assert await waiting(node, after=0) == (["n3", "c6", "c7"], 4)
+
+
+async def test_age_removes_and_counts_as_lost(nodes: Nodes) -> None:
+    node = await nodes.start(ttl=10)
+    await put(node, "a", "b")
+    await nodes.advance(6)
+    (published,) = await put(node, "c")
+    await nodes.advance(5)
+    assert await waiting(node) == (["c"], 2)
+    assert await node.inbox.state("7") == InboxState(3, published.epoch, 0, 1)
+    await nodes.advance(6)
+    assert await waiting(node) == ([], 3)
+    (published,) = await put(node, "d")
+    assert published.offset == 4
+    assert await waiting(node) == (["d"], 3)
+
+
+async def test_a_message_of_its_own_ttl_goes_without_being_lost(nodes: Nodes) -> None:
+    node = await nodes.start(ttl=20)
+    await put(node, "a")
+    await put(node, "short", ttl=5 * nodes.unit)
+    await put(node, "b")
+    assert await waiting(node) == (["a", "short", "b"], 0)
+    await nodes.advance(6)
+    assert await waiting(node) == (["a", "b"], 0)
+    assert (await node.inbox.state("7")).pending == 2
+    await nodes.advance(15)
+    assert await waiting(node) == ([], 2)
+
+
+async def test_a_ttl_beyond_the_inboxs_own_is_the_inboxs(nodes: Nodes) -> None:
+    node = await nodes.start(ttl=10)
+    await put(node, "a", ttl=100 * nodes.unit)
+    await nodes.advance(11)
+    assert await waiting(node) == ([], 1)
+
+
+async def test_what_is_past_its_own_ttl_takes_no_place(nodes: Nodes) -> None:
+    node = await nodes.start(size=3)
+    await put(node, "a")
+    await put(node, "short1", "short2", ttl=2 * nodes.unit)
+    await nodes.advance(3)
+    await put(node, "b", "c")
+    assert await waiting(node) == (["a", "b", "c"], 0)
+    await put(node, "d")
+    assert await waiting(node) == (["b", "c", "d"], 1)
+
+
+async def test_a_collapse_key_replaces_what_is_unread(nodes: Nodes) -> None:
+    node = await nodes.start(size=5)
+    (first, *_) = await put(node, "a1", collapse="k")
+    await put(node, "b")
+    await put(node, "a2", collapse="k")
+    await put(node, "other", collapse="k2")
+    assert await waiting(node) == (["b", "a2", "other"], 0)
+    await put(node, "elsewhere", user="8", collapse="k")
+    assert await waiting(node) == (["b", "a2", "other"], 0)
+    await node.inbox.acknowledge("7", 4, first.epoch)
+    await put(node, "a3", collapse="k")
+    assert await waiting(node) == (["a3"], 0)
+    assert await waiting(node, after=0) == (["b", "a2", "other", "a3"], 0)
+
+
+async def test_collapsing_in_a_burst_leaves_the_last(nodes: Nodes) -> None:
+    node = await nodes.start(size=3)
+    published = await put(node, *range(10), collapse="k")
+    assert [each.offset for each in published] == list(range(1, 11))
+    assert await waiting(node) == ([9], 0)
+    await put(node, "x", "y", "z")
+    assert await waiting(node) == (["x", "y", "z"], 1)
+
+
+async def test_a_repeat_appends_nothing(nodes: Nodes) -> None:
+    node = await nodes.start()
+    other = await nodes.second(node)
+    await node.broker.subscribe("user:7")
+    answers = await gatherResults(
+        [
+            each.inbox.append(publication("user:7", n, f"m{n}"), "7", False, None, None, Once("k"))
+            for n, each in enumerate([node, other, node])
+        ],
+        consumeErrors=True,
+    )
+    assert sorted(each.duplicate for each in answers) == [False, True, True]
+    assert {(each.message_id, each.offset) for each in answers} == {(answers[0].message_id, 1)}
+    (elsewhere,) = await put(node, "e", user="8", once="k")
+    assert not elsewhere.duplicate
+    await put(node, "last")
+    assert [each.offset for each in await node.heard(2)] == [1, 2]
+    again = await node.inbox.append(publication("user:7", "z"), "7", False, None, None, Once("k"))
+    assert (again.duplicate, again.offset, again.epoch) == (True, 1, answers[0].epoch)
+    assert (await node.inbox.state("7")).offset == 2
+
+
+async def test_clearing_keeps_the_position_and_loses_nothing(nodes: Nodes) -> None:
+    node = await nodes.start(size=5)
+    (published, *_) = await put(node, *range(1, 8))
+    await node.inbox.acknowledge("7", 4, published.epoch)
+    assert await node.inbox.clear("7") == 5
+    assert await node.inbox.clear("7") == 0
+    assert await node.inbox.clear("unknown") == 0
+    assert await node.inbox.state("7") == InboxState(7, published.epoch, 4, 0)
+    assert await waiting(node) == ([], 0)
+    assert await waiting(node, after=0) == ([], 0)
+    (published,) = await put(node, "x")
+    assert published.offset == 8
+    assert await waiting(node) == (["x"], 0)
+
+
+async def test_everything_outlives_a_restart(nodes: Nodes) -> None:
+    node = await nodes.start(size=5)
+    (published, *_) = await put(node, *range(1, 8))
+    await node.inbox.acknowledge("7", 5, published.epoch)
+    await put(node, "chat", chat=True, once="k")
+    await put(node, "collapsing", collapse="c")
+    before = [await node.inbox.read("7", after, 100) for after in (None, 0, 3)]
+    state = await node.inbox.state("7")
+    await nodes.stop(node)
+    node = await nodes.start(size=5)
+    assert [await node.inbox.read("7", after, 100) for after in (None, 0, 3)] == before
+    assert await node.inbox.state("7") == state
+    (again,) = await put(node, "chat", chat=True, once="k")
+    assert (again.duplicate, again.offset) == (True, 8)
+    await put(node, "collapsed", collapse="c")
+    assert contents((await node.inbox.read("7", 7, 100)).messages) == ["chat", "collapsed"]
+
+
+async def test_positions_of_an_emptied_inbox_outlive_a_restart(nodes: Nodes) -> None:
+    node = await nodes.start(ttl=5)
+    (published, *_) = await put(node, "a", "b")
+    await nodes.advance(6)
+    await nodes.stop(node)
+    node = await nodes.start(ttl=5)
+    assert await node.inbox.state("7") == InboxState(2, published.epoch, 0, 0)
+    assert await waiting(node) == ([], 2)
+    await node.inbox.clear("7")
+    await nodes.stop(node)
+    node = await nodes.start(ttl=5)
+    assert await node.inbox.state("7") == InboxState(2, published.epoch, 0, 0)
+    assert await waiting(node) == ([], 0)
+
+
+async def test_reading_and_appending_at_once_leaves_no_hole(nodes: Nodes) -> None:
+    node = await nodes.start(size=1000)
+    writer = await nodes.start("b", size=1000) if nodes.backend.shared else node
+    await node.broker.subscribe("user:7")
+    first = put(writer, *range(1, 31))
+    asked = node.inbox.read("7", 0, 1000)
+    answers = [writer.inbox.append(publication("user:7", n), "7", False, None, None, None) for n in range(31, 61)]
+    page = await asked
+    await first
+    await gatherResults(answers, consumeErrors=True)
+    heard = await node.heard(60)
+    assert contents(page.messages) == contents(heard)[: page.offset]
+    assert [each.offset for each in heard] == list(range(1, 61))

@@ -1,0 +1,222 @@
+"""`ITaskStore`: the states of tasks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+from twisted.internet.defer import gatherResults
+
+from pushserver import errors
+from pushserver.engine.interfaces import Once, TaskEvent
+from pushserver.progress import Status, TaskState
+
+from .nodes import contents, publication
+
+if TYPE_CHECKING:
+    from .nodes import Nodes
+
+
+def state(nodes: Nodes, task_id: str = "t", **fields: Any) -> TaskState:
+    values: dict[str, Any] = {
+        "task_id": task_id,
+        "user_id": "7",
+        "status": Status.PENDING,
+        "percentage": 0.0,
+        "version": 1,
+        "created_at": nodes.now(),
+        "updated_at": nodes.now(),
+    }
+    return TaskState(**(values | fields))
+
+
+def created(state: TaskState) -> TaskEvent:
+    return TaskEvent("task_created", state)
+
+
+def running(before: TaskState, **fields: Any) -> TaskEvent:
+    after = msgspec.structs.replace(before, **({"status": Status.RUNNING, "version": before.version + 1} | fields))
+    return TaskEvent("task_progress", after)
+
+
+def completed(before: TaskState, nodes: Nodes) -> TaskEvent:
+    return TaskEvent(
+        "task_completed",
+        msgspec.structs.replace(
+            before, status=Status.COMPLETED, percentage=100.0, version=before.version + 1, updated_at=nodes.now()
+        ),
+    )
+
+
+async def test_a_created_task_is_known(nodes: Nodes) -> None:
+    node = await nodes.start()
+    other = await nodes.second(node)
+    first = state(nodes)
+    assert await node.tasks.create(created(first), None) == first
+    assert await other.tasks.get("t") == first
+    with pytest.raises(errors.NotFound):
+        await node.tasks.get("unknown")
+    with pytest.raises(errors.Conflict):
+        await other.tasks.create(created(state(nodes, user_id="8")), None)
+    assert await node.tasks.get("t") == first
+
+
+async def test_a_version_is_replaced_by_the_next_only(nodes: Nodes) -> None:
+    node = await nodes.start()
+    first = state(nodes)
+    await node.tasks.create(created(first), None)
+    second = running(first, percentage=10.0)
+    assert await node.tasks.replace(second, None, None) is True
+    assert await node.tasks.get("t") == second.state
+    assert await node.tasks.replace(second, None, None) is False
+    assert await node.tasks.replace(running(first, percentage=99.0, version=4), None, None) is False
+    assert await node.tasks.get("t") == second.state
+    with pytest.raises(errors.NotFound):
+        await node.tasks.replace(running(state(nodes, "unknown")), None, None)
+
+
+async def test_of_concurrent_changes_one_wins(nodes: Nodes) -> None:
+    node = await nodes.start()
+    other = await nodes.second(node)
+    first = state(nodes)
+    await node.tasks.create(created(first), None)
+    answers = await gatherResults(
+        [
+            each.tasks.replace(running(first, percentage=float(n)), None, None)
+            for n, each in enumerate([node, other] * 5)
+        ],
+        consumeErrors=True,
+    )
+    assert sorted(answers) == [False] * 9 + [True]
+    assert (await node.tasks.get("t")).percentage == float(answers.index(True))
+
+
+async def test_who_listens_hears_each_change_once(nodes: Nodes) -> None:
+    node = await nodes.start()
+    other = await nodes.second(node)
+    await other.broker.subscribe("user:7")
+    await other.broker.subscribe("task:t")
+    first = state(nodes)
+    await node.tasks.create(created(first), None)
+    second = running(first)
+    await node.tasks.replace(second, None, None)
+    await node.tasks.replace(running(first, percentage=50.0), None, None)
+    final = completed(second.state, nodes)
+    await node.tasks.replace(final, publication("user:7", "done", "m"), None)
+    await other.heard(1)
+    await other.listener.until(lambda: len(other.listener.task_events) >= 5)
+    owner = [event for event, to_owner in other.listener.task_events if to_owner]
+    others = [event for event, to_owner in other.listener.task_events if not to_owner]
+    assert owner == [created(first), second]
+    assert others == [created(first), second, final]
+    assert [(each.message_id, each.offset) for each in other.listener.delivered] == [("m", 1)]
+
+
+async def test_who_does_not_listen_hears_nothing(nodes: Nodes) -> None:
+    node = await nodes.start()
+    await node.broker.subscribe("task:t2")
+    await node.broker.subscribe("user:77")
+    await node.tasks.create(created(state(nodes)), None)
+    event = created(state(nodes, "t2"))
+    await node.tasks.create(event, None)
+    await node.listener.until(lambda: len(node.listener.events) >= 1)
+    assert node.listener.events == [("task_event", event, False)]
+
+
+async def test_a_final_state_and_its_message_go_together(nodes: Nodes) -> None:
+    node = await nodes.start()
+    first = state(nodes)
+    await node.tasks.create(created(first), None)
+    final = completed(first, nodes)
+    assert await node.tasks.replace(final, publication("user:7", "done"), None) is True
+    assert await node.tasks.replace(completed(first, nodes), publication("user:7", "again"), None) is False
+    page = await node.inbox.read("7", None, 10)
+    assert contents(page.messages) == ["done"]
+    assert page.offset == 1
+    assert await node.tasks.get("t") == final.state
+
+
+async def test_a_repeat_changes_nothing_and_answers_the_same(nodes: Nodes) -> None:
+    node = await nodes.start()
+    first = state(nodes)
+    assert await node.tasks.done("t", "k1") is False
+    assert await node.tasks.create(created(first), Once("k1")) == first
+    assert await node.tasks.done("t", "k1") is True
+    assert await node.tasks.create(created(state(nodes, user_id="8")), Once("k1")) == first
+    second = running(first)
+    assert await node.tasks.replace(second, None, Once("k2")) is True
+    assert await node.tasks.replace(second, None, Once("k2")) is True
+    assert await node.tasks.done("t", "k2") is True
+    assert await node.tasks.done("other", "k2") is False
+    assert await node.tasks.replace(second, None, Once("k3")) is False
+    assert await node.tasks.done("t", "k3") is False
+    final = completed(second.state, nodes)
+    for _ in range(2):
+        assert await node.tasks.replace(final, publication("user:7", "done"), Once("k4")) is True
+    assert contents((await node.inbox.read("7", None, 10)).messages) == ["done"]
+    assert await node.tasks.get("t") == final.state
+
+
+async def test_a_users_tasks_newest_first(nodes: Nodes) -> None:
+    node = await nodes.start()
+    states = []
+    for n in range(4):
+        states.append(state(nodes, f"t{n}"))
+        await node.tasks.create(created(states[-1]), None)
+        await nodes.advance(1)
+    await node.tasks.create(created(state(nodes, "foreign", user_id="8")), None)
+    await node.tasks.replace(completed(states[1], nodes), publication("user:7", "done"), None)
+    assert [each.task_id for each in await node.tasks.of_user("7", True, 10)] == ["t3", "t2", "t0"]
+    assert [each.task_id for each in await node.tasks.of_user("7", False, 10)] == ["t3", "t2", "t1", "t0"]
+    assert [each.task_id for each in await node.tasks.of_user("7", True, 2)] == ["t3", "t2"]
+    assert await node.tasks.of_user("nobody", False, 10) == []
+
+
+async def test_stale_tasks_oldest_first(nodes: Nodes) -> None:
+    node = await nodes.start()
+    start = nodes.now()
+    states = []
+    for n in range(4):
+        states.append(state(nodes, f"t{n}"))
+        await node.tasks.create(created(states[-1]), None)
+        await nodes.advance(1)
+    await node.tasks.replace(running(states[0], updated_at=nodes.now()), None, None)
+    await node.tasks.replace(completed(states[1], nodes), None, None)
+    later = nodes.now() + 1
+    assert [each.task_id for each in await node.tasks.stale(later, 10)] == ["t2", "t3", "t0"]
+    assert [each.task_id for each in await node.tasks.stale(later, 1)] == ["t2"]
+    assert await node.tasks.stale(start, 10) == []
+
+
+async def test_a_final_task_is_forgotten_after_its_ttl(nodes: Nodes) -> None:
+    node = await nodes.start(task_ttl=10)
+    first = state(nodes)
+    await node.tasks.create(created(first), None)
+    await node.tasks.create(created(state(nodes, "unfinished")), None)
+    await nodes.advance(11)
+    await node.tasks.get("t")
+    await node.tasks.replace(completed(first, nodes), None, None)
+    await nodes.advance(6)
+    await node.tasks.get("t")
+    await nodes.advance(5)
+    with pytest.raises(errors.NotFound):
+        await node.tasks.get("t")
+    assert [each.task_id for each in await node.tasks.of_user("7", False, 10)] == ["unfinished"]
+    again = state(nodes)
+    assert await node.tasks.create(created(again), None) == again
+
+
+async def test_tasks_outlive_a_restart(nodes: Nodes) -> None:
+    node = await nodes.start()
+    first = state(nodes, title="import")
+    await node.tasks.create(created(first), Once("k"))
+    await node.tasks.create(created(state(nodes, "t2")), None)
+    await node.tasks.replace(completed(state(nodes, "t2"), nodes), publication("user:7", "done"), None)
+    before = await node.tasks.of_user("7", False, 10)
+    await nodes.stop(node)
+    node = await nodes.start()
+    assert await node.tasks.of_user("7", False, 10) == before
+    assert await node.tasks.get("t") == first
+    assert await node.tasks.done("t", "k") is True
+    assert contents((await node.inbox.read("7", None, 10)).messages) == ["done"]
