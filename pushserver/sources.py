@@ -44,9 +44,10 @@ class Draft:
         except (ValueError, RecursionError):
             raise ConfigError(f"{path}: expected TOML with reasonable numbers and nesting") from None
         for name, table in document.items():
-            self._add_table(path, name, table)
+            self.add_table(path, name, table)
 
-    def _add_table(self, source: str, name: str, table: object) -> None:
+    def add_table(self, source: str, name: str, table: object) -> None:
+        """One top-level table of a file, or what stands for it; values are as TOML has them."""
         if name == "roles":
             self._add_roles(source, table)
         elif name == "namespaces":
@@ -66,7 +67,7 @@ class Draft:
                 continue
             source, value = f"environment {variable}", environ[variable]
             if name in ("ROLES", "NAMESPACES"):
-                self._add_table(source, name.lower(), _from_json(source, name.lower(), value))
+                self.add_table(source, name.lower(), _from_json(source, name.lower(), value))
             # A single underscore is somebody else's: Kubernetes sets PUSHSERVER_SERVICE_HOST and the like.
             elif "__" in name:
                 section, _, key = name.lower().partition("__")

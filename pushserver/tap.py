@@ -17,10 +17,10 @@ from pushserver.errors import ConfigError
 
 
 def _count(value: str) -> int:
-    return int(value)
-
-
-_count.coerceDoc = "must be a whole number."  # type: ignore[attr-defined]
+    try:
+        return int(value)
+    except ValueError:
+        raise usage.UsageError(f"option --workers: workers = {value!r}: expected a whole number from 1") from None
 
 
 class Options(usage.Options):
