@@ -16,6 +16,7 @@ from twisted.logger import Logger
 
 from pushserver.connection import Connection
 from pushserver.errors import Code, PushError
+from pushserver.operations import Authenticate
 from pushserver.requests import AuthenticationFailed, Requests
 from pushserver.session import Asked, Effect, End, Say, Session
 from pushserver.stats import Counters
@@ -70,6 +71,10 @@ class Conversation:
             if not self._paused and len(self._queue) >= MAX_WAITING:
                 self._paused = True
                 connection.line.pause()
+
+    def sign_in(self, token: str) -> None:
+        """A token that came with the connection itself: as if the client had said it first."""
+        self._start(Asked(Authenticate(token, {}), None, self._now()))
 
     def _handle(self, octets: bytes, at: int) -> None:
         effects = self._session.receive(octets, at)

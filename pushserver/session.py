@@ -194,7 +194,7 @@ class Session:
     def answer(self, asked: Asked, outcome: operations.Outcome) -> tuple[Effect, ...]:
         """The reply to what was carried out."""
         self._errors = 0
-        type, data = _reply(outcome)
+        type, data = reply_of(outcome)
         return (Say(messages.reply(type, asked.id, data)),)
 
     def fail(self, id: str | int | None, problem: PushError, now: int) -> tuple[Effect, ...]:
@@ -261,7 +261,8 @@ def _rejections(rejected: dict[str, operations.Rejection]) -> dict[str, Any]:
     return {channel: {"code": r.code.value, "message": r.message} for channel, r in rejected.items()}
 
 
-def _reply(outcome: operations.Outcome) -> tuple[str, Any]:
+def reply_of(outcome: operations.Outcome) -> tuple[str, Any]:
+    """The type and data of the reply that tells an outcome."""
     match outcome:
         case operations.Authenticated() as who:
             data: dict[str, Any] = {

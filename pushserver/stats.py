@@ -30,6 +30,7 @@ class Counters:
         "publications",
         "refusals",
         "samples",
+        "sockets",
         "slow_consumers",
         "started_at",
         "task_pushes",
@@ -54,6 +55,8 @@ class Counters:
         self.errors: Counter[str] = Counter()
         self.closes: Counter[int] = Counter()
         self.refusals: Counter[int] = Counter()
+        #: open sockets, those that are being closed included
+        self.sockets = 0
         self.tasks_pushed = 0
         self.tasks_throttled = 0
         self.tasks_queued = 0
