@@ -147,6 +147,7 @@ def test_equal_sets_are_one_object() -> None:
     one = Grants.of(["subscribe:a:*", "publish:b"])
     assert Grants.parse(["publish:b"], ["a:*", "a:*"]) is one
     assert Grants.parse() is NO_GRANTS
+    assert repr(one) == "<Grants publish:b subscribe:a:*>"
 
 
 def test_sets_go_with_their_last_holder() -> None:

@@ -104,6 +104,16 @@ def test_tokens_that_would_be_refused_are_not_issued() -> None:
             issue(SECRET, **{"user_id": "42", "now": NOW, "lifetime_ms": HOUR, **arguments})
     with pytest.raises(ValueError, match="32 bytes"):
         issue("short", "42", NOW, HOUR)
+    for algorithm in ("HS512", "RS256", "none"):
+        with pytest.raises(ValueError, match=f"cannot sign with {algorithm}"):
+            issue(SECRET, "42", NOW, HOUR, algorithm=algorithm)
+
+
+def test_tokens_of_ours_in_another_algorithm() -> None:
+    secret = "s" * 64
+    token = issue(secret, "42", NOW, HOUR, algorithm="HS512")
+    assert unverified_header(token) == ("HS512", None)
+    assert verify(token, Keys(secret), RULES, NOW).user_id == "42"
 
 
 # -- times ------------------------------------------------------------------------------------------------------
