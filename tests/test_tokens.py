@@ -467,6 +467,16 @@ def test_keys_of_ones_own_making() -> None:
     assert verify(signed(claims(), RSA_KEY, "RS256", kid="k"), Resolver(), RULES, NOW)
 
 
+def test_none_is_refused_also_where_the_keys_would_allow_it() -> None:
+    class Careless:
+        def candidates(self, algorithm: str, key_id: str | None) -> list[Any]:
+            return [None]
+
+    unsigned = f"{segment({'alg': 'none'})}.{segment(claims())}."
+    assert jwt.PyJWS().decode(unsigned, None, ["none"], {"verify_signature": False})
+    assert refusal(unsigned, Careless()) is Code.INVALID_TOKEN
+
+
 def test_an_identity_is_a_value() -> None:
     one, two = (verify(signed(claims()), KEYS, RULES, NOW) for _ in range(2))
     assert one == two
