@@ -2,6 +2,6 @@
 
 from twisted.application.service import ServiceMaker
 
-pushserver = ServiceMaker(
+pushserver = ServiceMaker(  # type: ignore[no-untyped-call]
     "pushserver", "pushserver.tap", "Real-time WebSocket push: channels, tasks, inboxes.", "pushserver"
 )

@@ -1,0 +1,257 @@
+"""Delivery: ready frames to sockets, and what waits where a socket is full (L2).
+
+Everything that leaves a connection goes through its `Outbox`, in order. Where nothing waits, a frame goes to the
+socket at once (one system call, no turn of the reactor); what the socket did not take of it goes into the transport,
+whose buffer cannot be taken back, and every later frame waits here, whole, until the transport has drained.
+
+Two kinds of frames wait: those that were asked for (replies, notices, replay), which are never left out and do not
+count, since whoever makes them waits for `Outbox.drained`; and live messages, which count against ``limit`` and meet
+the `Policy` when they go over it.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+from collections import deque
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any, Final, NamedTuple
+
+from twisted.internet import tcp
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPullProducer, IPushProducer
+from zope.interface import implementer
+
+#: Frames that wait are handed over in pieces of about this size: large enough for one system call to be worth it.
+CHUNK: Final = 65536
+
+
+class Policy(StrEnum):
+    """What becomes of live messages that a connection cannot take in time."""
+
+    DISCONNECT = "disconnect"
+    DROP_OLDEST = "drop_oldest"
+    LATEST = "latest"
+
+
+class Mark(NamedTuple):
+    """What a waiting live message is, for choosing what to leave out: its channel, its offset there, and what it is the
+    newest value of (`Policy.LATEST` keeps one for each ``subject``)."""
+
+    channel: str
+    offset: int | None
+    subject: str
+
+
+class Overflow(Exception):
+    """More waits than may wait, and the policy is to disconnect."""
+
+
+@implementer(IPullProducer, IPushProducer)
+class Outbox:
+    """The way out of one connection.
+
+    Args:
+        transport: where the bytes go. A plain TCP or Unix socket of Twisted is written to directly; anything else (TLS,
+            an HTTP response) through its ``write``, paced as its consumer interface says.
+        limit: bytes of live messages that may wait.
+        policy: what to do beyond that.
+        left_out: called with the mark of each live message that was dropped.
+    """
+
+    __slots__ = (
+        "_closed",
+        "_direct",
+        "_left_out",
+        "_stalled",
+        "_transport",
+        "_waiters",
+        "_waiting",
+        "counted",
+        "limit",
+        "policy",
+    )
+
+    def __init__(
+        self, transport: Any, limit: int, policy: Policy, left_out: Callable[[Mark], None] | None = None
+    ) -> None:
+        self._transport = transport
+        self._direct = isinstance(transport, tcp.Connection)
+        self._stalled = False
+        self._closed = False
+        self._waiting: deque[tuple[bytes, Mark | None]] | None = None
+        self._waiters: list[Deferred[None]] | None = None
+        self._left_out = left_out
+        self.limit = limit
+        self.policy = policy
+        #: bytes of live messages waiting
+        self.counted = 0
+        if not self._direct:
+            transport.registerProducer(self, True)
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def write(self, frame: bytes) -> None:
+        """Sends what was asked for; it may wait, and is never left out."""
+        if self._stalled:
+            self._wait(frame, None)
+        else:
+            self._put(frame)
+
+    def push(self, frame: bytes, mark: Mark) -> bool:
+        """Sends a live message. False where it was left out, or others for it. Raises `Overflow`."""
+        if not self._stalled:
+            self._put(frame)
+            return True
+        return self._push_waiting(frame, mark)
+
+    @property
+    def stalled(self) -> bool:
+        """Whether frames wait for the socket."""
+        return self._stalled
+
+    def _put(self, frame: bytes) -> None:
+        if self._closed:
+            return
+        transport = self._transport
+        if not self._direct:
+            transport.write(frame)
+            return
+        if transport.disconnecting or not transport.connected:
+            return
+        sent = transport.writeSomeData(frame)
+        if sent == len(frame):
+            return
+        if type(sent) is not int or sent < 0:
+            # The connection is lost: Twisted hears of it from its own next write, so ask for one.
+            transport.startWriting()
+            self._stalled = True
+            return
+        self._stalled = True
+        transport.write(frame[sent:])
+        transport.registerProducer(self, False)
+
+    def _wait(self, frame: bytes, mark: Mark | None) -> None:
+        if self._closed:
+            return
+        if self._waiting is None:
+            self._waiting = deque()
+        self._waiting.append((frame, mark))
+        if mark is not None:
+            self.counted += len(frame)
+
+    def _push_waiting(self, frame: bytes, mark: Mark) -> bool:
+        if self._closed:
+            return False
+        behind: set[str] = set()
+        if self.policy is Policy.LATEST:
+            behind = self._drop(lambda waiting: waiting.subject == mark.subject and waiting.channel == mark.channel)
+        excess = self.counted + len(frame) - self.limit
+        if excess > 0:
+            if self.policy is Policy.DISCONNECT:
+                raise Overflow
+            behind |= self._drop(lambda waiting: True, excess)
+            if self.counted + len(frame) > self.limit:
+                self._leave_out(mark)
+                return False
+        if mark.channel in behind:
+            return False  # it will be read again, together with what was left out before it
+        self._wait(frame, mark)
+        return True
+
+    # -- leaving out --------------------------------------------------------------------------------------------------
+
+    def drop_channel(self, channel: str) -> None:
+        """Forgets the waiting live messages of a channel: they will be read again, or nobody wants them any more."""
+        self._drop(lambda waiting: waiting.channel == channel, tell=False)
+
+    def _drop(self, unwanted: Callable[[Mark], bool], excess: float = math.inf, tell: bool = True) -> set[str]:
+        """Leaves out waiting live messages, whole and the oldest first, until ``excess`` bytes are free.
+
+        Answers the channels that keep messages and are now behind.
+        """
+        kept: deque[tuple[bytes, Mark | None]] = deque()
+        dropped: list[Mark] = []
+        for frame, mark in self._waiting or ():
+            if mark is not None and excess > 0 and unwanted(mark):
+                excess -= len(frame)
+                self.counted -= len(frame)
+                dropped.append(mark)
+            else:
+                kept.append((frame, mark))
+        self._waiting = kept
+        if tell:
+            for mark in dropped:
+                self._leave_out(mark)
+        return {mark.channel for mark in dropped if mark.offset is not None}
+
+    def _leave_out(self, mark: Mark) -> None:
+        if self._left_out is not None:
+            self._left_out(mark)
+
+    # -- draining -----------------------------------------------------------------------------------------------------
+
+    def drained(self) -> Deferred[None]:
+        """Fires when nothing waits any more (or the connection is gone): whoever makes replay or replies waits here."""
+        waiter: Deferred[None] = Deferred()
+        if not self._stalled or self._closed:
+            waiter.callback(None)
+        else:
+            if self._waiters is None:
+                self._waiters = []
+            self._waiters.append(waiter)
+        return waiter
+
+    def resumeProducing(self) -> None:
+        """The transport's buffer is empty: hand over what waits, then let writers go on."""
+        transport = self._transport
+        if self._direct:
+            if transport._tempDataLen or len(transport.dataBuffer) > transport.offset:
+                return  # registerProducer asks at once; the rest of a frame is still there
+            transport.unregisterProducer()
+        self._stalled = False
+        while self._waiting and not self._stalled and not self._closed:
+            pieces: list[bytes] = []
+            size = 0
+            while self._waiting and size < CHUNK:
+                frame, mark = self._waiting.popleft()
+                if mark is not None:
+                    self.counted -= len(frame)
+                pieces.append(frame)
+                size += len(frame)
+            self._put(b"".join(pieces))
+        if not self._stalled:
+            self._waiting = None
+            self._release()
+
+    def pauseProducing(self) -> None:
+        self._stalled = True
+
+    def stopProducing(self) -> None:
+        self.close()
+
+    def _release(self) -> None:
+        waiters, self._waiters = self._waiters, None
+        for waiter in waiters or ():
+            if not waiter.called:
+                waiter.callback(None)
+
+    def discard(self) -> None:
+        """Forgets everything that waits; what the transport holds already still goes."""
+        self._waiting = None
+        self.counted = 0
+
+    def close(self) -> None:
+        """The connection is gone: nothing is written any more, whoever waits goes on."""
+        if not self._closed:
+            self._closed = True
+            self.discard()
+            self._left_out = None
+            self._release()
+
+
+def no_delay(transport: Any) -> None:
+    """Frames are whole and small: they should not wait for each other in the kernel."""
+    if isinstance(transport, tcp.Connection) and transport.socket.family in (socket.AF_INET, socket.AF_INET6):
+        transport.setTcpNoDelay(True)

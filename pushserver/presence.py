@@ -1,0 +1,148 @@
+"""Who is here: users' comings and goings, in channels that keep presence and on ``status:`` channels (L2).
+
+A user counts once, however many connections; the engine says which of them was the first and the last, over all nodes.
+The last one's going is announced only after a while, so that a page that is reloaded does not blink.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from pushserver import publication
+from pushserver.channels import Namespace
+from pushserver.connection import Connection
+from pushserver.engine.interfaces import Member
+from pushserver.errors import Unavailable
+from pushserver.operations import Status
+from pushserver.publishing import Publishing
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+    from pushserver.engine.interfaces import IEngine
+
+#: ms between a user's last connection's end and the announcement that the user is offline.
+OFFLINE_GRACE: Final = 5_000
+
+
+class _Joined(msgspec.Struct, frozen=True, omit_defaults=True):
+    user_id: str = msgspec.field(name="userId")
+    info: msgspec.Raw | None = None
+
+
+class Presence:
+    """Keeps the engine's presence true for this node's connections, and announces what changed."""
+
+    _log = Logger()
+
+    def __init__(self, clock: IReactorTime, engine: IEngine, publishing: Publishing, now: Callable[[], int]) -> None:
+        self._clock = clock
+        self._engine = engine
+        self._publishing = publishing
+        self._now = now
+        self._leaving: dict[str, IDelayedCall] = {}
+
+    # -- users --------------------------------------------------------------------------------------------------------
+
+    async def connect(self, connection: Connection, user_id: str) -> None:
+        """A user's connection is authenticated. Called once for each connection, and undone by `disconnect`."""
+        waiting = self._leaving.pop(user_id, None)
+        if waiting is not None:
+            waiting.cancel()
+            # Nobody has heard that the user was gone, so nobody need hear that they are back.
+            await self._engine.presence.connect(user_id, connection.id)
+            return
+        if await self._engine.presence.connect(user_id, connection.id):
+            self._detach(self._announce_status(user_id, "online", self._now()))
+
+    def disconnect(self, connection: Connection, user_id: str) -> None:
+        self._detach(self._disconnect(user_id, connection.id))
+
+    async def _disconnect(self, user_id: str, connection_id: str) -> None:
+        now = self._now()
+        if await self._engine.presence.disconnect(user_id, connection_id, now):
+            earlier = self._leaving.pop(user_id, None)
+            if earlier is not None:
+                earlier.cancel()
+            self._leaving[user_id] = self._clock.callLater(OFFLINE_GRACE / 1000, self._left, user_id, now)
+
+    def _left(self, user_id: str, last_seen_at: int) -> None:
+        del self._leaving[user_id]
+        self._detach(self._confirm_left(user_id, last_seen_at))
+
+    async def _confirm_left(self, user_id: str, last_seen_at: int) -> None:
+        online = await self._engine.presence.online(user_id)
+        if not online.online:
+            await self._announce_status(user_id, "offline", last_seen_at)
+
+    def offline(self, user_id: str, last_seen_at: int) -> None:
+        """A user's connections went with their node; it falls to this one to say so."""
+        self._detach(self._confirm_left(user_id, last_seen_at))
+
+    async def _announce_status(self, user_id: str, status: str, last_seen_at: int) -> None:
+        data = publication.body(Status(user_id, status, last_seen_at))
+        await self._publishing.announce(f"status:{user_id}", "user_status", data)
+
+    async def status(self, user_id: str) -> Status:
+        """How it stands with a user: what a subscription of ``status:<id>`` answers."""
+        online = await self._engine.presence.online(user_id)
+        # Within the grace the user has not been announced as gone yet.
+        present = online.online or user_id in self._leaving
+        return Status(user_id, "online" if present else "offline", online.last_seen_at)
+
+    # -- channels -----------------------------------------------------------------------------------------------------
+
+    async def join(self, connection: Connection, namespace: Namespace, channel: str) -> None:
+        """A connection follows a channel. Anonymous ones are nobody, so they are not present."""
+        identity = connection.identity
+        if not namespace.presence or identity is None:
+            return
+        first = await self._engine.presence.join(channel, identity.user_id, connection.id, identity.info)
+        if connection.gone or channel not in connection.channels:
+            # It left while the engine was asked.
+            await self._leave(connection, namespace, channel)
+        elif first and namespace.join_leave:
+            await self._announce(channel, "presence_join", identity.user_id, identity.info)
+
+    def leave(self, connection: Connection, namespace: Namespace, channel: str) -> None:
+        if namespace.presence and connection.identity is not None:
+            self._detach(self._leave(connection, namespace, channel))
+
+    async def _leave(self, connection: Connection, namespace: Namespace, channel: str) -> None:
+        identity = connection.identity
+        assert identity is not None
+        last = await self._engine.presence.leave(channel, identity.user_id, connection.id)
+        if last and namespace.join_leave:
+            await self._announce(channel, "presence_leave", identity.user_id, identity.info)
+
+    def absent(self, channel: str, member: Member, namespace: Namespace | None) -> None:
+        """A user's presence went with a node; it falls to this one to say so."""
+        if namespace is not None and namespace.join_leave:
+            self._detach(self._announce(channel, "presence_leave", member.user_id, member.info))
+
+    async def _announce(self, channel: str, type: str, user_id: str, info: msgspec.Raw | None) -> None:
+        await self._publishing.announce(channel, type, publication.body(_Joined(user_id, info)))
+
+    async def members(self, channel: str) -> list[Member]:
+        return await self._engine.presence.members(channel)
+
+    # -- the rest -----------------------------------------------------------------------------------------------------
+
+    def _detach(self, work: Awaitable[Any]) -> None:
+        def failed(failure: Any) -> None:
+            if failure.check(Unavailable):
+                self._log.warn("presence could not be told: the engine cannot answer now")
+            else:
+                self._log.failure("telling presence failed", failure)
+
+        Deferred.fromCoroutine(work).addErrback(failed)  # type: ignore[arg-type]
+
+    def stop(self) -> None:
+        for waiting in self._leaving.values():
+            waiting.cancel()
+        self._leaving.clear()

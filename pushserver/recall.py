@@ -1,0 +1,127 @@
+"""Inboxes and histories as a client follows them: recovery, replay at the pace of the socket, catching up (L2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+
+from pushserver import errors, positions
+from pushserver.channels import Kind
+from pushserver.connection import Connection
+from pushserver.engine.interfaces import InboxPage
+from pushserver.errors import Unavailable
+from pushserver.hub import Channel, Hub
+from pushserver.operations import InboxOverflow, Recovery, Resync
+from pushserver.positions import Position
+from pushserver.publication import Publication
+from pushserver.publishing import Publishing
+
+if TYPE_CHECKING:
+    from pushserver.engine.interfaces import IEngine
+
+#: Messages read at a time while the socket drains.
+PAGE: Final = 20
+
+
+class Recall:
+    """Brings the past of channels that keep messages to one connection, and joins it to the present."""
+
+    _log = Logger()
+
+    def __init__(self, engine: IEngine, hub: Hub, publishing: Publishing, now: Callable[[], int]) -> None:
+        self._engine = engine
+        self._hub = hub
+        self._publishing = publishing
+        self._now = now
+
+    async def history(self, channel: str, since: Position | None, size: int) -> Recovery:
+        """How a subscription of a channel with history begins."""
+        page = await self._engine.history.read(channel, None if since is None else since.offset, size, False)
+        newest = page.newest
+        if since is None or not positions.recovered(since, newest, page.floor):
+            return Recovery(False, newest.offset, newest.epoch)
+        return Recovery(True, newest.offset, newest.epoch, tuple(page.messages))
+
+    async def inbox(self, user_id: str, since: Position | None, size: int) -> Recovery:
+        """How a subscription of one's own channel begins."""
+        page = await self._engine.inbox.read(user_id, None if since is None else since.offset, size)
+        newest = Position(page.offset, page.epoch)
+        if since is None or since.epoch != page.epoch or since.offset > page.offset or page.lost:
+            return Recovery(False, newest.offset, newest.epoch)
+        return Recovery(True, newest.offset, newest.epoch, tuple(page.messages))
+
+    def replay(self, connection: Connection, channel: Channel, page: InboxPage, after: int) -> None:
+        """Sends what waits in the user's inbox after an offset, then lets the connection go live."""
+        self._detach(connection, self._replay(connection, channel, page, after))
+
+    def catch_up(self, connection: Connection, name: str, after: int) -> None:
+        """Reads again what did not fit when it was live, once the socket has drained."""
+        self._detach(connection, self._catch_up(connection, name, after))
+
+    async def _replay(self, connection: Connection, channel: Channel, page: InboxPage, after: int) -> None:
+        user_id = channel.name.partition(":")[2]
+        while True:
+            if page.lost:
+                connection.tell(InboxOverflow(channel.name, page.lost), self._now(), self._publishing.message_id())
+            for message in page.messages:
+                if not connection.open or channel.name not in connection.channels:
+                    return
+                self._send(connection, message)
+                assert message.offset is not None
+                after = message.offset
+                if connection.outbox.stalled:
+                    await connection.outbox.drained()
+            if len(page.messages) < PAGE:
+                # The page was the last one: everything up to its newest is sent, replaced, or past its time.
+                after = max(after, page.offset)
+                if self._hub.arrive(connection, channel, after):
+                    return
+            page = await self._engine.inbox.read(user_id, after, PAGE)
+
+    async def _catch_up(self, connection: Connection, name: str, after: int) -> None:
+        channel = self._hub.join(connection, name)
+        await connection.outbox.drained()
+        if not connection.open or name not in connection.channels:
+            return
+        namespace = self._publishing.namespace(name)
+        if namespace.kind is Kind.USER:
+            page = await self._engine.inbox.read(name.partition(":")[2], after, PAGE)
+            await self._replay(connection, channel, page, after)
+            return
+        while True:
+            kept = await self._engine.history.read(name, after, PAGE, False)
+            if kept.floor > after:
+                connection.tell(Resync(name), self._now(), self._publishing.message_id())
+                after = kept.newest.offset
+            else:
+                for message in kept.messages:
+                    if not connection.open or name not in connection.channels:
+                        return
+                    self._send(connection, message)
+                    assert message.offset is not None
+                    after = message.offset
+                    if connection.outbox.stalled:
+                        await connection.outbox.drained()
+                if len(kept.messages) == PAGE:
+                    continue
+                after = max(after, kept.newest.offset)
+            if self._hub.arrive(connection, channel, after):
+                return
+
+    def _send(self, connection: Connection, message: Publication) -> None:
+        if not message.excludes(connection.user_id, connection.id):
+            self._hub.replay(connection, message)
+
+    def _detach(self, connection: Connection, work: Any) -> None:
+        def failed(failure: Any) -> None:
+            if failure.check(CancelledError):
+                return
+            if not failure.check(Unavailable):
+                self._log.failure("replaying to connection {id} failed", failure, id=connection.id)
+            # The client cannot be told what it missed; when it comes back, it is asked anew.
+            connection.close(errors.INTERNAL)
+
+        Deferred.fromCoroutine(work).addErrback(failed)

@@ -1,0 +1,565 @@
+"""What a client may ask for, carried out: sign-in, subscriptions, publishing, reading (L2).
+
+Each request ends in exactly one call of ``reply`` or one exception, in the order in which the connection asked
+(`pushserver.conversation` sees to that). Whatever is registered for a connection on the way is taken back by `leave`,
+at whatever moment the connection ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.logger import Logger
+
+from pushserver import errors, operations, publication
+from pushserver.auth import Authenticator
+from pushserver.channels import Kind, Namespace
+from pushserver.connection import Connection
+from pushserver.errors import Close, Code, Conflict, NotFound, PushError, Refused
+from pushserver.heartbeat import Heartbeat
+from pushserver.hub import Channel, Hub
+from pushserver.limits import Buckets
+from pushserver.operations import InboxSummary, Recovery, Rejection, Result, Want
+from pushserver.permissions import Grants, may_publish, may_read_history, may_read_presence, may_subscribe
+from pushserver.positions import Position
+from pushserver.presence import Presence
+from pushserver.progress import TaskState
+from pushserver.publishing import Publishing
+from pushserver.recall import PAGE, Recall
+from pushserver.stats import Counters
+from pushserver.tasks import LISTED, Tasks, user_channel
+from pushserver.tokens import Identity
+
+if TYPE_CHECKING:
+    from pushserver.engine.interfaces import IEngine
+
+Reply = Callable[[operations.Outcome], None]
+
+_NOBODY = Grants.of(())
+#: Refusals of a token that end the connection, and with which close.
+_ENDINGS: dict[Code, Close] = {
+    Code.INVALID_TOKEN: errors.INVALID_TOKEN,
+    Code.TOKEN_BLACKLISTED: errors.INVALID_TOKEN,
+    Code.TOKEN_EXPIRED: errors.EXPIRED,
+    Code.UNAVAILABLE: errors.INTERNAL,
+}
+
+
+class AuthenticationFailed(PushError):
+    """A failed authentication that ends the connection: the client is told, then it is closed."""
+
+    def __init__(self, problem: PushError, close: Close) -> None:
+        super().__init__(problem.message, problem.code)
+        self.close = close
+
+
+class Bounds(msgspec.Struct, frozen=True):
+    """What one user and one connection may hold, and what every client is told."""
+
+    connections_per_user: int
+    channels_per_connection: int
+    heartbeat_interval: int
+    heartbeat_timeout: int
+    inbox_size: int
+    node: str
+    anonymous: bool
+
+
+class Requests:
+    """Carries out what clients ask for."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        engine: IEngine,
+        hub: Hub,
+        publishing: Publishing,
+        presence: Presence,
+        tasks: Tasks,
+        recall: Recall,
+        authenticator: Authenticator,
+        heartbeat: Heartbeat,
+        counters: Counters,
+        chat_rate: Buckets,
+        bounds: Bounds,
+        now: Callable[[], int],
+    ) -> None:
+        self._engine = engine
+        self._hub = hub
+        self._publishing = publishing
+        self._presence = presence
+        self._tasks = tasks
+        self._recall = recall
+        self._authenticator = authenticator
+        self._heartbeat = heartbeat
+        self._counters = counters
+        self._chat_rate = chat_rate
+        self._bounds = bounds
+        self._now = now
+        hub.lagged = recall.catch_up
+        hub.deserted = tasks.forget
+
+    # -- a connection's life ------------------------------------------------------------------------------------------
+
+    def arrive(self, connection: Connection) -> None:
+        """A client has connected."""
+        self._hub.add(connection)
+        self._heartbeat.watch(connection)
+
+    def leave(self, connection: Connection) -> None:
+        """A connection has ended, or is about to: nothing of it stays behind. May be called more than once."""
+        if connection.gone:
+            return
+        for name in tuple(connection.channels):
+            self._absent(connection, name)
+        self._hub.remove(connection)
+        if connection.user_id is not None and connection.identity is not None:
+            self._presence.disconnect(connection, connection.user_id)
+
+    def _absent(self, connection: Connection, name: str) -> None:
+        self._presence.leave(connection, self._publishing.namespace(name), name)
+
+    # -- the way in ---------------------------------------------------------------------------------------------------
+
+    async def carry_out(self, connection: Connection, operation: operations.Operation, reply: Reply) -> None:
+        """Does what was asked. Raises `errors.PushError` for whatever the client is to be told instead."""
+        if isinstance(operation, operations.Authenticate):
+            await self._authenticate(connection, operation, reply)
+            return
+        identity = connection.identity
+        if identity is None:
+            await self._carry_out_anonymously(connection, operation, reply)
+            return
+        match operation:
+            case operations.Subscribe(wants):
+                await self._subscribe(connection, wants, reply)
+            case operations.Unsubscribe(channels):
+                self._unsubscribe(connection, channels, reply)
+            case operations.Publish():
+                reply(await self._publish(connection, identity, operation))
+            case operations.Chat():
+                reply(await self._chat(connection, identity, operation))
+            case operations.Acknowledge(position):
+                cursor = await self._engine.inbox.acknowledge(identity.user_id, position.offset, position.epoch)
+                reply(operations.Acknowledged(cursor))
+            case operations.ReadHistory():
+                reply(await self._history(identity.user_id, identity.grants, operation))
+            case operations.ReadPresence(channel):
+                reply(await self._read_presence(identity, channel))
+            case operations.ReadTask(task_id):
+                reply(operations.Task(await self._task(identity, task_id)))
+            case operations.CancelTask(task_id):
+                state = await self._tasks.get(task_id)
+                if state.user_id != identity.user_id:
+                    raise NotFound("no such task")
+                reply(operations.Task(await self._tasks.request_cancel(task_id)))
+
+    async def _carry_out_anonymously(
+        self, connection: Connection, operation: operations.Operation, reply: Reply
+    ) -> None:
+        if self._bounds.anonymous:
+            match operation:
+                case operations.Subscribe(wants):
+                    return await self._subscribe(connection, wants, reply)
+                case operations.Unsubscribe(channels):
+                    return self._unsubscribe(connection, channels, reply)
+                case operations.ReadHistory():
+                    return reply(await self._history(None, _NOBODY, operation))
+                case _:
+                    pass
+        raise Refused("authenticate first", Code.NOT_AUTHENTICATED)
+
+    # -- authentication -----------------------------------------------------------------------------------------------
+
+    async def _authenticate(self, connection: Connection, asked: operations.Authenticate, reply: Reply) -> None:
+        try:
+            identity = await self._authenticator.identify(asked.token)
+            known = connection.identity
+            if known is not None:
+                if known.user_id != identity.user_id:
+                    raise Refused("this connection belongs to another user")
+                await self._refresh(connection, identity, reply)
+            else:
+                await self._sign_in(connection, identity, asked.positions, reply)
+        except PushError as problem:
+            self._counters.authentication_failed(problem.code.value)
+            close = _ENDINGS.get(problem.code)
+            again = connection.identity is not None
+            if close is None or (again and problem.code in (Code.TOKEN_EXPIRED, Code.UNAVAILABLE)):
+                raise
+            raise AuthenticationFailed(problem, close) from None
+
+    async def _sign_in(
+        self, connection: Connection, identity: Identity, positions: dict[str, Position], reply: Reply
+    ) -> None:
+        user_id = identity.user_id
+        mine = self._hub.of_user(user_id)
+        if len(mine) >= self._bounds.connections_per_user:
+            connection.close(errors.CONNECTION_LIMIT)
+            return
+        # Before the blacklist is asked: a revocation that comes after the answer finds this connection in the index.
+        self._hub.enter(connection, user_id)
+        await self._authenticator.check(identity)
+        connection.identity = identity
+        await self._presence.connect(connection, user_id)
+        own = self._hub.join(connection, user_channel(user_id))
+        system = self._hub.join(connection, "system")
+        connection.server_channels = (own.name, "system")
+        await self._hub.confirmed(own)
+        await self._hub.confirmed(system)
+
+        wanted = positions.get(own.name)
+        page = await self._engine.inbox.read(user_id, None if wanted is None else wanted.offset, PAGE)
+        after = page.acked if wanted is None else wanted.offset
+        results: dict[str, Result] = {}
+        if wanted is not None:
+            usable = wanted.epoch == page.epoch and wanted.offset <= page.offset
+            if not usable:
+                page = await self._engine.inbox.read(user_id, None, PAGE)
+                after = page.acked
+            results[own.name] = Recovery(usable and not page.lost, page.offset, page.epoch)
+        namespace = self._publishing.namespace("system")
+        newest = 0
+        if namespace.positioned:
+            notices = await self._recall.history("system", positions.get("system"), namespace.history_size)
+            newest = notices.offset
+            if "system" in positions:
+                results["system"] = notices
+        elif "system" in positions:
+            results["system"] = None
+        tasks = await self._tasks.of_user(user_id, unfinished=True, limit=LISTED + 1)
+        await self._presence.join(connection, namespace, "system")
+
+        self._heartbeat.authenticated(connection)
+        self._counters.authenticated()
+        inbox = InboxSummary(page.offset, page.epoch, page.acked, page.pending)
+        reply(self._authenticated(connection, identity, results, inbox, tasks))
+        self._tasks.arrived(connection, own.name, {task.task_id: task.version for task in tasks})
+        self._hub.arrive(connection, system, newest)
+        self._recall.replay(connection, own, page, after)
+
+    async def _refresh(self, connection: Connection, identity: Identity, reply: Reply) -> None:
+        await self._authenticator.check(identity)
+        page = await self._engine.inbox.read(identity.user_id, None, 0)
+        tasks = await self._tasks.of_user(identity.user_id, unfinished=True, limit=LISTED + 1)
+        connection.identity = identity
+        self._heartbeat.authenticated(connection)
+        self._counters.authenticated()
+        ended = [c for c in connection.channels if c not in connection.server_channels and self._lost(identity, c)]
+        for name in ended:
+            self._drop(connection, name)
+        inbox = InboxSummary(page.offset, page.epoch, page.acked, page.pending)
+        reply(self._authenticated(connection, identity, {}, inbox, tasks))
+        for name in ended:
+            self._say_ended(connection, name, Code.PERMISSION_DENIED, "no longer allowed")
+
+    def _lost(self, identity: Identity, name: str) -> bool:
+        """Whether a subscription of a channel is no longer allowed. A task's owner needs no permission for it."""
+        namespace = self._publishing.namespace(name)
+        if namespace.kind is Kind.TASK and name not in self._hub.channels:
+            return False
+        return may_subscribe(namespace, name, identity.user_id, identity.grants) is not None
+
+    def _authenticated(
+        self,
+        connection: Connection,
+        identity: Identity,
+        results: dict[str, Result],
+        inbox: InboxSummary,
+        tasks: list[TaskState],
+    ) -> operations.Authenticated:
+        return operations.Authenticated(
+            connection_id=connection.id,
+            user_id=identity.user_id,
+            permissions=identity.grants.strings,
+            expires_at=identity.expires_at,
+            channels=sorted(connection.server_channels),
+            results=results,
+            heartbeat_interval=self._bounds.heartbeat_interval,
+            heartbeat_timeout=self._bounds.heartbeat_timeout,
+            node=self._bounds.node,
+            inbox=inbox,
+            tasks=tasks[:LISTED],
+            tasks_truncated=len(tasks) > LISTED,
+        )
+
+    # -- subscriptions ------------------------------------------------------------------------------------------------
+
+    async def _subscribe(self, connection: Connection, wants: tuple[Want, ...], reply: Reply) -> None:
+        results: dict[str, Result] = {}
+        rejected: dict[str, Rejection] = {}
+        unique = {want.channel: want for want in wants}
+        room = self._bounds.channels_per_connection - len(connection.channels) + len(connection.server_channels)
+        work: list[Deferred[None]] = []
+        opened: list[Callable[[], None]] = []
+        for want in unique.values():
+            known = want.channel in connection.channels
+            if not known and room <= 0:
+                rejected[want.channel] = Rejection(Code.LIMIT_EXCEEDED, "too many channels")
+                continue
+            try:
+                namespace = self._publishing.namespace(want.channel)
+                self._allow(connection, namespace, want.channel)
+            except PushError as problem:
+                rejected[want.channel] = Rejection(problem.code, problem.message)
+                continue
+            room -= not known
+            work.append(
+                Deferred.fromCoroutine(self._open(connection, namespace, want, known, results, rejected, opened))
+            )
+        if work:
+            await gatherResults(work, consumeErrors=True)
+        reply(operations.Subscribed(sorted(connection.channels), results, rejected))
+        for go_live in opened:
+            go_live()
+
+    def _allow(self, connection: Connection, namespace: Namespace, name: str) -> None:
+        identity = connection.identity
+        grants = _NOBODY if identity is None else identity.grants
+        user_id = None if identity is None else identity.user_id
+        refusal = may_subscribe(namespace, name, user_id, grants)
+        # Whose task it is, only the task says.
+        if refusal is not None and not (namespace.kind is Kind.TASK and refusal is Code.NOT_FOUND):
+            raise Refused(_REASONS.get(refusal, "not allowed"), refusal)
+
+    async def _open(
+        self,
+        connection: Connection,
+        namespace: Namespace,
+        want: Want,
+        known: bool,
+        results: dict[str, Result],
+        rejected: dict[str, Rejection],
+        opened: list[Callable[[], None]],
+    ) -> None:
+        """Opens one channel for a connection: what it answers goes into ``results``, what follows into ``opened``."""
+        name = want.channel
+        try:
+            if namespace.kind is Kind.TASK:
+                results[name] = await self._open_task(connection, name, known, opened)
+                return
+            channel = self._hub.join(connection, name)
+            await self._hub.confirmed(channel)
+            recovery: Recovery | None = None
+            if namespace.kind is Kind.USER:
+                recovery = await self._recall.inbox(name.partition(":")[2], want.since, self._bounds.inbox_size)
+            elif namespace.positioned:
+                recovery = await self._recall.history(name, want.since, namespace.history_size)
+                recovery = _without_excluded(recovery, connection)
+            if namespace.kind is Kind.STATUS:
+                results[name] = await self._presence.status(name.partition(":")[2])
+            else:
+                results[name] = recovery
+            if not known:
+                await self._presence.join(connection, namespace, name)
+        except PushError as problem:
+            rejected[name] = Rejection(problem.code, problem.message)
+            results.pop(name, None)
+            if not known:
+                self._drop(connection, name)
+            elif name in self._hub.channels:
+                self._go_live(connection, self._hub.channels[name], 0)
+        else:
+            offset = 0 if recovery is None else recovery.offset
+            opened.append(lambda: self._go_live(connection, channel, offset))
+
+    def _go_live(self, connection: Connection, channel: Channel, offset: int) -> None:
+        if not self._hub.arrive(connection, channel, offset):
+            self._recall.catch_up(connection, channel.name, offset)
+
+    async def _open_task(
+        self, connection: Connection, name: str, known: bool, opened: list[Callable[[], None]]
+    ) -> TaskState:
+        identity = connection.identity
+        assert identity is not None
+        task_id = name.partition(":")[2]
+        state = await self._task(identity, task_id)
+        if state.user_id == identity.user_id:
+            # The owner hears the task on the owner's own channel.
+            connection.channels.add(name)
+            return state
+        channel = self._hub.join(connection, name)
+        await self._hub.confirmed(channel)
+        try:
+            state = await self._task(identity, task_id)
+        except PushError:
+            if not known:
+                self._drop(connection, name)
+            raise
+
+        def go_live() -> None:
+            self._hub.arrive(connection, channel, 0)
+            self._tasks.arrived(connection, name, {task_id: state.version})
+
+        opened.append(go_live)
+        return state
+
+    def _unsubscribe(self, connection: Connection, names: tuple[str, ...], reply: Reply) -> None:
+        rejected: dict[str, Rejection] = {}
+        for name in names:
+            if name in connection.server_channels:
+                rejected[name] = Rejection(Code.PERMISSION_DENIED, "subscribed by the server")
+            elif name in connection.channels:
+                self._drop(connection, name)
+        reply(operations.Unsubscribed(sorted(connection.channels), rejected))
+
+    def _drop(self, connection: Connection, name: str) -> None:
+        self._hub.unfollow(connection, name)
+        self._absent(connection, name)
+
+    def _say_ended(self, connection: Connection, name: str, code: Code, reason: str) -> None:
+        notice = operations.SubscriptionEnded(name, code, reason)
+        connection.tell(notice, self._now(), self._publishing.message_id())
+
+    async def force_subscribe(self, connection: Connection, names: tuple[str, ...]) -> None:
+        """The server side subscribes a connection, whatever its permissions; it cannot leave these by itself."""
+        for name in names:
+            namespace = self._publishing.namespace(name)
+            if name in connection.channels:
+                continue
+            channel = self._hub.join(connection, name)
+            await self._hub.confirmed(channel)
+            newest = 0
+            if namespace.positioned and namespace.kind is not Kind.USER:
+                newest = (await self._recall.history(name, None, 0)).offset
+            await self._presence.join(connection, namespace, name)
+            connection.server_channels = (*connection.server_channels, name)
+            self._go_live(connection, channel, newest)
+
+    def force_unsubscribe(self, connection: Connection, names: tuple[str, ...]) -> bool:
+        """The server side ends subscriptions of a connection; answers whether there was one. Its user's own channel
+        and ``system`` stay."""
+        changed = False
+        for name in names:
+            if name in connection.channels and name not in connection.server_channels[:2]:
+                changed = True
+                self._drop(connection, name)
+                connection.server_channels = tuple(c for c in connection.server_channels if c != name)
+                self._say_ended(connection, name, Code.PERMISSION_DENIED, "ended by the server")
+        return changed
+
+    # -- publishing ---------------------------------------------------------------------------------------------------
+
+    async def _publish(
+        self, connection: Connection, identity: Identity, asked: operations.Publish
+    ) -> operations.PublicationTaken:
+        namespace = self._publishing.namespace(asked.channel)
+        refusal = may_publish(namespace, asked.channel, identity.user_id, identity.grants)
+        if refusal is not None:
+            raise Refused(_REASONS.get(refusal, "not allowed to publish here"), refusal)
+        published = await self._publishing.publish(
+            asked.channel, asked.type, asked.data, message_id=asked.message_id, sender=identity.user_id
+        )
+        return operations.PublicationTaken(published.message_id, published.offset, published.epoch, published.duplicate)
+
+    async def _chat(self, connection: Connection, identity: Identity, asked: operations.Chat) -> operations.ChatTaken:
+        target = asked.target_id
+        name = asked.channel if target is None else user_channel(target)
+        namespace = self._publishing.namespace(name)
+        if target is None:
+            if namespace.kind is not Kind.CHAT:
+                raise Refused("not a chat room")
+            refusal = may_publish(namespace, name, identity.user_id, identity.grants)
+            if refusal is not None:
+                raise Refused(_REASONS.get(refusal, "not allowed to chat here"), refusal)
+        elif not (identity.grants.direct_chat(target) or await self._share_a_room(connection, target)):
+            raise Refused("no room is shared with that user")
+        self._chat_rate.take(identity.user_id, self._now(), "chat messages")
+        data = {"from": identity.user_id, "content": asked.content, "messageType": asked.message_type}
+        if target is not None:
+            data["targetId"] = target
+        published = await self._publishing.publish(
+            name,
+            "chat_message",
+            publication.body(data),
+            message_id=asked.message_id,
+            sender=identity.user_id,
+            chat=target is not None,
+        )
+        delivered = 0 if published.duplicate else len(self._hub.followers(name))
+        return operations.ChatTaken(published.message_id, delivered, target is not None, published.duplicate)
+
+    async def _share_a_room(self, connection: Connection, target: str) -> bool:
+        for name in tuple(connection.channels):
+            if self._publishing.namespace(name).kind is Kind.CHAT:
+                members = await self._presence.members(name)
+                if any(member.user_id == target for member in members):
+                    return True
+        return False
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    async def _task(self, identity: Identity, task_id: str) -> TaskState:
+        """The task, where the user may see it; else nobody learns that it exists."""
+        state = await self._tasks.get(task_id)
+        if state.user_id != identity.user_id and not identity.grants.subscribe(f"task:{task_id}"):
+            raise NotFound("no such task")
+        return state
+
+    async def _history(self, user_id: str | None, grants: Grants, asked: operations.ReadHistory) -> operations.History:
+        namespace = self._publishing.namespace(asked.channel)
+        refusal = may_read_history(namespace, asked.channel, user_id, grants)
+        if refusal is not None:
+            raise Refused(_REASONS.get(refusal, "not allowed to read here"), refusal)
+        return await self.read_history(asked)
+
+    async def read_history(self, asked: operations.ReadHistory) -> operations.History:
+        """A page of what a channel keeps, for whoever may read it. A stale epoch raises `errors.Conflict`."""
+        namespace = self._publishing.namespace(asked.channel)
+        since = None if asked.since is None else asked.since.offset
+        if namespace.kind is Kind.USER:
+            user_id = asked.channel.partition(":")[2]
+            page = await self._engine.inbox.read(user_id, 0, self._bounds.inbox_size)
+            newest = Position(page.offset, page.epoch)
+            kept = [m for m in page.messages if m.offset is not None]
+            if asked.reverse:
+                kept = [m for m in reversed(kept) if since is None or (m.offset or 0) < since]
+            elif since is not None:
+                kept = [m for m in kept if (m.offset or 0) > since]
+            kept = kept[: asked.limit]
+        elif namespace.positioned:
+            history = await self._engine.history.read(asked.channel, since, asked.limit, asked.reverse)
+            newest, kept = history.newest, history.messages
+        else:
+            raise NotFound("this channel keeps no messages")
+        if asked.since is not None and asked.since.epoch != newest.epoch:
+            raise Conflict("the epoch is another one by now")
+        return operations.History(tuple(kept), newest.offset, newest.epoch)
+
+    async def _read_presence(self, identity: Identity, name: str) -> operations.Presence:
+        namespace = self._publishing.namespace(name)
+        refusal = may_read_presence(namespace, name, identity.user_id, identity.grants)
+        if refusal is not None:
+            raise Refused(_REASONS.get(refusal, "not allowed to look here"), refusal)
+        return await self.read_presence(name)
+
+    async def read_presence(self, name: str) -> operations.Presence:
+        """Who is present, for whoever may look. Raises `errors.NotFound` where the namespace keeps no presence."""
+        if not self._publishing.namespace(name).presence:
+            raise NotFound("no presence is kept here")
+        users = await self._presence.members(name)
+        return operations.Presence([_user(m.user_id, m.connections, m.info) for m in users], len(users))
+
+
+def _user(user_id: str, connections: int, info: msgspec.Raw | None) -> dict[str, Any]:
+    user: dict[str, Any] = {"userId": user_id, "connections": connections}
+    if info is not None:
+        user["info"] = info
+    return user
+
+
+def _without_excluded(recovery: Recovery, connection: Connection) -> Recovery:
+    kept = tuple(m for m in recovery.messages if not m.excludes(connection.user_id, connection.id))
+    return recovery if len(kept) == len(recovery.messages) else msgspec.structs.replace(recovery, messages=kept)
+
+
+_REASONS: dict[Code, str] = {
+    Code.NOT_AUTHENTICATED: "authenticate first",
+    Code.INVALID_CHANNEL: "not the name of a channel",
+    Code.PERMISSION_DENIED: "not allowed",
+    Code.NOT_FOUND: "no such task",
+}

@@ -1,0 +1,313 @@
+"""One connection's session in the native protocol: messages in, effects out. Pure (L0).
+
+    octets --receive--> Say (a reply), End (a close), Asked (an operation for the rooms above the engine)
+    Asked.operation --carried out--> outcome --answer--> Say
+                                     problem --fail----> Say, perhaps End
+
+The session knows who speaks (`identity`), how much they may say (a token bucket), and how often in a row they were
+wrong. It never sees a socket, and what it asks for is told in the words of `pushserver.operations`, which know nothing
+of this protocol. Another protocol stands beside this module with the same five methods.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from pushserver import errors, operations, publication
+from pushserver.errors import Close, Code, Invalid, PushError, Refused
+from pushserver.operations import Authenticate
+from pushserver.positions import Position
+from pushserver.tokens import Identity
+from pushserver.wire import messages
+
+#: So many errors in a row end a connection; so many refusals for speed do.
+MAX_ERRORS: Final = 10
+MAX_RATE_LIMITED: Final = 100
+#: The room for chat that names none.
+LOBBY: Final = "chat:lobby"
+#: Attempts to authenticate come back at this pace, so that hourly refreshes never count as hammering: ms for the lot.
+AUTH_REFILL: Final = 60_000
+
+
+class Rates(Struct, frozen=True):
+    """Inbound limits of one connection: messages per second, how many at once, authentications at once."""
+
+    per_second: float
+    burst: int
+    auth_attempts: int
+
+
+class Say(Struct, frozen=True):
+    """Send this text to the client."""
+
+    payload: bytes
+
+
+class End(Struct, frozen=True):
+    """Close the connection."""
+
+    close: Close
+
+
+class Asked(Struct, frozen=True):
+    """Carry this out, and give the outcome to `Session.answer` or the problem to `Session.fail`."""
+
+    operation: operations.Operation
+    id: str | int | None
+    at: int
+
+
+Effect = Say | End | Asked
+
+
+class Session:
+    """The native protocol's side of one connection."""
+
+    __slots__ = (
+        "_allowance",
+        "_auth_allowance",
+        "_auth_at",
+        "_errors",
+        "_rate_limited",
+        "_rates",
+        "_spoke_at",
+        "identity",
+    )
+
+    def __init__(self, rates: Rates, now: int) -> None:
+        self.identity: Identity | None = None
+        self._rates = rates
+        self._allowance: float = rates.burst
+        self._spoke_at = now
+        self._auth_allowance: float = rates.auth_attempts
+        self._auth_at = now
+        self._errors = 0
+        self._rate_limited = 0
+
+    # -- in -----------------------------------------------------------------------------------------------------------
+
+    def receive(self, octets: bytes | str, now: int) -> tuple[Effect, ...]:
+        """What follows from one message that arrived at ``now`` (ms)."""
+        wait = self._wait(now)
+        if wait:
+            self._rate_limited += 1
+            id = None
+            try:
+                id = messages.decode(octets).id
+            except messages.Malformed as malformed:
+                id = malformed.id
+            problem = Refused("too many messages", Code.RATE_LIMITED, retry_after=wait)
+            effects: tuple[Effect, ...] = (Say(messages.error(problem, id, now)),)
+            if self._rate_limited >= MAX_RATE_LIMITED:
+                effects += (End(errors.TOO_MANY_REQUESTS),)
+            return effects
+        self._rate_limited = 0
+        try:
+            request = messages.decode(octets)
+        except messages.Malformed as malformed:
+            return self.fail(malformed.id, malformed, now)
+        if type(request) is messages.Ping:
+            self._errors = 0
+            data = {} if request.data is None else request.data
+            data["timestamp"] = now
+            return (Say(messages.reply("pong", request.id, data)),)
+        try:
+            operation = self._operation(request, now)
+        except PushError as problem:
+            effects = self.fail(request.id, problem, now)
+            if problem is _HAMMERING:
+                effects += (End(errors.TOO_MANY_REQUESTS),)
+            return effects
+        return (Asked(operation, request.id, now),)
+
+    def _operation(self, request: messages.Request, now: int) -> operations.Operation:
+        match request:
+            case messages.Auth(data=data):
+                self._count_authentication(now)
+                if data is None or not data.token:
+                    raise Refused("auth needs a token", Code.MISSING_TOKEN)
+                return Authenticate(data.token, {c: _position(s) for c, s in data.positions.items()})
+            case messages.SubscribeRequest(data=data):
+                return operations.Subscribe(
+                    tuple(
+                        operations.Want(c) if isinstance(c, str) else operations.Want(c.channel, _maybe(c.since))
+                        for c in data.channels
+                    )
+                )
+            case messages.UnsubscribeRequest(data=names):
+                return operations.Unsubscribe(tuple(names.channels))
+            case messages.PublishRequest(data=publish):
+                if not messages.may_send(publish.message_type, server_side=False):
+                    raise Invalid(f"clients cannot publish messages of type {publish.message_type[:64]!r}")
+                return operations.Publish(
+                    publish.channel, publish.message_type, publication.body(publish.data), publish.message_id
+                )
+            case messages.ChatRequest(data=chat):
+                if chat.target_id is not None and chat.channel is not None:
+                    raise Invalid("either targetId or channel")
+                return operations.Chat(
+                    chat.content, chat.message_type, chat.target_id, chat.channel or LOBBY, chat.message_id
+                )
+            case messages.AckRequest(data=ack):
+                return operations.Acknowledge(Position(ack.offset, ack.epoch))
+            case messages.HistoryRequest(data=h):
+                return operations.ReadHistory(h.channel, h.limit, _maybe(h.since), h.reverse)
+            case messages.PresenceRequest(data=where):
+                return operations.ReadPresence(where.channel)
+            case messages.TaskSubscribeRequest(data=task):
+                return operations.Subscribe((operations.Want(f"task:{task.task_id}"),))
+            case messages.TaskGetRequest(data=task):
+                return operations.ReadTask(task.task_id)
+            case messages.TaskCancelRequest(data=task):
+                return operations.CancelTask(task.task_id)
+            case _:
+                raise AssertionError(request)
+
+    def _wait(self, now: int) -> int:
+        """Takes one message from the allowance; answers 0, or after how many ms the next one fits."""
+        rates = self._rates
+        if rates.per_second <= 0:
+            return 0
+        allowance = min(rates.burst, self._allowance + (now - self._spoke_at) * rates.per_second / 1000)
+        self._spoke_at = now
+        if allowance < 1:
+            self._allowance = allowance
+            return max(1, round((1 - allowance) * 1000 / rates.per_second))
+        self._allowance = allowance - 1
+        return 0
+
+    def _count_authentication(self, now: int) -> None:
+        limit = self._rates.auth_attempts
+        if limit <= 0:
+            return
+        self._auth_allowance = min(limit, self._auth_allowance + (now - self._auth_at) * limit / AUTH_REFILL)
+        self._auth_at = now
+        if self._auth_allowance < 1:
+            raise _HAMMERING
+        self._auth_allowance -= 1
+
+    # -- out ----------------------------------------------------------------------------------------------------------
+
+    def answer(self, asked: Asked, outcome: operations.Outcome) -> tuple[Effect, ...]:
+        """The reply to what was carried out."""
+        self._errors = 0
+        type, data = _reply(outcome)
+        return (Say(messages.reply(type, asked.id, data)),)
+
+    def fail(self, id: str | int | None, problem: PushError, now: int) -> tuple[Effect, ...]:
+        """The reply to what could not be carried out; too many of them in a row end the connection."""
+        said = Say(messages.error(problem, id, now))
+        if problem.code is Code.RATE_LIMITED:
+            return (said,)
+        self._errors += 1
+        if self._errors >= MAX_ERRORS:
+            return (said, End(errors.TOO_MANY_ERRORS))
+        return (said,)
+
+    def refuse(self, id: str | int | None, problem: PushError, close: Close) -> tuple[Effect, ...]:
+        """A failed authentication that ends the connection."""
+        data = {"code": problem.code.value, "message": problem.message}
+        return (Say(messages.reply("auth_failed", id, data)), End(close))
+
+    def notify(self, notice: operations.Notice, now: int, message_id: str) -> bytes:
+        """The text of what the server tells this connection by itself."""
+        match notice:
+            case operations.SubscriptionEnded(channel, code, reason):
+                data: dict[str, Any] = {"channel": channel, "code": code.value, "reason": reason}
+                return messages.notice("unsubscribed", channel, data, now, message_id)
+            case operations.InboxOverflow(channel, lost):
+                return messages.notice("inbox_overflow", channel, {"lost": lost}, now, message_id)
+            case operations.Resync(channel):
+                return messages.notice("resync", channel, {"channel": channel}, now, message_id)
+            case operations.GoingAway(after):
+                return messages.notice("going_away", None, {"reconnectAfter": after}, now, message_id)
+
+    push = staticmethod(messages.push)
+
+
+_HAMMERING: Final = Refused("too many attempts to authenticate", Code.RATE_LIMITED)
+
+
+def _position(since: messages.Since) -> Position:
+    return Position(since.offset, since.epoch)
+
+
+def _maybe(since: messages.Since | None) -> Position | None:
+    return None if since is None else _position(since)
+
+
+def result(value: operations.Result) -> Any:
+    """One channel's part of a subscription's answer."""
+    match value:
+        case None:
+            return {}
+        case operations.Recovery(recovered, offset, epoch, kept):
+            return {
+                "recovered": recovered,
+                "offset": offset,
+                "epoch": epoch,
+                "messages": [msgspec.Raw(messages.push(m)) for m in kept],
+            }
+        case operations.Status():
+            return {"status": value}
+        case state:
+            return {"task": state}
+
+
+def _rejections(rejected: dict[str, operations.Rejection]) -> dict[str, Any]:
+    return {channel: {"code": r.code.value, "message": r.message} for channel, r in rejected.items()}
+
+
+def _reply(outcome: operations.Outcome) -> tuple[str, Any]:
+    match outcome:
+        case operations.Authenticated() as who:
+            data: dict[str, Any] = {
+                "connectionId": who.connection_id,
+                "userId": who.user_id,
+                "permissions": who.permissions,
+                "expiresAt": who.expires_at,
+                "channels": who.channels,
+                "results": {channel: result(value) for channel, value in who.results.items()},
+                "heartbeat": {"interval": who.heartbeat_interval, "timeout": who.heartbeat_timeout},
+                "node": who.node,
+                "inbox": who.inbox,
+                "tasks": who.tasks,
+            }
+            if who.tasks_truncated:
+                data["tasksTruncated"] = True
+            return "auth_success", data
+        case operations.Subscribed(channels, results, rejected):
+            return "subscription_success", {
+                "channels": channels,
+                "results": {channel: result(value) for channel, value in results.items()},
+                "rejected": _rejections(rejected),
+            }
+        case operations.Unsubscribed(channels, rejected):
+            return "unsubscription_success", {"channels": channels, "rejected": _rejections(rejected)}
+        case operations.PublicationTaken(message_id, offset, epoch, duplicate):
+            data = {"messageId": message_id}
+            if offset is not None:
+                data |= {"offset": offset, "epoch": epoch}
+            if duplicate:
+                data["duplicate"] = True
+            return "published", data
+        case operations.ChatTaken(message_id, delivered, queued, duplicate):
+            data = {"messageId": message_id, "delivered": delivered, "queued": queued}
+            if duplicate:
+                data["duplicate"] = True
+            return "message_sent", data
+        case operations.Acknowledged(offset):
+            return "ack_success", {"offset": offset}
+        case operations.History(kept, offset, epoch):
+            return "history", {
+                "messages": [msgspec.Raw(messages.push(m)) for m in kept],
+                "offset": offset,
+                "epoch": epoch,
+            }
+        case operations.Presence(users, total):
+            return "presence", {"users": users, "total": total}
+        case operations.Task(state):
+            return "task", state

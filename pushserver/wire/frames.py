@@ -1,0 +1,45 @@
+"""RFC 6455 frames from the server's side: unmasked, whole, ready to be shared. Pure (L0).
+
+A frame is bytes that may go to any number of connections; nothing here depends on one connection.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+TEXT: Final = 0x1
+CLOSE: Final = 0x8
+PING: Final = 0x9
+PONG: Final = 0xA
+FIN: Final = 0x80
+#: Set on the first frame of a compressed message (RFC 7692 section 6).
+RSV1: Final = 0x40
+
+#: A close frame's payload is at most 125 octets (RFC 6455 section 5.5), two of which are the code.
+MAX_REASON: Final = 123
+
+
+def frame(opcode: int, payload: bytes, rsv1: bool = False) -> bytes:
+    """One final frame (RFC 6455 section 5.2); lengths in their shortest form."""
+    first = FIN | opcode | (RSV1 if rsv1 else 0)
+    size = len(payload)
+    if size < 126:
+        return bytes((first, size)) + payload
+    if size < 65536:
+        return struct.pack("!BBH", first, 126, size) + payload
+    return struct.pack("!BBQ", first, 127, size) + payload
+
+
+def text(payload: bytes) -> bytes:
+    return frame(TEXT, payload)
+
+
+def close(code: int, reason: str) -> bytes:
+    """A close frame; the reason is cut at a character's edge where it is too long."""
+    said = reason.encode("utf-8", "replace")[:MAX_REASON].decode("utf-8", "ignore").encode()
+    return frame(CLOSE, struct.pack("!H", code) + said)
+
+
+#: A heartbeat carries no payload: any pong will do, and every connection can share the frame.
+HEARTBEAT: Final = frame(PING, b"")
