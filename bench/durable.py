@@ -33,7 +33,9 @@ def message(user: int, number: int) -> Publication:
     return Publication(
         type="user_notification",
         channel=f"user:{user}",
-        data=body({"level": "info", "title": "Export", "message": f"Part {number} of your export is ready", "n": number}),
+        data=body(
+            {"level": "info", "title": "Export", "message": f"Part {number} of your export is ready", "n": number}
+        ),
         timestamp=1_700_000_000_000 + number,
         message_id=f"{number:032x}",
     )
