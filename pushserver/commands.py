@@ -292,9 +292,7 @@ class Commands:
     async def _named_task(self, method: str, params: msgspec.Raw, once: Once | None) -> TaskState:
         return await self.change_task(decode(params, TaskId).task_id, method, params, once)
 
-    async def change_task(
-        self, task_id: str, method: str, params: msgspec.Raw | bytes, once: Once | None
-    ) -> TaskState:
+    async def change_task(self, task_id: str, method: str, params: msgspec.Raw | bytes, once: Once | None) -> TaskState:
         """Carries out a task's method where the task is named beside the parameters."""
         if not is_id(task_id):
             raise NotFound("no such task")

@@ -246,7 +246,9 @@ class PushService(Service):
 
         root.putChild(
             b"api",
-            api.Api(keys, node.engine, node.commands, node.control, node.requests, node.tasks, node.counters, self.stats),
+            api.Api(
+                keys, node.engine, node.commands, node.control, node.requests, node.tasks, node.counters, self.stats
+            ),
         )
         root.putChild(b"healthz", Health())
         root.putChild(b"readyz", Ready(self.trouble, trusted))
@@ -404,5 +406,3 @@ def _namespaces(config: Config) -> list[NamespaceOptions]:
         given["name"] = section.name
         options.append(NamespaceOptions(**given))
     return options
-
-

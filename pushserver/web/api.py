@@ -163,7 +163,9 @@ class Api(Resource):
         scopes = self._keys.scopes(request)
         if scopes is None:
             raise Refused("a valid API key is needed", Code.NOT_AUTHENTICATED)
-        path = [segment for segment in request.postpath if segment] if request.postpath[-1:] == [b""] else request.postpath
+        path = (
+            [segment for segment in request.postpath if segment] if request.postpath[-1:] == [b""] else request.postpath
+        )
         match [segment.decode("utf-8", "replace") for segment in path]:
             case [name]:
                 routes = self._routes.get(name)
@@ -203,9 +205,7 @@ class Api(Resource):
     # -- commands -----------------------------------------------------------------------------------------------------
 
     def _command(self, method: str, status: int = 200) -> Route:
-        return Route(
-            SCOPES[method], lambda request, path: self._commands.execute(method, _body(request)), status
-        )
+        return Route(SCOPES[method], lambda request, path: self._commands.execute(method, _body(request)), status)
 
     def _task_command(self, method: str) -> Route:
         return Route(

@@ -246,5 +246,3 @@ class Problem(Resource):
     def render(self, request: Request) -> Any:
         respond_error(request, self._problem)
         return NOT_DONE_YET
-
-
