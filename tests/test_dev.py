@@ -14,6 +14,7 @@ from pushserver.config import load
 from pushserver.dev import address, banner, keep, prepare
 from pushserver.errors import ConfigError
 from pushserver.sections import Config
+from pushserver.tokens import TokenRules, verify
 
 NOW = 1_800_000_000_000
 
@@ -174,13 +175,17 @@ def test_tokens_beside_a_public_key(state: Path, tmp_path: Path) -> None:
     """Algorithms that name no HS one get one, for the demo's own tokens."""
     overrides = {"auth.jwks_url": "https://id.example.com/jwks", "auth.algorithms": ["RS256"]}
     config, dev = prepare(configured(state, **overrides))
-    assert config.auth.accepted_algorithms() == ("RS256", "HS256")
+    assert config.auth.algorithms == ("RS256", "HS256")
     assert claims(dev.token(NOW), config.auth.hmac_secret())["sub"] == "demo"
 
 
-def test_the_demo_token_is_signed_as_configured(state: Path) -> None:
-    _, dev = prepare(configured(state, **{"auth.algorithms": ["HS512"]}))
-    assert jwt.get_unverified_header(dev.token(NOW))["alg"] == "HS512"
+@pytest.mark.parametrize("algorithm", ["HS256", "HS384", "HS512"])
+def test_the_generated_secret_is_long_enough(algorithm: str, state: Path) -> None:
+    config, dev = prepare(configured(state, **{"auth.algorithms": [algorithm]}))
+    assert algorithm in config.auth.keys().algorithms
+    assert set(config.auth.algorithms) == {algorithm, "HS256"}
+    identity = verify(dev.token(NOW), config.auth.keys(), TokenRules(algorithms=frozenset(config.auth.algorithms)), NOW)
+    assert identity.user_id == "demo"
 
 
 def test_the_banner_says_what_one_needs(state: Path) -> None:

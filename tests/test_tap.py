@@ -96,7 +96,7 @@ def test_the_service_is_made_from_the_configuration(
 
 
 def test_a_mistake_makes_no_service(made: list[tuple[Any, bool, int]]) -> None:
-    with pytest.raises(SystemExit, match="^pushserver: no way to verify tokens: expected auth.secret"):
+    with pytest.raises(SystemExit, match=r"^pushserver: no way to verify tokens: expected auth\.secret"):
         makeService(parsed())
     assert made == []
 
