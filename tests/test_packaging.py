@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import json
 import shutil
 import subprocess
 import sys
@@ -107,3 +108,11 @@ def test_no_dependency_is_pinned_to_one_version() -> None:
     for line in filter(None, setup["options"]["install_requires"].split("\n")):
         assert ">=" in line
         assert "==" not in line
+
+
+def test_npm_packages_are_pinned_and_locked_without_addresses() -> None:
+    package = json.loads((ROOT / "tests/node/package.json").read_text())
+    lock = json.loads((ROOT / "tests/node/package-lock.json").read_text())
+    assert all(version[0].isdigit() for version in package["dependencies"].values())
+    assert lock["packages"][""]["dependencies"] == package["dependencies"]
+    assert not [name for name, entry in lock["packages"].items() if "resolved" in entry]
