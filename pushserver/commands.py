@@ -20,7 +20,6 @@ from pushserver.errors import Code, Invalid, NotFound, PushError
 from pushserver.hub import Hub
 from pushserver.progress import NewTask, Progress, TaskState
 from pushserver.publishing import Publishing
-from pushserver.stats import Counters
 from pushserver.tasks import Tasks, user_channel
 from pushserver.wire.messages import MessageId, may_send
 
@@ -182,12 +181,11 @@ Handler = Callable[[msgspec.Raw, Once | None], Awaitable[Any]]
 class Commands:
     """Carries out what the server side asks for."""
 
-    def __init__(self, hub: Hub, publishing: Publishing, tasks: Tasks, control: Control, counters: Counters) -> None:
+    def __init__(self, hub: Hub, publishing: Publishing, tasks: Tasks, control: Control) -> None:
         self._hub = hub
         self._publishing = publishing
         self._tasks = tasks
         self._control = control
-        self._counters = counters
         self._methods: dict[str, Handler] = {
             "publish": self._publish,
             "broadcast": self._broadcast,

@@ -116,8 +116,8 @@ class Conversation:
             self._log.failure(
                 "{operation} failed on connection {id}", operation=type(asked.operation).__name__, id=connection.id
             )
-            problem = PushError("something went wrong here", Code.INTERNAL_ERROR)
-            self._carry(session.fail(asked.id, problem, self._now()))
+            trouble = PushError("something went wrong here", Code.INTERNAL_ERROR)
+            self._carry(session.fail(asked.id, trouble, self._now()))
 
     def _carry(self, effects: Iterable[Effect]) -> None:
         for effect in effects:

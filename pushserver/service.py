@@ -269,7 +269,8 @@ class PushService(Service):
             return "stopping"
         if not self._ready:
             return "starting"
-        return self.node.engine.trouble()
+        trouble: str | None = self.node.engine.trouble()
+        return trouble
 
     async def stats(self) -> Any:
         return {"nodes": await self.node.control.stats()}
@@ -278,9 +279,6 @@ class PushService(Service):
         return b""
 
     # -- life ---------------------------------------------------------------------------------------------------------
-
-    def privilegedStartService(self) -> None:
-        super().privilegedStartService()
 
     def startService(self) -> None:
         super().startService()

@@ -152,7 +152,7 @@ class Api(Resource):
             return NOT_DONE_YET
         gone: list[bool] = []
         request.notifyFinish().addBoth(lambda _: gone.append(True))
-        path = [segment.decode("utf-8", "replace") for segment in request.postpath]
+        path = _path(request)
         work = Deferred.fromCoroutine(self._answer(request, route, path, gone))
         work.addErrback(lambda failure: self._log.failure("answering {path} failed", failure, path=request.path))
         return NOT_DONE_YET
@@ -271,7 +271,12 @@ class Api(Resource):
         return {"nodes": [{"node": n.name, "startedAt": n.started_at, "connections": n.connections} for n in nodes]}
 
 
+def _path(request: Request) -> list[str]:
+    return [segment.decode("utf-8", "replace") for segment in request.postpath or ()]
+
+
 def _body(request: Request) -> bytes:
+    assert request.content is not None
     octets: bytes = request.content.read()
     try:
         # What goes on as it is must be valid text, whoever reads it then.

@@ -46,12 +46,13 @@ def headers_of(request: Request) -> dict[str, str]:
     }
 
 
-class BoundedRequest(Request):  # type: ignore[misc]
+class BoundedRequest(Request):
     """A request whose body is refused as soon as it is known to be too large."""
 
     def gotLength(self, length: int | None) -> None:
         # The body is bounded, so it may stay in memory.
         self.content = BytesIO()
+        assert isinstance(self.site, PushSite)
         self._left = self.site.max_body_size
         if length is not None and length > self._left:
             self._refuse()
@@ -68,15 +69,16 @@ class BoundedRequest(Request):  # type: ignore[misc]
     def _refuse(self) -> None:
         self._left = -1
         problem = Refused("the body is too large", Code.MESSAGE_TOO_LARGE)
-        self.channel.transport.write(answer(413, problem))
-        self.channel.transport.loseConnection()
+        transport: Any = self.channel.transport
+        transport.write(answer(413, problem))
+        transport.loseConnection()
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         if self._left >= 0:
             super().requestReceived(command, path, version)
 
 
-class PushSite(Site):  # type: ignore[misc]
+class PushSite(Site):
     """The site behind the doorway."""
 
     noisy = False
@@ -87,7 +89,7 @@ class PushSite(Site):  # type: ignore[misc]
         super().__init__(root, requestFactory=BoundedRequest, timeout=KEEP_ALIVE, reactor=reactor)
         self.max_body_size = max_body_size
 
-    def log(self, request: Request) -> None:
+    def log(self, request: Any) -> None:
         """No access log: what happens is counted, and what is wrong is logged where it is seen."""
 
     def http(self, address: IAddress) -> IProtocol:
@@ -204,12 +206,12 @@ class WebSocketPath(Resource):
         method, target = request.method.decode("latin-1"), request.uri.decode("latin-1")
         lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
         channel: HTTPChannel = request.channel
-        transport, channel.transport = channel.transport, None
+        transport: Any = channel.transport
+        channel.transport = None
         channel.setTimeout(None)
-        producing = transport
-        producing.unregisterProducer()
-        producing.resumeProducing()
-        self._upgrade(producing, Head(method, target, headers), "\r\n".join(lines).encode("latin-1"))
+        transport.unregisterProducer()
+        transport.resumeProducing()
+        self._upgrade(transport, Head(method, target, headers), "\r\n".join(lines).encode("latin-1"))
         return NOT_DONE_YET
 
 
