@@ -317,7 +317,9 @@ class FakeServer:
         return "history", {"messages": kept, "offset": self.offsets.get(name, 0), "epoch": self.epoch}
 
     def _on_presence(self, peer: Peer, data: dict[str, Any]) -> Any:
-        users = sorted({other.user for other in self.peers.values() if other.user and data["channel"] in other.channels})
+        users = sorted(
+            {other.user for other in self.peers.values() if other.user and data["channel"] in other.channels}
+        )
         return "presence", {"users": [{"userId": user, "connections": 1} for user in users], "total": len(users)}
 
     def _on_task_get(self, peer: Peer, data: dict[str, Any]) -> Any:
@@ -353,7 +355,14 @@ class FakeServer:
 
     async def _task(self, task_id: str, user: str, changes: dict[str, Any]) -> dict[str, Any]:
         old = self.tasks.get(task_id)
-        state = {"taskId": task_id, "userId": user, "status": "pending", "percentage": 0, "version": 0, "createdAt": _now()}
+        state = {
+            "taskId": task_id,
+            "userId": user,
+            "status": "pending",
+            "percentage": 0,
+            "version": 0,
+            "createdAt": _now(),
+        }
         state |= {**(old or {}), **changes}
         state["version"] += 1
         state["updatedAt"] = _now()
