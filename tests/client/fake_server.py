@@ -1,7 +1,7 @@
 """A small push server for the client's tests: the protocol as it is promised, in memory, in a thread of its own.
 
-Tokens are ``user-<id>``; ``bad`` is invalid and ``expired…`` has expired. Channels ``news…`` keep history, ``locked…`` may not
-be read, others are live only.
+Tokens are ``user-<id>``; ``bad`` is invalid and ``expired…`` has expired. Channels ``news…`` keep history, ``locked…``
+may not be read, others are live only.
 """
 
 from __future__ import annotations

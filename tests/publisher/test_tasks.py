@@ -53,7 +53,7 @@ def test_a_fast_loop_is_thinned_out(api: FakeApi) -> None:
 
 
 def test_the_owner_can_ask_to_cancel(api: FakeApi, publisher: Publisher) -> None:
-    with pytest.raises(TaskCancelled):
+    def work() -> None:
         with publisher.task(42) as task:
             assert not task.cancelled
             api.cancel_requested.add(task.task_id)
@@ -62,6 +62,9 @@ def test_the_owner_can_ask_to_cancel(api: FakeApi, publisher: Publisher) -> None
                 task.progress(percentage=1)
                 task.raise_if_cancelled()
                 time.sleep(0.005)
+
+    with pytest.raises(TaskCancelled):
+        work()
     publisher.flush(10)
     assert api.only_task()["status"] == "cancelled"
 
@@ -252,6 +255,7 @@ def test_a_forked_child_sends_its_own_and_only_its_own(api: FakeApi) -> None:
     ended = _script(
         api,
         """
+import os
 with publisher.task(1) as parent: pass
 child = os.fork()
 if child == 0:
