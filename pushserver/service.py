@@ -226,6 +226,7 @@ class PushService(Service):
             node.counters,
             self._now,
             rates=Rates(limits.messages_per_second, limits.burst, limits.auth_attempts),
+            anonymous=config.auth.anonymous,
             max_message_size=config.server.max_message_size,
             max_queue_size=delivery.max_queue_size,
             policy=Policy(delivery.slow_consumer),
@@ -297,8 +298,11 @@ class PushService(Service):
         self._ready = True
         self._log.info("node {node} listens on {endpoints}", node=self.node.name, endpoints=self._config.server.listen)
         if self._dev is not None:
-            sys.stdout.write(banner(self._config, self._dev, self._now()))
-            sys.stdout.flush()
+            # Past twistd's log, which may be a file that others read.
+            terminal = sys.__stdout__
+            if terminal is not None:
+                terminal.write(banner(self._config, self._dev, self._now()))
+                terminal.flush()
 
     def _failed(self, failure: Any) -> None:
         """The start failed: said in one line, and the process ends with status 1."""
@@ -362,7 +366,7 @@ def make_engine(reactor: Any, config: Config, name: str) -> Any:
     return EmbeddedEngine(reactor, Path(config.server.state_dir), rules, config.tasks.ttl, name)
 
 
-def make_service(config: Config, dev: bool, workers: int) -> PushService:
+def make_service(config: Config, dev: bool, workers: int) -> PushService:  # noqa: ARG001
     """The service for ``twistd``. Raises `errors.ConfigError`."""
     from twisted.internet import reactor
 

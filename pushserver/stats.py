@@ -66,10 +66,12 @@ class Counters:
 
     def connection_opened(self, open_now: int) -> None:
         self.connections_total += 1
+        self.sockets += 1
         if open_now > self.connections_highest:
             self.connections_highest = open_now
 
     def connection_closed(self, code: int) -> None:
+        self.sockets -= 1
         self.closes[code] += 1
 
     def refused(self, status: int) -> None:

@@ -163,10 +163,7 @@ class Api(Resource):
         scopes = self._keys.scopes(request)
         if scopes is None:
             raise Refused("a valid API key is needed", Code.NOT_AUTHENTICATED)
-        path = (
-            [segment for segment in request.postpath if segment] if request.postpath[-1:] == [b""] else request.postpath
-        )
-        match [segment.decode("utf-8", "replace") for segment in path]:
+        match _path(request):
             case [name]:
                 routes = self._routes.get(name)
             case ["tasks", _]:

@@ -91,6 +91,8 @@ def peer_address(transport: Any) -> str:
 class Doorway(Protocol):
     """A new connection whose first request has not been read."""
 
+    transport: Any
+
     def __init__(self, house: DoorwayFactory) -> None:
         self._house = house
         self._buffer = bytearray()
@@ -119,8 +121,8 @@ class Doorway(Protocol):
         if end < 0 or end > MAX_HEAD:
             self.refuse(431)
             return
-        self._settle()
         octets = bytes(self._buffer)
+        self._settle()
         head = parse_head(octets[:end])
         if head is None or not head.upgrades or head.path != self._house.websocket_path:
             self._hand_over(self._house.http(self.transport.getPeer()), octets)

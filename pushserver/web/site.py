@@ -52,8 +52,9 @@ class BoundedRequest(Request):
     def gotLength(self, length: int | None) -> None:
         # The body is bounded, so it may stay in memory.
         self.content = BytesIO()
-        assert isinstance(self.site, PushSite)
-        self._left = self.site.max_body_size
+        # `site` is set later, when the request is processed.
+        channel: Any = self.channel
+        self._left: int = channel.site.max_body_size
         if length is not None and length > self._left:
             self._refuse()
 

@@ -104,13 +104,19 @@ class WebSocketDoor(WebSocketServerProtocol):  # type: ignore[misc]
 
     def succeedHandshake(self, res: Any) -> None:
         # A client that has left meanwhile must not be opened (Autobahn would).
-        if self.state == self.STATE_CONNECTING:
+        if self.state != self.STATE_CONNECTING:
+            return
+        try:
             super().succeedHandshake(res)
+        except Exception:
+            # Autobahn calls this from a Deferred that nobody watches.
+            self._log.failure("opening a WebSocket failed")
+            self.transport.abortConnection()
 
     def onOpen(self) -> None:
         house = self._house
         assert self._outbox is not None
-        session = Session(house.rates, house.now())
+        session = Session(house.rates, house.now(), house.anonymous)
         connection = self.connection = Connection(
             token_urlsafe(ID_BYTES),
             house.dialect(self._perMessageCompress),
@@ -238,6 +244,7 @@ class WebSocketDoorFactory(WebSocketServerFactory):  # type: ignore[misc]
         now: Callable[[], int],
         *,
         rates: Rates,
+        anonymous: bool,
         max_message_size: int,
         max_queue_size: int,
         policy: Policy,
@@ -251,6 +258,7 @@ class WebSocketDoorFactory(WebSocketServerFactory):  # type: ignore[misc]
         self.counters = counters
         self.now = now
         self.rates = rates
+        self.anonymous = anonymous
         self.max_queue_size = max_queue_size
         self.policy = policy
         self._compression = compression
