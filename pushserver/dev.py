@@ -25,6 +25,8 @@ from pushserver.settings import ApiKey, endpoint_arguments
 TOKEN_SECRET: Final = "token_secret"
 API_KEY: Final = "api_key"
 MANHOLE_PASSWORD: Final = "manhole_password"
+#: Where the server can be found, for commands on this machine.
+ADDRESS: Final = "address"
 
 MANHOLE_ENDPOINT: Final = "tcp:8022:interface=127.0.0.1"
 
@@ -178,6 +180,12 @@ def address(description: str) -> str:
     host = keywords.get("interface", "127.0.0.1")
     host = f"[{host}]" if ":" in host else host
     return f"{scheme}://{host}/" if port == usual else f"{scheme}://{host}:{port}/"
+
+
+def leave_address(config: Config) -> None:
+    """Writes down where the server listens, for `pushctl` to find it."""
+    path = Path(config.server.state_dir) / ADDRESS
+    path.write_text(address(config.server.listen[0]) + "\n", encoding="utf-8")
 
 
 def banner(config: Config, dev: Dev, now: int) -> str:

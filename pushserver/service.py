@@ -34,7 +34,7 @@ from pushserver.commands import Commands
 from pushserver.config import Config
 from pushserver.control import Control
 from pushserver.delivery import Policy
-from pushserver.dev import Dev, banner, prepare
+from pushserver.dev import Dev, banner, leave_address, prepare
 from pushserver.engine.interfaces import InboxRules, Member, TaskEvent
 from pushserver.errors import ConfigError
 from pushserver.heartbeat import Heartbeat
@@ -298,6 +298,7 @@ class PushService(Service):
         self._ready = True
         self._log.info("node {node} listens on {endpoints}", node=self.node.name, endpoints=self._config.server.listen)
         if self._dev is not None:
+            leave_address(self._config)
             # Past twistd's log, which may be a file that others read.
             terminal = sys.__stdout__
             if terminal is not None:

@@ -1,0 +1,144 @@
+"""Which server a command is about, and with which keys.
+
+What is not said by an option or its environment variable is read from the configuration file, or else from the state
+directory, where a server in development mode leaves its address and its keys.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Final
+
+import click
+
+from pushserver import tokens
+from pushserver.config import Config, load
+from pushserver.errors import ConfigError
+
+#: Where a server listens when nobody says otherwise.
+DEFAULT_URL: Final = "http://127.0.0.1:8080"
+#: Who ``listen`` is, where it makes its own token.
+LISTENER: Final = "pushctl"
+#: ms that a token made on the fly holds.
+LISTENER_LIFETIME: Final = 24 * 3600 * 1000
+
+#: Files in the state directory of a server in development mode.
+ADDRESS_FILE: Final = "address"
+API_KEY_FILE: Final = "api_key"
+TOKEN_SECRET_FILE: Final = "token_secret"
+
+
+class Place:
+    """A server, as far as the caller knows it. Looks things up only when they are needed."""
+
+    def __init__(
+        self,
+        url: str | None = None,
+        api_key: str | None = None,
+        token: str | None = None,
+        config: str | None = None,
+        state_dir: str | None = None,
+        as_json: bool = False,
+    ) -> None:
+        self._url = url
+        self._api_key = api_key
+        self._token = token
+        self._config_path = config
+        self._state_dir = state_dir
+        self.as_json = as_json
+        self._config: Config | None = None
+
+    def config(self) -> Config | None:
+        """The configuration file's, with the environment's; None where none was named."""
+        if self._config is None and self._config_path is not None:
+            try:
+                # Development mode's rules: keys that are still to be made are no mistake here.
+                self._config = load(self._config_path, os.environ, dev=False)
+            except ConfigError as mistake:
+                raise click.ClickException(str(mistake)) from None
+        return self._config
+
+    def _kept(self, name: str) -> str | None:
+        """A file in the state directory; None where there is none."""
+        directory = self._state_dir
+        if directory is None:
+            config = self.config()
+            directory = "var" if config is None else config.server.state_dir
+        path = Path(directory) / name
+        try:
+            return path.read_text(encoding="utf-8").strip() or None
+        except FileNotFoundError:
+            return None
+        except OSError as problem:
+            raise click.ClickException(f"cannot read {path}: {problem.strerror}") from None
+
+    @property
+    def url(self) -> str:
+        """The server's address, without a slash at the end."""
+        url = self._url or self._kept(ADDRESS_FILE)
+        if url is None:
+            config = self.config()
+            if config is not None:
+                from pushserver.dev import address
+
+                url = address(config.server.listen[0])
+        return (url or DEFAULT_URL).rstrip("/")
+
+    @property
+    def websocket_url(self) -> str:
+        config = self.config()
+        path = "/ws" if config is None else config.server.websocket_path
+        scheme, _, rest = self.url.partition("://")
+        return f"{'wss' if scheme == 'https' else 'ws'}://{rest}{path}"
+
+    @property
+    def api_key(self) -> str:
+        key = self._api_key
+        if key is None:
+            config = self.config()
+            if config is not None and config.api.keys:
+                # The one with the most scopes is the one that can do what is asked.
+                key = max(config.api.keys, key=lambda k: len(k.scopes)).key
+        key = key or self._kept(API_KEY_FILE)
+        if key is None:
+            raise click.UsageError(
+                "no API key: use --api-key or PUSHCTL_API_KEY, or name the server's --config or --state-dir"
+            )
+        return key
+
+    def _secret(self) -> bytes:
+        config = self.config()
+        if config is not None and (config.auth.secret or config.auth.secret_file):
+            return config.auth.hmac_secret()
+        secret = self._kept(TOKEN_SECRET_FILE)
+        if secret is None:
+            raise click.UsageError("no secret to sign tokens with: name the server's --config or --state-dir")
+        return secret.encode()
+
+    def issue(
+        self, user: str, lifetime: int, permissions: tuple[str, ...] = (), channels: tuple[str, ...] = (), jti: str = ""
+    ) -> str:
+        """A token signed with the server's own secret. Raises `errors.Invalid` or ValueError for what cannot be."""
+        config = self.config()
+        auth = None if config is None else config.auth
+        algorithms = () if auth is None else tuple(a for a in auth.algorithms if a.startswith("HS"))
+        return tokens.issue(
+            self._secret(),
+            user,
+            time.time_ns() // 1_000_000,
+            lifetime,
+            permissions=permissions,
+            channels=channels,
+            jti=jti or None,
+            issuer="" if auth is None else auth.issuer,
+            audience="" if auth is None else auth.audience,
+            user_claim="sub" if auth is None else auth.user_claim,
+            algorithm=algorithms[0] if algorithms else "HS256",
+        )
+
+    @property
+    def token(self) -> str:
+        """The token to listen with: the given one, or one that may hear everything."""
+        return self._token or self.issue(LISTENER, LISTENER_LIFETIME, ("admin",))

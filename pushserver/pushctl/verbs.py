@@ -1,0 +1,422 @@
+"""The commands of ``pushctl``."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from typing import Any, Final
+
+import click
+import msgspec
+
+from pushserver import __version__, errors
+from pushserver.config import load
+from pushserver.pushctl.calls import call, task_path
+from pushserver.pushctl.place import Place
+from pushserver.pushctl.show import Answer, cell, compact, moment
+from pushserver.settings import UNITS
+
+pass_place = click.make_pass_decorator(Place)
+
+_DURATION: Final = re.compile(r"(\d{1,9})(ms|s|m|h|d)")
+
+
+class Duration(click.ParamType[int]):
+    """``90s``, ``10m``, ``1h``, ``7d``; becomes ms."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        match = _DURATION.fullmatch(str(value))
+        if match is None or not int(match[1]):
+            self.fail(f"{value!r} is not a duration such as 90s, 10m, 1h or 7d", param, ctx)
+        return int(match[1]) * UNITS[match[2]]
+
+
+class Json(click.ParamType[Any]):
+    """A JSON value; ``-`` reads it from standard input."""
+
+    name = "json"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        text = sys.stdin.read() if value == "-" else value
+        try:
+            return msgspec.json.decode(text)
+        except (ValueError, RecursionError):
+            self.fail(f"{text[:60]!r} is not JSON; a text needs quotes inside the shell's", param, ctx)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option("--url", metavar="URL", help="The server, as in http://127.0.0.1:8080. [env: PUSHCTL_URL]")
+@click.option("--api-key", metavar="KEY", help="A key of its HTTP API. [env: PUSHCTL_API_KEY]")
+@click.option("--token", metavar="TOKEN", help="A token to listen with. [env: PUSHCTL_TOKEN]")
+@click.option("--config", metavar="FILE", type=click.Path(exists=True, dir_okay=False), help="Its configuration.")
+@click.option("--state-dir", metavar="DIR", help="Its state directory; a server in development mode leaves keys there.")
+@click.option("--json", "as_json", is_flag=True, help="Answer with JSON, for programs.")
+@click.version_option(__version__, prog_name="pushctl")
+@click.pass_context
+def pushctl(
+    context: click.Context,
+    url: str | None,
+    api_key: str | None,
+    token: str | None,
+    config: str | None,
+    state_dir: str | None,
+    as_json: bool,
+) -> None:
+    """Talk to a push server from the command line.
+
+    Beside a server in development mode nothing need be named: its address and keys are read from its state directory.
+
+    Exit status: 0 done, 1 refused, 2 wrong usage, 3 no server there.
+    """
+    context.obj = Place(url, api_key, token, config, state_dir, as_json)
+
+
+# -- without a server -------------------------------------------------------------------------------------------------
+
+
+@pushctl.command()
+@click.option("--user", required=True, metavar="ID", help="Who the token is for.")
+@click.option("--expires", type=Duration(), default="1h", show_default=True, help="How long it holds.")
+@click.option("--permission", "permissions", multiple=True, metavar="P", help="As in subscribe:news:*; repeatable.")
+@click.option("--channel", "channels", multiple=True, metavar="GLOB", help="Short for subscribe: of it; repeatable.")
+@click.option("--jti", default="", metavar="ID", help="Its own id, so that it can be revoked alone.")
+@pass_place
+def token(
+    place: Place, user: str, expires: int, permissions: tuple[str, ...], channels: tuple[str, ...], jti: str
+) -> None:
+    """Make a token, signed with the server's own secret."""
+    try:
+        made = place.issue(user, expires, permissions, channels, jti)
+    except (errors.Invalid, ValueError) as problem:
+        raise click.ClickException(str(problem)) from None
+    Answer(place).line({"token": made}, made)
+
+
+@pushctl.command("check-config")
+@click.argument("file", type=click.Path(dir_okay=False))
+@pass_place
+def check_config(place: Place, file: str) -> None:
+    """Say whether a configuration FILE, with the environment, is one that the server would start with."""
+    try:
+        load(file, os.environ)
+    except errors.ConfigError as mistake:
+        raise click.ClickException(str(mistake)) from None
+    Answer(place).line({"file": file, "ok": True}, f"{file}: ok")
+
+
+@pushctl.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print what makes SHELL complete pushctl's commands; for bash: eval "$(pushctl completion bash)"."""
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    click.echo(kind(pushctl, {}, "pushctl", "_PUSHCTL_COMPLETE").source())
+
+
+# -- messages ---------------------------------------------------------------------------------------------------------
+
+
+def _taken(answer: dict[str, Any]) -> str:
+    position = f" at {answer['offset']}" if "offset" in answer else ""
+    return f"{answer['messageId']}{position}{' (repeated)' if answer.get('duplicate') else ''}"
+
+
+@pushctl.command()
+@click.argument("channel")
+@click.argument("data", type=Json())
+@click.option("--type", "kind", default="message", show_default=True, metavar="TYPE")
+@click.option("--message-id", metavar="ID", help="A repeat of the same id within five minutes happens once.")
+@pass_place
+def publish(place: Place, channel: str, data: Any, kind: str, message_id: str | None) -> None:
+    """Publish DATA (JSON, or - to read it) to a CHANNEL."""
+    body = {"channel": channel, "data": data, "type": kind}
+    if message_id is not None:
+        body["messageId"] = message_id
+    answer = call(place, "POST", "publish", body)
+    Answer(place).line(answer, f"published {_taken(answer)}")
+
+
+@pushctl.command()
+@click.argument("user")
+@click.argument("data", type=Json())
+@click.option("--type", "kind", default="user_notification", show_default=True, metavar="TYPE")
+@click.option("--ttl", type=Duration(), help="How long it may wait, at most.")
+@click.option("--collapse-key", metavar="KEY", help="Replaces an unread message with the same key.")
+@click.option("--message-id", metavar="ID")
+@pass_place
+def notify(
+    place: Place,
+    user: str,
+    data: Any,
+    kind: str,
+    ttl: int | None,
+    collapse_key: str | None,
+    message_id: str | None,
+) -> None:
+    """Put DATA (JSON, or - to read it) into a USER's inbox: it waits there while the user is away."""
+    body = {"userId": user, "data": data, "type": kind, "ttl": ttl, "collapseKey": collapse_key}
+    body["messageId"] = message_id
+    answer = call(place, "POST", "notify", {name: value for name, value in body.items() if value is not None})
+    (result,) = answer["results"]
+    Answer(place).line(result, f"kept {_taken(result)}, handed to {result['delivered']} connections here")
+
+
+@pushctl.command()
+@click.argument("channels", nargs=-1, required=True)
+@click.option("--count", type=click.IntRange(1), help="End after so many messages.")
+@pass_place
+def listen(place: Place, channels: tuple[str, ...], count: int | None) -> None:
+    """Print the messages of CHANNELS as they come, one a line, until interrupted."""
+    from pushserver.pushctl.live import listen as follow
+
+    follow(place, channels, count)
+
+
+@pushctl.command()
+@click.argument("channel")
+@click.option("--limit", type=click.IntRange(0, 1000), default=20, show_default=True)
+@pass_place
+def history(place: Place, channel: str, limit: int) -> None:
+    """Show what a CHANNEL keeps, the newest first."""
+    answer = call(place, "GET", "history", channel=channel, limit=str(limit), reverse="true")
+    rows = (
+        (m["offset"], moment(m["timestamp"]), m["type"], m.get("from"), compact(m["data"])) for m in answer["messages"]
+    )
+    Answer(place).rows(answer, ("offset", "time", "type", "from", "data"), rows, "nothing is kept")
+
+
+@pushctl.command()
+@click.argument("user")
+@pass_place
+def inbox(place: Place, user: str) -> None:
+    """Show what waits in a USER's inbox, and how far it was acknowledged."""
+    answer = call(place, "GET", "inbox", userId=user)
+    rows = (
+        (
+            m["offset"],
+            "" if m["offset"] > answer["acked"] else "read",
+            moment(m["timestamp"]),
+            m["type"],
+            compact(m["data"]),
+        )
+        for m in answer["messages"]
+    )
+    Answer(place).rows(answer, ("offset", "", "time", "type", "data"), rows, "the inbox is empty")
+
+
+# -- tasks ------------------------------------------------------------------------------------------------------------
+
+
+@pushctl.group()
+def task() -> None:
+    """Create tasks, tell their progress, end them."""
+
+
+def _show_task(place: Place, state: dict[str, Any]) -> None:
+    percentage = f"{cell(state['percentage'])} %"
+    said = state.get("error") or state.get("message") or ""
+    Answer(place).line(state, f"{state['taskId']}  {state['status']}  {percentage}  {cell(said)}".rstrip())
+
+
+@task.command("create")
+@click.argument("user")
+@click.option("--id", "task_id", metavar="ID")
+@click.option("--title")
+@pass_place
+def create_task(place: Place, user: str, task_id: str | None, title: str | None) -> None:
+    """A new task of a USER."""
+    body = {"userId": user, "taskId": task_id, "title": title}
+    _show_task(place, call(place, "POST", "tasks", {name: value for name, value in body.items() if value is not None}))
+
+
+@task.command("progress")
+@click.argument("task_id", metavar="ID")
+@click.argument("percentage", type=float, required=False)
+@click.option("--step", type=click.IntRange(0))
+@click.option("--of", "total", type=click.IntRange(1))
+@click.option("--message")
+@click.option("--force", is_flag=True, help="Also where it is less than before.")
+@pass_place
+def report(
+    place: Place,
+    task_id: str,
+    percentage: float | None,
+    step: int | None,
+    total: int | None,
+    message: str | None,
+    force: bool,
+) -> None:
+    """How far a task has come: PERCENTAGE, or --step of --of."""
+    body = {"percentage": percentage, "currentStep": step, "totalSteps": total, "message": message}
+    body["force"] = force or None
+    said = {name: value for name, value in body.items() if value is not None}
+    _show_task(place, call(place, "POST", task_path(task_id, "progress"), said))
+
+
+@task.command("complete")
+@click.argument("task_id", metavar="ID")
+@click.argument("result", type=Json(), required=False)
+@pass_place
+def complete(place: Place, task_id: str, result: Any) -> None:
+    """A task is done; RESULT is JSON."""
+    body = {} if result is None else {"result": result}
+    _show_task(place, call(place, "POST", task_path(task_id, "complete"), body))
+
+
+@task.command("fail")
+@click.argument("task_id", metavar="ID")
+@click.argument("error")
+@pass_place
+def fail(place: Place, task_id: str, error: str) -> None:
+    """A task has failed, and why."""
+    _show_task(place, call(place, "POST", task_path(task_id, "fail"), {"error": error}))
+
+
+@task.command("cancel")
+@click.argument("task_id", metavar="ID")
+@click.option("--message")
+@pass_place
+def cancel(place: Place, task_id: str, message: str | None) -> None:
+    """A task is cancelled."""
+    body = {} if message is None else {"message": message}
+    _show_task(place, call(place, "POST", task_path(task_id, "cancel"), body))
+
+
+@task.command("get")
+@click.argument("task_id", metavar="ID")
+@pass_place
+def get_task(place: Place, task_id: str) -> None:
+    """A task's state."""
+    Answer(place).facts(call(place, "GET", task_path(task_id)))
+
+
+@task.command("list")
+@click.argument("user")
+@pass_place
+def list_tasks(place: Place, user: str) -> None:
+    """A USER's tasks, the newest first."""
+    answer = call(place, "GET", "tasks", userId=user)
+    rows = (
+        (t["taskId"], t["status"], t["percentage"], moment(t["updatedAt"]), t.get("title"), t.get("message"))
+        for t in answer["tasks"]
+    )
+    Answer(place).rows(answer, ("task", "status", "%", "updated", "title", "message"), rows, "no tasks")
+
+
+# -- what goes on -----------------------------------------------------------------------------------------------------
+
+
+@pushctl.command()
+@pass_place
+def stats(place: Place) -> None:
+    """The figures of every node."""
+    Answer(place).facts(call(place, "GET", "stats"))
+
+
+@pushctl.command()
+@click.option("--user", metavar="ID")
+@pass_place
+def connections(place: Place, user: str | None) -> None:
+    """Who is connected, on every node."""
+    answer = call(place, "GET", "connections", userId=user)
+    rows = (
+        (
+            c["connectionId"],
+            c["userId"],
+            c["node"],
+            c["address"],
+            moment(c["connectedAt"]),
+            c["queued"],
+            len(c["channels"]),
+        )
+        for c in answer["connections"]
+    )
+    headings = ("connection", "user", "node", "address", "since", "queued", "channels")
+    Answer(place).rows(answer, headings, rows, "nobody is connected")
+
+
+@pushctl.command()
+@click.argument("pattern", required=False)
+@pass_place
+def channels(place: Place, pattern: str | None) -> None:
+    """Which channels are followed; PATTERN may hold *."""
+    answer = call(place, "GET", "channels", pattern=pattern)
+    rows = ((c["channel"], c["connections"], c["users"]) for c in answer["channels"])
+    Answer(place).rows(answer, ("channel", "connections", "users"), rows, "no channel is followed")
+
+
+@pushctl.command()
+@click.argument("channel")
+@pass_place
+def presence(place: Place, channel: str) -> None:
+    """Who is present in a CHANNEL."""
+    answer = call(place, "GET", "presence", channel=channel)
+    rows = ((u["userId"], u["connections"], u.get("info")) for u in answer["users"])
+    Answer(place).rows(answer, ("user", "connections", "info"), rows, "nobody is there")
+
+
+@pushctl.command()
+@pass_place
+def nodes(place: Place) -> None:
+    """The live nodes."""
+    answer = call(place, "GET", "nodes")
+    rows = ((n["node"], moment(n["startedAt"]), n["connections"]) for n in answer["nodes"])
+    Answer(place).rows(answer, ("node", "since", "connections"), rows)
+
+
+@pushctl.command()
+@click.option("--interval", type=click.FloatRange(0.2), default=2.0, show_default=True, help="Seconds.")
+@click.option("--once", is_flag=True, help="Show it once, and end.")
+@pass_place
+def top(place: Place, interval: float, once: bool) -> None:
+    """Connections, rates and the busiest channels, refreshed in place until interrupted."""
+    from pushserver.pushctl.live import top as watch
+
+    watch(place, interval, once)
+
+
+# -- interventions ----------------------------------------------------------------------------------------------------
+
+
+def _whose(user: str | None, connection: str | None) -> dict[str, str]:
+    if (user is None) == (connection is None):
+        raise click.UsageError("either --user or --connection")
+    return {"userId": user} if user is not None else {"connectionId": str(connection)}
+
+
+@pushctl.command()
+@click.option("--user", metavar="ID")
+@click.option("--connection", metavar="ID")
+@click.option("--code", type=click.IntRange(3000, 4999), help="The close code; below 3500 clients come back.")
+@click.option("--reason")
+@pass_place
+def disconnect(place: Place, user: str | None, connection: str | None, code: int | None, reason: str | None) -> None:
+    """Close connections, on every node."""
+    body: dict[str, Any] = dict(_whose(user, connection))
+    if code is not None:
+        body["code"] = code
+    if reason is not None:
+        body["reason"] = reason
+    answer = call(place, "POST", "disconnect", body)
+    Answer(place).line(answer, f"closed {answer['closed']}")
+
+
+@pushctl.command()
+@click.option("--user", metavar="ID", help="Every token of this user, issued up to now.")
+@click.option("--jti", metavar="ID", help="One token, by its id.")
+@pass_place
+def revoke(place: Place, user: str | None, jti: str | None) -> None:
+    """Block tokens, and close the connections that use them, on every node."""
+    if (user is None) == (jti is None):
+        raise click.UsageError("either --user or --jti")
+    answer = call(place, "POST", "revoke", {"userId": user} if user is not None else {"jti": jti})
+    Answer(place).line(answer, f"revoked; closed {answer['closed']}")
