@@ -187,6 +187,10 @@ class InboxMachine(RuleBasedStateMachine):
             page = self._ask(
                 user, lambda store, user=user: store.inboxes.read(store.connection, user, None, 100, store.now)
             )
+            whole = self._ask(
+                user, lambda store, user=user: store.inboxes.read(store.connection, user, 0, 100, store.now)
+            )
+            assert contents(whole.messages) == [m.text for m in model.messages]
             waiting = [m for m in model.messages if m.offset > model.acked]
             assert [(m.offset, *contents([m])) for m in page.messages] == [(m.offset, m.text) for m in waiting]
             assert (page.offset, page.acked, page.pending) == (model.newest, model.acked, len(waiting))
@@ -194,8 +198,7 @@ class InboxMachine(RuleBasedStateMachine):
             assert page.epoch == self.epochs.setdefault(user, page.epoch)
 
     def _ask(self, user: str, call: Any) -> Any:
-        answer = self.opened.do(Asking(call, user_id=user))
-        return answer
+        return self.opened.do(Asking(call, user_id=user))
 
 
 TestInboxMachine = InboxMachine.TestCase
