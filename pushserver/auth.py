@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pushserver import tokens
 from pushserver.engine.interfaces import Credential
 from pushserver.errors import Code, Refused
-from pushserver.tokens import Identity, Keys, TokenRules
+from pushserver.tokens import Identity, Keys, KeySource, TokenRules
 
 if TYPE_CHECKING:
     from pushserver.engine.interfaces import IRevocations
@@ -43,9 +43,9 @@ class Authenticator:
         Raises `errors.Refused` with INVALID_TOKEN or TOKEN_EXPIRED, and `errors.Unavailable` where the keys to verify
         it with cannot be had.
         """
-        keys = self._keys
+        keys: KeySource = self._keys
         if self._key_set is not None:
-            keys = await self._key_set.keys_for(token, keys)
+            keys = await self._key_set.keys_for(token, self._keys)
         return tokens.verify(token, keys, self._rules, self._now())
 
     async def check(self, identity: Identity) -> None:

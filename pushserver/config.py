@@ -23,7 +23,6 @@ import msgspec
 from pushserver import settings
 from pushserver.errors import ConfigError
 from pushserver.sections import (
-    HMAC,
     SECTIONS,
     SHORTEST_SECRET,
     Api,
@@ -40,12 +39,11 @@ from pushserver.sections import (
     Section,
     Server,
     Tasks,
-    implied_algorithms,
-    key_algorithms,
     keys_of,
 )
 from pushserver.settings import ApiKey, shown
 from pushserver.sources import Draft
+from pushserver.tokens import HMAC_ALGORITHMS, PUBLIC_KEY_ALGORITHMS, Keys
 
 __all__ = [
     "Api",
@@ -180,30 +178,41 @@ class _Checks:
             key = "auth.secret_file" if auth.secret_file else "auth.secret"
             problem = f"expected at least {SHORTEST_SECRET} bytes, there are {len(secret)}"
             raise self._mistake(key, problem, auth.secret_file)
-        if self._read_file("auth.public_key_file", auth.public_key_file, auth.public_key):
-            try:
-                key_algorithms(auth.public_key())
-            except ValueError as problem:
-                raise self._mistake("auth.public_key_file", f"expected {problem}", auth.public_key_file) from None
+        keys = self._keys(auth)
         if not auth.verifies and not dev:
             raise ConfigError(
                 "no way to verify tokens: expected auth.secret, auth.secret_file, auth.public_key_file or auth.jwks_url"
                 " in the configuration, or --dev"
             )
-        self._check_algorithms(auth, dev)
+        self._check_algorithms(auth, keys, dev)
 
-    def _check_algorithms(self, auth: Auth, dev: bool) -> None:
-        implied = implied_algorithms(auth) + (HMAC if dev else ())
+    def _keys(self, auth: Auth) -> Keys:
+        """All keys, each checked by itself so that the mistake names the right one."""
+        self._read_file("auth.public_key_file", auth.public_key_file, auth.public_key)
+        for full_key, one in [
+            ("auth.public_key_file", Auth(public_key_file=auth.public_key_file)),
+            ("auth.secret_file" if auth.secret_file else "auth.secret", auth),
+        ]:
+            try:
+                keys = one.keys()
+            except ValueError as problem:
+                key = full_key.partition(".")[2]
+                raise self._mistake(full_key, f"expected a usable key: {problem}", getattr(auth, key)) from None
+        return keys
+
+    def _check_algorithms(self, auth: Auth, keys: Keys, dev: bool) -> None:
+        usable = keys.algorithms | (PUBLIC_KEY_ALGORITHMS if auth.jwks_url else set())
+        chosen = set(auth.algorithms)
         for algorithm in auth.algorithms:
-            if algorithm not in implied:
-                wanted = "auth.secret or auth.secret_file" if algorithm in HMAC else "a public key that fits"
+            # Development mode brings a secret of its own.
+            if algorithm not in usable and not (dev and algorithm in HMAC_ALGORITHMS):
+                wanted = "a secret that is long enough" if algorithm in HMAC_ALGORITHMS else "a public key that fits"
                 raise self._mistake("auth.algorithms", f"expected {wanted} beside {algorithm}", list(auth.algorithms))
-        if auth.algorithms and (auth.secret or auth.secret_file) and not set(auth.algorithms) & set(HMAC):
+        if chosen and (auth.secret or auth.secret_file) and not chosen & HMAC_ALGORITHMS:
             raise self._mistake("auth.algorithms", "expected an HS algorithm beside the secret", list(auth.algorithms))
-        if auth.algorithms and (auth.public_key_file or auth.jwks_url) and set(auth.algorithms) <= set(HMAC):
-            raise self._mistake(
-                "auth.algorithms", "expected an RS, ES or EdDSA algorithm beside the public key", list(auth.algorithms)
-            )
+        if chosen and (auth.public_key_file or auth.jwks_url) and chosen <= HMAC_ALGORITHMS:
+            problem = "expected an RS, PS, ES or EdDSA algorithm beside the public key"
+            raise self._mistake("auth.algorithms", problem, list(auth.algorithms))
 
     def _check_redis(self, redis: Redis) -> None:
         if redis.sentinels and not redis.service:

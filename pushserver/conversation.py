@@ -16,6 +16,7 @@ from twisted.logger import Logger
 
 from pushserver.connection import Connection
 from pushserver.errors import Code, PushError
+from pushserver.operations import Authenticate
 from pushserver.requests import AuthenticationFailed, Requests
 from pushserver.session import Asked, Effect, End, Say, Session
 from pushserver.stats import Counters
@@ -71,6 +72,10 @@ class Conversation:
                 self._paused = True
                 connection.line.pause()
 
+    def sign_in(self, token: str) -> None:
+        """A token that came with the connection itself: as if the client had said it first."""
+        self._start(Asked(Authenticate(token, {}), None, self._now()))
+
     def _handle(self, octets: bytes, at: int) -> None:
         effects = self._session.receive(octets, at)
         if len(effects) == 1 and type(effects[0]) is Asked:
@@ -111,8 +116,8 @@ class Conversation:
             self._log.failure(
                 "{operation} failed on connection {id}", operation=type(asked.operation).__name__, id=connection.id
             )
-            problem = PushError("something went wrong here", Code.INTERNAL_ERROR)
-            self._carry(session.fail(asked.id, problem, self._now()))
+            trouble = PushError("something went wrong here", Code.INTERNAL_ERROR)
+            self._carry(session.fail(asked.id, trouble, self._now()))
 
     def _carry(self, effects: Iterable[Effect]) -> None:
         for effect in effects:

@@ -17,8 +17,9 @@ from typing import Final
 
 import msgspec
 
+from pushserver import tokens
 from pushserver.errors import ConfigError
-from pushserver.sections import HMAC, SHORTEST_SECRET, Config, NamespaceSection
+from pushserver.sections import SHORTEST_SECRET, Config, NamespaceSection
 from pushserver.settings import ApiKey, endpoint_arguments
 
 TOKEN_SECRET: Final = "token_secret"
@@ -40,8 +41,15 @@ DEMO_NAMESPACE: Final = NamespaceSection(
 #: What a demo token may do beyond what every signed-in user may: enough for each panel of the page.
 DEMO_PERMISSIONS: Final = ("subscribe:stats", "subscribe:task:*", "publish:user:*")
 
+#: What `tokens.issue` signs with.
+DEMO_ALGORITHM: Final = "HS256"
+
 #: One day in milliseconds: a page that is left open over lunch still reconnects.
 DEMO_LIFETIME: Final = 86_400_000
+
+
+#: Random bytes of a generated secret; written down they are 64 characters, which is enough for every HS algorithm.
+_BYTES: Final = 48
 
 
 class Dev(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,8 +81,8 @@ def prepare(config: Config) -> tuple[Config, Dev]:
     if not (auth.secret or auth.secret_file):
         keep(state, TOKEN_SECRET)
         auth = replace(auth, secret_file=str(state / TOKEN_SECRET))
-    if auth.algorithms and not set(auth.algorithms) & set(HMAC):
-        auth = replace(auth, algorithms=(*auth.algorithms, HMAC[0]))
+    if auth.algorithms and DEMO_ALGORITHM not in auth.algorithms:
+        auth = replace(auth, algorithms=(*auth.algorithms, DEMO_ALGORITHM))
     if not api.keys:
         api = replace(api, keys=(ApiKey(keep(state, API_KEY)),))
     manhole = replace(manhole, listen=manhole.listen or MANHOLE_ENDPOINT)
@@ -99,11 +107,8 @@ def prepare(config: Config) -> tuple[Config, Dev]:
 
 
 def _issuer(config: Config, secret: bytes) -> Callable[[str, int], str]:
-    from pushserver import tokens
-
     auth = config.auth
     lifetime = min(DEMO_LIFETIME, auth.max_token_lifetime)
-    algorithm = next((name for name in auth.algorithms if name in HMAC), HMAC[0])
 
     def issue(user_id: str, now: int) -> str:
         return tokens.issue(
@@ -112,7 +117,6 @@ def _issuer(config: Config, secret: bytes) -> Callable[[str, int], str]:
             now,
             lifetime,
             permissions=DEMO_PERMISSIONS,
-            algorithm=algorithm,
             user_claim=auth.user_claim,
             issuer=auth.issuer,
             audience=auth.audience,
@@ -131,7 +135,7 @@ def keep(state: Path, name: str) -> str:
     try:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():
-            _write_once(path, secrets.token_urlsafe(SHORTEST_SECRET))
+            _write_once(path, secrets.token_urlsafe(_BYTES))
         path.chmod(0o600)
         secret = path.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as problem:

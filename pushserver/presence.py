@@ -20,6 +20,7 @@ from pushserver.engine.interfaces import Member
 from pushserver.errors import Unavailable
 from pushserver.operations import Status
 from pushserver.publishing import Publishing
+from pushserver.tokens import Identity
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -33,6 +34,10 @@ OFFLINE_GRACE: Final = 5_000
 class _Joined(msgspec.Struct, frozen=True, omit_defaults=True):
     user_id: str = msgspec.field(name="userId")
     info: msgspec.Raw | None = None
+
+
+def _info(identity: Identity) -> msgspec.Raw | None:
+    return None if identity.info is None else msgspec.Raw(identity.info)
 
 
 class Presence:
@@ -102,12 +107,12 @@ class Presence:
         identity = connection.identity
         if not namespace.presence or identity is None:
             return
-        first = await self._engine.presence.join(channel, identity.user_id, connection.id, identity.info)
+        first = await self._engine.presence.join(channel, identity.user_id, connection.id, _info(identity))
         if connection.gone or channel not in connection.channels:
             # It left while the engine was asked.
             await self._leave(connection, namespace, channel)
         elif first and namespace.join_leave:
-            await self._announce(channel, "presence_join", identity.user_id, identity.info)
+            await self._announce(channel, "presence_join", identity.user_id, _info(identity))
 
     def leave(self, connection: Connection, namespace: Namespace, channel: str) -> None:
         if namespace.presence and connection.identity is not None:
@@ -118,7 +123,7 @@ class Presence:
         assert identity is not None
         last = await self._engine.presence.leave(channel, identity.user_id, connection.id)
         if last and namespace.join_leave:
-            await self._announce(channel, "presence_leave", identity.user_id, identity.info)
+            await self._announce(channel, "presence_leave", identity.user_id, _info(identity))
 
     def absent(self, channel: str, member: Member, namespace: Namespace | None) -> None:
         """A user's presence went with a node; it falls to this one to say so."""

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from pushserver.settings import (
     API_KEY,
@@ -35,15 +33,10 @@ from pushserver.settings import (
     text,
     whole,
 )
+from pushserver.tokens import ALGORITHMS, Keys
 
 #: The fewest bytes of an HMAC secret: RFC 7518 section 3.2 wants a key as long as the hash's output.
 SHORTEST_SECRET: Final = 32
-
-HMAC: Final = ("HS256", "HS384", "HS512")
-RSA: Final = ("RS256", "RS384", "RS512")
-ELLIPTIC: Final = ("ES256", "ES384", "ES512")
-EDWARDS: Final = ("EdDSA",)
-ALGORITHMS: Final = HMAC + RSA + ELLIPTIC + EDWARDS
 
 RULES: Final = ("anyone", "authenticated", "permission", "nobody")
 
@@ -85,7 +78,7 @@ class Server(Section, frozen=True, kw_only=True):
 
 
 class Auth(Section, frozen=True, kw_only=True):
-    algorithms: Annotated[tuple[str, ...], listing(choice(*ALGORITHMS), "algorithms")] = ()
+    algorithms: Annotated[tuple[str, ...], listing(choice(*sorted(ALGORITHMS)), "algorithms")] = ()
     secret: Annotated[str, text(f"at least {SHORTEST_SECRET} bytes", secret=True)] = ""
     secret_file: Annotated[str, text("a file")] = ""
     public_key_file: Annotated[str, text("a file")] = ""
@@ -112,9 +105,12 @@ class Auth(Section, frozen=True, kw_only=True):
         """The PEM text of the public key; empty where there is none. Raises OSError."""
         return Path(self.public_key_file).read_bytes() if self.public_key_file else b""
 
-    def accepted_algorithms(self) -> tuple[str, ...]:
-        """The algorithms that a token may be signed with: the configured ones, or what the keys imply."""
-        return self.algorithms or implied_algorithms(self)
+    def keys(self) -> Keys:
+        """The configured secret and public keys; those behind ``jwks_url`` are somebody else's to fetch.
+
+        Raises OSError for a file that cannot be read, and ValueError for what is no key or too weak.
+        """
+        return Keys(self.hmac_secret(), [self.public_key()] if self.public_key_file else [])
 
     @property
     def verifies(self) -> bool:
@@ -247,31 +243,3 @@ def keys_of(section: type[Section]) -> dict[str, Setting]:
         for name in section.__struct_fields__
         if isinstance(getattr(hints[name], "__metadata__", (None,))[0], Setting)
     }
-
-
-def implied_algorithms(auth: Auth) -> tuple[str, ...]:
-    """The algorithms that the configured keys can verify."""
-    implied: tuple[str, ...] = HMAC if auth.secret or auth.secret_file else ()
-    if auth.jwks_url:
-        return implied + RSA + ELLIPTIC + EDWARDS
-    return implied + (key_algorithms(auth.public_key()) if auth.public_key_file else ())
-
-
-def key_algorithms(pem: bytes) -> tuple[str, ...]:
-    """The algorithms of RFC 7518 and RFC 8037 that a public key is for; ValueError says what was expected instead."""
-    try:
-        key = load_pem_public_key(pem)
-    except Exception:
-        raise ValueError("a public key in PEM form") from None
-    match key:
-        case rsa.RSAPublicKey():
-            if key.key_size < 2048:
-                raise ValueError("an RSA key of at least 2048 bits")
-            return RSA
-        case ec.EllipticCurvePublicKey():
-            curves = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
-            if key.curve.name in curves:
-                return (curves[key.curve.name],)
-        case ed25519.Ed25519PublicKey() | ed448.Ed448PublicKey():
-            return EDWARDS
-    raise ValueError("an RSA, P-256, P-384, P-521, Ed25519 or Ed448 public key")

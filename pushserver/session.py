@@ -4,9 +4,9 @@
     Asked.operation --carried out--> outcome --answer--> Say
                                      problem --fail----> Say, perhaps End
 
-The session knows who speaks (`identity`), how much they may say (a token bucket), and how often in a row they were
-wrong. It never sees a socket, and what it asks for is told in the words of `pushserver.operations`, which know nothing
-of this protocol. Another protocol stands beside this module with the same five methods.
+The session knows how much its client may say (a token bucket), and how often in a row it was wrong. It never sees a
+socket, and what it asks for is told in the words of `pushserver.operations`, which know nothing of this protocol.
+Another protocol stands beside this module with the same methods.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from pushserver import errors, operations, publication
 from pushserver.errors import Close, Code, Invalid, PushError, Refused
 from pushserver.operations import Authenticate
 from pushserver.positions import Position
-from pushserver.tokens import Identity
 from pushserver.wire import messages
 
 #: So many errors in a row end a connection; so many refusals for speed do.
@@ -71,14 +70,14 @@ class Session:
         "_auth_allowance",
         "_auth_at",
         "_errors",
+        "_may_ping",
         "_rate_limited",
         "_rates",
         "_spoke_at",
-        "identity",
     )
 
-    def __init__(self, rates: Rates, now: int) -> None:
-        self.identity: Identity | None = None
+    def __init__(self, rates: Rates, now: int, anonymous: bool = False) -> None:
+        self._may_ping = anonymous
         self._rates = rates
         self._allowance: float = rates.burst
         self._spoke_at = now
@@ -110,6 +109,8 @@ class Session:
         except messages.Malformed as malformed:
             return self.fail(malformed.id, malformed, now)
         if type(request) is messages.Ping:
+            if not self._may_ping:
+                return self.fail(request.id, _STRANGER, now)
             self._errors = 0
             data = {} if request.data is None else request.data
             data["timestamp"] = now
@@ -194,7 +195,9 @@ class Session:
     def answer(self, asked: Asked, outcome: operations.Outcome) -> tuple[Effect, ...]:
         """The reply to what was carried out."""
         self._errors = 0
-        type, data = _reply(outcome)
+        if isinstance(outcome, operations.Authenticated):
+            self._may_ping = True
+        type, data = reply_of(outcome)
         return (Say(messages.reply(type, asked.id, data)),)
 
     def fail(self, id: str | int | None, problem: PushError, now: int) -> tuple[Effect, ...]:
@@ -228,6 +231,7 @@ class Session:
     push = staticmethod(messages.push)
 
 
+_STRANGER: Final = Refused("authenticate first", Code.NOT_AUTHENTICATED)
 _HAMMERING: Final = Refused("too many attempts to authenticate", Code.RATE_LIMITED)
 
 
@@ -261,7 +265,8 @@ def _rejections(rejected: dict[str, operations.Rejection]) -> dict[str, Any]:
     return {channel: {"code": r.code.value, "message": r.message} for channel, r in rejected.items()}
 
 
-def _reply(outcome: operations.Outcome) -> tuple[str, Any]:
+def reply_of(outcome: operations.Outcome) -> tuple[str, Any]:
+    """The type and data of the reply that tells an outcome."""
     match outcome:
         case operations.Authenticated() as who:
             data: dict[str, Any] = {

@@ -31,6 +31,7 @@ class Counters:
         "refusals",
         "samples",
         "slow_consumers",
+        "sockets",
         "started_at",
         "task_pushes",
         "tasks_pushed",
@@ -54,6 +55,8 @@ class Counters:
         self.errors: Counter[str] = Counter()
         self.closes: Counter[int] = Counter()
         self.refusals: Counter[int] = Counter()
+        #: open sockets, those that are being closed included
+        self.sockets = 0
         self.tasks_pushed = 0
         self.tasks_throttled = 0
         self.tasks_queued = 0
@@ -63,10 +66,12 @@ class Counters:
 
     def connection_opened(self, open_now: int) -> None:
         self.connections_total += 1
+        self.sockets += 1
         if open_now > self.connections_highest:
             self.connections_highest = open_now
 
     def connection_closed(self, code: int) -> None:
+        self.sockets -= 1
         self.closes[code] += 1
 
     def refused(self, status: int) -> None:

@@ -66,7 +66,7 @@ class TokenRules(msgspec.Struct, frozen=True, kw_only=True):
     roles: Mapping[str, Sequence[str]] = MappingProxyType({})
 
 
-class Identity(msgspec.Struct, frozen=True, kw_only=True):
+class Identity(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a valid token says. Times are in ms since the epoch; `info` is JSON of at most 1 KiB."""
 
     user_id: str
@@ -217,10 +217,12 @@ def issue(
     issuer: str = "",
     audience: str = "",
     user_claim: str = "sub",
+    algorithm: str = "HS256",
 ) -> str:
-    """A token for this user, signed with the secret (HS256), from `now` on for `lifetime_ms`; both are cut to seconds.
+    """A token for this user, signed with the secret, from `now` on for `lifetime_ms`; both are cut to seconds.
 
-    Raises `errors.Invalid` where `verify` would refuse the claims, and ValueError for a secret that is too short.
+    Raises `errors.Invalid` where `verify` would refuse the claims, and ValueError for a secret that is too short for
+    the algorithm, or an algorithm that no secret is for.
     """
     if not is_id(user_id):
         raise Invalid(f"{user_id[:300]!r} is not an id: 1 to 200 characters from ! to ~, without * and ,")
@@ -239,8 +241,10 @@ def issue(
         if len(msgspec.json.encode(info)) > MAX_INFO_SIZE:
             raise Invalid(f"info is larger than {MAX_INFO_SIZE} bytes")
         claims["info"] = info
-    (key,) = Keys(secret).candidates("HS256", None)
-    return _signatures.encode(msgspec.json.encode(claims), key, "HS256")
+    candidates = Keys(secret).candidates(algorithm, None)
+    if not candidates:
+        raise ValueError(f"this secret cannot sign with {algorithm}")
+    return _signatures.encode(msgspec.json.encode(claims), candidates[0], algorithm)
 
 
 class _JwkSet(msgspec.Struct):

@@ -185,7 +185,8 @@ def start(
             raise
         # Somebody else took the port between the question and the use.
         server.stop()
-    raise AssertionError(f"no free port in {tries} tries:\n{server.log}")
+        (place / "log").rename(place / "log.port-taken")
+    raise AssertionError(f"no free port in {tries} tries: {place / 'log.port-taken'}")
 
 
 def _command(place: Path, options: tuple[str, ...], port: int, dev: bool) -> list[str]:
@@ -216,12 +217,12 @@ def _spawn(place: Path, command: list[str], env: dict[str, str]) -> subprocess.P
 
 
 def _wait_ready(server: Server) -> bool:
-    """True when it answers, False when it ended because its port was taken; anything else fails."""
+    """True when it answers, False when its port was taken; anything else fails."""
     end = time.monotonic() + START_DEADLINE
     while time.monotonic() < end:
+        if "Address already in use" in server.log:
+            return False
         if server.process.poll() is not None:
-            if "Address already in use" in server.log:
-                return False
             raise AssertionError(f"ended with status {server.process.returncode}:\n{server.log}")
         try:
             if server.api("GET", "/healthz", key="", timeout=2.0).status == 200:

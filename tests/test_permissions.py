@@ -4,6 +4,7 @@ import gc
 import re
 import time
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -147,6 +148,7 @@ def test_equal_sets_are_one_object() -> None:
     one = Grants.of(["subscribe:a:*", "publish:b"])
     assert Grants.parse(["publish:b"], ["a:*", "a:*"]) is one
     assert Grants.parse() is NO_GRANTS
+    assert repr(one) == "<Grants publish:b subscribe:a:*>"
 
 
 def test_sets_go_with_their_last_holder() -> None:
@@ -249,6 +251,13 @@ def test_anonymous_connections_read_history_where_anyone_may_and_never_presence(
 def test_a_channel_without_its_id_is_badly_named(question) -> None:
     for channel in ("user:", "task:", "status:", "task:" + "x" * 201):
         assert asked(question, channel, "42", "admin") == Code.INVALID_CHANNEL
+
+
+@pytest.mark.parametrize("name", ["user", "task", "status", "system", "stats"])
+def test_no_client_publishes_to_the_servers_channels_whatever_the_rule(name: str) -> None:
+    careless = msgspec.structs.replace(BUILT_IN[name], publish=Rule.ANYONE)
+    channel = name if name in ("system", "stats") else f"{name}:42"
+    assert may_publish(careless, channel, "42", Grants.of(["admin", f"publish:{channel}"])) == DENIED
 
 
 def test_direct_chat_needs_a_literal_user_namespace() -> None:

@@ -104,6 +104,16 @@ def test_tokens_that_would_be_refused_are_not_issued() -> None:
             issue(SECRET, **{"user_id": "42", "now": NOW, "lifetime_ms": HOUR, **arguments})
     with pytest.raises(ValueError, match="32 bytes"):
         issue("short", "42", NOW, HOUR)
+    for algorithm in ("HS512", "RS256", "none"):
+        with pytest.raises(ValueError, match=f"cannot sign with {algorithm}"):
+            issue(SECRET, "42", NOW, HOUR, algorithm=algorithm)
+
+
+def test_tokens_of_ours_in_another_algorithm() -> None:
+    secret = "s" * 64
+    token = issue(secret, "42", NOW, HOUR, algorithm="HS512")
+    assert unverified_header(token) == ("HS512", None)
+    assert verify(token, Keys(secret), RULES, NOW).user_id == "42"
 
 
 # -- times ------------------------------------------------------------------------------------------------------
@@ -455,6 +465,15 @@ def test_keys_of_ones_own_making() -> None:
             return [RSA_KEY.public_key()]
 
     assert verify(signed(claims(), RSA_KEY, "RS256", kid="k"), Resolver(), RULES, NOW)
+
+
+@pytest.mark.parametrize("algorithm", ["none", "ES521", "HS1", ""])
+def test_keys_are_not_even_asked_for_an_algorithm_that_nobody_should_use(algorithm: str) -> None:
+    class Unasked:
+        def candidates(self, algorithm: str, key_id: str | None) -> list[Any]:
+            raise AssertionError(algorithm)
+
+    assert refusal(f"{segment({'alg': algorithm})}.{segment(claims())}.", Unasked()) is Code.INVALID_TOKEN
 
 
 def test_an_identity_is_a_value() -> None:

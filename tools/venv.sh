@@ -40,7 +40,7 @@ if ! [ -x .venv/bin/python ] || ! .venv/bin/python -m pip --version >/dev/null 2
   python=$(find_python)
   if ! "$python" -c 'import venv, ensurepip' 2>/dev/null; then
     case $("$python" -c 'import sys; print(sys.base_prefix)') in
-      /usr) install_packages python3-venv ;;
+      /usr) install_packages "$("$python" -c 'import sys; print("python{}.{}-venv".format(*sys.version_info))')" ;;
       *) fail "$python has no venv module: install it, or set PYTHON" ;;
     esac
   fi

@@ -100,8 +100,8 @@ class InboxPage(msgspec.Struct, frozen=True):
     """Some of an inbox, oldest first, after a position.
 
     ``lost`` counts the messages after that position that went by the inbox' limits (not those whose own ``ttl`` ended,
-    nor those replaced by a newer one with the same collapse key). ``pending`` counts what waits after the cursor,
-    whatever position was asked for.
+    nor those replaced by a newer one with the same collapse key). ``pending`` counts the kept ones after it, those
+    beyond the page's limit included.
     """
 
     messages: list[Publication]

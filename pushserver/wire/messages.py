@@ -255,7 +255,8 @@ class Malformed(Invalid):
 def decode(octets: bytes | str) -> Request:
     """Reads a client's message. Raises `Malformed`, and nothing else, whatever the octets."""
     try:
-        return _decoder.decode(octets)
+        request: Request = _decoder.decode(octets)
+        return request
     except (ValueError, RecursionError) as error:
         raise _diagnose(octets, error) from None
 

@@ -97,7 +97,7 @@ async def test_acknowledging_moves_the_cursor_and_deletes_nothing(nodes: Nodes) 
     assert await node.inbox.state("7") == InboxState(3, epoch, 2, 1)
     assert await waiting(node) == (["c"], 0)
     assert await waiting(node, after=0) == (["a", "b", "c"], 0)
-    assert (await node.inbox.read("7", 0, 0)).pending == 1
+    assert (await node.inbox.read("7", None, 0)).pending == 1
     assert await node.inbox.acknowledge("7", 3, epoch) == 3
     assert await waiting(node) == ([], 0)
 

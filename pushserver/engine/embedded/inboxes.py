@@ -246,7 +246,8 @@ class Inboxes:
                 (head.user, min(since, _NEVER), max(limit, 0)),
             ).fetchall()
         ]
-        return InboxPage(messages, head.newest, head.epoch, head.acked, head.lost_after(since), head.pending)
+        pending = len(head.kept) - bisect_left(head.kept, (min(since, _NEVER) + 1) << 1)
+        return InboxPage(messages, head.newest, head.epoch, head.acked, head.lost_after(since), pending)
 
     def acknowledge(self, connection: sqlite3.Connection, user_id: str, offset: int, epoch: str, now: int) -> int:
         head = self._head(connection, user_id, now)

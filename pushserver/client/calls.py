@@ -1,0 +1,57 @@
+"""The requests of the protocol, each with the type of its answer; the shells only send them."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from pushserver.client.messages import ChatReceipt, History, Position, Presence, Published, TaskState
+
+T = TypeVar("T")
+
+
+class Call(Struct, Generic[T], frozen=True):
+    """One request: its message type, its data, and what the answer is converted to."""
+
+    name: str
+    data: dict[str, Any]
+    answer: type[T]
+
+    def convert(self, data: Any) -> T:
+        return msgspec.convert(data, self.answer)
+
+
+def _present(**fields: Any) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def publish(channel: str, data: Any, type: str | None, message_id: str) -> Call[Published]:
+    fields = {"channel": channel, "data": data, **_present(messageType=type, messageId=message_id)}
+    return Call("publish", fields, Published)
+
+
+def chat(
+    content: str, to: str | int | None, channel: str | None, type: str | None, message_id: str
+) -> Call[ChatReceipt]:
+    target = None if to is None else str(to)
+    fields = _present(content=content, targetId=target, channel=channel, messageType=type, messageId=message_id)
+    return Call("chat_message", fields, ChatReceipt)
+
+
+def history(channel: str, limit: int | None, since: Position | None, reverse: bool) -> Call[History]:
+    fields = _present(channel=channel, limit=limit, since=since, reverse=reverse or None)
+    return Call("history", fields, History)
+
+
+def presence(channel: str) -> Call[Presence]:
+    return Call("presence", {"channel": channel}, Presence)
+
+
+def task_get(task_id: str) -> Call[TaskState]:
+    return Call("task_get", {"taskId": task_id}, TaskState)
+
+
+def task_cancel(task_id: str) -> Call[TaskState]:
+    return Call("task_cancel", {"taskId": task_id}, TaskState)

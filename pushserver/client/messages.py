@@ -1,0 +1,180 @@
+"""What travels, as the application sees it: frozen values with Python names.
+
+Times are integer milliseconds since the epoch. Fields that a later server adds are ignored.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct, field
+
+FINAL_STATUSES = frozenset({"completed", "failed", "cancelled"})
+
+
+class Position(Struct, frozen=True):
+    """A place in a channel's history: everything up to and including `offset`, in the life named by `epoch`."""
+
+    offset: int
+    epoch: str
+
+
+class Push(Struct, frozen=True, omit_defaults=True):
+    """One message that the server pushed.
+
+    A ``resync`` in a subscription says that messages were missed for good: read your state anew.
+    """
+
+    type: str
+    channel: str = ""
+    data: Any = None
+    timestamp: int = 0
+    message_id: str = field(name="messageId", default="")
+    offset: int | None = None
+    epoch: str | None = None
+    #: the user who published, where a client did
+    sender: str | None = field(name="from", default=None)
+
+    @property
+    def position(self) -> Position | None:
+        if self.offset is None or self.epoch is None:
+            return None
+        return Position(self.offset, self.epoch)
+
+    @property
+    def task(self) -> TaskState | None:
+        """The task's state, in a ``task_…`` message."""
+        if not self.type.startswith("task_"):
+            return None
+        try:
+            return msgspec.convert(self.data, TaskState)
+        except msgspec.ValidationError:
+            return None
+
+
+class TaskState(Struct, frozen=True, rename="camel", omit_defaults=True):
+    """One task as the server knows it; `version` rises by one with each change."""
+
+    task_id: str
+    user_id: str = ""
+    status: str = "pending"
+    percentage: float = 0.0
+    version: int = 0
+    title: str | None = None
+    current_step: Any = None
+    total_steps: int | None = None
+    message: str | None = None
+    eta: Any = None
+    details: Any = None
+    result: Any = None
+    error: Any = None
+    cancel_requested: bool = False
+    created_at: int = 0
+    updated_at: int = 0
+
+    @property
+    def final(self) -> bool:
+        return self.status in FINAL_STATUSES
+
+
+class Heartbeat(Struct, frozen=True):
+    """Milliseconds: of silence before a ``ping``, and to wait for the ``pong``."""
+
+    interval: int = 25_000
+    timeout: int = 10_000
+
+
+class InboxState(Struct, frozen=True):
+    """The user's inbox at authentication: newest, the acknowledged cursor, how many follow."""
+
+    offset: int = 0
+    epoch: str = ""
+    acked: int = 0
+    pending: int = 0
+
+
+class Welcome(Struct, frozen=True, rename="camel"):
+    """What the server says on ``auth_success``."""
+
+    user_id: str
+    connection_id: str = ""
+    permissions: list[str] = []
+    expires_at: int | None = None
+    channels: list[str] = []
+    results: dict[str, Any] = {}
+    heartbeat: Heartbeat = Heartbeat()
+    node: str = ""
+    inbox: InboxState | None = None
+    tasks: list[TaskState] = []
+    tasks_truncated: bool = False
+
+
+class Published(Struct, frozen=True, rename="camel"):
+    """The answer to `publish`."""
+
+    message_id: str = ""
+    offset: int | None = None
+    epoch: str | None = None
+    duplicate: bool = False
+
+
+class ChatReceipt(Struct, frozen=True, rename="camel"):
+    """The answer to `chat`: `queued` where the message rests in the target's inbox."""
+
+    message_id: str = ""
+    delivered: int = 0
+    queued: bool = False
+    duplicate: bool = False
+
+
+class History(Struct, frozen=True):
+    """A part of a channel's history, and the newest position."""
+
+    messages: list[Push] = []
+    offset: int = 0
+    epoch: str = ""
+
+
+class PresentUser(Struct, frozen=True, rename="camel"):
+    """One user who is present in a channel."""
+
+    user_id: str
+    connections: int = 1
+    info: Any = None
+
+
+class Presence(Struct, frozen=True):
+    """Who is present in a channel."""
+
+    users: list[PresentUser] = []
+    total: int = 0
+
+
+class Frame(Struct, frozen=True):
+    """Anything that the server sends, before it is known whether it is a reply or a push."""
+
+    type: str
+    id: int | str | None = None
+    data: Any = None
+    channel: str | None = None
+    timestamp: int = 0
+    message_id: str = field(name="messageId", default="")
+    offset: int | None = None
+    epoch: str | None = None
+    sender: str | None = field(name="from", default=None)
+
+    def push(self) -> Push:
+        return Push(
+            self.type,
+            self.channel or "",
+            self.data,
+            self.timestamp,
+            self.message_id,
+            self.offset,
+            self.epoch,
+            self.sender,
+        )
+
+
+FRAMES = msgspec.json.Decoder(Frame)

@@ -1,0 +1,49 @@
+"""What a publisher can be told went wrong.
+
+PublishError               code, message, retry_after
+ +-- PublishRefused        the server said no: repeating the same fails again
+ +-- PublishUnavailable    no answer, or "not now": repeating with the same message id is safe
+TaskCancelled              the owner asked to cancel; raised by `Task.raise_if_cancelled`
+"""
+
+from __future__ import annotations
+
+
+class PublishError(Exception):
+    """A call came to nothing; `code` is the server's, or UNAVAILABLE where it did not answer."""
+
+    def __init__(self, code: str, message: str, retry_after: int | None = None) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+        #: milliseconds after which trying again makes sense, where the server said so
+        self.retry_after = retry_after
+
+
+class PublishRefused(PublishError):
+    """The server said no."""
+
+
+class PublishUnavailable(PublishError):
+    """The server, or Redis, cannot be reached or cannot answer now."""
+
+    def __init__(self, message: str, code: str = "UNAVAILABLE", retry_after: int | None = None) -> None:
+        super().__init__(code, message, retry_after)
+
+
+class TaskCancelled(Exception):
+    """The task's owner asked to cancel it."""
+
+
+#: Refusals that pass: the same command may be accepted later.
+PASSING = frozenset({"UNAVAILABLE", "RATE_LIMITED", "INTERNAL_ERROR"})
+
+
+def from_reply(error: dict[str, object]) -> PublishError:
+    """The exception for an `error` object of the API."""
+    code, message = str(error.get("code", "INTERNAL_ERROR")), str(error.get("message", ""))
+    retry_after = error.get("retryAfter")
+    after = retry_after if isinstance(retry_after, int) else None
+    if code in PASSING:
+        return PublishUnavailable(message, code, after)
+    return PublishRefused(code, message, after)

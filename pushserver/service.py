@@ -1,0 +1,410 @@
+"""The wiring: a configuration becomes a tree of services (L4).
+
+    PushService                    starts from the left, stops from the right, each step awaited
+     |- engine                     where messages rest; opened first, closed last
+     |- rooms                      heartbeats, presence, tasks, control
+     |- doors                      the listeners: closed first, then clients are told and drained
+
+MultiService stops all its children at once; here each is awaited before the next.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from random import random
+from secrets import token_hex
+from socket import gethostname
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.logger import Logger
+from twisted.web.server import Request
+
+from pushserver import errors, operations
+from pushserver.auth import Authenticator
+from pushserver.channels import NamespaceOptions, Namespaces, Rule
+from pushserver.commands import Commands
+from pushserver.config import Config
+from pushserver.control import Control
+from pushserver.delivery import Policy
+from pushserver.dev import Dev, banner, prepare
+from pushserver.engine.interfaces import InboxRules, Member, TaskEvent
+from pushserver.errors import ConfigError
+from pushserver.heartbeat import Heartbeat
+from pushserver.hub import Hub
+from pushserver.jwks import KeySet
+from pushserver.limits import Buckets
+from pushserver.presence import Presence
+from pushserver.progress import Pace
+from pushserver.publication import Publication
+from pushserver.publishing import Publishing
+from pushserver.recall import Recall
+from pushserver.requests import Bounds, Requests
+from pushserver.session import Rates
+from pushserver.stats import Counters
+from pushserver.tasks import FINAL_TYPES, Tasks
+from pushserver.tokens import Keys, TokenRules
+from pushserver.web import api
+from pushserver.web.doorway import DoorwayFactory, peer_address
+from pushserver.web.gate import Gate
+from pushserver.web.site import (
+    Asset,
+    Folder,
+    Health,
+    Metrics,
+    PushSite,
+    Ready,
+    Root,
+    WebSocketPath,
+    headers_of,
+)
+from pushserver.web.websocket import WebSocketDoorFactory
+
+
+def wall_clock() -> int:
+    """ms since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+class Node:
+    """The rooms of one node, joined to their engine. It is the engine's `Listener`."""
+
+    _log = Logger()
+
+    def __init__(self, reactor: Any, config: Config, engine: Any, name: str, now: Callable[[], int]) -> None:
+        self.name = name
+        self.engine = engine
+        self.now = now
+        self.counters = Counters(now())
+        self.namespaces = Namespaces(_namespaces(config))
+        self.hub = Hub(reactor, engine.broker, self.counters, now)
+        self.publishing = Publishing(engine, self.namespaces, self.counters, now)
+        self.presence = Presence(reactor, engine, self.publishing, now)
+        self.tasks = Tasks(
+            reactor,
+            engine,
+            self.hub,
+            self.publishing,
+            self.counters,
+            now,
+            pace=Pace(config.tasks.min_interval, config.tasks.min_delta),
+            stale_after=config.tasks.stale_after,
+        )
+        self.recall = Recall(engine, self.hub, self.publishing, now)
+        auth = config.auth
+        self.heartbeat = Heartbeat(
+            reactor,
+            now,
+            interval=config.heartbeat.interval,
+            timeout=config.heartbeat.timeout,
+            auth_timeout=None if auth.anonymous else auth.timeout,
+            grace=auth.refresh_grace,
+        )
+        key_set = KeySet(auth.jwks_url, now) if auth.jwks_url else None
+        authenticator = Authenticator(_keys(config), _token_rules(config), key_set, engine.revocations, now)
+        self.requests = Requests(
+            engine,
+            self.hub,
+            self.publishing,
+            self.presence,
+            self.tasks,
+            self.recall,
+            authenticator,
+            self.heartbeat,
+            self.counters,
+            Buckets(config.rate_limits.chat_messages_per_second),
+            Bounds(
+                connections_per_user=config.server.max_connections_per_user,
+                channels_per_connection=config.server.max_channels_per_connection,
+                heartbeat_interval=config.heartbeat.interval,
+                heartbeat_timeout=config.heartbeat.timeout,
+                inbox_size=config.inbox.max_messages,
+                node=name,
+                anonymous=auth.anonymous,
+            ),
+            now,
+        )
+        self.control = Control(
+            reactor, engine, self.hub, self.requests, name, now, max_token_lifetime=auth.max_token_lifetime
+        )
+        self.commands = Commands(self.hub, self.publishing, self.tasks, self.control)
+        self._sampling = LoopingCall(lambda: self.counters.sample(now()))
+        self._sampling.clock = reactor
+
+    def start(self) -> None:
+        self.heartbeat.start()
+        self.tasks.start()
+        self.control.start()
+        done = self._sampling.start(1)
+        done.addErrback(lambda failure: self._log.failure("sampling the counters stopped", failure))
+
+    def stop(self) -> None:
+        if self._sampling.running:
+            self._sampling.stop()
+        self.control.stop()
+        self.tasks.stop()
+        self.presence.stop()
+        self.heartbeat.stop()
+
+    # -- `engine.interfaces.Listener` ---------------------------------------------------------------------------------
+
+    def deliver(self, publication: Publication) -> None:
+        if publication.type in FINAL_TYPES and publication.channel.startswith("user:"):
+            self.tasks.concluded(publication)
+        self.hub.deliver(publication)
+
+    def task_event(self, event: TaskEvent, to_owner: bool) -> None:
+        self.tasks.event(event, to_owner)
+
+    def resync(self, channel: str) -> None:
+        for connection in self.hub.followers(channel):
+            connection.tell(operations.Resync(channel), self.now(), self.publishing.message_id())
+
+    def refresh(self) -> None:
+        self.control.recheck()
+        done = Deferred.fromCoroutine(self.tasks.refresh())
+        done.addErrback(lambda failure: self._log.warn("tasks could not be read again: {why}", why=failure.value))
+
+    def offline(self, user_id: str, last_seen_at: int) -> None:
+        self.presence.offline(user_id, last_seen_at)
+
+    def absent(self, channel: str, member: Member) -> None:
+        self.presence.absent(channel, member, self.namespaces.find(channel))
+
+    def answer(self, question: bytes) -> Deferred[bytes]:
+        return self.control.answer(question)
+
+
+class PushService(Service):
+    """One process of a push server.
+
+    Args:
+        config: checked, with everything that development mode adds.
+        dev: development mode's secrets, or None.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, reactor: Any, config: Config, dev: Dev | None = None, now: Callable[[], int] = wall_clock
+    ) -> None:
+        self._reactor = reactor
+        self._config = config
+        self._dev = dev
+        self._now = now
+        name = config.server.node_name or f"{gethostname().partition('.')[0]}-{token_hex(3)}"
+        self.node = Node(reactor, config, make_engine(reactor, config, name), name, now)
+        self._ports: list[IListeningPort] = []
+        self._starting: Deferred[None] | None = None
+        self._ready = False
+        self.gate = Gate(
+            allowed_origins=config.server.allowed_origins,
+            trusted_proxies=config.server.trusted_proxies,
+            loopback_only=dev is not None,
+            max_connections=config.server.max_connections,
+            open_now=lambda: len(self.node.hub.connections),
+            connects=Buckets(config.rate_limits.connects_per_second),
+            now=now,
+        )
+        self._doors = self._make_doors()
+
+    def _make_doors(self) -> DoorwayFactory:
+        config, node, gate = self._config, self.node, self.gate
+        limits, delivery = config.rate_limits, config.delivery
+        sockets = WebSocketDoorFactory(
+            self._reactor,
+            node.hub,
+            node.requests,
+            node.heartbeat,
+            node.counters,
+            self._now,
+            rates=Rates(limits.messages_per_second, limits.burst, limits.auth_attempts),
+            anonymous=config.auth.anonymous,
+            max_message_size=config.server.max_message_size,
+            max_queue_size=delivery.max_queue_size,
+            policy=Policy(delivery.slow_consumer),
+            compression=delivery.compression,
+            compression_min_size=delivery.compression_min_size,
+        )
+        root = Root(gate)
+        site = PushSite(root, self._reactor, config.server.max_body_size)
+        doors = DoorwayFactory(
+            self._reactor, gate, node.counters, config.server.websocket_path, site.http, sockets.door
+        )
+        keys = api.Keys([(key.key, key.scopes) for key in config.api.keys])
+
+        def trusted(request: Request) -> bool:
+            if config.server.metrics_public or keys.scopes(request) is not None:
+                return True
+            return gate.is_loopback(peer_address(request.transport), headers_of(request))
+
+        root.putChild(
+            b"api",
+            api.Api(
+                keys, node.engine, node.commands, node.control, node.requests, node.tasks, node.counters, self.stats
+            ),
+        )
+        root.putChild(b"healthz", Health())
+        root.putChild(b"readyz", Ready(self.trouble, trusted))
+        root.putChild(b"metrics", Metrics(self.metrics, trusted))
+        root.putChild(b"pushclient.js", Asset("pushclient", "index.js"))
+        root.putChild(b"pushclient", Folder("pushclient"))
+        root.putChild(
+            config.server.websocket_path.strip("/").encode(),
+            WebSocketPath(lambda transport, head, octets: doors.upgrade(None, transport, head, octets)),
+        )
+        return doors
+
+    # -- figures ------------------------------------------------------------------------------------------------------
+
+    def trouble(self) -> str | None:
+        """Why this node should get no new connections now; None when it should."""
+        if self.gate.closed:
+            return "stopping"
+        if not self._ready:
+            return "starting"
+        trouble: str | None = self.node.engine.trouble()
+        return trouble
+
+    async def stats(self) -> Any:
+        return {"nodes": await self.node.control.stats()}
+
+    def metrics(self) -> bytes:
+        return b""
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    def startService(self) -> None:
+        super().startService()
+        self._starting = Deferred.fromCoroutine(self._start())
+        self._starting.addErrback(self._failed)
+
+    async def _start(self) -> None:
+        await self.node.engine.start(self.node)
+        self.node.start()
+        for description in self._config.server.listen:
+            endpoint = serverFromString(self._reactor, description)
+            try:
+                self._ports.append(await endpoint.listen(self._doors))
+            except Exception as problem:
+                raise ConfigError(f"cannot listen on {description}: {problem}") from None
+        self._ready = True
+        self._log.info("node {node} listens on {endpoints}", node=self.node.name, endpoints=self._config.server.listen)
+        if self._dev is not None:
+            # Past twistd's log, which may be a file that others read.
+            terminal = sys.__stdout__
+            if terminal is not None:
+                terminal.write(banner(self._config, self._dev, self._now()))
+                terminal.flush()
+
+    def _failed(self, failure: Any) -> None:
+        """The start failed: said in one line, and the process ends with status 1."""
+        if failure.check(ConfigError):
+            self._log.critical("pushserver: {problem}", problem=str(failure.value))
+            sys.stderr.write(f"pushserver: {failure.value}\n")
+        else:
+            self._log.failure("the start failed", failure)
+            sys.stderr.write(f"pushserver: the start failed: {failure.value}\n")
+        self._reactor.exitCode = 1
+        self._reactor.callWhenRunning(self._reactor.stop)
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        """Listeners, then clients, then rooms, then the engine: each after the one before."""
+        self.gate.closed = True
+        for port in self._ports:
+            await _stopped(port)
+        self._ports.clear()
+        await self._drain(self._config.server.shutdown_drain)
+        self.node.stop()
+        await self.node.engine.stop()
+        self._log.info("node {node} has stopped", node=self.node.name)
+
+    async def _drain(self, duration: int) -> None:
+        """Tells every client to come back elsewhere, spread over a while, and closes with what they have still to get
+        sent; who does not go in time is cut off."""
+        connections = list(self.node.hub.connections.values())
+        window = reconnect_window(len(connections))
+        for connection in connections:
+            connection.tell(
+                operations.GoingAway(int(window * random())), self._now(), self.node.publishing.message_id()
+            )
+            connection.close(errors.SHUTDOWN)
+        deadline = self._reactor.seconds() + duration / 1000
+        while self.node.counters.sockets and self._reactor.seconds() < deadline:
+            await deferLater(self._reactor, 0.02)
+        for connection in connections:
+            connection.line.abort()
+
+
+def reconnect_window(connections: int) -> int:
+    """ms over which so many clients should come back: a second for each thousand, and never all at once."""
+    return max(1_000, min(60_000, connections))
+
+
+async def _stopped(port: IListeningPort) -> None:
+    done = port.stopListening()
+    if done is not None:
+        await done
+
+
+def make_engine(reactor: Any, config: Config, name: str) -> Any:
+    """The configured engine, not started."""
+    rules = InboxRules(config.inbox.max_messages, config.inbox.max_chat_messages, config.inbox.ttl)
+    from pushserver.engine.embedded import EmbeddedEngine
+
+    return EmbeddedEngine(reactor, Path(config.server.state_dir), rules, config.tasks.ttl, name)
+
+
+def make_service(config: Config, dev: bool, workers: int) -> PushService:  # noqa: ARG001
+    """The service for ``twistd``. Raises `errors.ConfigError`."""
+    from twisted.internet import reactor
+
+    secrets: Dev | None = None
+    if dev:
+        config, secrets = prepare(config)
+    return PushService(reactor, config, secrets)
+
+
+def _keys(config: Config) -> Keys:
+    auth = config.auth
+    try:
+        public = [Path(auth.public_key_file).read_bytes()] if auth.public_key_file else []
+        return Keys(auth.hmac_secret(), public)
+    except (OSError, ValueError) as problem:
+        raise ConfigError(f"[auth]: {problem}") from None
+
+
+def _token_rules(config: Config) -> TokenRules:
+    auth = config.auth
+    return TokenRules(
+        algorithms=frozenset(auth.algorithms),
+        issuer=auth.issuer,
+        audience=auth.audience,
+        user_claim=auth.user_claim,
+        leeway=auth.leeway,
+        max_token_lifetime=auth.max_token_lifetime,
+        roles=config.roles,
+    )
+
+
+def _namespaces(config: Config) -> list[NamespaceOptions]:
+    options: list[NamespaceOptions] = []
+    for section in config.namespaces:
+        given = {name: getattr(section, name) for name in section.given}
+        for rule in ("subscribe", "publish"):
+            if rule in given:
+                given[rule] = Rule(given[rule])
+        given["name"] = section.name
+        options.append(NamespaceOptions(**given))
+    return options

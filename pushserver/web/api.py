@@ -1,0 +1,312 @@
+"""The HTTP API of the server side, under ``/api`` (L3).
+
+    POST   publish broadcast notify batch subscribe unsubscribe disconnect revoke         one command each
+    POST   tasks   tasks/<id>/progress status cancel complete fail                        a task's changes
+    GET    tasks/<id>  tasks?userId=  inbox?userId=  history?channel=  presence?channel=
+           channels?pattern=  connections?userId=  stats  nodes
+    DELETE inbox?userId=
+
+A path is a `Route` for each HTTP method: the scope it needs and a coroutine. What that raises of `errors.PushError` is
+the answer; anything else is logged here and answered as INTERNAL_ERROR.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import msgspec
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request
+
+from pushserver import operations
+from pushserver.channels import is_id
+from pushserver.commands import SCOPES, Batch, Commands, decode
+from pushserver.control import Control, Target
+from pushserver.errors import HTTP_STATUS, Code, Invalid, NotFound, PushError, Refused
+from pushserver.positions import Position
+from pushserver.requests import Requests
+from pushserver.session import reply_of
+from pushserver.stats import Counters
+from pushserver.tasks import Tasks
+from pushserver.wire.messages import MAX_HISTORY, push
+
+if TYPE_CHECKING:
+    from pushserver.engine.interfaces import IEngine
+
+#: Tasks of one answer.
+MAX_TASKS: Final = 1_000
+
+
+class Route(NamedTuple):
+    """What answers a request: the scope that its key needs, the status of success, and how the answer is made."""
+
+    scope: str
+    respond: Callable[[Request, list[str]], Awaitable[Any]]
+    status: int = 200
+
+
+class Keys:
+    """The API's keys and their scopes, looked up by digest so that comparing takes no longer for a better guess."""
+
+    __slots__ = ("_scopes",)
+
+    def __init__(self, keys: Sequence[tuple[str, Sequence[str]]]) -> None:
+        self._scopes = {sha256(key.encode()).digest(): frozenset(scopes) for key, scopes in keys}
+
+    def __bool__(self) -> bool:
+        return bool(self._scopes)
+
+    def scopes(self, request: Request) -> frozenset[str] | None:
+        """What the request's key may do; None where it has no valid one."""
+        given = request.getHeader("x-api-key")
+        if given is None:
+            scheme, _, credentials = (request.getHeader("authorization") or "").partition(" ")
+            given = credentials.strip() if scheme.lower() == "bearer" else None
+        if not given:
+            return None
+        return self._scopes.get(sha256(given.encode("utf-8", "surrogateescape")).digest())
+
+
+def respond(request: Request, status: int, body: Any) -> None:
+    """Answers with JSON."""
+    octets = body if isinstance(body, bytes) else msgspec.json.encode(body)
+    request.setResponseCode(status)
+    request.setHeader("content-type", "application/json")
+    request.setHeader("cache-control", "no-store")
+    request.setHeader("content-length", str(len(octets)))
+    request.write(octets)
+    request.finish()
+
+
+def respond_error(request: Request, problem: PushError, status: int | None = None) -> None:
+    """Answers with an error, in the shape that every error here has."""
+    if problem.retry_after is not None:
+        request.setHeader("retry-after", str(-(-problem.retry_after // 1000)))
+    body = {"error": {"code": problem.code.value, "message": problem.message}}
+    respond(request, HTTP_STATUS[problem.code] if status is None else status, body)
+
+
+class Api(Resource):
+    """The routes, their keys and scopes."""
+
+    isLeaf = True
+    _log = Logger()
+
+    def __init__(
+        self,
+        keys: Keys,
+        engine: IEngine,
+        commands: Commands,
+        control: Control,
+        requests: Requests,
+        tasks: Tasks,
+        counters: Counters,
+        stats: Callable[[], Awaitable[Any]],
+    ) -> None:
+        super().__init__()
+        self._keys = keys
+        self._engine = engine
+        self._commands = commands
+        self._control = control
+        self._requests = requests
+        self._tasks = tasks
+        self._counters = counters
+        self._stats = stats
+        self._routes: dict[str, dict[str, Route]] = {
+            **{name: {"POST": self._command(name)} for name in SCOPES if "." not in name},
+            "batch": {"POST": Route("", self._batch)},
+            "tasks": {"POST": self._command("task.create", 201), "GET": Route("read", self._list_tasks)},
+            "inbox": {"GET": Route("read", self._inbox), "DELETE": Route("admin", self._clear_inbox)},
+            "history": {"GET": Route("read", self._history)},
+            "presence": {"GET": Route("read", self._presence)},
+            "channels": {"GET": Route("read", self._channels)},
+            "connections": {"GET": Route("read", self._connections)},
+            "stats": {"GET": Route("read", lambda request, path: self._stats())},
+            "nodes": {"GET": Route("read", self._nodes)},
+        }
+        self._task_routes = {
+            verb: {"POST": self._task_command(f"task.{verb}")}
+            for verb in ("progress", "status", "cancel", "complete", "fail")
+        }
+
+    def add(self, name: str, method: str, route: Route) -> None:
+        """Adds a path that another door brings."""
+        self._routes.setdefault(name, {})[method] = route
+
+    # -- the way through ----------------------------------------------------------------------------------------------
+
+    def render(self, request: Request) -> Any:
+        method = "GET" if request.method == b"HEAD" else request.method.decode("latin-1")
+        try:
+            route = self._find(request, method)
+        except PushError as problem:
+            self._counters.error(problem.code.value)
+            if problem.code is Code.UNKNOWN_MESSAGE_TYPE:
+                respond_error(request, Invalid(problem.message), 405)
+            else:
+                respond_error(request, problem)
+            return NOT_DONE_YET
+        gone: list[bool] = []
+        request.notifyFinish().addBoth(lambda _: gone.append(True))
+        path = _path(request)
+        work = Deferred.fromCoroutine(self._answer(request, route, path, gone))
+        work.addErrback(lambda failure: self._log.failure("answering {path} failed", failure, path=request.path))
+        return NOT_DONE_YET
+
+    def _find(self, request: Request, method: str) -> Route:
+        if not self._keys:
+            raise NotFound("no API key is configured")
+        scopes = self._keys.scopes(request)
+        if scopes is None:
+            raise Refused("a valid API key is needed", Code.NOT_AUTHENTICATED)
+        match _path(request):
+            case [name]:
+                routes = self._routes.get(name)
+            case ["tasks", _]:
+                routes = {"GET": Route("read", self._get_task)}
+            case ["tasks", _, verb]:
+                routes = self._task_routes.get(verb)
+            case _:
+                routes = None
+        if routes is None:
+            raise NotFound("no such call")
+        route = routes.get(method)
+        if route is None:
+            request.setHeader("allow", ", ".join(sorted(routes)))
+            # No code of the protocol stands for this; the status does.
+            raise Refused(f"use {' or '.join(sorted(routes))}", Code.UNKNOWN_MESSAGE_TYPE)
+        if route.scope and route.scope not in scopes:
+            raise Refused(f"the key lacks the scope {route.scope}")
+        return route
+
+    async def _answer(self, request: Request, route: Route, path: list[str], gone: list[bool]) -> None:
+        try:
+            result = await route.respond(request, path)
+        except PushError as problem:
+            self._counters.error(problem.code.value)
+            if not gone:
+                respond_error(request, problem)
+            return
+        except Exception:
+            self._log.failure("{method} {path} failed", method=request.method, path=request.path)
+            if not gone:
+                respond_error(request, PushError("something went wrong here", Code.INTERNAL_ERROR))
+            return
+        if not gone:
+            respond(request, route.status, result)
+
+    # -- commands -----------------------------------------------------------------------------------------------------
+
+    def _command(self, method: str, status: int = 200) -> Route:
+        return Route(SCOPES[method], lambda request, path: self._commands.execute(method, _body(request)), status)
+
+    def _task_command(self, method: str) -> Route:
+        return Route(
+            SCOPES[method],
+            lambda request, path: self._commands.change_task(path[1], method, _body(request), None),
+        )
+
+    async def _batch(self, request: Request, path: list[str]) -> dict[str, Any]:
+        scopes = self._keys.scopes(request) or frozenset()
+
+        def refusal(method: str) -> PushError | None:
+            scope = SCOPES.get(method)
+            if scope is None or scope in scopes:
+                return None
+            return Refused(f"the key lacks the scope {scope}")
+
+        return {"replies": await self._commands.batch(decode(_body(request), Batch), refusal)}
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    async def _get_task(self, request: Request, path: list[str]) -> Any:
+        if not is_id(path[1]):
+            raise NotFound("no such task")
+        return await self._tasks.get(path[1])
+
+    async def _list_tasks(self, request: Request, path: list[str]) -> Any:
+        tasks = await self._tasks.of_user(_user(request), unfinished=False, limit=MAX_TASKS)
+        return {"tasks": tasks}
+
+    async def _inbox(self, request: Request, path: list[str]) -> Any:
+        page = await self._engine.inbox.read(_user(request), 0, 1_000_000)
+        kept = [msgspec.Raw(push(m)) for m in page.messages]
+        return {"messages": kept, "offset": page.offset, "epoch": page.epoch, "acked": page.acked}
+
+    async def _clear_inbox(self, request: Request, path: list[str]) -> Any:
+        return {"deleted": await self._engine.inbox.clear(_user(request))}
+
+    async def _history(self, request: Request, path: list[str]) -> Any:
+        limit = _number(request, "limit", 100)
+        if limit > MAX_HISTORY:
+            raise Invalid(f"limit must be at most {MAX_HISTORY}")
+        since: Position | None = None
+        if argument(request, "offset") is not None:
+            epoch = argument(request, "epoch")
+            if epoch is None:
+                raise Invalid("offset needs epoch")
+            since = Position(_number(request, "offset", 0), epoch)
+        reverse = (argument(request, "reverse") or "").lower() in ("1", "true", "yes")
+        asked = operations.ReadHistory(_required(request, "channel"), limit, since, reverse)
+        return reply_of(await self._requests.read_history(asked))[1]
+
+    async def _presence(self, request: Request, path: list[str]) -> Any:
+        return reply_of(await self._requests.read_presence(_required(request, "channel")))[1]
+
+    async def _channels(self, request: Request, path: list[str]) -> Any:
+        return {"channels": await self._control.channels(argument(request, "pattern"))}
+
+    async def _connections(self, request: Request, path: list[str]) -> Any:
+        return {"connections": await self._control.connections(Target(user_id=argument(request, "userId")))}
+
+    async def _nodes(self, request: Request, path: list[str]) -> Any:
+        nodes = await self._engine.broker.nodes()
+        return {"nodes": [{"node": n.name, "startedAt": n.started_at, "connections": n.connections} for n in nodes]}
+
+
+def _path(request: Request) -> list[str]:
+    return [segment.decode("utf-8", "replace") for segment in request.postpath or ()]
+
+
+def _body(request: Request) -> bytes:
+    assert request.content is not None
+    octets: bytes = request.content.read()
+    try:
+        # What goes on as it is must be valid text, whoever reads it then.
+        octets.decode("utf-8")
+    except UnicodeDecodeError:
+        raise Invalid("not UTF-8") from None
+    return octets or b"{}"
+
+
+def argument(request: Request, name: str) -> str | None:
+    """The last value of a query argument."""
+    values = request.args.get(name.encode()) if request.args else None
+    return values[-1].decode("utf-8", "replace") if values else None
+
+
+def _required(request: Request, name: str) -> str:
+    value = argument(request, name)
+    if value is None:
+        raise Invalid(f"{name} is needed")
+    return value
+
+
+def _number(request: Request, name: str, default: int) -> int:
+    value = argument(request, name)
+    if value is None:
+        return default
+    if not (value.isascii() and value.isdigit() and len(value) < 19):
+        raise Invalid(f"{name} must be a whole number")
+    return int(value)
+
+
+def _user(request: Request) -> str:
+    user_id = _required(request, "userId")
+    if not is_id(user_id):
+        raise Invalid("userId must be 1 to 200 of the characters of an id")
+    return user_id

@@ -1,0 +1,251 @@
+"""The HTTP side of the port: health, metrics, the page and the browser client, and the API's place among them (L3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib.resources import files
+from io import BytesIO
+from typing import Any, Final
+
+from twisted.internet.interfaces import IAddress, IProtocol
+from twisted.logger import Logger
+from twisted.web.http import HTTPChannel
+from twisted.web.resource import IResource, Resource
+from twisted.web.server import NOT_DONE_YET, Request, Site
+
+from pushserver.errors import Code, NotFound, PushError, Refused
+from pushserver.web.api import respond, respond_error
+from pushserver.web.doorway import Head, answer, peer_address
+from pushserver.web.gate import Gate
+
+#: Seconds that a kept-alive HTTP connection may be idle.
+KEEP_ALIVE: Final = 60
+
+#: Nothing from elsewhere runs or loads on our page, and nobody frames it.
+CONTENT_SECURITY_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self' ws: wss:; "
+    "worker-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+_TYPES: Final = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".json": "application/json",
+    ".ts": "text/plain; charset=utf-8",
+    ".md": "text/plain; charset=utf-8",
+}
+
+
+def headers_of(request: Request) -> dict[str, str]:
+    """A request's headers by lower-case name, repeated ones joined."""
+    return {
+        name.decode("latin-1").lower(): ", ".join(v.decode("latin-1") for v in values)
+        for name, values in request.requestHeaders.getAllRawHeaders()
+    }
+
+
+class BoundedRequest(Request):
+    """A request whose body is refused as soon as it is known to be too large."""
+
+    def gotLength(self, length: int | None) -> None:
+        # The body is bounded, so it may stay in memory.
+        self.content = BytesIO()
+        # `site` is set later, when the request is processed.
+        channel: Any = self.channel
+        self._left: int = channel.site.max_body_size
+        if length is not None and length > self._left:
+            self._refuse()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        if self._left < 0:
+            return
+        self._left -= len(data)
+        if self._left < 0:
+            self._refuse()
+        else:
+            super().handleContentChunk(data)
+
+    def _refuse(self) -> None:
+        self._left = -1
+        problem = Refused("the body is too large", Code.MESSAGE_TOO_LARGE)
+        transport: Any = self.channel.transport
+        transport.write(answer(413, problem))
+        transport.loseConnection()
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        if self._left >= 0:
+            super().requestReceived(command, path, version)
+
+
+class PushSite(Site):
+    """The site behind the doorway."""
+
+    noisy = False
+    displayTracebacks = False
+    _log = Logger()
+
+    def __init__(self, root: IResource, reactor: Any, max_body_size: int) -> None:
+        super().__init__(root, requestFactory=BoundedRequest, timeout=KEEP_ALIVE, reactor=reactor)
+        self.max_body_size = max_body_size
+
+    def log(self, request: Any) -> None:
+        """No access log: what happens is counted, and what is wrong is logged where it is seen."""
+
+    def http(self, address: IAddress) -> IProtocol:
+        """The HTTP channel of a connection that was read up to its first request's head."""
+        channel: IProtocol = self.buildProtocol(address)
+        return channel
+
+
+class Health(Resource):
+    """Answers as long as the process lives."""
+
+    isLeaf = True
+
+    def render_GET(self, request: Request) -> Any:
+        respond(request, 200, {"status": "ok"})
+        return NOT_DONE_YET
+
+
+class Ready(Resource):
+    """Whether the node takes connections and its engine answers; details only for those who may see the metrics."""
+
+    isLeaf = True
+
+    def __init__(self, trouble: Callable[[], str | None], trusted: Callable[[Request], bool]) -> None:
+        super().__init__()
+        self._trouble = trouble
+        self._trusted = trusted
+
+    def render_GET(self, request: Request) -> Any:
+        trouble = self._trouble()
+        body = {"status": "ready" if trouble is None else "unavailable"}
+        if trouble is not None and self._trusted(request):
+            body["reason"] = trouble
+        respond(request, 200 if trouble is None else 503, body)
+        return NOT_DONE_YET
+
+
+class Metrics(Resource):
+    """The Prometheus text format, for loopback, API keys, or everyone."""
+
+    isLeaf = True
+
+    def __init__(self, render: Callable[[], bytes], trusted: Callable[[Request], bool]) -> None:
+        super().__init__()
+        self._render = render
+        self._trusted = trusted
+
+    def render_GET(self, request: Request) -> Any:
+        if not self._trusted(request):
+            respond_error(request, Refused("metrics are for loopback or an API key", Code.NOT_AUTHENTICATED))
+            return NOT_DONE_YET
+        octets = self._render()
+        request.setHeader("content-type", "text/plain; version=0.0.4; charset=utf-8")
+        request.write(octets)
+        request.finish()
+        return NOT_DONE_YET
+
+
+class Asset(Resource):
+    """A file of the package. Small, read once, the same for everybody."""
+
+    isLeaf = True
+
+    def __init__(self, *path: str, substitute: Callable[[], Mapping[str, str]] | None = None) -> None:
+        super().__init__()
+        node = files("pushserver.web").joinpath("static", *path)
+        self._octets = node.read_bytes()
+        self._type = _TYPES.get("." + path[-1].rpartition(".")[2], "application/octet-stream")
+        self._substitute = substitute
+
+    def render_GET(self, request: Request) -> bytes:
+        request.setHeader("content-type", self._type)
+        request.setHeader("content-security-policy", CONTENT_SECURITY_POLICY)
+        request.setHeader("x-content-type-options", "nosniff")
+        request.setHeader("referrer-policy", "no-referrer")
+        request.setHeader("cache-control", "no-cache" if self._substitute is None else "no-store")
+        octets = self._octets
+        if self._substitute is not None:
+            for name, value in self._substitute().items():
+                octets = octets.replace(f"{{{{{name}}}}}".encode(), value.encode())
+        return octets
+
+
+class Folder(Resource):
+    """A folder of the package's static files."""
+
+    def __init__(self, *path: str) -> None:
+        super().__init__()
+        for entry in files("pushserver.web").joinpath("static", *path).iterdir():
+            child = Folder(*path, entry.name) if entry.is_dir() else Asset(*path, entry.name)
+            self.putChild(entry.name.encode(), child)
+
+    def render_GET(self, request: Request) -> Any:
+        respond_error(request, NotFound("nothing here"))
+        return NOT_DONE_YET
+
+
+class WebSocketPath(Resource):
+    """The WebSocket path, where a request came on a connection that HTTP already used: asked for without an upgrade, or
+    by a proxy that keeps its connections."""
+
+    isLeaf = True
+
+    def __init__(self, upgrade: Callable[[Any, Head, bytes], None]) -> None:
+        super().__init__()
+        self._upgrade = upgrade
+
+    def render(self, request: Request) -> Any:
+        headers = headers_of(request)
+        if "websocket" not in headers.get("upgrade", "").lower():
+            request.setHeader("upgrade", "websocket")
+            respond_error(request, Refused("this is for WebSockets"), 426)
+            return NOT_DONE_YET
+        method, target = request.method.decode("latin-1"), request.uri.decode("latin-1")
+        lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+        channel: HTTPChannel = request.channel
+        transport: Any = channel.transport
+        channel.transport = None
+        channel.setTimeout(None)
+        transport.unregisterProducer()
+        transport.resumeProducing()
+        self._upgrade(transport, Head(method, target, headers), "\r\n".join(lines).encode("latin-1"))
+        return NOT_DONE_YET
+
+
+class Root(Resource):
+    """Everything under ``/``; what is not there is answered like every other error."""
+
+    def __init__(self, gate: Gate) -> None:
+        super().__init__()
+        self._gate = gate
+
+    def getChildWithDefault(self, path: bytes, request: Request) -> IResource:
+        problem = self._gate.check_request(peer_address(request.transport), headers_of(request))
+        if problem is not None:
+            return Problem(problem)
+        child: IResource = super().getChildWithDefault(path, request)
+        return child
+
+    def getChild(self, path: bytes, request: Request) -> IResource:
+        if path == b"" and b"" in self.children:
+            child: IResource = self.children[b""]
+            return child
+        return Problem(NotFound("nothing here"))
+
+
+class Problem(Resource):
+    """An error as a resource."""
+
+    isLeaf = True
+
+    def __init__(self, problem: PushError) -> None:
+        super().__init__()
+        self._problem = problem
+
+    def render(self, request: Request) -> Any:
+        respond_error(request, self._problem)
+        return NOT_DONE_YET

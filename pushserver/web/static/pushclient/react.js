@@ -1,0 +1,156 @@
+/**
+ * React's entry. `useWebSocket(options)` in any number of components: those with the same `url` share one client and so
+ * one socket; the last to unmount closes it. Needs React 18 or newer (`useSyncExternalStore`).
+ */
+import { useEffect, useLayoutEffect, useMemo, useReducer, useRef, useSyncExternalStore } from 'react';
+import { createClient } from './index.js';
+
+/** url -> {client, users, closing, token} */
+const shared = new Map();
+let defaults = {};
+
+/** Options for every hook of the page, so that components need not repeat url and token. Call it before rendering. */
+export function configure(options) {
+  defaults = { ...options };
+}
+
+const keyOf = (options) => options.url ?? '';
+
+/** A callback is looked up when a token is needed: one that is made anew with each rendering is always the latest. */
+function tokenOf(entry) {
+  return typeof entry.token === 'function' ? (context) => entry.token(context) : entry.token;
+}
+
+function find(options) {
+  const key = keyOf(options);
+  let entry = shared.get(key);
+  if (!entry) {
+    const { create = createClient, ...rest } = options;
+    entry = { key, users: 0, closing: null, token: options.token };
+    entry.client = create({ ...rest, token: tokenOf(entry) });
+    shared.set(key, entry);
+  }
+  return entry;
+}
+
+function acquire(entry) {
+  // An effect that comes back (StrictMode, a hidden subtree) may find that its client was let go meanwhile.
+  if (!shared.has(entry.key)) shared.set(entry.key, entry);
+  clearTimeout(entry.closing);
+  entry.users += 1;
+}
+
+function release(entry) {
+  entry.users -= 1;
+  if (entry.users > 0) return;
+  // One turn later: a remount in between (StrictMode, a moved component) keeps the socket.
+  entry.closing = setTimeout(() => {
+    if (entry.users > 0) return;
+    if (shared.get(entry.key) === entry) shared.delete(entry.key);
+    entry.client.disconnect();
+  }, 0);
+}
+
+/** The client that components with these options share, held for as long as the caller is mounted. */
+export function usePushClient(given = {}) {
+  const options = { ...defaults, ...given };
+  const [, again] = useReducer((count) => count + 1, 0);
+  const entry = find(options);
+  const { token } = options;
+  useLayoutEffect(() => {
+    if (token === undefined || token === entry.token) return;
+    const wasCallback = typeof entry.token === 'function';
+    entry.token = token;
+    if (!wasCallback || typeof token !== 'function') entry.client.setToken(tokenOf(entry));
+  }, [entry, token]);
+  useEffect(() => {
+    acquire(entry);
+    if (shared.get(entry.key) !== entry) again();
+    return () => release(entry);
+  }, [entry]);
+  return entry.client;
+}
+
+/** What `selector` picks from the state; the component renders again only when that changes. */
+export function useSelector(selector, options) {
+  const client = usePushClient(options);
+  const read = useMemo(() => {
+    let state;
+    let value;
+    // The same value for the same state, also where a selector makes a new object each time.
+    return () => {
+      if (state !== client.getState()) {
+        state = client.getState();
+        value = selector(state);
+      }
+      return value;
+    };
+  }, [client, selector]);
+  return useSyncExternalStore(client.subscribe, read, read);
+}
+
+/** One task's state, or undefined while nothing is known of it. */
+export function useTask(taskId, options) {
+  return useSelector((state) => state.tasks.get(taskId), options);
+}
+
+/** Subscribes to a channel while mounted. The latest `handler` is called, without subscribing anew. */
+export function useChannel(channel, handler, options) {
+  const client = usePushClient(options);
+  const latest = useLatest(handler);
+  useEffect(() => {
+    const subscription = client.subscribeChannel(channel, (push) => latest.current?.(push));
+    return () => subscription.unsubscribe();
+  }, [client, channel, latest]);
+}
+
+function useLatest(value) {
+  const ref = useRef(value);
+  useLayoutEffect(() => {
+    ref.current = value;
+  });
+  return ref;
+}
+
+/**
+ * The state, the calls and the client, shared by all components with the same `url`.
+ *
+ * `onTaskProgress(taskId, progress, state)` and `onTaskStatus(taskId, status, state)` are called for each task that
+ * changed and for no other; the latest callbacks are called, and changing them reconnects nothing.
+ */
+export function useWebSocket(given = {}) {
+  const options = { ...defaults, ...given };
+  const client = usePushClient(given);
+  const state = useSyncExternalStore(client.subscribe, client.getState, client.getState);
+  const latest = useLatest(options);
+  const { autoConnect = true } = options;
+
+  useEffect(() => {
+    const changed = (now, before, key, name) => {
+      if (now[key] === before[key]) return;
+      for (const [taskId, value] of now[key]) {
+        if (!Object.is(before[key].get(taskId), value)) latest.current[name]?.(taskId, value, now.tasks.get(taskId));
+      }
+    };
+    const ended = [
+      client.on('connect', () => latest.current.onConnect?.()),
+      client.on('disconnect', (event) => latest.current.onDisconnect?.(event)),
+      client.on('error', (error) => latest.current.onError?.(error.message, error)),
+      client.subscribe((now, before) => {
+        changed(now, before, 'taskProgress', 'onTaskProgress');
+        changed(now, before, 'taskStatus', 'onTaskStatus');
+      }),
+    ];
+    // One that joins a live connection has not seen it come.
+    if (client.getState().isConnected) latest.current.onConnect?.();
+    return () => ended.forEach((end) => end());
+  }, [client, latest]);
+
+  useEffect(() => {
+    const { connectionState, error } = client.getState();
+    // What the server ended for good (`error` says why) is not begun again by a component that mounts.
+    if (autoConnect && error === null && (connectionState === 'idle' || connectionState === 'closed')) client.connect();
+  }, [client, autoConnect]);
+
+  return useMemo(() => ({ ...state, client }), [state, client]);
+}

@@ -1,0 +1,258 @@
+/**
+ * One connection for all tabs: `createSharedClient(options)` has the calls of `createClient`, and behind it a
+ * SharedWorker holds the one PushClient. What passes between a tab and the worker (see worker.js):
+ *
+ *   tab -> worker   attach, leave, request, subscribe, unsubscribe, call, done, answer
+ *   worker -> tab   state, push, event, reply, ready, ask
+ *
+ * Where a browser has no SharedWorker the tab gets a connection of its own.
+ */
+import { ClientBase, PushClient, PushError } from './index.js';
+
+const quiet = (promise) => (promise.catch(() => {}), promise);
+
+export class SharedClient extends ClientBase {
+  #options;
+  #open;
+  #token;
+  #port = null;
+  #serial = 0;
+  #waiting = new Map();
+  #channels = new Map();
+  #connected = null;
+  #release = null;
+
+  constructor({ token, open, ...options }) {
+    super();
+    this.#token = token;
+    this.#options = options;
+    this.#open = open;
+  }
+
+  connect(url) {
+    if (url !== undefined && url !== this.#options.url) {
+      this.disconnect();
+      this.#options.url = url;
+    }
+    if (this.#port === null) this.#attach();
+    else this.#post({ do: 'call', name: 'connect' });
+    if (this.getState().isConnected) return Promise.resolve();
+    if (this.#connected === null) {
+      const waiting = {};
+      waiting.promise = quiet(new Promise((resolve, reject) => Object.assign(waiting, { resolve, reject })));
+      this.#connected = waiting;
+    }
+    return this.#connected.promise;
+  }
+
+  /** Leaves the shared connection; the last tab's leaving closes it. */
+  disconnect() {
+    if (this.#port === null) return;
+    this.#post({ do: 'leave' });
+    this.#detach();
+    const error = new PushError('CLOSED', 'disconnected by the application');
+    this.#failWaiting(error);
+    this._set({ isConnected: false, connectionState: 'closed', connectionId: null, transport: null, error: null });
+  }
+
+  /** A new connection, for all tabs. */
+  reconnect() {
+    if (this.#port === null) return this.connect();
+    this.#post({ do: 'call', name: 'reconnect' });
+    return Promise.resolve();
+  }
+
+  resetState() {
+    this.disconnect();
+    this.#channels.clear();
+    const { taskProgress, taskStatus, tasks } = new ClientBase().getState();
+    this._set({ connectionState: 'idle', userId: null, taskProgress, taskStatus, tasks });
+  }
+
+  setToken(token) {
+    this.#token = token;
+    if (this.#port !== null) this.#post({ do: 'call', name: 'refresh' });
+  }
+
+  request(type, data = {}, { timeout } = {}) {
+    if (this.#port === null && this.getState().connectionState === 'closed') {
+      return quiet(Promise.reject(new PushError('CLOSED', 'disconnected')));
+    }
+    if (this.#port === null) this.#attach({ connect: false });
+    return quiet(this.#ask({ do: 'request', type, data, timeout }));
+  }
+
+  subscribeChannel(channel, handler, { since } = {}) {
+    if (this.#port === null) this.#attach({ connect: false });
+    let entry = this.#channels.get(channel);
+    if (!entry) {
+      entry = { handlers: new Set(), since };
+      this.#channels.set(channel, entry);
+      entry.ready = quiet(this.#ask({ do: 'subscribe', channel, since }));
+    }
+    const subscriber = { handler };
+    entry.handlers.add(subscriber);
+    return {
+      channel,
+      ready: entry.ready,
+      unsubscribe: () => {
+        if (entry.handlers.delete(subscriber) && entry.handlers.size === 0) this.#leave(channel, entry);
+      },
+    };
+  }
+
+  unsubscribeChannel(channel, handler) {
+    const entry = this.#channels.get(channel);
+    if (!entry) return;
+    for (const subscriber of [...entry.handlers]) {
+      if (handler === undefined || subscriber.handler === handler) entry.handlers.delete(subscriber);
+    }
+    if (entry.handlers.size === 0) this.#leave(channel, entry);
+  }
+
+  updateTaskProgress(taskId, progress, options) {
+    super.updateTaskProgress(taskId, progress, options);
+    if (this.#port !== null) this.#post({ do: 'call', name: 'updateTaskProgress', args: [taskId, progress, options] });
+  }
+
+  updateTaskStatus(taskId, status) {
+    super.updateTaskStatus(taskId, status);
+    if (this.#port !== null) this.#post({ do: 'call', name: 'updateTaskStatus', args: [taskId, status] });
+  }
+
+  _applyTasks(states) {
+    const taken = super._applyTasks(states);
+    if (taken.length > 0 && this.#port !== null) this.#post({ do: 'call', name: '_applyTasks', args: [taken] });
+    return taken;
+  }
+
+  #leave(channel, entry) {
+    if (this.#channels.get(channel) !== entry) return;
+    this.#channels.delete(channel);
+    if (this.#port !== null) this.#post({ do: 'unsubscribe', channel });
+  }
+
+  #attach({ connect = true } = {}) {
+    const { port, lock, release } = this.#open(this.#options);
+    this.#port = port;
+    this.#release = release;
+    port.onmessage = ({ data }) => port === this.#port && this.#receive(data);
+    port.start?.();
+    this.#post({ do: 'attach', connect, lock, options: this.#options, token: this.#token !== undefined });
+    for (const [channel, { since }] of this.#channels) quiet(this.#ask({ do: 'subscribe', channel, since }));
+  }
+
+  #detach() {
+    this.#release?.();
+    this.#port = this.#release = null;
+  }
+
+  #post(message) {
+    this.#port.postMessage(message);
+  }
+
+  #ask(message) {
+    const n = ++this.#serial;
+    this.#post({ ...message, n });
+    return new Promise((resolve, reject) => this.#waiting.set(n, { resolve, reject }));
+  }
+
+  #failWaiting(error) {
+    for (const { reject } of this.#waiting.values()) reject(error);
+    this.#waiting.clear();
+    this.#connected?.reject(error);
+    this.#connected = null;
+  }
+
+  async #receive(message) {
+    const { is, n } = message;
+    if (is === 'push') {
+      const running = this._dispatch(message.push, this.#channels.get(message.push.channel)?.handlers);
+      await Promise.all(running);
+      if (this.#port !== null) this.#post({ do: 'done', n });
+    } else if (is === 'state') {
+      this.#mirror(message);
+    } else if (is === 'event') {
+      this.#event(message.type, revived(message.value));
+    } else if (is === 'reply') {
+      const waiting = this.#waiting.get(n);
+      this.#waiting.delete(n);
+      if (message.error) waiting?.reject(revived(message.error));
+      else waiting?.resolve(message.data);
+    } else if (is === 'ask') {
+      try {
+        const token = typeof this.#token === 'function' ? await this.#token({ reason: message.reason }) : this.#token;
+        this.#post({ do: 'answer', n, token: token ?? null });
+      } catch (error) {
+        this.#post({ do: 'answer', n, error: String(error?.message ?? error) });
+      }
+    }
+  }
+
+  #mirror({ patch, maps }) {
+    const state = this.getState();
+    const next = { ...patch };
+    for (const [key, { set, removed }] of Object.entries(maps)) {
+      const map = new Map(state[key]);
+      for (const taskId of removed) map.delete(taskId);
+      for (const [taskId, value] of set) map.set(taskId, value);
+      next[key] = map;
+    }
+    this._set(next);
+    if (next.isConnected) {
+      this.#connected?.resolve();
+      this.#connected = null;
+    } else if (next.connectionState === 'closed') {
+      this.#failWaiting(new PushError('CLOSED', this.getState().error ?? 'the connection is closed'));
+    }
+  }
+
+  #event(type, value) {
+    // Which channels concern a tab is told to all: only those who asked hear it.
+    const about = type === 'rejected' || type === 'subscribed';
+    if (!about || this.#channels.has(value.channel)) this._emit(type, value);
+  }
+}
+
+function revived(value) {
+  if (value?.name !== 'PushError') return value;
+  return new PushError(value.code, value.message, value);
+}
+
+/** Opens the worker and holds a lock for as long as this page lives: the worker gets it the moment the page is gone. */
+function openWorker({ url = '/ws', session = '', workerUrl }) {
+  const name = `pushclient ${url} ${session}`;
+  const worker = workerUrl
+    ? new SharedWorker(workerUrl, { type: 'module', name })
+    : new SharedWorker(new URL('./worker.js', import.meta.url), { type: 'module', name });
+  const lock = `${name} ${Math.random().toString(36).slice(2)}`;
+  let release;
+  const held = new Promise((resolve) => (release = resolve));
+  const { port } = worker;
+  const leaving = () => port.postMessage({ do: 'leave' });
+  const { locks } = globalThis.navigator;
+  if (locks) locks.request(lock, () => held);
+  else globalThis.addEventListener('pagehide', leaving);
+  return {
+    port,
+    lock: locks ? lock : null,
+    release: () => {
+      release();
+      globalThis.removeEventListener('pagehide', leaving);
+    },
+  };
+}
+
+/**
+ * A client that shares its connection with the other tabs of this origin. `session` keeps apart what must not be shared
+ * (give the user's id where different users may be signed in in different tabs). Functions among the options are
+ * not shared, but for `token`, which is asked of a living tab when needed.
+ */
+export function createSharedClient(options = {}) {
+  if (options.open === undefined && typeof globalThis.SharedWorker !== 'function') return new PushClient(options);
+  const { environment, url, ...rest } = options;
+  const absolute = new URL(url ?? '/ws', globalThis.location?.href).href;
+  return new SharedClient({ open: openWorker, ...rest, url: absolute });
+}
+
+export default createSharedClient;

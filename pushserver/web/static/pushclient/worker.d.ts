@@ -1,0 +1,7 @@
+import { ClientBase, ClientOptions } from './index.js';
+
+/** All tabs and their one client. */
+export class Exchange {
+  constructor(create?: (options: ClientOptions) => ClientBase);
+  accept(port: unknown): void;
+}

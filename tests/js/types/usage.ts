@@ -1,0 +1,57 @@
+// Compiled, never run: what the declarations must allow, and what they must refuse.
+import createDefault, { createClient, PushError, selectProgress, type Push, type TaskState } from 'pushclient';
+import { createSharedClient } from 'pushclient/shared';
+import { configure, useChannel, useSelector, useTask, useWebSocket } from 'pushclient/react';
+
+const client = createClient({
+  url: 'wss://push.example.com/ws',
+  token: async ({ reason }) => (reason === 'expired' ? 'new' : 'old'),
+  maxReconnectAttempts: null,
+});
+const other: ReturnType<typeof createDefault> = createDefault();
+other.disconnect();
+
+client.on('connect', ({ userId }) => userId?.length);
+client.on('gap', ({ channel, cause }) => `${channel} ${cause}`);
+client.on('user_notification', (push: Push<{ title: string }>) => push.data.title);
+const ended: () => void = client.subscribe((state, previous) => state.isConnected !== previous.isConnected);
+ended();
+client.select(selectProgress('t1'), (percentage) => percentage.toFixed(1));
+
+async function calls(): Promise<void> {
+  await client.connect();
+  const subscription = client.subscribeChannel('news', (push) => push.offset, { since: { offset: 1, epoch: 'e' } });
+  await subscription.ready;
+  const { offset } = await client.publish('news', { a: 1 });
+  const later: number | undefined = offset;
+  const { queued } = await client.chat('hello', { targetId: '42' });
+  const { users } = await client.presence('chat:lobby');
+  const state: TaskState = await client.task('t1').cancel();
+  try {
+    await client.request('history', { channel: 'news' });
+  } catch (error) {
+    if (error instanceof PushError) console.log(error.code, error.retryAfter, later, queued, users, state);
+  }
+  client.getState().taskProgress.get('t1')?.toFixed();
+  // @ts-expect-error A snapshot cannot be written to.
+  client.getState().isConnected = true;
+  // @ts-expect-error A channel has a name.
+  client.subscribeChannel(1, () => {});
+}
+
+export function Component(): number {
+  const { isConnected, taskProgress, reconnect, client: live } = useWebSocket({
+    autoConnect: false,
+    onTaskProgress: (taskId, progress) => console.log(taskId, progress.toFixed()),
+    onError: (message, error) => console.log(message, error.code),
+  });
+  useChannel('news', (push) => console.log(push.data));
+  const attempts: number = useSelector((state) => state.reconnectAttempts);
+  const task = useTask('t1');
+  void reconnect;
+  void calls;
+  void live.publish('news', null);
+  return (isConnected ? 1 : 0) + attempts + (task?.percentage ?? 0) + (taskProgress.get('t1') ?? 0);
+}
+
+configure({ url: '/ws', create: createSharedClient });

@@ -1,0 +1,153 @@
+"""A small push server's HTTP API for the publisher's tests, in threads of its own; it can go away and come back."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+KEY = "test-key"
+FINAL = {"completed", "failed", "cancelled"}
+
+
+class FakeApi:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        #: every command carried out or refused, in order: (method, params)
+        self.log: list[tuple[str, dict[str, Any]]] = []
+        self.requests = 0
+        self.tasks: dict[str, dict[str, Any]] = {}
+        self.published: dict[str, dict[str, Any]] = {}
+        self.cancel_requested: set[str] = set()
+        #: HTTP answers to give instead, first come first served
+        self.answers: list[tuple[int, dict[str, Any]]] = []
+        #: carry out, but lose so many answers
+        self.lose_answers = 0
+        self.port = 0
+        self._server: ThreadingHTTPServer | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        api = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                api.handle(self)
+
+            do_GET = do_POST
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+            allow_reuse_address = True
+
+        self._server = Server(("127.0.0.1", self.port), Handler)
+        self.port = self._server.server_address[1]
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
+
+    def until(self, condition: Callable[[], Any], timeout: float = 10) -> Any:
+        deadline = time.monotonic() + timeout
+        while True:
+            if value := condition():
+                return value
+            if time.monotonic() > deadline:
+                raise AssertionError("it did not come to that in time")
+            time.sleep(0.005)
+
+    def methods(self, task_id: str | None = None) -> list[str]:
+        return [method for method, params in list(self.log) if task_id in (None, params.get("taskId"))]
+
+    def only_task(self) -> dict[str, Any]:
+        (state,) = self.tasks.values()
+        return state
+
+    def handle(self, http: BaseHTTPRequestHandler) -> None:
+        body = json.loads(http.rfile.read(int(http.headers.get("Content-Length") or 0)) or b"{}")
+        if self._server is None:
+            http.close_connection = True
+            return
+        with self.lock:
+            self.requests += 1
+            status, answer = self.answers.pop(0) if self.answers else self.answer(http, body)
+            if self.lose_answers:
+                self.lose_answers -= 1
+                http.close_connection = True
+                return
+        content = json.dumps(answer).encode()
+        http.send_response(status)
+        http.send_header("Content-Length", str(len(content)))
+        http.end_headers()
+        http.wfile.write(content)
+
+    def answer(self, http: BaseHTTPRequestHandler, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if http.headers.get("Authorization") != f"Bearer {KEY}":
+            return 401, {"error": {"code": "NOT_AUTHENTICATED", "message": "no such key"}}
+        if http.path == "/api/batch":
+            return 200, {"replies": [self.command(c["method"], c["params"]) for c in body["commands"]]}
+        if http.path.startswith("/api/tasks/"):
+            return 200, self.tasks[http.path.rpartition("/")[2]]
+        reply = self.command(http.path.removeprefix("/api/"), body)
+        return (200, reply["result"]) if "result" in reply else (409, reply)
+
+    def command(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        self.log.append((method, params))
+        if method in ("publish", "broadcast", "notify"):
+            return {"result": self.publish(method, params)}
+        task_id = params["taskId"]
+        state = self.tasks.get(task_id)
+        if method == "task.create":
+            if state is not None:
+                return _error("CONFLICT")
+            state = self.tasks[task_id] = {**params, "status": "pending", "percentage": 0.0}
+            return {"result": state}
+        if state is None:
+            return _error("NOT_FOUND")
+        if state["status"] in FINAL:
+            return _error("CONFLICT")
+        state |= params
+        status = {
+            "task.progress": "running",
+            "task.complete": "completed",
+            "task.fail": "failed",
+            "task.cancel": "cancelled",
+        }
+        state["status"] = status.get(method, params.get("status"))
+        if method == "task.complete":
+            state["percentage"] = 100.0
+        return {"result": {**state, "cancelRequested": task_id in self.cancel_requested}}
+
+    def publish(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        message_id = params["messageId"]
+        if message_id in self.published:
+            return (
+                {**self.published[message_id], "duplicate": True} if method == "publish" else self.published[message_id]
+            )
+        result: dict[str, Any] = {"messageId": message_id, "offset": len(self.published) + 1, "epoch": "e"}
+        if method == "broadcast":
+            bad = _error("UNKNOWN_CHANNEL")
+            result = {"results": [bad if c.startswith("bad") else {"result": result} for c in params["channels"]]}
+        elif method == "notify":
+            users = params.get("userIds") or [params["userId"]]
+            result = {"results": [{"userId": user, **result, "delivered": 1} for user in users]}
+        self.published[message_id] = result
+        return result
+
+
+def _error(code: str) -> dict[str, Any]:
+    return {"error": {"code": code, "message": "refused"}}

@@ -1,0 +1,143 @@
+"""The tqdm that tells the push server, and that is the plain one without configuration."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from tqdm import tqdm as plain_tqdm
+
+from pushserver.publisher import Publisher, tqdm, trange
+from tests.publisher.fake_api import KEY, FakeApi
+
+
+@pytest.fixture(autouse=True)
+def _unconfigured(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PUSHSERVER_URL", "PUSHSERVER_API_KEY", "PUSHSERVER_USER_ID", "PUSHSERVER_PREFIX"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def bar(publisher: Publisher) -> dict[str, Any]:
+    return {"user_id": 42, "publisher": publisher, "file": io.StringIO(), "mininterval": 0}
+
+
+def test_without_configuration_it_is_the_plain_one(api: FakeApi) -> None:
+    shown: dict[type, str] = {}
+    for kind in (plain_tqdm, tqdm):
+        out = io.StringIO()
+        assert list(kind(range(3), file=out, bar_format="{l_bar}{n_fmt}/{total_fmt}", desc="x")) == [0, 1, 2]
+        shown[kind] = out.getvalue()
+    assert shown[plain_tqdm] == shown[tqdm]
+    assert "3/3" in shown[tqdm]
+    assert issubclass(tqdm, plain_tqdm)
+    assert api.requests == 0
+
+
+def test_iteration_is_told(api: FakeApi, publisher: Publisher, bar: dict[str, Any]) -> None:
+    assert list(tqdm("abc", desc="Import", **bar)) == ["a", "b", "c"]
+    publisher.flush(10)
+    state = api.only_task()
+    assert (state["status"], state["currentStep"], state["totalSteps"]) == ("completed", 3, 3)
+    assert (state["title"], state["userId"]) == ("Import", "42")
+    assert "3/3" in bar["file"].getvalue()
+
+
+def test_update_and_postfix(api: FakeApi, publisher: Publisher, bar: dict[str, Any]) -> None:
+    with tqdm(total=10, desc="Load", **bar) as progress:
+        progress.update(4)
+        progress.set_postfix(loss="0.5")
+        publisher.flush(10)
+        state = api.only_task()
+        assert (state["status"], state["percentage"], state["message"]) == ("running", 40.0, "Load, loss=0.5")
+        progress.set_description("Save")
+        progress.update(2.5)
+    publisher.flush(10)
+    assert (api.only_task()["status"], api.only_task()["message"]) == ("completed", "Save, loss=0.5")
+
+
+def test_without_a_total_steps_are_counted(api: FakeApi, publisher: Publisher, bar: dict[str, Any]) -> None:
+    progress = tqdm(total=None, **bar)
+    progress.update(7)
+    publisher.flush(10)
+    assert api.only_task()["currentStep"] == 7
+    assert "totalSteps" not in api.only_task()
+    progress.close()
+    publisher.flush(10)
+    assert api.only_task()["status"] == "completed"
+    progress.close()
+
+
+def test_what_is_left_early_is_not_shown_as_done(api: FakeApi, publisher: Publisher, bar: dict[str, Any]) -> None:
+    for n in tqdm(range(10), **bar):
+        if n == 3:
+            break
+    publisher.flush(10)
+    assert (api.only_task()["status"], api.only_task()["error"]) == ("failed", "stopped after 3 of 10")
+
+
+def test_exceptions_fail_it_with_their_message(api: FakeApi, publisher: Publisher, bar: dict[str, Any]) -> None:
+    def rows() -> Any:
+        yield 1
+        raise OSError("disk is gone")
+
+    with pytest.raises(OSError):
+        list(tqdm(rows(), title="source", **bar))
+
+    def body() -> None:
+        with tqdm(total=3, title="body", **bar):
+            raise KeyError("no")
+
+    with pytest.raises(KeyError):
+        body()
+    publisher.flush(10)
+    errors = {state["title"]: state["error"] for state in api.tasks.values()}
+    assert errors == {"source": "disk is gone", "body": "'no'"}
+
+
+def test_an_abandoned_bar_is_not_shown_as_done(api: FakeApi, publisher: Publisher, bar: dict[str, Any]) -> None:
+    progress = tqdm(total=10, **bar)
+    progress.update(2)
+    del progress
+    publisher.flush(10)
+    assert api.only_task()["error"] == "stopped after 2 of 10"
+
+
+def test_a_reset_bar_may_go_back(api: FakeApi, publisher: Publisher, bar: dict[str, Any]) -> None:
+    with tqdm(total=10, **bar) as progress:
+        progress.update(9)
+        publisher.flush(10)
+        progress.reset()
+        publisher.flush(10)
+        assert (api.only_task()["percentage"], api.only_task()["force"]) == (0.0, True)
+
+
+def test_nested_bars_are_each_their_own_or_plain(
+    api: FakeApi, publisher: Publisher, bar: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in trange(2, title="outer", **bar):
+        for _ in tqdm(range(2), title="inner", **bar):
+            pass
+    publisher.flush(10)
+    titles = [params["title"] for method, params in api.log if method == "task.create"]
+    assert titles == ["outer", "inner", "inner"]
+    assert {state["status"] for state in api.tasks.values()} == {"completed"}
+
+    api.tasks.clear()
+    monkeypatch.setenv("PUSHSERVER_URL", api.url)
+    monkeypatch.setenv("PUSHSERVER_API_KEY", KEY)
+    monkeypatch.setenv("PUSHSERVER_USER_ID", "9")
+    for _ in range(2):
+        for _ in tqdm(range(2), desc="outer", file=io.StringIO()):
+            for _ in tqdm(range(2), desc="inner", file=io.StringIO()):
+                pass
+    api.until(lambda: [s["status"] for s in list(api.tasks.values())] == ["completed"] * 2)
+    assert [(s["title"], s["userId"]) for s in api.tasks.values()] == [("outer", "9")] * 2
+
+
+def test_a_disabled_bar_tells_nothing(api: FakeApi, publisher: Publisher, bar: dict[str, Any]) -> None:
+    assert list(tqdm(range(3), disable=True, **bar)) == [0, 1, 2]
+    assert list(tqdm(range(3), user_id=42, file=bar["file"])) == [0, 1, 2]
+    publisher.flush(10)
+    assert api.requests == 0

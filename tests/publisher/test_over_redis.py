@@ -1,0 +1,103 @@
+"""Publishing through Redis alone, with a real one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from pushserver.publisher import AsyncPublisher, Publisher, PublishRefused, PublishUnavailable
+from tests.publisher.fake_api import KEY, FakeApi
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[Any]:
+    client = redis.Redis.from_url(redis_url)
+    client.flushall()
+    yield client
+    client.close()
+
+
+def ingest(client: Any, prefix: str = "push") -> list[dict[str, Any]]:
+    return [json.loads(fields[b"cmd"]) for _, fields in client.xrange(f"{prefix}:ingest")]
+
+
+def test_what_is_durable_goes_into_the_stream(client: Any, redis_url: str) -> None:
+    with Publisher(redis_url) as publisher:
+        receipt = publisher.publish("news", {"n": 1})
+        (notified,) = publisher.notify(42, message="m")
+        both = publisher.broadcast(["a", "b"], 1)
+        publisher.batch([("disconnect", {"userId": "42"}), ("publish", {"channel": "c", "data": 2})])
+    entries = ingest(client)
+    assert [entry["method"] for entry in entries] == ["publish", "notify", "broadcast", "disconnect", "publish"]
+    assert entries[0] == {
+        "method": "publish",
+        "params": {"channel": "news", "data": {"n": 1}, "messageId": receipt.message_id},
+    }
+    assert entries[1]["params"]["messageId"] == notified.message_id
+    assert len(both) == 2
+    assert entries[4]["params"]["messageId"]
+    assert all(set(entry) == {"method", "params"} for entry in entries)
+
+
+def test_live_goes_by_publish(client: Any, redis_url: str) -> None:
+    listener = client.pubsub()
+    listener.subscribe("other:pub:news")
+    assert listener.get_message(timeout=5)["type"] == "subscribe"
+    with Publisher(redis_url, prefix="other") as publisher:
+        publisher.publish("news", [1], type="headline", live=True)
+        publisher.publish("news", None, live=True)
+        assert json.loads(listener.get_message(timeout=5)["data"]) == {"type": "headline", "data": [1]}
+        assert json.loads(listener.get_message(timeout=5)["data"]) == {"data": None}
+    assert ingest(client, "other") == []
+    listener.close()
+
+
+def test_a_task_goes_in_order(client: Any, redis_url: str) -> None:
+    with Publisher(redis_url, prefix="p") as publisher:
+        with publisher.task(42, "Render") as task:
+            for n in range(1, 101):
+                task.progress(n, of=100)
+        assert not task.cancelled
+    entries = ingest(client, "p")
+    methods = [entry["method"] for entry in entries]
+    assert (methods[0], methods[-1]) == ("task.create", "task.complete")
+    assert entries[-2]["params"]["percentage"] == 100.0
+    assert {entry["params"]["taskId"] for entry in entries} == {task.task_id}
+
+
+def test_over_redis_the_wish_to_cancel_is_asked_over_http(client: Any, redis_url: str, api: FakeApi) -> None:
+    with Publisher(redis_url, http_url=api.url, api_key=KEY, min_interval=0.01) as publisher:
+        with publisher.task(42) as task:
+            api.tasks[task.task_id] = {"taskId": task.task_id, "status": "running", "cancelRequested": True}
+            task.progress(1)
+            api.until(lambda: task.cancelled)
+
+
+def test_a_redis_that_is_away_and_one_that_refuses(client: Any, redis_url: str) -> None:
+    with Publisher("unix:///nowhere/at/all", timeout=0.2, exit_timeout=0) as publisher:
+        with pytest.raises(PublishUnavailable, match="Redis"):
+            publisher.publish("news", 1)
+        with pytest.raises(PublishUnavailable):
+            publisher.publish("news", 1, live=True)
+    client.set("push:ingest", "not a stream")
+    with Publisher(redis_url) as publisher:
+        with pytest.raises(PublishRefused, match="WRONGTYPE"):
+            publisher.publish("news", 1)
+
+
+def test_asyncio_does_the_same(client: Any, redis_url: str) -> None:
+    async def main() -> None:
+        async with AsyncPublisher(redis_url) as publisher:
+            await publisher.publish("news", 1)
+            await publisher.publish("news", 1, live=True)
+            await publisher.notify([1, 2], message="m")
+            async with publisher.task(42):
+                pass
+
+    asyncio.run(main())
+    assert [entry["method"] for entry in ingest(client)] == ["publish", "notify", "task.create", "task.complete"]

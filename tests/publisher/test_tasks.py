@@ -1,0 +1,302 @@
+"""Tasks, as a worker tells of them."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from pushserver.publisher import Publisher, TaskCancelled
+from tests.publisher.fake_api import KEY, FakeApi
+
+
+def test_leaving_completes_and_what_was_said_last_arrives(api: FakeApi, publisher: Publisher) -> None:
+    with publisher.task(user_id=42, title="Render") as task:
+        for n in range(1, 11):
+            task.progress(n, of=10, message=f"frame {n}")
+    assert publisher.flush(10)
+    methods = api.methods(task.task_id)
+    assert (methods[0], methods[-1]) == ("task.create", "task.complete")
+    last = [params for method, params in api.log if method == "task.progress"][-1]
+    assert last == {
+        "taskId": task.task_id,
+        "percentage": 100.0,
+        "currentStep": 10,
+        "totalSteps": 10,
+        "message": "frame 10",
+    }
+    assert api.only_task()["status"] == "completed"
+    assert api.only_task()["userId"] == "42"
+
+
+def test_an_exception_fails_it_and_goes_on(api: FakeApi, publisher: Publisher) -> None:
+    with pytest.raises(ZeroDivisionError):
+        with publisher.task(42):
+            print(1 / 0)
+    publisher.flush(10)
+    assert (api.only_task()["status"], api.only_task()["error"]) == ("failed", "division by zero")
+
+
+def test_a_fast_loop_is_thinned_out(api: FakeApi) -> None:
+    with Publisher(api.url, api_key=KEY, min_interval=0.2) as publisher:
+        with publisher.task(42) as task:
+            for n in range(10_000):
+                task.progress(n, of=10_000)
+    percentages = [params["percentage"] for method, params in api.log if method == "task.progress"]
+    assert len(percentages) <= 10
+    assert percentages == sorted(percentages)
+    assert percentages[-1] == pytest.approx(99.99)
+
+
+def test_the_owner_can_ask_to_cancel(api: FakeApi, publisher: Publisher) -> None:
+    def work() -> None:
+        with publisher.task(42) as task:
+            assert not task.cancelled
+            api.cancel_requested.add(task.task_id)
+            deadline = time.monotonic() + 10
+            while time.monotonic() < deadline:
+                task.progress(percentage=1)
+                task.raise_if_cancelled()
+                time.sleep(0.005)
+
+    with pytest.raises(TaskCancelled):
+        work()
+    publisher.flush(10)
+    assert api.only_task()["status"] == "cancelled"
+
+
+def test_what_others_ended_is_left_alone(api: FakeApi, publisher: Publisher) -> None:
+    with publisher.task(42) as task:
+        publisher.flush(10)
+        api.tasks[task.task_id]["status"] = "cancelled"
+        task.progress(percentage=5)
+        publisher.flush(10)
+        assert task.cancelled
+        count = len(api.log)
+        task.progress(percentage=6)
+    publisher.flush(10)
+    assert len(api.log) == count
+
+
+def test_numbers_that_are_none_are_not_told(api: FakeApi, publisher: Publisher) -> None:
+    with publisher.task(42) as task:
+        task.progress(float("nan"))
+        task.progress(percentage=float("inf"))
+        task.progress(1, of=0)
+        task.progress(150)
+        publisher.flush(10)
+    told = [params.get("percentage") for method, params in api.log if method == "task.progress"]
+    assert told[-1] == 100.0
+    assert set(told) <= {100.0, None}
+
+
+def test_the_job_goes_on_while_the_server_is_away(
+    api: FakeApi, publisher: Publisher, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "pushserver.publisher")
+    api.stop()
+    started = time.monotonic()
+    with publisher.task(42, "first") as first:
+        for n in range(1_000):
+            first.progress(n, of=1_000)
+    with pytest.raises(ValueError):
+        with publisher.task(42, "second") as second:
+            raise ValueError("no")
+    assert time.monotonic() - started < 1
+    assert not publisher.flush(0.5)
+    api.start()
+    assert publisher.flush(10)
+    for task, status, end in ((first, "completed", "task.complete"), (second, "failed", "task.fail")):
+        assert api.tasks[task.task_id]["status"] == status
+        methods = api.methods(task.task_id)
+        assert (methods[0], methods[-1]) == ("task.create", end)
+    assert api.methods(first.task_id) == ["task.create", "task.progress", "task.complete"]
+    said = [record.levelname for record in caplog.records]
+    assert said == ["WARNING", "INFO"], caplog.text
+
+
+def test_a_lost_answer_does_not_fail_a_task(api: FakeApi, publisher: Publisher) -> None:
+    api.lose_answers = 1
+    with publisher.task(42) as task:
+        publisher.flush(10)
+        api.lose_answers = 1
+        task.progress(percentage=50)
+        publisher.flush(10)
+        api.lose_answers = 1
+    assert publisher.flush(10)
+    assert api.only_task()["status"] == "completed"
+    assert not task.cancelled
+
+
+def test_a_refused_creation_ends_it_quietly(api: FakeApi, caplog: pytest.LogCaptureFixture) -> None:
+    with Publisher(api.url, api_key="wrong", min_interval=0) as publisher:
+        with publisher.task(42) as task:
+            publisher.flush(10)
+            requests = api.requests
+            for n in range(100):
+                task.progress(n)
+        publisher.flush(10)
+    assert api.requests == requests
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_what_waits_is_bounded(api: FakeApi, caplog: pytest.LogCaptureFixture) -> None:
+    api.stop()
+    publisher = Publisher(api.url, api_key=KEY, max_pending=5, exit_timeout=0)
+    tasks = [publisher.task(42) for _ in range(50)]
+    for task in tasks:
+        task.progress(percentage=1)
+        task.complete()
+    assert publisher._background._outbox.pending <= 10
+    api.start()
+    assert publisher.close(10)
+    # Whatever was begun was also ended.
+    assert {state["status"] for state in api.tasks.values()} == {"completed"}
+    assert len([r for r in caplog.records if "dropped" in r.message]) == 1
+
+
+def test_one_bad_value_does_not_hold_the_others(api: FakeApi, publisher: Publisher) -> None:
+    with publisher.task(42, "good") as good, publisher.task(42, "bad") as bad:
+        publisher.flush(10)
+        api.lock.acquire()
+        try:
+            # Both wait for the same batch.
+            bad.progress(percentage=1, details=object())
+            good.progress(percentage=1)
+        finally:
+            api.lock.release()
+        publisher.flush(10)
+    publisher.flush(10)
+    assert {state["status"] for state in api.tasks.values()} == {"completed"}
+    assert good.task_id in api.tasks
+
+
+def test_track_tells_each_step(api: FakeApi, publisher: Publisher) -> None:
+    assert list(publisher.track("abc", user_id=42, title="Import")) == ["a", "b", "c"]
+    publisher.flush(10)
+    state = api.only_task()
+    assert (state["title"], state["status"], state["currentStep"], state["totalSteps"]) == ("Import", "completed", 3, 3)
+
+
+def test_track_without_a_length_counts(api: FakeApi, publisher: Publisher) -> None:
+    assert list(publisher.track(iter("abc"), user_id=42)) == ["a", "b", "c"]
+    publisher.flush(10)
+    assert api.only_task()["currentStep"] == 3
+    assert "totalSteps" not in api.only_task()
+
+
+def test_a_loop_left_early_is_not_shown_as_done(api: FakeApi, publisher: Publisher) -> None:
+    for row in publisher.track(range(10), user_id=42):
+        if row == 3:
+            break
+    publisher.flush(10)
+    assert (api.only_task()["status"], api.only_task()["error"]) == ("failed", "stopped after 3 of 10")
+    rows = publisher.track(range(10), user_id=42)
+    for row in rows:
+        if row == 3:
+            rows.task.complete("found")
+            break
+    publisher.flush(10)
+    assert api.tasks[rows.task.task_id]["result"] == "found"
+
+
+def test_a_failing_source_fails_it_with_its_message(api: FakeApi, publisher: Publisher) -> None:
+    def rows() -> object:
+        yield 1
+        raise OSError("disk is gone")
+
+    with pytest.raises(OSError):
+        list(publisher.track(rows(), user_id=42))  # type: ignore[arg-type]
+    publisher.flush(10)
+    assert api.only_task()["error"] == "disk is gone"
+
+
+def test_progress_costs_the_loop_nearly_nothing(api: FakeApi, publisher: Publisher) -> None:
+    with publisher.task(42) as task:
+        publisher.flush(10)
+        started = time.process_time()
+        for n in range(20_000):
+            task.progress(n, of=20_000)
+        # 50 µs a call is ten times what it takes; a call that waited for the network would take a hundred times that.
+        assert time.process_time() - started < 1.0
+
+
+def _script(api: FakeApi, body: str) -> subprocess.CompletedProcess[str]:
+    code = f"from pushserver.publisher import Publisher\npublisher = Publisher({api.url!r}, api_key={KEY!r})\n{body}"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+
+
+def test_a_script_that_ends_at_once_loses_nothing(api: FakeApi) -> None:
+    ended = _script(api, "with publisher.task(42) as task: task.progress(50)\n")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert api.only_task()["status"] == "completed"
+
+
+def test_a_script_that_dies_of_an_exception_says_so(api: FakeApi) -> None:
+    ended = _script(api, "with publisher.task(42) as task: raise SystemExit('enough')\n")
+    assert ended.returncode == 1
+    assert api.only_task()["error"] == "enough"
+
+
+def test_a_script_ends_in_bounded_time_without_a_server(api: FakeApi) -> None:
+    api.stop()
+    started = time.monotonic()
+    ended = _script(api, "publisher._background._exit_timeout = 0.5\nwith publisher.task(42): pass\n")
+    assert ended.returncode == 0
+    assert "could not be sent" in ended.stderr
+    assert time.monotonic() - started < 10
+
+
+def test_a_forked_child_sends_its_own_and_only_its_own(api: FakeApi) -> None:
+    ended = _script(
+        api,
+        """
+import os
+with publisher.task(1) as parent: pass
+child = os.fork()
+if child == 0:
+    with publisher.task(2): pass
+    os._exit(0 if publisher.flush(10) else 1)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+""",
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert sorted(state["userId"] for state in api.tasks.values()) == ["1", "2"]
+    assert {state["status"] for state in api.tasks.values()} == {"completed"}
+    assert api.methods().count("task.create") == 2
+
+
+def test_a_process_of_multiprocessing_loses_nothing(api: FakeApi) -> None:
+    ended = _script(
+        api,
+        """
+import multiprocessing
+def work(n):
+    with publisher.task(n): pass
+context = multiprocessing.get_context("fork")
+children = [context.Process(target=work, args=(n,)) for n in (1, 2)]
+for child in children: child.start()
+for child in children: child.join()
+""",
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert sorted(state["userId"] for state in api.tasks.values()) == ["1", "2"]
+    assert {state["status"] for state in api.tasks.values()} == {"completed"}
+
+
+def test_many_threads_share_a_publisher(api: FakeApi, publisher: Publisher) -> None:
+    def work(n: int) -> None:
+        for _ in publisher.track(range(50), user_id=n):
+            pass
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert publisher.flush(10)
+    assert [state["status"] for state in api.tasks.values()] == ["completed"] * 8

@@ -1,0 +1,118 @@
+"""What is installed elsewhere is whole: the plugin is found, and every file of the package is there."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.harness import ROOT
+
+PLUGIN = "twisted/plugins/pushserver_plugin.py"
+
+
+class Built(NamedTuple):
+    sdist: Path
+    wheel: Path
+
+
+def package_files() -> set[str]:
+    """Every file that belongs to the package, as the checkout has it."""
+    files = (path for path in (ROOT / "pushserver").rglob("*") if path.is_file())
+    return {str(path.relative_to(ROOT)) for path in files if path.suffix != ".pyc"} | {PLUGIN}
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, env={"PATH": "/usr/bin:/bin"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """An sdist, and the wheel made from that sdist; built in a copy, which leaves the checkout clean."""
+    source, output = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
+    ignored = shutil.ignore_patterns("__pycache__", "dropin.cache")
+    for folder in ("pushserver", "twisted"):
+        shutil.copytree(ROOT / folder, source / folder, ignore=ignored)
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        if (ROOT / name).exists():
+            shutil.copy(ROOT / name, source)
+    # Without isolation: setuptools is here already, and a test should not fetch it again.
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", output, source, cwd=source)
+    (sdist,), (wheel,) = output.glob("*.tar.gz"), output.glob("*.whl")
+    return Built(sdist, wheel)
+
+
+@pytest.fixture(scope="module")
+def elsewhere(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh virtual environment with the wheel in it; the dependencies are lent by the one that runs the tests."""
+    place = tmp_path_factory.mktemp("elsewhere")
+    run(sys.executable, "-m", "venv", "--without-pip", place, cwd=place)
+    python = place / "bin" / "python"
+    # A path that stands in a .pth file is not searched for further .pth files: the editable install stays out.
+    packages = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=place).strip())
+    (packages / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    run(
+        sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", "--quiet",
+        "--ignore-installed", "--disable-pip-version-check", built.wheel, cwd=place,
+    )  # fmt: skip
+    return place
+
+
+def test_the_wheel_holds_the_whole_package_and_the_plugin(built: Built) -> None:
+    with zipfile.ZipFile(built.wheel) as wheel:
+        names = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert names == package_files()
+
+
+def test_the_sdist_holds_what_the_wheel_is_made_from(built: Built) -> None:
+    with tarfile.open(built.sdist) as sdist:
+        names = {name.partition("/")[2] for name in sdist.getnames()}
+    assert package_files() | {"setup.cfg", "pyproject.toml"} <= names
+
+
+def test_elsewhere_twistd_knows_the_plugin(elsewhere: Path) -> None:
+    twistd = "import sys; from twisted.scripts.twistd import run; sys.argv[0] = 'twistd'; run()"
+    listed = run(elsewhere / "bin" / "python", "-c", twistd, "--help", cwd=elsewhere)
+    assert [line.split()[0] for line in listed.splitlines() if "pushserver" in line] == ["pushserver"]
+    assert "--state-dir" in run(elsewhere / "bin" / "python", "-c", twistd, "pushserver", "--help", cwd=elsewhere)
+
+
+def test_elsewhere_the_package_is_the_installed_one(elsewhere: Path) -> None:
+    where = run(elsewhere / "bin" / "python", "-c", "import pushserver; print(pushserver.__file__)", cwd=elsewhere)
+    assert where.startswith(str(elsewhere))
+
+
+def test_the_console_scripts_run(elsewhere: Path) -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    scripts = setup["options.entry_points"]["console_scripts"].split("\n")
+    for script in filter(None, scripts):
+        assert "Usage" in run(elsewhere / "bin" / script.split("=")[0].strip(), "--help", cwd=elsewhere)
+
+
+def test_no_dependency_is_pinned_to_one_version() -> None:
+    """Bounds leave room for fixes: from below always, from above where a break is known."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    for line in filter(None, setup["options"]["install_requires"].split("\n")):
+        assert ">=" in line
+        assert "==" not in line
+
+
+def test_npm_packages_are_pinned_and_locked_without_addresses() -> None:
+    package = json.loads((ROOT / "tests/node/package.json").read_text())
+    lock = json.loads((ROOT / "tests/node/package-lock.json").read_text())
+    assert all(version[0].isdigit() for version in package["dependencies"].values())
+    assert lock["packages"][""]["dependencies"] == package["dependencies"]
+    assert not [name for name, entry in lock["packages"].items() if "resolved" in entry]
