@@ -177,16 +177,18 @@ class Inboxes:
             self._changed[user_id] = head
         return head
 
-    def _expire(self, connection: sqlite3.Connection, head: Head, now: int) -> None:
-        """Removes what is past its age."""
+    def _expire(self, connection: sqlite3.Connection, head: Head, now: int) -> int:
+        """Removes what is past its age; answers how many."""
         self._flush_rows(connection)
-        for offset, kind in connection.execute(
+        expired = connection.execute(
             "SELECT offset, kind FROM inbox WHERE user = ? AND expires_at <= ? ORDER BY offset", (head.user, now)
-        ).fetchall():
+        ).fetchall()
+        for offset, kind in expired:
             self._remove(head, offset, lost=not kind & _OWN_TTL)
         self._flush_rows(connection)
         (next_expiry,) = connection.execute("SELECT min(expires_at) FROM inbox WHERE user = ?", (head.user,)).fetchone()
         head.next_expiry = next_expiry if next_expiry is not None else _NEVER
+        return len(expired)
 
     def _remove(self, head: Head, offset: int, lost: bool) -> None:
         index = head.place(offset)
@@ -278,7 +280,13 @@ class Inboxes:
             write_rows(connection, "INSERT INTO inbox (user, offset, kind, expires_at, collapse_key, body)", self._rows)
             self._rows.clear()
         if self._removed:
-            write_rows(connection, "DELETE FROM inbox WHERE (user, offset) IN (", self._removed, ")")
+            # A pair of columns IN a list would scan the whole table; the join looks up each pair.
+            write_rows(
+                connection,
+                "DELETE FROM inbox WHERE id IN (SELECT inbox.id FROM (",
+                self._removed,
+                ") CROSS JOIN inbox ON inbox.user = column1 AND inbox.offset = column2)",
+            )
             self._removed.clear()
 
     def flush(self, connection: sqlite3.Connection) -> None:
@@ -317,9 +325,12 @@ class Inboxes:
                 (now, limit),
             ).fetchall()
         ]
-        self.fetch(connection, user_ids, now)
+        removed = 0
         for user_id in user_ids:
-            self._expire(connection, self._heads[user_id], now)
+            if removed >= limit:
+                break
+            self.fetch(connection, (user_id,), now)
+            removed += self._expire(connection, self._heads[user_id], now)
         # Word of what was lost unread is not forgotten: its reader has not heard it yet.
         idle = [
             user_id
@@ -333,4 +344,4 @@ class Inboxes:
         for user_id in idle:
             self._heads.pop(user_id, None)
             connection.execute("DELETE FROM inbox_user WHERE user_id = ?", (user_id,))
-        return len(user_ids) + len(idle)
+        return max(removed, len(idle))

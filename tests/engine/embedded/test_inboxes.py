@@ -164,9 +164,9 @@ class InboxMachine(RuleBasedStateMachine):
     def advance_far(self, duration: int) -> None:
         self.opened.now += duration
 
-    @rule()
-    def sweep(self) -> None:
-        assert self.opened.do(Sweep(100)) is False
+    @rule(limit=st.sampled_from([1, 100]))
+    def sweep(self, limit: int) -> None:
+        assert self.opened.do(Sweep(limit)) in (False, limit == 1)
 
     @rule()
     def restart(self) -> None:
