@@ -158,18 +158,24 @@ class Inboxes:
     def _enter(head: Head, offset: int, kind: int, expires_at: int, collapse_key: str | None) -> None:
         head.kept.append(offset << 1 | kind & _CHAT)
         head.chats += kind & _CHAT
-        head.newest = max(head.newest, offset)
-        head.next_expiry = min(head.next_expiry, expires_at)
+        if offset > head.newest:
+            head.newest = offset
+        if expires_at < head.next_expiry:
+            head.next_expiry = expires_at
         if collapse_key is not None:
             if head.collapse is None:
                 head.collapse = {}
             head.collapse[collapse_key] = offset
 
     def _head(self, connection: sqlite3.Connection, user_id: str, now: int) -> Head:
-        # The dictionary's order is the order of use; `flush` forgets the least recently used.
-        if user_id not in self._heads:
+        heads = self._heads
+        head = heads.get(user_id)
+        if head is None:
             self.fetch(connection, (user_id,), now)
-        head = self._heads[user_id] = self._heads.pop(user_id)
+            head = heads[user_id]
+        elif len(heads) > _HEADS // 2:
+            # The dictionary's order is the order of use; `flush` forgets the least recently used.
+            heads[user_id] = heads.pop(user_id)
         if head.next_expiry <= now:
             self._expire(connection, head, now)
         if now - head.touched_at > _TOUCH:
@@ -317,12 +323,16 @@ class Inboxes:
 
     def sweep(self, connection: sqlite3.Connection, now: int, limit: int) -> int:
         """Removes some of what is past its age, and some heads of inboxes long empty. Answers how many."""
+        self._flush_rows(connection)
+        # The rows stand in the order of time, so what is past the inbox' own age is found at the front.
         user_ids = [
             user_id
             for (user_id,) in connection.execute(
-                "SELECT user_id FROM inbox_user WHERE user IN"
-                " (SELECT user FROM inbox WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)",
-                (now, limit),
+                "SELECT user_id FROM inbox_user WHERE user IN (SELECT user FROM"
+                " (SELECT user, expires_at FROM inbox ORDER BY id LIMIT :limit) WHERE expires_at <= :now UNION ALL"
+                f" SELECT * FROM (SELECT user FROM inbox WHERE kind >= {_OWN_TTL} AND expires_at <= :now LIMIT :limit)"
+                ")",
+                {"now": now, "limit": limit},
             ).fetchall()
         ]
         removed = 0
