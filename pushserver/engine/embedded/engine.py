@@ -326,7 +326,10 @@ class EmbeddedEngine:
         except Unavailable:
             return
         if more and self._writer.accepting and (self._again is None or not self._again.active()):
-            self._again = self._clock.callLater(_SWEEP_PAUSE, self._sweep)
+            self._again = self._clock.callLater(_SWEEP_PAUSE, self._sweep_on)
+
+    def _sweep_on(self) -> None:
+        self._sweep().addErrback(lambda failure: self._log.failure("Removing old rows failed", failure=failure))
 
     def _probe(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._probe_store())

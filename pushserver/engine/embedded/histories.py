@@ -97,8 +97,10 @@ class Histories:
             self._expire(connection, head, now)
         return head
 
-    def _expire(self, connection: sqlite3.Connection, head: Head, now: int) -> None:
+    def _expire(self, connection: sqlite3.Connection, head: Head, now: int) -> int:
+        """Removes what is past its age; answers how many."""
         self._flush_rows(connection)
+        floor = head.floor
         (expired,) = connection.execute(
             "SELECT max(offset) FROM history WHERE channel = ? AND expires_at <= ?", (head.channel, now)
         ).fetchone()
@@ -109,6 +111,7 @@ class Histories:
             "SELECT min(expires_at) FROM history WHERE channel = ?", (head.channel,)
         ).fetchone()
         head.next_expiry = next_expiry if next_expiry is not None else _NEVER
+        return head.floor - floor
 
     def _trim(self, head: Head, floor: int) -> None:
         if floor > head.floor:
@@ -162,7 +165,12 @@ class Histories:
             write_rows(connection, "INSERT INTO history (channel, offset, expires_at, body)", self._rows)
             self._rows.clear()
         if self._trimmed:
-            connection.executemany("DELETE FROM history WHERE channel = ? AND offset <= ?", self._trimmed.items())
+            write_rows(
+                connection,
+                "DELETE FROM history WHERE id IN (SELECT history.id FROM (",
+                list(self._trimmed.items()),
+                ") CROSS JOIN history ON history.channel = column1 AND history.offset <= column2)",
+            )
             self._trimmed.clear()
 
     def flush(self, connection: sqlite3.Connection) -> None:
@@ -193,9 +201,12 @@ class Histories:
                 (now, limit),
             ).fetchall()
         ]
-        self.fetch(connection, names, now)
+        removed = 0
         for name in names:
-            self._expire(connection, self._heads[name], now)
+            if removed >= limit:
+                break
+            self.fetch(connection, (name,), now)
+            removed += self._expire(connection, self._heads[name], now)
         idle = [
             name
             for (name,) in connection.execute(
@@ -208,4 +219,4 @@ class Histories:
         for name in idle:
             self._heads.pop(name, None)
             connection.execute("DELETE FROM channel WHERE name = ?", (name,))
-        return len(names) + len(idle)
+        return max(removed, len(idle))

@@ -158,18 +158,24 @@ class Inboxes:
     def _enter(head: Head, offset: int, kind: int, expires_at: int, collapse_key: str | None) -> None:
         head.kept.append(offset << 1 | kind & _CHAT)
         head.chats += kind & _CHAT
-        head.newest = max(head.newest, offset)
-        head.next_expiry = min(head.next_expiry, expires_at)
+        if offset > head.newest:
+            head.newest = offset
+        if expires_at < head.next_expiry:
+            head.next_expiry = expires_at
         if collapse_key is not None:
             if head.collapse is None:
                 head.collapse = {}
             head.collapse[collapse_key] = offset
 
     def _head(self, connection: sqlite3.Connection, user_id: str, now: int) -> Head:
-        # The dictionary's order is the order of use; `flush` forgets the least recently used.
-        if user_id not in self._heads:
+        heads = self._heads
+        head = heads.get(user_id)
+        if head is None:
             self.fetch(connection, (user_id,), now)
-        head = self._heads[user_id] = self._heads.pop(user_id)
+            head = heads[user_id]
+        elif len(heads) > _HEADS // 2:
+            # The dictionary's order is the order of use; `flush` forgets the least recently used.
+            heads[user_id] = heads.pop(user_id)
         if head.next_expiry <= now:
             self._expire(connection, head, now)
         if now - head.touched_at > _TOUCH:
@@ -177,16 +183,18 @@ class Inboxes:
             self._changed[user_id] = head
         return head
 
-    def _expire(self, connection: sqlite3.Connection, head: Head, now: int) -> None:
-        """Removes what is past its age."""
+    def _expire(self, connection: sqlite3.Connection, head: Head, now: int) -> int:
+        """Removes what is past its age; answers how many."""
         self._flush_rows(connection)
-        for offset, kind in connection.execute(
+        expired = connection.execute(
             "SELECT offset, kind FROM inbox WHERE user = ? AND expires_at <= ? ORDER BY offset", (head.user, now)
-        ).fetchall():
+        ).fetchall()
+        for offset, kind in expired:
             self._remove(head, offset, lost=not kind & _OWN_TTL)
         self._flush_rows(connection)
         (next_expiry,) = connection.execute("SELECT min(expires_at) FROM inbox WHERE user = ?", (head.user,)).fetchone()
         head.next_expiry = next_expiry if next_expiry is not None else _NEVER
+        return len(expired)
 
     def _remove(self, head: Head, offset: int, lost: bool) -> None:
         index = head.place(offset)
@@ -278,7 +286,13 @@ class Inboxes:
             write_rows(connection, "INSERT INTO inbox (user, offset, kind, expires_at, collapse_key, body)", self._rows)
             self._rows.clear()
         if self._removed:
-            write_rows(connection, "DELETE FROM inbox WHERE (user, offset) IN (", self._removed, ")")
+            # A pair of columns IN a list would scan the whole table; the join looks up each pair.
+            write_rows(
+                connection,
+                "DELETE FROM inbox WHERE id IN (SELECT inbox.id FROM (",
+                self._removed,
+                ") CROSS JOIN inbox ON inbox.user = column1 AND inbox.offset = column2)",
+            )
             self._removed.clear()
 
     def flush(self, connection: sqlite3.Connection) -> None:
@@ -309,17 +323,24 @@ class Inboxes:
 
     def sweep(self, connection: sqlite3.Connection, now: int, limit: int) -> int:
         """Removes some of what is past its age, and some heads of inboxes long empty. Answers how many."""
+        self._flush_rows(connection)
+        # The rows stand in the order of time, so what is past the inbox' own age is found at the front.
         user_ids = [
             user_id
             for (user_id,) in connection.execute(
-                "SELECT user_id FROM inbox_user WHERE user IN"
-                " (SELECT user FROM inbox WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)",
-                (now, limit),
+                "SELECT user_id FROM inbox_user WHERE user IN (SELECT user FROM"
+                " (SELECT user, expires_at FROM inbox ORDER BY id LIMIT :limit) WHERE expires_at <= :now UNION ALL"
+                f" SELECT * FROM (SELECT user FROM inbox WHERE kind >= {_OWN_TTL} AND expires_at <= :now LIMIT :limit)"
+                ")",
+                {"now": now, "limit": limit},
             ).fetchall()
         ]
-        self.fetch(connection, user_ids, now)
+        removed = 0
         for user_id in user_ids:
-            self._expire(connection, self._heads[user_id], now)
+            if removed >= limit:
+                break
+            self.fetch(connection, (user_id,), now)
+            removed += self._expire(connection, self._heads[user_id], now)
         # Word of what was lost unread is not forgotten: its reader has not heard it yet.
         idle = [
             user_id
@@ -333,4 +354,4 @@ class Inboxes:
         for user_id in idle:
             self._heads.pop(user_id, None)
             connection.execute("DELETE FROM inbox_user WHERE user_id = ?", (user_id,))
-        return len(user_ids) + len(idle)
+        return max(removed, len(idle))

@@ -74,17 +74,15 @@ class Asking(Operation):
         return self._call(store)
 
 
-def _earlier(store: Store, digest: bytes | None) -> Published | None:
+def _earlier(store: Store, digest: bytes) -> Published | None:
     """What a repeat is answered."""
-    if digest is None or (answer := store.keys.answer(digest)) is None:
-        return None
-    return msgspec.structs.replace(_published.decode(answer), duplicate=True)
+    answer = store.keys.answer(digest)
+    return msgspec.structs.replace(_published.decode(answer), duplicate=True) if answer is not None else None
 
 
-def _first(store: Store, digest: bytes | None, published: Published) -> Published:
+def _first(store: Store, digest: bytes, published: Published) -> Published:
     """What the first is answered, after it was written down for repeats."""
-    if digest is not None:
-        store.keys.remember(digest, _encode(published), store.now)
+    store.keys.remember(digest, _encode(published), store.now)
     return published
 
 
@@ -101,13 +99,14 @@ class Publish(Operation):
         self._retention = retention
 
     def carry_out(self, store: Store) -> Published:
-        if (earlier := _earlier(store, self.digest)) is not None:
+        message, digest = self._publication, self.digest
+        if digest is not None and (earlier := _earlier(store, digest)) is not None:
             return earlier
-        message = self._publication
         offset, epoch = store.histories.append(
             store.connection, message.channel, self._retention, self._body, store.now
         )
-        return _first(store, self.digest, Published(message.message_id, offset, epoch))
+        published = Published(message.message_id, offset, epoch)
+        return published if digest is None else _first(store, digest, published)
 
     def tell(self, broker: Broker, answer: Published) -> None:
         if not answer.duplicate:
@@ -137,13 +136,15 @@ class Append(Operation):
         self._collapse_key = collapse_key
 
     def carry_out(self, store: Store) -> Published:
-        if (earlier := _earlier(store, self.digest)) is not None:
+        user_id, digest = self.user_id, self.digest
+        assert user_id is not None
+        if digest is not None and (earlier := _earlier(store, digest)) is not None:
             return earlier
-        assert self.user_id is not None
         offset, epoch = store.inboxes.append(
-            store.connection, self.user_id, self._chat, self._ttl, self._collapse_key, self._body, store.now
+            store.connection, user_id, self._chat, self._ttl, self._collapse_key, self._body, store.now
         )
-        return _first(store, self.digest, Published(self._publication.message_id, offset, epoch))
+        published = Published(self._publication.message_id, offset, epoch)
+        return published if digest is None else _first(store, digest, published)
 
     def tell(self, broker: Broker, answer: Published) -> None:
         if not answer.duplicate:

@@ -36,12 +36,11 @@ class TaskRows:
     def fetch(self, connection: sqlite3.Connection, task_ids: Sequence[str], now: int) -> None:
         """Reads the versions that this batch will ask for."""
         self._versions = dict.fromkeys(task_ids)
-        for task_id, version in read_rows(
-            connection,
-            f"SELECT task_id, version FROM task WHERE task_id IN (*) AND ifnull(expires_at, {now + 1}) > {now}",
-            list(self._versions),
+        for task_id, version, expires_at in read_rows(
+            connection, "SELECT task_id, version, expires_at FROM task WHERE task_id IN (*)", list(self._versions)
         ):
-            self._versions[task_id] = version
+            if expires_at is None or expires_at > now:
+                self._versions[task_id] = version
 
     def version(self, task_id: str) -> int | None:
         """The kept state's version; None where the task is not known."""
@@ -72,10 +71,11 @@ class TaskRows:
         self, connection: sqlite3.Connection, user_id: str, unfinished: bool, limit: int, now: int
     ) -> list[TaskState]:
         self.flush(connection)
-        kept = "expires_at IS NULL" if unfinished else f"(expires_at IS NULL OR expires_at > {now})"
+        kept = "expires_at IS NULL" if unfinished else "(expires_at IS NULL OR expires_at > :now)"
         rows = connection.execute(
-            f"SELECT body FROM task WHERE user_id = ? AND {kept} ORDER BY created_at DESC, rowid DESC LIMIT ?",
-            (user_id, max(limit, 0)),
+            f"SELECT body FROM task WHERE user_id = :user_id AND {kept}"
+            " ORDER BY created_at DESC, rowid DESC LIMIT :limit",
+            {"user_id": user_id, "now": now, "limit": max(limit, 0)},
         ).fetchall()
         return [_decode(body) for (body,) in rows]
 

@@ -22,7 +22,7 @@ CREATE TABLE inbox (
     body BLOB NOT NULL
 );
 CREATE UNIQUE INDEX inbox_offset ON inbox (user, offset);
-CREATE INDEX inbox_expires ON inbox (expires_at);
+CREATE INDEX inbox_own_ttl ON inbox (expires_at) WHERE kind >= 2;
 
 CREATE TABLE channel (
     channel INTEGER PRIMARY KEY,

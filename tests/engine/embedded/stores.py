@@ -1,0 +1,65 @@
+"""A store without its thread: batches carried out at once, at the time that the test says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from pushserver.engine.embedded.operations import Operation
+from pushserver.engine.embedded.store import Store
+from pushserver.engine.interfaces import InboxRules
+from pushserver.publication import Publication, body
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+RULES = InboxRules(size=5, chat_size=2, ttl=100)
+
+
+def publication(channel: str, data: Any, message_id: str = "m") -> Publication:
+    return Publication(type="message", channel=channel, data=body(data), timestamp=1, message_id=message_id)
+
+
+def contents(messages: list[Publication]) -> list[Any]:
+    return [msgspec.json.decode(message.data) for message in messages]
+
+
+class Failing(Operation):
+    """An operation that fails as only a mistake of ours could make it fail, after it wrote something."""
+
+    def __init__(self, mistake: Callable[[Store], Any]) -> None:
+        self._mistake = mistake
+
+    def carry_out(self, store: Store) -> Any:
+        return self._mistake(store)
+
+
+class OpenStore:
+    """A store on a directory, which can be opened anew."""
+
+    def __init__(self, directory: Path, rules: InboxRules = RULES, task_ttl: int = 100) -> None:
+        self._directory = directory
+        self._rules = rules
+        self._task_ttl = task_ttl
+        self.now = 1_700_000_000_000
+        self.open()
+
+    def open(self) -> None:
+        self.store = Store(self._directory, self._rules, self._task_ttl)
+        self.revocations = self.store.open(self.now)
+
+    def restart(self) -> None:
+        self.store.close()
+        self.open()
+
+    def batch(self, *operations: Operation) -> list[Any]:
+        return self.store.carry_out(operations, self.now)
+
+    def do(self, operation: Operation) -> Any:
+        (answer,) = self.batch(operation)
+        return answer
+
+    def close(self) -> None:
+        self.store.close()

@@ -1,0 +1,155 @@
+"""History and recovery against a model that keeps everything, over batches, ages and restarts."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from pushserver.engine.embedded import histories
+from pushserver.engine.embedded.operations import Asking, Publish, Sweep
+from pushserver.engine.interfaces import HistoryPage, Retention
+from pushserver.positions import Position, recovered
+
+from .stores import OpenStore, contents, publication
+
+CHANNELS = ("a", "b")
+
+
+class Model:
+    """Everything that was ever published on a channel: (text, when it is past its age), the offset is the place."""
+
+    def __init__(self) -> None:
+        self.published: list[tuple[str, int]] = []
+        self.floor = 0
+
+    def expire(self, now: int) -> None:
+        for offset, (_, expires_at) in enumerate(self.published, 1):
+            if expires_at <= now:
+                self.floor = max(self.floor, offset)
+
+    def publish(self, text: str, retention: Retention, now: int) -> int:
+        self.published.append((text, now + retention.ttl))
+        self.floor = max(self.floor, len(self.published) - retention.size)
+        return len(self.published)
+
+
+class HistoryMachine(RuleBasedStateMachine):
+    """Clients that come and go: each has every message once and in order, or is told that it has not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = tempfile.TemporaryDirectory()
+        self.opened = OpenStore(Path(self.place.name) / "state")
+        self.models = {channel: Model() for channel in CHANNELS}
+        self.epochs: dict[str, str] = {}
+        self.clients: dict[tuple[str, int], tuple[Position, list[str]]] = {}
+        self.count = 0
+
+    @initialize(heads=st.sampled_from([1, 100]))
+    def cache(self, heads: int) -> None:
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(histories, "_HEADS", heads)
+
+    def teardown(self) -> None:
+        self.patch.undo()
+        self.opened.close()
+        self.place.cleanup()
+
+    def _read(self, channel: str, since: int | None, limit: int, reverse: bool = False) -> HistoryPage:
+        page: HistoryPage = self.opened.do(
+            Asking(
+                lambda store: store.histories.read(store.connection, channel, since, limit, reverse, store.now),
+                channel=channel,
+            )
+        )
+        return page
+
+    @rule(
+        batch=st.lists(
+            st.tuples(st.sampled_from(CHANNELS), st.integers(1, 6), st.sampled_from([20, 100])), min_size=1, max_size=8
+        )
+    )
+    def publish(self, batch: list[tuple[str, int, int]]) -> None:
+        operations = []
+        expected = []
+        for channel, size, ttl in batch:
+            self.count += 1
+            text = f"text {self.count}"
+            retention = Retention(size, ttl)
+            operations.append(Publish(publication(channel, text), retention, None))
+            expected.append(self.models[channel].publish(text, retention, self.opened.now))
+        assert [answer.offset for answer in self.opened.batch(*operations)] == expected
+
+    @rule(channel=st.sampled_from(CHANNELS), client=st.integers(1, 3))
+    def resume(self, channel: str, client: int) -> None:
+        model = self.models[channel]
+        model.expire(self.opened.now)
+        since, had = self.clients.get((channel, client), (None, []))
+        page = self._read(channel, since.offset if since is not None else None, 100)
+        if recovered(since, page.newest, page.floor):
+            had = had + contents(page.messages)
+            assert had == [text for text, _ in model.published[len(model.published) - len(had) :]]
+        else:
+            assert since is None or since.offset < model.floor
+            had = []
+        self.clients[channel, client] = (page.newest, had)
+
+    @rule(duration=st.integers(1, 60))
+    def advance(self, duration: int) -> None:
+        self.opened.now += duration
+
+    @rule(limit=st.sampled_from([1, 100]))
+    def sweep(self, limit: int) -> None:
+        self.opened.do(Sweep(limit))
+
+    @rule()
+    def restart(self) -> None:
+        self.opened.restart()
+
+    @rule(
+        channel=st.sampled_from(CHANNELS),
+        since=st.none() | st.integers(0, 20),
+        limit=st.integers(0, 8),
+        reverse=st.booleans(),
+    )
+    def read(self, channel: str, since: int | None, limit: int, reverse: bool) -> None:
+        model = self.models[channel]
+        model.expire(self.opened.now)
+        kept = [(offset, text) for offset, (text, _) in enumerate(model.published, 1) if offset > model.floor]
+        if reverse:
+            kept = [entry for entry in reversed(kept) if since is None or entry[0] < since]
+        else:
+            kept = [entry for entry in kept if since is None or entry[0] > since]
+        page = self._read(channel, since, limit, reverse)
+        assert [(m.offset, *contents([m])) for m in page.messages] == kept[:limit]
+
+    @invariant()
+    def same(self) -> None:
+        for channel, model in self.models.items():
+            model.expire(self.opened.now)
+            page = self._read(channel, None, 100)
+            assert contents(page.messages) == [text for text, _ in model.published[model.floor :]]
+            assert (page.newest.offset, page.floor) == (len(model.published), model.floor)
+            assert page.newest.epoch == self.epochs.setdefault(channel, page.newest.epoch)
+
+
+TestHistoryMachine = HistoryMachine.TestCase
+TestHistoryMachine.settings = settings(max_examples=80, stateful_step_count=30, deadline=None, derandomize=True)
+
+
+def test_a_retention_of_nothing_keeps_the_position_only(tmp_path: Path) -> None:
+    opened = OpenStore(tmp_path)
+    answers: list[Any] = opened.batch(*[Publish(publication("a", n), Retention(0, 100), None) for n in range(3)])
+    assert [answer.offset for answer in answers] == [1, 2, 3]
+    opened.restart()
+    page = opened.do(
+        Asking(lambda store: store.histories.read(store.connection, "a", None, 9, False, store.now), channel="a")
+    )
+    assert (page.messages, page.newest.offset, page.floor) == ([], 3, 3)
+    opened.close()

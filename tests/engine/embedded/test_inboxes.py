@@ -1,0 +1,250 @@
+"""The inbox against a model that is too simple to be wrong, and the heads that make it quick."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from twisted.python.failure import Failure
+
+from pushserver import errors
+from pushserver.engine.embedded import inboxes
+from pushserver.engine.embedded.inboxes import Head
+from pushserver.engine.embedded.operations import Append, Asking, Sweep
+from pushserver.engine.interfaces import ONCE_TTL, POSITION_TTL, InboxRules, Once
+
+from .stores import RULES, Failing, OpenStore, contents, publication
+
+
+@dataclass
+class Kept:
+    offset: int
+    text: str
+    chat: bool
+    expires_at: int
+    own_ttl: bool
+    collapse_key: str | None
+
+
+@dataclass
+class Model:
+    """One inbox as its contract words it, without a thought for cost."""
+
+    messages: list[Kept] = field(default_factory=list)
+    newest: int = 0
+    acked: int = 0
+    lost: set[int] = field(default_factory=set)
+    answers: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def expire(self, now: int) -> None:
+        for message in list(self.messages):
+            if message.expires_at <= now:
+                self.messages.remove(message)
+                if not message.own_ttl:
+                    self.lost.add(message.offset)
+
+    def append(
+        self, text: str, chat: bool, ttl: int | None, collapse_key: str | None, once: str | None, now: int
+    ) -> int:
+        self.expire(now)
+        if once is not None and once in self.answers and self.answers[once][1] > now:
+            return self.answers[once][0]
+        if collapse_key is not None:
+            self.messages = [m for m in self.messages if m.collapse_key != collapse_key or m.offset <= self.acked]
+        self.newest += 1
+        own_ttl = ttl is not None and ttl < RULES.ttl
+        expires_at = now + (ttl if own_ttl and ttl is not None else RULES.ttl)
+        self.messages.append(Kept(self.newest, text, chat, expires_at, own_ttl, collapse_key))
+        if once is not None:
+            self.answers[once] = (self.newest, now + ONCE_TTL)
+        while self._over(chat):
+            oldest_chat = next((m for m in self.messages if m.chat), None)
+            oldest = self.messages[0]
+            too_much_chat = sum(m.chat for m in self.messages) > RULES.chat_size
+            going = oldest_chat if too_much_chat or (chat and oldest.offset > self.acked) else oldest
+            assert going is not None
+            self.messages.remove(going)
+            self.lost.add(going.offset)
+        return self.newest
+
+    def _over(self, chat: bool) -> bool:
+        return len(self.messages) > RULES.size or sum(m.chat for m in self.messages) > RULES.chat_size
+
+
+USERS = ("ann", "bob")
+times = st.integers(1, 40)
+appends = st.tuples(
+    st.sampled_from(USERS),
+    st.booleans(),
+    st.sampled_from([None, None, None, 5, 30, 500]),
+    st.sampled_from([None, None, "k", "l"]),
+    st.sampled_from([None, None, None, "o1", "o2"]),
+)
+
+
+class InboxMachine(RuleBasedStateMachine):
+    """Whatever is done to inboxes, in whatever batches and over restarts: they are what the model is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = tempfile.TemporaryDirectory()
+        self.opened = OpenStore(Path(self.place.name) / "state")
+        self.models = {user: Model() for user in USERS}
+        self.epochs: dict[str, str] = {}
+        self.count = 0
+
+    @initialize(heads=st.sampled_from([1, 100]))
+    def cache(self, heads: int) -> None:
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(inboxes, "_HEADS", heads)
+
+    def teardown(self) -> None:
+        self.patch.undo()
+        self.opened.close()
+        self.place.cleanup()
+
+    @rule(batch=st.lists(appends, min_size=1, max_size=8), mistake=st.booleans())
+    def append(self, batch: list[tuple[str, bool, int | None, str | None, str | None]], mistake: bool) -> None:
+        operations: list[Any] = []
+        expected = []
+        for user, chat, ttl, collapse_key, once in batch:
+            self.count += 1
+            text = f"text {self.count}"
+            operations.append(
+                Append(publication(f"user:{user}", text), user, chat, ttl, collapse_key, Once(once) if once else None)
+            )
+            expected.append(self.models[user].append(text, chat, ttl, collapse_key, once, self.opened.now))
+        if mistake:
+            operations.append(Failing(lambda store: store.connection.execute("SELECT nonsense")))
+        answers = self.opened.batch(*operations)
+        if mistake:
+            assert isinstance(answers.pop(), Failure)
+        assert [answer.offset for answer in answers] == expected
+
+    @rule(user=st.sampled_from(USERS), back=st.integers(-1, 4))
+    def acknowledge(self, user: str, back: int) -> None:
+        model = self.models[user]
+        offset = max(model.newest - back, 0)
+        answer = self._ask(
+            user,
+            lambda store: store.inboxes.acknowledge(
+                store.connection, user, offset, self.epochs.get(user, "none"), store.now
+            ),
+        )
+        if user not in self.epochs:
+            assert isinstance(answer.value, errors.Conflict)
+        elif offset > model.newest:
+            assert isinstance(answer.value, errors.Invalid)
+        else:
+            model.acked = max(model.acked, offset)
+            assert answer == model.acked
+
+    @rule(user=st.sampled_from(USERS))
+    def clear(self, user: str) -> None:
+        model = self.models[user]
+        model.expire(self.opened.now)
+        assert self._ask(user, lambda store: store.inboxes.clear(store.connection, user, store.now)) == len(
+            model.messages
+        )
+        model.messages.clear()
+        model.lost.clear()
+
+    @rule(duration=times)
+    def advance(self, duration: int) -> None:
+        self.opened.now += duration
+
+    @precondition(lambda self: self.count > 3)
+    @rule(duration=st.sampled_from([RULES.ttl, ONCE_TTL]))
+    def advance_far(self, duration: int) -> None:
+        self.opened.now += duration
+
+    @rule(limit=st.sampled_from([1, 100]))
+    def sweep(self, limit: int) -> None:
+        assert self.opened.do(Sweep(limit)) in (False, limit == 1)
+
+    @rule()
+    def restart(self) -> None:
+        self.opened.restart()
+
+    @rule(user=st.sampled_from(USERS), after=st.integers(0, 12), limit=st.integers(0, 6))
+    def read(self, user: str, after: int, limit: int) -> None:
+        model = self.models[user]
+        model.expire(self.opened.now)
+        page = self._ask(user, lambda store: store.inboxes.read(store.connection, user, after, limit, store.now))
+        assert contents(page.messages) == [m.text for m in model.messages if m.offset > after][:limit]
+        assert page.lost == sum(offset > after for offset in model.lost)
+
+    @invariant()
+    def same(self) -> None:
+        for user, model in self.models.items():
+            model.expire(self.opened.now)
+            page = self._ask(
+                user, lambda store, user=user: store.inboxes.read(store.connection, user, None, 100, store.now)
+            )
+            whole = self._ask(
+                user, lambda store, user=user: store.inboxes.read(store.connection, user, 0, 100, store.now)
+            )
+            assert contents(whole.messages) == [m.text for m in model.messages]
+            waiting = [m for m in model.messages if m.offset > model.acked]
+            assert [(m.offset, *contents([m])) for m in page.messages] == [(m.offset, m.text) for m in waiting]
+            assert (page.offset, page.acked, page.pending) == (model.newest, model.acked, len(waiting))
+            assert page.lost == sum(offset > model.acked for offset in model.lost)
+            assert page.epoch == self.epochs.setdefault(user, page.epoch)
+
+    def _ask(self, user: str, call: Any) -> Any:
+        return self.opened.do(Asking(call, user_id=user))
+
+
+TestInboxMachine = InboxMachine.TestCase
+TestInboxMachine.settings = settings(max_examples=80, stateful_step_count=30, deadline=None, derandomize=True)
+
+
+def test_lost_messages_join_into_stretches() -> None:
+    head = Head(1, "7", "e", 20, 0, 0)
+    for offset in (5, 3, 7, 4, 6, 1):
+        head.lose(offset)
+    assert head.lost == [[1, 1, 1], [3, 7, 5]]
+    assert [head.lost_after(offset) for offset in (0, 1, 2, 3, 5, 7, 9)] == [6, 5, 5, 4, 2, 0, 0]
+
+
+def test_many_stretches_are_counted_whole_and_at_most_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inboxes, "_STRETCHES", 3)
+    head = Head(1, "7", "e", 200, 0, 0)
+    for offset in range(2, 42, 2):
+        head.lose(offset)
+    assert len(head.lost) == 3
+    assert head.lost_after(0) == 20
+    assert head.lost_after(40) == 0
+    assert head.lost_after(39) == 1
+    assert 1 <= head.lost_after(30) <= 10
+
+
+def test_heads_of_inboxes_long_empty_are_forgotten_unless_something_was_lost(tmp_path: Path) -> None:
+    opened = OpenStore(tmp_path, InboxRules(size=1, chat_size=1, ttl=100))
+    state = [
+        Asking(lambda store, user=user: store.inboxes.state(store.connection, user, store.now), user_id=user)
+        for user in ("quiet", "short", "lost")
+    ]
+    opened.batch(
+        Append(publication("user:short", 1), "short", False, 5, None, None),
+        Append(publication("user:lost", 1), "lost", False, None, None, None),
+    )
+    before = opened.batch(*state)
+    opened.now += POSITION_TTL + 1
+    assert opened.do(Sweep(100)) is False
+    after = opened.batch(*state)
+    assert after[0].epoch != before[0].epoch
+    assert after[2].epoch == before[2].epoch
+    assert (after[1].offset, after[2].offset) == (1, 1)
+    opened.now += POSITION_TTL + 1
+    opened.do(Sweep(100))
+    again = opened.batch(*state)
+    assert again[1].epoch != after[1].epoch
+    assert again[2] == after[2]
+    opened.close()

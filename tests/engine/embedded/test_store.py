@@ -1,0 +1,74 @@
+"""The store's statements: none of those that run for each batch reads a whole table."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pushserver.engine.embedded import revocationrows
+from pushserver.engine.embedded.operations import Append, Asking, CreateTask, Publish, ReplaceTask, Sweep
+from pushserver.engine.interfaces import Once, Retention, TaskEvent
+from pushserver.progress import NewTask, complete, create
+
+from .stores import OpenStore, publication
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_no_statement_reads_a_whole_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every statement is explained once it ran. What may be scanned: constant rows, and a few rows in
+    the order of the primary key up to a LIMIT, which the sweeps read."""
+    opened = OpenStore(tmp_path)
+    statements: set[str] = set()
+
+    def spy(connection: sqlite3.Connection) -> None:
+        connection.set_trace_callback(statements.add)
+
+    opened.do(Asking(lambda store: spy(store.connection)))
+    retention = Retention(2, 50)
+    first = create(NewTask(task_id="t", user_id="7"), opened.now)
+    final = complete(first, None, opened.now)
+    for _ in range(3):
+        opened.batch(
+            *[Append(publication(f"user:{n}", n), str(n), n % 2 == 0, 40, "k", Once(f"k{n}")) for n in range(9)],
+            *[Append(publication("user:7", n), "7", False, None, None, None) for n in range(9)],
+            *[Publish(publication(f"n:{n}", n), retention, Once(f"h{n}")) for n in range(9)],
+            *[Publish(publication("n:a", n), retention, None) for n in range(9)],
+            CreateTask(TaskEvent("task_created", first), None),
+            ReplaceTask(TaskEvent("task_completed", final), publication("user:7", "done"), Once("t")),
+            Asking(lambda store: store.tasks.get(store.connection, "t", store.now)),
+            Asking(lambda store: store.tasks.of_user(store.connection, "7", True, 5, store.now)),
+            Asking(lambda store: store.tasks.of_user(store.connection, "7", False, 5, store.now)),
+            Asking(lambda store: store.tasks.stale(store.connection, store.now, 5)),
+            Asking(lambda store: store.inboxes.read(store.connection, "7", 0, 5, store.now), user_id="7"),
+            Asking(lambda store: store.inboxes.clear(store.connection, "8", store.now), user_id="8"),
+            Asking(lambda store: store.histories.read(store.connection, "n:a", 0, 5, True, store.now), channel="n:a"),
+            Asking(
+                lambda store: revocationrows.revoke(store.connection, (revocationrows.TOKEN, "j", 0, store.now + 9))
+            ),
+            Asking(lambda store: revocationrows.save_seen(store.connection, [("7", 1)])),
+            Asking(lambda store: revocationrows.seen(store.connection, "7")),
+        )
+        opened.now += 60
+        opened.do(Sweep(100))
+        for part in (opened.store.inboxes, opened.store.histories):
+            part.forget()
+    scans: dict[str, list[Any]] = {}
+    connection = opened.store.connection
+    connection.set_trace_callback(None)
+    explained = 0
+    for statement in statements:
+        if statement.split()[0] in ("SELECT", "INSERT", "UPDATE", "DELETE"):
+            explained += 1
+            plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}")]
+            bad = [step for step in plan if step.startswith("SCAN") and not re.search(r"CONSTANT ROW|\(subquery", step)]
+            limited = re.search(r"FROM (once|inbox) ORDER BY id LIMIT", statement)
+            if bad and not (limited and bad in (["SCAN once"], ["SCAN inbox"])):
+                scans[statement] = bad
+    opened.close()
+    assert explained > 40
+    assert scans == {}
