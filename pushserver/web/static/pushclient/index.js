@@ -812,7 +812,8 @@ export class PushClient extends ClientBase {
       return;
     }
     if (typeof message?.type !== 'string') return;
-    const { type, id, data = {} } = message;
+    const { type, id } = message;
+    const data = message.data ?? {};
     const entry = id === undefined ? undefined : this.#inFlight.get(id);
     if (!link.ready) {
       if (type === 'auth_success') return void this.#welcome(link, data);
@@ -857,8 +858,9 @@ export class PushClient extends ClientBase {
     let running = [];
     if (!repeated && !stale) running = this._dispatch(push, this.#channels.get(channel)?.handlers);
     if (inbox && offset !== undefined) this.#handledAfter(running, offset, epoch);
-    if (type === 'unsubscribed') this.#ended(link, data);
-    else if (type === 'resync') this.#resync(link, data?.channel ?? channel);
+    const about = data?.channel ?? channel;
+    if (type === 'unsubscribed') this.#ended(link, about);
+    else if (type === 'resync' && typeof about === 'string') this.#resync(link, about);
     else if (type === 'inbox_overflow') this._emit('gap', { channel, cause: 'overflow', lost: data?.lost });
   }
 
@@ -868,6 +870,12 @@ export class PushClient extends ClientBase {
     return channel === own || (typeof channel === 'string' && channel.startsWith('task:')) ? own : null;
   }
 
+  /** Moves a channel's position to `offset`, in the same epoch forward only. */
+  #moveTo(channel, { offset, epoch }) {
+    const position = this.#positions.get(channel);
+    if (position?.epoch !== epoch || position.offset < offset) this.#positions.set(channel, { offset, epoch });
+  }
+
   #wasSeen(key) {
     if (this.#seen.has(key)) return true;
     this.#seen.add(key);
@@ -875,7 +883,7 @@ export class PushClient extends ClientBase {
     return false;
   }
 
-  #ended(link, { channel }) {
+  #ended(link, channel) {
     link.channels.delete(channel);
     this.#positions.delete(channel);
     const entry = this.#channels.get(channel);
@@ -899,8 +907,7 @@ export class PushClient extends ClientBase {
       this.#inboxEpoch = epoch;
       this.#handled = this.#acked = 0;
       for (const push of messages) this.#push(link, push);
-      const position = this.#positions.get(channel);
-      if (position?.epoch !== epoch || position.offset < offset) this.#positions.set(channel, { offset, epoch });
+      this.#moveTo(channel, { offset, epoch });
     };
     this.#internal('history', { channel, limit: 1000 }, reply, () => {});
   }
@@ -983,12 +990,8 @@ export class PushClient extends ClientBase {
         else this._emit('gap', { channel, cause: 'not_recovered' });
       }
       for (const push of result.messages ?? []) this.#push(link, push);
-      const position = this.#positions.get(channel);
-      const ahead = position?.epoch === result.epoch && position.offset >= result.offset;
       // The inbox's own messages come as pushes after this: its position moves with them alone.
-      if (result.epoch !== undefined && !ahead && !channel.startsWith('user:')) {
-        this.#positions.set(channel, { offset: result.offset, epoch: result.epoch });
-      }
+      if (result.epoch !== undefined && !channel.startsWith('user:')) this.#moveTo(channel, result);
       if (entry) entry.rejected = false;
       entry?.ready.resolve(result);
       if (entry) this._emit('subscribed', { channel, result });
@@ -1056,7 +1059,8 @@ export class PushClient extends ClientBase {
     this.#link.transport.send(JSON.stringify({ type: entry.type, id: entry.id, data: entry.data }));
   }
 
-  #settle(entry, { type, data = {} }) {
+  #settle(entry, { type, data }) {
+    data ??= {};
     this.#inFlight.delete(entry.id);
     if (type === 'error' && data.code === 'RATE_LIMITED' && !entry.internal && this.#env.now() < entry.deadline) {
       // It was not carried out: it waits and goes again, before those that came after it.
