@@ -65,7 +65,13 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory, node_modules: Path) -> Pa
     return project
 
 
-@pytest.mark.parametrize("path", sorted(TESTS.glob("*.test.js")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.name, marks=[pytest.mark.browser] if path.name == "chromium.test.js" else [])
+        for path in sorted(TESTS.glob("*.test.js"))
+    ],
+)
 def test_under_node(path: Path, node_modules: Path) -> None:
     done = run(program("node"), "--test", "--test-reporter=tap", str(path))
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
