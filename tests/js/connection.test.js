@@ -149,6 +149,7 @@ test('a refresh that the server cannot take now is tried again', async () => {
   let serial = 0;
   const r = rig(createClient, { token: () => `token-${++serial}` });
   const socket = await r.connect({ expiresAt: r.clock.time + 20_000 });
+  socket.receive('pong', { timestamp: r.clock.time });
   await r.clock.advance(18000);
   socket.answer('auth', 'error', { code: 'UNAVAILABLE', message: 'later' });
   const before = socket.of('auth').length;
@@ -159,7 +160,7 @@ test('a refresh that the server cannot take now is tried again', async () => {
 test('attempts count up, windows grow, and only a sign-in resets them', async () => {
   const r = rig(createClient, { random: undefined });
   const socket = await r.connect();
-  socket.drop(3012);
+  socket.drop(3005);
   const waits = [];
   for (let attempt = 1; attempt <= 6; attempt += 1) {
     const from = r.clock.time;
@@ -202,6 +203,29 @@ test('going_away is obeyed to the millisecond', async () => {
   assert.equal(r.Socket.all.length, 1);
   await r.clock.advance(1);
   assert.equal(r.Socket.all.length, 2);
+});
+
+test('going_away without a time leaves the ordinary window', async () => {
+  const r = rig(createClient);
+  const socket = await r.connect();
+  socket.receive('going_away', {});
+  socket.drop(3001);
+  await r.clock.advance(5999);
+  assert.equal(r.Socket.all.length, 1);
+});
+
+test('a token set while signing in is the one that counts', async () => {
+  const r = rig(createClient);
+  r.client.connect();
+  r.client.setToken('token-2');
+  await r.welcome();
+  assert.equal(r.socket().of('auth')[0].data.token, 'token-2');
+  r.client.setToken('token-3');
+  r.client.setToken('token-4');
+  await settle();
+  r.socket().answer('auth', 'auth_success', WELCOME);
+  await settle();
+  assert.equal(r.socket().of('auth').at(-1).data.token, 'token-4');
 });
 
 test('an old socket has no say any more', async () => {
@@ -317,6 +341,14 @@ test('a clock that is set back stops no watchdog', async () => {
   for (const timer of r.clock.timers.values()) timer.at -= 3_600_000;
   await r.clock.advance(30000);
   assert.ok(socket.of('ping').length >= 1);
+  socket.drop();
+  await r.clock.advance(3000);
+  r.clock.time -= 3_600_000;
+  for (const timer of r.clock.timers.values()) timer.at -= 3_600_000;
+  await r.clock.advance(3000);
+  r.socket().drop();
+  await r.clock.advance(12000);
+  assert.equal(r.Socket.all.length, 3, 'no window from the future');
 });
 
 test('online and a tab that is shown end the waiting; offline asks the link', async () => {

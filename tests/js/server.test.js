@@ -102,11 +102,6 @@ test('where WebSocket is blocked the event stream does it all', async (context) 
   assert.deepEqual(news, ['mine', 'missed']);
   assert.deepEqual(inbox, ['before', 'missed too']);
   assert.equal(client.getState().transport, 'sse');
-  server.options.websocket = true;
-  for (const socket of server.sockets) socket.destroy();
-  await until(() => client.getState().transport === 'websocket' && client.getState().isConnected);
-  server.publish('news', 'last');
-  await until(() => news.length === 3);
 });
 
 test('a server that was merely away is found by WebSocket again', async (context) => {
@@ -116,8 +111,16 @@ test('a server that was merely away is found by WebSocket again', async (context
   await server.stop();
   await until(() => client.getState().reconnectAttempts >= 5);
   await server.start(port);
-  await until(() => client.getState().isConnected);
-  assert.equal(client.getState().transport, 'websocket');
+  await until(() => client.getState().isConnected && client.getState().transport === 'websocket');
+});
+
+test('an event stream gives way to a WebSocket that opens again', async (context) => {
+  const { server, client } = await pair(context, { server: { websocket: false } });
+  await client.connect();
+  assert.equal(client.getState().transport, 'sse');
+  server.options.websocket = true;
+  await until(() => client.getState().transport === 'websocket' && client.getState().isConnected);
+  assert.deepEqual(await client.request('ping', { n: 1 }).then((data) => data.n), 1);
 });
 
 test('an event stream refuses a wrong token for good', async (context) => {
@@ -131,8 +134,14 @@ test('only the event stream, and a request in error', async (context) => {
   await client.connect();
   await assert.rejects(client.request('nonsense'), { code: 'UNKNOWN_MESSAGE_TYPE' });
   assert.equal(server.handshakes, 0);
+  server.notify('42', 'read just before leaving');
+  let read = false;
+  client.on('user_notification', () => (read = true));
+  await until(() => read);
+  await new Promise((resolve) => setTimeout(resolve, 0));
   client.disconnect();
   await until(() => server.links.size === 0);
+  assert.equal(server.inbox('42').acked, 1);
 });
 
 test('a handshake against a server that is not there gives up when told to', async () => {
