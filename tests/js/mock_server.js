@@ -1,5 +1,6 @@
 // A small server that keeps the protocol's promises, for the client's tests: sign-in, channels with history and
 // positions, an inbox with a cursor, tasks, the event stream, and every way to misbehave that a test asks for.
+import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { createRequire } from 'node:module';
 
@@ -213,6 +214,7 @@ export class MockServer {
 
   #http(request, response) {
     const url = new URL(request.url, 'http://mock');
+    if (request.method === 'GET' && this.#file(url.pathname, response)) return;
     if (!this.options.sse) return void response.writeHead(404).end();
     if (request.method === 'GET' && url.pathname === '/sse') return this.#stream(request, response, url);
     if (request.method === 'POST' && url.pathname.startsWith('/sse/')) {
@@ -227,6 +229,20 @@ export class MockServer {
       return;
     }
     response.writeHead(404).end();
+  }
+
+  /** The page and the client's files, as the server lays them out, under a strict content security policy. */
+  #file(path, response) {
+    const policy = { 'Content-Security-Policy': "default-src 'self'; connect-src 'self' ws:" };
+    if (path === '/') {
+      response.writeHead(200, { 'Content-Type': 'text/html', ...policy }).end('<!doctype html><title>page</title>');
+      return true;
+    }
+    const name = path === '/pushclient.js' ? 'index.js' : /^\/pushclient\/([a-z]+\.js)$/.exec(path)?.[1];
+    if (!name) return false;
+    const source = readFileSync(new URL(`../../pushserver/web/static/pushclient/${name}`, import.meta.url));
+    response.writeHead(200, { 'Content-Type': 'text/javascript', ...policy }).end(source);
+    return true;
   }
 
   #stream(request, response, url) {

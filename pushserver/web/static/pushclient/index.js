@@ -71,8 +71,8 @@ const REPLIES = new Set([
 ]);
 /** RFC 6455 section 7.4.1: protocol error, bad data, too big. The same client would do the same thing again. */
 const TERMINAL_BELOW_3000 = new Set([1002, 1007, 1009]);
-/** Losses that concern this client alone (its token, its slowness, its silence): no herd comes back with it. */
-const OWN_LOSSES = new Set([3005, 3008, 3012]);
+/** Losses that concern this client alone: no herd comes back with it. */
+const OWN_LOSSES = new Set([3005]);
 const CLOSE_CODE_OF = {
   INVALID_TOKEN: 3500,
   TOKEN_BLACKLISTED: 3500,
@@ -91,6 +91,8 @@ const TICK = 2500;
 const SLEPT = 10000;
 const PROBE_AFTER_WAKE = 5000;
 const MAX_SUBSCRIBE_CHARS = 30000;
+const MAX_QUERY_CHARS = 1500;
+const MAX_UPGRADE_AFTER = 600000;
 
 /** What a rejected promise carries. `code`: one of the server's, or CLOSED, TIMEOUT, QUEUE_FULL, TOKEN. */
 export class PushError extends Error {
@@ -245,8 +247,8 @@ export class ClientBase {
       id: taskId,
       getState: () => known(this.#snapshot),
       subscribe: (listener) => this.select(known, (state) => state && listener(state)),
-      get: () => this.request('task_get', { taskId }).then((data) => fetched(data.task ?? data)),
-      cancel: () => this.request('task_cancel', { taskId }).then((data) => fetched(data.task ?? data)),
+      get: () => quiet(this.request('task_get', { taskId }).then(fetched)),
+      cancel: () => quiet(this.request('task_cancel', { taskId }).then(fetched)),
       follow: (handler) => this.subscribeChannel(`task:${taskId}`, handler ?? (() => {})),
     };
   }
@@ -357,7 +359,6 @@ export class PushClient extends ClientBase {
   #retryTimer = null;
   #tickTimer = null;
   #lastTick = 0;
-  #attemptAt = 0;
   #round = { number: 0, endsAt: 0, everybody: false };
   #failuresToOpen = 0;
   #tokenReason = 'connect';
@@ -382,7 +383,9 @@ export class PushClient extends ClientBase {
 
   #clockOffset = 0;
   #refreshAt = 0;
+  #expiresAt = 0;
   #refreshing = false;
+  #refreshAgain = false;
 
   constructor(options = {}) {
     const { environment = {}, ...given } = options;
@@ -463,6 +466,7 @@ export class PushClient extends ClientBase {
   setToken(token) {
     this.#token = token;
     if (this.#link?.ready) this.#refresh();
+    else if (this.#link) quiet(this.reconnect());
     else if (this.#stoppedForToken) quiet(this.connect());
   }
 
@@ -492,6 +496,9 @@ export class PushClient extends ClientBase {
       entry = { channel, handlers: new Set(), ready: deferred() };
       this.#channels.set(channel, entry);
       if (since) this.#positions.set(channel, { offset: since.offset, epoch: since.epoch });
+    } else if (entry.rejected) {
+      Object.assign(entry, { rejected: false, ready: deferred() });
+      this.#link?.channels.delete(channel);
     }
     const subscriber = { handler };
     entry.handlers.add(subscriber);
@@ -585,9 +592,15 @@ export class PushClient extends ClientBase {
     return url;
   }
 
-  /** Channels that an event stream may open with: those without a position. The others follow in one `subscribe`. */
+  /** Channels that an event stream opens with: those without a position, as far as a url should be long. */
   #channelsToOpen(link) {
-    for (const channel of this.#channels.keys()) if (!this.#positions.has(channel)) link.channels.add(channel);
+    let length = 0;
+    for (const channel of this.#channels.keys()) {
+      if (this.#positions.has(channel)) continue;
+      length += channel.length;
+      if (length > MAX_QUERY_CHARS) break;
+      link.channels.add(channel);
+    }
     return [...link.channels];
   }
 
@@ -670,7 +683,8 @@ export class PushClient extends ClientBase {
       reconnectAttempts: 0,
       error: null,
     });
-    this.#scheduleRefresh(data.expiresAt);
+    if (link !== this.#link) return;
+    this.#scheduleRefresh(link, data.expiresAt);
     this.#opened();
     this._emit('connect', { connectionId: data.connectionId ?? null, userId, transport: link.kind });
     if (link !== this.#link) return;
@@ -683,6 +697,25 @@ export class PushClient extends ClientBase {
     this.#syncSubscriptions([...this.#server].filter((channel) => link.kind === 'sse' || !placed(channel)));
     this.#sendAck();
     this.#pump();
+    if (link.kind === 'sse') this.#tryUpgrade(link, this.#options.lossWindow);
+  }
+
+  /** Over an event stream: asks now and then whether a WebSocket opens meanwhile, and if so moves to it. */
+  #tryUpgrade(link, after) {
+    const { WebSocket, setTimeout, random } = this.#env;
+    if (!WebSocket || !this.#options.transports.includes('websocket')) return;
+    const probe = () => {
+      if (link !== this.#link) return;
+      const found = (opened) => {
+        socket.close(1000, '');
+        if (link !== this.#link) return;
+        if (opened) quiet(this.reconnect());
+        else this.#tryUpgrade(link, Math.min(after * 2, MAX_UPGRADE_AFTER));
+      };
+      const events = { opened: () => found(true), closed: () => found(false), message: () => {} };
+      const socket = openWebSocket(this.#env, webSocketUrl(this.#url), events);
+    };
+    setTimeout(probe, after * (1 + random()));
   }
 
   #opened() {
@@ -812,7 +845,8 @@ export class PushClient extends ClientBase {
       return;
     }
     if (typeof message?.type !== 'string') return;
-    const { type, id, data = {} } = message;
+    const { type, id } = message;
+    const data = message.data ?? {};
     const entry = id === undefined ? undefined : this.#inFlight.get(id);
     if (!link.ready) {
       if (type === 'auth_success') return void this.#welcome(link, data);
@@ -830,15 +864,18 @@ export class PushClient extends ClientBase {
       if (entry) this.#settle(entry, message);
       return;
     }
-    if (type === 'pong' && typeof data.timestamp === 'number') this.#clockOffset = data.timestamp - this.#env.now();
+    if (type === 'pong' && typeof data.timestamp === 'number') {
+      this.#clockOffset = data.timestamp - this.#env.now();
+      if (this.#expiresAt) this.#planRefresh();
+    }
     if (entry) this.#settle(entry, message);
-    else if (type === 'error') this._emit('error', errorOf(data));
+    else if (type === 'error' && id === undefined) this._emit('error', errorOf(data));
     else if (!REPLIES.has(type)) this.#push(link, message);
   }
 
   #push(link, push) {
     const { type, channel, offset, epoch, messageId, data } = push;
-    if (type === 'going_away') link.reconnectAfter = Math.max(0, data?.reconnectAfter ?? 0);
+    if (type === 'going_away' && data?.reconnectAfter >= 0) link.reconnectAfter = data.reconnectAfter;
     const inbox = this.#inboxChannel(channel);
     const place = inbox ?? channel;
     if (offset !== undefined) {
@@ -855,10 +892,13 @@ export class PushClient extends ClientBase {
     const task = typeof data?.taskId === 'string' && typeof data.version === 'number' && type.startsWith('task_');
     const stale = task && !repeated && this._applyTasks([data]).length === 0;
     let running = [];
-    if (!repeated && !stale) running = this._dispatch(push, this.#channels.get(channel)?.handlers);
-    if (inbox && offset !== undefined) this.#handledAfter(running, offset, epoch);
-    if (type === 'unsubscribed') this.#ended(link, data);
-    else if (type === 'resync') this.#resync(link, data?.channel ?? channel);
+    // A final event from the inbox is a message of its own: it is told even where its state was known by other ways.
+    const told = repeated || (stale && offset === undefined);
+    if (!told) running = this._dispatch(push, this.#channels.get(channel)?.handlers);
+    if (inbox && offset !== undefined) this.#handledAfter(running, inbox, push);
+    const about = data?.channel ?? channel;
+    if (type === 'unsubscribed') this.#ended(link, about);
+    else if (type === 'resync' && typeof about === 'string') this.#resync(link, about);
     else if (type === 'inbox_overflow') this._emit('gap', { channel, cause: 'overflow', lost: data?.lost });
   }
 
@@ -868,6 +908,12 @@ export class PushClient extends ClientBase {
     return channel === own || (typeof channel === 'string' && channel.startsWith('task:')) ? own : null;
   }
 
+  /** Moves a channel's position to `offset`, in the same epoch forward only. */
+  #moveTo(channel, { offset, epoch }) {
+    const position = this.#positions.get(channel);
+    if (position?.epoch !== epoch || position.offset < offset) this.#positions.set(channel, { offset, epoch });
+  }
+
   #wasSeen(key) {
     if (this.#seen.has(key)) return true;
     this.#seen.add(key);
@@ -875,7 +921,7 @@ export class PushClient extends ClientBase {
     return false;
   }
 
-  #ended(link, { channel }) {
+  #ended(link, channel) {
     link.channels.delete(channel);
     this.#positions.delete(channel);
     const entry = this.#channels.get(channel);
@@ -899,8 +945,7 @@ export class PushClient extends ClientBase {
       this.#inboxEpoch = epoch;
       this.#handled = this.#acked = 0;
       for (const push of messages) this.#push(link, push);
-      const position = this.#positions.get(channel);
-      if (position?.epoch !== epoch || position.offset < offset) this.#positions.set(channel, { offset, epoch });
+      this.#moveTo(channel, { offset, epoch });
     };
     this.#internal('history', { channel, limit: 1000 }, reply, () => {});
   }
@@ -934,7 +979,14 @@ export class PushClient extends ClientBase {
       if (!this.#server.has(channel)) this.#positions.delete(channel);
     }
     const leave = left.filter((channel) => !this.#server.has(channel));
-    if (leave.length > 0) this.#internal('unsubscribe', { channels: leave }, () => {}, () => {});
+    const refused = (error) => {
+      if (error === null || !TEMPORARY.has(error.code)) return;
+      this.#later(link, error, () => {
+        for (const channel of leave) link.channels.add(channel);
+        this.#syncSubscriptions();
+      });
+    };
+    if (leave.length > 0) this.#internal('unsubscribe', { channels: leave }, () => {}, refused);
     const wanted = [...this.#channels.keys()].filter((channel) => !link.channels.has(channel));
     for (const channel of wanted) link.channels.add(channel);
     this.#sendSubscribe(link, [...new Set([...wanted, ...extra])]);
@@ -969,13 +1021,15 @@ export class PushClient extends ClientBase {
   #subscribed(link, asked, since, { results = {}, rejected = {} }) {
     for (const channel of asked) {
       if (link !== this.#link) return;
+      const refusal = rejected[channel];
+      if (refusal) {
+        this.#notSubscribed(link, [channel], errorOf(refusal));
+        continue;
+      }
       const held = link.resuming.get(channel) ?? [];
       link.resuming.delete(channel);
       const entry = this.#channels.get(channel);
-      const refusal = rejected[channel];
-      const result = results[channel];
-      if (refusal) this.#notSubscribed(link, [channel], errorOf(refusal));
-      if (!result) continue;
+      const result = results[channel] ?? {};
       if (result.task) this._applyTasks([result.task]);
       // Of the inbox `inbox_overflow` and the epoch tell.
       if (since.has(channel) && result.recovered !== undefined && !channel.startsWith('user:')) {
@@ -983,12 +1037,8 @@ export class PushClient extends ClientBase {
         else this._emit('gap', { channel, cause: 'not_recovered' });
       }
       for (const push of result.messages ?? []) this.#push(link, push);
-      const position = this.#positions.get(channel);
-      const ahead = position?.epoch === result.epoch && position.offset >= result.offset;
       // The inbox's own messages come as pushes after this: its position moves with them alone.
-      if (result.epoch !== undefined && !ahead && !channel.startsWith('user:')) {
-        this.#positions.set(channel, { offset: result.offset, epoch: result.epoch });
-      }
+      if (result.epoch !== undefined && !channel.startsWith('user:')) this.#moveTo(channel, result);
       if (entry) entry.rejected = false;
       entry?.ready.resolve(result);
       if (entry) this._emit('subscribed', { channel, result });
@@ -998,27 +1048,30 @@ export class PushClient extends ClientBase {
 
   #notSubscribed(link, channels, error) {
     if (error === null || link !== this.#link) return;
+    if (TEMPORARY.has(error.code) || error.code === 'TIMEOUT') {
+      // What is held back stays so: the position from which to resume must not move on.
+      const wanted = (channel) => this.#channels.has(channel) || this.#server.has(channel);
+      this.#later(link, error, () => this.#sendSubscribe(link, channels.filter(wanted)));
+      return;
+    }
     for (const channel of channels) {
       const held = link.resuming.get(channel) ?? [];
       link.resuming.delete(channel);
       for (const push of held) this.#push(link, push);
     }
-    const wanted = channels.filter((channel) => this.#channels.has(channel));
-    if (TEMPORARY.has(error.code) || error.code === 'TIMEOUT') {
-      const delay = Math.max(error.retryAfter ?? 0, 1000) * (1 + this.#env.random());
-      this.#env.setTimeout(() => {
-        if (link !== this.#link) return;
-        for (const channel of wanted) link.channels.delete(channel);
-        this.#flushSubscriptions();
-      }, delay);
-      return;
-    }
-    for (const channel of wanted) {
+    for (const channel of channels) {
       const entry = this.#channels.get(channel);
+      if (!entry) continue;
       entry.rejected = true;
       entry.ready.reject(error);
       this._emit('rejected', { channel, code: error.code, message: error.message });
     }
+  }
+
+  /** Tries again on the same link, after the time that the server asked for or a second or two. */
+  #later(link, { retryAfter = 0 }, run) {
+    const delay = Math.max(retryAfter, 1000) * (1 + this.#env.random());
+    this.#env.setTimeout(() => link === this.#link && run(), delay);
   }
 
   // --- the outgoing queue --------------------------------------------------------------------------------------------
@@ -1056,7 +1109,8 @@ export class PushClient extends ClientBase {
     this.#link.transport.send(JSON.stringify({ type: entry.type, id: entry.id, data: entry.data }));
   }
 
-  #settle(entry, { type, data = {} }) {
+  #settle(entry, { type, data }) {
+    data ??= {};
     this.#inFlight.delete(entry.id);
     if (type === 'error' && data.code === 'RATE_LIMITED' && !entry.internal && this.#env.now() < entry.deadline) {
       // It was not carried out: it waits and goes again, before those that came after it.
@@ -1099,9 +1153,10 @@ export class PushClient extends ClientBase {
   }
 
   /** Counts an inbox push as dealt with once its handlers, and those of all before it, have run. */
-  #handledAfter(running, offset, epoch) {
+  #handledAfter(running, inbox, { offset, epoch }) {
     const done = () => {
-      if (!this.#options.autoAck || epoch !== this.#inboxEpoch) return;
+      const own = `user:${this.getState().userId}`;
+      if (!this.#options.autoAck || inbox !== own || epoch !== this.#inboxEpoch) return;
       this.#handled = Math.max(this.#handled, offset);
       this.#scheduleAck();
     };
@@ -1129,6 +1184,7 @@ export class PushClient extends ClientBase {
 
   #forgetUser() {
     this.#positions.clear();
+    this.#server.clear();
     this.#seen.clear();
     this.#inboxEpoch = null;
     this.#handled = this.#acked = 0;
@@ -1151,12 +1207,21 @@ export class PushClient extends ClientBase {
     const late = now - this.#lastTick - period;
     this.#tickTimer = null;
     const link = this.#link;
-    if (late < -period && link) link.receivedAt = now;
-    if (late > SLEPT || late < -period) this.#woke();
+    if (late < -period) this.#setBack(now);
+    // In a hidden tab timers are late by rule: its link is asked, but a wait for the next attempt is not cut short.
+    if (late > SLEPT && (link || this.#env.document?.visibilityState !== 'hidden')) this.#woke();
     this.#expire(now);
     if (link && link === this.#link) this.#watch(link, now);
     if (this.#refreshAt && now + this.#clockOffset >= this.#refreshAt) this.#refresh();
     if (this.#wanted || this.#queue.length > 0) this.#armTick();
+  }
+
+  /** The wall clock was set back: what was noted on it before would hold things up for as long. */
+  #setBack(now) {
+    this.#round.endsAt = 0;
+    this.#pausedUntil = 0;
+    if (this.#link) Object.assign(this.#link, { receivedAt: now, startedAt: now, probe: null });
+    for (const entry of this.#inFlight.values()) entry.sentAt = now;
   }
 
   #watch(link, now) {
@@ -1190,6 +1255,8 @@ export class PushClient extends ClientBase {
   #listen() {
     const { window, document } = this.#env;
     const woke = () => this.#woke();
+    const offline = () => this.#link && this.#woke();
+    const restored = (event) => event.persisted && this.#woke();
     const shown = () => document.visibilityState === 'visible' && this.#woke();
     const hidden = () => this.#sendAck();
     const added = [];
@@ -1197,26 +1264,38 @@ export class PushClient extends ClientBase {
       target?.addEventListener(type, listener);
       if (target) added.push([target, type, listener]);
     };
-    for (const type of ['online', 'offline', 'pageshow']) add(window, type, woke);
+    add(window, 'online', woke);
+    add(window, 'offline', offline);
+    add(window, 'pageshow', restored);
     add(window, 'pagehide', hidden);
     add(document, 'visibilitychange', shown);
     add(document, 'resume', woke);
     return () => added.forEach(([target, type, listener]) => target.removeEventListener(type, listener));
   }
 
-  #scheduleRefresh(expiresAt) {
+  /** The expiry is on the server's clock: a ping tells how far that is from ours, and then the refresh is planned. */
+  #scheduleRefresh(link, expiresAt) {
     this.#refreshAt = 0;
-    if (typeof this.#token !== 'function' || typeof expiresAt !== 'number') return;
+    this.#expiresAt = typeof this.#token === 'function' && typeof expiresAt === 'number' ? expiresAt : 0;
+    if (this.#expiresAt) link.transport.send('{"type":"ping","data":{}}');
+  }
+
+  #planRefresh() {
     const serverNow = this.#env.now() + this.#clockOffset;
-    this.#refreshAt = Math.max(expiresAt - Math.min(60000, (expiresAt - serverNow) * 0.2), serverNow + 1000);
-    // The expiry is on the server's clock; a ping tells how far that is from ours.
-    if (this.#link?.kind === 'websocket') this.#link.transport.send('{"type":"ping","data":{}}');
+    const lead = Math.min(60000, (this.#expiresAt - serverNow) * 0.2);
+    this.#refreshAt = Math.max(this.#expiresAt - lead, serverNow + 1000);
+    this.#expiresAt = 0;
   }
 
   async #refresh() {
     const link = this.#link;
-    if (!link?.ready || this.#refreshing) return;
+    if (!link?.ready) return;
+    if (this.#refreshing) {
+      this.#refreshAgain = true;
+      return;
+    }
     this.#refreshing = true;
+    this.#refreshAgain = false;
     this.#refreshAt = 0;
     const later = (error) => {
       this.#refreshing = false;
@@ -1237,9 +1316,11 @@ export class PushClient extends ClientBase {
     }
     const renewed = (data) => {
       this.#refreshing = false;
+      if (link !== this.#link) return;
       link.transport.renew?.(token);
       this._set({ permissions: Object.freeze([...(data.permissions ?? [])]) });
-      this.#scheduleRefresh(data.expiresAt);
+      this.#scheduleRefresh(link, data.expiresAt);
+      if (this.#refreshAgain) this.#refresh();
       // What was refused may be allowed now.
       for (const entry of this.#channels.values()) if (entry.rejected) link.channels.delete(entry.channel);
       this.#flushSubscriptions();
@@ -1341,7 +1422,7 @@ function openEventStream({ fetch }, url, channels, token, events) {
   read().catch((error) => closed(CLOSE_CODE_OF[error.code] ?? 1006, error.message));
 
   const post = async (text) => {
-    if (!open) return;
+    if (aborted.signal.aborted) return;
     const response = await fetch(postUrl, {
       method: 'POST',
       headers: headers({ 'Content-Type': 'application/json' }),
@@ -1367,10 +1448,12 @@ function openEventStream({ fetch }, url, channels, token, events) {
     send(text) {
       tail = tail.then(() => post(text)).catch((error) => closed(1006, error.message));
     },
-    close() {
+    close(code) {
       open = false;
-      // What was sent just before (an ack, say) still goes out; then the stream is let go.
-      tail.finally(() => aborted.abort());
+      const abort = () => aborted.abort();
+      // What was sent just before the application's disconnect (an ack, say) still goes out.
+      if (code !== 1000) abort();
+      else Promise.race([tail, new Promise((resolve) => setTimeout(resolve, 2000))]).then(abort);
     },
   };
 }

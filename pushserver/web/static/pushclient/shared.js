@@ -226,18 +226,32 @@ function openWorker({ url = '/ws', session = '', workerUrl }) {
     ? new SharedWorker(workerUrl, { type: 'module', name })
     : new SharedWorker(new URL('./worker.js', import.meta.url), { type: 'module', name });
   const lock = `${name} ${Math.random().toString(36).slice(2)}`;
-  let release;
-  const held = new Promise((resolve) => (release = resolve));
   const { port } = worker;
-  const leaving = () => port.postMessage({ do: 'leave' });
   const { locks } = globalThis.navigator;
-  if (locks) locks.request(lock, () => held);
-  else globalThis.addEventListener('pagehide', leaving);
+  let release = () => {};
+  // The worker may ask for the lock only when this page holds it already.
+  let held = Promise.resolve();
+  const leaving = () => port.postMessage({ do: 'leave' });
+  if (locks) {
+    held = new Promise((holds) => {
+      locks.request(lock, () => {
+        holds();
+        return new Promise((resolve) => (release = resolve));
+      });
+    });
+  } else {
+    globalThis.addEventListener('pagehide', leaving);
+  }
   return {
-    port,
     lock: locks ? lock : null,
+    port: {
+      postMessage: (message) => held.then(() => port.postMessage(message)),
+      set onmessage(listener) {
+        port.onmessage = listener;
+      },
+    },
     release: () => {
-      release();
+      held.then(() => release());
       globalThis.removeEventListener('pagehide', leaving);
     },
   };

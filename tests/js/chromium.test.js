@@ -1,0 +1,120 @@
+// The client in a real Chromium: a page under a strict policy, a server that dies, a frozen tab, three tabs as one.
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+import { Chromium } from './chromium.js';
+import { MockServer, until } from './mock_server.js';
+
+const QUICK = 'reconnectInterval: 50, lossWindow: 100, maxReconnectInterval: 200, ackDelay: 20';
+let browser;
+
+before(async () => {
+  browser = await Chromium.start();
+});
+after(() => browser.stop());
+
+async function serve(context, options) {
+  const server = await new MockServer(options).start();
+  server.keep('news', 'system');
+  context.after(() => server.stop().catch(() => {}));
+  server.page = `http://127.0.0.1:${server.port}/`;
+  return server;
+}
+
+/** Connects the page's client; `inbox`, `news` and `bars` record what it shows. */
+const begin = (make = `(await import('/pushclient.js')).createClient({ token: () => '42.x', ${QUICK} })`) => `(async () => {
+  window.client = ${make};
+  Object.assign(window, { inbox: [], news: [], bars: [] });
+  client.on('user_notification', (push) => { inbox.push(push.data); });
+  client.subscribe((now, before) => {
+    const value = now.taskProgress.get('t');
+    if (value !== before.taskProgress.get('t')) bars.push(value);
+  });
+  await client.connect();
+  await client.subscribeChannel('news', (push) => { news.push(push.data); }).ready;
+})()`;
+
+const bar = (version, percentage, status = 'running') => ({ taskId: 't', userId: '42', status, percentage, version, createdAt: 1, updatedAt: 1 });
+
+test('a page, and a server that is killed and comes back', async (context) => {
+  const server = await serve(context);
+  const tab = await browser.open(server.page);
+  await tab.run(begin());
+  server.publish('news', 1);
+  server.notify('42', 'a');
+  server.task(bar(1, 20));
+  await tab.until('news.length === 1 && inbox.length === 1 && bars.length === 1');
+  const { port } = server;
+  await server.stop();
+  await tab.until('!client.getState().isConnected');
+  await tab.run("window.written = client.publish('news', 3), 0");
+  server.publish('news', 2);
+  server.notify('42', 'b');
+  server.task(bar(3, 60));
+  await server.start(port);
+  await tab.until('news.length === 3 && inbox.length === 2 && bars.length === 2');
+  server.task(bar(2, 40));
+  server.task(bar(4, 100, 'completed'), { type: 'task_completed' });
+  await tab.until("client.getTaskStatus('t') === 'completed'");
+  assert.deepEqual(await tab.run('[news, inbox, bars]'), [[1, 2, 3], ['a', 'b'], [20, 60, 100]]);
+  assert.equal(await tab.run('written.then((reply) => typeof reply.offset)'), 'number');
+  assert.equal(await tab.run('client.getState().reconnectAttempts'), 0);
+  await tab.close();
+});
+
+test('a tab whose timers stood still while its connection died', async (context) => {
+  const server = await serve(context, { interval: 400, timeout: 400 });
+  const tab = await browser.open(server.page);
+  await tab.run(begin());
+  await tab.call('Page.setWebLifecycleState', { state: 'frozen' });
+  for (const socket of server.sockets) socket.destroy();
+  server.links.clear();
+  server.publish('news', 1);
+  server.notify('42', 'a');
+  server.task(bar(1, 20));
+  await new Promise((resolve) => setTimeout(resolve, 500));
+  await tab.call('Page.setWebLifecycleState', { state: 'active' });
+  await tab.until('news.length === 1 && inbox.length === 1 && bars.length === 1');
+  assert.equal(await tab.run('client.getState().isConnected'), true);
+  await tab.close();
+});
+
+test('where WebSocket is blocked, the event stream', async (context) => {
+  const server = await serve(context, { websocket: false });
+  const tab = await browser.open(server.page);
+  await tab.run(begin());
+  assert.equal(await tab.run('client.getState().transport'), 'sse');
+  await tab.run("client.publish('news', 'mine')");
+  server.notify('42', 'a');
+  await tab.until('news.length === 1 && inbox.length === 1');
+  await until(() => server.inbox('42').acked === 1);
+  await tab.close();
+});
+
+test('three tabs, one connection, closing any of them loses nothing', async (context) => {
+  const server = await serve(context);
+  const shared = `(await import('/pushclient/shared.js')).createSharedClient({ token: () => '42.x', session: '42', ${QUICK} })`;
+  const tabs = [];
+  for (let count = 0; count < 3; count += 1) {
+    tabs.push(await browser.open(server.page));
+    await tabs[count].run(begin(shared));
+  }
+  assert.equal(server.handshakes, 1);
+  server.publish('news', 1);
+  server.notify('42', 'a');
+  for (const tab of tabs) await tab.until('news.length === 1 && inbox.length === 1');
+  await tabs[0].close();
+  server.publish('news', 2);
+  server.notify('42', 'b');
+  for (const tab of tabs.slice(1)) await tab.until('news.length === 2 && inbox.length === 2');
+  await tabs[1].close();
+  for (const socket of server.sockets) socket.destroy();
+  server.links.clear();
+  server.publish('news', 3);
+  server.notify('42', 'c');
+  await tabs[2].until('news.length === 3 && inbox.length === 3');
+  assert.deepEqual(await tabs[2].run('[news, inbox]'), [[1, 2, 3], ['a', 'b', 'c']]);
+  assert.equal(server.of('auth').length, 2, 'one sign-in, and one after the cut');
+  await until(() => server.inbox('42').acked === 3);
+  await tabs[2].close();
+  await until(() => server.links.size === 0);
+});

@@ -1,0 +1,148 @@
+// A clock that stands still and a socket that does what the test says.
+
+export class Clock {
+  constructor(start = 1_700_000_000_000) {
+    this.time = start;
+    this.timers = new Map();
+    this.serial = 0;
+    this.environment = {
+      now: () => this.time,
+      setTimeout: (callback, delay = 0, ...values) => {
+        this.timers.set(++this.serial, { at: this.time + Math.max(0, delay), run: () => callback(...values) });
+        return this.serial;
+      },
+      clearTimeout: (timer) => this.timers.delete(timer),
+    };
+  }
+
+  /** Lets `ms` pass, with every timer at its time. */
+  async advance(ms) {
+    const end = this.time + ms;
+    await settle();
+    for (;;) {
+      let next = null;
+      let first = null;
+      for (const [serial, timer] of this.timers) {
+        if (timer.at <= end && (first === null || timer.at < first.at)) [next, first] = [serial, timer];
+      }
+      if (first === null) break;
+      this.timers.delete(next);
+      this.time = Math.max(this.time, first.at);
+      first.run();
+      await settle();
+    }
+    this.time = end;
+  }
+
+  /** A sleep of the machine: time goes on, timers do not; then they fire late. */
+  async sleep(ms) {
+    this.time += ms;
+    await this.advance(0);
+  }
+}
+
+/** Lets every promise that can move on do so. */
+export const settle = () => new Promise((resolve) => setImmediate(resolve));
+
+export class FakeSocket {
+  static all = [];
+
+  static fresh() {
+    return class extends FakeSocket {
+      static all = [];
+    };
+  }
+
+  constructor(url, protocols) {
+    Object.assign(this, { url, protocols, sent: [], closed: null });
+    this.constructor.all.push(this);
+  }
+
+  send(text) {
+    this.sent.push(JSON.parse(text));
+  }
+
+  close(code, reason) {
+    this.closed ??= { code, reason };
+  }
+
+  open() {
+    this.onopen?.({});
+  }
+
+  receive(type, data, more = {}) {
+    this.onmessage?.({ data: JSON.stringify({ type, data, ...more }) });
+  }
+
+  drop(code = 1006, reason = '') {
+    this.onclose?.({ code, reason });
+  }
+
+  of(type) {
+    return this.sent.filter((message) => message.type === type);
+  }
+
+  /** Answers the last request of `type`. */
+  answer(type, reply, data) {
+    this.receive(reply, data, { id: this.of(type).at(-1).id });
+  }
+}
+
+export const WELCOME = {
+  connectionId: 'c1',
+  userId: '42',
+  permissions: [],
+  channels: ['user:42', 'system'],
+  heartbeat: { interval: 25000, timeout: 10000 },
+  inbox: { offset: 0, epoch: 'i1', acked: 0, pending: 0 },
+  tasks: [],
+  results: {},
+};
+
+/** Targets of `online`, `visibilitychange` and their kin. */
+export function fakePage() {
+  const document = new EventTarget();
+  document.visibilityState = 'visible';
+  return { window: new EventTarget(), document };
+}
+
+/** A client on a fake clock and fake sockets, and what a test needs to play the server. */
+export function rig(createClient, options = {}) {
+  const clock = new Clock();
+  const Socket = FakeSocket.fresh();
+  const page = fakePage();
+  const { environment, ...rest } = options;
+  const client = createClient({
+    url: 'ws://push.test/ws',
+    token: 'token-1',
+    transports: ['websocket'],
+    ...rest,
+    environment: { WebSocket: Socket, random: () => 0.5, ...clock.environment, ...page, ...environment },
+  });
+  const events = [];
+  for (const type of ['connect', 'disconnect', 'error', 'gap', 'recovered', 'rejected', 'subscribed']) {
+    client.on(type, (value) => events.push([type, value]));
+  }
+  const socket = () => Socket.all.at(-1);
+  return {
+    clock,
+    Socket,
+    client,
+    events,
+    socket,
+    ...page,
+    /** The events of one type, in order. */
+    heard: (type) => events.filter(([each]) => each === type).map(([, value]) => value),
+    async welcome(more = {}) {
+      socket().open();
+      await settle();
+      socket().receive('auth_success', { ...WELCOME, expiresAt: clock.time + 3_600_000, ...more }, { id: 'auth' });
+      await settle();
+    },
+    async connect(more) {
+      client.connect();
+      await this.welcome(more);
+      return socket();
+    },
+  };
+}

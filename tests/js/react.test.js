@@ -1,0 +1,205 @@
+import './react_hooks.js';
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { createClient } from '../../pushserver/web/static/pushclient/index.js';
+import { rig, settle, WELCOME } from './fakes.js';
+
+globalThis.IS_REACT_ACT_ENVIRONMENT = true;
+const { createElement: h, StrictMode } = await import('react');
+const renderer = await import('react-test-renderer');
+const { useWebSocket, useTask, useChannel, useSelector, configure } = await import('../../pushserver/web/static/pushclient/react.js');
+const { act } = renderer.default ?? renderer;
+const { create: render } = renderer.default ?? renderer;
+
+let serial = 0;
+const task = (more) => ({ taskId: 't1', userId: '42', status: 'running', percentage: 10, version: 1, createdAt: 1, updatedAt: 1, ...more });
+const progress = (data) => ['task_progress', data, { channel: `task:${data.taskId}`, messageId: `m${++serial}` }];
+
+/** A url of its own for each test, and the one client that its components will share. */
+function stage() {
+  let r = null;
+  const url = `ws://push.test/${++serial}`;
+  const made = [];
+  const create = (options) => {
+    r = rig((given) => createClient({ ...options, ...given, url: options.url, token: options.token }));
+    made.push(r);
+    return r.client;
+  };
+  return { options: { url, token: 'token-1', create }, made, get r() { return r; } };
+}
+
+async function mount(element) {
+  let root;
+  await act(async () => {
+    root = render(element);
+  });
+  return root;
+}
+
+const later = () => act(async () => { await new Promise((resolve) => setTimeout(resolve, 5)); });
+
+function Show({ options, seen, ...callbacks }) {
+  const socket = useWebSocket({ ...options, ...callbacks });
+  seen?.push(socket);
+  return `${socket.isConnected} ${socket.taskProgress.get('t1') ?? 0}`;
+}
+
+test('two components share one socket; the last to unmount closes it', async () => {
+  const s = stage();
+  const one = await mount(h(Show, { options: s.options }));
+  const two = await mount(h(Show, { options: s.options }));
+  assert.equal(s.made.length, 1);
+  assert.equal(s.r.Socket.all.length, 1);
+  await act(() => s.r.welcome());
+  assert.equal(one.toJSON(), 'true 0');
+  assert.equal(two.toJSON(), 'true 0');
+  await act(async () => one.unmount());
+  await later();
+  assert.equal(s.r.client.getState().isConnected, true);
+  assert.equal(s.r.socket().closed, null);
+  await act(async () => two.unmount());
+  await later();
+  assert.equal(s.r.socket().closed.code, 1000);
+});
+
+test('callbacks: each for what changed, the latest ones, nothing reconnects', async () => {
+  const s = stage();
+  const calls = [];
+  const on = (name) => (...values) => calls.push([name, ...values.slice(0, 2)]);
+  const all = (mark) => ({
+    options: s.options,
+    onConnect: on(`connect ${mark}`),
+    onDisconnect: () => calls.push([`disconnect ${mark}`]),
+    onError: (message) => calls.push([`error ${mark}`, message]),
+    onTaskProgress: on(`progress ${mark}`),
+    onTaskStatus: on(`status ${mark}`),
+  });
+  const root = await mount(h(Show, all('a')));
+  await act(() => s.r.welcome({ tasks: [task(), task({ taskId: 't2', percentage: 70 })] }));
+  assert.deepEqual(calls.splice(0), [
+    ['progress a', 't1', 10], ['progress a', 't2', 70], ['status a', 't1', 'running'], ['status a', 't2', 'running'], ['connect a'],
+  ]);
+  await act(async () => root.update(h(Show, all('b'))));
+  await act(async () => s.r.socket().receive(...progress(task({ version: 2, percentage: 40 }))));
+  assert.deepEqual(calls.splice(0), [['progress b', 't1', 40]]);
+  await act(async () => s.r.socket().drop(3503, 'kicked'));
+  assert.deepEqual(calls.splice(0), [['disconnect b'], ['error b', 'kicked']]);
+  assert.equal(s.r.Socket.all.length, 1);
+  await act(async () => root.unmount());
+  await later();
+});
+
+test('one that joins a live connection hears onConnect', async () => {
+  const s = stage();
+  const one = await mount(h(Show, { options: s.options }));
+  await act(() => s.r.welcome());
+  let heard = 0;
+  const two = await mount(h(Show, { options: s.options, onConnect: () => (heard += 1) }));
+  assert.equal(heard, 1);
+  await act(async () => (one.unmount(), two.unmount()));
+  await later();
+});
+
+test('autoConnect false waits for connect', async () => {
+  const s = stage();
+  const seen = [];
+  const root = await mount(h(Show, { options: { ...s.options, autoConnect: false }, seen }));
+  assert.equal(s.r.Socket.all.length, 0);
+  await act(async () => { seen.at(-1).connect(); });
+  assert.equal(s.r.Socket.all.length, 1);
+  await act(() => s.r.welcome());
+  assert.equal(root.toJSON(), 'true 0');
+  await act(async () => root.unmount());
+  await later();
+});
+
+test('StrictMode makes one socket', async () => {
+  const s = stage();
+  const root = await mount(h(StrictMode, null, h(Show, { options: s.options })));
+  await later();
+  assert.equal(s.r.Socket.all.length, 1);
+  assert.equal(s.r.socket().closed, null);
+  await act(async () => root.unmount());
+  await later();
+  assert.ok(s.r.socket().closed);
+});
+
+test('unmounted and mounted again later connects again', async () => {
+  const s = stage();
+  const one = await mount(h(Show, { options: s.options }));
+  await act(() => s.r.welcome());
+  await act(async () => one.unmount());
+  await later();
+  const two = await mount(h(Show, { options: s.options }));
+  await act(() => s.r.welcome());
+  assert.equal(two.toJSON(), 'true 0');
+  assert.equal(s.made.length, 2);
+  await act(async () => two.unmount());
+  await later();
+});
+
+test('another token signs in anew on the same socket; a new callback does nothing until asked', async () => {
+  const s = stage();
+  const root = await mount(h(Show, { options: s.options }));
+  await act(() => s.r.welcome());
+  await act(async () => root.update(h(Show, { options: { ...s.options, token: 'token-2' } })));
+  await act(settle);
+  assert.deepEqual(s.r.socket().of('auth').map((message) => message.data.token), ['token-1', 'token-2']);
+  await act(async () => s.r.socket().answer('auth', 'auth_success', WELCOME));
+  await act(async () => root.update(h(Show, { options: { ...s.options, token: () => 'token-3' } })));
+  await act(settle);
+  await act(async () => s.r.socket().answer('auth', 'auth_success', WELCOME));
+  await act(async () => root.update(h(Show, { options: { ...s.options, token: () => 'token-4' } })));
+  await act(settle);
+  assert.deepEqual(s.r.socket().of('auth').map((message) => message.data.token), ['token-1', 'token-2', 'token-3']);
+  await act(async () => s.r.socket().drop(3005));
+  await act(() => s.r.clock.advance(3000));
+  s.r.socket().open();
+  await act(settle);
+  assert.equal(s.r.socket().of('auth')[0].data.token, 'token-4');
+  assert.equal(s.made.length, 1);
+  await act(async () => root.unmount());
+  await later();
+});
+
+test('useTask, useSelector and useChannel render for their own slice', async () => {
+  const s = stage();
+  let renders = 0;
+  const heard = [];
+  function One({ mark }) {
+    renders += 1;
+    const state = useTask('t1', s.options);
+    const ids = useSelector((now) => [...now.tasks.keys()].length, s.options);
+    useChannel('news', (push) => heard.push([mark, push.data]), s.options);
+    return `${state?.percentage} ${ids > 0}`;
+  }
+  const hook = await mount(h(Show, { options: s.options }));
+  await act(() => s.r.welcome({ tasks: [task()] }));
+  const root = await mount(h(One, { mark: 'a' }));
+  await act(settle);
+  assert.equal(root.toJSON(), '10 true');
+  const before = renders;
+  await act(async () => s.r.client.updateTaskProgress('other', 5));
+  assert.equal(renders, before);
+  await act(async () => root.update(h(One, { mark: 'b' })));
+  await act(async () => s.r.socket().receive('message', 1, { channel: 'news', messageId: 'n1' }));
+  assert.deepEqual(heard, [['b', 1]]);
+  assert.equal(s.r.socket().of('subscribe').filter((message) => message.data.channels.includes('news')).length, 1);
+  await act(async () => root.unmount());
+  await act(settle);
+  assert.deepEqual(s.r.socket().of('unsubscribe').at(-1).data, { channels: ['news'] });
+  await act(async () => hook.unmount());
+  await later();
+});
+
+test('configure spares the components the options', async () => {
+  const s = stage();
+  configure(s.options);
+  const root = await mount(h(Show, {}));
+  await act(() => s.r.welcome());
+  assert.equal(root.toJSON(), 'true 0');
+  assert.equal(s.r.socket().url, s.options.url);
+  await act(async () => root.unmount());
+  await later();
+  configure({});
+});

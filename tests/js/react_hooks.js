@@ -1,0 +1,10 @@
+// Lets modules outside tests/node (react.js lives beside the package's sources) find React there.
+import { register } from 'node:module';
+
+const source = `
+const anchor = ${JSON.stringify(new URL('../node/package.json', import.meta.url).href)};
+export function resolve(specifier, context, next) {
+  const named = specifier === 'react' || specifier.startsWith('react/') || specifier === 'react-test-renderer';
+  return next(specifier, named ? { ...context, parentURL: anchor } : context);
+}`;
+register(`data:text/javascript,${encodeURIComponent(source)}`);

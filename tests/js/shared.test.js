@@ -1,0 +1,157 @@
+// Three tabs, one connection: the worker's side and the tabs' sides over message channels.
+import assert from 'node:assert/strict';
+import { createRequire } from 'node:module';
+import { test } from 'node:test';
+import { MessageChannel } from 'node:worker_threads';
+import { createClient } from '../../pushserver/web/static/pushclient/index.js';
+import { createSharedClient } from '../../pushserver/web/static/pushclient/shared.js';
+import { Exchange } from '../../pushserver/web/static/pushclient/worker.js';
+import { MockServer, until } from './mock_server.js';
+
+const { WebSocket } = createRequire(new URL('../node/package.json', import.meta.url))('ws');
+
+async function tabs(context, count, options = {}) {
+  const server = await new MockServer().start();
+  server.keep('news', 'system');
+  const made = [];
+  const exchange = new Exchange((given) => {
+    const client = createClient({ ...given, reconnectInterval: 20, lossWindow: 40, ackDelay: 10, environment: { WebSocket } });
+    made.push(client);
+    return client;
+  });
+  const ports = [];
+  const open = () => {
+    const { port1, port2 } = new MessageChannel();
+    ports.push(port1, port2);
+    exchange.accept(port2);
+    return { port: port1, lock: null, release: () => {} };
+  };
+  const clients = Array.from({ length: count }, () => createSharedClient({ url: server.url, token: () => '42.x', open, ...options }));
+  context.after(async () => {
+    for (const client of clients) client.disconnect();
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    for (const client of made) client.disconnect();
+    for (const port of ports) port.close();
+    await server.stop();
+  });
+  return { server, clients, made, ports };
+}
+
+test('three tabs, one connection, one sign-in', async (context) => {
+  const { server, clients } = await tabs(context, 3);
+  await Promise.all(clients.map((client) => client.connect()));
+  assert.equal(server.handshakes, 1);
+  assert.equal(server.of('auth').length, 1);
+  for (const client of clients) {
+    assert.equal(client.getState().isConnected, true);
+    assert.equal(client.getState().userId, '42');
+    assert.equal(client.getState().socket, null);
+  }
+});
+
+test('every tab sees the inbox and the tasks; a channel only those that asked', async (context) => {
+  const { server, clients } = await tabs(context, 3);
+  const inbox = [[], [], []];
+  const news = [[], [], []];
+  clients.forEach((client, index) => client.on('user_notification', (push) => inbox[index].push(push.data)));
+  await Promise.all(clients.map((client) => client.connect()));
+  const subscriptions = [0, 1].map((index) => clients[index].subscribeChannel('news', (push) => news[index].push(push.data)));
+  await Promise.all(subscriptions.map((subscription) => subscription.ready));
+  assert.equal(server.of('subscribe').filter((message) => JSON.stringify(message).includes('news')).length, 1);
+  server.notify('42', 'hello');
+  assert.equal((await clients[2].publish('news', 1)).offset, 1);
+  server.task({ taskId: 't', userId: '42', status: 'running', percentage: 30, version: 1, createdAt: 1, updatedAt: 1 });
+  await until(() => clients.every((client) => client.getTaskProgress('t') === 30));
+  await until(() => inbox.every((each) => each.length === 1) && news[1].length === 1);
+  assert.deepEqual(news, [[1], [1], []]);
+  await until(() => server.inbox('42').acked === 1);
+  subscriptions[0].unsubscribe();
+  await clients[0].presence('x').catch(() => {});
+  server.publish('news', 2);
+  await until(() => news[1].length === 2);
+  assert.deepEqual(news[0], [1]);
+});
+
+test('closing any tab loses nothing, the last one closes the connection', async (context) => {
+  const { server, clients } = await tabs(context, 3);
+  const heard = [];
+  await Promise.all(clients.map((client) => client.connect()));
+  clients[2].on('user_notification', (push) => heard.push(push.data));
+  clients[0].disconnect();
+  server.notify('42', 1);
+  await until(() => heard.length === 1);
+  clients[1].disconnect();
+  server.notify('42', 2);
+  await until(() => heard.length === 2);
+  assert.equal(server.handshakes, 1);
+  await until(() => server.inbox('42').acked === 2);
+  clients[2].disconnect();
+  await until(() => server.links.size === 0);
+  assert.equal(clients[2].getState().isConnected, false);
+});
+
+test('a push that a dying tab took with it goes to one that lives', async (context) => {
+  const { server, clients } = await tabs(context, 2);
+  let taken = 0;
+  await clients[0].connect();
+  clients[0].on('user_notification', () => {
+    taken += 1;
+    return new Promise(() => {});
+  });
+  server.notify('42', 'precious');
+  await until(() => taken === 1);
+  const heard = [];
+  clients[1].on('user_notification', (push) => heard.push(push.data));
+  await clients[1].connect();
+  assert.equal(server.inbox('42').acked, 0);
+  clients[0].disconnect();
+  await until(() => heard.length === 1);
+  assert.deepEqual(heard, ['precious']);
+  await until(() => server.inbox('42').acked === 1);
+});
+
+test('a push that the only tab took with it comes again with the next connection', async (context) => {
+  const { server, clients } = await tabs(context, 2);
+  await clients[0].connect();
+  let taken = 0;
+  clients[0].on('user_notification', () => (taken += 1, new Promise(() => {})));
+  server.notify('42', 'precious');
+  await until(() => taken === 1);
+  clients[0].disconnect();
+  const heard = [];
+  clients[1].on('user_notification', (push) => heard.push(push.data));
+  await clients[1].connect();
+  await until(() => heard.length === 1);
+});
+
+test('the token is asked of a tab that lives, errors travel whole', async (context) => {
+  const { server, clients, made } = await tabs(context, 2, {});
+  await Promise.all(clients.map((client) => client.connect()));
+  clients[0].disconnect();
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  for (const socket of server.sockets) socket.destroy();
+  await until(() => server.of('auth').length === 2 && clients[1].getState().isConnected);
+  assert.equal(made.length, 1);
+  await assert.rejects(clients[1].request('nonsense'), { name: 'PushError', code: 'UNKNOWN_MESSAGE_TYPE' });
+});
+
+test('what is done by hand is the same in all tabs', async (context) => {
+  const { clients } = await tabs(context, 2);
+  await Promise.all(clients.map((client) => client.connect()));
+  clients[0].updateTaskProgress('t', 12);
+  clients[0].updateTaskStatus('t', 'running');
+  assert.equal(clients[0].getTaskProgress('t'), 12);
+  await until(() => clients[1].getTaskProgress('t') === 12 && clients[1].getTaskStatus('t') === 'running');
+});
+
+test('a server that says no for good is heard in every tab', async (context) => {
+  const { server, clients } = await tabs(context, 2);
+  server.refuse = () => ({ code: 'INVALID_TOKEN' });
+  for (const client of clients) await assert.rejects(client.connect(), { code: 'CLOSED' });
+  assert.match(clients[0].getState().error, /INVALID_TOKEN/);
+});
+
+test('without SharedWorker a tab has a connection of its own', () => {
+  const client = createSharedClient({ url: 'ws://push.test/ws' });
+  assert.equal(client.constructor.name, 'PushClient');
+});
