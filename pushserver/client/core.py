@@ -392,7 +392,7 @@ class ClientCore:
         if channel is None or feed not in channel.feeds:
             return
         channel.feeds.remove(feed)
-        if channel is self._inbox or channel.feeds:
+        if channel.feeds or self._channels.get(channel.name) is not channel:
             return
         del self._channels[channel.name]
         if self.state is State.CONNECTED:

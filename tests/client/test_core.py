@@ -151,14 +151,8 @@ def result(offset: int = 0, epoch: str = "e", **fields: Any) -> dict[str, Any]:
 
 
 def message(offset: int, epoch: str = "e", channel: str = "news") -> dict[str, Any]:
-    return {
-        "type": "message",
-        "channel": channel,
-        "data": offset,
-        "offset": offset,
-        "epoch": epoch,
-        "messageId": f"m{offset}",
-    }
+    place = {"channel": channel, "offset": offset, "epoch": epoch}
+    return {"type": "message", "data": offset, "messageId": f"m{offset}", **place}
 
 
 # Authentication
