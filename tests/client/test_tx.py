@@ -156,12 +156,14 @@ async def test_tasks(server: FakeServer, clients: Clients) -> None:
     one: list[str] = []
     every: list[str] = []
     client.tasks(lambda state: every.append(state.status))
-    await soon(client.task("t", lambda state: one.append(state.status)).ready())
+    following = client.task("t", lambda state: one.append(state.status))
+    await soon(following.ready())
     assert (await soon(client.cancel_task("t"))).cancel_requested
     assert (await soon(client.get_task("t"))).status == "pending"
     server.task("t", "42", status="running")
     server.task("t", "42", status="failed")
     await until(lambda: one == every == ["pending", "running", "failed"])
+    await soon(following.done)
 
 
 @pytest_twisted.ensureDeferred
