@@ -476,7 +476,8 @@ class ClientService(Service):
         self._stopped()
 
     def _stopped(self) -> None:
-        if self._stopping is not None and not self._sockets and not self._dialing:
+        closed = self._core.state is State.CLOSED and not self._sockets and not self._dialing
+        if self._stopping is not None and closed:
             stopping, self._stopping = self._stopping, None
             stopping.callback(None)
 
@@ -500,6 +501,7 @@ class ClientService(Service):
         else:
             self._log.warn("the push server forbade to come back: {reason}", reason=str(error))
             self.ended.errback(error)
+        self._stopped()
 
 
 def _with_task(hear: Callable[[TaskState], Any]) -> Callable[[Push], Any]:
