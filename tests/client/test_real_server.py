@@ -49,16 +49,16 @@ async def take(reader: Any, count: int) -> list[Any]:
 async def test_a_killed_server_loses_nothing_and_repeats_nothing(start_server: Starting) -> None:
     server = await asyncio.to_thread(start_server, config=CONFIG)
     async with Client(server.ws_url, token=server.token("42"), options=QUICK) as client:
-        news = await client.subscribe("news").ready()
+        news = await client.subscribe("news:a").ready()
         inbox = client.inbox()
         for n in range(3):
-            await client.publish("news", n)
+            await client.publish("news:a", n)
         assert [p.data for p in await take(news, 3)] == [0, 1, 2]
         async with AsyncPublisher(server.url, api_key=server.api_key) as publisher:
             await publisher.notify(42, {"n": 0})
             assert [p.data for p in await take(inbox, 1)] == [{"n": 0}]
             server.kill()
-            asked = asyncio.ensure_future(client.publish("news", 3))
+            asked = asyncio.ensure_future(client.publish("news:a", 3))
             await asyncio.to_thread(again, start_server, server)
             await publisher.notify(42, {"n": 1})
         assert not (await asked).duplicate
@@ -150,7 +150,7 @@ async def test_a_kick_is_obeyed(start_server: Starting) -> None:
 async def test_a_burst_stays_under_the_servers_limits(start_server: Starting) -> None:
     server = await asyncio.to_thread(start_server, config=CONFIG)
     async with Client(server.ws_url, token=server.token("42"), options=QUICK) as client:
-        receipts = await asyncio.gather(*(client.publish("news", n) for n in range(200)))
+        receipts = await asyncio.gather(*(client.publish("news:a", n) for n in range(200)))
         assert [r.offset for r in receipts] == list(range(1, 201))
 
 
@@ -167,4 +167,4 @@ async def test_a_frozen_server_is_left_and_returned_to(start_server: Starting) -
                     await asyncio.sleep(0.02)
         finally:
             server.signal(signal.SIGCONT)
-        assert (await client.publish("news", 1)).offset == 1
+        assert (await client.publish("news:a", 1)).offset == 1
