@@ -251,6 +251,9 @@ class Client:
         """Acknowledge what is due, close the socket, end all readers."""
         self._core.stop(self._now())
         self._pump()
+        if self._ended is not None:
+            # The core bounds this: the last acknowledgement has a second to be answered.
+            await asyncio.wait([self._ended])
         if self._timer is not None:
             self._timer.cancel()
         if self._tasks:

@@ -8,7 +8,7 @@ tells what happened to them, carries out the effects and calls `tick` when `dead
                        ^                    |                        |                              |
                        |                    +-----------+------------+------------------------------+
                        +---- due ---- WAITING <---------+ lost
-                                                        + forbidden to come back, or stop --> CLOSED
+                                                        + forbidden to come back, or stop (the last ack) --> CLOSED
 
 Each socket has a number. What an old socket still says is ignored: it cannot undo the new one's state.
 """
@@ -62,6 +62,7 @@ _PASSING: Final = frozenset({"RATE_LIMITED", "UNAVAILABLE", "INTERNAL_ERROR"})
 _CHUNK: Final = 100
 _RETRY: Final = 2_000
 _ACK_INTERVAL: Final = 200
+_LAST_ACK: Final = 1_000
 _REMEMBERED_TASKS: Final = 1_000
 
 
@@ -72,6 +73,7 @@ class State(StrEnum):
     CONNECTING = "connecting"
     AUTHENTICATING = "authenticating"
     CONNECTED = "connected"
+    CLOSING = "closing"
     CLOSED = "closed"
 
 
@@ -195,6 +197,8 @@ class ClientCore:
             self._wake_at = None
             if self.state is State.WAITING:
                 self._begin(now)
+            elif self.state is State.CLOSING:
+                self._close()
             else:
                 self._hang_up(now, 3000, "no answer in time", abort=True)
         if self.state is not State.CONNECTED:
@@ -220,14 +224,16 @@ class ClientCore:
             self._begin(now)
 
     def stop(self, now: int) -> None:
-        """Close for good; what was acknowledged here is told the server first."""
-        if self.state is State.CLOSED:
+        """Close for good; what was acknowledged here is told the server first, and its answer waited for a moment."""
+        if self.state in (State.CLOSING, State.CLOSED):
             return
         if self.state is State.CONNECTED and self._ack_wanted is not None and self._ack_wanted != self._acked:
-            self._transmit({"type": "ack", "data": self._ack_wanted})
-        if self._link:
-            self._effects.append(Hangup(self._link, 1000, ""))
-        self._end(None)
+            # A server drops what a closed connection still had waiting, so the close follows the answer.
+            self._enter(State.CLOSING)
+            self._wake_at = now + _LAST_ACK
+            self._ask("ack", self._ack_wanted, now, lambda frame, now: self._close())
+        else:
+            self._close()
 
     def token(self, token: str, now: int) -> None:
         """The application's answer to FetchToken."""
@@ -271,6 +277,9 @@ class ClientCore:
         if link != self._link or self.state is State.CLOSED:
             return
         self._link = 0
+        if self.state is State.CLOSING:
+            self._close()
+            return
         self.last_error = reason or (f"HTTP {status}" if status else f"closed with {code}")
         refused_for_good = status in _HOPELESS and self.welcome is None
         if refused_for_good:
@@ -284,7 +293,7 @@ class ClientCore:
             self._wait(now, crowd=code not in _ALONE)
 
     def received(self, link: int, text: bytes | str, now: int) -> None:
-        if link != self._link or self.state not in (State.AUTHENTICATING, State.CONNECTED):
+        if link != self._link or self.state not in (State.AUTHENTICATING, State.CONNECTED, State.CLOSING):
             return
         self._heard_at = now
         self._pinged_at = None
@@ -295,6 +304,8 @@ class ClientCore:
             return
         if isinstance(frame.id, int) and frame.id in self._requests:
             self._reply(self._requests.pop(frame.id), frame, now)
+        elif self.state is State.CLOSING:
+            pass
         elif frame.type == "auth_success" and self.state is State.AUTHENTICATING:
             self._welcomed(frame, now)
         elif frame.type == "auth_failed":
@@ -313,8 +324,7 @@ class ClientCore:
 
     def request(self, call: Call[Any], now: int) -> int:
         """Ask the server; Answered or Failed comes under the returned number, over as many connections as it takes."""
-        if self.state is State.CLOSED:
-            raise ClientClosed("the client is closed")
+        self._check_open()
         if len(self._outgoing) >= self.options.max_queued:
             raise QueueFull(f"{len(self._outgoing)} requests wait for a connection already")
         request = self._new_request(call.name, call.data, now, None)
@@ -392,7 +402,7 @@ class ClientCore:
         if channel is None or feed not in channel.feeds:
             return
         channel.feeds.remove(feed)
-        if channel is self._inbox or channel.feeds:
+        if channel.feeds or self._channels.get(channel.name) is not channel:
             return
         del self._channels[channel.name]
         if self.state is State.CONNECTED:
@@ -420,7 +430,7 @@ class ClientCore:
             self._effects.append(Changed(state))
 
     def _check_open(self) -> None:
-        if self.state is State.CLOSED:
+        if self.state in (State.CLOSING, State.CLOSED):
             raise ClientClosed("the client is closed")
 
     def _begin(self, now: int) -> None:
@@ -478,6 +488,11 @@ class ClientCore:
             channel.asked = channel.retry_at = None
             channel.confirmed = False
             channel.held.clear()
+
+    def _close(self) -> None:
+        if self._link:
+            self._effects.append(Hangup(self._link, 1000, ""))
+        self._end(None)
 
     def _end(self, error: Exception | None) -> None:
         self._drop_link()

@@ -100,12 +100,15 @@ class Reading:
     where that failed; reading ends then, and an inbox message is not acknowledged.
     """
 
-    def __init__(self, service: ClientService, feed: Feed, hear: Callable[[Push], Any], acks: bool) -> None:
+    def __init__(
+        self, service: ClientService, feed: Feed, hear: Callable[[Push], Any], acks: bool, until_final: bool
+    ) -> None:
         self.done: Deferred[None] = Deferred()
         self._service = service
         self._feed = feed
         self._hear = hear
         self._acks = acks
+        self._until_final = until_final
         self._waiting: list[Deferred[None]] = []
         self._busy = False
         self._over = False
@@ -147,6 +150,9 @@ class Reading:
         self._busy = False
         if self._acks and push.position is not None:
             self._service._ack(push.position)
+        if self._until_final and (state := push.task) is not None and state.final:
+            self._finish(None)
+            return
         # The next one in a turn of its own: a long backlog must not be a deep recursion, nor hold the reactor.
         self._service._later(self)
 
@@ -270,8 +276,8 @@ class ClientService(Service):
         return self._read(self._core.open_inbox(), hear, acks=True)
 
     def task(self, task_id: str, hear: Callable[[TaskState], Any]) -> Reading:
-        """Call `hear` with one task's states."""
-        return self._read(self._core.subscribe(f"task:{task_id}", self._now()), _with_task(hear))
+        """Call `hear` with one task's states; reading is done after the final one."""
+        return self._read(self._core.subscribe(f"task:{task_id}", self._now()), _with_task(hear), until_final=True)
 
     def tasks(self, hear: Callable[[TaskState], Any]) -> Reading:
         """Call `hear` with the states of all the user's own tasks."""
@@ -326,8 +332,10 @@ class ClientService(Service):
         # The epoch once, then a clock that never jumps: a corrected wall clock must not look like silence.
         return int((self._anchor + self._reactor.seconds()) * 1000)
 
-    def _read(self, feed: Feed, hear: Callable[[Push], Any], *, acks: bool = False) -> Reading:
-        reading = Reading(self, feed, hear, acks)
+    def _read(
+        self, feed: Feed, hear: Callable[[Push], Any], *, acks: bool = False, until_final: bool = False
+    ) -> Reading:
+        reading = Reading(self, feed, hear, acks, until_final)
         self._readings[id(feed)] = reading
         self._later(reading)
         self._pump()
@@ -468,7 +476,8 @@ class ClientService(Service):
         self._stopped()
 
     def _stopped(self) -> None:
-        if self._stopping is not None and not self._sockets and not self._dialing:
+        closed = self._core.state is State.CLOSED and not self._sockets and not self._dialing
+        if self._stopping is not None and closed:
             stopping, self._stopping = self._stopping, None
             stopping.callback(None)
 
@@ -492,6 +501,7 @@ class ClientService(Service):
         else:
             self._log.warn("the push server forbade to come back: {reason}", reason=str(error))
             self.ended.errback(error)
+        self._stopped()
 
 
 def _with_task(hear: Callable[[TaskState], Any]) -> Callable[[Push], Any]:

@@ -284,7 +284,7 @@ def _after_fork() -> None:
     _finalized.clear()
 
 
-def _flush_all() -> None:
+def _flush_all(**_: object) -> None:
     for background in list(_all):
         background.at_exit()
 
@@ -293,12 +293,14 @@ _finalized: set[str] = set()
 
 
 def _at_process_exit() -> None:
-    """Worker processes of multiprocessing and of Celery's billiard end without atexit; they have finalizers instead."""
-    for module in ("multiprocessing.util", "billiard.util"):
-        util = sys.modules.get(module)
-        if util is not None and module not in _finalized:
-            _finalized.add(module)
-            util.Finalize(None, _flush_all, exitpriority=100)
+    """Worker processes of multiprocessing and of Celery end without atexit; they have ways of their own."""
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None and "multiprocessing" not in _finalized:
+        _finalized.add("multiprocessing")
+        util.Finalize(None, _flush_all, exitpriority=100)
+    signals = sys.modules.get("celery.signals")
+    if signals is not None:
+        signals.worker_process_shutdown.connect(_flush_all, weak=False, dispatch_uid=__name__)
 
 
 atexit.register(_flush_all)

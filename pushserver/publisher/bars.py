@@ -92,7 +92,7 @@ class tqdm(_tqdm):  # type: ignore[misc]
         rows = super().__iter__()
         self._looping = True
         try:
-            for row in rows:
+            for row in rows:  # noqa: UP028 - `yield from` would close the bar before GeneratorExit is seen here
                 yield row
         except GeneratorExit:
             self._end(self._stopped())

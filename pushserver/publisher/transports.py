@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any, Protocol
 
 from pushserver.publisher.commands import Command
@@ -54,6 +55,12 @@ class Address:
         self.prefix = prefix
         self.http_url = http_url
         self.timeout = timeout
+        # Here and not at the first use: what is not installed is said where the publisher is made, and a forked worker
+        # does not import it again in its first task.
+        if self.is_redis:
+            import_module("pushserver.publisher.over_redis")
+        if not self.is_redis or http_url is not None:
+            import_module("pushserver.publisher.over_http")
 
     def transport(self) -> Transport:
         if not self.is_redis:

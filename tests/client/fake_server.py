@@ -335,7 +335,7 @@ class FakeServer:
         return "task", state
 
     def _keeps(self, channel: str) -> bool:
-        return channel.startswith(("news", "user:", "system"))
+        return channel.startswith(("news", "demo:", "user:", "system"))
 
     async def _push(
         self, channel: str, data: Any, *, type: str = "message", sender: str | None = None, **fields: Any

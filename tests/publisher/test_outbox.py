@@ -70,7 +70,7 @@ _step = st.one_of(
 
 
 @given(st.lists(_step, max_size=60))
-def test_whatever_happens_each_task_is_told_in_order_and_its_last_value_arrives(
+def test_each_task_is_told_in_order_and_its_last_value_arrives(
     steps: list[tuple[str, str, int]],
 ) -> None:
     outbox = Outbox(1.0, 1_000)

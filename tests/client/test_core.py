@@ -1,0 +1,834 @@
+"""The client's core, without a socket and without a clock: what it decides, told as what it wants done."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pushserver.client import (
+    AuthFailed,
+    Backoff,
+    ClientClosed,
+    ClientCore,
+    Disconnected,
+    Options,
+    Position,
+    Push,
+    QueueFull,
+    RequestFailed,
+    RequestTimeout,
+    State,
+    SubscriptionEnded,
+    TaskState,
+    calls,
+)
+from pushserver.client.effects import Answered, Connect, Ended, Failed, FetchToken, Hangup, Transmit
+from pushserver.client.feeds import Feed
+
+START = 1_700_000_000_000
+
+
+class Shell:
+    """Carries effects out on paper: what was sent, what came of the requests, which socket is wanted."""
+
+    def __init__(self, *, token: str | None = "t", can_fetch: bool = False, luck: float = 0.5, **options: Any) -> None:
+        ids = itertools.count(1)
+        positions = options.pop("positions", None)
+        self.core = ClientCore(
+            Options(**options),
+            random=lambda: luck,
+            new_id=lambda: f"id{next(ids)}",
+            token=token,
+            can_fetch=can_fetch,
+            positions=positions,
+        )
+        self.now = START
+        self.link = 0
+        self.sent: list[dict[str, Any]] = []
+        self.answers: dict[int, Any] = {}
+        self.hangups: list[Hangup] = []
+        self.fetches = 0
+        self.connects = 0
+        self.ended: Ended | None = None
+
+    def run(self) -> None:
+        for effect in self.core.effects():
+            match effect:
+                case Connect(link):
+                    self.link = link
+                    self.connects += 1
+                case Transmit(link, text):
+                    assert link == self.link
+                    self.sent.append(json.loads(text))
+                case Answered(request, data):
+                    assert request not in self.answers
+                    self.answers[request] = data
+                case Failed(request, error):
+                    assert request not in self.answers
+                    self.answers[request] = error
+                case Hangup():
+                    self.hangups.append(effect)
+                case FetchToken():
+                    self.fetches += 1
+                case Ended():
+                    assert self.ended is None
+                    self.ended = effect
+
+    def after(self, milliseconds: int) -> None:
+        self.now += milliseconds
+        self.core.tick(self.now)
+        self.run()
+
+    def until_due(self) -> int:
+        """Let the time pass until the core wants to be woken; how long that was."""
+        deadline = self.core.deadline()
+        assert deadline is not None
+        waited = max(0, deadline - self.now)
+        self.after(waited)
+        return waited
+
+    def start(self, **welcome: Any) -> Shell:
+        self.core.start(self.now)
+        self.run()
+        return self.connect(**welcome)
+
+    def open(self) -> None:
+        self.core.opened(self.link, self.now)
+        self.run()
+
+    def connect(self, **welcome: Any) -> Shell:
+        self.open()
+        self.say("auth_success", {"userId": "42", **welcome})
+        return self
+
+    def say(self, type: str, data: Any = None, link: int | None = None, **fields: Any) -> None:
+        message = {"type": type, "data": data, **fields}
+        self.core.received(self.link if link is None else link, json.dumps(message).encode(), self.now)
+        self.run()
+
+    def push(self, channel: str, data: Any, offset: int | None = None, epoch: str = "e", **fields: Any) -> None:
+        place = {} if offset is None else {"offset": offset, "epoch": epoch}
+        self.say(fields.pop("type", "message"), data, channel=channel, **place, **fields)
+
+    def reply(self, type: str, data: Any = None, to: dict[str, Any] | None = None) -> None:
+        self.say(type, data, id=(to or self.sent[-1])["id"])
+
+    def lose(self, code: int | None = None, **fields: Any) -> None:
+        self.core.closed(self.link, self.now, code, **fields)
+        self.run()
+
+    def come_back(self, **welcome: Any) -> Shell:
+        while self.core.state is State.WAITING:
+            self.until_due()
+        return self.connect(**welcome)
+
+    def subscribe(self, channel: str, result: dict[str, Any] | None = None, since: Position | None = None) -> Feed:
+        feed = self.core.subscribe(channel, self.now, since)
+        self.run()
+        if result is not None:
+            self.reply("subscription_success", {"results": {channel: result}, "rejected": {}})
+        return feed
+
+    def read(self, feed: Feed) -> list[Any]:
+        taken = []
+        while (push := self.core.take(feed, self.now)) is not None:
+            taken.append(push.data if push.type == "message" else push.type)
+        self.run()
+        return taken
+
+    def of(self, type: str) -> list[dict[str, Any]]:
+        return [message.get("data") for message in self.sent if message["type"] == type]
+
+
+def result(offset: int = 0, epoch: str = "e", **fields: Any) -> dict[str, Any]:
+    return {"recovered": False, "offset": offset, "epoch": epoch, "messages": [], **fields}
+
+
+def message(offset: int, epoch: str = "e", channel: str = "news") -> dict[str, Any]:
+    place = {"channel": channel, "offset": offset, "epoch": epoch}
+    return {"type": "message", "data": offset, "messageId": f"m{offset}", **place}
+
+
+# Authentication
+
+
+def test_authenticates_then_subscribes_then_sends_what_waited() -> None:
+    shell = Shell()
+    shell.core.start(shell.now)
+    shell.subscribe("news")
+    shell.core.request(calls.publish("news", 1, None, "m"), shell.now)
+    shell.run()
+    assert shell.sent == []
+    shell.connect()
+    assert [m["type"] for m in shell.sent] == ["auth", "subscribe", "publish"]
+    assert shell.sent[0]["data"] == {"token": "t"}
+
+
+def test_a_token_is_fetched_before_the_first_connection_and_before_it_expires() -> None:
+    shell = Shell(token=None, can_fetch=True)
+    shell.core.start(shell.now)
+    shell.run()
+    assert (shell.core.state, shell.fetches, shell.connects) == (State.FETCHING, 1, 0)
+    shell.core.token("one", shell.now)
+    shell.run()
+    shell.connect(expiresAt=START + 600_000, heartbeat={"interval": 10_000_000, "timeout": 1})
+    assert shell.until_due() == 540_000
+    assert shell.fetches == 2
+    shell.core.token("two", shell.now)
+    shell.run()
+    assert shell.of("auth") == [{"token": "one"}, {"token": "two"}]
+    shell.reply("auth_success", {"userId": "42", "expiresAt": shell.now + 600_000})
+    assert shell.core.state is State.CONNECTED
+    assert shell.until_due() > 10_000
+
+
+@pytest.mark.parametrize("code", ["TOKEN_EXPIRED", "UNAVAILABLE"])
+def test_a_refresh_that_cannot_be_now_is_tried_again(code: str) -> None:
+    shell = Shell(can_fetch=True).start(expiresAt=START + 15_000)
+    shell.after(10_000)
+    shell.core.token("two", shell.now)
+    shell.run()
+    shell.reply("error", {"code": code, "message": ""})
+    assert shell.core.state is State.CONNECTED
+    shell.after(2_000)
+    assert shell.fetches == 2
+
+
+def test_a_token_source_that_fails_is_asked_again() -> None:
+    shell = Shell(token=None, can_fetch=True)
+    shell.core.start(shell.now)
+    shell.core.token_failed("away", shell.now)
+    shell.run()
+    assert (shell.core.state, shell.core.last_error) == (State.WAITING, "away")
+    shell.until_due()
+    shell.core.token("t", shell.now)
+    shell.run()
+    shell.connect(expiresAt=START + 40_000)
+    shell.after(20_000)
+    shell.core.token_failed("away", shell.now)
+    assert shell.core.state is State.CONNECTED
+
+
+@pytest.mark.parametrize("code", ["INVALID_TOKEN", "TOKEN_BLACKLISTED"])
+def test_a_refused_token_ends_it(code: str) -> None:
+    shell = Shell(can_fetch=True)
+    shell.core.start(shell.now)
+    shell.run()
+    shell.open()
+    shell.say("auth_failed", {"code": code, "message": "no"})
+    assert shell.ended is not None
+    assert isinstance(shell.ended.error, AuthFailed)
+    assert shell.ended.error.error == code
+
+
+def test_an_expired_token_ends_it_only_where_no_other_can_be_had() -> None:
+    for can_fetch in (False, True):
+        shell = Shell(can_fetch=can_fetch)
+        shell.core.start(shell.now)
+        shell.run()
+        shell.open()
+        shell.say("auth_failed", {"code": "TOKEN_EXPIRED", "message": "late"})
+        assert (shell.ended is None) is can_fetch
+        if can_fetch:
+            shell.until_due()
+            assert (shell.core.state, shell.fetches) == (State.FETCHING, 1)
+
+
+def test_anonymous_connections_are_open_once_the_server_answers() -> None:
+    shell = Shell(token=None)
+    shell.core.start(shell.now)
+    shell.run()
+    shell.open()
+    assert (shell.core.state, [m["type"] for m in shell.sent]) == (State.AUTHENTICATING, ["ping"])
+    shell.say("pong", {})
+    assert shell.core.state is State.CONNECTED
+
+
+def test_another_user_inherits_nothing() -> None:
+    shell = Shell().start(inbox={"offset": 5, "epoch": "e", "acked": 0, "pending": 1})
+    shell.push("user:42", 1, 5)
+    shell.core.ack(Position(5, "e"), shell.now)
+    shell.run()
+    shell.lose()
+    shell.come_back(userId="7", inbox={"offset": 1, "epoch": "e", "acked": 0, "pending": 0})
+    assert shell.of("ack") == [{"offset": 5, "epoch": "e"}]
+    assert shell.core.tasks == {}
+
+
+# Coming back
+
+
+def test_attempts_count_up_and_only_authentication_resets_them() -> None:
+    shell = Shell(luck=0.999_999)
+    shell.core.start(shell.now)
+    shell.run()
+    waits = []
+    for _ in range(4):
+        shell.open()
+        shell.lose()
+        waits.append(shell.until_due())
+    assert waits == [15_999, 47_999, 59_999, 59_999]
+    assert shell.core.attempts == 4
+    shell.connect()
+    assert shell.core.attempts == 0
+    shell.lose()
+    assert shell.until_due() == 15_999
+
+
+@pytest.mark.parametrize("code", [1002, 1007, 1009, 3500, 3501, 3502, 3503, 3504, 3507, 3509])
+def test_codes_that_forbid_to_come_back(code: int) -> None:
+    shell = Shell().start()
+    shell.lose(code, reason="why")
+    assert shell.core.state is State.CLOSED
+    assert shell.ended is not None
+    assert isinstance(shell.ended.error, Disconnected)
+    assert shell.ended.error.code == code
+
+
+@pytest.mark.parametrize("code", [None, 1000, 1001, 1006, 1011, 3000, 3001, 3004, 3008, 3011, 3012, 3013, 4000])
+def test_codes_to_come_back_after(code: int | None) -> None:
+    shell = Shell().start()
+    shell.lose(code)
+    assert shell.core.state is State.WAITING
+
+
+def test_what_concerns_one_alone_comes_back_soon() -> None:
+    for code, most in ((3008, 1_000), (3012, 16_000)):
+        shell = Shell(luck=0.999).start()
+        shell.lose(code)
+        assert most * 0.9 < shell.until_due() <= most
+
+
+def test_expiry_fetches_a_token_or_ends() -> None:
+    shell = Shell(can_fetch=True).start()
+    shell.lose(3005)
+    shell.until_due()
+    assert shell.fetches == 1
+    shell = Shell().start()
+    shell.lose(3005)
+    assert shell.core.state is State.CLOSED
+
+
+def test_going_away_says_when() -> None:
+    shell = Shell(luck=0.999).start()
+    shell.say("going_away", {"reconnectAfter": 1_234})
+    shell.lose(3001)
+    assert shell.until_due() == 1_234
+    shell.lose()
+    assert shell.until_due() > 10_000
+
+
+def test_an_upgrade_refused_ends_it_only_at_the_first_time() -> None:
+    shell = Shell()
+    shell.core.start(shell.now)
+    shell.run()
+    shell.lose(status=503)
+    assert shell.core.state is State.WAITING
+    shell.until_due()
+    shell.lose(status=403)
+    assert shell.ended is not None
+    shell = Shell().start()
+    shell.lose()
+    shell.until_due()
+    shell.lose(status=404)
+    assert shell.core.state is State.WAITING
+
+
+def test_a_limit_of_attempts() -> None:
+    shell = Shell(max_attempts=1)
+    shell.core.start(shell.now)
+    shell.run()
+    shell.lose(reason="refused")
+    shell.until_due()
+    shell.lose(reason="refused")
+    assert shell.ended is not None
+    assert "2 attempts failed; the last: refused" in str(shell.ended.error)
+
+
+def test_a_server_that_says_nothing_is_left() -> None:
+    shell = Shell()
+    shell.core.start(shell.now)
+    shell.run()
+    assert shell.until_due() == 10_000
+    assert shell.core.state is State.WAITING
+    assert shell.hangups[-1].abort
+
+
+def test_an_old_socket_cannot_undo_the_new_ones_state() -> None:
+    shell = Shell().start()
+    old = shell.link
+    shell.lose()
+    shell.come_back()
+    shell.core.closed(old, shell.now, 3503, "late")
+    shell.core.opened(old, shell.now)
+    shell.say("auth_failed", {"code": "INVALID_TOKEN"}, link=old)
+    assert shell.core.state is State.CONNECTED
+
+
+def test_the_watchdog_asks_and_then_leaves() -> None:
+    shell = Shell().start(heartbeat={"interval": 1_000, "timeout": 500})
+    shell.after(999)
+    shell.push("news", 1)
+    assert shell.until_due() == 1_000
+    assert shell.sent[-1]["type"] == "ping"
+    shell.say("pong", {})
+    assert shell.until_due() == 1_000
+    assert shell.until_due() == 500
+    assert (shell.core.state, shell.hangups[-1].abort) == (State.WAITING, True)
+
+
+def test_what_is_no_message_ends_the_connection() -> None:
+    shell = Shell().start()
+    shell.core.received(shell.link, b"[1", shell.now)
+    shell.run()
+    assert shell.core.state is State.WAITING
+    shell.come_back()
+    shell.say("something_new", {"any": "thing"})
+    shell.say("error", {"code": "INVALID_MESSAGE", "message": "hm"})
+    assert (shell.core.state, shell.core.last_error) == (State.CONNECTED, "hm")
+
+
+@pytest.mark.parametrize("outage", [0, 1, 5, 10, 15, 20, 30, 60, 120, 600])
+def test_five_hundred_clients_make_no_storm(outage: int) -> None:
+    """No second, wherever it begins, holds over 15 % of the returns."""
+    backoff = Backoff()
+    for seed in range(5):
+        dice = random.Random(seed)
+        returns = []
+        for _ in range(500):
+            at = attempt = 0
+            while True:
+                at += backoff.delay(attempt, dice.random)
+                attempt += 1
+                if at >= outage * 1000:
+                    break
+            returns.append(at)
+        returns.sort()
+        fullest = max(sum(1 for other in returns[i:] if other < at + 1000) for i, at in enumerate(returns))
+        assert fullest <= 75
+
+
+def test_a_very_long_absence_overflows_nothing() -> None:
+    assert Backoff().window(10**9) == 60_000
+
+
+# Requests
+
+
+def test_replies_go_to_their_requests_and_errors_too() -> None:
+    shell = Shell().start()
+    one = shell.core.request(calls.presence("a"), shell.now)
+    two = shell.core.request(calls.presence("b"), shell.now)
+    shell.run()
+    asked = shell.sent[-2:]
+    shell.reply("presence", {"total": 1}, to=asked[0])
+    shell.reply("error", {"code": "RATE_LIMITED", "message": "slow", "retryAfter": 5}, to=asked[1])
+    assert shell.answers[one] == {"total": 1}
+    error = shell.answers[two]
+    assert isinstance(error, RequestFailed)
+    assert (error.code, error.retry_after) == ("RATE_LIMITED", 5)
+
+
+def test_unanswered_requests_are_sent_again_in_order_with_the_same_ids() -> None:
+    shell = Shell().start()
+    for n in range(3):
+        shell.core.request(calls.publish("news", n, None, shell.core.message_id()), shell.now)
+    shell.run()
+    shell.reply("published", {"messageId": "id1"}, to=shell.sent[1])
+    shell.lose()
+    shell.core.request(calls.publish("news", 3, None, shell.core.message_id()), shell.now)
+    shell.come_back()
+    assert [m["messageId"] for m in shell.of("publish")] == ["id1", "id2", "id3", "id2", "id3", "id4"]
+
+
+def test_what_waits_is_bounded_and_ends_in_time() -> None:
+    shell = Shell(max_queued=2, request_timeout=5_000)
+    number = shell.core.request(calls.presence("a"), shell.now)
+    shell.core.request(calls.presence("a"), shell.now)
+    with pytest.raises(QueueFull):
+        shell.core.request(calls.presence("a"), shell.now)
+    assert shell.until_due() == 5_000
+    assert isinstance(shell.answers[number], RequestTimeout)
+
+
+def test_a_forgotten_request_is_not_sent() -> None:
+    shell = Shell()
+    number = shell.core.request(calls.presence("a"), shell.now)
+    shell.core.forget(number)
+    shell.start()
+    assert shell.of("presence") == []
+
+
+def test_requests_keep_under_the_servers_rate() -> None:
+    shell = Shell(rate=50.0, burst=10).start()
+    for _ in range(100):
+        shell.core.request(calls.presence("a"), shell.now)
+    shell.run()
+    assert len(shell.of("presence")) == 10
+    began = shell.now
+    while len(shell.of("presence")) < 100:
+        shell.until_due()
+        shell.say("pong", {})
+    assert 1_700 <= shell.now - began <= 2_000
+
+
+def test_stopping_fails_what_waits() -> None:
+    shell = Shell().start()
+    number = shell.core.request(calls.presence("a"), shell.now)
+    shell.core.stop(shell.now)
+    shell.core.stop(shell.now)
+    shell.run()
+    assert isinstance(shell.answers[number], ClientClosed)
+    assert shell.hangups == [Hangup(shell.link, 1000, "")]
+    with pytest.raises(ClientClosed):
+        shell.core.request(calls.presence("a"), shell.now)
+    with pytest.raises(ClientClosed):
+        shell.core.subscribe("news", shell.now)
+    assert shell.core.deadline() is None
+
+
+# Channels
+
+
+def test_resumes_where_it_was_and_drops_what_it_had() -> None:
+    shell = Shell().start()
+    feed = shell.subscribe("news", result(3))
+    for offset in (4, 5, 5, 4):
+        shell.push("news", offset, offset)
+    assert shell.read(feed) == [4, 5]
+    shell.lose()
+    shell.come_back()
+    assert shell.of("subscribe")[-1] == {"channels": [{"channel": "news", "since": {"offset": 5, "epoch": "e"}}]}
+    replay = result(7, recovered=True, messages=[message(6), message(7)])
+    shell.reply("subscription_success", {"results": {"news": replay}})
+    shell.push("news", 7, 7)
+    shell.push("news", 8, 8)
+    assert (shell.read(feed), feed.recovered) == ([6, 7, 8], True)
+
+
+def test_live_messages_wait_for_the_replay_that_they_follow() -> None:
+    shell = Shell().start()
+    feed = shell.subscribe("news", result(1))
+    shell.lose()
+    shell.come_back()
+    shell.push("news", 3, 3)
+    assert shell.read(feed) == []
+    shell.reply("subscription_success", {"results": {"news": result(2, recovered=True, messages=[message(2)])}})
+    assert shell.read(feed) == [2, 3]
+
+
+def test_a_resubscription_put_off_loses_nothing() -> None:
+    shell = Shell().start()
+    feed = shell.subscribe("news", result(1))
+    shell.lose()
+    shell.come_back()
+    shell.reply("error", {"code": "RATE_LIMITED", "message": "", "retryAfter": 50})
+    shell.push("news", 3, 3)
+    assert shell.read(feed) == []
+    shell.until_due()
+    replay = result(3, recovered=True, messages=[message(2), message(3)])
+    shell.reply("subscription_success", {"results": {"news": replay}})
+    assert shell.read(feed) == [2, 3]
+
+
+def test_loss_is_said() -> None:
+    shell = Shell().start()
+    feed = shell.subscribe("news", result(3))
+    shell.say("resync", {"channel": "news"})
+    assert shell.of("subscribe")[-1] == {"channels": ["news"]}
+    shell.reply("subscription_success", {"results": {"news": result(9, "f")}})
+    shell.push("news", "after", 10, "f")
+    assert shell.read(feed) == ["resync", "after"]
+    shell.lose()
+    shell.come_back()
+    shell.reply("subscription_success", {"results": {"news": result(1, "g")}})
+    assert (shell.read(feed), feed.recovered) == (["resync"], False)
+
+
+def test_repeats_are_known_by_their_id_where_there_is_no_offset() -> None:
+    shell = Shell().start()
+    feed = shell.subscribe("live", {})
+    for _ in range(2):
+        shell.push("live", "a", messageId="a")
+    for n in range(300):
+        shell.push("live", n, messageId=str(n))
+    assert shell.read(feed) == ["a", *range(300)]
+
+
+def test_readers_share_a_subscription_and_the_last_ends_it() -> None:
+    shell = Shell().start()
+    one = shell.subscribe("news", result(0))
+    two = shell.subscribe("news")
+    assert (two.confirmed, len(shell.of("subscribe"))) == (True, 1)
+    with pytest.raises(ValueError, match="first reader"):
+        shell.core.subscribe("news", shell.now, Position(1, "e"))
+    shell.core.close_feed(one, shell.now)
+    shell.push("news", 1, 1)
+    assert shell.read(two) == [1]
+    shell.core.close_feed(two, shell.now)
+    shell.core.close_feed(two, shell.now)
+    shell.run()
+    assert shell.of("unsubscribe") == [{"channels": ["news"]}]
+    shell.reply("error", {"code": "PERMISSION_DENIED", "message": "the server's own"})
+    assert shell.core.state is State.CONNECTED
+
+
+def test_refusals_end_the_one_and_put_off_the_other() -> None:
+    shell = Shell()
+    refused, later = shell.subscribe("a"), shell.subscribe("b")
+    shell.start()
+    no = {"a": {"code": "PERMISSION_DENIED", "message": "no"}, "b": {"code": "UNAVAILABLE", "message": "later"}}
+    shell.reply("subscription_success", {"results": {}, "rejected": no})
+    assert isinstance(refused.ended, SubscriptionEnded)
+    assert later.ended is None
+    shell.until_due()
+    assert shell.of("subscribe")[-1] == {"channels": ["b"]}
+    shell.reply("subscription_success", {"results": {"b": {}}})
+    assert later.confirmed
+    shell.say("unsubscribed", {"channel": "b", "code": "PERMISSION_DENIED", "reason": "role changed"})
+    assert isinstance(later.ended, SubscriptionEnded)
+    assert later.ended.reason == "role changed"
+
+
+def test_many_channels_go_in_messages_that_the_server_takes() -> None:
+    shell = Shell()
+    names = ["x" * 240 + str(n) for n in range(250)]
+    for name in names:
+        shell.core.subscribe(name, shell.now, Position(2**53, "e" * 24))
+    shell.start()
+    asked = [m for m in shell.sent if m["type"] == "subscribe"]
+    assert [c["channel"] for m in asked for c in m["data"]["channels"]] == names
+    assert max(len(json.dumps(m)) for m in asked) < 65_536
+
+
+def test_a_slow_reader_falls_behind_and_catches_up() -> None:
+    shell = Shell(max_pending=3).start()
+    feed = shell.subscribe("news", result(0))
+    for offset in range(1, 7):
+        shell.push("news", offset, offset)
+    assert shell.read(feed) == [1, 2, 3]
+    assert shell.of("subscribe")[-1]["channels"][0]["since"] == {"offset": 3, "epoch": "e"}
+    replay = result(6, recovered=True, messages=[message(n) for n in (4, 5, 6)])
+    shell.reply("subscription_success", {"results": {"news": replay}})
+    assert shell.read(feed) == [4, 5, 6]
+
+
+def test_a_slow_reader_of_a_channel_without_history_is_told_of_the_loss() -> None:
+    shell = Shell(max_pending=2).start()
+    feed = shell.subscribe("live", {})
+    for n in range(5):
+        shell.push("live", n, messageId=str(n))
+    assert shell.read(feed) == [0, 1, "resync"]
+
+
+def test_positions_can_be_taken_to_another_process() -> None:
+    shell = Shell().start()
+    shell.subscribe("news", result(3))
+    other = Shell(positions=shell.core.positions() | {"user:42": Position(8, "i")})
+    other.subscribe("news")
+    other.start(inbox={"offset": 9, "epoch": "i", "acked": 2, "pending": 1})
+    assert other.of("auth")[0]["positions"] == {"user:42": {"offset": 8, "epoch": "i"}}
+    assert other.of("subscribe")[0] == {"channels": [{"channel": "news", "since": {"offset": 3, "epoch": "e"}}]}
+
+
+# The inbox
+
+
+def inbox(offset: int, acked: int = 0, epoch: str = "e") -> dict[str, Any]:
+    return {"inbox": {"offset": offset, "epoch": epoch, "acked": acked, "pending": offset - acked}}
+
+
+def test_the_inbox_is_resumed_by_what_was_received_and_acked_by_what_was_dealt_with() -> None:
+    shell = Shell().start(**inbox(2))
+    feed = shell.core.open_inbox()
+    shell.push("user:42", "a", 1)
+    shell.push("user:42", "b", 2)
+    shell.core.ack(Position(1, "e"), shell.now)
+    shell.run()
+    shell.lose()
+    shell.come_back(**inbox(3, acked=0))
+    assert shell.of("auth")[-1]["positions"] == {"user:42": {"offset": 2, "epoch": "e"}}
+    assert shell.of("ack") == [{"offset": 1, "epoch": "e"}] * 2
+    shell.push("user:42", "b", 2)
+    shell.push("user:42", "c", 3)
+    assert shell.read(feed) == ["a", "b", "c"]
+
+
+def test_acks_are_few_and_the_newest_is_never_forgotten() -> None:
+    shell = Shell().start(**inbox(100))
+    for offset in range(1, 51):
+        shell.core.ack(Position(offset, "e"), shell.now)
+    shell.core.ack(Position(7, "e"), shell.now)
+    shell.run()
+    assert shell.of("ack") == [{"offset": 1, "epoch": "e"}]
+    shell.reply("ack_success", {"offset": 1})
+    shell.until_due()
+    assert shell.of("ack")[-1] == {"offset": 50, "epoch": "e"}
+    shell.reply("error", {"code": "UNAVAILABLE", "message": ""})
+    shell.until_due()
+    assert len(shell.of("ack")) == 3
+    shell.reply("ack_success", {"offset": 50})
+    shell.core.ack(Position(60, "e"), shell.now)
+    shell.core.stop(shell.now)
+    shell.run()
+    assert shell.of("ack")[-1] == {"offset": 60, "epoch": "e"}
+
+
+def test_an_ack_of_another_epoch_is_dropped() -> None:
+    shell = Shell().start(**inbox(5))
+    shell.core.ack(Position(5, "e"), shell.now)
+    shell.run()
+    shell.reply("error", {"code": "CONFLICT", "message": ""})
+    count = len(shell.of("ack"))
+    shell.after(1_000)
+    assert len(shell.of("ack")) == count
+    shell.lose()
+    shell.come_back(**inbox(1, epoch="f"))
+    shell.push("user:42", "new", 1, "f")
+    assert len(shell.of("ack")) == count
+
+
+def test_what_came_before_anyone_read_is_kept() -> None:
+    shell = Shell().start(**inbox(1))
+    shell.push("user:42", "early", 1)
+    shell.say("inbox_overflow", {"lost": 3})
+    feed = shell.core.open_inbox()
+    with pytest.raises(ValueError, match="already"):
+        shell.core.open_inbox()
+    assert shell.read(feed) == ["early", "inbox_overflow"]
+    shell.push("user:42", "unread", 2)
+    shell.core.close_feed(feed, shell.now)
+    shell.push("user:42", "between", 3)
+    assert shell.read(shell.core.open_inbox()) == ["unread", "between"]
+
+
+def test_a_full_inbox_is_fetched_again_rather_than_skipped() -> None:
+    shell = Shell(max_pending=2).start(**inbox(3))
+    feed = shell.core.open_inbox()
+    for offset in (1, 2, 3):
+        shell.push("user:42", offset, offset)
+    assert shell.read(feed) == [1, 2]
+    shell.come_back(**inbox(3))
+    assert shell.of("auth")[-1]["positions"] == {"user:42": {"offset": 2, "epoch": "e"}}
+    shell.push("user:42", 3, 3)
+    assert shell.read(feed) == [3]
+
+
+# Tasks
+
+
+def state(version: int, status: str = "running", task_id: str = "t", **fields: Any) -> dict[str, Any]:
+    return {"taskId": task_id, "userId": "42", "status": status, "percentage": 0, "version": version, **fields}
+
+
+def versions(shell: Shell, feed: Feed) -> list[int]:
+    found = []
+    while (push := shell.core.take(feed, shell.now)) is not None:
+        assert push.task is not None
+        found.append(push.task.version)
+    return found
+
+
+def test_tasks_never_go_back_wherever_their_states_come_from() -> None:
+    shell = Shell().start(tasks=[state(3)])
+    every = shell.core.open_tasks()
+    one = shell.subscribe("task:t", {"task": state(4)})
+    shell.push("task:t", state(2), type="task_progress", messageId="2")
+    shell.push("task:t", state(6), type="task_progress", messageId="6")
+    shell.push("task:t", state(5), type="task_progress", messageId="5")
+    shell.push("user:42", state(7, "completed"), 1, type="task_completed")
+    assert versions(shell, every) == [3, 4, 6, 7]
+    assert versions(shell, one) == [3, 4, 6, 7]
+    assert shell.core.tasks["t"].final
+    assert [p.type for p in [shell.core.take(shell.core.open_inbox(), shell.now)] if p] == ["task_completed"]
+
+
+def test_a_slow_reader_of_tasks_sees_the_newest_of_each() -> None:
+    shell = Shell(max_pending=3).start()
+    every = shell.core.open_tasks()
+    for version in range(1, 6):
+        for task_id in "ab":
+            shell.push(f"task:{task_id}", state(version, task_id=task_id), type="task_progress")
+    newest: dict[str, int] = {}
+    while (push := shell.core.take(every, shell.now)) is not None:
+        assert push.task is not None
+        newest[push.task.task_id] = push.task.version
+    assert newest == {"a": 5, "b": 5}
+
+
+def test_remembered_tasks_are_bounded() -> None:
+    shell = Shell().start()
+    for n in range(1_100):
+        shell.push(f"task:{n}", state(1, task_id=str(n)), type="task_created")
+    assert len(shell.core.tasks) == 1_000
+
+
+def test_messages_are_frozen_values_with_python_names() -> None:
+    push = Push("message", "news", {"n": 1}, 5, "m", 1, "e", "42")
+    assert push.position == Position(1, "e")
+    assert push.task is None
+    assert Push("task_progress", data={"no": "state"}).task is None
+    with pytest.raises(AttributeError):
+        push.data = 2  # type: ignore[misc]
+    assert TaskState("t", status="failed").final
+
+
+# Whatever the network does
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.sampled_from(["publish", "deliver", "lose", "read", "duplicate"]), max_size=80))
+def test_a_channel_with_history_is_read_once_and_in_order_whatever_happens(events: list[str]) -> None:
+    """A server on paper: what it publishes is delivered late, twice or not at all; its history has it."""
+    shell = Shell(max_pending=4).start()
+    feed = shell.subscribe("news", result(0))
+    published = 0
+    wire: list[int] = []
+    subscribed = True
+    got: list[Any] = []
+
+    def serve() -> None:
+        nonlocal subscribed
+        asked = [m for m in shell.sent if m["type"] == "subscribe"]
+        if asked and asked[-1]["id"] not in answered:
+            answered.add(asked[-1]["id"])
+            since = asked[-1]["data"]["channels"][0]["since"]["offset"]
+            replay = [message(n) for n in range(since + 1, published + 1)]
+            wire.clear()
+            subscribed = True
+            shell.reply(
+                "subscription_success",
+                {"results": {"news": result(published, recovered=True, messages=replay)}},
+                asked[-1],
+            )
+
+    answered = {m["id"] for m in shell.sent if m["type"] == "subscribe"}
+    for event in [*events, "lose", "read"]:
+        if event == "publish":
+            published += 1
+            if subscribed:
+                wire.append(published)
+        elif event == "deliver" and wire:
+            n = wire.pop(0)
+            shell.push("news", n, n, messageId=f"m{n}")
+        elif event == "duplicate" and published and subscribed and not wire:
+            shell.push("news", published, published, messageId=f"m{published}")
+        elif event == "lose":
+            wire.clear()
+            subscribed = False
+            shell.lose()
+            shell.come_back()
+            serve()
+        elif event == "read":
+            got += shell.read(feed)
+            serve()
+    for _ in range(published + 2):
+        got += shell.read(feed)
+        serve()
+    assert got == list(range(1, published + 1))

@@ -1,0 +1,170 @@
+"""The clients and the publisher against the server itself, which is killed, restarted and stopped under them."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import signal
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from pushserver.client import Backoff, Client, Disconnected, Options, State
+from pushserver.publisher import AsyncPublisher, Publisher
+from tests.harness import Server
+
+QUICK = Options(backoff=Backoff(first=100, cap=300, alone=20))
+CONFIG = """
+[[namespaces]]
+name = "news"
+publish = "authenticated"
+history_size = 1000
+"""
+
+Starting = Callable[..., Server]
+
+
+def in_asyncio(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    @functools.wraps(test)
+    def run(*args: Any, **kwargs: Any) -> None:
+        asyncio.run(asyncio.wait_for(test(*args, **kwargs), 60))
+
+    return run
+
+
+def again(start_server: Starting, server: Server) -> Server:
+    """The same server once more: its port, its keys, its state."""
+    options = ("--state-dir", str(server.state_dir))
+    return start_server(*options, config=CONFIG, port=server.port, secret=server.secret, api_key=server.api_key)
+
+
+async def take(reader: Any, count: int) -> list[Any]:
+    async with asyncio.timeout(20):
+        return [await anext(reader) for _ in range(count)]
+
+
+@in_asyncio
+async def test_a_killed_server_loses_nothing_and_repeats_nothing(start_server: Starting) -> None:
+    server = await asyncio.to_thread(start_server, config=CONFIG)
+    async with Client(server.ws_url, token=server.token("42"), options=QUICK) as client:
+        news = await client.subscribe("news:a").ready()
+        inbox = client.inbox()
+        for n in range(3):
+            await client.publish("news:a", n)
+        assert [p.data for p in await take(news, 3)] == [0, 1, 2]
+        async with AsyncPublisher(server.url, api_key=server.api_key) as publisher:
+            await publisher.notify(42, {"n": 0})
+            assert [p.data for p in await take(inbox, 1)] == [{"n": 0}]
+            server.kill()
+            asked = asyncio.ensure_future(client.publish("news:a", 3))
+            await asyncio.to_thread(again, start_server, server)
+            await publisher.notify(42, {"n": 1})
+        assert not (await asked).duplicate
+        assert [p.data for p in await take(inbox, 1)] == [{"n": 1}]
+        (push,) = await take(news, 1)
+        assert push.data == 3 or (push.type == "resync" and news.recovered is False)
+
+
+@in_asyncio
+async def test_a_server_that_stops_in_order_is_returned_to(start_server: Starting) -> None:
+    server = await asyncio.to_thread(start_server, config=CONFIG)
+    states: list[State] = []
+    # Its own backoff would take ten minutes: only what the server says brings it back in time.
+    patient = Options(backoff=Backoff(first=600_000, cap=600_000))
+    async with Client(server.ws_url, token=server.token("42"), options=patient, on_state=states.append) as client:
+        await asyncio.to_thread(server.terminate)
+        assert states[-1] is State.WAITING
+        waits = (client._core.deadline() or 0) - client._now()
+        assert waits < 60_000
+
+
+@in_asyncio
+async def test_what_was_acknowledged_does_not_come_again(start_server: Starting) -> None:
+    server = await asyncio.to_thread(start_server, config=CONFIG)
+    with Publisher(server.url, api_key=server.api_key) as publisher:
+        for n in range(3):
+            await asyncio.to_thread(publisher.notify, 42, {"n": n})
+    async with Client(server.ws_url, token=server.token("42"), options=QUICK) as client:
+        async for message in client.inbox():
+            if message.data["n"] == 2:
+                break
+    async with Client(server.ws_url, token=server.token("42"), options=QUICK) as client:
+        assert [p.data["n"] for p in await take(client.inbox(), 1)] == [2]
+
+
+@in_asyncio
+async def test_a_worker_is_told_that_the_owner_cancelled(start_server: Starting) -> None:
+    server = await asyncio.to_thread(start_server, config=CONFIG)
+    async with (
+        Client(server.ws_url, token=server.token("42"), options=QUICK) as client,
+        AsyncPublisher(server.url, api_key=server.api_key, min_interval=0.01) as publisher,
+    ):
+        task = publisher.task(42, "Render")
+        await publisher.flush(10)
+        updates = await client.task(task.task_id).ready()
+        await client.cancel_task(task.task_id)
+        percentage = 0.0
+        while not task.cancelled:
+            percentage = min(99.0, percentage + 1)
+            task.progress(percentage)
+            await asyncio.sleep(0.01)
+        task.cancel("as you wish")
+        statuses = [state.status async for state in updates]
+        assert (statuses[0], statuses[-1]) == ("pending", "cancelled")
+        assert set(statuses) <= {"pending", "running", "cancelled"}
+
+
+@in_asyncio
+async def test_a_token_is_renewed_before_it_ends(start_server: Starting) -> None:
+    server = await asyncio.to_thread(start_server, config=CONFIG)
+    fetched: list[int] = []
+
+    def fetch() -> str:
+        fetched.append(1)
+        return server.token("42", exp=int(time.time()) + 12)
+
+    states: list[State] = []
+    async with Client(server.ws_url, token=fetch, options=QUICK, on_state=states.append) as client:
+        first = client.welcome
+        async with asyncio.timeout(20):
+            while client.welcome is first:
+                await asyncio.sleep(0.05)
+        assert len(fetched) == 2
+        assert states.count(State.CONNECTED) == 1
+
+
+@in_asyncio
+async def test_a_kick_is_obeyed(start_server: Starting) -> None:
+    server = await asyncio.to_thread(start_server, config=CONFIG)
+    async with Client(server.ws_url, token=server.token("42"), options=QUICK) as client:
+        answer = await asyncio.to_thread(server.api, "POST", "/api/disconnect", {"userId": "42"})
+        assert answer.status == 200
+        with pytest.raises(Disconnected) as gone:
+            await asyncio.wait_for(client.wait_closed(), 10)
+        assert gone.value.code == 3503
+
+
+@in_asyncio
+async def test_a_burst_stays_under_the_servers_limits(start_server: Starting) -> None:
+    server = await asyncio.to_thread(start_server, config=CONFIG)
+    async with Client(server.ws_url, token=server.token("42"), options=QUICK) as client:
+        receipts = await asyncio.gather(*(client.publish("news:a", n) for n in range(200)))
+        assert [r.offset for r in receipts] == list(range(1, 201))
+
+
+@in_asyncio
+async def test_a_frozen_server_is_left_and_returned_to(start_server: Starting) -> None:
+    config = CONFIG + '\n[heartbeat]\ninterval = "1s"\ntimeout = "1s"\n'
+    server = await asyncio.to_thread(start_server, config=config)
+    states: list[State] = []
+    async with Client(server.ws_url, token=server.token("42"), options=QUICK, on_state=states.append) as client:
+        server.signal(signal.SIGSTOP)
+        try:
+            async with asyncio.timeout(15):
+                while State.WAITING not in states:
+                    await asyncio.sleep(0.02)
+        finally:
+            server.signal(signal.SIGCONT)
+        assert (await client.publish("news:a", 1)).offset == 1
