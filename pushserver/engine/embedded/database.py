@@ -25,7 +25,7 @@ LOCK: Final = "pushserver.lock"
 
 #: How many rows one statement carries. Each statement gives up the interpreter's lock once, and on a busy reactor it
 #: may take 5 ms to get it back, so the fewer statements a batch needs, the better.
-_CHUNKS: Final = (64, 8, 1)
+_CHUNKS: Final = (32, 4, 1)
 
 #: The primary result codes after which the disk, not the statement, is to blame.
 _DISK: Final = frozenset(
