@@ -100,7 +100,8 @@ class InboxPage(msgspec.Struct, frozen=True):
     """Some of an inbox, oldest first, after a position.
 
     ``lost`` counts the messages after that position that went by the inbox' limits (not those whose own ``ttl`` ended,
-    nor those replaced by a newer one with the same collapse key).
+    nor those replaced by a newer one with the same collapse key). ``pending`` counts what waits after the cursor,
+    whatever position was asked for.
     """
 
     messages: list[Publication]
@@ -108,6 +109,7 @@ class InboxPage(msgspec.Struct, frozen=True):
     epoch: str
     acked: int
     lost: int
+    pending: int
 
 
 class TaskEvent(msgspec.Struct, frozen=True, omit_defaults=True):

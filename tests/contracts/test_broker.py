@@ -131,14 +131,14 @@ async def test_a_survey_asks_every_node(nodes: Nodes) -> None:
 
 async def test_a_survey_ends_without_those_that_fail(nodes: Nodes) -> None:
     node = await nodes.start()
-    node.listener.reply = lambda question: fail(ValueError("cannot answer"))
+    node.listener.reply = lambda _: fail(ValueError("cannot answer"))
     assert await node.broker.survey(b"?", 100) == []
 
 
 async def test_a_survey_ends_without_those_that_are_late(nodes: Nodes) -> None:
     node = await nodes.start()
     late: Deferred[bytes] = Deferred()
-    node.listener.reply = lambda question: late
+    node.listener.reply = lambda _: late
     asked = node.broker.survey(b"?", nodes.unit)
     await nodes.advance(2)
     assert await asked == []

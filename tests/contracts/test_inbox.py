@@ -62,7 +62,7 @@ async def test_messages_wait_in_order_and_come_back_as_they_were(nodes: Nodes) -
     page = await node.inbox.read("7", None, 100)
     assert page.messages[0] == sent.positioned(published.offset, published.epoch)
     assert [each.offset for each in page.messages] == [1, 2, 3]
-    assert (page.offset, page.epoch, page.acked, page.lost) == (3, published.epoch, 0, 0)
+    assert (page.offset, page.epoch, page.acked, page.lost, page.pending) == (3, published.epoch, 0, 0, 3)
     assert contents((await node.inbox.read("7", None, 2)).messages) == [{"a": [1]}, "b"]
     assert contents((await node.inbox.read("7", 2, 100)).messages) == ["c"]
     assert (await node.inbox.read("7", 3, 100)).messages == []
@@ -97,6 +97,7 @@ async def test_acknowledging_moves_the_cursor_and_deletes_nothing(nodes: Nodes) 
     assert await node.inbox.state("7") == InboxState(3, epoch, 2, 1)
     assert await waiting(node) == (["c"], 0)
     assert await waiting(node, after=0) == (["a", "b", "c"], 0)
+    assert (await node.inbox.read("7", 0, 0)).pending == 1
     assert await node.inbox.acknowledge("7", 3, epoch) == 3
     assert await waiting(node) == ([], 0)
 

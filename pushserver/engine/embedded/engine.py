@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from pushserver.progress import TaskState
     from pushserver.publication import Publication
 
-    from .store import Operation
 
 #: How often old rows are looked for, s, and how many of each kind one step removes.
 _SWEEP_INTERVAL: Final = 5.0
@@ -112,11 +111,15 @@ class EmbeddedBroker:
             return None
         return Published(earlier[1].message_id, duplicate=True)
 
-    def deliver(self, publication: Publication) -> None:
+    def deliver(self, publication: Publication, offset: int | None = None, epoch: str | None = None) -> None:
+        """Tells the node of a publication, with its position where it has one."""
         if publication.channel in self._channels and self.listener is not None:
+            if offset is not None and epoch is not None:
+                publication = publication.positioned(offset, epoch)
             self.listener.deliver(publication)
 
     def task_event(self, event: TaskEvent) -> None:
+        """Tells the node of a change of a task, as the owner's and as the task's own."""
         if self.listener is not None:
             state = event.state
             if not state.final and f"user:{state.user_id}" in self._channels:
@@ -245,8 +248,9 @@ class EmbeddedEngine:
         migrations: Traversable | None = None,
     ) -> None:
         self._clock = clock if clock is not None else reactor
-        self._writer = Writer(reactor, Store(state_dir, inbox, task_ttl, migrations), self._now, self._told)
+        self._writer = Writer(reactor, Store(state_dir, inbox, task_ttl, migrations), self._now)
         self.broker = EmbeddedBroker(self._writer, self._clock, self._now, node_name)
+        self._writer.broker = self.broker
         self.history = EmbeddedHistory(self._writer)
         self.inbox = EmbeddedInbox(self._writer)
         self.tasks = EmbeddedTasks(self._writer)
@@ -310,18 +314,6 @@ class EmbeddedEngine:
             "online_users": self.presence.users,
             "revocations": len(self.revocations),
         }
-
-    def _told(self, operation: Operation, answer: Any) -> None:
-        """Tells the node what was just kept."""
-        match operation:
-            case Publish() | Append():
-                if not answer.duplicate:
-                    self.broker.deliver(operation.publication.positioned(answer.offset, answer.epoch))
-            case CreateTask() | ReplaceTask():
-                if operation.happened:
-                    if operation.final is not None:
-                        self.broker.deliver(operation.final)
-                    self.broker.task_event(operation.event)
 
     def _sweep(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._sweep_step())

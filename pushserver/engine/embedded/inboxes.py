@@ -71,6 +71,11 @@ class Head:
         self.collapse: dict[str, int] | None = None
         self.next_expiry = _NEVER
 
+    @property
+    def pending(self) -> int:
+        """How many messages wait after the cursor."""
+        return len(self.kept) - bisect_left(self.kept, (self.acked + 1) << 1)
+
     def place(self, offset: int) -> int | None:
         """Where an offset stands in ``kept``."""
         index = bisect_left(self.kept, offset << 1)
@@ -228,8 +233,7 @@ class Inboxes:
 
     def state(self, connection: sqlite3.Connection, user_id: str, now: int) -> InboxState:
         head = self._head(connection, user_id, now)
-        pending = len(head.kept) - bisect_left(head.kept, (head.acked + 1) << 1)
-        return InboxState(head.newest, head.epoch, head.acked, pending)
+        return InboxState(head.newest, head.epoch, head.acked, head.pending)
 
     def read(self, connection: sqlite3.Connection, user_id: str, after: int | None, limit: int, now: int) -> InboxPage:
         head = self._head(connection, user_id, now)
@@ -242,7 +246,7 @@ class Inboxes:
                 (head.user, min(since, _NEVER), max(limit, 0)),
             ).fetchall()
         ]
-        return InboxPage(messages, head.newest, head.epoch, head.acked, head.lost_after(since))
+        return InboxPage(messages, head.newest, head.epoch, head.acked, head.lost_after(since), head.pending)
 
     def acknowledge(self, connection: sqlite3.Connection, user_id: str, offset: int, epoch: str, now: int) -> int:
         head = self._head(connection, user_id, now)

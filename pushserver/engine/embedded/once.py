@@ -56,10 +56,10 @@ class Keys:
 
     def flush(self, connection: sqlite3.Connection) -> None:
         if self._rows:
-            write_rows(connection, "INSERT OR REPLACE INTO once", self._rows)
+            write_rows(connection, "INSERT OR REPLACE INTO once (digest, expires_at, answer)", self._rows)
             self._rows.clear()
 
     def sweep(self, connection: sqlite3.Connection, now: int, limit: int) -> int:
         return connection.execute(
-            "DELETE FROM once WHERE digest IN (SELECT digest FROM once WHERE expires_at <= ? LIMIT ?)", (now, limit)
+            "DELETE FROM once WHERE id IN (SELECT id FROM once ORDER BY id LIMIT ?) AND expires_at <= ?", (limit, now)
         ).rowcount

@@ -1,17 +1,18 @@
 """The reads and writes of the embedded engine, one class each (L1).
 
 An instance is made on the reactor, carried out once on the writer thread (twice where a batch is taken back), and
-handed back with its answer. See `store.Operation`.
+handed back with its answer to tell the node.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from pushserver import errors, publication
 from pushserver.engine.interfaces import Published
+from pushserver.progress import TaskState
 
 from . import once, revocationrows
 
@@ -19,21 +20,50 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pushserver.engine.interfaces import Once, Retention, TaskEvent
-    from pushserver.progress import TaskState
     from pushserver.publication import Publication
 
     from .store import Store
 
 _encode = msgspec.json.Encoder().encode
 _published = msgspec.json.Decoder(Published)
+_task = msgspec.json.Decoder(TaskState)
 
 
-class Asking:
+class Broker(Protocol):
+    """Where kept things are told."""
+
+    def deliver(self, publication: Publication, offset: int | None = None, epoch: str | None = None) -> None:
+        """A publication, with its position."""
+
+    def task_event(self, event: TaskEvent) -> None:
+        """A change of a task."""
+
+
+class Operation:
+    """One read or write. None in an attribute: it does not ask for such a thing."""
+
+    __slots__ = ()
+    #: the key that must be new
+    digest: bytes | None = None
+    #: whose inbox
+    user_id: str | None = None
+    #: which history
+    channel: str | None = None
+    #: which task
+    task_id: str | None = None
+
+    def carry_out(self, store: Store) -> Any:
+        """Does it, and answers. A `PushError` means that nothing was changed."""
+        raise NotImplementedError
+
+    def tell(self, broker: Broker, answer: Any) -> None:
+        """Tells the node what was kept, if there is something to tell."""
+
+
+class Asking(Operation):
     """Anything that one call on the store answers."""
 
     __slots__ = ("_call", "channel", "user_id")
-    digest: bytes | None = None
-    task_id: str | None = None
 
     def __init__(self, call: Callable[[Store], Any], *, user_id: str | None = None, channel: str | None = None) -> None:
         self._call = call
@@ -44,53 +74,50 @@ class Asking:
         return self._call(store)
 
 
-class _Positioned:
-    """A publication that is kept somewhere and then delivered."""
-
-    __slots__ = ("_body", "digest", "publication")
-    task_id: str | None = None
-
-    def __init__(self, message: Publication, digest: bytes | None) -> None:
-        self.publication = message
-        self.digest = digest
-        self._body = publication.encode(message)
-
-    def carry_out(self, store: Store) -> Published:
-        digest = self.digest
-        if digest is not None and (earlier := store.keys.answer(digest)) is not None:
-            return msgspec.structs.replace(_published.decode(earlier), duplicate=True)
-        offset, epoch = self._append(store)
-        published = Published(self.publication.message_id, offset, epoch)
-        if digest is not None:
-            store.keys.remember(digest, _encode(published), store.now)
-        return published
-
-    def _append(self, store: Store) -> tuple[int, str]:
-        raise NotImplementedError
+def _earlier(store: Store, digest: bytes | None) -> Published | None:
+    """What a repeat is answered."""
+    if digest is None or (answer := store.keys.answer(digest)) is None:
+        return None
+    return msgspec.structs.replace(_published.decode(answer), duplicate=True)
 
 
-class Publish(_Positioned):
+def _first(store: Store, digest: bytes | None, published: Published) -> Published:
+    """What the first is answered, after it was written down for repeats."""
+    if digest is not None:
+        store.keys.remember(digest, _encode(published), store.now)
+    return published
+
+
+class Publish(Operation):
     """A publication on a channel with history."""
 
-    __slots__ = ("_retention", "channel")
-    user_id: str | None = None
+    __slots__ = ("_body", "_publication", "_retention", "channel", "digest")
 
     def __init__(self, message: Publication, retention: Retention, key: Once | None) -> None:
-        super().__init__(message, once.digest_of(once.CHANNEL, message.channel, key) if key is not None else None)
-        self.channel: str | None = message.channel
+        self.channel = message.channel
+        self.digest = once.digest_of(once.CHANNEL, message.channel, key) if key is not None else None
+        self._publication = message
+        self._body = publication.encode(message)
         self._retention = retention
 
-    def _append(self, store: Store) -> tuple[int, str]:
-        return store.histories.append(
-            store.connection, self.publication.channel, self._retention, self._body, store.now
+    def carry_out(self, store: Store) -> Published:
+        if (earlier := _earlier(store, self.digest)) is not None:
+            return earlier
+        message = self._publication
+        offset, epoch = store.histories.append(
+            store.connection, message.channel, self._retention, self._body, store.now
         )
+        return _first(store, self.digest, Published(message.message_id, offset, epoch))
+
+    def tell(self, broker: Broker, answer: Published) -> None:
+        if not answer.duplicate:
+            broker.deliver(self._publication, answer.offset, answer.epoch)
 
 
-class Append(_Positioned):
+class Append(Operation):
     """A publication to one user's inbox."""
 
-    __slots__ = ("_chat", "_collapse_key", "_ttl", "_user_id")
-    channel: str | None = None
+    __slots__ = ("_body", "_chat", "_collapse_key", "_publication", "_ttl", "digest", "user_id")
 
     def __init__(
         self,
@@ -101,72 +128,73 @@ class Append(_Positioned):
         collapse_key: str | None,
         key: Once | None,
     ) -> None:
-        super().__init__(message, once.digest_of(once.INBOX, user_id, key) if key is not None else None)
-        self._user_id = user_id
+        self.user_id = user_id
+        self.digest = once.digest_of(once.INBOX, user_id, key) if key is not None else None
+        self._publication = message
+        self._body = publication.encode(message)
         self._chat = chat
         self._ttl = ttl
         self._collapse_key = collapse_key
 
-    @property
-    def user_id(self) -> str:
-        return self._user_id
-
-    def _append(self, store: Store) -> tuple[int, str]:
-        return store.inboxes.append(
-            store.connection, self._user_id, self._chat, self._ttl, self._collapse_key, self._body, store.now
+    def carry_out(self, store: Store) -> Published:
+        if (earlier := _earlier(store, self.digest)) is not None:
+            return earlier
+        assert self.user_id is not None
+        offset, epoch = store.inboxes.append(
+            store.connection, self.user_id, self._chat, self._ttl, self._collapse_key, self._body, store.now
         )
+        return _first(store, self.digest, Published(self._publication.message_id, offset, epoch))
+
+    def tell(self, broker: Broker, answer: Published) -> None:
+        if not answer.duplicate:
+            broker.deliver(self._publication, answer.offset, answer.epoch)
 
 
-class _TaskChange:
-    """A new state of a task."""
+class CreateTask(Operation):
+    """A new task's first state."""
 
-    __slots__ = ("digest", "event", "final", "happened")
-    channel: str | None = None
-    user_id: str | None = None
+    __slots__ = ("_event", "_happened", "digest", "task_id")
 
     def __init__(self, event: TaskEvent, key: Once | None) -> None:
-        self.event = event
+        self.task_id = event.state.task_id
         self.digest = once.digest_of(once.TASK, event.state.task_id, key) if key is not None else None
-        #: the owner's message of a final state, with its position once it has one
-        self.final: Publication | None = None
-        #: whether this very change was made, and is to be told
-        self.happened = False
-
-    @property
-    def task_id(self) -> str:
-        return self.event.state.task_id
-
-
-class CreateTask(_TaskChange):
-    __slots__ = ()
+        self._event = event
+        self._happened = False
 
     def carry_out(self, store: Store) -> TaskState:
-        state = self.event.state
+        state = self._event.state
         if self.digest is not None and (earlier := store.keys.answer(self.digest)) is not None:
-            return msgspec.json.decode(earlier, type=type(state))
+            return _task.decode(earlier)
         if store.tasks.version(state.task_id) is not None:
             raise errors.Conflict("a task of this id exists")
-        store.tasks.put(state, state.final, store.now)
+        store.tasks.put(state, store.now)
         if self.digest is not None:
             store.keys.remember(self.digest, _encode(state), store.now)
-        self.happened = True
+        self._happened = True
         return state
 
+    def tell(self, broker: Broker, answer: TaskState) -> None:
+        if self._happened:
+            broker.task_event(self._event)
 
-class ReplaceTask(_TaskChange):
-    __slots__ = ("_body", "_message")
 
-    def __init__(self, event: TaskEvent, message: Publication | None, key: Once | None) -> None:
-        super().__init__(event, key)
-        self._message = message
-        self._body = publication.encode(message) if message is not None else b""
+class ReplaceTask(Operation):
+    """A task's next state, and the owner's message of a final one."""
 
-    @property
-    def user_id(self) -> str | None:  # type: ignore[override]
-        return self.event.state.user_id if self._message is not None else None
+    __slots__ = ("_body", "_event", "_final", "_happened", "_position", "digest", "task_id", "user_id")
+
+    def __init__(self, event: TaskEvent, final: Publication | None, key: Once | None) -> None:
+        self.task_id = event.state.task_id
+        self.user_id = event.state.user_id if final is not None else None
+        self.digest = once.digest_of(once.TASK, event.state.task_id, key) if key is not None else None
+        self._event = event
+        self._final = final
+        self._body = publication.encode(final) if final is not None else b""
+        self._position = (0, "")
+        self._happened = False
 
     def carry_out(self, store: Store) -> bool:
-        state = self.event.state
+        state = self._event.state
         if self.digest is not None and store.keys.answer(self.digest) is not None:
             return True
         version = store.tasks.version(state.task_id)
@@ -174,39 +202,39 @@ class ReplaceTask(_TaskChange):
             raise errors.NotFound("no such task")
         if version != state.version - 1:
             return False
-        store.tasks.put(state, state.final, store.now)
-        if self._message is not None:
-            position = store.inboxes.append(store.connection, state.user_id, False, None, None, self._body, store.now)
-            self.final = self._message.positioned(*position)
+        store.tasks.put(state, store.now)
+        if self._final is not None:
+            self._position = store.inboxes.append(
+                store.connection, state.user_id, False, None, None, self._body, store.now
+            )
         if self.digest is not None:
             store.keys.remember(self.digest, b"true", store.now)
-        self.happened = True
+        self._happened = True
         return True
 
+    def tell(self, broker: Broker, answer: bool) -> None:
+        if self._happened:
+            if self._final is not None:
+                broker.deliver(self._final, *self._position)
+            broker.task_event(self._event)
 
-class TaskDone:
+
+class TaskDone(Operation):
     """Whether a key was used on a task."""
 
     __slots__ = ("digest",)
-    user_id: str | None = None
-    channel: str | None = None
-    task_id: str | None = None
 
     def __init__(self, task_id: str, key: Once) -> None:
         self.digest = once.digest_of(once.TASK, task_id, key)
 
     def carry_out(self, store: Store) -> bool:
-        return store.keys.answer(self.digest) is not None
+        return self.digest is not None and store.keys.answer(self.digest) is not None
 
 
-class Sweep:
+class Sweep(Operation):
     """One small step of removing what is past its age; answers whether there may be more."""
 
     __slots__ = ("_limit",)
-    digest: bytes | None = None
-    user_id: str | None = None
-    channel: str | None = None
-    task_id: str | None = None
 
     def __init__(self, limit: int) -> None:
         self._limit = limit

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from twisted.python.failure import Failure
 
@@ -30,32 +30,11 @@ if TYPE_CHECKING:
 
     from pushserver.engine.interfaces import InboxRules
 
-
-class Operation(Protocol):
-    """One read or write. None in an attribute: it does not ask for such a thing."""
-
-    @property
-    def digest(self) -> bytes | None:
-        """The key that must be new."""
-
-    @property
-    def user_id(self) -> str | None:
-        """Whose inbox."""
-
-    @property
-    def channel(self) -> str | None:
-        """Which history."""
-
-    @property
-    def task_id(self) -> str | None:
-        """Which task."""
-
-    def carry_out(self, store: Store) -> Any:
-        """Does it, and answers. A `PushError` means that nothing was changed."""
+    from .operations import Operation
 
 
 class Store:
-    """Everything that rests. ``now`` is the time of the batch under way, ms."""
+    """Everything that rests. ``now`` (ms) and ``connection`` are those of the batch under way."""
 
     def __init__(
         self, directory: Path, inbox: InboxRules, task_ttl: int, migrations: Traversable | None = None
@@ -64,22 +43,19 @@ class Store:
         self._lock: int | None = None
         self._database = Database(directory, migrations)
         self.now = 0
+        self.connection: sqlite3.Connection
         self.keys = Keys()
         self.inboxes = Inboxes(inbox)
         self.histories = Histories()
         self.tasks = TaskRows(task_ttl)
         self._parts = (self.keys, self.inboxes, self.histories, self.tasks)
 
-    @property
-    def connection(self) -> sqlite3.Connection:
-        return self._database.connection
-
     def open(self, now: int) -> list[revocationrows.Row]:
         """Takes the directory and opens the file; answers the revocations. Raises `ConfigError`."""
         self._lock = hold(self._directory)
         try:
             self._database.open()
-            return revocationrows.revocations(self.connection, now)
+            return revocationrows.revocations(self._database.connection, now)
         except BaseException:
             self.close()
             raise
@@ -104,14 +80,15 @@ class Store:
             if disk_failed(error):
                 raise
             if len(operations) == 1:
-                return [Failure()]
+                return [Failure()]  # type: ignore[no-untyped-call]
         answers: list[Any] = []
         for operation in operations:
             try:
                 answers += self._transaction([operation])
             except Exception as error:
                 self._take_back(error)
-                answers.append(Failure(Unavailable("the store failed")) if disk_failed(error) else Failure())
+                reason = Unavailable("the store failed") if disk_failed(error) else error
+                answers.append(Failure(reason))  # type: ignore[no-untyped-call]
         return answers
 
     def _take_back(self, error: BaseException) -> None:
@@ -123,7 +100,7 @@ class Store:
             self._database.drop()
 
     def _transaction(self, operations: Sequence[Operation]) -> list[Any]:
-        connection = self.connection
+        connection = self.connection = self._database.connection
         connection.execute("BEGIN")
         now = self.now
         if digests := [each.digest for each in operations if each.digest is not None]:
@@ -139,7 +116,7 @@ class Store:
             try:
                 answers.append(operation.carry_out(self))
             except PushError:
-                answers.append(Failure())
+                answers.append(Failure())  # type: ignore[no-untyped-call]
         for part in self._parts:
             part.flush(connection)
         connection.execute("COMMIT")

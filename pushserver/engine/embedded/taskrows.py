@@ -47,7 +47,7 @@ class TaskRows:
         """The kept state's version; None where the task is not known."""
         return self._versions[task_id]
 
-    def put(self, state: TaskState, final: bool, now: int) -> None:
+    def put(self, state: TaskState, now: int) -> None:
         self._versions[state.task_id] = state.version
         self._rows[state.task_id] = (
             state.task_id,
@@ -55,7 +55,7 @@ class TaskRows:
             state.version,
             state.created_at,
             state.updated_at,
-            now + self._ttl if final else None,
+            now + self._ttl if state.final else None,
             _encode(state),
         )
 

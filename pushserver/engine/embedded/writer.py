@@ -19,7 +19,8 @@ from pushserver.errors import PushError, Unavailable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .store import Operation, Store
+    from .operations import Broker, Operation
+    from .store import Store
 
 #: How many operations are one transaction at most, so that an answer does not wait for thousands of others.
 _BATCH: Final = 1000
@@ -27,19 +28,21 @@ _BATCH: Final = 1000
 _WAITING: Final = 100_000
 
 
+def _unavailable(why: str) -> Failure:
+    return Failure(Unavailable(why))  # type: ignore[no-untyped-call]
+
+
 class Writer:
-    """Carries operations to the `Store`. ``told`` is called with each operation and its answer, after the commit and
-    before the submitter hears of it."""
+    """Carries operations to the `Store`; each tells ``broker`` what was kept after the commit, and before the submitter
+    has its answer."""
 
     _log = Logger()
 
-    def __init__(
-        self, reactor: Any, store: Store, now: Callable[[], int], told: Callable[[Operation, Any], None]
-    ) -> None:
+    def __init__(self, reactor: Any, store: Store, now: Callable[[], int]) -> None:
         self._reactor = reactor
         self._store = store
         self._now = now
-        self._told = told
+        self.broker: Broker | None = None
         self._jobs: SimpleQueue[tuple[Callable[[], Any], Callable[[Any], None]] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._gathering: list[tuple[Operation, Deferred[Any]]] = []
@@ -122,7 +125,7 @@ class Writer:
             try:
                 answer = work()
             except BaseException:
-                answer = Failure()
+                answer = Failure()  # type: ignore[no-untyped-call]
             self._reactor.callFromThread(done, answer)
             # Nothing of a job may outlive it here: the last reference would be dropped on the wrong thread.
             del job, work, done, answer
@@ -135,18 +138,19 @@ class Writer:
             if self._fault is None:
                 self._log.error("The store cannot be written or read: {why}", why=answers.getErrorMessage())
             self._fault = f"the store cannot be written or read: {answers.getErrorMessage()}"
-            answers = [Failure(Unavailable("the store cannot be written or read now")) for _ in batch]
+            answers = [_unavailable("the store cannot be written or read now") for _ in batch]
         elif self._fault is not None:
             self._fault = None
             self._log.info("The store can be written and read again")
+        broker = self.broker
         for (operation, deferred), answer in zip(batch, answers, strict=True):
             if isinstance(answer, Failure):
                 if not isinstance(answer.value, PushError):
                     self._log.failure("An operation on the store failed", failure=answer)
-                    answer = Failure(Unavailable("the store could not carry this out"))
-            else:
+                    answer = _unavailable("the store could not carry this out")
+            elif broker is not None:
                 try:
-                    self._told(operation, answer)
+                    operation.tell(broker, answer)
                 except Exception:
                     self._log.failure("What was kept could not be told")
             deferred.callback(answer)

@@ -45,11 +45,12 @@ CREATE UNIQUE INDEX history_offset ON history (channel, offset);
 CREATE INDEX history_expires ON history (expires_at);
 
 CREATE TABLE once (
-    digest BLOB PRIMARY KEY,         -- of scope and key
+    id INTEGER PRIMARY KEY,          -- in the order of age
+    digest BLOB NOT NULL,            -- of scope and key
     expires_at INTEGER NOT NULL,
     answer BLOB NOT NULL
-) WITHOUT ROWID;
-CREATE INDEX once_expires ON once (expires_at);
+);
+CREATE UNIQUE INDEX once_digest ON once (digest);
 
 CREATE TABLE task (
     task_id TEXT PRIMARY KEY,
