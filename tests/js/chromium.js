@@ -47,7 +47,8 @@ export class Chromium {
     return new Promise((resolve, reject) => this.#waiting.set(id, { resolve, reject }));
   }
 
-  async open(url) {
+  /** A new tab at `url`; `before` runs in it ahead of the page's own scripts. */
+  async open(url, before) {
     const { targetId } = await this.call('Target.createTarget', { url: 'about:blank' });
     const { sessionId } = await this.call('Target.attachToTarget', { targetId, flatten: true });
     const tab = {
@@ -71,6 +72,7 @@ export class Chromium {
       },
     };
     await tab.call('Page.enable');
+    if (before) await tab.call('Page.addScriptToEvaluateOnNewDocument', { source: before });
     await tab.call('Page.navigate', { url });
     await tab.until('document.readyState === "complete" && location.href !== "about:blank"');
     return tab;
