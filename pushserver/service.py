@@ -66,6 +66,7 @@ from pushserver.web.site import (
     headers_of,
 )
 from pushserver.web.websocket import WebSocketDoorFactory
+from pushserver.wire.messages import may_send
 
 
 def wall_clock() -> int:
@@ -289,6 +290,9 @@ class PushService(Service):
     async def _start(self) -> None:
         await self.node.engine.start(self.node)
         self.node.start()
+        ingest = getattr(self.node.engine, "ingest", None)
+        if ingest is not None:
+            ingest.start(self.node.commands.execute)
         for description in self._config.server.listen:
             endpoint = serverFromString(self._reactor, description)
             try:
@@ -360,8 +364,29 @@ async def _stopped(port: IListeningPort) -> None:
 
 
 def make_engine(reactor: Any, config: Config, name: str) -> Any:
-    """The configured engine, not started."""
+    """The configured engine, not started. Its package is imported here, so that only the one in use is."""
     rules = InboxRules(config.inbox.max_messages, config.inbox.max_chat_messages, config.inbox.ttl)
+    if config.engine.kind == "redis":
+        from pushserver.engine.redis import RedisEngine, RedisSettings
+
+        section = config.redis
+        return RedisEngine(
+            reactor,
+            RedisSettings(
+                url=section.url,
+                prefix=section.prefix,
+                sentinels=section.sentinels,
+                service=section.service,
+                wait_replicas=section.wait_replicas,
+                connect_timeout=section.connect_timeout,
+                command_timeout=section.command_timeout,
+            ),
+            node_name=name,
+            inbox=rules,
+            task_ttl=config.tasks.ttl,
+            position_check=config.engine.position_check,
+            accepts=lambda type: may_send(type, server_side=True),
+        )
     from pushserver.engine.embedded import EmbeddedEngine
 
     return EmbeddedEngine(reactor, Path(config.server.state_dir), rules, config.tasks.ttl, name)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .names import Names
     from .server import Server
 
-    Execute = Callable[[str, dict[str, Any], Once], Awaitable[Any]]
+    Execute = Callable[[str, msgspec.Raw, Once], Awaitable[Any]]
 
 LEASE: Final = "ingest"
 #: How long the lease holds, ms; it is renewed three times in that while.
@@ -46,7 +46,7 @@ class Command(msgspec.Struct):
     """An entry's ``cmd``."""
 
     method: str
-    params: dict[str, Any] = {}
+    params: msgspec.Raw = msgspec.Raw(b"{}")
 
 
 _decode: Final = msgspec.json.Decoder(Command).decode
