@@ -50,8 +50,8 @@ class RedisPresence:
         self._touched_at = now()
         self.listener: Listener
         self._held: dict[Entry, bytes] = {}
-        #: what ended while Redis could not be told: when, and whether to announce it
-        self._ended: dict[Entry, tuple[int, bool]] = {}
+        #: what ended while Redis did not say that it knows: when, with what info, and whether to announce it
+        self._ended: dict[Entry, tuple[int, bytes, bool]] = {}
 
     @property
     def connections(self) -> int:
@@ -76,7 +76,7 @@ class RedisPresence:
                 first = await self._enter(entry, info)
         except errors.Unavailable:
             if self._held.pop(entry, None) is not None:
-                self._ended[entry] = (self._now(), False)
+                self._ended[entry] = (self._now(), b"", False)
             raise
         if first is None:
             raise errors.Unavailable("this node is not known to Redis")
@@ -105,13 +105,13 @@ class RedisPresence:
     async def _end(self, entry: Entry, now: int) -> bool:
         held = self._held.pop(entry, None)
         try:
-            return await self._remove(entry, now)
+            return await self._remove(entry, now, "")
         except errors.Unavailable:
             if held is not None:
-                self._ended[entry] = (now, True)
+                self._ended[entry] = (now, held, True)
             raise
 
-    async def _remove(self, entry: Entry, now: int) -> bool:
+    async def _remove(self, entry: Entry, now: int, again: str) -> bool:
         channel, user_id, _ = entry
         own = self._cluster.incarnation
         names = self._names
@@ -120,7 +120,7 @@ class RedisPresence:
         else:
             keys = [names.joins(own), names.members(channel), names.infos(channel)]
         kind = "connection" if channel is None else "subscription"
-        reply = await self._server.run("presence_end", keys, kind, _member(entry), user_id, now, SEEN_TTL)
+        reply = await self._server.run("presence_end", keys, kind, _member(entry), user_id, now, SEEN_TTL, again)
         return bool(reply[0])
 
     # -- after Redis was away -----------------------------------------------------------------------------------------
@@ -133,16 +133,19 @@ class RedisPresence:
         """Takes out what ended while Redis was away, and announces it."""
 
         async def remove(entry: Entry) -> None:
-            at, announced = self._ended.pop(entry)
+            at, info, announced = self._ended.pop(entry)
             try:
-                last = await self._remove(entry, at)
+                last = await self._remove(entry, at, "again")
             except errors.Unavailable:
-                self._ended[entry] = (at, announced)
+                self._ended[entry] = (at, info, announced)
                 raise
-            if last and announced and entry[0] is None:
-                self.listener.offline(entry[1], at)
-            elif last and announced and entry[0] is not None:
-                self.listener.absent(entry[0], Member(entry[1], 0))
+            if not (last and announced):
+                return
+            channel, user_id, _ = entry
+            if channel is None:
+                self.listener.offline(user_id, at)
+            else:
+                self.listener.absent(channel, Member(user_id, 0, msgspec.Raw(info) if info else None))
 
         await self._in_batches(self._ended, remove)
 
