@@ -321,7 +321,7 @@ class IRevocations(Interface):
 class IIngest(Interface):
     """Commands that other programs leave: carried out in order, by one node at a time, at least once."""
 
-    def start(execute: Callable[[str, dict[str, Any], Once], Awaitable[Any]]) -> None:
+    def start(execute: Callable[[str, msgspec.Raw, Once], Awaitable[Any]]) -> None:
         """From now on this node may be the one. ``execute`` carries out a command (method, params) under a `Once`
         whose key is the command's own and whose fence is this node's lease. `errors.Unavailable` makes it wait and try
         again; whatever else it raises counts, and after three times the command is given up."""

@@ -12,7 +12,7 @@ from twisted.internet.task import deferLater
 from pushserver import errors
 from pushserver.engine.interfaces import Credential, Once
 
-from .nodes import KEPT, Cluster, contents, eventually, events, patiently, publication, until
+from .nodes import KEPT, Cluster, contents, events, eventually, patiently, publication, until
 from .proxy import Proxy
 from .servers import RedisServer
 
