@@ -165,8 +165,11 @@ class Node:
         self.tasks.event(event, to_owner)
 
     def resync(self, channel: str) -> None:
-        for connection in self.hub.followers(channel):
-            connection.tell(operations.Resync(channel), self.now(), self.publishing.message_id())
+        told = self.hub.resync(channel)
+        if channel.startswith("user:"):
+            # What came into the inbox unheard is sent again from the cursor on.
+            for connection in told:
+                self.recall.catch_up(connection, channel, None)
 
     def refresh(self) -> None:
         self.control.recheck()

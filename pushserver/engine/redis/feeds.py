@@ -165,8 +165,7 @@ class Feed:
         if self._held is not None or not self.wanted:
             return None
         if self.sequencer is None:
-            if position.offset == 0:
-                return None
+            # Also where nothing was written yet: the reader now holds a position of this epoch.
             self.sequencer = Sequencer(Position(0, position.epoch))
         verdict = self.sequencer.compare(position)
         if verdict is Verdict.REPEAT:

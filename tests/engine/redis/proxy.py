@@ -21,7 +21,9 @@ class _Outer(Protocol):
     def connectionMade(self) -> None:
         self.proxy.outers.append(self)
         endpoint = TCP4ClientEndpoint(self.proxy.reactor, "127.0.0.1", self.proxy.port)
-        endpoint.connect(Factory.forProtocol(lambda: _Inner(self))).addErrback(lambda _: self.transport.abortConnection())
+        endpoint.connect(Factory.forProtocol(lambda: _Inner(self))).addErrback(
+            lambda _: self.transport.abortConnection()
+        )
 
     @property
     def subscribed(self) -> bool:

@@ -81,9 +81,7 @@ async def test_a_redis_that_comes_back_empty_moves_every_epoch_on(cluster: Clust
     assert contents(await node.heard(5))[-1] == 4
 
 
-async def test_a_redis_with_older_data_gives_no_offset_twice_in_one_epoch(
-    cluster: Cluster, redis: RedisServer
-) -> None:
+async def test_a_redis_with_older_data_gives_no_offset_twice_in_one_epoch(cluster: Cluster, redis: RedisServer) -> None:
     node = await cluster.start(redis.url)
     await node.broker.subscribe("a")
     await publish(node, 1, 2)
@@ -288,9 +286,7 @@ async def test_out_of_memory_refuses_writes_and_still_answers_reads(cluster: Clu
     assert [each.offset for each in await publish(node, 2)] == [2]
 
 
-async def test_a_read_only_replica_takes_no_write(
-    cluster: Cluster, start_redis: Callable[..., RedisServer]
-) -> None:
+async def test_a_read_only_replica_takes_no_write(cluster: Cluster, start_redis: Callable[..., RedisServer]) -> None:
     master = start_redis()
     replica = start_redis(replicaof=f"127.0.0.1 {master.port}")
     node = await cluster.start(replica.url)
