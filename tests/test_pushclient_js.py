@@ -298,6 +298,39 @@ def test_a_react_page_through_every_interruption(
         server.stop()
 
 
+@pytest.mark.browser
+def test_a_react_page_over_the_shared_worker(
+    stage: Stage, react_page: Path, start_server: Callable[..., Server]
+) -> None:
+    """Also bundled by Vite: two tabs, one connection, both show what comes."""
+    server = start_server(config=CONFIG)
+    page = stage("serve", folder=str(react_page))
+    stage("browser")
+    before = f"window.token = {json.dumps(server.token('42'))}"
+    for _ in range(2):
+        stage("open", url=f"http://127.0.0.1:{page}/?shared&url={server.ws_url}", before=before)
+        stage("until", expression="seen.events.includes('connect')")
+    server.api("POST", "/api/notify", {"userId": "42", "data": {"level": "info", "title": "hello", "message": "m"}})
+    stage("until", expression="seen.notices.join() === 'hello'")
+    assert len(server.api("GET", "/api/connections?userId=42").body["connections"]) == 1
+
+
+@pytest.mark.browser
+def test_the_first_example_of_the_guide(stage: Stage, start_server: Callable[..., Server]) -> None:
+    """The page of docs/browser.md, on the server's own origin, as it stands there."""
+    server = start_server(config=CONFIG.replace('subscribe = "auth', 'publish = "authenticated"\nsubscribe = "auth'))
+    found = re.search(r'<script type="module">\n(.*?)</script>', (ROOT / "docs" / "browser.md").read_text(), re.DOTALL)
+    assert found is not None
+    stage("browser")
+    own = f"window.fetch = async () => new Response({json.dumps(server.token('42'))}); window.alert = (t) => (told = t)"
+    stage("open", url=f"{server.url}/healthz", before=own)
+    script = f"Object.assign(document.createElement('script'), {{type: 'module', textContent: {json.dumps(found[1])}}})"
+    stage("run", expression=f"document.documentElement.append({script})")
+    stage("until", expression="document.title === 'live'")
+    server.api("POST", "/api/notify", {"userId": "42", "data": {"level": "info", "title": "hello", "message": "m"}})
+    stage("until", expression="window.told === 'hello'")
+
+
 def test_five_hundred_clients_come_back_without_a_storm(stage: Stage, start_server: Callable[..., Server]) -> None:
     """With the default windows, over real sockets: no second holds more than 15 % of the returns."""
     config = "[rate_limits]\nconnects_per_second = 0\n[server]\nmax_connections_per_user = 1000\n"

@@ -2,10 +2,13 @@
 import { StrictMode, useEffect, useState } from 'react';
 import { createRoot } from 'react-dom/client';
 import { configure, useChannel, useWebSocket } from 'pushclient/react';
+import { createSharedClient } from 'pushclient/shared';
 
-const url = new URLSearchParams(location.search).get('url');
+const query = new URLSearchParams(location.search);
+const url = query.get('url');
+const create = query.has('shared') ? createSharedClient : undefined;
 const quick = { reconnectInterval: 100, maxReconnectInterval: 500, lossWindow: 300, ackDelay: 50, sseAfter: 1000 };
-configure({ url, token: async () => window.token, ...quick });
+configure({ url, create, token: async () => window.token, ...quick });
 window.seen = { bars: {}, statuses: {}, notices: [], room: [], events: [] };
 
 function Bars() {
