@@ -130,9 +130,10 @@ class CommandProtocol(txredisapi.RedisProtocol):  # type: ignore[misc]
 
     def connectionLost(self, why: Failure) -> None:
         self.connected = 0
-        if self.reason is _LOST and not why.check(ConnectionDone, ConnectionLost):
-            self.reason = _text_of(why.value)
-            if "certificate" in self.reason or why.check(VerificationError, CertificateError):
+        problem = why.value
+        if self.reason is _LOST and problem is not None and not isinstance(problem, ConnectionDone | ConnectionLost):
+            self.reason = _text_of(problem)
+            if "certificate" in self.reason or isinstance(problem, VerificationError | CertificateError):
                 self.distrust = self.reason
         if self._alarm is not None:
             self._alarm.cancel()

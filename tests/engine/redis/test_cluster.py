@@ -6,7 +6,7 @@ import msgspec
 from twisted.internet.defer import succeed
 from twisted.internet.task import deferLater
 
-from .nodes import Cluster, eventually, events, until
+from .nodes import Cluster, events, eventually, until
 from .servers import RedisServer
 
 

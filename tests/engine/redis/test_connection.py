@@ -153,10 +153,8 @@ async def test_tls_with_a_private_authority(
         "tls-ca-cert-file": files["ca"],
         "tls-auth-clients": "no",
     }
-    redis = start_redis(
-        lambda directory, **more: RedisServer(directory, port=redis.port, **more),
-        **(options | {"tls-port": redis.port}),
-    )
+    port = free_port()
+    redis = start_redis(**{"port": port, "tls-port": port} | options)
     url = redis.url.replace("redis:", "rediss:")
     await works(await cluster.start(f"{url}?ca={files['ca']}"))
     await works(await cluster.start(f"{url.replace('127.0.0.1', 'localhost')}?ca={files['ca']}", "b"))

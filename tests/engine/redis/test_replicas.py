@@ -11,13 +11,12 @@ import pytest
 from pushserver import errors
 from pushserver.engine.interfaces import Once
 
-from .nodes import KEPT, Cluster, contents, eventually, events, patiently, publication, until
+from .nodes import KEPT, Cluster, contents, events, eventually, patiently, publication, until
 from .servers import RedisServer, Sentinel
 
 
 def replica_of(start: Callable[..., RedisServer], master: RedisServer) -> RedisServer:
-    replica = start(replicaof=f"127.0.0.1 {master.port}", **{"repl-diskless-sync-delay": 0})
-    return replica
+    return start(replicaof=f"127.0.0.1 {master.port}", **{"repl-diskless-sync-delay": 0})
 
 
 async def caught_up(replica: RedisServer) -> None:
