@@ -11,7 +11,7 @@ from __future__ import annotations
 from time import time
 from typing import TYPE_CHECKING, Any, Final
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -132,8 +132,13 @@ class RedisEngine:
             each.ready = self._answered_again
         self._stopped = ""
         try:
-            for each in (*self._server.connections, self._subscriber.connection):
-                await each.start()
+            connections = [*self._server.connections, self._subscriber.connection]
+            first: list[tuple[bool, Any]] = await DeferredList(
+                [each.start() for each in connections], consumeErrors=True
+            )
+            for success, result in first:
+                if not success:
+                    raise result.value
             if self._server.trouble is None:
                 await self._cluster.beat()
         except (Misconfigured, errors.ConfigError) as error:

@@ -86,8 +86,10 @@ class Server:
             self._log.warn(
                 "Redis may evict any key (maxmemory-policy {policy}): kept messages can vanish", policy=policy
             )
-        for script in self._scripts.values():
-            await self._ask(protocol, "SCRIPT", "LOAD", script.text)
+        loads = [protocol.send(limit, "SCRIPT", "LOAD", script.text) for script in self._scripts.values()]
+        for success, result in await DeferredList(loads, consumeErrors=True):
+            if not success:
+                raise Unavailable(str(result.value))
         attach = self._scripts["attach"]
         reply = protocol.send(limit, "EVALSHA", attach.digest, 1, self._names.server, info["run_id"], _token())
         try:
