@@ -45,6 +45,7 @@ class Server:
         self._scripts = load()
         self._replicas = settings.wait_replicas
         self._replicated: list[Deferred[None]] = []
+        self._waiting = False
 
         def connection(name: str) -> Connection:
             return Connection(
@@ -192,15 +193,22 @@ class Server:
     # -- replicas -----------------------------------------------------------------------------------------------------
 
     def replicated(self) -> Deferred[None]:
-        """Answers when enough replicas have all that was written so far; one ``WAIT`` for all who ask in a turn."""
+        """Answers when enough replicas have all that was written so far.
+
+        One ``WAIT`` at a time, for all who asked before it: it holds up its connection for as long as replicas are late.
+        """
         waiting: Deferred[None] = Deferred()
         self._replicated.append(waiting)
-        if len(self._replicated) == 1:
+        if len(self._replicated) == 1 and not self._waiting:
+            self._waiting = True
             self._reactor.callLater(0, self._wait)
         return waiting
 
     def _wait(self) -> None:
         waiting, self._replicated = self._replicated, []
+        self._waiting = bool(waiting)
+        if not waiting:
+            return
         patience = max(1, int(self.durables.command_timeout * 500))
 
         async def wait() -> None:
@@ -216,6 +224,7 @@ class Server:
         def done(result: Any) -> None:
             for each in waiting:
                 each.callback(None) if result is None else each.errback(result)
+            self._wait()
 
         Deferred.fromCoroutine(wait()).addBoth(done)
 
