@@ -258,8 +258,8 @@ class PushService(Service):
         root.putChild(b"healthz", Health())
         root.putChild(b"readyz", Ready(self.trouble, trusted))
         root.putChild(b"metrics", Metrics(self.metrics, trusted))
-        root.putChild(b"pushclient.js", Asset("pushclient", "index.js"))
-        root.putChild(b"pushclient", Folder("pushclient"))
+        root.putChild(b"pushclient.js", Asset("pushclient", "index.js", public=True))
+        root.putChild(b"pushclient", Folder("pushclient", public=True))
         root.putChild(
             config.server.websocket_path.strip("/").encode(),
             WebSocketPath(lambda transport, head, octets: doors.upgrade(None, transport, head, octets)),
