@@ -279,7 +279,14 @@ class Cluster:
         if name not in (self.control, self.replies):
             return False
         head, _, body = payload.partition(b"\n")
-        kind, number, *words = head.decode().split(" ", 3)
+        try:
+            kind, number, *words = head.decode().split(" ", 3)
+            self._heard(kind, number, words, body)
+        except (ValueError, IndexError) as error:
+            self._log.warn("What is no question and no answer was heard: {reason}", reason=str(error))
+        return True
+
+    def _heard(self, kind: str, number: str, words: list[str], body: bytes) -> None:
         if kind == "q" and words[0] != self.replies:
             self._answer(number, words[0], body)
         elif kind in ("a", "n") and number in self._surveys:
@@ -287,7 +294,6 @@ class Cluster:
             if kind == "a" and words[0] in survey.open:
                 survey.answers.append((words[1], body))
             survey.close(words[0])
-        return True
 
     def _answer(self, number: str, to: str, question: bytes) -> None:
         async def answer() -> None:

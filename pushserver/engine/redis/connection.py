@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import hiredis
 import txredisapi
+from service_identity import CertificateError, VerificationError
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
@@ -41,6 +43,8 @@ _LASTED: Final = 5.0
 #: What the scripts and commands in use need.
 _OLDEST: Final = (6, 2)
 
+_LOST: Final = "the connection was lost"
+
 Refusal = txredisapi.ResponseError
 
 
@@ -58,7 +62,9 @@ class CommandProtocol(txredisapi.RedisProtocol):  # type: ignore[misc]
         self._octets = 0
         self._alarm: Any = None
         self.lost: Deferred[None] = Deferred()
-        self.reason = "the connection was lost"
+        self.reason = _LOST
+        #: why its certificate is not to be trusted
+        self.distrust = ""
 
     def connectionMade(self) -> None:
         # txredisapi's own would authenticate and select with no time limit; `Connection` does that.
@@ -124,6 +130,11 @@ class CommandProtocol(txredisapi.RedisProtocol):  # type: ignore[misc]
 
     def connectionLost(self, why: Failure) -> None:
         self.connected = 0
+        problem = why.value
+        if self.reason is _LOST and problem is not None and not isinstance(problem, ConnectionDone | ConnectionLost):
+            self.reason = _text_of(problem)
+            if "certificate" in self.reason or isinstance(problem, VerificationError | CertificateError):
+                self.distrust = self.reason
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
@@ -304,6 +315,8 @@ class Connection:
         try:
             await self._greet(protocol)
         except BaseException as error:
+            if protocol.distrust:
+                raise Misconfigured(f"Redis' certificate is not trusted: {protocol.distrust}") from None
             # Also where the attempt took too long and was cancelled.
             protocol.abort(str(error))
             raise
@@ -328,6 +341,12 @@ class Connection:
         if self._master and (await protocol.send(limit, "ROLE"))[0] != b"master":
             raise Unavailable("Redis is not the master")
         self.run_id = info["run_id"]
+
+
+def _text_of(error: BaseException) -> str:
+    """OpenSSL's errors are lists of triples, of which the last part says something."""
+    reasons = error.args[0] if error.args and isinstance(error.args[0], list) else []
+    return ", ".join(each[-1] for each in reasons if each) or str(error) or type(error).__name__
 
 
 def parse_info(reply: bytes) -> dict[str, str]:

@@ -78,7 +78,6 @@ class RedisEngine:
     ) -> None:
         self._reactor = reactor
         self._position_check = position_check / 1000
-        self._wait_for_replicas = settings.wait_replicas > 0
         address = address_of(settings.url)
         names = Names(settings.prefix, address.database)
         self._route = Route(reactor, settings, address)
@@ -121,6 +120,7 @@ class RedisEngine:
     async def _start(self, listener: Listener) -> None:
         self._live.feeds.listener = self._cluster.listener = self.presence.listener = listener
         self._live.feeds.read = self._between
+        self._live.feeds.secure = self._secure
         self._cluster.enter = self.presence.enter
         self._cluster.start()
         self._subscriber.message = self._message
@@ -208,14 +208,15 @@ class RedisEngine:
 
     async def _between(self, channel: str, after: int, limit: int) -> Between:
         """What lies after an offset, for a feed that missed it."""
-        if self._wait_for_replicas:
-            # What has a position is told only when the replicas have it, also this way.
-            await self._server.replicated()
         if channel.startswith(USER):
             inbox = await self.inbox.page(channel[len(USER) :], after, limit)
             return Between(inbox.messages, Position(inbox.offset, inbox.epoch), inbox.lost == 0)
         page = await self.history.page(channel, after, limit, False)
         return Between(page.messages, page.newest, page.floor <= after)
+
+    async def _secure(self) -> None:
+        if self._server.waits:
+            await self._server.replicated()
 
     # -- when Redis comes back ----------------------------------------------------------------------------------------
 

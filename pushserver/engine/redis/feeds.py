@@ -237,6 +237,10 @@ class Feed:
             if newest.epoch != sequencer.position.epoch or not between.complete or newest.offset < self._target:
                 self._lose(newest)
                 return
+            if between.messages:
+                await self.feeds.secure()
+                if not self.wanted or sequencer.position.epoch != newest.epoch:
+                    return
             for publication in between.messages:
                 if publication.offset is not None and sequencer.advance(publication.offset):
                     self._deliver(publication)
@@ -263,6 +267,8 @@ class Feeds:
         self.clock = clock
         self.listener: Listener
         self.read: Callable[[str, int, int], Awaitable[Between]]
+        #: answers when all that was read is as durable as it will be
+        self.secure: Callable[[], Awaitable[None]]
         #: whether Pub/Sub brings a channel's messages in the order of their offsets
         self.ordered = True
         self.channels: dict[str, Feed] = {}

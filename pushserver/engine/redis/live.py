@@ -212,7 +212,7 @@ class Live:
                 self._external(feed, payload)
             else:
                 self._internal(feed, payload)
-        except (ValueError, RecursionError) as error:
+        except (ValueError, IndexError, RecursionError) as error:
             self.dropped += 1
             self._log.debug("Dropped a message on {channel}: {reason}", channel=channel, reason=type(error).__name__)
 

@@ -50,6 +50,8 @@ class RedisPresence:
         self._touched_at = now()
         self.listener: Listener
         self._held: dict[Entry, bytes] = {}
+        #: what is being entered, and whether another entering of it was the user's first
+        self._beginning: dict[Entry, bool] = {}
         #: what ended while Redis did not say that it knows: when, with what info, and whether to announce it
         self._ended: dict[Entry, tuple[int, bytes, bool]] = {}
 
@@ -68,16 +70,20 @@ class RedisPresence:
     async def _begin(self, entry: Entry, info: bytes) -> bool:
         self._held[entry] = info
         self._ended.pop(entry, None)
+        self._beginning[entry] = False
         try:
             first = await self._enter(entry, info)
             if first is None:
-                # This node was taken for dead.
+                # This node was taken for dead. It comes to life with all that it holds, this entry too.
                 await self._cluster.beat()
                 first = await self._enter(entry, info)
+                first = None if first is None else first or self._beginning.get(entry, False)
         except errors.Unavailable:
             if self._held.pop(entry, None) is not None:
                 self._ended[entry] = (self._now(), b"", False)
             raise
+        finally:
+            self._beginning.pop(entry, None)
         if first is None:
             raise errors.Unavailable("this node is not known to Redis")
         return first
@@ -127,7 +133,12 @@ class RedisPresence:
 
     async def enter(self) -> None:
         """Enters all that this node holds under its incarnation."""
-        await self._in_batches(self._held, lambda entry: self._enter(entry, self._held[entry]))
+
+        async def enter(entry: Entry) -> None:
+            if await self._enter(entry, self._held[entry]) and entry in self._beginning:
+                self._beginning[entry] = True
+
+        await self._in_batches(self._held, enter)
 
     async def settle(self) -> None:
         """Takes out what ended while Redis was away, and announces it."""
