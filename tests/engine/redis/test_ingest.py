@@ -23,7 +23,8 @@ class Executor:
         self.given: list[tuple[str, Any, Once]] = []
         self.effect: Any = None
 
-    async def __call__(self, method: str, params: dict[str, Any], once: Once) -> None:
+    async def __call__(self, method: str, raw: msgspec.Raw, once: Once) -> None:
+        params = msgspec.json.decode(raw)
         self.given.append((method, params, once))
         if self.effect is not None:
             await self.effect(method, params, once)
