@@ -136,3 +136,23 @@ def test_the_configuration(tmp_path: Path) -> None:
 def test_every_link_leads_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", TEXT):
         assert (ROOT / target).exists(), target
+
+
+def test_the_chinese_readme_keeps_step() -> None:
+    chinese = (ROOT / "README.zh-CN.md").read_text()
+
+    def shape(text: str) -> list[str]:
+        return re.findall(r"^(#+) ", text, re.MULTILINE)
+
+    def code(text: str) -> list[tuple[str, str]]:
+        # The comments of the two commands are told in each language.
+        return [
+            (name, re.sub(r" +# .*", "", body)) for name, body in re.findall(r"```(\w*)\n(.*?)```", text, re.DOTALL)
+        ]
+
+    def links(text: str) -> list[str]:
+        return [target for target in re.findall(r"\]\(([^)]+)\)", text) if not target.startswith("README")]
+
+    assert shape(chinese) == shape(TEXT)
+    assert code(chinese) == code(TEXT)
+    assert links(chinese) == links(TEXT)
