@@ -184,7 +184,7 @@ class Requests:
                     raise Refused("this connection belongs to another user")
                 await self._refresh(connection, identity, reply)
             else:
-                await self._sign_in(connection, identity, asked.positions, reply)
+                await self.sign_in(connection, identity, asked.positions, reply)
         except PushError as problem:
             self._counters.authentication_failed(problem.code.value)
             close = _ENDINGS.get(problem.code)
@@ -193,9 +193,11 @@ class Requests:
                 raise
             raise AuthenticationFailed(problem, close) from None
 
-    async def _sign_in(
+    async def sign_in(
         self, connection: Connection, identity: Identity, positions: dict[str, Position], reply: Reply
     ) -> None:
+        """Makes the connection the user's, and sends what waits for them behind ``reply``. Without a reply the
+        connection was closed instead: the user has too many."""
         user_id = identity.user_id
         mine = self._hub.of_user(user_id)
         if len(mine) >= self._bounds.connections_per_user:
