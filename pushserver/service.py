@@ -343,7 +343,11 @@ class PushService(Service):
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
-        return Deferred.fromCoroutine(self._stop())
+        return Deferred.fromCoroutine(self._stop()).addErrback(self._stop_failed)
+
+    def _stop_failed(self, failure: Any) -> None:
+        # The process ends in any case; that it did not end in order must be seen.
+        self._log.failure("stopping failed", failure)
 
     async def _stop(self) -> None:
         """Listeners, then clients, then rooms, then the engine: each after the one before."""

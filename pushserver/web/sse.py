@@ -26,7 +26,6 @@ from twisted.web.server import NOT_DONE_YET, Request
 
 from pushserver import operations, tokens
 from pushserver.auth import Authenticator
-from pushserver.channels import is_channel
 from pushserver.commands import Id, decode, duration, id_of
 from pushserver.connection import Connection
 from pushserver.control import Control
@@ -39,7 +38,7 @@ from pushserver.operations import Recovery, Want
 from pushserver.positions import Position
 from pushserver.publication import Publication
 from pushserver.requests import Requests
-from pushserver.session import Rates, Session, reply_of
+from pushserver.session import Asked, Effect, Rates, Session, reply_of
 from pushserver.stats import Counters
 from pushserver.tasks import user_channel
 from pushserver.tokens import Identity, Keys, TokenRules
@@ -77,6 +76,12 @@ class EventStream:
 
     def text(self, payload: bytes) -> bytes:
         return b"data: %b\n\n" % payload
+
+    def note(self, results: dict[str, operations.Result]) -> None:
+        """Where channels stood when they were subscribed to."""
+        for name, result in results.items():
+            if isinstance(result, Recovery):
+                self.positions[name] = (result.offset, result.epoch)
 
     def id(self) -> bytes:
         return urlsafe_b64encode(msgspec.json.encode(self.positions)).rstrip(b"=")
@@ -123,6 +128,21 @@ class TicketParams(msgspec.Struct, frozen=True, rename="camel"):
     ttl: str | int | None = None
 
 
+class StreamSession(Session):
+    """The native protocol's side of a stream: what a subscription answers goes into the ids of later events."""
+
+    __slots__ = ("_stream",)
+
+    def __init__(self, stream: EventStream, rates: Rates, now: int, anonymous: bool) -> None:
+        super().__init__(rates, now, anonymous)
+        self._stream = stream
+
+    def answer(self, asked: Asked, outcome: operations.Outcome) -> tuple[Effect, ...]:
+        if isinstance(outcome, operations.Subscribed):
+            self._stream.note(outcome.results)
+        return super().answer(asked, outcome)
+
+
 class Stream:
     """One stream: the `Line` of its connection."""
 
@@ -134,7 +154,7 @@ class Stream:
         # Until the first message is known, everything else waits behind it.
         self.outbox.pauseProducing()
         self.dialect = EventStream()
-        session = Session(door.rates, door.now(), anonymous=identity is not None or door.anonymous)
+        session = StreamSession(self.dialect, door.rates, door.now(), identity is not None or door.anonymous)
         self.connection = Connection(
             token_urlsafe(_ID_BYTES),
             self.dialect,
@@ -153,42 +173,38 @@ class Stream:
 
     async def open(self, positions: dict[str, Position], channels: list[str]) -> dict[str, Any]:
         """Signs in, subscribes, and answers the data of the first message."""
-        connection, requests = self.connection, self._door.requests
+        connection, requests, dialect = self.connection, self._door.requests, self.dialect
+        # What was asked for stands in the ids until it is answered: also an early event's id resumes all of it.
+        dialect.positions.update((n, (p.offset, p.epoch)) for n, p in positions.items() if n in channels)
         data: dict[str, Any] = {}
-        if self.identity is not None:
-            said: list[operations.Outcome] = []
-            # A position for "system" in any case, so that the answer says where it stands.
-            wanted = {"system": _NO_POSITION} | positions
-            await requests.sign_in(connection, self.identity, wanted, said.append)
-            if not said:
-                return data  # closed instead: the user has too many connections
-            (welcome,) = said
-            assert isinstance(welcome, operations.Authenticated)
-            own = user_channel(welcome.user_id)
-            since = positions.get(own)
-            usable = since is not None and since.epoch == welcome.inbox.epoch and since.offset <= welcome.inbox.offset
-            after = since.offset if since is not None and usable else welcome.inbox.acked
-            self.dialect.positions[own] = (after, welcome.inbox.epoch)
-            self._note(welcome.results, but=own)
-            data = dict(reply_of(welcome)[1])
-            if "system" not in positions:
-                data["results"].pop("system", None)
-        wants = tuple(Want(name, positions.get(name)) for name in channels)
-        subscribed: list[operations.Outcome] = []
-        await requests.carry_out(connection, operations.Subscribe(wants), subscribed.append)
-        (outcome,) = subscribed
-        assert isinstance(outcome, operations.Subscribed)
-        self._note(outcome.results)
-        more = reply_of(outcome)[1]
-        results = data.get("results", {}) | more["results"]
-        data |= more
-        data |= {"results": results, "connectionId": connection.id}
-        return data
+        results: dict[str, Any] = {}
 
-    def _note(self, results: dict[str, operations.Result], but: str = "") -> None:
-        for name, result in results.items():
-            if isinstance(result, Recovery) and name != but:
-                self.dialect.positions[name] = (result.offset, result.epoch)
+        # Both note where the channels stand before anything of them is put into the stream.
+        def welcome(outcome: operations.Outcome) -> None:
+            assert isinstance(outcome, operations.Authenticated)
+            own, inbox = user_channel(outcome.user_id), outcome.inbox
+            since = positions.get(own)
+            usable = since is not None and since.epoch == inbox.epoch and since.offset <= inbox.offset
+            dialect.note(outcome.results)
+            dialect.positions[own] = (since.offset if since is not None and usable else inbox.acked, inbox.epoch)
+            data.update(reply_of(outcome)[1])
+            results.update(data["results"])
+            if "system" not in positions:
+                results.pop("system", None)
+
+        def subscribed(outcome: operations.Outcome) -> None:
+            assert isinstance(outcome, operations.Subscribed)
+            dialect.note(outcome.results)
+            data.update(reply_of(outcome)[1])
+            results.update(data["results"])
+
+        if self.identity is not None:
+            # A position for "system" in any case, so that the answer says where it stands.
+            await requests.sign_in(connection, self.identity, {"system": _NO_POSITION} | positions, welcome)
+        if connection.open:
+            wants = tuple(Want(name, positions.get(name)) for name in channels)
+            await requests.carry_out(connection, operations.Subscribe(wants), subscribed)
+        return data | {"results": results, "connectionId": connection.id}
 
     def begin(self, data: dict[str, Any]) -> None:
         """Sends the head and the first message, and lets what waits follow."""
@@ -225,8 +241,8 @@ class Stream:
             self._request.finish()
 
     def abort(self) -> None:
-        channel: Any = self._request.channel
-        if not self._ended and channel is not None:
+        if not self._ended:
+            channel: Any = self._request.channel
             channel.forceAbortClient()
 
     def pause(self) -> None:
@@ -305,7 +321,8 @@ class EventStreams(Resource):
                     request.setHeader("access-control-allow-methods", "GET, POST")
                     request.setHeader("access-control-allow-headers", "Authorization, Content-Type, Last-Event-ID")
                     request.setHeader("access-control-max-age", "600")
-                    respond(request, 204, b"")
+                    request.setResponseCode(204)
+                    request.finish()
                 case b"GET" if not request.postpath:
                     self._run(request, self._open(request))
                 case b"POST" if request.postpath is not None and len(request.postpath) == 1:
@@ -412,9 +429,6 @@ class EventStreams(Resource):
         """``POST /api/tickets``."""
         assert request.content is not None
         asked = decode(request.content.read() or b"{}", TicketParams)
-        for name in asked.channels:
-            if not is_channel(name):
-                raise Invalid("not the name of a channel", Code.INVALID_CHANNEL)
         ttl = TICKET_TTL if asked.ttl is None else duration(asked.ttl)
         ticket, expires_at = self._tickets.issue(id_of(asked.user_id, "userId"), asked.channels, ttl, self.now())
         return {"ticket": ticket, "expiresAt": expires_at}

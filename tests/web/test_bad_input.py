@@ -17,14 +17,13 @@ from typing import Any, NamedTuple
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from twisted.internet.threads import deferToThread
 from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 
 from pushserver.config import Auth, Heartbeat, NamespaceSection, RateLimits, Server
 from pushserver.web import doorway
 from tests.harness import ROOT
-from tests.inside import SECRET, Inside, running, token
+from tests.inside import Inside, running, token
 from tests.rawsocket import BINARY, CLOSE, CONTINUATION, PING, TEXT, Closed, RawSocket, frame
 
 NAMESPACES = (
