@@ -65,6 +65,7 @@ from pushserver.web.site import (
     WebSocketPath,
     headers_of,
 )
+from pushserver.web.sse import EventStreams, Tickets
 from pushserver.web.websocket import WebSocketDoorFactory
 from pushserver.wire.messages import may_send
 
@@ -109,7 +110,7 @@ class Node:
             grace=auth.refresh_grace,
         )
         key_set = KeySet(auth.jwks_url, now) if auth.jwks_url else None
-        authenticator = Authenticator(_keys(config), _token_rules(config), key_set, engine.revocations, now)
+        self.authenticator = Authenticator(_keys(config), _token_rules(config), key_set, engine.revocations, now)
         self.requests = Requests(
             engine,
             self.hub,
@@ -117,7 +118,7 @@ class Node:
             self.presence,
             self.tasks,
             self.recall,
-            authenticator,
+            self.authenticator,
             self.heartbeat,
             self.counters,
             Buckets(config.rate_limits.chat_messages_per_second),
@@ -222,6 +223,7 @@ class PushService(Service):
     def _make_doors(self) -> DoorwayFactory:
         config, node, gate = self._config, self.node, self.gate
         limits, delivery = config.rate_limits, config.delivery
+        rates = Rates(limits.messages_per_second, limits.burst, limits.auth_attempts)
         sockets = WebSocketDoorFactory(
             self._reactor,
             node.hub,
@@ -229,7 +231,7 @@ class PushService(Service):
             node.heartbeat,
             node.counters,
             self._now,
-            rates=Rates(limits.messages_per_second, limits.burst, limits.auth_attempts),
+            rates=rates,
             anonymous=config.auth.anonymous,
             max_message_size=config.server.max_message_size,
             max_queue_size=delivery.max_queue_size,
@@ -249,17 +251,33 @@ class PushService(Service):
                 return True
             return gate.is_loopback(peer_address(request.transport), headers_of(request))
 
-        root.putChild(
-            b"api",
-            api.Api(
-                keys, node.engine, node.commands, node.control, node.requests, node.tasks, node.counters, self.stats
-            ),
+        calls = api.Api(
+            keys, node.engine, node.commands, node.control, node.requests, node.tasks, node.counters, self.stats
         )
+        root.putChild(b"api", calls)
+        streams = EventStreams(
+            gate,
+            node.hub,
+            node.requests,
+            node.control,
+            node.heartbeat,
+            node.authenticator,
+            Tickets(_ticket_secrets(config), config.auth.max_token_lifetime),
+            node.counters,
+            self._now,
+            rates=rates,
+            anonymous=config.auth.anonymous,
+            max_message_size=config.server.max_message_size,
+            max_queue_size=delivery.max_queue_size,
+            policy=Policy(delivery.slow_consumer),
+        )
+        calls.add("tickets", "POST", api.Route("admin", streams.ticket))
+        root.putChild(b"sse", streams)
         root.putChild(b"healthz", Health())
         root.putChild(b"readyz", Ready(self.trouble, trusted))
         root.putChild(b"metrics", Metrics(self.metrics, trusted))
-        root.putChild(b"pushclient.js", Asset("pushclient", "index.js"))
-        root.putChild(b"pushclient", Folder("pushclient"))
+        root.putChild(b"pushclient.js", Asset("pushclient", "index.js", public=True))
+        root.putChild(b"pushclient", Folder("pushclient", public=True))
         root.putChild(
             config.server.websocket_path.strip("/").encode(),
             WebSocketPath(lambda transport, head, octets: doors.upgrade(None, transport, head, octets)),
@@ -325,7 +343,11 @@ class PushService(Service):
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
-        return Deferred.fromCoroutine(self._stop())
+        return Deferred.fromCoroutine(self._stop()).addErrback(self._stop_failed)
+
+    def _stop_failed(self, failure: Any) -> None:
+        # The process ends in any case; that it did not end in order must be seen.
+        self._log.failure("stopping failed", failure)
 
     async def _stop(self) -> None:
         """Listeners, then clients, then rooms, then the engine: each after the one before."""
@@ -412,6 +434,13 @@ def _keys(config: Config) -> Keys:
         return Keys(auth.hmac_secret(), public)
     except (OSError, ValueError) as problem:
         raise ConfigError(f"[auth]: {problem}") from None
+
+
+def _ticket_secrets(config: Config) -> list[str | bytes]:
+    """What only the nodes of this server know, the same on all of them."""
+    auth = config.auth
+    own = auth.hmac_secret() if auth.secret or auth.secret_file else b""
+    return [own, *(key.key for key in config.api.keys)]
 
 
 def _token_rules(config: Config) -> TokenRules:

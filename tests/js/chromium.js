@@ -21,6 +21,8 @@ export class Chromium {
     const options = ['--headless=new', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--no-first-run',
       '--remote-debugging-port=0', `--user-data-dir=${browser.#profile}`, 'about:blank'];
     browser.#process = spawn('chromium', options, { stdio: ['ignore', 'ignore', 'pipe'] });
+    // Also where the test dies on its way: no browser outlives it.
+    process.once('exit', () => browser.#process.kill('SIGKILL'));
     const address = await new Promise((resolve, reject) => {
       browser.#process.on('error', reject);
       browser.#process.on('exit', (code) => reject(new Error(`chromium ended with ${code}`)));
