@@ -295,4 +295,3 @@ def test_an_id_that_is_none_holds_nothing() -> None:
     stream = EventStream()
     stream.positions = {"news:a": (3, "e")}
     assert positions_of(stream.id().decode()) == {"news:a": Position(3, "e")}
-

@@ -195,7 +195,7 @@ class Server:
     def replicated(self) -> Deferred[None]:
         """Answers when enough replicas have all that was written so far.
 
-        One ``WAIT`` at a time, for all who asked before it: it holds up its connection for as long as replicas are late.
+        One ``WAIT`` at a time, for all who asked before it: it holds up its connection while replicas are late.
         """
         waiting: Deferred[None] = Deferred()
         self._replicated.append(waiting)
