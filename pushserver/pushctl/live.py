@@ -35,11 +35,13 @@ def listen(place: Place, channels: tuple[str, ...], count: int | None) -> None:
     service = ClientService(place.websocket_url, token=place.token, reactor=reactor)
     problem: list[str] = []
     left = [count]
+    ending = [False]
 
     def stop(said: str | None = None) -> None:
-        if said is not None:
-            problem.append(said)
-        if reactor.running:  # type: ignore[attr-defined]
+        if not ending[0]:
+            ending[0] = True
+            if said is not None:
+                problem.append(said)
             reactor.stop()  # type: ignore[attr-defined]
 
     def hear(push: Push) -> None:

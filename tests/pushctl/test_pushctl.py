@@ -21,7 +21,6 @@ from pushserver.pushctl import live, show
 from pushserver.pushctl.verbs import pushctl
 from tests.harness import ROOT, Server, free_port, start, wait_until
 
-
 #: The server makes its own keys, as it does for a newcomer.
 UNSET = {"PUSHSERVER_AUTH__SECRET": "", "PUSHSERVER_API__KEYS": ""}
 
