@@ -278,8 +278,8 @@ class PushService(Service):
         root.putChild(b"metrics", Metrics(self.metrics, trusted))
         root.putChild(b"pushclient.js", Asset("pushclient", "index.js", public=True))
         root.putChild(b"pushclient", Folder("pushclient", public=True))
-        root.putChild(
-            config.server.websocket_path.strip("/").encode(),
+        root.place(
+            config.server.websocket_path,
             WebSocketPath(lambda transport, head, octets: doors.upgrade(None, transport, head, octets)),
         )
         return doors
