@@ -10,6 +10,7 @@ MultiService stops all its children at once; here each is awaited before the nex
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -285,8 +286,8 @@ class PushService(Service):
         root.putChild(b"metrics", Metrics(self.metrics, trusted))
         root.putChild(b"pushclient.js", Asset("pushclient", "index.js", public=True))
         root.putChild(b"pushclient", Folder("pushclient", public=True))
-        root.putChild(
-            config.server.websocket_path.strip("/").encode(),
+        root.place(
+            config.server.websocket_path,
             WebSocketPath(lambda transport, head, octets: doors.upgrade(None, transport, head, octets)),
         )
         return doors
@@ -433,7 +434,14 @@ def make_service(config: Config, dev: bool, workers: int) -> PushService:  # noq
     secrets: Dev | None = None
     if dev:
         config, secrets = prepare(config)
+    reactor.addSystemEventTrigger("before", "shutdown", _end_once)  # type: ignore[attr-defined]
     return PushService(reactor, config, secrets)
+
+
+def _end_once() -> None:
+    """The end has begun: a second SIGTERM changes nothing (Twisted would log a failure), a second Ctrl-C ends at once."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _keys(config: Config) -> Keys:
