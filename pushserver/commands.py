@@ -31,7 +31,8 @@ MAX_FANNED: Final = 10_000
 Id = Annotated[str, Meta(max_length=200)] | int
 
 
-def _id(value: str | int, name: str) -> str:
+def id_of(value: str | int, name: str) -> str:
+    """A user's or task's id as the API takes it: a number stands for its decimal text. Raises `errors.Invalid`."""
     text = str(value)
     if isinstance(value, bool) or not is_id(text):
         raise Invalid(f"{name} must be 1 to 200 of the characters of an id")
@@ -251,7 +252,7 @@ class Commands:
             _type(asked.type),
             data,
             message_id=_message_id(asked.message_id, once),
-            exclude_user=None if user is None else _id(user, "excludeUser"),
+            exclude_user=None if user is None else id_of(user, "excludeUser"),
             exclude_connection=asked.exclude_connection,
             fence=None if once is None else once.fence,
         )
@@ -263,7 +264,7 @@ class Commands:
             raise Invalid("either userId or userIds")
         users = [asked.user_id] if asked.user_id is not None else asked.user_ids or []
         # All are checked before the first gets anything.
-        ids = [_id(user, "userId") for user in users]
+        ids = [id_of(user, "userId") for user in users]
         _type(asked.type)
         ttl = None if asked.ttl is None else duration(asked.ttl)
         data = publication.body(asked.data)
@@ -339,13 +340,13 @@ class Commands:
         if asked.jti is not None:
             return {"closed": await self._control.revoke_token(asked.jti, asked.expires_at)}
         assert asked.user_id is not None
-        return {"closed": await self._control.revoke_user(_id(asked.user_id, "userId"))}
+        return {"closed": await self._control.revoke_user(id_of(asked.user_id, "userId"))}
 
 
 def _whose(user_id: str | int | None, connection_id: str | None) -> tuple[str | None, str | None]:
     if (user_id is None) == (connection_id is None):
         raise Invalid("either userId or connectionId")
-    return (None if user_id is None else _id(user_id, "userId")), connection_id
+    return (None if user_id is None else id_of(user_id, "userId")), connection_id
 
 
 def _message_id(given: str | None, once: Once | None) -> str | None:

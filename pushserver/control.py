@@ -113,6 +113,8 @@ class Control:
         self._max_token_lifetime = max_token_lifetime
         #: what this node says when it is asked for its figures; set by the wiring
         self.figures: Callable[[], dict[str, Any]] = dict
+        #: takes a message for a stream of this node, by its connection's id; False where it is none of them
+        self.receive: Callable[[str, str], bool] = lambda connection_id, text: False
         self._rechecking = LoopingCall(self.recheck)
         self._rechecking.clock = clock
 
@@ -164,6 +166,10 @@ class Control:
                 users.setdefault(channel.channel, set()).update(channel.users)
         return [ChannelInfo(name, counts[name], len(users[name])) for name in sorted(counts)]
 
+    async def pass_on(self, connection_id: str, text: str) -> bool:
+        """Hands a client's message to the node that holds its stream; answers whether there is one."""
+        return any(await self._ask("message", (connection_id, text), bool))
+
     async def stats(self) -> dict[str, dict[str, Any]]:
         """Each node's figures, by its name."""
         answers = await self._engine.broker.survey(question_of("stats", None), SURVEY_TIMEOUT)
@@ -201,6 +207,8 @@ class Control:
                 said = [self._info(c) for c in self._listed(target)[:MAX_LISTED]]
             case "channels":
                 said = self._channels(msgspec.json.decode(body, type=str | None))
+            case "message":
+                said = self.receive(*msgspec.json.decode(body, type=tuple[str, str]))
             case "stats":
                 said = self.figures()
             case _:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from secrets import token_hex
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
@@ -27,6 +28,7 @@ from twisted.python.failure import Failure
 from pushserver import errors
 from pushserver.connection import Connection, Dialect
 from pushserver.delivery import Mark, Overflow
+from pushserver.operations import Resync
 from pushserver.publication import Publication
 from pushserver.stats import Counters
 
@@ -46,11 +48,13 @@ MAX_HELD: Final = 1000
 class Joining:
     """A follower between a channel's past and its present."""
 
-    __slots__ = ("_cut", "_held")
+    __slots__ = ("_cut", "_held", "resync")
 
     def __init__(self) -> None:
         self._held: deque[Publication] = deque()
         self._cut = 0
+        #: what is being read for it may be from before a loss
+        self.resync = False
 
     def hold(self, publication: Publication) -> None:
         if len(self._held) >= MAX_HELD:
@@ -189,7 +193,8 @@ class Hub:
     def arrive(self, connection: Connection, channel: Channel, offset: int) -> bool:
         """Ends a `join`: what was held after ``offset`` goes out, and the connection is live.
 
-        False, and nothing done, where something after ``offset`` is held no more: read on, and try again.
+        False, and nothing done, where something after ``offset`` is held no more: read on, and try again. A loss that
+        came up meanwhile is told now, behind the answer that it makes stale.
         """
         joining = channel.joining.get(connection) if channel.joining else None
         if joining is None:
@@ -202,6 +207,9 @@ class Hub:
             channel.joining = None
         channel.seal()
         channel.followers[connection] = None
+        if joining.resync:
+            connection.tell(Resync(channel.name), self.now(), token_hex(8))
+            offset = 0
         for publication in joining.after(offset):
             if connection in channel.followers:
                 self._hand_over(connection, publication)
@@ -224,6 +232,19 @@ class Hub:
             del self.channels[name]
             self._broker.unsubscribe(name)
             self.deserted(name)
+
+    def resync(self, name: str) -> list[Connection]:
+        """Messages of a channel may be lost: tells who follows it, and notes it for who is joining. Answers whom it
+        told."""
+        channel = self.channels.get(name)
+        if channel is None:
+            return []
+        for joining in (channel.joining or {}).values():
+            joining.resync = True
+        told = list(channel.followers)
+        for connection in told:
+            connection.tell(Resync(name), self.now(), token_hex(8))
+        return told
 
     def followers(self, name: str) -> list[Connection]:
         """Who follows the channel here."""

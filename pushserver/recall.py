@@ -57,12 +57,13 @@ class Recall:
         """Sends what waits in the user's inbox after an offset, then lets the connection go live."""
         self._detach(connection, self._replay(connection, channel, page, after))
 
-    def catch_up(self, connection: Connection, name: str, after: int) -> None:
-        """Reads again what did not fit when it was live, once the socket has drained."""
+    def catch_up(self, connection: Connection, name: str, after: int | None) -> None:
+        """Reads again what did not fit when it was live, once the socket has drained (None: from the cursor on)."""
         self._detach(connection, self._catch_up(connection, name, after))
 
     async def _replay(self, connection: Connection, channel: Channel, page: InboxPage, after: int) -> None:
         user_id = channel.name.partition(":")[2]
+        epoch = page.epoch
         while True:
             if page.lost:
                 connection.tell(InboxOverflow(channel.name, page.lost), self._now(), self._publishing.message_id())
@@ -80,8 +81,13 @@ class Recall:
                 if self._hub.arrive(connection, channel, after):
                     return
             page = await self._engine.inbox.read(user_id, after, PAGE)
+            if page.epoch != epoch:
+                # The inbox was lost meanwhile, and this is another one: from its beginning.
+                connection.tell(Resync(channel.name), self._now(), self._publishing.message_id())
+                page = await self._engine.inbox.read(user_id, None, PAGE)
+                epoch, after = page.epoch, page.acked
 
-    async def _catch_up(self, connection: Connection, name: str, after: int) -> None:
+    async def _catch_up(self, connection: Connection, name: str, after: int | None) -> None:
         channel = self._hub.join(connection, name)
         await connection.outbox.drained()
         if not connection.open or name not in connection.channels:
@@ -89,8 +95,9 @@ class Recall:
         namespace = self._publishing.namespace(name)
         if namespace.kind is Kind.USER:
             page = await self._engine.inbox.read(name.partition(":")[2], after, PAGE)
-            await self._replay(connection, channel, page, after)
+            await self._replay(connection, channel, page, page.acked if after is None else after)
             return
+        after = after or 0
         while True:
             kept = await self._engine.history.read(name, after, PAGE, False)
             if kept.floor > after:

@@ -16,9 +16,9 @@ from twisted.logger import Logger
 
 from pushserver import errors, operations, publication
 from pushserver.auth import Authenticator
-from pushserver.channels import Kind, Namespace
+from pushserver.channels import Kind, Namespace, is_id
 from pushserver.connection import Connection
-from pushserver.errors import Close, Code, Conflict, NotFound, PushError, Refused
+from pushserver.errors import Close, Code, Conflict, Invalid, NotFound, PushError, Refused
 from pushserver.heartbeat import Heartbeat
 from pushserver.hub import Channel, Hub
 from pushserver.limits import Buckets
@@ -176,26 +176,28 @@ class Requests:
     # -- authentication -----------------------------------------------------------------------------------------------
 
     async def _authenticate(self, connection: Connection, asked: operations.Authenticate, reply: Reply) -> None:
+        known = connection.identity
         try:
             identity = await self._authenticator.identify(asked.token)
-            known = connection.identity
             if known is not None:
                 if known.user_id != identity.user_id:
                     raise Refused("this connection belongs to another user")
                 await self._refresh(connection, identity, reply)
             else:
-                await self._sign_in(connection, identity, asked.positions, reply)
+                await self.sign_in(connection, identity, asked.positions, reply)
         except PushError as problem:
             self._counters.authentication_failed(problem.code.value)
             close = _ENDINGS.get(problem.code)
-            again = connection.identity is not None
-            if close is None or (again and problem.code in (Code.TOKEN_EXPIRED, Code.UNAVAILABLE)):
+            # Not the identity of now: a sign-in that failed half-way leaves nothing to go on with.
+            if close is None or (known is not None and problem.code in (Code.TOKEN_EXPIRED, Code.UNAVAILABLE)):
                 raise
             raise AuthenticationFailed(problem, close) from None
 
-    async def _sign_in(
+    async def sign_in(
         self, connection: Connection, identity: Identity, positions: dict[str, Position], reply: Reply
     ) -> None:
+        """Makes the connection the user's, and sends what waits for them behind ``reply``. Without a reply the
+        connection was closed instead: the user has too many."""
         user_id = identity.user_id
         mine = self._hub.of_user(user_id)
         if len(mine) >= self._bounds.connections_per_user:
@@ -419,6 +421,8 @@ class Requests:
         """The server side subscribes a connection, whatever its permissions; it cannot leave these by itself."""
         for name in names:
             namespace = self._publishing.namespace(name)
+            if connection.gone:
+                return
             if name in connection.channels:
                 continue
             channel = self._hub.join(connection, name)
@@ -458,6 +462,8 @@ class Requests:
 
     async def _chat(self, connection: Connection, identity: Identity, asked: operations.Chat) -> operations.ChatTaken:
         target = asked.target_id
+        if target is not None and not is_id(target):
+            raise Invalid("targetId is not an id")
         name = asked.channel if target is None else user_channel(target)
         namespace = self._publishing.namespace(name)
         if target is None:

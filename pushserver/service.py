@@ -65,7 +65,9 @@ from pushserver.web.site import (
     WebSocketPath,
     headers_of,
 )
+from pushserver.web.sse import EventStreams, Tickets
 from pushserver.web.websocket import WebSocketDoorFactory
+from pushserver.wire.messages import may_send
 
 
 def wall_clock() -> int:
@@ -108,7 +110,7 @@ class Node:
             grace=auth.refresh_grace,
         )
         key_set = KeySet(auth.jwks_url, now) if auth.jwks_url else None
-        authenticator = Authenticator(_keys(config), _token_rules(config), key_set, engine.revocations, now)
+        self.authenticator = Authenticator(_keys(config), _token_rules(config), key_set, engine.revocations, now)
         self.requests = Requests(
             engine,
             self.hub,
@@ -116,7 +118,7 @@ class Node:
             self.presence,
             self.tasks,
             self.recall,
-            authenticator,
+            self.authenticator,
             self.heartbeat,
             self.counters,
             Buckets(config.rate_limits.chat_messages_per_second),
@@ -164,8 +166,11 @@ class Node:
         self.tasks.event(event, to_owner)
 
     def resync(self, channel: str) -> None:
-        for connection in self.hub.followers(channel):
-            connection.tell(operations.Resync(channel), self.now(), self.publishing.message_id())
+        told = self.hub.resync(channel)
+        if channel.startswith("user:"):
+            # What came into the inbox unheard is sent again from the cursor on.
+            for connection in told:
+                self.recall.catch_up(connection, channel, None)
 
     def refresh(self) -> None:
         self.control.recheck()
@@ -218,6 +223,7 @@ class PushService(Service):
     def _make_doors(self) -> DoorwayFactory:
         config, node, gate = self._config, self.node, self.gate
         limits, delivery = config.rate_limits, config.delivery
+        rates = Rates(limits.messages_per_second, limits.burst, limits.auth_attempts)
         sockets = WebSocketDoorFactory(
             self._reactor,
             node.hub,
@@ -225,7 +231,7 @@ class PushService(Service):
             node.heartbeat,
             node.counters,
             self._now,
-            rates=Rates(limits.messages_per_second, limits.burst, limits.auth_attempts),
+            rates=rates,
             anonymous=config.auth.anonymous,
             max_message_size=config.server.max_message_size,
             max_queue_size=delivery.max_queue_size,
@@ -245,17 +251,33 @@ class PushService(Service):
                 return True
             return gate.is_loopback(peer_address(request.transport), headers_of(request))
 
-        root.putChild(
-            b"api",
-            api.Api(
-                keys, node.engine, node.commands, node.control, node.requests, node.tasks, node.counters, self.stats
-            ),
+        calls = api.Api(
+            keys, node.engine, node.commands, node.control, node.requests, node.tasks, node.counters, self.stats
         )
+        root.putChild(b"api", calls)
+        streams = EventStreams(
+            gate,
+            node.hub,
+            node.requests,
+            node.control,
+            node.heartbeat,
+            node.authenticator,
+            Tickets(_ticket_secrets(config), config.auth.max_token_lifetime),
+            node.counters,
+            self._now,
+            rates=rates,
+            anonymous=config.auth.anonymous,
+            max_message_size=config.server.max_message_size,
+            max_queue_size=delivery.max_queue_size,
+            policy=Policy(delivery.slow_consumer),
+        )
+        calls.add("tickets", "POST", api.Route("admin", streams.ticket))
+        root.putChild(b"sse", streams)
         root.putChild(b"healthz", Health())
         root.putChild(b"readyz", Ready(self.trouble, trusted))
         root.putChild(b"metrics", Metrics(self.metrics, trusted))
-        root.putChild(b"pushclient.js", Asset("pushclient", "index.js"))
-        root.putChild(b"pushclient", Folder("pushclient"))
+        root.putChild(b"pushclient.js", Asset("pushclient", "index.js", public=True))
+        root.putChild(b"pushclient", Folder("pushclient", public=True))
         root.putChild(
             config.server.websocket_path.strip("/").encode(),
             WebSocketPath(lambda transport, head, octets: doors.upgrade(None, transport, head, octets)),
@@ -289,6 +311,9 @@ class PushService(Service):
     async def _start(self) -> None:
         await self.node.engine.start(self.node)
         self.node.start()
+        ingest = getattr(self.node.engine, "ingest", None)
+        if ingest is not None:
+            ingest.start(self.node.commands.execute)
         for description in self._config.server.listen:
             endpoint = serverFromString(self._reactor, description)
             try:
@@ -318,7 +343,11 @@ class PushService(Service):
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
-        return Deferred.fromCoroutine(self._stop())
+        return Deferred.fromCoroutine(self._stop()).addErrback(self._stop_failed)
+
+    def _stop_failed(self, failure: Any) -> None:
+        # The process ends in any case; that it did not end in order must be seen.
+        self._log.failure("stopping failed", failure)
 
     async def _stop(self) -> None:
         """Listeners, then clients, then rooms, then the engine: each after the one before."""
@@ -360,8 +389,29 @@ async def _stopped(port: IListeningPort) -> None:
 
 
 def make_engine(reactor: Any, config: Config, name: str) -> Any:
-    """The configured engine, not started."""
+    """The configured engine, not started. Its package is imported here, so that only the one in use is."""
     rules = InboxRules(config.inbox.max_messages, config.inbox.max_chat_messages, config.inbox.ttl)
+    if config.engine.kind == "redis":
+        from pushserver.engine.redis import RedisEngine, RedisSettings
+
+        section = config.redis
+        return RedisEngine(
+            reactor,
+            RedisSettings(
+                url=section.url,
+                prefix=section.prefix,
+                sentinels=section.sentinels,
+                service=section.service,
+                wait_replicas=section.wait_replicas,
+                connect_timeout=section.connect_timeout,
+                command_timeout=section.command_timeout,
+            ),
+            node_name=name,
+            inbox=rules,
+            task_ttl=config.tasks.ttl,
+            position_check=config.engine.position_check,
+            accepts=lambda type: may_send(type, server_side=True),
+        )
     from pushserver.engine.embedded import EmbeddedEngine
 
     return EmbeddedEngine(reactor, Path(config.server.state_dir), rules, config.tasks.ttl, name)
@@ -384,6 +434,13 @@ def _keys(config: Config) -> Keys:
         return Keys(auth.hmac_secret(), public)
     except (OSError, ValueError) as problem:
         raise ConfigError(f"[auth]: {problem}") from None
+
+
+def _ticket_secrets(config: Config) -> list[str | bytes]:
+    """What only the nodes of this server know, the same on all of them."""
+    auth = config.auth
+    own = auth.hmac_secret() if auth.secret or auth.secret_file else b""
+    return [own, *(key.key for key in config.api.keys)]
 
 
 def _token_rules(config: Config) -> TokenRules:

@@ -31,6 +31,14 @@ LOBBY: Final = "chat:lobby"
 AUTH_REFILL: Final = 60_000
 
 
+class Hammering(Refused):
+    """Too many attempts to authenticate. (Made anew each time: an exception that is raised again keeps every frame that
+    it ever passed.)"""
+
+    def __init__(self, wait: int) -> None:
+        super().__init__("too many attempts to authenticate", Code.RATE_LIMITED, retry_after=wait)
+
+
 class Rates(Struct, frozen=True):
     """Inbound limits of one connection: messages per second, how many at once, authentications at once."""
 
@@ -119,7 +127,7 @@ class Session:
             operation = self._operation(request, now)
         except PushError as problem:
             effects = self.fail(request.id, problem, now)
-            if problem is _HAMMERING:
+            if type(problem) is Hammering:
                 effects += (End(errors.TOO_MANY_REQUESTS),)
             return effects
         return (Asked(operation, request.id, now),)
@@ -187,7 +195,7 @@ class Session:
         self._auth_allowance = min(limit, self._auth_allowance + (now - self._auth_at) * limit / AUTH_REFILL)
         self._auth_at = now
         if self._auth_allowance < 1:
-            raise _HAMMERING
+            raise Hammering(max(1, round((1 - self._auth_allowance) * AUTH_REFILL / limit)))
         self._auth_allowance -= 1
 
     # -- out ----------------------------------------------------------------------------------------------------------
@@ -232,7 +240,6 @@ class Session:
 
 
 _STRANGER: Final = Refused("authenticate first", Code.NOT_AUTHENTICATED)
-_HAMMERING: Final = Refused("too many attempts to authenticate", Code.RATE_LIMITED)
 
 
 def _position(since: messages.Since) -> Position:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import pytest
 
 from tests.harness import Server, start
 from tests.publisher.conftest import redis_url
+from tests.publisher.fake_api import child_environment
 
 __all__ = ["redis_url"]
 
@@ -29,11 +29,9 @@ def dev_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def run(dev_server: Server, redis_url: str) -> Callable[[str], str]:
-    environment = os.environ | {
-        "PUSH_TOKEN": dev_server.token("42"),
-        "PUSHSERVER_URL": dev_server.url,
-        "PUSHSERVER_API_KEY": dev_server.api_key,
-    }
+    environment = child_environment(
+        PUSH_TOKEN=dev_server.token("42"), PUSHSERVER_URL=dev_server.url, PUSHSERVER_API_KEY=dev_server.api_key
+    )
 
     def run(program: str) -> str:
         program = program.replace("ws://127.0.0.1:8080/ws", dev_server.ws_url)

@@ -31,7 +31,13 @@ LAYERS: list[tuple[str, int | str]] = [
 BESIDE = {
     "client": set(),
     "publisher": set(),
-    "pushctl": {"pushserver.config", "pushserver.settings", "pushserver.client", "pushserver.publisher"},
+    "pushctl": {
+        "pushserver.dev",
+        "pushserver.config",
+        "pushserver.settings",
+        "pushserver.client",
+        "pushserver.publisher",
+    },
 }
 
 #: What the pure layer may not touch: the reactor, clocks, chance, the machine.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import json
 import re
@@ -9,11 +10,15 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import pushserver
+from tests.harness import Server, start, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "pushserver" / "web" / "static" / "pushclient"
@@ -31,20 +36,13 @@ def program(name: str) -> str:
     return found
 
 
-def installed(name: str, version: str) -> bool:
-    manifest = NODE / "node_modules" / name / "package.json"
-    return manifest.exists() and json.loads(manifest.read_text())["version"] == version
-
-
 @pytest.fixture(scope="session")
 def node_modules() -> Path:
     """What tests/node/package.json names, installed once, also where several workers ask at the same time."""
-    wanted = json.loads((NODE / "package.json").read_text())["dependencies"]
     with (Path(tempfile.gettempdir()) / "pushserver-tests-node.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not all(installed(name, version) for name, version in wanted.items()):
-            done = run(program("npm"), "install", "--no-package-lock", "--no-audit", "--no-fund", cwd=NODE)
-            assert done.returncode == 0, done.stderr
+        done = run("bash", "tools/node.sh")
+        assert done.returncode == 0, done.stderr
     return NODE / "node_modules"
 
 
@@ -131,3 +129,220 @@ def test_every_option_is_documented_and_declared() -> None:
     for option in options:
         assert f"`{option}`" in guide, option
         assert f"  {option}?:" in declared, option
+
+
+class Stage:
+    """tests/js/stage.mjs in a process of its own: a browser, a proxy, a server for files, a crowd of clients."""
+
+    def __init__(self) -> None:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self._process = subprocess.Popen([program("node"), str(TESTS / "stage.mjs")], text=True, cwd=ROOT, **pipes)
+
+    def __call__(self, name: str, **options: Any) -> Any:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps({"do": name, **options}) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        assert line, f"the stage fell at {name}"
+        answer = json.loads(line)
+        assert "error" not in answer, answer["error"]
+        return answer["value"]
+
+    def end(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(15)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+@pytest.fixture
+def stage(node_modules: Path) -> Iterator[Stage]:
+    opened = Stage()
+    yield opened
+    opened.end()
+
+
+@pytest.fixture(scope="module")
+def react_page(unpacked: Path, node_modules: Path) -> Path:
+    """tests/js/page, built by Vite with the packed package."""
+    for name in ("react-dom", "scheduler"):
+        (unpacked / "node_modules" / name).symlink_to(node_modules / name)
+    for path in (TESTS / "page").iterdir():
+        shutil.copy(path, unpacked / path.name)
+    vite = str(node_modules / "vite" / "bin" / "vite.js")
+    done = run(program("node"), vite, "build", "--base", "./", "--outDir", "dist", cwd=unpacked)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return unpacked / "dist"
+
+
+CONFIG = """
+[server]
+allowed_origins = ["*"]
+[auth]
+leeway = "0s"
+refresh_grace = "0s"
+[heartbeat]
+interval = "1s"
+timeout = "1s"
+[tasks]
+min_interval = "50ms"
+[[namespaces]]
+name = "demo"
+subscribe = "authenticated"
+history_size = 50
+"""
+
+
+@pytest.mark.browser
+def test_a_react_page_through_every_interruption(
+    stage: Stage, react_page: Path, start_server: Callable[..., Server], tmp_path: Path
+) -> None:
+    """Two components share the hook; the state ends right each time, nothing is shown twice, no bar goes backwards."""
+    server = start_server(config=CONFIG)
+    place, port = server.place, server.port
+    secret, api_key = server.secret, server.api_key
+    proxy = stage("proxy", target=port)
+    page = stage("serve", folder=str(react_page))
+    stage("browser")
+    token = json.dumps(server.token("42"))
+    stage("open", url=f"http://127.0.0.1:{page}/?url=ws://127.0.0.1:{proxy}/ws", before=f"window.token ??= {token}")
+    stage("until", expression="seen.events.includes('connect')")
+
+    def post(path: str, **body: Any) -> None:
+        answer = server.api("POST", f"/api/{path}", body)
+        assert answer.status in (200, 201), answer
+
+    shown: list[str] = []
+
+    def news(percentage: int) -> None:
+        """One of each kind: a notice to the inbox, a message on a channel with history, a task's progress."""
+        shown.append(f"n{percentage}")
+        post("notify", userId="42", data={"level": "info", "title": f"n{percentage}", "message": "m"})
+        post("publish", channel="demo:room", data=percentage)
+        post("tasks/t1/progress", percentage=percentage)
+
+    def settled(percentage: int) -> None:
+        count = len(shown)
+        stage("until", expression=f"seen.notices.length >= {count} && seen.room.length >= {count}")
+        stage("until", expression=f"document.getElementById('t1').value === {percentage}")
+        assert stage("run", expression="client.getState().isConnected") is True
+
+    post("tasks", taskId="t1", userId="42", title="Render")
+    stage("until", expression="client.getPosition('demo:room') !== undefined")
+    news(10)
+    settled(10)
+
+    # The server is killed and started again.
+    server.kill()
+    stage("until", expression="document.getElementById('notices').dataset.live === 'false'")
+    server = start(place, config=CONFIG, port=port, secret=secret, api_key=api_key)
+    try:
+        news(20)
+        settled(20)
+
+        # The network is cut: connections end, new ones are refused.
+        stage("turn", mode="cut")
+        stage("until", expression="!client.getState().isConnected")
+        news(30)
+        stage("turn", mode="open")
+        settled(30)
+
+        # The network falls silent: no end, no error, nothing comes.
+        stage("turn", mode="stall")
+        news(40)
+        stage("until", expression="!client.getState().isConnected")
+        stage("turn", mode="open")
+        settled(40)
+
+        # The token expires, and for a while the application has no better one.
+        short = json.dumps(server.token("42", exp=int(time.time()) + 2))
+        stage("run", expression=f"window.token = {short}, client.reconnect().then(() => 0)")
+        stage("until", expression="/expired/i.test(client.getState().error)")
+        news(50)
+        stage("run", expression=f"window.token = {json.dumps(server.token('42'))}, 0")
+        settled(50)
+
+        # The laptop sleeps: timers stand still while the connection dies.
+        stage("freeze", frozen=True)
+        stage("turn", mode="cut")
+        news(60)
+        stage("turn", mode="open")
+        stage("freeze", frozen=False)
+        settled(60)
+
+        # One of the two components goes and comes back; the socket stays.
+        before = stage("run", expression="client.getState().connectionId")
+        stage("run", expression="showBars(false), 0")
+        stage("until", expression="!document.getElementById('t1')")
+        stage("run", expression="showBars(true), 0")
+        stage("until", expression="document.getElementById('t1') !== null")
+        assert stage("run", expression="client.getState().connectionId") == before
+
+        post("tasks/t1/complete", result=1)
+        stage("until", expression="client.getTaskStatus('t1') === 'completed'")
+        seen = stage("run", expression="seen")
+        assert seen["notices"] == shown
+        assert seen["room"] == [10, 20, 30, 40, 50, 60]
+        assert seen["bars"]["t1"] == sorted(set(seen["bars"]["t1"]))
+        assert seen["bars"]["t1"][-1] == 100
+        assert seen["statuses"]["t1"] == ["pending", "running", "completed"]
+        assert stage("run", expression="document.getElementById('notices').textContent") == " ".join(shown)
+        connections = server.api("GET", "/api/connections?userId=42").body["connections"]
+        assert [each["connectionId"] for each in connections] == [before]
+        (tmp_path / "page.png").write_bytes(base64.b64decode(stage("screenshot")))
+    finally:
+        server.stop()
+
+
+@pytest.mark.browser
+def test_a_react_page_over_the_shared_worker(
+    stage: Stage, react_page: Path, start_server: Callable[..., Server]
+) -> None:
+    """Also bundled by Vite: two tabs, one connection, both show what comes."""
+    server = start_server(config=CONFIG)
+    page = stage("serve", folder=str(react_page))
+    stage("browser")
+    before = f"window.token = {json.dumps(server.token('42'))}"
+    for _ in range(2):
+        stage("open", url=f"http://127.0.0.1:{page}/?shared&url={server.ws_url}", before=before)
+        stage("until", expression="seen.events.includes('connect')")
+    server.api("POST", "/api/notify", {"userId": "42", "data": {"level": "info", "title": "hello", "message": "m"}})
+    stage("until", expression="seen.notices.join() === 'hello'")
+    assert len(server.api("GET", "/api/connections?userId=42").body["connections"]) == 1
+
+
+@pytest.mark.browser
+def test_the_first_example_of_the_guide(stage: Stage, start_server: Callable[..., Server]) -> None:
+    """The page of docs/browser.md, on the server's own origin, as it stands there."""
+    server = start_server(config=CONFIG.replace('subscribe = "auth', 'publish = "authenticated"\nsubscribe = "auth'))
+    found = re.search(r'<script type="module">\n(.*?)</script>', (ROOT / "docs" / "browser.md").read_text(), re.DOTALL)
+    assert found is not None
+    stage("browser")
+    own = f"window.fetch = async () => new Response({json.dumps(server.token('42'))}); window.alert = (t) => (told = t)"
+    stage("open", url=f"{server.url}/healthz", before=own)
+    script = f"Object.assign(document.createElement('script'), {{type: 'module', textContent: {json.dumps(found[1])}}})"
+    stage("run", expression=f"document.documentElement.append({script})")
+    stage("until", expression="document.title === 'live'")
+    server.api("POST", "/api/notify", {"userId": "42", "data": {"level": "info", "title": "hello", "message": "m"}})
+    stage("until", expression="window.told === 'hello'")
+
+
+def test_five_hundred_clients_come_back_without_a_storm(stage: Stage, start_server: Callable[..., Server]) -> None:
+    """With the default windows, over real sockets: no second holds more than 15 % of the returns."""
+    config = "[rate_limits]\nconnects_per_second = 0\n[server]\nmax_connections_per_user = 1000\n"
+    server = start_server(config=config)
+    tokens = [server.token(f"u{number}") for number in range(500)]
+    stage("crowd", url=server.ws_url, tokens=tokens)
+    server.kill()
+    again = start(server.place, config=config, port=server.port, secret=server.secret, api_key=server.api_key)
+    try:
+        wait_until(lambda: len(stage("returns")) == len(tokens), deadline=60, describe="all clients are back")
+        returns = sorted(stage("returns"))
+        most = max(sum(1 for at in returns if first <= at < first + 1000) for first in returns)
+        assert most <= 0.15 * len(tokens), f"{most} of {len(tokens)} came back within one second"
+    finally:
+        again.stop()

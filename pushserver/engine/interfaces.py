@@ -26,7 +26,7 @@ from pushserver.progress import TaskState
 from pushserver.publication import Publication
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from twisted.internet.defer import Deferred
 
@@ -316,6 +316,15 @@ class IRevocations(Interface):
 
     def revoked(credentials: Sequence[Credential]) -> Deferred[list[bool]]:
         """For each credential whether it is revoked now."""
+
+
+class IIngest(Interface):
+    """Commands that other programs leave: carried out in order, by one node at a time, at least once."""
+
+    def start(execute: Callable[[str, msgspec.Raw, Once], Awaitable[Any]]) -> None:
+        """From now on this node may be the one. ``execute`` carries out a command (method, params) under a `Once`
+        whose key is the command's own and whose fence is this node's lease. `errors.Unavailable` makes it wait and try
+        again; whatever else it raises counts, and after three times the command is given up."""
 
 
 def question_of(kind: str, body: Any) -> bytes:

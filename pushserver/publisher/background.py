@@ -33,6 +33,8 @@ _LAST_RETRY: Final = 30.0
 _HURRIED_RETRY: Final = 0.1
 #: Seconds between questions for a task's state, where publishing itself does not answer with it.
 _ASK_INTERVAL: Final = 2.0
+#: The most that a fork waits for the sender to be between two exchanges, in seconds.
+_FORK_WAIT: Final = 0.5
 
 _all: weakref.WeakSet[Background] = weakref.WeakSet()
 
@@ -61,6 +63,9 @@ class Background:
         self._dropped = 0
         self._refused_codes: set[str] = set()
         self._asked_at: dict[str, float] = {}
+        #: held while the thread is inside a transport, whose libraries have locks that a fork would copy as they are
+        self._sending = threading.Lock()
+        self._held_for_fork = False
 
     def put(
         self,
@@ -131,6 +136,15 @@ class Background:
         if not self._closed and not self.flush(self._exit_timeout):
             _log.warning("%d commands could not be sent to the push server before the end", self._outbox.pending)
 
+    def before_fork(self) -> None:
+        """Wait for a moment in which the thread is in none of the libraries; not long, the job comes first."""
+        self._held_for_fork = self._sending.acquire(timeout=_FORK_WAIT)
+
+    def after_fork_in_parent(self) -> None:
+        if self._held_for_fork:
+            self._held_for_fork = False
+            self._sending.release()
+
     def after_fork(self) -> None:
         transport = self._transport
         if transport is not None:
@@ -154,6 +168,7 @@ class Background:
                 self._step()
             except Exception:
                 _log.exception("sending to the push server failed unexpectedly")
+                self._retry_at = time.monotonic() + _FIRST_RETRY
 
     def _wait(self) -> bool:
         """Sleep until something is due; False when it is time to end."""
@@ -184,10 +199,14 @@ class Background:
         except PublishUnavailable as error:
             self._went_away(entries, error)
             return False
-        except Exception as error:
+        except (PublishRefused, TypeError, ValueError, RecursionError) as error:
             # Refused as a whole: a wrong key concerns all, something too large or not to be encoded only one.
             alone = len(entries) > 1 and not (isinstance(error, PublishRefused) and error.code != "MESSAGE_TOO_LARGE")
             replies = [self._send_alone(entry.command) if alone else error for entry in entries]
+        except Exception as error:
+            # A fault of this process and not of what is sent (no file descriptors left, say): it may pass.
+            self._went_away(entries, error)
+            return False
         again = [entry for entry, reply in zip(entries, replies, strict=True) if _passing(reply)]
         for entry, reply in zip(entries, replies, strict=True):
             if not _passing(reply):
@@ -203,9 +222,10 @@ class Background:
         return not again
 
     def _send(self, commands: list[Command]) -> list[Any]:
-        if self._transport is None:
-            self._transport = self._make_transport()
-        return self._transport.batch(commands)
+        with self._sending:
+            if self._transport is None:
+                self._transport = self._make_transport()
+            return self._transport.batch(commands)
 
     def _send_alone(self, command: Command) -> Any:
         """One that may spoil a batch (too large, not to be encoded) must not take the others with it."""
@@ -278,6 +298,16 @@ def _passing(reply: Any) -> bool:
     return isinstance(reply, PublishError) and reply.code in PASSING
 
 
+def _before_fork() -> None:
+    for background in list(_all):
+        background.before_fork()
+
+
+def _after_fork_in_parent() -> None:
+    for background in list(_all):
+        background.after_fork_in_parent()
+
+
 def _after_fork() -> None:
     for background in list(_all):
         background.after_fork()
@@ -305,4 +335,4 @@ def _at_process_exit() -> None:
 
 atexit.register(_flush_all)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork)

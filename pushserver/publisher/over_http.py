@@ -9,6 +9,10 @@ from urllib.parse import quote
 import msgspec
 
 try:
+    # httpx imports these at the first request, in the background thread; a fork in the middle of that would leave the
+    # child with half a module for ever.
+    import certifi  # noqa: F401
+    import httpcore  # noqa: F401
     import httpx
 except ImportError as error:  # pragma: no cover - an installation without the extra
     raise ImportError("publishing over HTTP needs httpx: pip install pushserver[publisher]") from error

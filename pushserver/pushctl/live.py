@@ -57,13 +57,16 @@ def listen(place: Place, channels: tuple[str, ...], count: int | None) -> None:
             if left[0] == 0:
                 stop()
 
-    def refused(failure: Failure, name: str) -> None:
-        stop(f"{name}: {failure.getErrorMessage()}")
+    def ended(failure: Failure) -> None:
+        # A subscription that was refused, or a connection that will not come back.
+        stop(failure.getErrorMessage())
 
     def begin() -> None:
         for name in channels:
-            service.subscribe(name, hear).ready().addErrback(refused, name)
-        service.when_connected().addErrback(lambda failure: stop(failure.getErrorMessage()))
+            reading = service.subscribe(name, hear)
+            reading.ready().addErrback(ended)
+            reading.done.addErrback(ended)
+        service.when_connected().addErrback(ended)
         service.startService()
 
     reactor.callWhenRunning(begin)  # type: ignore[attr-defined]

@@ -154,8 +154,11 @@ class Asset(Resource):
 
     isLeaf = True
 
-    def __init__(self, *path: str, substitute: Callable[[], Mapping[str, str]] | None = None) -> None:
+    def __init__(
+        self, *path: str, substitute: Callable[[], Mapping[str, str]] | None = None, public: bool = False
+    ) -> None:
         super().__init__()
+        self._public = public
         node = files("pushserver.web").joinpath("static", *path)
         self._octets = node.read_bytes()
         self._type = _TYPES.get("." + path[-1].rpartition(".")[2], "application/octet-stream")
@@ -166,6 +169,9 @@ class Asset(Resource):
         request.setHeader("content-security-policy", CONTENT_SECURITY_POLICY)
         request.setHeader("x-content-type-options", "nosniff")
         request.setHeader("referrer-policy", "no-referrer")
+        if self._public:
+            # Pages of other origins import the browser client from here; it says nothing of this server.
+            request.setHeader("access-control-allow-origin", "*")
         request.setHeader("cache-control", "no-cache" if self._substitute is None else "no-store")
         octets = self._octets
         if self._substitute is not None:
@@ -177,10 +183,11 @@ class Asset(Resource):
 class Folder(Resource):
     """A folder of the package's static files."""
 
-    def __init__(self, *path: str) -> None:
+    def __init__(self, *path: str, public: bool = False) -> None:
         super().__init__()
         for entry in files("pushserver.web").joinpath("static", *path).iterdir():
-            child = Folder(*path, entry.name) if entry.is_dir() else Asset(*path, entry.name)
+            kind = Folder if entry.is_dir() else Asset
+            child = kind(*path, entry.name, public=public)
             self.putChild(entry.name.encode(), child)
 
     def render_GET(self, request: Request) -> Any:

@@ -37,6 +37,9 @@ CLIENT_WINDOW: Final = 12
 #: A connection id is this many random bytes.
 ID_BYTES: Final = 12
 
+#: Frames of one message: pieces cost more than what is in them, and empty ones would never add up to too large.
+MAX_FRAGMENTS: Final = 4_096
+
 _BEARER: Final = "bearer."
 
 
@@ -80,6 +83,8 @@ class WebSocketDoor(WebSocketServerProtocol):  # type: ignore[misc]
     log = _Quiet()
 
     _log = Logger()
+
+    _fragments = 0
 
     connection: Connection | None = None
     _conversation: Conversation | None = None
@@ -142,6 +147,24 @@ class WebSocketDoor(WebSocketServerProtocol):  # type: ignore[misc]
             connection.heard_at = self._house.now()
             connection.pinged_at = 0
         self._dataReceived(data)
+
+    def onMessageBegin(self, isBinary: bool) -> None:
+        super().onMessageBegin(isBinary)
+        if self._fragments:
+            self._fragments = 0
+
+    def onMessageFrameEnd(self) -> None:
+        super().onMessageFrameEnd()
+        if not self.current_frame.fin:
+            self._fragments += 1
+            if self._fragments >= MAX_FRAGMENTS and not self.failedByMe:
+                self._max_message_size_exceeded(self._fragments, MAX_FRAGMENTS, "a message in too many fragments")
+
+    def onPing(self, payload: bytes) -> None:
+        # A client that does not read gets no pongs either: they would wait here without bound. The latest ping alone
+        # needs an answer (RFC 6455 section 5.5.3), and it is the one after which the client reads.
+        if self._outbox is not None and not self._outbox.stalled and self.state == self.STATE_OPEN:
+            self.sendPong(payload)
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         connection, conversation = self.connection, self._conversation

@@ -219,6 +219,7 @@ SERVER_PUSHES: Final = frozenset(
         "inbox_overflow",
         "resync",
         "going_away",
+        "closed",
     }
 )
 #: Pushes with a defined shape that the server side (API, ingest, Redis, console) may send, and clients may not.

@@ -27,6 +27,7 @@ from pushserver.client import (
     SubscriptionEnded,
 )
 from tests.client.fake_server import FakeServer
+from tests.publisher.fake_api import child_environment
 
 #: Quick returns, so that a test of a reconnection takes no sixteen seconds.
 QUICK = Options(backoff=Backoff(first=40, cap=200, alone=20))
@@ -362,11 +363,11 @@ assert not {"twisted", "websockets", "httpx", "redis", "tqdm"} & set(sys.modules
 from pushserver.client import Client
 assert "twisted" not in sys.modules and "autobahn" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, env=child_environment())
     code = """
 import sys
 from pushserver.client import ClientService
 assert "websockets" not in sys.modules
 assert "twisted.internet.reactor" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, env=child_environment())

@@ -832,3 +832,15 @@ def test_a_channel_with_history_is_read_once_and_in_order_whatever_happens(event
         got += shell.read(feed)
         serve()
     assert got == list(range(1, published + 1))
+
+
+def test_what_another_user_had_waiting_is_not_handed_on() -> None:
+    shell = Shell().start(tasks=[state(1)], **inbox(1))
+    mine, every = shell.core.open_inbox(), shell.core.open_tasks()
+    shell.push("user:42", "private", 1)
+    shell.lose()
+    shell.come_back(userId="7", inbox={"offset": 0, "epoch": "x", "acked": 0, "pending": 0})
+    assert shell.read(mine) == []
+    assert versions(shell, every) == []
+    shell.push("user:7", "for seven", 1, "x")
+    assert shell.read(mine) == ["for seven"]

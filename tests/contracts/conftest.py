@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_twisted
 
-from . import embedded_backend
+from . import embedded_backend, redis_backend
 from .nodes import BACKENDS, Nodes
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BACKENDS["embedded"] = embedded_backend.EmbeddedBackend
+BACKENDS["redis"] = redis_backend.RedisBackend
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

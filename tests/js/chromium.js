@@ -21,6 +21,8 @@ export class Chromium {
     const options = ['--headless=new', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--no-first-run',
       '--remote-debugging-port=0', `--user-data-dir=${browser.#profile}`, 'about:blank'];
     browser.#process = spawn('chromium', options, { stdio: ['ignore', 'ignore', 'pipe'] });
+    // Also where the test dies on its way: no browser outlives it.
+    process.once('exit', () => browser.#process.kill('SIGKILL'));
     const address = await new Promise((resolve, reject) => {
       browser.#process.on('error', reject);
       browser.#process.on('exit', (code) => reject(new Error(`chromium ended with ${code}`)));
@@ -47,7 +49,8 @@ export class Chromium {
     return new Promise((resolve, reject) => this.#waiting.set(id, { resolve, reject }));
   }
 
-  async open(url) {
+  /** A new tab at `url`; `before` runs in it ahead of the page's own scripts. */
+  async open(url, before) {
     const { targetId } = await this.call('Target.createTarget', { url: 'about:blank' });
     const { sessionId } = await this.call('Target.attachToTarget', { targetId, flatten: true });
     const tab = {
@@ -71,6 +74,7 @@ export class Chromium {
       },
     };
     await tab.call('Page.enable');
+    if (before) await tab.call('Page.addScriptToEvaluateOnNewDocument', { source: before });
     await tab.call('Page.navigate', { url });
     await tab.until('document.readyState === "complete" && location.href !== "about:blank"');
     return tab;

@@ -39,7 +39,10 @@ async function tabs(context, count, options = {}) {
 
 test('three tabs, one connection, one sign-in', async (context) => {
   const { server, clients } = await tabs(context, 3);
-  await Promise.all(clients.map((client) => client.connect()));
+  const heard = [0, 0, 0];
+  clients.forEach((client, index) => client.on('connect', () => (heard[index] += 1)));
+  for (const client of clients) await client.connect();
+  await until(() => heard.every((each) => each === 1), 'each tab hears connect once');
   assert.equal(server.handshakes, 1);
   assert.equal(server.of('auth').length, 1);
   for (const client of clients) {

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
-from tests.publisher.fake_api import KEY, FakeApi
-
-ROOT = Path(__file__).parents[2]
+from tests.publisher.fake_api import KEY, ROOT, FakeApi, child_environment
 
 
 def test_the_example_shows_its_progress(api: FakeApi, tmp_path: Path) -> None:
-    environment = os.environ | {"PUSHSERVER_URL": api.url, "PUSHSERVER_API_KEY": KEY, "EXAMPLE_SPOOL": str(tmp_path)}
+    environment = child_environment(PUSHSERVER_URL=api.url, PUSHSERVER_API_KEY=KEY, EXAMPLE_SPOOL=str(tmp_path))
     # A process for each task: what the last moment of a process holds must arrive too.
     options = [
         "--concurrency=2",

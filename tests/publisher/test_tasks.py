@@ -11,7 +11,7 @@ import time
 import pytest
 
 from pushserver.publisher import Publisher, TaskCancelled
-from tests.publisher.fake_api import KEY, FakeApi
+from tests.publisher.fake_api import KEY, FakeApi, child_environment
 
 
 def test_leaving_completes_and_what_was_said_last_arrives(api: FakeApi, publisher: Publisher) -> None:
@@ -227,7 +227,9 @@ def test_progress_costs_the_loop_nearly_nothing(api: FakeApi, publisher: Publish
 
 def _script(api: FakeApi, body: str) -> subprocess.CompletedProcess[str]:
     code = f"from pushserver.publisher import Publisher\npublisher = Publisher({api.url!r}, api_key={KEY!r})\n{body}"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    command = [sys.executable, "-c", code]
+    environment = child_environment()
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
 
 
 def test_a_script_that_ends_at_once_loses_nothing(api: FakeApi) -> None:
@@ -264,7 +266,7 @@ if child == 0:
 raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """,
     )
-    assert ended.returncode == 0, ended.stderr
+    assert (ended.returncode, ended.stderr) == (0, "")
     assert sorted(state["userId"] for state in api.tasks.values()) == ["1", "2"]
     assert {state["status"] for state in api.tasks.values()} == {"completed"}
     assert api.methods().count("task.create") == 2
@@ -283,7 +285,7 @@ for child in children: child.start()
 for child in children: child.join()
 """,
     )
-    assert ended.returncode == 0, ended.stderr
+    assert (ended.returncode, ended.stderr) == (0, "")
     assert sorted(state["userId"] for state in api.tasks.values()) == ["1", "2"]
     assert {state["status"] for state in api.tasks.values()} == {"completed"}
 

@@ -1413,6 +1413,11 @@ function openEventStream({ fetch }, url, channels, token, events) {
         else if (line === '' && data.length > 0) {
           const text = data.join('\n');
           data = [];
+          // A stream has no close code of its own: the server says it as a last message.
+          if (text.startsWith('{"type":"closed",')) {
+            const { code, reason } = JSON.parse(text).data;
+            return void closed(code, reason);
+          }
           if (open) events.message(text);
         }
       }

@@ -7,7 +7,7 @@
  *
  * Where a browser has no SharedWorker the tab gets a connection of its own.
  */
-import { ClientBase, PushClient, PushError } from './index.js';
+import { ClientBase, DEFAULTS, PushClient, PushError } from './index.js';
 
 const quiet = (promise) => (promise.catch(() => {}), promise);
 
@@ -22,7 +22,8 @@ export class SharedClient extends ClientBase {
   #connected = null;
   #release = null;
 
-  constructor({ token, open, ...options }) {
+  /** `options` travel to the worker; `open(options)` opens a port to it. */
+  constructor(options, { token, open }) {
     super();
     this.#token = token;
     this.#options = options;
@@ -220,12 +221,12 @@ function revived(value) {
 }
 
 /** Opens the worker and holds a lock for as long as this page lives: the worker gets it the moment the page is gone. */
-function openWorker({ url = '/ws', session = '', workerUrl }) {
-  const name = `pushclient ${url} ${session}`;
+function openWorker({ url, session }, workerUrl) {
+  // The address and the options stand here literally: bundlers look for them.
   const worker = workerUrl
-    ? new SharedWorker(workerUrl, { type: 'module', name })
-    : new SharedWorker(new URL('./worker.js', import.meta.url), { type: 'module', name });
-  const lock = `${name} ${Math.random().toString(36).slice(2)}`;
+    ? new SharedWorker(workerUrl, { type: 'module', name: 'pushclient' })
+    : new SharedWorker(new URL('./worker.js', import.meta.url), { type: 'module', name: 'pushclient' });
+  const lock = `pushclient ${url} ${session} ${Math.random().toString(36).slice(2)}`;
   const { port } = worker;
   const { locks } = globalThis.navigator;
   let release = () => {};
@@ -263,10 +264,12 @@ function openWorker({ url = '/ws', session = '', workerUrl }) {
  * not shared, but for `token`, which is asked of a living tab when needed.
  */
 export function createSharedClient(options = {}) {
-  if (options.open === undefined && typeof globalThis.SharedWorker !== 'function') return new PushClient(options);
-  const { environment, url, ...rest } = options;
-  const absolute = new URL(url ?? '/ws', globalThis.location?.href).href;
-  return new SharedClient({ open: openWorker, ...rest, url: absolute });
+  const { open, workerUrl, session = '', token, url = '/ws' } = options;
+  if (open === undefined && typeof globalThis.SharedWorker !== 'function') return new PushClient(options);
+  const given = Object.entries(options).filter(([key, value]) => key in DEFAULTS && value !== undefined);
+  const absolute = new URL(url, globalThis.location?.href).href;
+  const shareable = { ...Object.fromEntries(given), token: undefined, url: absolute, session };
+  return new SharedClient(shareable, { token, open: open ?? ((each) => openWorker(each, workerUrl)) });
 }
 
 export default createSharedClient;

@@ -3,5 +3,5 @@ import { ClientBase, ClientOptions } from './index.js';
 /** All tabs and their one client. */
 export class Exchange {
   constructor(create?: (options: ClientOptions) => ClientBase);
-  accept(port: unknown): void;
+  accept(port: unknown, first?: object): void;
 }

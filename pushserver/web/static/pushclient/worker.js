@@ -48,11 +48,12 @@ export class Exchange {
     this.#create = create;
   }
 
-  /** Takes a tab's port. */
-  accept(port) {
+  /** Takes a tab's port, and its first message where that was read already. */
+  accept(port, first) {
     const tab = { port, channels: new Map() };
     port.onmessage = ({ data }) => this.#receive(tab, data);
     port.start?.();
+    if (first) this.#receive(tab, first);
   }
 
   #receive(tab, message) {
@@ -83,7 +84,13 @@ export class Exchange {
     tab.hasToken = token;
     if (this.#client === null) this.#begin(options, token);
     if (connect) this.#client.connect();
-    tab.port.postMessage(difference(this.#client.getState(), {}));
+    const state = this.#client.getState();
+    tab.port.postMessage(difference(state, {}));
+    if (state.isConnected) {
+      // For this tab the connection begins now.
+      const { connectionId, userId, transport } = state;
+      tab.port.postMessage({ is: 'event', type: 'connect', value: { connectionId, userId, transport } });
+    }
     if (lock) globalThis.navigator.locks.request(lock, () => this.#gone(tab));
   }
 
@@ -165,6 +172,13 @@ export class Exchange {
 }
 
 if (typeof SharedWorkerGlobalScope !== 'undefined') {
-  const exchange = new Exchange();
-  globalThis.onconnect = ({ ports }) => exchange.accept(ports[0]);
+  /** One for each server and session of this origin. */
+  const exchanges = new Map();
+  globalThis.onconnect = ({ ports: [port] }) => {
+    port.onmessage = ({ data }) => {
+      const key = `${data.options.url} ${data.options.session}`;
+      if (!exchanges.has(key)) exchanges.set(key, new Exchange());
+      exchanges.get(key).accept(port, data);
+    };
+  };
 }

@@ -1,0 +1,355 @@
+"""One connection to Redis: commands in a pipeline with time limits, and a new connection whenever it was lost.
+
+    route() -> connect -> AUTH, SELECT, INFO, (ROLE) -> prepare -> ready ... lost -> pause -> route() ...
+
+While there is no connection `Connection.call` fails at once: nothing is queued for a server that is away. The protocol
+is txredisapi's with its hiredis parser; only how replies find their commands is our own, since its queue has neither
+bounds nor deadlines per command.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+import hiredis
+import txredisapi
+from service_identity import CertificateError, VerificationError
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+
+from pushserver.errors import ConfigError, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from twisted.internet.interfaces import IStreamClientEndpoint
+    from twisted.python.failure import Failure
+
+    from .settings import Address
+
+#: So many commands may wait for their replies on one connection; beyond it they fail at once.
+MAX_PENDING: Final = 10_000
+#: So many bytes of commands may wait for their replies; a single larger one is let through.
+MAX_PENDING_BYTES: Final = 64 * 1024 * 1024
+#: The pause before a new attempt, s: doubled with each failure in a row, between these two, and then 50 to 100 % of it.
+_FIRST_PAUSE: Final = 0.05
+_LONGEST_PAUSE: Final = 3.0
+#: A connection that lasted so long, s, counts as a success.
+_LASTED: Final = 5.0
+#: What the scripts and commands in use need.
+_OLDEST: Final = (6, 2)
+
+_LOST: Final = "the connection was lost"
+
+Refusal = txredisapi.ResponseError
+
+
+class Misconfigured(Exception):
+    """Redis is there, and will never serve us as we are configured."""
+
+
+class CommandProtocol(txredisapi.RedisProtocol):  # type: ignore[misc]
+    """Replies in the order of their commands; the oldest unanswered one ends the connection when it is too old."""
+
+    def __init__(self, clock: Any) -> None:
+        super().__init__(charset=None, convertNumbers=False)
+        self._clock = clock
+        self._pending: deque[tuple[Deferred[Any], float, int]] = deque()
+        self._octets = 0
+        self._alarm: Any = None
+        self.lost: Deferred[None] = Deferred()
+        self.reason = _LOST
+        #: why its certificate is not to be trusted
+        self.distrust = ""
+
+    def connectionMade(self) -> None:
+        # txredisapi's own would authenticate and select with no time limit; `Connection` does that.
+        self.connected = 1
+        transport = self.transport
+        if hasattr(transport, "setTcpNoDelay"):
+            transport.setTcpNoDelay(True)
+
+    def tryConvertData(self, data: Any) -> Any:
+        return data
+
+    def handleTransactionData(self, reply: Any) -> Any:
+        return reply
+
+    @property
+    def waiting(self) -> int:
+        return len(self._pending)
+
+    def send(self, timeout: float, *parts: Any) -> Deferred[Any]:
+        """Sends a command; fails with `Refusal` as Redis answers, or with `Unavailable` where it did not in time."""
+        if not self.connected:
+            return fail(Unavailable("Redis is away"))
+        octets = hiredis.pack_command(parts)
+        if self._pending and (len(self._pending) >= MAX_PENDING or self._octets + len(octets) > MAX_PENDING_BYTES):
+            return fail(Unavailable("too much waits for Redis"))
+        answer: Deferred[Any] = Deferred()
+        self._octets += len(octets)
+        self._pending.append((answer, self._clock.seconds() + timeout, len(octets)))
+        if self._alarm is None:
+            self._alarm = self._clock.callLater(timeout, self._look)
+        self.transport.write(octets)
+        return answer
+
+    def replyReceived(self, reply: Any) -> None:
+        if not self._pending:
+            # Redis says why before it closes, as in "max number of clients reached".
+            if isinstance(reply, Exception):
+                self.reason = str(reply)
+            self.transport.abortConnection()
+            return
+        answer, _, size = self._pending.popleft()
+        self._octets -= size
+        if isinstance(reply, Exception):
+            answer.errback(reply)
+        else:
+            answer.callback(reply)
+
+    def _look(self) -> None:
+        self._alarm = None
+        if not self._pending:
+            return
+        left = self._pending[0][1] - self._clock.seconds()
+        if left > 0:
+            self._alarm = self._clock.callLater(left, self._look)
+        else:
+            self.abort("Redis did not answer in time")
+
+    def abort(self, reason: str) -> None:
+        """Ends the connection now; what waits fails."""
+        self.reason = reason
+        self.connected = 0
+        self.transport.abortConnection()
+
+    def connectionLost(self, why: Failure) -> None:
+        self.connected = 0
+        problem = why.value
+        if self.reason is _LOST and problem is not None and not isinstance(problem, ConnectionDone | ConnectionLost):
+            self.reason = _text_of(problem)
+            if "certificate" in self.reason or isinstance(problem, VerificationError | CertificateError):
+                self.distrust = self.reason
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        pending, self._pending = self._pending, deque()
+        for answer, _, _ in pending:
+            answer.errback(Unavailable(self.reason))
+        lost, self.lost = self.lost, succeed(None)
+        lost.callback(None)
+
+
+class Connection:
+    """A connection that comes back. ``name`` is what it is for, in logs and in Redis' list of clients."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        name: str,
+        address: Address,
+        route: Callable[[], Awaitable[IStreamClientEndpoint]],
+        *,
+        master: bool,
+        connect_timeout: int,
+        command_timeout: int,
+        build: Callable[[Any], CommandProtocol] = CommandProtocol,
+    ) -> None:
+        self._reactor = reactor
+        self._name = name
+        self._address = address
+        self._route = route
+        self._master = master
+        self._connect_timeout = connect_timeout / 1000
+        self.command_timeout = command_timeout / 1000
+        self._build = build
+        self._stopping = False
+        self._pause: Deferred[None] | None = None
+        self._attempt: Deferred[Any] | None = None
+        self._running: Deferred[None] | None = None
+        self._first: list[Deferred[None]] = []
+        self._protocol: CommandProtocol | None = None
+        #: the process that it talks to, as Redis calls itself
+        self.run_id = ""
+        #: when it was connected, s of the reactor's time
+        self.connected_at = 0.0
+        #: why there is no connection; None while there is one
+        self.trouble: str | None = "not connected yet"
+        self.attempts = 0
+        self.interruptions = 0
+        #: what has to be done on a new connection before it counts as ready
+        self.prepare: Callable[[CommandProtocol], Awaitable[None]] | None = None
+        self.ready: Callable[[], None] = lambda: None
+        self.interrupted: Callable[[], None] = lambda: None
+
+    @property
+    def protocol(self) -> CommandProtocol | None:
+        """The protocol of a connection that is ready."""
+        return self._protocol
+
+    @property
+    def waiting(self) -> int:
+        return self._protocol.waiting if self._protocol is not None else 0
+
+    def start(self) -> Deferred[None]:
+        """Connects, and goes on doing so. Answers after the first attempt; only `Misconfigured` is a failure."""
+        first: Deferred[None] = Deferred()
+        self._first.append(first)
+        self._running = Deferred.fromCoroutine(self._run())
+        self._running.addErrback(
+            lambda failure: self._log.failure("The connection {name} ended", failure, name=self._name)
+        )
+        return first
+
+    async def stop(self) -> None:
+        self._stopping = True
+        self.trouble = "the engine is stopped"
+        if self._pause is not None:
+            self._pause.cancel()
+        if self._attempt is not None:
+            self._attempt.cancel()
+        if self._protocol is not None:
+            self._protocol.abort("the engine is stopped")
+        if self._running is not None:
+            await self._running
+
+    def drop(self, reason: str) -> None:
+        """Ends the connection that stands, for a new one."""
+        if self._protocol is not None:
+            self._log.warn("Leaving the connection {name} to Redis: {reason}", name=self._name, reason=reason)
+            self._protocol.abort(reason)
+
+    def call(self, *parts: Any, timeout: float | None = None) -> Deferred[Any]:
+        """Sends a command. ``timeout`` in s, where it is not the usual one."""
+        if self._protocol is None:
+            return fail(Unavailable(f"Redis is away: {self.trouble}"))
+        return self._protocol.send(self.command_timeout if timeout is None else timeout, *parts)
+
+    def _answer_first(self, result: Any) -> None:
+        waiting, self._first = self._first, []
+        for first in waiting:
+            first.errback(result) if isinstance(result, Exception) else first.callback(None)
+
+    async def _run(self) -> None:
+        failures = 0
+        while not self._stopping:
+            self.attempts += 1
+            protocol: CommandProtocol | None = None
+            lasted = 0.0
+            try:
+                protocol = await self._connect()
+                if self.prepare is not None:
+                    await self.prepare(protocol)
+            except Exception as error:
+                self._failed(error, failures)
+                if protocol is not None:
+                    protocol.abort(str(error))
+                    await protocol.lost
+            else:
+                lasted = await self._stay(protocol)
+            if self._stopping:
+                break
+            failures = 0 if lasted >= _LASTED else failures + 1
+            longest = min(_FIRST_PAUSE * 2 ** min(failures, 16), _LONGEST_PAUSE)
+            await self._wait(longest * random.uniform(0.5, 1))
+        self._answer_first(None)
+
+    async def _stay(self, protocol: CommandProtocol) -> float:
+        """Serves until the connection is lost; answers how long it lasted, s."""
+        if not protocol.connected or self._stopping:
+            protocol.abort("the engine is stopped")
+            await protocol.lost
+            return 0
+        began = self.connected_at = self._reactor.seconds()
+        self._protocol, self.trouble = protocol, None
+        self._answer_first(None)
+        self.ready()
+        await protocol.lost
+        self._protocol = None
+        self.interruptions += 1
+        if not self._stopping:
+            self.trouble = protocol.reason
+            self._log.warn("Lost the connection {name} to Redis: {reason}", name=self._name, reason=protocol.reason)
+        self.interrupted()
+        return float(self._reactor.seconds() - began)
+
+    def _failed(self, error: Exception, failures: int) -> None:
+        if self._stopping:
+            return
+        text = str(error) or type(error).__name__
+        if failures == 0 or text != self.trouble:
+            self._log.warn("No connection {name} to Redis: {reason}", name=self._name, reason=text)
+        self.trouble = text
+        self._answer_first(error if isinstance(error, Misconfigured | ConfigError) else None)
+
+    async def _wait(self, seconds: float) -> None:
+        self._pause = Deferred()
+        call = self._reactor.callLater(seconds, self._pause.callback, None)
+        try:
+            await self._pause
+        except CancelledError:
+            call.cancel()
+        finally:
+            self._pause = None
+
+    async def _connect(self) -> CommandProtocol:
+        self._attempt = Deferred.fromCoroutine(self._open())
+        self._attempt.addTimeout(self._connect_timeout, self._reactor)
+        try:
+            protocol: CommandProtocol = await self._attempt
+            return protocol
+        finally:
+            self._attempt = None
+
+    async def _open(self) -> CommandProtocol:
+        endpoint = await self._route()
+        factory = Factory.forProtocol(lambda: self._build(self._reactor))
+        protocol: CommandProtocol = await endpoint.connect(factory)  # type: ignore[assignment]
+        try:
+            await self._greet(protocol)
+        except BaseException as error:
+            if protocol.distrust:
+                raise Misconfigured(f"Redis' certificate is not trusted: {protocol.distrust}") from None
+            # Also where the attempt took too long and was cancelled.
+            protocol.abort(str(error))
+            raise
+        return protocol
+
+    async def _greet(self, protocol: CommandProtocol) -> None:
+        address, limit = self._address, self._connect_timeout
+        try:
+            if address.password is not None:
+                await protocol.send(limit, "AUTH", *([address.username] if address.username else []), address.password)
+            if address.database:
+                await protocol.send(limit, "SELECT", address.database)
+            info = parse_info(await protocol.send(limit, "INFO", "server"))
+        except Refusal as error:
+            text = str(error)
+            if text.startswith(("WRONGPASS", "NOAUTH", "NOPERM")) or "DB index" in text or "AUTH" in text:
+                raise Misconfigured(f"Redis refused us: {text}") from None
+            raise Unavailable(text) from None
+        version = info.get("redis_version", "0.0")
+        if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
+            raise Misconfigured(f"Redis {version} is too old: 6.2 or newer is needed")
+        if self._master and (await protocol.send(limit, "ROLE"))[0] != b"master":
+            raise Unavailable("Redis is not the master")
+        self.run_id = info["run_id"]
+
+
+def _text_of(error: BaseException) -> str:
+    """OpenSSL's errors are lists of triples, of which the last part says something."""
+    reasons = error.args[0] if error.args and isinstance(error.args[0], list) else []
+    return ", ".join(each[-1] for each in reasons if each) or str(error) or type(error).__name__
+
+
+def parse_info(reply: bytes) -> dict[str, str]:
+    """The fields of an ``INFO`` reply."""
+    lines = (line.partition(":") for line in reply.decode("utf-8", "replace").splitlines() if not line.startswith("#"))
+    return {name: value for name, _, value in lines}

@@ -1,0 +1,324 @@
+"""How far this node has told its listener of each channel that it subscribed to, and how it notices what it missed.
+
+    Pub/Sub ---------> Feed.positioned --DELIVER--> listener
+    own answers -----> Feed.answered  --GAP--> (Pub/Sub brings it, or after a moment) catch up: read and deliver
+    position check --> Feed.compare   --EPOCH, or what lies between is gone--> resync
+
+A message with a position is told once, in order, whatever way it came. One without is told as it comes; what this node
+published itself is told when Redis has answered or when Pub/Sub brings it back, whichever is first.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from pushserver import errors
+from pushserver.positions import Position, Sequencer, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from pushserver.engine.interfaces import Listener
+    from pushserver.publication import Publication
+
+#: How long Pub/Sub has to bring what an answer or a look at the positions spoke of, s, before it is read instead.
+_UNDER_WAY: Final = 0.25
+#: So many messages are read at once to catch up.
+_PAGE: Final = 200
+
+
+class Between:
+    """What lies after a position: messages in order, the newest position, and whether nothing of it is gone."""
+
+    __slots__ = ("complete", "messages", "newest")
+
+    def __init__(self, messages: list[Publication], newest: Position, complete: bool) -> None:
+        self.messages = messages
+        self.newest = newest
+        self.complete = complete
+
+
+class Feed:
+    """One channel. ``wanted`` ends before the feed does: what comes meanwhile is not told, but followed."""
+
+    __slots__ = (
+        "_call",
+        "_catching",
+        "_held",
+        "_target",
+        "_waiting",
+        "channel",
+        "feeds",
+        "sequencer",
+        "waiters",
+        "wanted",
+    )
+
+    def __init__(self, feeds: Feeds, channel: str) -> None:
+        self.feeds = feeds
+        self.channel = channel
+        self.wanted = True
+        #: who waits for the subscription to be confirmed and the position to be known; None once they are
+        self.waiters: list[Deferred[None]] | None = []
+        self.sequencer: Sequencer | None = None
+        #: what came before the position was known
+        self._held: list[Publication] | None = []
+        self._target = 0
+        self._catching = False
+        self._call: Any = None
+        self._waiting: list[tuple[int, Deferred[None]]] = []
+
+    # -- messages -----------------------------------------------------------------------------------------------------
+
+    def plain(self, publication: Publication) -> None:
+        """A message without a position."""
+        if self.wanted:
+            self.feeds.listener.deliver(publication)
+
+    def positioned(self, publication: Publication) -> None:
+        """A message with a position, from Pub/Sub."""
+        if self._held is not None:
+            self._held.append(publication)
+            return
+        offset, epoch = publication.offset, publication.epoch
+        assert offset is not None
+        assert epoch is not None
+        if self.sequencer is None:
+            # There was no history when the channel was subscribed to, so this should be its first message.
+            self.sequencer = Sequencer(Position(0, epoch))
+        verdict = self.sequencer.receive(offset, epoch)
+        if verdict is Verdict.DELIVER:
+            self._deliver(publication)
+            self._moved()
+        elif verdict is not Verdict.REPEAT:
+            if self.wanted:
+                self._want(offset if verdict is Verdict.GAP else 0, 0 if self.feeds.ordered else _UNDER_WAY)
+            else:
+                self.sequencer.reset(Position(offset, epoch))
+
+    def answered(self, publication: Publication) -> None:
+        """A message with a position that this node wrote itself: told now where it is the next one."""
+        if self._held is not None or not self.wanted:
+            return
+        offset, epoch = publication.offset, publication.epoch
+        assert offset is not None
+        assert epoch is not None
+        if self.sequencer is None:
+            self.sequencer = Sequencer(Position(0, epoch))
+        verdict = self.sequencer.receive(offset, epoch)
+        if verdict is Verdict.DELIVER:
+            self._deliver(publication)
+            self._moved()
+        elif verdict is Verdict.GAP:
+            self._want(offset, _UNDER_WAY)
+        elif verdict is Verdict.EPOCH:
+            self._want(0, 0)
+
+    def _deliver(self, publication: Publication) -> None:
+        if self.wanted:
+            self.feeds.delivered += 1
+            self.feeds.listener.deliver(publication)
+
+    # -- positions ----------------------------------------------------------------------------------------------------
+
+    def begin(self, position: Position | None) -> None:
+        """The position at the moment of subscription; what came meanwhile follows."""
+        if position is not None:
+            self.sequencer = Sequencer(position)
+        held, self._held = self._held or [], None
+        waiters, self.waiters = self.waiters or [], None
+        for publication in held:
+            self.positioned(publication)
+        for each in waiters:
+            each.callback(None)
+
+    def end(self, reason: str) -> None:
+        """The subscription did not come about, or is over."""
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+        self._held = None
+        self.wanted = False
+        waiters, self.waiters = self.waiters or [], None
+        for each in waiters:
+            each.errback(errors.Unavailable(reason))
+        self._release(None)
+
+    def compare(self, newest: Position, patient: bool) -> None:
+        """The engine's word on the newest position. ``patient``: what is missing may still be under way."""
+        if self._held is not None or not self.wanted:
+            return
+        if self.sequencer is None:
+            if newest.offset == 0:
+                return
+            self.sequencer = Sequencer(Position(0, newest.epoch))
+        verdict = self.sequencer.compare(newest)
+        if verdict is not Verdict.REPEAT:
+            behind = verdict is Verdict.GAP
+            self._want(newest.offset if behind else 0, _UNDER_WAY if patient and behind else 0)
+
+    def reached(self, position: Position) -> Deferred[None] | None:
+        """Answers when the listener was told all up to there; None where it was. Never fails."""
+        if self._held is not None or not self.wanted:
+            return None
+        if self.sequencer is None:
+            # Also where nothing was written yet: the reader now holds a position of this epoch.
+            self.sequencer = Sequencer(Position(0, position.epoch))
+        verdict = self.sequencer.compare(position)
+        if verdict is Verdict.REPEAT:
+            return None
+        waiting: Deferred[None] = Deferred()
+        self._waiting.append((position.offset, waiting))
+        self._want(position.offset if verdict is Verdict.GAP else 0, _UNDER_WAY if verdict is Verdict.GAP else 0)
+        return waiting
+
+    def _moved(self) -> None:
+        if self._waiting:
+            assert self.sequencer is not None
+            self._release(self.sequencer.position.offset)
+
+    def _release(self, offset: int | None) -> None:
+        """Answers those who wait for this offset or less, or all."""
+        waiting, self._waiting = self._waiting, []
+        for wanted, each in waiting:
+            if offset is not None and wanted > offset:
+                self._waiting.append((wanted, each))
+            else:
+                each.callback(None)
+
+    # -- catching up --------------------------------------------------------------------------------------------------
+
+    def _want(self, offset: int, patience: float) -> None:
+        """There is something up to ``offset`` (0: in another epoch) that has not come."""
+        self._target = max(self._target, offset)
+        if self._catching:
+            return
+        if self._call is not None:
+            if patience:
+                return
+            self._call.cancel()
+        self._call = self.feeds.clock.callLater(patience, self._catch_up)
+
+    def _catch_up(self) -> None:
+        self._call = None
+        sequencer = self.sequencer
+        assert sequencer is not None
+        if self._target and sequencer.position.offset >= self._target:
+            self._target = 0
+            self._release(None)
+            return
+        self._catching = True
+
+        def done(_: Any) -> None:
+            self._catching = False
+            # Where it could not be read, the comparison after the interruption finds it again.
+            self._target = 0
+            self._release(None)
+
+        Deferred.fromCoroutine(self._read()).addErrback(self._unread).addBoth(done)
+
+    def _unread(self, failure: Any) -> None:
+        if not failure.check(errors.Unavailable):
+            self.feeds.log.failure("Catching up failed", failure)
+
+    async def _read(self) -> None:
+        sequencer = self.sequencer
+        assert sequencer is not None
+        self.feeds.gaps += 1
+        while self.wanted:
+            before = sequencer.position
+            between = await self.feeds.read(self.channel, before.offset, _PAGE)
+            newest = between.newest
+            if not self.wanted:
+                return
+            if newest.epoch != sequencer.position.epoch or not between.complete or newest.offset < self._target:
+                self._lose(newest)
+                return
+            if between.messages:
+                await self.feeds.secure()
+                if not self.wanted or sequencer.position.epoch != newest.epoch:
+                    return
+            for publication in between.messages:
+                if publication.offset is not None and sequencer.advance(publication.offset):
+                    self._deliver(publication)
+            if len(between.messages) < _PAGE:
+                # Offsets between may be gone without loss (replaced, or past their own time).
+                sequencer.advance(newest.offset)
+            self._moved()
+            if sequencer.position.offset >= max(newest.offset, self._target):
+                return
+
+    def _lose(self, newest: Position) -> None:
+        assert self.sequencer is not None
+        self.sequencer.reset(newest)
+        self.feeds.resyncs += 1
+        self.feeds.listener.resync(self.channel)
+
+
+class Feeds:
+    """Every channel of this node."""
+
+    log = Logger()
+
+    def __init__(self, clock: Any) -> None:
+        self.clock = clock
+        self.listener: Listener
+        self.read: Callable[[str, int, int], Awaitable[Between]]
+        #: answers when all that was read is as durable as it will be
+        self.secure: Callable[[], Awaitable[None]]
+        #: whether Pub/Sub brings a channel's messages in the order of their offsets
+        self.ordered = True
+        self.channels: dict[str, Feed] = {}
+        self.delivered = 0
+        self.gaps = 0
+        self.resyncs = 0
+        #: what this node published without a position and has neither an answer nor an echo of yet, and since when
+        self._own: dict[tuple[str, str], float] = {}
+
+    def wanted(self, channel: str) -> Feed | None:
+        feed = self.channels.get(channel)
+        return feed if feed is not None and feed.wanted else None
+
+    def answered(self, publication: Publication) -> Deferred[None] | None:
+        """A message with a position that this node wrote; what to wait for until the listener was told."""
+        feed = self.channels.get(publication.channel)
+        if feed is None:
+            return None
+        feed.answered(publication)
+        assert publication.offset is not None
+        assert publication.epoch is not None
+        return feed.reached(Position(publication.offset, publication.epoch))
+
+    async def reached(self, channel: str, position: Position) -> None:
+        """Waits until the listener was told all that the position covers, where the channel is subscribed to."""
+        feed = self.channels.get(channel)
+        waiting = feed.reached(position) if feed is not None else None
+        if waiting is not None:
+            await waiting
+
+    # -- own messages -------------------------------------------------------------------------------------------------
+
+    def sent(self, channel: str, tag: str) -> None:
+        """This node is about to publish something without a position."""
+        self._own[channel, tag] = self.clock.seconds()
+
+    def claim(self, channel: str, tag: str) -> bool:
+        """Whether it falls to the caller to tell of an own message: true once."""
+        return self._own.pop((channel, tag), None) is not None
+
+    def forget(self, age: float) -> None:
+        """Forgets own messages of which nothing was heard for so long, s."""
+        now = self.clock.seconds()
+        while self._own:
+            key = next(iter(self._own))
+            if now - self._own[key] < age:
+                break
+            del self._own[key]
+
+    def stop(self) -> None:
+        for feed in self.channels.values():
+            feed.end("the engine is stopped")
+        self.channels.clear()

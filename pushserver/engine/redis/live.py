@@ -1,0 +1,295 @@
+"""Live messages: what travels between nodes, and what other programs publish.
+
+A message of a node is one line that says what it is, and then JSON:
+
+    m <incarnation>.<number>      a publication without position
+    p <offset> <epoch>            a publication with its position
+    t <incarnation>.<number>      a task's event
+
+Another program's message is ``{"type"?, "data"}``; it becomes a publication without a position here.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.logger import Logger
+
+from pushserver import errors, publication
+from pushserver.engine.interfaces import TaskEvent
+from pushserver.positions import Position
+from pushserver.publication import Publication
+
+from .feeds import Feed, Feeds
+from .names import STATUS, TASK, USER, Names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from .server import Server
+    from .subscriber import Subscriber
+
+#: How many channels' positions are asked for in one command.
+_BATCH: Final = 200
+#: How long a history that has no message yet keeps its epoch, ms; being subscribed to keeps it alive.
+EMPTY_TTL: Final = 3600 * 1000
+
+_event: Final = msgspec.json.Decoder(TaskEvent)
+
+
+class _External(msgspec.Struct):
+    data: Any
+    type: str = "message"
+
+
+_external: Final = msgspec.json.Decoder(_External)
+
+
+class Live:
+    """This node's subscriptions, and the way of each message to the listener."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        server: Server,
+        subscriber: Subscriber,
+        names: Names,
+        accepts: Callable[[str], bool],
+        now: Callable[[], int],
+    ) -> None:
+        self._reactor = reactor
+        self._server = server
+        self._subscriber = subscriber
+        self._names = names
+        self._accepts = accepts
+        self._now = now
+        self.feeds = Feeds(reactor)
+        self.feeds.ordered = not server.waits
+        self._new: list[Feed] = []
+        self._starting: Any = None
+        self._origin = secrets.token_hex(4)
+        self._number = 0
+        self.dropped = 0
+        self.received = 0
+
+    # -- subscriptions ------------------------------------------------------------------------------------------------
+
+    async def subscribe(self, channel: str) -> None:
+        if not self._subscriber.hearing:
+            raise errors.Unavailable("Redis is away: nothing is heard")
+        feed = self.feeds.channels.get(channel)
+        begun = None
+        if feed is None:
+            feed = self.feeds.channels[channel] = Feed(self.feeds, channel)
+            heard = [self._subscriber.want(name) for name in (self._names.live(channel), self._names.pub(channel))]
+            begun = self._begin(feed, heard)
+        elif not feed.wanted:
+            feed.wanted = True
+            for name in (self._names.live(channel), self._names.pub(channel)):
+                self._subscriber.want(name).addErrback(lambda failure: None)
+        if feed.waiters is not None:
+            answer: Deferred[None] = Deferred()
+            feed.waiters.append(answer)
+            if begun is not None:
+                self._detach(begun)
+            await answer
+
+    async def _begin(self, feed: Feed, heard: list[Deferred[None]]) -> None:
+        results: list[tuple[bool, Any]] = await DeferredList(heard, consumeErrors=True)
+        for success, result in results:
+            if not success:
+                self._give_up(feed, str(result.value))
+                return
+        if self.feeds.channels.get(feed.channel) is feed:
+            self._new.append(feed)
+            if self._starting is None:
+                self._starting = self._reactor.callLater(0, self._start)
+
+    def _start(self) -> None:
+        """Asks for the positions of all channels whose subscription was confirmed in this turn."""
+        self._starting = None
+        new, self._new = self._new, []
+        self._detach(self._positions_of(new))
+
+    async def _positions_of(self, feeds: list[Feed]) -> None:
+        for start in range(0, len(feeds), _BATCH):
+            batch = feeds[start : start + _BATCH]
+            try:
+                positions = await self.positions([feed.channel for feed in batch])
+            except errors.Unavailable as error:
+                for feed in batch:
+                    self._give_up(feed, str(error))
+                continue
+            for feed, position in zip(batch, positions, strict=True):
+                if self.feeds.channels.get(feed.channel) is feed:
+                    feed.begin(position)
+
+    def _give_up(self, feed: Feed, reason: str) -> None:
+        if self.feeds.channels.get(feed.channel) is feed:
+            del self.feeds.channels[feed.channel]
+            self._leave(feed.channel)
+        feed.end(reason)
+
+    def unsubscribe(self, channel: str) -> None:
+        feed = self.feeds.channels.get(channel)
+        if feed is None or not feed.wanted:
+            return
+        if feed.waiters is not None:
+            self._give_up(feed, "the subscription was given up")
+            return
+        feed.wanted = False
+        self._leave(channel)
+
+    def _leave(self, channel: str) -> None:
+        self._subscriber.leave(self._names.live(channel))
+        self._subscriber.leave(self._names.pub(channel))
+
+    def left(self, name: str) -> None:
+        """The name is not heard any more."""
+        found = self._names.channel_of(name)
+        feed = self.feeds.channels.get(found[0]) if found is not None else None
+        if feed is not None and not feed.wanted:
+            del self.feeds.channels[feed.channel]
+            feed.end("the subscription is over")
+
+    def interrupted(self) -> None:
+        """The Pub/Sub connection was lost: what was about to begin or to end does not outlive that."""
+        for feed in [feed for feed in self.feeds.channels.values() if feed.waiters is not None]:
+            self._give_up(feed, "the Pub/Sub connection was lost")
+        for feed in [feed for feed in self.feeds.channels.values() if not feed.wanted]:
+            del self.feeds.channels[feed.channel]
+            feed.end("the subscription is over")
+
+    # -- positions ----------------------------------------------------------------------------------------------------
+
+    async def positions(self, channels: Sequence[str]) -> list[Position | None]:
+        """The newest position of each channel; None where it keeps nothing."""
+        kept = [channel for channel in channels if not channel.startswith((TASK, STATUS))]
+        found: dict[str, Position | None] = {}
+        if kept:
+            reply = await self._server.run_in_epoch(
+                "positions", [self._names.position(channel) for channel in kept], EMPTY_TTL
+            )
+            for at, channel in enumerate(kept):
+                epoch, offset = reply[2 * at], reply[2 * at + 1]
+                found[channel] = Position(int(offset), epoch.decode()) if epoch else None
+        return [found.get(channel) for channel in channels]
+
+    async def check(self, patient: bool) -> None:
+        """Compares the position of every channel with what its feed has told. ``patient``: as in `Feed.compare`."""
+        feeds = [feed for feed in self.feeds.channels.values() if feed.wanted and feed.waiters is None]
+        for start in range(0, len(feeds), _BATCH):
+            batch = feeds[start : start + _BATCH]
+            positions = await self.positions([feed.channel for feed in batch])
+            for feed, position in zip(batch, positions, strict=True):
+                if position is not None:
+                    feed.compare(position, patient)
+                elif feed.sequencer is not None and feed.sequencer.position.offset == 0:
+                    feed.sequencer = None
+                elif feed.sequencer is not None:
+                    # The channel's position is gone altogether: reading makes a new epoch, which the feed will see.
+                    feed.compare(Position(0, "-"), patient)
+
+    # -- what comes in ------------------------------------------------------------------------------------------------
+
+    def message(self, name: str, payload: bytes) -> None:
+        """A message from Pub/Sub."""
+        found = self._names.channel_of(name)
+        if found is None:
+            return
+        channel, external = found
+        feed = self.feeds.channels.get(channel)
+        if feed is None:
+            return
+        self.received += 1
+        try:
+            if external:
+                self._external(feed, payload)
+            else:
+                self._internal(feed, payload)
+        except (ValueError, IndexError, RecursionError) as error:
+            self.dropped += 1
+            self._log.debug("Dropped a message on {channel}: {reason}", channel=channel, reason=type(error).__name__)
+
+    def _internal(self, feed: Feed, payload: bytes) -> None:
+        head, _, body = payload.partition(b"\n")
+        kind, *words = head.decode().split(" ")
+        if kind == "p":
+            feed.positioned(publication.decode(body).positioned(int(words[0]), words[1]))
+            return
+        own = words[0].startswith(self._origin + ".")
+        if own and not self.feeds.claim(feed.channel, words[0]):
+            return
+        if kind == "m":
+            feed.plain(publication.decode(body))
+        elif feed.wanted:
+            self.feeds.listener.task_event(_event.decode(body), feed.channel.startswith(USER))
+
+    def _external(self, feed: Feed, payload: bytes) -> None:
+        message = _external.decode(payload)
+        if feed.channel.startswith((TASK, STATUS)) or not self._accepts(message.type):
+            raise ValueError("not for the server side to send")
+        feed.plain(
+            Publication(
+                type=message.type,
+                channel=feed.channel,
+                data=publication.body(message.data),
+                timestamp=self._now(),
+                message_id=secrets.token_hex(12),
+            )
+        )
+
+    # -- what this node writes ----------------------------------------------------------------------------------------
+
+    def tag(self, *channels: str) -> str:
+        """A mark for something without a position that this node is about to publish on these channels."""
+        self._number += 1
+        tag = f"{self._origin}.{self._number}"
+        for channel in channels:
+            self.feeds.sent(channel, tag)
+        return tag
+
+    def published(self, publication: Publication, tag: str, happened: bool) -> None:
+        """Redis answered a publication without a position; ``happened`` is false where it was a repeat."""
+        if self.feeds.claim(publication.channel, tag) and happened:
+            feed = self.feeds.channels.get(publication.channel)
+            if feed is not None:
+                feed.plain(publication)
+
+    def changed(self, event: TaskEvent, tag: str, channels: Sequence[str], happened: bool) -> None:
+        """Redis answered a task's change."""
+        for channel in channels:
+            if self.feeds.claim(channel, tag) and happened and self.feeds.wanted(channel) is not None:
+                self.feeds.listener.task_event(event, channel.startswith(USER))
+
+    async def kept(self, publication: Publication, body: bytes, position: Position) -> None:
+        """Redis keeps a publication at its position: answers when the listener was told, where it is subscribed.
+
+        Where replicas are waited for, they have it now, and only now the nodes are told.
+        """
+        if self._server.waits:
+            head = f"p {position.offset} {position.epoch}\n".encode()
+            try:
+                await self._server.call("PUBLISH", self._names.live(publication.channel), head + body)
+            except errors.Unavailable:
+                # It is kept and safe; a look at the positions finds it on every node.
+                pass
+        waiting = self.feeds.answered(publication.positioned(position.offset, position.epoch))
+        if waiting is not None:
+            await waiting
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        if self._starting is not None:
+            self._starting.cancel()
+            self._starting = None
+        self.feeds.stop()
+
+    def _detach(self, work: Any) -> None:
+        Deferred.fromCoroutine(work).addErrback(lambda failure: self._log.failure("A subscription went wrong", failure))

@@ -1,0 +1,25 @@
+-- A node's sign of life.
+-- KEYS: 1 nodes, 2 node, 3 ingest    ARGV: 1 incarnation, 2 lease in ms, 3 how long the node's keys stay, 4 name,
+--       5 started at, 6 'new' or ''
+-- Answers 'ok', the entries that wait in the ingest stream, then the nodes that are dead; or 'gone' where this one was
+-- taken for dead. Who was away itself for long cannot tell who else was: it buries nobody for one lease.
+local now = milliseconds()
+local lease = tonumber(ARGV[2])
+local last = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]) or 0)
+if ARGV[6] == '' and (last == 0 or redis.call('EXISTS', KEYS[2]) == 0) then
+  return {'gone'}
+end
+redis.call('ZADD', KEYS[1], string.format('%d', now), ARGV[1])
+redis.call('HSET', KEYS[2], 'name', ARGV[4], 'started', ARGV[5])
+redis.call('PEXPIRE', KEYS[2], ARGV[3])
+if now - last >= lease then
+  redis.call('HSET', KEYS[2], 'since', string.format('%d', now))
+end
+local length = redis.pcall('XLEN', KEYS[3])
+local answer = {'ok', type(length) == 'number' and length or 0}
+if now - tonumber(redis.call('HGET', KEYS[2], 'since') or now) >= lease then
+  for _, dead in ipairs(redis.call('ZRANGE', KEYS[1], '-inf', string.format('%d', now - lease), 'BYSCORE', 'LIMIT', 0, 10)) do
+    answer[#answer + 1] = dead
+  end
+end
+return answer

@@ -1,0 +1,43 @@
+-- Removes some of what a node that is gone left behind; whoever runs this announces what it answers.
+-- KEYS: 1 nodes, 2 node, 3 its connections, 4 its joins
+-- ARGV: 1 incarnation, 2 its lease in ms (0: it says itself that it is gone), 3 how many, 4 prefix, 5 how long 'seen' is kept
+-- Answers 'ok', 'more' or 'done', when it was last heard, how many users, these users, then channel, user, info in turns.
+local now = milliseconds()
+local last = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]) or 0)
+if now - last < tonumber(ARGV[2]) then
+  return {'ok', 'done', 0, 0}
+end
+if last == 0 then
+  last = now
+end
+local seen = string.format('%d', last)
+local users, channels = {}, {}
+for _, member in ipairs(redis.call('SRANDMEMBER', KEYS[3], ARGV[3])) do
+  local user = string.match(member, '^(%S+) ')
+  if disconnect(KEYS[3], ARGV[4] .. ':online:' .. user, ARGV[4] .. ':seen:' .. user, member, seen, ARGV[5]) then
+    users[#users + 1] = user
+  end
+end
+for _, member in ipairs(redis.call('SRANDMEMBER', KEYS[4], ARGV[3])) do
+  local channel, user = string.match(member, '^(%S+) (%S+) ')
+  local last_one, info = leave(KEYS[4], ARGV[4] .. ':members:' .. channel, ARGV[4] .. ':infos:' .. channel, member, user)
+  if last_one then
+    channels[#channels + 1] = channel
+    channels[#channels + 1] = user
+    channels[#channels + 1] = info
+  end
+end
+local state = 'more'
+if redis.call('EXISTS', KEYS[3], KEYS[4]) == 0 then
+  redis.call('ZREM', KEYS[1], ARGV[1])
+  redis.call('DEL', KEYS[2])
+  state = 'done'
+end
+local answer = {'ok', state, last, #users}
+for _, user in ipairs(users) do
+  answer[#answer + 1] = user
+end
+for _, part in ipairs(channels) do
+  answer[#answer + 1] = part
+end
+return answer

@@ -1,0 +1,15 @@
+-- KEYS[1]: nodes    ARGV: 1 lease in ms, 2 what a node's key begins with
+-- Answers incarnation, name, started at, and the number of connections in turns.
+local now = milliseconds()
+local answer = {'ok'}
+for _, incarnation in ipairs(redis.call('ZRANGE', KEYS[1], string.format('(%d', now - ARGV[1]), '+inf', 'BYSCORE')) do
+  local key = ARGV[2] .. incarnation
+  local known = redis.call('HMGET', key, 'name', 'started')
+  if known[1] then
+    answer[#answer + 1] = incarnation
+    answer[#answer + 1] = known[1]
+    answer[#answer + 1] = known[2]
+    answer[#answer + 1] = redis.call('SCARD', key .. ':connections')
+  end
+end
+return answer

@@ -1,0 +1,21 @@
+-- KEYS: 1 nodes, 2 the node's set, then of a connection: 3 online; of a subscription: 3 members, 4 infos
+-- ARGV: 1 incarnation, 2 'connection' or 'subscription', 3 member, 4 user, 5 ttl, 6 info or ''
+if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then
+  return {'gone'}
+end
+if redis.call('SADD', KEYS[2], ARGV[3]) == 0 then
+  return {'ok', 0}
+end
+redis.call('PEXPIRE', KEYS[2], ARGV[5])
+local count
+if ARGV[2] == 'connection' then
+  count = redis.call('INCR', KEYS[3])
+else
+  count = redis.call('HINCRBY', KEYS[3], ARGV[4], 1)
+  if ARGV[6] ~= '' and (count == 1 or redis.call('HEXISTS', KEYS[4], ARGV[4]) == 0) then
+    redis.call('HSET', KEYS[4], ARGV[4], ARGV[6])
+    redis.call('PEXPIRE', KEYS[4], ARGV[5])
+  end
+end
+redis.call('PEXPIRE', KEYS[3], ARGV[5])
+return {'ok', count == 1 and 1 or 0}

@@ -1,0 +1,40 @@
+-- KEYS: 4 task, 5 open, 6 final, 7 until, 8 stale, 9 inbox
+-- ARGV: 5 task id, 6 state, 7 version, 8 created at, 9 updated at, 10 ttl of the task from now on, 11 event, 12 tag,
+--       13 live channel of the task, 14 of the owner, 15 'final' or '', 16 publication for the owner or ''
+--       17 size, 18 chat size, 19 ttl of every message, 20 to 22 the inbox' ttls, 23 live channel of the inbox ('': who kept it tells)
+local kept = redis.call('HGET', KEYS[4], 'version')
+if not kept then
+  return {'unknown'}
+end
+if tonumber(kept) ~= tonumber(ARGV[7]) - 1 then
+  return {'version'}
+end
+redis.call('HSET', KEYS[4], 'state', ARGV[6], 'version', ARGV[7])
+redis.call('PEXPIRE', KEYS[4], ARGV[10])
+remember('1')
+if ARGV[15] ~= 'final' then
+  redis.call('ZADD', KEYS[8], ARGV[9], ARGV[5])
+  extend(KEYS[5], ARGV[10])
+  redis.call('PUBLISH', ARGV[14], 't ' .. ARGV[12] .. '\n' .. ARGV[11])
+  redis.call('PUBLISH', ARGV[13], 't ' .. ARGV[12] .. '\n' .. ARGV[11])
+  return {'ok'}
+end
+redis.call('ZREM', KEYS[8], ARGV[5])
+redis.call('ZREM', KEYS[5], ARGV[5])
+redis.call('ZADD', KEYS[6], ARGV[8], ARGV[5])
+redis.call('ZADD', KEYS[7], now + ARGV[10], ARGV[5])
+extend(KEYS[6], ARGV[10])
+extend(KEYS[7], ARGV[10])
+local answer = {'ok'}
+if ARGV[16] ~= '' then
+  local box = open(KEYS[9], now, ARGV[2])
+  local rules = {size = tonumber(ARGV[17]), chat_size = tonumber(ARGV[18]), ttl = tonumber(ARGV[19])}
+  append(box, ARGV[16], false, nil, '', rules, now)
+  save(box, {tonumber(ARGV[20]), tonumber(ARGV[21]), tonumber(ARGV[22])})
+  answer = {'ok', box.offset, full(box.epoch)}
+  if ARGV[23] ~= '' then
+    redis.call('PUBLISH', ARGV[23], 'p ' .. string.format('%d', box.offset) .. ' ' .. full(box.epoch) .. '\n' .. ARGV[16])
+  end
+end
+redis.call('PUBLISH', ARGV[13], 't ' .. ARGV[12] .. '\n' .. ARGV[11])
+return answer

@@ -1,0 +1,123 @@
+"""How the engine's keys and Pub/Sub channels are called. ``pub:``, ``ingest`` and ``revoked:jti:`` are public."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+#: The channels of users: behind such a name stands an inbox, behind every other one a history.
+USER = "user:"
+TASK = "task:"
+STATUS = "status:"
+
+
+class Names:
+    """Every name under one prefix. Pub/Sub knows no databases, so the private channels carry their number."""
+
+    __slots__ = (
+        "_control",
+        "_live",
+        "_pub",
+        "control",
+        "dead",
+        "ingest",
+        "nodes",
+        "prefix",
+        "server",
+        "stale",
+        "tries",
+    )
+
+    def __init__(self, prefix: str, database: int) -> None:
+        self.prefix = prefix
+        self.server = f"{prefix}:server"
+        self.nodes = f"{prefix}:nodes"
+        self.stale = f"{prefix}:stale"
+        self.ingest = f"{prefix}:ingest"
+        self.dead = f"{prefix}:ingest:dead"
+        self.tries = f"{prefix}:ingesting"
+        self.control = f"{prefix}:control:{database}"
+        self._control = f"{prefix}:control:{database}:"
+        self._live = f"{prefix}:live:{database}:"
+        self._pub = f"{prefix}:pub:"
+
+    # -- Pub/Sub ------------------------------------------------------------------------------------------------------
+
+    def live(self, channel: str) -> str:
+        """Where nodes tell each other what was published on a channel."""
+        return self._live + channel
+
+    def pub(self, channel: str) -> str:
+        """Where programs that are no nodes publish on a channel."""
+        return self._pub + channel
+
+    def answers(self, incarnation: str) -> str:
+        """Where a node hears the answers to its questions."""
+        return self._control + incarnation
+
+    def channel_of(self, name: str) -> tuple[str, bool] | None:
+        """The channel of a `live` or `pub` name, and whether it is `pub`."""
+        if name.startswith(self._live):
+            return name[len(self._live) :], False
+        if name.startswith(self._pub):
+            return name[len(self._pub) :], True
+        return None
+
+    # -- keys ---------------------------------------------------------------------------------------------------------
+
+    def history(self, channel: str) -> str:
+        return f"{self.prefix}:history:{channel}"
+
+    def messages(self, channel: str) -> str:
+        return f"{self.prefix}:messages:{channel}"
+
+    def inbox(self, user_id: str) -> str:
+        return f"{self.prefix}:inbox:{user_id}"
+
+    def position(self, channel: str) -> str:
+        """The hash that holds a channel's ``epoch`` and ``offset``."""
+        return self.inbox(channel[len(USER) :]) if channel.startswith(USER) else self.history(channel)
+
+    def task(self, task_id: str) -> str:
+        return f"{self.prefix}:task:{task_id}"
+
+    def tasks(self, user_id: str) -> tuple[str, str, str]:
+        """A user's tasks: the unfinished and the final by creation, and the final by when they are forgotten."""
+        return (
+            f"{self.prefix}:tasks:open:{user_id}",
+            f"{self.prefix}:tasks:final:{user_id}",
+            f"{self.prefix}:tasks:until:{user_id}",
+        )
+
+    def once(self, kind: str, scope: str, key: str) -> str:
+        digest = blake2b(f"{kind}\0{scope}\0{key}".encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+        return f"{self.prefix}:once:{digest}"
+
+    def lease(self, name: str) -> str:
+        return f"{self.prefix}:lease:{name}"
+
+    def revoked_token(self, jti: str) -> str:
+        return f"{self.prefix}:revoked:jti:{jti}"
+
+    def revoked_user(self, user_id: str) -> str:
+        return f"{self.prefix}:revoked:user:{user_id}"
+
+    def node(self, incarnation: str) -> str:
+        return f"{self.prefix}:node:{incarnation}"
+
+    def connections(self, incarnation: str) -> str:
+        return f"{self.prefix}:node:{incarnation}:connections"
+
+    def joins(self, incarnation: str) -> str:
+        return f"{self.prefix}:node:{incarnation}:joins"
+
+    def online(self, user_id: str) -> str:
+        return f"{self.prefix}:online:{user_id}"
+
+    def seen(self, user_id: str) -> str:
+        return f"{self.prefix}:seen:{user_id}"
+
+    def members(self, channel: str) -> str:
+        return f"{self.prefix}:members:{channel}"
+
+    def infos(self, channel: str) -> str:
+        return f"{self.prefix}:infos:{channel}"

@@ -1,0 +1,216 @@
+"""`IPresence`: who is where, counted over all nodes; what this node holds is remembered here as well.
+
+Redis may lose it (restarted empty, or this node was taken for dead), so that it has to be entered again; and what ends
+while Redis is away is taken out, and announced, when it is back.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from pushserver import errors
+from pushserver.engine.interfaces import IPresence, Member, Online
+
+from .cluster import PRESENCE_TTL, SEEN_TTL
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from pushserver.engine.interfaces import Listener
+
+    from .cluster import Cluster
+    from .names import Names
+    from .server import Server
+
+#: So many entries are sent at once, and then their answers awaited.
+_BATCH: Final = 200
+#: How often the keys of what is still present are given their whole time again, ms.
+_TOUCH: Final = PRESENCE_TTL // 4
+
+#: A connection of a user (``channel`` None), or a subscription of a channel.
+Entry = tuple[str | None, str, str]
+
+
+@implementer(IPresence)
+class RedisPresence:
+    """Connections and subscriptions."""
+
+    _log = Logger()
+
+    def __init__(self, server: Server, cluster: Cluster, names: Names, now: Callable[[], int]) -> None:
+        self._server = server
+        self._cluster = cluster
+        self._names = names
+        self._now = now
+        self._touched_at = now()
+        self.listener: Listener
+        self._held: dict[Entry, bytes] = {}
+        #: what is being entered, and whether another entering of it was the user's first
+        self._beginning: dict[Entry, bool] = {}
+        #: what ended while Redis did not say that it knows: when, with what info, and whether to announce it
+        self._ended: dict[Entry, tuple[int, bytes, bool]] = {}
+
+    @property
+    def connections(self) -> int:
+        return sum(1 for channel, _, _ in self._held if channel is None)
+
+    # -- beginning ----------------------------------------------------------------------------------------------------
+
+    def connect(self, user_id: str, connection_id: str) -> Deferred[bool]:
+        return Deferred.fromCoroutine(self._begin((None, user_id, connection_id), b""))
+
+    def join(self, channel: str, user_id: str, connection_id: str, info: msgspec.Raw | None) -> Deferred[bool]:
+        return Deferred.fromCoroutine(self._begin((channel, user_id, connection_id), bytes(info) if info else b""))
+
+    async def _begin(self, entry: Entry, info: bytes) -> bool:
+        self._held[entry] = info
+        self._ended.pop(entry, None)
+        self._beginning[entry] = False
+        try:
+            first = await self._enter(entry, info)
+            if first is None:
+                # This node was taken for dead. It comes to life with all that it holds, this entry too.
+                await self._cluster.beat()
+                first = await self._enter(entry, info)
+                first = None if first is None else first or self._beginning.get(entry, False)
+        except errors.Unavailable:
+            if self._held.pop(entry, None) is not None:
+                self._ended[entry] = (self._now(), b"", False)
+            raise
+        finally:
+            self._beginning.pop(entry, None)
+        if first is None:
+            raise errors.Unavailable("this node is not known to Redis")
+        return first
+
+    async def _enter(self, entry: Entry, info: bytes) -> bool | None:
+        channel, user_id, _ = entry
+        own = self._cluster.incarnation
+        names = self._names
+        if channel is None:
+            keys = [names.nodes, names.connections(own), names.online(user_id)]
+        else:
+            keys = [names.nodes, names.joins(own), names.members(channel), names.infos(channel)]
+        kind = "connection" if channel is None else "subscription"
+        reply = await self._server.run("presence_begin", keys, own, kind, _member(entry), user_id, PRESENCE_TTL, info)
+        return None if reply[0] == b"gone" else bool(reply[0])
+
+    # -- ending -------------------------------------------------------------------------------------------------------
+
+    def disconnect(self, user_id: str, connection_id: str, now: int) -> Deferred[bool]:
+        return Deferred.fromCoroutine(self._end((None, user_id, connection_id), now))
+
+    def leave(self, channel: str, user_id: str, connection_id: str) -> Deferred[bool]:
+        return Deferred.fromCoroutine(self._end((channel, user_id, connection_id), self._now()))
+
+    async def _end(self, entry: Entry, now: int) -> bool:
+        held = self._held.pop(entry, None)
+        try:
+            return await self._remove(entry, now, "")
+        except errors.Unavailable:
+            if held is not None:
+                self._ended[entry] = (now, held, True)
+            raise
+
+    async def _remove(self, entry: Entry, now: int, again: str) -> bool:
+        channel, user_id, _ = entry
+        own = self._cluster.incarnation
+        names = self._names
+        if channel is None:
+            keys = [names.connections(own), names.online(user_id), names.seen(user_id)]
+        else:
+            keys = [names.joins(own), names.members(channel), names.infos(channel)]
+        kind = "connection" if channel is None else "subscription"
+        reply = await self._server.run("presence_end", keys, kind, _member(entry), user_id, now, SEEN_TTL, again)
+        return bool(reply[0])
+
+    # -- after Redis was away -----------------------------------------------------------------------------------------
+
+    async def enter(self) -> None:
+        """Enters all that this node holds under its incarnation."""
+
+        async def enter(entry: Entry) -> None:
+            if await self._enter(entry, self._held[entry]) and entry in self._beginning:
+                self._beginning[entry] = True
+
+        await self._in_batches(self._held, enter)
+
+    async def settle(self) -> None:
+        """Takes out what ended while Redis was away, and announces it."""
+
+        async def remove(entry: Entry) -> None:
+            at, info, announced = self._ended.pop(entry)
+            try:
+                last = await self._remove(entry, at, "again")
+            except errors.Unavailable:
+                self._ended[entry] = (at, info, announced)
+                raise
+            if not (last and announced):
+                return
+            channel, user_id, _ = entry
+            if channel is None:
+                self.listener.offline(user_id, at)
+            else:
+                self.listener.absent(channel, Member(user_id, 0, msgspec.Raw(info) if info else None))
+
+        await self._in_batches(self._ended, remove)
+
+    async def touch(self) -> None:
+        """Gives the keys of all that is present their whole time again, now and then."""
+        now = self._now()
+        if now - self._touched_at < _TOUCH:
+            return
+        self._touched_at = now
+        own = self._cluster.incarnation
+        keys = {self._names.connections(own), self._names.joins(own)}
+        for channel, user_id, _ in self._held:
+            keys |= (
+                {self._names.online(user_id)}
+                if channel is None
+                else {self._names.members(channel), self._names.infos(channel)}
+            )
+        await self._in_batches(keys, lambda key: self._server.call("PEXPIRE", key, PRESENCE_TTL))
+
+    async def _in_batches(self, entries: Any, work: Callable[[Any], Any]) -> None:
+        every = list(entries)
+        for start in range(0, len(every), _BATCH):
+            # What was taken out meanwhile is not entered again.
+            batch = [Deferred.fromCoroutine(work(entry)) for entry in every[start : start + _BATCH] if entry in entries]
+            for success, result in await DeferredList(batch, consumeErrors=True):
+                if not success:
+                    raise result.value
+
+    # -- questions ----------------------------------------------------------------------------------------------------
+
+    def online(self, user_id: str) -> Deferred[Online]:
+        return Deferred.fromCoroutine(self._online(user_id))
+
+    async def _online(self, user_id: str) -> Online:
+        count, seen = await self._server.call("MGET", self._names.online(user_id), self._names.seen(user_id))
+        return Online(user_id, count is not None, int(seen) if seen is not None else None)
+
+    def members(self, channel: str) -> Deferred[list[Member]]:
+        return Deferred.fromCoroutine(self._members(channel))
+
+    async def _members(self, channel: str) -> list[Member]:
+        counts = _pairs(await self._server.call("HGETALL", self._names.members(channel)))
+        infos = dict(_pairs(await self._server.call("HGETALL", self._names.infos(channel))))
+        members = [
+            Member(user.decode(), int(count), msgspec.Raw(infos[user]) if user in infos else None)
+            for user, count in counts
+        ]
+        return sorted(members, key=lambda member: member.user_id)
+
+
+def _member(entry: Entry) -> str:
+    """An entry as a member of its node's set; no part of it holds a space."""
+    return " ".join(part for part in entry if part is not None)
+
+
+def _pairs(reply: list[bytes]) -> Iterable[tuple[bytes, bytes]]:
+    return zip(reply[::2], reply[1::2], strict=True)

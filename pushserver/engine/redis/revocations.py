@@ -1,0 +1,59 @@
+"""`IRevocations`: which tokens no longer hold. ``<prefix>:revoked:jti:<jti>`` is public: anyone may set it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from twisted.internet.defer import Deferred
+from zope.interface import implementer
+
+from pushserver.engine.interfaces import IRevocations
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pushserver.engine.interfaces import Credential
+
+    from .names import Names
+    from .server import Server
+
+#: So many credentials are asked for in one command.
+_BATCH: Final = 200
+
+
+@implementer(IRevocations)
+class RedisRevocations:
+    """Revocations as keys that expire with the tokens."""
+
+    def __init__(self, server: Server, names: Names) -> None:
+        self._server = server
+        self._names = names
+
+    def revoke_token(self, jti: str, until: int) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._revoke("revoke_token", self._names.revoked_token(jti), until))
+
+    def revoke_user(self, user_id: str, issued_until: int, until: int) -> Deferred[None]:
+        return Deferred.fromCoroutine(
+            self._revoke("revoke_user", self._names.revoked_user(user_id), issued_until, until)
+        )
+
+    async def _revoke(self, script: str, key: str, *arguments: int) -> None:
+        await self._server.run(script, [key], *arguments, durable=True)
+
+    def revoked(self, credentials: Sequence[Credential]) -> Deferred[list[bool]]:
+        return Deferred.fromCoroutine(self._revoked(credentials))
+
+    async def _revoked(self, credentials: Sequence[Credential]) -> list[bool]:
+        if not credentials:
+            # Also who asks for nothing is told where nothing could be answered.
+            await self._server.call("PING")
+        answer: list[bool] = []
+        for start in range(0, len(credentials), _BATCH):
+            batch = credentials[start : start + _BATCH]
+            keys: list[str] = []
+            for each in batch:
+                user = self._names.revoked_user(each.user_id)
+                keys += [user if each.jti is None else self._names.revoked_token(each.jti), user]
+            issued = ["" if each.issued_at is None else each.issued_at for each in batch]
+            answer += [bool(each) for each in await self._server.run("revoked", keys, *issued)]
+        return answer

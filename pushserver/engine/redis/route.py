@@ -1,0 +1,99 @@
+"""The way to Redis: an endpoint for each address, and Sentinel's word on who is the master.
+
+Sentinels are asked all at once, and what most of them say holds: one that was cut off from the others may still name
+the master of yesterday. Whether it is the master is looked at again on the connection itself (``ROLE``).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
+from twisted.internet.protocol import Factory
+from twisted.internet.ssl import Certificate, optionsForClientTLS, trustRootFromCertificates
+
+from pushserver.errors import ConfigError, Unavailable
+
+from .connection import CommandProtocol
+from .settings import Address, sentinel_of
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IStreamClientEndpoint
+
+    from .settings import RedisSettings
+
+#: A sentinel that has not answered after so long, s, has no say.
+_PATIENCE: Final = 1.0
+_END: Final = b"-----END CERTIFICATE-----"
+
+
+class Route:
+    """Where to connect to."""
+
+    def __init__(self, reactor: Any, settings: RedisSettings, address: Address) -> None:
+        self._reactor = reactor
+        self._address = address
+        self._timeout = settings.connect_timeout / 1000
+        self._service = settings.service
+        self._sentinels = [sentinel_of(each) for each in settings.sentinels]
+        self._trust = _trust_of(address.ca) if address.ca else None
+        #: the master that the sentinels named last
+        self.master: tuple[str, int] | None = None
+
+    @property
+    def watched(self) -> bool:
+        """Whether sentinels say where the master is."""
+        return bool(self._sentinels)
+
+    async def endpoint(self) -> IStreamClientEndpoint:
+        """Where the master is now."""
+        if not self._sentinels:
+            if self._address.path:
+                return UNIXClientEndpoint(  # type: ignore[no-untyped-call]
+                    self._reactor, self._address.path, timeout=self._timeout
+                )
+            return self._tcp(self._address.host, self._address.port)
+        self.master = await self.ask()
+        return self._tcp(*self.master)
+
+    def _tcp(self, host: str, port: int) -> IStreamClientEndpoint:
+        endpoint = HostnameEndpoint(self._reactor, host, port, timeout=self._timeout)
+        if not self._address.tls:
+            return endpoint
+        options = optionsForClientTLS(host, trustRoot=self._trust) if self._trust else optionsForClientTLS(host)
+        return wrapClientTLS(options, endpoint)
+
+    async def ask(self) -> tuple[str, int]:
+        """The master's address as most sentinels have it."""
+        asked = [Deferred.fromCoroutine(self._ask(host, port)) for host, port in self._sentinels]
+        for each in asked:
+            each.addTimeout(_PATIENCE, self._reactor)
+        results = await DeferredList(asked, consumeErrors=True)
+        votes = Counter(result for success, result in results if success and result is not None)
+        if not votes:
+            raise Unavailable(f"no sentinel knows the master of {self._service}")
+        return votes.most_common(1)[0][0]
+
+    async def _ask(self, host: str, port: int) -> tuple[str, int] | None:
+        factory = Factory.forProtocol(lambda: CommandProtocol(self._reactor))
+        protocol: CommandProtocol = await self._tcp(host, port).connect(factory)  # type: ignore[assignment]
+        try:
+            reply = await protocol.send(_PATIENCE, "SENTINEL", "get-master-addr-by-name", self._service)
+        finally:
+            protocol.abort("the sentinel was asked")
+        return (reply[0].decode(), int(reply[1])) if reply else None
+
+
+def _trust_of(path: str) -> Any:
+    """Whom to trust: the certificates of a PEM file."""
+    try:
+        text = Path(path).read_bytes()
+        certificates = [Certificate.loadPEM(part + _END + b"\n") for part in text.split(_END)[:-1]]
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"redis.url: ca: {path}: {error}") from None
+    if not certificates:
+        raise ConfigError(f"redis.url: ca: {path}: expected certificates in PEM form")
+    return trustRootFromCertificates(certificates)  # type: ignore[no-untyped-call]

@@ -1,0 +1,54 @@
+"""The engine's Lua scripts, each made of the parts that it builds on and its own text."""
+
+from __future__ import annotations
+
+from hashlib import sha1
+from importlib.resources import files
+from typing import Final
+
+#: What each script builds on, in order. ``epoch`` checks the generation, ``write`` the fence and the key of the write.
+_PARTS: Final[dict[str, tuple[str, ...]]] = {
+    "attach": (),
+    "publish": ("clock", "epoch", "write"),
+    "history": ("clock", "epoch"),
+    "positions": ("clock", "epoch"),
+    "append": ("clock", "epoch", "write", "inbox"),
+    "inbox_read": ("clock", "epoch", "inbox"),
+    "acknowledge": ("clock", "epoch", "inbox"),
+    "clear": ("clock", "epoch", "inbox"),
+    "task_create": ("clock", "epoch", "write"),
+    "task_replace": ("clock", "epoch", "write", "inbox"),
+    "tasks_of": ("clock", "epoch"),
+    "tasks_stale": ("clock", "epoch"),
+    "revoke_token": ("clock",),
+    "revoke_user": ("clock",),
+    "revoked": ("clock",),
+    "beat": ("clock",),
+    "bury": ("clock", "leave"),
+    "nodes": ("clock",),
+    "presence_begin": (),
+    "presence_end": ("leave",),
+    "lease": (),
+    "ingest_begin": (),
+    "ingest_end": (),
+}
+
+
+class Script:
+    """A script's text, and the digest under which Redis knows it."""
+
+    __slots__ = ("digest", "name", "text")
+
+    def __init__(self, name: str, text: str) -> None:
+        self.name = name
+        self.text = text
+        self.digest = sha1(text.encode()).hexdigest()
+
+
+def load() -> dict[str, Script]:
+    """All scripts by name."""
+    place = files(__package__) / "lua"
+    return {
+        name: Script(name, "\n".join((place / f"{part}.lua").read_text("utf-8") for part in (*parts, name)))
+        for name, parts in _PARTS.items()
+    }

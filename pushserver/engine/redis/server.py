@@ -1,0 +1,233 @@
+"""Redis as the rest of the engine sees it: commands and scripts, the generation, and replicas.
+
+Two connections where replicas are waited for: ``WAIT`` holds up everything behind it, so the writes that need it have
+a connection to themselves. Whatever goes wrong comes out as `Unavailable`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, Any, Final
+
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.logger import Logger
+
+from pushserver.engine.interfaces import ONCE_TTL
+from pushserver.errors import Unavailable
+
+from .connection import Connection, Refusal, parse_info
+from .scripts import Script, load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pushserver.engine.interfaces import Once
+
+    from .connection import CommandProtocol
+    from .names import Names
+    from .route import Route
+    from .settings import Address, RedisSettings
+
+#: A server that says so will not take our writes on this connection any more: look for another master.
+_LEAVE: Final = ("READONLY", "MASTERDOWN", "NOAUTH")
+#: So often a script is tried anew after the generation moved on under it.
+_ATTEMPTS: Final = 3
+
+
+class Server:
+    """The commands to one Redis."""
+
+    _log = Logger()
+
+    def __init__(self, reactor: Any, settings: RedisSettings, address: Address, route: Route, names: Names) -> None:
+        self._reactor = reactor
+        self._names = names
+        self._scripts = load()
+        self._replicas = settings.wait_replicas
+        self._replicated: list[Deferred[None]] = []
+        self._waiting = False
+
+        def connection(name: str) -> Connection:
+            return Connection(
+                reactor,
+                f"pushserver-{name}",
+                address,
+                route.endpoint,
+                master=route.watched,
+                connect_timeout=settings.connect_timeout,
+                command_timeout=settings.command_timeout,
+            )
+
+        self.commands = connection("commands")
+        self.durables = connection("durable") if self._replicas else self.commands
+        self.connections = [self.commands, self.durables] if self._replicas else [self.commands]
+        for each in self.connections:
+            each.prepare = self._attach
+        self.generation = ""
+        #: called when the generation moved on
+        self.moved: Callable[[], None] = lambda: None
+        self.refused = 0
+
+    @property
+    def waits(self) -> bool:
+        """Whether a durable write is answered only after replicas have it."""
+        return self._replicas > 0
+
+    @property
+    def trouble(self) -> str | None:
+        return next((f"Redis: {each.trouble}" for each in self.connections if each.trouble is not None), None)
+
+    # -- generation ---------------------------------------------------------------------------------------------------
+
+    async def _attach(self, protocol: CommandProtocol) -> None:
+        limit = self.commands.command_timeout
+        info = parse_info(await self._ask(protocol, "INFO", "server"))
+        policy = parse_info(await self._ask(protocol, "INFO", "memory")).get("maxmemory_policy", "noeviction")
+        if policy.startswith("allkeys"):
+            self._log.warn(
+                "Redis may evict any key (maxmemory-policy {policy}): kept messages can vanish", policy=policy
+            )
+        loads = [protocol.send(limit, "SCRIPT", "LOAD", script.text) for script in self._scripts.values()]
+        for success, result in await DeferredList(loads, consumeErrors=True):
+            if not success:
+                raise Unavailable(str(result.value))
+        attach = self._scripts["attach"]
+        reply = protocol.send(limit, "EVALSHA", attach.digest, 1, self._names.server, info["run_id"], _token())
+        try:
+            generation = (await reply).decode()
+        except Refusal as error:
+            raise Unavailable(str(error)) from None
+        if generation != self.generation:
+            known, self.generation = self.generation, generation
+            if known:
+                self._log.warn("Redis answers with a new history: every position moves on")
+                self.moved()
+
+    async def _ask(self, protocol: CommandProtocol, *parts: Any) -> Any:
+        try:
+            return await protocol.send(self.commands.command_timeout, *parts)
+        except Refusal as error:
+            raise Unavailable(str(error)) from None
+
+    # -- commands -----------------------------------------------------------------------------------------------------
+
+    async def call(self, *parts: Any) -> Any:
+        """A command's reply."""
+        return await self._call(self.commands, *parts)
+
+    async def _call(self, connection: Connection, *parts: Any) -> Any:
+        try:
+            return await connection.call(*parts)
+        except Refusal as error:
+            raise self._refusal(connection, str(error)) from None
+
+    def _refusal(self, connection: Connection, text: str) -> Unavailable:
+        self.refused += 1
+        if text.startswith(_LEAVE):
+            connection.drop(text)
+        self._log.warn("Redis refused: {reason}", reason=text)
+        return Unavailable(f"Redis refused: {text}")
+
+    async def run(
+        self, name: str, keys: Sequence[str], *arguments: Any, durable: bool = False, waited: bool = True
+    ) -> list[Any]:
+        """What a script answers, without the 'ok' before it where it is that. With ``durable`` it goes over the
+        connection whose writes replicas are waited for; ``waited`` does that at once."""
+        connection = self.durables if durable else self.commands
+        script = self._scripts[name]
+        reply = await self._evaluate(connection, script, keys, arguments)
+        if reply and reply[0] == b"fence":
+            raise Unavailable("the lease that this write was made under is lost")
+        if durable and waited and self.waits:
+            await self.replicated()
+        return reply[1:] if reply and reply[0] == b"ok" else reply
+
+    async def _evaluate(
+        self, connection: Connection, script: Script, keys: Sequence[str], arguments: Sequence[Any]
+    ) -> list[Any]:
+        try:
+            reply: list[Any] = await connection.call("EVALSHA", script.digest, len(keys), *keys, *arguments)
+            return reply
+        except Refusal as error:
+            text = str(error)
+            if not text.startswith("NOSCRIPT"):
+                raise self._refusal(connection, text) from None
+        return list(await self._call(connection, "EVAL", script.text, len(keys), *keys, *arguments))
+
+    async def run_in_epoch(
+        self, name: str, keys: Sequence[str], *arguments: Any, durable: bool = False, waited: bool = True
+    ) -> list[Any]:
+        """`run` for a script that checks the generation; where that moved on, this node follows."""
+        for _ in range(_ATTEMPTS):
+            known = self.generation
+            reply = await self.run(
+                name, [self._names.server, *keys], known, _token(), *arguments, durable=durable, waited=waited
+            )
+            if not reply or reply[0] != b"generation":
+                return reply
+            protocol = self.commands.protocol
+            if self.generation == known and protocol is not None:
+                await self._attach(protocol)
+        raise Unavailable("Redis' data was replaced")
+
+    async def write(
+        self,
+        name: str,
+        keys: Sequence[str],
+        *arguments: Any,
+        once: tuple[str, Once] | None,
+        durable: bool = True,
+        waited: bool = True,
+    ) -> list[Any]:
+        """`run_in_epoch` for a script that checks a key and a fence; ``once`` holds the key's name beside it."""
+        server = self._names.server
+        key, lease, ttl, token = server, server, "", ""
+        if once is not None:
+            key, ttl = once[0], str(ONCE_TTL)
+            if once[1].fence is not None:
+                lease, token = self._names.lease(once[1].fence.lease), once[1].fence.token
+        return await self.run_in_epoch(
+            name, [key, lease, *keys], ttl, token, *arguments, durable=durable, waited=waited
+        )
+
+    # -- replicas -----------------------------------------------------------------------------------------------------
+
+    def replicated(self) -> Deferred[None]:
+        """Answers when enough replicas have all that was written so far.
+
+        One ``WAIT`` at a time, for all who asked before it: it holds up its connection while replicas are late.
+        """
+        waiting: Deferred[None] = Deferred()
+        self._replicated.append(waiting)
+        if len(self._replicated) == 1 and not self._waiting:
+            self._waiting = True
+            self._reactor.callLater(0, self._wait)
+        return waiting
+
+    def _wait(self) -> None:
+        waiting, self._replicated = self._replicated, []
+        self._waiting = bool(waiting)
+        if not waiting:
+            return
+        patience = max(1, int(self.durables.command_timeout * 500))
+
+        async def wait() -> None:
+            # With a write of its own it covers what other nodes wrote before, too: a repeat may answer for theirs.
+            replies = [
+                self.durables.call("SET", f"{self._names.prefix}:waited", 1, "PX", ONCE_TTL),
+                self.durables.call("WAIT", self._replicas, patience),
+            ]
+            (_, _), (sent, count) = await DeferredList(replies, consumeErrors=True)
+            if not sent or count < self._replicas:
+                raise Unavailable(f"{count if sent else 0} of {self._replicas} replicas have it")
+
+        def done(result: Any) -> None:
+            for each in waiting:
+                each.callback(None) if result is None else each.errback(result)
+            self._wait()
+
+        Deferred.fromCoroutine(wait()).addBoth(done)
+
+
+def _token() -> str:
+    return secrets.token_hex(6)

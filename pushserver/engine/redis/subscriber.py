@@ -1,0 +1,269 @@
+"""The Pub/Sub connection: which names this node hears, kept up over every interruption.
+
+    want(name) -> SUBSCRIBE with all others of the turn -> confirmed by its name -> the Deferred answers
+    leave(name) -> a while later, where it is still not wanted, UNSUBSCRIBE with all others of that while
+
+A `PING` goes out regularly and must come back in time: a connection that only looks alive is ended and made anew.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+import hiredis
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.logger import Logger
+
+from pushserver.errors import Unavailable
+
+from .connection import CommandProtocol, Connection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from twisted.python.failure import Failure
+
+    from .route import Route
+    from .settings import Address, RedisSettings
+
+#: So many names go into one command.
+_BATCH: Final = 500
+#: How long a name that is no longer wanted is still heard, s: who comes and goes costs Redis nothing.
+GRACE: Final = 3.0
+#: How often the connection is tried, s.
+_PING_INTERVAL: Final = 3.0
+
+
+class SubscriberProtocol(CommandProtocol):
+    """Commands and replies until `listen`; then messages, and confirmations that are told apart by their names."""
+
+    def __init__(self, clock: Any) -> None:
+        super().__init__(clock)
+        self._listening = False
+        self._pings: deque[float] = deque()
+        self._patience = 0.0
+        self._round: Any = None
+        self.message: Callable[[bytes, bytes], None] = lambda name, payload: None
+        self.confirmed: Callable[[bytes], None] = lambda name: None
+        self.gone: Callable[[], None] = lambda: None
+
+    def listen(self, patience: float) -> None:
+        """From now on the connection is for messages. ``patience``: how long a `PING` may take, s."""
+        self._listening = True
+        self._patience = patience
+        self._round = self._clock.callLater(min(_PING_INTERVAL, patience), self._ping)
+
+    def write(self, command: str, names: Iterable[str]) -> None:
+        batch = list(names)
+        for start in range(0, len(batch), _BATCH):
+            self.transport.write(hiredis.pack_command((command, *batch[start : start + _BATCH])))
+
+    def replyReceived(self, reply: Any) -> None:
+        if not self._listening:
+            super().replyReceived(reply)
+        elif not isinstance(reply, list):
+            self.abort(f"Redis refused: {reply}")
+        elif reply[0] == b"message":
+            self.message(reply[1], reply[2])
+        elif reply[0] == b"subscribe":
+            self.confirmed(reply[1])
+        elif reply[0] == b"pong" and self._pings:
+            self._pings.popleft()
+
+    def _ping(self) -> None:
+        now = self._clock.seconds()
+        if self._pings and now - self._pings[0] >= self._patience:
+            self._round = None
+            self.abort("the Pub/Sub connection is deaf")
+            return
+        self._round = self._clock.callLater(min(_PING_INTERVAL, self._patience), self._ping)
+        self._pings.append(now)
+        self.transport.write(hiredis.pack_command(("PING", "?")))
+
+    def connectionLost(self, why: Failure) -> None:
+        if self._round is not None:
+            self._round.cancel()
+            self._round = None
+        super().connectionLost(why)
+        self.gone()
+
+
+class Subscriber:
+    """The names that this node hears. ``message`` is called with each message, ``ready`` when all that is wanted is
+    heard again after an interruption."""
+
+    _log = Logger()
+
+    def __init__(self, reactor: Any, settings: RedisSettings, address: Address, route: Route) -> None:
+        self._reactor = reactor
+        self._patience = settings.command_timeout / 1000
+        self.connection = Connection(
+            reactor,
+            "pushserver-pubsub",
+            address,
+            route.endpoint,
+            master=route.watched,
+            connect_timeout=settings.connect_timeout,
+            command_timeout=settings.command_timeout,
+            build=SubscriberProtocol,
+        )
+        self.connection.prepare = self._prepare
+        self.connection.ready = self._ready
+        self.connection.interrupted = self._interrupted
+        #: by name, whether Redis confirmed it on the connection that stands
+        self._names: dict[bytes, bool] = {}
+        self._asked: dict[bytes, list[Deferred[None]]] = {}
+        self._new: list[bytes] = []
+        self._leaving: dict[bytes, float] = {}
+        self._flushing: Any = None
+        self._sweeping: Any = None
+        self._protocol: SubscriberProtocol | None = None
+        self.message: Callable[[bytes, bytes], None] = lambda name, payload: None
+        self.left: Callable[[bytes], None] = lambda name: None
+        self.ready: Callable[[], None] = lambda: None
+        self.interrupted: Callable[[], None] = lambda: None
+
+    @property
+    def hearing(self) -> bool:
+        """Whether the connection stands and all that was wanted before it is heard."""
+        return self.connection.protocol is not None
+
+    @property
+    def names(self) -> int:
+        return len(self._names)
+
+    def want(self, name: str) -> Deferred[None]:
+        """Answers when the name is heard. Fails with `Unavailable` where the connection is or goes away."""
+        key = name.encode()
+        self._leaving.pop(key, None)
+        if not self.hearing or self._protocol is None:
+            return fail(Unavailable("Redis is away: nothing is heard"))
+        if self._names.get(key):
+            return succeed(None)
+        answer: Deferred[None] = Deferred()
+        if key in self._names:
+            self._asked[key].append(answer)
+            return answer
+        self._names[key] = False
+        self._asked[key] = [answer]
+        self._new.append(key)
+        if self._flushing is None:
+            self._flushing = self._reactor.callLater(0, self._flush)
+        return answer
+
+    def leave(self, name: str) -> None:
+        """The name is no longer wanted; it is left after a while."""
+        key = name.encode()
+        if key not in self._names:
+            return
+        self._leaving[key] = self._reactor.seconds() + GRACE
+        if self._sweeping is None:
+            self._sweeping = self._reactor.callLater(GRACE, self._sweep)
+
+    def stop(self) -> None:
+        for call in (self._flushing, self._sweeping):
+            if call is not None:
+                call.cancel()
+        self._flushing = self._sweeping = None
+
+    def _flush(self) -> None:
+        self._flushing = None
+        new, self._new = self._new, []
+        if self._protocol is not None:
+            self._protocol.write("SUBSCRIBE", (key.decode() for key in new if self._names.get(key) is False))
+        self._arm(new)
+
+    def _arm(self, keys: list[bytes]) -> None:
+        """What is not confirmed in time means a connection that is no good."""
+        waiting = [answer for key in keys for answer in self._asked.get(key, ())]
+        protocol = self._protocol
+        if not waiting or protocol is None:
+            return
+        last = waiting[-1]
+
+        def late() -> None:
+            if protocol.connected:
+                protocol.abort("Redis did not confirm a subscription in time")
+
+        call = self._reactor.callLater(self._patience, late)
+
+        def done(result: Any) -> Any:
+            if call.active():
+                call.cancel()
+            return result
+
+        last.addBoth(done)
+
+    def _sweep(self) -> None:
+        self._sweeping = None
+        now = self._reactor.seconds()
+        due = [key for key, at in self._leaving.items() if at <= now]
+        for key in due:
+            del self._leaving[key]
+            self._names.pop(key, None)
+            self._fail([key], "the subscription was given up")
+            self.left(key)
+        if due and self._protocol is not None:
+            self._protocol.write("UNSUBSCRIBE", (key.decode() for key in due))
+        if self._leaving:
+            self._sweeping = self._reactor.callLater(max(0.0, min(self._leaving.values()) - now), self._sweep)
+
+    def _fail(self, keys: Iterable[bytes], reason: str) -> None:
+        for key in keys:
+            for answer in self._asked.pop(key, ()):
+                if not answer.called:
+                    answer.errback(Unavailable(reason))
+
+    # -- the connection -----------------------------------------------------------------------------------------------
+
+    async def _prepare(self, protocol: CommandProtocol) -> None:
+        """Subscribes to all that is wanted on a new connection, and waits until all of it is confirmed."""
+        assert isinstance(protocol, SubscriberProtocol)
+        self._names = {key: False for key in self._names if key not in self._leaving}
+        self._leaving.clear()
+        protocol.message = self._message
+        protocol.confirmed = self._confirmed
+        protocol.gone = lambda: self._fail(list(self._asked), protocol.reason)
+        protocol.listen(self._patience)
+        # The first ones may be asked for while this is under way, so it is done when nothing is left over.
+        while missing := [key for key, confirmed in self._names.items() if not confirmed]:
+            answers: list[Deferred[None]] = []
+            for start in range(0, len(missing), _BATCH):
+                batch = missing[start : start + _BATCH]
+                answer: Deferred[None] = Deferred()
+                self._asked.setdefault(batch[-1], []).append(answer)
+                answers.append(answer)
+                protocol.write("SUBSCRIBE", (key.decode() for key in batch))
+            for answer in answers:
+                # No limit for all of it: a hundred thousand names take their time, but each batch must come.
+                answer.addTimeout(self._patience, self._reactor)
+                await answer
+
+    def add(self, name: str) -> None:
+        """The name is wanted from the first connection on."""
+        self._names.setdefault(name.encode(), False)
+
+    def _confirmed(self, key: bytes) -> None:
+        if key in self._names:
+            self._names[key] = True
+        for answer in self._asked.pop(key, ()):
+            if not answer.called:
+                answer.callback(None)
+
+    def _message(self, name: bytes, payload: bytes) -> None:
+        if name in self._names:
+            self.message(name, payload)
+
+    def _ready(self) -> None:
+        protocol = self.connection.protocol
+        assert isinstance(protocol, SubscriberProtocol)
+        self._protocol = protocol
+        self.ready()
+
+    def _interrupted(self) -> None:
+        self._protocol = None
+        self._new.clear()
+        # Who was told that it failed does not want the name any more.
+        self._names = {key: True for key, confirmed in self._names.items() if confirmed}
+        self.interrupted()

@@ -1,0 +1,147 @@
+"""`ITaskStore`: the states of tasks, changed by comparing versions inside the scripts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from twisted.internet.defer import Deferred
+from zope.interface import implementer
+
+from pushserver import errors
+from pushserver import publication as publications
+from pushserver.engine.interfaces import ITaskStore
+from pushserver.positions import Position
+from pushserver.progress import TaskState
+
+from .names import TASK, USER
+
+if TYPE_CHECKING:
+    from pushserver.engine.interfaces import Once, TaskEvent
+    from pushserver.publication import Publication
+
+    from .inboxes import RedisInbox
+    from .live import Live
+    from .names import Names
+    from .server import Server
+
+#: An unfinished task without news is failed as stale long before; this only keeps Redis clean where nobody runs, ms.
+_UNFINISHED_TTL: Final = 365 * 24 * 3600 * 1000
+
+_encode: Final = msgspec.json.Encoder().encode
+_decode: Final = msgspec.json.Decoder(TaskState).decode
+
+
+@implementer(ITaskStore)
+class RedisTaskStore:
+    """Each task in a hash, with sorted sets to find a user's and the stale ones."""
+
+    def __init__(self, server: Server, live: Live, names: Names, inbox: RedisInbox, ttl: int) -> None:
+        self._server = server
+        self._live = live
+        self._names = names
+        self._inbox = inbox
+        self._ttl = ttl
+
+    def _once(self, task_id: str, once: Once | None) -> tuple[str, Once] | None:
+        return (self._names.once("task", task_id, once.key), once) if once is not None else None
+
+    def _keys(self, state: TaskState) -> list[str]:
+        return [self._names.task(state.task_id), *self._names.tasks(state.user_id), self._names.stale]
+
+    def create(self, event: TaskEvent, once: Once | None) -> Deferred[TaskState]:
+        return Deferred.fromCoroutine(self._create(event, once))
+
+    async def _create(self, event: TaskEvent, once: Once | None) -> TaskState:
+        state = event.state
+        channels = (USER + state.user_id, TASK + state.task_id)
+        tag = self._live.tag(*channels)
+        reply = await self._server.write(
+            "task_create",
+            self._keys(state),
+            *self._arguments(state, _UNFINISHED_TTL, event, tag),
+            once=self._once(state.task_id, once),
+        )
+        self._live.changed(event, tag, channels, not reply)
+        if not reply:
+            return state
+        if reply[0] == b"exists":
+            raise errors.Conflict("the task exists")
+        return _decode(reply[1])
+
+    def _arguments(self, state: TaskState, ttl: int, event: TaskEvent, tag: str) -> list[Any]:
+        return [
+            state.task_id,
+            _encode(state),
+            state.version,
+            state.created_at,
+            state.updated_at,
+            ttl,
+            _encode(event),
+            tag,
+            self._names.live(TASK + state.task_id),
+            self._names.live(USER + state.user_id),
+        ]
+
+    def replace(self, event: TaskEvent, final: Publication | None, once: Once | None) -> Deferred[bool]:
+        return Deferred.fromCoroutine(self._replace(event, final, once))
+
+    async def _replace(self, event: TaskEvent, final: Publication | None, once: Once | None) -> bool:
+        state = event.state
+        done = state.final
+        channels = (TASK + state.task_id,) if done else (USER + state.user_id, TASK + state.task_id)
+        tag = self._live.tag(*channels)
+        body = publications.encode(final) if final is not None else b""
+        reply = await self._server.write(
+            "task_replace",
+            [*self._keys(state), self._names.inbox(state.user_id)],
+            *self._arguments(state, self._ttl if done else _UNFINISHED_TTL, event, tag),
+            "final" if done else "",
+            body,
+            *self._inbox.rules,
+            *self._inbox.ttls,
+            "" if self._server.waits or final is None else self._names.live(final.channel),
+            once=self._once(state.task_id, once),
+            durable=done,
+        )
+        happened = not reply or reply[0] not in (b"duplicate", b"unknown", b"version")
+        self._live.changed(event, tag, channels, happened)
+        if not happened:
+            if reply[0] == b"unknown":
+                raise errors.NotFound("no such task")
+            return bool(reply[0] == b"duplicate")
+        if reply and final is not None:
+            await self._live.kept(final, body, Position(int(reply[0]), reply[1].decode()))
+        return True
+
+    def get(self, task_id: str) -> Deferred[TaskState]:
+        return Deferred.fromCoroutine(self._get(task_id))
+
+    async def _get(self, task_id: str) -> TaskState:
+        state = await self._server.call("HGET", self._names.task(task_id), "state")
+        if state is None:
+            raise errors.NotFound("no such task")
+        return _decode(state)
+
+    def of_user(self, user_id: str, unfinished: bool, limit: int) -> Deferred[list[TaskState]]:
+        return Deferred.fromCoroutine(self._of_user(user_id, unfinished, limit))
+
+    async def _of_user(self, user_id: str, unfinished: bool, limit: int) -> list[TaskState]:
+        keys = self._names.tasks(user_id)[:2]
+        reply = await self._server.run_in_epoch(
+            "tasks_of", keys, limit, "unfinished" if unfinished else "", self._names.task("")
+        )
+        return [_decode(each) for each in reply]
+
+    def stale(self, before: int, limit: int) -> Deferred[list[TaskState]]:
+        return Deferred.fromCoroutine(self._stale(before, limit))
+
+    async def _stale(self, before: int, limit: int) -> list[TaskState]:
+        reply = await self._server.run_in_epoch("tasks_stale", [self._names.stale], before, limit, self._names.task(""))
+        return [_decode(each) for each in reply]
+
+    def done(self, task_id: str, key: str) -> Deferred[bool]:
+        return Deferred.fromCoroutine(self._done(task_id, key))
+
+    async def _done(self, task_id: str, key: str) -> bool:
+        return bool(await self._server.call("EXISTS", self._names.once("task", task_id, key)))

@@ -1,0 +1,434 @@
+"""The door for server-sent events, for where WebSocket is blocked (L3).
+
+    GET  /sse?channels=a,b           one stream: ``data:`` is one message of the native protocol, ``id:`` its position
+    POST /sse/<connectionId>         one message the other way; its reply comes on the stream
+    POST /api/tickets                a ticket for a stream where no header can be sent
+
+The same rooms as behind a WebSocket: a stream is a `Connection` with a dialect of its own, since each event carries the
+positions of all of that stream's channels, so that ``Last-Event-ID`` alone resumes it.
+"""
+
+from __future__ import annotations
+
+import binascii
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from hmac import new as hmac
+from secrets import token_urlsafe
+from typing import Any, Final
+
+import msgspec
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request
+
+from pushserver import operations, tokens
+from pushserver.auth import Authenticator
+from pushserver.commands import Id, decode, duration, id_of
+from pushserver.connection import Connection
+from pushserver.control import Control
+from pushserver.conversation import Conversation
+from pushserver.delivery import Mark, Outbox, Policy
+from pushserver.errors import Close, Code, Invalid, NotFound, PushError, Refused
+from pushserver.heartbeat import Heartbeat
+from pushserver.hub import Hub
+from pushserver.operations import Recovery, Want
+from pushserver.positions import Position
+from pushserver.publication import Publication
+from pushserver.requests import Requests
+from pushserver.session import Asked, Effect, Rates, Session, reply_of
+from pushserver.stats import Counters
+from pushserver.tasks import user_channel
+from pushserver.tokens import Identity, Keys, TokenRules
+from pushserver.web.api import argument, respond, respond_error
+from pushserver.web.doorway import peer_address
+from pushserver.web.gate import Gate
+from pushserver.web.site import headers_of
+from pushserver.wire import messages
+
+#: What the transport is called in lists of connections.
+PROTOCOL: Final = "sse"
+#: A comment: it keeps proxies from taking the stream for dead, and clients do not see it.
+HEARTBEAT: Final = b": \n\n"
+#: How long a ticket holds where nobody says, ms.
+TICKET_TTL: Final = 10 * 60 * 1000
+
+_ID_BYTES: Final = 12
+_MAX_USER_AGENT: Final = 200
+_NO_POSITION: Final = Position(0, "")
+
+
+class EventStream:
+    """The dialect of one stream: events whose ids hold the positions of all of its channels."""
+
+    __slots__ = ("name", "positions")
+
+    def __init__(self) -> None:
+        self.name = PROTOCOL
+        self.positions: dict[str, tuple[int, str]] = {}
+
+    def publication(self, publication: Publication) -> bytes:
+        if publication.offset is not None and publication.epoch is not None:
+            self.positions[publication.channel] = (publication.offset, publication.epoch)
+        return b"id: %b\ndata: %b\n\n" % (self.id(), messages.push(publication))
+
+    def text(self, payload: bytes) -> bytes:
+        return b"data: %b\n\n" % payload
+
+    def note(self, results: dict[str, operations.Result]) -> None:
+        """Where channels stood when they were subscribed to."""
+        for name, result in results.items():
+            if isinstance(result, Recovery):
+                self.positions[name] = (result.offset, result.epoch)
+
+    def id(self) -> bytes:
+        return urlsafe_b64encode(msgspec.json.encode(self.positions)).rstrip(b"=")
+
+
+def positions_of(event_id: str | None) -> dict[str, Position]:
+    """The positions in an event's id. What is no id of ours holds none: the stream then begins without a past."""
+    if not event_id:
+        return {}
+    try:
+        octets = urlsafe_b64decode(event_id + "=" * (-len(event_id) % 4))
+        found = msgspec.json.decode(octets, type=dict[str, tuple[messages.Offset, str]])
+    except (ValueError, binascii.Error, RecursionError):
+        return {}
+    return {channel: Position(offset, epoch) for channel, (offset, epoch) in found.items()}
+
+
+class Tickets:
+    """Makes and reads tickets: tokens of the server's own, for one user and some channels."""
+
+    def __init__(self, secrets: Sequence[str | bytes], max_lifetime: int) -> None:
+        parts = sorted(s.encode() if isinstance(s, str) else s for s in secrets)
+        # All nodes are configured alike, so they all make and read the same tickets; no token is one.
+        self._secret = hmac(b"\n".join(parts), b"ticket", sha256).hexdigest()
+        self._keys = Keys(self._secret)
+        self._rules = TokenRules(algorithms=frozenset({"HS256"}), max_token_lifetime=max_lifetime)
+        self._max_lifetime = max_lifetime
+
+    def issue(self, user_id: str, channels: Sequence[str], ttl: int, now: int) -> tuple[str, int]:
+        """A ticket and its end, ms since the epoch."""
+        if ttl > self._max_lifetime:
+            raise Invalid("ttl is longer than a token may live")
+        ticket = tokens.issue(self._secret, user_id, now, ttl, channels=channels)
+        return ticket, (now + ttl) // 1000 * 1000
+
+    def read(self, ticket: str, now: int) -> Identity:
+        """Who the ticket is for. Raises as `tokens.verify`."""
+        return tokens.verify(ticket, self._keys, self._rules, now)
+
+
+class TicketParams(msgspec.Struct, frozen=True, rename="camel"):
+    user_id: Id
+    channels: list[str]
+    ttl: str | int | None = None
+
+
+class StreamSession(Session):
+    """The native protocol's side of a stream: what a subscription answers goes into the ids of later events."""
+
+    __slots__ = ("_stream",)
+
+    def __init__(self, stream: EventStream, rates: Rates, now: int, anonymous: bool) -> None:
+        super().__init__(rates, now, anonymous)
+        self._stream = stream
+
+    def answer(self, asked: Asked, outcome: operations.Outcome) -> tuple[Effect, ...]:
+        if isinstance(outcome, operations.Subscribed):
+            self._stream.note(outcome.results)
+        return super().answer(asked, outcome)
+
+
+class Stream:
+    """One stream: the `Line` of its connection."""
+
+    def __init__(self, door: EventStreams, request: Request, identity: Identity | None) -> None:
+        self._door = door
+        self._request = request
+        headers = headers_of(request)
+        self.outbox = Outbox(request, door.max_queue_size, door.policy, self._left_out)
+        # Until the first message is known, everything else waits behind it.
+        self.outbox.pauseProducing()
+        self.dialect = EventStream()
+        session = StreamSession(self.dialect, door.rates, door.now(), identity is not None or door.anonymous)
+        self.connection = Connection(
+            token_urlsafe(_ID_BYTES),
+            self.dialect,
+            self,
+            self.outbox,
+            session.notify,
+            address=door.gate.address(peer_address(request.transport), headers),
+            user_agent=headers.get("user-agent", "")[:_MAX_USER_AGENT],
+            protocol=PROTOCOL,
+            now=door.now(),
+        )
+        self.conversation = Conversation(self.connection, session, door.requests, door.counters, door.now)
+        self.identity = identity
+        self._ended = False
+        self._code = 1005
+
+    async def open(self, positions: dict[str, Position], channels: list[str]) -> dict[str, Any]:
+        """Signs in, subscribes, and answers the data of the first message."""
+        connection, requests, dialect = self.connection, self._door.requests, self.dialect
+        # What was asked for stands in the ids until it is answered: also an early event's id resumes all of it.
+        dialect.positions.update((n, (p.offset, p.epoch)) for n, p in positions.items() if n in channels)
+        data: dict[str, Any] = {}
+        results: dict[str, Any] = {}
+
+        # Both note where the channels stand before anything of them is put into the stream.
+        def welcome(outcome: operations.Outcome) -> None:
+            assert isinstance(outcome, operations.Authenticated)
+            own, inbox = user_channel(outcome.user_id), outcome.inbox
+            since = positions.get(own)
+            usable = since is not None and since.epoch == inbox.epoch and since.offset <= inbox.offset
+            dialect.note(outcome.results)
+            dialect.positions[own] = (since.offset if since is not None and usable else inbox.acked, inbox.epoch)
+            data.update(reply_of(outcome)[1])
+            results.update(data["results"])
+            if "system" not in positions:
+                results.pop("system", None)
+
+        def subscribed(outcome: operations.Outcome) -> None:
+            assert isinstance(outcome, operations.Subscribed)
+            dialect.note(outcome.results)
+            data.update(reply_of(outcome)[1])
+            results.update(data["results"])
+
+        if self.identity is not None:
+            # A position for "system" in any case, so that the answer says where it stands.
+            await requests.sign_in(connection, self.identity, {"system": _NO_POSITION} | positions, welcome)
+        if connection.open:
+            wants = tuple(Want(name, positions.get(name)) for name in channels)
+            await requests.carry_out(connection, operations.Subscribe(wants), subscribed)
+        return data | {"results": results, "connectionId": connection.id}
+
+    def begin(self, data: dict[str, Any]) -> None:
+        """Sends the head and the first message, and lets what waits follow."""
+        request = self._request
+        request.setHeader("content-type", "text/event-stream")
+        request.setHeader("cache-control", "no-cache, no-transform")
+        # nginx and others that understand it: hand every event on at once.
+        request.setHeader("x-accel-buffering", "no")
+        first = messages.reply("subscription_success", None, data)
+        request.write(b"id: %b\ndata: %b\n\n" % (self.dialect.id(), first))
+        self.outbox.resumeProducing()
+
+    # -- `connection.Line` --------------------------------------------------------------------------------------------
+
+    def ping(self) -> bool:
+        self.outbox.write(HEARTBEAT)
+        return False
+
+    def hang_up(self, close: Close, discard: bool) -> None:
+        if discard:
+            self.outbox.discard()
+        # A stream has no close code of its own, so it is said.
+        data = {"code": close.code, "reason": close.reason}
+        self.outbox.write(self.dialect.text(messages.notice("closed", None, data, self._door.now(), token_urlsafe(8))))
+        self._code = close.code
+        self.conversation.end()
+        self._door.requests.leave(self.connection)
+        self._door.heartbeat.closing(self.connection)
+        self.outbox.drained().addCallback(lambda _: self._finish())
+
+    def _finish(self) -> None:
+        if not self._ended:
+            self._request.unregisterProducer()
+            self._request.finish()
+
+    def abort(self) -> None:
+        if not self._ended:
+            channel: Any = self._request.channel
+            channel.forceAbortClient()
+
+    def pause(self) -> None:
+        """Messages come one in a request: there is nothing to pause."""
+
+    def resume(self) -> None:
+        """See `pause`."""
+
+    def _left_out(self, mark: Mark) -> None:
+        self._door.hub.left_out(self.connection, mark)
+
+    def end(self) -> None:
+        """The client, or we, ended the response."""
+        if not self._ended:
+            self._ended = True
+            self.outbox.close()
+            self.conversation.end()
+            self._door.forget(self, self._code)
+
+
+class EventStreams(Resource):
+    """The streams of this node."""
+
+    isLeaf = True
+    _log = Logger()
+
+    def __init__(
+        self,
+        gate: Gate,
+        hub: Hub,
+        requests: Requests,
+        control: Control,
+        heartbeat: Heartbeat,
+        authenticator: Authenticator,
+        tickets: Tickets,
+        counters: Counters,
+        now: Callable[[], int],
+        *,
+        rates: Rates,
+        anonymous: bool,
+        max_message_size: int,
+        max_queue_size: int,
+        policy: Policy,
+    ) -> None:
+        super().__init__()
+        self.gate = gate
+        self.hub = hub
+        self.requests = requests
+        self.heartbeat = heartbeat
+        self.counters = counters
+        self.now = now
+        self.rates = rates
+        self.anonymous = anonymous
+        self.max_queue_size = max_queue_size
+        self.policy = policy
+        self._control = control
+        self._authenticator = authenticator
+        self._tickets = tickets
+        self._max_message_size = max_message_size
+        self._streams: dict[str, Stream] = {}
+        control.receive = self.receive
+
+    def forget(self, stream: Stream, code: int) -> None:
+        self._streams.pop(stream.connection.id, None)
+        self.counters.connection_closed(code)
+        self.requests.leave(stream.connection)
+        self.heartbeat.forget(stream.connection)
+
+    # -- requests -----------------------------------------------------------------------------------------------------
+
+    def render(self, request: Request) -> Any:
+        try:
+            self._allow_origin(request)
+            match request.method:
+                case b"OPTIONS":
+                    request.setHeader("access-control-allow-methods", "GET, POST")
+                    request.setHeader("access-control-allow-headers", "Authorization, Content-Type, Last-Event-ID")
+                    request.setHeader("access-control-max-age", "600")
+                    request.setResponseCode(204)
+                    request.finish()
+                case b"GET" if not request.postpath:
+                    self._run(request, self._open(request))
+                case b"POST" if request.postpath is not None and len(request.postpath) == 1:
+                    self._run(request, self._post(request, request.postpath[0].decode("utf-8", "replace")))
+                case b"GET" | b"POST":
+                    raise NotFound("nothing here")
+                case _:
+                    request.setHeader("allow", "GET, OPTIONS, POST")
+                    respond_error(request, Invalid("use GET or POST"), 405)
+        except PushError as problem:
+            self._refuse(request, problem)
+        return NOT_DONE_YET
+
+    def _allow_origin(self, request: Request) -> None:
+        headers = headers_of(request)
+        if not self.gate.allows_origin(peer_address(request.transport), headers):
+            raise Refused("this origin is not allowed")
+        request.setHeader("vary", "Origin")
+        if "origin" in headers:
+            request.setHeader("access-control-allow-origin", headers["origin"])
+
+    def _run(self, request: Request, work: Any) -> None:
+        def failed(failure: Any) -> None:
+            if failure.check(CancelledError):
+                return
+            if failure.check(PushError):
+                self._refuse(request, failure.value)
+                return
+            self._log.failure("a stream's request failed", failure)
+            self._refuse(request, PushError("something went wrong here", Code.INTERNAL_ERROR))
+
+        running = Deferred.fromCoroutine(work)
+        request.notifyFinish().addBoth(lambda _: running.cancel())
+        running.addErrback(failed)
+
+    def _refuse(self, request: Request, problem: PushError) -> None:
+        self.counters.error(problem.code.value)
+        if not request.startedWriting and not request.finished:
+            respond_error(request, problem)
+
+    async def _identify(self, request: Request) -> Identity | None:
+        """Who asks: by token, by ticket, or nobody where that is allowed."""
+        scheme, _, credentials = (request.getHeader("authorization") or "").partition(" ")
+        ticket = argument(request, "ticket")
+        try:
+            if scheme.lower() == "bearer" and credentials.strip():
+                identity = await self._authenticator.identify(credentials.strip())
+            elif ticket is not None:
+                identity = self._tickets.read(ticket, self.now())
+            elif self.anonymous:
+                return None
+            else:
+                raise Refused("a token or a ticket is needed", Code.MISSING_TOKEN)
+            await self._authenticator.check(identity)
+        except PushError as problem:
+            self.counters.authentication_failed(problem.code.value)
+            raise
+        return identity
+
+    async def _open(self, request: Request) -> None:
+        self.gate.admit(peer_address(request.transport), headers_of(request))
+        identity = await self._identify(request)
+        channels = [name for name in (argument(request, "channels") or "").split(",") if name]
+        resume = request.getHeader("last-event-id") or argument(request, "lastEventId")
+        stream = Stream(self, request, identity)
+        request.notifyFinish().addBoth(lambda _: stream.end())
+        self._streams[stream.connection.id] = stream
+        self.requests.arrive(stream.connection)
+        try:
+            data = await stream.open(positions_of(resume), channels)
+        except BaseException:
+            # Nothing was written yet, so the answer can still be a status.
+            request.unregisterProducer()
+            stream.end()
+            raise
+        stream.begin(data)
+
+    async def _post(self, request: Request, connection_id: str) -> None:
+        assert request.content is not None
+        octets: bytes = request.content.read(self._max_message_size + 1)
+        if len(octets) > self._max_message_size:
+            raise Refused("the message is too large", Code.MESSAGE_TOO_LARGE)
+        try:
+            text = octets.decode("utf-8")
+        except UnicodeDecodeError:
+            raise Invalid("not UTF-8") from None
+        # The stream may be another node's: the id, which only its client was told, is what allows this.
+        if not self.receive(connection_id, text) and not await self._control.pass_on(connection_id, text):
+            raise NotFound("no such stream")
+        respond(request, 202, b"{}")
+
+    def receive(self, connection_id: str, text: str) -> bool:
+        """A message for a stream of this node; False where it is none."""
+        stream = self._streams.get(connection_id)
+        if stream is None or not stream.connection.open:
+            return False
+        stream.connection.heard_at = self.now()
+        stream.conversation.receive(text.encode())
+        return True
+
+    # -- tickets ------------------------------------------------------------------------------------------------------
+
+    async def ticket(self, request: Request, path: list[str]) -> dict[str, Any]:
+        """``POST /api/tickets``."""
+        assert request.content is not None
+        asked = decode(request.content.read() or b"{}", TicketParams)
+        ttl = TICKET_TTL if asked.ttl is None else duration(asked.ttl)
+        ticket, expires_at = self._tickets.issue(id_of(asked.user_id, "userId"), asked.channels, ttl, self.now())
+        return {"ticket": ticket, "expiresAt": expires_at}

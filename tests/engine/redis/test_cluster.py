@@ -1,0 +1,141 @@
+"""Nodes: who lives, what the dead leave behind, and questions to all."""
+
+from __future__ import annotations
+
+import msgspec
+from twisted.internet.defer import succeed
+from twisted.internet.task import deferLater
+
+from .nodes import Cluster, events, eventually, until
+from .servers import RedisServer
+
+
+def die(node: object) -> None:
+    """Ends a node's life in Redis without a goodbye: it never shows again that it lives."""
+    cluster = node.engine._cluster  # type: ignore[attr-defined]
+    cluster._stopping = True
+    if cluster._call is not None:
+        cluster._call.cancel()
+        cluster._call = None
+
+
+async def test_a_dead_nodes_users_are_announced_once_by_one(cluster: Cluster, redis: RedisServer) -> None:
+    dead = await cluster.start(redis.url, "dead", lease=400)
+    living = [await cluster.start(redis.url, name, lease=400) for name in ("a", "b", "c")]
+    for n in range(250):
+        await dead.presence.connect(f"u{n}", f"c{n}")
+    await dead.presence.connect("shared", "c1")
+    await dead.presence.join("chat:a", "u1", "c1", msgspec.Raw(b'{"name":"Ann"}'))
+    await dead.presence.join("chat:a", "shared", "c1", None)
+    await living[0].presence.connect("shared", "c2")
+    await living[0].presence.join("chat:a", "shared", "c2", None)
+    die(dead)
+    await until(lambda: sum(len(events(each, "offline")) for each in living) >= 250)
+    await until(lambda: sum(len(events(each, "absent")) for each in living) >= 1)
+    await eventually(lambda: _names(living[0]), {"a", "b", "c"})
+    told = [event[0] for each in living for event in events(each, "offline")]
+    assert sorted(told) == sorted(f"u{n}" for n in range(250))
+    (absent,) = [event for each in living for event in events(each, "absent")]
+    assert (absent[0], absent[1].user_id, bytes(absent[1].info)) == ("chat:a", "u1", b'{"name":"Ann"}')
+    assert [each.user_id for each in await living[0].presence.members("chat:a")] == ["shared"]
+    assert (await living[0].presence.online("shared")).online is True
+    assert (await living[0].presence.online("u0")).online is False
+    assert redis.command("EXISTS", "push:online:u0") == ":0\r\n"
+
+
+async def _names(node: object) -> set[str]:
+    return {each.name for each in await node.broker.nodes()}  # type: ignore[attr-defined]
+
+
+async def test_a_redis_that_was_away_makes_nobody_dead(cluster: Cluster, redis: RedisServer) -> None:
+    from twisted.internet import reactor
+
+    nodes = [await cluster.start(redis.url, name, lease=500) for name in ("a", "b", "c")]
+    for n, node in enumerate(nodes):
+        await node.presence.connect(f"u{n}", "c")
+    redis.pause()
+    await deferLater(reactor, 1.2)
+    redis.resume()
+    await cluster.healthy(*nodes)
+    await deferLater(reactor, 1.0)
+    assert [events(node, "offline") for node in nodes] == [[], [], []]
+    assert all([(await node.presence.online(f"u{n}")).online for n, node in enumerate(nodes)])
+
+
+async def test_a_node_that_was_taken_for_dead_comes_to_life_again(cluster: Cluster, redis: RedisServer) -> None:
+    node = await cluster.start(redis.url, "a", lease=600)
+    other = await cluster.start(redis.url, "b", lease=600)
+    await node.presence.connect("7", "c1")
+    await node.presence.join("chat:a", "7", "c1", None)
+    before = node.engine._cluster.incarnation
+    await other.engine._cluster.bury(before, 0)
+    assert [event[0] for event in events(other, "offline")] == ["7"]
+    await until(lambda: node.engine._cluster.incarnation != before)
+    await eventually(lambda: _online(other), True)
+    assert [each.user_id for each in await other.presence.members("chat:a")] == ["7"]
+    assert await node.presence.connect("7", "c2") is False
+
+
+async def test_whoever_notices_at_the_call_that_it_was_taken_for_dead(cluster: Cluster, redis: RedisServer) -> None:
+    node = await cluster.start(redis.url, "a")
+    await node.presence.connect("7", "c1")
+    await node.engine._cluster.bury(node.engine._cluster.incarnation, 0)
+    assert await node.presence.connect("8", "c2") is True
+    assert (await node.presence.online("7")).online is True
+
+
+async def _online(node: object) -> bool:
+    return bool((await node.presence.online("7")).online)  # type: ignore[attr-defined]
+
+
+async def test_nothing_of_presence_stays_after_all_is_over(cluster: Cluster, redis: RedisServer) -> None:
+    node = await cluster.start(redis.url)
+    await node.presence.connect("7", "c1")
+    await node.presence.join("chat:a", "7", "c1", msgspec.Raw(b"{}"))
+    await cluster.close()
+    cluster.running.clear()
+    keys = redis.command("KEYS", "*").split("\r\n")
+    assert sorted(each for each in keys if each.startswith("push:")) == ["push:seen:7", "push:server"]
+
+
+async def test_every_key_but_the_servers_and_the_lists_expires(cluster: Cluster, redis: RedisServer) -> None:
+    from pushserver.engine.interfaces import Once, Retention
+
+    from .nodes import publication
+
+    node = await cluster.start(redis.url)
+    await node.presence.connect("7", "c1")
+    await node.presence.join("chat:a", "7", "c1", msgspec.Raw(b"{}"))
+    await node.broker.publish(publication("a", 1), Retention(5, 1000), Once("k"))
+    await node.broker.publish(publication("b", 1), None, Once("k"))
+    await node.history.read("empty", None, 1, False)
+    await node.inbox.append(publication("user:7", 1), "7", False, None, None, Once("k"))
+    await node.inbox.state("8")
+    await node.revocations.revoke_token("j", node.engine.presence._now() + 60_000)
+    await node.revocations.revoke_user("7", 1, node.engine.presence._now() + 60_000)
+    keys = [each for each in redis.command("KEYS", "*").split("\r\n") if each.startswith("push:")]
+    assert len(keys) > 12
+    forever = {each for each in keys if redis.command("PTTL", each) == ":-1\r\n"}
+    assert forever == {"push:server", "push:nodes"}
+
+
+async def test_a_survey_over_many_nodes_with_one_that_fails_and_large_answers(
+    cluster: Cluster, redis: RedisServer
+) -> None:
+    nodes = [await cluster.start(redis.url, f"node {n}") for n in range(4)]
+    for n, node in enumerate(nodes):
+        node.listener.reply = lambda question, n=n: succeed(b"%d\n" % n * 10_000)
+    nodes[2].listener.reply = lambda question: _fails()
+    answers = await nodes[0].broker.survey(b"line\nand line", 10_000)
+    assert sorted(name for name, _ in answers) == ["node 0", "node 1", "node 3"]
+    assert dict(answers)["node 3"] == b"3\n" * 10_000
+
+
+async def _fails_later() -> bytes:
+    raise ValueError("no")
+
+
+def _fails() -> object:
+    from twisted.internet.defer import Deferred
+
+    return Deferred.fromCoroutine(_fails_later())

@@ -1,0 +1,234 @@
+"""Ways to Redis: addresses, users, TLS, time limits, bounds."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from twisted.internet.defer import DeferredList
+from twisted.internet.task import deferLater
+
+from pushserver import errors
+from pushserver.engine.interfaces import Once
+from pushserver.engine.redis import connection
+
+from .nodes import KEPT, Cluster, publication, until
+from .servers import RedisServer, free_port
+
+#: What `docs/redis.md` asks for.
+ACL = (
+    "on >secret resetkeys ~push:* resetchannels &push:* "
+    "-@all +@read +@write +@pubsub +@scripting +@connection +time +wait -@dangerous +info +role"
+)
+
+
+def certificates(directory: Path) -> dict[str, Path]:
+    """A private CA and a server's certificate for 127.0.0.1, as PEM files."""
+    directory.mkdir(exist_ok=True)
+    now = datetime.datetime.now(datetime.UTC)
+
+    def name(text: str) -> x509.Name:
+        return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+    def begin(subject: str, key: Any, issuer: str) -> x509.CertificateBuilder:
+        return (
+            x509.CertificateBuilder()
+            .subject_name(name(subject))
+            .issuer_name(name(issuer))
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+        )
+
+    authority, own = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    root = begin("test CA", authority, "test CA").add_extension(x509.BasicConstraints(True, None), critical=True)
+    leaf = begin("redis", own, "test CA").add_extension(
+        x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]),
+        critical=False,
+    )
+    files = {each: directory / f"{each}.pem" for each in ("ca", "cert", "key")}
+    files["ca"].write_bytes(root.sign(authority, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    files["cert"].write_bytes(leaf.sign(authority, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    files["key"].write_bytes(
+        own.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return files
+
+
+async def works(node: Any) -> None:
+    """Everything that the engine does with Redis, once."""
+    assert node.engine.trouble() is None
+    await node.broker.subscribe("a")
+    await node.broker.publish(publication("a", 1), None, None)
+    await node.broker.publish(publication("a", 2), KEPT, Once(node.name))
+    await node.heard(2)
+    await node.history.read("a", 0, 10, False)
+    published = await node.inbox.append(publication("user:7", 1), "7", True, 1000, "c", None)
+    await node.inbox.read("7", None, 10)
+    await node.inbox.acknowledge("7", 1, published.epoch)
+    await node.inbox.clear("7")
+    await node.tasks.of_user("7", False, 10)
+    await node.tasks.stale(1, 10)
+    await node.presence.connect("7", "c")
+    await node.presence.join("a", "7", "c", None)
+    await node.presence.members("a")
+    await node.presence.leave("a", "7", "c")
+    await node.presence.disconnect("7", "c", 1)
+    await node.revocations.revoke_token("j", node.engine.presence._now() + 60_000)
+    await node.revocations.revoke_user("7", 1, node.engine.presence._now() + 60_000)
+    assert len(await node.broker.survey(b"?", 1000)) == len(await node.broker.nodes())
+    node.broker.unsubscribe("a")
+
+
+async def test_a_unix_socket_and_another_database(cluster: Cluster, redis: RedisServer) -> None:
+    node = await cluster.start(f"unix://{redis.path}?db=3")
+    await works(node)
+    assert "db3:" in redis.command("INFO", "keyspace")
+    assert "db0:" not in redis.command("INFO", "keyspace")
+
+
+async def test_deployments_in_two_databases_do_not_hear_each_other(cluster: Cluster, redis: RedisServer) -> None:
+    node = await cluster.start(redis.url)
+    foreign = await cluster.start(redis.url.replace("/0", "/1"), "b")
+    for each in (node, foreign):
+        await each.broker.subscribe("a")
+    await node.broker.publish(publication("a", 1), None, None)
+    await foreign.broker.publish(publication("a", 2), None, None)
+    await foreign.heard(1)
+    assert [len(each.listener.delivered) for each in (node, foreign)] == [1, 1]
+
+
+async def test_a_user_with_only_the_documented_rights(cluster: Cluster, redis: RedisServer) -> None:
+    redis.command("ACL", "SETUSER", "push", *ACL.split(" "))
+    redis.command("ACL", "SETUSER", "default", "off")
+    node = await cluster.start(redis.url.replace("//", "//push:secret@"))
+    await works(node)
+    commands: list[Any] = []
+
+    async def execute(method: str, params: Any, once: Once) -> None:
+        commands.append(method)
+
+    node.engine.ingest.start(execute)
+    await until(lambda: node.engine.ingest.holds)
+
+
+async def test_a_password_alone(cluster: Cluster, start_redis: Callable[..., RedisServer]) -> None:
+    redis = start_redis(requirepass="p%w")
+    await works(await cluster.start(redis.url.replace("//", "//:p%25w@")))
+
+
+@pytest.mark.parametrize("credentials", ["", ":wrong@", "nobody:wrong@"])
+async def test_a_wrong_password_ends_the_start(
+    cluster: Cluster, start_redis: Callable[..., RedisServer], credentials: str
+) -> None:
+    redis = start_redis(requirepass="right")
+    node = cluster.make(redis.url.replace("//", f"//{credentials}"))
+    with pytest.raises(errors.ConfigError, match=r"redis: Redis refused us: (NOAUTH|WRONGPASS)") as caught:
+        await node.engine.start(node.listener)
+    assert "wrong@" not in str(caught.value)
+
+
+async def test_a_database_that_does_not_exist_ends_the_start(cluster: Cluster, redis: RedisServer) -> None:
+    node = cluster.make(redis.url.replace("/0", "/99"))
+    with pytest.raises(errors.ConfigError, match="out of range"):
+        await node.engine.start(node.listener)
+
+
+async def test_tls_with_a_private_authority(
+    cluster: Cluster, start_redis: Callable[..., RedisServer], tmp_path: Path
+) -> None:
+    files = certificates(tmp_path / "pki")
+    options = {
+        "tls-cert-file": files["cert"],
+        "tls-key-file": files["key"],
+        "tls-ca-cert-file": files["ca"],
+        "tls-auth-clients": "no",
+    }
+    port = free_port()
+    redis = start_redis(**{"port": port, "tls-port": port} | options)
+    url = redis.url.replace("redis:", "rediss:")
+    await works(await cluster.start(f"{url}?ca={files['ca']}"))
+    await works(await cluster.start(f"{url.replace('127.0.0.1', 'localhost')}?ca={files['ca']}", "b"))
+
+
+async def test_tls_from_someone_else_is_refused(
+    cluster: Cluster, start_redis: Callable[..., RedisServer], tmp_path: Path
+) -> None:
+    files, others = certificates(tmp_path / "pki"), certificates(tmp_path / "others")
+    port = free_port()
+    options = {
+        "port": port,
+        "tls-port": port,
+        "tls-cert-file": files["cert"],
+        "tls-key-file": files["key"],
+        "tls-auth-clients": "no",
+        "tls-ca-cert-file": files["ca"],
+    }
+    redis = start_redis(**options)
+    for ca in (f"?ca={others['ca']}", ""):
+        node = cluster.make(redis.url.replace("redis:", "rediss:") + ca)
+        with pytest.raises(errors.ConfigError, match="certificate"):
+            await node.engine.start(node.listener)
+
+
+async def test_more_commands_than_the_bound_fail_at_once(
+    cluster: Cluster, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = await cluster.start(redis.url)
+    monkeypatch.setattr(connection, "MAX_PENDING", 50)
+    calls = [node.broker.publish(publication("a", n), KEPT, None) for n in range(200)]
+    results = await DeferredList(calls, consumeErrors=True)
+    assert [success for success, _ in results] == [True] * 50 + [False] * 150
+    assert all(isinstance(failure.value, errors.Unavailable) for success, failure in results if not success)
+    assert [published.offset for success, published in results if success] == list(range(1, 51))
+
+
+async def test_more_bytes_than_the_bound_fail_at_once(
+    cluster: Cluster, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = await cluster.start(redis.url)
+    monkeypatch.setattr(connection, "MAX_PENDING_BYTES", 100_000)
+    calls = [node.broker.publish(publication("a", "x" * 60_000, f"m{n}"), KEPT, None) for n in range(3)]
+    results = await DeferredList(calls, consumeErrors=True)
+    assert [success for success, _ in results] == [True, False, False]
+
+
+async def test_scripts_that_redis_forgot_are_given_again(cluster: Cluster, redis: RedisServer) -> None:
+    node = await cluster.start(redis.url)
+    await node.broker.publish(publication("a", 1), KEPT, None)
+    redis.command("SCRIPT", "FLUSH")
+    assert (await node.broker.publish(publication("a", 2), KEPT, None)).offset == 2
+    await works(node)
+
+
+async def test_stopping_while_redis_is_stopped(cluster: Cluster, redis: RedisServer) -> None:
+    from twisted.internet import reactor
+
+    node = await cluster.start(redis.url)
+    redis.pause()
+    answer = node.broker.publish(publication("a", 1), KEPT, None)
+    answer.addErrback(lambda failure: failure.trap(errors.Unavailable))
+    await deferLater(reactor, 0)
+    began = reactor.seconds()
+    cluster.running.remove(node)
+    await node.engine.stop()
+    await answer
+    assert reactor.seconds() - began < 3
+    await node.engine.stop()
+
+
+async def test_stopping_before_redis_was_ever_there(cluster: Cluster, redis: RedisServer) -> None:
+    redis.kill()
+    node = await cluster.start(redis.url)
+    cluster.running.remove(node)
+    await node.engine.stop()
+    assert node.engine.trouble() == "the engine is stopped"

@@ -1,0 +1,37 @@
+"""Three nodes, one Redis, hundreds of clients, every fault in random order: a pause, never a lie."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.reliability.cluster import FAULTS, Books, run
+
+
+def _check(books: Books, seconds: float, seed: int) -> None:
+    print(json.dumps({"seconds": seconds, "seed": seed, **books.table()}, indent=1))
+    assert not books.faults, books.faults[:5]
+    missing, _ = books.lost()
+    assert missing == 0, f"{missing} answered inbox messages never came"
+    assert not books.gaps, books.gaps[:5]
+    assert sum(map(len, books.arrived.values())) > 100
+    assert books.history_delivered > 0
+    assert books.live_delivered > 0
+
+
+def test_a_minute_of_faults(tmp_path: Path) -> None:
+    seconds, seed = float(os.environ.get("SECONDS_OF_FAULTS", "45")), int(os.environ.get("SEED", "1"))
+    books = asyncio.run(run(tmp_path, seconds, seed, clients=300))
+    _check(books, seconds, seed)
+    assert set(books.done) == set(FAULTS), "every fault was tried"
+
+
+@pytest.mark.slow
+def test_ten_minutes_of_faults(tmp_path: Path) -> None:
+    seconds, seed = float(os.environ.get("SECONDS_OF_FAULTS", "600")), int(os.environ.get("SEED", "1"))
+    books = asyncio.run(run(tmp_path, seconds, seed, clients=300))
+    _check(books, seconds, seed)

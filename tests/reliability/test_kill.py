@@ -1,0 +1,81 @@
+"""``kill -9`` at random moments, under full load, on the embedded engine: nothing that was answered is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.harness import Server, free_port, start
+from tests.reliability.audit import CONFIG, Api, Books, Client, check, notify, run_tasks, write_history
+
+USERS = [f"u{n}" for n in range(4)]
+
+
+async def _rounds(place: Path, rounds: int, seed: int) -> Books:
+    lot = random.Random(seed)
+    port = free_port()
+    secret, api_key = "s" * 40, "k" * 20
+
+    def begin() -> Server:
+        return start(place, config=CONFIG, port=port, secret=secret, api_key=api_key)
+
+    server = await asyncio.to_thread(begin)
+    books, stop = Books(), asyncio.Event()
+    api = Api(lambda: server)
+    clients = [asyncio.create_task(Client(lambda: server, books, user).run()) for user in USERS]
+    publishers: list[asyncio.Task[None]] = []
+    try:
+        # Everybody follows from the start, so that all of the history is theirs.
+        async with asyncio.timeout(20):
+            while len(books.history_arrived) < len(USERS):
+                await asyncio.sleep(0.01)
+        publishers += [asyncio.create_task(notify(api, books, user, stop)) for user in USERS]
+        publishers += [asyncio.create_task(write_history(api, books, name, stop)) for name in ("a", "b")]
+        publishers += [asyncio.create_task(run_tasks(api, books, user, stop)) for user in USERS[:2]]
+        for _ in range(rounds):
+            await asyncio.sleep(lot.uniform(0.02, 0.5))
+            server.kill()
+            server = await asyncio.to_thread(begin)
+        await asyncio.sleep(0.5)
+        stop.set()
+        async with asyncio.timeout(30):
+            await asyncio.gather(*publishers)
+            while True:
+                try:
+                    check(books, {})
+                    break
+                except AssertionError:
+                    await asyncio.sleep(0.1)
+    except TimeoutError:
+        pass  # `check` says what did not come
+    finally:
+        for task in (*clients, *publishers):
+            task.cancel()
+        await asyncio.gather(*clients, *publishers, return_exceptions=True)
+        server.stop()
+    return books
+
+
+def _report(books: Books, rounds: int, seed: int) -> None:
+    print(json.dumps({"rounds": rounds, "seed": seed, **books.table()}, indent=1))
+
+
+def test_nothing_answered_is_lost_to_a_few_kills(tmp_path: Path) -> None:
+    books = asyncio.run(_rounds(tmp_path, 4, seed=1))
+    _report(books, 4, 1)
+    check(books, {})
+    assert sum(map(len, books.answered.values())) > 20
+    assert books.finished
+
+
+@pytest.mark.slow
+def test_nothing_answered_is_lost_to_two_hundred_kills(tmp_path: Path) -> None:
+    rounds, seed = int(os.environ.get("ROUNDS", "200")), int(os.environ.get("SEED", "1"))
+    books = asyncio.run(_rounds(tmp_path, rounds, seed))
+    _report(books, rounds, seed)
+    check(books, {})

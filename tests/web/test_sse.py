@@ -1,0 +1,297 @@
+"""Server-sent events over real HTTP: the first message, resumption, tickets, the other way, CORS, closes."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from pushserver.positions import Position
+from pushserver.web.sse import EventStream, positions_of
+from tests.harness import ROOT, Server, start, wait_until
+
+NAMESPACES = """
+[heartbeat]
+interval = "1s"
+[auth]
+anonymous = true
+[server]
+allowed_origins = ["https://app.example"]
+max_connections_per_user = 3
+[[namespaces]]
+name = "news"
+subscribe = "authenticated"
+publish = "authenticated"
+history_size = 10
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    running = start(tmp_path_factory.mktemp("sse"), config=NAMESPACES)
+    yield running
+    running.stop()
+
+
+class Events:
+    """A stream as a client reads it: lines, nothing else."""
+
+    def __init__(self, server: Server, query: str = "", **headers: str) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+        self._connection.request("GET", f"/sse{query}", headers={k.replace("_", "-"): v for k, v in headers.items()})
+        self.response = self._connection.getresponse()
+        self.status = self.response.status
+        self.last_id = ""
+        self.comments = 0
+
+    def next(self) -> dict[str, Any]:
+        """The next message; comments are counted on the way."""
+        data: str | None = None
+        while True:
+            line = self.response.readline().decode()
+            assert line, "the stream has ended"
+            name, _, value = line.rstrip("\n").partition(":")
+            assert name in ("", "id", "data"), line
+            if name == "data":
+                data = value.strip()
+            elif name == "id":
+                self.last_id = value.strip()
+            elif line.startswith(":"):
+                self.comments += 1
+            elif data is not None:
+                message: dict[str, Any] = json.loads(data)
+                return message
+
+    def until(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        while not wanted(message := self.next()):
+            pass
+        return message
+
+    def close(self) -> None:
+        self.response.close()
+        self._connection.close()
+
+
+def token(server: Server, user: str = "42", **claims: Any) -> str:
+    return f"Bearer {server.token(user, **claims)}"
+
+
+def publish(server: Server, channel: str, data: Any) -> None:
+    assert server.api("POST", "/api/publish", {"channel": channel, "data": data}).status == 200
+
+
+def error(events: Events) -> str:
+    code: str = json.loads(events.response.read())["error"]["code"]
+    return code
+
+
+def test_the_first_message_says_where_one_stands(server: Server) -> None:
+    with closing(Events(server, "?channels=news:a,nope:b", Authorization=token(server))) as events:
+        assert events.response.getheader("content-type") == "text/event-stream"
+        assert events.response.getheader("x-accel-buffering") == "no"
+        first = events.next()
+        assert first["type"] == "subscription_success"
+        assert first["data"]["channels"] == ["news:a", "system", "user:42"]
+        assert first["data"]["rejected"]["nope:b"]["code"] == "UNKNOWN_CHANNEL"
+        assert first["data"]["results"]["news:a"]["recovered"] is False
+        assert first["data"]["userId"] == "42"
+        publish(server, "news:a", {"n": 1})
+        push = events.next()
+        assert (push["type"], push["channel"], push["data"]) == ("message", "news:a", {"n": 1})
+        assert push["offset"] == 1
+
+
+@pytest.mark.parametrize("way", ["header", "query"])
+def test_it_resumes_where_it_stopped(server: Server, way: str) -> None:
+    channel, user = f"news:{way}", f"resume-{way}"
+    with closing(Events(server, f"?channels={channel}", Authorization=token(server, user))) as events:
+        events.next()
+        publish(server, channel, 1)
+        server.api("POST", "/api/notify", {"userId": user, "data": "a"})
+        seen = [events.next()["data"], events.next()["data"]]
+        assert sorted(map(str, seen)) == ["1", "a"]
+        last = events.last_id
+    publish(server, channel, 2)
+    server.api("POST", "/api/notify", {"userId": user, "data": "b"})
+    headers = {"Last_Event_ID": last} if way == "header" else {}
+    query = f"?channels={channel}" + ("" if way == "header" else f"&lastEventId={last}")
+    with closing(Events(server, query, Authorization=token(server, user), **headers)) as events:
+        result = events.next()["data"]["results"][channel]
+        assert result["recovered"] is True
+        assert [m["data"] for m in result["messages"]] == [2]
+        push = events.next()
+        assert (push["channel"], push["data"]) == (f"user:{user}", "b")
+        publish(server, channel, 3)
+        assert events.next()["data"] == 3
+
+
+def test_an_early_event_resumes_every_channel(server: Server) -> None:
+    user = "early"
+    with closing(Events(server, "?channels=news:early", Authorization=token(server, user))) as events:
+        events.next()
+        publish(server, "news:early", 1)
+        events.next()
+        last = events.last_id
+    server.api("POST", "/api/notify", {"userId": user, "data": "waiting"})
+    with closing(
+        Events(server, "?channels=news:early", Authorization=token(server, user), Last_Event_ID=last)
+    ) as events:
+        events.next()
+        events.next()
+        held = positions_of(events.last_id)
+    assert held["news:early"].offset == 1
+    assert held[f"user:{user}"].offset == 1
+
+
+def test_messages_go_the_other_way_by_post(server: Server) -> None:
+    with closing(Events(server, Authorization=token(server, "poster"))) as events:
+        to = f"/sse/{events.next()['data']['connectionId']}"
+
+        def say(type: str, id: int, **data: Any) -> dict[str, Any]:
+            answer = server.api("POST", to, {"type": type, "id": id, "data": data}, key="")
+            assert answer.status == 202
+            return events.until(lambda m: m.get("id") == id)
+
+        assert say("ping", 1, x="y")["data"]["x"] == "y"
+        assert "news:post" in say("subscribe", 2, channels=["news:post"])["data"]["results"]
+        published = say("publish", 3, channel="news:post", data="hello")
+        assert published["type"] == "published"
+        assert say("history", 4, channel="news:post")["data"]["messages"][0]["data"] == "hello"
+        assert positions_of(events.last_id)["news:post"].offset == 1
+        assert say("nonsense", 5)["data"]["code"] == "UNKNOWN_MESSAGE_TYPE"
+        assert server.api("POST", to, b"x" * 70_000, key="").status == 413
+        assert server.api("POST", to, b"\xff", key="").status == 400
+    assert server.api("POST", "/sse/nobody", {"type": "ping"}, key="").status == 404
+
+
+def test_a_ticket_opens_a_stream_until_its_user_is_revoked(server: Server) -> None:
+    made = server.api("POST", "/api/tickets", {"userId": 7, "channels": ["news:*"], "ttl": "5m"})
+    assert made.status == 200
+    ticket = made.body["ticket"]
+    for _ in range(2):
+        with closing(Events(server, f"?channels=news:t&ticket={ticket}")) as events:
+            data = events.next()["data"]
+            assert (data["userId"], "news:t" in data["channels"]) == ("7", True)
+    with closing(Events(server, f"?ticket={ticket}")) as events:
+        events.next()
+        assert server.api("POST", "/api/revoke", {"userId": "7"}).body == {"closed": 1}
+        assert events.next()["data"]["code"] == 3503
+        assert events.response.read() == b""
+    with closing(Events(server, f"?ticket={ticket}")) as events:
+        assert (events.status, error(events)) == (401, "TOKEN_BLACKLISTED")
+    assert ticket not in server.log
+
+
+def test_a_ticket_is_no_token_and_a_token_no_ticket(server: Server) -> None:
+    ticket = server.api("POST", "/api/tickets", {"userId": "8", "channels": []}).body["ticket"]
+    with closing(Events(server, Authorization=f"Bearer {ticket}")) as events:
+        assert (events.status, error(events)) == (401, "INVALID_TOKEN")
+    with closing(Events(server, f"?ticket={server.token('8')}")) as events:
+        assert (events.status, error(events)) == (401, "INVALID_TOKEN")
+    for body in ({"userId": "8"}, {"userId": "", "channels": []}, {"userId": "8", "channels": [], "ttl": "soon"}):
+        assert server.api("POST", "/api/tickets", body).status == 400
+
+
+@pytest.mark.parametrize(
+    ("claims", "code"),
+    [({"exp": 1}, "TOKEN_EXPIRED"), ({"permissions": "x:y"}, "INVALID_TOKEN"), ({"exp": None}, "INVALID_TOKEN")],
+)
+def test_a_bad_token_is_answered_with_a_status(server: Server, claims: dict[str, Any], code: str) -> None:
+    with closing(Events(server, Authorization=token(server, **claims))) as events:
+        assert (events.status, error(events)) == (401, code)
+
+
+def test_without_a_token_there_is_what_anyone_may_hear(server: Server) -> None:
+    with closing(Events(server, "?channels=public:a,news:a")) as events:
+        data = events.next()["data"]
+        assert data["channels"] == ["public:a"]
+        assert data["rejected"]["news:a"]["code"] == "NOT_AUTHENTICATED"
+        publish(server, "public:a", "all")
+        assert events.next()["data"] == "all"
+
+
+def test_other_origins_need_leave(server: Server) -> None:
+    preflight = server.api("OPTIONS", "/sse", key="", headers={"Origin": "https://app.example"})
+    assert preflight.status == 204
+    assert preflight.headers["access-control-allow-origin"] == "https://app.example"
+    assert "Last-Event-ID" in preflight.headers["access-control-allow-headers"]
+    assert server.api("OPTIONS", "/sse", key="", headers={"Origin": "https://evil.example"}).status == 403
+    assert server.api("GET", "/sse", key="", headers={"Origin": "null"}).status == 403
+    assert server.api("PUT", "/sse", key="").status == 405
+    assert server.api("GET", "/sse/x", key="").status == 404
+
+
+def test_heartbeats_are_comments(server: Server) -> None:
+    with closing(Events(server, Authorization=token(server, "beat"))) as events:
+        events.next()
+        line = events.response.readline()
+        assert line.startswith(b":")
+
+
+def test_a_user_with_too_many_streams_is_told(server: Server) -> None:
+    open_ = [Events(server, Authorization=token(server, "many")) for _ in range(3)]
+    try:
+        for events in open_:
+            events.next()
+        with closing(Events(server, Authorization=token(server, "many"))) as one_more:
+            messages = [one_more.next(), one_more.next()]
+            assert {"code": 3504, "reason": "connection limit"} in [m["data"] for m in messages]
+    finally:
+        for events in open_:
+            events.close()
+    wait_until(lambda: not server.api("GET", "/api/connections?userId=many").body["connections"])
+
+
+def test_nothing_of_a_stream_stays(server: Server) -> None:
+    with closing(Events(server, "?channels=news:stay", Authorization=token(server, "stay"))) as events:
+        events.next()
+        (listed,) = server.api("GET", "/api/connections?userId=stay").body["connections"]
+        assert (listed["protocol"], "news:stay" in listed["channels"]) == ("sse", True)
+    wait_until(lambda: not server.api("GET", "/api/connections?userId=stay").body["connections"])
+    wait_until(lambda: not server.api("GET", "/api/channels?pattern=news:stay").body["channels"])
+
+
+def test_going_away_is_said_and_the_server_ends(start_server: Callable[..., Server]) -> None:
+    server = start_server()
+    with closing(Events(server, Authorization=token(server))) as events:
+        events.next()
+        assert server.terminate() == -15
+        assert events.next()["type"] == "going_away"
+        assert events.next()["data"]["code"] == 3001
+
+
+def test_the_browser_client_falls_back_to_it(start_server: Callable[..., Server]) -> None:
+    server = start_server(dev=True)
+    node = shutil.which("node") or "node"
+    walk = subprocess.Popen(
+        [node, str(ROOT / "tests/js/sse_walk.mjs"), server.ws_url, server.token("9")],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert walk.stdout is not None
+        assert walk.stdout.readline() == "ready\n"
+        for n in range(3):
+            publish(server, "demo:sse", n)
+        server.api("POST", "/api/notify", {"userId": "9", "data": {"n": 1}})
+        wait_until(lambda: server.api("GET", "/api/inbox?userId=9").body["acked"] == 1)
+        server.api("POST", "/api/disconnect", {"userId": "9"})
+        said = json.loads(walk.stdout.readline())
+        assert said == {"seen": ["own", 0, 1, 2], "inbox": [1], "pong": 1, "transport": "sse", "code": 3503}
+    finally:
+        walk.kill()
+        walk.wait()
+
+
+def test_an_id_that_is_none_holds_nothing() -> None:
+    for text in (None, "", "x", "!!!", "eyJhIjoxfQ", "W10", "é"):
+        assert positions_of(text) == {}
+    stream = EventStream()
+    stream.positions = {"news:a": (3, "e")}
+    assert positions_of(stream.id().decode()) == {"news:a": Position(3, "e")}
