@@ -68,6 +68,7 @@ class Connection:
         "deadline",
         "dialect",
         "gone",
+        "greeted",
         "heard_at",
         "id",
         "identity",
@@ -111,6 +112,8 @@ class Connection:
         self.identity: Identity | None = None
         #: the user whose index this connection stands in; set a little before `identity`
         self.user_id: str | None = None
+        #: the answer to its sign-in is out: pushes may follow
+        self.greeted = False
         #: subscribed channels; which of them the server subscribed
         self.channels: set[str] = set()
         self.server_channels: tuple[str, ...] = ()

@@ -108,6 +108,7 @@ class Conversation:
             self._counters.error(problem.code.value)
             self._carry(session.refuse(asked.id, problem, problem.close))
         except PushError as problem:
+            self._counters.error(problem.code.value)
             self._carry(session.fail(asked.id, problem, self._now()))
         except CancelledError:
             if connection.open:

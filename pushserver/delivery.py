@@ -106,6 +106,13 @@ class Outbox:
             return True
         return self._push_waiting(frame, mark)
 
+    def interject(self, frame: bytes) -> None:
+        """Sends a frame whose place among the others does not matter before all that waits."""
+        if self._stalled and self._waiting:
+            self._waiting.appendleft((frame, None))
+        else:
+            self.write(frame)
+
     @property
     def stalled(self) -> bool:
         """Whether frames wait for the socket."""
@@ -164,7 +171,8 @@ class Outbox:
 
     def drop_channel(self, channel: str) -> None:
         """Forgets the waiting live messages of a channel: they will be read again, or nobody wants them any more."""
-        self._drop(lambda waiting: waiting.channel == channel, tell=False)
+        if self.counted:
+            self._drop(lambda waiting: waiting.channel == channel, tell=False)
 
     def _drop(self, unwanted: Callable[[Mark], bool], excess: float = math.inf, tell: bool = True) -> set[str]:
         """Leaves out waiting live messages, whole and the oldest first, until ``excess`` bytes are free.

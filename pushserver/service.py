@@ -86,8 +86,8 @@ class Node:
         self.now = now
         self.counters = Counters(now())
         self.namespaces = Namespaces(_namespaces(config))
-        self.hub = Hub(reactor, engine.broker, self.counters, now)
         self.publishing = Publishing(engine, self.namespaces, self.counters, now)
+        self.hub = Hub(reactor, engine.broker, self.counters, now, self.publishing.message_id)
         self.presence = Presence(reactor, engine, self.publishing, now)
         self.tasks = Tasks(
             reactor,
@@ -134,7 +134,14 @@ class Node:
             now,
         )
         self.control = Control(
-            reactor, engine, self.hub, self.requests, name, now, max_token_lifetime=auth.max_token_lifetime
+            reactor,
+            engine,
+            self.hub,
+            self.requests,
+            self.authenticator,
+            name,
+            now,
+            max_token_lifetime=auth.max_token_lifetime,
         )
         self.commands = Commands(self.hub, self.publishing, self.tasks, self.control)
         self._sampling = LoopingCall(lambda: self.counters.sample(now()))
@@ -352,6 +359,8 @@ class PushService(Service):
     async def _stop(self) -> None:
         """Listeners, then clients, then rooms, then the engine: each after the one before."""
         self.gate.closed = True
+        if self._starting is not None:
+            await self._starting
         for port in self._ports:
             await _stopped(port)
         self._ports.clear()
