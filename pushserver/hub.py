@@ -87,17 +87,19 @@ class Joining:
 class Batch:
     """Publications that leave together, for those whose first batch it is, or an earlier one was."""
 
-    __slots__ = ("number", "publications")
+    __slots__ = ("changes", "number", "publications")
 
     def __init__(self, number: int) -> None:
         self.number = number
+        #: `Channel.changes` when its followers were listed, where it is meant for all of them; -1 where it is not
+        self.changes = -1
         self.publications: list[Publication] = []
 
 
 class Channel:
     """A channel with followers on this node."""
 
-    __slots__ = ("batches", "followers", "joining", "name", "number", "running", "waiters")
+    __slots__ = ("batches", "changes", "followers", "joining", "name", "number", "running", "waiters")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -105,6 +107,8 @@ class Channel:
         self.followers: dict[Connection, int] = {}
         #: the number of the batch that gathers now
         self.number = 0
+        #: how often somebody left or came, so that a fan-out need not ask after each follower
+        self.changes = 0
         self.joining: dict[Connection, Joining] | None = None
         self.batches: deque[Batch] | None = None
         self.running = False
@@ -115,7 +119,13 @@ class Channel:
         """Makes the connection live for what is published from now on."""
         if self.batches is not None:
             self.number += 1
+        self.changes += 1
         self.followers[connection] = self.number
+
+    def dismiss(self, connection: Connection) -> None:
+        """The connection is live here no more."""
+        self.changes += 1
+        self.followers.pop(connection, None)
 
 
 class Hub:
@@ -188,7 +198,7 @@ class Hub:
         if channel is None:
             channel = self.channels[name] = Channel(name)
             self._subscribe(channel)
-        channel.followers.pop(connection, None)
+        channel.dismiss(connection)
         if channel.joining is None:
             channel.joining = {}
         joining = channel.joining[connection] = Joining(channel, connection)
@@ -236,7 +246,7 @@ class Hub:
             offset = 0
         for publication in joining.after(offset):
             if connection in channel.followers:
-                self._hand_over(connection, publication)
+                self._hand_over(connection, publication, connection.dialect.publication(publication))
         return True
 
     def resync(self, name: str) -> list[Connection]:
@@ -261,7 +271,7 @@ class Hub:
         channel = self.channels.get(name)
         if channel is None:
             return
-        channel.followers.pop(connection, None)
+        channel.dismiss(connection)
         if channel.joining is not None:
             channel.joining.pop(connection, None)
             if not channel.joining:
@@ -325,6 +335,8 @@ class Hub:
         """Delivers the channel's batches one after another, in slices."""
         while channel.batches:
             batch = channel.batches.popleft()
+            if batch.number == channel.number:
+                batch.changes = channel.changes
             if not self._slices(channel, batch, list(channel.followers), 0):
                 return
         channel.batches = None
@@ -351,43 +363,55 @@ class Hub:
 
     def fan_out(self, channel: Channel, batch: Batch, followers: Iterable[Connection]) -> None:
         """Hands a batch to connections: encoded and framed once for each dialect, joined once where all go."""
-        frames: dict[Dialect, bytes] = {}
+        frames: dict[Dialect, tuple[list[bytes], bytes]] = {}
         publications, number = batch.publications, batch.number
-        current = channel.followers
+        first, later = channel.followers.get, number + 1
         plain = all(p.exclude_user is None and p.exclude_connection is None for p in publications)
-        mark = Mark(channel.name, None, "")
-        sent = octets = 0
+        sent = octets = size = 0
         dialect: Dialect | None = None
+        each: list[bytes] = []
         joined = b""
         for connection in followers:
             try:
                 # Who left meanwhile gets nothing, and who came back gets it from the channel's past.
-                if current.get(connection, number + 1) > number:
-                    continue
-                if connection.trace is not None or not plain or connection.outbox.stalled:
-                    for publication in publications:
-                        if connection in current:
-                            self._hand_over(connection, publication)
+                if channel.changes != batch.changes and first(connection, later) > number:
                     continue
                 if connection.dialect is not dialect:
                     dialect = connection.dialect
                     if dialect not in frames:
-                        frames[dialect] = b"".join([dialect.publication(p) for p in publications])
-                    joined = frames[dialect]
-                connection.outbox.push(joined, mark)
+                        each = [dialect.publication(p) for p in publications]
+                        frames[dialect] = (each, b"".join(each))
+                    each, joined = frames[dialect]
+                    size = len(joined)
+                outbox = connection.outbox
+                free = outbox.free
+                if not plain or connection.trace is not None or (free is None and outbox.stalled):
+                    for publication, frame in zip(publications, each, strict=True):
+                        if connection in channel.followers:
+                            self._hand_over(connection, publication, frame)
+                    continue
                 sent += 1
-                octets += len(joined)
+                octets += size
+                if free is None:
+                    outbox.write(joined)
+                    continue
+                # One system call, and as little as can be around it: this line runs once for each delivery.
+                try:
+                    taken = free.send(joined)
+                except OSError as problem:
+                    taken = outbox.refused(problem)
+                if taken != size:
+                    outbox.rest(joined, taken)
             except Exception:
                 # One connection's trouble must not keep the channel from everybody else.
                 self._log.failure("delivering to connection {id} failed", id=connection.id)
                 connection.line.abort()
         self._counters.sent(sent * len(publications), octets)
 
-    def _hand_over(self, connection: Connection, publication: Publication, subject: str = "") -> None:
+    def _hand_over(self, connection: Connection, publication: Publication, frame: bytes, subject: str = "") -> None:
         """Hands one publication to one connection, with everything that is special about either."""
         if not connection.open or publication.excludes(connection.user_id, connection.id):
             return
-        frame = connection.dialect.publication(publication)
         if connection.trace is not None:
             connection.trace.outbound(connection, frame)
         mark = Mark(publication.channel, publication.offset, subject)
@@ -400,8 +424,12 @@ class Hub:
 
     def send(self, publication: Publication, audience: Iterable[Connection], subject: str) -> None:
         """Hands a publication to these connections now, beside the channels' batches."""
+        frames: dict[Dialect, bytes] = {}
         for connection in tuple(audience):
-            self._hand_over(connection, publication, subject)
+            dialect = connection.dialect
+            if dialect not in frames:
+                frames[dialect] = dialect.publication(publication)
+            self._hand_over(connection, publication, frames[dialect], subject)
 
     def replay(self, connection: Connection, publication: Publication) -> None:
         """Sends a message of the past: it was asked for, so it is never left out; its sender waits for the socket."""
@@ -417,6 +445,6 @@ class Hub:
         channel = self.channels.get(mark.channel)
         if mark.offset is None or connection.gone or channel is None or connection not in channel.followers:
             return
-        del channel.followers[connection]
+        channel.dismiss(connection)
         connection.outbox.drop_channel(mark.channel)
         self.lagged(connection, mark.channel, mark.offset - 1)

@@ -211,6 +211,8 @@ class WebSocketDoor(WebSocketServerProtocol):  # type: ignore[misc]
             self._outbox.write(data)
 
     def _closeConnection(self, abort: bool = False) -> None:
+        if self._outbox is not None:
+            self._outbox.finish()
         # After a clean closing handshake there is nothing to abort, and a reset could overtake our last frame.
         if abort and not self.wasClean:
             self.transport.abortConnection()
