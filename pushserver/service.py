@@ -439,7 +439,7 @@ def make_service(config: Config, dev: bool, workers: int) -> PushService:  # noq
 
 
 def _end_once() -> None:
-    """The end has begun: a second SIGTERM changes nothing (Twisted would log a failure), a second Ctrl-C ends at once."""
+    """The end has begun: a second SIGTERM changes nothing (Twisted would log a failure), a second Ctrl-C ends it."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
