@@ -96,7 +96,7 @@ class Session:
 
     # -- in -----------------------------------------------------------------------------------------------------------
 
-    def receive(self, octets: bytes | str, now: int) -> tuple[Effect, ...]:
+    def receive(self, octets: bytes, now: int) -> tuple[Effect, ...]:
         """What follows from one message that arrived at ``now`` (ms)."""
         wait = self._wait(now)
         if wait:
