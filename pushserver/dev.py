@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -186,6 +187,16 @@ def leave_address(config: Config) -> None:
     """Writes down where the server listens, for `pushctl` to find it."""
     path = Path(config.server.state_dir) / ADDRESS
     path.write_text(address(config.server.listen[0]) + "\n", encoding="utf-8")
+
+
+def greet(config: Config, dev: Dev, now: int) -> None:
+    """Says once, at the start, where the server is and how to get in; ``now`` is in milliseconds."""
+    leave_address(config)
+    # Past twistd's log, which may be a file that others read.
+    terminal = sys.__stdout__
+    if terminal is not None:
+        terminal.write(banner(config, dev, now))
+        terminal.flush()
 
 
 def banner(config: Config, dev: Dev, now: int) -> str:

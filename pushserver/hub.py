@@ -155,12 +155,15 @@ class Hub:
         self.lagged: Callable[[Connection, str, int], None] = lambda connection, channel, offset: None
         #: called with a channel that nobody here follows any more
         self.deserted: Callable[[str], None] = lambda channel: None
+        #: called when there are more or fewer connections
+        self.changed: Callable[[], None] = lambda: None
 
     # -- connections --------------------------------------------------------------------------------------------------
 
     def add(self, connection: Connection) -> None:
         self.connections[connection.id] = connection
         self._counters.connection_opened(len(self.connections))
+        self.changed()
 
     def enter(self, connection: Connection, user_id: str) -> None:
         """Puts the connection into the user's index; from now on a kick or a revocation finds it."""
@@ -175,6 +178,7 @@ class Hub:
         connection.gone = True
         if self.connections.pop(connection.id, None) is None:
             return
+        self.changed()
         for name in tuple(connection.channels):
             self.unfollow(connection, name)
         if connection.user_id is not None:

@@ -11,7 +11,6 @@ MultiService stops all its children at once; here each is awaited before the nex
 from __future__ import annotations
 
 import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,6 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
@@ -35,7 +33,7 @@ from pushserver.commands import Commands
 from pushserver.config import Config
 from pushserver.control import Control
 from pushserver.delivery import Policy
-from pushserver.dev import Dev, banner, leave_address, prepare
+from pushserver.dev import Dev, prepare
 from pushserver.engine.interfaces import InboxRules, Member, TaskEvent
 from pushserver.errors import ConfigError
 from pushserver.heartbeat import Heartbeat
@@ -69,6 +67,7 @@ from pushserver.web.site import (
 from pushserver.web.sse import EventStreams, Tickets
 from pushserver.web.websocket import WebSocketDoorFactory
 from pushserver.wire.messages import may_send
+from pushserver.workers.seat import Alone, Seat
 
 
 def wall_clock() -> int:
@@ -201,18 +200,28 @@ class PushService(Service):
     Args:
         config: checked, with everything that development mode adds.
         dev: development mode's secrets, or None.
+        name: the node's; else the configured one, or one that is made up.
+        seat: the place among the processes that share the sockets; else the process is alone.
     """
 
     _log = Logger()
 
     def __init__(
-        self, reactor: Any, config: Config, dev: Dev | None = None, now: Callable[[], int] = wall_clock
+        self,
+        reactor: Any,
+        config: Config,
+        dev: Dev | None = None,
+        now: Callable[[], int] = wall_clock,
+        *,
+        name: str = "",
+        seat: Seat | None = None,
     ) -> None:
         self._reactor = reactor
         self._config = config
         self._dev = dev
         self._now = now
-        name = config.server.node_name or f"{gethostname().partition('.')[0]}-{token_hex(3)}"
+        self._seat: Seat = Alone(reactor) if seat is None else seat
+        name = name or config.server.node_name or f"{gethostname().partition('.')[0]}-{token_hex(3)}"
         self.node = Node(reactor, config, make_engine(reactor, config, name), name, now)
         self._ports: list[IListeningPort] = []
         self._starting: Deferred[None] | None = None
@@ -222,11 +231,12 @@ class PushService(Service):
             trusted_proxies=config.server.trusted_proxies,
             loopback_only=dev is not None,
             max_connections=config.server.max_connections,
-            open_now=lambda: len(self.node.hub.connections),
+            open_now=lambda: len(self.node.hub.connections) + self._seat.elsewhere(),
             connects=Buckets(config.rate_limits.connects_per_second),
             now=now,
         )
         self._doors = self._make_doors()
+        self.node.hub.changed = self.note
 
     def _make_doors(self) -> DoorwayFactory:
         config, node, gate = self._config, self.node, self.gate
@@ -283,7 +293,7 @@ class PushService(Service):
         root.putChild(b"sse", streams)
         root.putChild(b"healthz", Health())
         root.putChild(b"readyz", Ready(self.trouble, trusted))
-        root.putChild(b"metrics", Metrics(self.metrics, trusted))
+        root.putChild(b"metrics", Metrics(lambda: self._seat.whole(self.metrics()), trusted))
         root.putChild(b"pushclient.js", Asset("pushclient", "index.js", public=True))
         root.putChild(b"pushclient", Folder("pushclient", public=True))
         root.place(
@@ -306,6 +316,14 @@ class PushService(Service):
     async def stats(self) -> Any:
         return {"nodes": await self.node.control.stats()}
 
+    def load(self) -> int:
+        """Connections, and sockets that have not asked for anything yet."""
+        return len(self.node.hub.connections) + len(self._doors.waiting)
+
+    def note(self) -> None:
+        """Tells the processes beside this one how many connections there are here."""
+        self._seat.note(len(self.node.hub.connections), self.load())
+
     def metrics(self) -> bytes:
         return b""
 
@@ -314,7 +332,7 @@ class PushService(Service):
     def startService(self) -> None:
         super().startService()
         self._starting = Deferred.fromCoroutine(self._start())
-        self._starting.addErrback(self._failed)
+        self._starting.addErrback(self._seat.failed)
 
     async def _start(self) -> None:
         await self.node.engine.start(self.node)
@@ -323,31 +341,18 @@ class PushService(Service):
         if ingest is not None:
             ingest.start(self.node.commands.execute)
         for description in self._config.server.listen:
-            endpoint = serverFromString(self._reactor, description)
             try:
-                self._ports.append(await endpoint.listen(self._doors))
+                self._ports.append(await self._seat.endpoint(description).listen(self._doors))
             except Exception as problem:
                 raise ConfigError(f"cannot listen on {description}: {problem}") from None
         self._ready = True
         self._log.info("node {node} listens on {endpoints}", node=self.node.name, endpoints=self._config.server.listen)
-        if self._dev is not None:
-            leave_address(self._config)
-            # Past twistd's log, which may be a file that others read.
-            terminal = sys.__stdout__
-            if terminal is not None:
-                terminal.write(banner(self._config, self._dev, self._now()))
-                terminal.flush()
+        self.note()
+        self._seat.ready(self._config, self._dev, self._now())
 
-    def _failed(self, failure: Any) -> None:
-        """The start failed: said in one line, and the process ends with status 1."""
-        if failure.check(ConfigError):
-            self._log.critical("pushserver: {problem}", problem=str(failure.value))
-            sys.stderr.write(f"pushserver: {failure.value}\n")
-        else:
-            self._log.failure("the start failed", failure)
-            sys.stderr.write(f"pushserver: the start failed: {failure.value}\n")
-        self._reactor.exitCode = 1
-        self._reactor.callWhenRunning(self._reactor.stop)
+    def lead(self) -> None:
+        """Of the processes that share the sockets, this one does what one alone does, from now on."""
+        self._log.info("node {node} leads", node=self.node.name)
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
@@ -427,7 +432,7 @@ def make_engine(reactor: Any, config: Config, name: str) -> Any:
     return EmbeddedEngine(reactor, Path(config.server.state_dir), rules, config.tasks.ttl, name)
 
 
-def make_service(config: Config, dev: bool, workers: int) -> PushService:  # noqa: ARG001
+def make_service(config: Config, dev: bool, workers: int) -> Service:
     """The service for ``twistd``. Raises `errors.ConfigError`."""
     from twisted.internet import reactor
 
@@ -435,6 +440,10 @@ def make_service(config: Config, dev: bool, workers: int) -> PushService:  # noq
     if dev:
         config, secrets = prepare(config)
     reactor.addSystemEventTrigger("before", "shutdown", _end_once)  # type: ignore[attr-defined]
+    if workers > 1:
+        from pushserver.workers.supervisor import Supervisor
+
+        return Supervisor(reactor, config, secrets, workers, wall_clock)
     return PushService(reactor, config, secrets)
 
 

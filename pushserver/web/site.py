@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from importlib.resources import files
 from io import BytesIO
 from typing import Any, Final
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -176,8 +177,9 @@ class Metrics(Resource):
     """The Prometheus text format, for loopback, API keys, or everyone."""
 
     isLeaf = True
+    _log = Logger()
 
-    def __init__(self, render: Callable[[], bytes], trusted: Callable[[Request], bool]) -> None:
+    def __init__(self, render: Callable[[], Awaitable[bytes]], trusted: Callable[[Request], bool]) -> None:
         super().__init__()
         self._render = render
         self._trusted = trusted
@@ -186,10 +188,23 @@ class Metrics(Resource):
         if not self._trusted(request):
             respond_error(request, Refused("metrics are for loopback or an API key", Code.NOT_AUTHENTICATED))
             return NOT_DONE_YET
-        octets = self._render()
-        request.setHeader("content-type", "text/plain; version=0.0.4; charset=utf-8")
-        request.write(octets)
-        request.finish()
+        gone: list[Any] = []
+        request.notifyFinish().addErrback(gone.append)
+
+        async def answer() -> None:
+            try:
+                octets = await self._render()
+            except PushError as problem:
+                if not gone:
+                    respond_error(request, problem)
+                return
+            if not gone:
+                request.setHeader("content-type", "text/plain; version=0.0.4; charset=utf-8")
+                request.write(octets)
+                request.finish()
+
+        done = Deferred.fromCoroutine(answer())
+        done.addErrback(lambda failure: self._log.failure("the metrics could not be told", failure))
         return NOT_DONE_YET
 
 
