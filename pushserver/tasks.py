@@ -221,8 +221,7 @@ class Tasks:
         feed = feeds.pop(ended.task_id, None)
         if feed is not None:
             self._disarm(feed)
-            self._counters.tasks_pushed += 1
-            self._counters.task_pushes[message.channel.partition(":")[2]] += 1
+            self._counters.task_pushed(message.channel.partition(":")[2])
         if not feeds:
             self._feeds.pop(message.channel, None)
 
@@ -263,8 +262,7 @@ class Tasks:
         audience = [c for c in known.followers if floors.pop(c, 0) < state.version] if floors else known.followers
         self._push(event, audience)
         if audience:
-            self._counters.tasks_pushed += 1
-            self._counters.task_pushes[state.user_id] += 1
+            self._counters.task_pushed(state.user_id)
         if state.final:
             feeds = self._feeds.get(channel, {})
             feeds.pop(state.task_id, None)
