@@ -15,6 +15,7 @@ from pushserver.tokens import Identity
 
 if TYPE_CHECKING:
     from pushserver.delivery import Outbox
+    from pushserver.stats import Counters
 
 
 class Dialect(Protocol):
@@ -65,6 +66,7 @@ class Connection:
         "channels",
         "closing",
         "connected_at",
+        "counters",
         "deadline",
         "dialect",
         "gone",
@@ -96,6 +98,7 @@ class Connection:
         user_agent: str,
         protocol: str,
         now: int,
+        counters: Counters,
     ) -> None:
         self.id = id
         self.dialect = dialect
@@ -107,6 +110,7 @@ class Connection:
         self.user_agent = user_agent
         self.protocol = protocol
         self.connected_at = now
+        self.counters = counters
         self.heard_at = now
         #: None until authenticated
         self.identity: Identity | None = None
@@ -133,7 +137,9 @@ class Connection:
         if self.closing is None and not self.gone:
             if self.trace is not None:
                 self.trace.outbound(self, payload)
-            self.outbox.write(self.dialect.text(payload))
+            frame = self.dialect.text(payload)
+            self.outbox.write(frame)
+            self.counters.sent(1, len(frame))
 
     def tell(self, notice: operations.Notice, now: int, message_id: str) -> None:
         self.say(self.notify(notice, now, message_id))

@@ -22,7 +22,7 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort
-from twisted.internet.task import LoopingCall, deferLater
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.web.server import Request
 
@@ -40,6 +40,7 @@ from pushserver.heartbeat import Heartbeat
 from pushserver.hub import Hub
 from pushserver.jwks import KeySet
 from pushserver.limits import Buckets
+from pushserver.overview import Overview
 from pushserver.presence import Presence
 from pushserver.progress import Pace
 from pushserver.publication import Publication
@@ -53,6 +54,7 @@ from pushserver.tokens import Keys, TokenRules
 from pushserver.web import api
 from pushserver.web.doorway import DoorwayFactory, peer_address
 from pushserver.web.gate import Gate
+from pushserver.web.metrics import Measures, renderer
 from pushserver.web.site import (
     Asset,
     Folder,
@@ -144,19 +146,16 @@ class Node:
             max_token_lifetime=auth.max_token_lifetime,
         )
         self.commands = Commands(self.hub, self.publishing, self.tasks, self.control)
-        self._sampling = LoopingCall(lambda: self.counters.sample(now()))
-        self._sampling.clock = reactor
+        self.overview = Overview(reactor, self.counters, self.hub, self.control, self.publishing, now)
 
     def start(self) -> None:
         self.heartbeat.start()
         self.tasks.start()
         self.control.start()
-        done = self._sampling.start(1)
-        done.addErrback(lambda failure: self._log.failure("sampling the counters stopped", failure))
+        self.overview.start()
 
     def stop(self) -> None:
-        if self._sampling.running:
-            self._sampling.stop()
+        self.overview.stop()
         self.control.stop()
         self.tasks.stop()
         self.presence.stop()
@@ -270,7 +269,14 @@ class PushService(Service):
             return gate.is_loopback(peer_address(request.transport), headers_of(request))
 
         calls = api.Api(
-            keys, node.engine, node.commands, node.control, node.requests, node.tasks, node.counters, self.stats
+            keys,
+            node.engine,
+            node.commands,
+            node.control,
+            node.requests,
+            node.tasks,
+            node.counters,
+            node.overview.everything,
         )
         root.putChild(b"api", calls)
         streams = EventStreams(
@@ -293,6 +299,9 @@ class PushService(Service):
         root.putChild(b"sse", streams)
         root.putChild(b"healthz", Health())
         root.putChild(b"readyz", Ready(self.trouble, trusted))
+        measures = Measures(node.counters, node.hub, node.engine, node.name, self._now, lambda: self.trouble() is None)
+        #: the text of a scrape of this process
+        self.metrics = renderer(measures)
         root.putChild(b"metrics", Metrics(lambda: self._seat.whole(self.metrics()), trusted))
         root.putChild(b"pushclient.js", Asset("pushclient", "index.js", public=True))
         root.putChild(b"pushclient", Folder("pushclient", public=True))
@@ -313,9 +322,6 @@ class PushService(Service):
         trouble: str | None = self.node.engine.trouble()
         return trouble
 
-    async def stats(self) -> Any:
-        return {"nodes": await self.node.control.stats()}
-
     def load(self) -> int:
         """Connections, and sockets that have not asked for anything yet."""
         return len(self.node.hub.connections) + len(self._doors.waiting)
@@ -323,9 +329,6 @@ class PushService(Service):
     def note(self) -> None:
         """Tells the processes beside this one how many connections there are here."""
         self._seat.note(len(self.node.hub.connections), self.load())
-
-    def metrics(self) -> bytes:
-        return b""
 
     # -- life ---------------------------------------------------------------------------------------------------------
 

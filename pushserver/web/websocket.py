@@ -133,6 +133,7 @@ class WebSocketDoor(WebSocketServerProtocol):  # type: ignore[misc]
             user_agent=self._agent,
             protocol=SUBPROTOCOL,
             now=house.now(),
+            counters=house.counters,
         )
         self._conversation = Conversation(connection, session, house.requests, house.counters, house.now)
         house.requests.arrive(connection)

@@ -108,7 +108,7 @@ class Client:
             try:
                 self.pushed.append(self.receive())
             except ConnectionClosed as closed:
-                assert closed.rcvd is not None
+                assert closed.rcvd is not None  # noqa: PT017
                 return closed.rcvd.code, closed.rcvd.reason
 
 
