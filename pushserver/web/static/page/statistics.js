@@ -61,16 +61,15 @@ const number = (value) => (typeof value === 'number' && Number.isFinite(value) ?
 
 /** The figures of all nodes together, read from what `system_stats` carries. */
 export function figuresOf(stats) {
-  const total = stats?.total ?? stats ?? {};
-  const recent = total.rates?.recent ?? total.rates?.last10s ?? total.rates ?? {};
+  const total = stats?.total ?? {};
   return {
-    connections: number(total.connections?.now) ?? number(total.connections),
-    users: number(total.users?.now) ?? number(total.users),
-    messagesIn: number(recent.messagesIn),
-    messagesOut: number(recent.messagesOut),
+    connections: number(total.connections?.current),
+    users: number(total.users?.current),
+    messagesIn: number(total.rates?.messagesIn),
+    messagesOut: number(total.rates?.messagesOut),
     highest: number(total.connections?.highest),
     total: number(total.connections?.total),
-    success: number(total.authentication?.successRate),
+    success: number(total.authentications?.successRate),
     uptime: number(total.uptime),
     nodes: stats?.nodes ? Object.keys(stats.nodes).length : undefined,
   };
