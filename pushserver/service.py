@@ -60,6 +60,7 @@ from pushserver.web.site import (
     Folder,
     Health,
     Metrics,
+    Page,
     PushSite,
     Ready,
     Root,
@@ -305,11 +306,18 @@ class PushService(Service):
         root.putChild(b"metrics", Metrics(lambda: self._seat.whole(self.metrics()), trusted))
         root.putChild(b"pushclient.js", Asset("pushclient", "index.js", public=True))
         root.putChild(b"pushclient", Folder("pushclient", public=True))
+        if config.server.page:
+            root.putChild(b"", Page(config.server.websocket_path, self._demo_token if self._dev else None))
+            root.putChild(b"page", Folder("page"))
         root.place(
             config.server.websocket_path,
             WebSocketPath(lambda transport, head, octets: doors.upgrade(None, transport, head, octets)),
         )
         return doors
+
+    def _demo_token(self, user_id: str) -> str:
+        assert self._dev is not None
+        return self._dev.token(self._now(), user_id)
 
     # -- figures ------------------------------------------------------------------------------------------------------
 
