@@ -1,6 +1,6 @@
 """Durable appends per second: the embedded engine with 100 concurrent publishers, beside raw SQLite.
 
-Run: ``python bench/durable.py [--rounds 5] [--messages 20000] [--users 1000] [--dir DIR]``
+Run: ``python -m bench.durable [--rounds 5] [--messages 20000] [--users 1000] [--dir DIR]``
 
 Both write the same messages to the same disk with WAL and synchronous=FULL. "raw" inserts ready rows of the engine's
 table from a loop in C (``executemany``), 100 rows a commit, and does nothing else. "engine" is the whole way: 100
@@ -11,6 +11,7 @@ inbox' limits and is delivered to a subscribed listener. The two alternate; the 
 from __future__ import annotations
 
 import argparse
+import json
 import sqlite3
 import statistics
 import tempfile
@@ -102,6 +103,7 @@ async def main(reactor: Any) -> None:
     arguments.add_argument("--messages", type=int, default=20_000)
     arguments.add_argument("--users", type=int, default=1_000)
     arguments.add_argument("--dir", default=None, help="a directory on the disk to measure")
+    arguments.add_argument("--json", action="store_true", help="the figures of every round, for programs")
     options = arguments.parse_args()
     figures: dict[str, list[float]] = {"raw": [], "engine": [], "engine, with messageId": []}
     for _ in range(options.rounds):
@@ -110,6 +112,9 @@ async def main(reactor: Any) -> None:
         for name, once in (("engine", False), ("engine, with messageId", True)):
             with tempfile.TemporaryDirectory(dir=options.dir) as directory:
                 figures[name].append(await engine(reactor, Path(directory), options.messages, options.users, once))
+    if options.json:
+        print(json.dumps(figures))
+        return
     print(f"{options.messages} messages to {options.users} users, {PUBLISHERS} publishers, {options.rounds} rounds")
     print(f"{'':24}{'per second (median)':>22}{'range':>20}{'of raw (median)':>18}")
     for name, values in figures.items():

@@ -36,6 +36,8 @@ class Authenticator:
         self._key_set = key_set
         self._revocations = revocations
         self._now = now
+        #: the identities that the engine is being asked about, and whether word of a revocation came meanwhile
+        self._asking: dict[object, tuple[Identity, list[bool]]] = {}
 
     async def identify(self, token: str) -> Identity:
         """Who the token says it is.
@@ -50,6 +52,18 @@ class Authenticator:
 
     async def check(self, identity: Identity) -> None:
         """Raises `errors.Refused` with TOKEN_BLACKLISTED, or `errors.Unavailable` where the engine cannot say."""
-        (revoked,) = await self._revocations.revoked([credential(identity)])
-        if revoked:
+        revoked_meanwhile: list[bool] = []
+        question = object()
+        self._asking[question] = (identity, revoked_meanwhile)
+        try:
+            (revoked,) = await self._revocations.revoked([credential(identity)])
+        finally:
+            del self._asking[question]
+        if revoked or revoked_meanwhile:
             raise Refused("the token was revoked", Code.TOKEN_BLACKLISTED)
+
+    def heard(self, concerns: Callable[[Identity], bool]) -> None:
+        """Word of a revocation has come: an answer of the engine that is on its way may be older."""
+        for identity, revoked in self._asking.values():
+            if concerns(identity):
+                revoked.append(True)

@@ -15,6 +15,7 @@ from pushserver.tokens import Identity
 
 if TYPE_CHECKING:
     from pushserver.delivery import Outbox
+    from pushserver.stats import Counters
 
 
 class Dialect(Protocol):
@@ -65,9 +66,11 @@ class Connection:
         "channels",
         "closing",
         "connected_at",
+        "counters",
         "deadline",
         "dialect",
         "gone",
+        "greeted",
         "heard_at",
         "id",
         "identity",
@@ -95,6 +98,7 @@ class Connection:
         user_agent: str,
         protocol: str,
         now: int,
+        counters: Counters,
     ) -> None:
         self.id = id
         self.dialect = dialect
@@ -106,11 +110,14 @@ class Connection:
         self.user_agent = user_agent
         self.protocol = protocol
         self.connected_at = now
+        self.counters = counters
         self.heard_at = now
         #: None until authenticated
         self.identity: Identity | None = None
         #: the user whose index this connection stands in; set a little before `identity`
         self.user_id: str | None = None
+        #: the answer to its sign-in is out: pushes may follow
+        self.greeted = False
         #: subscribed channels; which of them the server subscribed
         self.channels: set[str] = set()
         self.server_channels: tuple[str, ...] = ()
@@ -130,7 +137,9 @@ class Connection:
         if self.closing is None and not self.gone:
             if self.trace is not None:
                 self.trace.outbound(self, payload)
-            self.outbox.write(self.dialect.text(payload))
+            frame = self.dialect.text(payload)
+            self.outbox.write(frame)
+            self.counters.sent(1, len(frame))
 
     def tell(self, notice: operations.Notice, now: int, message_id: str) -> None:
         self.say(self.notify(notice, now, message_id))

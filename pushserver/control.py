@@ -17,12 +17,13 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from pushserver import errors
-from pushserver.auth import credential
+from pushserver.auth import Authenticator, credential
 from pushserver.connection import Connection
 from pushserver.engine.interfaces import question_of
 from pushserver.errors import Close, Invalid, Unavailable
 from pushserver.hub import Hub
 from pushserver.requests import Requests
+from pushserver.tokens import Identity
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -101,6 +102,7 @@ class Control:
         engine: IEngine,
         hub: Hub,
         requests: Requests,
+        authenticator: Authenticator,
         node: str,
         now: Callable[[], int],
         max_token_lifetime: int,
@@ -108,6 +110,7 @@ class Control:
         self._engine = engine
         self._hub = hub
         self._requests = requests
+        self._authenticator = authenticator
         self.node = node
         self._now = now
         self._max_token_lifetime = max_token_lifetime
@@ -201,7 +204,7 @@ class Control:
                 meant = self._meant(ending.user_id, ending.connection_id)
                 said = self._close(meant, Close(ending.code, ending.reason))
             case "revoke":
-                said = self._close(self._revoked(msgspec.json.decode(body, type=Revocation)), errors.DISCONNECTED)
+                said = self._revoke(msgspec.json.decode(body, type=Revocation))
             case "connections":
                 target = msgspec.json.decode(body, type=Target)
                 said = [self._info(c) for c in self._listed(target)[:MAX_LISTED]]
@@ -218,7 +221,8 @@ class Control:
     async def _subscribe(self, asked: Subscriptions) -> int:
         changed = 0
         for connection in self._meant(asked.user_id, asked.connection_id):
-            if connection.identity is not None and not set(asked.channels) <= connection.channels:
+            # Before its sign-in is answered, nothing is told to a connection.
+            if connection.greeted and connection.open and not set(asked.channels) <= connection.channels:
                 await self._requests.force_subscribe(connection, asked.channels)
                 changed += 1
         return changed
@@ -242,16 +246,17 @@ class Control:
                 closed += 1
         return closed
 
-    def _revoked(self, asked: Revocation) -> list[Connection]:
-        if asked.user_id is not None:
-            return [
-                c
-                for c in self._hub.of_user(asked.user_id)
-                # One that is being authenticated will ask for itself, after this was written down.
-                if c.identity is not None
-                and (c.identity.issued_at is None or c.identity.issued_at <= asked.issued_until)
-            ]
-        return [c for c in self._hub.connections.values() if c.identity is not None and c.identity.jti == asked.jti]
+    def _revoke(self, asked: Revocation) -> int:
+        def concerns(identity: Identity) -> bool:
+            if asked.user_id is None:
+                return asked.jti is not None and identity.jti == asked.jti
+            issued_at = identity.issued_at
+            return identity.user_id == asked.user_id and (issued_at is None or issued_at <= asked.issued_until)
+
+        self._authenticator.heard(concerns)
+        among = self._hub.connections.values() if asked.user_id is None else self._hub.of_user(asked.user_id)
+        meant = [c for c in among if c.identity is not None and concerns(c.identity)]
+        return self._close(meant, errors.DISCONNECTED)
 
     def _info(self, connection: Connection) -> ConnectionInfo:
         return ConnectionInfo(

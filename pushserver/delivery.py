@@ -64,13 +64,14 @@ class Outbox:
         "_closed",
         "_direct",
         "_left_out",
-        "_stalled",
         "_transport",
         "_waiters",
         "_waiting",
         "counted",
+        "free",
         "limit",
         "policy",
+        "stalled",
     )
 
     def __init__(
@@ -78,7 +79,8 @@ class Outbox:
     ) -> None:
         self._transport = transport
         self._direct = isinstance(transport, tcp.Connection)
-        self._stalled = False
+        #: whether frames wait for the socket
+        self.stalled = False
         self._closed = False
         self._waiting: deque[tuple[bytes, Mark | None]] | None = None
         self._waiters: list[Deferred[None]] | None = None
@@ -87,6 +89,10 @@ class Outbox:
         self.policy = policy
         #: bytes of live messages waiting
         self.counted = 0
+        #: the socket, while whole frames may be given to it and nothing is before them: a fan-out sends by itself then,
+        #: and tells `rest` what was not taken. None while anything waits, on a transport that is no plain socket, and
+        #: from the moment that the connection ends.
+        self.free: socket.socket | None = transport.socket if self._direct else None
         if not self._direct:
             transport.registerProducer(self, True)
 
@@ -94,42 +100,54 @@ class Outbox:
 
     def write(self, frame: bytes) -> None:
         """Sends what was asked for; it may wait, and is never left out."""
-        if self._stalled:
+        if self.stalled:
             self._wait(frame, None)
         else:
             self._put(frame)
 
     def push(self, frame: bytes, mark: Mark) -> bool:
         """Sends a live message. False where it was left out, or others for it. Raises `Overflow`."""
-        if not self._stalled:
+        if not self.stalled:
             self._put(frame)
             return True
         return self._push_waiting(frame, mark)
 
-    @property
-    def stalled(self) -> bool:
-        """Whether frames wait for the socket."""
-        return self._stalled
+    def interject(self, frame: bytes) -> None:
+        """Sends a frame whose place among the others does not matter before all that waits."""
+        if self.stalled and self._waiting:
+            self._waiting.appendleft((frame, None))
+        else:
+            self.write(frame)
 
     def _put(self, frame: bytes) -> None:
         if self._closed:
             return
+        free = self.free
+        if free is not None:
+            try:
+                taken = free.send(frame)
+            except OSError as problem:
+                taken = self.refused(problem)
+            if taken != len(frame):
+                self.rest(frame, taken)
+        elif not self._direct:
+            self._transport.write(frame)
+
+    @staticmethod
+    def refused(problem: OSError) -> int:
+        """How much a socket took that raised this: nothing for now, or -1 where it is lost."""
+        return 0 if isinstance(problem, BlockingIOError | InterruptedError) else -1
+
+    def rest(self, frame: bytes, taken: int) -> None:
+        """The socket took only so much of a frame: the rest goes when there is room, and everything else waits."""
+        self.free = None
+        self.stalled = True
         transport = self._transport
-        if not self._direct:
-            transport.write(frame)
-            return
-        if transport.disconnecting or not transport.connected:
-            return
-        sent = transport.writeSomeData(frame)
-        if sent == len(frame):
-            return
-        if type(sent) is not int or sent < 0:
+        if taken < 0:
             # The connection is lost: Twisted hears of it from its own next write, so ask for one.
             transport.startWriting()
-            self._stalled = True
             return
-        self._stalled = True
-        transport.write(frame[sent:])
+        transport.write(frame[taken:])
         transport.registerProducer(self, False)
 
     def _wait(self, frame: bytes, mark: Mark | None) -> None:
@@ -164,7 +182,8 @@ class Outbox:
 
     def drop_channel(self, channel: str) -> None:
         """Forgets the waiting live messages of a channel: they will be read again, or nobody wants them any more."""
-        self._drop(lambda waiting: waiting.channel == channel, tell=False)
+        if self.counted:
+            self._drop(lambda waiting: waiting.channel == channel, tell=False)
 
     def _drop(self, unwanted: Callable[[Mark], bool], excess: float = math.inf, tell: bool = True) -> set[str]:
         """Leaves out waiting live messages, whole and the oldest first, until ``excess`` bytes are free.
@@ -195,7 +214,7 @@ class Outbox:
     def drained(self) -> Deferred[None]:
         """Fires when nothing waits any more (or the connection is gone): whoever makes replay or replies waits here."""
         waiter: Deferred[None] = Deferred()
-        if not self._stalled or self._closed:
+        if not self.stalled or self._closed:
             waiter.callback(None)
         else:
             if self._waiters is None:
@@ -210,8 +229,10 @@ class Outbox:
             if transport._tempDataLen or len(transport.dataBuffer) > transport.offset:
                 return  # registerProducer asks at once; the rest of a frame is still there
             transport.unregisterProducer()
-        self._stalled = False
-        while self._waiting and not self._stalled and not self._closed:
+            if not self._closed and transport.connected and not transport.disconnecting:
+                self.free = transport.socket
+        self.stalled = False
+        while self._waiting and not self.stalled and not self._closed:
             pieces: list[bytes] = []
             size = 0
             while self._waiting and size < CHUNK:
@@ -221,12 +242,12 @@ class Outbox:
                 pieces.append(frame)
                 size += len(frame)
             self._put(b"".join(pieces))
-        if not self._stalled:
+        if not self.stalled:
             self._waiting = None
             self._release()
 
     def pauseProducing(self) -> None:
-        self._stalled = True
+        self.stalled = True
 
     def stopProducing(self) -> None:
         self.close()
@@ -242,10 +263,15 @@ class Outbox:
         self._waiting = None
         self.counted = 0
 
+    def finish(self) -> None:
+        """The transport closes when what it holds is out: nothing more is handed to the socket past it."""
+        self.free = None
+
     def close(self) -> None:
         """The connection is gone: nothing is written any more, whoever waits goes on."""
         if not self._closed:
             self._closed = True
+            self.free = None
             self.discard()
             self._left_out = None
             self._release()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
@@ -21,6 +21,10 @@ from pushserver.connection import Connection
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
+
+
+#: ms that a turn may come late without anybody having missed anything.
+MAX_LAG: Final = 1_000
 
 
 class Wheel:
@@ -50,9 +54,16 @@ class Wheel:
         connection.alarm = 0
 
     def turn(self, now: int) -> list[Connection]:
-        """The connections whose slots have come by since the last turn."""
+        """The connections whose slots have come by since the last turn; all of them where the clock was set back."""
         due: list[Connection] = []
         end = now // self.tick
+        if end < self._turned:
+            due = [connection for slot in self._slots.values() for connection in slot]
+            for connection in due:
+                connection.alarm = 0
+            self._slots.clear()
+            self._turned = end
+            return due
         if end - self._turned > len(self._slots):
             passed = sorted(slot for slot in self._slots if slot <= end)
         else:
@@ -61,7 +72,7 @@ class Wheel:
             for connection in self._slots.pop(slot, ()):
                 connection.alarm = 0
                 due.append(connection)
-        self._turned = max(self._turned, end)
+        self._turned = end
         return due
 
     def __len__(self) -> int:
@@ -103,8 +114,10 @@ class Heartbeat:
         self._looping = LoopingCall(self._turn)
         self._looping.clock = clock
         self._done: Deferred[LoopingCall] | None = None
+        self._turned_at = now()
 
     def start(self) -> None:
+        self._turned_at = self._now()
         self._done = self._looping.start(self.wheel.tick / 1000, now=False)
         self._done.addErrback(lambda failure: self._log.failure("the heartbeat stopped", failure))
 
@@ -141,15 +154,18 @@ class Heartbeat:
 
     def _turn(self) -> None:
         now = self._now()
+        # Where this process slept, what clients sent meanwhile has not been read yet: nobody is judged before.
+        fair = self._turned_at <= now <= self._turned_at + self.wheel.tick + MAX_LAG
+        self._turned_at = now
         for connection in self.wheel.turn(now):
             try:
-                self._look(connection, now)
+                self._look(connection, now, fair)
             except Exception:
                 # One connection's trouble must not stop everybody's heartbeat.
                 self._log.failure("looking after connection {id} failed", id=connection.id)
                 connection.line.abort()
 
-    def _look(self, connection: Connection, now: int) -> None:
+    def _look(self, connection: Connection, now: int, fair: bool) -> None:
         if connection.deadline and now >= connection.deadline:
             if connection.closing is not None:
                 connection.line.abort()
@@ -157,7 +173,10 @@ class Heartbeat:
             connection.close(errors.EXPIRED if connection.identity is not None else errors.NOT_AUTHENTICATED)
             return
         if connection.closing is None:
-            if connection.pinged_at and now >= connection.pinged_at + self._timeout:
+            # A clock that was set back must not put off what is due.
+            connection.pinged_at = min(connection.pinged_at, now)
+            connection.ping_at = min(connection.ping_at, now + self._interval)
+            if fair and connection.pinged_at and now >= connection.pinged_at + self._timeout:
                 connection.close(errors.NO_HEARTBEAT, discard=True)
                 return
             if not connection.pinged_at and now >= connection.ping_at:

@@ -5,7 +5,7 @@
 What arrives in one turn of the reactor leaves in one write per connection. A fan-out runs in slices that yield to the
 reactor; a channel's batches go one after another, so that each connection sees a channel in order. Whoever starts to
 follow a channel gets what is published from then on, and nothing that was published before, also where that is still on
-its way: a batch is sealed with its followers when they change.
+its way: batches are numbered, and a follower knows the first one that is meant for it.
 
 Between a channel's past (read from the engine) and its present a follower stands in `Channel.joining`: live messages
 are held there until what was before them has been sent.
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from secrets import token_hex
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
@@ -46,26 +45,39 @@ MAX_HELD: Final = 1000
 
 
 class Joining:
-    """A follower between a channel's past and its present."""
+    """A follower between a channel's past and its present.
 
-    __slots__ = ("_cut", "_held", "resync")
+    Whoever brings the past holds this object and gives it to `Hub.arrive`. A newer one of the same connection, or
+    leaving the channel, ends it (`current`): who still works on it then stops.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_held", "channel", "connection", "cut", "resync")
+
+    def __init__(self, channel: Channel, connection: Connection) -> None:
+        self.channel = channel
+        self.connection = connection
         self._held: deque[Publication] = deque()
-        self._cut = 0
-        #: what is being read for it may be from before a loss
+        #: the newest offset that is held no more
+        self.cut = 0
+        #: the channel's messages may have been lost meanwhile: to be said once the past is told
         self.resync = False
+
+    @property
+    def current(self) -> bool:
+        """Whether the connection still waits with this one."""
+        joining = self.channel.joining
+        return joining is not None and joining.get(self.connection) is self
 
     def hold(self, publication: Publication) -> None:
         if len(self._held) >= MAX_HELD:
             offset = self._held.popleft().offset
             if offset is not None:
-                self._cut = offset
+                self.cut = offset
         self._held.append(publication)
 
     def complete_after(self, offset: int) -> bool:
         """Whether everything after ``offset`` that was published meanwhile is held."""
-        return self._cut <= offset
+        return self.cut <= offset
 
     def after(self, offset: int) -> list[Publication]:
         """What is held and newer than ``offset``."""
@@ -73,33 +85,47 @@ class Joining:
 
 
 class Batch:
-    """Publications that leave together, and for whom: None while it is still whoever follows the channel."""
+    """Publications that leave together, for those whose first batch it is, or an earlier one was."""
 
-    __slots__ = ("followers", "publications")
+    __slots__ = ("changes", "number", "publications")
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
+        self.number = number
+        #: `Channel.changes` when its followers were listed, where it is meant for all of them; -1 where it is not
+        self.changes = -1
         self.publications: list[Publication] = []
-        self.followers: list[Connection] | None = None
 
 
 class Channel:
     """A channel with followers on this node."""
 
-    __slots__ = ("batches", "followers", "joining", "name", "running", "waiters")
+    __slots__ = ("batches", "changes", "followers", "joining", "name", "number", "running", "waiters")
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.followers: dict[Connection, None] = {}
+        #: who is live here, and the number of the first batch that is meant for them
+        self.followers: dict[Connection, int] = {}
+        #: the number of the batch that gathers now
+        self.number = 0
+        #: how often somebody left or came, so that a fan-out need not ask after each follower
+        self.changes = 0
         self.joining: dict[Connection, Joining] | None = None
         self.batches: deque[Batch] | None = None
         self.running = False
         #: who waits for the engine to confirm this node's subscription; None once it has
         self.waiters: list[Deferred[None]] | None = None
 
-    def seal(self) -> None:
-        """Fixes who gets what has been published so far."""
-        if self.batches and self.batches[-1].followers is None:
-            self.batches[-1].followers = list(self.followers)
+    def admit(self, connection: Connection) -> None:
+        """Makes the connection live for what is published from now on."""
+        if self.batches is not None:
+            self.number += 1
+        self.changes += 1
+        self.followers[connection] = self.number
+
+    def dismiss(self, connection: Connection) -> None:
+        """The connection is live here no more."""
+        self.changes += 1
+        self.followers.pop(connection, None)
 
 
 class Hub:
@@ -107,8 +133,16 @@ class Hub:
 
     _log = Logger()
 
-    def __init__(self, clock: IReactorTime, broker: IBroker, counters: Counters, now: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        broker: IBroker,
+        counters: Counters,
+        now: Callable[[], int],
+        message_id: Callable[[], str],
+    ) -> None:
         self._clock = clock
+        self.message_id = message_id
         self._broker = broker
         self._counters = counters
         self.now = now
@@ -159,7 +193,7 @@ class Hub:
 
     # -- channels -----------------------------------------------------------------------------------------------------
 
-    def join(self, connection: Connection, name: str) -> Channel:
+    def join(self, connection: Connection, name: str) -> Joining:
         """Makes the connection a follower of the channel whose live messages are held until `arrive`.
 
         Subscribes this node in the engine where nobody followed the channel yet; `confirmed` waits for that.
@@ -168,13 +202,12 @@ class Hub:
         if channel is None:
             channel = self.channels[name] = Channel(name)
             self._subscribe(channel)
-        channel.seal()
-        channel.followers.pop(connection, None)
+        channel.dismiss(connection)
         if channel.joining is None:
             channel.joining = {}
-        channel.joining[connection] = Joining()
+        joining = channel.joining[connection] = Joining(channel, connection)
         connection.channels.add(name)
-        return channel
+        return joining
 
     def _subscribe(self, channel: Channel) -> None:
         channel.waiters = []
@@ -187,37 +220,54 @@ class Hub:
 
         self._broker.subscribe(channel.name).addBoth(done)
 
-    async def confirmed(self, channel: Channel) -> None:
+    async def confirmed(self, joining: Joining) -> None:
         """Waits until the engine has subscribed this node to the channel. Fails as `IBroker.subscribe` does."""
+        channel = joining.channel
         if channel.waiters is not None:
             waiter: Deferred[None] = Deferred()
             channel.waiters.append(waiter)
             await waiter
 
-    def arrive(self, connection: Connection, channel: Channel, offset: int) -> bool:
+    def arrive(self, joining: Joining, offset: int) -> bool:
         """Ends a `join`: what was held after ``offset`` goes out, and the connection is live.
 
-        False, and nothing done, where something after ``offset`` is held no more: read on, and try again. A loss that
-        came up meanwhile is told now, behind the answer that it makes stale.
+        False, and nothing done, where something after ``offset`` is held no more: read on, and try again. Nothing to do
+        where the connection has left or joined anew since. A loss that came up meanwhile is told now, behind the answer
+        that it makes stale.
         """
-        joining = channel.joining.get(connection) if channel.joining else None
-        if joining is None:
+        if not joining.current:
             return True
         if not joining.complete_after(offset):
             return False
+        channel, connection = joining.channel, joining.connection
         assert channel.joining is not None
         del channel.joining[connection]
         if not channel.joining:
             channel.joining = None
-        channel.seal()
-        channel.followers[connection] = None
+        channel.admit(connection)
         if joining.resync:
-            connection.tell(Resync(channel.name), self.now(), token_hex(8))
+            self._resync(connection, channel.name)
             offset = 0
         for publication in joining.after(offset):
             if connection in channel.followers:
-                self._hand_over(connection, publication)
+                self._hand_over(connection, publication, connection.dialect.publication(publication))
         return True
+
+    def resync(self, name: str) -> list[Connection]:
+        """Messages of the channel may be missing: tells who is live, and notes it for who is joining. Answers whom it
+        told."""
+        channel = self.channels.get(name)
+        if channel is None:
+            return []
+        for joining in (channel.joining or {}).values():
+            joining.resync = True
+        told = list(channel.followers)
+        for connection in told:
+            self._resync(connection, name)
+        return told
+
+    def _resync(self, connection: Connection, name: str) -> None:
+        connection.tell(Resync(name), self.now(), self.message_id())
 
     def unfollow(self, connection: Connection, name: str) -> None:
         """The connection no longer follows the channel; nothing that still waits for it there is sent."""
@@ -225,7 +275,7 @@ class Hub:
         channel = self.channels.get(name)
         if channel is None:
             return
-        channel.followers.pop(connection, None)
+        channel.dismiss(connection)
         if channel.joining is not None:
             channel.joining.pop(connection, None)
             if not channel.joining:
@@ -237,18 +287,17 @@ class Hub:
             self._broker.unsubscribe(name)
             self.deserted(name)
 
-    def resync(self, name: str) -> list[Connection]:
-        """Messages of a channel may be lost: tells who follows it, and notes it for who is joining. Answers whom it
-        told."""
+    def follows(self, connection: Connection, name: str) -> bool:
+        """Whether the connection hears the channel's messages, or will once it has joined."""
         channel = self.channels.get(name)
-        if channel is None:
-            return []
-        for joining in (channel.joining or {}).values():
-            joining.resync = True
-        told = list(channel.followers)
-        for connection in told:
-            connection.tell(Resync(name), self.now(), token_hex(8))
-        return told
+        return channel is not None and (
+            connection in channel.followers or (channel.joining is not None and connection in channel.joining)
+        )
+
+    def live(self, connection: Connection, name: str) -> bool:
+        """Whether the connection hears the channel's messages as they come."""
+        channel = self.channels.get(name)
+        return channel is not None and connection in channel.followers
 
     def followers(self, name: str) -> list[Connection]:
         """Who follows the channel here."""
@@ -269,8 +318,8 @@ class Hub:
             return
         if channel.batches is None:
             channel.batches = deque()
-        if not channel.batches or channel.batches[-1].followers is not None:
-            channel.batches.append(Batch())
+        if not channel.batches or channel.batches[-1].number != channel.number:
+            channel.batches.append(Batch(channel.number))
             if not channel.running and len(channel.batches) == 1:
                 self._dirty.append(channel)
                 if not self._scheduled:
@@ -290,66 +339,83 @@ class Hub:
         """Delivers the channel's batches one after another, in slices."""
         while channel.batches:
             batch = channel.batches.popleft()
-            if batch.followers is None:
-                batch.followers = list(channel.followers)
-            if not self._slices(channel, batch, 0):
+            if batch.number == channel.number:
+                batch.changes = channel.changes
+            if not self._slices(channel, batch, list(channel.followers), 0):
                 return
         channel.batches = None
         channel.running = False
 
-    def _slices(self, channel: Channel, batch: Batch, start: int) -> bool:
+    def _slices(self, channel: Channel, batch: Batch, followers: list[Connection], start: int) -> bool:
         """Delivers a batch from its follower number ``start`` on; False where the rest was left for a later turn."""
-        assert batch.followers is not None
-        total = len(batch.followers)
+        total = len(followers)
         if total <= STRIDE and start == 0:
-            self.fan_out(channel, batch.publications, batch.followers)
+            self.fan_out(channel, batch, followers)
             return True
         began = perf_counter()
         while start < total:
-            self.fan_out(channel, batch.publications, batch.followers[start : start + STRIDE])
+            self.fan_out(channel, batch, followers[start : start + STRIDE])
             start += STRIDE
             if start < total and perf_counter() - began > SLICE:
-                self._clock.callLater(0, self._resume, channel, batch, start)
+                self._clock.callLater(0, self._resume, channel, batch, followers, start)
                 return False
         return True
 
-    def _resume(self, channel: Channel, batch: Batch, start: int) -> None:
-        if self._slices(channel, batch, start):
+    def _resume(self, channel: Channel, batch: Batch, followers: list[Connection], start: int) -> None:
+        if self._slices(channel, batch, followers, start):
             self._run(channel)
 
-    def fan_out(self, channel: Channel, publications: list[Publication], followers: Iterable[Connection]) -> None:
-        """Hands publications to connections: encoded and framed once for each dialect, joined once where all go."""
+    def fan_out(self, channel: Channel, batch: Batch, followers: Iterable[Connection]) -> None:
+        """Hands a batch to connections: encoded and framed once for each dialect, joined once where all go."""
         frames: dict[Dialect, tuple[list[bytes], bytes]] = {}
-        current = channel.followers
+        publications, number = batch.publications, batch.number
+        first, later = channel.followers.get, number + 1
         plain = all(p.exclude_user is None and p.exclude_connection is None for p in publications)
-        name = channel.name
-        sent = octets = 0
+        sent = octets = size = 0
         dialect: Dialect | None = None
+        each: list[bytes] = []
         joined = b""
         for connection in followers:
-            if connection not in current:
-                continue
-            if connection.trace is not None or not plain or connection.outbox.stalled:
-                for publication in publications:
-                    if connection in current:
-                        self._hand_over(connection, publication)
-                continue
-            if connection.dialect is not dialect:
-                dialect = connection.dialect
-                if dialect not in frames:
-                    each = [dialect.publication(p) for p in publications]
-                    frames[dialect] = (each, each[0] if len(each) == 1 else b"".join(each))
-                joined = frames[dialect][1]
-            connection.outbox.push(joined, Mark(name, None, ""))
-            sent += 1
-            octets += len(joined)
+            try:
+                # Who left meanwhile gets nothing, and who came back gets it from the channel's past.
+                if channel.changes != batch.changes and first(connection, later) > number:
+                    continue
+                if connection.dialect is not dialect:
+                    dialect = connection.dialect
+                    if dialect not in frames:
+                        each = [dialect.publication(p) for p in publications]
+                        frames[dialect] = (each, b"".join(each))
+                    each, joined = frames[dialect]
+                    size = len(joined)
+                outbox = connection.outbox
+                free = outbox.free
+                if not plain or connection.trace is not None or (free is None and outbox.stalled):
+                    for publication, frame in zip(publications, each, strict=True):
+                        if connection in channel.followers:
+                            self._hand_over(connection, publication, frame)
+                    continue
+                sent += 1
+                octets += size
+                if free is None:
+                    outbox.write(joined)
+                    continue
+                # One system call, and as little as can be around it: this line runs once for each delivery.
+                try:
+                    taken = free.send(joined)
+                except OSError as problem:
+                    taken = outbox.refused(problem)
+                if taken != size:
+                    outbox.rest(joined, taken)
+            except Exception:
+                # One connection's trouble must not keep the channel from everybody else.
+                self._log.failure("delivering to connection {id} failed", id=connection.id)
+                connection.line.abort()
         self._counters.sent(sent * len(publications), octets)
 
-    def _hand_over(self, connection: Connection, publication: Publication, subject: str = "") -> None:
+    def _hand_over(self, connection: Connection, publication: Publication, frame: bytes, subject: str = "") -> None:
         """Hands one publication to one connection, with everything that is special about either."""
         if not connection.open or publication.excludes(connection.user_id, connection.id):
             return
-        frame = connection.dialect.publication(publication)
         if connection.trace is not None:
             connection.trace.outbound(connection, frame)
         mark = Mark(publication.channel, publication.offset, subject)
@@ -362,8 +428,12 @@ class Hub:
 
     def send(self, publication: Publication, audience: Iterable[Connection], subject: str) -> None:
         """Hands a publication to these connections now, beside the channels' batches."""
+        frames: dict[Dialect, bytes] = {}
         for connection in tuple(audience):
-            self._hand_over(connection, publication, subject)
+            dialect = connection.dialect
+            if dialect not in frames:
+                frames[dialect] = dialect.publication(publication)
+            self._hand_over(connection, publication, frames[dialect], subject)
 
     def replay(self, connection: Connection, publication: Publication) -> None:
         """Sends a message of the past: it was asked for, so it is never left out; its sender waits for the socket."""
@@ -379,6 +449,6 @@ class Hub:
         channel = self.channels.get(mark.channel)
         if mark.offset is None or connection.gone or channel is None or connection not in channel.followers:
             return
-        del channel.followers[connection]
+        channel.dismiss(connection)
         connection.outbox.drop_channel(mark.channel)
         self.lagged(connection, mark.channel, mark.offset - 1)

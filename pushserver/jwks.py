@@ -72,19 +72,25 @@ class KeySet:
                 await self._refresh()
             else:
                 # Good keys are at hand: nobody waits for newer ones.
-                Deferred.fromCoroutine(self._refresh())
+                self._refresh()
         if self._keys is None:
             raise Unavailable("the keys to verify tokens with cannot be had now")
         return _Joined(configured, self._keys)
 
-    async def _refresh(self) -> None:
+    def _refresh(self) -> Deferred[None]:
+        """Fires when a fetch has ended, well or not. Whoever waits may be cancelled; the fetch is for all."""
+        done: Deferred[None] = Deferred()
         if self._waiting is not None:
-            waiter: Deferred[None] = Deferred()
-            self._waiting.append(waiter)
-            await waiter
-            return
-        self._waiting = []
-        self._tried_at = self._now()
+            self._waiting.append(done)
+        else:
+            self._waiting = [done]
+            self._tried_at = self._now()
+            Deferred.fromCoroutine(self._update()).addErrback(
+                lambda failure: self._log.failure("fetching the key set failed", failure)
+            )
+        return done
+
+    async def _update(self) -> None:
         try:
             self._keys = Keys.from_jwks(await deferToThread(self._fetch, self._url))
             self._fetched_at = self._now()
@@ -94,6 +100,6 @@ class KeySet:
             self._log.warn("the key set could not be read: {problem}", problem=problem.message)
         finally:
             waiting, self._waiting = self._waiting, None
-            for waiter in waiting:
+            for waiter in waiting or ():
                 if not waiter.called:
                     waiter.callback(None)

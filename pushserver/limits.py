@@ -26,7 +26,8 @@ class Buckets:
         if self._per_second <= 0:
             return 0
         tokens, at = self._buckets.pop(key, (self._burst, now))
-        tokens = min(self._burst, tokens + (now - at) * self._per_second / 1000)
+        # A clock that was set back takes nothing away.
+        tokens = min(self._burst, tokens + max(0, now - at) * self._per_second / 1000)
         wait = 0 if tokens >= 1 else max(1, round((1 - tokens) * 1000 / self._per_second))
         self._buckets[key] = (tokens if wait else tokens - 1, now)
         if len(self._buckets) > MAX_KEYS:

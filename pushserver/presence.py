@@ -51,18 +51,18 @@ class Presence:
         self._publishing = publishing
         self._now = now
         self._leaving: dict[str, IDelayedCall] = {}
+        self._stopped = False
 
     # -- users --------------------------------------------------------------------------------------------------------
 
     async def connect(self, connection: Connection, user_id: str) -> None:
         """A user's connection is authenticated. Called once for each connection, and undone by `disconnect`."""
+        first = await self._engine.presence.connect(user_id, connection.id)
         waiting = self._leaving.pop(user_id, None)
         if waiting is not None:
-            waiting.cancel()
             # Nobody has heard that the user was gone, so nobody need hear that they are back.
-            await self._engine.presence.connect(user_id, connection.id)
-            return
-        if await self._engine.presence.connect(user_id, connection.id):
+            waiting.cancel()
+        elif first:
             self._detach(self._announce_status(user_id, "online", self._now()))
 
     def disconnect(self, connection: Connection, user_id: str) -> None:
@@ -74,6 +74,8 @@ class Presence:
             earlier = self._leaving.pop(user_id, None)
             if earlier is not None:
                 earlier.cancel()
+            if self._stopped:
+                return
             self._leaving[user_id] = self._clock.callLater(OFFLINE_GRACE / 1000, self._left, user_id, now)
 
     def _left(self, user_id: str, last_seen_at: int) -> None:
@@ -107,12 +109,23 @@ class Presence:
         identity = connection.identity
         if not namespace.presence or identity is None:
             return
+        done: Deferred[None] = Deferred()
+
+        def finished(result: Any) -> None:
+            if not done.called:
+                done.callback(result)
+
+        # Once begun it is finished, also where the connection ends meanwhile: a leave is only heard after its join.
+        Deferred.fromCoroutine(self._join(connection, namespace, channel, identity)).addBoth(finished)
+        await done
+
+    async def _join(self, connection: Connection, namespace: Namespace, channel: str, identity: Identity) -> None:
         first = await self._engine.presence.join(channel, identity.user_id, connection.id, _info(identity))
+        if first and namespace.join_leave:
+            await self._announce(channel, "presence_join", identity.user_id, _info(identity))
         if connection.gone or channel not in connection.channels:
             # It left while the engine was asked.
             await self._leave(connection, namespace, channel)
-        elif first and namespace.join_leave:
-            await self._announce(channel, "presence_join", identity.user_id, _info(identity))
 
     def leave(self, connection: Connection, namespace: Namespace, channel: str) -> None:
         if namespace.presence and connection.identity is not None:
@@ -148,6 +161,7 @@ class Presence:
         Deferred.fromCoroutine(work).addErrback(failed)  # type: ignore[arg-type]
 
     def stop(self) -> None:
+        self._stopped = True
         for waiting in self._leaving.values():
             waiting.cancel()
         self._leaving.clear()

@@ -13,7 +13,7 @@ from pushserver.channels import Kind
 from pushserver.connection import Connection
 from pushserver.engine.interfaces import InboxPage
 from pushserver.errors import Unavailable
-from pushserver.hub import Channel, Hub
+from pushserver.hub import Hub, Joining
 from pushserver.operations import InboxOverflow, Recovery, Resync
 from pushserver.positions import Position
 from pushserver.publication import Publication
@@ -39,88 +39,95 @@ class Recall:
 
     async def history(self, channel: str, since: Position | None, size: int) -> Recovery:
         """How a subscription of a channel with history begins."""
-        page = await self._engine.history.read(channel, None if since is None else since.offset, size, False)
+        if since is None:
+            newest = (await self._engine.history.read(channel, None, 0, False)).newest
+            return Recovery(False, newest.offset, newest.epoch)
+        page = await self._engine.history.read(channel, since.offset, size, False)
         newest = page.newest
-        if since is None or not positions.recovered(since, newest, page.floor):
+        # More may be kept than is read, where the namespace kept more before.
+        complete = not page.messages or page.messages[-1].offset == newest.offset
+        if not (complete and positions.recovered(since, newest, page.floor)):
             return Recovery(False, newest.offset, newest.epoch)
         return Recovery(True, newest.offset, newest.epoch, tuple(page.messages))
 
     async def inbox(self, user_id: str, since: Position | None, size: int) -> Recovery:
         """How a subscription of one's own channel begins."""
-        page = await self._engine.inbox.read(user_id, None if since is None else since.offset, size)
+        page = await self._engine.inbox.read(user_id, *((None, 0) if since is None else (since.offset, size)))
         newest = Position(page.offset, page.epoch)
-        if since is None or since.epoch != page.epoch or since.offset > page.offset or page.lost:
+        usable = since is not None and since.epoch == page.epoch and since.offset <= page.offset
+        if not usable or page.lost or page.pending > len(page.messages):
             return Recovery(False, newest.offset, newest.epoch)
         return Recovery(True, newest.offset, newest.epoch, tuple(page.messages))
 
-    def replay(self, connection: Connection, channel: Channel, page: InboxPage, after: int) -> None:
+    def replay(self, joining: Joining, page: InboxPage, after: int) -> None:
         """Sends what waits in the user's inbox after an offset, then lets the connection go live."""
-        self._detach(connection, self._replay(connection, channel, page, after))
+        self._detach(joining.connection, self._replay(joining, page, after))
 
     def catch_up(self, connection: Connection, name: str, after: int | None) -> None:
         """Reads again what did not fit when it was live, once the socket has drained (None: from the cursor on)."""
-        self._detach(connection, self._catch_up(connection, name, after))
+        # At once: what is published from now on has to be held.
+        joining = self._hub.join(connection, name)
+        self._detach(connection, self._catch_up(joining, after))
 
-    async def _replay(self, connection: Connection, channel: Channel, page: InboxPage, after: int) -> None:
-        user_id = channel.name.partition(":")[2]
+    async def _replay(self, joining: Joining, page: InboxPage, after: int) -> None:
+        connection, name = joining.connection, joining.channel.name
+        user_id = name.partition(":")[2]
         epoch = page.epoch
-        while True:
+        while joining.current:
             if page.lost:
-                connection.tell(InboxOverflow(channel.name, page.lost), self._now(), self._publishing.message_id())
+                connection.tell(InboxOverflow(name, page.lost), self._now(), self._publishing.message_id())
             for message in page.messages:
-                if not connection.open or channel.name not in connection.channels:
+                if not joining.current:
                     return
-                self._send(connection, message)
-                assert message.offset is not None
-                after = message.offset
-                if connection.outbox.stalled:
-                    await connection.outbox.drained()
+                after = await self._send(connection, message)
             if len(page.messages) < PAGE:
                 # The page was the last one: everything up to its newest is sent, replaced, or past its time.
                 after = max(after, page.offset)
-                if self._hub.arrive(connection, channel, after):
+                if self._hub.arrive(joining, after):
                     return
             page = await self._engine.inbox.read(user_id, after, PAGE)
-            if page.epoch != epoch:
+            if page.epoch != epoch and joining.current:
                 # The inbox was lost meanwhile, and this is another one: from its beginning.
-                connection.tell(Resync(channel.name), self._now(), self._publishing.message_id())
+                connection.tell(Resync(name), self._now(), self._publishing.message_id())
                 page = await self._engine.inbox.read(user_id, None, PAGE)
                 epoch, after = page.epoch, page.acked
 
-    async def _catch_up(self, connection: Connection, name: str, after: int | None) -> None:
-        channel = self._hub.join(connection, name)
+    async def _catch_up(self, joining: Joining, after: int | None) -> None:
+        connection, name = joining.connection, joining.channel.name
         await connection.outbox.drained()
-        if not connection.open or name not in connection.channels:
+        if not joining.current:
             return
-        namespace = self._publishing.namespace(name)
-        if namespace.kind is Kind.USER:
+        if self._publishing.namespace(name).kind is Kind.USER:
             page = await self._engine.inbox.read(name.partition(":")[2], after, PAGE)
-            await self._replay(connection, channel, page, page.acked if after is None else after)
+            await self._replay(joining, page, page.acked if after is None else after)
             return
         after = after or 0
-        while True:
+        while joining.current:
             kept = await self._engine.history.read(name, after, PAGE, False)
-            if kept.floor > after:
+            if not joining.current:
+                return
+            if kept.floor > after or kept.newest.offset < after:
                 connection.tell(Resync(name), self._now(), self._publishing.message_id())
                 after = kept.newest.offset
             else:
                 for message in kept.messages:
-                    if not connection.open or name not in connection.channels:
+                    if not joining.current:
                         return
-                    self._send(connection, message)
-                    assert message.offset is not None
-                    after = message.offset
-                    if connection.outbox.stalled:
-                        await connection.outbox.drained()
+                    after = await self._send(connection, message)
                 if len(kept.messages) == PAGE:
                     continue
                 after = max(after, kept.newest.offset)
-            if self._hub.arrive(connection, channel, after):
+            if self._hub.arrive(joining, after):
                 return
 
-    def _send(self, connection: Connection, message: Publication) -> None:
+    async def _send(self, connection: Connection, message: Publication) -> int:
+        """Sends one message and waits until the socket has taken it; answers its offset."""
         if not message.excludes(connection.user_id, connection.id):
             self._hub.replay(connection, message)
+        if connection.outbox.stalled:
+            await connection.outbox.drained()
+        assert message.offset is not None
+        return message.offset
 
     def _detach(self, connection: Connection, work: Any) -> None:
         def failed(failure: Any) -> None:

@@ -8,11 +8,13 @@ at whatever moment the connection ends.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from pushserver import errors, operations, publication
 from pushserver.auth import Authenticator
@@ -20,7 +22,7 @@ from pushserver.channels import Kind, Namespace, is_id
 from pushserver.connection import Connection
 from pushserver.errors import Close, Code, Conflict, Invalid, NotFound, PushError, Refused
 from pushserver.heartbeat import Heartbeat
-from pushserver.hub import Channel, Hub
+from pushserver.hub import Hub, Joining
 from pushserver.limits import Buckets
 from pushserver.operations import InboxSummary, Recovery, Rejection, Result, Want
 from pushserver.permissions import Grants, may_publish, may_read_history, may_read_presence, may_subscribe
@@ -179,19 +181,27 @@ class Requests:
         known = connection.identity
         try:
             identity = await self._authenticator.identify(asked.token)
-            if known is not None:
-                if known.user_id != identity.user_id:
-                    raise Refused("this connection belongs to another user")
+            if known is None:
+                await self.sign_in(connection, identity, asked.positions, reply)
+            elif known.user_id == identity.user_id:
                 await self._refresh(connection, identity, reply)
             else:
-                await self.sign_in(connection, identity, asked.positions, reply)
+                raise Refused("this connection belongs to another user")
         except PushError as problem:
             self._counters.authentication_failed(problem.code.value)
-            close = _ENDINGS.get(problem.code)
-            # Not the identity of now: a sign-in that failed half-way leaves nothing to go on with.
-            if close is None or (known is not None and problem.code in (Code.TOKEN_EXPIRED, Code.UNAVAILABLE)):
+            if known is None:
+                raise AuthenticationFailed(problem, _ENDINGS.get(problem.code, errors.INTERNAL)) from None
+            if problem.code not in (Code.INVALID_TOKEN, Code.TOKEN_BLACKLISTED):
                 raise
-            raise AuthenticationFailed(problem, close) from None
+            raise AuthenticationFailed(problem, errors.INVALID_TOKEN) from None
+        except CancelledError:
+            raise
+        except Exception:
+            self._log.failure("authenticating connection {id} failed", id=connection.id)
+            trouble = PushError("something went wrong here", Code.INTERNAL_ERROR)
+            self._counters.authentication_failed(trouble.code.value)
+            # Half signed in is neither in nor out.
+            raise AuthenticationFailed(trouble, errors.INTERNAL) from None
 
     async def sign_in(
         self, connection: Connection, identity: Identity, positions: dict[str, Position], reply: Reply
@@ -210,11 +220,11 @@ class Requests:
         await self._presence.connect(connection, user_id)
         own = self._hub.join(connection, user_channel(user_id))
         system = self._hub.join(connection, "system")
-        connection.server_channels = (own.name, "system")
+        connection.server_channels = (own.channel.name, system.channel.name)
         await self._hub.confirmed(own)
         await self._hub.confirmed(system)
 
-        wanted = positions.get(own.name)
+        wanted = positions.get(own.channel.name)
         page = await self._engine.inbox.read(user_id, None if wanted is None else wanted.offset, PAGE)
         after = page.acked if wanted is None else wanted.offset
         results: dict[str, Result] = {}
@@ -223,7 +233,7 @@ class Requests:
             if not usable:
                 page = await self._engine.inbox.read(user_id, None, PAGE)
                 after = page.acked
-            results[own.name] = Recovery(usable and not page.lost, page.offset, page.epoch)
+            results[own.channel.name] = Recovery(usable and not page.lost, page.offset, page.epoch)
         namespace = self._publishing.namespace("system")
         newest = 0
         if namespace.positioned:
@@ -240,18 +250,20 @@ class Requests:
         self._counters.authenticated()
         inbox = InboxSummary(page.offset, page.epoch, page.acked, page.pending)
         reply(self._authenticated(connection, identity, results, inbox, tasks))
-        self._tasks.arrived(connection, own.name, {task.task_id: task.version for task in tasks})
-        self._hub.arrive(connection, system, newest)
-        self._recall.replay(connection, own, page, after)
+        connection.greeted = True
+        self._tasks.arrived(connection, own.channel.name, {task.task_id: task.version for task in tasks})
+        self._go_live(system, newest)
+        self._recall.replay(own, page, after)
 
     async def _refresh(self, connection: Connection, identity: Identity, reply: Reply) -> None:
-        await self._authenticator.check(identity)
         page = await self._engine.inbox.read(identity.user_id, None, 0)
         tasks = await self._tasks.of_user(identity.user_id, unfinished=True, limit=LISTED + 1)
+        # Last, so that no revocation comes between the answer and the identity that a revocation looks for.
+        await self._authenticator.check(identity)
         connection.identity = identity
         self._heartbeat.authenticated(connection)
         self._counters.authenticated()
-        ended = [c for c in connection.channels if c not in connection.server_channels and self._lost(identity, c)]
+        ended = [c for c in connection.channels if c not in connection.server_channels and self._lost(connection, c)]
         for name in ended:
             self._drop(connection, name)
         inbox = InboxSummary(page.offset, page.epoch, page.acked, page.pending)
@@ -259,10 +271,12 @@ class Requests:
         for name in ended:
             self._say_ended(connection, name, Code.PERMISSION_DENIED, "no longer allowed")
 
-    def _lost(self, identity: Identity, name: str) -> bool:
+    def _lost(self, connection: Connection, name: str) -> bool:
         """Whether a subscription of a channel is no longer allowed. A task's owner needs no permission for it."""
+        identity = connection.identity
+        assert identity is not None
         namespace = self._publishing.namespace(name)
-        if namespace.kind is Kind.TASK and name not in self._hub.channels:
+        if namespace.kind is Kind.TASK and not self._hub.follows(connection, name):
             return False
         return may_subscribe(namespace, name, identity.user_id, identity.grants) is not None
 
@@ -314,7 +328,11 @@ class Requests:
                 Deferred.fromCoroutine(self._open(connection, namespace, want, known, results, rejected, opened))
             )
         if work:
-            await gatherResults(work, consumeErrors=True)
+            try:
+                await gatherResults(work, consumeErrors=True)
+            except FirstError as first:
+                # None of them fails but by being cancelled.
+                first.subFailure.raiseException()
         reply(operations.Subscribed(sorted(connection.channels), results, rejected))
         for go_live in opened:
             go_live()
@@ -340,42 +358,54 @@ class Requests:
     ) -> None:
         """Opens one channel for a connection: what it answers goes into ``results``, what follows into ``opened``."""
         name = want.channel
+        joining: Joining | None = None
         try:
             if namespace.kind is Kind.TASK:
-                results[name] = await self._open_task(connection, name, known, opened)
+                results[name] = await self._open_task(connection, name, opened)
                 return
-            channel = self._hub.join(connection, name)
-            await self._hub.confirmed(channel)
+            if not known or (namespace.positioned and not self._inbox_is_coming(connection, want)):
+                joining = self._hub.join(connection, name)
+                await self._hub.confirmed(joining)
             recovery: Recovery | None = None
             if namespace.kind is Kind.USER:
                 recovery = await self._recall.inbox(name.partition(":")[2], want.since, self._bounds.inbox_size)
             elif namespace.positioned:
                 recovery = await self._recall.history(name, want.since, namespace.history_size)
-                recovery = _without_excluded(recovery, connection)
             if namespace.kind is Kind.STATUS:
                 results[name] = await self._presence.status(name.partition(":")[2])
             else:
-                results[name] = recovery
+                results[name] = None if recovery is None else _without_excluded(recovery, connection)
             if not known:
                 await self._presence.join(connection, namespace, name)
-        except PushError as problem:
-            rejected[name] = Rejection(problem.code, problem.message)
+        except CancelledError:
+            raise
+        except Exception as problem:
+            rejected[name] = self._rejection(connection, problem)
             results.pop(name, None)
             if not known:
                 self._drop(connection, name)
-            elif name in self._hub.channels:
-                self._go_live(connection, self._hub.channels[name], 0)
+            elif joining is not None and not self._hub.arrive(joining, 0):
+                self._recall.catch_up(connection, name, joining.cut)
         else:
-            offset = 0 if recovery is None else recovery.offset
-            opened.append(lambda: self._go_live(connection, channel, offset))
+            if joining is not None:
+                opened.append(partial(self._go_live, joining, 0 if recovery is None else recovery.offset))
 
-    def _go_live(self, connection: Connection, channel: Channel, offset: int) -> None:
-        if not self._hub.arrive(connection, channel, offset):
-            self._recall.catch_up(connection, channel.name, offset)
+    def _inbox_is_coming(self, connection: Connection, want: Want) -> bool:
+        """Whether what was promised at sign-in is still being replayed, and the client names no other place."""
+        own = connection.server_channels[:1] == (want.channel,)
+        return own and want.since is None and not self._hub.live(connection, want.channel)
 
-    async def _open_task(
-        self, connection: Connection, name: str, known: bool, opened: list[Callable[[], None]]
-    ) -> TaskState:
+    def _rejection(self, connection: Connection, problem: Exception) -> Rejection:
+        if not isinstance(problem, PushError):
+            self._log.failure("subscribing connection {id} failed", Failure(problem), id=connection.id)
+            problem = PushError("something went wrong here", Code.INTERNAL_ERROR)
+        return Rejection(problem.code, problem.message)
+
+    def _go_live(self, joining: Joining, offset: int) -> None:
+        if not self._hub.arrive(joining, offset):
+            self._recall.catch_up(joining.connection, joining.channel.name, offset)
+
+    async def _open_task(self, connection: Connection, name: str, opened: list[Callable[[], None]]) -> TaskState:
         identity = connection.identity
         assert identity is not None
         task_id = name.partition(":")[2]
@@ -384,18 +414,19 @@ class Requests:
             # The owner hears the task on the owner's own channel.
             connection.channels.add(name)
             return state
-        channel = self._hub.join(connection, name)
-        await self._hub.confirmed(channel)
+        joining = self._hub.join(connection, name)
         try:
+            await self._hub.confirmed(joining)
             state = await self._task(identity, task_id)
-        except PushError:
-            if not known:
-                self._drop(connection, name)
+        except BaseException:
+            # Where it was known already it stays so; where it was not, the caller takes it away.
+            self._hub.arrive(joining, 0)
             raise
 
         def go_live() -> None:
-            self._hub.arrive(connection, channel, 0)
-            self._tasks.arrived(connection, name, {task_id: state.version})
+            self._hub.arrive(joining, 0)
+            if self._hub.live(connection, name):
+                self._tasks.arrived(connection, name, {task_id: state.version})
 
         opened.append(go_live)
         return state
@@ -421,18 +452,21 @@ class Requests:
         """The server side subscribes a connection, whatever its permissions; it cannot leave these by itself."""
         for name in names:
             namespace = self._publishing.namespace(name)
-            if connection.gone:
-                return
-            if name in connection.channels:
+            if name in connection.channels or not connection.open:
                 continue
-            channel = self._hub.join(connection, name)
-            await self._hub.confirmed(channel)
-            newest = 0
-            if namespace.positioned and namespace.kind is not Kind.USER:
-                newest = (await self._recall.history(name, None, 0)).offset
-            await self._presence.join(connection, namespace, name)
-            connection.server_channels = (*connection.server_channels, name)
-            self._go_live(connection, channel, newest)
+            joining = self._hub.join(connection, name)
+            try:
+                await self._hub.confirmed(joining)
+                newest = 0
+                if namespace.positioned and namespace.kind is not Kind.USER:
+                    newest = (await self._recall.history(name, None, 0)).offset
+                await self._presence.join(connection, namespace, name)
+            except BaseException:
+                self._drop(connection, name)
+                raise
+            if joining.current:
+                connection.server_channels = (*connection.server_channels, name)
+                self._go_live(joining, newest)
 
     def force_unsubscribe(self, connection: Connection, names: tuple[str, ...]) -> bool:
         """The server side ends subscriptions of a connection; answers whether there was one. Its user's own channel
@@ -472,7 +506,7 @@ class Requests:
             refusal = may_publish(namespace, name, identity.user_id, identity.grants)
             if refusal is not None:
                 raise Refused(_REASONS.get(refusal, "not allowed to chat here"), refusal)
-        elif not (identity.grants.direct_chat(target) or await self._share_a_room(connection, target)):
+        elif not (identity.grants.direct_chat(target) or await self._share_a_room(identity.user_id, target)):
             raise Refused("no room is shared with that user")
         self._chat_rate.take(identity.user_id, self._now(), "chat messages")
         data = {"from": identity.user_id, "content": asked.content, "messageType": asked.message_type}
@@ -489,8 +523,9 @@ class Requests:
         delivered = 0 if published.duplicate else len(self._hub.followers(name))
         return operations.ChatTaken(published.message_id, delivered, target is not None, published.duplicate)
 
-    async def _share_a_room(self, connection: Connection, target: str) -> bool:
-        for name in tuple(connection.channels):
+    async def _share_a_room(self, user_id: str, target: str) -> bool:
+        """Whether both are in some room, the first with any connection here."""
+        for name in {name for mine in self._hub.of_user(user_id) for name in mine.channels}:
             if self._publishing.namespace(name).kind is Kind.CHAT:
                 members = await self._presence.members(name)
                 if any(member.user_id == target for member in members):

@@ -10,6 +10,7 @@ MultiService stops all its children at once; here each is awaited before the nex
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort
-from twisted.internet.task import LoopingCall, deferLater
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.web.server import Request
 
@@ -39,6 +40,7 @@ from pushserver.heartbeat import Heartbeat
 from pushserver.hub import Hub
 from pushserver.jwks import KeySet
 from pushserver.limits import Buckets
+from pushserver.overview import Overview
 from pushserver.presence import Presence
 from pushserver.progress import Pace
 from pushserver.publication import Publication
@@ -52,11 +54,13 @@ from pushserver.tokens import Keys, TokenRules
 from pushserver.web import api
 from pushserver.web.doorway import DoorwayFactory, peer_address
 from pushserver.web.gate import Gate
+from pushserver.web.metrics import Measures, renderer
 from pushserver.web.site import (
     Asset,
     Folder,
     Health,
     Metrics,
+    Page,
     PushSite,
     Ready,
     Root,
@@ -85,8 +89,8 @@ class Node:
         self.now = now
         self.counters = Counters(now())
         self.namespaces = Namespaces(_namespaces(config))
-        self.hub = Hub(reactor, engine.broker, self.counters, now)
         self.publishing = Publishing(engine, self.namespaces, self.counters, now)
+        self.hub = Hub(reactor, engine.broker, self.counters, now, self.publishing.message_id)
         self.presence = Presence(reactor, engine, self.publishing, now)
         self.tasks = Tasks(
             reactor,
@@ -133,22 +137,26 @@ class Node:
             now,
         )
         self.control = Control(
-            reactor, engine, self.hub, self.requests, name, now, max_token_lifetime=auth.max_token_lifetime
+            reactor,
+            engine,
+            self.hub,
+            self.requests,
+            self.authenticator,
+            name,
+            now,
+            max_token_lifetime=auth.max_token_lifetime,
         )
         self.commands = Commands(self.hub, self.publishing, self.tasks, self.control)
-        self._sampling = LoopingCall(lambda: self.counters.sample(now()))
-        self._sampling.clock = reactor
+        self.overview = Overview(reactor, self.counters, self.hub, self.control, self.publishing, now)
 
     def start(self) -> None:
         self.heartbeat.start()
         self.tasks.start()
         self.control.start()
-        done = self._sampling.start(1)
-        done.addErrback(lambda failure: self._log.failure("sampling the counters stopped", failure))
+        self.overview.start()
 
     def stop(self) -> None:
-        if self._sampling.running:
-            self._sampling.stop()
+        self.overview.stop()
         self.control.stop()
         self.tasks.stop()
         self.presence.stop()
@@ -262,7 +270,14 @@ class PushService(Service):
             return gate.is_loopback(peer_address(request.transport), headers_of(request))
 
         calls = api.Api(
-            keys, node.engine, node.commands, node.control, node.requests, node.tasks, node.counters, self.stats
+            keys,
+            node.engine,
+            node.commands,
+            node.control,
+            node.requests,
+            node.tasks,
+            node.counters,
+            node.overview.everything,
         )
         root.putChild(b"api", calls)
         streams = EventStreams(
@@ -285,14 +300,24 @@ class PushService(Service):
         root.putChild(b"sse", streams)
         root.putChild(b"healthz", Health())
         root.putChild(b"readyz", Ready(self.trouble, trusted))
+        measures = Measures(node.counters, node.hub, node.engine, node.name, self._now, lambda: self.trouble() is None)
+        #: the text of a scrape of this process
+        self.metrics = renderer(measures)
         root.putChild(b"metrics", Metrics(lambda: self._seat.whole(self.metrics()), trusted))
         root.putChild(b"pushclient.js", Asset("pushclient", "index.js", public=True))
         root.putChild(b"pushclient", Folder("pushclient", public=True))
-        root.putChild(
-            config.server.websocket_path.strip("/").encode(),
+        if config.server.page:
+            root.putChild(b"", Page(config.server.websocket_path, self._demo_token if self._dev else None))
+            root.putChild(b"page", Folder("page"))
+        root.place(
+            config.server.websocket_path,
             WebSocketPath(lambda transport, head, octets: doors.upgrade(None, transport, head, octets)),
         )
         return doors
+
+    def _demo_token(self, user_id: str) -> str:
+        assert self._dev is not None
+        return self._dev.token(self._now(), user_id)
 
     # -- figures ------------------------------------------------------------------------------------------------------
 
@@ -305,9 +330,6 @@ class PushService(Service):
         trouble: str | None = self.node.engine.trouble()
         return trouble
 
-    async def stats(self) -> Any:
-        return {"nodes": await self.node.control.stats()}
-
     def load(self) -> int:
         """Connections, and sockets that have not asked for anything yet."""
         return len(self.node.hub.connections) + len(self._doors.waiting)
@@ -315,9 +337,6 @@ class PushService(Service):
     def note(self) -> None:
         """Tells the processes beside this one how many connections there are here."""
         self._seat.note(len(self.node.hub.connections), self.load())
-
-    def metrics(self) -> bytes:
-        return b""
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -357,6 +376,8 @@ class PushService(Service):
     async def _stop(self) -> None:
         """Listeners, then clients, then rooms, then the engine: each after the one before."""
         self.gate.closed = True
+        if self._starting is not None:
+            await self._starting
         for port in self._ports:
             await _stopped(port)
         self._ports.clear()
@@ -429,11 +450,18 @@ def make_service(config: Config, dev: bool, workers: int) -> Service:
     secrets: Dev | None = None
     if dev:
         config, secrets = prepare(config)
+    reactor.addSystemEventTrigger("before", "shutdown", _end_once)  # type: ignore[attr-defined]
     if workers > 1:
         from pushserver.workers.supervisor import Supervisor
 
         return Supervisor(reactor, config, secrets, workers, wall_clock)
     return PushService(reactor, config, secrets)
+
+
+def _end_once() -> None:
+    """The end has begun: a second SIGTERM changes nothing (Twisted would log a failure), a second Ctrl-C ends it."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _keys(config: Config) -> Keys:

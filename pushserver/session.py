@@ -48,9 +48,10 @@ class Rates(Struct, frozen=True):
 
 
 class Say(Struct, frozen=True):
-    """Send this text to the client."""
+    """Send this text to the client. ``error``: the code that it tells, where it tells one."""
 
     payload: bytes
+    error: Code | None = None
 
 
 class End(Struct, frozen=True):
@@ -96,22 +97,16 @@ class Session:
 
     # -- in -----------------------------------------------------------------------------------------------------------
 
-    def receive(self, octets: bytes | str, now: int) -> tuple[Effect, ...]:
+    def receive(self, octets: bytes, now: int) -> tuple[Effect, ...]:
         """What follows from one message that arrived at ``now`` (ms)."""
         wait = self._wait(now)
         if wait:
-            self._rate_limited += 1
             id = None
             try:
                 id = messages.decode(octets).id
             except messages.Malformed as malformed:
                 id = malformed.id
-            problem = Refused("too many messages", Code.RATE_LIMITED, retry_after=wait)
-            effects: tuple[Effect, ...] = (Say(messages.error(problem, id, now)),)
-            if self._rate_limited >= MAX_RATE_LIMITED:
-                effects += (End(errors.TOO_MANY_REQUESTS),)
-            return effects
-        self._rate_limited = 0
+            return self.fail(id, Refused("too many messages", Code.RATE_LIMITED, retry_after=wait), now)
         try:
             request = messages.decode(octets)
         except messages.Malformed as malformed:
@@ -119,7 +114,7 @@ class Session:
         if type(request) is messages.Ping:
             if not self._may_ping:
                 return self.fail(request.id, _STRANGER, now)
-            self._errors = 0
+            self._went_well()
             data = {} if request.data is None else request.data
             data["timestamp"] = now
             return (Say(messages.reply("pong", request.id, data)),)
@@ -180,7 +175,9 @@ class Session:
         rates = self._rates
         if rates.per_second <= 0:
             return 0
-        allowance = min(rates.burst, self._allowance + (now - self._spoke_at) * rates.per_second / 1000)
+        # A clock that was set back takes nothing away.
+        passed = max(0, now - self._spoke_at)
+        allowance = min(rates.burst, self._allowance + passed * rates.per_second / 1000)
         self._spoke_at = now
         if allowance < 1:
             self._allowance = allowance
@@ -192,7 +189,8 @@ class Session:
         limit = self._rates.auth_attempts
         if limit <= 0:
             return
-        self._auth_allowance = min(limit, self._auth_allowance + (now - self._auth_at) * limit / AUTH_REFILL)
+        passed = max(0, now - self._auth_at)
+        self._auth_allowance = min(limit, self._auth_allowance + passed * limit / AUTH_REFILL)
         self._auth_at = now
         if self._auth_allowance < 1:
             raise Hammering(max(1, round((1 - self._auth_allowance) * AUTH_REFILL / limit)))
@@ -202,7 +200,7 @@ class Session:
 
     def answer(self, asked: Asked, outcome: operations.Outcome) -> tuple[Effect, ...]:
         """The reply to what was carried out."""
-        self._errors = 0
+        self._went_well()
         if isinstance(outcome, operations.Authenticated):
             self._may_ping = True
         type, data = reply_of(outcome)
@@ -210,18 +208,25 @@ class Session:
 
     def fail(self, id: str | int | None, problem: PushError, now: int) -> tuple[Effect, ...]:
         """The reply to what could not be carried out; too many of them in a row end the connection."""
-        said = Say(messages.error(problem, id, now))
+        said = Say(messages.error(problem, id, now), problem.code)
         if problem.code is Code.RATE_LIMITED:
+            self._rate_limited += 1
+            if self._rate_limited >= MAX_RATE_LIMITED:
+                return (said, End(errors.TOO_MANY_REQUESTS))
             return (said,)
+        self._rate_limited = 0
         self._errors += 1
         if self._errors >= MAX_ERRORS:
             return (said, End(errors.TOO_MANY_ERRORS))
         return (said,)
 
+    def _went_well(self) -> None:
+        self._errors = self._rate_limited = 0
+
     def refuse(self, id: str | int | None, problem: PushError, close: Close) -> tuple[Effect, ...]:
         """A failed authentication that ends the connection."""
         data = {"code": problem.code.value, "message": problem.message}
-        return (Say(messages.reply("auth_failed", id, data)), End(close))
+        return (Say(messages.reply("auth_failed", id, data), problem.code), End(close))
 
     def notify(self, notice: operations.Notice, now: int, message_id: str) -> bytes:
         """The text of what the server tells this connection by itself."""

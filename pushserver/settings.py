@@ -315,8 +315,9 @@ def _redis_url(value: Any) -> str:
         return value
     if parts.scheme not in ("redis", "rediss") or not parts.hostname or port == 0:
         raise Unexpected
-    if not re.fullmatch(r"/?(\d{1,5})?", parts.path) or parts.query or parts.fragment:
-        raise Unexpected("after the host and the port comes the number of the database, and nothing else")
+    query = r"(ca=[^&=]+)?" if parts.scheme == "rediss" else ""
+    if not re.fullmatch(r"/?(\d{1,5})?", parts.path) or not re.fullmatch(query, parts.query) or parts.fragment:
+        raise Unexpected("after the host and the port comes the number of the database, for rediss:// perhaps ?ca=FILE")
     return value
 
 

@@ -45,6 +45,9 @@ STALE_BATCH: Final = 100
 #: So often a change is tried anew when somebody else was quicker. Each failure is somebody's success.
 ATTEMPTS: Final = 50
 
+#: So many tasks that ended are remembered for what comes of them too late.
+REMEMBERED: Final = 1_000
+
 #: The kinds of event that end a task.
 FINAL_TYPES: Final = frozenset({"task_completed", "task_failed", "task_status_changed"})
 
@@ -67,8 +70,7 @@ class _Final(msgspec.Struct):
     """What of a final event's data says which task it ends."""
 
     task_id: str = msgspec.field(name="taskId")
-    status: str = ""
-    version: int = 0
+    created_at: int = msgspec.field(name="createdAt")
 
 
 class Feed:
@@ -111,6 +113,8 @@ class Tasks:
         self._stale_after = stale_after
         #: by the channel that the audience is defined by (the owner's, or the task's), then by task
         self._feeds: dict[str, dict[str, Feed]] = {}
+        #: the tasks whose end was told last, by channel and id, and when they began: what comes of these now is old
+        self._over: dict[tuple[str, str], int] = {}
         self._looking = LoopingCall(self._fail_stale)
         self._looking.clock = clock
 
@@ -203,7 +207,7 @@ class Tasks:
         """A change, told by the engine: shown now, or once the throttle lets it."""
         state = event.state
         channel = user_channel(state.user_id) if to_owner else task_channel(state.task_id)
-        if channel not in self._hub.channels:
+        if channel not in self._hub.channels or state.created_at <= self._over.get((channel, state.task_id), -1):
             return
         feed = self._feeds.setdefault(channel, {}).setdefault(state.task_id, Feed(self._pace))
         if feed.throttle.offer(state, self._now()):
@@ -214,17 +218,23 @@ class Tasks:
 
     def concluded(self, message: Publication) -> None:
         """The owner's inbox message of a final event is being delivered: nothing older may follow it."""
-        feeds = self._feeds.get(message.channel)
-        if not feeds or message.type not in FINAL_TYPES:
+        if message.type not in FINAL_TYPES:
             return
         ended = msgspec.json.decode(message.data, type=_Final)
-        feed = feeds.pop(ended.task_id, None)
+        self._counters.task_pushed(message.channel.partition(":")[2])
+        self._ended(message.channel, ended.task_id, ended.created_at)
+
+    def _ended(self, channel: str, task_id: str, created_at: int) -> None:
+        """Nothing more is shown of a task on this channel: also not what was read before and comes now."""
+        self._over[channel, task_id] = created_at
+        if len(self._over) > REMEMBERED:
+            del self._over[next(iter(self._over))]
+        feeds = self._feeds.get(channel, {})
+        feed = feeds.pop(task_id, None)
         if feed is not None:
             self._disarm(feed)
-            self._counters.tasks_pushed += 1
-            self._counters.task_pushes[message.channel.partition(":")[2]] += 1
         if not feeds:
-            self._feeds.pop(message.channel, None)
+            self._feeds.pop(channel, None)
 
     def forget(self, channel: str) -> None:
         """Nobody here follows the channel any more."""
@@ -256,20 +266,22 @@ class Tasks:
         self._disarm(feed)
         feed.shown = event
         state = event.state
-        known = self._hub.channels.get(channel)
-        if known is None:
-            return
-        floors = feed.floors
-        audience = [c for c in known.followers if floors.pop(c, 0) < state.version] if floors else known.followers
+        audience = self._audience(channel, state, to_owner)
+        if feed.floors:
+            audience = [c for c in audience if feed.floors.get(c, 0) < state.version]
+            feed.floors = {c: floor for c, floor in feed.floors.items() if floor > state.version and c.open}
         self._push(event, audience)
         if audience:
-            self._counters.tasks_pushed += 1
-            self._counters.task_pushes[state.user_id] += 1
+            self._counters.task_pushed(state.user_id)
         if state.final:
-            feeds = self._feeds.get(channel, {})
-            feeds.pop(state.task_id, None)
-            if not feeds:
-                self._feeds.pop(channel, None)
+            self._ended(channel, state.task_id, state.created_at)
+
+    def _audience(self, channel: str, state: TaskState, to_owner: bool) -> list[Connection]:
+        """Who is shown this now. The owner's connections need not have read their inbox for it."""
+        if to_owner:
+            return [c for c in self._hub.of_user(state.user_id) if c.greeted]
+        known = self._hub.channels.get(channel)
+        return [] if known is None else list(known.followers)
 
     def _push(self, event: TaskEvent, audience: Iterable[Connection]) -> None:
         self._hub.send(
@@ -294,7 +306,7 @@ class Tasks:
             version = known.get(task_id, 0)
             if feed.shown is not None and feed.shown.state.version > version:
                 self._push(feed.shown, (connection,))
-            elif feed.throttle.due is not None or feed.shown is None:
+            elif feed.throttle.due is not None or feed.shown is None or feed.shown.state.version < version:
                 feed.floors[connection] = version
 
     async def refresh(self) -> None:

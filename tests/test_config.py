@@ -438,7 +438,14 @@ def test_loopback_endpoints(endpoint: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["redis://h", "redis://h:6380", "rediss://user:p%40ss@h:1/15", "redis://:p@[::1]:6379/0", "unix:///r.sock?db=3"],
+    [
+        "redis://h",
+        "redis://h:6380",
+        "rediss://user:p%40ss@h:1/15",
+        "rediss://h/0?ca=/etc/ca.pem",
+        "redis://:p@[::1]:6379/0",
+        "unix:///r.sock?db=3",
+    ],
 )
 def test_redis_addresses(url: str) -> None:
     assert load(overrides={"redis.url": url}, dev=True).redis.url == url

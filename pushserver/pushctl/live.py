@@ -35,11 +35,13 @@ def listen(place: Place, channels: tuple[str, ...], count: int | None) -> None:
     service = ClientService(place.websocket_url, token=place.token, reactor=reactor)
     problem: list[str] = []
     left = [count]
+    ending = [False]
 
     def stop(said: str | None = None) -> None:
-        if said is not None:
-            problem.append(said)
-        if reactor.running:  # type: ignore[attr-defined]
+        if not ending[0]:
+            ending[0] = True
+            if said is not None:
+                problem.append(said)
             reactor.stop()  # type: ignore[attr-defined]
 
     def hear(push: Push) -> None:
@@ -57,13 +59,16 @@ def listen(place: Place, channels: tuple[str, ...], count: int | None) -> None:
             if left[0] == 0:
                 stop()
 
-    def refused(failure: Failure, name: str) -> None:
-        stop(f"{name}: {failure.getErrorMessage()}")
+    def ended(failure: Failure) -> None:
+        # A subscription that was refused, or a connection that will not come back.
+        stop(failure.getErrorMessage())
 
     def begin() -> None:
         for name in channels:
-            service.subscribe(name, hear).ready().addErrback(refused, name)
-        service.when_connected().addErrback(lambda failure: stop(failure.getErrorMessage()))
+            reading = service.subscribe(name, hear)
+            reading.ready().addErrback(ended)
+            reading.done.addErrback(ended)
+        service.when_connected().addErrback(ended)
         service.startService()
 
     reactor.callWhenRunning(begin)  # type: ignore[attr-defined]

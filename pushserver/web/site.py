@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from html import escape
 from importlib.resources import files
 from io import BytesIO
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IProtocol
+from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
-from pushserver.errors import Code, NotFound, PushError, Refused
-from pushserver.web.api import respond, respond_error
+from pushserver.channels import is_id
+from pushserver.errors import Code, Invalid, NotFound, PushError, Refused
+from pushserver.web.api import argument, respond, respond_error
 from pushserver.web.doorway import Head, answer, peer_address
 from pushserver.web.gate import Gate
 
-#: Seconds that a kept-alive HTTP connection may be idle.
+#: Seconds that a kept-alive HTTP connection may be idle, that a request may take to come whole, and for which what
+#: still comes of a refused one is read.
 KEEP_ALIVE: Final = 60
+REQUEST_TIMEOUT: Final = 30
+LINGER: Final = 5
 
 #: Nothing from elsewhere runs or loads on our page, and nobody frames it.
 CONTENT_SECURITY_POLICY: Final = (
@@ -48,19 +54,31 @@ def headers_of(request: Request) -> dict[str, str]:
 
 
 class BoundedRequest(Request):
-    """A request whose body is refused as soon as it is known to be too large."""
+    """A request that must come whole within a time, and whose body is refused as soon as it is known to be too large.
+
+    What a client still sends of a refused body is read and thrown away for a while: a socket that is closed over unread
+    bytes is reset, and takes the answer with it.
+    """
+
+    _deadline: IDelayedCall | None = None
+    _left = 0
+    _refused = False
+
+    def __init__(self, channel: Any, *args: Any, **named: Any) -> None:
+        super().__init__(channel, *args, **named)
+        self._deadline = channel.callLater(REQUEST_TIMEOUT, self._late)
 
     def gotLength(self, length: int | None) -> None:
         # The body is bounded, so it may stay in memory.
         self.content = BytesIO()
         # `site` is set later, when the request is processed.
         channel: Any = self.channel
-        self._left: int = channel.site.max_body_size
+        self._left = channel.site.max_body_size
         if length is not None and length > self._left:
             self._refuse()
 
     def handleContentChunk(self, data: bytes) -> None:
-        if self._left < 0:
+        if self._refused:
             return
         self._left -= len(data)
         if self._left < 0:
@@ -69,15 +87,36 @@ class BoundedRequest(Request):
             super().handleContentChunk(data)
 
     def _refuse(self) -> None:
-        self._left = -1
-        problem = Refused("the body is too large", Code.MESSAGE_TOO_LARGE)
-        transport: Any = self.channel.transport
-        transport.write(answer(413, problem))
-        transport.loseConnection()
+        self._refused = True
+        self._settle()
+        # A client that waits for 100 (RFC 9110 section 10.1.1) is not to send the body.
+        self.requestHeaders.removeHeader(b"expect")
+        channel: Any = self.channel
+        channel.transport.write(answer(413, Refused("the body is too large", Code.MESSAGE_TOO_LARGE)))
+        self._deadline = channel.callLater(LINGER, self._late)
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        if self._left >= 0:
+        self._settle()
+        if self._refused:
+            self.channel.loseConnection()
+        else:
             super().requestReceived(command, path, version)
+
+    def connectionLost(self, reason: Failure) -> None:
+        self._settle()
+        super().connectionLost(reason)
+
+    def _late(self) -> None:
+        self._deadline = None
+        transport: Any = self.channel.transport
+        if not self._refused:
+            transport.write(answer(408))
+        transport.loseConnection()
+
+    def _settle(self) -> None:
+        deadline, self._deadline = self._deadline, None
+        if deadline is not None and deadline.active():
+            deadline.cancel()
 
 
 class PushSite(Site):
@@ -88,7 +127,14 @@ class PushSite(Site):
     _log = Logger()
 
     def __init__(self, root: IResource, reactor: Any, max_body_size: int) -> None:
-        super().__init__(root, requestFactory=BoundedRequest, timeout=KEEP_ALIVE, reactor=reactor)
+        super().__init__(
+            root,
+            requestFactory=BoundedRequest,
+            timeout=KEEP_ALIVE,
+            reactor=reactor,
+            # Bodies are JSON, whatever `curl -d` says of them.
+            parsePOSTFormSubmission=False,
+        )
         self.max_body_size = max_body_size
 
     def log(self, request: Any) -> None:
@@ -169,17 +215,18 @@ class Asset(Resource):
 
     isLeaf = True
 
-    def __init__(
-        self, *path: str, substitute: Callable[[], Mapping[str, str]] | None = None, public: bool = False
-    ) -> None:
+    def __init__(self, *path: str, public: bool = False) -> None:
         super().__init__()
         self._public = public
         node = files("pushserver.web").joinpath("static", *path)
         self._octets = node.read_bytes()
         self._type = _TYPES.get("." + path[-1].rpartition(".")[2], "application/octet-stream")
-        self._substitute = substitute
 
-    def render_GET(self, request: Request) -> bytes:
+    def render_GET(self, request: Request) -> Any:
+        self._set_headers(request)
+        return self._octets
+
+    def _set_headers(self, request: Request) -> None:
         request.setHeader("content-type", self._type)
         request.setHeader("content-security-policy", CONTENT_SECURITY_POLICY)
         request.setHeader("x-content-type-options", "nosniff")
@@ -187,11 +234,42 @@ class Asset(Resource):
         if self._public:
             # Pages of other origins import the browser client from here; it says nothing of this server.
             request.setHeader("access-control-allow-origin", "*")
-        request.setHeader("cache-control", "no-cache" if self._substitute is None else "no-store")
+        request.setHeader("cache-control", "no-cache")
+
+
+class Page(Asset):
+    """The page: where its WebSocket is, and in development mode a fresh token for whoever it is asked to be.
+
+    Args:
+        socket: the WebSocket's path.
+        issue: makes a token for a user id; None outside development mode, where the page asks for one.
+    """
+
+    #: Who the page is in development mode, where the address does not say ``?user=``.
+    USER: Final = "demo"
+
+    def __init__(self, socket: str, issue: Callable[[str], str] | None) -> None:
+        super().__init__("index.html")
+        self._socket = socket
+        self._issue = issue
+
+    def render_GET(self, request: Request) -> Any:
+        token = ""
+        if self._issue is not None:
+            user = argument(request, "user") or self.USER
+            if not is_id(user):
+                respond_error(request, Invalid("user must be 1 to 200 of the characters of an id"))
+                return NOT_DONE_YET
+            token = self._issue(user)
+        self._set_headers(request)
+        request.setHeader("cache-control", "no-store")
+        mode = "production" if self._issue is None else "development"
+        return self._filled({"mode": mode, "socket": self._socket, "token": token})
+
+    def _filled(self, values: Mapping[str, str]) -> bytes:
         octets = self._octets
-        if self._substitute is not None:
-            for name, value in self._substitute().items():
-                octets = octets.replace(f"{{{{{name}}}}}".encode(), value.encode())
+        for name, value in values.items():
+            octets = octets.replace(f"{{{{{name}}}}}".encode(), escape(value).encode())
         return octets
 
 
@@ -222,6 +300,9 @@ class WebSocketPath(Resource):
 
     def render(self, request: Request) -> Any:
         headers = headers_of(request)
+        if request.postpath:
+            respond_error(request, NotFound("nothing here"))
+            return NOT_DONE_YET
         if "websocket" not in headers.get("upgrade", "").lower():
             request.setHeader("upgrade", "websocket")
             respond_error(request, Refused("this is for WebSockets"), 426)
@@ -245,6 +326,18 @@ class Root(Resource):
         super().__init__()
         self._gate = gate
 
+    def place(self, path: str, resource: IResource) -> None:
+        """Puts a resource at a path of any depth."""
+        *folders, name = path.strip("/").encode().split(b"/")
+        parent: Resource = self
+        for folder in folders:
+            child = parent.children.get(folder)
+            if child is None:
+                child = Empty()
+                parent.putChild(folder, child)
+            parent = child
+        parent.putChild(name, resource)
+
     def getChildWithDefault(self, path: bytes, request: Request) -> IResource:
         problem = self._gate.check_request(peer_address(request.transport), headers_of(request))
         if problem is not None:
@@ -257,6 +350,17 @@ class Root(Resource):
             child: IResource = self.children[b""]
             return child
         return Problem(NotFound("nothing here"))
+
+
+class Empty(Resource):
+    """A folder with nothing of its own."""
+
+    def getChild(self, path: bytes, request: Request) -> IResource:
+        return Problem(NotFound("nothing here"))
+
+    def render(self, request: Request) -> Any:
+        respond_error(request, NotFound("nothing here"))
+        return NOT_DONE_YET
 
 
 class Problem(Resource):

@@ -89,6 +89,7 @@ class WebSocketDoor(WebSocketServerProtocol):  # type: ignore[misc]
     connection: Connection | None = None
     _conversation: Conversation | None = None
     _outbox: Outbox | None = None
+    _paused = False
 
     def __init__(self, house: WebSocketDoorFactory, offer: Offer, address: str, user_agent: str) -> None:
         super().__init__()
@@ -132,6 +133,7 @@ class WebSocketDoor(WebSocketServerProtocol):  # type: ignore[misc]
             user_agent=self._agent,
             protocol=SUBPROTOCOL,
             now=house.now(),
+            counters=house.counters,
         )
         self._conversation = Conversation(connection, session, house.requests, house.counters, house.now)
         house.requests.arrive(connection)
@@ -194,6 +196,15 @@ class WebSocketDoor(WebSocketServerProtocol):  # type: ignore[misc]
             return closing.code
         return int(self.localCloseCode if self.failedByMe and self.localCloseCode else code or 1005)
 
+    def onCloseFrame(self, code: int | None, reasonRaw: bytes | None) -> bool | None:
+        over: bool | None = super().onCloseFrame(code, reasonRaw)
+        connection = self.connection
+        if connection is not None and connection.closing is None:
+            # The client has said its last word: nothing of it stays, however long its socket takes to end.
+            connection.closing = Close(self.closed_with(None, code), "")
+            self._goodbye(connection)
+        return over
+
     # -- Autobahn's side: out -----------------------------------------------------------------------------------------
 
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
@@ -201,6 +212,8 @@ class WebSocketDoor(WebSocketServerProtocol):  # type: ignore[misc]
             self._outbox.write(data)
 
     def _closeConnection(self, abort: bool = False) -> None:
+        if self._outbox is not None:
+            self._outbox.finish()
         # After a clean closing handshake there is nothing to abort, and a reset could overtake our last frame.
         if abort and not self.wasClean:
             self.transport.abortConnection()
@@ -218,8 +231,11 @@ class WebSocketDoor(WebSocketServerProtocol):  # type: ignore[misc]
     # -- our side: `connection.Line` ----------------------------------------------------------------------------------
 
     def ping(self) -> bool:
-        if self.state == self.STATE_OPEN and self._outbox is not None:
-            self._outbox.write(frames.HEARTBEAT)
+        outbox = self._outbox
+        if self.state == self.STATE_OPEN and outbox is not None:
+            outbox.interject(frames.HEARTBEAT)
+            # While it is us who do not read, because the engine is slow, nothing can be heard of the client.
+            return not self._paused or outbox.stalled
         return True
 
     def hang_up(self, close: Close, discard: bool) -> None:
@@ -227,7 +243,7 @@ class WebSocketDoor(WebSocketServerProtocol):  # type: ignore[misc]
         if discard and self._outbox is not None:
             self._outbox.discard()
         if self.state == self.STATE_OPEN:
-            self.sendCloseFrame(code=close.code, reasonUtf8=close.reason.encode()[: frames.MAX_REASON])
+            self.sendCloseFrame(code=close.code, reasonUtf8=frames.cut(close.reason))
         if connection is not None:
             self._goodbye(connection)
 
@@ -241,9 +257,13 @@ class WebSocketDoor(WebSocketServerProtocol):  # type: ignore[misc]
         self.transport.abortConnection()
 
     def pause(self) -> None:
+        self._paused = True
+        if self.connection is not None and self._outbox is not None and not self._outbox.stalled:
+            self.connection.pinged_at = 0
         self.transport.pauseProducing()
 
     def resume(self) -> None:
+        self._paused = False
         if self.state != self.STATE_CLOSED:
             self.transport.resumeProducing()
 

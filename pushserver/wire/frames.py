@@ -36,9 +36,13 @@ def text(payload: bytes) -> bytes:
 
 
 def close(code: int, reason: str) -> bytes:
-    """A close frame; the reason is cut at a character's edge where it is too long."""
-    said = reason.encode("utf-8", "replace")[:MAX_REASON].decode("utf-8", "ignore").encode()
-    return frame(CLOSE, struct.pack("!H", code) + said)
+    """A close frame."""
+    return frame(CLOSE, struct.pack("!H", code) + cut(reason))
+
+
+def cut(reason: str) -> bytes:
+    """A close reason as it fits into a close frame, cut at a character's edge."""
+    return reason.encode("utf-8", "replace")[:MAX_REASON].decode("utf-8", "ignore").encode()
 
 
 #: A heartbeat carries no payload: any pong will do, and every connection can share the frame.

@@ -127,32 +127,31 @@ class Cluster:
         if self._beating is not None:
             self._again = True
             return
-        self._beating = Deferred.fromCoroutine(self._one_beat())
-        self._beating.addBoth(self._beaten)
-
-    def _beaten(self, result: Any) -> None:
-        self._beating = None
-        if result is not None:
-            self.trouble = result.getErrorMessage()
-            if not result.check(errors.Unavailable):
-                self._log.failure("A sign of life went wrong", result)
-        waiting, self._waiting = self._waiting, []
-        for each in waiting:
-            each.callback(None)
-        if not self._stopping and self._call is None:
-            self._call = self._reactor.callLater(0 if self._again else self._lease / 1000 / _BEATS, self._tick)
         self._again = False
+        waiting, self._waiting = self._waiting, []
+        self._beating = Deferred.fromCoroutine(self._one_beat())
+
+        def done(result: Any) -> None:
+            self._beating = None
+            if result is not None:
+                self.trouble = result.getErrorMessage()
+                if not result.check(errors.Unavailable):
+                    self._log.failure("A sign of life went wrong", result)
+            for each in waiting:
+                each.callback(None)
+            if not self._stopping and self._call is None:
+                self._call = self._reactor.callLater(0 if self._again else self._lease / 1000 / _BEATS, self._tick)
+
+        self._beating.addBoth(done)
 
     def beat(self) -> Deferred[None]:
-        """Answers after a sign of life that began after this call, or failed: see `trouble`."""
+        """Answers after a sign of life that begins after this call; whether it came about, `trouble` tells."""
         beaten: Deferred[None] = Deferred()
         if self._stopping:
             beaten.callback(None)
-        elif self._beating is None:
+        else:
             self._waiting.append(beaten)
             self.hurry()
-        else:
-            self._waiting.append(Deferred().addCallback(lambda _: self.beat().chainDeferred(beaten)))
         return beaten
 
     async def _one_beat(self) -> None:
@@ -212,6 +211,9 @@ class Cluster:
             await self._beating
         for survey in list(self._surveys.values()):
             survey.end()
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            each.callback(None)
         if self.incarnation:
             try:
                 await self._bury_silently()

@@ -190,9 +190,12 @@ class RedisEngine:
         return {
             "redis_up": float(self.trouble() is None),
             "redis_commands_waiting": float(sum(each.waiting for each in self._links)),
+            "redis_connection_attempts_total": float(sum(each.attempts for each in self._links)),
             "redis_connections_lost_total": float(sum(each.interruptions for each in self._links)),
             "redis_commands_refused_total": float(self._server.refused),
             "redis_subscriptions": float(self._subscriber.names),
+            "redis_published_total": float(self.broker.published),
+            "redis_inbox_appended_total": float(self.inbox.appended),
             "redis_messages_received_total": float(self._live.received),
             "redis_messages_dropped_total": float(self._live.dropped),
             "redis_catch_ups_total": float(feeds.gaps),

@@ -229,12 +229,12 @@ class Feed:
         assert sequencer is not None
         self.feeds.gaps += 1
         while self.wanted:
-            before = sequencer.position
+            before, target = sequencer.position, self._target
             between = await self.feeds.read(self.channel, before.offset, _PAGE)
             newest = between.newest
             if not self.wanted:
                 return
-            if newest.epoch != sequencer.position.epoch or not between.complete or newest.offset < self._target:
+            if newest.epoch != sequencer.position.epoch or not between.complete or newest.offset < target:
                 self._lose(newest)
                 return
             if between.messages:

@@ -83,9 +83,9 @@ class Server:
         limit = self.commands.command_timeout
         info = parse_info(await self._ask(protocol, "INFO", "server"))
         policy = parse_info(await self._ask(protocol, "INFO", "memory")).get("maxmemory_policy", "noeviction")
-        if policy.startswith("allkeys"):
+        if policy != "noeviction":
             self._log.warn(
-                "Redis may evict any key (maxmemory-policy {policy}): kept messages can vanish", policy=policy
+                "Redis may evict what it keeps (maxmemory-policy {policy}): messages can vanish", policy=policy
             )
         loads = [protocol.send(limit, "SCRIPT", "LOAD", script.text) for script in self._scripts.values()]
         for success, result in await DeferredList(loads, consumeErrors=True):
@@ -195,7 +195,7 @@ class Server:
     def replicated(self) -> Deferred[None]:
         """Answers when enough replicas have all that was written so far.
 
-        One ``WAIT`` at a time, for all who asked before it: it holds up its connection for as long as replicas are late.
+        One ``WAIT`` at a time, for all who asked before it: it holds up its connection while replicas are late.
         """
         waiting: Deferred[None] = Deferred()
         self._replicated.append(waiting)

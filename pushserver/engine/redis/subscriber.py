@@ -220,8 +220,11 @@ class Subscriber:
     async def _prepare(self, protocol: CommandProtocol) -> None:
         """Subscribes to all that is wanted on a new connection, and waits until all of it is confirmed."""
         assert isinstance(protocol, SubscriberProtocol)
-        self._names = {key: False for key in self._names if key not in self._leaving}
+        for key in self._leaving:
+            self._names.pop(key, None)
+            self.left(key)
         self._leaving.clear()
+        self._names = dict.fromkeys(self._names, False)
         protocol.message = self._message
         protocol.confirmed = self._confirmed
         protocol.gone = lambda: self._fail(list(self._asked), protocol.reason)

@@ -323,3 +323,18 @@ async def test_a_short_pause_of_one_reply_is_waited_for(cluster: Cluster, redis:
     redis.resume()
     assert (await answer).offset == 1
     assert node.engine.trouble() is None
+
+
+async def test_who_leaves_during_an_outage_and_comes_after_it_hears(cluster: Cluster, redis: RedisServer) -> None:
+    node = await cluster.start(redis.url)
+    await node.broker.subscribe("a")
+    await node.broker.subscribe("b")
+    redis.command("CLIENT", "KILL", "TYPE", "pubsub")
+    await until(lambda: node.engine.trouble() is not None)
+    node.broker.unsubscribe("a")
+    await cluster.healthy(node)
+    assert redis.command("PUBSUB", "NUMSUB", "push:live:0:a").endswith(":0\r\n")
+    await node.broker.subscribe("a")
+    assert redis.command("PUBSUB", "NUMSUB", "push:live:0:a").endswith(":1\r\n")
+    redis.command("PUBLISH", "push:pub:a", '{"data": 1}')
+    assert contents(await node.heard(1)) == [1]

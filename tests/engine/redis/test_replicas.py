@@ -19,9 +19,10 @@ def replica_of(start: Callable[..., RedisServer], master: RedisServer) -> RedisS
     return start(replicaof=f"127.0.0.1 {master.port}", **{"repl-diskless-sync-delay": 0})
 
 
-async def caught_up(master: RedisServer) -> None:
-    """The master counts its replica in only after the replica's first word."""
-    await until(lambda: "state=online" in master.command("INFO", "replication"), "the replica is there")
+async def caught_up(master: RedisServer, replica: RedisServer) -> None:
+    """The replica has loaded its copy, and the master counts it in."""
+    await until(lambda: "master_link_status:up" in replica.command("INFO", "replication"), "the replica is there")
+    await until(master.replicated, "the replica follows")
 
 
 async def test_sentinels_lead_to_the_new_master(
@@ -29,7 +30,7 @@ async def test_sentinels_lead_to_the_new_master(
 ) -> None:
     master = start_redis(**{"repl-diskless-sync-delay": 0})
     replica = replica_of(start_redis, master)
-    await caught_up(master)
+    await caught_up(master, replica)
     sentinels = [start_redis(lambda directory: Sentinel(directory, master, 2)) for _ in range(3)]
     await until(lambda: all("sentinels=3" in each.command("INFO", "sentinel") for each in sentinels), "they met")
     await until(lambda: all("slaves=1" in each.command("INFO", "sentinel") for each in sentinels), "they saw it")
@@ -64,7 +65,7 @@ async def test_sentinels_lead_to_the_new_master(
     returned = RedisServer(master.directory, port=master.port, replicaof=f"127.0.0.1 {replica.port}")
     try:
         returned.start()
-        await caught_up(replica)
+        await caught_up(replica, returned)
         published = await patiently(
             lambda: first.inbox.append(publication("user:7", "y"), "7", False, None, None, Once("y"))
         )
@@ -79,7 +80,7 @@ async def test_an_answer_waits_for_the_replica_and_nobody_is_told_before(
 ) -> None:
     master = start_redis(**{"repl-diskless-sync-delay": 0})
     replica = replica_of(start_redis, master)
-    await caught_up(master)
+    await caught_up(master, replica)
     node = await cluster.start(master.url, wait_replicas=1, position_check=100)
     other = await cluster.start(master.url, "b", wait_replicas=1, position_check=100)
     for each in (node, other):
@@ -118,9 +119,8 @@ async def test_many_writes_share_one_wait(cluster: Cluster, start_redis: Callabl
     from twisted.internet.defer import gatherResults
 
     master = start_redis(**{"repl-diskless-sync-delay": 0})
-    replica_of(start_redis, master)
-    await caught_up(master)
-    nodes = [await cluster.start(master.url, name, wait_replicas=1) for name in ("a", "b")]
+    await caught_up(master, replica_of(start_redis, master))
+    nodes = [await cluster.start(master.url, name, wait_replicas=1, command_timeout=5_000) for name in ("a", "b")]
     for node in nodes:
         await node.broker.subscribe("a")
     answers = await gatherResults(

@@ -1,8 +1,21 @@
--- An inbox is one hash: epoch, offset, acked, the messages under their offsets, and packed
---   index: {offset, kind, when it ends, collapse key} of each kept message, ascending
---   lost:  {first, last, how many} of each stretch of messages that went by the inbox' limits, ascending
+-- An inbox is one hash: epoch, offset, acked, the messages under their offsets, and
+--   index:    17 bytes for each kept message, ascending: offset, kind, when it ends. It is cut and joined, not decoded:
+--             an inbox in use is always full, and most appends touch its two ends only
+--   chats, next: how many of these are chat, and a time before which none ends
+--   lost:     packed {first, last, how many} of each stretch of messages that went by the inbox' limits, ascending
+--   collapse: packed offsets by collapse key; some may be gone
 local CHAT, OWN = 1, 2
 local STRETCHES = 64
+local RECORD, FORMAT = 17, '>I8BI8'
+
+local function count(box)
+  return #box.index / RECORD
+end
+
+-- offset, kind, when it ends
+local function record(box, at)
+  return struct.unpack(FORMAT, box.index, (at - 1) * RECORD + 1)
+end
 
 local function lose(box, offset)
   local lost = box.lost
@@ -28,6 +41,7 @@ local function lose(box, offset)
   else
     table.insert(lost, at, {offset, offset, 1})
   end
+  box.lost_changed = true
   if #lost > STRETCHES then
     local second = table.remove(lost, 2)
     lost[1] = {lost[1][1], second[2], lost[1][3] + second[3]}
@@ -47,30 +61,52 @@ local function lost_after(box, offset)
 end
 
 local function remove(box, at, lost)
-  local entry = table.remove(box.index, at)
-  redis.call('HDEL', box.key, string.format('%d', entry[1]))
+  local offset, kind = record(box, at)
+  box.index = string.sub(box.index, 1, (at - 1) * RECORD) .. string.sub(box.index, at * RECORD + 1)
+  box.chats = box.chats - kind % 2
+  redis.call('HDEL', box.key, string.format('%d', offset))
   if lost then
-    lose(box, entry[1])
+    lose(box, offset)
   end
   box.changed = true
 end
 
+local function find(box, offset)
+  for at = count(box), 1, -1 do
+    local here = record(box, at)
+    if here <= offset then
+      return here == offset and at or nil
+    end
+  end
+end
+
 local function open(key, now, fresh)
-  local known = redis.call('HMGET', key, 'epoch', 'offset', 'acked', 'index', 'lost')
+  local known = redis.call('HMGET', key, 'epoch', 'offset', 'acked', 'index', 'lost', 'chats', 'next')
   local box = {
     key = key,
     epoch = known[1] or fresh,
     offset = tonumber(known[2] or 0),
     acked = tonumber(known[3] or 0),
-    index = known[4] and cmsgpack.unpack(known[4]) or {},
+    index = known[4] or '',
     lost = known[5] and cmsgpack.unpack(known[5]) or {},
+    chats = tonumber(known[6] or 0),
+    next = tonumber(known[7] or 0),
     changed = not known[1],
   }
-  for at = #box.index, 1, -1 do
-    local entry = box.index[at]
-    if entry[3] <= now then
-      remove(box, at, entry[2] < OWN)
+  if box.index ~= '' and box.next <= now then
+    box.next = math.huge
+    for at = count(box), 1, -1 do
+      local _, kind, ends = record(box, at)
+      if ends <= now then
+        remove(box, at, kind < OWN)
+      else
+        box.next = math.min(box.next, ends)
+      end
     end
+    box.changed = true
+  end
+  if box.index == '' then
+    box.next = math.huge
   end
   return box
 end
@@ -79,7 +115,11 @@ end
 local function save(box, ttls)
   if box.changed then
     redis.call('HSET', box.key, 'epoch', box.epoch, 'offset', string.format('%d', box.offset),
-      'acked', string.format('%d', box.acked), 'index', cmsgpack.pack(box.index), 'lost', cmsgpack.pack(box.lost))
+      'acked', string.format('%d', box.acked), 'index', box.index, 'chats', box.chats,
+      'next', box.next < math.huge and string.format('%d', box.next) or '0')
+    if box.lost_changed then
+      redis.call('HSET', box.key, 'lost', cmsgpack.pack(box.lost))
+    end
   end
   local ttl = box.offset == 0 and ttls[1] or lost_after(box, box.acked) > 0 and ttls[3] or ttls[2]
   if box.changed or redis.call('PTTL', box.key) < ttl / 2 then
@@ -87,46 +127,67 @@ local function save(box, ttls)
   end
 end
 
-local function pending(box)
-  local count = 0
-  for at = #box.index, 1, -1 do
-    if box.index[at][1] <= box.acked then
+-- How many are kept after an offset.
+local function pending(box, after)
+  local waiting = 0
+  for at = count(box), 1, -1 do
+    if record(box, at) <= after then
       break
     end
-    count = count + 1
+    waiting = waiting + 1
   end
-  return count
+  return waiting
+end
+
+-- Takes out an unread message with the same key, and remembers the new one.
+local function collapse_into(box, key, limit)
+  local known = redis.call('HGET', box.key, 'collapse')
+  local keys = known and cmsgpack.unpack(known) or {}
+  local earlier = keys[key]
+  if earlier and earlier > box.acked then
+    local at = find(box, earlier)
+    if at then
+      remove(box, at, false)
+    end
+  end
+  keys[key] = box.offset + 1
+  local held = 0
+  for _ in pairs(keys) do
+    held = held + 1
+  end
+  if held > limit then
+    for each, offset in pairs(keys) do
+      if offset <= box.offset and not find(box, offset) then
+        keys[each] = nil
+      end
+    end
+  end
+  redis.call('HSET', box.key, 'collapse', cmsgpack.pack(keys))
 end
 
 local function append(box, body, chat, ttl, collapse, rules, now)
   if collapse ~= '' then
-    for at = #box.index, 1, -1 do
-      if box.index[at][1] > box.acked and box.index[at][4] == collapse then
-        remove(box, at, false)
-      end
-    end
+    collapse_into(box, collapse, 2 * rules.size)
   end
   box.offset = box.offset + 1
   box.changed = true
   local own = ttl ~= nil and ttl < rules.ttl
-  local kind = (chat and CHAT or 0) + (own and OWN or 0)
-  box.index[#box.index + 1] = {box.offset, kind, now + (own and ttl or rules.ttl), collapse}
+  local ends = now + (own and ttl or rules.ttl)
+  box.index = box.index .. struct.pack(FORMAT, box.offset, (chat and CHAT or 0) + (own and OWN or 0), ends)
+  box.next = math.min(box.next, ends)
+  box.chats = box.chats + (chat and 1 or 0)
   redis.call('HSET', box.key, string.format('%d', box.offset), body)
-  local chats = 0
-  for _, entry in ipairs(box.index) do
-    chats = chats + entry[2] % 2
-  end
   -- Chat gives way to what is unread and matters more, but not to what was read: acknowledging deletes nothing.
-  while chats > rules.chat_size or (chat and #box.index > rules.size and box.index[1][1] > box.acked) do
-    for at, entry in ipairs(box.index) do
-      if entry[2] % 2 == CHAT then
+  while box.chats > rules.chat_size or (chat and count(box) > rules.size and record(box, 1) > box.acked) do
+    for at = 1, count(box) do
+      local _, kind = record(box, at)
+      if kind % 2 == CHAT then
         remove(box, at, true)
         break
       end
     end
-    chats = chats - 1
   end
-  while #box.index > rules.size do
+  while count(box) > rules.size do
     remove(box, 1, true)
   end
 end

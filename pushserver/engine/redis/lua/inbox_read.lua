@@ -3,16 +3,17 @@
 local box = open(KEYS[2], now, ARGV[2])
 save(box, {tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])})
 local after = tonumber(ARGV[3]) or box.acked
-local answer = {'ok', box.offset, full(box.epoch), box.acked, lost_after(box, after), pending(box)}
+local answer = {'ok', box.offset, full(box.epoch), box.acked, lost_after(box, after), pending(box, after)}
 local left = tonumber(ARGV[4])
-for _, entry in ipairs(box.index) do
+for at = 1, count(box) do
   if left <= 0 then
     break
   end
-  if entry[1] > after then
+  local offset = record(box, at)
+  if offset > after then
     left = left - 1
-    answer[#answer + 1] = entry[1]
-    answer[#answer + 1] = redis.call('HGET', KEYS[2], string.format('%d', entry[1]))
+    answer[#answer + 1] = offset
+    answer[#answer + 1] = redis.call('HGET', KEYS[2], string.format('%d', offset))
   end
 end
 return answer

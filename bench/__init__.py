@@ -1,0 +1,1 @@
+"""The measurements: this server beside others that do the same work on the same machine. ``python -m bench``."""

@@ -1,0 +1,49 @@
+"""``python -m bench [--only NAME]… [--rounds N] [--json FILE] [--plot DIR] [--list]``"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from bench.measure import Progress, Table, plot
+from bench.servers import NotAvailable
+from bench.suite import BENCHMARKS, machine
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(prog="bench", description="Measures pushserver beside its peers.")
+    options.add_argument("--only", action="append", choices=list(BENCHMARKS), help="repeatable; default: all")
+    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--json", metavar="FILE", type=Path)
+    options.add_argument("--plot", metavar="DIR", type=Path, help="one SVG for each table")
+    given = options.parse_args()
+    progress = Progress()
+    tables: list[Table] = []
+    date = time.strftime("%Y-%m-%d", time.gmtime())
+    about = f"{date}, {machine()}, {given.rounds} rounds in turns"
+    print(about, flush=True)
+    failed = False
+    for name in given.only or list(BENCHMARKS):
+        try:
+            result = BENCHMARKS[name](progress, given.rounds)
+        except NotAvailable as problem:
+            progress.done()
+            print(f"\n{name}: not measured: {problem}", flush=True)
+            failed = True
+            continue
+        progress.done()
+        for table in result if isinstance(result, list) else [result]:
+            tables.append(table)
+            print(f"\n{table.text()}", flush=True)
+            if given.plot is not None:
+                given.plot.mkdir(parents=True, exist_ok=True)
+                (given.plot / f"{table.name}.svg").write_text(plot(table))
+        if given.json is not None:
+            given.json.write_text(json.dumps({"about": about, "tables": [t.as_dict() for t in tables]}, indent=1))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,363 @@
+/* The benchmarks' client: many WebSocket connections in one process, which counts what comes and is never the limit.
+
+   load HOST PORT, commands on standard input, one line each, one line of answer:
+
+     open FILE COUNT WINDOW READY TIMES  connects COUNT, WINDOW at a time. FILE holds, for each connection, the upgrade
+                                         request and what to send after its answer (u32 length and octets each). A
+                                         connection is ready when READY has come TIMES times.   -> opened N SECONDS
+     reset                               forgets what was counted                               -> ok
+     await N MS                          waits until N messages have come (they carry "sent":"<16 digits, µs>")
+                                                                                                -> got N SECONDS
+     latencies                           of what has come since reset, in µs                    -> lat N P50 P99 MAX
+     flood FILE MARKER N MS              every connection sends FILE's octets; waits for N MARKERs in the answers
+                                                                                                -> got N SECONDS
+     stall I                             stops reading connection I                             -> ok
+     lost                                how many connections the server has ended              -> lost N
+     quit
+*/
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#define SENT "\"sent\":\""
+#define DIGITS 16
+#define KEEP 64
+#define SAMPLES 8000000
+
+enum { CONNECTING, UPGRADING, GREETING, READY, ENDED };
+
+typedef struct {
+  int fd, state, greeted, kept, writing, had;
+  uint64_t left;
+  unsigned char head[10];
+  size_t off, out_at;
+  char keep[KEEP];
+} conn;
+
+static conn *conns;
+static char **requests, **greetings;
+static uint32_t *request_sizes, *greeting_sizes;
+static int count, opened, started, ended, window, ready_times, poller, measuring;
+static char ready_marker[128], marker[128];
+static size_t need;
+static long received, wanted;
+static double began;
+static uint32_t *samples;
+static char *flood;
+static size_t flood_size;
+static struct sockaddr_in address;
+static char buffer[KEEP + (1 << 20)];
+
+static double now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return t.tv_sec + t.tv_nsec / 1e9;
+}
+
+static void die(const char *what) {
+  fprintf(stderr, "load: %s: %s\n", what, strerror(errno));
+  exit(1);
+}
+
+static void poll_for(conn *c, int op, uint32_t events) {
+  struct epoll_event e = {.events = events, .data.ptr = c};
+  if (epoll_ctl(poller, op, c->fd, &e) < 0) die("epoll_ctl");
+}
+
+static void start(int i) {
+  conn *c = &conns[i];
+  int one = 1;
+  memset(c, 0, sizeof *c);
+  c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+  if (c->fd < 0) die("socket");
+  setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+  if (connect(c->fd, (struct sockaddr *)&address, sizeof address) < 0 && errno != EINPROGRESS) die("connect");
+  c->state = CONNECTING;
+  poll_for(c, EPOLL_CTL_ADD, EPOLLOUT);
+}
+
+static void fill(void) {
+  while (started < count && started - opened - ended < window) start(started++);
+}
+
+static void end(conn *c) {
+  close(c->fd);
+  c->state = ENDED;
+  ended++;
+}
+
+/* Every whole occurrence of the marker and what belongs to it; what may be the beginning of one is kept. */
+static int search(conn *c, char *data, size_t size, const char *what, size_t whole) {
+  int found = 0;
+  size_t length = strlen(what);
+  char *at = data, *stop = data + size;
+  while ((size_t)(stop - at) >= whole && (at = memmem(at, stop - at, what, length)) && (size_t)(stop - at) >= whole) {
+    found++;
+    if (measuring && whole > length && received + found <= SAMPLES) {
+      uint64_t sent = strtoull(at + length, NULL, 10);
+      samples[received + found - 1] = (uint32_t)(now() * 1e6 - sent);
+    }
+    at += whole;
+  }
+  size_t keep = whole - 1;
+  if (at == NULL || at < data || stop - at > (ptrdiff_t)keep) at = size > keep ? stop - keep : data;
+  c->kept = stop - at;
+  memcpy(c->keep, at, c->kept);
+  return found;
+}
+
+/* Walks over the frames and answers pings, as every client must. */
+static void walk(conn *c, const char *data, size_t size) {
+  while (size) {
+    if (c->left) {
+      size_t skip = size < c->left ? size : c->left;
+      data += skip, size -= skip, c->left -= skip;
+      continue;
+    }
+    c->head[c->had++] = *data++, size--;
+    int length = c->had < 2 ? 0 : c->head[1] & 127, whole = length == 127 ? 10 : length == 126 ? 4 : 2;
+    if (c->had < whole) continue;
+    c->left = whole == 2 ? length : 0;
+    for (int k = 2; k < whole; k++) c->left = c->left << 8 | c->head[k];
+    if ((c->head[0] & 15) == 9) send(c->fd, "\x8a\x80\0\0\0", 6, MSG_NOSIGNAL);
+    c->had = 0;
+  }
+}
+
+static void readable(conn *c, int i) {
+  for (;;) {
+    ssize_t n = recv(c->fd, buffer + KEEP, sizeof buffer - KEEP, 0);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
+    if (n <= 0) {
+      end(c);
+      return;
+    }
+    char *data = buffer + KEEP - c->kept;
+    memcpy(data, c->keep, c->kept);
+    size_t size = n + c->kept;
+    if (c->state == UPGRADING) {
+      if (search(c, data, size, "\r\n\r\n", 4)) {
+        if (strncmp(data, "HTTP/1.1 101", 12) != 0 && c->off == 0) {
+          fprintf(stderr, "load: not upgraded: %.200s\n", data);
+          exit(1);
+        }
+        c->state = GREETING;
+        if (greeting_sizes[i] && send(c->fd, greetings[i], greeting_sizes[i], 0) != greeting_sizes[i]) die("send");
+        /* What came behind the head counts already. */
+        char *rest = memmem(data, size, "\r\n\r\n", 4);
+        rest += 4;
+        walk(c, rest, data + size - rest);
+        c->greeted += search(c, rest, data + size - rest, ready_marker, strlen(ready_marker));
+      }
+      c->off = size;
+    } else if (c->state == GREETING) {
+      walk(c, buffer + KEEP, n);
+      c->greeted += search(c, data, size, ready_marker, strlen(ready_marker));
+    } else {
+      walk(c, buffer + KEEP, n);
+      received += search(c, data, size, marker, need);
+    }
+    if (c->state == GREETING && c->greeted >= ready_times) {
+      c->state = READY;
+      c->kept = 0;
+      opened++;
+    }
+    if ((size_t)n < sizeof buffer - KEEP) return;
+  }
+}
+
+static void pour(conn *c) {
+  while (c->out_at < flood_size) {
+    ssize_t n = send(c->fd, flood + c->out_at, flood_size - c->out_at, MSG_NOSIGNAL);
+    if (n < 0) {
+      if (errno != EAGAIN) return end(c);
+      if (!c->writing) poll_for(c, EPOLL_CTL_MOD, EPOLLIN | EPOLLOUT);
+      c->writing = 1;
+      return;
+    }
+    c->out_at += n;
+  }
+  if (c->writing) poll_for(c, EPOLL_CTL_MOD, EPOLLIN);
+  c->writing = 0;
+}
+
+static void writable(conn *c, int i) {
+  if (c->state == CONNECTING) {
+    int error = 0;
+    socklen_t size = sizeof error;
+    getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &size);
+    if (error) {
+      errno = error;
+      die("connect");
+    }
+    if (send(c->fd, requests[i], request_sizes[i], 0) != request_sizes[i]) die("send");
+    c->state = UPGRADING;
+    poll_for(c, EPOLL_CTL_MOD, EPOLLIN);
+  } else {
+    pour(c);
+  }
+}
+
+static char *whole_file(const char *name, size_t *size) {
+  FILE *f = fopen(name, "rb");
+  if (!f) die(name);
+  fseek(f, 0, SEEK_END);
+  *size = ftell(f);
+  rewind(f);
+  char *octets = malloc(*size + 1);
+  if (fread(octets, 1, *size, f) != *size) die(name);
+  octets[*size] = 0;
+  fclose(f);
+  return octets;
+}
+
+static char *piece(char **at, uint32_t *size) {
+  memcpy(size, *at, 4);
+  char *octets = *at + 4;
+  *at += 4 + *size;
+  return octets;
+}
+
+static int ascending(const void *a, const void *b) {
+  uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+  return (x > y) - (x < y);
+}
+
+/* Lets the sockets work until what was asked for has happened or the time is over; with until = 0 for a moment. */
+static void work(double until, int (*done)(void)) {
+  struct epoll_event events[512];
+  for (;;) {
+    if (done && done()) return;
+    double left = until - now();
+    if (left <= 0 && until > 0) return;
+    int n = epoll_wait(poller, events, 512, until > 0 ? (int)(left * 1000) + 1 : 0);
+    if (n < 0 && errno != EINTR) die("epoll_wait");
+    for (int k = 0; k < n; k++) {
+      conn *c = events[k].data.ptr;
+      if (!c) return;
+      if (c->state == ENDED) continue;
+      int i = c - conns;
+      if (events[k].events & (EPOLLIN | EPOLLHUP | EPOLLERR)) readable(c, i);
+      if (c->state != ENDED && events[k].events & EPOLLOUT) writable(c, i);
+    }
+    fill();
+    if (until == 0) return;
+  }
+}
+
+static int all_open(void) { return opened + ended >= count; }
+static int enough(void) { return received >= wanted; }
+
+int main(int argc, char **argv) {
+  if (argc != 3) return 2;
+  address.sin_family = AF_INET;
+  address.sin_port = htons(atoi(argv[2]));
+  inet_pton(AF_INET, argv[1], &address.sin_addr);
+  poller = epoll_create1(0);
+  samples = malloc(SAMPLES * sizeof *samples);
+  strcpy(marker, SENT);
+  need = strlen(SENT) + DIGITS;
+  /* Standard input wakes the loop too. */
+  struct epoll_event input = {.events = EPOLLIN, .data.ptr = NULL};
+  epoll_ctl(poller, EPOLL_CTL_ADD, 0, &input);
+  char pending[4096];
+  size_t have = 0;
+  for (;;) {
+    char *newline;
+    while (!(newline = memchr(pending, '\n', have))) {
+      struct epoll_event events[512];
+      int n = epoll_wait(poller, events, 512, -1), talk = 0;
+      for (int k = 0; k < n; k++) {
+        conn *c = events[k].data.ptr;
+        if (!c) talk = 1;
+        else if (c->state != ENDED) {
+          if (events[k].events & (EPOLLIN | EPOLLHUP | EPOLLERR)) readable(c, c - conns);
+          if (c->state != ENDED && events[k].events & EPOLLOUT) writable(c, c - conns);
+        }
+      }
+      if (talk) {
+        ssize_t r = read(0, pending + have, sizeof pending - have);
+        if (r <= 0) return 0;
+        have += r;
+      }
+    }
+    *newline = 0;
+    char line[4096], name[4096], word[128];
+    strcpy(line, pending);
+    have -= newline + 1 - pending;
+    memmove(pending, newline + 1, have);
+    int a, b;
+    long n;
+    epoll_ctl(poller, EPOLL_CTL_DEL, 0, NULL);
+    if (sscanf(line, "open %4095s %d %d %127s %d", name, &a, &window, ready_marker, &ready_times) == 5) {
+      size_t size;
+      char *at = whole_file(name, &size);
+      conns = calloc(a, sizeof *conns);
+      requests = calloc(a, sizeof *requests), greetings = calloc(a, sizeof *greetings);
+      request_sizes = calloc(a, 4), greeting_sizes = calloc(a, 4);
+      for (int i = 0; i < a; i++) {
+        requests[i] = piece(&at, &request_sizes[i]);
+        greetings[i] = piece(&at, &greeting_sizes[i]);
+      }
+      count = a;
+      began = now();
+      fill();
+      work(now() + 120, all_open);
+      printf("opened %d %.6f\n", opened, now() - began);
+    } else if (!strcmp(line, "reset")) {
+      received = 0;
+      measuring = 1;
+      strcpy(marker, SENT);
+      need = strlen(SENT) + DIGITS;
+      printf("ok\n");
+    } else if (sscanf(line, "await %ld %d", &wanted, &b) == 2) {
+      began = now();
+      work(began + b / 1000.0, enough);
+      printf("got %ld %.6f\n", received, now() - began);
+    } else if (!strcmp(line, "latencies")) {
+      n = received < SAMPLES ? received : SAMPLES;
+      qsort(samples, n, sizeof *samples, ascending);
+      if (n) printf("lat %ld %u %u %u\n", n, samples[n / 2], samples[(long)(n * 0.99)], samples[n - 1]);
+      else printf("lat 0 0 0 0\n");
+    } else if (sscanf(line, "flood %4095s %127s %ld %d", name, word, &n, &b) == 4) {
+      flood = whole_file(name, &flood_size);
+      strcpy(marker, word);
+      need = strlen(word);
+      received = 0;
+      measuring = 0;
+      wanted = n;
+      began = now();
+      for (int i = 0; i < count; i++)
+        if (conns[i].state == READY) {
+          conns[i].out_at = 0;
+          pour(&conns[i]);
+        }
+      work(began + b / 1000.0, enough);
+      printf("got %ld %.6f\n", received, now() - began);
+      free(flood);
+    } else if (sscanf(line, "stall %d", &a) == 1) {
+      poll_for(&conns[a], EPOLL_CTL_MOD, 0);
+      printf("ok\n");
+    } else if (!strcmp(line, "lost")) {
+      printf("lost %d\n", ended);
+    } else if (!strcmp(line, "quit")) {
+      return 0;
+    } else {
+      printf("unknown: %s\n", line);
+    }
+    fflush(stdout);
+    epoll_ctl(poller, EPOLL_CTL_ADD, 0, &input);
+  }
+}

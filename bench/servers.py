@@ -1,0 +1,418 @@
+"""The servers that are measured, each in a process of its own on a free port, and the client that loads them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jwt
+
+HERE = Path(__file__).resolve().parent
+PEERS = HERE / "peers"
+ROOT = HERE.parent
+
+SECRET = "a secret that both servers of a benchmark know"
+API_KEY = "the-key-of-the-benchmarks"
+
+#: The channel that everybody follows in the fan-outs.
+CHANNEL = "public:bench"
+#: Bytes of a delivered frame, head included.
+FRAME = 185
+
+CONFIG = """
+[server]
+max_connections = 20000
+max_connections_per_user = 20000
+[delivery]
+max_queue_size = {queue}
+slow_consumer = "disconnect"
+[rate_limits]
+messages_per_second = 1000000
+burst = 1000000
+[heartbeat]
+interval = "25s"
+"""
+
+
+class NotAvailable(Exception):
+    """A peer cannot be had here; the table says so."""
+
+
+def install(*peers: str) -> None:
+    """Installs and builds; raises `NotAvailable` with the reason."""
+    done = subprocess.run([str(PEERS / "install.sh"), *peers], stdout=sys.stderr, check=False)
+    if done.returncode:
+        raise NotAvailable(f"could not install: {', '.join(peers)}")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def token(user: str) -> str:
+    now = int(time.time())
+    return jwt.encode({"sub": user, "iat": now, "exp": now + 36000, "jti": f"bench-{user}"}, SECRET, "HS256")
+
+
+def masked(payload: bytes, opcode: int = 0x81) -> bytes:
+    """A client's text frame. A mask of zeros is a mask: the server has the same work with it."""
+    size = len(payload)
+    head = bytes((opcode, 0x80 | size)) if size < 126 else struct.pack("!BBH", opcode, 0x80 | 126, size)
+    mask = b"\x01\x02\x03\x04"
+    pad = (mask * (size // 4 + 1))[:size]
+    return head + mask + (int.from_bytes(payload, "big") ^ int.from_bytes(pad, "big")).to_bytes(size, "big")
+
+
+def stamp() -> str:
+    return f"{time.monotonic_ns() // 1000:016d}"
+
+
+class Http:
+    """One kept-alive connection for publishing."""
+
+    #: Servers end idle connections after some seconds; one that rested for so long is not used again.
+    REST = 3.0
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._connect()
+
+    def _connect(self) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", self._port))
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._used = time.monotonic()
+
+    def post(self, path: str, body: bytes, headers: str = "") -> bytes:
+        if time.monotonic() - self._used > self.REST:
+            self._socket.close()
+            self._connect()
+        self._used = time.monotonic()
+        head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{headers}Content-Length: {len(body)}\r\n\r\n"
+        self._socket.sendall(head.encode() + body)
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            answer += self._read()
+        head_, _, rest = answer.partition(b"\r\n\r\n")
+        low = head_.lower()
+        if b"content-length:" in low:
+            size = int(low.partition(b"content-length:")[2].split(b"\r\n")[0])
+            while len(rest) < size:
+                rest += self._read()
+        else:
+            while not rest.endswith(b"0\r\n\r\n"):
+                rest += self._read()
+        if b" 20" not in head_[:13]:
+            raise RuntimeError(f"{path}: {head_[:200]!r} {rest[:200]!r}")
+        return rest
+
+    def _read(self) -> bytes:
+        octets = self._socket.recv(1 << 20)
+        if not octets:
+            raise ConnectionError("the server closed the connection")
+        return octets
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class Server:
+    """A running server. Subclasses say how it is started, greeted and published to."""
+
+    name: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ()
+    #: what shows that a connection is ready, and how often it comes
+    ready: ClassVar[tuple[str, int]] = ("subscription_success", 1)
+    path: ClassVar[str] = "/ws"
+
+    def __init__(self, compression: bool = False, redis: str = "", queue: int = 1 << 20) -> None:
+        install(*self.needs)
+        self.compression = compression
+        self.redis = redis
+        self.queue = queue
+        self.port = free_port()
+        self._place = tempfile.TemporaryDirectory(prefix="bench-")
+        self.place = Path(self._place.name)
+        began = time.monotonic()
+        with open(self.place / "log", "wb") as log:
+            self.process = subprocess.Popen(
+                self.command(),
+                env={**os.environ, **self.environment()},
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        try:
+            self._wait()
+        except BaseException:
+            self.stop()
+            raise
+        self.started_in = time.monotonic() - began
+        self.http = Http(self.port)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def command(self) -> list[str]:
+        raise NotImplementedError
+
+    def environment(self) -> dict[str, str]:
+        return {"BENCH_SECRET": SECRET, "BENCH_REDIS": self.redis, "BENCH_COMPRESSION": "1" if self.compression else ""}
+
+    def _wait(self) -> None:
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            if self.process.poll() is not None:
+                raise NotAvailable(f"{self.name} ended: {(self.place / 'log').read_text()[-500:]}")
+            if self.answers():
+                return
+            time.sleep(0.01)
+        raise NotAvailable(f"{self.name} did not start")
+
+    def answers(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), 0.5).close()
+        except OSError:
+            return False
+        return True
+
+    def stop(self) -> None:
+        if hasattr(self, "http"):
+            self.http.close()
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        self._place.cleanup()
+
+    # -- what is said -------------------------------------------------------------------------------------------------
+
+    def upgrade(self) -> bytes:
+        key = base64.b64encode(os.urandom(16)).decode()
+        offer = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n" if self.compression else ""
+        return (
+            f"GET {self.path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n{offer}\r\n"
+        ).encode()
+
+    def greeting(self, user: str, channels: Sequence[str]) -> bytes:
+        auth = json.dumps({"type": "auth", "id": 1, "data": {"token": token(user)}})
+        subscribe = json.dumps({"type": "subscribe", "id": 2, "data": {"channels": list(channels)}})
+        return masked(auth.encode()) + masked(subscribe.encode())
+
+    def data(self) -> dict[str, str]:
+        return {"sent": stamp(), "text": "x" * 13}
+
+    def publish(self, http: Http | None = None) -> None:
+        """One publication to everybody."""
+        body = json.dumps({"channel": CHANNEL, "data": self.data()}).encode()
+        (http or self.http).post(self.publish_path, body, self.headers)
+
+    def burst(self, times: int) -> None:
+        """So many at once."""
+        one = {"method": "publish", "params": {"channel": CHANNEL, "data": self.data()}}
+        self.http.post(self.batch_path, json.dumps({"commands": [one] * times}).encode(), self.headers)
+
+    publish_path = "/publish"
+    batch_path = "/batch"
+    headers = "Content-Type: application/json\r\n"
+
+
+class PushServer(Server):
+    """This project, as ``twistd`` runs it."""
+
+    name = "pushserver"
+    publish_path = "/api/publish"
+    batch_path = "/api/batch"
+    headers = f"Content-Type: application/json\r\nX-API-Key: {API_KEY}\r\n"
+
+    def command(self) -> list[str]:
+        (self.place / "pushserver.toml").write_text(CONFIG.format(queue=self.queue))
+        twistd = str(Path(sys.executable).with_name("twistd"))
+        redis = ["--redis", self.redis] if self.redis else []
+        return [
+            *(twistd, "-n", "--pidfile=", "pushserver", "--config", str(self.place / "pushserver.toml")),
+            *("--state-dir", str(self.place / "state"), "--listen", f"tcp:{self.port}:interface=127.0.0.1", *redis),
+        ]
+
+    def environment(self) -> dict[str, str]:
+        return {
+            "PYTHONPATH": str(ROOT),
+            "PUSHSERVER_AUTH__SECRET": SECRET,
+            "PUSHSERVER_API__KEYS": json.dumps([API_KEY]),
+            "PUSHSERVER_DELIVERY__COMPRESSION": "true" if self.compression else "false",
+        }
+
+    def answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 0.5) as s:
+                s.sendall(b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+                return b" 200 " in s.recv(4096)[:20]
+        except OSError:
+            return False
+
+
+class NodeServer(Server):
+    """ws on Node, with jsonwebtoken and ioredis."""
+
+    name = "node ws"
+    needs = ("node",)
+
+    def command(self) -> list[str]:
+        return ["node", str(PEERS / "server.mjs"), str(self.port)]
+
+
+class Centrifuge(Server):
+    """The Go library."""
+
+    name = "centrifuge"
+    needs = ("centrifuge",)
+    ready = ('"id":2', 1)
+
+    def command(self) -> list[str]:
+        return [str(PEERS / "build/centrifuge"), str(self.port)]
+
+    def greeting(self, user: str, channels: Sequence[str]) -> bytes:
+        connect = {"id": 1, "params": {}}
+        subscribe = [{"id": 2 + n, "method": 1, "params": {"channel": c}} for n, c in enumerate(channels)]
+        return b"".join(masked(json.dumps(c).encode()) for c in (connect, *subscribe))
+
+    def data(self) -> dict[str, str]:
+        return {"sent": stamp(), "text": "x" * 78}
+
+
+class Nchan(Server):
+    """The nginx module; what is published goes out as it is."""
+
+    name = "nchan"
+    needs = ("nchan",)
+    ready = ('"sent":', 0)
+    headers = ""
+
+    def command(self) -> list[str]:
+        module = f"load_module {next(Path('/').glob('usr/lib/nginx/modules/ngx_nchan_module.so'))};"
+        text = (PEERS / "nginx.conf").read_text()
+        values = {"place": self.place, "port": self.port, "module": module}
+        for name, value in values.items():
+            text = text.replace(f"%({name})s", str(value))
+        (self.place / "nginx.conf").write_text(text)
+        return ["/usr/sbin/nginx", "-c", str(self.place / "nginx.conf"), "-p", str(self.place)]
+
+    def greeting(self, user: str, channels: Sequence[str]) -> bytes:
+        return b""
+
+    def message(self) -> bytes:
+        return json.dumps({"sent": stamp(), "text": "x" * (FRAME - 4 - 41)}).encode().replace(b": ", b":")
+
+    def publish(self, http: Http | None = None) -> None:
+        (http or self.http).post("/publish", self.message())
+
+    def burst(self, times: int) -> None:
+        for _ in range(times):
+            self.http.post("/publish", self.message())
+
+
+class Floor(Nchan):
+    """A loop of send() in C."""
+
+    name = "C floor"
+    needs = ("floor",)
+    ready = ('"ready"', 1)
+
+    def command(self) -> list[str]:
+        return [str(PEERS / "build/floor"), str(self.port)]
+
+    def burst(self, times: int) -> None:
+        self.http.post(f"/publish?times={times}", self.message())
+
+
+class Load:
+    """The client process of one server."""
+
+    def __init__(self, server: Server) -> None:
+        install("load")
+        self._server = server
+        self._place = tempfile.TemporaryDirectory(prefix="bench-load-")
+        self._process = subprocess.Popen(
+            [str(PEERS / "build/load"), "127.0.0.1", str(server.port)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        )
+        self.expected = 0
+        self.count = 0
+
+    def ask(self, command: str) -> list[str]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(command + "\n")
+        answer = self._process.stdout.readline().split()
+        if not answer:
+            raise RuntimeError(f"the load client ended at: {command}")
+        return answer
+
+    def prepare(self, count: int, channels: Sequence[str] = (CHANNEL,), per_user: bool = True, own: int = 0) -> Path:
+        """What each connection will say; ``own``: so many channels that nobody else follows."""
+        path = Path(self._place.name) / "greetings"
+        with open(path, "wb") as file:
+            for n in range(count):
+                user = f"u{n}" if per_user else "u"
+                mine = [*channels, *(f"public:own-{n}-{k}" for k in range(own))]
+                for part in (self._server.upgrade(), self._server.greeting(user, mine)):
+                    file.write(struct.pack("=I", len(part)) + part)
+        self.count = count
+        return path
+
+    def open(self, count: int, window: int = 64, path: Path | None = None, **more: Any) -> float:
+        """Connects, authenticates and subscribes; answers how long that took for all, s."""
+        path = path or self.prepare(count, **more)
+        marker, times = self._server.ready
+        answer = self.ask(f"open {path} {count} {window} {marker} {times}")
+        if int(answer[1]) != count:
+            raise RuntimeError(f"{self._server.name}: {answer[1]} of {count} connections")
+        return float(answer[2])
+
+    def reset(self) -> None:
+        self.ask("reset")
+        self.expected = 0
+
+    def wait(self, messages: int, timeout: int = 60_000) -> None:
+        """Until so many more have come."""
+        self.expected += messages
+        got = int(self.ask(f"await {self.expected} {timeout}")[1])
+        if got < self.expected:
+            raise RuntimeError(f"{self._server.name}: {got} of {self.expected} messages came")
+
+    def latencies(self) -> tuple[int, int, int, int]:
+        """How many came, and the median, the 99th percentile and the longest time to them, µs."""
+        count, *rest = map(int, self.ask("latencies")[1:])
+        return count, rest[0], rest[1], rest[2]
+
+    def flood(self, octets: bytes, marker: str, messages: int, timeout: int = 120_000) -> float:
+        path = Path(self._place.name) / "flood"
+        path.write_bytes(octets)
+        answer = self.ask(f"flood {path} {marker} {messages} {timeout}")
+        if int(answer[1]) < messages:
+            raise RuntimeError(f"{self._server.name}: {answer[1]} of {messages} answers")
+        return float(answer[2])
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._place.cleanup()

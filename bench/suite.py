@@ -1,0 +1,481 @@
+"""The benchmarks: each makes its servers, measures them in turns, and answers a table with its targets."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+from bench import durable
+from bench.measure import Progress, Table, Target, cpu, in_turns, percentile, resident
+from bench.servers import (
+    CHANNEL,
+    Centrifuge,
+    Floor,
+    Load,
+    Nchan,
+    NodeServer,
+    NotAvailable,
+    PushServer,
+    Server,
+    free_port,
+    install,
+    masked,
+    stamp,
+)
+
+#: Connections of the fan-outs, and publications of one round.
+CONNECTIONS = 1_000
+PUBLICATIONS = 150
+
+Run = tuple[str, Callable[[], float]]
+
+
+@contextmanager
+def running(kind: type[Server], connections: int = 0, own: int = 0, **options: Any) -> Iterator[tuple[Server, Load]]:
+    server = kind(**options)
+    load = Load(server)
+    try:
+        if connections:
+            load.open(connections, own=own)
+        yield server, load
+    finally:
+        load.close()
+        server.stop()
+
+
+def _beside(
+    stack: ExitStack, table: Table, progress: Progress, kinds: tuple[type[Server], ...], **options: Any
+) -> list[tuple[str, Server, Load]]:
+    """Starts several servers with their clients; who cannot be had is noted in the table."""
+    there = []
+    for kind in kinds:
+        progress.say(f"{table.name}: starting {kind.name}")
+        try:
+            server, load = stack.enter_context(running(kind, **options))
+            there.append((kind.name, server, load))
+        except NotAvailable as problem:
+            table.row(kind.name).note = str(problem)
+    return there
+
+
+# -- fan-out ----------------------------------------------------------------------------------------------------------
+
+
+def _each(server: Server, load: Load, publications: int, connections: int) -> float:
+    """µs of the server's CPU for one delivery, one publication a turn: the next when the last has come to all."""
+    load.reset()
+    before = cpu(server.pid)
+    for _ in range(publications):
+        server.publish()
+        load.wait(connections)
+    return (cpu(server.pid) - before) / publications / connections * 1e6
+
+
+def _bursts(server: Server, load: Load, bursts: int, connections: int) -> float:
+    load.reset()
+    before = cpu(server.pid)
+    for _ in range(bursts):
+        server.burst(10)
+        load.wait(10 * connections)
+    return (cpu(server.pid) - before) / bursts / 10 / connections * 1e6
+
+
+def fanout(progress: Progress, rounds: int) -> Table:
+    table = Table(
+        "fanout",
+        f"Fan-out to {CONNECTIONS} connections, one publication a turn",
+        "µs of CPU for a delivery",
+        targets=[
+            Target(1.4, "C floor"),
+            Target(0.7, "node ws"),
+            Target(0.8, "centrifuge"),
+            Target(1.0, "nchan"),
+        ],
+    )
+    table.row("pushserver")
+    with ExitStack() as stack:
+        there = _beside(
+            stack, table, progress, (PushServer, Floor, NodeServer, Centrifuge, Nchan), connections=CONNECTIONS
+        )
+        runs: list[Run] = [(n, partial(_each, s, load, PUBLICATIONS, CONNECTIONS)) for n, s, load in there]
+        in_turns(rounds, progress, table, runs)
+    return table
+
+
+def bursts(progress: Progress, rounds: int) -> Table:
+    table = Table(
+        "bursts",
+        f"Fan-out to {CONNECTIONS} connections, bursts of 10 in one request",
+        "µs of CPU for a delivery",
+        targets=[Target(0.25, "node ws"), Target(0.7, "centrifuge")],
+        notes=["nchan takes one message a request, so its ten come one after another"],
+    )
+    table.row("pushserver")
+    with ExitStack() as stack:
+        there = _beside(
+            stack, table, progress, (PushServer, Floor, NodeServer, Centrifuge, Nchan), connections=CONNECTIONS
+        )
+        runs: list[Run] = [(n, partial(_bursts, s, load, 60, CONNECTIONS)) for n, s, load in there]
+        in_turns(rounds, progress, table, runs)
+    return table
+
+
+def flatness(progress: Progress, rounds: int) -> Table:
+    table = Table(
+        "flatness",
+        "Fan-out, one a turn, from 100 to 10,000 connections, and beside 10,000 idle channels",
+        "µs of CPU for a delivery",
+        targets=[
+            Target(1.25, "pushserver, 100", row="pushserver, 10,000"),
+            Target(1.25, "pushserver, 1,000", row="pushserver, 10,000"),
+            Target(1.25, "pushserver, 1,000", row="pushserver, 1,000 and 10,000 idle channels"),
+        ],
+    )
+    sizes = (("100", 100, 0), ("1,000", 1_000, 0), ("10,000", 10_000, 0), ("1,000 and 10,000 idle channels", 1_000, 10))
+    with ExitStack() as stack:
+        runs: list[Run] = []
+        for name, connections, own in sizes:
+            progress.say(f"{table.name}: connecting {name}")
+            server, load = stack.enter_context(running(PushServer, connections, own))
+            count = max(20, 150_000 // connections)
+            runs.append((f"pushserver, {name}", partial(_each, server, load, count, connections)))
+        in_turns(rounds, progress, table, runs)
+    return table
+
+
+# -- Redis ------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _redis() -> Iterator[int]:
+    install("redis")
+    port = free_port()
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + 10
+        while time.monotonic() < end:
+            try:
+                socket.create_connection(("127.0.0.1", port), 0.5).close()
+                break
+            except OSError:
+                time.sleep(0.02)
+        yield port
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _command(*words: str) -> bytes:
+    return f"*{len(words)}\r\n".encode() + b"".join(f"${len(w)}\r\n{w}\r\n".encode() for w in words)
+
+
+def _to_users(port: int, server: Server, load: Load, what: dict[str, list[float]]) -> float:
+    """PUBLISH to one user after another; answers deliveries a second, and notes the CPU of each."""
+    times = 20
+    load.reset()
+    with socket.create_connection(("127.0.0.1", port)) as redis:
+        before, began = cpu(server.pid), time.monotonic()
+        for _ in range(times):
+            text = json.dumps({"data": {"sent": stamp(), "text": "x" * 13}})
+            redis.sendall(b"".join(_command("PUBLISH", f"push:pub:user:u{n}", text) for n in range(CONNECTIONS)))
+            load.wait(CONNECTIONS)
+        taken, used = time.monotonic() - began, cpu(server.pid) - before
+    what.setdefault(server.name, []).append(used / times / CONNECTIONS * 1e6)
+    return times * CONNECTIONS / taken
+
+
+def redis(progress: Progress, rounds: int) -> list[Table]:
+    rate = Table(
+        "redis",
+        f"Redis PUBLISH to one user each, {CONNECTIONS} users",
+        "deliveries a second",
+        targets=[Target(1.0, "node ws", least=True)],
+    )
+    each = Table("redis-cpu", rate.title, "µs of CPU for a delivery", targets=[Target(1.0, "node ws")])
+    rate.row("pushserver"), each.row("pushserver")
+    with ExitStack() as stack:
+        port = stack.enter_context(_redis())
+        there = _beside(
+            stack,
+            rate,
+            progress,
+            (PushServer, NodeServer),
+            connections=CONNECTIONS,
+            redis=f"redis://127.0.0.1:{port}/0",
+        )
+        used: dict[str, list[float]] = {}
+        in_turns(rounds, progress, rate, [(n, partial(_to_users, port, s, load, used)) for n, s, load in there])
+        for name, values in used.items():
+            each.row(name).values = values
+    return [rate, each]
+
+
+# -- connections ------------------------------------------------------------------------------------------------------
+
+
+def accept(progress: Progress, rounds: int) -> list[Table]:
+    count = 2_000
+    rate = Table(
+        "accept",
+        f"Accept, authenticate (JWT) and subscribe to 3 channels, {count} connections, 64 at a time",
+        "connections a second",
+        targets=[Target(1.0, "node ws", least=True)],
+    )
+    each = Table("accept-cpu", rate.title, "µs of CPU for a connection", targets=[Target(1.0, "node ws")])
+
+    def run(kind: type[Server]) -> float:
+        with running(kind) as (server, load):
+            path = load.prepare(count, ("public:a", "public:b", "public:c"))
+            # A first few, so that nobody pays for what is done once.
+            warm = Load(server)
+            warm.open(200, channels=("public:a", "public:b", "public:c"))
+            warm.close()
+            time.sleep(0.3)
+            before = cpu(server.pid)
+            taken = load.open(count, path=path)
+            each.row(kind.name).values.append((cpu(server.pid) - before) / count * 1e6)
+            return count / taken
+
+    install("node")
+    in_turns(rounds, progress, rate, [(kind.name, partial(run, kind)) for kind in (PushServer, NodeServer)])
+    return [rate, each]
+
+
+def memory(progress: Progress, rounds: int) -> Table:
+    count = 10_000
+    table = Table(
+        "memory",
+        f"Resident memory of an idle authenticated connection with 3 subscriptions, {count} of them",
+        "KiB",
+        targets=[Target(8.0), Target(10.0, row="pushserver, compression negotiated")],
+    )
+
+    def run(kind: type[Server], compression: bool) -> float:
+        with running(kind, compression=compression) as (server, load):
+            path = load.prepare(count, ("public:a", "public:b", "public:c"))
+            warm = Load(server)
+            warm.open(100, channels=("public:a", "public:b", "public:c"))
+            warm.close()
+            time.sleep(0.5)
+            before = resident(server.pid)
+            load.open(count, path=path)
+            time.sleep(2)
+            return (resident(server.pid) - before) / count
+
+    runs: list[Run] = [
+        ("pushserver", partial(run, PushServer, False)),
+        ("pushserver, compression negotiated", partial(run, PushServer, True)),
+        ("node ws", partial(run, NodeServer, False)),
+        ("node ws, compression negotiated", partial(run, NodeServer, True)),
+    ]
+    install("node")
+    in_turns(min(rounds, 3), progress, table, runs)
+    return table
+
+
+def start(progress: Progress, rounds: int) -> Table:
+    table = Table("start", "Process start to ready", "s", targets=[Target(1.5)])
+
+    def run(kind: type[Server]) -> float:
+        with running(kind) as (server, _):
+            return server.started_in
+
+    in_turns(rounds, progress, table, [("pushserver", partial(run, PushServer))])
+    return table
+
+
+def inbound(progress: Progress, rounds: int) -> Table:
+    connections, each = 100, 200
+    table = Table(
+        "inbound",
+        f"Messages from clients (ping, answered by pong), {connections} connections that send {each} at once",
+        "messages per second of CPU",
+        targets=[Target(1.0, "node ws", least=True)],
+    )
+    table.row("pushserver")
+    octets = masked(json.dumps({"type": "ping", "id": 7, "data": {"n": 12345}}).encode()) * each
+
+    def run(server: Server, load: Load) -> float:
+        before = cpu(server.pid)
+        load.flood(octets, '"pong"', connections * each)
+        return connections * each / (cpu(server.pid) - before)
+
+    with ExitStack() as stack:
+        there = _beside(stack, table, progress, (PushServer, NodeServer), connections=connections)
+        in_turns(rounds, progress, table, [(n, partial(run, s, load)) for n, s, load in there])
+    return table
+
+
+# -- latency ----------------------------------------------------------------------------------------------------------
+
+
+def _paced(server: Server, load: Load, rate: float, seconds: float, connections: int) -> float:
+    """p99 from publication to receipt, ms, at so many publications a second."""
+    load.reset()
+    began = time.monotonic()
+    count = int(rate * seconds)
+    for n in range(count):
+        left = began + n / rate - time.monotonic()
+        if left > 0:
+            time.sleep(left)
+        server.publish()
+    load.wait(count * connections)
+    return load.latencies()[2] / 1000
+
+
+def latency(progress: Progress, rounds: int) -> Table:
+    table = Table(
+        "latency",
+        f"Publication to receipt at half of node ws's capacity, {CONNECTIONS} connections: 99th percentile",
+        "ms",
+        targets=[Target(1.0, "node ws")],
+    )
+    table.row("pushserver")
+    with ExitStack() as stack:
+        there = _beside(stack, table, progress, (PushServer, NodeServer), connections=CONNECTIONS)
+        capacity = 1e6 / CONNECTIONS / min(_each(s, load, 50, CONNECTIONS) for n, s, load in there if n == "node ws")
+        table.notes.append(f"node ws can {capacity:.0f} publications a second; half of that was published")
+        runs: list[Run] = [(n, partial(_paced, s, load, capacity / 2, 4.0, CONNECTIONS)) for n, s, load in there]
+        in_turns(rounds, progress, table, runs)
+    return table
+
+
+def slow(progress: Progress, rounds: int) -> Table:
+    table = Table(
+        "slow",
+        f"One stalled client among {CONNECTIONS}: the others' 99th percentile",
+        "ms",
+        targets=[Target(1.2, "without")],
+    )
+    with ExitStack() as stack:
+        # Large enough never to be closed: it stays, stalled, for the whole run.
+        server, load = stack.enter_context(running(PushServer, CONNECTIONS, queue=1 << 30))
+        plain, other = stack.enter_context(running(PushServer, CONNECTIONS))
+        load.ask("stall 0")
+        # Until its socket is full.
+        filled = "x" * 60_000
+        for _ in range(100):
+            body = json.dumps({"channel": "user:u0", "type": "message", "data": filled}).encode()
+            server.http.post("/api/publish", body, server.headers)
+        runs: list[Run] = [
+            ("one stalled", partial(_paced, server, load, 40, 4.0, CONNECTIONS - 1)),
+            ("without", partial(_paced, plain, other, 40, 4.0, CONNECTIONS)),
+        ]
+        in_turns(rounds, progress, table, runs)
+    return table
+
+
+def fairness(progress: Progress, rounds: int) -> Table:
+    connections = 10_000
+    table = Table(
+        "fairness",
+        f"A ping on another connection while publications go to {connections}: 99th percentile of its answer",
+        "ms",
+        targets=[Target(20.0)],
+    )
+    table.row("pushserver")
+
+    def probe(port: int, server: Server, times: list[float], stop: threading.Event) -> None:
+        with socket.create_connection(("127.0.0.1", port)) as s:
+            s.sendall(server.upgrade() + server.greeting("probe", ()))
+            answer = b""
+            while b"subscription_success" not in answer:
+                answer += s.recv(65536)
+            while not stop.is_set():
+                began = time.monotonic()
+                s.sendall(masked(b'{"type":"ping"}'))
+                answer = b""
+                while b'"pong"' not in answer:
+                    answer += s.recv(65536)
+                times.append((time.monotonic() - began) * 1000)
+                time.sleep(0.002)
+
+    def run(server: Server, load: Load) -> float:
+        times: list[float] = []
+        stop = threading.Event()
+        prober = threading.Thread(target=probe, args=(server.port, server, times, stop))
+        prober.start()
+        try:
+            load.reset()
+            for _ in range(20):
+                server.publish()
+                load.wait(connections)
+        finally:
+            stop.set()
+            prober.join()
+        return percentile(times, 0.99)
+
+    with ExitStack() as stack:
+        there = _beside(stack, table, progress, (PushServer, NodeServer), connections=connections)
+        in_turns(rounds, progress, table, [(n, partial(run, s, load)) for n, s, load in there])
+    return table
+
+
+# -- durable ----------------------------------------------------------------------------------------------------------
+
+
+def appends(progress: Progress, rounds: int) -> Table:
+    """`bench.durable` in a process of its own: it runs the reactor."""
+    progress.say(f"durable: {rounds} rounds of each")
+    table = Table(
+        "durable",
+        "Durable inbox appends, embedded engine, 100 publishers at once",
+        "messages a second",
+        targets=[Target(0.5, "raw SQLite", least=True, row="pushserver's engine")],
+    )
+    command = [sys.executable, "-m", durable.__name__, "--rounds", str(rounds), "--json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+    figures = json.loads(done.stdout)
+    names = {"engine": "pushserver's engine", "engine, with messageId": "with messageId", "raw": "raw SQLite"}
+    for name, values in sorted(figures.items()):
+        table.row(names.get(name, name)).values = values
+    return table
+
+
+BENCHMARKS: dict[str, Callable[[Progress, int], Table | list[Table]]] = {
+    "fanout": fanout,
+    "bursts": bursts,
+    "redis": redis,
+    "accept": accept,
+    "memory": memory,
+    "latency": latency,
+    "slow": slow,
+    "fairness": fairness,
+    "flatness": flatness,
+    "start": start,
+    "inbound": inbound,
+    "durable": appends,
+}
+
+
+def machine() -> str:
+    """What the figures were taken on, without its name."""
+    import os
+    import platform
+
+    model = "unknown processor"
+    with open("/proc/cpuinfo") as file:
+        found = re.search(r"model name\s*: (.*)", file.read())
+    if found:
+        model = found[1]
+    node = shutil.which("node")
+    version = subprocess.run([node, "--version"], capture_output=True, text=True).stdout.strip() if node else "none"
+    load = os.getloadavg()[0]
+    return (
+        f"{os.cpu_count()} cores ({model}), Linux {platform.release().split('-')[0]}, "
+        f"Python {platform.python_version()}, node {version}, load {load:.1f}"
+    )
+
+
+__all__ = ["BENCHMARKS", "CHANNEL", "machine"]

@@ -1,0 +1,238 @@
+"""A node without sockets: the rooms on the embedded engine, under a clock that the test moves, and clients on paper.
+
+A `Client` speaks the native protocol through a real session and conversation; what it is sent are whole frames, which
+are taken apart here. Its socket can be blocked, so that what is sent waits.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import jwt
+from twisted.internet import defer
+from twisted.internet.task import Clock
+
+from pushserver.config import load
+from pushserver.connection import Connection
+from pushserver.conversation import Conversation
+from pushserver.delivery import Outbox, Policy
+from pushserver.engine.embedded import EmbeddedEngine
+from pushserver.engine.interfaces import InboxRules
+from pushserver.errors import Close
+from pushserver.service import Node
+from pushserver.session import Rates, Session
+from pushserver.wire.native import SUBPROTOCOL, Plain
+
+SECRET = "a secret of at least thirty-two bytes"
+START = 1_700_000_000
+PLAIN = Plain()
+
+
+def texts(octets: bytes) -> list[Any]:
+    """The JSON of whole unmasked text frames; other frames are left out."""
+    found: list[Any] = []
+    at = 0
+    while at < len(octets):
+        opcode, size = octets[at] & 0x0F, octets[at + 1]
+        at += 2
+        if size == 126:
+            size = int.from_bytes(octets[at : at + 2], "big")
+            at += 2
+        elif size == 127:
+            size = int.from_bytes(octets[at : at + 8], "big")
+            at += 8
+        if opcode == 1:
+            found.append(json.loads(octets[at : at + size]))
+        at += size
+    return found
+
+
+class Socket:
+    """A transport that takes everything, or, while ``blocked``, keeps it and asks its producer to pause."""
+
+    def __init__(self) -> None:
+        self.octets = b""
+        self.blocked = False
+        self.producer: Any = None
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        self.producer = producer
+
+    def write(self, octets: bytes) -> None:
+        self.octets += octets
+        if self.blocked:
+            self.producer.pauseProducing()
+
+    def unblock(self) -> None:
+        self.blocked = False
+        self.producer.resumeProducing()
+
+
+class Client:
+    """One client and its connection; it is the connection's `Line`."""
+
+    def __init__(self, house: House, rates: Rates, policy: Policy = Policy.DISCONNECT, limit: int = 1 << 20) -> None:
+        self.house = house
+        self.socket = Socket()
+        self.closed: Close | None = None
+        self.aborted = False
+        self.reading = True
+        self.pings = 0
+        self._read = 0
+        now = house.now()
+        session = Session(rates, now, house.anonymous)
+        outbox = Outbox(self.socket, limit, policy, lambda mark: house.node.hub.left_out(self.connection, mark))
+        self.connection = Connection(
+            f"c{next(house.numbers)}",
+            PLAIN,
+            self,
+            outbox,
+            session.notify,
+            address="192.0.2.1",
+            user_agent="paper",
+            protocol=SUBPROTOCOL,
+            now=now,
+        )
+        self.conversation = Conversation(self.connection, session, house.node.requests, house.node.counters, house.now)
+        house.node.requests.arrive(self.connection)
+
+    # -- the client's side --------------------------------------------------------------------------------------------
+
+    def send(self, type: str, id: Any = None, **data: Any) -> None:
+        message = {"type": type, "data": data} | ({} if id is None else {"id": id})
+        self.conversation.receive(json.dumps(message).encode())
+
+    async def ask(self, type: str, **data: Any) -> Any:
+        """Sends a request and answers its reply."""
+        id = f"r{next(self.house.numbers)}"
+        self.send(type, id, **data)
+        await self.house.settle()
+        (reply,) = [m for m in self.all if m.get("id") == id]
+        return reply
+
+    @property
+    def all(self) -> list[Any]:
+        return texts(self.socket.octets)
+
+    def new(self) -> list[Any]:
+        """What came since the last look."""
+        messages = self.all[self._read :]
+        self._read += len(messages)
+        return messages
+
+    def pushes(self, *types: str) -> list[Any]:
+        return [m for m in self.all if "channel" in m and (not types or m["type"] in types)]
+
+    def vanish(self) -> None:
+        """The socket is gone, without a word."""
+        self.connection.outbox.close()
+        self.conversation.end()
+        if not self.connection.gone or self.connection.closing is None:
+            pass
+        self.house.node.requests.leave(self.connection)
+        self.house.node.heartbeat.forget(self.connection)
+
+    # -- `connection.Line` --------------------------------------------------------------------------------------------
+
+    def ping(self) -> bool:
+        self.pings += 1
+        return True
+
+    def hang_up(self, close: Close, discard: bool) -> None:
+        self.closed = close
+        self.conversation.end()
+        self.house.node.requests.leave(self.connection)
+        self.house.node.heartbeat.closing(self.connection)
+
+    def abort(self) -> None:
+        self.aborted = True
+        self.vanish()
+
+    def pause(self) -> None:
+        self.reading = False
+
+    def resume(self) -> None:
+        self.reading = True
+
+
+class House:
+    """A node and its clients."""
+
+    def __init__(self, place: Path, settings: str = "") -> None:
+        from twisted.internet import reactor
+
+        place.mkdir(parents=True, exist_ok=True)
+        path = place / "pushserver.toml"
+        path.write_text(settings)
+        self.config = load(str(path), {"PUSHSERVER_AUTH__SECRET": SECRET})
+        self.anonymous = self.config.auth.anonymous
+        self.clock = Clock()
+        self.clock.advance(START)
+        inbox = self.config.inbox
+        rules = InboxRules(inbox.max_messages, inbox.max_chat_messages, inbox.ttl)
+        self.engine = EmbeddedEngine(reactor, place / "state", rules, self.config.tasks.ttl, "here", clock=self.clock)
+        self.node = Node(self.clock, self.config, self.engine, "here", self.now)
+        self.numbers = itertools.count(1)
+
+    def now(self) -> int:
+        return int(self.clock.seconds() * 1000)
+
+    async def start(self) -> House:
+        await self.engine.start(self.node)
+        self.node.start()
+        return self
+
+    async def stop(self) -> None:
+        self.node.stop()
+        await self.settle()
+        await self.engine.stop()
+
+    async def settle(self) -> None:
+        """Until what was asked of the engine is answered, and what follows from it too."""
+        for _ in range(4):
+            await self.engine.inbox.state("nobody")
+            self.clock.advance(0)
+
+    async def advance(self, seconds: float) -> None:
+        await self.settle()
+        self.clock.advance(seconds)
+        await self.settle()
+
+    def token(self, user: str, **claims: Any) -> str:
+        now = int(self.clock.seconds())
+        payload = {"sub": user, "iat": now, "exp": now + 3600, "jti": f"j{next(self.numbers)}"} | claims
+        return jwt.encode({k: v for k, v in payload.items() if v is not None}, SECRET, "HS256")
+
+    def connect(self, **options: Any) -> Client:
+        return Client(self, options.pop("rates", Rates(0, 0, 0)), **options)
+
+    async def client(self, user: str, claims: dict[str, Any] | None = None, **options: Any) -> Client:
+        """A client that has signed in."""
+        client = self.connect(**options)
+        reply = await client.ask("auth", token=self.token(user, **(claims or {})))
+        assert reply["type"] == "auth_success", reply
+        client.new()
+        return client
+
+    async def execute(self, method: str, **params: Any) -> Any:
+        """A command of the server side."""
+        work = defer.Deferred.fromCoroutine(self.node.commands.execute(method, json.dumps(params).encode()))
+        return await work
+
+    def leftovers(self) -> dict[str, Any]:
+        """What of connections is still registered anywhere; nothing once they have all ended."""
+        node = self.node
+        found = {
+            "connections": node.hub.connections,
+            "users": node.hub.users,
+            "channels": node.hub.channels,
+            "wheel": len(node.heartbeat.wheel),
+            "feeds": node.tasks._feeds,
+            "online": self.engine.presence.users,
+            "members": self.engine.presence._members,
+            "subscribed": self.engine.broker.channels,
+        }
+        return {name: what for name, what in found.items() if what}

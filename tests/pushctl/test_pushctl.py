@@ -1,0 +1,285 @@
+"""``pushctl`` against a real server, as a person and as a script would use it."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jwt
+import pytest
+from click.testing import CliRunner
+
+from pushserver.pushctl import live, show
+from pushserver.pushctl.verbs import pushctl
+from tests.harness import ROOT, Server, free_port, start, wait_until
+
+#: The server makes its own keys, as it does for a newcomer.
+UNSET = {"PUSHSERVER_AUTH__SECRET": "", "PUSHSERVER_API__KEYS": ""}
+
+
+class Said(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    running = start(tmp_path_factory.mktemp("dev"), dev=True, env=UNSET)
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def ctl(server: Server) -> Callable[..., Said]:
+    """Runs one command beside the server: nothing but its state directory is named."""
+
+    def ctl(*arguments: str, stdin: str | None = None) -> Said:
+        done = CliRunner().invoke(pushctl, ["--state-dir", str(server.state_dir), *arguments], input=stdin)
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        return Said(done.exit_code, done.stdout, done.stderr)
+
+    return ctl
+
+
+def spawn(server: Server, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", "from pushserver.pushctl import main; main()"]
+    return subprocess.Popen(
+        [*command, "--state-dir", str(server.state_dir), *arguments],
+        env=dict(os.environ) | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_publish_answers_with_the_position(ctl: Callable[..., Said]) -> None:
+    said = ctl("--json", "publish", "demo:a", '{"n": 1}', "--message-id", "m1")
+    assert (said.status, said.json["offset"]) == (0, 1)
+    again = ctl("publish", "demo:a", "-", "--message-id", "m1", stdin='"other"')
+    assert again.out == "published m1 at 1 (repeated)\n"
+    assert ctl("publish", "public:x", "1", "--type", "app.tick").out.startswith("published ")
+    history = ctl("history", "demo:a")
+    assert '{"n":1}' in history.out
+    assert ctl("history", "demo:none").out == "nothing is kept\n"
+
+
+def test_refusals_and_mistakes_have_their_own_statuses(ctl: Callable[..., Said]) -> None:
+    refused = ctl("publish", "nope:x", "1")
+    assert (refused.status, refused.err) == (1, "Error: UNKNOWN_CHANNEL: no such namespace\n")
+    assert ctl("publish", "demo:x", "not json").status == 2
+    assert ctl("publish", "demo:x").status == 2
+    assert ctl("disconnect").status == 2
+    assert ctl("revoke", "--user", "1", "--jti", "2").status == 2
+    assert ctl("token", "--user", "1", "--expires", "soon").status == 2
+    assert ctl("--url", "ftp://x", "nodes").status == 2
+    gone = ctl("--url", f"http://127.0.0.1:{free_port()}", "nodes")
+    assert gone.status == 3
+    assert "no answer from" in gone.err
+    assert ctl("--api-key", "wrong", "nodes").status == 1
+
+
+def test_what_is_no_push_server_is_not_believed(ctl: Callable[..., Said]) -> None:
+    class Other(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>")
+
+        def log_message(self, format: str, *args: object) -> None:
+            """The test's output is not a log."""
+
+    other = http.server.HTTPServer(("127.0.0.1", 0), Other)
+    threading.Thread(target=other.serve_forever, daemon=True).start()
+    try:
+        said = ctl("--url", f"http://127.0.0.1:{other.server_port}", "nodes")
+        assert (said.status, "not an answer of a push server" in said.err) == (1, True)
+    finally:
+        other.shutdown()
+        other.server_close()
+
+
+def test_the_inbox(ctl: Callable[..., Said]) -> None:
+    first = ctl("notify", "u1", '{"title": "one"}', "--ttl", "1h", "--collapse-key", "k")
+    assert first.out.startswith("kept ")
+    assert "handed to 0 connections" in first.out
+    ctl("notify", "u1", '{"title": "two"}', "--collapse-key", "k")
+    shown = ctl("inbox", "u1")
+    assert "two" in shown.out
+    assert "one" not in shown.out
+    assert [m["data"] for m in ctl("--json", "inbox", "u1").json["messages"]] == [{"title": "two"}]
+    assert ctl("inbox", "nobody").out == "the inbox is empty\n"
+
+
+def test_a_task_from_start_to_end(ctl: Callable[..., Said]) -> None:
+    assert ctl("task", "create", "u2", "--id", "t1", "--title", "Import").out == "t1  pending  0 %\n"
+    assert ctl("task", "progress", "t1", "--step", "3", "--of", "10", "--message", "rows").out == (
+        "t1  running  30 %  rows\n"
+    )
+    assert ctl("task", "progress", "t1", "10", "--force").out.startswith("t1  running  10 %")
+    assert "Import" in ctl("task", "list", "u2").out
+    assert "version" in ctl("task", "get", "t1").out
+    assert ctl("--json", "task", "complete", "t1", '{"rows": 10}').json["result"] == {"rows": 10}
+    assert ctl("task", "fail", "t1", "too late").status == 1
+    ctl("task", "create", "u2", "--id", "t2")
+    assert ctl("task", "fail", "t2", "no disk").out == "t2  failed  0 %  no disk\n"
+    ctl("task", "create", "u2", "--id", "a/b")
+    assert ctl("task", "cancel", "a/b", "--message", "not needed").out.startswith("a/b  cancelled")
+    assert ctl("task", "complete", "t9").err == "Error: NOT_FOUND: no such task\n"
+    assert ctl("task", "list", "nobody").out == "no tasks\n"
+
+
+def test_a_token_is_one_that_the_server_takes(ctl: Callable[..., Said], server: Server) -> None:
+    made = ctl("token", "--user", "7", "--expires", "10m", "--permission", "subscribe:news:*", "--channel", "a:*")
+    secret = (server.state_dir / "token_secret").read_text().strip()
+    claims = jwt.decode(made.out.strip(), secret, algorithms=["HS256"])
+    assert (claims["sub"], claims["permissions"], claims["channels"]) == ("7", ["subscribe:news:*"], ["a:*"])
+    assert claims["exp"] - claims["iat"] == 600
+    assert ctl("token", "--user", "7", "--permission", "publish:").status == 1
+
+
+def test_listen_prints_what_comes_and_an_operator_sees_who_listens(ctl: Callable[..., Said], server: Server) -> None:
+    listening = spawn(server, "listen", "demo:live", "chat:lobby", "--count", "4")
+    try:
+        wait_until(lambda: ctl("--json", "channels", "chat:lobby").json["channels"])
+        wait_until(lambda: ctl("--json", "channels", "demo:live").json["channels"])
+        assert "pushctl" in ctl("connections", "--user", "pushctl").out
+        assert "pushctl" in ctl("presence", "demo:live").out
+        assert "demo:live" in ctl("channels").out
+        ctl("publish", "demo:live", '{"n": "\\u001b[2J"}')
+        ctl("publish", "demo:live", "2", "--type", "app.tick")
+        out, err = listening.communicate(timeout=20)
+        assert listening.returncode == 0, err
+        assert "\\u001b[2J" in out
+        assert "\x1b" not in out
+        assert "demo:live app.tick 2" in out
+    finally:
+        listening.kill()
+        listening.wait()
+    wait_until(lambda: not ctl("--json", "connections").json["connections"])
+    assert ctl("connections").out == "nobody is connected\n"
+    assert ctl("channels").out == "no channel is followed\n"
+    assert ctl("presence", "demo:live").out == "nobody is there\n"
+
+
+def test_listen_says_why_it_cannot(server: Server) -> None:
+    listening = spawn(server, "listen", "nope:x")
+    out, err = listening.communicate(timeout=20)
+    assert listening.returncode == 1
+    assert "nope:x" in err
+    assert "Traceback" not in err + out
+
+
+def test_listen_ends_quietly_when_interrupted(ctl: Callable[..., Said], server: Server) -> None:
+    listening = spawn(server, "--json", "listen", "public:p")
+    try:
+        wait_until(lambda: ctl("--json", "channels", "public:p").json["channels"])
+        ctl("publish", "public:p", '"x"')
+        assert listening.stdout is not None
+        assert json.loads(listening.stdout.readline())["data"] == "x"
+        listening.send_signal(signal.SIGINT)
+        _, err = listening.communicate(timeout=20)
+        assert "Traceback" not in err
+    finally:
+        listening.kill()
+        listening.wait()
+
+
+def test_disconnect_and_revoke(ctl: Callable[..., Said], server: Server) -> None:
+    listening = spawn(server, "listen", "public:kick")
+    try:
+        wait_until(lambda: ctl("--json", "channels", "public:kick").json["channels"])
+        (one,) = ctl("--json", "connections").json["connections"]
+        said = ctl("disconnect", "--connection", one["connectionId"], "--code", "3503", "--reason", "enough")
+        assert said.out == "closed 1\n"
+        _, err = listening.communicate(timeout=20)
+        assert listening.returncode == 1
+        assert "Traceback" not in err
+    finally:
+        listening.kill()
+        listening.wait()
+    assert ctl("disconnect", "--user", "nobody").out == "closed 0\n"
+    assert ctl("revoke", "--user", "nobody").out == "revoked; closed 0\n"
+    assert ctl("--json", "revoke", "--jti", "x").json == {"closed": 0}
+
+
+def test_figures(ctl: Callable[..., Said]) -> None:
+    assert "connections" in ctl("nodes").out
+    assert ctl("stats").status == 0
+    assert ctl("--json", "stats").json
+    top = ctl("top", "--once")
+    assert (top.status, "connections" in top.out) == (0, True)
+
+
+def test_check_config(ctl: Callable[..., Said], tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.toml", tmp_path / "bad.toml"
+    good.write_text(f'[auth]\nsecret = "{"s" * 40}"\n')
+    bad.write_text(f'[auth]\nsecret = "{"s" * 40}"\n[hartbeat]\ninterval = "1s"\n')
+    assert ctl("check-config", str(good)).out == f"{good}: ok\n"
+    said = ctl("check-config", str(bad))
+    assert said.status == 1
+    assert "heartbeat" in said.err
+    assert len(said.err.splitlines()) == 1
+
+
+def test_a_configuration_says_where_the_server_is(server: Server, tmp_path: Path) -> None:
+    secret = (server.state_dir / "token_secret").read_text().strip()
+    key = (server.state_dir / "api_key").read_text().strip()
+    config = tmp_path / "pushserver.toml"
+    config.write_text(
+        f'[server]\nlisten = ["tcp:{server.port}:interface=127.0.0.1"]\n[auth]\nsecret = "{secret}"\nissuer = "us"\n'
+        f'[api]\nkeys = [{{ key = "unused-key-of-no-use", scopes = ["read"] }}, "{key}"]\n'
+    )
+    said = CliRunner().invoke(pushctl, ["--config", str(config), "nodes"])
+    assert (said.exit_code, "node" in said.output) == (0, True)
+    made = CliRunner().invoke(pushctl, ["--config", str(config), "token", "--user", "1"])
+    assert jwt.decode(made.output.strip(), secret, algorithms=["HS256"], issuer="us")["iss"] == "us"
+    broken = tmp_path / "broken.toml"
+    broken.write_text("x = 1")
+    assert CliRunner().invoke(pushctl, ["--config", str(broken), "nodes"]).exit_code == 1
+
+
+def test_without_keys_it_says_what_it_needs(tmp_path: Path) -> None:
+    for command in (["nodes"], ["token", "--user", "1"]):
+        said = CliRunner().invoke(pushctl, ["--state-dir", str(tmp_path), *command])
+        assert said.exit_code == 2
+        assert "--state-dir" in said.output
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(ctl: Callable[..., Said], shell: str) -> None:
+    assert "_PUSHCTL_COMPLETE" in ctl("completion", shell).out
+
+
+def test_cells_are_text() -> None:
+    assert show.cell("a\x1b[31mb\n") == "a·[31mb·"
+    assert [show.cell(v) for v in (None, True, 1.23456, 12, ["a", 1], {"k": "v"}, 1e9)] == [
+        "",
+        "yes",
+        "1.235",
+        "12",
+        "a, 1",
+        "k v",
+        "1000000000",
+    ]
+    assert show.moment(None) == ""
+    assert show.moment(0).startswith("19")
+
+
+def test_top_bears_figures_of_any_shape() -> None:
+    node = {"node": "n", "startedAt": 0, "connections": 1}
+    for stats in ({}, {"total": None}, {"total": {"rates": {"messagesOut": 2.5}}}, {"total": {"rates": []}}):
+        assert live.view(stats, [{"channel": "a", "connections": 1, "users": 1}], [node], 3)

@@ -1,0 +1,119 @@
+"""SIGTERM in the middle of work: everyone is told, nobody is lost, and the process ends by the signal and in time."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tests.harness import Server, wait_until
+from tests.rawsocket import Closed, RawSocket
+
+CLIENTS = 40
+
+
+def follow(server: Server, user: str) -> RawSocket:
+    client = RawSocket(server.port, timeout=20)
+    client.upgrade()
+    client.ask({"type": "auth", "id": 1, "data": {"token": server.token(user)}})
+    client.ask({"type": "subscribe", "id": 2, "data": {"channels": ["public:load", "chat:lobby"]}})
+    return client
+
+
+def last_words(client: RawSocket) -> tuple[list[Any], int | None]:
+    """Everything up to the end: the messages, and the close code."""
+    messages: list[Any] = []
+    try:
+        while True:
+            messages.append(client.message())
+    except Closed as closed:
+        client.close()
+        return messages, closed.code
+
+
+def load(server: Server, stop: threading.Event, sent: list[int]) -> None:
+    number = 0
+    while not stop.is_set():
+        try:
+            answer = server.api("POST", "/api/publish", {"channel": "public:load", "data": number})
+        except OSError:
+            return
+        if answer.status == 200:
+            sent.append(number)
+        number += 1
+
+
+def quiet(log: str) -> bool:
+    lines = [line for line in log.splitlines() if "Traceback" in line or "rror" in line or "#critical" in line]
+    assert lines == []
+    return True
+
+
+def test_sigterm_under_load(start_server: Callable[..., Server]) -> None:
+    server = start_server(config='[server]\nshutdown_drain = "5s"\n')
+    clients = [follow(server, f"u{n}") for n in range(CLIENTS)]
+    heard: dict[int, tuple[list[Any], int | None]] = {}
+    readers = [
+        threading.Thread(target=lambda n=n, c=c: heard.__setitem__(n, last_words(c))) for n, c in enumerate(clients)
+    ]
+    stop = threading.Event()
+    sent: list[int] = []
+    publishers = [threading.Thread(target=load, args=(server, stop, sent)) for _ in range(2)]
+    for thread in readers + publishers:
+        thread.start()
+    try:
+        wait_until(lambda: len(sent) > 100)
+        began = time.monotonic()
+        server.signal(signal.SIGTERM)
+        # A second one does not cut the first short.
+        time.sleep(0.01)
+        server.signal(signal.SIGTERM)
+        status = server.wait(10)
+    finally:
+        stop.set()
+        for thread in readers + publishers:
+            thread.join(20)
+    assert status == -signal.SIGTERM
+    assert time.monotonic() - began < 5
+    assert len(heard) == CLIENTS
+    delays = []
+    for messages, code in heard.values():
+        assert code == 3001
+        *before, last = messages
+        assert last["type"] == "going_away"
+        delays.append(last["data"]["reconnectAfter"])
+        numbers = [message["data"] for message in before if message["channel"] == "public:load"]
+        # In order for each publisher, and with no gap until the goodbye: two publishers, so at most two of each.
+        assert set(range(max(numbers))) <= {*numbers, *range(min(numbers))}
+    assert len(set(delays)) > CLIENTS // 2
+    assert quiet(server.log)
+
+
+def test_a_client_that_does_not_read_does_not_hold_the_end_up(start_server: Callable[..., Server]) -> None:
+    server = start_server(config='[server]\nshutdown_drain = "1s"\n')
+    with follow(server, "stuck") as stuck:
+        for _ in range(8):
+            # More than the sockets' buffers take.
+            server.api("POST", "/api/publish", {"channel": "public:load", "data": "x" * 900_000})
+        began = time.monotonic()
+        assert server.terminate() == -signal.SIGTERM
+        assert time.monotonic() - began < 4
+        assert stuck is not None
+    assert quiet(server.log)
+
+
+def test_nobody_comes_in_while_the_server_ends(start_server: Callable[..., Server]) -> None:
+    server = start_server(config='[server]\nshutdown_drain = "3s"\n')
+    with follow(server, "slow") as slow, RawSocket(server.port) as kept:
+        kept.request("GET", "/readyz")
+        assert kept.response().status == 200
+        server.signal(signal.SIGTERM)
+        # It has its goodbye, and does not go: the server waits for it.
+        assert slow.close_code() == 3001
+        kept.request("GET", "/readyz")
+        assert kept.response().status == 503
+        assert kept.upgrade().status == 503
+    assert server.wait(10) == -signal.SIGTERM
+    assert quiet(server.log)

@@ -1,0 +1,615 @@
+"""The HTTP API over real HTTP, and how the port behaves towards clients that are slow, large or in a hurry."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThread
+
+from pushserver.config import Auth, Server
+from pushserver.web import site
+from tests.harness import Answer, start
+from tests.harness import Server as Process
+from tests.inside import API_KEY, Inside, running, token
+from tests.rawsocket import RawSocket
+
+SCOPES = ("publish", "notify", "tasks", "read", "admin")
+CONFIG = """
+[api]
+keys = ["everything", {key = "publish-key", scopes = ["publish"]}, {key = "notify-key", scopes = ["notify"]},
+        {key = "tasks-key", scopes = ["tasks"]}, {key = "read-key", scopes = ["read"]},
+        {key = "admin-key", scopes = ["admin"]}]
+[[namespaces]]
+name = "news"
+history_size = 10
+presence = true
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    process = start(
+        tmp_path_factory.mktemp("api"), config=CONFIG, api_key="everything", env={"PUSHSERVER_API__KEYS": ""}
+    )
+    yield process
+    process.stop()
+
+
+def failed(answer: Answer, status: int, code: str) -> bool:
+    error = answer.body["error"]
+    assert (answer.status, error["code"]) == (status, code), answer
+    assert isinstance(error["message"], str)
+    assert set(answer.body) == {"error"}
+    return True
+
+
+def post(server: Process, path: str, body: Any, status: int = 200, **more: Any) -> Any:
+    answer = server.api("POST", path, body, **more)
+    assert answer.status == status, answer
+    return answer.body
+
+
+def client_of(server: Process, user: str, *channels: str) -> RawSocket:
+    client = RawSocket(server.port)
+    client.upgrade()
+    client.ask({"type": "auth", "id": "in", "data": {"token": server.token(user)}})
+    if channels:
+        said = client.ask({"type": "subscribe", "id": "s", "data": {"channels": list(channels)}})
+        assert said["data"]["rejected"] == {}
+    return client
+
+
+def pushes(client: RawSocket) -> list[Any]:
+    """What was pushed up to now: a ping goes behind it."""
+    client.say({"type": "ping", "id": "barrier"})
+    found: list[Any] = []
+    while True:
+        said = client.message()
+        if said.get("id") == "barrier":
+            return found
+        found.append(said)
+
+
+# -- keys and scopes --------------------------------------------------------------------------------------------------
+
+CALLS = [
+    ("POST", "/api/publish", {"channel": "news:scopes", "data": 1}, "publish"),
+    ("POST", "/api/broadcast", {"channels": [], "data": 1}, "publish"),
+    ("POST", "/api/notify", {"userIds": [], "data": 1}, "notify"),
+    ("POST", "/api/tasks", {"userId": "scopes"}, "tasks"),
+    ("POST", "/api/tasks/none/progress", {}, "tasks"),
+    ("POST", "/api/tasks/none/status", {"status": "running"}, "tasks"),
+    ("POST", "/api/tasks/none/cancel", {}, "tasks"),
+    ("POST", "/api/tasks/none/complete", {}, "tasks"),
+    ("POST", "/api/tasks/none/fail", {"error": "x"}, "tasks"),
+    ("GET", "/api/tasks/none", None, "read"),
+    ("GET", "/api/tasks?userId=scopes", None, "read"),
+    ("GET", "/api/inbox?userId=scopes", None, "read"),
+    ("DELETE", "/api/inbox?userId=scopes", None, "admin"),
+    ("GET", "/api/history?channel=news:scopes", None, "read"),
+    ("GET", "/api/presence?channel=news:scopes", None, "read"),
+    ("GET", "/api/channels", None, "read"),
+    ("GET", "/api/connections", None, "read"),
+    ("GET", "/api/stats", None, "read"),
+    ("GET", "/api/nodes", None, "read"),
+    ("POST", "/api/subscribe", {"userId": "scopes", "channels": ["news:a"]}, "admin"),
+    ("POST", "/api/unsubscribe", {"userId": "scopes", "channels": ["news:a"]}, "admin"),
+    ("POST", "/api/disconnect", {"userId": "scopes"}, "admin"),
+    ("POST", "/api/revoke", {"jti": "scopes", "expiresAt": 4_000_000_000_000}, "admin"),
+    ("POST", "/api/tickets", {"userId": "scopes", "channels": ["news:a"]}, "admin"),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body", "scope"), CALLS, ids=[f"{m} {p}" for m, p, _, _ in CALLS])
+def test_each_call_needs_its_scope_and_no_other(server: Process, method: str, path: str, body: Any, scope: str) -> None:
+    for other in SCOPES:
+        answer = server.api(method, path, body, key=f"{other}-key")
+        if other == scope:
+            assert answer.status in (200, 201) or failed(answer, 404, "NOT_FOUND")
+        else:
+            failed(answer, 403, "PERMISSION_DENIED")
+    failed(server.api(method, path, body, key=""), 401, "NOT_AUTHENTICATED")
+    failed(server.api(method, path, body, key="wrong"), 401, "NOT_AUTHENTICATED")
+
+
+def test_the_key_as_bearer_or_in_its_own_header(server: Process) -> None:
+    for headers in (
+        {"X-API-Key": "read-key"},
+        {"Authorization": "bearer read-key"},
+        {"Authorization": "Bearer  read-key"},
+    ):
+        assert server.api("GET", "/api/nodes", key="", headers=headers).status == 200
+    for headers in ({"X-API-Key": ""}, {"Authorization": "Basic read-key"}, {"Authorization": "read-key"}):
+        failed(server.api("GET", "/api/nodes", key="", headers=headers), 401, "NOT_AUTHENTICATED")
+
+
+async def test_without_any_key_there_is_no_api(tmp_path: Path) -> None:
+    from pushserver.config import Api
+
+    async with running(tmp_path, api=Api()) as inside:
+        with RawSocket(inside.port) as client:
+            answer = await deferToThread(_get, client, "/api/nodes", [("X-API-Key", "")])
+            assert (answer.status, answer.json["error"]["code"]) == (404, "NOT_FOUND")
+
+
+def _get(client: RawSocket, path: str, headers: list[tuple[str, str]]) -> Any:
+    client.request("GET", path, headers=headers)
+    return client.response()
+
+
+def test_paths_and_methods_that_do_not_exist(server: Process) -> None:
+    for path in ("/api", "/api/", "/api/dance", "/api/tasks/a/dance", "/api/tasks/a/progress/b", "/nothing", "/ws/b"):
+        failed(server.api("GET", path), 404, "NOT_FOUND")
+    for method, path, allowed in (
+        ("GET", "/api/publish", "POST"),
+        ("DELETE", "/api/tasks/a", "GET"),
+        ("PUT", "/api/tasks", "GET, POST"),
+        ("POST", "/api/inbox", "DELETE, GET"),
+        ("PATCH", "/api/tasks/a/progress", "POST"),
+    ):
+        answer = server.api(method, path)
+        assert failed(answer, 405, "INVALID_MESSAGE")
+        assert answer.headers["allow"] == allowed
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("publish", b"not json"),
+        ("publish", b'{"channel": "news:a", "data": "\xff"}'),
+        ("publish", []),
+        ("publish", {}),
+        ("publish", {"channel": "news:a"}),
+        ("publish", {"channel": 7, "data": 1}),
+        ("publish", {"channel": "news:a", "data": 1, "type": "task_completed"}),
+        ("publish", {"channel": "news:a", "data": 1, "type": "Shout"}),
+        ("publish", {"channel": "news:a", "data": 1, "messageId": ""}),
+        ("publish", {"channel": "news:a", "data": 1, "excludeUser": "a b"}),
+        ("publish", b'{"channel": "news:a", "data": ' + b"[" * 5_000 + b"]" * 5_000 + b"}"),
+        ("broadcast", {"channels": "news:a", "data": 1}),
+        ("notify", {"data": 1}),
+        ("notify", {"data": 1, "userId": "a", "userIds": ["b"]}),
+        ("notify", {"data": 1, "userId": "a b"}),
+        ("notify", {"data": 1, "userId": "a", "ttl": "soon"}),
+        ("notify", {"data": 1, "userId": "a", "ttl": 0}),
+        ("notify", {"data": 1, "userId": "a", "collapseKey": 7}),
+        ("tasks", {}),
+        ("tasks", {"userId": "a", "status": "completed"}),
+        ("batch", {"commands": [{"method": "publish"}] * 1_001}),
+        ("batch", {}),
+        ("subscribe", {"channels": ["news:a"]}),
+        ("disconnect", {"userId": "a", "connectionId": "b"}),
+        ("disconnect", {"userId": "a", "code": 1000}),
+        ("revoke", {}),
+        ("revoke", {"jti": "a", "userId": "b"}),
+    ],
+)  # fmt: skip
+def test_bodies_that_are_refused(server: Process, path: str, body: Any) -> None:
+    failed(server.api("POST", f"/api/{path}", body), 400, "INVALID_MESSAGE")
+
+
+def test_queries_that_are_refused(server: Process) -> None:
+    for path in (
+        "history",
+        "history?channel=news:a&limit=-1",
+        "history?channel=news:a&limit=1001",
+        "history?channel=news:a&offset=1",
+        "inbox",
+        "inbox?userId=a%20b",
+        "tasks",
+        "presence",
+    ):
+        failed(server.api("GET", f"/api/{path}"), 400, "INVALID_MESSAGE")
+    failed(server.api("GET", "/api/history?channel=news:a&offset=0&epoch=another"), 409, "CONFLICT")
+
+
+def test_channels_that_are_refused(server: Process) -> None:
+    failed(server.api("POST", "/api/publish", {"channel": "nowhere:a", "data": 1}), 404, "UNKNOWN_CHANNEL")
+    failed(server.api("POST", "/api/publish", {"channel": "news:a b", "data": 1}), 400, "INVALID_CHANNEL")
+    for channel in ("task:a", "status:a", "stats"):
+        failed(server.api("POST", "/api/publish", {"channel": channel, "data": 1}), 403, "PERMISSION_DENIED")
+
+
+# -- messages ---------------------------------------------------------------------------------------------------------
+
+
+def test_publish(server: Process) -> None:
+    with client_of(server, "p1", "news:p") as one, client_of(server, "p2", "news:p") as two:
+        first = post(server, "/api/publish", {"channel": "news:p", "data": {"n": 1}, "type": "headline.new"})
+        assert set(first) == {"messageId", "offset", "epoch"}
+        post(server, "/api/publish", {"channel": "news:p", "data": 2, "excludeUser": "p1"})
+        (push,) = pushes(one)
+        assert push == {**first, "type": "headline.new", "channel": "news:p", "data": {"n": 1},
+                        "timestamp": push["timestamp"]}  # fmt: skip
+        assert [p["data"] for p in pushes(two)] == [{"n": 1}, 2]
+        history = server.api("GET", "/api/history?channel=news:p&limit=1&reverse=true").body
+        assert [m["data"] for m in history["messages"]] == [2]
+        after = f"offset={first['offset']}&epoch={first['epoch']}"
+        history = server.api("GET", f"/api/history?channel=news:p&{after}").body
+        assert [m["data"] for m in history["messages"]] == [2]
+        assert (history["offset"], history["epoch"]) == (first["offset"] + 1, first["epoch"])
+        assert "excludeUser" not in history["messages"][0]
+
+
+def test_publish_leaves_out_a_connection(server: Process) -> None:
+    with client_of(server, "x1", "news:x") as one, client_of(server, "x1", "news:x") as two:
+        (a, b) = server.api("GET", "/api/connections?userId=x1").body["connections"]
+        post(server, "/api/publish", {"channel": "news:x", "data": 1, "excludeConnection": a["connectionId"]})
+        assert [len(pushes(one)), len(pushes(two))] == [0, 1]
+        assert set(a) >= {"connectionId", "userId", "node", "address", "userAgent", "protocol", "connectedAt",
+                          "channels", "queued"}  # fmt: skip
+        assert b["channels"] == ["news:x", "system", "user:x1"]
+
+
+def test_a_repeated_message_id_gets_the_first_answer(server: Process) -> None:
+    with client_of(server, "i1", "news:i") as client:
+        body = {"channel": "news:i", "data": 1, "messageId": "m-1"}
+        first = post(server, "/api/publish", body)
+        again = post(server, "/api/publish", {**body, "data": "another body"})
+        assert again == {**first, "duplicate": True}
+        other = post(server, "/api/publish", {**body, "channel": "news:i2"})
+        assert "duplicate" not in other
+        assert len(pushes(client)) == 1
+        told = post(server, "/api/notify", {"userId": "i1", "data": 1, "messageId": "m-2"})["results"][0]
+        (repeat,) = post(server, "/api/notify", {"userId": "i1", "data": 2, "messageId": "m-2"})["results"]
+        assert (repeat["offset"], repeat["messageId"], repeat["duplicate"]) == (told["offset"], "m-2", True)
+        assert len(pushes(client)) == 1
+
+
+def test_repeats_at_the_same_time_happen_once(server: Process) -> None:
+    body = json.dumps({"channel": "news:same", "data": 1, "messageId": "same"}).encode()
+    clients = [RawSocket(server.port) for _ in range(20)]
+    for client in clients:
+        client.request("POST", "/api/publish", body, [("X-API-Key", "everything")])
+    answers = [client.response().json for client in clients]
+    for client in clients:
+        client.close()
+    assert len({answer["offset"] for answer in answers}) == 1
+    assert sorted(answer.get("duplicate", False) for answer in answers) == [False] + [True] * 19
+
+
+def test_broadcast_answers_in_order(server: Process) -> None:
+    results = post(server, "/api/broadcast", {"channels": ["news:b", "nowhere:b", "public:b"], "data": 1})["results"]
+    assert set(results[0]["result"]) == {"messageId", "offset", "epoch"}
+    assert results[1]["error"]["code"] == "UNKNOWN_CHANNEL"
+    assert set(results[2]["result"]) == {"messageId"}
+
+
+def test_notify(server: Process) -> None:
+    with client_of(server, "n1") as client:
+        results = post(server, "/api/notify", {"userIds": ["n1", 7], "data": {"title": "t"}})["results"]
+        assert [(r["userId"], r["delivered"], r["offset"]) for r in results] == [("n1", 1, 1), ("7", 0, 1)]
+        (push,) = pushes(client)
+        assert (push["type"], push["channel"], push["offset"]) == ("user_notification", "user:n1", 1)
+    inbox = server.api("GET", "/api/inbox?userId=7").body
+    assert set(inbox) == {"messages", "offset", "epoch", "acked"}
+    assert [m["data"] for m in inbox["messages"]] == [{"title": "t"}]
+    assert server.api("DELETE", "/api/inbox?userId=7").body == {"deleted": 1}
+    assert server.api("GET", "/api/inbox?userId=7").body["messages"] == []
+
+
+def test_notify_collapses_what_is_unread_and_forgets_what_is_past_its_time(server: Process) -> None:
+    for n in range(3):
+        post(server, "/api/notify", {"userId": "c1", "data": n, "collapseKey": "k"})
+    post(server, "/api/notify", {"userId": "c1", "data": "short", "ttl": "50ms"})
+    kept = server.api("GET", "/api/inbox?userId=c1").body["messages"]
+    assert kept[0]["data"] == 2
+    deadline = time.monotonic() + 5
+    while len(server.api("GET", "/api/inbox?userId=c1").body["messages"]) > 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_batch_goes_on_after_a_failure_and_asks_for_each_scope(server: Process) -> None:
+    commands: list[dict[str, Any]] = [
+        {"method": "publish", "params": {"channel": "news:batch", "data": 1}},
+        {"method": "dance"},
+        {"method": "publish", "params": {"channel": "nowhere:a", "data": 1}},
+        {"method": "publish", "params": []},
+        {"method": "task.create", "params": {"userId": "b1", "taskId": "batch-1"}},
+        {"method": "task.progress", "params": {"taskId": "batch-1", "percentage": 50}},
+        {"method": "task.complete", "params": {"taskId": "batch-1", "result": {"ok": True}}},
+        {"method": "publish", "params": {"channel": "news:batch", "data": 2}},
+    ]
+    replies = post(server, "/api/batch", {"commands": commands})["replies"]
+    codes = [reply.get("error", {}).get("code") for reply in replies]
+    assert codes == [None, "INVALID_MESSAGE", "UNKNOWN_CHANNEL", "INVALID_MESSAGE", None, None, None, None]
+    assert replies[7]["result"]["offset"] == replies[0]["result"]["offset"] + 1
+    assert replies[6]["result"]["status"] == "completed"
+    replies = post(server, "/api/batch", {"commands": commands[:1] + commands[5:6]}, key="publish-key")["replies"]
+    assert [reply.get("error", {}).get("code") for reply in replies] == [None, "PERMISSION_DENIED"]
+
+
+# -- tasks ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_task_from_its_beginning_to_its_end(server: Process) -> None:
+    state = post(server, "/api/tasks", {"userId": "t1", "taskId": "t-1", "title": "Report"}, 201)
+    assert (state["status"], state["percentage"], state["version"]) == ("pending", 0, 1)
+    failed(server.api("POST", "/api/tasks", {"userId": "t1", "taskId": "t-1"}), 409, "CONFLICT")
+    state = post(server, "/api/tasks/t-1/progress", {"percentage": 40, "message": "half"})
+    assert (state["status"], state["percentage"], state["version"]) == ("running", 40, 2)
+    lower = post(server, "/api/tasks/t-1/progress", {"percentage": 10})
+    assert (lower["percentage"], lower["version"]) == (40, 2)
+    assert post(server, "/api/tasks/t-1/progress", {"percentage": 10, "force": True})["percentage"] == 10
+    failed(server.api("POST", "/api/tasks/t-1/progress", {"percentage": 101}), 400, "INVALID_MESSAGE")
+    done = post(server, "/api/tasks/t-1/complete", {"result": [1]})
+    assert (done["status"], done["percentage"], done["result"]) == ("completed", 100, [1])
+    for verb, body in (("progress", {"percentage": 1}), ("fail", {"error": "x"}), ("cancel", {}), ("complete", {})):
+        failed(server.api("POST", f"/api/tasks/t-1/{verb}", body), 409, "CONFLICT")
+    assert server.api("GET", "/api/tasks/t-1").body == done
+    assert [t["taskId"] for t in server.api("GET", "/api/tasks?userId=t1").body["tasks"]] == ["t-1"]
+    post(server, "/api/tasks", {"userId": "t1", "taskId": "t-2"}, 201)
+    assert post(server, "/api/tasks/t-2/status", {"status": "running"})["status"] == "running"
+    assert post(server, "/api/tasks/t-2/cancel", {"message": "enough"})["status"] == "cancelled"
+    post(server, "/api/tasks", {"userId": "t1", "taskId": "t-3"}, 201)
+    assert post(server, "/api/tasks/t-3/fail", {"error": "disk"})["error"] == "disk"
+    failed(server.api("GET", "/api/tasks/t-4"), 404, "NOT_FOUND")
+
+
+# -- connections ------------------------------------------------------------------------------------------------------
+
+
+def test_subscribe_unsubscribe_disconnect(server: Process) -> None:
+    with client_of(server, "s1") as client:
+        asked = {"userId": "s1", "channels": ["news:s", "stats"]}
+        assert post(server, "/api/subscribe", asked) == {"connections": 1}
+        post(server, "/api/publish", {"channel": "news:s", "data": 1})
+        assert [p["data"] for p in pushes(client) if p["type"] == "message"] == [1]
+        said = client.ask({"type": "unsubscribe", "id": "u", "data": {"channels": ["news:s"]}})
+        assert said["data"]["rejected"]["news:s"]["code"] == "PERMISSION_DENIED"
+        assert server.api("GET", "/api/channels?pattern=news:s").body == {
+            "channels": [{"channel": "news:s", "connections": 1, "users": 1}]
+        }
+        assert server.api("GET", "/api/presence?channel=news:s").body["total"] == 1
+        assert post(server, "/api/unsubscribe", {"userId": "s1", "channels": ["news:s", "user:s1"]}) == {
+            "connections": 1
+        }
+        ended = [p for p in pushes(client) if p["type"] == "unsubscribed"]
+        assert [p["data"]["channel"] for p in ended] == ["news:s"]
+        (one,) = server.api("GET", "/api/connections?userId=s1").body["connections"]
+        body = {"connectionId": one["connectionId"], "code": 3011, "reason": "moving"}
+        assert post(server, "/api/disconnect", body) == {"closed": 1}
+        assert client.close_code() == 3011
+    assert post(server, "/api/disconnect", {"userId": "s1"}) == {"closed": 0}
+
+
+def test_revoke(server: Process) -> None:
+    with RawSocket(server.port) as client, client_of(server, "r2") as other:
+        client.upgrade()
+        jti = server.token("r1", jti="j-1")
+        client.ask({"type": "auth", "id": 1, "data": {"token": jti}})
+        assert post(server, "/api/revoke", {"jti": "j-1", "expiresAt": 4_000_000_000_000}) == {"closed": 1}
+        assert client.close_code() == 3503
+        assert post(server, "/api/revoke", {"userId": "r2"}) == {"closed": 1}
+        assert other.close_code() == 3503
+    for blocked in (jti, server.token("r2", jti=None), server.token("r2", iat=None)):
+        with RawSocket(server.port) as client:
+            client.upgrade()
+            said = client.ask({"type": "auth", "id": 1, "data": {"token": blocked}})
+            assert (said["type"], said["data"]["code"]) == ("auth_failed", "TOKEN_BLACKLISTED")
+            assert client.close_code() == 3500
+
+
+# -- HTTP itself ------------------------------------------------------------------------------------------------------
+
+
+async def drive(inside: Inside, what: Callable[[RawSocket], Any]) -> Any:
+    def run() -> Any:
+        with RawSocket(inside.port) as client:
+            return what(client)
+
+    answer: Deferred[Any] = deferToThread(run)
+    return await answer
+
+
+KEY = ("X-API-Key", API_KEY)
+
+
+async def test_head_keep_alive_and_pipelining(tmp_path: Path) -> None:
+    def talk(client: RawSocket) -> None:
+        for path in ("/healthz", "/api/nodes"):
+            client.request("HEAD", path, headers=[KEY])
+            answer = client.response(head=True)
+            assert answer.status == 200
+            assert int(answer.headers["content-length"]) > 0
+        body = b'{"channel": "public:a", "data": 1}'
+        client.request("POST", "/api/publish", body, [KEY])
+        client.request("GET", "/api/nodes", headers=[KEY])
+        client.request("GET", "/nothing")
+        client.request("GET", "/healthz", headers=[("Connection", "close")])
+        assert [client.response().status for _ in range(4)] == [200, 200, 404, 200]
+        assert client.ended()
+
+    async with running(tmp_path) as inside:
+        await drive(inside, talk)
+        await inside.empty()
+
+
+async def test_a_form_is_json_all_the_same(tmp_path: Path) -> None:
+    def talk(client: RawSocket) -> None:
+        for kind in ("application/x-www-form-urlencoded", "multipart/form-data"):
+            client.request("POST", "/api/publish", b'{"channel": "public:a", "data": 1}', [KEY, ("Content-Type", kind)])
+            assert client.response().status == 200
+
+    async with running(tmp_path) as inside:
+        await drive(inside, talk)
+
+
+@pytest.mark.parametrize("path", ["/ws", "/live/push"])
+async def test_an_upgrade_on_a_connection_that_http_used(tmp_path: Path, path: str) -> None:
+    def talk(client: RawSocket) -> None:
+        for _ in range(2):
+            client.request("GET", "/healthz")
+            assert client.response().status == 200
+        assert client.upgrade(path=f"{path}/more").status == 404
+        assert client.upgrade(path=path).status == 101
+        assert client.ask({"type": "auth", "id": 1, "data": {"token": token()}})["type"] == "auth_success"
+        assert client.ask({"type": "ping", "id": 2})["type"] == "pong"
+
+    async with running(tmp_path, server=Server(websocket_path=path)) as inside:
+        await drive(inside, talk)
+        await inside.empty()
+
+
+async def test_a_refused_upgrade_on_a_connection_that_http_used(tmp_path: Path) -> None:
+    def talk(client: RawSocket) -> None:
+        client.request("GET", "/healthz")
+        assert client.response().status == 200
+        assert client.upgrade({"Origin": "null"}).status == 403
+        assert client.ended()
+
+    async with running(tmp_path) as inside:
+        await drive(inside, talk)
+        await inside.empty()
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_body_that_is_too_large_is_answered_while_it_is_sent(tmp_path: Path, chunked: bool) -> None:
+    def talk(client: RawSocket) -> None:
+        body = b"x" * 8_000_000
+        headers = [KEY, ("Transfer-Encoding", "chunked") if chunked else ("Content-Length", str(len(body)))]
+        # All of it is sent before anything is read, as most clients do.
+        client.request(
+            "POST", "/api/publish", b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if chunked else body, headers
+        )
+        answer = client.response()
+        assert (answer.status, answer.json["error"]["code"]) == (413, "MESSAGE_TOO_LARGE")
+        assert client.ended()
+
+    async with running(tmp_path) as inside:
+        await drive(inside, talk)
+        await inside.empty()
+
+
+async def test_a_body_that_is_announced_too_large_is_not_asked_for(tmp_path: Path) -> None:
+    def talk(client: RawSocket) -> None:
+        headers = [KEY, ("Content-Length", "9000000"), ("Expect", "100-continue")]
+        client.request("POST", "/api/publish", headers=headers)
+        assert client.response().status == 413
+
+    async with running(tmp_path) as inside:
+        await drive(inside, talk)
+
+
+async def test_a_body_of_exactly_the_limit(tmp_path: Path) -> None:
+    def talk(client: RawSocket) -> None:
+        body = b'{"channel": "public:a", "data": 1}'
+        client.request("POST", "/api/publish", body + b" " * (1000 - len(body)), [KEY])
+        assert client.response().status == 200
+        client.request("POST", "/api/publish", body + b" " * (1001 - len(body)), [KEY])
+        assert client.response().status == 413
+
+    async with running(tmp_path, server=Server(max_body_size=1000)) as inside:
+        await drive(inside, talk)
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        b"GET /healthz HTTP/1.1\r\nHost: 127",
+        b"POST /api/publish HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\n{",
+    ],
+)
+async def test_a_later_request_that_stalls_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beginning: bytes
+) -> None:
+    monkeypatch.setattr(site, "REQUEST_TIMEOUT", 0.3)
+
+    def talk(client: RawSocket) -> None:
+        client.request("GET", "/healthz")
+        assert client.response().status == 200
+        client.send(beginning)
+        end = time.monotonic() + 5
+        # A byte now and then is no reason to wait for longer.
+        try:
+            while time.monotonic() < end:
+                client.send(b"x")
+                time.sleep(0.02)
+        except OSError:
+            pass
+        assert time.monotonic() < end
+        with RawSocket(client.port) as other:
+            other.send(beginning)
+            if b"Content-Length" in beginning:
+                assert other.response().status == 408
+
+    async with running(tmp_path) as inside:
+        await drive(inside, talk)
+        await inside.empty()
+
+
+async def test_a_refused_body_that_never_ends_is_not_read_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(site, "LINGER", 0.3)
+
+    def talk(client: RawSocket) -> None:
+        client.request("POST", "/api/publish", b"", [KEY, ("Content-Length", "900000000")])
+        assert client.response().status == 413
+        assert client.ended()
+
+    async with running(tmp_path) as inside:
+        await drive(inside, talk)
+        await inside.empty()
+
+
+def test_development_mode_answers_to_loopback_names_alone(start_server: Callable[..., Process]) -> None:
+    server = start_server(dev=True)
+    for host, status in (
+        ("127.0.0.1", 200), (f"localhost:{server.port}", 200), ("[::1]:80", 200), ("LOCALHOST", 200),
+        ("rebound.example", 403), ("127.0.0.1.example", 403), ("localhost.", 403), ("", 403),
+    ):  # fmt: skip
+        with RawSocket(server.port) as client:
+            client.request("GET", "/healthz", headers=[("Host", host)])
+            assert client.response().status == status, host
+            if status == 200:
+                # The same connection, another name: each request is looked at.
+                client.request("GET", "/", headers=[("Host", "rebound.example")])
+                assert client.response().status == 403
+        with RawSocket(server.port) as client:
+            assert client.upgrade({"Host": host}).status == (101 if status == 200 else 403)
+
+
+async def test_what_lies_behind_the_server_s_own_host_is_nobody_else_s_origin(tmp_path: Path) -> None:
+    def talk(client: RawSocket) -> None:
+        for origin, allowed, status in (
+            (None, (), 101),
+            ("http://127.0.0.1:{port}", (), 101),
+            ("http://127.0.0.1:1", (), 403),
+            ("http://127.0.0.1", (), 403),
+            ("null", (), 403),
+            ("https://other.example", (), 403),
+        ):
+            with RawSocket(client.port) as other:
+                headers: dict[str, str | None] = {"Host": f"127.0.0.1:{client.port}"}
+                if origin is not None:
+                    headers["Origin"] = origin.format(port=client.port)
+                assert other.upgrade(headers).status == status, (origin, allowed)
+
+    async with running(tmp_path, auth=Auth(anonymous=True)) as inside:
+        await drive(inside, talk)
+        await inside.empty()
+
+
+async def test_origins_that_are_allowed(tmp_path: Path) -> None:
+    def talk(client: RawSocket) -> None:
+        for origin, status in (
+            ("https://app.example", 101),
+            ("https://app.example:443", 101),
+            ("http://app.example", 403),
+            ("https://app.example.evil", 403),
+            ("null", 403),
+        ):
+            with RawSocket(client.port) as other:
+                assert other.upgrade({"Origin": origin}).status == status, origin
+
+    async with running(tmp_path, server=Server(allowed_origins=("https://app.example",))) as inside:
+        await drive(inside, talk)
+        await inside.empty()
