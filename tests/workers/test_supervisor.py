@@ -232,3 +232,31 @@ def test_one_leads_and_another_takes_over(house: Place) -> None:
     os.kill(children(server.pid)[number - 1], signal.SIGKILL)
     wait_until(lambda: len(re.findall(r"node (\S+) leads", server.log)) == 2)
     assert re.findall(r"node (\S+) leads", server.log)[1] != first
+
+
+def _metrics(server: Server) -> dict[str, float]:
+    said = server.api("GET", "/metrics")
+    assert said.status == 200, said
+    lines = [line.rpartition(" ") for line in said.body.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in lines}
+
+
+def test_one_scrape_shows_the_totals_and_no_counter_goes_back(house: Place, talk: Talks) -> None:
+    server = begin(house)
+    talks = [talk(server, "42") for _ in range(20)]
+    assert {node_of(each)[-2:] for each in talks} == {"-1", "-2"}
+    # Whichever worker answers.
+    for _ in range(6):
+        said = _metrics(server)
+        assert said["pushserver_connections"] == 20
+        assert said["pushserver_connections_total"] == 20
+        assert said["pushserver_ready"] == 1
+        assert sum(name.startswith("pushserver_info{") for name in said) == 2
+    total = server.api("GET", "/api/stats").body["total"]
+    assert total["connections"]["current"] == 20, total
+    os.kill(children(server.pid)[0], signal.SIGKILL)
+    wait_until(lambda: server.log.count(" is ready") == 3)
+    after = _metrics(server)
+    growing = [name for name in said if "_total" in name]
+    assert [name for name in growing if after.get(name, 0) < said[name]] == []
+    settles(lambda: _metrics(server)["pushserver_connections"], sum(node_of(each)[-2:] == "-2" for each in talks))

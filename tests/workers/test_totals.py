@@ -50,11 +50,27 @@ def test_counts_add_up_and_what_all_see_does_not() -> None:
     assert said["push_messages_total", "in"] == 7
     assert said["push_messages_total", 'o"u\\t, {x} 1\n'] == 14
     assert said["push_connections", ""] == 14
-    assert said["push_connections_highest", ""] == 9
+    assert said["push_connections_highest", ""] == 14
     assert said["push_build_info", ""] == 1
     assert (said["push_bytes_sum", ""], said["push_bytes_count", ""]) == (14, 2)
     assert [said["push_seconds_bucket", le] for le in ("0.1", "1.0", "+Inf")] == [1, 2, 2]
     assert math.isclose(said["push_seconds_sum", ""], 0.55)
+
+
+def test_all_are_ready_only_where_each_is() -> None:
+    totals = Totals()
+    for number, ready in enumerate((1, 0)):
+        totals.note(
+            number,
+            text(
+                "# TYPE push_ready gauge",
+                f"push_ready {ready}",
+                f"push_start_time_seconds {number + 5}",
+                f"engine_lag {number}",
+            ),
+        )
+    said = samples(totals.text())
+    assert (said["push_ready", ""], said["push_start_time_seconds", ""], said["engine_lag", ""]) == (0, 5, 1)
 
 
 def test_counters_do_not_go_back_when_a_worker_dies() -> None:
