@@ -28,6 +28,20 @@ AT_ONCE: Final = 8
 GRACE: Final = 0.002
 
 
+#: Connections that may wait to be accepted; the system has a limit of its own (``net.core.somaxconn``).
+BACKLOG: Final = 4_096
+
+
+def widen(port: Any, description: str) -> None:
+    """Lets many connections wait on a listening port, unless its endpoint says how many.
+
+    Twisted's own number is 50. With it, a thousand clients that come back at once wait for TCP's retries: 16 s until
+    the last one is in, instead of 2 s.
+    """
+    if "backlog=" not in description and "systemd:" not in description:
+        port.socket.listen(BACKLOG)
+
+
 class _Binding:
     """A reactor whose listening ports accept nothing."""
 
