@@ -1,4 +1,4 @@
-"""Many short connections, one after another on a few lanes: RFC 6455 by hand on asyncio streams, as cheap as it gets."""
+"""Many short connections, one after another on a few lanes: RFC 6455 by hand on asyncio streams, and cheap."""
 
 from __future__ import annotations
 
