@@ -20,6 +20,8 @@ function linesOf(task) {
 
 export function tasksPanel(client) {
   const list = byId('task-list');
+  /** What changes in a card, by its element. */
+  const parts = new WeakMap();
 
   const create = ({ taskId }) => {
     const fill = h('span', { class: 'fill' });
@@ -39,12 +41,12 @@ export function tasksPanel(client) {
     const item = h('li', { class: 'task', data: { task: taskId } },
       h('div', { class: 'task-head' }, part.title, part.status, part.percent),
       part.bar, h('div', { class: 'task-foot' }, h('div', {}, part.message, part.facts), part.cancel));
-    item.part = part;
+    parts.set(item, part);
     return item;
   };
 
   const update = (item, task) => {
-    const { part } = item;
+    const part = parts.get(item);
     const final = FINAL.has(task.status);
     const name = task.title || task.taskId;
     item.dataset.status = task.status;
