@@ -3,6 +3,7 @@
 import { byId, h, lasting, numberOf, put, soon } from './dom.js';
 
 const POINTS = 60;
+const FEWEST = 12;
 const WIDTH = 120;
 const HEIGHT = 36;
 const LOOK_EVERY = 2000;
@@ -46,7 +47,8 @@ class Tile {
     put(this.#value, numberOf(value));
     const highest = Math.max(...this.#points);
     const ceiling = Math.max(highest, 1) * 1.15;
-    const step = WIDTH / (POINTS - 1);
+    // Young plots are drawn wider, so that one sees something in the first minute.
+    const step = WIDTH / Math.max(this.#points.length - 1, FEWEST);
     const start = WIDTH - (this.#points.length - 1) * step;
     const spots = this.#points.map((point, index) => `${(start + index * step).toFixed(1)} ${(HEIGHT - 1.5 - (point / ceiling) * (HEIGHT - 3)).toFixed(1)}`);
     // One reading is a point; a line needs two.
