@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import sys
 from typing import Any, Protocol
 
@@ -74,10 +76,22 @@ class Alone:
 def give_up(reactor: Any, log: Logger, failure: Failure) -> None:
     """The start failed: said in one line, and the process ends with status 1."""
     if failure.check(ConfigError):
-        log.critical("pushserver: {problem}", problem=str(failure.value))
-        sys.stderr.write(f"pushserver: {failure.value}\n")
+        problem = str(failure.value)
+        log.critical("pushserver: {problem}", problem=problem)
     else:
+        problem = f"the start failed: {failure.value}"
         log.failure("the start failed", failure)
-        sys.stderr.write(f"pushserver: the start failed: {failure.value}\n")
-    reactor.exitCode = 1
+    # Past twistd's log, which takes the place of standard error.
+    terminal = sys.__stderr__
+    if terminal is not None:
+        terminal.write(f"pushserver: {problem}\n")
+        terminal.flush()
+    # twistd knows no other way to end with a status than a signal.
+    atexit.register(_end_badly)
     reactor.callWhenRunning(reactor.stop)
+
+
+def _end_badly() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)

@@ -47,7 +47,7 @@ class _Binding:
     def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> Any:
         return self._kept(self._reactor.listenTCP(port, factory, backlog, interface))
 
-    def listenSSL(self, port: int, factory: Any, context: Any, backlog: int = 50, interface: str = "") -> Any:
+    def listenSSL(self, port: int, factory: Any, contextFactory: Any, backlog: int = 50, interface: str = "") -> Any:
         return self._kept(self._reactor.listenTCP(port, factory, backlog, interface))
 
     def listenUNIX(
@@ -111,6 +111,8 @@ class _SharedTcp(tcp.Port):
 class _SharedUnix(unix.Port):
     turns: Turns
     waited = False
+    # That would end it for all who share it.
+    _shouldShutdown = False
 
     def startListening(self) -> None:
         # Twisted sets the mode of the file, which is the supervisor's business.
@@ -155,9 +157,9 @@ class _Adopting:
         return self._port(factory)
 
     def listenSSL(
-        self, port: int, factory: Any, context: Any, backlog: int = 50, interface: str = ""
+        self, port: int, factory: Any, contextFactory: Any, backlog: int = 50, interface: str = ""
     ) -> IListeningPort:
-        return self._port(TLSMemoryBIOFactory(context, False, factory))
+        return self._port(TLSMemoryBIOFactory(contextFactory, False, factory))
 
     def listenUNIX(
         self, address: str, factory: Any, backlog: int = 50, mode: int = 0o666, wantPID: bool = False

@@ -1,7 +1,7 @@
 """The metrics of all workers as one answer, in the Prometheus text format.
 
 Counters and histograms are sums, and include what workers that are gone had counted: they never go back, whichever
-worker is asked. Gauges are sums over the workers that live; where a sum would mean nothing, the largest.
+worker is asked. Gauges are sums over the workers that live; where a sum would mean nothing, the largest or the smallest.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from typing import Final
 
 #: Kinds that only grow.
 _GROWING: Final = frozenset({"counter", "histogram"})
-#: Ends of the names of gauges that are the same thing seen by each worker, not a share of it each.
-_SEEN: Final = ("_info", "_lag", "_lag_seconds", "_highest", "_max", "_time_seconds", "_timestamp_seconds", "_max_fds")
+#: Ends of the names of gauges that are the same thing seen by each worker, not a share of it each: the largest counts.
+_LARGEST: Final = ("_info", "_lag", "_uptime_seconds", "_max_fds")
+#: The same, where the smallest counts: all are ready only where each is.
+_SMALLEST: Final = ("_ready", "_up", "_start_time_seconds", "_created")
 #: What a family's samples are called beside its own name.
 _SUFFIXES: Final = ("_bucket", "_count", "_sum", "_total", "_created")
 
@@ -36,13 +38,14 @@ class Family:
         before = self.samples.get(sample)
         if before is None:
             self.samples[sample] = value
+        elif self.grows(sample):
+            self.samples[sample] = before + value
+        elif self.name.endswith(_SMALLEST) or sample.partition("{")[0].endswith("_created"):
+            self.samples[sample] = min(before, value)
+        elif self.name.endswith(_LARGEST) or "quantile=" in sample:
+            self.samples[sample] = max(before, value)
         else:
-            self.samples[sample] = before + value if self._adds_up(sample) else max(before, value)
-
-    def _adds_up(self, sample: str) -> bool:
-        if self.kind == "summary":
-            return "quantile=" not in sample
-        return self.grows(sample) or (self.kind in ("gauge", "untyped") and not self.name.endswith(_SEEN))
+            self.samples[sample] = before + value
 
 
 def parse(text: bytes) -> dict[str, Family]:

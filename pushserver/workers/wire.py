@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 import msgspec
+from twisted.internet.defer import Deferred
 from twisted.internet.protocol import connectionDone
 from twisted.protocols.basic import Int32StringReceiver
 from twisted.python.failure import Failure
@@ -122,6 +123,7 @@ class Line(Int32StringReceiver):
         self._heard = heard
         self._ended = ended
         self._open = False
+        self.gone: Deferred[None] = Deferred()
 
     def connectionMade(self) -> None:
         self._open = True
@@ -141,3 +143,4 @@ class Line(Int32StringReceiver):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._open = False
         self._ended()
+        self.gone.callback(None)

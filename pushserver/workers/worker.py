@@ -58,6 +58,8 @@ NOTE_EVERY: Final = 0.25
 FIGURES_EVERY: Final = 5
 #: Seconds for the supervisor to add up everybody's metrics.
 TOTAL_TIMEOUT: Final = 3
+#: Seconds for the last words to be taken.
+LAST_WORDS: Final = 2
 
 
 def monotonic() -> int:
@@ -142,17 +144,21 @@ class Worker:
         if self._service is not None:
             self._say(Figures(number, self._service.metrics()))
 
-    def _shutdown(self) -> Deferred[None] | None:
-        if self._service is None or not self._service.running:
-            return None
-        done = self._service.stopService()
-        return done.addBoth(lambda _: self._finish())
+    def _shutdown(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._end_in_order())
 
-    def _finish(self) -> None:
+    async def _end_in_order(self) -> None:
+        """Drains, and lets the last words reach the supervisor."""
+        service = self._service
+        if service is not None and service.running:
+            await service.stopService()
+            self._tell()
         for call in self._regular:
             if call.running:
                 call.stop()
-        self._tell()
+        if not self._line.gone.called:
+            self._line.close()
+            await self._line.gone.addTimeout(LAST_WORDS, self._reactor, lambda result, timeout: None)
 
     # -- sockets.Turns ------------------------------------------------------------------------------------------------
 
