@@ -262,6 +262,14 @@ def test_corked_answers_leave_in_one_call() -> None:
     assert wire.frames == [b"pong\n"] * 10
 
 
+def test_a_drained_socket_has_moved() -> None:
+    wire = Wire([3, 0])
+    wire.outbox.write(b"frame\n")
+    assert not wire.outbox.moved
+    wire.drain()
+    assert wire.outbox.moved
+
+
 def test_whoever_waits_goes_on_when_the_socket_has_drained() -> None:
     wire = Wire([3, 0])
     wire.outbox.write(b"frame\n")

@@ -57,8 +57,9 @@ class Offer:
     __slots__ = ("deflation", "protocol", "response", "token")
 
     def __init__(self, head: Head, compression: bool) -> None:
-        """Raises `errors.Invalid` for what is no upgrade, and for a token among the subprotocols without the protocol beside it: there would be nothing to accept, and browsers
-        then fail the connection without a word. Raises `WrongVersion` for another WebSocket than RFC 6455's."""
+        """Raises `errors.Invalid` for what is no upgrade, and for a token among the subprotocols without the protocol
+        beside it: there would be nothing to accept, and browsers then fail the connection without a word. Raises
+        `WrongVersion` for another WebSocket than RFC 6455's."""
         headers = head.headers
         key = _check(head)
         protocols = _words(headers.get("sec-websocket-protocol", ""))
@@ -109,7 +110,7 @@ def _words(header: str) -> list[str]:
 
 
 def agree(header: str) -> Deflation | None:
-    """The first offer of compression that can be met (RFC 7692 section 7), or None: extensions are never insisted on."""
+    """The first offer of compression that can be met (RFC 7692 section 7), or None: nobody insists on extensions."""
     for offer in _words(header):
         name, *parameters = (part.strip() for part in offer.split(";"))
         if name.lower() == _EXTENSION:
