@@ -36,6 +36,9 @@ class Line(Protocol):
     def ping(self) -> bool:
         """Sends a sign of life; True where the client must answer it."""
 
+    def moves(self) -> bool:
+        """Whether the client has taken something of what waited for it since this was last asked."""
+
     def hang_up(self, close: Close, discard: bool) -> None:
         """Says goodbye behind what waits (or instead of it, with ``discard``) and then closes."""
 

@@ -71,6 +71,7 @@ class Outbox:
         "counted",
         "free",
         "limit",
+        "moved",
         "policy",
         "stalled",
     )
@@ -90,6 +91,8 @@ class Outbox:
         self._left_out = left_out
         self.limit = limit
         self.policy = policy
+        #: whether something of what waited has gone since this was last set back
+        self.moved = False
         #: bytes of live messages waiting
         self.counted = 0
         #: the socket, while whole frames may be given to it and nothing is before them: a fan-out sends by itself then,
@@ -254,6 +257,7 @@ class Outbox:
                 return  # registerProducer asks at once; the rest of a frame is still there
             transport.unregisterProducer()
             self._reopen()
+        self.moved = True
         self.stalled = False
         while self._waiting and not self.stalled and not self._closed:
             pieces: list[bytes] = []

@@ -142,6 +142,9 @@ class Client:
         self.pings += 1
         return True
 
+    def moves(self) -> bool:
+        return False
+
     def hang_up(self, close: Close, discard: bool) -> None:
         self.closed = close
         self.conversation.end()

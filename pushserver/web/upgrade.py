@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import binascii
 from base64 import b64decode, b64encode
-from collections.abc import Sequence
 from hashlib import sha1
 from typing import Final
-
-from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflateOfferAccept
-from autobahn.websocket.protocol import WebSocketProtocol
 
 from pushserver.errors import Invalid
 from pushserver.web.doorway import Head, WrongVersion
@@ -24,17 +20,35 @@ CLIENT_WINDOW: Final = 12
 
 _BEARER: Final = "bearer."
 _EXTENSION: Final = "permessage-deflate"
+_PARAMETERS: Final = frozenset(
+    {
+        "server_no_context_takeover",
+        "client_no_context_takeover",
+        "server_max_window_bits",
+        "client_max_window_bits",
+    }
+)
+_BITS: Final = frozenset(map(str, range(8, 16)))
 _MAGIC: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
 class Deflation:
-    """permessage-deflate as it was agreed with a client: the windows (bits) of both sides. One object for all alike."""
+    """permessage-deflate as it was agreed with a client: never with context from one message to the next, on neither
+    side, so that one compressed frame serves all and nothing is kept between a client's messages."""
 
-    __slots__ = ("client_window", "server_window")
+    __slots__ = ("client_window", "said", "server_window")
 
-    def __init__(self, server_window: int, client_window: int) -> None:
+    def __init__(self, server_window: int, client_window: int | None) -> None:
         self.server_window = server_window
-        self.client_window = client_window
+        #: to inflate with (bits): as the client's was limited, or as large as it may be. zlib makes no window of 2^8,
+        #: and compressors that were asked for one use 2^9.
+        self.client_window = max(9, client_window or 15)
+        #: the extension in the answer
+        self.said = f"{_EXTENSION}; server_no_context_takeover; client_no_context_takeover"
+        if server_window < 15:
+            self.said += f"; server_max_window_bits={server_window}"
+        if client_window is not None:
+            self.said += f"; client_max_window_bits={client_window}"
 
 
 class Offer:
@@ -43,9 +57,9 @@ class Offer:
     __slots__ = ("deflation", "protocol", "response", "token")
 
     def __init__(self, head: Head, compression: bool) -> None:
-        """Raises `errors.Invalid` for what is no upgrade, for an extension's parameters that cannot be read, and for a
-        token among the subprotocols without the protocol beside it: there would be nothing to accept, and browsers
-        then fail the connection without a word. Raises `WrongVersion` for another WebSocket than RFC 6455's."""
+        """Raises `errors.Invalid` for what is no upgrade, and for a token among the subprotocols without the protocol
+        beside it: there would be nothing to accept, and browsers then fail the connection without a word. Raises
+        `WrongVersion` for another WebSocket than RFC 6455's."""
         headers = head.headers
         key = _check(head)
         protocols = _words(headers.get("sec-websocket-protocol", ""))
@@ -59,14 +73,8 @@ class Offer:
             self.token = bearer.removeprefix(_BEARER)
         elif scheme.lower() == "bearer" and credentials.strip():
             self.token = credentials.strip()
-        self.deflation: Deflation | None = None
-        said = ""
-        extensions = headers.get("sec-websocket-extensions", "") if compression else ""
-        if _EXTENSION in extensions.lower():
-            accepted = accept(_offers(extensions))
-            if accepted is not None:
-                said = f"Sec-WebSocket-Extensions: {accepted.get_extension_string()}\r\n"
-                self.deflation = _agreed(accepted.window_bits or 15, accepted.request_max_window_bits or 15)
+        self.deflation = agree(headers.get("sec-websocket-extensions", "")) if compression else None
+        said = "" if self.deflation is None else f"Sec-WebSocket-Extensions: {self.deflation.said}\r\n"
         if self.protocol is not None:
             said += f"Sec-WebSocket-Protocol: {self.protocol}\r\n"
         proof = b64encode(sha1(key.encode("ascii") + _MAGIC, usedforsecurity=False).digest()).decode()
@@ -101,33 +109,37 @@ def _words(header: str) -> list[str]:
     return [word for word in map(str.strip, header.split(",")) if word]
 
 
-def _offers(header: str) -> list[PerMessageDeflateOffer]:
-    parsed = WebSocketProtocol._parseExtensionsHeader(None, header)
-    try:
-        return [PerMessageDeflateOffer.parse(params) for name, params in parsed if name == _EXTENSION]
-    except Exception as problem:
-        # Autobahn's own complaint, in its own class.
-        raise Invalid(str(problem)[:200]) from None
-
-
-def accept(offers: Sequence[PerMessageDeflateOffer]) -> PerMessageDeflateOfferAccept | None:
-    """The first offer that can be met (RFC 7692 section 7): never with context between messages, on neither side."""
-    for offer in offers:
-        # zlib cannot make a raw deflate window of 2^8.
-        if offer.request_max_window_bits != 8:
-            return PerMessageDeflateOfferAccept(
-                offer,
-                request_no_context_takeover=True,
-                request_max_window_bits=CLIENT_WINDOW if offer.accept_max_window_bits else 0,
-                no_context_takeover=True,
-                window_bits=offer.request_max_window_bits or None,
-            )
+def agree(header: str) -> Deflation | None:
+    """The first offer of compression that can be met (RFC 7692 section 7), or None: nobody insists on extensions."""
+    for offer in _words(header):
+        name, *parameters = (part.strip() for part in offer.split(";"))
+        if name.lower() == _EXTENSION:
+            windows = _windows(parameters)
+            if windows is not None:
+                # Equal ones are shared; there are at most as many as there are windows.
+                return _known.setdefault(windows, Deflation(*windows))
     return None
 
 
-_known: dict[tuple[int, int], Deflation] = {}
+def _windows(parameters: list[str]) -> tuple[int, int | None] | None:
+    """The server's window, and the client's where it may be limited, as far as an offer's parameters allow; None where
+    they are not those of RFC 7692, or cannot be met."""
+    given: dict[str, str] = {}
+    for parameter in parameters:
+        name, _, value = (part.strip() for part in parameter.partition("="))
+        if name in given or name not in _PARAMETERS or (value and not name.endswith("_bits")):
+            return None
+        given[name] = value.strip('"')
+    if any(value and value not in _BITS for value in given.values()):
+        return None
+    server = given.get("server_max_window_bits", "15")
+    # zlib cannot make a raw deflate window of 2^8.
+    if server in ("", "8"):
+        return None
+    client = None
+    if "client_max_window_bits" in given:
+        client = min(CLIENT_WINDOW, int(given["client_max_window_bits"] or CLIENT_WINDOW))
+    return int(server), client
 
 
-def _agreed(server_window: int, client_window: int) -> Deflation:
-    # At most as many as there are windows.
-    return _known.setdefault((server_window, client_window), Deflation(server_window, client_window))
+_known: dict[tuple[int, int | None], Deflation] = {}

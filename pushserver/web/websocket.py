@@ -323,6 +323,13 @@ class WebSocketDoor(WebSocketServerProtocol):  # type: ignore[misc]
             return not self._paused or outbox.stalled
         return True
 
+    def moves(self) -> bool:
+        outbox = self._outbox
+        if outbox is None or not outbox.moved:
+            return False
+        outbox.moved = False
+        return True
+
     def hang_up(self, close: Close, discard: bool) -> None:
         connection = self.connection
         if discard and self._outbox is not None:
