@@ -68,9 +68,7 @@ def test_a_server_that_stops_and_starts(tmp_path: Path, start_server: Callable[.
                     server.terminate()
                 else:
                     again.append(
-                        start(
-                            server.place, dev=True, port=server.port, secret=server.secret, api_key=server.api_key
-                        )
+                        start(server.place, dev=True, port=server.port, secret=server.secret, api_key=server.api_key)
                     )
                 script.stdin.write("done\n")
                 script.stdin.flush()
