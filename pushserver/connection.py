@@ -55,6 +55,13 @@ class Trace(Protocol):
 
     def outbound(self, connection: Connection, payload: bytes) -> None: ...
 
+    def pushed(self, connection: Connection, message: Publication) -> None: ...
+
+    def opened(self, connection: Connection) -> None:
+        """A connection of a watched user: watch it too."""
+
+    def closed(self, connection: Connection) -> None: ...
+
 
 class Connection:
     """One client's connection, from the accepted handshake to its end."""
