@@ -380,7 +380,7 @@ class PushService(Service):
     async def _open_console(self) -> None:
         """The SSH console, where it is on: the last thing that opens. Its library is imported only then."""
         settings, node = self._config.manhole, self.node
-        if not settings.listen:
+        if not settings.listen or self._console is not None or not self.running:
             return
         from pushserver.manhole.ssh import Console
         from pushserver.manhole.verbs import Rooms

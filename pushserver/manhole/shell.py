@@ -119,7 +119,9 @@ class Interpreter:
     ) -> None:
         self.namespace: dict[str, Any] = {"__name__": "__console__", "__doc__": None}
         self.namespace |= verbs.named | {"quit": _quit, "exit": _quit}
-        self._write = write
+        self._print = write
+        #: what a running statement has printed: it goes out in one piece
+        self._gathered: list[str] | None = None
         self._width = width
         self._colour = colour
         self._who = who
@@ -163,7 +165,22 @@ class Interpreter:
         shown, self._showing = self._showing, []
         return shown
 
+    def _write(self, text: str) -> None:
+        if self._gathered is None:
+            self._print(text)
+        else:
+            self._gathered.append(text)
+
     def _run(self, code: CodeType) -> bool:
+        self._gathered = []
+        try:
+            return self._carry_out(code)
+        finally:
+            text, self._gathered = "".join(self._gathered), None
+            if text:
+                self._print(text)
+
+    def _carry_out(self, code: CodeType) -> bool:
         output = Output(self._write)
         before = sys.displayhook
         sys.displayhook = lambda value: self._display(value, output)
@@ -226,7 +243,9 @@ class Interpreter:
             traceback = problem.__traceback__
             while traceback is not None and traceback.tb_frame.f_code.co_filename != FILENAME:
                 traceback = traceback.tb_next
-            said = TracebackException(type(problem), problem, traceback or problem.__traceback__, limit=-8)
+            if not isinstance(problem, SyntaxError):
+                traceback = traceback or problem.__traceback__
+            said = TracebackException(type(problem), problem, traceback, limit=-8)
             lines = list(said.format(chain=False))
         except Exception:
             # An exception can have a __str__ that fails.
