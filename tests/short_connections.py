@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """Many short connections, one after another on a few lanes: RFC 6455 by hand on asyncio streams, as cheap as can be."""
-=======
-"""Many short connections, one after another on a few lanes: RFC 6455 by hand on asyncio streams, and cheap."""
->>>>>>> cc777f0 (Open an SSH console on a running server)
 
 from __future__ import annotations
 
