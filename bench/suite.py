@@ -296,7 +296,7 @@ def start(progress: Progress, rounds: int) -> Table:
 
 
 def inbound(progress: Progress, rounds: int) -> Table:
-    connections, each = 100, 200
+    connections, each = 100, 1_000
     table = Table(
         "inbound",
         f"Messages from clients (ping, answered by pong), {connections} connections that send {each} at once",

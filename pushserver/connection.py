@@ -36,6 +36,9 @@ class Line(Protocol):
     def ping(self) -> bool:
         """Sends a sign of life; True where the client must answer it."""
 
+    def moves(self) -> bool:
+        """Whether the client has taken something of what waited for it since this was last asked."""
+
     def hang_up(self, close: Close, discard: bool) -> None:
         """Says goodbye behind what waits (or instead of it, with ``discard``) and then closes."""
 
@@ -54,6 +57,13 @@ class Trace(Protocol):
     def inbound(self, connection: Connection, payload: bytes) -> None: ...
 
     def outbound(self, connection: Connection, payload: bytes) -> None: ...
+
+    def pushed(self, connection: Connection, message: Publication) -> None: ...
+
+    def opened(self, connection: Connection) -> None:
+        """A connection of a watched user: watch it too."""
+
+    def closed(self, connection: Connection) -> None: ...
 
 
 class Connection:

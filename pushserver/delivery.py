@@ -62,6 +62,7 @@ class Outbox:
 
     __slots__ = (
         "_closed",
+        "_corked",
         "_direct",
         "_left_out",
         "_transport",
@@ -70,6 +71,7 @@ class Outbox:
         "counted",
         "free",
         "limit",
+        "moved",
         "policy",
         "stalled",
     )
@@ -82,11 +84,15 @@ class Outbox:
         #: whether frames wait for the socket
         self.stalled = False
         self._closed = False
+        #: frames kept back by `cork`
+        self._corked: list[bytes] | None = None
         self._waiting: deque[tuple[bytes, Mark | None]] | None = None
         self._waiters: list[Deferred[None]] | None = None
         self._left_out = left_out
         self.limit = limit
         self.policy = policy
+        #: whether something of what waited has gone since this was last set back
+        self.moved = False
         #: bytes of live messages waiting
         self.counted = 0
         #: the socket, while whole frames may be given to it and nothing is before them: a fan-out sends by itself then,
@@ -123,7 +129,9 @@ class Outbox:
         if self._closed:
             return
         free = self.free
-        if free is not None:
+        if self._corked is not None:
+            self._corked.append(frame)
+        elif free is not None:
             try:
                 taken = free.send(frame)
             except OSError as problem:
@@ -132,6 +140,25 @@ class Outbox:
                 self.rest(frame, taken)
         elif not self._direct:
             self._transport.write(frame)
+
+    def cork(self) -> None:
+        """Keeps frames back until `uncork`, so that they leave together. Within one turn of the reactor only."""
+        if not self.stalled and not self._closed:
+            self._corked = []
+            self.free = None
+
+    def uncork(self) -> None:
+        corked, self._corked = self._corked, None
+        if corked is not None and not self._closed:
+            self._reopen()
+            if corked:
+                self._put(b"".join(corked))
+
+    def _reopen(self) -> None:
+        """The socket may be written to directly again, unless the connection is ending."""
+        transport = self._transport
+        if self._direct and not self._closed and transport.connected and not transport.disconnecting:
+            self.free = transport.socket
 
     @staticmethod
     def refused(problem: OSError) -> int:
@@ -229,8 +256,8 @@ class Outbox:
             if transport._tempDataLen or len(transport.dataBuffer) > transport.offset:
                 return  # registerProducer asks at once; the rest of a frame is still there
             transport.unregisterProducer()
-            if not self._closed and transport.connected and not transport.disconnecting:
-                self.free = transport.socket
+            self._reopen()
+        self.moved = True
         self.stalled = False
         while self._waiting and not self.stalled and not self._closed:
             pieces: list[bytes] = []
@@ -262,9 +289,12 @@ class Outbox:
         """Forgets everything that waits; what the transport holds already still goes."""
         self._waiting = None
         self.counted = 0
+        if self._corked is not None:
+            self._corked.clear()
 
     def finish(self) -> None:
         """The transport closes when what it holds is out: nothing more is handed to the socket past it."""
+        self.uncork()
         self.free = None
 
     def close(self) -> None:

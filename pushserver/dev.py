@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 import msgspec
 
@@ -202,8 +203,11 @@ def greet(config: Config, dev: Dev, now: int) -> None:
 def banner(config: Config, dev: Dev, now: int) -> str:
     """What is printed once at the start; ``now`` is in milliseconds."""
     host, port = _ssh(config.manhole.listen)
+    page = address(config.server.listen[0])
     lines = {
-        "page": address(config.server.listen[0]),
+        "page": page,
+        # A fragment is sent to no server: the page takes the key from it, for the panel that needs one.
+        "operator": f"{page}#key={quote(dev.api_key, safe='')}",
         "token": dev.token(now),
         "api key": dev.api_key,
         "console": f"ssh -p {port} {config.manhole.username}@{host}",

@@ -17,10 +17,11 @@ from pathlib import Path
 from random import random
 from secrets import token_hex
 from socket import gethostname
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -34,6 +35,7 @@ from pushserver.config import Config
 from pushserver.control import Control
 from pushserver.delivery import Policy
 from pushserver.dev import Dev, prepare
+from pushserver.drain import Drain, reconnect_window
 from pushserver.engine.interfaces import InboxRules, Member, TaskEvent
 from pushserver.errors import ConfigError
 from pushserver.heartbeat import Heartbeat
@@ -72,6 +74,9 @@ from pushserver.web.websocket import WebSocketDoorFactory
 from pushserver.wire.messages import may_send
 from pushserver.workers.seat import Alone, Seat
 from pushserver.workers.sockets import widen
+
+if TYPE_CHECKING:
+    from pushserver.manhole.ssh import Console
 
 
 def wall_clock() -> int:
@@ -236,6 +241,9 @@ class PushService(Service):
             connects=Buckets(config.rate_limits.connects_per_second),
             now=now,
         )
+        self._drain = Drain(reactor, self.node.hub, self.node.publishing, now, self._close_door)
+        self._console: Console | None = None
+        self._console_port: IListeningPort | None = None
         self._doors = self._make_doors()
         self.node.hub.changed = self.note
 
@@ -359,6 +367,8 @@ class PushService(Service):
                 widen(port, description)
             except Exception as problem:
                 raise ConfigError(f"cannot listen on {description}: {problem}") from None
+        if self._seat.leads:
+            await self._open_console()
         self._ready = True
         self._log.info("node {node} listens on {endpoints}", node=self.node.name, endpoints=self._config.server.listen)
         self.note()
@@ -367,6 +377,34 @@ class PushService(Service):
     def lead(self) -> None:
         """Of the processes that share the sockets, this one does what one alone does, from now on."""
         self._log.info("node {node} leads", node=self.node.name)
+        opening = Deferred.fromCoroutine(self._open_console())
+        opening.addErrback(lambda failure: self._log.failure("the console could not be opened", failure))
+
+    async def _open_console(self) -> None:
+        """The SSH console, where it is on: the last thing that opens. Its library is imported only then."""
+        settings, node = self._config.manhole, self.node
+        if not settings.listen or self._console is not None or not self.running:
+            return
+        from pushserver.manhole.ssh import Console
+        from pushserver.manhole.verbs import Rooms
+
+        rooms = Rooms(node.engine, node.hub, node.control, node.commands, node.overview, self._drain)
+        self._console = Console(
+            self._reactor,
+            rooms,
+            self._now,
+            state_dir=Path(self._config.server.state_dir),
+            username=settings.username,
+            keys_file=settings.authorized_keys,
+            password_file=settings.password_file,
+        )
+        try:
+            self._console_port = await serverFromString(self._reactor, settings.listen).listen(self._console)
+        except Exception as problem:
+            raise ConfigError(f"cannot listen on {settings.listen}: {problem}") from None
+
+    def _close_door(self, closed: bool) -> None:
+        self.gate.closed = closed or not self.running
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
@@ -377,19 +415,23 @@ class PushService(Service):
         self._log.failure("stopping failed", failure)
 
     async def _stop(self) -> None:
-        """Listeners, then clients, then rooms, then the engine: each after the one before."""
+        """Listeners (the console's first), then clients, then rooms, then the engine: each after the one before."""
         self.gate.closed = True
         if self._starting is not None:
             await self._starting
+        if self._console_port is not None:
+            await _stopped(self._console_port)
+        if self._console is not None:
+            self._console.close()
         for port in self._ports:
             await _stopped(port)
         self._ports.clear()
-        await self._drain(self._config.server.shutdown_drain)
+        await self._send_away(self._config.server.shutdown_drain)
         self.node.stop()
         await self.node.engine.stop()
         self._log.info("node {node} has stopped", node=self.node.name)
 
-    async def _drain(self, duration: int) -> None:
+    async def _send_away(self, duration: int) -> None:
         """Tells every client to come back elsewhere, spread over a while, and closes with what they have still to get
         sent; who does not go in time is cut off."""
         connections = list(self.node.hub.connections.values())
@@ -404,11 +446,6 @@ class PushService(Service):
             await deferLater(self._reactor, 0.02)
         for connection in connections:
             connection.line.abort()
-
-
-def reconnect_window(connections: int) -> int:
-    """ms over which so many clients should come back: a second for each thousand, and never all at once."""
-    return max(1_000, min(60_000, connections))
 
 
 async def _stopped(port: IListeningPort) -> None:

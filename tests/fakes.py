@@ -95,6 +95,7 @@ class Client:
             user_agent="paper",
             protocol=SUBPROTOCOL,
             now=now,
+            counters=house.node.counters,
         )
         self.conversation = Conversation(self.connection, session, house.node.requests, house.node.counters, house.now)
         house.node.requests.arrive(self.connection)
@@ -140,6 +141,9 @@ class Client:
     def ping(self) -> bool:
         self.pings += 1
         return True
+
+    def moves(self) -> bool:
+        return False
 
     def hang_up(self, close: Close, discard: bool) -> None:
         self.closed = close

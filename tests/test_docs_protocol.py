@@ -22,7 +22,7 @@ from tests.rawsocket import Closed, RawSocket
 
 TEXT = (ROOT / "docs" / "protocol.md").read_text()
 LINE = re.compile(r"^(\w+) ([<>]) (.+)$")
-#: Fields whose values are made up anew each time, and those of them that the document tells apart by their names.
+#: Fields whose values are made up anew each time, and those of them that the document tells apart by name.
 CHANGING = re.compile(r"timestamp|node|connectionId|messageId|epoch|\w+At")
 NAMED = ("epoch", "messageId")
 

@@ -15,6 +15,7 @@ from pushserver import errors
 from pushserver.connection import Connection
 from pushserver.delivery import Outbox, Policy
 from pushserver.heartbeat import Heartbeat, Wheel
+from pushserver.stats import Counters
 from tests.conftest import LoggedErrors
 from tests.fakes import PLAIN, Socket
 
@@ -71,6 +72,7 @@ class World:
             user_agent="",
             protocol="",
             now=self.now(),
+            counters=Counters(0),
         )
         self.heartbeat.watch(line.connection)
         return line

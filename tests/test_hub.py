@@ -64,7 +64,16 @@ class World:
         line: Any = Line(self.hub)
         outbox = Outbox(Socket(), 1 << 20, Policy.DISCONNECT)
         line.connection = Connection(
-            name, PLAIN, line, outbox, lambda *_: b"{}", address="", user_agent="", protocol="", now=0
+            name,
+            PLAIN,
+            line,
+            outbox,
+            lambda *_: b"{}",
+            address="",
+            user_agent="",
+            protocol="",
+            now=0,
+            counters=self.counters,
         )
         self.hub.add(line.connection)
         self.hub.enter(line.connection, f"user of {name}")

@@ -141,7 +141,7 @@ def test_a_stranger_may_not_ping() -> None:
     ],
 )
 def test_a_message_becomes_an_operation(message: Any, operation: operations.Operation) -> None:
-    (asked,) = Session(FREE, 0).receive(json.dumps(message | {"id": "i"}), 5)
+    (asked,) = Session(FREE, 0).receive(json.dumps(message | {"id": "i"}).encode(), 5)
     assert asked == Asked(operation, "i", 5)
 
 
@@ -158,7 +158,7 @@ def test_a_message_becomes_an_operation(message: Any, operation: operations.Oper
     ],
 )
 def test_what_cannot_be_asked_is_invalid(data: Any) -> None:
-    (reply,) = said(Session(FREE, 0).receive(json.dumps(data | {"id": 1}), 0))
+    (reply,) = said(Session(FREE, 0).receive(json.dumps(data | {"id": 1}).encode(), 0))
     assert (reply["id"], reply["data"]["code"]) == (1, "INVALID_MESSAGE")
 
 

@@ -314,7 +314,7 @@ int main(int argc, char **argv) {
       count = a;
       began = now();
       fill();
-      work(now() + 120, all_open);
+      work(now() + 300, all_open);
       printf("opened %d %.6f\n", opened, now() - began);
     } else if (!strcmp(line, "reset")) {
       received = 0;

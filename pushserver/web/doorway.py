@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IAddress, IProtocol
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from pushserver.errors import HTTP_STATUS, PushError
+from pushserver.errors import HTTP_STATUS, Invalid, PushError
 from pushserver.stats import Counters
 from pushserver.web.gate import Gate
 
@@ -45,6 +45,7 @@ class Head(msgspec.Struct, frozen=True):
     method: str
     target: str
     headers: dict[str, str]
+    version: str = "HTTP/1.1"
 
     @property
     def path(self) -> str:
@@ -53,6 +54,10 @@ class Head(msgspec.Struct, frozen=True):
     @property
     def upgrades(self) -> bool:
         return "websocket" in self.headers.get("upgrade", "").lower()
+
+
+class WrongVersion(Invalid):
+    """A WebSocket of another version than 13."""
 
 
 def parse_head(octets: bytes) -> Head | None:
@@ -69,7 +74,8 @@ def parse_head(octets: bytes) -> Head | None:
         key = name.strip().lower().decode("latin-1")
         text = value.strip().decode("latin-1")
         headers[key] = f"{headers[key]}, {text}" if key in headers else text
-    return Head(words[0].decode("latin-1"), words[1].decode("latin-1"), headers)
+    method, target, version = (word.decode("latin-1") for word in words)
+    return Head(method, target, headers, version)
 
 
 def answer(status: int, problem: PushError | None = None, extra: str = "") -> bytes:
@@ -127,7 +133,7 @@ class Doorway(Protocol):
         if head is None or not head.upgrades or head.path != self._house.websocket_path:
             self._hand_over(self._house.http(self.transport.getPeer()), octets)
             return
-        self._house.upgrade(self, self.transport, head, octets)
+        self._house.upgrade(self, self.transport, head, octets[end + 4 :])
 
     def _hand_over(self, successor: IProtocol, octets: bytes) -> None:
         hand_over(self, self.transport, successor, octets)
@@ -196,7 +202,7 @@ class DoorwayFactory(Factory):
         return Doorway(self)
 
     def upgrade(self, doorway: Doorway | None, transport: Any, head: Head, octets: bytes) -> None:
-        """Admits a WebSocket, or answers why not."""
+        """Admits a WebSocket, or answers why not. ``octets``: what came behind the head."""
         peer = peer_address(transport)
         try:
             self._gate.admit(peer, head.headers)
@@ -206,6 +212,8 @@ class DoorwayFactory(Factory):
             self._counters.refused(status)
             wait = problem.retry_after
             extra = "" if wait is None else f"Retry-After: {-(-wait // 1000)}\r\n"
+            if isinstance(problem, WrongVersion):
+                extra = "Sec-WebSocket-Version: 13\r\n"
             transport.write(answer(status, problem, extra))
             transport.loseConnection()
             return

@@ -308,14 +308,14 @@ class WebSocketPath(Resource):
             respond_error(request, Refused("this is for WebSockets"), 426)
             return NOT_DONE_YET
         method, target = request.method.decode("latin-1"), request.uri.decode("latin-1")
-        lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+        version = request.clientproto.decode("latin-1")
         channel: HTTPChannel = request.channel
         transport: Any = channel.transport
         channel.transport = None
         channel.setTimeout(None)
         transport.unregisterProducer()
         transport.resumeProducing()
-        self._upgrade(transport, Head(method, target, headers), "\r\n".join(lines).encode("latin-1"))
+        self._upgrade(transport, Head(method, target, headers, version), b"")
         return NOT_DONE_YET
 
 

@@ -224,6 +224,9 @@ class Stream:
         self.outbox.write(HEARTBEAT)
         return False
 
+    def moves(self) -> bool:
+        return False
+
     def hang_up(self, close: Close, discard: bool) -> None:
         if discard:
             self.outbox.discard()

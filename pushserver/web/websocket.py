@@ -8,60 +8,38 @@ What Autobahn does for every connection and nobody here reads (copied options, d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable
 from secrets import token_urlsafe
 from typing import Any, Final
 
+from autobahn.exception import PayloadCorruptError, PayloadExceededError
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
-from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflateOfferAccept
+from autobahn.websocket.protocol import TrafficStats
 from twisted.logger import Logger
 
 from pushserver import errors
 from pushserver.connection import Connection, Dialect
 from pushserver.conversation import Conversation
-from pushserver.delivery import Mark, Outbox, Policy
-from pushserver.errors import Close, Invalid
+from pushserver.delivery import Mark, Outbox, Policy, no_delay
+from pushserver.errors import Close
 from pushserver.heartbeat import Heartbeat
 from pushserver.hub import Hub
 from pushserver.requests import Requests
 from pushserver.session import Rates, Session
 from pushserver.stats import Counters
 from pushserver.web.doorway import Head
+from pushserver.web.upgrade import Deflation, Offer
 from pushserver.wire import frames
 from pushserver.wire.native import SUBPROTOCOL, Deflated, Plain
 
 #: Characters of a User-Agent that are kept for the lists of connections.
 MAX_USER_AGENT: Final = 200
-#: A client's compression window is asked down to this where it offers to, so that inflating costs little memory.
-CLIENT_WINDOW: Final = 12
 #: A connection id is this many random bytes.
 ID_BYTES: Final = 12
 
 #: Frames of one message: pieces cost more than what is in them, and empty ones would never add up to too large.
 MAX_FRAGMENTS: Final = 4_096
-
-_BEARER: Final = "bearer."
-
-
-class Offer:
-    """What an upgrade request offers: the protocols it named, and a token that came with it."""
-
-    __slots__ = ("protocol", "token")
-
-    def __init__(self, head: Head) -> None:
-        """Raises `errors.Invalid` for a token among the subprotocols without the protocol beside it: there would be
-        nothing to accept, and browsers then fail the connection without a word."""
-        offered = [p.strip() for p in head.headers.get("sec-websocket-protocol", "").split(",") if p.strip()]
-        bearer = next((p for p in offered if p.startswith(_BEARER)), None)
-        self.protocol = SUBPROTOCOL if SUBPROTOCOL in offered else None
-        if bearer is not None and self.protocol is None:
-            raise Invalid(f"a bearer subprotocol needs {SUBPROTOCOL} beside it")
-        scheme, _, credentials = head.headers.get("authorization", "").partition(" ")
-        self.token: str | None = None
-        if bearer is not None:
-            self.token = bearer.removeprefix(_BEARER)
-        elif scheme.lower() == "bearer" and credentials.strip():
-            self.token = credentials.strip()
 
 
 class _Quiet:
@@ -75,71 +53,127 @@ class _Quiet:
         pass
 
 
+class _Unheard:
+    """A Deferred of Autobahn's that nobody waits for."""
+
+    def callback(self, result: object) -> None:
+        pass
+
+
+class Inflation:
+    """A client's compressed messages (RFC 7692), each by itself: between two of them nothing is kept.
+
+    Autobahn feeds it, and bounds what comes out.
+    """
+
+    EXTENSION_NAME = "permessage-deflate"
+
+    __slots__ = ("_inflate", "_window")
+
+    def __init__(self, window: int) -> None:
+        self._window = window
+        self._inflate: Any = None
+
+    def start_decompress_message(self) -> None:
+        self._inflate = zlib.decompressobj(-self._window)
+
+    def decompress_message_data(self, data: bytes, max_output_len: int | None) -> bytes:
+        # zlib takes 0 for no bound; one byte too many is as good.
+        bound = max(1, max_output_len or 0)
+        try:
+            octets: bytes = self._inflate.decompress(data, bound)
+        except zlib.error as problem:
+            raise PayloadCorruptError(str(problem)) from None
+        if self._inflate.unconsumed_tail or len(octets) > (max_output_len or 0):
+            raise PayloadExceededError("the message is too large")
+        return octets
+
+    def end_decompress_message(self) -> None:
+        inflate, self._inflate = self._inflate, None
+        try:
+            inflate.decompress(b"\x00\x00\xff\xff")
+        except zlib.error as problem:
+            raise PayloadCorruptError(str(problem)) from None
+
+
 class WebSocketDoor(WebSocketServerProtocol):  # type: ignore[misc]
     """One WebSocket. Autobahn's callbacks are translated; its output goes through the connection's outbox."""
 
-    # Options are the class's, not copied onto each instance (`WebSocketDoorFactory` sets them).
+    # What Autobahn would give each instance stands here once, for all (`WebSocketDoorFactory` adds the options): a
+    # connection has attributes of its own only for what is its own, few enough that its instances share their keys.
     CONFIG_ATTRS = ()
     log = _Quiet()
+    is_open = is_closed = _Unheard()
+    trafficStats = TrafficStats()
+    send_state = WebSocketServerProtocol.SEND_STATE_GROUND
+    state = WebSocketServerProtocol.STATE_CONNECTING
+    websocket_version = 13
+    trackedTimings = None
+    data = b""
+    current_frame: Any = None
+    current_frame_masker: Any = None
+    inside_message = False
+    frame_data: Any = None
+    control_frame_data: Any = None
+    message_data: Any = None
+    _isMessageCompressed = False
+    _perMessageCompress: Inflation | None = None
+    utf8validateIncomingCurrentMessage = False
+    wasMaxFramePayloadSizeExceeded = wasMaxMessagePayloadSizeExceeded = False
+    closedByMe = failedByMe = droppedByMe = wasClean = False
+    wasServerConnectionDropTimeout = wasOpenHandshakeTimeout = wasCloseHandshakeTimeout = False
+    wasServingFlashSocketPolicyFile = False
+    wasNotCleanReason = None
+    localCloseCode = localCloseReason = remoteCloseCode = remoteCloseReason = None
+    openHandshakeTimeoutCall = closeHandshakeTimeoutCall = None
+    autoPingTimeoutCall = autoPingPending = autoPingPendingCall = None
 
     _log = Logger()
 
     _fragments = 0
 
+    _house: WebSocketDoorFactory
     connection: Connection | None = None
     _conversation: Conversation | None = None
     _outbox: Outbox | None = None
     _paused = False
 
-    def __init__(self, house: WebSocketDoorFactory, offer: Offer, address: str, user_agent: str) -> None:
-        super().__init__()
-        self._house = house
-        self._offer = offer
-        self._address = address
-        self._agent = user_agent
+    def __init__(self, offer: Offer, address: str, user_agent: str) -> None:
+        # Autobahn's own makes Deferreds and dictionaries that nobody looks at here.
+        self._arrival: tuple[Offer, str, str] | None = (offer, address, user_agent)
 
-    # -- Autobahn's side: the handshake -------------------------------------------------------------------------------
+    # -- the way in ---------------------------------------------------------------------------------------------------
 
     def connectionMade(self) -> None:
+        """The offer was found good: answers it, and the WebSocket is open."""
+        assert self._arrival is not None
+        (offer, address, user_agent), self._arrival = self._arrival, None
         house = self._house
-        self._outbox = Outbox(self.transport, house.max_queue_size, house.policy, self._left_out)
-        super().connectionMade()
-
-    def onConnect(self, request: Any) -> str | None:
-        return self._offer.protocol
-
-    def succeedHandshake(self, res: Any) -> None:
-        # A client that has left meanwhile must not be opened (Autobahn would).
-        if self.state != self.STATE_CONNECTING:
-            return
-        try:
-            super().succeedHandshake(res)
-        except Exception:
-            # Autobahn calls this from a Deferred that nobody watches.
-            self._log.failure("opening a WebSocket failed")
-            self.transport.abortConnection()
-
-    def onOpen(self) -> None:
-        house = self._house
-        assert self._outbox is not None
-        session = Session(house.rates, house.now(), house.anonymous)
+        outbox = self._outbox = Outbox(self.transport, house.max_queue_size, house.policy, self._left_out)
+        no_delay(self.transport)
+        house.countConnections += 1
+        if offer.deflation is not None:
+            self._perMessageCompress = Inflation(offer.deflation.client_window)
+        outbox.write(offer.response)
+        self.state = self.STATE_OPEN
+        now = house.now()
+        session = Session(house.rates, now, house.anonymous)
         connection = self.connection = Connection(
             token_urlsafe(ID_BYTES),
-            house.dialect(self._perMessageCompress),
+            house.dialect(offer.deflation),
             self,
-            self._outbox,
+            outbox,
             session.notify,
-            address=self._address,
-            user_agent=self._agent,
+            address=address,
+            user_agent=user_agent,
             protocol=SUBPROTOCOL,
-            now=house.now(),
+            now=now,
             counters=house.counters,
         )
         self._conversation = Conversation(connection, session, house.requests, house.counters, house.now)
         house.requests.arrive(connection)
-        if self._offer.token is not None:
-            self._conversation.sign_in(self._offer.token)
-        del self._offer, self._address, self._agent
+        if offer.token is not None:
+            self._conversation.sign_in(offer.token)
 
     # -- Autobahn's side: frames in -----------------------------------------------------------------------------------
 
@@ -148,7 +182,48 @@ class WebSocketDoor(WebSocketServerProtocol):  # type: ignore[misc]
         if connection is not None:
             connection.heard_at = self._house.now()
             connection.pinged_at = 0
-        self._dataReceived(data)
+            if not self.data and self.current_frame is None and not self.inside_message:
+                data = self._ordinary(connection, data)
+        if data:
+            self._dataReceived(data)
+
+    def _ordinary(self, connection: Connection, data: bytes) -> bytes:
+        """Handles the ordinary messages at the beginning of what was read, and answers the rest.
+
+        Ordinary is a whole text message in one masked frame of a length in its shortest form, in valid UTF-8 and of
+        allowed size: what Autobahn's general way would hand over unchanged. Everything else is left to that.
+        """
+        conversation, outbox = self._conversation, self._outbox
+        assert conversation is not None
+        assert outbox is not None
+        at, end = 0, len(data)
+        corked = False
+        while end - at >= 6 and data[at] == 0x81 and self.state == self.STATE_OPEN:
+            size, head = data[at + 1] & 0x7F, 6
+            if size == 126:
+                size, head = int.from_bytes(data[at + 2 : at + 4], "big"), 8
+                if size < 126 or size > self._house.max_message_size:
+                    break
+            if data[at + 1] < 0x80 or (size > 126 and head == 6) or at + head + size > end:
+                break
+            mask = data[at + head - 4 : at + head]
+            payload = data[at + head : at + head + size]
+            if mask != b"\0\0\0\0":
+                key = (mask * (size // 4 + 1))[:size]
+                payload = (int.from_bytes(payload, "big") ^ int.from_bytes(key, "big")).to_bytes(size, "big")
+            try:
+                payload.decode()
+            except UnicodeDecodeError:
+                break
+            at += head + size
+            if at < end and not corked:
+                # There is more to answer: the answers leave together.
+                corked = True
+                outbox.cork()
+            conversation.receive(payload)
+        if corked:
+            outbox.uncork()
+        return data[at:] if at else data
 
     def onMessageBegin(self, isBinary: bool) -> None:
         super().onMessageBegin(isBinary)
@@ -174,8 +249,18 @@ class WebSocketDoor(WebSocketServerProtocol):  # type: ignore[misc]
             return
         if isBinary:
             connection.close(errors.BAD_REQUEST)
+            return
+        try:
+            payload.decode()
+        except UnicodeDecodeError:
+            self._invalid_payload("a text message that is not UTF-8")
         else:
             conversation.receive(payload)
+
+    def onMessageEnd(self) -> None:
+        if not self.failedByMe:
+            self.onMessage(b"".join(self.message_data), self.message_is_binary)
+        self.message_data = None
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
         connection, conversation = self.connection, self._conversation
@@ -236,6 +321,13 @@ class WebSocketDoor(WebSocketServerProtocol):  # type: ignore[misc]
             outbox.interject(frames.HEARTBEAT)
             # While it is us who do not read, because the engine is slow, nothing can be heard of the client.
             return not self._paused or outbox.stalled
+        return True
+
+    def moves(self) -> bool:
+        outbox = self._outbox
+        if outbox is None or not outbox.moved:
+            return False
+        outbox.moved = False
         return True
 
     def hang_up(self, close: Close, discard: bool) -> None:
@@ -302,6 +394,7 @@ class WebSocketDoorFactory(WebSocketServerFactory):  # type: ignore[misc]
         self.now = now
         self.rates = rates
         self.anonymous = anonymous
+        self.max_message_size = max_message_size
         self.max_queue_size = max_queue_size
         self.policy = policy
         self._compression = compression
@@ -320,40 +413,25 @@ class WebSocketDoorFactory(WebSocketServerFactory):  # type: ignore[misc]
             tcpNoDelay=True,
             allowedOrigins=["*"],
             allowNullOrigin=True,
-            perMessageCompressionAccept=self._accept,
+            utf8validateIncoming=False,
         )
         options = {name: getattr(self, name) for name in WebSocketServerProtocol.CONFIG_ATTRS}
-        options["perMessageCompressionAccept"] = staticmethod(self._accept)
+        # Only here: what was accepted is `Offer`'s to say.
+        del options["perMessageCompressionAccept"]
+        options |= {"factory": self, "_house": self}
         self._door = type("WebSocketDoor", (WebSocketDoor,), options)
 
     def door(self, head: Head, address: str) -> WebSocketDoor:
         """The protocol for an admitted upgrade. Raises `errors.Invalid` for an offer that cannot be met."""
         agent = head.headers.get("user-agent", "")[:MAX_USER_AGENT]
-        protocol: WebSocketDoor = self._door(self, Offer(head), address, agent)
-        protocol.factory = self
+        protocol: WebSocketDoor = self._door(Offer(head, self._compression), address, agent)
         return protocol
 
-    def dialect(self, compression: Any) -> Dialect:
+    def dialect(self, deflation: Deflation | None) -> Dialect:
         """How to speak to a connection with this negotiated compression: one object for all with the same."""
-        if compression is None:
+        if deflation is None:
             return self._plain
-        window = compression.server_max_window_bits
+        window = deflation.server_window
         if window not in self._deflated:
             self._deflated[window] = Deflated(window, self._compression_min_size)
         return self._deflated[window]
-
-    def _accept(self, offers: Sequence[Any]) -> PerMessageDeflateOfferAccept | None:
-        """The first offer that can be met (RFC 7692 section 7): never with context between our messages."""
-        if not self._compression:
-            return None
-        for offer in offers:
-            # zlib cannot make a raw deflate window of 2^8.
-            if isinstance(offer, PerMessageDeflateOffer) and offer.request_max_window_bits != 8:
-                return PerMessageDeflateOfferAccept(
-                    offer,
-                    request_no_context_takeover=True,
-                    request_max_window_bits=CLIENT_WINDOW if offer.accept_max_window_bits else 0,
-                    no_context_takeover=True,
-                    window_bits=offer.request_max_window_bits or None,
-                )
-        return None

@@ -22,6 +22,9 @@ from pushserver.sections import Config
 class Seat(Protocol):
     """The place of a process among those that share its sockets."""
 
+    #: whether it does from its start what only one of them does; else `PushService.lead` tells it when
+    leads: bool
+
     def endpoint(self, description: str) -> Any:
         """The `IStreamServerEndpoint` of a configured endpoint."""
 
@@ -44,6 +47,7 @@ class Seat(Protocol):
 class Alone:
     """A process that has its sockets to itself."""
 
+    leads = True
     _log = Logger()
 
     def __init__(self, reactor: Any) -> None:

@@ -1,7 +1,7 @@
 """The metrics of all workers as one answer, in the Prometheus text format.
 
 Counters and histograms are sums, and include what workers that are gone had counted: they never go back, whichever
-worker is asked. Gauges are sums over the workers that live; where a sum would mean nothing, the largest or the smallest.
+worker is asked. Gauges are sums over the workers that live; where a sum means nothing, the largest or the smallest.
 """
 
 from __future__ import annotations

@@ -70,6 +70,7 @@ def monotonic() -> int:
 class Worker:
     """One of several processes behind the same sockets. It is the service's `seat.Seat`, and its sockets' `Turns`."""
 
+    leads = False
     _log = Logger()
 
     def __init__(self, reactor: Any, descriptor: int = LINE) -> None:

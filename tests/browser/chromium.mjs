@@ -85,6 +85,7 @@ export async function picture(tab, name) {
   assert.ok(overflow <= 0, `${name}: the page is ${overflow} px wider than its window`);
   if (!told.pictures) return;
   mkdirSync(told.pictures, { recursive: true });
+  await tab.evaluate(() => scrollTo(0, 0));
   await tab.screenshot({ path: join(told.pictures, `${name}.png`), fullPage: true });
 }
 

@@ -104,12 +104,12 @@ class Client:
 
     def closed(self) -> tuple[int, str]:
         """Reads until the server closes: the code and the reason."""
-        while True:
-            try:
+        try:
+            while True:
                 self.pushed.append(self.receive())
-            except ConnectionClosed as closed:
-                assert closed.rcvd is not None  # noqa: PT017
-                return closed.rcvd.code, closed.rcvd.reason
+        except ConnectionClosed as closed:
+            # Without a close frame from the server: 1006, as RFC 6455 section 7.1.5 has it.
+            return (1006, "") if closed.rcvd is None else (closed.rcvd.code, closed.rcvd.reason)
 
 
 @contextmanager

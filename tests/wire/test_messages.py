@@ -33,7 +33,7 @@ def test_deep_nesting_is_read_or_malformed(depth: int) -> None:
         f'{{"type":{nest}}}',
     ):
         try:
-            messages.decode(text)
+            messages.decode(text.encode())
         except messages.Malformed:
             pass
 
@@ -59,12 +59,12 @@ def test_deep_nesting_is_read_or_malformed(depth: int) -> None:
 )
 def test_what_is_wrong_is_said_with_the_id_where_it_can_be_read(text: str, code: str, id: object) -> None:
     with pytest.raises(messages.Malformed) as malformed:
-        messages.decode(text)
+        messages.decode(text.encode())
     assert (malformed.value.code, malformed.value.id) == (code, id)
 
 
 def test_unknown_fields_are_ignored() -> None:
-    assert messages.decode('{"type":"ping","id":null,"zzz":1,"data":{}}') == messages.Ping({}, None)
+    assert messages.decode(b'{"type":"ping","id":null,"zzz":1,"data":{}}') == messages.Ping({}, None)
 
 
 def test_only_applications_types_and_for_the_server_side_notices_may_be_published() -> None:

@@ -84,8 +84,7 @@ export function chatPanel(client) {
   };
   const drawPresent = () => {
     const who = current.room ? current.users : [];
-    const names = who.slice(0, 12).map(({ userId, connections }) => h('span', { class: 'person' },
-      avatar(userId), h('span', {}, connections > 1 ? `${userId} ×${connections}` : userId)));
+    const names = who.slice(0, 12).map(({ userId }) => h('span', { class: 'person' }, avatar(userId), h('span', {}, userId)));
     if (who.length > 12) names.push(h('span', { class: 'aside' }, `and ${who.length - 12} more`));
     const text = names.map((name) => name.textContent).join(' ');
     if (byId('present').textContent === text && byId('present').childElementCount === names.length) return;

@@ -3,7 +3,7 @@
 import { byId, describe, h, keyed, momentOf, numberOf, onSubmit, put, say, twoStep } from './dom.js';
 import { api, apiKey, forgetKey, keepKey } from './session.js';
 
-const EVERY = 3000;
+const EVERY = 2000;
 const SHOWN = 200;
 
 const cell = (label, text, numeric) => h('td', { 'data-label': label, class: numeric ? 'num' : undefined }, text);
@@ -76,7 +76,8 @@ export function serverPanel(client, messages) {
     const sorted = [...channels].sort((a, b) => b.connections - a.connections || (a.channel < b.channel ? -1 : 1));
     table('channel-table', sorted, (c) => c.channel, (c) => h('tr', { data: { channel: c.channel } },
       h('th', { scope: 'row', 'data-label': 'Channel' }, c.channel), cell('Connections', '', true), cell('Users', '', true),
-      h('td', { class: 'actions' }, h('button', {
+      // Nobody follows another's `user:` channel, whatever the key.
+      h('td', { class: 'actions' }, c.channel.startsWith('user:') ? null : h('button', {
         type: 'button', 'aria-label': `Watch ${c.channel}`, onclick: () => messages.watch(c.channel),
       }, 'Watch'))),
     (row, c) => {
@@ -93,7 +94,7 @@ export function serverPanel(client, messages) {
       drawConnections(connections);
       drawUsers(connections);
       drawChannels(channels);
-      put(byId('server-aside'), 'refreshed as it changes');
+      put(byId('server-aside'), `looked at every ${EVERY / 1000} s`);
       byId('server-panels').hidden = false;
     } catch (error) {
       if (error.status === 401 || error.status === 403 || error.status === 404) {
@@ -135,6 +136,7 @@ export function serverPanel(client, messages) {
     forget();
     byId('api-key').focus();
   });
+  document.addEventListener('keygiven', show);
   client.on('connect', look);
   document.addEventListener('visibilitychange', look);
   show();

@@ -42,8 +42,11 @@ function keyFromAddress() {
   if (key === null) return;
   sessionStorage.setItem(KEY, key);
   history.replaceState(null, '', location.pathname + location.search);
+  document.dispatchEvent(new Event('keygiven'));
 }
 keyFromAddress();
+// Where the page is open already, such an address only changes its fragment.
+addEventListener('hashchange', keyFromAddress);
 
 export const apiKey = () => sessionStorage.getItem(KEY) ?? '';
 export const keepKey = (key) => sessionStorage.setItem(KEY, key.trim());
@@ -57,11 +60,11 @@ export class ApiError extends Error {
   }
 }
 
-/** One call of the HTTP API. */
-export async function api(method, path, body) {
+/** One call of the HTTP API. Throws `ApiError`. */
+export async function api(method, path, body, key = apiKey()) {
   const response = await fetch(`/api/${path}`, {
     method,
-    headers: { 'X-API-Key': apiKey(), ...(body !== undefined && { 'Content-Type': 'application/json' }) },
+    headers: { 'X-API-Key': key, ...(body !== undefined && { 'Content-Type': 'application/json' }) },
     body: body === undefined ? undefined : JSON.stringify(body),
     cache: 'no-store',
   });

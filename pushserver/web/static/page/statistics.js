@@ -3,9 +3,10 @@
 import { byId, h, lasting, numberOf, put, soon } from './dom.js';
 
 const POINTS = 60;
+const FEWEST = 12;
 const WIDTH = 120;
 const HEIGHT = 36;
-const PING_EVERY = 5000;
+const LOOK_EVERY = 2000;
 const SVG = 'http://www.w3.org/2000/svg';
 
 const svg = (tag, attributes) => {
@@ -24,7 +25,7 @@ class Tile {
   #name;
   #unit;
 
-  constructor(name, unit) {
+  constructor(id, name, unit) {
     this.#name = name;
     this.#unit = unit;
     this.#value = h('strong', {}, '–');
@@ -32,7 +33,7 @@ class Tile {
     this.#line = svg('path', { class: 'line', 'vector-effect': 'non-scaling-stroke' });
     this.#plot = svg('svg', { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: 'none', role: 'img', 'aria-label': name });
     this.#plot.append(this.#area, this.#line);
-    this.element = h('div', { class: 'tile' }, h('p', { class: 'eyebrow' }, name), h('p', { class: 'value' }, this.#value, h('span', {}, unit)), this.#plot);
+    this.element = h('div', { class: 'tile', id: `tile-${id}` }, h('p', { class: 'eyebrow' }, name), h('p', { class: 'value' }, this.#value, h('span', {}, unit)), this.#plot);
   }
 
   add(value) {
@@ -46,12 +47,14 @@ class Tile {
     put(this.#value, numberOf(value));
     const highest = Math.max(...this.#points);
     const ceiling = Math.max(highest, 1) * 1.15;
-    const step = WIDTH / (POINTS - 1);
+    // Young plots are drawn wider, so that one sees something in the first minute.
+    const step = WIDTH / Math.max(this.#points.length - 1, FEWEST);
     const start = WIDTH - (this.#points.length - 1) * step;
     const spots = this.#points.map((point, index) => `${(start + index * step).toFixed(1)} ${(HEIGHT - 1.5 - (point / ceiling) * (HEIGHT - 3)).toFixed(1)}`);
-    const line = `M${spots.length > 1 ? '' : `${start - step} ${spots[0].split(' ')[1]} L`}${spots.join(' L')}`;
-    this.#line.setAttribute('d', line);
-    this.#area.setAttribute('d', `${line} V${HEIGHT} H${spots.length > 1 ? start.toFixed(1) : start - step} Z`);
+    // One reading is a point; a line needs two.
+    const line = `M${spots.join(' L')}`;
+    this.#line.setAttribute('d', spots.length > 1 ? line : '');
+    this.#area.setAttribute('d', spots.length > 1 ? `${line} V${HEIGHT} H${start.toFixed(1)} Z` : '');
     this.#plot.setAttribute('aria-label', `${this.#name}: ${numberOf(value)} ${this.#unit}, highest ${numberOf(highest)} of the last ${this.#points.length} readings`);
     this.element.dataset.points = this.#points.length;
   }
@@ -77,12 +80,12 @@ export function figuresOf(stats) {
 
 export function statisticsPanel(client) {
   const tiles = {
-    connections: new Tile('Connections', 'open'),
-    users: new Tile('Users', 'online'),
-    messagesIn: new Tile('Messages in', '/ s'),
-    messagesOut: new Tile('Messages out', '/ s'),
-    latency: new Tile('Latency', 'ms'),
-    received: new Tile('To this page', '/ 5 s'),
+    connections: new Tile('connections', 'Connections', 'open'),
+    users: new Tile('users', 'Users', 'online'),
+    messagesIn: new Tile('messagesIn', 'Messages in', '/ s'),
+    messagesOut: new Tile('messagesOut', 'Messages out', '/ s'),
+    latency: new Tile('latency', 'Latency', 'ms'),
+    received: new Tile('received', 'To this page', '/ s'),
   };
   byId('tiles').append(...Object.values(tiles).map((tile) => tile.element));
 
@@ -119,9 +122,9 @@ export function statisticsPanel(client) {
     if (!client.getState().isConnected || document.hidden) return;
     const sent = performance.now();
     await client.request('ping', {}).then(() => tiles.latency.add(Math.round((performance.now() - sent) * 10) / 10), () => {});
-    tiles.received.add(received);
+    tiles.received.add(received / (LOOK_EVERY / 1000));
     received = 0;
   };
   client.on('connect', measure);
-  setInterval(measure, PING_EVERY);
+  setInterval(measure, LOOK_EVERY);
 }

@@ -20,6 +20,8 @@ function linesOf(task) {
 
 export function tasksPanel(client) {
   const list = byId('task-list');
+  /** What changes in a card, by its element. */
+  const parts = new WeakMap();
 
   const create = ({ taskId }) => {
     const fill = h('span', { class: 'fill' });
@@ -39,12 +41,12 @@ export function tasksPanel(client) {
     const item = h('li', { class: 'task', data: { task: taskId } },
       h('div', { class: 'task-head' }, part.title, part.status, part.percent),
       part.bar, h('div', { class: 'task-foot' }, h('div', {}, part.message, part.facts), part.cancel));
-    item.part = part;
+    parts.set(item, part);
     return item;
   };
 
   const update = (item, task) => {
-    const { part } = item;
+    const part = parts.get(item);
     const final = FINAL.has(task.status);
     const name = task.title || task.taskId;
     item.dataset.status = task.status;
@@ -89,17 +91,20 @@ function sampleTask(client) {
   shown();
   button.addEventListener('click', async () => {
     button.disabled = true;
+    // It ends as it began, also where the key is forgotten meanwhile.
+    const key = apiKey();
+    const call = (path, body) => api('POST', path, body, key);
     try {
-      const { taskId } = await api('POST', 'tasks', { userId: client.getState().userId, title: 'Sample: twelve frames' });
+      const { taskId } = await call('tasks', { userId: client.getState().userId, title: 'Sample: twelve frames' });
       for (let frame = 1; frame <= 12; frame += 1) {
         await new Promise((resolve) => setTimeout(resolve, 700));
-        const task = await api('POST', `tasks/${taskId}/progress`, { percentage: (frame / 12) * 100, currentStep: frame, totalSteps: 12, message: `frame ${frame} rendered`, eta: (12 - frame) * 700 });
+        const task = await call(`tasks/${taskId}/progress`, { percentage: (frame / 12) * 100, currentStep: frame, totalSteps: 12, message: `frame ${frame} rendered`, eta: (12 - frame) * 700 });
         if (task.cancelRequested) {
-          await api('POST', `tasks/${taskId}/status`, { status: 'cancelled', message: 'stopped as its owner wished' });
+          await call(`tasks/${taskId}/status`, { status: 'cancelled', message: 'stopped as its owner wished' });
           return;
         }
       }
-      await api('POST', `tasks/${taskId}/complete`, { result: { frames: 12 } });
+      await call(`tasks/${taskId}/complete`, { result: { frames: 12 } });
     } catch (error) {
       put(byId('announce'), describe(error));
     } finally {

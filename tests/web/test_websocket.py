@@ -1,0 +1,258 @@
+"""`pushserver.web.websocket` and `pushserver.web.upgrade`: the way in, and one answer however the octets are cut."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.testing import StringTransport
+
+from pushserver.delivery import Policy
+from pushserver.errors import Invalid
+from pushserver.session import Rates
+from pushserver.stats import Counters
+from pushserver.web.doorway import Head, WrongVersion
+from pushserver.web.upgrade import Offer
+from pushserver.web.websocket import WebSocketDoorFactory
+from tests.rawsocket import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
+
+LIMIT = 1000
+UPGRADE = {
+    "host": "here",
+    "upgrade": "websocket",
+    "connection": "keep-alive, Upgrade",
+    "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
+    "sec-websocket-version": "13",
+}
+DEFLATE = {**UPGRADE, "sec-websocket-extensions": "permessage-deflate; client_max_window_bits"}
+
+
+def head(**headers: str | None) -> Head:
+    given = UPGRADE | {name.replace("_", "-"): value for name, value in headers.items()}  # type: ignore[dict-item]
+    return Head("GET", "/ws", {name: value for name, value in given.items() if value is not None})
+
+
+def house(compression: bool = True) -> WebSocketDoorFactory:
+    def nothing(*_: Any) -> None: ...
+
+    rooms: Any = SimpleNamespace(arrive=nothing, leave=nothing, forget=nothing, closing=nothing, left_out=nothing)
+    return WebSocketDoorFactory(
+        None,
+        rooms,
+        rooms,
+        rooms,
+        Counters(0),
+        lambda: 1_700_000_000_000,
+        rates=Rates(0, 0, 0),
+        anonymous=True,
+        max_message_size=LIMIT,
+        max_queue_size=1 << 20,
+        policy=Policy.DISCONNECT,
+        compression=compression,
+        compression_min_size=512,
+    )
+
+
+def answers(pieces: list[bytes], headers: dict[str, str] = UPGRADE) -> bytes:
+    """What a client hears that says this, in these pieces."""
+    transport = StringTransport()
+    door = house().door(Head("GET", "/ws", headers), "127.0.0.1")
+    door.makeConnection(transport)
+    for piece in pieces:
+        if transport.disconnecting or transport.disconnected:
+            break
+        door.dataReceived(piece)
+    return transport.value()
+
+
+def deflated(payload: bytes) -> bytes:
+    engine = zlib.compressobj(wbits=-12)
+    return (engine.compress(payload) + engine.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+def ping(n: int, size: int = 0) -> bytes:
+    return json.dumps({"type": "ping", "id": n, "data": {"pad": "é" * size}}, ensure_ascii=False).encode()
+
+
+masks = st.sampled_from([b"\0\0\0\0", b"\x01\x02\x03\x04", b"\xff\x00\xaa\x80"])
+whole = st.builds(
+    lambda n, size, mask: frame(TEXT, ping(n, size), mask=mask), st.integers(0, 99), st.integers(0, 300), masks
+)
+parted = st.builds(
+    lambda n, cut: (
+        frame(TEXT, ping(n)[:cut], fin=False) + frame(PING, b"in between") + frame(CONTINUATION, ping(n)[cut:])
+    ),
+    st.integers(0, 99),
+    st.integers(0, 20),
+)
+odd = st.sampled_from(
+    [
+        frame(PING, b"hello"),
+        frame(PONG),
+        frame(TEXT, b""),
+        frame(TEXT, b"[]"),
+        frame(TEXT, b'"\xff"'),
+        frame(TEXT, b'{"type": "\xc3'),
+        frame(TEXT, ping(1), mask=None),
+        frame(TEXT, b" " * (LIMIT + 1)),
+        frame(TEXT, ping(1), rsv=1),
+        frame(TEXT, deflated(ping(2, 50)), rsv=4),
+        frame(TEXT, deflated(b" " * (LIMIT + 1)), rsv=4),
+        frame(TEXT, b"\xff\xff\xff", rsv=4),
+        frame(BINARY, b"{}"),
+        frame(CONTINUATION, b"{}"),
+        frame(3, b"{}"),
+        frame(CLOSE, b"\x03\xe8bye"),
+        b"\x81\xfe\x00\x05\0\0\0\0hello",
+        b"\x81\xff" + (7).to_bytes(8, "big") + b"\0\0\0\0hello!!",
+    ]
+)
+stream = st.lists(st.one_of(whole, whole, parted, odd), max_size=12).map(b"".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(stream, st.lists(st.integers(1, 300)), st.sampled_from([UPGRADE, DEFLATE]))
+def test_how_octets_are_cut_changes_nothing(octets: bytes, cuts: list[int], headers: dict[str, str]) -> None:
+    pieces: list[bytes] = []
+    at = 0
+    for cut in cuts:
+        pieces.append(octets[at : at + cut])
+        at += cut
+    pieces.append(octets[at:])
+    general = answers([octets[n : n + 1] for n in range(len(octets))], headers)
+    assert answers([octets], headers) == general
+    assert answers(pieces, headers) == general
+
+
+def test_messages_of_one_read_are_answered_in_one_write() -> None:
+    transport = StringTransport()
+    door = house().door(head(), "127.0.0.1")
+    door.makeConnection(transport)
+    writes: list[bytes] = []
+    transport.write = writes.append  # type: ignore[method-assign,assignment]
+    door.dataReceived(b"".join(frame(TEXT, ping(n)) for n in range(20)))
+    assert len(writes) == 1
+    assert writes[0].count(b'"pong"') == 20
+
+
+def test_a_door_keeps_few_attributes_of_its_own() -> None:
+    door = house().door(head(), "127.0.0.1")
+    door.makeConnection(StringTransport())
+    door.dataReceived(frame(TEXT, ping(1)[:5], fin=False) + frame(CONTINUATION, ping(1)[5:]) + frame(PING))
+    # Instances of a class share the keys of their attributes only up to 30.
+    assert len(vars(door)) < 30
+
+
+# -- the upgrade ------------------------------------------------------------------------------------------------------
+
+
+def test_the_answer_is_rfc_6455s() -> None:
+    offer = Offer(head(sec_websocket_protocol="other, pushserver.v1.json"), True)
+    lines = offer.response.decode().split("\r\n")
+    assert lines[0] == "HTTP/1.1 101 Switching Protocols"
+    # The example of section 1.3.
+    assert "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" in lines
+    assert "Sec-WebSocket-Protocol: pushserver.v1.json" in lines
+    assert offer.response.endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"sec_websocket_key": None},
+        {"sec_websocket_key": "short"},
+        {"sec_websocket_key": "dGhlIHNhbXBsZSBub25jZQ==, dGhlIHNhbXBsZSBub25jZQ=="},
+        {"connection": "keep-alive"},
+        {"host": None},
+        {"sec_websocket_protocol": "bearer.abc"},
+    ],
+)
+def test_what_is_no_upgrade_is_refused(headers: dict[str, str | None]) -> None:
+    with pytest.raises(Invalid):
+        Offer(head(**headers), True)
+
+
+@pytest.mark.parametrize("version", [None, "8", "13, 8", "014"])
+def test_another_version_is_refused(version: str | None) -> None:
+    with pytest.raises(WrongVersion):
+        Offer(head(sec_websocket_version=version), True)
+
+
+@pytest.mark.parametrize("change", [{"method": "POST"}, {"version": "HTTP/1.0"}])
+def test_only_get_and_http_1_1(change: dict[str, str]) -> None:
+    given = {"method": "GET", "target": "/ws", "headers": UPGRADE} | change
+    with pytest.raises(Invalid):
+        Offer(Head(**given), True)  # type: ignore[arg-type]
+
+
+# -- compression ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("offered", "windows", "said"),
+    [
+        ("permessage-deflate", (15, 15), "server_no_context_takeover; client_no_context_takeover"),
+        ("permessage-deflate; client_max_window_bits", (15, 12), "client_max_window_bits=12"),
+        ("permessage-deflate; server_max_window_bits=10", (10, 15), "server_max_window_bits=10"),
+        ("permessage-deflate; server_max_window_bits=8, permessage-deflate", (15, 15), "server_no_context_takeover"),
+        ("x-webkit, permessage-deflate; client_max_window_bits=10", (15, 10), "client_max_window_bits=10"),
+    ],
+)
+def test_what_is_agreed(offered: str, windows: tuple[int, int], said: str) -> None:
+    offer = Offer(head(sec_websocket_extensions=offered), True)
+    assert offer.deflation is not None
+    assert (offer.deflation.server_window, offer.deflation.client_window) == windows
+    line = next(x for x in offer.response.decode().split("\r\n") if x.startswith("Sec-WebSocket-Extensions"))
+    assert said in line
+    assert "server_no_context_takeover" in line
+    assert "client_no_context_takeover" in line
+    assert ("client_max_window_bits" in line) == ("client_max_window_bits" in offered)
+
+
+@pytest.mark.parametrize(
+    "offered",
+    [
+        "permessage-deflate; server_max_window_bits=8",
+        "permessage-deflate; server_max_window_bits=99",
+        "permessage-deflate; server_max_window_bits",
+        "permessage-deflate; client_max_window_bits=7",
+        "permessage-deflate; client_no_context_takeover=1",
+        "permessage-deflate; server_no_context_takeover; server_no_context_takeover",
+        "permessage-deflate; nonsense",
+        "x-webkit-deflate-frame",
+        "",
+    ],
+)
+def test_what_cannot_be_met_is_declined(offered: str) -> None:
+    offer = Offer(head(sec_websocket_extensions=offered), True)
+    assert offer.deflation is None
+    assert b"Extensions" not in offer.response
+
+
+def test_compression_can_be_off() -> None:
+    assert Offer(Head("GET", "/ws", DEFLATE), False).deflation is None
+
+
+def test_clients_with_the_same_parameters_share_a_dialect() -> None:
+    doors = house()
+    first, second = (doors.dialect(Offer(Head("GET", "/ws", DEFLATE), True).deflation) for _ in range(2))
+    other = doors.dialect(
+        Offer(head(sec_websocket_extensions="permessage-deflate; server_max_window_bits=9"), True).deflation
+    )
+    assert first is second
+    assert first is not other
+    assert doors.dialect(None) is doors.dialect(None)
+
+
+def test_inflating_stops_at_the_limit() -> None:
+    bomb = deflated(b" " * 50_000_000)
+    assert len(bomb) < 100_000
+    heard = answers([frame(TEXT, bomb[:900], rsv=4)], DEFLATE)
+    assert heard.partition(b"\r\n\r\n")[2][:4] == b"\x88" + heard.partition(b"\r\n\r\n")[2][1:2] + (1009).to_bytes(
+        2, "big"
+    )
