@@ -25,7 +25,7 @@ from pushserver.workers.wire import Passed
 #: Connections that one worker accepts at a time, so that a rush is shared.
 AT_ONCE: Final = 8
 #: Seconds for which a worker that is ahead leaves what comes to the others.
-GRACE: Final = 0.002
+GRACE: Final = 0.01
 
 
 #: Connections that may wait to be accepted; the system has a limit of its own (``net.core.somaxconn``).
