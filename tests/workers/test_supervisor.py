@@ -27,6 +27,13 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     place.end()
 
 
+@pytest.fixture(autouse=True)
+def _end(house: Place) -> Iterator[None]:
+    """Ends what a test started: the next one has the machine to itself."""
+    yield
+    house.end_servers()
+
+
 @pytest.fixture
 def talk() -> Iterator[Talks]:
     with talking() as talks:
@@ -35,7 +42,7 @@ def talk() -> Iterator[Talks]:
 
 def begin(house: Place, workers: int = 2, *options: str, config: str = CONFIG, **settings: Any) -> Server:
     (redis,) = house._redis
-    prefix = f"p{len(house._servers)}"
+    prefix = f"p{house.count}"
     config = f'{config}\n[redis]\nprefix = "{prefix}"' if "[redis]" not in config else config.replace(
         "[redis]", f'[redis]\nprefix = "{prefix}"')  # fmt: skip
     server = house.server("--redis", redis.url, "--workers", str(workers), *options, config=config, **settings)
