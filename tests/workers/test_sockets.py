@@ -56,7 +56,8 @@ def read(family: int, address: Any, before: bytes = b"", wrap: Callable[[socket.
         plain.settimeout(10)
         plain.connect(address)
         with wrap(plain) as client:
-            client.sendall(before)
+            if before:
+                client.sendall(before)
             said = b""
             while more := client.recv(100):
                 said += more
