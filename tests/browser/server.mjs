@@ -8,6 +8,8 @@ await scenario(async (stage) => {
   assert.ok(!operator.url().includes(told.key));
   const bob = await stage.open('/?user=bob');
 
+  // A tab behind another is drawn rarely, and clicks wait for that.
+  await operator.bringToFront();
   const row = '#connections tr:has(th:text-is("bob"))';
   await seen(operator, row);
   await seen(operator, '#channel-table tr', 'chat:lobby');
@@ -18,9 +20,11 @@ await scenario(async (stage) => {
   await operator.locator(row).waitFor({ state: 'detached' });
   await seen(operator, '#server-said', '1 connection closed');
   // Whoever was sent away may come back by hand.
+  await bob.bringToFront();
   await bob.click('#connect');
   await connected(bob);
 
+  await operator.bringToFront();
   const revoke = operator.locator('#users tr[data-user="bob"] .danger');
   await revoke.click();
   await seen(operator, '#users tr[data-user="bob"] .danger', 'Really?');

@@ -35,7 +35,7 @@ await scenario(async (stage) => {
     await until(async () => Number(await tab.textContent('#tile-connections strong')) === tabs.length, 'the connections are counted');
   }
   for (const tile of ['connections', 'messagesOut']) {
-    assert.ok((await readings(tabs[0].tab, tile)) >= 2, `the plot of ${tile} moves`);
+    await until(async () => (await readings(tabs[0].tab, tile)) >= 2, `the plot of ${tile} moves`);
   }
   for (const { name, tab } of tabs) {
     assert.equal(await tab.evaluate(() => window.harmed), undefined);
