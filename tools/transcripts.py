@@ -2,8 +2,8 @@
 
     python -m tools.transcripts          writes the document
 
-A line ``$ ssh console '…'`` in a ``console`` block is run with the real SSH client on a server with a little life in it;
-what stands below it is replaced by what it answered.
+A line ``$ ssh console '…'`` in a ``console`` block is run with the real SSH client on a server with a little life in
+it; what stands below it is replaced by what it answered.
 """
 
 from __future__ import annotations

@@ -190,8 +190,8 @@ class Interpreter:
         except SystemExit as end:
             raise Quit(end.code if isinstance(end.code, int) else 0 if end.code is None else 1) from None
         except Stopped as stopped:
-            line_open = bool(self._gathered) and not self._gathered[-1].endswith("\n")
-            self._write(("\n" if line_open else "") + f"{stopped}\n")
+            printed = self._gathered or ["\n"]
+            self._write(f"{stopped}\n" if printed[-1].endswith("\n") else f"\n{stopped}\n")
             self._log.warn("console: {who}: {why}", who=self._who, why=str(stopped))
             return False
         except BaseException as problem:
