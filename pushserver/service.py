@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -396,7 +395,7 @@ class PushService(Service):
             password_file=settings.password_file,
         )
         try:
-            self._console_port = await serverFromString(self._reactor, settings.listen).listen(self._console)
+            self._console_port = await self._seat.endpoint(settings.listen).listen(self._console)
         except Exception as problem:
             raise ConfigError(f"cannot listen on {settings.listen}: {problem}") from None
 
