@@ -124,6 +124,8 @@ class Batch(Struct, frozen=True):
 
 def decode(octets: bytes | msgspec.Raw, type: Any) -> Any:
     """Reads parameters. Raises `errors.Invalid`, with where and why, whatever the octets."""
+    if publication.too_deep(bytes(octets)):
+        raise Invalid("nested too deep")
     try:
         return msgspec.json.decode(octets, type=type)
     except (msgspec.ValidationError, RecursionError) as problem:

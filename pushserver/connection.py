@@ -15,6 +15,7 @@ from pushserver.tokens import Identity
 
 if TYPE_CHECKING:
     from pushserver.delivery import Outbox
+    from pushserver.stats import Counters
 
 
 class Dialect(Protocol):
@@ -57,6 +58,13 @@ class Trace(Protocol):
 
     def outbound(self, connection: Connection, payload: bytes) -> None: ...
 
+    def pushed(self, connection: Connection, message: Publication) -> None: ...
+
+    def opened(self, connection: Connection) -> None:
+        """A connection of a watched user: watch it too."""
+
+    def closed(self, connection: Connection) -> None: ...
+
 
 class Connection:
     """One client's connection, from the accepted handshake to its end."""
@@ -68,6 +76,7 @@ class Connection:
         "channels",
         "closing",
         "connected_at",
+        "counters",
         "deadline",
         "dialect",
         "gone",
@@ -99,6 +108,7 @@ class Connection:
         user_agent: str,
         protocol: str,
         now: int,
+        counters: Counters,
     ) -> None:
         self.id = id
         self.dialect = dialect
@@ -110,6 +120,7 @@ class Connection:
         self.user_agent = user_agent
         self.protocol = protocol
         self.connected_at = now
+        self.counters = counters
         self.heard_at = now
         #: None until authenticated
         self.identity: Identity | None = None
@@ -136,7 +147,9 @@ class Connection:
         if self.closing is None and not self.gone:
             if self.trace is not None:
                 self.trace.outbound(self, payload)
-            self.outbox.write(self.dialect.text(payload))
+            frame = self.dialect.text(payload)
+            self.outbox.write(frame)
+            self.counters.sent(1, len(frame))
 
     def tell(self, notice: operations.Notice, now: int, message_id: str) -> None:
         self.say(self.notify(notice, now, message_id))

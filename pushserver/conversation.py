@@ -105,7 +105,6 @@ class Conversation:
                 connection, asked.operation, lambda outcome: self._carry(session.answer(asked, outcome))
             )
         except AuthenticationFailed as problem:
-            self._counters.error(problem.code.value)
             self._carry(session.refuse(asked.id, problem, problem.close))
         except PushError as problem:
             self._counters.error(problem.code.value)
@@ -123,9 +122,10 @@ class Conversation:
     def _carry(self, effects: Iterable[Effect]) -> None:
         for effect in effects:
             match effect:
-                case Say(payload):
+                case Say(payload, error):
+                    if error is not None:
+                        self._counters.error(error.value)
                     self._connection.say(payload)
-                    self._counters.sent(1, len(payload))
                 case End(close):
                     self._connection.close(close)
                 case Asked():

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 import msgspec
 
@@ -188,11 +190,24 @@ def leave_address(config: Config) -> None:
     path.write_text(address(config.server.listen[0]) + "\n", encoding="utf-8")
 
 
+def greet(config: Config, dev: Dev, now: int) -> None:
+    """Says once, at the start, where the server is and how to get in; ``now`` is in milliseconds."""
+    leave_address(config)
+    # Past twistd's log, which may be a file that others read.
+    terminal = sys.__stdout__
+    if terminal is not None:
+        terminal.write(banner(config, dev, now))
+        terminal.flush()
+
+
 def banner(config: Config, dev: Dev, now: int) -> str:
     """What is printed once at the start; ``now`` is in milliseconds."""
     host, port = _ssh(config.manhole.listen)
+    page = address(config.server.listen[0])
     lines = {
-        "page": address(config.server.listen[0]),
+        "page": page,
+        # A fragment is sent to no server: the page takes the key from it, for the panel that needs one.
+        "operator": f"{page}#key={quote(dev.api_key, safe='')}",
         "token": dev.token(now),
         "api key": dev.api_key,
         "console": f"ssh -p {port} {config.manhole.username}@{host}",

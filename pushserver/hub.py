@@ -25,7 +25,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pushserver import errors
-from pushserver.connection import Connection, Dialect
+from pushserver.connection import Connection, Dialect, Trace
 from pushserver.delivery import Mark, Overflow
 from pushserver.operations import Resync
 from pushserver.publication import Publication
@@ -151,23 +151,31 @@ class Hub:
         self.connections: dict[str, Connection] = {}
         self.users: dict[str, set[Connection]] = {}
         self.channels: dict[str, Channel] = {}
+        #: who watches a user's messages, by user
+        self.traced: dict[str, Trace] = {}
         self._dirty: deque[Channel] = deque()
         self._scheduled = False
         #: called with a connection that missed messages of a channel that keeps them, and the offset to read on from
         self.lagged: Callable[[Connection, str, int], None] = lambda connection, channel, offset: None
         #: called with a channel that nobody here follows any more
         self.deserted: Callable[[str], None] = lambda channel: None
+        #: called when there are more or fewer connections
+        self.changed: Callable[[], None] = lambda: None
 
     # -- connections --------------------------------------------------------------------------------------------------
 
     def add(self, connection: Connection) -> None:
         self.connections[connection.id] = connection
         self._counters.connection_opened(len(self.connections))
+        self.changed()
 
     def enter(self, connection: Connection, user_id: str) -> None:
         """Puts the connection into the user's index; from now on a kick or a revocation finds it."""
         connection.user_id = user_id
         self.users.setdefault(user_id, set()).add(connection)
+        trace = self.traced.get(user_id)
+        if trace is not None and connection.trace is None:
+            trace.opened(connection)
 
     def remove(self, connection: Connection) -> None:
         """Takes the connection out of every index. Safe at any moment of its life, and more than once.
@@ -177,6 +185,9 @@ class Hub:
         connection.gone = True
         if self.connections.pop(connection.id, None) is None:
             return
+        self.changed()
+        if connection.trace is not None:
+            connection.trace.closed(connection)
         for name in tuple(connection.channels):
             self.unfollow(connection, name)
         if connection.user_id is not None:
@@ -424,7 +435,7 @@ class Hub:
         if not connection.open or publication.excludes(connection.user_id, connection.id):
             return
         if connection.trace is not None:
-            connection.trace.outbound(connection, frame)
+            connection.trace.pushed(connection, publication)
         mark = Mark(publication.channel, publication.offset, subject)
         try:
             if connection.outbox.push(frame, mark):
@@ -446,7 +457,7 @@ class Hub:
         """Sends a message of the past: it was asked for, so it is never left out; its sender waits for the socket."""
         frame = connection.dialect.publication(publication)
         if connection.trace is not None:
-            connection.trace.outbound(connection, frame)
+            connection.trace.pushed(connection, publication)
         connection.outbox.write(frame)
         self._counters.sent(1, len(frame))
 

@@ -68,6 +68,31 @@ def decode(octets: bytes | str) -> Publication:
     return msgspec.structs.replace(publication, data=publication.data.copy())
 
 
+#: JSON from outside may be nested so deep: less than what any common parser gives up at.
+MAX_DEPTH: Final = 512
+
+# A string, or a bracket outside of one.
+_brackets: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|([\[{])|[\]}]', re.DOTALL)
+
+
+def too_deep(octets: bytes) -> bool:
+    """Whether JSON is nested deeper than `MAX_DEPTH`, whatever the interpreter's own limit is.
+
+    Only what has that many brackets at all is looked at closely.
+    """
+    if octets.count(b"[") + octets.count(b"{") <= MAX_DEPTH:
+        return False
+    depth = 0
+    for found in _brackets.finditer(octets):
+        if found[1]:
+            depth += 1
+            if depth > MAX_DEPTH:
+                return True
+        elif found[0][:1] != b'"':
+            depth -= 1
+    return False
+
+
 def body(value: Any) -> msgspec.Raw:
     """The JSON of a publication's ``data``: one line, valid UTF-8, never NaN."""
     return msgspec.Raw(_encoder.encode(value))

@@ -11,20 +11,19 @@ MultiService stops all its children at once; here each is awaited before the nex
 from __future__ import annotations
 
 import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from random import random
 from secrets import token_hex
 from socket import gethostname
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort
-from twisted.internet.task import LoopingCall, deferLater
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.web.server import Request
 
@@ -35,13 +34,15 @@ from pushserver.commands import Commands
 from pushserver.config import Config
 from pushserver.control import Control
 from pushserver.delivery import Policy
-from pushserver.dev import Dev, banner, leave_address, prepare
+from pushserver.dev import Dev, prepare
+from pushserver.drain import Drain, reconnect_window
 from pushserver.engine.interfaces import InboxRules, Member, TaskEvent
 from pushserver.errors import ConfigError
 from pushserver.heartbeat import Heartbeat
 from pushserver.hub import Hub
 from pushserver.jwks import KeySet
 from pushserver.limits import Buckets
+from pushserver.overview import Overview
 from pushserver.presence import Presence
 from pushserver.progress import Pace
 from pushserver.publication import Publication
@@ -55,11 +56,13 @@ from pushserver.tokens import Keys, TokenRules
 from pushserver.web import api
 from pushserver.web.doorway import DoorwayFactory, peer_address
 from pushserver.web.gate import Gate
+from pushserver.web.metrics import Measures, renderer
 from pushserver.web.site import (
     Asset,
     Folder,
     Health,
     Metrics,
+    Page,
     PushSite,
     Ready,
     Root,
@@ -69,6 +72,10 @@ from pushserver.web.site import (
 from pushserver.web.sse import EventStreams, Tickets
 from pushserver.web.websocket import WebSocketDoorFactory
 from pushserver.wire.messages import may_send
+from pushserver.workers.seat import Alone, Seat
+
+if TYPE_CHECKING:
+    from pushserver.manhole.ssh import Console
 
 
 def wall_clock() -> int:
@@ -145,19 +152,16 @@ class Node:
             max_token_lifetime=auth.max_token_lifetime,
         )
         self.commands = Commands(self.hub, self.publishing, self.tasks, self.control)
-        self._sampling = LoopingCall(lambda: self.counters.sample(now()))
-        self._sampling.clock = reactor
+        self.overview = Overview(reactor, self.counters, self.hub, self.control, self.publishing, now)
 
     def start(self) -> None:
         self.heartbeat.start()
         self.tasks.start()
         self.control.start()
-        done = self._sampling.start(1)
-        done.addErrback(lambda failure: self._log.failure("sampling the counters stopped", failure))
+        self.overview.start()
 
     def stop(self) -> None:
-        if self._sampling.running:
-            self._sampling.stop()
+        self.overview.stop()
         self.control.stop()
         self.tasks.stop()
         self.presence.stop()
@@ -201,18 +205,28 @@ class PushService(Service):
     Args:
         config: checked, with everything that development mode adds.
         dev: development mode's secrets, or None.
+        name: the node's; else the configured one, or one that is made up.
+        seat: the place among the processes that share the sockets; else the process is alone.
     """
 
     _log = Logger()
 
     def __init__(
-        self, reactor: Any, config: Config, dev: Dev | None = None, now: Callable[[], int] = wall_clock
+        self,
+        reactor: Any,
+        config: Config,
+        dev: Dev | None = None,
+        now: Callable[[], int] = wall_clock,
+        *,
+        name: str = "",
+        seat: Seat | None = None,
     ) -> None:
         self._reactor = reactor
         self._config = config
         self._dev = dev
         self._now = now
-        name = config.server.node_name or f"{gethostname().partition('.')[0]}-{token_hex(3)}"
+        self._seat: Seat = Alone(reactor) if seat is None else seat
+        name = name or config.server.node_name or f"{gethostname().partition('.')[0]}-{token_hex(3)}"
         self.node = Node(reactor, config, make_engine(reactor, config, name), name, now)
         self._ports: list[IListeningPort] = []
         self._starting: Deferred[None] | None = None
@@ -222,11 +236,15 @@ class PushService(Service):
             trusted_proxies=config.server.trusted_proxies,
             loopback_only=dev is not None,
             max_connections=config.server.max_connections,
-            open_now=lambda: len(self.node.hub.connections),
+            open_now=lambda: len(self.node.hub.connections) + self._seat.elsewhere(),
             connects=Buckets(config.rate_limits.connects_per_second),
             now=now,
         )
+        self._drain = Drain(reactor, self.node.hub, self.node.publishing, now, self._close_door)
+        self._console: Console | None = None
+        self._console_port: IListeningPort | None = None
         self._doors = self._make_doors()
+        self.node.hub.changed = self.note
 
     def _make_doors(self) -> DoorwayFactory:
         config, node, gate = self._config, self.node, self.gate
@@ -260,7 +278,14 @@ class PushService(Service):
             return gate.is_loopback(peer_address(request.transport), headers_of(request))
 
         calls = api.Api(
-            keys, node.engine, node.commands, node.control, node.requests, node.tasks, node.counters, self.stats
+            keys,
+            node.engine,
+            node.commands,
+            node.control,
+            node.requests,
+            node.tasks,
+            node.counters,
+            node.overview.everything,
         )
         root.putChild(b"api", calls)
         streams = EventStreams(
@@ -283,14 +308,24 @@ class PushService(Service):
         root.putChild(b"sse", streams)
         root.putChild(b"healthz", Health())
         root.putChild(b"readyz", Ready(self.trouble, trusted))
-        root.putChild(b"metrics", Metrics(self.metrics, trusted))
+        measures = Measures(node.counters, node.hub, node.engine, node.name, self._now, lambda: self.trouble() is None)
+        #: the text of a scrape of this process
+        self.metrics = renderer(measures)
+        root.putChild(b"metrics", Metrics(lambda: self._seat.whole(self.metrics()), trusted))
         root.putChild(b"pushclient.js", Asset("pushclient", "index.js", public=True))
         root.putChild(b"pushclient", Folder("pushclient", public=True))
+        if config.server.page:
+            root.putChild(b"", Page(config.server.websocket_path, self._demo_token if self._dev else None))
+            root.putChild(b"page", Folder("page"))
         root.place(
             config.server.websocket_path,
             WebSocketPath(lambda transport, head, octets: doors.upgrade(None, transport, head, octets)),
         )
         return doors
+
+    def _demo_token(self, user_id: str) -> str:
+        assert self._dev is not None
+        return self._dev.token(self._now(), user_id)
 
     # -- figures ------------------------------------------------------------------------------------------------------
 
@@ -303,18 +338,20 @@ class PushService(Service):
         trouble: str | None = self.node.engine.trouble()
         return trouble
 
-    async def stats(self) -> Any:
-        return {"nodes": await self.node.control.stats()}
+    def load(self) -> int:
+        """Connections, and sockets that have not asked for anything yet."""
+        return len(self.node.hub.connections) + len(self._doors.waiting)
 
-    def metrics(self) -> bytes:
-        return b""
+    def note(self) -> None:
+        """Tells the processes beside this one how many connections there are here."""
+        self._seat.note(len(self.node.hub.connections), self.load())
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
     def startService(self) -> None:
         super().startService()
         self._starting = Deferred.fromCoroutine(self._start())
-        self._starting.addErrback(self._failed)
+        self._starting.addErrback(self._seat.failed)
 
     async def _start(self) -> None:
         await self.node.engine.start(self.node)
@@ -323,31 +360,48 @@ class PushService(Service):
         if ingest is not None:
             ingest.start(self.node.commands.execute)
         for description in self._config.server.listen:
-            endpoint = serverFromString(self._reactor, description)
             try:
-                self._ports.append(await endpoint.listen(self._doors))
+                self._ports.append(await self._seat.endpoint(description).listen(self._doors))
             except Exception as problem:
                 raise ConfigError(f"cannot listen on {description}: {problem}") from None
+        if self._seat.leads:
+            await self._open_console()
         self._ready = True
         self._log.info("node {node} listens on {endpoints}", node=self.node.name, endpoints=self._config.server.listen)
-        if self._dev is not None:
-            leave_address(self._config)
-            # Past twistd's log, which may be a file that others read.
-            terminal = sys.__stdout__
-            if terminal is not None:
-                terminal.write(banner(self._config, self._dev, self._now()))
-                terminal.flush()
+        self.note()
+        self._seat.ready(self._config, self._dev, self._now())
 
-    def _failed(self, failure: Any) -> None:
-        """The start failed: said in one line, and the process ends with status 1."""
-        if failure.check(ConfigError):
-            self._log.critical("pushserver: {problem}", problem=str(failure.value))
-            sys.stderr.write(f"pushserver: {failure.value}\n")
-        else:
-            self._log.failure("the start failed", failure)
-            sys.stderr.write(f"pushserver: the start failed: {failure.value}\n")
-        self._reactor.exitCode = 1
-        self._reactor.callWhenRunning(self._reactor.stop)
+    def lead(self) -> None:
+        """Of the processes that share the sockets, this one does what one alone does, from now on."""
+        self._log.info("node {node} leads", node=self.node.name)
+        opening = Deferred.fromCoroutine(self._open_console())
+        opening.addErrback(lambda failure: self._log.failure("the console could not be opened", failure))
+
+    async def _open_console(self) -> None:
+        """The SSH console, where it is on: the last thing that opens. Its library is imported only then."""
+        settings, node = self._config.manhole, self.node
+        if not settings.listen or self._console is not None or not self.running:
+            return
+        from pushserver.manhole.ssh import Console
+        from pushserver.manhole.verbs import Rooms
+
+        rooms = Rooms(node.engine, node.hub, node.control, node.commands, node.overview, self._drain)
+        self._console = Console(
+            self._reactor,
+            rooms,
+            self._now,
+            state_dir=Path(self._config.server.state_dir),
+            username=settings.username,
+            keys_file=settings.authorized_keys,
+            password_file=settings.password_file,
+        )
+        try:
+            self._console_port = await serverFromString(self._reactor, settings.listen).listen(self._console)
+        except Exception as problem:
+            raise ConfigError(f"cannot listen on {settings.listen}: {problem}") from None
+
+    def _close_door(self, closed: bool) -> None:
+        self.gate.closed = closed or not self.running
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
@@ -358,19 +412,23 @@ class PushService(Service):
         self._log.failure("stopping failed", failure)
 
     async def _stop(self) -> None:
-        """Listeners, then clients, then rooms, then the engine: each after the one before."""
+        """Listeners (the console's first), then clients, then rooms, then the engine: each after the one before."""
         self.gate.closed = True
         if self._starting is not None:
             await self._starting
+        if self._console_port is not None:
+            await _stopped(self._console_port)
+        if self._console is not None:
+            self._console.close()
         for port in self._ports:
             await _stopped(port)
         self._ports.clear()
-        await self._drain(self._config.server.shutdown_drain)
+        await self._send_away(self._config.server.shutdown_drain)
         self.node.stop()
         await self.node.engine.stop()
         self._log.info("node {node} has stopped", node=self.node.name)
 
-    async def _drain(self, duration: int) -> None:
+    async def _send_away(self, duration: int) -> None:
         """Tells every client to come back elsewhere, spread over a while, and closes with what they have still to get
         sent; who does not go in time is cut off."""
         connections = list(self.node.hub.connections.values())
@@ -385,11 +443,6 @@ class PushService(Service):
             await deferLater(self._reactor, 0.02)
         for connection in connections:
             connection.line.abort()
-
-
-def reconnect_window(connections: int) -> int:
-    """ms over which so many clients should come back: a second for each thousand, and never all at once."""
-    return max(1_000, min(60_000, connections))
 
 
 async def _stopped(port: IListeningPort) -> None:
@@ -427,7 +480,7 @@ def make_engine(reactor: Any, config: Config, name: str) -> Any:
     return EmbeddedEngine(reactor, Path(config.server.state_dir), rules, config.tasks.ttl, name)
 
 
-def make_service(config: Config, dev: bool, workers: int) -> PushService:  # noqa: ARG001
+def make_service(config: Config, dev: bool, workers: int) -> Service:
     """The service for ``twistd``. Raises `errors.ConfigError`."""
     from twisted.internet import reactor
 
@@ -435,11 +488,15 @@ def make_service(config: Config, dev: bool, workers: int) -> PushService:  # noq
     if dev:
         config, secrets = prepare(config)
     reactor.addSystemEventTrigger("before", "shutdown", _end_once)  # type: ignore[attr-defined]
+    if workers > 1:
+        from pushserver.workers.supervisor import Supervisor
+
+        return Supervisor(reactor, config, secrets, workers, wall_clock)
     return PushService(reactor, config, secrets)
 
 
 def _end_once() -> None:
-    """The end has begun: a second SIGTERM changes nothing (Twisted would log a failure), a second Ctrl-C ends at once."""
+    """The end has begun: a second SIGTERM changes nothing (Twisted would log a failure), a second Ctrl-C ends it."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 

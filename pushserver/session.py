@@ -48,9 +48,10 @@ class Rates(Struct, frozen=True):
 
 
 class Say(Struct, frozen=True):
-    """Send this text to the client."""
+    """Send this text to the client. ``error``: the code that it tells, where it tells one."""
 
     payload: bytes
+    error: Code | None = None
 
 
 class End(Struct, frozen=True):
@@ -96,7 +97,7 @@ class Session:
 
     # -- in -----------------------------------------------------------------------------------------------------------
 
-    def receive(self, octets: bytes | str, now: int) -> tuple[Effect, ...]:
+    def receive(self, octets: bytes, now: int) -> tuple[Effect, ...]:
         """What follows from one message that arrived at ``now`` (ms)."""
         wait = self._wait(now)
         if wait:
@@ -207,7 +208,7 @@ class Session:
 
     def fail(self, id: str | int | None, problem: PushError, now: int) -> tuple[Effect, ...]:
         """The reply to what could not be carried out; too many of them in a row end the connection."""
-        said = Say(messages.error(problem, id, now))
+        said = Say(messages.error(problem, id, now), problem.code)
         if problem.code is Code.RATE_LIMITED:
             self._rate_limited += 1
             if self._rate_limited >= MAX_RATE_LIMITED:
@@ -225,7 +226,7 @@ class Session:
     def refuse(self, id: str | int | None, problem: PushError, close: Close) -> tuple[Effect, ...]:
         """A failed authentication that ends the connection."""
         data = {"code": problem.code.value, "message": problem.message}
-        return (Say(messages.reply("auth_failed", id, data)), End(close))
+        return (Say(messages.reply("auth_failed", id, data), problem.code), End(close))
 
     def notify(self, notice: operations.Notice, now: int, message_id: str) -> bytes:
         """The text of what the server tells this connection by itself."""

@@ -1,15 +1,26 @@
-"""Counting: what this node did, as plain integers on the hot paths (L2).
+"""Counting: what this node did, as plain integers on the hot paths, and what is derived from them when asked (L2).
 
-Whoever wants figures (API, console, metrics, the ``stats`` channel) derives them here, when asked.
+    hot paths -> Counters -> figures (one node) -> total (all nodes) -> API, console, metrics, the ``stats`` channel
+
+A figure is derived from counts that only grow, so that figures taken at one moment agree with each other:
+connections that were opened are those that are open, being closed, or counted under a close code.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from typing import Final
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Final
 
 #: Rates are over so many seconds.
 WINDOW: Final = 10
+#: So many of the users with the most are named.
+TOP: Final = 10
+#: Users whose task pushes are counted apart; beyond, those with the fewest are forgotten.
+MAX_COUNTED_USERS: Final = 10_000
+
+#: What is looked at once a second for the rates.
+_RATED: Final = ("connections", "messagesIn", "messagesOut", "bytesIn", "bytesOut", "publications")
 
 
 class Counters:
@@ -61,8 +72,8 @@ class Counters:
         self.tasks_throttled = 0
         self.tasks_queued = 0
         self.task_pushes: Counter[str] = Counter()
-        #: (ms, messages in, messages out, connections total), one a second, for the rates
-        self.samples: deque[tuple[int, int, int, int]] = deque(maxlen=WINDOW + 1)
+        #: (ms, the rated counts), one a second, for the rates
+        self.samples: deque[tuple[int, tuple[int, ...]]] = deque(maxlen=WINDOW + 1)
 
     def connection_opened(self, open_now: int) -> None:
         self.connections_total += 1
@@ -104,6 +115,149 @@ class Counters:
     def slow_consumer(self) -> None:
         self.slow_consumers += 1
 
+    def task_pushed(self, user_id: str) -> None:
+        """A task's event was shown to those who hear it; ``user_id`` is the task's owner."""
+        self.tasks_pushed += 1
+        pushes = self.task_pushes
+        pushes[user_id] += 1
+        if len(pushes) > MAX_COUNTED_USERS:
+            self.task_pushes = Counter(dict(pushes.most_common(MAX_COUNTED_USERS // 2)))
+
     def sample(self, now: int) -> None:
         """Remembers where the counts stand; called once a second."""
-        self.samples.append((now, self.messages_in, self.messages_out, self.connections_total))
+        # A clock that was set back must not make a rate out of what lies ahead of it.
+        while self.samples and self.samples[-1][0] >= now:
+            self.samples.pop()
+        self.samples.append((now, self._rated()))
+
+    def _rated(self) -> tuple[int, ...]:
+        return (
+            self.connections_total,
+            self.messages_in,
+            self.messages_out,
+            self.bytes_in,
+            self.bytes_out,
+            self.publications,
+        )
+
+    def rates(self, now: int) -> dict[str, float]:
+        """Per second, over the last `WINDOW` seconds (or since the start, where that is less long ago)."""
+        current = self._rated()
+        oldest = now - (WINDOW + 1) * 1000
+        at, base = next(((at, rated) for at, rated in self.samples if oldest <= at <= now), (now, current))
+        return _per_second(current, base, now - at)
+
+    def averages(self, now: int) -> dict[str, float]:
+        """Per second, since the start."""
+        return _per_second(self._rated(), (0,) * len(_RATED), now - self.started_at)
+
+
+def _per_second(current: tuple[int, ...], base: tuple[int, ...], ms: int) -> dict[str, float]:
+    # The first second counts as a whole one: a rate is never higher than the count that it is of.
+    seconds = max(1_000, ms) / 1000
+    return {name: round(max(0, now - then) / seconds, 3) for name, now, then in zip(_RATED, current, base, strict=True)}
+
+
+def success_rate(succeeded: int, failed: int) -> float | None:
+    """Between 0 and 1; None where nothing was tried."""
+    tried = succeeded + failed
+    return None if tried == 0 else round(succeeded / tried, 6)
+
+
+def busiest(counts: Iterable[tuple[str, int]], count_name: str) -> list[dict[str, Any]]:
+    """The `TOP` users with the most, the most first."""
+    ranked = sorted(counts, key=lambda pair: (-pair[1], pair[0]))[:TOP]
+    return [{"userId": user_id, count_name: count} for user_id, count in ranked]
+
+
+def figures(
+    counters: Counters, node: str, now: int, *, open_now: int, users: Mapping[str, Collection[Any]], channels: int
+) -> dict[str, Any]:
+    """One node's figures, ready for JSON. ``open_now``: connections; ``users``: their connections, by user."""
+    failed = sum(counters.auth_failures.values())
+    return {
+        "node": node,
+        "startedAt": counters.started_at,
+        "uptime": max(0, now - counters.started_at),
+        "connections": {
+            "current": open_now,
+            "closing": counters.sockets - open_now,
+            "total": counters.connections_total,
+            "highest": counters.connections_highest,
+        },
+        "users": {
+            "current": len(users),
+            "busiest": busiest(((user, len(mine)) for user, mine in users.items()), "connections"),
+        },
+        "channels": {"current": channels},
+        "messages": {
+            "in": counters.messages_in,
+            "out": counters.messages_out,
+            "leftOut": counters.messages_left_out,
+        },
+        "bytes": {"in": counters.bytes_in, "out": counters.bytes_out},
+        "publications": counters.publications,
+        "authentications": {
+            "succeeded": counters.auth_successes,
+            "failed": failed,
+            "failures": _by_name(counters.auth_failures),
+            "successRate": success_rate(counters.auth_successes, failed),
+        },
+        "errors": _by_name(counters.errors),
+        "closes": _by_name(counters.closes),
+        "refusals": _by_name(counters.refusals),
+        "slowConsumers": counters.slow_consumers,
+        "tasks": {
+            "pushed": counters.tasks_pushed,
+            "throttled": counters.tasks_throttled,
+            "queued": counters.tasks_queued,
+            "busiest": busiest(counters.task_pushes.items(), "pushed"),
+        },
+        "rates": counters.rates(now),
+        "averages": counters.averages(now),
+    }
+
+
+def _by_name(counts: Mapping[Any, int]) -> dict[str, int]:
+    return {str(name): counts[name] for name in sorted(counts)}
+
+
+def total(nodes: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """The figures of several nodes as one.
+
+    Counts and rates are added; the start is the first one's, the uptime the longest. The highest number of connections
+    is the sum of the nodes' highest, which need not have been at one moment, and a user who is connected to two nodes
+    counts on each.
+    """
+    every = list(nodes)
+    summed: dict[str, Any] = {"nodes": len(every)}
+    for one in every:
+        for name, value in one.items():
+            if name not in ("node", "startedAt", "uptime"):
+                summed[name] = _added(summed.get(name), value)
+    if every:
+        summed["startedAt"] = min(one["startedAt"] for one in every)
+        summed["uptime"] = max(one["uptime"] for one in every)
+        tried = summed["authentications"]
+        tried["successRate"] = success_rate(tried["succeeded"], tried["failed"])
+        summed["users"]["busiest"] = _again(summed["users"]["busiest"], "connections")
+        summed["tasks"]["busiest"] = _again(summed["tasks"]["busiest"], "pushed")
+    return summed
+
+
+def _added(one: Any, other: Any) -> Any:
+    """What two nodes say of the same thing: numbers added, lists joined, mappings by their keys."""
+    if one is None or other is None:
+        return other if one is None else one
+    if isinstance(one, dict):
+        return {name: _added(one.get(name), other.get(name)) for name in sorted({*one, *other}, key=str)}
+    if isinstance(one, list):
+        return one + other
+    return round(one + other, 3) if isinstance(one, float) or isinstance(other, float) else one + other
+
+
+def _again(listed: list[dict[str, Any]], count_name: str) -> list[dict[str, Any]]:
+    counts: Counter[str] = Counter()
+    for entry in listed:
+        counts[entry["userId"]] += entry[count_name]
+    return busiest(counts.items(), count_name)

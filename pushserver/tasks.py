@@ -221,8 +221,7 @@ class Tasks:
         if message.type not in FINAL_TYPES:
             return
         ended = msgspec.json.decode(message.data, type=_Final)
-        self._counters.tasks_pushed += 1
-        self._counters.task_pushes[message.channel.partition(":")[2]] += 1
+        self._counters.task_pushed(message.channel.partition(":")[2])
         self._ended(message.channel, ended.task_id, ended.created_at)
 
     def _ended(self, channel: str, task_id: str, created_at: int) -> None:
@@ -273,8 +272,7 @@ class Tasks:
             feed.floors = {c: floor for c, floor in feed.floors.items() if floor > state.version and c.open}
         self._push(event, audience)
         if audience:
-            self._counters.tasks_pushed += 1
-            self._counters.task_pushes[state.user_id] += 1
+            self._counters.task_pushed(state.user_id)
         if state.final:
             self._ended(channel, state.task_id, state.created_at)
 

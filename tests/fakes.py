@@ -95,6 +95,7 @@ class Client:
             user_agent="paper",
             protocol=SUBPROTOCOL,
             now=now,
+            counters=house.node.counters,
         )
         self.conversation = Conversation(self.connection, session, house.node.requests, house.node.counters, house.now)
         house.node.requests.arrive(self.connection)

@@ -191,8 +191,9 @@ def test_the_generated_secret_is_long_enough(algorithm: str, state: Path) -> Non
 def test_the_banner_says_what_one_needs(state: Path) -> None:
     config, dev = prepare(configured(state))
     text = banner(config, dev, NOW)
-    assert "http://127.0.0.1:8080/" in text
-    assert dev.api_key in text
+    assert re.search(r"page +http://127.0.0.1:8080/\n", text)
+    assert f"http://127.0.0.1:8080/#key={dev.api_key}\n" in text
+    assert f"  {dev.api_key}\n" in text
     assert "ssh -p 8022 admin@127.0.0.1" in text
     assert dev.manhole_password is not None
     assert dev.manhole_password in text

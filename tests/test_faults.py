@@ -36,7 +36,7 @@ def percentages(messages: list[Any]) -> list[Any]:
     return [m["data"]["percentage"] for m in messages if m["type"].startswith("task_")]
 
 
-async def test_fault_1_who_never_subscribed_receives_nothing_and_every_channel_asks_for_permission(
+async def test_fault_1_who_never_subscribed_receives_nothing_and_each_channel_asks_for_permission(
     house: House,
 ) -> None:
     silent = await house.client("ann")

@@ -20,10 +20,10 @@ LAYERS: list[tuple[str, int | str]] = [
     (r"pushserver\.wire(\..+)?", 0),
     (r"pushserver\.engine(\..+)?", 1),
     (r"pushserver\.(hub|connection|conversation|delivery|heartbeat|wheel|auth|tasks|inbox|presence|stats)", 2),
-    (r"pushserver\.(control|commands|limits|jwks|publishing|recall|requests)", 2),
+    (r"pushserver\.(control|commands|overview|drain|limits|jwks|publishing|recall|requests)", 2),
     (r"pushserver\.web(\..+)?", 3),
     (r"pushserver\.(manhole\w*(\..+)?|ingest)", 3),
-    (r"pushserver\.(tap|config|settings|sections|sources|service|workers|dev)", 4),
+    (r"pushserver\.(tap|config|settings|sections|sources|service|workers|dev)(\..+)?", 4),
     (r"pushserver\.(client|publisher|pushctl)(\..+)?", "beside"),
 ]
 

@@ -166,11 +166,31 @@ def stage(node_modules: Path) -> Iterator[Stage]:
     opened.end()
 
 
+def test_the_component_of_the_readme(unpacked: Path, node_modules: Path) -> None:
+    (component,) = re.findall(r"```jsx\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (unpacked / "bar.jsx").write_text(f'const fetchToken = () => "token";\n{component}')
+    (unpacked / "render.jsx").write_text(
+        "import { renderToStaticMarkup } from 'react-dom/server';\nimport { Bar } from './bar.jsx';\n"
+        "console.log(renderToStaticMarkup(<Bar taskId='7' />));\n"
+    )
+    modules = unpacked / "node_modules"
+    if not (modules / "react-dom").exists():
+        (modules / "react-dom").symlink_to(node_modules / "react-dom")
+    vite = str(node_modules / "vite" / "bin" / "vite.js")
+    built = run(program("node"), vite, "build", "--ssr", "render.jsx", "--outDir", "rendered", cwd=unpacked)
+    assert built.returncode == 0, built.stdout + built.stderr
+    (script,) = (unpacked / "rendered").glob("render.*")
+    shown = run(program("node"), str(script), cwd=unpacked)
+    assert shown.stdout.strip() == '<progress max="100" value="0" title="offline"></progress>', shown.stderr
+
+
 @pytest.fixture(scope="module")
 def react_page(unpacked: Path, node_modules: Path) -> Path:
     """tests/js/page, built by Vite with the packed package."""
     for name in ("react-dom", "scheduler"):
-        (unpacked / "node_modules" / name).symlink_to(node_modules / name)
+        link = unpacked / "node_modules" / name
+        if not link.exists():
+            link.symlink_to(node_modules / name)
     for path in (TESTS / "page").iterdir():
         shutil.copy(path, unpacked / path.name)
     vite = str(node_modules / "vite" / "bin" / "vite.js")

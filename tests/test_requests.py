@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 
 from pushserver import errors
 from pushserver.delivery import Policy
@@ -151,14 +151,8 @@ async def test_anonymous_connections_hear_what_anyone_may_hear(house: House) -> 
 async def test_a_sign_in_that_fails_half_way_ends_the_connection(
     house: House, monkeypatch: pytest.MonkeyPatch, flush_errors: LoggedErrors
 ) -> None:
-    async def broken(*args: object) -> bool:
-        raise problem
-
-    for problem, code in (  # noqa: B007  `broken` raises it
-        (errors.Unavailable("away"), "UNAVAILABLE"),
-        (ZeroDivisionError(), "INTERNAL_ERROR"),
-    ):
-        monkeypatch.setattr(house.engine.presence, "connect", broken)
+    for problem, code in ((errors.Unavailable("away"), "UNAVAILABLE"), (ZeroDivisionError(), "INTERNAL_ERROR")):
+        monkeypatch.setattr(house.engine.presence, "connect", lambda *_, problem=problem: fail(problem))
         client = house.connect()
         reply = await client.ask("auth", token=house.token("ann"))
         assert (reply["type"], reply["data"]["code"]) == ("auth_failed", code)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from html import escape
 from importlib.resources import files
 from io import BytesIO
 from typing import Any, Final
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -14,8 +16,9 @@ from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
-from pushserver.errors import Code, NotFound, PushError, Refused
-from pushserver.web.api import respond, respond_error
+from pushserver.channels import is_id
+from pushserver.errors import Code, Invalid, NotFound, PushError, Refused
+from pushserver.web.api import argument, respond, respond_error
 from pushserver.web.doorway import Head, answer, peer_address
 from pushserver.web.gate import Gate
 
@@ -176,8 +179,9 @@ class Metrics(Resource):
     """The Prometheus text format, for loopback, API keys, or everyone."""
 
     isLeaf = True
+    _log = Logger()
 
-    def __init__(self, render: Callable[[], bytes], trusted: Callable[[Request], bool]) -> None:
+    def __init__(self, render: Callable[[], Awaitable[bytes]], trusted: Callable[[Request], bool]) -> None:
         super().__init__()
         self._render = render
         self._trusted = trusted
@@ -186,10 +190,23 @@ class Metrics(Resource):
         if not self._trusted(request):
             respond_error(request, Refused("metrics are for loopback or an API key", Code.NOT_AUTHENTICATED))
             return NOT_DONE_YET
-        octets = self._render()
-        request.setHeader("content-type", "text/plain; version=0.0.4; charset=utf-8")
-        request.write(octets)
-        request.finish()
+        gone: list[Any] = []
+        request.notifyFinish().addErrback(gone.append)
+
+        async def answer() -> None:
+            try:
+                octets = await self._render()
+            except PushError as problem:
+                if not gone:
+                    respond_error(request, problem)
+                return
+            if not gone:
+                request.setHeader("content-type", "text/plain; version=0.0.4; charset=utf-8")
+                request.write(octets)
+                request.finish()
+
+        done = Deferred.fromCoroutine(answer())
+        done.addErrback(lambda failure: self._log.failure("the metrics could not be told", failure))
         return NOT_DONE_YET
 
 
@@ -198,17 +215,18 @@ class Asset(Resource):
 
     isLeaf = True
 
-    def __init__(
-        self, *path: str, substitute: Callable[[], Mapping[str, str]] | None = None, public: bool = False
-    ) -> None:
+    def __init__(self, *path: str, public: bool = False) -> None:
         super().__init__()
         self._public = public
         node = files("pushserver.web").joinpath("static", *path)
         self._octets = node.read_bytes()
         self._type = _TYPES.get("." + path[-1].rpartition(".")[2], "application/octet-stream")
-        self._substitute = substitute
 
-    def render_GET(self, request: Request) -> bytes:
+    def render_GET(self, request: Request) -> Any:
+        self._set_headers(request)
+        return self._octets
+
+    def _set_headers(self, request: Request) -> None:
         request.setHeader("content-type", self._type)
         request.setHeader("content-security-policy", CONTENT_SECURITY_POLICY)
         request.setHeader("x-content-type-options", "nosniff")
@@ -216,11 +234,42 @@ class Asset(Resource):
         if self._public:
             # Pages of other origins import the browser client from here; it says nothing of this server.
             request.setHeader("access-control-allow-origin", "*")
-        request.setHeader("cache-control", "no-cache" if self._substitute is None else "no-store")
+        request.setHeader("cache-control", "no-cache")
+
+
+class Page(Asset):
+    """The page: where its WebSocket is, and in development mode a fresh token for whoever it is asked to be.
+
+    Args:
+        socket: the WebSocket's path.
+        issue: makes a token for a user id; None outside development mode, where the page asks for one.
+    """
+
+    #: Who the page is in development mode, where the address does not say ``?user=``.
+    USER: Final = "demo"
+
+    def __init__(self, socket: str, issue: Callable[[str], str] | None) -> None:
+        super().__init__("index.html")
+        self._socket = socket
+        self._issue = issue
+
+    def render_GET(self, request: Request) -> Any:
+        token = ""
+        if self._issue is not None:
+            user = argument(request, "user") or self.USER
+            if not is_id(user):
+                respond_error(request, Invalid("user must be 1 to 200 of the characters of an id"))
+                return NOT_DONE_YET
+            token = self._issue(user)
+        self._set_headers(request)
+        request.setHeader("cache-control", "no-store")
+        mode = "production" if self._issue is None else "development"
+        return self._filled({"mode": mode, "socket": self._socket, "token": token})
+
+    def _filled(self, values: Mapping[str, str]) -> bytes:
         octets = self._octets
-        if self._substitute is not None:
-            for name, value in self._substitute().items():
-                octets = octets.replace(f"{{{{{name}}}}}".encode(), value.encode())
+        for name, value in values.items():
+            octets = octets.replace(f"{{{{{name}}}}}".encode(), escape(value).encode())
         return octets
 
 

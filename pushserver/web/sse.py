@@ -165,6 +165,7 @@ class Stream:
             user_agent=headers.get("user-agent", "")[:_MAX_USER_AGENT],
             protocol=PROTOCOL,
             now=door.now(),
+            counters=door.counters,
         )
         self.conversation = Conversation(self.connection, session, door.requests, door.counters, door.now)
         self.identity = identity

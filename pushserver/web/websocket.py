@@ -168,6 +168,7 @@ class WebSocketDoor(WebSocketServerProtocol):  # type: ignore[misc]
             user_agent=user_agent,
             protocol=SUBPROTOCOL,
             now=now,
+            counters=house.counters,
         )
         self._conversation = Conversation(connection, session, house.requests, house.counters, house.now)
         house.requests.arrive(connection)

@@ -253,8 +253,10 @@ class Malformed(Invalid):
         self.id = id
 
 
-def decode(octets: bytes | str) -> Request:
+def decode(octets: bytes) -> Request:
     """Reads a client's message. Raises `Malformed`, and nothing else, whatever the octets."""
+    if publication.too_deep(octets):
+        raise Malformed("nested too deep")
     try:
         request: Request = _decoder.decode(octets)
         return request
@@ -262,7 +264,7 @@ def decode(octets: bytes | str) -> Request:
         raise _diagnose(octets, error) from None
 
 
-def _diagnose(octets: bytes | str, error: Exception) -> Malformed:
+def _diagnose(octets: bytes, error: Exception) -> Malformed:
     """Says what is wrong with a message that could not be decoded; costs a second look, which only bad ones need."""
     if not isinstance(error, msgspec.ValidationError):
         return Malformed("not JSON")

@@ -19,7 +19,7 @@ test('sign-in: subprotocol, auth first, connected only after auth_success', asyn
   assert.equal(now.socket, r.socket());
   assert.equal(now.userId, '42');
   assert.equal(now.transport, 'websocket');
-  assert.deepEqual(r.heard('connect'), [{ connectionId: 'c1', userId: '42', transport: 'websocket' }]);
+  assert.deepEqual(r.heard('connect'), [{ connectionId: 'c1', userId: '42', transport: 'websocket', node: null, inbox: WELCOME.inbox }]);
 });
 
 test('connect twice is one connection', async () => {

@@ -8,7 +8,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -230,7 +230,7 @@ def test_a_flood_read_in_random_pieces(start_server: Callable[..., Server]) -> N
 
 
 @pytest.fixture
-def certificate(tmp_path: Path) -> Iterator[Path]:
+def certificate(tmp_path: Path) -> Path:
     import datetime
 
     from cryptography import x509
@@ -255,7 +255,7 @@ def certificate(tmp_path: Path) -> Iterator[Path]:
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     path.write_bytes(private + signed.public_bytes(serialization.Encoding.PEM))
-    yield path
+    return path
 
 
 def test_a_flood_over_tls(start_server: Callable[..., Server], certificate: Path) -> None:

@@ -235,6 +235,8 @@ class Live:
             self.feeds.listener.task_event(_event.decode(body), feed.channel.startswith(USER))
 
     def _external(self, feed: Feed, payload: bytes) -> None:
+        if publication.too_deep(payload):
+            raise ValueError("nested too deep")
         message = _external.decode(payload)
         if feed.channel.startswith((TASK, STATUS)) or not self._accepts(message.type):
             raise ValueError("not for the server side to send")

@@ -71,6 +71,17 @@ class RedisServer:
             connection.sendall(encoded(*parts))
             return connection.recv(1 << 20).decode("utf-8", "replace")
 
+    def replicated(self) -> bool:
+        """Whether a replica has what is written now."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(PATIENCE)
+            connection.connect(self.path)
+            connection.sendall(encoded("SET", "replicated", "?") + encoded("WAIT", "1", "500"))
+            replies = b""
+            while replies.count(b"\r\n") < 2:
+                replies += connection.recv(100)
+            return replies.endswith(b":1\r\n")
+
     def pause(self) -> None:
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)

@@ -22,7 +22,7 @@ def replica_of(start: Callable[..., RedisServer], master: RedisServer) -> RedisS
 async def caught_up(master: RedisServer, replica: RedisServer) -> None:
     """The replica has loaded its copy, and the master counts it in."""
     await until(lambda: "master_link_status:up" in replica.command("INFO", "replication"), "the replica is there")
-    await until(lambda: "state=online" in master.command("INFO", "replication"), "the master knows it")
+    await until(master.replicated, "the replica follows")
 
 
 async def test_sentinels_lead_to_the_new_master(
@@ -120,7 +120,7 @@ async def test_many_writes_share_one_wait(cluster: Cluster, start_redis: Callabl
 
     master = start_redis(**{"repl-diskless-sync-delay": 0})
     await caught_up(master, replica_of(start_redis, master))
-    nodes = [await cluster.start(master.url, name, wait_replicas=1) for name in ("a", "b")]
+    nodes = [await cluster.start(master.url, name, wait_replicas=1, command_timeout=5_000) for name in ("a", "b")]
     for node in nodes:
         await node.broker.subscribe("a")
     answers = await gatherResults(

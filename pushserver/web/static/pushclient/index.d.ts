@@ -156,7 +156,14 @@ export interface Subscription {
 
 /** The client's own events. Every other type is a push. */
 export interface ClientEvents {
-  connect: { connectionId: string | null; userId: string | null; transport: Transport };
+  connect: {
+    connectionId: string | null;
+    userId: string | null;
+    transport: Transport;
+    /** As `auth_success` had them; unknown to a tab that joins a shared connection later. */
+    node?: string | null;
+    inbox?: { offset: number; epoch: string; acked: number; pending: number } | null;
+  };
   disconnect: { code: number; reason: string; willReconnect: boolean };
   error: PushError;
   gap: { channel: string; cause: 'not_recovered' | 'resync' | 'overflow'; lost?: number };

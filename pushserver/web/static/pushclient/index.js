@@ -686,7 +686,8 @@ export class PushClient extends ClientBase {
     if (link !== this.#link) return;
     this.#scheduleRefresh(link, data.expiresAt);
     this.#opened();
-    this._emit('connect', { connectionId: data.connectionId ?? null, userId, transport: link.kind });
+    const { connectionId = null, node = null, inbox = null } = data;
+    this._emit('connect', { connectionId, userId, transport: link.kind, node, inbox });
     if (link !== this.#link) return;
     const resumed = Object.keys(data.results ?? {});
     for (const channel of resumed) if (this.#channels.has(channel)) link.channels.add(channel);

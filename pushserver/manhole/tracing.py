@@ -1,0 +1,140 @@
+"""Watching live: the messages of a connection or a user, and the log. Tokens are never shown."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import msgspec
+from twisted.internet.defer import Deferred
+from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
+from zope.interface import implementer
+
+from pushserver import publication
+from pushserver.connection import Connection
+from pushserver.hub import Hub
+from pushserver.manhole.tables import printable
+from pushserver.publication import Publication
+
+#: Characters of a message that are shown.
+MAX_SHOWN: Final = 2_000
+
+HIDDEN: Final = "<hidden>"
+
+_SECRETS: Final = frozenset({"token", "ticket", "password", "secret", "authorization"})
+_JWT: Final = re.compile(r"eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: HIDDEN if str(key).lower() in _SECRETS and isinstance(item, str) else _without_secrets(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [_without_secrets(item) for item in value]
+    return value
+
+
+def shown(payload: bytes) -> str:
+    """A message as it may be shown: without tokens, on one line, bounded."""
+    try:
+        text = msgspec.json.encode(_without_secrets(msgspec.json.decode(payload))).decode()
+    except (ValueError, RecursionError):
+        # A token could stand anywhere in what cannot be read.
+        return f"({len(payload)} bytes that are not JSON)"
+    text = printable(_JWT.sub(HIDDEN, text))
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}… ({len(payload)} bytes)"
+
+
+class Watch:
+    """Somebody watching: a `connection.Trace` that prints, until it is stopped.
+
+    Watching a user includes the connections that the user makes later. ``done`` fires when it ends.
+    """
+
+    def __init__(self, hub: Hub, say: Callable[[str], None], user_id: str | None) -> None:
+        self._hub = hub
+        self._say = say
+        self._user_id = user_id
+        self._watched: set[Connection] = set()
+        self.messages = 0
+        self.done: Deferred[None] = Deferred()
+        if user_id is not None:
+            hub.traced[user_id] = self
+
+    def begin(self, connections: Iterable[Connection]) -> None:
+        for connection in connections:
+            self.opened(connection)
+
+    def opened(self, connection: Connection) -> None:
+        connection.trace = self
+        self._watched.add(connection)
+        self._print(connection, "--", f"{connection.user_id or 'nobody'} from {connection.address}")
+
+    def closed(self, connection: Connection) -> None:
+        self._watched.discard(connection)
+        why = "" if connection.closing is None else f" ({connection.closing.code} {connection.closing.reason})"
+        self._print(connection, "--", f"closed{why}")
+        if self._user_id is None:
+            self.stop()
+
+    def inbound(self, connection: Connection, payload: bytes) -> None:
+        self.messages += 1
+        self._print(connection, "->", shown(payload))
+
+    def outbound(self, connection: Connection, payload: bytes) -> None:
+        self.messages += 1
+        self._print(connection, "<-", shown(payload))
+
+    def pushed(self, connection: Connection, message: Publication) -> None:
+        self.outbound(connection, publication.encode(message))
+
+    def _print(self, connection: Connection, way: str, text: str) -> None:
+        now = time.time()
+        clock = time.strftime("%H:%M:%S", time.localtime(now))
+        self._say(f"{clock}.{int(now * 1000) % 1000:03d} {connection.id[:8]} {way} {printable(text)}")
+
+    def stop(self) -> None:
+        if self.done.called:
+            return
+        for connection in self._watched:
+            connection.trace = None
+        self._watched.clear()
+        if self._user_id is not None:
+            self._hub.traced.pop(self._user_id, None)
+        self.done.callback(None)
+
+
+@implementer(ILogObserver)
+class LogWatch:
+    """The log of this process, live, from a level on."""
+
+    def __init__(self, say: Callable[[str], None], level: LogLevel) -> None:
+        self._say = say
+        self._level = level
+        self._saying = False
+        self.messages = 0
+        self.done: Deferred[None] = Deferred()
+        globalLogPublisher.addObserver(self)
+
+    def __call__(self, event: LogEvent) -> None:
+        level = event.get("log_level", LogLevel.info)
+        if level < self._level or self._saying:
+            return
+        # What showing it logs is not shown in turn.
+        self._saying = True
+        try:
+            self.messages += 1
+            clock = time.strftime("%H:%M:%S", time.localtime(event.get("log_time")))
+            text = printable(formatEvent(event))[:MAX_SHOWN]
+            self._say(f"{clock} {level.name} {event.get('log_namespace', '')}: {text}")
+        finally:
+            self._saying = False
+
+    def stop(self) -> None:
+        if not self.done.called:
+            globalLogPublisher.removeObserver(self)
+            self.done.callback(None)

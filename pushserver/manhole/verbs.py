@@ -1,0 +1,311 @@
+"""What an operator can say at the console. Each verb answers a Deferred with an `Answer` that prints itself.
+
+Verbs ask every node where they can; watching (`trace`, `log`) is for this one. A verb is logged with whom it was about,
+never with a message's body.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger, LogLevel
+
+from pushserver.commands import Commands, id_of
+from pushserver.control import ConnectionInfo, Control, Target
+from pushserver.drain import Drain
+from pushserver.errors import Invalid, NotFound
+from pushserver.hub import Hub
+from pushserver.manhole.tables import Answer, compact, facts, line, moment, span, table
+from pushserver.manhole.tracing import LogWatch, Watch
+from pushserver.overview import Overview
+
+if TYPE_CHECKING:
+    from pushserver.engine.interfaces import IEngine
+
+#: Messages of an inbox, and tasks of a user, that are listed.
+LISTED: Final = 50
+
+
+class Rooms(msgspec.Struct, frozen=True):
+    """What the verbs reach: the rooms of this node."""
+
+    engine: IEngine
+    hub: Hub
+    control: Control
+    commands: Commands
+    overview: Overview
+    drain: Drain
+
+
+class Verb:
+    """A verb as it stands in the namespace of one login: called, it is logged and answers a Deferred."""
+
+    _log = Logger()
+
+    def __init__(self, name: str, carry_out: Callable[..., Awaitable[Answer]], who: str) -> None:
+        self._carry_out = carry_out
+        self._who = who
+        self.__name__ = name
+        self.__doc__ = carry_out.__doc__
+        self.__signature__ = inspect.signature(carry_out)
+
+    def __call__(self, *args: Any, **named: Any) -> Deferred[Answer]:
+        try:
+            # The first argument says whom it is about; what follows may be what was said to them.
+            given = self.__signature__.bind(*args, **named).arguments
+        except TypeError as problem:
+            raise TypeError(f"{self.usage()}: {problem}") from None
+        about = str(next(iter(given.values()), ""))[:200]
+        self._log.info("console: {who} says {verb}({about})", who=self._who, verb=self.__name__, about=about)
+        return Deferred.fromCoroutine(self._ask(*args, **named))
+
+    async def _ask(self, *args: Any, **named: Any) -> Answer:
+        return await self._carry_out(*args, **named)
+
+    def usage(self) -> str:
+        parameters = [p.replace(annotation=p.empty) for p in self.__signature__.parameters.values()]
+        return f"{self.__name__}{inspect.Signature(parameters)}"
+
+    def __repr__(self) -> str:
+        return f"{self.usage()}\n  {inspect.getdoc(self)}\n(add the parentheses to call it)"
+
+
+class Verbs:
+    """The verbs of one login.
+
+    Args:
+        say: prints a line at any time, for what is watched live.
+    """
+
+    def __init__(self, rooms: Rooms, say: Callable[[str], None], who: str) -> None:
+        self._rooms = rooms
+        self._say = say
+        self._watches: list[Watch | LogWatch] = []
+        methods: list[Any] = [self.help, self.stats, self.connections, self.connection, self.users, self.channels]
+        methods += [self.subscribers, self.nodes, self.publish, self.notify, self.inbox, self.tasks, self.task]
+        methods += [self.trace, self.log, self.untrace, self.disconnect, self.revoke, self.drain, self.undrain]
+        self.named: dict[str, Verb] = {m.__name__: Verb(m.__name__, m, who) for m in methods}
+
+    def end(self) -> None:
+        """The login is over: nothing of it goes on watching."""
+        for watch in tuple(self._watches):
+            watch.stop()
+
+    @property
+    def watching(self) -> bool:
+        return bool(self._watches)
+
+    # -- looking ------------------------------------------------------------------------------------------------------
+
+    async def help(self) -> Answer:
+        """This list."""
+        rows = [(verb.usage(), (inspect.getdoc(verb) or "").partition("\n")[0]) for verb in self.named.values()]
+        rows.append(("quit()", "Ends this login, and nothing else. Ctrl-D does the same."))
+        return Answer(list(self.named), *table(("verb", "what it does"), rows))
+
+    async def stats(self) -> Answer:
+        """The figures of all nodes together."""
+        said = await self._rooms.overview.everything()
+        total = dict(said["total"])
+        shown: dict[str, Any] = {"nodes": list(said["nodes"])}
+        shown["started"] = moment(total.pop("startedAt"))
+        shown["uptime"] = span(total.pop("uptime"))
+        total.pop("nodes")
+        for name, value in total.items():
+            if isinstance(value, dict) and "busiest" in value:
+                value = dict(value)
+                named = [(entry.pop("userId"), *entry.values()) for entry in map(dict, value.pop("busiest"))]
+                value["busiest"] = [f"{user} ({count})" for user, count in named]
+            shown[name] = value
+        return Answer(said, *facts(shown))
+
+    async def connections(self, user: str | int | None = None) -> Answer:
+        """Who is connected, on every node; or one user's connections."""
+        found = await self._connections(user)
+        rows = [
+            (c.connection_id, c.user_id, c.node, c.address, moment(c.connected_at), c.queued, len(c.channels))
+            for c in found
+        ]
+        headings = ("connection", "user", "node", "address", "since", "queued", "channels")
+        return Answer(found, *table(headings, rows, "nobody is connected" if user is None else "not connected"))
+
+    async def connection(self, id: str) -> Answer:
+        """Everything about one connection."""
+        found = await self._rooms.control.connections(Target(connection_id=id))
+        if not found:
+            raise NotFound("no such connection")
+        one = found[0]
+        shown = msgspec.to_builtins(one) | {"connectedAt": moment(one.connected_at)}
+        local = self._rooms.hub.connections.get(id)
+        if local is not None and local.identity is not None:
+            who = local.identity
+            shown |= {"tokenExpiresAt": moment(who.expires_at), "permissions": who.grants.strings}
+        return Answer(one, *facts(shown))
+
+    async def users(self) -> Answer:
+        """Who is signed in, and with how many connections."""
+        users: dict[str, list[ConnectionInfo]] = {}
+        for one in await self._connections(None):
+            if one.user_id is not None:
+                users.setdefault(one.user_id, []).append(one)
+        rows = [
+            (user, len(mine), sorted({c.node for c in mine}), moment(min(c.connected_at for c in mine)))
+            for user, mine in sorted(users.items(), key=lambda pair: (-len(pair[1]), pair[0]))
+        ]
+        named = {user: len(mine) for user, mine in users.items()}
+        return Answer(named, *table(("user", "connections", "nodes", "since"), rows, "nobody is signed in"))
+
+    async def channels(self, pattern: str | None = None) -> Answer:
+        """What is listened to; a pattern such as "chat:*" chooses."""
+        found = await self._rooms.control.channels(pattern)
+        rows = [(c.channel, c.connections, c.users) for c in found]
+        return Answer(found, *table(("channel", "connections", "users"), rows))
+
+    async def subscribers(self, channel: str) -> Answer:
+        """Who listens to a channel."""
+        found = [c for c in await self._connections(None) if channel in c.channels]
+        rows = [(c.connection_id, c.user_id, c.node, c.address, moment(c.connected_at), c.queued) for c in found]
+        return Answer(found, *table(("connection", "user", "node", "address", "since", "queued"), rows, "nobody"))
+
+    async def nodes(self) -> Answer:
+        """The live nodes."""
+        found = await self._rooms.engine.broker.nodes()
+        rows = [(n.name, moment(n.started_at), n.connections) for n in found]
+        return Answer(found, *table(("node", "since", "connections"), rows))
+
+    async def inbox(self, user: str | int) -> Answer:
+        """What waits for a user, and how far the user has acknowledged."""
+        page = await self._rooms.engine.inbox.read(id_of(user, "user"), 0, 1_000_000)
+        kept = page.messages[-LISTED:]
+        rows = [
+            (m.offset, "read" if (m.offset or 0) <= page.acked else "", moment(m.timestamp), m.type, _short(m.data))
+            for m in kept
+        ]
+        state = f"{len(page.messages)} messages, newest offset {page.offset}, acknowledged {page.acked}"
+        if len(kept) < len(page.messages):
+            state += f"; the newest {LISTED}:"
+        return Answer(page, *line(state), *table(("offset", "", "at", "type", "data"), rows, "nothing"))
+
+    async def tasks(self, user: str | int) -> Answer:
+        """A user's tasks, the newest first."""
+        found = await self._rooms.engine.tasks.of_user(id_of(user, "user"), False, LISTED)
+        rows = [(t.task_id, t.status, t.percentage, moment(t.updated_at), t.title, t.message) for t in found]
+        return Answer(found, *table(("task", "status", "%", "updated", "title", "message"), rows, "no tasks"))
+
+    async def task(self, id: str) -> Answer:
+        """Everything about one task."""
+        state = await self._rooms.engine.tasks.get(id)
+        shown = {name: _plain(name, value) for name, value in msgspec.to_builtins(state).items()}
+        return Answer(state, *facts(shown))
+
+    # -- watching -----------------------------------------------------------------------------------------------------
+
+    async def trace(self, user_or_connection: str | int) -> Answer:
+        """Shows that user's or connection's messages live, until untrace() or Ctrl-C. Tokens are hidden."""
+        hub, name = self._rooms.hub, str(user_or_connection)
+        one = hub.connections.get(name)
+        if one is None and hub.traced.get(name) is not None:
+            raise Invalid("another login is tracing this user")
+        chosen = [one] if one is not None else list(hub.of_user(id_of(name, "user")))
+        if any(connection.trace is not None for connection in chosen):
+            raise Invalid("another login is tracing this connection")
+        elsewhere = [] if one is not None else [c for c in await self._connections(name) if c.node != self._node]
+        watch = Watch(hub, self._say, None if one is not None else name)
+        self._watches.append(watch)
+        for info in elsewhere:
+            self._say(f"{info.connection_id} is on node {info.node}: trace it there")
+        watch.begin(chosen)
+        if not chosen:
+            self._say(f"{name} is not connected here; waiting")
+        return await self._watched(watch)
+
+    async def log(self, level: str = "info") -> Answer:
+        """Shows this node's log live from a level on (debug, info, warn, error), until untrace() or Ctrl-C."""
+        try:
+            wanted = LogLevel.levelWithName(level)
+        except Exception:
+            raise Invalid("a level is debug, info, warn, error or critical") from None
+        watch = LogWatch(self._say, wanted)
+        self._watches.append(watch)
+        return await self._watched(watch)
+
+    async def _watched(self, watch: Watch | LogWatch) -> Answer:
+        await watch.done
+        self._watches.remove(watch)
+        return Answer(watch.messages, *line(f"{watch.messages} messages were shown"))
+
+    async def untrace(self) -> Answer:
+        """Stops everything that trace() and log() show here."""
+        stopped = len(self._watches)
+        self.end()
+        return Answer(stopped, *line(f"{stopped} stopped"))
+
+    # -- stepping in --------------------------------------------------------------------------------------------------
+
+    async def publish(self, channel: str, data: Any, type: str = "message") -> Answer:
+        """Publishes to a channel."""
+        said = await self._execute("publish", channel=channel, data=data, type=type)
+        return Answer(said, *facts(said))
+
+    async def notify(self, user: str | int, data: Any, type: str = "user_notification") -> Answer:
+        """Sends a message to a user's inbox, durably."""
+        said = (await self._execute("notify", userId=str(user), data=data, type=type))["results"][0]
+        return Answer(said, *facts(said))
+
+    async def disconnect(self, user_or_connection: str | int) -> Answer:
+        """Closes a connection, or all of a user's, on every node; they are told not to come back (3503)."""
+        name = str(user_or_connection)
+        known = await self._rooms.control.connections(Target(connection_id=name))
+        whose = {"connectionId": name} if known else {"userId": name}
+        closed = (await self._execute("disconnect", **whose))["closed"]
+        return Answer(closed, *line(f"{closed} closed"))
+
+    async def revoke(self, user: str | int | None = None, jti: str | None = None) -> Answer:
+        """Blocks a user's tokens issued until now, or one token by its id, and closes their connections."""
+        if (user is None) == (jti is None):
+            raise Invalid("either user= or jti=")
+        whose = {"userId": str(user)} if user is not None else {"jti": jti}
+        closed = (await self._execute("revoke", **whose))["closed"]
+        return Answer(closed, *line(f"revoked; {closed} closed"))
+
+    async def drain(self, seconds: float | None = None) -> Answer:
+        """Takes no new connections here, and sends away who is here, spread over a while. undrain() ends it."""
+        count = len(self._rooms.hub.connections)
+        self._say(f"draining {count} connections; /readyz says 503")
+        closed = await self._rooms.drain.run(None if seconds is None else max(0, round(seconds * 1000)))
+        return Answer(closed, *line(f"{closed} sent away"))
+
+    async def undrain(self) -> Answer:
+        """Takes connections again."""
+        self._rooms.drain.end()
+        return Answer(True, *line("taking connections"))
+
+    # -- what they share ----------------------------------------------------------------------------------------------
+
+    @property
+    def _node(self) -> str:
+        return self._rooms.control.node
+
+    async def _connections(self, user: str | int | None) -> list[ConnectionInfo]:
+        return await self._rooms.control.connections(Target(user_id=None if user is None else str(user)))
+
+    async def _execute(self, method: str, **params: Any) -> Any:
+        try:
+            octets = msgspec.json.encode(params)
+        except (TypeError, ValueError) as problem:
+            raise Invalid(f"not JSON: {problem}") from None
+        return await self._rooms.commands.execute(method, octets)
+
+
+def _short(data: msgspec.Raw) -> str:
+    return compact(msgspec.json.decode(data), 120)
+
+
+def _plain(name: str, value: Any) -> Any:
+    if name.endswith("At"):
+        return moment(value)
+    return compact(value) if isinstance(value, dict | list) else value

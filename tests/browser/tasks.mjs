@@ -1,0 +1,54 @@
+// A task started through the API: its bar moves and ends; a tab opened in the middle, and one after the end, know it too.
+import assert from 'node:assert/strict';
+import { api, picture, scenario, seen, until } from './chromium.mjs';
+
+const card = '[data-task="render"]';
+const shown = async (tab) => Number(await tab.getAttribute(`${card} [role="progressbar"]`, 'aria-valuenow'));
+const width = (tab) => tab.locator(`${card} .fill`).evaluate((fill) => fill.getBoundingClientRect().right - fill.parentElement.getBoundingClientRect().left);
+
+await scenario(async (stage) => {
+  let tab = await stage.open('/');
+  await api('POST', 'tasks', { taskId: 'render', userId: 'demo', title: 'Render' });
+  await seen(tab, card, 'Render');
+  await api('POST', 'tasks/render/progress', { percentage: 20, currentStep: 1, totalSteps: 5, message: 'frame 1' });
+  await until(async () => (await shown(tab)) === 20, 'the bar at 20');
+  const before = await width(tab);
+  await api('POST', 'tasks/render/progress', { percentage: 60, currentStep: 3, totalSteps: 5, message: '<b>frame 3</b>', eta: 90_000 });
+  await until(async () => (await shown(tab)) === 60, 'the bar at 60');
+  assert.ok((await width(tab)) > before * 2, 'the bar itself has moved');
+  await seen(tab, `${card} .message`, '<b>frame 3</b>');
+  await picture(tab, 'task-running');
+
+  // Closed and opened in the middle.
+  await tab.close();
+  tab = await stage.open('/');
+  await until(async () => (await shown(tab)) === 60, 'the bar at 60 in a new tab');
+  await tab.click(`${card} button`);
+  await seen(tab, `${card} .status`, 'cancel asked for');
+
+  await api('POST', 'tasks/render/complete', { result: { file: 'out.mp4' } });
+  await seen(tab, `${card} .status`, 'completed');
+  assert.equal(await shown(tab), 100);
+  await seen(tab, '#inbox-list .unread', 'Render: completed');
+  await api('POST', 'tasks', { taskId: 'import', userId: 'demo', title: 'Import of a file with a rather long name, 2026-11-24.csv' });
+  await api('POST', 'tasks/import/fail', { error: 'line 7: not a number' });
+  await seen(tab, '[data-task="import"] .message', 'line 7: not a number');
+  await picture(tab, 'task-completed');
+
+  // And after the end: the inbox brings it, until it is marked as read.
+  await tab.close();
+  tab = await stage.open('/');
+  await seen(tab, `${card} .status`, 'completed');
+  await seen(tab, '#inbox-list .unread', 'Render: completed');
+  await tab.click('#mark-read');
+  await until(async () => (await tab.locator('#inbox-list .unread').count()) === 0, 'everything read');
+  await until(async () => {
+    const { acked, offset } = await api('GET', 'inbox?userId=demo');
+    return acked === offset;
+  }, 'the cursor at the end');
+  await tab.close();
+  tab = await stage.open('/');
+  await seen(tab, '#inbox-list li', 'Render: completed');
+  assert.equal(await tab.locator('#inbox-list .unread').count(), 0);
+  assert.deepEqual(stage.complaints, []);
+});

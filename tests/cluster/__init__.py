@@ -1,0 +1,1 @@
+"""Whole servers on one real Redis."""

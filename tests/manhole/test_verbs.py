@@ -1,0 +1,126 @@
+"""The verbs against a whole server in this process: what they answer, and what they refuse."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThread
+
+from pushserver.errors import Invalid, NotFound
+from pushserver.manhole.verbs import Rooms, Verbs
+from tests.inside import Inside, running, token
+from tests.rawsocket import RawSocket
+
+
+class Login:
+    def __init__(self, inside: Inside) -> None:
+        node = inside.service.node
+        self.said: list[str] = []
+        rooms = Rooms(node.engine, node.hub, node.control, node.commands, node.overview, inside.service._drain)
+        self.verbs = Verbs(rooms, self.said.append, "admin")
+
+    def __getattr__(self, name: str) -> Any:
+        return self.verbs.named[name]
+
+
+@asynccontextmanager
+async def login(place: Path) -> AsyncIterator[tuple[Login, RawSocket]]:
+    def connect(port: int) -> RawSocket:
+        client = RawSocket(port)
+        client.upgrade()
+        client.ask({"type": "auth", "id": 1, "data": {"token": token("42")}})
+        client.ask({"type": "subscribe", "id": 2, "data": {"channels": ["chat:tea"]}})
+        assert client.message()["type"] == "presence_join"
+        return client
+
+    async with running(place) as inside:
+        client = await deferToThread(connect, inside.port)
+        try:
+            yield Login(inside), client
+        finally:
+            client.close()
+            await inside.empty()
+
+
+async def test_who_is_there_and_what_they_listen_to(tmp_path: Path) -> None:
+    async with login(tmp_path) as (me, _):
+        [one] = (await me.connections()).value
+        assert one.user_id == "42"
+        assert (await me.connections(42)).value == [one]
+        assert repr(await me.connections("nobody")) == "not connected"
+        assert "chat:tea" in repr(await me.connection(one.connection_id))
+        assert (await me.users()).value == {"42": 1}
+        assert {c.channel for c in (await me.channels()).value} == {"chat:tea", "system", "user:42"}
+        assert [c.channel for c in (await me.channels("chat:*")).value] == ["chat:tea"]
+        assert (await me.subscribers("chat:tea")).value == [one]
+        assert repr(await me.subscribers("chat:coffee")) == "nobody"
+        assert [n.name for n in (await me.nodes()).value] == [one.node]
+        assert (await me.stats()).value["total"]["connections"]["current"] == 1
+        assert "42 (1)" in repr(await me.stats())
+        with pytest.raises(NotFound):
+            await me.connection("none")
+
+
+async def test_stepping_in(tmp_path: Path) -> None:
+    async with login(tmp_path) as (me, client):
+        await me.publish("chat:tea", {"n": 1})
+        await me.notify(42, "soup", type="meal")
+        said = [await deferToThread(client.message) for _ in range(2)]
+        assert [(m["type"], m["data"]) for m in said] == [("message", {"n": 1}), ("meal", "soup")]
+        assert "soup" in repr(await me.inbox(42))
+        with pytest.raises(Invalid, match="not JSON"):
+            await me.publish("chat:tea", object())
+        with pytest.raises(Invalid, match="user= or jti="):
+            await me.revoke()
+        assert (await me.revoke(jti="unknown")).value == 0
+        assert (await me.disconnect("nobody")).value == 0
+        assert (await me.revoke(user="42")).value == 1
+        assert await deferToThread(client.close_code) == 3503
+
+
+async def test_tasks(tmp_path: Path) -> None:
+    async with login(tmp_path) as (me, _):
+        await me.verbs._execute("task.create", taskId="t1", userId="42", title="Export")
+        assert "Export" in repr(await me.tasks(42))
+        assert "pending" in repr(await me.task("t1"))
+        with pytest.raises(NotFound):
+            await me.task("t2")
+
+
+async def test_a_connection_is_traced_by_one_login_at_a_time(tmp_path: Path) -> None:
+    async with login(tmp_path) as (me, client):
+        watching: Deferred[Any] = me.trace(42)
+        with pytest.raises(Invalid, match="another login"):
+            await me.trace("42")
+        id = (await me.connections()).value[0].connection_id
+        with pytest.raises(Invalid, match="another login"):
+            await me.trace(id)
+        await deferToThread(client.ask, {"type": "ping", "id": 9, "data": {}})
+        assert (await me.untrace()).value == 1
+        assert (await watching).value == 2
+        assert not me.verbs.watching
+        assert [line.split()[2] for line in me.said] == ["--", "->", "<-"]
+
+
+async def test_the_end_of_a_login_ends_what_it_watches(tmp_path: Path) -> None:
+    async with login(tmp_path) as (me, _):
+        watching = [me.trace("7"), me.log("error")]
+        with pytest.raises(Invalid, match="a level is"):
+            await me.log("loudly")
+        me.verbs.end()
+        assert [(await one).value for one in watching] == [0, 0]
+
+
+async def test_help_names_every_verb_and_a_wrong_call_says_how(tmp_path: Path) -> None:
+    async with login(tmp_path) as (me, _):
+        text = repr(await me.help())
+        assert all(name in text for name in me.verbs.named)
+        with pytest.raises(TypeError, match=r"publish\(channel, data, type='message'\): missing"):
+            me.publish("chat:tea")
+        assert "add the parentheses" in repr(me.stats)
+        assert me.publish.__doc__ == "Publishes to a channel."
