@@ -1,4 +1,4 @@
-"""What a delivery costs, in numbers that no noise moves: system calls of a real server, and bytecode of the inner loop."""
+"""What a delivery costs, in numbers that no noise moves: a real server's system calls, the inner loop's bytecode."""
 
 from __future__ import annotations
 
@@ -127,7 +127,16 @@ def fan_out(followers: int, publications: int) -> tuple[int, list[Wire]]:
     for n in range(followers):
         wire = Wire([], 1 << 20, Policy.DISCONNECT)
         connection = Connection(
-            f"c{n}", dialect, node, wire.outbox, None, address="", user_agent="", protocol="", now=0
+            f"c{n}",
+            dialect,
+            node,
+            wire.outbox,
+            None,
+            address="",
+            user_agent="",
+            protocol="",
+            now=0,
+            counters=Counters(0),
         )
         channel.admit(connection)
         wires.append(wire)
