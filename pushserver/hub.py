@@ -87,12 +87,14 @@ class Joining:
 class Batch:
     """Publications that leave together, for those whose first batch it is, or an earlier one was."""
 
-    __slots__ = ("changes", "number", "publications")
+    __slots__ = ("changes", "number", "plain", "publications")
 
     def __init__(self, number: int) -> None:
         self.number = number
         #: `Channel.changes` when its followers were listed, where it is meant for all of them; -1 where it is not
         self.changes = -1
+        #: whether nobody is excluded
+        self.plain = True
         self.publications: list[Publication] = []
 
 
@@ -151,7 +153,7 @@ class Hub:
         self.channels: dict[str, Channel] = {}
         #: who watches a user's messages, by user
         self.traced: dict[str, Trace] = {}
-        self._dirty: list[Channel] = []
+        self._dirty: deque[Channel] = deque()
         self._scheduled = False
         #: called with a connection that missed messages of a channel that keeps them, and the offset to read on from
         self.lagged: Callable[[Connection, str, int], None] = lambda connection, channel, offset: None
@@ -332,15 +334,24 @@ class Hub:
                 if not self._scheduled:
                     self._scheduled = True
                     self._clock.callLater(0, self._flush)
-        channel.batches[-1].publications.append(publication)
+        batch = channel.batches[-1]
+        batch.publications.append(publication)
+        if publication.exclude_user is not None or publication.exclude_connection is not None:
+            batch.plain = False
 
     def _flush(self) -> None:
-        self._scheduled = False
-        dirty, self._dirty = self._dirty, []
-        for channel in dirty:
+        """Begins what was published; where it is for many channels, others get their turn in between."""
+        began = perf_counter()
+        dirty = self._dirty
+        while dirty:
+            channel = dirty.popleft()
             if not channel.running:
                 channel.running = True
                 self._run(channel)
+            if dirty and perf_counter() - began > SLICE:
+                self._clock.callLater(0, self._flush)
+                return
+        self._scheduled = False
 
     def _run(self, channel: Channel) -> None:
         """Delivers the channel's batches one after another, in slices."""
@@ -377,7 +388,7 @@ class Hub:
         frames: dict[Dialect, tuple[list[bytes], bytes]] = {}
         publications, number = batch.publications, batch.number
         first, later = channel.followers.get, number + 1
-        plain = all(p.exclude_user is None and p.exclude_connection is None for p in publications)
+        plain = batch.plain
         sent = octets = size = 0
         dialect: Dialect | None = None
         each: list[bytes] = []
