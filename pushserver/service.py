@@ -72,6 +72,7 @@ from pushserver.web.sse import EventStreams, Tickets
 from pushserver.web.websocket import WebSocketDoorFactory
 from pushserver.wire.messages import may_send
 from pushserver.workers.seat import Alone, Seat
+from pushserver.workers.sockets import widen
 
 if TYPE_CHECKING:
     from pushserver.manhole.ssh import Console
@@ -360,7 +361,9 @@ class PushService(Service):
             ingest.start(self.node.commands.execute)
         for description in self._config.server.listen:
             try:
-                self._ports.append(await self._seat.endpoint(description).listen(self._doors))
+                port = await self._seat.endpoint(description).listen(self._doors)
+                self._ports.append(port)
+                widen(port, description)
             except Exception as problem:
                 raise ConfigError(f"cannot listen on {description}: {problem}") from None
         if self._seat.leads:

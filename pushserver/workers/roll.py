@@ -19,7 +19,7 @@ _COLUMNS: Final = 3
 #: A worker whose row is older is not counted on, ms: it hangs, or is gone.
 FRESH: Final = 2_000
 #: Connections by which a worker may be ahead of the least loaded one before it lets others go first, and per cent.
-LEAD: Final = 4
+LEAD: Final = 2
 LEAD_PERCENT: Final = 5
 
 

@@ -42,6 +42,8 @@ class Place:
         self.path = path
         self._redis: list[RedisServer] = []
         self._servers: list[Server] = []
+        #: servers that were started
+        self.count = 0
 
     def redis(self, kind: Callable[..., RedisServer] = RedisServer, *arguments: Any, **options: Any) -> RedisServer:
         server = kind(self.path / f"redis-{len(self._redis)}", *arguments, **options)
@@ -49,19 +51,24 @@ class Place:
         return server.start()
 
     def server(self, *options: str, config: str = CONFIG, **settings: Any) -> Server:
-        place = self.path / f"server-{len(self._servers)}"
+        place = self.path / f"server-{self.count}"
+        self.count += 1
         place.mkdir()
         server = start(place, *options, config=config, secret=SECRET, api_key=API_KEY, **settings)
         self._servers.append(server)
         return server
+
+    def end_servers(self) -> None:
+        for server in self._servers:
+            server.stop()
+        self._servers.clear()
 
     def end(self) -> None:
         # Servers stop without waiting for a Redis that a test has stopped.
         for redis in self._redis:
             if redis.stopped:
                 redis.resume()
-        for server in self._servers:
-            server.stop()
+        self.end_servers()
         for redis in self._redis:
             redis.kill()
 

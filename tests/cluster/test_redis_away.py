@@ -102,7 +102,7 @@ def test_workers_and_their_redis(place: Place, talk: Talks) -> None:
     redis = place.redis()
     server = place.server("--redis", redis.url, "--workers", "2")
     wait_until(lambda: server.log.count(" is ready") == 2)
-    clients = [talk(server, "42", "news:x") for _ in range(6)]
+    clients = [talk(server, "42", "news:x") for _ in range(12)]
     assert len({client.welcome["data"]["node"] for client in clients}) == 2
     redis.kill()
     wait_until(lambda: readiness(server) == 503)
@@ -110,10 +110,10 @@ def test_workers_and_their_redis(place: Place, talk: Talks) -> None:
         client.barrier()
     said = server.api("GET", "/metrics")
     assert said.status == 200
-    assert "\npushserver_connections 6\n" in said.body
+    assert "\npushserver_connections 12\n" in said.body
     redis.start()
     settles(lambda: [readiness(server) for _ in range(6)], [200] * 6, 20)
-    wait_until(lambda: len(server.api("GET", "/api/connections?userId=42").body["connections"]) == 6)
+    wait_until(lambda: len(server.api("GET", "/api/connections?userId=42").body["connections"]) == 12)
     server.api("POST", "/api/publish", {"channel": "news:x", "data": {"back": 1}})
     for client in clients:
         client.push("message", back=1)

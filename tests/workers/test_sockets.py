@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.threads import deferToThread
 
-from pushserver.workers.sockets import bind, endpoint, passed
+from pushserver.workers.sockets import bind, endpoint, passed, widen
 from tests.engine.redis.test_connection import certificates
 from tests.harness import free_port
 
@@ -56,7 +56,8 @@ def read(family: int, address: Any, before: bytes = b"", wrap: Callable[[socket.
         plain.settimeout(10)
         plain.connect(address)
         with wrap(plain) as client:
-            client.sendall(before)
+            if before:
+                client.sendall(before)
             said = b""
             while more := client.recv(100):
                 said += more
@@ -114,6 +115,21 @@ async def test_tls_is_the_workers(tmp_path: Path) -> None:
     bound, _, said = await _answers(
         description, socket.AF_INET, ("127.0.0.1", number), b"",
         lambda plain: context.wrap_socket(plain, server_hostname="127.0.0.1"),
+    )  # fmt: skip
+    await _closed(bound)
+    assert said == b"hello"
+
+
+async def test_tls_with_a_folder_of_certificates(tmp_path: Path) -> None:
+    files = certificates(tmp_path / "pki")
+    folder = tmp_path / "served"
+    folder.mkdir()
+    (folder / "127.0.0.1.pem").write_bytes(files["key"].read_bytes() + files["cert"].read_bytes())
+    context = ssl.create_default_context(cafile=str(files["ca"]))
+    number = free_port()
+    bound, _, said = await _answers(
+        f"tls:{folder}:{number}:interface=\\:\\:1", socket.AF_INET6, ("::1", number), b"",
+        lambda plain: context.wrap_socket(plain, server_hostname="localhost"),
     )  # fmt: skip
     await _closed(bound)
     assert said == b"hello"
@@ -179,3 +195,22 @@ async def test_who_is_ahead_lets_the_other_go_first_and_takes_what_nobody_takes(
     assert said.count(b"other") >= 15
     for each in (port, other, bound):
         await _closed(each)
+
+
+async def test_a_thousand_that_come_at_once_can_wait() -> None:
+    from twisted.internet import reactor
+
+    number = free_port()
+    for description, room in [(f"tcp:{number}:interface=127.0.0.1", 300), (f"tcp:{number}:backlog=5", 3)]:
+        bound = await bind(reactor, description)
+        widen(bound, description)
+        waiting: list[socket.socket] = []
+        for _ in range(room):
+            client = socket.create_connection(("127.0.0.1", number), 0.5)
+            waiting.append(client)
+        if room == 3:
+            with pytest.raises(TimeoutError):
+                waiting += (socket.create_connection(("127.0.0.1", number), 0.2) for _ in range(10))
+        for client in waiting:
+            client.close()
+        await _closed(bound)
