@@ -104,6 +104,7 @@ class Requests:
         self._now = now
         hub.lagged = recall.catch_up
         hub.deserted = tasks.forget
+        hub.outdated = tasks.outdated
 
     # -- a connection's life ------------------------------------------------------------------------------------------
 
