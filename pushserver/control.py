@@ -118,6 +118,8 @@ class Control:
         self.figures: Callable[[], dict[str, Any]] = dict
         #: takes a message for a stream of this node, by its connection's id; False where it is none of them
         self.receive: Callable[[str, str], bool] = lambda connection_id, text: False
+        #: takes over users who went from a node that stops, and when each was last seen; set by the wiring
+        self.take_over: Callable[[dict[str, int]], None] = lambda gone: None
         self._rechecking = LoopingCall(self.recheck)
         self._rechecking.clock = clock
 
@@ -178,6 +180,17 @@ class Control:
         answers = await self._engine.broker.survey(question_of("stats", None), SURVEY_TIMEOUT)
         return {node: msgspec.json.decode(octets) for node, octets in sorted(answers)}
 
+    async def hand_over(self, gone: dict[str, int]) -> None:
+        """This node stops: another one announces these users as offline, unless they come back. Nobody does where there
+        is no other node."""
+        others = [node.name for node in await self._engine.broker.nodes() if node.name != self.node]
+        if not others:
+            return
+        users = list(gone.items())
+        for start in range(0, len(users), RECHECK_BATCH):
+            body = (min(others), dict(users[start : start + RECHECK_BATCH]))
+            await self._engine.broker.survey(question_of("gone", body), SURVEY_TIMEOUT)
+
     async def _ask(self, kind: str, body: Any, type: Any) -> list[Any]:
         answers = await self._engine.broker.survey(question_of(kind, body), SURVEY_TIMEOUT)
         return [msgspec.json.decode(octets, type=type) for _, octets in answers]
@@ -212,6 +225,11 @@ class Control:
                 said = self._channels(msgspec.json.decode(body, type=str | None))
             case "message":
                 said = self.receive(*msgspec.json.decode(body, type=tuple[str, str]))
+            case "gone":
+                meant_for, gone = msgspec.json.decode(body, type=tuple[str, dict[str, int]])
+                said = meant_for == self.node
+                if said:
+                    self.take_over(gone)
             case "stats":
                 said = self.figures()
             case _:

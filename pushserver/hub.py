@@ -26,7 +26,7 @@ from twisted.python.failure import Failure
 
 from pushserver import errors
 from pushserver.connection import Connection, Dialect, Trace
-from pushserver.delivery import Mark, Overflow
+from pushserver.delivery import Mark, Overflow, Policy
 from pushserver.operations import Resync
 from pushserver.publication import Publication
 from pushserver.stats import Counters
@@ -87,12 +87,14 @@ class Joining:
 class Batch:
     """Publications that leave together, for those whose first batch it is, or an earlier one was."""
 
-    __slots__ = ("changes", "number", "publications")
+    __slots__ = ("changes", "number", "plain", "publications")
 
     def __init__(self, number: int) -> None:
         self.number = number
         #: `Channel.changes` when its followers were listed, where it is meant for all of them; -1 where it is not
         self.changes = -1
+        #: whether nobody is excluded
+        self.plain = True
         self.publications: list[Publication] = []
 
 
@@ -151,10 +153,14 @@ class Hub:
         self.channels: dict[str, Channel] = {}
         #: who watches a user's messages, by user
         self.traced: dict[str, Trace] = {}
-        self._dirty: list[Channel] = []
+        self._dirty: deque[Channel] = deque()
         self._scheduled = False
         #: called with a connection that missed messages of a channel that keeps them, and the offset to read on from
         self.lagged: Callable[[Connection, str, int], None] = lambda connection, channel, offset: None
+        #: the newest push of each subject to a connection whose socket is full; None once that was left out
+        self._newest: dict[Connection, dict[str, Mark | None]] = {}
+        #: called with a connection that has drained, and a subject whose newest push was left out for it
+        self.outdated: Callable[[Connection, str], None] = lambda connection, subject: None
         #: called with a channel that nobody here follows any more
         self.deserted: Callable[[str], None] = lambda channel: None
         #: called when there are more or fewer connections
@@ -332,15 +338,24 @@ class Hub:
                 if not self._scheduled:
                     self._scheduled = True
                     self._clock.callLater(0, self._flush)
-        channel.batches[-1].publications.append(publication)
+        batch = channel.batches[-1]
+        batch.publications.append(publication)
+        if publication.exclude_user is not None or publication.exclude_connection is not None:
+            batch.plain = False
 
     def _flush(self) -> None:
-        self._scheduled = False
-        dirty, self._dirty = self._dirty, []
-        for channel in dirty:
+        """Begins what was published; where it is for many channels, others get their turn in between."""
+        began = perf_counter()
+        dirty = self._dirty
+        while dirty:
+            channel = dirty.popleft()
             if not channel.running:
                 channel.running = True
                 self._run(channel)
+            if dirty and perf_counter() - began > SLICE:
+                self._clock.callLater(0, self._flush)
+                return
+        self._scheduled = False
 
     def _run(self, channel: Channel) -> None:
         """Delivers the channel's batches one after another, in slices."""
@@ -377,7 +392,7 @@ class Hub:
         frames: dict[Dialect, tuple[list[bytes], bytes]] = {}
         publications, number = batch.publications, batch.number
         first, later = channel.followers.get, number + 1
-        plain = all(p.exclude_user is None and p.exclude_connection is None for p in publications)
+        plain = batch.plain
         sent = octets = size = 0
         dialect: Dialect | None = None
         each: list[bytes] = []
@@ -426,6 +441,8 @@ class Hub:
         if connection.trace is not None:
             connection.trace.pushed(connection, publication)
         mark = Mark(publication.channel, publication.offset, subject)
+        if subject and connection.outbox.stalled and connection.outbox.policy is not Policy.DISCONNECT:
+            self._remember(connection, mark)
         try:
             if connection.outbox.push(frame, mark):
                 self._counters.sent(1, len(frame))
@@ -442,6 +459,19 @@ class Hub:
                 frames[dialect] = dialect.publication(publication)
             self._hand_over(connection, publication, frames[dialect], subject)
 
+    def _remember(self, connection: Connection, mark: Mark) -> None:
+        """This push is its subject's newest, and may yet be left out."""
+        newest = self._newest.get(connection)
+        if newest is None:
+            newest = self._newest[connection] = {}
+            connection.outbox.drained().addCallback(lambda _: self._drained(connection))
+        newest[mark.subject] = mark
+
+    def _drained(self, connection: Connection) -> None:
+        for subject, mark in self._newest.pop(connection).items():
+            if mark is None and connection.open:
+                self.outdated(connection, subject)
+
     def replay(self, connection: Connection, publication: Publication) -> None:
         """Sends a message of the past: it was asked for, so it is never left out; its sender waits for the socket."""
         frame = connection.dialect.publication(publication)
@@ -451,8 +481,12 @@ class Hub:
         self._counters.sent(1, len(frame))
 
     def left_out(self, connection: Connection, mark: Mark) -> None:
-        """A live message did not fit. Where its channel keeps messages, they are read again when the socket drained."""
+        """A live message did not fit. Where its channel keeps messages, they are read again when the socket drained;
+        where it was the newest of its subject, `outdated` is called then."""
         self._counters.left_out()
+        newest = self._newest.get(connection)
+        if newest is not None and mark.subject and newest.get(mark.subject) is mark:
+            newest[mark.subject] = None
         channel = self.channels.get(mark.channel)
         if mark.offset is None or connection.gone or channel is None or connection not in channel.followers:
             return

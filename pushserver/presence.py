@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
 from pushserver import publication
@@ -50,7 +50,10 @@ class Presence:
         self._engine = engine
         self._publishing = publishing
         self._now = now
-        self._leaving: dict[str, IDelayedCall] = {}
+        #: users who have gone a while ago, the announcement to come, and when they were seen
+        self._leaving: dict[str, tuple[IDelayedCall, int]] = {}
+        #: what is being told to the engine
+        self._telling: set[Deferred[Any]] = set()
         self._stopped = False
 
     # -- users --------------------------------------------------------------------------------------------------------
@@ -61,7 +64,7 @@ class Presence:
         waiting = self._leaving.pop(user_id, None)
         if waiting is not None:
             # Nobody has heard that the user was gone, so nobody need hear that they are back.
-            waiting.cancel()
+            waiting[0].cancel()
         elif first:
             self._detach(self._announce_status(user_id, "online", self._now()))
 
@@ -71,12 +74,7 @@ class Presence:
     async def _disconnect(self, user_id: str, connection_id: str) -> None:
         now = self._now()
         if await self._engine.presence.disconnect(user_id, connection_id, now):
-            earlier = self._leaving.pop(user_id, None)
-            if earlier is not None:
-                earlier.cancel()
-            if self._stopped:
-                return
-            self._leaving[user_id] = self._clock.callLater(OFFLINE_GRACE / 1000, self._left, user_id, now)
+            self.take_over({user_id: now})
 
     def _left(self, user_id: str, last_seen_at: int) -> None:
         del self._leaving[user_id]
@@ -86,6 +84,23 @@ class Presence:
         online = await self._engine.presence.online(user_id)
         if not online.online:
             await self._announce_status(user_id, "offline", last_seen_at)
+
+    async def settle(self) -> dict[str, int]:
+        """Waits until the engine knows who has gone. Answers the users who have not been announced as offline yet, and
+        when they were last seen: this node is about to stop, and another one says so when their time has come."""
+        await DeferredList([*self._telling])
+        return {user_id: last_seen_at for user_id, (_, last_seen_at) in self._leaving.items()}
+
+    def take_over(self, gone: dict[str, int]) -> None:
+        """What `settle` answered on a node that stops: falls to this one now."""
+        for user_id, last_seen_at in gone.items():
+            earlier = self._leaving.pop(user_id, None)
+            if earlier is not None:
+                earlier[0].cancel()
+            if self._stopped:
+                continue
+            call = self._clock.callLater(OFFLINE_GRACE / 1000, self._left, user_id, last_seen_at)
+            self._leaving[user_id] = (call, last_seen_at)
 
     def offline(self, user_id: str, last_seen_at: int) -> None:
         """A user's connections went with their node; it falls to this one to say so."""
@@ -158,10 +173,13 @@ class Presence:
             else:
                 self._log.failure("telling presence failed", failure)
 
-        Deferred.fromCoroutine(work).addErrback(failed)  # type: ignore[arg-type]
+        telling: Deferred[Any] = Deferred.fromCoroutine(work).addErrback(failed)  # type: ignore[arg-type]
+        if not telling.called:
+            self._telling.add(telling)
+            telling.addBoth(lambda _: self._telling.discard(telling))
 
     def stop(self) -> None:
         self._stopped = True
-        for waiting in self._leaving.values():
+        for waiting, _ in self._leaving.values():
             waiting.cancel()
         self._leaving.clear()

@@ -104,6 +104,7 @@ class Requests:
         self._now = now
         hub.lagged = recall.catch_up
         hub.deserted = tasks.forget
+        hub.outdated = tasks.outdated
 
     # -- a connection's life ------------------------------------------------------------------------------------------
 
@@ -245,6 +246,9 @@ class Requests:
             results["system"] = None
         tasks = await self._tasks.of_user(user_id, unfinished=True, limit=LISTED + 1)
         await self._presence.join(connection, namespace, "system")
+        # What it followed as nobody, it follows as somebody now.
+        for name in connection.channels.difference(connection.server_channels):
+            await self._presence.join(connection, self._publishing.namespace(name), name)
 
         self._heartbeat.authenticated(connection)
         self._counters.authenticated()

@@ -151,6 +151,7 @@ class Node:
             now,
             max_token_lifetime=auth.max_token_lifetime,
         )
+        self.control.take_over = self.presence.take_over
         self.commands = Commands(self.hub, self.publishing, self.tasks, self.control)
         self.overview = Overview(reactor, self.counters, self.hub, self.control, self.publishing, now)
 
@@ -159,6 +160,15 @@ class Node:
         self.tasks.start()
         self.control.start()
         self.overview.start()
+
+    async def hand_over(self) -> None:
+        """The engine learns who has gone, and another node what this one has still to announce."""
+        try:
+            gone = await self.presence.settle()
+            if gone:
+                await self.control.hand_over(gone)
+        except errors.Unavailable:
+            self._log.warn("who has gone could not be handed over: the engine cannot answer now")
 
     def stop(self) -> None:
         self.overview.stop()
@@ -426,6 +436,7 @@ class PushService(Service):
             await _stopped(port)
         self._ports.clear()
         await self._send_away(self._config.server.shutdown_drain)
+        await self.node.hand_over()
         self.node.stop()
         await self.node.engine.stop()
         self._log.info("node {node} has stopped", node=self.node.name)

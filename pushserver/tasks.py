@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from twisted.internet.defer import Deferred
-from twisted.internet.task import LoopingCall
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
 from pushserver import progress, publication
 from pushserver.connection import Connection
 from pushserver.engine.interfaces import Once, TaskEvent
-from pushserver.errors import Conflict, Unavailable
+from pushserver.errors import Conflict, NotFound, Unavailable
 from pushserver.hub import Hub
 from pushserver.progress import NewTask, Pace, Progress, StatusChanged, TaskState, Throttle
 from pushserver.publication import Publication
@@ -45,6 +45,8 @@ STALE_BATCH: Final = 100
 #: So often a change is tried anew when somebody else was quicker. Each failure is somebody's success.
 ATTEMPTS: Final = 50
 
+#: Seconds until the engine is asked again that could not answer.
+AGAIN: Final = 1.0
 #: So many tasks that ended are remembered for what comes of them too late.
 REMEMBERED: Final = 1_000
 
@@ -308,6 +310,40 @@ class Tasks:
                 self._push(feed.shown, (connection,))
             elif feed.throttle.due is not None or feed.shown is None or feed.shown.state.version < version:
                 feed.floors[connection] = version
+
+    def outdated(self, connection: Connection, task_id: str) -> None:
+        """A slow connection has drained, and the newest that it was sent of the task was left out: shows it anew.
+
+        The end of a task comes to its owner by the inbox.
+        """
+        for channel in (user_channel(connection.user_id or ""), task_channel(task_id)):
+            feed = self._feeds.get(channel, {}).get(task_id)
+            if feed is not None and feed.shown is not None and connection in self._audience_of(channel, feed):
+                if feed.shown.state.version > feed.floors.get(connection, 0):
+                    self._push(feed.shown, (connection,))
+                return
+        if self._hub.live(connection, task_channel(task_id)):
+            done = Deferred.fromCoroutine(self._show_end(connection, task_id))
+            done.addErrback(lambda failure: self._log.failure("showing the end of a task failed", failure))
+
+    def _audience_of(self, channel: str, feed: Feed) -> list[Connection]:
+        assert feed.shown is not None
+        return self._audience(channel, feed.shown.state, to_owner=channel.startswith("user:"))
+
+    async def _show_end(self, connection: Connection, task_id: str) -> None:
+        while self._hub.live(connection, task_channel(task_id)):
+            try:
+                state = await self.get(task_id)
+            except NotFound:
+                return
+            except Unavailable:
+                await deferLater(self._clock, AGAIN)
+                continue
+            if state.final and self._hub.live(connection, task_channel(task_id)):
+                type, data = progress.event_of(msgspec.structs.replace(state, status=progress.Status.RUNNING), state)
+                old_status = data.old_status if isinstance(data, StatusChanged) else None
+                self._push(TaskEvent(type, state, old_status), (connection,))
+            return
 
     async def refresh(self) -> None:
         """Events may have been lost on the way: shows the states of now, where they are newer, to everyone here."""

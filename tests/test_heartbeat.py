@@ -37,6 +37,11 @@ class Line:
             self.clock.callLater(0.01, setattr, self.connection, "pinged_at", 0)
         return self.demands
 
+    moving = False
+
+    def moves(self) -> bool:
+        return self.moving
+
     def hang_up(self, close: object, discard: bool) -> None:
         self.ended = close
         self.heartbeat.closing(self.connection)
@@ -108,6 +113,18 @@ def test_a_vanished_peer_is_gone_within_interval_and_timeout(world: World) -> No
     world.run(2.5)
     assert line.aborted
     assert len(world.heartbeat.wheel) == 0
+
+
+def test_a_slow_peer_that_still_takes_what_waits_is_alive(world: World) -> None:
+    world.lots = iter([0.999])
+    line = world.connection(answers=False)
+    line.moving = True
+    world.run(35.6)
+    assert line.ended is None
+    line.moving = False
+    world.run(10.5)
+    assert line.ended == errors.NO_HEARTBEAT
+    world.run(2.5)
 
 
 def test_heartbeats_are_spread_and_nobody_is_looked_at_who_is_not_due(

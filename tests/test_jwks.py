@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from pathlib import Path
 from typing import Any
 
 import jwt
@@ -13,7 +14,7 @@ from jwt.algorithms import OKPAlgorithm
 from twisted.internet.defer import Deferred
 
 from pushserver.errors import Unavailable
-from pushserver.jwks import COOLDOWN, MAX_AGE, KeySet
+from pushserver.jwks import COOLDOWN, MAX_AGE, MAX_SIZE, KeySet, fetch
 from pushserver.tokens import Keys
 
 KEY = Ed25519PrivateKey.generate()
@@ -109,3 +110,19 @@ async def test_a_configured_key_needs_no_fetch() -> None:
     keys = await world.keys.keys_for(jwt.encode({"sub": "a"}, hmac, "HS256"), Keys(hmac))
     assert keys.candidates("HS256", None)
     assert world.fetches == 0
+
+
+def test_a_document_is_read_up_to_its_bound(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.json"
+    keys.write_bytes(document("1"))
+    assert fetch(keys.as_uri()) == document("1")
+    keys.write_bytes(b" " * (MAX_SIZE + 1))
+    with pytest.raises(ValueError, match="too large"):
+        fetch(keys.as_uri())
+
+
+async def test_a_key_set_of_the_wrong_shape_lets_nobody_in() -> None:
+    world = World()
+    world.answers = [b'{"keys": 1}']
+    with pytest.raises(Unavailable):
+        await world.ask("1")

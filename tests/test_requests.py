@@ -29,6 +29,11 @@ publish = "authenticated"
 presence = true
 join_leave = true
 [[namespaces]]
+name = "public"
+subscribe = "anyone"
+presence = true
+join_leave = true
+[[namespaces]]
 name = "live"
 publish = "authenticated"
 """
@@ -312,6 +317,21 @@ async def test_a_slow_consumer_is_disconnected_where_so_configured(house: House)
         await house.settle()
     assert client.closed == errors.SLOW
     assert house.node.counters.slow_consumers == 1
+
+
+async def test_who_signs_in_later_is_present_where_they_already_were(house: House) -> None:
+    watcher = await house.client("eve")
+    await watcher.ask("subscribe", channels=["public:room"])
+    client = house.connect()
+    await client.ask("subscribe", channels=["public:room"])
+    assert [m["data"]["userId"] for m in watcher.pushes("presence_join")] == ["eve"]
+    assert (await client.ask("auth", token=house.token("ann")))["type"] == "auth_success"
+    present = await watcher.ask("presence", channel="public:room")
+    assert [user["userId"] for user in present["data"]["users"]] == ["ann", "eve"]
+    assert [m["data"]["userId"] for m in watcher.pushes("presence_join") if m["data"]["userId"] == "ann"] == ["ann"]
+    client.vanish()
+    await house.settle()
+    assert [m["data"]["userId"] for m in watcher.pushes("presence_leave")] == ["ann"]
 
 
 async def test_presence_joins_and_leaves_come_in_pairs(house: House) -> None:

@@ -10,6 +10,7 @@ import pytest
 import pytest_twisted
 
 from pushserver import errors
+from pushserver.delivery import Policy
 from pushserver.engine.interfaces import TaskEvent
 from tests.fakes import House
 
@@ -110,3 +111,50 @@ async def test_only_the_owner_asks_for_the_end_and_nobody_else_learns_of_the_tas
         await house.execute("task.progress", taskId="t", percentage=1)
     with pytest.raises(errors.Conflict):
         await house.execute("task.create", taskId="t", userId="ann")
+
+
+@pytest.mark.parametrize("policy", [Policy.DROP_OLDEST, Policy.LATEST])
+@pytest.mark.parametrize("user", ["ann", "bob"])
+async def test_the_last_state_reaches_a_slow_consumer_though_its_push_was_left_out(
+    house: House, policy: Policy, user: str
+) -> None:
+    client = await house.client(user, {"permissions": ["subscribe:task:*"]}, policy=policy, limit=900)
+    await client.ask("subscribe", channels=["chat:a"])
+    for task in ("going", "over"):
+        await house.execute("task.create", taskId=task, userId="ann")
+        await client.ask("task_subscribe", taskId=task)
+    await house.advance(2)
+    client.socket.blocked = True
+    client.connection.outbox.write(b"")
+    client.new()
+    for percentage in (10, 20):
+        for task in ("going", "over"):
+            await house.execute("task.progress", taskId=task, percentage=percentage)
+        await house.advance(2)
+    await house.execute("task.complete", taskId="over", result={"ok": True})
+    await house.settle()
+    for n in range(20):
+        await house.execute("publish", channel="chat:a", data={"n": n, "text": "x" * 100})
+        await house.settle()
+    assert versions(client.new()) == []
+    client.socket.unblock()
+    await house.settle()
+    events = [m for m in client.new() if m["type"].startswith("task_")]
+    last = {m["data"]["taskId"]: (m["type"], m["data"]["percentage"]) for m in events}
+    assert last == {"going": ("task_progress", 20), "over": ("task_completed", 100)}
+    assert len({(m["data"]["taskId"], m["data"]["version"]) for m in events}) == len(events)
+
+
+async def test_what_was_replaced_by_a_newer_state_is_not_told_twice(house: House) -> None:
+    client = await house.client("ann", policy=Policy.LATEST)
+    await house.execute("task.create", taskId="t", userId="ann")
+    await house.advance(2)
+    client.socket.blocked = True
+    client.connection.outbox.write(b"")
+    client.new()
+    for percentage in (10, 20, 30):
+        await house.execute("task.progress", taskId="t", percentage=percentage)
+        await house.advance(2)
+    client.socket.unblock()
+    await house.settle()
+    assert [m["data"]["percentage"] for m in client.new()] == [30]

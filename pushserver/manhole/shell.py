@@ -1,16 +1,16 @@
 """What is typed at the console, carried out: Python, with the verbs as names.
 
 A mistake typed here ends the statement, never the server: exceptions and ``exit()`` are caught, output is bounded, and
-a statement's own code (not what it calls) is stopped when it runs too long. Code that blocks inside one call into C
-(``time.sleep``, a giant power) cannot be stopped: it is the operator's to avoid.
+a statement's own code (not what it calls) is stopped when it runs too long. What computes inside one call into C (a
+giant power) cannot be stopped: it is the operator's to avoid.
 """
 
 from __future__ import annotations
 
 import ast
 import codeop
+import signal
 import sys
-import time
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from io import TextIOBase
@@ -32,6 +32,8 @@ from pushserver.manhole.verbs import Verbs
 MAX_OUTPUT: Final = 256 * 1024
 #: Seconds that one statement's own code may run, while everybody else waits.
 MAX_RUNNING: Final = 3.0
+#: Seconds until it is stopped anew where it caught the first time.
+AGAIN: Final = 0.05
 #: Bytes of one line of input, and lines that are remembered.
 MAX_LINE: Final = 8_192
 MAX_HISTORY: Final = 500
@@ -73,30 +75,23 @@ class Output(TextIOBase):
 
 
 class Deadline:
-    """Stops the statement's own lines (those of `FILENAME`) after a while; the server's code is never interrupted."""
+    """Stops the statement's own code (that of `FILENAME`) after a while, again and again until it is out of whatever
+    catches everything; the server's code is never interrupted."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
 
     def __enter__(self) -> None:
-        self._end = time.monotonic() + self._seconds
-        self._before = sys.gettrace()
-        sys.settrace(self._call)
+        self._before = signal.signal(signal.SIGALRM, self._alarm)
+        signal.setitimer(signal.ITIMER_REAL, self._seconds, AGAIN)
 
     def __exit__(self, kind: type[BaseException] | None, value: object, traceback: TracebackType | None) -> None:
-        sys.settrace(self._before)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, self._before)
 
-    def _call(self, frame: FrameType, event: str, argument: Any) -> Any:
-        if frame.f_code.co_filename != FILENAME:
-            return None
-        # A loop in one line is one line to the interpreter: each of its instructions is looked at.
-        frame.f_trace_opcodes = True
-        return self._line
-
-    def _line(self, frame: FrameType, event: str, argument: Any) -> Any:
-        if time.monotonic() > self._end:
+    def _alarm(self, number: int, frame: FrameType | None) -> None:
+        if frame is not None and frame.f_code.co_filename == FILENAME:
             raise Stopped(f"stopped: it ran for more than {self._seconds:g} s, and everybody waited")
-        return self._line
 
 
 def _quit(status: object = None) -> None:
@@ -190,7 +185,8 @@ class Interpreter:
         except SystemExit as end:
             raise Quit(end.code if isinstance(end.code, int) else 0 if end.code is None else 1) from None
         except Stopped as stopped:
-            self._write(f"\n{stopped}\n")
+            printed = self._gathered or ["\n"]
+            self._write(f"{stopped}\n" if printed[-1].endswith("\n") else f"\n{stopped}\n")
             self._log.warn("console: {who}: {why}", who=self._who, why=str(stopped))
             return False
         except BaseException as problem:

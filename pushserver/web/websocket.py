@@ -319,6 +319,7 @@ class WebSocketDoor(WebSocketServerProtocol):  # type: ignore[misc]
         outbox = self._outbox
         if self.state == self.STATE_OPEN and outbox is not None:
             outbox.interject(frames.HEARTBEAT)
+            outbox.moved = False
             # While it is us who do not read, because the engine is slow, nothing can be heard of the client.
             return not self._paused or outbox.stalled
         return True

@@ -229,7 +229,7 @@ def test_a_command_answers_and_ends_with_a_meaningful_status(operator: Operator,
     assert operator.say("1/0").returncode == 1
     assert operator.say("not python at all").returncode == 1
     assert operator.say("exit(7)").returncode == 7
-    assert operator.say("publish('chat:lobby', {'a': 1}); users()").stdout.count("42") == 1
+    assert operator.say("publish('chat:lobby', {'a': 1}); users()").stdout.count("\n42 ") == 1
 
 
 def test_what_is_published_at_the_console_arrives_and_is_not_in_the_log(operator: Operator, client: RawSocket) -> None:

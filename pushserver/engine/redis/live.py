@@ -12,6 +12,7 @@ Another program's message is ``{"type"?, "data"}``; it becomes a publication wit
 from __future__ import annotations
 
 import secrets
+from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -73,6 +74,9 @@ class Live:
         self._new: list[Feed] = []
         self._starting: Any = None
         self._origin = secrets.token_hex(4)
+        # What other programs publish gets its identity here, on each node its own: random once, then counted.
+        self._prefix = secrets.token_hex(8)
+        self._numbers = count(1)
         self._number = 0
         self.dropped = 0
         self.received = 0
@@ -242,7 +246,7 @@ class Live:
                 channel=feed.channel,
                 data=publication.body(message.data),
                 timestamp=self._now(),
-                message_id=secrets.token_hex(12),
+                message_id=f"{self._prefix}-{next(self._numbers):x}",
             )
         )
 

@@ -36,6 +36,7 @@ export function connectionPanel(client) {
     put(button, connectionState === 'idle' || connectionState === 'closed' ? 'Connect' : 'Disconnect');
     button.hidden = !hasToken();
     signIn.hidden = hasToken();
+    document.body.classList.toggle('signed-out', !hasToken());
   };
 
   button.addEventListener('click', () => {

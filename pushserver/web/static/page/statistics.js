@@ -32,7 +32,8 @@ class Tile {
     this.#area = svg('path', { class: 'area' });
     this.#line = svg('path', { class: 'line', 'vector-effect': 'non-scaling-stroke' });
     this.#plot = svg('svg', { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: 'none', role: 'img', 'aria-label': name });
-    this.#plot.append(this.#area, this.#line);
+    const idle = svg('path', { class: 'idle', d: `M0 ${HEIGHT - 12} H${WIDTH}`, 'vector-effect': 'non-scaling-stroke' });
+    this.#plot.append(idle, this.#area, this.#line);
     this.element = h('div', { class: 'tile', id: `tile-${id}` }, h('p', { class: 'eyebrow' }, name), h('p', { class: 'value' }, this.#value, h('span', {}, unit)), this.#plot);
   }
 

@@ -1,0 +1,165 @@
+"""What a delivery costs, in numbers that no noise moves: a real server's system calls, the inner loop's bytecode."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType, SimpleNamespace
+from typing import Any
+
+from pushserver.connection import Connection
+from pushserver.delivery import Policy
+from pushserver.hub import Batch, Channel, Hub
+from pushserver.publication import Publication, body
+from pushserver.stats import Counters
+from pushserver.wire.native import Plain
+from tests.harness import Server, wait_until
+from tests.rawsocket import RawSocket
+from tests.test_delivery import Wire
+
+FOLLOWERS = 50
+
+
+# -- system calls -----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def traced(server: Server, file: Path) -> Iterator[None]:
+    """Writes the server's system calls into the file."""
+    calls = "trace=sendto,sendmsg,write,writev,epoll_ctl,recvfrom"
+    tracer = subprocess.Popen(
+        ["strace", "-f", "-qq", "-e", calls, "-s", "2000", "-o", str(file), "-p", str(server.pid)],
+        stderr=subprocess.PIPE,
+    )
+    try:
+        # It has attached when it sees something.
+        wait_until(lambda: server.api("GET", "/healthz", key="").status == 200 and file.exists() and file.read_text())
+        yield
+    finally:
+        tracer.terminate()
+        tracer.wait()
+        assert tracer.stderr is not None
+        tracer.stderr.close()
+
+
+def test_a_delivery_is_one_send_and_no_epoll_ctl(start_server: Callable[..., Server], tmp_path: Path) -> None:
+    server = start_server()
+    trace = tmp_path / "trace"
+    with ExitStack() as stack:
+        clients = []
+        for n in range(FOLLOWERS):
+            client = stack.enter_context(RawSocket(server.port))
+            assert client.upgrade().status == 101
+            client.ask({"type": "auth", "id": 1, "data": {"token": server.token(f"u{n}")}})
+            client.ask({"type": "subscribe", "id": 2, "data": {"channels": ["public:a"]}})
+            clients.append(client)
+
+        def publish(mark: str, times: int) -> None:
+            one = {"method": "publish", "params": {"channel": "public:a", "data": mark}}
+            assert server.api("POST", "/api/batch", {"commands": [one] * times}).status == 200
+            for client in clients:
+                for _ in range(times):
+                    while client.message().get("data") != mark:
+                        pass
+
+        publish("warm", 1)
+        with traced(server, trace):
+            publish("single-mark", 1)
+            publish("burst-mark", 10)
+    # Bytes of frames show as octal escapes, so what is looked for is the data.
+    lines = trace.read_text().splitlines()
+    assert counted(lines, "single-mark") == {"sendto": FOLLOWERS}
+    assert counted(lines, "burst-mark") == {"sendto": FOLLOWERS}
+    # Each HTTP request is a connection of its own: it comes, is answered and goes. None is for a follower.
+    requests = sum("recvfrom" in line and "POST /api/batch" in line for line in lines)
+    assert requests == 2
+    first = next(n for n, line in enumerate(lines) if "single-mark" in line and "sendto" in line)
+    last = max(n for n, line in enumerate(lines) if "burst-mark" in line and "sendto" in line)
+    assert sum("epoll_ctl" in line for line in lines[first:last]) < 20
+
+
+def counted(lines: list[str], mark: str) -> dict[str, int]:
+    """How often which call carried a frame with this mark."""
+    found = (re.match(r"\d+ +(\w+)\(", line) for line in lines if f'"data":"{mark}"'.replace('"', r"\"") in line)
+    calls = Counter(match[1] for match in found if match)
+    calls.pop("recvfrom", None)
+    return dict(calls)
+
+
+# -- bytecode ---------------------------------------------------------------------------------------------------------
+
+
+def opcodes(work: Callable[[], object]) -> int:
+    """How many bytecode instructions run in this project's code."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, argument: Any) -> Any:
+        nonlocal count
+        if "pushserver" not in frame.f_code.co_filename:
+            return None
+        frame.f_trace_opcodes = True
+        frame.f_trace_lines = False
+        if event == "opcode":
+            count += 1
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+def fan_out(followers: int, publications: int) -> tuple[int, list[Wire]]:
+    """The instructions of one fan-out, and the wires that it went to."""
+    node: Any = SimpleNamespace()
+    hub = Hub(node, node, Counters(0), lambda: 0, lambda: "id")
+    channel = Channel("public:a")
+    dialect = Plain()
+    wires = []
+    for n in range(followers):
+        wire = Wire([], 1 << 20, Policy.DISCONNECT)
+        connection = Connection(
+            f"c{n}",
+            dialect,
+            node,
+            wire.outbox,
+            None,
+            address="",
+            user_agent="",
+            protocol="",
+            now=0,
+            counters=Counters(0),
+        )
+        channel.admit(connection)
+        wires.append(wire)
+    batch = Batch(channel.number)
+    batch.changes = channel.changes
+    batch.publications = [
+        Publication(type="message", channel="public:a", data=body({"n": n}), timestamp=0, message_id=f"m{n}")
+        for n in range(publications)
+    ]
+    connections = list(channel.followers)
+    return opcodes(lambda: hub.fan_out(channel, batch, connections)), wires
+
+
+def test_bytecode_of_a_delivery() -> None:
+    few, _ = fan_out(100, 1)
+    many, wires = fan_out(200, 1)
+    assert all(wire.kernel.calls == 1 for wire in wires)
+    # 50 on Python 3.11; the instruction sets of other versions differ by less than the rest.
+    assert (many - few) / 100 < 75
+
+
+def test_a_burst_costs_each_follower_no_more() -> None:
+    single = fan_out(200, 1)[0] - fan_out(100, 1)[0]
+    burst = fan_out(200, 10)[0] - fan_out(100, 10)[0]
+    assert burst == single
+    assert all(wire.kernel.calls == 1 for wire in fan_out(10, 10)[1])

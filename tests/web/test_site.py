@@ -1,0 +1,69 @@
+"""The site's own resources: health, readiness, metrics, files, and the WebSocket path where it is no upgrade."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from twisted.web.test.requesthelper import DummyRequest
+
+from pushserver.errors import Unavailable
+from pushserver.web.site import Asset, Folder, Health, Metrics, Ready, WebSocketPath
+
+
+def ask(resource: Any, *path: bytes, method: bytes = b"GET") -> Any:
+    """A request to a resource, answered."""
+    request: Any = DummyRequest([*path])
+    request.method = method
+    request.clientproto = b"HTTP/1.1"
+    request.uri = b"/"
+    answered = resource.render(request)
+    if isinstance(answered, bytes):
+        request.write(answered)
+        request.finish()
+    return request
+
+
+def body(request: Any) -> bytes:
+    return b"".join(request.written)
+
+
+def test_health_needs_nothing_but_a_process() -> None:
+    assert msgspec.json.decode(body(ask(Health()))) == {"status": "ok"}
+
+
+def test_what_is_wrong_is_told_to_the_trusted_alone() -> None:
+    fine = ask(Ready(lambda: None, lambda request: True))
+    assert (fine.responseCode or 200, msgspec.json.decode(body(fine))) == (200, {"status": "ready"})
+    for trusted, expected in ((True, {"status": "unavailable", "reason": "away"}), (False, {"status": "unavailable"})):
+        asked = ask(Ready(lambda: "away", lambda request, trusted=trusted: trusted))
+        assert (asked.responseCode, msgspec.json.decode(body(asked))) == (503, expected)
+
+
+def test_metrics_are_for_the_trusted_and_say_when_they_cannot_be_had() -> None:
+    async def render() -> bytes:
+        return b"up 1\n"
+
+    async def cannot() -> bytes:
+        raise Unavailable("not now")
+
+    assert body(ask(Metrics(render, lambda request: True))) == b"up 1\n"
+    assert ask(Metrics(render, lambda request: False)).responseCode == 401
+    assert ask(Metrics(cannot, lambda request: True)).responseCode == 503
+
+
+def test_a_folder_is_no_file_and_a_file_may_be_read_by_other_origins_where_it_is_public() -> None:
+    assert ask(Folder("pushclient", public=True)).responseCode == 404
+    public, own = ask(Asset("pushclient", "index.js", public=True)), ask(Asset("pushclient", "index.js"))
+    assert body(public) == body(own) != b""
+    assert public.responseHeaders.getRawHeaders("access-control-allow-origin") == ["*"]
+    assert own.responseHeaders.getRawHeaders("access-control-allow-origin") is None
+
+
+def test_the_websocket_path_is_for_websockets() -> None:
+    upgrades: list[Any] = []
+    path = WebSocketPath(lambda *arguments: upgrades.append(arguments))
+    plain = ask(path)
+    assert (plain.responseCode, plain.responseHeaders.getRawHeaders("upgrade")) == (426, ["websocket"])
+    assert ask(path, b"deeper").responseCode == 404
+    assert upgrades == []
