@@ -3,11 +3,12 @@
     python -m tools.transcripts          writes the document
 
 A line ``$ ssh console '…'`` in a ``console`` block is run with the real SSH client on a server with a little life in
-it; what stands below it is replaced by what it answered.
+it, a line ``$ pushctl …`` by a shell beside it; what stands below it is replaced by what it answered.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from tests.harness import ROOT, Server, free_port, start
 from tests.rawsocket import RawSocket
 
 DOCUMENT = ROOT / "docs" / "operations.md"
-_COMMAND = re.compile(r"\$ ssh console '(.*)'")
+_COMMAND = re.compile(r"\$ (?:ssh console '(.*)'|(pushctl .*))$")
 _SECONDS = 30
 
 
@@ -31,15 +32,46 @@ class Scene:
         self.server = server
         self._ssh = ssh
         self._client = client
+        self._guests: list[RawSocket] = []
+
+    def close(self) -> None:
+        for guest in self._guests:
+            guest.close()
 
     def answer(self, verb: str) -> str:
         """What the console answers; a trace is followed for as long as a few messages take."""
         if verb.startswith("trace("):
             return self._traced(verb)
+        if verb.startswith("pushctl "):
+            return self._shell(verb)
         done = subprocess.run(
             [*self._ssh, verb], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_SECONDS
         )
         return (done.stdout + done.stderr).rstrip("\n")
+
+    def _shell(self, command: str) -> str:
+        """What ``pushctl`` answers, in a shell that knows where the server is, and where somebody is connected again."""
+        if not self._guests:
+            self._guests = [visit(self.server, user) for user in ("42", "7")]
+        known = {
+            "PUSHCTL_URL": self.server.url,
+            "PUSHCTL_API_KEY": self.server.api_key,
+            "PYTHONPATH": str(ROOT),
+            "COLUMNS": "110",
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        }
+        call = f"pushctl() {{ {sys.executable} -c 'from pushserver.pushctl import main; main()' \"$@\"; }}\n{command}"
+        done = subprocess.run(
+            ["bash", "-c", call],
+            env=os.environ | known,
+            cwd=self.server.place,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+        )
+        lines = (line.rstrip() for line in (done.stdout + done.stderr).rstrip("\n").split("\n"))
+        return "\n".join(lines)
 
     def _traced(self, verb: str) -> str:
         trace = subprocess.Popen([*self._ssh, verb], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
@@ -58,6 +90,15 @@ class Scene:
         return "".join(lines).rstrip("\n")
 
 
+def visit(server: Server, user: str) -> RawSocket:
+    """A user's browser in the tea room."""
+    client = RawSocket(server.port)
+    client.upgrade({"User-Agent": "Mozilla/5.0"})
+    client.ask({"type": "auth", "id": 1, "data": {"token": server.token(user)}})
+    client.ask({"type": "subscribe", "id": 2, "data": {"channels": ["chat:tea"]}})
+    return client
+
+
 @contextmanager
 def scene(place: Path) -> Iterator[Scene]:
     key, port = place / "key", free_port()
@@ -69,17 +110,17 @@ def scene(place: Path) -> Iterator[Scene]:
     clients: list[RawSocket] = []
     try:
         for user in ("42", "42", "7"):
-            client = RawSocket(server.port)
-            clients.append(client)
-            client.upgrade({"User-Agent": "Mozilla/5.0"})
-            client.ask({"type": "auth", "id": 1, "data": {"token": server.token(user)}})
-            client.ask({"type": "subscribe", "id": 2, "data": {"channels": ["chat:tea"]}})
+            clients.append(visit(server, user))
         server.api("POST", "/api/tasks", {"taskId": "export-1", "userId": "42", "title": "Export"})
         server.api("POST", "/api/tasks/export-1/progress", {"percentage": 40, "message": "4 of 10 files"})
         server.api("POST", "/api/notify", {"userId": "42", "data": {"title": "Welcome"}})
         ssh = ["ssh", "-F", "none", "-p", str(port), "-i", str(key), "-o", "StrictHostKeyChecking=accept-new"]
         ssh += ["-o", f"UserKnownHostsFile={place / 'known'}", "-o", "LogLevel=ERROR", "admin@127.0.0.1"]
-        yield Scene(server, ssh, clients[0])
+        stage = Scene(server, ssh, clients[0])
+        try:
+            yield stage
+        finally:
+            stage.close()
     finally:
         for client in clients:
             client.close()
@@ -101,7 +142,7 @@ def pieces(text: str) -> Iterator[tuple[str | None, str]]:
             held.append(line)
         else:
             yield None, line
-            verb = command.group(1)
+            verb = command.group(1) or command.group(2)
     yield verb, "".join(held)
 
 

@@ -318,8 +318,9 @@ def list_tasks(place: Place, user: str) -> None:
 @pushctl.command()
 @pass_place
 def stats(place: Place) -> None:
-    """The figures of every node."""
-    Answer(place).facts(call(place, "GET", "stats"))
+    """The figures of all nodes as one; with --json, of each node too."""
+    figures = call(place, "GET", "stats")
+    Answer(place).facts(figures if place.as_json else figures.get("total", figures))
 
 
 @pushctl.command()
