@@ -50,7 +50,7 @@ class Scene:
         return (done.stdout + done.stderr).rstrip("\n")
 
     def _shell(self, command: str) -> str:
-        """What ``pushctl`` answers, in a shell that knows where the server is, and where somebody is connected again."""
+        """What ``pushctl`` answers, in a shell that knows where the server is, with somebody connected to it."""
         if not self._guests:
             self._guests = [visit(self.server, user) for user in ("42", "7")]
         known = {
