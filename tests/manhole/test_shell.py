@@ -108,7 +108,12 @@ def test_output_without_end_is_stopped(login: Login, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize(
     "text",
-    ["while True: pass", "[x for x in iter(int, 1)]", "while 1:\n try: 1/0\n except: x = 1", "import time; time.sleep(60)"],
+    [
+        "while True: pass",
+        "[x for x in iter(int, 1)]",
+        "while 1:\n try: 1/0\n except: x = 1",
+        "import time; time.sleep(60)",
+    ],
 )
 def test_a_statement_without_end_is_stopped(login: Login, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setattr(shell, "MAX_RUNNING", 0.05)
