@@ -24,7 +24,7 @@ def _check(books: Books, seconds: float, seed: int) -> None:
 
 
 def test_a_minute_of_faults(tmp_path: Path) -> None:
-    seconds, seed = float(os.environ.get("SECONDS_OF_FAULTS", "45")), int(os.environ.get("SEED", "1"))
+    seconds, seed = float(os.environ.get("SECONDS_OF_FAULTS", "60")), int(os.environ.get("SEED", "1"))
     books = asyncio.run(run(tmp_path, seconds, seed, clients=300))
     _check(books, seconds, seed)
     assert set(books.done) == set(FAULTS), "every fault was tried"
