@@ -242,7 +242,6 @@ class _Envelope(Struct):
 
 _decoder: Final = msgspec.json.Decoder(Request)
 _envelope_decoder: Final = msgspec.json.Decoder(_Envelope)
-_id_decoder: Final = msgspec.json.Decoder(RequestId)
 
 
 class Malformed(Invalid):
