@@ -13,7 +13,8 @@ from pushserver.channels import Kind
 from pushserver.connection import Connection
 from pushserver.engine.interfaces import InboxPage
 from pushserver.errors import Unavailable
-from pushserver.hub import Hub, Joining
+from pushserver.following import Joining
+from pushserver.hub import Hub
 from pushserver.operations import InboxOverflow, Recovery, Resync
 from pushserver.positions import Position
 from pushserver.publication import Publication
@@ -123,7 +124,7 @@ class Recall:
     async def _send(self, connection: Connection, message: Publication) -> int:
         """Sends one message and waits until the socket has taken it; answers its offset."""
         if not message.excludes(connection.user_id, connection.id):
-            self._hub.replay(connection, message)
+            self._hub.fan_out.replay(connection, message)
         if connection.outbox.stalled:
             await connection.outbox.drained()
         assert message.offset is not None

@@ -21,8 +21,9 @@ from pushserver.auth import Authenticator
 from pushserver.channels import Kind, Namespace, is_id
 from pushserver.connection import Connection
 from pushserver.errors import Close, Code, Conflict, Invalid, NotFound, PushError, Refused
+from pushserver.following import Joining
 from pushserver.heartbeat import Heartbeat
-from pushserver.hub import Hub, Joining
+from pushserver.hub import Hub
 from pushserver.limits import Buckets
 from pushserver.operations import InboxSummary, Recovery, Rejection, Result, Want
 from pushserver.permissions import Grants, may_publish, may_read_history, may_read_presence, may_subscribe
@@ -104,7 +105,7 @@ class Requests:
         self._now = now
         hub.lagged = recall.catch_up
         hub.deserted = tasks.forget
-        hub.outdated = tasks.outdated
+        hub.fan_out.outdated = tasks.outdated
 
     # -- a connection's life ------------------------------------------------------------------------------------------
 

@@ -286,7 +286,7 @@ class Tasks:
         return [] if known is None else list(known.followers)
 
     def _push(self, event: TaskEvent, audience: Iterable[Connection]) -> None:
-        self._hub.send(
+        self._hub.fan_out.send(
             Publication(
                 type=event.type,
                 channel=task_channel(event.state.task_id),

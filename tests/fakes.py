@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jwt
+import pytest
 from twisted.internet import defer
 from twisted.internet.task import Clock
 
+import pushserver.fanout
 from pushserver.config import load
 from pushserver.connection import Connection
 from pushserver.conversation import Conversation
-from pushserver.delivery import Outbox, Policy
+from pushserver.delivery import Mark, Outbox, Policy
 from pushserver.engine.embedded import EmbeddedEngine
 from pushserver.engine.interfaces import InboxRules
 from pushserver.errors import Close
@@ -71,6 +75,17 @@ class Socket:
         self.producer.resumeProducing()
 
 
+@contextmanager
+def hurried(hasty: bool) -> Iterator[None]:
+    """While ``hasty``, every fan-out is cut into as many pieces as can be."""
+    with pytest.MonkeyPatch.context() as patch:
+        if hasty:
+            patch.setattr(pushserver.fanout, "STRIDE", 1)
+            patch.setattr(pushserver.fanout, "SLICE", 0.0)
+            patch.setattr(pushserver.fanout, "FEW", 0)
+        yield
+
+
 class Client:
     """One client and its connection; it is the connection's `Line`."""
 
@@ -84,7 +99,7 @@ class Client:
         self._read = 0
         now = house.now()
         session = Session(rates, now, house.anonymous)
-        outbox = Outbox(self.socket, limit, policy, lambda mark: house.node.hub.left_out(self.connection, mark))
+        outbox = Outbox(self.socket, limit, policy, self)
         self.connection = Connection(
             f"c{next(house.numbers)}",
             PLAIN,
@@ -99,6 +114,14 @@ class Client:
         )
         self.conversation = Conversation(self.connection, session, house.node.requests, house.node.counters, house.now)
         house.node.requests.arrive(self.connection)
+
+    # -- `delivery.Owner` ---------------------------------------------------------------------------------------------
+
+    def left_out(self, mark: Mark) -> None:
+        self.house.node.hub.left_out(self.connection, mark)
+
+    def switched(self) -> None:
+        self.house.node.hub.switched(self.connection)
 
     # -- the client's side --------------------------------------------------------------------------------------------
 

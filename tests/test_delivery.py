@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from twisted.internet import tcp
 from twisted.internet.protocol import Protocol
 
-from pushserver.delivery import Mark, Outbox, Overflow, Policy
+from pushserver.delivery import Mark, Outbox, Overflow, Policy, refused
 
 
 class Kernel:
@@ -76,8 +76,15 @@ class Wire:
         self.reactor = Reactor()
         self.transport = tcp.Connection(self.kernel, Protocol(), self.reactor)
         self.transport.connected = 1
-        self.left_out: list[Mark] = []
-        self.outbox = Outbox(self.transport, limit, policy, self.left_out.append)
+        self.dropped: list[Mark] = []
+        self.switches = 0
+        self.outbox = Outbox(self.transport, limit, policy, self)
+
+    def switched(self) -> None:
+        self.switches += 1
+
+    def left_out(self, mark: Mark) -> None:
+        self.dropped.append(mark)
 
     def turn(self) -> None:
         """The reactor finds the socket writable, where somebody wants to know."""
@@ -107,7 +114,7 @@ class Wire:
         try:
             taken = free.send(frame)
         except OSError as problem:
-            taken = self.outbox.refused(problem)
+            taken = refused(problem)
         if taken != len(frame):
             self.outbox.rest(frame, taken)
 
@@ -186,7 +193,7 @@ def test_what_waits_stays_within_its_limit_and_frames_stay_whole(
         came = [f for f in frames if f in sent]
         assert came == sorted(came)
         assert len(came) == len(set(came))
-    assert len(frames) + len(wire.left_out) == sum(map(len, made.values()))
+    assert len(frames) + len(wire.dropped) == sum(map(len, made.values()))
 
 
 @settings(max_examples=200, deadline=None)

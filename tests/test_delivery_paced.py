@@ -8,10 +8,20 @@ from pushserver.delivery import Mark, Outbox, Overflow, Policy
 from tests.fakes import Socket
 
 
+class Owner:
+    def __init__(self) -> None:
+        self.dropped: list[Mark] = []
+
+    def left_out(self, mark: Mark) -> None:
+        self.dropped.append(mark)
+
+    def switched(self) -> None: ...
+
+
 def world(policy: Policy, limit: int = 10) -> tuple[Socket, Outbox, list[Mark]]:
     socket = Socket()
-    left_out: list[Mark] = []
-    return socket, Outbox(socket, limit, policy, left_out.append), left_out
+    owner = Owner()
+    return socket, Outbox(socket, limit, policy, owner), owner.dropped
 
 
 def stall(socket: Socket, outbox: Outbox) -> None:

@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
-import pushserver.hub
 from pushserver.connection import Connection
 from pushserver.delivery import Outbox, Policy
 from pushserver.errors import Unavailable
-from pushserver.hub import Hub, Joining
+from pushserver.following import MAX_HELD, Joining
+from pushserver.hub import Hub
 from pushserver.publication import Publication, body
 from pushserver.stats import Counters
 from tests.conftest import LoggedErrors
-from tests.fakes import PLAIN, Socket, texts
+from tests.fakes import PLAIN, Socket, hurried, texts
 
 
 class Broker:
@@ -120,9 +120,7 @@ def test_every_follower_gets_exactly_what_was_published_while_it_followed(
     steps: list[tuple[str, int, str]], hasty: bool
 ) -> None:
     world = World()
-    stride, slice_ = pushserver.hub.STRIDE, pushserver.hub.SLICE
-    pushserver.hub.STRIDE, pushserver.hub.SLICE = (1, 0.0) if hasty else (stride, slice_)
-    try:
+    with hurried(hasty):
         connections = [world.connection(str(n)) for n in range(4)]
         joinings: dict[tuple[int, str], Joining] = {}
         #: by connection and channel: what it must get, in order; what may come or not, as it left meanwhile
@@ -188,19 +186,17 @@ def test_every_follower_gets_exactly_what_was_published_while_it_followed(
         assert not world.hub.users
         assert not world.hub.channels
         assert not world.broker.channels
-    finally:
-        pushserver.hub.STRIDE, pushserver.hub.SLICE = stride, slice_
 
 
 def test_more_than_is_held_for_a_joining_follower_is_to_be_read_again() -> None:
     world = World()
     one = world.connection("1")
     joining = world.hub.join(one, "a")
-    for _ in range(pushserver.hub.MAX_HELD + 5):
+    for _ in range(MAX_HELD + 5):
         world.publish()
     assert not world.hub.arrive(joining, 4)
     assert world.hub.arrive(joining, 5)
-    assert received(one) == list(range(6, pushserver.hub.MAX_HELD + 6))
+    assert received(one) == list(range(6, MAX_HELD + 6))
 
 
 def test_a_newer_join_ends_the_older_one() -> None:

@@ -19,7 +19,10 @@ LAYERS: list[tuple[str, int | str]] = [
     (r"pushserver\.(errors|session|operations|publication|channels|permissions|tokens|positions|progress)", 0),
     (r"pushserver\.wire(\..+)?", 0),
     (r"pushserver\.engine(\..+)?", 1),
-    (r"pushserver\.(hub|connection|conversation|delivery|heartbeat|wheel|auth|tasks|inbox|presence|stats)", 2),
+    (
+        r"pushserver\.(hub|following|fanout|connection|conversation|delivery|heartbeat|auth|tasks|presence|stats)",
+        2,
+    ),
     (r"pushserver\.(control|commands|overview|drain|limits|jwks|publishing|recall|requests)", 2),
     (r"pushserver\.web(\..+)?", 3),
     (r"pushserver\.(manhole\w*(\..+)?|ingest)", 3),

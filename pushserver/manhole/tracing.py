@@ -70,7 +70,7 @@ class Watch:
             self.opened(connection)
 
     def opened(self, connection: Connection) -> None:
-        connection.trace = self
+        self._hub.watch(connection, self)
         self._watched.add(connection)
         self._print(connection, "--", f"{connection.user_id or 'nobody'} from {connection.address}")
 
@@ -101,7 +101,7 @@ class Watch:
         if self.done.called:
             return
         for connection in self._watched:
-            connection.trace = None
+            self._hub.watch(connection, None)
         self._watched.clear()
         if self._user_id is not None:
             self._hub.traced.pop(self._user_id, None)

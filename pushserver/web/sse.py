@@ -150,7 +150,7 @@ class Stream:
         self._door = door
         self._request = request
         headers = headers_of(request)
-        self.outbox = Outbox(request, door.max_queue_size, door.policy, self._left_out)
+        self.outbox = Outbox(request, door.max_queue_size, door.policy, self)
         # Until the first message is known, everything else waits behind it.
         self.outbox.pauseProducing()
         self.dialect = EventStream()
@@ -255,8 +255,13 @@ class Stream:
     def resume(self) -> None:
         """See `pause`."""
 
-    def _left_out(self, mark: Mark) -> None:
+    # -- `delivery.Owner` ---------------------------------------------------------------------------------------------
+
+    def left_out(self, mark: Mark) -> None:
         self._door.hub.left_out(self.connection, mark)
+
+    def switched(self) -> None:
+        """An HTTP response is never written to past its channel."""
 
     def end(self) -> None:
         """The client, or we, ended the response."""

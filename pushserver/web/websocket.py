@@ -149,7 +149,7 @@ class WebSocketDoor(WebSocketServerProtocol):  # type: ignore[misc]
         assert self._arrival is not None
         (offer, address, user_agent), self._arrival = self._arrival, None
         house = self._house
-        outbox = self._outbox = Outbox(self.transport, house.max_queue_size, house.policy, self._left_out)
+        outbox = self._outbox = Outbox(self.transport, house.max_queue_size, house.policy, self)
         no_delay(self.transport)
         house.countConnections += 1
         if offer.deflation is not None:
@@ -360,9 +360,15 @@ class WebSocketDoor(WebSocketServerProtocol):  # type: ignore[misc]
         if self.state != self.STATE_CLOSED:
             self.transport.resumeProducing()
 
-    def _left_out(self, mark: Mark) -> None:
+    # -- `delivery.Owner` ---------------------------------------------------------------------------------------------
+
+    def left_out(self, mark: Mark) -> None:
         if self.connection is not None:
             self._house.hub.left_out(self.connection, mark)
+
+    def switched(self) -> None:
+        if self.connection is not None:
+            self._house.hub.switched(self.connection)
 
 
 class WebSocketDoorFactory(WebSocketServerFactory):  # type: ignore[misc]

@@ -15,6 +15,9 @@ class FakeHub:
     def __init__(self) -> None:
         self.traced: dict[str, Any] = {}
 
+    def watch(self, connection: Any, trace: Any) -> None:
+        connection.trace = trace
+
 
 class FakeConnection:
     def __init__(self, id: str = "c1") -> None:

@@ -40,7 +40,8 @@ def head(**headers: str | None) -> Head:
 def house(compression: bool = True) -> WebSocketDoorFactory:
     def nothing(*_: Any) -> None: ...
 
-    rooms: Any = SimpleNamespace(arrive=nothing, leave=nothing, forget=nothing, closing=nothing, left_out=nothing)
+    names = ("arrive", "leave", "forget", "closing", "left_out", "switched")
+    rooms: Any = SimpleNamespace(**dict.fromkeys(names, nothing))
     return WebSocketDoorFactory(
         None,
         rooms,

@@ -1,0 +1,227 @@
+"""The fan-out: what was published on a channel, to everyone here who follows it (L2).
+
+    Hub.deliver -> FanOut.take -> Channel.batches -> (end of the turn) -> lanes of sockets, one system call each
+                                                                       -> outboxes, one by one, where one must ask
+
+What arrives for a channel in one turn of the reactor leaves in one write per connection. A channel's batches go one
+after another, so that each connection sees a channel in order. A fan-out to many runs in slices that yield to the
+reactor. Who left meanwhile gets nothing, and who came back gets it from the channel's past.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from time import perf_counter
+from typing import TYPE_CHECKING, Final
+
+from twisted.logger import Logger
+
+from pushserver import errors
+from pushserver.connection import Connection, Dialect
+from pushserver.delivery import Mark, Overflow, Policy, refused, send_each
+from pushserver.following import Batch, Channel, Lane
+from pushserver.publication import Publication
+from pushserver.stats import Counters
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+#: A fan-out yields to the reactor after so many seconds, so that nobody else waits noticeably longer than that.
+SLICE: Final = 0.002
+#: So many connections are written to between two looks at the clock.
+STRIDE: Final = 256
+#: So few followers are not worth being sorted into lanes.
+FEW: Final = 8
+
+
+class FanOut:
+    """The way of publications to this node's connections."""
+
+    _log = Logger()
+
+    def __init__(self, clock: IReactorTime, counters: Counters) -> None:
+        self._clock = clock
+        self._counters = counters
+        self._dirty: deque[Channel] = deque()
+        self._scheduled = False
+        #: the newest push of each subject to a connection whose socket is full; None once that was left out
+        self._newest: dict[Connection, dict[str, Mark | None]] = {}
+        #: called with a connection that has drained, and a subject whose newest push was left out for it
+        self.outdated: Callable[[Connection, str], None] = lambda connection, subject: None
+
+    # -- to a channel's followers -------------------------------------------------------------------------------------
+
+    def take(self, channel: Channel, publication: Publication) -> None:
+        """A publication for everyone who follows the channel now; it goes out when the turn ends."""
+        fresh = not channel.running and not channel.batches
+        channel.gather(publication)
+        if fresh:
+            self._dirty.append(channel)
+            if not self._scheduled:
+                self._scheduled = True
+                self._clock.callLater(0, self._flush)
+
+    def _flush(self) -> None:
+        """Begins what was published; where it is for many channels, others get their turn in between."""
+        began = perf_counter()
+        dirty = self._dirty
+        while dirty:
+            channel = dirty.popleft()
+            channel.running = True
+            if len(channel.followers) > FEW:
+                self._run(channel, self._steps(channel))
+            else:
+                while channel.batches:
+                    batch = channel.batches.popleft()
+                    self._one_by_one(channel, batch, list(channel.followers))
+                self._done(channel)
+            if dirty and perf_counter() - began > SLICE:
+                self._clock.callLater(0, self._flush)
+                return
+        self._scheduled = False
+
+    def _run(self, channel: Channel, steps: Iterator[None]) -> None:
+        began = perf_counter()
+        for _ in steps:
+            if perf_counter() - began > SLICE:
+                self._clock.callLater(0, self._run, channel, steps)
+                return
+        self._done(channel)
+
+    def _done(self, channel: Channel) -> None:
+        channel.batches = None
+        channel.running = False
+
+    def _steps(self, channel: Channel) -> Iterator[None]:
+        """Delivers the channel's batches one after another, a stride of followers at a step."""
+        while channel.batches:
+            batch = channel.batches.popleft()
+            lanes = channel.lanes
+            # Who came after the batch was begun stands in the lanes too.
+            for_all = batch.plain and batch.number == channel.number
+            for lane in lanes.lanes:
+                for start in range(0, len(lane.sockets), STRIDE):
+                    if for_all and channel.stand(lanes):
+                        self._at_once(batch, lane, start)
+                    else:
+                        self._one_by_one(channel, batch, lane.connections[start : start + STRIDE])
+                    yield
+            for start in range(0, len(lanes.aside), STRIDE):
+                self._one_by_one(channel, batch, lanes.aside[start : start + STRIDE])
+                yield
+
+    def _at_once(self, batch: Batch, lane: Lane, start: int) -> None:
+        """Hands a batch to a stride of a lane, which is meant for all of it: as little as can be around the calls."""
+        sockets = lane.sockets[start : start + STRIDE]
+        _, octets = batch.frames(lane.dialect)
+        size = len(octets)
+        taken = send_each(sockets, octets)
+        self._counters.sent(len(taken) * len(batch.publications), len(taken) * size)
+        if taken.count(size) < len(taken):
+            for connection, each in zip(lane.connections[start : start + STRIDE], taken, strict=True):
+                if each != size:
+                    self._rest(connection, octets, each)
+
+    def _one_by_one(self, channel: Channel, batch: Batch, connections: Iterable[Connection]) -> None:
+        """Hands a batch to those of the connections that it is meant for, with all that is special about each."""
+        followers, number, plain = channel.followers, batch.number, batch.plain
+        count = len(batch.publications)
+        dialect: Dialect | None = None
+        each: list[bytes] = []
+        octets = b""
+        for connection in connections:
+            # Who left meanwhile gets nothing, and who came back gets it from the channel's past.
+            if followers.get(connection, number + 1) > number:
+                continue
+            try:
+                if connection.dialect is not dialect:
+                    dialect = connection.dialect
+                    each, octets = batch.frames(dialect)
+                outbox = connection.outbox
+                if not plain or outbox.stalled or connection.trace is not None:
+                    for publication, frame in zip(batch.publications, each, strict=True):
+                        if connection in followers:
+                            self.hand_over(connection, publication, frame)
+                    continue
+                self._counters.sent(count, len(octets))
+                free = outbox.free
+                if free is None:
+                    outbox.write(octets)
+                    continue
+                try:
+                    taken = free.send(octets)
+                except OSError as problem:
+                    taken = refused(problem)
+                if taken != len(octets):
+                    outbox.rest(octets, taken)
+            except Exception:
+                self._trouble(connection)
+
+    def _rest(self, connection: Connection, octets: bytes, taken: int) -> None:
+        try:
+            connection.outbox.rest(octets, taken)
+        except Exception:
+            self._trouble(connection)
+
+    def _trouble(self, connection: Connection) -> None:
+        """One connection's trouble must not keep the channel from everybody else."""
+        self._log.failure("delivering to connection {id} failed", id=connection.id)
+        connection.line.abort()
+
+    # -- to one connection --------------------------------------------------------------------------------------------
+
+    def hand_over(self, connection: Connection, publication: Publication, frame: bytes, subject: str = "") -> None:
+        """Hands one publication to one connection, with everything that is special about either."""
+        if not connection.open or publication.excludes(connection.user_id, connection.id):
+            return
+        if connection.trace is not None:
+            connection.trace.pushed(connection, publication)
+        mark = Mark(publication.channel, publication.offset, subject)
+        if subject and connection.outbox.stalled and connection.outbox.policy is not Policy.DISCONNECT:
+            self._remember(connection, mark)
+        try:
+            if connection.outbox.push(frame, mark):
+                self._counters.sent(1, len(frame))
+        except Overflow:
+            self._counters.slow_consumer()
+            connection.close(errors.SLOW, discard=True)
+
+    def send(self, publication: Publication, audience: Iterable[Connection], subject: str) -> None:
+        """Hands a publication to these connections now, beside the channels' batches."""
+        frames: dict[Dialect, bytes] = {}
+        for connection in tuple(audience):
+            dialect = connection.dialect
+            if dialect not in frames:
+                frames[dialect] = dialect.publication(publication)
+            self.hand_over(connection, publication, frames[dialect], subject)
+
+    def replay(self, connection: Connection, publication: Publication) -> None:
+        """Sends a message of the past: it was asked for, so it is never left out; its sender waits for the socket."""
+        frame = connection.dialect.publication(publication)
+        if connection.trace is not None:
+            connection.trace.pushed(connection, publication)
+        connection.outbox.write(frame)
+        self._counters.sent(1, len(frame))
+
+    # -- what did not fit ---------------------------------------------------------------------------------------------
+
+    def _remember(self, connection: Connection, mark: Mark) -> None:
+        """This push is its subject's newest, and may yet be left out."""
+        newest = self._newest.get(connection)
+        if newest is None:
+            newest = self._newest[connection] = {}
+            connection.outbox.drained().addCallback(lambda _: self._drained(connection))
+        newest[mark.subject] = mark
+
+    def _drained(self, connection: Connection) -> None:
+        for subject, mark in self._newest.pop(connection).items():
+            if mark is None and connection.open:
+                self.outdated(connection, subject)
+
+    def left_out(self, connection: Connection, mark: Mark) -> None:
+        """A live message did not fit. Where it was the newest of its subject, `outdated` is called when it would."""
+        self._counters.left_out()
+        newest = self._newest.get(connection)
+        if newest is not None and mark.subject and newest.get(mark.subject) is mark:
+            newest[mark.subject] = None

@@ -1,0 +1,184 @@
+"""Following: who hears a channel on this node, and what is on its way to them (L2).
+
+Channel.followers   live: they get what is published from now on
+Channel.joining     between the channel's past, which is being read, and its present, which is held for them
+Channel.batches     published, and not yet with everybody
+Channel.lanes       the followers as a fan-out wants them
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from twisted.internet.defer import Deferred
+
+from pushserver.connection import Connection, Dialect
+from pushserver.publication import Publication
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+#: So many live messages are held for one joining follower; more, and the engine is read again.
+MAX_HELD: Final = 1000
+#: A batch keeps the frames of so many dialects; there are that many kinds of clients, but any number of streams.
+_KINDS: Final = 16
+
+
+class Joining:
+    """A follower between a channel's past and its present.
+
+    Whoever brings the past holds this object and gives it to `Hub.arrive`. A newer one of the same connection, or
+    leaving the channel, ends it (`current`): who still works on it then stops.
+    """
+
+    __slots__ = ("_held", "channel", "connection", "cut", "resync")
+
+    def __init__(self, channel: Channel, connection: Connection) -> None:
+        self.channel = channel
+        self.connection = connection
+        self._held: deque[Publication] = deque()
+        #: the newest offset that is held no more
+        self.cut = 0
+        #: the channel's messages may have been lost meanwhile: to be said once the past is told
+        self.resync = False
+
+    @property
+    def current(self) -> bool:
+        """Whether the connection still waits with this one."""
+        joining = self.channel.joining
+        return joining is not None and joining.get(self.connection) is self
+
+    def hold(self, publication: Publication) -> None:
+        if len(self._held) >= MAX_HELD:
+            offset = self._held.popleft().offset
+            if offset is not None:
+                self.cut = offset
+        self._held.append(publication)
+
+    def complete_after(self, offset: int) -> bool:
+        """Whether everything after ``offset`` that was published meanwhile is held."""
+        return self.cut <= offset
+
+    def after(self, offset: int) -> list[Publication]:
+        """What is held and newer than ``offset``."""
+        return [p for p in self._held if p.offset is None or p.offset > offset]
+
+
+class Batch:
+    """Publications that leave together, for those whose first batch it is, or an earlier one was."""
+
+    __slots__ = ("_frames", "number", "plain", "publications")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        #: whether nobody is excluded
+        self.plain = True
+        self.publications: list[Publication] = []
+        self._frames: dict[Dialect, tuple[list[bytes], bytes]] = {}
+
+    def add(self, publication: Publication) -> None:
+        self.publications.append(publication)
+        if publication.exclude_user is not None or publication.exclude_connection is not None:
+            self.plain = False
+
+    def frames(self, dialect: Dialect) -> tuple[list[bytes], bytes]:
+        """The publications as frames, one by one and all in one: made once for everybody who is spoken to like this."""
+        found = self._frames.get(dialect)
+        if found is None:
+            if len(self._frames) >= _KINDS:
+                self._frames.clear()
+            each = [dialect.publication(publication) for publication in self.publications]
+            found = self._frames[dialect] = (each, each[0] if len(each) == 1 else b"".join(each))
+        return found
+
+
+class Lane:
+    """Followers that the same octets may go to, past everything else: their sockets take whole frames."""
+
+    __slots__ = ("connections", "dialect", "sockets")
+
+    def __init__(self, dialect: Dialect) -> None:
+        self.dialect = dialect
+        self.connections: list[Connection] = []
+        self.sockets: list[socket.socket] = []
+
+
+class Lanes:
+    """A channel's followers, sorted for a fan-out. Never changed: when something changes, there are others."""
+
+    __slots__ = ("aside", "lanes")
+
+    def __init__(self, followers: Iterable[Connection]) -> None:
+        #: who has to be looked at closer: something waits before them, somebody watches, it is no plain socket
+        self.aside: list[Connection] = []
+        by_dialect: dict[Dialect, Lane] = {}
+        for connection in followers:
+            free, dialect = connection.outbox.free, connection.dialect
+            if free is None or connection.trace is not None:
+                self.aside.append(connection)
+                continue
+            lane = by_dialect.get(dialect)
+            if lane is None:
+                lane = by_dialect[dialect] = Lane(dialect)
+            lane.connections.append(connection)
+            lane.sockets.append(free)
+        self.lanes = tuple(by_dialect.values())
+
+
+class Channel:
+    """A channel with followers on this node."""
+
+    __slots__ = ("_lanes", "batches", "followers", "joining", "name", "number", "running", "waiters")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        #: who is live here, and the number of the first batch that is meant for them
+        self.followers: dict[Connection, int] = {}
+        #: the number of the batch that gathers now
+        self.number = 0
+        self.joining: dict[Connection, Joining] | None = None
+        self.batches: deque[Batch] | None = None
+        #: whether a fan-out is under way
+        self.running = False
+        #: who waits for the engine to confirm this node's subscription; None once it has
+        self.waiters: list[Deferred[None]] | None = None
+        self._lanes: Lanes | None = None
+
+    def admit(self, connection: Connection) -> None:
+        """Makes the connection live for what is published from now on."""
+        if self.batches is not None:
+            self.number += 1
+        self.followers[connection] = self.number
+        self._lanes = None
+
+    def dismiss(self, connection: Connection) -> None:
+        """The connection is live here no more."""
+        self.followers.pop(connection, None)
+        self._lanes = None
+
+    def gather(self, publication: Publication) -> None:
+        """Adds to the batch that gathers, or begins one where followers came since."""
+        if self.batches is None:
+            self.batches = deque()
+        if not self.batches or self.batches[-1].number != self.number:
+            self.batches.append(Batch(self.number))
+        self.batches[-1].add(publication)
+
+    # -- lanes --------------------------------------------------------------------------------------------------------
+
+    @property
+    def lanes(self) -> Lanes:
+        """The followers as they stand: the same object for as long as nothing of it has changed."""
+        if self._lanes is None:
+            self._lanes = Lanes(self.followers)
+        return self._lanes
+
+    def stand(self, lanes: Lanes) -> bool:
+        """Whether the followers still stand like this."""
+        return lanes is self._lanes
+
+    def stir(self) -> None:
+        """A follower's socket is free, or watched, as it was not before."""
+        self._lanes = None
