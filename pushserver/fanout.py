@@ -54,9 +54,7 @@ class FanOut:
 
     def take(self, channel: Channel, publication: Publication) -> None:
         """A publication for everyone who follows the channel now; it goes out when the turn ends."""
-        fresh = not channel.running and not channel.batches
-        channel.gather(publication)
-        if fresh:
+        if channel.gather(publication):
             self._dirty.append(channel)
             if not self._scheduled:
                 self._scheduled = True
@@ -68,14 +66,12 @@ class FanOut:
         dirty = self._dirty
         while dirty:
             channel = dirty.popleft()
-            channel.running = True
             if len(channel.followers) > FEW:
                 self._run(channel, self._steps(channel))
             else:
                 while channel.batches:
-                    batch = channel.batches.popleft()
-                    self._one_by_one(channel, batch, list(channel.followers))
-                self._done(channel)
+                    self._one_by_one(channel, channel.batches.pop(0), tuple(channel.followers))
+                channel.batches = None
             if dirty and perf_counter() - began > SLICE:
                 self._clock.callLater(0, self._flush)
                 return
@@ -87,16 +83,12 @@ class FanOut:
             if perf_counter() - began > SLICE:
                 self._clock.callLater(0, self._run, channel, steps)
                 return
-        self._done(channel)
-
-    def _done(self, channel: Channel) -> None:
         channel.batches = None
-        channel.running = False
 
     def _steps(self, channel: Channel) -> Iterator[None]:
         """Delivers the channel's batches one after another, a stride of followers at a step."""
         while channel.batches:
-            batch = channel.batches.popleft()
+            batch = channel.batches.pop(0)
             lanes = channel.lanes
             # Who came after the batch was begun stands in the lanes too.
             for_all = batch.plain and batch.number == channel.number

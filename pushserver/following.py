@@ -71,17 +71,16 @@ class Batch:
 
     __slots__ = ("_frames", "number", "plain", "publications")
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, publication: Publication) -> None:
         self.number = number
+        self.publications = [publication]
         #: whether nobody is excluded
-        self.plain = True
-        self.publications: list[Publication] = []
+        self.plain = publication.for_all
         self._frames: dict[Dialect, tuple[list[bytes], bytes]] = {}
 
     def add(self, publication: Publication) -> None:
         self.publications.append(publication)
-        if publication.exclude_user is not None or publication.exclude_connection is not None:
-            self.plain = False
+        self.plain = self.plain and publication.for_all
 
     def frames(self, dialect: Dialect) -> tuple[list[bytes], bytes]:
         """The publications as frames, one by one and all in one: made once for everybody who is spoken to like this."""
@@ -130,7 +129,7 @@ class Lanes:
 class Channel:
     """A channel with followers on this node."""
 
-    __slots__ = ("_lanes", "batches", "followers", "joining", "name", "number", "running", "waiters")
+    __slots__ = ("_lanes", "batches", "followers", "joining", "name", "number", "waiters")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -139,9 +138,8 @@ class Channel:
         #: the number of the batch that gathers now
         self.number = 0
         self.joining: dict[Connection, Joining] | None = None
-        self.batches: deque[Batch] | None = None
-        #: whether a fan-out is under way
-        self.running = False
+        #: None where nothing is on its way to the followers
+        self.batches: list[Batch] | None = None
         #: who waits for the engine to confirm this node's subscription; None once it has
         self.waiters: list[Deferred[None]] | None = None
         self._lanes: Lanes | None = None
@@ -158,13 +156,18 @@ class Channel:
         self.followers.pop(connection, None)
         self._lanes = None
 
-    def gather(self, publication: Publication) -> None:
-        """Adds to the batch that gathers, or begins one where followers came since."""
-        if self.batches is None:
-            self.batches = deque()
-        if not self.batches or self.batches[-1].number != self.number:
-            self.batches.append(Batch(self.number))
-        self.batches[-1].add(publication)
+    def gather(self, publication: Publication) -> bool:
+        """Adds to the batch that gathers, or begins one where followers came since. True where it is the first of all
+        that is on its way."""
+        batches = self.batches
+        if batches is None:
+            self.batches = [Batch(self.number, publication)]
+            return True
+        if batches and batches[-1].number == self.number:
+            batches[-1].add(publication)
+        else:
+            batches.append(Batch(self.number, publication))
+        return False
 
     # -- lanes --------------------------------------------------------------------------------------------------------
 

@@ -46,6 +46,11 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
         """The same publication at its place in its channel's history."""
         return msgspec.structs.replace(self, offset=offset, epoch=epoch)
 
+    @property
+    def for_all(self) -> bool:
+        """Whether nobody is excluded."""
+        return self.exclude_user is None and self.exclude_connection is None
+
     def excludes(self, user_id: str | None, connection_id: str) -> bool:
         return (self.exclude_user is not None and self.exclude_user == user_id) or (
             self.exclude_connection is not None and self.exclude_connection == connection_id
@@ -78,8 +83,10 @@ _brackets: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|([\[{])|[\]}]', re.DOTALL)
 def too_deep(octets: bytes) -> bool:
     """Whether JSON is nested deeper than `MAX_DEPTH`, whatever the interpreter's own limit is.
 
-    Only what has that many brackets at all is looked at closely.
+    Only what is that long, and has that many brackets at all, is looked at closely.
     """
+    if len(octets) <= MAX_DEPTH:
+        return False
     if octets.count(b"[") + octets.count(b"{") <= MAX_DEPTH:
         return False
     depth = 0

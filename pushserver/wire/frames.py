@@ -16,6 +16,9 @@ FIN: Final = 0x80
 #: Set on the first frame of a compressed message (RFC 7692 section 6).
 RSV1: Final = 0x40
 
+_medium: Final = struct.Struct("!BBH").pack
+_large: Final = struct.Struct("!BBQ").pack
+
 #: A close frame's payload is at most 125 octets (RFC 6455 section 5.5), two of which are the code.
 MAX_REASON: Final = 123
 
@@ -27,11 +30,15 @@ def frame(opcode: int, payload: bytes, rsv1: bool = False) -> bytes:
     if size < 126:
         return bytes((first, size)) + payload
     if size < 65536:
-        return struct.pack("!BBH", first, 126, size) + payload
-    return struct.pack("!BBQ", first, 127, size) + payload
+        return _medium(first, 126, size) + payload
+    return _large(first, 127, size) + payload
 
 
 def text(payload: bytes) -> bytes:
+    """A final text frame. (The one kind that is made by the thousand: no call more than it needs.)"""
+    size = len(payload)
+    if 126 <= size < 65536:
+        return _medium(FIN | TEXT, 126, size) + payload
     return frame(TEXT, payload)
 
 

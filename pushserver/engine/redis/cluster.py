@@ -106,8 +106,8 @@ class Cluster:
 
     def start(self) -> None:
         self._started_at = self._now()
-        self._subscriber.add(self.control)
-        self._subscriber.add(self.replies)
+        self._subscriber.add(self.control, self._hear)
+        self._subscriber.add(self.replies, self._hear)
 
     def renew(self) -> None:
         """Redis' data may not be what it was: come to life anew."""
@@ -276,17 +276,14 @@ class Cluster:
 
         self.listener.answer(question).addBoth(done)
 
-    def message(self, name: str, payload: bytes) -> bool:
-        """A message from Pub/Sub; false where it is not for the cluster."""
-        if name not in (self.control, self.replies):
-            return False
+    def _hear(self, payload: bytes) -> None:
+        """A question or an answer of another node."""
         head, _, body = payload.partition(b"\n")
         try:
             kind, number, *words = head.decode().split(" ", 3)
             self._heard(kind, number, words, body)
         except (ValueError, IndexError) as error:
             self._log.warn("What is no question and no answer was heard: {reason}", reason=str(error))
-        return True
 
     def _heard(self, kind: str, number: str, words: list[str], body: bytes) -> None:
         if kind == "q" and words[0] != self.replies:

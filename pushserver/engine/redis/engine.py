@@ -123,7 +123,6 @@ class RedisEngine:
         self._live.feeds.secure = self._secure
         self._cluster.enter = self.presence.enter
         self._cluster.start()
-        self._subscriber.message = self._message
         self._subscriber.left = lambda name: self._live.left(name.decode())
         self._subscriber.ready = self._heard_again
         self._subscriber.interrupted = self._live.interrupted
@@ -208,11 +207,6 @@ class RedisEngine:
         }
 
     # -- messages -----------------------------------------------------------------------------------------------------
-
-    def _message(self, name: bytes, payload: bytes) -> None:
-        text = name.decode()
-        if not self._cluster.message(text, payload):
-            self._live.message(text, payload)
 
     async def _between(self, channel: str, after: int, limit: int) -> Between:
         """What lies after an offset, for a feed that missed it."""

@@ -12,6 +12,7 @@ Another program's message is ``{"type"?, "data"}``; it becomes a publication wit
 from __future__ import annotations
 
 import secrets
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
@@ -41,9 +42,15 @@ EMPTY_TTL: Final = 3600 * 1000
 _event: Final = msgspec.json.Decoder(TaskEvent)
 
 
+#: Where only the server itself publishes.
+_OURS: Final = (TASK, STATUS)
+#: The type of a message that names none; it may always be sent.
+_MESSAGE: Final = "message"
+
+
 class _External(msgspec.Struct):
     data: Any
-    type: str = "message"
+    type: str = _MESSAGE
 
 
 _external: Final = msgspec.json.Decoder(_External)
@@ -90,18 +97,24 @@ class Live:
         begun = None
         if feed is None:
             feed = self.feeds.channels[channel] = Feed(self.feeds, channel)
-            heard = [self._subscriber.want(name) for name in (self._names.live(channel), self._names.pub(channel))]
-            begun = self._begin(feed, heard)
+            begun = self._begin(feed, self._want(feed))
         elif not feed.wanted:
             feed.wanted = True
-            for name in (self._names.live(channel), self._names.pub(channel)):
-                self._subscriber.want(name).addErrback(lambda failure: None)
+            for heard in self._want(feed):
+                heard.addErrback(lambda failure: None)
         if feed.waiters is not None:
             answer: Deferred[None] = Deferred()
             feed.waiters.append(answer)
             if begun is not None:
                 self._detach(begun)
             await answer
+
+    def _want(self, feed: Feed) -> list[Deferred[None]]:
+        live, pub = self._names.live(feed.channel), self._names.pub(feed.channel)
+        return [
+            self._subscriber.want(live, partial(self._hear, self._internal, feed)),
+            self._subscriber.want(pub, partial(self._hear, self._external, feed)),
+        ]
 
     async def _begin(self, feed: Feed, heard: list[Deferred[None]]) -> None:
         results: list[tuple[bool, Any]] = await DeferredList(heard, consumeErrors=True)
@@ -201,24 +214,15 @@ class Live:
 
     # -- what comes in ------------------------------------------------------------------------------------------------
 
-    def message(self, name: str, payload: bytes) -> None:
+    def _hear(self, read: Callable[[Feed, bytes], None], feed: Feed, payload: bytes) -> None:
         """A message from Pub/Sub."""
-        found = self._names.channel_of(name)
-        if found is None:
-            return
-        channel, external = found
-        feed = self.feeds.channels.get(channel)
-        if feed is None:
-            return
         self.received += 1
         try:
-            if external:
-                self._external(feed, payload)
-            else:
-                self._internal(feed, payload)
+            read(feed, payload)
         except (ValueError, IndexError, RecursionError) as error:
             self.dropped += 1
-            self._log.debug("Dropped a message on {channel}: {reason}", channel=channel, reason=type(error).__name__)
+            reason = type(error).__name__
+            self._log.debug("Dropped a message on {channel}: {reason}", channel=feed.channel, reason=reason)
 
     def _internal(self, feed: Feed, payload: bytes) -> None:
         head, _, body = payload.partition(b"\n")
@@ -238,7 +242,7 @@ class Live:
         if publication.too_deep(payload):
             raise ValueError("nested too deep")
         message = _external.decode(payload)
-        if feed.channel.startswith((TASK, STATUS)) or not self._accepts(message.type):
+        if feed.channel.startswith(_OURS) or not (message.type == _MESSAGE or self._accepts(message.type)):
             raise ValueError("not for the server side to send")
         feed.plain(
             Publication(

@@ -1,6 +1,7 @@
 """The Pub/Sub connection: which names this node hears, kept up over every interruption.
 
-    want(name) -> SUBSCRIBE with all others of the turn -> confirmed by its name -> the Deferred answers
+    want(name, hear) -> SUBSCRIBE with all others of the turn -> confirmed by its name -> the Deferred answers
+    a message -> the ``hear`` of its name
     leave(name) -> a while later, where it is still not wanted, UNSUBSCRIBE with all others of that while
 
 A `PING` goes out regularly and must come back in time: a connection that only looks alive is ended and made anew.
@@ -20,7 +21,7 @@ from pushserver.errors import Unavailable
 from .connection import CommandProtocol, Connection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from twisted.python.failure import Failure
 
@@ -35,6 +36,17 @@ GRACE: Final = 3.0
 _PING_INTERVAL: Final = 3.0
 
 
+class Name:
+    """A name that is wanted, and who hears its messages."""
+
+    __slots__ = ("confirmed", "hear")
+
+    def __init__(self, hear: Callable[[bytes], None]) -> None:
+        self.hear = hear
+        #: whether Redis confirmed it on the connection that stands
+        self.confirmed = False
+
+
 class SubscriberProtocol(CommandProtocol):
     """Commands and replies until `listen`; then messages, and confirmations that are told apart by their names."""
 
@@ -44,7 +56,7 @@ class SubscriberProtocol(CommandProtocol):
         self._pings: deque[float] = deque()
         self._patience = 0.0
         self._round: Any = None
-        self.message: Callable[[bytes, bytes], None] = lambda name, payload: None
+        self.names: Mapping[bytes, Name] = {}
         self.confirmed: Callable[[bytes], None] = lambda name: None
         self.gone: Callable[[], None] = lambda: None
 
@@ -59,13 +71,26 @@ class SubscriberProtocol(CommandProtocol):
         for start in range(0, len(batch), _BATCH):
             self.transport.write(hiredis.pack_command((command, *batch[start : start + _BATCH])))
 
+    def dataReceived(self, data: bytes, unpause: bool = False) -> None:
+        if not self._listening:
+            super().dataReceived(data, unpause)
+            return
+        reader, names = self._reader, self.names
+        reader.feed(data)
+        while (reply := reader.gets()) is not False:
+            # Once for each message of every channel: from here it is one call to whoever hears it.
+            if type(reply) is list and reply[0] == b"message":
+                name = names.get(reply[1])
+                if name is not None:
+                    name.hear(reply[2])
+            else:
+                self.replyReceived(reply)
+
     def replyReceived(self, reply: Any) -> None:
         if not self._listening:
             super().replyReceived(reply)
         elif not isinstance(reply, list):
             self.abort(f"Redis refused: {reply}")
-        elif reply[0] == b"message":
-            self.message(reply[1], reply[2])
         elif reply[0] == b"subscribe":
             self.confirmed(reply[1])
         elif reply[0] == b"pong" and self._pings:
@@ -90,8 +115,8 @@ class SubscriberProtocol(CommandProtocol):
 
 
 class Subscriber:
-    """The names that this node hears. ``message`` is called with each message, ``ready`` when all that is wanted is
-    heard again after an interruption."""
+    """The names that this node hears. ``ready`` is called when all that is wanted is heard again after an
+    interruption, ``left`` with a name that is heard no more."""
 
     _log = Logger()
 
@@ -111,15 +136,13 @@ class Subscriber:
         self.connection.prepare = self._prepare
         self.connection.ready = self._ready
         self.connection.interrupted = self._interrupted
-        #: by name, whether Redis confirmed it on the connection that stands
-        self._names: dict[bytes, bool] = {}
+        self._names: dict[bytes, Name] = {}
         self._asked: dict[bytes, list[Deferred[None]]] = {}
         self._new: list[bytes] = []
         self._leaving: dict[bytes, float] = {}
         self._flushing: Any = None
         self._sweeping: Any = None
         self._protocol: SubscriberProtocol | None = None
-        self.message: Callable[[bytes, bytes], None] = lambda name, payload: None
         self.left: Callable[[bytes], None] = lambda name: None
         self.ready: Callable[[], None] = lambda: None
         self.interrupted: Callable[[], None] = lambda: None
@@ -133,19 +156,23 @@ class Subscriber:
     def names(self) -> int:
         return len(self._names)
 
-    def want(self, name: str) -> Deferred[None]:
-        """Answers when the name is heard. Fails with `Unavailable` where the connection is or goes away."""
+    def want(self, name: str, hear: Callable[[bytes], None]) -> Deferred[None]:
+        """Answers when the name is heard; ``hear`` is called with each message. Fails with `Unavailable` where the
+        connection is or goes away."""
         key = name.encode()
         self._leaving.pop(key, None)
         if not self.hearing or self._protocol is None:
             return fail(Unavailable("Redis is away: nothing is heard"))
-        if self._names.get(key):
-            return succeed(None)
+        known = self._names.get(key)
+        if known is not None:
+            known.hear = hear
+            if known.confirmed:
+                return succeed(None)
         answer: Deferred[None] = Deferred()
-        if key in self._names:
+        if known is not None:
             self._asked[key].append(answer)
             return answer
-        self._names[key] = False
+        self._names[key] = Name(hear)
         self._asked[key] = [answer]
         self._new.append(key)
         if self._flushing is None:
@@ -171,8 +198,12 @@ class Subscriber:
         self._flushing = None
         new, self._new = self._new, []
         if self._protocol is not None:
-            self._protocol.write("SUBSCRIBE", (key.decode() for key in new if self._names.get(key) is False))
+            self._protocol.write("SUBSCRIBE", (key.decode() for key in new if self._unconfirmed(key)))
         self._arm(new)
+
+    def _unconfirmed(self, key: bytes) -> bool:
+        name = self._names.get(key)
+        return name is not None and not name.confirmed
 
     def _arm(self, keys: list[bytes]) -> None:
         """What is not confirmed in time means a connection that is no good."""
@@ -224,13 +255,14 @@ class Subscriber:
             self._names.pop(key, None)
             self.left(key)
         self._leaving.clear()
-        self._names = dict.fromkeys(self._names, False)
-        protocol.message = self._message
+        for name in self._names.values():
+            name.confirmed = False
+        protocol.names = self._names
         protocol.confirmed = self._confirmed
         protocol.gone = lambda: self._fail(list(self._asked), protocol.reason)
         protocol.listen(self._patience)
         # The first ones may be asked for while this is under way, so it is done when nothing is left over.
-        while missing := [key for key, confirmed in self._names.items() if not confirmed]:
+        while missing := [key for key, name in self._names.items() if not name.confirmed]:
             answers: list[Deferred[None]] = []
             for start in range(0, len(missing), _BATCH):
                 batch = missing[start : start + _BATCH]
@@ -243,20 +275,17 @@ class Subscriber:
                 answer.addTimeout(self._patience, self._reactor)
                 await answer
 
-    def add(self, name: str) -> None:
+    def add(self, name: str, hear: Callable[[bytes], None]) -> None:
         """The name is wanted from the first connection on."""
-        self._names.setdefault(name.encode(), False)
+        self._names.setdefault(name.encode(), Name(hear))
 
     def _confirmed(self, key: bytes) -> None:
-        if key in self._names:
-            self._names[key] = True
+        name = self._names.get(key)
+        if name is not None:
+            name.confirmed = True
         for answer in self._asked.pop(key, ()):
             if not answer.called:
                 answer.callback(None)
-
-    def _message(self, name: bytes, payload: bytes) -> None:
-        if name in self._names:
-            self.message(name, payload)
 
     def _ready(self) -> None:
         protocol = self.connection.protocol
@@ -268,5 +297,5 @@ class Subscriber:
         self._protocol = None
         self._new.clear()
         # Who was told that it failed does not want the name any more.
-        self._names = {key: True for key, confirmed in self._names.items() if confirmed}
+        self._names = {key: name for key, name in self._names.items() if name.confirmed}
         self.interrupted()
