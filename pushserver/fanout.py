@@ -93,9 +93,10 @@ class FanOut:
             # Who came after the batch was begun stands in the lanes too.
             for_all = batch.plain and batch.number == channel.number
             for lane in lanes.lanes:
+                _, octets = batch.frames(lane.dialect)
                 for start in range(0, len(lane.sockets), STRIDE):
                     if for_all and channel.stand(lanes):
-                        self._at_once(batch, lane, start)
+                        self._at_once(lane, start, octets, len(batch.publications))
                     else:
                         self._one_by_one(channel, batch, lane.connections[start : start + STRIDE])
                     yield
@@ -103,13 +104,11 @@ class FanOut:
                 self._one_by_one(channel, batch, lanes.aside[start : start + STRIDE])
                 yield
 
-    def _at_once(self, batch: Batch, lane: Lane, start: int) -> None:
-        """Hands a batch to a stride of a lane, which is meant for all of it: as little as can be around the calls."""
-        sockets = lane.sockets[start : start + STRIDE]
-        _, octets = batch.frames(lane.dialect)
+    def _at_once(self, lane: Lane, start: int, octets: bytes, messages: int) -> None:
+        """Hands so many messages to a stride of a lane, all of which they are meant for."""
         size = len(octets)
-        taken = send_each(sockets, octets)
-        self._counters.sent(len(taken) * len(batch.publications), len(taken) * size)
+        taken = send_each(lane.sockets[start : start + STRIDE], octets)
+        self._counters.sent(len(taken) * messages, len(taken) * size)
         if taken.count(size) < len(taken):
             for connection, each in zip(lane.connections[start : start + STRIDE], taken, strict=True):
                 if each != size:
@@ -118,37 +117,38 @@ class FanOut:
     def _one_by_one(self, channel: Channel, batch: Batch, connections: Iterable[Connection]) -> None:
         """Hands a batch to those of the connections that it is meant for, with all that is special about each."""
         followers, number, plain = channel.followers, batch.number, batch.plain
-        count = len(batch.publications)
-        dialect: Dialect | None = None
-        each: list[bytes] = []
-        octets = b""
+        frames: dict[Dialect, tuple[list[bytes], bytes]] = {}
+        sent = octets = 0
         for connection in connections:
             # Who left meanwhile gets nothing, and who came back gets it from the channel's past.
             if followers.get(connection, number + 1) > number:
                 continue
             try:
-                if connection.dialect is not dialect:
-                    dialect = connection.dialect
-                    each, octets = batch.frames(dialect)
+                dialect = connection.dialect
+                if dialect not in frames:
+                    frames[dialect] = batch.frames(dialect)
+                each, joined = frames[dialect]
                 outbox = connection.outbox
                 if not plain or outbox.stalled or connection.trace is not None:
                     for publication, frame in zip(batch.publications, each, strict=True):
                         if connection in followers:
                             self.hand_over(connection, publication, frame)
                     continue
-                self._counters.sent(count, len(octets))
+                sent += len(each)
+                octets += len(joined)
                 free = outbox.free
                 if free is None:
-                    outbox.write(octets)
+                    outbox.write(joined)
                     continue
                 try:
-                    taken = free.send(octets)
+                    taken = free.send(joined)
                 except OSError as problem:
                     taken = refused(problem)
-                if taken != len(octets):
-                    outbox.rest(octets, taken)
+                if taken != len(joined):
+                    outbox.rest(joined, taken)
             except Exception:
                 self._trouble(connection)
+        self._counters.sent(sent, octets)
 
     def _rest(self, connection: Connection, octets: bytes, taken: int) -> None:
         try:

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 #: So many live messages are held for one joining follower; more, and the engine is read again.
 MAX_HELD: Final = 1000
-#: A batch keeps the frames of so many dialects; there are that many kinds of clients, but any number of streams.
-_KINDS: Final = 16
 
 
 class Joining:
@@ -69,28 +67,22 @@ class Joining:
 class Batch:
     """Publications that leave together, for those whose first batch it is, or an earlier one was."""
 
-    __slots__ = ("_frames", "number", "plain", "publications")
+    __slots__ = ("number", "plain", "publications")
 
     def __init__(self, number: int, publication: Publication) -> None:
         self.number = number
         self.publications = [publication]
         #: whether nobody is excluded
         self.plain = publication.for_all
-        self._frames: dict[Dialect, tuple[list[bytes], bytes]] = {}
 
     def add(self, publication: Publication) -> None:
         self.publications.append(publication)
         self.plain = self.plain and publication.for_all
 
     def frames(self, dialect: Dialect) -> tuple[list[bytes], bytes]:
-        """The publications as frames, one by one and all in one: made once for everybody who is spoken to like this."""
-        found = self._frames.get(dialect)
-        if found is None:
-            if len(self._frames) >= _KINDS:
-                self._frames.clear()
-            each = [dialect.publication(publication) for publication in self.publications]
-            found = self._frames[dialect] = (each, each[0] if len(each) == 1 else b"".join(each))
-        return found
+        """The publications as a kind of client is told them: a frame for each, and all in one."""
+        each = [*map(dialect.publication, self.publications)]
+        return each, each[0] if len(each) == 1 else b"".join(each)
 
 
 class Lane:

@@ -26,7 +26,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.web.server import Request
 
-from pushserver import errors, operations
+from pushserver import collector, errors, operations
 from pushserver.auth import Authenticator
 from pushserver.channels import NamespaceOptions, Namespaces, Rule
 from pushserver.commands import Commands
@@ -505,7 +505,9 @@ def make_service(config: Config, dev: bool, workers: int) -> Service:
         from pushserver.workers.supervisor import Supervisor
 
         return Supervisor(reactor, config, secrets, workers, wall_clock)
-    return PushService(reactor, config, secrets)
+    service = PushService(reactor, config, secrets)
+    collector.settle()
+    return service
 
 
 def _end_once() -> None:

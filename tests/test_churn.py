@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import base64
+import gc
 import json
 import os
 import random
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import jwt
+import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 
 from pushserver.config import load
+from pushserver.connection import Connection
+from pushserver.conversation import Conversation
+from pushserver.delivery import Outbox
 from pushserver.service import PushService, wall_clock
+from pushserver.web.doorway import Doorway
+from pushserver.web.websocket import WebSocketDoor
 from tests.fakes import SECRET
 from tests.harness import free_port
 
@@ -54,6 +62,7 @@ class Peer(Protocol):
         self.script, self.cut, self.patience, self.end = script, cut, patience, end
         self.gone: Deferred[None] = Deferred()
         self.heard = 0
+        self.octets = b""
 
     def connectionMade(self) -> None:
         self.transport.write(self.script[: self.cut])  # type: ignore[union-attr]
@@ -62,6 +71,7 @@ class Peer(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         self.heard += len(data)
+        self.octets += data
         if self.patience and self.heard >= self.patience:
             self.patience = 0
             self.finish()
@@ -107,7 +117,7 @@ def port_of(service: PushService) -> int:
     return service._ports[0].getHost().port  # type: ignore[no-any-return, attr-defined, union-attr]
 
 
-def script(lot: random.Random, port: int) -> bytes:
+def script(lot: random.Random, port: int, mistakes: float = 0.1) -> bytes:
     now = wall_clock() // 1000
     user = f"u{lot.randrange(20)}"
     token = jwt.encode({"sub": user, "iat": now, "exp": now + 600}, SECRET, "HS256")
@@ -126,18 +136,32 @@ def script(lot: random.Random, port: int) -> bytes:
     ]
     lot.shuffle(asked[1:])
     frames = [masked(1, json.dumps(message).encode()) for message in asked]
-    if lot.random() < 0.1:
+    if lot.random() < mistakes:
         frames.insert(lot.randrange(len(frames)), lot.choice([masked(2, b"x"), masked(1, b"\xff"), b"\xff" * 9]))
     return head + b"".join(frames)
 
 
-async def until(what: Any, deadline: float = 15) -> None:
+async def until(what: Any, deadline: float = 15, instead: Any = lambda: "not in time") -> None:
     from twisted.internet import reactor
 
     end = reactor.seconds() + deadline
     while not what():
-        assert reactor.seconds() < end, "not in time"
+        assert reactor.seconds() < end, instead()
         await deferLater(reactor, 0.02)
+
+
+def alive() -> list[Any]:
+    """What there is of connections, anywhere in the process."""
+    kinds = (Connection, Conversation, Doorway, Outbox, WebSocketDoor)
+    return [one for one in gc.get_objects() if issubclass(type(one), kinds)]
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 def leftovers(service: PushService) -> dict[str, Any]:
@@ -190,6 +214,29 @@ async def test_nothing_is_left_behind_by_any_end(service: PushService) -> None:
     assert service.node.counters.connections_total > ROUNDS / 10
     presence = service.node.presence
     assert all(call.active() for call, *_ in presence._leaving.values())
+
+
+@pytest.mark.parametrize("end", ["close", "reset", "lose", "deaf"])
+async def test_a_connection_at_rest_leaves_by_its_reference_counts(
+    service: PushService, no_collector: None, end: str
+) -> None:
+    """What `pushserver.collector` builds on."""
+    from twisted.internet import reactor
+    from twisted.internet.endpoints import TCP4ClientEndpoint
+
+    port = port_of(service)
+    for n in range(20):
+        peer = Peer(script(random.Random(n), port, mistakes=0), 1 << 20, 1 << 30, end)
+        peer.clock = reactor
+        factory = Factory.forProtocol(Peer)
+        factory.buildProtocol = lambda address, peer=peer: peer  # type: ignore[method-assign]
+        await TCP4ClientEndpoint(reactor, "127.0.0.1", port).connect(factory)
+        await until(lambda peer=peer: b'"id":6' in peer.octets)
+        assert alive()
+        peer.finish()
+        await peer.gone
+    del peer, factory
+    await until(lambda: not alive(), instead=lambda: Counter(type(one).__name__ for one in alive()))
 
 
 async def test_a_peer_that_vanishes_without_a_word_is_gone_in_time(service: PushService) -> None:

@@ -322,7 +322,7 @@ def error(problem: PushError, id: str | int | None, now: int) -> bytes:
 
 def push(message: publication.Publication) -> bytes:
     """A publication as the client sees it: who is left out of it is not said."""
-    if not message.for_all:
+    if message.exclude_user is not None or message.exclude_connection is not None:
         message = msgspec.structs.replace(message, exclude_user=None, exclude_connection=None)
     return publication.encode(message)
 

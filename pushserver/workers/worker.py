@@ -26,6 +26,7 @@ from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, eventAsText
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from pushserver import collector
 from pushserver.dev import Dev, prepare
 from pushserver.errors import ConfigError, Unavailable
 from pushserver.sections import Config
@@ -132,6 +133,7 @@ class Worker:
             from pushserver.service import PushService
 
             self._service = PushService(self._reactor, config, dev, name=order.node, seat=self)
+            collector.settle()
         except ConfigError:
             self.failed(Failure())
             return

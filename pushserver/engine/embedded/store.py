@@ -115,8 +115,9 @@ class Store:
         for operation in operations:
             try:
                 answers.append(operation.carry_out(self))
-            except PushError:
-                answers.append(Failure())  # type: ignore[no-untyped-call]
+            except PushError as refusal:
+                # Its traceback would hold this frame, and with it the answer itself.
+                answers.append(Failure(refusal.with_traceback(None)))  # type: ignore[no-untyped-call]
         for part in self._parts:
             part.flush(connection)
         connection.execute("COMMIT")

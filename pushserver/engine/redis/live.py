@@ -42,8 +42,6 @@ EMPTY_TTL: Final = 3600 * 1000
 _event: Final = msgspec.json.Decoder(TaskEvent)
 
 
-#: Where only the server itself publishes.
-_OURS: Final = (TASK, STATUS)
 #: The type of a message that names none; it may always be sent.
 _MESSAGE: Final = "message"
 
@@ -111,9 +109,10 @@ class Live:
 
     def _want(self, feed: Feed) -> list[Deferred[None]]:
         live, pub = self._names.live(feed.channel), self._names.pub(feed.channel)
+        foreign = self._refused if feed.channel.startswith((TASK, STATUS)) else self._external
         return [
-            self._subscriber.want(live, partial(self._hear, self._internal, feed)),
-            self._subscriber.want(pub, partial(self._hear, self._external, feed)),
+            self._subscriber.want(live, partial(self._internal, feed)),
+            self._subscriber.want(pub, partial(foreign, feed)),
         ]
 
     async def _begin(self, feed: Feed, heard: list[Deferred[None]]) -> None:
@@ -214,17 +213,20 @@ class Live:
 
     # -- what comes in ------------------------------------------------------------------------------------------------
 
-    def _hear(self, read: Callable[[Feed, bytes], None], feed: Feed, payload: bytes) -> None:
-        """A message from Pub/Sub."""
-        self.received += 1
-        try:
-            read(feed, payload)
-        except (ValueError, IndexError, RecursionError) as error:
-            self.dropped += 1
-            reason = type(error).__name__
-            self._log.debug("Dropped a message on {channel}: {reason}", channel=feed.channel, reason=reason)
+    def _drop(self, feed: Feed, error: Exception) -> None:
+        self.dropped += 1
+        reason = type(error).__name__
+        self._log.debug("Dropped a message on {channel}: {reason}", channel=feed.channel, reason=reason)
 
     def _internal(self, feed: Feed, payload: bytes) -> None:
+        """A node's message."""
+        self.received += 1
+        try:
+            self._read(feed, payload)
+        except (ValueError, IndexError) as error:
+            self._drop(feed, error)
+
+    def _read(self, feed: Feed, payload: bytes) -> None:
         head, _, body = payload.partition(b"\n")
         kind, *words = head.decode().split(" ")
         if kind == "p":
@@ -239,20 +241,31 @@ class Live:
             self.feeds.listener.task_event(_event.decode(body), feed.channel.startswith(USER))
 
     def _external(self, feed: Feed, payload: bytes) -> None:
-        if publication.too_deep(payload):
-            raise ValueError("nested too deep")
-        message = _external.decode(payload)
-        if feed.channel.startswith(_OURS) or not (message.type == _MESSAGE or self._accepts(message.type)):
-            raise ValueError("not for the server side to send")
-        feed.plain(
-            Publication(
+        """Another program's message."""
+        self.received += 1
+        try:
+            if publication.too_deep(payload):
+                raise ValueError("nested too deep")
+            message = _external.decode(payload)
+            if message.type != _MESSAGE and not self._accepts(message.type):
+                raise ValueError("not for the server side to send")
+            taken = Publication(
                 type=message.type,
                 channel=feed.channel,
                 data=publication.body(message.data),
                 timestamp=self._now(),
                 message_id=f"{self._prefix}-{next(self._numbers):x}",
             )
-        )
+        except (ValueError, RecursionError) as error:
+            self._drop(feed, error)
+        else:
+            if feed.wanted:
+                self.feeds.listener.deliver(taken)
+
+    def _refused(self, feed: Feed, payload: bytes) -> None:
+        """Another program's message where only the server itself publishes."""
+        self.received += 1
+        self._drop(feed, ValueError("not for the server side to send"))
 
     # -- what this node writes ----------------------------------------------------------------------------------------
 
