@@ -1,7 +1,5 @@
 """From Redis ``PUBLISH`` through one node to one local client, beside a bare txredisapi subscriber that only counts.
 
-    python -m bench.redis_publish [--rounds N]
-
 One publisher writes a round's messages into Redis as fast as it takes them. The node decodes, checks and frames each
 and sends it to a WebSocket client, which looks for the last one; the bare subscriber counts what txredisapi hands it,
 with hiredis and without conversions, which is the way in that the node uses too.
@@ -9,19 +7,17 @@ with hiredis and without conversions, which is the way in that the node uses too
 
 from __future__ import annotations
 
-import argparse
 import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 from bench.measure import Progress, Table, cpu, in_turns
-from bench.servers import CHANNEL, ROOT, PushServer, free_port, masked, token
+from bench.servers import CHANNEL, ROOT, PushServer, command, masked, redis_server, token
 
 #: Messages of one round, and bytes of what is published.
 MESSAGES = 50_000
@@ -40,35 +36,6 @@ def _payload(number: int, round: str) -> bytes:
     return head + b"x" * (SIZE - len(head) - 3) + b'"}}'
 
 
-def _command(*parts: bytes) -> bytes:
-    return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts)
-
-
-@contextmanager
-def _redis() -> Iterator[int]:
-    port = free_port()
-    with tempfile.TemporaryDirectory(prefix="bench-redis-") as place:
-        # Whoever is slow shall be slow here, and not be thrown out by Redis.
-        options = ["--save", "", "--dir", place, "--client-output-buffer-limit", "pubsub 0 0 0"]
-        process = subprocess.Popen(
-            ["redis-server", "--port", str(port), "--bind", "127.0.0.1", *options], stdout=subprocess.DEVNULL
-        )
-        try:
-            end = time.monotonic() + 10
-            while True:
-                try:
-                    socket.create_connection(("127.0.0.1", port), 0.5).close()
-                    break
-                except OSError:
-                    if time.monotonic() > end:
-                        raise
-                    time.sleep(0.02)
-            yield port
-        finally:
-            process.terminate()
-            process.wait()
-
-
 class _Publisher:
     """Writes a round's messages, prepared before, and reads what Redis says to them at the end."""
 
@@ -78,7 +45,7 @@ class _Publisher:
     def wait_for_subscriber(self) -> None:
         end = time.monotonic() + 10
         while time.monotonic() < end:
-            self._socket.sendall(_command(b"PUBSUB", b"NUMSUB", NAME))
+            self._socket.sendall(command(b"PUBSUB", b"NUMSUB", NAME))
             if not self._socket.recv(1000).rstrip().endswith(b":0"):
                 return
             time.sleep(0.02)
@@ -107,8 +74,8 @@ class _Publisher:
 
 def _child(*arguments: str) -> subprocess.Popen[bytes]:
     """A process of its own: it says when it is ready, and then when a round's last message has come."""
-    command = [sys.executable, "-m", "bench.redis_publish", "--as", *arguments]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
+    words = [sys.executable, "-m", "bench.redis_publish", *arguments]
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE)
     assert process.stdout is not None
     if process.stdout.readline() != b"ready\n":
         raise RuntimeError(f"{arguments[0]} did not start")
@@ -181,7 +148,7 @@ def _round(
     publisher: _Publisher, done: Callable[[], int], pid: int, name: str, each: Table, number: list[int]
 ) -> float:
     number[0] += 1
-    octets = b"".join(_command(b"PUBLISH", NAME, _payload(n, str(number[0]))) for n in range(MESSAGES))
+    octets = b"".join(command(b"PUBLISH", NAME, _payload(n, str(number[0]))) for n in range(MESSAGES))
     used, began = cpu(pid), time.monotonic_ns()
     publisher.send(octets)
     taken = (done() - began) / 1e9
@@ -190,7 +157,6 @@ def _round(
 
 
 def redis_publish(progress: Progress, rounds: int) -> list[Table]:
-    """The benchmark ``redis-publish``."""
     title = f"Redis PUBLISH through one node to one local client, {MESSAGES:,} messages of {SIZE} bytes"
     rate = Table("redis-publish", title, "messages a second")
     each = Table("redis-publish-cpu", title, "µs of CPU for a message")
@@ -199,7 +165,7 @@ def redis_publish(progress: Progress, rounds: int) -> list[Table]:
         runs: list[tuple[str, Callable[[], float]]] = []
         # Each has a Redis of its own, so that neither hears what the other is sent.
         for name in ("pushserver", "bare txredisapi"):
-            port = stack.enter_context(_redis())
+            port = stack.enter_context(redis_server())
             if name == "pushserver":
                 server = PushServer(redis=f"redis://127.0.0.1:{port}/0", queue=1 << 28)
                 stack.callback(server.stop)
@@ -219,21 +185,5 @@ def redis_publish(progress: Progress, rounds: int) -> list[Table]:
     return [rate, each]
 
 
-def main() -> int:
-    options = argparse.ArgumentParser(prog="bench.redis_publish", description=(__doc__ or "").partition("\n")[0])
-    options.add_argument("--rounds", type=int, default=5)
-    options.add_argument("--as", dest="role", nargs=2, metavar=("ROLE", "PORT"), help=argparse.SUPPRESS)
-    given = options.parse_args()
-    if given.role:
-        {"client": _be_client, "counter": _be_counter}[given.role[0]](int(given.role[1]))
-        return 0
-    progress = Progress()
-    tables = redis_publish(progress, given.rounds)
-    progress.done()
-    for table in tables:
-        print(table.text())
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    {"client": _be_client, "counter": _be_counter}[sys.argv[1]](int(sys.argv[2]))

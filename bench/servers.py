@@ -12,7 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -61,6 +62,37 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+@contextmanager
+def redis_server() -> Iterator[int]:
+    """A Redis of its own, in memory alone; answers its port. Whoever is slow shall be slow, and not be thrown out."""
+    install("redis")
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="bench-redis-") as place:
+        options = ["--save", "", "--appendonly", "no", "--dir", place, "--client-output-buffer-limit", "pubsub 0 0 0"]
+        process = subprocess.Popen(
+            ["redis-server", "--port", str(port), "--bind", "127.0.0.1", *options], stdout=subprocess.DEVNULL
+        )
+        try:
+            end = time.monotonic() + 10
+            while True:
+                try:
+                    socket.create_connection(("127.0.0.1", port), 0.5).close()
+                    break
+                except OSError:
+                    if time.monotonic() > end:
+                        raise
+                    time.sleep(0.02)
+            yield port
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def command(*parts: bytes) -> bytes:
+    """A command as Redis reads it."""
+    return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts)
 
 
 def token(user: str) -> str:

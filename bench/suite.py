@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
-from bench import durable
+from bench import durable, redis_publish
 from bench.measure import Progress, Table, Target, cpu, in_turns, percentile, resident
 from bench.servers import (
     CHANNEL,
@@ -27,15 +27,16 @@ from bench.servers import (
     NotAvailable,
     PushServer,
     Server,
-    free_port,
+    command,
     install,
     masked,
+    redis_server,
     stamp,
 )
 
 #: Connections of the fan-outs, and publications of one round.
 CONNECTIONS = 1_000
-PUBLICATIONS = 150
+PUBLICATIONS = 400
 
 Run = tuple[str, Callable[[], float]]
 
@@ -125,7 +126,7 @@ def bursts(progress: Progress, rounds: int) -> Table:
         there = _beside(
             stack, table, progress, (PushServer, Floor, NodeServer, Centrifuge, Nchan), connections=CONNECTIONS
         )
-        runs: list[Run] = [(n, partial(_bursts, s, load, 60, CONNECTIONS)) for n, s, load in there]
+        runs: list[Run] = [(n, partial(_bursts, s, load, 150, CONNECTIONS)) for n, s, load in there]
         in_turns(rounds, progress, table, runs)
     return table
 
@@ -140,15 +141,19 @@ def flatness(progress: Progress, rounds: int) -> Table:
             Target(1.25, "pushserver, 1,000", row="pushserver, 10,000"),
             Target(1.25, "pushserver, 1,000", row="pushserver, 1,000 and 10,000 idle channels"),
         ],
+        notes=["the C floor shows how much of it is the kernel's"],
     )
     sizes = (("100", 100, 0), ("1,000", 1_000, 0), ("10,000", 10_000, 0), ("1,000 and 10,000 idle channels", 1_000, 10))
     with ExitStack() as stack:
         runs: list[Run] = []
-        for name, connections, own in sizes:
-            progress.say(f"{table.name}: connecting {name}")
-            server, load = stack.enter_context(running(PushServer, connections, own))
-            count = max(20, 150_000 // connections)
-            runs.append((f"pushserver, {name}", partial(_each, server, load, count, connections)))
+        for kind in (PushServer, Floor):
+            for name, connections, own in sizes:
+                if own and kind is Floor:
+                    continue
+                progress.say(f"{table.name}: connecting {name} to {kind.name}")
+                server, load = stack.enter_context(running(kind, connections, own))
+                count = max(40, 300_000 // connections)
+                runs.append((f"{kind.name}, {name}", partial(_each, server, load, count, connections)))
         in_turns(rounds, progress, table, runs)
     return table
 
@@ -156,42 +161,18 @@ def flatness(progress: Progress, rounds: int) -> Table:
 # -- Redis ------------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _redis() -> Iterator[int]:
-    install("redis")
-    port = free_port()
-    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        end = time.monotonic() + 10
-        while time.monotonic() < end:
-            try:
-                socket.create_connection(("127.0.0.1", port), 0.5).close()
-                break
-            except OSError:
-                time.sleep(0.02)
-        yield port
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _command(*words: str) -> bytes:
-    return f"*{len(words)}\r\n".encode() + b"".join(f"${len(w)}\r\n{w}\r\n".encode() for w in words)
-
-
-def _to_users(port: int, server: Server, load: Load, what: dict[str, list[float]]) -> float:
+def _to_users(port: int, server: Server, load: Load, each: Table) -> float:
     """PUBLISH to one user after another; answers deliveries a second, and notes the CPU of each."""
-    times = 20
+    times = 60
     load.reset()
     with socket.create_connection(("127.0.0.1", port)) as redis:
         before, began = cpu(server.pid), time.monotonic()
         for _ in range(times):
-            text = json.dumps({"data": {"sent": stamp(), "text": "x" * 13}})
-            redis.sendall(b"".join(_command("PUBLISH", f"push:pub:user:u{n}", text) for n in range(CONNECTIONS)))
+            text = json.dumps({"data": {"sent": stamp(), "text": "x" * 13}}).encode()
+            redis.sendall(b"".join(command(b"PUBLISH", b"push:pub:user:u%d" % n, text) for n in range(CONNECTIONS)))
             load.wait(CONNECTIONS)
         taken, used = time.monotonic() - began, cpu(server.pid) - before
-    what.setdefault(server.name, []).append(used / times / CONNECTIONS * 1e6)
+    each.row(server.name).values.append(used / times / CONNECTIONS * 1e6)
     return times * CONNECTIONS / taken
 
 
@@ -205,19 +186,14 @@ def redis(progress: Progress, rounds: int) -> list[Table]:
     each = Table("redis-cpu", rate.title, "µs of CPU for a delivery", targets=[Target(1.0, "node ws")])
     rate.row("pushserver"), each.row("pushserver")
     with ExitStack() as stack:
-        port = stack.enter_context(_redis())
-        there = _beside(
-            stack,
-            rate,
-            progress,
-            (PushServer, NodeServer),
-            connections=CONNECTIONS,
-            redis=f"redis://127.0.0.1:{port}/0",
-        )
-        used: dict[str, list[float]] = {}
-        in_turns(rounds, progress, rate, [(n, partial(_to_users, port, s, load, used)) for n, s, load in there])
-        for name, values in used.items():
-            each.row(name).values = values
+        runs: list[Run] = []
+        for kind in (PushServer, NodeServer):
+            # Each has a Redis of its own: neither hears, and delivers, what the other is sent.
+            port = stack.enter_context(redis_server())
+            url = f"redis://127.0.0.1:{port}/0"
+            for name, server, load in _beside(stack, rate, progress, (kind,), connections=CONNECTIONS, redis=url):
+                runs.append((name, partial(_to_users, port, server, load, each)))
+        in_turns(rounds, progress, rate, runs)
     return [rate, each]
 
 
@@ -447,6 +423,7 @@ BENCHMARKS: dict[str, Callable[[Progress, int], Table | list[Table]]] = {
     "fanout": fanout,
     "bursts": bursts,
     "redis": redis,
+    "redis-publish": redis_publish.redis_publish,
     "accept": accept,
     "memory": memory,
     "latency": latency,
