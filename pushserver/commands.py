@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from pushserver import publication
-from pushserver.channels import is_channel, is_id
+from pushserver.channels import Kind, is_channel, is_id
 from pushserver.control import Control, Disconnection, Subscriptions
 from pushserver.engine.interfaces import Once, Published
 from pushserver.errors import Code, Invalid, NotFound, PushError
@@ -315,7 +315,11 @@ class Commands:
     # -- connections --------------------------------------------------------------------------------------------------
 
     async def _subscribe(self, params: msgspec.Raw, once: Once | None) -> dict[str, Any]:
-        return {"connections": await self._control.subscribe(self._subscriptions(params))}
+        asked = self._subscriptions(params)
+        for channel in asked.channels:
+            if self._publishing.namespace(channel).kind is Kind.TASK:
+                await self._tasks.get(channel.partition(":")[2])
+        return {"connections": await self._control.subscribe(asked)}
 
     async def _unsubscribe(self, params: msgspec.Raw, once: Once | None) -> dict[str, Any]:
         return {"connections": await self._control.unsubscribe(self._subscriptions(params))}

@@ -106,6 +106,7 @@ class Control:
         node: str,
         now: Callable[[], int],
         max_token_lifetime: int,
+        leeway: int,
     ) -> None:
         self._engine = engine
         self._hub = hub
@@ -114,6 +115,7 @@ class Control:
         self.node = node
         self._now = now
         self._max_token_lifetime = max_token_lifetime
+        self._leeway = leeway
         #: what this node says when it is asked for its figures; set by the wiring
         self.figures: Callable[[], dict[str, Any]] = dict
         #: takes a message for a stream of this node, by its connection's id; False where it is none of them
@@ -145,8 +147,9 @@ class Control:
         return sum(await self._ask("disconnect", asked, int))
 
     async def revoke_token(self, jti: str, expires_at: int | None) -> int:
-        """Blocks a token until it expires, and closes its connections on every node; answers how many were closed."""
-        until = expires_at if expires_at is not None else self._now() + self._max_token_lifetime
+        """Blocks a token for as long as it is taken for valid, and closes its connections on every node; answers how
+        many were closed."""
+        until = (expires_at if expires_at is not None else self._now() + self._max_token_lifetime) + self._leeway
         await self._engine.revocations.revoke_token(jti, until)
         return sum(await self._ask("revoke", Revocation(jti=jti), int))
 
@@ -155,7 +158,9 @@ class Control:
         now = self._now()
         # Tokens say when they were issued in whole seconds.
         issued_until = now // 1000 * 1000 + 999
-        await self._engine.revocations.revoke_user(user_id, issued_until, now + self._max_token_lifetime)
+        # One that was issued by a clock ahead of ours, and is taken a little past its end.
+        until = now + self._max_token_lifetime + 2 * self._leeway
+        await self._engine.revocations.revoke_user(user_id, issued_until, until)
         return sum(await self._ask("revoke", Revocation(user_id=user_id, issued_until=issued_until), int))
 
     async def connections(self, asked: Target) -> list[ConnectionInfo]:

@@ -314,33 +314,54 @@ class Requests:
         results: dict[str, Result] = {}
         rejected: dict[str, Rejection] = {}
         unique = {want.channel: want for want in wants}
-        room = self._bounds.channels_per_connection - len(connection.channels) + len(connection.server_channels)
-        work: list[Deferred[None]] = []
         opened: list[Callable[[], None]] = []
-        for want in unique.values():
+        waiting = list(unique.values())
+        while waiting:
+            waiting = await self._open_some(connection, waiting, results, rejected, opened)
+        reply(operations.Subscribed(sorted(connection.channels), results, rejected))
+        for go_live in opened:
+            go_live()
+
+    async def _open_some(
+        self,
+        connection: Connection,
+        wants: list[Want],
+        results: dict[str, Result],
+        rejected: dict[str, Rejection],
+        opened: list[Callable[[], None]],
+    ) -> list[Want]:
+        """Opens as many channels as there is room for, all at once; answers those that found none, where there is room
+        again since others were refused."""
+        room = self._bounds.channels_per_connection - len(connection.channels) + len(connection.server_channels)
+        surplus: list[Want] = []
+        work: list[Deferred[None]] = []
+        for want in wants:
             known = want.channel in connection.channels
-            if not known and room <= 0:
-                rejected[want.channel] = Rejection(Code.LIMIT_EXCEEDED, "too many channels")
-                continue
             try:
                 namespace = self._publishing.namespace(want.channel)
                 self._allow(connection, namespace, want.channel)
             except PushError as problem:
                 rejected[want.channel] = Rejection(problem.code, problem.message)
                 continue
+            if not known and room <= 0:
+                surplus.append(want)
+                continue
             room -= not known
             work.append(
                 Deferred.fromCoroutine(self._open(connection, namespace, want, known, results, rejected, opened))
             )
+        before = len(rejected)
         if work:
             try:
                 await gatherResults(work, consumeErrors=True)
             except FirstError as first:
                 # None of them fails but by being cancelled.
                 first.subFailure.raiseException()
-        reply(operations.Subscribed(sorted(connection.channels), results, rejected))
-        for go_live in opened:
-            go_live()
+        if surplus and len(rejected) > before:
+            return surplus
+        for want in surplus:
+            rejected[want.channel] = Rejection(Code.LIMIT_EXCEEDED, "too many channels")
+        return []
 
     def _allow(self, connection: Connection, namespace: Namespace, name: str) -> None:
         identity = connection.identity
@@ -454,11 +475,23 @@ class Requests:
         connection.tell(notice, self._now(), self._publishing.message_id())
 
     async def force_subscribe(self, connection: Connection, names: tuple[str, ...]) -> None:
-        """The server side subscribes a connection, whatever its permissions; it cannot leave these by itself."""
+        """The server side subscribes a connection, whatever its permissions; it cannot leave these by itself.
+
+        Raises `errors.NotFound` for a task that is not there, and what the engine raises.
+        """
         for name in names:
             namespace = self._publishing.namespace(name)
             if name in connection.channels or not connection.open:
                 continue
+            version = 0
+            if namespace.kind is Kind.TASK:
+                state = await self._tasks.get(name.partition(":")[2])
+                version = state.version
+                if state.user_id == connection.user_id:
+                    # The owner hears the task on the owner's own channel.
+                    connection.channels.add(name)
+                    connection.server_channels = (*connection.server_channels, name)
+                    continue
             joining = self._hub.join(connection, name)
             try:
                 await self._hub.confirmed(joining)
@@ -472,6 +505,8 @@ class Requests:
             if joining.current:
                 connection.server_channels = (*connection.server_channels, name)
                 self._go_live(joining, newest)
+                if namespace.kind is Kind.TASK:
+                    self._tasks.arrived(connection, name, {name.partition(":")[2]: version})
 
     def force_unsubscribe(self, connection: Connection, names: tuple[str, ...]) -> bool:
         """The server side ends subscriptions of a connection; answers whether there was one. Its user's own channel

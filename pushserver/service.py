@@ -150,6 +150,7 @@ class Node:
             name,
             now,
             max_token_lifetime=auth.max_token_lifetime,
+            leeway=auth.leeway,
         )
         self.control.take_over = self.presence.take_over
         self.commands = Commands(self.hub, self.publishing, self.tasks, self.control)

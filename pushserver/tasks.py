@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
 #: The user's unfinished tasks that are listed at sign-in.
 LISTED: Final = 100
-#: How often stale tasks are looked for, seconds, and how many are failed at a time.
+#: How often stale tasks are looked for, seconds (more often where they become so sooner), and how many are failed at a
+#: time.
 STALE_EVERY: Final = 60
 STALE_BATCH: Final = 100
 #: So often a change is tried anew when somebody else was quicker. Each failure is somebody's success.
@@ -121,7 +122,7 @@ class Tasks:
         self._looking.clock = clock
 
     def start(self) -> None:
-        done = self._looking.start(STALE_EVERY, now=False)
+        done = self._looking.start(min(STALE_EVERY, max(0.25, self._stale_after / 4000)), now=False)
         done.addErrback(lambda failure: self._log.failure("looking for stale tasks stopped", failure))
 
     def stop(self) -> None:

@@ -53,6 +53,17 @@ async def test_a_revocation_that_was_not_heard_is_found(house: House) -> None:
     assert ann.closed == errors.DISCONNECTED
 
 
+@pytest.mark.parametrize("by", ["jti", "userId"])
+async def test_a_revoked_token_is_blocked_for_as_long_as_it_would_be_taken(house: House, by: str) -> None:
+    lifetime = house.node.control._max_token_lifetime // 1000
+    now = int(house.clock.seconds())
+    token = house.token("ann", jti="x", exp=now + lifetime)
+    await house.execute("revoke", **{by: {"jti": "x", "userId": "ann"}[by]})
+    await house.advance(lifetime + 4)
+    reply = await house.connect().ask("auth", token=token)
+    assert (reply["type"], reply["data"]["code"]) == ("auth_failed", "TOKEN_BLACKLISTED")
+
+
 async def test_a_question_that_nobody_knows_is_refused(house: House) -> None:
     with pytest.raises(errors.Invalid):
         await house.node.control.answer(b'["what",null]')

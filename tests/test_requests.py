@@ -116,10 +116,10 @@ async def test_limits_and_rules_of_subscriptions(house: House) -> None:
     codes = {name: refusal["code"] for name, refusal in data["rejected"].items()}
     assert codes == {
         "news:e": "LIMIT_EXCEEDED",
-        "no where": "LIMIT_EXCEEDED",
-        "nix:a": "LIMIT_EXCEEDED",
-        "user:bob": "LIMIT_EXCEEDED",
-        "stats": "LIMIT_EXCEEDED",
+        "no where": "INVALID_CHANNEL",
+        "nix:a": "UNKNOWN_CHANNEL",
+        "user:bob": "PERMISSION_DENIED",
+        "stats": "PERMISSION_DENIED",
         "task:none": "LIMIT_EXCEEDED",
     }
     await client.ask("unsubscribe", channels=wanted)
@@ -216,6 +216,39 @@ async def test_a_subscription_forced_upon_a_connection_that_ends_leaves_nothing(
     await work
     await house.settle()
     assert house.leftovers() == {}
+
+
+async def test_who_is_refused_takes_nobodys_room(house: House) -> None:
+    client = await house.client("ann")
+    wanted = ["task:none", "news:a", "task:other", "news:b", "news:c", "news:d", "news:e"]
+    data = (await client.ask("subscribe", channels=wanted))["data"]
+    assert [name for name in data["channels"] if name.startswith("news:")] == ["news:a", "news:b", "news:c", "news:d"]
+    assert {name: refusal["code"] for name, refusal in data["rejected"].items()} == {
+        "task:none": "NOT_FOUND",
+        "task:other": "NOT_FOUND",
+        "news:e": "LIMIT_EXCEEDED",
+    }
+
+
+async def test_a_task_that_is_forced_upon_its_owner_is_still_heard_once(house: House) -> None:
+    owner, other = await house.client("ann"), await house.client("bob")
+    await house.execute("task.create", taskId="t", userId="ann")
+    await house.advance(2)
+    for client in (owner, other):
+        client.new()
+    for user in ("ann", "bob"):
+        assert await house.execute("subscribe", userId=user, channels=["task:t"]) == {"connections": 1}
+    await house.execute("task.progress", taskId="t", percentage=40)
+    await house.advance(2)
+    await house.execute("task.complete", taskId="t")
+    await house.settle()
+    for client, final in ((owner, "user:ann"), (other, "task:t")):
+        heard = [(push["type"], push["channel"]) for push in client.new() if push["type"].startswith("task_")]
+        assert heard == [("task_progress", "task:t"), ("task_completed", final)]
+    assert await house.execute("unsubscribe", userId="ann", channels=["task:t"]) == {"connections": 1}
+    assert "task:t" not in owner.connection.channels
+    with pytest.raises(errors.NotFound):
+        await house.execute("subscribe", userId="bob", channels=["task:none"])
 
 
 async def test_a_forced_subscription_that_fails_is_taken_back(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

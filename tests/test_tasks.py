@@ -97,6 +97,16 @@ async def test_a_task_without_news_fails_by_itself(house: House) -> None:
     assert (await house.node.tasks.get("t")).error == "stale"
 
 
+async def test_a_short_time_without_news_is_noticed_soon(house: House) -> None:
+    tasks = house.node.tasks
+    tasks.stop()
+    tasks._stale_after = 2_000
+    tasks.start()
+    await house.execute("task.create", taskId="t", userId="ann")
+    await house.advance(2.6)
+    assert (await tasks.get("t")).error == "stale"
+
+
 async def test_only_the_owner_asks_for_the_end_and_nobody_else_learns_of_the_task(house: House) -> None:
     await house.execute("task.create", taskId="t", userId="ann")
     owner, other = await house.client("ann"), await house.client("bob")

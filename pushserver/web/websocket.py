@@ -202,8 +202,10 @@ class WebSocketDoor(WebSocketServerProtocol):  # type: ignore[misc]
             size, head = data[at + 1] & 0x7F, 6
             if size == 126:
                 size, head = int.from_bytes(data[at + 2 : at + 4], "big"), 8
-                if size < 126 or size > self._house.max_message_size:
+                if size < 126:
                     break
+            if size > self._house.max_message_size:
+                break
             if data[at + 1] < 0x80 or (size > 126 and head == 6) or at + head + size > end:
                 break
             mask = data[at + head - 4 : at + head]

@@ -37,7 +37,7 @@ def head(**headers: str | None) -> Head:
     return Head("GET", "/ws", {name: value for name, value in given.items() if value is not None})
 
 
-def house(compression: bool = True) -> WebSocketDoorFactory:
+def house(compression: bool = True, limit: int = LIMIT) -> WebSocketDoorFactory:
     def nothing(*_: Any) -> None: ...
 
     names = ("arrive", "leave", "forget", "closing", "left_out", "switched")
@@ -51,7 +51,7 @@ def house(compression: bool = True) -> WebSocketDoorFactory:
         lambda: 1_700_000_000_000,
         rates=Rates(0, 0, 0),
         anonymous=True,
-        max_message_size=LIMIT,
+        max_message_size=limit,
         max_queue_size=1 << 20,
         policy=Policy.DISCONNECT,
         compression=compression,
@@ -128,6 +128,18 @@ def test_how_octets_are_cut_changes_nothing(octets: bytes, cuts: list[int], head
     general = answers([octets[n : n + 1] for n in range(len(octets))], headers)
     assert answers([octets], headers) == general
     assert answers(pieces, headers) == general
+
+
+@pytest.mark.parametrize("size", [100, 101, 125, 126])
+def test_a_small_limit_is_one_too(size: int) -> None:
+    transport = StringTransport()
+    door = house(limit=100).door(head(), "127.0.0.1")
+    door.makeConnection(transport)
+    transport.clear()
+    door.dataReceived(frame(TEXT, ping(1).ljust(size)))
+    answered = transport.value()
+    assert (b'"pong"' in answered) == (size == 100)
+    assert ((1009).to_bytes(2, "big") in answered) == (size > 100)
 
 
 def test_messages_of_one_read_are_answered_in_one_write() -> None:
