@@ -11,7 +11,6 @@ the `Policy` when they go over it.
 
 from __future__ import annotations
 
-import math
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -122,10 +121,10 @@ class Outbox:
 
     def push(self, frame: bytes, mark: Mark) -> bool:
         """Sends a live message. False where it was left out, or others for it. Raises `Overflow`."""
-        if not self.stalled:
-            self._put(frame)
-            return True
-        return self._push_waiting(frame, mark)
+        if self.stalled or self._closed:
+            return self._push_waiting(frame, mark)
+        self._put(frame)
+        return True
 
     def interject(self, frame: bytes) -> None:
         """Sends a frame whose place among the others does not matter before all that waits."""
@@ -205,7 +204,7 @@ class Outbox:
         if excess > 0:
             if self.policy is Policy.DISCONNECT:
                 raise Overflow
-            behind |= self._drop(lambda waiting: True, excess)
+            behind |= self._make_room(excess)
             if self.counted + len(frame) > self.limit:
                 self._leave_out(mark)
                 return False
@@ -221,24 +220,38 @@ class Outbox:
         if self.counted:
             self._drop(lambda waiting: waiting.channel == channel, tell=False)
 
-    def _drop(self, unwanted: Callable[[Mark], bool], excess: float = math.inf, tell: bool = True) -> set[str]:
-        """Leaves out waiting live messages, whole and the oldest first, until ``excess`` bytes are free.
+    def _make_room(self, excess: int) -> set[str]:
+        """Leaves out the oldest live messages that wait, whole, until so many bytes are free. Answers as `_drop`."""
+        waiting = self._waiting if self._waiting is not None else deque()
+        asked_for: list[tuple[bytes, Mark | None]] = []
+        dropped: list[Mark] = []
+        while excess > 0 and waiting:
+            frame, mark = waiting.popleft()
+            if mark is None:
+                asked_for.append((frame, None))
+                continue
+            excess -= len(frame)
+            self.counted -= len(frame)
+            dropped.append(mark)
+        waiting.extendleft(reversed(asked_for))
+        return self._tell_of(dropped)
 
-        Answers the channels that keep messages and are now behind.
-        """
+    def _drop(self, unwanted: Callable[[Mark], bool], tell: bool = True) -> set[str]:
+        """Leaves out waiting live messages. Answers the channels that keep messages and are now behind."""
         kept: deque[tuple[bytes, Mark | None]] = deque()
         dropped: list[Mark] = []
         for frame, mark in self._waiting or ():
-            if mark is not None and excess > 0 and unwanted(mark):
-                excess -= len(frame)
+            if mark is not None and unwanted(mark):
                 self.counted -= len(frame)
                 dropped.append(mark)
             else:
                 kept.append((frame, mark))
         self._waiting = kept
-        if tell:
-            for mark in dropped:
-                self._leave_out(mark)
+        return self._tell_of(dropped) if tell else set()
+
+    def _tell_of(self, dropped: list[Mark]) -> set[str]:
+        for mark in dropped:
+            self._leave_out(mark)
         return {mark.channel for mark in dropped if mark.offset is not None}
 
     def _leave_out(self, mark: Mark) -> None:

@@ -19,8 +19,8 @@ from twisted.logger import Logger
 
 from pushserver import errors
 from pushserver.connection import Connection, Dialect
-from pushserver.delivery import Mark, Overflow, Policy, refused, send_each
-from pushserver.following import Batch, Channel, Lane
+from pushserver.delivery import CHUNK, Mark, Overflow, Policy, refused, send_each
+from pushserver.following import Batch, Channel
 from pushserver.publication import Publication
 from pushserver.stats import Counters
 
@@ -93,10 +93,14 @@ class FanOut:
             # Who came after the batch was begun stands in the lanes too.
             for_all = batch.plain and batch.number == channel.number
             for lane in lanes.lanes:
-                _, octets = batch.frames(lane.dialect)
+                each, joined = batch.frames(lane.dialect)
                 for start in range(0, len(lane.sockets), STRIDE):
                     if for_all and channel.stand(lanes):
-                        self._at_once(lane, start, octets, len(batch.publications))
+                        taken = send_each(lane.sockets[start : start + STRIDE], joined)
+                        whole = taken.count(len(joined))
+                        self._counters.sent(whole * len(each), whole * len(joined))
+                        if whole < len(taken):
+                            self._in_part(channel, batch, each, lane.connections[start : start + STRIDE], taken)
                     else:
                         self._one_by_one(channel, batch, lane.connections[start : start + STRIDE])
                     yield
@@ -104,15 +108,32 @@ class FanOut:
                 self._one_by_one(channel, batch, lanes.aside[start : start + STRIDE])
                 yield
 
-    def _at_once(self, lane: Lane, start: int, octets: bytes, messages: int) -> None:
-        """Hands so many messages to a stride of a lane, all of which they are meant for."""
-        size = len(octets)
-        taken = send_each(lane.sockets[start : start + STRIDE], octets)
-        self._counters.sent(len(taken) * messages, len(taken) * size)
-        if taken.count(size) < len(taken):
-            for connection, each in zip(lane.connections[start : start + STRIDE], taken, strict=True):
-                if each != size:
-                    self._rest(connection, octets, each)
+    def _in_part(
+        self, channel: Channel, batch: Batch, each: list[bytes], connections: list[Connection], taken: list[int]
+    ) -> None:
+        """Looks after those of the connections whose sockets did not take all of a batch."""
+        whole = sum(map(len, each))
+        for connection, octets in zip(connections, taken, strict=True):
+            if octets != whole:
+                try:
+                    self._rest(channel, batch, each, connection, octets)
+                except Exception:
+                    self._trouble(connection)
+
+    def _rest(self, channel: Channel, batch: Batch, each: list[bytes], connection: Connection, taken: int) -> None:
+        """A socket took only so many octets of a batch: the frame that was cut goes on by the transport, and what is
+        behind it waits like everything that a connection cannot take in time."""
+        at = 0
+        while taken >= len(each[at]):
+            taken -= len(each[at])
+            at += 1
+        connection.outbox.rest(each[at], taken)
+        if taken < 0:
+            return
+        self._counters.sent(at + 1, sum(map(len, each[: at + 1])))
+        for publication, frame in zip(batch.publications[at + 1 :], each[at + 1 :], strict=True):
+            if connection in channel.followers:
+                self.hand_over(connection, publication, frame)
 
     def _one_by_one(self, channel: Channel, batch: Batch, connections: Iterable[Connection]) -> None:
         """Hands a batch to those of the connections that it is meant for, with all that is special about each."""
@@ -129,32 +150,33 @@ class FanOut:
                     frames[dialect] = batch.frames(dialect)
                 each, joined = frames[dialect]
                 outbox = connection.outbox
-                if not plain or outbox.stalled or connection.trace is not None:
+                free = outbox.free
+                if (
+                    not plain
+                    or outbox.stalled
+                    or connection.trace is not None
+                    # What paces itself is given no more at once than it can take back.
+                    or (free is None and len(joined) > CHUNK)
+                ):
                     for publication, frame in zip(batch.publications, each, strict=True):
                         if connection in followers:
                             self.hand_over(connection, publication, frame)
                     continue
+                if free is not None:
+                    try:
+                        taken = free.send(joined)
+                    except OSError as problem:
+                        taken = refused(problem)
+                    if taken != len(joined):
+                        self._rest(channel, batch, each, connection, taken)
+                        continue
+                else:
+                    outbox.write(joined)
                 sent += len(each)
                 octets += len(joined)
-                free = outbox.free
-                if free is None:
-                    outbox.write(joined)
-                    continue
-                try:
-                    taken = free.send(joined)
-                except OSError as problem:
-                    taken = refused(problem)
-                if taken != len(joined):
-                    outbox.rest(joined, taken)
             except Exception:
                 self._trouble(connection)
         self._counters.sent(sent, octets)
-
-    def _rest(self, connection: Connection, octets: bytes, taken: int) -> None:
-        try:
-            connection.outbox.rest(octets, taken)
-        except Exception:
-            self._trouble(connection)
 
     def _trouble(self, connection: Connection) -> None:
         """One connection's trouble must not keep the channel from everybody else."""

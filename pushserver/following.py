@@ -31,12 +31,13 @@ class Joining:
     leaving the channel, ends it (`current`): who still works on it then stops.
     """
 
-    __slots__ = ("_held", "channel", "connection", "cut", "resync")
+    __slots__ = ("_held", "_octets", "channel", "connection", "cut", "resync")
 
     def __init__(self, channel: Channel, connection: Connection) -> None:
         self.channel = channel
         self.connection = connection
         self._held: deque[Publication] = deque()
+        self._octets = 0
         #: the newest offset that is held no more
         self.cut = 0
         #: the channel's messages may have been lost meanwhile: to be said once the past is told
@@ -49,11 +50,15 @@ class Joining:
         return joining is not None and joining.get(self.connection) is self
 
     def hold(self, publication: Publication) -> None:
-        if len(self._held) >= MAX_HELD:
-            offset = self._held.popleft().offset
-            if offset is not None:
-                self.cut = offset
-        self._held.append(publication)
+        held = self._held
+        held.append(publication)
+        self._octets += len(publication.data)
+        # As much as may wait for the connection when it is live, and in number.
+        while len(held) > MAX_HELD or (self._octets > self.connection.outbox.limit and len(held) > 1):
+            oldest = held.popleft()
+            self._octets -= len(oldest.data)
+            if oldest.offset is not None:
+                self.cut = oldest.offset
 
     def complete_after(self, offset: int) -> bool:
         """Whether everything after ``offset`` that was published meanwhile is held."""
@@ -121,7 +126,7 @@ class Lanes:
 class Channel:
     """A channel with followers on this node."""
 
-    __slots__ = ("_lanes", "batches", "followers", "joining", "name", "number", "waiters")
+    __slots__ = ("_lanes", "batches", "followers", "joining", "name", "number", "refused", "waiters")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -134,6 +139,8 @@ class Channel:
         self.batches: list[Batch] | None = None
         #: who waits for the engine to confirm this node's subscription; None once it has
         self.waiters: list[Deferred[None]] | None = None
+        #: why the engine refused the subscription; None where it did not
+        self.refused: str | None = None
         self._lanes: Lanes | None = None
 
     def admit(self, connection: Connection) -> None:

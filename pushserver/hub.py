@@ -16,12 +16,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pushserver.connection import Connection, Trace
 from pushserver.delivery import Mark
+from pushserver.errors import Unavailable
 from pushserver.fanout import FanOut
 from pushserver.following import Channel, Joining
 from pushserver.operations import Resync
@@ -107,11 +108,16 @@ class Hub:
     def join(self, connection: Connection, name: str) -> Joining:
         """Makes the connection a follower of the channel whose live messages are held until `arrive`.
 
-        Subscribes this node in the engine where nobody followed the channel yet; `confirmed` waits for that.
+        Subscribes this node in the engine where nobody followed the channel yet, or the engine refused; `confirmed`
+        waits for that. Raises CancelledError where the connection has ended meanwhile: nothing of it would be undone.
         """
+        if connection.gone:
+            raise CancelledError
         channel = self.channels.get(name)
         if channel is None:
             channel = self.channels[name] = Channel(name)
+            self._subscribe(channel)
+        elif channel.refused is not None:
             self._subscribe(channel)
         channel.dismiss(connection)
         if channel.joining is None:
@@ -122,8 +128,12 @@ class Hub:
 
     def _subscribe(self, channel: Channel) -> None:
         channel.waiters = []
+        channel.refused = None
 
         def done(result: object) -> None:
+            if isinstance(result, Failure):
+                # Also for who has yet to ask: an engine that is away refuses at once.
+                channel.refused = result.getErrorMessage()
             waiters, channel.waiters = channel.waiters, None
             for waiter in waiters or ():
                 if not waiter.called:
@@ -138,6 +148,8 @@ class Hub:
             waiter: Deferred[None] = Deferred()
             channel.waiters.append(waiter)
             await waiter
+        elif channel.refused is not None:
+            raise Unavailable(channel.refused)
 
     def arrive(self, joining: Joining, offset: int) -> bool:
         """Ends a `join`: what was held after ``offset`` goes out, and the connection is live.

@@ -218,6 +218,8 @@ class Requests:
         # Before the blacklist is asked: a revocation that comes after the answer finds this connection in the index.
         self._hub.enter(connection, user_id)
         await self._authenticator.check(identity)
+        if connection.gone:
+            raise CancelledError
         connection.identity = identity
         await self._presence.connect(connection, user_id)
         own = self._hub.join(connection, user_channel(user_id))
@@ -410,8 +412,10 @@ class Requests:
             results.pop(name, None)
             if not known:
                 self._drop(connection, name)
-            elif joining is not None and not self._hub.arrive(joining, 0):
-                self._recall.catch_up(connection, name, joining.cut)
+            elif joining is not None:
+                # What was on its way when it was asked again was left to the past, which could not be read.
+                joining.resync = namespace.positioned
+                opened.append(partial(self._resume, joining))
         else:
             if joining is not None:
                 opened.append(partial(self._go_live, joining, 0 if recovery is None else recovery.offset))
@@ -431,6 +435,11 @@ class Requests:
         if not self._hub.arrive(joining, offset):
             self._recall.catch_up(joining.connection, joining.channel.name, offset)
 
+    def _resume(self, joining: Joining) -> None:
+        """Lets a follower that could not be told its past go on with the present."""
+        if not self._hub.arrive(joining, 0):
+            self._recall.catch_up(joining.connection, joining.channel.name, joining.cut)
+
     async def _open_task(self, connection: Connection, name: str, opened: list[Callable[[], None]]) -> TaskState:
         identity = connection.identity
         assert identity is not None
@@ -447,6 +456,7 @@ class Requests:
         except BaseException:
             # Where it was known already it stays so; where it was not, the caller takes it away.
             self._hub.arrive(joining, 0)
+            self._tasks.outdated(connection, task_id)
             raise
 
         def go_live() -> None:
@@ -487,6 +497,8 @@ class Requests:
             if namespace.kind is Kind.TASK:
                 state = await self._tasks.get(name.partition(":")[2])
                 version = state.version
+                if not connection.open:
+                    return
                 if state.user_id == connection.user_id:
                     # The owner hears the task on the owner's own channel.
                     connection.channels.add(name)

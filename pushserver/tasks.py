@@ -311,6 +311,10 @@ class Tasks:
                 self._push(feed.shown, (connection,))
             elif feed.throttle.due is not None or feed.shown is None or feed.shown.state.version < version:
                 feed.floors[connection] = version
+        for task_id, version in known.items():
+            # Its end was shown meanwhile, and nothing more will be.
+            if (channel, task_id) in self._over:
+                self._end_is_due(connection, task_id, version)
 
     def outdated(self, connection: Connection, task_id: str) -> None:
         """A slow connection has drained, and the newest that it was sent of the task was left out: shows it anew.
@@ -323,15 +327,19 @@ class Tasks:
                 if feed.shown.state.version > feed.floors.get(connection, 0):
                     self._push(feed.shown, (connection,))
                 return
+        self._end_is_due(connection, task_id, 0)
+
+    def _end_is_due(self, connection: Connection, task_id: str, known: int) -> None:
+        """Shows a follower the end of a task, where there is one that is newer than the version it knows."""
         if self._hub.live(connection, task_channel(task_id)):
-            done = Deferred.fromCoroutine(self._show_end(connection, task_id))
+            done = Deferred.fromCoroutine(self._show_end(connection, task_id, known))
             done.addErrback(lambda failure: self._log.failure("showing the end of a task failed", failure))
 
     def _audience_of(self, channel: str, feed: Feed) -> list[Connection]:
         assert feed.shown is not None
         return self._audience(channel, feed.shown.state, to_owner=channel.startswith("user:"))
 
-    async def _show_end(self, connection: Connection, task_id: str) -> None:
+    async def _show_end(self, connection: Connection, task_id: str, known: int) -> None:
         while self._hub.live(connection, task_channel(task_id)):
             try:
                 state = await self.get(task_id)
@@ -340,7 +348,7 @@ class Tasks:
             except Unavailable:
                 await deferLater(self._clock, AGAIN)
                 continue
-            if state.final and self._hub.live(connection, task_channel(task_id)):
+            if state.final and state.version > known and self._hub.live(connection, task_channel(task_id)):
                 type, data = progress.event_of(msgspec.structs.replace(state, status=progress.Status.RUNNING), state)
                 old_status = data.old_status if isinstance(data, StatusChanged) else None
                 self._push(TaskEvent(type, state, old_status), (connection,))

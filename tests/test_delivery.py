@@ -229,6 +229,18 @@ def test_disconnect_waits_for_exactly_its_limit() -> None:
     assert wire.outbox.counted == 100
 
 
+def test_making_room_keeps_what_was_asked_for_in_its_place() -> None:
+    wire = Wire([1, 0], limit=30, policy=Policy.DROP_OLDEST)
+    wire.outbox.write(b"first\n")
+    for n in range(9):
+        if n % 3 == 0:
+            wire.outbox.write(b"reply%d\n" % n)
+        wire.outbox.push(b"live%d....\n" % n, Mark("c", None, ""))
+    assert wire.outbox.counted <= 30
+    wire.drain()
+    assert wire.frames == [b"first\n", b"reply0\n", b"reply3\n", b"reply6\n", *(b"live%d....\n" % n for n in (6, 7, 8))]
+
+
 def test_what_was_asked_for_is_not_counted() -> None:
     wire = Wire([1, 0], limit=10)
     for _ in range(5):

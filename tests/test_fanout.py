@@ -230,6 +230,46 @@ def test_what_is_counted_is_what_was_handed_over() -> None:
     assert node.counters.bytes_out == sum(len(wire.kernel.octets) for wire in node.wires.values())
 
 
+@pytest.mark.parametrize("followers", [4, 20])
+@pytest.mark.parametrize("policy", [Policy.DROP_OLDEST, Policy.DISCONNECT])
+def test_a_burst_that_a_socket_does_not_take_waits_within_the_limit(followers: int, policy: Policy) -> None:
+    node = Node()
+    for n in range(followers):
+        node.follow(node.connect(str(n), [150, 0, 0] if n == 1 else [], policy=policy))
+    wire = node.wires["1"]
+    wire.outbox.limit = 300
+    closed: list[Any] = []
+    wire.hang_up = lambda close, discard: closed.append(close.code)  # type: ignore[attr-defined]
+    for _ in range(50):
+        node.publish()
+    node.settle()
+    # The cut frame alone is the transport's.
+    assert len(wire.transport.dataBuffer) + len(wire.transport._tempDataBuffer) <= 1
+    assert 0 < wire.outbox.counted <= 300
+    for n in range(followers):
+        if n != 1:
+            assert node.received(str(n)) == list(range(1, 51))
+    if policy is Policy.DISCONNECT:
+        assert closed == [3008]
+        assert node.counters.slow_consumers == 1
+    else:
+        assert len(wire.dropped) > 40
+        got = node.received("1")
+        assert got == sorted(got)
+        assert got[0] == 1
+        assert got[-1] == 50
+
+
+def test_lost_sockets_do_not_count_as_sent() -> None:
+    node = Node()
+    for n in range(20):
+        node.follow(node.connect(str(n), []))
+    node.wires["3"].kernel.dead = True
+    node.publish()
+    node.settle()
+    assert node.counters.messages_out == 19
+
+
 def test_a_fan_out_yields_and_others_come_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[Kernel] = []
 

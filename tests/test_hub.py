@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.task import Clock
 
 from pushserver.connection import Connection
@@ -237,6 +237,43 @@ async def test_a_subscription_that_the_engine_refuses_fails_for_all_who_wait() -
     world.broker.answer.errback(Unavailable("away"))
     with pytest.raises(Unavailable):
         await waiting[0]
+
+
+async def test_a_subscription_that_is_refused_at_once_is_asked_for_again() -> None:
+    world = World()
+    world.broker.answer = fail(Unavailable("away"))
+    one, two = world.connection("1"), world.connection("2")
+    with pytest.raises(Unavailable):
+        await world.hub.confirmed(world.hub.join(one, "a"))
+    # Also where the channel stands: somebody else is about to be told the same.
+    world.broker.answer = None
+    joining = world.hub.join(two, "a")
+    await world.hub.confirmed(joining)
+    world.hub.arrive(joining, 0)
+    world.publish()
+    world.settle()
+    assert received(two) == [1]
+
+
+def test_who_has_gone_meanwhile_joins_nothing() -> None:
+    world = World()
+    one = world.connection("1")
+    world.hub.remove(one)
+    with pytest.raises(CancelledError):
+        world.hub.join(one, "a")
+    assert not world.hub.channels
+
+
+def test_what_is_held_for_a_joining_follower_is_bounded_by_its_octets_too() -> None:
+    world = World()
+    one = world.connection("1")
+    one.outbox.limit = 10
+    joining = world.hub.join(one, "a")
+    for _ in range(50):
+        world.publish()
+    assert not world.hub.arrive(joining, 44)
+    assert world.hub.arrive(joining, 45)
+    assert received(one) == [46, 47, 48, 49, 50]
 
 
 def test_a_message_is_kept_from_whom_it_excludes() -> None:

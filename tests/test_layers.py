@@ -26,7 +26,7 @@ LAYERS: list[tuple[str, int | str]] = [
     (r"pushserver\.(control|commands|overview|drain|limits|jwks|publishing|recall|requests)", 2),
     (r"pushserver\.web(\..+)?", 3),
     (r"pushserver\.(manhole\w*(\..+)?|ingest)", 3),
-    (r"pushserver\.(tap|config|settings|sections|sources|service|workers|dev)(\..+)?", 4),
+    (r"pushserver\.(tap|config|settings|sections|sources|service|collector|workers|dev)(\..+)?", 4),
     (r"pushserver\.(client|publisher|pushctl)(\..+)?", "beside"),
 ]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.internet.defer import Deferred
 
 from pushserver import errors
 from pushserver.delivery import Policy
@@ -95,6 +96,36 @@ async def test_a_task_without_news_fails_by_itself(house: House) -> None:
     await house.execute("task.create", taskId="t", userId="ann")
     await house.advance(3_700)
     assert (await house.node.tasks.get("t")).error == "stale"
+
+
+async def test_an_end_that_comes_before_the_answer_is_shown_behind_it(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watcher = await house.client("bob", {"permissions": ["subscribe:task:*"]})
+    await house.execute("task.create", taskId="t", userId="ann")
+    gate: Deferred[None] = Deferred()
+    recall = house.node.recall.history
+
+    async def later(*asked: Any) -> Any:
+        await gate
+        return await recall(*asked)
+
+    monkeypatch.setattr(house.node.recall, "history", later)
+    watcher.send("subscribe", "s", channels=["task:t", "chat:x"])
+    await house.settle()
+    await house.execute("task.complete", taskId="t")
+    await house.settle()
+    gate.callback(None)
+    await house.advance(5)
+    said = [m for m in watcher.new() if m.get("id") == "s" or m.get("channel") == "task:t"]
+    assert [m["type"] for m in said] == ["subscription_success", "task_completed"]
+    # Who is answered with the end hears it once.
+    await watcher.ask("unsubscribe", channels=["task:t"])
+    watcher.new()
+    reply = await watcher.ask("task_subscribe", taskId="t")
+    await house.advance(5)
+    assert reply["data"]["results"]["task:t"]["task"]["status"] == "completed"
+    assert watcher.pushes("task_completed")[1:] == []
 
 
 async def test_a_short_time_without_news_is_noticed_soon(house: House) -> None:
