@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import click
 import jwt
 import pytest
 from click.testing import CliRunner
 
 from pushserver.pushctl import live, show
+from pushserver.pushctl.options import COMMON
 from pushserver.pushctl.verbs import pushctl
 from tests.harness import ROOT, Server, free_port, start, wait_until
 
@@ -90,6 +92,49 @@ def test_refusals_and_mistakes_have_their_own_statuses(ctl: Callable[..., Said])
     assert gone.status == 3
     assert "no answer from" in gone.err
     assert ctl("--api-key", "wrong", "nodes").status == 1
+
+
+def test_the_common_options_stand_behind_a_verb_too_and_the_later_counts(server: Server, tmp_path: Path) -> None:
+    def said(*arguments: str, **env: str) -> Said:
+        done = CliRunner().invoke(pushctl, arguments, env=env, auto_envvar_prefix="PUSHCTL")
+        return Said(done.exit_code, done.stdout, done.stderr)
+
+    state, nowhere = ("--state-dir", str(server.state_dir)), ("--url", f"http://127.0.0.1:{free_port()}")
+    here = ("--url", server.url)
+    assert said("nodes", "--json", *state).json["nodes"]
+    assert said("publish", "demo:o", *state, "1", "--json").json["offset"] == 1
+    assert said(*nowhere, "nodes", *here, *state).status == 0
+    assert said(*here, *state, "nodes", *nowhere).status == 3
+    # A verb of a group stands behind two.
+    assert said("--json", "task", *nowhere, "create", "u3", *here, *state).json["userId"] == "u3"
+    assert said(*here, *state, "task", *nowhere, "list", "u3").status == 3
+    # The command line counts more than the environment, wherever it stands.
+    assert said(*here, *state, "nodes", PUSHCTL_URL=nowhere[1], PUSHCTL_NODES_URL=nowhere[1]).status == 0
+    assert said("nodes", *here, *state, PUSHCTL_URL=nowhere[1]).status == 0
+    assert said("nodes", *state, PUSHCTL_URL=nowhere[1]).status == 3
+    # What is also the name of an option is still a verb.
+    assert said("--token", "t", "token", "--user", "42", *state).out.count(".") == 2
+    missing = said("stats", "--config", str(tmp_path / "missing.toml"))
+    assert (missing.status, "Usage: pushctl stats" in missing.err) == (2, True)
+
+
+def verbs(group: click.Group, parent: click.Context | None = None) -> Iterator[tuple[click.Command, click.Context]]:
+    context = click.Context(group, parent, info_name=group.name)
+    for verb in group.commands.values():
+        yield verb, click.Context(verb, context, info_name=verb.name)
+        if isinstance(verb, click.Group):
+            yield from verbs(verb, context)
+
+
+def test_the_help_of_a_verb_is_about_the_verb() -> None:
+    names = {name for option in COMMON for name in (option.name, *option.opts)}
+    assert len(dict(verbs(pushctl))) > 20
+    for verb, context in verbs(pushctl):
+        assert not names & {name for param in verb.params for name in (param.name, *param.opts)}, verb.name
+        page = verb.get_help(context)
+        assert "\nAlso: --url, --api-key, --token, --config, --state-dir, --json; see" in page
+        assert "A key of its HTTP API" not in page
+    assert "A key of its HTTP API" in pushctl.get_help(click.Context(pushctl))
 
 
 def test_what_is_no_push_server_is_not_believed(ctl: Callable[..., Said]) -> None:
