@@ -20,6 +20,7 @@ from click.testing import CliRunner
 
 from pushserver.pushctl import live, show
 from pushserver.pushctl.options import COMMON
+from pushserver.pushctl.place import Place
 from pushserver.pushctl.verbs import pushctl
 from tests.harness import ROOT, Server, free_port, start, wait_until
 
@@ -295,6 +296,50 @@ def test_a_configuration_says_where_the_server_is(server: Server, tmp_path: Path
     broken = tmp_path / "broken.toml"
     broken.write_text("x = 1")
     assert CliRunner().invoke(pushctl, ["--config", str(broken), "nodes"]).exit_code == 1
+
+
+def test_a_development_servers_file_needs_no_keys(server: Server, tmp_path: Path) -> None:
+    config = tmp_path / "dev.toml"
+    config.write_text('[auth]\nissuer = "us"\n')
+
+    def said(*arguments: str) -> Said:
+        done = CliRunner().invoke(pushctl, ["--config", str(config), *arguments])
+        return Said(done.exit_code, done.stdout, done.stderr)
+
+    state = ("--state-dir", str(server.state_dir))
+    made = said("token", "--user", "42", *state)
+    secret = (server.state_dir / "token_secret").read_text().strip()
+    assert jwt.decode(made.out.strip(), secret, algorithms=["HS256"], issuer="us")["sub"] == "42"
+    # It leaves server.listen alone, so that the running server's own word counts.
+    assert said("nodes", "--json", *state).json["nodes"]
+    # Whoever would start a server with it is still told.
+    refused = said("check-config", str(config))
+    assert (refused.status, "no way to verify tokens" in refused.err) == (1, True)
+
+
+@pytest.mark.parametrize("kind", ["file", "environment"])
+def test_where_a_configuration_listens_counts_more_than_an_address_left_behind(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    gone = f"tcp:{free_port()}:interface=127.0.0.1"
+    config = tmp_path / "prod.toml"
+    if kind == "file":
+        config.write_text(f'[server]\nlisten = ["{gone}"]\nstate_dir = "{server.state_dir}"\n')
+    else:
+        config.write_text(f'[server]\nstate_dir = "{server.state_dir}"\n')
+        monkeypatch.setenv("PUSHSERVER_SERVER__LISTEN", json.dumps([gone]))
+    said = CliRunner().invoke(pushctl, ["--config", str(config), "nodes"])
+    assert (said.exit_code, f"no answer from http://127.0.0.1:{gone.split(':')[1]}:" in said.stderr) == (3, True)
+    assert CliRunner().invoke(pushctl, ["--config", str(config), "nodes", "--url", server.url]).exit_code == 0
+
+
+def test_the_default_endpoint_counts_too_where_the_file_names_it(tmp_path: Path) -> None:
+    (tmp_path / "address").write_text("http://127.0.0.1:1/\n")
+    config = tmp_path / "prod.toml"
+    config.write_text(f'[server]\nstate_dir = "{tmp_path}"\n')
+    assert Place(config=str(config)).url == "http://127.0.0.1:1"
+    config.write_text(f'[server]\nstate_dir = "{tmp_path}"\nlisten = ["tcp:8080:interface=127.0.0.1"]\n')
+    assert Place(config=str(config)).url == "http://127.0.0.1:8080"
 
 
 def test_without_keys_it_says_what_it_needs(tmp_path: Path) -> None:
