@@ -187,7 +187,22 @@ def address(description: str) -> str:
 def leave_address(config: Config) -> None:
     """Writes down where the server listens, for `pushctl` to find it."""
     path = Path(config.server.state_dir) / ADDRESS
-    path.write_text(address(config.server.listen[0]) + "\n", encoding="utf-8")
+    path.write_text(_address_line(config), encoding="utf-8")
+
+
+def _address_line(config: Config) -> str:
+    return address(config.server.listen[0]) + "\n"
+
+
+def withdraw_address(config: Config) -> None:
+    """Takes away what `leave_address` wrote, unless another server has written its own there since."""
+    path = Path(config.server.state_dir) / ADDRESS
+    try:
+        if path.read_text(encoding="utf-8", errors="replace") == _address_line(config):
+            path.unlink()
+    except OSError:
+        # It stays then, as after a crash: no reason to stop in disorder.
+        pass
 
 
 def greet(config: Config, dev: Dev, now: int) -> None:

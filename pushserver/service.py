@@ -435,6 +435,8 @@ class PushService(Service):
         for port in self._ports:
             await _stopped(port)
         self._ports.clear()
+        if self._ready:
+            self._seat.closed(self._config, self._dev)
         await self._send_away(self._config.server.shutdown_drain)
         await self.node.hand_over()
         self.node.stop()

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import jwt
+import msgspec
 import pytest
 
 from pushserver.config import load
-from pushserver.dev import address, banner, keep, prepare
+from pushserver.dev import address, banner, keep, leave_address, prepare, withdraw_address
 from pushserver.errors import ConfigError
 from pushserver.sections import Config
 from pushserver.tokens import TokenRules, verify
@@ -200,6 +201,21 @@ def test_the_banner_says_what_one_needs(state: Path) -> None:
     token = re.search(r"token +(\S+)", text)
     assert token is not None
     assert claims(token[1], dev.token_secret)["sub"] == "demo"
+
+
+def test_an_address_lies_there_while_its_server_runs(state: Path) -> None:
+    first, _ = prepare(configured(state))
+    server = msgspec.structs.replace(first.server, listen=("tcp:9000:interface=127.0.0.1",))
+    second = msgspec.structs.replace(first, server=server)
+    leave_address(first)
+    assert (state / "address").read_text() == "http://127.0.0.1:8080/\n"
+    leave_address(second)
+    # The first one's end does not hide the second.
+    withdraw_address(first)
+    assert (state / "address").read_text() == "http://127.0.0.1:9000/\n"
+    withdraw_address(second)
+    assert not (state / "address").exists()
+    withdraw_address(second)
 
 
 def test_secrets_are_in_no_repr(state: Path) -> None:

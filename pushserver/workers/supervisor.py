@@ -24,7 +24,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
-from pushserver.dev import Dev, greet
+from pushserver.dev import Dev, greet, withdraw_address
 from pushserver.errors import ConfigError
 from pushserver.sections import Config
 from pushserver.workers import roll
@@ -183,6 +183,8 @@ class Supervisor(Service):
             done = port.stopListening()
             if done is not None:
                 await done
+        if self._greeted and self._dev is not None:
+            withdraw_address(self._config)
         for child in self._children.values():
             child.line.say(Stop())
         if self._children:

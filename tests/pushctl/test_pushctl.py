@@ -333,6 +333,18 @@ def test_where_a_configuration_listens_counts_more_than_an_address_left_behind(
     assert CliRunner().invoke(pushctl, ["--config", str(config), "nodes", "--url", server.url]).exit_code == 0
 
 
+def test_a_development_server_takes_its_address_with_it(tmp_path: Path) -> None:
+    running = start(tmp_path, dev=True, env=UNSET)
+    try:
+        wait_until((running.state_dir / "address").exists)
+        assert CliRunner().invoke(pushctl, ["--state-dir", str(running.state_dir), "nodes"]).exit_code == 0
+        running.terminate()
+        assert not (running.state_dir / "address").exists()
+        assert (running.state_dir / "api_key").exists()
+    finally:
+        running.stop()
+
+
 def test_the_default_endpoint_counts_too_where_the_file_names_it(tmp_path: Path) -> None:
     (tmp_path / "address").write_text("http://127.0.0.1:1/\n")
     config = tmp_path / "prod.toml"

@@ -240,6 +240,8 @@ def test_development_mode_greets_once(house: Place, talk: Talks) -> None:
     client = talk.guest(server)
     assert client.ask("auth", token=token[1])["type"] == "auth_success"
     assert (server.state_dir / "address").read_text().strip() == f"{server.url}/"
+    server.terminate()
+    assert not (server.state_dir / "address").exists()
 
 
 def test_one_leads_and_another_takes_over(house: Place) -> None:
