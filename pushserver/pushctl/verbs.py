@@ -12,6 +12,7 @@ import msgspec
 
 from pushserver import __version__, errors
 from pushserver.config import load
+from pushserver.progress import Status
 from pushserver.pushctl.calls import call, task_path
 from pushserver.pushctl.options import Verbs
 from pushserver.pushctl.place import Place
@@ -246,6 +247,17 @@ def report(
     body["force"] = force or None
     said = {name: value for name, value in body.items() if value is not None}
     _show_task(place, call(place, "POST", task_path(task_id, "progress"), said))
+
+
+@task.command("status")
+@click.argument("task_id", metavar="ID")
+@click.argument("status", type=click.Choice([status.value for status in Status]))
+@click.option("--message")
+@pass_place
+def set_status(place: Place, task_id: str, status: str, message: str | None) -> None:
+    """A task's new STATUS; a final one ends it."""
+    body = {"status": status} if message is None else {"status": status, "message": message}
+    _show_task(place, call(place, "POST", task_path(task_id, "status"), body))
 
 
 @task.command("complete")

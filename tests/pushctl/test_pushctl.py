@@ -182,6 +182,12 @@ def test_a_task_from_start_to_end(ctl: Callable[..., Said]) -> None:
     assert ctl("task", "fail", "t1", "too late").status == 1
     ctl("task", "create", "u2", "--id", "t2")
     assert ctl("task", "fail", "t2", "no disk").out == "t2  failed  0 %  no disk\n"
+    ctl("task", "create", "u2", "--id", "t3")
+    assert ctl("task", "status", "t3", "running", "--message", "begun").out == "t3  running  0 %  begun\n"
+    assert ctl("task", "status", "t3", "completed").out.startswith("t3  completed  100 %")
+    late = ctl("task", "status", "t3", "pending")
+    assert (late.status, "CONFLICT" in late.err) == (1, True)
+    assert ctl("task", "status", "t3", "done").status == 2
     ctl("task", "create", "u2", "--id", "a/b")
     assert ctl("task", "cancel", "a/b", "--message", "not needed").out.startswith("a/b  cancelled")
     assert ctl("task", "complete", "t9").err == "Error: NOT_FOUND: no such task\n"
