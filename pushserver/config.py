@@ -60,7 +60,9 @@ __all__ = [
     "Redis",
     "Server",
     "Tasks",
+    "checked",
     "load",
+    "read",
 ]
 
 #: The option of the command line that sets a key.
@@ -95,13 +97,31 @@ def load(
     the working directory between now and the first use. With ``dev``, what `pushserver.dev` generates may be missing,
     and every listener must be on loopback. Raises `ConfigError`.
     """
+    return checked(read(path, environ, overrides), dev, workers)
+
+
+def read(
+    path: str | None = None,
+    environ: Mapping[str, str] | None = None,
+    overrides: Mapping[str, object] | None = None,
+) -> Draft:
+    """What the sources say, each value checked by itself alone. Raises `ConfigError`."""
     draft = Draft()
     if path is not None:
         draft.add_file(path)
     draft.add_environment(environ if environ is not None else {})
     for key, value in (overrides or {}).items():
         draft.add(f"option {OPTIONS.get(key, key)}", key, value)
-    return _Checks(draft).config(dev, workers)
+    return draft
+
+
+def checked(draft: Draft, dev: bool = False, workers: int = 1, *, keyless: bool = False) -> Config:
+    """The whole configuration, as `load` answers with it.
+
+    With ``keyless``, no way to verify tokens is no mistake: for whoever talks to a server and cannot know whether it
+    runs in development mode. Raises `ConfigError`.
+    """
+    return _Checks(draft).config(dev, workers, keyless)
 
 
 class _Checks:
@@ -110,12 +130,12 @@ class _Checks:
     def __init__(self, draft: Draft) -> None:
         self._draft = draft
 
-    def config(self, dev: bool, workers: int) -> Config:
+    def config(self, dev: bool, workers: int, keyless: bool) -> Config:
         self._absolute_paths()
         server, auth = self._section(Server), self._section(Auth)
         engine, redis, manhole = self._section(Engine), self._section(Redis), self._section(Manhole)
         self._check_server(server)
-        self._check_auth(auth, dev)
+        self._check_auth(auth, dev, keyless)
         self._check_redis(redis)
         self._check_manhole(manhole, dev)
         api = self._section(Api)
@@ -170,7 +190,7 @@ class _Checks:
                 "server.websocket_path", "expected a path that the server does not use itself", server.websocket_path
             )
 
-    def _check_auth(self, auth: Auth, dev: bool) -> None:
+    def _check_auth(self, auth: Auth, dev: bool, keyless: bool) -> None:
         if auth.secret and auth.secret_file:
             raise self._mistake("auth.secret_file", "expected either this or auth.secret, not both", auth.secret_file)
         secret = self._read_file("auth.secret_file", auth.secret_file, auth.hmac_secret)
@@ -179,7 +199,7 @@ class _Checks:
             problem = f"expected at least {SHORTEST_SECRET} bytes, there are {len(secret)}"
             raise self._mistake(key, problem, auth.secret_file)
         keys = self._keys(auth)
-        if not auth.verifies and not dev:
+        if not (auth.verifies or dev or keyless):
             raise ConfigError(
                 "no way to verify tokens: expected auth.secret, auth.secret_file, auth.public_key_file or auth.jwks_url"
                 " in the configuration, or --dev"

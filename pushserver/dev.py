@@ -12,9 +12,9 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote
 
 import msgspec
@@ -31,6 +31,8 @@ MANHOLE_PASSWORD: Final = "manhole_password"
 ADDRESS: Final = "address"
 
 MANHOLE_ENDPOINT: Final = "tcp:8022:interface=127.0.0.1"
+#: The console's where that one is taken and nobody asked for it.
+FREE_ENDPOINT: Final = "tcp:0:interface=127.0.0.1"
 
 DEMO_NAMESPACE: Final = NamespaceSection(
     name="demo",
@@ -65,6 +67,8 @@ class Dev(msgspec.Struct, frozen=True, kw_only=True):
     api_key: str
     #: None where only SSH keys open the console
     manhole_password: str | None
+    #: whether nobody said where the console listens, so that any port will do
+    any_console_port: bool
     #: makes a token: the user id, and the time now in milliseconds
     issue: Callable[[str, int], str]
 
@@ -89,6 +93,7 @@ def prepare(config: Config) -> tuple[Config, Dev]:
         auth = replace(auth, algorithms=(*auth.algorithms, DEMO_ALGORITHM))
     if not api.keys:
         api = replace(api, keys=(ApiKey(keep(state, API_KEY)),))
+    any_console_port = not manhole.listen
     manhole = replace(manhole, listen=manhole.listen or MANHOLE_ENDPOINT)
     if not (manhole.password_file or manhole.authorized_keys):
         keep(state, MANHOLE_PASSWORD)
@@ -106,6 +111,7 @@ def prepare(config: Config) -> tuple[Config, Dev]:
         token_secret=secret,
         api_key=next((key.key for key in api.keys), ""),
         manhole_password=password,
+        any_console_port=any_console_port,
         issue=_issuer(config, secret),
     )
 
@@ -127,6 +133,23 @@ def _issuer(config: Config, secret: bytes) -> Callable[[str, int], str]:
         )
 
     return issue
+
+
+async def open_console(config: Config, dev: Dev | None, listen: Callable[[str], Awaitable[Any]]) -> tuple[Config, Any]:
+    """Opens the console's endpoint; answers with the configuration that says where it is, and the listening port.
+
+    ``listen`` opens an endpoint, or raises `ConfigError`. Where that fails and nobody asked for this one, as when a
+    second server starts on the machine, a free port is taken instead.
+    """
+    manhole = config.manhole
+    try:
+        return config, await listen(manhole.listen)
+    except ConfigError:
+        if dev is None or not dev.any_console_port:
+            raise
+    port = await listen(FREE_ENDPOINT)
+    found = f"tcp:{port.getHost().port}:interface=127.0.0.1"
+    return msgspec.structs.replace(config, manhole=msgspec.structs.replace(manhole, listen=found)), port
 
 
 def keep(state: Path, name: str) -> str:
@@ -187,7 +210,22 @@ def address(description: str) -> str:
 def leave_address(config: Config) -> None:
     """Writes down where the server listens, for `pushctl` to find it."""
     path = Path(config.server.state_dir) / ADDRESS
-    path.write_text(address(config.server.listen[0]) + "\n", encoding="utf-8")
+    path.write_text(_address_line(config), encoding="utf-8")
+
+
+def _address_line(config: Config) -> str:
+    return address(config.server.listen[0]) + "\n"
+
+
+def withdraw_address(config: Config) -> None:
+    """Takes away what `leave_address` wrote, unless another server has written its own there since."""
+    path = Path(config.server.state_dir) / ADDRESS
+    try:
+        if path.read_text(encoding="utf-8", errors="replace") == _address_line(config):
+            path.unlink()
+    except OSError:
+        # It stays then, as after a crash: no reason to stop in disorder.
+        pass
 
 
 def greet(config: Config, dev: Dev, now: int) -> None:

@@ -33,7 +33,7 @@ from pushserver.commands import Commands
 from pushserver.config import Config
 from pushserver.control import Control
 from pushserver.delivery import Policy
-from pushserver.dev import Dev, prepare
+from pushserver.dev import Dev, open_console, prepare
 from pushserver.drain import Drain, reconnect_window
 from pushserver.engine.interfaces import InboxRules, Member, TaskEvent
 from pushserver.errors import ConfigError
@@ -408,10 +408,15 @@ class PushService(Service):
             keys_file=settings.authorized_keys,
             password_file=settings.password_file,
         )
-        try:
-            self._console_port = await self._seat.endpoint(settings.listen).listen(self._console)
-        except Exception as problem:
-            raise ConfigError(f"cannot listen on {settings.listen}: {problem}") from None
+
+        async def listen(description: str) -> IListeningPort:
+            try:
+                port: IListeningPort = await self._seat.endpoint(description).listen(self._console)
+            except Exception as problem:
+                raise ConfigError(f"cannot listen on {description}: {problem}") from None
+            return port
+
+        self._config, self._console_port = await open_console(self._config, self._dev, listen)
 
     def _close_door(self, closed: bool) -> None:
         self.gate.closed = closed or not self.running
@@ -436,6 +441,8 @@ class PushService(Service):
         for port in self._ports:
             await _stopped(port)
         self._ports.clear()
+        if self._ready:
+            self._seat.closed(self._config, self._dev)
         await self._send_away(self._config.server.shutdown_drain)
         await self.node.hand_over()
         self.node.stop()

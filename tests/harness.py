@@ -15,7 +15,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +40,20 @@ def free_port() -> int:
         if port not in _handed_out:
             _handed_out.add(port)
             return port
+
+
+@contextmanager
+def taken(port: int) -> Iterator[None]:
+    """As long as this lasts, somebody else listens on that port of 127.0.0.1."""
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            other.bind(("127.0.0.1", port))
+            other.listen()
+        except OSError:
+            # Somebody does already.
+            pass
+        yield
 
 
 def wait_until(what: Callable[[], Any], deadline: float = 10.0, describe: str = "") -> Any:

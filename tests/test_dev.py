@@ -8,10 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import jwt
+import msgspec
 import pytest
+from twisted.internet.address import IPv4Address
 
 from pushserver.config import load
-from pushserver.dev import address, banner, keep, prepare
+from pushserver.dev import (
+    MANHOLE_ENDPOINT,
+    address,
+    banner,
+    keep,
+    leave_address,
+    open_console,
+    prepare,
+    withdraw_address,
+)
 from pushserver.errors import ConfigError
 from pushserver.sections import Config
 from pushserver.tokens import TokenRules, verify
@@ -200,6 +211,47 @@ def test_the_banner_says_what_one_needs(state: Path) -> None:
     token = re.search(r"token +(\S+)", text)
     assert token is not None
     assert claims(token[1], dev.token_secret)["sub"] == "demo"
+
+
+class Listening:
+    def getHost(self) -> IPv4Address:
+        return IPv4Address("TCP", "127.0.0.1", 40_123)
+
+
+async def only_free_ones(endpoint: str) -> Listening:
+    if not endpoint.startswith("tcp:0:"):
+        raise ConfigError(f"cannot listen on {endpoint}")
+    return Listening()
+
+
+async def test_a_console_that_nobody_placed_finds_a_free_port(state: Path) -> None:
+    config, dev = prepare(configured(state))
+    config, _ = await open_console(config, dev, only_free_ones)
+    assert config.manhole.listen == "tcp:40123:interface=127.0.0.1"
+    assert "ssh -p 40123 admin@127.0.0.1\n" in banner(config, dev, NOW)
+
+
+async def test_a_console_stays_where_it_was_asked_for(state: Path) -> None:
+    config, dev = prepare(configured(state, **{"manhole.listen": MANHOLE_ENDPOINT}))
+    with pytest.raises(ConfigError, match="cannot listen on tcp:8022"):
+        await open_console(config, dev, only_free_ones)
+    with pytest.raises(ConfigError, match="cannot listen on tcp:8022"):
+        await open_console(config, None, only_free_ones)
+
+
+def test_an_address_lies_there_while_its_server_runs(state: Path) -> None:
+    first, _ = prepare(configured(state))
+    server = msgspec.structs.replace(first.server, listen=("tcp:9000:interface=127.0.0.1",))
+    second = msgspec.structs.replace(first, server=server)
+    leave_address(first)
+    assert (state / "address").read_text() == "http://127.0.0.1:8080/\n"
+    leave_address(second)
+    # The first one's end does not hide the second.
+    withdraw_address(first)
+    assert (state / "address").read_text() == "http://127.0.0.1:9000/\n"
+    withdraw_address(second)
+    assert not (state / "address").exists()
+    withdraw_address(second)
 
 
 def test_secrets_are_in_no_repr(state: Path) -> None:

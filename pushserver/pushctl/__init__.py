@@ -1,6 +1,7 @@
 """``pushctl``: the command line beside the server.
 
     place    which server, and with which keys: options, environment, configuration, state directory
+    options  what every command takes, before it or behind it
     calls    the HTTP API, called
     verbs    the commands
     show     answers as tables for people, or JSON for programs

@@ -1,7 +1,7 @@
 """Which server a command is about, and with which keys.
 
 What is not said by an option or its environment variable is read from the configuration file, or else from the state
-directory, where a server in development mode leaves its address and its keys.
+directory, where a server in development mode keeps its keys and, while it runs, its address.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 import click
 
 from pushserver import tokens
-from pushserver.config import Config, load
+from pushserver.config import Config, checked, read
 from pushserver.errors import ConfigError
 
 #: Where a server listens when nobody says otherwise.
@@ -49,13 +49,17 @@ class Place:
         self._state_dir = state_dir
         self.as_json = as_json
         self._config: Config | None = None
+        #: whether the configuration itself says where its server listens
+        self._listens = False
 
     def config(self) -> Config | None:
         """The configuration file's, with the environment's; None where none was named."""
         if self._config is None and self._config_path is not None:
             try:
-                # Development mode's rules: keys that are still to be made are no mistake here.
-                self._config = load(self._config_path, os.environ, dev=False)
+                draft = read(self._config_path, os.environ)
+                # A server in development mode makes the keys that its file does not have.
+                self._config = checked(draft, keyless=True)
+                self._listens = "server.listen" in draft.sources
             except ConfigError as mistake:
                 raise click.ClickException(str(mistake)) from None
         return self._config
@@ -77,14 +81,17 @@ class Place:
     @property
     def url(self) -> str:
         """The server's address, without a slash at the end."""
-        url = self._url or self._kept(ADDRESS_FILE)
-        if url is None:
+        url = self._url
+        if not url:
             config = self.config()
-            if config is not None:
+            # What lies in the state directory may be another server's, but the file is about the one that was named.
+            if config is not None and self._listens:
                 from pushserver.dev import address
 
                 url = address(config.server.listen[0])
-        return (url or DEFAULT_URL).rstrip("/")
+            else:
+                url = self._kept(ADDRESS_FILE) or DEFAULT_URL
+        return url.rstrip("/")
 
     @property
     def websocket_url(self) -> str:

@@ -12,7 +12,9 @@ import msgspec
 
 from pushserver import __version__, errors
 from pushserver.config import load
+from pushserver.progress import Status
 from pushserver.pushctl.calls import call, task_path
+from pushserver.pushctl.options import Verbs
 from pushserver.pushctl.place import Place
 from pushserver.pushctl.show import Answer, cell, compact, moment
 from pushserver.settings import UNITS
@@ -51,31 +53,16 @@ class Json(click.ParamType[Any]):
             self.fail(f"{text[:60]!r} is not JSON; a text needs quotes inside the shell's", param, ctx)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.option("--url", metavar="URL", help="The server, as in http://127.0.0.1:8080. [env: PUSHCTL_URL]")
-@click.option("--api-key", metavar="KEY", help="A key of its HTTP API. [env: PUSHCTL_API_KEY]")
-@click.option("--token", metavar="TOKEN", help="A token to listen with. [env: PUSHCTL_TOKEN]")
-@click.option("--config", metavar="FILE", type=click.Path(exists=True, dir_okay=False), help="Its configuration.")
-@click.option("--state-dir", metavar="DIR", help="Its state directory; a server in development mode leaves keys there.")
-@click.option("--json", "as_json", is_flag=True, help="Answer with JSON, for programs.")
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="pushctl")
-@click.pass_context
-def pushctl(
-    context: click.Context,
-    url: str | None,
-    api_key: str | None,
-    token: str | None,
-    config: str | None,
-    state_dir: str | None,
-    as_json: bool,
-) -> None:
+def pushctl() -> None:
     """Talk to a push server from the command line.
 
     Beside a server in development mode nothing need be named: its address and keys are read from its state directory.
+    The options below may stand behind a command too.
 
     Exit status: 0 done, 1 refused, 2 wrong usage, 3 no server there.
     """
-    context.obj = Place(url, api_key, token, config, state_dir, as_json)
 
 
 # -- without a server -------------------------------------------------------------------------------------------------
@@ -260,6 +247,17 @@ def report(
     body["force"] = force or None
     said = {name: value for name, value in body.items() if value is not None}
     _show_task(place, call(place, "POST", task_path(task_id, "progress"), said))
+
+
+@task.command("status")
+@click.argument("task_id", metavar="ID")
+@click.argument("status", type=click.Choice([status.value for status in Status]))
+@click.option("--message")
+@pass_place
+def set_status(place: Place, task_id: str, status: str, message: str | None) -> None:
+    """A task's new STATUS; a final one ends it."""
+    body = {"status": status} if message is None else {"status": status, "message": message}
+    _show_task(place, call(place, "POST", task_path(task_id, "status"), body))
 
 
 @task.command("complete")

@@ -14,7 +14,7 @@ from twisted.internet.endpoints import serverFromString
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from pushserver.dev import Dev, greet
+from pushserver.dev import Dev, greet, withdraw_address
 from pushserver.errors import ConfigError
 from pushserver.sections import Config
 
@@ -39,6 +39,9 @@ class Seat(Protocol):
 
     def ready(self, config: Config, dev: Dev | None, now: int) -> None:
         """This process takes connections."""
+
+    def closed(self, config: Config, dev: Dev | None) -> None:
+        """This process, which was ready, takes no connections any more."""
 
     def failed(self, failure: Failure) -> None:
         """This process cannot start."""
@@ -68,6 +71,10 @@ class Alone:
     def ready(self, config: Config, dev: Dev | None, now: int) -> None:
         if dev is not None:
             greet(config, dev, now)
+
+    def closed(self, config: Config, dev: Dev | None) -> None:
+        if dev is not None:
+            withdraw_address(config)
 
     def failed(self, failure: Failure) -> None:
         give_up(self._reactor, self._log, failure)

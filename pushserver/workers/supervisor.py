@@ -24,7 +24,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
-from pushserver.dev import Dev, greet
+from pushserver.dev import Dev, greet, open_console, withdraw_address
 from pushserver.errors import ConfigError
 from pushserver.sections import Config
 from pushserver.workers import roll
@@ -153,18 +153,23 @@ class Supervisor(Service):
         self._starting.addErrback(self._failed)
 
     async def _start(self) -> None:
-        manhole = self._config.manhole.listen
-        for description in (*self._config.server.listen, *([manhole] if manhole else [])):
-            if description in self._ports:
-                raise ConfigError(f"cannot listen on {description}: it is named twice")
-            try:
-                self._ports[description] = await bind(self._reactor, description)
-            except Exception as problem:
-                raise ConfigError(f"cannot listen on {description}: {problem}") from None
+        for description in self._config.server.listen:
+            self._ports[description] = await self._bind(description)
+        if self._config.manhole.listen:
+            self._config, port = await open_console(self._config, self._dev, self._bind)
+            self._ports[self._config.manhole.listen] = port
         self._table = roll.make(self._count)
         self._roll = roll.Roll(self._table, self._count, 0, monotonic)
         for number in range(1, self._count + 1):
             self._spawn(number)
+
+    async def _bind(self, description: str) -> Any:
+        if description in self._ports:
+            raise ConfigError(f"cannot listen on {description}: it is named twice")
+        try:
+            return await bind(self._reactor, description)
+        except Exception as problem:
+            raise ConfigError(f"cannot listen on {description}: {problem}") from None
 
     def _failed(self, failure: Failure) -> None:
         self._stopping = True
@@ -183,6 +188,8 @@ class Supervisor(Service):
             done = port.stopListening()
             if done is not None:
                 await done
+        if self._greeted and self._dev is not None:
+            withdraw_address(self._config)
         for child in self._children.values():
             child.line.say(Stop())
         if self._children:

@@ -203,6 +203,9 @@ class Worker:
     def ready(self, config: Config, dev: Dev | None, now: int) -> None:
         self._say(Ready())
 
+    def closed(self, config: Config, dev: Dev | None) -> None:
+        pass
+
     def failed(self, failure: Failure) -> None:
         hopeless = failure.check(ConfigError) is not None
         if not hopeless:

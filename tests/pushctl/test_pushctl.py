@@ -13,11 +13,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import click
 import jwt
 import pytest
 from click.testing import CliRunner
 
 from pushserver.pushctl import live, show
+from pushserver.pushctl.options import COMMON
+from pushserver.pushctl.place import Place
 from pushserver.pushctl.verbs import pushctl
 from tests.harness import ROOT, Server, free_port, start, wait_until
 
@@ -92,6 +95,49 @@ def test_refusals_and_mistakes_have_their_own_statuses(ctl: Callable[..., Said])
     assert ctl("--api-key", "wrong", "nodes").status == 1
 
 
+def test_the_common_options_stand_behind_a_verb_too_and_the_later_counts(server: Server, tmp_path: Path) -> None:
+    def said(*arguments: str, **env: str) -> Said:
+        done = CliRunner().invoke(pushctl, arguments, env=env, auto_envvar_prefix="PUSHCTL")
+        return Said(done.exit_code, done.stdout, done.stderr)
+
+    state, nowhere = ("--state-dir", str(server.state_dir)), ("--url", f"http://127.0.0.1:{free_port()}")
+    here = ("--url", server.url)
+    assert said("nodes", "--json", *state).json["nodes"]
+    assert said("publish", "demo:o", *state, "1", "--json").json["offset"] == 1
+    assert said(*nowhere, "nodes", *here, *state).status == 0
+    assert said(*here, *state, "nodes", *nowhere).status == 3
+    # A verb of a group stands behind two.
+    assert said("--json", "task", *nowhere, "create", "u3", *here, *state).json["userId"] == "u3"
+    assert said(*here, *state, "task", *nowhere, "list", "u3").status == 3
+    # The command line counts more than the environment, wherever it stands.
+    assert said(*here, *state, "nodes", PUSHCTL_URL=nowhere[1], PUSHCTL_NODES_URL=nowhere[1]).status == 0
+    assert said("nodes", *here, *state, PUSHCTL_URL=nowhere[1]).status == 0
+    assert said("nodes", *state, PUSHCTL_URL=nowhere[1]).status == 3
+    # What is also the name of an option is still a verb.
+    assert said("--token", "t", "token", "--user", "42", *state).out.count(".") == 2
+    missing = said("stats", "--config", str(tmp_path / "missing.toml"))
+    assert (missing.status, "Usage: pushctl stats" in missing.err) == (2, True)
+
+
+def verbs(group: click.Group, parent: click.Context | None = None) -> Iterator[tuple[click.Command, click.Context]]:
+    context = click.Context(group, parent, info_name=group.name)
+    for verb in group.commands.values():
+        yield verb, click.Context(verb, context, info_name=verb.name)
+        if isinstance(verb, click.Group):
+            yield from verbs(verb, context)
+
+
+def test_the_help_of_a_verb_is_about_the_verb() -> None:
+    names = {name for option in COMMON for name in (option.name, *option.opts)}
+    assert len(dict(verbs(pushctl))) > 20
+    for verb, context in verbs(pushctl):
+        assert not names & {name for param in verb.params for name in (param.name, *param.opts)}, verb.name
+        page = verb.get_help(context)
+        assert "\nAlso: --url, --api-key, --token, --config, --state-dir, --json; see" in page
+        assert "A key of its HTTP API" not in page
+    assert "A key of its HTTP API" in pushctl.get_help(click.Context(pushctl))
+
+
 def test_what_is_no_push_server_is_not_believed(ctl: Callable[..., Said]) -> None:
     class Other(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -136,6 +182,12 @@ def test_a_task_from_start_to_end(ctl: Callable[..., Said]) -> None:
     assert ctl("task", "fail", "t1", "too late").status == 1
     ctl("task", "create", "u2", "--id", "t2")
     assert ctl("task", "fail", "t2", "no disk").out == "t2  failed  0 %  no disk\n"
+    ctl("task", "create", "u2", "--id", "t3")
+    assert ctl("task", "status", "t3", "running", "--message", "begun").out == "t3  running  0 %  begun\n"
+    assert ctl("task", "status", "t3", "completed").out.startswith("t3  completed  100 %")
+    late = ctl("task", "status", "t3", "pending")
+    assert (late.status, "CONFLICT" in late.err) == (1, True)
+    assert ctl("task", "status", "t3", "done").status == 2
     ctl("task", "create", "u2", "--id", "a/b")
     assert ctl("task", "cancel", "a/b", "--message", "not needed").out.startswith("a/b  cancelled")
     assert ctl("task", "complete", "t9").err == "Error: NOT_FOUND: no such task\n"
@@ -250,6 +302,62 @@ def test_a_configuration_says_where_the_server_is(server: Server, tmp_path: Path
     broken = tmp_path / "broken.toml"
     broken.write_text("x = 1")
     assert CliRunner().invoke(pushctl, ["--config", str(broken), "nodes"]).exit_code == 1
+
+
+def test_a_development_servers_file_needs_no_keys(server: Server, tmp_path: Path) -> None:
+    config = tmp_path / "dev.toml"
+    config.write_text('[auth]\nissuer = "us"\n')
+
+    def said(*arguments: str) -> Said:
+        done = CliRunner().invoke(pushctl, ["--config", str(config), *arguments])
+        return Said(done.exit_code, done.stdout, done.stderr)
+
+    state = ("--state-dir", str(server.state_dir))
+    made = said("token", "--user", "42", *state)
+    secret = (server.state_dir / "token_secret").read_text().strip()
+    assert jwt.decode(made.out.strip(), secret, algorithms=["HS256"], issuer="us")["sub"] == "42"
+    # It leaves server.listen alone, so that the running server's own word counts.
+    assert said("nodes", "--json", *state).json["nodes"]
+    # Whoever would start a server with it is still told.
+    refused = said("check-config", str(config))
+    assert (refused.status, "no way to verify tokens" in refused.err) == (1, True)
+
+
+@pytest.mark.parametrize("kind", ["file", "environment"])
+def test_where_a_configuration_listens_counts_more_than_an_address_left_behind(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    gone = f"tcp:{free_port()}:interface=127.0.0.1"
+    config = tmp_path / "prod.toml"
+    if kind == "file":
+        config.write_text(f'[server]\nlisten = ["{gone}"]\nstate_dir = "{server.state_dir}"\n')
+    else:
+        config.write_text(f'[server]\nstate_dir = "{server.state_dir}"\n')
+        monkeypatch.setenv("PUSHSERVER_SERVER__LISTEN", json.dumps([gone]))
+    said = CliRunner().invoke(pushctl, ["--config", str(config), "nodes"])
+    assert (said.exit_code, f"no answer from http://127.0.0.1:{gone.split(':')[1]}:" in said.stderr) == (3, True)
+    assert CliRunner().invoke(pushctl, ["--config", str(config), "nodes", "--url", server.url]).exit_code == 0
+
+
+def test_a_development_server_takes_its_address_with_it(tmp_path: Path) -> None:
+    running = start(tmp_path, dev=True, env=UNSET)
+    try:
+        wait_until((running.state_dir / "address").exists)
+        assert CliRunner().invoke(pushctl, ["--state-dir", str(running.state_dir), "nodes"]).exit_code == 0
+        running.terminate()
+        assert not (running.state_dir / "address").exists()
+        assert (running.state_dir / "api_key").exists()
+    finally:
+        running.stop()
+
+
+def test_the_default_endpoint_counts_too_where_the_file_names_it(tmp_path: Path) -> None:
+    (tmp_path / "address").write_text("http://127.0.0.1:1/\n")
+    config = tmp_path / "prod.toml"
+    config.write_text(f'[server]\nstate_dir = "{tmp_path}"\n')
+    assert Place(config=str(config)).url == "http://127.0.0.1:1"
+    config.write_text(f'[server]\nstate_dir = "{tmp_path}"\nlisten = ["tcp:8080:interface=127.0.0.1"]\n')
+    assert Place(config=str(config)).url == "http://127.0.0.1:8080"
 
 
 def test_without_keys_it_says_what_it_needs(tmp_path: Path) -> None:

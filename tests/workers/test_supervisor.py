@@ -15,7 +15,7 @@ import pytest
 
 from tests.cluster.conftest import CONFIG, Place
 from tests.cluster.talk import Talk, Talks, settles, talking
-from tests.harness import Server, free_port, wait_until
+from tests.harness import Server, free_port, taken, wait_until
 from tests.manhole.test_ssh import Operator, make_key
 
 
@@ -240,6 +240,17 @@ def test_development_mode_greets_once(house: Place, talk: Talks) -> None:
     client = talk.guest(server)
     assert client.ask("auth", token=token[1])["type"] == "auth_success"
     assert (server.state_dir / "address").read_text().strip() == f"{server.url}/"
+    server.terminate()
+    assert not (server.state_dir / "address").exists()
+
+
+def test_a_console_that_nobody_placed_finds_a_free_port(house: Place) -> None:
+    with taken(8022):
+        server = begin(house, 2, "--manhole", "", dev=True)
+        said = wait_until(lambda: re.search(r"ssh -p (\d+) admin@127\.0\.0\.1", server.log))
+        assert said[1] != "8022"
+        with socket.create_connection(("127.0.0.1", int(said[1])), timeout=10) as console:
+            assert console.recv(8) == b"SSH-2.0-"
 
 
 def test_one_leads_and_another_takes_over(house: Place) -> None:

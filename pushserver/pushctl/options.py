@@ -1,0 +1,75 @@
+"""The options that every command takes: which server, and how to answer.
+
+    pushctl --url A task --json get ID --url B      = pushctl --url B --json task get ID
+
+They stand before a verb or behind it, and the later one counts. No verb names them: being a `Verb` brings them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import click
+
+from pushserver.pushctl.place import Place
+
+#: Where the contexts of one call keep what was said so far.
+_SAID: Final = f"{__name__}.said"
+
+
+class Common(click.Option):
+    """Behind a verb it is taken and completed; the help and the environment have it once, for ``pushctl`` itself."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        return super().get_help_record(ctx) if ctx.parent is None else None
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        # A variable of the verb's own (PUSHCTL_STATS_URL) would beat what the command line says before the verb.
+        return super().resolve_envvar_value(ctx) if ctx.parent is None else None
+
+
+#: Their names are those of `Place`'s arguments; None is what was not said.
+COMMON: Final = (
+    Common(["--url"], metavar="URL", help="The server, as in http://127.0.0.1:8080. [env: PUSHCTL_URL]"),
+    Common(["--api-key"], metavar="KEY", help="A key of its HTTP API. [env: PUSHCTL_API_KEY]"),
+    Common(["--token"], metavar="TOKEN", help="A token to listen with. [env: PUSHCTL_TOKEN]"),
+    Common(
+        ["--config"], metavar="FILE", type=click.Path(exists=True, dir_okay=False), help="The server's configuration."
+    ),
+    Common(
+        ["--state-dir"],
+        metavar="DIR",
+        help="Its state directory; a server in development mode leaves keys there.",
+    ),
+    Common(["--json", "as_json"], is_flag=True, default=None, help="Answer with JSON, for programs."),
+)
+
+
+class Verb(click.Command):
+    """A command that takes the common options too; its `Place` is made of those before it and its own."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        return [*COMMON, *super().get_params(ctx)]
+
+    def invoke(self, ctx: click.Context) -> Any:
+        said = ctx.meta.setdefault(_SAID, {})
+        for option in COMMON:
+            value = ctx.params.pop(str(option.name))
+            if value is not None:
+                said[option.name] = value
+        ctx.obj = Place(**said)
+        return super().invoke(ctx)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_epilog(ctx, formatter)
+        if ctx.parent is not None:
+            names = ", ".join(option.opts[0] for option in COMMON)
+            formatter.write_paragraph()
+            formatter.write_text(f"Also: {names}; see {ctx.find_root().info_name} --help.")
+
+
+class Verbs(Verb, click.Group):
+    """A group whose verbs, and groups of verbs, are such commands."""
+
+    command_class = Verb
+    group_class = type
