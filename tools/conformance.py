@@ -7,7 +7,8 @@ server's own, fast ways and all; behind it, instead of the rooms, what a client 
 the testsuite looks for. Prints what did not pass, and exits with 1 where there is anything.
 
 NON-STRICT passes: text that is not UTF-8 ends the connection when its message is whole, and not in the middle of it.
-Six cases are left out, 9.3.1 to 9.3.3 and 9.4.1 to 9.4.3: they send 4 MiB in more fragments than a message may have here.
+Six cases are left out, 9.3.1 to 9.3.3 and 9.4.1 to 9.4.3: they send 4 MiB in more fragments than a message may have
+here.
 """
 
 from __future__ import annotations
