@@ -270,18 +270,21 @@ class Commands:
         _type(asked.type)
         ttl = None if asked.ttl is None else duration(asked.ttl)
         data = publication.body(asked.data)
+        message_id = _message_id(asked.message_id, once)
         results: list[dict[str, Any]] = []
         for user_id in ids:
+            channel = user_channel(user_id)
             published = await self._publishing.publish(
-                user_channel(user_id),
+                channel,
                 asked.type,
                 data,
-                message_id=_message_id(asked.message_id, once),
+                message_id=message_id,
                 ttl=ttl,
                 collapse_key=asked.collapse_key,
                 fence=None if once is None else once.fence,
             )
-            delivered = 0 if published.duplicate else len(self._hub.followers(user_channel(user_id)))
+            here = len(self._hub.followers(channel))
+            delivered = self._publishing.delivered(channel, message_id, published, here)
             results.append({"userId": user_id, "delivered": delivered} | _published(published))
         return {"results": results}
 

@@ -525,7 +525,7 @@ class Requests:
             sender=identity.user_id,
             chat=target is not None,
         )
-        delivered = 0 if published.duplicate else len(self._hub.followers(name))
+        delivered = self._publishing.delivered(name, asked.message_id, published, len(self._hub.followers(name)))
         return operations.ChatTaken(published.message_id, delivered, target is not None, published.duplicate)
 
     async def _share_a_room(self, user_id: str, target: str) -> bool:
