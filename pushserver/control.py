@@ -120,6 +120,7 @@ class Control:
         self.receive: Callable[[str, str], bool] = lambda connection_id, text: False
         #: takes over users who went from a node that stops, and when each was last seen; set by the wiring
         self.take_over: Callable[[dict[str, int]], None] = lambda gone: None
+        requests.rooms = self.rooms
         self._rechecking = LoopingCall(self.recheck)
         self._rechecking.clock = clock
 
@@ -170,6 +171,10 @@ class Control:
                 counts[channel.channel] = counts.get(channel.channel, 0) + channel.connections
                 users.setdefault(channel.channel, set()).update(channel.users)
         return [ChannelInfo(name, counts[name], len(users[name])) for name in sorted(counts)]
+
+    async def rooms(self, user_id: str) -> set[str]:
+        """The chat rooms that a user is in, through any node."""
+        return set().union(*await self._ask("rooms", user_id, set[str]))
 
     async def pass_on(self, connection_id: str, text: str) -> bool:
         """Hands a client's message to the node that holds its stream; answers whether there is one."""
@@ -223,6 +228,8 @@ class Control:
                 said = [self._info(c) for c in self._listed(target)[:MAX_LISTED]]
             case "channels":
                 said = self._channels(msgspec.json.decode(body, type=str | None))
+            case "rooms":
+                said = self._requests.rooms_here(msgspec.json.decode(body, type=str))
             case "message":
                 said = self.receive(*msgspec.json.decode(body, type=tuple[str, str]))
             case "gone":

@@ -271,6 +271,25 @@ async def test_direct_chat_needs_a_shared_room_or_a_permission(house: House) -> 
     assert bob.pushes("chat_message")[-1]["data"]["content"] == "hi"
 
 
+async def test_a_room_is_shared_whether_or_not_its_presence_is_shown(tmp_path: Path) -> None:
+    house = await House(tmp_path, '[[namespaces]]\nname = "chat"\npresence = false').start()
+    try:
+        ann, bob = await house.client("ann"), await house.client("bob")
+        for each in (ann, bob):
+            await each.ask("subscribe", channels=["chat:x"])
+        assert (await ann.ask("chat_message", content="hi", targetId="bob"))["type"] == "message_sent"
+        assert (await ann.ask("presence", channel="chat:x"))["data"]["code"] == "NOT_FOUND"
+        bob.vanish()
+        await house.settle()
+        assert (await ann.ask("chat_message", content="hi", targetId="bob"))["data"]["code"] == "PERMISSION_DENIED"
+        ann.vanish()
+        await house.settle()
+        assert ann.pushes("presence_join", "presence_leave") == []
+        assert house.leftovers() == {}
+    finally:
+        await house.stop()
+
+
 async def test_a_pending_inbox_is_replayed_at_the_pace_of_the_socket_and_task_events_do_not_wait_for_it(
     house: House,
 ) -> None:
