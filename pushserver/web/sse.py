@@ -26,7 +26,7 @@ from twisted.web.server import NOT_DONE_YET, Request
 
 from pushserver import operations, tokens
 from pushserver.auth import Authenticator
-from pushserver.commands import Id, decode, duration, id_of
+from pushserver.commands import Duration, Id, decode, duration, id_of
 from pushserver.connection import Connection
 from pushserver.control import Control
 from pushserver.conversation import Conversation
@@ -112,6 +112,9 @@ class Tickets:
 
     def issue(self, user_id: str, channels: Sequence[str], ttl: int, now: int) -> tuple[str, int]:
         """A ticket and its end, ms since the epoch."""
+        if ttl < 1000:
+            # Tokens end at whole seconds: this one might have ended before it is used.
+            raise Invalid("ttl is shorter than a second")
         if ttl > self._max_lifetime:
             raise Invalid("ttl is longer than a token may live")
         ticket = tokens.issue(self._secret, user_id, now, ttl, channels=channels)
@@ -125,7 +128,7 @@ class Tickets:
 class TicketParams(msgspec.Struct, frozen=True, rename="camel"):
     user_id: Id
     channels: list[str]
-    ttl: str | int | None = None
+    ttl: Duration | None = None
 
 
 class StreamSession(Session):
