@@ -299,6 +299,7 @@ class PushService(Service):
         )
         root.putChild(b"api", calls)
         streams = EventStreams(
+            self._reactor,
             gate,
             node.hub,
             node.requests,
