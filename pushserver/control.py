@@ -6,9 +6,7 @@ where a node does not hear it (a revocation) is written down in the engine first
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
-from fnmatch import translate
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -22,6 +20,7 @@ from pushserver.connection import Connection
 from pushserver.engine.interfaces import question_of
 from pushserver.errors import Close, Invalid, Unavailable
 from pushserver.hub import Hub
+from pushserver.permissions import matcher
 from pushserver.requests import Requests
 from pushserver.tokens import Identity
 
@@ -297,7 +296,7 @@ class Control:
         )
 
     def _channels(self, pattern: str | None) -> list[_ChannelUsers]:
-        wanted = re.compile(translate(pattern)).fullmatch if pattern else None
+        wanted = matcher(pattern) if pattern else None
         found: dict[str, list[Connection]] = {}
         for connection in self._hub.connections.values():
             for name in connection.channels:
