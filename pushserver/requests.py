@@ -273,7 +273,8 @@ class Requests:
         ended = [c for c in connection.channels if c not in connection.server_channels and self._lost(connection, c)]
         for name in ended:
             self._drop(connection, name)
-        inbox = InboxSummary(page.offset, page.epoch, page.acked, page.pending)
+        # Nothing follows: what waited at the sign-in was sent then.
+        inbox = InboxSummary(page.offset, page.epoch, page.acked, 0)
         reply(self._authenticated(connection, identity, {}, inbox, tasks))
         for name in ended:
             self._say_ended(connection, name, Code.PERMISSION_DENIED, "no longer allowed")

@@ -259,6 +259,16 @@ async def test_a_refresh_ends_what_is_no_longer_allowed_and_keeps_an_owners_task
     assert [m["channel"] for m in watcher.pushes("unsubscribed")] == ["task:t"]
 
 
+async def test_a_refresh_announces_nothing_of_the_inbox(house: House) -> None:
+    await house.execute("notify", userId="ann", data=1)
+    client = house.connect()
+    for pending in (1, 0):
+        reply = await client.ask("auth", token=house.token("ann"))
+        inbox = reply["data"]["inbox"]
+        assert (inbox["offset"], inbox["acked"], inbox["pending"]) == (1, 0, pending)
+    assert len(client.pushes("user_notification")) == 1
+
+
 async def test_direct_chat_needs_a_shared_room_or_a_permission(house: House) -> None:
     ann, bob = await house.client("ann"), await house.client("bob")
     refused = await ann.ask("chat_message", content="hi", targetId="bob")
