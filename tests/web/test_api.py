@@ -129,6 +129,18 @@ def test_the_key_as_bearer_or_in_its_own_header(server: Process) -> None:
         failed(server.api("GET", "/api/nodes", key="", headers=headers), 401, "NOT_AUTHENTICATED")
 
 
+async def test_connections_of_nobody_count_among_their_nodes(tmp_path: Path) -> None:
+    async with running(tmp_path) as inside:
+        with RawSocket(inside.port) as guest, RawSocket(inside.port) as client:
+            await deferToThread(guest.upgrade)
+            (node,) = await deferToThread(_nodes, client)
+            assert node["connections"] == 1
+
+
+def _nodes(client: RawSocket) -> Any:
+    return _get(client, "/api/nodes", [("X-API-Key", API_KEY)]).json["nodes"]
+
+
 async def test_without_any_key_there_is_no_api(tmp_path: Path) -> None:
     from pushserver.config import Api
 
