@@ -103,6 +103,17 @@ class Namespace(msgspec.Struct, frozen=True):
         """Whether its messages carry offsets: it has an inbox or a history."""
         return self.history_size > 0 or self.kind is Kind.USER
 
+    @property
+    def attended(self) -> bool:
+        """Whether it is kept who is there: what `presence` shows, and in a chat room, shown or not, what allows its
+        people to write to each other."""
+        return self.presence or self.kind is Kind.CHAT
+
+    @property
+    def announced(self) -> bool:
+        """Whether its channels are told of users who come and go."""
+        return self.presence and self.join_leave
+
     def names(self, channel: str) -> bool:
         """Whether a channel of this namespace is well named: ``user:``, ``task:`` and ``status:`` want an id."""
         return self.kind not in _NAMED_BY_ID or is_id(channel[len(self.name) + 1 :])

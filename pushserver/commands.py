@@ -18,7 +18,7 @@ from pushserver.control import Control, Disconnection, Subscriptions
 from pushserver.engine.interfaces import Once, Published
 from pushserver.errors import Code, Invalid, NotFound, PushError
 from pushserver.hub import Hub
-from pushserver.progress import NewTask, Progress, TaskState
+from pushserver.progress import MAX_INTEGER, NewTask, Progress, TaskState
 from pushserver.publishing import Publishing
 from pushserver.tasks import Tasks, user_channel
 from pushserver.wire.messages import MessageId, may_send
@@ -29,6 +29,9 @@ MAX_BATCH: Final = 1_000
 MAX_FANNED: Final = 10_000
 
 Id = Annotated[str, Meta(max_length=200)] | int
+#: A duration, as `duration` reads it, and a moment, ms. What is larger no JSON reader holds exactly.
+Duration = str | Annotated[int, Meta(gt=0, le=MAX_INTEGER)]
+Moment = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 
 
 def id_of(value: str | int, name: str) -> str:
@@ -69,7 +72,7 @@ class NotifyParams(Struct, frozen=True, rename="camel"):
     user_ids: Annotated[list[Id], Meta(max_length=MAX_FANNED)] | None = None
     type: str = "user_notification"
     message_id: MessageId | None = None
-    ttl: str | Annotated[int, Meta(gt=0)] | None = None
+    ttl: Duration | None = None
     collapse_key: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
 
 
@@ -110,7 +113,7 @@ class DisconnectParams(Struct, frozen=True, rename="camel"):
 class RevokeParams(Struct, frozen=True, rename="camel"):
     jti: Annotated[str, Meta(min_length=1, max_length=255)] | None = None
     user_id: Id | None = None
-    expires_at: int | None = None
+    expires_at: Moment | None = None
 
 
 class Command(Struct, frozen=True):
@@ -134,6 +137,7 @@ def decode(octets: bytes | msgspec.Raw, type: Any) -> Any:
         raise Invalid("not JSON") from None
 
 
+_DIGITS: Final = len(str(MAX_INTEGER))
 _UNITS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
@@ -143,8 +147,11 @@ def duration(value: str | int) -> int:
         return value
     for unit in ("ms", "s", "m", "h", "d"):
         number = value.removesuffix(unit)
-        if number != value and number.isascii() and number.isdigit() and 0 < int(number) <= 10**9:
-            return int(number) * _UNITS[unit]
+        # So many digits alone: Python refuses to read thousands.
+        if number != value and number.isascii() and number.isdigit() and len(number) <= _DIGITS:
+            duration = int(number) * _UNITS[unit]
+            if 0 < duration <= MAX_INTEGER:
+                return duration
     raise Invalid('a duration is a number of ms, or a text such as "10m"')
 
 
@@ -270,18 +277,21 @@ class Commands:
         _type(asked.type)
         ttl = None if asked.ttl is None else duration(asked.ttl)
         data = publication.body(asked.data)
+        message_id = _message_id(asked.message_id, once)
         results: list[dict[str, Any]] = []
         for user_id in ids:
+            channel = user_channel(user_id)
             published = await self._publishing.publish(
-                user_channel(user_id),
+                channel,
                 asked.type,
                 data,
-                message_id=_message_id(asked.message_id, once),
+                message_id=message_id,
                 ttl=ttl,
                 collapse_key=asked.collapse_key,
                 fence=None if once is None else once.fence,
             )
-            delivered = 0 if published.duplicate else len(self._hub.followers(user_channel(user_id)))
+            here = len(self._hub.followers(channel))
+            delivered = self._publishing.delivered(channel, message_id, published, here)
             results.append({"userId": user_id, "delivered": delivered} | _published(published))
         return {"results": results}
 

@@ -6,9 +6,7 @@ where a node does not hear it (a revocation) is written down in the engine first
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
-from fnmatch import translate
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -22,6 +20,7 @@ from pushserver.connection import Connection
 from pushserver.engine.interfaces import question_of
 from pushserver.errors import Close, Invalid, Unavailable
 from pushserver.hub import Hub
+from pushserver.permissions import matcher
 from pushserver.requests import Requests
 from pushserver.tokens import Identity
 
@@ -122,6 +121,7 @@ class Control:
         self.receive: Callable[[str, str], bool] = lambda connection_id, text: False
         #: takes over users who went from a node that stops, and when each was last seen; set by the wiring
         self.take_over: Callable[[dict[str, int]], None] = lambda gone: None
+        requests.rooms = self.rooms
         self._rechecking = LoopingCall(self.recheck)
         self._rechecking.clock = clock
 
@@ -176,6 +176,10 @@ class Control:
                 users.setdefault(channel.channel, set()).update(channel.users)
         return [ChannelInfo(name, counts[name], len(users[name])) for name in sorted(counts)]
 
+    async def rooms(self, user_id: str) -> set[str]:
+        """The chat rooms that a user is in, through any node."""
+        return set().union(*await self._ask("rooms", user_id, set[str]))
+
     async def pass_on(self, connection_id: str, text: str) -> bool:
         """Hands a client's message to the node that holds its stream; answers whether there is one."""
         return any(await self._ask("message", (connection_id, text), bool))
@@ -228,6 +232,8 @@ class Control:
                 said = [self._info(c) for c in self._listed(target)[:MAX_LISTED]]
             case "channels":
                 said = self._channels(msgspec.json.decode(body, type=str | None))
+            case "rooms":
+                said = self._requests.rooms_here(msgspec.json.decode(body, type=str))
             case "message":
                 said = self.receive(*msgspec.json.decode(body, type=tuple[str, str]))
             case "gone":
@@ -295,7 +301,7 @@ class Control:
         )
 
     def _channels(self, pattern: str | None) -> list[_ChannelUsers]:
-        wanted = re.compile(translate(pattern)).fullmatch if pattern else None
+        wanted = matcher(pattern) if pattern else None
         found: dict[str, list[Connection]] = {}
         for connection in self._hub.connections.values():
             for name in connection.channels:

@@ -52,7 +52,7 @@ HTTP_STATUS: Final[dict[Code, int]] = {
     Code.PERMISSION_DENIED: 403,
     Code.UNKNOWN_CHANNEL: 404,
     Code.INVALID_CHANNEL: 400,
-    Code.LIMIT_EXCEEDED: 400,
+    Code.LIMIT_EXCEEDED: 429,
     Code.RATE_LIMITED: 429,
     Code.NOT_FOUND: 404,
     Code.CONFLICT: 409,

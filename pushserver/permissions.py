@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
+from functools import partial
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -43,6 +44,12 @@ class Verb(StrEnum):
     PUBLISH = "publish"
     PRESENCE = "presence"
     HISTORY = "history"
+
+
+def matcher(glob: str) -> Callable[[str], bool]:
+    """Whether a name matches a glob, in which ``*`` stands for any run of characters and all else for itself."""
+    parts = tuple(glob.split("*"))
+    return glob.__eq__ if len(parts) == 1 else partial(_matches, parts)
 
 
 def check_permission(text: str) -> None:

@@ -122,7 +122,7 @@ class Presence:
     async def join(self, connection: Connection, namespace: Namespace, channel: str) -> None:
         """A connection follows a channel. Anonymous ones are nobody, so they are not present."""
         identity = connection.identity
-        if not namespace.presence or identity is None:
+        if not namespace.attended or identity is None:
             return
         done: Deferred[None] = Deferred()
 
@@ -136,26 +136,26 @@ class Presence:
 
     async def _join(self, connection: Connection, namespace: Namespace, channel: str, identity: Identity) -> None:
         first = await self._engine.presence.join(channel, identity.user_id, connection.id, _info(identity))
-        if first and namespace.join_leave:
+        if first and namespace.announced:
             await self._announce(channel, "presence_join", identity.user_id, _info(identity))
         if connection.gone or channel not in connection.channels:
             # It left while the engine was asked.
             await self._leave(connection, namespace, channel)
 
     def leave(self, connection: Connection, namespace: Namespace, channel: str) -> None:
-        if namespace.presence and connection.identity is not None:
+        if namespace.attended and connection.identity is not None:
             self._detach(self._leave(connection, namespace, channel))
 
     async def _leave(self, connection: Connection, namespace: Namespace, channel: str) -> None:
         identity = connection.identity
         assert identity is not None
         last = await self._engine.presence.leave(channel, identity.user_id, connection.id)
-        if last and namespace.join_leave:
+        if last and namespace.announced:
             await self._announce(channel, "presence_leave", identity.user_id, _info(identity))
 
     def absent(self, channel: str, member: Member, namespace: Namespace | None) -> None:
         """A user's presence went with a node; it falls to this one to say so."""
-        if namespace is not None and namespace.join_leave:
+        if namespace is not None and namespace.announced:
             self._detach(self._announce(channel, "presence_leave", member.user_id, member.info))
 
     async def _announce(self, channel: str, type: str, user_id: str, info: msgspec.Raw | None) -> None:

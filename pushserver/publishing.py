@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import count
 from secrets import token_hex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from pushserver.channels import Kind, Namespace, Namespaces, is_channel
-from pushserver.engine.interfaces import Once, Published, Retention
+from pushserver.engine.interfaces import ONCE_TTL, Once, Published, Retention
 from pushserver.errors import Code, Refused
 from pushserver.publication import Publication
 from pushserver.stats import Counters
 
 if TYPE_CHECKING:
     from pushserver.engine.interfaces import Fence, IEngine
+
+#: Of how many keyed messages it is remembered whom they reached; beyond it the oldest goes.
+MAX_REMEMBERED: Final = 100_000
 
 
 class Publishing:
@@ -30,6 +33,9 @@ class Publishing:
         # Unique without asking anyone, and cheap: who made it, and its number there.
         self._prefix = token_hex(6)
         self._numbers = count(1)
+        #: by channel and key, in the order of their age: when it may be forgotten, and how many connections here it
+        #: was handed to
+        self._delivered: dict[tuple[str, str], tuple[int, int]] = {}
 
     def message_id(self) -> str:
         return f"{self._prefix}-{next(self._numbers):x}"
@@ -94,6 +100,24 @@ class Publishing:
         if not published.duplicate:
             self._counters.published()
         return published
+
+    def delivered(self, channel: str, message_id: str | None, published: Published, followers: int) -> int:
+        """How many connections of this node a message was handed to: ``followers``, or for a repeat what the first
+        answer said. That is known where this node gave it and for as long as the key holds; else it is 0.
+
+        ``message_id``: the publisher's own, as `publish` got it; without one there is no repeat to remember it for.
+        """
+        if message_id is None:
+            return followers
+        now, known, key = self._now(), self._delivered, (channel, message_id)
+        if published.duplicate:
+            until, count = known.get(key, (0, 0))
+            return count if until > now else 0
+        known.pop(key, None)
+        while known and (len(known) >= MAX_REMEMBERED or next(iter(known.values()))[0] <= now):
+            del known[next(iter(known))]
+        known[key] = (now + ONCE_TTL, followers)
+        return followers
 
     async def announce(self, channel: str, type: str, data: msgspec.Raw) -> None:
         """Says something live on a channel that keeps nothing of it: who came, who left, how things stand."""

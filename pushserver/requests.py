@@ -7,7 +7,7 @@ at whatever moment the connection ends.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +103,8 @@ class Requests:
         self._chat_rate = chat_rate
         self._bounds = bounds
         self._now = now
+        #: asks every node for the chat rooms that a user is in there; set by `control.Control`
+        self.rooms: Callable[[str], Awaitable[set[str]]]
         hub.lagged = recall.catch_up
         hub.deserted = tasks.forget
         hub.fan_out.outdated = tasks.outdated
@@ -273,7 +275,8 @@ class Requests:
         ended = [c for c in connection.channels if c not in connection.server_channels and self._lost(connection, c)]
         for name in ended:
             self._drop(connection, name)
-        inbox = InboxSummary(page.offset, page.epoch, page.acked, page.pending)
+        # Nothing follows: what waited at the sign-in was sent then.
+        inbox = InboxSummary(page.offset, page.epoch, page.acked, 0)
         reply(self._authenticated(connection, identity, {}, inbox, tasks))
         for name in ended:
             self._say_ended(connection, name, Code.PERMISSION_DENIED, "no longer allowed")
@@ -552,6 +555,8 @@ class Requests:
             raise Invalid("targetId is not an id")
         name = asked.channel if target is None else user_channel(target)
         namespace = self._publishing.namespace(name)
+        # What is refused counts too: to find that out may take asking every node.
+        self._chat_rate.take(identity.user_id, self._now(), "chat messages")
         if target is None:
             if namespace.kind is not Kind.CHAT:
                 raise Refused("not a chat room")
@@ -560,7 +565,6 @@ class Requests:
                 raise Refused(_REASONS.get(refusal, "not allowed to chat here"), refusal)
         elif not (identity.grants.direct_chat(target) or await self._share_a_room(identity.user_id, target)):
             raise Refused("no room is shared with that user")
-        self._chat_rate.take(identity.user_id, self._now(), "chat messages")
         data = {"from": identity.user_id, "content": asked.content, "messageType": asked.message_type}
         if target is not None:
             data["targetId"] = target
@@ -572,17 +576,24 @@ class Requests:
             sender=identity.user_id,
             chat=target is not None,
         )
-        delivered = 0 if published.duplicate else len(self._hub.followers(name))
+        delivered = self._publishing.delivered(name, asked.message_id, published, len(self._hub.followers(name)))
         return operations.ChatTaken(published.message_id, delivered, target is not None, published.duplicate)
 
     async def _share_a_room(self, user_id: str, target: str) -> bool:
-        """Whether both are in some room, the first with any connection here."""
-        for name in {name for mine in self._hub.of_user(user_id) for name in mine.channels}:
-            if self._publishing.namespace(name).kind is Kind.CHAT:
-                members = await self._presence.members(name)
-                if any(member.user_id == target for member in members):
-                    return True
+        """Whether both are in some room. Other nodes are asked only where the sender's rooms here do not say so."""
+        here = self.rooms_here(user_id)
+        return await self._in_one_of(here, target) or await self._in_one_of(await self.rooms(user_id) - here, target)
+
+    async def _in_one_of(self, rooms: set[str], user_id: str) -> bool:
+        for name in rooms:
+            if any(member.user_id == user_id for member in await self._presence.members(name)):
+                return True
         return False
+
+    def rooms_here(self, user_id: str) -> set[str]:
+        """The chat rooms that a user is in through this node."""
+        names = {name for mine in self._hub.of_user(user_id) for name in mine.channels}
+        return {name for name in names if self._publishing.namespace(name).kind is Kind.CHAT}
 
     # -- reading ------------------------------------------------------------------------------------------------------
 

@@ -206,6 +206,9 @@ class Node:
     def absent(self, channel: str, member: Member) -> None:
         self.presence.absent(channel, member, self.namespaces.find(channel))
 
+    def connections(self) -> int:
+        return len(self.hub.connections)
+
     def answer(self, question: bytes) -> Deferred[bytes]:
         return self.control.answer(question)
 
@@ -300,6 +303,7 @@ class PushService(Service):
         )
         root.putChild(b"api", calls)
         streams = EventStreams(
+            self._reactor,
             gate,
             node.hub,
             node.requests,

@@ -39,6 +39,22 @@ async def test_connections_and_channels_are_listed(house: House) -> None:
     assert list(await control.stats()) == ["here"]
 
 
+async def test_a_pattern_knows_no_wildcard_but_the_star(house: House) -> None:
+    ann = await house.client("ann")
+    names = ["chat:a", "chat:[ab]", "chat:?", "chat:a[1]b"]
+    await ann.ask("subscribe", channels=names)
+
+    async def found(pattern: str) -> list[str]:
+        return [channel.channel for channel in await house.node.control.channels(pattern)]
+
+    assert await found("chat:[ab]") == ["chat:[ab]"]
+    assert await found("chat:?") == ["chat:?"]
+    assert await found("chat:*[1]*") == ["chat:a[1]b"]
+    assert await found("*:a*") == ["chat:a", "chat:a[1]b", "user:ann"]
+    assert await found("chat") == []
+    assert await found("*") == sorted([*names, "system", "user:ann"])
+
+
 async def test_a_user_is_disconnected_once(house: House) -> None:
     ann = await house.client("ann")
     assert await house.execute("disconnect", userId="ann", code=3011, reason="move") == {"closed": 1}

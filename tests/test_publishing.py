@@ -9,7 +9,8 @@ import msgspec
 import pytest
 import pytest_twisted
 
-from pushserver.engine.interfaces import Retention
+import pushserver.publishing
+from pushserver.engine.interfaces import ONCE_TTL, Published, Retention
 from pushserver.errors import Code, Refused
 from tests.fakes import House
 
@@ -61,3 +62,31 @@ async def test_what_a_namespace_keeps_is_how_long(house: House) -> None:
     publishing = house.node.publishing
     assert publishing.retention(publishing.namespace("news:a")) == Retention(5, 60_000)
     assert publishing.retention(publishing.namespace("public:a")) is None
+
+
+async def test_a_repeat_says_what_the_first_answer_said_of_whom_it_reached(house: House) -> None:
+    ann = await house.client("ann")
+    bob = await house.client("bob", {"permissions": ["publish:user:*"]})
+    for n in range(2):
+        (notified,) = (await house.execute("notify", userId="ann", data=n, messageId="m"))["results"]
+        said = (await bob.ask("chat_message", content=str(n), targetId="ann", messageId="c"))["data"]
+        assert [(each["delivered"], each.get("duplicate", False)) for each in (notified, said)] == [(1, n == 1)] * 2
+        # Whoever is there by now did not get it.
+        await house.client("ann")
+    assert len(ann.pushes("user_notification", "chat_message")) == 2
+
+
+async def test_whom_a_message_reached_is_remembered_as_long_as_its_key(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pushserver.publishing, "MAX_REMEMBERED", 2)
+    delivered = house.node.publishing.delivered
+    first, repeat = Published("m"), Published("m", duplicate=True)
+    assert delivered("user:a", None, first, 7) == 7
+    for n, user in enumerate("abc", 1):
+        assert delivered(f"user:{user}", "m", first, n) == n
+    assert [delivered(f"user:{user}", "m", repeat, 9) for user in "abc"] == [0, 2, 3]
+    house.clock.advance(ONCE_TTL / 1000)
+    assert delivered("user:c", "m", repeat, 9) == 0
+    assert delivered("user:d", "m", first, 4) == 4
+    assert len(house.node.publishing._delivered) == 1

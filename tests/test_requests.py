@@ -292,6 +292,16 @@ async def test_a_refresh_ends_what_is_no_longer_allowed_and_keeps_an_owners_task
     assert [m["channel"] for m in watcher.pushes("unsubscribed")] == ["task:t"]
 
 
+async def test_a_refresh_announces_nothing_of_the_inbox(house: House) -> None:
+    await house.execute("notify", userId="ann", data=1)
+    client = house.connect()
+    for pending in (1, 0):
+        reply = await client.ask("auth", token=house.token("ann"))
+        inbox = reply["data"]["inbox"]
+        assert (inbox["offset"], inbox["acked"], inbox["pending"]) == (1, 0, pending)
+    assert len(client.pushes("user_notification")) == 1
+
+
 async def test_direct_chat_needs_a_shared_room_or_a_permission(house: House) -> None:
     ann, bob = await house.client("ann"), await house.client("bob")
     refused = await ann.ask("chat_message", content="hi", targetId="bob")
@@ -302,6 +312,25 @@ async def test_direct_chat_needs_a_shared_room_or_a_permission(house: House) -> 
     sent = await ann.ask("chat_message", content="hi", targetId="bob")
     assert (sent["data"]["delivered"], sent["data"]["queued"]) == (1, True)
     assert bob.pushes("chat_message")[-1]["data"]["content"] == "hi"
+
+
+async def test_a_room_is_shared_whether_or_not_its_presence_is_shown(tmp_path: Path) -> None:
+    house = await House(tmp_path, '[[namespaces]]\nname = "chat"\npresence = false').start()
+    try:
+        ann, bob = await house.client("ann"), await house.client("bob")
+        for each in (ann, bob):
+            await each.ask("subscribe", channels=["chat:x"])
+        assert (await ann.ask("chat_message", content="hi", targetId="bob"))["type"] == "message_sent"
+        assert (await ann.ask("presence", channel="chat:x"))["data"]["code"] == "NOT_FOUND"
+        bob.vanish()
+        await house.settle()
+        assert (await ann.ask("chat_message", content="hi", targetId="bob"))["data"]["code"] == "PERMISSION_DENIED"
+        ann.vanish()
+        await house.settle()
+        assert ann.pushes("presence_join", "presence_leave") == []
+        assert house.leftovers() == {}
+    finally:
+        await house.stop()
 
 
 async def test_a_pending_inbox_is_replayed_at_the_pace_of_the_socket_and_task_events_do_not_wait_for_it(

@@ -145,7 +145,8 @@ class Credential(msgspec.Struct, frozen=True):
 
 
 class Node(msgspec.Struct, frozen=True):
-    """A node as the others know it."""
+    """A node as the others know it. ``connections``: all of them, also those that belong to no user; of these another
+    node's number may be a few seconds old."""
 
     name: str
     started_at: int
@@ -173,6 +174,9 @@ class Listener(Protocol):
 
     def absent(self, channel: str, member: Member) -> None:
         """A user's presence in a channel vanished with a node; it falls to this node to announce it."""
+
+    def connections(self) -> int:
+        """How many connections this node has, whoever they belong to."""
 
     def answer(self, question: bytes) -> Deferred[bytes]:
         """Another node's (or one's own) question to every node."""

@@ -146,7 +146,18 @@ class PushSite(Site):
         return channel
 
 
-class Health(Resource):
+class ReadOnly(Resource):
+    """What can only be read: any other method is answered like every other error."""
+
+    def render(self, request: Request) -> Any:
+        if request.method in (b"GET", b"HEAD"):
+            return super().render(request)
+        request.setHeader("allow", "GET, HEAD")
+        respond_error(request, Invalid("use GET"), 405)
+        return NOT_DONE_YET
+
+
+class Health(ReadOnly):
     """Answers as long as the process lives."""
 
     isLeaf = True
@@ -156,7 +167,7 @@ class Health(Resource):
         return NOT_DONE_YET
 
 
-class Ready(Resource):
+class Ready(ReadOnly):
     """Whether the node takes connections and its engine answers; details only for those who may see the metrics."""
 
     isLeaf = True
@@ -175,7 +186,7 @@ class Ready(Resource):
         return NOT_DONE_YET
 
 
-class Metrics(Resource):
+class Metrics(ReadOnly):
     """The Prometheus text format, for loopback, API keys, or everyone."""
 
     isLeaf = True
@@ -210,7 +221,7 @@ class Metrics(Resource):
         return NOT_DONE_YET
 
 
-class Asset(Resource):
+class Asset(ReadOnly):
     """A file of the package. Small, read once, the same for everybody."""
 
     isLeaf = True
@@ -273,7 +284,7 @@ class Page(Asset):
         return octets
 
 
-class Folder(Resource):
+class Folder(ReadOnly):
     """A folder of the package's static files."""
 
     def __init__(self, *path: str, public: bool = False) -> None:

@@ -5,7 +5,9 @@
     POST /api/tickets                a ticket for a stream where no header can be sent
 
 The same rooms as behind a WebSocket: a stream is a `Connection` with a dialect of its own, since each event carries the
-positions of all of that stream's channels, so that ``Last-Event-ID`` alone resumes it.
+positions of all of that stream's channels, so that ``Last-Event-ID`` alone resumes it. For that an id may only tell of
+what stands before it in the stream. So whatever `delivery.Policy` is configured, nothing with a position is left out of
+the middle of one: the stream ends there, and its client comes back with the last id that it has.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from collections.abc import Callable, Sequence
 from hashlib import sha256
 from hmac import new as hmac
 from secrets import token_urlsafe
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from twisted.internet.defer import CancelledError, Deferred
@@ -24,14 +26,14 @@ from twisted.logger import Logger
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
-from pushserver import operations, tokens
+from pushserver import errors, operations, tokens
 from pushserver.auth import Authenticator
-from pushserver.commands import Id, decode, duration, id_of
+from pushserver.commands import Duration, Id, decode, duration, id_of
 from pushserver.connection import Connection
 from pushserver.control import Control
 from pushserver.conversation import Conversation
 from pushserver.delivery import Mark, Outbox, Policy
-from pushserver.errors import Close, Code, Invalid, NotFound, PushError, Refused
+from pushserver.errors import Close, Code, Invalid, NotFound, PushError, Refused, Unavailable
 from pushserver.heartbeat import Heartbeat
 from pushserver.hub import Hub
 from pushserver.operations import Recovery, Want
@@ -48,6 +50,9 @@ from pushserver.web.gate import Gate
 from pushserver.web.site import headers_of
 from pushserver.wire import messages
 
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
 #: What the transport is called in lists of connections.
 PROTOCOL: Final = "sse"
 #: A comment: it keeps proxies from taking the stream for dead, and clients do not see it.
@@ -58,6 +63,13 @@ TICKET_TTL: Final = 10 * 60 * 1000
 _ID_BYTES: Final = 12
 _MAX_USER_AGENT: Final = 200
 _NO_POSITION: Final = Position(0, "")
+#: What is answered in place of a stream that is closed before its head is out, where the close's own retry rule does
+#: not say enough.
+_REFUSALS: Final[dict[Close, Code]] = {
+    errors.CONNECTION_LIMIT: Code.LIMIT_EXCEEDED,
+    errors.EXPIRED: Code.TOKEN_EXPIRED,
+    errors.TOO_MANY_REQUESTS: Code.RATE_LIMITED,
+}
 
 
 class EventStream:
@@ -77,14 +89,13 @@ class EventStream:
     def text(self, payload: bytes) -> bytes:
         return b"data: %b\n\n" % payload
 
-    def note(self, results: dict[str, operations.Result]) -> None:
-        """Where channels stood when they were subscribed to."""
-        for name, result in results.items():
-            if isinstance(result, Recovery):
-                self.positions[name] = (result.offset, result.epoch)
-
     def id(self) -> bytes:
         return urlsafe_b64encode(msgspec.json.encode(self.positions)).rstrip(b"=")
+
+
+def standing(results: dict[str, operations.Result]) -> dict[str, tuple[int, str]]:
+    """Where channels stood when they were subscribed to."""
+    return {name: (result.offset, result.epoch) for name, result in results.items() if isinstance(result, Recovery)}
 
 
 def positions_of(event_id: str | None) -> dict[str, Position]:
@@ -97,6 +108,14 @@ def positions_of(event_id: str | None) -> dict[str, Position]:
     except (ValueError, binascii.Error, RecursionError):
         return {}
     return {channel: Position(offset, epoch) for channel, (offset, epoch) in found.items()}
+
+
+def _refusal(close: Close) -> PushError:
+    """Why there is no stream, where its connection was closed before it began."""
+    code = _REFUSALS.get(close)
+    if code is not None:
+        return Refused(close.reason, code)
+    return Unavailable(close.reason) if close.reconnect else Refused(close.reason)
 
 
 class Tickets:
@@ -112,6 +131,9 @@ class Tickets:
 
     def issue(self, user_id: str, channels: Sequence[str], ttl: int, now: int) -> tuple[str, int]:
         """A ticket and its end, ms since the epoch."""
+        if ttl < 1000:
+            # Tokens end at whole seconds: this one might have ended before it is used.
+            raise Invalid("ttl is shorter than a second")
         if ttl > self._max_lifetime:
             raise Invalid("ttl is longer than a token may live")
         ticket = tokens.issue(self._secret, user_id, now, ttl, channels=channels)
@@ -125,7 +147,24 @@ class Tickets:
 class TicketParams(msgspec.Struct, frozen=True, rename="camel"):
     user_id: Id
     channels: list[str]
-    ttl: str | int | None = None
+    ttl: Duration | None = None
+
+
+class Body:
+    """The body of a response, as an outbox writes it: from `cut` on, what is written goes nowhere."""
+
+    __slots__ = ("_request", "cut")
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self.cut = False
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        self._request.registerProducer(producer, streaming)
+
+    def write(self, octets: bytes) -> None:
+        if not self.cut:
+            self._request.write(octets)
 
 
 class StreamSession(Session):
@@ -139,7 +178,7 @@ class StreamSession(Session):
 
     def answer(self, asked: Asked, outcome: operations.Outcome) -> tuple[Effect, ...]:
         if isinstance(outcome, operations.Subscribed):
-            self._stream.note(outcome.results)
+            self._stream.positions.update(standing(outcome.results))
         return super().answer(asked, outcome)
 
 
@@ -150,7 +189,8 @@ class Stream:
         self._door = door
         self._request = request
         headers = headers_of(request)
-        self.outbox = Outbox(request, door.max_queue_size, door.policy, self)
+        self._body = Body(request)
+        self.outbox = Outbox(self._body, door.max_queue_size, door.policy, self)
         # Until the first message is known, everything else waits behind it.
         self.outbox.pauseProducing()
         self.dialect = EventStream()
@@ -169,25 +209,27 @@ class Stream:
         )
         self.conversation = Conversation(self.connection, session, door.requests, door.counters, door.now)
         self.identity = identity
+        #: where the channels stand at the stream's first message, whatever waits behind it by then
+        self._start = EventStream()
         self._ended = False
         self._code = 1005
 
     async def open(self, positions: dict[str, Position], channels: list[str]) -> dict[str, Any]:
-        """Signs in, subscribes, and answers the data of the first message."""
-        connection, requests, dialect = self.connection, self._door.requests, self.dialect
+        """Signs in, subscribes, and answers the data of the first message. Where the connection is closed meanwhile,
+        raises what says so."""
+        connection, requests = self.connection, self._door.requests
         # What was asked for stands in the ids until it is answered: also an early event's id resumes all of it.
-        dialect.positions.update((n, (p.offset, p.epoch)) for n, p in positions.items() if n in channels)
+        self._stand({n: (p.offset, p.epoch) for n, p in positions.items() if n in channels})
         data: dict[str, Any] = {}
         results: dict[str, Any] = {}
 
-        # Both note where the channels stand before anything of them is put into the stream.
         def welcome(outcome: operations.Outcome) -> None:
             assert isinstance(outcome, operations.Authenticated)
             own, inbox = user_channel(outcome.user_id), outcome.inbox
             since = positions.get(own)
             usable = since is not None and since.epoch == inbox.epoch and since.offset <= inbox.offset
-            dialect.note(outcome.results)
-            dialect.positions[own] = (since.offset if since is not None and usable else inbox.acked, inbox.epoch)
+            offset = since.offset if since is not None and usable else inbox.acked
+            self._stand(standing(outcome.results) | {own: (offset, inbox.epoch)})
             data.update(reply_of(outcome)[1])
             results.update(data["results"])
             if "system" not in positions:
@@ -195,7 +237,7 @@ class Stream:
 
         def subscribed(outcome: operations.Outcome) -> None:
             assert isinstance(outcome, operations.Subscribed)
-            dialect.note(outcome.results)
+            self._stand(standing(outcome.results))
             data.update(reply_of(outcome)[1])
             results.update(data["results"])
 
@@ -205,7 +247,15 @@ class Stream:
         if connection.open:
             wants = tuple(Want(name, positions.get(name)) for name in channels)
             await requests.carry_out(connection, operations.Subscribe(wants), subscribed)
+        if connection.closing is not None:
+            self._code = connection.closing.code
+            raise _refusal(connection.closing)
         return data | {"results": results, "connectionId": connection.id}
+
+    def _stand(self, positions: dict[str, tuple[int, str]]) -> None:
+        """Where channels stand before anything of them is put into the stream."""
+        self._start.positions.update(positions)
+        self.dialect.positions.update(positions)
 
     def begin(self, data: dict[str, Any]) -> None:
         """Sends the head and the first message, and lets what waits follow."""
@@ -215,7 +265,7 @@ class Stream:
         # nginx and others that understand it: hand every event on at once.
         request.setHeader("x-accel-buffering", "no")
         first = messages.reply("subscription_success", None, data)
-        request.write(b"id: %b\ndata: %b\n\n" % (self.dialect.id(), first))
+        request.write(b"id: %b\ndata: %b\n\n" % (self._start.id(), first))
         self.outbox.resumeProducing()
 
     # -- `connection.Line` --------------------------------------------------------------------------------------------
@@ -228,8 +278,9 @@ class Stream:
         return False
 
     def hang_up(self, close: Close, discard: bool) -> None:
-        if discard:
+        if discard or self._body.cut:
             self.outbox.discard()
+            self._body.cut = False
         # A stream has no close code of its own, so it is said.
         data = {"code": close.code, "reason": close.reason}
         self.outbox.write(self.dialect.text(messages.notice("closed", None, data, self._door.now(), token_urlsafe(8))))
@@ -258,7 +309,20 @@ class Stream:
     # -- `delivery.Owner` ---------------------------------------------------------------------------------------------
 
     def left_out(self, mark: Mark) -> None:
-        self._door.hub.left_out(self.connection, mark)
+        if mark.offset is None:
+            self._door.hub.left_out(self.connection, mark)
+            return
+        self._door.counters.left_out()
+        if not self._body.cut:
+            # The ids of what stands behind it tell of it. Nothing of that goes out before the stream is ended, which
+            # must wait: this is called while the outbox is at work.
+            self._body.cut = True
+            self._door.clock.callLater(0, self._fall_behind)
+
+    def _fall_behind(self) -> None:
+        if self.connection.open:
+            self._door.counters.slow_consumer()
+            self.connection.close(errors.SLOW, discard=True)
 
     def switched(self) -> None:
         """An HTTP response is never written to past its channel."""
@@ -280,6 +344,7 @@ class EventStreams(Resource):
 
     def __init__(
         self,
+        clock: IReactorTime,
         gate: Gate,
         hub: Hub,
         requests: Requests,
@@ -297,6 +362,7 @@ class EventStreams(Resource):
         policy: Policy,
     ) -> None:
         super().__init__()
+        self.clock = clock
         self.gate = gate
         self.hub = hub
         self.requests = requests

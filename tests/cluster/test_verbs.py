@@ -102,6 +102,14 @@ def test_connections_channels_nodes_and_figures_are_of_all(nodes: Nodes, talk: T
     third.barrier()
 
 
+def test_a_room_that_the_sender_is_in_through_another_node_is_shared(nodes: Nodes, talk: Talks) -> None:
+    here, target = talk(nodes.a, "writer"), talk(nodes.b, "reader", "chat:shared")
+    assert here.ask("chat_message", content="hi", targetId="reader")["data"]["code"] == "PERMISSION_DENIED"
+    talk(nodes.b, "writer", "chat:shared")
+    assert here.ask("chat_message", content="hi", targetId="reader")["type"] == "message_sent"
+    target.push("chat_message", content="hi")
+
+
 def test_presence_is_of_users_not_of_nodes(nodes: Nodes, talk: Talks) -> None:
     watcher = talk(nodes.a, "watcher", "room:p")
     here, there = talk(nodes.a, "two", "room:p"), talk(nodes.b, "two", "room:p")

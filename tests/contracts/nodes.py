@@ -51,6 +51,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.events: list[tuple[Any, ...]] = []
+        self.count = 0
         self.reply: Callable[[bytes], Deferred[bytes]] = lambda question: succeed(b"re:" + question)
         self._waiting: list[tuple[Callable[[], bool], Deferred[None]]] = []
 
@@ -96,6 +97,9 @@ class Recorder:
 
     def absent(self, channel: str, member: Member) -> None:
         self._record("absent", channel, member)
+
+    def connections(self) -> int:
+        return self.count
 
     def answer(self, question: bytes) -> Deferred[bytes]:
         return self.reply(question)

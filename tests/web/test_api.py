@@ -129,6 +129,18 @@ def test_the_key_as_bearer_or_in_its_own_header(server: Process) -> None:
         failed(server.api("GET", "/api/nodes", key="", headers=headers), 401, "NOT_AUTHENTICATED")
 
 
+async def test_connections_of_nobody_count_among_their_nodes(tmp_path: Path) -> None:
+    async with running(tmp_path) as inside:
+        with RawSocket(inside.port) as guest, RawSocket(inside.port) as client:
+            await deferToThread(guest.upgrade)
+            (node,) = await deferToThread(_nodes, client)
+            assert node["connections"] == 1
+
+
+def _nodes(client: RawSocket) -> Any:
+    return _get(client, "/api/nodes", [("X-API-Key", API_KEY)]).json["nodes"]
+
+
 async def test_without_any_key_there_is_no_api(tmp_path: Path) -> None:
     from pushserver.config import Api
 
@@ -178,16 +190,33 @@ def test_paths_and_methods_that_do_not_exist(server: Process) -> None:
         ("notify", {"data": 1, "userId": "a b"}),
         ("notify", {"data": 1, "userId": "a", "ttl": "soon"}),
         ("notify", {"data": 1, "userId": "a", "ttl": 0}),
+        ("notify", {"data": 1, "userId": "a", "ttl": 2**53}),
+        ("notify", {"data": 1, "userId": "a", "ttl": 2**63}),
+        ("notify", {"data": 1, "userId": "a", "ttl": "9" * 5_000 + "s"}),
+        ("notify", {"data": 1, "userId": "a", "ttl": "1000000000d"}),
+        ("notify", b'{"data": 1, "userId": 1' + b"0" * 5_000 + b"}"),
+        ("publish", b'{"channel": "news:a", "data": 1, "excludeUser": 1' + b"0" * 5_000 + b"}"),
         ("notify", {"data": 1, "userId": "a", "collapseKey": 7}),
         ("tasks", {}),
         ("tasks", {"userId": "a", "status": "completed"}),
+        ("tasks", b'{"userId": 1' + b"0" * 5_000 + b"}"),
+        ("tasks/none/progress", {"currentStep": "1"}),
+        ("tasks/none/progress", b'{"percentage": 1' + b"0" * 5_000 + b"}"),
+        ("tickets", {"userId": "a", "channels": [], "ttl": 0}),
+        ("tickets", {"userId": "a", "channels": [], "ttl": -1}),
+        ("tickets", {"userId": "a", "channels": [], "ttl": "999ms"}),
+        ("tickets", {"userId": "a", "channels": [], "ttl": 2**63}),
         ("batch", {"commands": [{"method": "publish"}] * 1_001}),
         ("batch", {}),
         ("subscribe", {"channels": ["news:a"]}),
         ("disconnect", {"userId": "a", "connectionId": "b"}),
         ("disconnect", {"userId": "a", "code": 1000}),
+        ("disconnect", {"userId": "a", "code": 2**64}),
         ("revoke", {}),
         ("revoke", {"jti": "a", "userId": "b"}),
+        ("revoke", {"jti": "a", "expiresAt": -1}),
+        ("revoke", {"jti": "a", "expiresAt": 2**53}),
+        ("revoke", {"jti": "a", "expiresAt": 2**63}),
     ],
 )  # fmt: skip
 def test_bodies_that_are_refused(server: Process, path: str, body: Any) -> None:

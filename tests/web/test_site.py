@@ -8,7 +8,7 @@ import msgspec
 from twisted.web.test.requesthelper import DummyRequest
 
 from pushserver.errors import Unavailable
-from pushserver.web.site import Asset, Folder, Health, Metrics, Ready, WebSocketPath
+from pushserver.web.site import Asset, Folder, Health, Metrics, Page, Ready, WebSocketPath
 
 
 def ask(resource: Any, *path: bytes, method: bytes = b"GET") -> Any:
@@ -50,6 +50,27 @@ def test_metrics_are_for_the_trusted_and_say_when_they_cannot_be_had() -> None:
     assert body(ask(Metrics(render, lambda request: True))) == b"up 1\n"
     assert ask(Metrics(render, lambda request: False)).responseCode == 401
     assert ask(Metrics(cannot, lambda request: True)).responseCode == 503
+
+
+def test_what_can_only_be_read_says_so() -> None:
+    async def render() -> bytes:
+        return b"up 1\n"
+
+    resources = (
+        Health(),
+        Ready(lambda: None, lambda request: True),
+        Metrics(render, lambda request: True),
+        Asset("pushclient", "index.js"),
+        Folder("pushclient"),
+        Page("/ws", None),
+    )
+    for resource in resources:
+        for method in (b"POST", b"PUT", b"DELETE", b"OPTIONS", b"BREW"):
+            refused = ask(resource, method=method)
+            assert refused.responseCode == 405
+            assert refused.responseHeaders.getRawHeaders("allow") == ["GET, HEAD"]
+            assert msgspec.json.decode(body(refused))["error"]["code"] == "INVALID_MESSAGE"
+        assert ask(resource, method=b"HEAD").responseCode in (None, 200, 404)
 
 
 def test_a_folder_is_no_file_and_a_file_may_be_read_by_other_origins_where_it_is_public() -> None:

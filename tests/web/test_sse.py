@@ -6,15 +6,32 @@ import http.client
 import json
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import pytest_twisted
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.internet.threads import deferToThread
+from twisted.web.test.requesthelper import DummyRequest
 
+from pushserver import errors
+from pushserver.connection import Connection
+from pushserver.delivery import Policy
+from pushserver.limits import Buckets
 from pushserver.positions import Position
-from pushserver.web.sse import EventStream, positions_of
+from pushserver.session import Rates
+from pushserver.web.gate import Gate
+from pushserver.web.sse import EventStream, EventStreams, Tickets, positions_of
+from tests import inside
+from tests.fakes import House
 from tests.harness import ROOT, Server, start, wait_until
+from tests.rawsocket import RawSocket, Response
 
 NAMESPACES = """
 [heartbeat]
@@ -240,8 +257,8 @@ def test_a_user_with_too_many_streams_is_told(server: Server) -> None:
         for events in open_:
             events.next()
         with closing(Events(server, Authorization=token(server, "many"))) as one_more:
-            messages = [one_more.next(), one_more.next()]
-            assert {"code": 3504, "reason": "connection limit"} in [m["data"] for m in messages]
+            assert (one_more.status, error(one_more)) == (429, "LIMIT_EXCEEDED")
+            assert one_more.response.getheader("content-type") == "application/json"
     finally:
         for events in open_:
             events.close()
@@ -287,6 +304,189 @@ def test_the_browser_client_falls_back_to_it(start_server: Callable[..., Server]
     finally:
         walk.kill()
         walk.wait()
+
+
+@pytest.mark.parametrize(
+    ("close", "status", "code"),
+    [
+        (errors.CONNECTION_LIMIT, 429, "LIMIT_EXCEEDED"),
+        (errors.EXPIRED, 401, "TOKEN_EXPIRED"),
+        (errors.SHUTDOWN, 503, "UNAVAILABLE"),
+        (errors.SLOW, 503, "UNAVAILABLE"),
+        (errors.DISCONNECTED, 403, "PERMISSION_DENIED"),
+        (errors.Close(4321, "because"), 403, "PERMISSION_DENIED"),
+    ],
+)
+async def test_a_stream_that_is_closed_before_it_begins_is_answered_with_a_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, close: errors.Close, status: int, code: str
+) -> None:
+    async with inside.running(tmp_path) as running:
+        node = running.service.node
+        carry_out = node.requests.carry_out
+
+        async def closed_meanwhile(connection: Connection, *arguments: Any) -> None:
+            await carry_out(connection, *arguments)
+            connection.close(close)
+
+        monkeypatch.setattr(node.requests, "carry_out", closed_meanwhile)
+        answer = await deferToThread(open_stream, running.port, inside.token("7"))
+        assert (answer.status, answer.json["error"]["code"]) == (status, code)
+        assert node.counters.closes[close.code] == 1
+        await running.until(lambda: not node.hub.connections)
+
+
+def open_stream(port: int, token: str) -> Response:
+    with RawSocket(port) as raw:
+        raw.request("GET", "/sse?channels=public:a", headers=[("Authorization", f"Bearer {token}")])
+        return raw.response()
+
+
+class PaperRequest(DummyRequest):  # type: ignore[misc]
+    """A request for a stream whose socket can be blocked, so that what is sent waits."""
+
+    def __init__(self, token: str, channels: str, last_id: str = "") -> None:
+        super().__init__([])
+        self.requestHeaders.addRawHeader("authorization", f"Bearer {token}")
+        if last_id:
+            self.requestHeaders.addRawHeader("last-event-id", last_id)
+        self.args = {b"channels": [channels.encode()]}
+        self.transport = SimpleNamespace(getPeer=lambda: IPv4Address("TCP", "192.0.2.1", 1))
+        self.blocked = False
+        self.producer: Any = None
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        self.producer = producer
+
+    def unregisterProducer(self) -> None:
+        self.producer = None
+
+    def write(self, octets: bytes) -> None:
+        super().write(octets)
+        if self.blocked:
+            self.producer.pauseProducing()
+
+    def unblock(self) -> None:
+        self.blocked = False
+        self.producer.resumeProducing()
+
+    @property
+    def events(self) -> list[tuple[str, Any]]:
+        """The ids and the messages so far; an id holds until there is another."""
+        found, id = [], ""
+        for event in b"".join(self.written).decode().split("\n\n"):
+            fields = dict(line.split(": ", 1) for line in event.splitlines() if not line.startswith(":"))
+            id = fields.get("id", id)
+            if "data" in fields:
+                found.append((id, json.loads(fields["data"])))
+        return found
+
+    @property
+    def data(self) -> list[Any]:
+        """What was pushed to the stream."""
+        return [message["data"] for _, message in self.events if "channel" in message]
+
+
+class Streams:
+    """The door, under a clock of its own, on a node without sockets."""
+
+    def __init__(self, house: House) -> None:
+        self.house = house
+        self.clock = Clock()
+        self.node = house.node
+
+    async def open(self, policy: Policy, channels: str, last_id: str = "") -> PaperRequest:
+        house, node = self.house, self.node
+        gate = Gate(
+            allowed_origins=(),
+            trusted_proxies=(),
+            loopback_only=False,
+            max_connections=100,
+            open_now=lambda: 0,
+            connects=Buckets(0),
+            now=house.now,
+        )
+        door = EventStreams(
+            self.clock,
+            gate,
+            node.hub,
+            node.requests,
+            node.control,
+            node.heartbeat,
+            node.authenticator,
+            Tickets((), 3_600_000),
+            node.counters,
+            house.now,
+            rates=Rates(0, 0, 0),
+            anonymous=False,
+            max_message_size=1_000,
+            max_queue_size=1_500,
+            policy=policy,
+        )
+        request = PaperRequest(house.token("ann"), channels, last_id)
+        opened = Deferred.fromCoroutine(door._open(request))
+        await house.settle()
+        await opened
+        return request
+
+    async def publish(self, channel: str, *values: Any) -> None:
+        for value in values:
+            await self.house.execute("publish", channel=channel, data=value)
+            await self.house.settle()
+
+
+@pytest_twisted.async_yield_fixture
+async def streams(tmp_path: Path) -> AsyncIterator[Streams]:
+    house = await House(tmp_path, '[[namespaces]]\nname = "kept"\nhistory_size = 100').start()
+    yield Streams(house)
+    await house.stop()
+
+
+@pytest.mark.parametrize("policy", [Policy.DROP_OLDEST, Policy.LATEST])
+async def test_a_stream_ends_where_a_message_with_a_position_is_left_out(streams: Streams, policy: Policy) -> None:
+    request = await streams.open(policy, "kept:a,kept:b")
+    request.blocked = True
+    for n in range(20):
+        await streams.publish("kept:a", f"a{n}")
+        await streams.publish("kept:b", f"b{n}")
+    # The socket drains before the stream is ended: what waits by then tells of what was left out.
+    request.unblock()
+    assert request.data == ["a0"]
+    streams.clock.advance(0)
+    last_id, goodbye = request.events[-1]
+    assert (goodbye["type"], goodbye["data"]["code"]) == ("closed", 3008)
+    assert request.finished
+    assert streams.node.counters.slow_consumers == 1
+    assert streams.node.counters.messages_left_out > 0
+    again = await streams.open(policy, "kept:a,kept:b", last_id)
+    results = again.events[0][1]["data"]["results"]
+    missed = [message["data"] for name in ("kept:a", "kept:b") for message in results[name]["messages"]]
+    assert missed == [f"a{n}" for n in range(1, 20)] + [f"b{n}" for n in range(20)]
+    again.finish()
+
+
+async def test_a_stream_goes_on_where_what_is_left_out_has_no_position(streams: Streams) -> None:
+    request = await streams.open(Policy.DROP_OLDEST, "public:a,kept:a")
+    request.blocked = True
+    await streams.publish("kept:a", "kept")
+    await streams.publish("public:a", *range(30))
+    request.unblock()
+    streams.clock.advance(0)
+    await streams.publish("kept:a", "on")
+    assert (request.data[0], request.data[-2:]) == ("kept", [29, "on"])
+    assert len(request.data) < 30
+    assert not request.finished
+    request.finish()
+
+
+async def test_the_first_id_does_not_tell_of_what_waits_behind_it(streams: Streams) -> None:
+    for n in range(3):
+        await streams.house.execute("notify", userId="ann", data=n)
+    request = await streams.open(Policy.DISCONNECT, "kept:a")
+    await streams.house.settle()
+    assert request.data == [0, 1, 2]
+    offsets = [positions_of(id)["user:ann"].offset for id, message in request.events]
+    assert offsets == [0, 1, 2, 3]
+    request.finish()
 
 
 def test_an_id_that_is_none_holds_nothing() -> None:

@@ -67,7 +67,6 @@ class EmbeddedBroker:
         self._keys: dict[tuple[str, str], tuple[int, Published]] = {}
         self.listener: Listener | None = None
         self.started_at = 0
-        self.connections: Callable[[], int] = lambda: 0
 
     @property
     def channels(self) -> int:
@@ -141,9 +140,9 @@ class EmbeddedBroker:
         return [(self._node_name, answer)]
 
     def nodes(self) -> Deferred[list[Node]]:
-        if not self._writer.accepting:
+        if not self._writer.accepting or self.listener is None:
             return fail(Unavailable("the engine is stopped"))
-        return succeed([Node(self._node_name, self.started_at, self.connections())])
+        return succeed([Node(self._node_name, self.started_at, self.listener.connections())])
 
 
 @implementer(IHistory)
@@ -256,7 +255,6 @@ class EmbeddedEngine:
         self.tasks = EmbeddedTasks(self._writer)
         self.presence = EmbeddedPresence(self._writer, self._now)
         self.revocations = EmbeddedRevocations(self._writer, self._now)
-        self.broker.connections = lambda: self.presence.connections
         self._sweeping: LoopingCall | None = None
         self._probing: LoopingCall | None = None
         self._again: Any = None

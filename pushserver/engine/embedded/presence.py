@@ -33,10 +33,6 @@ class EmbeddedPresence:
         self._unsaved: dict[str, int] = {}
 
     @property
-    def connections(self) -> int:
-        return sum(map(len, self._connections.values()))
-
-    @property
     def users(self) -> int:
         return len(self._connections)
 

@@ -89,6 +89,8 @@ class Cluster:
         self.replies = names.answers(self._id)
         #: enters all that is present on this node under its new incarnation
         self.enter: Callable[[], Any]
+        #: how many connections are entered
+        self.present: Callable[[], int]
         self._call: Any = None
         self._beating: Deferred[None] | None = None
         self._waiting: list[Deferred[None]] = []
@@ -181,8 +183,10 @@ class Cluster:
 
     async def _show(self, new: str) -> list[Any]:
         keys = [self._names.nodes, self._names.node(self.incarnation), self._names.ingest]
+        # Who is signed in is counted in Redis at every change; the others only here.
+        anonymous = max(0, self.listener.connections() - self.present())
         return await self._server.run(
-            "beat", keys, self.incarnation, self._lease, PRESENCE_TTL, self._name, self._started_at, new
+            "beat", keys, self.incarnation, self._lease, PRESENCE_TTL, self._name, self._started_at, new, anonymous
         )
 
     async def bury(self, incarnation: str, lease: int) -> None:
@@ -236,8 +240,16 @@ class Cluster:
 
     async def _living(self) -> list[tuple[str, Node]]:
         reply = await self._server.run("nodes", [self._names.nodes], self._lease, self._names.node(""))
+        own = self.incarnation.encode()
         return [
-            (incarnation.decode(), Node(name.decode(), int(started), int(connections)))
+            (
+                incarnation.decode(),
+                Node(
+                    name.decode(),
+                    int(started),
+                    self.listener.connections() if incarnation == own else int(connections),
+                ),
+            )
             for incarnation, name, started, connections in zip(
                 reply[::4], reply[1::4], reply[2::4], reply[3::4], strict=True
             )

@@ -122,6 +122,7 @@ class RedisEngine:
         self._live.feeds.read = self._between
         self._live.feeds.secure = self._secure
         self._cluster.enter = self.presence.enter
+        self._cluster.present = lambda: self.presence.connections
         self._cluster.start()
         self._subscriber.left = lambda name: self._live.left(name.decode())
         self._subscriber.ready = self._heard_again

@@ -6,6 +6,8 @@ import msgspec
 from twisted.internet.defer import succeed
 from twisted.internet.task import deferLater
 
+from tests.contracts.nodes import RunningNode
+
 from .nodes import Cluster, events, eventually, until
 from .servers import RedisServer
 
@@ -45,6 +47,21 @@ async def test_a_dead_nodes_users_are_announced_once_by_one(cluster: Cluster, re
 
 async def _names(node: object) -> set[str]:
     return {each.name for each in await node.broker.nodes()}  # type: ignore[attr-defined]
+
+
+async def test_a_node_tells_of_all_its_connections(cluster: Cluster, redis: RedisServer) -> None:
+    node, other = [await cluster.start(redis.url, name, lease=400) for name in ("a", "b")]
+    for n in range(3):
+        await node.presence.connect("7", f"c{n}")
+    assert await _connections(other) == {"a": 3, "b": 0}
+    # Two more, whose users are not known: told with the next sign of life.
+    node.listener.count = 5
+    await eventually(lambda: _connections(other), {"a": 5, "b": 0})
+    assert await _connections(node) == {"a": 5, "b": 0}
+
+
+async def _connections(node: RunningNode) -> dict[str, int]:
+    return {each.name: each.connections for each in await node.broker.nodes()}
 
 
 async def test_a_redis_that_was_away_makes_nobody_dead(cluster: Cluster, redis: RedisServer) -> None:

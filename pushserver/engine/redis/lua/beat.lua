@@ -1,6 +1,6 @@
 -- A node's sign of life.
 -- KEYS: 1 nodes, 2 node, 3 ingest    ARGV: 1 incarnation, 2 lease in ms, 3 how long the node's keys stay, 4 name,
---       5 started at, 6 'new' or ''
+--       5 started at, 6 'new' or '', 7 connections that belong to no user
 -- Answers 'ok', the entries that wait in the ingest stream, then the nodes that are dead; or 'gone' where this one was
 -- taken for dead. Who was away itself for long cannot tell who else was: it buries nobody for one lease.
 local now = milliseconds()
@@ -10,7 +10,7 @@ if ARGV[6] == '' and (last == 0 or redis.call('EXISTS', KEYS[2]) == 0) then
   return {'gone'}
 end
 redis.call('ZADD', KEYS[1], string.format('%d', now), ARGV[1])
-redis.call('HSET', KEYS[2], 'name', ARGV[4], 'started', ARGV[5])
+redis.call('HSET', KEYS[2], 'name', ARGV[4], 'started', ARGV[5], 'anonymous', ARGV[7])
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
 if now - last >= lease then
   redis.call('HSET', KEYS[2], 'since', string.format('%d', now))

@@ -4,12 +4,12 @@ local now = milliseconds()
 local answer = {'ok'}
 for _, incarnation in ipairs(redis.call('ZRANGE', KEYS[1], string.format('(%d', now - ARGV[1]), '+inf', 'BYSCORE')) do
   local key = ARGV[2] .. incarnation
-  local known = redis.call('HMGET', key, 'name', 'started')
+  local known = redis.call('HMGET', key, 'name', 'started', 'anonymous')
   if known[1] then
     answer[#answer + 1] = incarnation
     answer[#answer + 1] = known[1]
     answer[#answer + 1] = known[2]
-    answer[#answer + 1] = redis.call('SCARD', key .. ':connections')
+    answer[#answer + 1] = redis.call('SCARD', key .. ':connections') + (known[3] or 0)
   end
 end
 return answer

@@ -79,6 +79,7 @@ const CLOSE_CODE_OF = {
   TOKEN_EXPIRED: 3005,
   UNAVAILABLE: 3004,
   PERMISSION_DENIED: 3507,
+  LIMIT_EXCEEDED: 3504,
 };
 const TEMPORARY = new Set(['UNAVAILABLE', 'RATE_LIMITED', 'INTERNAL_ERROR']);
 const FINAL_STATUS = new Set(['completed', 'failed', 'cancelled']);
