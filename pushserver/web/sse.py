@@ -211,6 +211,8 @@ class Stream:
         self.identity = identity
         #: where the channels stand at the stream's first message, whatever waits behind it by then
         self._start = EventStream()
+        #: whether no more messages of the client are taken: those before wait for it to read
+        self.paused = False
         self._ended = False
         self._code = 1005
 
@@ -301,10 +303,11 @@ class Stream:
             channel.forceAbortClient()
 
     def pause(self) -> None:
-        """Messages come one in a request: there is nothing to pause."""
+        # Messages come one in a request: what is too much is refused there.
+        self.paused = True
 
     def resume(self) -> None:
-        """See `pause`."""
+        self.paused = False
 
     # -- `delivery.Owner` ---------------------------------------------------------------------------------------------
 
@@ -490,10 +493,13 @@ class EventStreams(Resource):
         respond(request, 202, b"{}")
 
     def receive(self, connection_id: str, text: str) -> bool:
-        """A message for a stream of this node; False where it is none."""
+        """A message for a stream of this node; False where it is none. Raises `errors.Refused` where the answers to
+        those before still wait for the client to read them."""
         stream = self._streams.get(connection_id)
         if stream is None or not stream.connection.open:
             return False
+        if stream.paused:
+            raise Refused("the answers to earlier messages have not been read", Code.RATE_LIMITED, retry_after=1000)
         stream.connection.heard_at = self.now()
         stream.conversation.receive(text.encode())
         return True

@@ -422,6 +422,7 @@ class Streams:
             max_queue_size=1_500,
             policy=policy,
         )
+        self.door = door
         request = PaperRequest(house.token("ann"), channels, last_id)
         opened = Deferred.fromCoroutine(door._open(request))
         await house.settle()
@@ -495,3 +496,23 @@ def test_an_id_that_is_none_holds_nothing() -> None:
     stream = EventStream()
     stream.positions = {"news:a": (3, "e")}
     assert positions_of(stream.id().decode()) == {"news:a": Position(3, "e")}
+
+
+async def test_who_does_not_read_its_answers_is_not_asked_for_more(streams: Streams) -> None:
+    request = await streams.open(Policy.DISCONNECT, "public:a")
+    (stream_id,) = streams.node.hub.connections
+    request.blocked = True
+
+    def post() -> None:
+        assert streams.door.receive(stream_id, '{"type": "ping"}')
+
+    for _ in range(17):
+        post()
+    with pytest.raises(errors.Refused) as refused:
+        post()
+    assert refused.value.code is errors.Code.RATE_LIMITED
+    request.unblock()
+    await streams.house.settle()
+    post()
+    assert sum(message["type"] == "pong" for _, message in request.events) == 18
+    request.finish()
