@@ -79,10 +79,14 @@ class FanOut:
 
     def _run(self, channel: Channel, steps: Iterator[None]) -> None:
         began = perf_counter()
-        for _ in steps:
-            if perf_counter() - began > SLICE:
-                self._clock.callLater(0, self._run, channel, steps)
-                return
+        try:
+            for _ in steps:
+                if perf_counter() - began > SLICE:
+                    self._clock.callLater(0, self._run, channel, steps)
+                    return
+        except Exception:
+            # What is published next must not wait for ever behind this.
+            self._log.failure("a fan-out to {channel} failed", channel=channel.name)
         channel.batches = None
 
     def _steps(self, channel: Channel) -> Iterator[None]:

@@ -260,6 +260,22 @@ def test_a_burst_that_a_socket_does_not_take_waits_within_the_limit(followers: i
         assert got[-1] == 50
 
 
+def test_a_fan_out_that_fails_does_not_end_the_channel(
+    flush_errors: LoggedErrors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = Node()
+    for n in range(20):
+        node.follow(node.connect(str(n), []))
+    with monkeypatch.context() as broken:
+        broken.setattr(Plain, "publication", lambda self, publication: 1 / 0)
+        node.publish()
+        node.settle()
+    assert flush_errors(ZeroDivisionError)
+    node.publish()
+    node.settle()
+    assert all(node.received(str(n)) == [2] for n in range(20))
+
+
 def test_lost_sockets_do_not_count_as_sent() -> None:
     node = Node()
     for n in range(20):
