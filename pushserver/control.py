@@ -218,7 +218,7 @@ class Control:
             case "unsubscribe":
                 asked = msgspec.json.decode(body, type=Subscriptions)
                 said = sum(
-                    self._requests.force_unsubscribe(c, asked.channels)
+                    self._requests.subscribing.force_unsubscribe(c, asked.channels)
                     for c in self._meant(asked.user_id, asked.connection_id)
                 )
             case "disconnect":
@@ -252,7 +252,7 @@ class Control:
         for connection in self._meant(asked.user_id, asked.connection_id):
             # Before its sign-in is answered, nothing is told to a connection.
             if connection.greeted and connection.open and not set(asked.channels) <= connection.channels:
-                await self._requests.force_subscribe(connection, asked.channels)
+                await self._requests.subscribing.force_subscribe(connection, asked.channels)
                 changed += 1
         return changed
 

@@ -1,4 +1,4 @@
-"""What a client may ask for, carried out: sign-in, subscriptions, publishing, reading (L2).
+"""What a client may ask for, carried out: sign-in, publishing, reading; subscriptions have a room of their own (L2).
 
 Each request ends in exactly one call of ``reply`` or one exception, in the order in which the connection asked
 (`pushserver.conversation` sees to that). Whatever is registered for a connection on the way is taken back by `leave`,
@@ -8,40 +8,35 @@ at whatever moment the connection ends.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults
+from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from pushserver import errors, operations, publication
 from pushserver.auth import Authenticator
-from pushserver.channels import Kind, Namespace, is_id
+from pushserver.channels import Kind, is_id
 from pushserver.connection import Connection
 from pushserver.errors import Close, Code, Conflict, Invalid, NotFound, PushError, Refused
-from pushserver.following import Joining
 from pushserver.heartbeat import Heartbeat
 from pushserver.hub import Hub
 from pushserver.limits import Buckets
-from pushserver.operations import InboxSummary, Recovery, Rejection, Result, Want
-from pushserver.permissions import Grants, may_publish, may_read_history, may_read_presence, may_subscribe
+from pushserver.operations import InboxSummary, Recovery, Result
+from pushserver.permissions import Grants, may_publish, may_read_history, may_read_presence
 from pushserver.positions import Position
 from pushserver.presence import Presence
 from pushserver.progress import TaskState
 from pushserver.publishing import Publishing
 from pushserver.recall import PAGE, Recall
 from pushserver.stats import Counters
+from pushserver.subscribing import NOBODY, REASONS, Reply, Subscribing
 from pushserver.tasks import LISTED, Tasks, user_channel
 from pushserver.tokens import Identity
 
 if TYPE_CHECKING:
     from pushserver.engine.interfaces import IEngine
 
-Reply = Callable[[operations.Outcome], None]
-
-_NOBODY = Grants.of(())
 #: Refusals of a token that end the connection, and with which close.
 _ENDINGS: dict[Code, Close] = {
     Code.INVALID_TOKEN: errors.INVALID_TOKEN,
@@ -103,6 +98,16 @@ class Requests:
         self._chat_rate = chat_rate
         self._bounds = bounds
         self._now = now
+        self.subscribing = Subscribing(
+            hub,
+            publishing,
+            presence,
+            tasks,
+            recall,
+            now,
+            channels_per_connection=bounds.channels_per_connection,
+            inbox_size=bounds.inbox_size,
+        )
         #: asks every node for the chat rooms that a user is in there; set by `control.Control`
         self.rooms: Callable[[str], Awaitable[set[str]]]
         hub.lagged = recall.catch_up
@@ -121,13 +126,10 @@ class Requests:
         if connection.gone:
             return
         for name in tuple(connection.channels):
-            self._absent(connection, name)
+            self.subscribing.absent(connection, name)
         self._hub.remove(connection)
         if connection.user_id is not None and connection.identity is not None:
             self._presence.disconnect(connection, connection.user_id)
-
-    def _absent(self, connection: Connection, name: str) -> None:
-        self._presence.leave(connection, self._publishing.namespace(name), name)
 
     # -- the way in ---------------------------------------------------------------------------------------------------
 
@@ -142,9 +144,9 @@ class Requests:
             return
         match operation:
             case operations.Subscribe(wants):
-                await self._subscribe(connection, wants, reply)
+                await self.subscribing.subscribe(connection, wants, reply)
             case operations.Unsubscribe(channels):
-                self._unsubscribe(connection, channels, reply)
+                self.subscribing.unsubscribe(connection, channels, reply)
             case operations.Publish():
                 reply(await self._publish(connection, identity, operation))
             case operations.Chat():
@@ -157,7 +159,7 @@ class Requests:
             case operations.ReadPresence(channel):
                 reply(await self._read_presence(identity, channel))
             case operations.ReadTask(task_id):
-                reply(operations.Task(await self._task(identity, task_id)))
+                reply(operations.Task(await self._tasks.visible(task_id, identity)))
             case operations.CancelTask(task_id):
                 state = await self._tasks.get(task_id)
                 if state.user_id != identity.user_id:
@@ -170,11 +172,11 @@ class Requests:
         if self._bounds.anonymous:
             match operation:
                 case operations.Subscribe(wants):
-                    return await self._subscribe(connection, wants, reply)
+                    return await self.subscribing.subscribe(connection, wants, reply)
                 case operations.Unsubscribe(channels):
-                    return self._unsubscribe(connection, channels, reply)
+                    return self.subscribing.unsubscribe(connection, channels, reply)
                 case operations.ReadHistory():
-                    return reply(await self._history(None, _NOBODY, operation))
+                    return reply(await self._history(None, NOBODY, operation))
                 case _:
                     pass
         raise Refused("authenticate first", Code.NOT_AUTHENTICATED)
@@ -261,7 +263,7 @@ class Requests:
         reply(self._authenticated(connection, identity, results, inbox, tasks))
         connection.greeted = True
         self._tasks.arrived(connection, own.channel.name, {task.task_id: task.version for task in tasks})
-        self._go_live(system, newest)
+        self.subscribing.go_live(system, newest)
         self._recall.replay(own, page, after)
 
     async def _refresh(self, connection: Connection, identity: Identity, reply: Reply) -> None:
@@ -272,23 +274,15 @@ class Requests:
         connection.identity = identity
         self._heartbeat.authenticated(connection)
         self._counters.authenticated()
-        ended = [c for c in connection.channels if c not in connection.server_channels and self._lost(connection, c)]
+        own = connection.channels.difference(connection.server_channels)
+        ended = [name for name in own if self.subscribing.lost(connection, name)]
         for name in ended:
-            self._drop(connection, name)
+            self.subscribing.drop(connection, name)
         # Nothing follows: what waited at the sign-in was sent then.
         inbox = InboxSummary(page.offset, page.epoch, page.acked, 0)
         reply(self._authenticated(connection, identity, {}, inbox, tasks))
         for name in ended:
-            self._say_ended(connection, name, Code.PERMISSION_DENIED, "no longer allowed")
-
-    def _lost(self, connection: Connection, name: str) -> bool:
-        """Whether a subscription of a channel is no longer allowed. A task's owner needs no permission for it."""
-        identity = connection.identity
-        assert identity is not None
-        namespace = self._publishing.namespace(name)
-        if namespace.kind is Kind.TASK and not self._hub.follows(connection, name):
-            return False
-        return may_subscribe(namespace, name, identity.user_id, identity.grants) is not None
+            self.subscribing.say_ended(connection, name, Code.PERMISSION_DENIED, "no longer allowed")
 
     def _authenticated(
         self,
@@ -313,228 +307,6 @@ class Requests:
             tasks_truncated=len(tasks) > LISTED,
         )
 
-    # -- subscriptions ------------------------------------------------------------------------------------------------
-
-    async def _subscribe(self, connection: Connection, wants: tuple[Want, ...], reply: Reply) -> None:
-        results: dict[str, Result] = {}
-        rejected: dict[str, Rejection] = {}
-        unique = {want.channel: want for want in wants}
-        opened: list[Callable[[], None]] = []
-        waiting = list(unique.values())
-        while waiting:
-            waiting = await self._open_some(connection, waiting, results, rejected, opened)
-        reply(operations.Subscribed(sorted(connection.channels), results, rejected))
-        for go_live in opened:
-            go_live()
-
-    async def _open_some(
-        self,
-        connection: Connection,
-        wants: list[Want],
-        results: dict[str, Result],
-        rejected: dict[str, Rejection],
-        opened: list[Callable[[], None]],
-    ) -> list[Want]:
-        """Opens as many channels as there is room for, all at once; answers those that found none, where there is room
-        again since others were refused."""
-        room = self._bounds.channels_per_connection - len(connection.channels) + len(connection.server_channels)
-        surplus: list[Want] = []
-        work: list[Deferred[None]] = []
-        for want in wants:
-            known = want.channel in connection.channels
-            try:
-                namespace = self._publishing.namespace(want.channel)
-                self._allow(connection, namespace, want.channel)
-            except PushError as problem:
-                rejected[want.channel] = Rejection(problem.code, problem.message)
-                continue
-            if not known and room <= 0:
-                surplus.append(want)
-                continue
-            room -= not known
-            work.append(
-                Deferred.fromCoroutine(self._open(connection, namespace, want, known, results, rejected, opened))
-            )
-        before = len(rejected)
-        if work:
-            try:
-                await gatherResults(work, consumeErrors=True)
-            except FirstError as first:
-                # None of them fails but by being cancelled.
-                first.subFailure.raiseException()
-        if surplus and len(rejected) > before:
-            return surplus
-        for want in surplus:
-            rejected[want.channel] = Rejection(Code.LIMIT_EXCEEDED, "too many channels")
-        return []
-
-    def _allow(self, connection: Connection, namespace: Namespace, name: str) -> None:
-        identity = connection.identity
-        grants = _NOBODY if identity is None else identity.grants
-        user_id = None if identity is None else identity.user_id
-        refusal = may_subscribe(namespace, name, user_id, grants)
-        # Whose task it is, only the task says.
-        if refusal is not None and not (namespace.kind is Kind.TASK and refusal is Code.NOT_FOUND):
-            raise Refused(_REASONS.get(refusal, "not allowed"), refusal)
-
-    async def _open(
-        self,
-        connection: Connection,
-        namespace: Namespace,
-        want: Want,
-        known: bool,
-        results: dict[str, Result],
-        rejected: dict[str, Rejection],
-        opened: list[Callable[[], None]],
-    ) -> None:
-        """Opens one channel for a connection: what it answers goes into ``results``, what follows into ``opened``."""
-        name = want.channel
-        joining: Joining | None = None
-        try:
-            if namespace.kind is Kind.TASK:
-                results[name] = await self._open_task(connection, name, opened)
-                return
-            if not known or (namespace.positioned and not self._inbox_is_coming(connection, want)):
-                joining = self._hub.join(connection, name)
-                await self._hub.confirmed(joining)
-            recovery: Recovery | None = None
-            if namespace.kind is Kind.USER:
-                recovery = await self._recall.inbox(name.partition(":")[2], want.since, self._bounds.inbox_size)
-            elif namespace.positioned:
-                recovery = await self._recall.history(name, want.since, namespace.history_size)
-            if namespace.kind is Kind.STATUS:
-                results[name] = await self._presence.status(name.partition(":")[2])
-            else:
-                results[name] = None if recovery is None else _without_excluded(recovery, connection)
-            if not known:
-                await self._presence.join(connection, namespace, name)
-        except CancelledError:
-            raise
-        except Exception as problem:
-            rejected[name] = self._rejection(connection, problem)
-            results.pop(name, None)
-            if not known:
-                self._drop(connection, name)
-            elif joining is not None:
-                # What was on its way when it was asked again was left to the past, which could not be read.
-                joining.resync = namespace.positioned
-                opened.append(partial(self._resume, joining))
-        else:
-            if joining is not None:
-                opened.append(partial(self._go_live, joining, 0 if recovery is None else recovery.offset))
-
-    def _inbox_is_coming(self, connection: Connection, want: Want) -> bool:
-        """Whether what was promised at sign-in is still being replayed, and the client names no other place."""
-        own = connection.server_channels[:1] == (want.channel,)
-        return own and want.since is None and not self._hub.live(connection, want.channel)
-
-    def _rejection(self, connection: Connection, problem: Exception) -> Rejection:
-        if not isinstance(problem, PushError):
-            self._log.failure("subscribing connection {id} failed", Failure(problem), id=connection.id)
-            problem = PushError("something went wrong here", Code.INTERNAL_ERROR)
-        return Rejection(problem.code, problem.message)
-
-    def _go_live(self, joining: Joining, offset: int) -> None:
-        if not self._hub.arrive(joining, offset):
-            self._recall.catch_up(joining.connection, joining.channel.name, offset)
-
-    def _resume(self, joining: Joining) -> None:
-        """Lets a follower that could not be told its past go on with the present."""
-        if not self._hub.arrive(joining, 0):
-            self._recall.catch_up(joining.connection, joining.channel.name, joining.cut)
-
-    async def _open_task(self, connection: Connection, name: str, opened: list[Callable[[], None]]) -> TaskState:
-        identity = connection.identity
-        assert identity is not None
-        task_id = name.partition(":")[2]
-        state = await self._task(identity, task_id)
-        if state.user_id == identity.user_id:
-            # The owner hears the task on the owner's own channel.
-            connection.channels.add(name)
-            return state
-        joining = self._hub.join(connection, name)
-        try:
-            await self._hub.confirmed(joining)
-            state = await self._task(identity, task_id)
-        except BaseException:
-            # Where it was known already it stays so; where it was not, the caller takes it away.
-            self._hub.arrive(joining, 0)
-            self._tasks.outdated(connection, task_id)
-            raise
-
-        def go_live() -> None:
-            self._hub.arrive(joining, 0)
-            if self._hub.live(connection, name):
-                self._tasks.arrived(connection, name, {task_id: state.version})
-
-        opened.append(go_live)
-        return state
-
-    def _unsubscribe(self, connection: Connection, names: tuple[str, ...], reply: Reply) -> None:
-        rejected: dict[str, Rejection] = {}
-        for name in names:
-            if name in connection.server_channels:
-                rejected[name] = Rejection(Code.PERMISSION_DENIED, "subscribed by the server")
-            elif name in connection.channels:
-                self._drop(connection, name)
-        reply(operations.Unsubscribed(sorted(connection.channels), rejected))
-
-    def _drop(self, connection: Connection, name: str) -> None:
-        self._hub.unfollow(connection, name)
-        self._absent(connection, name)
-
-    def _say_ended(self, connection: Connection, name: str, code: Code, reason: str) -> None:
-        notice = operations.SubscriptionEnded(name, code, reason)
-        connection.tell(notice, self._now(), self._publishing.message_id())
-
-    async def force_subscribe(self, connection: Connection, names: tuple[str, ...]) -> None:
-        """The server side subscribes a connection, whatever its permissions; it cannot leave these by itself.
-
-        Raises `errors.NotFound` for a task that is not there, and what the engine raises.
-        """
-        for name in names:
-            namespace = self._publishing.namespace(name)
-            if name in connection.channels or not connection.open:
-                continue
-            version = 0
-            if namespace.kind is Kind.TASK:
-                state = await self._tasks.get(name.partition(":")[2])
-                version = state.version
-                if not connection.open:
-                    return
-                if state.user_id == connection.user_id:
-                    # The owner hears the task on the owner's own channel.
-                    connection.channels.add(name)
-                    connection.server_channels = (*connection.server_channels, name)
-                    continue
-            joining = self._hub.join(connection, name)
-            try:
-                await self._hub.confirmed(joining)
-                newest = 0
-                if namespace.positioned and namespace.kind is not Kind.USER:
-                    newest = (await self._recall.history(name, None, 0)).offset
-                await self._presence.join(connection, namespace, name)
-            except BaseException:
-                self._drop(connection, name)
-                raise
-            if joining.current:
-                connection.server_channels = (*connection.server_channels, name)
-                self._go_live(joining, newest)
-                if namespace.kind is Kind.TASK:
-                    self._tasks.arrived(connection, name, {name.partition(":")[2]: version})
-
-    def force_unsubscribe(self, connection: Connection, names: tuple[str, ...]) -> bool:
-        """The server side ends subscriptions of a connection; answers whether there was one. Its user's own channel
-        and ``system`` stay."""
-        changed = False
-        for name in names:
-            if name in connection.channels and name not in connection.server_channels[:2]:
-                changed = True
-                self._drop(connection, name)
-                connection.server_channels = tuple(c for c in connection.server_channels if c != name)
-                self._say_ended(connection, name, Code.PERMISSION_DENIED, "ended by the server")
-        return changed
-
     # -- publishing ---------------------------------------------------------------------------------------------------
 
     async def _publish(
@@ -543,7 +315,7 @@ class Requests:
         namespace = self._publishing.namespace(asked.channel)
         refusal = may_publish(namespace, asked.channel, identity.user_id, identity.grants)
         if refusal is not None:
-            raise Refused(_REASONS.get(refusal, "not allowed to publish here"), refusal)
+            raise Refused(REASONS.get(refusal, "not allowed to publish here"), refusal)
         published = await self._publishing.publish(
             asked.channel, asked.type, asked.data, message_id=asked.message_id, sender=identity.user_id
         )
@@ -562,7 +334,7 @@ class Requests:
                 raise Refused("not a chat room")
             refusal = may_publish(namespace, name, identity.user_id, identity.grants)
             if refusal is not None:
-                raise Refused(_REASONS.get(refusal, "not allowed to chat here"), refusal)
+                raise Refused(REASONS.get(refusal, "not allowed to chat here"), refusal)
         elif not (identity.grants.direct_chat(target) or await self._share_a_room(identity.user_id, target)):
             raise Refused("no room is shared with that user")
         data = {"from": identity.user_id, "content": asked.content, "messageType": asked.message_type}
@@ -597,18 +369,11 @@ class Requests:
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
-    async def _task(self, identity: Identity, task_id: str) -> TaskState:
-        """The task, where the user may see it; else nobody learns that it exists."""
-        state = await self._tasks.get(task_id)
-        if state.user_id != identity.user_id and not identity.grants.subscribe(f"task:{task_id}"):
-            raise NotFound("no such task")
-        return state
-
     async def _history(self, user_id: str | None, grants: Grants, asked: operations.ReadHistory) -> operations.History:
         namespace = self._publishing.namespace(asked.channel)
         refusal = may_read_history(namespace, asked.channel, user_id, grants)
         if refusal is not None:
-            raise Refused(_REASONS.get(refusal, "not allowed to read here"), refusal)
+            raise Refused(REASONS.get(refusal, "not allowed to read here"), refusal)
         return await self.read_history(asked)
 
     async def read_history(self, asked: operations.ReadHistory) -> operations.History:
@@ -638,7 +403,7 @@ class Requests:
         namespace = self._publishing.namespace(name)
         refusal = may_read_presence(namespace, name, identity.user_id, identity.grants)
         if refusal is not None:
-            raise Refused(_REASONS.get(refusal, "not allowed to look here"), refusal)
+            raise Refused(REASONS.get(refusal, "not allowed to look here"), refusal)
         return await self.read_presence(name)
 
     async def read_presence(self, name: str) -> operations.Presence:
@@ -654,16 +419,3 @@ def _user(user_id: str, connections: int, info: msgspec.Raw | None) -> dict[str,
     if info is not None:
         user["info"] = info
     return user
-
-
-def _without_excluded(recovery: Recovery, connection: Connection) -> Recovery:
-    kept = tuple(m for m in recovery.messages if not m.excludes(connection.user_id, connection.id))
-    return recovery if len(kept) == len(recovery.messages) else msgspec.structs.replace(recovery, messages=kept)
-
-
-_REASONS: dict[Code, str] = {
-    Code.NOT_AUTHENTICATED: "authenticate first",
-    Code.INVALID_CHANNEL: "not the name of a channel",
-    Code.PERMISSION_DENIED: "not allowed",
-    Code.NOT_FOUND: "no such task",
-}

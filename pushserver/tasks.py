@@ -31,6 +31,7 @@ from pushserver.progress import NewTask, Pace, Progress, StatusChanged, TaskStat
 from pushserver.publication import Publication
 from pushserver.publishing import Publishing
 from pushserver.stats import Counters
+from pushserver.tokens import Identity
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -165,6 +166,13 @@ class Tasks:
 
     async def get(self, task_id: str) -> TaskState:
         return await self._engine.tasks.get(task_id)
+
+    async def visible(self, task_id: str, identity: Identity) -> TaskState:
+        """The task, where the user may see it; else nobody learns that it exists."""
+        state = await self.get(task_id)
+        if state.user_id != identity.user_id and not identity.grants.subscribe(task_channel(task_id)):
+            raise NotFound("no such task")
+        return state
 
     async def of_user(self, user_id: str, unfinished: bool, limit: int) -> list[TaskState]:
         return await self._engine.tasks.of_user(user_id, unfinished, limit)

@@ -23,7 +23,7 @@ LAYERS: list[tuple[str, int | str]] = [
         r"pushserver\.(hub|following|fanout|connection|conversation|delivery|heartbeat|auth|tasks|presence|stats)",
         2,
     ),
-    (r"pushserver\.(control|commands|overview|drain|limits|jwks|publishing|recall|requests)", 2),
+    (r"pushserver\.(control|commands|overview|drain|limits|jwks|publishing|recall|requests|subscribing)", 2),
     (r"pushserver\.web(\..+)?", 3),
     (r"pushserver\.(manhole\w*(\..+)?|ingest)", 3),
     (r"pushserver\.(tap|config|settings|sections|sources|service|collector|workers|dev)(\..+)?", 4),

@@ -210,7 +210,9 @@ async def test_a_subscription_forced_upon_a_connection_that_ends_leaves_nothing(
     client = await house.client("ann")
     held: Deferred[None] = Deferred()
     monkeypatch.setattr(house.engine.broker, "subscribe", lambda channel: held)
-    work = Deferred.fromCoroutine(house.node.requests.force_subscribe(client.connection, ("news:a", "news:b")))
+    work = Deferred.fromCoroutine(
+        house.node.requests.subscribing.force_subscribe(client.connection, ("news:a", "news:b"))
+    )
     client.vanish()
     held.callback(None)
     await work
@@ -259,7 +261,7 @@ async def test_a_forced_subscription_that_fails_is_taken_back(house: House, monk
 
     monkeypatch.setattr(house.node.recall, "history", away)
     with pytest.raises(errors.Unavailable):
-        await house.node.requests.force_subscribe(client.connection, ("news:a",))
+        await house.node.requests.subscribing.force_subscribe(client.connection, ("news:a",))
     assert "news:a" not in house.node.hub.channels
     assert "news:a" not in client.connection.channels
 
