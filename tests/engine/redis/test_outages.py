@@ -338,3 +338,33 @@ async def test_who_leaves_during_an_outage_and_comes_after_it_hears(cluster: Clu
     assert redis.command("PUBSUB", "NUMSUB", "push:live:0:a").endswith(":1\r\n")
     redis.command("PUBLISH", "push:pub:a", '{"data": 1}')
     assert contents(await node.heard(1)) == [1]
+
+
+async def test_a_past_that_the_listener_was_not_told_is_not_handed_out_and_a_write_beside_it_stands(
+    redis: RedisServer, proxy: Proxy, cluster: Cluster
+) -> None:
+    node = await cluster.start(redis.url)
+    other = await cluster.start(proxy.url, "b")
+    for channel in ("a", "user:7"):
+        await other.broker.subscribe(channel)
+    await publish(node, 1)
+    await other.heard(1)
+    proxy.change = lambda outer, data: b"" if b":live:" in data else data
+    feeds = other.engine._live.feeds
+    read, feeds.read = feeds.read, _away
+    await publish(node, 2)
+    await node.inbox.append(publication("user:7", "n1"), "7", False, None, None, None)
+    await refused(lambda: other.history.read("a", 1, 10, False))
+    await refused(lambda: other.inbox.read("7", 0, 10))
+    assert [each.offset for each in await publish(other, 3)] == [3]
+    kept = await other.inbox.append(publication("user:7", "n2"), "7", False, None, None, None)
+    assert kept.offset == 2
+    assert contents(other.listener.delivered) == [1]
+    feeds.read = read
+    assert contents((await other.history.read("a", 1, 10, False)).messages) == [2, 3]
+    assert contents((await other.inbox.read("7", 0, 10)).messages) == ["n1", "n2"]
+    assert sorted(contents(other.listener.delivered), key=str) == [1, 2, 3, "n1", "n2"]
+
+
+async def _away(channel: str, after: int, limit: int) -> Any:
+    raise errors.Unavailable("away")
