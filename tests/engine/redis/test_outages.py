@@ -11,6 +11,7 @@ from twisted.internet.task import deferLater
 
 from pushserver import errors
 from pushserver.engine.interfaces import Credential, Once
+from pushserver.engine.redis import engine
 
 from .nodes import KEPT, Cluster, contents, events, eventually, patiently, publication, until
 from .proxy import Proxy
@@ -54,6 +55,21 @@ async def test_what_cannot_be_promised_fails_at_once_while_redis_is_away(cluster
         await refused(call)
     assert reactor.seconds() - began < 0.5
     assert node.listener.delivered == []
+
+
+async def test_what_was_refused_while_redis_is_away_is_forgotten_meanwhile(
+    cluster: Cluster, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_OWN", 0.3)
+    node = await cluster.start(redis.url, position_check=100)
+    redis.kill()
+    await until(lambda: node.engine.trouble() is not None)
+    for n in range(50):
+        await refused(lambda n=n: node.broker.publish(publication("public:x", n), None, None))
+    own = node.engine._live.feeds._own
+    assert own
+    await until(lambda: not own, "what was refused is forgotten", patience=3)
+    assert node.engine.trouble() is not None
 
 
 async def test_a_redis_that_comes_back_empty_moves_every_epoch_on(cluster: Cluster, redis: RedisServer) -> None:
