@@ -100,8 +100,8 @@ class InboxPage(msgspec.Struct, frozen=True):
     """Some of an inbox, oldest first, after a position.
 
     ``lost`` counts the messages after that position that went by the inbox' limits (not those whose own ``ttl`` ended,
-    nor those replaced by a newer one with the same collapse key). ``pending`` counts the kept ones after it, those
-    beyond the page's limit included.
+    nor those replaced by a newer one with the same collapse key), and ``beyond`` those of them after the page's last
+    message. ``pending`` counts the kept ones after the position, those beyond the page's limit included.
     """
 
     messages: list[Publication]
@@ -109,6 +109,7 @@ class InboxPage(msgspec.Struct, frozen=True):
     epoch: str
     acked: int
     lost: int
+    beyond: int
     pending: int
 
 
