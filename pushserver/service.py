@@ -206,6 +206,12 @@ class Node:
     def absent(self, channel: str, member: Member) -> None:
         self.presence.absent(channel, member, self.namespaces.find(channel))
 
+    def online(self, user_id: str) -> None:
+        self.presence.online(user_id)
+
+    def present(self, channel: str, member: Member) -> None:
+        self.presence.present(channel, member, self.namespaces.find(channel))
+
     def answer(self, question: bytes) -> Deferred[bytes]:
         return self.control.answer(question)
 

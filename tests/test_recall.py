@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import pytest_twisted
 from twisted.internet.defer import fail
@@ -130,3 +131,18 @@ async def test_who_went_with_a_dead_node_is_announced_here(house: House) -> None
     await house.settle()
     assert [m["data"]["status"] for m in watcher.pushes("user_status")] == ["offline"]
     assert [m["data"] for m in watcher.pushes("presence_leave")] == [{"userId": "ann"}]
+
+
+async def test_who_went_by_mistake_is_announced_here(house: House) -> None:
+    watcher = await house.client("eve")
+    await watcher.ask("subscribe", channels=["short:a", "status:ann"])
+    watcher.new()
+    house.node.online("ann")
+    house.node.present("short:a", Member("ann", 0, msgspec.Raw(b'{"name":"Ann"}')))
+    house.node.present("unknown:a", Member("ann", 0))
+    await house.settle()
+    told = [(m["channel"], m["type"], m["data"]) for m in watcher.new()]
+    assert sorted(told, key=str) == [
+        ("short:a", "presence_join", {"userId": "ann", "info": {"name": "Ann"}}),
+        ("status:ann", "user_status", {"userId": "ann", "status": "online", "lastSeenAt": house.now()}),
+    ]

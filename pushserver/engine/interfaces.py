@@ -175,6 +175,14 @@ class Listener(Protocol):
     def absent(self, channel: str, member: Member) -> None:
         """A user's presence in a channel vanished with a node; it falls to this node to announce it."""
 
+    def online(self, user_id: str) -> None:
+        """A user whose connections had vanished with this node is here after all; it falls to this node to announce
+        it."""
+
+    def present(self, channel: str, member: Member) -> None:
+        """A user whose presence in a channel had vanished with this node is here after all; it falls to this node to
+        announce it."""
+
     def answer(self, question: bytes) -> Deferred[bytes]:
         """Another node's (or one's own) question to every node."""
 

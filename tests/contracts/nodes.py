@@ -97,6 +97,12 @@ class Recorder:
     def absent(self, channel: str, member: Member) -> None:
         self._record("absent", channel, member)
 
+    def online(self, user_id: str) -> None:
+        self._record("online", user_id)
+
+    def present(self, channel: str, member: Member) -> None:
+        self._record("present", channel, member)
+
     def answer(self, question: bytes) -> Deferred[bytes]:
         return self.reply(question)
 

@@ -250,6 +250,18 @@ async def test_data_that_vanished_under_a_living_redis_is_noticed(cluster: Clust
     assert after.epoch != before.epoch
     await until(lambda: events(node, "resync") == [("a",)])
     await eventually(lambda: _online(node), True)
+    assert events(node, "online") == []
+
+
+async def test_a_node_that_notices_first_that_all_data_vanished_announces_nobody(
+    cluster: Cluster, redis: RedisServer
+) -> None:
+    node = await cluster.start(redis.url)
+    await node.presence.connect("7", "c1")
+    redis.command("FLUSHALL")
+    await node.engine._cluster.beat()
+    await eventually(lambda: _online(node), True)
+    assert events(node, "online") == []
 
 
 async def _online(node: Any) -> bool:
@@ -268,6 +280,8 @@ async def test_presence_is_entered_again_after_redis_lost_it(cluster: Cluster, r
     await cluster.healthy(node)
     await eventually(lambda: _online(node), True)
     assert (await node.presence.online("8")).online is False
+    # Nobody announced that they went.
+    assert events(node, "online") == events(node, "present") == []
     assert [each.user_id for each in await node.presence.members("chat:a")] == ["7"]
     assert await node.presence.disconnect("7", "c1", 5) is True
     assert await node.presence.leave("chat:a", "7", "c1") is True
