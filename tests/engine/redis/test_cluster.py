@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import pytest
 from twisted.internet.defer import succeed
 from twisted.internet.task import deferLater
 
+from pushserver.engine.redis import cluster as cluster_module
 from pushserver.errors import Unavailable
 
 from .nodes import Cluster, events, eventually, until
@@ -91,6 +93,32 @@ async def test_a_node_that_was_taken_for_dead_comes_to_life_again(cluster: Clust
     ((channel, member),) = events(node, "present")
     assert (channel, member.user_id, bytes(member.info)) == ("chat:a", "7", b'{"name":"Ann"}')
     assert [events(other, kind) for kind in ("online", "present")] == [[], []]
+
+
+async def test_a_node_that_comes_back_in_the_middle_of_its_burial_is_all_there(
+    cluster: Cluster, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_module, "_BURIAL", 1)
+    node = await cluster.start(redis.url, "a")
+    other = await cluster.start(redis.url, "b")
+    for user in ("7", "8", "9"):
+        await node.presence.connect(user, "c")
+    before = node.engine._cluster.incarnation
+    run = other.engine._server.run
+
+    async def slowly(name: str, *arguments: Any, **options: Any) -> Any:
+        reply = await run(name, *arguments, **options)
+        if name == "bury":
+            await node.engine._cluster.beat()
+        return reply
+
+    other.engine._server.run = slowly
+    redis.command("ZADD", "push:nodes", "1", before)
+    await other.engine._cluster.bury(before, 5_000)
+    assert node.engine._cluster.incarnation != before
+    for user in ("7", "8", "9"):
+        assert (await other.presence.online(user)).online
+    assert (await other.presence.connect("7", "d")) is False
 
 
 async def test_who_is_back_is_announced_also_where_redis_answer_was_lost(cluster: Cluster, redis: RedisServer) -> None:
