@@ -106,6 +106,10 @@ class Presence:
         """A user's connections went with their node; it falls to this one to say so."""
         self._detach(self._confirm_left(user_id, last_seen_at))
 
+    def online(self, user_id: str) -> None:
+        """A user's connections, which others said had gone, are still here; it falls to this node to say so."""
+        self._detach(self._announce_status(user_id, "online", self._now()))
+
     async def _announce_status(self, user_id: str, status: str, last_seen_at: int) -> None:
         data = publication.body(Status(user_id, status, last_seen_at))
         await self._publishing.announce(f"status:{user_id}", "user_status", data)
@@ -157,6 +161,11 @@ class Presence:
         """A user's presence went with a node; it falls to this one to say so."""
         if namespace is not None and namespace.announced:
             self._detach(self._announce(channel, "presence_leave", member.user_id, member.info))
+
+    def present(self, channel: str, member: Member, namespace: Namespace | None) -> None:
+        """A user's presence, which others said had gone, is still here; it falls to this node to say so."""
+        if namespace is not None and namespace.join_leave:
+            self._detach(self._announce(channel, "presence_join", member.user_id, member.info))
 
     async def _announce(self, channel: str, type: str, user_id: str, info: msgspec.Raw | None) -> None:
         await self._publishing.announce(channel, type, publication.body(_Joined(user_id, info)))

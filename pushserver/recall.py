@@ -74,16 +74,19 @@ class Recall:
         connection, name = joining.connection, joining.channel.name
         user_id = name.partition(":")[2]
         epoch = page.epoch
+        # How many lost messages after the position have been told of: a page counts all that were lost after it.
+        told = 0
         while joining.current:
-            if page.lost:
-                connection.tell(InboxOverflow(name, page.lost), self._now(), self._publishing.message_id())
+            if page.lost > told:
+                connection.tell(InboxOverflow(name, page.lost - told), self._now(), self._publishing.message_id())
+            told = page.beyond
             for message in page.messages:
                 if not joining.current:
                     return
                 after = await self._send(connection, message)
             if len(page.messages) < PAGE:
                 # The page was the last one: everything up to its newest is sent, replaced, or past its time.
-                after = max(after, page.offset)
+                after, told = max(after, page.offset), 0
                 if self._hub.arrive(joining, after):
                     return
             page = await self._engine.inbox.read(user_id, after, PAGE)
@@ -91,7 +94,7 @@ class Recall:
                 # The inbox was lost meanwhile, and this is another one: from its beginning.
                 connection.tell(Resync(name), self._now(), self._publishing.message_id())
                 page = await self._engine.inbox.read(user_id, None, PAGE)
-                epoch, after = page.epoch, page.acked
+                epoch, after, told = page.epoch, page.acked, 0
 
     async def _catch_up(self, joining: Joining, after: int | None) -> None:
         connection, name = joining.connection, joining.channel.name

@@ -209,6 +209,12 @@ class Node:
     def connections(self) -> int:
         return len(self.hub.connections)
 
+    def online(self, user_id: str) -> None:
+        self.presence.online(user_id)
+
+    def present(self, channel: str, member: Member) -> None:
+        self.presence.present(channel, member, self.namespaces.find(channel))
+
     def answer(self, question: bytes) -> Deferred[bytes]:
         return self.control.answer(question)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import pytest_twisted
 from twisted.internet.defer import fail
@@ -13,6 +14,7 @@ from pushserver import errors
 from pushserver.delivery import Policy
 from pushserver.engine.interfaces import Member
 from pushserver.positions import Position
+from pushserver.publication import body
 from tests.fakes import Client, House
 
 SETTINGS = """
@@ -67,6 +69,37 @@ async def test_unread_messages_that_went_are_counted(house: House) -> None:
     assert [m["data"]["n"] for m in client.pushes("user_notification")] == [3, 4, 5, 6, 7]
 
 
+async def notify(house: House, count: int) -> None:
+    for n in range(count):
+        await house.execute("notify", userId="ann", data={"n": n})
+
+
+async def test_a_loss_beyond_the_first_page_is_told_once(tmp_path: Path) -> None:
+    house = await House(tmp_path).start()
+    await notify(house, 30)
+    for n in range(25):
+        await house.node.publishing.publish("user:ann", "chat_message", body(n), chat=True)
+    client = await house.client("ann")
+    await drain(house, client)
+    assert [m["data"]["lost"] for m in client.pushes("inbox_overflow")] == [5]
+    assert len(client.pushes("user_notification", "chat_message")) == 50
+    await house.stop()
+
+
+async def test_what_is_lost_while_the_rest_is_sent_is_told_as_well(tmp_path: Path) -> None:
+    house = await House(tmp_path, "[inbox]\nmax_messages = 50").start()
+    await notify(house, 55)
+    client = house.connect()
+    client.socket.blocked = True
+    await client.ask("auth", token=house.token("ann"))
+    # The first page, 6 to 25, is read and not sent yet; what comes now evicts up to 28.
+    await notify(house, 23)
+    await drain(house, client)
+    assert [m["data"]["lost"] for m in client.pushes("inbox_overflow")] == [5, 3]
+    assert [m["offset"] for m in client.pushes("user_notification")] == [*range(6, 26), *range(29, 79)]
+    await house.stop()
+
+
 async def test_a_replay_that_cannot_be_read_asks_the_client_to_come_back(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,3 +131,18 @@ async def test_who_went_with_a_dead_node_is_announced_here(house: House) -> None
     await house.settle()
     assert [m["data"]["status"] for m in watcher.pushes("user_status")] == ["offline"]
     assert [m["data"] for m in watcher.pushes("presence_leave")] == [{"userId": "ann"}]
+
+
+async def test_who_went_by_mistake_is_announced_here(house: House) -> None:
+    watcher = await house.client("eve")
+    await watcher.ask("subscribe", channels=["short:a", "status:ann"])
+    watcher.new()
+    house.node.online("ann")
+    house.node.present("short:a", Member("ann", 0, msgspec.Raw(b'{"name":"Ann"}')))
+    house.node.present("unknown:a", Member("ann", 0))
+    await house.settle()
+    told = [(m["channel"], m["type"], m["data"]) for m in watcher.new()]
+    assert sorted(told, key=str) == [
+        ("short:a", "presence_join", {"userId": "ann", "info": {"name": "Ann"}}),
+        ("status:ann", "user_status", {"userId": "ann", "status": "online", "lastSeenAt": house.now()}),
+    ]

@@ -100,8 +100,8 @@ class InboxPage(msgspec.Struct, frozen=True):
     """Some of an inbox, oldest first, after a position.
 
     ``lost`` counts the messages after that position that went by the inbox' limits (not those whose own ``ttl`` ended,
-    nor those replaced by a newer one with the same collapse key). ``pending`` counts the kept ones after it, those
-    beyond the page's limit included.
+    nor those replaced by a newer one with the same collapse key), and ``beyond`` those of them after the page's last
+    message. ``pending`` counts the kept ones after the position, those beyond the page's limit included.
     """
 
     messages: list[Publication]
@@ -109,6 +109,7 @@ class InboxPage(msgspec.Struct, frozen=True):
     epoch: str
     acked: int
     lost: int
+    beyond: int
     pending: int
 
 
@@ -177,6 +178,14 @@ class Listener(Protocol):
 
     def connections(self) -> int:
         """How many connections this node has, whoever they belong to."""
+
+    def online(self, user_id: str) -> None:
+        """A user whose connections had vanished with this node is here after all; it falls to this node to announce
+        it."""
+
+    def present(self, channel: str, member: Member) -> None:
+        """A user whose presence in a channel had vanished with this node is here after all; it falls to this node to
+        announce it."""
 
     def answer(self, question: bytes) -> Deferred[bytes]:
         """Another node's (or one's own) question to every node."""

@@ -101,6 +101,12 @@ class Recorder:
     def connections(self) -> int:
         return self.count
 
+    def online(self, user_id: str) -> None:
+        self._record("online", user_id)
+
+    def present(self, channel: str, member: Member) -> None:
+        self._record("present", channel, member)
+
     def answer(self, question: bytes) -> Deferred[bytes]:
         return self.reply(question)
 

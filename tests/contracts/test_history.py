@@ -102,6 +102,36 @@ async def test_what_is_past_its_age_is_never_shown_and_the_position_stays(nodes:
     assert (contents(page.messages), page.floor) == ([4], 3)
 
 
+async def test_a_shorter_age_leaves_no_hole_before_what_is_kept(nodes: Nodes) -> None:
+    """What goes before its elders takes them with it: what is kept is always everything after the floor."""
+    node = await nodes.start()
+    await fill(node, Retention(100, 50 * nodes.unit), *range(1, 11))
+    await fill(node, Retention(100, 10 * nodes.unit), *range(11, 41))
+    await nodes.advance(11)
+    await fill(node, Retention(100, 50 * nodes.unit), *range(41, 71))
+    page = await node.history.read("a", 5, 0, False)
+    assert (page.floor, page.newest.offset) == (40, 70)
+    page = await node.history.read("a", 5, 20, False)
+    assert (contents(page.messages), page.floor) == (list(range(41, 61)), 40)
+    page = await node.history.read("a", 60, 20, False)
+    assert contents(page.messages) == list(range(61, 71))
+    page = await node.history.read("a", None, 100, True)
+    assert contents(page.messages) == list(range(70, 40, -1))
+
+
+async def test_a_shorter_age_holds_once_its_own_messages_are_past_it(nodes: Nodes) -> None:
+    node = await nodes.start()
+    await fill(node, Retention(100, 50 * nodes.unit), 1, 2)
+    await fill(node, Retention(100, 10 * nodes.unit), 3)
+    assert contents((await node.history.read("a", None, 10, False)).messages) == [1, 2, 3]
+    await nodes.advance(11)
+    page = await node.history.read("a", None, 10, False)
+    assert (page.messages, page.floor, page.newest.offset) == ([], 3, 3)
+    await fill(node, Retention(100, 10 * nodes.unit), 4)
+    page = await node.history.read("a", 3, 10, False)
+    assert (contents(page.messages), page.floor) == ([4], 3)
+
+
 async def test_history_and_its_positions_outlive_a_restart(nodes: Nodes) -> None:
     node = await nodes.start()
     retention = Retention(3, 10 * nodes.unit)

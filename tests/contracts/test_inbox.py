@@ -137,6 +137,30 @@ async def test_the_oldest_goes_first_and_is_counted_as_lost(nodes: Nodes) -> Non
     assert await waiting(node) == ([4, 5, 6, 7, 8], 0)
 
 
+async def test_what_was_lost_beyond_a_page_is_counted_apart(nodes: Nodes) -> None:
+    node = await nodes.start(size=5, chat_size=2)
+
+    async def lost(after: int | None, limit: int) -> tuple[int, int]:
+        page = await node.inbox.read("7", after, limit)
+        return page.lost, page.beyond
+
+    await put(node, "n1", "n2", "n3")
+    await put(node, "c4", "c5", "c6", "c7", chat=True)
+    assert await waiting(node) == (["n1", "n2", "n3", "c6", "c7"], 2)
+    assert await lost(None, 0) == (2, 2)
+    assert await lost(None, 3) == (2, 2)
+    assert await lost(3, 0) == (2, 2)
+    assert await lost(3, 1) == (2, 0)
+    assert await lost(4, 0) == (1, 1)
+    assert await lost(None, 100) == (2, 0)
+    await put(node, "n8", "n9", "n10")
+    assert await waiting(node) == (["c6", "c7", "n8", "n9", "n10"], 5)
+    assert await lost(0, 1) == (5, 0)
+    await put(node, "n11", "n12")
+    assert await lost(6, 1) == (1, 0)
+    assert await lost(5, 0) == (2, 2)
+
+
 async def test_chat_evicts_only_chat(nodes: Nodes) -> None:
     node = await nodes.start(size=5, chat_size=2)
     await put(node, "n1", "n2")

@@ -255,7 +255,9 @@ class Inboxes:
             ).fetchall()
         ]
         pending = len(head.kept) - bisect_left(head.kept, (min(since, _NEVER) + 1) << 1)
-        return InboxPage(messages, head.newest, head.epoch, head.acked, head.lost_after(since), pending)
+        last = since if not messages or messages[-1].offset is None else messages[-1].offset
+        lost, beyond = head.lost_after(since), head.lost_after(last)
+        return InboxPage(messages, head.newest, head.epoch, head.acked, lost, beyond, pending)
 
     def acknowledge(self, connection: sqlite3.Connection, user_id: str, offset: int, epoch: str, now: int) -> int:
         head = self._head(connection, user_id, now)

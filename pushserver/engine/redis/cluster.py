@@ -3,7 +3,7 @@
 A node shows that it lives by a regular `beat`; one that has not for a whole lease is buried by whoever notices: its
 users' presence is removed script by script, and what each script removed is announced by the node that ran it. A node
 that was taken for dead, or finds that Redis' data is not what it was, comes to life again under a new incarnation and
-enters all its users anew.
+enters all its users anew; in the first case it announces them, as their end was announced.
 """
 
 from __future__ import annotations
@@ -87,8 +87,9 @@ class Cluster:
         self.incarnation = ""
         self.control = names.control
         self.replies = names.answers(self._id)
-        #: enters all that is present on this node under its new incarnation
-        self.enter: Callable[[], Any]
+        #: enters all that is present on this node under its new incarnation; called with whether others may have
+        #: announced that it went
+        self.enter: Callable[[bool], Any]
         #: how many connections are entered
         self.present: Callable[[], int]
         self._call: Any = None
@@ -96,6 +97,8 @@ class Cluster:
         self._waiting: list[Deferred[None]] = []
         self._again = False
         self._stale = True
+        #: whether this node was taken for dead and has not come to life again yet
+        self._buried = False
         self._stopping = False
         self._number = 0
         self._surveys: dict[str, _Survey] = {}
@@ -169,11 +172,14 @@ class Cluster:
             reply = await self._show("")
             if reply[0] != b"gone":
                 return reply
+            # Where all of Redis' data is gone, nobody has announced that anyone went.
+            self._buried = self._buried or reply[1].decode() == self._server.generation
         old, self.incarnation = self.incarnation, secrets.token_hex(8)
         self._stale = False
         try:
             reply = await self._show("new")
-            await self.enter()
+            await self.enter(self._buried)
+            self._buried = False
             if old:
                 await self.bury(old, 0)
         except errors.Unavailable:
@@ -182,7 +188,7 @@ class Cluster:
         return reply
 
     async def _show(self, new: str) -> list[Any]:
-        keys = [self._names.nodes, self._names.node(self.incarnation), self._names.ingest]
+        keys = [self._names.nodes, self._names.node(self.incarnation), self._names.ingest, self._names.server]
         # Who is signed in is counted in Redis at every change; the others only here.
         anonymous = max(0, self.listener.connections() - self.present())
         return await self._server.run(

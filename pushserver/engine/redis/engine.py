@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 _WATCH: Final = 1.0
 #: The pause before positions are compared again where that failed, s.
 _AGAIN: Final = 0.5
+#: How long an own message without a position is remembered where neither an answer nor an echo comes, s.
+_OWN: Final = 10.0
 
 
 def _now() -> int:
@@ -280,6 +282,8 @@ class RedisEngine:
         self._checking.addBoth(done)
 
     async def _compare(self) -> None:
+        # Also while Redis is away: each publication that it did not answer is still remembered.
+        self._live.feeds.forget(_OWN)
         if not self._subscriber.hearing:
             raise errors.Unavailable("nothing is heard")
         interrupted, self._interrupted = self._interrupted, False
@@ -288,7 +292,6 @@ class RedisEngine:
             if interrupted:
                 await self.presence.settle()
                 self._live.feeds.listener.refresh()
-            self._live.feeds.forget(10.0)
             await self.presence.touch()
         except errors.Unavailable:
             self._interrupted = self._interrupted or interrupted

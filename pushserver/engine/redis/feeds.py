@@ -161,7 +161,8 @@ class Feed:
             self._want(newest.offset if behind else 0, _UNDER_WAY if patient and behind else 0)
 
     def reached(self, position: Position) -> Deferred[None] | None:
-        """Answers when the listener was told all up to there; None where it was. Never fails."""
+        """Answers when the listener was told all up to there; None where it was. Fails with `errors.Unavailable` where
+        that could not be read: the position still lies ahead of what was told, and perhaps of what is secured."""
         if self._held is not None or not self.wanted:
             return None
         if self.sequencer is None:
@@ -179,6 +180,12 @@ class Feed:
         if self._waiting:
             assert self.sequencer is not None
             self._release(self.sequencer.position.offset)
+
+    def _disappoint(self) -> None:
+        """Fails those who wait."""
+        waiting, self._waiting = self._waiting, []
+        for _, each in waiting:
+            each.errback(errors.Unavailable("what was published before cannot be read now"))
 
     def _release(self, offset: int | None) -> None:
         """Answers those who wait for this offset or less, or all."""
@@ -212,17 +219,18 @@ class Feed:
             return
         self._catching = True
 
-        def done(_: Any) -> None:
+        def done(failure: Any) -> None:
             self._catching = False
-            # Where it could not be read, the comparison after the interruption finds it again.
             self._target = 0
-            self._release(None)
+            if failure is None:
+                self._release(None)
+                return
+            # The next comparison of positions finds again what could not be read.
+            if not failure.check(errors.Unavailable):
+                self.feeds.log.failure("Catching up failed", failure)
+            self._disappoint()
 
-        Deferred.fromCoroutine(self._read()).addErrback(self._unread).addBoth(done)
-
-    def _unread(self, failure: Any) -> None:
-        if not failure.check(errors.Unavailable):
-            self.feeds.log.failure("Catching up failed", failure)
+        Deferred.fromCoroutine(self._read()).addBoth(done)
 
     async def _read(self) -> None:
         sequencer = self.sequencer
@@ -240,7 +248,7 @@ class Feed:
             if between.messages:
                 await self.feeds.secure()
                 if not self.wanted or sequencer.position.epoch != newest.epoch:
-                    return
+                    continue
             for publication in between.messages:
                 if publication.offset is not None and sequencer.advance(publication.offset):
                     self._deliver(publication)
@@ -283,7 +291,8 @@ class Feeds:
         return feed if feed is not None and feed.wanted else None
 
     def answered(self, publication: Publication) -> Deferred[None] | None:
-        """A message with a position that this node wrote; what to wait for until the listener was told."""
+        """A message with a position that this node wrote; what to wait for (as `Feed.reached`) until the listener was
+        told."""
         feed = self.channels.get(publication.channel)
         if feed is None:
             return None
@@ -293,7 +302,8 @@ class Feeds:
         return feed.reached(Position(publication.offset, publication.epoch))
 
     async def reached(self, channel: str, position: Position) -> None:
-        """Waits until the listener was told all that the position covers, where the channel is subscribed to."""
+        """Waits until the listener was told all that the position covers, where the channel is subscribed to. Fails as
+        `Feed.reached` does."""
         feed = self.channels.get(channel)
         waiting = feed.reached(position) if feed is not None else None
         if waiting is not None:

@@ -97,12 +97,12 @@ class RedisInbox:
         reply = await self._server.run_in_epoch(
             "inbox_read", [self._names.inbox(user_id)], "" if after is None else after, max(0, limit), *self.ttls
         )
-        newest, epoch, acked, lost, pending = int(reply[0]), reply[1].decode(), *map(int, reply[2:5])
+        newest, epoch, acked, lost, beyond, pending = int(reply[0]), reply[1].decode(), *map(int, reply[2:6])
         messages = [
             publications.decode(body).positioned(int(offset), epoch)
-            for offset, body in zip(reply[5::2], reply[6::2], strict=True)
+            for offset, body in zip(reply[6::2], reply[7::2], strict=True)
         ]
-        return InboxPage(messages, newest, epoch, acked, lost, pending)
+        return InboxPage(messages, newest, epoch, acked, lost, beyond, pending)
 
     def state(self, user_id: str) -> Deferred[InboxState]:
         return Deferred.fromCoroutine(self._state(user_id))

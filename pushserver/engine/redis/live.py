@@ -291,7 +291,8 @@ class Live:
                 self.feeds.listener.task_event(event, channel.startswith(USER))
 
     async def kept(self, publication: Publication, body: bytes, position: Position) -> None:
-        """Redis keeps a publication at its position: answers when the listener was told, where it is subscribed.
+        """Redis keeps a publication at its position: answers when the listener was told, where it is subscribed, or
+        when that cannot be done for now.
 
         Where replicas are waited for, they have it now, and only now the nodes are told.
         """
@@ -304,7 +305,11 @@ class Live:
                 pass
         waiting = self.feeds.answered(publication.positioned(position.offset, position.epoch))
         if waiting is not None:
-            await waiting
+            try:
+                await waiting
+            except errors.Unavailable:
+                # The write stands; the listener is told when the positions are compared.
+                pass
 
     # -- life ---------------------------------------------------------------------------------------------------------
 

@@ -52,6 +52,8 @@ class RedisPresence:
         self._held: dict[Entry, bytes] = {}
         #: what is being entered, and whether another entering of it was the user's first
         self._beginning: dict[Entry, bool] = {}
+        #: what may have been the first when it was entered anew, but Redis' answer did not come
+        self._doubtful: set[Entry] = set()
         #: what ended while Redis did not say that it knows: when, with what info, and whether to announce it
         self._ended: dict[Entry, tuple[int, bytes, bool]] = {}
 
@@ -131,14 +133,31 @@ class RedisPresence:
 
     # -- after Redis was away -----------------------------------------------------------------------------------------
 
-    async def enter(self) -> None:
-        """Enters all that this node holds under its incarnation."""
+    async def enter(self, announced: bool) -> None:
+        """Enters all that this node holds under its incarnation. ``announced``: others may have said that it went, so
+        the listener is told of each user who is back."""
 
         async def enter(entry: Entry) -> None:
-            if await self._enter(entry, self._held[entry]) and entry in self._beginning:
-                self._beginning[entry] = True
+            info = self._held[entry]
+            try:
+                first = await self._enter(entry, info)
+            except errors.Unavailable:
+                self._doubtful.add(entry)
+                raise
+            if entry in self._beginning:
+                self._beginning[entry] = self._beginning[entry] or bool(first)
+            elif announced and (first or entry in self._doubtful):
+                self._tell_back(entry, info)
 
         await self._in_batches(self._held, enter)
+        self._doubtful.clear()
+
+    def _tell_back(self, entry: Entry, info: bytes) -> None:
+        channel, user_id, _ = entry
+        if channel is None:
+            self.listener.online(user_id)
+        else:
+            self.listener.present(channel, _seen(user_id, info))
 
     async def settle(self) -> None:
         """Takes out what ended while Redis was away, and announces it."""
@@ -156,7 +175,7 @@ class RedisPresence:
             if channel is None:
                 self.listener.offline(user_id, at)
             else:
-                self.listener.absent(channel, Member(user_id, 0, msgspec.Raw(info) if info else None))
+                self.listener.absent(channel, _seen(user_id, info))
 
         await self._in_batches(self._ended, remove)
 
@@ -205,6 +224,11 @@ class RedisPresence:
             for user, count in counts
         ]
         return sorted(members, key=lambda member: member.user_id)
+
+
+def _seen(user_id: str, info: bytes) -> Member:
+    """A user as announced."""
+    return Member(user_id, 0, msgspec.Raw(info) if info else None)
 
 
 def _member(entry: Entry) -> str:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
+import pytest
 from twisted.internet.defer import succeed
 from twisted.internet.task import deferLater
 
+from pushserver.engine.redis import cluster as cluster_module
+from pushserver.errors import Unavailable
 from tests.contracts.nodes import RunningNode
 
 from .nodes import Cluster, events, eventually, until
@@ -82,15 +87,76 @@ async def test_a_redis_that_was_away_makes_nobody_dead(cluster: Cluster, redis: 
 async def test_a_node_that_was_taken_for_dead_comes_to_life_again(cluster: Cluster, redis: RedisServer) -> None:
     node = await cluster.start(redis.url, "a", lease=600)
     other = await cluster.start(redis.url, "b", lease=600)
-    await node.presence.connect("7", "c1")
-    await node.presence.join("chat:a", "7", "c1", None)
+    info = msgspec.Raw(b'{"name":"Ann"}')
+    for each in (node, other):
+        await each.presence.connect("both", f"{each.name}1")
+        await each.presence.join("chat:a", "both", f"{each.name}1", None)
+    for connection in ("c1", "c2"):
+        await node.presence.connect("7", connection)
+        await node.presence.join("chat:a", "7", connection, info)
     before = node.engine._cluster.incarnation
     await other.engine._cluster.bury(before, 0)
     assert [event[0] for event in events(other, "offline")] == ["7"]
     await until(lambda: node.engine._cluster.incarnation != before)
     await eventually(lambda: _online(other), True)
-    assert [each.user_id for each in await other.presence.members("chat:a")] == ["7"]
-    assert await node.presence.connect("7", "c2") is False
+    assert [(each.user_id, each.connections) for each in await other.presence.members("chat:a")] == [
+        ("7", 2),
+        ("both", 2),
+    ]
+    assert await node.presence.connect("7", "c3") is False
+    # Others announced that they went, so this node announces that they are here.
+    assert events(node, "online") == [("7",)]
+    ((channel, member),) = events(node, "present")
+    assert (channel, member.user_id, bytes(member.info)) == ("chat:a", "7", b'{"name":"Ann"}')
+    assert [events(other, kind) for kind in ("online", "present")] == [[], []]
+
+
+async def test_a_node_that_comes_back_in_the_middle_of_its_burial_is_all_there(
+    cluster: Cluster, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_module, "_BURIAL", 1)
+    node = await cluster.start(redis.url, "a")
+    other = await cluster.start(redis.url, "b")
+    for user in ("7", "8", "9"):
+        await node.presence.connect(user, "c")
+    before = node.engine._cluster.incarnation
+    run = other.engine._server.run
+
+    async def slowly(name: str, *arguments: Any, **options: Any) -> Any:
+        reply = await run(name, *arguments, **options)
+        if name == "bury":
+            await node.engine._cluster.beat()
+        return reply
+
+    other.engine._server.run = slowly
+    redis.command("ZADD", "push:nodes", "1", before)
+    await other.engine._cluster.bury(before, 5_000)
+    assert node.engine._cluster.incarnation != before
+    for user in ("7", "8", "9"):
+        assert (await other.presence.online(user)).online
+    assert (await other.presence.connect("7", "d")) is False
+
+
+async def test_who_is_back_is_announced_also_where_redis_answer_was_lost(cluster: Cluster, redis: RedisServer) -> None:
+    node = await cluster.start(redis.url, "a", lease=600)
+    other = await cluster.start(redis.url, "b", lease=600)
+    await node.presence.connect("7", "c1")
+    await node.presence.join("chat:a", "7", "c1", None)
+    server, lost = node.engine._server, []
+    run = server.run
+
+    async def loses_two(name: str, *arguments: Any, **options: Any) -> Any:
+        reply = await run(name, *arguments, **options)
+        if name == "presence_begin" and len(lost) < 2:
+            lost.append(name)
+            raise Unavailable("the answer was lost")
+        return reply
+
+    server.run = loses_two
+    await other.engine._cluster.bury(node.engine._cluster.incarnation, 0)
+    await until(lambda: events(node, "present"))
+    assert len(lost) == 2
+    assert (events(node, "online"), [event[0] for event in events(node, "present")]) == ([("7",)], ["chat:a"])
 
 
 async def test_whoever_notices_at_the_call_that_it_was_taken_for_dead(cluster: Cluster, redis: RedisServer) -> None:
@@ -98,6 +164,7 @@ async def test_whoever_notices_at_the_call_that_it_was_taken_for_dead(cluster: C
     await node.presence.connect("7", "c1")
     await node.engine._cluster.bury(node.engine._cluster.incarnation, 0)
     assert await node.presence.connect("8", "c2") is True
+    assert events(node, "online") == [("7",)]
     assert (await node.presence.online("7")).online is True
 
 

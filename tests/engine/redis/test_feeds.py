@@ -12,6 +12,7 @@ from pushserver import errors
 from pushserver.engine.redis.feeds import Between, Feed, Feeds
 from pushserver.positions import Position
 from pushserver.publication import Publication
+from tests.conftest import LoggedErrors
 from tests.contracts.nodes import Recorder, contents, publication
 
 
@@ -53,6 +54,15 @@ class Room:
     @property
     def lost(self) -> int:
         return sum(event == ("resync", "a") for event in self.listener.events)
+
+
+def outcome_of(waiting: Deferred[None] | None) -> Any:
+    """What a Deferred that has fired fired with."""
+    assert waiting is not None
+    assert waiting.called
+    outcomes: list[Any] = []
+    waiting.addBoth(outcomes.append)
+    return outcomes[0]
 
 
 def at(offset: int, epoch: str = "e") -> Publication:
@@ -200,16 +210,40 @@ def test_offsets_that_were_replaced_are_no_loss(room: Room) -> None:
     assert room.told == [5, 8, 10]
 
 
-def test_a_reading_that_fails_answers_who_waits_and_is_tried_at_the_next_look(room: Room) -> None:
-    waiting = room.feed.reached(Position(5, "e"))
-    assert waiting is not None
+def test_a_reading_that_fails_is_told_to_who_waits_and_tried_at_the_next_look(room: Room) -> None:
+    waiting = [room.feed.reached(Position(offset, "e")) for offset in (4, 6)]
+    assert all(waiting)
+    room.feed.positioned(at(4))
     room.clock.advance(1)
     room.readings.asked.pop()[1].errback(errors.Unavailable("away"))
-    assert waiting.called
-    room.feed.compare(Position(5, "e"), patient=False)
+    outcomes = [outcome_of(each) for each in waiting]
+    assert outcomes[0] is None
+    assert outcomes[1].check(errors.Unavailable)
+    room.feed.compare(Position(6, "e"), patient=False)
     room.clock.advance(0)
-    room.readings.answer([at(4), at(5)], 5)
-    assert room.told == [4, 5]
+    room.readings.answer([at(5), at(6)], 6)
+    assert room.told == [4, 5, 6]
+    assert room.feed.reached(Position(6, "e")) is None
+
+
+def test_what_cannot_be_secured_reaches_nobody(room: Room) -> None:
+    async def unsafe() -> None:
+        raise errors.Unavailable("0 of 1 replicas have it")
+
+    room.feeds.secure = unsafe
+    waiting = room.feed.reached(Position(4, "e"))
+    room.clock.advance(1)
+    room.readings.answer([at(4)], 4)
+    assert outcome_of(waiting).check(errors.Unavailable)
+    assert room.told == []
+
+
+def test_a_reading_that_went_wrong_is_told_to_who_waits(room: Room, flush_errors: LoggedErrors) -> None:
+    waiting = room.feed.reached(Position(4, "e"))
+    room.clock.advance(1)
+    room.readings.asked.pop()[1].errback(ValueError("no publication"))
+    assert outcome_of(waiting).check(errors.Unavailable)
+    assert flush_errors(ValueError)
 
 
 def test_what_nobody_wants_is_followed_and_not_told(room: Room) -> None:

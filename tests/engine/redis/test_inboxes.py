@@ -38,7 +38,9 @@ async def answers(engine: Any, seed: int) -> list[Any]:
                 after = chance.choice([None, 0, newest // 2, max(0, newest - 3), newest])
                 page = await inbox.read("7", after, chance.choice([2, 100]))
                 offsets = [each.offset for each in page.messages]
-                told.append((contents(page.messages), offsets, page.offset, page.acked, page.lost, page.pending))
+                told.append(
+                    (contents(page.messages), offsets, page.offset, page.acked, page.lost, page.beyond, page.pending)
+                )
             case "acknowledge":
                 state = await inbox.state("7")
                 told.append(await inbox.acknowledge("7", chance.randint(0, newest), state.epoch))

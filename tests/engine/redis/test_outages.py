@@ -11,6 +11,7 @@ from twisted.internet.task import deferLater
 
 from pushserver import errors
 from pushserver.engine.interfaces import Credential, Once
+from pushserver.engine.redis import engine
 
 from .nodes import KEPT, Cluster, contents, events, eventually, patiently, publication, until
 from .proxy import Proxy
@@ -54,6 +55,21 @@ async def test_what_cannot_be_promised_fails_at_once_while_redis_is_away(cluster
         await refused(call)
     assert reactor.seconds() - began < 0.5
     assert node.listener.delivered == []
+
+
+async def test_what_was_refused_while_redis_is_away_is_forgotten_meanwhile(
+    cluster: Cluster, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_OWN", 0.3)
+    node = await cluster.start(redis.url, position_check=100)
+    redis.kill()
+    await until(lambda: node.engine.trouble() is not None)
+    for n in range(50):
+        await refused(lambda n=n: node.broker.publish(publication("public:x", n), None, None))
+    own = node.engine._live.feeds._own
+    assert own
+    await until(lambda: not own, "what was refused is forgotten", patience=3)
+    assert node.engine.trouble() is not None
 
 
 async def test_a_redis_that_comes_back_empty_moves_every_epoch_on(cluster: Cluster, redis: RedisServer) -> None:
@@ -234,6 +250,18 @@ async def test_data_that_vanished_under_a_living_redis_is_noticed(cluster: Clust
     assert after.epoch != before.epoch
     await until(lambda: events(node, "resync") == [("a",)])
     await eventually(lambda: _online(node), True)
+    assert events(node, "online") == []
+
+
+async def test_a_node_that_notices_first_that_all_data_vanished_announces_nobody(
+    cluster: Cluster, redis: RedisServer
+) -> None:
+    node = await cluster.start(redis.url)
+    await node.presence.connect("7", "c1")
+    redis.command("FLUSHALL")
+    await node.engine._cluster.beat()
+    await eventually(lambda: _online(node), True)
+    assert events(node, "online") == []
 
 
 async def _online(node: Any) -> bool:
@@ -252,6 +280,8 @@ async def test_presence_is_entered_again_after_redis_lost_it(cluster: Cluster, r
     await cluster.healthy(node)
     await eventually(lambda: _online(node), True)
     assert (await node.presence.online("8")).online is False
+    # Nobody announced that they went.
+    assert events(node, "online") == events(node, "present") == []
     assert [each.user_id for each in await node.presence.members("chat:a")] == ["7"]
     assert await node.presence.disconnect("7", "c1", 5) is True
     assert await node.presence.leave("chat:a", "7", "c1") is True
@@ -338,3 +368,33 @@ async def test_who_leaves_during_an_outage_and_comes_after_it_hears(cluster: Clu
     assert redis.command("PUBSUB", "NUMSUB", "push:live:0:a").endswith(":1\r\n")
     redis.command("PUBLISH", "push:pub:a", '{"data": 1}')
     assert contents(await node.heard(1)) == [1]
+
+
+async def test_a_past_that_the_listener_was_not_told_is_not_handed_out_and_a_write_beside_it_stands(
+    redis: RedisServer, proxy: Proxy, cluster: Cluster
+) -> None:
+    node = await cluster.start(redis.url)
+    other = await cluster.start(proxy.url, "b")
+    for channel in ("a", "user:7"):
+        await other.broker.subscribe(channel)
+    await publish(node, 1)
+    await other.heard(1)
+    proxy.change = lambda outer, data: b"" if b":live:" in data else data
+    feeds = other.engine._live.feeds
+    read, feeds.read = feeds.read, _away
+    await publish(node, 2)
+    await node.inbox.append(publication("user:7", "n1"), "7", False, None, None, None)
+    await refused(lambda: other.history.read("a", 1, 10, False))
+    await refused(lambda: other.inbox.read("7", 0, 10))
+    assert [each.offset for each in await publish(other, 3)] == [3]
+    kept = await other.inbox.append(publication("user:7", "n2"), "7", False, None, None, None)
+    assert kept.offset == 2
+    assert contents(other.listener.delivered) == [1]
+    feeds.read = read
+    assert contents((await other.history.read("a", 1, 10, False)).messages) == [2, 3]
+    assert contents((await other.inbox.read("7", 0, 10)).messages) == ["n1", "n2"]
+    assert sorted(contents(other.listener.delivered), key=str) == [1, 2, 3, "n1", "n2"]
+
+
+async def _away(channel: str, after: int, limit: int) -> Any:
+    raise errors.Unavailable("away")

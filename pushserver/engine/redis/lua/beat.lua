@@ -1,13 +1,15 @@
 -- A node's sign of life.
--- KEYS: 1 nodes, 2 node, 3 ingest    ARGV: 1 incarnation, 2 lease in ms, 3 how long the node's keys stay, 4 name,
---       5 started at, 6 'new' or '', 7 connections that belong to no user
--- Answers 'ok', the entries that wait in the ingest stream, then the nodes that are dead; or 'gone' where this one was
--- taken for dead. Who was away itself for long cannot tell who else was: it buries nobody for one lease.
+-- KEYS: 1 nodes, 2 node, 3 ingest, 4 server
+-- ARGV: 1 incarnation, 2 lease in ms, 3 how long the node's keys stay, 4 name, 5 started at, 6 'new' or '',
+--       7 connections that belong to no user
+-- Answers 'ok', the entries that wait in the ingest stream, then the nodes that are dead; or 'gone' and the generation
+-- where this one was taken for dead. Who was away itself for long cannot tell who else was: it buries nobody for one
+-- lease.
 local now = milliseconds()
 local lease = tonumber(ARGV[2])
 local last = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]) or 0)
 if ARGV[6] == '' and (last == 0 or redis.call('EXISTS', KEYS[2]) == 0) then
-  return {'gone'}
+  return {'gone', redis.call('HGET', KEYS[4], 'generation') or ''}
 end
 redis.call('ZADD', KEYS[1], string.format('%d', now), ARGV[1])
 redis.call('HSET', KEYS[2], 'name', ARGV[4], 'started', ARGV[5], 'anonymous', ARGV[7])

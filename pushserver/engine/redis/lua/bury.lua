@@ -7,6 +7,8 @@ local last = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]) or 0)
 if now - last < tonumber(ARGV[2]) then
   return {'ok', 'done', 0, 0}
 end
+-- From here on it is gone, also where its burial takes more than one script: beating again must not bring back half.
+redis.call('DEL', KEYS[2])
 if last == 0 then
   last = now
 end
@@ -30,7 +32,6 @@ end
 local state = 'more'
 if redis.call('EXISTS', KEYS[3], KEYS[4]) == 0 then
   redis.call('ZREM', KEYS[1], ARGV[1])
-  redis.call('DEL', KEYS[2])
   state = 'done'
 end
 local answer = {'ok', state, last, #users}

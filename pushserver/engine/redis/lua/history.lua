@@ -1,7 +1,7 @@
 -- KEYS[2]: history, KEYS[3]: messages
 -- ARGV: 3 since ('': from the end that is read from), 4 limit, 5 'reverse' or '', 6 ttl of a history that has no message yet
 -- Answers epoch, newest, floor, then offset and publication in turns. The id of an entry is <offset>-<when it ends>.
-local known = redis.call('HMGET', KEYS[2], 'epoch', 'offset')
+local known = redis.call('HMGET', KEYS[2], 'epoch', 'offset', 'ends')
 if not known[1] then
   redis.call('HSET', KEYS[2], 'epoch', ARGV[2])
   redis.call('PEXPIRE', KEYS[2], ARGV[6])
@@ -13,26 +13,38 @@ local function parts(id)
   local offset, ends = string.match(id, '^(%d+)-(%d+)$')
   return tonumber(offset), tonumber(ends)
 end
-local floor = newest
+-- Where each entry ends no earlier than the one before it, the first that has not ended shows the floor. Where that is
+-- not known (a shorter ttl came in between), every entry is looked at: what stands before one that has ended goes
+-- with it, so that what is kept has no hole.
+local ordered = known[3]
+local floor, latest, sorted = nil, 0, true
 local gone = false
 local head = '-'
-while floor == newest do
+repeat
   local entries = redis.call('XRANGE', KEYS[3], head, '+', 'COUNT', 20)
-  if #entries == 0 then
-    break
-  end
   for _, entry in ipairs(entries) do
     local offset, ends = parts(entry[1])
-    if ends > now then
-      floor = offset - 1
-      break
+    if ends <= now then
+      gone = true
+      floor, latest, sorted = nil, 0, true
+    else
+      floor = floor or offset - 1
+      sorted = sorted and ends >= latest
+      latest = math.max(latest, ends)
+      if ordered then
+        break
+      end
     end
-    gone = true
     head = '(' .. entry[1]
   end
-end
+until #entries == 0 or ordered and floor
+floor = floor or newest
 if gone then
   redis.call('XTRIM', KEYS[3], 'MINID', '=', string.format('%d', floor + 1))
+end
+if not ordered and sorted then
+  -- It only spares the next reader the work, so a Redis that is full may refuse it.
+  redis.pcall('HSET', KEYS[2], 'ends', string.format('%d', latest))
 end
 local answer = {'ok', full(known[1]), newest, floor}
 local limit = tonumber(ARGV[4])
@@ -48,10 +60,7 @@ else
   entries = redis.call('XRANGE', KEYS[3], from, '+', 'COUNT', limit)
 end
 for _, entry in ipairs(entries) do
-  local offset, ends = parts(entry[1])
-  if ends > now then
-    answer[#answer + 1] = offset
-    answer[#answer + 1] = entry[2][2]
-  end
+  answer[#answer + 1] = parts(entry[1])
+  answer[#answer + 1] = entry[2][2]
 end
 return answer

@@ -5,14 +5,23 @@ if ARGV[8] == '0' then
   redis.call('PUBLISH', ARGV[5], 'm ' .. ARGV[11] .. '\n' .. ARGV[6])
   return {'ok'}
 end
-local epoch = redis.call('HGET', KEYS[4], 'epoch')
+local known = redis.call('HMGET', KEYS[4], 'epoch', 'offset', 'ends')
+local epoch = known[1]
 if not epoch then
   epoch = ARGV[2]
   redis.call('HSET', KEYS[4], 'epoch', epoch)
   redis.call('DEL', KEYS[5])
 end
-local offset = redis.call('HINCRBY', KEYS[4], 'offset', 1)
-redis.call('XADD', KEYS[5], 'MAXLEN', '=', ARGV[8], string.format('%d-%d', offset, now + ARGV[9]), 'd', ARGV[6])
+local offset = tonumber(known[2] or 0) + 1
+local ends = now + ARGV[9]
+-- `ends` is when the newest entry ends, as long as each is known to end no earlier than the one before it.
+if offset == 1 or known[3] and ends >= tonumber(known[3]) then
+  redis.call('HSET', KEYS[4], 'offset', string.format('%d', offset), 'ends', string.format('%d', ends))
+else
+  redis.call('HSET', KEYS[4], 'offset', string.format('%d', offset))
+  redis.call('HDEL', KEYS[4], 'ends')
+end
+redis.call('XADD', KEYS[5], 'MAXLEN', '=', ARGV[8], string.format('%d-%d', offset, ends), 'd', ARGV[6])
 extend(KEYS[4], ARGV[10])
 extend(KEYS[5], ARGV[9])
 remember(offset .. ' ' .. full(epoch) .. ' ' .. ARGV[7])
