@@ -164,7 +164,7 @@ class Presence:
 
     def present(self, channel: str, member: Member, namespace: Namespace | None) -> None:
         """A user's presence, which others said had gone, is still here; it falls to this node to say so."""
-        if namespace is not None and namespace.join_leave:
+        if namespace is not None and namespace.announced:
             self._detach(self._announce(channel, "presence_join", member.user_id, member.info))
 
     async def _announce(self, channel: str, type: str, user_id: str, info: msgspec.Raw | None) -> None:
