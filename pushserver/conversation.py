@@ -106,9 +106,12 @@ class Conversation:
             )
         except AuthenticationFailed as problem:
             self._carry(session.refuse(asked.id, problem, problem.close))
+            problem.__traceback__ = None
         except PushError as problem:
             self._counters.error(problem.code.value)
             self._carry(session.fail(asked.id, problem, self._now()))
+            # From Python 3.12 on a frame knows who runs it, and so a traceback would hold its own exception.
+            problem.__traceback__ = None
         except CancelledError:
             if connection.open:
                 raise

@@ -166,6 +166,8 @@ class Subscribing:
             raise
         except Exception as problem:
             rejected[name] = self._rejection(connection, problem)
+            # From Python 3.12 on a frame knows who runs it, and so a traceback would hold its own exception.
+            problem.__traceback__ = None
             results.pop(name, None)
             if not known:
                 self.drop(connection, name)
