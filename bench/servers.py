@@ -373,6 +373,16 @@ class Floor(Nchan):
         self.http.post(f"/publish?times={times}", self.message())
 
 
+class PythonFloor(Floor):
+    """The same loop, called from Python."""
+
+    name = "Python floor"
+    needs = ()
+
+    def command(self) -> list[str]:
+        return [sys.executable, str(PEERS / "floor.py"), str(self.port)]
+
+
 class Load:
     """The client process of one server."""
 

@@ -26,6 +26,7 @@ from bench.servers import (
     NodeServer,
     NotAvailable,
     PushServer,
+    PythonFloor,
     Server,
     command,
     install,
@@ -37,6 +38,9 @@ from bench.servers import (
 #: Connections of the fan-outs, and publications of one round.
 CONNECTIONS = 1_000
 PUBLICATIONS = 400
+
+#: Who stands beside whom in the fan-outs.
+FAN_OUT = (PushServer, Floor, PythonFloor, NodeServer, Centrifuge, Nchan)
 
 Run = tuple[str, Callable[[], float]]
 
@@ -106,7 +110,11 @@ def fanout(progress: Progress, rounds: int) -> Table:
     table.row("pushserver")
     with ExitStack() as stack:
         there = _beside(
-            stack, table, progress, (PushServer, Floor, NodeServer, Centrifuge, Nchan), connections=CONNECTIONS
+            stack,
+            table,
+            progress,
+            FAN_OUT,
+            connections=CONNECTIONS,
         )
         runs: list[Run] = [(n, partial(_each, s, load, PUBLICATIONS, CONNECTIONS)) for n, s, load in there]
         in_turns(rounds, progress, table, runs)
@@ -124,7 +132,11 @@ def bursts(progress: Progress, rounds: int) -> Table:
     table.row("pushserver")
     with ExitStack() as stack:
         there = _beside(
-            stack, table, progress, (PushServer, Floor, NodeServer, Centrifuge, Nchan), connections=CONNECTIONS
+            stack,
+            table,
+            progress,
+            FAN_OUT,
+            connections=CONNECTIONS,
         )
         runs: list[Run] = [(n, partial(_bursts, s, load, 150, CONNECTIONS)) for n, s, load in there]
         in_turns(rounds, progress, table, runs)
