@@ -23,9 +23,9 @@ from typing import Any
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import react
 
+from pushserver.core.publication import Publication, body, encode
 from pushserver.engine.embedded import EmbeddedEngine
 from pushserver.engine.interfaces import InboxRules, Once
-from pushserver.publication import Publication, body, encode
 
 PUBLISHERS = 100
 

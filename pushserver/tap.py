@@ -12,8 +12,8 @@ from typing import Any
 from twisted.application.service import IService
 from twisted.python import usage
 
-from pushserver.config import load
-from pushserver.errors import ConfigError
+from pushserver.config.checks import load
+from pushserver.core.errors import ConfigError
 
 
 def _count(value: str) -> int:
@@ -82,7 +82,7 @@ def makeService(options: Options) -> IService:
             options["config"], os.environ, options.overrides(), dev=bool(options["dev"]), workers=options["workers"]
         )
         # Importing the service installs the reactor: not before twistd has chosen one, and not for a mistake.
-        from pushserver.service import make_service
+        from pushserver.app.service import make_service
 
         service: IService = make_service(config, dev=bool(options["dev"]), workers=options["workers"])
     except ConfigError as mistake:

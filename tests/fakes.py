@@ -18,17 +18,17 @@ import pytest
 from twisted.internet import defer
 from twisted.internet.task import Clock
 
-import pushserver.fanout
-from pushserver.config import load
-from pushserver.connection import Connection
-from pushserver.conversation import Conversation
-from pushserver.delivery import Mark, Outbox, Policy
+import pushserver.server.fanout
+from pushserver.app.service import Node
+from pushserver.config.checks import load
+from pushserver.core.errors import Close
 from pushserver.engine.embedded import EmbeddedEngine
 from pushserver.engine.interfaces import InboxRules
-from pushserver.errors import Close
-from pushserver.service import Node
-from pushserver.session import Rates, Session
-from pushserver.wire.native import SUBPROTOCOL, Plain
+from pushserver.protocols.native.framing import SUBPROTOCOL, Plain
+from pushserver.protocols.native.session import Rates, Session
+from pushserver.server.connection import Connection
+from pushserver.server.inbound import Conversation
+from pushserver.server.outbox import Mark, Outbox, Policy
 
 SECRET = "a secret of at least thirty-two bytes"
 START = 1_700_000_000
@@ -80,9 +80,9 @@ def hurried(hasty: bool) -> Iterator[None]:
     """While ``hasty``, every fan-out is cut into as many pieces as can be."""
     with pytest.MonkeyPatch.context() as patch:
         if hasty:
-            patch.setattr(pushserver.fanout, "STRIDE", 1)
-            patch.setattr(pushserver.fanout, "SLICE", 0.0)
-            patch.setattr(pushserver.fanout, "FEW", 0)
+            patch.setattr(pushserver.server.fanout, "STRIDE", 1)
+            patch.setattr(pushserver.server.fanout, "SLICE", 0.0)
+            patch.setattr(pushserver.server.fanout, "FEW", 0)
         yield
 
 

@@ -13,11 +13,11 @@ import jwt
 import msgspec
 from twisted.internet.task import deferLater
 
-from pushserver.config import Api, ApiKey, Auth, Config, Server
-from pushserver.connection import Connection
-from pushserver.conversation import Conversation
-from pushserver.service import PushService
-from pushserver.web.doorway import Doorway
+from pushserver.app.service import PushService
+from pushserver.config.checks import Api, ApiKey, Auth, Config, Server
+from pushserver.server.connection import Connection
+from pushserver.server.inbound import Conversation
+from pushserver.web.port import Doorway
 from pushserver.web.websocket import WebSocketDoor
 from tests.harness import free_port
 

@@ -19,12 +19,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 
-from pushserver.config import load
-from pushserver.connection import Connection
-from pushserver.conversation import Conversation
-from pushserver.delivery import Outbox
-from pushserver.service import PushService, wall_clock
-from pushserver.web.doorway import Doorway
+from pushserver.app.service import PushService, wall_clock
+from pushserver.config.checks import load
+from pushserver.server.connection import Connection
+from pushserver.server.inbound import Conversation
+from pushserver.server.outbox import Outbox
+from pushserver.web.port import Doorway
 from pushserver.web.websocket import WebSocketDoor
 from tests.fakes import SECRET
 from tests.harness import free_port
@@ -221,7 +221,7 @@ async def test_nothing_is_left_behind_by_any_end(service: PushService) -> None:
 async def test_a_connection_at_rest_leaves_by_its_reference_counts(
     service: PushService, no_collector: list[Any], end: str
 ) -> None:
-    """What `pushserver.collector` builds on."""
+    """What `pushserver.app.process` builds on."""
     from twisted.internet import reactor
     from twisted.internet.endpoints import TCP4ClientEndpoint
 

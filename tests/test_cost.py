@@ -15,17 +15,17 @@ from typing import Any
 import pytest
 
 import pushserver
-from pushserver import delivery
-from pushserver.connection import Connection
-from pushserver.delivery import Policy
-from pushserver.fanout import FanOut
-from pushserver.following import Channel
-from pushserver.publication import Publication, body
-from pushserver.stats import Counters
-from pushserver.wire.native import Plain
+from pushserver.core.publication import Publication, body
+from pushserver.protocols.native.framing import Plain
+from pushserver.server import outbox as delivery
+from pushserver.server.channel import Channel
+from pushserver.server.connection import Connection
+from pushserver.server.fanout import FanOut
+from pushserver.server.outbox import Policy
+from pushserver.server.stats import Counters
 from tests.harness import Server, wait_until
 from tests.rawsocket import RawSocket
-from tests.test_delivery import Kernel, Wire
+from tests.server.test_outbox import Kernel, Wire
 
 FOLLOWERS = 50
 

@@ -13,7 +13,7 @@ from tests.harness import ROOT
 # What twistd does at its end, see twisted.application.app.
 ENDS_AS_TWISTD = """
 import os, signal
-import pushserver.errors
+import pushserver.core.errors
 signal.signal(signal.SIGTERM, signal.SIG_DFL)
 os.kill(os.getpid(), signal.SIGTERM)
 """
@@ -33,4 +33,4 @@ def test_a_process_that_ends_itself_by_a_signal_is_measured(tmp_path: Path) -> N
     (written,) = tmp_path.glob("data.*")
     measured = coverage.CoverageData(str(written))
     measured.read()
-    assert str(ROOT / "pushserver" / "errors.py") in measured.measured_files()
+    assert str(ROOT / "pushserver" / "core" / "errors.py") in measured.measured_files()

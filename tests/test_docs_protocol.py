@@ -132,14 +132,14 @@ def test_transcript(server: Server, number: int) -> None:
 
 
 def test_every_message_type_is_in_an_example_or_a_table() -> None:
-    from pushserver.wire import messages
+    from pushserver.protocols.native import messages
 
     for type in messages.REQUEST_TYPES | messages.REPLY_TYPES | messages.SERVER_PUSHES | messages.NOTICES:
         assert f"`{type}`" in TEXT or f'"type": "{type}"' in TEXT, type
 
 
 def test_every_code_is_explained() -> None:
-    from pushserver import errors
+    from pushserver.core import errors
 
     for code in errors.Code:
         assert f"`{code}`" in TEXT, code

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from pushserver import errors
-from pushserver.stats import Counters
+from pushserver.core import errors
+from pushserver.server.stats import Counters
 from tests.fakes import House
 
 SETTINGS = """

@@ -27,12 +27,12 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.protocol import Protocol
 from twisted.internet.threads import deferToThread
 
-from pushserver.delivery import Policy
-from pushserver.session import Rates
-from pushserver.stats import Counters
-from pushserver.web.doorway import DoorwayFactory, Head
+from pushserver.protocols import rfc6455 as frames
+from pushserver.protocols.native.session import Rates
+from pushserver.server.outbox import Policy
+from pushserver.server.stats import Counters
+from pushserver.web.port import DoorwayFactory, Head
 from pushserver.web.websocket import WebSocketDoor, WebSocketDoorFactory
-from pushserver.wire import frames
 
 #: The largest message of the testsuite is 16 MiB.
 LIMIT = 1 << 25

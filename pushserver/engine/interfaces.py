@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import msgspec
 from zope.interface import Attribute, Interface
 
-from pushserver.positions import Position
-from pushserver.progress import TaskState
-from pushserver.publication import Publication
+from pushserver.core.positions import Position
+from pushserver.core.publication import Publication
+from pushserver.core.task import TaskState
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

@@ -24,7 +24,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from pushserver.errors import PushError
+from pushserver.core.errors import PushError
 from pushserver.manhole.tables import Answer
 from pushserver.manhole.verbs import Verbs
 

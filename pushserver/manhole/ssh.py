@@ -35,7 +35,7 @@ from twisted.logger import Logger, LogLevel
 from twisted.protocols.policies import TimeoutMixin
 from zope.interface import implementer
 
-from pushserver.errors import ConfigError
+from pushserver.core.errors import ConfigError
 from pushserver.manhole.lockout import LOCKED, Lockout
 from pushserver.manhole.shell import Interpreter, Quit, Terminal
 from pushserver.manhole.verbs import Rooms, Verbs

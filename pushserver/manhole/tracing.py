@@ -12,11 +12,11 @@ from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
 from zope.interface import implementer
 
-from pushserver import publication
-from pushserver.connection import Connection
-from pushserver.hub import Hub
+from pushserver.core import publication
+from pushserver.core.publication import Publication
 from pushserver.manhole.tables import printable
-from pushserver.publication import Publication
+from pushserver.server.connection import Connection
+from pushserver.server.hub import Hub
 
 #: Characters of a message that are shown.
 MAX_SHOWN: Final = 2_000

@@ -14,14 +14,14 @@ import msgspec
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger, LogLevel
 
-from pushserver.commands import Commands, id_of
-from pushserver.control import ConnectionInfo, Control, Target
-from pushserver.drain import Drain
-from pushserver.errors import Invalid, NotFound
-from pushserver.hub import Hub
+from pushserver.core.errors import Invalid, NotFound
 from pushserver.manhole.tables import Answer, compact, facts, line, moment, span, table
 from pushserver.manhole.tracing import LogWatch, Watch
-from pushserver.overview import Overview
+from pushserver.server.backend_commands import Commands, id_of
+from pushserver.server.cluster import ConnectionInfo, Control, Target
+from pushserver.server.drain import Drain
+from pushserver.server.hub import Hub
+from pushserver.server.stats_channel import Overview
 
 if TYPE_CHECKING:
     from pushserver.engine.interfaces import IEngine

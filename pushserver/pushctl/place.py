@@ -13,9 +13,9 @@ from typing import Final
 
 import click
 
-from pushserver import tokens
-from pushserver.config import Config, checked, read
-from pushserver.errors import ConfigError
+from pushserver.config.checks import Config, checked, read
+from pushserver.core import tokens
+from pushserver.core.errors import ConfigError
 
 #: Where a server listens when nobody says otherwise.
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
@@ -86,7 +86,7 @@ class Place:
             config = self.config()
             # What lies in the state directory may be another server's, but the file is about the one that was named.
             if config is not None and self._listens:
-                from pushserver.dev import address
+                from pushserver.app.dev import address
 
                 url = address(config.server.listen[0])
             else:

@@ -10,14 +10,15 @@ from typing import Any, Final
 import click
 import msgspec
 
-from pushserver import __version__, errors
-from pushserver.config import load
-from pushserver.progress import Status
+from pushserver import __version__
+from pushserver.config.checks import load
+from pushserver.config.values import UNITS
+from pushserver.core import errors
+from pushserver.core.task import Status
 from pushserver.pushctl.calls import call, task_path
 from pushserver.pushctl.options import Verbs
 from pushserver.pushctl.place import Place
 from pushserver.pushctl.show import Answer, cell, compact, moment
-from pushserver.settings import UNITS
 
 pass_place = click.make_pass_decorator(Place)
 

@@ -22,17 +22,17 @@ from twisted.logger import Logger
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
-from pushserver import operations
-from pushserver.channels import is_id
-from pushserver.commands import SCOPES, Batch, Commands, decode
-from pushserver.control import Control, Target
-from pushserver.errors import HTTP_STATUS, Code, Invalid, NotFound, PushError, Refused
-from pushserver.positions import Position
-from pushserver.requests import Requests
-from pushserver.session import reply_of
-from pushserver.stats import Counters
-from pushserver.tasks import Tasks
-from pushserver.wire.messages import MAX_HISTORY, push
+from pushserver.core import operations
+from pushserver.core.channels import is_id
+from pushserver.core.errors import HTTP_STATUS, Code, Invalid, NotFound, PushError, Refused
+from pushserver.core.positions import Position
+from pushserver.protocols.native.messages import MAX_HISTORY, push
+from pushserver.protocols.native.session import reply_of
+from pushserver.server.backend_commands import SCOPES, Batch, Commands, decode
+from pushserver.server.client_requests import Requests
+from pushserver.server.cluster import Control, Target
+from pushserver.server.stats import Counters
+from pushserver.server.tasks import Tasks
 
 if TYPE_CHECKING:
     from pushserver.engine.interfaces import IEngine

@@ -12,8 +12,8 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from pushserver import __version__
-from pushserver.hub import Hub
-from pushserver.stats import Counters
+from pushserver.server.hub import Hub
+from pushserver.server.stats import Counters
 
 if TYPE_CHECKING:
     from pushserver.engine.interfaces import IEngine

@@ -16,11 +16,11 @@ from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
-from pushserver.channels import is_id
-from pushserver.errors import Code, Invalid, NotFound, PushError, Refused
+from pushserver.core.channels import is_id
+from pushserver.core.errors import Code, Invalid, NotFound, PushError, Refused
+from pushserver.web.admission import Gate
 from pushserver.web.api import argument, respond, respond_error
-from pushserver.web.doorway import Head, answer, peer_address
-from pushserver.web.gate import Gate
+from pushserver.web.port import Head, answer, peer_address
 
 #: Seconds that a kept-alive HTTP connection may be idle, that a request may take to come whole, and for which what
 #: still comes of a refused one is read.

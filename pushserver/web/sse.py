@@ -26,29 +26,29 @@ from twisted.logger import Logger
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
-from pushserver import errors, operations, tokens
-from pushserver.auth import Authenticator
-from pushserver.commands import Duration, Id, decode, duration, id_of
-from pushserver.connection import Connection
-from pushserver.control import Control
-from pushserver.conversation import Conversation
-from pushserver.delivery import Mark, Outbox, Policy
-from pushserver.errors import Close, Code, Invalid, NotFound, PushError, Refused, Unavailable
-from pushserver.heartbeat import Heartbeat
-from pushserver.hub import Hub
-from pushserver.operations import Recovery, Want
-from pushserver.positions import Position
-from pushserver.publication import Publication
-from pushserver.requests import Requests
-from pushserver.session import Asked, Effect, Rates, Session, reply_of
-from pushserver.stats import Counters
-from pushserver.tasks import user_channel
-from pushserver.tokens import Identity, Keys, TokenRules
+from pushserver.core import errors, operations, tokens
+from pushserver.core.errors import Close, Code, Invalid, NotFound, PushError, Refused, Unavailable
+from pushserver.core.operations import Recovery, Want
+from pushserver.core.positions import Position
+from pushserver.core.publication import Publication
+from pushserver.core.tokens import Identity, Keys, TokenRules
+from pushserver.protocols.native import messages
+from pushserver.protocols.native.session import Asked, Effect, Rates, Session, reply_of
+from pushserver.server.auth import Authenticator
+from pushserver.server.backend_commands import Duration, Id, decode, duration, id_of
+from pushserver.server.client_requests import Requests
+from pushserver.server.cluster import Control
+from pushserver.server.connection import Connection
+from pushserver.server.heartbeat import Heartbeat
+from pushserver.server.hub import Hub
+from pushserver.server.inbound import Conversation
+from pushserver.server.outbox import Mark, Outbox, Policy
+from pushserver.server.stats import Counters
+from pushserver.server.tasks import user_channel
+from pushserver.web.admission import Gate
 from pushserver.web.api import argument, respond, respond_error
-from pushserver.web.doorway import peer_address
-from pushserver.web.gate import Gate
+from pushserver.web.port import peer_address
 from pushserver.web.site import headers_of
-from pushserver.wire import messages
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime

@@ -18,20 +18,20 @@ from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerPr
 from autobahn.websocket.protocol import TrafficStats
 from twisted.logger import Logger
 
-from pushserver import errors
-from pushserver.connection import Connection, Dialect
-from pushserver.conversation import Conversation
-from pushserver.delivery import Mark, Outbox, Policy, no_delay
-from pushserver.errors import Close
-from pushserver.heartbeat import Heartbeat
-from pushserver.hub import Hub
-from pushserver.requests import Requests
-from pushserver.session import Rates, Session
-from pushserver.stats import Counters
-from pushserver.web.doorway import Head
-from pushserver.web.upgrade import Deflation, Offer
-from pushserver.wire import frames
-from pushserver.wire.native import SUBPROTOCOL, Deflated, Plain
+from pushserver.core import errors
+from pushserver.core.errors import Close
+from pushserver.protocols import rfc6455 as frames
+from pushserver.protocols.native.framing import SUBPROTOCOL, Deflated, Plain
+from pushserver.protocols.native.session import Rates, Session
+from pushserver.server.client_requests import Requests
+from pushserver.server.connection import Connection, Dialect
+from pushserver.server.heartbeat import Heartbeat
+from pushserver.server.hub import Hub
+from pushserver.server.inbound import Conversation
+from pushserver.server.outbox import Mark, Outbox, Policy, no_delay
+from pushserver.server.stats import Counters
+from pushserver.web.handshake import Deflation, Offer
+from pushserver.web.port import Head
 
 #: Characters of a User-Agent that are kept for the lists of connections.
 MAX_USER_AGENT: Final = 200

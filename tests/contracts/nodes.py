@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.defer import Deferred, succeed
 
+from pushserver.core.publication import Publication, body
 from pushserver.engine.interfaces import IEngine, InboxRules, Member, TaskEvent
-from pushserver.publication import Publication, body
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from twisted.internet.defer import Deferred, fail, gatherResults
 
-from pushserver import errors
+from pushserver.core import errors
 from pushserver.engine.interfaces import ONCE_TTL, Once, Retention
 
 from .nodes import contents, publication

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from twisted.internet.defer import gatherResults
 
-from pushserver import errors
+from pushserver.core import errors
 from pushserver.engine.interfaces import InboxState, Once
 
 from .nodes import contents, publication

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 from twisted.internet.defer import gatherResults
 
-from pushserver import errors
+from pushserver.core import errors
+from pushserver.core.task import Status, TaskState
 from pushserver.engine.interfaces import Once, TaskEvent
-from pushserver.progress import Status, TaskState
 
 from .nodes import contents, publication
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 
-from pushserver.errors import NotFound
+from pushserver.core.errors import NotFound
 from pushserver.manhole import shell
 from pushserver.manhole.shell import Deadline, Interpreter, Quit, Stopped
 from pushserver.manhole.tables import Answer, line

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pushserver.errors import ConfigError
+from pushserver.core.errors import ConfigError
 from pushserver.manhole.ssh import HOST_KEY, MAX_CONNECTIONS, Checker, authorized_keys, host_key
 from tests.harness import Server, free_port, wait_until
 from tests.rawsocket import RawSocket

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from twisted.logger import Logger, LogLevel
 
-from pushserver.errors import Close
+from pushserver.core.errors import Close
 from pushserver.manhole.tracing import MAX_SHOWN, LogWatch, Watch, shown
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiI0MiJ9.c2lnbmF0dXJl"

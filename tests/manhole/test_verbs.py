@@ -11,7 +11,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from pushserver.errors import Invalid, NotFound
+from pushserver.core.errors import Invalid, NotFound
 from pushserver.manhole.verbs import Rooms, Verbs
 from tests.inside import Inside, running, token
 from tests.rawsocket import RawSocket

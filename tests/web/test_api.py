@@ -12,7 +12,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from pushserver.config import Auth, Server
+from pushserver.config.checks import Auth, Server
 from pushserver.web import site
 from tests.harness import Answer, start
 from tests.harness import Server as Process
@@ -142,7 +142,7 @@ def _nodes(client: RawSocket) -> Any:
 
 
 async def test_without_any_key_there_is_no_api(tmp_path: Path) -> None:
-    from pushserver.config import Api
+    from pushserver.config.checks import Api
 
     async with running(tmp_path, api=Api()) as inside:
         with RawSocket(inside.port) as client:

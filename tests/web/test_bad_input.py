@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from twisted.internet.threads import deferToThread
 from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 
-from pushserver.config import Auth, Heartbeat, NamespaceSection, RateLimits, Server
-from pushserver.web import doorway
+from pushserver.config.checks import Auth, Heartbeat, NamespaceSection, RateLimits, Server
+from pushserver.web import port as doorway
 from tests.harness import ROOT
 from tests.inside import Inside, running, token
 from tests.rawsocket import BINARY, CLOSE, CONTINUATION, PING, TEXT, Closed, RawSocket, frame

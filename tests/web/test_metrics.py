@@ -7,7 +7,7 @@ from typing import Any
 import prometheus_client
 from prometheus_client.parser import text_string_to_metric_families
 
-from pushserver.stats import Counters
+from pushserver.server.stats import Counters
 from pushserver.web.metrics import Measures, renderer
 from tests.harness import Server
 from tests.rawsocket import RawSocket

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from twisted.web.test.requesthelper import DummyRequest
 
-from pushserver.errors import Unavailable
+from pushserver.core.errors import Unavailable
 from pushserver.web.site import Asset, Folder, Health, Metrics, Page, Ready, WebSocketPath
 
 

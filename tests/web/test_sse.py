@@ -20,13 +20,13 @@ from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 from twisted.web.test.requesthelper import DummyRequest
 
-from pushserver import errors
-from pushserver.connection import Connection
-from pushserver.delivery import Policy
-from pushserver.limits import Buckets
-from pushserver.positions import Position
-from pushserver.session import Rates
-from pushserver.web.gate import Gate
+from pushserver.core import errors
+from pushserver.core.positions import Position
+from pushserver.core.rate_limit import Buckets
+from pushserver.protocols.native.session import Rates
+from pushserver.server.connection import Connection
+from pushserver.server.outbox import Policy
+from pushserver.web.admission import Gate
 from pushserver.web.sse import EventStream, EventStreams, Tickets, positions_of
 from tests import inside
 from tests.fakes import House

@@ -1,4 +1,4 @@
-"""`pushserver.web.websocket` and `pushserver.web.upgrade`: the way in, and one answer however the octets are cut."""
+"""`pushserver.web.websocket` and `pushserver.web.handshake`: the way in, and one answer however the octets are cut."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.testing import StringTransport
 
-from pushserver.delivery import Policy
-from pushserver.errors import Invalid
-from pushserver.session import Rates
-from pushserver.stats import Counters
-from pushserver.web.doorway import Head, WrongVersion
-from pushserver.web.upgrade import Offer
+from pushserver.core.errors import Invalid
+from pushserver.protocols.native.session import Rates
+from pushserver.server.outbox import Policy
+from pushserver.server.stats import Counters
+from pushserver.web.handshake import Offer
+from pushserver.web.port import Head, WrongVersion
 from pushserver.web.websocket import WebSocketDoorFactory
 from tests.rawsocket import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
 

@@ -9,6 +9,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from pushserver.core.errors import Unavailable
 from pushserver.engine.interfaces import (
     ONCE_TTL,
     HistoryPage,
@@ -23,7 +24,6 @@ from pushserver.engine.interfaces import (
     Once,
     Published,
 )
-from pushserver.errors import Unavailable
 
 from .operations import Append, Asking, CreateTask, Publish, ReplaceTask, Sweep, TaskDone
 from .presence import EmbeddedPresence
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
     from pathlib import Path
 
+    from pushserver.core.publication import Publication
+    from pushserver.core.task import TaskState
     from pushserver.engine.interfaces import InboxRules, Listener, Retention, TaskEvent
-    from pushserver.progress import TaskState
-    from pushserver.publication import Publication
 
 
 #: How often old rows are looked for, s, and how many of each kind one step removes.

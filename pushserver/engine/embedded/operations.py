@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from pushserver import errors, publication
+from pushserver.core import errors, publication
+from pushserver.core.task import TaskState
 from pushserver.engine.interfaces import Published
-from pushserver.progress import TaskState
 
-from . import once, revocationrows
+from .rows import idempotency as once
+from .rows import revocations as revocationrows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pushserver.core.publication import Publication
     from pushserver.engine.interfaces import Once, Retention, TaskEvent
-    from pushserver.publication import Publication
 
     from .store import Store
 

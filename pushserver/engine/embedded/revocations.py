@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface import implementer
 
+from pushserver.core.errors import Unavailable
 from pushserver.engine.interfaces import Credential, IRevocations
-from pushserver.errors import Unavailable
 
-from . import revocationrows
 from .operations import Asking
+from .rows import revocations as revocationrows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.python.failure import Failure
 
-from pushserver.errors import PushError, Unavailable
+from pushserver.core.errors import PushError, Unavailable
 
-from . import revocationrows
 from .database import Database, disk_failed, hold
-from .histories import Histories
-from .inboxes import Inboxes
-from .once import Keys
-from .taskrows import TaskRows
+from .rows import revocations as revocationrows
+from .rows.history import Histories
+from .rows.idempotency import Keys
+from .rows.inbox import Inboxes
+from .rows.tasks import TaskRows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from pushserver.errors import PushError, Unavailable
+from pushserver.core.errors import PushError, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

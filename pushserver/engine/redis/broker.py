@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any, Final
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from pushserver import publication as publications
+from pushserver.core import publication as publications
+from pushserver.core.positions import Position
 from pushserver.engine.interfaces import POSITION_TTL, HistoryPage, IBroker, IHistory, Node, Published
-from pushserver.positions import Position
 
 from .live import EMPTY_TTL
 
 if TYPE_CHECKING:
+    from pushserver.core.publication import Publication
     from pushserver.engine.interfaces import Once, Retention
-    from pushserver.publication import Publication
 
     from .cluster import Cluster
     from .live import Live

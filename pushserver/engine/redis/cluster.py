@@ -15,7 +15,7 @@ import msgspec
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from pushserver import errors
+from pushserver.core import errors
 from pushserver.engine.interfaces import Member, Node
 
 if TYPE_CHECKING:

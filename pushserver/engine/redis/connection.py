@@ -21,7 +21,7 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
-from pushserver.errors import ConfigError, Unavailable
+from pushserver.core.errors import ConfigError, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

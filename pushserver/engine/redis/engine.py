@@ -15,15 +15,15 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from pushserver import errors
+from pushserver.core import errors
+from pushserver.core.positions import Position
 from pushserver.engine.interfaces import IEngine
-from pushserver.positions import Position
 
 from .broker import RedisBroker, RedisHistory
 from .cluster import LEASE, Cluster
 from .connection import Connection, Misconfigured
 from .feeds import Between
-from .inboxes import RedisInbox
+from .inbox import RedisInbox
 from .ingest import RedisIngest
 from .live import Live
 from .names import USER, Names

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, Final
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from pushserver import errors
-from pushserver.positions import Position, Sequencer, Verdict
+from pushserver.core import errors
+from pushserver.core.positions import Position, Sequencer, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from pushserver.core.publication import Publication
     from pushserver.engine.interfaces import Listener
-    from pushserver.publication import Publication
 
 #: How long Pub/Sub has to bring what an answer or a look at the positions spoke of, s, before it is read instead.
 _UNDER_WAY: Final = 0.25

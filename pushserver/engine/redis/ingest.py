@@ -16,7 +16,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from pushserver import errors
+from pushserver.core import errors
 from pushserver.engine.interfaces import Fence, IIngest, Once
 
 from .connection import Connection, Refusal

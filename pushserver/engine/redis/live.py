@@ -20,10 +20,10 @@ import msgspec
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
-from pushserver import errors, publication
+from pushserver.core import errors, publication
+from pushserver.core.positions import Position
+from pushserver.core.publication import Publication
 from pushserver.engine.interfaces import TaskEvent
-from pushserver.positions import Position
-from pushserver.publication import Publication
 
 from .feeds import Feed, Feeds
 from .names import STATUS, TASK, USER, Names

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from pushserver import errors
+from pushserver.core import errors
 from pushserver.engine.interfaces import IPresence, Member, Online
 
 from .cluster import PRESENCE_TTL, SEEN_TTL

@@ -15,7 +15,7 @@ from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wra
 from twisted.internet.protocol import Factory
 from twisted.internet.ssl import Certificate, optionsForClientTLS, trustRootFromCertificates
 
-from pushserver.errors import ConfigError, Unavailable
+from pushserver.core.errors import ConfigError, Unavailable
 
 from .connection import CommandProtocol
 from .settings import Address, sentinel_of

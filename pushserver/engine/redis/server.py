@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
+from pushserver.core.errors import Unavailable
 from pushserver.engine.interfaces import ONCE_TTL
-from pushserver.errors import Unavailable
 
 from .connection import Connection, Refusal, parse_info
 from .scripts import Script, load

@@ -7,7 +7,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
 
-from pushserver.errors import ConfigError
+from pushserver.core.errors import ConfigError
 
 _PORT: Final = 6379
 

@@ -16,7 +16,7 @@ import hiredis
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 
-from pushserver.errors import Unavailable
+from pushserver.core.errors import Unavailable
 
 from .connection import CommandProtocol, Connection
 

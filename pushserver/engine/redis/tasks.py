@@ -8,19 +8,19 @@ import msgspec
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from pushserver import errors
-from pushserver import publication as publications
+from pushserver.core import errors
+from pushserver.core import publication as publications
+from pushserver.core.positions import Position
+from pushserver.core.task import TaskState
 from pushserver.engine.interfaces import ITaskStore
-from pushserver.positions import Position
-from pushserver.progress import TaskState
 
 from .names import TASK, USER
 
 if TYPE_CHECKING:
+    from pushserver.core.publication import Publication
     from pushserver.engine.interfaces import Once, TaskEvent
-    from pushserver.publication import Publication
 
-    from .inboxes import RedisInbox
+    from .inbox import RedisInbox
     from .live import Live
     from .names import Names
     from .server import Server

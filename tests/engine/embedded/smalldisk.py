@@ -13,9 +13,9 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater, react
 
+from pushserver.core.errors import Unavailable
 from pushserver.engine.embedded import EmbeddedEngine
 from pushserver.engine.interfaces import InboxRules
-from pushserver.errors import Unavailable
 from tests.contracts.nodes import Recorder, contents, publication
 
 

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from pushserver.core.publication import Publication, body
 from pushserver.engine.embedded.operations import Operation
 from pushserver.engine.embedded.store import Store
 from pushserver.engine.interfaces import InboxRules
-from pushserver.publication import Publication, body
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from pushserver.core.errors import ConfigError
 from pushserver.engine.embedded.database import FILE, Database, read_rows, write_rows
 from pushserver.engine.embedded.store import Store
-from pushserver.errors import ConfigError
 
 from .stores import RULES, OpenStore
 

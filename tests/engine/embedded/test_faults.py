@@ -124,7 +124,7 @@ def test_a_full_disk_is_said_and_nothing_is_told_as_done(tmp_path: Path) -> None
 def test_a_read_only_file_system_is_refused_at_the_start(tmp_path: Path) -> None:
     opening = (
         "import sys; from pathlib import Path; from pushserver.engine.embedded.database import hold\n"
-        "from pushserver.errors import ConfigError\n"
+        "from pushserver.core.errors import ConfigError\n"
         "try: hold(Path(sys.argv[1]) / 'state')\n"
         "except ConfigError as error: print(error)\n"
     )

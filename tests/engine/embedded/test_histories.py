@@ -11,10 +11,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from pushserver.engine.embedded import histories
+from pushserver.core.positions import Position, recovered
 from pushserver.engine.embedded.operations import Asking, Publish, Sweep
+from pushserver.engine.embedded.rows import history as histories
 from pushserver.engine.interfaces import HistoryPage, Retention
-from pushserver.positions import Position, recovered
 
 from .stores import OpenStore, contents, publication
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from twisted.python.failure import Failure
 
-from pushserver import errors
-from pushserver.engine.embedded import inboxes
-from pushserver.engine.embedded.inboxes import Head
+from pushserver.core import errors
 from pushserver.engine.embedded.operations import Append, Asking, Sweep
+from pushserver.engine.embedded.rows import inbox as inboxes
+from pushserver.engine.embedded.rows.inbox import Head
 from pushserver.engine.interfaces import ONCE_TTL, POSITION_TTL, InboxRules, Once
 
 from .stores import RULES, Failing, OpenStore, contents, publication

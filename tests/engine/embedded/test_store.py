@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pushserver.engine.embedded import revocationrows
+from pushserver.core.task import NewTask, complete, create
 from pushserver.engine.embedded.operations import Append, Asking, CreateTask, Publish, ReplaceTask, Sweep
+from pushserver.engine.embedded.rows import revocations as revocationrows
 from pushserver.engine.interfaces import Once, Retention, TaskEvent
-from pushserver.progress import NewTask, complete, create
 
 from .stores import OpenStore, publication
 

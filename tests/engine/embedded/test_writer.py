@@ -12,7 +12,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import Clock, deferLater
 
-from pushserver import errors
+from pushserver.core import errors
 from pushserver.engine.embedded import EmbeddedEngine, engine, writer
 from pushserver.engine.embedded.operations import Asking
 from pushserver.engine.interfaces import InboxRules, Once, Retention

@@ -8,9 +8,9 @@ from typing import Any
 
 from twisted.internet.task import deferLater
 
+from pushserver.core.errors import Unavailable
 from pushserver.engine.interfaces import InboxRules, Retention
 from pushserver.engine.redis import RedisEngine, RedisSettings
-from pushserver.errors import Unavailable
 from tests.contracts.nodes import RunningNode, contents, publication
 
 __all__ = ["KEPT", "Cluster", "contents", "eventually", "patiently", "publication", "until"]

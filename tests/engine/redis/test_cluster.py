@@ -9,8 +9,8 @@ import pytest
 from twisted.internet.defer import succeed
 from twisted.internet.task import deferLater
 
+from pushserver.core.errors import Unavailable
 from pushserver.engine.redis import cluster as cluster_module
-from pushserver.errors import Unavailable
 from tests.contracts.nodes import RunningNode
 
 from .nodes import Cluster, events, eventually, until

@@ -16,7 +16,7 @@ from cryptography.x509.oid import NameOID
 from twisted.internet.defer import DeferredList
 from twisted.internet.task import deferLater
 
-from pushserver import errors
+from pushserver.core import errors
 from pushserver.engine.interfaces import Once
 from pushserver.engine.redis import connection
 

@@ -8,10 +8,10 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from pushserver import errors
+from pushserver.core import errors
+from pushserver.core.positions import Position
+from pushserver.core.publication import Publication
 from pushserver.engine.redis.feeds import Between, Feed, Feeds
-from pushserver.positions import Position
-from pushserver.publication import Publication
 from tests.conftest import LoggedErrors
 from tests.contracts.nodes import Recorder, contents, publication
 

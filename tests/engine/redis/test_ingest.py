@@ -8,7 +8,7 @@ import msgspec
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import deferLater
 
-from pushserver import errors
+from pushserver.core import errors
 from pushserver.engine.interfaces import Once
 
 from .nodes import Cluster, contents, publication, until

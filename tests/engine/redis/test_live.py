@@ -149,7 +149,7 @@ async def test_many_subscriptions_of_a_turn_are_few_commands(cluster: Cluster, r
 
 
 async def test_a_subscription_given_up_before_it_stood(cluster: Cluster, redis: RedisServer) -> None:
-    from pushserver.errors import Unavailable
+    from pushserver.core.errors import Unavailable
 
     node = await cluster.start(redis.url)
     asked = node.broker.subscribe("a")

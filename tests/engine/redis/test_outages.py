@@ -9,7 +9,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from pushserver import errors
+from pushserver.core import errors
 from pushserver.engine.interfaces import Credential, Once
 from pushserver.engine.redis import engine
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pushserver import errors
+from pushserver.core import errors
 from pushserver.engine.interfaces import Once
 
 from .nodes import KEPT, Cluster, contents, events, eventually, patiently, publication, until

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from pushserver.core.errors import ConfigError
 from pushserver.engine.redis.settings import Address, address_of, sentinel_of
-from pushserver.errors import ConfigError
 
 
 @pytest.mark.parametrize(

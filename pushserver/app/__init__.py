@@ -1,0 +1,1 @@
+"""The wiring: options and files become a configuration, and that becomes a tree of services."""

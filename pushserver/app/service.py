@@ -1,0 +1,576 @@
+"""The wiring: a configuration becomes a tree of services (L4).
+
+    PushService                    starts from the left, stops from the right, each step awaited
+     |- engine                     where messages rest; opened first, closed last
+     |- rooms                      heartbeats, presence, tasks, control
+     |- doors                      the listeners: closed first, then clients are told and drained
+
+MultiService stops all its children at once; here each is awaited before the next.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from random import random
+from secrets import token_hex
+from socket import gethostname
+from typing import TYPE_CHECKING, Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.web.server import Request
+
+from pushserver.app import process as collector
+from pushserver.app.dev import Dev, open_console, prepare
+from pushserver.app.workers.role import Alone, Seat
+from pushserver.app.workers.sockets import widen
+from pushserver.config.checks import Config
+from pushserver.core import errors, operations
+from pushserver.core.channels import NamespaceOptions, Namespaces, Rule
+from pushserver.core.errors import ConfigError
+from pushserver.core.publication import Publication
+from pushserver.core.rate_limit import Buckets
+from pushserver.core.task import Pace
+from pushserver.core.tokens import Keys, TokenRules
+from pushserver.engine.interfaces import InboxRules, Member, TaskEvent
+from pushserver.protocols.native.messages import may_send
+from pushserver.protocols.native.session import Rates
+from pushserver.server.auth import Authenticator
+from pushserver.server.backend_commands import Commands
+from pushserver.server.client_requests import Bounds, Requests
+from pushserver.server.cluster import Control
+from pushserver.server.drain import Drain, reconnect_window
+from pushserver.server.heartbeat import Heartbeat
+from pushserver.server.hub import Hub
+from pushserver.server.jwks import KeySet
+from pushserver.server.outbox import Policy
+from pushserver.server.presence import Presence
+from pushserver.server.publishing import Publishing
+from pushserver.server.replay import Recall
+from pushserver.server.stats import Counters
+from pushserver.server.stats_channel import Overview
+from pushserver.server.tasks import FINAL_TYPES, Tasks
+from pushserver.web import api
+from pushserver.web.admission import Gate
+from pushserver.web.metrics import Measures, renderer
+from pushserver.web.port import DoorwayFactory, peer_address
+from pushserver.web.site import (
+    Asset,
+    Folder,
+    Health,
+    Metrics,
+    Page,
+    PushSite,
+    Ready,
+    Root,
+    WebSocketPath,
+    headers_of,
+)
+from pushserver.web.sse import EventStreams, Tickets
+from pushserver.web.websocket import WebSocketDoorFactory
+
+if TYPE_CHECKING:
+    from pushserver.manhole.ssh import Console
+
+
+def wall_clock() -> int:
+    """ms since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+class Node:
+    """The rooms of one node, joined to their engine. It is the engine's `Listener`."""
+
+    _log = Logger()
+
+    def __init__(self, reactor: Any, config: Config, engine: Any, name: str, now: Callable[[], int]) -> None:
+        self.name = name
+        self.engine = engine
+        self.now = now
+        self.counters = Counters(now())
+        self.namespaces = Namespaces(_namespaces(config))
+        self.publishing = Publishing(engine, self.namespaces, self.counters, now)
+        self.hub = Hub(reactor, engine.broker, self.counters, now, self.publishing.message_id)
+        self.presence = Presence(reactor, engine, self.publishing, now)
+        self.tasks = Tasks(
+            reactor,
+            engine,
+            self.hub,
+            self.publishing,
+            self.counters,
+            now,
+            pace=Pace(config.tasks.min_interval, config.tasks.min_delta),
+            stale_after=config.tasks.stale_after,
+        )
+        self.recall = Recall(engine, self.hub, self.publishing, now)
+        auth = config.auth
+        self.heartbeat = Heartbeat(
+            reactor,
+            now,
+            interval=config.heartbeat.interval,
+            timeout=config.heartbeat.timeout,
+            auth_timeout=None if auth.anonymous else auth.timeout,
+            grace=auth.refresh_grace,
+        )
+        key_set = KeySet(auth.jwks_url, now) if auth.jwks_url else None
+        self.authenticator = Authenticator(_keys(config), _token_rules(config), key_set, engine.revocations, now)
+        self.requests = Requests(
+            engine,
+            self.hub,
+            self.publishing,
+            self.presence,
+            self.tasks,
+            self.recall,
+            self.authenticator,
+            self.heartbeat,
+            self.counters,
+            Buckets(config.rate_limits.chat_messages_per_second),
+            Bounds(
+                connections_per_user=config.server.max_connections_per_user,
+                channels_per_connection=config.server.max_channels_per_connection,
+                heartbeat_interval=config.heartbeat.interval,
+                heartbeat_timeout=config.heartbeat.timeout,
+                inbox_size=config.inbox.max_messages,
+                node=name,
+                anonymous=auth.anonymous,
+            ),
+            now,
+        )
+        self.control = Control(
+            reactor,
+            engine,
+            self.hub,
+            self.requests,
+            self.authenticator,
+            name,
+            now,
+            max_token_lifetime=auth.max_token_lifetime,
+            leeway=auth.leeway,
+        )
+        self.control.take_over = self.presence.take_over
+        self.commands = Commands(self.hub, self.publishing, self.tasks, self.control)
+        self.overview = Overview(reactor, self.counters, self.hub, self.control, self.publishing, now)
+
+    def start(self) -> None:
+        self.heartbeat.start()
+        self.tasks.start()
+        self.control.start()
+        self.overview.start()
+
+    async def hand_over(self) -> None:
+        """The engine learns who has gone, and another node what this one has still to announce."""
+        try:
+            gone = await self.presence.settle()
+            if gone:
+                await self.control.hand_over(gone)
+        except errors.Unavailable:
+            self._log.warn("who has gone could not be handed over: the engine cannot answer now")
+
+    def stop(self) -> None:
+        self.overview.stop()
+        self.control.stop()
+        self.tasks.stop()
+        self.presence.stop()
+        self.heartbeat.stop()
+
+    # -- `engine.interfaces.Listener` ---------------------------------------------------------------------------------
+
+    def deliver(self, publication: Publication) -> None:
+        if publication.type in FINAL_TYPES and publication.channel.startswith("user:"):
+            self.tasks.concluded(publication)
+        self.hub.deliver(publication)
+
+    def task_event(self, event: TaskEvent, to_owner: bool) -> None:
+        self.tasks.event(event, to_owner)
+
+    def resync(self, channel: str) -> None:
+        told = self.hub.resync(channel)
+        if channel.startswith("user:"):
+            # What came into the inbox unheard is sent again from the cursor on.
+            for connection in told:
+                self.recall.catch_up(connection, channel, None)
+
+    def refresh(self) -> None:
+        self.control.recheck()
+        done = Deferred.fromCoroutine(self.tasks.refresh())
+        done.addErrback(lambda failure: self._log.warn("tasks could not be read again: {why}", why=failure.value))
+
+    def offline(self, user_id: str, last_seen_at: int) -> None:
+        self.presence.offline(user_id, last_seen_at)
+
+    def absent(self, channel: str, member: Member) -> None:
+        self.presence.absent(channel, member, self.namespaces.find(channel))
+
+    def connections(self) -> int:
+        return len(self.hub.connections)
+
+    def online(self, user_id: str) -> None:
+        self.presence.online(user_id)
+
+    def present(self, channel: str, member: Member) -> None:
+        self.presence.present(channel, member, self.namespaces.find(channel))
+
+    def answer(self, question: bytes) -> Deferred[bytes]:
+        return self.control.answer(question)
+
+
+class PushService(Service):
+    """One process of a push server.
+
+    Args:
+        config: checked, with everything that development mode adds.
+        dev: development mode's secrets, or None.
+        name: the node's; else the configured one, or one that is made up.
+        seat: the place among the processes that share the sockets; else the process is alone.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        config: Config,
+        dev: Dev | None = None,
+        now: Callable[[], int] = wall_clock,
+        *,
+        name: str = "",
+        seat: Seat | None = None,
+    ) -> None:
+        self._reactor = reactor
+        self._config = config
+        self._dev = dev
+        self._now = now
+        self._seat: Seat = Alone(reactor) if seat is None else seat
+        name = name or config.server.node_name or f"{gethostname().partition('.')[0]}-{token_hex(3)}"
+        self.node = Node(reactor, config, make_engine(reactor, config, name), name, now)
+        self._ports: list[IListeningPort] = []
+        self._starting: Deferred[None] | None = None
+        self._ready = False
+        self.gate = Gate(
+            allowed_origins=config.server.allowed_origins,
+            trusted_proxies=config.server.trusted_proxies,
+            loopback_only=dev is not None,
+            max_connections=config.server.max_connections,
+            open_now=lambda: len(self.node.hub.connections) + self._seat.elsewhere(),
+            connects=Buckets(config.rate_limits.connects_per_second),
+            now=now,
+        )
+        self._drain = Drain(reactor, self.node.hub, self.node.publishing, now, self._close_door)
+        self._console: Console | None = None
+        self._console_port: IListeningPort | None = None
+        self._doors = self._make_doors()
+        self.node.hub.changed = self.note
+
+    def _make_doors(self) -> DoorwayFactory:
+        config, node, gate = self._config, self.node, self.gate
+        limits, delivery = config.rate_limits, config.delivery
+        rates = Rates(limits.messages_per_second, limits.burst, limits.auth_attempts)
+        sockets = WebSocketDoorFactory(
+            self._reactor,
+            node.hub,
+            node.requests,
+            node.heartbeat,
+            node.counters,
+            self._now,
+            rates=rates,
+            anonymous=config.auth.anonymous,
+            max_message_size=config.server.max_message_size,
+            max_queue_size=delivery.max_queue_size,
+            policy=Policy(delivery.slow_consumer),
+            compression=delivery.compression,
+            compression_min_size=delivery.compression_min_size,
+        )
+        root = Root(gate)
+        site = PushSite(root, self._reactor, config.server.max_body_size)
+        doors = DoorwayFactory(
+            self._reactor, gate, node.counters, config.server.websocket_path, site.http, sockets.door
+        )
+        keys = api.Keys([(key.key, key.scopes) for key in config.api.keys])
+
+        def trusted(request: Request) -> bool:
+            if config.server.metrics_public or keys.scopes(request) is not None:
+                return True
+            return gate.is_loopback(peer_address(request.transport), headers_of(request))
+
+        calls = api.Api(
+            keys,
+            node.engine,
+            node.commands,
+            node.control,
+            node.requests,
+            node.tasks,
+            node.counters,
+            node.overview.everything,
+        )
+        root.putChild(b"api", calls)
+        streams = EventStreams(
+            self._reactor,
+            gate,
+            node.hub,
+            node.requests,
+            node.control,
+            node.heartbeat,
+            node.authenticator,
+            Tickets(_ticket_secrets(config), config.auth.max_token_lifetime),
+            node.counters,
+            self._now,
+            rates=rates,
+            anonymous=config.auth.anonymous,
+            max_message_size=config.server.max_message_size,
+            max_queue_size=delivery.max_queue_size,
+            policy=Policy(delivery.slow_consumer),
+        )
+        calls.add("tickets", "POST", api.Route("admin", streams.ticket))
+        root.putChild(b"sse", streams)
+        root.putChild(b"healthz", Health())
+        root.putChild(b"readyz", Ready(self.trouble, trusted))
+        measures = Measures(node.counters, node.hub, node.engine, node.name, self._now, lambda: self.trouble() is None)
+        #: the text of a scrape of this process
+        self.metrics = renderer(measures)
+        root.putChild(b"metrics", Metrics(lambda: self._seat.whole(self.metrics()), trusted))
+        root.putChild(b"pushclient.js", Asset("pushclient", "index.js", public=True))
+        root.putChild(b"pushclient", Folder("pushclient", public=True))
+        if config.server.page:
+            root.putChild(b"", Page(config.server.websocket_path, self._demo_token if self._dev else None))
+            root.putChild(b"page", Folder("page"))
+        root.place(
+            config.server.websocket_path,
+            WebSocketPath(lambda transport, head, octets: doors.upgrade(None, transport, head, octets)),
+        )
+        return doors
+
+    def _demo_token(self, user_id: str) -> str:
+        assert self._dev is not None
+        return self._dev.token(self._now(), user_id)
+
+    # -- figures ------------------------------------------------------------------------------------------------------
+
+    def trouble(self) -> str | None:
+        """Why this node should get no new connections now; None when it should."""
+        if self.gate.closed:
+            return "stopping"
+        if not self._ready:
+            return "starting"
+        trouble: str | None = self.node.engine.trouble()
+        return trouble
+
+    def load(self) -> int:
+        """Connections, and sockets that have not asked for anything yet."""
+        return len(self.node.hub.connections) + len(self._doors.waiting)
+
+    def note(self) -> None:
+        """Tells the processes beside this one how many connections there are here."""
+        self._seat.note(len(self.node.hub.connections), self.load())
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    def startService(self) -> None:
+        super().startService()
+        self._starting = Deferred.fromCoroutine(self._start())
+        self._starting.addErrback(self._seat.failed)
+
+    async def _start(self) -> None:
+        await self.node.engine.start(self.node)
+        self.node.start()
+        ingest = getattr(self.node.engine, "ingest", None)
+        if ingest is not None:
+            ingest.start(self.node.commands.execute)
+        for description in self._config.server.listen:
+            try:
+                port = await self._seat.endpoint(description).listen(self._doors)
+                self._ports.append(port)
+                widen(port, description)
+            except Exception as problem:
+                raise ConfigError(f"cannot listen on {description}: {problem}") from None
+        if self._seat.leads:
+            await self._open_console()
+        self._ready = True
+        self._log.info("node {node} listens on {endpoints}", node=self.node.name, endpoints=self._config.server.listen)
+        self.note()
+        self._seat.ready(self._config, self._dev, self._now())
+
+    def lead(self) -> None:
+        """Of the processes that share the sockets, this one does what one alone does, from now on."""
+        self._log.info("node {node} leads", node=self.node.name)
+        opening = Deferred.fromCoroutine(self._open_console())
+        opening.addErrback(lambda failure: self._log.failure("the console could not be opened", failure))
+
+    async def _open_console(self) -> None:
+        """The SSH console, where it is on: the last thing that opens. Its library is imported only then."""
+        settings, node = self._config.manhole, self.node
+        if not settings.listen or self._console is not None or not self.running:
+            return
+        from pushserver.manhole.ssh import Console
+        from pushserver.manhole.verbs import Rooms
+
+        rooms = Rooms(node.engine, node.hub, node.control, node.commands, node.overview, self._drain)
+        self._console = Console(
+            self._reactor,
+            rooms,
+            self._now,
+            state_dir=Path(self._config.server.state_dir),
+            username=settings.username,
+            keys_file=settings.authorized_keys,
+            password_file=settings.password_file,
+        )
+
+        async def listen(description: str) -> IListeningPort:
+            try:
+                port: IListeningPort = await self._seat.endpoint(description).listen(self._console)
+            except Exception as problem:
+                raise ConfigError(f"cannot listen on {description}: {problem}") from None
+            return port
+
+        self._config, self._console_port = await open_console(self._config, self._dev, listen)
+
+    def _close_door(self, closed: bool) -> None:
+        self.gate.closed = closed or not self.running
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop()).addErrback(self._stop_failed)
+
+    def _stop_failed(self, failure: Any) -> None:
+        # The process ends in any case; that it did not end in order must be seen.
+        self._log.failure("stopping failed", failure)
+
+    async def _stop(self) -> None:
+        """Listeners (the console's first), then clients, then rooms, then the engine: each after the one before."""
+        self.gate.closed = True
+        if self._starting is not None:
+            await self._starting
+        if self._console_port is not None:
+            await _stopped(self._console_port)
+        if self._console is not None:
+            self._console.close()
+        for port in self._ports:
+            await _stopped(port)
+        self._ports.clear()
+        if self._ready:
+            self._seat.closed(self._config, self._dev)
+        await self._send_away(self._config.server.shutdown_drain)
+        await self.node.hand_over()
+        self.node.stop()
+        await self.node.engine.stop()
+        self._log.info("node {node} has stopped", node=self.node.name)
+
+    async def _send_away(self, duration: int) -> None:
+        """Tells every client to come back elsewhere, spread over a while, and closes with what they have still to get
+        sent; who does not go in time is cut off."""
+        connections = list(self.node.hub.connections.values())
+        window = reconnect_window(len(connections))
+        for connection in connections:
+            connection.tell(
+                operations.GoingAway(int(window * random())), self._now(), self.node.publishing.message_id()
+            )
+            connection.close(errors.SHUTDOWN)
+        deadline = self._reactor.seconds() + duration / 1000
+        while self.node.counters.sockets and self._reactor.seconds() < deadline:
+            await deferLater(self._reactor, 0.02)
+        for connection in connections:
+            connection.line.abort()
+
+
+async def _stopped(port: IListeningPort) -> None:
+    done = port.stopListening()
+    if done is not None:
+        await done
+
+
+def make_engine(reactor: Any, config: Config, name: str) -> Any:
+    """The configured engine, not started. Its package is imported here, so that only the one in use is."""
+    rules = InboxRules(config.inbox.max_messages, config.inbox.max_chat_messages, config.inbox.ttl)
+    if config.engine.kind == "redis":
+        from pushserver.engine.redis import RedisEngine, RedisSettings
+
+        section = config.redis
+        return RedisEngine(
+            reactor,
+            RedisSettings(
+                url=section.url,
+                prefix=section.prefix,
+                sentinels=section.sentinels,
+                service=section.service,
+                wait_replicas=section.wait_replicas,
+                connect_timeout=section.connect_timeout,
+                command_timeout=section.command_timeout,
+            ),
+            node_name=name,
+            inbox=rules,
+            task_ttl=config.tasks.ttl,
+            position_check=config.engine.position_check,
+            accepts=lambda type: may_send(type, server_side=True),
+        )
+    from pushserver.engine.embedded import EmbeddedEngine
+
+    return EmbeddedEngine(reactor, Path(config.server.state_dir), rules, config.tasks.ttl, name)
+
+
+def make_service(config: Config, dev: bool, workers: int) -> Service:
+    """The service for ``twistd``. Raises `errors.ConfigError`."""
+    from twisted.internet import reactor
+
+    secrets: Dev | None = None
+    if dev:
+        config, secrets = prepare(config)
+    reactor.addSystemEventTrigger("before", "shutdown", _end_once)  # type: ignore[attr-defined]
+    if workers > 1:
+        from pushserver.app.workers.supervisor import Supervisor
+
+        return Supervisor(reactor, config, secrets, workers, wall_clock)
+    service = PushService(reactor, config, secrets)
+    collector.settle()
+    return service
+
+
+def _end_once() -> None:
+    """The end has begun: a second SIGTERM changes nothing (Twisted would log a failure), a second Ctrl-C ends it."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _keys(config: Config) -> Keys:
+    auth = config.auth
+    try:
+        public = [Path(auth.public_key_file).read_bytes()] if auth.public_key_file else []
+        return Keys(auth.hmac_secret(), public)
+    except (OSError, ValueError) as problem:
+        raise ConfigError(f"[auth]: {problem}") from None
+
+
+def _ticket_secrets(config: Config) -> list[str | bytes]:
+    """What only the nodes of this server know, the same on all of them."""
+    auth = config.auth
+    own = auth.hmac_secret() if auth.secret or auth.secret_file else b""
+    return [own, *(key.key for key in config.api.keys)]
+
+
+def _token_rules(config: Config) -> TokenRules:
+    auth = config.auth
+    return TokenRules(
+        algorithms=frozenset(auth.algorithms),
+        issuer=auth.issuer,
+        audience=auth.audience,
+        user_claim=auth.user_claim,
+        leeway=auth.leeway,
+        max_token_lifetime=auth.max_token_lifetime,
+        roles=config.roles,
+    )
+
+
+def _namespaces(config: Config) -> list[NamespaceOptions]:
+    options: list[NamespaceOptions] = []
+    for section in config.namespaces:
+        given = {name: getattr(section, name) for name in section.given}
+        for rule in ("subscribe", "publish"):
+            if rule in given:
+                given[rule] = Rule(given[rule])
+        given["name"] = section.name
+        options.append(NamespaceOptions(**given))
+    return options

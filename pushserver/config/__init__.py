@@ -1,0 +1,1 @@
+"""The configuration: how it is read, checked, and what it holds."""

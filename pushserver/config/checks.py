@@ -1,0 +1,262 @@
+"""The configuration: a TOML file, the environment and the command line become one frozen, checked `Config`.
+
+    command line  over  PUSHSERVER_<SECTION>__<KEY>  over  TOML file  over  default
+
+    pushserver.config.values    how one value is read
+    pushserver.config.sections    the keys, their defaults and types
+    pushserver.config.loader     the draft: what was said, and by whom
+    here                   the rules between keys, and the files that keys name
+
+Every mistake is a `pushserver.core.errors.ConfigError` of one line that names the source, the key, the value and what
+was expected. Secrets are in no error and no repr.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+
+from pushserver.config import values as settings
+from pushserver.config.loader import Draft
+from pushserver.config.sections import (
+    SECTIONS,
+    SHORTEST_SECRET,
+    Api,
+    Auth,
+    Config,
+    Delivery,
+    Engine,
+    Heartbeat,
+    Inbox,
+    Manhole,
+    NamespaceSection,
+    RateLimits,
+    Redis,
+    Section,
+    Server,
+    Tasks,
+    keys_of,
+)
+from pushserver.config.values import ApiKey, shown
+from pushserver.core.errors import ConfigError
+from pushserver.core.tokens import HMAC_ALGORITHMS, PUBLIC_KEY_ALGORITHMS, Keys
+
+__all__ = [
+    "Api",
+    "ApiKey",
+    "Auth",
+    "Config",
+    "Delivery",
+    "Engine",
+    "Heartbeat",
+    "Inbox",
+    "Manhole",
+    "NamespaceSection",
+    "RateLimits",
+    "Redis",
+    "Server",
+    "Tasks",
+    "checked",
+    "load",
+    "read",
+]
+
+#: The option of the command line that sets a key.
+OPTIONS: Final = {
+    "server.listen": "--listen",
+    "server.state_dir": "--state-dir",
+    "redis.url": "--redis",
+    "engine.kind": "--redis",
+    "manhole.listen": "--manhole",
+}
+
+_PATHS: Final = ("server.state_dir", "auth.secret_file", "auth.public_key_file", "manhole.authorized_keys",
+                 "manhole.password_file")  # fmt: skip
+
+
+#: Paths that the server answers itself.
+_TAKEN: Final = ("api", "sse", "healthz", "readyz", "metrics", "pushclient.js")
+
+SectionType = TypeVar("SectionType", bound=Section)
+
+
+def load(
+    path: str | None = None,
+    environ: Mapping[str, str] | None = None,
+    overrides: Mapping[str, object] | None = None,
+    dev: bool = False,
+    workers: int = 1,
+) -> Config:
+    """Read the configuration and check it as a whole.
+
+    ``overrides`` are the command line's, by ``"section.key"``. Paths come back absolute, since ``twistd`` may change
+    the working directory between now and the first use. With ``dev``, what `pushserver.app.dev` generates may be
+    missing, and every listener must be on loopback. Raises `ConfigError`.
+    """
+    return checked(read(path, environ, overrides), dev, workers)
+
+
+def read(
+    path: str | None = None,
+    environ: Mapping[str, str] | None = None,
+    overrides: Mapping[str, object] | None = None,
+) -> Draft:
+    """What the sources say, each value checked by itself alone. Raises `ConfigError`."""
+    draft = Draft()
+    if path is not None:
+        draft.add_file(path)
+    draft.add_environment(environ if environ is not None else {})
+    for key, value in (overrides or {}).items():
+        draft.add(f"option {OPTIONS.get(key, key)}", key, value)
+    return draft
+
+
+def checked(draft: Draft, dev: bool = False, workers: int = 1, *, keyless: bool = False) -> Config:
+    """The whole configuration, as `load` answers with it.
+
+    With ``keyless``, no way to verify tokens is no mistake: for whoever talks to a server and cannot know whether it
+    runs in development mode. Raises `ConfigError`.
+    """
+    return _Checks(draft).config(dev, workers, keyless)
+
+
+class _Checks:
+    """What no single key can tell: the rules between keys, and the files that keys name."""
+
+    def __init__(self, draft: Draft) -> None:
+        self._draft = draft
+
+    def config(self, dev: bool, workers: int, keyless: bool) -> Config:
+        self._absolute_paths()
+        server, auth = self._section(Server), self._section(Auth)
+        engine, redis, manhole = self._section(Engine), self._section(Redis), self._section(Manhole)
+        self._check_server(server)
+        self._check_auth(auth, dev, keyless)
+        self._check_redis(redis)
+        self._check_manhole(manhole, dev)
+        api = self._section(Api)
+        if len({key.key for key in api.keys}) != len(api.keys):
+            raise self._mistake("api.keys", "expected each key once", list(api.keys))
+        if dev:
+            self._check_loopback(server, manhole)
+        if workers < 1:
+            raise ConfigError(f"option --workers: workers = {workers}: expected a whole number from 1")
+        if workers > 1 and engine.kind != "redis":
+            raise ConfigError(f'option --workers: workers = {workers}: expected 1, or engine.kind = "redis" (--redis)')
+        inbox = self._section(Inbox)
+        chat = min(inbox.max_chat_messages, inbox.max_messages)
+        return Config(
+            server=server,
+            auth=auth,
+            heartbeat=self._section(Heartbeat),
+            delivery=self._section(Delivery),
+            engine=engine,
+            redis=redis,
+            tasks=self._section(Tasks),
+            inbox=msgspec.structs.replace(inbox, max_chat_messages=chat),
+            rate_limits=self._section(RateLimits),
+            api=api,
+            manhole=manhole,
+            roles=self._draft.roles,
+            namespaces=tuple(self._draft.namespaces),
+        )
+
+    def _section(self, section: type[SectionType]) -> SectionType:
+        name = next(name for name, known in SECTIONS.items() if known is section)
+        return section(**self._draft.values[name])
+
+    def _absolute_paths(self) -> None:
+        for full_key in _PATHS:
+            section, _, key = full_key.partition(".")
+            value = self._draft.values[section].get(key, getattr(SECTIONS[section](), key))
+            if value:
+                self._draft.values[section][key] = os.path.abspath(value)
+
+    def _mistake(self, full_key: str, problem: str, value: object) -> ConfigError:
+        source = self._draft.sources.get(full_key, "default")
+        section, _, key = full_key.partition(".")
+        setting = keys_of(SECTIONS[section])[key]
+        return ConfigError(f"{source}: {full_key} = {shown(value, setting)}: {problem}")
+
+    def _check_server(self, server: Server) -> None:
+        if not server.listen:
+            raise self._mistake("server.listen", "expected at least one endpoint", [])
+        if server.websocket_path.split("/")[1] in _TAKEN:
+            raise self._mistake(
+                "server.websocket_path", "expected a path that the server does not use itself", server.websocket_path
+            )
+
+    def _check_auth(self, auth: Auth, dev: bool, keyless: bool) -> None:
+        if auth.secret and auth.secret_file:
+            raise self._mistake("auth.secret_file", "expected either this or auth.secret, not both", auth.secret_file)
+        secret = self._read_file("auth.secret_file", auth.secret_file, auth.hmac_secret)
+        if (auth.secret or auth.secret_file) and len(secret) < SHORTEST_SECRET:
+            key = "auth.secret_file" if auth.secret_file else "auth.secret"
+            problem = f"expected at least {SHORTEST_SECRET} bytes, there are {len(secret)}"
+            raise self._mistake(key, problem, auth.secret_file)
+        keys = self._keys(auth)
+        if not (auth.verifies or dev or keyless):
+            raise ConfigError(
+                "no way to verify tokens: expected auth.secret, auth.secret_file, auth.public_key_file or auth.jwks_url"
+                " in the configuration, or --dev"
+            )
+        self._check_algorithms(auth, keys, dev)
+
+    def _keys(self, auth: Auth) -> Keys:
+        """All keys, each checked by itself so that the mistake names the right one."""
+        self._read_file("auth.public_key_file", auth.public_key_file, auth.public_key)
+        for full_key, one in [
+            ("auth.public_key_file", Auth(public_key_file=auth.public_key_file)),
+            ("auth.secret_file" if auth.secret_file else "auth.secret", auth),
+        ]:
+            try:
+                keys = one.keys()
+            except ValueError as problem:
+                key = full_key.partition(".")[2]
+                raise self._mistake(full_key, f"expected a usable key: {problem}", getattr(auth, key)) from None
+        return keys
+
+    def _check_algorithms(self, auth: Auth, keys: Keys, dev: bool) -> None:
+        usable = keys.algorithms | (PUBLIC_KEY_ALGORITHMS if auth.jwks_url else set())
+        chosen = set(auth.algorithms)
+        for algorithm in auth.algorithms:
+            # Development mode brings a secret of its own.
+            if algorithm not in usable and not (dev and algorithm in HMAC_ALGORITHMS):
+                wanted = "a secret that is long enough" if algorithm in HMAC_ALGORITHMS else "a public key that fits"
+                raise self._mistake("auth.algorithms", f"expected {wanted} beside {algorithm}", list(auth.algorithms))
+        if chosen and (auth.secret or auth.secret_file) and not chosen & HMAC_ALGORITHMS:
+            raise self._mistake("auth.algorithms", "expected an HS algorithm beside the secret", list(auth.algorithms))
+        if chosen and (auth.public_key_file or auth.jwks_url) and chosen <= HMAC_ALGORITHMS:
+            problem = "expected an RS, PS, ES or EdDSA algorithm beside the public key"
+            raise self._mistake("auth.algorithms", problem, list(auth.algorithms))
+
+    def _check_redis(self, redis: Redis) -> None:
+        if redis.sentinels and not redis.service:
+            raise self._mistake("redis.sentinels", "expected redis.service beside it", list(redis.sentinels))
+        if redis.service and not redis.sentinels:
+            raise self._mistake("redis.service", "expected redis.sentinels beside it", redis.service)
+
+    def _check_manhole(self, manhole: Manhole, dev: bool) -> None:
+        files = {"manhole.authorized_keys": manhole.authorized_keys, "manhole.password_file": manhole.password_file}
+        for full_key, path in files.items():
+            if path and not self._read_file(full_key, path, Path(path).read_bytes).strip():
+                raise self._mistake(full_key, "expected a file that is not empty", path)
+        if manhole.listen and not (manhole.authorized_keys or manhole.password_file or dev):
+            raise self._mistake(
+                "manhole.listen", "expected manhole.authorized_keys or manhole.password_file beside it", manhole.listen
+            )
+
+    def _check_loopback(self, server: Server, manhole: Manhole) -> None:
+        for key, listen in [*(("server.listen", one) for one in server.listen), ("manhole.listen", manhole.listen)]:
+            if listen and not settings.is_loopback(listen):
+                raise self._mistake(key, "expected a loopback interface (interface=127.0.0.1) with --dev", listen)
+
+    def _read_file(self, full_key: str, path: str, read: Callable[[], bytes]) -> bytes:
+        try:
+            return read()
+        except OSError as problem:
+            raise self._mistake(full_key, f"expected a readable file: {problem.strerror}", path) from None

@@ -1,0 +1,245 @@
+"""The sections of the configuration: their keys, defaults and types, and how each is read.
+
+A section is a struct whose fields are its keys: the type that the program uses (durations are integer milliseconds,
+sizes integer bytes, lists tuples), the default, and the `Setting` that reads it. Secrets are in no repr.
+"""
+
+from __future__ import annotations
+
+import typing
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from pushserver.config.values import (
+    API_KEY,
+    CIDR,
+    HTTP_URL,
+    ORIGIN,
+    PERMISSION,
+    REDIS_URL,
+    SENTINEL,
+    ApiKey,
+    Setting,
+    choice,
+    duration,
+    endpoint,
+    flag,
+    listing,
+    number,
+    shown,
+    text,
+    whole,
+)
+from pushserver.core.tokens import ALGORITHMS, Keys
+
+#: The fewest bytes of an HMAC secret: RFC 7518 section 3.2 wants a key as long as the hash's output.
+SHORTEST_SECRET: Final = 32
+
+RULES: Final = ("anyone", "authenticated", "permission", "nobody")
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True):
+    """The keys of one table of the file."""
+
+    def __repr__(self) -> str:
+        known = keys_of(type(self))
+        parts = (f"{name}={self._show(name, known.get(name))}" for name in self.__struct_fields__)
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        known = keys_of(type(self))
+        return [(name, self._show(name, known.get(name))) for name in self.__struct_fields__]
+
+    def _show(self, name: str, setting: Setting | None) -> str:
+        value = getattr(self, name)
+        if setting is not None and setting.secret and value:
+            return "<hidden>"
+        return shown(value) if isinstance(value, str) else repr(value)
+
+
+class Server(Section, frozen=True, kw_only=True):
+    listen: Annotated[tuple[str, ...], listing(endpoint(), "endpoints")] = ("tcp:8080:interface=127.0.0.1",)
+    state_dir: Annotated[str, text("a directory", r".+")] = "var"
+    websocket_path: Annotated[str, text('a path such as "/ws"', r"(/[A-Za-z0-9._~-]+)+")] = "/ws"
+    page: Annotated[bool, flag()] = False
+    allowed_origins: Annotated[tuple[str, ...], listing(ORIGIN, "origins")] = ()
+    max_connections: Annotated[int, whole(1)] = 10_000
+    max_connections_per_user: Annotated[int, whole(1)] = 100
+    max_channels_per_connection: Annotated[int, whole(1)] = 128
+    max_message_size: Annotated[int, whole(1)] = 65_536
+    max_body_size: Annotated[int, whole(1)] = 1_048_576
+    trusted_proxies: Annotated[tuple[str, ...], listing(CIDR, "networks")] = ()
+    metrics_public: Annotated[bool, flag()] = False
+    shutdown_drain: Annotated[int, duration(0)] = 10_000
+    node_name: Annotated[str, text("up to 100 of letters, digits, . _ -", r"[A-Za-z0-9._-]{0,100}")] = ""
+
+
+class Auth(Section, frozen=True, kw_only=True):
+    algorithms: Annotated[tuple[str, ...], listing(choice(*sorted(ALGORITHMS)), "algorithms")] = ()
+    secret: Annotated[str, text(f"at least {SHORTEST_SECRET} bytes", secret=True)] = ""
+    secret_file: Annotated[str, text("a file")] = ""
+    public_key_file: Annotated[str, text("a file")] = ""
+    jwks_url: Annotated[str, HTTP_URL] = ""
+    issuer: Annotated[str, text()] = ""
+    audience: Annotated[str, text()] = ""
+    user_claim: Annotated[str, text("the name of a claim", r".+")] = "sub"
+    leeway: Annotated[int, duration(0)] = 5_000
+    max_token_lifetime: Annotated[int, duration()] = 2_592_000_000
+    timeout: Annotated[int, duration()] = 10_000
+    anonymous: Annotated[bool, flag()] = False
+    refresh_grace: Annotated[int, duration(0)] = 25_000
+
+    def hmac_secret(self) -> bytes:
+        """The secret of HS* tokens, from the configuration or its file; empty where there is none.
+
+        One line end at the end of the file is not part of the secret. Raises OSError where the file cannot be read.
+        """
+        if not self.secret_file:
+            return self.secret.encode()
+        return Path(self.secret_file).read_bytes().removesuffix(b"\n").removesuffix(b"\r")
+
+    def public_key(self) -> bytes:
+        """The PEM text of the public key; empty where there is none. Raises OSError."""
+        return Path(self.public_key_file).read_bytes() if self.public_key_file else b""
+
+    def keys(self) -> Keys:
+        """The configured secret and public keys; those behind ``jwks_url`` are somebody else's to fetch.
+
+        Raises OSError for a file that cannot be read, and ValueError for what is no key or too weak.
+        """
+        return Keys(self.hmac_secret(), [self.public_key()] if self.public_key_file else [])
+
+    @property
+    def verifies(self) -> bool:
+        """Whether there is any way to verify a token."""
+        return bool(self.secret or self.secret_file or self.public_key_file or self.jwks_url)
+
+
+class Heartbeat(Section, frozen=True, kw_only=True):
+    interval: Annotated[int, duration()] = 25_000
+    timeout: Annotated[int, duration()] = 10_000
+
+
+class Delivery(Section, frozen=True, kw_only=True):
+    max_queue_size: Annotated[int, whole(1)] = 1_048_576
+    slow_consumer: Annotated[str, choice("disconnect", "drop_oldest", "latest")] = "disconnect"
+    compression: Annotated[bool, flag()] = True
+    compression_min_size: Annotated[int, whole()] = 512
+
+
+class Engine(Section, frozen=True, kw_only=True):
+    kind: Annotated[str, choice("embedded", "redis")] = "embedded"
+    position_check: Annotated[int, duration()] = 10_000
+
+
+class Redis(Section, frozen=True, kw_only=True):
+    url: Annotated[str, REDIS_URL] = "redis://127.0.0.1:6379/0"
+    prefix: Annotated[str, text("1 to 64 of letters, digits, . _ : - { }", r"[A-Za-z0-9._:{}-]{1,64}")] = "push"
+    sentinels: Annotated[tuple[str, ...], listing(SENTINEL, "sentinels")] = ()
+    service: Annotated[str, text("the name of a service", r"[!-~]*")] = ""
+    wait_replicas: Annotated[int, whole(0, 1000)] = 0
+    connect_timeout: Annotated[int, duration()] = 5_000
+    command_timeout: Annotated[int, duration()] = 5_000
+
+    def _show(self, name: str, setting: Setting | None) -> str:
+        return shown(self.url) if name == "url" else super()._show(name, setting)
+
+
+class Tasks(Section, frozen=True, kw_only=True):
+    min_interval: Annotated[int, duration(0)] = 1_000
+    min_delta: Annotated[float, number(0, 100)] = 1.0
+    ttl: Annotated[int, duration()] = 1_800_000
+    stale_after: Annotated[int, duration()] = 86_400_000
+
+
+class Inbox(Section, frozen=True, kw_only=True):
+    max_messages: Annotated[int, whole(1)] = 100
+    #: never more than ``max_messages`` once loaded
+    max_chat_messages: Annotated[int, whole(0)] = 20
+    ttl: Annotated[int, duration()] = 604_800_000
+
+
+class RateLimits(Section, frozen=True, kw_only=True):
+    """Rates are in events a second; 0 is no limit."""
+
+    messages_per_second: Annotated[float, number()] = 50.0
+    burst: Annotated[int, whole(1)] = 100
+    auth_attempts: Annotated[int, whole(1)] = 5
+    connects_per_second: Annotated[float, number()] = 0.0
+    chat_messages_per_second: Annotated[float, number()] = 5.0
+
+
+class Api(Section, frozen=True, kw_only=True):
+    keys: Annotated[tuple[ApiKey, ...], listing(API_KEY, 'keys, each "key" or {key = "…", scopes = […]}')] = ()
+
+
+class Manhole(Section, frozen=True, kw_only=True):
+    listen: Annotated[str, endpoint(empty=True)] = ""
+    authorized_keys: Annotated[str, text("a file")] = ""
+    username: Annotated[str, text("1 to 100 visible characters", r"[!-~]{1,100}")] = "admin"
+    password_file: Annotated[str, text("a file")] = ""
+
+
+class NamespaceSection(Section, frozen=True, kw_only=True):
+    """One entry of ``[[namespaces]]``; `given` tells what it says from what it leaves alone."""
+
+    name: Annotated[str, text('up to 255 visible characters without "*", "," and ":"', r"[!-)+\--9;-~]{0,255}")]
+    subscribe: Annotated[str, choice(*RULES)] = "authenticated"
+    publish: Annotated[str, choice(*RULES)] = "permission"
+    history_size: Annotated[int, whole(0, 1_000_000)] = 0
+    history_ttl: Annotated[int, duration()] = 600_000
+    presence: Annotated[bool, flag()] = False
+    join_leave: Annotated[bool, flag()] = False
+    #: the keys that stand in the entry: an entry for a built-in namespace changes these alone
+    given: frozenset[str] = frozenset()
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that can be set, checked."""
+
+    server: Server = Server()
+    auth: Auth = Auth()
+    heartbeat: Heartbeat = Heartbeat()
+    delivery: Delivery = Delivery()
+    engine: Engine = Engine()
+    redis: Redis = Redis()
+    tasks: Tasks = Tasks()
+    inbox: Inbox = Inbox()
+    rate_limits: RateLimits = RateLimits()
+    api: Api = Api()
+    manhole: Manhole = Manhole()
+    #: permissions by role
+    roles: dict[str, tuple[str, ...]] = {}
+    namespaces: tuple[NamespaceSection, ...] = ()
+
+
+SECTIONS: Final[dict[str, type[Section]]] = {
+    "server": Server,
+    "auth": Auth,
+    "heartbeat": Heartbeat,
+    "delivery": Delivery,
+    "engine": Engine,
+    "redis": Redis,
+    "tasks": Tasks,
+    "inbox": Inbox,
+    "rate_limits": RateLimits,
+    "api": Api,
+    "manhole": Manhole,
+}
+
+#: How the permissions of a role are read.
+ROLE: Final = listing(PERMISSION, "permissions")
+
+
+@cache
+def keys_of(section: type[Section]) -> dict[str, Setting]:
+    """How each key of a section is read, in the order of its fields."""
+    hints = typing.get_type_hints(section, include_extras=True)
+    return {
+        name: hints[name].__metadata__[0]
+        for name in section.__struct_fields__
+        if isinstance(getattr(hints[name], "__metadata__", (None,))[0], Setting)
+    }

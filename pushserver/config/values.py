@@ -1,0 +1,358 @@
+"""How one configuration value is read: its kinds, their limits, and the words for what was expected.
+
+A `Setting` stands beside the type of each key in `pushserver.config.sections`. It takes the value as TOML gives it, or
+the text of an environment variable, and answers with the value as the program uses it: durations become integer
+milliseconds, lists become tuples. What does not fit raises `Unexpected`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
+
+#: Milliseconds in each unit that a duration may carry.
+UNITS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+#: Counts and sizes stop here: what a 32-bit signed integer holds, which every consumer of them can take.
+LARGEST: Final = 2**31 - 1
+
+#: One hundred years: longer is a slip of the pen, and every sum with a time of day stays exact in JSON.
+LONGEST: Final = 36_500 * UNITS["d"]
+
+SCOPES: Final = ("publish", "notify", "tasks", "read", "admin")
+
+_DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,3})?)(ms|s|m|h|d)", re.ASCII)
+_FLAGS: Final = dict.fromkeys(("true", "1", "yes", "on"), True) | dict.fromkeys(("false", "0", "no", "off"), False)
+
+
+class Unexpected(ValueError):
+    """A value that its setting does not take; ``detail`` says more than "expected …" where there is more to say."""
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+class Setting(NamedTuple):
+    """How the values of one key are read."""
+
+    #: "text", "flag", "whole", "number", "duration" or "list"
+    kind: str
+    #: what was expected, as it stands in an error after that word
+    expected: str
+    #: from the TOML value to the program's; raises `Unexpected`
+    read: Callable[[Any], Any]
+    #: never shown in an error or a repr
+    secret: bool = False
+
+    def from_text(self, text: str) -> Any:
+        """The TOML value that an environment variable's text stands for; raises `Unexpected`."""
+        match self.kind:
+            case "flag":
+                return _FLAGS.get(text.strip().lower(), text)
+            case "whole" | "number":
+                try:
+                    return int(text) if self.kind == "whole" else float(text)
+                except ValueError:
+                    return text
+            case "list":
+                try:
+                    return json.loads(text)
+                except (ValueError, RecursionError):
+                    raise Unexpected("as JSON") from None
+            case _:
+                return text
+
+
+class ApiKey(NamedTuple):
+    """A key of the HTTP API and what it may do."""
+
+    key: str
+    scopes: tuple[str, ...] = SCOPES
+
+    def __repr__(self) -> str:
+        return f"ApiKey(key=<hidden>, scopes={self.scopes!r})"
+
+
+def duration_text(milliseconds: int) -> str:
+    """The shortest way to write a duration: 60000 is ``1m``."""
+    for unit, size in reversed(UNITS.items()):
+        if milliseconds and milliseconds % size == 0:
+            return f"{milliseconds // size}{unit}"
+    return "0s"
+
+
+# -- kinds ------------------------------------------------------------------------------------------------------------
+
+
+def text(expected: str = "a text", pattern: str | None = None, *, secret: bool = False) -> Setting:
+    """A string without control characters, all of it matching the pattern where there is one."""
+    compiled = re.compile(pattern) if pattern is not None else None
+
+    def read(value: Any) -> str:
+        if not isinstance(value, str) or any(ord(character) < 32 or ord(character) == 127 for character in value):
+            raise Unexpected
+        if compiled is not None and not compiled.fullmatch(value):
+            raise Unexpected
+        return value
+
+    return Setting("text", expected, read, secret)
+
+
+def choice(*names: str) -> Setting:
+    def read(value: Any) -> str:
+        if not isinstance(value, str) or value not in names:
+            raise Unexpected
+        return value
+
+    return Setting("text", "one of " + ", ".join(f'"{name}"' for name in names), read)
+
+
+def flag() -> Setting:
+    def read(value: Any) -> bool:
+        if not isinstance(value, bool):
+            raise Unexpected
+        return value
+
+    return Setting("flag", "true or false", read)
+
+
+def whole(minimum: int = 0, maximum: int = LARGEST) -> Setting:
+    def read(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
+            raise Unexpected
+        return value
+
+    return Setting("whole", f"a whole number from {minimum} to {maximum}", read)
+
+
+def number(minimum: float = 0, maximum: float = 1_000_000) -> Setting:
+    def read(value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise Unexpected
+        if not minimum <= value <= maximum:
+            raise Unexpected
+        return float(value)
+
+    return Setting("number", f"a number from {minimum} to {maximum}", read)
+
+
+def duration(minimum: int = 1) -> Setting:
+    """A duration in milliseconds, written with its unit; ``minimum`` is in milliseconds too."""
+
+    def read(value: Any) -> int:
+        match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+        if match is None:
+            raise Unexpected
+        amount = float(match[1]) * UNITS[match[2]]
+        if not minimum <= amount <= LONGEST or not amount.is_integer():
+            raise Unexpected
+        return int(amount)
+
+    least = f" of at least {duration_text(minimum)}" if minimum else ""
+    return Setting("duration", f'a duration{least} such as "250ms", "10s", "5m", "24h" or "7d"', read)
+
+
+def listing(of: Setting, things: str) -> Setting:
+    """A list whose items are read by another setting; ``things`` names them in the plural."""
+
+    def read(value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, list | tuple):
+            raise Unexpected
+        return tuple(_items(value, of))
+
+    return Setting("list", f"a list of {things}", read, of.secret)
+
+
+def _items(values: list[Any] | tuple[Any, ...], of: Setting) -> Iterator[Any]:
+    for position, value in enumerate(values, start=1):
+        try:
+            yield of.read(value)
+        except Unexpected as problem:
+            what = f"item {position}" if of.secret else f"item {position}, {shown(value, of)}"
+            raise Unexpected(f"{what}: {problem.detail or 'is not ' + of.expected}") from None
+
+
+def shown(value: Any, setting: Setting | None = None) -> str:
+    """A value as it may stand in an error: on one line, not too long, without secrets."""
+    if setting is not None and setting.secret:
+        return "(hidden)"
+    try:
+        plain = json.dumps(value, ensure_ascii=False, default=str)
+    except (ValueError, RecursionError):
+        plain = repr(value)
+    # Whatever stands between the scheme and the host of an address may be a password.
+    plain = re.sub(r"(://)[^\"]*@", r"\1***@", plain)
+    plain = "".join(character if character.isprintable() else "?" for character in plain)
+    return plain if len(plain) <= 120 else plain[:117] + "..."
+
+
+# -- endpoints --------------------------------------------------------------------------------------------------------
+
+
+def endpoint_arguments(description: str) -> tuple[list[str], dict[str, str]]:
+    r"""The positional and keyword arguments of an endpoint string: ``:`` between, ``=`` inside, ``\`` escapes."""
+    positional: list[str] = []
+    keywords: dict[str, str] = {}
+    name: str | None = None
+    part = ""
+    characters = iter(description + ":")
+    for character in characters:
+        if character == "\\":
+            part += next(characters)
+        elif character == "=" and name is None:
+            name, part = part, ""
+        elif character == ":":
+            if name is None:
+                positional.append(part)
+            else:
+                keywords[name] = part
+            name, part = None, ""
+        else:
+            part += character
+    return positional, keywords
+
+
+def is_loopback(description: str) -> bool:
+    """Whether only this machine can reach a server endpoint. What cannot be told counts as reachable."""
+    positional, keywords = endpoint_arguments(description)
+    if positional[0] == "haproxy":
+        positional = positional[1:]
+    if positional[:1] == ["unix"]:
+        return True
+    if positional[:1] not in (["tcp"], ["tcp4"], ["tcp6"], ["ssl"], ["tls"]):
+        return False
+    interface = keywords.get("interface", "")
+    try:
+        return interface == "localhost" or ipaddress.ip_address(interface).is_loopback
+    except ValueError:
+        return False
+
+
+def endpoint(*, empty: bool = False) -> Setting:
+    """A Twisted server endpoint string; its certificates, where it names any, must be readable now."""
+
+    def read(value: Any) -> str:
+        if empty and value == "":
+            return ""
+        if not isinstance(value, str) or not value or "\0" in value:
+            raise Unexpected
+        # Twisted has no way to check an endpoint string but to make the endpoint; that installs no reactor, and
+        # without a reactor to call nothing is opened.
+        from twisted.internet.endpoints import serverFromString
+
+        try:
+            positional, keywords = endpoint_arguments(value)
+            # systemd: looks for the sockets that it was started with, which a check elsewhere does not have.
+            if positional[0] != "systemd":
+                serverFromString(object(), value)  # type: ignore[no-untyped-call]
+        except Exception as problem:
+            said = " ".join(str(problem).split())
+            raise Unexpected(said[:160]) from None
+        _check_port(positional, keywords)
+        return value
+
+    return Setting("text", 'a Twisted server endpoint such as "tcp:8080:interface=127.0.0.1"', read)
+
+
+def _check_port(positional: list[str], keywords: dict[str, str]) -> None:
+    rest = positional[1:] if positional[0] == "haproxy" else positional
+    place = {"tcp": 1, "tcp4": 1, "tcp6": 1, "ssl": 1, "tls": 2}.get(rest[0])
+    if place is None:
+        return
+    port = rest[place] if len(rest) > place else keywords.get("port", "")
+    if not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise Unexpected(f"{port or 'no port'}: a port is a number from 0 to 65535")
+
+
+# -- addresses --------------------------------------------------------------------------------------------------------
+
+
+def _cidr(value: Any) -> str:
+    if not isinstance(value, str):
+        raise Unexpected
+    try:
+        return str(ipaddress.ip_network(value))
+    except ValueError as problem:
+        raise Unexpected(str(problem)) from None
+
+
+def _origin(value: Any) -> str:
+    if value == "*":
+        return "*"
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*://[!-.0-~]+", value):
+        raise Unexpected
+    return value.lower()
+
+
+def _port(value: str) -> bool:
+    return value.isascii() and value.isdigit() and 1 <= int(value) <= 65535
+
+
+def _sentinel(value: Any) -> str:
+    host, _, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
+    if not host or any(character.isspace() for character in host) or not _port(port):
+        raise Unexpected
+    return str(value)
+
+
+def _redis_url(value: Any) -> str:
+    if not isinstance(value, str):
+        raise Unexpected
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError as problem:
+        raise Unexpected(str(problem)) from None
+    if parts.scheme == "unix":
+        if not parts.path.startswith("/") or not re.fullmatch(r"(db=\d{1,5})?", parts.query):
+            raise Unexpected('as in "unix:///run/redis.sock?db=0"')
+        return value
+    if parts.scheme not in ("redis", "rediss") or not parts.hostname or port == 0:
+        raise Unexpected
+    query = r"(ca=[^&=]+)?" if parts.scheme == "rediss" else ""
+    if not re.fullmatch(r"/?(\d{1,5})?", parts.path) or not re.fullmatch(query, parts.query) or parts.fragment:
+        raise Unexpected("after the host and the port comes the number of the database, for rediss:// perhaps ?ca=FILE")
+    return value
+
+
+def _http_url(value: Any) -> str:
+    if value == "":
+        return ""
+    try:
+        parts = urlsplit(value) if isinstance(value, str) else None
+        if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+            raise Unexpected
+    except ValueError:
+        raise Unexpected from None
+    return str(value)
+
+
+def _api_key(value: Any) -> ApiKey:
+    scopes: Any = list(SCOPES)
+    if isinstance(value, dict):
+        if set(value) != {"key", "scopes"}:
+            raise Unexpected('a table has exactly the keys "key" and "scopes"')
+        value, scopes = value["key"], value["scopes"]
+    if not isinstance(value, str) or not re.fullmatch(r"[!-~]{1,512}", value):
+        raise Unexpected("a key is 1 to 512 visible ASCII characters")
+    if not isinstance(scopes, list) or not scopes or any(scope not in SCOPES for scope in scopes):
+        raise Unexpected("scopes are some of " + ", ".join(f'"{scope}"' for scope in SCOPES))
+    return ApiKey(value, tuple(scope for scope in SCOPES if scope in scopes))
+
+
+CIDR: Final = Setting("text", 'a network such as "10.0.0.0/8"', _cidr)
+ORIGIN: Final = Setting("text", 'an origin such as "https://example.com" or "*"', _origin)
+SENTINEL: Final = Setting("text", '"host:port"', _sentinel)
+REDIS_URL: Final = Setting("text", "a redis://, rediss:// or unix:// address", _redis_url)
+HTTP_URL: Final = Setting("text", "an http:// or https:// address, or nothing", _http_url)
+API_KEY: Final = Setting("text", '"key" or {key = "…", scopes = ["publish", …]}', _api_key, secret=True)
+PERMISSION: Final = text(
+    '"admin" or a glob after "subscribe:", "publish:", "presence:" or "history:"',
+    r"(subscribe|publish|presence|history):[!-+\--~]{1,255}|admin",
+)

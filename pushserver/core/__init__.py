@@ -1,0 +1,1 @@
+"""Values and rules: no Twisted, no clock, no I/O."""

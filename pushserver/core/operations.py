@@ -1,0 +1,227 @@
+"""What a client may ask for, and what comes of it: one frozen value each. Pure (L0).
+
+A client protocol is a mapping onto these and back (the native one: `pushserver.protocols.native.session`); the rooms
+above the engine carry them out (`pushserver.server.client_requests`) and never see a protocol's own names. `Operation`
+is the closed set that `client_requests.Requests.carry_out` matches.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from pushserver.core.errors import Code
+from pushserver.core.positions import Position
+from pushserver.core.publication import Publication
+from pushserver.core.task import TaskState
+
+# -- what is asked ----------------------------------------------------------------------------------------------------
+
+
+class Authenticate(Struct, frozen=True):
+    """Show a token: the first one signs in, a later one refreshes. ``positions``: where to resume, by channel."""
+
+    token: str
+    positions: dict[str, Position]
+
+
+class Want(Struct, frozen=True):
+    """A channel to subscribe to, and the position to resume from."""
+
+    channel: str
+    since: Position | None = None
+
+
+class Subscribe(Struct, frozen=True):
+    wants: tuple[Want, ...]
+
+
+class Unsubscribe(Struct, frozen=True):
+    channels: tuple[str, ...]
+
+
+class Publish(Struct, frozen=True):
+    channel: str
+    type: str
+    data: msgspec.Raw
+    message_id: str | None
+
+
+class Chat(Struct, frozen=True):
+    """Say something: to one user (``target_id``), or in a room (``channel``)."""
+
+    content: str
+    message_type: str
+    target_id: str | None
+    channel: str
+    message_id: str | None
+
+
+class Acknowledge(Struct, frozen=True):
+    position: Position
+
+
+class ReadHistory(Struct, frozen=True):
+    channel: str
+    limit: int
+    since: Position | None
+    reverse: bool
+
+
+class ReadPresence(Struct, frozen=True):
+    channel: str
+
+
+class ReadTask(Struct, frozen=True):
+    task_id: str
+
+
+class CancelTask(Struct, frozen=True):
+    task_id: str
+
+
+Operation = (
+    Authenticate
+    | Subscribe
+    | Unsubscribe
+    | Publish
+    | Chat
+    | Acknowledge
+    | ReadHistory
+    | ReadPresence
+    | ReadTask
+    | CancelTask
+)
+
+# -- what comes of it -------------------------------------------------------------------------------------------------
+
+
+class Rejection(Struct, frozen=True):
+    code: Code
+    message: str
+
+
+class Recovery(Struct, frozen=True):
+    """The state of a channel that keeps messages at the moment of subscription."""
+
+    recovered: bool
+    offset: int
+    epoch: str
+    messages: tuple[Publication, ...] = ()
+
+
+class Status(Struct, frozen=True, rename="camel"):
+    """Whether a user is connected: the state of a ``status:`` channel."""
+
+    user_id: str
+    status: str
+    last_seen_at: int | None
+
+
+#: What a subscription answers with: what its channel keeps, a task's state, a user's status, or nothing.
+Result = Recovery | TaskState | Status | None
+
+
+class InboxSummary(Struct, frozen=True):
+    offset: int
+    epoch: str
+    acked: int
+    pending: int
+
+
+class Authenticated(Struct, frozen=True):
+    connection_id: str
+    user_id: str
+    permissions: tuple[str, ...]
+    expires_at: int
+    channels: list[str]
+    results: dict[str, Result]
+    heartbeat_interval: int
+    heartbeat_timeout: int
+    node: str
+    inbox: InboxSummary
+    tasks: list[TaskState]
+    tasks_truncated: bool
+
+
+class Subscribed(Struct, frozen=True):
+    channels: list[str]
+    results: dict[str, Result]
+    rejected: dict[str, Rejection]
+
+
+class Unsubscribed(Struct, frozen=True):
+    channels: list[str]
+    rejected: dict[str, Rejection]
+
+
+class PublicationTaken(Struct, frozen=True):
+    message_id: str
+    offset: int | None
+    epoch: str | None
+    duplicate: bool
+
+
+class ChatTaken(Struct, frozen=True):
+    message_id: str
+    delivered: int
+    queued: bool
+    duplicate: bool
+
+
+class Acknowledged(Struct, frozen=True):
+    offset: int
+
+
+class History(Struct, frozen=True):
+    messages: tuple[Publication, ...]
+    offset: int
+    epoch: str
+
+
+class Presence(Struct, frozen=True):
+    users: list[Any]
+    total: int
+
+
+class Task(Struct, frozen=True):
+    state: TaskState
+
+
+Outcome = (
+    Authenticated | Subscribed | Unsubscribed | PublicationTaken | ChatTaken | Acknowledged | History | Presence | Task
+)
+
+# -- what a connection is told without asking, beside publications ----------------------------------------------------
+
+
+class SubscriptionEnded(Struct, frozen=True):
+    """The server took a channel away."""
+
+    channel: str
+    code: Code
+    reason: str
+
+
+class InboxOverflow(Struct, frozen=True):
+    """So many unread messages went by the inbox' limits."""
+
+    channel: str
+    lost: int
+
+
+class Resync(Struct, frozen=True):
+    """Messages of a channel may be missing: read its state anew."""
+
+    channel: str
+
+
+class GoingAway(Struct, frozen=True):
+    """The server will close this connection soon. ``reconnect_after``: ms to wait before coming back."""
+
+    reconnect_after: int
+
+
+Notice = SubscriptionEnded | InboxOverflow | Resync | GoingAway

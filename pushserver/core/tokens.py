@@ -1,0 +1,362 @@
+"""Tokens: who somebody is, until when, and what is granted; signed by whoever holds the key.
+
+`verify` checks everything that needs no question to anybody: form, signature, times, issuer, audience, claims. Whether
+a token was revoked is asked elsewhere. Times are ours to check, against the `now` that is given (PyJWT would ask the
+clock); signatures are PyJWT's.
+
+An algorithm is accepted only where a key for it was given: HMAC with the secret alone, the others with public keys
+alone and only of the matching type and curve, ``none`` never.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final, Protocol
+
+import jwt
+import msgspec
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from cryptography.x509 import load_pem_x509_certificate
+
+from pushserver.core.channels import MAX_ID_LENGTH, is_id
+from pushserver.core.errors import Code, Invalid, Refused
+from pushserver.core.permissions import Grants
+
+#: A longer token is refused unread (characters). Header lines of common proxies end at 8 KiB, so real ones are shorter.
+MAX_TOKEN_LENGTH: Final = 16_384
+MAX_INFO_SIZE: Final = 1024
+
+#: RFC 7518 section 3.2: a key must be at least as long as the hash.
+_HMAC_KEY_SIZES: Final = {"HS256": 32, "HS384": 48, "HS512": 64}
+_RSA: Final = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
+_MIN_RSA_BITS: Final = 2048  # RFC 7518 section 3.3
+_CURVES: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512", "secp256k1": "ES256K"}
+
+HMAC_ALGORITHMS: Final = frozenset(_HMAC_KEY_SIZES)
+PUBLIC_KEY_ALGORITHMS: Final = _RSA | frozenset(_CURVES.values()) | {"EdDSA"}
+ALGORITHMS: Final = HMAC_ALGORITHMS | PUBLIC_KEY_ALGORITHMS
+
+# Seconds. Beyond the year 9999 nothing is a date; JSON's 1e300 would not even be a sane integer.
+_MAX_SECONDS: Final = 253_402_300_799
+
+_PEM_BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----.+?-----END \1-----", re.DOTALL)
+
+# The signature alone, and never with a key that is too short for its algorithm.
+_signatures = jwt.PyJWS(options={"enforce_minimum_key_length": True})
+
+
+class TokenRules(msgspec.Struct, frozen=True, kw_only=True):
+    """What a token must be like. Empty `algorithms`: what the keys imply; empty `issuer` and `audience`: not checked.
+
+    `leeway` and `max_token_lifetime` are in ms; `roles` are the permissions that a role gives.
+    """
+
+    algorithms: frozenset[str] = frozenset()
+    issuer: str = ""
+    audience: str = ""
+    user_claim: str = "sub"
+    leeway: int = 5_000
+    max_token_lifetime: int = 30 * 86_400_000
+    roles: Mapping[str, Sequence[str]] = MappingProxyType({})
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What a valid token says. Times are in ms since the epoch; `info` is JSON of at most 1 KiB."""
+
+    user_id: str
+    grants: Grants
+    expires_at: int
+    issued_at: int | None = None
+    jti: str | None = None
+    info: bytes | None = None
+
+
+class KeySource(Protocol):
+    """Where the keys come from that a token may have been signed with."""
+
+    def candidates(self, algorithm: str, key_id: str | None) -> Sequence[Any]:
+        """The keys for this algorithm and, where both the token and a key have one, this key id."""
+
+
+class Keys:
+    """A secret, public keys, or both, loaded once: parsing PEM for each token would cost a quarter of its check."""
+
+    __slots__ = ("_keys", "algorithms")
+
+    def __init__(self, secret: str | bytes = b"", public_keys: Iterable[str | bytes] = ()) -> None:
+        """`public_keys`: PEM texts of public keys or certificates, any number in each.
+
+        Raises ValueError, with a sentence and never with the key, for what cannot be a key or is too weak to be one.
+        """
+        self._keys: list[tuple[frozenset[str], str | None, Any]] = []
+        if secret:
+            self._add_secret(secret.encode() if isinstance(secret, str) else secret)
+        for text in public_keys:
+            for key in _public_keys(text.decode("ascii", "replace") if isinstance(text, bytes) else text):
+                self._keys.append((_algorithms_of(key), None, key))
+        #: what these keys can verify
+        self.algorithms = self._implied()
+
+    @classmethod
+    def from_jwks(cls, document: bytes) -> Keys:
+        """The keys of a JWK set (RFC 7517): the public ones for signatures; others and unknown ones are passed over.
+
+        Raises ValueError where the document is no JWK set or has no key that can be used.
+        """
+        try:
+            found = msgspec.json.decode(document, type=_JwkSet).keys
+        except (msgspec.MsgspecError, RecursionError):
+            raise ValueError("not a JWK set") from None
+        keys = cls()
+        for entry in found:
+            if entry.get("kty") == "oct" or entry.get("use", "sig") != "sig":
+                continue
+            key_id = entry.get("kid")
+            try:
+                key = jwt.PyJWK(entry).key
+                # A set that lists a private key has leaked it; its public half is all that is needed here.
+                key = key.public_key() if hasattr(key, "public_key") else key
+                algorithms = _algorithms_of(key)
+            except (jwt.PyJWTError, ValueError, TypeError, KeyError, AttributeError):
+                continue
+            if "alg" in entry:
+                algorithms = frozenset(name for name in algorithms if name == entry["alg"])
+            if algorithms and (key_id is None or isinstance(key_id, str)):
+                keys._keys.append((algorithms, key_id, key))
+        if not keys._keys:
+            raise ValueError("a JWK set without a public key for signatures")
+        keys.algorithms = keys._implied()
+        return keys
+
+    def candidates(self, algorithm: str, key_id: str | None) -> list[Any]:
+        """See `KeySource`. A key without an id, or a token without one, is not held back by the other's."""
+        return [
+            key
+            for algorithms, own_id, key in self._keys
+            if algorithm in algorithms and (own_id is None or key_id is None or own_id == key_id)
+        ]
+
+    def _add_secret(self, secret: bytes) -> None:
+        algorithms = frozenset(name for name, size in _HMAC_KEY_SIZES.items() if len(secret) >= size)
+        if not algorithms:
+            raise ValueError(f"a secret needs at least {_HMAC_KEY_SIZES['HS256']} bytes")
+        try:
+            _signatures.get_algorithm_by_name("HS256").prepare_key(secret)
+        except jwt.InvalidKeyError:
+            raise ValueError("a public key or certificate cannot be a secret") from None
+        self._keys.append((algorithms, None, secret))
+
+    def _implied(self) -> frozenset[str]:
+        return frozenset[str]().union(*(algorithms for algorithms, _, _ in self._keys))
+
+
+def unverified_header(token: str) -> tuple[str, str | None]:
+    """The algorithm and the key id that a token claims. Raises `errors.Refused` (INVALID_TOKEN) where it has none."""
+    if len(token) > MAX_TOKEN_LENGTH:
+        raise _invalid("too long")
+    if not token.isascii() or token.count(".") != 2:
+        raise _invalid("malformed")
+    # The same few headers come again and again, one for each key of an issuer; bounded, as anyone may send others.
+    return _header(token.partition(".")[0])
+
+
+def verify(token: str, keys: KeySource, rules: TokenRules, now: int) -> Identity:
+    """Who holds this token, at `now` (ms since the epoch).
+
+    Raises `errors.Refused`: TOKEN_EXPIRED for a token in which nothing else is wrong, INVALID_TOKEN for every other
+    fault.
+    """
+    algorithm, key_id = unverified_header(token)
+    if algorithm not in ALGORITHMS or (rules.algorithms and algorithm not in rules.algorithms):
+        raise _invalid("algorithm not accepted")
+    claims = _claims(_payload(token, algorithm, keys.candidates(algorithm, key_id)))
+    if rules.issuer and claims.get("iss") != rules.issuer:
+        raise _invalid("another issuer")
+    if rules.audience and not _is_for(rules.audience, claims.get("aud")):
+        raise _invalid("another audience")
+    user_id = _user_id(claims.get(rules.user_claim))
+    issued_at = _time(claims, "iat")
+    not_before = _time(claims, "nbf")
+    expires_at = _time(claims, "exp")
+    if expires_at is None:
+        raise _invalid("no exp")
+    if issued_at is not None and issued_at > now + rules.leeway:
+        raise _invalid("issued in the future")
+    if not_before is not None and not_before > now + rules.leeway:
+        raise _invalid("not valid yet")
+    # Without iat the token cannot have been made later than now, give or take the clocks.
+    if expires_at - (now + rules.leeway if issued_at is None else issued_at) > rules.max_token_lifetime:
+        raise _invalid("valid for too long")
+    jti = claims.get("jti")
+    if "jti" in claims and (not isinstance(jti, str) or not jti):
+        raise _invalid("malformed jti")
+    info = _info(claims.get("info"))
+    grants = _grants(claims, rules.roles)
+    if now >= expires_at + rules.leeway:
+        raise Refused("token expired", Code.TOKEN_EXPIRED)
+    return Identity(user_id=user_id, grants=grants, expires_at=expires_at, issued_at=issued_at, jti=jti, info=info)
+
+
+def issue(
+    secret: str | bytes,
+    user_id: str,
+    now: int,
+    lifetime_ms: int,
+    *,
+    permissions: Sequence[str] = (),
+    channels: Sequence[str] = (),
+    roles: Sequence[str] = (),
+    info: Any = None,
+    jti: str | None = None,
+    issuer: str = "",
+    audience: str = "",
+    user_claim: str = "sub",
+    algorithm: str = "HS256",
+) -> str:
+    """A token for this user, signed with the secret, from `now` on for `lifetime_ms`; both are cut to seconds.
+
+    Raises `errors.Invalid` where `verify` would refuse the claims, and ValueError for a secret that is too short for
+    the algorithm, or an algorithm that no secret is for.
+    """
+    if not is_id(user_id):
+        raise Invalid(f"{user_id[:300]!r} is not an id: 1 to 200 characters from ! to ~, without * and ,")
+    Grants.parse(list(permissions), list(channels), list(roles))
+    claims: dict[str, Any] = {user_claim: user_id, "iat": now // 1000, "exp": (now + lifetime_ms) // 1000}
+    optional = {
+        "permissions": list(permissions),
+        "channels": list(channels),
+        "roles": list(roles),
+        "jti": jti,
+        "iss": issuer,
+        "aud": audience,
+    }
+    claims |= {name: value for name, value in optional.items() if value}
+    if info is not None:
+        if len(msgspec.json.encode(info)) > MAX_INFO_SIZE:
+            raise Invalid(f"info is larger than {MAX_INFO_SIZE} bytes")
+        claims["info"] = info
+    candidates = Keys(secret).candidates(algorithm, None)
+    if not candidates:
+        raise ValueError(f"this secret cannot sign with {algorithm}")
+    return _signatures.encode(msgspec.json.encode(claims), candidates[0], algorithm)
+
+
+class _JwkSet(msgspec.Struct):
+    keys: list[dict[str, Any]]
+
+
+def _invalid(message: str) -> Refused:
+    # The sentence goes to whoever sent the token, so it tells nothing of the configuration.
+    return Refused(f"invalid token: {message}", Code.INVALID_TOKEN)
+
+
+@functools.lru_cache(maxsize=64)
+def _header(segment: str) -> tuple[str, str | None]:
+    try:
+        header = _signatures.get_unverified_header(f"{segment}..")
+    except jwt.PyJWTError:
+        raise _invalid("malformed") from None
+    algorithm = header.get("alg")
+    if not isinstance(algorithm, str):
+        raise _invalid("malformed")
+    return algorithm, header.get("kid")
+
+
+def _payload(token: str, algorithm: str, candidates: Sequence[Any]) -> bytes:
+    if not candidates:
+        raise _invalid("no key for it")
+    for key in candidates:
+        try:
+            payload: bytes = _signatures.decode(token, key, algorithms=[algorithm])
+        except (jwt.InvalidSignatureError, jwt.InvalidKeyError):
+            continue
+        except jwt.PyJWTError:
+            raise _invalid("malformed") from None
+        return payload
+    raise _invalid("wrong signature")
+
+
+def _claims(payload: bytes) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(payload, type=dict[str, Any])
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        raise _invalid("malformed") from None
+
+
+def _is_for(audience: str, claim: object) -> bool:
+    return claim == audience or (isinstance(claim, list) and audience in claim)
+
+
+def _user_id(claim: object) -> str:
+    # The bound is before str, which refuses thousands of digits with an error of its own.
+    user_id = str(claim) if type(claim) is int and abs(claim) < 10**MAX_ID_LENGTH else claim
+    if not isinstance(user_id, str) or not is_id(user_id):
+        raise _invalid("the user is not an id")
+    return user_id
+
+
+def _time(claims: dict[str, Any], name: str) -> int | None:
+    """A NumericDate (RFC 7519 section 2: seconds, with or without a fraction) in ms; None where the claim is absent."""
+    if name not in claims:
+        return None
+    seconds = claims[name]
+    # In this order: math.isfinite cannot take an integer of hundreds of digits.
+    if type(seconds) not in (int, float) or abs(seconds) > _MAX_SECONDS or not math.isfinite(seconds):
+        raise _invalid(f"malformed {name}")
+    return int(seconds * 1000)
+
+
+def _info(claim: object) -> bytes | None:
+    if claim is None:
+        return None
+    info = msgspec.json.encode(claim)
+    if len(info) > MAX_INFO_SIZE:
+        raise _invalid(f"info is larger than {MAX_INFO_SIZE} bytes")
+    return info
+
+
+def _grants(claims: dict[str, Any], role_permissions: Mapping[str, Sequence[str]]) -> Grants:
+    roles = claims.get("roles", [])
+    if "role" in claims and isinstance(roles, list):
+        roles = [*roles, claims["role"]]
+    try:
+        return Grants.parse(claims.get("permissions", []), claims.get("channels", []), roles, role_permissions)
+    except Invalid as error:
+        raise _invalid(error.message) from None
+
+
+def _public_keys(text: str) -> list[Any]:
+    keys: list[Any] = []
+    for block in _PEM_BLOCK.finditer(text):
+        pem = block.group().encode()
+        if "PRIVATE" in block.group(1):
+            raise ValueError("a private key where a public one is wanted")
+        try:
+            if block.group(1) == "CERTIFICATE":
+                keys.append(load_pem_x509_certificate(pem).public_key())
+            else:
+                keys.append(load_pem_public_key(pem))
+        except (ValueError, UnsupportedAlgorithm):
+            raise ValueError(f"a PEM block {block.group(1)!r} that cannot be read as a public key") from None
+    if not keys:
+        raise ValueError("no public key in PEM form")
+    return keys
+
+
+def _algorithms_of(key: Any) -> frozenset[str]:
+    """The algorithms that a public key is for. Raises ValueError for one that is for none, or too weak."""
+    if isinstance(key, rsa.RSAPublicKey):
+        if key.key_size < _MIN_RSA_BITS:
+            raise ValueError(f"an RSA key needs at least {_MIN_RSA_BITS} bits")
+        return _RSA
+    if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in _CURVES:
+        return frozenset({_CURVES[key.curve.name]})
+    if isinstance(key, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey):
+        return frozenset({"EdDSA"})
+    raise ValueError("a public key of a type that no token algorithm is for")

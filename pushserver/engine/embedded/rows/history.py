@@ -1,0 +1,221 @@
+"""What channels keep, as rows (L1, on the writer thread).
+
+The kept messages of a channel are always those after its floor, without a hole. Of each channel in use a `Head` is in
+memory, so that a publication needs no query.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, Final
+
+from pushserver.core import publication
+from pushserver.core.positions import Position
+from pushserver.engine.embedded.database import read_rows, write_rows
+from pushserver.engine.interfaces import POSITION_TTL, HistoryPage, Retention
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Sequence
+
+_HEADS: Final = 8192
+#: How often a channel with news says so, ms.
+_TOUCH: Final = 3600 * 1000
+_NEVER: Final = 1 << 62
+
+
+class Head:
+    """One channel without its messages: those after ``floor`` up to ``newest`` are kept."""
+
+    __slots__ = ("channel", "epoch", "floor", "name", "newest", "next_expiry", "touched_at")
+
+    def __init__(self, channel: int, name: str, epoch: str, newest: int, floor: int, touched_at: int) -> None:
+        self.channel = channel
+        self.name = name
+        self.epoch = epoch
+        self.newest = newest
+        self.floor = floor
+        self.touched_at = touched_at
+        self.next_expiry = _NEVER
+
+
+class Histories:
+    """Every channel's history."""
+
+    def __init__(self) -> None:
+        self._heads: dict[str, Head] = {}
+        self._next_channel = 0
+        self._rows: list[tuple[int, int, int, bytes]] = []
+        self._trimmed: dict[int, int] = {}
+        self._changed: dict[str, Head] = {}
+
+    def forget(self) -> None:
+        self._heads.clear()
+        self._rows.clear()
+        self._trimmed.clear()
+        self._changed.clear()
+        self._next_channel = 0
+
+    def fetch(self, connection: sqlite3.Connection, names: Sequence[str], now: int) -> None:
+        """Makes the heads of these channels known, new ones where there are none."""
+        missing = [name for name in dict.fromkeys(names) if name not in self._heads]
+        if not missing:
+            return
+        by_number: dict[int, Head] = {}
+        for channel, name, epoch, newest, floor, touched_at in read_rows(
+            connection,
+            "SELECT channel, name, epoch, newest, floor, touched_at FROM channel WHERE name IN (*)",
+            missing,
+        ):
+            by_number[channel] = self._heads[name] = Head(channel, name, epoch, newest, floor, touched_at)
+        for channel, oldest, newest, next_expiry in read_rows(
+            connection,
+            "SELECT channel, min(offset), max(offset), min(expires_at) FROM history WHERE channel IN (*)"
+            " GROUP BY channel",
+            list(by_number),
+        ):
+            head = by_number[channel]
+            head.newest = max(head.newest, newest)
+            head.floor = max(head.floor, oldest - 1)
+            head.next_expiry = next_expiry
+        for name in missing:
+            if name not in self._heads:
+                if not self._next_channel:
+                    (highest,) = connection.execute("SELECT max(channel) FROM channel").fetchone()
+                    self._next_channel = (highest or 0) + 1
+                head = Head(self._next_channel, name, secrets.token_hex(8), 0, 0, now)
+                self._next_channel += 1
+                self._heads[name] = self._changed[name] = head
+
+    def _head(self, connection: sqlite3.Connection, name: str, now: int) -> Head:
+        # The dictionary's order is the order of use; `flush` forgets the least recently used.
+        if name not in self._heads:
+            self.fetch(connection, (name,), now)
+        head = self._heads[name] = self._heads.pop(name)
+        if head.next_expiry <= now:
+            self._expire(connection, head, now)
+        return head
+
+    def _expire(self, connection: sqlite3.Connection, head: Head, now: int) -> int:
+        """Removes what is past its age; answers how many."""
+        self._flush_rows(connection)
+        floor = head.floor
+        (expired,) = connection.execute(
+            "SELECT max(offset) FROM history WHERE channel = ? AND expires_at <= ?", (head.channel, now)
+        ).fetchone()
+        if expired is not None:
+            self._trim(head, expired)
+            self._flush_rows(connection)
+        (next_expiry,) = connection.execute(
+            "SELECT min(expires_at) FROM history WHERE channel = ?", (head.channel,)
+        ).fetchone()
+        head.next_expiry = next_expiry if next_expiry is not None else _NEVER
+        return head.floor - floor
+
+    def _trim(self, head: Head, floor: int) -> None:
+        if floor > head.floor:
+            head.floor = floor
+            self._trimmed[head.channel] = floor
+            # While a message is kept, the floor follows from its offset; once none is, the row has to know.
+            if floor >= head.newest:
+                self._changed[head.name] = head
+
+    def append(
+        self, connection: sqlite3.Connection, name: str, retention: Retention, body: bytes, now: int
+    ) -> tuple[int, str]:
+        """Keeps a message; answers its offset and epoch."""
+        head = self._head(connection, name, now)
+        head.newest = offset = head.newest + 1
+        expires_at = now + retention.ttl
+        head.next_expiry = min(head.next_expiry, expires_at)
+        self._rows.append((head.channel, offset, expires_at, body))
+        if offset - head.floor > retention.size:
+            self._trim(head, offset - max(retention.size, 0))
+        if now - head.touched_at > _TOUCH:
+            head.touched_at = now
+            self._changed[name] = head
+        return offset, head.epoch
+
+    def read(
+        self, connection: sqlite3.Connection, name: str, since: int | None, limit: int, reverse: bool, now: int
+    ) -> HistoryPage:
+        head = self._head(connection, name, now)
+        self._flush_rows(connection)
+        first, last = head.floor + 1, head.newest
+        if reverse and since is not None:
+            last = min(last, since - 1)
+        elif since is not None:
+            first = max(first, since + 1)
+        order = "DESC" if reverse else "ASC"
+        messages: list[publication.Publication] = []
+        if first <= last and limit > 0:
+            messages = [
+                publication.decode(body).positioned(offset, head.epoch)
+                for offset, body in connection.execute(
+                    "SELECT offset, body FROM history WHERE channel = ? AND offset BETWEEN ? AND ?"
+                    f" ORDER BY offset {order} LIMIT ?",
+                    (head.channel, first, last, limit),
+                ).fetchall()
+            ]
+        return HistoryPage(messages, Position(offset=head.newest, epoch=head.epoch), head.floor)
+
+    def _flush_rows(self, connection: sqlite3.Connection) -> None:
+        if self._rows:
+            write_rows(connection, "INSERT INTO history (channel, offset, expires_at, body)", self._rows)
+            self._rows.clear()
+        if self._trimmed:
+            write_rows(
+                connection,
+                "DELETE FROM history WHERE id IN (SELECT history.id FROM (",
+                list(self._trimmed.items()),
+                ") CROSS JOIN history ON history.channel = column1 AND history.offset <= column2)",
+            )
+            self._trimmed.clear()
+
+    def flush(self, connection: sqlite3.Connection) -> None:
+        """Writes what the batch changed."""
+        self._flush_rows(connection)
+        if self._changed:
+            write_rows(
+                connection,
+                "INSERT INTO channel (channel, name, epoch, newest, floor, touched_at)",
+                [
+                    (head.channel, head.name, head.epoch, head.newest, head.floor, head.touched_at)
+                    for head in self._changed.values()
+                ],
+                "ON CONFLICT (channel) DO UPDATE SET newest = excluded.newest, floor = excluded.floor,"
+                " touched_at = excluded.touched_at",
+            )
+            self._changed.clear()
+        while len(self._heads) > _HEADS:
+            del self._heads[next(iter(self._heads))]
+
+    def sweep(self, connection: sqlite3.Connection, now: int, limit: int) -> int:
+        """Removes some of what is past its age, and some positions without news. Answers how many."""
+        names = [
+            name
+            for (name,) in connection.execute(
+                "SELECT name FROM channel WHERE channel IN"
+                " (SELECT channel FROM history WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)",
+                (now, limit),
+            ).fetchall()
+        ]
+        removed = 0
+        for name in names:
+            if removed >= limit:
+                break
+            self.fetch(connection, (name,), now)
+            removed += self._expire(connection, self._heads[name], now)
+        idle = [
+            name
+            for (name,) in connection.execute(
+                "SELECT name FROM channel WHERE touched_at <= ? AND NOT EXISTS"
+                " (SELECT 1 FROM history WHERE history.channel = channel.channel) LIMIT ?",
+                (now - POSITION_TTL, limit),
+            ).fetchall()
+            if name not in self._changed
+        ]
+        for name in idle:
+            self._heads.pop(name, None)
+            connection.execute("DELETE FROM channel WHERE name = ?", (name,))
+        return max(removed, len(idle))

@@ -1,0 +1,358 @@
+"""What users have waiting, as rows (L1, on the writer thread).
+
+Of each user in use a `Head` is in memory: it knows the offsets of the kept messages, so that an append needs no query,
+neither for its offset nor for what must go. It is always what the transaction under way would read; after a rollback
+every head is forgotten.
+"""
+
+from __future__ import annotations
+
+import secrets
+from array import array
+from bisect import bisect_left, bisect_right
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from pushserver.core import errors, publication
+from pushserver.engine.embedded.database import read_rows, write_rows
+from pushserver.engine.interfaces import POSITION_TTL, InboxPage, InboxRules, InboxState
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Sequence
+
+_CHAT: Final = 1
+_OWN_TTL: Final = 2
+
+#: How many heads are kept in memory, of some 1 to 2 KiB each.
+_HEADS: Final = 8192
+#: How many separate stretches of lost messages an inbox remembers; beyond it the two oldest become one.
+_STRETCHES: Final = 64
+#: How often a head says that it is in use, ms.
+_TOUCH: Final = 24 * 3600 * 1000
+_NEVER: Final = 1 << 62
+
+_lost = msgspec.json.Decoder(list[list[int]])
+
+
+class Head:
+    """One user's inbox without its messages.
+
+    ``kept`` holds for each kept message ``offset << 1 | chat``, ascending; ``collapse`` the newest offset by key;
+    ``lost`` stretches ``[first, last, how many]``; ``next_expiry`` is never later than the first message's.
+    """
+
+    __slots__ = (
+        "acked",
+        "chats",
+        "collapse",
+        "epoch",
+        "kept",
+        "lost",
+        "newest",
+        "next_expiry",
+        "touched_at",
+        "user",
+        "user_id",
+    )
+
+    def __init__(self, user: int, user_id: str, epoch: str, newest: int, acked: int, touched_at: int) -> None:
+        self.user = user
+        self.user_id = user_id
+        self.epoch = epoch
+        self.newest = newest
+        self.acked = acked
+        self.touched_at = touched_at
+        self.lost: list[list[int]] = []
+        self.kept = array("q")
+        self.chats = 0
+        self.collapse: dict[str, int] | None = None
+        self.next_expiry = _NEVER
+
+    @property
+    def pending(self) -> int:
+        """How many messages wait after the cursor."""
+        return len(self.kept) - bisect_left(self.kept, (self.acked + 1) << 1)
+
+    def place(self, offset: int) -> int | None:
+        """Where an offset stands in ``kept``."""
+        index = bisect_left(self.kept, offset << 1)
+        return index if index < len(self.kept) and self.kept[index] >> 1 == offset else None
+
+    def lose(self, offset: int) -> None:
+        """Counts a message as lost."""
+        lost = self.lost
+        index = bisect_right(lost, offset, key=lambda stretch: stretch[0])
+        if index and lost[index - 1][1] == offset - 1:
+            lost[index - 1][1] = offset
+            lost[index - 1][2] += 1
+            if index < len(lost) and lost[index][0] == offset + 1:
+                lost[index - 1][1] = lost[index][1]
+                lost[index - 1][2] += lost[index][2]
+                del lost[index]
+        elif index < len(lost) and lost[index][0] == offset + 1:
+            lost[index][0] = offset
+            lost[index][2] += 1
+        else:
+            lost.insert(index, [offset, offset, 1])
+        if len(lost) > _STRETCHES:
+            lost[:2] = [[lost[0][0], lost[1][1], lost[0][2] + lost[1][2]]]
+
+    def lost_after(self, offset: int) -> int:
+        """How many messages after an offset were lost. Within a stretch that was merged, the most it can be."""
+        return sum(
+            count if first > offset else min(count, last - offset) for first, last, count in self.lost if last > offset
+        )
+
+
+class Inboxes:
+    """Every user's inbox."""
+
+    def __init__(self, rules: InboxRules) -> None:
+        self._rules = rules
+        self._heads: dict[str, Head] = {}
+        self._next_user = 0
+        self._rows: list[tuple[int, int, int, int, str | None, bytes]] = []
+        self._removed: list[tuple[int, int]] = []
+        self._changed: dict[str, Head] = {}
+
+    def forget(self) -> None:
+        self._heads.clear()
+        self._rows.clear()
+        self._removed.clear()
+        self._changed.clear()
+        self._next_user = 0
+
+    def fetch(self, connection: sqlite3.Connection, user_ids: Sequence[str], now: int) -> None:
+        """Makes the heads of these users known, new ones where there are none."""
+        missing = [user_id for user_id in dict.fromkeys(user_ids) if user_id not in self._heads]
+        if not missing:
+            return
+        by_number: dict[int, Head] = {}
+        for user, user_id, epoch, newest, acked, lost, touched_at in read_rows(
+            connection,
+            "SELECT user, user_id, epoch, newest, acked, lost, touched_at FROM inbox_user WHERE user_id IN (*)",
+            missing,
+        ):
+            head = by_number[user] = self._heads[user_id] = Head(user, user_id, epoch, newest, acked, touched_at)
+            head.lost = _lost.decode(lost)
+        for user, offset, kind, expires_at, collapse_key in read_rows(
+            connection,
+            "SELECT user, offset, kind, expires_at, collapse_key FROM inbox WHERE user IN (*) ORDER BY user, offset",
+            list(by_number),
+        ):
+            head = by_number[user]
+            self._enter(head, offset, kind, expires_at, collapse_key)
+        for user_id in missing:
+            if user_id not in self._heads:
+                if not self._next_user:
+                    (highest,) = connection.execute("SELECT max(user) FROM inbox_user").fetchone()
+                    self._next_user = (highest or 0) + 1
+                head = Head(self._next_user, user_id, secrets.token_hex(8), 0, 0, now)
+                self._next_user += 1
+                self._heads[user_id] = self._changed[user_id] = head
+
+    @staticmethod
+    def _enter(head: Head, offset: int, kind: int, expires_at: int, collapse_key: str | None) -> None:
+        head.kept.append(offset << 1 | kind & _CHAT)
+        head.chats += kind & _CHAT
+        if offset > head.newest:
+            head.newest = offset
+        if expires_at < head.next_expiry:
+            head.next_expiry = expires_at
+        if collapse_key is not None:
+            if head.collapse is None:
+                head.collapse = {}
+            head.collapse[collapse_key] = offset
+
+    def _head(self, connection: sqlite3.Connection, user_id: str, now: int) -> Head:
+        heads = self._heads
+        head = heads.get(user_id)
+        if head is None:
+            self.fetch(connection, (user_id,), now)
+            head = heads[user_id]
+        elif len(heads) > _HEADS // 2:
+            # The dictionary's order is the order of use; `flush` forgets the least recently used.
+            heads[user_id] = heads.pop(user_id)
+        if head.next_expiry <= now:
+            self._expire(connection, head, now)
+        if now - head.touched_at > _TOUCH:
+            head.touched_at = now
+            self._changed[user_id] = head
+        return head
+
+    def _expire(self, connection: sqlite3.Connection, head: Head, now: int) -> int:
+        """Removes what is past its age; answers how many."""
+        self._flush_rows(connection)
+        expired = connection.execute(
+            "SELECT offset, kind FROM inbox WHERE user = ? AND expires_at <= ? ORDER BY offset", (head.user, now)
+        ).fetchall()
+        for offset, kind in expired:
+            self._remove(head, offset, lost=not kind & _OWN_TTL)
+        self._flush_rows(connection)
+        (next_expiry,) = connection.execute("SELECT min(expires_at) FROM inbox WHERE user = ?", (head.user,)).fetchone()
+        head.next_expiry = next_expiry if next_expiry is not None else _NEVER
+        return len(expired)
+
+    def _remove(self, head: Head, offset: int, lost: bool) -> None:
+        index = head.place(offset)
+        if index is not None:
+            head.chats -= head.kept.pop(index) & _CHAT
+            self._removed.append((head.user, offset))
+            if lost:
+                head.lose(offset)
+            self._changed[head.user_id] = head
+
+    def append(
+        self,
+        connection: sqlite3.Connection,
+        user_id: str,
+        chat: bool,
+        ttl: int | None,
+        collapse_key: str | None,
+        body: bytes,
+        now: int,
+    ) -> tuple[int, str]:
+        """Keeps a message; answers its offset and epoch."""
+        head = self._head(connection, user_id, now)
+        if collapse_key is not None and head.collapse is not None:
+            earlier = head.collapse.get(collapse_key, 0)
+            if earlier > head.acked:
+                self._remove(head, earlier, lost=False)
+        offset = head.newest + 1
+        rules = self._rules
+        own = ttl is not None and ttl < rules.ttl
+        expires_at = now + (ttl if own and ttl is not None else rules.ttl)
+        kind = (_CHAT if chat else 0) | (_OWN_TTL if own else 0)
+        self._enter(head, offset, kind, expires_at, collapse_key)
+        self._rows.append((head.user, offset, kind, expires_at, collapse_key, body))
+        kept = head.kept
+        # Chat gives way to what is unread and matters more, but not to what was read long ago: acknowledging deletes
+        # nothing, so a busy user's inbox is always full.
+        while head.chats > rules.chat_size or (chat and len(kept) > rules.size and kept[0] >> 1 > head.acked):
+            self._remove(head, next(entry for entry in kept if entry & _CHAT) >> 1, lost=True)
+        while len(kept) > rules.size:
+            self._remove(head, kept[0] >> 1, lost=True)
+        if head.collapse is not None and len(head.collapse) > 2 * rules.size:
+            head.collapse = {key: at for key, at in head.collapse.items() if head.place(at) is not None}
+        return offset, head.epoch
+
+    def state(self, connection: sqlite3.Connection, user_id: str, now: int) -> InboxState:
+        head = self._head(connection, user_id, now)
+        return InboxState(head.newest, head.epoch, head.acked, head.pending)
+
+    def read(self, connection: sqlite3.Connection, user_id: str, after: int | None, limit: int, now: int) -> InboxPage:
+        head = self._head(connection, user_id, now)
+        since = head.acked if after is None else after
+        self._flush_rows(connection)
+        messages = [
+            publication.decode(body).positioned(offset, head.epoch)
+            for offset, body in connection.execute(
+                "SELECT offset, body FROM inbox WHERE user = ? AND offset > ? ORDER BY offset LIMIT ?",
+                (head.user, min(since, _NEVER), max(limit, 0)),
+            ).fetchall()
+        ]
+        pending = len(head.kept) - bisect_left(head.kept, (min(since, _NEVER) + 1) << 1)
+        last = since if not messages or messages[-1].offset is None else messages[-1].offset
+        lost, beyond = head.lost_after(since), head.lost_after(last)
+        return InboxPage(messages, head.newest, head.epoch, head.acked, lost, beyond, pending)
+
+    def acknowledge(self, connection: sqlite3.Connection, user_id: str, offset: int, epoch: str, now: int) -> int:
+        head = self._head(connection, user_id, now)
+        if epoch != head.epoch:
+            raise errors.Conflict("the inbox has another epoch")
+        if offset > head.newest:
+            raise errors.Invalid("the offset is beyond the newest message")
+        if offset > head.acked:
+            head.acked = offset
+            self._changed[user_id] = head
+        return head.acked
+
+    def clear(self, connection: sqlite3.Connection, user_id: str, now: int) -> int:
+        head = self._head(connection, user_id, now)
+        self._flush_rows(connection)
+        connection.execute("DELETE FROM inbox WHERE user = ?", (head.user,))
+        count = len(head.kept)
+        head.kept = array("q")
+        head.chats = 0
+        head.collapse = None
+        head.lost = []
+        head.next_expiry = _NEVER
+        self._changed[user_id] = head
+        return count
+
+    def _flush_rows(self, connection: sqlite3.Connection) -> None:
+        if self._rows:
+            write_rows(connection, "INSERT INTO inbox (user, offset, kind, expires_at, collapse_key, body)", self._rows)
+            self._rows.clear()
+        if self._removed:
+            # A pair of columns IN a list would scan the whole table; the join looks up each pair.
+            write_rows(
+                connection,
+                "DELETE FROM inbox WHERE id IN (SELECT inbox.id FROM (",
+                self._removed,
+                ") CROSS JOIN inbox ON inbox.user = column1 AND inbox.offset = column2)",
+            )
+            self._removed.clear()
+
+    def flush(self, connection: sqlite3.Connection) -> None:
+        """Writes what the batch changed."""
+        self._flush_rows(connection)
+        if self._changed:
+            write_rows(
+                connection,
+                "INSERT INTO inbox_user (user, user_id, epoch, newest, acked, lost, touched_at)",
+                [
+                    (
+                        head.user,
+                        head.user_id,
+                        head.epoch,
+                        head.newest,
+                        head.acked,
+                        msgspec.json.encode(head.lost),
+                        head.touched_at,
+                    )
+                    for head in self._changed.values()
+                ],
+                "ON CONFLICT (user) DO UPDATE SET newest = excluded.newest, acked = excluded.acked,"
+                " lost = excluded.lost, touched_at = excluded.touched_at",
+            )
+            self._changed.clear()
+        while len(self._heads) > _HEADS:
+            del self._heads[next(iter(self._heads))]
+
+    def sweep(self, connection: sqlite3.Connection, now: int, limit: int) -> int:
+        """Removes some of what is past its age, and some heads of inboxes long empty. Answers how many."""
+        self._flush_rows(connection)
+        # The rows stand in the order of time, so what is past the inbox' own age is found at the front.
+        user_ids = [
+            user_id
+            for (user_id,) in connection.execute(
+                "SELECT user_id FROM inbox_user WHERE user IN (SELECT user FROM"
+                " (SELECT user, expires_at FROM inbox ORDER BY id LIMIT :limit) WHERE expires_at <= :now UNION ALL"
+                f" SELECT * FROM (SELECT user FROM inbox WHERE kind >= {_OWN_TTL} AND expires_at <= :now LIMIT :limit)"
+                ")",
+                {"now": now, "limit": limit},
+            ).fetchall()
+        ]
+        removed = 0
+        for user_id in user_ids:
+            if removed >= limit:
+                break
+            self.fetch(connection, (user_id,), now)
+            removed += self._expire(connection, self._heads[user_id], now)
+        # Word of what was lost unread is not forgotten: its reader has not heard it yet.
+        idle = [
+            user_id
+            for (user_id,) in connection.execute(
+                "SELECT user_id FROM inbox_user AS of WHERE touched_at <= ? AND lost = X'5B5D' AND NOT EXISTS"
+                " (SELECT 1 FROM inbox WHERE inbox.user = of.user) LIMIT ?",
+                (now - max(POSITION_TTL, self._rules.ttl), limit),
+            ).fetchall()
+            if user_id not in self._changed
+        ]
+        for user_id in idle:
+            self._heads.pop(user_id, None)
+            connection.execute("DELETE FROM inbox_user WHERE user_id = ?", (user_id,))
+        return max(removed, len(idle))

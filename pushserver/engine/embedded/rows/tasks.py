@@ -1,0 +1,104 @@
+"""The states of tasks, as rows (L1, on the writer thread)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from pushserver.core import errors
+from pushserver.core.task import TaskState
+from pushserver.engine.embedded.database import read_rows, write_rows
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Sequence
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(TaskState).decode
+
+_Row = tuple[str, str, int, int, int, int | None, bytes]
+
+
+class TaskRows:
+    """Every task's newest state. What a batch reads and writes is held until its end."""
+
+    def __init__(self, ttl: int) -> None:
+        self._ttl = ttl
+        self._versions: dict[str, int | None] = {}
+        self._rows: dict[str, _Row] = {}
+
+    def forget(self) -> None:
+        self._versions.clear()
+        self._rows.clear()
+
+    def fetch(self, connection: sqlite3.Connection, task_ids: Sequence[str], now: int) -> None:
+        """Reads the versions that this batch will ask for."""
+        self._versions = dict.fromkeys(task_ids)
+        for task_id, version, expires_at in read_rows(
+            connection, "SELECT task_id, version, expires_at FROM task WHERE task_id IN (*)", list(self._versions)
+        ):
+            if expires_at is None or expires_at > now:
+                self._versions[task_id] = version
+
+    def version(self, task_id: str) -> int | None:
+        """The kept state's version; None where the task is not known."""
+        return self._versions[task_id]
+
+    def put(self, state: TaskState, now: int) -> None:
+        self._versions[state.task_id] = state.version
+        self._rows[state.task_id] = (
+            state.task_id,
+            state.user_id,
+            state.version,
+            state.created_at,
+            state.updated_at,
+            now + self._ttl if state.final else None,
+            _encode(state),
+        )
+
+    def get(self, connection: sqlite3.Connection, task_id: str, now: int) -> TaskState:
+        self.flush(connection)
+        row = connection.execute(
+            "SELECT body FROM task WHERE task_id = ? AND (expires_at IS NULL OR expires_at > ?)", (task_id, now)
+        ).fetchone()
+        if row is None:
+            raise errors.NotFound("no such task")
+        return _decode(row[0])
+
+    def of_user(
+        self, connection: sqlite3.Connection, user_id: str, unfinished: bool, limit: int, now: int
+    ) -> list[TaskState]:
+        self.flush(connection)
+        kept = "expires_at IS NULL" if unfinished else "(expires_at IS NULL OR expires_at > :now)"
+        rows = connection.execute(
+            f"SELECT body FROM task WHERE user_id = :user_id AND {kept}"
+            " ORDER BY created_at DESC, rowid DESC LIMIT :limit",
+            {"user_id": user_id, "now": now, "limit": max(limit, 0)},
+        ).fetchall()
+        return [_decode(body) for (body,) in rows]
+
+    def stale(self, connection: sqlite3.Connection, before: int, limit: int) -> list[TaskState]:
+        self.flush(connection)
+        rows = connection.execute(
+            "SELECT body FROM task WHERE expires_at IS NULL AND updated_at < ? ORDER BY updated_at LIMIT ?",
+            (before, max(limit, 0)),
+        ).fetchall()
+        return [_decode(body) for (body,) in rows]
+
+    def flush(self, connection: sqlite3.Connection) -> None:
+        if self._rows:
+            write_rows(
+                connection,
+                "INSERT INTO task (task_id, user_id, version, created_at, updated_at, expires_at, body)",
+                list(self._rows.values()),
+                "ON CONFLICT (task_id) DO UPDATE SET user_id = excluded.user_id, version = excluded.version,"
+                " created_at = excluded.created_at, updated_at = excluded.updated_at,"
+                " expires_at = excluded.expires_at, body = excluded.body",
+            )
+            self._rows.clear()
+
+    def sweep(self, connection: sqlite3.Connection, now: int, limit: int) -> int:
+        return connection.execute(
+            "DELETE FROM task WHERE rowid IN (SELECT rowid FROM task WHERE expires_at <= ? LIMIT ?)", (now, limit)
+        ).rowcount

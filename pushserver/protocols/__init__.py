@@ -1,0 +1,1 @@
+"""The protocols that clients speak: messages, sessions and framing, without I/O."""

@@ -1,0 +1,1 @@
+"""The native protocol: JSON messages over WebSocket and server-sent events."""

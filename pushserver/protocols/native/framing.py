@@ -1,0 +1,49 @@
+"""How clients of the native protocol are spoken to: one dialect for each way that frames are packed. Pure (L0)."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Final
+
+from pushserver.core.publication import Publication
+from pushserver.protocols import rfc6455 as frames
+from pushserver.protocols.native import messages
+
+#: What the native protocol is called in ``Sec-WebSocket-Protocol``.
+SUBPROTOCOL: Final = "pushserver.v1.json"
+
+
+class Plain:
+    """Whole text frames."""
+
+    name = SUBPROTOCOL
+
+    def publication(self, publication: Publication) -> bytes:
+        return frames.text(messages.push(publication))
+
+    def text(self, payload: bytes) -> bytes:
+        return frames.text(payload)
+
+
+class Deflated:
+    """Text frames, compressed where that pays (RFC 7692) without context from one message to the next, so that one
+    compressed frame serves every connection with these parameters."""
+
+    __slots__ = ("_min_size", "_window", "name")
+
+    def __init__(self, window: int, min_size: int) -> None:
+        self.name = SUBPROTOCOL
+        self._window = window
+        self._min_size = min_size
+
+    def publication(self, publication: Publication) -> bytes:
+        return self.text(messages.push(publication))
+
+    def text(self, payload: bytes) -> bytes:
+        if len(payload) < self._min_size:
+            return frames.text(payload)
+        compressor = zlib.compressobj(zlib.Z_DEFAULT_COMPRESSION, zlib.DEFLATED, -self._window)
+        packed = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
+        # RFC 7692 section 7.2.1: the empty block at the end is left out.
+        packed = packed[:-4]
+        return frames.frame(frames.TEXT, packed, rsv1=True) if len(packed) < len(payload) else frames.text(payload)

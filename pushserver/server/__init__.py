@@ -1,0 +1,1 @@
+"""Who is connected, who gets what, and what is due."""

@@ -1,0 +1,69 @@
+"""Authentication: from a token to an identity that still holds (L2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pushserver.core import tokens
+from pushserver.core.errors import Code, Refused
+from pushserver.core.tokens import Identity, Keys, KeySource, TokenRules
+from pushserver.engine.interfaces import Credential
+
+if TYPE_CHECKING:
+    from pushserver.engine.interfaces import IRevocations
+    from pushserver.server.jwks import KeySet
+
+
+def credential(identity: Identity) -> Credential:
+    """What of an identity can be revoked."""
+    return Credential(identity.user_id, identity.jti, identity.issued_at)
+
+
+class Authenticator:
+    """Verifies tokens and asks whether they were revoked; where that cannot be asked, nobody gets in."""
+
+    def __init__(
+        self,
+        keys: Keys,
+        rules: TokenRules,
+        key_set: KeySet | None,
+        revocations: IRevocations,
+        now: Callable[[], int],
+    ) -> None:
+        self._keys = keys
+        self._rules = rules
+        self._key_set = key_set
+        self._revocations = revocations
+        self._now = now
+        #: the identities that the engine is being asked about, and whether word of a revocation came meanwhile
+        self._asking: dict[object, tuple[Identity, list[bool]]] = {}
+
+    async def identify(self, token: str) -> Identity:
+        """Who the token says it is.
+
+        Raises `errors.Refused` with INVALID_TOKEN or TOKEN_EXPIRED, and `errors.Unavailable` where the keys to verify
+        it with cannot be had.
+        """
+        keys: KeySource = self._keys
+        if self._key_set is not None:
+            keys = await self._key_set.keys_for(token, self._keys)
+        return tokens.verify(token, keys, self._rules, self._now())
+
+    async def check(self, identity: Identity) -> None:
+        """Raises `errors.Refused` with TOKEN_BLACKLISTED, or `errors.Unavailable` where the engine cannot say."""
+        revoked_meanwhile: list[bool] = []
+        question = object()
+        self._asking[question] = (identity, revoked_meanwhile)
+        try:
+            (revoked,) = await self._revocations.revoked([credential(identity)])
+        finally:
+            del self._asking[question]
+        if revoked or revoked_meanwhile:
+            raise Refused("the token was revoked", Code.TOKEN_BLACKLISTED)
+
+    def heard(self, concerns: Callable[[Identity], bool]) -> None:
+        """Word of a revocation has come: an answer of the engine that is on its way may be older."""
+        for identity, revoked in self._asking.values():
+            if concerns(identity):
+                revoked.append(True)

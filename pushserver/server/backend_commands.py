@@ -1,0 +1,378 @@
+"""What the server side may ask for: one table of methods for the HTTP API, the ingest stream and the console (L2).
+
+method, params (JSON) -> typed parameters -> rooms -> result (JSON)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from pushserver.core import publication
+from pushserver.core.channels import Kind, is_channel, is_id
+from pushserver.core.errors import Code, Invalid, NotFound, PushError
+from pushserver.core.task import MAX_INTEGER, NewTask, Progress, TaskState
+from pushserver.engine.interfaces import Once, Published
+from pushserver.protocols.native.messages import MessageId, may_send
+from pushserver.server.cluster import Control, Disconnection, Subscriptions
+from pushserver.server.hub import Hub
+from pushserver.server.publishing import Publishing
+from pushserver.server.tasks import Tasks, user_channel
+
+#: Commands of one batch.
+MAX_BATCH: Final = 1_000
+#: Channels of one broadcast, users of one notify.
+MAX_FANNED: Final = 10_000
+
+Id = Annotated[str, Meta(max_length=200)] | int
+#: A duration, as `duration` reads it, and a moment, ms. What is larger no JSON reader holds exactly.
+Duration = str | Annotated[int, Meta(gt=0, le=MAX_INTEGER)]
+Moment = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
+
+
+def id_of(value: str | int, name: str) -> str:
+    """A user's or task's id as the API takes it: a number stands for its decimal text. Raises `errors.Invalid`."""
+    text = str(value)
+    if isinstance(value, bool) or not is_id(text):
+        raise Invalid(f"{name} must be 1 to 200 of the characters of an id")
+    return text
+
+
+def _type(type: str) -> str:
+    if not may_send(type, server_side=True):
+        raise Invalid(f"messages of type {type[:64]!r} cannot be published")
+    return type
+
+
+class PublishParams(Struct, frozen=True, rename="camel"):
+    channel: str
+    data: Any
+    type: str = "message"
+    message_id: MessageId | None = None
+    exclude_user: Id | None = None
+    exclude_connection: str | None = None
+
+
+class BroadcastParams(Struct, frozen=True, rename="camel"):
+    channels: Annotated[list[str], Meta(max_length=MAX_FANNED)]
+    data: Any
+    type: str = "message"
+    message_id: MessageId | None = None
+    exclude_user: Id | None = None
+    exclude_connection: str | None = None
+
+
+class NotifyParams(Struct, frozen=True, rename="camel"):
+    data: Any
+    user_id: Id | None = None
+    user_ids: Annotated[list[Id], Meta(max_length=MAX_FANNED)] | None = None
+    type: str = "user_notification"
+    message_id: MessageId | None = None
+    ttl: Duration | None = None
+    collapse_key: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
+
+
+class StatusParams(Struct, frozen=True, rename="camel"):
+    status: str
+    message: str | None = None
+
+
+class CancelParams(Struct, frozen=True):
+    message: str | None = None
+
+
+class CompleteParams(Struct, frozen=True):
+    result: Any | UnsetType = UNSET
+
+
+class FailParams(Struct, frozen=True):
+    error: str
+
+
+class TaskId(Struct, frozen=True):
+    task_id: str = msgspec.field(name="taskId")
+
+
+class SubscribeParams(Struct, frozen=True, rename="camel"):
+    channels: list[str]
+    user_id: Id | None = None
+    connection_id: str | None = None
+
+
+class DisconnectParams(Struct, frozen=True, rename="camel"):
+    user_id: Id | None = None
+    connection_id: str | None = None
+    code: Annotated[int, Meta(ge=3000, le=4999)] = 3503
+    reason: Annotated[str, Meta(max_length=120)] | None = None
+
+
+class RevokeParams(Struct, frozen=True, rename="camel"):
+    jti: Annotated[str, Meta(min_length=1, max_length=255)] | None = None
+    user_id: Id | None = None
+    expires_at: Moment | None = None
+
+
+class Command(Struct, frozen=True):
+    method: str
+    params: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+class Batch(Struct, frozen=True):
+    commands: Annotated[list[Command], Meta(max_length=MAX_BATCH)]
+
+
+def decode(octets: bytes | msgspec.Raw, type: Any) -> Any:
+    """Reads parameters. Raises `errors.Invalid`, with where and why, whatever the octets."""
+    if publication.too_deep(bytes(octets)):
+        raise Invalid("nested too deep")
+    try:
+        return msgspec.json.decode(octets, type=type)
+    except (msgspec.ValidationError, RecursionError) as problem:
+        raise Invalid(str(problem)[:300]) from None
+    except ValueError:
+        raise Invalid("not JSON") from None
+
+
+_DIGITS: Final = len(str(MAX_INTEGER))
+_UNITS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+def duration(value: str | int) -> int:
+    """ms from what the API takes for a duration: a number of ms, or a text such as ``10m``."""
+    if isinstance(value, int):
+        return value
+    for unit in ("ms", "s", "m", "h", "d"):
+        number = value.removesuffix(unit)
+        # So many digits alone: Python refuses to read thousands.
+        if number != value and number.isascii() and number.isdigit() and len(number) <= _DIGITS:
+            duration = int(number) * _UNITS[unit]
+            if 0 < duration <= MAX_INTEGER:
+                return duration
+    raise Invalid('a duration is a number of ms, or a text such as "10m"')
+
+
+def error_of(problem: PushError) -> dict[str, Any]:
+    return {"code": problem.code.value, "message": problem.message}
+
+
+#: The scope that a method needs.
+SCOPES: Final[dict[str, str]] = {
+    "publish": "publish",
+    "broadcast": "publish",
+    "notify": "notify",
+    "task.create": "tasks",
+    "task.progress": "tasks",
+    "task.status": "tasks",
+    "task.complete": "tasks",
+    "task.fail": "tasks",
+    "task.cancel": "tasks",
+    "subscribe": "admin",
+    "unsubscribe": "admin",
+    "disconnect": "admin",
+    "revoke": "admin",
+}
+
+#: The methods that change a task, and their parameters beside ``taskId``.
+_CHANGES: Final[dict[str, Any]] = {
+    "task.progress": Progress,
+    "task.status": StatusParams,
+    "task.complete": CompleteParams,
+    "task.fail": FailParams,
+    "task.cancel": CancelParams,
+}
+
+Handler = Callable[[msgspec.Raw, Once | None], Awaitable[Any]]
+
+
+class Commands:
+    """Carries out what the server side asks for."""
+
+    def __init__(self, hub: Hub, publishing: Publishing, tasks: Tasks, control: Control) -> None:
+        self._hub = hub
+        self._publishing = publishing
+        self._tasks = tasks
+        self._control = control
+        self._methods: dict[str, Handler] = {
+            "publish": self._publish,
+            "broadcast": self._broadcast,
+            "notify": self._notify,
+            "task.create": self._create_task,
+            **{method: partial(self._named_task, method) for method in _CHANGES},
+            "subscribe": self._subscribe,
+            "unsubscribe": self._unsubscribe,
+            "disconnect": self._disconnect,
+            "revoke": self._revoke,
+        }
+
+    async def execute(self, method: str, params: msgspec.Raw | bytes, once: Once | None = None) -> Any:
+        """Carries out one method and answers its result, ready for JSON.
+
+        ``once``: makes it happen at most once, where the parameters bring no ``messageId`` of their own. Raises
+        `errors.PushError`.
+        """
+        handler = self._methods.get(method)
+        if handler is None:
+            raise Invalid(f"no method {method[:40]!r}")
+        return await handler(msgspec.Raw(params), once)
+
+    async def batch(self, batch: Batch, allowed: Callable[[str], PushError | None]) -> list[dict[str, Any]]:
+        """Carries out commands in order, going on after a failure. ``allowed`` says why a method is not."""
+        replies: list[dict[str, Any]] = []
+        for command in batch.commands:
+            try:
+                refusal = allowed(command.method)
+                if refusal is not None:
+                    raise refusal
+                replies.append({"result": await self.execute(command.method, command.params)})
+            except PushError as problem:
+                replies.append({"error": error_of(problem)})
+        return replies
+
+    # -- messages -----------------------------------------------------------------------------------------------------
+
+    async def _publish(self, params: msgspec.Raw, once: Once | None) -> dict[str, Any]:
+        asked = decode(params, PublishParams)
+        return await self._one(asked.channel, publication.body(asked.data), asked, once)
+
+    async def _broadcast(self, params: msgspec.Raw, once: Once | None) -> dict[str, Any]:
+        asked = decode(params, BroadcastParams)
+        _type(asked.type)
+        data = publication.body(asked.data)
+        results: list[dict[str, Any]] = []
+        for channel in asked.channels:
+            try:
+                results.append({"result": await self._one(channel, data, asked, once)})
+            except PushError as problem:
+                if once is not None and problem.code is Code.UNAVAILABLE:
+                    raise  # the whole command is tried again; what was done is not repeated
+                results.append({"error": error_of(problem)})
+        return {"results": results}
+
+    async def _one(
+        self, channel: str, data: msgspec.Raw, asked: PublishParams | BroadcastParams, once: Once | None
+    ) -> dict[str, Any]:
+        user = asked.exclude_user
+        published = await self._publishing.publish(
+            channel,
+            _type(asked.type),
+            data,
+            message_id=_message_id(asked.message_id, once),
+            exclude_user=None if user is None else id_of(user, "excludeUser"),
+            exclude_connection=asked.exclude_connection,
+            fence=None if once is None else once.fence,
+        )
+        return _published(published)
+
+    async def _notify(self, params: msgspec.Raw, once: Once | None) -> dict[str, Any]:
+        asked = decode(params, NotifyParams)
+        if (asked.user_id is None) == (asked.user_ids is None):
+            raise Invalid("either userId or userIds")
+        users = [asked.user_id] if asked.user_id is not None else asked.user_ids or []
+        # All are checked before the first gets anything.
+        ids = [id_of(user, "userId") for user in users]
+        _type(asked.type)
+        ttl = None if asked.ttl is None else duration(asked.ttl)
+        data = publication.body(asked.data)
+        message_id = _message_id(asked.message_id, once)
+        results: list[dict[str, Any]] = []
+        for user_id in ids:
+            channel = user_channel(user_id)
+            published = await self._publishing.publish(
+                channel,
+                asked.type,
+                data,
+                message_id=message_id,
+                ttl=ttl,
+                collapse_key=asked.collapse_key,
+                fence=None if once is None else once.fence,
+            )
+            here = len(self._hub.followers(channel))
+            delivered = self._publishing.delivered(channel, message_id, published, here)
+            results.append({"userId": user_id, "delivered": delivered} | _published(published))
+        return {"results": results}
+
+    # -- tasks --------------------------------------------------------------------------------------------------------
+
+    async def _create_task(self, params: msgspec.Raw, once: Once | None) -> TaskState:
+        return await self._tasks.create(decode(params, NewTask), once)
+
+    async def _named_task(self, method: str, params: msgspec.Raw, once: Once | None) -> TaskState:
+        return await self.change_task(decode(params, TaskId).task_id, method, params, once)
+
+    async def change_task(self, task_id: str, method: str, params: msgspec.Raw | bytes, once: Once | None) -> TaskState:
+        """Carries out a task's method where the task is named beside the parameters."""
+        if not is_id(task_id):
+            raise NotFound("no such task")
+        asked = decode(params, _CHANGES[method])
+        match asked:
+            case Progress():
+                return await self._tasks.report(task_id, asked, once)
+            case StatusParams(status, message):
+                return await self._tasks.set_status(task_id, status, message, once)
+            case CompleteParams(result):
+                return await self._tasks.complete(task_id, result, once)
+            case FailParams(error):
+                return await self._tasks.fail(task_id, error, once)
+            case CancelParams(message):
+                return await self._tasks.cancel(task_id, message, once)
+            case _:
+                raise AssertionError(method)
+
+    # -- connections --------------------------------------------------------------------------------------------------
+
+    async def _subscribe(self, params: msgspec.Raw, once: Once | None) -> dict[str, Any]:
+        asked = self._subscriptions(params)
+        for channel in asked.channels:
+            if self._publishing.namespace(channel).kind is Kind.TASK:
+                await self._tasks.get(channel.partition(":")[2])
+        return {"connections": await self._control.subscribe(asked)}
+
+    async def _unsubscribe(self, params: msgspec.Raw, once: Once | None) -> dict[str, Any]:
+        return {"connections": await self._control.unsubscribe(self._subscriptions(params))}
+
+    def _subscriptions(self, params: msgspec.Raw) -> Subscriptions:
+        asked = decode(params, SubscribeParams)
+        user_id, connection_id = _whose(asked.user_id, asked.connection_id)
+        for channel in asked.channels:
+            if not is_channel(channel):
+                raise Invalid("not the name of a channel", Code.INVALID_CHANNEL)
+            self._publishing.namespace(channel)
+        return Subscriptions(tuple(asked.channels), user_id, connection_id)
+
+    async def _disconnect(self, params: msgspec.Raw, once: Once | None) -> dict[str, Any]:
+        asked = decode(params, DisconnectParams)
+        user_id, connection_id = _whose(asked.user_id, asked.connection_id)
+        reason = asked.reason if asked.reason is not None else "disconnected by the server"
+        return {"closed": await self._control.disconnect(Disconnection(asked.code, reason, user_id, connection_id))}
+
+    async def _revoke(self, params: msgspec.Raw, once: Once | None) -> dict[str, Any]:
+        asked = decode(params, RevokeParams)
+        if (asked.jti is None) == (asked.user_id is None):
+            raise Invalid("either jti or userId")
+        if asked.jti is not None:
+            return {"closed": await self._control.revoke_token(asked.jti, asked.expires_at)}
+        assert asked.user_id is not None
+        return {"closed": await self._control.revoke_user(id_of(asked.user_id, "userId"))}
+
+
+def _whose(user_id: str | int | None, connection_id: str | None) -> tuple[str | None, str | None]:
+    if (user_id is None) == (connection_id is None):
+        raise Invalid("either userId or connectionId")
+    return (None if user_id is None else id_of(user_id, "userId")), connection_id
+
+
+def _message_id(given: str | None, once: Once | None) -> str | None:
+    return given if given is not None or once is None else once.key
+
+
+def _published(published: Published) -> dict[str, Any]:
+    result: dict[str, Any] = {"messageId": published.message_id}
+    if published.offset is not None:
+        result |= {"offset": published.offset, "epoch": published.epoch}
+    if published.duplicate:
+        result["duplicate"] = True
+    return result

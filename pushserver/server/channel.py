@@ -1,0 +1,186 @@
+"""Following: who hears a channel on this node, and what is on its way to them (L2).
+
+Channel.followers   live: they get what is published from now on
+Channel.joining     between the channel's past, which is being read, and its present, which is held for them
+Channel.batches     published, and not yet with everybody
+Channel.lanes       the followers as a fan-out wants them
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from twisted.internet.defer import Deferred
+
+from pushserver.core.publication import Publication
+from pushserver.server.connection import Connection, Dialect
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+#: So many live messages are held for one joining follower; more, and the engine is read again.
+MAX_HELD: Final = 1000
+
+
+class Joining:
+    """A follower between a channel's past and its present.
+
+    Whoever brings the past holds this object and gives it to `Hub.arrive`. A newer one of the same connection, or
+    leaving the channel, ends it (`current`): who still works on it then stops.
+    """
+
+    __slots__ = ("_held", "_octets", "channel", "connection", "cut", "resync")
+
+    def __init__(self, channel: Channel, connection: Connection) -> None:
+        self.channel = channel
+        self.connection = connection
+        self._held: deque[Publication] = deque()
+        self._octets = 0
+        #: the newest offset that is held no more
+        self.cut = 0
+        #: the channel's messages may have been lost meanwhile: to be said once the past is told
+        self.resync = False
+
+    @property
+    def current(self) -> bool:
+        """Whether the connection still waits with this one."""
+        joining = self.channel.joining
+        return joining is not None and joining.get(self.connection) is self
+
+    def hold(self, publication: Publication) -> None:
+        held = self._held
+        held.append(publication)
+        self._octets += len(publication.data)
+        # As much as may wait for the connection when it is live, and in number.
+        while len(held) > MAX_HELD or (self._octets > self.connection.outbox.limit and len(held) > 1):
+            oldest = held.popleft()
+            self._octets -= len(oldest.data)
+            if oldest.offset is not None:
+                self.cut = oldest.offset
+
+    def complete_after(self, offset: int) -> bool:
+        """Whether everything after ``offset`` that was published meanwhile is held."""
+        return self.cut <= offset
+
+    def after(self, offset: int) -> list[Publication]:
+        """What is held and newer than ``offset``."""
+        return [p for p in self._held if p.offset is None or p.offset > offset]
+
+
+class Batch:
+    """Publications that leave together, for those whose first batch it is, or an earlier one was."""
+
+    __slots__ = ("number", "plain", "publications")
+
+    def __init__(self, number: int, publication: Publication) -> None:
+        self.number = number
+        self.publications = [publication]
+        #: whether nobody is excluded
+        self.plain = publication.for_all
+
+    def add(self, publication: Publication) -> None:
+        self.publications.append(publication)
+        self.plain = self.plain and publication.for_all
+
+    def frames(self, dialect: Dialect) -> tuple[list[bytes], bytes]:
+        """The publications as a kind of client is told them: a frame for each, and all in one."""
+        each = [*map(dialect.publication, self.publications)]
+        return each, each[0] if len(each) == 1 else b"".join(each)
+
+
+class Lane:
+    """Followers that the same octets may go to, past everything else: their sockets take whole frames."""
+
+    __slots__ = ("connections", "dialect", "sockets")
+
+    def __init__(self, dialect: Dialect) -> None:
+        self.dialect = dialect
+        self.connections: list[Connection] = []
+        self.sockets: list[socket.socket] = []
+
+
+class Lanes:
+    """A channel's followers, sorted for a fan-out. Never changed: when something changes, there are others."""
+
+    __slots__ = ("aside", "lanes")
+
+    def __init__(self, followers: Iterable[Connection]) -> None:
+        #: who has to be looked at closer: something waits before them, somebody watches, it is no plain socket
+        self.aside: list[Connection] = []
+        by_dialect: dict[Dialect, Lane] = {}
+        for connection in followers:
+            free, dialect = connection.outbox.free, connection.dialect
+            if free is None or connection.trace is not None:
+                self.aside.append(connection)
+                continue
+            lane = by_dialect.get(dialect)
+            if lane is None:
+                lane = by_dialect[dialect] = Lane(dialect)
+            lane.connections.append(connection)
+            lane.sockets.append(free)
+        self.lanes = tuple(by_dialect.values())
+
+
+class Channel:
+    """A channel with followers on this node."""
+
+    __slots__ = ("_lanes", "batches", "followers", "joining", "name", "number", "refused", "waiters")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        #: who is live here, and the number of the first batch that is meant for them
+        self.followers: dict[Connection, int] = {}
+        #: the number of the batch that gathers now
+        self.number = 0
+        self.joining: dict[Connection, Joining] | None = None
+        #: None where nothing is on its way to the followers
+        self.batches: list[Batch] | None = None
+        #: who waits for the engine to confirm this node's subscription; None once it has
+        self.waiters: list[Deferred[None]] | None = None
+        #: why the engine refused the subscription; None where it did not
+        self.refused: str | None = None
+        self._lanes: Lanes | None = None
+
+    def admit(self, connection: Connection) -> None:
+        """Makes the connection live for what is published from now on."""
+        if self.batches is not None:
+            self.number += 1
+        self.followers[connection] = self.number
+        self._lanes = None
+
+    def dismiss(self, connection: Connection) -> None:
+        """The connection is live here no more."""
+        self.followers.pop(connection, None)
+        self._lanes = None
+
+    def gather(self, publication: Publication) -> bool:
+        """Adds to the batch that gathers, or begins one where followers came since. True where it is the first of all
+        that is on its way."""
+        batches = self.batches
+        if batches is None:
+            self.batches = [Batch(self.number, publication)]
+            return True
+        if batches and batches[-1].number == self.number:
+            batches[-1].add(publication)
+        else:
+            batches.append(Batch(self.number, publication))
+        return False
+
+    # -- lanes --------------------------------------------------------------------------------------------------------
+
+    @property
+    def lanes(self) -> Lanes:
+        """The followers as they stand: the same object for as long as nothing of it has changed."""
+        if self._lanes is None:
+            self._lanes = Lanes(self.followers)
+        return self._lanes
+
+    def stand(self, lanes: Lanes) -> bool:
+        """Whether the followers still stand like this."""
+        return lanes is self._lanes
+
+    def stir(self) -> None:
+        """A follower's socket is free, or watched, as it was not before."""
+        self._lanes = None

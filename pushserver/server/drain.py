@@ -1,0 +1,92 @@
+"""Draining: every client is told to come back later, and closed, spread over a while (L2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import shuffle
+from typing import TYPE_CHECKING, Final
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+
+from pushserver.core import errors
+from pushserver.core.operations import GoingAway
+from pushserver.server.connection import Connection
+from pushserver.server.hub import Hub
+from pushserver.server.publishing import Publishing
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+#: Seconds between two lots of connections.
+STEP: Final = 0.1
+
+
+def reconnect_window(connections: int) -> int:
+    """ms over which so many clients should come back: a second for each thousand, and never all at once."""
+    return max(1_000, min(60_000, connections))
+
+
+class Drain:
+    """Empties a node that goes on running, while nobody new comes in.
+
+    Args:
+        close_door: called with True when nobody may come in any more, and with False when they may again.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        hub: Hub,
+        publishing: Publishing,
+        now: Callable[[], int],
+        close_door: Callable[[bool], None],
+    ) -> None:
+        self._clock = clock
+        self._hub = hub
+        self._publishing = publishing
+        self._now = now
+        self._close_door = close_door
+        self._running = 0
+
+    def run(self, window: int | None = None) -> Deferred[int]:
+        """Closes who is connected, evenly over ``window`` ms; answers how many were closed once that is done."""
+        self._close_door(True)
+        self._running += 1
+        return Deferred.fromCoroutine(self._run(self._running, window))
+
+    def end(self) -> None:
+        """Stops closing, and lets clients in again."""
+        self._running += 1
+        self._close_door(False)
+
+    async def _run(self, number: int, window: int | None) -> int:
+        waiting = list(self._hub.connections.values())
+        shuffle(waiting)
+        if window is None:
+            window = reconnect_window(len(waiting))
+        steps = max(1, round(window / 1000 / STEP))
+        closed = 0
+        for step in range(steps):
+            lot, waiting = self._lot(waiting, steps - step)
+            for connection in lot:
+                closed += self._send_away(connection)
+            if not waiting:
+                break
+            await deferLater(self._clock, STEP)
+            if number != self._running:
+                break
+        return closed
+
+    @staticmethod
+    def _lot(waiting: list[Connection], steps_left: int) -> tuple[list[Connection], list[Connection]]:
+        size = -(-len(waiting) // steps_left)
+        return waiting[:size], waiting[size:]
+
+    def _send_away(self, connection: Connection) -> int:
+        if not connection.open:
+            return 0
+        # The closing itself is spread, so each may come back soon.
+        connection.tell(GoingAway(1_000), self._now(), self._publishing.message_id())
+        connection.close(errors.SHUTDOWN)
+        return 1

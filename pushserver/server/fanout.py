@@ -1,0 +1,245 @@
+"""The fan-out: what was published on a channel, to everyone here who follows it (L2).
+
+    Hub.deliver -> FanOut.take -> Channel.batches -> (end of the turn) -> lanes of sockets, one system call each
+                                                                       -> outboxes, one by one, where one must ask
+
+What arrives for a channel in one turn of the reactor leaves in one write per connection. A channel's batches go one
+after another, so that each connection sees a channel in order. A fan-out to many runs in slices that yield to the
+reactor. Who left meanwhile gets nothing, and who came back gets it from the channel's past.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from time import perf_counter
+from typing import TYPE_CHECKING, Final
+
+from twisted.logger import Logger
+
+from pushserver.core import errors
+from pushserver.core.publication import Publication
+from pushserver.server.channel import Batch, Channel
+from pushserver.server.connection import Connection, Dialect
+from pushserver.server.outbox import CHUNK, Mark, Overflow, Policy, refused, send_each
+from pushserver.server.stats import Counters
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+#: A fan-out yields to the reactor after so many seconds, so that nobody else waits noticeably longer than that.
+SLICE: Final = 0.002
+#: So many connections are written to between two looks at the clock.
+STRIDE: Final = 256
+#: So few followers are not worth being sorted into lanes.
+FEW: Final = 8
+
+
+class FanOut:
+    """The way of publications to this node's connections."""
+
+    _log = Logger()
+
+    def __init__(self, clock: IReactorTime, counters: Counters) -> None:
+        self._clock = clock
+        self._counters = counters
+        self._dirty: deque[Channel] = deque()
+        self._scheduled = False
+        #: the newest push of each subject to a connection whose socket is full; None once that was left out
+        self._newest: dict[Connection, dict[str, Mark | None]] = {}
+        #: called with a connection that has drained, and a subject whose newest push was left out for it
+        self.outdated: Callable[[Connection, str], None] = lambda connection, subject: None
+
+    # -- to a channel's followers -------------------------------------------------------------------------------------
+
+    def take(self, channel: Channel, publication: Publication) -> None:
+        """A publication for everyone who follows the channel now; it goes out when the turn ends."""
+        if channel.gather(publication):
+            self._dirty.append(channel)
+            if not self._scheduled:
+                self._scheduled = True
+                self._clock.callLater(0, self._flush)
+
+    def _flush(self) -> None:
+        """Begins what was published; where it is for many channels, others get their turn in between."""
+        began = perf_counter()
+        dirty = self._dirty
+        while dirty:
+            channel = dirty.popleft()
+            if len(channel.followers) > FEW:
+                self._run(channel, self._steps(channel))
+            else:
+                while channel.batches:
+                    self._one_by_one(channel, channel.batches.pop(0), tuple(channel.followers))
+                channel.batches = None
+            if dirty and perf_counter() - began > SLICE:
+                self._clock.callLater(0, self._flush)
+                return
+        self._scheduled = False
+
+    def _run(self, channel: Channel, steps: Iterator[None]) -> None:
+        began = perf_counter()
+        try:
+            for _ in steps:
+                if perf_counter() - began > SLICE:
+                    self._clock.callLater(0, self._run, channel, steps)
+                    return
+        except Exception:
+            # What is published next must not wait for ever behind this.
+            self._log.failure("a fan-out to {channel} failed", channel=channel.name)
+        channel.batches = None
+
+    def _steps(self, channel: Channel) -> Iterator[None]:
+        """Delivers the channel's batches one after another, a stride of followers at a step."""
+        while channel.batches:
+            batch = channel.batches.pop(0)
+            lanes = channel.lanes
+            # Who came after the batch was begun stands in the lanes too.
+            for_all = batch.plain and batch.number == channel.number
+            for lane in lanes.lanes:
+                each, joined = batch.frames(lane.dialect)
+                for start in range(0, len(lane.sockets), STRIDE):
+                    if for_all and channel.stand(lanes):
+                        taken = send_each(lane.sockets[start : start + STRIDE], joined)
+                        whole = taken.count(len(joined))
+                        self._counters.sent(whole * len(each), whole * len(joined))
+                        if whole < len(taken):
+                            self._in_part(channel, batch, each, lane.connections[start : start + STRIDE], taken)
+                    else:
+                        self._one_by_one(channel, batch, lane.connections[start : start + STRIDE])
+                    yield
+            for start in range(0, len(lanes.aside), STRIDE):
+                self._one_by_one(channel, batch, lanes.aside[start : start + STRIDE])
+                yield
+
+    def _in_part(
+        self, channel: Channel, batch: Batch, each: list[bytes], connections: list[Connection], taken: list[int]
+    ) -> None:
+        """Looks after those of the connections whose sockets did not take all of a batch."""
+        whole = sum(map(len, each))
+        for connection, octets in zip(connections, taken, strict=True):
+            if octets != whole:
+                try:
+                    self._rest(channel, batch, each, connection, octets)
+                except Exception:
+                    self._trouble(connection)
+
+    def _rest(self, channel: Channel, batch: Batch, each: list[bytes], connection: Connection, taken: int) -> None:
+        """A socket took only so many octets of a batch: the frame that was cut goes on by the transport, and what is
+        behind it waits like everything that a connection cannot take in time."""
+        at = 0
+        while taken >= len(each[at]):
+            taken -= len(each[at])
+            at += 1
+        connection.outbox.rest(each[at], taken)
+        if taken < 0:
+            return
+        self._counters.sent(at + 1, sum(map(len, each[: at + 1])))
+        for publication, frame in zip(batch.publications[at + 1 :], each[at + 1 :], strict=True):
+            if connection in channel.followers:
+                self.hand_over(connection, publication, frame)
+
+    def _one_by_one(self, channel: Channel, batch: Batch, connections: Iterable[Connection]) -> None:
+        """Hands a batch to those of the connections that it is meant for, with all that is special about each."""
+        followers, number, plain = channel.followers, batch.number, batch.plain
+        frames: dict[Dialect, tuple[list[bytes], bytes]] = {}
+        sent = octets = 0
+        for connection in connections:
+            # Who left meanwhile gets nothing, and who came back gets it from the channel's past.
+            if followers.get(connection, number + 1) > number:
+                continue
+            try:
+                dialect = connection.dialect
+                if dialect not in frames:
+                    frames[dialect] = batch.frames(dialect)
+                each, joined = frames[dialect]
+                outbox = connection.outbox
+                free = outbox.free
+                if (
+                    not plain
+                    or outbox.stalled
+                    or connection.trace is not None
+                    # What paces itself is given no more at once than it can take back.
+                    or (free is None and len(joined) > CHUNK)
+                ):
+                    for publication, frame in zip(batch.publications, each, strict=True):
+                        if connection in followers:
+                            self.hand_over(connection, publication, frame)
+                    continue
+                if free is not None:
+                    try:
+                        taken = free.send(joined)
+                    except OSError as problem:
+                        taken = refused(problem)
+                    if taken != len(joined):
+                        self._rest(channel, batch, each, connection, taken)
+                        continue
+                else:
+                    outbox.write(joined)
+                sent += len(each)
+                octets += len(joined)
+            except Exception:
+                self._trouble(connection)
+        self._counters.sent(sent, octets)
+
+    def _trouble(self, connection: Connection) -> None:
+        """One connection's trouble must not keep the channel from everybody else."""
+        self._log.failure("delivering to connection {id} failed", id=connection.id)
+        connection.line.abort()
+
+    # -- to one connection --------------------------------------------------------------------------------------------
+
+    def hand_over(self, connection: Connection, publication: Publication, frame: bytes, subject: str = "") -> None:
+        """Hands one publication to one connection, with everything that is special about either."""
+        if not connection.open or publication.excludes(connection.user_id, connection.id):
+            return
+        if connection.trace is not None:
+            connection.trace.pushed(connection, publication)
+        mark = Mark(publication.channel, publication.offset, subject)
+        if subject and connection.outbox.stalled and connection.outbox.policy is not Policy.DISCONNECT:
+            self._remember(connection, mark)
+        try:
+            if connection.outbox.push(frame, mark):
+                self._counters.sent(1, len(frame))
+        except Overflow:
+            self._counters.slow_consumer()
+            connection.close(errors.SLOW, discard=True)
+
+    def send(self, publication: Publication, audience: Iterable[Connection], subject: str) -> None:
+        """Hands a publication to these connections now, beside the channels' batches."""
+        frames: dict[Dialect, bytes] = {}
+        for connection in tuple(audience):
+            dialect = connection.dialect
+            if dialect not in frames:
+                frames[dialect] = dialect.publication(publication)
+            self.hand_over(connection, publication, frames[dialect], subject)
+
+    def replay(self, connection: Connection, publication: Publication) -> None:
+        """Sends a message of the past: it was asked for, so it is never left out; its sender waits for the socket."""
+        frame = connection.dialect.publication(publication)
+        if connection.trace is not None:
+            connection.trace.pushed(connection, publication)
+        connection.outbox.write(frame)
+        self._counters.sent(1, len(frame))
+
+    # -- what did not fit ---------------------------------------------------------------------------------------------
+
+    def _remember(self, connection: Connection, mark: Mark) -> None:
+        """This push is its subject's newest, and may yet be left out."""
+        newest = self._newest.get(connection)
+        if newest is None:
+            newest = self._newest[connection] = {}
+            connection.outbox.drained().addCallback(lambda _: self._drained(connection))
+        newest[mark.subject] = mark
+
+    def _drained(self, connection: Connection) -> None:
+        for subject, mark in self._newest.pop(connection).items():
+            if mark is None and connection.open:
+                self.outdated(connection, subject)
+
+    def left_out(self, connection: Connection, mark: Mark) -> None:
+        """A live message did not fit. Where it was the newest of its subject, `outdated` is called when it would."""
+        self._counters.left_out()
+        newest = self._newest.get(connection)
+        if newest is not None and mark.subject and newest.get(mark.subject) is mark:
+            newest[mark.subject] = None

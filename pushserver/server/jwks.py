@@ -1,0 +1,105 @@
+"""The public keys of an identity provider: fetched away from the reactor's thread, cached, and fetched again when a
+token names a key that is not among them (L2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+from urllib.request import Request, urlopen
+
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThread
+from twisted.logger import Logger
+
+from pushserver.core.errors import Refused, Unavailable
+from pushserver.core.tokens import Keys, KeySource, unverified_header
+
+#: Keys are asked for anew after so many ms, and an unknown key id does so at most this often.
+MAX_AGE: Final = 5 * 60 * 1000
+COOLDOWN: Final = 30 * 1000
+#: One fetch: seconds, and bytes of the answer.
+TIMEOUT: Final = 10
+MAX_SIZE: Final = 1 << 20
+
+
+def fetch(url: str) -> bytes:
+    """Gets the document; blocks, so it runs in a thread. Raises OSError or ValueError."""
+    request = Request(url, headers={"Accept": "application/json"})
+    with urlopen(request, timeout=TIMEOUT) as answer:
+        document: bytes = answer.read(MAX_SIZE + 1)
+    if len(document) > MAX_SIZE:
+        raise ValueError("the key set is too large")
+    return document
+
+
+class _Joined:
+    """Configured keys and fetched ones."""
+
+    __slots__ = ("_sources",)
+
+    def __init__(self, *sources: KeySource) -> None:
+        self._sources = sources
+
+    def candidates(self, algorithm: str, key_id: str | None) -> Sequence[Any]:
+        return [key for source in self._sources for key in source.candidates(algorithm, key_id)]
+
+
+class KeySet:
+    """The keys behind a JWKS URL. Keys that were fetched once stay in use while the provider is away."""
+
+    _log = Logger()
+
+    def __init__(self, url: str, now: Callable[[], int], fetch: Callable[[str], bytes] = fetch) -> None:
+        self._url = url
+        self._now = now
+        self._fetch = fetch
+        self._keys: Keys | None = None
+        self._fetched_at = 0
+        self._tried_at: int | None = None
+        self._waiting: list[Deferred[None]] | None = None
+
+    async def keys_for(self, token: str, configured: Keys) -> KeySource:
+        """Keys to verify the token with. Raises `errors.Unavailable` where none were ever fetched."""
+        algorithm, key_id = unverified_header(token)
+        if configured.candidates(algorithm, key_id):
+            return configured
+        now = self._now()
+        keys = self._keys
+        missing = keys is None or not keys.candidates(algorithm, key_id)
+        due = keys is None or missing or now - self._fetched_at > MAX_AGE
+        if due and (self._waiting is not None or self._tried_at is None or now - self._tried_at > COOLDOWN):
+            if missing:
+                await self._refresh()
+            else:
+                # Good keys are at hand: nobody waits for newer ones.
+                self._refresh()
+        if self._keys is None:
+            raise Unavailable("the keys to verify tokens with cannot be had now")
+        return _Joined(configured, self._keys)
+
+    def _refresh(self) -> Deferred[None]:
+        """Fires when a fetch has ended, well or not. Whoever waits may be cancelled; the fetch is for all."""
+        done: Deferred[None] = Deferred()
+        if self._waiting is not None:
+            self._waiting.append(done)
+        else:
+            self._waiting = [done]
+            self._tried_at = self._now()
+            Deferred.fromCoroutine(self._update()).addErrback(
+                lambda failure: self._log.failure("fetching the key set failed", failure)
+            )
+        return done
+
+    async def _update(self) -> None:
+        try:
+            self._keys = Keys.from_jwks(await deferToThread(self._fetch, self._url))
+            self._fetched_at = self._now()
+        except (OSError, ValueError) as problem:
+            self._log.warn("the key set could not be fetched: {problem}", problem=str(problem))
+        except Refused as problem:
+            self._log.warn("the key set could not be read: {problem}", problem=problem.message)
+        finally:
+            waiting, self._waiting = self._waiting, None
+            for waiter in waiting or ():
+                if not waiter.called:
+                    waiter.callback(None)

@@ -1,0 +1,128 @@
+"""Publishing: one way in for every door, to the place where a channel keeps its messages (L2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from secrets import token_hex
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from pushserver.core.channels import Kind, Namespace, Namespaces, is_channel
+from pushserver.core.errors import Code, Refused
+from pushserver.core.publication import Publication
+from pushserver.engine.interfaces import ONCE_TTL, Once, Published, Retention
+from pushserver.server.stats import Counters
+
+if TYPE_CHECKING:
+    from pushserver.engine.interfaces import Fence, IEngine
+
+#: Of how many keyed messages it is remembered whom they reached; beyond it the oldest goes.
+MAX_REMEMBERED: Final = 100_000
+
+
+class Publishing:
+    """Takes a message in, gives it its identity, and lets the engine keep and spread it."""
+
+    def __init__(self, engine: IEngine, namespaces: Namespaces, counters: Counters, now: Callable[[], int]) -> None:
+        self._engine = engine
+        self._namespaces = namespaces
+        self._counters = counters
+        self._now = now
+        # Unique without asking anyone, and cheap: who made it, and its number there.
+        self._prefix = token_hex(6)
+        self._numbers = count(1)
+        #: by channel and key, in the order of their age: when it may be forgotten, and how many connections here it
+        #: was handed to
+        self._delivered: dict[tuple[str, str], tuple[int, int]] = {}
+
+    def message_id(self) -> str:
+        return f"{self._prefix}-{next(self._numbers):x}"
+
+    def namespace(self, channel: str) -> Namespace:
+        """The channel's namespace. Raises `errors.Refused`: INVALID_CHANNEL, UNKNOWN_CHANNEL."""
+        if not is_channel(channel):
+            raise Refused("not the name of a channel", Code.INVALID_CHANNEL)
+        namespace = self._namespaces.find(channel)
+        if namespace is None:
+            raise Refused("no such namespace", Code.UNKNOWN_CHANNEL)
+        if not namespace.names(channel):
+            raise Refused("not the name of a channel", Code.INVALID_CHANNEL)
+        return namespace
+
+    def retention(self, namespace: Namespace) -> Retention | None:
+        if namespace.history_size > 0:
+            return Retention(namespace.history_size, namespace.history_ttl)
+        return None
+
+    async def publish(
+        self,
+        channel: str,
+        type: str,
+        data: msgspec.Raw,
+        *,
+        message_id: str | None = None,
+        sender: str | None = None,
+        exclude_user: str | None = None,
+        exclude_connection: str | None = None,
+        chat: bool = False,
+        ttl: int | None = None,
+        collapse_key: str | None = None,
+        fence: Fence | None = None,
+    ) -> Published:
+        """Publishes to a channel; on a user's it goes to the inbox first.
+
+        ``message_id``: given by the publisher, it makes the publication happen once. Raises `errors.Refused` for a
+        channel that cannot be published to (``task:``, ``status:``, ``stats``: the server's own), and what the engine
+        raises.
+        """
+        namespace = self.namespace(channel)
+        if namespace.kind in (Kind.TASK, Kind.STATUS, Kind.STATS):
+            raise Refused("only the server itself publishes here")
+        publication = Publication(
+            type=type,
+            channel=channel,
+            data=data,
+            timestamp=self._now(),
+            message_id=message_id or self.message_id(),
+            sender=sender,
+            exclude_user=exclude_user,
+            exclude_connection=exclude_connection,
+        )
+        once = Once(publication.message_id, fence) if message_id is not None or fence is not None else None
+        if namespace.kind is Kind.USER:
+            published = await self._engine.inbox.append(
+                publication, channel.partition(":")[2], chat, ttl, collapse_key, once
+            )
+        else:
+            published = await self._engine.broker.publish(publication, self.retention(namespace), once)
+        if not published.duplicate:
+            self._counters.published()
+        return published
+
+    def delivered(self, channel: str, message_id: str | None, published: Published, followers: int) -> int:
+        """How many connections of this node a message was handed to: ``followers``, or for a repeat what the first
+        answer said. That is known where this node gave it and for as long as the key holds; else it is 0.
+
+        ``message_id``: the publisher's own, as `publish` got it; without one there is no repeat to remember it for.
+        """
+        if message_id is None:
+            return followers
+        now, known, key = self._now(), self._delivered, (channel, message_id)
+        if published.duplicate:
+            until, count = known.get(key, (0, 0))
+            return count if until > now else 0
+        known.pop(key, None)
+        while known and (len(known) >= MAX_REMEMBERED or next(iter(known.values()))[0] <= now):
+            del known[next(iter(known))]
+        known[key] = (now + ONCE_TTL, followers)
+        return followers
+
+    async def announce(self, channel: str, type: str, data: msgspec.Raw) -> None:
+        """Says something live on a channel that keeps nothing of it: who came, who left, how things stand."""
+        await self._engine.broker.publish(
+            Publication(type=type, channel=channel, data=data, timestamp=self._now(), message_id=self.message_id()),
+            None,
+            None,
+        )

@@ -1,0 +1,145 @@
+"""Inboxes and histories as a client follows them: recovery, replay at the pace of the socket, catching up (L2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+
+from pushserver.core import errors, positions
+from pushserver.core.channels import Kind
+from pushserver.core.errors import Unavailable
+from pushserver.core.operations import InboxOverflow, Recovery, Resync
+from pushserver.core.positions import Position
+from pushserver.core.publication import Publication
+from pushserver.engine.interfaces import InboxPage
+from pushserver.server.channel import Joining
+from pushserver.server.connection import Connection
+from pushserver.server.hub import Hub
+from pushserver.server.publishing import Publishing
+
+if TYPE_CHECKING:
+    from pushserver.engine.interfaces import IEngine
+
+#: Messages read at a time while the socket drains.
+PAGE: Final = 20
+
+
+class Recall:
+    """Brings the past of channels that keep messages to one connection, and joins it to the present."""
+
+    _log = Logger()
+
+    def __init__(self, engine: IEngine, hub: Hub, publishing: Publishing, now: Callable[[], int]) -> None:
+        self._engine = engine
+        self._hub = hub
+        self._publishing = publishing
+        self._now = now
+
+    async def history(self, channel: str, since: Position | None, size: int) -> Recovery:
+        """How a subscription of a channel with history begins."""
+        if since is None:
+            newest = (await self._engine.history.read(channel, None, 0, False)).newest
+            return Recovery(False, newest.offset, newest.epoch)
+        page = await self._engine.history.read(channel, since.offset, size, False)
+        newest = page.newest
+        # More may be kept than is read, where the namespace kept more before.
+        complete = not page.messages or page.messages[-1].offset == newest.offset
+        if not (complete and positions.recovered(since, newest, page.floor)):
+            return Recovery(False, newest.offset, newest.epoch)
+        return Recovery(True, newest.offset, newest.epoch, tuple(page.messages))
+
+    async def inbox(self, user_id: str, since: Position | None, size: int) -> Recovery:
+        """How a subscription of one's own channel begins."""
+        page = await self._engine.inbox.read(user_id, *((None, 0) if since is None else (since.offset, size)))
+        newest = Position(page.offset, page.epoch)
+        usable = since is not None and since.epoch == page.epoch and since.offset <= page.offset
+        if not usable or page.lost or page.pending > len(page.messages):
+            return Recovery(False, newest.offset, newest.epoch)
+        return Recovery(True, newest.offset, newest.epoch, tuple(page.messages))
+
+    def replay(self, joining: Joining, page: InboxPage, after: int) -> None:
+        """Sends what waits in the user's inbox after an offset, then lets the connection go live."""
+        self._detach(joining.connection, self._replay(joining, page, after))
+
+    def catch_up(self, connection: Connection, name: str, after: int | None) -> None:
+        """Reads again what did not fit when it was live, once the socket has drained (None: from the cursor on)."""
+        # At once: what is published from now on has to be held.
+        joining = self._hub.join(connection, name)
+        self._detach(connection, self._catch_up(joining, after))
+
+    async def _replay(self, joining: Joining, page: InboxPage, after: int) -> None:
+        connection, name = joining.connection, joining.channel.name
+        user_id = name.partition(":")[2]
+        epoch = page.epoch
+        # How many lost messages after the position have been told of: a page counts all that were lost after it.
+        told = 0
+        while joining.current:
+            if page.lost > told:
+                connection.tell(InboxOverflow(name, page.lost - told), self._now(), self._publishing.message_id())
+            told = page.beyond
+            for message in page.messages:
+                if not joining.current:
+                    return
+                after = await self._send(connection, message)
+            if len(page.messages) < PAGE:
+                # The page was the last one: everything up to its newest is sent, replaced, or past its time.
+                after, told = max(after, page.offset), 0
+                if self._hub.arrive(joining, after):
+                    return
+            page = await self._engine.inbox.read(user_id, after, PAGE)
+            if page.epoch != epoch and joining.current:
+                # The inbox was lost meanwhile, and this is another one: from its beginning.
+                connection.tell(Resync(name), self._now(), self._publishing.message_id())
+                page = await self._engine.inbox.read(user_id, None, PAGE)
+                epoch, after, told = page.epoch, page.acked, 0
+
+    async def _catch_up(self, joining: Joining, after: int | None) -> None:
+        connection, name = joining.connection, joining.channel.name
+        await connection.outbox.drained()
+        if not joining.current:
+            return
+        if self._publishing.namespace(name).kind is Kind.USER:
+            page = await self._engine.inbox.read(name.partition(":")[2], after, PAGE)
+            await self._replay(joining, page, page.acked if after is None else after)
+            return
+        after = after or 0
+        while joining.current:
+            kept = await self._engine.history.read(name, after, PAGE, False)
+            if not joining.current:
+                return
+            if kept.floor > after or kept.newest.offset < after:
+                connection.tell(Resync(name), self._now(), self._publishing.message_id())
+                after = kept.newest.offset
+            else:
+                for message in kept.messages:
+                    if not joining.current:
+                        return
+                    after = await self._send(connection, message)
+                if len(kept.messages) == PAGE:
+                    continue
+                after = max(after, kept.newest.offset)
+            if self._hub.arrive(joining, after):
+                return
+
+    async def _send(self, connection: Connection, message: Publication) -> int:
+        """Sends one message and waits until the socket has taken it; answers its offset."""
+        if not message.excludes(connection.user_id, connection.id):
+            self._hub.fan_out.replay(connection, message)
+        if connection.outbox.stalled:
+            await connection.outbox.drained()
+        assert message.offset is not None
+        return message.offset
+
+    def _detach(self, connection: Connection, work: Any) -> None:
+        def failed(failure: Any) -> None:
+            if failure.check(CancelledError):
+                return
+            if not failure.check(Unavailable):
+                self._log.failure("replaying to connection {id} failed", failure, id=connection.id)
+            # The client cannot be told what it missed; when it comes back, it is asked anew.
+            connection.close(errors.INTERNAL)
+
+        Deferred.fromCoroutine(work).addErrback(failed)

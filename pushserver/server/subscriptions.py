@@ -1,0 +1,310 @@
+"""Subscribing: a connection's way to a channel's past and present, and away from it (L2).
+
+    subscribe -> may it? is there room? -> `Hub.join` -> the engine confirms -> the past is read -> the answer -> live
+
+All channels of one request are opened at once; the answer comes before any push of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+import msgspec
+from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from pushserver.core import operations
+from pushserver.core.channels import Kind, Namespace
+from pushserver.core.errors import Code, PushError, Refused
+from pushserver.core.operations import Recovery, Rejection, Result, Want
+from pushserver.core.permissions import Grants, may_subscribe
+from pushserver.core.task import TaskState
+from pushserver.server.channel import Joining
+from pushserver.server.connection import Connection
+from pushserver.server.hub import Hub
+from pushserver.server.presence import Presence
+from pushserver.server.publishing import Publishing
+from pushserver.server.replay import Recall
+from pushserver.server.tasks import Tasks
+
+Reply = Callable[[operations.Outcome], None]
+
+#: What an anonymous connection is granted.
+NOBODY: Final = Grants.of(())
+#: What a refusal says, where its code does not say enough.
+REASONS: Final[dict[Code, str]] = {
+    Code.NOT_AUTHENTICATED: "authenticate first",
+    Code.INVALID_CHANNEL: "not the name of a channel",
+    Code.PERMISSION_DENIED: "not allowed",
+    Code.NOT_FOUND: "no such task",
+}
+
+
+class Subscribing:
+    """Opens and ends the subscriptions of connections."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        hub: Hub,
+        publishing: Publishing,
+        presence: Presence,
+        tasks: Tasks,
+        recall: Recall,
+        now: Callable[[], int],
+        *,
+        channels_per_connection: int,
+        inbox_size: int,
+    ) -> None:
+        self._hub = hub
+        self._publishing = publishing
+        self._presence = presence
+        self._tasks = tasks
+        self._recall = recall
+        self._now = now
+        self._channels_per_connection = channels_per_connection
+        self._inbox_size = inbox_size
+
+    async def subscribe(self, connection: Connection, wants: tuple[Want, ...], reply: Reply) -> None:
+        results: dict[str, Result] = {}
+        rejected: dict[str, Rejection] = {}
+        unique = {want.channel: want for want in wants}
+        opened: list[Callable[[], None]] = []
+        waiting = list(unique.values())
+        while waiting:
+            waiting = await self._open_some(connection, waiting, results, rejected, opened)
+        reply(operations.Subscribed(sorted(connection.channels), results, rejected))
+        for go_live in opened:
+            go_live()
+
+    async def _open_some(
+        self,
+        connection: Connection,
+        wants: list[Want],
+        results: dict[str, Result],
+        rejected: dict[str, Rejection],
+        opened: list[Callable[[], None]],
+    ) -> list[Want]:
+        """Opens as many channels as there is room for, all at once; answers those that found none, where there is room
+        again since others were refused."""
+        room = self._channels_per_connection - len(connection.channels) + len(connection.server_channels)
+        surplus: list[Want] = []
+        work: list[Deferred[None]] = []
+        for want in wants:
+            known = want.channel in connection.channels
+            try:
+                namespace = self._publishing.namespace(want.channel)
+                self._allow(connection, namespace, want.channel)
+            except PushError as problem:
+                rejected[want.channel] = Rejection(problem.code, problem.message)
+                continue
+            if not known and room <= 0:
+                surplus.append(want)
+                continue
+            room -= not known
+            work.append(
+                Deferred.fromCoroutine(self._open(connection, namespace, want, known, results, rejected, opened))
+            )
+        before = len(rejected)
+        if work:
+            try:
+                await gatherResults(work, consumeErrors=True)
+            except FirstError as first:
+                # None of them fails but by being cancelled.
+                first.subFailure.raiseException()
+        if surplus and len(rejected) > before:
+            return surplus
+        for want in surplus:
+            rejected[want.channel] = Rejection(Code.LIMIT_EXCEEDED, "too many channels")
+        return []
+
+    def _allow(self, connection: Connection, namespace: Namespace, name: str) -> None:
+        identity = connection.identity
+        grants = NOBODY if identity is None else identity.grants
+        user_id = None if identity is None else identity.user_id
+        refusal = may_subscribe(namespace, name, user_id, grants)
+        # Whose task it is, only the task says.
+        if refusal is not None and not (namespace.kind is Kind.TASK and refusal is Code.NOT_FOUND):
+            raise Refused(REASONS.get(refusal, "not allowed"), refusal)
+
+    async def _open(
+        self,
+        connection: Connection,
+        namespace: Namespace,
+        want: Want,
+        known: bool,
+        results: dict[str, Result],
+        rejected: dict[str, Rejection],
+        opened: list[Callable[[], None]],
+    ) -> None:
+        """Opens one channel for a connection: what it answers goes into ``results``, what follows into ``opened``."""
+        name = want.channel
+        joining: Joining | None = None
+        try:
+            if namespace.kind is Kind.TASK:
+                results[name] = await self._open_task(connection, name, opened)
+                return
+            if not known or (namespace.positioned and not self._inbox_is_coming(connection, want)):
+                joining = self._hub.join(connection, name)
+                await self._hub.confirmed(joining)
+            recovery: Recovery | None = None
+            if namespace.kind is Kind.USER:
+                recovery = await self._recall.inbox(name.partition(":")[2], want.since, self._inbox_size)
+            elif namespace.positioned:
+                recovery = await self._recall.history(name, want.since, namespace.history_size)
+            if namespace.kind is Kind.STATUS:
+                results[name] = await self._presence.status(name.partition(":")[2])
+            else:
+                results[name] = None if recovery is None else _without_excluded(recovery, connection)
+            if not known:
+                await self._presence.join(connection, namespace, name)
+        except CancelledError:
+            raise
+        except Exception as problem:
+            rejected[name] = self._rejection(connection, problem)
+            # From Python 3.12 on a frame knows who runs it, and so a traceback would hold its own exception.
+            problem.__traceback__ = None
+            results.pop(name, None)
+            if not known:
+                self.drop(connection, name)
+            elif joining is not None:
+                # What was on its way when it was asked again was left to the past, which could not be read.
+                joining.resync = namespace.positioned
+                opened.append(partial(self._resume, joining))
+        else:
+            if joining is not None:
+                opened.append(partial(self.go_live, joining, 0 if recovery is None else recovery.offset))
+
+    def _inbox_is_coming(self, connection: Connection, want: Want) -> bool:
+        """Whether what was promised at sign-in is still being replayed, and the client names no other place."""
+        own = connection.server_channels[:1] == (want.channel,)
+        return own and want.since is None and not self._hub.live(connection, want.channel)
+
+    def _rejection(self, connection: Connection, problem: Exception) -> Rejection:
+        if not isinstance(problem, PushError):
+            self._log.failure("subscribing connection {id} failed", Failure(problem), id=connection.id)
+            problem = PushError("something went wrong here", Code.INTERNAL_ERROR)
+        return Rejection(problem.code, problem.message)
+
+    def go_live(self, joining: Joining, offset: int) -> None:
+        if not self._hub.arrive(joining, offset):
+            self._recall.catch_up(joining.connection, joining.channel.name, offset)
+
+    def _resume(self, joining: Joining) -> None:
+        """Lets a follower that could not be told its past go on with the present."""
+        if not self._hub.arrive(joining, 0):
+            self._recall.catch_up(joining.connection, joining.channel.name, joining.cut)
+
+    async def _open_task(self, connection: Connection, name: str, opened: list[Callable[[], None]]) -> TaskState:
+        identity = connection.identity
+        assert identity is not None
+        task_id = name.partition(":")[2]
+        state = await self._tasks.visible(task_id, identity)
+        if state.user_id == identity.user_id:
+            # The owner hears the task on the owner's own channel.
+            connection.channels.add(name)
+            return state
+        joining = self._hub.join(connection, name)
+        try:
+            await self._hub.confirmed(joining)
+            state = await self._tasks.visible(task_id, identity)
+        except BaseException:
+            # Where it was known already it stays so; where it was not, the caller takes it away.
+            self._hub.arrive(joining, 0)
+            self._tasks.outdated(connection, task_id)
+            raise
+
+        def go_live() -> None:
+            self._hub.arrive(joining, 0)
+            if self._hub.live(connection, name):
+                self._tasks.arrived(connection, name, {task_id: state.version})
+
+        opened.append(go_live)
+        return state
+
+    def unsubscribe(self, connection: Connection, names: tuple[str, ...], reply: Reply) -> None:
+        rejected: dict[str, Rejection] = {}
+        for name in names:
+            if name in connection.server_channels:
+                rejected[name] = Rejection(Code.PERMISSION_DENIED, "subscribed by the server")
+            elif name in connection.channels:
+                self.drop(connection, name)
+        reply(operations.Unsubscribed(sorted(connection.channels), rejected))
+
+    def drop(self, connection: Connection, name: str) -> None:
+        self._hub.unfollow(connection, name)
+        self.absent(connection, name)
+
+    def say_ended(self, connection: Connection, name: str, code: Code, reason: str) -> None:
+        notice = operations.SubscriptionEnded(name, code, reason)
+        connection.tell(notice, self._now(), self._publishing.message_id())
+
+    async def force_subscribe(self, connection: Connection, names: tuple[str, ...]) -> None:
+        """The server side subscribes a connection, whatever its permissions; it cannot leave these by itself.
+
+        Raises `errors.NotFound` for a task that is not there, and what the engine raises.
+        """
+        for name in names:
+            namespace = self._publishing.namespace(name)
+            if name in connection.channels or not connection.open:
+                continue
+            version = 0
+            if namespace.kind is Kind.TASK:
+                state = await self._tasks.get(name.partition(":")[2])
+                version = state.version
+                if not connection.open:
+                    return
+                if state.user_id == connection.user_id:
+                    # The owner hears the task on the owner's own channel.
+                    connection.channels.add(name)
+                    connection.server_channels = (*connection.server_channels, name)
+                    continue
+            joining = self._hub.join(connection, name)
+            try:
+                await self._hub.confirmed(joining)
+                newest = 0
+                if namespace.positioned and namespace.kind is not Kind.USER:
+                    newest = (await self._recall.history(name, None, 0)).offset
+                await self._presence.join(connection, namespace, name)
+            except BaseException:
+                self.drop(connection, name)
+                raise
+            if joining.current:
+                connection.server_channels = (*connection.server_channels, name)
+                self.go_live(joining, newest)
+                if namespace.kind is Kind.TASK:
+                    self._tasks.arrived(connection, name, {name.partition(":")[2]: version})
+
+    def force_unsubscribe(self, connection: Connection, names: tuple[str, ...]) -> bool:
+        """The server side ends subscriptions of a connection; answers whether there was one. Its user's own channel
+        and ``system`` stay."""
+        changed = False
+        for name in names:
+            if name in connection.channels and name not in connection.server_channels[:2]:
+                changed = True
+                self.drop(connection, name)
+                connection.server_channels = tuple(c for c in connection.server_channels if c != name)
+                self.say_ended(connection, name, Code.PERMISSION_DENIED, "ended by the server")
+        return changed
+
+    def lost(self, connection: Connection, name: str) -> bool:
+        """Whether a subscription of a channel is no longer allowed. A task's owner needs no permission for it."""
+        identity = connection.identity
+        assert identity is not None
+        namespace = self._publishing.namespace(name)
+        if namespace.kind is Kind.TASK and not self._hub.follows(connection, name):
+            return False
+        return may_subscribe(namespace, name, identity.user_id, identity.grants) is not None
+
+    def absent(self, connection: Connection, name: str) -> None:
+        """The connection is not present in the channel any more."""
+        self._presence.leave(connection, self._publishing.namespace(name), name)
+
+
+def _without_excluded(recovery: Recovery, connection: Connection) -> Recovery:
+    kept = tuple(m for m in recovery.messages if not m.excludes(connection.user_id, connection.id))
+    return recovery if len(kept) == len(recovery.messages) else msgspec.structs.replace(recovery, messages=kept)

@@ -1,0 +1,404 @@
+"""Tasks: changed by their publishers, shown to their owners and subscribers (L2).
+
+    publisher -> Tasks.report … -> rules (progress.py) -> engine: the state, if nobody was quicker -> event
+    event -> Tasks.event -> Feed (throttle) -> the owner's connections, or the subscribers of ``task:<id>``
+
+A change is decided on the kept state and stored by comparing versions, so that the rules stand in one place and two
+publishers cannot undo each other. Every accepted state is stored; what is shown of it is decided here, on the node
+where it is delivered, so that a node that dies takes no value with it.
+
+A connection hears each event once. The owner's connections hear what is told on the owner's channel, and are never
+among the followers of ``task:<id>``, whatever they subscribe to. A final event comes to the owner as an inbox message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from twisted.internet.defer import Deferred
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.logger import Logger
+
+from pushserver.core import publication
+from pushserver.core import task as progress
+from pushserver.core.errors import Conflict, NotFound, Unavailable
+from pushserver.core.publication import Publication
+from pushserver.core.task import NewTask, Pace, Progress, StatusChanged, TaskState, Throttle
+from pushserver.core.tokens import Identity
+from pushserver.engine.interfaces import Once, TaskEvent
+from pushserver.server.connection import Connection
+from pushserver.server.hub import Hub
+from pushserver.server.publishing import Publishing
+from pushserver.server.stats import Counters
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+    from pushserver.engine.interfaces import IEngine
+
+#: The user's unfinished tasks that are listed at sign-in.
+LISTED: Final = 100
+#: How often stale tasks are looked for, seconds (more often where they become so sooner), and how many are failed at a
+#: time.
+STALE_EVERY: Final = 60
+STALE_BATCH: Final = 100
+#: So often a change is tried anew when somebody else was quicker. Each failure is somebody's success.
+ATTEMPTS: Final = 50
+
+#: Seconds until the engine is asked again that could not answer.
+AGAIN: Final = 1.0
+#: So many tasks that ended are remembered for what comes of them too late.
+REMEMBERED: Final = 1_000
+
+#: The kinds of event that end a task.
+FINAL_TYPES: Final = frozenset({"task_completed", "task_failed", "task_status_changed"})
+
+
+def user_channel(user_id: str) -> str:
+    return f"user:{user_id}"
+
+
+def task_channel(task_id: str) -> str:
+    return f"task:{task_id}"
+
+
+def _data(event: TaskEvent) -> msgspec.Raw:
+    if event.old_status is None:
+        return publication.body(event.state)
+    return publication.body(StatusChanged.of(event.state, event.old_status))
+
+
+class _Final(msgspec.Struct):
+    """What of a final event's data says which task it ends."""
+
+    task_id: str = msgspec.field(name="taskId")
+    created_at: int = msgspec.field(name="createdAt")
+
+
+class Feed:
+    """What one audience on this node has been shown of one task."""
+
+    __slots__ = ("floors", "shown", "throttle", "timer")
+
+    def __init__(self, pace: Pace) -> None:
+        self.throttle = Throttle(pace)
+        self.shown: TaskEvent | None = None
+        self.timer: IDelayedCall | None = None
+        #: connections that were answered with a newer state than the last shown one: by connection, its version
+        self.floors: dict[Connection, int] = {}
+
+
+class Tasks:
+    """Changes of tasks, and their delivery on this node."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        engine: IEngine,
+        hub: Hub,
+        publishing: Publishing,
+        counters: Counters,
+        now: Callable[[], int],
+        *,
+        pace: Pace,
+        stale_after: int,
+    ) -> None:
+        self._clock = clock
+        self._engine = engine
+        self._hub = hub
+        self._publishing = publishing
+        self._counters = counters
+        self._now = now
+        self._pace = pace
+        self._stale_after = stale_after
+        #: by the channel that the audience is defined by (the owner's, or the task's), then by task
+        self._feeds: dict[str, dict[str, Feed]] = {}
+        #: the tasks whose end was told last, by channel and id, and when they began: what comes of these now is old
+        self._over: dict[tuple[str, str], int] = {}
+        self._looking = LoopingCall(self._fail_stale)
+        self._looking.clock = clock
+
+    def start(self) -> None:
+        done = self._looking.start(min(STALE_EVERY, max(0.25, self._stale_after / 4000)), now=False)
+        done.addErrback(lambda failure: self._log.failure("looking for stale tasks stopped", failure))
+
+    def stop(self) -> None:
+        if self._looking.running:
+            self._looking.stop()
+        for channel in tuple(self._feeds):
+            self.forget(channel)
+
+    # -- changes ------------------------------------------------------------------------------------------------------
+
+    async def create(self, new: NewTask, once: Once | None = None) -> TaskState:
+        """A new task. Raises `errors.Invalid`, and `errors.Conflict` where its id exists."""
+        if new.task_id is None:
+            # With a key, a repeat must find what the first made, so the id follows from it.
+            new = msgspec.structs.replace(new, task_id=token_hex(10) if once is None else f"t-{once.key}")
+        state = progress.create(new, self._now())
+        return await self._engine.tasks.create(TaskEvent("task_created", state), once)
+
+    async def report(self, task_id: str, report: Progress, once: Once | None = None) -> TaskState:
+        """Progress. Raises `errors.NotFound`, `errors.Invalid`, `errors.Conflict` (the task is final)."""
+        return await self._change(
+            task_id, lambda state, now: progress.progress(state, report, now), once, reported=True
+        )
+
+    async def set_status(self, task_id: str, status: str, message: str | None, once: Once | None = None) -> TaskState:
+        return await self._change(task_id, lambda state, now: progress.set_status(state, status, message, now), once)
+
+    async def complete(self, task_id: str, result: Any, once: Once | None = None) -> TaskState:
+        return await self._change(task_id, lambda state, now: progress.complete(state, result, now), once)
+
+    async def fail(self, task_id: str, error: str, once: Once | None = None) -> TaskState:
+        return await self._change(task_id, lambda state, now: progress.fail(state, error, now), once)
+
+    async def cancel(self, task_id: str, message: str | None, once: Once | None = None) -> TaskState:
+        return await self._change(task_id, lambda state, now: progress.cancel(state, message, now), once)
+
+    async def request_cancel(self, task_id: str) -> TaskState:
+        """The owner asks for the end; whoever works on the task sees it in the next answer."""
+        return await self._change(task_id, progress.request_cancel, None)
+
+    async def get(self, task_id: str) -> TaskState:
+        return await self._engine.tasks.get(task_id)
+
+    async def visible(self, task_id: str, identity: Identity) -> TaskState:
+        """The task, where the user may see it; else nobody learns that it exists."""
+        state = await self.get(task_id)
+        if state.user_id != identity.user_id and not identity.grants.subscribe(task_channel(task_id)):
+            raise NotFound("no such task")
+        return state
+
+    async def of_user(self, user_id: str, unfinished: bool, limit: int) -> list[TaskState]:
+        return await self._engine.tasks.of_user(user_id, unfinished, limit)
+
+    async def _change(
+        self,
+        task_id: str,
+        change: Callable[[TaskState, int], TaskState],
+        once: Once | None,
+        reported: bool = False,
+    ) -> TaskState:
+        store = self._engine.tasks
+        if once is not None and await store.done(task_id, once.key):
+            return await store.get(task_id)
+        for _ in range(ATTEMPTS):
+            old = await store.get(task_id)
+            new = change(old, self._now())
+            if new is old:
+                return old
+            type, data = progress.event_of(old, new, reported=reported)
+            event = TaskEvent(type, new, data.old_status if isinstance(data, StatusChanged) else None)
+            if await store.replace(event, self._final(event), once):
+                if new.final:
+                    self._counters.tasks_queued += 1
+                return new
+        raise Conflict("the task is being changed by too many at once")
+
+    def _final(self, event: TaskEvent) -> Publication | None:
+        """The owner's inbox message of a final event."""
+        if not event.state.final:
+            return None
+        return Publication(
+            type=event.type,
+            channel=user_channel(event.state.user_id),
+            data=_data(event),
+            timestamp=event.state.updated_at,
+            message_id=self._publishing.message_id(),
+        )
+
+    # -- delivery -----------------------------------------------------------------------------------------------------
+
+    def event(self, event: TaskEvent, to_owner: bool) -> None:
+        """A change, told by the engine: shown now, or once the throttle lets it."""
+        state = event.state
+        channel = user_channel(state.user_id) if to_owner else task_channel(state.task_id)
+        if channel not in self._hub.channels or state.created_at <= self._over.get((channel, state.task_id), -1):
+            return
+        feed = self._feeds.setdefault(channel, {}).setdefault(state.task_id, Feed(self._pace))
+        if feed.throttle.offer(state, self._now()):
+            self._show(channel, feed, event, to_owner)
+        elif feed.throttle.due is not None:
+            self._counters.tasks_throttled += 1
+            self._arm(channel, feed, to_owner)
+
+    def concluded(self, message: Publication) -> None:
+        """The owner's inbox message of a final event is being delivered: nothing older may follow it."""
+        if message.type not in FINAL_TYPES:
+            return
+        ended = msgspec.json.decode(message.data, type=_Final)
+        self._counters.task_pushed(message.channel.partition(":")[2])
+        self._ended(message.channel, ended.task_id, ended.created_at)
+
+    def _ended(self, channel: str, task_id: str, created_at: int) -> None:
+        """Nothing more is shown of a task on this channel: also not what was read before and comes now."""
+        self._over[channel, task_id] = created_at
+        if len(self._over) > REMEMBERED:
+            del self._over[next(iter(self._over))]
+        feeds = self._feeds.get(channel, {})
+        feed = feeds.pop(task_id, None)
+        if feed is not None:
+            self._disarm(feed)
+        if not feeds:
+            self._feeds.pop(channel, None)
+
+    def forget(self, channel: str) -> None:
+        """Nobody here follows the channel any more."""
+        for feed in self._feeds.pop(channel, {}).values():
+            self._disarm(feed)
+
+    def _arm(self, channel: str, feed: Feed, to_owner: bool) -> None:
+        due = feed.throttle.due
+        self._disarm(feed)
+        if due is not None:
+            delay = max(0.0, (due - self._now()) / 1000)
+            feed.timer = self._clock.callLater(delay, self._flush, channel, feed, to_owner)
+
+    def _disarm(self, feed: Feed) -> None:
+        if feed.timer is not None:
+            if feed.timer.active():
+                feed.timer.cancel()
+            feed.timer = None
+
+    def _flush(self, channel: str, feed: Feed, to_owner: bool) -> None:
+        feed.timer = None
+        state = feed.throttle.flush(self._now())
+        if state is not None:
+            self._show(channel, feed, TaskEvent("task_progress", state), to_owner)
+        else:
+            self._arm(channel, feed, to_owner)
+
+    def _show(self, channel: str, feed: Feed, event: TaskEvent, to_owner: bool) -> None:
+        self._disarm(feed)
+        feed.shown = event
+        state = event.state
+        audience = self._audience(channel, state, to_owner)
+        if feed.floors:
+            audience = [c for c in audience if feed.floors.get(c, 0) < state.version]
+            feed.floors = {c: floor for c, floor in feed.floors.items() if floor > state.version and c.open}
+        self._push(event, audience)
+        if audience:
+            self._counters.task_pushed(state.user_id)
+        if state.final:
+            self._ended(channel, state.task_id, state.created_at)
+
+    def _audience(self, channel: str, state: TaskState, to_owner: bool) -> list[Connection]:
+        """Who is shown this now. The owner's connections need not have read their inbox for it."""
+        if to_owner:
+            return [c for c in self._hub.of_user(state.user_id) if c.greeted]
+        known = self._hub.channels.get(channel)
+        return [] if known is None else list(known.followers)
+
+    def _push(self, event: TaskEvent, audience: Iterable[Connection]) -> None:
+        self._hub.fan_out.send(
+            Publication(
+                type=event.type,
+                channel=task_channel(event.state.task_id),
+                data=_data(event),
+                timestamp=self._now(),
+                message_id=self._publishing.message_id(),
+            ),
+            audience,
+            subject=event.state.task_id,
+        )
+
+    def arrived(self, connection: Connection, channel: str, known: dict[str, int]) -> None:
+        """A connection was answered with states of these versions, by task, and hears the channel from now on.
+
+        What was shown to others between the answer's reading and now is shown to it as well; what is shown later is
+        shown to it only where it is newer than the answer.
+        """
+        for task_id, feed in self._feeds.get(channel, {}).items():
+            version = known.get(task_id, 0)
+            if feed.shown is not None and feed.shown.state.version > version:
+                self._push(feed.shown, (connection,))
+            elif feed.throttle.due is not None or feed.shown is None or feed.shown.state.version < version:
+                feed.floors[connection] = version
+        for task_id, version in known.items():
+            # Its end was shown meanwhile, and nothing more will be.
+            if (channel, task_id) in self._over:
+                self._end_is_due(connection, task_id, version)
+
+    def outdated(self, connection: Connection, task_id: str) -> None:
+        """A slow connection has drained, and the newest that it was sent of the task was left out: shows it anew.
+
+        The end of a task comes to its owner by the inbox.
+        """
+        for channel in (user_channel(connection.user_id or ""), task_channel(task_id)):
+            feed = self._feeds.get(channel, {}).get(task_id)
+            if feed is not None and feed.shown is not None and connection in self._audience_of(channel, feed):
+                if feed.shown.state.version > feed.floors.get(connection, 0):
+                    self._push(feed.shown, (connection,))
+                return
+        self._end_is_due(connection, task_id, 0)
+
+    def _end_is_due(self, connection: Connection, task_id: str, known: int) -> None:
+        """Shows a follower the end of a task, where there is one that is newer than the version it knows."""
+        if self._hub.live(connection, task_channel(task_id)):
+            done = Deferred.fromCoroutine(self._show_end(connection, task_id, known))
+            done.addErrback(lambda failure: self._log.failure("showing the end of a task failed", failure))
+
+    def _audience_of(self, channel: str, feed: Feed) -> list[Connection]:
+        assert feed.shown is not None
+        return self._audience(channel, feed.shown.state, to_owner=channel.startswith("user:"))
+
+    async def _show_end(self, connection: Connection, task_id: str, known: int) -> None:
+        while self._hub.live(connection, task_channel(task_id)):
+            try:
+                state = await self.get(task_id)
+            except NotFound:
+                return
+            except Unavailable:
+                await deferLater(self._clock, AGAIN)
+                continue
+            if state.final and state.version > known and self._hub.live(connection, task_channel(task_id)):
+                type, data = progress.event_of(msgspec.structs.replace(state, status=progress.Status.RUNNING), state)
+                old_status = data.old_status if isinstance(data, StatusChanged) else None
+                self._push(TaskEvent(type, state, old_status), (connection,))
+            return
+
+    async def refresh(self) -> None:
+        """Events may have been lost on the way: shows the states of now, where they are newer, to everyone here."""
+        for channel in tuple(self._hub.channels):
+            kind, _, id = channel.partition(":")
+            try:
+                if kind == "user":
+                    for state in await self.of_user(id, unfinished=True, limit=LISTED):
+                        self.event(TaskEvent("task_progress", state), to_owner=True)
+                elif kind == "task":
+                    self._caught_up(await self.get(id))
+            except Unavailable:
+                raise
+            except Exception:
+                self._log.failure("reading the tasks of {channel} again failed", channel=channel)
+
+    def _caught_up(self, state: TaskState) -> None:
+        old = self._feeds.get(task_channel(state.task_id), {}).get(state.task_id)
+        before = old.shown.state if old is not None and old.shown is not None else None
+        type, data = progress.event_of(before or msgspec.structs.replace(state, status=progress.Status.RUNNING), state)
+        self.event(TaskEvent(type, state, data.old_status if isinstance(data, StatusChanged) else None), False)
+
+    # -- stale ones ---------------------------------------------------------------------------------------------------
+
+    async def _look(self) -> None:
+        now = self._now()
+        for state in await self._engine.tasks.stale(now - self._stale_after, STALE_BATCH):
+            expired = progress.expire(state, now)
+            if expired is state:
+                continue
+            event = TaskEvent("task_failed", expired)
+            # Not tried again where somebody was quicker: then it is not stale.
+            await self._engine.tasks.replace(event, self._final(event), None)
+
+    def _fail_stale(self) -> Deferred[None]:
+        def failed(failure: Any) -> None:
+            if failure.check(Unavailable) is None:
+                self._log.failure("failing stale tasks failed", failure)
+
+        return Deferred.fromCoroutine(self._look()).addErrback(failed)

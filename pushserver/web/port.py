@@ -1,0 +1,224 @@
+"""The doorway of the port: reads a connection's first request head and says who takes it from there (L3).
+
+    head of a request -> an upgrade on the WebSocket path  -> `WebSocketDoor`
+                      -> anything else                     -> the site's HTTP channel
+
+One port serves both, and each side keeps its own protocol: the WebSocket never stands behind an HTTP channel, which
+would cost it memory for as long as it lives. The head is bounded in size and time and read once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from twisted.internet.interfaces import IAddress, IProtocol
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.python.failure import Failure
+
+from pushserver.core.errors import HTTP_STATUS, Invalid, PushError
+from pushserver.server.stats import Counters
+from pushserver.web.admission import Gate
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+#: Bytes of a request's head (as much as common proxies pass on), and seconds for it to come.
+MAX_HEAD: Final = 16_384
+HEAD_TIMEOUT: Final = 10
+
+_REASONS: Final = {
+    400: "Bad Request",
+    403: "Forbidden",
+    408: "Request Timeout",
+    426: "Upgrade Required",
+    429: "Too Many Requests",
+    431: "Request Header Fields Too Large",
+    503: "Service Unavailable",
+}
+
+
+class Head(msgspec.Struct, frozen=True):
+    """The head of a request: its method, its target, and its headers by lower-case name (repeated ones joined)."""
+
+    method: str
+    target: str
+    headers: dict[str, str]
+    version: str = "HTTP/1.1"
+
+    @property
+    def path(self) -> str:
+        return self.target.partition("?")[0]
+
+    @property
+    def upgrades(self) -> bool:
+        return "websocket" in self.headers.get("upgrade", "").lower()
+
+
+class WrongVersion(Invalid):
+    """A WebSocket of another version than 13."""
+
+
+def parse_head(octets: bytes) -> Head | None:
+    """Reads a request head up to and without its empty line; None where it is none (let the HTTP channel refuse it)."""
+    lines = octets.split(b"\r\n")
+    words = lines[0].split(b" ")
+    if len(words) != 3 or not words[2].startswith(b"HTTP/1."):
+        return None
+    headers: dict[str, str] = {}
+    for line in lines[1:]:
+        name, colon, value = line.partition(b":")
+        if not colon:
+            return None
+        key = name.strip().lower().decode("latin-1")
+        text = value.strip().decode("latin-1")
+        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+    method, target, version = (word.decode("latin-1") for word in words)
+    return Head(method, target, headers, version)
+
+
+def answer(status: int, problem: PushError | None = None, extra: str = "") -> bytes:
+    """A whole HTTP answer that ends the connection."""
+    body = b""
+    if problem is not None:
+        body = msgspec.json.encode({"error": {"code": problem.code.value, "message": problem.message}})
+    return (
+        f"HTTP/1.1 {status} {_REASONS.get(status, 'Error')}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\nCache-Control: no-store\r\n{extra}Connection: close\r\n\r\n"
+    ).encode() + body
+
+
+def peer_address(transport: Any) -> str:
+    """The peer's IP address, or ``unix``."""
+    return str(getattr(transport.getPeer(), "host", "unix"))
+
+
+class Doorway(Protocol):
+    """A new connection whose first request has not been read."""
+
+    transport: Any
+
+    def __init__(self, house: DoorwayFactory) -> None:
+        self._house = house
+        self._buffer = bytearray()
+        self._scanned = 0
+        self._deadline: IDelayedCall | None = None
+        self._next: IProtocol | None = None
+
+    def connectionMade(self) -> None:
+        self._house.waiting.add(self)
+        self._deadline = self._house.clock.callLater(HEAD_TIMEOUT, self._late)
+
+    def _late(self) -> None:
+        self._deadline = None
+        self.refuse(408)
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._next is not None:
+            self._next.dataReceived(data)
+            return
+        self._buffer += data
+        # Only what is new is searched, however slowly it comes.
+        end = self._buffer.find(b"\r\n\r\n", max(0, self._scanned - 3))
+        self._scanned = len(self._buffer)
+        if end < 0 and len(self._buffer) <= MAX_HEAD:
+            return
+        if end < 0 or end > MAX_HEAD:
+            self.refuse(431)
+            return
+        octets = bytes(self._buffer)
+        self._settle()
+        head = parse_head(octets[:end])
+        if head is None or not head.upgrades or head.path != self._house.websocket_path:
+            self._hand_over(self._house.http(self.transport.getPeer()), octets)
+            return
+        self._house.upgrade(self, self.transport, head, octets[end + 4 :])
+
+    def _hand_over(self, successor: IProtocol, octets: bytes) -> None:
+        hand_over(self, self.transport, successor, octets)
+
+    def refuse(self, status: int, problem: PushError | None = None, extra: str = "") -> None:
+        self._settle()
+        self.transport.write(answer(status, problem, extra))
+        self.transport.loseConnection()
+
+    def _settle(self) -> None:
+        self._house.waiting.discard(self)
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        self._buffer = bytearray()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._settle()
+        if self._next is not None:
+            self._next.connectionLost(reason)
+
+
+def hand_over(doorway: Doorway | None, transport: Any, successor: IProtocol, octets: bytes) -> None:
+    """Makes another protocol the transport's, and gives it what was read already."""
+    if hasattr(transport, "wrappedProtocol"):
+        # TLS and other wrappers: what they wrap is what gets the data.
+        transport.wrappedProtocol = successor
+    elif hasattr(transport, "protocol"):
+        transport.protocol = successor
+    elif doorway is not None:
+        doorway._next = successor
+    successor.makeConnection(transport)
+    if octets:
+        successor.dataReceived(octets)
+
+
+class DoorwayFactory(Factory):
+    """Makes the doorways of a port.
+
+    Args:
+        http: makes the HTTP channel for an address.
+        websocket: takes an admitted upgrade: (head, peer's address) to its protocol. Raises `errors.PushError`.
+    """
+
+    noisy = False
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        gate: Gate,
+        counters: Counters,
+        websocket_path: str,
+        http: Callable[[IAddress], IProtocol],
+        websocket: Callable[[Head, str], IProtocol],
+    ) -> None:
+        self.clock = clock
+        self.websocket_path = websocket_path
+        self.http = http
+        self._gate = gate
+        self._counters = counters
+        self._websocket = websocket
+        #: connections whose head has not come
+        self.waiting: set[Doorway] = set()
+
+    def buildProtocol(self, addr: IAddress | None) -> Doorway:
+        return Doorway(self)
+
+    def upgrade(self, doorway: Doorway | None, transport: Any, head: Head, octets: bytes) -> None:
+        """Admits a WebSocket, or answers why not. ``octets``: what came behind the head."""
+        peer = peer_address(transport)
+        try:
+            self._gate.admit(peer, head.headers)
+            successor = self._websocket(head, self._gate.address(peer, head.headers))
+        except PushError as problem:
+            status = HTTP_STATUS[problem.code]
+            self._counters.refused(status)
+            wait = problem.retry_after
+            extra = "" if wait is None else f"Retry-After: {-(-wait // 1000)}\r\n"
+            if isinstance(problem, WrongVersion):
+                extra = "Sec-WebSocket-Version: 13\r\n"
+            transport.write(answer(status, problem, extra))
+            transport.loseConnection()
+            return
+        hand_over(doorway, transport, successor, octets)
+
+    def stopFactory(self) -> None:
+        for doorway in tuple(self.waiting):
+            doorway.transport.loseConnection()

@@ -1,0 +1,80 @@
+"""The service: what it says of itself, and a stop where the engine does not answer any more."""
+
+from __future__ import annotations
+
+import re
+import socket
+from pathlib import Path
+
+import pytest
+
+from pushserver.core.errors import Unavailable
+from tests import inside
+from tests.fakes import House
+from tests.harness import start, taken, wait_until
+
+#: The server makes its own keys, and nobody says where the console listens.
+NEWCOMER = {"PUSHSERVER_AUTH__SECRET": "", "PUSHSERVER_API__KEYS": "", "PUSHSERVER_MANHOLE__LISTEN": ""}
+
+
+def test_a_second_development_server_has_its_console_elsewhere(tmp_path: Path) -> None:
+    with taken(8022):
+        server = start(tmp_path, "--manhole", "", dev=True, env=NEWCOMER)
+        try:
+            said = wait_until(lambda: re.search(r"ssh -p (\d+) admin@127\.0\.0\.1", server.log))
+            assert said[1] != "8022"
+            with socket.create_connection(("127.0.0.1", int(said[1])), timeout=10) as console:
+                assert console.recv(8) == b"SSH-2.0-"
+        finally:
+            server.stop()
+
+
+def test_a_console_that_was_asked_for_is_where_it_was_asked_for_or_nowhere(tmp_path: Path) -> None:
+    endpoint = "tcp:8022:interface=127.0.0.1"
+    with taken(8022):
+        server = start(tmp_path, "--manhole", endpoint, dev=True, env=NEWCOMER, ready=False)
+        try:
+            assert server.wait() == 1
+            assert f"pushserver: cannot listen on {endpoint}: " in server.log
+            assert "Traceback" not in server.log
+            assert not (server.state_dir / "address").exists()
+        finally:
+            server.stop()
+
+
+async def test_a_node_is_ready_from_its_start_to_its_stop(tmp_path: Path) -> None:
+    async with inside.running(tmp_path) as server:
+        service = server.service
+        assert service.trouble() is None
+    assert service.trouble() == "stopping"
+
+
+async def test_who_went_is_known_to_the_engine_before_a_node_stops(tmp_path: Path) -> None:
+    house = await House(tmp_path).start()
+    try:
+        client = await house.client("ann")
+        client.vanish()
+        assert await house.node.presence.settle() == {"ann": house.now()}
+        online = await house.engine.presence.online("ann")
+        assert (online.online, online.last_seen_at) == (False, house.now())
+        await house.node.hand_over()  # nobody is left to hand anything to
+    finally:
+        await house.stop()
+
+
+async def test_a_stop_goes_on_though_the_engine_cannot_be_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    house = await House(tmp_path).start()
+    try:
+        client = await house.client("ann")
+        client.vanish()
+        asked = []
+
+        def cannot() -> None:
+            asked.append(True)
+            raise Unavailable("no answer")
+
+        monkeypatch.setattr(house.engine.broker, "nodes", cannot)
+        await house.node.hand_over()
+        assert asked == [True]
+    finally:
+        await house.stop()

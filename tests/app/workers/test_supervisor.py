@@ -1,0 +1,309 @@
+"""Several real processes behind one port, and what becomes of them."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.conftest import CONFIG, Place
+from tests.cluster.talk import Talk, Talks, settles, talking
+from tests.harness import Server, free_port, taken, wait_until
+from tests.manhole.test_ssh import Operator, make_key
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    place = Place(tmp_path_factory.mktemp("workers"))
+    place.redis()
+    yield place
+    place.end()
+
+
+@pytest.fixture(autouse=True)
+def _end(house: Place) -> Iterator[None]:
+    """Ends what a test started: the next one has the machine to itself."""
+    yield
+    house.end_servers()
+
+
+@pytest.fixture
+def talk() -> Iterator[Talks]:
+    with talking() as talks:
+        yield talks
+
+
+def begin(house: Place, workers: int = 2, *options: str, config: str = CONFIG, **settings: Any) -> Server:
+    (redis,) = house._redis
+    prefix = f"p{house.count}"
+    config = f'{config}\n[redis]\nprefix = "{prefix}"' if "[redis]" not in config else config.replace(
+        "[redis]", f'[redis]\nprefix = "{prefix}"')  # fmt: skip
+    server = house.server("--redis", redis.url, "--workers", str(workers), *options, config=config, **settings)
+    if "--listen" not in options:
+        wait_until(lambda: server.log.count(" is ready") == workers, 20, server.log)
+    return server
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def nodes_of(server: Server) -> list[str]:
+    return sorted(node["node"] for node in server.api("GET", "/api/nodes").body["nodes"])
+
+
+def node_of(talk: Any) -> str:
+    node: str = talk.welcome["data"]["node"]
+    return node
+
+
+def on_both(server: Server, talk: Talks, *channels: str, user: str = "42") -> list[Talk]:
+    """Connections of one user, at least two to each of two workers."""
+    talks: list[Talk] = []
+    while len(talks) < 40:
+        talks.append(talk(server, user, *channels))
+        spread = Counter(map(node_of, talks))
+        if len(spread) == 2 and min(spread.values()) >= 2:
+            return talks
+    raise AssertionError(f"one worker takes all: {spread}")
+
+
+def test_connections_spread_and_verbs_reach_every_worker(house: Place, talk: Talks) -> None:
+    server = begin(house)
+    assert len(children(server.pid)) == 2
+    assert len(nodes_of(server)) == 2
+    talks = [talk(server, "42", "news:x") for _ in range(60)]
+    spread = Counter(map(node_of, talks))
+    assert sorted(spread) == nodes_of(server)
+    assert min(spread.values()) >= 15, spread
+    assert len(server.api("GET", "/api/connections?userId=42").body["connections"]) == 60
+    server.api("POST", "/api/publish", {"channel": "news:x", "data": {"n": 1}})
+    for each in talks:
+        each.push("message", n=1)
+    assert server.api("POST", "/api/disconnect", {"userId": "42"}).body == {"closed": 60}
+    assert {each.closed() for each in talks} == {3503}
+
+
+def test_a_worker_that_dies_takes_only_its_own_along_and_comes_back(house: Place, talk: Talks) -> None:
+    server = begin(house)
+    talks = on_both(server, talk)
+    victim, other = children(server.pid)
+    os.kill(victim, signal.SIGKILL)
+    # Whoever comes now is served by the other, at once.
+    newcomers = [talk(server, "42") for _ in range(12)]
+    wait_until(lambda: server.log.count(" is ready") == 3)
+    assert len(set(children(server.pid)) - {victim, other}) == 1
+    for each in (*newcomers, *(each for each in talks if node_of(each).endswith("-2"))):
+        each.barrier()
+    assert "process ended by signal 9" in server.log
+    assert "and starts again in 0.0 s" in server.log
+    # Again, before it has lived long: with a pause.
+    os.kill(next(pid for pid in children(server.pid) if pid != other), signal.SIGKILL)
+    wait_until(lambda: "and starts again in 0.25 s" in server.log)
+    wait_until(lambda: server.log.count(" is ready") == 4)
+
+
+def test_a_worker_that_is_asked_to_end_drains_and_is_replaced(house: Place, talk: Talks) -> None:
+    server = begin(house)
+    talks = on_both(server, talk)
+    os.kill(children(server.pid)[0], signal.SIGTERM)
+    for each in talks:
+        if node_of(each).endswith("-1"):
+            each.push("going_away")
+            assert each.closed() == 3001
+        else:
+            each.barrier()
+    wait_until(lambda: server.log.count(" is ready") == 3)
+
+
+def test_sigterm_drains_all(house: Place, talk: Talks) -> None:
+    server = begin(house)
+    talks = on_both(server, talk)
+    workers = children(server.pid)
+    server.signal(signal.SIGTERM)
+    for each in talks:
+        each.push("going_away")
+        assert each.closed() == 3001
+    assert server.wait() == -signal.SIGTERM
+    assert not any(map(alive, workers))
+    assert server.log.count("has stopped") == 2
+    assert "Traceback" not in server.log
+
+
+def test_an_interrupt_of_the_whole_terminal_drains_too(house: Place, talk: Talks) -> None:
+    server = begin(house)
+    client = talk(server, "42")
+    os.killpg(server.pid, signal.SIGINT)
+    client.push("going_away")
+    assert client.closed() == 3001
+    server.wait()
+    assert server.log.count("has stopped") == 2
+
+
+def test_workers_end_with_their_supervisor(house: Place, talk: Talks) -> None:
+    server = begin(house)
+    client = talk(server, "42")
+    workers = children(server.pid)
+    server.signal(signal.SIGKILL)
+    server.wait()
+    client.push("going_away")
+    assert client.closed() == 3001
+    wait_until(lambda: not any(map(alive, workers)))
+
+
+def test_the_limit_of_connections_is_that_of_all(house: Place, talk: Talks) -> None:
+    server = begin(house, config=CONFIG.replace("[server]", "[server]\nmax_connections = 5"))
+    talks = [talk(server, "42") for _ in range(5)]
+    for _ in range(4):
+        with pytest.raises(Exception, match="503"):
+            talk.guest(server)
+    talks[0].leave()
+    settles(lambda: len(server.api("GET", "/api/connections?userId=42").body["connections"]), 4)
+    talk(server, "42").barrier()
+
+
+def test_a_unix_socket_is_shared_and_survives_a_worker(house: Place, tmp_path: Path) -> None:
+    path = tmp_path / "push.sock"
+    server = begin(house, 2, "--listen", f"unix:{path}:mode=600", ready=False)
+
+    def health() -> bytes:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(5)
+            client.connect(str(path))
+            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            return client.recv(1000)
+
+    wait_until(lambda: server.log.count(" is ready") == 2, 20)
+    assert b"200 OK" in health()
+    os.kill(children(server.pid)[0], signal.SIGTERM)
+    wait_until(lambda: server.log.count(" is ready") == 3, 20)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert b"200 OK" in health()
+    server.terminate()
+    assert not path.exists()
+
+
+def test_no_secret_is_on_a_workers_command_line(house: Place) -> None:
+    server = begin(house)
+    for pid in children(server.pid):
+        line = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        assert line[1:3] == [b"-m", b"pushserver.app.workers.worker"]
+        assert server.secret.encode() not in b" ".join(line)
+        assert server.api_key.encode() not in b" ".join(line)
+    # The log says who speaks, and no secret.
+    assert re.search(r"\[worker-2 pushserver\.app\.service\.PushService#info\] node \S+-2 listens on", server.log)
+    assert server.secret not in server.log
+
+
+def test_a_port_that_is_taken_is_said_in_one_line(house: Place, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        server = begin(house, 2, "--listen", f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1", ready=False)
+        assert server.wait() == 1
+    assert "pushserver: cannot listen on" in server.log
+    assert "Traceback" not in server.log
+
+
+def test_what_no_worker_can_start_with_ends_the_whole(house: Place, tmp_path: Path) -> None:
+    (redis,) = house._redis
+    server = house.server(
+        "--workers", "2", "--redis", f"redis://nobody:wrong@127.0.0.1:{redis.port}/0", ready=False, config=""
+    )
+    assert server.wait() == 1
+    assert re.search(r"^pushserver: .+", server.log, re.MULTILINE)
+    assert "Traceback" not in server.log
+    assert "wrong@" not in server.log
+
+
+def test_development_mode_greets_once(house: Place, talk: Talks) -> None:
+    server = begin(house, 2, dev=True)
+    wait_until(lambda: "pushserver in development mode" in server.log)
+    assert server.log.count("pushserver in development mode") == 1
+    server.secret = ""
+    token = re.search(r"^\s+token\s+(\S+)$", server.log, re.MULTILINE)
+    assert token is not None
+    client = talk.guest(server)
+    assert client.ask("auth", token=token[1])["type"] == "auth_success"
+    assert (server.state_dir / "address").read_text().strip() == f"{server.url}/"
+    server.terminate()
+    assert not (server.state_dir / "address").exists()
+
+
+def test_a_console_that_nobody_placed_finds_a_free_port(house: Place) -> None:
+    with taken(8022):
+        server = begin(house, 2, "--manhole", "", dev=True)
+        said = wait_until(lambda: re.search(r"ssh -p (\d+) admin@127\.0\.0\.1", server.log))
+        assert said[1] != "8022"
+        with socket.create_connection(("127.0.0.1", int(said[1])), timeout=10) as console:
+            assert console.recv(8) == b"SSH-2.0-"
+
+
+def test_one_leads_and_another_takes_over(house: Place) -> None:
+    server = begin(house)
+    (first,) = re.findall(r"node (\S+) leads", server.log)
+    number = int(first.rpartition("-")[2])
+    os.kill(children(server.pid)[number - 1], signal.SIGKILL)
+    wait_until(lambda: len(re.findall(r"node (\S+) leads", server.log)) == 2)
+    assert re.findall(r"node (\S+) leads", server.log)[1] != first
+
+
+def _metrics(server: Server) -> dict[str, float]:
+    said = server.api("GET", "/metrics")
+    assert said.status == 200, said
+    lines = [line.rpartition(" ") for line in said.body.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in lines}
+
+
+def test_one_scrape_shows_the_totals_and_no_counter_goes_back(house: Place, talk: Talks) -> None:
+    server = begin(house)
+    talks = on_both(server, talk)
+    # Whichever worker answers.
+    for _ in range(6):
+        said = _metrics(server)
+        assert said["pushserver_connections"] == len(talks)
+        assert said["pushserver_connections_total"] == len(talks)
+        assert said["pushserver_ready"] == 1
+        assert sum(name.startswith("pushserver_info{") for name in said) == 2
+    total = server.api("GET", "/api/stats").body["total"]
+    assert total["connections"]["current"] == len(talks), total
+    os.kill(children(server.pid)[0], signal.SIGKILL)
+    wait_until(lambda: server.log.count(" is ready") == 3)
+    after = _metrics(server)
+    growing = [name for name in said if "_total" in name]
+    assert [name for name in growing if after.get(name, 0) < said[name]] == []
+    settles(lambda: _metrics(server)["pushserver_connections"], sum(node_of(each)[-2:] == "-2" for each in talks))
+
+
+def test_one_console_reaches_every_worker_and_survives_its_own(house: Place, talk: Talks, tmp_path: Path) -> None:
+    key, port = make_key(tmp_path / "key"), free_port()
+    config = f'{CONFIG}\n[manhole]\nlisten = "tcp:{port}:interface=127.0.0.1"\nauthorized_keys = "{key}.pub"\n'
+    server = begin(house, config=config)
+    talks = on_both(server, talk)
+    nodes = {node_of(each) for each in talks}
+    operator = Operator(server, port, key)
+    said = operator.say("connections('42')")
+    assert said.returncode == 0, said.stderr
+    assert all(said.stdout.count(node) == sum(node_of(each) == node for each in talks) for node in nodes), said.stdout
+    (leader,) = re.findall(r"node (\S+) leads", server.log)
+    os.kill(children(server.pid)[int(leader.rpartition("-")[2]) - 1], signal.SIGKILL)
+    # Whoever knocks while nobody leads waits for the next; it is the same host, with the same key.
+    said = operator.say("disconnect('42')")
+    assert said.returncode == 0, said.stderr
+    for each in talks:
+        if node_of(each) != leader:
+            assert each.closed() == 3503

@@ -1,0 +1,178 @@
+"""The native session: one reply for each message, errors in a row, and how fast a client may speak."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pushserver.core import errors, operations
+from pushserver.core.errors import Code, NotFound, Refused
+from pushserver.core.positions import Position
+from pushserver.protocols.native import messages
+from pushserver.protocols.native.session import MAX_ERRORS, MAX_RATE_LIMITED, Asked, End, Rates, Say, Session
+
+FREE = Rates(0, 0, 0)
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+MESSAGES = st.fixed_dictionaries(
+    {"type": st.sampled_from(sorted(messages.REQUEST_TYPES)) | JSON},
+    optional={
+        "id": st.integers(-(2**63), 2**63 - 1) | st.text(max_size=70) | JSON,
+        "data": JSON
+        | st.dictionaries(
+            st.sampled_from(["token", "channels", "channel", "data", "taskId", "content", "offset", "epoch", "limit"]),
+            JSON,
+        ),
+    },
+).map(lambda m: json.dumps(m).encode())
+
+
+def said(effects: Any) -> list[Any]:
+    return [json.loads(e.payload) for e in effects if isinstance(e, Say)]
+
+
+@given(st.lists(MESSAGES | st.binary(max_size=40), max_size=30))
+def test_each_message_gets_one_reply_or_one_operation(octets: list[bytes]) -> None:
+    session = Session(FREE, 0, anonymous=True)
+    for each in octets:
+        effects = session.receive(each, 1)
+        first, *rest = effects
+        assert all(isinstance(e, End) for e in rest)
+        assert len(rest) <= 1
+        if isinstance(first, Asked):
+            effects = session.fail(first.id, NotFound("none"), 1)
+            assert said(effects)[0].get("id") == first.id
+            continue
+        assert isinstance(first, Say)
+        reply = json.loads(first.payload)
+        assert reply["type"] in ("pong", "error")
+        if reply["type"] == "pong":
+            assert reply["data"]["timestamp"] == 1
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.booleans()), max_size=200), st.integers(1, 20), st.integers(1, 10))
+def test_no_more_is_let_through_than_the_rate_allows(
+    steps: list[tuple[int, bool]], per_second: int, burst: int
+) -> None:
+    session = Session(Rates(per_second, burst, 0), 0, anonymous=True)
+    now = through = 0
+    for wait, valid in steps:
+        now += wait
+        effects = session.receive(b'{"type":"ping","id":1}' if valid else b'{"id":1}', now)
+        (reply,) = said(effects)
+        assert reply["id"] == 1
+        if reply["data"].get("code") == "RATE_LIMITED":
+            assert reply["data"]["retryAfter"] >= 1
+        else:
+            through += 1
+    assert through <= burst + now * per_second / 1000 + 1e-6
+
+
+def test_ten_errors_in_a_row_close_and_one_success_forgives() -> None:
+    session = Session(FREE, 0, anonymous=True)
+    for _ in range(3):
+        for _ in range(MAX_ERRORS - 1):
+            assert len(session.receive(b"no", 0)) == 1
+        session.receive(b'{"type":"ping"}', 0)
+    for _ in range(MAX_ERRORS - 1):
+        session.receive(b"no", 0)
+    assert session.receive(b"no", 0)[1] == End(errors.TOO_MANY_ERRORS)
+
+
+def test_a_hundred_refusals_for_speed_in_a_row_close() -> None:
+    session = Session(Rates(1, 1, 0), 0, anonymous=True)
+    session.receive(b'{"type":"ping"}', 0)
+    for _ in range(MAX_RATE_LIMITED - 1):
+        assert len(session.receive(b'{"type":"ping"}', 0)) == 1
+    assert session.receive(b"not json", 0)[1] == End(errors.TOO_MANY_REQUESTS)
+
+
+def test_a_clock_that_is_set_back_takes_no_allowance_away() -> None:
+    session = Session(Rates(10, 5, 5), 1_000_000, anonymous=True)
+    assert said(session.receive(b'{"type":"ping"}', 0))[0]["type"] == "pong"
+
+
+def test_authenticating_too_often_closes_and_comes_back_with_time() -> None:
+    session = Session(Rates(0, 0, 2), 0)
+    attempt = b'{"type":"auth","data":{"token":"x"}}'
+    assert isinstance(session.receive(attempt, 0)[0], Asked)
+    assert said(session.receive(b'{"type":"auth","id":7}', 0))[0]["data"]["code"] == "MISSING_TOKEN"
+    effects = session.receive(attempt, 0)
+    assert said(effects)[0]["data"]["code"] == "RATE_LIMITED"
+    assert effects[1] == End(errors.TOO_MANY_REQUESTS)
+    assert isinstance(session.receive(attempt, 60_000)[0], Asked)
+
+
+def test_a_stranger_may_not_ping() -> None:
+    session = Session(FREE, 0)
+    assert said(session.receive(b'{"type":"ping","id":1}', 0))[0]["data"]["code"] == "NOT_AUTHENTICATED"
+
+
+@pytest.mark.parametrize(
+    ("message", "operation"),
+    [
+        (
+            {"type": "auth", "data": {"token": "t", "positions": {"system": {"offset": 1, "epoch": "e"}}}},
+            operations.Authenticate("t", {"system": Position(1, "e")}),
+        ),
+        (
+            {"type": "subscribe", "data": {"channels": ["a", {"channel": "b", "since": {"offset": 0, "epoch": "e"}}]}},
+            operations.Subscribe((operations.Want("a"), operations.Want("b", Position(0, "e")))),
+        ),
+        ({"type": "unsubscribe", "data": {"channels": ["a"]}}, operations.Unsubscribe(("a",))),
+        (
+            {"type": "chat_message", "data": {"content": "x"}},
+            operations.Chat("x", "text", None, "chat:lobby", None),
+        ),
+        ({"type": "ack", "data": {"offset": 3, "epoch": "e"}}, operations.Acknowledge(Position(3, "e"))),
+        ({"type": "history", "data": {"channel": "a"}}, operations.ReadHistory("a", 100, None, False)),
+        ({"type": "presence", "data": {"channel": "a"}}, operations.ReadPresence("a")),
+        ({"type": "task_subscribe", "data": {"taskId": "t"}}, operations.Subscribe((operations.Want("task:t"),))),
+        ({"type": "task_get", "data": {"taskId": "t"}}, operations.ReadTask("t")),
+        ({"type": "task_cancel", "data": {"taskId": "t"}}, operations.CancelTask("t")),
+    ],
+)
+def test_a_message_becomes_an_operation(message: Any, operation: operations.Operation) -> None:
+    (asked,) = Session(FREE, 0).receive(json.dumps(message | {"id": "i"}).encode(), 5)
+    assert asked == Asked(operation, "i", 5)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"type": "publish", "data": {"channel": "a", "data": 1, "messageType": "task_progress"}},
+        {"type": "publish", "data": {"channel": "a", "data": 1, "messageType": "user_notification"}},
+        {"type": "publish", "data": {"channel": "a"}},
+        {"type": "chat_message", "data": {"content": "x", "targetId": "u", "channel": "chat:a"}},
+        {"type": "history", "data": {"channel": "a", "limit": 1001}},
+        {"type": "ack", "data": {"offset": -1, "epoch": "e"}},
+        {"type": "subscribe", "data": {"channels": [{"channel": "a", "since": {"offset": 1}}]}},
+    ],
+)
+def test_what_cannot_be_asked_is_invalid(data: Any) -> None:
+    (reply,) = said(Session(FREE, 0).receive(json.dumps(data | {"id": 1}).encode(), 0))
+    assert (reply["id"], reply["data"]["code"]) == (1, "INVALID_MESSAGE")
+
+
+def test_notices_and_refusals_have_their_shapes() -> None:
+    session = Session(FREE, 0)
+    assert json.loads(session.notify(operations.GoingAway(9), 1, "m"))["data"] == {"reconnectAfter": 9}
+    assert json.loads(session.notify(operations.InboxOverflow("user:a", 2), 1, "m"))["data"] == {"lost": 2}
+    assert json.loads(session.notify(operations.Resync("a"), 1, "m"))["type"] == "resync"
+    ended = operations.SubscriptionEnded("a", Code.PERMISSION_DENIED, "r")
+    assert json.loads(session.notify(ended, 1, "m"))["data"] == {
+        "channel": "a",
+        "code": "PERMISSION_DENIED",
+        "reason": "r",
+    }
+    say, end = session.refuse(1, Refused("no", Code.INVALID_TOKEN), errors.INVALID_TOKEN)
+    assert said([say])[0]["type"] == "auth_failed"
+    assert end == End(errors.INVALID_TOKEN)

@@ -1,0 +1,47 @@
+"""From a token to an identity that still holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jwt
+import pytest
+from twisted.internet.defer import Deferred, succeed
+
+from pushserver.core.errors import Code, Refused
+from pushserver.core.tokens import Keys
+from pushserver.server.auth import Authenticator
+from tests.fakes import SECRET, House
+
+
+async def test_a_token_is_verified_and_asked_about(tmp_path: Any) -> None:
+    house = await House(tmp_path).start()
+    try:
+        reply = await house.connect().ask("auth", token=house.token("ann", exp=int(house.clock.seconds()) - 60))
+        assert reply["data"]["code"] == "TOKEN_EXPIRED"
+        reply = await house.connect().ask("auth", token=jwt.encode({"sub": "a", "exp": 1}, "x" * 40, "HS256"))
+        assert reply["data"]["code"] == "INVALID_TOKEN"
+        reply = await house.connect().ask("auth", token="x" * 60_000)
+        assert reply["data"]["code"] == "INVALID_TOKEN"
+    finally:
+        await house.stop()
+
+
+async def test_word_that_comes_while_the_engine_is_asked_counts() -> None:
+    answer: Deferred[list[bool]] = Deferred()
+    answers = [answer, succeed([False]), succeed([True])]
+    revocations: Any = type("Revocations", (), {"revoked": staticmethod(lambda credentials: answers.pop(0))})()
+    rules: Any = None
+    authenticator = Authenticator(Keys(SECRET), rules, None, revocations, lambda: 0)
+    identity: Any = type("Identity", (), {"user_id": "ann", "jti": "j", "issued_at": 1})()
+    checking = Deferred.fromCoroutine(authenticator.check(identity))
+    authenticator.heard(lambda one: one.jti == "another")
+    authenticator.heard(lambda one: one.jti == "j")
+    answer.callback([False])
+    with pytest.raises(Refused) as refused:
+        await checking
+    assert refused.value.code is Code.TOKEN_BLACKLISTED
+    authenticator.heard(lambda one: True)
+    await authenticator.check(identity)
+    with pytest.raises(Refused):
+        await authenticator.check(identity)

@@ -1,0 +1,445 @@
+"""What clients ask for, carried out on the embedded engine."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred, fail
+
+from pushserver.core import errors
+from pushserver.core.positions import Position
+from pushserver.protocols.native.session import Rates
+from pushserver.server.outbox import Policy
+from tests.conftest import LoggedErrors
+from tests.fakes import House
+
+SETTINGS = """
+[auth]
+anonymous = true
+[server]
+max_connections_per_user = 3
+max_channels_per_connection = 4
+[[namespaces]]
+name = "news"
+history_size = 50
+publish = "authenticated"
+presence = true
+join_leave = true
+[[namespaces]]
+name = "public"
+subscribe = "anyone"
+presence = true
+join_leave = true
+[[namespaces]]
+name = "live"
+publish = "authenticated"
+"""
+
+
+@pytest_twisted.async_yield_fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    house = await House(tmp_path, SETTINGS).start()
+    yield house
+    await house.stop()
+
+
+async def test_every_request_gets_its_one_reply_in_order(house: House) -> None:
+    client = await house.client("ann")
+    for id, (type, data) in enumerate(
+        [
+            ("subscribe", {"channels": ["news:a", "live:a"]}),
+            ("publish", {"channel": "news:a", "data": 1, "messageId": "m"}),
+            ("publish", {"channel": "news:a", "data": 2, "messageId": "m"}),
+            ("history", {"channel": "news:a"}),
+            ("presence", {"channel": "news:a"}),
+            ("ping", {"x": 1}),
+            ("chat_message", {"content": "hi"}),
+            ("task_get", {"taskId": "none"}),
+            ("unsubscribe", {"channels": ["news:a", "system"]}),
+            ("history", {"channel": "live:a"}),
+        ]
+    ):
+        client.send(type, id, **data)
+    await house.settle()
+    await house.settle()
+    replies = [m for m in client.all if isinstance(m.get("id"), int)]
+    assert [m["id"] for m in replies] == list(range(10))
+    subscribed, first, repeat, history, presence, pong, chat, task, left, none = (m["data"] for m in replies)
+    assert subscribed["results"]["live:a"] == {}
+    assert subscribed["results"]["news:a"]["recovered"] is False
+    assert first["offset"] == repeat["offset"] == 1
+    assert repeat["duplicate"] is True
+    assert [m["data"] for m in history["messages"]] == [1]
+    assert presence == {"users": [{"userId": "ann", "connections": 1}], "total": 1}
+    assert pong["x"] == 1
+    assert (chat["delivered"], chat["queued"]) == (0, False)
+    assert task["code"] == none["code"] == "NOT_FOUND"
+    assert left["channels"] == ["live:a", "system", "user:ann"]
+    assert left["rejected"]["system"]["code"] == "PERMISSION_DENIED"
+
+
+async def test_live_messages_follow_a_recovered_past_without_gap_or_repeat(house: House) -> None:
+    writer = await house.client("bob")
+    for n in range(1, 6):
+        await writer.ask("publish", channel="news:a", data=n)
+    reader = await house.client("ann")
+    epoch = (await reader.ask("subscribe", channels=["news:a"]))["data"]["results"]["news:a"]["epoch"]
+    reader.send("subscribe", "again", channels=[{"channel": "news:a", "since": {"offset": 2, "epoch": epoch}}])
+    for n in range(6, 10):
+        writer.send("publish", None, channel="news:a", data=n)
+    await house.settle()
+    await house.settle()
+    (reply,) = [m for m in reader.all if m.get("id") == "again"]
+    result = reply["data"]["results"]["news:a"]
+    assert result["recovered"] is True
+    after = reader.all[reader.all.index(reply) + 1 :]
+    seen = [m["data"] for m in result["messages"]] + [m["data"] for m in after if m["type"] == "message"]
+    assert seen == list(range(3, 10))
+
+
+async def test_a_past_longer_than_is_read_is_not_called_recovered(house: House) -> None:
+    client = await house.client("ann")
+    for n in range(10):
+        await house.execute("publish", channel="news:a", data=n)
+    position = (await client.ask("history", channel="news:a"))["data"]
+    past = await house.node.recall.history("news:a", Position(1, position["epoch"]), 5)
+    assert past.recovered is False
+
+
+async def test_limits_and_rules_of_subscriptions(house: House) -> None:
+    client = await house.client("ann")
+    wanted = ["news:a", "news:b", "news:c", "news:d", "news:e", "no where", "nix:a", "user:bob", "stats", "task:none"]
+    data = (await client.ask("subscribe", channels=wanted))["data"]
+    codes = {name: refusal["code"] for name, refusal in data["rejected"].items()}
+    assert codes == {
+        "news:e": "LIMIT_EXCEEDED",
+        "no where": "INVALID_CHANNEL",
+        "nix:a": "UNKNOWN_CHANNEL",
+        "user:bob": "PERMISSION_DENIED",
+        "stats": "PERMISSION_DENIED",
+        "task:none": "LIMIT_EXCEEDED",
+    }
+    await client.ask("unsubscribe", channels=wanted)
+    data = (await client.ask("subscribe", channels=wanted[5:]))["data"]
+    assert {name: refusal["code"] for name, refusal in data["rejected"].items()} == {
+        "no where": "INVALID_CHANNEL",
+        "nix:a": "UNKNOWN_CHANNEL",
+        "user:bob": "PERMISSION_DENIED",
+        "stats": "PERMISSION_DENIED",
+        "task:none": "NOT_FOUND",
+    }
+    assert data["channels"] == ["system", "user:ann"]
+
+
+async def test_the_newest_connection_over_the_limit_goes(house: House) -> None:
+    for _ in range(3):
+        await house.client("ann")
+    fourth = house.connect()
+    fourth.send("auth", 1, token=house.token("ann"))
+    await house.settle()
+    assert fourth.closed == errors.CONNECTION_LIMIT
+
+
+async def test_anonymous_connections_hear_what_anyone_may_hear(house: House) -> None:
+    client = house.connect()
+    reply = await client.ask("subscribe", channels=["public:a", "news:a"])
+    assert reply["data"]["channels"] == ["public:a"]
+    assert reply["data"]["rejected"]["news:a"]["code"] == "NOT_AUTHENTICATED"
+    assert (await client.ask("publish", channel="public:a", data=1))["data"]["code"] == "NOT_AUTHENTICATED"
+    assert (await client.ask("history", channel="public:a"))["data"]["code"] == "NOT_FOUND"
+    assert (await client.ask("unsubscribe", channels=["public:a"]))["data"]["channels"] == []
+
+
+async def test_a_sign_in_that_fails_half_way_ends_the_connection(
+    house: House, monkeypatch: pytest.MonkeyPatch, flush_errors: LoggedErrors
+) -> None:
+    for problem, code in ((errors.Unavailable("away"), "UNAVAILABLE"), (ZeroDivisionError(), "INTERNAL_ERROR")):
+        monkeypatch.setattr(house.engine.presence, "connect", lambda *_, problem=problem: fail(problem))
+        client = house.connect()
+        reply = await client.ask("auth", token=house.token("ann"))
+        assert (reply["type"], reply["data"]["code"]) == ("auth_failed", code)
+        assert client.closed == errors.INTERNAL
+        client.vanish()
+        monkeypatch.undo()
+    await house.settle()
+    assert house.leftovers() == {}
+    assert len(flush_errors(ZeroDivisionError)) == 1
+
+
+async def test_a_connection_that_closes_while_it_subscribes_is_no_internal_error(house: House) -> None:
+    client = await house.client("ann")
+    client.send("subscribe", 1, channels=["news:a", "news:b"])
+    client.vanish()
+    await house.settle()
+    assert house.leftovers() == {}
+
+
+async def test_a_subscription_that_cannot_be_opened_is_rejected_alone(
+    house: House, monkeypatch: pytest.MonkeyPatch, flush_errors: LoggedErrors
+) -> None:
+    client = await house.client("ann")
+    await client.ask("subscribe", channels=["news:b"])
+    history = house.node.recall.history
+
+    async def sometimes(channel: str, *args: object) -> object:
+        if channel == "news:a":
+            raise ZeroDivisionError
+        if channel == "news:b":
+            raise errors.Unavailable("away")
+        return await history(channel, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(house.node.recall, "history", sometimes)
+    data = (await client.ask("subscribe", channels=["news:a", "news:b", "news:c"]))["data"]
+    assert {name: r["code"] for name, r in data["rejected"].items()} == {
+        "news:a": "INTERNAL_ERROR",
+        "news:b": "UNAVAILABLE",
+    }
+    assert data["channels"] == ["news:b", "news:c", "system", "user:ann"]
+    await house.execute("publish", channel="news:b", data="still live")
+    await house.settle()
+    assert client.pushes()[-1]["data"] == "still live"
+    assert len(flush_errors(ZeroDivisionError)) == 1
+
+
+async def test_a_subscription_forced_upon_a_connection_that_ends_leaves_nothing(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await house.client("ann")
+    held: Deferred[None] = Deferred()
+    monkeypatch.setattr(house.engine.broker, "subscribe", lambda channel: held)
+    work = Deferred.fromCoroutine(
+        house.node.requests.subscribing.force_subscribe(client.connection, ("news:a", "news:b"))
+    )
+    client.vanish()
+    held.callback(None)
+    await work
+    await house.settle()
+    assert house.leftovers() == {}
+
+
+async def test_who_is_refused_takes_nobodys_room(house: House) -> None:
+    client = await house.client("ann")
+    wanted = ["task:none", "news:a", "task:other", "news:b", "news:c", "news:d", "news:e"]
+    data = (await client.ask("subscribe", channels=wanted))["data"]
+    assert [name for name in data["channels"] if name.startswith("news:")] == ["news:a", "news:b", "news:c", "news:d"]
+    assert {name: refusal["code"] for name, refusal in data["rejected"].items()} == {
+        "task:none": "NOT_FOUND",
+        "task:other": "NOT_FOUND",
+        "news:e": "LIMIT_EXCEEDED",
+    }
+
+
+async def test_a_task_that_is_forced_upon_its_owner_is_still_heard_once(house: House) -> None:
+    owner, other = await house.client("ann"), await house.client("bob")
+    await house.execute("task.create", taskId="t", userId="ann")
+    await house.advance(2)
+    for client in (owner, other):
+        client.new()
+    for user in ("ann", "bob"):
+        assert await house.execute("subscribe", userId=user, channels=["task:t"]) == {"connections": 1}
+    await house.execute("task.progress", taskId="t", percentage=40)
+    await house.advance(2)
+    await house.execute("task.complete", taskId="t")
+    await house.settle()
+    for client, final in ((owner, "user:ann"), (other, "task:t")):
+        heard = [(push["type"], push["channel"]) for push in client.new() if push["type"].startswith("task_")]
+        assert heard == [("task_progress", "task:t"), ("task_completed", final)]
+    assert await house.execute("unsubscribe", userId="ann", channels=["task:t"]) == {"connections": 1}
+    assert "task:t" not in owner.connection.channels
+    with pytest.raises(errors.NotFound):
+        await house.execute("subscribe", userId="bob", channels=["task:none"])
+
+
+async def test_a_forced_subscription_that_fails_is_taken_back(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = await house.client("ann")
+
+    async def away(*args: object) -> object:
+        raise errors.Unavailable("away")
+
+    monkeypatch.setattr(house.node.recall, "history", away)
+    with pytest.raises(errors.Unavailable):
+        await house.node.requests.subscribing.force_subscribe(client.connection, ("news:a",))
+    assert "news:a" not in house.node.hub.channels
+    assert "news:a" not in client.connection.channels
+
+
+async def test_the_server_side_subscribes_and_ends_subscriptions(house: House) -> None:
+    client = await house.client("ann")
+    assert await house.execute("subscribe", userId="ann", channels=["news:a"]) == {"connections": 1}
+    await house.execute("publish", channel="news:a", data=1)
+    await house.settle()
+    assert client.pushes("message")[-1]["data"] == 1
+    left = await client.ask("unsubscribe", channels=["news:a"])
+    assert left["data"]["rejected"]["news:a"]["code"] == "PERMISSION_DENIED"
+    assert await house.execute("unsubscribe", userId="ann", channels=["news:a", "system"]) == {"connections": 1}
+    assert client.pushes("unsubscribed")[-1]["data"]["channel"] == "news:a"
+    assert sorted(client.connection.channels) == ["system", "user:ann"]
+
+
+async def test_a_refresh_ends_what_is_no_longer_allowed_and_keeps_an_owners_task(house: House) -> None:
+    await house.execute("task.create", taskId="t", userId="ann")
+    owner = await house.client("ann", {"permissions": ["subscribe:stats"]})
+    watcher = await house.client("bob", {"permissions": ["subscribe:task:*"]})
+    await owner.ask("task_subscribe", taskId="t")
+    await owner.ask("subscribe", channels=["stats"])
+    await watcher.ask("task_subscribe", taskId="t")
+    reply = await owner.ask("auth", token=house.token("ann"))
+    assert reply["type"] == "auth_success"
+    assert [m["channel"] for m in owner.pushes("unsubscribed")] == ["stats"]
+    assert "task:t" in owner.connection.channels
+    await watcher.ask("auth", token=house.token("bob"))
+    assert [m["channel"] for m in watcher.pushes("unsubscribed")] == ["task:t"]
+
+
+async def test_a_refresh_announces_nothing_of_the_inbox(house: House) -> None:
+    await house.execute("notify", userId="ann", data=1)
+    client = house.connect()
+    for pending in (1, 0):
+        reply = await client.ask("auth", token=house.token("ann"))
+        inbox = reply["data"]["inbox"]
+        assert (inbox["offset"], inbox["acked"], inbox["pending"]) == (1, 0, pending)
+    assert len(client.pushes("user_notification")) == 1
+
+
+async def test_direct_chat_needs_a_shared_room_or_a_permission(house: House) -> None:
+    ann, bob = await house.client("ann"), await house.client("bob")
+    refused = await ann.ask("chat_message", content="hi", targetId="bob")
+    assert refused["data"]["code"] == "PERMISSION_DENIED"
+    await bob.ask("subscribe", channels=["chat:x"])
+    other = await house.client("ann")
+    await other.ask("subscribe", channels=["chat:x"])
+    sent = await ann.ask("chat_message", content="hi", targetId="bob")
+    assert (sent["data"]["delivered"], sent["data"]["queued"]) == (1, True)
+    assert bob.pushes("chat_message")[-1]["data"]["content"] == "hi"
+
+
+async def test_a_room_is_shared_whether_or_not_its_presence_is_shown(tmp_path: Path) -> None:
+    house = await House(tmp_path, '[[namespaces]]\nname = "chat"\npresence = false').start()
+    try:
+        ann, bob = await house.client("ann"), await house.client("bob")
+        for each in (ann, bob):
+            await each.ask("subscribe", channels=["chat:x"])
+        assert (await ann.ask("chat_message", content="hi", targetId="bob"))["type"] == "message_sent"
+        assert (await ann.ask("presence", channel="chat:x"))["data"]["code"] == "NOT_FOUND"
+        bob.vanish()
+        await house.settle()
+        assert (await ann.ask("chat_message", content="hi", targetId="bob"))["data"]["code"] == "PERMISSION_DENIED"
+        ann.vanish()
+        await house.settle()
+        assert ann.pushes("presence_join", "presence_leave") == []
+        assert house.leftovers() == {}
+    finally:
+        await house.stop()
+
+
+async def test_a_pending_inbox_is_replayed_at_the_pace_of_the_socket_and_task_events_do_not_wait_for_it(
+    house: House,
+) -> None:
+    for n in range(60):
+        await house.execute("notify", userId="ann", data={"n": n})
+    await house.execute("task.create", taskId="t", userId="ann")
+    client = house.connect()
+    client.socket.blocked = True
+    client.send("auth", 1, token=house.token("ann"))
+    await house.settle()
+    assert len(client.pushes("user_notification")) < 5
+    await house.execute("task.progress", taskId="t", percentage=50)
+    again = house.node.hub.channels["user:ann"]
+    assert client.connection in (again.joining or {})
+    client.send("subscribe", 2, channels=["user:ann"])
+    for _ in range(200):
+        client.socket.unblock()
+        await house.settle()
+    await house.execute("notify", userId="ann", data={"n": 60})
+    await house.settle()
+    assert [m["data"]["n"] for m in client.pushes("user_notification")] == list(range(61))
+    assert client.pushes("task_progress")[-1]["data"]["percentage"] == 50
+
+
+async def test_what_a_slow_consumer_left_out_is_read_again(house: House) -> None:
+    client = await house.client("ann", policy=Policy.DROP_OLDEST, limit=500)
+    await client.ask("subscribe", channels=["news:a"])
+    client.socket.blocked = True
+    for n in range(1, 31):
+        await house.execute("publish", channel="news:a", data=n)
+        await house.settle()
+    for _ in range(100):
+        client.socket.unblock()
+        await house.settle()
+    assert [m["data"] for m in client.pushes("message")] == list(range(1, 31))
+
+
+async def test_a_slow_consumer_is_disconnected_where_so_configured(house: House) -> None:
+    client = await house.client("ann", limit=500)
+    await client.ask("subscribe", channels=["live:a"])
+    client.socket.blocked = True
+    for n in range(30):
+        await house.execute("publish", channel="live:a", data=n)
+        await house.settle()
+    assert client.closed == errors.SLOW
+    assert house.node.counters.slow_consumers == 1
+
+
+async def test_who_signs_in_later_is_present_where_they_already_were(house: House) -> None:
+    watcher = await house.client("eve")
+    await watcher.ask("subscribe", channels=["public:room"])
+    client = house.connect()
+    await client.ask("subscribe", channels=["public:room"])
+    assert [m["data"]["userId"] for m in watcher.pushes("presence_join")] == ["eve"]
+    assert (await client.ask("auth", token=house.token("ann")))["type"] == "auth_success"
+    present = await watcher.ask("presence", channel="public:room")
+    assert [user["userId"] for user in present["data"]["users"]] == ["ann", "eve"]
+    assert [m["data"]["userId"] for m in watcher.pushes("presence_join") if m["data"]["userId"] == "ann"] == ["ann"]
+    client.vanish()
+    await house.settle()
+    assert [m["data"]["userId"] for m in watcher.pushes("presence_leave")] == ["ann"]
+
+
+async def test_presence_joins_and_leaves_come_in_pairs(house: House) -> None:
+    watcher = await house.client("eve")
+    await watcher.ask("subscribe", channels=["news:a", "status:ann"])
+    clients = [await house.client("ann"), await house.client("ann")]
+    for client in clients:
+        await client.ask("subscribe", channels=["news:a"])
+    for client in clients:
+        client.vanish()
+    await house.settle()
+    kinds = [m["type"] for m in watcher.pushes("presence_join", "presence_leave") if m["data"]["userId"] == "ann"]
+    assert kinds == ["presence_join", "presence_leave"]
+    again = await house.client("ann")
+    await house.advance(6)
+    assert [m["data"]["status"] for m in watcher.pushes("user_status")] == ["online"]
+    again.vanish()
+    await house.advance(6)
+    assert [m["data"]["status"] for m in watcher.pushes("user_status")] == ["online", "offline"]
+    assert house.node.presence._leaving == {}
+
+
+async def test_chat_that_is_too_fast_is_refused_and_in_the_end_closed(house: House) -> None:
+    client = await house.client("ann", rates=Rates(0, 0, 0))
+    refused = 0
+    for _ in range(110):
+        client.send("chat_message", None, content="x")
+        await house.settle()
+        refused += 1
+        if client.closed:
+            break
+    assert client.closed == errors.TOO_MANY_REQUESTS
+    assert refused == 105  # five are allowed, a hundred refused
+
+
+async def test_a_revocation_that_comes_while_the_engine_is_asked_is_not_missed(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer: Deferred[list[bool]] = Deferred()
+    monkeypatch.setattr(house.engine.revocations, "revoked", lambda credentials: answer)
+    client = house.connect()
+    client.send("auth", 1, token=house.token("ann"))
+    await house.settle()
+    await house.execute("revoke", userId="ann")
+    answer.callback([False])
+    await house.settle()
+    assert client.closed == errors.INVALID_TOKEN

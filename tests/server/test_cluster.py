@@ -1,0 +1,158 @@
+"""Verbs over every connection, and the commands that ask for them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred
+
+from pushserver.core import errors
+from pushserver.engine.interfaces import Once
+from pushserver.server.backend_commands import Batch, Command, duration
+from pushserver.server.cluster import Target
+from tests.fakes import House
+
+
+@pytest_twisted.async_yield_fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    house = await House(tmp_path).start()
+    yield house
+    await house.stop()
+
+
+async def test_connections_and_channels_are_listed(house: House) -> None:
+    ann, bob = await house.client("ann"), await house.client("bob")
+    house.connect()
+    await ann.ask("subscribe", channels=["chat:a"])
+    await bob.ask("subscribe", channels=["chat:a"])
+    control = house.node.control
+    assert [c.user_id for c in await control.connections(Target())] == ["ann", "bob", None]
+    (one,) = await control.connections(Target(user_id="ann"))
+    assert one.channels == ["chat:a", "system", "user:ann"]
+    assert [c.user_id for c in await control.connections(Target(connection_id=one.connection_id))] == ["ann"]
+    (room,) = await control.channels("chat:*")
+    assert (room.channel, room.connections, room.users) == ("chat:a", 2, 2)
+    assert len(await control.channels(None)) == 4
+    assert list(await control.stats()) == ["here"]
+
+
+async def test_a_pattern_knows_no_wildcard_but_the_star(house: House) -> None:
+    ann = await house.client("ann")
+    names = ["chat:a", "chat:[ab]", "chat:?", "chat:a[1]b"]
+    await ann.ask("subscribe", channels=names)
+
+    async def found(pattern: str) -> list[str]:
+        return [channel.channel for channel in await house.node.control.channels(pattern)]
+
+    assert await found("chat:[ab]") == ["chat:[ab]"]
+    assert await found("chat:?") == ["chat:?"]
+    assert await found("chat:*[1]*") == ["chat:a[1]b"]
+    assert await found("*:a*") == ["chat:a", "chat:a[1]b", "user:ann"]
+    assert await found("chat") == []
+    assert await found("*") == sorted([*names, "system", "user:ann"])
+
+
+async def test_a_user_is_disconnected_once(house: House) -> None:
+    ann = await house.client("ann")
+    assert await house.execute("disconnect", userId="ann", code=3011, reason="move") == {"closed": 1}
+    assert ann.closed == errors.Close(3011, "move")
+    assert await house.execute("disconnect", connectionId=ann.connection.id) == {"closed": 0}
+
+
+async def test_a_revocation_that_was_not_heard_is_found(house: House) -> None:
+    ann = await house.client("ann", {"jti": "x"})
+    await house.engine.revocations.revoke_token("x", house.now() + 1_000_000)
+    await house.node.control.recheck()
+    assert ann.closed == errors.DISCONNECTED
+
+
+@pytest.mark.parametrize("by", ["jti", "userId"])
+async def test_a_revoked_token_is_blocked_for_as_long_as_it_would_be_taken(house: House, by: str) -> None:
+    lifetime = house.node.control._max_token_lifetime // 1000
+    now = int(house.clock.seconds())
+    token = house.token("ann", jti="x", exp=now + lifetime)
+    await house.execute("revoke", **{by: {"jti": "x", "userId": "ann"}[by]})
+    await house.advance(lifetime + 4)
+    reply = await house.connect().ask("auth", token=token)
+    assert (reply["type"], reply["data"]["code"]) == ("auth_failed", "TOKEN_BLACKLISTED")
+
+
+async def test_a_question_that_nobody_knows_is_refused(house: House) -> None:
+    with pytest.raises(errors.Invalid):
+        await house.node.control.answer(b'["what",null]')
+
+
+async def test_a_batch_goes_on_after_a_failure(house: House) -> None:
+    import msgspec
+
+    commands = [
+        Command("publish", msgspec.Raw(b'{"channel":"chat:a","data":1}')),
+        Command("publish", msgspec.Raw(b'{"channel":"nix:a","data":1}')),
+        Command("publish", msgspec.Raw(b'{"channel":5}')),
+        Command("fly"),
+        Command("broadcast", msgspec.Raw(b'{"channels":["chat:a","nix:a"],"data":2}')),
+        Command("notify", msgspec.Raw(b'{"userIds":["a",7],"data":3,"ttl":"10m"}')),
+    ]
+    work = house.node.commands.batch(Batch(commands), lambda method: None)
+    replies = await Deferred.fromCoroutine(work)
+    assert [r["error"]["code"] if "error" in r else "ok" for r in replies] == [
+        "ok",
+        "UNKNOWN_CHANNEL",
+        "INVALID_MESSAGE",
+        "INVALID_MESSAGE",
+        "ok",
+        "ok",
+    ]
+    assert ["error" in r for r in replies[4]["result"]["results"]] == [False, True]
+    assert [r["userId"] for r in replies[5]["result"]["results"]] == ["a", "7"]
+
+
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("publish", {"channel": "chat:a", "data": 1, "type": "auth"}),
+        ("publish", {"channel": "task:a", "data": 1}),
+        ("notify", {"data": 1}),
+        ("notify", {"data": 1, "userId": "a", "userIds": []}),
+        ("notify", {"data": 1, "userId": "a b"}),
+        ("notify", {"data": 1, "userId": "a", "ttl": "soon"}),
+        ("disconnect", {}),
+        ("disconnect", {"userId": "a", "code": 1000}),
+        ("revoke", {}),
+        ("revoke", {"jti": "x", "userId": "a"}),
+        ("subscribe", {"userId": "a", "channels": ["a b"]}),
+        ("subscribe", {"userId": "a", "channels": ["nix:a"]}),
+        ("task.fail", {"taskId": "t"}),
+        ("task.progress", {"taskId": "a b"}),
+    ],
+)
+async def test_what_cannot_be_carried_out_is_the_callers_mistake(
+    house: House, method: str, params: dict[str, object]
+) -> None:
+    with pytest.raises(errors.CallerError):
+        await house.execute(method, **params)
+
+
+async def test_a_command_with_a_key_of_its_own_happens_once(house: House) -> None:
+    for _ in range(2):
+        await Deferred.fromCoroutine(
+            house.node.commands.execute("notify", b'{"userId":"ann","data":1}', Once("entry-1"))
+        )
+    assert (await house.engine.inbox.state("ann")).offset == 1
+
+
+def test_durations_are_numbers_or_texts() -> None:
+    assert [duration(d) for d in (5, "250ms", "10s", "5m", "2h", "7d")] == [
+        5,
+        250,
+        10_000,
+        300_000,
+        7_200_000,
+        604_800_000,
+    ]
+    for bad in ("", "10", "x s", "0s", "-1s"):
+        with pytest.raises(errors.Invalid):
+            duration(bad)

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.task import Clock
+
+from pushserver.core import errors
+from pushserver.server.drain import Drain, reconnect_window
+
+
+class FakeConnection:
+    def __init__(self) -> None:
+        self.open = True
+        self.told: list[Any] = []
+        self.code = 0
+
+    def tell(self, notice: Any, now: int, message_id: str) -> None:
+        self.told.append(notice)
+
+    def close(self, close: errors.Close) -> None:
+        self.open, self.code = False, close.code
+
+
+class FakeHub:
+    def __init__(self, count: int) -> None:
+        self.connections = {str(n): FakeConnection() for n in range(count)}
+
+
+class FakePublishing:
+    def message_id(self) -> str:
+        return "m"
+
+
+class Room:
+    def __init__(self, count: int) -> None:
+        self.clock, self.hub, self.doors = Clock(), FakeHub(count), []  # type: ignore[var-annotated]
+        self.drain = Drain(self.clock, self.hub, FakePublishing(), lambda: 0, self.doors.append)  # type: ignore[arg-type]
+
+    @property
+    def closed(self) -> int:
+        return sum(not c.open for c in self.hub.connections.values())
+
+
+def test_closing_is_spread_evenly_over_the_window() -> None:
+    room = Room(100)
+    done = room.drain.run(1_000)
+    assert room.doors == [True]
+    steps = []
+    for _ in range(10):
+        steps.append(room.closed)
+        room.clock.advance(0.1)
+    assert steps == list(range(10, 101, 10))
+    assert done.result == 100
+    assert all(c.code == 3001 and len(c.told) == 1 for c in room.hub.connections.values())
+
+
+def test_it_can_be_ended_half_way() -> None:
+    room = Room(100)
+    done = room.drain.run(1_000)
+    room.clock.advance(0.1)
+    room.drain.end()
+    for _ in range(20):
+        room.clock.advance(0.1)
+    assert room.doors == [True, False]
+    assert room.closed == done.result == 20
+
+
+def test_who_left_meanwhile_is_not_counted() -> None:
+    room = Room(2)
+    for connection in room.hub.connections.values():
+        connection.open = False
+    assert room.drain.run(0).result == 0
+
+
+def test_an_empty_node_is_drained_at_once() -> None:
+    assert Room(0).drain.run().result == 0
+
+
+def test_the_window_grows_with_the_number_of_clients() -> None:
+    assert [reconnect_window(n) for n in (0, 5_000, 10**7)] == [1_000, 5_000, 60_000]

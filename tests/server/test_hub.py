@@ -1,0 +1,316 @@
+"""The hub: everyone gets exactly what was published while they followed, in order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.task import Clock
+
+from pushserver.core.errors import Unavailable
+from pushserver.core.publication import Publication, body
+from pushserver.server.channel import MAX_HELD, Joining
+from pushserver.server.connection import Connection
+from pushserver.server.hub import Hub
+from pushserver.server.outbox import Outbox, Policy
+from pushserver.server.stats import Counters
+from tests.conftest import LoggedErrors
+from tests.fakes import PLAIN, Socket, hurried, texts
+
+
+class Broker:
+    """Confirms at once, unless told to wait."""
+
+    def __init__(self) -> None:
+        self.channels: set[str] = set()
+        self.answer: Deferred[None] | None = None
+
+    def subscribe(self, channel: str) -> Deferred[None]:
+        self.channels.add(channel)
+        return succeed(None) if self.answer is None else self.answer
+
+    def unsubscribe(self, channel: str) -> None:
+        self.channels.discard(channel)
+
+
+class Line:
+    """Ends its connection at once."""
+
+    def __init__(self, hub: Hub) -> None:
+        self.hub = hub
+        self.connection: Any = None
+        self.aborted = False
+
+    def hang_up(self, close: object, discard: bool) -> None:
+        self.hub.remove(self.connection)
+
+    def abort(self) -> None:
+        self.aborted = True
+        self.hub.remove(self.connection)
+
+
+class World:
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.broker: Any = Broker()
+        self.counters = Counters(0)
+        self.hub = Hub(self.clock, self.broker, self.counters, lambda: 0, lambda: "m")
+        self.offset = 0
+
+    def connection(self, name: str) -> Connection:
+        line: Any = Line(self.hub)
+        outbox = Outbox(Socket(), 1 << 20, Policy.DISCONNECT)
+        line.connection = Connection(
+            name,
+            PLAIN,
+            line,
+            outbox,
+            lambda *_: b"{}",
+            address="",
+            user_agent="",
+            protocol="",
+            now=0,
+            counters=self.counters,
+        )
+        self.hub.add(line.connection)
+        self.hub.enter(line.connection, f"user of {name}")
+        return line.connection  # type: ignore[no-any-return]
+
+    def publish(self, channel: str = "a", **fields: Any) -> int:
+        self.offset += 1
+        self.hub.deliver(
+            Publication(
+                type="message",
+                channel=channel,
+                data=body(self.offset),
+                timestamp=0,
+                message_id="",
+                offset=self.offset,
+                epoch="e",
+                **fields,
+            )
+        )
+        return self.offset
+
+    def settle(self) -> None:
+        while self.clock.getDelayedCalls():
+            self.clock.advance(0)
+
+
+def received(connection: Connection) -> list[Any]:
+    return [m["data"] for m in texts(connection.outbox._transport.octets)]
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["join", "arrive", "unfollow", "close", "publish", "publish", "publish", "turn"]),
+        st.integers(0, 3),
+        st.sampled_from(["a", "b"]),
+    ),
+    max_size=60,
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(STEPS, st.booleans())
+def test_every_follower_gets_exactly_what_was_published_while_it_followed(
+    steps: list[tuple[str, int, str]], hasty: bool
+) -> None:
+    world = World()
+    with hurried(hasty):
+        connections = [world.connection(str(n)) for n in range(4)]
+        joinings: dict[tuple[int, str], Joining] = {}
+        #: by connection and channel: what it must get, in order; what may come or not, as it left meanwhile
+        wanted: dict[tuple[int, str], list[int]] = {(n, c): [] for n in range(4) for c in "ab"}
+        held: dict[tuple[int, str], list[int]] = {}
+        live: set[tuple[int, str]] = set()
+        loose: dict[tuple[int, str], set[int]] = {key: set() for key in wanted}
+        flying: dict[tuple[int, str], list[int]] = {key: [] for key in wanted}
+
+        def leave(key: tuple[int, str]) -> None:
+            live.discard(key)
+            held.pop(key, None)
+            joinings.pop(key, None)
+            # What is still on its way when somebody leaves may be lost to them.
+            for offset in flying[key]:
+                loose[key].add(offset)
+            flying[key].clear()
+
+        for step, n, channel in steps:
+            key, connection = (n, channel), connections[n]
+            if step == "join" and not connection.gone:
+                leave(key)
+                joinings[key] = world.hub.join(connection, channel)
+                held[key] = []
+            elif step == "arrive" and key in joinings:
+                assert world.hub.arrive(joinings.pop(key), 0)
+                wanted[key] += held.pop(key)
+                live.add(key)
+            elif step == "unfollow" and not connection.gone:
+                world.hub.unfollow(connection, channel)
+                leave(key)
+            elif step == "close":
+                world.hub.remove(connection)
+                for each in "ab":
+                    leave((n, each))
+            elif step == "publish":
+                offset = world.publish(channel)
+                for other in range(4):
+                    if (other, channel) in held:
+                        held[other, channel].append(offset)
+                    elif (other, channel) in live:
+                        wanted[other, channel].append(offset)
+                        flying[other, channel].append(offset)
+            elif step == "turn":
+                world.settle()
+                for waiting in flying.values():
+                    waiting.clear()
+        world.settle()
+        for (n, channel), expected in wanted.items():
+            got = [
+                m["data"]
+                for m in texts(connections[n].outbox._transport.octets)
+                if m["channel"] == channel  # type: ignore[attr-defined]
+            ]
+            assert got == sorted(set(got))
+            must = [offset for offset in expected if offset not in loose[n, channel]]
+            assert [offset for offset in got if offset not in loose[n, channel]] == must
+            assert set(got) <= set(expected)
+        for connection in connections:
+            world.hub.remove(connection)
+        world.settle()
+        assert not world.hub.connections
+        assert not world.hub.users
+        assert not world.hub.channels
+        assert not world.broker.channels
+
+
+def test_more_than_is_held_for_a_joining_follower_is_to_be_read_again() -> None:
+    world = World()
+    one = world.connection("1")
+    joining = world.hub.join(one, "a")
+    for _ in range(MAX_HELD + 5):
+        world.publish()
+    assert not world.hub.arrive(joining, 4)
+    assert world.hub.arrive(joining, 5)
+    assert received(one) == list(range(6, MAX_HELD + 6))
+
+
+def test_a_newer_join_ends_the_older_one() -> None:
+    world = World()
+    one = world.connection("1")
+    older = world.hub.join(one, "a")
+    newer = world.hub.join(one, "a")
+    assert not older.current
+    assert world.hub.arrive(older, 0)
+    world.publish()
+    world.settle()
+    assert received(one) == []
+    assert world.hub.arrive(newer, 0)
+    assert received(one) == [1]
+    assert world.hub.live(one, "a")
+    assert world.hub.follows(one, "a")
+
+
+def test_a_loss_is_told_after_the_past_to_who_joins() -> None:
+    world = World()
+    live, new = world.connection("1"), world.connection("2")
+    world.hub.arrive(world.hub.join(live, "a"), 0)
+    joining = world.hub.join(new, "a")
+    assert world.hub.resync("a") == [live]
+    assert world.hub.resync("unknown") == []
+    assert texts(new.outbox._transport.octets) == []  # type: ignore[attr-defined]
+    world.hub.arrive(joining, 0)
+    assert texts(new.outbox._transport.octets) == [{}]  # type: ignore[attr-defined]
+
+
+async def test_a_subscription_that_the_engine_refuses_fails_for_all_who_wait() -> None:
+    world = World()
+    world.broker.answer = Deferred()
+    joinings = [world.hub.join(world.connection(str(n)), "a") for n in range(2)]
+    waiting = [Deferred.fromCoroutine(world.hub.confirmed(j)) for j in joinings]
+    waiting[1].cancel()
+    waiting[1].addErrback(lambda _: None)
+    world.broker.answer.errback(Unavailable("away"))
+    with pytest.raises(Unavailable):
+        await waiting[0]
+
+
+async def test_a_subscription_that_is_refused_at_once_is_asked_for_again() -> None:
+    world = World()
+    world.broker.answer = fail(Unavailable("away"))
+    one, two = world.connection("1"), world.connection("2")
+    with pytest.raises(Unavailable):
+        await world.hub.confirmed(world.hub.join(one, "a"))
+    # Also where the channel stands: somebody else is about to be told the same.
+    world.broker.answer = None
+    joining = world.hub.join(two, "a")
+    await world.hub.confirmed(joining)
+    world.hub.arrive(joining, 0)
+    world.publish()
+    world.settle()
+    assert received(two) == [1]
+
+
+def test_who_has_gone_meanwhile_joins_nothing() -> None:
+    world = World()
+    one = world.connection("1")
+    world.hub.remove(one)
+    with pytest.raises(CancelledError):
+        world.hub.join(one, "a")
+    assert not world.hub.channels
+
+
+def test_what_is_held_for_a_joining_follower_is_bounded_by_its_octets_too() -> None:
+    world = World()
+    one = world.connection("1")
+    one.outbox.limit = 10
+    joining = world.hub.join(one, "a")
+    for _ in range(50):
+        world.publish()
+    assert not world.hub.arrive(joining, 44)
+    assert world.hub.arrive(joining, 45)
+    assert received(one) == [46, 47, 48, 49, 50]
+
+
+def test_a_message_is_kept_from_whom_it_excludes() -> None:
+    world = World()
+    one, two = world.connection("1"), world.connection("2")
+    for connection in (one, two):
+        world.hub.arrive(world.hub.join(connection, "a"), 0)
+    world.publish(exclude_user="user of 1")
+    world.publish(exclude_connection="2")
+    world.settle()
+    assert (received(one), received(two)) == ([2], [1])
+
+
+def test_one_connections_trouble_is_its_own(flush_errors: LoggedErrors, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    one, two = world.connection("1"), world.connection("2")
+    for connection in (one, two):
+        world.hub.arrive(world.hub.join(connection, "a"), 0)
+    monkeypatch.setattr(one.outbox._transport, "write", lambda octets: 1 / 0)
+    world.publish()
+    world.settle()
+    world.publish()
+    world.settle()
+    assert received(two) == [1, 2]
+    assert one.gone
+    assert flush_errors(ZeroDivisionError)
+
+
+def test_a_channel_that_nobody_follows_costs_nothing() -> None:
+    world = World()
+    world.publish("nobody's")
+    assert world.clock.getDelayedCalls() == []
+    one = world.connection("1")
+    deserted: list[str] = []
+    world.hub.deserted = deserted.append
+    world.hub.arrive(world.hub.join(one, "a"), 0)
+    world.hub.unfollow(one, "a")
+    world.hub.unfollow(one, "a")
+    assert deserted == ["a"]
+    assert world.broker.channels == set()

@@ -1,0 +1,66 @@
+"""One connection's messages: in order, bounded, and forgotten with it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred
+
+from pushserver.server.inbound import MAX_WAITING
+from tests.conftest import LoggedErrors
+from tests.fakes import House
+
+
+@pytest_twisted.async_yield_fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    house = await House(tmp_path).start()
+    yield house
+    await house.stop()
+
+
+async def test_reading_pauses_while_the_engine_is_waited_for(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = await house.client("ann")
+    answer: Deferred[None] = Deferred()
+    monkeypatch.setattr(house.node.requests, "_read_presence", lambda *_: answer)
+    client.send("presence", "slow", channel="chat:a")
+    for n in range(MAX_WAITING):
+        assert client.reading
+        client.send("ping", n)
+    assert not client.reading
+    assert client.new() == []
+    monkeypatch.undo()
+    answer.errback(ZeroDivisionError())
+    await house.settle()
+    assert client.reading
+    assert [m["id"] for m in client.new()] == ["slow", *range(MAX_WAITING)]
+
+
+@pytest.fixture(autouse=True)
+def _expected(flush_errors: LoggedErrors) -> object:
+    yield
+    flush_errors(ZeroDivisionError)
+
+
+async def test_a_client_that_does_not_read_is_answered_no_further(house: House) -> None:
+    client = await house.client("ann")
+    client.socket.blocked = True
+    for n in range(5):
+        client.send("ping", n)
+    assert len(client.new()) == 1
+    for _ in range(20):
+        client.socket.unblock()
+    assert [m["id"] for m in client.new()] == [1, 2, 3, 4]
+
+
+async def test_what_waits_is_forgotten_with_the_connection(house: House) -> None:
+    client = await house.client("ann")
+    client.send("history", 1, channel="chat:a")
+    client.send("chat_message", 2, content="never said")
+    client.vanish()
+    client.send("ping", 3)
+    await house.settle()
+    assert client.new() == []
+    assert house.node.counters.publications == 0

@@ -1,0 +1,128 @@
+"""Keys behind a URL: fetched for all, kept while the provider is away."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from jwt.algorithms import OKPAlgorithm
+from twisted.internet.defer import Deferred
+
+from pushserver.core.errors import Unavailable
+from pushserver.core.tokens import Keys
+from pushserver.server.jwks import COOLDOWN, MAX_AGE, MAX_SIZE, KeySet, fetch
+
+KEY = Ed25519PrivateKey.generate()
+
+
+def document(*ids: str) -> bytes:
+    keys = [json.loads(OKPAlgorithm.to_jwk(KEY.public_key())) | {"kid": id, "use": "sig"} for id in ids]
+    return json.dumps({"keys": keys}).encode()
+
+
+def token(key_id: str) -> str:
+    return jwt.encode({"sub": "a"}, KEY, "EdDSA", headers={"kid": key_id})
+
+
+class World:
+    def __init__(self) -> None:
+        self.now = 1_000_000
+        self.answers: list[Any] = []
+        self.fetches = 0
+        self.gate = threading.Event()
+        self.gate.set()
+        self.keys = KeySet("https://id.example/keys", lambda: self.now, self.fetch)
+
+    def fetch(self, url: str) -> bytes:
+        self.gate.wait(10)
+        self.fetches += 1
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer  # type: ignore[no-any-return]
+
+    def ask(self, key_id: str) -> Deferred[Any]:
+        return Deferred.fromCoroutine(self.keys.keys_for(token(key_id), Keys()))
+
+
+async def test_keys_are_fetched_once_and_used_by_all() -> None:
+    world = World()
+    world.answers = [document("1")]
+    first, second = world.ask("1"), world.ask("1")
+    assert (await first).candidates("EdDSA", "1")
+    assert (await second).candidates("EdDSA", "1")
+    assert world.fetches == 1
+
+
+async def test_a_connection_that_leaves_takes_the_fetch_from_nobody() -> None:
+    world = World()
+    world.answers = [document("1")]
+    world.gate.clear()
+    leaver, stayer = world.ask("1"), world.ask("1")
+    leaver.addErrback(lambda _: None)
+    leaver.cancel()
+    world.gate.set()
+    assert (await stayer).candidates("EdDSA", "1")
+    assert world.fetches == 1
+
+
+async def test_an_unknown_key_id_asks_again_but_not_at_will() -> None:
+    world = World()
+    world.answers = [document("1"), document("1", "2")]
+    await world.ask("1")
+    assert not (await world.ask("2")).candidates("EdDSA", "2")
+    assert world.fetches == 1
+    world.now += COOLDOWN + 1
+    assert (await world.ask("2")).candidates("EdDSA", "2")
+    assert world.fetches == 2
+
+
+async def test_old_keys_stay_in_use_while_newer_ones_cannot_be_had() -> None:
+    world = World()
+    world.answers = [document("1"), OSError("away"), b"nonsense"]
+    await world.ask("1")
+    for _ in range(2):
+        world.now += MAX_AGE + COOLDOWN
+        assert (await world.ask("1")).candidates("EdDSA", "1")
+        waiting = world.keys._waiting
+        if waiting is not None:
+            await world.keys._refresh()
+    assert world.fetches == 3
+
+
+async def test_without_any_keys_nobody_gets_in() -> None:
+    world = World()
+    world.answers = [OSError("away")]
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            await world.ask("1")
+    assert world.fetches == 1
+
+
+async def test_a_configured_key_needs_no_fetch() -> None:
+    world = World()
+    hmac = "a secret of at least thirty-two bytes"
+    keys = await world.keys.keys_for(jwt.encode({"sub": "a"}, hmac, "HS256"), Keys(hmac))
+    assert keys.candidates("HS256", None)
+    assert world.fetches == 0
+
+
+def test_a_document_is_read_up_to_its_bound(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.json"
+    keys.write_bytes(document("1"))
+    assert fetch(keys.as_uri()) == document("1")
+    keys.write_bytes(b" " * (MAX_SIZE + 1))
+    with pytest.raises(ValueError, match="too large"):
+        fetch(keys.as_uri())
+
+
+async def test_a_key_set_of_the_wrong_shape_lets_nobody_in() -> None:
+    world = World()
+    world.answers = [b'{"keys": 1}']
+    with pytest.raises(Unavailable):
+        await world.ask("1")

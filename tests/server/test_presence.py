@@ -1,0 +1,94 @@
+"""Who is here, over two nodes on one Redis: what a node that stops leaves to the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.task import Clock
+
+from pushserver.app.service import Node, make_engine, wall_clock
+from pushserver.config.checks import load
+from pushserver.server.presence import OFFLINE_GRACE
+from tests.engine.redis.nodes import until
+from tests.engine.redis.servers import RedisServer
+from tests.fakes import SECRET
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path / "redis").start()
+    yield server
+    server.kill()
+
+
+class Place:
+    """A node with a real engine, the clock of whose rooms the test moves; and what it announced."""
+
+    def __init__(self, place: Path, redis: RedisServer, name: str) -> None:
+        from twisted.internet import reactor
+
+        path = place / f"{name}.toml"
+        path.write_text(f'[engine]\nkind = "redis"\n[redis]\nurl = "{redis.url}"\n')
+        config = load(str(path), {"PUSHSERVER_AUTH__SECRET": SECRET})
+        self.clock = Clock()
+        self.engine = make_engine(reactor, config, name)
+        self.node = Node(self.clock, config, self.engine, name, wall_clock)
+        self.announced: list[tuple[str, str, str]] = []
+        self.node.publishing.announce = self.announce  # type: ignore[method-assign]
+
+    async def announce(self, channel: str, type: str, data: Any) -> None:
+        self.announced.append((channel, type, "offline" if b'"offline"' in bytes(data) else "online"))
+
+    async def stop(self) -> None:
+        await self.node.hand_over()
+        self.node.stop()
+        await self.engine.stop()
+
+
+class Connected:
+    """As much of a connection as presence looks at."""
+
+    def __init__(self, id: str) -> None:
+        self.id = id
+
+
+async def test_fault_7_another_node_knows_who_is_here_and_says_who_went_with_a_node_that_stopped(
+    tmp_path: Path, redis: RedisServer
+) -> None:
+    first, second = [Place(tmp_path, redis, name) for name in ("a", "b")]
+    for place in (first, second):
+        await place.engine.start(place.node)
+    try:
+        for user in ("ann", "bob"):
+            await first.node.presence.connect(Connected(f"c-{user}"), user)  # type: ignore[arg-type]
+            assert (await second.node.presence.status(user)).status == "online"
+        await second.node.presence.connect(Connected("d"), "bob")  # type: ignore[arg-type]
+        for user in ("ann", "bob"):
+            first.node.presence.disconnect(Connected(f"c-{user}"), user)  # type: ignore[arg-type]
+        await first.stop()
+        gone = await second.engine.presence.online("ann")
+        assert (gone.online, gone.last_seen_at is not None) == (False, True)
+        assert (await second.node.presence.status("ann")).status == "online"  # within the grace
+        second.announced.clear()
+        second.clock.advance(OFFLINE_GRACE / 1000)
+        await until(lambda: second.announced, "the other node says it")
+        assert second.announced == [("status:ann", "user_status", "offline")]
+        assert (await second.node.presence.status("bob")).status == "online"
+    finally:
+        await first.stop()
+        await second.stop()
+
+
+async def test_the_last_node_stops_without_anyone_to_tell(tmp_path: Path, redis: RedisServer) -> None:
+    place = Place(tmp_path, redis, "a")
+    await place.engine.start(place.node)
+    try:
+        await place.node.presence.connect(Connected("c"), "ann")  # type: ignore[arg-type]
+        place.node.presence.disconnect(Connected("c"), "ann")  # type: ignore[arg-type]
+        assert await place.node.presence.settle() == {"ann": pytest.approx(wall_clock(), abs=60_000)}
+    finally:
+        await place.stop()
+    assert place.node.presence._leaving == {}

@@ -1,0 +1,92 @@
+"""The one way in: what may not be published to, and what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import pytest_twisted
+
+import pushserver.server.publishing
+from pushserver.core.errors import Code, Refused
+from pushserver.engine.interfaces import ONCE_TTL, Published, Retention
+from tests.fakes import House
+
+SETTINGS = """
+[[namespaces]]
+name = "news"
+history_size = 5
+history_ttl = "1m"
+"""
+
+
+@pytest_twisted.async_yield_fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    house = await House(tmp_path, SETTINGS).start()
+    yield house
+    await house.stop()
+
+
+@pytest.mark.parametrize(
+    ("channel", "code"),
+    [
+        ("", Code.INVALID_CHANNEL),
+        ("news a", Code.INVALID_CHANNEL),
+        ("nowhere:a", Code.UNKNOWN_CHANNEL),
+        ("user:", Code.INVALID_CHANNEL),
+    ],
+)
+async def test_a_channel_must_be_one(house: House, channel: str, code: Code) -> None:
+    with pytest.raises(Refused) as refused:
+        house.node.publishing.namespace(channel)
+    assert refused.value.code is code
+
+
+@pytest.mark.parametrize("channel", ["task:a", "status:a", "stats"])
+async def test_the_servers_own_channels_are_its_own(house: House, channel: str) -> None:
+    with pytest.raises(Refused):
+        await house.node.publishing.publish(channel, "message", msgspec.Raw(b"1"))
+
+
+async def test_an_id_of_the_publishers_makes_it_happen_once(house: House) -> None:
+    publish = house.node.publishing.publish
+    first = await publish("news:a", "message", msgspec.Raw(b"1"), message_id="m")
+    again = await publish("news:a", "message", msgspec.Raw(b"1"), message_id="m")
+    assert (first.offset, first.duplicate) == (1, False)
+    assert (again.offset, again.duplicate) == (1, True)
+
+
+async def test_what_a_namespace_keeps_is_how_long(house: House) -> None:
+    publishing = house.node.publishing
+    assert publishing.retention(publishing.namespace("news:a")) == Retention(5, 60_000)
+    assert publishing.retention(publishing.namespace("public:a")) is None
+
+
+async def test_a_repeat_says_what_the_first_answer_said_of_whom_it_reached(house: House) -> None:
+    ann = await house.client("ann")
+    bob = await house.client("bob", {"permissions": ["publish:user:*"]})
+    for n in range(2):
+        (notified,) = (await house.execute("notify", userId="ann", data=n, messageId="m"))["results"]
+        said = (await bob.ask("chat_message", content=str(n), targetId="ann", messageId="c"))["data"]
+        assert [(each["delivered"], each.get("duplicate", False)) for each in (notified, said)] == [(1, n == 1)] * 2
+        # Whoever is there by now did not get it.
+        await house.client("ann")
+    assert len(ann.pushes("user_notification", "chat_message")) == 2
+
+
+async def test_whom_a_message_reached_is_remembered_as_long_as_its_key(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pushserver.server.publishing, "MAX_REMEMBERED", 2)
+    delivered = house.node.publishing.delivered
+    first, repeat = Published("m"), Published("m", duplicate=True)
+    assert delivered("user:a", None, first, 7) == 7
+    for n, user in enumerate("abc", 1):
+        assert delivered(f"user:{user}", "m", first, n) == n
+    assert [delivered(f"user:{user}", "m", repeat, 9) for user in "abc"] == [0, 2, 3]
+    house.clock.advance(ONCE_TTL / 1000)
+    assert delivered("user:c", "m", repeat, 9) == 0
+    assert delivered("user:d", "m", first, 4) == 4
+    assert len(house.node.publishing._delivered) == 1

@@ -1,0 +1,148 @@
+"""Replay and catching up, where the past is gone or cannot be read; and presence that fell to this node to tell."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import pytest_twisted
+from twisted.internet.defer import fail
+
+from pushserver.core import errors
+from pushserver.core.positions import Position
+from pushserver.core.publication import body
+from pushserver.engine.interfaces import Member
+from pushserver.server.outbox import Policy
+from tests.fakes import Client, House
+
+SETTINGS = """
+[inbox]
+max_messages = 5
+[[namespaces]]
+name = "short"
+history_size = 2
+presence = true
+join_leave = true
+"""
+
+
+@pytest_twisted.async_yield_fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    house = await House(tmp_path, SETTINGS).start()
+    yield house
+    await house.stop()
+
+
+async def slow_reader(house: House, channel: str) -> Client:
+    client = await house.client("ann", policy=Policy.DROP_OLDEST, limit=300)
+    await client.ask("subscribe", channels=[channel])
+    client.socket.blocked = True
+    return client
+
+
+async def drain(house: House, client: Client) -> None:
+    for _ in range(60):
+        client.socket.unblock()
+        await house.settle()
+
+
+async def test_what_was_trimmed_before_it_was_read_is_told_as_a_loss(house: House) -> None:
+    client = await slow_reader(house, "short:a")
+    for n in range(20):
+        await house.execute("publish", channel="short:a", data=n)
+        await house.settle()
+    await drain(house, client)
+    assert [m["data"]["channel"] for m in client.pushes("resync")] == ["short:a"]
+    await house.execute("publish", channel="short:a", data="live again")
+    await house.settle()
+    assert client.pushes()[-1]["data"] == "live again"
+
+
+async def test_unread_messages_that_went_are_counted(house: House) -> None:
+    for n in range(8):
+        await house.execute("notify", userId="ann", data={"n": n})
+    client = await house.client("ann")
+    await house.settle()
+    assert [m["data"]["lost"] for m in client.pushes("inbox_overflow")] == [3]
+    assert [m["data"]["n"] for m in client.pushes("user_notification")] == [3, 4, 5, 6, 7]
+
+
+async def notify(house: House, count: int) -> None:
+    for n in range(count):
+        await house.execute("notify", userId="ann", data={"n": n})
+
+
+async def test_a_loss_beyond_the_first_page_is_told_once(tmp_path: Path) -> None:
+    house = await House(tmp_path).start()
+    await notify(house, 30)
+    for n in range(25):
+        await house.node.publishing.publish("user:ann", "chat_message", body(n), chat=True)
+    client = await house.client("ann")
+    await drain(house, client)
+    assert [m["data"]["lost"] for m in client.pushes("inbox_overflow")] == [5]
+    assert len(client.pushes("user_notification", "chat_message")) == 50
+    await house.stop()
+
+
+async def test_what_is_lost_while_the_rest_is_sent_is_told_as_well(tmp_path: Path) -> None:
+    house = await House(tmp_path, "[inbox]\nmax_messages = 50").start()
+    await notify(house, 55)
+    client = house.connect()
+    client.socket.blocked = True
+    await client.ask("auth", token=house.token("ann"))
+    # The first page, 6 to 25, is read and not sent yet; what comes now evicts up to 28.
+    await notify(house, 23)
+    await drain(house, client)
+    assert [m["data"]["lost"] for m in client.pushes("inbox_overflow")] == [5, 3]
+    assert [m["offset"] for m in client.pushes("user_notification")] == [*range(6, 26), *range(29, 79)]
+    await house.stop()
+
+
+async def test_a_replay_that_cannot_be_read_asks_the_client_to_come_back(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await slow_reader(house, "short:a")
+    monkeypatch.setattr(house.engine.history, "read", lambda *_: fail(errors.Unavailable("away")))
+    for n in range(6):
+        await house.execute("publish", channel="short:a", data=n)
+        await house.settle()
+    await drain(house, client)
+    assert client.closed == errors.INTERNAL
+
+
+async def test_a_given_position_is_recovered_or_said_not_to_be(house: House) -> None:
+    for n in range(3):
+        await house.execute("notify", userId="ann", data={"n": n})
+    epoch = (await house.engine.inbox.state("ann")).epoch
+    recall = house.node.recall
+    past = await recall.inbox("ann", Position(1, epoch), 5)
+    assert (past.recovered, [m.offset for m in past.messages]) == (True, [2, 3])
+    for since, size in ((Position(1, "other"), 5), (Position(9, epoch), 5), (Position(0, epoch), 2), (None, 5)):
+        assert not (await recall.inbox("ann", since, size)).recovered
+
+
+async def test_who_went_with_a_dead_node_is_announced_here(house: House) -> None:
+    watcher = await house.client("eve")
+    await watcher.ask("subscribe", channels=["short:a", "status:ann"])
+    house.node.offline("ann", 5)
+    house.node.absent("short:a", Member("ann", 0))
+    await house.settle()
+    assert [m["data"]["status"] for m in watcher.pushes("user_status")] == ["offline"]
+    assert [m["data"] for m in watcher.pushes("presence_leave")] == [{"userId": "ann"}]
+
+
+async def test_who_went_by_mistake_is_announced_here(house: House) -> None:
+    watcher = await house.client("eve")
+    await watcher.ask("subscribe", channels=["short:a", "status:ann"])
+    watcher.new()
+    house.node.online("ann")
+    house.node.present("short:a", Member("ann", 0, msgspec.Raw(b'{"name":"Ann"}')))
+    house.node.present("unknown:a", Member("ann", 0))
+    await house.settle()
+    told = [(m["channel"], m["type"], m["data"]) for m in watcher.new()]
+    assert sorted(told, key=str) == [
+        ("short:a", "presence_join", {"userId": "ann", "info": {"name": "Ann"}}),
+        ("status:ann", "user_status", {"userId": "ann", "status": "online", "lastSeenAt": house.now()}),
+    ]

@@ -1,0 +1,124 @@
+"""Who may come in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pushserver.core.errors import Code, PushError
+from pushserver.core.rate_limit import Buckets
+from pushserver.web.admission import Gate
+
+
+def gate(**options: Any) -> Gate:
+    given: dict[str, Any] = {
+        "allowed_origins": [],
+        "trusted_proxies": [],
+        "loopback_only": False,
+        "max_connections": 10,
+        "open_now": lambda: 0,
+        "connects": Buckets(0),
+        "now": lambda: 0,
+    }
+    return Gate(**(given | options))
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "allowed"),
+    [
+        ("https://a.example", "a.example", True),
+        ("https://a.example", "a.example:443", True),
+        ("http://a.example:8080", "a.example:8080", True),
+        ("http://[::1]:8080", "[::1]:8080", True),
+        ("https://a.example", "a.example:8443", False),
+        ("https://b.example", "a.example", False),
+        ("https://a.example.evil.example", "a.example", False),
+        ("https://friend.example", "a.example", True),
+        ("https://friend.example:443", "a.example", True),
+        ("http://friend.example", "a.example", False),
+        ("null", "a.example", False),
+        ("https://a.example:99999", "a.example", False),
+        ("nonsense", "a.example", False),
+        ("", "a.example", False),
+    ],
+)
+def test_an_origin_is_ones_own_or_listed(origin: str, host: str, allowed: bool) -> None:
+    one = gate(allowed_origins=["https://friend.example"])
+    assert one.allows_origin("192.0.2.1", {"origin": origin, "host": host}) is allowed
+
+
+def test_no_origin_is_no_browser_and_a_star_allows_any() -> None:
+    assert gate().allows_origin("192.0.2.1", {"host": "a"})
+    assert gate(allowed_origins=["*"]).allows_origin("192.0.2.1", {"host": "a", "origin": "https://b"})
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "address"),
+    [
+        ("10.0.0.1", "1.1.1.1, 2.2.2.2, 10.0.0.9", "2.2.2.2"),
+        ("10.0.0.1", "10.0.0.2, 10.0.0.3", "10.0.0.2"),
+        ("10.0.0.1", "[2001:db8::1]:443", "2001:db8::1"),
+        ("10.0.0.1", "2.2.2.2:80", "2.2.2.2"),
+        ("10.0.0.1", "", "10.0.0.1"),
+        ("unix", "2.2.2.2", "2.2.2.2"),
+        ("9.9.9.9", "1.1.1.1", "9.9.9.9"),
+        ("nonsense", "1.1.1.1", "nonsense"),
+    ],
+)
+def test_only_trusted_proxies_say_whom_they_forward(peer: str, forwarded: str, address: str) -> None:
+    one = gate(trusted_proxies=["10.0.0.0/8"])
+    assert one.address(peer, {"x-forwarded-for": forwarded}) == address
+    assert gate().address(peer, {"x-forwarded-for": forwarded}) == peer
+
+
+def test_the_host_is_the_trusted_proxys() -> None:
+    headers = {"host": "inner", "x-forwarded-host": "evil, Outer.example"}
+    assert gate(trusted_proxies=["10.0.0.0/8"]).host("10.0.0.1", headers) == "outer.example"
+    assert gate().host("10.0.0.1", headers) == "inner"
+
+
+@pytest.mark.parametrize(
+    ("peer", "headers", "loopback"),
+    [
+        ("127.0.0.1", {}, True),
+        ("::1", {}, True),
+        ("unix", {}, True),
+        ("127.0.0.1", {"x-forwarded-for": "127.0.0.1"}, False),
+        ("192.0.2.1", {}, False),
+        ("nonsense", {}, False),
+    ],
+)
+def test_the_operator_on_this_machine_is_known(peer: str, headers: dict[str, str], loopback: bool) -> None:
+    assert gate().is_loopback(peer, headers) is loopback
+
+
+def test_development_mode_answers_to_loopback_names_alone() -> None:
+    one = gate(loopback_only=True)
+    for host in ("localhost", "127.0.0.1:8080", "[::1]:8080"):
+        assert one.check_request("127.0.0.1", {"host": host}) is None
+    for host in ("evil.example", "localhost.evil.example", ""):
+        problem = one.check_request("127.0.0.1", {"host": host})
+        assert problem is not None
+        assert problem.code is Code.PERMISSION_DENIED
+
+
+def test_who_is_not_admitted_is_told_why() -> None:
+    crowd = [0]
+    one = gate(max_connections=1, open_now=lambda: crowd[0], connects=Buckets(2))
+    one.admit("192.0.2.1", {})
+    crowd[0] = 1
+    codes = []
+    for headers in ({}, {}, {"origin": "https://evil.example", "host": "a"}):
+        with pytest.raises(PushError) as refused:
+            one.admit("192.0.2.1", headers)
+        codes.append(refused.value.code)
+    one.closed = True
+    with pytest.raises(PushError) as refused:
+        one.admit("192.0.2.2", {})
+    assert [*codes, refused.value.code] == [
+        Code.UNAVAILABLE,
+        Code.RATE_LIMITED,
+        Code.PERMISSION_DENIED,
+        Code.UNAVAILABLE,
+    ]
