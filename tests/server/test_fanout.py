@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.server.test_outbox import Kernel, Wire, takes
-from tests.server.test_hub import Broker
 from twisted.internet.task import Clock
 
 from pushserver.core.publication import Publication, body
@@ -25,6 +23,8 @@ from pushserver.server.outbox import Policy, send_each
 from pushserver.server.stats import Counters
 from tests.conftest import LoggedErrors
 from tests.fakes import hurried, texts
+from tests.server.test_hub import Broker
+from tests.server.test_outbox import Kernel, Wire, takes
 
 PLAIN, DEFLATED = Plain(), Deflated(15, 1 << 20)
 
