@@ -27,7 +27,7 @@ from pushserver.engine.interfaces import InboxRules
 from pushserver.protocols.native.framing import SUBPROTOCOL, Plain
 from pushserver.protocols.native.session import Rates, Session
 from pushserver.server.connection import Connection
-from pushserver.server.inbound import Conversation
+from pushserver.server.inbound import Inbound
 from pushserver.server.outbox import Mark, Outbox, Policy
 
 SECRET = "a secret of at least thirty-two bytes"
@@ -112,7 +112,7 @@ class Client:
             now=now,
             counters=house.node.counters,
         )
-        self.conversation = Conversation(self.connection, session, house.node.requests, house.node.counters, house.now)
+        self.conversation = Inbound(self.connection, session, house.node.requests, house.node.counters, house.now)
         house.node.requests.arrive(self.connection)
 
     # -- `delivery.Owner` ---------------------------------------------------------------------------------------------

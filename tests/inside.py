@@ -16,8 +16,8 @@ from twisted.internet.task import deferLater
 from pushserver.app.service import PushService
 from pushserver.config.checks import Api, ApiKey, Auth, Config, Server
 from pushserver.server.connection import Connection
-from pushserver.server.inbound import Conversation
-from pushserver.web.port import Doorway
+from pushserver.server.inbound import Inbound
+from pushserver.web.port import PortProtocol
 from pushserver.web.websocket import WebSocketDoor
 from tests.harness import free_port
 
@@ -33,7 +33,7 @@ def token(user: Any = "42", secret: str | bytes = SECRET, algorithm: str = "HS25
 
 
 def _objects() -> list[Any]:
-    kinds = (Connection, Conversation, Doorway, WebSocketDoor)
+    kinds = (Connection, Inbound, PortProtocol, WebSocketDoor)
     return [one for one in gc.get_objects() if issubclass(type(one), kinds)]
 
 

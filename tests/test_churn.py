@@ -22,9 +22,9 @@ from twisted.internet.task import deferLater
 from pushserver.app.service import PushService, wall_clock
 from pushserver.config.checks import load
 from pushserver.server.connection import Connection
-from pushserver.server.inbound import Conversation
+from pushserver.server.inbound import Inbound
 from pushserver.server.outbox import Outbox
-from pushserver.web.port import Doorway
+from pushserver.web.port import PortProtocol
 from pushserver.web.websocket import WebSocketDoor
 from tests.fakes import SECRET
 from tests.harness import free_port
@@ -152,7 +152,7 @@ async def until(what: Any, deadline: float = 15, instead: Any = lambda: "not in 
 
 def alive() -> list[Any]:
     """What there is of connections, anywhere in the process."""
-    kinds = (Connection, Conversation, Doorway, Outbox, WebSocketDoor)
+    kinds = (Connection, Inbound, PortProtocol, Outbox, WebSocketDoor)
     return [one for one in gc.get_objects() if issubclass(type(one), kinds)]
 
 

@@ -17,7 +17,7 @@ import pytest
 import pushserver
 from pushserver.core.publication import Publication, body
 from pushserver.protocols.native.framing import Plain
-from pushserver.server import outbox as delivery
+from pushserver.server import outbox
 from pushserver.server.channel import Channel
 from pushserver.server.connection import Connection
 from pushserver.server.fanout import FanOut
@@ -183,7 +183,7 @@ def fan_out(followers: int, publications: int, joined: int = 0) -> tuple[int, li
             Publication(type="message", channel="public:a", data=body({"n": n}), timestamp=0, message_id=f"m{n}")
         )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(delivery, "_send", Kernel.send)
+        patch.setattr(outbox, "_send", Kernel.send)
         return opcodes(lambda: list(fan._steps(channel))), wires
 
 

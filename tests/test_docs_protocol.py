@@ -21,7 +21,7 @@ from tests.harness import ROOT, Server, start
 from tests.rawsocket import Closed, RawSocket
 
 TEXT = (ROOT / "docs" / "protocol.md").read_text()
-LINE = re.compile(r"^(\w+) ([<>]) (.+)$")
+CONTROL_FD = re.compile(r"^(\w+) ([<>]) (.+)$")
 #: Fields whose values are made up anew each time, and those of them that the document tells apart by name.
 CHANGING = re.compile(r"timestamp|node|connectionId|messageId|epoch|\w+At")
 NAMED = ("epoch", "messageId")
@@ -35,7 +35,7 @@ def lines(block: str) -> Iterator[tuple[str, str, str]]:
     """Who, which way, what; a line that begins with a space goes on with the one before."""
     joined = re.sub(r"\n\s+", " ", block)
     for line in joined.strip().splitlines():
-        match = LINE.match(line)
+        match = CONTROL_FD.match(line)
         assert match is not None, line
         who, way, what = match.groups()
         yield who, way, what

@@ -27,11 +27,11 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.protocol import Protocol
 from twisted.internet.threads import deferToThread
 
-from pushserver.protocols import rfc6455 as frames
+from pushserver.protocols import rfc6455
 from pushserver.protocols.native.session import Rates
 from pushserver.server.outbox import Policy
 from pushserver.server.stats import Counters
-from pushserver.web.port import DoorwayFactory, Head
+from pushserver.web.port import Head, PortFactory
 from pushserver.web.websocket import WebSocketDoor, WebSocketDoorFactory
 
 #: The largest message of the testsuite is 16 MiB.
@@ -60,17 +60,17 @@ class EchoDoor:
 
     def connectionMade(self) -> None:
         super().connectionMade()  # type: ignore[misc]
-        self._conversation = Echo(self)  # type: ignore[arg-type]
+        self._inbound = Echo(self)  # type: ignore[arg-type]
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         door: Any = self
         if isBinary:
-            door.connection.outbox.write(frames.frame(0x2, payload))
+            door.connection.outbox.write(rfc6455.frame(0x2, payload))
         else:
             super().onMessage(payload, isBinary)  # type: ignore[misc]
 
 
-def factory() -> DoorwayFactory:
+def factory() -> PortFactory:
     """A port that echoes."""
     counters = Counters(0)
 
@@ -94,12 +94,12 @@ def factory() -> DoorwayFactory:
         compression_min_size=0,
     )
     doors._door = type("EchoDoor", (EchoDoor, doors._door), {})
-    gate: Any = SimpleNamespace(admit=nothing, address=lambda peer, headers: peer)
+    admission: Any = SimpleNamespace(admit=nothing, address=lambda peer, headers: peer)
 
     def door(head: Head, address: str) -> WebSocketDoor:
         return doors.door(head, address)
 
-    return DoorwayFactory(reactor, gate, counters, "/", lambda address: Protocol(), door)
+    return PortFactory(reactor, admission, counters, "/", lambda address: Protocol(), door)
 
 
 def judge(place: Path) -> int:

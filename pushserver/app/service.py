@@ -28,7 +28,7 @@ from twisted.web.server import Request
 
 from pushserver.app import process as collector
 from pushserver.app.dev import Dev, open_console, prepare
-from pushserver.app.workers.role import Alone, Seat
+from pushserver.app.workers.role import Role, SingleProcess
 from pushserver.app.workers.sockets import widen
 from pushserver.config.checks import Config
 from pushserver.core import errors, operations
@@ -36,15 +36,15 @@ from pushserver.core.channels import NamespaceOptions, Namespaces, Rule
 from pushserver.core.errors import ConfigError
 from pushserver.core.publication import Publication
 from pushserver.core.rate_limit import Buckets
-from pushserver.core.task import Pace
+from pushserver.core.task import ThrottleRules
 from pushserver.core.tokens import Keys, TokenRules
 from pushserver.engine.interfaces import InboxRules, Member, TaskEvent
 from pushserver.protocols.native.messages import may_send
 from pushserver.protocols.native.session import Rates
 from pushserver.server.auth import Authenticator
-from pushserver.server.backend_commands import Commands
-from pushserver.server.client_requests import Bounds, Requests
-from pushserver.server.cluster import Control
+from pushserver.server.backend_commands import BackendCommands
+from pushserver.server.client_requests import ClientRequests, Limits
+from pushserver.server.cluster import ClusterControl
 from pushserver.server.drain import Drain, reconnect_window
 from pushserver.server.heartbeat import Heartbeat
 from pushserver.server.hub import Hub
@@ -52,14 +52,14 @@ from pushserver.server.jwks import KeySet
 from pushserver.server.outbox import Policy
 from pushserver.server.presence import Presence
 from pushserver.server.publishing import Publishing
-from pushserver.server.replay import Recall
+from pushserver.server.replay import Replay
 from pushserver.server.stats import Counters
-from pushserver.server.stats_channel import Overview
+from pushserver.server.stats_channel import StatsChannel
 from pushserver.server.tasks import FINAL_TYPES, Tasks
 from pushserver.web import api
-from pushserver.web.admission import Gate
+from pushserver.web.admission import Admission
 from pushserver.web.metrics import Measures, renderer
-from pushserver.web.port import DoorwayFactory, peer_address
+from pushserver.web.port import PortFactory, peer_address
 from pushserver.web.site import (
     Asset,
     Folder,
@@ -105,10 +105,10 @@ class Node:
             self.publishing,
             self.counters,
             now,
-            pace=Pace(config.tasks.min_interval, config.tasks.min_delta),
+            pace=ThrottleRules(config.tasks.min_interval, config.tasks.min_delta),
             stale_after=config.tasks.stale_after,
         )
-        self.recall = Recall(engine, self.hub, self.publishing, now)
+        self.replay = Replay(engine, self.hub, self.publishing, now)
         auth = config.auth
         self.heartbeat = Heartbeat(
             reactor,
@@ -120,18 +120,18 @@ class Node:
         )
         key_set = KeySet(auth.jwks_url, now) if auth.jwks_url else None
         self.authenticator = Authenticator(_keys(config), _token_rules(config), key_set, engine.revocations, now)
-        self.requests = Requests(
+        self.requests = ClientRequests(
             engine,
             self.hub,
             self.publishing,
             self.presence,
             self.tasks,
-            self.recall,
+            self.replay,
             self.authenticator,
             self.heartbeat,
             self.counters,
             Buckets(config.rate_limits.chat_messages_per_second),
-            Bounds(
+            Limits(
                 connections_per_user=config.server.max_connections_per_user,
                 channels_per_connection=config.server.max_channels_per_connection,
                 heartbeat_interval=config.heartbeat.interval,
@@ -142,7 +142,7 @@ class Node:
             ),
             now,
         )
-        self.control = Control(
+        self.cluster = ClusterControl(
             reactor,
             engine,
             self.hub,
@@ -153,28 +153,28 @@ class Node:
             max_token_lifetime=auth.max_token_lifetime,
             leeway=auth.leeway,
         )
-        self.control.take_over = self.presence.take_over
-        self.commands = Commands(self.hub, self.publishing, self.tasks, self.control)
-        self.overview = Overview(reactor, self.counters, self.hub, self.control, self.publishing, now)
+        self.cluster.take_over = self.presence.take_over
+        self.commands = BackendCommands(self.hub, self.publishing, self.tasks, self.cluster)
+        self.stats_channel = StatsChannel(reactor, self.counters, self.hub, self.cluster, self.publishing, now)
 
     def start(self) -> None:
         self.heartbeat.start()
         self.tasks.start()
-        self.control.start()
-        self.overview.start()
+        self.cluster.start()
+        self.stats_channel.start()
 
     async def hand_over(self) -> None:
         """The engine learns who has gone, and another node what this one has still to announce."""
         try:
             gone = await self.presence.settle()
             if gone:
-                await self.control.hand_over(gone)
+                await self.cluster.hand_over(gone)
         except errors.Unavailable:
             self._log.warn("who has gone could not be handed over: the engine cannot answer now")
 
     def stop(self) -> None:
-        self.overview.stop()
-        self.control.stop()
+        self.stats_channel.stop()
+        self.cluster.stop()
         self.tasks.stop()
         self.presence.stop()
         self.heartbeat.stop()
@@ -194,10 +194,10 @@ class Node:
         if channel.startswith("user:"):
             # What came into the inbox unheard is sent again from the cursor on.
             for connection in told:
-                self.recall.catch_up(connection, channel, None)
+                self.replay.catch_up(connection, channel, None)
 
     def refresh(self) -> None:
-        self.control.recheck()
+        self.cluster.recheck()
         done = Deferred.fromCoroutine(self.tasks.refresh())
         done.addErrback(lambda failure: self._log.warn("tasks could not be read again: {why}", why=failure.value))
 
@@ -217,7 +217,7 @@ class Node:
         self.presence.present(channel, member, self.namespaces.find(channel))
 
     def answer(self, question: bytes) -> Deferred[bytes]:
-        return self.control.answer(question)
+        return self.cluster.answer(question)
 
 
 class PushService(Service):
@@ -240,24 +240,24 @@ class PushService(Service):
         now: Callable[[], int] = wall_clock,
         *,
         name: str = "",
-        seat: Seat | None = None,
+        role: Role | None = None,
     ) -> None:
         self._reactor = reactor
         self._config = config
         self._dev = dev
         self._now = now
-        self._seat: Seat = Alone(reactor) if seat is None else seat
+        self._role: Role = SingleProcess(reactor) if role is None else role
         name = name or config.server.node_name or f"{gethostname().partition('.')[0]}-{token_hex(3)}"
         self.node = Node(reactor, config, make_engine(reactor, config, name), name, now)
         self._ports: list[IListeningPort] = []
         self._starting: Deferred[None] | None = None
         self._ready = False
-        self.gate = Gate(
+        self.admission = Admission(
             allowed_origins=config.server.allowed_origins,
             trusted_proxies=config.server.trusted_proxies,
             loopback_only=dev is not None,
             max_connections=config.server.max_connections,
-            open_now=lambda: len(self.node.hub.connections) + self._seat.elsewhere(),
+            open_now=lambda: len(self.node.hub.connections) + self._role.elsewhere(),
             connects=Buckets(config.rate_limits.connects_per_second),
             now=now,
         )
@@ -267,8 +267,8 @@ class PushService(Service):
         self._doors = self._make_doors()
         self.node.hub.changed = self.note
 
-    def _make_doors(self) -> DoorwayFactory:
-        config, node, gate = self._config, self.node, self.gate
+    def _make_doors(self) -> PortFactory:
+        config, node, admission = self._config, self.node, self.admission
         limits, delivery = config.rate_limits, config.delivery
         rates = Rates(limits.messages_per_second, limits.burst, limits.auth_attempts)
         sockets = WebSocketDoorFactory(
@@ -286,35 +286,35 @@ class PushService(Service):
             compression=delivery.compression,
             compression_min_size=delivery.compression_min_size,
         )
-        root = Root(gate)
+        root = Root(admission)
         site = PushSite(root, self._reactor, config.server.max_body_size)
-        doors = DoorwayFactory(
-            self._reactor, gate, node.counters, config.server.websocket_path, site.http, sockets.door
+        doors = PortFactory(
+            self._reactor, admission, node.counters, config.server.websocket_path, site.http, sockets.door
         )
         keys = api.Keys([(key.key, key.scopes) for key in config.api.keys])
 
         def trusted(request: Request) -> bool:
             if config.server.metrics_public or keys.scopes(request) is not None:
                 return True
-            return gate.is_loopback(peer_address(request.transport), headers_of(request))
+            return admission.is_loopback(peer_address(request.transport), headers_of(request))
 
         calls = api.Api(
             keys,
             node.engine,
             node.commands,
-            node.control,
+            node.cluster,
             node.requests,
             node.tasks,
             node.counters,
-            node.overview.everything,
+            node.stats_channel.everything,
         )
         root.putChild(b"api", calls)
         streams = EventStreams(
             self._reactor,
-            gate,
+            admission,
             node.hub,
             node.requests,
-            node.control,
+            node.cluster,
             node.heartbeat,
             node.authenticator,
             Tickets(_ticket_secrets(config), config.auth.max_token_lifetime),
@@ -333,7 +333,7 @@ class PushService(Service):
         measures = Measures(node.counters, node.hub, node.engine, node.name, self._now, lambda: self.trouble() is None)
         #: the text of a scrape of this process
         self.metrics = renderer(measures)
-        root.putChild(b"metrics", Metrics(lambda: self._seat.whole(self.metrics()), trusted))
+        root.putChild(b"metrics", Metrics(lambda: self._role.whole(self.metrics()), trusted))
         root.putChild(b"pushclient.js", Asset("pushclient", "index.js", public=True))
         root.putChild(b"pushclient", Folder("pushclient", public=True))
         if config.server.page:
@@ -353,7 +353,7 @@ class PushService(Service):
 
     def trouble(self) -> str | None:
         """Why this node should get no new connections now; None when it should."""
-        if self.gate.closed:
+        if self.admission.closed:
             return "stopping"
         if not self._ready:
             return "starting"
@@ -366,14 +366,14 @@ class PushService(Service):
 
     def note(self) -> None:
         """Tells the processes beside this one how many connections there are here."""
-        self._seat.note(len(self.node.hub.connections), self.load())
+        self._role.note(len(self.node.hub.connections), self.load())
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
     def startService(self) -> None:
         super().startService()
         self._starting = Deferred.fromCoroutine(self._start())
-        self._starting.addErrback(self._seat.failed)
+        self._starting.addErrback(self._role.failed)
 
     async def _start(self) -> None:
         await self.node.engine.start(self.node)
@@ -383,17 +383,17 @@ class PushService(Service):
             ingest.start(self.node.commands.execute)
         for description in self._config.server.listen:
             try:
-                port = await self._seat.endpoint(description).listen(self._doors)
+                port = await self._role.endpoint(description).listen(self._doors)
                 self._ports.append(port)
                 widen(port, description)
             except Exception as problem:
                 raise ConfigError(f"cannot listen on {description}: {problem}") from None
-        if self._seat.leads:
+        if self._role.leads:
             await self._open_console()
         self._ready = True
         self._log.info("node {node} listens on {endpoints}", node=self.node.name, endpoints=self._config.server.listen)
         self.note()
-        self._seat.ready(self._config, self._dev, self._now())
+        self._role.ready(self._config, self._dev, self._now())
 
     def lead(self) -> None:
         """Of the processes that share the sockets, this one does what one alone does, from now on."""
@@ -409,7 +409,7 @@ class PushService(Service):
         from pushserver.manhole.ssh import Console
         from pushserver.manhole.verbs import Rooms
 
-        rooms = Rooms(node.engine, node.hub, node.control, node.commands, node.overview, self._drain)
+        rooms = Rooms(node.engine, node.hub, node.cluster, node.commands, node.stats_channel, self._drain)
         self._console = Console(
             self._reactor,
             rooms,
@@ -422,7 +422,7 @@ class PushService(Service):
 
         async def listen(description: str) -> IListeningPort:
             try:
-                port: IListeningPort = await self._seat.endpoint(description).listen(self._console)
+                port: IListeningPort = await self._role.endpoint(description).listen(self._console)
             except Exception as problem:
                 raise ConfigError(f"cannot listen on {description}: {problem}") from None
             return port
@@ -430,7 +430,7 @@ class PushService(Service):
         self._config, self._console_port = await open_console(self._config, self._dev, listen)
 
     def _close_door(self, closed: bool) -> None:
-        self.gate.closed = closed or not self.running
+        self.admission.closed = closed or not self.running
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
@@ -442,7 +442,7 @@ class PushService(Service):
 
     async def _stop(self) -> None:
         """Listeners (the console's first), then clients, then rooms, then the engine: each after the one before."""
-        self.gate.closed = True
+        self.admission.closed = True
         if self._starting is not None:
             await self._starting
         if self._console_port is not None:
@@ -453,7 +453,7 @@ class PushService(Service):
             await _stopped(port)
         self._ports.clear()
         if self._ready:
-            self._seat.closed(self._config, self._dev)
+            self._role.closed(self._config, self._dev)
         await self._send_away(self._config.server.shutdown_drain)
         await self.node.hand_over()
         self.node.stop()

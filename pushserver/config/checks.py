@@ -20,8 +20,8 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from pushserver.config import values as settings
-from pushserver.config.loader import Draft
+from pushserver.config import values
+from pushserver.config.loader import RawConfig
 from pushserver.config.sections import (
     SECTIONS,
     SHORTEST_SECRET,
@@ -104,9 +104,9 @@ def read(
     path: str | None = None,
     environ: Mapping[str, str] | None = None,
     overrides: Mapping[str, object] | None = None,
-) -> Draft:
+) -> RawConfig:
     """What the sources say, each value checked by itself alone. Raises `ConfigError`."""
-    draft = Draft()
+    draft = RawConfig()
     if path is not None:
         draft.add_file(path)
     draft.add_environment(environ if environ is not None else {})
@@ -115,7 +115,7 @@ def read(
     return draft
 
 
-def checked(draft: Draft, dev: bool = False, workers: int = 1, *, keyless: bool = False) -> Config:
+def checked(draft: RawConfig, dev: bool = False, workers: int = 1, *, keyless: bool = False) -> Config:
     """The whole configuration, as `load` answers with it.
 
     With ``keyless``, no way to verify tokens is no mistake: for whoever talks to a server and cannot know whether it
@@ -127,7 +127,7 @@ def checked(draft: Draft, dev: bool = False, workers: int = 1, *, keyless: bool 
 class _Checks:
     """What no single key can tell: the rules between keys, and the files that keys name."""
 
-    def __init__(self, draft: Draft) -> None:
+    def __init__(self, draft: RawConfig) -> None:
         self._draft = draft
 
     def config(self, dev: bool, workers: int, keyless: bool) -> Config:
@@ -252,7 +252,7 @@ class _Checks:
 
     def _check_loopback(self, server: Server, manhole: Manhole) -> None:
         for key, listen in [*(("server.listen", one) for one in server.listen), ("manhole.listen", manhole.listen)]:
-            if listen and not settings.is_loopback(listen):
+            if listen and not values.is_loopback(listen):
                 raise self._mistake(key, "expected a loopback interface (interface=127.0.0.1) with --dev", listen)
 
     def _read_file(self, full_key: str, path: str, read: Callable[[], bytes]) -> bytes:

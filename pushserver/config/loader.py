@@ -1,7 +1,7 @@
 """Where the configuration comes from: a file, the environment, the command line, and which of them said what.
 
-A `Draft` takes them in the order of their weight, the lightest first, and remembers the source of every value, so that
-a mistake that shows only later (`pushserver.config.checks`) can still name it.
+A `RawConfig` takes them in the order of their weight, the lightest first, and remembers the source of every value, so
+that a mistake that shows only later (`pushserver.config.checks`) can still name it.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any, Final
 import msgspec
 
 from pushserver.config.sections import ROLE, SECTIONS, NamespaceSection, keys_of
-from pushserver.config.values import Setting, Unexpected, shown
+from pushserver.config.values import InvalidValue, Setting, shown
 from pushserver.core.errors import ConfigError
 
 ENVIRONMENT_PREFIX: Final = "PUSHSERVER_"
 
 
-class Draft:
+class RawConfig:
     """What the sources said so far: by full key, the value as read and where it comes from."""
 
     def __init__(self) -> None:
@@ -114,7 +114,7 @@ class Draft:
 def _read(source: str, full_key: str, setting: Setting, value: object, is_text: bool = False) -> Any:
     try:
         return setting.read(setting.from_text(value) if is_text and isinstance(value, str) else value)
-    except Unexpected as problem:
+    except InvalidValue as problem:
         detail = f" ({problem.detail})" if problem.detail else ""
         raise ConfigError(
             f"{source}: {full_key} = {shown(value, setting)}: expected {setting.expected}{detail}"

@@ -2,7 +2,7 @@
 
 A `Setting` stands beside the type of each key in `pushserver.config.sections`. It takes the value as TOML gives it, or
 the text of an environment variable, and answers with the value as the program uses it: durations become integer
-milliseconds, lists become tuples. What does not fit raises `Unexpected`.
+milliseconds, lists become tuples. What does not fit raises `InvalidValue`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,3})?)(ms|s|m|h|d)", re.ASCII)
 _FLAGS: Final = dict.fromkeys(("true", "1", "yes", "on"), True) | dict.fromkeys(("false", "0", "no", "off"), False)
 
 
-class Unexpected(ValueError):
+class InvalidValue(ValueError):
     """A value that its setting does not take; ``detail`` says more than "expected …" where there is more to say."""
 
     def __init__(self, detail: str = "") -> None:
@@ -45,13 +45,13 @@ class Setting(NamedTuple):
     kind: str
     #: what was expected, as it stands in an error after that word
     expected: str
-    #: from the TOML value to the program's; raises `Unexpected`
+    #: from the TOML value to the program's; raises `InvalidValue`
     read: Callable[[Any], Any]
     #: never shown in an error or a repr
     secret: bool = False
 
     def from_text(self, text: str) -> Any:
-        """The TOML value that an environment variable's text stands for; raises `Unexpected`."""
+        """The TOML value that an environment variable's text stands for; raises `InvalidValue`."""
         match self.kind:
             case "flag":
                 return _FLAGS.get(text.strip().lower(), text)
@@ -64,7 +64,7 @@ class Setting(NamedTuple):
                 try:
                     return json.loads(text)
                 except (ValueError, RecursionError):
-                    raise Unexpected("as JSON") from None
+                    raise InvalidValue("as JSON") from None
             case _:
                 return text
 
@@ -96,9 +96,9 @@ def text(expected: str = "a text", pattern: str | None = None, *, secret: bool =
 
     def read(value: Any) -> str:
         if not isinstance(value, str) or any(ord(character) < 32 or ord(character) == 127 for character in value):
-            raise Unexpected
+            raise InvalidValue
         if compiled is not None and not compiled.fullmatch(value):
-            raise Unexpected
+            raise InvalidValue
         return value
 
     return Setting("text", expected, read, secret)
@@ -107,7 +107,7 @@ def text(expected: str = "a text", pattern: str | None = None, *, secret: bool =
 def choice(*names: str) -> Setting:
     def read(value: Any) -> str:
         if not isinstance(value, str) or value not in names:
-            raise Unexpected
+            raise InvalidValue
         return value
 
     return Setting("text", "one of " + ", ".join(f'"{name}"' for name in names), read)
@@ -116,7 +116,7 @@ def choice(*names: str) -> Setting:
 def flag() -> Setting:
     def read(value: Any) -> bool:
         if not isinstance(value, bool):
-            raise Unexpected
+            raise InvalidValue
         return value
 
     return Setting("flag", "true or false", read)
@@ -125,7 +125,7 @@ def flag() -> Setting:
 def whole(minimum: int = 0, maximum: int = LARGEST) -> Setting:
     def read(value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
-            raise Unexpected
+            raise InvalidValue
         return value
 
     return Setting("whole", f"a whole number from {minimum} to {maximum}", read)
@@ -134,9 +134,9 @@ def whole(minimum: int = 0, maximum: int = LARGEST) -> Setting:
 def number(minimum: float = 0, maximum: float = 1_000_000) -> Setting:
     def read(value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise Unexpected
+            raise InvalidValue
         if not minimum <= value <= maximum:
-            raise Unexpected
+            raise InvalidValue
         return float(value)
 
     return Setting("number", f"a number from {minimum} to {maximum}", read)
@@ -148,10 +148,10 @@ def duration(minimum: int = 1) -> Setting:
     def read(value: Any) -> int:
         match = _DURATION.fullmatch(value) if isinstance(value, str) else None
         if match is None:
-            raise Unexpected
+            raise InvalidValue
         amount = float(match[1]) * UNITS[match[2]]
         if not minimum <= amount <= LONGEST or not amount.is_integer():
-            raise Unexpected
+            raise InvalidValue
         return int(amount)
 
     least = f" of at least {duration_text(minimum)}" if minimum else ""
@@ -163,7 +163,7 @@ def listing(of: Setting, things: str) -> Setting:
 
     def read(value: Any) -> tuple[Any, ...]:
         if not isinstance(value, list | tuple):
-            raise Unexpected
+            raise InvalidValue
         return tuple(_items(value, of))
 
     return Setting("list", f"a list of {things}", read, of.secret)
@@ -173,9 +173,9 @@ def _items(values: list[Any] | tuple[Any, ...], of: Setting) -> Iterator[Any]:
     for position, value in enumerate(values, start=1):
         try:
             yield of.read(value)
-        except Unexpected as problem:
+        except InvalidValue as problem:
             what = f"item {position}" if of.secret else f"item {position}, {shown(value, of)}"
-            raise Unexpected(f"{what}: {problem.detail or 'is not ' + of.expected}") from None
+            raise InvalidValue(f"{what}: {problem.detail or 'is not ' + of.expected}") from None
 
 
 def shown(value: Any, setting: Setting | None = None) -> str:
@@ -241,7 +241,7 @@ def endpoint(*, empty: bool = False) -> Setting:
         if empty and value == "":
             return ""
         if not isinstance(value, str) or not value or "\0" in value:
-            raise Unexpected
+            raise InvalidValue
         # Twisted has no way to check an endpoint string but to make the endpoint; that installs no reactor, and
         # without a reactor to call nothing is opened.
         from twisted.internet.endpoints import serverFromString
@@ -253,7 +253,7 @@ def endpoint(*, empty: bool = False) -> Setting:
                 serverFromString(object(), value)  # type: ignore[no-untyped-call]
         except Exception as problem:
             said = " ".join(str(problem).split())
-            raise Unexpected(said[:160]) from None
+            raise InvalidValue(said[:160]) from None
         _check_port(positional, keywords)
         return value
 
@@ -267,7 +267,7 @@ def _check_port(positional: list[str], keywords: dict[str, str]) -> None:
         return
     port = rest[place] if len(rest) > place else keywords.get("port", "")
     if not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise Unexpected(f"{port or 'no port'}: a port is a number from 0 to 65535")
+        raise InvalidValue(f"{port or 'no port'}: a port is a number from 0 to 65535")
 
 
 # -- addresses --------------------------------------------------------------------------------------------------------
@@ -275,18 +275,18 @@ def _check_port(positional: list[str], keywords: dict[str, str]) -> None:
 
 def _cidr(value: Any) -> str:
     if not isinstance(value, str):
-        raise Unexpected
+        raise InvalidValue
     try:
         return str(ipaddress.ip_network(value))
     except ValueError as problem:
-        raise Unexpected(str(problem)) from None
+        raise InvalidValue(str(problem)) from None
 
 
 def _origin(value: Any) -> str:
     if value == "*":
         return "*"
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*://[!-.0-~]+", value):
-        raise Unexpected
+        raise InvalidValue
     return value.lower()
 
 
@@ -297,27 +297,29 @@ def _port(value: str) -> bool:
 def _sentinel(value: Any) -> str:
     host, _, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
     if not host or any(character.isspace() for character in host) or not _port(port):
-        raise Unexpected
+        raise InvalidValue
     return str(value)
 
 
 def _redis_url(value: Any) -> str:
     if not isinstance(value, str):
-        raise Unexpected
+        raise InvalidValue
     try:
         parts = urlsplit(value)
         port = parts.port
     except ValueError as problem:
-        raise Unexpected(str(problem)) from None
+        raise InvalidValue(str(problem)) from None
     if parts.scheme == "unix":
         if not parts.path.startswith("/") or not re.fullmatch(r"(db=\d{1,5})?", parts.query):
-            raise Unexpected('as in "unix:///run/redis.sock?db=0"')
+            raise InvalidValue('as in "unix:///run/redis.sock?db=0"')
         return value
     if parts.scheme not in ("redis", "rediss") or not parts.hostname or port == 0:
-        raise Unexpected
+        raise InvalidValue
     query = r"(ca=[^&=]+)?" if parts.scheme == "rediss" else ""
     if not re.fullmatch(r"/?(\d{1,5})?", parts.path) or not re.fullmatch(query, parts.query) or parts.fragment:
-        raise Unexpected("after the host and the port comes the number of the database, for rediss:// perhaps ?ca=FILE")
+        raise InvalidValue(
+            "after the host and the port comes the number of the database, for rediss:// perhaps ?ca=FILE"
+        )
     return value
 
 
@@ -327,9 +329,9 @@ def _http_url(value: Any) -> str:
     try:
         parts = urlsplit(value) if isinstance(value, str) else None
         if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
-            raise Unexpected
+            raise InvalidValue
     except ValueError:
-        raise Unexpected from None
+        raise InvalidValue from None
     return str(value)
 
 
@@ -337,12 +339,12 @@ def _api_key(value: Any) -> ApiKey:
     scopes: Any = list(SCOPES)
     if isinstance(value, dict):
         if set(value) != {"key", "scopes"}:
-            raise Unexpected('a table has exactly the keys "key" and "scopes"')
+            raise InvalidValue('a table has exactly the keys "key" and "scopes"')
         value, scopes = value["key"], value["scopes"]
     if not isinstance(value, str) or not re.fullmatch(r"[!-~]{1,512}", value):
-        raise Unexpected("a key is 1 to 512 visible ASCII characters")
+        raise InvalidValue("a key is 1 to 512 visible ASCII characters")
     if not isinstance(scopes, list) or not scopes or any(scope not in SCOPES for scope in scopes):
-        raise Unexpected("scopes are some of " + ", ".join(f'"{scope}"' for scope in SCOPES))
+        raise InvalidValue("scopes are some of " + ", ".join(f'"{scope}"' for scope in SCOPES))
     return ApiKey(value, tuple(scope for scope in SCOPES if scope in scopes))
 
 

@@ -2,7 +2,7 @@
 
 A client protocol is a mapping onto these and back (the native one: `pushserver.protocols.native.session`); the rooms
 above the engine carry them out (`pushserver.server.client_requests`) and never see a protocol's own names. `Operation`
-is the closed set that `client_requests.Requests.carry_out` matches.
+is the closed set that `client_requests.ClientRequests.carry_out` matches.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Authenticate(Struct, frozen=True):
     positions: dict[str, Position]
 
 
-class Want(Struct, frozen=True):
+class SubscribeItem(Struct, frozen=True):
     """A channel to subscribe to, and the position to resume from."""
 
     channel: str
@@ -35,7 +35,7 @@ class Want(Struct, frozen=True):
 
 
 class Subscribe(Struct, frozen=True):
-    wants: tuple[Want, ...]
+    wants: tuple[SubscribeItem, ...]
 
 
 class Unsubscribe(Struct, frozen=True):

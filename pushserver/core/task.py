@@ -309,7 +309,7 @@ def _derived(current: int | UnsetType, total: int | UnsetType) -> int | float | 
 # -- showing ----------------------------------------------------------------------------------------------------
 
 
-class Pace(msgspec.Struct, frozen=True):
+class ThrottleRules(msgspec.Struct, frozen=True):
     """How often progress is shown: at most every `min_interval` ms, and at once only after `min_delta` points."""
 
     min_interval: int = 1000
@@ -332,7 +332,7 @@ class Throttle:
 
     __slots__ = ("_due", "_held", "_held_since", "_pace", "_pressing", "_shown", "_shown_at")
 
-    def __init__(self, pace: Pace) -> None:
+    def __init__(self, pace: ThrottleRules) -> None:
         self._pace = pace
         self._shown: TaskState | None = None
         self._shown_at = 0

@@ -6,9 +6,9 @@
   `errors.NotFound`; where the engine cannot answer, it fails with `errors.Unavailable`, and nothing may be assumed
   about what happened. No other failure is expected.
 - Times are ms since the Unix epoch, durations are ms.
-- A write that carries `Once` happens at most once: a repeat of its key within `ONCE_TTL` changes nothing and answers
-  what the first answered, with ``duplicate`` true; a repeat while the first is under way waits for it. The key is
-  written in the same transaction as what it protects.
+- A write that carries an `IdempotencyKey` happens at most once: a repeat of its key within `ONCE_TTL` changes nothing
+  and answers what the first answered, with ``duplicate`` true; a repeat while the first is under way waits for it. The
+  key is written in the same transaction as what it protects.
 - What has a position is told to the node's `Listener` only when it is as durable as the engine makes it, in the order
   of its offsets, without gap or repeat; where that cannot be kept, `Listener.resync` says so instead. The call that
   published it answers after the node's own listener was told.
@@ -44,7 +44,7 @@ class Fence(msgspec.Struct, frozen=True):
     token: str
 
 
-class Once(msgspec.Struct, frozen=True):
+class IdempotencyKey(msgspec.Struct, frozen=True):
     """Makes a write happen at most once: ``key`` within the scope of the written thing (channel, user, or task)."""
 
     key: str
@@ -225,7 +225,9 @@ class IBroker(Interface):
     def unsubscribe(channel: str) -> None:
         """This node no longer wants them. A `subscribe` soon after may find the subscription still standing."""
 
-    def publish(publication: Publication, retention: Retention | None, once: Once | None) -> Deferred[Published]:
+    def publish(
+        publication: Publication, retention: Retention | None, once: IdempotencyKey | None
+    ) -> Deferred[Published]:
         """Tells every subscribed node; with ``retention`` the message is kept and gets its position first."""
 
     def survey(question: bytes, timeout: int) -> Deferred[list[tuple[str, bytes]]]:
@@ -254,7 +256,7 @@ class IInbox(Interface):
         chat: bool,
         ttl: int | None,
         collapse_key: str | None,
-        once: Once | None,
+        once: IdempotencyKey | None,
     ) -> Deferred[Published]:
         """Keeps a message and then delivers it live on its channel. ``chat``: counts against the chat quota and evicts
         only chat (perhaps itself), or, in a full inbox within the quota, the oldest message where that is acknowledged.
@@ -277,10 +279,10 @@ class IInbox(Interface):
 class ITaskStore(Interface):
     """The states of tasks, changed by comparing versions."""
 
-    def create(event: TaskEvent, once: Once | None) -> Deferred[TaskState]:
+    def create(event: TaskEvent, once: IdempotencyKey | None) -> Deferred[TaskState]:
         """Keeps a new task's first state and tells who listens. An id that exists fails with `errors.Conflict`."""
 
-    def replace(event: TaskEvent, final: Publication | None, once: Once | None) -> Deferred[bool]:
+    def replace(event: TaskEvent, final: Publication | None, once: IdempotencyKey | None) -> Deferred[bool]:
         """Keeps a state whose version is one above the kept one's, and tells who listens. Answers False, with nothing
         changed, where the kept version is another (somebody was quicker: read and decide again). ``final``: the
         owner's inbox message of a final state, appended together with it."""
@@ -295,7 +297,7 @@ class ITaskStore(Interface):
         """Unfinished tasks without a change since ``before``, the oldest first."""
 
     def done(task_id: str, key: str) -> Deferred[bool]:
-        """Whether a write with this `Once.key` was already carried out on this task."""
+        """Whether a write with this `IdempotencyKey.key` was already carried out on this task."""
 
 
 class IPresence(Interface):
@@ -334,10 +336,10 @@ class IRevocations(Interface):
 class IIngest(Interface):
     """Commands that other programs leave: carried out in order, by one node at a time, at least once."""
 
-    def start(execute: Callable[[str, msgspec.Raw, Once], Awaitable[Any]]) -> None:
-        """From now on this node may be the one. ``execute`` carries out a command (method, params) under a `Once`
-        whose key is the command's own and whose fence is this node's lease. `errors.Unavailable` makes it wait and try
-        again; whatever else it raises counts, and after three times the command is given up."""
+    def start(execute: Callable[[str, msgspec.Raw, IdempotencyKey], Awaitable[Any]]) -> None:
+        """From now on this node may be the one. ``execute`` carries out a command (method, params) under an
+        `IdempotencyKey` whose key is the command's own and whose fence is this node's lease. `errors.Unavailable` makes
+        it wait and try again; whatever else it raises counts, and after three times the command is given up."""
 
 
 def question_of(kind: str, body: Any) -> bytes:

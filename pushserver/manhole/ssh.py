@@ -345,7 +345,7 @@ class Channel(SSHChannel):
         def make_interpreter(shell: Terminal) -> Interpreter:
             return Interpreter(verbs, shell.write, lambda: shell.width, True, who)
 
-        greeting = f"pushserver, node {house.rooms.control.node}. help() lists what can be said."
+        greeting = f"pushserver, node {house.rooms.cluster.node}. help() lists what can be said."
         shell = self._shell = Terminal(greeting, make_interpreter, lambda: verbs)
         terminal = self._terminal = ServerProtocol(lambda: shell)
         shell.terminalSize(*self._size)

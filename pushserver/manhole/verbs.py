@@ -17,11 +17,11 @@ from twisted.logger import Logger, LogLevel
 from pushserver.core.errors import Invalid, NotFound
 from pushserver.manhole.tables import Answer, compact, facts, line, moment, span, table
 from pushserver.manhole.tracing import LogWatch, Watch
-from pushserver.server.backend_commands import Commands, id_of
-from pushserver.server.cluster import ConnectionInfo, Control, Target
+from pushserver.server.backend_commands import BackendCommands, id_of
+from pushserver.server.cluster import ClusterControl, ConnectionInfo, Target
 from pushserver.server.drain import Drain
 from pushserver.server.hub import Hub
-from pushserver.server.stats_channel import Overview
+from pushserver.server.stats_channel import StatsChannel
 
 if TYPE_CHECKING:
     from pushserver.engine.interfaces import IEngine
@@ -35,9 +35,9 @@ class Rooms(msgspec.Struct, frozen=True):
 
     engine: IEngine
     hub: Hub
-    control: Control
-    commands: Commands
-    overview: Overview
+    cluster: ClusterControl
+    commands: BackendCommands
+    stats_channel: StatsChannel
     drain: Drain
 
 
@@ -109,7 +109,7 @@ class Verbs:
 
     async def stats(self) -> Answer:
         """The figures of all nodes together."""
-        said = await self._rooms.overview.everything()
+        said = await self._rooms.stats_channel.everything()
         total = dict(said["total"])
         shown: dict[str, Any] = {"nodes": list(said["nodes"])}
         shown["started"] = moment(total.pop("startedAt"))
@@ -135,7 +135,7 @@ class Verbs:
 
     async def connection(self, id: str) -> Answer:
         """Everything about one connection."""
-        found = await self._rooms.control.connections(Target(connection_id=id))
+        found = await self._rooms.cluster.connections(Target(connection_id=id))
         if not found:
             raise NotFound("no such connection")
         one = found[0]
@@ -161,7 +161,7 @@ class Verbs:
 
     async def channels(self, pattern: str | None = None) -> Answer:
         """What is listened to; a pattern such as "chat:*" chooses."""
-        found = await self._rooms.control.channels(pattern)
+        found = await self._rooms.cluster.channels(pattern)
         rows = [(c.channel, c.connections, c.users) for c in found]
         return Answer(found, *table(("channel", "connections", "users"), rows))
 
@@ -259,7 +259,7 @@ class Verbs:
     async def disconnect(self, user_or_connection: str | int) -> Answer:
         """Closes a connection, or all of a user's, on every node; they are told not to come back (3503)."""
         name = str(user_or_connection)
-        known = await self._rooms.control.connections(Target(connection_id=name))
+        known = await self._rooms.cluster.connections(Target(connection_id=name))
         whose = {"connectionId": name} if known else {"userId": name}
         closed = (await self._execute("disconnect", **whose))["closed"]
         return Answer(closed, *line(f"{closed} closed"))
@@ -288,10 +288,10 @@ class Verbs:
 
     @property
     def _node(self) -> str:
-        return self._rooms.control.node
+        return self._rooms.cluster.node
 
     async def _connections(self, user: str | int | None) -> list[ConnectionInfo]:
-        return await self._rooms.control.connections(Target(user_id=None if user is None else str(user)))
+        return await self._rooms.cluster.connections(Target(user_id=None if user is None else str(user)))
 
     async def _execute(self, method: str, **params: Any) -> Any:
         try:

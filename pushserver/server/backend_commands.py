@@ -16,9 +16,9 @@ from pushserver.core import publication
 from pushserver.core.channels import Kind, is_channel, is_id
 from pushserver.core.errors import Code, Invalid, NotFound, PushError
 from pushserver.core.task import MAX_INTEGER, NewTask, Progress, TaskState
-from pushserver.engine.interfaces import Once, Published
+from pushserver.engine.interfaces import IdempotencyKey, Published
 from pushserver.protocols.native.messages import MessageId, may_send
-from pushserver.server.cluster import Control, Disconnection, Subscriptions
+from pushserver.server.cluster import ClusterControl, Disconnection, Subscriptions
 from pushserver.server.hub import Hub
 from pushserver.server.publishing import Publishing
 from pushserver.server.tasks import Tasks, user_channel
@@ -185,17 +185,17 @@ _CHANGES: Final[dict[str, Any]] = {
     "task.cancel": CancelParams,
 }
 
-Handler = Callable[[msgspec.Raw, Once | None], Awaitable[Any]]
+Handler = Callable[[msgspec.Raw, IdempotencyKey | None], Awaitable[Any]]
 
 
-class Commands:
+class BackendCommands:
     """Carries out what the server side asks for."""
 
-    def __init__(self, hub: Hub, publishing: Publishing, tasks: Tasks, control: Control) -> None:
+    def __init__(self, hub: Hub, publishing: Publishing, tasks: Tasks, cluster: ClusterControl) -> None:
         self._hub = hub
         self._publishing = publishing
         self._tasks = tasks
-        self._control = control
+        self._cluster = cluster
         self._methods: dict[str, Handler] = {
             "publish": self._publish,
             "broadcast": self._broadcast,
@@ -208,7 +208,7 @@ class Commands:
             "revoke": self._revoke,
         }
 
-    async def execute(self, method: str, params: msgspec.Raw | bytes, once: Once | None = None) -> Any:
+    async def execute(self, method: str, params: msgspec.Raw | bytes, once: IdempotencyKey | None = None) -> Any:
         """Carries out one method and answers its result, ready for JSON.
 
         ``once``: makes it happen at most once, where the parameters bring no ``messageId`` of their own. Raises
@@ -234,11 +234,11 @@ class Commands:
 
     # -- messages -----------------------------------------------------------------------------------------------------
 
-    async def _publish(self, params: msgspec.Raw, once: Once | None) -> dict[str, Any]:
+    async def _publish(self, params: msgspec.Raw, once: IdempotencyKey | None) -> dict[str, Any]:
         asked = decode(params, PublishParams)
         return await self._one(asked.channel, publication.body(asked.data), asked, once)
 
-    async def _broadcast(self, params: msgspec.Raw, once: Once | None) -> dict[str, Any]:
+    async def _broadcast(self, params: msgspec.Raw, once: IdempotencyKey | None) -> dict[str, Any]:
         asked = decode(params, BroadcastParams)
         _type(asked.type)
         data = publication.body(asked.data)
@@ -253,7 +253,7 @@ class Commands:
         return {"results": results}
 
     async def _one(
-        self, channel: str, data: msgspec.Raw, asked: PublishParams | BroadcastParams, once: Once | None
+        self, channel: str, data: msgspec.Raw, asked: PublishParams | BroadcastParams, once: IdempotencyKey | None
     ) -> dict[str, Any]:
         user = asked.exclude_user
         published = await self._publishing.publish(
@@ -267,7 +267,7 @@ class Commands:
         )
         return _published(published)
 
-    async def _notify(self, params: msgspec.Raw, once: Once | None) -> dict[str, Any]:
+    async def _notify(self, params: msgspec.Raw, once: IdempotencyKey | None) -> dict[str, Any]:
         asked = decode(params, NotifyParams)
         if (asked.user_id is None) == (asked.user_ids is None):
             raise Invalid("either userId or userIds")
@@ -297,13 +297,15 @@ class Commands:
 
     # -- tasks --------------------------------------------------------------------------------------------------------
 
-    async def _create_task(self, params: msgspec.Raw, once: Once | None) -> TaskState:
+    async def _create_task(self, params: msgspec.Raw, once: IdempotencyKey | None) -> TaskState:
         return await self._tasks.create(decode(params, NewTask), once)
 
-    async def _named_task(self, method: str, params: msgspec.Raw, once: Once | None) -> TaskState:
+    async def _named_task(self, method: str, params: msgspec.Raw, once: IdempotencyKey | None) -> TaskState:
         return await self.change_task(decode(params, TaskId).task_id, method, params, once)
 
-    async def change_task(self, task_id: str, method: str, params: msgspec.Raw | bytes, once: Once | None) -> TaskState:
+    async def change_task(
+        self, task_id: str, method: str, params: msgspec.Raw | bytes, once: IdempotencyKey | None
+    ) -> TaskState:
         """Carries out a task's method where the task is named beside the parameters."""
         if not is_id(task_id):
             raise NotFound("no such task")
@@ -324,15 +326,15 @@ class Commands:
 
     # -- connections --------------------------------------------------------------------------------------------------
 
-    async def _subscribe(self, params: msgspec.Raw, once: Once | None) -> dict[str, Any]:
+    async def _subscribe(self, params: msgspec.Raw, once: IdempotencyKey | None) -> dict[str, Any]:
         asked = self._subscriptions(params)
         for channel in asked.channels:
             if self._publishing.namespace(channel).kind is Kind.TASK:
                 await self._tasks.get(channel.partition(":")[2])
-        return {"connections": await self._control.subscribe(asked)}
+        return {"connections": await self._cluster.subscribe(asked)}
 
-    async def _unsubscribe(self, params: msgspec.Raw, once: Once | None) -> dict[str, Any]:
-        return {"connections": await self._control.unsubscribe(self._subscriptions(params))}
+    async def _unsubscribe(self, params: msgspec.Raw, once: IdempotencyKey | None) -> dict[str, Any]:
+        return {"connections": await self._cluster.unsubscribe(self._subscriptions(params))}
 
     def _subscriptions(self, params: msgspec.Raw) -> Subscriptions:
         asked = decode(params, SubscribeParams)
@@ -343,20 +345,20 @@ class Commands:
             self._publishing.namespace(channel)
         return Subscriptions(tuple(asked.channels), user_id, connection_id)
 
-    async def _disconnect(self, params: msgspec.Raw, once: Once | None) -> dict[str, Any]:
+    async def _disconnect(self, params: msgspec.Raw, once: IdempotencyKey | None) -> dict[str, Any]:
         asked = decode(params, DisconnectParams)
         user_id, connection_id = _whose(asked.user_id, asked.connection_id)
         reason = asked.reason if asked.reason is not None else "disconnected by the server"
-        return {"closed": await self._control.disconnect(Disconnection(asked.code, reason, user_id, connection_id))}
+        return {"closed": await self._cluster.disconnect(Disconnection(asked.code, reason, user_id, connection_id))}
 
-    async def _revoke(self, params: msgspec.Raw, once: Once | None) -> dict[str, Any]:
+    async def _revoke(self, params: msgspec.Raw, once: IdempotencyKey | None) -> dict[str, Any]:
         asked = decode(params, RevokeParams)
         if (asked.jti is None) == (asked.user_id is None):
             raise Invalid("either jti or userId")
         if asked.jti is not None:
-            return {"closed": await self._control.revoke_token(asked.jti, asked.expires_at)}
+            return {"closed": await self._cluster.revoke_token(asked.jti, asked.expires_at)}
         assert asked.user_id is not None
-        return {"closed": await self._control.revoke_user(id_of(asked.user_id, "userId"))}
+        return {"closed": await self._cluster.revoke_user(id_of(asked.user_id, "userId"))}
 
 
 def _whose(user_id: str | int | None, connection_id: str | None) -> tuple[str | None, str | None]:
@@ -365,7 +367,7 @@ def _whose(user_id: str | int | None, connection_id: str | None) -> tuple[str | 
     return (None if user_id is None else id_of(user_id, "userId")), connection_id
 
 
-def _message_id(given: str | None, once: Once | None) -> str | None:
+def _message_id(given: str | None, once: IdempotencyKey | None) -> str | None:
     return given if given is not None or once is None else once.key
 
 

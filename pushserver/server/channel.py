@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MAX_HELD: Final = 1000
 
 
-class Joining:
+class CatchUp:
     """A follower between a channel's past and its present.
 
     Whoever brings the past holds this object and gives it to `Hub.arrive`. A newer one of the same connection, or
@@ -134,7 +134,7 @@ class Channel:
         self.followers: dict[Connection, int] = {}
         #: the number of the batch that gathers now
         self.number = 0
-        self.joining: dict[Connection, Joining] | None = None
+        self.joining: dict[Connection, CatchUp] | None = None
         #: None where nothing is on its way to the followers
         self.batches: list[Batch] | None = None
         #: who waits for the engine to confirm this node's subscription; None once it has

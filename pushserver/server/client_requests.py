@@ -29,7 +29,7 @@ from pushserver.server.heartbeat import Heartbeat
 from pushserver.server.hub import Hub
 from pushserver.server.presence import Presence
 from pushserver.server.publishing import Publishing
-from pushserver.server.replay import PAGE, Recall
+from pushserver.server.replay import PAGE, Replay
 from pushserver.server.stats import Counters
 from pushserver.server.subscriptions import NOBODY, REASONS, Reply, Subscribing
 from pushserver.server.tasks import LISTED, Tasks, user_channel
@@ -54,7 +54,7 @@ class AuthenticationFailed(PushError):
         self.close = close
 
 
-class Bounds(msgspec.Struct, frozen=True):
+class Limits(msgspec.Struct, frozen=True):
     """What one user and one connection may hold, and what every client is told."""
 
     connections_per_user: int
@@ -66,7 +66,7 @@ class Bounds(msgspec.Struct, frozen=True):
     anonymous: bool
 
 
-class Requests:
+class ClientRequests:
     """Carries out what clients ask for."""
 
     _log = Logger()
@@ -78,12 +78,12 @@ class Requests:
         publishing: Publishing,
         presence: Presence,
         tasks: Tasks,
-        recall: Recall,
+        replay: Replay,
         authenticator: Authenticator,
         heartbeat: Heartbeat,
         counters: Counters,
         chat_rate: Buckets,
-        bounds: Bounds,
+        bounds: Limits,
         now: Callable[[], int],
     ) -> None:
         self._engine = engine
@@ -91,7 +91,7 @@ class Requests:
         self._publishing = publishing
         self._presence = presence
         self._tasks = tasks
-        self._recall = recall
+        self._replay = replay
         self._authenticator = authenticator
         self._heartbeat = heartbeat
         self._counters = counters
@@ -103,14 +103,14 @@ class Requests:
             publishing,
             presence,
             tasks,
-            recall,
+            replay,
             now,
             channels_per_connection=bounds.channels_per_connection,
             inbox_size=bounds.inbox_size,
         )
-        #: asks every node for the chat rooms that a user is in there; set by `control.Control`
+        #: asks every node for the chat rooms that a user is in there; set by `control.ClusterControl`
         self.rooms: Callable[[str], Awaitable[set[str]]]
-        hub.lagged = recall.catch_up
+        hub.lagged = replay.catch_up
         hub.deserted = tasks.forget
         hub.fan_out.outdated = tasks.outdated
 
@@ -245,7 +245,7 @@ class Requests:
         namespace = self._publishing.namespace("system")
         newest = 0
         if namespace.positioned:
-            notices = await self._recall.history("system", positions.get("system"), namespace.history_size)
+            notices = await self._replay.history("system", positions.get("system"), namespace.history_size)
             newest = notices.offset
             if "system" in positions:
                 results["system"] = notices
@@ -264,7 +264,7 @@ class Requests:
         connection.greeted = True
         self._tasks.arrived(connection, own.channel.name, {task.task_id: task.version for task in tasks})
         self.subscribing.go_live(system, newest)
-        self._recall.replay(own, page, after)
+        self._replay.replay(own, page, after)
 
     async def _refresh(self, connection: Connection, identity: Identity, reply: Reply) -> None:
         page = await self._engine.inbox.read(identity.user_id, None, 0)

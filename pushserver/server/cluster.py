@@ -20,7 +20,7 @@ from pushserver.core.permissions import matcher
 from pushserver.core.tokens import Identity
 from pushserver.engine.interfaces import question_of
 from pushserver.server.auth import Authenticator, credential
-from pushserver.server.client_requests import Requests
+from pushserver.server.client_requests import ClientRequests
 from pushserver.server.connection import Connection
 from pushserver.server.hub import Hub
 
@@ -90,7 +90,7 @@ class _ChannelUsers(msgspec.Struct, frozen=True):
     users: list[str]
 
 
-class Control:
+class ClusterControl:
     """Asks every node, and answers for this one."""
 
     _log = Logger()
@@ -100,7 +100,7 @@ class Control:
         clock: IReactorTime,
         engine: IEngine,
         hub: Hub,
-        requests: Requests,
+        requests: ClientRequests,
         authenticator: Authenticator,
         node: str,
         now: Callable[[], int],

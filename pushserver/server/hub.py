@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 from pushserver.core.errors import Unavailable
 from pushserver.core.operations import Resync
 from pushserver.core.publication import Publication
-from pushserver.server.channel import Channel, Joining
+from pushserver.server.channel import CatchUp, Channel
 from pushserver.server.connection import Connection, Trace
 from pushserver.server.fanout import FanOut
 from pushserver.server.outbox import Mark
@@ -105,7 +105,7 @@ class Hub:
 
     # -- channels -----------------------------------------------------------------------------------------------------
 
-    def join(self, connection: Connection, name: str) -> Joining:
+    def join(self, connection: Connection, name: str) -> CatchUp:
         """Makes the connection a follower of the channel whose live messages are held until `arrive`.
 
         Subscribes this node in the engine where nobody followed the channel yet, or the engine refused; `confirmed`
@@ -122,7 +122,7 @@ class Hub:
         channel.dismiss(connection)
         if channel.joining is None:
             channel.joining = {}
-        joining = channel.joining[connection] = Joining(channel, connection)
+        joining = channel.joining[connection] = CatchUp(channel, connection)
         connection.channels.add(name)
         return joining
 
@@ -141,7 +141,7 @@ class Hub:
 
         self._broker.subscribe(channel.name).addBoth(done)
 
-    async def confirmed(self, joining: Joining) -> None:
+    async def confirmed(self, joining: CatchUp) -> None:
         """Waits until the engine has subscribed this node to the channel. Fails as `IBroker.subscribe` does."""
         channel = joining.channel
         if channel.waiters is not None:
@@ -151,7 +151,7 @@ class Hub:
         elif channel.refused is not None:
             raise Unavailable(channel.refused)
 
-    def arrive(self, joining: Joining, offset: int) -> bool:
+    def arrive(self, joining: CatchUp, offset: int) -> bool:
         """Ends a `join`: what was held after ``offset`` goes out, and the connection is live.
 
         False, and nothing done, where something after ``offset`` is held no more: read on, and try again. Nothing to do

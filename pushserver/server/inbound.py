@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from pushserver.core.errors import Code, PushError
 from pushserver.core.operations import Authenticate
 from pushserver.protocols.native.session import Asked, Effect, End, Say, Session
-from pushserver.server.client_requests import AuthenticationFailed, Requests
+from pushserver.server.client_requests import AuthenticationFailed, ClientRequests
 from pushserver.server.connection import Connection
 from pushserver.server.stats import Counters
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MAX_WAITING: Final = 16
 
 
-class Conversation:
+class Inbound:
     """Feeds a client's messages to its session, and carries out what the session asks for, one after another."""
 
     __slots__ = ("_connection", "_counters", "_current", "_now", "_paused", "_queue", "_requests", "_session")
@@ -39,7 +39,7 @@ class Conversation:
         self,
         connection: Connection,
         session: Session,
-        requests: Requests,
+        requests: ClientRequests,
         counters: Counters,
         now: Callable[[], int],
     ) -> None:

@@ -12,7 +12,7 @@ import msgspec
 from pushserver.core.channels import Kind, Namespace, Namespaces, is_channel
 from pushserver.core.errors import Code, Refused
 from pushserver.core.publication import Publication
-from pushserver.engine.interfaces import ONCE_TTL, Once, Published, Retention
+from pushserver.engine.interfaces import ONCE_TTL, IdempotencyKey, Published, Retention
 from pushserver.server.stats import Counters
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Publishing:
             exclude_user=exclude_user,
             exclude_connection=exclude_connection,
         )
-        once = Once(publication.message_id, fence) if message_id is not None or fence is not None else None
+        once = IdempotencyKey(publication.message_id, fence) if message_id is not None or fence is not None else None
         if namespace.kind is Kind.USER:
             published = await self._engine.inbox.append(
                 publication, channel.partition(":")[2], chat, ttl, collapse_key, once

@@ -15,7 +15,7 @@ from pushserver.core.operations import InboxOverflow, Recovery, Resync
 from pushserver.core.positions import Position
 from pushserver.core.publication import Publication
 from pushserver.engine.interfaces import InboxPage
-from pushserver.server.channel import Joining
+from pushserver.server.channel import CatchUp
 from pushserver.server.connection import Connection
 from pushserver.server.hub import Hub
 from pushserver.server.publishing import Publishing
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 PAGE: Final = 20
 
 
-class Recall:
+class Replay:
     """Brings the past of channels that keep messages to one connection, and joins it to the present."""
 
     _log = Logger()
@@ -60,7 +60,7 @@ class Recall:
             return Recovery(False, newest.offset, newest.epoch)
         return Recovery(True, newest.offset, newest.epoch, tuple(page.messages))
 
-    def replay(self, joining: Joining, page: InboxPage, after: int) -> None:
+    def replay(self, joining: CatchUp, page: InboxPage, after: int) -> None:
         """Sends what waits in the user's inbox after an offset, then lets the connection go live."""
         self._detach(joining.connection, self._replay(joining, page, after))
 
@@ -70,7 +70,7 @@ class Recall:
         joining = self._hub.join(connection, name)
         self._detach(connection, self._catch_up(joining, after))
 
-    async def _replay(self, joining: Joining, page: InboxPage, after: int) -> None:
+    async def _replay(self, joining: CatchUp, page: InboxPage, after: int) -> None:
         connection, name = joining.connection, joining.channel.name
         user_id = name.partition(":")[2]
         epoch = page.epoch
@@ -96,7 +96,7 @@ class Recall:
                 page = await self._engine.inbox.read(user_id, None, PAGE)
                 epoch, after, told = page.epoch, page.acked, 0
 
-    async def _catch_up(self, joining: Joining, after: int | None) -> None:
+    async def _catch_up(self, joining: CatchUp, after: int | None) -> None:
         connection, name = joining.connection, joining.channel.name
         await connection.outbox.drained()
         if not joining.current:

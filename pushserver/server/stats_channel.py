@@ -18,7 +18,7 @@ from pushserver.core import publication
 from pushserver.core.errors import Unavailable
 from pushserver.core.publication import Publication
 from pushserver.server import stats
-from pushserver.server.cluster import Control
+from pushserver.server.cluster import ClusterControl
 from pushserver.server.hub import Hub
 from pushserver.server.publishing import Publishing
 from pushserver.server.stats import Counters
@@ -31,7 +31,7 @@ CHANNEL: Final = "stats"
 EVERY: Final = 5
 
 
-class Overview:
+class StatsChannel:
     """Gathers figures, here and from every node."""
 
     _log = Logger()
@@ -41,16 +41,16 @@ class Overview:
         clock: IReactorTime,
         counters: Counters,
         hub: Hub,
-        control: Control,
+        cluster: ClusterControl,
         publishing: Publishing,
         now: Callable[[], int],
     ) -> None:
         self._counters = counters
         self._hub = hub
-        self._control = control
+        self._cluster = cluster
         self._publishing = publishing
         self._now = now
-        control.figures = self.figures
+        cluster.figures = self.figures
         #: looks until the next publication; none is due sooner than `EVERY` seconds after the last
         self._wait = 0
         self._asking: Deferred[None] | None = None
@@ -72,7 +72,7 @@ class Overview:
         hub = self._hub
         return stats.figures(
             self._counters,
-            self._control.node,
+            self._cluster.node,
             self._now(),
             open_now=len(hub.connections),
             users=hub.users,
@@ -85,10 +85,10 @@ class Overview:
         Where other nodes cannot be asked, this node's alone.
         """
         try:
-            nodes = await self._control.stats()
+            nodes = await self._cluster.stats()
         except Unavailable:
             nodes = {}
-        name = self._control.node
+        name = self._cluster.node
         own = nodes.setdefault(name, self.figures())
         return {"node": own, "total": stats.total(nodes.values()), "nodes": nodes}
 

@@ -19,15 +19,15 @@ from twisted.python.failure import Failure
 from pushserver.core import operations
 from pushserver.core.channels import Kind, Namespace
 from pushserver.core.errors import Code, PushError, Refused
-from pushserver.core.operations import Recovery, Rejection, Result, Want
+from pushserver.core.operations import Recovery, Rejection, Result, SubscribeItem
 from pushserver.core.permissions import Grants, may_subscribe
 from pushserver.core.task import TaskState
-from pushserver.server.channel import Joining
+from pushserver.server.channel import CatchUp
 from pushserver.server.connection import Connection
 from pushserver.server.hub import Hub
 from pushserver.server.presence import Presence
 from pushserver.server.publishing import Publishing
-from pushserver.server.replay import Recall
+from pushserver.server.replay import Replay
 from pushserver.server.tasks import Tasks
 
 Reply = Callable[[operations.Outcome], None]
@@ -54,7 +54,7 @@ class Subscribing:
         publishing: Publishing,
         presence: Presence,
         tasks: Tasks,
-        recall: Recall,
+        replay: Replay,
         now: Callable[[], int],
         *,
         channels_per_connection: int,
@@ -64,12 +64,12 @@ class Subscribing:
         self._publishing = publishing
         self._presence = presence
         self._tasks = tasks
-        self._recall = recall
+        self._replay = replay
         self._now = now
         self._channels_per_connection = channels_per_connection
         self._inbox_size = inbox_size
 
-    async def subscribe(self, connection: Connection, wants: tuple[Want, ...], reply: Reply) -> None:
+    async def subscribe(self, connection: Connection, wants: tuple[SubscribeItem, ...], reply: Reply) -> None:
         results: dict[str, Result] = {}
         rejected: dict[str, Rejection] = {}
         unique = {want.channel: want for want in wants}
@@ -84,15 +84,15 @@ class Subscribing:
     async def _open_some(
         self,
         connection: Connection,
-        wants: list[Want],
+        wants: list[SubscribeItem],
         results: dict[str, Result],
         rejected: dict[str, Rejection],
         opened: list[Callable[[], None]],
-    ) -> list[Want]:
+    ) -> list[SubscribeItem]:
         """Opens as many channels as there is room for, all at once; answers those that found none, where there is room
         again since others were refused."""
         room = self._channels_per_connection - len(connection.channels) + len(connection.server_channels)
-        surplus: list[Want] = []
+        surplus: list[SubscribeItem] = []
         work: list[Deferred[None]] = []
         for want in wants:
             known = want.channel in connection.channels
@@ -135,7 +135,7 @@ class Subscribing:
         self,
         connection: Connection,
         namespace: Namespace,
-        want: Want,
+        want: SubscribeItem,
         known: bool,
         results: dict[str, Result],
         rejected: dict[str, Rejection],
@@ -143,7 +143,7 @@ class Subscribing:
     ) -> None:
         """Opens one channel for a connection: what it answers goes into ``results``, what follows into ``opened``."""
         name = want.channel
-        joining: Joining | None = None
+        joining: CatchUp | None = None
         try:
             if namespace.kind is Kind.TASK:
                 results[name] = await self._open_task(connection, name, opened)
@@ -153,9 +153,9 @@ class Subscribing:
                 await self._hub.confirmed(joining)
             recovery: Recovery | None = None
             if namespace.kind is Kind.USER:
-                recovery = await self._recall.inbox(name.partition(":")[2], want.since, self._inbox_size)
+                recovery = await self._replay.inbox(name.partition(":")[2], want.since, self._inbox_size)
             elif namespace.positioned:
-                recovery = await self._recall.history(name, want.since, namespace.history_size)
+                recovery = await self._replay.history(name, want.since, namespace.history_size)
             if namespace.kind is Kind.STATUS:
                 results[name] = await self._presence.status(name.partition(":")[2])
             else:
@@ -179,7 +179,7 @@ class Subscribing:
             if joining is not None:
                 opened.append(partial(self.go_live, joining, 0 if recovery is None else recovery.offset))
 
-    def _inbox_is_coming(self, connection: Connection, want: Want) -> bool:
+    def _inbox_is_coming(self, connection: Connection, want: SubscribeItem) -> bool:
         """Whether what was promised at sign-in is still being replayed, and the client names no other place."""
         own = connection.server_channels[:1] == (want.channel,)
         return own and want.since is None and not self._hub.live(connection, want.channel)
@@ -190,14 +190,14 @@ class Subscribing:
             problem = PushError("something went wrong here", Code.INTERNAL_ERROR)
         return Rejection(problem.code, problem.message)
 
-    def go_live(self, joining: Joining, offset: int) -> None:
+    def go_live(self, joining: CatchUp, offset: int) -> None:
         if not self._hub.arrive(joining, offset):
-            self._recall.catch_up(joining.connection, joining.channel.name, offset)
+            self._replay.catch_up(joining.connection, joining.channel.name, offset)
 
-    def _resume(self, joining: Joining) -> None:
+    def _resume(self, joining: CatchUp) -> None:
         """Lets a follower that could not be told its past go on with the present."""
         if not self._hub.arrive(joining, 0):
-            self._recall.catch_up(joining.connection, joining.channel.name, joining.cut)
+            self._replay.catch_up(joining.connection, joining.channel.name, joining.cut)
 
     async def _open_task(self, connection: Connection, name: str, opened: list[Callable[[], None]]) -> TaskState:
         identity = connection.identity
@@ -268,7 +268,7 @@ class Subscribing:
                 await self._hub.confirmed(joining)
                 newest = 0
                 if namespace.positioned and namespace.kind is not Kind.USER:
-                    newest = (await self._recall.history(name, None, 0)).offset
+                    newest = (await self._replay.history(name, None, 0)).offset
                 await self._presence.join(connection, namespace, name)
             except BaseException:
                 self.drop(connection, name)

@@ -26,9 +26,9 @@ from pushserver.core import publication
 from pushserver.core import task as progress
 from pushserver.core.errors import Conflict, NotFound, Unavailable
 from pushserver.core.publication import Publication
-from pushserver.core.task import NewTask, Pace, Progress, StatusChanged, TaskState, Throttle
+from pushserver.core.task import NewTask, Progress, StatusChanged, TaskState, Throttle, ThrottleRules
 from pushserver.core.tokens import Identity
-from pushserver.engine.interfaces import Once, TaskEvent
+from pushserver.engine.interfaces import IdempotencyKey, TaskEvent
 from pushserver.server.connection import Connection
 from pushserver.server.hub import Hub
 from pushserver.server.publishing import Publishing
@@ -83,7 +83,7 @@ class Feed:
 
     __slots__ = ("floors", "shown", "throttle", "timer")
 
-    def __init__(self, pace: Pace) -> None:
+    def __init__(self, pace: ThrottleRules) -> None:
         self.throttle = Throttle(pace)
         self.shown: TaskEvent | None = None
         self.timer: IDelayedCall | None = None
@@ -105,7 +105,7 @@ class Tasks:
         counters: Counters,
         now: Callable[[], int],
         *,
-        pace: Pace,
+        pace: ThrottleRules,
         stale_after: int,
     ) -> None:
         self._clock = clock
@@ -135,7 +135,7 @@ class Tasks:
 
     # -- changes ------------------------------------------------------------------------------------------------------
 
-    async def create(self, new: NewTask, once: Once | None = None) -> TaskState:
+    async def create(self, new: NewTask, once: IdempotencyKey | None = None) -> TaskState:
         """A new task. Raises `errors.Invalid`, and `errors.Conflict` where its id exists."""
         if new.task_id is None:
             # With a key, a repeat must find what the first made, so the id follows from it.
@@ -143,22 +143,24 @@ class Tasks:
         state = progress.create(new, self._now())
         return await self._engine.tasks.create(TaskEvent("task_created", state), once)
 
-    async def report(self, task_id: str, report: Progress, once: Once | None = None) -> TaskState:
+    async def report(self, task_id: str, report: Progress, once: IdempotencyKey | None = None) -> TaskState:
         """Progress. Raises `errors.NotFound`, `errors.Invalid`, `errors.Conflict` (the task is final)."""
         return await self._change(
             task_id, lambda state, now: progress.progress(state, report, now), once, reported=True
         )
 
-    async def set_status(self, task_id: str, status: str, message: str | None, once: Once | None = None) -> TaskState:
+    async def set_status(
+        self, task_id: str, status: str, message: str | None, once: IdempotencyKey | None = None
+    ) -> TaskState:
         return await self._change(task_id, lambda state, now: progress.set_status(state, status, message, now), once)
 
-    async def complete(self, task_id: str, result: Any, once: Once | None = None) -> TaskState:
+    async def complete(self, task_id: str, result: Any, once: IdempotencyKey | None = None) -> TaskState:
         return await self._change(task_id, lambda state, now: progress.complete(state, result, now), once)
 
-    async def fail(self, task_id: str, error: str, once: Once | None = None) -> TaskState:
+    async def fail(self, task_id: str, error: str, once: IdempotencyKey | None = None) -> TaskState:
         return await self._change(task_id, lambda state, now: progress.fail(state, error, now), once)
 
-    async def cancel(self, task_id: str, message: str | None, once: Once | None = None) -> TaskState:
+    async def cancel(self, task_id: str, message: str | None, once: IdempotencyKey | None = None) -> TaskState:
         return await self._change(task_id, lambda state, now: progress.cancel(state, message, now), once)
 
     async def request_cancel(self, task_id: str) -> TaskState:
@@ -182,7 +184,7 @@ class Tasks:
         self,
         task_id: str,
         change: Callable[[TaskState, int], TaskState],
-        once: Once | None,
+        once: IdempotencyKey | None,
         reported: bool = False,
     ) -> TaskState:
         store = self._engine.tasks

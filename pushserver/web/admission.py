@@ -21,7 +21,7 @@ _DEFAULT_PORTS: Final = {"http": "80", "https": "443", "ws": "80", "wss": "443"}
 Headers = Mapping[str, str]
 
 
-class Gate:
+class Admission:
     """The rules at the door.
 
     Args:

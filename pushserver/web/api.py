@@ -28,9 +28,9 @@ from pushserver.core.errors import HTTP_STATUS, Code, Invalid, NotFound, PushErr
 from pushserver.core.positions import Position
 from pushserver.protocols.native.messages import MAX_HISTORY, push
 from pushserver.protocols.native.session import reply_of
-from pushserver.server.backend_commands import SCOPES, Batch, Commands, decode
-from pushserver.server.client_requests import Requests
-from pushserver.server.cluster import Control, Target
+from pushserver.server.backend_commands import SCOPES, BackendCommands, Batch, decode
+from pushserver.server.client_requests import ClientRequests
+from pushserver.server.cluster import ClusterControl, Target
 from pushserver.server.stats import Counters
 from pushserver.server.tasks import Tasks
 
@@ -100,9 +100,9 @@ class Api(Resource):
         self,
         keys: Keys,
         engine: IEngine,
-        commands: Commands,
-        control: Control,
-        requests: Requests,
+        commands: BackendCommands,
+        cluster: ClusterControl,
+        requests: ClientRequests,
         tasks: Tasks,
         counters: Counters,
         stats: Callable[[], Awaitable[Any]],
@@ -111,7 +111,7 @@ class Api(Resource):
         self._keys = keys
         self._engine = engine
         self._commands = commands
-        self._control = control
+        self._cluster = cluster
         self._requests = requests
         self._tasks = tasks
         self._counters = counters
@@ -258,10 +258,10 @@ class Api(Resource):
         return reply_of(await self._requests.read_presence(_required(request, "channel")))[1]
 
     async def _channels(self, request: Request, path: list[str]) -> Any:
-        return {"channels": await self._control.channels(argument(request, "pattern"))}
+        return {"channels": await self._cluster.channels(argument(request, "pattern"))}
 
     async def _connections(self, request: Request, path: list[str]) -> Any:
-        return {"connections": await self._control.connections(Target(user_id=argument(request, "userId")))}
+        return {"connections": await self._cluster.connections(Target(user_id=argument(request, "userId")))}
 
     async def _nodes(self, request: Request, path: list[str]) -> Any:
         nodes = await self._engine.broker.nodes()

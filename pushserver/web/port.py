@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 
 from pushserver.core.errors import HTTP_STATUS, Invalid, PushError
 from pushserver.server.stats import Counters
-from pushserver.web.admission import Gate
+from pushserver.web.admission import Admission
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -94,12 +94,12 @@ def peer_address(transport: Any) -> str:
     return str(getattr(transport.getPeer(), "host", "unix"))
 
 
-class Doorway(Protocol):
+class PortProtocol(Protocol):
     """A new connection whose first request has not been read."""
 
     transport: Any
 
-    def __init__(self, house: DoorwayFactory) -> None:
+    def __init__(self, house: PortFactory) -> None:
         self._house = house
         self._buffer = bytearray()
         self._scanned = 0
@@ -156,21 +156,21 @@ class Doorway(Protocol):
             self._next.connectionLost(reason)
 
 
-def hand_over(doorway: Doorway | None, transport: Any, successor: IProtocol, octets: bytes) -> None:
+def hand_over(port: PortProtocol | None, transport: Any, successor: IProtocol, octets: bytes) -> None:
     """Makes another protocol the transport's, and gives it what was read already."""
     if hasattr(transport, "wrappedProtocol"):
         # TLS and other wrappers: what they wrap is what gets the data.
         transport.wrappedProtocol = successor
     elif hasattr(transport, "protocol"):
         transport.protocol = successor
-    elif doorway is not None:
-        doorway._next = successor
+    elif port is not None:
+        port._next = successor
     successor.makeConnection(transport)
     if octets:
         successor.dataReceived(octets)
 
 
-class DoorwayFactory(Factory):
+class PortFactory(Factory):
     """Makes the doorways of a port.
 
     Args:
@@ -183,7 +183,7 @@ class DoorwayFactory(Factory):
     def __init__(
         self,
         clock: IReactorTime,
-        gate: Gate,
+        admission: Admission,
         counters: Counters,
         websocket_path: str,
         http: Callable[[IAddress], IProtocol],
@@ -192,21 +192,21 @@ class DoorwayFactory(Factory):
         self.clock = clock
         self.websocket_path = websocket_path
         self.http = http
-        self._gate = gate
+        self._admission = admission
         self._counters = counters
         self._websocket = websocket
         #: connections whose head has not come
-        self.waiting: set[Doorway] = set()
+        self.waiting: set[PortProtocol] = set()
 
-    def buildProtocol(self, addr: IAddress | None) -> Doorway:
-        return Doorway(self)
+    def buildProtocol(self, addr: IAddress | None) -> PortProtocol:
+        return PortProtocol(self)
 
-    def upgrade(self, doorway: Doorway | None, transport: Any, head: Head, octets: bytes) -> None:
+    def upgrade(self, port: PortProtocol | None, transport: Any, head: Head, octets: bytes) -> None:
         """Admits a WebSocket, or answers why not. ``octets``: what came behind the head."""
         peer = peer_address(transport)
         try:
-            self._gate.admit(peer, head.headers)
-            successor = self._websocket(head, self._gate.address(peer, head.headers))
+            self._admission.admit(peer, head.headers)
+            successor = self._websocket(head, self._admission.address(peer, head.headers))
         except PushError as problem:
             status = HTTP_STATUS[problem.code]
             self._counters.refused(status)
@@ -217,8 +217,8 @@ class DoorwayFactory(Factory):
             transport.write(answer(status, problem, extra))
             transport.loseConnection()
             return
-        hand_over(doorway, transport, successor, octets)
+        hand_over(port, transport, successor, octets)
 
     def stopFactory(self) -> None:
-        for doorway in tuple(self.waiting):
-            doorway.transport.loseConnection()
+        for port in tuple(self.waiting):
+            port.transport.loseConnection()

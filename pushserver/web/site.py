@@ -18,7 +18,7 @@ from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from pushserver.core.channels import is_id
 from pushserver.core.errors import Code, Invalid, NotFound, PushError, Refused
-from pushserver.web.admission import Gate
+from pushserver.web.admission import Admission
 from pushserver.web.api import argument, respond, respond_error
 from pushserver.web.port import Head, answer, peer_address
 
@@ -333,9 +333,9 @@ class WebSocketPath(Resource):
 class Root(Resource):
     """Everything under ``/``; what is not there is answered like every other error."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, admission: Admission) -> None:
         super().__init__()
-        self._gate = gate
+        self._admission = admission
 
     def place(self, path: str, resource: IResource) -> None:
         """Puts a resource at a path of any depth."""
@@ -350,7 +350,7 @@ class Root(Resource):
         parent.putChild(name, resource)
 
     def getChildWithDefault(self, path: bytes, request: Request) -> IResource:
-        problem = self._gate.check_request(peer_address(request.transport), headers_of(request))
+        problem = self._admission.check_request(peer_address(request.transport), headers_of(request))
         if problem is not None:
             return Problem(problem)
         child: IResource = super().getChildWithDefault(path, request)

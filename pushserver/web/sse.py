@@ -28,7 +28,7 @@ from twisted.web.server import NOT_DONE_YET, Request
 
 from pushserver.core import errors, operations, tokens
 from pushserver.core.errors import Close, Code, Invalid, NotFound, PushError, Refused, Unavailable
-from pushserver.core.operations import Recovery, Want
+from pushserver.core.operations import Recovery, SubscribeItem
 from pushserver.core.positions import Position
 from pushserver.core.publication import Publication
 from pushserver.core.tokens import Identity, Keys, TokenRules
@@ -36,16 +36,16 @@ from pushserver.protocols.native import messages
 from pushserver.protocols.native.session import Asked, Effect, Rates, Session, reply_of
 from pushserver.server.auth import Authenticator
 from pushserver.server.backend_commands import Duration, Id, decode, duration, id_of
-from pushserver.server.client_requests import Requests
-from pushserver.server.cluster import Control
+from pushserver.server.client_requests import ClientRequests
+from pushserver.server.cluster import ClusterControl
 from pushserver.server.connection import Connection
 from pushserver.server.heartbeat import Heartbeat
 from pushserver.server.hub import Hub
-from pushserver.server.inbound import Conversation
+from pushserver.server.inbound import Inbound
 from pushserver.server.outbox import Mark, Outbox, Policy
 from pushserver.server.stats import Counters
 from pushserver.server.tasks import user_channel
-from pushserver.web.admission import Gate
+from pushserver.web.admission import Admission
 from pushserver.web.api import argument, respond, respond_error
 from pushserver.web.port import peer_address
 from pushserver.web.site import headers_of
@@ -201,13 +201,13 @@ class Stream:
             self,
             self.outbox,
             session.notify,
-            address=door.gate.address(peer_address(request.transport), headers),
+            address=door.admission.address(peer_address(request.transport), headers),
             user_agent=headers.get("user-agent", "")[:_MAX_USER_AGENT],
             protocol=PROTOCOL,
             now=door.now(),
             counters=door.counters,
         )
-        self.conversation = Conversation(self.connection, session, door.requests, door.counters, door.now)
+        self.conversation = Inbound(self.connection, session, door.requests, door.counters, door.now)
         self.identity = identity
         #: where the channels stand at the stream's first message, whatever waits behind it by then
         self._start = EventStream()
@@ -247,7 +247,7 @@ class Stream:
             # A position for "system" in any case, so that the answer says where it stands.
             await requests.sign_in(connection, self.identity, {"system": _NO_POSITION} | positions, welcome)
         if connection.open:
-            wants = tuple(Want(name, positions.get(name)) for name in channels)
+            wants = tuple(SubscribeItem(name, positions.get(name)) for name in channels)
             await requests.carry_out(connection, operations.Subscribe(wants), subscribed)
         if connection.closing is not None:
             self._code = connection.closing.code
@@ -348,10 +348,10 @@ class EventStreams(Resource):
     def __init__(
         self,
         clock: IReactorTime,
-        gate: Gate,
+        admission: Admission,
         hub: Hub,
-        requests: Requests,
-        control: Control,
+        requests: ClientRequests,
+        cluster: ClusterControl,
         heartbeat: Heartbeat,
         authenticator: Authenticator,
         tickets: Tickets,
@@ -366,7 +366,7 @@ class EventStreams(Resource):
     ) -> None:
         super().__init__()
         self.clock = clock
-        self.gate = gate
+        self.admission = admission
         self.hub = hub
         self.requests = requests
         self.heartbeat = heartbeat
@@ -376,12 +376,12 @@ class EventStreams(Resource):
         self.anonymous = anonymous
         self.max_queue_size = max_queue_size
         self.policy = policy
-        self._control = control
+        self._cluster = cluster
         self._authenticator = authenticator
         self._tickets = tickets
         self._max_message_size = max_message_size
         self._streams: dict[str, Stream] = {}
-        control.receive = self.receive
+        cluster.receive = self.receive
 
     def forget(self, stream: Stream, code: int) -> None:
         self._streams.pop(stream.connection.id, None)
@@ -416,7 +416,7 @@ class EventStreams(Resource):
 
     def _allow_origin(self, request: Request) -> None:
         headers = headers_of(request)
-        if not self.gate.allows_origin(peer_address(request.transport), headers):
+        if not self.admission.allows_origin(peer_address(request.transport), headers):
             raise Refused("this origin is not allowed")
         request.setHeader("vary", "Origin")
         if "origin" in headers:
@@ -461,7 +461,7 @@ class EventStreams(Resource):
         return identity
 
     async def _open(self, request: Request) -> None:
-        self.gate.admit(peer_address(request.transport), headers_of(request))
+        self.admission.admit(peer_address(request.transport), headers_of(request))
         identity = await self._identify(request)
         channels = [name for name in (argument(request, "channels") or "").split(",") if name]
         resume = request.getHeader("last-event-id") or argument(request, "lastEventId")
@@ -488,7 +488,7 @@ class EventStreams(Resource):
         except UnicodeDecodeError:
             raise Invalid("not UTF-8") from None
         # The stream may be another node's: the id, which only its client was told, is what allows this.
-        if not self.receive(connection_id, text) and not await self._control.pass_on(connection_id, text):
+        if not self.receive(connection_id, text) and not await self._cluster.pass_on(connection_id, text):
             raise NotFound("no such stream")
         respond(request, 202, b"{}")
 

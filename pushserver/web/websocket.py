@@ -1,6 +1,6 @@
 """The WebSocket door: Autobahn reads the frames, everything else happens in the rooms (L3).
 
-    Doorway -> WebSocketDoor (Autobahn: handshake, frames in) -> Conversation -> rooms
+    PortProtocol -> WebSocketDoor (Autobahn: handshake, frames in) -> Conversation -> rooms
     rooms -> Connection.say / Outbox -> socket                    (Autobahn's own writes go the same way)
 
 What Autobahn does for every connection and nobody here reads (copied options, debug texts, timers) is left out.
@@ -20,14 +20,14 @@ from twisted.logger import Logger
 
 from pushserver.core import errors
 from pushserver.core.errors import Close
-from pushserver.protocols import rfc6455 as frames
+from pushserver.protocols import rfc6455
 from pushserver.protocols.native.framing import SUBPROTOCOL, Deflated, Plain
 from pushserver.protocols.native.session import Rates, Session
-from pushserver.server.client_requests import Requests
+from pushserver.server.client_requests import ClientRequests
 from pushserver.server.connection import Connection, Dialect
 from pushserver.server.heartbeat import Heartbeat
 from pushserver.server.hub import Hub
-from pushserver.server.inbound import Conversation
+from pushserver.server.inbound import Inbound
 from pushserver.server.outbox import Mark, Outbox, Policy, no_delay
 from pushserver.server.stats import Counters
 from pushserver.web.handshake import Deflation, Offer
@@ -134,7 +134,7 @@ class WebSocketDoor(WebSocketServerProtocol):  # type: ignore[misc]
 
     _house: WebSocketDoorFactory
     connection: Connection | None = None
-    _conversation: Conversation | None = None
+    _inbound: Inbound | None = None
     _outbox: Outbox | None = None
     _paused = False
 
@@ -170,10 +170,10 @@ class WebSocketDoor(WebSocketServerProtocol):  # type: ignore[misc]
             now=now,
             counters=house.counters,
         )
-        self._conversation = Conversation(connection, session, house.requests, house.counters, house.now)
+        self._inbound = Inbound(connection, session, house.requests, house.counters, house.now)
         house.requests.arrive(connection)
         if offer.token is not None:
-            self._conversation.sign_in(offer.token)
+            self._inbound.sign_in(offer.token)
 
     # -- Autobahn's side: frames in -----------------------------------------------------------------------------------
 
@@ -193,7 +193,7 @@ class WebSocketDoor(WebSocketServerProtocol):  # type: ignore[misc]
         Ordinary is a whole text message in one masked frame of a length in its shortest form, in valid UTF-8 and of
         allowed size: what Autobahn's general way would hand over unchanged. Everything else is left to that.
         """
-        conversation, outbox = self._conversation, self._outbox
+        conversation, outbox = self._inbound, self._outbox
         assert conversation is not None
         assert outbox is not None
         at, end = 0, len(data)
@@ -246,7 +246,7 @@ class WebSocketDoor(WebSocketServerProtocol):  # type: ignore[misc]
             self.sendPong(payload)
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
-        connection, conversation = self.connection, self._conversation
+        connection, conversation = self.connection, self._inbound
         if connection is None or conversation is None:
             return
         if isBinary:
@@ -265,8 +265,8 @@ class WebSocketDoor(WebSocketServerProtocol):  # type: ignore[misc]
         self.message_data = None
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
-        connection, conversation = self.connection, self._conversation
-        self.connection = self._conversation = None
+        connection, conversation = self.connection, self._inbound
+        self.connection = self._inbound = None
         if self._outbox is not None:
             self._outbox.close()
         if connection is None or conversation is None:
@@ -320,7 +320,7 @@ class WebSocketDoor(WebSocketServerProtocol):  # type: ignore[misc]
     def ping(self) -> bool:
         outbox = self._outbox
         if self.state == self.STATE_OPEN and outbox is not None:
-            outbox.interject(frames.HEARTBEAT)
+            outbox.interject(rfc6455.HEARTBEAT)
             outbox.moved = False
             # While it is us who do not read, because the engine is slow, nothing can be heard of the client.
             return not self._paused or outbox.stalled
@@ -338,13 +338,13 @@ class WebSocketDoor(WebSocketServerProtocol):  # type: ignore[misc]
         if discard and self._outbox is not None:
             self._outbox.discard()
         if self.state == self.STATE_OPEN:
-            self.sendCloseFrame(code=close.code, reasonUtf8=frames.cut(close.reason))
+            self.sendCloseFrame(code=close.code, reasonUtf8=rfc6455.cut(close.reason))
         if connection is not None:
             self._goodbye(connection)
 
     def _goodbye(self, connection: Connection) -> None:
-        if self._conversation is not None:
-            self._conversation.end()
+        if self._inbound is not None:
+            self._inbound.end()
         self._house.requests.leave(connection)
         self._house.heartbeat.closing(connection)
 
@@ -382,7 +382,7 @@ class WebSocketDoorFactory(WebSocketServerFactory):  # type: ignore[misc]
         self,
         reactor: Any,
         hub: Hub,
-        requests: Requests,
+        requests: ClientRequests,
         heartbeat: Heartbeat,
         counters: Counters,
         now: Callable[[], int],

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pushserver.config.checks import load
-from pushserver.config.loader import Draft
+from pushserver.config.loader import RawConfig
 from pushserver.config.sections import SECTIONS, NamespaceSection, keys_of
 from pushserver.config.values import SCOPES, UNITS, ApiKey, duration, duration_text
 from pushserver.core.errors import ConfigError
@@ -500,7 +500,7 @@ VALUES = (
     st.sampled_from([*SECTIONS, "roles", "namespaces", "x", ""]), VALUES | st.dictionaries(NAMES, VALUES, max_size=2)
 )
 def test_whatever_a_file_holds_the_answer_is_a_configuration_or_one_line(name: str, table: Any) -> None:
-    draft = Draft()
+    draft = RawConfig()
     try:
         draft.add_table("push.toml", name, table)
         said = ""

@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.defer import Deferred, fail, gatherResults
 
 from pushserver.core import errors
-from pushserver.engine.interfaces import ONCE_TTL, Once, Retention
+from pushserver.engine.interfaces import ONCE_TTL, IdempotencyKey, Retention
 
 from .nodes import contents, publication
 
@@ -78,12 +78,12 @@ async def test_a_repeat_within_the_once_ttl_changes_nothing(nodes: Nodes, kept: 
     await node.broker.subscribe("a")
     await node.broker.subscribe("b")
     retention = Retention(10, 10 * nodes.unit) if kept else None
-    first = await node.broker.publish(publication("a", 1, "first"), retention, Once("k"))
-    again = await node.broker.publish(publication("a", "another body", "second"), retention, Once("k"))
+    first = await node.broker.publish(publication("a", 1, "first"), retention, IdempotencyKey("k"))
+    again = await node.broker.publish(publication("a", "another body", "second"), retention, IdempotencyKey("k"))
     assert not first.duplicate
     assert again.duplicate
     assert (again.message_id, again.offset, again.epoch) == ("first", first.offset, first.epoch)
-    elsewhere = await node.broker.publish(publication("b", 2), retention, Once("k"))
+    elsewhere = await node.broker.publish(publication("b", 2), retention, IdempotencyKey("k"))
     assert not elsewhere.duplicate
     assert contents(node.listener.delivered) == [1, 2]
 
@@ -95,7 +95,7 @@ async def test_concurrent_repeats_happen_once(nodes: Nodes, kept: bool) -> None:
     await node.broker.subscribe("a")
     retention = Retention(10, 10 * nodes.unit) if kept else None
     answers = [
-        each.broker.publish(publication("a", n, f"m{n}"), retention, Once("k"))
+        each.broker.publish(publication("a", n, f"m{n}"), retention, IdempotencyKey("k"))
         for n, each in enumerate([node, other, node, other, node])
     ]
     published = await gatherResults(answers, consumeErrors=True)
@@ -111,12 +111,12 @@ async def test_a_key_is_forgotten_after_its_ttl(nodes: Nodes) -> None:
     node = await nodes.start()
     await node.broker.subscribe("a")
     for retention in (None, Retention(10, ONCE_TTL * 2)):
-        first = await node.broker.publish(publication("a", 1, "m1"), retention, Once("k"))
+        first = await node.broker.publish(publication("a", 1, "m1"), retention, IdempotencyKey("k"))
         await nodes.backend.advance(ONCE_TTL - 1)
-        assert (await node.broker.publish(publication("a", 2, "m2"), retention, Once("k"))).duplicate
+        assert (await node.broker.publish(publication("a", 2, "m2"), retention, IdempotencyKey("k"))).duplicate
         await nodes.backend.advance(1)
         assert first.message_id == "m1"
-        third = await node.broker.publish(publication("a", 3, "m3"), retention, Once("k"))
+        third = await node.broker.publish(publication("a", 3, "m3"), retention, IdempotencyKey("k"))
         assert not third.duplicate
         assert third.message_id == "m3"
         await nodes.backend.advance(ONCE_TTL)

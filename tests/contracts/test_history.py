@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from twisted.internet.defer import gatherResults
 
-from pushserver.engine.interfaces import POSITION_TTL, Once, Retention
+from pushserver.engine.interfaces import POSITION_TTL, IdempotencyKey, Retention
 
 from .nodes import contents, publication
 
@@ -136,12 +136,12 @@ async def test_history_and_its_positions_outlive_a_restart(nodes: Nodes) -> None
     node = await nodes.start()
     retention = Retention(3, 10 * nodes.unit)
     await fill(node, retention, 1, 2, 3, 4)
-    await node.broker.publish(publication("a", 5, "m5"), retention, Once("k"))
+    await node.broker.publish(publication("a", 5, "m5"), retention, IdempotencyKey("k"))
     before = await node.history.read("a", None, 10, False)
     await nodes.stop(node)
     node = await nodes.start()
     assert await node.history.read("a", None, 10, False) == before
-    again = await node.broker.publish(publication("a", 6), retention, Once("k"))
+    again = await node.broker.publish(publication("a", 6), retention, IdempotencyKey("k"))
     assert (again.duplicate, again.offset, again.message_id) == (True, 5, "m5")
     await nodes.advance(11)
     await nodes.stop(node)

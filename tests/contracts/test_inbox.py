@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.defer import gatherResults
 
 from pushserver.core import errors
-from pushserver.engine.interfaces import InboxState, Once
+from pushserver.engine.interfaces import IdempotencyKey, InboxState
 
 from .nodes import contents, publication
 
@@ -30,7 +30,7 @@ async def put(
     return await gatherResults(
         [
             node.inbox.append(
-                publication(f"user:{user}", value), user, chat, ttl, collapse, Once(once) if once else None
+                publication(f"user:{user}", value), user, chat, ttl, collapse, IdempotencyKey(once) if once else None
             )
             for value in values
         ],
@@ -276,7 +276,7 @@ async def test_a_repeat_appends_nothing(nodes: Nodes) -> None:
     await node.broker.subscribe("user:7")
     answers = await gatherResults(
         [
-            each.inbox.append(publication("user:7", n, f"m{n}"), "7", False, None, None, Once("k"))
+            each.inbox.append(publication("user:7", n, f"m{n}"), "7", False, None, None, IdempotencyKey("k"))
             for n, each in enumerate([node, other, node])
         ],
         consumeErrors=True,
@@ -287,7 +287,7 @@ async def test_a_repeat_appends_nothing(nodes: Nodes) -> None:
     assert not elsewhere.duplicate
     await put(node, "last")
     assert [each.offset for each in await node.heard(2)] == [1, 2]
-    again = await node.inbox.append(publication("user:7", "z"), "7", False, None, None, Once("k"))
+    again = await node.inbox.append(publication("user:7", "z"), "7", False, None, None, IdempotencyKey("k"))
     assert (again.duplicate, again.offset, again.epoch) == (True, 1, answers[0].epoch)
     assert (await node.inbox.state("7")).offset == 2
 

@@ -10,7 +10,7 @@ from twisted.internet.defer import gatherResults
 
 from pushserver.core import errors
 from pushserver.core.task import Status, TaskState
-from pushserver.engine.interfaces import Once, TaskEvent
+from pushserver.engine.interfaces import IdempotencyKey, TaskEvent
 
 from .nodes import contents, publication
 
@@ -141,19 +141,19 @@ async def test_a_repeat_changes_nothing_and_answers_the_same(nodes: Nodes) -> No
     node = await nodes.start()
     first = state(nodes)
     assert await node.tasks.done("t", "k1") is False
-    assert await node.tasks.create(created(first), Once("k1")) == first
+    assert await node.tasks.create(created(first), IdempotencyKey("k1")) == first
     assert await node.tasks.done("t", "k1") is True
-    assert await node.tasks.create(created(state(nodes, user_id="8")), Once("k1")) == first
+    assert await node.tasks.create(created(state(nodes, user_id="8")), IdempotencyKey("k1")) == first
     second = running(first)
-    assert await node.tasks.replace(second, None, Once("k2")) is True
-    assert await node.tasks.replace(second, None, Once("k2")) is True
+    assert await node.tasks.replace(second, None, IdempotencyKey("k2")) is True
+    assert await node.tasks.replace(second, None, IdempotencyKey("k2")) is True
     assert await node.tasks.done("t", "k2") is True
     assert await node.tasks.done("other", "k2") is False
-    assert await node.tasks.replace(second, None, Once("k3")) is False
+    assert await node.tasks.replace(second, None, IdempotencyKey("k3")) is False
     assert await node.tasks.done("t", "k3") is False
     final = completed(second.state, nodes)
     for _ in range(2):
-        assert await node.tasks.replace(final, publication("user:7", "done"), Once("k4")) is True
+        assert await node.tasks.replace(final, publication("user:7", "done"), IdempotencyKey("k4")) is True
     assert contents((await node.inbox.read("7", None, 10)).messages) == ["done"]
     assert await node.tasks.get("t") == final.state
 
@@ -210,7 +210,7 @@ async def test_a_final_task_is_forgotten_after_its_ttl(nodes: Nodes) -> None:
 async def test_tasks_outlive_a_restart(nodes: Nodes) -> None:
     node = await nodes.start()
     first = state(nodes, title="import")
-    await node.tasks.create(created(first), Once("k"))
+    await node.tasks.create(created(first), IdempotencyKey("k"))
     await node.tasks.create(created(state(nodes, "t2")), None)
     await node.tasks.replace(completed(state(nodes, "t2"), nodes), publication("user:7", "done"), None)
     before = await node.tasks.of_user("7", False, 10)

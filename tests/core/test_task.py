@@ -13,7 +13,7 @@ from msgspec import UNSET
 
 from pushserver.core import task as tasks
 from pushserver.core.errors import Conflict, Invalid, PushError
-from pushserver.core.task import NewTask, Pace, Progress, Status, StatusChanged, TaskState, Throttle
+from pushserver.core.task import NewTask, Progress, Status, StatusChanged, TaskState, Throttle, ThrottleRules
 
 NOW = 1_700_000_000_000
 FINAL = [Status.COMPLETED, Status.FAILED, Status.CANCELLED]
@@ -320,13 +320,13 @@ def test_a_message_with_an_unchanged_status_is_progress() -> None:
 
 # -- throttle ---------------------------------------------------------------------------------------------------
 
-PACE = Pace(min_interval=1000, min_delta=1.0)
+PACE = ThrottleRules(min_interval=1000, min_delta=1.0)
 
 
 class Show:
     """A throttle with a task that makes progress, and what a viewer saw."""
 
-    def __init__(self, pace: Pace = PACE) -> None:
+    def __init__(self, pace: ThrottleRules = PACE) -> None:
         self.throttle = Throttle(pace)
         self.state = created()
         self.seen: list[tuple[int, TaskState]] = []
@@ -349,7 +349,7 @@ class Show:
         return [(at, state.percentage) for at, state in self.seen]
 
 
-def started(pace: Pace = PACE) -> Show:
+def started(pace: ThrottleRules = PACE) -> Show:
     """Running, 10 % shown at 0."""
     show = Show(pace)
     show.report(0, percentage=10)
@@ -459,14 +459,14 @@ def test_what_is_not_newer_is_dropped() -> None:
 
 
 def test_without_bounds_everything_is_shown() -> None:
-    show = started(Pace(0, 0))
+    show = started(ThrottleRules(0, 0))
     for percentage in range(11, 20):
         show.report(5, percentage=percentage)
     assert len(show.seen) == 9
 
 
 def test_without_an_interval_small_changes_still_wait_for_each_other() -> None:
-    show = started(Pace(0, 1.0))
+    show = started(ThrottleRules(0, 1.0))
     show.report(5, percentage=10.5)
     assert (show.seen, show.throttle.due) == ([], 1005)
 
@@ -484,7 +484,7 @@ class TaskMachine(RuleBasedStateMachine):
 
     @initialize(interval=st.sampled_from([0, 100, 1000]), delta=st.sampled_from([0, 1.0, 25.0]))
     def begin(self, interval: int, delta: float) -> None:
-        self.pace = Pace(interval, delta)
+        self.pace = ThrottleRules(interval, delta)
         self.throttle = Throttle(self.pace)
         self.now = 0
         self.state = created()

@@ -21,7 +21,7 @@ class Login:
     def __init__(self, inside: Inside) -> None:
         node = inside.service.node
         self.said: list[str] = []
-        rooms = Rooms(node.engine, node.hub, node.control, node.commands, node.overview, inside.service._drain)
+        rooms = Rooms(node.engine, node.hub, node.cluster, node.commands, node.stats_channel, inside.service._drain)
         self.verbs = Verbs(rooms, self.said.append, "admin")
 
     def __getattr__(self, name: str) -> Any:

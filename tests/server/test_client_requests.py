@@ -105,7 +105,7 @@ async def test_a_past_longer_than_is_read_is_not_called_recovered(house: House) 
     for n in range(10):
         await house.execute("publish", channel="news:a", data=n)
     position = (await client.ask("history", channel="news:a"))["data"]
-    past = await house.node.recall.history("news:a", Position(1, position["epoch"]), 5)
+    past = await house.node.replay.history("news:a", Position(1, position["epoch"]), 5)
     assert past.recovered is False
 
 
@@ -182,7 +182,7 @@ async def test_a_subscription_that_cannot_be_opened_is_rejected_alone(
 ) -> None:
     client = await house.client("ann")
     await client.ask("subscribe", channels=["news:b"])
-    history = house.node.recall.history
+    history = house.node.replay.history
 
     async def sometimes(channel: str, *args: object) -> object:
         if channel == "news:a":
@@ -191,7 +191,7 @@ async def test_a_subscription_that_cannot_be_opened_is_rejected_alone(
             raise errors.Unavailable("away")
         return await history(channel, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(house.node.recall, "history", sometimes)
+    monkeypatch.setattr(house.node.replay, "history", sometimes)
     data = (await client.ask("subscribe", channels=["news:a", "news:b", "news:c"]))["data"]
     assert {name: r["code"] for name, r in data["rejected"].items()} == {
         "news:a": "INTERNAL_ERROR",
@@ -259,7 +259,7 @@ async def test_a_forced_subscription_that_fails_is_taken_back(house: House, monk
     async def away(*args: object) -> object:
         raise errors.Unavailable("away")
 
-    monkeypatch.setattr(house.node.recall, "history", away)
+    monkeypatch.setattr(house.node.replay, "history", away)
     with pytest.raises(errors.Unavailable):
         await house.node.requests.subscribing.force_subscribe(client.connection, ("news:a",))
     assert "news:a" not in house.node.hub.channels

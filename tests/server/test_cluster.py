@@ -10,7 +10,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from pushserver.core import errors
-from pushserver.engine.interfaces import Once
+from pushserver.engine.interfaces import IdempotencyKey
 from pushserver.server.backend_commands import Batch, Command, duration
 from pushserver.server.cluster import Target
 from tests.fakes import House
@@ -28,15 +28,15 @@ async def test_connections_and_channels_are_listed(house: House) -> None:
     house.connect()
     await ann.ask("subscribe", channels=["chat:a"])
     await bob.ask("subscribe", channels=["chat:a"])
-    control = house.node.control
-    assert [c.user_id for c in await control.connections(Target())] == ["ann", "bob", None]
-    (one,) = await control.connections(Target(user_id="ann"))
+    cluster = house.node.cluster
+    assert [c.user_id for c in await cluster.connections(Target())] == ["ann", "bob", None]
+    (one,) = await cluster.connections(Target(user_id="ann"))
     assert one.channels == ["chat:a", "system", "user:ann"]
-    assert [c.user_id for c in await control.connections(Target(connection_id=one.connection_id))] == ["ann"]
-    (room,) = await control.channels("chat:*")
+    assert [c.user_id for c in await cluster.connections(Target(connection_id=one.connection_id))] == ["ann"]
+    (room,) = await cluster.channels("chat:*")
     assert (room.channel, room.connections, room.users) == ("chat:a", 2, 2)
-    assert len(await control.channels(None)) == 4
-    assert list(await control.stats()) == ["here"]
+    assert len(await cluster.channels(None)) == 4
+    assert list(await cluster.stats()) == ["here"]
 
 
 async def test_a_pattern_knows_no_wildcard_but_the_star(house: House) -> None:
@@ -45,7 +45,7 @@ async def test_a_pattern_knows_no_wildcard_but_the_star(house: House) -> None:
     await ann.ask("subscribe", channels=names)
 
     async def found(pattern: str) -> list[str]:
-        return [channel.channel for channel in await house.node.control.channels(pattern)]
+        return [channel.channel for channel in await house.node.cluster.channels(pattern)]
 
     assert await found("chat:[ab]") == ["chat:[ab]"]
     assert await found("chat:?") == ["chat:?"]
@@ -65,13 +65,13 @@ async def test_a_user_is_disconnected_once(house: House) -> None:
 async def test_a_revocation_that_was_not_heard_is_found(house: House) -> None:
     ann = await house.client("ann", {"jti": "x"})
     await house.engine.revocations.revoke_token("x", house.now() + 1_000_000)
-    await house.node.control.recheck()
+    await house.node.cluster.recheck()
     assert ann.closed == errors.DISCONNECTED
 
 
 @pytest.mark.parametrize("by", ["jti", "userId"])
 async def test_a_revoked_token_is_blocked_for_as_long_as_it_would_be_taken(house: House, by: str) -> None:
-    lifetime = house.node.control._max_token_lifetime // 1000
+    lifetime = house.node.cluster._max_token_lifetime // 1000
     now = int(house.clock.seconds())
     token = house.token("ann", jti="x", exp=now + lifetime)
     await house.execute("revoke", **{by: {"jti": "x", "userId": "ann"}[by]})
@@ -82,7 +82,7 @@ async def test_a_revoked_token_is_blocked_for_as_long_as_it_would_be_taken(house
 
 async def test_a_question_that_nobody_knows_is_refused(house: House) -> None:
     with pytest.raises(errors.Invalid):
-        await house.node.control.answer(b'["what",null]')
+        await house.node.cluster.answer(b'["what",null]')
 
 
 async def test_a_batch_goes_on_after_a_failure(house: House) -> None:
@@ -139,7 +139,7 @@ async def test_what_cannot_be_carried_out_is_the_callers_mistake(
 async def test_a_command_with_a_key_of_its_own_happens_once(house: House) -> None:
     for _ in range(2):
         await Deferred.fromCoroutine(
-            house.node.commands.execute("notify", b'{"userId":"ann","data":1}', Once("entry-1"))
+            house.node.commands.execute("notify", b'{"userId":"ann","data":1}', IdempotencyKey("entry-1"))
         )
     assert (await house.engine.inbox.state("ann")).offset == 1
 

@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 
 from pushserver.core.errors import Unavailable
 from pushserver.core.publication import Publication, body
-from pushserver.server.channel import MAX_HELD, Joining
+from pushserver.server.channel import MAX_HELD, CatchUp
 from pushserver.server.connection import Connection
 from pushserver.server.hub import Hub
 from pushserver.server.outbox import Outbox, Policy
@@ -122,7 +122,7 @@ def test_every_follower_gets_exactly_what_was_published_while_it_followed(
     world = World()
     with hurried(hasty):
         connections = [world.connection(str(n)) for n in range(4)]
-        joinings: dict[tuple[int, str], Joining] = {}
+        joinings: dict[tuple[int, str], CatchUp] = {}
         #: by connection and channel: what it must get, in order; what may come or not, as it left meanwhile
         wanted: dict[tuple[int, str], list[int]] = {(n, c): [] for n in range(4) for c in "ab"}
         held: dict[tuple[int, str], list[int]] = {}

@@ -34,12 +34,12 @@ class World:
         self.now = 1_000_000
         self.answers: list[Any] = []
         self.fetches = 0
-        self.gate = threading.Event()
-        self.gate.set()
+        self.admission = threading.Event()
+        self.admission.set()
         self.keys = KeySet("https://id.example/keys", lambda: self.now, self.fetch)
 
     def fetch(self, url: str) -> bytes:
-        self.gate.wait(10)
+        self.admission.wait(10)
         self.fetches += 1
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
@@ -62,11 +62,11 @@ async def test_keys_are_fetched_once_and_used_by_all() -> None:
 async def test_a_connection_that_leaves_takes_the_fetch_from_nobody() -> None:
     world = World()
     world.answers = [document("1")]
-    world.gate.clear()
+    world.admission.clear()
     leaver, stayer = world.ask("1"), world.ask("1")
     leaver.addErrback(lambda _: None)
     leaver.cancel()
-    world.gate.set()
+    world.admission.set()
     assert (await stayer).candidates("EdDSA", "1")
     assert world.fetches == 1
 

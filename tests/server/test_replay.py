@@ -116,11 +116,11 @@ async def test_a_given_position_is_recovered_or_said_not_to_be(house: House) -> 
     for n in range(3):
         await house.execute("notify", userId="ann", data={"n": n})
     epoch = (await house.engine.inbox.state("ann")).epoch
-    recall = house.node.recall
-    past = await recall.inbox("ann", Position(1, epoch), 5)
+    replay = house.node.replay
+    past = await replay.inbox("ann", Position(1, epoch), 5)
     assert (past.recovered, [m.offset for m in past.messages]) == (True, [2, 3])
     for since, size in ((Position(1, "other"), 5), (Position(9, epoch), 5), (Position(0, epoch), 2), (None, 5)):
-        assert not (await recall.inbox("ann", since, size)).recovered
+        assert not (await replay.inbox("ann", since, size)).recovered
 
 
 async def test_who_went_with_a_dead_node_is_announced_here(house: House) -> None:

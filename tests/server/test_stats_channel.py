@@ -12,7 +12,7 @@ from twisted.internet.threads import deferToThread
 from pushserver.core.errors import Unavailable
 from pushserver.core.publication import Publication
 from pushserver.server.stats import Counters
-from pushserver.server.stats_channel import EVERY, Overview
+from pushserver.server.stats_channel import EVERY, StatsChannel
 from tests.inside import running, token
 from tests.rawsocket import RawSocket
 
@@ -51,17 +51,17 @@ class FakePublishing:
 class Room:
     def __init__(self) -> None:
         self.clock = Clock()
-        self.hub, self.control = FakeHub(), FakeControl()
+        self.hub, self.cluster = FakeHub(), FakeControl()
         self.counters = Counters(0)
-        self.overview = Overview(
+        self.stats_channel = StatsChannel(
             self.clock,
             self.counters,
             self.hub,  # type: ignore[arg-type]
-            self.control,  # type: ignore[arg-type]
+            self.cluster,  # type: ignore[arg-type]
             FakePublishing(),  # type: ignore[arg-type]
             lambda: int(self.clock.seconds() * 1000),
         )
-        self.overview.start()
+        self.stats_channel.start()
 
     def pass_seconds(self, seconds: int) -> None:
         for _ in range(seconds):
@@ -72,7 +72,7 @@ def test_nothing_is_published_or_asked_while_nobody_watches() -> None:
     room = Room()
     room.pass_seconds(60)
     assert room.hub.delivered == []
-    assert room.control.asked == 0
+    assert room.cluster.asked == 0
 
 
 def test_who_watches_hears_at_once_and_then_every_five_seconds() -> None:
@@ -103,10 +103,10 @@ def test_coming_and_going_does_not_make_it_more_often() -> None:
 def test_a_slow_answer_is_waited_for_and_not_asked_for_twice() -> None:
     room = Room()
     room.hub.channels["stats"] = object()
-    room.control.answer = Deferred()
+    room.cluster.answer = Deferred()
     room.pass_seconds(30)
-    assert room.control.asked == 1
-    answer, room.control.answer = room.control.answer, None
+    assert room.cluster.asked == 1
+    answer, room.cluster.answer = room.cluster.answer, None
     answer.callback({})
     assert len(room.hub.delivered) == 1
     room.pass_seconds(1)
@@ -116,18 +116,18 @@ def test_a_slow_answer_is_waited_for_and_not_asked_for_twice() -> None:
 def test_stopping_cancels_what_is_asked() -> None:
     room = Room()
     room.hub.channels["stats"] = object()
-    room.control.answer = Deferred()
+    room.cluster.answer = Deferred()
     room.pass_seconds(2)
-    room.overview.stop()
-    room.overview.stop()
-    assert room.control.answer.called
+    room.stats_channel.stop()
+    room.stats_channel.stop()
+    assert room.cluster.answer.called
     assert room.clock.getDelayedCalls() == []
 
 
 async def test_where_other_nodes_cannot_be_asked_this_node_answers_alone() -> None:
     room = Room()
-    room.control.answer = fail(Unavailable("no engine"))
-    said = await room.overview.everything()
+    room.cluster.answer = fail(Unavailable("no engine"))
+    said = await room.stats_channel.everything()
     assert list(said["nodes"]) == ["n1"]
     assert said["total"]["nodes"] == 1
 
@@ -135,9 +135,9 @@ async def test_where_other_nodes_cannot_be_asked_this_node_answers_alone() -> No
 async def test_the_total_is_of_every_node() -> None:
     room = Room()
     room.counters.received(1)
-    other = room.overview.figures() | {"node": "n2"}
-    room.control.answer = succeed({"n1": room.overview.figures(), "n2": other})
-    said = await room.overview.everything()
+    other = room.stats_channel.figures() | {"node": "n2"}
+    room.cluster.answer = succeed({"n1": room.stats_channel.figures(), "n2": other})
+    said = await room.stats_channel.everything()
     assert said["node"]["node"] == "n1"
     assert said["total"]["messages"]["in"] == 2
 
@@ -158,5 +158,5 @@ async def test_a_client_watches_the_figures_that_the_api_gives(tmp_path: Path, p
         data = said["data"]
         assert data["node"]["connections"]["current"] == 1
         assert data["node"]["users"]["busiest"] == [{"userId": "42", "connections": 1}]
-        assert data.keys() == (await inside.service.node.overview.everything()).keys()
+        assert data.keys() == (await inside.service.node.stats_channel.everything()).keys()
         await inside.empty()

@@ -103,19 +103,19 @@ async def test_an_end_that_comes_before_the_answer_is_shown_behind_it(
 ) -> None:
     watcher = await house.client("bob", {"permissions": ["subscribe:task:*"]})
     await house.execute("task.create", taskId="t", userId="ann")
-    gate: Deferred[None] = Deferred()
-    recall = house.node.recall.history
+    admission: Deferred[None] = Deferred()
+    replay = house.node.replay.history
 
     async def later(*asked: Any) -> Any:
-        await gate
-        return await recall(*asked)
+        await admission
+        return await replay(*asked)
 
-    monkeypatch.setattr(house.node.recall, "history", later)
+    monkeypatch.setattr(house.node.replay, "history", later)
     watcher.send("subscribe", "s", channels=["task:t", "chat:x"])
     await house.settle()
     await house.execute("task.complete", taskId="t")
     await house.settle()
-    gate.callback(None)
+    admission.callback(None)
     await house.advance(5)
     said = [m for m in watcher.new() if m.get("id") == "s" or m.get("channel") == "task:t"]
     assert [m["type"] for m in said] == ["subscription_success", "task_completed"]

@@ -8,10 +8,10 @@ import pytest
 
 from pushserver.core.errors import Code, PushError
 from pushserver.core.rate_limit import Buckets
-from pushserver.web.admission import Gate
+from pushserver.web.admission import Admission
 
 
-def gate(**options: Any) -> Gate:
+def admission(**options: Any) -> Admission:
     given: dict[str, Any] = {
         "allowed_origins": [],
         "trusted_proxies": [],
@@ -21,7 +21,7 @@ def gate(**options: Any) -> Gate:
         "connects": Buckets(0),
         "now": lambda: 0,
     }
-    return Gate(**(given | options))
+    return Admission(**(given | options))
 
 
 @pytest.mark.parametrize(
@@ -44,13 +44,13 @@ def gate(**options: Any) -> Gate:
     ],
 )
 def test_an_origin_is_ones_own_or_listed(origin: str, host: str, allowed: bool) -> None:
-    one = gate(allowed_origins=["https://friend.example"])
+    one = admission(allowed_origins=["https://friend.example"])
     assert one.allows_origin("192.0.2.1", {"origin": origin, "host": host}) is allowed
 
 
 def test_no_origin_is_no_browser_and_a_star_allows_any() -> None:
-    assert gate().allows_origin("192.0.2.1", {"host": "a"})
-    assert gate(allowed_origins=["*"]).allows_origin("192.0.2.1", {"host": "a", "origin": "https://b"})
+    assert admission().allows_origin("192.0.2.1", {"host": "a"})
+    assert admission(allowed_origins=["*"]).allows_origin("192.0.2.1", {"host": "a", "origin": "https://b"})
 
 
 @pytest.mark.parametrize(
@@ -67,15 +67,15 @@ def test_no_origin_is_no_browser_and_a_star_allows_any() -> None:
     ],
 )
 def test_only_trusted_proxies_say_whom_they_forward(peer: str, forwarded: str, address: str) -> None:
-    one = gate(trusted_proxies=["10.0.0.0/8"])
+    one = admission(trusted_proxies=["10.0.0.0/8"])
     assert one.address(peer, {"x-forwarded-for": forwarded}) == address
-    assert gate().address(peer, {"x-forwarded-for": forwarded}) == peer
+    assert admission().address(peer, {"x-forwarded-for": forwarded}) == peer
 
 
 def test_the_host_is_the_trusted_proxys() -> None:
     headers = {"host": "inner", "x-forwarded-host": "evil, Outer.example"}
-    assert gate(trusted_proxies=["10.0.0.0/8"]).host("10.0.0.1", headers) == "outer.example"
-    assert gate().host("10.0.0.1", headers) == "inner"
+    assert admission(trusted_proxies=["10.0.0.0/8"]).host("10.0.0.1", headers) == "outer.example"
+    assert admission().host("10.0.0.1", headers) == "inner"
 
 
 @pytest.mark.parametrize(
@@ -90,11 +90,11 @@ def test_the_host_is_the_trusted_proxys() -> None:
     ],
 )
 def test_the_operator_on_this_machine_is_known(peer: str, headers: dict[str, str], loopback: bool) -> None:
-    assert gate().is_loopback(peer, headers) is loopback
+    assert admission().is_loopback(peer, headers) is loopback
 
 
 def test_development_mode_answers_to_loopback_names_alone() -> None:
-    one = gate(loopback_only=True)
+    one = admission(loopback_only=True)
     for host in ("localhost", "127.0.0.1:8080", "[::1]:8080"):
         assert one.check_request("127.0.0.1", {"host": host}) is None
     for host in ("evil.example", "localhost.evil.example", ""):
@@ -105,7 +105,7 @@ def test_development_mode_answers_to_loopback_names_alone() -> None:
 
 def test_who_is_not_admitted_is_told_why() -> None:
     crowd = [0]
-    one = gate(max_connections=1, open_now=lambda: crowd[0], connects=Buckets(2))
+    one = admission(max_connections=1, open_now=lambda: crowd[0], connects=Buckets(2))
     one.admit("192.0.2.1", {})
     crowd[0] = 1
     codes = []

@@ -21,7 +21,7 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 
 from pushserver.config.checks import Auth, Heartbeat, NamespaceSection, RateLimits, Server
-from pushserver.web import port as doorway
+from pushserver.web import port
 from tests.harness import ROOT
 from tests.inside import Inside, running, token
 from tests.rawsocket import BINARY, CLOSE, CONTINUATION, PING, TEXT, Closed, RawSocket, frame
@@ -784,7 +784,7 @@ def logged() -> Iterator[list[LogEvent]]:
 
 @pytest.fixture(autouse=True)
 def short_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doorway, "HEAD_TIMEOUT", 0.5)
+    monkeypatch.setattr(port, "HEAD_TIMEOUT", 0.5)
 
 
 def test_the_table_has_a_row_for_each_case_and_the_other_way_round() -> None:

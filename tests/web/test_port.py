@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
 from pushserver.core.errors import Code, PushError
-from pushserver.web.port import HEAD_TIMEOUT, MAX_HEAD, Doorway, answer, hand_over, parse_head, peer_address
+from pushserver.web.port import HEAD_TIMEOUT, MAX_HEAD, PortProtocol, answer, hand_over, parse_head, peer_address
 
 
 class Successor(Protocol):
@@ -40,13 +40,13 @@ class World:
         self.successor = Successor()
         self.upgrades: list[tuple[str, bytes]] = []
         self.transport = Bare()
-        self.doorway = Doorway(self)  # type: ignore[arg-type]
-        self.doorway.makeConnection(self.transport)
+        self.port = PortProtocol(self)  # type: ignore[arg-type]
+        self.port.makeConnection(self.transport)
 
     def http(self, address: Any) -> Successor:
         return self.successor
 
-    def upgrade(self, doorway: Any, transport: Any, head: Any, octets: bytes) -> None:
+    def upgrade(self, port: Any, transport: Any, head: Any, octets: bytes) -> None:
         self.upgrades.append((head.target, octets))
 
 
@@ -54,11 +54,11 @@ def test_a_request_in_single_bytes_reaches_http_whole() -> None:
     world = World()
     request = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
     for at in range(len(request)):
-        world.doorway.dataReceived(request[at : at + 1])
-    world.doorway.dataReceived(b"more")
+        world.port.dataReceived(request[at : at + 1])
+    world.port.dataReceived(b"more")
     assert world.successor.octets == request + b"more"
     assert (world.waiting, world.clock.getDelayedCalls()) == (set(), [])
-    world.doorway.connectionLost()
+    world.port.connectionLost()
     assert world.successor.lost
 
 
@@ -67,16 +67,16 @@ def test_a_request_in_single_bytes_reaches_http_whole() -> None:
 )
 def test_what_is_no_request_is_left_to_http_to_refuse(octets: bytes) -> None:
     world = World()
-    world.doorway.dataReceived(octets)
+    world.port.dataReceived(octets)
     assert world.successor.octets == octets
 
 
 def test_an_upgrade_on_the_right_path_keeps_what_came_behind_its_head() -> None:
     world = World()
-    world.doorway.dataReceived(b"GET /ws?a=1 HTTP/1.1\r\nUpgrade: WebSocket\r\n\r\nframe")
+    world.port.dataReceived(b"GET /ws?a=1 HTTP/1.1\r\nUpgrade: WebSocket\r\n\r\nframe")
     assert world.upgrades == [("/ws?a=1", b"frame")]
     other = World()
-    other.doorway.dataReceived(b"GET /else HTTP/1.1\r\nUpgrade: websocket\r\n\r\n")
+    other.port.dataReceived(b"GET /else HTTP/1.1\r\nUpgrade: websocket\r\n\r\n")
     assert other.upgrades == []
 
 
@@ -85,7 +85,7 @@ def test_who_says_nothing_in_time_or_too_much_is_refused() -> None:
     silent.clock.advance(HEAD_TIMEOUT)
     assert silent.transport.value().startswith(b"HTTP/1.1 408 ")
     chatty = World()
-    chatty.doorway.dataReceived(b"x" * (MAX_HEAD + 1))
+    chatty.port.dataReceived(b"x" * (MAX_HEAD + 1))
     assert chatty.transport.value().startswith(b"HTTP/1.1 431 ")
     for world in (silent, chatty):
         assert world.transport.disconnecting

@@ -26,7 +26,7 @@ from pushserver.core.rate_limit import Buckets
 from pushserver.protocols.native.session import Rates
 from pushserver.server.connection import Connection
 from pushserver.server.outbox import Policy
-from pushserver.web.admission import Gate
+from pushserver.web.admission import Admission
 from pushserver.web.sse import EventStream, EventStreams, Tickets, positions_of
 from tests import inside
 from tests.fakes import House
@@ -396,7 +396,7 @@ class Streams:
 
     async def open(self, policy: Policy, channels: str, last_id: str = "") -> PaperRequest:
         house, node = self.house, self.node
-        gate = Gate(
+        admission = Admission(
             allowed_origins=(),
             trusted_proxies=(),
             loopback_only=False,
@@ -407,10 +407,10 @@ class Streams:
         )
         door = EventStreams(
             self.clock,
-            gate,
+            admission,
             node.hub,
             node.requests,
-            node.control,
+            node.cluster,
             node.heartbeat,
             node.authenticator,
             Tickets((), 3_600_000),

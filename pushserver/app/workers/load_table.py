@@ -30,7 +30,7 @@ def make(count: int) -> int:
     return descriptor
 
 
-class Roll:
+class LoadTable:
     """The rows of all workers, as worker ``own`` (from 0) sees them; ``now`` is the machine's monotonic clock, ms."""
 
     def __init__(self, descriptor: int, count: int, own: int, now: Callable[[], int]) -> None:

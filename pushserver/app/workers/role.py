@@ -1,6 +1,6 @@
 """What a process with a node has to know of others behind the same sockets (L4).
 
-`Alone` is a process that has its sockets to itself; `pushserver.app.workers.worker.Worker` is one of several.
+`SingleProcess` is a process that has its sockets to itself; `pushserver.app.workers.worker.Worker` is one of several.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pushserver.config.sections import Config
 from pushserver.core.errors import ConfigError
 
 
-class Seat(Protocol):
+class Role(Protocol):
     """The place of a process among those that share its sockets."""
 
     #: whether it does from its start what only one of them does; else `PushService.lead` tells it when
@@ -47,7 +47,7 @@ class Seat(Protocol):
         """This process cannot start."""
 
 
-class Alone:
+class SingleProcess:
     """A process that has its sockets to itself."""
 
     leads = True

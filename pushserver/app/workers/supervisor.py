@@ -25,7 +25,7 @@ from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
 from pushserver.app.dev import Dev, greet, open_console, withdraw_address
-from pushserver.app.workers import load_table as roll
+from pushserver.app.workers import load_table
 from pushserver.app.workers.messages import (
     Ask,
     Begin,
@@ -44,7 +44,7 @@ from pushserver.app.workers.messages import (
 from pushserver.app.workers.metrics import Totals
 from pushserver.app.workers.role import give_up
 from pushserver.app.workers.sockets import bind, passed
-from pushserver.app.workers.worker import LINE, One, monotonic
+from pushserver.app.workers.worker import CONTROL_FD, One, monotonic
 from pushserver.config.sections import Config
 from pushserver.core.errors import ConfigError
 
@@ -131,7 +131,7 @@ class Supervisor(Service):
         self.name = config.server.node_name or f"{gethostname().partition('.')[0]}-{token_hex(3)}"
         self._ports: dict[str, Any] = {}
         self._table = -1
-        self._roll: roll.Roll | None = None
+        self._roll: load_table.LoadTable | None = None
         self._totals = Totals()
         self._children: dict[int, Child] = {}
         self._deaths = dict.fromkeys(range(1, count + 1), 0)
@@ -158,8 +158,8 @@ class Supervisor(Service):
         if self._config.manhole.listen:
             self._config, port = await open_console(self._config, self._dev, self._bind)
             self._ports[self._config.manhole.listen] = port
-        self._table = roll.make(self._count)
-        self._roll = roll.Roll(self._table, self._count, 0, monotonic)
+        self._table = load_table.make(self._count)
+        self._roll = load_table.LoadTable(self._table, self._count, 0, monotonic)
         for number in range(1, self._count + 1):
             self._spawn(number)
 
@@ -220,9 +220,9 @@ class Supervisor(Service):
         ours, theirs = socket.socketpair()
         for end in (ours, theirs):
             end.setblocking(False)
-        descriptors: dict[int, Any] = {1: "r", 2: "r", LINE: theirs.fileno(), LINE + 1: self._table}
+        descriptors: dict[int, Any] = {1: "r", 2: "r", CONTROL_FD: theirs.fileno(), CONTROL_FD + 1: self._table}
         sockets: list[Passed] = []
-        for at, (description, port) in enumerate(self._ports.items(), LINE + 2):
+        for at, (description, port) in enumerate(self._ports.items(), CONTROL_FD + 2):
             descriptors[at] = port.fileno()
             sockets.append(passed(port, description, at))
         nothing = os.open(os.devnull, os.O_RDONLY)
@@ -241,7 +241,7 @@ class Supervisor(Service):
         ours.close()
         node = f"{self.name}-{number}"
         dev = self._dev is not None
-        child.line.say(Begin(self._config, dev, number, self._count, node, tuple(sockets), LINE + 1))
+        child.line.say(Begin(self._config, dev, number, self._count, node, tuple(sockets), CONTROL_FD + 1))
 
     def heard(self, child: Child, report: Report) -> None:
         match report:

@@ -28,7 +28,7 @@ from zope.interface import implementer
 
 from pushserver.app import process as collector
 from pushserver.app.dev import Dev, prepare
-from pushserver.app.workers.load_table import Roll
+from pushserver.app.workers.load_table import LoadTable
 from pushserver.app.workers.messages import (
     Ask,
     Begin,
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from pushserver.app.service import PushService
 
 #: The descriptor of the socket pair.
-LINE: Final = 3
+CONTROL_FD: Final = 3
 #: Seconds between two entries into the roll, and between two words to the supervisor about what was counted.
 NOTE_EVERY: Final = 0.25
 FIGURES_EVERY: Final = 5
@@ -69,15 +69,15 @@ def monotonic() -> int:
 
 
 class Worker:
-    """One of several processes behind the same sockets. It is the service's `seat.Seat`, and its sockets' `Turns`."""
+    """One of several processes behind the same sockets. It is the service's `role.Role`, and its sockets' `Turns`."""
 
     leads = False
     _log = Logger()
 
-    def __init__(self, reactor: Any, descriptor: int = LINE) -> None:
+    def __init__(self, reactor: Any, descriptor: int = CONTROL_FD) -> None:
         self._reactor = reactor
         self._line = Line(Order, self._heard, self._deserted)
-        self._roll: Roll | None = None
+        self._roll: LoadTable | None = None
         self._sockets: dict[str, Passed] = {}
         self._service: PushService | None = None
         self._totals: dict[int, Deferred[bytes]] = {}
@@ -123,7 +123,7 @@ class Worker:
             pass
 
     def _begin(self, order: Begin) -> None:
-        self._roll = Roll(order.roll, order.count, order.number - 1, monotonic)
+        self._roll = LoadTable(order.roll, order.count, order.number - 1, monotonic)
         self._sockets = {passed.description: passed for passed in order.sockets}
         try:
             config, dev = order.config, None
@@ -132,7 +132,7 @@ class Worker:
             # Imported late: it brings the engine, and with it the reactor.
             from pushserver.app.service import PushService
 
-            self._service = PushService(self._reactor, config, dev, name=order.node, seat=self)
+            self._service = PushService(self._reactor, config, dev, name=order.node, role=self)
             collector.settle()
         except ConfigError:
             self.failed(Failure())

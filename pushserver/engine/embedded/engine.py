@@ -14,6 +14,7 @@ from pushserver.engine.interfaces import (
     ONCE_TTL,
     HistoryPage,
     IBroker,
+    IdempotencyKey,
     IEngine,
     IHistory,
     IInbox,
@@ -21,7 +22,6 @@ from pushserver.engine.interfaces import (
     InboxState,
     ITaskStore,
     Node,
-    Once,
     Published,
 )
 
@@ -85,7 +85,9 @@ class EmbeddedBroker:
     def unsubscribe(self, channel: str) -> None:
         self._channels.discard(channel)
 
-    def publish(self, publication: Publication, retention: Retention | None, once: Once | None) -> Deferred[Published]:
+    def publish(
+        self, publication: Publication, retention: Retention | None, once: IdempotencyKey | None
+    ) -> Deferred[Published]:
         if retention is not None:
             return self._writer.submit(Publish(publication, retention, once))
         if not self._writer.accepting:
@@ -98,7 +100,7 @@ class EmbeddedBroker:
         self.deliver(publication)
         return succeed(published)
 
-    def _remembered(self, channel: str, once: Once, published: Published) -> Published | None:
+    def _remembered(self, channel: str, once: IdempotencyKey, published: Published) -> Published | None:
         """What a key answered before; remembers it where it did not. Keys stand in the order of their age."""
         now = self._now()
         keys = self._keys
@@ -171,7 +173,7 @@ class EmbeddedInbox:
         chat: bool,
         ttl: int | None,
         collapse_key: str | None,
-        once: Once | None,
+        once: IdempotencyKey | None,
     ) -> Deferred[Published]:
         return self._writer.submit(Append(publication, user_id, chat, ttl, collapse_key, once))
 
@@ -207,10 +209,10 @@ class EmbeddedTasks:
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
 
-    def create(self, event: TaskEvent, once: Once | None) -> Deferred[TaskState]:
+    def create(self, event: TaskEvent, once: IdempotencyKey | None) -> Deferred[TaskState]:
         return self._writer.submit(CreateTask(event, once))
 
-    def replace(self, event: TaskEvent, final: Publication | None, once: Once | None) -> Deferred[bool]:
+    def replace(self, event: TaskEvent, final: Publication | None, once: IdempotencyKey | None) -> Deferred[bool]:
         return self._writer.submit(ReplaceTask(event, final, once))
 
     def get(self, task_id: str) -> Deferred[TaskState]:
@@ -225,7 +227,7 @@ class EmbeddedTasks:
         return self._writer.submit(Asking(lambda store: store.tasks.stale(store.connection, before, limit)))
 
     def done(self, task_id: str, key: str) -> Deferred[bool]:
-        return self._writer.submit(TaskDone(task_id, Once(key)))
+        return self._writer.submit(TaskDone(task_id, IdempotencyKey(key)))
 
 
 @implementer(IEngine)

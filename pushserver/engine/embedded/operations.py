@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pushserver.core.publication import Publication
-    from pushserver.engine.interfaces import Once, Retention, TaskEvent
+    from pushserver.engine.interfaces import IdempotencyKey, Retention, TaskEvent
 
     from .store import Store
 
@@ -92,7 +92,7 @@ class Publish(Operation):
 
     __slots__ = ("_body", "_publication", "_retention", "channel", "digest")
 
-    def __init__(self, message: Publication, retention: Retention, key: Once | None) -> None:
+    def __init__(self, message: Publication, retention: Retention, key: IdempotencyKey | None) -> None:
         self.channel = message.channel
         self.digest = once.digest_of(once.CHANNEL, message.channel, key) if key is not None else None
         self._publication = message
@@ -126,7 +126,7 @@ class Append(Operation):
         chat: bool,
         ttl: int | None,
         collapse_key: str | None,
-        key: Once | None,
+        key: IdempotencyKey | None,
     ) -> None:
         self.user_id = user_id
         self.digest = once.digest_of(once.INBOX, user_id, key) if key is not None else None
@@ -157,7 +157,7 @@ class CreateTask(Operation):
 
     __slots__ = ("_event", "_happened", "digest", "task_id")
 
-    def __init__(self, event: TaskEvent, key: Once | None) -> None:
+    def __init__(self, event: TaskEvent, key: IdempotencyKey | None) -> None:
         self.task_id = event.state.task_id
         self.digest = once.digest_of(once.TASK, event.state.task_id, key) if key is not None else None
         self._event = event
@@ -185,7 +185,7 @@ class ReplaceTask(Operation):
 
     __slots__ = ("_body", "_event", "_final", "_happened", "_position", "digest", "task_id", "user_id")
 
-    def __init__(self, event: TaskEvent, final: Publication | None, key: Once | None) -> None:
+    def __init__(self, event: TaskEvent, final: Publication | None, key: IdempotencyKey | None) -> None:
         self.task_id = event.state.task_id
         self.user_id = event.state.user_id if final is not None else None
         self.digest = once.digest_of(once.TASK, event.state.task_id, key) if key is not None else None
@@ -226,7 +226,7 @@ class TaskDone(Operation):
 
     __slots__ = ("digest",)
 
-    def __init__(self, task_id: str, key: Once) -> None:
+    def __init__(self, task_id: str, key: IdempotencyKey) -> None:
         self.digest = once.digest_of(once.TASK, task_id, key)
 
     def carry_out(self, store: Store) -> bool:

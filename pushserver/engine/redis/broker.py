@@ -15,7 +15,7 @@ from .live import EMPTY_TTL
 
 if TYPE_CHECKING:
     from pushserver.core.publication import Publication
-    from pushserver.engine.interfaces import Once, Retention
+    from pushserver.engine.interfaces import IdempotencyKey, Retention
 
     from .cluster import Cluster
     from .live import Live
@@ -51,15 +51,17 @@ class RedisBroker:
     def unsubscribe(self, channel: str) -> None:
         self._live.unsubscribe(channel)
 
-    def publish(self, publication: Publication, retention: Retention | None, once: Once | None) -> Deferred[Published]:
+    def publish(
+        self, publication: Publication, retention: Retention | None, once: IdempotencyKey | None
+    ) -> Deferred[Published]:
         if retention is None:
             return Deferred.fromCoroutine(self._tell(publication, once))
         return Deferred.fromCoroutine(self._keep(publication, retention, once))
 
-    def _once(self, channel: str, once: Once | None) -> tuple[str, Once] | None:
+    def _once(self, channel: str, once: IdempotencyKey | None) -> tuple[str, IdempotencyKey] | None:
         return (self._names.once("channel", channel, once.key), once) if once is not None else None
 
-    async def _tell(self, publication: Publication, once: Once | None) -> Published:
+    async def _tell(self, publication: Publication, once: IdempotencyKey | None) -> Published:
         channel = publication.channel
         tag = self._live.tag(channel)
         live, body = self._names.live(channel), publications.encode(publication)
@@ -78,7 +80,7 @@ class RedisBroker:
         self.published += 1
         return Published(publication.message_id)
 
-    async def _keep(self, publication: Publication, retention: Retention, once: Once | None) -> Published:
+    async def _keep(self, publication: Publication, retention: Retention, once: IdempotencyKey | None) -> Published:
         channel = publication.channel
         live, body = self._names.live(channel), publications.encode(publication)
         reply = await self._server.write(

@@ -18,7 +18,7 @@ from .names import USER
 
 if TYPE_CHECKING:
     from pushserver.core.publication import Publication
-    from pushserver.engine.interfaces import InboxRules, Once
+    from pushserver.engine.interfaces import IdempotencyKey, InboxRules
 
     from .live import Live
     from .names import Names
@@ -49,7 +49,7 @@ class RedisInbox:
         chat: bool,
         ttl: int | None,
         collapse_key: str | None,
-        once: Once | None,
+        once: IdempotencyKey | None,
     ) -> Deferred[Published]:
         return Deferred.fromCoroutine(self._append(publication, user_id, chat, ttl, collapse_key, once))
 
@@ -60,7 +60,7 @@ class RedisInbox:
         chat: bool,
         ttl: int | None,
         collapse_key: str | None,
-        once: Once | None,
+        once: IdempotencyKey | None,
     ) -> Published:
         body = publications.encode(publication)
         reply = await self._server.write(

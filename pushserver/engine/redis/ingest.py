@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from pushserver.core import errors
-from pushserver.engine.interfaces import Fence, IIngest, Once
+from pushserver.engine.interfaces import Fence, IdempotencyKey, IIngest
 
 from .connection import Connection, Refusal
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .names import Names
     from .server import Server
 
-    Execute = Callable[[str, msgspec.Raw, Once], Awaitable[Any]]
+    Execute = Callable[[str, msgspec.Raw, IdempotencyKey], Awaitable[Any]]
 
 LEASE: Final = "ingest"
 #: How long the lease holds, ms; it is renewed three times in that while.
@@ -221,7 +221,7 @@ class RedisIngest:
 
     async def _carry_out(self, entry_id: str, command: Command) -> str:
         """Why it could not be carried out; empty where it was."""
-        once = Once(entry_id, Fence(LEASE, self._token))
+        once = IdempotencyKey(entry_id, Fence(LEASE, self._token))
         assert self._execute is not None
         tries = 0
         while self.holds:

@@ -21,7 +21,7 @@ from .scripts import Script, load
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pushserver.engine.interfaces import Once
+    from pushserver.engine.interfaces import IdempotencyKey
 
     from .connection import CommandProtocol
     from .names import Names
@@ -175,7 +175,7 @@ class Server:
         name: str,
         keys: Sequence[str],
         *arguments: Any,
-        once: tuple[str, Once] | None,
+        once: tuple[str, IdempotencyKey] | None,
         durable: bool = True,
         waited: bool = True,
     ) -> list[Any]:

@@ -18,7 +18,7 @@ from .names import TASK, USER
 
 if TYPE_CHECKING:
     from pushserver.core.publication import Publication
-    from pushserver.engine.interfaces import Once, TaskEvent
+    from pushserver.engine.interfaces import IdempotencyKey, TaskEvent
 
     from .inbox import RedisInbox
     from .live import Live
@@ -43,16 +43,16 @@ class RedisTaskStore:
         self._inbox = inbox
         self._ttl = ttl
 
-    def _once(self, task_id: str, once: Once | None) -> tuple[str, Once] | None:
+    def _once(self, task_id: str, once: IdempotencyKey | None) -> tuple[str, IdempotencyKey] | None:
         return (self._names.once("task", task_id, once.key), once) if once is not None else None
 
     def _keys(self, state: TaskState) -> list[str]:
         return [self._names.task(state.task_id), *self._names.tasks(state.user_id), self._names.stale]
 
-    def create(self, event: TaskEvent, once: Once | None) -> Deferred[TaskState]:
+    def create(self, event: TaskEvent, once: IdempotencyKey | None) -> Deferred[TaskState]:
         return Deferred.fromCoroutine(self._create(event, once))
 
-    async def _create(self, event: TaskEvent, once: Once | None) -> TaskState:
+    async def _create(self, event: TaskEvent, once: IdempotencyKey | None) -> TaskState:
         state = event.state
         channels = (USER + state.user_id, TASK + state.task_id)
         tag = self._live.tag(*channels)
@@ -83,10 +83,10 @@ class RedisTaskStore:
             self._names.live(USER + state.user_id),
         ]
 
-    def replace(self, event: TaskEvent, final: Publication | None, once: Once | None) -> Deferred[bool]:
+    def replace(self, event: TaskEvent, final: Publication | None, once: IdempotencyKey | None) -> Deferred[bool]:
         return Deferred.fromCoroutine(self._replace(event, final, once))
 
-    async def _replace(self, event: TaskEvent, final: Publication | None, once: Once | None) -> bool:
+    async def _replace(self, event: TaskEvent, final: Publication | None, once: IdempotencyKey | None) -> bool:
         state = event.state
         done = state.final
         channels = (TASK + state.task_id,) if done else (USER + state.user_id, TASK + state.task_id)

@@ -6,7 +6,7 @@ import zlib
 from typing import Final
 
 from pushserver.core.publication import Publication
-from pushserver.protocols import rfc6455 as frames
+from pushserver.protocols import rfc6455
 from pushserver.protocols.native import messages
 
 #: What the native protocol is called in ``Sec-WebSocket-Protocol``.
@@ -19,10 +19,10 @@ class Plain:
     name = SUBPROTOCOL
 
     def publication(self, publication: Publication) -> bytes:
-        return frames.text(messages.push(publication))
+        return rfc6455.text(messages.push(publication))
 
     def text(self, payload: bytes) -> bytes:
-        return frames.text(payload)
+        return rfc6455.text(payload)
 
 
 class Deflated:
@@ -41,9 +41,9 @@ class Deflated:
 
     def text(self, payload: bytes) -> bytes:
         if len(payload) < self._min_size:
-            return frames.text(payload)
+            return rfc6455.text(payload)
         compressor = zlib.compressobj(zlib.Z_DEFAULT_COMPRESSION, zlib.DEFLATED, -self._window)
         packed = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
         # RFC 7692 section 7.2.1: the empty block at the end is left out.
         packed = packed[:-4]
-        return frames.frame(frames.TEXT, packed, rsv1=True) if len(packed) < len(payload) else frames.text(payload)
+        return rfc6455.frame(rfc6455.TEXT, packed, rsv1=True) if len(packed) < len(payload) else rfc6455.text(payload)

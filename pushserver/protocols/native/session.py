@@ -137,7 +137,9 @@ class Session:
             case messages.SubscribeRequest(data=data):
                 return operations.Subscribe(
                     tuple(
-                        operations.Want(c) if isinstance(c, str) else operations.Want(c.channel, _maybe(c.since))
+                        operations.SubscribeItem(c)
+                        if isinstance(c, str)
+                        else operations.SubscribeItem(c.channel, _maybe(c.since))
                         for c in data.channels
                     )
                 )
@@ -162,7 +164,7 @@ class Session:
             case messages.PresenceRequest(data=where):
                 return operations.ReadPresence(where.channel)
             case messages.TaskSubscribeRequest(data=task):
-                return operations.Subscribe((operations.Want(f"task:{task.task_id}"),))
+                return operations.Subscribe((operations.SubscribeItem(f"task:{task.task_id}"),))
             case messages.TaskGetRequest(data=task):
                 return operations.ReadTask(task.task_id)
             case messages.TaskCancelRequest(data=task):

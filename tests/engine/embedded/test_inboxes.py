@@ -17,7 +17,7 @@ from pushserver.core import errors
 from pushserver.engine.embedded.operations import Append, Asking, Sweep
 from pushserver.engine.embedded.rows import inbox as inboxes
 from pushserver.engine.embedded.rows.inbox import Head
-from pushserver.engine.interfaces import ONCE_TTL, POSITION_TTL, InboxRules, Once
+from pushserver.engine.interfaces import ONCE_TTL, POSITION_TTL, IdempotencyKey, InboxRules
 
 from .stores import RULES, Failing, OpenStore, contents, publication
 
@@ -117,7 +117,14 @@ class InboxMachine(RuleBasedStateMachine):
             self.count += 1
             text = f"text {self.count}"
             operations.append(
-                Append(publication(f"user:{user}", text), user, chat, ttl, collapse_key, Once(once) if once else None)
+                Append(
+                    publication(f"user:{user}", text),
+                    user,
+                    chat,
+                    ttl,
+                    collapse_key,
+                    IdempotencyKey(once) if once else None,
+                )
             )
             expected.append(self.models[user].append(text, chat, ttl, collapse_key, once, self.opened.now))
         if mistake:

@@ -11,7 +11,7 @@ import pytest
 from pushserver.core.task import NewTask, complete, create
 from pushserver.engine.embedded.operations import Append, Asking, CreateTask, Publish, ReplaceTask, Sweep
 from pushserver.engine.embedded.rows import revocations as revocationrows
-from pushserver.engine.interfaces import Once, Retention, TaskEvent
+from pushserver.engine.interfaces import IdempotencyKey, Retention, TaskEvent
 
 from .stores import OpenStore, publication
 
@@ -34,12 +34,15 @@ def test_no_statement_reads_a_whole_table(tmp_path: Path, monkeypatch: pytest.Mo
     final = complete(first, None, opened.now)
     for _ in range(3):
         opened.batch(
-            *[Append(publication(f"user:{n}", n), str(n), n % 2 == 0, 40, "k", Once(f"k{n}")) for n in range(9)],
+            *[
+                Append(publication(f"user:{n}", n), str(n), n % 2 == 0, 40, "k", IdempotencyKey(f"k{n}"))
+                for n in range(9)
+            ],
             *[Append(publication("user:7", n), "7", False, None, None, None) for n in range(9)],
-            *[Publish(publication(f"n:{n}", n), retention, Once(f"h{n}")) for n in range(9)],
+            *[Publish(publication(f"n:{n}", n), retention, IdempotencyKey(f"h{n}")) for n in range(9)],
             *[Publish(publication("n:a", n), retention, None) for n in range(9)],
             CreateTask(TaskEvent("task_created", first), None),
-            ReplaceTask(TaskEvent("task_completed", final), publication("user:7", "done"), Once("t")),
+            ReplaceTask(TaskEvent("task_completed", final), publication("user:7", "done"), IdempotencyKey("t")),
             Asking(lambda store: store.tasks.get(store.connection, "t", store.now)),
             Asking(lambda store: store.tasks.of_user(store.connection, "7", True, 5, store.now)),
             Asking(lambda store: store.tasks.of_user(store.connection, "7", False, 5, store.now)),

@@ -15,7 +15,7 @@ from twisted.internet.task import Clock, deferLater
 from pushserver.core import errors
 from pushserver.engine.embedded import EmbeddedEngine, engine, writer
 from pushserver.engine.embedded.operations import Asking
-from pushserver.engine.interfaces import InboxRules, Once, Retention
+from pushserver.engine.interfaces import IdempotencyKey, InboxRules, Retention
 from tests.contracts.nodes import Recorder, contents, publication
 
 from .stores import Failing
@@ -82,8 +82,8 @@ async def test_what_one_turn_asks_for_is_one_batch(running: Running) -> None:
 
 
 async def test_what_comes_meanwhile_is_the_next_batch(running: Running) -> None:
-    gate = threading.Event()
-    first = running.ask(lambda store: gate.wait(10))
+    admission = threading.Event()
+    first = running.ask(lambda store: admission.wait(10))
     await deferLater(running.reactor, 0)
     await deferLater(running.reactor, 0)
     later = []
@@ -91,7 +91,7 @@ async def test_what_comes_meanwhile_is_the_next_batch(running: Running) -> None:
         later += running.append(value)
         await deferLater(running.reactor, 0)
     assert running.engine.figures()["store_waiting"] == 20
-    gate.set()
+    admission.set()
     await gatherResults([first, *later])
     assert running.writer.batches == 2
 
@@ -218,7 +218,7 @@ async def test_old_rows_go_in_small_steps(running: Running, monkeypatch: pytest.
     monkeypatch.setattr(engine, "_SWEEP_STEP", 10)
     broker, presence = running.engine.broker, running.engine.presence
     await gatherResults(
-        [broker.publish(publication(f"n:{n}", n), Retention(5, 1_000), Once(f"k{n}")) for n in range(35)]
+        [broker.publish(publication(f"n:{n}", n), Retention(5, 1_000), IdempotencyKey(f"k{n}")) for n in range(35)]
         + [
             running.engine.inbox.append(publication(f"user:{n}", n), str(n), False, 1_000, None, None)
             for n in range(35)
@@ -258,7 +258,7 @@ async def test_keys_of_what_is_not_kept_are_bounded(running: Running, monkeypatc
     monkeypatch.setattr(engine, "_KEYS", 3)
     broker = running.engine.broker
     for n in range(10):
-        assert not (await broker.publish(publication("public:a", n), None, Once(f"k{n}"))).duplicate
-    assert (await broker.publish(publication("public:a", 9), None, Once("k9"))).duplicate
-    assert not (await broker.publish(publication("public:a", 0), None, Once("k0"))).duplicate
+        assert not (await broker.publish(publication("public:a", n), None, IdempotencyKey(f"k{n}"))).duplicate
+    assert (await broker.publish(publication("public:a", 9), None, IdempotencyKey("k9"))).duplicate
+    assert not (await broker.publish(publication("public:a", 0), None, IdempotencyKey("k0"))).duplicate
     assert running.writer.batches == 0

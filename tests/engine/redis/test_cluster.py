@@ -183,17 +183,17 @@ async def test_nothing_of_presence_stays_after_all_is_over(cluster: Cluster, red
 
 
 async def test_every_key_but_the_servers_and_the_lists_expires(cluster: Cluster, redis: RedisServer) -> None:
-    from pushserver.engine.interfaces import Once, Retention
+    from pushserver.engine.interfaces import IdempotencyKey, Retention
 
     from .nodes import publication
 
     node = await cluster.start(redis.url)
     await node.presence.connect("7", "c1")
     await node.presence.join("chat:a", "7", "c1", msgspec.Raw(b"{}"))
-    await node.broker.publish(publication("a", 1), Retention(5, 1000), Once("k"))
-    await node.broker.publish(publication("b", 1), None, Once("k"))
+    await node.broker.publish(publication("a", 1), Retention(5, 1000), IdempotencyKey("k"))
+    await node.broker.publish(publication("b", 1), None, IdempotencyKey("k"))
     await node.history.read("empty", None, 1, False)
-    await node.inbox.append(publication("user:7", 1), "7", False, None, None, Once("k"))
+    await node.inbox.append(publication("user:7", 1), "7", False, None, None, IdempotencyKey("k"))
     await node.inbox.state("8")
     await node.revocations.revoke_token("j", node.engine.presence._now() + 60_000)
     await node.revocations.revoke_user("7", 1, node.engine.presence._now() + 60_000)

@@ -17,7 +17,7 @@ from twisted.internet.defer import DeferredList
 from twisted.internet.task import deferLater
 
 from pushserver.core import errors
-from pushserver.engine.interfaces import Once
+from pushserver.engine.interfaces import IdempotencyKey
 from pushserver.engine.redis import connection
 
 from .nodes import KEPT, Cluster, publication, until
@@ -69,7 +69,7 @@ async def works(node: Any) -> None:
     assert node.engine.trouble() is None
     await node.broker.subscribe("a")
     await node.broker.publish(publication("a", 1), None, None)
-    await node.broker.publish(publication("a", 2), KEPT, Once(node.name))
+    await node.broker.publish(publication("a", 2), KEPT, IdempotencyKey(node.name))
     await node.heard(2)
     await node.history.read("a", 0, 10, False)
     published = await node.inbox.append(publication("user:7", 1), "7", True, 1000, "c", None)
@@ -114,7 +114,7 @@ async def test_a_user_with_only_the_documented_rights(cluster: Cluster, redis: R
     await works(node)
     commands: list[Any] = []
 
-    async def execute(method: str, params: Any, once: Once) -> None:
+    async def execute(method: str, params: Any, once: IdempotencyKey) -> None:
         commands.append(method)
 
     node.engine.ingest.start(execute)

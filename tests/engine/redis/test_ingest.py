@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import deferLater
 
 from pushserver.core import errors
-from pushserver.engine.interfaces import Once
+from pushserver.engine.interfaces import IdempotencyKey
 
 from .nodes import Cluster, contents, publication, until
 from .servers import RedisServer
@@ -20,10 +20,10 @@ class Executor:
 
     def __init__(self, node: Any) -> None:
         self.node = node
-        self.given: list[tuple[str, Any, Once]] = []
+        self.given: list[tuple[str, Any, IdempotencyKey]] = []
         self.effect: Any = None
 
-    async def __call__(self, method: str, raw: msgspec.Raw, once: Once) -> None:
+    async def __call__(self, method: str, raw: msgspec.Raw, once: IdempotencyKey) -> None:
         params = msgspec.json.decode(raw)
         self.given.append((method, params, once))
         if self.effect is not None:
@@ -52,7 +52,7 @@ def working(node: Any) -> Executor:
     return executor
 
 
-async def append(executor: Executor, params: dict[str, Any], once: Once) -> None:
+async def append(executor: Executor, params: dict[str, Any], once: IdempotencyKey) -> None:
     await executor.node.inbox.append(publication("user:7", params["n"]), "7", False, None, None, once)
 
 
@@ -93,7 +93,7 @@ async def test_what_cannot_be_carried_out_is_put_aside_after_three_tries(
     node = await cluster.start(redis.url)
     executor = working(node)
 
-    async def effect(method: str, params: dict[str, Any], once: Once) -> None:
+    async def effect(method: str, params: dict[str, Any], once: IdempotencyKey) -> None:
         if method == "refused":
             raise errors.NotFound("no such task")
         if method == "broken":
@@ -123,7 +123,7 @@ async def test_an_engine_that_is_away_is_waited_for(cluster: Cluster, redis: Red
     executor = working(node)
     tries = []
 
-    async def effect(method: str, params: dict[str, Any], once: Once) -> None:
+    async def effect(method: str, params: dict[str, Any], once: IdempotencyKey) -> None:
         tries.append(method)
         if len(tries) < 5:
             raise errors.Unavailable("not now")
@@ -143,7 +143,7 @@ async def test_a_take_over_in_the_middle_repeats_nothing(cluster: Cluster, redis
     stuck: Deferred[None] = Deferred()
     late: list[BaseException] = []
 
-    async def effect(method: str, params: dict[str, Any], once: Once) -> None:
+    async def effect(method: str, params: dict[str, Any], once: IdempotencyKey) -> None:
         await append(executor, params, once)
         if params["n"] == 1:
             await stuck

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import gatherResults
 
-from pushserver.engine.interfaces import Once, Retention
+from pushserver.engine.interfaces import IdempotencyKey, Retention
 from pushserver.engine.redis import connection, subscriber
 
 from .nodes import KEPT, Cluster, contents, events, eventually, patiently, publication, until
@@ -176,7 +176,7 @@ async def test_many_publishers_and_a_bad_line_leave_no_gap_and_no_repeat(
 
     async def write(node: Any, channel: str, number: int) -> None:
         message = publication(channel, number, f"{channel}/{number}")
-        once = Once(message.message_id)
+        once = IdempotencyKey(message.message_id)
         if channel == "user:7":
             await patiently(lambda: node.inbox.append(message, "7", False, None, None, once))
         else:

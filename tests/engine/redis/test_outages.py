@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from pushserver.core import errors
-from pushserver.engine.interfaces import Credential, Once
+from pushserver.engine.interfaces import Credential, IdempotencyKey
 from pushserver.engine.redis import engine
 
 from .nodes import KEPT, Cluster, contents, events, eventually, patiently, publication, until
@@ -39,7 +39,7 @@ async def test_what_cannot_be_promised_fails_at_once_while_redis_is_away(cluster
     began = reactor.seconds()
     for call in (
         lambda: node.broker.publish(publication("a", 1), None, None),
-        lambda: node.broker.publish(publication("a", 1), KEPT, Once("k")),
+        lambda: node.broker.publish(publication("a", 1), KEPT, IdempotencyKey("k")),
         lambda: node.broker.subscribe("a"),
         lambda: node.broker.subscribe("b"),
         lambda: node.broker.survey(b"?", 1000),
@@ -121,11 +121,11 @@ async def test_a_pause_loses_nothing_and_says_nothing(cluster: Cluster, redis: R
     await publish(node, 1, 2)
     await other.heard(2)
     redis.pause()
-    message = await refused(lambda: node.broker.publish(publication("a", "unsure", "m3"), KEPT, Once("m3")))
+    message = await refused(lambda: node.broker.publish(publication("a", "unsure", "m3"), KEPT, IdempotencyKey("m3")))
     assert "in time" in message or "away" in message
     await until(lambda: node.engine.trouble() is not None and other.engine.trouble() is not None)
     redis.resume()
-    await patiently(lambda: node.broker.publish(publication("a", "unsure", "m3"), KEPT, Once("m3")))
+    await patiently(lambda: node.broker.publish(publication("a", "unsure", "m3"), KEPT, IdempotencyKey("m3")))
     await publish(node, 4)
     await cluster.healthy(node, other)
     await other.heard(4)

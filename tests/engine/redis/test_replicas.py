@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pushserver.core import errors
-from pushserver.engine.interfaces import Once
+from pushserver.engine.interfaces import IdempotencyKey
 
 from .nodes import KEPT, Cluster, contents, events, eventually, patiently, publication, until
 from .servers import RedisServer, Sentinel
@@ -46,7 +46,7 @@ async def test_sentinels_lead_to_the_new_master(
     (first, other) = nodes
     before = await first.broker.publish(publication("a", 1), KEPT, None)
     for n in range(5):
-        await first.inbox.append(publication("user:7", n), "7", False, None, None, Once(f"{n}"))
+        await first.inbox.append(publication("user:7", n), "7", False, None, None, IdempotencyKey(f"{n}"))
     await other.heard(6)
     master.kill()
     await until(lambda: all(node.engine.trouble() for node in nodes))
@@ -67,7 +67,7 @@ async def test_sentinels_lead_to_the_new_master(
         returned.start()
         await caught_up(replica, returned)
         published = await patiently(
-            lambda: first.inbox.append(publication("user:7", "y"), "7", False, None, None, Once("y"))
+            lambda: first.inbox.append(publication("user:7", "y"), "7", False, None, None, IdempotencyKey("y"))
         )
         assert published.offset is not None
         await until(lambda: "y" in contents([each for each in other.listener.delivered if each.channel == "user:7"]))
@@ -91,8 +91,8 @@ async def test_an_answer_waits_for_the_replica_and_nobody_is_told_before(
     await other.heard(2)
     replica.pause()
     for call in (
-        lambda: node.broker.publish(publication("a", 2, "m2"), KEPT, Once("m2")),
-        lambda: node.inbox.append(publication("user:7", 2, "n2"), "7", False, None, None, Once("n2")),
+        lambda: node.broker.publish(publication("a", 2, "m2"), KEPT, IdempotencyKey("m2")),
+        lambda: node.inbox.append(publication("user:7", 2, "n2"), "7", False, None, None, IdempotencyKey("n2")),
         lambda: node.revocations.revoke_token("j", 10**14),
     ):
         with pytest.raises(errors.Unavailable, match="replicas"):
@@ -103,7 +103,7 @@ async def test_an_answer_waits_for_the_replica_and_nobody_is_told_before(
     assert contents(other.listener.delivered[2:]) == ["live"]
     assert len(node.listener.delivered) == 3
     replica.resume()
-    again = await patiently(lambda: node.broker.publish(publication("a", 2, "m2"), KEPT, Once("m2")))
+    again = await patiently(lambda: node.broker.publish(publication("a", 2, "m2"), KEPT, IdempotencyKey("m2")))
     assert (again.offset, again.duplicate) == (2, True)
     await eventually(lambda: _of(other, "a"), [1, "live", 2])
     await eventually(lambda: _of(other, "user:7"), [1, 2])

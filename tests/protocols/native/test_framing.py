@@ -8,13 +8,13 @@ import msgspec
 import pytest
 
 from pushserver.core.publication import Publication
-from pushserver.protocols import rfc6455 as frames
+from pushserver.protocols import rfc6455
 from pushserver.protocols.native.framing import SUBPROTOCOL, Deflated, Plain
 
 
 def inflated(frame: bytes, window: int) -> bytes:
     """A compressed frame's payload, taken apart as RFC 7692 section 7.2.2 says."""
-    assert frame[0] == frames.FIN | frames.RSV1 | frames.TEXT
+    assert frame[0] == rfc6455.FIN | rfc6455.RSV1 | rfc6455.TEXT
     head = {126: 4, 127: 10}.get(frame[1], 2)
     return zlib.decompressobj(-window).decompress(frame[head:] + b"\x00\x00\xff\xff")
 
@@ -36,11 +36,11 @@ def test_a_publication_is_the_same_in_either_dialect_and_frames_stand_for_themse
     message = publication("x" * 100)
     first, second = deflated.publication(message), deflated.publication(message)
     assert first == second
-    assert frames.text(inflated(first, 15)) == plain.publication(message)
+    assert rfc6455.text(inflated(first, 15)) == plain.publication(message)
     assert (plain.name, deflated.name) == (SUBPROTOCOL, SUBPROTOCOL)
 
 
 def test_what_is_small_or_grows_by_it_is_not_compressed() -> None:
     dense = bytes(range(33, 127))
-    assert Deflated(15, 1_000).text(b"x" * 999) == frames.text(b"x" * 999)
-    assert Deflated(15, 1).text(dense) == frames.text(dense)
+    assert Deflated(15, 1_000).text(b"x" * 999) == rfc6455.text(b"x" * 999)
+    assert Deflated(15, 1).text(dense) == rfc6455.text(dense)

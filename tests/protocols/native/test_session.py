@@ -125,7 +125,7 @@ def test_a_stranger_may_not_ping() -> None:
         ),
         (
             {"type": "subscribe", "data": {"channels": ["a", {"channel": "b", "since": {"offset": 0, "epoch": "e"}}]}},
-            operations.Subscribe((operations.Want("a"), operations.Want("b", Position(0, "e")))),
+            operations.Subscribe((operations.SubscribeItem("a"), operations.SubscribeItem("b", Position(0, "e")))),
         ),
         ({"type": "unsubscribe", "data": {"channels": ["a"]}}, operations.Unsubscribe(("a",))),
         (
@@ -135,7 +135,10 @@ def test_a_stranger_may_not_ping() -> None:
         ({"type": "ack", "data": {"offset": 3, "epoch": "e"}}, operations.Acknowledge(Position(3, "e"))),
         ({"type": "history", "data": {"channel": "a"}}, operations.ReadHistory("a", 100, None, False)),
         ({"type": "presence", "data": {"channel": "a"}}, operations.ReadPresence("a")),
-        ({"type": "task_subscribe", "data": {"taskId": "t"}}, operations.Subscribe((operations.Want("task:t"),))),
+        (
+            {"type": "task_subscribe", "data": {"taskId": "t"}},
+            operations.Subscribe((operations.SubscribeItem("task:t"),)),
+        ),
         ({"type": "task_get", "data": {"taskId": "t"}}, operations.ReadTask("t")),
         ({"type": "task_cancel", "data": {"taskId": "t"}}, operations.CancelTask("t")),
     ],

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Sequence
 
-    from pushserver.engine.interfaces import Once
+    from pushserver.engine.interfaces import IdempotencyKey
 
 #: What a key belongs to.
 CHANNEL: Final = "channel"
@@ -20,8 +20,8 @@ INBOX: Final = "inbox"
 TASK: Final = "task"
 
 
-def digest_of(kind: str, scope: str, once: Once) -> bytes:
-    """What a key is stored under. The fence of a `Once` has no meaning here: one process needs no lease."""
+def digest_of(kind: str, scope: str, once: IdempotencyKey) -> bytes:
+    """What a key is stored under. The fence of a `IdempotencyKey` has no meaning here: one process needs no lease."""
     return blake2b(f"{kind}\0{scope}\0{once.key}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
