@@ -26,9 +26,11 @@ from pushserver.core.publication import Publication
 from pushserver.core.task import TaskState
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from twisted.internet.defer import Deferred
+    from twisted.internet.interfaces import IDelayedCall
+    from twisted.logger import Logger
 
 #: How long the key of a write is remembered, ms. Long enough for every retry of a publisher that gives up at some time.
 ONCE_TTL: Final = 5 * 60 * 1000
@@ -152,6 +154,32 @@ class Node(msgspec.Struct, frozen=True):
     name: str
     started_at: int
     connections: int
+
+
+class Stoppable(Protocol):
+    """Something that recurs until it is stopped."""
+
+    def stop(self) -> None: ...
+
+
+class Clock(Protocol):
+    """Time as an engine sees it (`pushserver.server.clock.Clock`): wall time for moments, monotonic for durations."""
+
+    @property
+    def now(self) -> Callable[[], int]:
+        """What returns the wall time, ms since the Unix epoch."""
+
+    def seconds(self) -> float:
+        """Return a monotonic time, s."""
+
+    def later(self, seconds: float, call: Callable[..., object], *args: Any) -> IDelayedCall:
+        """Call once, ``seconds`` from now."""
+
+    def every(self, seconds: float, call: Callable[[], Awaitable[None] | None], log: Logger, what: str) -> Stoppable:
+        """Call every so many seconds, the first time after as many; a failure is logged as ``what`` failed."""
+
+    def detach(self, work: Coroutine[Any, Any, None], log: Logger, what: str) -> Deferred[None]:
+        """Let work go on by itself; a failure is logged as ``what`` failed."""
 
 
 class Listener(Protocol):
