@@ -9,15 +9,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.ports import free_port as free_port
+
 #: How long a process may take to answer, s.
 PATIENCE = 15.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class RedisServer:

@@ -1,0 +1,22 @@
+"""Ports for what a test starts: each is held from the question to the use, so that nobody else is given it.
+
+A held port is bound and does not listen: a connection to it is refused, and a server that sets ``SO_REUSEADDR``, as
+Twisted, Redis, nginx and Node do, may listen on it.
+"""
+
+from __future__ import annotations
+
+import socket
+
+#: The sockets that hold this process' ports; they go with the process.
+_held: list[socket.socket] = []
+
+
+def free_port() -> int:
+    """Return a TCP port of 127.0.0.1 that is nobody's, and stays this process' until it ends."""
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind(("127.0.0.1", 0))
+    _held.append(holder)
+    port: int = holder.getsockname()[1]
+    return port
