@@ -78,9 +78,34 @@ def test_under_node(path: Path, node_modules: Path) -> None:
     assert set(counts.values()) == {"0"}, counts
 
 
-def test_the_module_needs_nothing() -> None:
-    source = (PACKAGE / "index.js").read_text()
-    assert not re.search(r"^\s*import\b|\bimport\(|\brequire\(", source, re.MULTILINE)
+def sources() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.js"))
+
+
+def test_the_modules_need_nothing_but_each_other() -> None:
+    for path in sources():
+        named = re.findall(r"^(?:import|export)\b[^;]*?from '([^']+)';", path.read_text(), re.MULTILINE)
+        assert not re.search(r"\bimport\(|\brequire\(|^import '", path.read_text(), re.MULTILINE), path
+        for name in named:
+            if path.name != "react.js" or name != "react":
+                assert name.startswith("."), f"{path} needs {name}"
+                assert (path.parent / name).resolve() in sources(), f"{path} names {name}"
+
+
+def test_both_addresses_are_one_module() -> None:
+    """A PushError of /pushclient.js is one of /pushclient/index.js, which React and the shared worker use."""
+    program_text = f"""
+        const [short, long] = await Promise.all(['pushclient.js', 'pushclient/index.js'].map((name) =>
+          import('{PACKAGE.parent.as_uri()}/' + name)));
+        const names = Object.keys(long).filter((name) => short[name] !== long[name]);
+        if (names.length > 0 || short.default !== long.createClient) throw new Error(names.join());
+    """
+    done = run(program("node"), "--input-type=module", "-e", program_text)
+    assert done.returncode == 0, done.stderr
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
 def test_the_package_holds_all_that_it_names(unpacked: Path) -> None:
@@ -92,8 +117,7 @@ def test_the_package_holds_all_that_it_names(unpacked: Path) -> None:
     for entry in manifest["exports"].values():
         for path in [entry] if isinstance(entry, str) else entry.values():
             assert (package / path).is_file(), path
-    names = sorted(path.name for path in package.iterdir())
-    assert names == sorted(path.name for path in PACKAGE.iterdir())
+    assert files_in(package) == files_in(PACKAGE)
 
 
 def test_the_package_can_be_imported(unpacked: Path) -> None:
@@ -119,7 +143,7 @@ def test_the_declarations(unpacked: Path, node_modules: Path) -> None:
 
 
 def test_every_option_is_documented_and_declared() -> None:
-    source = (PACKAGE / "index.js").read_text()
+    source = (PACKAGE / "options.js").read_text()
     block = re.search(r"DEFAULTS = Object\.freeze\(\{(.*?)\n\}\)", source, re.DOTALL)
     assert block is not None
     options = re.findall(r"^  (\w+):", block.group(1), re.MULTILINE)

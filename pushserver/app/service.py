@@ -334,7 +334,7 @@ class PushService(Service):
         #: the text of a scrape of this process
         self.metrics = renderer(measures)
         root.putChild(b"metrics", Metrics(lambda: self._role.whole(self.metrics()), trusted))
-        root.putChild(b"pushclient.js", Asset("pushclient", "index.js", public=True))
+        root.putChild(b"pushclient.js", Asset("pushclient.js", public=True))
         root.putChild(b"pushclient", Folder("pushclient", public=True))
         if config.server.page:
             root.putChild(b"", Page(config.server.websocket_path, self._demo_token if self._dev else None))

@@ -39,6 +39,7 @@ test('a page, and a server that is killed and comes back', async (context) => {
   const server = await serve(context);
   const tab = await browser.open(server.page);
   await tab.run(begin());
+  assert.ok(await tab.run("(async () => client instanceof (await import('/pushclient/index.js')).PushClient)()"));
   server.publish('news', 1);
   server.notify('42', 'a');
   server.task(bar(1, 20));

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { createClient, mayReconnect, reconnectWindow, DEFAULTS } from '../../pushserver/web/static/pushclient/index.js';
+import { createClient, mayReconnect } from '../../pushserver/web/static/pushclient/index.js';
 import { rig, settle, WELCOME } from './fakes.js';
 
 test('sign-in: subprotocol, auth first, connected only after auth_success', async () => {
@@ -377,9 +377,4 @@ test('a handshake that hangs is given up', async () => {
   await r.clock.advance(10100);
   assert.ok(r.socket().closed);
   assert.equal(r.client.getState().connectionState, 'waiting');
-});
-
-test('the width of a window', () => {
-  assert.deepEqual([0, 1, 2, 3, 4, 99].map((round) => reconnectWindow(round, DEFAULTS, false)), [3000, 6000, 12000, 24000, 30000, 30000]);
-  assert.deepEqual([0, 1, 2, 3].map((round) => reconnectWindow(round, DEFAULTS, true)), [12000, 12000, 12000, 24000]);
 });

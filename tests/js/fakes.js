@@ -146,3 +146,41 @@ export function rig(createClient, options = {}) {
     },
   };
 }
+
+/**
+ * A line as the connection gives it to its parts, with the other end in the test's hands: what was asked stands in
+ * `asked`, what was told in `told`, what was handed over in `handed`.
+ */
+export function fakeLine({ userId = '42', ...more } = {}) {
+  const clock = new Clock();
+  const line = {
+    clock,
+    env: { random: () => 0.5, ...clock.environment },
+    link: null,
+    userId,
+    asked: [],
+    told: [],
+    handed: [],
+    watched: 0,
+    ask(type, data, reply, failed) {
+      if (line.link) line.asked.push({ type, data, reply, failed });
+      else failed(null);
+    },
+    emit: (type, value) => line.told.push([type, value]),
+    dispatch(push, handlers = []) {
+      line.handed.push(push);
+      return [...handlers].map(({ handler }) => handler(push)).filter(Boolean);
+    },
+    applyTasks: (states) => states,
+    watch: () => (line.watched += 1),
+    ...more,
+  };
+  return line;
+}
+
+/** A link that is signed in, as far as the connection's parts look at it. */
+export function fakeLink() {
+  const sent = [];
+  const transport = { send: (text) => sent.push(JSON.parse(text)) };
+  return { kind: 'websocket', transport, sent, channels: new Set(), resuming: new Map(), failure: null };
+}

@@ -238,9 +238,9 @@ export class MockServer {
       response.writeHead(200, { 'Content-Type': 'text/html', ...policy }).end('<!doctype html><title>page</title>');
       return true;
     }
-    const name = path === '/pushclient.js' ? 'index.js' : /^\/pushclient\/([a-z]+\.js)$/.exec(path)?.[1];
+    const name = /^\/(pushclient(?:\/[a-z]+)*\.js)$/.exec(path)?.[1];
     if (!name) return false;
-    const source = readFileSync(new URL(`../../pushserver/web/static/pushclient/${name}`, import.meta.url));
+    const source = readFileSync(new URL(`../../pushserver/web/static/${name}`, import.meta.url));
     response.writeHead(200, { 'Content-Type': 'text/javascript', ...policy }).end(source);
     return true;
   }

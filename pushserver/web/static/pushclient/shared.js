@@ -8,8 +8,8 @@
  * Where a browser has no SharedWorker the tab gets a connection of its own.
  */
 import { ClientBase, DEFAULTS, PushClient, PushError } from './index.js';
-
-const quiet = (promise) => (promise.catch(() => {}), promise);
+import { quiet } from './promises.js';
+import { NO_TASKS } from './tasks.js';
 
 export class SharedClient extends ClientBase {
   #options;
@@ -53,7 +53,7 @@ export class SharedClient extends ClientBase {
     this.#detach();
     const error = new PushError('CLOSED', 'disconnected by the application');
     this.#failWaiting(error);
-    this._set({ isConnected: false, connectionState: 'closed', connectionId: null, transport: null, error: null });
+    this._store.set({ isConnected: false, connectionState: 'closed', connectionId: null, transport: null, error: null });
   }
 
   /** A new connection, for all tabs. */
@@ -66,8 +66,7 @@ export class SharedClient extends ClientBase {
   resetState() {
     this.disconnect();
     this.#channels.clear();
-    const { taskProgress, taskStatus, tasks } = new ClientBase().getState();
-    this._set({ connectionState: 'idle', userId: null, taskProgress, taskStatus, tasks });
+    this._store.set({ connectionState: 'idle', userId: null, ...NO_TASKS });
   }
 
   setToken(token) {
@@ -168,7 +167,7 @@ export class SharedClient extends ClientBase {
   async #receive(message) {
     const { is, n } = message;
     if (is === 'push') {
-      const running = this._dispatch(message.push, this.#channels.get(message.push.channel)?.handlers);
+      const running = this._events.dispatch(message.push, this.#channels.get(message.push.channel)?.handlers);
       await Promise.all(running);
       if (this.#port !== null) this.#post({ do: 'done', n });
     } else if (is === 'state') {
@@ -199,7 +198,7 @@ export class SharedClient extends ClientBase {
       for (const [taskId, value] of set) map.set(taskId, value);
       next[key] = map;
     }
-    this._set(next);
+    this._store.set(next);
     if (next.isConnected) {
       this.#connected?.resolve();
       this.#connected = null;
@@ -211,7 +210,7 @@ export class SharedClient extends ClientBase {
   #event(type, value) {
     // Which channels concern a tab is told to all: only those who asked hear it.
     const about = type === 'rejected' || type === 'subscribed';
-    if (!about || this.#channels.has(value.channel)) this._emit(type, value);
+    if (!about || this.#channels.has(value.channel)) this._events.emit(type, value);
   }
 }
 

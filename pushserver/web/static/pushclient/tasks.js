@@ -1,0 +1,92 @@
+import { quiet } from './promises.js';
+
+const FINAL_STATUS = new Set(['completed', 'failed', 'cancelled']);
+const MAX_TASKS = 1000;
+
+/** Selectors for `select` and for hooks. */
+export const selectProgress = (taskId) => (state) => state.taskProgress.get(taskId) ?? 0;
+export const selectStatus = (taskId) => (state) => state.taskStatus.get(taskId);
+export const selectTask = (taskId) => (state) => state.tasks.get(taskId);
+
+export const NO_TASKS = Object.freeze({ tasks: new Map(), taskProgress: new Map(), taskStatus: new Map() });
+
+function isNewer(state, known) {
+  if (!known) return true;
+  // A task that was forgotten and made anew starts over with version 1.
+  if (state.createdAt !== known.createdAt) return state.createdAt > known.createdAt;
+  return state.version > known.version;
+}
+
+function percentageOf(value) {
+  return typeof value === 'number' && Number.isFinite(value) ? Math.min(100, Math.max(0, value)) : null;
+}
+
+function bounded(map) {
+  for (const key of map.keys()) {
+    if (map.size <= MAX_TASKS) break;
+    map.delete(key);
+  }
+  return map;
+}
+
+/**
+ * Of some task states those that are newer than what the snapshot knows: `{taken, patch}`, where `patch` changes the
+ * snapshot accordingly (null: nothing to change). A thousand tasks are kept; finished ones go first.
+ */
+export function takeTasks(snapshot, states) {
+  const tasks = new Map(snapshot.tasks);
+  const taskProgress = new Map(snapshot.taskProgress);
+  const taskStatus = new Map(snapshot.taskStatus);
+  const taken = [];
+  for (const state of states) {
+    if (typeof state?.taskId !== 'string' || !isNewer(state, tasks.get(state.taskId))) continue;
+    tasks.set(state.taskId, Object.freeze({ ...state }));
+    const percentage = percentageOf(state.percentage);
+    if (percentage !== null) taskProgress.set(state.taskId, percentage);
+    if (state.status !== undefined) taskStatus.set(state.taskId, state.status);
+    taken.push(state);
+  }
+  if (taken.length === 0) return { taken, patch: null };
+  if (tasks.size > MAX_TASKS) {
+    for (const [taskId, state] of tasks) {
+      if (tasks.size > MAX_TASKS && FINAL_STATUS.has(state.status)) {
+        for (const map of [tasks, taskProgress, taskStatus]) map.delete(taskId);
+      }
+    }
+  }
+  const patch = { tasks: bounded(tasks), taskProgress: bounded(taskProgress), taskStatus: bounded(taskStatus) };
+  return { taken, patch };
+}
+
+/** Shows a percentage that the application knows of itself: 0 to 100, and not lower than shown, unless `force`. */
+export function setProgress({ taskProgress }, taskId, progress, force) {
+  const value = percentageOf(progress);
+  const shown = taskProgress.get(taskId);
+  if (value === null || value === shown || (!force && shown !== undefined && value < shown)) return {};
+  return { taskProgress: bounded(new Map(taskProgress).set(taskId, value)) };
+}
+
+export function setStatus({ taskStatus }, taskId, status) {
+  if (taskStatus.get(taskId) === status) return {};
+  return { taskStatus: bounded(new Map(taskStatus).set(taskId, status)) };
+}
+
+/** One task of a client: its state as known here, its news, and its calls. The owner's tasks need no `follow`. */
+export function taskHandle(client, taskId) {
+  const known = selectTask(taskId);
+  const fetch = (type) => {
+    const promise = client.request(type, { taskId }).then((reply) => {
+      client._applyTasks([reply]);
+      return known(client.getState()) ?? reply;
+    });
+    return quiet(promise);
+  };
+  return {
+    id: taskId,
+    getState: () => known(client.getState()),
+    subscribe: (listener) => client.select(known, (state) => state && listener(state)),
+    get: () => fetch('task_get'),
+    cancel: () => fetch('task_cancel'),
+    follow: (handler) => client.subscribeChannel(`task:${taskId}`, handler ?? (() => {})),
+  };
+}
