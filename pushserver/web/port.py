@@ -66,16 +66,14 @@ def parse_head(octets: bytes) -> Head | None:
     words = lines[0].split(b" ")
     if len(words) != 3 or not words[2].startswith(b"HTTP/1."):
         return None
-    headers: dict[str, str] = {}
+    headers: dict[str, list[str]] = {}
     for line in lines[1:]:
         name, colon, value = line.partition(b":")
         if not colon:
             return None
-        key = name.strip().lower().decode("latin-1")
-        text = value.strip().decode("latin-1")
-        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+        headers.setdefault(name.strip().lower().decode("latin-1"), []).append(value.strip().decode("latin-1"))
     method, target, version = (word.decode("latin-1") for word in words)
-    return Head(method, target, headers, version)
+    return Head(method, target, {name: ", ".join(values) for name, values in headers.items()}, version)
 
 
 def answer(status: int, problem: PushError | None = None, extra: str = "") -> bytes:
