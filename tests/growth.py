@@ -21,7 +21,7 @@ from pushserver.core.rate_limit import Buckets
 from pushserver.manhole import tables, tracing
 from pushserver.protocols.native import messages
 from pushserver.server import backend_commands
-from pushserver.web import admission, handshake, port, sse
+from pushserver.web import admission, handshake, port, sse, tickets
 
 #: Sizes of the texts, in bytes: from one that is measurable on, doubled up to 1 MiB.
 SIZES = tuple(1 << power for power in range(14, 21))
@@ -154,6 +154,11 @@ PARSERS: dict[str, Parser] = {
         ("core.tokens.unverified_header",),
         _latin(lambda text: tokens.verify(text, tokens.Keys("k" * 64), tokens.TokenRules(), 0)),
         (repeat(b"eyJ"), repeat(b"."), repeat(b"a", b"eyJhbGciOiJIUzI1NiJ9.", b".c2ln"), repeat(b"a", after=b"..")),
+    ),
+    "ticket": Parser(
+        ("web.tickets.Tickets.read",),
+        _latin(lambda text: tickets.Tickets(bytes(32), 1000).read(text, 0)),
+        (repeat(b"."), repeat(b"a", b"eyJhbGciOiJIUzI1NiJ9.", b".c2ln")),
     ),
     "redaction": Parser(
         ("manhole.tracing._SEGMENTS", "manhole.tracing.without_tokens"),
