@@ -21,7 +21,7 @@ from pushserver.core.rate_limit import Buckets
 from pushserver.manhole import tables, tracing
 from pushserver.protocols.native import messages
 from pushserver.server import backend_commands
-from pushserver.web import admission, handshake, port, sse, tickets
+from pushserver.web import admission, handshake, port, proxy_protocol, sse, tickets
 
 #: Sizes of the texts, in bytes: from one that is measurable on, doubled up to 1 MiB.
 SIZES = tuple(1 << power for power in range(14, 21))
@@ -180,6 +180,11 @@ PARSERS: dict[str, Parser] = {
             repeat(b"\r"),
         ),
     ),
+    "proxy header": Parser(
+        ("web.proxy_protocol.header_size",),
+        proxy_protocol.header_size,
+        (repeat(b" ", b"PROXY"), repeat(b"\r", b"PROXY "), repeat(b"x")),
+    ),
     "extensions": Parser(
         ("web.handshake.agree", "web.handshake._windows", "web.handshake._words"),
         _latin(handshake.agree),
@@ -256,6 +261,7 @@ NOT_FROM_OUTSIDE: dict[str, str] = {
     "core.tokens._PEM_BLOCK": "the operator's key file",
     "client.tx._STATUS": "the WebSocket library's own words",
     "pushctl.verbs._DURATION": "whoever calls pushctl",
+    "web.tls.endpoint": "the operator's file",
     "web.site.Asset.__init__": "the package's own file names",
     "web.site.Root.place": "paths of the server itself",
 }

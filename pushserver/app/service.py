@@ -337,7 +337,15 @@ class PushService(Service):
         root.putChild(b"sse", streams)
         root.putChild(b"healthz", Health())
         root.putChild(b"readyz", Ready(self.trouble, trusted))
-        measures = Measures(node.counters, node.hub, node.engine, node.name, self._now, lambda: self.trouble() is None)
+        measures = Measures(
+            node.counters,
+            node.hub,
+            node.engine,
+            node.name,
+            self._now,
+            lambda: self.trouble() is None,
+            doors.handshakes.failed,
+        )
         #: the text of a scrape of this process
         self.metrics = renderer(measures)
         root.putChild(b"metrics", Metrics(lambda: self._role.whole(self.metrics()), trusted))
