@@ -28,6 +28,7 @@ from twisted.web.server import Request
 
 from pushserver.app import process as collector
 from pushserver.app.dev import Dev, open_console, prepare
+from pushserver.app.secret import shared_secret
 from pushserver.app.workers.role import Role, SingleProcess
 from pushserver.app.workers.sockets import widen
 from pushserver.config.checks import Config
@@ -72,7 +73,8 @@ from pushserver.web.site import (
     WebSocketPath,
     headers_of,
 )
-from pushserver.web.sse import EventStreams, Tickets
+from pushserver.web.sse import EventStreams
+from pushserver.web.tickets import Tickets, issuer
 from pushserver.web.websocket import WebSocketDoorFactory
 
 if TYPE_CHECKING:
@@ -309,6 +311,11 @@ class PushService(Service):
             node.stats_channel.everything,
         )
         root.putChild(b"api", calls)
+        secret = shared_secret(config, node.engine, "ticket")
+
+        async def tickets() -> Tickets:
+            return Tickets(await secret(), config.auth.max_token_lifetime)
+
         streams = EventStreams(
             self._reactor,
             admission,
@@ -317,7 +324,7 @@ class PushService(Service):
             node.cluster,
             node.heartbeat,
             node.authenticator,
-            Tickets(_ticket_secrets(config), config.auth.max_token_lifetime),
+            tickets,
             node.counters,
             self._now,
             rates=rates,
@@ -326,11 +333,19 @@ class PushService(Service):
             max_queue_size=delivery.max_queue_size,
             policy=Policy(delivery.slow_consumer),
         )
-        calls.add("tickets", "POST", api.Route("admin", streams.ticket))
+        calls.add("tickets", "POST", api.Route("admin", issuer(tickets, self._now)))
         root.putChild(b"sse", streams)
         root.putChild(b"healthz", Health())
         root.putChild(b"readyz", Ready(self.trouble, trusted))
-        measures = Measures(node.counters, node.hub, node.engine, node.name, self._now, lambda: self.trouble() is None)
+        measures = Measures(
+            node.counters,
+            node.hub,
+            node.engine,
+            node.name,
+            self._now,
+            lambda: self.trouble() is None,
+            doors.handshakes.failed,
+        )
         #: the text of a scrape of this process
         self.metrics = renderer(measures)
         root.putChild(b"metrics", Metrics(lambda: self._role.whole(self.metrics()), trusted))
@@ -542,13 +557,6 @@ def _keys(config: Config) -> Keys:
         return Keys(auth.hmac_secret(), public)
     except (OSError, ValueError) as problem:
         raise ConfigError(f"[auth]: {problem}") from None
-
-
-def _ticket_secrets(config: Config) -> list[str | bytes]:
-    """What only the nodes of this server know, the same on all of them."""
-    auth = config.auth
-    own = auth.hmac_secret() if auth.secret or auth.secret_file else b""
-    return [own, *(key.key for key in config.api.keys)]
 
 
 def _token_rules(config: Config) -> TokenRules:

@@ -341,8 +341,8 @@ def _api_key(value: Any) -> ApiKey:
         if set(value) != {"key", "scopes"}:
             raise InvalidValue('a table has exactly the keys "key" and "scopes"')
         value, scopes = value["key"], value["scopes"]
-    if not isinstance(value, str) or not re.fullmatch(r"[!-~]{1,512}", value):
-        raise InvalidValue("a key is 1 to 512 visible ASCII characters")
+    if not isinstance(value, str) or not re.fullmatch(r"[!-~]{16,512}", value):
+        raise InvalidValue("a key is 16 to 512 visible ASCII characters")
     if not isinstance(scopes, list) or not scopes or any(scope not in SCOPES for scope in scopes):
         raise InvalidValue("scopes are some of " + ", ".join(f'"{scope}"' for scope in SCOPES))
     return ApiKey(value, tuple(scope for scope in SCOPES if scope in scopes))

@@ -76,8 +76,9 @@ def decode(octets: bytes | str) -> Publication:
 #: JSON from outside may be nested so deep: less than what any common parser gives up at.
 MAX_DEPTH: Final = 512
 
-# A string, or a bracket outside of one.
-_brackets: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|([\[{])|[\]}]', re.DOTALL)
+# A string, or a bracket outside of one. Possessive, and a string that does not end is taken whole: no octet is looked
+# at twice, whatever stands there.
+_brackets: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|([\[{])|[\]}]', re.DOTALL)
 
 
 def too_deep(octets: bytes) -> bool:

@@ -24,7 +24,13 @@ MAX_SHOWN: Final = 2_000
 HIDDEN: Final = "<hidden>"
 
 _SECRETS: Final = frozenset({"token", "ticket", "password", "secret", "authorization"})
-_JWT: Final = re.compile(r"eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
+# Three segments, each taken whole and never given back; whether the first one is a token's header is asked afterwards.
+_SEGMENTS: Final = re.compile(r"(?<![A-Za-z0-9_-])([A-Za-z0-9_-]++)\.[A-Za-z0-9_-]++\.[A-Za-z0-9_-]*+")
+
+
+def without_tokens(text: str) -> str:
+    """Return a text with every JWT in it hidden."""
+    return _SEGMENTS.sub(lambda found: HIDDEN if "eyJ" in found[1] else found[0], text)
 
 
 def _without_secrets(value: Any) -> Any:
@@ -45,7 +51,7 @@ def shown(payload: bytes) -> str:
     except (ValueError, RecursionError):
         # A token could stand anywhere in what cannot be read.
         return f"({len(payload)} bytes that are not JSON)"
-    text = printable(_JWT.sub(HIDDEN, text))
+    text = printable(without_tokens(text))
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}… ({len(payload)} bytes)"
 
 

@@ -29,6 +29,8 @@ _PARAMETERS: Final = frozenset(
     }
 )
 _BITS: Final = frozenset(map(str, range(8, 16)))
+#: Words of one list that are looked at: no client needs as many.
+_MAX_WORDS: Final = 64
 _MAGIC: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
@@ -106,7 +108,7 @@ def _check(head: Head) -> str:
 
 
 def _words(header: str) -> list[str]:
-    return [word for word in map(str.strip, header.split(",")) if word]
+    return [word for word in map(str.strip, header.split(",", _MAX_WORDS)[:_MAX_WORDS]) if word]
 
 
 def agree(header: str) -> Deflation | None:

@@ -33,6 +33,7 @@ class Measures:
         node: str,
         now: Callable[[], int],
         ready: Callable[[], bool],
+        handshakes: Mapping[str, int],
     ) -> None:
         self._counters = counters
         self._hub = hub
@@ -40,6 +41,7 @@ class Measures:
         self._node = node
         self._now = now
         self._ready = ready
+        self._handshakes = handshakes
 
     def describe(self) -> Iterable[Metric]:
         return ()
@@ -79,6 +81,7 @@ class Measures:
             closes[name] = closes.get(name, 0) + count
         yield _by("connections_closed_total", "Connections that ended, by close code.", "code", closes)
         yield _by("connections_refused_total", "Upgrades that were refused, by HTTP status.", "status", c.refusals)
+        yield _by("tls_handshakes_failed_total", "TLS handshakes that failed, by reason.", "reason", self._handshakes)
         yield _counter("messages_received_total", "Messages from clients.", c.messages_in)
         yield _counter("messages_sent_total", "Messages to clients.", c.messages_out)
         yield _counter("messages_left_out_total", "Live messages that did not fit a queue.", c.messages_left_out)

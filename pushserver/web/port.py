@@ -13,13 +13,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from twisted.internet.interfaces import IAddress, IProtocol
+from twisted.internet.interfaces import IAddress, IHandshakeListener, IProtocol
 from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from pushserver.core.errors import HTTP_STATUS, Invalid, PushError
 from pushserver.server.stats import Counters
 from pushserver.web.admission import Admission
+from pushserver.web.tls import Handshakes
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -66,16 +69,14 @@ def parse_head(octets: bytes) -> Head | None:
     words = lines[0].split(b" ")
     if len(words) != 3 or not words[2].startswith(b"HTTP/1."):
         return None
-    headers: dict[str, str] = {}
+    headers: dict[str, list[str]] = {}
     for line in lines[1:]:
         name, colon, value = line.partition(b":")
         if not colon:
             return None
-        key = name.strip().lower().decode("latin-1")
-        text = value.strip().decode("latin-1")
-        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+        headers.setdefault(name.strip().lower().decode("latin-1"), []).append(value.strip().decode("latin-1"))
     method, target, version = (word.decode("latin-1") for word in words)
-    return Head(method, target, headers, version)
+    return Head(method, target, {name: ", ".join(values) for name, values in headers.items()}, version)
 
 
 def answer(status: int, problem: PushError | None = None, extra: str = "") -> bytes:
@@ -94,10 +95,13 @@ def peer_address(transport: Any) -> str:
     return str(getattr(transport.getPeer(), "host", "unix"))
 
 
+@implementer(IHandshakeListener)
 class PortProtocol(Protocol):
     """A new connection whose first request has not been read."""
 
     transport: Any
+    #: whether TLS has still to be agreed on
+    handshaking = False
 
     def __init__(self, house: PortFactory) -> None:
         self._house = house
@@ -108,7 +112,11 @@ class PortProtocol(Protocol):
 
     def connectionMade(self) -> None:
         self._house.waiting.add(self)
+        self.handshaking = isinstance(self.transport, TLSMemoryBIOProtocol)
         self._deadline = self._house.clock.callLater(HEAD_TIMEOUT, self._late)
+
+    def handshakeCompleted(self) -> None:
+        self.handshaking = False
 
     def _late(self) -> None:
         self._deadline = None
@@ -152,6 +160,8 @@ class PortProtocol(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._settle()
+        if self.handshaking:
+            self._house.handshakes.fail(reason)
         if self._next is not None:
             self._next.connectionLost(reason)
 
@@ -195,6 +205,7 @@ class PortFactory(Factory):
         self._admission = admission
         self._counters = counters
         self._websocket = websocket
+        self.handshakes = Handshakes()
         #: connections whose head has not come
         self.waiting: set[PortProtocol] = set()
 

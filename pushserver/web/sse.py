@@ -2,7 +2,6 @@
 
     GET  /sse?channels=a,b           one stream: ``data:`` is one message of the native protocol, ``id:`` its position
     POST /sse/<connectionId>         one message the other way; its reply comes on the stream
-    POST /api/tickets                a ticket for a stream where no header can be sent
 
 The same rooms as behind a WebSocket: a stream is a `Connection` with a dialect of its own, since each event carries the
 positions of all of that stream's channels, so that ``Last-Event-ID`` alone resumes it. For that an id may only tell of
@@ -14,9 +13,7 @@ from __future__ import annotations
 
 import binascii
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable, Sequence
-from hashlib import sha256
-from hmac import new as hmac
+from collections.abc import Awaitable, Callable
 from secrets import token_urlsafe
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,16 +23,15 @@ from twisted.logger import Logger
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
-from pushserver.core import errors, operations, tokens
+from pushserver.core import errors, operations
 from pushserver.core.errors import Close, Code, Invalid, NotFound, PushError, Refused, Unavailable
 from pushserver.core.operations import Recovery, SubscribeItem
 from pushserver.core.positions import Position
 from pushserver.core.publication import Publication
-from pushserver.core.tokens import Identity, Keys, TokenRules
+from pushserver.core.tokens import Identity
 from pushserver.protocols.native import messages
 from pushserver.protocols.native.session import Asked, Effect, Rates, Session, reply_of
 from pushserver.server.auth import Authenticator
-from pushserver.server.backend_commands import Duration, Id, decode, duration, id_of
 from pushserver.server.client_requests import ClientRequests
 from pushserver.server.cluster import ClusterControl
 from pushserver.server.connection import Connection
@@ -49,6 +45,7 @@ from pushserver.web.admission import Admission
 from pushserver.web.api import argument, respond, respond_error
 from pushserver.web.port import peer_address
 from pushserver.web.site import headers_of
+from pushserver.web.tickets import Tickets
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -57,8 +54,6 @@ if TYPE_CHECKING:
 PROTOCOL: Final = "sse"
 #: A comment: it keeps proxies from taking the stream for dead, and clients do not see it.
 HEARTBEAT: Final = b": \n\n"
-#: How long a ticket holds where nobody says, ms.
-TICKET_TTL: Final = 10 * 60 * 1000
 
 _ID_BYTES: Final = 12
 _MAX_USER_AGENT: Final = 200
@@ -116,38 +111,6 @@ def _refusal(close: Close) -> PushError:
     if code is not None:
         return Refused(close.reason, code)
     return Unavailable(close.reason) if close.reconnect else Refused(close.reason)
-
-
-class Tickets:
-    """Makes and reads tickets: tokens of the server's own, for one user and some channels."""
-
-    def __init__(self, secrets: Sequence[str | bytes], max_lifetime: int) -> None:
-        parts = sorted(s.encode() if isinstance(s, str) else s for s in secrets)
-        # All nodes are configured alike, so they all make and read the same tickets; no token is one.
-        self._secret = hmac(b"\n".join(parts), b"ticket", sha256).hexdigest()
-        self._keys = Keys(self._secret)
-        self._rules = TokenRules(algorithms=frozenset({"HS256"}), max_token_lifetime=max_lifetime)
-        self._max_lifetime = max_lifetime
-
-    def issue(self, user_id: str, channels: Sequence[str], ttl: int, now: int) -> tuple[str, int]:
-        """A ticket and its end, ms since the epoch."""
-        if ttl < 1000:
-            # Tokens end at whole seconds: this one might have ended before it is used.
-            raise Invalid("ttl is shorter than a second")
-        if ttl > self._max_lifetime:
-            raise Invalid("ttl is longer than a token may live")
-        ticket = tokens.issue(self._secret, user_id, now, ttl, channels=channels)
-        return ticket, (now + ttl) // 1000 * 1000
-
-    def read(self, ticket: str, now: int) -> Identity:
-        """Who the ticket is for. Raises as `tokens.verify`."""
-        return tokens.verify(ticket, self._keys, self._rules, now)
-
-
-class TicketParams(msgspec.Struct, frozen=True, rename="camel"):
-    user_id: Id
-    channels: list[str]
-    ttl: Duration | None = None
 
 
 class Body:
@@ -354,7 +317,7 @@ class EventStreams(Resource):
         cluster: ClusterControl,
         heartbeat: Heartbeat,
         authenticator: Authenticator,
-        tickets: Tickets,
+        tickets: Callable[[], Awaitable[Tickets]],
         counters: Counters,
         now: Callable[[], int],
         *,
@@ -449,7 +412,7 @@ class EventStreams(Resource):
             if scheme.lower() == "bearer" and credentials.strip():
                 identity = await self._authenticator.identify(credentials.strip())
             elif ticket is not None:
-                identity = self._tickets.read(ticket, self.now())
+                identity = (await self._tickets()).read(ticket, self.now())
             elif self.anonymous:
                 return None
             else:
@@ -503,13 +466,3 @@ class EventStreams(Resource):
         stream.connection.heard_at = self.now()
         stream.conversation.receive(text.encode())
         return True
-
-    # -- tickets ------------------------------------------------------------------------------------------------------
-
-    async def ticket(self, request: Request, path: list[str]) -> dict[str, Any]:
-        """``POST /api/tickets``."""
-        assert request.content is not None
-        asked = decode(request.content.read() or b"{}", TicketParams)
-        ttl = TICKET_TTL if asked.ttl is None else duration(asked.ttl)
-        ticket, expires_at = self._tickets.issue(id_of(asked.user_id, "userId"), asked.channels, ttl, self.now())
-        return {"ticket": ticket, "expiresAt": expires_at}

@@ -130,14 +130,15 @@ def test_lists_roles_and_namespaces_from_the_environment() -> None:
         None,
         {
             "PUSHSERVER_SERVER__LISTEN": '["tcp:1:interface=127.0.0.1", "unix:/tmp/push"]',
-            "PUSHSERVER_API__KEYS": '["one", {"key": "two", "scopes": ["read", "publish"]}]',
+            "PUSHSERVER_API__KEYS": '["one-of-two-api-keys", {"key": "the-second-api-key",'
+            ' "scopes": ["read", "publish"]}]',
             "PUSHSERVER_ROLES__EDITOR": '["publish:news:*"]',
             "PUSHSERVER_NAMESPACES": '[{"name": "news", "presence": true}]',
         },
         dev=True,
     )
     assert loaded.server.listen == ("tcp:1:interface=127.0.0.1", "unix:/tmp/push")
-    assert loaded.api.keys == (ApiKey("one", SCOPES), ApiKey("two", ("publish", "read")))
+    assert loaded.api.keys == (ApiKey("one-of-two-api-keys", SCOPES), ApiKey("the-second-api-key", ("publish", "read")))
     assert loaded.roles == {"editor": ("publish:news:*",)}
     (news,) = loaded.namespaces
     assert (news.name, news.presence, news.given) == ("news", True, {"presence"})
@@ -216,9 +217,10 @@ BAD_VALUES = [
     ("tasks", "min_delta", '"1"', "a number from 0 to 100"),
     ("rate_limits", "messages_per_second", "-1", "a number from 0"),
     ("api", "keys", '[{key = "k"}]', '"key" and "scopes"'),
-    ("api", "keys", '[{key = "k", scopes = ["all"]}]', "scopes are some of"),
-    ("api", "keys", '["a b"]', "visible ASCII"),
-    ("api", "keys", '["k", "k"]', "each key once"),
+    ("api", "keys", '[{key = "kkkkkkkkkkkkkkkk", scopes = ["all"]}]', "scopes are some of"),
+    ("api", "keys", '["a key with a space"]', "visible ASCII"),
+    ("api", "keys", '["fifteen-letters"]', "16 to 512"),
+    ("api", "keys", '["kkkkkkkkkkkkkkkk", "kkkkkkkkkkkkkkkk"]', "each key once"),
     ("manhole", "listen", '"8022"', "endpoint"),
     ("manhole", "authorized_keys", '"missing"', "a readable file"),
     ("roles", "editor", '["write"]', "a list of permissions"),
@@ -456,10 +458,12 @@ def test_redis_addresses(url: str) -> None:
 
 def test_secrets_are_in_no_repr(write: Write) -> None:
     loaded = load(
-        write(f'[auth]\nsecret = "{SECRET}"\n[api]\nkeys = ["api-key-1"]\n[redis]\nurl = "redis://me:pass-word@h/0"\n')
+        write(
+            f'[auth]\nsecret = "{SECRET}"\n[api]\nkeys = ["api-key-of-no-use"]\n[redis]\nurl = "redis://me:pass-word@h/0"\n'
+        )
     )
     for shown in (repr(loaded), str(loaded.auth), repr(loaded.api.keys), repr(list(loaded.redis.__rich_repr__()))):
-        assert not re.search(f"{SECRET}|api-key-1|pass-word", shown)
+        assert not re.search(f"{SECRET}|api-key-of-no-use|pass-word", shown)
     assert "redis://***@h/0" in repr(loaded)
 
 

@@ -22,9 +22,12 @@ from tests.rawsocket import RawSocket
 SCOPES = ("publish", "notify", "tasks", "read", "admin")
 CONFIG = """
 [api]
-keys = ["everything", {key = "publish-key", scopes = ["publish"]}, {key = "notify-key", scopes = ["notify"]},
-        {key = "tasks-key", scopes = ["tasks"]}, {key = "read-key", scopes = ["read"]},
-        {key = "admin-key", scopes = ["admin"]}]
+keys = ["everything-there-is",
+        {key = "publish-key-of-the-tests", scopes = ["publish"]},
+        {key = "notify-key-of-the-tests", scopes = ["notify"]},
+        {key = "tasks-key-of-the-tests", scopes = ["tasks"]},
+        {key = "read-key-of-the-tests", scopes = ["read"]},
+        {key = "admin-key-of-the-tests", scopes = ["admin"]}]
 [[namespaces]]
 name = "news"
 history_size = 10
@@ -35,7 +38,7 @@ presence = true
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     process = start(
-        tmp_path_factory.mktemp("api"), config=CONFIG, api_key="everything", env={"PUSHSERVER_API__KEYS": ""}
+        tmp_path_factory.mktemp("api"), config=CONFIG, api_key="everything-there-is", env={"PUSHSERVER_API__KEYS": ""}
     )
     yield process
     process.stop()
@@ -109,7 +112,7 @@ CALLS = [
 @pytest.mark.parametrize(("method", "path", "body", "scope"), CALLS, ids=[f"{m} {p}" for m, p, _, _ in CALLS])
 def test_each_call_needs_its_scope_and_no_other(server: Process, method: str, path: str, body: Any, scope: str) -> None:
     for other in SCOPES:
-        answer = server.api(method, path, body, key=f"{other}-key")
+        answer = server.api(method, path, body, key=f"{other}-key-of-the-tests")
         if other == scope:
             assert answer.status in (200, 201) or failed(answer, 404, "NOT_FOUND")
         else:
@@ -120,12 +123,16 @@ def test_each_call_needs_its_scope_and_no_other(server: Process, method: str, pa
 
 def test_the_key_as_bearer_or_in_its_own_header(server: Process) -> None:
     for headers in (
-        {"X-API-Key": "read-key"},
-        {"Authorization": "bearer read-key"},
-        {"Authorization": "Bearer  read-key"},
+        {"X-API-Key": "read-key-of-the-tests"},
+        {"Authorization": "bearer read-key-of-the-tests"},
+        {"Authorization": "Bearer  read-key-of-the-tests"},
     ):
         assert server.api("GET", "/api/nodes", key="", headers=headers).status == 200
-    for headers in ({"X-API-Key": ""}, {"Authorization": "Basic read-key"}, {"Authorization": "read-key"}):
+    for headers in (
+        {"X-API-Key": ""},
+        {"Authorization": "Basic read-key-of-the-tests"},
+        {"Authorization": "read-key-of-the-tests"},
+    ):
         failed(server.api("GET", "/api/nodes", key="", headers=headers), 401, "NOT_AUTHENTICATED")
 
 
@@ -295,7 +302,7 @@ def test_repeats_at_the_same_time_happen_once(server: Process) -> None:
     body = json.dumps({"channel": "news:same", "data": 1, "messageId": "same"}).encode()
     clients = [RawSocket(server.port) for _ in range(20)]
     for client in clients:
-        client.request("POST", "/api/publish", body, [("X-API-Key", "everything")])
+        client.request("POST", "/api/publish", body, [("X-API-Key", "everything-there-is")])
     answers = [client.response().json for client in clients]
     for client in clients:
         client.close()
@@ -351,7 +358,9 @@ def test_batch_goes_on_after_a_failure_and_asks_for_each_scope(server: Process) 
     assert codes == [None, "INVALID_MESSAGE", "UNKNOWN_CHANNEL", "INVALID_MESSAGE", None, None, None, None]
     assert replies[7]["result"]["offset"] == replies[0]["result"]["offset"] + 1
     assert replies[6]["result"]["status"] == "completed"
-    replies = post(server, "/api/batch", {"commands": commands[:1] + commands[5:6]}, key="publish-key")["replies"]
+    replies = post(server, "/api/batch", {"commands": commands[:1] + commands[5:6]}, key="publish-key-of-the-tests")[
+        "replies"
+    ]
     assert [reply.get("error", {}).get("code") for reply in replies] == [None, "PERMISSION_DENIED"]
 
 

@@ -36,6 +36,7 @@ def scrape(counters: Counters, engine: dict[str, float] | None = None) -> str:
         "n1",
         lambda: 61_000,
         lambda: True,
+        {"not_tls": 2},
     )
     return renderer(measures)().decode()
 

@@ -27,7 +27,8 @@ from pushserver.protocols.native.session import Rates
 from pushserver.server.connection import Connection
 from pushserver.server.outbox import Policy
 from pushserver.web.admission import Admission
-from pushserver.web.sse import EventStream, EventStreams, Tickets, positions_of
+from pushserver.web.sse import EventStream, EventStreams, positions_of
+from pushserver.web.tickets import Tickets
 from tests import inside
 from tests.fakes import House
 from tests.harness import ROOT, Server, start, wait_until
@@ -386,6 +387,10 @@ class PaperRequest(DummyRequest):  # type: ignore[misc]
         return [message["data"] for _, message in self.events if "channel" in message]
 
 
+async def _tickets() -> Tickets:
+    return Tickets(bytes(32), 3_600_000)
+
+
 class Streams:
     """The door, under a clock of its own, on a node without sockets."""
 
@@ -413,7 +418,7 @@ class Streams:
             node.cluster,
             node.heartbeat,
             node.authenticator,
-            Tickets((), 3_600_000),
+            _tickets,
             node.counters,
             house.now,
             rates=Rates(0, 0, 0),

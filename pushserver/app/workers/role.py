@@ -10,13 +10,13 @@ import os
 import sys
 from typing import Any, Protocol
 
-from twisted.internet.endpoints import serverFromString
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pushserver.app.dev import Dev, greet, withdraw_address
 from pushserver.config.sections import Config
 from pushserver.core.errors import ConfigError
+from pushserver.web.tls import endpoint
 
 
 class Role(Protocol):
@@ -57,7 +57,7 @@ class SingleProcess:
         self._reactor = reactor
 
     def endpoint(self, description: str) -> Any:
-        return serverFromString(self._reactor, description)
+        return endpoint(self._reactor, description)
 
     def elsewhere(self) -> int:
         return 0

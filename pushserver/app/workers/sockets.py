@@ -17,10 +17,10 @@ from twisted.internet import tcp, unix
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory
-from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
 from pushserver.app.workers.messages import Passed
+from pushserver.web import tls
 
 #: Connections that one worker accepts at a time, so that a rush is shared.
 AT_ONCE: Final = 8
@@ -170,11 +170,6 @@ class _Adopting:
     def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> IListeningPort:
         return self._port(factory)
 
-    def listenSSL(
-        self, port: int, factory: Any, contextFactory: Any, backlog: int = 50, interface: str = ""
-    ) -> IListeningPort:
-        return self._port(TLSMemoryBIOFactory(contextFactory, False, factory))
-
     def listenUNIX(
         self, address: str, factory: Any, backlog: int = 50, mode: int = 0o666, wantPID: bool = False
     ) -> IListeningPort:
@@ -183,9 +178,8 @@ class _Adopting:
 
 def endpoint(reactor: Any, socket: Passed, turns: Turns) -> Any:
     """The endpoint of a socket that the supervisor passed on."""
-    inner = socket.description.removeprefix("haproxy:")
-    head = socket.description.removesuffix(inner)
-    if inner.startswith("systemd:"):
+    description = socket.description
+    if description.removeprefix("haproxy:").startswith("systemd:"):
         # systemd passed it to the supervisor alone; what it is bound to is known to the socket.
-        inner = "tcp:0"
-    return serverFromString(_Adopting(reactor, socket, turns), head + inner)
+        description = description.partition("systemd:")[0] + "tcp:0"
+    return tls.endpoint(_Adopting(reactor, socket, turns), description)

@@ -1,0 +1,182 @@
+"""TLS on the listeners: which versions, ciphers and protocols are spoken, and why handshakes failed (L3).
+
+    tcp  ->  PROXY header (``haproxy:``)  ->  TLS (``ssl:``, ``tls:``)  ->  port
+
+TLS 1.3, and 1.2 with forward secrecy and authenticated encryption. By ALPN (RFC 7301) ``http/1.1`` alone is spoken:
+who offers only others gets the alert ``no_application_protocol``; who offers none is served.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Final
+from weakref import WeakSet
+
+from OpenSSL import SSL
+from twisted.internet.endpoints import quoteStringArgument, serverFromString
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IOpenSSLContextFactory,
+    IProtocolFactory,
+    IStreamServerEndpoint,
+)
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from pushserver.config.values import endpoint_arguments
+from pushserver.web.proxy_protocol import ProxyFactory
+
+PROTOCOL: Final = b"http/1.1"
+CIPHERS: Final = b"ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:DHE+CHACHA20"
+
+#: What the reasons of failed handshakes are counted as, by words of OpenSSL's.
+_REASONS: Final = (
+    ("no application protocol", "no_application_protocol"),
+    ("no shared cipher", "no_shared_cipher"),
+    ("no suitable", "no_shared_cipher"),
+    ("unsupported protocol", "unsupported_protocol"),
+    ("version too low", "unsupported_protocol"),
+    ("http request", "not_tls"),
+    ("wrong version number", "not_tls"),
+    ("packet length too long", "not_tls"),
+    ("record layer failure", "not_tls"),
+    ("alert", "refused_by_client"),
+)
+
+
+class NoApplicationProtocol(SSL.Error):
+    """The client offers protocols by ALPN, and none of ours."""
+
+
+def failure_reason(reason: Failure) -> str:
+    """Return what a failed handshake is counted as; ``reason`` is what the connection was lost for."""
+    problem = reason.value
+    if isinstance(problem, NoApplicationProtocol):
+        return "no_application_protocol"
+    if not isinstance(problem, SSL.Error):
+        return "closed"
+    said = str(problem.args[0] if problem.args else "").lower()
+    return next((name for words, name in _REASONS if words in said), "other")
+
+
+class Handshakes:
+    """How many TLS handshakes failed, by reason."""
+
+    def __init__(self) -> None:
+        self.failed: Counter[str] = Counter()
+
+    def fail(self, reason: Failure) -> None:
+        self.failed[failure_reason(reason)] += 1
+
+
+_hardened: WeakSet[SSL.Context] = WeakSet()
+
+
+def harden(context: SSL.Context) -> SSL.Context:
+    """Return the context with our versions, ciphers and protocols. It must not have been used yet."""
+    if context not in _hardened:
+        context.set_min_proto_version(SSL.TLS1_2_VERSION)
+        context.set_cipher_list(CIPHERS)
+        context.set_options(SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION)
+        context.set_alpn_select_callback(_choose)
+        _hardened.add(context)
+    return context
+
+
+def _choose(_: SSL.Connection, offered: list[bytes]) -> bytes:
+    if PROTOCOL in offered:
+        return PROTOCOL
+    # What is raised here becomes the fatal alert no_application_protocol.
+    raise NoApplicationProtocol([("SSL routines", "", "no application protocol")])
+
+
+@implementer(IOpenSSLContextFactory)
+class _Options:
+    """The contexts that Twisted made of an endpoint's certificate, hardened."""
+
+    def __init__(self, options: Any) -> None:
+        self._options = options
+
+    def getContext(self) -> SSL.Context:
+        return harden(self._options.getContext())
+
+
+def _by_name(path: str) -> Any:
+    """Return what serves each name with its certificate out of a folder of PEM files, read anew as they change."""
+    from twisted.protocols._sni import SNIConnectionCreator, autoReloadingDirectoryOfPEMs
+    from twisted.python.filepath import FilePath
+
+    lookup = autoReloadingDirectoryOfPEMs(FilePath(path))
+
+    def hardened(name: bytes | None) -> SSL.Context | None:
+        context = lookup(name)
+        return None if context is None else harden(context)
+
+    creator = SNIConnectionCreator(hardened)
+    harden(creator.defaultContext)
+    return creator
+
+
+class _Reactor:
+    """A reactor whose listeners have TLS of ours, and the PROXY protocol before it."""
+
+    def __init__(self, reactor: Any, wrap: Callable[[IProtocolFactory], IProtocolFactory]) -> None:
+        self._reactor = reactor
+        self._wrap = wrap
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reactor, name)
+
+    def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> IListeningPort:
+        listening: IListeningPort = self._reactor.listenTCP(port, self._wrap(factory), backlog, interface)
+        return listening
+
+    def listenSSL(
+        self, port: int, factory: Any, contextFactory: Any, backlog: int = 50, interface: str = ""
+    ) -> IListeningPort:
+        secure = TLSMemoryBIOFactory(_Options(contextFactory), False, factory)
+        return self.listenTCP(port, secure, backlog, interface)
+
+    def listenUNIX(
+        self, address: str, factory: Any, backlog: int = 50, mode: int = 0o666, wantPID: bool = False
+    ) -> IListeningPort:
+        listening: IListeningPort = self._reactor.listenUNIX(address, self._wrap(factory), backlog, mode, wantPID)
+        return listening
+
+    def adoptStreamPort(self, descriptor: int, family: Any, factory: Any) -> IListeningPort:
+        listening: IListeningPort = self._reactor.adoptStreamPort(descriptor, family, self._wrap(factory))
+        return listening
+
+
+@implementer(IStreamServerEndpoint)
+class _Named:
+    """``tls:folder:port``: certificates by name."""
+
+    def __init__(self, endpoint: Any, path: str) -> None:
+        self._endpoint = endpoint
+        self._creator = _by_name(path)
+
+    def listen(self, factory: Any) -> Any:
+        return self._endpoint.listen(TLSMemoryBIOFactory(self._creator, False, factory))
+
+
+def endpoint(reactor: Any, description: str) -> Any:
+    """Return the `IStreamServerEndpoint` of a description; raises ValueError and the like where it is none."""
+    proxied = description.startswith("haproxy:")
+    inner = description.removeprefix("haproxy:")
+    wrapped = _Reactor(reactor, ProxyFactory if proxied else _as_it_is)
+    kind = inner.partition(":")[0]
+    if kind != "tls":
+        return serverFromString(wrapped, inner)
+    positional, keywords = endpoint_arguments(inner)
+    # Everything but the folder is as for tcp6.
+    port = positional[2] if len(positional) > 2 else keywords.pop("port", "443")
+    rest = [f"{name}={quoteStringArgument(value)}" for name, value in keywords.items() if name != "path"]
+    path = positional[1] if len(positional) > 1 else keywords["path"]
+    return _Named(serverFromString(wrapped, ":".join(["tcp6", port, *rest])), path)
+
+
+def _as_it_is(factory: IProtocolFactory) -> IProtocolFactory:
+    return factory

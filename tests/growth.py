@@ -1,0 +1,357 @@
+"""Everything that takes text from outside apart: each pattern, parser, redaction and glob, with its worst texts.
+
+`PARSERS` is the registry. `acts` finds in the source what has to stand in it: every regular expression of the package,
+and every function of the doors and of the protocols that takes a text apart. `excess` tells whether the work grows
+faster than the text.
+"""
+
+from __future__ import annotations
+
+import ast
+import gc
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from pushserver.config import values
+from pushserver.core import channels, permissions, publication, tokens
+from pushserver.core.errors import PushError
+from pushserver.core.rate_limit import Buckets
+from pushserver.manhole import tables, tracing
+from pushserver.protocols.native import messages
+from pushserver.server import backend_commands
+from pushserver.web import admission, handshake, port, proxy_protocol, sse, tickets
+
+#: Sizes of the texts, in bytes: from one that is measurable on, doubled up to 1 MiB.
+SIZES = tuple(1 << power for power in range(14, 21))
+#: Twice the text may take so many times as long.
+FACTOR = 2.5
+#: Work below so many seconds is too quick to be compared: what grows too fast takes far longer at 1 MiB.
+QUICK = 0.005
+
+#: What a function does that takes a text apart.
+ACTS = frozenset(
+    {
+        "split", "rsplit", "partition", "rpartition", "splitlines", "find", "rfind", "finditer", "findall", "fullmatch",
+        "match", "search", "sub", "b64decode", "urlsafe_b64decode", "urlsplit", "parse_qs", "ip_address",
+    }
+)  # fmt: skip
+#: Where each function that does so must be registered.
+DOORS = ("web", "protocols")
+
+Text = Callable[[int], bytes]
+
+
+class Parser(NamedTuple):
+    """One way in: what it covers, as ``module.function`` or ``module.PATTERN``, and the texts that are worst for it."""
+
+    covers: tuple[str, ...]
+    parse: Callable[[bytes], Any]
+    texts: tuple[Text, ...]
+
+
+def repeat(unit: bytes, before: bytes = b"", after: bytes = b"") -> Text:
+    """A text of about a size that says the same again and again."""
+    return lambda size: before + unit * max(1, (size - len(before) - len(after)) // len(unit)) + after
+
+
+def _quietly(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """What is refused has been read, too."""
+
+    def call(text: Any) -> Any:
+        try:
+            return parse(text)
+        except (PushError, values.InvalidValue, ValueError, RecursionError):
+            return None
+
+    return call
+
+
+def _latin(parse: Callable[[str], Any]) -> Callable[[bytes], Any]:
+    quiet = _quietly(parse)
+    return lambda octets: quiet(octets.decode("latin-1"))
+
+
+class _Request:
+    """A request as far as the parsers look at one."""
+
+    def __init__(self, headers: dict[str, str], path: bytes = b"/") -> None:
+        self._headers = headers
+        self.path = path
+
+    def getHeader(self, name: str) -> str | None:
+        return self._headers.get(name)
+
+
+def _admission(**named: Any) -> admission.Admission:
+    settings: dict[str, Any] = {
+        "allowed_origins": ["https://example.com"],
+        "trusted_proxies": ["10.0.0.0/8"],
+        "loopback_only": False,
+        "max_connections": 1,
+        "open_now": lambda: 0,
+        "connects": Buckets(0),
+        "now": lambda: 0,
+    }
+    return admission.Admission(**settings | named)
+
+
+_ADMISSION = _admission()
+_HEAD = port.Head("GET", "/ws", {"upgrade": "websocket", "connection": "upgrade"})
+
+
+def _offer(name: str) -> Callable[[str], Any]:
+    fixed = {
+        "upgrade": "websocket",
+        "connection": "upgrade",
+        "sec-websocket-version": "13",
+        "sec-websocket-key": "AAAAAAAAAAAAAAAAAAAAAA==",
+    }
+    return lambda text: handshake.Offer(port.Head("GET", "/ws", fixed | {name: text}), True)
+
+
+_JSON = (
+    repeat(b'\\"', b'{"type":"ping","data":' + b"[]" * 513 + b'"'),
+    repeat(b"[", b'{"type":"ping","data":'),
+    repeat(b"[]", b'{"type":"ping","data":'),
+    repeat(b'"a":1,', b'{"type":"ping","data":{', b'"b":2}}'),
+    repeat(b"9", b'{"type":"ping","data":{"n":', b"}}"),
+    repeat(b"\\u0061", b'{"type":"', b'"}'),
+    repeat(b"\xc3"),
+)
+_NAMES = (repeat(b"a"), repeat(b":"), repeat(b"*"), repeat(b"a:"), repeat(b"!\x00"))
+_LISTS = (repeat(b","), repeat(b"a,"), repeat(b" "), repeat(b"10.0.0.1,"), repeat(b"[,"), repeat(b":"))
+
+PARSERS: dict[str, Parser] = {
+    "nesting": Parser(("core.publication._brackets", "core.publication.too_deep"), publication.too_deep, _JSON),
+    "message": Parser(("protocols.native.messages.decode",), _quietly(messages.decode), _JSON),
+    "publication": Parser(("core.publication.decode",), _quietly(publication.decode), _JSON),
+    "command": Parser(
+        ("server.backend_commands.decode",),
+        _quietly(lambda octets: backend_commands.decode(octets, backend_commands.Batch)),
+        _JSON,
+    ),
+    "type": Parser(
+        ("core.publication.TYPE", "protocols.native.messages.may_send"),
+        _latin(lambda text: messages.may_send(text, server_side=True)),
+        _NAMES,
+    ),
+    "name": Parser(
+        ("core.channels._channel_match", "core.channels._id_match", "core.channels._namespace_match"),
+        _latin(lambda text: (channels.is_channel(text), channels.is_id(text), channels.is_namespace_name(text))),
+        _NAMES,
+    ),
+    "glob": Parser(
+        ("core.permissions._glob_match",),
+        _latin(lambda text: permissions.Grants.parse([f"subscribe:{text}"], [text], [])),
+        (*_NAMES, repeat(b"*a")),
+    ),
+    "glob against a name": Parser(
+        (), _latin(lambda text: permissions.matcher("a*a*a*b" * 30)(text)), (repeat(b"a"), repeat(b"ab"), repeat(b"b"))
+    ),
+    "token": Parser(
+        ("core.tokens.unverified_header",),
+        _latin(lambda text: tokens.verify(text, tokens.Keys("k" * 64), tokens.TokenRules(), 0)),
+        (repeat(b"eyJ"), repeat(b"."), repeat(b"a", b"eyJhbGciOiJIUzI1NiJ9.", b".c2ln"), repeat(b"a", after=b"..")),
+    ),
+    "ticket": Parser(
+        ("web.tickets.Tickets.read",),
+        _latin(lambda text: tickets.Tickets(bytes(32), 1000).read(text, 0)),
+        (repeat(b"."), repeat(b"a", b"eyJhbGciOiJIUzI1NiJ9.", b".c2ln")),
+    ),
+    "redaction": Parser(
+        ("manhole.tracing._SEGMENTS", "manhole.tracing.without_tokens"),
+        _latin(tracing.without_tokens),
+        (repeat(b"eyJ"), repeat(b"eyJ."), repeat(b"."), repeat(b"-_"), repeat(b"eyJ.a.a "), repeat(b"eyJ.eyJ ")),
+    ),
+    "what is shown": Parser(("manhole.tracing.shown",), tracing.shown, (*_JSON, repeat(b"eyJ", b'"', b'"'))),
+    "terminal": Parser((), _latin(tables.printable), (repeat(b"\x1b["), repeat(b"a"))),
+    "head": Parser(
+        ("web.port.parse_head", "web.port.Head.path"),
+        _quietly(port.parse_head),
+        (
+            repeat(b"a: b\r\n", b"GET / HTTP/1.1\r\n"),
+            repeat(b"a", b"GET /", b" HTTP/1.1"),
+            repeat(b" ", b"GET / HTTP/1.1\r\na:"),
+            repeat(b":", b"GET / HTTP/1.1\r\n"),
+            repeat(b" ", b"GET"),
+            repeat(b"\r\n"),
+            repeat(b"\r"),
+        ),
+    ),
+    "proxy header": Parser(
+        ("web.proxy_protocol.header_size",),
+        proxy_protocol.header_size,
+        (repeat(b" ", b"PROXY"), repeat(b"\r", b"PROXY "), repeat(b"x")),
+    ),
+    "extensions": Parser(
+        ("web.handshake.agree", "web.handshake._windows", "web.handshake._words"),
+        _latin(handshake.agree),
+        (
+            repeat(b"permessage-deflate;x,"),
+            repeat(b"permessage-deflate;server_max_window_bits=8,"),
+            repeat(b";", b"permessage-deflate"),
+            repeat(b'="', b"permessage-deflate;a"),
+            *_LISTS,
+        ),
+    ),
+    "subprotocols": Parser(
+        ("web.handshake.Offer.__init__",),
+        _latin(_offer("sec-websocket-protocol")),
+        (repeat(b"bearer.x,"), repeat(b"a", b"pushserver.v1.json, bearer."), *_LISTS),
+    ),
+    "authorization": Parser((), _latin(_offer("authorization")), (repeat(b" ", b"Bearer"), repeat(b"a", b"Bearer "))),
+    "websocket key": Parser(
+        ("web.handshake._check",), _latin(_offer("sec-websocket-key")), (repeat(b"A"), repeat(b"="), repeat(b" "))
+    ),
+    "hops": Parser(
+        ("web.admission.Admission.address", "web.admission.Admission._trusted", "web.admission._bare"),
+        _latin(lambda text: _ADMISSION.address("10.0.0.1", {"x-forwarded-for": text})),
+        (*_LISTS, repeat(b"10.0.0.1 ,")),
+    ),
+    "forwarded host": Parser(
+        ("web.admission.Admission.host", "web.admission._split_port"),
+        _latin(lambda text: _admission(loopback_only=True).check_host("10.0.0.1", {"x-forwarded-host": text})),
+        _LISTS,
+    ),
+    "origin": Parser(
+        ("web.admission.Admission.allows_origin", "web.admission._origin"),
+        _latin(lambda text: _ADMISSION.allows_origin("192.0.2.1", {"host": "a", "origin": text})),
+        (repeat(b"a", b"https://"), repeat(b"@", b"https://"), repeat(b"["), repeat(b":", b"https://"), repeat(b"/")),
+    ),
+    "local": Parser(
+        ("web.admission.Admission.is_loopback",),
+        _latin(lambda text: _ADMISSION.is_loopback("10.0.0.1", {"x-forwarded-for": text})),
+        _LISTS,
+    ),
+    "api key": Parser(
+        ("web.api.Keys.scopes",),
+        _latin(lambda text: _keys().scopes(cast(Any, _Request({"authorization": text})))),
+        (repeat(b" ", b"Bearer"), repeat(b"a", b"Bearer "), repeat(b"\xff", b"Bearer ")),
+    ),
+    "event id": Parser(
+        ("web.sse.positions_of",),
+        _latin(sse.positions_of),
+        (repeat(b"A"), repeat(b"W1tb"), repeat(b"="), repeat(b"-_")),
+    ),
+    "duration": Parser(
+        ("config.values._DURATION",),
+        _latin(values.duration(0).read),
+        (repeat(b"9"), repeat(b"9", after=b"s"), repeat(b"9.")),
+    ),
+}
+
+
+def _keys() -> Any:
+    from pushserver.web.api import Keys
+
+    return Keys([("a key of sixteen characters", ("read",))])
+
+
+#: What takes a text apart that nobody outside wrote, and who did.
+NOT_FROM_OUTSIDE: dict[str, str] = {
+    "config.loader._syntax.match": "the TOML reader's own words",
+    "config.loader._word": "the operator's file",
+    "config.values.text.compiled": "the operator's file",
+    "config.values.shown.plain": "the operator's file",
+    "config.values._origin": "the operator's file",
+    "config.values._redis_url": "the operator's file",
+    "config.values._api_key": "the operator's file",
+    "core.tokens._PEM_BLOCK": "the operator's key file",
+    "client.tx._STATUS": "the WebSocket library's own words",
+    "pushctl.verbs._DURATION": "whoever calls pushctl",
+    "web.tls.endpoint": "the operator's file",
+    "web.site.Asset.__init__": "the package's own file names",
+    "web.site.Root.place": "paths of the server itself",
+}
+
+#: What takes apart a piece that something else, which is registered, has bounded or cut out.
+BOUNDED: dict[str, str] = {
+    "web.port.PortProtocol.dataReceived": "looks only at what is new, up to MAX_HEAD: tests/web/test_port.py",
+    "web.sse.EventStreams._identify": "a head of at most MAX_HEAD, cut at one place",
+    "web.sse.EventStreams._open": "a head of at most MAX_HEAD, cut at commas",
+}
+
+
+def acts(module: str, source: str) -> Iterator[str]:
+    """The names in a module that take texts apart: patterns everywhere, functions at the doors."""
+    doors = module.partition(".")[0] in DOORS
+
+    def walk(node: ast.AST, place: tuple[str, ...]) -> Iterator[str]:
+        for child in ast.iter_child_nodes(node):
+            inside = place
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                inside = (*place, child.name)
+            elif isinstance(child, ast.Assign | ast.AnnAssign) and child.value is not None and _patterns(child.value):
+                target = child.targets[0] if isinstance(child, ast.Assign) else child.target
+                yield ".".join((module, *place, ast.unparse(target)))
+                continue
+            elif isinstance(child, ast.Call) and isinstance(child.func, ast.Attribute | ast.Name):
+                name = child.func.attr if isinstance(child.func, ast.Attribute) else child.func.id
+                if _patterns(child.func) or (doors and name in ACTS):
+                    yield ".".join((module, *place))
+            yield from walk(child, inside)
+
+    yield from walk(ast.parse(source), ())
+
+
+def _patterns(node: ast.AST) -> bool:
+    """Whether a function of `re` is called or named in it."""
+    return any(
+        isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name) and part.value.id == "re"
+        for part in ast.walk(node)
+    )
+
+
+def unregistered(root: Path) -> set[str]:
+    """What takes a text apart and stands in no list here."""
+    known = {name for parser in PARSERS.values() for name in parser.covers} | set(NOT_FROM_OUTSIDE) | set(BOUNDED)
+    found: set[str] = set()
+    for path in sorted(root.rglob("*.py")):
+        module = ".".join(path.relative_to(root).with_suffix("").parts)
+        found |= set(acts(module, path.read_text()))
+    return found - known
+
+
+def registered_in_vain(root: Path) -> set[str]:
+    """What stands in the lists and is no longer in the source."""
+    found: set[str] = set()
+    for name in {name for parser in PARSERS.values() for name in parser.covers} | set(NOT_FROM_OUTSIDE) | set(BOUNDED):
+        parts = name.split(".")
+        modules = (root.joinpath(*parts[:n]).with_suffix(".py") for n in range(len(parts), 0, -1))
+        path = next((module for module in modules if module.exists()), None)
+        if path is None or parts[-1] not in path.read_text():
+            found.add(name)
+    return found
+
+
+def seconds(parse: Callable[[bytes], Any], text: bytes, times: int) -> float:
+    """The processor time of the quickest of several calls: what else runs on the machine makes some slower, none
+    quicker."""
+    best = float("inf")
+    gc.disable()
+    try:
+        for _ in range(times):
+            begin = time.thread_time()
+            parse(text)
+            best = min(best, time.thread_time() - begin)
+    finally:
+        gc.enable()
+    return best
+
+
+def excess(parser: Parser, text: Text, sizes: tuple[int, ...] = SIZES) -> str | None:
+    """What was seen where the work grows faster than the text; None where it does not."""
+    before: float | None = None
+    for size in sizes:
+        shorter, longer = text(size // 2), text(size)
+        took = seconds(parser.parse, longer, 1)
+        if before is not None and before > QUICK and took > FACTOR * before:
+            # Once more, with patience: only what is slow each time is slow.
+            before = seconds(parser.parse, shorter, 7)
+            took = min(took, seconds(parser.parse, longer, 7))
+            if took > FACTOR * before:
+                return f"{size} bytes of {longer[:30]!r}… took {took:.4f} s, half of it {before:.4f} s"
+        before = took
+    return None
