@@ -7,9 +7,9 @@ import json
 import time
 from pathlib import Path
 
-from bench.measure import Progress, Table, plot
+from bench.measure import Progress, Table, machine, plot
 from bench.servers import NotAvailable
-from bench.suite import BENCHMARKS, machine
+from bench.suite import BENCHMARKS
 
 
 def main() -> int:
