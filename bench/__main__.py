@@ -2,6 +2,8 @@
 
 python -m bench [--only NAME]… [--rounds N] [--json FILE] [--plot DIR]
 python -m bench compare COMMIT [FIGURE ...] [--rounds N] [--seed N]
+
+Exit status 1 where something was not measured, or a target was missed.
 """
 
 from __future__ import annotations
@@ -47,6 +49,7 @@ def main() -> int:
         for table in result if isinstance(result, list) else [result]:
             tables.append(table)
             print(f"\n{table.text()}", flush=True)
+            failed = failed or not all(verdict.get("met") for verdict in table.judged())
             if given.plot is not None:
                 given.plot.mkdir(parents=True, exist_ok=True)
                 (given.plot / f"{table.name}.svg").write_text(plot(table))
