@@ -6,7 +6,7 @@
 # make clean   away with everything that the others made, except the server's state in var/
 #
 # Steps of make full: make conformance, the Autobahn testsuite; make test-newest and make test-oldest, the ordinary
-# suite with the newest and the oldest versions that setup.cfg allows, on each Python that is here.
+# suite with the newest and the oldest versions that setup.cfg allows, on each Python that is here (make full takes some).
 #
 # PYTHON chooses the interpreter (3.11 or newer); ARGS goes to pytest, to make full or to the benchmarks; SEED repeats
 # what chance chose.

@@ -1,6 +1,6 @@
 """The ordinary suite against the newest or the oldest versions that ``setup.cfg`` allows.
 
-    python -m tools.versions newest|oldest [PYTEST-ARGUMENT ...]
+    python -m tools.versions newest|oldest [--python 3.11 ...] [PYTEST-ARGUMENT ...]
 
 With each Python from 3.11 to 3.13 on this machine, on the path or of pyenv, in an environment of its own
 (``.venv-oldest-3.11``), which is made anew where ``setup.cfg`` has changed, or, for the newest, the day. What our
@@ -63,12 +63,14 @@ def main() -> int:
         prog="python -m tools.versions", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options.add_argument("kind", choices=("newest", "oldest"))
+    options.add_argument("--python", action="append", choices=PYTHONS, help="repeatable; default: all that are here")
     given, arguments = options.parse_known_args()
     verdicts = {}
     for version in PYTHONS:
         python = find(version)
-        if python is None:
-            print(f"left out: {given.kind} versions with Python {version}, which is not on this machine", flush=True)
+        if python is None or (given.python and version not in given.python):
+            reason = "not on this machine" if python is None else "not asked for"
+            print(f"left out: {given.kind} versions with Python {version}: {reason}", flush=True)
             continue
         print(f"-- {given.kind} versions, Python {version}", flush=True)
         verdicts[version] = run(python, version, given.kind, arguments)

@@ -157,6 +157,21 @@ def test_a_commit_that_does_not_build(tmp_path: Path) -> None:
     assert list(place.glob("*/done")) == []
 
 
+@pytest.mark.full
+def test_a_commit_is_built_once_and_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    built = build("HEAD", place=tmp_path)
+    (done,) = tmp_path.glob("*/done")
+    made = done.stat().st_mtime_ns
+    monkeypatch.setattr(compare, "build", lambda commit: build(commit, place=tmp_path))
+    compare.main(["HEAD", "start", "--rounds", "1"])
+    out = capfd.readouterr().out
+    assert f"\n{built.name} -> working tree" in out
+    assert len(VERDICT.findall(out)) == 1
+    assert done.stat().st_mtime_ns == made
+
+
 def test_an_environment_that_runs_another_tree_is_found(tmp_path: Path) -> None:
     with pytest.raises(CannotBuild, match="its environment runs pushserver from"):
         Tree("stranger", tmp_path, WORKING_TREE.python).check()
