@@ -20,16 +20,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.versions import PYTHONS
+from tools.versions import CANNOT_RUN, PYTHONS
 
 ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / "build" / "full"
 
 #: Seconds that all steps may take together.
 HOUR = 3600
-
-#: The exit status of a step that cannot be run here, as automake has it.
-CANNOT_RUN = 77
 
 LEFT_OUT = "left out:"
 

@@ -5,7 +5,7 @@
 With each Python from 3.11 to 3.13 on this machine, on the path or of pyenv, in an environment of its own
 (``.venv-oldest-3.11``), which is made anew where ``setup.cfg`` has changed, or, for the newest, the day. What our
 dependencies need in turn is always the newest that fits. Prints what was run with what, names each Python that is not
-here, and ends with exit status 1 where an installation, ``pip check`` or a test fails, or where no Python is here.
+here, and ends with exit status 1 where an installation, ``pip check`` or a test fails, 77 where no Python is here.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from tools.bounds import SETUP, constraints, requirements
 
 ROOT = SETUP.parent
 PYTHONS = ("3.11", "3.12", "3.13")
+
+#: The exit status of what cannot be run here, as automake has it.
+CANNOT_RUN = 77
 
 #: The ordinary suite, without what no version of a Python package can change.
 ORDINARY = "not slow and not full and not browser"
@@ -76,7 +79,9 @@ def main() -> int:
         verdicts[version] = run(python, version, given.kind, arguments)
     for version, verdict in verdicts.items():
         print(f"{given.kind} versions with Python {version}: {verdict}")
-    return 0 if verdicts and set(verdicts.values()) == {"passed"} else 1
+    if not verdicts:
+        return CANNOT_RUN
+    return 0 if set(verdicts.values()) == {"passed"} else 1
 
 
 def install(interpreter: Path, place: Path, kind: str) -> None:

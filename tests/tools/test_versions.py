@@ -46,11 +46,11 @@ def test_the_one_that_runs_this_is_found(nowhere: Path) -> None:
     assert versions.find(version) == nowhere / f"python{version}"
 
 
-def test_what_is_not_here_is_left_out_by_name_and_none_at_all_fails(
+def test_what_is_not_here_is_left_out_by_name_and_with_none_nothing_was_run(
     nowhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["versions", "oldest"])
-    assert versions.main() == 1
+    assert versions.main() == versions.CANNOT_RUN
     assert capsys.readouterr().out.splitlines() == [
         f"left out: oldest versions with Python {version}: not on this machine" for version in versions.PYTHONS
     ]
