@@ -17,8 +17,8 @@ JOBS ?= 2
 ifndef SEED
 SEED := $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
 endif
-export SEED
-export PYTHONHASHSEED = $(SEED)
+suite full test-newest test-oldest soak: export SEED := $(SEED)
+suite full test-newest test-oldest soak: export PYTHONHASHSEED := $(SEED)
 PYTEST := -m pytest --hypothesis-seed=$(SEED)
 
 .PHONY: run test check suite full conformance test-newest test-oldest soak bench clean venv tools
@@ -69,6 +69,7 @@ bench: venv tools
 	@$(BIN)/python -m bench $(ARGS)
 
 clean:
-	@rm -rf .venv .venv-newest-* .venv-oldest-* build dist *.egg-info .coverage .coverage.* htmlcov .mypy_cache .ruff_cache .hypothesis _trial_temp
+	@rm -rf .venv .venv-newest-* .venv-oldest-* build dist *.egg-info .coverage .coverage.* htmlcov
+	@rm -rf .mypy_cache .ruff_cache .hypothesis _trial_temp
 	@rm -rf tests/node/node_modules twisted/plugins/dropin.cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
