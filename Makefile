@@ -1,16 +1,27 @@
 # make run     a server in development mode, on this machine alone; more options: make run OPTIONS="--listen …"
-# make test    linters, types and the whole suite, with everything that they need
-# make soak    the long runs that the suite leaves out
+# make test    linters, types and the ordinary suite, with everything that they need
+# make full    that, and all that needs foreign programs, browsers or other versions: an hour at most
+# make soak    the long runs that both leave out: hours
 # make bench   the measurements
 # make clean   away with everything that the others made, except the server's state in var/
 #
-# PYTHON chooses the interpreter (3.11 or newer); ARGS goes to pytest or to the benchmarks.
+# Steps of make full: make conformance, the Autobahn testsuite; make test-newest and make test-oldest, the ordinary
+# suite with the newest and the oldest versions that setup.cfg allows, on each Python that is here (make full takes some).
+#
+# PYTHON chooses the interpreter (3.11 or newer); ARGS goes to pytest, to make full or to the benchmarks; SEED repeats
+# what chance chose.
 
 SHELL := /bin/bash
 BIN := .venv/bin
 JOBS ?= 2
+ifndef SEED
+SEED := $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
+endif
+suite full test-newest test-oldest soak: export SEED := $(SEED)
+suite full test-newest test-oldest soak: export PYTHONHASHSEED := $(SEED)
+PYTEST := -m pytest --hypothesis-seed=$(SEED)
 
-.PHONY: run test check suite soak bench clean venv tools
+.PHONY: run test check suite full conformance test-newest test-oldest soak bench clean venv tools
 
 run:
 	@tools/venv.sh run
@@ -32,20 +43,33 @@ check: venv
 	@$(BIN)/mypy --no-error-summary
 
 suite: venv tools
-	@echo "-- pytest"
+	@echo "-- pytest, seed $(SEED)"
 	@rm -f .coverage .coverage.*
-	@$(BIN)/coverage run -m pytest -q -m "not slow" -n $(JOBS) --dist loadfile $(ARGS)
+	@$(BIN)/coverage run $(PYTEST) -q -m "not slow and not full" -n $(JOBS) --dist loadfile $(ARGS)
 	@echo "-- coverage"
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 
+full: venv tools
+	@$(BIN)/python -m tools.full $(ARGS)
+
+conformance: venv
+	@tools/wstest.sh
+	@PYTHONUSERBASE=$(CURDIR)/build/wstest $(BIN)/python -m tools.conformance $(CURDIR)/build/wstest/bin/wstest
+
+test-newest test-oldest: test-%: venv tools
+	@echo "-- seed $(SEED)"
+	@$(BIN)/python -m tools.versions $* --hypothesis-seed=$(SEED) $(ARGS)
+
 soak: venv tools
-	@$(BIN)/python -m pytest -m slow $(ARGS)
+	@echo "-- pytest, seed $(SEED)"
+	@$(BIN)/python $(PYTEST) -m slow $(ARGS)
 
 bench: venv tools
 	@$(BIN)/python -m bench $(ARGS)
 
 clean:
-	@rm -rf .venv build dist *.egg-info .coverage .coverage.* htmlcov .mypy_cache .ruff_cache .hypothesis _trial_temp
+	@rm -rf .venv .venv-newest-* .venv-oldest-* build dist *.egg-info .coverage .coverage.* htmlcov
+	@rm -rf .mypy_cache .ruff_cache .hypothesis _trial_temp
 	@rm -rf tests/node/node_modules twisted/plugins/dropin.cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,19 +1,31 @@
-"""``python -m bench [--only NAME]… [--rounds N] [--json FILE] [--plot DIR] [--list]``"""
+"""The whole server beside its peers, or (``compare``) beside what it was at a commit.
+
+python -m bench [--only NAME]… [--rounds N] [--json FILE] [--plot DIR]
+python -m bench compare COMMIT [FIGURE ...] [--rounds N] [--seed N]
+
+Exit status 1 where something was not measured, or a target was missed.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 
-from bench.measure import Progress, Table, plot
+from bench import compare
+from bench.measure import Progress, Table, machine, plot
 from bench.servers import NotAvailable
-from bench.suite import BENCHMARKS, machine
+from bench.suite import BENCHMARKS
 
 
 def main() -> int:
-    options = argparse.ArgumentParser(prog="bench", description="Measures pushserver beside its peers.")
+    if sys.argv[1:2] == ["compare"]:
+        return compare.main(sys.argv[2:])
+    options = argparse.ArgumentParser(
+        prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--only", action="append", choices=list(BENCHMARKS), help="repeatable; default: all")
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--json", metavar="FILE", type=Path)
@@ -37,6 +49,7 @@ def main() -> int:
         for table in result if isinstance(result, list) else [result]:
             tables.append(table)
             print(f"\n{table.text()}", flush=True)
+            failed = failed or not all(verdict.get("met") for verdict in table.judged())
             if given.plot is not None:
                 given.plot.mkdir(parents=True, exist_ok=True)
                 (given.plot / f"{table.name}.svg").write_text(plot(table))

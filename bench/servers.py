@@ -19,9 +19,9 @@ from typing import Any, ClassVar
 
 import jwt
 
-HERE = Path(__file__).resolve().parent
-PEERS = HERE / "peers"
-ROOT = HERE.parent
+from bench.trees import WORKING_TREE, Tree
+
+PEERS = Path(__file__).resolve().parent / "peers"
 
 SECRET = "a secret that both servers of a benchmark know"
 API_KEY = "the-key-of-the-benchmarks"
@@ -170,11 +170,14 @@ class Server:
     ready: ClassVar[tuple[str, int]] = ("subscription_success", 1)
     path: ClassVar[str] = "/ws"
 
-    def __init__(self, compression: bool = False, redis: str = "", queue: int = 1 << 20) -> None:
+    def __init__(
+        self, compression: bool = False, redis: str = "", queue: int = 1 << 20, tree: Tree = WORKING_TREE
+    ) -> None:
         install(*self.needs)
         self.compression = compression
         self.redis = redis
         self.queue = queue
+        self.tree = tree
         self.port = free_port()
         self._place = tempfile.TemporaryDirectory(prefix="bench-")
         self.place = Path(self._place.name)
@@ -183,7 +186,8 @@ class Server:
             self.process = subprocess.Popen(
                 self.command(),
                 env={**os.environ, **self.environment()},
-                cwd=ROOT,
+                # Not in a tree: twistd would import what lies there.
+                cwd=self.place,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -214,7 +218,7 @@ class Server:
                 raise NotAvailable(f"{self.name} ended: {(self.place / 'log').read_text()[-500:]}")
             if self.answers():
                 return
-            time.sleep(0.01)
+            time.sleep(0.002)
         raise NotAvailable(f"{self.name} did not start")
 
     def answers(self) -> bool:
@@ -266,7 +270,7 @@ class Server:
 
 
 class PushServer(Server):
-    """This project, as ``twistd`` runs it."""
+    """This project, as the ``twistd`` of a tree's environment runs it."""
 
     name = "pushserver"
     publish_path = "/api/publish"
@@ -275,16 +279,15 @@ class PushServer(Server):
 
     def command(self) -> list[str]:
         (self.place / "pushserver.toml").write_text(CONFIG.format(queue=self.queue))
-        twistd = str(Path(sys.executable).with_name("twistd"))
         redis = ["--redis", self.redis] if self.redis else []
         return [
-            *(twistd, "-n", "--pidfile=", "pushserver", "--config", str(self.place / "pushserver.toml")),
+            *(str(self.tree.twistd), "-n", "--pidfile=", "pushserver", "--config", str(self.place / "pushserver.toml")),
             *("--state-dir", str(self.place / "state"), "--listen", f"tcp:{self.port}:interface=127.0.0.1", *redis),
         ]
 
     def environment(self) -> dict[str, str]:
         return {
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": "",
             "PUSHSERVER_AUTH__SECRET": SECRET,
             "PUSHSERVER_API__KEYS": json.dumps([API_KEY]),
             "PUSHSERVER_DELIVERY__COMPRESSION": "true" if self.compression else "false",
@@ -409,12 +412,12 @@ class Load:
             raise RuntimeError(f"the load client ended at: {command}")
         return answer
 
-    def prepare(self, count: int, channels: Sequence[str] = (CHANNEL,), per_user: bool = True, own: int = 0) -> Path:
-        """What each connection will say; ``own``: so many channels that nobody else follows."""
+    def prepare(self, count: int, channels: Sequence[str] = (CHANNEL,), own: int = 0, first: int = 0) -> Path:
+        """What each connection will say, as users from number ``first``; ``own``: channels that nobody else follows."""
         path = Path(self._place.name) / "greetings"
         with open(path, "wb") as file:
-            for n in range(count):
-                user = f"u{n}" if per_user else "u"
+            for n in range(first, first + count):
+                user = f"u{n}"
                 mine = [*channels, *(f"public:own-{n}-{k}" for k in range(own))]
                 for part in (self._server.upgrade(), self._server.greeting(user, mine)):
                     file.write(struct.pack("=I", len(part)) + part)

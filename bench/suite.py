@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-import re
-import shutil
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-from bench import durable, redis_publish
-from bench.measure import Progress, Table, Target, cpu, in_turns, percentile, resident
+from bench import redis_publish
+from bench.figures import idle_memory, inbound, one_a_turn, running, sign_in, ten_a_turn, warm
+from bench.measure import Progress, Table, Target, cpu, in_turns, percentile
 from bench.servers import (
-    CHANNEL,
     Centrifuge,
     Floor,
     Load,
@@ -45,19 +43,6 @@ FAN_OUT = (PushServer, Floor, PythonFloor, NodeServer, Centrifuge, Nchan)
 Run = tuple[str, Callable[[], float]]
 
 
-@contextmanager
-def running(kind: type[Server], connections: int = 0, own: int = 0, **options: Any) -> Iterator[tuple[Server, Load]]:
-    server = kind(**options)
-    load = Load(server)
-    try:
-        if connections:
-            load.open(connections, own=own)
-        yield server, load
-    finally:
-        load.close()
-        server.stop()
-
-
 def _beside(
     stack: ExitStack, table: Table, progress: Progress, kinds: tuple[type[Server], ...], **options: Any
 ) -> list[tuple[str, Server, Load]]:
@@ -74,25 +59,6 @@ def _beside(
 
 
 # -- fan-out ----------------------------------------------------------------------------------------------------------
-
-
-def _each(server: Server, load: Load, publications: int, connections: int) -> float:
-    """µs of the server's CPU for one delivery, one publication a turn: the next when the last has come to all."""
-    load.reset()
-    before = cpu(server.pid)
-    for _ in range(publications):
-        server.publish()
-        load.wait(connections)
-    return (cpu(server.pid) - before) / publications / connections * 1e6
-
-
-def _bursts(server: Server, load: Load, bursts: int, connections: int) -> float:
-    load.reset()
-    before = cpu(server.pid)
-    for _ in range(bursts):
-        server.burst(10)
-        load.wait(10 * connections)
-    return (cpu(server.pid) - before) / bursts / 10 / connections * 1e6
 
 
 def fanout(progress: Progress, rounds: int) -> Table:
@@ -116,7 +82,7 @@ def fanout(progress: Progress, rounds: int) -> Table:
             FAN_OUT,
             connections=CONNECTIONS,
         )
-        runs: list[Run] = [(n, partial(_each, s, load, PUBLICATIONS, CONNECTIONS)) for n, s, load in there]
+        runs: list[Run] = [(n, partial(one_a_turn, s, load, PUBLICATIONS, CONNECTIONS)) for n, s, load in there]
         in_turns(rounds, progress, table, runs)
     return table
 
@@ -138,7 +104,7 @@ def bursts(progress: Progress, rounds: int) -> Table:
             FAN_OUT,
             connections=CONNECTIONS,
         )
-        runs: list[Run] = [(n, partial(_bursts, s, load, 150, CONNECTIONS)) for n, s, load in there]
+        runs: list[Run] = [(n, partial(ten_a_turn, s, load, 150, CONNECTIONS)) for n, s, load in there]
         in_turns(rounds, progress, table, runs)
     return table
 
@@ -165,7 +131,7 @@ def flatness(progress: Progress, rounds: int) -> Table:
                 progress.say(f"{table.name}: connecting {name} to {kind.name}")
                 server, load = stack.enter_context(running(kind, connections, own))
                 count = max(40, 300_000 // connections)
-                runs.append((f"{kind.name}, {name}", partial(_each, server, load, count, connections)))
+                runs.append((f"{kind.name}, {name}", partial(one_a_turn, server, load, count, connections)))
         in_turns(rounds, progress, table, runs)
     return table
 
@@ -224,16 +190,10 @@ def accept(progress: Progress, rounds: int) -> list[Table]:
 
     def run(kind: type[Server]) -> float:
         with running(kind) as (server, load):
-            path = load.prepare(count, ("public:a", "public:b", "public:c"))
-            # A first few, so that nobody pays for what is done once.
-            warm = Load(server)
-            warm.open(200, channels=("public:a", "public:b", "public:c"))
-            warm.close()
-            time.sleep(0.3)
-            before = cpu(server.pid)
-            taken = load.open(count, path=path)
-            each.row(kind.name).values.append((cpu(server.pid) - before) / count * 1e6)
-            return count / taken
+            warm(server, 200)
+            used, taken = sign_in(server, load, count)
+            each.row(kind.name).values.append(used)
+            return 1e3 / taken
 
     install("node")
     in_turns(rounds, progress, rate, [(kind.name, partial(run, kind)) for kind in (PushServer, NodeServer)])
@@ -251,15 +211,8 @@ def memory(progress: Progress, rounds: int) -> Table:
 
     def run(kind: type[Server], compression: bool) -> float:
         with running(kind, compression=compression) as (server, load):
-            path = load.prepare(count, ("public:a", "public:b", "public:c"))
-            warm = Load(server)
-            warm.open(100, channels=("public:a", "public:b", "public:c"))
-            warm.close()
-            time.sleep(0.5)
-            before = resident(server.pid)
-            load.open(count, path=path)
-            time.sleep(2)
-            return (resident(server.pid) - before) / count
+            warm(server, 100)
+            return idle_memory(server, load, count)
 
     runs: list[Run] = [
         ("pushserver", partial(run, PushServer, False)),
@@ -283,7 +236,7 @@ def start(progress: Progress, rounds: int) -> Table:
     return table
 
 
-def inbound(progress: Progress, rounds: int) -> Table:
+def messages(progress: Progress, rounds: int) -> Table:
     connections, each = 100, 1_000
     table = Table(
         "inbound",
@@ -292,12 +245,9 @@ def inbound(progress: Progress, rounds: int) -> Table:
         targets=[Target(1.0, "node ws", least=True)],
     )
     table.row("pushserver")
-    octets = masked(json.dumps({"type": "ping", "id": 7, "data": {"n": 12345}}).encode()) * each
 
     def run(server: Server, load: Load) -> float:
-        before = cpu(server.pid)
-        load.flood(octets, '"pong"', connections * each)
-        return connections * each / (cpu(server.pid) - before)
+        return 1e6 / inbound(server, load, connections, each)
 
     with ExitStack() as stack:
         there = _beside(stack, table, progress, (PushServer, NodeServer), connections=connections)
@@ -332,7 +282,8 @@ def latency(progress: Progress, rounds: int) -> Table:
     table.row("pushserver")
     with ExitStack() as stack:
         there = _beside(stack, table, progress, (PushServer, NodeServer), connections=CONNECTIONS)
-        capacity = 1e6 / CONNECTIONS / min(_each(s, load, 50, CONNECTIONS) for n, s, load in there if n == "node ws")
+        (cost,) = (one_a_turn(s, load, 50, CONNECTIONS) for n, s, load in there if n == "node ws")
+        capacity = 1e6 / CONNECTIONS / cost
         table.notes.append(f"node ws can {capacity:.0f} publications a second; half of that was published")
         runs: list[Run] = [(n, partial(_paced, s, load, capacity / 2, 4.0, CONNECTIONS)) for n, s, load in there]
         in_turns(rounds, progress, table, runs)
@@ -422,7 +373,7 @@ def appends(progress: Progress, rounds: int) -> Table:
         "messages a second",
         targets=[Target(0.5, "raw SQLite", least=True, row="pushserver's engine")],
     )
-    command = [sys.executable, "-m", durable.__name__, "--rounds", str(rounds), "--json"]
+    command = [sys.executable, "-m", "bench.durable", "--rounds", str(rounds), "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
     figures = json.loads(done.stdout)
     names = {"engine": "pushserver's engine", "engine, with messageId": "with messageId", "raw": "raw SQLite"}
@@ -443,28 +394,6 @@ BENCHMARKS: dict[str, Callable[[Progress, int], Table | list[Table]]] = {
     "fairness": fairness,
     "flatness": flatness,
     "start": start,
-    "inbound": inbound,
+    "inbound": messages,
     "durable": appends,
 }
-
-
-def machine() -> str:
-    """What the figures were taken on, without its name."""
-    import os
-    import platform
-
-    model = "unknown processor"
-    with open("/proc/cpuinfo") as file:
-        found = re.search(r"model name\s*: (.*)", file.read())
-    if found:
-        model = found[1]
-    node = shutil.which("node")
-    version = subprocess.run([node, "--version"], capture_output=True, text=True).stdout.strip() if node else "none"
-    load = os.getloadavg()[0]
-    return (
-        f"{os.cpu_count()} cores ({model}), Linux {platform.release().split('-')[0]}, "
-        f"Python {platform.python_version()}, node {version}, load {load:.1f}"
-    )
-
-
-__all__ = ["BENCHMARKS", "CHANNEL", "machine"]

@@ -141,7 +141,7 @@ def main() -> int:
 
         def done(result: Any) -> None:
             if result is not None:
-                result.printTraceback()
+                result.printTraceback(sys.stderr)
             reactor.stop()
 
         deferToThread(run).addBoth(done)

@@ -1,0 +1,87 @@
+"""How a figure is taken of a running server, from outside: by HTTP, WebSocket, and what the kernel says of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from bench.measure import cpu, resident
+from bench.servers import Load, Server, masked
+
+#: What whoever signs in subscribes to.
+CHANNELS = ("public:a", "public:b", "public:c")
+
+#: Seconds in which a server finishes what clients that left have caused, and in which its memory comes to rest.
+REST = 0.3
+SETTLED = 2.0
+
+
+@contextmanager
+def running(kind: type[Server], connections: int = 0, own: int = 0, **options: Any) -> Iterator[tuple[Server, Load]]:
+    """A server of its own, with the client that loads it; both are gone afterwards."""
+    with ExitStack() as stack:
+        server = kind(**options)
+        stack.callback(server.stop)
+        load = Load(server)
+        stack.callback(load.close)
+        if connections:
+            load.open(connections, own=own)
+        yield server, load
+
+
+def warm(server: Server, connections: int) -> None:
+    """A first few come and go, so that no figure pays for what is done once."""
+    load = Load(server)
+    try:
+        load.open(connections, channels=CHANNELS)
+    finally:
+        load.close()
+    time.sleep(REST)
+
+
+def one_a_turn(server: Server, load: Load, publications: int, connections: int) -> float:
+    """µs of the server's CPU for one delivery, one publication a turn: the next when the last has come to all."""
+    load.reset()
+    before = cpu(server.pid)
+    for _ in range(publications):
+        server.publish()
+        load.wait(connections)
+    return (cpu(server.pid) - before) / publications / connections * 1e6
+
+
+def ten_a_turn(server: Server, load: Load, bursts: int, connections: int) -> float:
+    """The same with ten publications in one request."""
+    load.reset()
+    before = cpu(server.pid)
+    for _ in range(bursts):
+        server.burst(10)
+        load.wait(10 * connections)
+    return (cpu(server.pid) - before) / bursts / 10 / connections * 1e6
+
+
+def sign_in(server: Server, load: Load, count: int, first: int = 0, window: int = 64) -> tuple[float, float]:
+    """µs of the server's CPU, and ms that pass, for each of so many clients that connect, sign in and subscribe."""
+    path = load.prepare(count, CHANNELS, first=first)
+    before = cpu(server.pid)
+    taken = load.open(count, window, path)
+    return (cpu(server.pid) - before) / count * 1e6, taken / count * 1e3
+
+
+def idle_memory(server: Server, load: Load, count: int) -> float:
+    """KiB of resident memory for each of so many connections that have signed in and subscribed."""
+    path = load.prepare(count, CHANNELS)
+    before = resident(server.pid)
+    load.open(count, path=path)
+    time.sleep(SETTLED)
+    return (resident(server.pid) - before) / count
+
+
+def inbound(server: Server, load: Load, connections: int, each: int) -> float:
+    """µs of the server's CPU for a ping that it answers; each of the connections sends so many at once."""
+    octets = masked(json.dumps({"type": "ping", "id": 7, "data": {"n": 12345}}).encode()) * each
+    before = cpu(server.pid)
+    load.flood(octets, '"pong"', connections * each)
+    return (cpu(server.pid) - before) / connections / each * 1e6

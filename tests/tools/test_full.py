@@ -1,0 +1,69 @@
+"""`tools.full`: how steps end, what the last lines say, and that nothing of a step runs on."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools.full import STEPS, Step, play
+
+PASSES = Step("passes", ["true"], 10)
+FAILS = Step("fails", ["sh", "-c", "echo it broke here; exit 3"], 10)
+CANNOT = Step("cannot", ["sh", "-c", "echo left out: cannot: no such program; exit 77"], 10)
+PARTLY = Step("partly", ["sh", "-c", "echo left out: partly: one of two; exit 0"], 10)
+
+
+def test_what_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert play([PASSES], 5, logs=tmp_path) == 0
+    out = capsys.readouterr().out
+    assert re.fullmatch(r"seed 5\npasses +\d+ s  seed 5  passed\nno step failed\nnothing left out\n", out)
+
+
+def test_a_step_that_fails_shows_its_end_and_the_others_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert play([FAILS, PASSES], 5, logs=tmp_path) == 1
+    out = capsys.readouterr().out
+    assert "it broke here" in out
+    assert re.search(r"fails .* failed: exit status 3, see .*/fails\.log\n", out)
+    assert re.search(r"passes .* passed\n1 of 2 steps failed\nnothing left out\n$", out)
+
+
+def test_the_last_lines_name_what_was_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert play([CANNOT, PARTLY, PASSES], 5, logs=tmp_path) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].endswith("  left out")
+    assert lines[-3:] == ["no step failed", "left out: cannot: no such program", "left out: partly: one of two"]
+
+
+def test_a_step_that_takes_too_long_is_ended_with_its_children(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slow = Step("slow", ["sh", "-c", f"setsid sleep 600 & echo $! >{tmp_path}/child; wait"], 0.5)
+    assert play([slow], 5, logs=tmp_path / "logs") == 1
+    assert "failed: more than 0 s" in capsys.readouterr().out
+    try:
+        child = os.pidfd_open(int((tmp_path / "child").read_text()))
+    except ProcessLookupError:
+        return
+    # Killed, but perhaps not yet gone: the descriptor can be read when it is.
+    assert select.select([child], [], [], 10)[0]
+    os.close(child)
+
+
+def test_what_the_hour_does_not_hold_has_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert play([PASSES], 5, limit=0, logs=tmp_path) == 1
+    assert "failed: not run, 0 s are over" in capsys.readouterr().out
+
+
+def test_each_step_knows_the_seed(tmp_path: Path) -> None:
+    says = Step("says", [sys.executable, "-c", "import os; print(os.environ['SEED'])"], 10)
+    play([says], 77_001, logs=tmp_path)
+    assert (tmp_path / "says.log").read_text() == "77001\n"
+
+
+def test_the_steps_have_names_of_their_own() -> None:
+    assert len({step.name for step in STEPS}) == len(STEPS)

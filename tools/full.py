@@ -1,0 +1,175 @@
+"""Everything that needs foreign programs, browsers or other versions, in steps, within an hour.
+
+    python -m tools.full [STEP ...] [--seed N]        make full ARGS="STEP ..."
+
+A step is a command with a time limit; what it needs and does not find here it installs. Its output goes to
+``build/full/STEP.log``; of a step that fails, the end is shown. A step that cannot be run here ends with status 77;
+what it leaves out, it says in lines that begin with ``left out:``, and the last lines here repeat them. Exit status 1
+where a step fails. The seed stands in the environment of each step as ``SEED``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.versions import CANNOT_RUN, PYTHONS
+
+ROOT = Path(__file__).resolve().parent.parent
+LOGS = ROOT / "build" / "full"
+
+#: Seconds that all steps may take together.
+HOUR = 3600
+
+LEFT_OUT = "left out:"
+
+#: Lines of a failed step's output that are shown.
+SHOWN = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A name, a command, and the seconds that it may take."""
+
+    name: str
+    command: Sequence[str]
+    limit: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a step ended: ``passed``, ``failed`` with the reason, or ``left out``; and the lines of what was left out."""
+
+    verdict: str
+    seconds: float
+    left_out: list[str]
+
+    @property
+    def failed(self) -> bool:
+        return self.verdict.startswith("failed")
+
+
+def _pytest(marker: str) -> list[str]:
+    return [sys.executable, "-m", "pytest", "-q", "-m", marker]
+
+
+def _versions(kind: str, pythons: Iterable[str]) -> list[str]:
+    chosen = [word for python in pythons for word in ("--python", python)]
+    return [sys.executable, "-m", "tools.versions", kind, *chosen]
+
+
+#: The suite has passed with the newest versions on this Python when the others' turn comes; all six pairs of versions
+#: and Python (`make test-newest test-oldest`) would not fit into the hour.
+_HERE = "{}.{}".format(*sys.version_info)
+
+STEPS = (
+    Step("suite", ["make", "test"], 1_500),
+    Step("full", _pytest("full"), 900),
+    Step("conformance", ["make", "conformance"], 1_200),
+    Step("newest", _versions("newest", [python for python in PYTHONS if python != _HERE]), 1_500),
+    Step("oldest", _versions("oldest", [_HERE]), 1_200),
+    Step("browsers", _pytest("browser"), 600),
+)
+
+
+def run(step: Step, seed: int, limit: float, logs: Path = LOGS) -> Outcome:
+    """Run a step with this limit, s; nothing that it started runs on."""
+    logs.mkdir(parents=True, exist_ok=True)
+    log = logs / f"{step.name}.log"
+    began = time.monotonic()
+    with open(log, "w") as output:
+        process = subprocess.Popen(
+            step.command,
+            cwd=ROOT,
+            env={**os.environ, "SEED": str(seed)},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            status: int | None = process.wait(limit)
+        except subprocess.TimeoutExpired:
+            status = None
+        finally:
+            _end(process)
+    said = log.read_text(errors="replace").splitlines()
+    left_out = [line for line in said if line.startswith(LEFT_OUT)]
+    seconds = time.monotonic() - began
+    if status == 0:
+        return Outcome("passed", seconds, left_out)
+    if status == CANNOT_RUN:
+        return Outcome("left out", seconds, left_out or [f"{LEFT_OUT} {step.name}"])
+    print("\n".join(said[-SHOWN:]))
+    reason = f"more than {limit:.0f} s" if status is None else f"exit status {status}"
+    return Outcome(f"failed: {reason}, see {log}", seconds, left_out)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a step's process and what still runs of all that it started, in sessions of their own too."""
+    started = _descendants(process.pid)
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    for pid in started:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    process.wait()
+
+
+def _descendants(pid: int) -> list[int]:
+    """Return the processes that came from this one, as far as their parents still run."""
+    try:
+        children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+    return children + [each for child in children for each in _descendants(child)]
+
+
+def play(steps: Sequence[Step], seed: int, limit: float = HOUR, logs: Path = LOGS) -> int:
+    """Run the steps within the limit, s; print how each ended, and last what was left out. Return the exit status."""
+    print(f"seed {seed}", flush=True)
+    end = time.monotonic() + limit
+    outcomes = []
+    for step in steps:
+        left = end - time.monotonic()
+        if left > 0:
+            outcome = run(step, seed, min(step.limit, left), logs)
+        else:
+            outcome = Outcome(f"failed: not run, {limit:.0f} s are over", 0, [])
+        outcomes.append(outcome)
+        print(f"{step.name:16}{outcome.seconds:7.0f} s  seed {seed}  {outcome.verdict}", flush=True)
+    failed = sum(outcome.failed for outcome in outcomes)
+    print(f"{failed} of {len(steps)} steps failed" if failed else "no step failed")
+    print("\n".join([line for outcome in outcomes for line in outcome.left_out] or ["nothing left out"]))
+    return 1 if failed else 0
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(
+        prog="python -m tools.full", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = [step.name for step in STEPS]
+    options.add_argument("steps", nargs="*", metavar="STEP", help=f"default: all of {', '.join(names)}")
+    options.add_argument(
+        "--seed", type=int, default=int(os.environ.get("SEED") or int.from_bytes(os.urandom(4), "big"))
+    )
+    given = options.parse_args()
+    for name in given.steps:
+        if name not in names:
+            options.error(f"no such step: {name} (there are {', '.join(names)})")
+    return play([step for step in STEPS if not given.steps or step.name in given.steps], given.seed)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

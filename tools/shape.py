@@ -1,0 +1,266 @@
+"""The shape of the package, read from its source: what grows unseen.
+
+    python -m tools.shape [COMMIT]
+
+Prints, of the working tree, or of a commit and the working tree (``before -> after``):
+
+- lines by folder, without blank lines, comments and docstrings; docstrings beside them;
+- class names that two modules use. Not counted: the same name in ``engine/embedded`` and ``engine/redis``, and in the
+  two client shells, ``client/aio`` and ``client/tx``;
+- constructors of collaborators that take more than seven parameters. Values are apart: frozen dataclasses, named
+  tuples, enumerations, msgspec's structs;
+- ``Any`` in the signatures of ``server/``, ``engine/`` and ``app/``, where there are such folders. One that stands with
+  its reason, a comment ``# Any: …`` in the signature, is counted apart.
+
+What is wanted is none of the last three: exit status 1 where the working tree has any. With ``--lines`` only the lines
+are printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import io
+import subprocess
+import tokenize
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = "pushserver"
+
+#: Parameters that a collaborator's constructor may take.
+PARAMETERS = 7
+
+#: Places that may use a class name once each.
+TWINS = (("engine/embedded", "engine/redis"), ("client/aio", "client/tx"))
+
+#: Folders whose signatures say what they take.
+TYPED = ("server", "engine", "app")
+
+#: What makes a class a value: these bases, or the decorator `dataclass` with ``frozen=True``.
+VALUES = {"Struct", "NamedTuple", "Enum", "IntEnum", "StrEnum", "Flag", "IntFlag", "TypedDict"}
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass
+class Shape:
+    """What was counted. Places are ``path:line``, paths below the package."""
+
+    #: lines of code, and lines of docstrings, by folder
+    lines: Counter[str] = field(default_factory=Counter)
+    docstrings: Counter[str] = field(default_factory=Counter)
+    #: places of each class name that is used twice where it should not be
+    twice: dict[str, list[str]] = field(default_factory=dict)
+    #: parameters of each constructor with too many, by place and name
+    wide: dict[str, int] = field(default_factory=dict)
+    #: functions with `Any` in their signatures, by place and name: without a reason, and with one
+    untyped: list[str] = field(default_factory=list)
+    reasoned: list[str] = field(default_factory=list)
+
+    @property
+    def wanted(self) -> bool:
+        return not (self.twice or self.wide or self.untyped)
+
+
+def measure(sources: Mapping[str, str]) -> Shape:
+    """Return the shape of modules, given as text by their paths below the package."""
+    shape = Shape()
+    trees = {path: ast.parse(text) for path, text in sorted(sources.items())}
+    values = _values(trees.values())
+    names: dict[str, list[str]] = defaultdict(list)
+    for path, tree in trees.items():
+        folder = PurePosixPath(path).parent.as_posix()
+        documented = _docstrings(tree)
+        shape.docstrings[folder] += len(documented)
+        shape.lines[folder] += len(_code(sources[path]) - documented)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                names[node.name].append(f"{path}:{node.lineno}")
+                wide = 0 if node.name in values else _parameters(node)
+                if wide > PARAMETERS:
+                    shape.wide[f"{path}:{node.lineno} {node.name}"] = wide
+            elif isinstance(node, Function) and path.split("/")[0] in TYPED and _says_any(node):
+                signature = "\n".join(sources[path].splitlines()[node.lineno - 1 : node.body[0].lineno])
+                where = shape.reasoned if "# Any: " in signature else shape.untyped
+                where.append(f"{path}:{node.lineno} {node.name}")
+    shape.twice = {name: places for name, places in sorted(names.items()) if not _allowed(places)}
+    return shape
+
+
+def _code(text: str) -> set[int]:
+    """Return the numbers of the lines that hold code, docstrings included."""
+    empty = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+    numbers: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in empty:
+            numbers.update(range(token.start[0], token.end[0] + 1))
+    return numbers
+
+
+def _docstrings(tree: ast.Module) -> set[int]:
+    numbers: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | Function) and ast.get_docstring(node, clean=False) is not None:
+            end = node.body[0].end_lineno
+            assert end is not None
+            numbers.update(range(node.body[0].lineno, end + 1))
+    return numbers
+
+
+def _last(node: ast.expr) -> str:
+    """Return the last name of a dotted one, of a call's function, or of what is subscripted."""
+    match node:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name
+        case ast.Call(func=inner) | ast.Subscript(value=inner):
+            return _last(inner)
+    return ""
+
+
+def _values(trees: Iterable[ast.Module]) -> set[str]:
+    """Return the names of the classes that are values, those that derive from one of ours included."""
+    bases: dict[str, set[str]] = {}
+    values = set(VALUES)
+    for tree in trees:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                bases.setdefault(node.name, set()).update(_last(base) for base in node.bases)
+                if any(_is_frozen(decorator) for decorator in node.decorator_list):
+                    values.add(node.name)
+    while more := {name for name, above in bases.items() if above & values} - values:
+        values |= more
+    return values
+
+
+def _is_frozen(decorator: ast.expr) -> bool:
+    return isinstance(decorator, ast.Call) and any(
+        keyword.arg == "frozen" and isinstance(keyword.value, ast.Constant) and keyword.value.value is True
+        for keyword in decorator.keywords
+    )
+
+
+def _parameters(node: ast.ClassDef) -> int:
+    """Return how many parameters the constructor takes: that of ``__init__``, or the fields of a dataclass."""
+    for statement in node.body:
+        if isinstance(statement, Function) and statement.name == "__init__":
+            given = statement.args
+            starred = (given.vararg is not None) + (given.kwarg is not None)
+            return len(given.posonlyargs) + len(given.args) - 1 + len(given.kwonlyargs) + starred
+    if any(_last(decorator) in ("dataclass", "define", "attrs") for decorator in node.decorator_list):
+        return sum(_is_parameter(statement) for statement in node.body)
+    return 0
+
+
+def _is_parameter(statement: ast.stmt) -> bool:
+    """Whether a statement of a dataclass' body is a field that its constructor takes."""
+    if not isinstance(statement, ast.AnnAssign) or _last(statement.annotation) == "ClassVar":
+        return False
+    made = statement.value
+    return not (
+        isinstance(made, ast.Call)
+        and any(k.arg == "init" and isinstance(k.value, ast.Constant) and not k.value.value for k in made.keywords)
+    )
+
+
+def _says_any(node: Function) -> bool:
+    given = node.args
+    arguments = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+    notes = [argument.annotation for argument in arguments if argument is not None] + [node.returns]
+    return any(_last(part) == "Any" for note in notes if note is not None for part in _parts(note))
+
+
+def _parts(note: ast.expr) -> Iterator[ast.expr]:
+    """Every expression of an annotation, also of one in quotes."""
+    for part in ast.walk(note):
+        if isinstance(part, ast.Constant) and isinstance(part.value, str):
+            try:
+                yield from _parts(ast.parse(part.value, mode="eval").body)
+            except SyntaxError:
+                continue
+        elif isinstance(part, ast.Name | ast.Attribute):
+            yield part
+
+
+def _allowed(places: list[str]) -> bool:
+    if len(places) < 2:
+        return True
+    for twins in TWINS:
+        homes = [next((twin for twin in twins if place.startswith((f"{twin}/", f"{twin}."))), "") for place in places]
+        if "" not in homes and len(set(homes)) == len(homes):
+            return True
+    return False
+
+
+def working_tree(root: Path = ROOT) -> dict[str, str]:
+    """Return the text of each module of the package by its path below it."""
+    package = root / PACKAGE
+    return {path.relative_to(package).as_posix(): path.read_text() for path in package.rglob("*.py")}
+
+
+def at(commit: str, root: Path = ROOT) -> dict[str, str]:
+    """The same of a commit. Raises CalledProcessError where there is no such commit."""
+    listed = _git(root, "ls-tree", "-r", "-z", "--name-only", "--end-of-options", commit, f"{PACKAGE}/").split("\0")
+    paths = [path for path in listed if path.endswith(".py")]
+    return {path.removeprefix(f"{PACKAGE}/"): _git(root, "show", f"{commit}:{path}") for path in paths}
+
+
+def _git(root: Path, *words: str) -> str:
+    return subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, check=True).stdout
+
+
+def report(after: Shape, before: Shape | None = None, lines_only: bool = False) -> str:
+    """Return the shape as text, beside what it was where that is given."""
+
+    def figures(now: int, was: int | None) -> str:
+        return f"{now:7}" if was is None else f"{was:7} -> {now:<7} {now - was:+}"
+
+    folders = sorted(after.lines.keys() | (before.lines.keys() if before else set()))
+    out = ["lines of code (docstrings beside them)"]
+    for folder in [*folders, None]:
+        counts = []
+        for part in ("lines", "docstrings"):
+            now, was = getattr(after, part), getattr(before, part, None)
+            new = now[folder] if folder else sum(now.values())
+            old = None if was is None else was[folder] if folder else sum(was.values())
+            counts.append(figures(new, old))
+        out.append(f"  {folder or 'all':24}{counts[0]:28}{counts[1]}".rstrip())
+    if lines_only:
+        return "\n".join(out)
+    for title, part in (
+        ("class names used twice", "twice"),
+        (f"constructors of collaborators with more than {PARAMETERS} parameters", "wide"),
+        (f"`Any` in signatures of {', '.join(TYPED)}", "untyped"),
+        ("the same, with its reason", "reasoned"),
+    ):
+        count = figures(len(getattr(after, part)), len(getattr(before, part)) if before else None)
+        out.append(f"{title}: {count.strip()}")
+    out += [f"  {name}: {', '.join(places)}" for name, places in after.twice.items()]
+    out += [f"  {place}: {count} parameters" for place, count in after.wide.items()]
+    out += [f"  {place}: Any" for place in after.untyped]
+    return "\n".join(out)
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(
+        prog="python -m tools.shape", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("commit", nargs="?", help="what to compare with")
+    options.add_argument("--lines", action="store_true")
+    given = options.parse_args()
+    after, before = measure(working_tree()), None
+    if given.commit is not None:
+        try:
+            before = measure(at(given.commit))
+        except subprocess.CalledProcessError:
+            print(f"no such commit: {given.commit}")
+            return 1
+    print(report(after, before, given.lines))
+    return 0 if given.lines or after.wanted else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
