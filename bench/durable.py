@@ -25,7 +25,8 @@ from twisted.internet.task import react
 
 from pushserver.core.publication import Publication, body, encode
 from pushserver.engine.embedded import EmbeddedEngine
-from pushserver.engine.interfaces import InboxRules, Once
+from pushserver.engine.interfaces import IdempotencyKey, InboxRules
+from pushserver.server.clock import Clock
 
 PUBLISHERS = 100
 
@@ -77,7 +78,7 @@ def raw(directory: Path, messages: int, users: int) -> float:
 async def engine(reactor: Any, directory: Path, messages: int, users: int, once: bool) -> float:
     """Appends a second of the engine, until the last answer."""
     rules = InboxRules(size=100, chat_size=20, ttl=7 * 24 * 3600 * 1000)
-    engine = EmbeddedEngine(reactor, directory / "engine", rules, 1_800_000, "bench")
+    engine = EmbeddedEngine(reactor, Clock(reactor), directory / "engine", rules, 1_800_000, "bench")
     listener: Any = Listener()
     await engine.start(listener)
     for user in range(users):
@@ -86,7 +87,7 @@ async def engine(reactor: Any, directory: Path, messages: int, users: int, once:
 
     async def publisher(first: int) -> None:
         for n in range(first, messages, PUBLISHERS):
-            key = Once(publications[n].message_id) if once else None
+            key = IdempotencyKey(publications[n].message_id) if once else None
             await engine.inbox.append(publications[n], str(n % users), False, None, None, key)
 
     start = time.perf_counter()

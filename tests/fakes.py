@@ -26,6 +26,7 @@ from pushserver.engine.embedded import EmbeddedEngine
 from pushserver.engine.interfaces import InboxRules
 from pushserver.protocols.native.framing import SUBPROTOCOL, Plain
 from pushserver.protocols.native.session import Rates, Session
+from pushserver.server.clock import Clock as EngineClock
 from pushserver.server.connection import Connection
 from pushserver.server.inbound import Inbound
 from pushserver.server.outbox import Mark, Outbox, Policy
@@ -200,7 +201,9 @@ class House:
         self.clock.advance(START)
         inbox = self.config.inbox
         rules = InboxRules(inbox.max_messages, inbox.max_chat_messages, inbox.ttl)
-        self.engine = EmbeddedEngine(reactor, place / "state", rules, self.config.tasks.ttl, "here", clock=self.clock)
+        self.engine = EmbeddedEngine(
+            reactor, EngineClock(self.clock, self.now), place / "state", rules, self.config.tasks.ttl, "here"
+        )
         self.node = Node(self.clock, self.config, self.engine, "here", self.now)
         self.numbers = itertools.count(1)
 
@@ -260,6 +263,6 @@ class House:
             "feeds": node.tasks._feeds,
             "online": self.engine.presence.users,
             "members": self.engine.presence._members,
-            "subscribed": self.engine.broker.channels,
+            "subscribed": self.engine.figures()["channels"],
         }
         return {name: what for name, what in found.items() if what}

@@ -19,6 +19,7 @@ from secrets import token_hex
 from socket import gethostname
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort
@@ -26,7 +27,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.web.server import Request
 
-from pushserver.app import process as collector
+from pushserver.app import process
 from pushserver.app.dev import Dev, open_console, prepare
 from pushserver.app.secret import shared_secret
 from pushserver.app.workers.role import Role, SingleProcess
@@ -39,12 +40,15 @@ from pushserver.core.publication import Publication
 from pushserver.core.rate_limit import Buckets
 from pushserver.core.task import ThrottleRules
 from pushserver.core.tokens import Keys, TokenRules
-from pushserver.engine.interfaces import InboxRules, Member, TaskEvent
+from pushserver.engine import registry
+from pushserver.engine.interfaces import IEngine, InboxRules, Member, TaskEvent
+from pushserver.engine.registry import EngineOptions, EngineReactor
 from pushserver.protocols.native.messages import may_send
 from pushserver.protocols.native.session import Rates
 from pushserver.server.auth import Authenticator
 from pushserver.server.backend_commands import BackendCommands
 from pushserver.server.client_requests import ClientRequests, Limits
+from pushserver.server.clock import Clock
 from pushserver.server.cluster import ClusterControl
 from pushserver.server.drain import Drain, reconnect_window
 from pushserver.server.heartbeat import Heartbeat
@@ -91,7 +95,7 @@ class Node:
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, config: Config, engine: Any, name: str, now: Callable[[], int]) -> None:
+    def __init__(self, reactor: Any, config: Config, engine: IEngine, name: str, now: Callable[[], int]) -> None:
         self.name = name
         self.engine = engine
         self.now = now
@@ -250,7 +254,7 @@ class PushService(Service):
         self._now = now
         self._role: Role = SingleProcess(reactor) if role is None else role
         name = name or config.server.node_name or f"{gethostname().partition('.')[0]}-{token_hex(3)}"
-        self.node = Node(reactor, config, make_engine(reactor, config, name), name, now)
+        self.node = Node(reactor, config, make_engine(reactor, config, name, Clock(reactor, now)), name, now)
         self._ports: list[IListeningPort] = []
         self._starting: Deferred[None] | None = None
         self._ready = False
@@ -372,8 +376,7 @@ class PushService(Service):
             return "stopping"
         if not self._ready:
             return "starting"
-        trouble: str | None = self.node.engine.trouble()
-        return trouble
+        return self.node.engine.trouble()
 
     def load(self) -> int:
         """Connections, and sockets that have not asked for anything yet."""
@@ -393,9 +396,8 @@ class PushService(Service):
     async def _start(self) -> None:
         await self.node.engine.start(self.node)
         self.node.start()
-        ingest = getattr(self.node.engine, "ingest", None)
-        if ingest is not None:
-            ingest.start(self.node.commands.execute)
+        if self.node.engine.ingest is not None:
+            self.node.engine.ingest.start(self.node.commands.execute)
         for description in self._config.server.listen:
             try:
                 port = await self._role.endpoint(description).listen(self._doors)
@@ -498,39 +500,27 @@ async def _stopped(port: IListeningPort) -> None:
         await done
 
 
-def make_engine(reactor: Any, config: Config, name: str) -> Any:
-    """The configured engine, not started. Its package is imported here, so that only the one in use is."""
-    rules = InboxRules(config.inbox.max_messages, config.inbox.max_chat_messages, config.inbox.ttl)
-    if config.engine.kind == "redis":
-        from pushserver.engine.redis import RedisEngine, RedisSettings
-
-        section = config.redis
-        return RedisEngine(
-            reactor,
-            RedisSettings(
-                url=section.url,
-                prefix=section.prefix,
-                sentinels=section.sentinels,
-                service=section.service,
-                wait_replicas=section.wait_replicas,
-                connect_timeout=section.connect_timeout,
-                command_timeout=section.command_timeout,
-            ),
-            node_name=name,
-            inbox=rules,
-            task_ttl=config.tasks.ttl,
-            position_check=config.engine.position_check,
-            accepts=lambda type: may_send(type, server_side=True),
-        )
-    from pushserver.engine.embedded import EmbeddedEngine
-
-    return EmbeddedEngine(reactor, Path(config.server.state_dir), rules, config.tasks.ttl, name)
+def make_engine(reactor: EngineReactor, config: Config, name: str, clock: Clock) -> IEngine:
+    """Return the configured engine, not started. Raises `errors.ConfigError`."""
+    kind = config.engine.kind
+    section = getattr(config, kind, None)
+    options = EngineOptions(
+        node_name=name,
+        state_dir=Path(config.server.state_dir),
+        inbox=InboxRules(config.inbox.max_messages, config.inbox.max_chat_messages, config.inbox.ttl),
+        task_ttl=config.tasks.ttl,
+        position_check=config.engine.position_check,
+        accepts=lambda type: may_send(type, server_side=True),
+        section=msgspec.structs.asdict(section) if section is not None else {},
+    )
+    return registry.make_engine(kind, reactor, clock, options)
 
 
 def make_service(config: Config, dev: bool, workers: int) -> Service:
     """The service for ``twistd``. Raises `errors.ConfigError`."""
     from twisted.internet import reactor
 
+    process.count_monotonic(reactor)  # type: ignore[arg-type]
     secrets: Dev | None = None
     if dev:
         config, secrets = prepare(config)
@@ -540,7 +530,7 @@ def make_service(config: Config, dev: bool, workers: int) -> Service:
 
         return Supervisor(reactor, config, secrets, workers, wall_clock)
     service = PushService(reactor, config, secrets)
-    collector.settle()
+    process.settle()
     return service
 
 

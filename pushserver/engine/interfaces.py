@@ -7,11 +7,11 @@
   about what happened. No other failure is expected.
 - Times are ms since the Unix epoch, durations are ms.
 - A write that carries an `IdempotencyKey` happens at most once: a repeat of its key within `ONCE_TTL` changes nothing
-  and answers what the first answered, with ``duplicate`` true; a repeat while the first is under way waits for it. The
+  and returns what the first returned, with ``duplicate`` true; a repeat while the first is under way waits for it. The
   key is written in the same transaction as what it protects.
-- What has a position is told to the node's `Listener` only when it is as durable as the engine makes it, in the order
-  of its offsets, without gap or repeat; where that cannot be kept, `Listener.resync` says so instead. The call that
-  published it answers after the node's own listener was told.
+- The node's `Listener` is notified of what has a position only when it is as durable as the engine makes it, in the
+  order of its offsets, without gap or repeat; where that cannot be kept, `Listener.resync` says so instead. The call
+  that published it fires after the node's own listener was notified.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class InboxRules(msgspec.Struct, frozen=True):
     ttl: int
 
 
-class InboxState(msgspec.Struct, frozen=True):
+class InboxSummary(msgspec.Struct, frozen=True):
     """An inbox in numbers: its newest offset, its epoch, the cursor, and how many messages wait after the cursor."""
 
     offset: int
@@ -147,7 +147,7 @@ class Credential(msgspec.Struct, frozen=True):
     issued_at: int | None
 
 
-class Node(msgspec.Struct, frozen=True):
+class NodeInfo(msgspec.Struct, frozen=True):
     """A node as the others know it. ``connections``: all of them, also those that belong to no user; of these another
     node's number may be a few seconds old."""
 
@@ -183,20 +183,20 @@ class Clock(Protocol):
 
 
 class Listener(Protocol):
-    """What an engine tells its node. None of these raises, and none of them waits."""
+    """What an engine notifies its node of. None of these raises, and none of them waits."""
 
     def deliver(self, publication: Publication) -> None:
         """A publication on a channel that this node subscribed to."""
 
     def task_event(self, event: TaskEvent, to_owner: bool) -> None:
-        """A task changed. ``to_owner``: heard on the owner's channel (final events are not told there: they come as the
-        owner's inbox message); otherwise heard on the task's own channel."""
+        """A task changed. ``to_owner``: received on the owner's channel (final events are not sent there: they come as
+        the owner's inbox message); otherwise received on the task's own channel."""
 
     def resync(self, channel: str) -> None:
         """Messages of this channel may have been lost or its epoch changed: who follows it must read anew."""
 
     def refresh(self) -> None:
-        """Word from other nodes may have been lost: ask again about all that is held (tasks, revocations)."""
+        """Messages of other nodes may have been lost: ask again about all that is held (tasks, revocations)."""
 
     def offline(self, user_id: str, last_seen_at: int) -> None:
         """A user's connections vanished with their node; it falls to this node to announce it."""
@@ -228,51 +228,53 @@ class IEngine(Interface):
     tasks: ITaskStore = Attribute("the states of tasks")
     presence: IPresence = Attribute("who is where")
     revocations: IRevocations = Attribute("which tokens no longer hold")
+    ingest: IIngest | None = Attribute("commands of other programs; None where the engine takes none")
 
     def start(listener: Listener) -> Deferred[None]:
-        """Opens what the engine needs. Fails with `errors.ConfigError` where it cannot be used as configured."""
+        """Open what the engine needs, and notify ``listener`` from then on. Fails with `errors.ConfigError` where the
+        engine cannot be used as configured."""
 
     def stop() -> Deferred[None]:
-        """Carries out what was accepted, then closes everything. Later calls fail with `errors.Unavailable`."""
+        """Carry out what was accepted, then close everything. Later calls fail with `errors.Unavailable`."""
 
     def trouble() -> str | None:
-        """Why the engine cannot answer now, in a few words; None when it can. Never waits."""
+        """Return why the engine cannot answer now, in a few words; None when it can. Never waits."""
 
     def figures() -> dict[str, float]:
-        """The engine's own gauges and counters for the metrics, by snake_case name."""
+        """Return the engine's own gauges and counters for the metrics, by snake_case name."""
 
 
 class IBroker(Interface):
     """Live messages between nodes."""
 
     def subscribe(channel: str) -> Deferred[None]:
-        """This node wants the channel's messages. Answers when none that is published from now on can be missed
-        (unannounced). A second call while subscribed answers at once. What is behind a channel's name (kept
+        """Deliver the channel's messages to this node. Fires when none that is published from now on can be missed
+        (unannounced). A second call while subscribed fires at once. What is behind a channel's name (kept
         messages, an inbox, a task) makes no difference here."""
 
     def unsubscribe(channel: str) -> None:
-        """This node no longer wants them. A `subscribe` soon after may find the subscription still standing."""
+        """Deliver them no longer. A `subscribe` soon after may find the subscription still standing."""
 
     def publish(
         publication: Publication, retention: Retention | None, once: IdempotencyKey | None
     ) -> Deferred[Published]:
-        """Tells every subscribed node; with ``retention`` the message is kept and gets its position first."""
+        """Deliver to every subscribed node; with ``retention`` the message is kept and gets its position first."""
 
     def survey(question: bytes, timeout: int) -> Deferred[list[tuple[str, bytes]]]:
-        """Asks every live node, oneself included; answers after all have, or after ``timeout`` ms with those that have:
-        pairs of node name and answer."""
+        """Ask every live node, this one included. Return pairs of node name and answer, after all have answered, or
+        after ``timeout`` ms from those that have."""
 
-    def nodes() -> Deferred[list[Node]]:
-        """The live nodes, oneself included."""
+    def nodes() -> Deferred[list[NodeInfo]]:
+        """Return the live nodes, this one included."""
 
 
 class IHistory(Interface):
     """What channels keep (inboxes apart)."""
 
     def read(channel: str, since: int | None, limit: int, reverse: bool) -> Deferred[HistoryPage]:
-        """At most ``limit`` kept messages: those after offset ``since``, ascending (None: from the oldest kept), or
-        with ``reverse`` the newest first, before ``since`` (None: from the newest). None is past its age.
-        A channel's epoch is made when it is first written or read, random, and lost with its data."""
+        """Return at most ``limit`` kept messages: those after offset ``since``, ascending (None: from the oldest kept),
+        or with ``reverse`` the newest first, before ``since`` (None: from the newest). None is past its age. A
+        channel's epoch is made when it is first written or read, random, and lost with its data."""
 
 
 class IInbox(Interface):
@@ -286,90 +288,96 @@ class IInbox(Interface):
         collapse_key: str | None,
         once: IdempotencyKey | None,
     ) -> Deferred[Published]:
-        """Keeps a message and then delivers it live on its channel. ``chat``: counts against the chat quota and evicts
+        """Keep a message and then deliver it live on its channel. ``chat``: counts against the chat quota and evicts
         only chat (perhaps itself), or, in a full inbox within the quota, the oldest message where that is acknowledged.
         ``collapse_key`` replaces an unread one with the same key. ``ttl`` beyond the inbox' own is the inbox' own."""
 
     def read(user_id: str, after: int | None, limit: int) -> Deferred[InboxPage]:
-        """At most ``limit`` messages after offset ``after`` (None: after the cursor), oldest first."""
+        """Return at most ``limit`` messages after offset ``after`` (None: after the cursor), oldest first."""
 
-    def state(user_id: str) -> Deferred[InboxState]:
-        """The inbox in numbers. Its epoch is made when first asked for."""
+    def state(user_id: str) -> Deferred[InboxSummary]:
+        """Return the inbox in numbers. Its epoch is made when first asked for."""
 
     def acknowledge(user_id: str, offset: int, epoch: str) -> Deferred[int]:
-        """Moves the cursor up to ``offset`` (never back) and answers the cursor. Another epoch fails with
+        """Move the cursor up to ``offset`` (never back) and return the cursor. Another epoch fails with
         `errors.Conflict`, an offset beyond the newest with `errors.Invalid`."""
 
     def clear(user_id: str) -> Deferred[int]:
-        """Deletes every message and answers how many. Positions go on from where they were; nothing counts as lost."""
+        """Delete every message and return how many there were. Positions go on from where they were; nothing counts as
+        lost."""
 
 
 class ITaskStore(Interface):
     """The states of tasks, changed by comparing versions."""
 
     def create(event: TaskEvent, once: IdempotencyKey | None) -> Deferred[TaskState]:
-        """Keeps a new task's first state and tells who listens. An id that exists fails with `errors.Conflict`."""
+        """Keep a new task's first state, return it, and notify who listens. An id that exists fails with
+        `errors.Conflict`."""
 
     def replace(event: TaskEvent, final: Publication | None, once: IdempotencyKey | None) -> Deferred[bool]:
-        """Keeps a state whose version is one above the kept one's, and tells who listens. Answers False, with nothing
+        """Keep a state whose version is one above the kept one's, and notify who listens. Return False, with nothing
         changed, where the kept version is another (somebody was quicker: read and decide again). ``final``: the
         owner's inbox message of a final state, appended together with it."""
 
     def get(task_id: str) -> Deferred[TaskState]:
-        """`errors.NotFound` where the task is not known, or a final one is older than its ``ttl``."""
+        """Return the newest state. Fails with `errors.NotFound` where the task is not known, or a final one is older
+        than its ``ttl``."""
 
     def of_user(user_id: str, unfinished: bool, limit: int) -> Deferred[list[TaskState]]:
-        """The user's tasks, the newest (by creation) first."""
+        """Return at most ``limit`` of the user's tasks, the newest (by creation) first."""
 
     def stale(before: int, limit: int) -> Deferred[list[TaskState]]:
-        """Unfinished tasks without a change since ``before``, the oldest first."""
+        """Return unfinished tasks without a change since ``before`` (ms), the oldest first."""
 
     def done(task_id: str, key: str) -> Deferred[bool]:
-        """Whether a write with this `IdempotencyKey.key` was already carried out on this task."""
+        """Return whether a write with this `IdempotencyKey.key` was already carried out on this task."""
 
 
 class IPresence(Interface):
     """Who is where: users' connections and their subscriptions, counted over all nodes."""
 
     def connect(user_id: str, connection_id: str) -> Deferred[bool]:
-        """True where this is the user's first connection anywhere."""
+        """Return true where this is the user's first connection anywhere."""
 
     def disconnect(user_id: str, connection_id: str, now: int) -> Deferred[bool]:
-        """True where it was the last."""
+        """Return true where it was the last."""
 
-    def online(user_id: str) -> Deferred[Online]: ...
+    def online(user_id: str) -> Deferred[Online]:
+        """Return whether the user is connected anywhere."""
 
     def join(channel: str, user_id: str, connection_id: str, info: msgspec.Raw | None) -> Deferred[bool]:
-        """True where this is the user's first subscription of the channel anywhere."""
+        """Return true where this is the user's first subscription of the channel anywhere."""
 
     def leave(channel: str, user_id: str, connection_id: str) -> Deferred[bool]:
-        """True where it was the last."""
+        """Return true where it was the last."""
 
     def members(channel: str) -> Deferred[list[Member]]:
-        """By user id, ascending."""
+        """Return who is there, by user id, ascending."""
 
 
 class IRevocations(Interface):
-    """Which tokens no longer hold. Never answers from a guess: where it cannot ask, it fails."""
+    """Which tokens no longer hold. Never guesses: where it cannot ask, it fails."""
 
-    def revoke_token(jti: str, until: int) -> Deferred[None]: ...
+    def revoke_token(jti: str, until: int) -> Deferred[None]:
+        """Block the token of this id; forgotten at ``until``, ms."""
 
     def revoke_user(user_id: str, issued_until: int, until: int) -> Deferred[None]:
-        """Blocks the user's tokens issued at or before ``issued_until``, and those that don't say."""
+        """Block the user's tokens issued at or before ``issued_until`` (ms), and those that don't say; forgotten at
+        ``until``, ms."""
 
     def revoked(credentials: Sequence[Credential]) -> Deferred[list[bool]]:
-        """For each credential whether it is revoked now."""
+        """Return for each credential whether it is revoked now."""
 
 
 class IIngest(Interface):
     """Commands that other programs leave: carried out in order, by one node at a time, at least once."""
 
     def start(execute: Callable[[str, msgspec.Raw, IdempotencyKey], Awaitable[Any]]) -> None:
-        """From now on this node may be the one. ``execute`` carries out a command (method, params) under an
+        """Take part: from now on this node may be the one. ``execute`` carries out a command (method, params) under an
         `IdempotencyKey` whose key is the command's own and whose fence is this node's lease. `errors.Unavailable` makes
         it wait and try again; whatever else it raises counts, and after three times the command is given up."""
 
 
 def question_of(kind: str, body: Any) -> bytes:
-    """A question to every node: its kind and its body."""
+    """Encode a question to every node: its kind and its body."""
     return msgspec.json.encode([kind, body])

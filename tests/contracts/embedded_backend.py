@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from twisted.internet.task import Clock
-
 from pushserver.engine.embedded import EmbeddedEngine
+from tests.engine.clocks import FakeTime
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,21 +20,18 @@ class EmbeddedBackend:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.clock = Clock()
-        self.clock.advance(1_700_000_000)
+        self.time = FakeTime()
 
     def now(self) -> int:
-        return int(self.clock.seconds() * 1000)
+        return self.time.now()
 
     async def advance(self, duration: int) -> None:
-        self.clock.advance(duration / 1000)
+        self.time.advance(duration / 1000)
 
     def engine(self, node_name: str, inbox: InboxRules, task_ttl: int) -> EmbeddedEngine:
         from twisted.internet import reactor
 
-        return EmbeddedEngine(
-            reactor, self.directory / "state", inbox=inbox, task_ttl=task_ttl, node_name=node_name, clock=self.clock
-        )
+        return EmbeddedEngine(reactor, self.time.clock, self.directory / "state", inbox, task_ttl, node_name)
 
     async def close(self) -> None:
         pass

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from twisted.internet.task import deferLater
 
 from pushserver.engine.redis import RedisEngine, RedisSettings
+from pushserver.server.clock import Clock
 from tests.engine.redis.servers import RedisServer
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class RedisBackend:
 
         return RedisEngine(
             reactor,
+            Clock(reactor),
             RedisSettings(url=self.server.url, prefix="contract"),
             node_name=node_name,
             inbox=inbox,

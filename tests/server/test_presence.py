@@ -11,6 +11,7 @@ from twisted.internet.task import Clock
 
 from pushserver.app.service import Node, make_engine, wall_clock
 from pushserver.config.checks import load
+from pushserver.server.clock import Clock as EngineClock
 from pushserver.server.presence import OFFLINE_GRACE
 from tests.engine.redis.nodes import until
 from tests.engine.redis.servers import RedisServer
@@ -34,7 +35,7 @@ class Place:
         path.write_text(f'[engine]\nkind = "redis"\n[redis]\nurl = "{redis.url}"\n')
         config = load(str(path), {"PUSHSERVER_AUTH__SECRET": SECRET})
         self.clock = Clock()
-        self.engine = make_engine(reactor, config, name)
+        self.engine = make_engine(reactor, config, name, EngineClock(reactor))
         self.node = Node(self.clock, config, self.engine, name, wall_clock)
         self.announced: list[tuple[str, str, str]] = []
         self.node.publishing.announce = self.announce  # type: ignore[method-assign]

@@ -26,7 +26,7 @@ from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, eventAsText
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from pushserver.app import process as collector
+from pushserver.app import process
 from pushserver.app.dev import Dev, prepare
 from pushserver.app.workers.load_table import LoadTable
 from pushserver.app.workers.messages import (
@@ -133,7 +133,7 @@ class Worker:
             from pushserver.app.service import PushService
 
             self._service = PushService(self._reactor, config, dev, name=order.node, role=self)
-            collector.settle()
+            process.settle()
         except ConfigError:
             self.failed(Failure())
             return
@@ -249,6 +249,7 @@ def main(arguments: list[str]) -> int:
         install()
     from twisted.internet import reactor
 
+    process.count_monotonic(reactor)  # type: ignore[arg-type]
     running: Any = reactor
     Worker(running)
     running.run()

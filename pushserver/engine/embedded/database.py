@@ -1,4 +1,4 @@
-"""The embedded engine's file: one SQLite database in a directory that one server at a time may use (L1).
+"""The embedded engine's file: one SQLite database in a directory that one server at a time may use.
 
 Everything here runs on the writer thread, `hold` apart.
 """
@@ -46,13 +46,13 @@ _DISK: Final = frozenset(
 
 
 def disk_failed(error: BaseException) -> bool:
-    """Whether an exception tells of the disk or the file, and not of a mistake in one statement."""
+    """Return whether an exception is about the disk or the file, and not about a mistake in one statement."""
     code = getattr(error, "sqlite_errorcode", None)
     return code is not None and code & 0xFF in _DISK
 
 
 def hold(directory: Path) -> int:
-    """Makes the directory and takes its lock; answers the descriptor that holds it until it is closed.
+    """Make the directory and take its lock; return the descriptor that holds it until it is closed.
 
     Raises `ConfigError` where the directory cannot be used, or another server does.
     """
@@ -167,7 +167,7 @@ class Database:
                 pass
 
     def close(self) -> None:
-        """Empties the write-ahead log into the file and closes it."""
+        """Empty the write-ahead log into the file and close it."""
         if self._connection is not None:
             try:
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()

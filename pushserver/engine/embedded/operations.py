@@ -1,12 +1,12 @@
-"""The reads and writes of the embedded engine, one class each (L1).
+"""The reads and writes of the embedded engine, one class each.
 
 An instance is made on the reactor, carried out once on the writer thread (twice where a batch is taken back), and
-handed back with its answer to tell the node.
+handed back with its answer to notify the node.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -25,13 +25,15 @@ if TYPE_CHECKING:
 
     from .store import Store
 
+T = TypeVar("T")
+
 _encode = msgspec.json.Encoder().encode
 _published = msgspec.json.Decoder(Published)
 _task = msgspec.json.Decoder(TaskState)
 
 
-class Broker(Protocol):
-    """Where kept things are told."""
+class Delivery(Protocol):
+    """Who is notified of what was kept."""
 
     def deliver(self, publication: Publication, offset: int | None = None, epoch: str | None = None) -> None:
         """A publication, with its position."""
@@ -40,8 +42,8 @@ class Broker(Protocol):
         """A change of a task."""
 
 
-class Operation:
-    """One read or write. None in an attribute: it does not ask for such a thing."""
+class Operation(Generic[T]):
+    """One read or write, whose answer is a ``T``. None in an attribute: it does not ask for such a thing."""
 
     __slots__ = ()
     #: the key that must be new
@@ -53,41 +55,81 @@ class Operation:
     #: which task
     task_id: str | None = None
 
-    def carry_out(self, store: Store) -> Any:
-        """Does it, and answers. A `PushError` means that nothing was changed."""
+    def carry_out(self, store: Store) -> T:
+        """Do it, and return its answer. A `PushError` means that nothing was changed."""
         raise NotImplementedError
 
-    def tell(self, broker: Broker, answer: Any) -> None:
-        """Tells the node what was kept, if there is something to tell."""
+    def notify(self, delivery: Delivery, answer: T) -> None:
+        """After the commit, on the reactor: notify the node of what was kept, if there is something."""
 
 
-class Asking(Operation):
-    """Anything that one call on the store answers."""
+class _Call(Operation[T]):
+    """A call of a method or function of the rows."""
 
-    __slots__ = ("_call", "channel", "user_id")
+    __slots__ = ("_arguments", "_method")
 
-    def __init__(self, call: Callable[[Store], Any], *, user_id: str | None = None, channel: str | None = None) -> None:
-        self._call = call
-        self.user_id = user_id
+    def __init__(self, method: Callable[..., T], *arguments: Any) -> None:
+        self._method = method
+        self._arguments = arguments
+
+
+class HistoryCall(_Call[T]):
+    """``method(histories, connection, now, channel, …)``"""
+
+    __slots__ = ("channel",)
+
+    def __init__(self, method: Callable[..., T], channel: str, *arguments: Any) -> None:
+        super().__init__(method, channel, *arguments)
         self.channel = channel
 
-    def carry_out(self, store: Store) -> Any:
-        return self._call(store)
+    def carry_out(self, store: Store) -> T:
+        return self._method(store.histories, store.connection, store.now, *self._arguments)
+
+
+class InboxCall(_Call[T]):
+    """``method(inboxes, connection, now, user_id, …)``"""
+
+    __slots__ = ("user_id",)
+
+    def __init__(self, method: Callable[..., T], user_id: str, *arguments: Any) -> None:
+        super().__init__(method, user_id, *arguments)
+        self.user_id = user_id
+
+    def carry_out(self, store: Store) -> T:
+        return self._method(store.inboxes, store.connection, store.now, *self._arguments)
+
+
+class TaskCall(_Call[T]):
+    """``method(tasks, connection, now, …)``"""
+
+    __slots__ = ()
+
+    def carry_out(self, store: Store) -> T:
+        return self._method(store.tasks, store.connection, store.now, *self._arguments)
+
+
+class RowCall(_Call[T]):
+    """``function(connection, …)``: rows that nothing of is held in memory on the writer thread."""
+
+    __slots__ = ()
+
+    def carry_out(self, store: Store) -> T:
+        return self._method(store.connection, *self._arguments)
 
 
 def _earlier(store: Store, digest: bytes) -> Published | None:
-    """What a repeat is answered."""
+    """Return what a repeat is answered; None where this is the first."""
     answer = store.keys.answer(digest)
     return msgspec.structs.replace(_published.decode(answer), duplicate=True) if answer is not None else None
 
 
 def _first(store: Store, digest: bytes, published: Published) -> Published:
-    """What the first is answered, after it was written down for repeats."""
+    """Return what the first is answered, after writing it down for repeats."""
     store.keys.remember(digest, _encode(published), store.now)
     return published
 
 
-class Publish(Operation):
+class KeepPublication(Operation[Published]):
     """A publication on a channel with history."""
 
     __slots__ = ("_body", "_publication", "_retention", "channel", "digest")
@@ -104,17 +146,17 @@ class Publish(Operation):
         if digest is not None and (earlier := _earlier(store, digest)) is not None:
             return earlier
         offset, epoch = store.histories.append(
-            store.connection, message.channel, self._retention, self._body, store.now
+            store.connection, store.now, message.channel, self._retention, self._body
         )
         published = Published(message.message_id, offset, epoch)
         return published if digest is None else _first(store, digest, published)
 
-    def tell(self, broker: Broker, answer: Published) -> None:
+    def notify(self, delivery: Delivery, answer: Published) -> None:
         if not answer.duplicate:
-            broker.deliver(self._publication, answer.offset, answer.epoch)
+            delivery.deliver(self._publication, answer.offset, answer.epoch)
 
 
-class Append(Operation):
+class AppendToInbox(Operation[Published]):
     """A publication to one user's inbox."""
 
     __slots__ = ("_body", "_chat", "_collapse_key", "_publication", "_ttl", "digest", "user_id")
@@ -142,26 +184,26 @@ class Append(Operation):
         if digest is not None and (earlier := _earlier(store, digest)) is not None:
             return earlier
         offset, epoch = store.inboxes.append(
-            store.connection, user_id, self._chat, self._ttl, self._collapse_key, self._body, store.now
+            store.connection, store.now, user_id, self._chat, self._ttl, self._collapse_key, self._body
         )
         published = Published(self._publication.message_id, offset, epoch)
         return published if digest is None else _first(store, digest, published)
 
-    def tell(self, broker: Broker, answer: Published) -> None:
+    def notify(self, delivery: Delivery, answer: Published) -> None:
         if not answer.duplicate:
-            broker.deliver(self._publication, answer.offset, answer.epoch)
+            delivery.deliver(self._publication, answer.offset, answer.epoch)
 
 
-class CreateTask(Operation):
+class CreateTask(Operation[TaskState]):
     """A new task's first state."""
 
-    __slots__ = ("_event", "_happened", "digest", "task_id")
+    __slots__ = ("_changed", "_event", "digest", "task_id")
 
     def __init__(self, event: TaskEvent, key: IdempotencyKey | None) -> None:
         self.task_id = event.state.task_id
         self.digest = once.digest_of(once.TASK, event.state.task_id, key) if key is not None else None
         self._event = event
-        self._happened = False
+        self._changed = False
 
     def carry_out(self, store: Store) -> TaskState:
         state = self._event.state
@@ -172,18 +214,18 @@ class CreateTask(Operation):
         store.tasks.put(state, store.now)
         if self.digest is not None:
             store.keys.remember(self.digest, _encode(state), store.now)
-        self._happened = True
+        self._changed = True
         return state
 
-    def tell(self, broker: Broker, answer: TaskState) -> None:
-        if self._happened:
-            broker.task_event(self._event)
+    def notify(self, delivery: Delivery, answer: TaskState) -> None:
+        if self._changed:
+            delivery.task_event(self._event)
 
 
-class ReplaceTask(Operation):
+class ReplaceTask(Operation[bool]):
     """A task's next state, and the owner's message of a final one."""
 
-    __slots__ = ("_body", "_event", "_final", "_happened", "_position", "digest", "task_id", "user_id")
+    __slots__ = ("_body", "_changed", "_event", "_final", "_position", "digest", "task_id", "user_id")
 
     def __init__(self, event: TaskEvent, final: Publication | None, key: IdempotencyKey | None) -> None:
         self.task_id = event.state.task_id
@@ -193,7 +235,7 @@ class ReplaceTask(Operation):
         self._final = final
         self._body = publication.encode(final) if final is not None else b""
         self._position = (0, "")
-        self._happened = False
+        self._changed = False
 
     def carry_out(self, store: Store) -> bool:
         state = self._event.state
@@ -207,21 +249,21 @@ class ReplaceTask(Operation):
         store.tasks.put(state, store.now)
         if self._final is not None:
             self._position = store.inboxes.append(
-                store.connection, state.user_id, False, None, None, self._body, store.now
+                store.connection, store.now, state.user_id, False, None, None, self._body
             )
         if self.digest is not None:
             store.keys.remember(self.digest, b"true", store.now)
-        self._happened = True
+        self._changed = True
         return True
 
-    def tell(self, broker: Broker, answer: bool) -> None:
-        if self._happened:
+    def notify(self, delivery: Delivery, answer: bool) -> None:
+        if self._changed:
             if self._final is not None:
-                broker.deliver(self._final, *self._position)
-            broker.task_event(self._event)
+                delivery.deliver(self._final, *self._position)
+            delivery.task_event(self._event)
 
 
-class TaskDone(Operation):
+class TaskDone(Operation[bool]):
     """Whether a key was used on a task."""
 
     __slots__ = ("digest",)
@@ -233,8 +275,8 @@ class TaskDone(Operation):
         return self.digest is not None and store.keys.answer(self.digest) is not None
 
 
-class Sweep(Operation):
-    """One small step of removing what is past its age; answers whether there may be more."""
+class Sweep(Operation[bool]):
+    """One small step of removing what is past its age; true where there may be more."""
 
     __slots__ = ("_limit",)
 
@@ -247,3 +289,12 @@ class Sweep(Operation):
         removed += [part.sweep(store.connection, store.now, limit) for part in (store.inboxes, store.histories)]
         removed.append(revocationrows.sweep(store.connection, store.now, limit))
         return max(removed) >= limit
+
+
+class Probe(Operation[None]):
+    """A write that changes nothing that matters."""
+
+    __slots__ = ()
+
+    def carry_out(self, store: Store) -> None:
+        store.connection.execute("INSERT OR REPLACE INTO probe (probe, written_at) VALUES (1, ?)", (store.now,))

@@ -1,8 +1,8 @@
-"""Who is where, on the only node there is (L1): in memory, apart from when a user was last seen."""
+"""`IPresence` of the only node there is: in memory, apart from when a user was last seen."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface import implementer
@@ -10,24 +10,26 @@ from zope.interface import implementer
 from pushserver.core.errors import Unavailable
 from pushserver.engine.interfaces import IPresence, Member, Online
 
-from .operations import Asking
+from .operations import RowCall
 from .rows import revocations as revocationrows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import msgspec
 
+    from pushserver.engine.interfaces import Clock
+
     from .writer import Writer
+
+T = TypeVar("T")
 
 
 @implementer(IPresence)
 class EmbeddedPresence:
     """When a user was last seen is saved a few seconds later (`save`), many users at once."""
 
-    def __init__(self, writer: Writer, now: Callable[[], int]) -> None:
+    def __init__(self, writer: Writer, clock: Clock) -> None:
         self._writer = writer
-        self._now = now
+        self._clock = clock
         self._connections: dict[str, set[str]] = {}
         self._members: dict[str, dict[str, dict[str, msgspec.Raw | None]]] = {}
         self._unsaved: dict[str, int] = {}
@@ -40,12 +42,13 @@ class EmbeddedPresence:
         self._connections.clear()
         self._members.clear()
 
-    def _answer(self, value: Any) -> Deferred[Any]:
+    def _answer(self, value: T) -> Deferred[T]:
+        """Return a value that is known here, or a failure where the engine is stopped."""
         return succeed(value) if self._writer.accepting else fail(Unavailable("the engine is stopped"))
 
     def connect(self, user_id: str, connection_id: str) -> Deferred[bool]:
         if not self._writer.accepting:
-            return self._answer(None)
+            return self._answer(False)
         connections = self._connections.setdefault(user_id, set())
         first = not connections
         connections.add(connection_id)
@@ -53,7 +56,7 @@ class EmbeddedPresence:
 
     def disconnect(self, user_id: str, connection_id: str, now: int) -> Deferred[bool]:
         if not self._writer.accepting:
-            return self._answer(None)
+            return self._answer(False)
         connections = self._connections.get(user_id)
         if connections is None or connection_id not in connections:
             return succeed(False)
@@ -66,15 +69,15 @@ class EmbeddedPresence:
 
     def online(self, user_id: str) -> Deferred[Online]:
         if user_id in self._connections:
-            return self._answer(Online(user_id, True, self._now()))
+            return self._answer(Online(user_id, True, self._clock.now()))
         if user_id in self._unsaved:
             return self._answer(Online(user_id, False, self._unsaved[user_id]))
-        asked = self._writer.submit(Asking(lambda store: revocationrows.seen(store.connection, user_id)))
+        asked = self._writer.submit(RowCall(revocationrows.seen, user_id))
         return asked.addCallback(lambda seen_at: Online(user_id, False, seen_at))
 
     def join(self, channel: str, user_id: str, connection_id: str, info: msgspec.Raw | None) -> Deferred[bool]:
         if not self._writer.accepting:
-            return self._answer(None)
+            return self._answer(False)
         connections = self._members.setdefault(channel, {}).setdefault(user_id, {})
         first = not connections
         connections[connection_id] = info
@@ -82,7 +85,7 @@ class EmbeddedPresence:
 
     def leave(self, channel: str, user_id: str, connection_id: str) -> Deferred[bool]:
         if not self._writer.accepting:
-            return self._answer(None)
+            return self._answer(False)
         members = self._members.get(channel, {})
         connections = members.get(user_id, {})
         if connection_id not in connections:
@@ -105,11 +108,12 @@ class EmbeddedPresence:
         )
 
     async def save(self) -> None:
-        """Writes down who was last seen when. What could not be written is tried again the next time."""
+        """Write down when users were last seen. What could not be written is tried again the next time; fails with
+        `errors.Unavailable` then."""
         unsaved = list(self._unsaved.items())
         if not unsaved:
             return
-        await self._writer.submit(Asking(lambda store: revocationrows.save_seen(store.connection, unsaved)))
+        await self._writer.submit(RowCall(revocationrows.save_seen, unsaved))
         for user_id, seen_at in unsaved:
             if self._unsaved.get(user_id) == seen_at:
                 del self._unsaved[user_id]

@@ -1,4 +1,4 @@
-"""Which tokens no longer hold (L1): all of them in memory, so that asking costs nothing, and kept in the store."""
+"""`IRevocations`: all of them in memory, so that asking costs nothing, and kept in the store."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from zope.interface import implementer
 from pushserver.core.errors import Unavailable
 from pushserver.engine.interfaces import Credential, IRevocations
 
-from .operations import Asking
+from .operations import RowCall
 from .rows import revocations as revocationrows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
+
+    from pushserver.engine.interfaces import Clock
 
     from .writer import Writer
 
@@ -23,9 +25,9 @@ if TYPE_CHECKING:
 class EmbeddedRevocations:
     """What was revoked holds once it is on the disk, or at the latest when the caller has its answer."""
 
-    def __init__(self, writer: Writer, now: Callable[[], int]) -> None:
+    def __init__(self, writer: Writer, clock: Clock) -> None:
         self._writer = writer
-        self._now = now
+        self._clock = clock
         self._tokens: dict[str, int] = {}
         self._users: dict[str, tuple[int, int]] = {}
 
@@ -36,9 +38,9 @@ class EmbeddedRevocations:
         self._tokens.clear()
         self._users.clear()
         for row in rows:
-            self._enter(row)
+            self._register(row)
 
-    def _enter(self, row: revocationrows.Row) -> None:
+    def _register(self, row: revocationrows.Row) -> None:
         kind, subject, issued_until, until = row
         if kind == revocationrows.TOKEN:
             self._tokens[subject] = max(until, self._tokens.get(subject, 0))
@@ -47,8 +49,8 @@ class EmbeddedRevocations:
             self._users[subject] = (max(issued_until, before[0]), max(until, before[1]))
 
     def _revoke(self, row: revocationrows.Row) -> Deferred[None]:
-        kept = self._writer.submit(Asking(lambda store: revocationrows.revoke(store.connection, row)))
-        return kept.addCallback(lambda _: self._enter(row))
+        kept = self._writer.submit(RowCall(revocationrows.revoke, row))
+        return kept.addCallback(lambda _: self._register(row))
 
     def revoke_token(self, jti: str, until: int) -> Deferred[None]:
         return self._revoke((revocationrows.TOKEN, jti, 0, until))
@@ -59,7 +61,7 @@ class EmbeddedRevocations:
     def revoked(self, credentials: Sequence[Credential]) -> Deferred[list[bool]]:
         if not self._writer.accepting:
             return fail(Unavailable("the engine is stopped"))
-        now = self._now()
+        now = self._clock.now()
         return succeed([self._blocked(credential, now) for credential in credentials])
 
     def _blocked(self, credential: Credential, now: int) -> bool:
@@ -69,6 +71,6 @@ class EmbeddedRevocations:
         return until > now and (credential.issued_at is None or credential.issued_at <= issued_until)
 
     def sweep(self, now: int) -> None:
-        """Forgets what no longer matters."""
+        """Forget what no longer matters at ``now``, ms."""
         self._tokens = {jti: until for jti, until in self._tokens.items() if until > now}
         self._users = {user_id: entry for user_id, entry in self._users.items() if entry[1] > now}

@@ -1,7 +1,7 @@
-"""The embedded engine's store: batches of operations, each batch one transaction (L1, on the writer thread).
+"""The embedded engine's store: batches of operations, each batch one transaction (on the writer thread).
 
 An operation is a small object: it says what it will ask for, so that a batch reads that in a few queries, it is carried
-out on the `Store`, and after the commit the reactor hands it its own answer, so that it can tell the listener. Where
+out on the `Store`, and after the commit the reactor hands it its own answer, so that it can notify the listener. Where
 the disk fails, the whole batch fails, and everything in memory is forgotten and read anew. Where one operation fails by
 a mistake of ours, the batch is taken back and carried out again one by one, so that only that operation fails.
 """
@@ -19,7 +19,7 @@ from pushserver.core.errors import PushError, Unavailable
 from .database import Database, disk_failed, hold
 from .rows import revocations as revocationrows
 from .rows.history import Histories
-from .rows.idempotency import Keys
+from .rows.idempotency import IdempotencyRows
 from .rows.inbox import Inboxes
 from .rows.tasks import TaskRows
 
@@ -44,14 +44,14 @@ class Store:
         self._database = Database(directory, migrations)
         self.now = 0
         self.connection: sqlite3.Connection
-        self.keys = Keys()
+        self.keys = IdempotencyRows()
         self.inboxes = Inboxes(inbox)
         self.histories = Histories()
         self.tasks = TaskRows(task_ttl)
         self._parts = (self.keys, self.inboxes, self.histories, self.tasks)
 
     def open(self, now: int) -> list[revocationrows.Row]:
-        """Takes the directory and opens the file; answers the revocations. Raises `ConfigError`."""
+        """Take the directory and open the file; return the revocations. Raises `ConfigError`."""
         self._lock = hold(self._directory)
         try:
             self._database.open()
@@ -66,10 +66,10 @@ class Store:
             os.close(self._lock)
             self._lock = None
 
-    def carry_out(self, operations: Sequence[Operation], now: int) -> list[Any]:
+    def carry_out(self, operations: Sequence[Operation[Any]], now: int) -> list[Any]:
         """Carries out a batch as one transaction, which is on the disk when this returns.
 
-        Answers what each operation answered, a `Failure` for one that failed alone. Raises what the disk said where
+        Return what each operation answered, a `Failure` for one that failed alone. Raises the disk's error where
         nothing was done, or may have been done.
         """
         self.now = now
@@ -99,18 +99,18 @@ class Store:
         if disk_failed(error) and getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_FULL:
             self._database.drop()
 
-    def _transaction(self, operations: Sequence[Operation]) -> list[Any]:
+    def _transaction(self, operations: Sequence[Operation[Any]]) -> list[Any]:
         connection = self.connection = self._database.connection
         connection.execute("BEGIN")
         now = self.now
         if digests := [each.digest for each in operations if each.digest is not None]:
-            self.keys.fetch(connection, digests, now)
+            self.keys.fetch(connection, now, digests)
         if user_ids := [each.user_id for each in operations if each.user_id is not None]:
-            self.inboxes.fetch(connection, user_ids, now)
+            self.inboxes.fetch(connection, now, user_ids)
         if channels := [each.channel for each in operations if each.channel is not None]:
-            self.histories.fetch(connection, channels, now)
+            self.histories.fetch(connection, now, channels)
         if task_ids := [each.task_id for each in operations if each.task_id is not None]:
-            self.tasks.fetch(connection, task_ids, now)
+            self.tasks.fetch(connection, now, task_ids)
         answers: list[Any] = []
         for operation in operations:
             try:

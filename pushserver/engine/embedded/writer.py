@@ -1,14 +1,14 @@
-"""The way to the store and back: batches between the reactor and the one writer thread (L1).
+"""The way to the store and back: batches between the reactor and the one writer thread.
 
 What is submitted in one turn of the reactor becomes one batch; while the thread carries it out, the next one gathers.
-When a batch is on the disk, the reactor is told once, and answers its operations in their order.
+When a batch is on the disk, the reactor is called once, and fires the operations' Deferreds in their order.
 """
 
 from __future__ import annotations
 
 import threading
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
@@ -19,7 +19,11 @@ from pushserver.core.errors import PushError, Unavailable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .operations import Broker, Operation
+    from pushserver.engine.interfaces import Clock
+    from pushserver.engine.registry import EngineReactor
+
+    from .operations import Delivery, Operation
+    from .rows.revocations import Row
     from .store import Store
 
 #: How many operations are one transaction at most, so that an answer does not wait for thousands of others.
@@ -32,20 +36,30 @@ def _unavailable(why: str) -> Failure:
     return Failure(Unavailable(why))  # type: ignore[no-untyped-call]
 
 
+T = TypeVar("T")
+
+
 class Writer:
-    """Carries operations to the `Store`; each tells ``broker`` what was kept after the commit, and before the submitter
-    has its answer."""
+    """Carries operations to the `Store`; each notifies ``delivery`` of what was kept after the commit, and before the
+    submitter has its answer.
+
+    Args:
+        reactor: the real one, also where a test moves ``clock``: a batch leaves at the end of its turn.
+        store: used on the writer thread alone.
+        delivery: who is notified of what was kept.
+        clock: the wall time of each batch.
+    """
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, store: Store, now: Callable[[], int]) -> None:
+    def __init__(self, reactor: EngineReactor, store: Store, delivery: Delivery, clock: Clock) -> None:
         self._reactor = reactor
         self._store = store
-        self._now = now
-        self.broker: Broker | None = None
+        self._delivery = delivery
+        self._clock = clock
         self._jobs: SimpleQueue[tuple[Callable[[], Any], Callable[[Any], None]] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._gathering: list[tuple[Operation, Deferred[Any]]] = []
+        self._gathering: list[tuple[Operation[Any], Deferred[Any]]] = []
         self._scheduled = False
         self._busy = False
         self._idle: Deferred[None] | None = None
@@ -60,15 +74,15 @@ class Writer:
         return len(self._gathering)
 
     def trouble(self) -> str | None:
-        """Why the store cannot answer now."""
+        """Return why the store cannot answer now; None where it can."""
         return "the store is closed" if not self.accepting else self._fault
 
-    async def start(self) -> Any:
-        """Starts the thread and opens the store; answers what that answered. Raises `ConfigError`."""
+    async def start(self) -> list[Row]:
+        """Start the thread and open the store; return the revocations. Raises `ConfigError`."""
         self._thread = threading.Thread(target=self._work, name="pushserver-store", daemon=True)
         self._thread.start()
-        opened: Deferred[Any] = Deferred()
-        now = self._now()
+        opened: Deferred[list[Row]] = Deferred()
+        now = self._clock.now()
         self._jobs.put((lambda: self._store.open(now), opened.callback))
         try:
             answer = await opened
@@ -79,7 +93,7 @@ class Writer:
         return answer
 
     async def stop(self) -> None:
-        """Refuses what comes from now on, carries out what waits, and closes the store."""
+        """Refuse what comes from now on, carry out what waits, and close the store."""
         if self._thread is None:
             return
         self.accepting = False
@@ -97,13 +111,13 @@ class Writer:
             self._thread.join()
             self._thread = None
 
-    def submit(self, operation: Operation) -> Deferred[Any]:
-        """Answers what the operation answers. `Unavailable` where it cannot be known to have happened."""
+    def submit(self, operation: Operation[T]) -> Deferred[T]:
+        """Return the operation's answer; fails with `Unavailable` where it cannot be known to have happened."""
         if not self.accepting:
             return fail(Unavailable("the store is closed"))
         if len(self._gathering) >= _WAITING:
             return fail(Unavailable("the store is too slow for what is asked of it"))
-        answer: Deferred[Any] = Deferred()
+        answer: Deferred[T] = Deferred()
         self._gathering.append((operation, answer))
         if not self._busy and not self._scheduled:
             self._scheduled = True
@@ -115,7 +129,7 @@ class Writer:
         batch, self._gathering = self._gathering[:_BATCH], self._gathering[_BATCH:]
         self._busy = True
         operations = [operation for operation, _ in batch]
-        now = self._now()
+        now = self._clock.now()
         self._jobs.put((lambda: self._store.carry_out(operations, now), lambda answers: self._done(batch, answers)))
 
     def _work(self) -> None:
@@ -130,7 +144,7 @@ class Writer:
             # Nothing of a job may outlive it here: the last reference would be dropped on the wrong thread.
             del job, work, done, answer
 
-    def _done(self, batch: list[tuple[Operation, Deferred[Any]]], answers: list[Any] | Failure) -> None:
+    def _done(self, batch: list[tuple[Operation[Any], Deferred[Any]]], answers: list[Any] | Failure) -> None:
         self.batches += 1
         self.operations += len(batch)
         if isinstance(answers, Failure):
@@ -142,17 +156,16 @@ class Writer:
         elif self._fault is not None:
             self._fault = None
             self._log.info("The store can be written and read again")
-        broker = self.broker
         for (operation, deferred), answer in zip(batch, answers, strict=True):
             if isinstance(answer, Failure):
                 if not isinstance(answer.value, PushError):
                     self._log.failure("An operation on the store failed", failure=answer)
                     answer = _unavailable("the store could not carry this out")
-            elif broker is not None:
+            else:
                 try:
-                    operation.tell(broker, answer)
+                    operation.notify(self._delivery, answer)
                 except Exception:
-                    self._log.failure("What was kept could not be told")
+                    self._log.failure("The node could not be notified of what was kept")
             deferred.callback(answer)
         self._busy = False
         if self._gathering:

@@ -1,6 +1,30 @@
 """The Redis engine: any number of nodes behave as one. Importing it chooses the reactor (txredisapi does)."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
 from .engine import RedisEngine
 from .settings import RedisSettings
 
-__all__ = ["RedisEngine", "RedisSettings"]
+if TYPE_CHECKING:
+    from pushserver.engine.interfaces import Clock
+    from pushserver.engine.registry import EngineOptions, EngineReactor
+
+__all__ = ["RedisEngine", "RedisSettings", "make_engine"]
+
+
+def make_engine(reactor: EngineReactor, clock: Clock, options: EngineOptions) -> RedisEngine:
+    """Return the engine, not started. Raises `errors.ConfigError` where an address makes no sense."""
+    return RedisEngine(
+        reactor,
+        clock,
+        msgspec.convert(options.section, RedisSettings),
+        node_name=options.node_name,
+        inbox=options.inbox,
+        task_ttl=options.task_ttl,
+        position_check=options.position_check,
+        accepts=options.accepts,
+    )

@@ -2,9 +2,9 @@
 
     route() -> connect -> AUTH, SELECT, INFO, (ROLE) -> prepare -> ready ... lost -> pause -> route() ...
 
-While there is no connection `Connection.call` fails at once: nothing is queued for a server that is away. The protocol
-is txredisapi's with its hiredis parser; only how replies find their commands is our own, since its queue has neither
-bounds nor deadlines per command.
+While there is no connection `RedisConnection.call` fails at once: nothing is queued for a server that is away. The
+protocol is txredisapi's with its hiredis parser; only how replies find their commands is our own, since its queue has
+neither bounds nor deadlines per command.
 """
 
 from __future__ import annotations
@@ -22,14 +22,17 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
 from pushserver.core.errors import ConfigError, Unavailable
+from pushserver.engine.deadlines import limited
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from twisted.internet.interfaces import IStreamClientEndpoint
+    from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
     from twisted.python.failure import Failure
 
-    from .settings import Address
+    from pushserver.engine.interfaces import Clock
+
+    from .settings import RedisAddress
 
 #: So many commands may wait for their replies on one connection; beyond it they fail at once.
 MAX_PENDING: Final = 10_000
@@ -48,6 +51,10 @@ _LOST: Final = "the connection was lost"
 Refusal = txredisapi.ResponseError
 
 
+def _nothing() -> None:
+    """Nobody wants to know."""
+
+
 class Misconfigured(Exception):
     """Redis is there, and will never serve us as we are configured."""
 
@@ -55,19 +62,19 @@ class Misconfigured(Exception):
 class CommandProtocol(txredisapi.RedisProtocol):  # type: ignore[misc]
     """Replies in the order of their commands; the oldest unanswered one ends the connection when it is too old."""
 
-    def __init__(self, clock: Any) -> None:
+    def __init__(self, clock: Clock) -> None:
         super().__init__(charset=None, convertNumbers=False)
         self._clock = clock
         self._pending: deque[tuple[Deferred[Any], float, int]] = deque()
         self._octets = 0
-        self._alarm: Any = None
+        self._alarm: IDelayedCall | None = None
         self.lost: Deferred[None] = Deferred()
         self.reason = _LOST
         #: why its certificate is not to be trusted
         self.distrust = ""
 
     def connectionMade(self) -> None:
-        # txredisapi's own would authenticate and select with no time limit; `Connection` does that.
+        # txredisapi's own would authenticate and select with no time limit; `RedisConnection` does that.
         self.connected = 1
         transport = self.transport
         if hasattr(transport, "setTcpNoDelay"):
@@ -84,7 +91,8 @@ class CommandProtocol(txredisapi.RedisProtocol):  # type: ignore[misc]
         return len(self._pending)
 
     def send(self, timeout: float, *parts: Any) -> Deferred[Any]:
-        """Sends a command; fails with `Refusal` as Redis answers, or with `Unavailable` where it did not in time."""
+        """Send a command and return its reply; fails with `Refusal` as Redis answers, or with `Unavailable` where it
+        did not in time."""
         if not self.connected:
             return fail(Unavailable("Redis is away"))
         octets = hiredis.pack_command(parts)
@@ -94,7 +102,7 @@ class CommandProtocol(txredisapi.RedisProtocol):  # type: ignore[misc]
         self._octets += len(octets)
         self._pending.append((answer, self._clock.seconds() + timeout, len(octets)))
         if self._alarm is None:
-            self._alarm = self._clock.callLater(timeout, self._look)
+            self._alarm = self._clock.later(timeout, self._look)
         self.transport.write(octets)
         return answer
 
@@ -118,12 +126,12 @@ class CommandProtocol(txredisapi.RedisProtocol):  # type: ignore[misc]
             return
         left = self._pending[0][1] - self._clock.seconds()
         if left > 0:
-            self._alarm = self._clock.callLater(left, self._look)
+            self._alarm = self._clock.later(left, self._look)
         else:
             self.abort("Redis did not answer in time")
 
     def abort(self, reason: str) -> None:
-        """Ends the connection now; what waits fails."""
+        """End the connection now; what waits fails."""
         self.reason = reason
         self.connected = 0
         self.transport.abortConnection()
@@ -145,30 +153,41 @@ class CommandProtocol(txredisapi.RedisProtocol):  # type: ignore[misc]
         lost.callback(None)
 
 
-class Connection:
-    """A connection that comes back. ``name`` is what it is for, in logs and in Redis' list of clients."""
+class RedisConnection:
+    """A connection that comes back.
+
+    Args:
+        name: what it is for, in logs and in Redis' list of clients.
+        route: where to connect to, asked anew for each attempt.
+        master: whether only a master will do.
+        connect_timeout, command_timeout: ms.
+        prepare: what has to be done on a new connection before it counts as ready.
+        build: makes the protocol.
+    """
 
     _log = Logger()
 
     def __init__(
         self,
-        reactor: Any,
+        clock: Clock,
         name: str,
-        address: Address,
+        address: RedisAddress,
         route: Callable[[], Awaitable[IStreamClientEndpoint]],
         *,
         master: bool,
         connect_timeout: int,
         command_timeout: int,
-        build: Callable[[Any], CommandProtocol] = CommandProtocol,
+        prepare: Callable[[CommandProtocol], Awaitable[None]] | None = None,
+        build: Callable[[Clock], CommandProtocol] = CommandProtocol,
     ) -> None:
-        self._reactor = reactor
+        self._clock = clock
         self._name = name
         self._address = address
         self._route = route
         self._master = master
         self._connect_timeout = connect_timeout / 1000
         self.command_timeout = command_timeout / 1000
+        self._prepare = prepare
         self._build = build
         self._stopping = False
         self._pause: Deferred[None] | None = None
@@ -178,16 +197,14 @@ class Connection:
         self._protocol: CommandProtocol | None = None
         #: the process that it talks to, as Redis calls itself
         self.run_id = ""
-        #: when it was connected, s of the reactor's time
+        #: when it was connected, s of the clock's
         self.connected_at = 0.0
         #: why there is no connection; None while there is one
         self.trouble: str | None = "not connected yet"
         self.attempts = 0
         self.interruptions = 0
-        #: what has to be done on a new connection before it counts as ready
-        self.prepare: Callable[[CommandProtocol], Awaitable[None]] | None = None
-        self.ready: Callable[[], None] = lambda: None
-        self.interrupted: Callable[[], None] = lambda: None
+        self._ready: Callable[[], None] = _nothing
+        self._interrupted: Callable[[], None] = _nothing
 
     @property
     def protocol(self) -> CommandProtocol | None:
@@ -198,8 +215,13 @@ class Connection:
     def waiting(self) -> int:
         return self._protocol.waiting if self._protocol is not None else 0
 
-    def start(self) -> Deferred[None]:
-        """Connects, and goes on doing so. Answers after the first attempt; only `Misconfigured` is a failure."""
+    def start(
+        self, *, ready: Callable[[], None] = _nothing, interrupted: Callable[[], None] = _nothing
+    ) -> Deferred[None]:
+        """Connect, and connect again whenever the connection is lost. Fires after the first attempt, and fails only
+        with `Misconfigured` or `ConfigError`. ``ready`` and ``interrupted`` are called for each connection."""
+        self._ready = ready
+        self._interrupted = interrupted
         first: Deferred[None] = Deferred()
         self._first.append(first)
         self._running = Deferred.fromCoroutine(self._run())
@@ -221,18 +243,18 @@ class Connection:
             await self._running
 
     def drop(self, reason: str) -> None:
-        """Ends the connection that stands, for a new one."""
+        """End the connection that stands, for a new one."""
         if self._protocol is not None:
             self._log.warn("Leaving the connection {name} to Redis: {reason}", name=self._name, reason=reason)
             self._protocol.abort(reason)
 
     def call(self, *parts: Any, timeout: float | None = None) -> Deferred[Any]:
-        """Sends a command. ``timeout`` in s, where it is not the usual one."""
+        """Send a command and return its reply. ``timeout`` in s, where it is not the usual one."""
         if self._protocol is None:
             return fail(Unavailable(f"Redis is away: {self.trouble}"))
         return self._protocol.send(self.command_timeout if timeout is None else timeout, *parts)
 
-    def _answer_first(self, result: Any) -> None:
+    def _answer_first(self, result: Exception | None) -> None:
         waiting, self._first = self._first, []
         for first in waiting:
             first.errback(result) if isinstance(result, Exception) else first.callback(None)
@@ -245,8 +267,8 @@ class Connection:
             lasted = 0.0
             try:
                 protocol = await self._connect()
-                if self.prepare is not None:
-                    await self.prepare(protocol)
+                if self._prepare is not None:
+                    await self._prepare(protocol)
             except Exception as error:
                 self._failed(error, failures)
                 if protocol is not None:
@@ -262,23 +284,23 @@ class Connection:
         self._answer_first(None)
 
     async def _stay(self, protocol: CommandProtocol) -> float:
-        """Serves until the connection is lost; answers how long it lasted, s."""
+        """Serve until the connection is lost; return how long it lasted, s."""
         if not protocol.connected or self._stopping:
             protocol.abort("the engine is stopped")
             await protocol.lost
             return 0
-        began = self.connected_at = self._reactor.seconds()
+        began = self.connected_at = self._clock.seconds()
         self._protocol, self.trouble = protocol, None
         self._answer_first(None)
-        self.ready()
+        self._ready()
         await protocol.lost
         self._protocol = None
         self.interruptions += 1
         if not self._stopping:
             self.trouble = protocol.reason
             self._log.warn("Lost the connection {name} to Redis: {reason}", name=self._name, reason=protocol.reason)
-        self.interrupted()
-        return float(self._reactor.seconds() - began)
+        self._interrupted()
+        return float(self._clock.seconds() - began)
 
     def _failed(self, error: Exception, failures: int) -> None:
         if self._stopping:
@@ -291,7 +313,7 @@ class Connection:
 
     async def _wait(self, seconds: float) -> None:
         self._pause = Deferred()
-        call = self._reactor.callLater(seconds, self._pause.callback, None)
+        call = self._clock.later(seconds, self._pause.callback, None)
         try:
             await self._pause
         except CancelledError:
@@ -300,8 +322,7 @@ class Connection:
             self._pause = None
 
     async def _connect(self) -> CommandProtocol:
-        self._attempt = Deferred.fromCoroutine(self._open())
-        self._attempt.addTimeout(self._connect_timeout, self._reactor)
+        self._attempt = limited(Deferred.fromCoroutine(self._open()), self._connect_timeout, self._clock)
         try:
             protocol: CommandProtocol = await self._attempt
             return protocol
@@ -310,7 +331,7 @@ class Connection:
 
     async def _open(self) -> CommandProtocol:
         endpoint = await self._route()
-        factory = Factory.forProtocol(lambda: self._build(self._reactor))
+        factory = Factory.forProtocol(lambda: self._build(self._clock))
         protocol: CommandProtocol = await endpoint.connect(factory)  # type: ignore[assignment]
         try:
             await self._greet(protocol)
@@ -350,6 +371,6 @@ def _text_of(error: BaseException) -> str:
 
 
 def parse_info(reply: bytes) -> dict[str, str]:
-    """The fields of an ``INFO`` reply."""
+    """Return the fields of an ``INFO`` reply."""
     lines = (line.partition(":") for line in reply.decode("utf-8", "replace").splitlines() if not line.startswith("#"))
     return {name: value for name, _, value in lines}

@@ -1,14 +1,13 @@
 """The Redis engine: its parts put together, and what happens when Redis comes back.
 
-commands lost    -> calls fail at once       -> new connection: attach (generation), a sign of life, compare positions
+commands lost    -> calls fail at once       -> new connection: attach (generation), a heartbeat, compare positions
 Pub/Sub lost     -> subscribing fails        -> new connection: subscribe to all, compare positions, replay
-generation moved -> every epoch is another   -> compare positions: resync; presence entered anew
-after each of these the listener is told to refresh what it holds
+generation moved -> every epoch is another   -> compare positions: resync; presence registered anew
+after each of these the listener is notified to refresh what it holds
 """
 
 from __future__ import annotations
 
-from time import time
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.defer import Deferred, DeferredList
@@ -16,29 +15,33 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from pushserver.core import errors
-from pushserver.core.positions import Position
 from pushserver.engine.interfaces import IEngine
 
-from .broker import RedisBroker, RedisHistory
+from .broker import RedisBroker
 from .cluster import LEASE, Cluster
-from .connection import Connection, Misconfigured
-from .feeds import Between
+from .commands import RedisCommands
+from .connection import Misconfigured, RedisConnection
+from .feeds import ChannelFeeds
+from .history import RedisHistory
 from .inbox import RedisInbox
 from .ingest import RedisIngest
 from .live import Live
-from .names import USER, Names
+from .names import Names
+from .pages import InboxLimits, Pages
 from .presence import RedisPresence
 from .revocations import RedisRevocations
-from .route import Route
-from .server import Server
+from .route import RedisRoute
 from .settings import address_of
 from .subscriber import Subscriber
-from .tasks import RedisTaskStore
+from .tasks import RedisTasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pushserver.engine.interfaces import InboxRules, Listener
+    from twisted.internet.interfaces import IDelayedCall
+
+    from pushserver.engine.interfaces import Clock, IIngest, InboxRules, Listener
+    from pushserver.engine.registry import EngineReactor
 
     from .settings import RedisSettings
 
@@ -50,24 +53,30 @@ _AGAIN: Final = 0.5
 _OWN: Final = 10.0
 
 
-def _now() -> int:
-    return int(time() * 1000)
-
-
 @implementer(IEngine)
 class RedisEngine:
     """All nodes that use the same Redis and prefix behave as one.
 
-    ``task_ttl``: how long a final task is kept, ms. ``position_check``: how often positions are compared, ms.
-    ``accepts``: whether a message of this type may be published by programs that are no nodes. ``lease``: how long a
-    node may be silent before it is taken for dead, ms.
+    Args:
+        reactor: connects.
+        clock: wall time for moments, monotonic time for what recurs and for time limits.
+        settings: where Redis is, and how long it may take.
+        node_name: this node, as the others know it.
+        inbox: the bounds of every inbox.
+        task_ttl: how long a final task is kept, ms.
+        position_check: how often positions are compared, ms.
+        accepts: whether a message of this type may be published by programs that are no nodes.
+        lease: how long a node may be silent before it is taken for dead, ms.
+
+    Raises `errors.ConfigError` where an address makes no sense.
     """
 
     _log = Logger()
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: EngineReactor,
+        clock: Clock,
         settings: RedisSettings,
         *,
         node_name: str,
@@ -75,20 +84,18 @@ class RedisEngine:
         task_ttl: int,
         position_check: int,
         accepts: Callable[[str], bool],
-        now: Callable[[], int] = _now,
         lease: int = LEASE,
     ) -> None:
-        self._reactor = reactor
+        self._clock = clock
         self._position_check = position_check / 1000
         address = address_of(settings.url)
         names = Names(settings.prefix, address.database)
-        self._route = Route(reactor, settings, address)
-        self._server = Server(reactor, settings, address, self._route, names)
-        self._subscriber = Subscriber(reactor, settings, address, self._route)
-        self._live = Live(reactor, self._server, self._subscriber, names, accepts, now)
-        self._cluster = Cluster(reactor, self._server, self._subscriber, names, node_name, now, lease)
-        reading = Connection(
-            reactor,
+        limits = InboxLimits(inbox)
+        self._route = RedisRoute(reactor, clock, settings, address)
+        self._commands = RedisCommands(clock, settings, address, self._route, names)
+        self._subscriber = Subscriber(clock, settings, address, self._route)
+        reading = RedisConnection(
+            clock,
             "pushserver-ingest",
             address,
             self._route.endpoint,
@@ -96,18 +103,23 @@ class RedisEngine:
             connect_timeout=settings.connect_timeout,
             command_timeout=settings.command_timeout,
         )
-        self.broker = RedisBroker(self._server, self._live, self._cluster, names)
-        self.history = RedisHistory(self._server, self._live, names)
-        self.inbox = RedisInbox(self._server, self._live, names, inbox)
-        self.tasks = RedisTaskStore(self._server, self._live, names, self.inbox, task_ttl)
-        self.presence = RedisPresence(self._server, self._cluster, names, now)
-        self.revocations = RedisRevocations(self._server, names)
-        self.ingest = RedisIngest(reactor, self._server, reading, names)
-        self._links = [*self._server.connections, self._subscriber.connection, reading]
+        pages = Pages(self._commands, names, limits)
+        self._feeds = ChannelFeeds(clock, pages, ordered=not self._commands.waits)
+        self._live = Live(clock, self._commands, self._subscriber, names, self._feeds, accepts)
+        self._cluster = Cluster(clock, self._commands, self._subscriber, names, node_name, lease)
+        self.broker = RedisBroker(self._commands, self._live, self._cluster, names)
+        self.history = RedisHistory(pages, self._feeds)
+        self.inbox = RedisInbox(self._commands, pages, self._live, names, limits)
+        self.tasks = RedisTasks(self._commands, self._live, names, limits, task_ttl)
+        self.presence = RedisPresence(self._commands, self._cluster, names, clock)
+        self.revocations = RedisRevocations(self._commands, names)
+        self._ingest = RedisIngest(clock, self._commands, reading, names)
+        self.ingest: IIngest | None = self._ingest
+        self._links = [*self._commands.connections, self._subscriber.connection, reading]
         self._stopped = "the engine is not started"
-        self._check: Any = None
+        self._check: IDelayedCall | None = None
         self._checking: Deferred[None] | None = None
-        self._watch: Any = None
+        self._watch: IDelayedCall | None = None
         self._watching: Deferred[None] | None = None
         #: whether something may have been missed since the last comparison
         self._begun = False
@@ -120,29 +132,20 @@ class RedisEngine:
         return Deferred.fromCoroutine(self._start(listener))
 
     async def _start(self, listener: Listener) -> None:
-        self._live.feeds.listener = self._cluster.listener = self.presence.listener = listener
-        self._live.feeds.read = self._between
-        self._live.feeds.secure = self._secure
-        self._cluster.enter = self.presence.enter
-        self._cluster.present = lambda: self.presence.connections
-        self._cluster.start()
-        self._subscriber.left = lambda name: self._live.left(name.decode())
-        self._subscriber.ready = self._heard_again
-        self._subscriber.interrupted = self._live.interrupted
-        self._server.moved = self._moved
-        for each in self._server.connections:
-            each.ready = self._answered_again
+        self._listener = listener
+        self._feeds.start(listener)
+        self.presence.start(listener)
+        self._cluster.start(listener, self.presence)
         self._stopped = ""
         try:
-            connections = [*self._server.connections, self._subscriber.connection]
-            first: list[tuple[bool, Any]] = await DeferredList(
-                [each.start() for each in connections], consumeErrors=True
-            )
+            connecting = self._commands.start(ready=self._commands_ready, moved=self._moved)
+            connecting.append(self._subscriber.start(self))
+            first: list[tuple[bool, Any]] = await DeferredList(connecting, consumeErrors=True)
             for success, result in first:
                 if not success:
                     raise result.value
-            if self._server.trouble is None:
-                await self._cluster.beat()
+            if self._commands.trouble is None:
+                await self._cluster.heartbeat()
         except (Misconfigured, errors.ConfigError) as error:
             await self.stop()
             raise errors.ConfigError(
@@ -152,9 +155,9 @@ class RedisEngine:
         if self.trouble() is not None:
             self._log.warn("Starting without Redis: {reason}", reason=self.trouble())
         if self._check is None and self._checking is None:
-            self._look_soon(self._position_check)
+            self._compare_soon(self._position_check)
         if self._route.watched:
-            self._watch = self._reactor.callLater(_WATCH, self._ask)
+            self._watch = self._clock.later(_WATCH, self._ask_sentinels)
 
     def stop(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._stop())
@@ -166,7 +169,7 @@ class RedisEngine:
         for call in (self._check, self._watch):
             if call is not None and call.active():
                 call.cancel()
-        await self.ingest.stop()
+        await self._ingest.stop()
         await self._cluster.stop()
         for work in (self._checking, self._watching):
             if work is not None:
@@ -181,20 +184,20 @@ class RedisEngine:
             return self._stopped
         subscriber = self._subscriber.connection.trouble
         return (
-            self._server.trouble
+            self._commands.trouble
             or (f"Redis Pub/Sub: {subscriber}" if subscriber else None)
             or self._cluster.trouble
             or self._check_failed
         )
 
     def figures(self) -> dict[str, float]:
-        feeds = self._live.feeds
+        feeds = self._feeds
         return {
             "redis_up": float(self.trouble() is None),
             "redis_commands_waiting": float(sum(each.waiting for each in self._links)),
             "redis_connection_attempts_total": float(sum(each.attempts for each in self._links)),
             "redis_connections_lost_total": float(sum(each.interruptions for each in self._links)),
-            "redis_commands_refused_total": float(self._server.refused),
+            "redis_commands_refused_total": float(self._commands.refused),
             "redis_subscriptions": float(self._subscriber.names),
             "redis_published_total": float(self.broker.published),
             "redis_inbox_appended_total": float(self.inbox.appended),
@@ -202,26 +205,12 @@ class RedisEngine:
             "redis_messages_dropped_total": float(self._live.dropped),
             "redis_catch_ups_total": float(feeds.gaps),
             "redis_resyncs_total": float(feeds.resyncs),
-            "redis_offline_announced_total": float(self._cluster.buried),
+            "redis_offline_announced_total": float(self._cluster.expired),
             "ingest_lag": float(self._cluster.lag),
-            "ingest_active": float(self.ingest.holds),
-            "ingest_handled_total": float(self.ingest.handled),
-            "ingest_dead_total": float(self.ingest.dead),
+            "ingest_active": float(self._ingest.holds),
+            "ingest_handled_total": float(self._ingest.handled),
+            "ingest_dead_total": float(self._ingest.dead),
         }
-
-    # -- messages -----------------------------------------------------------------------------------------------------
-
-    async def _between(self, channel: str, after: int, limit: int) -> Between:
-        """What lies after an offset, for a feed that missed it."""
-        if channel.startswith(USER):
-            inbox = await self.inbox.page(channel[len(USER) :], after, limit)
-            return Between(inbox.messages, Position(inbox.offset, inbox.epoch), inbox.lost == 0)
-        page = await self.history.page(channel, after, limit, False)
-        return Between(page.messages, page.newest, page.floor <= after)
-
-    async def _secure(self) -> None:
-        if self._server.waits:
-            await self._server.replicated()
 
     # -- when Redis comes back ----------------------------------------------------------------------------------------
 
@@ -229,16 +218,24 @@ class RedisEngine:
         self._cluster.renew()
         self._recover()
 
-    def _answered_again(self) -> None:
+    def _commands_ready(self) -> None:
         if self._stopped:
             return
         self._same_process()
         self._cluster.hurry()
         self._recover()
 
-    def _heard_again(self) -> None:
+    # `subscriber.SubscriberListener`
+
+    def left(self, name: str) -> None:
+        self._live.left(name)
+
+    def subscriptions_ready(self) -> None:
         self._same_process()
         self._recover()
+
+    def subscriptions_interrupted(self) -> None:
+        self._live.interrupted()
 
     def _same_process(self) -> None:
         """All connections have to lead to the same Redis: after a failover one may still hang on the old."""
@@ -250,48 +247,52 @@ class RedisEngine:
 
     def _recover(self) -> None:
         self._interrupted = self._begun
-        self._look_soon(0)
+        self._compare_soon(0)
 
-    def _look_soon(self, seconds: float) -> None:
+    def _compare_soon(self, seconds: float) -> None:
         if self._stopped:
             return
         if self._check is not None:
             self._check.cancel()
-        self._check = self._reactor.callLater(seconds, self._look)
+        self._check = self._clock.later(seconds, self._compare)
 
-    def _look(self) -> None:
-        """Compares positions, now and then and after each interruption."""
+    def _compare(self) -> None:
+        """Compare positions, now and then and after each interruption."""
         self._check = None
         if self._checking is not None:
-            self._look_soon(_AGAIN)
+            self._compare_soon(_AGAIN)
             return
-        self._checking = Deferred.fromCoroutine(self._compare())
+        self._checking = self._clock.detach(self._attempt(), self._log, "comparing positions")
 
-        def done(result: Any) -> None:
+        def done(_: None) -> None:
             self._checking = None
-            self._check_failed = None
-            pause = self._position_check
-            if result is not None:
-                self._check_failed = f"positions cannot be compared: {result.getErrorMessage()}"
-                pause = min(_AGAIN, pause)
-                if not result.check(errors.Unavailable):
-                    self._log.failure("Comparing positions went wrong", result)
             if self._check is None:
-                self._look_soon(pause)
+                failed = self._check_failed is not None
+                self._compare_soon(min(_AGAIN, self._position_check) if failed else self._position_check)
 
-        self._checking.addBoth(done)
+        self._checking.addCallback(done)
 
-    async def _compare(self) -> None:
+    async def _attempt(self) -> None:
+        try:
+            await self._compare_positions()
+        except Exception as error:
+            self._check_failed = f"positions cannot be compared: {error}"
+            if not isinstance(error, errors.Unavailable):
+                raise
+        else:
+            self._check_failed = None
+
+    async def _compare_positions(self) -> None:
         # Also while Redis is away: each publication that it did not answer is still remembered.
-        self._live.feeds.forget(_OWN)
-        if not self._subscriber.hearing:
-            raise errors.Unavailable("nothing is heard")
+        self._feeds.forget(_OWN)
+        if not self._subscriber.receiving:
+            raise errors.Unavailable("nothing is received")
         interrupted, self._interrupted = self._interrupted, False
         try:
             await self._live.check(patient=not interrupted)
             if interrupted:
-                await self.presence.settle()
-                self._live.feeds.listener.refresh()
+                await self.presence.remove_ended()
+                self._listener.refresh()
             await self.presence.touch()
         except errors.Unavailable:
             self._interrupted = self._interrupted or interrupted
@@ -299,22 +300,24 @@ class RedisEngine:
 
     # -- sentinels ----------------------------------------------------------------------------------------------------
 
-    def _ask(self) -> None:
-        self._watching = Deferred.fromCoroutine(self._follow())
+    def _ask_sentinels(self) -> None:
+        self._watching = self._clock.detach(self._follow_master(), self._log, "asking the sentinels")
 
-        def done(result: Any) -> None:
+        def done(_: None) -> None:
             self._watching = None
-            if result is not None and not result.check(errors.Unavailable):
-                self._log.failure("Asking the sentinels went wrong", result)
             if not self._stopped:
-                self._watch = self._reactor.callLater(_WATCH, self._ask)
+                self._watch = self._clock.later(_WATCH, self._ask_sentinels)
 
-        self._watching.addBoth(done)
+        self._watching.addCallback(done)
 
-    async def _follow(self) -> None:
-        """Leaves a master that the sentinels replaced, also where it does not know that itself."""
-        master = await self._route.ask()
+    async def _follow_master(self) -> None:
+        """Leave a master that the sentinels replaced, also where it does not know that itself."""
+        try:
+            master = await self._route.ask()
+        except errors.Unavailable:
+            # No sentinel knows now; the connections stay where they are, and it is asked again.
+            return
         if self._route.master is not None and master != self._route.master:
-            self._route.master = master
+            self._route.follow(master)
             for each in self._links:
                 each.drop("the sentinels name another master")

@@ -1,16 +1,16 @@
-"""How far this node has told its listener of each channel that it subscribed to, and how it notices what it missed.
+"""How much of each channel this node has delivered to its listener, and how it notices what it missed.
 
-    Pub/Sub ---------> Feed.positioned --DELIVER--> listener
-    own answers -----> Feed.answered  --GAP--> (Pub/Sub brings it, or after a moment) catch up: read and deliver
-    position check --> Feed.compare   --EPOCH, or what lies between is gone--> resync
+    Pub/Sub, own answers --> ChannelFeed.receive --DELIVER--> listener
+                                                 --GAP--> (Pub/Sub brings it, or after a moment) catch up: read, deliver
+    position check --------> ChannelFeed.compare --EPOCH, or what lies between is gone--> resync
 
-A message with a position is told once, in order, whatever way it came. One without is told as it comes; what this node
-published itself is told when Redis has answered or when Pub/Sub brings it back, whichever is first.
+A message with a position is delivered once, in order, whatever way it came. One without is delivered as it comes; what
+this node published itself is delivered when Redis has answered or when Pub/Sub brings it back, whichever is first.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -19,10 +19,13 @@ from pushserver.core import errors
 from pushserver.core.positions import Position, Sequencer, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from twisted.internet.interfaces import IDelayedCall
+    from twisted.python.failure import Failure
 
     from pushserver.core.publication import Publication
-    from pushserver.engine.interfaces import Listener
+    from pushserver.engine.interfaces import Clock, Listener
+
+    from .pages import Between
 
 #: How long Pub/Sub has to bring what an answer or a look at the positions spoke of, s, before it is read instead.
 _UNDER_WAY: Final = 0.25
@@ -30,19 +33,18 @@ _UNDER_WAY: Final = 0.25
 _PAGE: Final = 200
 
 
-class Between:
-    """What lies after a position: messages in order, the newest position, and whether nothing of it is gone."""
+class MissedPages(Protocol):
+    """Reads what a feed missed (`pages.Pages`)."""
 
-    __slots__ = ("complete", "messages", "newest")
+    async def between(self, channel: str, after: int, limit: int) -> Between:
+        """Return at most ``limit`` messages after an offset."""
 
-    def __init__(self, messages: list[Publication], newest: Position, complete: bool) -> None:
-        self.messages = messages
-        self.newest = newest
-        self.complete = complete
+    async def secure(self) -> None:
+        """Wait until all that was read is as durable as it will be."""
 
 
-class Feed:
-    """One channel. ``wanted`` ends before the feed does: what comes meanwhile is not told, but followed."""
+class ChannelFeed:
+    """One channel. ``wanted`` ends before the feed does: what comes meanwhile is not delivered, but followed."""
 
     __slots__ = (
         "_call",
@@ -57,7 +59,7 @@ class Feed:
         "wanted",
     )
 
-    def __init__(self, feeds: Feeds, channel: str) -> None:
+    def __init__(self, feeds: ChannelFeeds, channel: str) -> None:
         self.feeds = feeds
         self.channel = channel
         self.wanted = True
@@ -68,7 +70,7 @@ class Feed:
         self._held: list[Publication] | None = []
         self._target = 0
         self._catching = False
-        self._call: Any = None
+        self._call: IDelayedCall | None = None
         self._waiting: list[tuple[int, Deferred[None]]] = []
 
     # -- messages -----------------------------------------------------------------------------------------------------
@@ -78,10 +80,11 @@ class Feed:
         if self.wanted:
             self.feeds.listener.deliver(publication)
 
-    def positioned(self, publication: Publication) -> None:
-        """A message with a position, from Pub/Sub."""
+    def receive(self, publication: Publication, own: bool = False) -> None:
+        """A message with a position, from Pub/Sub, or ``own``: this node wrote it, and Redis has answered."""
         if self._held is not None:
-            self._held.append(publication)
+            if not own:
+                self._held.append(publication)
             return
         offset, epoch = publication.offset, publication.epoch
         assert offset is not None
@@ -93,28 +96,14 @@ class Feed:
         if verdict is Verdict.DELIVER:
             self._deliver(publication)
             self._moved()
-        elif verdict is not Verdict.REPEAT:
-            if self.wanted:
-                self._want(offset if verdict is Verdict.GAP else 0, 0 if self.feeds.ordered else _UNDER_WAY)
-            else:
-                self.sequencer.reset(Position(offset, epoch))
-
-    def answered(self, publication: Publication) -> None:
-        """A message with a position that this node wrote itself: told now where it is the next one."""
-        if self._held is not None or not self.wanted:
+        elif verdict is Verdict.REPEAT:
             return
-        offset, epoch = publication.offset, publication.epoch
-        assert offset is not None
-        assert epoch is not None
-        if self.sequencer is None:
-            self.sequencer = Sequencer(Position(0, epoch))
-        verdict = self.sequencer.receive(offset, epoch)
-        if verdict is Verdict.DELIVER:
-            self._deliver(publication)
-            self._moved()
+        elif not self.wanted:
+            self.sequencer.reset(Position(offset, epoch))
         elif verdict is Verdict.GAP:
-            self._want(offset, _UNDER_WAY)
-        elif verdict is Verdict.EPOCH:
+            # Pub/Sub brings what lies between, unless it is ordered and has passed it.
+            self._want(offset, _UNDER_WAY if own or not self.feeds.ordered else 0)
+        else:
             self._want(0, 0)
 
     def _deliver(self, publication: Publication) -> None:
@@ -131,7 +120,7 @@ class Feed:
         held, self._held = self._held or [], None
         waiters, self.waiters = self.waiters or [], None
         for publication in held:
-            self.positioned(publication)
+            self.receive(publication)
         for each in waiters:
             each.callback(None)
 
@@ -161,8 +150,9 @@ class Feed:
             self._want(newest.offset if behind else 0, _UNDER_WAY if patient and behind else 0)
 
     def reached(self, position: Position) -> Deferred[None] | None:
-        """Answers when the listener was told all up to there; None where it was. Fails with `errors.Unavailable` where
-        that could not be read: the position still lies ahead of what was told, and perhaps of what is secured."""
+        """Return what fires when the listener was notified of all up to there; None where it was. It fails with
+        `errors.Unavailable` where that could not be read: the position still lies ahead of what was delivered, and
+        perhaps of what is secured."""
         if self._held is not None or not self.wanted:
             return None
         if self.sequencer is None:
@@ -182,13 +172,13 @@ class Feed:
             self._release(self.sequencer.position.offset)
 
     def _disappoint(self) -> None:
-        """Fails those who wait."""
+        """Fail those who wait."""
         waiting, self._waiting = self._waiting, []
         for _, each in waiting:
             each.errback(errors.Unavailable("what was published before cannot be read now"))
 
     def _release(self, offset: int | None) -> None:
-        """Answers those who wait for this offset or less, or all."""
+        """Release those who wait for this offset or less, or all."""
         waiting, self._waiting = self._waiting, []
         for wanted, each in waiting:
             if offset is not None and wanted > offset:
@@ -207,7 +197,7 @@ class Feed:
             if patience:
                 return
             self._call.cancel()
-        self._call = self.feeds.clock.callLater(patience, self._catch_up)
+        self._call = self.feeds.clock.later(patience, self._catch_up)
 
     def _catch_up(self) -> None:
         self._call = None
@@ -219,7 +209,7 @@ class Feed:
             return
         self._catching = True
 
-        def done(failure: Any) -> None:
+        def done(failure: Failure | None) -> None:
             self._catching = False
             self._target = 0
             if failure is None:
@@ -238,7 +228,7 @@ class Feed:
         self.feeds.gaps += 1
         while self.wanted:
             before, target = sequencer.position, self._target
-            between = await self.feeds.read(self.channel, before.offset, _PAGE)
+            between = await self.feeds.pages.between(self.channel, before.offset, _PAGE)
             newest = between.newest
             if not self.wanted:
                 return
@@ -246,7 +236,7 @@ class Feed:
                 self._lose(newest)
                 return
             if between.messages:
-                await self.feeds.secure()
+                await self.feeds.pages.secure()
                 if not self.wanted or sequencer.position.epoch != newest.epoch:
                     continue
             for publication in between.messages:
@@ -266,44 +256,50 @@ class Feed:
         self.feeds.listener.resync(self.channel)
 
 
-class Feeds:
-    """Every channel of this node."""
+class ChannelFeeds:
+    """Every channel of this node.
+
+    Args:
+        pages: reads what was missed.
+        ordered: whether Pub/Sub brings a channel's messages in the order of their offsets.
+    """
 
     log = Logger()
 
-    def __init__(self, clock: Any) -> None:
+    def __init__(self, clock: Clock, pages: MissedPages, ordered: bool) -> None:
         self.clock = clock
+        self.pages = pages
+        self.ordered = ordered
         self.listener: Listener
-        self.read: Callable[[str, int, int], Awaitable[Between]]
-        #: answers when all that was read is as durable as it will be
-        self.secure: Callable[[], Awaitable[None]]
-        #: whether Pub/Sub brings a channel's messages in the order of their offsets
-        self.ordered = True
-        self.channels: dict[str, Feed] = {}
+        self.channels: dict[str, ChannelFeed] = {}
         self.delivered = 0
         self.gaps = 0
         self.resyncs = 0
         #: what this node published without a position and has neither an answer nor an echo of yet, and since when
         self._own: dict[tuple[str, str], float] = {}
 
-    def wanted(self, channel: str) -> Feed | None:
+    def start(self, listener: Listener) -> None:
+        """Notify this listener from now on."""
+        self.listener = listener
+
+    def wanted(self, channel: str) -> ChannelFeed | None:
         feed = self.channels.get(channel)
         return feed if feed is not None and feed.wanted else None
 
     def answered(self, publication: Publication) -> Deferred[None] | None:
-        """A message with a position that this node wrote; what to wait for (as `Feed.reached`) until the listener was
-        told."""
+        """A message with a position that this node wrote. Return what to wait for until the listener was notified, as
+        `ChannelFeed.reached`."""
         feed = self.channels.get(publication.channel)
         if feed is None:
             return None
-        feed.answered(publication)
+        feed.receive(publication, own=True)
         assert publication.offset is not None
         assert publication.epoch is not None
         return feed.reached(Position(publication.offset, publication.epoch))
 
     async def reached(self, channel: str, position: Position) -> None:
-        """Waits until the listener was told all that the position covers, where the channel is subscribed to. Fails as
-        `Feed.reached` does."""
+        """Wait until the listener was notified of all that the position covers, where the channel is subscribed to.
+        Fails as `ChannelFeed.reached` does."""
         feed = self.channels.get(channel)
         waiting = feed.reached(position) if feed is not None else None
         if waiting is not None:
@@ -316,11 +312,11 @@ class Feeds:
         self._own[channel, tag] = self.clock.seconds()
 
     def claim(self, channel: str, tag: str) -> bool:
-        """Whether it falls to the caller to tell of an own message: true once."""
+        """Return whether it falls to the caller to deliver an own message: true once."""
         return self._own.pop((channel, tag), None) is not None
 
     def forget(self, age: float) -> None:
-        """Forgets own messages of which nothing was heard for so long, s."""
+        """Forget own messages that got neither an answer nor an echo for so long, s."""
         now = self.clock.seconds()
         while self._own:
             key = next(iter(self._own))

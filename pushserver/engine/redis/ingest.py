@@ -19,13 +19,18 @@ from zope.interface import implementer
 from pushserver.core import errors
 from pushserver.engine.interfaces import Fence, IdempotencyKey, IIngest
 
-from .connection import Connection, Refusal
+from .connection import RedisConnection, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from twisted.internet.interfaces import IDelayedCall
+    from twisted.python.failure import Failure
+
+    from pushserver.engine.interfaces import Clock
+
+    from .commands import RedisCommands
     from .names import Names
-    from .server import Server
 
     Execute = Callable[[str, msgspec.Raw, IdempotencyKey], Awaitable[Any]]
 
@@ -42,14 +47,14 @@ _PAUSE: Final = 0.2
 _AWAY: Final = 0.5
 
 
-class Command(msgspec.Struct):
+class IngestCommand(msgspec.Struct):
     """An entry's ``cmd``."""
 
     method: str
     params: msgspec.Raw = msgspec.Raw(b"{}")
 
 
-_decode: Final = msgspec.json.Decoder(Command).decode
+_decode: Final = msgspec.json.Decoder(IngestCommand).decode
 
 
 class LeaseLost(Exception):
@@ -63,10 +68,10 @@ class RedisIngest:
     _log = Logger()
 
     def __init__(
-        self, reactor: Any, server: Server, connection: Connection, names: Names, lease: int = _LEASE_TTL
+        self, clock: Clock, commands: RedisCommands, connection: RedisConnection, names: Names, lease: int = _LEASE_TTL
     ) -> None:
-        self._reactor = reactor
-        self._server = server
+        self._clock = clock
+        self._commands = commands
         self._connection = connection
         self._names = names
         self._lease = lease
@@ -75,9 +80,9 @@ class RedisIngest:
         self._execute: Execute | None = None
         self._running: Deferred[None] | None = None
         self._waiting: Deferred[Any] | None = None
-        self._renewal: Any = None
+        self._renewal: IDelayedCall | None = None
         self._stopping = False
-        #: when the lease ends as far as this node can know, s of the reactor's time
+        #: when the lease ends as far as this node can know, s of the clock's
         self._held_until = 0.0
         self.handled = 0
         self.dead = 0
@@ -85,16 +90,15 @@ class RedisIngest:
     @property
     def holds(self) -> bool:
         """Whether this node works on the stream."""
-        return bool(self._held_until > self._reactor.seconds())
+        return bool(self._held_until > self._clock.seconds())
 
     def start(self, execute: Execute) -> None:
         self._execute = execute
         self._connection.start().addErrback(lambda failure: None)
-        self._running = Deferred.fromCoroutine(self._run())
-        self._running.addErrback(lambda failure: self._log.failure("The ingest ended", failure))
+        self._running = self._clock.detach(self._run(), self._log, "the ingest")
 
     async def stop(self) -> None:
-        """Finishes the entry that is under way, and gives the lease back."""
+        """Finish the entry that is under way, and give the lease back."""
         self._stopping = True
         if self._running is None:
             return
@@ -106,7 +110,7 @@ class RedisIngest:
             self._renewal = None
         if self.holds:
             try:
-                await self._server.run("lease", self._keys[:1], self._token, 0)
+                await self._commands.run("lease", self._keys[:1], self._token, 0)
             except errors.Unavailable:
                 pass
         await self._connection.stop()
@@ -129,7 +133,7 @@ class RedisIngest:
         if self._stopping:
             return
         self._waiting = Deferred()
-        call = self._reactor.callLater(seconds, self._waiting.callback, None)
+        call = self._clock.later(seconds, self._waiting.callback, None)
         try:
             await self._waiting
         except CancelledError:
@@ -140,11 +144,11 @@ class RedisIngest:
     # -- lease --------------------------------------------------------------------------------------------------------
 
     async def _acquire(self) -> bool:
-        asked = self._reactor.seconds()
-        (held,) = await self._server.run("lease", self._keys[:1], self._token, self._lease)
+        asked = self._clock.seconds()
+        (held,) = await self._commands.run("lease", self._keys[:1], self._token, self._lease)
         self._held_until = asked + self._lease / 1000 if held else 0
         if held and self._renewal is None:
-            self._renewal = self._reactor.callLater(self._lease / 3000, self._renew)
+            self._renewal = self._clock.later(self._lease / 3000, self._renew)
         return bool(held)
 
     def _renew(self) -> None:
@@ -153,15 +157,15 @@ class RedisIngest:
             # A failure means that the lease is lost in time, which `holds` and the scripts will say.
             Deferred.fromCoroutine(self._acquire()).addErrback(self._unrenewed)
 
-    def _unrenewed(self, failure: Any) -> None:
+    def _unrenewed(self, failure: Failure) -> None:
         failure.trap(errors.Unavailable)
         if not self._stopping and self.holds and self._renewal is None:
-            self._renewal = self._reactor.callLater(_AWAY, self._renew)
+            self._renewal = self._clock.later(_AWAY, self._renew)
 
     # -- entries ------------------------------------------------------------------------------------------------------
 
     async def _work(self) -> None:
-        """Carries out what there is, while the lease is held."""
+        """Carry out what there is, while the lease is held."""
         while self.holds and not self._stopping:
             for entry_id, fields in await self._read():
                 if self._stopping:
@@ -186,7 +190,7 @@ class RedisIngest:
         return reply[0][1] if reply else []
 
     async def _handle(self, entry_id: str, fields: dict[bytes, bytes]) -> None:
-        """Carries out one entry, however long Redis is away; answers when it is deleted."""
+        """Carry out one entry, however long Redis is away, and delete it."""
         text = fields.get(b"cmd", b"")
         error = ""
         try:
@@ -207,10 +211,10 @@ class RedisIngest:
             self.handled += 1
 
     async def _patiently(self, script: str, keys: list[str], *arguments: Any) -> list[Any]:
-        """Runs a script under the lease, again and again while Redis is away and the lease may be held."""
+        """Run a script under the lease, again and again while Redis is away and the lease may be held."""
         while self.holds:
             try:
-                reply = await self._server.run(script, keys, self._token, *arguments)
+                reply = await self._commands.run(script, keys, self._token, *arguments)
             except errors.Unavailable:
                 if self._stopping:
                     raise
@@ -219,8 +223,8 @@ class RedisIngest:
                 return reply
         raise LeaseLost
 
-    async def _carry_out(self, entry_id: str, command: Command) -> str:
-        """Why it could not be carried out; empty where it was."""
+    async def _carry_out(self, entry_id: str, command: IngestCommand) -> str:
+        """Return why it could not be carried out; empty where it was."""
         once = IdempotencyKey(entry_id, Fence(LEASE, self._token))
         assert self._execute is not None
         tries = 0

@@ -25,19 +25,23 @@ from pushserver.core.positions import Position
 from pushserver.core.publication import Publication
 from pushserver.engine.interfaces import TaskEvent
 
-from .feeds import Feed, Feeds
+from .feeds import ChannelFeed
 from .names import STATUS, TASK, USER, Names
+from .pages import EMPTY_TTL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
-    from .server import Server
+    from twisted.internet.interfaces import IDelayedCall
+
+    from pushserver.engine.interfaces import Clock
+
+    from .commands import RedisCommands
+    from .feeds import ChannelFeeds
     from .subscriber import Subscriber
 
 #: How many channels' positions are asked for in one command.
 _BATCH: Final = 200
-#: How long a history that has no message yet keeps its epoch, ms; being subscribed to keeps it alive.
-EMPTY_TTL: Final = 3600 * 1000
 
 _event: Final = msgspec.json.Decoder(TaskEvent)
 
@@ -61,23 +65,21 @@ class Live:
 
     def __init__(
         self,
-        reactor: Any,
-        server: Server,
+        clock: Clock,
+        commands: RedisCommands,
         subscriber: Subscriber,
         names: Names,
+        feeds: ChannelFeeds,
         accepts: Callable[[str], bool],
-        now: Callable[[], int],
     ) -> None:
-        self._reactor = reactor
-        self._server = server
+        self._clock = clock
+        self._commands = commands
         self._subscriber = subscriber
         self._names = names
         self._accepts = accepts
-        self._now = now
-        self.feeds = Feeds(reactor)
-        self.feeds.ordered = not server.waits
-        self._new: list[Feed] = []
-        self._starting: Any = None
+        self.feeds = feeds
+        self._new: list[ChannelFeed] = []
+        self._starting: IDelayedCall | None = None
         self._origin = secrets.token_hex(4)
         # What other programs publish gets its identity here, on each node its own: random once, then counted.
         self._prefix = secrets.token_hex(8)
@@ -89,17 +91,18 @@ class Live:
     # -- subscriptions ------------------------------------------------------------------------------------------------
 
     async def subscribe(self, channel: str) -> None:
-        if not self._subscriber.hearing:
-            raise errors.Unavailable("Redis is away: nothing is heard")
+        if not self._subscriber.receiving:
+            raise errors.Unavailable("Redis is away: nothing is received")
         feed = self.feeds.channels.get(channel)
         begun = None
         if feed is None:
-            feed = self.feeds.channels[channel] = Feed(self.feeds, channel)
+            feed = self.feeds.channels[channel] = ChannelFeed(self.feeds, channel)
             begun = self._begin(feed, self._want(feed))
         elif not feed.wanted:
             feed.wanted = True
-            for heard in self._want(feed):
-                heard.addErrback(lambda failure: None)
+            for confirmed in self._want(feed):
+                # Where it fails the connection is lost, and the next one brings the name back.
+                confirmed.addErrback(lambda failure: None)
         if feed.waiters is not None:
             answer: Deferred[None] = Deferred()
             feed.waiters.append(answer)
@@ -107,7 +110,7 @@ class Live:
                 self._detach(begun)
             await answer
 
-    def _want(self, feed: Feed) -> list[Deferred[None]]:
+    def _want(self, feed: ChannelFeed) -> list[Deferred[None]]:
         live, pub = self._names.live(feed.channel), self._names.pub(feed.channel)
         foreign = self._refused if feed.channel.startswith((TASK, STATUS)) else self._external
         return [
@@ -115,8 +118,8 @@ class Live:
             self._subscriber.want(pub, partial(foreign, feed)),
         ]
 
-    async def _begin(self, feed: Feed, heard: list[Deferred[None]]) -> None:
-        results: list[tuple[bool, Any]] = await DeferredList(heard, consumeErrors=True)
+    async def _begin(self, feed: ChannelFeed, confirmed: list[Deferred[None]]) -> None:
+        results: list[tuple[bool, Any]] = await DeferredList(confirmed, consumeErrors=True)
         for success, result in results:
             if not success:
                 self._give_up(feed, str(result.value))
@@ -124,15 +127,15 @@ class Live:
         if self.feeds.channels.get(feed.channel) is feed:
             self._new.append(feed)
             if self._starting is None:
-                self._starting = self._reactor.callLater(0, self._start)
+                self._starting = self._clock.later(0, self._start)
 
     def _start(self) -> None:
-        """Asks for the positions of all channels whose subscription was confirmed in this turn."""
+        """Ask for the positions of all channels whose subscription was confirmed in this turn."""
         self._starting = None
         new, self._new = self._new, []
         self._detach(self._positions_of(new))
 
-    async def _positions_of(self, feeds: list[Feed]) -> None:
+    async def _positions_of(self, feeds: list[ChannelFeed]) -> None:
         for start in range(0, len(feeds), _BATCH):
             batch = feeds[start : start + _BATCH]
             try:
@@ -145,7 +148,7 @@ class Live:
                 if self.feeds.channels.get(feed.channel) is feed:
                     feed.begin(position)
 
-    def _give_up(self, feed: Feed, reason: str) -> None:
+    def _give_up(self, feed: ChannelFeed, reason: str) -> None:
         if self.feeds.channels.get(feed.channel) is feed:
             del self.feeds.channels[feed.channel]
             self._leave(feed.channel)
@@ -166,7 +169,7 @@ class Live:
         self._subscriber.leave(self._names.pub(channel))
 
     def left(self, name: str) -> None:
-        """The name is not heard any more."""
+        """No message of this name comes any more."""
         found = self._names.channel_of(name)
         feed = self.feeds.channels.get(found[0]) if found is not None else None
         if feed is not None and not feed.wanted:
@@ -184,11 +187,11 @@ class Live:
     # -- positions ----------------------------------------------------------------------------------------------------
 
     async def positions(self, channels: Sequence[str]) -> list[Position | None]:
-        """The newest position of each channel; None where it keeps nothing."""
+        """Return the newest position of each channel; None where it keeps nothing."""
         kept = [channel for channel in channels if not channel.startswith((TASK, STATUS))]
         found: dict[str, Position | None] = {}
         if kept:
-            reply = await self._server.run_in_epoch(
+            reply = await self._commands.run_in_epoch(
                 "positions", [self._names.position(channel) for channel in kept], EMPTY_TTL
             )
             for at, channel in enumerate(kept):
@@ -197,7 +200,8 @@ class Live:
         return [found.get(channel) for channel in channels]
 
     async def check(self, patient: bool) -> None:
-        """Compares the position of every channel with what its feed has told. ``patient``: as in `Feed.compare`."""
+        """Compare the position of every channel with what its feed has delivered. ``patient``: as in
+        `ChannelFeed.compare`."""
         feeds = [feed for feed in self.feeds.channels.values() if feed.wanted and feed.waiters is None]
         for start in range(0, len(feeds), _BATCH):
             batch = feeds[start : start + _BATCH]
@@ -213,12 +217,12 @@ class Live:
 
     # -- what comes in ------------------------------------------------------------------------------------------------
 
-    def _drop(self, feed: Feed, error: Exception) -> None:
+    def _drop(self, feed: ChannelFeed, error: Exception) -> None:
         self.dropped += 1
         reason = type(error).__name__
         self._log.debug("Dropped a message on {channel}: {reason}", channel=feed.channel, reason=reason)
 
-    def _internal(self, feed: Feed, payload: bytes) -> None:
+    def _internal(self, feed: ChannelFeed, payload: bytes) -> None:
         """A node's message."""
         self.received += 1
         try:
@@ -226,11 +230,11 @@ class Live:
         except (ValueError, IndexError) as error:
             self._drop(feed, error)
 
-    def _read(self, feed: Feed, payload: bytes) -> None:
+    def _read(self, feed: ChannelFeed, payload: bytes) -> None:
         head, _, body = payload.partition(b"\n")
         kind, *words = head.decode().split(" ")
         if kind == "p":
-            feed.positioned(publication.decode(body).positioned(int(words[0]), words[1]))
+            feed.receive(publication.decode(body).positioned(int(words[0]), words[1]))
             return
         own = words[0].startswith(self._origin + ".")
         if own and not self.feeds.claim(feed.channel, words[0]):
@@ -240,7 +244,7 @@ class Live:
         elif feed.wanted:
             self.feeds.listener.task_event(_event.decode(body), feed.channel.startswith(USER))
 
-    def _external(self, feed: Feed, payload: bytes) -> None:
+    def _external(self, feed: ChannelFeed, payload: bytes) -> None:
         """Another program's message."""
         self.received += 1
         try:
@@ -253,7 +257,7 @@ class Live:
                 type=message.type,
                 channel=feed.channel,
                 data=publication.body(message.data),
-                timestamp=self._now(),
+                timestamp=self._clock.now(),
                 message_id=f"{self._prefix}-{next(self._numbers):x}",
             )
         except (ValueError, RecursionError) as error:
@@ -262,7 +266,7 @@ class Live:
             if feed.wanted:
                 self.feeds.listener.deliver(taken)
 
-    def _refused(self, feed: Feed, payload: bytes) -> None:
+    def _refused(self, feed: ChannelFeed, payload: bytes) -> None:
         """Another program's message where only the server itself publishes."""
         self.received += 1
         self._drop(feed, ValueError("not for the server side to send"))
@@ -291,15 +295,15 @@ class Live:
                 self.feeds.listener.task_event(event, channel.startswith(USER))
 
     async def kept(self, publication: Publication, body: bytes, position: Position) -> None:
-        """Redis keeps a publication at its position: answers when the listener was told, where it is subscribed, or
-        when that cannot be done for now.
+        """Redis keeps a publication at its position: wait until the listener was notified, where it is subscribed, or
+        until that cannot be done for now.
 
-        Where replicas are waited for, they have it now, and only now the nodes are told.
+        Where replicas are waited for, they have it now, and only now it is published to the nodes.
         """
-        if self._server.waits:
+        if self._commands.waits:
             head = f"p {position.offset} {position.epoch}\n".encode()
             try:
-                await self._server.call("PUBLISH", self._names.live(publication.channel), head + body)
+                await self._commands.call("PUBLISH", self._names.live(publication.channel), head + body)
             except errors.Unavailable:
                 # It is kept and safe; a look at the positions finds it on every node.
                 pass
@@ -308,7 +312,7 @@ class Live:
             try:
                 await waiting
             except errors.Unavailable:
-                # The write stands; the listener is told when the positions are compared.
+                # The write stands; the listener is notified when the positions are compared.
                 pass
 
     # -- life ---------------------------------------------------------------------------------------------------------
@@ -319,5 +323,5 @@ class Live:
             self._starting = None
         self.feeds.stop()
 
-    def _detach(self, work: Any) -> None:
-        Deferred.fromCoroutine(work).addErrback(lambda failure: self._log.failure("A subscription went wrong", failure))
+    def _detach(self, work: Coroutine[Any, Any, None]) -> None:
+        self._clock.detach(work, self._log, "subscribing")

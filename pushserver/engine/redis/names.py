@@ -43,7 +43,7 @@ class Names:
     # -- Pub/Sub ------------------------------------------------------------------------------------------------------
 
     def live(self, channel: str) -> str:
-        """Where nodes tell each other what was published on a channel."""
+        """Where nodes publish to each other what was published on a channel."""
         return self._live + channel
 
     def pub(self, channel: str) -> str:
@@ -51,7 +51,7 @@ class Names:
         return self._pub + channel
 
     def answers(self, incarnation: str) -> str:
-        """Where a node hears the answers to its questions."""
+        """Where a node receives the answers to its questions."""
         return self._control + incarnation
 
     def channel_of(self, name: str) -> tuple[str, bool] | None:

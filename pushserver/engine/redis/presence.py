@@ -1,12 +1,12 @@
 """`IPresence`: who is where, counted over all nodes; what this node holds is remembered here as well.
 
-Redis may lose it (restarted empty, or this node was taken for dead), so that it has to be entered again; and what ends
-while Redis is away is taken out, and announced, when it is back.
+Redis may lose it (restarted empty, or this node was taken for dead), so that it has to be registered again; and what
+ends while Redis is away is removed, and announced, when it is back.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 from twisted.internet.defer import Deferred, DeferredList
@@ -19,18 +19,20 @@ from pushserver.engine.interfaces import IPresence, Member, Online
 from .cluster import PRESENCE_TTL, SEEN_TTL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Coroutine, Iterable
 
-    from pushserver.engine.interfaces import Listener
+    from pushserver.engine.interfaces import Clock, Listener
 
     from .cluster import Cluster
+    from .commands import RedisCommands
     from .names import Names
-    from .server import Server
 
 #: So many entries are sent at once, and then their answers awaited.
 _BATCH: Final = 200
-#: How often the keys of what is still present are given their whole time again, ms.
-_TOUCH: Final = PRESENCE_TTL // 4
+#: How often the keys of what is still present are given their whole time again, s.
+_TOUCH: Final = PRESENCE_TTL / 1000 / 4
+
+T = TypeVar("T")
 
 #: A connection of a user (``channel`` None), or a subscription of a channel.
 Entry = tuple[str | None, str, str]
@@ -42,20 +44,25 @@ class RedisPresence:
 
     _log = Logger()
 
-    def __init__(self, server: Server, cluster: Cluster, names: Names, now: Callable[[], int]) -> None:
-        self._server = server
+    def __init__(self, commands: RedisCommands, cluster: Cluster, names: Names, clock: Clock) -> None:
+        self._commands = commands
         self._cluster = cluster
         self._names = names
-        self._now = now
-        self._touched_at = now()
-        self.listener: Listener
+        self._clock = clock
+        #: when the keys were given their whole time, s, monotonic
+        self._touched_at = clock.seconds()
+        self._listener: Listener
         self._held: dict[Entry, bytes] = {}
-        #: what is being entered, and whether another entering of it was the user's first
+        #: what is being registered, and whether another registration of it was the user's first
         self._beginning: dict[Entry, bool] = {}
-        #: what may have been the first when it was entered anew, but Redis' answer did not come
+        #: what may have been the first when it was registered anew, but Redis' answer did not come
         self._doubtful: set[Entry] = set()
         #: what ended while Redis did not say that it knows: when, with what info, and whether to announce it
         self._ended: dict[Entry, tuple[int, bytes, bool]] = {}
+
+    def start(self, listener: Listener) -> None:
+        """Notify this listener from now on."""
+        self._listener = listener
 
     @property
     def connections(self) -> int:
@@ -74,15 +81,15 @@ class RedisPresence:
         self._ended.pop(entry, None)
         self._beginning[entry] = False
         try:
-            first = await self._enter(entry, info)
+            first = await self._register(entry, info)
             if first is None:
                 # This node was taken for dead. It comes to life with all that it holds, this entry too.
-                await self._cluster.beat()
-                first = await self._enter(entry, info)
+                await self._cluster.heartbeat()
+                first = await self._register(entry, info)
                 first = None if first is None else first or self._beginning.get(entry, False)
         except errors.Unavailable:
             if self._held.pop(entry, None) is not None:
-                self._ended[entry] = (self._now(), b"", False)
+                self._ended[entry] = (self._clock.now(), b"", False)
             raise
         finally:
             self._beginning.pop(entry, None)
@@ -90,7 +97,7 @@ class RedisPresence:
             raise errors.Unavailable("this node is not known to Redis")
         return first
 
-    async def _enter(self, entry: Entry, info: bytes) -> bool | None:
+    async def _register(self, entry: Entry, info: bytes) -> bool | None:
         channel, user_id, _ = entry
         own = self._cluster.incarnation
         names = self._names
@@ -99,7 +106,7 @@ class RedisPresence:
         else:
             keys = [names.nodes, names.joins(own), names.members(channel), names.infos(channel)]
         kind = "connection" if channel is None else "subscription"
-        reply = await self._server.run("presence_begin", keys, own, kind, _member(entry), user_id, PRESENCE_TTL, info)
+        reply = await self._commands.run("presence_begin", keys, own, kind, _member(entry), user_id, PRESENCE_TTL, info)
         return None if reply[0] == b"gone" else bool(reply[0])
 
     # -- ending -------------------------------------------------------------------------------------------------------
@@ -108,7 +115,7 @@ class RedisPresence:
         return Deferred.fromCoroutine(self._end((None, user_id, connection_id), now))
 
     def leave(self, channel: str, user_id: str, connection_id: str) -> Deferred[bool]:
-        return Deferred.fromCoroutine(self._end((channel, user_id, connection_id), self._now()))
+        return Deferred.fromCoroutine(self._end((channel, user_id, connection_id), self._clock.now()))
 
     async def _end(self, entry: Entry, now: int) -> bool:
         held = self._held.pop(entry, None)
@@ -128,39 +135,39 @@ class RedisPresence:
         else:
             keys = [names.joins(own), names.members(channel), names.infos(channel)]
         kind = "connection" if channel is None else "subscription"
-        reply = await self._server.run("presence_end", keys, kind, _member(entry), user_id, now, SEEN_TTL, again)
+        reply = await self._commands.run("presence_end", keys, kind, _member(entry), user_id, now, SEEN_TTL, again)
         return bool(reply[0])
 
     # -- after Redis was away -----------------------------------------------------------------------------------------
 
-    async def enter(self, announced: bool) -> None:
-        """Enters all that this node holds under its incarnation. ``announced``: others may have said that it went, so
-        the listener is told of each user who is back."""
+    async def register(self, announced: bool) -> None:
+        """Register all that this node holds under its incarnation. ``announced``: others may have said that it went,
+        so the listener is notified of each user who is back. Fails with `errors.Unavailable`."""
 
-        async def enter(entry: Entry) -> None:
+        async def register(entry: Entry) -> None:
             info = self._held[entry]
             try:
-                first = await self._enter(entry, info)
+                first = await self._register(entry, info)
             except errors.Unavailable:
                 self._doubtful.add(entry)
                 raise
             if entry in self._beginning:
                 self._beginning[entry] = self._beginning[entry] or bool(first)
             elif announced and (first or entry in self._doubtful):
-                self._tell_back(entry, info)
+                self._notify_back(entry, info)
 
-        await self._in_batches(self._held, enter)
+        await self._in_batches(self._held, register)
         self._doubtful.clear()
 
-    def _tell_back(self, entry: Entry, info: bytes) -> None:
+    def _notify_back(self, entry: Entry, info: bytes) -> None:
         channel, user_id, _ = entry
         if channel is None:
-            self.listener.online(user_id)
+            self._listener.online(user_id)
         else:
-            self.listener.present(channel, _seen(user_id, info))
+            self._listener.present(channel, _seen(user_id, info))
 
-    async def settle(self) -> None:
-        """Takes out what ended while Redis was away, and announces it."""
+    async def remove_ended(self) -> None:
+        """Remove what ended while Redis was away, and announce it. Fails with `errors.Unavailable`."""
 
         async def remove(entry: Entry) -> None:
             at, info, announced = self._ended.pop(entry)
@@ -173,15 +180,15 @@ class RedisPresence:
                 return
             channel, user_id, _ = entry
             if channel is None:
-                self.listener.offline(user_id, at)
+                self._listener.offline(user_id, at)
             else:
-                self.listener.absent(channel, _seen(user_id, info))
+                self._listener.absent(channel, _seen(user_id, info))
 
         await self._in_batches(self._ended, remove)
 
     async def touch(self) -> None:
-        """Gives the keys of all that is present their whole time again, now and then."""
-        now = self._now()
+        """Give the keys of all that is present their whole time again, now and then."""
+        now = self._clock.seconds()
         if now - self._touched_at < _TOUCH:
             return
         self._touched_at = now
@@ -193,14 +200,15 @@ class RedisPresence:
                 if channel is None
                 else {self._names.members(channel), self._names.infos(channel)}
             )
-        await self._in_batches(keys, lambda key: self._server.call("PEXPIRE", key, PRESENCE_TTL))
+        await self._in_batches(keys, lambda key: self._commands.call("PEXPIRE", key, PRESENCE_TTL))
 
-    async def _in_batches(self, entries: Any, work: Callable[[Any], Any]) -> None:
+    async def _in_batches(self, entries: Collection[T], work: Callable[[T], Coroutine[Any, Any, object]]) -> None:
         every = list(entries)
         for start in range(0, len(every), _BATCH):
-            # What was taken out meanwhile is not entered again.
+            # What ended meanwhile is not registered again.
             batch = [Deferred.fromCoroutine(work(entry)) for entry in every[start : start + _BATCH] if entry in entries]
-            for success, result in await DeferredList(batch, consumeErrors=True):
+            results: list[tuple[bool, Any]] = await DeferredList(batch, consumeErrors=True)
+            for success, result in results:
                 if not success:
                     raise result.value
 
@@ -210,15 +218,15 @@ class RedisPresence:
         return Deferred.fromCoroutine(self._online(user_id))
 
     async def _online(self, user_id: str) -> Online:
-        count, seen = await self._server.call("MGET", self._names.online(user_id), self._names.seen(user_id))
+        count, seen = await self._commands.call("MGET", self._names.online(user_id), self._names.seen(user_id))
         return Online(user_id, count is not None, int(seen) if seen is not None else None)
 
     def members(self, channel: str) -> Deferred[list[Member]]:
         return Deferred.fromCoroutine(self._members(channel))
 
     async def _members(self, channel: str) -> list[Member]:
-        counts = _pairs(await self._server.call("HGETALL", self._names.members(channel)))
-        infos = dict(_pairs(await self._server.call("HGETALL", self._names.infos(channel))))
+        counts = _pairs(await self._commands.call("HGETALL", self._names.members(channel)))
+        infos = dict(_pairs(await self._commands.call("HGETALL", self._names.infos(channel))))
         members = [
             Member(user.decode(), int(count), msgspec.Raw(infos[user]) if user in infos else None)
             for user, count in counts
@@ -227,12 +235,12 @@ class RedisPresence:
 
 
 def _seen(user_id: str, info: bytes) -> Member:
-    """A user as announced."""
+    """Return a user as announced."""
     return Member(user_id, 0, msgspec.Raw(info) if info else None)
 
 
 def _member(entry: Entry) -> str:
-    """An entry as a member of its node's set; no part of it holds a space."""
+    """Return an entry as a member of its node's set; no part of it holds a space."""
     return " ".join(part for part in entry if part is not None)
 
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from pushserver.engine.interfaces import Credential
 
+    from .commands import RedisCommands
     from .names import Names
-    from .server import Server
 
 #: So many credentials are asked for in one command.
 _BATCH: Final = 200
@@ -25,8 +25,8 @@ _BATCH: Final = 200
 class RedisRevocations:
     """Revocations as keys that expire with the tokens."""
 
-    def __init__(self, server: Server, names: Names) -> None:
-        self._server = server
+    def __init__(self, commands: RedisCommands, names: Names) -> None:
+        self._commands = commands
         self._names = names
 
     def revoke_token(self, jti: str, until: int) -> Deferred[None]:
@@ -38,15 +38,15 @@ class RedisRevocations:
         )
 
     async def _revoke(self, script: str, key: str, *arguments: int) -> None:
-        await self._server.run(script, [key], *arguments, durable=True)
+        await self._commands.run(script, [key], *arguments, durable=True)
 
     def revoked(self, credentials: Sequence[Credential]) -> Deferred[list[bool]]:
         return Deferred.fromCoroutine(self._revoked(credentials))
 
     async def _revoked(self, credentials: Sequence[Credential]) -> list[bool]:
         if not credentials:
-            # Also who asks for nothing is told where nothing could be answered.
-            await self._server.call("PING")
+            # Also a question about nothing fails where nothing could be answered.
+            await self._commands.call("PING")
         answer: list[bool] = []
         for start in range(0, len(credentials), _BATCH):
             batch = credentials[start : start + _BATCH]
@@ -55,5 +55,5 @@ class RedisRevocations:
                 user = self._names.revoked_user(each.user_id)
                 keys += [user if each.jti is None else self._names.revoked_token(each.jti), user]
             issued = ["" if each.issued_at is None else each.issued_at for each in batch]
-            answer += [bool(each) for each in await self._server.run("revoked", keys, *issued)]
+            answer += [bool(each) for each in await self._commands.run("revoked", keys, *issued)]
         return answer

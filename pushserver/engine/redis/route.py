@@ -16,12 +16,16 @@ from twisted.internet.protocol import Factory
 from twisted.internet.ssl import Certificate, optionsForClientTLS, trustRootFromCertificates
 
 from pushserver.core.errors import ConfigError, Unavailable
+from pushserver.engine.deadlines import limited
 
 from .connection import CommandProtocol
-from .settings import Address, sentinel_of
+from .settings import RedisAddress, sentinel_of
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IStreamClientEndpoint
+
+    from pushserver.engine.interfaces import Clock
+    from pushserver.engine.registry import EngineReactor
 
     from .settings import RedisSettings
 
@@ -30,11 +34,12 @@ _PATIENCE: Final = 1.0
 _END: Final = b"-----END CERTIFICATE-----"
 
 
-class Route:
+class RedisRoute:
     """Where to connect to."""
 
-    def __init__(self, reactor: Any, settings: RedisSettings, address: Address) -> None:
+    def __init__(self, reactor: EngineReactor, clock: Clock, settings: RedisSettings, address: RedisAddress) -> None:
         self._reactor = reactor
+        self._clock = clock
         self._address = address
         self._timeout = settings.connect_timeout / 1000
         self._service = settings.service
@@ -45,11 +50,11 @@ class Route:
 
     @property
     def watched(self) -> bool:
-        """Whether sentinels say where the master is."""
+        """Whether sentinels name the master."""
         return bool(self._sentinels)
 
     async def endpoint(self) -> IStreamClientEndpoint:
-        """Where the master is now."""
+        """Return where the master is now. Fails with `Unavailable` where no sentinel knows."""
         if not self._sentinels:
             if self._address.path:
                 return UNIXClientEndpoint(  # type: ignore[no-untyped-call]
@@ -59,6 +64,10 @@ class Route:
         self.master = await self.ask()
         return self._tcp(*self.master)
 
+    def follow(self, master: tuple[str, int]) -> None:
+        """Take this master for the one that the sentinels named last."""
+        self.master = master
+
     def _tcp(self, host: str, port: int) -> IStreamClientEndpoint:
         endpoint = HostnameEndpoint(self._reactor, host, port, timeout=self._timeout)
         if not self._address.tls:
@@ -67,18 +76,16 @@ class Route:
         return wrapClientTLS(options, endpoint)
 
     async def ask(self) -> tuple[str, int]:
-        """The master's address as most sentinels have it."""
+        """Return the master's address as most sentinels have it. Fails with `Unavailable` where none knows it."""
         asked = [Deferred.fromCoroutine(self._ask(host, port)) for host, port in self._sentinels]
-        for each in asked:
-            each.addTimeout(_PATIENCE, self._reactor)
-        results = await DeferredList(asked, consumeErrors=True)
+        results = await DeferredList([limited(each, _PATIENCE, self._clock) for each in asked], consumeErrors=True)
         votes = Counter(result for success, result in results if success and result is not None)
         if not votes:
             raise Unavailable(f"no sentinel knows the master of {self._service}")
         return votes.most_common(1)[0][0]
 
     async def _ask(self, host: str, port: int) -> tuple[str, int] | None:
-        factory = Factory.forProtocol(lambda: CommandProtocol(self._reactor))
+        factory = Factory.forProtocol(lambda: CommandProtocol(self._clock))
         protocol: CommandProtocol = await self._tcp(host, port).connect(factory)  # type: ignore[assignment]
         try:
             reply = await protocol.send(_PATIENCE, "SENTINEL", "get-master-addr-by-name", self._service)
@@ -87,8 +94,8 @@ class Route:
         return (reply[0].decode(), int(reply[1])) if reply else None
 
 
-def _trust_of(path: str) -> Any:
-    """Whom to trust: the certificates of a PEM file."""
+def _trust_of(path: str) -> Any:  # Twisted names the interface of trust roots in a private module only
+    """Return whom to trust: the certificates of a PEM file."""
     try:
         text = Path(path).read_bytes()
         certificates = [Certificate.loadPEM(part + _END + b"\n") for part in text.split(_END)[:-1]]

@@ -23,8 +23,8 @@ _PARTS: Final[dict[str, tuple[str, ...]]] = {
     "revoke_token": ("clock",),
     "revoke_user": ("clock",),
     "revoked": ("clock",),
-    "beat": ("clock",),
-    "bury": ("clock", "leave"),
+    "heartbeat": ("clock",),
+    "expire": ("clock", "leave"),
     "nodes": ("clock",),
     "presence_begin": (),
     "presence_end": ("leave",),
@@ -46,7 +46,7 @@ class Script:
 
 
 def load() -> dict[str, Script]:
-    """All scripts by name."""
+    """Return all scripts by name."""
     place = files(__package__) / "lua"
     return {
         name: Script(name, "\n".join((place / f"{part}.lua").read_text("utf-8") for part in (*parts, name)))

@@ -24,7 +24,7 @@ class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
     command_timeout: int = 5_000
 
 
-class Address(msgspec.Struct, frozen=True, kw_only=True):
+class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
     """What a Redis URL says. ``path`` is a unix socket's, and then there is no host."""
 
     host: str = ""
@@ -42,8 +42,9 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
         return f"{'rediss' if self.tls else 'unix' if self.path else 'redis'}://{place}/{self.database}"
 
 
-def address_of(url: str) -> Address:
-    """Reads ``redis://[user:password@]host[:port][/db]``, ``rediss://…[?ca=file]`` or ``unix://[user:password@]/path[?db=n]``.
+def address_of(url: str) -> RedisAddress:
+    """Read ``redis://[user:password@]host[:port][/db]``, ``rediss://…[?ca=file]`` or
+    ``unix://[user:password@]/path[?db=n]``.
 
     Raises `ConfigError`; its message never shows the URL, which may hold a password.
     """
@@ -65,7 +66,7 @@ def address_of(url: str) -> Address:
             raise ValueError("the path of the socket is missing")
         if not unix and not parts.hostname:
             raise ValueError("the host is missing")
-        return Address(
+        return RedisAddress(
             host="" if unix else parts.hostname or "",
             port=parts.port or _PORT,
             path=unquote(parts.path) if unix else "",
@@ -80,7 +81,7 @@ def address_of(url: str) -> Address:
 
 
 def sentinel_of(text: str) -> tuple[str, int]:
-    """Reads ``host:port``; an IPv6 address stands in brackets. Raises `ConfigError`."""
+    """Read ``host:port``; an IPv6 address stands in brackets. Raises `ConfigError`."""
     host, _, port = text.rpartition(":")
     if not host or not port.isdecimal():
         raise ConfigError(f"redis.sentinels: {text!r}: expected host:port")

@@ -1,7 +1,7 @@
-"""The Pub/Sub connection: which names this node hears, kept up over every interruption.
+"""The Pub/Sub connection: which names this node subscribed to, kept up over every interruption.
 
-    want(name, hear) -> SUBSCRIBE with all others of the turn -> confirmed by its name -> the Deferred answers
-    a message -> the ``hear`` of its name
+    want(name, receive) -> SUBSCRIBE with all others of the turn -> confirmed by its name -> the Deferred fires
+    a message -> the ``receive`` of its name
     leave(name) -> a while later, where it is still not wanted, UNSUBSCRIBE with all others of that while
 
 A `PING` goes out regularly and must come back in time: a connection that only looks alive is ended and made anew.
@@ -10,39 +10,43 @@ A `PING` goes out regularly and must come back in time: a connection that only l
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import hiredis
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 
 from pushserver.core.errors import Unavailable
+from pushserver.engine.deadlines import limited
 
-from .connection import CommandProtocol, Connection
+from .connection import CommandProtocol, RedisConnection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from twisted.internet.interfaces import IDelayedCall
     from twisted.python.failure import Failure
 
-    from .route import Route
-    from .settings import Address, RedisSettings
+    from pushserver.engine.interfaces import Clock
+
+    from .route import RedisRoute
+    from .settings import RedisAddress, RedisSettings
 
 #: So many names go into one command.
 _BATCH: Final = 500
-#: How long a name that is no longer wanted is still heard, s: who comes and goes costs Redis nothing.
+#: How long a name that is no longer wanted is still subscribed to, s: who comes and goes costs Redis nothing.
 GRACE: Final = 3.0
 #: How often the connection is tried, s.
 _PING_INTERVAL: Final = 3.0
 
 
 class Name:
-    """A name that is wanted, and who hears its messages."""
+    """A name that is wanted, and who receives its messages."""
 
-    __slots__ = ("confirmed", "hear")
+    __slots__ = ("confirmed", "receive")
 
-    def __init__(self, hear: Callable[[bytes], None]) -> None:
-        self.hear = hear
+    def __init__(self, receive: Callable[[bytes], None]) -> None:
+        self.receive = receive
         #: whether Redis confirmed it on the connection that stands
         self.confirmed = False
 
@@ -50,21 +54,37 @@ class Name:
 class SubscriberProtocol(CommandProtocol):
     """Commands and replies until `listen`; then messages, and confirmations that are told apart by their names."""
 
-    def __init__(self, clock: Any) -> None:
+    def __init__(self, clock: Clock) -> None:
         super().__init__(clock)
         self._listening = False
         self._pings: deque[float] = deque()
         self._patience = 0.0
-        self._round: Any = None
-        self.names: Mapping[bytes, Name] = {}
-        self.confirmed: Callable[[bytes], None] = lambda name: None
-        self.gone: Callable[[], None] = lambda: None
+        self._round: IDelayedCall | None = None
+        self._names: Mapping[bytes, Name] = {}
+        self._confirmed: Callable[[bytes], None] | None = None
+        self._gone: Callable[[], None] | None = None
 
-    def listen(self, patience: float) -> None:
-        """From now on the connection is for messages. ``patience``: how long a `PING` may take, s."""
+    def listen(
+        self,
+        patience: float,
+        names: Mapping[bytes, Name],
+        confirmed: Callable[[bytes], None],
+        gone: Callable[[], None],
+    ) -> None:
+        """Take messages from now on.
+
+        Args:
+            patience: how long a ``PING`` may take, s.
+            names: who receives the messages of which name.
+            confirmed: called with each name that Redis confirmed.
+            gone: called when the connection was lost.
+        """
         self._listening = True
+        self._names = names
+        self._confirmed = confirmed
+        self._gone = gone
         self._patience = patience
-        self._round = self._clock.callLater(min(_PING_INTERVAL, patience), self._ping)
+        self._round = self._clock.later(min(_PING_INTERVAL, patience), self._ping)
 
     def write(self, command: str, names: Iterable[str]) -> None:
         batch = list(names)
@@ -75,14 +95,14 @@ class SubscriberProtocol(CommandProtocol):
         if not self._listening:
             super().dataReceived(data, unpause)
             return
-        reader, names = self._reader, self.names
+        reader, names = self._reader, self._names
         reader.feed(data)
         while (reply := reader.gets()) is not False:
-            # Once for each message of every channel: from here it is one call to whoever hears it.
+            # Once for each message of every channel: from here it is one call to whoever receives it.
             if type(reply) is list and reply[0] == b"message":
                 name = names.get(reply[1])
                 if name is not None:
-                    name.hear(reply[2])
+                    name.receive(reply[2])
             else:
                 self.replyReceived(reply)
 
@@ -92,7 +112,8 @@ class SubscriberProtocol(CommandProtocol):
         elif not isinstance(reply, list):
             self.abort(f"Redis refused: {reply}")
         elif reply[0] == b"subscribe":
-            self.confirmed(reply[1])
+            if self._confirmed is not None:
+                self._confirmed(reply[1])
         elif reply[0] == b"pong" and self._pings:
             self._pings.popleft()
 
@@ -102,7 +123,7 @@ class SubscriberProtocol(CommandProtocol):
             self._round = None
             self.abort("the Pub/Sub connection is deaf")
             return
-        self._round = self._clock.callLater(min(_PING_INTERVAL, self._patience), self._ping)
+        self._round = self._clock.later(min(_PING_INTERVAL, self._patience), self._ping)
         self._pings.append(now)
         self.transport.write(hiredis.pack_command(("PING", "?")))
 
@@ -111,72 +132,86 @@ class SubscriberProtocol(CommandProtocol):
             self._round.cancel()
             self._round = None
         super().connectionLost(why)
-        self.gone()
+        if self._gone is not None:
+            self._gone()
+
+
+class SubscriberListener(Protocol):
+    """Who is notified of what becomes of the subscriptions."""
+
+    def left(self, name: str) -> None:
+        """No message of this name comes any more."""
+
+    def subscriptions_ready(self) -> None:
+        """All that is wanted is subscribed to on a new connection."""
+
+    def subscriptions_interrupted(self) -> None:
+        """The connection was lost."""
 
 
 class Subscriber:
-    """The names that this node hears. ``ready`` is called when all that is wanted is heard again after an
-    interruption, ``left`` with a name that is heard no more."""
+    """The names that this node subscribed to."""
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, settings: RedisSettings, address: Address, route: Route) -> None:
-        self._reactor = reactor
+    def __init__(self, clock: Clock, settings: RedisSettings, address: RedisAddress, route: RedisRoute) -> None:
+        self._clock = clock
         self._patience = settings.command_timeout / 1000
-        self.connection = Connection(
-            reactor,
+        self.connection = RedisConnection(
+            clock,
             "pushserver-pubsub",
             address,
             route.endpoint,
             master=route.watched,
             connect_timeout=settings.connect_timeout,
             command_timeout=settings.command_timeout,
+            prepare=self._prepare,
             build=SubscriberProtocol,
         )
-        self.connection.prepare = self._prepare
-        self.connection.ready = self._ready
-        self.connection.interrupted = self._interrupted
         self._names: dict[bytes, Name] = {}
         self._asked: dict[bytes, list[Deferred[None]]] = {}
         self._new: list[bytes] = []
         self._leaving: dict[bytes, float] = {}
-        self._flushing: Any = None
-        self._sweeping: Any = None
+        self._flushing: IDelayedCall | None = None
+        self._sweeping: IDelayedCall | None = None
         self._protocol: SubscriberProtocol | None = None
-        self.left: Callable[[bytes], None] = lambda name: None
-        self.ready: Callable[[], None] = lambda: None
-        self.interrupted: Callable[[], None] = lambda: None
+        self._listener: SubscriberListener | None = None
+
+    def start(self, listener: SubscriberListener) -> Deferred[None]:
+        """Connect, and notify ``listener`` from now on; fires as `RedisConnection.start` does."""
+        self._listener = listener
+        return self.connection.start(ready=self._ready, interrupted=self._interrupted)
 
     @property
-    def hearing(self) -> bool:
-        """Whether the connection stands and all that was wanted before it is heard."""
+    def receiving(self) -> bool:
+        """Whether the connection stands and all that was wanted before it is subscribed to."""
         return self.connection.protocol is not None
 
     @property
     def names(self) -> int:
         return len(self._names)
 
-    def want(self, name: str, hear: Callable[[bytes], None]) -> Deferred[None]:
-        """Answers when the name is heard; ``hear`` is called with each message. Fails with `Unavailable` where the
-        connection is or goes away."""
+    def want(self, name: str, receive: Callable[[bytes], None]) -> Deferred[None]:
+        """Fires when the name is subscribed to; ``receive`` is called with each message. Fails with `Unavailable` where
+        the connection is or goes away."""
         key = name.encode()
         self._leaving.pop(key, None)
-        if not self.hearing or self._protocol is None:
-            return fail(Unavailable("Redis is away: nothing is heard"))
+        if not self.receiving or self._protocol is None:
+            return fail(Unavailable("Redis is away: nothing is received"))
         known = self._names.get(key)
         if known is not None:
-            known.hear = hear
+            known.receive = receive
             if known.confirmed:
                 return succeed(None)
         answer: Deferred[None] = Deferred()
         if known is not None:
             self._asked[key].append(answer)
             return answer
-        self._names[key] = Name(hear)
+        self._names[key] = Name(receive)
         self._asked[key] = [answer]
         self._new.append(key)
         if self._flushing is None:
-            self._flushing = self._reactor.callLater(0, self._flush)
+            self._flushing = self._clock.later(0, self._flush)
         return answer
 
     def leave(self, name: str) -> None:
@@ -184,9 +219,9 @@ class Subscriber:
         key = name.encode()
         if key not in self._names:
             return
-        self._leaving[key] = self._reactor.seconds() + GRACE
+        self._leaving[key] = self._clock.seconds() + GRACE
         if self._sweeping is None:
-            self._sweeping = self._reactor.callLater(GRACE, self._sweep)
+            self._sweeping = self._clock.later(GRACE, self._sweep)
 
     def stop(self) -> None:
         for call in (self._flushing, self._sweeping):
@@ -217,9 +252,9 @@ class Subscriber:
             if protocol.connected:
                 protocol.abort("Redis did not confirm a subscription in time")
 
-        call = self._reactor.callLater(self._patience, late)
+        call = self._clock.later(self._patience, late)
 
-        def done(result: Any) -> Any:
+        def done(result: Failure | None) -> Failure | None:
             if call.active():
                 call.cancel()
             return result
@@ -228,17 +263,21 @@ class Subscriber:
 
     def _sweep(self) -> None:
         self._sweeping = None
-        now = self._reactor.seconds()
+        now = self._clock.seconds()
         due = [key for key, at in self._leaving.items() if at <= now]
         for key in due:
             del self._leaving[key]
             self._names.pop(key, None)
             self._fail([key], "the subscription was given up")
-            self.left(key)
+            self._left(key)
         if due and self._protocol is not None:
             self._protocol.write("UNSUBSCRIBE", (key.decode() for key in due))
         if self._leaving:
-            self._sweeping = self._reactor.callLater(max(0.0, min(self._leaving.values()) - now), self._sweep)
+            self._sweeping = self._clock.later(max(0.0, min(self._leaving.values()) - now), self._sweep)
+
+    def _left(self, key: bytes) -> None:
+        if self._listener is not None:
+            self._listener.left(key.decode())
 
     def _fail(self, keys: Iterable[bytes], reason: str) -> None:
         for key in keys:
@@ -249,18 +288,17 @@ class Subscriber:
     # -- the connection -----------------------------------------------------------------------------------------------
 
     async def _prepare(self, protocol: CommandProtocol) -> None:
-        """Subscribes to all that is wanted on a new connection, and waits until all of it is confirmed."""
+        """Subscribe to all that is wanted on a new connection, and wait until all of it is confirmed."""
         assert isinstance(protocol, SubscriberProtocol)
         for key in self._leaving:
             self._names.pop(key, None)
-            self.left(key)
+            self._left(key)
         self._leaving.clear()
         for name in self._names.values():
             name.confirmed = False
-        protocol.names = self._names
-        protocol.confirmed = self._confirmed
-        protocol.gone = lambda: self._fail(list(self._asked), protocol.reason)
-        protocol.listen(self._patience)
+        protocol.listen(
+            self._patience, self._names, self._confirmed, lambda: self._fail(list(self._asked), protocol.reason)
+        )
         # The first ones may be asked for while this is under way, so it is done when nothing is left over.
         while missing := [key for key, name in self._names.items() if not name.confirmed]:
             answers: list[Deferred[None]] = []
@@ -272,12 +310,11 @@ class Subscriber:
                 protocol.write("SUBSCRIBE", (key.decode() for key in batch))
             for answer in answers:
                 # No limit for all of it: a hundred thousand names take their time, but each batch must come.
-                answer.addTimeout(self._patience, self._reactor)
-                await answer
+                await limited(answer, self._patience, self._clock)
 
-    def add(self, name: str, hear: Callable[[bytes], None]) -> None:
+    def add(self, name: str, receive: Callable[[bytes], None]) -> None:
         """The name is wanted from the first connection on."""
-        self._names.setdefault(name.encode(), Name(hear))
+        self._names.setdefault(name.encode(), Name(receive))
 
     def _confirmed(self, key: bytes) -> None:
         name = self._names.get(key)
@@ -291,11 +328,13 @@ class Subscriber:
         protocol = self.connection.protocol
         assert isinstance(protocol, SubscriberProtocol)
         self._protocol = protocol
-        self.ready()
+        if self._listener is not None:
+            self._listener.subscriptions_ready()
 
     def _interrupted(self) -> None:
         self._protocol = None
         self._new.clear()
-        # Who was told that it failed does not want the name any more.
+        # Whoever got a failure does not want the name any more.
         self._names = {key: name for key, name in self._names.items() if name.confirmed}
-        self.interrupted()
+        if self._listener is not None:
+            self._listener.subscriptions_interrupted()

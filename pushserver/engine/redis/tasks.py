@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from pushserver.core.publication import Publication
     from pushserver.engine.interfaces import IdempotencyKey, TaskEvent
 
-    from .inbox import RedisInbox
+    from .commands import RedisCommands
     from .live import Live
     from .names import Names
-    from .server import Server
+    from .pages import InboxLimits
 
 #: An unfinished task without news is failed as stale long before; this only keeps Redis clean where nobody runs, ms.
 _UNFINISHED_TTL: Final = 365 * 24 * 3600 * 1000
@@ -33,14 +33,14 @@ _decode: Final = msgspec.json.Decoder(TaskState).decode
 
 
 @implementer(ITaskStore)
-class RedisTaskStore:
+class RedisTasks:
     """Each task in a hash, with sorted sets to find a user's and the stale ones."""
 
-    def __init__(self, server: Server, live: Live, names: Names, inbox: RedisInbox, ttl: int) -> None:
-        self._server = server
+    def __init__(self, commands: RedisCommands, live: Live, names: Names, limits: InboxLimits, ttl: int) -> None:
+        self._commands = commands
         self._live = live
         self._names = names
-        self._inbox = inbox
+        self._limits = limits
         self._ttl = ttl
 
     def _once(self, task_id: str, once: IdempotencyKey | None) -> tuple[str, IdempotencyKey] | None:
@@ -56,7 +56,7 @@ class RedisTaskStore:
         state = event.state
         channels = (USER + state.user_id, TASK + state.task_id)
         tag = self._live.tag(*channels)
-        reply = await self._server.write(
+        reply = await self._commands.write(
             "task_create",
             self._keys(state),
             *self._arguments(state, _UNFINISHED_TTL, event, tag),
@@ -92,15 +92,15 @@ class RedisTaskStore:
         channels = (TASK + state.task_id,) if done else (USER + state.user_id, TASK + state.task_id)
         tag = self._live.tag(*channels)
         body = publications.encode(final) if final is not None else b""
-        reply = await self._server.write(
+        reply = await self._commands.write(
             "task_replace",
             [*self._keys(state), self._names.inbox(state.user_id)],
             *self._arguments(state, self._ttl if done else _UNFINISHED_TTL, event, tag),
             "final" if done else "",
             body,
-            *self._inbox.rules,
-            *self._inbox.ttls,
-            "" if self._server.waits or final is None else self._names.live(final.channel),
+            *self._limits.rules,
+            *self._limits.ttls,
+            "" if self._commands.waits or final is None else self._names.live(final.channel),
             once=self._once(state.task_id, once),
             durable=done,
         )
@@ -118,7 +118,7 @@ class RedisTaskStore:
         return Deferred.fromCoroutine(self._get(task_id))
 
     async def _get(self, task_id: str) -> TaskState:
-        state = await self._server.call("HGET", self._names.task(task_id), "state")
+        state = await self._commands.call("HGET", self._names.task(task_id), "state")
         if state is None:
             raise errors.NotFound("no such task")
         return _decode(state)
@@ -128,7 +128,7 @@ class RedisTaskStore:
 
     async def _of_user(self, user_id: str, unfinished: bool, limit: int) -> list[TaskState]:
         keys = self._names.tasks(user_id)[:2]
-        reply = await self._server.run_in_epoch(
+        reply = await self._commands.run_in_epoch(
             "tasks_of", keys, limit, "unfinished" if unfinished else "", self._names.task("")
         )
         return [_decode(each) for each in reply]
@@ -137,11 +137,13 @@ class RedisTaskStore:
         return Deferred.fromCoroutine(self._stale(before, limit))
 
     async def _stale(self, before: int, limit: int) -> list[TaskState]:
-        reply = await self._server.run_in_epoch("tasks_stale", [self._names.stale], before, limit, self._names.task(""))
+        reply = await self._commands.run_in_epoch(
+            "tasks_stale", [self._names.stale], before, limit, self._names.task("")
+        )
         return [_decode(each) for each in reply]
 
     def done(self, task_id: str, key: str) -> Deferred[bool]:
         return Deferred.fromCoroutine(self._done(task_id, key))
 
     async def _done(self, task_id: str, key: str) -> bool:
-        return bool(await self._server.call("EXISTS", self._names.once("task", task_id, key)))
+        return bool(await self._commands.call("EXISTS", self._names.once("task", task_id, key)))

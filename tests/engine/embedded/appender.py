@@ -15,6 +15,7 @@ from twisted.internet.task import react
 
 from pushserver.engine.embedded import EmbeddedEngine
 from pushserver.engine.interfaces import InboxRules, Retention
+from pushserver.server.clock import Clock
 from tests.contracts.nodes import Recorder, publication
 
 USERS = 20
@@ -22,7 +23,7 @@ USERS = 20
 
 async def main(reactor: Any, directory: str) -> None:
     rules = InboxRules(size=100_000, chat_size=10, ttl=3_600_000)
-    engine = EmbeddedEngine(reactor, Path(directory), rules, 60_000, "child")
+    engine = EmbeddedEngine(reactor, Clock(reactor), Path(directory), rules, 60_000, "child")
     await engine.start(Recorder())
 
     async def publisher(user: int) -> None:

@@ -16,15 +16,15 @@ from twisted.internet.task import deferLater, react
 from pushserver.core.errors import Unavailable
 from pushserver.engine.embedded import EmbeddedEngine
 from pushserver.engine.interfaces import InboxRules
+from pushserver.server.clock import Clock
 from tests.contracts.nodes import Recorder, contents, publication
 
 
 async def main(reactor: Any, directory: str) -> None:
     filler = Path(directory) / "filler"
     filler.write_bytes(b"x" * 2_000_000)
-    engine = EmbeddedEngine(
-        reactor, Path(directory) / "state", InboxRules(size=10_000, chat_size=10, ttl=3_600_000), 60_000, "child"
-    )
+    rules = InboxRules(size=10_000, chat_size=10, ttl=3_600_000)
+    engine = EmbeddedEngine(reactor, Clock(reactor), Path(directory) / "state", rules, 60_000, "child")
     listener = Recorder()
     await engine.start(listener)
     await engine.broker.subscribe("user:7")

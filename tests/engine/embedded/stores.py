@@ -26,7 +26,19 @@ def contents(messages: list[Publication]) -> list[Any]:
     return [msgspec.json.decode(message.data) for message in messages]
 
 
-class Failing(Operation):
+class Asking(Operation[Any]):
+    """Whatever one call on the store answers."""
+
+    def __init__(self, call: Callable[[Store], Any], *, user_id: str | None = None, channel: str | None = None) -> None:
+        self._call = call
+        self.user_id = user_id
+        self.channel = channel
+
+    def carry_out(self, store: Store) -> Any:
+        return self._call(store)
+
+
+class Failing(Operation[Any]):
     """An operation that fails as only a mistake of ours could make it fail, after it wrote something."""
 
     def __init__(self, mistake: Callable[[Store], Any]) -> None:
@@ -54,10 +66,10 @@ class OpenStore:
         self.store.close()
         self.open()
 
-    def batch(self, *operations: Operation) -> list[Any]:
+    def batch(self, *operations: Operation[Any]) -> list[Any]:
         return self.store.carry_out(operations, self.now)
 
-    def do(self, operation: Operation) -> Any:
+    def do(self, operation: Operation[Any]) -> Any:
         (answer,) = self.batch(operation)
         return answer
 

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from pushserver.engine.embedded.operations import Asking
 from pushserver.engine.interfaces import InboxRules
 
 from . import appender
-from .stores import OpenStore, contents
+from .stores import Asking, OpenStore, contents
 
 ROOT = Path(__file__).parents[3]
 PROGRAMS = Path(__file__).parent
@@ -63,7 +62,7 @@ def test_what_was_answered_outlives_kill_9(tmp_path: Path, wait: float) -> None:
         for user, messages in expected.items():
             page = opened.do(
                 Asking(
-                    lambda store, user=user: store.inboxes.read(store.connection, user, None, 100_000, 1),
+                    lambda store, user=user: store.inboxes.read(store.connection, 1, user, None, 100_000),
                     user_id=user,
                 )
             )

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from pushserver.core.positions import Position, recovered
-from pushserver.engine.embedded.operations import Asking, Publish, Sweep
+from pushserver.engine.embedded.operations import KeepPublication, Sweep
 from pushserver.engine.embedded.rows import history as histories
 from pushserver.engine.interfaces import HistoryPage, Retention
 
-from .stores import OpenStore, contents, publication
+from .stores import Asking, OpenStore, contents, publication
 
 CHANNELS = ("a", "b")
 
@@ -64,7 +64,7 @@ class HistoryMachine(RuleBasedStateMachine):
     def _read(self, channel: str, since: int | None, limit: int, reverse: bool = False) -> HistoryPage:
         page: HistoryPage = self.opened.do(
             Asking(
-                lambda store: store.histories.read(store.connection, channel, since, limit, reverse, store.now),
+                lambda store: store.histories.read(store.connection, store.now, channel, since, limit, reverse),
                 channel=channel,
             )
         )
@@ -82,7 +82,7 @@ class HistoryMachine(RuleBasedStateMachine):
             self.count += 1
             text = f"text {self.count}"
             retention = Retention(size, ttl)
-            operations.append(Publish(publication(channel, text), retention, None))
+            operations.append(KeepPublication(publication(channel, text), retention, None))
             expected.append(self.models[channel].publish(text, retention, self.opened.now))
         assert [answer.offset for answer in self.opened.batch(*operations)] == expected
 
@@ -145,11 +145,13 @@ TestHistoryMachine.settings = settings(max_examples=80, stateful_step_count=30, 
 
 def test_a_retention_of_nothing_keeps_the_position_only(tmp_path: Path) -> None:
     opened = OpenStore(tmp_path)
-    answers: list[Any] = opened.batch(*[Publish(publication("a", n), Retention(0, 100), None) for n in range(3)])
+    answers: list[Any] = opened.batch(
+        *[KeepPublication(publication("a", n), Retention(0, 100), None) for n in range(3)]
+    )
     assert [answer.offset for answer in answers] == [1, 2, 3]
     opened.restart()
     page = opened.do(
-        Asking(lambda store: store.histories.read(store.connection, "a", None, 9, False, store.now), channel="a")
+        Asking(lambda store: store.histories.read(store.connection, store.now, "a", None, 9, False), channel="a")
     )
     assert (page.messages, page.newest.offset, page.floor) == ([], 3, 3)
     opened.close()

@@ -14,12 +14,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from twisted.python.failure import Failure
 
 from pushserver.core import errors
-from pushserver.engine.embedded.operations import Append, Asking, Sweep
+from pushserver.engine.embedded.operations import AppendToInbox, Sweep
 from pushserver.engine.embedded.rows import inbox as inboxes
-from pushserver.engine.embedded.rows.inbox import Head
+from pushserver.engine.embedded.rows.inbox import InboxHead
 from pushserver.engine.interfaces import ONCE_TTL, POSITION_TTL, IdempotencyKey, InboxRules
 
-from .stores import RULES, Failing, OpenStore, contents, publication
+from .stores import RULES, Asking, Failing, OpenStore, contents, publication
 
 
 @dataclass
@@ -117,7 +117,7 @@ class InboxMachine(RuleBasedStateMachine):
             self.count += 1
             text = f"text {self.count}"
             operations.append(
-                Append(
+                AppendToInbox(
                     publication(f"user:{user}", text),
                     user,
                     chat,
@@ -141,7 +141,7 @@ class InboxMachine(RuleBasedStateMachine):
         answer = self._ask(
             user,
             lambda store: store.inboxes.acknowledge(
-                store.connection, user, offset, self.epochs.get(user, "none"), store.now
+                store.connection, store.now, user, offset, self.epochs.get(user, "none")
             ),
         )
         if user not in self.epochs:
@@ -156,7 +156,7 @@ class InboxMachine(RuleBasedStateMachine):
     def clear(self, user: str) -> None:
         model = self.models[user]
         model.expire(self.opened.now)
-        assert self._ask(user, lambda store: store.inboxes.clear(store.connection, user, store.now)) == len(
+        assert self._ask(user, lambda store: store.inboxes.clear(store.connection, store.now, user)) == len(
             model.messages
         )
         model.messages.clear()
@@ -183,7 +183,7 @@ class InboxMachine(RuleBasedStateMachine):
     def read(self, user: str, after: int, limit: int) -> None:
         model = self.models[user]
         model.expire(self.opened.now)
-        page = self._ask(user, lambda store: store.inboxes.read(store.connection, user, after, limit, store.now))
+        page = self._ask(user, lambda store: store.inboxes.read(store.connection, store.now, user, after, limit))
         assert contents(page.messages) == [m.text for m in model.messages if m.offset > after][:limit]
         assert page.lost == sum(offset > after for offset in model.lost)
 
@@ -192,10 +192,10 @@ class InboxMachine(RuleBasedStateMachine):
         for user, model in self.models.items():
             model.expire(self.opened.now)
             page = self._ask(
-                user, lambda store, user=user: store.inboxes.read(store.connection, user, None, 100, store.now)
+                user, lambda store, user=user: store.inboxes.read(store.connection, store.now, user, None, 100)
             )
             whole = self._ask(
-                user, lambda store, user=user: store.inboxes.read(store.connection, user, 0, 100, store.now)
+                user, lambda store, user=user: store.inboxes.read(store.connection, store.now, user, 0, 100)
             )
             assert contents(whole.messages) == [m.text for m in model.messages]
             waiting = [m for m in model.messages if m.offset > model.acked]
@@ -213,7 +213,7 @@ TestInboxMachine.settings = settings(max_examples=80, stateful_step_count=30, de
 
 
 def test_lost_messages_join_into_stretches() -> None:
-    head = Head(1, "7", "e", 20, 0, 0)
+    head = InboxHead(1, "7", "e", 20, 0, 0)
     for offset in (5, 3, 7, 4, 6, 1):
         head.lose(offset)
     assert head.lost == [[1, 1, 1], [3, 7, 5]]
@@ -222,7 +222,7 @@ def test_lost_messages_join_into_stretches() -> None:
 
 def test_many_stretches_are_counted_whole_and_at_most_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inboxes, "_STRETCHES", 3)
-    head = Head(1, "7", "e", 200, 0, 0)
+    head = InboxHead(1, "7", "e", 200, 0, 0)
     for offset in range(2, 42, 2):
         head.lose(offset)
     assert len(head.lost) == 3
@@ -235,12 +235,12 @@ def test_many_stretches_are_counted_whole_and_at_most_once(monkeypatch: pytest.M
 def test_heads_of_inboxes_long_empty_are_forgotten_unless_something_was_lost(tmp_path: Path) -> None:
     opened = OpenStore(tmp_path, InboxRules(size=1, chat_size=1, ttl=100))
     state = [
-        Asking(lambda store, user=user: store.inboxes.state(store.connection, user, store.now), user_id=user)
+        Asking(lambda store, user=user: store.inboxes.state(store.connection, store.now, user), user_id=user)
         for user in ("quiet", "short", "lost")
     ]
     opened.batch(
-        Append(publication("user:short", 1), "short", False, 5, None, None),
-        Append(publication("user:lost", 1), "lost", False, None, None, None),
+        AppendToInbox(publication("user:short", 1), "short", False, 5, None, None),
+        AppendToInbox(publication("user:lost", 1), "lost", False, None, None, None),
     )
     before = opened.batch(*state)
     opened.now += POSITION_TTL + 1

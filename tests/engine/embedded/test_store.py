@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pushserver.core.task import NewTask, complete, create
-from pushserver.engine.embedded.operations import Append, Asking, CreateTask, Publish, ReplaceTask, Sweep
+from pushserver.engine.embedded.operations import AppendToInbox, CreateTask, KeepPublication, ReplaceTask, Sweep
 from pushserver.engine.embedded.rows import revocations as revocationrows
 from pushserver.engine.interfaces import IdempotencyKey, Retention, TaskEvent
 
-from .stores import OpenStore, publication
+from .stores import Asking, OpenStore, publication
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,21 +35,21 @@ def test_no_statement_reads_a_whole_table(tmp_path: Path, monkeypatch: pytest.Mo
     for _ in range(3):
         opened.batch(
             *[
-                Append(publication(f"user:{n}", n), str(n), n % 2 == 0, 40, "k", IdempotencyKey(f"k{n}"))
+                AppendToInbox(publication(f"user:{n}", n), str(n), n % 2 == 0, 40, "k", IdempotencyKey(f"k{n}"))
                 for n in range(9)
             ],
-            *[Append(publication("user:7", n), "7", False, None, None, None) for n in range(9)],
-            *[Publish(publication(f"n:{n}", n), retention, IdempotencyKey(f"h{n}")) for n in range(9)],
-            *[Publish(publication("n:a", n), retention, None) for n in range(9)],
+            *[AppendToInbox(publication("user:7", n), "7", False, None, None, None) for n in range(9)],
+            *[KeepPublication(publication(f"n:{n}", n), retention, IdempotencyKey(f"h{n}")) for n in range(9)],
+            *[KeepPublication(publication("n:a", n), retention, None) for n in range(9)],
             CreateTask(TaskEvent("task_created", first), None),
             ReplaceTask(TaskEvent("task_completed", final), publication("user:7", "done"), IdempotencyKey("t")),
-            Asking(lambda store: store.tasks.get(store.connection, "t", store.now)),
-            Asking(lambda store: store.tasks.of_user(store.connection, "7", True, 5, store.now)),
-            Asking(lambda store: store.tasks.of_user(store.connection, "7", False, 5, store.now)),
-            Asking(lambda store: store.tasks.stale(store.connection, store.now, 5)),
-            Asking(lambda store: store.inboxes.read(store.connection, "7", 0, 5, store.now), user_id="7"),
-            Asking(lambda store: store.inboxes.clear(store.connection, "8", store.now), user_id="8"),
-            Asking(lambda store: store.histories.read(store.connection, "n:a", 0, 5, True, store.now), channel="n:a"),
+            Asking(lambda store: store.tasks.get(store.connection, store.now, "t")),
+            Asking(lambda store: store.tasks.of_user(store.connection, store.now, "7", True, 5)),
+            Asking(lambda store: store.tasks.of_user(store.connection, store.now, "7", False, 5)),
+            Asking(lambda store: store.tasks.stale(store.connection, store.now, store.now, 5)),
+            Asking(lambda store: store.inboxes.read(store.connection, store.now, "7", 0, 5), user_id="7"),
+            Asking(lambda store: store.inboxes.clear(store.connection, store.now, "8"), user_id="8"),
+            Asking(lambda store: store.histories.read(store.connection, store.now, "n:a", 0, 5, True), channel="n:a"),
             Asking(
                 lambda store: revocationrows.revoke(store.connection, (revocationrows.TOKEN, "j", 0, store.now + 9))
             ),

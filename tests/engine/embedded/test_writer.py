@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.task import Clock, deferLater
+from twisted.internet.task import deferLater
 
 from pushserver.core import errors
 from pushserver.engine.embedded import EmbeddedEngine, engine, writer
-from pushserver.engine.embedded.operations import Asking
+from pushserver.engine.embedded import broker as broker_module
 from pushserver.engine.interfaces import IdempotencyKey, InboxRules, Retention
 from tests.contracts.nodes import Recorder, contents, publication
+from tests.engine.clocks import FakeTime
 
-from .stores import Failing
+from .stores import Asking, Failing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -33,10 +34,9 @@ class Running:
         from twisted.internet import reactor
 
         self.reactor: Any = reactor
-        self.clock = Clock()
-        self.clock.advance(1_700_000_000)
+        self.time = FakeTime()
         rules = InboxRules(size=1000, chat_size=10, ttl=3_600_000)
-        self.engine = EmbeddedEngine(reactor, directory, rules, 60_000, "a", clock=self.clock)
+        self.engine = EmbeddedEngine(reactor, self.time.clock, directory, rules, 60_000, "a")
         self.writer = self.engine._writer
         self.listener = Recorder()
 
@@ -162,7 +162,7 @@ async def test_a_disk_that_cannot_be_written_fails_the_batch_and_heals(running: 
     assert "readonly" in (running.engine.trouble() or "")
     assert running.engine.figures()["store_failed_batches_total"] == 1
     assert contents(running.listener.delivered) == ["before"]
-    running.clock.advance(1)
+    running.time.advance(1)
     await running.until(lambda: running.engine.trouble() is None)
     (published,) = await gatherResults(running.append("after"))
     assert published.offset == 2
@@ -171,7 +171,7 @@ async def test_a_disk_that_cannot_be_written_fails_the_batch_and_heals(running: 
 
 async def test_while_the_disk_is_full_only_memory_answers(running: Running) -> None:
     (epoch,) = {each.epoch for each in await gatherResults(running.append("x" * 3000))}
-    await running.engine.revocations.revoke_token("j", running.engine._now() + 1_000_000)
+    await running.engine.revocations.revoke_token("j", running.time.now() + 1_000_000)
 
     def limit(store: Any) -> None:
         (pages,) = store.connection.execute("PRAGMA page_count").fetchone()
@@ -223,10 +223,10 @@ async def test_old_rows_go_in_small_steps(running: Running, monkeypatch: pytest.
             running.engine.inbox.append(publication(f"user:{n}", n), str(n), False, 1_000, None, None)
             for n in range(35)
         ]
-        + [running.engine.revocations.revoke_token(f"j{n}", running.engine._now() + 1_000) for n in range(35)]
+        + [running.engine.revocations.revoke_token(f"j{n}", running.time.now() + 1_000) for n in range(35)]
     )
     await presence.connect("7", "c")
-    await presence.disconnect("7", "c", running.engine._now())
+    await presence.disconnect("7", "c", running.time.now())
 
     tables = ("once", "history", "inbox", "revocation")
     counts: list[tuple[int, ...]] = []
@@ -239,10 +239,10 @@ async def test_old_rows_go_in_small_steps(running: Running, monkeypatch: pytest.
         )
 
     counts.append(await count())
-    running.clock.advance(301)
+    running.time.advance(301)
     for _ in range(30):
         counts.append(await count())
-        running.clock.advance(0.05)
+        running.time.advance(0.05)
     assert counts[0] == (35, 35, 35, 35)
     assert counts[-1] == (0, 0, 0, 0)
     for before, after in pairwise(counts):
@@ -255,7 +255,7 @@ async def test_old_rows_go_in_small_steps(running: Running, monkeypatch: pytest.
 
 
 async def test_keys_of_what_is_not_kept_are_bounded(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "_KEYS", 3)
+    monkeypatch.setattr(broker_module, "_KEYS", 3)
     broker = running.engine.broker
     for n in range(10):
         assert not (await broker.publish(publication("public:a", n), None, IdempotencyKey(f"k{n}"))).duplicate

@@ -11,6 +11,7 @@ from twisted.internet.task import deferLater
 from pushserver.core.errors import Unavailable
 from pushserver.engine.interfaces import InboxRules, Retention
 from pushserver.engine.redis import RedisEngine, RedisSettings
+from pushserver.server.clock import Clock
 from tests.contracts.nodes import RunningNode, contents, publication
 
 __all__ = ["KEPT", "Cluster", "contents", "eventually", "patiently", "publication", "until"]
@@ -70,6 +71,7 @@ class Cluster:
         position_check = options.pop("position_check", 10_000)
         engine = RedisEngine(
             reactor,
+            Clock(reactor),
             settings(url, **options),
             node_name=name,
             inbox=RULES,

@@ -95,7 +95,7 @@ async def test_a_node_that_was_taken_for_dead_comes_to_life_again(cluster: Clust
         await node.presence.connect("7", connection)
         await node.presence.join("chat:a", "7", connection, info)
     before = node.engine._cluster.incarnation
-    await other.engine._cluster.bury(before, 0)
+    await other.engine._cluster.expire(before, 0)
     assert [event[0] for event in events(other, "offline")] == ["7"]
     await until(lambda: node.engine._cluster.incarnation != before)
     await eventually(lambda: _online(other), True)
@@ -111,26 +111,26 @@ async def test_a_node_that_was_taken_for_dead_comes_to_life_again(cluster: Clust
     assert [events(other, kind) for kind in ("online", "present")] == [[], []]
 
 
-async def test_a_node_that_comes_back_in_the_middle_of_its_burial_is_all_there(
+async def test_a_node_that_comes_back_in_the_middle_of_its_removal_is_all_there(
     cluster: Cluster, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster_module, "_BURIAL", 1)
+    monkeypatch.setattr(cluster_module, "_STEP", 1)
     node = await cluster.start(redis.url, "a")
     other = await cluster.start(redis.url, "b")
     for user in ("7", "8", "9"):
         await node.presence.connect(user, "c")
     before = node.engine._cluster.incarnation
-    run = other.engine._server.run
+    run = other.engine._commands.run
 
     async def slowly(name: str, *arguments: Any, **options: Any) -> Any:
         reply = await run(name, *arguments, **options)
-        if name == "bury":
-            await node.engine._cluster.beat()
+        if name == "expire":
+            await node.engine._cluster.heartbeat()
         return reply
 
-    other.engine._server.run = slowly
+    other.engine._commands.run = slowly
     redis.command("ZADD", "push:nodes", "1", before)
-    await other.engine._cluster.bury(before, 5_000)
+    await other.engine._cluster.expire(before, 5_000)
     assert node.engine._cluster.incarnation != before
     for user in ("7", "8", "9"):
         assert (await other.presence.online(user)).online
@@ -142,7 +142,7 @@ async def test_who_is_back_is_announced_also_where_redis_answer_was_lost(cluster
     other = await cluster.start(redis.url, "b", lease=600)
     await node.presence.connect("7", "c1")
     await node.presence.join("chat:a", "7", "c1", None)
-    server, lost = node.engine._server, []
+    server, lost = node.engine._commands, []
     run = server.run
 
     async def loses_two(name: str, *arguments: Any, **options: Any) -> Any:
@@ -153,7 +153,7 @@ async def test_who_is_back_is_announced_also_where_redis_answer_was_lost(cluster
         return reply
 
     server.run = loses_two
-    await other.engine._cluster.bury(node.engine._cluster.incarnation, 0)
+    await other.engine._cluster.expire(node.engine._cluster.incarnation, 0)
     await until(lambda: events(node, "present"))
     assert len(lost) == 2
     assert (events(node, "online"), [event[0] for event in events(node, "present")]) == ([("7",)], ["chat:a"])
@@ -162,7 +162,7 @@ async def test_who_is_back_is_announced_also_where_redis_answer_was_lost(cluster
 async def test_whoever_notices_at_the_call_that_it_was_taken_for_dead(cluster: Cluster, redis: RedisServer) -> None:
     node = await cluster.start(redis.url, "a")
     await node.presence.connect("7", "c1")
-    await node.engine._cluster.bury(node.engine._cluster.incarnation, 0)
+    await node.engine._cluster.expire(node.engine._cluster.incarnation, 0)
     assert await node.presence.connect("8", "c2") is True
     assert events(node, "online") == [("7",)]
     assert (await node.presence.online("7")).online is True
@@ -195,8 +195,8 @@ async def test_every_key_but_the_servers_and_the_lists_expires(cluster: Cluster,
     await node.history.read("empty", None, 1, False)
     await node.inbox.append(publication("user:7", 1), "7", False, None, None, IdempotencyKey("k"))
     await node.inbox.state("8")
-    await node.revocations.revoke_token("j", node.engine.presence._now() + 60_000)
-    await node.revocations.revoke_user("7", 1, node.engine.presence._now() + 60_000)
+    await node.revocations.revoke_token("j", node.engine.presence._clock.now() + 60_000)
+    await node.revocations.revoke_user("7", 1, node.engine.presence._clock.now() + 60_000)
     keys = [each for each in redis.command("KEYS", "*").split("\r\n") if each.startswith("push:")]
     assert len(keys) > 12
     forever = {each for each in keys if redis.command("PTTL", each) == ":-1\r\n"}

@@ -6,26 +6,30 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
 
 from pushserver.core import errors
 from pushserver.core.positions import Position
 from pushserver.core.publication import Publication
-from pushserver.engine.redis.feeds import Between, Feed, Feeds
+from pushserver.engine.redis.feeds import ChannelFeed, ChannelFeeds
+from pushserver.engine.redis.pages import Between
 from tests.conftest import LoggedErrors
 from tests.contracts.nodes import Recorder, contents, publication
+from tests.engine.clocks import FakeTime
 
 
 class Readings:
-    """Answers what a feed reads when the test says so."""
+    """What a feed reads comes when the test says so; it is `feeds.MissedPages`."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[int, Deferred[Between]]] = []
 
-    def __call__(self, channel: str, after: int, limit: int) -> Deferred[Between]:
+    def between(self, channel: str, after: int, limit: int) -> Deferred[Between]:
         answer: Deferred[Between] = Deferred()
         self.asked.append((after, answer))
         return answer
+
+    async def secure(self) -> None:
+        return None
 
     def answer(self, messages: list[Publication], newest: int, epoch: str = "e", complete: bool = True) -> int:
         after, answer = self.asked.pop(0)
@@ -35,17 +39,12 @@ class Readings:
 
 class Room:
     def __init__(self) -> None:
-        self.clock = Clock()
+        self.time = FakeTime()
         self.listener = Recorder()
         self.readings = Readings()
-        self.feeds = Feeds(self.clock)
-        self.feeds.listener = self.listener
-        self.feeds.read = self.readings
-        self.feeds.secure = self._secure
-        self.feed = self.feeds.channels["a"] = Feed(self.feeds, "a")
-
-    async def _secure(self) -> None:
-        return None
+        self.feeds = ChannelFeeds(self.time.clock, self.readings, ordered=True)
+        self.feeds.start(self.listener)
+        self.feed = self.feeds.channels["a"] = ChannelFeed(self.feeds, "a")
 
     @property
     def told(self) -> list[Any]:
@@ -79,7 +78,7 @@ def room() -> Room:
 def test_what_came_before_the_position_was_known_follows_it() -> None:
     room = Room()
     for offset in (3, 4, 5):
-        room.feed.positioned(at(offset))
+        room.feed.receive(at(offset))
     assert room.told == []
     room.feed.begin(Position(3, "e"))
     assert room.told == [4, 5]
@@ -88,32 +87,32 @@ def test_what_came_before_the_position_was_known_follows_it() -> None:
 def test_the_first_message_of_a_new_history_begins_it() -> None:
     room = Room()
     room.feed.begin(None)
-    room.feed.positioned(at(1))
-    room.feed.positioned(at(2))
+    room.feed.receive(at(1))
+    room.feed.receive(at(2))
     assert room.told == [1, 2]
 
 
 def test_a_later_message_of_a_new_history_shows_that_the_first_was_lost() -> None:
     room = Room()
     room.feed.begin(None)
-    room.feed.positioned(at(2))
-    room.clock.advance(0)
+    room.feed.receive(at(2))
+    room.time.advance(0)
     assert room.readings.answer([at(1), at(2)], 2) == 0
     assert room.told == [1, 2]
 
 
 def test_each_message_is_told_once_whatever_way_it_came(room: Room) -> None:
-    room.feed.answered(at(4))
-    room.feed.positioned(at(4))
-    room.feed.positioned(at(5))
-    room.feed.answered(at(5))
+    room.feed.receive(at(4), own=True)
+    room.feed.receive(at(4))
+    room.feed.receive(at(5))
+    room.feed.receive(at(5), own=True)
     assert room.told == [4, 5]
 
 
 def test_a_gap_is_read_and_told_in_order(room: Room) -> None:
-    room.feed.positioned(at(6))
-    room.clock.advance(0)
-    room.feed.positioned(at(7))
+    room.feed.receive(at(6))
+    room.time.advance(0)
+    room.feed.receive(at(7))
     assert room.told == []
     assert room.readings.answer([at(4), at(5), at(6)], 6) == 3
     assert room.told == [4, 5, 6]
@@ -125,20 +124,20 @@ def test_a_gap_is_read_and_told_in_order(room: Room) -> None:
 def test_an_answer_ahead_of_pubsub_waits_for_it_before_it_reads(room: Room) -> None:
     waiting = room.feeds.answered(at(5))
     assert waiting is not None
-    room.clock.advance(0.1)
+    room.time.advance(0.1)
     assert room.readings.asked == []
-    room.feed.positioned(at(4))
-    room.feed.positioned(at(5))
+    room.feed.receive(at(4))
+    room.feed.receive(at(5))
     assert waiting.called
     assert room.told == [4, 5]
-    room.clock.advance(1)
+    room.time.advance(1)
     assert room.readings.asked == []
 
 
 def test_an_answer_whose_gap_pubsub_does_not_fill_is_read(room: Room) -> None:
     waiting = room.feeds.answered(at(5))
     assert waiting is not None
-    room.clock.advance(0.3)
+    room.time.advance(0.3)
     assert not waiting.called
     room.readings.answer([at(4), at(5)], 5)
     assert waiting.called
@@ -146,55 +145,55 @@ def test_an_answer_whose_gap_pubsub_does_not_fill_is_read(room: Room) -> None:
 
 
 def test_what_is_no_longer_kept_is_said(room: Room) -> None:
-    room.feed.positioned(at(9))
-    room.clock.advance(0)
+    room.feed.receive(at(9))
+    room.time.advance(0)
     room.readings.answer([at(8), at(9)], 9, complete=False)
     assert (room.told, room.lost) == ([], 1)
-    room.feed.positioned(at(10))
+    room.feed.receive(at(10))
     assert room.told == [10]
 
 
 def test_another_epoch_is_said(room: Room) -> None:
-    room.feed.positioned(at(1, "new"))
-    room.clock.advance(0)
+    room.feed.receive(at(1, "new"))
+    room.time.advance(0)
     room.readings.answer([], 1, "new")
     assert (room.told, room.lost) == ([], 1)
-    room.feed.positioned(at(2, "new"))
+    room.feed.receive(at(2, "new"))
     assert room.told == [2]
 
 
 def test_a_late_message_of_an_epoch_before_is_nothing(room: Room) -> None:
-    room.feed.positioned(at(9, "old"))
-    room.clock.advance(0)
+    room.feed.receive(at(9, "old"))
+    room.time.advance(0)
     room.readings.answer([], 3)
     assert (room.told, room.lost) == ([], 0)
-    room.feed.positioned(at(4))
+    room.feed.receive(at(4))
     assert room.told == [4]
 
 
 def test_data_older_than_what_was_told_is_said(room: Room) -> None:
-    room.feed.positioned(at(6))
-    room.clock.advance(0)
+    room.feed.receive(at(6))
+    room.time.advance(0)
     room.readings.answer([at(4)], 4)
     assert room.lost == 1
 
 
 def test_a_look_at_the_positions_finds_what_no_message_shows(room: Room) -> None:
     room.feed.compare(Position(5, "e"), patient=True)
-    room.clock.advance(0.1)
+    room.time.advance(0.1)
     assert room.readings.asked == []
-    room.clock.advance(0.3)
+    room.time.advance(0.3)
     room.readings.answer([at(4), at(5)], 5)
     assert room.told == [4, 5]
     room.feed.compare(Position(5, "e"), patient=True)
     room.feed.compare(Position(2, "e"), patient=True)
-    room.clock.advance(1)
+    room.time.advance(1)
     assert room.readings.asked == []
 
 
 def test_pages_follow_each_other_until_all_is_told(room: Room) -> None:
     room.feed.compare(Position(403, "e"), patient=False)
-    room.clock.advance(0)
+    room.time.advance(0)
     assert room.readings.answer([at(n) for n in range(4, 204)], 403) == 3
     assert room.readings.answer([at(n) for n in range(204, 404)], 403) == 203
     assert room.told == list(range(4, 404))
@@ -203,24 +202,24 @@ def test_pages_follow_each_other_until_all_is_told(room: Room) -> None:
 
 def test_offsets_that_were_replaced_are_no_loss(room: Room) -> None:
     room.feed.compare(Position(9, "e"), patient=False)
-    room.clock.advance(0)
+    room.time.advance(0)
     room.readings.answer([at(5), at(8)], 9)
     assert (room.told, room.lost) == ([5, 8], 0)
-    room.feed.positioned(at(10))
+    room.feed.receive(at(10))
     assert room.told == [5, 8, 10]
 
 
 def test_a_reading_that_fails_is_told_to_who_waits_and_tried_at_the_next_look(room: Room) -> None:
     waiting = [room.feed.reached(Position(offset, "e")) for offset in (4, 6)]
     assert all(waiting)
-    room.feed.positioned(at(4))
-    room.clock.advance(1)
+    room.feed.receive(at(4))
+    room.time.advance(1)
     room.readings.asked.pop()[1].errback(errors.Unavailable("away"))
     outcomes = [outcome_of(each) for each in waiting]
     assert outcomes[0] is None
     assert outcomes[1].check(errors.Unavailable)
     room.feed.compare(Position(6, "e"), patient=False)
-    room.clock.advance(0)
+    room.time.advance(0)
     room.readings.answer([at(5), at(6)], 6)
     assert room.told == [4, 5, 6]
     assert room.feed.reached(Position(6, "e")) is None
@@ -230,9 +229,9 @@ def test_what_cannot_be_secured_reaches_nobody(room: Room) -> None:
     async def unsafe() -> None:
         raise errors.Unavailable("0 of 1 replicas have it")
 
-    room.feeds.secure = unsafe
+    room.readings.secure = unsafe
     waiting = room.feed.reached(Position(4, "e"))
-    room.clock.advance(1)
+    room.time.advance(1)
     room.readings.answer([at(4)], 4)
     assert outcome_of(waiting).check(errors.Unavailable)
     assert room.told == []
@@ -240,7 +239,7 @@ def test_what_cannot_be_secured_reaches_nobody(room: Room) -> None:
 
 def test_a_reading_that_went_wrong_is_told_to_who_waits(room: Room, flush_errors: LoggedErrors) -> None:
     waiting = room.feed.reached(Position(4, "e"))
-    room.clock.advance(1)
+    room.time.advance(1)
     room.readings.asked.pop()[1].errback(ValueError("no publication"))
     assert outcome_of(waiting).check(errors.Unavailable)
     assert flush_errors(ValueError)
@@ -249,20 +248,20 @@ def test_a_reading_that_went_wrong_is_told_to_who_waits(room: Room, flush_errors
 def test_what_nobody_wants_is_followed_and_not_told(room: Room) -> None:
     room.feed.wanted = False
     room.feed.plain(publication("a", "x"))
-    room.feed.positioned(at(4))
-    room.feed.positioned(at(9))
-    room.clock.advance(1)
+    room.feed.receive(at(4))
+    room.feed.receive(at(9))
+    room.time.advance(1)
     assert (room.told, room.readings.asked) == ([], [])
     room.feed.wanted = True
-    room.feed.positioned(at(10))
+    room.feed.receive(at(10))
     assert room.told == [10]
 
 
 def test_an_end_in_the_middle_of_a_reading_tells_nothing_more(room: Room) -> None:
-    room.feed.positioned(at(6))
+    room.feed.receive(at(6))
     waiting = room.feed.reached(Position(6, "e"))
     assert waiting is not None
-    room.clock.advance(0)
+    room.time.advance(0)
     room.feed.end("over")
     assert waiting.called
     room.readings.answer([at(4), at(5), at(6)], 6)
@@ -274,9 +273,9 @@ def test_an_own_message_is_claimed_once_and_forgotten_in_the_end(room: Room) -> 
     room.feeds.sent("a", "o.2")
     assert room.feeds.claim("a", "o.1")
     assert not room.feeds.claim("a", "o.1")
-    room.clock.advance(5)
+    room.time.advance(5)
     room.feeds.sent("a", "o.3")
-    room.clock.advance(5)
+    room.time.advance(5)
     room.feeds.forget(10)
     assert not room.feeds.claim("a", "o.2")
     assert room.feeds.claim("a", "o.3")

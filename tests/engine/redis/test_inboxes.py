@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.internet.task import Clock
 
 from pushserver.engine.embedded import EmbeddedEngine
 from pushserver.engine.interfaces import InboxRules
 from pushserver.engine.redis import RedisEngine
+from pushserver.server.clock import Clock
 from tests.contracts.nodes import Recorder, contents, publication
+from tests.engine.clocks import FakeTime
 
 from .nodes import settings
 from .servers import RedisServer
@@ -56,11 +57,10 @@ async def answers(engine: Any, seed: int) -> list[Any]:
 async def test_both_engines_answer_the_same(redis: RedisServer, tmp_path: Path, seed: int) -> None:
     from twisted.internet import reactor
 
-    clock = Clock()
-    clock.advance(1_700_000_000)
-    embedded = EmbeddedEngine(reactor, tmp_path / "state", RULES, 1_000, "a", clock=clock)
+    embedded = EmbeddedEngine(reactor, FakeTime().clock, tmp_path / "state", RULES, 1_000, "a")
     shared = RedisEngine(
         reactor,
+        Clock(reactor),
         settings(redis.url),
         node_name="a",
         inbox=RULES,

@@ -33,7 +33,7 @@ async def test_any_program_reaches_a_channel(cluster: Cluster, redis: RedisServe
         first, second, third = await node.heard(3)
         assert bytes(first.data) == '{"a":[1,"é\u2028"],"b":null}'.encode()
         assert (first.type, first.channel, first.offset, first.sender) == ("message", "public:x", None, None)
-        assert abs(first.timestamp - node.engine.presence._now()) < 5_000
+        assert abs(first.timestamp - node.engine.presence._clock.now()) < 5_000
         assert (second.type, contents([second])) == ("order.paid", [7])
         assert contents([third]) == [None]
         assert len({each.message_id for each in (first, second, third)}) == 3
@@ -58,7 +58,7 @@ async def test_invalid_utf8_is_dropped(cluster: Cluster, redis: RedisServer) -> 
 
     node = await cluster.start(redis.url)
     await node.broker.subscribe("public:x")
-    await node.engine._server.call("PUBLISH", "push:pub:public:x", b'{"data": "\xff\xfe"}')
+    await node.engine._commands.call("PUBLISH", "push:pub:public:x", b'{"data": "\xff\xfe"}')
     tell(redis, "public:x", '{"data": "after"}')
     assert contents(await node.heard(1)) == ["after"]
     assert encoded("a") == b"*1\r\n$1\r\na\r\n"

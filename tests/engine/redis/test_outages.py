@@ -66,7 +66,7 @@ async def test_what_was_refused_while_redis_is_away_is_forgotten_meanwhile(
     await until(lambda: node.engine.trouble() is not None)
     for n in range(50):
         await refused(lambda n=n: node.broker.publish(publication("public:x", n), None, None))
-    own = node.engine._live.feeds._own
+    own = node.engine._feeds._own
     assert own
     await until(lambda: not own, "what was refused is forgotten", patience=3)
     assert node.engine.trouble() is not None
@@ -259,7 +259,7 @@ async def test_a_node_that_notices_first_that_all_data_vanished_announces_nobody
     node = await cluster.start(redis.url)
     await node.presence.connect("7", "c1")
     redis.command("FLUSHALL")
-    await node.engine._cluster.beat()
+    await node.engine._cluster.heartbeat()
     await eventually(lambda: _online(node), True)
     assert events(node, "online") == []
 
@@ -371,7 +371,7 @@ async def test_who_leaves_during_an_outage_and_comes_after_it_hears(cluster: Clu
 
 
 async def test_a_past_that_the_listener_was_not_told_is_not_handed_out_and_a_write_beside_it_stands(
-    redis: RedisServer, proxy: Proxy, cluster: Cluster
+    redis: RedisServer, proxy: Proxy, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = await cluster.start(redis.url)
     other = await cluster.start(proxy.url, "b")
@@ -380,8 +380,8 @@ async def test_a_past_that_the_listener_was_not_told_is_not_handed_out_and_a_wri
     await publish(node, 1)
     await other.heard(1)
     proxy.change = lambda outer, data: b"" if b":live:" in data else data
-    feeds = other.engine._live.feeds
-    read, feeds.read = feeds.read, _away
+    pages = other.engine._feeds.pages
+    monkeypatch.setattr(pages, "between", _away)
     await publish(node, 2)
     await node.inbox.append(publication("user:7", "n1"), "7", False, None, None, None)
     await refused(lambda: other.history.read("a", 1, 10, False))
@@ -390,7 +390,7 @@ async def test_a_past_that_the_listener_was_not_told_is_not_handed_out_and_a_wri
     kept = await other.inbox.append(publication("user:7", "n2"), "7", False, None, None, None)
     assert kept.offset == 2
     assert contents(other.listener.delivered) == [1]
-    feeds.read = read
+    monkeypatch.undo()
     assert contents((await other.history.read("a", 1, 10, False)).messages) == [2, 3]
     assert contents((await other.inbox.read("7", 0, 10)).messages) == ["n1", "n2"]
     assert sorted(contents(other.listener.delivered), key=str) == [1, 2, 3, "n1", "n2"]

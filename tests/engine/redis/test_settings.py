@@ -5,26 +5,26 @@ from __future__ import annotations
 import pytest
 
 from pushserver.core.errors import ConfigError
-from pushserver.engine.redis.settings import Address, address_of, sentinel_of
+from pushserver.engine.redis.settings import RedisAddress, address_of, sentinel_of
 
 
 @pytest.mark.parametrize(
     ("url", "address"),
     [
-        ("redis://host", Address(host="host")),
-        ("redis://host:7000/3", Address(host="host", port=7000, database=3)),
-        ("redis://host/?db=4", Address(host="host", database=4)),
-        ("redis://[::1]:6380/0", Address(host="::1", port=6380)),
-        ("redis://u%40:p%2F@host/0", Address(host="host", username="u@", password="p/")),
-        ("redis://:p@host", Address(host="host", password="p")),
-        ("rediss://host/1", Address(host="host", tls=True, database=1)),
-        ("rediss://host/1?ca=/etc/ca.pem", Address(host="host", tls=True, database=1, ca="/etc/ca.pem")),
-        ("unix:///run/redis.sock", Address(path="/run/redis.sock")),
-        ("unix:///run/redis.sock?db=2", Address(path="/run/redis.sock", database=2)),
-        ("unix://u:p@/run/redis.sock", Address(path="/run/redis.sock", username="u", password="p")),
+        ("redis://host", RedisAddress(host="host")),
+        ("redis://host:7000/3", RedisAddress(host="host", port=7000, database=3)),
+        ("redis://host/?db=4", RedisAddress(host="host", database=4)),
+        ("redis://[::1]:6380/0", RedisAddress(host="::1", port=6380)),
+        ("redis://u%40:p%2F@host/0", RedisAddress(host="host", username="u@", password="p/")),
+        ("redis://:p@host", RedisAddress(host="host", password="p")),
+        ("rediss://host/1", RedisAddress(host="host", tls=True, database=1)),
+        ("rediss://host/1?ca=/etc/ca.pem", RedisAddress(host="host", tls=True, database=1, ca="/etc/ca.pem")),
+        ("unix:///run/redis.sock", RedisAddress(path="/run/redis.sock")),
+        ("unix:///run/redis.sock?db=2", RedisAddress(path="/run/redis.sock", database=2)),
+        ("unix://u:p@/run/redis.sock", RedisAddress(path="/run/redis.sock", username="u", password="p")),
     ],
 )
-def test_an_address_is_read(url: str, address: Address) -> None:
+def test_an_address_is_read(url: str, address: RedisAddress) -> None:
     assert address_of(url) == address
 
 

@@ -1,7 +1,7 @@
-"""What channels keep, as rows (L1, on the writer thread).
+"""What channels keep, as rows (on the writer thread).
 
-The kept messages of a channel are always those after its floor, without a hole. Of each channel in use a `Head` is in
-memory, so that a publication needs no query.
+The kept messages of a channel are always those after its floor, without a hole. Of each channel in use a `HistoryHead`
+is in memory, so that a publication needs no query.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _TOUCH: Final = 3600 * 1000
 _NEVER: Final = 1 << 62
 
 
-class Head:
+class HistoryHead:
     """One channel without its messages: those after ``floor`` up to ``newest`` are kept."""
 
     __slots__ = ("channel", "epoch", "floor", "name", "newest", "next_expiry", "touched_at")
@@ -43,11 +43,11 @@ class Histories:
     """Every channel's history."""
 
     def __init__(self) -> None:
-        self._heads: dict[str, Head] = {}
+        self._heads: dict[str, HistoryHead] = {}
         self._next_channel = 0
         self._rows: list[tuple[int, int, int, bytes]] = []
         self._trimmed: dict[int, int] = {}
-        self._changed: dict[str, Head] = {}
+        self._changed: dict[str, HistoryHead] = {}
 
     def forget(self) -> None:
         self._heads.clear()
@@ -56,18 +56,18 @@ class Histories:
         self._changed.clear()
         self._next_channel = 0
 
-    def fetch(self, connection: sqlite3.Connection, names: Sequence[str], now: int) -> None:
+    def fetch(self, connection: sqlite3.Connection, now: int, names: Sequence[str]) -> None:
         """Makes the heads of these channels known, new ones where there are none."""
         missing = [name for name in dict.fromkeys(names) if name not in self._heads]
         if not missing:
             return
-        by_number: dict[int, Head] = {}
+        by_number: dict[int, HistoryHead] = {}
         for channel, name, epoch, newest, floor, touched_at in read_rows(
             connection,
             "SELECT channel, name, epoch, newest, floor, touched_at FROM channel WHERE name IN (*)",
             missing,
         ):
-            by_number[channel] = self._heads[name] = Head(channel, name, epoch, newest, floor, touched_at)
+            by_number[channel] = self._heads[name] = HistoryHead(channel, name, epoch, newest, floor, touched_at)
         for channel, oldest, newest, next_expiry in read_rows(
             connection,
             "SELECT channel, min(offset), max(offset), min(expires_at) FROM history WHERE channel IN (*)"
@@ -83,21 +83,21 @@ class Histories:
                 if not self._next_channel:
                     (highest,) = connection.execute("SELECT max(channel) FROM channel").fetchone()
                     self._next_channel = (highest or 0) + 1
-                head = Head(self._next_channel, name, secrets.token_hex(8), 0, 0, now)
+                head = HistoryHead(self._next_channel, name, secrets.token_hex(8), 0, 0, now)
                 self._next_channel += 1
                 self._heads[name] = self._changed[name] = head
 
-    def _head(self, connection: sqlite3.Connection, name: str, now: int) -> Head:
+    def _head(self, connection: sqlite3.Connection, now: int, name: str) -> HistoryHead:
         # The dictionary's order is the order of use; `flush` forgets the least recently used.
         if name not in self._heads:
-            self.fetch(connection, (name,), now)
+            self.fetch(connection, now, (name,))
         head = self._heads[name] = self._heads.pop(name)
         if head.next_expiry <= now:
-            self._expire(connection, head, now)
+            self._expire(connection, now, head)
         return head
 
-    def _expire(self, connection: sqlite3.Connection, head: Head, now: int) -> int:
-        """Removes what is past its age; answers how many."""
+    def _expire(self, connection: sqlite3.Connection, now: int, head: HistoryHead) -> int:
+        """Remove what is past its age; return how many."""
         self._flush_rows(connection)
         floor = head.floor
         (expired,) = connection.execute(
@@ -112,7 +112,7 @@ class Histories:
         head.next_expiry = next_expiry if next_expiry is not None else _NEVER
         return head.floor - floor
 
-    def _trim(self, head: Head, floor: int) -> None:
+    def _trim(self, head: HistoryHead, floor: int) -> None:
         if floor > head.floor:
             head.floor = floor
             self._trimmed[head.channel] = floor
@@ -121,10 +121,10 @@ class Histories:
                 self._changed[head.name] = head
 
     def append(
-        self, connection: sqlite3.Connection, name: str, retention: Retention, body: bytes, now: int
+        self, connection: sqlite3.Connection, now: int, name: str, retention: Retention, body: bytes
     ) -> tuple[int, str]:
-        """Keeps a message; answers its offset and epoch."""
-        head = self._head(connection, name, now)
+        """Keep a message; return its offset and epoch."""
+        head = self._head(connection, now, name)
         head.newest = offset = head.newest + 1
         expires_at = now + retention.ttl
         head.next_expiry = min(head.next_expiry, expires_at)
@@ -137,9 +137,9 @@ class Histories:
         return offset, head.epoch
 
     def read(
-        self, connection: sqlite3.Connection, name: str, since: int | None, limit: int, reverse: bool, now: int
+        self, connection: sqlite3.Connection, now: int, name: str, since: int | None, limit: int, reverse: bool
     ) -> HistoryPage:
-        head = self._head(connection, name, now)
+        head = self._head(connection, now, name)
         self._flush_rows(connection)
         first, last = head.floor + 1, head.newest
         if reverse and since is not None:
@@ -173,7 +173,7 @@ class Histories:
             self._trimmed.clear()
 
     def flush(self, connection: sqlite3.Connection) -> None:
-        """Writes what the batch changed."""
+        """Write what the batch changed."""
         self._flush_rows(connection)
         if self._changed:
             write_rows(
@@ -191,7 +191,7 @@ class Histories:
             del self._heads[next(iter(self._heads))]
 
     def sweep(self, connection: sqlite3.Connection, now: int, limit: int) -> int:
-        """Removes some of what is past its age, and some positions without news. Answers how many."""
+        """Remove some of what is past its age, and some positions without news; return how many."""
         names = [
             name
             for (name,) in connection.execute(
@@ -204,8 +204,8 @@ class Histories:
         for name in names:
             if removed >= limit:
                 break
-            self.fetch(connection, (name,), now)
-            removed += self._expire(connection, self._heads[name], now)
+            self.fetch(connection, now, (name,))
+            removed += self._expire(connection, now, self._heads[name])
         idle = [
             name
             for (name,) in connection.execute(

@@ -1,4 +1,4 @@
-"""Which writes were already carried out, and what they answered (L1, on the writer thread)."""
+"""Which writes were already carried out, and what they answered (on the writer thread)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def digest_of(kind: str, scope: str, once: IdempotencyKey) -> bytes:
     return blake2b(f"{kind}\0{scope}\0{once.key}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-class Keys:
+class IdempotencyRows:
     """The answers of remembered writes. What is read and written within a batch is held until its end."""
 
     def __init__(self) -> None:
@@ -36,8 +36,8 @@ class Keys:
         self._known.clear()
         self._rows.clear()
 
-    def fetch(self, connection: sqlite3.Connection, digests: Sequence[bytes], now: int) -> None:
-        """Reads what this batch will ask for."""
+    def fetch(self, connection: sqlite3.Connection, now: int, digests: Sequence[bytes]) -> None:
+        """Read what this batch will ask for."""
         self._known.update(dict.fromkeys(digests))
         for digest, expires_at, answer in read_rows(
             connection, "SELECT digest, expires_at, answer FROM once WHERE digest IN (*)", list(set(digests))

@@ -1,8 +1,8 @@
-"""What users have waiting, as rows (L1, on the writer thread).
+"""What users have waiting, as rows (on the writer thread).
 
-Of each user in use a `Head` is in memory: it knows the offsets of the kept messages, so that an append needs no query,
-neither for its offset nor for what must go. It is always what the transaction under way would read; after a rollback
-every head is forgotten.
+Of each user in use a `InboxHead` is in memory: it knows the offsets of the kept messages, so that an append needs no
+query, neither for its offset nor for what must go. It is always what the transaction under way would read; after a
+rollback every head is forgotten.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 
 from pushserver.core import errors, publication
 from pushserver.engine.embedded.database import read_rows, write_rows
-from pushserver.engine.interfaces import POSITION_TTL, InboxPage, InboxRules, InboxState
+from pushserver.engine.interfaces import POSITION_TTL, InboxPage, InboxRules, InboxSummary
 
 if TYPE_CHECKING:
     import sqlite3
@@ -36,7 +36,7 @@ _NEVER: Final = 1 << 62
 _lost = msgspec.json.Decoder(list[list[int]])
 
 
-class Head:
+class InboxHead:
     """One user's inbox without its messages.
 
     ``kept`` holds for each kept message ``offset << 1 | chat``, ascending; ``collapse`` the newest offset by key;
@@ -111,11 +111,11 @@ class Inboxes:
 
     def __init__(self, rules: InboxRules) -> None:
         self._rules = rules
-        self._heads: dict[str, Head] = {}
+        self._heads: dict[str, InboxHead] = {}
         self._next_user = 0
         self._rows: list[tuple[int, int, int, int, str | None, bytes]] = []
         self._removed: list[tuple[int, int]] = []
-        self._changed: dict[str, Head] = {}
+        self._changed: dict[str, InboxHead] = {}
 
     def forget(self) -> None:
         self._heads.clear()
@@ -124,18 +124,18 @@ class Inboxes:
         self._changed.clear()
         self._next_user = 0
 
-    def fetch(self, connection: sqlite3.Connection, user_ids: Sequence[str], now: int) -> None:
+    def fetch(self, connection: sqlite3.Connection, now: int, user_ids: Sequence[str]) -> None:
         """Makes the heads of these users known, new ones where there are none."""
         missing = [user_id for user_id in dict.fromkeys(user_ids) if user_id not in self._heads]
         if not missing:
             return
-        by_number: dict[int, Head] = {}
+        by_number: dict[int, InboxHead] = {}
         for user, user_id, epoch, newest, acked, lost, touched_at in read_rows(
             connection,
             "SELECT user, user_id, epoch, newest, acked, lost, touched_at FROM inbox_user WHERE user_id IN (*)",
             missing,
         ):
-            head = by_number[user] = self._heads[user_id] = Head(user, user_id, epoch, newest, acked, touched_at)
+            head = by_number[user] = self._heads[user_id] = InboxHead(user, user_id, epoch, newest, acked, touched_at)
             head.lost = _lost.decode(lost)
         for user, offset, kind, expires_at, collapse_key in read_rows(
             connection,
@@ -143,18 +143,18 @@ class Inboxes:
             list(by_number),
         ):
             head = by_number[user]
-            self._enter(head, offset, kind, expires_at, collapse_key)
+            self._register(head, offset, kind, expires_at, collapse_key)
         for user_id in missing:
             if user_id not in self._heads:
                 if not self._next_user:
                     (highest,) = connection.execute("SELECT max(user) FROM inbox_user").fetchone()
                     self._next_user = (highest or 0) + 1
-                head = Head(self._next_user, user_id, secrets.token_hex(8), 0, 0, now)
+                head = InboxHead(self._next_user, user_id, secrets.token_hex(8), 0, 0, now)
                 self._next_user += 1
                 self._heads[user_id] = self._changed[user_id] = head
 
     @staticmethod
-    def _enter(head: Head, offset: int, kind: int, expires_at: int, collapse_key: str | None) -> None:
+    def _register(head: InboxHead, offset: int, kind: int, expires_at: int, collapse_key: str | None) -> None:
         head.kept.append(offset << 1 | kind & _CHAT)
         head.chats += kind & _CHAT
         if offset > head.newest:
@@ -166,24 +166,24 @@ class Inboxes:
                 head.collapse = {}
             head.collapse[collapse_key] = offset
 
-    def _head(self, connection: sqlite3.Connection, user_id: str, now: int) -> Head:
+    def _head(self, connection: sqlite3.Connection, now: int, user_id: str) -> InboxHead:
         heads = self._heads
         head = heads.get(user_id)
         if head is None:
-            self.fetch(connection, (user_id,), now)
+            self.fetch(connection, now, (user_id,))
             head = heads[user_id]
         elif len(heads) > _HEADS // 2:
             # The dictionary's order is the order of use; `flush` forgets the least recently used.
             heads[user_id] = heads.pop(user_id)
         if head.next_expiry <= now:
-            self._expire(connection, head, now)
+            self._expire(connection, now, head)
         if now - head.touched_at > _TOUCH:
             head.touched_at = now
             self._changed[user_id] = head
         return head
 
-    def _expire(self, connection: sqlite3.Connection, head: Head, now: int) -> int:
-        """Removes what is past its age; answers how many."""
+    def _expire(self, connection: sqlite3.Connection, now: int, head: InboxHead) -> int:
+        """Remove what is past its age; return how many."""
         self._flush_rows(connection)
         expired = connection.execute(
             "SELECT offset, kind FROM inbox WHERE user = ? AND expires_at <= ? ORDER BY offset", (head.user, now)
@@ -195,7 +195,7 @@ class Inboxes:
         head.next_expiry = next_expiry if next_expiry is not None else _NEVER
         return len(expired)
 
-    def _remove(self, head: Head, offset: int, lost: bool) -> None:
+    def _remove(self, head: InboxHead, offset: int, lost: bool) -> None:
         index = head.place(offset)
         if index is not None:
             head.chats -= head.kept.pop(index) & _CHAT
@@ -207,15 +207,15 @@ class Inboxes:
     def append(
         self,
         connection: sqlite3.Connection,
+        now: int,
         user_id: str,
         chat: bool,
         ttl: int | None,
         collapse_key: str | None,
         body: bytes,
-        now: int,
     ) -> tuple[int, str]:
-        """Keeps a message; answers its offset and epoch."""
-        head = self._head(connection, user_id, now)
+        """Keep a message; return its offset and epoch."""
+        head = self._head(connection, now, user_id)
         if collapse_key is not None and head.collapse is not None:
             earlier = head.collapse.get(collapse_key, 0)
             if earlier > head.acked:
@@ -225,7 +225,7 @@ class Inboxes:
         own = ttl is not None and ttl < rules.ttl
         expires_at = now + (ttl if own and ttl is not None else rules.ttl)
         kind = (_CHAT if chat else 0) | (_OWN_TTL if own else 0)
-        self._enter(head, offset, kind, expires_at, collapse_key)
+        self._register(head, offset, kind, expires_at, collapse_key)
         self._rows.append((head.user, offset, kind, expires_at, collapse_key, body))
         kept = head.kept
         # Chat gives way to what is unread and matters more, but not to what was read long ago: acknowledging deletes
@@ -238,12 +238,12 @@ class Inboxes:
             head.collapse = {key: at for key, at in head.collapse.items() if head.place(at) is not None}
         return offset, head.epoch
 
-    def state(self, connection: sqlite3.Connection, user_id: str, now: int) -> InboxState:
-        head = self._head(connection, user_id, now)
-        return InboxState(head.newest, head.epoch, head.acked, head.pending)
+    def state(self, connection: sqlite3.Connection, now: int, user_id: str) -> InboxSummary:
+        head = self._head(connection, now, user_id)
+        return InboxSummary(head.newest, head.epoch, head.acked, head.pending)
 
-    def read(self, connection: sqlite3.Connection, user_id: str, after: int | None, limit: int, now: int) -> InboxPage:
-        head = self._head(connection, user_id, now)
+    def read(self, connection: sqlite3.Connection, now: int, user_id: str, after: int | None, limit: int) -> InboxPage:
+        head = self._head(connection, now, user_id)
         since = head.acked if after is None else after
         self._flush_rows(connection)
         messages = [
@@ -258,8 +258,8 @@ class Inboxes:
         lost, beyond = head.lost_after(since), head.lost_after(last)
         return InboxPage(messages, head.newest, head.epoch, head.acked, lost, beyond, pending)
 
-    def acknowledge(self, connection: sqlite3.Connection, user_id: str, offset: int, epoch: str, now: int) -> int:
-        head = self._head(connection, user_id, now)
+    def acknowledge(self, connection: sqlite3.Connection, now: int, user_id: str, offset: int, epoch: str) -> int:
+        head = self._head(connection, now, user_id)
         if epoch != head.epoch:
             raise errors.Conflict("the inbox has another epoch")
         if offset > head.newest:
@@ -269,8 +269,8 @@ class Inboxes:
             self._changed[user_id] = head
         return head.acked
 
-    def clear(self, connection: sqlite3.Connection, user_id: str, now: int) -> int:
-        head = self._head(connection, user_id, now)
+    def clear(self, connection: sqlite3.Connection, now: int, user_id: str) -> int:
+        head = self._head(connection, now, user_id)
         self._flush_rows(connection)
         connection.execute("DELETE FROM inbox WHERE user = ?", (head.user,))
         count = len(head.kept)
@@ -297,7 +297,7 @@ class Inboxes:
             self._removed.clear()
 
     def flush(self, connection: sqlite3.Connection) -> None:
-        """Writes what the batch changed."""
+        """Write what the batch changed."""
         self._flush_rows(connection)
         if self._changed:
             write_rows(
@@ -323,7 +323,7 @@ class Inboxes:
             del self._heads[next(iter(self._heads))]
 
     def sweep(self, connection: sqlite3.Connection, now: int, limit: int) -> int:
-        """Removes some of what is past its age, and some heads of inboxes long empty. Answers how many."""
+        """Remove some of what is past its age, and some heads of inboxes long empty; return how many."""
         self._flush_rows(connection)
         # The rows stand in the order of time, so what is past the inbox' own age is found at the front.
         user_ids = [
@@ -340,9 +340,9 @@ class Inboxes:
         for user_id in user_ids:
             if removed >= limit:
                 break
-            self.fetch(connection, (user_id,), now)
-            removed += self._expire(connection, self._heads[user_id], now)
-        # Word of what was lost unread is not forgotten: its reader has not heard it yet.
+            self.fetch(connection, now, (user_id,))
+            removed += self._expire(connection, now, self._heads[user_id])
+        # The count of what was lost unread is not forgotten: its reader does not know it yet.
         idle = [
             user_id
             for (user_id,) in connection.execute(

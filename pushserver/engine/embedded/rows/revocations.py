@@ -1,4 +1,4 @@
-"""Which tokens no longer hold, and when users were last seen, as rows (L1, on the writer thread)."""
+"""Which tokens no longer hold, and when users were last seen, as rows (on the writer thread)."""
 
 from __future__ import annotations
 

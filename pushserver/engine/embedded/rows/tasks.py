@@ -1,4 +1,4 @@
-"""The states of tasks, as rows (L1, on the writer thread)."""
+"""The states of tasks, as rows (on the writer thread)."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class TaskRows:
         self._versions.clear()
         self._rows.clear()
 
-    def fetch(self, connection: sqlite3.Connection, task_ids: Sequence[str], now: int) -> None:
-        """Reads the versions that this batch will ask for."""
+    def fetch(self, connection: sqlite3.Connection, now: int, task_ids: Sequence[str]) -> None:
+        """Read the versions that this batch will ask for."""
         self._versions = dict.fromkeys(task_ids)
         for task_id, version, expires_at in read_rows(
             connection, "SELECT task_id, version, expires_at FROM task WHERE task_id IN (*)", list(self._versions)
@@ -57,7 +57,7 @@ class TaskRows:
             _encode(state),
         )
 
-    def get(self, connection: sqlite3.Connection, task_id: str, now: int) -> TaskState:
+    def get(self, connection: sqlite3.Connection, now: int, task_id: str) -> TaskState:
         self.flush(connection)
         row = connection.execute(
             "SELECT body FROM task WHERE task_id = ? AND (expires_at IS NULL OR expires_at > ?)", (task_id, now)
@@ -67,7 +67,7 @@ class TaskRows:
         return _decode(row[0])
 
     def of_user(
-        self, connection: sqlite3.Connection, user_id: str, unfinished: bool, limit: int, now: int
+        self, connection: sqlite3.Connection, now: int, user_id: str, unfinished: bool, limit: int
     ) -> list[TaskState]:
         self.flush(connection)
         kept = "expires_at IS NULL" if unfinished else "(expires_at IS NULL OR expires_at > :now)"
@@ -78,7 +78,7 @@ class TaskRows:
         ).fetchall()
         return [_decode(body) for (body,) in rows]
 
-    def stale(self, connection: sqlite3.Connection, before: int, limit: int) -> list[TaskState]:
+    def stale(self, connection: sqlite3.Connection, now: int, before: int, limit: int) -> list[TaskState]:
         self.flush(connection)
         rows = connection.execute(
             "SELECT body FROM task WHERE expires_at IS NULL AND updated_at < ? ORDER BY updated_at LIMIT ?",

@@ -1,5 +1,5 @@
 -- KEYS[4]: inbox
--- ARGV: 5 live channel ('': who kept it tells), 6 publication, 7 message id, 8 'chat' or '', 9 ttl or '', 10 collapse key,
+-- ARGV: 5 live channel ('': who kept it publishes it), 6 publication, 7 message id, 8 'chat' or '', 9 ttl or '', 10 collapse key,
 --       11 size, 12 chat size, 13 ttl of every message, 14 to 16 the inbox' ttls
 local box = open(KEYS[4], now, ARGV[2])
 local rules = {size = tonumber(ARGV[11]), chat_size = tonumber(ARGV[12]), ttl = tonumber(ARGV[13])}

@@ -1,7 +1,7 @@
 -- A node (re)connected. Where another process answers under this data than before, what was given out since the data
 -- was last saved may be lost: every epoch moves on.
 -- KEYS: server    ARGV: run id, a fresh generation
--- Answers the generation that holds.
+-- Returns the generation that holds.
 local known = redis.call('HMGET', KEYS[1], 'run_id', 'generation')
 if known[1] == ARGV[1] and known[2] then
   return known[2]

@@ -1,6 +1,6 @@
 -- KEYS[2]: history, KEYS[3]: messages
 -- ARGV: 3 since ('': from the end that is read from), 4 limit, 5 'reverse' or '', 6 ttl of a history that has no message yet
--- Answers epoch, newest, floor, then offset and publication in turns. The id of an entry is <offset>-<when it ends>.
+-- Returns epoch, newest, floor, then offset and publication in turns. The id of an entry is <offset>-<when it ends>.
 local known = redis.call('HMGET', KEYS[2], 'epoch', 'offset', 'ends')
 if not known[1] then
   redis.call('HSET', KEYS[2], 'epoch', ARGV[2])

@@ -1,5 +1,5 @@
 -- KEYS[2]: inbox    ARGV: 3 after ('': the cursor), 4 limit, 5 to 7 the inbox' ttls
--- Answers newest, epoch, acked, lost, how many of these beyond the page, pending, then offset and publication in turns.
+-- Returns newest, epoch, acked, lost, how many of these beyond the page, pending, then offset and publication in turns.
 local box = open(KEYS[2], now, ARGV[2])
 save(box, {tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])})
 local after = tonumber(ARGV[3]) or box.acked

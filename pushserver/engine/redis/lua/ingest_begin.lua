@@ -1,5 +1,5 @@
 -- KEYS: 1 lease, 2 tries    ARGV: 1 token, 2 entry
--- Answers how many times the entry was begun, this one included: one that ends its node must not end them all.
+-- Returns how many times the entry was begun, this one included: one that ends its node must not end them all.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return {'fence'}
 end

@@ -1,5 +1,5 @@
 -- KEYS[1]: lease    ARGV: 1 token, 2 ttl (0: give it back)
--- Answers 1 where the lease is (or was) the token's.
+-- Returns 1 where the lease is (or was) the token's.
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then
   return {'ok', 0}

@@ -1,5 +1,5 @@
 -- KEYS[1]: nodes    ARGV: 1 lease in ms, 2 what a node's key begins with
--- Answers incarnation, name, started at, and the number of connections in turns.
+-- Returns incarnation, name, started at, and the number of connections in turns.
 local now = milliseconds()
 local answer = {'ok'}
 for _, incarnation in ipairs(redis.call('ZRANGE', KEYS[1], string.format('(%d', now - ARGV[1]), '+inf', 'BYSCORE')) do

@@ -1,5 +1,5 @@
 -- KEYS[2..]: hashes with an epoch and an offset    ARGV[3]: ttl of one that has no message yet
--- Answers epoch ('': there is none) and offset in turns.
+-- Returns epoch ('': there is none) and offset in turns.
 local answer = {'ok'}
 for i = 2, #KEYS do
   local known = redis.call('HMGET', KEYS[i], 'epoch', 'offset')

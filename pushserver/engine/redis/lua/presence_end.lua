@@ -1,6 +1,6 @@
 -- KEYS: 1 the node's set, then of a connection: 2 online, 3 seen; of a subscription: 2 members, 3 infos
 -- ARGV: 1 'connection' or 'subscription', 2 member, 3 user, 4 when, 5 how long that is remembered, 6 'again' or ''
--- Answers whether it was the user's last. 'again': an earlier attempt may have been carried out without an answer; then
+-- Returns whether it was the user's last. 'again': an earlier attempt may have been carried out without an answer; then
 -- the state that it left tells.
 local last
 if ARGV[1] == 'connection' then

@@ -1,5 +1,5 @@
 -- KEYS[4]: history, KEYS[5]: messages
--- ARGV: 5 live channel ('': who kept it tells), 6 publication, 7 message id, 8 size (0: not kept), 9 ttl, 10 position ttl, 11 tag
+-- ARGV: 5 live channel ('': who kept it publishes it), 6 publication, 7 message id, 8 size (0: not kept), 9 ttl, 10 position ttl, 11 tag
 if ARGV[8] == '0' then
   remember('0 - ' .. ARGV[7])
   redis.call('PUBLISH', ARGV[5], 'm ' .. ARGV[11] .. '\n' .. ARGV[6])

@@ -1,5 +1,5 @@
 -- KEYS: 2 open, 3 final    ARGV: 3 limit, 4 'unfinished' or '', 5 what a task's key begins with
--- Answers states. A task whose key is gone is taken out of the set that it stands in.
+-- Returns states. A task whose key is gone is taken out of the set that it stands in.
 local limit = tonumber(ARGV[3])
 local found = {}
 for i = 2, ARGV[4] == 'unfinished' and 2 or 3 do

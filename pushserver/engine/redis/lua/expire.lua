@@ -1,13 +1,13 @@
--- Removes some of what a node that is gone left behind; whoever runs this announces what it answers.
+-- Removes some of what a node that is gone left behind; whoever runs this announces what it returns.
 -- KEYS: 1 nodes, 2 node, 3 its connections, 4 its joins
 -- ARGV: 1 incarnation, 2 its lease in ms (0: it says itself that it is gone), 3 how many, 4 prefix, 5 how long 'seen' is kept
--- Answers 'ok', 'more' or 'done', when it was last heard, how many users, these users, then channel, user, info in turns.
+-- Returns 'ok', 'more' or 'done', when its last heartbeat was, how many users, these users, then channel, user, info in turns.
 local now = milliseconds()
 local last = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]) or 0)
 if now - last < tonumber(ARGV[2]) then
   return {'ok', 'done', 0, 0}
 end
--- From here on it is gone, also where its burial takes more than one script: beating again must not bring back half.
+-- From here on it is gone, also where this takes more than one script: a heartbeat must not bring back half of it.
 redis.call('DEL', KEYS[2])
 if last == 0 then
   last = now

@@ -1,9 +1,9 @@
--- A node's sign of life.
+-- A node's heartbeat.
 -- KEYS: 1 nodes, 2 node, 3 ingest, 4 server
 -- ARGV: 1 incarnation, 2 lease in ms, 3 how long the node's keys stay, 4 name, 5 started at, 6 'new' or '',
 --       7 connections that belong to no user
--- Answers 'ok', the entries that wait in the ingest stream, then the nodes that are dead; or 'gone' and the generation
--- where this one was taken for dead. Who was away itself for long cannot tell who else was: it buries nobody for one
+-- Returns 'ok', the entries that wait in the ingest stream, then the nodes that are dead; or 'gone' and the generation
+-- where this one was taken for dead. Who was away itself for long cannot tell who else was: it expires nobody for one
 -- lease.
 local now = milliseconds()
 local lease = tonumber(ARGV[2])

@@ -1,4 +1,4 @@
-"""Redis as the rest of the engine sees it: commands and scripts, the generation, and replicas.
+"""Commands and scripts, the generation, and replicas: Redis as the rest of the engine sees it.
 
 Two connections where replicas are waited for: ``WAIT`` holds up everything behind it, so the writes that need it have
 a connection to themselves. Whatever goes wrong comes out as `Unavailable`.
@@ -15,18 +15,20 @@ from twisted.logger import Logger
 from pushserver.core.errors import Unavailable
 from pushserver.engine.interfaces import ONCE_TTL
 
-from .connection import Connection, Refusal, parse_info
+from .connection import RedisConnection, Refusal, parse_info
 from .scripts import Script, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pushserver.engine.interfaces import IdempotencyKey
+    from twisted.python.failure import Failure
+
+    from pushserver.engine.interfaces import Clock, IdempotencyKey
 
     from .connection import CommandProtocol
     from .names import Names
-    from .route import Route
-    from .settings import Address, RedisSettings
+    from .route import RedisRoute
+    from .settings import RedisAddress, RedisSettings
 
 #: A server that says so will not take our writes on this connection any more: look for another master.
 _LEAVE: Final = ("READONLY", "MASTERDOWN", "NOAUTH")
@@ -34,38 +36,38 @@ _LEAVE: Final = ("READONLY", "MASTERDOWN", "NOAUTH")
 _ATTEMPTS: Final = 3
 
 
-class Server:
+class RedisCommands:
     """The commands to one Redis."""
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, settings: RedisSettings, address: Address, route: Route, names: Names) -> None:
-        self._reactor = reactor
+    def __init__(
+        self, clock: Clock, settings: RedisSettings, address: RedisAddress, route: RedisRoute, names: Names
+    ) -> None:
+        self._clock = clock
         self._names = names
         self._scripts = load()
         self._replicas = settings.wait_replicas
         self._replicated: list[Deferred[None]] = []
         self._waiting = False
 
-        def connection(name: str) -> Connection:
-            return Connection(
-                reactor,
+        def connection(name: str) -> RedisConnection:
+            return RedisConnection(
+                clock,
                 f"pushserver-{name}",
                 address,
                 route.endpoint,
                 master=route.watched,
                 connect_timeout=settings.connect_timeout,
                 command_timeout=settings.command_timeout,
+                prepare=self._attach,
             )
 
         self.commands = connection("commands")
         self.durables = connection("durable") if self._replicas else self.commands
         self.connections = [self.commands, self.durables] if self._replicas else [self.commands]
-        for each in self.connections:
-            each.prepare = self._attach
         self.generation = ""
-        #: called when the generation moved on
-        self.moved: Callable[[], None] = lambda: None
+        self._moved: Callable[[], None] | None = None
         self.refused = 0
 
     @property
@@ -76,6 +78,12 @@ class Server:
     @property
     def trouble(self) -> str | None:
         return next((f"Redis: {each.trouble}" for each in self.connections if each.trouble is not None), None)
+
+    def start(self, ready: Callable[[], None], moved: Callable[[], None]) -> list[Deferred[None]]:
+        """Connect; return what `RedisConnection.start` does for each connection. ``ready`` is called for each
+        connection that was made, ``moved`` when the generation moved on."""
+        self._moved = moved
+        return [each.start(ready=ready) for each in self.connections]
 
     # -- generation ---------------------------------------------------------------------------------------------------
 
@@ -101,7 +109,8 @@ class Server:
             known, self.generation = self.generation, generation
             if known:
                 self._log.warn("Redis answers with a new history: every position moves on")
-                self.moved()
+                if self._moved is not None:
+                    self._moved()
 
     async def _ask(self, protocol: CommandProtocol, *parts: Any) -> Any:
         try:
@@ -112,16 +121,16 @@ class Server:
     # -- commands -----------------------------------------------------------------------------------------------------
 
     async def call(self, *parts: Any) -> Any:
-        """A command's reply."""
+        """Return a command's reply."""
         return await self._call(self.commands, *parts)
 
-    async def _call(self, connection: Connection, *parts: Any) -> Any:
+    async def _call(self, connection: RedisConnection, *parts: Any) -> Any:
         try:
             return await connection.call(*parts)
         except Refusal as error:
             raise self._refusal(connection, str(error)) from None
 
-    def _refusal(self, connection: Connection, text: str) -> Unavailable:
+    def _refusal(self, connection: RedisConnection, text: str) -> Unavailable:
         self.refused += 1
         if text.startswith(_LEAVE):
             connection.drop(text)
@@ -131,7 +140,7 @@ class Server:
     async def run(
         self, name: str, keys: Sequence[str], *arguments: Any, durable: bool = False, waited: bool = True
     ) -> list[Any]:
-        """What a script answers, without the 'ok' before it where it is that. With ``durable`` it goes over the
+        """Return what a script answers, without the 'ok' before it where it is that. With ``durable`` it goes over the
         connection whose writes replicas are waited for; ``waited`` does that at once."""
         connection = self.durables if durable else self.commands
         script = self._scripts[name]
@@ -143,7 +152,7 @@ class Server:
         return reply[1:] if reply and reply[0] == b"ok" else reply
 
     async def _evaluate(
-        self, connection: Connection, script: Script, keys: Sequence[str], arguments: Sequence[Any]
+        self, connection: RedisConnection, script: Script, keys: Sequence[str], arguments: Sequence[Any]
     ) -> list[Any]:
         try:
             reply: list[Any] = await connection.call("EVALSHA", script.digest, len(keys), *keys, *arguments)
@@ -193,7 +202,7 @@ class Server:
     # -- replicas -----------------------------------------------------------------------------------------------------
 
     def replicated(self) -> Deferred[None]:
-        """Answers when enough replicas have all that was written so far.
+        """Fires when enough replicas have all that was written so far.
 
         One ``WAIT`` at a time, for all who asked before it: it holds up its connection while replicas are late.
         """
@@ -201,7 +210,7 @@ class Server:
         self._replicated.append(waiting)
         if len(self._replicated) == 1 and not self._waiting:
             self._waiting = True
-            self._reactor.callLater(0, self._wait)
+            self._clock.later(0, self._wait)
         return waiting
 
     def _wait(self) -> None:
@@ -221,7 +230,7 @@ class Server:
             if not sent or count < self._replicas:
                 raise Unavailable(f"{count if sent else 0} of {self._replicas} replicas have it")
 
-        def done(result: Any) -> None:
+        def done(result: Failure | None) -> None:
             for each in waiting:
                 each.callback(None) if result is None else each.errback(result)
             self._wait()

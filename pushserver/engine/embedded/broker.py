@@ -1,0 +1,154 @@
+"""`IBroker` within one process: a subscription is an entry in a set, what is kept goes through the writer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from pushserver.core.errors import Unavailable
+from pushserver.engine.deadlines import limited
+from pushserver.engine.interfaces import ONCE_TTL, IBroker, NodeInfo, Published
+
+from .operations import KeepPublication
+
+if TYPE_CHECKING:
+    from pushserver.core.publication import Publication
+    from pushserver.engine.interfaces import Clock, IdempotencyKey, Listener, Retention, TaskEvent
+
+    from .writer import Writer
+
+#: How many keys of publications without history are remembered; beyond it the oldest goes.
+_KEYS: Final = 100_000
+
+
+class LocalDelivery:
+    """Which channels this process subscribed to, and the way of what was kept to the node's listener.
+
+    Until `start` and after `stop` nobody is notified.
+    """
+
+    def __init__(self) -> None:
+        self._channels: set[str] = set()
+        self._listener: Listener | None = None
+
+    @property
+    def listener(self) -> Listener | None:
+        """Who is notified; None while the engine is not running."""
+        return self._listener
+
+    @property
+    def channels(self) -> int:
+        """How many channels are subscribed to."""
+        return len(self._channels)
+
+    def start(self, listener: Listener) -> None:
+        """Notify this listener from now on."""
+        self._listener = listener
+
+    def stop(self) -> None:
+        """Forget the listener and every subscription."""
+        self._listener = None
+        self._channels.clear()
+
+    def subscribe(self, channel: str) -> None:
+        self._channels.add(channel)
+
+    def unsubscribe(self, channel: str) -> None:
+        self._channels.discard(channel)
+
+    def deliver(self, publication: Publication, offset: int | None = None, epoch: str | None = None) -> None:
+        """Notify the node of a publication, with its position where it has one."""
+        if publication.channel in self._channels and self._listener is not None:
+            if offset is not None and epoch is not None:
+                publication = publication.positioned(offset, epoch)
+            self._listener.deliver(publication)
+
+    def task_event(self, event: TaskEvent) -> None:
+        """Notify the node of a change of a task, as the owner's and as the task's own."""
+        if self._listener is not None:
+            state = event.state
+            if not state.final and f"user:{state.user_id}" in self._channels:
+                self._listener.task_event(event, True)
+            if f"task:{state.task_id}" in self._channels:
+                self._listener.task_event(event, False)
+
+
+@implementer(IBroker)
+class EmbeddedBroker:
+    """Live messages of the only node there is."""
+
+    _log = Logger()
+
+    def __init__(self, writer: Writer, delivery: LocalDelivery, clock: Clock, node_name: str) -> None:
+        self._writer = writer
+        self._delivery = delivery
+        self._clock = clock
+        self._node_name = node_name
+        #: by channel and key: when it is forgotten (s, monotonic), and what was answered
+        self._keys: dict[tuple[str, str], tuple[float, Published]] = {}
+        self._started_at = 0
+
+    def start(self) -> None:
+        self._started_at = self._clock.now()
+
+    def stop(self) -> None:
+        self._keys.clear()
+
+    def subscribe(self, channel: str) -> Deferred[None]:
+        if not self._writer.accepting:
+            return fail(Unavailable("the engine is stopped"))
+        self._delivery.subscribe(channel)
+        return succeed(None)
+
+    def unsubscribe(self, channel: str) -> None:
+        self._delivery.unsubscribe(channel)
+
+    def publish(
+        self, publication: Publication, retention: Retention | None, once: IdempotencyKey | None
+    ) -> Deferred[Published]:
+        if retention is not None:
+            return self._writer.submit(KeepPublication(publication, retention, once))
+        if not self._writer.accepting:
+            return fail(Unavailable("the engine is stopped"))
+        result = Published(publication.message_id)
+        if once is not None:
+            earlier = self._remembered(publication.channel, once, result)
+            if earlier is not None:
+                return succeed(earlier)
+        self._delivery.deliver(publication)
+        return succeed(result)
+
+    def _remembered(self, channel: str, once: IdempotencyKey, result: Published) -> Published | None:
+        """Return what a key answered before, or None after remembering it. Keys stand in the order of their age."""
+        now = self._clock.seconds()
+        keys = self._keys
+        while keys and (len(keys) > _KEYS or next(iter(keys.values()))[0] <= now):
+            del keys[next(iter(keys))]
+        earlier = keys.get((channel, once.key))
+        if earlier is None:
+            keys[channel, once.key] = (now + ONCE_TTL / 1000, result)
+            return None
+        return Published(earlier[1].message_id, duplicate=True)
+
+    def survey(self, question: bytes, timeout: int) -> Deferred[list[tuple[str, bytes]]]:
+        listener = self._delivery.listener
+        if not self._writer.accepting or listener is None:
+            return fail(Unavailable("the engine is stopped"))
+        return Deferred.fromCoroutine(self._survey(listener, question, timeout))
+
+    async def _survey(self, listener: Listener, question: bytes, timeout: int) -> list[tuple[str, bytes]]:
+        try:
+            answer = await limited(listener.answer(question), timeout / 1000, self._clock)
+        except Exception as error:
+            self._log.warn("This node did not answer a question: {error!r}", error=error)
+            return []
+        return [(self._node_name, answer)]
+
+    def nodes(self) -> Deferred[list[NodeInfo]]:
+        listener = self._delivery.listener
+        if not self._writer.accepting or listener is None:
+            return fail(Unavailable("the engine is stopped"))
+        return succeed([NodeInfo(self._node_name, self._started_at, listener.connections())])

@@ -1,0 +1,51 @@
+"""`IInbox`: what users have waiting."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zope.interface import implementer
+
+from pushserver.engine.interfaces import IInbox
+
+from .operations import AppendToInbox, InboxCall
+from .rows.inbox import Inboxes
+
+if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
+
+    from pushserver.core.publication import Publication
+    from pushserver.engine.interfaces import IdempotencyKey, InboxPage, InboxSummary, Published
+
+    from .writer import Writer
+
+
+@implementer(IInbox)
+class EmbeddedInbox:
+    """Inboxes in the store."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+
+    def append(
+        self,
+        publication: Publication,
+        user_id: str,
+        chat: bool,
+        ttl: int | None,
+        collapse_key: str | None,
+        once: IdempotencyKey | None,
+    ) -> Deferred[Published]:
+        return self._writer.submit(AppendToInbox(publication, user_id, chat, ttl, collapse_key, once))
+
+    def read(self, user_id: str, after: int | None, limit: int) -> Deferred[InboxPage]:
+        return self._writer.submit(InboxCall(Inboxes.read, user_id, after, limit))
+
+    def state(self, user_id: str) -> Deferred[InboxSummary]:
+        return self._writer.submit(InboxCall(Inboxes.state, user_id))
+
+    def acknowledge(self, user_id: str, offset: int, epoch: str) -> Deferred[int]:
+        return self._writer.submit(InboxCall(Inboxes.acknowledge, user_id, offset, epoch))
+
+    def clear(self, user_id: str) -> Deferred[int]:
+        return self._writer.submit(InboxCall(Inboxes.clear, user_id))

@@ -1,0 +1,47 @@
+"""`ITaskStore`: the states of tasks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zope.interface import implementer
+
+from pushserver.engine.interfaces import IdempotencyKey, ITaskStore
+
+from .operations import CreateTask, ReplaceTask, TaskCall, TaskDone
+from .rows.tasks import TaskRows
+
+if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
+
+    from pushserver.core.publication import Publication
+    from pushserver.core.task import TaskState
+    from pushserver.engine.interfaces import TaskEvent
+
+    from .writer import Writer
+
+
+@implementer(ITaskStore)
+class EmbeddedTasks:
+    """Tasks in the store."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+
+    def create(self, event: TaskEvent, once: IdempotencyKey | None) -> Deferred[TaskState]:
+        return self._writer.submit(CreateTask(event, once))
+
+    def replace(self, event: TaskEvent, final: Publication | None, once: IdempotencyKey | None) -> Deferred[bool]:
+        return self._writer.submit(ReplaceTask(event, final, once))
+
+    def get(self, task_id: str) -> Deferred[TaskState]:
+        return self._writer.submit(TaskCall(TaskRows.get, task_id))
+
+    def of_user(self, user_id: str, unfinished: bool, limit: int) -> Deferred[list[TaskState]]:
+        return self._writer.submit(TaskCall(TaskRows.of_user, user_id, unfinished, limit))
+
+    def stale(self, before: int, limit: int) -> Deferred[list[TaskState]]:
+        return self._writer.submit(TaskCall(TaskRows.stale, before, limit))
+
+    def done(self, task_id: str, key: str) -> Deferred[bool]:
+        return self._writer.submit(TaskDone(task_id, IdempotencyKey(key)))
