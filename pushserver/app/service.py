@@ -59,6 +59,7 @@ from pushserver.server.stats_channel import StatsChannel
 from pushserver.server.tasks import FINAL_TYPES, Tasks
 from pushserver.web import api
 from pushserver.web.admission import Admission
+from pushserver.web.http import PushSite, headers_of
 from pushserver.web.metrics import Measures, renderer
 from pushserver.web.port import PortFactory, peer_address
 from pushserver.web.site import (
@@ -67,11 +68,9 @@ from pushserver.web.site import (
     Health,
     Metrics,
     Page,
-    PushSite,
     Ready,
     Root,
     WebSocketPath,
-    headers_of,
 )
 from pushserver.web.sse import EventStreams
 from pushserver.web.tickets import Tickets, issuer

@@ -42,9 +42,8 @@ from pushserver.server.outbox import Mark, Outbox, Policy
 from pushserver.server.stats import Counters
 from pushserver.server.tasks import user_channel
 from pushserver.web.admission import Admission
-from pushserver.web.api import argument, respond, respond_error
+from pushserver.web.http import argument, headers_of, respond, respond_error
 from pushserver.web.port import peer_address
-from pushserver.web.site import headers_of
 from pushserver.web.tickets import Tickets
 
 if TYPE_CHECKING:
