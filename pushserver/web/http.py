@@ -122,7 +122,7 @@ class BoundedRequest(Request):
 
 
 class PushSite(Site):
-    """The site behind the doorway."""
+    """The site behind the port."""
 
     noisy = False
     displayTracebacks = False
