@@ -19,6 +19,7 @@ from pushserver.core import channels, permissions, publication, tokens
 from pushserver.core.errors import PushError
 from pushserver.core.rate_limit import Buckets
 from pushserver.manhole import tables, tracing
+from pushserver.protocols import rfc6455
 from pushserver.protocols.native import messages
 from pushserver.server import backend_commands
 from pushserver.web import admission, handshake, port, proxy_protocol, sse, tickets
@@ -136,6 +137,11 @@ PARSERS: dict[str, Parser] = {
         ("core.publication.TYPE", "protocols.native.messages.may_send"),
         _latin(lambda text: messages.may_send(text, server_side=True)),
         _NAMES,
+    ),
+    "text frames": Parser(
+        (),
+        lambda octets: rfc6455.take_text_frames(octets, 0, 1 << 20, 1 << 20),
+        (repeat(b"\x81\x80aaaa"), repeat(b"\x81\x84aaaabbbb"), repeat(b"\x81")),
     ),
     "name": Parser(
         ("core.channels._channel_match", "core.channels._id_match", "core.channels._namespace_match"),

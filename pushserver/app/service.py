@@ -44,7 +44,6 @@ from pushserver.engine import registry
 from pushserver.engine.interfaces import IEngine, InboxRules, Member, TaskEvent
 from pushserver.engine.registry import EngineOptions, EngineReactor
 from pushserver.protocols.native.messages import may_send
-from pushserver.protocols.native.session import Rates
 from pushserver.server.auth import Authenticator
 from pushserver.server.backend_commands import BackendCommands
 from pushserver.server.client_requests import ClientRequests, Limits
@@ -54,7 +53,6 @@ from pushserver.server.drain import Drain, reconnect_window
 from pushserver.server.heartbeat import Heartbeat
 from pushserver.server.hub import Hub
 from pushserver.server.jwks import KeySet
-from pushserver.server.outbox import Policy
 from pushserver.server.presence import Presence
 from pushserver.server.publishing import Publishing
 from pushserver.server.replay import Replay
@@ -63,6 +61,8 @@ from pushserver.server.stats_channel import StatsChannel
 from pushserver.server.tasks import FINAL_TYPES, Tasks
 from pushserver.web import api
 from pushserver.web.admission import Admission
+from pushserver.web.context import Context
+from pushserver.web.http import PushSite, headers_of
 from pushserver.web.metrics import Measures, renderer
 from pushserver.web.port import PortFactory, peer_address
 from pushserver.web.site import (
@@ -71,11 +71,9 @@ from pushserver.web.site import (
     Health,
     Metrics,
     Page,
-    PushSite,
     Ready,
     Root,
     WebSocketPath,
-    headers_of,
 )
 from pushserver.web.sse import EventStreams
 from pushserver.web.tickets import Tickets, issuer
@@ -275,28 +273,25 @@ class PushService(Service):
 
     def _make_doors(self) -> PortFactory:
         config, node, admission = self._config, self.node, self.admission
-        limits, delivery = config.rate_limits, config.delivery
-        rates = Rates(limits.messages_per_second, limits.burst, limits.auth_attempts)
-        sockets = WebSocketDoorFactory(
-            self._reactor,
-            node.hub,
-            node.requests,
-            node.heartbeat,
-            node.counters,
-            self._now,
-            rates=rates,
-            anonymous=config.auth.anonymous,
-            max_message_size=config.server.max_message_size,
-            max_queue_size=delivery.max_queue_size,
-            policy=Policy(delivery.slow_consumer),
-            compression=delivery.compression,
-            compression_min_size=delivery.compression_min_size,
+        context = Context(
+            reactor=self._reactor,
+            now=self._now,
+            hub=node.hub,
+            requests=node.requests,
+            cluster=node.cluster,
+            heartbeat=node.heartbeat,
+            authenticator=node.authenticator,
+            counters=node.counters,
+            admission=admission,
+            server=config.server,
+            auth=config.auth,
+            delivery=config.delivery,
+            rate_limits=config.rate_limits,
         )
+        sockets = WebSocketDoorFactory(context)
         root = Root(admission)
         site = PushSite(root, self._reactor, config.server.max_body_size)
-        doors = PortFactory(
-            self._reactor, admission, node.counters, config.server.websocket_path, site.http, sockets.door
-        )
+        doors = PortFactory(context, site.http, sockets.door)
         keys = api.Keys([(key.key, key.scopes) for key in config.api.keys])
 
         def trusted(request: Request) -> bool:
@@ -320,23 +315,8 @@ class PushService(Service):
         async def tickets() -> Tickets:
             return Tickets(await secret(), config.auth.max_token_lifetime)
 
-        streams = EventStreams(
-            self._reactor,
-            admission,
-            node.hub,
-            node.requests,
-            node.cluster,
-            node.heartbeat,
-            node.authenticator,
-            tickets,
-            node.counters,
-            self._now,
-            rates=rates,
-            anonymous=config.auth.anonymous,
-            max_message_size=config.server.max_message_size,
-            max_queue_size=delivery.max_queue_size,
-            policy=Policy(delivery.slow_consumer),
-        )
+        streams = EventStreams(context, tickets)
+        node.cluster.receive = streams.receive
         calls.add("tickets", "POST", api.Route("admin", issuer(tickets, self._now)))
         root.putChild(b"sse", streams)
         root.putChild(b"healthz", Health())

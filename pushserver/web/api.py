@@ -24,7 +24,7 @@ from twisted.web.server import NOT_DONE_YET, Request
 
 from pushserver.core import operations
 from pushserver.core.channels import is_id
-from pushserver.core.errors import HTTP_STATUS, Code, Invalid, NotFound, PushError, Refused
+from pushserver.core.errors import Code, Invalid, NotFound, PushError, Refused
 from pushserver.core.positions import Position
 from pushserver.protocols.native.messages import MAX_HISTORY, push
 from pushserver.protocols.native.session import reply_of
@@ -33,6 +33,7 @@ from pushserver.server.client_requests import ClientRequests
 from pushserver.server.cluster import ClusterControl, Target
 from pushserver.server.stats import Counters
 from pushserver.server.tasks import Tasks
+from pushserver.web.http import argument, respond, respond_error
 
 if TYPE_CHECKING:
     from pushserver.engine.interfaces import IEngine
@@ -69,25 +70,6 @@ class Keys:
         if not given:
             return None
         return self._scopes.get(sha256(given.encode("utf-8", "surrogateescape")).digest())
-
-
-def respond(request: Request, status: int, body: Any) -> None:
-    """Answers with JSON."""
-    octets = body if isinstance(body, bytes) else msgspec.json.encode(body)
-    request.setResponseCode(status)
-    request.setHeader("content-type", "application/json")
-    request.setHeader("cache-control", "no-store")
-    request.setHeader("content-length", str(len(octets)))
-    request.write(octets)
-    request.finish()
-
-
-def respond_error(request: Request, problem: PushError, status: int | None = None) -> None:
-    """Answers with an error, in the shape that every error here has."""
-    if problem.retry_after is not None:
-        request.setHeader("retry-after", str(-(-problem.retry_after // 1000)))
-    body = {"error": {"code": problem.code.value, "message": problem.message}}
-    respond(request, HTTP_STATUS[problem.code] if status is None else status, body)
 
 
 class Api(Resource):
@@ -281,12 +263,6 @@ def _body(request: Request) -> bytes:
     except UnicodeDecodeError:
         raise Invalid("not UTF-8") from None
     return octets or b"{}"
-
-
-def argument(request: Request, name: str) -> str | None:
-    """The last value of a query argument."""
-    values = request.args.get(name.encode()) if request.args else None
-    return values[-1].decode("utf-8", "replace") if values else None
 
 
 def _required(request: Request, name: str) -> str:

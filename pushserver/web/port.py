@@ -1,4 +1,4 @@
-"""The doorway of the port: reads a connection's first request head and says who takes it from there (L3).
+"""The port: reads a connection's first request head and says who takes it from there (L3).
 
     head of a request -> an upgrade on the WebSocket path  -> `WebSocketDoor`
                       -> anything else                     -> the site's HTTP channel
@@ -20,8 +20,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from pushserver.core.errors import HTTP_STATUS, Invalid, PushError
-from pushserver.server.stats import Counters
-from pushserver.web.admission import Admission
+from pushserver.web.context import Context
 from pushserver.web.tls import Handshakes
 
 if TYPE_CHECKING:
@@ -103,17 +102,17 @@ class PortProtocol(Protocol):
     #: whether TLS has still to be agreed on
     handshaking = False
 
-    def __init__(self, house: PortFactory) -> None:
-        self._house = house
+    def __init__(self, factory: PortFactory) -> None:
+        self._factory = factory
         self._buffer = bytearray()
         self._scanned = 0
         self._deadline: IDelayedCall | None = None
         self._next: IProtocol | None = None
 
     def connectionMade(self) -> None:
-        self._house.waiting.add(self)
+        self._factory.waiting.add(self)
         self.handshaking = isinstance(self.transport, TLSMemoryBIOProtocol)
-        self._deadline = self._house.clock.callLater(HEAD_TIMEOUT, self._late)
+        self._deadline = self._factory.clock.callLater(HEAD_TIMEOUT, self._late)
 
     def handshakeCompleted(self) -> None:
         self.handshaking = False
@@ -138,10 +137,10 @@ class PortProtocol(Protocol):
         octets = bytes(self._buffer)
         self._settle()
         head = parse_head(octets[:end])
-        if head is None or not head.upgrades or head.path != self._house.websocket_path:
-            self._hand_over(self._house.http(self.transport.getPeer()), octets)
+        if head is None or not head.upgrades or head.path != self._factory.websocket_path:
+            self._hand_over(self._factory.http(self.transport.getPeer()), octets)
             return
-        self._house.upgrade(self, self.transport, head, octets[end + 4 :])
+        self._factory.upgrade(self, self.transport, head, octets[end + 4 :])
 
     def _hand_over(self, successor: IProtocol, octets: bytes) -> None:
         hand_over(self, self.transport, successor, octets)
@@ -152,7 +151,7 @@ class PortProtocol(Protocol):
         self.transport.loseConnection()
 
     def _settle(self) -> None:
-        self._house.waiting.discard(self)
+        self._factory.waiting.discard(self)
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
@@ -161,7 +160,7 @@ class PortProtocol(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._settle()
         if self.handshaking:
-            self._house.handshakes.fail(reason)
+            self._factory.handshakes.fail(reason)
         if self._next is not None:
             self._next.connectionLost(reason)
 
@@ -181,7 +180,7 @@ def hand_over(port: PortProtocol | None, transport: Any, successor: IProtocol, o
 
 
 class PortFactory(Factory):
-    """Makes the doorways of a port.
+    """Makes the protocols of a port's connections.
 
     Args:
         http: makes the HTTP channel for an address.
@@ -192,18 +191,15 @@ class PortFactory(Factory):
 
     def __init__(
         self,
-        clock: IReactorTime,
-        admission: Admission,
-        counters: Counters,
-        websocket_path: str,
+        context: Context,
         http: Callable[[IAddress], IProtocol],
         websocket: Callable[[Head, str], IProtocol],
     ) -> None:
-        self.clock = clock
-        self.websocket_path = websocket_path
+        self.clock: IReactorTime = context.reactor
+        self.websocket_path = context.server.websocket_path
         self.http = http
-        self._admission = admission
-        self._counters = counters
+        self._admission = context.admission
+        self._counters = context.counters
         self._websocket = websocket
         self.handshakes = Handshakes()
         #: connections whose head has not come

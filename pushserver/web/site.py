@@ -1,32 +1,23 @@
-"""The HTTP side of the port: health, metrics, the page and the browser client, and the API's place among them (L3)."""
+"""What stands under ``/``: health, metrics, the page and the browser client, and the place of the other doors (L3)."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from html import escape
 from importlib.resources import files
-from io import BytesIO
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource, Resource
-from twisted.web.server import NOT_DONE_YET, Request, Site
+from twisted.web.server import NOT_DONE_YET, Request
 
 from pushserver.core.channels import is_id
 from pushserver.core.errors import Code, Invalid, NotFound, PushError, Refused
 from pushserver.web.admission import Admission
-from pushserver.web.api import argument, respond, respond_error
-from pushserver.web.port import Head, answer, peer_address
-
-#: Seconds that a kept-alive HTTP connection may be idle, that a request may take to come whole, and for which what
-#: still comes of a refused one is read.
-KEEP_ALIVE: Final = 60
-REQUEST_TIMEOUT: Final = 30
-LINGER: Final = 5
+from pushserver.web.http import argument, headers_of, respond, respond_error
+from pushserver.web.port import Head, peer_address
 
 #: Nothing from elsewhere runs or loads on our page, and nobody frames it.
 CONTENT_SECURITY_POLICY: Final = (
@@ -43,107 +34,6 @@ _TYPES: Final = {
     ".ts": "text/plain; charset=utf-8",
     ".md": "text/plain; charset=utf-8",
 }
-
-
-def headers_of(request: Request) -> dict[str, str]:
-    """A request's headers by lower-case name, repeated ones joined."""
-    return {
-        name.decode("latin-1").lower(): ", ".join(v.decode("latin-1") for v in values)
-        for name, values in request.requestHeaders.getAllRawHeaders()
-    }
-
-
-class BoundedRequest(Request):
-    """A request that must come whole within a time, and whose body is refused as soon as it is known to be too large.
-
-    What a client still sends of a refused body is read and thrown away for a while: a socket that is closed over unread
-    bytes is reset, and takes the answer with it.
-    """
-
-    _deadline: IDelayedCall | None = None
-    _left = 0
-    _refused = False
-
-    def __init__(self, channel: Any, *args: Any, **named: Any) -> None:
-        super().__init__(channel, *args, **named)
-        self._deadline = channel.callLater(REQUEST_TIMEOUT, self._late)
-
-    def gotLength(self, length: int | None) -> None:
-        # The body is bounded, so it may stay in memory.
-        self.content = BytesIO()
-        # `site` is set later, when the request is processed.
-        channel: Any = self.channel
-        self._left = channel.site.max_body_size
-        if length is not None and length > self._left:
-            self._refuse()
-
-    def handleContentChunk(self, data: bytes) -> None:
-        if self._refused:
-            return
-        self._left -= len(data)
-        if self._left < 0:
-            self._refuse()
-        else:
-            super().handleContentChunk(data)
-
-    def _refuse(self) -> None:
-        self._refused = True
-        self._settle()
-        # A client that waits for 100 (RFC 9110 section 10.1.1) is not to send the body.
-        self.requestHeaders.removeHeader(b"expect")
-        channel: Any = self.channel
-        channel.transport.write(answer(413, Refused("the body is too large", Code.MESSAGE_TOO_LARGE)))
-        self._deadline = channel.callLater(LINGER, self._late)
-
-    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        self._settle()
-        if self._refused:
-            self.channel.loseConnection()
-        else:
-            super().requestReceived(command, path, version)
-
-    def connectionLost(self, reason: Failure) -> None:
-        self._settle()
-        super().connectionLost(reason)
-
-    def _late(self) -> None:
-        self._deadline = None
-        transport: Any = self.channel.transport
-        if not self._refused:
-            transport.write(answer(408))
-        transport.loseConnection()
-
-    def _settle(self) -> None:
-        deadline, self._deadline = self._deadline, None
-        if deadline is not None and deadline.active():
-            deadline.cancel()
-
-
-class PushSite(Site):
-    """The site behind the doorway."""
-
-    noisy = False
-    displayTracebacks = False
-    _log = Logger()
-
-    def __init__(self, root: IResource, reactor: Any, max_body_size: int) -> None:
-        super().__init__(
-            root,
-            requestFactory=BoundedRequest,
-            timeout=KEEP_ALIVE,
-            reactor=reactor,
-            # Bodies are JSON, whatever `curl -d` says of them.
-            parsePOSTFormSubmission=False,
-        )
-        self.max_body_size = max_body_size
-
-    def log(self, request: Any) -> None:
-        """No access log: what happens is counted, and what is wrong is logged where it is seen."""
-
-    def http(self, address: IAddress) -> IProtocol:
-        """The HTTP channel of a connection that was read up to its first request's head."""
-        channel: IProtocol = self.buildProtocol(address)
-        return channel
 
 
 class ReadOnly(Resource):

@@ -15,7 +15,7 @@ import binascii
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Awaitable, Callable
 from secrets import token_urlsafe
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 from twisted.internet.defer import CancelledError, Deferred
@@ -31,24 +31,14 @@ from pushserver.core.publication import Publication
 from pushserver.core.tokens import Identity
 from pushserver.protocols.native import messages
 from pushserver.protocols.native.session import Asked, Effect, Rates, Session, reply_of
-from pushserver.server.auth import Authenticator
-from pushserver.server.client_requests import ClientRequests
-from pushserver.server.cluster import ClusterControl
 from pushserver.server.connection import Connection
-from pushserver.server.heartbeat import Heartbeat
-from pushserver.server.hub import Hub
 from pushserver.server.inbound import Inbound
-from pushserver.server.outbox import Mark, Outbox, Policy
-from pushserver.server.stats import Counters
+from pushserver.server.outbox import Mark, Outbox
 from pushserver.server.tasks import user_channel
-from pushserver.web.admission import Admission
-from pushserver.web.api import argument, respond, respond_error
+from pushserver.web.context import Context
+from pushserver.web.http import argument, headers_of, respond, respond_error
 from pushserver.web.port import peer_address
-from pushserver.web.site import headers_of
 from pushserver.web.tickets import Tickets
-
-if TYPE_CHECKING:
-    from twisted.internet.interfaces import IReactorTime
 
 #: What the transport is called in lists of connections.
 PROTOCOL: Final = "sse"
@@ -150,27 +140,30 @@ class Stream:
 
     def __init__(self, door: EventStreams, request: Request, identity: Identity | None) -> None:
         self._door = door
+        context = door.context
         self._request = request
         headers = headers_of(request)
         self._body = Body(request)
-        self.outbox = Outbox(self._body, door.max_queue_size, door.policy, self)
+        self.outbox = Outbox(self._body, context.delivery.max_queue_size, context.policy, self)
         # Until the first message is known, everything else waits behind it.
         self.outbox.pauseProducing()
         self.dialect = EventStream()
-        session = StreamSession(self.dialect, door.rates, door.now(), identity is not None or door.anonymous)
+        session = StreamSession(
+            self.dialect, context.rates, context.now(), identity is not None or context.auth.anonymous
+        )
         self.connection = Connection(
             token_urlsafe(_ID_BYTES),
             self.dialect,
             self,
             self.outbox,
             session.notify,
-            address=door.admission.address(peer_address(request.transport), headers),
+            address=context.admission.address(peer_address(request.transport), headers),
             user_agent=headers.get("user-agent", "")[:_MAX_USER_AGENT],
             protocol=PROTOCOL,
-            now=door.now(),
-            counters=door.counters,
+            now=context.now(),
+            counters=context.counters,
         )
-        self.conversation = Inbound(self.connection, session, door.requests, door.counters, door.now)
+        self.conversation = Inbound(self.connection, session, context.requests, context.counters, context.now)
         self.identity = identity
         #: where the channels stand at the stream's first message, whatever waits behind it by then
         self._start = EventStream()
@@ -182,7 +175,7 @@ class Stream:
     async def open(self, positions: dict[str, Position], channels: list[str]) -> dict[str, Any]:
         """Signs in, subscribes, and answers the data of the first message. Where the connection is closed meanwhile,
         raises what says so."""
-        connection, requests = self.connection, self._door.requests
+        connection, requests = self.connection, self._door.context.requests
         # What was asked for stands in the ids until it is answered: also an early event's id resumes all of it.
         self._stand({n: (p.offset, p.epoch) for n, p in positions.items() if n in channels})
         data: dict[str, Any] = {}
@@ -248,11 +241,13 @@ class Stream:
             self._body.cut = False
         # A stream has no close code of its own, so it is said.
         data = {"code": close.code, "reason": close.reason}
-        self.outbox.write(self.dialect.text(messages.notice("closed", None, data, self._door.now(), token_urlsafe(8))))
+        self.outbox.write(
+            self.dialect.text(messages.notice("closed", None, data, self._door.context.now(), token_urlsafe(8)))
+        )
         self._code = close.code
         self.conversation.end()
-        self._door.requests.leave(self.connection)
-        self._door.heartbeat.closing(self.connection)
+        self._door.context.requests.leave(self.connection)
+        self._door.context.heartbeat.closing(self.connection)
         self.outbox.drained().addCallback(lambda _: self._finish())
 
     def _finish(self) -> None:
@@ -276,18 +271,18 @@ class Stream:
 
     def left_out(self, mark: Mark) -> None:
         if mark.offset is None:
-            self._door.hub.left_out(self.connection, mark)
+            self._door.context.hub.left_out(self.connection, mark)
             return
-        self._door.counters.left_out()
+        self._door.context.counters.left_out()
         if not self._body.cut:
             # The ids of what stands behind it tell of it. Nothing of that goes out before the stream is ended, which
             # must wait: this is called while the outbox is at work.
             self._body.cut = True
-            self._door.clock.callLater(0, self._fall_behind)
+            self._door.context.reactor.callLater(0, self._fall_behind)
 
     def _fall_behind(self) -> None:
         if self.connection.open:
-            self._door.counters.slow_consumer()
+            self._door.context.counters.slow_consumer()
             self.connection.close(errors.SLOW, discard=True)
 
     def switched(self) -> None:
@@ -308,49 +303,17 @@ class EventStreams(Resource):
     isLeaf = True
     _log = Logger()
 
-    def __init__(
-        self,
-        clock: IReactorTime,
-        admission: Admission,
-        hub: Hub,
-        requests: ClientRequests,
-        cluster: ClusterControl,
-        heartbeat: Heartbeat,
-        authenticator: Authenticator,
-        tickets: Callable[[], Awaitable[Tickets]],
-        counters: Counters,
-        now: Callable[[], int],
-        *,
-        rates: Rates,
-        anonymous: bool,
-        max_message_size: int,
-        max_queue_size: int,
-        policy: Policy,
-    ) -> None:
+    def __init__(self, context: Context, tickets: Callable[[], Awaitable[Tickets]]) -> None:
         super().__init__()
-        self.clock = clock
-        self.admission = admission
-        self.hub = hub
-        self.requests = requests
-        self.heartbeat = heartbeat
-        self.counters = counters
-        self.now = now
-        self.rates = rates
-        self.anonymous = anonymous
-        self.max_queue_size = max_queue_size
-        self.policy = policy
-        self._cluster = cluster
-        self._authenticator = authenticator
+        self.context = context
         self._tickets = tickets
-        self._max_message_size = max_message_size
         self._streams: dict[str, Stream] = {}
-        cluster.receive = self.receive
 
     def forget(self, stream: Stream, code: int) -> None:
         self._streams.pop(stream.connection.id, None)
-        self.counters.connection_closed(code)
-        self.requests.leave(stream.connection)
-        self.heartbeat.forget(stream.connection)
+        self.context.counters.connection_closed(code)
+        self.context.requests.leave(stream.connection)
+        self.context.heartbeat.forget(stream.connection)
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
@@ -379,7 +342,7 @@ class EventStreams(Resource):
 
     def _allow_origin(self, request: Request) -> None:
         headers = headers_of(request)
-        if not self.admission.allows_origin(peer_address(request.transport), headers):
+        if not self.context.admission.allows_origin(peer_address(request.transport), headers):
             raise Refused("this origin is not allowed")
         request.setHeader("vary", "Origin")
         if "origin" in headers:
@@ -400,7 +363,7 @@ class EventStreams(Resource):
         running.addErrback(failed)
 
     def _refuse(self, request: Request, problem: PushError) -> None:
-        self.counters.error(problem.code.value)
+        self.context.counters.error(problem.code.value)
         if not request.startedWriting and not request.finished:
             respond_error(request, problem)
 
@@ -410,28 +373,28 @@ class EventStreams(Resource):
         ticket = argument(request, "ticket")
         try:
             if scheme.lower() == "bearer" and credentials.strip():
-                identity = await self._authenticator.identify(credentials.strip())
+                identity = await self.context.authenticator.identify(credentials.strip())
             elif ticket is not None:
-                identity = (await self._tickets()).read(ticket, self.now())
-            elif self.anonymous:
+                identity = (await self._tickets()).read(ticket, self.context.now())
+            elif self.context.auth.anonymous:
                 return None
             else:
                 raise Refused("a token or a ticket is needed", Code.MISSING_TOKEN)
-            await self._authenticator.check(identity)
+            await self.context.authenticator.check(identity)
         except PushError as problem:
-            self.counters.authentication_failed(problem.code.value)
+            self.context.counters.authentication_failed(problem.code.value)
             raise
         return identity
 
     async def _open(self, request: Request) -> None:
-        self.admission.admit(peer_address(request.transport), headers_of(request))
+        self.context.admission.admit(peer_address(request.transport), headers_of(request))
         identity = await self._identify(request)
         channels = [name for name in (argument(request, "channels") or "").split(",") if name]
         resume = request.getHeader("last-event-id") or argument(request, "lastEventId")
         stream = Stream(self, request, identity)
         request.notifyFinish().addBoth(lambda _: stream.end())
         self._streams[stream.connection.id] = stream
-        self.requests.arrive(stream.connection)
+        self.context.requests.arrive(stream.connection)
         try:
             data = await stream.open(positions_of(resume), channels)
         except BaseException:
@@ -443,15 +406,15 @@ class EventStreams(Resource):
 
     async def _post(self, request: Request, connection_id: str) -> None:
         assert request.content is not None
-        octets: bytes = request.content.read(self._max_message_size + 1)
-        if len(octets) > self._max_message_size:
+        octets: bytes = request.content.read(self.context.server.max_message_size + 1)
+        if len(octets) > self.context.server.max_message_size:
             raise Refused("the message is too large", Code.MESSAGE_TOO_LARGE)
         try:
             text = octets.decode("utf-8")
         except UnicodeDecodeError:
             raise Invalid("not UTF-8") from None
         # The stream may be another node's: the id, which only its client was told, is what allows this.
-        if not self.receive(connection_id, text) and not await self._cluster.pass_on(connection_id, text):
+        if not self.receive(connection_id, text) and not await self.context.cluster.pass_on(connection_id, text):
             raise NotFound("no such stream")
         respond(request, 202, b"{}")
 
@@ -463,6 +426,6 @@ class EventStreams(Resource):
             return False
         if stream.paused:
             raise Refused("the answers to earlier messages have not been read", Code.RATE_LIMITED, retry_after=1000)
-        stream.connection.heard_at = self.now()
+        stream.connection.heard_at = self.context.now()
         stream.conversation.receive(text.encode())
         return True

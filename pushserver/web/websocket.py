@@ -1,35 +1,27 @@
-"""The WebSocket door: Autobahn reads the frames, everything else happens in the rooms (L3).
+"""The WebSocket door: octets become messages for the rooms, and what the rooms say goes to the socket (L3).
 
-    PortProtocol -> WebSocketDoor (Autobahn: handshake, frames in) -> Conversation -> rooms
-    rooms -> Connection.say / Outbox -> socket                    (Autobahn's own writes go the same way)
+    port -> WebSocketDoor (frames in: `autobahn_reader`, `rfc6455`) -> Inbound -> rooms
+    rooms -> Connection -> Outbox -> socket              (Autobahn's own writes go the same way)
 
-What Autobahn does for every connection and nobody here reads (copied options, debug texts, timers) is left out.
+No socket holds the reactor for longer than `TURN`: what is left of a read waits for the next turn, and meanwhile
+nothing more is read.
 """
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable
 from secrets import token_urlsafe
-from typing import Any, Final
-
-from autobahn.exception import PayloadCorruptError, PayloadExceededError
-from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
-from autobahn.websocket.protocol import TrafficStats
-from twisted.logger import Logger
+from typing import Final
 
 from pushserver.core import errors
 from pushserver.core.errors import Close
 from pushserver.protocols import rfc6455
 from pushserver.protocols.native.framing import SUBPROTOCOL, Deflated, Plain
-from pushserver.protocols.native.session import Rates, Session
-from pushserver.server.client_requests import ClientRequests
+from pushserver.protocols.native.session import Session
 from pushserver.server.connection import Connection, Dialect
-from pushserver.server.heartbeat import Heartbeat
-from pushserver.server.hub import Hub
 from pushserver.server.inbound import Inbound
-from pushserver.server.outbox import Mark, Outbox, Policy, no_delay
-from pushserver.server.stats import Counters
+from pushserver.server.outbox import Mark, Outbox, no_delay
+from pushserver.web.autobahn_reader import AutobahnFactory, AutobahnReader, Inflation
+from pushserver.web.context import Context
 from pushserver.web.handshake import Deflation, Offer
 from pushserver.web.port import Head
 
@@ -38,129 +30,46 @@ MAX_USER_AGENT: Final = 200
 #: A connection id is this many random bytes.
 ID_BYTES: Final = 12
 
-#: Frames of one message: pieces cost more than what is in them, and empty ones would never add up to too large.
-MAX_FRAGMENTS: Final = 4_096
+#: Seconds of one turn that one socket may take.
+TURN: Final = 0.002
+#: Ordinary messages that are taken out of a read at a time.
+AT_ONCE: Final = 16
+#: Frames beyond the rate that end a connection, as so many refused messages in a row do.
+MAX_FRAMES_OVER: Final = 100
 
 
-class _Quiet:
-    """Autobahn's logger, saying nothing: what matters is logged once, by us, without what clients sent."""
+class WebSocketDoor(AutobahnReader):
+    """One WebSocket, from its accepted handshake on."""
 
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return self._nothing
-
-    @staticmethod
-    def _nothing(*args: object, **named: object) -> None:
-        pass
-
-
-class _Unheard:
-    """A Deferred of Autobahn's that nobody waits for."""
-
-    def callback(self, result: object) -> None:
-        pass
-
-
-class Inflation:
-    """A client's compressed messages (RFC 7692), each by itself: between two of them nothing is kept.
-
-    Autobahn feeds it, and bounds what comes out.
-    """
-
-    EXTENSION_NAME = "permessage-deflate"
-
-    __slots__ = ("_inflate", "_window")
-
-    def __init__(self, window: int) -> None:
-        self._window = window
-        self._inflate: Any = None
-
-    def start_decompress_message(self) -> None:
-        self._inflate = zlib.decompressobj(-self._window)
-
-    def decompress_message_data(self, data: bytes, max_output_len: int | None) -> bytes:
-        # zlib takes 0 for no bound; one byte too many is as good.
-        bound = max(1, max_output_len or 0)
-        try:
-            octets: bytes = self._inflate.decompress(data, bound)
-        except zlib.error as problem:
-            raise PayloadCorruptError(str(problem)) from None
-        if self._inflate.unconsumed_tail or len(octets) > (max_output_len or 0):
-            raise PayloadExceededError("the message is too large")
-        return octets
-
-    def end_decompress_message(self) -> None:
-        inflate, self._inflate = self._inflate, None
-        try:
-            inflate.decompress(b"\x00\x00\xff\xff")
-        except zlib.error as problem:
-            raise PayloadCorruptError(str(problem)) from None
-
-
-class WebSocketDoor(WebSocketServerProtocol):  # type: ignore[misc]
-    """One WebSocket. Autobahn's callbacks are translated; its output goes through the connection's outbox."""
-
-    # What Autobahn would give each instance stands here once, for all (`WebSocketDoorFactory` adds the options): a
-    # connection has attributes of its own only for what is its own, few enough that its instances share their keys.
-    CONFIG_ATTRS = ()
-    log = _Quiet()
-    is_open = is_closed = _Unheard()
-    trafficStats = TrafficStats()
-    send_state = WebSocketServerProtocol.SEND_STATE_GROUND
-    state = WebSocketServerProtocol.STATE_CONNECTING
-    websocket_version = 13
-    trackedTimings = None
-    data = b""
-    current_frame: Any = None
-    current_frame_masker: Any = None
-    inside_message = False
-    frame_data: Any = None
-    control_frame_data: Any = None
-    message_data: Any = None
-    _isMessageCompressed = False
-    _perMessageCompress: Inflation | None = None
-    utf8validateIncomingCurrentMessage = False
-    wasMaxFramePayloadSizeExceeded = wasMaxMessagePayloadSizeExceeded = False
-    closedByMe = failedByMe = droppedByMe = wasClean = False
-    wasServerConnectionDropTimeout = wasOpenHandshakeTimeout = wasCloseHandshakeTimeout = False
-    wasServingFlashSocketPolicyFile = False
-    wasNotCleanReason = None
-    localCloseCode = localCloseReason = remoteCloseCode = remoteCloseReason = None
-    openHandshakeTimeoutCall = closeHandshakeTimeoutCall = None
-    autoPingTimeoutCall = autoPingPending = autoPingPendingCall = None
-
-    _log = Logger()
-
-    _fragments = 0
-
-    _house: WebSocketDoorFactory
     connection: Connection | None = None
+    _factory: WebSocketDoorFactory
     _inbound: Inbound | None = None
     _outbox: Outbox | None = None
     _paused = False
+    #: what was received and not read yet
+    _unread = b""
+    #: frames that may still come, and when that was reckoned, s; None while there were no others than ordinary ones
+    _frames: tuple[float, float] | None = None
 
     def __init__(self, offer: Offer, address: str, user_agent: str) -> None:
-        # Autobahn's own makes Deferreds and dictionaries that nobody looks at here.
+        super().__init__()
         self._arrival: tuple[Offer, str, str] | None = (offer, address, user_agent)
 
-    # -- the way in ---------------------------------------------------------------------------------------------------
-
     def connectionMade(self) -> None:
-        """The offer was found good: answers it, and the WebSocket is open."""
+        """The offer was found good: answer it, and the WebSocket is open."""
         assert self._arrival is not None
         (offer, address, user_agent), self._arrival = self._arrival, None
-        house = self._house
-        outbox = self._outbox = Outbox(self.transport, house.max_queue_size, house.policy, self)
+        factory = self._factory
+        context = factory.context
+        outbox = self._outbox = Outbox(self.transport, factory.max_queue_size, factory.policy, self)
         no_delay(self.transport)
-        house.countConnections += 1
-        if offer.deflation is not None:
-            self._perMessageCompress = Inflation(offer.deflation.client_window)
         outbox.write(offer.response)
-        self.state = self.STATE_OPEN
-        now = house.now()
-        session = Session(house.rates, now, house.anonymous)
+        self.begin(None if offer.deflation is None else Inflation(offer.deflation.client_window))
+        now = context.now()
+        session = Session(factory.rates, now, factory.anonymous)
         connection = self.connection = Connection(
             token_urlsafe(ID_BYTES),
-            house.dialect(offer.deflation),
+            factory.dialect(offer.deflation),
             self,
             outbox,
             session.notify,
@@ -168,158 +77,153 @@ class WebSocketDoor(WebSocketServerProtocol):  # type: ignore[misc]
             user_agent=user_agent,
             protocol=SUBPROTOCOL,
             now=now,
-            counters=house.counters,
+            counters=context.counters,
         )
-        self._inbound = Inbound(connection, session, house.requests, house.counters, house.now)
-        house.requests.arrive(connection)
+        self._inbound = Inbound(connection, session, context.requests, context.counters, context.now)
+        context.requests.arrive(connection)
         if offer.token is not None:
             self._inbound.sign_in(offer.token)
 
-    # -- Autobahn's side: frames in -----------------------------------------------------------------------------------
+    # -- in -----------------------------------------------------------------------------------------------------------
 
     def dataReceived(self, data: bytes) -> None:
         connection = self.connection
         if connection is not None:
-            connection.heard_at = self._house.now()
+            connection.heard_at = self._factory.context.now()
             connection.pinged_at = 0
-            if not self.data and self.current_frame is None and not self.inside_message:
-                data = self._ordinary(connection, data)
-        if data:
-            self._dataReceived(data)
+        if self._unread:
+            # TLS gives all that it had decrypted, also to who pauses.
+            self._unread += data
+        else:
+            self._take(data)
 
-    def _ordinary(self, connection: Connection, data: bytes) -> bytes:
-        """Handles the ordinary messages at the beginning of what was read, and answers the rest.
-
-        Ordinary is a whole text message in one masked frame of a length in its shortest form, in valid UTF-8 and of
-        allowed size: what Autobahn's general way would hand over unchanged. Everything else is left to that.
-        """
-        conversation, outbox = self._inbound, self._outbox
-        assert conversation is not None
-        assert outbox is not None
-        at, end = 0, len(data)
+    def _take(self, data: bytes) -> None:
+        """Read until all is read, or this turn's time is over; what is answered meanwhile leaves together."""
+        outbox = self._outbox
         corked = False
-        while end - at >= 6 and data[at] == 0x81 and self.state == self.STATE_OPEN:
-            size, head = data[at + 1] & 0x7F, 6
-            if size == 126:
-                size, head = int.from_bytes(data[at + 2 : at + 4], "big"), 8
-                if size < 126:
-                    break
-            if size > self._house.max_message_size:
+        seconds = self._factory.context.reactor.seconds
+        at, end, until = 0, len(data), 0.0
+        while not self.is_gone:
+            payloads: list[bytes] = []
+            if self.is_up and self.between_frames:
+                payloads, at = rfc6455.take_text_frames(data, at, self._factory.max_message_size, AT_ONCE)
+            if payloads:
+                if not corked and outbox is not None and (at < end or len(payloads) > 1):
+                    corked = True
+                    outbox.cork()
+                self._receive(payloads)
+            else:
+                at = self.read(data, at)
+            if at >= end:
                 break
-            if data[at + 1] < 0x80 or (size > 126 and head == 6) or at + head + size > end:
+            if not until:
+                until = seconds() + TURN
+            elif seconds() >= until:
+                self._unread = data[at:]
+                self.transport.pauseProducing()
+                self._factory.context.reactor.callLater(0, self._go_on)
                 break
-            mask = data[at + head - 4 : at + head]
-            payload = data[at + head : at + head + size]
-            if mask != b"\0\0\0\0":
-                key = (mask * (size // 4 + 1))[:size]
-                payload = (int.from_bytes(payload, "big") ^ int.from_bytes(key, "big")).to_bytes(size, "big")
-            try:
-                payload.decode()
-            except UnicodeDecodeError:
-                break
-            at += head + size
-            if at < end and not corked:
-                # There is more to answer: the answers leave together.
-                corked = True
-                outbox.cork()
-            conversation.receive(payload)
-        if corked:
+        if corked and outbox is not None:
             outbox.uncork()
-        return data[at:] if at else data
 
-    def onMessageBegin(self, isBinary: bool) -> None:
-        super().onMessageBegin(isBinary)
-        if self._fragments:
-            self._fragments = 0
-
-    def onMessageFrameEnd(self) -> None:
-        super().onMessageFrameEnd()
-        if not self.current_frame.fin:
-            self._fragments += 1
-            if self._fragments >= MAX_FRAGMENTS and not self.failedByMe:
-                self._max_message_size_exceeded(self._fragments, MAX_FRAGMENTS, "a message in too many fragments")
-
-    def onPing(self, payload: bytes) -> None:
-        # A client that does not read gets no pongs either: they would wait here without bound. The latest ping alone
-        # needs an answer (RFC 6455 section 5.5.3), and it is the one after which the client reads.
-        if self._outbox is not None and not self._outbox.stalled and self.state == self.STATE_OPEN:
-            self.sendPong(payload)
-
-    def onMessage(self, payload: bytes, isBinary: bool) -> None:
-        connection, conversation = self.connection, self._inbound
-        if connection is None or conversation is None:
+    def _go_on(self) -> None:
+        if not self._unread or self._paused or self.is_gone:
             return
-        if isBinary:
+        data, self._unread = self._unread, b""
+        self._take(data)
+        if not self._unread and not self._paused and not self.is_gone:
+            self.transport.resumeProducing()
+
+    def _receive(self, payloads: list[bytes]) -> None:
+        inbound = self._inbound
+        for payload in payloads:
+            if inbound is None or not self.is_up:
+                break
+            inbound.receive(payload)
+
+    def on_message(self, payload: bytes, binary: bool) -> None:
+        connection, inbound = self.connection, self._inbound
+        if connection is None or inbound is None:
+            return
+        if binary:
             connection.close(errors.BAD_REQUEST)
             return
         try:
             payload.decode()
         except UnicodeDecodeError:
-            self._invalid_payload("a text message that is not UTF-8")
+            self.refuse_text()
         else:
-            conversation.receive(payload)
+            inbound.receive(payload)
 
-    def onMessageEnd(self) -> None:
-        if not self.failedByMe:
-            self.onMessage(b"".join(self.message_data), self.message_is_binary)
-        self.message_data = None
+    def on_ping(self, payload: bytes) -> None:
+        # A client that does not read gets no pongs either: they would wait here without bound. The latest ping alone
+        # needs an answer (RFC 6455 section 5.5.3), and it is the one after which the client reads.
+        if self._outbox is not None and not self._outbox.stalled and self.is_up:
+            self.sendPong(payload)
 
-    def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
-        connection, conversation = self.connection, self._inbound
+    def on_frame(self) -> None:
+        # Frames pay what messages pay: an empty ping costs as much to read as a message.
+        rates = self._factory.rates
+        connection = self.connection
+        if rates.per_second <= 0 or connection is None or connection.closing is not None:
+            return
+        now = self._factory.context.reactor.seconds()
+        left, at = self._frames or (float(rates.burst), now)
+        left = min(rates.burst, left + (now - at) * rates.per_second) - 1
+        self._frames = (left, now)
+        if left < -MAX_FRAMES_OVER:
+            connection.close(errors.TOO_MANY_REQUESTS)
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def on_close(self, code: int) -> None:
+        connection, inbound = self.connection, self._inbound
         self.connection = self._inbound = None
+        self._unread = b""
         if self._outbox is not None:
             self._outbox.close()
-        if connection is None or conversation is None:
+        if connection is None or inbound is None:
             return
-        conversation.end()
-        closing = connection.closing
-        self._house.counters.connection_closed(self.closed_with(closing, code))
-        self._house.requests.leave(connection)
-        self._house.heartbeat.forget(connection)
+        inbound.end()
+        context = self._factory.context
+        context.counters.connection_closed(code if connection.closing is None else connection.closing.code)
+        context.requests.leave(connection)
+        context.heartbeat.forget(connection)
 
-    def closed_with(self, closing: Close | None, code: int | None) -> int:
-        """The code that a close is counted under: ours, or the one the protocol failed with, or the client's."""
-        if closing is not None:
-            return closing.code
-        return int(self.localCloseCode if self.failedByMe and self.localCloseCode else code or 1005)
+    def on_goodbye(self, code: int) -> None:
+        # Nothing of the client stays, however long its socket takes to end.
+        self._end(Close(code, ""))
 
-    def onCloseFrame(self, code: int | None, reasonRaw: bytes | None) -> bool | None:
-        over: bool | None = super().onCloseFrame(code, reasonRaw)
+    def on_violation(self, code: int, reason: str) -> None:
+        self._end(Close(code, reason))
+
+    def _end(self, close: Close) -> None:
         connection = self.connection
         if connection is not None and connection.closing is None:
-            # The client has said its last word: nothing of it stays, however long its socket takes to end.
-            connection.closing = Close(self.closed_with(None, code), "")
+            connection.closing = close
             self._goodbye(connection)
-        return over
 
-    # -- Autobahn's side: out -----------------------------------------------------------------------------------------
+    def _goodbye(self, connection: Connection) -> None:
+        if self._inbound is not None:
+            self._inbound.end()
+        self._factory.context.requests.leave(connection)
+        self._factory.context.heartbeat.closing(connection)
 
-    def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
+    # -- out ----------------------------------------------------------------------------------------------------------
+
+    def write(self, octets: bytes) -> None:
         if self._outbox is not None:
-            self._outbox.write(data)
+            self._outbox.write(octets)
 
-    def _closeConnection(self, abort: bool = False) -> None:
+    def finish(self) -> None:
         if self._outbox is not None:
             self._outbox.finish()
-        # After a clean closing handshake there is nothing to abort, and a reset could overtake our last frame.
-        if abort and not self.wasClean:
-            self.transport.abortConnection()
-        else:
-            self.transport.loseConnection()
 
-    def _fail_connection(self, code: int = 1001, reason: str = "") -> None:
-        """A violation of RFC 6455: the client is told the code and nothing of what it sent is handled any more."""
-        super()._fail_connection(code, reason)
-        connection = self.connection
-        if connection is not None and connection.closing is None:
-            connection.closing = Close(code, reason)
-            self._goodbye(connection)
-
-    # -- our side: `connection.Line` ----------------------------------------------------------------------------------
+    # -- `connection.Line` --------------------------------------------------------------------------------------------
 
     def ping(self) -> bool:
         outbox = self._outbox
-        if self.state == self.STATE_OPEN and outbox is not None:
+        if self.is_up and outbox is not None:
             outbox.interject(rfc6455.HEARTBEAT)
             outbox.moved = False
             # While it is us who do not read, because the engine is slow, nothing can be heard of the client.
@@ -337,16 +241,9 @@ class WebSocketDoor(WebSocketServerProtocol):  # type: ignore[misc]
         connection = self.connection
         if discard and self._outbox is not None:
             self._outbox.discard()
-        if self.state == self.STATE_OPEN:
-            self.sendCloseFrame(code=close.code, reasonUtf8=rfc6455.cut(close.reason))
+        self.close_with(close.code, close.reason)
         if connection is not None:
             self._goodbye(connection)
-
-    def _goodbye(self, connection: Connection) -> None:
-        if self._inbound is not None:
-            self._inbound.end()
-        self._house.requests.leave(connection)
-        self._house.heartbeat.closing(connection)
 
     def abort(self) -> None:
         self.transport.abortConnection()
@@ -359,88 +256,49 @@ class WebSocketDoor(WebSocketServerProtocol):  # type: ignore[misc]
 
     def resume(self) -> None:
         self._paused = False
-        if self.state != self.STATE_CLOSED:
+        if self._unread:
+            self._factory.context.reactor.callLater(0, self._go_on)
+        elif not self.is_gone:
             self.transport.resumeProducing()
 
-    # -- `delivery.Owner` ---------------------------------------------------------------------------------------------
+    # -- `outbox.Owner` -----------------------------------------------------------------------------------------------
 
     def left_out(self, mark: Mark) -> None:
         if self.connection is not None:
-            self._house.hub.left_out(self.connection, mark)
+            self._factory.context.hub.left_out(self.connection, mark)
 
     def switched(self) -> None:
         if self.connection is not None:
-            self._house.hub.switched(self.connection)
+            self._factory.context.hub.switched(self.connection)
 
 
-class WebSocketDoorFactory(WebSocketServerFactory):  # type: ignore[misc]
+class WebSocketDoorFactory(AutobahnFactory):
     """Makes the doors, and holds what they share."""
 
-    noisy = False
-
-    def __init__(
-        self,
-        reactor: Any,
-        hub: Hub,
-        requests: ClientRequests,
-        heartbeat: Heartbeat,
-        counters: Counters,
-        now: Callable[[], int],
-        *,
-        rates: Rates,
-        anonymous: bool,
-        max_message_size: int,
-        max_queue_size: int,
-        policy: Policy,
-        compression: bool,
-        compression_min_size: int,
-    ) -> None:
-        super().__init__(protocols=[SUBPROTOCOL], server="", reactor=reactor)
-        self.hub = hub
-        self.requests = requests
-        self.heartbeat = heartbeat
-        self.counters = counters
-        self.now = now
-        self.rates = rates
-        self.anonymous = anonymous
-        self.max_message_size = max_message_size
-        self.max_queue_size = max_queue_size
-        self.policy = policy
-        self._compression = compression
-        self._compression_min_size = compression_min_size
+    def __init__(self, context: Context) -> None:
+        super().__init__(context.reactor, SUBPROTOCOL, context.server.max_message_size)
+        self.context = context
+        self.rates = context.rates
+        self.policy = context.policy
+        self.anonymous = context.auth.anonymous
+        self.max_message_size = context.server.max_message_size
+        self.max_queue_size = context.delivery.max_queue_size
         self._plain: Dialect = Plain()
         self._deflated: dict[int, Dialect] = {}
-        self.setProtocolOptions(
-            versions=[13],
-            webStatus=False,
-            maxMessagePayloadSize=max_message_size,
-            maxFramePayloadSize=0,
-            failByDrop=False,
-            echoCloseCodeReason=False,
-            openHandshakeTimeout=0,
-            closeHandshakeTimeout=0,
-            tcpNoDelay=True,
-            allowedOrigins=["*"],
-            allowNullOrigin=True,
-            utf8validateIncoming=False,
-        )
-        options = {name: getattr(self, name) for name in WebSocketServerProtocol.CONFIG_ATTRS}
-        # Only here: what was accepted is `Offer`'s to say.
-        del options["perMessageCompressionAccept"]
-        options |= {"factory": self, "_house": self}
-        self._door = type("WebSocketDoor", (WebSocketDoor,), options)
+        self._door = self.kind(WebSocketDoor, _factory=self)
 
     def door(self, head: Head, address: str) -> WebSocketDoor:
-        """The protocol for an admitted upgrade. Raises `errors.Invalid` for an offer that cannot be met."""
+        """Return the protocol for an admitted upgrade. Raises `errors.Invalid` for an offer that cannot be met."""
         agent = head.headers.get("user-agent", "")[:MAX_USER_AGENT]
-        protocol: WebSocketDoor = self._door(Offer(head, self._compression), address, agent)
+        offer = Offer(head, self.context.delivery.compression)
+        protocol: WebSocketDoor = self._door(offer, address, agent)
         return protocol
 
     def dialect(self, deflation: Deflation | None) -> Dialect:
-        """How to speak to a connection with this negotiated compression: one object for all with the same."""
+        """Return how to speak to a connection with this compression: one object for all with the same."""
         if deflation is None:
             return self._plain
         window = deflation.server_window
         if window not in self._deflated:
-            self._deflated[window] = Deflated(window, self._compression_min_size)
+            self._deflated[window] = Deflated(window, self.context.delivery.compression_min_size)
         return self._deflated[window]

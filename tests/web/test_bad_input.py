@@ -225,7 +225,7 @@ def _(client: RawSocket) -> str:
     return told(client)
 
 
-@row("a message in more than 4,096 fragments, empty ones too")
+@row("a message in more than 128 fragments, empty ones too")
 def _(client: RawSocket) -> str:
     opened(client).send(frame(TEXT, b"", fin=False) + frame(CONTINUATION, b"", fin=False) * 4_200)
     return told(client)

@@ -20,13 +20,15 @@ from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 from twisted.web.test.requesthelper import DummyRequest
 
+from pushserver.config.sections import Delivery, RateLimits
+from pushserver.config.sections import Server as ServerSection
 from pushserver.core import errors
 from pushserver.core.positions import Position
 from pushserver.core.rate_limit import Buckets
-from pushserver.protocols.native.session import Rates
 from pushserver.server.connection import Connection
 from pushserver.server.outbox import Policy
 from pushserver.web.admission import Admission
+from pushserver.web.context import Context
 from pushserver.web.sse import EventStream, EventStreams, positions_of
 from pushserver.web.tickets import Tickets
 from tests import inside
@@ -411,21 +413,21 @@ class Streams:
             now=house.now,
         )
         door = EventStreams(
-            self.clock,
-            admission,
-            node.hub,
-            node.requests,
-            node.cluster,
-            node.heartbeat,
-            node.authenticator,
+            Context(
+                reactor=self.clock,
+                now=house.now,
+                hub=node.hub,
+                requests=node.requests,
+                cluster=node.cluster,
+                heartbeat=node.heartbeat,
+                authenticator=node.authenticator,
+                counters=node.counters,
+                admission=admission,
+                server=ServerSection(max_message_size=1_000),
+                delivery=Delivery(max_queue_size=1_500, slow_consumer=policy.value),
+                rate_limits=RateLimits(messages_per_second=0),
+            ),
             _tickets,
-            node.counters,
-            house.now,
-            rates=Rates(0, 0, 0),
-            anonymous=False,
-            max_message_size=1_000,
-            max_queue_size=1_500,
-            policy=policy,
         )
         self.door = door
         request = PaperRequest(house.token("ann"), channels, last_id)

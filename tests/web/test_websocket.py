@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
+from pushserver.config.sections import Auth, Delivery, RateLimits, Server
 from pushserver.core.errors import Invalid
-from pushserver.protocols.native.session import Rates
-from pushserver.server.outbox import Policy
 from pushserver.server.stats import Counters
+from pushserver.web.context import Context
 from pushserver.web.handshake import Offer
 from pushserver.web.port import Head, WrongVersion
-from pushserver.web.websocket import WebSocketDoorFactory
+from pushserver.web.websocket import TURN, WebSocketDoorFactory
 from tests.rawsocket import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
 
 LIMIT = 1000
@@ -37,26 +38,30 @@ def head(**headers: str | None) -> Head:
     return Head("GET", "/ws", {name: value for name, value in given.items() if value is not None})
 
 
-def house(compression: bool = True, limit: int = LIMIT) -> WebSocketDoorFactory:
+def context(compression: bool = True, limit: int = LIMIT, rate: float = 0, clock: Clock | None = None) -> Context:
     def nothing(*_: Any) -> None: ...
 
     names = ("arrive", "leave", "forget", "closing", "left_out", "switched")
     rooms: Any = SimpleNamespace(**dict.fromkeys(names, nothing))
-    return WebSocketDoorFactory(
-        None,
-        rooms,
-        rooms,
-        rooms,
-        Counters(0),
-        lambda: 1_700_000_000_000,
-        rates=Rates(0, 0, 0),
-        anonymous=True,
-        max_message_size=limit,
-        max_queue_size=1 << 20,
-        policy=Policy.DISCONNECT,
-        compression=compression,
-        compression_min_size=512,
+    return Context(
+        reactor=clock or Clock(),
+        now=lambda: 1_700_000_000_000,
+        hub=rooms,
+        requests=rooms,
+        cluster=rooms,
+        heartbeat=rooms,
+        authenticator=rooms,
+        counters=Counters(0),
+        admission=rooms,
+        server=Server(max_message_size=limit),
+        auth=Auth(anonymous=True),
+        delivery=Delivery(compression=compression),
+        rate_limits=RateLimits(messages_per_second=rate),
     )
+
+
+def house(compression: bool = True, limit: int = LIMIT) -> WebSocketDoorFactory:
+    return WebSocketDoorFactory(context(compression, limit))
 
 
 def answers(pieces: list[bytes], headers: dict[str, str] = UPGRADE) -> bytes:
@@ -269,3 +274,60 @@ def test_inflating_stops_at_the_limit() -> None:
     assert heard.partition(b"\r\n\r\n")[2][:4] == b"\x88" + heard.partition(b"\r\n\r\n")[2][1:2] + (1009).to_bytes(
         2, "big"
     )
+
+
+class Hasty(Clock):
+    """A clock that is a turn further with each look."""
+
+    def seconds(self) -> float:
+        now: float = super().seconds()
+        self.rightNow += TURN
+        return now
+
+
+def test_a_read_that_takes_longer_than_a_turn_goes_on_in_the_next_one() -> None:
+    clock = Hasty()
+    transport = StringTransport()
+    door = WebSocketDoorFactory(context(clock=clock)).door(head(), "127.0.0.1")
+    door.makeConnection(transport)
+    transport.clear()
+    octets = b"".join(frame(TEXT, ping(n)) + frame(PING, b"%d" % n) for n in range(200))
+    door.dataReceived(octets)
+    early = len(transport.value())
+    assert transport.producerState == "paused"
+    # TLS may deliver more to who pauses: it keeps its place.
+    door.dataReceived(frame(TEXT, ping(200)))
+    while clock.getDelayedCalls():
+        clock.advance(0)
+    assert transport.producerState == "producing"
+    straight = StringTransport()
+    other = house().door(head(), "127.0.0.1")
+    other.makeConnection(straight)
+    straight.clear()
+    other.dataReceived(octets + frame(TEXT, ping(200)))
+    assert 0 < early < len(transport.value())
+    assert transport.value() == straight.value()
+
+
+@pytest.mark.parametrize("flood", [frame(PING), frame(PONG, b"x"), frame(CONTINUATION, fin=False)])
+def test_frames_pay_what_messages_pay(flood: bytes) -> None:
+    transport = StringTransport()
+    door = WebSocketDoorFactory(context(rate=50)).door(head(), "127.0.0.1")
+    door.makeConnection(transport)
+    transport.clear()
+    begin = frame(TEXT, b"", fin=False) if flood == frame(CONTINUATION, fin=False) else b""
+    for _ in range(3):
+        # Pieces of one message would be too many before: each message of 100 of them is one read.
+        door.dataReceived(begin + flood * 100 + (frame(CONTINUATION, ping(1)) if begin else b""))
+    assert frame(CLOSE, (3013).to_bytes(2, "big") + b"too many requests", mask=None) in transport.value()
+
+
+def test_a_steady_few_frames_are_no_flood() -> None:
+    clock = Clock()
+    transport = StringTransport()
+    door = WebSocketDoorFactory(context(rate=50, clock=clock)).door(head(), "127.0.0.1")
+    door.makeConnection(transport)
+    for _ in range(1000):
+        door.dataReceived(frame(PING))
+        clock.advance(0.02)
+    assert door.is_up

@@ -1,0 +1,51 @@
+"""What every door is given: the rooms behind it, and the sections of the configuration that are about doors (L3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pushserver.config.sections import Auth, Delivery, RateLimits, Server
+from pushserver.protocols.native.session import Rates
+from pushserver.server.auth import Authenticator
+from pushserver.server.client_requests import ClientRequests
+from pushserver.server.cluster import ClusterControl
+from pushserver.server.heartbeat import Heartbeat
+from pushserver.server.hub import Hub
+from pushserver.server.outbox import Policy
+from pushserver.server.stats import Counters
+from pushserver.web.admission import Admission
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """The rooms of one node, and how its doors are configured.
+
+    Attributes:
+        reactor: the timers; its ``seconds()`` is monotonic.
+        now: the wall clock, ms since the epoch.
+    """
+
+    reactor: Any
+    now: Callable[[], int]
+    hub: Hub
+    requests: ClientRequests
+    cluster: ClusterControl
+    heartbeat: Heartbeat
+    authenticator: Authenticator
+    counters: Counters
+    admission: Admission
+    server: Server = field(default_factory=Server)
+    auth: Auth = field(default_factory=Auth)
+    delivery: Delivery = field(default_factory=Delivery)
+    rate_limits: RateLimits = field(default_factory=RateLimits)
+
+    @property
+    def rates(self) -> Rates:
+        limits = self.rate_limits
+        return Rates(limits.messages_per_second, limits.burst, limits.auth_attempts)
+
+    @property
+    def policy(self) -> Policy:
+        return Policy(self.delivery.slow_consumer)
