@@ -29,8 +29,8 @@ def shared_secret(config: Config, engine: Any, purpose: str) -> Callable[[], Awa
     key = f"{config.redis.prefix}:secret:{purpose}"
 
     async def from_redis() -> bytes:
-        await engine._server.call("SET", key, token_hex(_BYTES), "NX")
-        secret: bytes = await engine._server.call("GET", key)
+        await engine._commands.call("SET", key, token_hex(_BYTES), "NX")
+        secret: bytes = await engine._commands.call("GET", key)
         return secret
 
     return from_redis

@@ -136,13 +136,13 @@ def test_what_is_configured_is_used(state: Path, tmp_path: Path) -> None:
     (tmp_path / "password").write_text("known\n")
     overrides = {
         "auth.secret": "s" * 40,
-        "api.keys": ["configured"],
+        "api.keys": ["a-configured-key-of-16"],
         "manhole.password_file": str(tmp_path / "password"),
         "manhole.listen": "tcp:2222:interface=127.0.0.1",
     }
     config, dev = prepare(configured(state, **overrides))
     assert not state.exists()
-    assert (dev.token_secret, dev.api_key, dev.manhole_password) == (b"s" * 40, "configured", "known")
+    assert (dev.token_secret, dev.api_key, dev.manhole_password) == (b"s" * 40, "a-configured-key-of-16", "known")
     assert config.manhole.listen == "tcp:2222:interface=127.0.0.1"
 
 
