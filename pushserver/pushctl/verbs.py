@@ -422,3 +422,29 @@ def revoke(place: Place, user: str | None, jti: str | None) -> None:
         raise click.UsageError("either --user or --jti")
     answer = call(place, "POST", "revoke", {"userId": user} if user is not None else {"jti": jti})
     Answer(place).line(answer, f"revoked; closed {answer['closed']}")
+
+
+@pushctl.command()
+@pass_place
+def reload(place: Place) -> None:
+    """Read the server's configuration anew, on all its processes; a mistake changes nothing."""
+    answer = call(place, "POST", "reload")
+    lines = [f"changed: {', '.join(answer['changed']) or 'nothing'}"]
+    if answer["restartNeeded"]:
+        lines.append(f"another start is needed for: {', '.join(answer['restartNeeded'])}")
+    Answer(place).line(answer, "\n".join(lines))
+
+
+@pushctl.command()
+@click.option("--over", type=Duration(0), help="Spread over so long, such as 30s; else by how many there are.")
+@click.option("--undo", is_flag=True, help="Take new connections again.")
+@pass_place
+def drain(place: Place, over: int | None, undo: bool) -> None:
+    """Take no new connections on this server, and send away those that it has."""
+    if undo:
+        if over is not None:
+            raise click.UsageError("either --over or --undo")
+        Answer(place).line(call(place, "DELETE", "drain"), "taking connections")
+        return
+    answer = call(place, "POST", "drain", {} if over is None else {"over": over})
+    Answer(place).line(answer, f"draining {answer['connections']} connections; /readyz says 503")
