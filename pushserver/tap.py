@@ -12,7 +12,8 @@ from typing import Any
 from twisted.application.service import IService
 from twisted.python import usage
 
-from pushserver.config.checks import load
+from pushserver.app.leftovers import pid_file
+from pushserver.config.checks import Config, load
 from pushserver.core.errors import ConfigError
 
 
@@ -25,6 +26,9 @@ def _count(value: str) -> int:
 
 class Options(usage.Options):
     """The command line; what it does not say is left to the environment, the file and the defaults."""
+
+    #: ``twistd``'s own options, where it is what parses these
+    parent: Any = None
 
     synopsis = "[options]"
     longdesc = "Real-time WebSocket push: channels, tasks, inboxes. All settings: docs/configuration.md."
@@ -62,9 +66,12 @@ class Options(usage.Options):
             super().parseOptions(options)  # type: ignore[no-untyped-call]
         except usage.UsageError as mistake:
             raise SystemExit(f"pushserver: {' '.join(str(mistake).split())}") from None
+        twistd = self.parent
+        if twistd is not None and "pidfile" in twistd:
+            twistd["pidfile"] = pid_file(twistd["pidfile"], bool(twistd["nodaemon"]))
 
     def overrides(self) -> dict[str, Any]:
-        """What the command line sets in the configuration, by ``"section.key"``."""
+        """Return what the command line sets in the configuration, by ``"section.key"``."""
         said: dict[str, Any] = {
             "server.listen": self["listen"] or None,
             "server.state_dir": self["state-dir"],
@@ -76,15 +83,21 @@ class Options(usage.Options):
 
 
 def makeService(options: Options) -> IService:
-    """The tree of services that ``twistd`` starts; raises SystemExit with one line where the configuration is wrong."""
+    """Return the tree of services that ``twistd`` starts. Raises SystemExit with one line where the configuration is
+    wrong."""
+    dev, workers = bool(options["dev"]), options["workers"]
+
+    def read() -> Config:
+        return load(options["config"], os.environ, options.overrides(), dev=dev, workers=workers)
+
     try:
-        config = load(
-            options["config"], os.environ, options.overrides(), dev=bool(options["dev"]), workers=options["workers"]
-        )
-        # Importing the service installs the reactor: not before twistd has chosen one, and not for a mistake.
+        # A mistake is found before the service is imported: that installs the reactor, which twistd has chosen by now.
+        read()
+        from pushserver.app import log
         from pushserver.app.service import make_service
 
-        service: IService = make_service(config, dev=bool(options["dev"]), workers=options["workers"])
+        output = log.output_of(options.parent)
+        service: IService = make_service(read, dev, workers, output)
     except ConfigError as mistake:
         raise SystemExit(f"pushserver: {mistake}") from None
     return service

@@ -19,9 +19,10 @@ from urllib.parse import quote
 
 import msgspec
 
-from pushserver.config.sections import SHORTEST_SECRET, Config, NamespaceSection
-from pushserver.config.values import ApiKey, endpoint_arguments
+from pushserver.config.sections import Config
+from pushserver.config.values import SHORTEST_SECRET, ApiKey, endpoint_arguments
 from pushserver.core import tokens
+from pushserver.core.channels import Namespace, Rule
 from pushserver.core.errors import ConfigError
 
 TOKEN_SECRET: Final = "token_secret"
@@ -34,14 +35,13 @@ MANHOLE_ENDPOINT: Final = "tcp:8022:interface=127.0.0.1"
 #: The console's where that one is taken and nobody asked for it.
 FREE_ENDPOINT: Final = "tcp:0:interface=127.0.0.1"
 
-DEMO_NAMESPACE: Final = NamespaceSection(
-    name="demo",
-    subscribe="authenticated",
-    publish="authenticated",
+DEMO_NAMESPACE: Final = Namespace(
+    "demo",
+    subscribe=Rule.AUTHENTICATED,
+    publish=Rule.AUTHENTICATED,
     history_size=50,
     presence=True,
     join_leave=True,
-    given=frozenset({"subscribe", "publish", "history_size", "presence", "join_leave"}),
 )
 
 #: What a demo token may do beyond what every signed-in user may: enough for each panel of the page.
@@ -86,7 +86,7 @@ def prepare(config: Config) -> tuple[Config, Dev]:
     auth, api, manhole = config.auth, config.api, config.manhole
     replace = msgspec.structs.replace
 
-    if not (auth.secret or auth.secret_file):
+    if not auth.has_secret:
         keep(state, TOKEN_SECRET)
         auth = replace(auth, secret_file=str(state / TOKEN_SECRET))
     if auth.algorithms and DEMO_ALGORITHM not in auth.algorithms:
@@ -106,7 +106,7 @@ def prepare(config: Config) -> tuple[Config, Dev]:
         config, server=replace(config.server, page=True), auth=auth, api=api, manhole=manhole, namespaces=namespaces
     )
     password = Path(manhole.password_file).read_text(encoding="utf-8").strip() if manhole.password_file else None
-    secret = auth.hmac_secret()
+    secret = auth.hmac_secrets()[0]
     return config, Dev(
         token_secret=secret,
         api_key=next((key.key for key in api.keys), ""),

@@ -1,4 +1,4 @@
-"""What the process asks of Python and of the reactor, once, before it begins.
+"""What the process asks of Python, of the reactor and of the system, once, before it begins.
 
 Time: Twisted's reactor counts by the wall clock, so that a step of it (NTP, an operator) would hold up, or hurry, every
 call that is scheduled. `count_monotonic` lets it count by a clock that nobody sets.
@@ -12,8 +12,11 @@ at again, and the rest seldom.
 from __future__ import annotations
 
 import gc
+import signal
 import time
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 THRESHOLDS: Final = (10_000, 20, 50)
 
 
-def settle() -> None:
+def freeze_gc() -> None:
     """To be called once, when the process has imported and made what it will keep."""
     gc.freeze()
     gc.set_threshold(*THRESHOLDS)
@@ -41,3 +44,25 @@ def count_monotonic(reactor: IReactorTime) -> None:
     if scheduled:
         raise RuntimeError(f"the reactor counts by the wall clock already: {scheduled[0]}")
     reactor.seconds = time.monotonic  # type: ignore[method-assign]
+
+
+def end_once(reactor: Any) -> None:
+    """Once the end has begun, let a second SIGTERM change nothing, and a second Ctrl-C end it at once.
+
+    Twisted would log a failure for the first.
+    """
+
+    def ending() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    reactor.addSystemEventTrigger("before", "shutdown", ending)
+
+
+def on_signal(reactor: Any, number: int, call: Callable[[], object]) -> None:
+    """Call this in the reactor's turn on each signal of that number, from now on."""
+
+    def received(_: int, __: FrameType | None) -> None:
+        reactor.callFromThread(call)
+
+    signal.signal(number, received)

@@ -1,4 +1,4 @@
-"""The wiring: a configuration becomes a tree of services (L4).
+"""The wiring: a configuration becomes a tree of services.
 
     PushService                    starts from the left, stops from the right, each step awaited
      |- engine                     where messages rest; opened first, closed last
@@ -27,19 +27,21 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.web.server import Request
 
-from pushserver.app import process
+from pushserver.app import log, process
+from pushserver.app.administration import Administration
 from pushserver.app.dev import Dev, open_console, prepare
+from pushserver.app.leftovers import clear_socket_lock
 from pushserver.app.secret import shared_secret
+from pushserver.app.watches import Watches
+from pushserver.app.workers.messages import Adopt, DrainAll, Prepare, Question, UndrainAll, Unwatch, Watch
 from pushserver.app.workers.role import Role, SingleProcess
 from pushserver.app.workers.sockets import widen
+from pushserver.config import derived
 from pushserver.config.checks import Config
 from pushserver.core import errors, operations
-from pushserver.core.channels import NamespaceOptions, Namespaces, Rule
-from pushserver.core.errors import ConfigError
+from pushserver.core.errors import ConfigError, PushError
 from pushserver.core.publication import Publication
 from pushserver.core.rate_limit import Buckets
-from pushserver.core.task import ThrottleRules
-from pushserver.core.tokens import Keys, TokenRules
 from pushserver.engine import registry
 from pushserver.engine.interfaces import IEngine, InboxRules, Member, TaskEvent
 from pushserver.engine.registry import EngineOptions, EngineReactor
@@ -63,7 +65,7 @@ from pushserver.web import api
 from pushserver.web.admission import Admission
 from pushserver.web.context import Context
 from pushserver.web.http import PushSite, headers_of
-from pushserver.web.metrics import Measures, renderer
+from pushserver.web.metrics import Measures, registry_of
 from pushserver.web.port import PortFactory, peer_address
 from pushserver.web.site import (
     Asset,
@@ -80,6 +82,7 @@ from pushserver.web.tickets import Tickets, issuer
 from pushserver.web.websocket import WebSocketDoorFactory
 
 if TYPE_CHECKING:
+    from pushserver.app.workers.supervisor import Supervisor
     from pushserver.manhole.ssh import Console
 
 
@@ -98,7 +101,7 @@ class Node:
         self.engine = engine
         self.now = now
         self.counters = Counters(now())
-        self.namespaces = Namespaces(_namespaces(config))
+        self.namespaces = derived.namespaces(config)
         self.publishing = Publishing(engine, self.namespaces, self.counters, now)
         self.hub = Hub(reactor, engine.broker, self.counters, now, self.publishing.message_id)
         self.presence = Presence(reactor, engine, self.publishing, now)
@@ -109,7 +112,7 @@ class Node:
             self.publishing,
             self.counters,
             now,
-            pace=ThrottleRules(config.tasks.min_interval, config.tasks.min_delta),
+            pace=derived.throttle_rules(config),
             stale_after=config.tasks.stale_after,
         )
         self.replay = Replay(engine, self.hub, self.publishing, now)
@@ -123,7 +126,9 @@ class Node:
             grace=auth.refresh_grace,
         )
         key_set = KeySet(auth.jwks_url, now) if auth.jwks_url else None
-        self.authenticator = Authenticator(_keys(config), _token_rules(config), key_set, engine.revocations, now)
+        self.authenticator = Authenticator(
+            derived.keys(config), derived.token_rules(config), key_set, engine.revocations, now
+        )
         self.requests = ClientRequests(
             engine,
             self.hub,
@@ -224,14 +229,15 @@ class Node:
         return self.cluster.answer(question)
 
 
-class PushService(Service):
+class PushService(log.LoggedService):
     """One process of a push server.
 
     Args:
         config: checked, with everything that development mode adds.
         dev: development mode's secrets, or None.
         name: the node's; else the configured one, or one that is made up.
-        seat: the place among the processes that share the sockets; else the process is alone.
+        role: the place among the processes that share the sockets; else the process is alone.
+        source, output: for a process that is alone: reads the configuration anew, and takes the log.
     """
 
     _log = Logger()
@@ -245,17 +251,25 @@ class PushService(Service):
         *,
         name: str = "",
         role: Role | None = None,
+        source: Callable[[], Config] | None = None,
+        output: log.Output | None = None,
     ) -> None:
+        super().__init__(output)
         self._reactor = reactor
         self._config = config
         self._dev = dev
         self._now = now
-        self._role: Role = SingleProcess(reactor) if role is None else role
+        if role is None:
+            source = source or (lambda: config)
+            role = SingleProcess(reactor, config, source, output, self.carry_out, self.show_watched)
+        self._role = role
         name = name or config.server.node_name or f"{gethostname().partition('.')[0]}-{token_hex(3)}"
         self.node = Node(reactor, config, make_engine(reactor, config, name, Clock(reactor, now)), name, now)
         self._ports: list[IListeningPort] = []
         self._starting: Deferred[None] | None = None
-        self._ready = False
+        self._ready = self._stopping = self._draining = False
+        self.administration = Administration(role)
+        self.watches = Watches(self.node.hub, role)
         self.admission = Admission(
             allowed_origins=config.server.allowed_origins,
             trusted_proxies=config.server.trusted_proxies,
@@ -268,6 +282,7 @@ class PushService(Service):
         self._drain = Drain(reactor, self.node.hub, self.node.publishing, now, self._close_door)
         self._console: Console | None = None
         self._console_port: IListeningPort | None = None
+        self._api_keys = api.Keys([(key.key, key.scopes) for key in config.api.keys])
         self._doors = self._make_doors()
         self.node.hub.changed = self.note
 
@@ -292,7 +307,7 @@ class PushService(Service):
         root = Root(admission)
         site = PushSite(root, self._reactor, config.server.max_body_size)
         doors = PortFactory(context, site.http, sockets.door)
-        keys = api.Keys([(key.key, key.scopes) for key in config.api.keys])
+        keys = self._api_keys
 
         def trusted(request: Request) -> bool:
             if config.server.metrics_public or keys.scopes(request) is not None:
@@ -330,10 +345,13 @@ class PushService(Service):
             lambda: self.trouble() is None,
             doors.handshakes.failed,
         )
-        #: the text of a scrape of this process
-        self.metrics = renderer(measures)
-        root.putChild(b"metrics", Metrics(lambda: self._role.whole(self.metrics()), trusted))
+        #: what this process counts
+        self.metrics = registry_of(measures)
+        root.putChild(b"metrics", Metrics(lambda: self._role.metrics(self.metrics), trusted))
         root.putChild(b"pushclient.js", Asset("pushclient.js", public=True))
+        calls.add("reload", "POST", api.Route("admin", self.administration.post_reload))
+        calls.add("drain", "POST", api.Route("admin", self.administration.post_drain))
+        calls.add("drain", "DELETE", api.Route("admin", self.administration.delete_drain))
         root.putChild(b"pushclient", Folder("pushclient", public=True))
         if config.server.page:
             root.putChild(b"", Page(config.server.websocket_path, self._demo_token if self._dev else None))
@@ -351,19 +369,21 @@ class PushService(Service):
     # -- figures ------------------------------------------------------------------------------------------------------
 
     def trouble(self) -> str | None:
-        """Why this node should get no new connections now; None when it should."""
-        if self.admission.closed:
+        """Return why this node should get no new connections now; None when it should."""
+        if self._stopping:
             return "stopping"
+        if self._draining:
+            return "draining"
         if not self._ready:
             return "starting"
         return self.node.engine.trouble()
 
     def load(self) -> int:
-        """Connections, and sockets that have not asked for anything yet."""
+        """Return how many connections there are, and sockets that have not asked for anything yet."""
         return len(self.node.hub.connections) + len(self._doors.waiting)
 
     def note(self) -> None:
-        """Tells the processes beside this one how many connections there are here."""
+        """Tell the processes beside this one how many connections there are here."""
         self._role.note(len(self.node.hub.connections), self.load())
 
     # -- life ---------------------------------------------------------------------------------------------------------
@@ -380,6 +400,7 @@ class PushService(Service):
             self.node.engine.ingest.start(self.node.commands.execute)
         for description in self._config.server.listen:
             try:
+                clear_socket_lock(description)
                 port = await self._role.endpoint(description).listen(self._doors)
                 self._ports.append(port)
                 widen(port, description)
@@ -417,9 +438,11 @@ class PushService(Service):
             password_file=settings.password_file,
         )
 
+        console = self._console
+
         async def listen(description: str) -> IListeningPort:
             try:
-                port: IListeningPort = await self._role.endpoint(description).listen(self._console)
+                port: IListeningPort = await self._role.endpoint(description).listen(console)
             except Exception as problem:
                 raise ConfigError(f"cannot listen on {description}: {problem}") from None
             return port
@@ -427,7 +450,52 @@ class PushService(Service):
         self._config, self._console_port = await open_console(self._config, self._dev, listen)
 
     def _close_door(self, closed: bool) -> None:
+        self._draining = closed
         self.admission.closed = closed or not self.running
+
+    # -- what concerns all processes ----------------------------------------------------------------------------------
+
+    async def carry_out(self, question: Question) -> Any:
+        """Do here what all processes are asked to do; return the answer. Raises `ConfigError` and `PushError`."""
+        match question:
+            case DrainAll(window):
+                count = len(self.node.hub.connections)
+                self._drain.run(window).addErrback(lambda failure: self._log.failure("draining failed", failure))
+                return count
+            case UndrainAll():
+                self._drain.end()
+            case Prepare(config):
+                self._prepare(config)
+            case Adopt(config):
+                self._prepare(config)()
+            case Watch():
+                return self.watches.watch(question)
+            case Unwatch():
+                self.watches.unwatch(question)
+        return None
+
+    def show_watched(self, watch: int, text: str) -> None:
+        """A line of what an operator at this console watches has come."""
+        self.watches.show(watch, text)
+
+    def hang_up(self) -> None:
+        """SIGHUP: read the configuration anew."""
+        work = Deferred.fromCoroutine(self.administration.reload())
+        # What is wrong stands in the log already.
+        work.addErrback(lambda failure: failure.trap(PushError) and None)
+
+    def _prepare(self, config: Config) -> Callable[[], None]:
+        """Return what makes this process go on with a configuration. All that can fail fails here: `ConfigError`."""
+        keys, rules = derived.keys(config), derived.token_rules(config)
+        namespaces = derived.namespaces(config)
+
+        def adopt() -> None:
+            self._config = config
+            self.node.authenticator.adopt(keys, rules)
+            self.node.namespaces.adopt(namespaces)
+            self._api_keys.adopt((key.key, key.scopes) for key in config.api.keys)
+
+        return adopt
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
@@ -439,9 +507,15 @@ class PushService(Service):
 
     async def _stop(self) -> None:
         """Listeners (the console's first), then clients, then rooms, then the engine: each after the one before."""
-        self.admission.closed = True
+        self._stopping = True
         if self._starting is not None:
             await self._starting
+        if self._ready and self._config.server.shutdown_delay:
+            self._log.info(
+                "stopping: new connections are still taken for {delay} ms", delay=self._config.server.shutdown_delay
+            )
+            await deferLater(self._reactor, self._config.server.shutdown_delay / 1000)
+        self.admission.closed = True
         if self._console_port is not None:
             await _stopped(self._console_port)
         if self._console is not None:
@@ -496,59 +570,37 @@ def make_engine(reactor: EngineReactor, config: Config, name: str, clock: Clock)
     return registry.make_engine(kind, reactor, clock, options)
 
 
-def make_service(config: Config, dev: bool, workers: int) -> Service:
-    """The service for ``twistd``. Raises `errors.ConfigError`."""
+def make_service(read: Callable[[], Config], dev: bool, workers: int, output: log.Output | None) -> Service:
+    """Return the service for ``twistd``, and let signals reach it.
+
+    Args:
+        read: reads the configuration; raises `ConfigError`.
+        output: where the log goes, if not by one of Twisted's own loggers.
+
+    Raises `ConfigError`.
+    """
     from twisted.internet import reactor
 
+    def prepared() -> tuple[Config, Dev | None]:
+        config = read()
+        return prepare(config) if dev else (config, None)
+
+    def source() -> Config:
+        return prepared()[0]
+
+    config, secrets = prepared()
+    log.configure(config.log)
     process.count_monotonic(reactor)  # type: ignore[arg-type]
-    secrets: Dev | None = None
-    if dev:
-        config, secrets = prepare(config)
-    reactor.addSystemEventTrigger("before", "shutdown", _end_once)  # type: ignore[attr-defined]
+    process.end_once(reactor)
+    service: Supervisor | PushService
     if workers > 1:
         from pushserver.app.workers.supervisor import Supervisor
 
-        return Supervisor(reactor, config, secrets, workers, wall_clock)
-    service = PushService(reactor, config, secrets)
-    process.settle()
+        service = Supervisor(reactor, config, secrets, workers, source, output, Clock(reactor))
+    else:
+        service = PushService(reactor, config, secrets, source=source, output=output)
+        process.freeze_gc()
+    process.on_signal(reactor, signal.SIGHUP, service.hang_up)
+    if output is not None:
+        process.on_signal(reactor, signal.SIGUSR1, output.rotate)
     return service
-
-
-def _end_once() -> None:
-    """The end has begun: a second SIGTERM changes nothing (Twisted would log a failure), a second Ctrl-C ends it."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def _keys(config: Config) -> Keys:
-    auth = config.auth
-    try:
-        public = [Path(auth.public_key_file).read_bytes()] if auth.public_key_file else []
-        return Keys(auth.hmac_secret(), public)
-    except (OSError, ValueError) as problem:
-        raise ConfigError(f"[auth]: {problem}") from None
-
-
-def _token_rules(config: Config) -> TokenRules:
-    auth = config.auth
-    return TokenRules(
-        algorithms=frozenset(auth.algorithms),
-        issuer=auth.issuer,
-        audience=auth.audience,
-        user_claim=auth.user_claim,
-        leeway=auth.leeway,
-        max_token_lifetime=auth.max_token_lifetime,
-        roles=config.roles,
-    )
-
-
-def _namespaces(config: Config) -> list[NamespaceOptions]:
-    options: list[NamespaceOptions] = []
-    for section in config.namespaces:
-        given = {name: getattr(section, name) for name in section.given}
-        for rule in ("subscribe", "publish"):
-            if rule in given:
-                given[rule] = Rule(given[rule])
-        given["name"] = section.name
-        options.append(NamespaceOptions(**given))
-    return options

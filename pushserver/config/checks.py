@@ -24,7 +24,6 @@ from pushserver.config import values
 from pushserver.config.loader import RawConfig
 from pushserver.config.sections import (
     SECTIONS,
-    SHORTEST_SECRET,
     Api,
     Auth,
     Config,
@@ -32,8 +31,8 @@ from pushserver.config.sections import (
     Engine,
     Heartbeat,
     Inbox,
+    Log,
     Manhole,
-    NamespaceSection,
     RateLimits,
     Redis,
     Section,
@@ -41,7 +40,7 @@ from pushserver.config.sections import (
     Tasks,
     keys_of,
 )
-from pushserver.config.values import ApiKey, shown
+from pushserver.config.values import SHORTEST_SECRET, ApiKey, shown
 from pushserver.core.errors import ConfigError
 from pushserver.core.tokens import HMAC_ALGORITHMS, PUBLIC_KEY_ALGORITHMS, Keys
 
@@ -54,8 +53,8 @@ __all__ = [
     "Engine",
     "Heartbeat",
     "Inbox",
+    "Log",
     "Manhole",
-    "NamespaceSection",
     "RateLimits",
     "Redis",
     "Server",
@@ -74,8 +73,8 @@ OPTIONS: Final = {
     "manhole.listen": "--manhole",
 }
 
-_PATHS: Final = ("server.state_dir", "auth.secret_file", "auth.public_key_file", "manhole.authorized_keys",
-                 "manhole.password_file")  # fmt: skip
+_PATHS: Final = ("server.state_dir", "auth.secret_file", "auth.secret_files", "auth.public_key_file",
+                 "manhole.authorized_keys", "manhole.password_file")  # fmt: skip
 
 
 #: Paths that the server answers itself.
@@ -116,7 +115,7 @@ def read(
 
 
 def checked(draft: RawConfig, dev: bool = False, workers: int = 1, *, keyless: bool = False) -> Config:
-    """The whole configuration, as `load` answers with it.
+    """Return the whole configuration, as `load` does.
 
     With ``keyless``, no way to verify tokens is no mistake: for whoever talks to a server and cannot know whether it
     runs in development mode. Raises `ConfigError`.
@@ -135,7 +134,7 @@ class _Checks:
         server, auth = self._section(Server), self._section(Auth)
         engine, redis, manhole = self._section(Engine), self._section(Redis), self._section(Manhole)
         self._check_server(server)
-        self._check_auth(auth, dev, keyless)
+        auth = self._check_auth(auth, dev, keyless)
         self._check_redis(redis)
         self._check_manhole(manhole, dev)
         api = self._section(Api)
@@ -161,6 +160,7 @@ class _Checks:
             rate_limits=self._section(RateLimits),
             api=api,
             manhole=manhole,
+            log=self._section(Log),
             roles=self._draft.roles,
             namespaces=tuple(self._draft.namespaces),
         )
@@ -173,7 +173,9 @@ class _Checks:
         for full_key in _PATHS:
             section, _, key = full_key.partition(".")
             value = self._draft.values[section].get(key, getattr(SECTIONS[section](), key))
-            if value:
+            if isinstance(value, tuple):
+                self._draft.values[section][key] = tuple(map(os.path.abspath, value))
+            elif value:
                 self._draft.values[section][key] = os.path.abspath(value)
 
     def _mistake(self, full_key: str, problem: str, value: object) -> ConfigError:
@@ -190,14 +192,12 @@ class _Checks:
                 "server.websocket_path", "expected a path that the server does not use itself", server.websocket_path
             )
 
-    def _check_auth(self, auth: Auth, dev: bool, keyless: bool) -> None:
-        if auth.secret and auth.secret_file:
-            raise self._mistake("auth.secret_file", "expected either this or auth.secret, not both", auth.secret_file)
-        secret = self._read_file("auth.secret_file", auth.secret_file, auth.hmac_secret)
-        if (auth.secret or auth.secret_file) and len(secret) < SHORTEST_SECRET:
-            key = "auth.secret_file" if auth.secret_file else "auth.secret"
-            problem = f"expected at least {SHORTEST_SECRET} bytes, there are {len(secret)}"
-            raise self._mistake(key, problem, auth.secret_file)
+    def _check_auth(self, auth: Auth, dev: bool, keyless: bool) -> Auth:
+        """Return the section with what its files hold."""
+        files = [("auth.secret_file", auth.secret_file), *(("auth.secret_files", path) for path in auth.secret_files)]
+        files.append(("auth.public_key_file", auth.public_key_file))
+        contents = {path: self._read_file(full_key, path, Path(path).read_bytes) for full_key, path in files if path}
+        auth = msgspec.structs.replace(auth, contents=contents)
         keys = self._keys(auth)
         if not (auth.verifies or dev or keyless):
             raise ConfigError(
@@ -205,20 +205,29 @@ class _Checks:
                 " in the configuration, or --dev"
             )
         self._check_algorithms(auth, keys, dev)
+        return auth
 
     def _keys(self, auth: Auth) -> Keys:
-        """All keys, each checked by itself so that the mistake names the right one."""
-        self._read_file("auth.public_key_file", auth.public_key_file, auth.public_key)
-        for full_key, one in [
-            ("auth.public_key_file", Auth(public_key_file=auth.public_key_file)),
-            ("auth.secret_file" if auth.secret_file else "auth.secret", auth),
-        ]:
+        """Return all keys. Each is checked by itself, so that the mistake names the right one."""
+        contents = auth.contents
+        singles = [
+            ("auth.public_key_file", Auth(public_key_file=auth.public_key_file, contents=contents)),
+            ("auth.secret", Auth(secret=auth.secret)),
+            ("auth.secret_file", Auth(secret_file=auth.secret_file, contents=contents)),
+            *(("auth.secrets", Auth(secrets=(secret,))) for secret in auth.secrets),
+            *(("auth.secret_files", Auth(secret_files=(path,), contents=contents)) for path in auth.secret_files),
+        ]
+        for full_key, one in singles:
+            given = getattr(one, full_key.partition(".")[2])
+            for secret in one.hmac_secrets():
+                if len(secret) < SHORTEST_SECRET:
+                    problem = f"expected at least {SHORTEST_SECRET} bytes, there are {len(secret)}"
+                    raise self._mistake(full_key, problem, given)
             try:
-                keys = one.keys()
+                one.keys()
             except ValueError as problem:
-                key = full_key.partition(".")[2]
-                raise self._mistake(full_key, f"expected a usable key: {problem}", getattr(auth, key)) from None
-        return keys
+                raise self._mistake(full_key, f"expected a usable key: {problem}", given) from None
+        return auth.keys()
 
     def _check_algorithms(self, auth: Auth, keys: Keys, dev: bool) -> None:
         usable = keys.algorithms | (PUBLIC_KEY_ALGORITHMS if auth.jwks_url else set())
@@ -228,7 +237,7 @@ class _Checks:
             if algorithm not in usable and not (dev and algorithm in HMAC_ALGORITHMS):
                 wanted = "a secret that is long enough" if algorithm in HMAC_ALGORITHMS else "a public key that fits"
                 raise self._mistake("auth.algorithms", f"expected {wanted} beside {algorithm}", list(auth.algorithms))
-        if chosen and (auth.secret or auth.secret_file) and not chosen & HMAC_ALGORITHMS:
+        if chosen and auth.has_secret and not chosen & HMAC_ALGORITHMS:
             raise self._mistake("auth.algorithms", "expected an HS algorithm beside the secret", list(auth.algorithms))
         if chosen and (auth.public_key_file or auth.jwks_url) and chosen <= HMAC_ALGORITHMS:
             problem = "expected an RS, PS, ES or EdDSA algorithm beside the public key"

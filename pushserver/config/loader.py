@@ -15,8 +15,9 @@ from typing import Any, Final
 
 import msgspec
 
-from pushserver.config.sections import ROLE, SECTIONS, NamespaceSection, keys_of
+from pushserver.config.sections import NAMESPACE, ROLE, SECTIONS, keys_of
 from pushserver.config.values import InvalidValue, Setting, shown
+from pushserver.core.channels import Namespace, configured
 from pushserver.core.errors import ConfigError
 
 ENVIRONMENT_PREFIX: Final = "PUSHSERVER_"
@@ -29,7 +30,7 @@ class RawConfig:
         self.values: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
         self.sources: dict[str, str] = {}
         self.roles: dict[str, tuple[str, ...]] = {}
-        self.namespaces: list[NamespaceSection] = []
+        self.namespaces: list[Namespace] = []
 
     def add_file(self, path: str) -> None:
         try:
@@ -95,7 +96,6 @@ class RawConfig:
     def _add_namespaces(self, source: str, entries: object) -> None:
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise ConfigError(f"{source}: namespaces = {shown(entries)}: expected a list of tables, [[namespaces]]")
-        known = keys_of(NamespaceSection)
         self.namespaces = []
         for position, entry in enumerate(entries, start=1):
             label = f"namespaces[{shown(entry['name'])}]" if "name" in entry else f"namespaces[{position}]"
@@ -103,12 +103,12 @@ class RawConfig:
                 raise ConfigError(f"{source}: {label}: expected the key name")
             values = {}
             for key, value in entry.items():
-                if key not in known:
-                    raise ConfigError(f"{source}: {label}.{_word(key)}: unknown key{_nearest(key, known)}")
-                values[key] = _read(source, f"{label}.{key}", known[key], value)
+                if key not in NAMESPACE:
+                    raise ConfigError(f"{source}: {label}.{_word(key)}: unknown key{_nearest(key, NAMESPACE)}")
+                values[key] = _read(source, f"{label}.{key}", NAMESPACE[key], value)
             if any(values["name"] == other.name for other in self.namespaces):
                 raise ConfigError(f"{source}: {label}: expected one entry for each name, this is the second")
-            self.namespaces.append(NamespaceSection(**values, given=frozenset(values) - {"name"}))
+            self.namespaces.append(configured(**values))
 
 
 def _read(source: str, full_key: str, setting: Setting, value: object, is_text: bool = False) -> Any:

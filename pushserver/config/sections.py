@@ -20,6 +20,7 @@ from pushserver.config.values import (
     ORIGIN,
     PERMISSION,
     REDIS_URL,
+    SECRET,
     SENTINEL,
     ApiKey,
     Setting,
@@ -33,12 +34,10 @@ from pushserver.config.values import (
     text,
     whole,
 )
+from pushserver.core.channels import Namespace, Rule
 from pushserver.core.tokens import ALGORITHMS, Keys
 
-#: The fewest bytes of an HMAC secret: RFC 7518 section 3.2 wants a key as long as the hash's output.
-SHORTEST_SECRET: Final = 32
-
-RULES: Final = ("anyone", "authenticated", "permission", "nobody")
+LOG_LEVELS: Final = ("debug", "info", "warn", "error", "critical")
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +54,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True):
 
     def _show(self, name: str, setting: Setting | None) -> str:
         value = getattr(self, name)
-        if setting is not None and setting.secret and value:
+        if value and (name == "contents" or (setting is not None and setting.secret)):
             return "<hidden>"
         return shown(value) if isinstance(value, str) else repr(value)
 
@@ -73,14 +72,17 @@ class Server(Section, frozen=True, kw_only=True):
     max_body_size: Annotated[int, whole(1)] = 1_048_576
     trusted_proxies: Annotated[tuple[str, ...], listing(CIDR, "networks")] = ()
     metrics_public: Annotated[bool, flag()] = False
+    shutdown_delay: Annotated[int, duration(0)] = 0
     shutdown_drain: Annotated[int, duration(0)] = 10_000
     node_name: Annotated[str, text("up to 100 of letters, digits, . _ -", r"[A-Za-z0-9._-]{0,100}")] = ""
 
 
 class Auth(Section, frozen=True, kw_only=True):
     algorithms: Annotated[tuple[str, ...], listing(choice(*sorted(ALGORITHMS)), "algorithms")] = ()
-    secret: Annotated[str, text(f"at least {SHORTEST_SECRET} bytes", secret=True)] = ""
+    secret: Annotated[str, SECRET] = ""
     secret_file: Annotated[str, text("a file")] = ""
+    secrets: Annotated[tuple[str, ...], listing(SECRET, "secrets")] = ()
+    secret_files: Annotated[tuple[str, ...], listing(text("a file", r".+"), "files")] = ()
     public_key_file: Annotated[str, text("a file")] = ""
     jwks_url: Annotated[str, HTTP_URL] = ""
     issuer: Annotated[str, text()] = ""
@@ -92,30 +94,49 @@ class Auth(Section, frozen=True, kw_only=True):
     anonymous: Annotated[bool, flag()] = False
     refresh_grace: Annotated[int, duration(0)] = 25_000
 
-    def hmac_secret(self) -> bytes:
-        """The secret of HS* tokens, from the configuration or its file; empty where there is none.
+    #: what the files named here held when they were last read, by path
+    contents: dict[str, bytes] = {}
 
-        One line end at the end of the file is not part of the secret. Raises OSError where the file cannot be read.
+    @property
+    def all_secret_files(self) -> tuple[str, ...]:
+        """Return the paths of `secret_file` and `secret_files`, in that order."""
+        return (*filter(None, [self.secret_file]), *self.secret_files)
+
+    def hmac_secrets(self) -> tuple[bytes, ...]:
+        """Return the secrets of HS* tokens in the order of their keys: all verify, and the first one signs.
+
+        One line end at the end of a file is not part of the secret. Raises OSError where a file cannot be read.
         """
-        if not self.secret_file:
-            return self.secret.encode()
-        return Path(self.secret_file).read_bytes().removesuffix(b"\n").removesuffix(b"\r")
+        in_files = [self._file_secret(path) for path in self.all_secret_files]
+        beside = [text.encode() for text in self.secrets]
+        own = [self.secret.encode()] if self.secret else []
+        first = len(in_files) - len(self.secret_files)
+        return (*own, *in_files[:first], *beside, *in_files[first:])
 
-    def public_key(self) -> bytes:
-        """The PEM text of the public key; empty where there is none. Raises OSError."""
-        return Path(self.public_key_file).read_bytes() if self.public_key_file else b""
+    def _file_secret(self, path: str) -> bytes:
+        return self.read_file(path).removesuffix(b"\n").removesuffix(b"\r")
+
+    def read_file(self, path: str) -> bytes:
+        """Return what the file held when the configuration was checked, or else holds now. Raises OSError."""
+        return self.contents[path] if path in self.contents else Path(path).read_bytes()
 
     def keys(self) -> Keys:
-        """The configured secret and public keys; those behind ``jwks_url`` are somebody else's to fetch.
+        """Return the configured secrets and public keys; those behind ``jwks_url`` are somebody else's to fetch.
 
         Raises OSError for a file that cannot be read, and ValueError for what is no key or too weak.
         """
-        return Keys(self.hmac_secret(), [self.public_key()] if self.public_key_file else [])
+        public = [self.read_file(self.public_key_file)] if self.public_key_file else []
+        return Keys(self.hmac_secrets(), public)
+
+    @property
+    def has_secret(self) -> bool:
+        """Return whether HS* tokens can be verified, and signed."""
+        return bool(self.secret or self.secret_file or self.secrets or self.secret_files)
 
     @property
     def verifies(self) -> bool:
-        """Whether there is any way to verify a token."""
-        return bool(self.secret or self.secret_file or self.public_key_file or self.jwks_url)
+        """Return whether there is any way to verify a token."""
+        return bool(self.has_secret or self.public_key_file or self.jwks_url)
 
 
 class Heartbeat(Section, frozen=True, kw_only=True):
@@ -173,7 +194,9 @@ class RateLimits(Section, frozen=True, kw_only=True):
 
 
 class Api(Section, frozen=True, kw_only=True):
-    keys: Annotated[tuple[ApiKey, ...], listing(API_KEY, 'keys, each "key" or {key = "…", scopes = […]}')] = ()
+    keys: Annotated[
+        tuple[ApiKey, ...], listing(API_KEY, 'keys, each "key" or {key = "…", scopes = […], name = "…"}')
+    ] = ()
 
 
 class Manhole(Section, frozen=True, kw_only=True):
@@ -183,18 +206,21 @@ class Manhole(Section, frozen=True, kw_only=True):
     password_file: Annotated[str, text("a file")] = ""
 
 
-class NamespaceSection(Section, frozen=True, kw_only=True):
-    """One entry of ``[[namespaces]]``; `given` tells what it says from what it leaves alone."""
+class Log(Section, frozen=True, kw_only=True):
+    format: Annotated[str, choice("text", "json")] = "text"
+    level: Annotated[str, choice(*LOG_LEVELS)] = "info"
 
-    name: Annotated[str, text('up to 255 visible characters without "*", "," and ":"', r"[!-)+\--9;-~]{0,255}")]
-    subscribe: Annotated[str, choice(*RULES)] = "authenticated"
-    publish: Annotated[str, choice(*RULES)] = "permission"
-    history_size: Annotated[int, whole(0, 1_000_000)] = 0
-    history_ttl: Annotated[int, duration()] = 600_000
-    presence: Annotated[bool, flag()] = False
-    join_leave: Annotated[bool, flag()] = False
-    #: the keys that stand in the entry: an entry for a built-in namespace changes these alone
-    given: frozenset[str] = frozenset()
+
+#: How the keys of an entry of ``[[namespaces]]`` are read: fields of `Namespace`.
+NAMESPACE: Final[dict[str, Setting]] = {
+    "name": text('up to 255 visible characters without "*", "," and ":"', r"[!-)+\--9;-~]{0,255}"),
+    "subscribe": choice(*Rule),
+    "publish": choice(*Rule),
+    "history_size": whole(0, 1_000_000),
+    "history_ttl": duration(),
+    "presence": flag(),
+    "join_leave": flag(),
+}
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -211,9 +237,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     rate_limits: RateLimits = RateLimits()
     api: Api = Api()
     manhole: Manhole = Manhole()
+    log: Log = Log()
     #: permissions by role
     roles: dict[str, tuple[str, ...]] = {}
-    namespaces: tuple[NamespaceSection, ...] = ()
+    #: those that are configured, in the place of built-in ones or beside them
+    namespaces: tuple[Namespace, ...] = ()
 
 
 SECTIONS: Final[dict[str, type[Section]]] = {
@@ -228,6 +256,7 @@ SECTIONS: Final[dict[str, type[Section]]] = {
     "rate_limits": RateLimits,
     "api": Api,
     "manhole": Manhole,
+    "log": Log,
 }
 
 #: How the permissions of a role are read.

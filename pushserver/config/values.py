@@ -1,7 +1,7 @@
 """How one configuration value is read: its kinds, their limits, and the words for what was expected.
 
 A `Setting` stands beside the type of each key in `pushserver.config.sections`. It takes the value as TOML gives it, or
-the text of an environment variable, and answers with the value as the program uses it: durations become integer
+the text of an environment variable, and returns the value as the program uses it: durations become integer
 milliseconds, lists become tuples. What does not fit raises `InvalidValue`.
 """
 
@@ -15,18 +15,18 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
-#: Milliseconds in each unit that a duration may carry.
-UNITS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+from pushserver.core import durations
 
 #: Counts and sizes stop here: what a 32-bit signed integer holds, which every consumer of them can take.
 LARGEST: Final = 2**31 - 1
 
-#: One hundred years: longer is a slip of the pen, and every sum with a time of day stays exact in JSON.
-LONGEST: Final = 36_500 * UNITS["d"]
+SCOPES: Final = ("publish", "notify", "tasks", "read", "sessions", "events", "admin")
 
-SCOPES: Final = ("publish", "notify", "tasks", "read", "admin")
+#: The fewest bytes of an HMAC secret: RFC 7518 section 3.2 wants a key as long as the hash's output.
+SHORTEST_SECRET: Final = 32
+#: The fewest characters of a key of the HTTP API.
+SHORTEST_KEY: Final = 16
 
-_DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,3})?)(ms|s|m|h|d)", re.ASCII)
 _FLAGS: Final = dict.fromkeys(("true", "1", "yes", "on"), True) | dict.fromkeys(("false", "0", "no", "off"), False)
 
 
@@ -70,21 +70,14 @@ class Setting(NamedTuple):
 
 
 class ApiKey(NamedTuple):
-    """A key of the HTTP API and what it may do."""
+    """A key of the HTTP API, what it may do, and what the log calls it (empty: ``key-<place>``)."""
 
     key: str
     scopes: tuple[str, ...] = SCOPES
+    name: str = ""
 
     def __repr__(self) -> str:
-        return f"ApiKey(key=<hidden>, scopes={self.scopes!r})"
-
-
-def duration_text(milliseconds: int) -> str:
-    """The shortest way to write a duration: 60000 is ``1m``."""
-    for unit, size in reversed(UNITS.items()):
-        if milliseconds and milliseconds % size == 0:
-            return f"{milliseconds // size}{unit}"
-    return "0s"
+        return f"ApiKey(key=<hidden>, scopes={self.scopes!r}, name={self.name!r})"
 
 
 # -- kinds ------------------------------------------------------------------------------------------------------------
@@ -105,10 +98,13 @@ def text(expected: str = "a text", pattern: str | None = None, *, secret: bool =
 
 
 def choice(*names: str) -> Setting:
+    """One of these names; where they are members of a `StrEnum`, that member."""
+    known = {str(name): name for name in names}
+
     def read(value: Any) -> str:
-        if not isinstance(value, str) or value not in names:
+        if not isinstance(value, str) or value not in known:
             raise InvalidValue
-        return value
+        return known[value]
 
     return Setting("text", "one of " + ", ".join(f'"{name}"' for name in names), read)
 
@@ -146,15 +142,15 @@ def duration(minimum: int = 1) -> Setting:
     """A duration in milliseconds, written with its unit; ``minimum`` is in milliseconds too."""
 
     def read(value: Any) -> int:
-        match = _DURATION.fullmatch(value) if isinstance(value, str) else None
-        if match is None:
+        try:
+            amount = durations.parse(value) if isinstance(value, str) else -1
+        except ValueError:
+            raise InvalidValue from None
+        if amount < minimum:
             raise InvalidValue
-        amount = float(match[1]) * UNITS[match[2]]
-        if not minimum <= amount <= LONGEST or not amount.is_integer():
-            raise InvalidValue
-        return int(amount)
+        return amount
 
-    least = f" of at least {duration_text(minimum)}" if minimum else ""
+    least = f" of at least {durations.write(minimum)}" if minimum else ""
     return Setting("duration", f'a duration{least} such as "250ms", "10s", "5m", "24h" or "7d"', read)
 
 
@@ -337,15 +333,18 @@ def _http_url(value: Any) -> str:
 
 def _api_key(value: Any) -> ApiKey:
     scopes: Any = list(SCOPES)
+    name: Any = ""
     if isinstance(value, dict):
-        if set(value) != {"key", "scopes"}:
-            raise InvalidValue('a table has exactly the keys "key" and "scopes"')
-        value, scopes = value["key"], value["scopes"]
-    if not isinstance(value, str) or not re.fullmatch(r"[!-~]{16,512}", value):
-        raise InvalidValue("a key is 16 to 512 visible ASCII characters")
+        if not {"key"} <= set(value) <= {"key", "scopes", "name"}:
+            raise InvalidValue('a table has the key "key", and perhaps "scopes" and "name"')
+        value, scopes, name = value["key"], value.get("scopes", scopes), value.get("name", name)
+    if not isinstance(value, str) or not re.fullmatch(rf"[!-~]{{{SHORTEST_KEY},512}}", value):
+        raise InvalidValue(f"a key is {SHORTEST_KEY} to 512 visible ASCII characters")
     if not isinstance(scopes, list) or not scopes or any(scope not in SCOPES for scope in scopes):
         raise InvalidValue("scopes are some of " + ", ".join(f'"{scope}"' for scope in SCOPES))
-    return ApiKey(value, tuple(scope for scope in SCOPES if scope in scopes))
+    if not isinstance(name, str) or not re.fullmatch(r"[!-~]{0,100}", name):
+        raise InvalidValue("a name is up to 100 visible ASCII characters")
+    return ApiKey(value, tuple(scope for scope in SCOPES if scope in scopes), name)
 
 
 CIDR: Final = Setting("text", 'a network such as "10.0.0.0/8"', _cidr)
@@ -353,7 +352,8 @@ ORIGIN: Final = Setting("text", 'an origin such as "https://example.com" or "*"'
 SENTINEL: Final = Setting("text", '"host:port"', _sentinel)
 REDIS_URL: Final = Setting("text", "a redis://, rediss:// or unix:// address", _redis_url)
 HTTP_URL: Final = Setting("text", "an http:// or https:// address, or nothing", _http_url)
-API_KEY: Final = Setting("text", '"key" or {key = "…", scopes = ["publish", …]}', _api_key, secret=True)
+API_KEY: Final = Setting("text", '"key" or {key = "…", scopes = ["publish", …], name = "…"}', _api_key, secret=True)
+SECRET: Final = text(f"at least {SHORTEST_SECRET} bytes", secret=True)
 PERMISSION: Final = text(
     '"admin" or a glob after "subscribe:", "publish:", "presence:" or "history:"',
     r"(subscribe|publish|presence|history):[!-+\--~]{1,255}|admin",

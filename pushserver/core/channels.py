@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from enum import Enum, StrEnum
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -40,12 +40,6 @@ def is_id(text: str) -> bool:
 def is_namespace_name(text: str) -> bool:
     """Whether a namespace may be called so: a channel name's characters without ``:``, or empty."""
     return _namespace_match(text) is not None
-
-
-def namespace_of(channel: str) -> str:
-    """The part before the first ``:``; ``""`` where there is none."""
-    name, colon, _ = channel.partition(":")
-    return name if colon else ""
 
 
 class Rule(StrEnum):
@@ -119,18 +113,6 @@ class Namespace(msgspec.Struct, frozen=True):
         return self.kind not in _NAMED_BY_ID or is_id(channel[len(self.name) + 1 :])
 
 
-class NamespaceOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """One configured namespace. None: not given, so the built-in value or the default stands."""
-
-    name: str
-    subscribe: Rule | None = None
-    publish: Rule | None = None
-    history_size: int | None = None
-    history_ttl: int | None = None
-    presence: bool | None = None
-    join_leave: bool | None = None
-
-
 _DAY: Final = 86_400_000
 
 #: The namespaces that every server has, by name.
@@ -158,17 +140,6 @@ BUILT_IN: Final[Mapping[str, Namespace]] = MappingProxyType(
     }
 )
 
-#: What ``--dev`` adds: anyone authenticated subscribes and publishes.
-DEMO: Final = NamespaceOptions(
-    name="demo",
-    subscribe=Rule.AUTHENTICATED,
-    publish=Rule.AUTHENTICATED,
-    history_size=50,
-    history_ttl=600_000,
-    presence=True,
-    join_leave=True,
-)
-
 _SINGLE: Final = frozenset(name for name, namespace in BUILT_IN.items() if namespace.kind in _SINGLE_CHANNEL)
 _PREFIXES: Final = tuple(f"{name}:" for name in BUILT_IN if name not in _SINGLE)
 
@@ -178,17 +149,30 @@ def is_built_in(channel: str) -> bool:
     return channel in _SINGLE or channel.startswith(_PREFIXES)
 
 
-class Namespaces:
-    """All namespaces of a server: the built-in ones and those configured.
+def configured(name: str, **options: Any) -> Namespace:
+    """Return the namespace of a name with these options, by the names of `Namespace`'s fields.
 
-    A configured namespace with a built-in name changes options and never the meaning: who receives a ``user:``,
-    ``task:`` or ``system`` channel, what is kept of ``user:``, ``task:`` and ``status:``, and that no client publishes
-    to these and ``stats`` stay as they are, whatever the entry says.
+    A built-in one keeps what is not given, and its meaning: who receives a ``user:``, ``task:`` or ``system`` channel,
+    what is kept of ``user:``, ``task:`` and ``status:``, and that no client publishes to these and ``stats``, whatever
+    the options say.
     """
+    namespace = BUILT_IN.get(name, Namespace(name))
+    fixed: set[str] = set()
+    if namespace.kind in _FIXED_SUBSCRIBE:
+        fixed.add("subscribe")
+    if namespace.kind in NO_CLIENT_PUBLISHES:
+        fixed.add("publish")
+    if namespace.kind in _FIXED_HISTORY:
+        fixed |= {"history_size", "history_ttl"}
+    return msgspec.structs.replace(namespace, **{key: value for key, value in options.items() if key not in fixed})
+
+
+class Namespaces:
+    """All namespaces of a server: the built-in ones, and in their place or beside them those `configured`."""
 
     __slots__ = ("_by_name", "_single", "_unnamed", "all")
 
-    def __init__(self, entries: Iterable[NamespaceOptions] = ()) -> None:
+    def __init__(self, entries: Iterable[Namespace] = ()) -> None:
         """Raises ValueError for a name that no namespace can have, and for one that comes twice."""
         namespaces = dict(BUILT_IN)
         seen: set[str] = set()
@@ -198,12 +182,17 @@ class Namespaces:
             if entry.name in seen:
                 raise ValueError(f"the namespace {entry.name!r} is configured twice")
             seen.add(entry.name)
-            namespaces[entry.name] = _with_options(namespaces.get(entry.name, Namespace(entry.name)), entry)
+            namespaces[entry.name] = entry
         #: by name, the built-in ones first
         self.all: Mapping[str, Namespace] = MappingProxyType(namespaces)
         self._single = {name: namespaces[name] for name in _SINGLE}
         self._unnamed = namespaces.get("")
         self._by_name = {name: found for name, found in namespaces.items() if name not in _SINGLE}
+
+    def adopt(self, other: Namespaces) -> None:
+        """Be as another from now on, for all who hold this one."""
+        self.all, self._single = other.all, other._single
+        self._unnamed, self._by_name = other._unnamed, other._by_name
 
     def find(self, channel: str) -> Namespace | None:
         """The namespace of a channel, which is presumed to be well formed; None: unknown, so refuse it."""
@@ -212,19 +201,3 @@ class Namespaces:
             # A name that begins with ":" has the empty namespace as well.
             return self._by_name.get(name)
         return self._single.get(channel, self._unnamed)
-
-
-def _with_options(namespace: Namespace, options: NamespaceOptions) -> Namespace:
-    fixed: set[str] = {"name"}
-    if namespace.kind in _FIXED_SUBSCRIBE:
-        fixed.add("subscribe")
-    if namespace.kind in NO_CLIENT_PUBLISHES:
-        fixed.add("publish")
-    if namespace.kind in _FIXED_HISTORY:
-        fixed |= {"history_size", "history_ttl"}
-    given = {
-        name: value
-        for name, value in msgspec.structs.asdict(options).items()
-        if value is not None and name not in fixed
-    }
-    return msgspec.structs.replace(namespace, **given)

@@ -85,18 +85,21 @@ class KeySource(Protocol):
 
 
 class Keys:
-    """A secret, public keys, or both, loaded once: parsing PEM for each token would cost a quarter of its check."""
+    """Secrets, public keys, or both, loaded once: parsing PEM for each token would cost a quarter of its check."""
 
     __slots__ = ("_keys", "algorithms")
 
-    def __init__(self, secret: str | bytes = b"", public_keys: Iterable[str | bytes] = ()) -> None:
-        """`public_keys`: PEM texts of public keys or certificates, any number in each.
+    def __init__(
+        self, secrets: str | bytes | Iterable[str | bytes] = (), public_keys: Iterable[str | bytes] = ()
+    ) -> None:
+        """`secrets`: one HMAC secret, or several. `public_keys`: PEM texts of public keys or certificates.
 
         Raises ValueError, with a sentence and never with the key, for what cannot be a key or is too weak to be one.
         """
         self._keys: list[tuple[frozenset[str], str | None, Any]] = []
-        if secret:
-            self._add_secret(secret.encode() if isinstance(secret, str) else secret)
+        for secret in [secrets] if isinstance(secrets, str | bytes) else secrets:
+            if secret:
+                self._add_secret(secret.encode() if isinstance(secret, str) else secret)
         for text in public_keys:
             for key in _public_keys(text.decode("ascii", "replace") if isinstance(text, bytes) else text):
                 self._keys.append((_algorithms_of(key), None, key))

@@ -13,8 +13,10 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, global
 from zope.interface import implementer
 
 from pushserver.core import publication
+from pushserver.core.errors import Invalid
 from pushserver.core.publication import Publication
 from pushserver.manhole.tables import printable
+from pushserver.server.backend_commands import id_of
 from pushserver.server.connection import Connection
 from pushserver.server.hub import Hub
 
@@ -71,6 +73,11 @@ class Watch:
         if user_id is not None:
             hub.traced[user_id] = self
 
+    @property
+    def count(self) -> int:
+        """Return how many connections are watched now."""
+        return len(self._watched)
+
     def begin(self, connections: Iterable[Connection]) -> None:
         for connection in connections:
             self.opened(connection)
@@ -112,6 +119,19 @@ class Watch:
         if self._user_id is not None:
             self._hub.traced.pop(self._user_id, None)
         self.done.callback(None)
+
+
+def trace(hub: Hub, name: str, say: Callable[[str], None]) -> Watch:
+    """Return a watch over a connection, or over a user's connections, now and later. Raises `errors.Invalid`."""
+    one = hub.connections.get(name)
+    if one is None and hub.traced.get(name) is not None:
+        raise Invalid("another login is tracing this user")
+    chosen = [one] if one is not None else list(hub.of_user(id_of(name, "user")))
+    if any(connection.trace is not None for connection in chosen):
+        raise Invalid("another login is tracing this connection")
+    watch = Watch(hub, say, None if one is not None else name)
+    watch.begin(chosen)
+    return watch
 
 
 @implementer(ILogObserver)

@@ -117,8 +117,8 @@ class Place:
 
     def _secret(self) -> bytes:
         config = self.config()
-        if config is not None and (config.auth.secret or config.auth.secret_file):
-            return config.auth.hmac_secret()
+        if config is not None and config.auth.has_secret:
+            return config.auth.hmac_secrets()[0]
         secret = self._kept(TOKEN_SECRET_FILE)
         if secret is None:
             raise click.UsageError("no secret to sign tokens with: name the server's --config or --state-dir")

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
-from typing import Any, Final
+from typing import Any
 
 import click
 import msgspec
 
 from pushserver import __version__
 from pushserver.config.checks import load
-from pushserver.config.values import UNITS
-from pushserver.core import errors
+from pushserver.core import durations, errors
 from pushserver.core.task import Status
 from pushserver.pushctl.calls import call, task_path
 from pushserver.pushctl.options import Verbs
@@ -22,21 +20,25 @@ from pushserver.pushctl.show import Answer, cell, compact, moment
 
 pass_place = click.make_pass_decorator(Place)
 
-_DURATION: Final = re.compile(r"(\d{1,9})(ms|s|m|h|d)")
-
 
 class Duration(click.ParamType[int]):
-    """``90s``, ``10m``, ``1h``, ``7d``; becomes ms."""
+    """``90s``, ``10m``, ``1h``, ``7d``; becomes ms. ``shortest`` is in ms."""
 
     name = "duration"
+
+    def __init__(self, shortest: int = 1) -> None:
+        self._shortest = shortest
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
-        match = _DURATION.fullmatch(str(value))
-        if match is None or not int(match[1]):
+        try:
+            milliseconds = durations.parse(str(value))
+        except ValueError:
+            milliseconds = -1
+        if milliseconds < self._shortest:
             self.fail(f"{value!r} is not a duration such as 90s, 10m, 1h or 7d", param, ctx)
-        return int(match[1]) * UNITS[match[2]]
+        return milliseconds
 
 
 class Json(click.ParamType[Any]):
@@ -420,3 +422,29 @@ def revoke(place: Place, user: str | None, jti: str | None) -> None:
         raise click.UsageError("either --user or --jti")
     answer = call(place, "POST", "revoke", {"userId": user} if user is not None else {"jti": jti})
     Answer(place).line(answer, f"revoked; closed {answer['closed']}")
+
+
+@pushctl.command()
+@pass_place
+def reload(place: Place) -> None:
+    """Read the server's configuration anew, on all its processes; a mistake changes nothing."""
+    answer = call(place, "POST", "reload")
+    lines = [f"changed: {', '.join(answer['changed']) or 'nothing'}"]
+    if answer["restartNeeded"]:
+        lines.append(f"another start is needed for: {', '.join(answer['restartNeeded'])}")
+    Answer(place).line(answer, "\n".join(lines))
+
+
+@pushctl.command()
+@click.option("--over", type=Duration(0), help="Spread over so long, such as 30s; else by how many there are.")
+@click.option("--undo", is_flag=True, help="Take new connections again.")
+@pass_place
+def drain(place: Place, over: int | None, undo: bool) -> None:
+    """Take no new connections on this server, and send away those that it has."""
+    if undo:
+        if over is not None:
+            raise click.UsageError("either --over or --undo")
+        Answer(place).line(call(place, "DELETE", "drain"), "taking connections")
+        return
+    answer = call(place, "POST", "drain", {} if over is None else {"over": over})
+    Answer(place).line(answer, f"draining {answer['connections']} connections; /readyz says 503")

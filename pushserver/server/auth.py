@@ -39,6 +39,11 @@ class Authenticator:
         #: the identities that the engine is being asked about, and whether word of a revocation came meanwhile
         self._asking: dict[object, tuple[Identity, list[bool]]] = {}
 
+    def adopt(self, keys: Keys, rules: TokenRules) -> None:
+        """Verify by these from now on; who is signed in stays so."""
+        self._keys = keys
+        self._rules = rules
+
     async def identify(self, token: str) -> Identity:
         """Who the token says it is.
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from pushserver.core import publication
+from pushserver.core import durations, publication
 from pushserver.core.channels import Kind, is_channel, is_id
 from pushserver.core.errors import Code, Invalid, NotFound, PushError
 from pushserver.core.task import MAX_INTEGER, NewTask, Progress, TaskState
@@ -137,22 +137,17 @@ def decode(octets: bytes | msgspec.Raw, type: Any) -> Any:
         raise Invalid("not JSON") from None
 
 
-_DIGITS: Final = len(str(MAX_INTEGER))
-_UNITS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-
-
 def duration(value: str | int) -> int:
-    """ms from what the API takes for a duration: a number of ms, or a text such as ``10m``."""
+    """Return ms from what the API takes for a duration: a number of ms, or a text such as ``10m``."""
     if isinstance(value, int):
         return value
-    for unit in ("ms", "s", "m", "h", "d"):
-        number = value.removesuffix(unit)
-        # So many digits alone: Python refuses to read thousands.
-        if number != value and number.isascii() and number.isdigit() and len(number) <= _DIGITS:
-            duration = int(number) * _UNITS[unit]
-            if 0 < duration <= MAX_INTEGER:
-                return duration
-    raise Invalid('a duration is a number of ms, or a text such as "10m"')
+    try:
+        milliseconds = durations.parse(value)
+    except ValueError:
+        milliseconds = 0
+    if not milliseconds:
+        raise Invalid('a duration is a number of ms, or a text such as "10m"')
+    return milliseconds
 
 
 def error_of(problem: PushError) -> dict[str, Any]:

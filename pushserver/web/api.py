@@ -12,7 +12,7 @@ the answer; anything else is logged here and answered as INTERNAL_ERROR.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -55,7 +55,11 @@ class Keys:
 
     __slots__ = ("_scopes",)
 
-    def __init__(self, keys: Sequence[tuple[str, Sequence[str]]]) -> None:
+    def __init__(self, keys: Iterable[tuple[str, Sequence[str]]]) -> None:
+        self.adopt(keys)
+
+    def adopt(self, keys: Iterable[tuple[str, Sequence[str]]]) -> None:
+        """Know these from now on, and no others."""
         self._scopes = {sha256(key.encode()).digest(): frozenset(scopes) for key, scopes in keys}
 
     def __bool__(self) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from pushserver import __version__
@@ -120,11 +120,11 @@ def _by(name: str, text: str, label: str, counts: Mapping[Any, int]) -> Metric:
     return family
 
 
-def renderer(measures: Measures) -> Callable[[], bytes]:
-    """What makes the text of a scrape: the node's figures and the process'."""
+def registry_of(measures: Measures) -> CollectorRegistry:
+    """Return what a scrape asks: the node's figures and the process'."""
     registry = CollectorRegistry(auto_describe=False)
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
     registry.register(measures)  # type: ignore[arg-type]
-    return lambda: generate_latest(registry)
+    return registry

@@ -60,7 +60,7 @@ def test_what_is_missing_is_generated_for_its_owner_alone(state: Path) -> None:
         "api_key": 0o600,
         "manhole_password": 0o600,
     }
-    assert config.auth.hmac_secret() == dev.token_secret
+    assert config.auth.hmac_secrets()[0] == dev.token_secret
     assert len(dev.token_secret) >= 32
     assert [key.key for key in config.api.keys] == [dev.api_key]
     assert "admin" in config.api.keys[0].scopes
@@ -136,13 +136,13 @@ def test_what_is_configured_is_used(state: Path, tmp_path: Path) -> None:
     (tmp_path / "password").write_text("known\n")
     overrides = {
         "auth.secret": "s" * 40,
-        "api.keys": ["a-configured-key-of-16"],
+        "api.keys": ["configured-api-key"],
         "manhole.password_file": str(tmp_path / "password"),
         "manhole.listen": "tcp:2222:interface=127.0.0.1",
     }
     config, dev = prepare(configured(state, **overrides))
     assert not state.exists()
-    assert (dev.token_secret, dev.api_key, dev.manhole_password) == (b"s" * 40, "a-configured-key-of-16", "known")
+    assert (dev.token_secret, dev.api_key, dev.manhole_password) == (b"s" * 40, "configured-api-key", "known")
     assert config.manhole.listen == "tcp:2222:interface=127.0.0.1"
 
 
@@ -177,7 +177,7 @@ def test_the_demo_token_verifies_as_the_configuration_wants(state: Path) -> None
         "auth.max_token_lifetime": "1h",
     }
     config, dev = prepare(configured(state, **overrides))
-    payload = claims(dev.token(NOW, "42"), config.auth.hmac_secret(), issuer="me", audience="push")
+    payload = claims(dev.token(NOW, "42"), config.auth.hmac_secrets()[0], issuer="me", audience="push")
     assert payload["uid"] == "42"
     assert (payload["iat"], payload["exp"]) == (NOW // 1000, NOW // 1000 + 3600)
 
@@ -187,7 +187,7 @@ def test_tokens_beside_a_public_key(state: Path, tmp_path: Path) -> None:
     overrides = {"auth.jwks_url": "https://id.example.com/jwks", "auth.algorithms": ["RS256"]}
     config, dev = prepare(configured(state, **overrides))
     assert config.auth.algorithms == ("RS256", "HS256")
-    assert claims(dev.token(NOW), config.auth.hmac_secret())["sub"] == "demo"
+    assert claims(dev.token(NOW), config.auth.hmac_secrets()[0])["sub"] == "demo"
 
 
 @pytest.mark.parametrize("algorithm", ["HS256", "HS384", "HS512"])

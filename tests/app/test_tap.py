@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -70,8 +71,9 @@ def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, boo
     """Stands for the service module, and gathers what it was asked to make."""
     calls: list[tuple[Any, bool, int]] = []
 
-    def make_service(config: Any, *, dev: bool, workers: int) -> MultiService:
-        calls.append((config, dev, workers))
+    def make_service(read: Callable[[], Any], dev: bool, workers: int, output: Any) -> MultiService:
+        assert output is None, "twistd is not there to say where its log goes"
+        calls.append((read(), dev, workers))
         return MultiService()
 
     module = ModuleType("pushserver.app.service")
@@ -129,3 +131,10 @@ def test_twistd_ends_with_status_1_and_one_line(arguments: list[str], expected: 
     assert done.stderr.startswith("pushserver: ")
     assert expected in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_pid_file_that_nobody_asked_for_is_not_used_in_the_foreground() -> None:
+    options = Options()
+    options.parent = {"pidfile": "twistd.pid", "nodaemon": 1}
+    options.parseOptions([])
+    assert options.parent["pidfile"] == ""

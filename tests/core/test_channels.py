@@ -6,16 +6,14 @@ from hypothesis import strategies as st
 
 from pushserver.core.channels import (
     BUILT_IN,
-    DEMO,
     Kind,
-    NamespaceOptions,
     Namespaces,
     Rule,
+    configured,
     is_built_in,
     is_channel,
     is_id,
     is_namespace_name,
-    namespace_of,
 )
 
 ALLOWED = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in "*,")
@@ -50,10 +48,7 @@ def test_lengths() -> None:
     assert not is_id("a" * 201)
 
 
-def test_a_namespace_is_the_part_before_the_first_colon() -> None:
-    assert namespace_of("news:sport:ski") == "news"
-    assert namespace_of("lobby") == ""
-    assert namespace_of(":x") == ""
+def test_names_of_namespaces() -> None:
     assert is_namespace_name("")
     assert is_namespace_name("news")
     assert not is_namespace_name("news:sport")
@@ -94,7 +89,7 @@ def test_unknown_namespaces_are_not_found(channel: str) -> None:
 
 
 def test_a_configured_namespace_has_the_documented_defaults() -> None:
-    found = Namespaces([NamespaceOptions(name="news")]).find("news:sport")
+    found = Namespaces([configured("news")]).find("news:sport")
     assert found is not None
     assert found.kind is Kind.PLAIN
     assert (found.subscribe, found.publish) == (Rule.AUTHENTICATED, Rule.PERMISSION)
@@ -104,7 +99,7 @@ def test_a_configured_namespace_has_the_documented_defaults() -> None:
 
 
 def test_the_empty_namespace_is_for_names_without_a_colon() -> None:
-    namespaces = Namespaces([NamespaceOptions(name="")])
+    namespaces = Namespaces([configured("")])
     for channel in ("lobby", ":lobby"):
         found = namespaces.find(channel)
         assert found is not None
@@ -117,7 +112,7 @@ def test_the_empty_namespace_is_for_names_without_a_colon() -> None:
 
 
 def test_an_entry_changes_the_options_of_a_built_in_namespace() -> None:
-    namespaces = Namespaces([NamespaceOptions(name="chat", history_size=7, presence=False, publish=Rule.NOBODY)])
+    namespaces = Namespaces([configured("chat", history_size=7, presence=False, publish=Rule.NOBODY)])
     chat = namespaces.find("chat:lobby")
     assert chat is not None
     assert chat.kind is Kind.CHAT
@@ -128,8 +123,8 @@ def test_an_entry_changes_the_options_of_a_built_in_namespace() -> None:
 
 @pytest.mark.parametrize("name", sorted(BUILT_IN))
 def test_an_entry_never_changes_the_meaning(name: str) -> None:
-    open_to_all = NamespaceOptions(
-        name=name, subscribe=Rule.ANYONE, publish=Rule.ANYONE, history_size=9, history_ttl=5, presence=True
+    open_to_all = configured(
+        name, subscribe=Rule.ANYONE, publish=Rule.ANYONE, history_size=9, history_ttl=5, presence=True
     )
     changed, before = Namespaces([open_to_all]).all[name], BUILT_IN[name]
     assert changed.kind is before.kind
@@ -146,17 +141,9 @@ def test_an_entry_never_changes_the_meaning(name: str) -> None:
 
 def test_mistakes_in_entries() -> None:
     with pytest.raises(ValueError, match="cannot be the name"):
-        Namespaces([NamespaceOptions(name="a:b")])
+        Namespaces([configured("a:b")])
     with pytest.raises(ValueError, match="twice"):
-        Namespaces([NamespaceOptions(name="a"), NamespaceOptions(name="a")])
-
-
-def test_the_demo_namespace() -> None:
-    demo = Namespaces([DEMO]).find("demo:x")
-    assert demo is not None
-    assert (demo.subscribe, demo.publish) == (Rule.AUTHENTICATED, Rule.AUTHENTICATED)
-    assert (demo.history_size, demo.history_ttl, demo.presence, demo.join_leave) == (50, 600_000, True, True)
-    assert not is_built_in("demo:x")
+        Namespaces([configured("a"), configured("a")])
 
 
 @pytest.mark.parametrize(

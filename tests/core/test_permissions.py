@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushserver.core.channels import BUILT_IN, NamespaceOptions, Namespaces, Rule
+from pushserver.core.channels import BUILT_IN, Namespaces, Rule, configured
 from pushserver.core.errors import Code, Invalid
 from pushserver.core.permissions import (
     NO_GRANTS,
@@ -26,10 +26,10 @@ ANONYMOUS = Code.NOT_AUTHENTICATED
 
 NAMESPACES = Namespaces(
     [
-        NamespaceOptions(name="news"),
-        NamespaceOptions(name="open", subscribe=Rule.ANYONE, publish=Rule.ANYONE),
-        NamespaceOptions(name="closed", subscribe=Rule.PERMISSION, publish=Rule.PERMISSION),
-        NamespaceOptions(name="sealed", subscribe=Rule.NOBODY, publish=Rule.NOBODY),
+        configured("news"),
+        configured("open", subscribe=Rule.ANYONE, publish=Rule.ANYONE),
+        configured("closed", subscribe=Rule.PERMISSION, publish=Rule.PERMISSION),
+        configured("sealed", subscribe=Rule.NOBODY, publish=Rule.NOBODY),
     ]
 )
 ADMIN = Grants.of(["admin"])
@@ -275,8 +275,8 @@ def test_configured_options_of_built_in_namespaces_are_followed_within_their_mea
     assert stats is BUILT_IN["stats"]
     opened = Namespaces(
         [
-            NamespaceOptions(name="stats", subscribe=Rule.AUTHENTICATED),
-            NamespaceOptions(name="user", subscribe=Rule.ANYONE),
+            configured("stats", subscribe=Rule.AUTHENTICATED),
+            configured("user", subscribe=Rule.ANYONE),
         ]
     )
     assert may_subscribe(opened.all["stats"], "stats", "42", NO_GRANTS) is None

@@ -393,7 +393,7 @@ def private_pem(key: Any) -> str:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"secret": "x" * 31}, "at least 32 bytes"),
+        ({"secrets": "x" * 31}, "at least 32 bytes"),
         ({"public_keys": [""]}, "no public key"),
         ({"public_keys": ["ssh-rsa AAAA"]}, "no public key"),
         ({"public_keys": [private_pem(P256)]}, "private key"),

@@ -20,15 +20,16 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from twisted.internet.threads import deferToThread
 from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 
-from pushserver.config.checks import Auth, Heartbeat, NamespaceSection, RateLimits, Server
+from pushserver.config.checks import Auth, Heartbeat, RateLimits, Server
+from pushserver.core.channels import Rule, configured
 from pushserver.web import port
 from tests.harness import ROOT
 from tests.inside import Inside, running, token
 from tests.rawsocket import BINARY, CLOSE, CONTINUATION, PING, TEXT, Closed, RawSocket, frame
 
 NAMESPACES = (
-    NamespaceSection(name="free", publish="authenticated", given=frozenset({"publish"})),
-    NamespaceSection(name="news", history_size=10, given=frozenset({"history_size"})),
+    configured("free", publish=Rule.AUTHENTICATED),
+    configured("news", history_size=10),
 )
 #: A row's moment at which the client may go away: what was sent so far, cut here.
 CUTS = 6

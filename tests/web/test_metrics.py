@@ -5,10 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import prometheus_client
+from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pushserver.server.stats import Counters
-from pushserver.web.metrics import Measures, renderer
+from pushserver.web.metrics import Measures, registry_of
 from tests.harness import Server
 from tests.rawsocket import RawSocket
 
@@ -38,7 +39,7 @@ def scrape(counters: Counters, engine: dict[str, float] | None = None) -> str:
         lambda: True,
         {"not_tls": 2},
     )
-    return renderer(measures)().decode()
+    return generate_latest(registry_of(measures)).decode()
 
 
 def samples(text: str) -> dict[str, float]:

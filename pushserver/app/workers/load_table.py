@@ -3,7 +3,7 @@
 Each worker writes its own row and reads all. A row is written with one store of a whole word, and nobody needs two
 rows of the same moment, so there is no lock. What is decided here stays right also while the supervisor is busy.
 
-    row = connections (WebSockets and event streams), load (these, and sockets that have asked for nothing yet), beat
+    row = connections (WebSockets and event streams), load (these, and sockets that have asked for nothing yet), moment
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LEAD_PERCENT: Final = 5
 
 
 def make(count: int) -> int:
-    """A descriptor of empty rows for so many workers."""
+    """Return a descriptor of empty rows for so many workers."""
     descriptor = os.memfd_create("pushserver-workers", os.MFD_CLOEXEC)
     os.ftruncate(descriptor, count * _COLUMNS * _WORD)
     return descriptor
@@ -41,21 +41,26 @@ class LoadTable:
         self._now = now
 
     def close(self) -> None:
+        """Let go of the memory."""
         self._rows.release()
         self._map.close()
 
     def note(self, connections: int, load: int) -> None:
-        """Writes the own row."""
+        """Write the own row."""
         self._rows[self._at] = connections
         self._rows[self._at + 1] = load
         self._rows[self._at + 2] = self._now()
 
     def elsewhere(self) -> int:
-        """Connections of the other workers."""
+        """Return how many connections the other workers have."""
         return sum(self._rows[0::_COLUMNS]) - self._rows[self._at]
 
+    def noted_at(self, number: int) -> int:
+        """Return when a worker (from 0) wrote its row last, ms; 0: not yet."""
+        return self._rows[number * _COLUMNS + 2]
+
     def ahead(self, load: int) -> bool:
-        """Whether a worker with this load should let the others take what comes next."""
+        """Return whether a worker with this load should let the others take what comes next."""
         oldest = self._now() - FRESH
         others = [
             self._rows[at + 1]
@@ -67,7 +72,7 @@ class LoadTable:
         least = min(others)
         return load > least + max(LEAD, least * LEAD_PERCENT // 100)
 
-    def strike(self, number: int) -> None:
-        """Empties the row of a worker (from 0) that is gone."""
+    def clear(self, number: int) -> None:
+        """Empty the row of a worker (from 0) that is gone."""
         for column in range(_COLUMNS):
             self._rows[number * _COLUMNS + column] = 0

@@ -1,7 +1,10 @@
-"""What supervisor and worker tell each other, over a socket pair that ends with either of them.
+"""What supervisor and worker send each other, over a socket pair that ends with either of them.
 
-    supervisor -> worker    Begin, and then Lead, Ask, Total, Stop at any time
-    worker -> supervisor    Ready or Failed, once; Figures, Sum, Entry at any time
+    supervisor -> worker    Begin, and then Lead, Request, Answers, WatchLine, Stop at any time
+    worker -> supervisor    Ready or Failed, once; Figures, Everywhere, Answer, WatchLine, Entry at any time
+
+A question of one worker to all (`Everywhere`) reaches each of them, the asking one too, as a `Request`; what they say
+to it (`Answer`) comes back together, as `Answers`. The supervisor asks in the same way, with an asker of 0.
 
 A message is a length (four bytes) and a msgpack map. The configuration travels here, secrets included, so that none
 of it is on a command line.
@@ -10,7 +13,7 @@ of it is on a command line.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from twisted.internet.defer import Deferred
@@ -18,6 +21,7 @@ from twisted.internet.protocol import connectionDone
 from twisted.protocols.basic import Int32StringReceiver
 from twisted.python.failure import Failure
 
+from pushserver.app.workers.metrics import Family
 from pushserver.config.sections import Config
 
 #: Bytes of one message: metrics of a worker are the largest.
@@ -36,6 +40,62 @@ class _Message(msgspec.Struct, frozen=True, tag=True):
     pass
 
 
+# -- questions to all workers -----------------------------------------------------------------------------------------
+
+
+class Measure(_Message, frozen=True, tag=True):
+    """What did you count? Answered with a `Figures`."""
+
+
+class DrainAll(_Message, frozen=True, tag=True):
+    """Take no new connections, and send away those that you have over so many ms. Answered with how many these are."""
+
+    window: int | None
+
+
+class UndrainAll(_Message, frozen=True, tag=True):
+    """Take new connections again."""
+
+
+class ReloadAll(_Message, frozen=True, tag=True):
+    """Read the configuration anew. Answered by the supervisor alone, with a `config.changes.Changes`."""
+
+
+class Prepare(_Message, frozen=True, tag=True):
+    """Could you go on with this configuration? Nothing changes yet. Raises where not."""
+
+    config: Config
+
+
+class Adopt(_Message, frozen=True, tag=True):
+    """Go on with this configuration."""
+
+    config: Config
+
+
+class Watch(_Message, frozen=True, tag=True):
+    """Show worker ``watcher`` what happens, as `WatchLine`s with this id: the messages of a user or connection, or the
+    log from a level on. Answered with how many connections that are now."""
+
+    watcher: int
+    watch: int
+    about: str = ""
+    level: str = ""
+
+
+class Unwatch(_Message, frozen=True, tag=True):
+    """Show it no more."""
+
+    watcher: int
+    watch: int
+
+
+Question = Measure | DrainAll | UndrainAll | ReloadAll | Prepare | Adopt | Watch | Unwatch
+
+
+# -- messages ---------------------------------------------------------------------------------------------------------
+
+
 class Begin(_Message, frozen=True, tag=True):
     """Be worker ``number`` of ``count``, as a node of this name."""
 
@@ -45,24 +105,36 @@ class Begin(_Message, frozen=True, tag=True):
     count: int
     node: str
     sockets: tuple[Passed, ...]
-    roll: int
+    load_table: int
 
 
 class Lead(_Message, frozen=True, tag=True):
     """You are the worker that does what one alone does."""
 
 
-class Ask(_Message, frozen=True, tag=True):
-    """Tell me your figures."""
+class Request(_Message, frozen=True, tag=True):
+    """A question to all workers, of worker ``asker``; 0: of the supervisor."""
 
     number: int
+    asker: int
+    question: Question
 
 
-class Total(_Message, frozen=True, tag=True):
-    """The metrics of all workers, as answer to `Sum`."""
+class Answers(_Message, frozen=True, tag=True):
+    """What all said to `Everywhere`; ``unanswered`` are the nodes of which nothing came in time."""
 
     number: int
-    text: bytes
+    results: list[Any]
+    unanswered: list[str]
+    problem: str = ""
+
+
+class WatchLine(_Message, frozen=True, tag=True):
+    """Something that is watched happened. On its way to the supervisor, and from there to the one that watches."""
+
+    watcher: int
+    watch: int
+    text: str
 
 
 class Stop(_Message, frozen=True, tag=True):
@@ -81,17 +153,24 @@ class Failed(_Message, frozen=True, tag=True):
 
 
 class Figures(_Message, frozen=True, tag=True):
-    """My metrics; ``number`` is that of the `Ask`, or 0."""
+    """What I count."""
+
+    families: tuple[Family, ...]
+
+
+class Everywhere(_Message, frozen=True, tag=True):
+    """Ask all of us this; ``number`` is mine."""
 
     number: int
-    text: bytes
+    question: Question
 
 
-class Sum(_Message, frozen=True, tag=True):
-    """Somebody asks me for the metrics of all; mine are these."""
+class Answer(_Message, frozen=True, tag=True):
+    """What I say to a `Request`; ``problem`` where I cannot."""
 
     number: int
-    text: bytes
+    result: Any = None
+    problem: str = ""
 
 
 class Entry(_Message, frozen=True, tag=True):
@@ -100,27 +179,29 @@ class Entry(_Message, frozen=True, tag=True):
     level: str
     namespace: str
     text: str
+    traceback: str = ""
+    fields: dict[str, Any] = {}
 
 
-Order = Begin | Lead | Ask | Total | Stop
-Report = Ready | Failed | Figures | Sum | Entry
+Order = Begin | Lead | Request | Answers | WatchLine | Stop
+Report = Ready | Failed | Figures | Everywhere | Answer | WatchLine | Entry
 
 
-class Line(Int32StringReceiver):
+class Channel(Int32StringReceiver):
     """One end of the socket pair.
 
     Args:
         kind: the union of what comes in.
-        heard: called with each message.
+        receive: called with each message.
         ended: called once the other end is gone.
     """
 
     MAX_LENGTH = MAX_MESSAGE
     noisy = False
 
-    def __init__(self, kind: object, heard: Callable[..., None], ended: Callable[[], None]) -> None:
+    def __init__(self, kind: object, receive: Callable[..., None], ended: Callable[[], None]) -> None:
         self._decoder: msgspec.msgpack.Decoder[object] = msgspec.msgpack.Decoder(kind)  # type: ignore[arg-type]
-        self._heard = heard
+        self._receive = receive
         self._ended = ended
         self._open = False
         self.gone: Deferred[None] = Deferred()
@@ -129,14 +210,15 @@ class Line(Int32StringReceiver):
         self._open = True
 
     def stringReceived(self, string: bytes) -> None:
-        self._heard(self._decoder.decode(string))
+        self._receive(self._decoder.decode(string))
 
-    def say(self, message: Order | Report) -> None:
-        """Sends a message; whoever is gone does not get it."""
+    def send(self, message: Order | Report) -> None:
+        """Send a message; whoever is gone does not get it."""
         if self._open:
             self.sendString(msgspec.msgpack.encode(message))
 
     def close(self) -> None:
+        """Close this end, behind what was sent."""
         if self._open and self.transport is not None:
             self.transport.loseConnection()
 

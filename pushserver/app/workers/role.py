@@ -1,4 +1,4 @@
-"""What a process with a node has to know of others behind the same sockets (L4).
+"""What a process with a node has to know of others behind the same sockets.
 
 `SingleProcess` is a process that has its sockets to itself; `pushserver.app.workers.worker.Worker` is one of several.
 """
@@ -8,12 +8,19 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
+import msgspec
+from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pushserver.app.dev import Dev, greet, withdraw_address
+from pushserver.app.log import Output
+from pushserver.app.reload import Reloader
+from pushserver.app.workers.messages import Adopt, Answers, Question, ReloadAll
+from pushserver.app.workers.metrics import Source, text
 from pushserver.config.sections import Config
 from pushserver.core.errors import ConfigError
 from pushserver.web.tls import endpoint
@@ -25,17 +32,27 @@ class Role(Protocol):
     #: whether it does from its start what only one of them does; else `PushService.lead` tells it when
     leads: bool
 
-    def endpoint(self, description: str) -> Any:
-        """The `IStreamServerEndpoint` of a configured endpoint."""
+    @property
+    def number(self) -> int:
+        """Return which of them it is, from 1; 0: the only one."""
+
+    def endpoint(self, description: str) -> IStreamServerEndpoint:
+        """Return what a configured endpoint is for this process."""
 
     def elsewhere(self) -> int:
-        """Connections of the other processes, now."""
+        """Return how many connections the other processes have now."""
 
     def note(self, connections: int, load: int) -> None:
-        """Tells the others how many connections there are here, and how many sockets in all."""
+        """Tell the others how many connections there are here, and how many sockets in all."""
 
-    async def whole(self, metrics: bytes) -> bytes:
-        """The metrics of all processes, given this one's. Raises `errors.Unavailable`."""
+    async def metrics(self, own: Source) -> bytes:
+        """Return the metrics of all processes as text, given this one's. Raises `errors.Unavailable`."""
+
+    async def everywhere(self, question: Question) -> Answers:
+        """Return what all processes say to a question, this one among them. Raises `errors.Unavailable`."""
+
+    def show(self, watcher: int, watch: int, text: str) -> None:
+        """Send a line of what is watched here to the process that asked for it."""
 
     def ready(self, config: Config, dev: Dev | None, now: int) -> None:
         """This process takes connections."""
@@ -48,16 +65,39 @@ class Role(Protocol):
 
 
 class SingleProcess:
-    """A process that has its sockets to itself."""
+    """A process that has its sockets to itself.
+
+    Args:
+        config: what the process runs with.
+        source: reads the configuration anew; raises `ConfigError`.
+        output: where the log goes.
+        carry_out, show: the service's own.
+    """
 
     leads = True
+    number = 0
     _log = Logger()
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        config: Config,
+        source: Callable[[], Config],
+        output: Output | None,
+        carry_out: Callable[[Question], Awaitable[Any]],
+        show: Callable[[int, str], None],
+    ) -> None:
         self._reactor = reactor
+        self._carry_out = carry_out
+        self._show = show
+        self.reloader = Reloader(config, source, self._adopt, output)
 
-    def endpoint(self, description: str) -> Any:
-        return endpoint(self._reactor, description)
+    async def _adopt(self, config: Config) -> None:
+        await self._carry_out(Adopt(config))
+
+    def endpoint(self, description: str) -> IStreamServerEndpoint:
+        made: IStreamServerEndpoint = endpoint(self._reactor, description)
+        return made
 
     def elsewhere(self) -> int:
         return 0
@@ -65,8 +105,19 @@ class SingleProcess:
     def note(self, connections: int, load: int) -> None:
         pass
 
-    async def whole(self, metrics: bytes) -> bytes:
-        return metrics
+    async def metrics(self, own: Source) -> bytes:
+        return text(own)
+
+    async def everywhere(self, question: Question) -> Answers:
+        if isinstance(question, ReloadAll):
+            try:
+                return Answers(0, [msgspec.to_builtins(await self.reloader.reload())], [])
+            except ConfigError as problem:
+                return Answers(0, [], [], str(problem))
+        return Answers(0, [await self._carry_out(question)], [])
+
+    def show(self, watcher: int, watch: int, text: str) -> None:
+        self._show(watch, text)
 
     def ready(self, config: Config, dev: Dev | None, now: int) -> None:
         if dev is not None:
@@ -81,7 +132,7 @@ class SingleProcess:
 
 
 def give_up(reactor: Any, log: Logger, failure: Failure) -> None:
-    """The start failed: said in one line, and the process ends with status 1."""
+    """Say in one line that the start failed, and end the process with status 1."""
     if failure.check(ConfigError):
         problem = str(failure.value)
         log.critical("pushserver: {problem}", problem=problem)

@@ -1,149 +1,127 @@
-"""The supervisor: the process that ``twistd`` started, where there are workers (L4).
+"""The supervisor: the process that ``twistd`` started, where there are workers.
 
 It owns the listening sockets, so that what waits in them survives a worker; it starts the workers, starts again those
-that die, and takes them down in order. It accepts nothing and serves nothing itself.
+that end, replaces those that hang, and takes them down in order. It accepts nothing and serves nothing itself.
 
     start   bind -> spawn all -> each is told who it is -> each is ready -> greeting
-    death   of a worker: at once, or after a growing pause where it did not live long -> spawn again
-    stop    close the sockets -> tell all to drain -> they end -> end; who does not in time is killed
+    end     of a worker: at once, or after a growing pause where it did not live long -> spawn again
+    hang    of a worker (no row in the load table for `SILENCE`): logged, counted, killed, and so replaced
+    stop    tell all to drain -> close the sockets after ``shutdown_delay`` -> they end -> end; who does not is killed
 """
 
 from __future__ import annotations
 
 import os
-import socket
-import sys
-from pathlib import Path
+from collections.abc import Callable
 from secrets import token_hex
 from socket import gethostname
 from typing import Any, Final
 
-from twisted.application.service import Service
+import msgspec
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from twisted.internet.defer import Deferred
-from twisted.internet.protocol import ProcessProtocol
-from twisted.logger import Logger, LogLevel
+from twisted.internet.interfaces import IDelayedCall, IListeningPort
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pushserver.app.dev import Dev, greet, open_console, withdraw_address
+from pushserver.app.leftovers import clear_socket_lock
+from pushserver.app.log import LoggedService, Output
+from pushserver.app.reload import Reloader
 from pushserver.app.workers import load_table
+from pushserver.app.workers.child import TABLE_FD, Child
 from pushserver.app.workers.messages import (
-    Ask,
+    Adopt,
+    Answer,
+    Answers,
     Begin,
-    Entry,
+    Everywhere,
     Failed,
     Figures,
     Lead,
-    Line,
-    Passed,
+    Measure,
+    Prepare,
+    Question,
     Ready,
+    ReloadAll,
     Report,
     Stop,
-    Sum,
-    Total,
+    Unwatch,
+    WatchLine,
 )
 from pushserver.app.workers.metrics import Totals
+from pushserver.app.workers.questions import Questions
 from pushserver.app.workers.role import give_up
-from pushserver.app.workers.sockets import bind, passed
-from pushserver.app.workers.worker import CONTROL_FD, One, monotonic
+from pushserver.app.workers.sockets import bind
+from pushserver.app.workers.worker import monotonic
 from pushserver.config.sections import Config
 from pushserver.core.errors import ConfigError
+from pushserver.server.clock import Clock, Recurring
 
 #: A worker that lived for so many seconds may be started again at once.
 LONG: Final = 10
-#: The first and the longest pause before a worker that did not is started again, seconds.
+#: Seconds before a worker that did not, or that could not be started, is started again: at first, and at most.
 PAUSE: Final = 0.25
 LONGEST_PAUSE: Final = 10.0
-#: Deaths of one worker, before anybody was ever ready, after which the start has failed.
+#: Ends of one worker, before anybody was ever ready, after which the start has failed.
 TRIES: Final = 3
-#: Seconds for the workers to tell their figures, and beyond the drain for them to be gone.
-ASK_TIMEOUT: Final = 1
+#: Seconds beyond the drain for the workers to be gone, and after that for those that were killed.
 STOP_TIMEOUT: Final = 10
+KILL_TIMEOUT: Final = 5
+#: Seconds between two looks at the load table, and looks without a sign of life after which a worker hangs: one that
+#: works, and one that is still starting.
+LOOK_EVERY: Final = 1
+SILENCE: Final = 10
+STARTING: Final = 60
 
 
-class Child(ProcessProtocol):
-    """A worker's process, as the supervisor sees it. Gone once the process has ended and its line has been read out."""
+class Supervisor(LoggedService):
+    """``count`` workers on the configured sockets.
 
-    _log = Logger(namespace="pushserver.app.workers")
-
-    def __init__(self, house: Supervisor, number: int) -> None:
-        self._house = house
-        self.number = number
-        self.line = Line(Report, self._heard, self._half_gone)
-        self.ready_at: float | None = None
-        self.status: Any = None
-        self._halves = 2
-        self._said: dict[int, bytes] = {}
-
-    def _heard(self, report: Report) -> None:
-        if isinstance(report, Entry):
-            self.log(report.level, report.namespace, report.text)
-        else:
-            self._house.heard(self, report)
-
-    def log(self, level: str, namespace: str, text: str) -> None:
-        where = f"worker-{self.number} {namespace}#{level}"
-        self._log.emit(LogLevel.levelWithName(level), "{text}", text=text, worker=self.number, log_system=where)
-
-    def childDataReceived(self, childFD: int, data: bytes) -> None:
-        """What Python itself or a library wrote past the log."""
-        *lines, rest = (self._said.get(childFD, b"") + data).split(b"\n")
-        self._said[childFD] = rest[-4096:]
-        for line in lines:
-            self.log("warn", "stderr" if childFD == 2 else "stdout", line.decode("utf-8", "replace"))
-
-    def processEnded(self, reason: Failure) -> None:
-        self.status = reason.value
-        self._half_gone()
-
-    def _half_gone(self) -> None:
-        self._halves -= 1
-        if not self._halves:
-            self._house.gone(self)
-
-    def signal(self, name: str) -> None:
-        if self.transport is not None and self.transport.pid:
-            self.transport.signalProcess(name)
-
-
-class _Adding:
-    """A request for the metrics of all: who is still to answer."""
-
-    __slots__ = ("call", "child", "number", "open")
-
-    def __init__(self, child: Child, number: int, open: set[Child]) -> None:
-        self.child = child
-        self.number = number
-        self.open = open
-        self.call: Any = None
-
-
-class Supervisor(Service):
-    """``count`` workers on the configured sockets."""
+    Args:
+        source: reads the configuration anew; raises `ConfigError`.
+        output: where the log goes.
+    """
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, config: Config, dev: Dev | None, count: int, now: Any) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        config: Config,
+        dev: Dev | None,
+        count: int,
+        source: Callable[[], Config],
+        output: Output | None,
+        clock: Clock,
+    ) -> None:
+        super().__init__(output)
         self._reactor = reactor
         self._config = config
         self._dev = dev
         self._count = count
-        self._now = now
+        self._clock = clock
         self.name = config.server.node_name or f"{gethostname().partition('.')[0]}-{token_hex(3)}"
-        self._ports: dict[str, Any] = {}
+        self._ports: dict[str, IListeningPort] = {}
         self._table = -1
-        self._roll: load_table.LoadTable | None = None
+        self._load_table: load_table.LoadTable | None = None
         self._totals = Totals()
+        self._questions = Questions(reactor, self._node_of)
         self._children: dict[int, Child] = {}
+        #: ends, and starts that failed, one after another
         self._deaths = dict.fromkeys(range(1, count + 1), 0)
-        self._restarts: dict[int, Any] = {}
+        self._restarts: dict[int, IDelayedCall] = {}
+        self._restarted = 0
+        self._hung = 0
         self._leader: Child | None = None
         self._seen_ready: set[int] = set()
         self._greeted = False
         self._stopping = False
         self._empty: Deferred[None] | None = None
-        self._asked = 0
-        self._adding: dict[int, _Adding] = {}
         self._starting: Deferred[None] | None = None
+        self.reloader = Reloader(config, source, self._adopt, output)
+        self._looks: Recurring | None = None
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -158,16 +136,20 @@ class Supervisor(Service):
         if self._config.manhole.listen:
             self._config, port = await open_console(self._config, self._dev, self._bind)
             self._ports[self._config.manhole.listen] = port
+            self.reloader.config = self._config
         self._table = load_table.make(self._count)
-        self._roll = load_table.LoadTable(self._table, self._count, 0, monotonic)
+        self._load_table = load_table.LoadTable(self._table, self._count, 0, monotonic)
         for number in range(1, self._count + 1):
             self._spawn(number)
+        self._looks = self._clock.every(LOOK_EVERY, self._look, self._log, "looking after the workers")
 
-    async def _bind(self, description: str) -> Any:
+    async def _bind(self, description: str) -> IListeningPort:
         if description in self._ports:
             raise ConfigError(f"cannot listen on {description}: it is named twice")
         try:
-            return await bind(self._reactor, description)
+            clear_socket_lock(description)
+            port: IListeningPort = await bind(self._reactor, description)
+            return port
         except Exception as problem:
             raise ConfigError(f"cannot listen on {description}: {problem}") from None
 
@@ -184,83 +166,84 @@ class Supervisor(Service):
         for call in self._restarts.values():
             call.cancel()
         self._restarts.clear()
+        if self._children:
+            self._empty = Deferred()
+        for child in self._children.values():
+            child.send(Stop())
+        await self._patiently(self._config.server.shutdown_delay / 1000)
         for port in self._ports.values():
             done = port.stopListening()
             if done is not None:
                 await done
         if self._greeted and self._dev is not None:
             withdraw_address(self._config)
-        for child in self._children.values():
-            child.line.say(Stop())
-        if self._children:
-            self._empty = Deferred()
-            patience = self._config.server.shutdown_drain / 1000 + STOP_TIMEOUT
-            call = self._reactor.callLater(patience, self._kill)
-            await self._empty
-            if call.active():
-                call.cancel()
-        for adding in list(self._adding.values()):
-            adding.call.cancel()
-        if self._roll is not None:
-            self._roll.close()
-            self._roll = None
+        if not await self._patiently(self._config.server.shutdown_drain / 1000 + STOP_TIMEOUT):
+            for child in self._children.values():
+                self._log.error("worker {number} does not end and is killed", number=child.number)
+                child.signal("KILL")
+            await self._patiently(KILL_TIMEOUT)
+        if self._looks is not None:
+            self._looks.stop()
+        self._questions.close()
+        if self._load_table is not None:
+            self._load_table.close()
+            self._load_table = None
             os.close(self._table)
         self._log.info("{name}: all workers have ended", name=self.name)
 
-    def _kill(self) -> None:
-        for child in self._children.values():
-            self._log.error("worker {number} does not end and is killed", number=child.number)
-            child.signal("KILL")
+    async def _patiently(self, seconds: float) -> bool:
+        """Wait until all workers are gone, for so long at most; return whether they are."""
+        deadline = self._reactor.seconds() + seconds
+        while self._children and self._reactor.seconds() < deadline:
+            await deferLater(self._reactor, min(0.02, seconds))
+        return not self._children
 
     # -- workers ------------------------------------------------------------------------------------------------------
 
+    def _node_of(self, child: Child) -> str:
+        return f"{self.name}-{child.number}"
+
     def _spawn(self, number: int) -> None:
         self._restarts.pop(number, None)
-        child = self._children[number] = Child(self, number)
-        ours, theirs = socket.socketpair()
-        for end in (ours, theirs):
-            end.setblocking(False)
-        descriptors: dict[int, Any] = {1: "r", 2: "r", CONTROL_FD: theirs.fileno(), CONTROL_FD + 1: self._table}
-        sockets: list[Passed] = []
-        for at, (description, port) in enumerate(self._ports.items(), CONTROL_FD + 2):
-            descriptors[at] = port.fileno()
-            sockets.append(passed(port, description, at))
-        nothing = os.open(os.devnull, os.O_RDONLY)
+        child = Child(number, self._receive, self._gone)
         try:
-            self._reactor.spawnProcess(
-                child,
-                sys.executable,
-                [sys.executable, "-m", "pushserver.app.workers.worker", str(number), type(self._reactor).__module__],
-                env=_environment(),
-                childFDs={0: nothing, **descriptors},
+            sockets = child.start(self._reactor, self._table, self._ports)
+        except OSError as problem:
+            pause = self._pause(number)
+            self._log.error(
+                "worker {number} cannot be started ({problem}); next try in {pause} s",
+                event="worker_not_started",
+                number=number,
+                problem=str(problem),
+                pause=pause,
             )
-        finally:
-            os.close(nothing)
-            theirs.close()
-        self._reactor.adoptStreamConnection(ours.fileno(), socket.AF_UNIX, One(child.line))
-        ours.close()
-        node = f"{self.name}-{number}"
+            self._restarts[number] = self._reactor.callLater(pause, self._spawn, number)
+            return
+        self._children[number] = child
         dev = self._dev is not None
-        child.line.say(Begin(self._config, dev, number, self._count, node, tuple(sockets), CONTROL_FD + 1))
+        child.send(Begin(self._config, dev, number, self._count, self._node_of(child), sockets, TABLE_FD))
 
-    def heard(self, child: Child, report: Report) -> None:
+    def _receive(self, child: Child, report: Report) -> None:
         match report:
             case Ready():
                 child.ready_at = self._reactor.seconds()
-                self._log.info("worker {number} is ready", number=child.number)
+                self._log.info("worker {number} is ready", event="worker_ready", number=child.number)
                 self._seen_ready.add(child.number)
                 self._appoint()
                 self._greet()
             case Failed(why, hopeless):
-                self._hear_failed(child, why, hopeless)
-            case Figures(number, text):
-                self._totals.note(child.number, text)
-                self._answered(number, child)
-            case Sum(number, text):
-                self._totals.note(child.number, text)
-                self._add_up(child, number)
+                self._start_failed(child, why, hopeless)
+            case Figures(families):
+                self._totals.note(child.number, families)
+            case Everywhere():
+                self._clock.detach(self._answer(child, report), self._log, "answering a worker")
+            case Answer():
+                self._questions.answered(child, report)
+            case WatchLine(watcher):
+                if watcher in self._children:
+                    self._children[watcher].send(report)
 
-    def _hear_failed(self, child: Child, why: str, hopeless: bool) -> None:
+    def _start_failed(self, child: Child, why: str, hopeless: bool) -> None:
         if (hopeless or not self._seen_ready) and len(self._seen_ready) < self._count and not self._stopping:
             self._failed(Failure(ConfigError(why) if hopeless else RuntimeError(why)))
         else:
@@ -277,82 +260,107 @@ class Supervisor(Service):
             endpoints=self._config.server.listen,
         )
         if self._dev is not None:
-            greet(self._config, self._dev, self._now())
+            greet(self._config, self._dev, self._clock.now())
 
     def _appoint(self) -> None:
         """Some things are one worker's alone; when it dies another takes them over."""
-        ready = [child for _, child in sorted(self._children.items()) if child.ready_at is not None]
+        ready = self._ready()
         if self._leader is None and ready and not self._stopping:
             self._leader = ready[0]
-            self._leader.line.say(Lead())
+            self._leader.send(Lead())
 
-    def gone(self, child: Child) -> None:
+    def _ready(self) -> list[Child]:
+        return [child for _, child in sorted(self._children.items()) if child.ready_at is not None]
+
+    def _gone(self, child: Child) -> None:
         """A worker's process has ended."""
         del self._children[child.number]
-        if self._roll is not None:
-            self._roll.strike(child.number - 1)
+        if self._load_table is not None:
+            self._load_table.clear(child.number - 1)
         self._totals.gone(child.number)
-        for adding in list(self._adding.values()):
-            self._settle(adding, child)
+        self._questions.gone(child)
         if self._leader is child:
             self._leader = None
             self._appoint()
         if self._stopping:
-            if not self._children and self._empty is not None and not self._empty.called:
-                self._empty.callback(None)
             return
-        pause = self._pause(child)
-        self._log.warn(
-            "worker {number} has ended ({status}) and starts again in {pause} s",
-            number=child.number,
-            status=child.status,
-            pause=pause,
-        )
-        if not self._seen_ready and self._deaths[child.number] >= TRIES:
+        self._questions.ask(self._children.values(), Unwatch(child.number, 0))
+        lived_long = child.ready_at is not None and self._reactor.seconds() - child.ready_at >= LONG
+        if lived_long:
+            self._deaths[child.number] = 0
+        if not self._seen_ready and self._deaths[child.number] + 1 >= TRIES:
             self._failed(Failure(RuntimeError(f"worker {child.number} ended {TRIES} times: {child.status}")))
             return
+        self._restarted += 1
+        pause = self._pause(child.number)
+        self._log.warn(
+            "worker {number} has ended ({status}) and starts again in {pause} s",
+            event="worker_ended",
+            number=child.number,
+            status=str(child.status),
+            pause=pause,
+        )
         self._restarts[child.number] = self._reactor.callLater(pause, self._spawn, child.number)
 
-    def _pause(self, child: Child) -> float:
-        """How long to wait before a worker is started again."""
-        if child.ready_at is not None and self._reactor.seconds() - child.ready_at >= LONG:
-            self._deaths[child.number] = 0
-        deaths = self._deaths[child.number]
-        self._deaths[child.number] = deaths + 1
+    def _pause(self, number: int) -> float:
+        """Return how long to wait before a worker is started again."""
+        deaths = self._deaths[number]
+        self._deaths[number] = deaths + 1
         return 0.0 if deaths == 0 else min(LONGEST_PAUSE, PAUSE * 2 ** (deaths - 1))
 
-    # -- metrics ------------------------------------------------------------------------------------------------------
+    def _look(self) -> None:
+        """Find workers that hang. Looks are counted, not seconds: of a supervisor that was held up itself none is
+        counted, so that it kills nobody for its own silence."""
+        if self._load_table is None:
+            return
+        for child in self._children.values():
+            noted_at = self._load_table.noted_at(child.number - 1)
+            child.silent_looks = child.silent_looks + 1 if noted_at == child.noted_at else 0
+            child.noted_at = noted_at
+            if child.silent_looks == (SILENCE if noted_at else STARTING):
+                self._hung += 1
+                self._log.error(
+                    "worker {number} has been silent for {seconds} s and is killed",
+                    event="worker_hung",
+                    number=child.number,
+                    seconds=child.silent_looks * LOOK_EVERY,
+                )
+                child.signal("KILL")
 
-    def _add_up(self, asker: Child, number: int) -> None:
-        others = {child for child in self._children.values() if child is not asker and child.ready_at is not None}
-        self._asked += 1
-        asked = self._asked
-        adding = self._adding[asked] = _Adding(asker, number, others)
-        adding.call = self._reactor.callLater(ASK_TIMEOUT, self._total, asked)
-        for child in others:
-            child.line.say(Ask(asked))
-        if not others:
-            self._total(asked)
+    def hang_up(self) -> None:
+        """SIGHUP: read the configuration anew."""
+        self._clock.detach(self.reloader.on_signal(), self._log, "reloading")
 
-    def _answered(self, asked: int, child: Child) -> None:
-        adding = self._adding.get(asked)
-        if adding is not None:
-            self._settle(adding, child)
+    # -- what concerns all workers ------------------------------------------------------------------------------------
 
-    def _settle(self, adding: _Adding, child: Child) -> None:
-        adding.open.discard(child)
-        if not adding.open:
-            for asked in [key for key, one in self._adding.items() if one is adding]:
-                self._total(asked)
+    async def _answer(self, child: Child, asked: Everywhere) -> None:
+        try:
+            answers = await self._all_say(child.number, asked.question)
+        except ConfigError as problem:
+            answers = Answers(asked.number, [], [], str(problem))
+        child.send(msgspec.structs.replace(answers, number=asked.number))
 
-    def _total(self, asked: int) -> None:
-        adding = self._adding.pop(asked)
-        if adding.call.active():
-            adding.call.cancel()
-        adding.child.line.say(Total(adding.number, self._totals.text()))
+    async def _all_say(self, asker: int, question: Question) -> Answers:
+        if isinstance(question, ReloadAll):
+            return Answers(0, [msgspec.to_builtins(await self.reloader.reload())], [])
+        answers = await self._questions.ask(self._ready(), question, asker)
+        if isinstance(question, Measure):
+            text = self._totals.text(self._own_metrics())
+            return msgspec.structs.replace(answers, results=[text])
+        return answers
 
+    def _own_metrics(self) -> list[Metric]:
+        return [
+            GaugeMetricFamily("pushserver_workers", "Workers that take connections.", value=len(self._ready())),
+            CounterMetricFamily("pushserver_worker_restarts", "Workers that ended.", value=self._restarted),
+            CounterMetricFamily("pushserver_worker_hangs", "Workers killed for their silence.", value=self._hung),
+        ]
 
-def _environment() -> dict[str, str]:
-    """This process's, and where its modules were found: a worker imports the same ones, however this was installed."""
-    paths = [str(Path(path or ".").resolve()) for path in sys.path]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
+    async def _adopt(self, config: Config) -> None:
+        """Let all workers go on with a configuration, or none of them. Raises `ConfigError`."""
+        answers = await self._questions.ask(self._ready(), Prepare(config))
+        if answers.problem or answers.unanswered:
+            raise ConfigError(answers.problem or f"no answer from {', '.join(answers.unanswered)}")
+        # Who starts from now on starts with it; the others are told now.
+        self._config = config
+        await self._questions.ask(self._children.values(), Adopt(config))

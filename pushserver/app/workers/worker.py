@@ -1,4 +1,4 @@
-"""A worker: one node in a process of its own, on sockets that the supervisor bound (L4).
+"""A worker: one node in a process of its own, on sockets that the supervisor bound.
 
     python -m pushserver.app.workers.worker NUMBER REACTOR
 
@@ -14,57 +14,60 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ReactorNotRunning
-from twisted.internet.protocol import Factory
-from twisted.internet.task import LoopingCall
-from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, eventAsText, globalLogBeginner
+from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.logger import Logger, globalLogBeginner
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from pushserver.app import process
 from pushserver.app.dev import Dev, prepare
+from pushserver.app.log import Forwarder, configure
+from pushserver.app.workers.child import CONTROL_FD, SingleProtocolFactory
 from pushserver.app.workers.load_table import LoadTable
 from pushserver.app.workers.messages import (
-    Ask,
+    Answer,
+    Answers,
     Begin,
+    Channel,
     Entry,
+    Everywhere,
     Failed,
     Figures,
     Lead,
-    Line,
+    Measure,
     Order,
     Passed,
+    Question,
     Ready,
     Report,
+    Request,
     Stop,
-    Sum,
-    Total,
+    WatchLine,
 )
+from pushserver.app.workers.metrics import Source, families
 from pushserver.app.workers.sockets import endpoint
 from pushserver.config.sections import Config
-from pushserver.core.errors import ConfigError, Unavailable
+from pushserver.core.errors import ConfigError, PushError, Unavailable
+from pushserver.server.clock import Clock, Recurring
 
 if TYPE_CHECKING:
     from pushserver.app.service import PushService
 
-#: The descriptor of the socket pair.
-CONTROL_FD: Final = 3
-#: Seconds between two entries into the roll, and between two words to the supervisor about what was counted.
+#: Seconds between two entries into the load table, and between two words to the supervisor about what was counted.
 NOTE_EVERY: Final = 0.25
 FIGURES_EVERY: Final = 5
-#: Seconds for the supervisor to add up everybody's metrics.
-TOTAL_TIMEOUT: Final = 3
+#: Seconds for the supervisor to bring together what all say: more than it gives each of them.
+ANSWERS_TIMEOUT: Final = 8
 #: Seconds for the last words to be taken.
 LAST_WORDS: Final = 2
 
 
 def monotonic() -> int:
-    """ms on a clock that all processes of the machine share."""
+    """Return ms on a clock that all processes of the machine share."""
     return time.monotonic_ns() // 1_000_000
 
 
@@ -76,55 +79,61 @@ class Worker:
 
     def __init__(self, reactor: Any, descriptor: int = CONTROL_FD) -> None:
         self._reactor = reactor
-        self._line = Line(Order, self._heard, self._deserted)
-        self._roll: LoadTable | None = None
+        self._clock = Clock(reactor)
+        self._channel = Channel(Order, self._receive, self.end)
+        self._load_table: LoadTable | None = None
         self._sockets: dict[str, Passed] = {}
         self._service: PushService | None = None
-        self._totals: dict[int, Deferred[bytes]] = {}
+        self._dev = False
+        self._asked: dict[int, Deferred[Answers]] = {}
+        self._last = 0
         self._number = 0
-        self._load = 0
-        self._regular = [LoopingCall(self._note), LoopingCall(self._tell)]
-        factory = One(self._line)
-        reactor.adoptStreamConnection(descriptor, socket.AF_UNIX, factory)
+        self._regular: list[Recurring] = []
+        reactor.adoptStreamConnection(descriptor, socket.AF_UNIX, SingleProtocolFactory(self._channel))
         os.close(descriptor)
-        globalLogBeginner.beginLoggingTo([_Observer(self._say)], redirectStandardIO=False)
+        globalLogBeginner.beginLoggingTo([Forwarder(self._forward)], redirectStandardIO=False)
         reactor.addSystemEventTrigger("before", "shutdown", self._shutdown)
 
     # -- the supervisor -----------------------------------------------------------------------------------------------
 
-    def _say(self, report: Report) -> None:
-        self._line.say(report)
+    def _send(self, report: Report) -> None:
+        self._channel.send(report)
 
-    def _heard(self, order: Order) -> None:
+    def _forward(self, level: str, namespace: str, text: str, traceback: str, fields: dict[str, Any]) -> None:
+        self._send(Entry(level, namespace, text, traceback, fields))
+
+    def _receive(self, order: Order) -> None:
         match order:
             case Begin():
                 self._begin(order)
             case Lead():
                 if self._service is not None:
                     self._service.lead()
-            case Ask(number):
-                self._tell(number)
-            case Total(number, text):
-                waiting = self._totals.pop(number, None)
+            case Request():
+                self._clock.detach(self._answer(order), self._log, "answering the supervisor")
+            case Answers(number):
+                waiting = self._asked.pop(number, None)
                 if waiting is not None:
-                    waiting.callback(text)
+                    waiting.callback(order)
+            case WatchLine(_, watch, text):
+                if self._service is not None:
+                    self._service.watches.show(watch, text)
             case Stop():
                 self.end()
 
-    def _deserted(self) -> None:
-        # Without a supervisor nobody would start this process again, or stop it.
-        self.end()
-
     def end(self) -> None:
-        """Drains, and ends the process."""
+        """Drain, and end the process: nobody would start it again, or stop it, without a supervisor."""
         try:
             self._reactor.stop()
         except ReactorNotRunning:
             pass
 
     def _begin(self, order: Begin) -> None:
-        self._roll = LoadTable(order.roll, order.count, order.number - 1, monotonic)
+        self._number = order.number
+        self._load_table = LoadTable(order.load_table, order.count, order.number - 1, monotonic)
         self._sockets = {passed.description: passed for passed in order.sockets}
+        self._dev = order.dev
+        configure(order.config.log)
         try:
             config, dev = order.config, None
             if order.dev:
@@ -133,41 +142,54 @@ class Worker:
             from pushserver.app.service import PushService
 
             self._service = PushService(self._reactor, config, dev, name=order.node, role=self)
-            process.settle()
+            process.freeze_gc()
         except ConfigError:
             self.failed(Failure())
             return
-        for call, every in zip(self._regular, (NOTE_EVERY, FIGURES_EVERY), strict=True):
-            call.clock = self._reactor
-            call.start(every).addErrback(lambda failure: self._log.failure("telling the others stopped", failure))
+        for seconds, call in ((NOTE_EVERY, self._note), (FIGURES_EVERY, self._send_figures)):
+            self._regular.append(self._clock.every(seconds, call, self._log, "telling the others"))
+        self._note()
         self._service.startService()
 
-    def _tell(self, number: int = 0) -> None:
+    def _send_figures(self) -> None:
         if self._service is not None:
-            self._say(Figures(number, self._service.metrics()))
+            self._send(Figures(families(self._service.metrics)))
+
+    async def _answer(self, request: Request) -> None:
+        service, result, problem = self._service, None, ""
+        if isinstance(request.question, Measure):
+            self._send_figures()
+        elif service is not None:
+            try:
+                result = await service.carry_out(request.question)
+            except (ConfigError, PushError) as refused:
+                problem = str(refused)
+            except Exception as failed:
+                self._log.failure("a question of the supervisor failed")
+                problem = repr(failed)
+        self._send(Answer(request.number, result, problem))
 
     def _shutdown(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._end_in_order())
 
     async def _end_in_order(self) -> None:
-        """Drains, and lets the last words reach the supervisor."""
+        """Drain, and let the last words reach the supervisor."""
         service = self._service
         if service is not None and service.running:
             await service.stopService()
-            self._tell()
-        for call in self._regular:
-            if call.running:
-                call.stop()
-        if not self._line.gone.called:
-            self._line.close()
-            await self._line.gone.addTimeout(LAST_WORDS, self._reactor, lambda result, timeout: None)
+            self._send_figures()
+        for recurring in self._regular:
+            recurring.stop()
+        if not self._channel.gone.called:
+            self._channel.close()
+            await self._channel.gone.addTimeout(LAST_WORDS, self._reactor, lambda result, timeout: None)
 
     # -- sockets.Turns ------------------------------------------------------------------------------------------------
 
     def yields(self) -> bool:
-        if self._roll is None or self._service is None:
+        if self._load_table is None or self._service is None:
             return False
-        return self._roll.ahead(self._service.load())
+        return self._load_table.ahead(self._service.load())
 
     def accepted(self) -> None:
         self._note()
@@ -176,32 +198,44 @@ class Worker:
         if self._service is not None:
             self._service.note()
 
-    # -- seat.Seat ----------------------------------------------------------------------------------------------------
+    # -- role.Role ----------------------------------------------------------------------------------------------------
 
-    def endpoint(self, description: str) -> Any:
-        return endpoint(self._reactor, self._sockets[description], self)
+    def endpoint(self, description: str) -> IStreamServerEndpoint:
+        made: IStreamServerEndpoint = endpoint(self._reactor, self._sockets[description], self)
+        return made
 
     def elsewhere(self) -> int:
-        return self._roll.elsewhere() if self._roll is not None else 0
+        return self._load_table.elsewhere() if self._load_table is not None else 0
 
     def note(self, connections: int, load: int) -> None:
-        if self._roll is not None:
-            self._roll.note(connections, load)
+        if self._load_table is not None:
+            self._load_table.note(connections, load)
 
-    async def whole(self, metrics: bytes) -> bytes:
-        self._number += 1
-        number = self._number
-        waiting = self._totals[number] = Deferred()
-        waiting.addTimeout(TOTAL_TIMEOUT, self._reactor)
-        self._say(Sum(number, metrics))
+    async def metrics(self, own: Source) -> bytes:
+        text: bytes = (await self.everywhere(Measure())).results[0]
+        return text
+
+    async def everywhere(self, question: Question) -> Answers:
+        self._last += 1
+        number = self._last
+        waiting = self._asked[number] = Deferred()
+        waiting.addTimeout(ANSWERS_TIMEOUT, self._reactor)
+        self._send(Everywhere(number, question))
         try:
             return await waiting
         except Exception:
-            self._totals.pop(number, None)
+            self._asked.pop(number, None)
             raise Unavailable("the supervisor does not answer") from None
 
+    @property
+    def number(self) -> int:
+        return self._number
+
+    def show(self, watcher: int, watch: int, text: str) -> None:
+        self._send(WatchLine(watcher, watch, text))
+
     def ready(self, config: Config, dev: Dev | None, now: int) -> None:
-        self._say(Ready())
+        self._send(Ready())
 
     def closed(self, config: Config, dev: Dev | None) -> None:
         pass
@@ -210,38 +244,13 @@ class Worker:
         hopeless = failure.check(ConfigError) is not None
         if not hopeless:
             self._log.failure("the start failed", failure)
-        self._say(Failed(str(failure.value), hopeless))
+        self._send(Failed(str(failure.value), hopeless))
         self._reactor.exitCode = 1
         self.end()
 
 
-@implementer(ILogObserver)
-class _Observer:
-    """Writes the log through the supervisor's."""
-
-    def __init__(self, say: Callable[[Report], None]) -> None:
-        self._say = say
-
-    def __call__(self, event: LogEvent) -> None:
-        level = event.get("log_level", LogLevel.info).name
-        text = eventAsText(event, includeTimestamp=False, includeSystem=False)
-        self._say(Entry(level, event.get("log_namespace", "-"), text))
-
-
-class One(Factory):
-    """Gives out one protocol."""
-
-    noisy = False
-
-    def __init__(self, line: Line) -> None:
-        self._line = line
-
-    def buildProtocol(self, addr: Any) -> Line:
-        return self._line
-
-
 def main(arguments: list[str]) -> int:
-    """Runs until the worker ends; ``arguments`` are the worker's number and its reactor's module."""
+    """Run until the worker ends; ``arguments`` are the worker's number and its reactor's module."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     install = getattr(import_module(arguments[1]), "install", None)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Summary, generate_latest
+from prometheus_client.core import CounterMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
 
-from pushserver.app.workers.metrics import Totals, parse
+from pushserver.app.workers.metrics import Family, Sample, Totals, families
 
 
-def text(*lines: str) -> bytes:
-    return ("\n".join(lines) + "\n").encode()
-
-
-def worker(messages: int, open: int, seconds: float = 0.2) -> bytes:
+def registry_of(messages: int, open: int, seconds: float = 0.2) -> CollectorRegistry:
     registry = CollectorRegistry()
     counter = Counter("push_messages", "Messages.", ["way"], registry=registry)
     counter.labels("in").inc(messages)
@@ -24,7 +22,11 @@ def worker(messages: int, open: int, seconds: float = 0.2) -> bytes:
     Histogram("push_seconds", "How long.", buckets=(0.1, 1), registry=registry).observe(seconds)
     Summary("push_bytes", "How much.", registry=registry).observe(open)
     Info("push_build", "What.", registry=registry).info({"version": "1"})
-    return generate_latest(registry)
+    return registry
+
+
+def worker(messages: int, open: int, seconds: float = 0.2) -> tuple[Family, ...]:
+    return families(registry_of(messages, open, seconds))
 
 
 def samples(octets: bytes) -> dict[tuple[str, str], float]:
@@ -39,7 +41,7 @@ def samples(octets: bytes) -> dict[tuple[str, str], float]:
 def test_one_worker_reads_as_it_was() -> None:
     totals = Totals()
     totals.note(1, worker(3, 5))
-    assert samples(totals.text()) == samples(worker(3, 5))
+    assert samples(totals.text()) == samples(generate_latest(registry_of(3, 5)))
 
 
 def test_counts_add_up_and_what_all_see_does_not() -> None:
@@ -57,18 +59,15 @@ def test_counts_add_up_and_what_all_see_does_not() -> None:
     assert math.isclose(said["push_seconds_sum", ""], 0.55)
 
 
+def gauge(name: str, value: float) -> Family:
+    return Family(name, "", "gauge", (Sample(name, (), value),))
+
+
 def test_all_are_ready_only_where_each_is() -> None:
     totals = Totals()
     for number, ready in enumerate((1, 0)):
-        totals.note(
-            number,
-            text(
-                "# TYPE push_ready gauge",
-                f"push_ready {ready}",
-                f"push_start_time_seconds {number + 5}",
-                f"engine_lag {number}",
-            ),
-        )
+        figures = gauge("push_ready", ready), gauge("push_start_time_seconds", number + 5), gauge("engine_lag", number)
+        totals.note(number, figures)
     said = samples(totals.text())
     assert (said["push_ready", ""], said["push_start_time_seconds", ""], said["engine_lag", ""]) == (0, 5, 1)
 
@@ -99,10 +98,18 @@ def test_nobody_there_is_nothing() -> None:
     assert Totals().text() == b""
 
 
-def test_odd_lines_do_no_harm() -> None:
-    families = parse(text("# a remark", "alone 2 1700000000000", "none x", "", "# TYPE t gauge", 't{a="}"} NaN'))
-    assert families["alone"].samples == {"alone": 2.0}
-    assert math.isnan(families["t"].samples['t{a="}"}'])
+def test_figures_that_are_no_number_and_labels_of_any_text_pass_through() -> None:
+    odd = Sample("u", (("who", 'o"u\\t, {x} 1\n'),), math.inf), Sample("u", (("who", "nan"),), math.nan)
     totals = Totals()
-    totals.note(1, text("u +Inf", "v -Inf", "w NaN", "x 0.5"))
-    assert totals.text() == text("u +Inf", "v -Inf", "w NaN", "x 0.5")
+    totals.note(1, (Family("u", "", "gauge", odd),))
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(odd), type=tuple[Sample, ...])[0] == odd[0]
+    found = [s for family in text_string_to_metric_families(totals.text().decode()) for s in family.samples]
+    assert [(s.labels["who"], s.value) for s in found[:1]] == [('o"u\\t, {x} 1\n', math.inf)]
+    assert math.isnan(found[1].value)
+
+
+def test_what_the_supervisor_counts_stands_behind() -> None:
+    totals = Totals()
+    totals.note(1, worker(3, 5))
+    said = samples(totals.text([CounterMetricFamily("push_restarts", "Ends.", value=2)]))
+    assert (said["push_restarts_total", ""], said["push_messages_total", "in"]) == (2, 3)

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import resource
 import signal
 import socket
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.internet import task
+from twisted.internet.task import deferLater
 
+from pushserver.app.workers import load_table
+from pushserver.app.workers.supervisor import SILENCE, STARTING, Supervisor
+from pushserver.config.checks import Config, load
+from pushserver.server.clock import Clock
 from tests.cluster.conftest import CONFIG, Place
 from tests.cluster.talk import Talk, Talks, settles, talking
 from tests.harness import Server, free_port, taken, wait_until
@@ -307,3 +316,174 @@ def test_one_console_reaches_every_worker_and_survives_its_own(house: Place, tal
     for each in talks:
         if node_of(each) != leader:
             assert each.closed() == 3503
+
+
+def test_a_worker_that_cannot_be_made_is_made_once_that_is_possible(house: Place, talk: Talks) -> None:
+    server = begin(house)
+    _, most = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (5, most))
+    os.kill(children(server.pid)[0], signal.SIGKILL)
+    wait_until(lambda: server.log.count("cannot be started") >= 2)
+    assert re.findall(r"cannot be started \(.*Too many open files.*next try in (\S+) s", server.log)[:2] == [
+        "0.25",
+        "0.5",
+    ]
+    held = len(os.listdir(f"/proc/{server.pid}/fd"))
+    wait_until(lambda: server.log.count("cannot be started") >= 4)
+    assert len(os.listdir(f"/proc/{server.pid}/fd")) == held
+    # The other one works meanwhile.
+    talk(server, "42").barrier()
+    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (most, most))
+    wait_until(lambda: server.log.count(" is ready") == 3, 20)
+
+
+def test_sigterm_ends_a_supervisor_that_cannot_make_a_worker(house: Place) -> None:
+    server = begin(house)
+    _, most = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (5, most))
+    for child in children(server.pid):
+        os.kill(child, signal.SIGKILL)
+    wait_until(lambda: server.log.count("cannot be started") >= 2)
+    server.signal(signal.SIGTERM)
+    assert server.wait(5) == -signal.SIGTERM
+
+
+def test_a_worker_that_hangs_is_killed_and_replaced(house: Place, talk: Talks) -> None:
+    server = begin(house)
+    victim = children(server.pid)[0]
+    os.kill(victim, signal.SIGSTOP)
+    began = time.monotonic()
+    wait_until(lambda: "has been silent for 10 s and is killed [event=worker_hung]" in server.log, 20)
+    assert 8 <= time.monotonic() - began <= 16
+    wait_until(lambda: server.log.count(" is ready") == 3, 20)
+    assert not alive(victim)
+    said = _metrics(server)
+    assert (said["pushserver_worker_hangs_total"], said["pushserver_worker_restarts_total"]) == (1, 1)
+    talk(server, "42").barrier()
+
+
+class Silent:
+    """A worker that is only looked at."""
+
+    number = 1
+    noted_at = silent_looks = 0
+
+    def __init__(self) -> None:
+        self.signals: list[str] = []
+
+    def signal(self, name: str) -> None:
+        self.signals.append(name)
+
+
+def test_looks_are_counted_and_not_seconds() -> None:
+    """A supervisor that was held up itself has not looked meanwhile, so that it kills nobody for it."""
+    clock, now, silent = task.Clock(), [0], Silent()
+    config = Config()
+    supervisor = Supervisor(clock, config, None, 1, lambda: config, None, Clock(clock))
+    descriptor = load_table.make(1)
+    table = load_table.LoadTable(descriptor, 1, 0, lambda: now[0])
+    os.close(descriptor)
+    supervisor._load_table, supervisor._children = table, {1: silent}  # type: ignore[dict-item]
+    for looks in (STARTING, SILENCE):
+        for _ in range(looks - 1):
+            supervisor._look()
+        assert silent.signals == []
+        now[0] += 3_600_000
+        table.note(1, 1)
+        supervisor._look()
+    for _ in range(SILENCE):
+        supervisor._look()
+    assert silent.signals == ["KILL"]
+    supervisor._look()
+    assert silent.signals == ["KILL"]
+    table.close()
+
+
+def test_draining_is_for_all_workers(house: Place, talk: Talks) -> None:
+    server = begin(house)
+    talks = on_both(server, talk)
+    assert server.api("POST", "/api/drain", {"over": "soon"}).status == 400
+    said = server.api("POST", "/api/drain", {"over": "0s"})
+    assert (said.status, said.body) == (200, {"draining": True, "connections": len(talks)})
+    assert {each.closed() for each in talks} == {3001}
+    for _ in range(8):
+        assert server.api("GET", "/readyz").body == {"status": "unavailable", "reason": "draining"}
+        with pytest.raises(Exception, match="503"):
+            talk.guest(server)
+    assert server.api("POST", "/api/drain").body == {"draining": True, "connections": 0}
+    assert server.api("DELETE", "/api/drain").body == {"draining": False}
+    on_both(server, talk)
+    for each in [talk(server, "42") for _ in range(4)]:
+        each.barrier()
+
+
+def test_a_reload_counts_on_each_worker_or_on_none(house: Place, talk: Talks) -> None:
+    server = begin(house)
+    path = server.place / "pushserver.toml"
+    text = path.read_text()
+    talks = on_both(server, talk)
+    path.write_text(text + '\n[[namespaces]]\nname = "fresh"\n')
+    assert server.api("POST", "/api/reload").body == {"changed": ["namespaces"], "restartNeeded": []}
+    for each in talks:
+        assert each.ask("subscribe", channels=["fresh:1"])["data"]["rejected"] == {}
+    # A mistake, and a worker that does not answer: nothing changes.
+    path.write_text(text + '\n[[namespaces]]\nname = "fresh"\nhistory_sise = 3\n')
+    refused = server.api("POST", "/api/reload")
+    assert (refused.status, "history_sise: unknown key" in refused.body["error"]["message"]) == (400, True)
+    path.write_text(text)
+    victim, _ = children(server.pid)
+    os.kill(victim, signal.SIGSTOP)
+    server.signal(signal.SIGHUP)
+    wait_until(lambda: "nothing has changed: no answer from" in server.log)
+    os.kill(victim, signal.SIGCONT)
+    for each in talks:
+        assert each.ask("subscribe", channels=["fresh:2"])["data"]["rejected"] == {}
+    server.signal(signal.SIGHUP)
+    wait_until(lambda: server.log.count("the configuration was reloaded") == 2)
+    for each in talks:
+        assert list(each.ask("subscribe", channels=["fresh:3"])["data"]["rejected"]) == ["fresh:3"]
+    # Who starts later starts with it.
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: server.log.count(" is ready") == 3, 20)
+    for each in on_both(server, talk):
+        assert list(each.ask("subscribe", channels=["fresh:3"])["data"]["rejected"]) == ["fresh:3"]
+
+
+async def test_a_start_without_a_process_tries_again_and_can_be_stopped(tmp_path: Path) -> None:
+    from twisted.internet import reactor
+
+    class Poor:
+        """A reactor that has no process left."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(reactor, name)
+
+        def spawnProcess(self, *arguments: Any, **named: Any) -> None:
+            raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    config = load(
+        None, {}, {"server.state_dir": str(tmp_path), "server.listen": ["tcp:0:interface=127.0.0.1"]}, dev=True
+    )
+    poor: Any = Poor()
+
+    async def started_and_stopped() -> None:
+        supervisor = Supervisor(poor, config, None, 2, lambda: config, None, Clock(poor))
+        supervisor.startService()
+        assert supervisor._starting is not None
+        await supervisor._starting
+        assert sorted(supervisor._restarts) == [1, 2]
+        await supervisor.stopService()
+        assert supervisor._restarts == {}
+
+    def opened() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    # The reactor itself opens something for its first listening port.
+    await started_and_stopped()
+    before = opened()
+    await started_and_stopped()
+    deadline = poor.seconds() + 5
+    # What was opened closes in the reactor's next turns.
+    while opened() > before:
+        assert poor.seconds() < deadline
+        await deferLater(poor, 0.01)

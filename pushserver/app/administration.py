@@ -1,0 +1,91 @@
+"""What an operator asks of a whole server, all its processes: one way for the API, the console and the signal."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from twisted.web.server import Request
+
+from pushserver.app.workers.messages import Answers, DrainAll, Question, ReloadAll, UndrainAll
+from pushserver.app.workers.role import Role
+from pushserver.config.changes import Changes
+from pushserver.core import durations
+from pushserver.core.errors import Invalid, Unavailable
+from pushserver.server.backend_commands import decode
+
+
+class DrainParams(msgspec.Struct, frozen=True):
+    """The body of ``POST /api/drain``."""
+
+    over: str | Annotated[int, msgspec.Meta(ge=0, le=durations.LONGEST)] | None = None
+
+
+class Drained(msgspec.Struct, frozen=True):
+    """How many connections are sent away, and which nodes did not say."""
+
+    connections: int
+    unanswered: list[str]
+
+
+class Administration:
+    """Reload and drain, on every process of this server."""
+
+    def __init__(self, role: Role) -> None:
+        self._role = role
+
+    async def reload(self) -> Changes:
+        """Go on with what the configuration says now, everywhere or nowhere.
+
+        Raises `errors.Invalid` with one line where it cannot be used.
+        """
+        answers = await self._role.everywhere(ReloadAll())
+        if answers.problem:
+            raise Invalid(answers.problem)
+        return msgspec.convert(answers.results[0], Changes)
+
+    async def drain(self, window: int | None = None) -> Drained:
+        """Take no new connections, and send away those that are here, spread over so many ms."""
+        answers = await self._ask(DrainAll(window))
+        return Drained(sum(answers.results), answers.unanswered)
+
+    async def undrain(self) -> list[str]:
+        """Take new connections again; return the nodes that did not say that they do."""
+        return (await self._ask(UndrainAll())).unanswered
+
+    async def _ask(self, question: Question) -> Answers:
+        answers = await self._role.everywhere(question)
+        if answers.problem:
+            raise Unavailable(answers.problem)
+        return answers
+
+    # -- the API ------------------------------------------------------------------------------------------------------
+
+    async def post_reload(self, request: Request, path: list[str]) -> Changes:
+        """``POST /api/reload``."""
+        return await self.reload()
+
+    async def post_drain(self, request: Request, path: list[str]) -> dict[str, Any]:
+        """``POST /api/drain``."""
+        assert request.content is not None
+        asked = decode(request.content.read() or b"{}", DrainParams)
+        drained = await self.drain(_window(asked.over))
+        return _with_unanswered({"draining": True, "connections": drained.connections}, drained.unanswered)
+
+    async def delete_drain(self, request: Request, path: list[str]) -> dict[str, Any]:
+        """``DELETE /api/drain``."""
+        return _with_unanswered({"draining": False}, await self.undrain())
+
+
+def _window(over: str | int | None) -> int | None:
+    """Return ms from a duration, which may be none at all: ``0s``."""
+    if not isinstance(over, str):
+        return over
+    try:
+        return durations.parse(over)
+    except ValueError:
+        raise Invalid('over is a duration, such as "30s"') from None
+
+
+def _with_unanswered(answer: dict[str, Any], unanswered: list[str]) -> dict[str, Any]:
+    return answer | ({"unanswered": unanswered} if unanswered else {})

@@ -1,0 +1,78 @@
+"""What a running server takes over from a configuration that was read anew, and what only a new start can."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from pushserver.config.sections import SECTIONS, Config, keys_of
+
+#: Sections of which every key counts at once.
+_WHOLE_SECTIONS: Final = frozenset({"api", "log"})
+
+#: Keys of other sections that count at once. The files of the console are read at each login.
+_KEYS: Final = frozenset(
+    {
+        "server.shutdown_delay",
+        "server.shutdown_drain",
+        "auth.algorithms",
+        "auth.secret",
+        "auth.secret_file",
+        "auth.secrets",
+        "auth.secret_files",
+        "auth.public_key_file",
+        "auth.issuer",
+        "auth.audience",
+        "auth.user_claim",
+        "auth.leeway",
+        "auth.max_token_lifetime",
+    }
+)
+
+
+class Changes(msgspec.Struct, frozen=True, rename="camel"):
+    """Full keys, such as ``auth.secrets``, ``roles`` and ``namespaces``."""
+
+    changed: list[str]
+    restart_needed: list[str]
+
+
+def counts_at_once(full_key: str) -> bool:
+    """Return whether a running server takes over a change of this key."""
+    return full_key in _KEYS or full_key.partition(".")[0] in _WHOLE_SECTIONS
+
+
+def merge(running: Config, read: Config) -> tuple[Config, Changes]:
+    """Return the configuration to go on with, and what is another than before.
+
+    What needs a new start stays as it runs, and is named as long as it differs.
+    """
+    changed: list[str] = []
+    restart: list[str] = []
+    sections: dict[str, Any] = {}
+    for name, section in SECTIONS.items():
+        now, new = getattr(running, name), getattr(read, name)
+        taken: dict[str, Any] = {}
+        for key in keys_of(section):
+            differs = getattr(now, key) != getattr(new, key) or _contents(now, key) != _contents(new, key)
+            if differs and counts_at_once(f"{name}.{key}"):
+                changed.append(f"{name}.{key}")
+                taken[key] = getattr(new, key)
+            elif differs:
+                restart.append(f"{name}.{key}")
+        sections[name] = msgspec.structs.replace(now, **taken)
+    sections["auth"] = msgspec.structs.replace(sections["auth"], contents=read.auth.contents)
+    for name in ("roles", "namespaces"):
+        sections[name] = getattr(read, name)
+        if getattr(running, name) != sections[name]:
+            changed.append(name)
+    return Config(**sections), Changes(changed, restart)
+
+
+def _contents(section: Any, key: str) -> list[bytes | None]:
+    """What the files held that a key names."""
+    held: dict[str, bytes] = getattr(section, "contents", {})
+    value = getattr(section, key)
+    paths = value if isinstance(value, tuple) else (value,)
+    return [held[path] for path in paths if path in held]

@@ -1,0 +1,41 @@
+"""What the parts of a server are given of the configuration, in the shapes of the pure layer."""
+
+from __future__ import annotations
+
+from pushserver.config.sections import Config
+from pushserver.core.channels import Namespaces
+from pushserver.core.errors import ConfigError
+from pushserver.core.task import ThrottleRules
+from pushserver.core.tokens import Keys, TokenRules
+
+
+def namespaces(config: Config) -> Namespaces:
+    """Return all namespaces, the built-in ones among them."""
+    return Namespaces(config.namespaces)
+
+
+def keys(config: Config) -> Keys:
+    """Return the keys that tokens are verified with. Raises `ConfigError`."""
+    try:
+        return config.auth.keys()
+    except (OSError, ValueError) as problem:
+        raise ConfigError(f"[auth]: {problem}") from None
+
+
+def token_rules(config: Config) -> TokenRules:
+    """Return what is asked of a token beside its signature."""
+    auth = config.auth
+    return TokenRules(
+        algorithms=frozenset(auth.algorithms),
+        issuer=auth.issuer,
+        audience=auth.audience,
+        user_claim=auth.user_claim,
+        leeway=auth.leeway,
+        max_token_lifetime=auth.max_token_lifetime,
+        roles=config.roles,
+    )
+
+
+def throttle_rules(config: Config) -> ThrottleRules:
+    """Return how often the progress of a task is shown."""
+    return ThrottleRules(config.tasks.min_interval, config.tasks.min_delta)
