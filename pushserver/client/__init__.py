@@ -14,18 +14,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pushserver.client.aio import Client, Inbox, Subscription, TaskUpdates
-    from pushserver.client.backoff import Backoff
-    from pushserver.client.core import ClientCore, Options, State
+    from pushserver.client.aio import Client
+    from pushserver.client.aio_readers import Inbox, Subscription, TaskUpdates
+    from pushserver.client.backoff import Backoff, Retry
+    from pushserver.client.core import ClientCore
     from pushserver.client.errors import (
         AuthFailed,
         ClientClosed,
         ClientError,
         Disconnected,
+        NotOpened,
         QueueFull,
         RequestFailed,
         RequestTimeout,
         SubscriptionEnded,
+        Unauthorized,
+        UserChanged,
     )
     from pushserver.client.messages import (
         ChatReceipt,
@@ -38,21 +42,27 @@ if TYPE_CHECKING:
         TaskState,
         Welcome,
     )
+    from pushserver.client.state import Options, Settings, State
     from pushserver.client.tx import ClientService
+    from pushserver.client.tx_reading import Reading
 
 _HOMES = {
-    "pushserver.client.aio": ("Client", "Inbox", "Subscription", "TaskUpdates"),
-    "pushserver.client.backoff": ("Backoff",),
-    "pushserver.client.core": ("ClientCore", "Options", "State"),
+    "pushserver.client.aio": ("Client",),
+    "pushserver.client.aio_readers": ("Inbox", "Subscription", "TaskUpdates"),
+    "pushserver.client.backoff": ("Backoff", "Retry"),
+    "pushserver.client.core": ("ClientCore",),
     "pushserver.client.errors": (
         "AuthFailed",
         "ClientClosed",
         "ClientError",
         "Disconnected",
+        "NotOpened",
         "QueueFull",
         "RequestFailed",
         "RequestTimeout",
         "SubscriptionEnded",
+        "Unauthorized",
+        "UserChanged",
     ),
     "pushserver.client.messages": (
         "ChatReceipt",
@@ -65,7 +75,9 @@ _HOMES = {
         "TaskState",
         "Welcome",
     ),
+    "pushserver.client.state": ("Options", "Settings", "State"),
     "pushserver.client.tx": ("ClientService",),
+    "pushserver.client.tx_reading": ("Reading",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -81,6 +93,7 @@ __all__ = [
     "Disconnected",
     "History",
     "Inbox",
+    "NotOpened",
     "Options",
     "Position",
     "Presence",
@@ -88,13 +101,18 @@ __all__ = [
     "Published",
     "Push",
     "QueueFull",
+    "Reading",
     "RequestFailed",
     "RequestTimeout",
+    "Retry",
+    "Settings",
     "State",
     "Subscription",
     "SubscriptionEnded",
     "TaskState",
     "TaskUpdates",
+    "Unauthorized",
+    "UserChanged",
     "Welcome",
 ]
 

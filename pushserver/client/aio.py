@@ -12,41 +12,33 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import random
-import time
-import uuid
-from collections.abc import Awaitable, Callable, Mapping
+import ssl as tls
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from ssl import SSLContext
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Self, TypeVar
 from weakref import WeakValueDictionary
 
 try:
-    from websockets.asyncio.client import ClientConnection, connect
+    from websockets.asyncio.client import connect
     from websockets.exceptions import ConnectionClosed, InvalidStatus
     from websockets.typing import Subprotocol
 except ImportError as error:  # pragma: no cover - an installation without the extra
     raise ImportError("the asyncio client needs websockets: pip install pushserver[client]") from error
 
 from pushserver.client import calls
-from pushserver.client.core import ClientCore, Options, State
-from pushserver.client.effects import (
-    Answered,
-    Changed,
-    Connect,
-    Ended,
-    Failed,
-    FetchToken,
-    Hangup,
-    Readable,
-    Transmit,
-)
-from pushserver.client.errors import ClientClosed, ClientError, RequestTimeout
-from pushserver.client.feeds import Feed
-from pushserver.client.messages import ChatReceipt, History, Position, Presence, Published, Push, TaskState, Welcome
+from pushserver.client.address import Tls, proxy_for
+from pushserver.client.aio_link import Link, is_lasting
+from pushserver.client.aio_readers import Inbox, Reader, Subscription, TaskUpdates
+from pushserver.client.clock import steady
+from pushserver.client.core import ClientCore
+from pushserver.client.errors import ClientClosed, NotOpened, RequestTimeout, UserChanged
+from pushserver.client.messages import ChatReceipt, History, Position, Presence, Published, TaskState, Welcome
+from pushserver.client.shell import SUBPROTOCOL, Shell, Timer
+from pushserver.client.state import Options, Settings, State
 
 T = TypeVar("T")
-R = TypeVar("R", bound="_Reader[Any]")
+R = TypeVar("R", bound=Reader[Any])
 Token = str | Callable[[], str | Awaitable[str]]
 
 _log = logging.getLogger("pushserver.client")
@@ -56,128 +48,26 @@ _MAX_SIZE = 64 * 1024 * 1024
 _CLOSE_TIMEOUT = 2.0
 
 
-class _Reader(Generic[T]):
-    """What all readers share: iterate, close, or leave an ``async with``."""
-
-    def __init__(self, client: Client, feed: Feed) -> None:
-        self._client = client
-        self._feed = feed
-        self._readable = asyncio.Event()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __aenter__(self) -> Self:
-        await self.ready()
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        self.close()
-
-    async def ready(self) -> Self:
-        """Wait until the server has confirmed; raises SubscriptionEnded where it refused."""
-        while not self._feed.confirmed:
-            if self._feed.ended is not None:
-                raise self._feed.ended
-            await self._wait()
-        return self
-
-    def close(self) -> None:
-        """Stop reading. The last reader of a channel ends the subscription."""
-        self._client._close_feed(self._feed)
-
-    def __del__(self) -> None:
-        if self._feed.ended is None:
-            self._client._close_feed(self._feed)
-
-    async def _wait(self) -> None:
-        self._readable.clear()
-        await self._readable.wait()
-
-    async def _next(self) -> Push:
-        while True:
-            push = self._client._take(self._feed)
-            if push is not None:
-                return push
-            ended = self._feed.ended
-            if isinstance(ended, ClientClosed):
-                raise StopAsyncIteration
-            if ended is not None:
-                raise ended
-            await self._wait()
+class _NoTimer:
+    def cancel(self) -> None:
+        """There is nothing to cancel."""
 
 
-class Subscription(_Reader[Push]):
-    """The messages of one channel, from now on or from a position on, over as many connections as it takes.
-
-    A message of type ``resync`` says that some were missed for good. Ends with SubscriptionEnded where the server
-    refuses or ends it.
-    """
-
-    #: the position of the last message read
-    position: Position | None = None
-
-    @property
-    def channel(self) -> str:
-        return self._feed.key
-
-    @property
-    def recovered(self) -> bool | None:
-        """Whether the server could continue at the given position; None where none was asked for."""
-        return self._feed.recovered
-
-    async def __anext__(self) -> Push:
-        push = await self._next()
-        self.position = push.position or self.position
-        return push
+NO_TIMER = _NoTimer()
 
 
-class Inbox(_Reader[Push]):
-    """The user's inbox. A message is acknowledged when the loop asks for the next one.
-
-    What the loop left before that comes again, to the next process too: at least once.
-    """
-
-    _last: Position | None = None
-
-    async def __anext__(self) -> Push:
-        self.ack()
-        push = await self._next()
-        self._last = push.position
-        return push
-
-    def ack(self) -> None:
-        """Acknowledge the message read last without asking for another."""
-        if self._last is not None:
-            self._client._ack(self._last)
-            self._last = None
-
-
-class TaskUpdates(_Reader[TaskState]):
-    """The states of one task, or of all the user's; never an older one after a newer. One task's end with its final."""
-
-    _over = False
-
-    async def __anext__(self) -> TaskState:
-        if self._over:
-            raise StopAsyncIteration
-        while True:
-            state = (await self._next()).task
-            if state is None:
-                continue
-            if state.final and self._feed.channel is not None:
-                self._over = True
-                self.close()
-            return state
-
-
-class Client:
+class Client(Shell[Reader[Any]]):
     """One connection to a push server that stays: it comes back, resumes, refreshes its token, acknowledges.
 
-    `token` is a token, or a function (async or not) that returns a fresh one and is called again before one expires;
-    None for a server that allows anonymous connections. `positions` are those of an earlier process (`positions()`).
-    `on_state` hears every change of state. `open_timeout` (seconds) bounds the wait for the first connection; None
-    waits for ever.
+    `token` is a token, or a function (async or not) that returns a fresh one, is called again before one expires, and
+    raises `Unauthorized` where there is none any more; None for a server that allows anonymous connections.
+    `positions` are those of an earlier process (`positions()`). `settings` chooses timeouts, waits and limits in
+    seconds (`options` in milliseconds). `on_state` hears every change of state, `on_user_changed` that another user
+    signed in. `open_timeout` (seconds) bounds the wait for the first connection; None waits for ever.
+
+    A ``wss:`` address is verified against the system's certificates, or those in `ca_file`; `cert_file` and `key_file`
+    are the client's own certificate; `ssl` replaces all three. `proxy` is a proxy's URL, None for none, True for what
+    the environment says.
     """
 
     def __init__(
@@ -186,37 +76,42 @@ class Client:
         *,
         token: Token | None = None,
         positions: Mapping[str, Position] | None = None,
+        settings: Settings | None = None,
         options: Options | None = None,
         ssl: SSLContext | None = None,
+        ca_file: str | None = None,
+        cert_file: str | None = None,
+        key_file: str | None = None,
+        proxy: str | bool | None = True,
         headers: Mapping[str, str] | None = None,
         open_timeout: float | None = 30.0,
         on_state: Callable[[State], None] | None = None,
+        on_user_changed: Callable[[UserChanged], None] | None = None,
+        clock: Callable[[], float] = steady,
     ) -> None:
-        self._url = url
-        self._token = token if callable(token) else None
-        self._ssl = ssl
-        self._headers = dict(headers or {})
-        self._open_timeout = open_timeout
-        self._on_state = on_state
-        self._core = ClientCore(
-            options or Options(),
-            random=random.random,
-            new_id=lambda: uuid.uuid4().hex,
-            token=token if isinstance(token, str) else None,
-            can_fetch=callable(token),
-            positions=dict(positions or {}),
+        super().__init__(
+            url,
+            token=token,
+            positions=positions,
+            settings=settings,
+            options=options,
+            headers=headers,
+            proxy=proxy,
+            on_state=on_state,
+            on_user_changed=on_user_changed,
+            clock=clock,
+            # Weak: a reader that a loop left behind with `break` stops reading when nobody holds it any more.
+            readers=WeakValueDictionary(),
         )
-        self._anchor = time.time() - time.monotonic()
-        # Weak: a reader that a loop left behind with `break` stops reading when nobody holds it any more.
-        self._readers: WeakValueDictionary[int, _Reader[Any]] = WeakValueDictionary()
-        self._answers: dict[int, asyncio.Future[Any]] = {}
-        self._links: dict[int, _Link] = {}
+        self._ssl = ssl
+        self._tls = Tls(ca_file, cert_file, key_file)
+        self._open_timeout = open_timeout
+        self._links: dict[int, Link] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._timer: asyncio.TimerHandle | None = None
-        self._opened: asyncio.Future[None] | None = None
+        self._fetching: asyncio.Task[None] | None = None
+        self._opening: set[asyncio.Future[None]] = set()
         self._ended: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._pumping = False
 
     # Life
 
@@ -230,22 +125,47 @@ class Client:
         await self.close()
 
     async def open(self) -> Welcome | None:
-        """Connect, and wait until the server knows who this is. Raises AuthFailed, Disconnected or RequestTimeout."""
-        loop = self._loop = asyncio.get_running_loop()
-        self._opened, self._ended = loop.create_future(), loop.create_future()
-        self._core.start(self._now())
-        self._pump()
+        """Connect, and wait until the server knows who this is. On an open client, return what it said.
+
+        Raises AuthFailed, Disconnected, RequestTimeout, or what no second attempt mends: ValueError for an address that
+        is none, ssl.SSLError for a certificate that is not trusted. Raises ClientClosed on a client that was closed:
+        a client is opened once.
+        """
+        if self.state in (State.CLOSING, State.CLOSED):
+            raise ClientClosed("this client was closed; make a new one")
+        first = self.state is State.IDLE
+        if first:
+            self._loop = asyncio.get_running_loop()
+            self._ended = self._loop.create_future()
+            self._core.start(self._now())
+            self._pump()
         try:
             async with asyncio.timeout(self._open_timeout):
-                await self._opened
+                await self._until_connected()
         except TimeoutError:
             reason = self._core.last_error
-            await self.close()
+            if first:
+                await self.close()
             raise RequestTimeout(f"no connection within {self._open_timeout} s: {reason}") from None
         except BaseException:
-            await self.close()
+            if first:
+                await self.close()
             raise
         return self._core.welcome
+
+    async def _until_connected(self) -> None:
+        if self.state is State.CONNECTED:
+            return
+        if self._ended is not None and self._ended.done():
+            # It came to nothing already.
+            self._ended.result()
+            raise ClientClosed("the client is closed")
+        opening = asyncio.get_running_loop().create_future()
+        self._opening.add(opening)
+        try:
+            await opening
+        finally:
+            self._opening.discard(opening)
 
     async def close(self) -> None:
         """Acknowledge what is due, close the socket, end all readers."""
@@ -256,6 +176,8 @@ class Client:
             await asyncio.wait([self._ended])
         if self._timer is not None:
             self._timer.cancel()
+        if self._fetching is not None:
+            self._fetching.cancel()
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=_CLOSE_TIMEOUT)
             for task in late:
@@ -265,50 +187,36 @@ class Client:
     async def wait_closed(self) -> None:
         """Wait until the client is closed for good; raises Disconnected where the server forbade to come back."""
         if self._ended is None:
-            raise ClientError("not opened yet")
+            raise NotOpened
         await asyncio.shield(self._ended)
-
-    @property
-    def state(self) -> State:
-        return self._core.state
-
-    @property
-    def welcome(self) -> Welcome | None:
-        """What the server said at the newest authentication: the user, the permissions, the expiry."""
-        return self._core.welcome
-
-    @property
-    def user_id(self) -> str | None:
-        return self._core.welcome.user_id if self._core.welcome else None
-
-    @property
-    def last_error(self) -> str | None:
-        """Why there is no connection, while there is none."""
-        return self._core.last_error
-
-    def positions(self) -> dict[str, Position]:
-        """Where the subscribed channels with history stand: give it to the `positions` of a later client."""
-        return self._core.positions()
 
     # Reading
 
     def subscribe(self, channel: str, *, since: Position | None = None) -> Subscription:
         """Read a channel. May be called before there is a connection; several readers of a channel share it."""
-        return self._read(Subscription(self, self._core.subscribe(channel, self._now(), since)))
+        return self._reading(Subscription(self, self._core.subscribe(channel, self._now(), since)))
 
     def inbox(self) -> Inbox:
         """Read what was sent to the user: notifications, direct chat, final task events. One reader at a time."""
-        return self._read(Inbox(self, self._core.open_inbox()))
+        return self._reading(Inbox(self, self._core.open_inbox()))
 
     def task(self, task_id: str) -> TaskUpdates:
         """Read one task's states until its final one."""
-        return self._read(TaskUpdates(self, self._core.subscribe(f"task:{task_id}", self._now())))
+        return self._reading(TaskUpdates(self, self._core.subscribe(f"task:{task_id}", self._now())))
 
-    def tasks(self) -> TaskUpdates:
-        """Read the states of all the user's own tasks, beginning with the unfinished ones."""
-        return self._read(TaskUpdates(self, self._core.open_tasks()))
+    def tasks(self, *, follow: bool = False) -> TaskUpdates:
+        """Read the states of all the user's own tasks, beginning with the unfinished ones.
+
+        Ends like `task`, when there has been a state and none is unfinished any more; with `follow` it goes on for
+        tasks to come.
+        """
+        return self._reading(TaskUpdates(self, self._core.open_tasks(), follow))
 
     # Asking
+
+    async def request(self, type: str, data: Mapping[str, Any] | None = None) -> Any:
+        """Send a message of any type of the protocol and return the data of its reply. Raises RequestFailed."""
+        return await self._call(calls.raw(type, data, self._core.message_id()))
 
     async def publish(
         self, channel: str, data: Any, *, type: str | None = None, message_id: str | None = None
@@ -331,47 +239,29 @@ class Client:
     async def history(
         self, channel: str, *, limit: int | None = None, since: Position | None = None, reverse: bool = False
     ) -> History:
+        """Return kept messages of a channel, oldest first, or with `reverse` newest first."""
         return await self._call(calls.history(channel, limit, since, reverse))
 
     async def presence(self, channel: str) -> Presence:
+        """Return who is present in a channel."""
         return await self._call(calls.presence(channel))
 
     async def get_task(self, task_id: str) -> TaskState:
+        """Return the present state of a task."""
         return await self._call(calls.task_get(task_id))
 
     async def cancel_task(self, task_id: str) -> TaskState:
         """Ask the worker to stop one's own task; it decides when."""
         return await self._call(calls.task_cancel(task_id))
 
-    # The inside
+    # What the shell leaves to asyncio
 
-    def _now(self) -> int:
-        # The epoch once, then a clock that never jumps: a corrected wall clock must not look like silence.
-        return int((self._anchor + time.monotonic()) * 1000)
-
-    def _read(self, reader: R) -> R:
-        self._readers[id(reader._feed)] = reader
-        self._pump()
+    def _reading(self, reader: R) -> R:
+        self._read(reader._feed, reader)
         return reader
 
-    def _take(self, feed: Feed) -> Push | None:
-        push = self._core.take(feed, self._now())
-        self._pump()
-        return push
-
-    def _close_feed(self, feed: Feed) -> None:
-        self._core.close_feed(feed, self._now())
-        reader = self._readers.pop(id(feed), None)
-        if reader is not None:
-            reader._readable.set()
-        self._pump()
-
-    def _ack(self, position: Position) -> None:
-        self._core.ack(position, self._now())
-        self._pump()
-
     async def _call(self, call: calls.Call[T]) -> T:
-        number = self._core.request(call, self._now())
+        number = self._ask(call)
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._answers[number] = future
         self._pump()
@@ -381,119 +271,112 @@ class Client:
             self._answers.pop(number, None)
             self._core.forget(number)
 
-    def _pump(self) -> None:
-        """Carry out what the core wants, and set the alarm for what it will want."""
-        if self._pumping:
+    def _later(self, delay: float, call: Callable[[], None]) -> Timer:
+        assert self._loop is not None
+        # A reader that is collected after the loop's end still tells; there is nothing to wait for any more.
+        return NO_TIMER if self._loop.is_closed() else self._loop.call_later(delay, call)
+
+    def _wake(self, reader: Reader[Any]) -> None:
+        reader._readable.set()
+
+    def _answer(self, request: int, data: Any, error: Exception | None) -> None:
+        future = self._answers.get(request)
+        if future is None or future.done():
             return
-        self._pumping = True
-        try:
-            while effects := self._core.effects():
-                for effect in effects:
-                    self._carry_out(effect)
-        finally:
-            self._pumping = False
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        deadline = self._core.deadline()
-        loop = self._loop
-        if deadline is not None and self._core.state is not State.CLOSED and loop is not None and not loop.is_closed():
-            self._timer = loop.call_later(max(0.0, (deadline - self._now()) / 1000), self._tick)
+        if error is None:
+            future.set_result(data)
+        else:
+            future.set_exception(error)
 
-    def _tick(self) -> None:
-        self._timer = None
-        self._core.tick(self._now())
-        self._pump()
+    def _connected(self) -> None:
+        for opening in self._opening:
+            if not opening.done():
+                opening.set_result(None)
 
-    def _carry_out(self, effect: Any) -> None:
-        match effect:
-            case Transmit(link, text):
-                if (open_link := self._links.get(link)) is not None:
-                    open_link.outgoing.put_nowait(text)
-            case Readable(feed):
-                if (reader := self._readers.get(id(feed))) is not None:
-                    reader._readable.set()
-            case Answered(request, data):
-                if (future := self._answers.get(request)) is not None and not future.done():
-                    future.set_result(data)
-            case Failed(request, error):
-                if (future := self._answers.get(request)) is not None and not future.done():
-                    future.set_exception(error)
-            case Connect(link):
-                self._links[link] = _Link()
-                self._links[link].task = self._spawn(self._live(link, self._links[link]))
-            case Hangup(link, code, reason, abort):
-                if (open_link := self._links.get(link)) is not None:
-                    open_link.hang_up(code, reason, abort)
-            case FetchToken():
-                self._spawn(self._fetch_token())
-            case Changed(state):
-                self._changed(state)
-            case Ended(error):
-                self._end(error)
-
-    def _changed(self, state: State) -> None:
-        if state is State.CONNECTED and self._opened is not None and not self._opened.done():
-            self._opened.set_result(None)
-        if self._on_state is not None:
-            try:
-                self._on_state(state)
-            except Exception:
-                _log.exception("on_state failed")
-
-    def _end(self, error: Exception | None) -> None:
-        if self._opened is not None and not self._opened.done():
-            self._opened.set_exception(error or ClientClosed("the client is closed"))
-            # Read by `open`, unless that has given up already.
-            self._opened.exception()
+    def _over(self, error: Exception | None) -> None:
+        for opening in self._opening:
+            if not opening.done():
+                opening.set_exception(error or ClientClosed("the client is closed"))
         if self._ended is not None and not self._ended.done():
             if error is None:
                 self._ended.set_result(None)
             else:
                 self._ended.set_exception(error)
+                # Whoever asks hears of it; nobody has to.
                 self._ended.exception()
 
-    def _spawn(self, work: Any) -> asyncio.Task[None]:
-        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
+    def _warn(self, text: str) -> None:
+        _log.warning("%s", text)
+
+    def _log_failure(self, text: str) -> None:
+        _log.exception("%s", text)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        assert self._loop is not None
+        task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _fetch_token(self) -> None:
-        assert self._token is not None
+    def _fetch_token(self) -> None:
+        if self._fetching is not None:
+            self._fetching.cancel()
+        self._fetching = self._spawn(self._ask_for_token())
+
+    async def _ask_for_token(self) -> None:
         try:
             token = self._token()
             if inspect.isawaitable(token):
                 token = await token
         except Exception as error:
-            _log.warning("no token: %r", error)
-            self._core.token_failed(f"no token: {error!r}", self._now())
+            self._token_failed(self._core, error)
         else:
-            self._core.token(token, self._now())
-        self._pump()
+            self._token_came(self._core, token)
 
-    async def _live(self, number: int, link: _Link) -> None:
+    def _dial(self, link: int) -> None:
+        address = self._address
+        proxy = proxy_for(address, self._proxy)
+        if self._ssl is None and self._tls != Tls():
+            self._ssl = tls.create_default_context(cafile=self._tls.ca_file)
+            if self._tls.cert_file is not None:
+                self._ssl.load_cert_chain(self._tls.cert_file, self._tls.key_file)
+        options: dict[str, Any] = {} if self._ssl is None else {"ssl": self._ssl}
+        opening = connect(
+            self._url,
+            subprotocols=[Subprotocol(SUBPROTOCOL)],
+            additional_headers=self._headers,
+            proxy=None if proxy is None else proxy.url,
+            open_timeout=None,
+            ping_interval=None,
+            close_timeout=_CLOSE_TIMEOUT,
+            max_size=_MAX_SIZE,
+            **options,
+        )
+        self._links[link] = Link()
+        self._links[link].task = self._spawn(self._live(self._core, link, self._links[link], opening))
+
+    def _send(self, link: int, text: bytes) -> None:
+        if (open_link := self._links.get(link)) is not None:
+            open_link.outgoing.put_nowait(text)
+
+    def _hang_up(self, link: int, code: int, reason: str, abort: bool) -> None:
+        if (open_link := self._links.get(link)) is not None:
+            open_link.hang_up(code, reason, abort)
+
+    async def _live(self, core: ClientCore, number: int, link: Link, opening: connect) -> None:
         """One socket, from its opening to its end; the core hears of it under its number."""
         code: int | None = None
         reason, status = "", None
+        lasting: Exception | None = None
         try:
-            async with connect(
-                self._url,
-                subprotocols=[Subprotocol("pushserver.v1.json")],
-                ssl=self._ssl,
-                additional_headers=self._headers,
-                open_timeout=None,
-                ping_interval=None,
-                close_timeout=_CLOSE_TIMEOUT,
-                max_size=_MAX_SIZE,
-            ) as socket:
-                link.opened(socket)
-                self._core.opened(number, self._now())
+            async with opening as socket:
+                link.socket = socket
+                core.opened(number, self._now())
                 self._pump()
                 writer = asyncio.get_running_loop().create_task(link.write())
                 try:
                     async for text in socket:
-                        self._core.received(number, text, self._now())
+                        core.received(number, text, self._now())
                         self._pump()
                 finally:
                     writer.cancel()
@@ -508,43 +391,8 @@ class Client:
             if not link.hung_up:
                 raise
         except Exception as error:
-            # Name look-up, TCP, TLS, the handshake: whatever it was, the core decides when to come back.
             reason = repr(error)
+            lasting = error if is_lasting(error) else None
         finally:
             self._links.pop(number, None)
-        self._core.closed(number, self._now(), code, reason, status)
-        self._pump()
-
-
-class _Link:
-    """One socket's outgoing side."""
-
-    __slots__ = ("hung_up", "outgoing", "socket", "task")
-
-    def __init__(self) -> None:
-        self.outgoing: asyncio.Queue[bytes | tuple[int, str]] = asyncio.Queue()
-        self.socket: ClientConnection | None = None
-        self.task: asyncio.Task[Any] | None = None
-        self.hung_up = False
-
-    def opened(self, socket: ClientConnection) -> None:
-        self.socket = socket
-
-    async def write(self) -> None:
-        assert self.socket is not None
-        while True:
-            item = await self.outgoing.get()
-            if isinstance(item, tuple):
-                await self.socket.close(*item)
-                return
-            await self.socket.send(item, text=True)
-
-    def hang_up(self, code: int, reason: str, abort: bool) -> None:
-        self.hung_up = True
-        if self.socket is None:
-            if self.task is not None:
-                self.task.cancel()
-        elif abort:
-            self.socket.transport.abort()
-        else:
-            self.outgoing.put_nowait((code, reason))
+        self._lost(core, number, code, reason, status, lasting)

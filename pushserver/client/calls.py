@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar
+from collections.abc import Mapping
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -20,7 +21,14 @@ class Call(Struct, Generic[T], frozen=True):
     answer: type[T]
 
     def convert(self, data: Any) -> T:
+        """Return the reply's data as the type of the answer."""
         return msgspec.convert(data, self.answer)
+
+
+#: Requests that the client itself keeps account of, and what to use instead.
+_KEPT: Final = {"auth": "token=", "subscribe": "subscribe()", "unsubscribe": "close()", "task_subscribe": "task()"}
+#: Requests that would be carried out twice where an answer is lost, without a message id.
+_REPEATED: Final = frozenset({"publish", "chat_message"})
 
 
 def _present(**fields: Any) -> dict[str, Any]:
@@ -55,3 +63,13 @@ def task_get(task_id: str) -> Call[TaskState]:
 
 def task_cancel(task_id: str) -> Call[TaskState]:
     return Call("task_cancel", {"taskId": task_id}, TaskState)
+
+
+def raw(type: str, data: Mapping[str, Any] | None, message_id: str) -> Call[Any]:
+    """Return a request of any type. Raises ValueError for those that the client itself keeps account of."""
+    if type in _KEPT:
+        raise ValueError(f"{type} is the client's own: use {_KEPT[type]}")
+    fields = dict(data or {})
+    if type in _REPEATED:
+        fields.setdefault("messageId", message_id)
+    return Call(type, fields, Any)  # type: ignore[arg-type]

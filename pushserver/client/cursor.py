@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from pushserver.client.line import PASSING, RETRY, Line
 from pushserver.client.messages import Frame, InboxState, Position
-from pushserver.client.subscriptions import PASSING, RETRY, Line
 
 #: Milliseconds between two acknowledgements: the newest says it for all before it.
 _INTERVAL: Final = 200
@@ -59,11 +59,13 @@ class Cursor:
     def lost(self) -> None:
         self._under_way = False
 
-    def welcomed(self, inbox: InboxState | None, *, same_user: bool, now: int) -> None:
-        """What the server knows; a cursor of another user or epoch is gone."""
+    def forget_user(self) -> None:
+        """The cursor is another user's from here on."""
+        self._wanted = self._acked = None
+
+    def welcomed(self, inbox: InboxState | None, now: int) -> None:
+        """What the server knows; a cursor of another epoch is gone."""
         self._next_at = now
-        if not same_user:
-            self._wanted = self._acked = None
         if inbox is not None:
             if self._wanted is not None and self._wanted.epoch != inbox.epoch:
                 self._wanted = None

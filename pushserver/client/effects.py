@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 if TYPE_CHECKING:
-    from pushserver.client.core import State
+    from pushserver.client.errors import UserChanged
     from pushserver.client.feeds import Feed
+    from pushserver.client.state import State
 
 
 class Connect(Struct, frozen=True):
@@ -34,7 +35,7 @@ class Hangup(Struct, frozen=True):
 
 
 class FetchToken(Struct, frozen=True):
-    """Ask the application for a fresh token; answer with `token` or `token_failed`."""
+    """Ask the application for a fresh token, and nothing else any more; answer with `token` or `token_failed`."""
 
 
 class Answered(Struct, frozen=True):
@@ -63,10 +64,16 @@ class Changed(Struct, frozen=True):
     state: State
 
 
+class AnotherUser(Struct, frozen=True):
+    """The server knows this client as another user than before."""
+
+    change: UserChanged
+
+
 class Ended(Struct, frozen=True):
     """The client is closed for good; `error` is None where that was asked for."""
 
     error: Exception | None
 
 
-Effect = Connect | Transmit | Hangup | FetchToken | Answered | Failed | Readable | Changed | Ended
+Effect = Connect | Transmit | Hangup | FetchToken | Answered | Failed | Readable | Changed | AnotherUser | Ended

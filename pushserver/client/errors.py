@@ -1,13 +1,19 @@
 """What a client can be told went wrong.
 
 ClientError
- +-- RequestFailed       the server answered with an error: code, message, retry_after
+ +-- NotOpened           asked before the client was opened
+ +-- RequestFailed       the server answered with an error: code, message, retry_in
  +-- RequestTimeout      no answer in time, over as many connections as that took
  +-- QueueFull           too much waits already while there is no connection
  +-- SubscriptionEnded   the server ended or refused a subscription
+ +-- UserChanged         the newest token is another user's: readers and requests of the one before end
  +-- ClientClosed        the client was closed here
  +-- Disconnected        the server said not to come back: close code and reason
       +-- AuthFailed     because of the token
+           +-- Unauthorized   the application has no token: raised by a token function to end the attempts
+
+What no second attempt mends ends the first one as it is: ValueError for an address that is none, the TLS library's
+error for a certificate that is not trusted.
 """
 
 from __future__ import annotations
@@ -17,6 +23,13 @@ class ClientError(Exception):
     """Base of everything that the client raises."""
 
 
+class NotOpened(ClientError):
+    """The client was asked something before it was opened."""
+
+    def __init__(self) -> None:
+        super().__init__("this client is not open: open it first")
+
+
 class RequestFailed(ClientError):
     """The server answered a request with an error."""
 
@@ -24,8 +37,13 @@ class RequestFailed(ClientError):
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message
-        #: milliseconds after which trying again makes sense, where the server said so
+        #: the same as `retry_in` in milliseconds, as it came
         self.retry_after = retry_after
+
+    @property
+    def retry_in(self) -> float | None:
+        """Seconds after which trying again makes sense, where the server said so."""
+        return None if self.retry_after is None else self.retry_after / 1000
 
 
 class RequestTimeout(ClientError):
@@ -44,6 +62,15 @@ class SubscriptionEnded(ClientError):
         self.channel = channel
         self.code = code
         self.reason = reason
+
+
+class UserChanged(ClientError):
+    """The client's token is another user's now. Nothing that was read or asked for the one before goes on."""
+
+    def __init__(self, before: str, now: str) -> None:
+        super().__init__(f"the user changed from {before} to {now}")
+        self.before = before
+        self.now = now
 
 
 class ClientClosed(ClientError):
@@ -65,3 +92,10 @@ class AuthFailed(Disconnected):
     def __init__(self, error: str, reason: str, code: int | None = None) -> None:
         super().__init__(code, f"{error}: {reason}")
         self.error = error
+
+
+class Unauthorized(AuthFailed):
+    """There is no token to be had, as after signing out. A token function that raises it ends the client."""
+
+    def __init__(self, reason: str = "signed out") -> None:
+        super().__init__("UNAUTHORIZED", reason)

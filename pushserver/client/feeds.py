@@ -10,65 +10,135 @@ from pushserver.client.messages import Frame, Position, Push
 #: How many message ids a channel remembers to know a repeat by. Repeats come with a reconnection or a publisher's
 #: retry, so soon after the first.
 RECENT: Final = 256
+#: Milliseconds for which the server takes a message id for a repeat: after that it is a message of its own.
+REPEATED_WITHIN: Final = 5 * 60_000
+#: Messages kept for a reader that was opened and never read from.
+UNREAD: Final = 1_000
+
+
+def newer(one: Position | None, other: Position | None) -> Position | None:
+    """Return the later of two places; where they cannot be compared, the second."""
+    if one is not None and other is not None and one.epoch == other.epoch and one.offset > other.offset:
+        return one
+    return other
 
 
 class Feed:
-    """What one reader has not read yet. Read it through `ClientCore.take`."""
+    """What one reader has not read yet. Read it through `ClientCore.take`.
 
-    __slots__ = ("channel", "confirmed", "ended", "key", "queue", "recovered")
+    A reader that is slow falls behind alone: what finds its queue full is left out, and fetched again once the queue
+    has been read. Others never wait for it.
+    """
 
-    def __init__(self, key: str, channel: Channel | None) -> None:
+    __slots__ = (
+        "asked",
+        "behind",
+        "catching_up",
+        "channel",
+        "confirmed",
+        "ended",
+        "held",
+        "key",
+        "position",
+        "queue",
+        "read",
+        "recovered",
+        "taken",
+    )
+
+    def __init__(self, key: str, channel: Channel | None = None) -> None:
         self.key = key
         self.channel = channel
         self.queue: deque[Push] = deque()
+        #: the newest message that is or was in the queue, and the newest that the application took
+        self.position = self.taken = channel.position if channel is not None else None
+        #: the application has read from it
+        self.read = False
         #: the server has confirmed the subscription
         self.confirmed = False
         #: whether the newest subscription continued where `since` said; None before that is known
         self.recovered: bool | None = None
-        #: set once nothing more will come: why, or None where the reader itself closed it
+        #: the queue was full: what follows is left out
+        self.behind = False
+        #: the queue has been read: what was left out is wanted now
+        self.catching_up = False
+        #: the request that will bring it
+        self.asked: int | None = None
+        #: live messages that came while it was asked for, and whether their ids were known: they go after it
+        self.held: list[tuple[Frame, bool]] = []
+        #: set once nothing more will come: why
         self.ended: Exception | None = None
 
-    def conflate(self) -> None:
-        """Keep only the newest state of each task; the newest is what a reader must see."""
-        newest: dict[str, Push] = {}
-        for push in self.queue:
-            task_id = push.data["taskId"]
-            newest.pop(task_id, None)
-            newest[task_id] = push
-        self.queue = deque(newest.values())
+    def offer(self, frame: Frame, seen: bool, most: int) -> bool:
+        """Take a message unless it was here or there is no room, and return whether it was taken.
+
+        `seen` says whether its id was here before; where both places are of one epoch, the offset alone decides.
+        """
+        at = self.position
+        if at is not None and frame.offset is not None and frame.epoch == at.epoch:
+            seen = frame.offset <= at.offset
+        if seen or self.behind:
+            return False
+        if len(self.queue) >= (most if self.read else min(most, UNREAD)):
+            self.behind = True
+            return False
+        push = frame.push()
+        self.position = push.position or self.position
+        self.queue.append(push)
+        return True
+
+    def lose(self, position: Position | None) -> None:
+        """Say to the reader that messages are gone; go on behind `position`."""
+        name = self.channel.name if self.channel is not None else self.key
+        if not self.queue or self.queue[-1].type != "resync":
+            self.queue.append(Push("resync", name, {"channel": name}))
+        self.behind = self.catching_up = False
+        self.position = self.taken = position
+
+    def place(self) -> Position | None:
+        """Return the place up to which the application has everything."""
+        return self.taken if self.queue else self.position
 
 
 class Channel:
     """One channel's place in its history, and everyone here who reads it."""
 
-    __slots__ = ("asked", "behind", "confirmed", "feeds", "held", "name", "position", "recent", "retry_at")
+    __slots__ = ("asked", "confirmed", "feeds", "held", "name", "position", "recent", "retry_at")
 
     def __init__(self, name: str, position: Position | None = None) -> None:
         self.name = name
         self.feeds: list[Feed] = []
+        #: the newest message that came
         self.position = position
         #: the request that subscribes, while it has no answer
         self.asked: int | None = None
-        #: live messages that came while a replay was asked for: they go after it
-        self.held: list[Frame] = []
-        #: a reader was full: what follows is fetched again once it has read
-        self.behind = False
         self.confirmed = False
+        #: messages that came before the confirmation: they go after what it brings
+        self.held: list[Frame] = []
         self.retry_at: int | None = None
-        self.recent: OrderedDict[str, None] = OrderedDict()
+        #: the ids of the last messages and when they were published
+        self.recent: OrderedDict[str, int] = OrderedDict()
 
-    def is_repeat(self, frame: Frame) -> bool:
-        """Whether this message was here before, by its offset or by its id."""
-        at = self.position
-        if at is not None and frame.offset is not None and frame.offset <= at.offset and frame.epoch == at.epoch:
-            return True
-        return bool(frame.message_id) and frame.message_id in self.recent
+    def since(self) -> Position | None:
+        """Return the place after which everything is wanted by somebody."""
+        oldest = self.position
+        for feed in self.feeds:
+            at = feed.position
+            if feed.catching_up and at is not None and oldest is not None and at.offset < oldest.offset:
+                oldest = at
+        return oldest
+
+    def has_seen(self, frame: Frame) -> bool:
+        """Return whether a message of this id was here within the time that makes it a repeat."""
+        published = self.recent.get(frame.message_id)
+        return published is not None and abs(frame.timestamp - published) < REPEATED_WITHIN
 
     def remember(self, frame: Frame) -> None:
-        """Take note that this message has been handed on."""
+        """Take note that this message came."""
         if frame.message_id:
-            self.recent[frame.message_id] = None
+            self.recent[frame.message_id] = frame.timestamp
+            self.recent.move_to_end(frame.message_id)
             if len(self.recent) > RECENT:
                 self.recent.popitem(last=False)
         if frame.offset is not None and frame.epoch is not None:
-            self.position = Position(frame.offset, frame.epoch)
+            self.position = newer(self.position, Position(frame.offset, frame.epoch))

@@ -5,49 +5,22 @@ A room of the core: it decides what to ask and what to hand to whom, and asks by
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from collections.abc import Iterable
+from typing import Any, Final
 
 import msgspec
 
-from pushserver.client.effects import Effect, Readable
+from pushserver.client.effects import Readable
 from pushserver.client.errors import ClientClosed, SubscriptionEnded
-from pushserver.client.feeds import Channel, Feed
+from pushserver.client.feeds import Channel, Feed, newer
+from pushserver.client.inbox import Inbox
+from pushserver.client.line import PASSING, RETRY, Line
 from pushserver.client.messages import Frame, Position, Push, TaskState, Welcome
+from pushserver.client.tasks import Tasks, as_push
 
-if TYPE_CHECKING:
-    from pushserver.client.core import Options
-
-#: Refusals that pass.
-PASSING: Final = frozenset({"RATE_LIMITED", "UNAVAILABLE", "INTERNAL_ERROR"})
-#: Milliseconds until something refused in passing is tried again, where the server does not say.
-RETRY: Final = 2_000
 #: Channels in one subscribe message: at most 255 characters of name and about 80 of position each, so that the message
 #: stays under the server's default limit of 64 KiB.
 _CHUNK: Final = 100
-_REMEMBERED_TASKS: Final = 1_000
-
-
-class Line(Protocol):
-    """What the core's rooms see of the connection."""
-
-    options: Options
-
-    @property
-    def connected(self) -> bool: ...
-
-    def check_open(self) -> None:
-        """Raise ClientClosed where nothing can be asked any more."""
-
-    def emit(self, effect: Effect) -> None: ...
-
-    def ask(self, type: str, data: Any, now: int, done: Callable[[Frame, int], None]) -> int:
-        """Send a request of the core's own; it dies with its link."""
-
-    def jitter(self, most: int) -> int: ...
-
-    def reconnect(self, now: int, reason: str) -> None:
-        """Leave this link for a new one, soon."""
 
 
 class Subscriptions:
@@ -58,10 +31,12 @@ class Subscriptions:
         #: where an earlier process stopped, until it is used
         self._known = positions
         self._channels: dict[str, Channel] = {}
-        self._inbox = Channel("")
-        self._inbox_feed: Feed | None = None
-        self._task_feeds: list[Feed] = []
-        self.tasks: dict[str, TaskState] = {}
+        self._inbox = Inbox(line)
+        self.tasks = Tasks(line)
+        #: what `positions` says once the client is closed
+        self._last_positions: dict[str, Position] | None = None
+        #: readers of the user before, until it is known who came
+        self._left: list[Feed] = []
 
     # What the shells ask for
 
@@ -77,7 +52,7 @@ class Subscriptions:
         feed = Feed(name, channel)
         feed.confirmed = channel.confirmed
         channel.feeds.append(feed)
-        if name.startswith("task:") and (state := self.tasks.get(name[5:])) is not None:
+        if name.startswith("task:") and (state := self.tasks.states.get(name[5:])) is not None:
             feed.queue.append(as_push(state))
         if not channel.confirmed and channel.asked is None:
             self._subscribe([channel], now)
@@ -86,41 +61,33 @@ class Subscriptions:
     def open_inbox(self) -> Feed:
         """Read the user's inbox; one reader at a time, since reading acknowledges."""
         self._line.check_open()
-        if self._inbox_feed is not None and self._inbox_feed.ended is None and self._inbox_feed in self._inbox.feeds:
-            raise ValueError("the inbox is being read already")
-        feed = Feed("inbox", self._inbox)
-        feed.confirmed = bool(self._inbox.name)
-        if self._inbox_feed is not None:
-            feed.queue = self._inbox_feed.queue
-        self._inbox_feed = feed
-        self._inbox.feeds = [feed]
-        return feed
+        return self._inbox.open()
 
     def open_tasks(self) -> Feed:
         """Read the states of all the user's tasks, beginning with those known here."""
         self._line.check_open()
-        feed = Feed("tasks", None)
-        feed.confirmed = True
-        feed.queue.extend(as_push(state) for state in self.tasks.values())
-        self._task_feeds.append(feed)
-        return feed
+        return self.tasks.open()
 
     def take(self, feed: Feed, now: int) -> Push | None:
-        """The next message of a feed, or None; `feed.ended` then says whether there is more to wait for."""
+        """Return the next message of a feed, or None; `feed.ended` then says whether there is more to wait for."""
+        feed.read = True
         if not feed.queue:
             return None
         push = feed.queue.popleft()
-        channel = feed.channel
-        if channel is not None and channel.behind and not any(other.queue for other in channel.feeds):
-            self._catch_up(channel, now)
+        feed.taken = push.position or feed.taken
+        if feed.behind and not feed.queue:
+            self._catch_up(feed, now)
         return push
 
     def close_feed(self, feed: Feed, now: int) -> None:
         """Stop reading; the last reader's going ends the subscription."""
         if feed.ended is None:
             feed.ended = ClientClosed(f"{feed.key} is no longer read")
-        if feed in self._task_feeds:
-            self._task_feeds.remove(feed)
+        self._inbox.close(feed)
+        if feed in self._left:
+            self._left.remove(feed)
+        if feed in self.tasks.feeds:
+            self.tasks.feeds.remove(feed)
         channel = feed.channel
         if channel is None or feed not in channel.feeds:
             return
@@ -132,11 +99,20 @@ class Subscriptions:
             self._line.ask("unsubscribe", {"channels": [channel.name]}, now, _ignore)
 
     def positions(self) -> dict[str, Position]:
-        """Where each channel with history stands, for `positions` of a later process.
+        """Return where each channel with history stands, for `positions` of a later process.
 
-        The inbox is not among them: its place is kept by the server, moved by `ack`.
+        That is what its slowest reader has taken, of those who read at all. The inbox is not among them: its place is
+        kept by the server, moved by `ack`.
         """
-        return {name: c.position for name, c in self._channels.items() if c.position is not None}
+        if self._last_positions is not None:
+            return self._last_positions
+        found: dict[str, Position] = {}
+        for name, channel in self._channels.items():
+            reading = [feed for feed in channel.feeds if feed.read] or channel.feeds
+            places = [place for feed in reading if (place := feed.place()) is not None]
+            if places:
+                found[name] = min(places, key=lambda place: place.offset)
+        return found
 
     # The connection's life, as the core tells it
 
@@ -148,21 +124,9 @@ class Subscriptions:
         return positions
 
     def welcomed(self, welcome: Welcome, now: int) -> None:
-        inbox = self._inbox
-        name = f"user:{welcome.user_id}"
-        if inbox.name not in ("", name):
-            self._forget_user()
-        inbox.name = name
-        inbox.position = self._known.pop(name, inbox.position)
-        epoch = welcome.inbox.epoch if welcome.inbox is not None else None
-        if inbox.position is not None and epoch not in (None, inbox.position.epoch):
-            inbox.position = None
-        for feed in inbox.feeds:
-            feed.confirmed = True
-            self._line.emit(Readable(feed))
         for state in welcome.tasks:
-            self._task(state, as_push(state))
-        self._deliver_all(inbox, (welcome.results.get(name) or {}).get("messages", ()), now)
+            self._learn(state, as_push(state))
+        self._inbox.welcomed(welcome, self._known.pop(f"user:{welcome.user_id}", None))
 
     def resume(self, now: int) -> None:
         """Authenticated: subscribe to everything that is read."""
@@ -173,17 +137,38 @@ class Subscriptions:
             channel.asked = channel.retry_at = None
             channel.confirmed = False
             channel.held.clear()
+            for feed in channel.feeds:
+                feed.asked = None
+                feed.held.clear()
+
+    def leave_user(self) -> None:
+        """Another user comes: nothing that waits for the readers of the one before is handed to anybody."""
+        for feed in (*self._channel_feeds(), *self._inbox.leave_user(), *self.tasks.feeds):
+            feed.queue.clear()
+            feed.channel = None
+            self._left.append(feed)
+        self._channels.clear()
+        self.tasks.feeds.clear()
+        self.tasks.forget()
+        self._known.clear()
+
+    def end_left(self, reason: Exception) -> None:
+        """It is known who came: the readers of the user before hear of it."""
+        left, self._left = self._left, []
+        for feed in left:
+            self._end_feed(feed, reason)
 
     def end(self, reason: Exception) -> None:
         """The client is closed: every reader hears why."""
-        for feed in self._all_feeds():
-            feed.ended = reason
-            self._line.emit(Readable(feed))
+        self._last_positions = self.positions()
+        for feed in (*self._channel_feeds(), self._inbox.feed, *self.tasks.feeds):
+            self._end_feed(feed, reason)
+        self.end_left(reason)
         self._channels.clear()
-        self._task_feeds.clear()
+        self.tasks.feeds.clear()
 
     def retries(self) -> list[int]:
-        """When subscriptions that were refused in passing are to be tried again."""
+        """Return when subscriptions that were refused in passing are to be tried again."""
         return [channel.retry_at for channel in self._channels.values() if channel.retry_at is not None]
 
     def retry(self, now: int) -> None:
@@ -194,14 +179,7 @@ class Subscriptions:
         data = frame.data if isinstance(frame.data, dict) else {}
         match frame.type:
             case "resync":
-                name = str(data.get("channel") or frame.channel)
-                if (channel := self._channels.get(name)) is not None:
-                    channel.position = None
-                    self._lose(channel)
-                    self._subscribe([channel], now)
-                elif name == self._inbox.name:
-                    self._inbox.position = None
-                    self._lose(self._inbox)
+                self._resync(str(data.get("channel") or frame.channel), now)
                 return
             case "unsubscribed":
                 name = str(data.get("channel") or frame.channel)
@@ -209,178 +187,188 @@ class Subscriptions:
                     self._end_channel(channel, str(data.get("code")), str(data.get("reason")))
                 return
             case "inbox_overflow":
-                self._put(self._inbox, frame.push())
+                self._inbox.tell(frame)
                 return
         if frame.type.startswith("task_"):
             push = frame.push()
             if (state := push.task) is not None:
-                self._task(state, push)
-        if frame.channel == self._inbox.name:
-            self._deliver(self._inbox, frame, now)
+                self._learn(state, push)
+        if frame.channel and frame.channel == self._inbox.name:
+            self._inbox.receive(frame)
         channel = self._channels.get(frame.channel or "")
         if channel is not None and not channel.name.startswith("task:"):
-            self._deliver(channel, frame, now)
+            self._receive(channel, frame)
 
-    # The inside
-
-    def _forget_user(self) -> None:
-        """Another user's token: nothing of the first user's may leak into what follows."""
-        self._inbox.position = None
-        self.tasks.clear()
-        for feed in (*self._inbox.feeds, *self._task_feeds):
-            feed.queue.clear()
-
-    def _all_feeds(self) -> Iterable[Feed]:
-        for channel in (*self._channels.values(), self._inbox):
-            yield from channel.feeds
-        yield from self._task_feeds
+    # Subscribing
 
     def _subscribe(self, channels: list[Channel], now: int) -> None:
         if not self._line.connected:
             return
         for start in range(0, len(channels), _CHUNK):
-            asked = channels[start : start + _CHUNK]
-            names: list[Any] = []
-            for channel in asked:
-                channel.retry_at = None
-                at = channel.position
-                names.append(channel.name if at is None else {"channel": channel.name, "since": at})
-            since = {channel.name for channel in asked if channel.position is not None}
+            asked = {channel: channel.since() for channel in channels[start : start + _CHUNK]}
+            names = [
+                channel.name if since is None else {"channel": channel.name, "since": since}
+                for channel, since in asked.items()
+            ]
 
-            def done(frame: Frame, now: int, asked: list[Channel] = asked, since: set[str] = since) -> None:
-                self._subscriptions(asked, since, frame, now)
+            def done(frame: Frame, now: int, asked: dict[Channel, Position | None] = asked) -> None:
+                self._answered(asked, frame, now)
 
             number = self._line.ask("subscribe", {"channels": names}, now, done)
             for channel in asked:
+                channel.retry_at = None
                 channel.asked = number
+                for feed in channel.feeds:
+                    feed.asked = number if feed.catching_up or not channel.confirmed else None
 
-    def _subscriptions(self, asked: list[Channel], since: set[str], frame: Frame, now: int) -> None:
+    def _answered(self, asked: dict[Channel, Position | None], frame: Frame, now: int) -> None:
         data = frame.data or {}
         whole = data if frame.type == "error" else None
         results, rejected = data.get("results") or {}, data.get("rejected") or {}
-        for channel in asked:
+        for channel, since in asked.items():
             channel.asked = None
             if self._channels.get(channel.name) is not channel:
                 continue
             refusal = whole or rejected.get(channel.name)
             if refusal is None:
-                self._subscribed(channel, results.get(channel.name) or {}, channel.name in since, now)
+                self._subscribed(channel, results.get(channel.name) or {}, since)
+                if any(feed.catching_up for feed in channel.feeds):
+                    self._subscribe([channel], now)
             elif refusal.get("code") in PASSING:
                 retry_after = refusal.get("retryAfter") or RETRY
                 channel.retry_at = now + retry_after + self._line.jitter(RETRY)
                 # Live messages would jump over what the replay still owes; it brings them too.
-                channel.confirmed = False
                 channel.held.clear()
+                for feed in channel.feeds:
+                    feed.asked = None
+                    feed.held.clear()
             else:
                 self._end_channel(channel, str(refusal.get("code")), str(refusal.get("message")))
 
-    def _subscribed(self, channel: Channel, result: dict[str, Any], had_since: bool, now: int) -> None:
+    def _subscribed(self, channel: Channel, result: dict[str, Any], since: Position | None) -> None:
+        # A reader that came after the question was asked is none of those who wait for the answer.
+        waiting = [feed for feed in channel.feeds if feed.asked is not None or not channel.confirmed]
         channel.confirmed = True
         for feed in channel.feeds:
             feed.confirmed = True
+        for feed in waiting:
+            feed.asked = None
             feed.recovered = result.get("recovered")
-            self._line.emit(Readable(feed))
         if "task" in result:
             state = msgspec.convert(result["task"], TaskState)
-            self._task(state, as_push(state))
+            self._learn(state, as_push(state))
         elif "offset" in result:
-            newest = Position(result["offset"], result["epoch"])
-            if result.get("recovered"):
-                self._deliver_all(channel, result.get("messages", ()), now)
-                if not channel.behind:
-                    channel.position = newest
-            else:
-                channel.position = newest
-                if had_since:
-                    self._lose(channel)
-        self._release(channel, now)
-
-    def _release(self, channel: Channel, now: int) -> None:
-        held, channel.held = channel.held, []
-        for frame in held:
-            self._deliver(channel, frame, now)
-
-    def _lose(self, channel: Channel) -> None:
-        """Say to every reader that messages are gone: never a silent gap."""
+            self._recover(channel, result, waiting, since)
+        for feed in waiting:
+            if feed.catching_up:
+                # The channel keeps no history any more.
+                feed.lose(None)
+            held, feed.held = feed.held, []
+            at = feed.position
+            if at is not None and any((frame.offset or 0) > at.offset for frame, _ in held):
+                # A long recovery is answered in part, and what it left out would go after these.
+                feed.catching_up = not feed.behind
+                continue
+            for frame, seen in held:
+                self._offer(feed, frame, seen)
+        early, channel.held = channel.held, []
+        for frame in early:
+            self._receive(channel, frame)
         for feed in channel.feeds:
-            feed.queue.append(Push("resync", channel.name, {"channel": channel.name}))
             self._line.emit(Readable(feed))
+
+    def _recover(self, channel: Channel, result: dict[str, Any], waiting: list[Feed], since: Position | None) -> None:
+        """A channel with history answered: hand out what was missed, or say that it is gone."""
+        newest = Position(result["offset"], result["epoch"])
+        recovered = bool(result.get("recovered"))
+        missed = [msgspec.convert(message, Frame) for message in result.get("messages", ())] if recovered else []
+        for feed in waiting:
+            if since is not None and not recovered:
+                feed.lose(newest)
+            elif feed.catching_up or not feed.behind:
+                feed.behind = feed.catching_up = False
+                for frame in missed:
+                    self._offer(feed, frame, seen=False)
+                if not feed.behind:
+                    # Offsets may skip: what is behind the last message was looked at too.
+                    feed.position = newer(feed.position, newest)
+        for feed in channel.feeds:
+            feed.position = feed.position or newest
+            feed.taken = feed.taken or feed.position
+        for frame in missed:
+            channel.remember(frame)
+        channel.position = newer(channel.position, newest)
 
     def _end_channel(self, channel: Channel, code: str, reason: str) -> None:
         self._channels.pop(channel.name, None)
         for feed in channel.feeds:
-            feed.ended = SubscriptionEnded(channel.name, code, reason)
-            self._line.emit(Readable(feed))
+            self._end_feed(feed, SubscriptionEnded(channel.name, code, reason))
 
-    def _catch_up(self, channel: Channel, now: int) -> None:
-        """A reader that was full has read everything: fetch what was left out meanwhile."""
-        channel.behind = False
-        if channel is self._inbox:
-            if self._line.connected:
-                self._line.reconnect(now, "fetching the inbox again")
-        elif channel.position is None:
-            self._lose(channel)
-        elif self._line.connected and channel.asked is None:
-            self._subscribe([channel], now)
+    # Messages
 
-    def _deliver_all(self, channel: Channel, messages: Iterable[Any], now: int) -> None:
-        for message in messages:
-            self._deliver(channel, msgspec.convert(message, Frame), now, replay=True)
-
-    def _deliver(self, channel: Channel, frame: Frame, now: int, *, replay: bool = False) -> None:
-        if channel is not self._inbox and channel.position is not None and not replay:
+    def _receive(self, channel: Channel, frame: Frame) -> None:
+        if not channel.confirmed:
             if channel.asked is not None:
                 channel.held.append(frame)
-                return
-            if not channel.confirmed:
-                return
-        if channel.is_repeat(frame) or channel.behind:
             return
-        if any(len(feed.queue) >= self._line.options.max_pending for feed in channel.feeds):
-            channel.behind = True
-            return
-        channel.remember(frame)
-        self._put(channel, frame.push())
-
-    def _put(self, channel: Channel, push: Push) -> None:
-        if channel is self._inbox and not channel.feeds:
-            # Kept for a reader that comes later, within the same bound as for one that is slow.
-            self._keep_inbox()
+        at = channel.position
+        comparable = at is not None and frame.offset is not None and frame.epoch == at.epoch
+        # In one epoch a later offset is a new message, whatever its id.
+        seen = not comparable and channel.has_seen(frame)
         for feed in channel.feeds:
-            feed.queue.append(push)
+            if feed.asked is not None:
+                feed.held.append((frame, seen))
+            elif not feed.catching_up:
+                self._offer(feed, frame, seen)
+        if not seen:
+            channel.remember(frame)
+
+    def _offer(self, feed: Feed, frame: Frame, seen: bool) -> None:
+        if feed.offer(frame, seen, self._line.options.max_pending):
             self._line.emit(Readable(feed))
 
-    def _keep_inbox(self) -> None:
-        feed = Feed("inbox", self._inbox)
-        feed.ended = ClientClosed("nobody reads the inbox yet")
-        if self._inbox_feed is not None:
-            feed.queue = self._inbox_feed.queue
-        self._inbox_feed = feed
-        self._inbox.feeds = [feed]
-
-    def _task(self, state: TaskState, push: Push) -> None:
-        """A state of a task, from wherever it came: only a newer one counts."""
-        known = self.tasks.get(state.task_id)
-        if known is not None and state.version <= known.version:
+    def _catch_up(self, feed: Feed, now: int) -> None:
+        """A reader that was full has read everything: fetch what was left out meanwhile."""
+        channel = feed.channel
+        if channel is None:
             return
-        self.tasks.pop(state.task_id, None)
-        self.tasks[state.task_id] = state
-        if len(self.tasks) > _REMEMBERED_TASKS:
-            del self.tasks[next(iter(self.tasks))]
-        channel = self._channels.get(f"task:{state.task_id}")
-        for feed in (*self._task_feeds, *(channel.feeds if channel is not None else ())):
-            if len(feed.queue) >= self._line.options.max_pending:
-                feed.conflate()
-            feed.queue.append(push)
+        if feed is self._inbox.feed:
+            self._inbox.caught_up(now)
+        elif feed.position is None or channel.position is None or feed.position.epoch != channel.position.epoch:
+            feed.lose(channel.position)
             self._line.emit(Readable(feed))
+        else:
+            feed.catching_up = True
+            if channel.asked is None and channel.confirmed:
+                self._subscribe([channel], now)
 
+    def _resync(self, name: str, now: int) -> None:
+        """The server lost messages of a channel for good."""
+        if name == self._inbox.name:
+            # What it knows of tasks may be older than what is remembered here.
+            self.tasks.forget()
+            self._inbox.lose()
+            self._subscribe([c for c in self._channels.values() if c.name.startswith("task:") and c.asked is None], now)
+        elif (channel := self._channels.get(name)) is not None:
+            channel.position = None
+            for feed in channel.feeds:
+                feed.lose(None)
+                self._line.emit(Readable(feed))
+            self._subscribe([channel], now)
 
-def as_push(state: TaskState) -> Push:
-    """A state that came without an event of its own, in the shape of one."""
-    type = {"pending": "task_created", "running": "task_progress"}.get(state.status, f"task_{state.status}")
-    if state.status == "cancelled":
-        type = "task_status_changed"
-    return Push(type, f"task:{state.task_id}", msgspec.to_builtins(state), state.updated_at)
+    # The inside
+
+    def _channel_feeds(self) -> Iterable[Feed]:
+        for channel in self._channels.values():
+            yield from channel.feeds
+
+    def _end_feed(self, feed: Feed, reason: Exception) -> None:
+        feed.ended = reason
+        self._line.emit(Readable(feed))
+
+    def _learn(self, state: TaskState, push: Push) -> None:
+        channel = self._channels.get(f"task:{state.task_id}")
+        self.tasks.learn(state, push, channel.feeds if channel is not None else ())
 
 
 def _ignore(frame: Frame, now: int) -> None:

@@ -1,0 +1,51 @@
+"""One socket of the asyncio client."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import InvalidMessage, ProxyError
+
+
+class Link:
+    """One socket's outgoing side."""
+
+    __slots__ = ("hung_up", "outgoing", "socket", "task")
+
+    def __init__(self) -> None:
+        self.outgoing: asyncio.Queue[bytes | tuple[int, str]] = asyncio.Queue()
+        self.socket: ClientConnection | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.hung_up = False
+
+    async def write(self) -> None:
+        assert self.socket is not None
+        while True:
+            item = await self.outgoing.get()
+            if isinstance(item, tuple):
+                await self.socket.close(*item)
+                return
+            await self.socket.send(item, text=True)
+
+    def hang_up(self, code: int, reason: str, abort: bool) -> None:
+        self.hung_up = True
+        if self.socket is None:
+            if self.task is not None:
+                self.task.cancel()
+        elif abort:
+            self.socket.transport.abort()
+        else:
+            self.outgoing.put_nowait((code, reason))
+
+
+def is_lasting(error: Exception) -> bool:
+    """Return whether an attempt failed for something that is no matter of the network."""
+    if isinstance(error, ssl.SSLError):
+        # Python has it that a certificate which is not trusted is an OSError.
+        return not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError)
+    if isinstance(error, InvalidMessage):
+        # The peer left, or it never spoke HTTP.
+        return not isinstance(error.__cause__, EOFError)
+    return not isinstance(error, OSError | TimeoutError | EOFError | ProxyError)

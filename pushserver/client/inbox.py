@@ -1,0 +1,104 @@
+"""The user's inbox: kept for a reader that comes later, read by one at a time, since reading acknowledges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from pushserver.client.effects import Readable
+from pushserver.client.errors import ClientClosed
+from pushserver.client.feeds import Channel, Feed
+from pushserver.client.line import Line
+from pushserver.client.messages import Frame, Position, Welcome
+
+
+class Inbox:
+    """One client's inbox, under the name of the channel ``user:<id>`` once that is known."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._channel = Channel("")
+        self.feed = self._shelf()
+        self._is_read = False
+
+    @property
+    def name(self) -> str:
+        return self._channel.name
+
+    @property
+    def position(self) -> Position | None:
+        """The newest message that is or was in the queue: what an authentication resumes at."""
+        return self.feed.position
+
+    def open(self) -> Feed:
+        """Return the feed of the one reader. Raises ValueError where there is one."""
+        if self._is_read:
+            raise ValueError("the inbox is being read already")
+        self._move_to(Feed("inbox", self._channel))
+        self.feed.confirmed = bool(self.name)
+        self._is_read = True
+        return self.feed
+
+    def close(self, feed: Feed) -> None:
+        """The reader goes; what it left is kept for the next one."""
+        if feed is self.feed and self._is_read:
+            self._move_to(self._shelf())
+            self._is_read = False
+
+    def welcomed(self, welcome: Welcome, known: Position | None) -> None:
+        """Signed in. `known` is where an earlier process stopped."""
+        self._channel.name = f"user:{welcome.user_id}"
+        feed = self.feed
+        feed.position = known or feed.position
+        epoch = welcome.inbox.epoch if welcome.inbox is not None else None
+        if feed.position is not None and epoch not in (None, feed.position.epoch):
+            # The server lost what followed, or keeps it under other offsets.
+            self.lose()
+        feed.confirmed = True
+        self._line.emit(Readable(feed))
+        for message in (welcome.results.get(self.name) or {}).get("messages", ()):
+            self.receive(msgspec.convert(message, Frame))
+
+    def receive(self, frame: Frame) -> None:
+        seen = self._channel.has_seen(frame)
+        if self.feed.offer(frame, seen, self._line.options.max_pending):
+            self._channel.remember(frame)
+            self._line.emit(Readable(self.feed))
+
+    def tell(self, frame: Frame) -> None:
+        """A word about the inbox that is no message of it."""
+        self.feed.queue.append(frame.push())
+        self._line.emit(Readable(self.feed))
+
+    def lose(self) -> None:
+        """Say that messages are gone for good."""
+        self.feed.lose(None)
+        self._line.emit(Readable(self.feed))
+
+    def caught_up(self, now: int) -> None:
+        """A reader that was full has read everything: have what was left out replayed."""
+        self.feed.behind = False
+        if self._line.connected:
+            self._line.reconnect(now, "fetching the inbox again")
+
+    def leave_user(self) -> Iterable[Feed]:
+        """Begin anew for another user; return the feeds of the one before."""
+        left = [self.feed] if self._is_read else []
+        self._channel = Channel("")
+        self.feed = self._shelf()
+        self._is_read = False
+        return left
+
+    def _move_to(self, feed: Feed) -> None:
+        last = self.feed
+        feed.queue, last.queue = last.queue, feed.queue
+        feed.position, feed.behind = last.position, last.behind
+        self.feed = feed
+
+    def _shelf(self) -> Feed:
+        feed = Feed("inbox", self._channel)
+        # Nobody waits at it, so a bound for the unread of its own would only cost a replay.
+        feed.read = True
+        feed.ended = ClientClosed("nobody reads the inbox yet")
+        return feed
