@@ -254,8 +254,10 @@ class Shell(ABC, Generic[Reader]):
     def _try_to_dial(self, link: int) -> None:
         try:
             self._dial(link)
-        except Exception as error:
-            self._lost(self._core, link, error=error)
+        except Exception as raised:
+            core, error = self._core, raised
+            # In a turn of its own: whoever opens the client must be able to wait for it.
+            self._later(0.0, lambda: self._lost(core, link, error=error))
 
     def _lost(
         self,

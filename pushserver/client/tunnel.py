@@ -51,14 +51,13 @@ class _Asking(Protocol):
         if not end and len(self._answer) <= _LONGEST_ANSWER:
             return
         status = head.split(b"\r\n", 1)[0].split(b" ", 2)
-        if not end or len(status) < 2 or status[1] != b"200":
+        if not end or len(status) < 2 or not status[1].startswith(b"2"):
             said = b" ".join(status[1:])[:100].decode("latin-1") or "what is no HTTP"
             self._fail(Failure(ProxyRefused(f"the proxy answered {said}")))  # type: ignore[no-untyped-call]
             return
         self._inner = self._factory.buildProtocol(self.transport.getPeer())
         self._inner.makeConnection(self.transport)
-        tunnel, self.tunnel = self.tunnel, Deferred()
-        tunnel.callback(self._inner)
+        self.tunnel.callback(self._inner)
         if rest:
             self._inner.dataReceived(rest)
 
@@ -68,12 +67,11 @@ class _Asking(Protocol):
         else:
             self._fail(reason)
 
-    def _fail(self, error: Failure) -> None:
-        tunnel, self.tunnel = self.tunnel, Deferred()
+    def _fail(self, reason: Failure) -> None:
         if self.transport is not None:
             self.transport.abortConnection()
-        if not tunnel.called:
-            tunnel.errback(error)
+        if not self.tunnel.called:
+            self.tunnel.errback(reason)
 
 
 @implementer(IStreamClientEndpoint)
@@ -92,15 +90,13 @@ class TunnelEndpoint:
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:
         """Return a Deferred of the connected protocol; it fails with ConnectError where there is no tunnel."""
         asking = _Asking(self._request, protocolFactory)
-        reaching = self._proxy_endpoint.connect(Factory.forProtocol(lambda: asking))
 
         def cancel(_: Deferred[Any]) -> None:
             reaching.cancel()
             if asking.transport is not None:
                 asking.transport.abortConnection()
 
-        result: Deferred[Any] = Deferred(cancel)
-        tunnel = asking.tunnel
-        reaching.addErrback(lambda failure: None if tunnel.called else tunnel.errback(failure))
-        tunnel.addCallbacks(result.callback, lambda failure: None if result.called else result.errback(failure))
-        return result
+        asking.tunnel = Deferred(cancel)
+        reaching = self._proxy_endpoint.connect(Factory.forProtocol(lambda: asking))
+        reaching.addErrback(lambda failure: None if asking.tunnel.called else asking.tunnel.errback(failure))
+        return asking.tunnel

@@ -16,6 +16,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred, succeed
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IReactorCore, IStreamClientEndpoint
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -249,9 +250,9 @@ class ClientService(Shell[Reading], Service):
             answer.errback(error)
 
     def _dial(self, link: int) -> None:
+        endpoint = self._endpoint or self._endpoint_of_address()
         opening = Link(self, self._core, link, self._link_closed)
         factory = Factory(opening, self._url, self._headers, self._reactor)
-        endpoint = self._endpoint or self._endpoint_of_address()
         self._links.append(opening)
         opening.dial(endpoint, factory)
 
@@ -306,7 +307,8 @@ class ClientService(Shell[Reading], Service):
             if not failure.check(CancelledError):
                 self._token_failed(core, failure.value)  # type: ignore[arg-type]
 
-        fetching = self._fetching = maybeDeferred(self._token)
+        # In a turn of its own: whoever starts the service must be able to wait for it.
+        fetching = self._fetching = deferLater(self._reactor, 0, maybeDeferred, self._token)
         fetching.addCallbacks(lambda token: self._token_came(core, token), failed)
         fetching.addErrback(lambda failure: self._log.failure("the fetched token could not be used", failure))
 

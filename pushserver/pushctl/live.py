@@ -32,7 +32,8 @@ def listen(place: Place, channels: tuple[str, ...], count: int | None) -> None:
 
     from pushserver.client.tx import ClientService
 
-    service = ClientService(place.websocket_url, token=place.token, reactor=reactor)
+    # Directly, as all calls of the API go.
+    service = ClientService(place.websocket_url, token=place.token, reactor=reactor, proxy=None)
     problem: list[str] = []
     left = [count]
     ending = [False]

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import threading
 import time
 from collections.abc import Callable
+from ssl import SSLContext
 from typing import Any
 
 from websockets.asyncio.server import Server, ServerConnection, serve
@@ -28,7 +28,8 @@ class Peer:
 
 
 class FakeServer:
-    def __init__(self) -> None:
+    def __init__(self, tls: SSLContext | None = None) -> None:
+        self.tls = tls
         self.epoch = "e1"
         self.histories: dict[str, list[dict[str, Any]]] = {}
         self.offsets: dict[str, int] = {}
@@ -57,7 +58,7 @@ class FakeServer:
 
     @property
     def url(self) -> str:
-        return f"ws://127.0.0.1:{self.port}/ws"
+        return f"wss://localhost:{self.port}/ws" if self.tls else f"ws://127.0.0.1:{self.port}/ws"
 
     def run(self, work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
@@ -125,10 +126,6 @@ class FakeServer:
     # In the server's thread
 
     async def _start(self) -> None:
-        if not self.port:
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                self.port = free.getsockname()[1]
         self._server = await serve(
             self._serve,
             "127.0.0.1",
@@ -136,7 +133,9 @@ class FakeServer:
             process_request=self._upgrade,
             subprotocols=["pushserver.v1.json"],  # type: ignore[list-item]
             ping_interval=None,
+            ssl=self.tls,
         )
+        self.port = self._server.sockets[0].getsockname()[1]
 
     async def _stop(self) -> None:
         if self._server is None:
@@ -176,7 +175,8 @@ class FakeServer:
     async def _handle(self, peer: Peer, message: dict[str, Any]) -> None:
         kind, data = message["type"], message.get("data") or {}
         if kind == "ping":
-            await self._send(peer, {"type": "pong", "data": {**data, "timestamp": _now()}})
+            ident = {"id": message["id"]} if "id" in message else {}
+            await self._send(peer, {"type": "pong", "data": {**data, "timestamp": _now()}, **ident})
             return
         if kind == "auth":
             await self._auth(peer, message, data)
@@ -214,7 +214,12 @@ class FakeServer:
                 await self._send(peer, {"type": "error", "data": body, **ident})
             return
         refresh = peer.user is not None
-        user = peer.user = token.split("-")[1]
+        user = token.split("-")[1]
+        if peer.user not in (None, user):
+            body = {"code": "PERMISSION_DENIED", "message": "this connection belongs to another user"}
+            await self._send(peer, {"type": "error", "data": body, **ident})
+            return
+        peer.user = user
         channel = f"user:{user}"
         peer.channels |= {channel, "system"}
         history = self.histories.get(channel, [])
@@ -321,6 +326,9 @@ class FakeServer:
             {other.user for other in self.peers.values() if other.user and data["channel"] in other.channels}
         )
         return "presence", {"users": [{"userId": user, "connections": 1} for user in users], "total": len(users)}
+
+    def _on_inbox(self, peer: Peer, data: dict[str, Any]) -> Any:
+        return "inbox", {"messages": self.histories.get(f"user:{peer.user}", [])[: data.get("limit", 50)]}
 
     def _on_task_get(self, peer: Peer, data: dict[str, Any]) -> Any:
         state = self.tasks.get(data["taskId"])

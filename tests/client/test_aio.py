@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import functools
 import gc
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,13 +21,17 @@ from pushserver.client import (
     Client,
     ClientClosed,
     Disconnected,
+    NotOpened,
     Options,
     Position,
     RequestFailed,
     RequestTimeout,
     State,
     SubscriptionEnded,
+    Unauthorized,
+    UserChanged,
 )
+from tests.client.fake_proxy import FakeProxy
 from tests.client.fake_server import FakeServer
 from tests.publisher.fake_api import child_environment
 
@@ -187,6 +193,8 @@ async def test_a_task_is_followed_to_its_end(server: FakeServer) -> None:
     server.task("t1", "42", title="Render")
     async with Client(server.url, token="user-42", options=QUICK) as client:
         every = client.tasks()
+        ending = client.tasks()
+        following = client.tasks(follow=True)
         updates = await client.task("t1").ready()
         server.task("t1", "42", status="running", percentage=50)
         assert (await client.cancel_task("t1")).cancel_requested
@@ -194,7 +202,11 @@ async def test_a_task_is_followed_to_its_end(server: FakeServer) -> None:
         states = [state async for state in updates]
         assert [s.status for s in states] == ["pending", "running", "completed"]
         assert [s.version for s in states] == sorted({s.version for s in states})
-        assert [s.status for s in await take(every, 3)] == ["pending", "running", "completed"]
+        for reader in (every, following):
+            assert [s.status for s in await take(reader, 3)] == ["pending", "running", "completed"]
+        assert [s.status async for s in ending] == ["pending", "running", "completed"]
+        server.task("t2", "42")
+        assert [s.status for s in await take(following, 1)] == ["pending"]
         assert (await client.get_task("t1")).final
         with pytest.raises(SubscriptionEnded, match="NOT_FOUND"):
             await client.task("none").ready()
@@ -329,7 +341,7 @@ async def test_opening_is_bounded(server: FakeServer) -> None:
 
 @in_asyncio
 async def test_going_away_says_when_to_return(server: FakeServer) -> None:
-    slow = Options(backoff=Backoff(first=600_000, cap=600_000))
+    slow = Options(backoff=Backoff(alone=600_000, cap=600_000))
     async with Client(server.url, token="user-42", options=slow):
         server.say({"type": "going_away", "data": {"reconnectAfter": 50}})
         started = time.monotonic()
@@ -353,6 +365,213 @@ async def test_closing_ends_readers_and_requests(server: FakeServer) -> None:
         await asking
     await client.close()
     await until(server, lambda: not server.peers)
+
+
+@in_asyncio
+async def test_a_client_is_opened_once_and_says_so(server: FakeServer) -> None:
+    client = Client(server.url, token="user-42", options=QUICK)
+    for asking in (client.publish("news", 1), client.wait_closed(), anext(client.subscribe("news"))):
+        with pytest.raises(NotOpened, match="open it first"):
+            await asking
+    welcome = await client.open()
+    assert await client.open() is welcome
+    assert (client.state, server.connections) == (State.CONNECTED, 1)
+    server.cut()
+    await until(server, lambda: client.state is State.WAITING or server.connections == 2)
+    again = await client.open()
+    assert again is not None
+    assert again.user_id == "42"
+    await client.close()
+    with pytest.raises(ClientClosed, match="make a new one"):
+        await client.open()
+    with pytest.raises(ClientClosed):
+        await client.publish("news", 1)
+    never = Client(server.url)
+    await never.close()
+    with pytest.raises(ClientClosed):
+        await never.open()
+
+
+@in_asyncio
+async def test_two_who_open_at_once_get_the_same(server: FakeServer) -> None:
+    client = Client(server.url, token="user-42", options=QUICK)
+    one, two = await asyncio.gather(client.open(), client.open())
+    assert one is two is client.welcome
+    assert server.connections == 1
+    await client.close()
+
+
+@in_asyncio
+async def test_a_second_opener_who_gives_up_closes_nothing(server: FakeServer) -> None:
+    slow = Options(backoff=Backoff(alone=600_000, cap=600_000))
+    client = Client(server.url, token="user-42", options=slow, open_timeout=0.2)
+    await client.open()
+    server.cut()
+    await until(server, lambda: client.state is State.WAITING)
+    with pytest.raises(RequestTimeout):
+        await client.open()
+    assert client.state is State.WAITING
+    await client.close()
+
+
+@in_asyncio
+async def test_a_raw_request(server: FakeServer) -> None:
+    async with Client(server.url, token="user-42", options=QUICK) as client:
+        server.notify("42", {"n": 1})
+        answer = await client.request("inbox", {"limit": 10})
+        assert [message["data"] for message in answer["messages"]] == [{"n": 1}]
+        assert (await client.request("ping", {"mine": 1}))["mine"] == 1
+        with pytest.raises(ValueError, match="subscribe"):
+            await client.request("subscribe", {"channels": ["a"]})
+
+
+@in_asyncio
+async def test_a_change_of_user_ends_what_was_the_first_ones(server: FakeServer) -> None:
+    tokens = iter(["user-42", "user-7"])
+    now = 0.0
+    server.token_life = 20_000
+    changes: list[UserChanged] = []
+    client = Client(
+        server.url,
+        token=lambda: next(tokens),
+        options=QUICK,
+        on_user_changed=changes.append,
+        clock=lambda: time.monotonic() + now,
+    )
+    async with client:
+        inbox, news = client.inbox(), await client.subscribe("news").ready()
+        reading = asyncio.ensure_future(anext(inbox))
+        await asyncio.sleep(0)
+        now = 15.0
+        # What comes sets the timers anew: the token is due.
+        server.push("news", "for 42")
+        with pytest.raises(UserChanged, match="from 42 to 7"):
+            await reading
+        with pytest.raises(UserChanged):
+            await anext(news)
+        assert [(change.before, change.now) for change in changes] == [("42", "7")]
+        assert (client.user_id, server.connections) == ("7", 2)
+        server.notify("42", "not for you")
+        server.notify("7", "for you")
+        assert [p.data for p in await take(client.inbox(), 1)] == ["for you"]
+
+
+@in_asyncio
+async def test_a_token_function_that_says_signed_out_ends_it(server: FakeServer) -> None:
+    async def signed_out() -> str:
+        raise Unauthorized("the session has ended")
+
+    with pytest.raises(Unauthorized, match="the session has ended"):
+        async with Client(server.url, token=signed_out, options=QUICK):
+            raise AssertionError("it opened")
+    with pytest.raises(AuthFailed, match="gave nothing"):
+        async with Client(server.url, token=lambda: None, options=QUICK):  # type: ignore[arg-type, return-value]
+            raise AssertionError("it opened")
+    assert server.connections == 0
+
+
+@in_asyncio
+async def test_a_held_reader_holds_up_nobody(server: FakeServer) -> None:
+    options = Options(backoff=QUICK.backoff, max_pending=5)
+    async with Client(server.url, token="user-42", options=options) as client:
+        async with client.subscribe("news") as held, client.subscribe("news") as read:
+            for n in range(20):
+                server.push("news", n)
+                assert [p.data for p in await take(read, 1)] == [n]
+            assert [p.data for p in await take(held, 20)] == list(range(20))
+
+
+# Addresses, certificates, proxies
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1/ws", "ws://", "ws://127.0.0.1:port/ws"])
+def test_what_is_no_address_is_said_at_once(url: str) -> None:
+    @in_asyncio
+    async def opening() -> None:
+        with pytest.raises(ValueError, match=r"address|port"):
+            await Client(url, token="user-42").open()
+
+    opening()
+
+
+@in_asyncio
+async def test_a_wss_address_needs_no_option(tls_server: FakeServer, certificate: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    async with Client(tls_server.url, token="user-42", options=QUICK) as client:
+        assert client.user_id == "42"
+
+
+@in_asyncio
+async def test_a_certificate_that_is_not_trusted_is_said_at_once(tls_server: FakeServer, certificate: Path) -> None:
+    with pytest.raises(ssl.SSLCertVerificationError):
+        await Client(tls_server.url, token="user-42").open()
+    wrong_name = tls_server.url.replace("localhost", "127.0.0.1")
+    with pytest.raises(ssl.SSLCertVerificationError):
+        await Client(wrong_name, token="user-42", ca_file=str(certificate)).open()
+    with pytest.raises(FileNotFoundError):
+        await Client(tls_server.url, token="user-42", ca_file="no such file").open()
+
+
+@in_asyncio
+async def test_certificates_from_files(tls_server: FakeServer, tls: ssl.SSLContext, certificate: Path) -> None:
+    tls.verify_mode = ssl.CERT_REQUIRED
+    path = str(certificate)
+    async with Client(tls_server.url, token="user-42", ca_file=path, cert_file=path, options=QUICK) as client:
+        assert client.user_id == "42"
+
+
+@in_asyncio
+async def test_a_certificate_that_turns_bad_later_is_told_once(
+    tls_server: FakeServer, tls: ssl.SSLContext, certificate: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trusting = ssl.create_default_context(cafile=str(certificate))
+    trusting.check_hostname = False
+    async with Client(tls_server.url, token="user-42", ssl=trusting, options=QUICK) as client:
+        attempts = 0
+
+        def count(*_: Any) -> None:
+            nonlocal attempts
+            attempts += 1
+
+        client._on_state = lambda state: count() if state is State.CONNECTING else None
+        trusting.check_hostname = True
+        # From here on the name is looked at, and it is another one.
+        client._url = client._url.replace("localhost", "127.0.0.1")
+        tls_server.cut()
+        async with asyncio.timeout(10):
+            while attempts < 4:
+                await asyncio.sleep(0.01)
+        assert "certificate" in str(client.last_error).lower()
+    told = [record.message for record in caplog.records if "CERTIFICATE_VERIFY_FAILED" in record.message]
+    assert len(told) == 1
+
+
+@in_asyncio
+async def test_by_way_of_a_proxy(server: FakeServer, proxy: FakeProxy) -> None:
+    url = f"http://me:word@127.0.0.1:{proxy.port}"
+    async with Client(server.url, token="user-42", proxy=url, options=QUICK) as client:
+        assert client.user_id == "42"
+    assert proxy.asked[0].startswith(f"CONNECT 127.0.0.1:{server.port} ")
+    assert "Proxy-Authorization: Basic" in proxy.asked[0]
+
+
+@in_asyncio
+async def test_a_proxy_that_refuses_is_told(server: FakeServer, proxy: FakeProxy) -> None:
+    proxy.refuse_with = "407 Who are you"
+    with pytest.raises(RequestTimeout, match="407"):
+        await Client(server.url, token="user-42", proxy=proxy.url, options=QUICK, open_timeout=0.5).open()
+    with pytest.raises(ValueError, match="proxy"):
+        await Client(server.url, token="user-42", proxy="nonsense").open()
+
+
+@in_asyncio
+async def test_the_environments_proxy_is_not_asked_for_this_machine(
+    server: FakeServer, proxy: FakeProxy, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", proxy.url)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    async with Client(server.url, token="user-42", options=QUICK):
+        assert proxy.asked == []
 
 
 def test_importing_one_shell_needs_neither_the_other_nor_its_library() -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_twisted
+from OpenSSL.SSL import Error as SSLError
+from service_identity import VerificationError
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.endpoints import HostnameEndpoint, TCP4ServerEndpoint
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.threads import deferToThread
 from twisted.logger import globalLogPublisher
 
@@ -20,12 +25,16 @@ from pushserver.client import (
     ClientClosed,
     ClientService,
     Disconnected,
+    NotOpened,
     Options,
     Position,
     RequestFailed,
     State,
     SubscriptionEnded,
+    Unauthorized,
+    UserChanged,
 )
+from tests.client.fake_proxy import FakeProxy
 from tests.client.fake_server import FakeServer
 
 QUICK = Options(backoff=Backoff(first=40, cap=200, alone=20))
@@ -38,9 +47,9 @@ class Clients:
         self.server = server
         self.made: list[ClientService] = []
 
-    def __call__(self, token: Any = "user-42", **options: Any) -> ClientService:
-        client = ClientService(self.server.url, token=token, reactor=reactor, **{"options": QUICK, **options})
-        client.ended.addErrback(lambda failure: failure.trap(Disconnected))
+    def __call__(self, token: Any = "user-42", url: str = "", **options: Any) -> ClientService:
+        client = ClientService(url or self.server.url, token=token, reactor=reactor, **{"options": QUICK, **options})
+        client.ended.addErrback(lambda failure: None)
         self.made.append(client)
         client.startService()
         return client
@@ -155,7 +164,8 @@ async def test_tasks(server: FakeServer, clients: Clients) -> None:
     client = await clients.opened()
     one: list[str] = []
     every: list[str] = []
-    client.tasks(lambda state: every.append(state.status))
+    client.tasks(lambda state: every.append(state.status), follow=True)
+    ending = client.tasks(lambda state: None)
     following = client.task("t", lambda state: one.append(state.status))
     await soon(following.ready())
     assert (await soon(client.cancel_task("t"))).cancel_requested
@@ -164,6 +174,9 @@ async def test_tasks(server: FakeServer, clients: Clients) -> None:
     server.task("t", "42", status="failed")
     await until(lambda: one == every == ["pending", "running", "failed"])
     await soon(following.done)
+    await soon(ending.done)
+    server.task("t2", "42")
+    await until(lambda: every[3:] == ["pending"])
 
 
 @pytest_twisted.ensureDeferred
@@ -207,7 +220,14 @@ async def test_tokens(server: FakeServer, clients: Clients) -> None:
         raise OSError("away")
 
     away = clients(none)
-    await until(lambda: "away" in str(away._core.last_error))
+    await until(lambda: "away" in str(away.last_error))
+
+    def signed_out() -> str:
+        raise Unauthorized("signed out")
+
+    for no_token, reason in ((signed_out, "signed out"), (lambda: None, "gave nothing")):
+        with pytest.raises(Unauthorized, match=reason):
+            await soon(clients(no_token).when_connected())
 
 
 @pytest_twisted.ensureDeferred
@@ -249,3 +269,123 @@ async def test_stopping_ends_what_waits(server: FakeServer, clients: Clients) ->
         await soon(asking)
     await soon(reading.done)
     await soon(client.ended)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stopped_service_starts_again_where_it_was(server: FakeServer, clients: Clients) -> None:
+    client = ClientService(server.url, token="user-42", reactor=reactor, options=QUICK)
+    with pytest.raises(NotOpened, match="open it first"):
+        await soon(client.publish("news", 1))
+    client.startService()
+    clients.made.append(client)
+    await soon(client.when_connected())
+    heard: list[Any] = []
+    first = client.subscribe("news", lambda push: heard.append(push.data))
+    await soon(first.ready())
+    server.push("news", 1)
+    await until(lambda: heard == [1])
+    ended = client.ended
+    stopped = client.stopService()
+    await soon(first.done)
+    with pytest.raises(ClientClosed):
+        await soon(client.when_connected())
+    await soon(stopped)
+    await soon(ended)
+    server.push("news", 2)
+    client.startService()
+    await soon(client.when_connected())
+    client.subscribe("news", lambda push: heard.append(push.data))
+    await until(lambda: heard == [1, 2])
+    # Stopped and started in one turn: the old socket is on its way out, and the new one not disturbed by it.
+    stopped = client.stopService()
+    client.startService()
+    await soon(client.when_connected())
+    await soon(stopped)
+    assert (await soon(client.publish("news", 3))).offset == 3
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_change_of_user_ends_what_was_the_first_ones(server: FakeServer, clients: Clients) -> None:
+    tokens = iter(["user-42", "user-7"])
+    server.token_life = 20_000
+    ahead = 0.0
+    changes: list[UserChanged] = []
+    client = await clients.opened(
+        lambda: next(tokens), on_user_changed=changes.append, clock=lambda: time.monotonic() + ahead
+    )
+    heard: list[Any] = []
+    inbox = client.inbox(lambda push: heard.append(push.data))
+    # The server's clock is known once anything asked later has its answer.
+    await soon(client.publish("news", 1))
+    ahead = 15.0
+    server.notify("42", "for 42")
+    with pytest.raises(UserChanged):
+        await soon(inbox.done)
+    assert heard == ["for 42"]
+    assert [(change.before, change.now) for change in changes] == [("42", "7")]
+    await soon(client.when_connected())
+    client.inbox(lambda push: heard.append(push.data))
+    server.notify("42", "not for you")
+    server.notify("7", "for you")
+    await until(lambda: heard == ["for 42", "for you"])
+    assert client.user_id == "7"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_raw_request(server: FakeServer, clients: Clients) -> None:
+    client = await clients.opened()
+    server.notify("42", 1)
+    answer = await soon(client.request("inbox"))
+    assert [message["data"] for message in answer["messages"]] == [1]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_no_address_is_said_at_once(server: FakeServer, clients: Clients) -> None:
+    for wrong in ({"url": "http://127.0.0.1/ws"}, {"proxy": "socks5://127.0.0.1:1"}, {"proxy": "nonsense"}):
+        with pytest.raises(ValueError, match=r"address|proxy"):
+            await soon(clients(**wrong).when_connected())
+
+
+@pytest_twisted.ensureDeferred
+async def test_certificates(tls_server: FakeServer, tls: ssl.SSLContext, certificate: Path, clients: Clients) -> None:
+    clients.server = tls_server
+    path = str(certificate)
+    tls.verify_mode = ssl.CERT_REQUIRED
+    client = await clients.opened(ca_file=path, cert_file=path)
+    assert client.user_id == "42"
+    with pytest.raises(SSLError, match="certificate verify failed"):
+        await soon(clients().when_connected())
+    with pytest.raises(VerificationError):
+        await soon(clients(url=tls_server.url.replace("localhost", "127.0.0.1"), ca_file=path).when_connected())
+    with pytest.raises(FileNotFoundError):
+        await soon(clients(ca_file="no such file").when_connected())
+    await soon(client.stopService())
+    await deferToThread(tls_server.until, lambda: not tls_server.peers)
+
+
+@pytest_twisted.ensureDeferred
+async def test_by_way_of_a_proxy(
+    server: FakeServer, tls_server: FakeServer, certificate: Path, proxy: FakeProxy, clients: Clients
+) -> None:
+    url = f"http://me:word@127.0.0.1:{proxy.port}"
+    plain = await clients.opened(proxy=url)
+    assert (await soon(plain.publish("news", 1))).offset == 1
+    secure = await clients.opened(url=tls_server.url, ca_file=str(certificate), proxy=url)
+    assert (await soon(secure.publish("news", 1))).offset == 1
+    assert [head.split(" ")[1] for head in proxy.asked] == [f"127.0.0.1:{server.port}", f"localhost:{tls_server.port}"]
+    assert "Proxy-Authorization: Basic" in proxy.asked[0]
+    proxy.refuse_with = "407 Who are you"
+    refused = clients(proxy=url)
+    await until(lambda: "the proxy answered 407" in str(refused.last_error))
+    await soon(secure.stopService())
+    await deferToThread(tls_server.until, lambda: not tls_server.peers)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_tunnel_that_is_given_up_leaves_nothing(proxy: FakeProxy, clients: Clients) -> None:
+    listening = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(Factory.forProtocol(Protocol))
+    silent = f"http://127.0.0.1:{listening.getHost().port}"
+    client = clients(proxy=silent)
+    await until(lambda: client.state is State.CONNECTING)
+    await soon(client.stopService())
+    await soon(listening.stopListening())
