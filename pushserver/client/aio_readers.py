@@ -111,10 +111,9 @@ class Inbox(Reader[Push]):
 
     def ack(self) -> None:
         """Acknowledge the message read last without asking for another."""
-        # A reader that has ended may be another user's: its last message comes again to whom it was for.
-        if self._last is not None and self._feed.ended is None:
-            self._client._ack(self._last)
-        self._last = None
+        if self._last is not None:
+            self._client._ack(self._feed, self._last)
+            self._last = None
 
 
 class TaskUpdates(Reader[TaskState]):

@@ -213,7 +213,7 @@ class Connection:
         if self.state is State.CLOSING:
             self._close()
             return
-        self.last_error = reason or (str(error) if error else f"HTTP {status}" if status else f"closed with {code}")
+        self.last_error = reason or _reason(code, status, error)
         session = self._session
         end = end_of(code, reason, status, error, proven=self._proven, can_fetch=session.can_fetch)
         if end is not None:
@@ -408,3 +408,12 @@ class Connection:
         """Nothing of the user before may reach whoever comes."""
         self._subscriptions.leave_user()
         self._cursor.forget_user()
+
+
+def _reason(code: int | None, status: int | None, error: Exception | None) -> str:
+    """Return why there is no connection, where the socket had no words for it."""
+    if error is not None:
+        return str(error) or repr(error)
+    if status is not None:
+        return f"HTTP {status}"
+    return f"closed with {code}" if code is not None else "the connection broke"

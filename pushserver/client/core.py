@@ -75,6 +75,10 @@ class ClientCore(Connection):
     def positions(self) -> dict[str, Position]:
         return self._subscriptions.positions()
 
-    def ack(self, position: Position, now: int) -> None:
-        """Everything in the inbox up to here has been dealt with."""
-        self._cursor.ack(position, now)
+    def ack(self, position: Position, now: int, feed: Feed | None = None) -> None:
+        """Everything in the inbox up to here has been dealt with.
+
+        What came by a `feed` of a user before is not this one's to acknowledge, and comes again to whom it was for.
+        """
+        if feed is None or self._subscriptions.is_inbox(feed):
+            self._cursor.ack(position, now)

@@ -18,13 +18,13 @@ class Inbox:
 
     def __init__(self, line: Line) -> None:
         self._line = line
-        self._channel = Channel("")
+        self.channel = Channel("")
         self.feed = self._shelf()
         self._is_read = False
 
     @property
     def name(self) -> str:
-        return self._channel.name
+        return self.channel.name
 
     @property
     def position(self) -> Position | None:
@@ -35,7 +35,7 @@ class Inbox:
         """Return the feed of the one reader. Raises ValueError where there is one."""
         if self._is_read:
             raise ValueError("the inbox is being read already")
-        self._move_to(Feed("inbox", self._channel))
+        self._move_to(Feed("inbox", self.channel))
         self.feed.confirmed = bool(self.name)
         self._is_read = True
         return self.feed
@@ -48,7 +48,7 @@ class Inbox:
 
     def welcomed(self, welcome: Welcome, known: Position | None) -> None:
         """Signed in. `known` is where an earlier process stopped."""
-        self._channel.name = f"user:{welcome.user_id}"
+        self.channel.name = f"user:{welcome.user_id}"
         feed = self.feed
         feed.position = known or feed.position
         epoch = welcome.inbox.epoch if welcome.inbox is not None else None
@@ -61,9 +61,9 @@ class Inbox:
             self.receive(msgspec.convert(message, Frame))
 
     def receive(self, frame: Frame) -> None:
-        seen = self._channel.has_seen(frame)
+        seen = self.channel.has_seen(frame)
         if self.feed.offer(frame, seen, self._line.options.max_pending):
-            self._channel.remember(frame)
+            self.channel.remember(frame)
             self._line.emit(Readable(self.feed))
 
     def tell(self, frame: Frame) -> None:
@@ -85,7 +85,7 @@ class Inbox:
     def leave_user(self) -> Iterable[Feed]:
         """Begin anew for another user; return the feeds of the one before."""
         left = [self.feed] if self._is_read else []
-        self._channel = Channel("")
+        self.channel = Channel("")
         self.feed = self._shelf()
         self._is_read = False
         return left
@@ -97,7 +97,7 @@ class Inbox:
         self.feed = feed
 
     def _shelf(self) -> Feed:
-        feed = Feed("inbox", self._channel)
+        feed = Feed("inbox", self.channel)
         # Nobody waits at it, so a bound for the unread of its own would only cost a replay.
         feed.read = True
         feed.ended = ClientClosed("nobody reads the inbox yet")

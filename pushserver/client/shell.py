@@ -187,8 +187,8 @@ class Shell(ABC, Generic[Reader]):
         self._pump()
         return reader
 
-    def _ack(self, position: Position) -> None:
-        self._core.ack(position, self._now())
+    def _ack(self, feed: Feed, position: Position) -> None:
+        self._core.ack(position, self._now(), feed)
         self._pump()
 
     def _ask(self, call: Call[Any]) -> int:
@@ -270,13 +270,11 @@ class Shell(ABC, Generic[Reader]):
     ) -> None:
         """A socket closed or did not open; `error` is what no second attempt mends."""
         core.closed(link, self._now(), code, reason, status, error)
-        if core is self._core and core.state is State.WAITING and core.last_error is not None:
-            self._tell_once(core.last_error)
         self._pump()
 
-    def _tell_once(self, reason: str) -> None:
-        """Say why there is no connection, each reason once between two connections."""
-        if reason not in self._told:
+    def _tell_once(self, reason: str | None) -> None:
+        """Say what keeps the connection away, each reason once between two connections."""
+        if reason is not None and reason not in self._told:
             self._told.add(reason)
             self._warn(f"no connection to {self._address}: {reason}; trying again")
 
@@ -284,6 +282,8 @@ class Shell(ABC, Generic[Reader]):
         if state is State.CONNECTED:
             self._told.clear()
             self._connected()
+        elif state is State.WAITING:
+            self._tell_once(self._core.last_error)
         self._call_back("on_state", self._on_state, state)
 
     def _call_back(self, name: str, callback: Callable[[Any], None] | None, value: Any) -> None:
@@ -302,8 +302,7 @@ class Shell(ABC, Generic[Reader]):
             core.unauthorized(error, self._now())
         else:
             reason = f"no token: {error!r}"
+            if core.state is State.CONNECTED:
+                self._warn(f"{reason}; the present one is kept while it lasts")
             core.token_failed(reason, self._now())
-            if reason not in self._told:
-                self._told.add(reason)
-                self._warn(reason)
         self._pump()

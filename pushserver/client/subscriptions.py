@@ -63,6 +63,10 @@ class Subscriptions:
         self._line.check_open()
         return self._inbox.open()
 
+    def is_inbox(self, feed: Feed) -> bool:
+        """Return whether a feed is or was one of the present user's inbox."""
+        return feed.channel is self._inbox.channel
+
     def open_tasks(self) -> Feed:
         """Read the states of all the user's tasks, beginning with those known here."""
         self._line.check_open()

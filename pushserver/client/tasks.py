@@ -63,7 +63,7 @@ def _conflate(feed: Feed) -> None:
     """Keep only the newest state of each task; the newest is what a reader must see."""
     newest: dict[str, Push] = {}
     for push in feed.queue:
-        task_id = push.data["taskId"]
+        task_id = push.data.get("taskId")
         newest.pop(task_id, None)
         newest[task_id] = push
     feed.queue.clear()

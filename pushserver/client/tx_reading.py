@@ -75,9 +75,8 @@ class Reading:
 
     def _heard(self, _: Any, push: Push) -> None:
         self._busy = False
-        # A reading that has ended may be another user's: its last message comes again to whom it was for.
-        if self._acks and push.position is not None and self._feed.ended is None:
-            self._service._ack(push.position)
+        if self._acks and push.position is not None:
+            self._service._ack(self._feed, push.position)
         if (state := push.task) is not None and self._is_last(state):
             self._finish(None)
             return

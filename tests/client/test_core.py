@@ -908,6 +908,22 @@ def test_a_token_of_another_user_begins_anew_at_once() -> None:
     assert (shell.changes, shell.core.user_id) == ([("42", "7")], "7")
 
 
+def test_what_one_user_dealt_with_is_not_acknowledged_as_another() -> None:
+    shell = Shell(can_fetch=True).start(expiresAt=START + 15_000, **inbox(1))
+    mine = shell.core.open_inbox()
+    shell.push("user:42", "private", 1)
+    assert shell.read(mine) == ["private"]
+    shell.after(10_000)
+    shell.core.token("of seven", shell.now)
+    shell.run()
+    shell.reply("error", {"code": "PERMISSION_DENIED", "message": ""})
+    shell.core.ack(Position(1, "e"), shell.now, mine)
+    shell.connect(userId="7", **inbox(9))
+    shell.core.ack(Position(1, "e"), shell.now, mine)
+    shell.run()
+    assert shell.of("ack") == []
+
+
 def test_whoever_reads_before_it_is_known_who_came_reads_on() -> None:
     shell = Shell(can_fetch=True).start(expiresAt=START + 15_000)
     shell.after(10_000)
