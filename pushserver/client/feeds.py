@@ -37,8 +37,8 @@ class Feed:
         "channel",
         "confirmed",
         "ended",
-        "held",
         "key",
+        "passed",
         "position",
         "queue",
         "read",
@@ -64,8 +64,8 @@ class Feed:
         self.catching_up = False
         #: the request that will bring it
         self.asked: int | None = None
-        #: live messages that came while it was asked for, and whether their ids were known: they go after it
-        self.held: list[tuple[Frame, bool]] = []
+        #: the newest message that came while it was asked for
+        self.passed: Position | None = None
         #: set once nothing more will come: why
         self.ended: Exception | None = None
 
@@ -98,6 +98,12 @@ class Feed:
     def place(self) -> Position | None:
         """Return the place up to which the application has everything."""
         return self.taken if self.queue else self.position
+
+    def is_short(self) -> bool:
+        """Return whether an answer ended before what had passed meanwhile: a long recovery is answered in part."""
+        passed, self.passed = self.passed, None
+        at = self.position
+        return passed is not None and at is not None and passed.epoch == at.epoch and passed.offset > at.offset
 
 
 class Channel:
@@ -140,5 +146,5 @@ class Channel:
             self.recent.move_to_end(frame.message_id)
             if len(self.recent) > RECENT:
                 self.recent.popitem(last=False)
-        if frame.offset is not None and frame.epoch is not None:
-            self.position = newer(self.position, Position(frame.offset, frame.epoch))
+        if (position := frame.position) is not None:
+            self.position = newer(self.position, position)

@@ -164,6 +164,10 @@ class Frame(Struct, frozen=True):
     epoch: str | None = None
     sender: str | None = field(name="from", default=None)
 
+    @property
+    def position(self) -> Position | None:
+        return None if self.offset is None or self.epoch is None else Position(self.offset, self.epoch)
+
     def push(self) -> Push:
         return Push(
             self.type,

@@ -142,8 +142,7 @@ class Subscriptions:
             channel.confirmed = False
             channel.held.clear()
             for feed in channel.feeds:
-                feed.asked = None
-                feed.held.clear()
+                feed.asked = feed.passed = None
 
     def leave_user(self) -> None:
         """Another user comes: nothing that waits for the readers of the one before is handed to anybody."""
@@ -244,8 +243,7 @@ class Subscriptions:
                 # Live messages would jump over what the replay still owes; it brings them too.
                 channel.held.clear()
                 for feed in channel.feeds:
-                    feed.asked = None
-                    feed.held.clear()
+                    feed.asked = feed.passed = None
             else:
                 self._end_channel(channel, str(refusal.get("code")), str(refusal.get("message")))
 
@@ -267,14 +265,9 @@ class Subscriptions:
             if feed.catching_up:
                 # The channel keeps no history any more.
                 feed.lose(None)
-            held, feed.held = feed.held, []
-            at = feed.position
-            if at is not None and any((frame.offset or 0) > at.offset for frame, _ in held):
-                # A long recovery is answered in part, and what it left out would go after these.
-                feed.catching_up = not feed.behind
-                continue
-            for frame, seen in held:
-                self._offer(feed, frame, seen)
+            if feed.is_short() and not feed.behind:
+                # The rest comes too, but some of it before this answer and some behind it: ask again from here.
+                feed.catching_up = True
         early, channel.held = channel.held, []
         for frame in early:
             self._receive(channel, frame)
@@ -321,7 +314,7 @@ class Subscriptions:
         seen = not comparable and channel.has_seen(frame)
         for feed in channel.feeds:
             if feed.asked is not None:
-                feed.held.append((frame, seen))
+                feed.passed = newer(feed.passed, frame.position) or feed.passed
             elif not feed.catching_up:
                 self._offer(feed, frame, seen)
         if not seen:
