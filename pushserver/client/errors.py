@@ -67,10 +67,10 @@ class SubscriptionEnded(ClientError):
 class UserChanged(ClientError):
     """The client's token is another user's now. Nothing that was read or asked for the one before goes on."""
 
-    def __init__(self, before: str, now: str) -> None:
-        super().__init__(f"the user changed from {before} to {now}")
-        self.before = before
-        self.now = now
+    def __init__(self, from_: str, to: str) -> None:
+        super().__init__(f"the user changed from {from_} to {to}")
+        self.from_ = from_
+        self.to = to
 
 
 class ClientClosed(ClientError):

@@ -449,7 +449,7 @@ async def test_a_change_of_user_ends_what_was_the_first_ones(server: FakeServer)
             await reading
         with pytest.raises(UserChanged):
             await anext(news)
-        assert [(change.before, change.now) for change in changes] == [("42", "7")]
+        assert [(change.from_, change.to) for change in changes] == [("42", "7")]
         assert (client.user_id, server.connections) == ("7", 2)
         server.notify("42", "not for you")
         server.notify("7", "for you")

@@ -80,7 +80,7 @@ class Shell:
                 case FetchToken():
                     self.fetches += 1
                 case AnotherUser(change):
-                    self.changes.append((change.before, change.now))
+                    self.changes.append((change.from_, change.to))
                 case Ended():
                     assert self.ended is None
                     self.ended = effect
@@ -864,7 +864,7 @@ def test_what_another_user_had_waiting_is_not_handed_on() -> None:
     for feed in (mine, every, news):
         assert shell.read(feed) == []
         assert isinstance(feed.ended, UserChanged)
-        assert (feed.ended.before, feed.ended.now) == ("42", "7")
+        assert (feed.ended.from_, feed.ended.to) == ("42", "7")
     assert shell.changes == [("42", "7")]
     assert len(shell.of("subscribe")) == 1
     theirs = shell.core.open_inbox()

@@ -280,7 +280,7 @@ async def test_another_user(world: World, kind: type[Subject]) -> None:
         # The server's heartbeat or anything else that comes has the client look at its clock.
         await subject.call(world.send)
         await subject.until(lambda: subject.connections() == 2)
-        assert [(change.before, change.now) for change in subject.changes] == [("42", "7")]
+        assert [(change.from_, change.to) for change in subject.changes] == [("42", "7")]
         shown = len(subject.shown)
         await subject.call(world.send, "42")
         await subject.call(world.send, "7")

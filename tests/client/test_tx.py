@@ -322,7 +322,7 @@ async def test_a_change_of_user_ends_what_was_the_first_ones(server: FakeServer,
     with pytest.raises(UserChanged):
         await soon(inbox.done)
     assert heard == ["for 42"]
-    assert [(change.before, change.now) for change in changes] == [("42", "7")]
+    assert [(change.from_, change.to) for change in changes] == [("42", "7")]
     await soon(client.when_connected())
     client.inbox(lambda push: heard.append(push.data))
     server.notify("42", "not for you")
