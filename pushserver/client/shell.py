@@ -68,6 +68,8 @@ class Shell(ABC, Generic[Reader]):
     ) -> None:
         if settings is not None and options is not None:
             raise ValueError("give settings (seconds) or options (milliseconds), not both")
+        if token is not None and not callable(token) and not (isinstance(token, str) and token):
+            raise ValueError("a token is text that is not empty, or a function that returns it")
         self._url = url
         self._token = token
         self._options = options or (settings or Settings()).options()
@@ -274,9 +276,15 @@ class Shell(ABC, Generic[Reader]):
 
     def _tell_once(self, reason: str | None) -> None:
         """Say what keeps the connection away, each reason once between two connections."""
-        if reason is not None and reason not in self._told:
-            self._told.add(reason)
-            self._warn(f"no connection to {self._address}: {reason}; trying again")
+        if reason is None or reason in self._told:
+            return
+        self._told.add(reason)
+        try:
+            place = str(self._address)
+        except ValueError:
+            # It is looked at when it is needed, and a token may be asked for before.
+            place = "an address that is none"
+        self._warn(f"no connection to {place}: {reason}; trying again")
 
     def _changed(self, state: State) -> None:
         if state is State.CONNECTED:

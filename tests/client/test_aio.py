@@ -495,6 +495,23 @@ def test_what_is_no_address_is_said_at_once(url: str) -> None:
 
 
 @in_asyncio
+async def test_a_wrong_address_is_said_after_the_token_function_has_answered(caplog: pytest.LogCaptureFixture) -> None:
+    answers = iter([OSError("away"), "user-42"])
+
+    def fetch() -> str:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    with pytest.raises(ValueError, match="address"):
+        await Client("http://127.0.0.1/ws", token=fetch, options=QUICK).open()
+    assert [record.message for record in caplog.records] == [
+        "no connection to an address that is none: no token: OSError('away'); trying again"
+    ]
+
+
+@in_asyncio
 async def test_a_wss_address_needs_no_option(tls_server: FakeServer, certificate: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     async with Client(tls_server.url, token="user-42", options=QUICK) as client:

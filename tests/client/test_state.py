@@ -23,6 +23,13 @@ def test_seconds_are_seconds() -> None:
 
 
 @pytest.mark.parametrize("kind", [Client, ClientService])
+@pytest.mark.parametrize("token", ["", b"token", 42])
+def test_what_is_no_token(kind: type, token: object) -> None:
+    with pytest.raises(ValueError, match="a token is text"):
+        kind("ws://127.0.0.1/ws", token=token)
+
+
+@pytest.mark.parametrize("kind", [Client, ClientService])
 def test_one_way_at_a_time(kind: type) -> None:
     with pytest.raises(ValueError, match="not both"):
         kind("ws://127.0.0.1/ws", settings=Settings(), options=Options())
