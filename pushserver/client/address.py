@@ -24,7 +24,7 @@ class Proxy(Struct, frozen=True):
     password: str | None = None
 
 
-class Address(Struct, frozen=True):
+class ServerAddress(Struct, frozen=True):
     """A push server's place: a `ws:` or `wss:` address, taken apart."""
 
     secure: bool
@@ -50,15 +50,15 @@ class Tls(Struct, frozen=True):
     key_file: str | None = None
 
 
-def address_of(url: str) -> Address:
+def address_of(url: str) -> ServerAddress:
     """Return the parts of a server's address. Raises ValueError where it is none."""
     parts = urlsplit(url)
     if parts.scheme not in ("ws", "wss") or not parts.hostname:
         raise ValueError(f"not the address of a push server (ws://… or wss://…): {url!r}")
-    return Address(parts.scheme == "wss", parts.hostname, _port(parts), parts.path or "/")
+    return ServerAddress(parts.scheme == "wss", parts.hostname, _port(parts), parts.path or "/")
 
 
-def proxy_for(address: Address, proxy: str | bool | None) -> Proxy | None:
+def proxy_for(address: ServerAddress, proxy: str | bool | None) -> Proxy | None:
     """Return the proxy by which an address is reached, or None for the direct way.
 
     `proxy` is its URL, None for none, or True for what the environment says (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY,

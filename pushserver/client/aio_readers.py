@@ -6,7 +6,7 @@ import asyncio
 from typing import Any, Generic, Self, TypeVar
 
 from pushserver.client.errors import ClientClosed, NotOpened
-from pushserver.client.feeds import Feed
+from pushserver.client.feeds import ReaderFeed
 from pushserver.client.messages import Position, Push, TaskState
 from pushserver.client.shell import Shell
 from pushserver.client.state import State
@@ -17,7 +17,7 @@ T = TypeVar("T")
 class Reader(Generic[T]):
     """What all readers share: iterate, close, or leave an ``async with``."""
 
-    def __init__(self, client: Shell[Any], feed: Feed) -> None:
+    def __init__(self, client: Shell[Any], feed: ReaderFeed) -> None:
         self._client = client
         self._feed = feed
         self._readable = asyncio.Event()
@@ -124,7 +124,7 @@ class TaskUpdates(Reader[TaskState]):
 
     _over = False
 
-    def __init__(self, client: Shell[Any], feed: Feed, follow: bool = False) -> None:
+    def __init__(self, client: Shell[Any], feed: ReaderFeed, follow: bool = False) -> None:
         super().__init__(client, feed)
         self._follow = follow
 

@@ -23,9 +23,9 @@ from pushserver.client.errors import AuthFailed, ClientClosed, Disconnected, Una
 from pushserver.client.line import RETRY, Done
 from pushserver.client.messages import FRAMES, Frame, Position, Welcome
 from pushserver.client.requests import Requests, retry_after
-from pushserver.client.session import Session
+from pushserver.client.session import ClientSession
 from pushserver.client.state import Options, State
-from pushserver.client.subscriptions import Subscriptions
+from pushserver.client.subscriptions import ClientSubscriptions
 from pushserver.client.watchdog import Watchdog
 
 #: What a `ping` holds that asks for the server's time.
@@ -34,7 +34,7 @@ _CLOCK: Final = {"clock": True}
 _LAST_ACK: Final = 1_000
 
 
-class Connection:
+class LastingConnection:
     """The life of one client's connection, over as many links as that takes."""
 
     def __init__(
@@ -58,14 +58,14 @@ class Connection:
         self.last_error: str | None = None
         self._random = random
         self._new_id = new_id
-        self._session = Session(token, can_fetch)
+        self._session = ClientSession(token, can_fetch)
         self._effects: list[Effect] = []
         self._link = 0
         self._links = 0
         #: a connection was good once, so address, certificate and token are
         self._proven = False
         self._requests = Requests(self)
-        self._subscriptions = Subscriptions(self, dict(positions or {}))
+        self._subscriptions = ClientSubscriptions(self, dict(positions or {}))
         self._cursor = Cursor(self)
         self._wake_at: int | None = None
         self._return_at: int | None = None
@@ -252,7 +252,7 @@ class Connection:
         else:
             self._subscriptions.pushed(frame, now)
 
-    # What the rooms of the core see of the connection: `line.Line`
+    # What the rooms of the core see of the connection: `line.CoreLine`
 
     @property
     def connected(self) -> bool:

@@ -17,12 +17,12 @@ from __future__ import annotations
 from typing import Any
 
 from pushserver.client.calls import Call
-from pushserver.client.connection import Connection
-from pushserver.client.feeds import Feed
+from pushserver.client.connection import LastingConnection
+from pushserver.client.feeds import ReaderFeed
 from pushserver.client.messages import Position, Push, TaskState, Welcome
 
 
-class ClientCore(Connection):
+class ClientCore(LastingConnection):
     """One client's side of the protocol."""
 
     @property
@@ -57,25 +57,25 @@ class ClientCore(Connection):
         truncated = self.welcome is not None and self.welcome.tasks_truncated
         return not truncated and all(state.final for state in self.tasks.values())
 
-    def subscribe(self, name: str, now: int, since: Position | None = None) -> Feed:
+    def subscribe(self, name: str, now: int, since: Position | None = None) -> ReaderFeed:
         return self._subscriptions.subscribe(name, now, since)
 
-    def open_inbox(self) -> Feed:
+    def open_inbox(self) -> ReaderFeed:
         return self._subscriptions.open_inbox()
 
-    def open_tasks(self) -> Feed:
+    def open_tasks(self) -> ReaderFeed:
         return self._subscriptions.open_tasks()
 
-    def take(self, feed: Feed, now: int) -> Push | None:
+    def take(self, feed: ReaderFeed, now: int) -> Push | None:
         return self._subscriptions.take(feed, now)
 
-    def close_feed(self, feed: Feed, now: int) -> None:
+    def close_feed(self, feed: ReaderFeed, now: int) -> None:
         self._subscriptions.close_feed(feed, now)
 
     def positions(self) -> dict[str, Position]:
         return self._subscriptions.positions()
 
-    def ack(self, position: Position, now: int, feed: Feed | None = None) -> None:
+    def ack(self, position: Position, now: int, feed: ReaderFeed | None = None) -> None:
         """Everything in the inbox up to here has been dealt with.
 
         What came by a `feed` of a user before is not this one's to acknowledge, and comes again to whom it was for.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from pushserver.client.line import PASSING, RETRY, Line
+from pushserver.client.line import PASSING, RETRY, CoreLine
 from pushserver.client.messages import Frame, InboxState, Position
 
 #: Milliseconds between two acknowledgements: the newest says it for all before it.
@@ -14,7 +14,7 @@ _INTERVAL: Final = 200
 class Cursor:
     """One acknowledgement is under way at most; the newest position wanted goes next."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: CoreLine) -> None:
         self._line = line
         self._wanted: Position | None = None
         self._acked: Position | None = None

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 if TYPE_CHECKING:
     from pushserver.client.errors import UserChanged
-    from pushserver.client.feeds import Feed
+    from pushserver.client.feeds import ReaderFeed
     from pushserver.client.state import State
 
 
@@ -55,7 +55,7 @@ class Failed(Struct, frozen=True):
 class Readable(Struct, frozen=True):
     """A feed has a message, was confirmed, or has ended."""
 
-    feed: Feed
+    feed: ReaderFeed
 
 
 class Changed(Struct, frozen=True):

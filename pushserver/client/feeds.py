@@ -23,7 +23,7 @@ def newer(one: Position | None, other: Position | None) -> Position | None:
     return other
 
 
-class Feed:
+class ReaderFeed:
     """What one reader has not read yet. Read it through `ClientCore.take`.
 
     A reader that is slow falls behind alone: what finds its queue full is left out, and fetched again once the queue
@@ -46,7 +46,7 @@ class Feed:
         "taken",
     )
 
-    def __init__(self, key: str, channel: Channel | None = None) -> None:
+    def __init__(self, key: str, channel: ReadChannel | None = None) -> None:
         self.key = key
         self.channel = channel
         self.queue: deque[Push] = deque()
@@ -106,14 +106,14 @@ class Feed:
         return passed is not None and at is not None and passed.epoch == at.epoch and passed.offset > at.offset
 
 
-class Channel:
+class ReadChannel:
     """One channel's place in its history, and everyone here who reads it."""
 
     __slots__ = ("asked", "confirmed", "feeds", "held", "name", "position", "recent", "retry_at")
 
     def __init__(self, name: str, position: Position | None = None) -> None:
         self.name = name
-        self.feeds: list[Feed] = []
+        self.feeds: list[ReaderFeed] = []
         #: the newest message that came
         self.position = position
         #: the request that subscribes, while it has no answer

@@ -8,17 +8,17 @@ import msgspec
 
 from pushserver.client.effects import Readable
 from pushserver.client.errors import ClientClosed
-from pushserver.client.feeds import Channel, Feed
-from pushserver.client.line import Line
+from pushserver.client.feeds import ReadChannel, ReaderFeed
+from pushserver.client.line import CoreLine
 from pushserver.client.messages import Frame, Position, Welcome
 
 
-class Inbox:
+class KeptInbox:
     """One client's inbox, under the name of the channel ``user:<id>`` once that is known."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: CoreLine) -> None:
         self._line = line
-        self.channel = Channel("")
+        self.channel = ReadChannel("")
         self.feed = self._shelf()
         self._is_read = False
 
@@ -31,16 +31,16 @@ class Inbox:
         """The newest message that is or was in the queue: what an authentication resumes at."""
         return self.feed.position
 
-    def open(self) -> Feed:
+    def open(self) -> ReaderFeed:
         """Return the feed of the one reader. Raises ValueError where there is one."""
         if self._is_read:
             raise ValueError("the inbox is being read already")
-        self._move_to(Feed("inbox", self.channel))
+        self._move_to(ReaderFeed("inbox", self.channel))
         self.feed.confirmed = bool(self.name)
         self._is_read = True
         return self.feed
 
-    def close(self, feed: Feed) -> None:
+    def close(self, feed: ReaderFeed) -> None:
         """The reader goes; what it left is kept for the next one."""
         if feed is self.feed and self._is_read:
             self._move_to(self._shelf())
@@ -82,22 +82,22 @@ class Inbox:
         if self._line.connected:
             self._line.reconnect(now, "fetching the inbox again")
 
-    def leave_user(self) -> Iterable[Feed]:
+    def leave_user(self) -> Iterable[ReaderFeed]:
         """Begin anew for another user; return the feeds of the one before."""
         left = [self.feed] if self._is_read else []
-        self.channel = Channel("")
+        self.channel = ReadChannel("")
         self.feed = self._shelf()
         self._is_read = False
         return left
 
-    def _move_to(self, feed: Feed) -> None:
+    def _move_to(self, feed: ReaderFeed) -> None:
         last = self.feed
         feed.queue, last.queue = last.queue, feed.queue
         feed.position, feed.behind = last.position, last.behind
         self.feed = feed
 
-    def _shelf(self) -> Feed:
-        feed = Feed("inbox", self.channel)
+    def _shelf(self) -> ReaderFeed:
+        feed = ReaderFeed("inbox", self.channel)
         # Nobody waits at it, so a bound for the unread of its own would only cost a replay.
         feed.read = True
         feed.ended = ClientClosed("nobody reads the inbox yet")

@@ -17,7 +17,7 @@ RETRY: Final = 2_000
 Done = Callable[[Frame, int], None]
 
 
-class Line(Protocol):
+class CoreLine(Protocol):
     """The connection, as narrow as the rooms need it."""
 
     options: Options

@@ -8,7 +8,7 @@ from typing import Any
 from pushserver.client.calls import Call
 from pushserver.client.effects import Answered, Failed
 from pushserver.client.errors import QueueFull, RequestFailed, RequestTimeout
-from pushserver.client.line import Done, Line
+from pushserver.client.line import CoreLine, Done
 from pushserver.client.messages import Frame
 
 
@@ -31,7 +31,7 @@ class _Request:
 class Requests:
     """What was asked and has no answer yet."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: CoreLine) -> None:
         self._line = line
         self._numbers = 0
         self._pending: dict[int, _Request] = {}

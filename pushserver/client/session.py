@@ -13,7 +13,7 @@ from pushserver.client.messages import Heartbeat, Welcome
 _SOONEST = 10_000
 
 
-class Session:
+class ClientSession:
     """One client's identity. All times are milliseconds of the core's clock."""
 
     def __init__(self, token: str | None, can_fetch: bool) -> None:

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-from pushserver.client.address import Address, address_of
+from pushserver.client.address import ServerAddress, address_of
 from pushserver.client.calls import Call
 from pushserver.client.core import ClientCore
 from pushserver.client.effects import (
@@ -30,7 +30,7 @@ from pushserver.client.effects import (
     Transmit,
 )
 from pushserver.client.errors import NotOpened, Unauthorized, UserChanged
-from pushserver.client.feeds import Feed
+from pushserver.client.feeds import ReaderFeed
 from pushserver.client.messages import Position, Push, TaskState, Welcome
 from pushserver.client.state import Options, Settings, State
 
@@ -171,25 +171,25 @@ class Shell(ABC, Generic[Reader]):
         return int((self._anchor + self._clock()) * 1000)
 
     @property
-    def _address(self) -> Address:
+    def _address(self) -> ServerAddress:
         return address_of(self._url)
 
-    def _read(self, feed: Feed, reader: Reader) -> None:
+    def _read(self, feed: ReaderFeed, reader: Reader) -> None:
         self._readers[id(feed)] = reader
         self._pump()
 
-    def _take(self, feed: Feed) -> Push | None:
+    def _take(self, feed: ReaderFeed) -> Push | None:
         push = self._core.take(feed, self._now())
         self._pump()
         return push
 
-    def _close_feed(self, feed: Feed) -> Reader | None:
+    def _close_feed(self, feed: ReaderFeed) -> Reader | None:
         self._core.close_feed(feed, self._now())
         reader = self._readers.pop(id(feed), None)
         self._pump()
         return reader
 
-    def _ack(self, feed: Feed, position: Position) -> None:
+    def _ack(self, feed: ReaderFeed, position: Position) -> None:
         self._core.ack(position, self._now(), feed)
         self._pump()
 
@@ -199,7 +199,7 @@ class Shell(ABC, Generic[Reader]):
             raise NotOpened
         return self._core.request(call, self._now())
 
-    def _is_last(self, feed: Feed, state: TaskState, follow: bool) -> bool:
+    def _is_last(self, feed: ReaderFeed, state: TaskState, follow: bool) -> bool:
         """Return whether a reader of tasks has nothing to wait for behind this state."""
         if not state.final or follow:
             return False

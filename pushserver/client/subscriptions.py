@@ -1,6 +1,6 @@
 """What is read here: channels with their positions, the inbox, tasks; resumed after every loss, and never a silent gap.
 
-A room of the core: it decides what to ask and what to hand to whom, and asks by way of the narrow `Line`.
+A room of the core: it decides what to ask and what to hand to whom, and asks by way of the narrow `CoreLine`.
 """
 
 from __future__ import annotations
@@ -12,44 +12,44 @@ import msgspec
 
 from pushserver.client.effects import Readable
 from pushserver.client.errors import ClientClosed, SubscriptionEnded
-from pushserver.client.feeds import Channel, Feed, newer
-from pushserver.client.inbox import Inbox
-from pushserver.client.line import PASSING, RETRY, Line
+from pushserver.client.feeds import ReadChannel, ReaderFeed, newer
+from pushserver.client.inbox import KeptInbox
+from pushserver.client.line import PASSING, RETRY, CoreLine
 from pushserver.client.messages import Frame, Position, Push, TaskState, Welcome
-from pushserver.client.tasks import Tasks, as_push
+from pushserver.client.tasks import KnownTasks, as_push
 
 #: Channels in one subscribe message: at most 255 characters of name and about 80 of position each, so that the message
 #: stays under the server's default limit of 64 KiB.
 _CHUNK: Final = 100
 
 
-class Subscriptions:
+class ClientSubscriptions:
     """All that one client reads."""
 
-    def __init__(self, line: Line, positions: dict[str, Position]) -> None:
+    def __init__(self, line: CoreLine, positions: dict[str, Position]) -> None:
         self._line = line
         #: where an earlier process stopped, until it is used
         self._known = positions
-        self._channels: dict[str, Channel] = {}
-        self._inbox = Inbox(line)
-        self.tasks = Tasks(line)
+        self._channels: dict[str, ReadChannel] = {}
+        self._inbox = KeptInbox(line)
+        self.tasks = KnownTasks(line)
         #: what `positions` says once the client is closed
         self._last_positions: dict[str, Position] | None = None
         #: readers of the user before, until it is known who came
-        self._left: list[Feed] = []
+        self._left: list[ReaderFeed] = []
 
     # What the shells ask for
 
-    def subscribe(self, name: str, now: int, since: Position | None = None) -> Feed:
+    def subscribe(self, name: str, now: int, since: Position | None = None) -> ReaderFeed:
         """Read a channel; several readers share one subscription. `since` is for the first of them."""
         self._line.check_open()
         channel = self._channels.get(name)
         if channel is None:
-            channel = Channel(name, since or self._known.pop(name, None))
+            channel = ReadChannel(name, since or self._known.pop(name, None))
             self._channels[name] = channel
         elif since is not None:
             raise ValueError(f"{name} is read here already; since can only be given by its first reader")
-        feed = Feed(name, channel)
+        feed = ReaderFeed(name, channel)
         feed.confirmed = channel.confirmed
         channel.feeds.append(feed)
         if name.startswith("task:") and (state := self.tasks.states.get(name[5:])) is not None:
@@ -58,21 +58,21 @@ class Subscriptions:
             self._subscribe([channel], now)
         return feed
 
-    def open_inbox(self) -> Feed:
+    def open_inbox(self) -> ReaderFeed:
         """Read the user's inbox; one reader at a time, since reading acknowledges."""
         self._line.check_open()
         return self._inbox.open()
 
-    def is_inbox(self, feed: Feed) -> bool:
+    def is_inbox(self, feed: ReaderFeed) -> bool:
         """Return whether a feed is or was one of the present user's inbox."""
         return feed.channel is self._inbox.channel
 
-    def open_tasks(self) -> Feed:
+    def open_tasks(self) -> ReaderFeed:
         """Read the states of all the user's tasks, beginning with those known here."""
         self._line.check_open()
         return self.tasks.open()
 
-    def take(self, feed: Feed, now: int) -> Push | None:
+    def take(self, feed: ReaderFeed, now: int) -> Push | None:
         """Return the next message of a feed, or None; `feed.ended` then says whether there is more to wait for."""
         feed.read = True
         if not feed.queue:
@@ -83,7 +83,7 @@ class Subscriptions:
             self._catch_up(feed, now)
         return push
 
-    def close_feed(self, feed: Feed, now: int) -> None:
+    def close_feed(self, feed: ReaderFeed, now: int) -> None:
         """Stop reading; the last reader's going ends the subscription."""
         if feed.ended is None:
             feed.ended = ClientClosed(f"{feed.key} is no longer read")
@@ -204,7 +204,7 @@ class Subscriptions:
 
     # Subscribing
 
-    def _subscribe(self, channels: list[Channel], now: int) -> None:
+    def _subscribe(self, channels: list[ReadChannel], now: int) -> None:
         if not self._line.connected:
             return
         for start in range(0, len(channels), _CHUNK):
@@ -214,7 +214,7 @@ class Subscriptions:
                 for channel, since in asked.items()
             ]
 
-            def done(frame: Frame, now: int, asked: dict[Channel, Position | None] = asked) -> None:
+            def done(frame: Frame, now: int, asked: dict[ReadChannel, Position | None] = asked) -> None:
                 self._answered(asked, frame, now)
 
             number = self._line.ask("subscribe", {"channels": names}, now, done)
@@ -224,7 +224,7 @@ class Subscriptions:
                 for feed in channel.feeds:
                     feed.asked = number if feed.catching_up or not channel.confirmed else None
 
-    def _answered(self, asked: dict[Channel, Position | None], frame: Frame, now: int) -> None:
+    def _answered(self, asked: dict[ReadChannel, Position | None], frame: Frame, now: int) -> None:
         data = frame.data or {}
         whole = data if frame.type == "error" else None
         results, rejected = data.get("results") or {}, data.get("rejected") or {}
@@ -247,7 +247,7 @@ class Subscriptions:
             else:
                 self._end_channel(channel, str(refusal.get("code")), str(refusal.get("message")))
 
-    def _subscribed(self, channel: Channel, result: dict[str, Any], since: Position | None) -> None:
+    def _subscribed(self, channel: ReadChannel, result: dict[str, Any], since: Position | None) -> None:
         # A reader that came after the question was asked is none of those who wait for the answer.
         waiting = [feed for feed in channel.feeds if feed.asked is not None or not channel.confirmed]
         channel.confirmed = True
@@ -274,7 +274,9 @@ class Subscriptions:
         for feed in channel.feeds:
             self._line.emit(Readable(feed))
 
-    def _recover(self, channel: Channel, result: dict[str, Any], waiting: list[Feed], since: Position | None) -> None:
+    def _recover(
+        self, channel: ReadChannel, result: dict[str, Any], waiting: list[ReaderFeed], since: Position | None
+    ) -> None:
         """A channel with history answered: hand out what was missed, or say that it is gone."""
         newest = Position(result["offset"], result["epoch"])
         recovered = bool(result.get("recovered"))
@@ -296,14 +298,14 @@ class Subscriptions:
             channel.remember(frame)
         channel.position = newer(channel.position, newest)
 
-    def _end_channel(self, channel: Channel, code: str, reason: str) -> None:
+    def _end_channel(self, channel: ReadChannel, code: str, reason: str) -> None:
         self._channels.pop(channel.name, None)
         for feed in channel.feeds:
             self._end_feed(feed, SubscriptionEnded(channel.name, code, reason))
 
     # Messages
 
-    def _receive(self, channel: Channel, frame: Frame) -> None:
+    def _receive(self, channel: ReadChannel, frame: Frame) -> None:
         if not channel.confirmed:
             if channel.asked is not None:
                 channel.held.append(frame)
@@ -320,11 +322,11 @@ class Subscriptions:
         if not seen:
             channel.remember(frame)
 
-    def _offer(self, feed: Feed, frame: Frame, seen: bool) -> None:
+    def _offer(self, feed: ReaderFeed, frame: Frame, seen: bool) -> None:
         if feed.offer(frame, seen, self._line.options.max_pending):
             self._line.emit(Readable(feed))
 
-    def _catch_up(self, feed: Feed, now: int) -> None:
+    def _catch_up(self, feed: ReaderFeed, now: int) -> None:
         """A reader that was full has read everything: fetch what was left out meanwhile."""
         channel = feed.channel
         if channel is None:
@@ -355,11 +357,11 @@ class Subscriptions:
 
     # The inside
 
-    def _channel_feeds(self) -> Iterable[Feed]:
+    def _channel_feeds(self) -> Iterable[ReaderFeed]:
         for channel in self._channels.values():
             yield from channel.feeds
 
-    def _end_feed(self, feed: Feed, reason: Exception) -> None:
+    def _end_feed(self, feed: ReaderFeed, reason: Exception) -> None:
         feed.ended = reason
         self._line.emit(Readable(feed))
 

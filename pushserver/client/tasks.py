@@ -8,30 +8,30 @@ from typing import Final
 import msgspec
 
 from pushserver.client.effects import Readable
-from pushserver.client.feeds import Feed
-from pushserver.client.line import Line
+from pushserver.client.feeds import ReaderFeed
+from pushserver.client.line import CoreLine
 from pushserver.client.messages import Push, TaskState
 
 _REMEMBERED: Final = 1_000
 
 
-class Tasks:
+class KnownTasks:
     """What is known of tasks, and the readers of them all. Readers of one task read its channel."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: CoreLine) -> None:
         self._line = line
         self.states: dict[str, TaskState] = {}
-        self.feeds: list[Feed] = []
+        self.feeds: list[ReaderFeed] = []
 
-    def open(self) -> Feed:
+    def open(self) -> ReaderFeed:
         """Return a feed of all tasks, beginning with those known here."""
-        feed = Feed("tasks")
+        feed = ReaderFeed("tasks")
         feed.confirmed = True
         feed.queue.extend(as_push(state) for state in self.states.values())
         self.feeds.append(feed)
         return feed
 
-    def learn(self, state: TaskState, push: Push, followers: Iterable[Feed]) -> None:
+    def learn(self, state: TaskState, push: Push, followers: Iterable[ReaderFeed]) -> None:
         """Take a state; only a newer one counts. `followers` read this one task."""
         known = self.states.pop(state.task_id, None)
         if known is not None and state.version <= known.version:
@@ -59,7 +59,7 @@ def as_push(state: TaskState) -> Push:
     return Push(type, f"task:{state.task_id}", msgspec.to_builtins(state), state.updated_at)
 
 
-def _conflate(feed: Feed) -> None:
+def _conflate(feed: ReaderFeed) -> None:
     """Keep only the newest state of each task; the newest is what a reader must see."""
     newest: dict[str, Push] = {}
     for push in feed.queue:

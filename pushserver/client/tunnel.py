@@ -17,7 +17,7 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from pushserver.client.address import Address, Proxy
+from pushserver.client.address import Proxy, ServerAddress
 
 #: Octets of a proxy's answer, headers included.
 _LONGEST_ANSWER: Final = 64 * 1024
@@ -78,7 +78,7 @@ class _Asking(Protocol):
 class TunnelEndpoint:
     """An endpoint that reaches an address by way of a proxy; `proxy_endpoint` reaches the proxy."""
 
-    def __init__(self, proxy_endpoint: IStreamClientEndpoint, proxy: Proxy, address: Address) -> None:
+    def __init__(self, proxy_endpoint: IStreamClientEndpoint, proxy: Proxy, address: ServerAddress) -> None:
         self._proxy_endpoint = proxy_endpoint
         host = f"[{address.host}]" if ":" in address.host else address.host
         lines = [f"CONNECT {host}:{address.port} HTTP/1.1", f"Host: {host}:{address.port}"]

@@ -25,7 +25,7 @@ from pushserver.client.address import Tls, proxy_for
 from pushserver.client.clock import steady
 from pushserver.client.core import ClientCore
 from pushserver.client.errors import ClientClosed, ClientError, UserChanged
-from pushserver.client.feeds import Feed
+from pushserver.client.feeds import ReaderFeed
 from pushserver.client.messages import ChatReceipt, History, Position, Presence, Published, Push, TaskState, Welcome
 from pushserver.client.shell import Shell, Timer
 from pushserver.client.state import Options, Settings, State
@@ -211,7 +211,7 @@ class ClientService(Shell[Reading], Service):
         self._wake(reading)
         return reading
 
-    def _task_reading(self, feed: Feed, hear: Callable[[TaskState], Any], follow: bool) -> Reading:
+    def _task_reading(self, feed: ReaderFeed, hear: Callable[[TaskState], Any], follow: bool) -> Reading:
         def heard(push: Push) -> Any:
             state = push.task
             return hear(state) if state is not None else None

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.python.failure import Failure
 
 from pushserver.client.errors import ClientClosed
-from pushserver.client.feeds import Feed
+from pushserver.client.feeds import ReaderFeed
 from pushserver.client.messages import Push, TaskState
 from pushserver.client.shell import Shell
 
@@ -25,7 +25,7 @@ class Reading:
     def __init__(
         self,
         service: Shell[Any],
-        feed: Feed,
+        feed: ReaderFeed,
         hear: Callable[[Push], Any],
         acks: bool = False,
         is_last: Callable[[TaskState], bool] = lambda state: False,

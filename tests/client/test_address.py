@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from pushserver.client.address import Address, address_of, proxy_for
+from pushserver.client.address import ServerAddress, address_of, proxy_for
 
 
 def test_an_address_is_taken_apart() -> None:
-    assert address_of("ws://push.example/ws") == Address(False, "push.example", 80, "/ws")
-    assert address_of("wss://push.example:8443") == Address(True, "push.example", 8443, "/")
+    assert address_of("ws://push.example/ws") == ServerAddress(False, "push.example", 80, "/ws")
+    assert address_of("wss://push.example:8443") == ServerAddress(True, "push.example", 8443, "/")
     assert str(address_of("wss://user:secret@[::1]/ws?key=secret")) == "wss://[::1]:443/ws"
 
 

@@ -31,7 +31,7 @@ from pushserver.client import (
     calls,
 )
 from pushserver.client.effects import AnotherUser, Answered, Connect, Ended, Failed, FetchToken, Hangup, Transmit
-from pushserver.client.feeds import UNREAD, Feed
+from pushserver.client.feeds import UNREAD, ReaderFeed
 
 START = 1_700_000_000_000
 
@@ -133,14 +133,16 @@ class Shell:
             self.until_due()
         return self.connect(**welcome)
 
-    def subscribe(self, channel: str, result: dict[str, Any] | None = None, since: Position | None = None) -> Feed:
+    def subscribe(
+        self, channel: str, result: dict[str, Any] | None = None, since: Position | None = None
+    ) -> ReaderFeed:
         feed = self.core.subscribe(channel, self.now, since)
         self.run()
         if result is not None:
             self.reply("subscription_success", {"results": {channel: result}, "rejected": {}})
         return feed
 
-    def read(self, feed: Feed) -> list[Any]:
+    def read(self, feed: ReaderFeed) -> list[Any]:
         taken = []
         while (push := self.core.take(feed, self.now)) is not None:
             taken.append(push.data if push.type == "message" else push.type)
@@ -734,7 +736,7 @@ def state(version: int, status: str = "running", task_id: str = "t", **fields: A
     return {"taskId": task_id, "userId": "42", "status": status, "percentage": 0, "version": version, **fields}
 
 
-def versions(shell: Shell, feed: Feed) -> list[int]:
+def versions(shell: Shell, feed: ReaderFeed) -> list[int]:
     found = []
     while (push := shell.core.take(feed, shell.now)) is not None:
         assert push.task is not None
