@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from pushserver.config.checks import Auth, Server
-from pushserver.web import site
+from pushserver.web import http
 from tests.harness import Answer, start
 from tests.harness import Server as Process
 from tests.inside import API_KEY, Inside, running, token
@@ -558,7 +558,7 @@ async def test_a_body_of_exactly_the_limit(tmp_path: Path) -> None:
 async def test_a_later_request_that_stalls_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beginning: bytes
 ) -> None:
-    monkeypatch.setattr(site, "REQUEST_TIMEOUT", 0.3)
+    monkeypatch.setattr(http, "REQUEST_TIMEOUT", 0.3)
 
     def talk(client: RawSocket) -> None:
         client.request("GET", "/healthz")
@@ -586,7 +586,7 @@ async def test_a_later_request_that_stalls_is_given_up(
 async def test_a_refused_body_that_never_ends_is_not_read_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(site, "LINGER", 0.3)
+    monkeypatch.setattr(http, "LINGER", 0.3)
 
     def talk(client: RawSocket) -> None:
         client.request("POST", "/api/publish", b"", [KEY, ("Content-Length", "900000000")])

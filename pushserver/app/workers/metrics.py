@@ -98,7 +98,8 @@ class Totals:
 
     def __init__(self) -> None:
         self._living: dict[int, tuple[Family, ...]] = {}
-        self._gone: dict[str, _Sum] = {}
+        #: by name and kind: a gauge and a counter may share a name
+        self._gone: dict[tuple[str, str], _Sum] = {}
 
     def note(self, worker: int, counted: tuple[Family, ...]) -> None:
         """Take the last word of a worker."""
@@ -107,20 +108,20 @@ class Totals:
     def gone(self, worker: int) -> None:
         """A worker ended: what it counted stays counted, what it held is gone."""
         for family in self._living.pop(worker, ()):
-            kept = self._gone.setdefault(family.name, _Sum(family))
+            kept = self._gone.setdefault((family.name, family.kind), _Sum(family))
             for one in family.samples:
                 if kept.grows(one.name, one.labels):
                     kept.add(one.name, one.labels, one.value)
 
     def collect(self) -> Iterator[Metric]:
         """Return the sums, in the order of a living worker."""
-        total: dict[str, _Sum] = {}
+        total: dict[tuple[str, str], _Sum] = {}
         for family in (one for counted in self._living.values() for one in counted):
-            summed = total.setdefault(family.name, _Sum(family))
+            summed = total.setdefault((family.name, family.kind), _Sum(family))
             for one in family.samples:
                 summed.add(one.name, one.labels, one.value)
-        for name, kept in self._gone.items():
-            summed = total.setdefault(name, kept) if name not in total else total[name]
+        for key, kept in self._gone.items():
+            summed = total.setdefault(key, kept)
             if summed is not kept:
                 for (sample, labels), value in kept.samples.items():
                     summed.add(sample, labels, value)

@@ -113,3 +113,16 @@ def test_what_the_supervisor_counts_stands_behind() -> None:
     totals.note(1, worker(3, 5))
     said = samples(totals.text([CounterMetricFamily("push_restarts", "Ends.", value=2)]))
     assert (said["push_restarts_total", ""], said["push_messages_total", "in"]) == (2, 3)
+
+
+def test_a_gauge_and_a_counter_of_one_name_stay_apart() -> None:
+    open_now = Family("connections", "Open now.", "gauge", (Sample("connections", (), 3.0),))
+    ever = Family("connections", "Ever.", "counter", (Sample("connections_total", (), 5.0),))
+    totals = Totals()
+    totals.note(1, (open_now, ever))
+    totals.note(2, (open_now, ever))
+    totals.gone(1)
+    assert {one.name: one.value for metric in totals.collect() for one in metric.samples} == {
+        "connections": 3.0,
+        "connections_total": 10.0,
+    }
