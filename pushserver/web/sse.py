@@ -15,7 +15,7 @@ import binascii
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Awaitable, Callable
 from secrets import token_urlsafe
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 from twisted.internet.defer import CancelledError, Deferred
@@ -24,16 +24,18 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
 from pushserver.core import errors, operations
+from pushserver.core.effects import Effect, Perform
 from pushserver.core.errors import Close, Code, Invalid, NotFound, PushError, Refused, Unavailable
 from pushserver.core.operations import Recovery, SubscribeItem
 from pushserver.core.positions import Position
 from pushserver.core.publication import Publication
 from pushserver.core.tokens import Identity
 from pushserver.protocols.native import messages
-from pushserver.protocols.native.session import Asked, Effect, Rates, Session, reply_of
+from pushserver.protocols.native.session import Rates, Session, reply_of
 from pushserver.server.auth import Authenticator
 from pushserver.server.client_requests import ClientRequests
-from pushserver.server.cluster import ClusterControl
+from pushserver.server.clock import Clock
+from pushserver.server.cluster import Cluster
 from pushserver.server.connection import Connection
 from pushserver.server.heartbeat import Heartbeat
 from pushserver.server.hub import Hub
@@ -46,9 +48,6 @@ from pushserver.web.api import argument, respond, respond_error
 from pushserver.web.port import peer_address
 from pushserver.web.site import headers_of
 from pushserver.web.tickets import Tickets
-
-if TYPE_CHECKING:
-    from twisted.internet.interfaces import IReactorTime
 
 #: What the transport is called in lists of connections.
 PROTOCOL: Final = "sse"
@@ -83,6 +82,12 @@ class EventStream:
 
     def text(self, payload: bytes) -> bytes:
         return b"data: %b\n\n" % payload
+
+    def ping(self) -> bytes:
+        return HEARTBEAT
+
+    def close(self, close: Close) -> Close:
+        return close
 
     def id(self) -> bytes:
         return urlsafe_b64encode(msgspec.json.encode(self.positions)).rstrip(b"=")
@@ -135,11 +140,11 @@ class StreamSession(Session):
 
     __slots__ = ("_stream",)
 
-    def __init__(self, stream: EventStream, rates: Rates, now: int, anonymous: bool) -> None:
-        super().__init__(rates, now, anonymous)
+    def __init__(self, stream: EventStream, rates: Rates, anonymous: bool) -> None:
+        super().__init__(rates, anonymous)
         self._stream = stream
 
-    def answer(self, asked: Asked, outcome: operations.Outcome) -> tuple[Effect, ...]:
+    def answer(self, asked: Perform, outcome: operations.Outcome) -> tuple[Effect, ...]:
         if isinstance(outcome, operations.Subscribed):
             self._stream.positions.update(standing(outcome.results))
         return super().answer(asked, outcome)
@@ -157,7 +162,7 @@ class Stream:
         # Until the first message is known, everything else waits behind it.
         self.outbox.pauseProducing()
         self.dialect = EventStream()
-        session = StreamSession(self.dialect, door.rates, door.now(), identity is not None or door.anonymous)
+        session = StreamSession(self.dialect, door.rates, identity is not None or door.anonymous)
         self.connection = Connection(
             token_urlsafe(_ID_BYTES),
             self.dialect,
@@ -167,10 +172,10 @@ class Stream:
             address=door.admission.address(peer_address(request.transport), headers),
             user_agent=headers.get("user-agent", "")[:_MAX_USER_AGENT],
             protocol=PROTOCOL,
-            now=door.now(),
+            connected_at=door.now(),
             counters=door.counters,
         )
-        self.conversation = Inbound(self.connection, session, door.requests, door.counters, door.now)
+        self.conversation = Inbound(self.connection, session, door.requests, door.counters, door.clock)
         self.identity = identity
         #: where the channels stand at the stream's first message, whatever waits behind it by then
         self._start = EventStream()
@@ -236,7 +241,7 @@ class Stream:
     # -- `connection.Line` --------------------------------------------------------------------------------------------
 
     def ping(self) -> bool:
-        self.outbox.write(HEARTBEAT)
+        self.outbox.write(self.dialect.ping())
         return False
 
     def moves(self) -> bool:
@@ -283,14 +288,14 @@ class Stream:
             # The ids of what stands behind it tell of it. Nothing of that goes out before the stream is ended, which
             # must wait: this is called while the outbox is at work.
             self._body.cut = True
-            self._door.clock.callLater(0, self._fall_behind)
+            self._door.clock.later(0, self._fall_behind)
 
     def _fall_behind(self) -> None:
         if self.connection.open:
             self._door.counters.slow_consumer()
             self.connection.close(errors.SLOW, discard=True)
 
-    def switched(self) -> None:
+    def route_changed(self) -> None:
         """An HTTP response is never written to past its channel."""
 
     def end(self) -> None:
@@ -310,16 +315,15 @@ class EventStreams(Resource):
 
     def __init__(
         self,
-        clock: IReactorTime,
+        clock: Clock,
         admission: Admission,
         hub: Hub,
         requests: ClientRequests,
-        cluster: ClusterControl,
+        cluster: Cluster,
         heartbeat: Heartbeat,
         authenticator: Authenticator,
         tickets: Callable[[], Awaitable[Tickets]],
         counters: Counters,
-        now: Callable[[], int],
         *,
         rates: Rates,
         anonymous: bool,
@@ -334,7 +338,7 @@ class EventStreams(Resource):
         self.requests = requests
         self.heartbeat = heartbeat
         self.counters = counters
-        self.now = now
+        self.now = clock.now
         self.rates = rates
         self.anonymous = anonymous
         self.max_queue_size = max_queue_size
@@ -344,7 +348,6 @@ class EventStreams(Resource):
         self._tickets = tickets
         self._max_message_size = max_message_size
         self._streams: dict[str, Stream] = {}
-        cluster.receive = self.receive
 
     def forget(self, stream: Stream, code: int) -> None:
         self._streams.pop(stream.connection.id, None)
@@ -463,6 +466,5 @@ class EventStreams(Resource):
             return False
         if stream.paused:
             raise Refused("the answers to earlier messages have not been read", Code.RATE_LIMITED, retry_after=1000)
-        stream.connection.heard_at = self.now()
         stream.conversation.receive(text.encode())
         return True

@@ -20,11 +20,13 @@ from twisted.logger import Logger
 
 from pushserver.core import errors
 from pushserver.core.errors import Close
+from pushserver.core.protocol import Dialect
 from pushserver.protocols import rfc6455
 from pushserver.protocols.native.framing import SUBPROTOCOL, Deflated, Plain
 from pushserver.protocols.native.session import Rates, Session
 from pushserver.server.client_requests import ClientRequests
-from pushserver.server.connection import Connection, Dialect
+from pushserver.server.clock import Clock
+from pushserver.server.connection import Connection
 from pushserver.server.heartbeat import Heartbeat
 from pushserver.server.hub import Hub
 from pushserver.server.inbound import Inbound
@@ -156,8 +158,7 @@ class WebSocketDoor(WebSocketServerProtocol):  # type: ignore[misc]
             self._perMessageCompress = Inflation(offer.deflation.client_window)
         outbox.write(offer.response)
         self.state = self.STATE_OPEN
-        now = house.now()
-        session = Session(house.rates, now, house.anonymous)
+        session = Session(house.rates, house.anonymous)
         connection = self.connection = Connection(
             token_urlsafe(ID_BYTES),
             house.dialect(offer.deflation),
@@ -167,10 +168,10 @@ class WebSocketDoor(WebSocketServerProtocol):  # type: ignore[misc]
             address=address,
             user_agent=user_agent,
             protocol=SUBPROTOCOL,
-            now=now,
+            connected_at=house.clock.now(),
             counters=house.counters,
         )
-        self._inbound = Inbound(connection, session, house.requests, house.counters, house.now)
+        self._inbound = Inbound(connection, session, house.requests, house.counters, house.clock)
         house.requests.arrive(connection)
         if offer.token is not None:
             self._inbound.sign_in(offer.token)
@@ -180,7 +181,6 @@ class WebSocketDoor(WebSocketServerProtocol):  # type: ignore[misc]
     def dataReceived(self, data: bytes) -> None:
         connection = self.connection
         if connection is not None:
-            connection.heard_at = self._house.now()
             connection.pinged_at = 0
             if not self.data and self.current_frame is None and not self.inside_message:
                 data = self._ordinary(connection, data)
@@ -319,8 +319,8 @@ class WebSocketDoor(WebSocketServerProtocol):  # type: ignore[misc]
 
     def ping(self) -> bool:
         outbox = self._outbox
-        if self.state == self.STATE_OPEN and outbox is not None:
-            outbox.interject(rfc6455.HEARTBEAT)
+        if self.state == self.STATE_OPEN and outbox is not None and self.connection is not None:
+            outbox.write_first(self.connection.dialect.ping())
             outbox.moved = False
             # While it is us who do not read, because the engine is slow, nothing can be heard of the client.
             return not self._paused or outbox.stalled
@@ -368,9 +368,9 @@ class WebSocketDoor(WebSocketServerProtocol):  # type: ignore[misc]
         if self.connection is not None:
             self._house.hub.left_out(self.connection, mark)
 
-    def switched(self) -> None:
+    def route_changed(self) -> None:
         if self.connection is not None:
-            self._house.hub.switched(self.connection)
+            self._house.hub.route_changed(self.connection)
 
 
 class WebSocketDoorFactory(WebSocketServerFactory):  # type: ignore[misc]
@@ -385,7 +385,7 @@ class WebSocketDoorFactory(WebSocketServerFactory):  # type: ignore[misc]
         requests: ClientRequests,
         heartbeat: Heartbeat,
         counters: Counters,
-        now: Callable[[], int],
+        clock: Clock,
         *,
         rates: Rates,
         anonymous: bool,
@@ -400,7 +400,7 @@ class WebSocketDoorFactory(WebSocketServerFactory):  # type: ignore[misc]
         self.requests = requests
         self.heartbeat = heartbeat
         self.counters = counters
-        self.now = now
+        self.clock = clock
         self.rates = rates
         self.anonymous = anonymous
         self.max_message_size = max_message_size

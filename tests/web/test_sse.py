@@ -22,8 +22,9 @@ from twisted.web.test.requesthelper import DummyRequest
 
 from pushserver.core import errors
 from pushserver.core.positions import Position
-from pushserver.core.rate_limit import Buckets
+from pushserver.core.rate_limit import KeyedTokenBuckets
 from pushserver.protocols.native.session import Rates
+from pushserver.server import clock
 from pushserver.server.connection import Connection
 from pushserver.server.outbox import Policy
 from pushserver.web.admission import Admission
@@ -407,11 +408,11 @@ class Streams:
             loopback_only=False,
             max_connections=100,
             open_now=lambda: 0,
-            connects=Buckets(0),
+            connects=KeyedTokenBuckets(0),
             now=house.now,
         )
         door = EventStreams(
-            self.clock,
+            clock.Clock(self.clock, house.now),
             admission,
             node.hub,
             node.requests,
@@ -420,7 +421,6 @@ class Streams:
             node.authenticator,
             _tickets,
             node.counters,
-            house.now,
             rates=Rates(0, 0, 0),
             anonymous=False,
             max_message_size=1_000,

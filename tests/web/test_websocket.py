@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from twisted.internet import task
 from twisted.internet.testing import StringTransport
 
 from pushserver.core.errors import Invalid
 from pushserver.protocols.native.session import Rates
+from pushserver.server.clock import Clock
 from pushserver.server.outbox import Policy
 from pushserver.server.stats import Counters
 from pushserver.web.handshake import Offer
@@ -40,7 +42,7 @@ def head(**headers: str | None) -> Head:
 def house(compression: bool = True, limit: int = LIMIT) -> WebSocketDoorFactory:
     def nothing(*_: Any) -> None: ...
 
-    names = ("arrive", "leave", "forget", "closing", "left_out", "switched")
+    names = ("arrive", "leave", "forget", "closing", "left_out", "route_changed")
     rooms: Any = SimpleNamespace(**dict.fromkeys(names, nothing))
     return WebSocketDoorFactory(
         None,
@@ -48,7 +50,7 @@ def house(compression: bool = True, limit: int = LIMIT) -> WebSocketDoorFactory:
         rooms,
         rooms,
         Counters(0),
-        lambda: 1_700_000_000_000,
+        Clock(task.Clock(), lambda: 1_700_000_000_000),
         rates=Rates(0, 0, 0),
         anonymous=True,
         max_message_size=limit,
