@@ -15,18 +15,17 @@ from typing import Any
 
 import jwt
 import pytest
-from twisted.internet import defer
-from twisted.internet.task import Clock
+from twisted.internet import defer, task
 
 import pushserver.server.fanout
-from pushserver.app.service import Node
+from pushserver.app.node import make_node
 from pushserver.config.checks import load
 from pushserver.core.errors import Close
 from pushserver.engine.embedded import EmbeddedEngine
 from pushserver.engine.interfaces import InboxRules
 from pushserver.protocols.native.framing import SUBPROTOCOL, Plain
 from pushserver.protocols.native.session import Rates, Session
-from pushserver.server.clock import Clock as EngineClock
+from pushserver.server.clock import Clock
 from pushserver.server.connection import Connection
 from pushserver.server.inbound import Inbound
 from pushserver.server.outbox import Mark, Outbox, Policy
@@ -82,7 +81,7 @@ def hurried(hasty: bool) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if hasty:
             patch.setattr(pushserver.server.fanout, "STRIDE", 1)
-            patch.setattr(pushserver.server.fanout, "SLICE", 0.0)
+            patch.setattr(pushserver.server.fanout, "SLICE", -1.0)
             patch.setattr(pushserver.server.fanout, "FEW", 0)
         yield
 
@@ -98,8 +97,7 @@ class Client:
         self.reading = True
         self.pings = 0
         self._read = 0
-        now = house.now()
-        session = Session(rates, now, house.anonymous)
+        session = Session(rates, house.anonymous)
         outbox = Outbox(self.socket, limit, policy, self)
         self.connection = Connection(
             f"c{next(house.numbers)}",
@@ -110,25 +108,26 @@ class Client:
             address="192.0.2.1",
             user_agent="paper",
             protocol=SUBPROTOCOL,
-            now=now,
+            connected_at=house.now(),
             counters=house.node.counters,
         )
-        self.conversation = Inbound(self.connection, session, house.node.requests, house.node.counters, house.now)
-        house.node.requests.arrive(self.connection)
+        node = house.node
+        self.inbound = Inbound(self.connection, session, node.requests, node.counters, node.clock)
+        node.requests.arrive(self.connection)
 
     # -- `delivery.Owner` ---------------------------------------------------------------------------------------------
 
     def left_out(self, mark: Mark) -> None:
         self.house.node.hub.left_out(self.connection, mark)
 
-    def switched(self) -> None:
-        self.house.node.hub.switched(self.connection)
+    def route_changed(self) -> None:
+        self.house.node.hub.route_changed(self.connection)
 
     # -- the client's side --------------------------------------------------------------------------------------------
 
     def send(self, type: str, id: Any = None, **data: Any) -> None:
         message = {"type": type, "data": data} | ({} if id is None else {"id": id})
-        self.conversation.receive(json.dumps(message).encode())
+        self.inbound.receive(json.dumps(message).encode())
 
     async def ask(self, type: str, **data: Any) -> Any:
         """Sends a request and answers its reply."""
@@ -154,9 +153,7 @@ class Client:
     def vanish(self) -> None:
         """The socket is gone, without a word."""
         self.connection.outbox.close()
-        self.conversation.end()
-        if not self.connection.gone or self.connection.closing is None:
-            pass
+        self.inbound.end()
         self.house.node.requests.leave(self.connection)
         self.house.node.heartbeat.forget(self.connection)
 
@@ -171,7 +168,7 @@ class Client:
 
     def hang_up(self, close: Close, discard: bool) -> None:
         self.closed = close
-        self.conversation.end()
+        self.inbound.end()
         self.house.node.requests.leave(self.connection)
         self.house.node.heartbeat.closing(self.connection)
 
@@ -197,14 +194,13 @@ class House:
         path.write_text(settings)
         self.config = load(str(path), {"PUSHSERVER_AUTH__SECRET": SECRET})
         self.anonymous = self.config.auth.anonymous
-        self.clock = Clock()
+        self.clock = task.Clock()
         self.clock.advance(START)
         inbox = self.config.inbox
         rules = InboxRules(inbox.max_messages, inbox.max_chat_messages, inbox.ttl)
-        self.engine = EmbeddedEngine(
-            reactor, EngineClock(self.clock, self.now), place / "state", rules, self.config.tasks.ttl, "here"
-        )
-        self.node = Node(self.clock, self.config, self.engine, "here", self.now)
+        clock = Clock(self.clock, self.now)
+        self.engine = EmbeddedEngine(reactor, clock, place / "state", rules, self.config.tasks.ttl, "here")
+        self.node = make_node(clock, self.config, self.engine, "here")
         self.numbers = itertools.count(1)
 
     def now(self) -> int:

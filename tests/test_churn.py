@@ -19,8 +19,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 
-from pushserver.app.service import PushService, wall_clock
+from pushserver.app.service import PushService
 from pushserver.config.checks import load
+from pushserver.server.clock import wall_clock
 from pushserver.server.connection import Connection
 from pushserver.server.inbound import Inbound
 from pushserver.server.outbox import Outbox

@@ -171,7 +171,7 @@ def fan_out(followers: int, publications: int, joined: int = 0) -> tuple[int, li
             address="",
             user_agent="",
             protocol="",
-            now=0,
+            connected_at=0,
             counters=Counters(0),
         )
         channel.admit(connection)

@@ -132,9 +132,9 @@ def test_transcript(server: Server, number: int) -> None:
 
 
 def test_every_message_type_is_in_an_example_or_a_table() -> None:
-    from pushserver.protocols.native import messages
+    from pushserver.core.message_types import NOTICES, REPLIES, REQUESTS, SERVER_PUSHES
 
-    for type in messages.REQUEST_TYPES | messages.REPLY_TYPES | messages.SERVER_PUSHES | messages.NOTICES:
+    for type in REQUESTS | REPLIES | SERVER_PUSHES | NOTICES:
         assert f"`{type}`" in TEXT or f'"type": "{type}"' in TEXT, type
 
 

@@ -28,9 +28,6 @@ FLOORS = {
 #: A lower floor that a folder may not know all the same: the rooms take any protocol.
 NEVER = {("server", "protocols")}
 
-#: Still to be turned round: what asks the protocol today.
-TO_BE_TURNED = {"pushserver.server.inbound", "pushserver.server.backend_commands"}
-
 #: What a package beside the layers may import of ours besides the pure layer and itself.
 BESIDE = {
     "client": set(),
@@ -110,7 +107,7 @@ def _downward(module: str, target: str) -> bool:
     if here in BESIDE:
         return there == "core" or any(target == allowed or target.startswith(f"{allowed}.") for allowed in BESIDE[here])
     if (here, there) in NEVER:
-        return module in TO_BE_TURNED
+        return False
     return here in FLOORS and there in FLOORS and FLOORS[there] < FLOORS[here]
 
 

@@ -11,7 +11,6 @@ MultiService stops all its children at once; here each is awaited before the nex
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from random import random
@@ -31,6 +30,7 @@ from pushserver.app import log, process
 from pushserver.app.administration import Administration
 from pushserver.app.dev import Dev, open_console, prepare
 from pushserver.app.leftovers import clear_socket_lock
+from pushserver.app.node import make_node
 from pushserver.app.secret import shared_secret
 from pushserver.app.watches import Watches
 from pushserver.app.workers.messages import Adopt, DrainAll, Prepare, Question, UndrainAll, Unwatch, Watch
@@ -40,27 +40,13 @@ from pushserver.config import derived
 from pushserver.config.checks import Config
 from pushserver.core import errors, operations
 from pushserver.core.errors import ConfigError, PushError
-from pushserver.core.publication import Publication
-from pushserver.core.rate_limit import Buckets
+from pushserver.core.message_types import may_send
+from pushserver.core.rate_limit import KeyedTokenBuckets
 from pushserver.engine import registry
-from pushserver.engine.interfaces import IEngine, InboxRules, Member, TaskEvent
+from pushserver.engine.interfaces import IEngine, InboxRules
 from pushserver.engine.registry import EngineOptions, EngineReactor
-from pushserver.protocols.native.messages import may_send
-from pushserver.server.auth import Authenticator
-from pushserver.server.backend_commands import BackendCommands
-from pushserver.server.client_requests import ClientRequests, Limits
-from pushserver.server.clock import Clock
-from pushserver.server.cluster import ClusterControl
+from pushserver.server.clock import Clock, wall_clock
 from pushserver.server.drain import Drain, reconnect_window
-from pushserver.server.heartbeat import Heartbeat
-from pushserver.server.hub import Hub
-from pushserver.server.jwks import KeySet
-from pushserver.server.presence import Presence
-from pushserver.server.publishing import Publishing
-from pushserver.server.replay import Replay
-from pushserver.server.stats import Counters
-from pushserver.server.stats_channel import StatsChannel
-from pushserver.server.tasks import FINAL_TYPES, Tasks
 from pushserver.web import api
 from pushserver.web.admission import Admission
 from pushserver.web.context import Context
@@ -84,149 +70,6 @@ from pushserver.web.websocket import WebSocketDoorFactory
 if TYPE_CHECKING:
     from pushserver.app.workers.supervisor import Supervisor
     from pushserver.manhole.ssh import Console
-
-
-def wall_clock() -> int:
-    """ms since the epoch."""
-    return time.time_ns() // 1_000_000
-
-
-class Node:
-    """The rooms of one node, joined to their engine. It is the engine's `Listener`."""
-
-    _log = Logger()
-
-    def __init__(self, reactor: Any, config: Config, engine: IEngine, name: str, now: Callable[[], int]) -> None:
-        self.name = name
-        self.engine = engine
-        self.now = now
-        self.counters = Counters(now())
-        self.namespaces = derived.namespaces(config)
-        self.publishing = Publishing(engine, self.namespaces, self.counters, now)
-        self.hub = Hub(reactor, engine.broker, self.counters, now, self.publishing.message_id)
-        self.presence = Presence(reactor, engine, self.publishing, now)
-        self.tasks = Tasks(
-            reactor,
-            engine,
-            self.hub,
-            self.publishing,
-            self.counters,
-            now,
-            pace=derived.throttle_rules(config),
-            stale_after=config.tasks.stale_after,
-        )
-        self.replay = Replay(engine, self.hub, self.publishing, now)
-        auth = config.auth
-        self.heartbeat = Heartbeat(
-            reactor,
-            now,
-            interval=config.heartbeat.interval,
-            timeout=config.heartbeat.timeout,
-            auth_timeout=None if auth.anonymous else auth.timeout,
-            grace=auth.refresh_grace,
-        )
-        key_set = KeySet(auth.jwks_url, now) if auth.jwks_url else None
-        self.authenticator = Authenticator(
-            derived.keys(config), derived.token_rules(config), key_set, engine.revocations, now
-        )
-        self.requests = ClientRequests(
-            engine,
-            self.hub,
-            self.publishing,
-            self.presence,
-            self.tasks,
-            self.replay,
-            self.authenticator,
-            self.heartbeat,
-            self.counters,
-            Buckets(config.rate_limits.chat_messages_per_second),
-            Limits(
-                connections_per_user=config.server.max_connections_per_user,
-                channels_per_connection=config.server.max_channels_per_connection,
-                heartbeat_interval=config.heartbeat.interval,
-                heartbeat_timeout=config.heartbeat.timeout,
-                inbox_size=config.inbox.max_messages,
-                node=name,
-                anonymous=auth.anonymous,
-            ),
-            now,
-        )
-        self.cluster = ClusterControl(
-            reactor,
-            engine,
-            self.hub,
-            self.requests,
-            self.authenticator,
-            name,
-            now,
-            max_token_lifetime=auth.max_token_lifetime,
-            leeway=auth.leeway,
-        )
-        self.cluster.take_over = self.presence.take_over
-        self.commands = BackendCommands(self.hub, self.publishing, self.tasks, self.cluster)
-        self.stats_channel = StatsChannel(reactor, self.counters, self.hub, self.cluster, self.publishing, now)
-
-    def start(self) -> None:
-        self.heartbeat.start()
-        self.tasks.start()
-        self.cluster.start()
-        self.stats_channel.start()
-
-    async def hand_over(self) -> None:
-        """The engine learns who has gone, and another node what this one has still to announce."""
-        try:
-            gone = await self.presence.settle()
-            if gone:
-                await self.cluster.hand_over(gone)
-        except errors.Unavailable:
-            self._log.warn("who has gone could not be handed over: the engine cannot answer now")
-
-    def stop(self) -> None:
-        self.stats_channel.stop()
-        self.cluster.stop()
-        self.tasks.stop()
-        self.presence.stop()
-        self.heartbeat.stop()
-
-    # -- `engine.interfaces.Listener` ---------------------------------------------------------------------------------
-
-    def deliver(self, publication: Publication) -> None:
-        if publication.type in FINAL_TYPES and publication.channel.startswith("user:"):
-            self.tasks.concluded(publication)
-        self.hub.deliver(publication)
-
-    def task_event(self, event: TaskEvent, to_owner: bool) -> None:
-        self.tasks.event(event, to_owner)
-
-    def resync(self, channel: str) -> None:
-        told = self.hub.resync(channel)
-        if channel.startswith("user:"):
-            # What came into the inbox unheard is sent again from the cursor on.
-            for connection in told:
-                self.replay.catch_up(connection, channel, None)
-
-    def refresh(self) -> None:
-        self.cluster.recheck()
-        done = Deferred.fromCoroutine(self.tasks.refresh())
-        done.addErrback(lambda failure: self._log.warn("tasks could not be read again: {why}", why=failure.value))
-
-    def offline(self, user_id: str, last_seen_at: int) -> None:
-        self.presence.offline(user_id, last_seen_at)
-
-    def absent(self, channel: str, member: Member) -> None:
-        self.presence.absent(channel, member, self.namespaces.find(channel))
-
-    def connections(self) -> int:
-        return len(self.hub.connections)
-
-    def online(self, user_id: str) -> None:
-        self.presence.online(user_id)
-
-    def present(self, channel: str, member: Member) -> None:
-        self.presence.present(channel, member, self.namespaces.find(channel))
-
-    def answer(self, question: bytes) -> Deferred[bytes]:
-        return self.cluster.answer(question)
 
 
 class PushService(log.LoggedService):
@@ -264,7 +107,8 @@ class PushService(log.LoggedService):
             role = SingleProcess(reactor, config, source, output, self.carry_out, self.show_watched)
         self._role = role
         name = name or config.server.node_name or f"{gethostname().partition('.')[0]}-{token_hex(3)}"
-        self.node = Node(reactor, config, make_engine(reactor, config, name, Clock(reactor, now)), name, now)
+        self.clock = Clock(reactor, now)
+        self.node = make_node(self.clock, config, make_engine(reactor, config, name, self.clock), name)
         self._ports: list[IListeningPort] = []
         self._starting: Deferred[None] | None = None
         self._ready = self._stopping = self._draining = False
@@ -276,21 +120,21 @@ class PushService(log.LoggedService):
             loopback_only=dev is not None,
             max_connections=config.server.max_connections,
             open_now=lambda: len(self.node.hub.connections) + self._role.elsewhere(),
-            connects=Buckets(config.rate_limits.connects_per_second),
+            connects=KeyedTokenBuckets(config.rate_limits.connects_per_second),
             now=now,
         )
-        self._drain = Drain(reactor, self.node.hub, self.node.publishing, now, self._close_door)
+        self._drain = Drain(self.clock, self.node.hub, self.node.publishing, self._close_door)
         self._console: Console | None = None
         self._console_port: IListeningPort | None = None
         self._api_keys = api.Keys([(key.key, key.scopes) for key in config.api.keys])
         self._doors = self._make_doors()
-        self.node.hub.changed = self.note
+        self.node.bind_connections(self.note)
 
     def _make_doors(self) -> PortFactory:
         config, node, admission = self._config, self.node, self.admission
         context = Context(
             reactor=self._reactor,
-            now=self._now,
+            clock=self.clock,
             hub=node.hub,
             requests=node.requests,
             cluster=node.cluster,
@@ -319,7 +163,7 @@ class PushService(log.LoggedService):
             node.engine,
             node.commands,
             node.cluster,
-            node.requests,
+            node.reading,
             node.tasks,
             node.counters,
             node.stats_channel.everything,
@@ -331,7 +175,7 @@ class PushService(log.LoggedService):
             return Tickets(await secret(), config.auth.max_token_lifetime)
 
         streams = EventStreams(context, tickets)
-        node.cluster.receive = streams.receive
+        node.bind_streams(streams.receive)
         calls.add("tickets", "POST", api.Route("admin", issuer(tickets, self._now)))
         root.putChild(b"sse", streams)
         root.putChild(b"healthz", Health())
@@ -537,7 +381,7 @@ class PushService(log.LoggedService):
         connections = list(self.node.hub.connections.values())
         window = reconnect_window(len(connections))
         for connection in connections:
-            connection.tell(
+            connection.notify(
                 operations.GoingAway(int(window * random())), self._now(), self.node.publishing.message_id()
             )
             connection.close(errors.SHUTDOWN)

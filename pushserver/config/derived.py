@@ -5,7 +5,7 @@ from __future__ import annotations
 from pushserver.config.sections import Config
 from pushserver.core.channels import Namespaces
 from pushserver.core.errors import ConfigError
-from pushserver.core.task import ThrottleRules
+from pushserver.core.throttle import ThrottleRules
 from pushserver.core.tokens import Keys, TokenRules
 
 

@@ -93,18 +93,18 @@ class Namespace(msgspec.Struct, frozen=True):
         return self.kind is Kind.USER
 
     @property
-    def positioned(self) -> bool:
+    def has_positions(self) -> bool:
         """Whether its messages carry offsets: it has an inbox or a history."""
         return self.history_size > 0 or self.kind is Kind.USER
 
     @property
-    def attended(self) -> bool:
+    def tracks_presence(self) -> bool:
         """Whether it is kept who is there: what `presence` shows, and in a chat room, shown or not, what allows its
         people to write to each other."""
         return self.presence or self.kind is Kind.CHAT
 
     @property
-    def announced(self) -> bool:
+    def announces_presence(self) -> bool:
         """Whether its channels are told of users who come and go."""
         return self.presence and self.join_leave
 

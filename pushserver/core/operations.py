@@ -2,7 +2,7 @@
 
 A client protocol is a mapping onto these and back (the native one: `pushserver.protocols.native.session`); the rooms
 above the engine carry them out (`pushserver.server.client_requests`) and never see a protocol's own names. `Operation`
-is the closed set that `client_requests.ClientRequests.carry_out` matches.
+is the closed set that `ClientRequests.carry_out` matches.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class SubscribeItem(Struct, frozen=True):
 
 
 class Subscribe(Struct, frozen=True):
-    wants: tuple[SubscribeItem, ...]
+    items: tuple[SubscribeItem, ...]
 
 
 class Unsubscribe(Struct, frozen=True):

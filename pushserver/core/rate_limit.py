@@ -1,9 +1,14 @@
-"""Limits that are wider than one connection: how fast a user chats, how often an address connects (L2)."""
+"""How often something may be done: token buckets, one alone or one for each key. Pure.
+
+`now` is ms of any clock that does not go back; a bucket only compares it with itself.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from typing import Final
+
+from msgspec import Struct
 
 from pushserver.core.errors import Code, Refused
 
@@ -11,31 +16,61 @@ from pushserver.core.errors import Code, Refused
 MAX_KEYS: Final = 100_000
 
 
-class Buckets:
-    """One token bucket for each key: ``per_second`` tokens a second, as many at once, at least one. 0: no limit."""
+class Rate(Struct, frozen=True):
+    """``per_second`` tokens a second, at most ``burst`` at once. 0 a second: no limit."""
 
-    __slots__ = ("_buckets", "_burst", "_per_second")
+    per_second: float
+    burst: float
+
+
+class TokenBucket:
+    """A bucket that is full at first, and filled again at its rate."""
+
+    __slots__ = ("_at", "_rate", "_tokens")
+
+    def __init__(self, rate: Rate) -> None:
+        self._rate = rate
+        self._tokens = rate.burst
+        self._at: int | None = None
+
+    def take(self, now: int) -> int:
+        """Take one token. Return 0, or after how many ms there will be one."""
+        rate = self._rate
+        if rate.per_second <= 0:
+            return 0
+        tokens = self._tokens
+        if self._at is not None:
+            # A clock that was set back takes nothing away.
+            tokens = min(rate.burst, tokens + max(0, now - self._at) * rate.per_second / 1000)
+        self._at = now
+        if tokens < 1:
+            self._tokens = tokens
+            return max(1, round((1 - tokens) * 1000 / rate.per_second))
+        self._tokens = tokens - 1
+        return 0
+
+
+class KeyedTokenBuckets:
+    """One bucket for each key: ``per_second`` tokens a second, as many at once, at least one. 0: no limit."""
+
+    __slots__ = ("_buckets", "_rate")
 
     def __init__(self, per_second: float) -> None:
-        self._per_second = per_second
-        self._burst = max(1.0, per_second)
-        self._buckets: OrderedDict[str, tuple[float, int]] = OrderedDict()
+        self._rate = Rate(per_second, max(1.0, per_second))
+        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
     def wait(self, key: str, now: int) -> int:
-        """Takes one token; answers 0, or after how many ms there will be one."""
-        if self._per_second <= 0:
+        """Take one token. Return 0, or after how many ms there will be one."""
+        if self._rate.per_second <= 0:
             return 0
-        tokens, at = self._buckets.pop(key, (self._burst, now))
-        # A clock that was set back takes nothing away.
-        tokens = min(self._burst, tokens + max(0, now - at) * self._per_second / 1000)
-        wait = 0 if tokens >= 1 else max(1, round((1 - tokens) * 1000 / self._per_second))
-        self._buckets[key] = (tokens if wait else tokens - 1, now)
+        bucket = self._buckets.pop(key, None) or TokenBucket(self._rate)
+        self._buckets[key] = bucket
         if len(self._buckets) > MAX_KEYS:
             self._buckets.popitem(last=False)
-        return wait
+        return bucket.take(now)
 
     def take(self, key: str, now: int, what: str) -> None:
-        """Takes one token, or raises `errors.Refused` with RATE_LIMITED."""
+        """Take one token, or raise `errors.Refused` with RATE_LIMITED and ``retry_after``."""
         wait = self.wait(key, now)
         if wait:
             raise Refused(f"too many {what}", Code.RATE_LIMITED, retry_after=wait)

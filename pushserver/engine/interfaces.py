@@ -376,8 +376,3 @@ class IIngest(Interface):
         """Take part: from now on this node may be the one. ``execute`` carries out a command (method, params) under an
         `IdempotencyKey` whose key is the command's own and whose fence is this node's lease. `errors.Unavailable` makes
         it wait and try again; whatever else it raises counts, and after three times the command is given up."""
-
-
-def question_of(kind: str, body: Any) -> bytes:
-    """Encode a question to every node: its kind and its body."""
-    return msgspec.json.encode([kind, body])

@@ -18,7 +18,7 @@ from pushserver.core.errors import Invalid, NotFound
 from pushserver.manhole.tables import Answer, compact, facts, line, moment, span, table
 from pushserver.manhole.tracing import LogWatch, Watch
 from pushserver.server.backend_commands import BackendCommands, id_of
-from pushserver.server.cluster import ClusterControl, ConnectionInfo, Target
+from pushserver.server.cluster import Cluster, ConnectionInfo, Target
 from pushserver.server.drain import Drain
 from pushserver.server.hub import Hub
 from pushserver.server.stats_channel import StatsChannel
@@ -35,7 +35,7 @@ class Rooms(msgspec.Struct, frozen=True):
 
     engine: IEngine
     hub: Hub
-    cluster: ClusterControl
+    cluster: Cluster
     commands: BackendCommands
     stats_channel: StatsChannel
     drain: Drain

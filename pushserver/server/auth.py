@@ -1,4 +1,4 @@
-"""Authentication: from a token to an identity that still holds (L2)."""
+"""Authentication: from a token to an identity that still holds ."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from pushserver.core import tokens
 from pushserver.core.errors import Code, Refused
 from pushserver.core.tokens import Identity, Keys, KeySource, TokenRules
 from pushserver.engine.interfaces import Credential
+from pushserver.server.clock import Clock
+from pushserver.server.jwks import KeySet
 
 if TYPE_CHECKING:
     from pushserver.engine.interfaces import IRevocations
-    from pushserver.server.jwks import KeySet
 
 
 def credential(identity: Identity) -> Credential:
@@ -29,13 +30,13 @@ class Authenticator:
         rules: TokenRules,
         key_set: KeySet | None,
         revocations: IRevocations,
-        now: Callable[[], int],
+        clock: Clock,
     ) -> None:
         self._keys = keys
         self._rules = rules
         self._key_set = key_set
         self._revocations = revocations
-        self._now = now
+        self._clock = clock
         #: the identities that the engine is being asked about, and whether word of a revocation came meanwhile
         self._asking: dict[object, tuple[Identity, list[bool]]] = {}
 
@@ -53,7 +54,7 @@ class Authenticator:
         keys: KeySource = self._keys
         if self._key_set is not None:
             keys = await self._key_set.keys_for(token, self._keys)
-        return tokens.verify(token, keys, self._rules, self._now())
+        return tokens.verify(token, keys, self._rules, self._clock.now())
 
     async def check(self, identity: Identity) -> None:
         """Raises `errors.Refused` with TOKEN_BLACKLISTED, or `errors.Unavailable` where the engine cannot say."""
@@ -67,7 +68,7 @@ class Authenticator:
         if revoked or revoked_meanwhile:
             raise Refused("the token was revoked", Code.TOKEN_BLACKLISTED)
 
-    def heard(self, concerns: Callable[[Identity], bool]) -> None:
+    def revoked(self, concerns: Callable[[Identity], bool]) -> None:
         """Word of a revocation has come: an answer of the engine that is on its way may be older."""
         for identity, revoked in self._asking.values():
             if concerns(identity):

@@ -1,4 +1,4 @@
-"""What the server side may ask for: one table of methods for the HTTP API, the ingest stream and the console (L2).
+"""What the server side may ask for: one table of methods for the HTTP API, the ingest stream and the console .
 
 method, params (JSON) -> typed parameters -> rooms -> result (JSON)
 """
@@ -15,12 +15,13 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from pushserver.core import durations, publication
 from pushserver.core.channels import Kind, is_channel, is_id
 from pushserver.core.errors import Code, Invalid, NotFound, PushError
+from pushserver.core.message_types import MessageId, may_send
 from pushserver.core.task import MAX_INTEGER, NewTask, Progress, TaskState
 from pushserver.engine.interfaces import IdempotencyKey, Published
-from pushserver.protocols.native.messages import MessageId, may_send
-from pushserver.server.cluster import ClusterControl, Disconnection, Subscriptions
+from pushserver.server.cluster import Cluster, Disconnection, TargetChannels
 from pushserver.server.hub import Hub
 from pushserver.server.publishing import Publishing
+from pushserver.server.revocations import Revocations
 from pushserver.server.tasks import Tasks, user_channel
 
 #: Commands of one batch.
@@ -186,11 +187,14 @@ Handler = Callable[[msgspec.Raw, IdempotencyKey | None], Awaitable[Any]]
 class BackendCommands:
     """Carries out what the server side asks for."""
 
-    def __init__(self, hub: Hub, publishing: Publishing, tasks: Tasks, cluster: ClusterControl) -> None:
+    def __init__(
+        self, hub: Hub, publishing: Publishing, tasks: Tasks, cluster: Cluster, revocations: Revocations
+    ) -> None:
         self._hub = hub
         self._publishing = publishing
         self._tasks = tasks
         self._cluster = cluster
+        self._revocations = revocations
         self._methods: dict[str, Handler] = {
             "publish": self._publish,
             "broadcast": self._broadcast,
@@ -331,14 +335,14 @@ class BackendCommands:
     async def _unsubscribe(self, params: msgspec.Raw, once: IdempotencyKey | None) -> dict[str, Any]:
         return {"connections": await self._cluster.unsubscribe(self._subscriptions(params))}
 
-    def _subscriptions(self, params: msgspec.Raw) -> Subscriptions:
+    def _subscriptions(self, params: msgspec.Raw) -> TargetChannels:
         asked = decode(params, SubscribeParams)
         user_id, connection_id = _whose(asked.user_id, asked.connection_id)
         for channel in asked.channels:
             if not is_channel(channel):
                 raise Invalid("not the name of a channel", Code.INVALID_CHANNEL)
             self._publishing.namespace(channel)
-        return Subscriptions(tuple(asked.channels), user_id, connection_id)
+        return TargetChannels(tuple(asked.channels), user_id, connection_id)
 
     async def _disconnect(self, params: msgspec.Raw, once: IdempotencyKey | None) -> dict[str, Any]:
         asked = decode(params, DisconnectParams)
@@ -351,9 +355,9 @@ class BackendCommands:
         if (asked.jti is None) == (asked.user_id is None):
             raise Invalid("either jti or userId")
         if asked.jti is not None:
-            return {"closed": await self._cluster.revoke_token(asked.jti, asked.expires_at)}
+            return {"closed": await self._revocations.revoke_token(asked.jti, asked.expires_at)}
         assert asked.user_id is not None
-        return {"closed": await self._cluster.revoke_user(id_of(asked.user_id, "userId"))}
+        return {"closed": await self._revocations.revoke_user(id_of(asked.user_id, "userId"))}
 
 
 def _whose(user_id: str | int | None, connection_id: str | None) -> tuple[str | None, str | None]:

@@ -1,9 +1,9 @@
-"""Following: who hears a channel on this node, and what is on its way to them (L2).
+"""A channel on this node: who follows it, and what is on its way to them.
 
-Channel.followers   live: they get what is published from now on
-Channel.joining     between the channel's past, which is being read, and its present, which is held for them
-Channel.batches     published, and not yet with everybody
-Channel.lanes       the followers as a fan-out wants them
+Channel.followers     live: they get what is published from now on
+Channel.catching_up   between the channel's past, which is being read, and its present, which is held for them
+Channel.batches       published, and not yet with everybody
+Channel.lanes         the followers as a fan-out wants them
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ from typing import TYPE_CHECKING, Final
 
 from twisted.internet.defer import Deferred
 
+from pushserver.core.protocol import Dialect
 from pushserver.core.publication import Publication
-from pushserver.server.connection import Connection, Dialect
+from pushserver.server.connection import Connection
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-#: So many live messages are held for one joining follower; more, and the engine is read again.
+#: So many live messages are held for a follower that catches up; more, and the engine is read again.
 MAX_HELD: Final = 1000
 
 
 class CatchUp:
     """A follower between a channel's past and its present.
 
-    Whoever brings the past holds this object and gives it to `Hub.arrive`. A newer one of the same connection, or
+    Whoever brings the past holds this object and gives it to `Hub.go_live`. A newer one of the same connection, or
     leaving the channel, ends it (`current`): who still works on it then stops.
     """
 
@@ -46,8 +47,8 @@ class CatchUp:
     @property
     def current(self) -> bool:
         """Whether the connection still waits with this one."""
-        joining = self.channel.joining
-        return joining is not None and joining.get(self.connection) is self
+        catching_up = self.channel.catching_up
+        return catching_up is not None and catching_up.get(self.connection) is self
 
     def hold(self, publication: Publication) -> None:
         held = self._held
@@ -111,22 +112,22 @@ class Lanes:
         self.aside: list[Connection] = []
         by_dialect: dict[Dialect, Lane] = {}
         for connection in followers:
-            free, dialect = connection.outbox.free, connection.dialect
-            if free is None or connection.trace is not None:
+            direct, dialect = connection.outbox.direct_socket, connection.dialect
+            if direct is None or connection.trace is not None:
                 self.aside.append(connection)
                 continue
             lane = by_dialect.get(dialect)
             if lane is None:
                 lane = by_dialect[dialect] = Lane(dialect)
             lane.connections.append(connection)
-            lane.sockets.append(free)
+            lane.sockets.append(direct)
         self.lanes = tuple(by_dialect.values())
 
 
 class Channel:
     """A channel with followers on this node."""
 
-    __slots__ = ("_lanes", "batches", "followers", "joining", "name", "number", "refused", "waiters")
+    __slots__ = ("_lanes", "batches", "catching_up", "followers", "name", "number", "refused", "waiters")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -134,7 +135,7 @@ class Channel:
         self.followers: dict[Connection, int] = {}
         #: the number of the batch that gathers now
         self.number = 0
-        self.joining: dict[Connection, CatchUp] | None = None
+        self.catching_up: dict[Connection, CatchUp] | None = None
         #: None where nothing is on its way to the followers
         self.batches: list[Batch] | None = None
         #: who waits for the engine to confirm this node's subscription; None once it has
@@ -181,6 +182,6 @@ class Channel:
         """Whether the followers still stand like this."""
         return lanes is self._lanes
 
-    def stir(self) -> None:
-        """A follower's socket is free, or watched, as it was not before."""
+    def route_changed(self) -> None:
+        """A follower's socket takes whole frames, or is watched, as it was not before."""
         self._lanes = None

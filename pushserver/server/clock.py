@@ -11,7 +11,7 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.internet.task import LoopingCall
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -32,8 +32,9 @@ class Recurring:
         self._call = call
         self._log = log
         self._what = what
-        self._loop = LoopingCall(self._turn)
-        self._loop.clock = reactor
+        loop = LoopingCall(self._turn)
+        loop.clock = reactor
+        self._loop = loop
 
     def start(self, seconds: float) -> None:
         """The first call comes after ``seconds``, the next one ``seconds`` after it, or when it has ended, whichever is
@@ -80,6 +81,14 @@ class Clock:
     def seconds(self) -> float:
         """Return a monotonic time, s, from an origin without meaning: for durations alone."""
         return self._reactor.seconds()
+
+    def milliseconds(self) -> int:
+        """Return the same in whole ms."""
+        return int(self._reactor.seconds() * 1000)
+
+    def sleep(self, seconds: float) -> Deferred[None]:
+        """Fires once, ``seconds`` from now; it may be cancelled."""
+        return deferLater(self._reactor, seconds)
 
     def later(self, seconds: float, call: Callable[..., object], *args: Any) -> IDelayedCall:
         """Call once, ``seconds`` from now."""

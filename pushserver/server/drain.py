@@ -1,24 +1,21 @@
-"""Draining: every client is told to come back later, and closed, spread over a while (L2)."""
+"""Draining: every client is told to come back later, and closed, spread over a while ."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from random import shuffle
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from twisted.internet.defer import Deferred
-from twisted.internet.task import deferLater
 
 from pushserver.core import errors
 from pushserver.core.operations import GoingAway
+from pushserver.server.clock import Clock
 from pushserver.server.connection import Connection
 from pushserver.server.hub import Hub
 from pushserver.server.publishing import Publishing
 
-if TYPE_CHECKING:
-    from twisted.internet.interfaces import IReactorTime
-
-#: Seconds between two lots of connections.
+#: Seconds between two batches of connections.
 STEP: Final = 0.1
 
 
@@ -36,16 +33,14 @@ class Drain:
 
     def __init__(
         self,
-        clock: IReactorTime,
+        clock: Clock,
         hub: Hub,
         publishing: Publishing,
-        now: Callable[[], int],
         close_door: Callable[[bool], None],
     ) -> None:
         self._clock = clock
         self._hub = hub
         self._publishing = publishing
-        self._now = now
         self._close_door = close_door
         self._running = 0
 
@@ -68,18 +63,18 @@ class Drain:
         steps = max(1, round(window / 1000 / STEP))
         closed = 0
         for step in range(steps):
-            lot, waiting = self._lot(waiting, steps - step)
-            for connection in lot:
+            batch, waiting = self._batch(waiting, steps - step)
+            for connection in batch:
                 closed += self._send_away(connection)
             if not waiting:
                 break
-            await deferLater(self._clock, STEP)
+            await self._clock.sleep(STEP)
             if number != self._running:
                 break
         return closed
 
     @staticmethod
-    def _lot(waiting: list[Connection], steps_left: int) -> tuple[list[Connection], list[Connection]]:
+    def _batch(waiting: list[Connection], steps_left: int) -> tuple[list[Connection], list[Connection]]:
         size = -(-len(waiting) // steps_left)
         return waiting[:size], waiting[size:]
 
@@ -87,6 +82,6 @@ class Drain:
         if not connection.open:
             return 0
         # The closing itself is spread, so each may come back soon.
-        connection.tell(GoingAway(1_000), self._now(), self._publishing.message_id())
+        connection.notify(GoingAway(1_000), self._clock.now(), self._publishing.message_id())
         connection.close(errors.SHUTDOWN)
         return 1

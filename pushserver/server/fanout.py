@@ -1,4 +1,4 @@
-"""The fan-out: what was published on a channel, to everyone here who follows it (L2).
+"""The fan-out: what was published on a channel, to everyone here who follows it .
 
     Hub.deliver -> FanOut.take -> Channel.batches -> (end of the turn) -> lanes of sockets, one system call each
                                                                        -> outboxes, one by one, where one must ask
@@ -12,20 +12,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from time import perf_counter
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from twisted.logger import Logger
 
 from pushserver.core import errors
+from pushserver.core.protocol import Dialect
 from pushserver.core.publication import Publication
 from pushserver.server.channel import Batch, Channel
-from pushserver.server.connection import Connection, Dialect
+from pushserver.server.clock import Clock
+from pushserver.server.connection import Connection
 from pushserver.server.outbox import CHUNK, Mark, Overflow, Policy, refused, send_each
 from pushserver.server.stats import Counters
-
-if TYPE_CHECKING:
-    from twisted.internet.interfaces import IReactorTime
 
 #: A fan-out yields to the reactor after so many seconds, so that nobody else waits noticeably longer than that.
 SLICE: Final = 0.002
@@ -40,15 +38,19 @@ class FanOut:
 
     _log = Logger()
 
-    def __init__(self, clock: IReactorTime, counters: Counters) -> None:
+    def __init__(self, clock: Clock, counters: Counters) -> None:
         self._clock = clock
         self._counters = counters
         self._dirty: deque[Channel] = deque()
         self._scheduled = False
         #: the newest push of each subject to a connection whose socket is full; None once that was left out
         self._newest: dict[Connection, dict[str, Mark | None]] = {}
-        #: called with a connection that has drained, and a subject whose newest push was left out for it
-        self.outdated: Callable[[Connection, str], None] = lambda connection, subject: None
+        self._resend_latest: Callable[[Connection, str], None] = lambda connection, subject: None
+
+    def bind(self, resend_latest: Callable[[Connection, str], None]) -> None:
+        """``resend_latest`` is called with a connection that has drained, and a subject whose newest push was left out
+        for it."""
+        self._resend_latest = resend_latest
 
     # -- to a channel's followers -------------------------------------------------------------------------------------
 
@@ -58,11 +60,11 @@ class FanOut:
             self._dirty.append(channel)
             if not self._scheduled:
                 self._scheduled = True
-                self._clock.callLater(0, self._flush)
+                self._clock.later(0, self._flush)
 
     def _flush(self) -> None:
         """Begins what was published; where it is for many channels, others get their turn in between."""
-        began = perf_counter()
+        began = self._clock.seconds()
         dirty = self._dirty
         while dirty:
             channel = dirty.popleft()
@@ -72,17 +74,17 @@ class FanOut:
                 while channel.batches:
                     self._one_by_one(channel, channel.batches.pop(0), tuple(channel.followers))
                 channel.batches = None
-            if dirty and perf_counter() - began > SLICE:
-                self._clock.callLater(0, self._flush)
+            if dirty and self._clock.seconds() - began > SLICE:
+                self._clock.later(0, self._flush)
                 return
         self._scheduled = False
 
     def _run(self, channel: Channel, steps: Iterator[None]) -> None:
-        began = perf_counter()
+        began = self._clock.seconds()
         try:
             for _ in steps:
-                if perf_counter() - began > SLICE:
-                    self._clock.callLater(0, self._run, channel, steps)
+                if self._clock.seconds() - began > SLICE:
+                    self._clock.later(0, self._run, channel, steps)
                     return
         except Exception:
             # What is published next must not wait for ever behind this.
@@ -154,21 +156,21 @@ class FanOut:
                     frames[dialect] = batch.frames(dialect)
                 each, joined = frames[dialect]
                 outbox = connection.outbox
-                free = outbox.free
+                direct = outbox.direct_socket
                 if (
                     not plain
                     or outbox.stalled
                     or connection.trace is not None
                     # What paces itself is given no more at once than it can take back.
-                    or (free is None and len(joined) > CHUNK)
+                    or (direct is None and len(joined) > CHUNK)
                 ):
                     for publication, frame in zip(batch.publications, each, strict=True):
                         if connection in followers:
                             self.hand_over(connection, publication, frame)
                     continue
-                if free is not None:
+                if direct is not None:
                     try:
-                        taken = free.send(joined)
+                        taken = direct.send(joined)
                     except OSError as problem:
                         taken = refused(problem)
                     if taken != len(joined):
@@ -235,10 +237,10 @@ class FanOut:
     def _drained(self, connection: Connection) -> None:
         for subject, mark in self._newest.pop(connection).items():
             if mark is None and connection.open:
-                self.outdated(connection, subject)
+                self._resend_latest(connection, subject)
 
     def left_out(self, connection: Connection, mark: Mark) -> None:
-        """A live message did not fit. Where it was the newest of its subject, `outdated` is called when it would."""
+        """A live message did not fit. Where it was its subject's newest, `resend_latest` is called when it would."""
         self._counters.left_out()
         newest = self._newest.get(connection)
         if newest is not None and mark.subject and newest.get(mark.subject) is mark:

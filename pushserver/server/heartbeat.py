@@ -1,34 +1,31 @@
-"""Heartbeats and every other deadline of a connection, over one timing wheel (L2).
+"""Heartbeats and every other deadline of a connection, over one timing wheel.
 
 A connection stands in one slot of the wheel: the earliest moment at which something of it may be due (its next ping,
-the answer to the last one, its authentication, its token's end, the end of its closing handshake). A LoopingCall turns
-the wheel; what is not due costs nothing. The first ping comes after a random part of the interval, so that connections
-that came together are spread, and stay so.
+the answer to the last one, its authentication, its token's end, the end of its closing handshake). What is not due
+costs nothing. All is counted on the monotonic clock, but a token's end, which is a moment of the wall clock: that is
+looked at whenever something else is due, and when it is expected. The first ping comes after a random part of the
+interval, so that connections that came together are spread, and stay so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from random import random
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from twisted.internet.defer import Deferred
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from pushserver.core import errors
+from pushserver.core.tokens import Identity
+from pushserver.server.clock import Clock, Recurring
 from pushserver.server.connection import Connection
-
-if TYPE_CHECKING:
-    from twisted.internet.interfaces import IReactorTime
-
 
 #: ms that a turn may come late without anybody having missed anything.
 MAX_LAG: Final = 1_000
 
 
 class Wheel:
-    """Which connection to look at when. Times are ms; a slot covers ``tick`` ms."""
+    """Which connection to look at when. Times are ms that do not go back; a slot covers ``tick`` ms."""
 
     __slots__ = ("_slots", "_turned", "tick")
 
@@ -38,7 +35,7 @@ class Wheel:
         self._turned = now // tick
 
     def set(self, connection: Connection, at: int) -> None:
-        """Looks at the connection at ``at`` or up to a tick later, and not before."""
+        """Look at the connection at ``at`` or up to a tick later, and not before."""
         slot = max(-(-at // self.tick), self._turned + 1)
         if slot != connection.alarm:
             self.forget(connection)
@@ -54,16 +51,9 @@ class Wheel:
         connection.alarm = 0
 
     def turn(self, now: int) -> list[Connection]:
-        """The connections whose slots have come by since the last turn; all of them where the clock was set back."""
+        """Return the connections whose slots have come by since the last turn."""
         due: list[Connection] = []
         end = now // self.tick
-        if end < self._turned:
-            due = [connection for slot in self._slots.values() for connection in slot]
-            for connection in due:
-                connection.alarm = 0
-            self._slots.clear()
-            self._turned = end
-            return due
         if end - self._turned > len(self._slots):
             passed = sorted(slot for slot in self._slots if slot <= end)
         else:
@@ -93,54 +83,56 @@ class Heartbeat:
 
     def __init__(
         self,
-        clock: IReactorTime,
-        now: Callable[[], int],
+        clock: Clock,
         *,
         interval: int,
         timeout: int,
         auth_timeout: int | None,
         grace: int,
         farewell: int = 2_000,
-        lot: Callable[[], float] = random,
+        jitter: Callable[[], float] = random,
     ) -> None:
-        self._now = now
+        self._clock = clock
         self._interval = interval
         self._timeout = timeout
         self._auth_timeout = auth_timeout
         self._grace = grace
         self._farewell = farewell
-        self._lot = lot
-        self.wheel = Wheel(max(10, min(250, interval // 20, timeout // 10)), now())
-        self._looping = LoopingCall(self._turn)
-        self._looping.clock = clock
-        self._done: Deferred[LoopingCall] | None = None
-        self._turned_at = now()
+        self._jitter = jitter
+        self.wheel = Wheel(max(10, min(250, interval // 20, timeout // 10)), clock.milliseconds())
+        self._turning: Recurring | None = None
+        self._turned_at = clock.milliseconds()
 
     def start(self) -> None:
-        self._turned_at = self._now()
-        self._done = self._looping.start(self.wheel.tick / 1000, now=False)
-        self._done.addErrback(lambda failure: self._log.failure("the heartbeat stopped", failure))
+        """Turn the wheel from now on."""
+        self._turned_at = self._clock.milliseconds()
+        self._turning = self._clock.every(self.wheel.tick / 1000, self._turn, self._log, "the heartbeat")
 
     def stop(self) -> None:
-        if self._looping.running:
-            self._looping.stop()
+        """Turn it no more. May be called more than once."""
+        if self._turning is not None:
+            self._turning.stop()
 
     def watch(self, connection: Connection) -> None:
         """A new connection: it has a while to authenticate, and is pinged from now on."""
-        now = self._now()
-        connection.ping_at = now + int(self._interval * (0.1 + 0.9 * self._lot()))
+        now = self._clock.milliseconds()
+        connection.ping_at = now + int(self._interval * (0.1 + 0.9 * self._jitter()))
         connection.deadline = 0 if self._auth_timeout is None else now + self._auth_timeout
         self._schedule(connection)
 
     def authenticated(self, connection: Connection) -> None:
         """The connection showed a token, or a newer one: it may stay until that ends."""
         assert connection.identity is not None
-        connection.deadline = connection.identity.expires_at + self._grace
+        connection.deadline = self._clock.milliseconds() + self._token_left(connection.identity)
         self._schedule(connection)
+
+    def _token_left(self, identity: Identity) -> int:
+        """Return ms for which a token still holds, its grace included, as the wall clock says now."""
+        return identity.expires_at + self._grace - self._clock.now()
 
     def closing(self, connection: Connection) -> None:
         """A closing handshake began: the peer has a while to finish it."""
-        connection.deadline = self._now() + self._farewell
+        connection.deadline = self._clock.milliseconds() + self._farewell
         self._schedule(connection)
 
     def forget(self, connection: Connection) -> None:
@@ -153,9 +145,9 @@ class Heartbeat:
         self.wheel.set(connection, at)
 
     def _turn(self) -> None:
-        now = self._now()
+        now = self._clock.milliseconds()
         # Where this process slept, what clients sent meanwhile has not been read yet: nobody is judged before.
-        fair = self._turned_at <= now <= self._turned_at + self.wheel.tick + MAX_LAG
+        fair = now <= self._turned_at + self.wheel.tick + MAX_LAG
         self._turned_at = now
         for connection in self.wheel.turn(now):
             try:
@@ -166,16 +158,21 @@ class Heartbeat:
                 connection.line.abort()
 
     def _look(self, connection: Connection, now: int, fair: bool) -> None:
-        if connection.deadline and now >= connection.deadline:
+        identity = connection.identity
+        if connection.closing is None and identity is not None:
+            # Whatever the wall clock did meanwhile, it alone says when a token ends.
+            left = self._token_left(identity)
+            if left <= 0:
+                connection.close(errors.EXPIRED)
+                return
+            connection.deadline = now + left
+        elif connection.deadline and now >= connection.deadline:
             if connection.closing is not None:
                 connection.line.abort()
-                return
-            connection.close(errors.EXPIRED if connection.identity is not None else errors.NOT_AUTHENTICATED)
+            else:
+                connection.close(errors.NOT_AUTHENTICATED)
             return
         if connection.closing is None:
-            # A clock that was set back must not put off what is due.
-            connection.pinged_at = min(connection.pinged_at, now)
-            connection.ping_at = min(connection.ping_at, now + self._interval)
             if fair and connection.pinged_at and now >= connection.pinged_at + self._timeout:
                 if not connection.line.moves():
                     connection.close(errors.NO_HEARTBEAT, discard=True)

@@ -1,38 +1,41 @@
-"""The hub: who is connected, who follows which channel, and how a publication reaches all of them (L2).
+"""The hub: who is connected, who follows which channel, and how a publication reaches all of them .
 
-    engine -> Hub.deliver(publication) -> followers (`pushserver.server.fanout`), and who is about to follow
+    engine -> Hub.deliver(publication) -> followers (`pushserver.server.fanout`), and who is still catching up
 
 Whoever starts to follow a channel gets what is published from then on, and nothing that was published before, also
 where that is still on its way: batches are numbered, and a follower knows the first one that is meant for it.
 
-Between a channel's past (read from the engine) and its present a follower stands in `Channel.joining`: live messages
-are held there until what was before them has been sent.
+Between a channel's past (read from the engine) and its present a follower stands in `Channel.catching_up`: live
+messages are held there until what was before them has been sent.
 
 Three indexes (connections, users, channels); `remove` takes a connection out of all of them, whatever it was doing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from pushserver.core.errors import Unavailable
+from pushserver.core.errors import Close, Unavailable
 from pushserver.core.operations import Resync
 from pushserver.core.publication import Publication
 from pushserver.server.channel import CatchUp, Channel
+from pushserver.server.clock import Clock
 from pushserver.server.connection import Connection, Trace
 from pushserver.server.fanout import FanOut
 from pushserver.server.outbox import Mark
 from pushserver.server.stats import Counters
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IReactorTime
-
     from pushserver.engine.interfaces import IBroker
+
+
+def _nobody_listens(*_: object) -> None:
+    """Stands where nothing is bound yet."""
 
 
 class Hub:
@@ -42,38 +45,55 @@ class Hub:
 
     def __init__(
         self,
-        clock: IReactorTime,
+        clock: Clock,
         broker: IBroker,
         counters: Counters,
-        now: Callable[[], int],
         message_id: Callable[[], str],
     ) -> None:
         self.message_id = message_id
         self._broker = broker
         self._counters = counters
-        self.now = now
+        self._clock = clock
         self.connections: dict[str, Connection] = {}
         self.users: dict[str, set[Connection]] = {}
         self.channels: dict[str, Channel] = {}
         #: who watches a user's messages, by user
         self.traced: dict[str, Trace] = {}
         self.fan_out = FanOut(clock, counters)
-        #: called with a connection that missed messages of a channel that keeps them, and the offset to read on from
-        self.lagged: Callable[[Connection, str, int], None] = lambda connection, channel, offset: None
-        #: called with a channel that nobody here follows any more
-        self.deserted: Callable[[str], None] = lambda channel: None
-        #: called when there are more or fewer connections
-        self.changed: Callable[[], None] = lambda: None
+        self._lagged: Callable[[Connection, str, int], None] = _nobody_listens
+        self._deserted: Callable[[str], None] = _nobody_listens
+        self._changed: Callable[[], None] = _nobody_listens
+
+    def bind(
+        self,
+        lagged: Callable[[Connection, str, int], None],
+        deserted: Callable[[str], None],
+        resend_latest: Callable[[Connection, str], None],
+    ) -> None:
+        """Say whom to call.
+
+        Args:
+            lagged: with a connection that missed messages of a channel that keeps them, and the offset to read on from.
+            deserted: with a channel that nobody here follows any more.
+            resend_latest: with a connection that has drained, and a subject whose newest push was left out for it.
+        """
+        self._lagged = lagged
+        self._deserted = deserted
+        self.fan_out.bind(resend_latest)
+
+    def bind_changed(self, changed: Callable[[], None]) -> None:
+        """``changed`` is called when there are more or fewer connections."""
+        self._changed = changed
 
     # -- connections --------------------------------------------------------------------------------------------------
 
     def add(self, connection: Connection) -> None:
         self.connections[connection.id] = connection
         self._counters.connection_opened(len(self.connections))
-        self.changed()
+        self._changed()
 
-    def enter(self, connection: Connection, user_id: str) -> None:
-        """Puts the connection into the user's index; from now on a kick or a revocation finds it."""
+    def register(self, connection: Connection, user_id: str) -> None:
+        """Put the connection into the user's index; from now on a kick or a revocation finds it."""
         connection.user_id = user_id
         self.users.setdefault(user_id, set()).add(connection)
         trace = self.traced.get(user_id)
@@ -88,7 +108,7 @@ class Hub:
         connection.gone = True
         if self.connections.pop(connection.id, None) is None:
             return
-        self.changed()
+        self._changed()
         if connection.trace is not None:
             connection.trace.closed(connection)
         for name in tuple(connection.channels):
@@ -101,12 +121,22 @@ class Hub:
                     del self.users[connection.user_id]
 
     def of_user(self, user_id: str) -> set[Connection]:
+        """Return the connections of a user, those that are about to be the user's included."""
         return self.users.get(user_id, set())
+
+    def close(self, connections: Iterable[Connection], close: Close) -> int:
+        """Close connections; return how many were open."""
+        closed = 0
+        for connection in connections:
+            if connection.open:
+                connection.close(close)
+                closed += 1
+        return closed
 
     # -- channels -----------------------------------------------------------------------------------------------------
 
-    def join(self, connection: Connection, name: str) -> CatchUp:
-        """Makes the connection a follower of the channel whose live messages are held until `arrive`.
+    def begin(self, connection: Connection, name: str) -> CatchUp:
+        """Make the connection a follower of the channel whose live messages are held until `go_live`.
 
         Subscribes this node in the engine where nobody followed the channel yet, or the engine refused; `confirmed`
         waits for that. Raises CancelledError where the connection has ended meanwhile: nothing of it would be undone.
@@ -120,11 +150,11 @@ class Hub:
         elif channel.refused is not None:
             self._subscribe(channel)
         channel.dismiss(connection)
-        if channel.joining is None:
-            channel.joining = {}
-        joining = channel.joining[connection] = CatchUp(channel, connection)
+        if channel.catching_up is None:
+            channel.catching_up = {}
+        catchup = channel.catching_up[connection] = CatchUp(channel, connection)
         connection.channels.add(name)
-        return joining
+        return catchup
 
     def _subscribe(self, channel: Channel) -> None:
         channel.waiters = []
@@ -141,9 +171,9 @@ class Hub:
 
         self._broker.subscribe(channel.name).addBoth(done)
 
-    async def confirmed(self, joining: CatchUp) -> None:
+    async def confirmed(self, catchup: CatchUp) -> None:
         """Waits until the engine has subscribed this node to the channel. Fails as `IBroker.subscribe` does."""
-        channel = joining.channel
+        channel = catchup.channel
         if channel.waiters is not None:
             waiter: Deferred[None] = Deferred()
             channel.waiters.append(waiter)
@@ -151,46 +181,46 @@ class Hub:
         elif channel.refused is not None:
             raise Unavailable(channel.refused)
 
-    def arrive(self, joining: CatchUp, offset: int) -> bool:
-        """Ends a `join`: what was held after ``offset`` goes out, and the connection is live.
+    def go_live(self, catchup: CatchUp, offset: int) -> bool:
+        """End a `begin`: what was held after ``offset`` goes out, and the connection is live.
 
-        False, and nothing done, where something after ``offset`` is held no more: read on, and try again. Nothing to do
-        where the connection has left or joined anew since. A loss that came up meanwhile is told now, behind the answer
-        that it makes stale.
+        Return False, and do nothing, where something after ``offset`` is held no more: read on, and try again. There is
+        nothing to do where the connection has left or begun anew since. A loss that came up meanwhile is told now,
+        behind the answer that it makes stale.
         """
-        if not joining.current:
+        if not catchup.current:
             return True
-        if not joining.complete_after(offset):
+        if not catchup.complete_after(offset):
             return False
-        channel, connection = joining.channel, joining.connection
-        assert channel.joining is not None
-        del channel.joining[connection]
-        if not channel.joining:
-            channel.joining = None
+        channel, connection = catchup.channel, catchup.connection
+        assert channel.catching_up is not None
+        del channel.catching_up[connection]
+        if not channel.catching_up:
+            channel.catching_up = None
         channel.admit(connection)
-        if joining.resync:
+        if catchup.resync:
             self._resync(connection, channel.name)
             offset = 0
-        for publication in joining.after(offset):
+        for publication in catchup.after(offset):
             if connection in channel.followers:
                 self.fan_out.hand_over(connection, publication, connection.dialect.publication(publication))
         return True
 
     def resync(self, name: str) -> list[Connection]:
-        """Messages of the channel may be missing: tells who is live, and notes it for who is joining. Answers whom it
-        told."""
+        """Messages of the channel may be missing: notify who is live, and note it for who is catching up. Return whom
+        it notified."""
         channel = self.channels.get(name)
         if channel is None:
             return []
-        for joining in (channel.joining or {}).values():
-            joining.resync = True
-        told = list(channel.followers)
-        for connection in told:
+        for catchup in (channel.catching_up or {}).values():
+            catchup.resync = True
+        notified = list(channel.followers)
+        for connection in notified:
             self._resync(connection, name)
-        return told
+        return notified
 
     def _resync(self, connection: Connection, name: str) -> None:
-        connection.tell(Resync(name), self.now(), self.message_id())
+        connection.notify(Resync(name), self._clock.now(), self.message_id())
 
     def unfollow(self, connection: Connection, name: str) -> None:
         """The connection no longer follows the channel; nothing that still waits for it there is sent."""
@@ -199,22 +229,22 @@ class Hub:
         if channel is None:
             return
         channel.dismiss(connection)
-        if channel.joining is not None:
-            channel.joining.pop(connection, None)
-            if not channel.joining:
-                channel.joining = None
+        if channel.catching_up is not None:
+            channel.catching_up.pop(connection, None)
+            if not channel.catching_up:
+                channel.catching_up = None
         if not connection.gone:
             connection.outbox.drop_channel(name)
-        if not channel.followers and channel.joining is None:
+        if not channel.followers and channel.catching_up is None:
             del self.channels[name]
             self._broker.unsubscribe(name)
-            self.deserted(name)
+            self._deserted(name)
 
     def follows(self, connection: Connection, name: str) -> bool:
         """Whether the connection hears the channel's messages, or will once it has joined."""
         channel = self.channels.get(name)
         return channel is not None and (
-            connection in channel.followers or (channel.joining is not None and connection in channel.joining)
+            connection in channel.followers or (channel.catching_up is not None and connection in channel.catching_up)
         )
 
     def live(self, connection: Connection, name: str) -> bool:
@@ -225,7 +255,7 @@ class Hub:
     def followers(self, name: str) -> list[Connection]:
         """Who follows the channel here."""
         channel = self.channels.get(name)
-        return [] if channel is None else [*channel.followers, *(channel.joining or ())]
+        return [] if channel is None else [*channel.followers, *(channel.catching_up or ())]
 
     # -- delivery -----------------------------------------------------------------------------------------------------
 
@@ -234,9 +264,9 @@ class Hub:
         channel = self.channels.get(publication.channel)
         if channel is None:
             return
-        if channel.joining is not None:
-            for joining in channel.joining.values():
-                joining.hold(publication)
+        if channel.catching_up is not None:
+            for catchup in channel.catching_up.values():
+                catchup.hold(publication)
         if channel.followers:
             self.fan_out.take(channel, publication)
 
@@ -248,16 +278,16 @@ class Hub:
             return
         channel.dismiss(connection)
         connection.outbox.drop_channel(mark.channel)
-        self.lagged(connection, mark.channel, mark.offset - 1)
+        self._lagged(connection, mark.channel, mark.offset - 1)
 
-    def switched(self, connection: Connection) -> None:
+    def route_changed(self, connection: Connection) -> None:
         """What a fan-out has to know of the connection is another than before: its socket, or who watches it."""
         for name in connection.channels:
             channel = self.channels.get(name)
             if channel is not None:
-                channel.stir()
+                channel.route_changed()
 
     def watch(self, connection: Connection, trace: Trace | None) -> None:
         """Shows the connection's messages to somebody, or to nobody any more."""
         connection.trace = trace
-        self.switched(connection)
+        self.route_changed(connection)

@@ -1,93 +1,160 @@
-"""The inbound side of one connection: its messages form one queue, handled strictly in order (L2).
+"""The inbound side of one connection: one queue for what its client sent and what follows from it, strictly in order.
 
-A message that has to wait for the engine holds this queue and nothing else. While it waits, or while the client does
-not read its replies, no more is read from its socket: what a client can make wait here is bounded by what TCP had
-already brought.
+    frame -> Session.receive -> effects -> one after another, each done before the next begins
+                                           Send, Disconnect, Perform -> `ClientRequests` -> outcome -> Session.answer
+
+A frame may carry any number of operations. One that has to wait for the engine holds this queue and nothing else. While
+it waits, or while the client does not read its replies, no more is read from its socket: what a client can make wait
+here is bounded by what one frame held and TCP had already brought. Nothing runs after the close.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
+from pushserver.core.effects import Disconnect, Effect, Perform, Send
 from pushserver.core.errors import Code, PushError
 from pushserver.core.operations import Authenticate
-from pushserver.protocols.native.session import Asked, Effect, End, Say, Session
-from pushserver.server.client_requests import AuthenticationFailed, ClientRequests
+from pushserver.core.protocol import Session
+from pushserver.server.client_requests import ClientRequests
+from pushserver.server.clock import Clock
 from pushserver.server.connection import Connection
+from pushserver.server.sign_in import AuthenticationFailed
 from pushserver.server.stats import Counters
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
-#: So many messages may wait before reading pauses.
+#: So many frames and effects may wait before reading pauses.
 MAX_WAITING: Final = 16
+#: What waits is handled for so long, s, before everybody else has a turn.
+SLICE: Final = 0.002
 
 
 class Inbound:
-    """Feeds a client's messages to its session, and carries out what the session asks for, one after another."""
+    """Gives a client's frames to its session, and carries out what follows, one after another."""
 
-    __slots__ = ("_connection", "_counters", "_current", "_now", "_paused", "_queue", "_requests", "_session")
+    __slots__ = (
+        "_clock",
+        "_connection",
+        "_counters",
+        "_current",
+        "_paused",
+        "_queue",
+        "_requests",
+        "_running",
+        "_session",
+    )
 
     _log = Logger()
 
     def __init__(
-        self,
-        connection: Connection,
-        session: Session,
-        requests: ClientRequests,
-        counters: Counters,
-        now: Callable[[], int],
+        self, connection: Connection, session: Session, requests: ClientRequests, counters: Counters, clock: Clock
     ) -> None:
         self._connection = connection
         self._session = session
         self._requests = requests
         self._counters = counters
-        self._now = now
-        self._queue: deque[tuple[bytes, int]] | None = None
+        self._clock = clock
+        #: the effects of the frame that is being handled, then frames with the moments of their arrival
+        self._queue: deque[Effect | tuple[bytes, int]] | None = None
+        #: what the queue waits for
         self._current: Deferred[None] | None = None
+        self._running = False
         self._paused = False
 
-    def receive(self, octets: bytes) -> None:
-        """A whole message from the client."""
+    def receive(self, payload: bytes) -> None:
+        """Take a whole frame from the client."""
         connection = self._connection
         if not connection.open:
             return
-        self._counters.received(len(octets))
+        self._counters.received(len(payload))
         if connection.trace is not None:
-            connection.trace.inbound(connection, octets)
-        if self._current is None:
-            self._handle(octets, self._now())
-            if self._current is None:
-                return
-        else:
-            if self._queue is None:
-                self._queue = deque()
-            self._queue.append((octets, self._now()))
-            if not self._paused and len(self._queue) >= MAX_WAITING:
-                self._paused = True
-                connection.line.pause()
+            connection.trace.inbound(connection, payload)
+        at = self._clock.milliseconds()
+        if self._current is None and not self._running:
+            self._run(payload, at)
+            return
+        if self._queue is None:
+            self._queue = deque()
+        self._queue.append((payload, at))
+        if not self._paused:
+            self._balance()
 
     def sign_in(self, token: str) -> None:
-        """A token that came with the connection itself: as if the client had said it first."""
-        self._start(Asked(Authenticate(token, {}), None, self._now()))
+        """Authenticate by a token that came with the connection itself, as if the client had sent it first."""
+        self._put_first((Perform(Authenticate(token, {})),))
+        self._run()
 
-    def _handle(self, octets: bytes, at: int) -> None:
-        effects = self._session.receive(octets, at)
-        if len(effects) == 1 and type(effects[0]) is Asked:
-            self._start(effects[0])
+    def end(self) -> None:
+        """The connection is over: what waits is forgotten, what is under way is cancelled."""
+        self._queue = None
+        current, self._current = self._current, None
+        if current is not None:
+            current.cancel()
+
+    # -- the queue ----------------------------------------------------------------------------------------------------
+
+    def _put_first(self, effects: Sequence[Effect]) -> None:
+        if self._queue is None:
+            self._queue = deque()
+        self._queue.extendleft(reversed(effects))
+
+    def _run(self, payload: bytes | None = None, at: int = 0) -> None:
+        """Handle a frame, then what waits, until something has to be waited for."""
+        connection, outbox = self._connection, self._connection.outbox
+        began = -1.0
+        self._running = True
+        try:
+            if payload is not None:
+                self._read(payload, at)
+            while self._current is None and connection.open:
+                if outbox.stalled:
+                    # The client does not read: nothing more is answered until it does.
+                    self._wait_for(outbox.drained())
+                    continue
+                if not self._queue:
+                    break
+                now = self._clock.seconds()
+                if began < 0:
+                    began = now
+                elif now - began > SLICE:
+                    self._wait_for(self._next_turn())
+                    break
+                item = self._queue.popleft()
+                if isinstance(item, tuple):
+                    self._read(*item)
+                else:
+                    self._carry_out(item)
+        finally:
+            self._running = False
+        if self._paused or self._queue is not None:
+            self._balance()
+
+    def _read(self, payload: bytes, at: int) -> None:
+        effects = self._session.receive(payload, at, self._clock.now())
+        if len(effects) == 1:
+            self._carry_out(effects[0])
         else:
-            self._carry(effects)
-        if self._current is None and self._connection.outbox.stalled and self._connection.open:
-            # The client does not read: answer no more until it does.
-            self._wait_for(self._connection.outbox.drained())
+            self._put_first(effects)
 
-    def _start(self, asked: Asked) -> None:
-        self._wait_for(Deferred.fromCoroutine(self._carry_out(asked)))
+    def _balance(self) -> None:
+        """Read from the socket no further while much waits; go on when nothing does."""
+        if not self._queue:
+            self._queue = None
+        if self._paused:
+            if self._current is None:
+                self._paused = False
+                if not self._connection.gone:
+                    self._connection.line.resume()
+        elif self._queue is not None and len(self._queue) >= MAX_WAITING and self._connection.open:
+            self._paused = True
+            self._connection.line.pause()
 
     def _wait_for(self, work: Deferred[None]) -> None:
         if work.called and not getattr(work, "paused", 0):
@@ -96,20 +163,50 @@ class Inbound:
             return
         self._current = work
         work.addErrback(self._failed)
-        work.addBoth(self._next)
+        work.addBoth(self._go_on)
 
-    async def _carry_out(self, asked: Asked) -> None:
+    def _go_on(self, _: object) -> None:
+        self._current = None
+        self._run()
+
+    def _next_turn(self) -> Deferred[None]:
+        turn: Deferred[None] = Deferred()
+        self._clock.later(0, lambda: None if turn.called else turn.callback(None))
+        return turn
+
+    # -- one effect ---------------------------------------------------------------------------------------------------
+
+    def _carry_out(self, effect: Effect) -> None:
+        match effect:
+            case Send(payload, error):
+                if error is not None:
+                    self._counters.error(error.value)
+                self._connection.send(payload)
+            case Disconnect(close):
+                self._connection.close(close)
+            case Perform():
+                self._wait_for(Deferred.fromCoroutine(self._perform(effect)))
+
+    def _reply(self, effects: Sequence[Effect]) -> None:
+        """Carry out at once what an operation leads to; a further operation comes next, before all that waits."""
+        for number, effect in enumerate(effects):
+            if type(effect) is Perform:
+                self._put_first(effects[number:])
+                return
+            self._carry_out(effect)
+
+    async def _perform(self, asked: Perform) -> None:
         connection, session = self._connection, self._session
         try:
             await self._requests.carry_out(
-                connection, asked.operation, lambda outcome: self._carry(session.answer(asked, outcome))
+                connection, asked.operation, lambda outcome: self._reply(session.answer(asked, outcome))
             )
         except AuthenticationFailed as problem:
-            self._carry(session.refuse(asked.id, problem, problem.close))
+            self._reply(session.refuse(asked, problem, problem.close))
             problem.__traceback__ = None
         except PushError as problem:
             self._counters.error(problem.code.value)
-            self._carry(session.fail(asked.id, problem, self._now()))
+            self._reply(session.fail(asked, problem, self._clock.now()))
             # From Python 3.12 on a frame knows who runs it, and so a traceback would hold its own exception.
             problem.__traceback__ = None
         except CancelledError:
@@ -120,39 +217,8 @@ class Inbound:
                 "{operation} failed on connection {id}", operation=type(asked.operation).__name__, id=connection.id
             )
             trouble = PushError("something went wrong here", Code.INTERNAL_ERROR)
-            self._carry(session.fail(asked.id, trouble, self._now()))
-
-    def _carry(self, effects: Iterable[Effect]) -> None:
-        for effect in effects:
-            match effect:
-                case Say(payload, error):
-                    if error is not None:
-                        self._counters.error(error.value)
-                    self._connection.say(payload)
-                case End(close):
-                    self._connection.close(close)
-                case Asked():
-                    self._start(effect)
-
-    def _next(self, _: object) -> None:
-        self._current = None
-        while self._queue and self._current is None and self._connection.open:
-            octets, at = self._queue.popleft()
-            self._handle(octets, at)
-        if not self._queue:
-            self._queue = None
-        if self._paused and self._current is None:
-            self._paused = False
-            if not self._connection.gone:
-                self._connection.line.resume()
+            self._reply(session.fail(asked, trouble, self._clock.now()))
 
     def _failed(self, failure: Failure) -> None:
         if not failure.check(CancelledError):
-            self._log.failure("a connection's conversation failed", failure)
-
-    def end(self) -> None:
-        """The connection is over: what waits is forgotten, what is under way is cancelled."""
-        self._queue = None
-        current, self._current = self._current, None
-        if current is not None:
-            current.cancel()
+            self._log.failure("a connection's inbound queue failed", failure)

@@ -1,5 +1,5 @@
 """The public keys of an identity provider: fetched away from the reactor's thread, cached, and fetched again when a
-token names a key that is not among them (L2)."""
+token names a key that is not among them ."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from twisted.logger import Logger
 
 from pushserver.core.errors import Refused, Unavailable
 from pushserver.core.tokens import Keys, KeySource, unverified_header
+from pushserver.server.clock import Clock
 
 #: Keys are asked for anew after so many ms, and an unknown key id does so at most this often.
 MAX_AGE: Final = 5 * 60 * 1000
@@ -49,9 +50,9 @@ class KeySet:
 
     _log = Logger()
 
-    def __init__(self, url: str, now: Callable[[], int], fetch: Callable[[str], bytes] = fetch) -> None:
+    def __init__(self, url: str, clock: Clock, fetch: Callable[[str], bytes] = fetch) -> None:
         self._url = url
-        self._now = now
+        self._clock = clock
         self._fetch = fetch
         self._keys: Keys | None = None
         self._fetched_at = 0
@@ -63,7 +64,7 @@ class KeySet:
         algorithm, key_id = unverified_header(token)
         if configured.candidates(algorithm, key_id):
             return configured
-        now = self._now()
+        now = self._clock.milliseconds()
         keys = self._keys
         missing = keys is None or not keys.candidates(algorithm, key_id)
         due = keys is None or missing or now - self._fetched_at > MAX_AGE
@@ -84,16 +85,14 @@ class KeySet:
             self._waiting.append(done)
         else:
             self._waiting = [done]
-            self._tried_at = self._now()
-            Deferred.fromCoroutine(self._update()).addErrback(
-                lambda failure: self._log.failure("fetching the key set failed", failure)
-            )
+            self._tried_at = self._clock.milliseconds()
+            self._clock.detach(self._update(), self._log, "fetching the key set")
         return done
 
     async def _update(self) -> None:
         try:
             self._keys = Keys.from_jwks(await deferToThread(self._fetch, self._url))
-            self._fetched_at = self._now()
+            self._fetched_at = self._clock.milliseconds()
         except (OSError, ValueError) as problem:
             self._log.warn("the key set could not be fetched: {problem}", problem=str(problem))
         except Refused as problem:

@@ -1,4 +1,4 @@
-"""Delivery: ready frames to sockets, and what waits where a socket is full (L2).
+"""The way out of one connection: ready frames to its socket, and what waits where that is full.
 
 Everything that leaves a connection goes through its `Outbox`, in order. Where nothing waits, a frame goes to the
 socket at once (one system call, no turn of the reactor); what the socket did not take of it goes into the transport,
@@ -54,8 +54,8 @@ class Owner(Protocol):
     def left_out(self, mark: Mark) -> None:
         """A live message was dropped."""
 
-    def switched(self) -> None:
-        """`Outbox.free` is another than before."""
+    def route_changed(self) -> None:
+        """`Outbox.direct_socket` is another than before."""
 
 
 @implementer(IPullProducer, IPushProducer)
@@ -67,7 +67,7 @@ class Outbox:
             an HTTP response) through its ``write``, paced as its consumer interface says.
         limit: bytes of live messages that may wait.
         policy: what to do beyond that.
-        owner: who is told of what is left out, and of when the socket is free.
+        owner: who is told of what is left out, and of when the way to the socket changed.
     """
 
     __slots__ = (
@@ -79,7 +79,7 @@ class Outbox:
         "_waiters",
         "_waiting",
         "counted",
-        "free",
+        "direct_socket",
         "limit",
         "moved",
         "policy",
@@ -106,7 +106,7 @@ class Outbox:
         #: the socket, while whole frames may be given to it and nothing is before them: a fan-out sends by itself then,
         #: and tells `rest` what was not taken. None while anything waits or is kept back, on a transport that is no
         #: plain socket, and from the moment that the connection ends.
-        self.free: socket.socket | None = transport.socket if self._direct else None
+        self.direct_socket: socket.socket | None = transport.socket if self._direct else None
         if not self._direct:
             transport.registerProducer(self, True)
 
@@ -126,8 +126,8 @@ class Outbox:
         self._put(frame)
         return True
 
-    def interject(self, frame: bytes) -> None:
-        """Sends a frame whose place among the others does not matter before all that waits."""
+    def write_first(self, frame: bytes) -> None:
+        """Send a frame whose place among the others does not matter before all that waits."""
         if self.stalled and self._waiting:
             self._waiting.appendleft((frame, None))
         else:
@@ -136,12 +136,12 @@ class Outbox:
     def _put(self, frame: bytes) -> None:
         if self._closed:
             return
-        free = self.free
+        direct = self.direct_socket
         if self._corked is not None:
             self._corked.append(frame)
-        elif free is not None:
+        elif direct is not None:
             try:
-                taken = free.send(frame)
+                taken = direct.send(frame)
             except OSError as problem:
                 taken = refused(problem)
             if taken != len(frame):
@@ -153,7 +153,7 @@ class Outbox:
         """Keeps frames back until `uncork`, so that they leave together. Within one turn of the reactor only."""
         if not self.stalled and not self._closed:
             self._corked = []
-            self.free = None
+            self.direct_socket = None
 
     def uncork(self) -> None:
         corked, self._corked = self._corked, None
@@ -166,17 +166,17 @@ class Outbox:
         """The socket may be written to directly again, unless the connection is ending."""
         transport = self._transport
         if self._direct and not self._closed and transport.connected and not transport.disconnecting:
-            self.free = transport.socket
+            self.direct_socket = transport.socket
 
-    def _switch(self) -> None:
+    def _route_changed(self) -> None:
         if self._owner is not None:
-            self._owner.switched()
+            self._owner.route_changed()
 
     def rest(self, frame: bytes, taken: int) -> None:
         """The socket took only so much of a frame: the rest goes when there is room, and everything else waits."""
-        self.free = None
+        self.direct_socket = None
         self.stalled = True
-        self._switch()
+        self._route_changed()
         transport = self._transport
         if taken < 0:
             # The connection is lost: Twisted hears of it from its own next write, so ask for one.
@@ -218,7 +218,7 @@ class Outbox:
     def drop_channel(self, channel: str) -> None:
         """Forgets the waiting live messages of a channel: they will be read again, or nobody wants them any more."""
         if self.counted:
-            self._drop(lambda waiting: waiting.channel == channel, tell=False)
+            self._drop(lambda waiting: waiting.channel == channel, report=False)
 
     def _make_room(self, excess: int) -> set[str]:
         """Leaves out the oldest live messages that wait, whole, until so many bytes are free. Answers as `_drop`."""
@@ -234,9 +234,9 @@ class Outbox:
             self.counted -= len(frame)
             dropped.append(mark)
         waiting.extendleft(reversed(asked_for))
-        return self._tell_of(dropped)
+        return self._report(dropped)
 
-    def _drop(self, unwanted: Callable[[Mark], bool], tell: bool = True) -> set[str]:
+    def _drop(self, unwanted: Callable[[Mark], bool], report: bool = True) -> set[str]:
         """Leaves out waiting live messages. Answers the channels that keep messages and are now behind."""
         kept: deque[tuple[bytes, Mark | None]] = deque()
         dropped: list[Mark] = []
@@ -247,9 +247,9 @@ class Outbox:
             else:
                 kept.append((frame, mark))
         self._waiting = kept
-        return self._tell_of(dropped) if tell else set()
+        return self._report(dropped) if report else set()
 
-    def _tell_of(self, dropped: list[Mark]) -> set[str]:
+    def _report(self, dropped: list[Mark]) -> set[str]:
         for mark in dropped:
             self._leave_out(mark)
         return {mark.channel for mark in dropped if mark.offset is not None}
@@ -279,7 +279,7 @@ class Outbox:
                 return  # registerProducer asks at once; the rest of a frame is still there
             transport.unregisterProducer()
             self._reopen()
-            self._switch()
+            self._route_changed()
         self.moved = True
         self.stalled = False
         while self._waiting and not self.stalled and not self._closed:
@@ -318,15 +318,15 @@ class Outbox:
     def finish(self) -> None:
         """The transport closes when what it holds is out: nothing more is handed to the socket past it."""
         self.uncork()
-        self.free = None
-        self._switch()
+        self.direct_socket = None
+        self._route_changed()
 
     def close(self) -> None:
         """The connection is gone: nothing is written any more, whoever waits goes on."""
         if not self._closed:
             self._closed = True
-            self.free = None
-            self._switch()
+            self.direct_socket = None
+            self._route_changed()
             self._owner = None
             self.discard()
             self._release()

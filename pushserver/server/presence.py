@@ -1,4 +1,4 @@
-"""Who is here: users' comings and goings, in channels that keep presence and on ``status:`` channels (L2).
+"""Who is here: users' comings and goings, in channels that keep presence and on ``status:`` channels .
 
 A user counts once, however many connections; the engine says which of them was the first and the last, over all nodes.
 The last one's going is announced only after a while, so that a page that is reloaded does not blink.
@@ -6,7 +6,7 @@ The last one's going is announced only after a while, so that a page that is rel
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -19,11 +19,12 @@ from pushserver.core.errors import Unavailable
 from pushserver.core.operations import Status
 from pushserver.core.tokens import Identity
 from pushserver.engine.interfaces import Member
+from pushserver.server.clock import Clock
 from pushserver.server.connection import Connection
 from pushserver.server.publishing import Publishing
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+    from twisted.internet.interfaces import IDelayedCall
 
     from pushserver.engine.interfaces import IEngine
 
@@ -45,11 +46,10 @@ class Presence:
 
     _log = Logger()
 
-    def __init__(self, clock: IReactorTime, engine: IEngine, publishing: Publishing, now: Callable[[], int]) -> None:
+    def __init__(self, clock: Clock, engine: IEngine, publishing: Publishing) -> None:
         self._clock = clock
         self._engine = engine
         self._publishing = publishing
-        self._now = now
         #: users who have gone a while ago, the announcement to come, and when they were seen
         self._leaving: dict[str, tuple[IDelayedCall, int]] = {}
         #: what is being told to the engine
@@ -66,13 +66,13 @@ class Presence:
             # Nobody has heard that the user was gone, so nobody need hear that they are back.
             waiting[0].cancel()
         elif first:
-            self._detach(self._announce_status(user_id, "online", self._now()))
+            self._detach(self._announce_status(user_id, "online", self._clock.now()))
 
     def disconnect(self, connection: Connection, user_id: str) -> None:
         self._detach(self._disconnect(user_id, connection.id))
 
     async def _disconnect(self, user_id: str, connection_id: str) -> None:
-        now = self._now()
+        now = self._clock.now()
         if await self._engine.presence.disconnect(user_id, connection_id, now):
             self.take_over({user_id: now})
 
@@ -85,21 +85,21 @@ class Presence:
         if not online.online:
             await self._announce_status(user_id, "offline", last_seen_at)
 
-    async def settle(self) -> dict[str, int]:
-        """Waits until the engine knows who has gone. Answers the users who have not been announced as offline yet, and
+    async def flush(self) -> dict[str, int]:
+        """Wait until the engine knows who has gone. Return the users who have not been announced as offline yet, and
         when they were last seen: this node is about to stop, and another one says so when their time has come."""
         await DeferredList([*self._telling])
         return {user_id: last_seen_at for user_id, (_, last_seen_at) in self._leaving.items()}
 
     def take_over(self, gone: dict[str, int]) -> None:
-        """What `settle` answered on a node that stops: falls to this one now."""
+        """What `flush` returned on a node that stops: falls to this one now."""
         for user_id, last_seen_at in gone.items():
             earlier = self._leaving.pop(user_id, None)
             if earlier is not None:
                 earlier[0].cancel()
             if self._stopped:
                 continue
-            call = self._clock.callLater(OFFLINE_GRACE / 1000, self._left, user_id, last_seen_at)
+            call = self._clock.later(OFFLINE_GRACE / 1000, self._left, user_id, last_seen_at)
             self._leaving[user_id] = (call, last_seen_at)
 
     def offline(self, user_id: str, last_seen_at: int) -> None:
@@ -108,7 +108,7 @@ class Presence:
 
     def online(self, user_id: str) -> None:
         """A user's connections, which others said had gone, are still here; it falls to this node to say so."""
-        self._detach(self._announce_status(user_id, "online", self._now()))
+        self._detach(self._announce_status(user_id, "online", self._clock.now()))
 
     async def _announce_status(self, user_id: str, status: str, last_seen_at: int) -> None:
         data = publication.body(Status(user_id, status, last_seen_at))
@@ -126,7 +126,7 @@ class Presence:
     async def join(self, connection: Connection, namespace: Namespace, channel: str) -> None:
         """A connection follows a channel. Anonymous ones are nobody, so they are not present."""
         identity = connection.identity
-        if not namespace.attended or identity is None:
+        if not namespace.tracks_presence or identity is None:
             return
         done: Deferred[None] = Deferred()
 
@@ -140,31 +140,31 @@ class Presence:
 
     async def _join(self, connection: Connection, namespace: Namespace, channel: str, identity: Identity) -> None:
         first = await self._engine.presence.join(channel, identity.user_id, connection.id, _info(identity))
-        if first and namespace.announced:
+        if first and namespace.announces_presence:
             await self._announce(channel, "presence_join", identity.user_id, _info(identity))
         if connection.gone or channel not in connection.channels:
             # It left while the engine was asked.
             await self._leave(connection, namespace, channel)
 
     def leave(self, connection: Connection, namespace: Namespace, channel: str) -> None:
-        if namespace.attended and connection.identity is not None:
+        if namespace.tracks_presence and connection.identity is not None:
             self._detach(self._leave(connection, namespace, channel))
 
     async def _leave(self, connection: Connection, namespace: Namespace, channel: str) -> None:
         identity = connection.identity
         assert identity is not None
         last = await self._engine.presence.leave(channel, identity.user_id, connection.id)
-        if last and namespace.announced:
+        if last and namespace.announces_presence:
             await self._announce(channel, "presence_leave", identity.user_id, _info(identity))
 
     def absent(self, channel: str, member: Member, namespace: Namespace | None) -> None:
         """A user's presence went with a node; it falls to this one to say so."""
-        if namespace is not None and namespace.announced:
+        if namespace is not None and namespace.announces_presence:
             self._detach(self._announce(channel, "presence_leave", member.user_id, member.info))
 
     def present(self, channel: str, member: Member, namespace: Namespace | None) -> None:
         """A user's presence, which others said had gone, is still here; it falls to this node to say so."""
-        if namespace is not None and namespace.announced:
+        if namespace is not None and namespace.announces_presence:
             self._detach(self._announce(channel, "presence_join", member.user_id, member.info))
 
     async def _announce(self, channel: str, type: str, user_id: str, info: msgspec.Raw | None) -> None:
@@ -175,14 +175,14 @@ class Presence:
 
     # -- the rest -----------------------------------------------------------------------------------------------------
 
-    def _detach(self, work: Awaitable[Any]) -> None:
+    def _detach(self, work: Coroutine[Any, Any, None]) -> None:
         def failed(failure: Any) -> None:
             if failure.check(Unavailable):
                 self._log.warn("presence could not be told: the engine cannot answer now")
             else:
                 self._log.failure("telling presence failed", failure)
 
-        telling: Deferred[Any] = Deferred.fromCoroutine(work).addErrback(failed)  # type: ignore[arg-type]
+        telling = Deferred.fromCoroutine(work).addErrback(failed)
         if not telling.called:
             self._telling.add(telling)
             telling.addBoth(lambda _: self._telling.discard(telling))

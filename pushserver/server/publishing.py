@@ -1,8 +1,7 @@
-"""Publishing: one way in for every door, to the place where a channel keeps its messages (L2)."""
+"""Publishing: one way in for every door, to the place where a channel keeps its messages ."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import count
 from secrets import token_hex
 from typing import TYPE_CHECKING, Final
@@ -13,6 +12,7 @@ from pushserver.core.channels import Kind, Namespace, Namespaces, is_channel
 from pushserver.core.errors import Code, Refused
 from pushserver.core.publication import Publication
 from pushserver.engine.interfaces import ONCE_TTL, IdempotencyKey, Published, Retention
+from pushserver.server.clock import Clock
 from pushserver.server.stats import Counters
 
 if TYPE_CHECKING:
@@ -25,11 +25,11 @@ MAX_REMEMBERED: Final = 100_000
 class Publishing:
     """Takes a message in, gives it its identity, and lets the engine keep and spread it."""
 
-    def __init__(self, engine: IEngine, namespaces: Namespaces, counters: Counters, now: Callable[[], int]) -> None:
+    def __init__(self, engine: IEngine, namespaces: Namespaces, counters: Counters, clock: Clock) -> None:
         self._engine = engine
         self._namespaces = namespaces
         self._counters = counters
-        self._now = now
+        self._clock = clock
         # Unique without asking anyone, and cheap: who made it, and its number there.
         self._prefix = token_hex(6)
         self._numbers = count(1)
@@ -84,7 +84,7 @@ class Publishing:
             type=type,
             channel=channel,
             data=data,
-            timestamp=self._now(),
+            timestamp=self._clock.now(),
             message_id=message_id or self.message_id(),
             sender=sender,
             exclude_user=exclude_user,
@@ -109,7 +109,7 @@ class Publishing:
         """
         if message_id is None:
             return followers
-        now, known, key = self._now(), self._delivered, (channel, message_id)
+        now, known, key = self._clock.milliseconds(), self._delivered, (channel, message_id)
         if published.duplicate:
             until, count = known.get(key, (0, 0))
             return count if until > now else 0
@@ -122,7 +122,9 @@ class Publishing:
     async def announce(self, channel: str, type: str, data: msgspec.Raw) -> None:
         """Says something live on a channel that keeps nothing of it: who came, who left, how things stand."""
         await self._engine.broker.publish(
-            Publication(type=type, channel=channel, data=data, timestamp=self._now(), message_id=self.message_id()),
+            Publication(
+                type=type, channel=channel, data=data, timestamp=self._clock.now(), message_id=self.message_id()
+            ),
             None,
             None,
         )

@@ -1,8 +1,8 @@
-"""Inboxes and histories as a client follows them: recovery, replay at the pace of the socket, catching up (L2)."""
+"""Inboxes and histories as a client follows them: recovery, replay at the pace of the socket, catching up ."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -16,6 +16,7 @@ from pushserver.core.positions import Position
 from pushserver.core.publication import Publication
 from pushserver.engine.interfaces import InboxPage
 from pushserver.server.channel import CatchUp
+from pushserver.server.clock import Clock
 from pushserver.server.connection import Connection
 from pushserver.server.hub import Hub
 from pushserver.server.publishing import Publishing
@@ -32,11 +33,11 @@ class Replay:
 
     _log = Logger()
 
-    def __init__(self, engine: IEngine, hub: Hub, publishing: Publishing, now: Callable[[], int]) -> None:
+    def __init__(self, engine: IEngine, hub: Hub, publishing: Publishing, clock: Clock) -> None:
         self._engine = engine
         self._hub = hub
         self._publishing = publishing
-        self._now = now
+        self._clock = clock
 
     async def history(self, channel: str, since: Position | None, size: int) -> Recovery:
         """How a subscription of a channel with history begins."""
@@ -60,68 +61,70 @@ class Replay:
             return Recovery(False, newest.offset, newest.epoch)
         return Recovery(True, newest.offset, newest.epoch, tuple(page.messages))
 
-    def replay(self, joining: CatchUp, page: InboxPage, after: int) -> None:
+    def replay(self, catchup: CatchUp, page: InboxPage, after: int) -> None:
         """Sends what waits in the user's inbox after an offset, then lets the connection go live."""
-        self._detach(joining.connection, self._replay(joining, page, after))
+        self._detach(catchup.connection, self._replay(catchup, page, after))
 
-    def catch_up(self, connection: Connection, name: str, after: int | None) -> None:
+    def read_again(self, connection: Connection, name: str, after: int | None) -> None:
         """Reads again what did not fit when it was live, once the socket has drained (None: from the cursor on)."""
         # At once: what is published from now on has to be held.
-        joining = self._hub.join(connection, name)
-        self._detach(connection, self._catch_up(joining, after))
+        catchup = self._hub.begin(connection, name)
+        self._detach(connection, self._read_again(catchup, after))
 
-    async def _replay(self, joining: CatchUp, page: InboxPage, after: int) -> None:
-        connection, name = joining.connection, joining.channel.name
+    async def _replay(self, catchup: CatchUp, page: InboxPage, after: int) -> None:
+        connection, name = catchup.connection, catchup.channel.name
         user_id = name.partition(":")[2]
         epoch = page.epoch
         # How many lost messages after the position have been told of: a page counts all that were lost after it.
         told = 0
-        while joining.current:
+        while catchup.current:
             if page.lost > told:
-                connection.tell(InboxOverflow(name, page.lost - told), self._now(), self._publishing.message_id())
+                connection.notify(
+                    InboxOverflow(name, page.lost - told), self._clock.now(), self._publishing.message_id()
+                )
             told = page.beyond
             for message in page.messages:
-                if not joining.current:
+                if not catchup.current:
                     return
                 after = await self._send(connection, message)
             if len(page.messages) < PAGE:
                 # The page was the last one: everything up to its newest is sent, replaced, or past its time.
                 after, told = max(after, page.offset), 0
-                if self._hub.arrive(joining, after):
+                if self._hub.go_live(catchup, after):
                     return
             page = await self._engine.inbox.read(user_id, after, PAGE)
-            if page.epoch != epoch and joining.current:
+            if page.epoch != epoch and catchup.current:
                 # The inbox was lost meanwhile, and this is another one: from its beginning.
-                connection.tell(Resync(name), self._now(), self._publishing.message_id())
+                connection.notify(Resync(name), self._clock.now(), self._publishing.message_id())
                 page = await self._engine.inbox.read(user_id, None, PAGE)
                 epoch, after, told = page.epoch, page.acked, 0
 
-    async def _catch_up(self, joining: CatchUp, after: int | None) -> None:
-        connection, name = joining.connection, joining.channel.name
+    async def _read_again(self, catchup: CatchUp, after: int | None) -> None:
+        connection, name = catchup.connection, catchup.channel.name
         await connection.outbox.drained()
-        if not joining.current:
+        if not catchup.current:
             return
         if self._publishing.namespace(name).kind is Kind.USER:
             page = await self._engine.inbox.read(name.partition(":")[2], after, PAGE)
-            await self._replay(joining, page, page.acked if after is None else after)
+            await self._replay(catchup, page, page.acked if after is None else after)
             return
         after = after or 0
-        while joining.current:
+        while catchup.current:
             kept = await self._engine.history.read(name, after, PAGE, False)
-            if not joining.current:
+            if not catchup.current:
                 return
             if kept.floor > after or kept.newest.offset < after:
-                connection.tell(Resync(name), self._now(), self._publishing.message_id())
+                connection.notify(Resync(name), self._clock.now(), self._publishing.message_id())
                 after = kept.newest.offset
             else:
                 for message in kept.messages:
-                    if not joining.current:
+                    if not catchup.current:
                         return
                     after = await self._send(connection, message)
                 if len(kept.messages) == PAGE:
                     continue
                 after = max(after, kept.newest.offset)
-            if self._hub.arrive(joining, after):
+            if self._hub.go_live(catchup, after):
                 return
 
     async def _send(self, connection: Connection, message: Publication) -> int:
@@ -133,7 +136,7 @@ class Replay:
         assert message.offset is not None
         return message.offset
 
-    def _detach(self, connection: Connection, work: Any) -> None:
+    def _detach(self, connection: Connection, work: Coroutine[Any, Any, None]) -> None:
         def failed(failure: Any) -> None:
             if failure.check(CancelledError):
                 return

@@ -1,4 +1,4 @@
-"""Counting: what this node did, as plain integers on the hot paths, and what is derived from them when asked (L2).
+"""Counting: what this node did, as plain integers on the hot paths, and what is derived from them when asked .
 
     hot paths -> Counters -> figures (one node) -> total (all nodes) -> API, console, metrics, the ``stats`` channel
 
@@ -24,9 +24,15 @@ _RATED: Final = ("connections", "messagesIn", "messagesOut", "bytesIn", "bytesOu
 
 
 class Counters:
-    """The counts of one node since its start. Every method only adds."""
+    """The counts of one node since its start. Every method only adds.
+
+    Args:
+        started_at: ms since the epoch.
+        at: the same moment on the clock of `sample`, `rates`, `averages` and `uptime`: ms that do not go back.
+    """
 
     __slots__ = (
+        "_started",
         "auth_failures",
         "auth_successes",
         "bytes_in",
@@ -50,8 +56,9 @@ class Counters:
         "tasks_throttled",
     )
 
-    def __init__(self, now: int) -> None:
-        self.started_at = now
+    def __init__(self, started_at: int, at: int = 0) -> None:
+        self.started_at = started_at
+        self._started = at
         self.connections_total = 0
         self.connections_highest = 0
         self.messages_in = 0
@@ -123,12 +130,13 @@ class Counters:
         if len(pushes) > MAX_COUNTED_USERS:
             self.task_pushes = Counter(dict(pushes.most_common(MAX_COUNTED_USERS // 2)))
 
-    def sample(self, now: int) -> None:
-        """Remembers where the counts stand; called once a second."""
-        # A clock that was set back must not make a rate out of what lies ahead of it.
-        while self.samples and self.samples[-1][0] >= now:
-            self.samples.pop()
-        self.samples.append((now, self._rated()))
+    def sample(self, at: int) -> None:
+        """Remember where the counts stand; called once a second."""
+        self.samples.append((at, self._rated()))
+
+    def uptime(self, at: int) -> int:
+        """Return ms since the start."""
+        return at - self._started
 
     def _rated(self) -> tuple[int, ...]:
         return (
@@ -140,16 +148,16 @@ class Counters:
             self.publications,
         )
 
-    def rates(self, now: int) -> dict[str, float]:
-        """Per second, over the last `WINDOW` seconds (or since the start, where that is less long ago)."""
+    def rates(self, at: int) -> dict[str, float]:
+        """Return counts per second, over the last `WINDOW` seconds, or since the start."""
         current = self._rated()
-        oldest = now - (WINDOW + 1) * 1000
-        at, base = next(((at, rated) for at, rated in self.samples if oldest <= at <= now), (now, current))
-        return _per_second(current, base, now - at)
+        oldest = at - (WINDOW + 1) * 1000
+        since, base = next(((then, rated) for then, rated in self.samples if then >= oldest), (at, current))
+        return _per_second(current, base, at - since)
 
-    def averages(self, now: int) -> dict[str, float]:
-        """Per second, since the start."""
-        return _per_second(self._rated(), (0,) * len(_RATED), now - self.started_at)
+    def averages(self, at: int) -> dict[str, float]:
+        """Return counts per second, since the start."""
+        return _per_second(self._rated(), (0,) * len(_RATED), self.uptime(at))
 
 
 def _per_second(current: tuple[int, ...], base: tuple[int, ...], ms: int) -> dict[str, float]:
@@ -171,14 +179,17 @@ def busiest(counts: Iterable[tuple[str, int]], count_name: str) -> list[dict[str
 
 
 def figures(
-    counters: Counters, node: str, now: int, *, open_now: int, users: Mapping[str, Collection[Any]], channels: int
+    counters: Counters, node: str, at: int, *, open_now: int, users: Mapping[str, Collection[Any]], channels: int
 ) -> dict[str, Any]:
-    """One node's figures, ready for JSON. ``open_now``: connections; ``users``: their connections, by user."""
+    """Return one node's figures, ready for JSON.
+
+    ``at``: as for `Counters.sample`; ``open_now``: connections; ``users``: their connections, by user.
+    """
     failed = sum(counters.auth_failures.values())
     return {
         "node": node,
         "startedAt": counters.started_at,
-        "uptime": max(0, now - counters.started_at),
+        "uptime": counters.uptime(at),
         "connections": {
             "current": open_now,
             "closing": counters.sockets - open_now,
@@ -213,8 +224,8 @@ def figures(
             "queued": counters.tasks_queued,
             "busiest": busiest(counters.task_pushes.items(), "pushed"),
         },
-        "rates": counters.rates(now),
-        "averages": counters.averages(now),
+        "rates": counters.rates(at),
+        "averages": counters.averages(at),
     }
 
 

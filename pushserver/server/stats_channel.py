@@ -1,30 +1,26 @@
-"""The overview: this node's figures and everybody's, and ``system_stats`` while anyone watches (L2).
+"""The ``stats`` channel: this node's figures and everybody's, and ``system_stats`` while anyone watches.
 
 One look a second takes the sample that the rates are made from. Every fifth of them publishes, where somebody here
-follows the channel ``stats``: each node tells its own followers, so that each of them hears one ``system_stats`` in
+follows the channel ``stats``: each node sends to its own followers, so that each of them gets one ``system_stats`` in
 5 seconds, however many nodes there are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from pushserver.core import publication
 from pushserver.core.errors import Unavailable
 from pushserver.core.publication import Publication
 from pushserver.server import stats
-from pushserver.server.cluster import ClusterControl
+from pushserver.server.clock import Clock, Recurring
+from pushserver.server.cluster import Cluster
 from pushserver.server.hub import Hub
 from pushserver.server.publishing import Publishing
 from pushserver.server.stats import Counters
-
-if TYPE_CHECKING:
-    from twisted.internet.interfaces import IReactorTime
 
 CHANNEL: Final = "stats"
 #: Seconds between two ``system_stats``.
@@ -38,31 +34,30 @@ class StatsChannel:
 
     def __init__(
         self,
-        clock: IReactorTime,
+        clock: Clock,
         counters: Counters,
         hub: Hub,
-        cluster: ClusterControl,
+        cluster: Cluster,
         publishing: Publishing,
-        now: Callable[[], int],
     ) -> None:
         self._counters = counters
         self._hub = hub
         self._cluster = cluster
         self._publishing = publishing
-        self._now = now
-        cluster.figures = self.figures
+        self._clock = clock
         #: looks until the next publication; none is due sooner than `EVERY` seconds after the last
         self._wait = 0
         self._asking: Deferred[None] | None = None
-        self._looking = LoopingCall(self._look)
-        self._looking.clock = clock
+        self._looking: Recurring | None = None
 
     def start(self) -> None:
-        done = self._looking.start(1)
-        done.addErrback(lambda failure: self._log.failure("looking at the figures stopped", failure))
+        """Look once a second, from now on."""
+        self._look()
+        self._looking = self._clock.every(1, self._look, self._log, "looking at the figures")
 
     def stop(self) -> None:
-        if self._looking.running:
+        """Look no more. May be called more than once."""
+        if self._looking is not None:
             self._looking.stop()
         if self._asking is not None:
             self._asking.cancel()
@@ -73,7 +68,7 @@ class StatsChannel:
         return stats.figures(
             self._counters,
             self._cluster.node,
-            self._now(),
+            self._clock.milliseconds(),
             open_now=len(hub.connections),
             users=hub.users,
             channels=len(hub.channels),
@@ -95,22 +90,18 @@ class StatsChannel:
     # -- the ``stats`` channel ----------------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        self._counters.sample(self._now())
+        self._counters.sample(self._clock.milliseconds())
         if self._wait:
             self._wait -= 1
         elif self._asking is None and CHANNEL in self._hub.channels:
             self._wait = EVERY - 1
-            work = self._asking = Deferred.fromCoroutine(self._publish())
-            work.addErrback(self._failed).addBoth(self._published)
-            if work.called:
-                self._asking = None
+            work = self._clock.detach(self._publish(), self._log, "publishing the figures")
+            if not work.called:
+                self._asking = work
+                work.addBoth(self._published)
 
     def _published(self, _: object) -> None:
         self._asking = None
-
-    def _failed(self, failure: Any) -> None:
-        if self._looking.running:
-            self._log.failure("publishing the figures failed", failure)
 
     async def _publish(self) -> None:
         data = publication.body(await self.everything())
@@ -119,7 +110,7 @@ class StatsChannel:
                 type="system_stats",
                 channel=CHANNEL,
                 data=data,
-                timestamp=self._now(),
+                timestamp=self._clock.now(),
                 message_id=self._publishing.message_id(),
             )
         )

@@ -1,18 +1,18 @@
-"""Subscribing: a connection's way to a channel's past and present, and away from it (L2).
+"""Subscribing: a connection's way to a channel's past and present, and away from it .
 
-    subscribe -> may it? is there room? -> `Hub.join` -> the engine confirms -> the past is read -> the answer -> live
+    subscribe -> may it? is there room? -> `Hub.begin` -> the engine confirms -> the past is read -> the answer -> live
 
 All channels of one request are opened at once; the answer comes before any push of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import msgspec
-from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults
+from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -23,8 +23,11 @@ from pushserver.core.operations import Recovery, Rejection, Result, SubscribeIte
 from pushserver.core.permissions import Grants, may_subscribe
 from pushserver.core.task import TaskState
 from pushserver.server.channel import CatchUp
+from pushserver.server.clock import Clock
+from pushserver.server.concurrency import together
 from pushserver.server.connection import Connection
 from pushserver.server.hub import Hub
+from pushserver.server.limits import Limits
 from pushserver.server.presence import Presence
 from pushserver.server.publishing import Publishing
 from pushserver.server.replay import Replay
@@ -43,7 +46,7 @@ REASONS: Final[dict[Code, str]] = {
 }
 
 
-class Subscribing:
+class Subscriptions:
     """Opens and ends the subscriptions of connections."""
 
     _log = Logger()
@@ -55,24 +58,22 @@ class Subscribing:
         presence: Presence,
         tasks: Tasks,
         replay: Replay,
-        now: Callable[[], int],
+        clock: Clock,
         *,
-        channels_per_connection: int,
-        inbox_size: int,
+        limits: Limits,
     ) -> None:
         self._hub = hub
         self._publishing = publishing
         self._presence = presence
         self._tasks = tasks
         self._replay = replay
-        self._now = now
-        self._channels_per_connection = channels_per_connection
-        self._inbox_size = inbox_size
+        self._clock = clock
+        self._limits = limits
 
-    async def subscribe(self, connection: Connection, wants: tuple[SubscribeItem, ...], reply: Reply) -> None:
+    async def subscribe(self, connection: Connection, items: tuple[SubscribeItem, ...], reply: Reply) -> None:
         results: dict[str, Result] = {}
         rejected: dict[str, Rejection] = {}
-        unique = {want.channel: want for want in wants}
+        unique = {item.channel: item for item in items}
         opened: list[Callable[[], None]] = []
         waiting = list(unique.values())
         while waiting:
@@ -84,42 +85,37 @@ class Subscribing:
     async def _open_some(
         self,
         connection: Connection,
-        wants: list[SubscribeItem],
+        items: list[SubscribeItem],
         results: dict[str, Result],
         rejected: dict[str, Rejection],
         opened: list[Callable[[], None]],
     ) -> list[SubscribeItem]:
         """Opens as many channels as there is room for, all at once; answers those that found none, where there is room
         again since others were refused."""
-        room = self._channels_per_connection - len(connection.channels) + len(connection.server_channels)
+        room = self._limits.channels_per_connection - len(connection.channels) + len(connection.server_channels)
         surplus: list[SubscribeItem] = []
-        work: list[Deferred[None]] = []
-        for want in wants:
-            known = want.channel in connection.channels
+        work: list[Coroutine[Any, Any, None]] = []
+        for item in items:
+            known = item.channel in connection.channels
             try:
-                namespace = self._publishing.namespace(want.channel)
-                self._allow(connection, namespace, want.channel)
+                namespace = self._publishing.namespace(item.channel)
+                self._allow(connection, namespace, item.channel)
             except PushError as problem:
-                rejected[want.channel] = Rejection(problem.code, problem.message)
+                rejected[item.channel] = Rejection(problem.code, problem.message)
                 continue
             if not known and room <= 0:
-                surplus.append(want)
+                surplus.append(item)
                 continue
             room -= not known
-            work.append(
-                Deferred.fromCoroutine(self._open(connection, namespace, want, known, results, rejected, opened))
-            )
+            work.append(self._open(connection, namespace, item, known, results, rejected, opened))
         before = len(rejected)
         if work:
-            try:
-                await gatherResults(work, consumeErrors=True)
-            except FirstError as first:
-                # None of them fails but by being cancelled.
-                first.subFailure.raiseException()
+            # None of them fails but by being cancelled.
+            await together(*work)
         if surplus and len(rejected) > before:
             return surplus
-        for want in surplus:
-            rejected[want.channel] = Rejection(Code.LIMIT_EXCEEDED, "too many channels")
+        for item in surplus:
+            rejected[item.channel] = Rejection(Code.LIMIT_EXCEEDED, "too many channels")
         return []
 
     def _allow(self, connection: Connection, namespace: Namespace, name: str) -> None:
@@ -135,27 +131,27 @@ class Subscribing:
         self,
         connection: Connection,
         namespace: Namespace,
-        want: SubscribeItem,
+        item: SubscribeItem,
         known: bool,
         results: dict[str, Result],
         rejected: dict[str, Rejection],
         opened: list[Callable[[], None]],
     ) -> None:
         """Opens one channel for a connection: what it answers goes into ``results``, what follows into ``opened``."""
-        name = want.channel
-        joining: CatchUp | None = None
+        name = item.channel
+        catchup: CatchUp | None = None
         try:
             if namespace.kind is Kind.TASK:
                 results[name] = await self._open_task(connection, name, opened)
                 return
-            if not known or (namespace.positioned and not self._inbox_is_coming(connection, want)):
-                joining = self._hub.join(connection, name)
-                await self._hub.confirmed(joining)
+            if not known or (namespace.has_positions and not self._inbox_is_coming(connection, item)):
+                catchup = self._hub.begin(connection, name)
+                await self._hub.confirmed(catchup)
             recovery: Recovery | None = None
             if namespace.kind is Kind.USER:
-                recovery = await self._replay.inbox(name.partition(":")[2], want.since, self._inbox_size)
-            elif namespace.positioned:
-                recovery = await self._replay.history(name, want.since, namespace.history_size)
+                recovery = await self._replay.inbox(name.partition(":")[2], item.since, self._limits.inbox_size)
+            elif namespace.has_positions:
+                recovery = await self._replay.history(name, item.since, namespace.history_size)
             if namespace.kind is Kind.STATUS:
                 results[name] = await self._presence.status(name.partition(":")[2])
             else:
@@ -171,18 +167,18 @@ class Subscribing:
             results.pop(name, None)
             if not known:
                 self.drop(connection, name)
-            elif joining is not None:
+            elif catchup is not None:
                 # What was on its way when it was asked again was left to the past, which could not be read.
-                joining.resync = namespace.positioned
-                opened.append(partial(self._resume, joining))
+                catchup.resync = namespace.has_positions
+                opened.append(partial(self._resume, catchup))
         else:
-            if joining is not None:
-                opened.append(partial(self.go_live, joining, 0 if recovery is None else recovery.offset))
+            if catchup is not None:
+                opened.append(partial(self.go_live, catchup, 0 if recovery is None else recovery.offset))
 
-    def _inbox_is_coming(self, connection: Connection, want: SubscribeItem) -> bool:
+    def _inbox_is_coming(self, connection: Connection, item: SubscribeItem) -> bool:
         """Whether what was promised at sign-in is still being replayed, and the client names no other place."""
-        own = connection.server_channels[:1] == (want.channel,)
-        return own and want.since is None and not self._hub.live(connection, want.channel)
+        own = connection.server_channels[:1] == (item.channel,)
+        return own and item.since is None and not self._hub.live(connection, item.channel)
 
     def _rejection(self, connection: Connection, problem: Exception) -> Rejection:
         if not isinstance(problem, PushError):
@@ -190,38 +186,38 @@ class Subscribing:
             problem = PushError("something went wrong here", Code.INTERNAL_ERROR)
         return Rejection(problem.code, problem.message)
 
-    def go_live(self, joining: CatchUp, offset: int) -> None:
-        if not self._hub.arrive(joining, offset):
-            self._replay.catch_up(joining.connection, joining.channel.name, offset)
+    def go_live(self, catchup: CatchUp, offset: int) -> None:
+        if not self._hub.go_live(catchup, offset):
+            self._replay.read_again(catchup.connection, catchup.channel.name, offset)
 
-    def _resume(self, joining: CatchUp) -> None:
+    def _resume(self, catchup: CatchUp) -> None:
         """Lets a follower that could not be told its past go on with the present."""
-        if not self._hub.arrive(joining, 0):
-            self._replay.catch_up(joining.connection, joining.channel.name, joining.cut)
+        if not self._hub.go_live(catchup, 0):
+            self._replay.read_again(catchup.connection, catchup.channel.name, catchup.cut)
 
     async def _open_task(self, connection: Connection, name: str, opened: list[Callable[[], None]]) -> TaskState:
         identity = connection.identity
         assert identity is not None
         task_id = name.partition(":")[2]
-        state = await self._tasks.visible(task_id, identity)
+        state = await self._tasks.get_visible(task_id, identity)
         if state.user_id == identity.user_id:
             # The owner hears the task on the owner's own channel.
             connection.channels.add(name)
             return state
-        joining = self._hub.join(connection, name)
+        catchup = self._hub.begin(connection, name)
         try:
-            await self._hub.confirmed(joining)
-            state = await self._tasks.visible(task_id, identity)
+            await self._hub.confirmed(catchup)
+            state = await self._tasks.get_visible(task_id, identity)
         except BaseException:
             # Where it was known already it stays so; where it was not, the caller takes it away.
-            self._hub.arrive(joining, 0)
-            self._tasks.outdated(connection, task_id)
+            self._hub.go_live(catchup, 0)
+            self._tasks.resend_latest(connection, task_id)
             raise
 
         def go_live() -> None:
-            self._hub.arrive(joining, 0)
+            self._hub.go_live(catchup, 0)
             if self._hub.live(connection, name):
-                self._tasks.arrived(connection, name, {task_id: state.version})
+                self._tasks.caught_up(connection, name, {task_id: state.version})
 
         opened.append(go_live)
         return state
@@ -239,9 +235,9 @@ class Subscribing:
         self._hub.unfollow(connection, name)
         self.absent(connection, name)
 
-    def say_ended(self, connection: Connection, name: str, code: Code, reason: str) -> None:
+    def notify_ended(self, connection: Connection, name: str, code: Code, reason: str) -> None:
         notice = operations.SubscriptionEnded(name, code, reason)
-        connection.tell(notice, self._now(), self._publishing.message_id())
+        connection.notify(notice, self._clock.now(), self._publishing.message_id())
 
     async def force_subscribe(self, connection: Connection, names: tuple[str, ...]) -> None:
         """The server side subscribes a connection, whatever its permissions; it cannot leave these by itself.
@@ -263,21 +259,21 @@ class Subscribing:
                     connection.channels.add(name)
                     connection.server_channels = (*connection.server_channels, name)
                     continue
-            joining = self._hub.join(connection, name)
+            catchup = self._hub.begin(connection, name)
             try:
-                await self._hub.confirmed(joining)
+                await self._hub.confirmed(catchup)
                 newest = 0
-                if namespace.positioned and namespace.kind is not Kind.USER:
+                if namespace.has_positions and namespace.kind is not Kind.USER:
                     newest = (await self._replay.history(name, None, 0)).offset
                 await self._presence.join(connection, namespace, name)
             except BaseException:
                 self.drop(connection, name)
                 raise
-            if joining.current:
+            if catchup.current:
                 connection.server_channels = (*connection.server_channels, name)
-                self.go_live(joining, newest)
+                self.go_live(catchup, newest)
                 if namespace.kind is Kind.TASK:
-                    self._tasks.arrived(connection, name, {name.partition(":")[2]: version})
+                    self._tasks.caught_up(connection, name, {name.partition(":")[2]: version})
 
     def force_unsubscribe(self, connection: Connection, names: tuple[str, ...]) -> bool:
         """The server side ends subscriptions of a connection; answers whether there was one. Its user's own channel
@@ -288,10 +284,10 @@ class Subscribing:
                 changed = True
                 self.drop(connection, name)
                 connection.server_channels = tuple(c for c in connection.server_channels if c != name)
-                self.say_ended(connection, name, Code.PERMISSION_DENIED, "ended by the server")
+                self.notify_ended(connection, name, Code.PERMISSION_DENIED, "ended by the server")
         return changed
 
-    def lost(self, connection: Connection, name: str) -> bool:
+    def no_longer_allowed(self, connection: Connection, name: str) -> bool:
         """Whether a subscription of a channel is no longer allowed. A task's owner needs no permission for it."""
         identity = connection.identity
         assert identity is not None
@@ -299,6 +295,11 @@ class Subscribing:
         if namespace.kind is Kind.TASK and not self._hub.follows(connection, name):
             return False
         return may_subscribe(namespace, name, identity.user_id, identity.grants) is not None
+
+    async def present(self, connection: Connection) -> None:
+        """The connection is its user's now: the user is present in ``system``, and where it subscribed as nobody."""
+        for name in ("system", *connection.channels.difference(connection.server_channels)):
+            await self._presence.join(connection, self._publishing.namespace(name), name)
 
     def absent(self, connection: Connection, name: str) -> None:
         """The connection is not present in the channel any more."""

@@ -1,6 +1,6 @@
-"""Tasks: changed by their publishers, shown to their owners and subscribers (L2).
+"""Tasks: changed by their publishers, shown to their owners and subscribers .
 
-    publisher -> Tasks.report … -> rules (progress.py) -> engine: the state, if nobody was quicker -> event
+    publisher -> Tasks.report … -> rules (`core.task`) -> engine: the state, if nobody was quicker -> event
     event -> Tasks.event -> Feed (throttle) -> the owner's connections, or the subscribers of ``task:<id>``
 
 A change is decided on the kept state and stored by comparing versions, so that the rules stand in one place and two
@@ -18,24 +18,24 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from twisted.internet.defer import Deferred
-from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
 from pushserver.core import publication
 from pushserver.core import task as progress
 from pushserver.core.errors import Conflict, NotFound, Unavailable
 from pushserver.core.publication import Publication
-from pushserver.core.task import NewTask, Progress, StatusChanged, TaskState, Throttle, ThrottleRules
+from pushserver.core.task import NewTask, Progress, StatusChanged, TaskState
+from pushserver.core.throttle import Throttle, ThrottleRules
 from pushserver.core.tokens import Identity
 from pushserver.engine.interfaces import IdempotencyKey, TaskEvent
+from pushserver.server.clock import Clock, Recurring
 from pushserver.server.connection import Connection
 from pushserver.server.hub import Hub
 from pushserver.server.publishing import Publishing
 from pushserver.server.stats import Counters
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+    from twisted.internet.interfaces import IDelayedCall
 
     from pushserver.engine.interfaces import IEngine
 
@@ -83,8 +83,8 @@ class Feed:
 
     __slots__ = ("floors", "shown", "throttle", "timer")
 
-    def __init__(self, pace: ThrottleRules) -> None:
-        self.throttle = Throttle(pace)
+    def __init__(self, rules: ThrottleRules) -> None:
+        self.throttle = Throttle(rules)
         self.shown: TaskEvent | None = None
         self.timer: IDelayedCall | None = None
         #: connections that were answered with a newer state than the last shown one: by connection, its version
@@ -98,14 +98,13 @@ class Tasks:
 
     def __init__(
         self,
-        clock: IReactorTime,
+        clock: Clock,
         engine: IEngine,
         hub: Hub,
         publishing: Publishing,
         counters: Counters,
-        now: Callable[[], int],
         *,
-        pace: ThrottleRules,
+        throttle: ThrottleRules,
         stale_after: int,
     ) -> None:
         self._clock = clock
@@ -113,22 +112,22 @@ class Tasks:
         self._hub = hub
         self._publishing = publishing
         self._counters = counters
-        self._now = now
-        self._pace = pace
+        self._throttle = throttle
         self._stale_after = stale_after
         #: by the channel that the audience is defined by (the owner's, or the task's), then by task
         self._feeds: dict[str, dict[str, Feed]] = {}
         #: the tasks whose end was told last, by channel and id, and when they began: what comes of these now is old
-        self._over: dict[tuple[str, str], int] = {}
-        self._looking = LoopingCall(self._fail_stale)
-        self._looking.clock = clock
+        self._recently_finished: dict[tuple[str, str], int] = {}
+        self._looking: Recurring | None = None
 
     def start(self) -> None:
-        done = self._looking.start(min(STALE_EVERY, max(0.25, self._stale_after / 4000)), now=False)
-        done.addErrback(lambda failure: self._log.failure("looking for stale tasks stopped", failure))
+        """Look for stale tasks from now on."""
+        seconds = min(STALE_EVERY, max(0.25, self._stale_after / 4000))
+        self._looking = self._clock.every(seconds, self._fail_stale, self._log, "failing stale tasks")
 
     def stop(self) -> None:
-        if self._looking.running:
+        """Look no more, and forget what waits to be shown. May be called more than once."""
+        if self._looking is not None:
             self._looking.stop()
         for channel in tuple(self._feeds):
             self.forget(channel)
@@ -140,7 +139,7 @@ class Tasks:
         if new.task_id is None:
             # With a key, a repeat must find what the first made, so the id follows from it.
             new = msgspec.structs.replace(new, task_id=token_hex(10) if once is None else f"t-{once.key}")
-        state = progress.create(new, self._now())
+        state = progress.create(new, self._clock.now())
         return await self._engine.tasks.create(TaskEvent("task_created", state), once)
 
     async def report(self, task_id: str, report: Progress, once: IdempotencyKey | None = None) -> TaskState:
@@ -170,7 +169,7 @@ class Tasks:
     async def get(self, task_id: str) -> TaskState:
         return await self._engine.tasks.get(task_id)
 
-    async def visible(self, task_id: str, identity: Identity) -> TaskState:
+    async def get_visible(self, task_id: str, identity: Identity) -> TaskState:
         """The task, where the user may see it; else nobody learns that it exists."""
         state = await self.get(task_id)
         if state.user_id != identity.user_id and not identity.grants.subscribe(task_channel(task_id)):
@@ -192,7 +191,7 @@ class Tasks:
             return await store.get(task_id)
         for _ in range(ATTEMPTS):
             old = await store.get(task_id)
-            new = change(old, self._now())
+            new = change(old, self._clock.now())
             if new is old:
                 return old
             type, data = progress.event_of(old, new, reported=reported)
@@ -221,16 +220,18 @@ class Tasks:
         """A change, told by the engine: shown now, or once the throttle lets it."""
         state = event.state
         channel = user_channel(state.user_id) if to_owner else task_channel(state.task_id)
-        if channel not in self._hub.channels or state.created_at <= self._over.get((channel, state.task_id), -1):
+        if channel not in self._hub.channels or state.created_at <= self._recently_finished.get(
+            (channel, state.task_id), -1
+        ):
             return
-        feed = self._feeds.setdefault(channel, {}).setdefault(state.task_id, Feed(self._pace))
-        if feed.throttle.offer(state, self._now()):
+        feed = self._feeds.setdefault(channel, {}).setdefault(state.task_id, Feed(self._throttle))
+        if feed.throttle.offer(state, self._clock.milliseconds()):
             self._show(channel, feed, event, to_owner)
         elif feed.throttle.due is not None:
             self._counters.tasks_throttled += 1
             self._arm(channel, feed, to_owner)
 
-    def concluded(self, message: Publication) -> None:
+    def finished(self, message: Publication) -> None:
         """The owner's inbox message of a final event is being delivered: nothing older may follow it."""
         if message.type not in FINAL_TYPES:
             return
@@ -240,9 +241,9 @@ class Tasks:
 
     def _ended(self, channel: str, task_id: str, created_at: int) -> None:
         """Nothing more is shown of a task on this channel: also not what was read before and comes now."""
-        self._over[channel, task_id] = created_at
-        if len(self._over) > REMEMBERED:
-            del self._over[next(iter(self._over))]
+        self._recently_finished[channel, task_id] = created_at
+        if len(self._recently_finished) > REMEMBERED:
+            del self._recently_finished[next(iter(self._recently_finished))]
         feeds = self._feeds.get(channel, {})
         feed = feeds.pop(task_id, None)
         if feed is not None:
@@ -259,8 +260,8 @@ class Tasks:
         due = feed.throttle.due
         self._disarm(feed)
         if due is not None:
-            delay = max(0.0, (due - self._now()) / 1000)
-            feed.timer = self._clock.callLater(delay, self._flush, channel, feed, to_owner)
+            delay = max(0.0, (due - self._clock.milliseconds()) / 1000)
+            feed.timer = self._clock.later(delay, self._flush, channel, feed, to_owner)
 
     def _disarm(self, feed: Feed) -> None:
         if feed.timer is not None:
@@ -270,7 +271,7 @@ class Tasks:
 
     def _flush(self, channel: str, feed: Feed, to_owner: bool) -> None:
         feed.timer = None
-        state = feed.throttle.flush(self._now())
+        state = feed.throttle.flush(self._clock.milliseconds())
         if state is not None:
             self._show(channel, feed, TaskEvent("task_progress", state), to_owner)
         else:
@@ -303,14 +304,14 @@ class Tasks:
                 type=event.type,
                 channel=task_channel(event.state.task_id),
                 data=_data(event),
-                timestamp=self._now(),
+                timestamp=self._clock.now(),
                 message_id=self._publishing.message_id(),
             ),
             audience,
             subject=event.state.task_id,
         )
 
-    def arrived(self, connection: Connection, channel: str, known: dict[str, int]) -> None:
+    def caught_up(self, connection: Connection, channel: str, known: dict[str, int]) -> None:
         """A connection was answered with states of these versions, by task, and hears the channel from now on.
 
         What was shown to others between the answer's reading and now is shown to it as well; what is shown later is
@@ -324,10 +325,10 @@ class Tasks:
                 feed.floors[connection] = version
         for task_id, version in known.items():
             # Its end was shown meanwhile, and nothing more will be.
-            if (channel, task_id) in self._over:
+            if (channel, task_id) in self._recently_finished:
                 self._end_is_due(connection, task_id, version)
 
-    def outdated(self, connection: Connection, task_id: str) -> None:
+    def resend_latest(self, connection: Connection, task_id: str) -> None:
         """A slow connection has drained, and the newest that it was sent of the task was left out: shows it anew.
 
         The end of a task comes to its owner by the inbox.
@@ -343,8 +344,7 @@ class Tasks:
     def _end_is_due(self, connection: Connection, task_id: str, known: int) -> None:
         """Shows a follower the end of a task, where there is one that is newer than the version it knows."""
         if self._hub.live(connection, task_channel(task_id)):
-            done = Deferred.fromCoroutine(self._show_end(connection, task_id, known))
-            done.addErrback(lambda failure: self._log.failure("showing the end of a task failed", failure))
+            self._clock.detach(self._show_end(connection, task_id, known), self._log, "showing the end of a task")
 
     def _audience_of(self, channel: str, feed: Feed) -> list[Connection]:
         assert feed.shown is not None
@@ -357,7 +357,7 @@ class Tasks:
             except NotFound:
                 return
             except Unavailable:
-                await deferLater(self._clock, AGAIN)
+                await self._clock.sleep(AGAIN)
                 continue
             if state.final and state.version > known and self._hub.live(connection, task_channel(task_id)):
                 type, data = progress.event_of(msgspec.structs.replace(state, status=progress.Status.RUNNING), state)
@@ -374,13 +374,13 @@ class Tasks:
                     for state in await self.of_user(id, unfinished=True, limit=LISTED):
                         self.event(TaskEvent("task_progress", state), to_owner=True)
                 elif kind == "task":
-                    self._caught_up(await self.get(id))
+                    self._show_state(await self.get(id))
             except Unavailable:
                 raise
             except Exception:
                 self._log.failure("reading the tasks of {channel} again failed", channel=channel)
 
-    def _caught_up(self, state: TaskState) -> None:
+    def _show_state(self, state: TaskState) -> None:
         old = self._feeds.get(task_channel(state.task_id), {}).get(state.task_id)
         before = old.shown.state if old is not None and old.shown is not None else None
         type, data = progress.event_of(before or msgspec.structs.replace(state, status=progress.Status.RUNNING), state)
@@ -388,19 +388,16 @@ class Tasks:
 
     # -- stale ones ---------------------------------------------------------------------------------------------------
 
-    async def _look(self) -> None:
-        now = self._now()
-        for state in await self._engine.tasks.stale(now - self._stale_after, STALE_BATCH):
+    async def _fail_stale(self) -> None:
+        now = self._clock.now()
+        try:
+            stale = await self._engine.tasks.stale(now - self._stale_after, STALE_BATCH)
+        except Unavailable:
+            return
+        for state in stale:
             expired = progress.expire(state, now)
             if expired is state:
                 continue
             event = TaskEvent("task_failed", expired)
             # Not tried again where somebody was quicker: then it is not stale.
             await self._engine.tasks.replace(event, self._final(event), None)
-
-    def _fail_stale(self) -> Deferred[None]:
-        def failed(failure: Any) -> None:
-            if failure.check(Unavailable) is None:
-                self._log.failure("failing stale tasks failed", failure)
-
-        return Deferred.fromCoroutine(self._look()).addErrback(failed)

@@ -11,7 +11,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from pushserver.core.errors import Code, PushError, Refused, Unavailable
-from pushserver.core.rate_limit import Buckets
+from pushserver.core.rate_limit import KeyedTokenBuckets
 
 #: The hosts that a server in development mode answers to, so that no foreign name can be bound to it.
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -39,7 +39,7 @@ class Admission:
         loopback_only: bool,
         max_connections: int,
         open_now: Callable[[], int],
-        connects: Buckets,
+        connects: KeyedTokenBuckets,
         now: Callable[[], int],
     ) -> None:
         self._any_origin = "*" in allowed_origins

@@ -29,8 +29,8 @@ from pushserver.core.positions import Position
 from pushserver.protocols.native.messages import MAX_HISTORY, push
 from pushserver.protocols.native.session import reply_of
 from pushserver.server.backend_commands import SCOPES, BackendCommands, Batch, decode
-from pushserver.server.client_requests import ClientRequests
-from pushserver.server.cluster import ClusterControl, Target
+from pushserver.server.cluster import Cluster, Target
+from pushserver.server.reading import Reading
 from pushserver.server.stats import Counters
 from pushserver.server.tasks import Tasks
 from pushserver.web.http import argument, respond, respond_error
@@ -87,8 +87,8 @@ class Api(Resource):
         keys: Keys,
         engine: IEngine,
         commands: BackendCommands,
-        cluster: ClusterControl,
-        requests: ClientRequests,
+        cluster: Cluster,
+        reading: Reading,
         tasks: Tasks,
         counters: Counters,
         stats: Callable[[], Awaitable[Any]],
@@ -98,7 +98,7 @@ class Api(Resource):
         self._engine = engine
         self._commands = commands
         self._cluster = cluster
-        self._requests = requests
+        self._reading = reading
         self._tasks = tasks
         self._counters = counters
         self._stats = stats
@@ -238,10 +238,10 @@ class Api(Resource):
             since = Position(_number(request, "offset", 0), epoch)
         reverse = (argument(request, "reverse") or "").lower() in ("1", "true", "yes")
         asked = operations.ReadHistory(_required(request, "channel"), limit, since, reverse)
-        return reply_of(await self._requests.read_history(asked))[1]
+        return reply_of(await self._reading.read_history(asked))[1]
 
     async def _presence(self, request: Request, path: list[str]) -> Any:
-        return reply_of(await self._requests.read_presence(_required(request, "channel")))[1]
+        return reply_of(await self._reading.read_presence(_required(request, "channel")))[1]
 
     async def _channels(self, request: Request, path: list[str]) -> Any:
         return {"channels": await self._cluster.channels(argument(request, "pattern"))}

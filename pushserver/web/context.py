@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +9,8 @@ from pushserver.config.sections import Auth, Delivery, RateLimits, Server
 from pushserver.protocols.native.session import Rates
 from pushserver.server.auth import Authenticator
 from pushserver.server.client_requests import ClientRequests
-from pushserver.server.cluster import ClusterControl
+from pushserver.server.clock import Clock
+from pushserver.server.cluster import Cluster
 from pushserver.server.heartbeat import Heartbeat
 from pushserver.server.hub import Hub
 from pushserver.server.outbox import Policy
@@ -24,14 +24,14 @@ class Context:
 
     Attributes:
         reactor: the timers; its ``seconds()`` is monotonic.
-        now: the wall clock, ms since the epoch.
+        clock: this node's.
     """
 
     reactor: Any
-    now: Callable[[], int]
+    clock: Clock
     hub: Hub
     requests: ClientRequests
-    cluster: ClusterControl
+    cluster: Cluster
     heartbeat: Heartbeat
     authenticator: Authenticator
     counters: Counters

@@ -98,7 +98,7 @@ class Measures:
 
 
 def _subscriptions(hub: Hub) -> int:
-    return sum(len(channel.followers) + len(channel.joining or ()) for channel in hub.channels.values())
+    return sum(len(channel.followers) + len(channel.catching_up or ()) for channel in hub.channels.values())
 
 
 def _queued(hub: Hub) -> int:

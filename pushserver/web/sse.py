@@ -24,13 +24,14 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
 from pushserver.core import errors, operations
+from pushserver.core.effects import Effect, Perform
 from pushserver.core.errors import Close, Code, Invalid, NotFound, PushError, Refused, Unavailable
 from pushserver.core.operations import Recovery, SubscribeItem
 from pushserver.core.positions import Position
 from pushserver.core.publication import Publication
 from pushserver.core.tokens import Identity
 from pushserver.protocols.native import messages
-from pushserver.protocols.native.session import Asked, Effect, Rates, Session, reply_of
+from pushserver.protocols.native.session import Rates, Session, reply_of
 from pushserver.server.connection import Connection
 from pushserver.server.inbound import Inbound
 from pushserver.server.outbox import Mark, Outbox
@@ -73,6 +74,12 @@ class EventStream:
 
     def text(self, payload: bytes) -> bytes:
         return b"data: %b\n\n" % payload
+
+    def ping(self) -> bytes:
+        return HEARTBEAT
+
+    def close(self, close: Close) -> Close:
+        return close
 
     def id(self) -> bytes:
         return urlsafe_b64encode(msgspec.json.encode(self.positions)).rstrip(b"=")
@@ -125,11 +132,11 @@ class StreamSession(Session):
 
     __slots__ = ("_stream",)
 
-    def __init__(self, stream: EventStream, rates: Rates, now: int, anonymous: bool) -> None:
-        super().__init__(rates, now, anonymous)
+    def __init__(self, stream: EventStream, rates: Rates, anonymous: bool) -> None:
+        super().__init__(rates, anonymous)
         self._stream = stream
 
-    def answer(self, asked: Asked, outcome: operations.Outcome) -> tuple[Effect, ...]:
+    def answer(self, asked: Perform, outcome: operations.Outcome) -> tuple[Effect, ...]:
         if isinstance(outcome, operations.Subscribed):
             self._stream.positions.update(standing(outcome.results))
         return super().answer(asked, outcome)
@@ -148,9 +155,7 @@ class Stream:
         # Until the first message is known, everything else waits behind it.
         self.outbox.pauseProducing()
         self.dialect = EventStream()
-        session = StreamSession(
-            self.dialect, context.rates, context.now(), identity is not None or context.auth.anonymous
-        )
+        session = StreamSession(self.dialect, context.rates, identity is not None or context.auth.anonymous)
         self.connection = Connection(
             token_urlsafe(_ID_BYTES),
             self.dialect,
@@ -160,10 +165,10 @@ class Stream:
             address=context.admission.address(peer_address(request.transport), headers),
             user_agent=headers.get("user-agent", "")[:_MAX_USER_AGENT],
             protocol=PROTOCOL,
-            now=context.now(),
+            connected_at=context.clock.now(),
             counters=context.counters,
         )
-        self.conversation = Inbound(self.connection, session, context.requests, context.counters, context.now)
+        self.conversation = Inbound(self.connection, session, context.requests, context.counters, context.clock)
         self.identity = identity
         #: where the channels stand at the stream's first message, whatever waits behind it by then
         self._start = EventStream()
@@ -229,7 +234,7 @@ class Stream:
     # -- `connection.Line` --------------------------------------------------------------------------------------------
 
     def ping(self) -> bool:
-        self.outbox.write(HEARTBEAT)
+        self.outbox.write(self.dialect.ping())
         return False
 
     def moves(self) -> bool:
@@ -242,7 +247,7 @@ class Stream:
         # A stream has no close code of its own, so it is said.
         data = {"code": close.code, "reason": close.reason}
         self.outbox.write(
-            self.dialect.text(messages.notice("closed", None, data, self._door.context.now(), token_urlsafe(8)))
+            self.dialect.text(messages.notice("closed", None, data, self._door.context.clock.now(), token_urlsafe(8)))
         )
         self._code = close.code
         self.conversation.end()
@@ -278,14 +283,14 @@ class Stream:
             # The ids of what stands behind it tell of it. Nothing of that goes out before the stream is ended, which
             # must wait: this is called while the outbox is at work.
             self._body.cut = True
-            self._door.context.reactor.callLater(0, self._fall_behind)
+            self._door.context.clock.later(0, self._fall_behind)
 
     def _fall_behind(self) -> None:
         if self.connection.open:
             self._door.context.counters.slow_consumer()
             self.connection.close(errors.SLOW, discard=True)
 
-    def switched(self) -> None:
+    def route_changed(self) -> None:
         """An HTTP response is never written to past its channel."""
 
     def end(self) -> None:
@@ -375,7 +380,7 @@ class EventStreams(Resource):
             if scheme.lower() == "bearer" and credentials.strip():
                 identity = await self.context.authenticator.identify(credentials.strip())
             elif ticket is not None:
-                identity = (await self._tickets()).read(ticket, self.context.now())
+                identity = (await self._tickets()).read(ticket, self.context.clock.now())
             elif self.context.auth.anonymous:
                 return None
             else:
@@ -426,6 +431,5 @@ class EventStreams(Resource):
             return False
         if stream.paused:
             raise Refused("the answers to earlier messages have not been read", Code.RATE_LIMITED, retry_after=1000)
-        stream.connection.heard_at = self.context.now()
         stream.conversation.receive(text.encode())
         return True

@@ -14,10 +14,11 @@ from typing import Final
 
 from pushserver.core import errors
 from pushserver.core.errors import Close
+from pushserver.core.protocol import Dialect
 from pushserver.protocols import rfc6455
 from pushserver.protocols.native.framing import SUBPROTOCOL, Deflated, Plain
 from pushserver.protocols.native.session import Session
-from pushserver.server.connection import Connection, Dialect
+from pushserver.server.connection import Connection
 from pushserver.server.inbound import Inbound
 from pushserver.server.outbox import Mark, Outbox, no_delay
 from pushserver.web.autobahn_reader import AutobahnFactory, AutobahnReader, Inflation
@@ -65,8 +66,7 @@ class WebSocketDoor(AutobahnReader):
         no_delay(self.transport)
         outbox.write(offer.response)
         self.begin(None if offer.deflation is None else Inflation(offer.deflation.client_window))
-        now = context.now()
-        session = Session(factory.rates, now, factory.anonymous)
+        session = Session(factory.rates, factory.anonymous)
         connection = self.connection = Connection(
             token_urlsafe(ID_BYTES),
             factory.dialect(offer.deflation),
@@ -76,10 +76,10 @@ class WebSocketDoor(AutobahnReader):
             address=address,
             user_agent=user_agent,
             protocol=SUBPROTOCOL,
-            now=now,
+            connected_at=context.clock.now(),
             counters=context.counters,
         )
-        self._inbound = Inbound(connection, session, context.requests, context.counters, context.now)
+        self._inbound = Inbound(connection, session, context.requests, context.counters, context.clock)
         context.requests.arrive(connection)
         if offer.token is not None:
             self._inbound.sign_in(offer.token)
@@ -89,7 +89,6 @@ class WebSocketDoor(AutobahnReader):
     def dataReceived(self, data: bytes) -> None:
         connection = self.connection
         if connection is not None:
-            connection.heard_at = self._factory.context.now()
             connection.pinged_at = 0
         if self._unread:
             # TLS gives all that it had decrypted, also to who pauses.
@@ -163,13 +162,13 @@ class WebSocketDoor(AutobahnReader):
 
     def on_frame(self) -> None:
         # Frames pay what messages pay: an empty ping costs as much to read as a message.
-        rates = self._factory.rates
+        rate = self._factory.rates.messages
         connection = self.connection
-        if rates.per_second <= 0 or connection is None or connection.closing is not None:
+        if rate.per_second <= 0 or connection is None or connection.closing is not None:
             return
         now = self._factory.context.reactor.seconds()
-        left, at = self._frames or (float(rates.burst), now)
-        left = min(rates.burst, left + (now - at) * rates.per_second) - 1
+        left, at = self._frames or (float(rate.burst), now)
+        left = min(rate.burst, left + (now - at) * rate.per_second) - 1
         self._frames = (left, now)
         if left < -MAX_FRAMES_OVER:
             connection.close(errors.TOO_MANY_REQUESTS)
@@ -223,8 +222,8 @@ class WebSocketDoor(AutobahnReader):
 
     def ping(self) -> bool:
         outbox = self._outbox
-        if self.is_up and outbox is not None:
-            outbox.interject(rfc6455.HEARTBEAT)
+        if self.is_up and outbox is not None and self.connection is not None:
+            outbox.write_first(self.connection.dialect.ping())
             outbox.moved = False
             # While it is us who do not read, because the engine is slow, nothing can be heard of the client.
             return not self._paused or outbox.stalled
@@ -267,9 +266,9 @@ class WebSocketDoor(AutobahnReader):
         if self.connection is not None:
             self._factory.context.hub.left_out(self.connection, mark)
 
-    def switched(self) -> None:
+    def route_changed(self) -> None:
         if self.connection is not None:
-            self._factory.context.hub.switched(self.connection)
+            self._factory.context.hub.route_changed(self.connection)
 
 
 class WebSocketDoorFactory(AutobahnFactory):

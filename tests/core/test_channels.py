@@ -75,8 +75,8 @@ def test_built_in_namespaces_are_always_there() -> None:
     assert (system.history_size, system.history_ttl) == (50, 24 * 3600 * 1000)
     assert (chat.history_size, chat.history_ttl, chat.presence, chat.join_leave) == (50, 24 * 3600 * 1000, True, True)
     assert BUILT_IN["user"].durable
-    assert BUILT_IN["user"].positioned
-    assert not BUILT_IN["status"].positioned
+    assert BUILT_IN["user"].has_positions
+    assert not BUILT_IN["status"].has_positions
     assert {name for name, namespace in BUILT_IN.items() if namespace.subscribe is Rule.ANYONE} == {"public"}
 
 
@@ -95,7 +95,7 @@ def test_a_configured_namespace_has_the_documented_defaults() -> None:
     assert (found.subscribe, found.publish) == (Rule.AUTHENTICATED, Rule.PERMISSION)
     assert (found.history_size, found.history_ttl) == (0, 600_000)
     assert (found.presence, found.join_leave) == (False, False)
-    assert not found.positioned
+    assert not found.has_positions
 
 
 def test_the_empty_namespace_is_for_names_without_a_colon() -> None:

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 import pushserver.core.rate_limit
 from pushserver.core.errors import Code, Refused
-from pushserver.core.rate_limit import Buckets
+from pushserver.core.rate_limit import KeyedTokenBuckets
 
 
 @given(st.lists(st.integers(0, 2_000), max_size=100), st.floats(0.1, 20))
 def test_never_more_than_the_rate_and_one_burst(pauses: list[int], per_second: float) -> None:
-    buckets = Buckets(per_second)
+    buckets = KeyedTokenBuckets(per_second)
     now = taken = 0
     for pause in pauses:
         now += pause
@@ -24,7 +24,7 @@ def test_never_more_than_the_rate_and_one_burst(pauses: list[int], per_second: f
 
 
 def test_who_waits_as_told_gets_in() -> None:
-    buckets = Buckets(2)
+    buckets = KeyedTokenBuckets(2)
     assert [buckets.wait("a", 0) for _ in range(3)] == [0, 0, 500]
     assert buckets.wait("a", 500) == 0
     assert buckets.wait("b", 0) == 0
@@ -34,15 +34,15 @@ def test_who_waits_as_told_gets_in() -> None:
 
 
 def test_no_limit_and_a_clock_that_is_set_back() -> None:
-    assert Buckets(0).wait("a", 0) == 0
-    buckets = Buckets(2)
+    assert KeyedTokenBuckets(0).wait("a", 0) == 0
+    buckets = KeyedTokenBuckets(2)
     buckets.wait("a", 10_000_000)
     assert buckets.wait("a", 0) == 0
 
 
 def test_the_longest_unused_key_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pushserver.core.rate_limit, "MAX_KEYS", 2)
-    buckets = Buckets(1)
+    buckets = KeyedTokenBuckets(1)
     for key in "abc":
         buckets.wait(key, 0)
     assert list(buckets._buckets) == ["b", "c"]

@@ -6,11 +6,13 @@ from typing import Any
 
 import jwt
 import pytest
+from twisted.internet import task
 from twisted.internet.defer import Deferred, succeed
 
 from pushserver.core.errors import Code, Refused
 from pushserver.core.tokens import Keys
 from pushserver.server.auth import Authenticator
+from pushserver.server.clock import Clock
 from tests.fakes import SECRET, House
 
 
@@ -32,16 +34,16 @@ async def test_word_that_comes_while_the_engine_is_asked_counts() -> None:
     answers = [answer, succeed([False]), succeed([True])]
     revocations: Any = type("Revocations", (), {"revoked": staticmethod(lambda credentials: answers.pop(0))})()
     rules: Any = None
-    authenticator = Authenticator(Keys(SECRET), rules, None, revocations, lambda: 0)
+    authenticator = Authenticator(Keys(SECRET), rules, None, revocations, Clock(task.Clock()))
     identity: Any = type("Identity", (), {"user_id": "ann", "jti": "j", "issued_at": 1})()
     checking = Deferred.fromCoroutine(authenticator.check(identity))
-    authenticator.heard(lambda one: one.jti == "another")
-    authenticator.heard(lambda one: one.jti == "j")
+    authenticator.revoked(lambda one: one.jti == "another")
+    authenticator.revoked(lambda one: one.jti == "j")
     answer.callback([False])
     with pytest.raises(Refused) as refused:
         await checking
     assert refused.value.code is Code.TOKEN_BLACKLISTED
-    authenticator.heard(lambda one: True)
+    authenticator.revoked(lambda one: True)
     await authenticator.check(identity)
     with pytest.raises(Refused):
         await authenticator.check(identity)

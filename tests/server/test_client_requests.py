@@ -210,9 +210,7 @@ async def test_a_subscription_forced_upon_a_connection_that_ends_leaves_nothing(
     client = await house.client("ann")
     held: Deferred[None] = Deferred()
     monkeypatch.setattr(house.engine.broker, "subscribe", lambda channel: held)
-    work = Deferred.fromCoroutine(
-        house.node.requests.subscribing.force_subscribe(client.connection, ("news:a", "news:b"))
-    )
+    work = Deferred.fromCoroutine(house.node.subscriptions.force_subscribe(client.connection, ("news:a", "news:b")))
     client.vanish()
     held.callback(None)
     await work
@@ -261,7 +259,7 @@ async def test_a_forced_subscription_that_fails_is_taken_back(house: House, monk
 
     monkeypatch.setattr(house.node.replay, "history", away)
     with pytest.raises(errors.Unavailable):
-        await house.node.requests.subscribing.force_subscribe(client.connection, ("news:a",))
+        await house.node.subscriptions.force_subscribe(client.connection, ("news:a",))
     assert "news:a" not in house.node.hub.channels
     assert "news:a" not in client.connection.channels
 
@@ -348,7 +346,7 @@ async def test_a_pending_inbox_is_replayed_at_the_pace_of_the_socket_and_task_ev
     assert len(client.pushes("user_notification")) < 5
     await house.execute("task.progress", taskId="t", percentage=50)
     again = house.node.hub.channels["user:ann"]
-    assert client.connection in (again.joining or {})
+    assert client.connection in (again.catching_up or {})
     client.send("subscribe", 2, channels=["user:ann"])
     for _ in range(200):
         client.socket.unblock()

@@ -65,13 +65,13 @@ async def test_a_user_is_disconnected_once(house: House) -> None:
 async def test_a_revocation_that_was_not_heard_is_found(house: House) -> None:
     ann = await house.client("ann", {"jti": "x"})
     await house.engine.revocations.revoke_token("x", house.now() + 1_000_000)
-    await house.node.cluster.recheck()
+    await house.node.revocations.recheck()
     assert ann.closed == errors.DISCONNECTED
 
 
 @pytest.mark.parametrize("by", ["jti", "userId"])
 async def test_a_revoked_token_is_blocked_for_as_long_as_it_would_be_taken(house: House, by: str) -> None:
-    lifetime = house.node.cluster._max_token_lifetime // 1000
+    lifetime = house.node.revocations._max_token_lifetime // 1000
     now = int(house.clock.seconds())
     token = house.token("ann", jti="x", exp=now + lifetime)
     await house.execute("revoke", **{by: {"jti": "x", "userId": "ann"}[by]})
@@ -82,7 +82,7 @@ async def test_a_revoked_token_is_blocked_for_as_long_as_it_would_be_taken(house
 
 async def test_a_question_that_nobody_knows_is_refused(house: House) -> None:
     with pytest.raises(errors.Invalid):
-        await house.node.cluster.answer(b'["what",null]')
+        await house.node.answer(b'["what",null]')
 
 
 async def test_a_batch_goes_on_after_a_failure(house: House) -> None:

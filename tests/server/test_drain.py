@@ -2,20 +2,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.task import Clock
+from twisted.internet import task
 
 from pushserver.core import errors
+from pushserver.server.clock import Clock
 from pushserver.server.drain import Drain, reconnect_window
 
 
 class FakeConnection:
     def __init__(self) -> None:
         self.open = True
-        self.told: list[Any] = []
+        self.notified: list[Any] = []
         self.code = 0
 
-    def tell(self, notice: Any, now: int, message_id: str) -> None:
-        self.told.append(notice)
+    def notify(self, notice: Any, now: int, message_id: str) -> None:
+        self.notified.append(notice)
 
     def close(self, close: errors.Close) -> None:
         self.open, self.code = False, close.code
@@ -33,8 +34,8 @@ class FakePublishing:
 
 class Room:
     def __init__(self, count: int) -> None:
-        self.clock, self.hub, self.doors = Clock(), FakeHub(count), []  # type: ignore[var-annotated]
-        self.drain = Drain(self.clock, self.hub, FakePublishing(), lambda: 0, self.doors.append)  # type: ignore[arg-type]
+        self.clock, self.hub, self.doors = task.Clock(), FakeHub(count), []  # type: ignore[var-annotated]
+        self.drain = Drain(Clock(self.clock), self.hub, FakePublishing(), self.doors.append)  # type: ignore[arg-type]
 
     @property
     def closed(self) -> int:
@@ -51,7 +52,7 @@ def test_closing_is_spread_evenly_over_the_window() -> None:
         room.clock.advance(0.1)
     assert steps == list(range(10, 101, 10))
     assert done.result == 100
-    assert all(c.code == 3001 and len(c.told) == 1 for c in room.hub.connections.values())
+    assert all(c.code == 3001 and len(c.notified) == 1 for c in room.hub.connections.values())
 
 
 def test_it_can_be_ended_half_way() -> None:

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twisted.internet.task import Clock
+from twisted.internet import task
 
 from pushserver.core.publication import Publication, body
 from pushserver.protocols.native.framing import Deflated, Plain
 from pushserver.server import fanout
 from pushserver.server import outbox as delivery
 from pushserver.server.channel import Channel
+from pushserver.server.clock import Clock
 from pushserver.server.connection import Connection
 from pushserver.server.hub import Hub
 from pushserver.server.outbox import Policy, send_each
@@ -39,10 +40,10 @@ class Node:
     """A hub, and followers over real transports with played sockets."""
 
     def __init__(self) -> None:
-        self.clock = Clock()
+        self.clock = task.Clock()
         broker: Any = Broker()
         self.counters = Counters(0)
-        self.hub = Hub(self.clock, broker, self.counters, lambda: 0, lambda: "m")
+        self.hub = Hub(Clock(self.clock), broker, self.counters, lambda: "m")
         self.wires: dict[str, Wire] = {}
         self.count = 0
 
@@ -58,17 +59,17 @@ class Node:
             address="",
             user_agent="",
             protocol="",
-            now=0,
+            connected_at=0,
             counters=self.counters,
         )
-        wire.switched = lambda: self.hub.switched(connection)  # type: ignore[method-assign]
+        wire.route_changed = lambda: self.hub.route_changed(connection)  # type: ignore[method-assign]
         wire.abort = lambda: self.hub.remove(connection)  # type: ignore[attr-defined]
         self.hub.add(connection)
-        self.hub.enter(connection, f"user of {name}")
+        self.hub.register(connection, f"user of {name}")
         return connection
 
     def follow(self, connection: Connection, channel: str = "a") -> None:
-        self.hub.arrive(self.hub.join(connection, channel), 0)
+        self.hub.go_live(self.hub.begin(connection, channel), 0)
 
     def publish(self, channel: str = "a", **fields: Any) -> int:
         self.count += 1
@@ -208,8 +209,8 @@ def test_a_lost_socket_among_many_is_its_own_trouble(flush_errors: LoggedErrors)
     node.wires["3"].kernel.dead = True
     broken: Any = node.wires["5"].outbox
     node.wires["5"].kernel = Kernel([0])
-    broken.free = node.wires["5"].kernel
-    node.hub.switched(node.hub.connections["5"])
+    broken.direct_socket = node.wires["5"].kernel
+    node.hub.route_changed(node.hub.connections["5"])
     node.wires["5"].transport.write = lambda octets: 1 / 0
     node.publish()
     node.settle()
@@ -297,7 +298,7 @@ def test_a_fan_out_yields_and_others_come_in_between(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Kernel, "send", send)
     monkeypatch.setattr(delivery, "_send", send)
     monkeypatch.setattr(fanout, "STRIDE", 4)
-    monkeypatch.setattr(fanout, "SLICE", 0.0)
+    monkeypatch.setattr(fanout, "SLICE", -1.0)
     node = Node()
     for n in range(20):
         node.follow(node.connect(str(n), []))
@@ -312,7 +313,7 @@ def test_a_fan_out_yields_and_others_come_in_between(monkeypatch: pytest.MonkeyP
 
 def test_who_leaves_or_comes_while_a_fan_out_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fanout, "STRIDE", 1)
-    monkeypatch.setattr(fanout, "SLICE", 0.0)
+    monkeypatch.setattr(fanout, "SLICE", -1.0)
     node = Node()
     connections = [node.connect(str(n), []) for n in range(20)]
     for connection in connections[:-1]:

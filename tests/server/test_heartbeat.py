@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.task import Clock
+from twisted.internet import task
 
 from pushserver.core import errors
+from pushserver.server.clock import Clock
 from pushserver.server.connection import Connection
 from pushserver.server.heartbeat import Heartbeat, Wheel
 from pushserver.server.outbox import Outbox, Policy
@@ -21,7 +22,7 @@ from tests.fakes import PLAIN, Socket
 
 
 class Line:
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: task.Clock) -> None:
         self.clock = clock
         self.pings: list[float] = []
         self.ended: Any = None
@@ -52,12 +53,13 @@ class Line:
 
 class World:
     def __init__(self, **options: Any) -> None:
-        self.clock = Clock()
+        self.clock = task.Clock()
         self.clock.advance(1_000)
         self.shift = 0
-        self.lots: Iterator[float] = iter([])
+        self.jitters: Iterator[float] = iter([])
         settings: dict[str, Any] = {"interval": 25_000, "timeout": 10_000, "auth_timeout": None, "grace": 5_000}
-        self.heartbeat = Heartbeat(self.clock, self.now, lot=lambda: next(self.lots, 0.5), **(settings | options))
+        settings |= {"jitter": lambda: next(self.jitters, 0.5)} | options
+        self.heartbeat = Heartbeat(Clock(self.clock, self.now), **settings)
         self.heartbeat.start()
 
     def now(self) -> int:
@@ -76,7 +78,7 @@ class World:
             address="",
             user_agent="",
             protocol="",
-            now=self.now(),
+            connected_at=self.now(),
             counters=Counters(0),
         )
         self.heartbeat.watch(line.connection)
@@ -105,7 +107,7 @@ def test_a_living_peer_is_pinged_once_an_interval(world: World) -> None:
 
 
 def test_a_vanished_peer_is_gone_within_interval_and_timeout(world: World) -> None:
-    world.lots = iter([0.999])
+    world.jitters = iter([0.999])
     line = world.connection(answers=False)
     world.run(35.6)
     assert line.ended == errors.NO_HEARTBEAT
@@ -116,7 +118,7 @@ def test_a_vanished_peer_is_gone_within_interval_and_timeout(world: World) -> No
 
 
 def test_a_slow_peer_that_still_takes_what_waits_is_alive(world: World) -> None:
-    world.lots = iter([0.999])
+    world.jitters = iter([0.999])
     line = world.connection(answers=False)
     line.moving = True
     world.run(35.6)
@@ -130,7 +132,7 @@ def test_a_slow_peer_that_still_takes_what_waits_is_alive(world: World) -> None:
 def test_heartbeats_are_spread_and_nobody_is_looked_at_who_is_not_due(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world.lots = iter([n / 1000 for n in range(1000)])
+    world.jitters = iter([n / 1000 for n in range(1000)])
     lines = [world.connection() for _ in range(1000)]
     looks: list[int] = []
     look = world.heartbeat._look
@@ -169,13 +171,29 @@ def test_where_the_process_slept_nobody_is_judged_before_being_heard(world: Worl
     assert line.ended is None
 
 
-def test_a_clock_that_is_set_back_puts_nothing_off(world: World) -> None:
+@pytest.mark.parametrize("step", [-600_000, 600_000])
+def test_a_step_of_the_wall_clock_moves_no_ping_and_ends_nobody(world: World, step: int) -> None:
     line = world.connection()
     world.run(30)
     pings = len(line.pings)
-    world.shift = -600_000
+    world.shift = step
     world.run(27)
-    assert len(line.pings) > pings
+    assert len(line.pings) == pings + 1
+    assert line.ended is None
+
+
+@pytest.mark.parametrize(("step", "ended"), [(0, None), (-600_000, None), (600_000, errors.EXPIRED)])
+def test_a_token_ends_by_the_wall_clock(world: World, step: int, ended: object) -> None:
+    line = world.connection()
+    line.connection.identity = type("Identity", (), {"expires_at": world.now() + 300_000})()
+    world.heartbeat.authenticated(line.connection)
+    world.run(10)
+    world.shift = step
+    world.run(26)
+    assert line.ended == ended
+    if step < 0:
+        world.run(300)
+        assert line.ended is None
 
 
 def test_a_peer_that_cannot_be_heard_is_not_judged(world: World) -> None:

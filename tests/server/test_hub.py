@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from twisted.internet import task
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
-from twisted.internet.task import Clock
 
 from pushserver.core.errors import Unavailable
 from pushserver.core.publication import Publication, body
 from pushserver.server.channel import MAX_HELD, CatchUp
+from pushserver.server.clock import Clock
 from pushserver.server.connection import Connection
 from pushserver.server.hub import Hub
 from pushserver.server.outbox import Outbox, Policy
@@ -54,10 +55,10 @@ class Line:
 
 class World:
     def __init__(self) -> None:
-        self.clock = Clock()
+        self.clock = task.Clock()
         self.broker: Any = Broker()
         self.counters = Counters(0)
-        self.hub = Hub(self.clock, self.broker, self.counters, lambda: 0, lambda: "m")
+        self.hub = Hub(Clock(self.clock), self.broker, self.counters, lambda: "m")
         self.offset = 0
 
     def connection(self, name: str) -> Connection:
@@ -72,11 +73,11 @@ class World:
             address="",
             user_agent="",
             protocol="",
-            now=0,
+            connected_at=0,
             counters=self.counters,
         )
         self.hub.add(line.connection)
-        self.hub.enter(line.connection, f"user of {name}")
+        self.hub.register(line.connection, f"user of {name}")
         return line.connection  # type: ignore[no-any-return]
 
     def publish(self, channel: str = "a", **fields: Any) -> int:
@@ -106,7 +107,7 @@ def received(connection: Connection) -> list[Any]:
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["join", "arrive", "unfollow", "close", "publish", "publish", "publish", "turn"]),
+        st.sampled_from(["begin", "go_live", "unfollow", "close", "publish", "publish", "publish", "turn"]),
         st.integers(0, 3),
         st.sampled_from(["a", "b"]),
     ),
@@ -122,7 +123,7 @@ def test_every_follower_gets_exactly_what_was_published_while_it_followed(
     world = World()
     with hurried(hasty):
         connections = [world.connection(str(n)) for n in range(4)]
-        joinings: dict[tuple[int, str], CatchUp] = {}
+        begun: dict[tuple[int, str], CatchUp] = {}
         #: by connection and channel: what it must get, in order; what may come or not, as it left meanwhile
         wanted: dict[tuple[int, str], list[int]] = {(n, c): [] for n in range(4) for c in "ab"}
         held: dict[tuple[int, str], list[int]] = {}
@@ -133,7 +134,7 @@ def test_every_follower_gets_exactly_what_was_published_while_it_followed(
         def leave(key: tuple[int, str]) -> None:
             live.discard(key)
             held.pop(key, None)
-            joinings.pop(key, None)
+            begun.pop(key, None)
             # What is still on its way when somebody leaves may be lost to them.
             for offset in flying[key]:
                 loose[key].add(offset)
@@ -141,12 +142,12 @@ def test_every_follower_gets_exactly_what_was_published_while_it_followed(
 
         for step, n, channel in steps:
             key, connection = (n, channel), connections[n]
-            if step == "join" and not connection.gone:
+            if step == "begin" and not connection.gone:
                 leave(key)
-                joinings[key] = world.hub.join(connection, channel)
+                begun[key] = world.hub.begin(connection, channel)
                 held[key] = []
-            elif step == "arrive" and key in joinings:
-                assert world.hub.arrive(joinings.pop(key), 0)
+            elif step == "go_live" and key in begun:
+                assert world.hub.go_live(begun.pop(key), 0)
                 wanted[key] += held.pop(key)
                 live.add(key)
             elif step == "unfollow" and not connection.gone:
@@ -188,28 +189,28 @@ def test_every_follower_gets_exactly_what_was_published_while_it_followed(
         assert not world.broker.channels
 
 
-def test_more_than_is_held_for_a_joining_follower_is_to_be_read_again() -> None:
+def test_more_than_is_held_for_a_follower_that_catches_up_is_to_be_read_again() -> None:
     world = World()
     one = world.connection("1")
-    joining = world.hub.join(one, "a")
+    catchup = world.hub.begin(one, "a")
     for _ in range(MAX_HELD + 5):
         world.publish()
-    assert not world.hub.arrive(joining, 4)
-    assert world.hub.arrive(joining, 5)
+    assert not world.hub.go_live(catchup, 4)
+    assert world.hub.go_live(catchup, 5)
     assert received(one) == list(range(6, MAX_HELD + 6))
 
 
 def test_a_newer_join_ends_the_older_one() -> None:
     world = World()
     one = world.connection("1")
-    older = world.hub.join(one, "a")
-    newer = world.hub.join(one, "a")
+    older = world.hub.begin(one, "a")
+    newer = world.hub.begin(one, "a")
     assert not older.current
-    assert world.hub.arrive(older, 0)
+    assert world.hub.go_live(older, 0)
     world.publish()
     world.settle()
     assert received(one) == []
-    assert world.hub.arrive(newer, 0)
+    assert world.hub.go_live(newer, 0)
     assert received(one) == [1]
     assert world.hub.live(one, "a")
     assert world.hub.follows(one, "a")
@@ -218,20 +219,20 @@ def test_a_newer_join_ends_the_older_one() -> None:
 def test_a_loss_is_told_after_the_past_to_who_joins() -> None:
     world = World()
     live, new = world.connection("1"), world.connection("2")
-    world.hub.arrive(world.hub.join(live, "a"), 0)
-    joining = world.hub.join(new, "a")
+    world.hub.go_live(world.hub.begin(live, "a"), 0)
+    catchup = world.hub.begin(new, "a")
     assert world.hub.resync("a") == [live]
     assert world.hub.resync("unknown") == []
     assert texts(new.outbox._transport.octets) == []  # type: ignore[attr-defined]
-    world.hub.arrive(joining, 0)
+    world.hub.go_live(catchup, 0)
     assert texts(new.outbox._transport.octets) == [{}]  # type: ignore[attr-defined]
 
 
 async def test_a_subscription_that_the_engine_refuses_fails_for_all_who_wait() -> None:
     world = World()
     world.broker.answer = Deferred()
-    joinings = [world.hub.join(world.connection(str(n)), "a") for n in range(2)]
-    waiting = [Deferred.fromCoroutine(world.hub.confirmed(j)) for j in joinings]
+    begun = [world.hub.begin(world.connection(str(n)), "a") for n in range(2)]
+    waiting = [Deferred.fromCoroutine(world.hub.confirmed(j)) for j in begun]
     waiting[1].cancel()
     waiting[1].addErrback(lambda _: None)
     world.broker.answer.errback(Unavailable("away"))
@@ -244,12 +245,12 @@ async def test_a_subscription_that_is_refused_at_once_is_asked_for_again() -> No
     world.broker.answer = fail(Unavailable("away"))
     one, two = world.connection("1"), world.connection("2")
     with pytest.raises(Unavailable):
-        await world.hub.confirmed(world.hub.join(one, "a"))
+        await world.hub.confirmed(world.hub.begin(one, "a"))
     # Also where the channel stands: somebody else is about to be told the same.
     world.broker.answer = None
-    joining = world.hub.join(two, "a")
-    await world.hub.confirmed(joining)
-    world.hub.arrive(joining, 0)
+    catchup = world.hub.begin(two, "a")
+    await world.hub.confirmed(catchup)
+    world.hub.go_live(catchup, 0)
     world.publish()
     world.settle()
     assert received(two) == [1]
@@ -260,19 +261,19 @@ def test_who_has_gone_meanwhile_joins_nothing() -> None:
     one = world.connection("1")
     world.hub.remove(one)
     with pytest.raises(CancelledError):
-        world.hub.join(one, "a")
+        world.hub.begin(one, "a")
     assert not world.hub.channels
 
 
-def test_what_is_held_for_a_joining_follower_is_bounded_by_its_octets_too() -> None:
+def test_what_is_held_for_a_follower_that_catches_up_is_bounded_by_its_octets_too() -> None:
     world = World()
     one = world.connection("1")
     one.outbox.limit = 10
-    joining = world.hub.join(one, "a")
+    catchup = world.hub.begin(one, "a")
     for _ in range(50):
         world.publish()
-    assert not world.hub.arrive(joining, 44)
-    assert world.hub.arrive(joining, 45)
+    assert not world.hub.go_live(catchup, 44)
+    assert world.hub.go_live(catchup, 45)
     assert received(one) == [46, 47, 48, 49, 50]
 
 
@@ -280,7 +281,7 @@ def test_a_message_is_kept_from_whom_it_excludes() -> None:
     world = World()
     one, two = world.connection("1"), world.connection("2")
     for connection in (one, two):
-        world.hub.arrive(world.hub.join(connection, "a"), 0)
+        world.hub.go_live(world.hub.begin(connection, "a"), 0)
     world.publish(exclude_user="user of 1")
     world.publish(exclude_connection="2")
     world.settle()
@@ -291,7 +292,7 @@ def test_one_connections_trouble_is_its_own(flush_errors: LoggedErrors, monkeypa
     world = World()
     one, two = world.connection("1"), world.connection("2")
     for connection in (one, two):
-        world.hub.arrive(world.hub.join(connection, "a"), 0)
+        world.hub.go_live(world.hub.begin(connection, "a"), 0)
     monkeypatch.setattr(one.outbox._transport, "write", lambda octets: 1 / 0)
     world.publish()
     world.settle()
@@ -308,8 +309,8 @@ def test_a_channel_that_nobody_follows_costs_nothing() -> None:
     assert world.clock.getDelayedCalls() == []
     one = world.connection("1")
     deserted: list[str] = []
-    world.hub.deserted = deserted.append
-    world.hub.arrive(world.hub.join(one, "a"), 0)
+    world.hub.bind(lagged=lambda *_: None, deserted=deserted.append, resend_latest=lambda *_: None)
+    world.hub.go_live(world.hub.begin(one, "a"), 0)
     world.hub.unfollow(one, "a")
     world.hub.unfollow(one, "a")
     assert deserted == ["a"]

@@ -24,7 +24,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
 async def test_reading_pauses_while_the_engine_is_waited_for(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     client = await house.client("ann")
     answer: Deferred[None] = Deferred()
-    monkeypatch.setattr(house.node.requests, "_read_presence", lambda *_: answer)
+    monkeypatch.setattr(house.node.reading, "presence", lambda *_: answer)
     client.send("presence", "slow", channel="chat:a")
     for n in range(MAX_WAITING):
         assert client.reading

@@ -11,10 +11,12 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from jwt.algorithms import OKPAlgorithm
+from twisted.internet import task
 from twisted.internet.defer import Deferred
 
 from pushserver.core.errors import Unavailable
 from pushserver.core.tokens import Keys
+from pushserver.server.clock import Clock
 from pushserver.server.jwks import COOLDOWN, MAX_AGE, MAX_SIZE, KeySet, fetch
 
 KEY = Ed25519PrivateKey.generate()
@@ -31,12 +33,12 @@ def token(key_id: str) -> str:
 
 class World:
     def __init__(self) -> None:
-        self.now = 1_000_000
+        self.clock = task.Clock()
         self.answers: list[Any] = []
         self.fetches = 0
         self.admission = threading.Event()
         self.admission.set()
-        self.keys = KeySet("https://id.example/keys", lambda: self.now, self.fetch)
+        self.keys = KeySet("https://id.example/keys", Clock(self.clock), self.fetch)
 
     def fetch(self, url: str) -> bytes:
         self.admission.wait(10)
@@ -77,7 +79,7 @@ async def test_an_unknown_key_id_asks_again_but_not_at_will() -> None:
     await world.ask("1")
     assert not (await world.ask("2")).candidates("EdDSA", "2")
     assert world.fetches == 1
-    world.now += COOLDOWN + 1
+    world.clock.advance((COOLDOWN + 1) / 1000)
     assert (await world.ask("2")).candidates("EdDSA", "2")
     assert world.fetches == 2
 
@@ -87,7 +89,7 @@ async def test_old_keys_stay_in_use_while_newer_ones_cannot_be_had() -> None:
     world.answers = [document("1"), OSError("away"), b"nonsense"]
     await world.ask("1")
     for _ in range(2):
-        world.now += MAX_AGE + COOLDOWN
+        world.clock.advance((MAX_AGE + COOLDOWN) / 1000)
         assert (await world.ask("1")).candidates("EdDSA", "1")
         waiting = world.keys._waiting
         if waiting is not None:

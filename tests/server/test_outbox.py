@@ -80,7 +80,7 @@ class Wire:
         self.switches = 0
         self.outbox = Outbox(self.transport, limit, policy, self)
 
-    def switched(self) -> None:
+    def route_changed(self) -> None:
         self.switches += 1
 
     def left_out(self, mark: Mark) -> None:
@@ -107,7 +107,7 @@ class Wire:
 
     def fan_out(self, frame: bytes) -> None:
         """As `Hub.fan_out` sends: by itself where the outbox is free, else by `Outbox.push`."""
-        free = self.outbox.free
+        free = self.outbox.direct_socket
         if free is None:
             self.outbox.push(frame, Mark("c", None, ""))
             return
@@ -159,7 +159,7 @@ def test_every_frame_leaves_whole_once_and_in_order(takes: list[int], steps: lis
             wire.turn()
         elif step == "interject":
             pings += 1
-            wire.outbox.interject(b"ping\n")
+            wire.outbox.write_first(b"ping\n")
     wire.outbox.uncork()
     wire.drain()
     frames = wire.frames

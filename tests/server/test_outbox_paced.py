@@ -15,7 +15,7 @@ class Owner:
     def left_out(self, mark: Mark) -> None:
         self.dropped.append(mark)
 
-    def switched(self) -> None: ...
+    def route_changed(self) -> None: ...
 
 
 def world(policy: Policy, limit: int = 10) -> tuple[Socket, Outbox, list[Mark]]:
@@ -35,12 +35,12 @@ def test_what_waits_keeps_its_order_and_control_frames_go_first() -> None:
     stall(socket, outbox)
     outbox.push(b"1", Mark("a", None, ""))
     outbox.write(b"2")
-    outbox.interject(b"p")
+    outbox.write_first(b"p")
     drained = outbox.drained()
     assert (socket.octets, outbox.counted, drained.called) == (b"", 1, False)
     socket.unblock()
     assert (socket.octets, outbox.counted, drained.called, outbox.stalled) == (b"p12", 0, True, False)
-    outbox.interject(b"q")
+    outbox.write_first(b"q")
     assert socket.octets == b"p12q"
 
 

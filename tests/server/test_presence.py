@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.internet.task import Clock
+from twisted.internet import task
 
-from pushserver.app.service import Node, make_engine, wall_clock
+from pushserver.app.node import make_node
+from pushserver.app.service import make_engine
 from pushserver.config.checks import load
-from pushserver.server.clock import Clock as EngineClock
+from pushserver.server.clock import Clock, wall_clock
 from pushserver.server.presence import OFFLINE_GRACE
 from tests.engine.redis.nodes import until
 from tests.engine.redis.servers import RedisServer
@@ -34,9 +35,9 @@ class Place:
         path = place / f"{name}.toml"
         path.write_text(f'[engine]\nkind = "redis"\n[redis]\nurl = "{redis.url}"\n')
         config = load(str(path), {"PUSHSERVER_AUTH__SECRET": SECRET})
-        self.clock = Clock()
-        self.engine = make_engine(reactor, config, name, EngineClock(reactor))
-        self.node = Node(self.clock, config, self.engine, name, wall_clock)
+        self.clock = task.Clock()
+        self.engine = make_engine(reactor, config, name, Clock(reactor))
+        self.node = make_node(Clock(self.clock), config, self.engine, name)
         self.announced: list[tuple[str, str, str]] = []
         self.node.publishing.announce = self.announce  # type: ignore[method-assign]
 
@@ -89,7 +90,7 @@ async def test_the_last_node_stops_without_anyone_to_tell(tmp_path: Path, redis:
     try:
         await place.node.presence.connect(Connected("c"), "ann")  # type: ignore[arg-type]
         place.node.presence.disconnect(Connected("c"), "ann")  # type: ignore[arg-type]
-        assert await place.node.presence.settle() == {"ann": pytest.approx(wall_clock(), abs=60_000)}
+        assert await place.node.presence.flush() == {"ann": pytest.approx(wall_clock(), abs=60_000)}
     finally:
         await place.stop()
     assert place.node.presence._leaving == {}

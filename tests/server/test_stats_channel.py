@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.internet import task
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 
 from pushserver.core.errors import Unavailable
 from pushserver.core.publication import Publication
+from pushserver.server.clock import Clock
 from pushserver.server.stats import Counters
 from pushserver.server.stats_channel import EVERY, StatsChannel
 from tests.inside import running, token
@@ -28,11 +29,11 @@ class FakeHub:
         self.delivered.append(publication)
 
 
-class FakeControl:
+class FakeCluster:
     node = "n1"
-    figures: Any = None
 
     def __init__(self) -> None:
+        self.figures: Any = None
         self.asked = 0
         self.answer: Deferred[Any] | None = None
 
@@ -50,18 +51,21 @@ class FakePublishing:
 
 class Room:
     def __init__(self) -> None:
-        self.clock = Clock()
-        self.hub, self.cluster = FakeHub(), FakeControl()
+        self.clock = task.Clock()
+        self.hub, self.cluster = FakeHub(), FakeCluster()
         self.counters = Counters(0)
         self.stats_channel = StatsChannel(
-            self.clock,
+            Clock(self.clock, self.now),
             self.counters,
             self.hub,  # type: ignore[arg-type]
             self.cluster,  # type: ignore[arg-type]
             FakePublishing(),  # type: ignore[arg-type]
-            lambda: int(self.clock.seconds() * 1000),
         )
+        self.cluster.figures = self.stats_channel.figures
         self.stats_channel.start()
+
+    def now(self) -> int:
+        return int(self.clock.seconds() * 1000)
 
     def pass_seconds(self, seconds: int) -> None:
         for _ in range(seconds):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pushserver.core.errors import Code, PushError
-from pushserver.core.rate_limit import Buckets
+from pushserver.core.rate_limit import KeyedTokenBuckets
 from pushserver.web.admission import Admission
 
 
@@ -18,7 +18,7 @@ def admission(**options: Any) -> Admission:
         "loopback_only": False,
         "max_connections": 10,
         "open_now": lambda: 0,
-        "connects": Buckets(0),
+        "connects": KeyedTokenBuckets(0),
         "now": lambda: 0,
     }
     return Admission(**(given | options))
@@ -105,7 +105,7 @@ def test_development_mode_answers_to_loopback_names_alone() -> None:
 
 def test_who_is_not_admitted_is_told_why() -> None:
     crowd = [0]
-    one = admission(max_connections=1, open_now=lambda: crowd[0], connects=Buckets(2))
+    one = admission(max_connections=1, open_now=lambda: crowd[0], connects=KeyedTokenBuckets(2))
     one.admit("192.0.2.1", {})
     crowd[0] = 1
     codes = []

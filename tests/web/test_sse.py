@@ -24,7 +24,8 @@ from pushserver.config.sections import Delivery, RateLimits
 from pushserver.config.sections import Server as ServerSection
 from pushserver.core import errors
 from pushserver.core.positions import Position
-from pushserver.core.rate_limit import Buckets
+from pushserver.core.rate_limit import KeyedTokenBuckets
+from pushserver.server import clock
 from pushserver.server.connection import Connection
 from pushserver.server.outbox import Policy
 from pushserver.web.admission import Admission
@@ -409,13 +410,13 @@ class Streams:
             loopback_only=False,
             max_connections=100,
             open_now=lambda: 0,
-            connects=Buckets(0),
+            connects=KeyedTokenBuckets(0),
             now=house.now,
         )
         door = EventStreams(
             Context(
                 reactor=self.clock,
-                now=house.now,
+                clock=clock.Clock(self.clock, house.now),
                 hub=node.hub,
                 requests=node.requests,
                 cluster=node.cluster,

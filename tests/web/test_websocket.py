@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twisted.internet.task import Clock
+from twisted.internet import task
 from twisted.internet.testing import StringTransport
 
 from pushserver.config.sections import Auth, Delivery, RateLimits, Server
 from pushserver.core.errors import Invalid
+from pushserver.server.clock import Clock
 from pushserver.server.stats import Counters
 from pushserver.web.context import Context
 from pushserver.web.handshake import Offer
@@ -38,14 +39,16 @@ def head(**headers: str | None) -> Head:
     return Head("GET", "/ws", {name: value for name, value in given.items() if value is not None})
 
 
-def context(compression: bool = True, limit: int = LIMIT, rate: float = 0, clock: Clock | None = None) -> Context:
+def context(
+    compression: bool = True, limit: int = LIMIT, rate: float = 0, reactor: task.Clock | None = None
+) -> Context:
     def nothing(*_: Any) -> None: ...
 
-    names = ("arrive", "leave", "forget", "closing", "left_out", "switched")
+    names = ("arrive", "leave", "forget", "closing", "left_out", "route_changed")
     rooms: Any = SimpleNamespace(**dict.fromkeys(names, nothing))
     return Context(
-        reactor=clock or Clock(),
-        now=lambda: 1_700_000_000_000,
+        reactor=reactor or task.Clock(),
+        clock=Clock(reactor or task.Clock(), lambda: 1_700_000_000_000),
         hub=rooms,
         requests=rooms,
         cluster=rooms,

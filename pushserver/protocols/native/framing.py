@@ -1,10 +1,11 @@
-"""How clients of the native protocol are spoken to: one dialect for each way that frames are packed. Pure (L0)."""
+"""How clients of the native protocol are spoken to: one dialect for each way that frames are packed. Pure."""
 
 from __future__ import annotations
 
 import zlib
 from typing import Final
 
+from pushserver.core.errors import Close
 from pushserver.core.publication import Publication
 from pushserver.protocols import rfc6455
 from pushserver.protocols.native import messages
@@ -24,15 +25,18 @@ class Plain:
     def text(self, payload: bytes) -> bytes:
         return rfc6455.text(payload)
 
+    def ping(self) -> bytes:
+        return rfc6455.HEARTBEAT
 
-class Deflated:
+    def close(self, close: Close) -> Close:
+        return close
+
+
+class Deflated(Plain):
     """Text frames, compressed where that pays (RFC 7692) without context from one message to the next, so that one
     compressed frame serves every connection with these parameters."""
 
-    __slots__ = ("_min_size", "_window", "name")
-
     def __init__(self, window: int, min_size: int) -> None:
-        self.name = SUBPROTOCOL
         self._window = window
         self._min_size = min_size
 

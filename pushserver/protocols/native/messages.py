@@ -23,15 +23,15 @@ is looked at again, to say what is wrong with it and to find its ``id``.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, get_args
 
 import msgspec
 from msgspec import Meta, Struct
 
 from pushserver.core import publication
 from pushserver.core.errors import Code, Invalid, PushError
+from pushserver.core.message_types import MessageId
 
-MessageId = Annotated[str, Meta(min_length=1, max_length=200)]
 #: A request's own id. 64-bit integers, as JSON libraries read them without loss.
 RequestId = Annotated[str, Meta(max_length=64)] | Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None
 Offset = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -173,66 +173,7 @@ Request = (
     | TaskCancelRequest
 )
 
-REQUEST_TYPES: Final = frozenset(
-    {
-        "auth",
-        "ping",
-        "subscribe",
-        "unsubscribe",
-        "publish",
-        "chat_message",
-        "ack",
-        "history",
-        "presence",
-        "task_subscribe",
-        "task_get",
-        "task_cancel",
-    }
-)
-REPLY_TYPES: Final = frozenset(
-    {
-        "auth_success",
-        "auth_failed",
-        "pong",
-        "subscription_success",
-        "unsubscription_success",
-        "published",
-        "message_sent",
-        "ack_success",
-        "task",
-        "error",
-    }
-)
-#: Pushes that the server itself makes.
-SERVER_PUSHES: Final = frozenset(
-    {
-        "task_created",
-        "task_progress",
-        "task_completed",
-        "task_failed",
-        "task_status_changed",
-        "user_status",
-        "presence_join",
-        "presence_leave",
-        "system_stats",
-        "unsubscribed",
-        "inbox_overflow",
-        "resync",
-        "going_away",
-        "closed",
-    }
-)
-#: Pushes with a defined shape that the server side (API, ingest, Redis, console) may send, and clients may not.
-NOTICES: Final = frozenset({"user_notification", "system_notification", "maintenance_alert"})
-
-_reserved: Final = REQUEST_TYPES | REPLY_TYPES | SERVER_PUSHES
-
-
-def may_send(type: str, server_side: bool) -> bool:
-    """Whether the server side, or a client, may publish a message of this type."""
-    if type in NOTICES:
-        return server_side
-    return type not in _reserved and publication.TYPE.fullmatch(type) is not None
+REQUEST_TYPES: Final = frozenset(request.__struct_config__.tag for request in get_args(Request))
 
 
 class _Envelope(Struct):

@@ -1,12 +1,8 @@
 """One connection's session in the native protocol: messages in, effects out. Pure (L0).
 
-    octets --receive--> Say (a reply), End (a close), Asked (an operation for the rooms above the engine)
-    Asked.operation --carried out--> outcome --answer--> Say
-                                     problem --fail----> Say, perhaps End
-
-The session knows how much its client may say (a token bucket), and how often in a row it was wrong. It never sees a
-socket, and what it asks for is told in the words of `pushserver.core.operations`, which know nothing of this protocol.
-Another protocol stands beside this module with the same methods.
+One text frame is one message, and one message is one effect: a reply, a close, or an operation for the rooms. The
+session knows how much its client may send (a token bucket), and how often in a row it was wrong. It never sees a
+socket, and what it asks for is in the words of `pushserver.core.operations`, which know nothing of this protocol.
 """
 
 from __future__ import annotations
@@ -14,12 +10,14 @@ from __future__ import annotations
 from typing import Any, Final
 
 import msgspec
-from msgspec import Struct
 
 from pushserver.core import errors, operations, publication
+from pushserver.core.effects import Disconnect, Effect, Perform, Send
 from pushserver.core.errors import Close, Code, Invalid, PushError, Refused
+from pushserver.core.message_types import may_send
 from pushserver.core.operations import Authenticate
 from pushserver.core.positions import Position
+from pushserver.core.rate_limit import Rate, TokenBucket
 from pushserver.protocols.native import messages
 
 #: So many errors in a row end a connection; so many refusals for speed do.
@@ -27,7 +25,7 @@ MAX_ERRORS: Final = 10
 MAX_RATE_LIMITED: Final = 100
 #: The room for chat that names none.
 LOBBY: Final = "chat:lobby"
-#: Attempts to authenticate come back at this pace, so that hourly refreshes never count as hammering: ms for the lot.
+#: Attempts to authenticate come back at this pace, so that hourly refreshes never count as hammering: ms for all.
 AUTH_REFILL: Final = 60_000
 
 
@@ -39,98 +37,66 @@ class Hammering(Refused):
         super().__init__("too many attempts to authenticate", Code.RATE_LIMITED, retry_after=wait)
 
 
-class Rates(Struct, frozen=True):
-    """Inbound limits of one connection: messages per second, how many at once, authentications at once."""
+class Rates:
+    """Inbound limits of each connection: messages per second, how many at once, authentications at once; 0: none."""
 
-    per_second: float
-    burst: int
-    auth_attempts: int
+    __slots__ = ("authentications", "messages")
 
-
-class Say(Struct, frozen=True):
-    """Send this text to the client. ``error``: the code that it tells, where it tells one."""
-
-    payload: bytes
-    error: Code | None = None
-
-
-class End(Struct, frozen=True):
-    """Close the connection."""
-
-    close: Close
-
-
-class Asked(Struct, frozen=True):
-    """Carry this out, and give the outcome to `Session.answer` or the problem to `Session.fail`."""
-
-    operation: operations.Operation
-    id: str | int | None
-    at: int
-
-
-Effect = Say | End | Asked
+    def __init__(self, per_second: float, burst: int, auth_attempts: int) -> None:
+        self.messages = Rate(per_second, burst)
+        self.authentications = Rate(auth_attempts * 1000 / AUTH_REFILL, auth_attempts)
 
 
 class Session:
     """The native protocol's side of one connection."""
 
-    __slots__ = (
-        "_allowance",
-        "_auth_allowance",
-        "_auth_at",
-        "_errors",
-        "_may_ping",
-        "_rate_limited",
-        "_rates",
-        "_spoke_at",
-    )
+    __slots__ = ("_authentications", "_errors", "_may_ping", "_messages", "_rate_limited")
 
-    def __init__(self, rates: Rates, now: int, anonymous: bool = False) -> None:
+    def __init__(self, rates: Rates, anonymous: bool = False) -> None:
         self._may_ping = anonymous
-        self._rates = rates
-        self._allowance: float = rates.burst
-        self._spoke_at = now
-        self._auth_allowance: float = rates.auth_attempts
-        self._auth_at = now
+        self._messages = TokenBucket(rates.messages)
+        self._authentications = TokenBucket(rates.authentications)
         self._errors = 0
         self._rate_limited = 0
 
     # -- in -----------------------------------------------------------------------------------------------------------
 
-    def receive(self, octets: bytes, now: int) -> tuple[Effect, ...]:
-        """What follows from one message that arrived at ``now`` (ms)."""
-        wait = self._wait(now)
+    def receive(self, payload: bytes, at: int, now: int) -> tuple[Effect, ...]:
+        """Return what follows from one message (`core.protocol.Session`)."""
+        wait = self._messages.take(at)
         if wait:
             id = None
             try:
-                id = messages.decode(octets).id
+                id = messages.decode(payload).id
             except messages.Malformed as malformed:
                 id = malformed.id
-            return self.fail(id, Refused("too many messages", Code.RATE_LIMITED, retry_after=wait), now)
+            return self._fail(id, Refused("too many messages", Code.RATE_LIMITED, retry_after=wait), now)
         try:
-            request = messages.decode(octets)
+            request = messages.decode(payload)
         except messages.Malformed as malformed:
-            return self.fail(malformed.id, malformed, now)
+            return self._fail(malformed.id, malformed, now)
         if type(request) is messages.Ping:
             if not self._may_ping:
-                return self.fail(request.id, _STRANGER, now)
+                return self._fail(request.id, _STRANGER, now)
             self._went_well()
             data = {} if request.data is None else request.data
             data["timestamp"] = now
-            return (Say(messages.reply("pong", request.id, data)),)
+            return (Send(messages.reply("pong", request.id, data)),)
         try:
-            operation = self._operation(request, now)
+            operation = self._operation(request, at)
         except PushError as problem:
-            effects = self.fail(request.id, problem, now)
+            effects = self._fail(request.id, problem, now)
             if type(problem) is Hammering:
-                effects += (End(errors.TOO_MANY_REQUESTS),)
+                effects += (Disconnect(errors.TOO_MANY_REQUESTS),)
             return effects
-        return (Asked(operation, request.id, now),)
+        return (Perform(operation, request.id),)
 
-    def _operation(self, request: messages.Request, now: int) -> operations.Operation:
+    def _operation(self, request: messages.Request, at: int) -> operations.Operation:
         match request:
             case messages.Auth(data=data):
-                self._count_authentication(now)
+                wait = self._authentications.take(at)
+                if wait:
+                    raise Hammering(wait)
                 if data is None or not data.token:
                     raise Refused("auth needs a token", Code.MISSING_TOKEN)
                 return Authenticate(data.token, {c: _position(s) for c, s in data.positions.items()})
@@ -146,7 +112,7 @@ class Session:
             case messages.UnsubscribeRequest(data=names):
                 return operations.Unsubscribe(tuple(names.channels))
             case messages.PublishRequest(data=publish):
-                if not messages.may_send(publish.message_type, server_side=False):
+                if not may_send(publish.message_type, server_side=False):
                     raise Invalid(f"clients cannot publish messages of type {publish.message_type[:64]!r}")
                 return operations.Publish(
                     publish.channel, publish.message_type, publication.body(publish.data), publish.message_id
@@ -172,66 +138,43 @@ class Session:
             case _:
                 raise AssertionError(request)
 
-    def _wait(self, now: int) -> int:
-        """Takes one message from the allowance; answers 0, or after how many ms the next one fits."""
-        rates = self._rates
-        if rates.per_second <= 0:
-            return 0
-        # A clock that was set back takes nothing away.
-        passed = max(0, now - self._spoke_at)
-        allowance = min(rates.burst, self._allowance + passed * rates.per_second / 1000)
-        self._spoke_at = now
-        if allowance < 1:
-            self._allowance = allowance
-            return max(1, round((1 - allowance) * 1000 / rates.per_second))
-        self._allowance = allowance - 1
-        return 0
-
-    def _count_authentication(self, now: int) -> None:
-        limit = self._rates.auth_attempts
-        if limit <= 0:
-            return
-        passed = max(0, now - self._auth_at)
-        self._auth_allowance = min(limit, self._auth_allowance + passed * limit / AUTH_REFILL)
-        self._auth_at = now
-        if self._auth_allowance < 1:
-            raise Hammering(max(1, round((1 - self._auth_allowance) * AUTH_REFILL / limit)))
-        self._auth_allowance -= 1
-
     # -- out ----------------------------------------------------------------------------------------------------------
 
-    def answer(self, asked: Asked, outcome: operations.Outcome) -> tuple[Effect, ...]:
-        """The reply to what was carried out."""
+    def answer(self, asked: Perform, outcome: operations.Outcome) -> tuple[Effect, ...]:
+        """Return the reply to what was carried out."""
         self._went_well()
         if isinstance(outcome, operations.Authenticated):
             self._may_ping = True
         type, data = reply_of(outcome)
-        return (Say(messages.reply(type, asked.id, data)),)
+        return (Send(messages.reply(type, asked.id, data)),)
 
-    def fail(self, id: str | int | None, problem: PushError, now: int) -> tuple[Effect, ...]:
-        """The reply to what could not be carried out; too many of them in a row end the connection."""
-        said = Say(messages.error(problem, id, now), problem.code)
+    def fail(self, asked: Perform, problem: PushError, now: int) -> tuple[Effect, ...]:
+        """Return the reply to what could not be carried out; too many of them in a row end the connection."""
+        return self._fail(asked.id, problem, now)
+
+    def _fail(self, id: str | int | None, problem: PushError, now: int) -> tuple[Effect, ...]:
+        reply = Send(messages.error(problem, id, now), problem.code)
         if problem.code is Code.RATE_LIMITED:
             self._rate_limited += 1
             if self._rate_limited >= MAX_RATE_LIMITED:
-                return (said, End(errors.TOO_MANY_REQUESTS))
-            return (said,)
+                return (reply, Disconnect(errors.TOO_MANY_REQUESTS))
+            return (reply,)
         self._rate_limited = 0
         self._errors += 1
         if self._errors >= MAX_ERRORS:
-            return (said, End(errors.TOO_MANY_ERRORS))
-        return (said,)
+            return (reply, Disconnect(errors.TOO_MANY_ERRORS))
+        return (reply,)
 
     def _went_well(self) -> None:
         self._errors = self._rate_limited = 0
 
-    def refuse(self, id: str | int | None, problem: PushError, close: Close) -> tuple[Effect, ...]:
-        """A failed authentication that ends the connection."""
+    def refuse(self, asked: Perform, problem: PushError, close: Close) -> tuple[Effect, ...]:
+        """Return the reply to a failed authentication that ends the connection."""
         data = {"code": problem.code.value, "message": problem.message}
-        return (Say(messages.reply("auth_failed", id, data), problem.code), End(close))
+        return (Send(messages.reply("auth_failed", asked.id, data), problem.code), Disconnect(close))
 
     def notify(self, notice: operations.Notice, now: int, message_id: str) -> bytes:
-        """The text of what the server tells this connection by itself."""
+        """Return the text of what the server tells this connection by itself."""
         match notice:
             case operations.SubscriptionEnded(channel, code, reason):
                 data: dict[str, Any] = {"channel": channel, "code": code.value, "reason": reason}

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pushserver.core import message_types
 from pushserver.core.errors import Code
 from pushserver.core.publication import Publication, body
 from pushserver.protocols.native import messages
@@ -67,13 +68,8 @@ def test_unknown_fields_are_ignored() -> None:
     assert messages.decode(b'{"type":"ping","id":null,"zzz":1,"data":{}}') == messages.Ping({}, None)
 
 
-def test_only_applications_types_and_for_the_server_side_notices_may_be_published() -> None:
-    assert messages.may_send("message", False)
-    assert messages.may_send("order.paid", False)
-    assert not messages.may_send("user_notification", False)
-    assert messages.may_send("user_notification", True)
-    for type in ("auth", "pong", "task_progress", "resync", "Upper", "", "x" * 65, "a b"):
-        assert not messages.may_send(type, True)
+def test_the_requests_are_those_of_the_contract() -> None:
+    assert messages.REQUEST_TYPES == message_types.REQUESTS
 
 
 def test_a_push_does_not_say_who_is_left_out() -> None:

@@ -1,0 +1,42 @@
+"""From a checked configuration to the rooms of a node."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pushserver.config import derived
+from pushserver.config.sections import Config
+from pushserver.server.auth import Authenticator
+from pushserver.server.clock import Clock
+from pushserver.server.jwks import KeySet
+from pushserver.server.limits import Limits
+from pushserver.server.node import Node, NodeSettings
+
+if TYPE_CHECKING:
+    from pushserver.engine.interfaces import IEngine
+
+
+def make_node(clock: Clock, config: Config, engine: IEngine, name: str) -> Node:
+    """Return the node, not started. Raises `errors.ConfigError` where its keys cannot be read."""
+    auth = config.auth
+    key_set = KeySet(auth.jwks_url, clock) if auth.jwks_url else None
+    settings = NodeSettings(
+        limits=Limits(
+            node=name,
+            connections_per_user=config.server.max_connections_per_user,
+            channels_per_connection=config.server.max_channels_per_connection,
+            inbox_size=config.inbox.max_messages,
+            heartbeat_interval=config.heartbeat.interval,
+            heartbeat_timeout=config.heartbeat.timeout,
+            anonymous=auth.anonymous,
+        ),
+        auth_timeout=None if auth.anonymous else auth.timeout,
+        refresh_grace=auth.refresh_grace,
+        max_token_lifetime=auth.max_token_lifetime,
+        leeway=auth.leeway,
+        chat_rate=config.rate_limits.chat_messages_per_second,
+        throttle=derived.throttle_rules(config),
+        stale_after=config.tasks.stale_after,
+    )
+    authenticator = Authenticator(derived.keys(config), derived.token_rules(config), key_set, engine.revocations, clock)
+    return Node(clock, engine, derived.namespaces(config), authenticator, settings)

@@ -1,0 +1,71 @@
+"""What a client protocol is to the rest of the server. Pure.
+
+A protocol is a folder of `pushserver.protocols` that offers these three; nothing above or beside it knows its names.
+
+    ClientProtocol    one object of the whole server: what the protocol is called, and how connections of it are made
+    Session           one object for each connection: payloads in, effects out
+    Dialect           one object for all connections that share frames: what they are sent
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from pushserver.core.effects import Effect, Perform
+from pushserver.core.errors import Close, PushError
+from pushserver.core.operations import Notice, Outcome
+from pushserver.core.publication import Publication
+
+
+class Session(Protocol):
+    """One connection's side of a protocol. `at` is ms of a clock that does not go back, `now` ms since the epoch."""
+
+    def receive(self, payload: bytes, at: int, now: int) -> Sequence[Effect]:
+        """Return what follows from one frame of the client, which arrived at ``at``, in order. Never raises."""
+
+    def answer(self, asked: Perform, outcome: Outcome) -> Sequence[Effect]:
+        """Return how the client is told what was carried out."""
+
+    def fail(self, asked: Perform, problem: PushError, now: int) -> Sequence[Effect]:
+        """Return how the client is told what could not be carried out."""
+
+    def refuse(self, asked: Perform, problem: PushError, close: Close) -> Sequence[Effect]:
+        """Return how the client is told of a failed authentication that ends the connection."""
+
+    def notify(self, notice: Notice, now: int, message_id: str) -> bytes:
+        """Return the payload of what the server tells this connection by itself."""
+
+
+class Dialect(Protocol):
+    """How one kind of client is spoken to. One object for all connections of the kind: they share its frames."""
+
+    @property
+    def name(self) -> str:
+        """What the kind is called in lists of connections."""
+
+    def publication(self, publication: Publication) -> bytes:
+        """Return the frame of a publication."""
+
+    def text(self, payload: bytes) -> bytes:
+        """Return the frame of a reply or notice."""
+
+    def ping(self) -> bytes:
+        """Return the frame that asks the client for a sign of life: a control frame, or a message."""
+
+    def close(self, close: Close) -> Close:
+        """Return the code and reason by which the client is told of a close."""
+
+
+class ClientProtocol(Protocol):
+    """A protocol as a door for WebSockets offers it."""
+
+    @property
+    def subprotocol(self) -> str:
+        """What it is called in ``Sec-WebSocket-Protocol``."""
+
+    def session(self) -> Session:
+        """Return a session for a new connection."""
+
+    def dialect(self, window: int | None) -> Dialect:
+        """Return the dialect for connections with this negotiated compression window (RFC 7692); None: without."""

@@ -1,0 +1,36 @@
+"""The native protocol as a door offers it. Pure."""
+
+from __future__ import annotations
+
+from pushserver.protocols.native.framing import SUBPROTOCOL, Deflated, Plain
+from pushserver.protocols.native.session import Rates, Session
+
+
+class NativeProtocol:
+    """Makes sessions and dialects (`core.protocol.ClientProtocol`).
+
+    Args:
+        rates: what each connection may send.
+        anonymous: whether who has not signed in may ping.
+        compression_min_size: messages of fewer bytes are sent uncompressed.
+    """
+
+    subprotocol = SUBPROTOCOL
+
+    def __init__(self, rates: Rates, anonymous: bool, compression_min_size: int) -> None:
+        self._rates = rates
+        self._anonymous = anonymous
+        self._compression_min_size = compression_min_size
+        self._plain = Plain()
+        self._deflated: dict[int, Deflated] = {}
+
+    def session(self) -> Session:
+        return Session(self._rates, self._anonymous)
+
+    def dialect(self, window: int | None) -> Plain:
+        """Return the dialect for a compression window: one object for all connections with the same."""
+        if window is None:
+            return self._plain
+        if window not in self._deflated:
+            self._deflated[window] = Deflated(window, self._compression_min_size)
+        return self._deflated[window]

@@ -1,0 +1,233 @@
+"""The rooms of one node, built in the order in which they need each other, and joined to their engine.
+
+    clock, engine, namespaces, authenticator, settings -> Node
+    engine -> Node (its `engine.interfaces.Listener`) -> the room that a thing concerns
+
+Each room is given what it needs. Only what has to call upward is bound afterwards, and only here: `Hub.bind`,
+`Node.bind_connections`, `Node.bind_streams`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from pushserver.core import errors
+from pushserver.core.channels import Namespaces
+from pushserver.core.publication import Publication
+from pushserver.core.rate_limit import KeyedTokenBuckets
+from pushserver.core.throttle import ThrottleRules
+from pushserver.server.answers import Answers
+from pushserver.server.auth import Authenticator
+from pushserver.server.backend_commands import BackendCommands
+from pushserver.server.backlog import Backlog
+from pushserver.server.chat import Chat
+from pushserver.server.client_requests import ClientRequests
+from pushserver.server.clock import Clock
+from pushserver.server.cluster import Cluster
+from pushserver.server.heartbeat import Heartbeat
+from pushserver.server.hub import Hub
+from pushserver.server.limits import Limits
+from pushserver.server.presence import Presence
+from pushserver.server.publishing import Publishing
+from pushserver.server.reading import Reading
+from pushserver.server.replay import Replay
+from pushserver.server.revocations import Revocations
+from pushserver.server.sign_in import SignIn
+from pushserver.server.stats import Counters
+from pushserver.server.stats_channel import StatsChannel
+from pushserver.server.subscriptions import Subscriptions
+from pushserver.server.tasks import FINAL_TYPES, Tasks
+
+if TYPE_CHECKING:
+    from pushserver.engine.interfaces import IEngine, Member, TaskEvent
+
+
+class NodeSettings(Struct, frozen=True, kw_only=True):
+    """Values that the rooms go by. Durations are in ms.
+
+    Attributes:
+        auth_timeout: to authenticate in; None: connections may stay anonymous.
+        refresh_grace: after a token's end.
+        max_token_lifetime, leeway: how long a token may be valid, and how much clocks may differ.
+        chat_rate: chat messages of one user in a second; 0: any number.
+        stale_after: a task without a change for so long has failed.
+    """
+
+    limits: Limits
+    auth_timeout: int | None
+    refresh_grace: int
+    max_token_lifetime: int
+    leeway: int
+    chat_rate: float
+    throttle: ThrottleRules
+    stale_after: int
+
+
+class Node:
+    """The rooms of one node."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        clock: Clock,
+        engine: IEngine,
+        namespaces: Namespaces,
+        authenticator: Authenticator,
+        settings: NodeSettings,
+    ) -> None:
+        limits = settings.limits
+        self.name = limits.node
+        self.clock = clock
+        self.engine = engine
+        self.namespaces = namespaces
+        self.authenticator = authenticator
+        self.counters = Counters(clock.now(), clock.milliseconds())
+        self.publishing = Publishing(engine, namespaces, self.counters, clock)
+        self.hub = Hub(clock, engine.broker, self.counters, self.publishing.message_id)
+        self.presence = Presence(clock, engine, self.publishing)
+        self.tasks = Tasks(
+            clock,
+            engine,
+            self.hub,
+            self.publishing,
+            self.counters,
+            throttle=settings.throttle,
+            stale_after=settings.stale_after,
+        )
+        self.replay = Replay(engine, self.hub, self.publishing, clock)
+        self.hub.bind(lagged=self.replay.read_again, deserted=self.tasks.forget, resend_latest=self.tasks.resend_latest)
+        self.heartbeat = Heartbeat(
+            clock,
+            interval=limits.heartbeat_interval,
+            timeout=limits.heartbeat_timeout,
+            auth_timeout=settings.auth_timeout,
+            grace=settings.refresh_grace,
+        )
+        self.cluster = Cluster(engine.broker, self.name)
+        self.stats_channel = StatsChannel(clock, self.counters, self.hub, self.cluster, self.publishing)
+        self.revocations = Revocations(
+            clock,
+            engine.revocations,
+            self.hub,
+            authenticator,
+            self.cluster,
+            max_token_lifetime=settings.max_token_lifetime,
+            leeway=settings.leeway,
+        )
+        self.subscriptions = Subscriptions(
+            self.hub, self.publishing, self.presence, self.tasks, self.replay, clock, limits=limits
+        )
+        sign_in = SignIn(
+            authenticator,
+            self.hub,
+            self.presence,
+            self.subscriptions,
+            Backlog(engine.inbox, self.replay, self.tasks, self.publishing),
+            self.heartbeat,
+            self.counters,
+            limits=limits,
+        )
+        chat = Chat(
+            clock, self.hub, self.publishing, self.presence, self.cluster, KeyedTokenBuckets(settings.chat_rate)
+        )
+        self.reading = Reading(engine, self.publishing, self.presence, inbox_size=limits.inbox_size)
+        self.requests = ClientRequests(
+            sign_in,
+            self.subscriptions,
+            chat,
+            self.reading,
+            self.publishing,
+            self.tasks,
+            anonymous=limits.anonymous,
+        )
+        self.commands = BackendCommands(self.hub, self.publishing, self.tasks, self.cluster, self.revocations)
+        self._answers = Answers(
+            self.name, self.hub, self.subscriptions, chat, self.revocations, self.presence, self.stats_channel
+        )
+
+    # -- what is above ------------------------------------------------------------------------------------------------
+
+    def bind_connections(self, changed: Callable[[], None]) -> None:
+        """``changed`` is called when there are more or fewer connections."""
+        self.hub.bind_changed(changed)
+
+    def bind_streams(self, receive: Callable[[str, str], bool]) -> None:
+        """``receive`` takes a message for a stream of this node, by its connection's id; False where it is none."""
+        self._answers.bind_streams(receive)
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start what recurs. The engine has started."""
+        self.heartbeat.start()
+        self.tasks.start()
+        self.revocations.start()
+        self.stats_channel.start()
+
+    async def hand_over(self) -> None:
+        """The engine learns who has gone, and another node what this one has still to announce."""
+        try:
+            gone = await self.presence.flush()
+            if gone:
+                await self.cluster.hand_over(gone)
+        except errors.Unavailable:
+            self._log.warn("who has gone could not be handed over: the engine cannot answer now")
+
+    def stop(self) -> None:
+        """Stop what recurs. May be called more than once."""
+        self.stats_channel.stop()
+        self.revocations.stop()
+        self.tasks.stop()
+        self.presence.stop()
+        self.heartbeat.stop()
+
+    # -- `engine.interfaces.Listener` ---------------------------------------------------------------------------------
+
+    def deliver(self, publication: Publication) -> None:
+        if publication.type in FINAL_TYPES and publication.channel.startswith("user:"):
+            self.tasks.finished(publication)
+        self.hub.deliver(publication)
+
+    def task_event(self, event: TaskEvent, to_owner: bool) -> None:
+        self.tasks.event(event, to_owner)
+
+    def resync(self, channel: str) -> None:
+        notified = self.hub.resync(channel)
+        if channel.startswith("user:"):
+            # What came into the inbox unheard is sent again from the cursor on.
+            for connection in notified:
+                self.replay.read_again(connection, channel, None)
+
+    def refresh(self) -> None:
+        self.revocations.recheck_soon()
+        self.clock.detach(self._refresh_tasks(), self._log, "reading tasks again")
+
+    async def _refresh_tasks(self) -> None:
+        try:
+            await self.tasks.refresh()
+        except errors.Unavailable as problem:
+            self._log.warn("tasks could not be read again: {why}", why=problem.message)
+
+    def offline(self, user_id: str, last_seen_at: int) -> None:
+        self.presence.offline(user_id, last_seen_at)
+
+    def absent(self, channel: str, member: Member) -> None:
+        self.presence.absent(channel, member, self.namespaces.find(channel))
+
+    def connections(self) -> int:
+        return len(self.hub.connections)
+
+    def online(self, user_id: str) -> None:
+        self.presence.online(user_id)
+
+    def present(self, channel: str, member: Member) -> None:
+        self.presence.present(channel, member, self.namespaces.find(channel))
+
+    def answer(self, question: bytes) -> Deferred[bytes]:
+        return self._answers.answer(question)

@@ -1,0 +1,217 @@
+"""Signing in: from a connection that is nobody's to one that follows its user's channel and gets what waits for it.
+
+    claim       one of the user's places; from now on a revocation finds the connection
+    check       was the token revoked?
+    follow      the user is here; the connection follows the user's channel and ``system``
+    read        inbox, notices and tasks, together
+    begin       the answer, behind it what waits, and then what comes
+
+Whatever a step registers, `SignIn.leave` takes back, at whatever moment the connection ends.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from twisted.internet.defer import CancelledError
+from twisted.logger import Logger
+
+from pushserver.core import errors, operations
+from pushserver.core.errors import Close, Code, PushError, Refused
+from pushserver.core.operations import InboxSummary, Result
+from pushserver.core.positions import Position
+from pushserver.core.task import TaskState
+from pushserver.core.tokens import Identity
+from pushserver.server.auth import Authenticator
+from pushserver.server.backlog import SYSTEM, Backlog, Waiting
+from pushserver.server.channel import CatchUp
+from pushserver.server.connection import Connection
+from pushserver.server.heartbeat import Heartbeat
+from pushserver.server.hub import Hub
+from pushserver.server.limits import Limits
+from pushserver.server.presence import Presence
+from pushserver.server.stats import Counters
+from pushserver.server.subscriptions import Reply, Subscriptions
+from pushserver.server.tasks import LISTED, user_channel
+
+#: Refusals of a token that end the connection, and with which close.
+_CLOSES: Final[dict[Code, Close]] = {
+    Code.INVALID_TOKEN: errors.INVALID_TOKEN,
+    Code.TOKEN_BLACKLISTED: errors.INVALID_TOKEN,
+    Code.TOKEN_EXPIRED: errors.EXPIRED,
+    Code.UNAVAILABLE: errors.INTERNAL,
+}
+
+
+class AuthenticationFailed(PushError):
+    """A failed authentication that ends the connection: the client is told, then it is closed."""
+
+    def __init__(self, problem: PushError, close: Close) -> None:
+        super().__init__(problem.message, problem.code)
+        self.close = close
+
+
+class SignIn:
+    """The life of a connection: it comes, it becomes a user's, it leaves."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        hub: Hub,
+        presence: Presence,
+        subscriptions: Subscriptions,
+        backlog: Backlog,
+        heartbeat: Heartbeat,
+        counters: Counters,
+        *,
+        limits: Limits,
+    ) -> None:
+        self._authenticator = authenticator
+        self._hub = hub
+        self._presence = presence
+        self._subscriptions = subscriptions
+        self._backlog = backlog
+        self._heartbeat = heartbeat
+        self._counters = counters
+        self._limits = limits
+
+    def arrive(self, connection: Connection) -> None:
+        """A client has connected."""
+        self._hub.add(connection)
+        self._heartbeat.watch(connection)
+
+    def leave(self, connection: Connection) -> None:
+        """A connection has ended, or is about to: nothing of it stays behind. May be called more than once."""
+        if connection.gone:
+            return
+        for name in tuple(connection.channels):
+            self._subscriptions.absent(connection, name)
+        self._hub.remove(connection)
+        if connection.user_id is not None and connection.identity is not None:
+            self._presence.disconnect(connection, connection.user_id)
+
+    async def authenticate(self, connection: Connection, asked: operations.Authenticate, reply: Reply) -> None:
+        """Sign in, or refresh. Raises `AuthenticationFailed` where the connection ends, else `errors.PushError`."""
+        known = connection.identity
+        try:
+            identity = await self._authenticator.identify(asked.token)
+            if known is None:
+                await self.sign_in(connection, identity, asked.positions, reply)
+            elif known.user_id == identity.user_id:
+                await self._refresh(connection, identity, reply)
+            else:
+                raise Refused("this connection belongs to another user")
+        except PushError as problem:
+            self._counters.authentication_failed(problem.code.value)
+            if known is None:
+                raise AuthenticationFailed(problem, _CLOSES.get(problem.code, errors.INTERNAL)) from None
+            if problem.code not in (Code.INVALID_TOKEN, Code.TOKEN_BLACKLISTED):
+                raise
+            raise AuthenticationFailed(problem, errors.INVALID_TOKEN) from None
+        except CancelledError:
+            raise
+        except Exception:
+            self._log.failure("authenticating connection {id} failed", id=connection.id)
+            trouble = PushError("something went wrong here", Code.INTERNAL_ERROR)
+            self._counters.authentication_failed(trouble.code.value)
+            # Half signed in is neither in nor out.
+            raise AuthenticationFailed(trouble, errors.INTERNAL) from None
+
+    async def sign_in(
+        self, connection: Connection, identity: Identity, positions: dict[str, Position], reply: Reply
+    ) -> None:
+        """Make the connection the user's, and send what waits for them behind ``reply``. Without a reply the connection
+        was closed instead: the user has too many. ``positions``: where the client wants to go on, by channel."""
+        if not self._claim(connection, identity.user_id):
+            connection.close(errors.CONNECTION_LIMIT)
+            return
+        await self._check(connection, identity)
+        own, system = await self._follow(connection, identity)
+        waiting = await self._backlog.read(identity.user_id, positions)
+        await self._subscriptions.present(connection)
+        self._begin(connection, identity, own, system, waiting, reply)
+
+    # -- the steps ----------------------------------------------------------------------------------------------------
+
+    def _claim(self, connection: Connection, user_id: str) -> bool:
+        """Take one of the user's places. Return False where none is left."""
+        if len(self._hub.of_user(user_id)) >= self._limits.connections_per_user:
+            return False
+        # Before the revocations are asked for: one that comes after the answer finds this connection in the index.
+        self._hub.register(connection, user_id)
+        return True
+
+    async def _check(self, connection: Connection, identity: Identity) -> None:
+        await self._authenticator.check(identity)
+        if connection.gone:
+            raise CancelledError
+        connection.identity = identity
+
+    async def _follow(self, connection: Connection, identity: Identity) -> tuple[CatchUp, CatchUp]:
+        await self._presence.connect(connection, identity.user_id)
+        own = self._hub.begin(connection, user_channel(identity.user_id))
+        system = self._hub.begin(connection, SYSTEM)
+        connection.server_channels = (own.channel.name, system.channel.name)
+        # Both are on their way to the engine by now.
+        await self._hub.confirmed(own)
+        await self._hub.confirmed(system)
+        return own, system
+
+    def _begin(
+        self,
+        connection: Connection,
+        identity: Identity,
+        own: CatchUp,
+        system: CatchUp,
+        waiting: Waiting,
+        reply: Reply,
+    ) -> None:
+        self._heartbeat.authenticated(connection)
+        self._counters.authenticated()
+        reply(self._authenticated(connection, identity, waiting.results, waiting.inbox, waiting.tasks))
+        connection.greeted = True
+        self._backlog.show_tasks(connection, own, waiting)
+        self._subscriptions.go_live(system, waiting.notices)
+        self._backlog.replay(own, waiting)
+
+    # -- a newer token ------------------------------------------------------------------------------------------------
+
+    async def _refresh(self, connection: Connection, identity: Identity, reply: Reply) -> None:
+        inbox, tasks = await self._backlog.read_again(identity.user_id)
+        # Last, so that no revocation comes between the answer and the identity that a revocation looks for.
+        await self._authenticator.check(identity)
+        connection.identity = identity
+        self._heartbeat.authenticated(connection)
+        self._counters.authenticated()
+        own = connection.channels.difference(connection.server_channels)
+        ended = [name for name in own if self._subscriptions.no_longer_allowed(connection, name)]
+        for name in ended:
+            self._subscriptions.drop(connection, name)
+        reply(self._authenticated(connection, identity, {}, inbox, tasks))
+        for name in ended:
+            self._subscriptions.notify_ended(connection, name, Code.PERMISSION_DENIED, "no longer allowed")
+
+    def _authenticated(
+        self,
+        connection: Connection,
+        identity: Identity,
+        results: dict[str, Result],
+        inbox: InboxSummary,
+        tasks: list[TaskState],
+    ) -> operations.Authenticated:
+        return operations.Authenticated(
+            connection_id=connection.id,
+            user_id=identity.user_id,
+            permissions=identity.grants.strings,
+            expires_at=identity.expires_at,
+            channels=sorted(connection.server_channels),
+            results=results,
+            heartbeat_interval=self._limits.heartbeat_interval,
+            heartbeat_timeout=self._limits.heartbeat_timeout,
+            node=self._limits.node,
+            inbox=inbox,
+            tasks=tasks[:LISTED],
+            tasks_truncated=len(tasks) > LISTED,
+        )

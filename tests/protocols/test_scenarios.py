@@ -1,0 +1,238 @@
+"""What a session is, whatever the protocol and the engine: the same scenarios for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred, fail
+
+from pushserver.core import errors
+from pushserver.core.errors import Unavailable
+from pushserver.server.inbound import MAX_WAITING
+from tests.conftest import LoggedErrors
+from tests.protocols.paper import Paper, Place
+
+MANY = 1_000
+
+
+# -- a session --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_message_reaches_who_subscribed(place: Place, language: Any) -> None:
+    ann, bob = await place.client(language, "ann"), await place.client(language, "bob")
+    assert (await bob.ask("sub", "kept:a"))[2] == [["kept:a", "system", "user:bob"], {}]
+    for n in range(3):
+        assert (await ann.ask("pub", "kept:a", {"n": n}))[0] == "ok"
+    await place.until(lambda: len(bob.pushes("kept:a")) == 3)
+    assert bob.pushes("kept:a") == [{"n": 0}, {"n": 1}, {"n": 2}]
+    assert (await ann.ask("history", "kept:a"))[2] == [{"n": 0}, {"n": 1}, {"n": 2}]
+    assert (await bob.ask("unsub", "kept:a"))[0] == "ok"
+    await ann.ask("pub", "kept:a", {"n": 3})
+    await bob.ask("history", "kept:a")
+    assert len(bob.pushes("kept:a")) == 3
+
+
+async def test_what_waits_in_the_inbox_follows_the_sign_in(place: Place, language: Any) -> None:
+    for n in range(3):
+        await place.execute("notify", userId="ann", data=n)
+    ann = place.connect(language)
+    assert (await ann.ask("auth", place.token("ann"), {}))[2] == ["ann", 3]
+    await place.until(lambda: ann.pushes("user:ann") == [0, 1, 2])
+    state = await place.engine.inbox.state("ann")
+    assert (await ann.ask("ack", 2, state.epoch))[2] == 2
+    ann.vanish()
+    ann = place.connect(language)
+    assert (await ann.ask("auth", place.token("ann"), {}))[2] == ["ann", 1]
+    await place.until(lambda: ann.pushes("user:ann") == [2])
+    ann.vanish()
+    ann = place.connect(language)
+    await ann.ask("auth", place.token("ann"), {"user:ann": (1, state.epoch)})
+    await place.until(lambda: ann.pushes("user:ann") == [1, 2])
+
+
+async def test_who_may_not_is_told_so(place: Place, language: Any) -> None:
+    stranger = place.connect(language)
+    assert (await stranger.ask("pub", "free:a", 1))[2] == "NOT_AUTHENTICATED"
+    assert (await stranger.ask("auth", "no token", {}))[2] == "INVALID_TOKEN"
+    assert stranger.closed == errors.INVALID_TOKEN
+    ann = await place.client(language, "ann")
+    assert (await ann.ask("sub", "user:bob"))[2][1] == {"user:bob": "PERMISSION_DENIED"}
+    assert (await ann.ask("pub", "nowhere:a", 1))[2] == "UNKNOWN_CHANNEL"
+
+
+async def test_who_gives_no_sign_of_life_is_closed(place: Place, language: Any) -> None:
+    ann, bob = await place.client(language, "ann"), await place.client(language, "bob")
+    for _ in range(48):
+        place.time.advance(0.25)
+        ann.answer_ping()
+    assert language.ping in ann.socket.octets
+    for _ in range(24):
+        place.time.advance(0.25)
+        ann.answer_ping()
+    assert (ann.closed, bob.closed) == (None, errors.NO_HEARTBEAT)
+
+
+async def test_a_message_that_cannot_be_read_is_refused_and_ten_end_it(place: Place, language: Any) -> None:
+    ann = await place.client(language, "ann")
+    for n in range(10):
+        assert ann.closed is None
+        ann.inbound.receive(b"{not a message %d" % n)
+    assert ann.closed == errors.TOO_MANY_ERRORS
+
+
+# -- many operations in one read --------------------------------------------------------------------------------------
+
+
+class Gate:
+    """Stands before the engine's `publish`, and counts what is under way."""
+
+    def __init__(self, place: Place, before: Callable[[int], Deferred[None] | None] = lambda number: None) -> None:
+        self.asked = self.under_way = self.most = 0
+        self._before = before
+        self._publish = place.engine.broker.publish
+        place.engine.broker.publish = self.publish
+
+    def publish(self, *arguments: Any) -> Deferred[Any]:
+        self.asked += 1
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        return Deferred.fromCoroutine(self._work(self.asked, arguments))
+
+    async def _work(self, number: int, arguments: Any) -> Any:
+        try:
+            waiting = self._before(number)
+            if waiting is not None:
+                await waiting
+            return await self._publish(*arguments)
+        finally:
+            self.under_way -= 1
+
+
+def publish(client: Paper, count: int = MANY) -> list[int]:
+    """Publish so many messages with one read; return the commands' ids."""
+    ids = list(range(1_000_000, 1_000_000 + count))
+    client.send(*(("pub", id, "free:a", id) for id in ids))
+    return ids
+
+
+def outcomes(client: Paper) -> list[tuple[Any, Any]]:
+    return [(id, kind) for kind, id, _ in client.replies() if id is not None and id >= 1_000_000]
+
+
+async def both(place: Place, language: Any) -> tuple[Paper, Paper]:
+    """Who publishes, and who listens."""
+    ann, bob = await place.client(language, "ann"), await place.client(language, "bob")
+    await bob.ask("sub", "free:a")
+    return ann, bob
+
+
+async def test_they_are_carried_out_in_order_and_one_at_a_time(place: Place, language: Any) -> None:
+    ann, bob = await both(place, language)
+    gate = Gate(place)
+    ids = publish(ann)
+    await place.until(lambda: len(outcomes(ann)) == MANY)
+    assert outcomes(ann) == [(id, "ok") for id in ids]
+    await place.until(lambda: len(bob.pushes("free:a")) == MANY)
+    assert bob.pushes("free:a") == ids
+    assert gate.most == 1
+
+
+async def test_a_slow_engine_holds_the_queue_and_the_socket(place: Place, language: Any) -> None:
+    ann, _ = await both(place, language)
+    answers: list[Deferred[None]] = []
+
+    def slow(number: int) -> Deferred[None] | None:
+        answer: Deferred[None] = Deferred()
+        answers.append(answer)
+        return answer
+
+    gate = Gate(place, slow)
+    ids = publish(ann)
+    for number in range(1, 6):
+        await place.until(lambda n=number: len(answers) == n)
+        assert not ann.reading
+        assert ann.inbound._queue is not None
+        # What waits is what was sent, and nothing of it is made twice.
+        assert len(ann.inbound._queue) == MANY - number
+        assert outcomes(ann) == [(id, "ok") for id in ids[: number - 1]]
+        answers[number - 1].callback(None)
+    assert gate.most == 1
+
+
+async def test_an_engine_that_is_away_ends_it_after_ten(place: Place, language: Any) -> None:
+    ann, bob = await both(place, language)
+    gate = Gate(place, lambda number: fail(Unavailable("the engine is away")))
+    ids = publish(ann)
+    await place.until(lambda: ann.closed)
+    assert ann.closed == errors.TOO_MANY_ERRORS
+    assert outcomes(ann) == [(id, "no") for id in ids[:10]]
+    await bob.ask("history", "kept:a")
+    assert gate.asked == 10
+    assert bob.pushes("free:a") == []
+
+
+@pytest.mark.parametrize("problem", [Unavailable("the engine is away"), ZeroDivisionError()])
+async def test_one_that_fails_is_answered_in_its_place(
+    place: Place, language: Any, problem: Exception, flush_errors: LoggedErrors
+) -> None:
+    ann, bob = await both(place, language)
+    Gate(place, lambda number: fail(problem) if number == 500 else None)
+    ids = publish(ann)
+    await place.until(lambda: len(outcomes(ann)) == MANY)
+    assert outcomes(ann) == [(id, "no" if n == 499 else "ok") for n, id in enumerate(ids)]
+    await place.until(lambda: len(bob.pushes("free:a")) == MANY - 1)
+    assert bob.pushes("free:a") == ids[:499] + ids[500:]
+    flush_errors(ZeroDivisionError)
+
+
+@pytest.mark.parametrize("end", ["close", "vanish"])
+async def test_nothing_runs_after_the_close(place: Place, language: Any, end: str) -> None:
+    ann, bob = await both(place, language)
+
+    def half(number: int) -> None:
+        if number == 500:
+            ann.connection.close(errors.DISCONNECTED) if end == "close" else ann.vanish()
+
+    gate = Gate(place, half)
+    ids = publish(ann)
+    await place.until(lambda: gate.asked == 500 and not gate.under_way)
+    ann.send(("pub", 1, "free:a", "late"))
+    await bob.ask("pub", "free:a", "the end")
+    await place.until(lambda: "the end" in bob.pushes("free:a"))
+    assert gate.asked == 501
+    assert outcomes(ann) == [(id, "ok") for id in ids[:499]]
+    assert [p for p in bob.pushes("free:a") if p in ids[500:] or p == "late"] == []
+    assert ann.inbound._queue is None
+
+
+async def test_a_peer_that_does_not_read_is_answered_no_further(place: Place, language: Any) -> None:
+    ann, _ = await both(place, language)
+    ann.socket.blocked = True
+    gate = Gate(place)
+    ids = publish(ann)
+    await place.until(lambda: outcomes(ann))
+    assert not ann.reading
+    assert gate.asked == 1
+    for number in range(2, 5):
+        ann.socket.producer.resumeProducing()
+        await place.until(lambda n=number: len(outcomes(ann)) == n)
+        assert gate.asked == number
+    ann.socket.blocked = False
+    ann.socket.producer.resumeProducing()
+    await place.until(lambda: len(outcomes(ann)) == MANY)
+    assert outcomes(ann) == [(id, "ok") for id in ids]
+    await place.until(lambda: ann.reading)
+
+
+async def test_reading_goes_on_while_little_waits(place: Place, language: Any) -> None:
+    ann, _ = await both(place, language)
+    answer: Deferred[None] = Deferred()
+    Gate(place, lambda number: answer if number == 1 else None)
+    publish(ann, MAX_WAITING)
+    assert ann.reading
+    publish(ann, 1)
+    answer.callback(None)
+    await place.until(lambda: len(outcomes(ann)) == MAX_WAITING + 1)
+    assert ann.reading

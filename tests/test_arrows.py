@@ -1,0 +1,313 @@
+"""Arrows that no import shows, and words: read from the source, so that nothing has to be imported.
+
+Each rule is a function from a module's name and source to what is wrong with it; each finds an offence that is planted
+below. `STILL` names the folders that have yet to come over to a rule; it ends empty.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from pushserver.core.message_types import REPLIES
+from tests.test_layers import FLOORS, MODULES, folder_of, imports
+
+Rule = Callable[[str, str], list[str]]
+
+
+def _functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def _parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[ast.arg]:
+    given = function.args
+    every = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+    return [parameter for parameter in every if parameter is not None]
+
+
+# -- no constructor assigns into a collaborator -----------------------------------------------------------------------
+
+
+def assignments(module: str, source: str) -> list[str]:
+    """Targets of a constructor that are attributes of what it was given, or of its own parts."""
+    found: list[str] = []
+    for function in _functions(ast.parse(source)):
+        if function.name != "__init__":
+            continue
+        own, *given = [parameter.arg for parameter in _parameters(function)]
+        for node in ast.walk(function):
+            if not (isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del)):
+                continue
+            root: ast.expr = node.value
+            depth = 1
+            while isinstance(root, ast.Attribute | ast.Subscript):
+                root = root.value
+                depth += 1
+            if isinstance(root, ast.Name) and (root.id in given or (root.id == own and depth > 1)):
+                found.append(f"{module}:{node.lineno} assigns into {ast.unparse(node)}")
+    return found
+
+
+# -- types to the ends ------------------------------------------------------------------------------------------------
+
+#: What may never be `Any` where it is a parameter.
+TYPED = {"engine", "clock", "reactor", "hub", "node", "broker", "config", "cluster", "requests", "connection", "log"}
+
+
+def untyped(module: str, source: str) -> list[str]:
+    """Parameters that stand for a collaborator, and have no type."""
+    if folder_of(module) not in ("server", "engine", "app"):
+        return []
+    return [
+        f"{module}:{parameter.lineno} {function.name}({parameter.arg}: Any)"
+        for function in _functions(ast.parse(source))
+        for parameter in _parameters(function)
+        if parameter.arg in TYPED and isinstance(parameter.annotation, ast.Name) and parameter.annotation.id == "Any"
+    ]
+
+
+# -- the rooms take any protocol --------------------------------------------------------------------------------------
+
+#: Names that only the native protocol has: a reply's name with an underscore is no English word.
+NATIVE = {reply for reply in REPLIES if "_" in reply}
+
+
+def native_names(module: str, source: str) -> list[str]:
+    """The native protocol's own message names below the protocols."""
+    if folder_of(module) not in ("server", "engine"):
+        return []
+    return [
+        f"{module}:{node.lineno} says {node.value!r}"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Constant) and node.value in NATIVE
+    ]
+
+
+# -- moments and durations --------------------------------------------------------------------------------------------
+
+#: Where clocks are made: the server's, and the reactor's before anything is scheduled.
+CLOCKS = {"pushserver.server.clock", "pushserver.app.process"}
+#: Calls of `datetime` classes that look at the wall clock.
+_LOOKS = {"now", "utcnow", "today"}
+#: What is called like this is wall time, so it is never made of a count of seconds.
+_MOMENTS = {"now", "_now", "timestamp", "wall", "wall_clock"}
+
+
+def clocks(module: str, source: str) -> list[str]:
+    """Looks at a clock that is not `pushserver.server.clock`'s."""
+    if folder_of(module) not in FLOORS or module in CLOCKS:
+        return []
+    found: list[str] = []
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        where = f"{module}:{getattr(node, 'lineno', 0)}"
+        if isinstance(node, ast.Import) and any(alias.name == "time" for alias in node.names):
+            found.append(f"{where} imports time")
+        elif isinstance(node, ast.ImportFrom) and node.module == "time" and not node.level:
+            found.append(f"{where} imports from time")
+        elif (
+            isinstance(node, ast.Attribute)
+            and node.attr in _LOOKS
+            and ast.unparse(node.value).endswith(("datetime", "date"))
+        ):
+            found.append(f"{where} asks {ast.unparse(node)}")
+        elif (isinstance(node, ast.FunctionDef) and node.name in _MOMENTS and _counts_seconds(node)) or (
+            isinstance(node, ast.keyword | ast.Assign | ast.AnnAssign) and _named_moment(node) and _counts_seconds(node)
+        ):
+            found.append(f"{where} takes a count of seconds for a moment")
+    return found
+
+
+def _named_moment(node: ast.keyword | ast.Assign | ast.AnnAssign) -> bool:
+    if isinstance(node, ast.keyword):
+        return node.arg in ("timestamp", "wall")
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    names = {getattr(target, "id", getattr(target, "attr", "")) for target in targets}
+    return bool(names & {"timestamp", "wall"})
+
+
+def _counts_seconds(node: ast.AST) -> bool:
+    return any(
+        isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "seconds"
+        for call in ast.walk(node)
+    )
+
+
+# -- words ------------------------------------------------------------------------------------------------------------
+
+#: Words of the house that readers had to learn, and what the field says for each.
+WORDS = {
+    "doorway": "port", "house": "factory, server", "seat": "role", "Alone": "SingleProcess", "roll": "load_table",
+    "strike": "clear", "bury": "expire", "burial": "expiry", "enter": "register", "interject": "write_first",
+    "free": "direct_socket", "switched": "route_changed", "recall": "replay", "catch_up": "replay",
+    "following": "channel", "Joining": "CatchUp", "attended": "tracks_presence", "announced": "announces_presence",
+    "concluded": "finished", "_over": "_recently_finished", "outdated": "resend_latest", "arrived": "caught_up",
+    "Draft": "RawConfig", "Unexpected": "InvalidValue", "Once": "IdempotencyKey", "lot": "jitter, batch, total",
+    "heard": "received", "hear": "receive", "say": "send", "tell": "notify", "visible": "get_visible",
+    "meant": "targets", "Place": "Target", "LINE": "CONTROL_FD", "Bounds": "Limits", "Pace": "ThrottleRules",
+    "Want": "SubscribeItem", "settle": "freeze_gc, flush, cancel_timer", "Say": "Send", "Asked": "Perform",
+}  # fmt: skip
+
+
+def words(module: str, source: str) -> list[str]:
+    """What is defined under a word of the house."""
+    if folder_of(module) not in FLOORS:
+        return []
+    found: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        name = ""
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            name = node.name
+        elif isinstance(node, ast.arg):
+            name = node.arg
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            name = node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            name = node.attr
+        word = name if name in WORDS or name.endswith("__") else name.lstrip("_")
+        if word in WORDS:
+            found.append(f"{module}:{getattr(node, 'lineno', 0)} {name}: say {WORDS[word]}")
+    return found
+
+
+# -- no circle --------------------------------------------------------------------------------------------------------
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """The sets of modules that import each other, also under `TYPE_CHECKING` or inside functions (Tarjan)."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(module: str) -> None:
+        index[module] = low[module] = len(index)
+        stack.append(module)
+        for target in sorted(graph[module]):
+            if target not in index:
+                visit(target)
+                low[module] = min(low[module], low[target])
+            elif target in stack:
+                low[module] = min(low[module], index[target])
+        if low[module] == index[module]:
+            part: list[str] = []
+            while not part or part[-1] != module:
+                part.append(stack.pop())
+            if len(part) > 1:
+                found.append(sorted(part))
+
+    for module in sorted(graph):
+        if module not in index:
+            visit(module)
+    return found
+
+
+def import_graph(sources: dict[str, tuple[str, bool]]) -> dict[str, set[str]]:
+    """Which module imports which: by name, source and whether it is a package."""
+    graph: dict[str, set[str]] = {module: set() for module in sources}
+    for module, (source, package) in sources.items():
+        for name, _ in imports(source, module, package):
+            target = name if name in sources else name.rpartition(".")[0]
+            if target in sources and target != module:
+                graph[module].add(target)
+    return graph
+
+
+# -- the whole tree ---------------------------------------------------------------------------------------------------
+
+RULES: dict[str, Rule] = {
+    "assignments": assignments,
+    "untyped": untyped,
+    "native_names": native_names,
+    "clocks": clocks,
+    "words": words,
+}
+
+#: Folders that have yet to come over, by rule.
+STILL: dict[str, set[str]] = {
+    "assignments": set(),
+    "untyped": {"app"},
+    "clocks": {"app", "manhole"},
+    "words": {"engine", "app", "web", "manhole"},
+    "circles": {"engine", "app", "client", "publisher"},
+}
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_no_module_breaks_the_rule(rule: str, module: str) -> None:
+    if folder_of(module) not in STILL.get(rule, ()):
+        assert RULES[rule](module, MODULES[module].read_text()) == []
+
+
+def test_no_modules_import_each_other() -> None:
+    sources = {module: (path.read_text(), path.name == "__init__.py") for module, path in MODULES.items()}
+    found = circles(import_graph(sources))
+    assert [circle for circle in found if folder_of(circle[0]) not in STILL["circles"]] == []
+
+
+# -- planted offences -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rule", "module", "source"),
+    [
+        ("assignments", "server.a", "class A:\n def __init__(self, hub):\n  hub.lagged = self.read"),
+        ("assignments", "server.a", "class A:\n def __init__(self, hub):\n  hub.fan_out.outdated = self.read"),
+        ("assignments", "web.a", "class A:\n def __init__(self, *, hub):\n  hub.callbacks['x'].call = 1"),
+        ("assignments", "engine.a", "class A:\n def __init__(self):\n  self.b = B()\n  self.b.owner = self"),
+        ("untyped", "server.a", "def f(engine: Any): pass"),
+        ("untyped", "app.a", "async def f(*, clock: Any): pass"),
+        ("native_names", "server.a", "reply('auth_success')"),
+        ("clocks", "server.a", "import time"),
+        ("clocks", "web.a", "def f():\n from time import monotonic"),
+        ("clocks", "engine.a", "import datetime\nx = datetime.datetime.now()"),
+        ("clocks", "engine.a", "def _now(self):\n return int(self._clock.seconds() * 1000)"),
+        ("clocks", "server.a", "Publication(timestamp=int(clock.seconds() * 1000))"),
+        ("words", "server.a", "class Joining: pass"),
+        ("words", "server.a", "def tell(self): pass"),
+        ("words", "web.a", "def f(house): pass"),
+        ("words", "manhole.a", "def f(self):\n self._meant = 1"),
+    ],
+)
+def test_a_planted_offence_is_found(rule: str, module: str, source: str) -> None:
+    assert len(RULES[rule](f"pushserver.{module}", source)) == 1
+
+
+@pytest.mark.parametrize(
+    ("rule", "module", "source"),
+    [
+        ("assignments", "server.a", "class A:\n def __init__(self, hub):\n  self.hub = hub\n  self.c[hub] = 1"),
+        (
+            "assignments",
+            "server.a",
+            "class A:\n def __init__(self):\n  loop = Loop()\n  loop.clock = 1\n  self.l = loop",
+        ),
+        ("assignments", "server.a", "class A:\n def bind(self, hub):\n  hub.lagged = self.read"),
+        ("untyped", "server.a", "def f(engine: IEngine, value: Any): pass"),
+        ("native_names", "web.a", "reply('auth_success')"),
+        ("clocks", "server.a", "began = clock.seconds()\nnow = clock.now()"),
+        ("clocks", "client.a", "import time"),
+        ("words", "server.a", "def send(self, targets): return tell(targets)"),
+    ],
+)
+def test_what_is_no_offence_is_not_found(rule: str, module: str, source: str) -> None:
+    assert RULES[rule](f"pushserver.{module}", source) == []
+
+
+@pytest.mark.parametrize(
+    "inner",
+    ["from pushserver import a", "if TYPE_CHECKING:\n from pushserver.a import A", "def f():\n import pushserver.a"],
+)
+def test_a_planted_circle_is_found(inner: str) -> None:
+    sources = {
+        "pushserver.a": ("from pushserver.b import B", False),
+        "pushserver.b": ("from pushserver.c import C", False),
+        "pushserver.c": (inner, False),
+        "pushserver.d": ("from pushserver.a import A\nfrom pushserver.b import B", False),
+    }
+    assert circles(import_graph(sources)) == [["pushserver.a", "pushserver.b", "pushserver.c"]]
