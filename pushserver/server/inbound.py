@@ -115,9 +115,9 @@ class Inbound:
                 self._read(payload, at)
             while self._current is None and connection.open:
                 if outbox.stalled:
-                    # The client does not read: nothing more is answered until it does.
+                    # The client does not read: nothing more is answered until it does, or ever where it is gone.
                     self._wait_for(outbox.drained())
-                    continue
+                    break
                 if not self._queue:
                     break
                 now = self._clock.seconds()

@@ -64,3 +64,13 @@ async def test_what_waits_is_forgotten_with_the_connection(house: House) -> None
     await house.settle()
     assert client.new() == []
     assert house.node.counters.publications == 0
+
+
+async def test_a_socket_that_ends_while_it_does_not_read_ends_the_queue(house: House) -> None:
+    client = await house.client("ann")
+    client.socket.blocked = True
+    for n in range(5):
+        client.send("ping", n)
+    client.vanish()
+    await house.settle()
+    assert len(client.new()) == 1

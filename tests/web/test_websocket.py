@@ -326,7 +326,7 @@ def test_frames_pay_what_messages_pay(flood: bytes) -> None:
 
 
 def test_a_steady_few_frames_are_no_flood() -> None:
-    clock = Clock()
+    clock = task.Clock()
     transport = StringTransport()
     door = WebSocketDoorFactory(context(rate=50, clock=clock)).door(head(), "127.0.0.1")
     door.makeConnection(transport)
