@@ -279,7 +279,7 @@ def test_inflating_stops_at_the_limit() -> None:
     )
 
 
-class Hasty(Clock):
+class Hasty(task.Clock):
     """A clock that is a turn further with each look."""
 
     def seconds(self) -> float:
@@ -291,7 +291,7 @@ class Hasty(Clock):
 def test_a_read_that_takes_longer_than_a_turn_goes_on_in_the_next_one() -> None:
     clock = Hasty()
     transport = StringTransport()
-    door = WebSocketDoorFactory(context(clock=clock)).door(head(), "127.0.0.1")
+    door = WebSocketDoorFactory(context(reactor=clock)).door(head(), "127.0.0.1")
     door.makeConnection(transport)
     transport.clear()
     octets = b"".join(frame(TEXT, ping(n)) + frame(PING, b"%d" % n) for n in range(200))
@@ -328,7 +328,7 @@ def test_frames_pay_what_messages_pay(flood: bytes) -> None:
 def test_a_steady_few_frames_are_no_flood() -> None:
     clock = task.Clock()
     transport = StringTransport()
-    door = WebSocketDoorFactory(context(rate=50, clock=clock)).door(head(), "127.0.0.1")
+    door = WebSocketDoorFactory(context(rate=50, reactor=clock)).door(head(), "127.0.0.1")
     door.makeConnection(transport)
     for _ in range(1000):
         door.dataReceived(frame(PING))
