@@ -9,21 +9,21 @@ nothing more is read.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from secrets import token_urlsafe
 from typing import Final
 
 from pushserver.core import errors
 from pushserver.core.errors import Close
-from pushserver.core.protocol import Dialect
+from pushserver.core.protocol import ClientProtocol
 from pushserver.protocols import rfc6455
-from pushserver.protocols.native.framing import SUBPROTOCOL, Deflated, Plain
-from pushserver.protocols.native.session import Session
+from pushserver.protocols.native.protocol import NativeProtocol
 from pushserver.server.connection import Connection
 from pushserver.server.inbound import Inbound
 from pushserver.server.outbox import Mark, Outbox, no_delay
 from pushserver.web.autobahn_reader import AutobahnFactory, AutobahnReader, Inflation
 from pushserver.web.context import Context
-from pushserver.web.handshake import Deflation, Offer
+from pushserver.web.handshake import Offer
 from pushserver.web.port import Head
 
 #: Characters of a User-Agent that are kept for the lists of connections.
@@ -66,16 +66,17 @@ class WebSocketDoor(AutobahnReader):
         no_delay(self.transport)
         outbox.write(offer.response)
         self.begin(None if offer.deflation is None else Inflation(offer.deflation.client_window))
-        session = Session(factory.rates, factory.anonymous)
+        protocol = factory.protocols[offer.protocol or factory.usual.subprotocol]
+        session = protocol.session()
         connection = self.connection = Connection(
             token_urlsafe(ID_BYTES),
-            factory.dialect(offer.deflation),
+            protocol.dialect(None if offer.deflation is None else offer.deflation.server_window),
             self,
             outbox,
             session.notify,
             address=address,
             user_agent=user_agent,
-            protocol=SUBPROTOCOL,
+            protocol=protocol.subprotocol,
             connected_at=context.clock.now(),
             counters=context.counters,
         )
@@ -240,6 +241,8 @@ class WebSocketDoor(AutobahnReader):
         connection = self.connection
         if discard and self._outbox is not None:
             self._outbox.discard()
+        if connection is not None:
+            close = connection.dialect.close(close)
         self.close_with(close.code, close.reason)
         if connection is not None:
             self._goodbye(connection)
@@ -272,32 +275,27 @@ class WebSocketDoor(AutobahnReader):
 
 
 class WebSocketDoorFactory(AutobahnFactory):
-    """Makes the doors, and holds what they share."""
+    """Makes the doors, and holds what they share.
 
-    def __init__(self, context: Context) -> None:
-        super().__init__(context.reactor, SUBPROTOCOL, context.server.max_message_size)
+    Args:
+        protocols: the client protocols that are spoken here beside the native one, which is the usual one.
+    """
+
+    def __init__(self, context: Context, protocols: Sequence[ClientProtocol] = ()) -> None:
+        self.usual = NativeProtocol(context.rates, context.auth.anonymous, context.delivery.compression_min_size)
+        super().__init__(context.reactor, self.usual.subprotocol, context.server.max_message_size)
+        #: by what they are called in the handshake, the usual one first
+        self.protocols: dict[str, ClientProtocol] = {one.subprotocol: one for one in (self.usual, *protocols)}
         self.context = context
         self.rates = context.rates
         self.policy = context.policy
-        self.anonymous = context.auth.anonymous
         self.max_message_size = context.server.max_message_size
         self.max_queue_size = context.delivery.max_queue_size
-        self._plain: Dialect = Plain()
-        self._deflated: dict[int, Dialect] = {}
         self._door = self.kind(WebSocketDoor, _factory=self)
 
     def door(self, head: Head, address: str) -> WebSocketDoor:
         """Return the protocol for an admitted upgrade. Raises `errors.Invalid` for an offer that cannot be met."""
         agent = head.headers.get("user-agent", "")[:MAX_USER_AGENT]
-        offer = Offer(head, self.context.delivery.compression)
+        offer = Offer(head, self.context.delivery.compression, tuple(self.protocols))
         protocol: WebSocketDoor = self._door(offer, address, agent)
         return protocol
-
-    def dialect(self, deflation: Deflation | None) -> Dialect:
-        """Return how to speak to a connection with this compression: one object for all with the same."""
-        if deflation is None:
-            return self._plain
-        window = deflation.server_window
-        if window not in self._deflated:
-            self._deflated[window] = Deflated(window, self.context.delivery.compression_min_size)
-        return self._deflated[window]
