@@ -376,4 +376,6 @@ def _published(published: Published) -> dict[str, Any]:
         result |= {"offset": published.offset, "epoch": published.epoch}
     if published.duplicate:
         result["duplicate"] = True
+    if published.conflict:
+        result["conflict"] = True
     return result

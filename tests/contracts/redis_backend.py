@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.task import deferLater
 
@@ -46,6 +46,9 @@ class RedisBackend:
             position_check=10_000,
             accepts=lambda type: True,
         )
+
+    def footprint(self) -> Any:
+        return sorted(self.server.command("KEYS", "*").split())
 
     async def close(self) -> None:
         self.server.kill()

@@ -287,14 +287,18 @@ def test_a_repeated_message_id_gets_the_first_answer(server: Process) -> None:
     with client_of(server, "i1", "news:i") as client:
         body = {"channel": "news:i", "data": 1, "messageId": "m-1"}
         first = post(server, "/api/publish", body)
+        assert post(server, "/api/publish", body) == {**first, "duplicate": True}
         again = post(server, "/api/publish", {**body, "data": "another body"})
-        assert again == {**first, "duplicate": True}
+        assert again == {**first, "duplicate": True, "conflict": True}
+        again = post(server, "/api/publish", {**body, "type": "another"})
+        assert again == {**first, "duplicate": True, "conflict": True}
         other = post(server, "/api/publish", {**body, "channel": "news:i2"})
         assert "duplicate" not in other
         assert len(pushes(client)) == 1
         told = post(server, "/api/notify", {"userId": "i1", "data": 1, "messageId": "m-2"})["results"][0]
         (repeat,) = post(server, "/api/notify", {"userId": "i1", "data": 2, "messageId": "m-2"})["results"]
         assert (repeat["offset"], repeat["messageId"], repeat["duplicate"]) == (told["offset"], "m-2", True)
+        assert repeat["conflict"] is True
         assert len(pushes(client)) == 1
 
 

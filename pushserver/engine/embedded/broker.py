@@ -10,6 +10,7 @@ from zope.interface import implementer
 
 from pushserver.core.errors import Unavailable
 from pushserver.engine.deadlines import limited
+from pushserver.engine.identity import CHANNEL, content_digest, key_digest
 from pushserver.engine.interfaces import ONCE_TTL, IBroker, NodeInfo, Published
 
 from .operations import KeepPublication
@@ -87,8 +88,8 @@ class EmbeddedBroker:
         self._delivery = delivery
         self._clock = clock
         self._node_name = node_name
-        #: by channel and key: when it is forgotten (s, monotonic), and what was answered
-        self._keys: dict[tuple[str, str], tuple[float, Published]] = {}
+        #: by the key's digest: when it is forgotten (s, monotonic), the first one's message id, its content's digest
+        self._keys: dict[bytes, tuple[float, str, bytes]] = {}
         self._started_at = 0
 
     def start(self) -> None:
@@ -115,23 +116,24 @@ class EmbeddedBroker:
             return fail(Unavailable("the engine is stopped"))
         result = Published(publication.message_id)
         if once is not None:
-            earlier = self._remembered(publication.channel, once, result)
+            earlier = self._remembered(publication, once)
             if earlier is not None:
                 return succeed(earlier)
         self._delivery.deliver(publication)
         return succeed(result)
 
-    def _remembered(self, channel: str, once: IdempotencyKey, result: Published) -> Published | None:
+    def _remembered(self, publication: Publication, once: IdempotencyKey) -> Published | None:
         """Return what a key answered before, or None after remembering it. Keys stand in the order of their age."""
         now = self._clock.seconds()
         keys = self._keys
         while keys and (len(keys) > _KEYS or next(iter(keys.values()))[0] <= now):
             del keys[next(iter(keys))]
-        earlier = keys.get((channel, once.key))
-        if earlier is None:
-            keys[channel, once.key] = (now + ONCE_TTL / 1000, result)
+        digest, content = key_digest(CHANNEL, publication.channel, once), content_digest(publication)
+        if digest not in keys:
+            keys[digest] = (now + ONCE_TTL / 1000, publication.message_id, content)
             return None
-        return Published(earlier[1].message_id, duplicate=True)
+        _, message_id, first = keys[digest]
+        return Published(message_id, duplicate=True, conflict=content != first)
 
     def survey(self, question: bytes, timeout: int) -> Deferred[list[tuple[str, bytes]]]:
         listener = self._delivery.listener

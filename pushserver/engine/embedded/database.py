@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 import sqlite3
 from functools import lru_cache
 from importlib.resources import files
@@ -149,6 +150,23 @@ class Database:
                 script = entry.read_text(encoding="utf-8")
                 connection.executescript(f"BEGIN;\n{script}\nPRAGMA user_version = {number};\nCOMMIT;")
 
+    def secret(self) -> bytes:
+        """Return this store's secret, 32 random bytes made when it is first asked for. Raises `ConfigError`."""
+        try:
+            self.connection.execute(
+                "INSERT OR IGNORE INTO secret (secret, value) VALUES (1, ?)", (secrets.token_bytes(32),)
+            )
+            (value,) = self.connection.execute("SELECT value FROM secret").fetchone()
+        except sqlite3.DatabaseError as error:
+            raise self._unusable(f"expected that {FILE} can be written", str(error)) from error
+        return bytes(value)
+
+    def measure(self) -> tuple[int, int]:
+        """Return how many bytes the files have, and how many are free on their file system. Raises OSError."""
+        size = sum(entry.stat().st_size for entry in self._directory.glob(f"{FILE}*"))
+        room = os.statvfs(self._directory)
+        return size, room.f_bavail * room.f_frsize
+
     def rollback(self) -> None:
         """Ends a transaction that failed, however it failed."""
         if self._connection is not None and self._connection.in_transaction:
@@ -190,6 +208,21 @@ def write_rows(connection: sqlite3.Connection, head: str, rows: Sequence[tuple[A
             chunk = rows[done : done + size]
             connection.execute(_values(head, len(chunk[0]), size, tail), tuple(chain.from_iterable(chunk)))
             done += size
+
+
+def take_rows(found: sqlite3.Cursor, max_bytes: int | None) -> tuple[list[tuple[int, bytes]], bool]:
+    """Return rows of ``offset, body`` up to so many bytes of bodies, or one, and whether there were more."""
+    if max_bytes is None:
+        return found.fetchall(), False
+    taken: list[tuple[int, bytes]] = []
+    total = 0
+    for offset, body in found:
+        total += len(body)
+        if taken and total > max_bytes:
+            found.close()
+            return taken, True
+        taken.append((offset, body))
+    return taken, False
 
 
 @lru_cache(maxsize=64)

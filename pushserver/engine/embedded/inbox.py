@@ -38,8 +38,8 @@ class EmbeddedInbox:
     ) -> Deferred[Published]:
         return self._writer.submit(AppendToInbox(publication, user_id, chat, ttl, collapse_key, once))
 
-    def read(self, user_id: str, after: int | None, limit: int) -> Deferred[InboxPage]:
-        return self._writer.submit(InboxCall(Inboxes.read, user_id, after, limit))
+    def read(self, user_id: str, after: int | None, limit: int, max_bytes: int | None = None) -> Deferred[InboxPage]:
+        return self._writer.submit(InboxCall(Inboxes.read, user_id, after, limit, max_bytes))
 
     def state(self, user_id: str) -> Deferred[InboxSummary]:
         return self._writer.submit(InboxCall(Inboxes.state, user_id))

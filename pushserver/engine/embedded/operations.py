@@ -12,9 +12,9 @@ import msgspec
 
 from pushserver.core import errors, publication
 from pushserver.core.task import TaskState
+from pushserver.engine.identity import CHANNEL, INBOX, TASK, content_digest, key_digest
 from pushserver.engine.interfaces import Published
 
-from .rows import idempotency as once
 from .rows import revocations as revocationrows
 
 if TYPE_CHECKING:
@@ -117,15 +117,18 @@ class RowCall(_Call[T]):
         return self._method(store.connection, *self._arguments)
 
 
-def _earlier(store: Store, digest: bytes) -> Published | None:
+def _earlier(store: Store, digest: bytes, message: Publication) -> Published | None:
     """Return what a repeat is answered; None where this is the first."""
     answer = store.keys.answer(digest)
-    return msgspec.structs.replace(_published.decode(answer), duplicate=True) if answer is not None else None
+    if answer is None:
+        return None
+    conflict = store.keys.differs(digest, content_digest(message))
+    return msgspec.structs.replace(_published.decode(answer), duplicate=True, conflict=conflict)
 
 
-def _first(store: Store, digest: bytes, published: Published) -> Published:
+def _first(store: Store, digest: bytes, message: Publication, published: Published) -> Published:
     """Return what the first is answered, after writing it down for repeats."""
-    store.keys.remember(digest, _encode(published), store.now)
+    store.keys.remember(digest, _encode(published), content_digest(message), store.now)
     return published
 
 
@@ -136,20 +139,20 @@ class KeepPublication(Operation[Published]):
 
     def __init__(self, message: Publication, retention: Retention, key: IdempotencyKey | None) -> None:
         self.channel = message.channel
-        self.digest = once.digest_of(once.CHANNEL, message.channel, key) if key is not None else None
+        self.digest = key_digest(CHANNEL, message.channel, key) if key is not None else None
         self._publication = message
         self._body = publication.encode(message)
         self._retention = retention
 
     def carry_out(self, store: Store) -> Published:
         message, digest = self._publication, self.digest
-        if digest is not None and (earlier := _earlier(store, digest)) is not None:
+        if digest is not None and (earlier := _earlier(store, digest, message)) is not None:
             return earlier
         offset, epoch = store.histories.append(
             store.connection, store.now, message.channel, self._retention, self._body
         )
         published = Published(message.message_id, offset, epoch)
-        return published if digest is None else _first(store, digest, published)
+        return published if digest is None else _first(store, digest, message, published)
 
     def notify(self, delivery: Delivery, answer: Published) -> None:
         if not answer.duplicate:
@@ -171,7 +174,7 @@ class AppendToInbox(Operation[Published]):
         key: IdempotencyKey | None,
     ) -> None:
         self.user_id = user_id
-        self.digest = once.digest_of(once.INBOX, user_id, key) if key is not None else None
+        self.digest = key_digest(INBOX, user_id, key) if key is not None else None
         self._publication = message
         self._body = publication.encode(message)
         self._chat = chat
@@ -181,13 +184,13 @@ class AppendToInbox(Operation[Published]):
     def carry_out(self, store: Store) -> Published:
         user_id, digest = self.user_id, self.digest
         assert user_id is not None
-        if digest is not None and (earlier := _earlier(store, digest)) is not None:
+        if digest is not None and (earlier := _earlier(store, digest, self._publication)) is not None:
             return earlier
         offset, epoch = store.inboxes.append(
             store.connection, store.now, user_id, self._chat, self._ttl, self._collapse_key, self._body
         )
         published = Published(self._publication.message_id, offset, epoch)
-        return published if digest is None else _first(store, digest, published)
+        return published if digest is None else _first(store, digest, self._publication, published)
 
     def notify(self, delivery: Delivery, answer: Published) -> None:
         if not answer.duplicate:
@@ -201,7 +204,7 @@ class CreateTask(Operation[TaskState]):
 
     def __init__(self, event: TaskEvent, key: IdempotencyKey | None) -> None:
         self.task_id = event.state.task_id
-        self.digest = once.digest_of(once.TASK, event.state.task_id, key) if key is not None else None
+        self.digest = key_digest(TASK, event.state.task_id, key) if key is not None else None
         self._event = event
         self._changed = False
 
@@ -213,7 +216,7 @@ class CreateTask(Operation[TaskState]):
             raise errors.Conflict("a task of this id exists")
         store.tasks.put(state, store.now)
         if self.digest is not None:
-            store.keys.remember(self.digest, _encode(state), store.now)
+            store.keys.remember(self.digest, _encode(state), None, store.now)
         self._changed = True
         return state
 
@@ -230,7 +233,7 @@ class ReplaceTask(Operation[bool]):
     def __init__(self, event: TaskEvent, final: Publication | None, key: IdempotencyKey | None) -> None:
         self.task_id = event.state.task_id
         self.user_id = event.state.user_id if final is not None else None
-        self.digest = once.digest_of(once.TASK, event.state.task_id, key) if key is not None else None
+        self.digest = key_digest(TASK, event.state.task_id, key) if key is not None else None
         self._event = event
         self._final = final
         self._body = publication.encode(final) if final is not None else b""
@@ -252,7 +255,7 @@ class ReplaceTask(Operation[bool]):
                 store.connection, store.now, state.user_id, False, None, None, self._body
             )
         if self.digest is not None:
-            store.keys.remember(self.digest, b"true", store.now)
+            store.keys.remember(self.digest, b"true", None, store.now)
         self._changed = True
         return True
 
@@ -269,7 +272,7 @@ class TaskDone(Operation[bool]):
     __slots__ = ("digest",)
 
     def __init__(self, task_id: str, key: IdempotencyKey) -> None:
-        self.digest = once.digest_of(once.TASK, task_id, key)
+        self.digest = key_digest(TASK, task_id, key)
 
     def carry_out(self, store: Store) -> bool:
         return self.digest is not None and store.keys.answer(self.digest) is not None
@@ -289,6 +292,15 @@ class Sweep(Operation[bool]):
         removed += [part.sweep(store.connection, store.now, limit) for part in (store.inboxes, store.histories)]
         removed.append(revocationrows.sweep(store.connection, store.now, limit))
         return max(removed) >= limit
+
+
+class Measure(Operation[tuple[int, int]]):
+    """How many bytes the store's files have, and how many are free beside them."""
+
+    __slots__ = ()
+
+    def carry_out(self, store: Store) -> tuple[int, int]:
+        return store.measure()
 
 
 class Probe(Operation[None]):

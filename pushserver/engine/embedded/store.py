@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from pushserver.core.errors import PushError, Unavailable
 
 from .database import Database, disk_failed, hold
+from .epochs import Epochs
 from .rows import revocations as revocationrows
 from .rows.history import Histories
 from .rows.idempotency import IdempotencyRows
@@ -45,8 +46,9 @@ class Store:
         self.now = 0
         self.connection: sqlite3.Connection
         self.keys = IdempotencyRows()
-        self.inboxes = Inboxes(inbox)
-        self.histories = Histories()
+        self.epochs = Epochs()
+        self.inboxes = Inboxes(inbox, self.epochs)
+        self.histories = Histories(self.epochs)
         self.tasks = TaskRows(task_ttl)
         self._parts = (self.keys, self.inboxes, self.histories, self.tasks)
 
@@ -55,6 +57,7 @@ class Store:
         self._lock = hold(self._directory)
         try:
             self._database.open()
+            self.epochs.load(self._database.secret())
             return revocationrows.revocations(self._database.connection, now)
         except BaseException:
             self.close()
@@ -65,6 +68,10 @@ class Store:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def measure(self) -> tuple[int, int]:
+        """Return how many bytes the store's files have, and how many are free on their file system. Raises OSError."""
+        return self._database.measure()
 
     def carry_out(self, operations: Sequence[Operation[Any]], now: int) -> list[Any]:
         """Carries out a batch as one transaction, which is on the disk when this returns.

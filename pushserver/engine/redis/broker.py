@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from pushserver.core import publication as publications
 from pushserver.core.positions import Position
+from pushserver.engine.identity import CHANNEL, content_digest
 from pushserver.engine.interfaces import POSITION_TTL, IBroker, NodeInfo, Published
 
 if TYPE_CHECKING:
@@ -21,12 +22,14 @@ if TYPE_CHECKING:
     from .names import Names
 
 
-def repeated(answer: bytes) -> Published:
-    """Read what a key of a publication answered first."""
+def repeated(reply: list[Any]) -> Published:
+    """Read a script's reply to a repeat: what the key of the publication answered first, and whether the content was
+    another one."""
+    _, answer, conflict = reply
     offset, epoch, message_id = answer.decode().split(" ", 2)
     if offset == "0":
-        return Published(message_id, duplicate=True)
-    return Published(message_id, int(offset), epoch, duplicate=True)
+        return Published(message_id, duplicate=True, conflict=bool(conflict))
+    return Published(message_id, int(offset), epoch, duplicate=True, conflict=bool(conflict))
 
 
 @implementer(IBroker)
@@ -54,7 +57,7 @@ class RedisBroker:
         return Deferred.fromCoroutine(self._keep(publication, retention, once))
 
     def _once(self, channel: str, once: IdempotencyKey | None) -> tuple[str, IdempotencyKey] | None:
-        return (self._names.once("channel", channel, once.key), once) if once is not None else None
+        return (self._names.once(CHANNEL, channel, once), once) if once is not None else None
 
     async def _publish(self, publication: Publication, once: IdempotencyKey | None) -> Published:
         channel = publication.channel
@@ -66,12 +69,12 @@ class RedisBroker:
         else:
             keys = [self._names.history(channel), self._names.messages(channel)]
             reply = await self._commands.write(
-                "publish", keys, live, body, publication.message_id, 0, 0, 0, tag,
-                once=self._once(channel, once), durable=False,
+                "publish", keys, live, body, publication.message_id, 0, 0, 0, tag, 0,
+                once=self._once(channel, once), content=content_digest(publication), durable=False,
             )  # fmt: skip
             self._live.published(publication, tag, not reply)
             if reply:
-                return repeated(reply[1])
+                return repeated(reply)
         self.published += 1
         return Published(publication.message_id)
 
@@ -88,10 +91,12 @@ class RedisBroker:
             retention.ttl,
             max(POSITION_TTL, retention.ttl),
             "",
+            retention.max_bytes,
             once=self._once(channel, once),
+            content=content_digest(publication) if once is not None else b"",
         )
         if reply[0] == b"duplicate":
-            return repeated(reply[1])
+            return repeated(reply)
         self.published += 1
         position = Position(int(reply[0]), reply[1].decode())
         await self._live.kept(publication, body, position)

@@ -6,6 +6,7 @@ a connection to themselves. Whatever goes wrong comes out as `Unavailable`.
 
 from __future__ import annotations
 
+import hmac
 import secrets
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,7 +14,8 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
 from pushserver.core.errors import Unavailable
-from pushserver.engine.interfaces import ONCE_TTL
+from pushserver.engine.fill_level import FillLevel
+from pushserver.engine.interfaces import EPOCH_PERIOD, ONCE_TTL
 
 from .connection import RedisConnection, Refusal, parse_info
 from .scripts import Script, load
@@ -67,6 +69,8 @@ class RedisCommands:
         self.durables = connection("durable") if self._replicas else self.commands
         self.connections = [self.commands, self.durables] if self._replicas else [self.commands]
         self.generation = ""
+        self._secret: bytes | None = None
+        self.fill = FillLevel("redis.url")
         self._moved: Callable[[], None] | None = None
         self.refused = 0
 
@@ -90,7 +94,9 @@ class RedisCommands:
     async def _attach(self, protocol: CommandProtocol) -> None:
         limit = self.commands.command_timeout
         info = parse_info(await self._ask(protocol, "INFO", "server"))
-        policy = parse_info(await self._ask(protocol, "INFO", "memory")).get("maxmemory_policy", "noeviction")
+        memory = parse_info(await self._ask(protocol, "INFO", "memory"))
+        self._note_memory(memory)
+        policy = memory.get("maxmemory_policy", "noeviction")
         if policy != "noeviction":
             self._log.warn(
                 "Redis may evict what it keeps (maxmemory-policy {policy}): messages can vanish", policy=policy
@@ -100,17 +106,34 @@ class RedisCommands:
             if not success:
                 raise Unavailable(str(result.value))
         attach = self._scripts["attach"]
-        reply = protocol.send(limit, "EVALSHA", attach.digest, 1, self._names.server, info["run_id"], _token())
+        fresh = (_token(), secrets.token_bytes(32))
+        reply = protocol.send(limit, "EVALSHA", attach.digest, 1, self._names.server, info["run_id"], *fresh)
         try:
-            generation = (await reply).decode()
+            found, self._secret = await reply
         except Refusal as error:
             raise Unavailable(str(error)) from None
+        generation = found.decode()
         if generation != self.generation:
             known, self.generation = self.generation, generation
             if known:
                 self._log.warn("Redis answers with a new history: every position moves on")
                 if self._moved is not None:
                     self._moved()
+
+    def secret(self, purpose: str) -> bytes:
+        """Return a secret for one purpose, derived from the data's own. Raises `Unavailable` where Redis was never
+        reached."""
+        if self._secret is None:
+            raise Unavailable("Redis was not reached yet")
+        return hmac.digest(self._secret, f"purpose:{purpose}".encode(), "sha256")
+
+    async def measure(self) -> None:
+        """Note how much memory Redis takes. Fails with `Unavailable`."""
+        self._note_memory(parse_info(await self.call("INFO", "memory")))
+
+    def _note_memory(self, memory: dict[str, str]) -> None:
+        place = int(memory.get("maxmemory", "0"))
+        self.fill.note(int(memory.get("used_memory", "0")), place or None)
 
     async def _ask(self, protocol: CommandProtocol, *parts: Any) -> Any:
         try:
@@ -170,7 +193,7 @@ class RedisCommands:
         for _ in range(_ATTEMPTS):
             known = self.generation
             reply = await self.run(
-                name, [self._names.server, *keys], known, _token(), *arguments, durable=durable, waited=waited
+                name, [self._names.server, *keys], known, EPOCH_PERIOD, *arguments, durable=durable, waited=waited
             )
             if not reply or reply[0] != b"generation":
                 return reply
@@ -185,10 +208,12 @@ class RedisCommands:
         keys: Sequence[str],
         *arguments: Any,
         once: tuple[str, IdempotencyKey] | None,
+        content: bytes = b"",
         durable: bool = True,
         waited: bool = True,
     ) -> list[Any]:
-        """`run_in_epoch` for a script that checks a key and a fence; ``once`` holds the key's name beside it."""
+        """`run_in_epoch` for a script that checks a key and a fence; ``once`` holds the key's name
+        beside it; ``content`` is a digest of what the key is used for."""
         server = self._names.server
         key, lease, ttl, token = server, server, "", ""
         if once is not None:
@@ -196,7 +221,7 @@ class RedisCommands:
             if once[1].fence is not None:
                 lease, token = self._names.lease(once[1].fence.lease), once[1].fence.token
         return await self.run_in_epoch(
-            name, [key, lease, *keys], ttl, token, *arguments, durable=durable, waited=waited
+            name, [key, lease, *keys], ttl, token, *arguments, content, durable=durable, waited=waited
         )
 
     # -- replicas -----------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IDelayedCall
 
-    from pushserver.engine.interfaces import Clock, IIngest, InboxRules, Listener
+    from pushserver.engine.interfaces import Clock, IIngest, InboxRules, Listener, Stoppable
     from pushserver.engine.registry import EngineReactor
 
     from .settings import RedisSettings
@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 _WATCH: Final = 1.0
 #: The pause before positions are compared again where that failed, s.
 _AGAIN: Final = 0.5
+#: How often it is measured how full Redis is, s.
+_MEASURE: Final = 10.0
 #: How long an own message without a position is remembered where neither an answer nor an echo comes, s.
 _OWN: Final = 10.0
 
@@ -120,6 +122,7 @@ class RedisEngine:
         self._check: IDelayedCall | None = None
         self._checking: Deferred[None] | None = None
         self._watch: IDelayedCall | None = None
+        self._measuring: Stoppable | None = None
         self._watching: Deferred[None] | None = None
         #: whether something may have been missed since the last comparison
         self._begun = False
@@ -152,6 +155,7 @@ class RedisEngine:
                 str(error) if isinstance(error, errors.ConfigError) else f"redis: {error}"
             ) from None
         self._begun = True
+        self._measuring = self._clock.every(_MEASURE, self._measure, self._log, "measuring Redis")
         if self.trouble() is not None:
             self._log.warn("Starting without Redis: {reason}", reason=self.trouble())
         if self._check is None and self._checking is None:
@@ -169,6 +173,8 @@ class RedisEngine:
         for call in (self._check, self._watch):
             if call is not None and call.active():
                 call.cancel()
+        if self._measuring is not None:
+            self._measuring.stop()
         await self._ingest.stop()
         await self._cluster.stop()
         for work in (self._checking, self._watching):
@@ -190,6 +196,9 @@ class RedisEngine:
             or self._check_failed
         )
 
+    def secret(self, purpose: str) -> Deferred[bytes]:
+        return maybeDeferred(self._commands.secret, purpose)
+
     def figures(self) -> dict[str, float]:
         feeds = self._feeds
         return {
@@ -210,7 +219,7 @@ class RedisEngine:
             "ingest_active": float(self._ingest.holds),
             "ingest_handled_total": float(self._ingest.handled),
             "ingest_dead_total": float(self._ingest.dead),
-        }
+        } | self._commands.fill.figures()
 
     # -- when Redis comes back ----------------------------------------------------------------------------------------
 
@@ -297,6 +306,13 @@ class RedisEngine:
         except errors.Unavailable:
             self._interrupted = self._interrupted or interrupted
             raise
+
+    async def _measure(self) -> None:
+        try:
+            await self._commands.measure()
+        except errors.Unavailable:
+            # The last measure stands until Redis is back.
+            return
 
     # -- sentinels ----------------------------------------------------------------------------------------------------
 

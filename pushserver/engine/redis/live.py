@@ -27,7 +27,6 @@ from pushserver.engine.interfaces import TaskEvent
 
 from .feeds import ChannelFeed
 from .names import STATUS, TASK, USER, Names
-from .pages import EMPTY_TTL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -191,9 +190,7 @@ class Live:
         kept = [channel for channel in channels if not channel.startswith((TASK, STATUS))]
         found: dict[str, Position | None] = {}
         if kept:
-            reply = await self._commands.run_in_epoch(
-                "positions", [self._names.position(channel) for channel in kept], EMPTY_TTL
-            )
+            reply = await self._commands.run_in_epoch("positions", [self._names.position(channel) for channel in kept])
             for at, channel in enumerate(kept):
                 epoch, offset = reply[2 * at], reply[2 * at + 1]
                 found[channel] = Position(int(offset), epoch.decode()) if epoch else None

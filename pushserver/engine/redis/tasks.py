@@ -12,13 +12,14 @@ from pushserver.core import errors
 from pushserver.core import publication as publications
 from pushserver.core.positions import Position
 from pushserver.core.task import TaskState
-from pushserver.engine.interfaces import ITaskStore
+from pushserver.engine.identity import TASK as TASK_KEYS
+from pushserver.engine.interfaces import IdempotencyKey, ITaskStore
 
 from .names import TASK, USER
 
 if TYPE_CHECKING:
     from pushserver.core.publication import Publication
-    from pushserver.engine.interfaces import IdempotencyKey, TaskEvent
+    from pushserver.engine.interfaces import TaskEvent
 
     from .commands import RedisCommands
     from .live import Live
@@ -44,7 +45,7 @@ class RedisTasks:
         self._ttl = ttl
 
     def _once(self, task_id: str, once: IdempotencyKey | None) -> tuple[str, IdempotencyKey] | None:
-        return (self._names.once("task", task_id, once.key), once) if once is not None else None
+        return (self._names.once(TASK_KEYS, task_id, once), once) if once is not None else None
 
     def _keys(self, state: TaskState) -> list[str]:
         return [self._names.task(state.task_id), *self._names.tasks(state.user_id), self._names.stale]
@@ -146,4 +147,4 @@ class RedisTasks:
         return Deferred.fromCoroutine(self._done(task_id, key))
 
     async def _done(self, task_id: str, key: str) -> bool:
-        return bool(await self._commands.call("EXISTS", self._names.once("task", task_id, key)))
+        return bool(await self._commands.call("EXISTS", self._names.once(TASK_KEYS, task_id, IdempotencyKey(key))))

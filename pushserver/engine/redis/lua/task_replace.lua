@@ -27,7 +27,7 @@ extend(KEYS[6], ARGV[10])
 extend(KEYS[7], ARGV[10])
 local answer = {'ok'}
 if ARGV[16] ~= '' then
-  local box = open(KEYS[9], now, ARGV[2])
+  local box = open(KEYS[9], now)
   local rules = {size = tonumber(ARGV[17]), chat_size = tonumber(ARGV[18]), ttl = tonumber(ARGV[19])}
   append(box, ARGV[16], false, nil, '', rules, now)
   save(box, {tonumber(ARGV[20]), tonumber(ARGV[21]), tonumber(ARGV[22])})
