@@ -369,6 +369,12 @@ class ITaskStore(Interface):
         changed, where the kept version is another (somebody was quicker: read and decide again). ``final``: the
         owner's inbox message of a final state, appended together with it."""
 
+    def restart(event: TaskEvent, once: IdempotencyKey | None) -> Deferred[TaskState | None]:
+        """Keep the first state of another attempt, whose version is one above the kept one's, and notify who listens:
+        an ended task is unfinished again, and the message of its end leaves the owner's inbox (nothing counts as
+        lost). Return the state (a repeat of ``once``: the one that the first returned), or None, with nothing changed,
+        where the kept version is another. Fails with `errors.NotFound` where the task is not known."""
+
     def get(task_id: str) -> Deferred[TaskState]:
         """Return the newest state. Fails with `errors.NotFound` where the task is not known, or a final one is older
         than its ``ttl``."""

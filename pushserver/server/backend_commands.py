@@ -80,18 +80,25 @@ class NotifyParams(Struct, frozen=True, rename="camel"):
 class StatusParams(Struct, frozen=True, rename="camel"):
     status: str
     message: str | None = None
+    attempt: int | None = None
 
 
 class CancelParams(Struct, frozen=True):
     message: str | None = None
+    truncated: bool = False
+    attempt: int | None = None
 
 
 class CompleteParams(Struct, frozen=True):
     result: Any | UnsetType = UNSET
+    truncated: bool = False
+    attempt: int | None = None
 
 
 class FailParams(Struct, frozen=True):
     error: str
+    truncated: bool = False
+    attempt: int | None = None
 
 
 class TaskId(Struct, frozen=True):
@@ -312,14 +319,14 @@ class BackendCommands:
         match asked:
             case Progress():
                 return await self._tasks.report(task_id, asked, once)
-            case StatusParams(status, message):
-                return await self._tasks.set_status(task_id, status, message, once)
-            case CompleteParams(result):
-                return await self._tasks.complete(task_id, result, once)
-            case FailParams(error):
-                return await self._tasks.fail(task_id, error, once)
-            case CancelParams(message):
-                return await self._tasks.cancel(task_id, message, once)
+            case StatusParams(status, message, attempt):
+                return await self._tasks.set_status(task_id, status, message, once, attempt)
+            case CompleteParams(result, truncated, attempt):
+                return await self._tasks.complete(task_id, result, once, attempt, truncated)
+            case FailParams(error, truncated, attempt):
+                return await self._tasks.fail(task_id, error, once, attempt, truncated)
+            case CancelParams(message, truncated, attempt):
+                return await self._tasks.cancel(task_id, message, once, attempt, truncated)
             case _:
                 raise AssertionError(method)
 

@@ -33,8 +33,8 @@ class Publishing:
         # Unique without asking anyone, and cheap: who made it, and its number there.
         self._prefix = token_hex(6)
         self._numbers = count(1)
-        #: by channel, key and publisher, in the order of their age: when it may be forgotten, and how many connections here it
-        #: was handed to
+        #: by channel, key and publisher, in the order of their age: when it may be forgotten, and how many connections
+        #: here it was handed to
         self._delivered: dict[tuple[str, str, str | None], tuple[int, int]] = {}
 
     def message_id(self) -> str:

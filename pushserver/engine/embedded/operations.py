@@ -237,7 +237,7 @@ class ReplaceTask(Operation[bool]):
         self._event = event
         self._final = final
         self._body = publication.encode(final) if final is not None else b""
-        self._position = (0, "")
+        self._position: tuple[int, str] | None = None
         self._changed = False
 
     def carry_out(self, store: Store) -> bool:
@@ -249,11 +249,11 @@ class ReplaceTask(Operation[bool]):
             raise errors.NotFound("no such task")
         if version != state.version - 1:
             return False
-        store.tasks.put(state, store.now)
         if self._final is not None:
             self._position = store.inboxes.append(
                 store.connection, store.now, state.user_id, False, None, None, self._body
             )
+        store.tasks.put(state, store.now, self._position)
         if self.digest is not None:
             store.keys.remember(self.digest, b"true", None, store.now)
         self._changed = True
@@ -261,8 +261,43 @@ class ReplaceTask(Operation[bool]):
 
     def notify(self, delivery: Delivery, answer: bool) -> None:
         if self._changed:
-            if self._final is not None:
+            if self._final is not None and self._position is not None:
                 delivery.deliver(self._final, *self._position)
+            delivery.task_event(self._event)
+
+
+class RestartTask(Operation[TaskState | None]):
+    """The first state of another attempt; the earlier one's end leaves the owner's inbox."""
+
+    __slots__ = ("_changed", "_event", "digest", "task_id", "user_id")
+
+    def __init__(self, event: TaskEvent, key: IdempotencyKey | None) -> None:
+        self.task_id = event.state.task_id
+        self.user_id = event.state.user_id
+        self.digest = key_digest(TASK, event.state.task_id, key) if key is not None else None
+        self._event = event
+        self._changed = False
+
+    def carry_out(self, store: Store) -> TaskState | None:
+        state = self._event.state
+        if self.digest is not None and (earlier := store.keys.answer(self.digest)) is not None:
+            return _task.decode(earlier)
+        version = store.tasks.version(state.task_id)
+        if version is None:
+            raise errors.NotFound("no such task")
+        if version != state.version - 1:
+            return None
+        end = store.tasks.end(store.connection, state.task_id)
+        if end is not None:
+            store.inboxes.withdraw(store.connection, store.now, state.user_id, *end)
+        store.tasks.put(state, store.now)
+        if self.digest is not None:
+            store.keys.remember(self.digest, _encode(state), None, store.now)
+        self._changed = True
+        return state
+
+    def notify(self, delivery: Delivery, answer: TaskState | None) -> None:
+        if self._changed:
             delivery.task_event(self._event)
 
 

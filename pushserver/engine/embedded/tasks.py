@@ -8,7 +8,7 @@ from zope.interface import implementer
 
 from pushserver.engine.interfaces import IdempotencyKey, ITaskStore
 
-from .operations import CreateTask, ReplaceTask, TaskCall, TaskDone
+from .operations import CreateTask, ReplaceTask, RestartTask, TaskCall, TaskDone
 from .rows.tasks import TaskRows
 
 if TYPE_CHECKING:
@@ -33,6 +33,9 @@ class EmbeddedTasks:
 
     def replace(self, event: TaskEvent, final: Publication | None, once: IdempotencyKey | None) -> Deferred[bool]:
         return self._writer.submit(ReplaceTask(event, final, once))
+
+    def restart(self, event: TaskEvent, once: IdempotencyKey | None) -> Deferred[TaskState | None]:
+        return self._writer.submit(RestartTask(event, once))
 
     def get(self, task_id: str) -> Deferred[TaskState]:
         return self._writer.submit(TaskCall(TaskRows.get, task_id))

@@ -18,6 +18,7 @@ _PARTS: Final[dict[str, tuple[str, ...]]] = {
     "clear": ("clock", "epoch", "inbox"),
     "task_create": ("clock", "epoch", "write"),
     "task_replace": ("clock", "epoch", "write", "inbox"),
+    "task_restart": ("clock", "epoch", "write", "inbox"),
     "tasks_of": ("clock", "epoch"),
     "tasks_stale": ("clock", "epoch"),
     "revoke_token": ("clock",),

@@ -115,6 +115,27 @@ class RedisTasks:
             await self._live.kept(final, body, Position(int(reply[0]), reply[1].decode()))
         return True
 
+    def restart(self, event: TaskEvent, once: IdempotencyKey | None) -> Deferred[TaskState | None]:
+        return Deferred.fromCoroutine(self._restart(event, once))
+
+    async def _restart(self, event: TaskEvent, once: IdempotencyKey | None) -> TaskState | None:
+        state = event.state
+        channels = (USER + state.user_id, TASK + state.task_id)
+        tag = self._live.tag(*channels)
+        reply = await self._commands.write(
+            "task_restart",
+            [*self._keys(state), self._names.inbox(state.user_id)],
+            *self._arguments(state, _UNFINISHED_TTL, event, tag),
+            *self._limits.ttls,
+            once=self._once(state.task_id, once),
+        )
+        self._live.changed(event, tag, channels, not reply)
+        if not reply:
+            return state
+        if reply[0] == b"unknown":
+            raise errors.NotFound("no such task")
+        return _decode(reply[1]) if reply[0] == b"duplicate" else None
+
     def get(self, task_id: str) -> Deferred[TaskState]:
         return Deferred.fromCoroutine(self._get(task_id))
 

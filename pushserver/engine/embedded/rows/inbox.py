@@ -252,6 +252,13 @@ class Inboxes:
             head.collapse = {key: at for key, at in head.collapse.items() if head.place(at) is not None}
         return offset, head.epoch
 
+    def withdraw(self, connection: sqlite3.Connection, now: int, user_id: str, offset: int, epoch: str) -> None:
+        """Remove a message, where it is still kept; it does not count as lost."""
+        head = self._head(connection, now, user_id)
+        if head is not None and head.epoch == epoch:
+            self._flush_rows(connection)
+            self._remove(head, offset, lost=False)
+
     def state(self, connection: sqlite3.Connection, now: int, user_id: str) -> InboxSummary:
         head = self._head(connection, now, user_id)
         if head is None:

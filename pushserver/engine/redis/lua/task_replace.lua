@@ -31,6 +31,7 @@ if ARGV[16] ~= '' then
   local rules = {size = tonumber(ARGV[17]), chat_size = tonumber(ARGV[18]), ttl = tonumber(ARGV[19])}
   append(box, ARGV[16], false, nil, '', rules, now)
   save(box, {tonumber(ARGV[20]), tonumber(ARGV[21]), tonumber(ARGV[22])})
+  redis.call('HSET', KEYS[4], 'end', string.format('%d', box.offset) .. ' ' .. box.epoch)
   answer = {'ok', box.offset, full(box.epoch)}
   if ARGV[23] ~= '' then
     redis.call('PUBLISH', ARGV[23], 'p ' .. string.format('%d', box.offset) .. ' ' .. full(box.epoch) .. '\n' .. ARGV[16])
