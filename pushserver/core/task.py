@@ -6,7 +6,7 @@
 
     restart: anything but completed ---> pending | running, as another attempt
 
-Each change takes a state and gives the next one, whose version is one higher, or the very same object where nothing
+Each change takes a state and gives the next one, whose version is higher, or the very same object where nothing
 changes. What cannot be raises: `errors.Invalid` for a value that no state may hold, `errors.Conflict` for a change that
 this state does not allow, as any change to a final one. Either way the state stays as it was.
 
@@ -125,7 +125,7 @@ EventType = Literal["task_created", "task_progress", "task_completed", "task_fai
 
 
 def create(new: NewTask, now: int) -> TaskState:
-    """The first state, version 1. The caller gives an id to a task that came without; a new task is never final."""
+    """The first state, of version 1. The caller gives an id to a task that came without; a new task is never final."""
     if new.task_id is None:
         raise Invalid("taskId is missing")
     # A token's numeric user claim is taken as its decimal string, so an application's numeric ids are here too.
@@ -166,6 +166,11 @@ def restart(old: TaskState, new: NewTask, now: int) -> TaskState:
         version=old.version + 1,
         updated_at=max(begun.updated_at, old.updated_at),
     )
+
+
+def at_least(state: TaskState, version: int) -> TaskState:
+    """The same state with a version that is not below ``version``: the engine's data may have gone back."""
+    return state if state.version >= version else replace(state, version=version)
 
 
 def check_attempt(state: TaskState, attempt: int | None) -> None:

@@ -155,7 +155,8 @@ class Tasks:
             new = msgspec.structs.replace(new, task_id=token_hex(10) if once is None else _id_of(once.key))
         store = self._engine.tasks
         if not new.restart:
-            return await store.create(TaskEvent("task_created", progress.create(new, self._clock.now())), once)
+            first = progress.at_least(progress.create(new, self._clock.now()), store.lowest_version())
+            return await store.create(TaskEvent("task_created", first), once)
         for _ in range(ATTEMPTS):
             state = await self._begin_anew(new, once)
             if state is not None:
@@ -165,7 +166,8 @@ class Tasks:
     async def _begin_anew(self, new: NewTask, once: IdempotencyKey | None) -> TaskState | None:
         """Begin another attempt, or the first; None where somebody was quicker."""
         store, now = self._engine.tasks, self._clock.now()
-        first = progress.create(new, now)
+        lowest = store.lowest_version()
+        first = progress.at_least(progress.create(new, now), lowest)
         try:
             old = await store.get(first.task_id)
         except NotFound:
@@ -177,7 +179,8 @@ class Tasks:
             # The rules do not hold for a repeat: what it began may have ended by now.
             return await store.restart(TaskEvent("task_created", first), once)
         try:
-            return await store.restart(TaskEvent("task_created", progress.restart(old, new, now)), once)
+            begun = progress.at_least(progress.restart(old, new, now), lowest)
+            return await store.restart(TaskEvent("task_created", begun), once, old.version)
         except NotFound:
             return None
 
@@ -269,9 +272,10 @@ class Tasks:
             new = change(old, self._clock.now())
             if new is old:
                 return old
+            new = progress.at_least(new, store.lowest_version())
             type, data = progress.event_of(old, new, reported=reported)
             event = TaskEvent(type, new, data.old_status if isinstance(data, StatusChanged) else None)
-            if await store.replace(event, self._final(event), once):
+            if await store.replace(event, self._final(event), once, old.version):
                 if new.final:
                     self._counters.tasks_queued += 1
                 return new
@@ -473,6 +477,7 @@ class Tasks:
             expired = progress.expire(state, now)
             if expired is state:
                 continue
+            expired = progress.at_least(expired, self._engine.tasks.lowest_version())
             event = TaskEvent("task_failed", expired)
             # Not tried again where somebody was quicker: then it is not stale.
-            await self._engine.tasks.replace(event, self._final(event), None)
+            await self._engine.tasks.replace(event, self._final(event), None, state.version)

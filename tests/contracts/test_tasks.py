@@ -320,3 +320,23 @@ async def test_the_order_follows_the_newest_attempt_and_restarts_outlive_the_end
     assert await node.tasks.restart(event, None) == event.state
     await nodes.advance(12)
     assert [each.task_id for each in await node.tasks.of_user("7", False, 10)] == ["a", "b"]
+
+
+async def test_a_version_may_jump_over_what_was_given_out_before(nodes: Nodes) -> None:
+    node = await nodes.start()
+    first = await node.tasks.create(created(state(nodes)), None)
+    high = 2**41
+    jumped = running(first, version=high)
+    assert not await node.tasks.replace(jumped, None, None)
+    assert not await node.tasks.replace(jumped, None, None, 2)
+    assert await node.tasks.replace(jumped, None, None, 1)
+    assert (await node.tasks.get("t")).version == high
+    event = restarted(jumped.state, nodes, version=high + 5)
+    assert await node.tasks.restart(event, None, high - 1) is None
+    assert await node.tasks.restart(event, None, high) == event.state
+
+
+async def test_new_data_begins_at_version_1(nodes: Nodes) -> None:
+    node = await nodes.start()
+    other = await nodes.second(node)
+    assert (node.tasks.lowest_version(), other.tasks.lowest_version()) == (1, 1)

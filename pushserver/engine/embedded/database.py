@@ -82,6 +82,8 @@ class Database:
         self._directory = directory
         self._migrations = migrations if migrations is not None else files(__package__).joinpath("sql")
         self._connection: sqlite3.Connection | None = None
+        #: whether `open` made the file
+        self.fresh = False
 
     @property
     def connection(self) -> sqlite3.Connection:
@@ -140,6 +142,7 @@ class Database:
             if entry.name.endswith(".sql")
         )
         (version,) = connection.execute("PRAGMA user_version").fetchone()
+        self.fresh = version == 0
         newest = steps[-1][0]
         if version > newest:
             raise self._unusable(

@@ -78,7 +78,7 @@ class EmbeddedEngine:
         self.broker = EmbeddedBroker(self._writer, self._delivery, clock, node_name)
         self.history = EmbeddedHistory(self._writer)
         self.inbox = EmbeddedInbox(self._writer)
-        self.tasks = EmbeddedTasks(self._writer)
+        self.tasks = EmbeddedTasks(self._writer, store)
         self.presence = EmbeddedPresence(self._writer, clock)
         self.revocations = EmbeddedRevocations(self._writer, clock)
         self._recurring: list[Stoppable] = []

@@ -228,9 +228,12 @@ class CreateTask(Operation[TaskState]):
 class ReplaceTask(Operation[bool]):
     """A task's next state, and the owner's message of a final one."""
 
-    __slots__ = ("_body", "_changed", "_event", "_final", "_position", "digest", "task_id", "user_id")
+    __slots__ = ("_body", "_changed", "_event", "_final", "_kept", "_position", "digest", "task_id", "user_id")
 
-    def __init__(self, event: TaskEvent, final: Publication | None, key: IdempotencyKey | None) -> None:
+    def __init__(
+        self, event: TaskEvent, final: Publication | None, key: IdempotencyKey | None, kept: int | None
+    ) -> None:
+        self._kept = event.state.version - 1 if kept is None else kept
         self.task_id = event.state.task_id
         self.user_id = event.state.user_id if final is not None else None
         self.digest = key_digest(TASK, event.state.task_id, key) if key is not None else None
@@ -247,7 +250,7 @@ class ReplaceTask(Operation[bool]):
         version = store.tasks.version(state.task_id)
         if version is None:
             raise errors.NotFound("no such task")
-        if version != state.version - 1:
+        if version != self._kept:
             return False
         if self._final is not None:
             self._position = store.inboxes.append(
@@ -269,9 +272,10 @@ class ReplaceTask(Operation[bool]):
 class RestartTask(Operation[TaskState | None]):
     """The first state of another attempt; the earlier one's end leaves the owner's inbox."""
 
-    __slots__ = ("_changed", "_event", "digest", "task_id", "user_id")
+    __slots__ = ("_changed", "_event", "_kept", "digest", "task_id", "user_id")
 
-    def __init__(self, event: TaskEvent, key: IdempotencyKey | None) -> None:
+    def __init__(self, event: TaskEvent, key: IdempotencyKey | None, kept: int | None) -> None:
+        self._kept = event.state.version - 1 if kept is None else kept
         self.task_id = event.state.task_id
         self.user_id = event.state.user_id
         self.digest = key_digest(TASK, event.state.task_id, key) if key is not None else None
@@ -285,7 +289,7 @@ class RestartTask(Operation[TaskState | None]):
         version = store.tasks.version(state.task_id)
         if version is None:
             raise errors.NotFound("no such task")
-        if version != state.version - 1:
+        if version != self._kept:
             return None
         end = store.tasks.end(store.connection, state.task_id)
         if end is not None:

@@ -44,6 +44,8 @@ class Store:
         self._lock: int | None = None
         self._database = Database(directory, migrations)
         self.now = 0
+        #: the version that a new state of a task has at least
+        self.lowest_version = 1
         self.connection: sqlite3.Connection
         self.keys = IdempotencyRows()
         self.epochs = Epochs()
@@ -58,6 +60,9 @@ class Store:
         try:
             self._database.open()
             self.epochs.load(self._database.secret())
+            if not self._database.fresh:
+                # It may be an older copy. Versions that were given out since then are below the time of now, in ms.
+                self.lowest_version = now
             return revocationrows.revocations(self._database.connection, now)
         except BaseException:
             self.close()

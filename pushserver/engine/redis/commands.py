@@ -70,6 +70,8 @@ class RedisCommands:
         self.connections = [self.commands, self.durables] if self._replicas else [self.commands]
         self.generation = ""
         self._secret: bytes | None = None
+        #: the version that a new state of a task has at least
+        self.lowest_version = 1
         self.fill = FillLevel("redis.url")
         self._moved: Callable[[], None] | None = None
         self.refused = 0
@@ -106,13 +108,13 @@ class RedisCommands:
             if not success:
                 raise Unavailable(str(result.value))
         attach = self._scripts["attach"]
-        fresh = (_token(), secrets.token_bytes(32))
+        fresh = (_token(), secrets.token_bytes(32), self.generation)
         reply = protocol.send(limit, "EVALSHA", attach.digest, 1, self._names.server, info["run_id"], *fresh)
         try:
-            found, self._secret = await reply
+            found, self._secret, lowest = await reply
         except Refusal as error:
             raise Unavailable(str(error)) from None
-        generation = found.decode()
+        generation, self.lowest_version = found.decode(), int(lowest)
         if generation != self.generation:
             known, self.generation = self.generation, generation
             if known:

@@ -8,7 +8,7 @@ from typing import Final
 
 #: What each script builds on, in order. ``epoch`` checks the generation, ``write`` the fence and the key of the write.
 _PARTS: Final[dict[str, tuple[str, ...]]] = {
-    "attach": (),
+    "attach": ("clock",),
     "publish": ("clock", "epoch", "write"),
     "history": ("clock", "epoch"),
     "positions": ("clock", "epoch"),

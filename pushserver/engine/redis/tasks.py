@@ -84,10 +84,17 @@ class RedisTasks:
             self._names.live(USER + state.user_id),
         ]
 
-    def replace(self, event: TaskEvent, final: Publication | None, once: IdempotencyKey | None) -> Deferred[bool]:
-        return Deferred.fromCoroutine(self._replace(event, final, once))
+    def lowest_version(self) -> int:
+        return self._commands.lowest_version
 
-    async def _replace(self, event: TaskEvent, final: Publication | None, once: IdempotencyKey | None) -> bool:
+    def replace(
+        self, event: TaskEvent, final: Publication | None, once: IdempotencyKey | None, kept: int | None = None
+    ) -> Deferred[bool]:
+        return Deferred.fromCoroutine(self._replace(event, final, once, kept))
+
+    async def _replace(
+        self, event: TaskEvent, final: Publication | None, once: IdempotencyKey | None, kept: int | None
+    ) -> bool:
         state = event.state
         done = state.final
         channels = (TASK + state.task_id,) if done else (USER + state.user_id, TASK + state.task_id)
@@ -102,6 +109,7 @@ class RedisTasks:
             *self._limits.rules,
             *self._limits.ttls,
             "" if self._commands.waits or final is None else self._names.live(final.channel),
+            state.version - 1 if kept is None else kept,
             once=self._once(state.task_id, once),
             durable=done,
         )
@@ -115,10 +123,12 @@ class RedisTasks:
             await self._live.kept(final, body, Position(int(reply[0]), reply[1].decode()))
         return True
 
-    def restart(self, event: TaskEvent, once: IdempotencyKey | None) -> Deferred[TaskState | None]:
-        return Deferred.fromCoroutine(self._restart(event, once))
+    def restart(
+        self, event: TaskEvent, once: IdempotencyKey | None, kept: int | None = None
+    ) -> Deferred[TaskState | None]:
+        return Deferred.fromCoroutine(self._restart(event, once, kept))
 
-    async def _restart(self, event: TaskEvent, once: IdempotencyKey | None) -> TaskState | None:
+    async def _restart(self, event: TaskEvent, once: IdempotencyKey | None, kept: int | None) -> TaskState | None:
         state = event.state
         channels = (USER + state.user_id, TASK + state.task_id)
         tag = self._live.tag(*channels)
@@ -127,6 +137,7 @@ class RedisTasks:
             [*self._keys(state), self._names.inbox(state.user_id)],
             *self._arguments(state, _UNFINISHED_TTL, event, tag),
             *self._limits.ttls,
+            state.version - 1 if kept is None else kept,
             once=self._once(state.task_id, once),
         )
         self._live.changed(event, tag, channels, not reply)

@@ -87,3 +87,12 @@ def test_what_was_not_counted_leaves_by_its_count_and_the_rest_is_bounded(tmp_pa
         assert offsets == list(range(page.floor + 1, n + 1))
     assert sum(len(publications.encode(each)) for each in page.messages) < 3_000
     store.close()
+
+
+def test_versions_of_tasks_go_on_above_all_that_an_older_copy_may_not_know(tmp_path: Path) -> None:
+    store = OpenStore(tmp_path / "state")
+    assert store.store.lowest_version == 1
+    store.now += 5_000
+    store.restart()
+    assert store.store.lowest_version == store.now < 2**53
+    store.close()

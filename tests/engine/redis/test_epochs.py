@@ -121,3 +121,25 @@ async def test_how_full_redis_is(cluster: Cluster, redis: RedisServer) -> None:
     figures = node.engine.figures()
     assert figures["store_bytes"] > 500_000
     assert figures["store_bytes"] + figures["store_room_bytes"] == 50_000_000
+
+
+async def test_versions_of_tasks_go_on_above_all_that_older_data_does_not_know(
+    cluster: Cluster, redis: RedisServer
+) -> None:
+    began = wall_clock()
+    node = await cluster.start(redis.url, position_check=200)
+    other = await cluster.start(redis.url, "b", position_check=200)
+    assert node.tasks.lowest_version() == 1
+    redis.command("FLUSHALL")
+    await node.history.read("a", None, 1, False)
+    assert began <= node.tasks.lowest_version() < 2**53
+    await other.history.read("a", None, 1, False)
+    assert other.tasks.lowest_version() == node.tasks.lowest_version()
+    # Another process answers, as after a restart with whatever data.
+    redis.command("HSET", "push:server", "run_id", "another")
+    third = await cluster.start(redis.url, "c")
+    assert third.tasks.lowest_version() > node.tasks.lowest_version()
+    # A node of an older version moves the generation alone.
+    redis.command("HSET", "push:server", "generation", "abc")
+    await node.history.read("a", None, 1, False)
+    assert node.tasks.lowest_version() > third.tasks.lowest_version()

@@ -1,12 +1,13 @@
 -- KEYS: 4 task, 5 open, 6 final, 7 until, 8 stale, 9 inbox
 -- ARGV: 5 task id, 6 state, 7 version, 8 created at, 9 updated at, 10 ttl of the task from now on, 11 event, 12 tag,
 --       13 live channel of the task, 14 of the owner, 15 'final' or '', 16 publication for the owner or ''
---       17 size, 18 chat size, 19 ttl of every message, 20 to 22 the inbox' ttls, 23 live channel of the inbox ('': who kept it publishes it)
+--       17 size, 18 chat size, 19 ttl of every message, 20 to 22 the inbox' ttls, 23 live channel of the inbox ('': who kept it publishes it),
+--       24 the version that is replaced
 local kept = redis.call('HGET', KEYS[4], 'version')
 if not kept then
   return {'unknown'}
 end
-if tonumber(kept) ~= tonumber(ARGV[7]) - 1 then
+if tonumber(kept) ~= tonumber(ARGV[24]) then
   return {'version'}
 end
 redis.call('HSET', KEYS[4], 'state', ARGV[6], 'version', ARGV[7])
