@@ -79,7 +79,7 @@ class Retention(msgspec.Struct, frozen=True):
         return max(16 * 1024 * 1024, 1024 * self.size)
 
 
-class Published(msgspec.Struct, frozen=True):
+class PublishResult(msgspec.Struct, frozen=True):
     """What became of a publication. ``conflict``: it repeats a key (``duplicate``), but with another type or data."""
 
     message_id: str
@@ -120,7 +120,7 @@ class InboxRules(msgspec.Struct, frozen=True):
     ttl: int
 
 
-class InboxSummary(msgspec.Struct, frozen=True):
+class InboxNumbers(msgspec.Struct, frozen=True):
     """An inbox in numbers: its newest offset, its epoch, the cursor, and how many messages wait after the cursor."""
 
     offset: int
@@ -200,7 +200,7 @@ class Stoppable(Protocol):
     def stop(self) -> None: ...
 
 
-class Clock(Protocol):
+class EngineClock(Protocol):
     """Time as an engine sees it (`pushserver.server.clock.Clock`): wall time for moments, monotonic for durations."""
 
     @property
@@ -210,13 +210,23 @@ class Clock(Protocol):
     def seconds(self) -> float:
         """Return a monotonic time, s."""
 
-    def later(self, seconds: float, call: Callable[..., object], *args: Any) -> IDelayedCall:
+    def later(
+        self,
+        seconds: float,
+        call: Callable[..., object],
+        *args: Any,  # Any: whatever the call takes
+    ) -> IDelayedCall:
         """Call once, ``seconds`` from now."""
 
     def every(self, seconds: float, call: Callable[[], Awaitable[None] | None], log: Logger, what: str) -> Stoppable:
         """Call every so many seconds, the first time after as many; a failure is logged as ``what`` failed."""
 
-    def detach(self, work: Coroutine[Any, Any, None], log: Logger, what: str) -> Deferred[None]:
+    def detach(
+        self,
+        work: Coroutine[Any, Any, None],  # Any: what a coroutine waits for is between it and Twisted
+        log: Logger,
+        what: str,
+    ) -> Deferred[None]:
         """Let work go on by itself; a failure is logged as ``what`` failed."""
 
 
@@ -300,7 +310,7 @@ class IBroker(Interface):
 
     def publish(
         publication: Publication, retention: Retention | None, once: IdempotencyKey | None
-    ) -> Deferred[Published]:
+    ) -> Deferred[PublishResult]:
         """Deliver to every subscribed node; with ``retention`` the message is kept and gets its position first."""
 
     def survey(question: bytes, timeout: int) -> Deferred[list[tuple[str, bytes]]]:
@@ -335,7 +345,7 @@ class IInbox(Interface):
         ttl: int | None,
         collapse_key: str | None,
         once: IdempotencyKey | None,
-    ) -> Deferred[Published]:
+    ) -> Deferred[PublishResult]:
         """Keep a message and then deliver it live on its channel. ``chat``: counts against the chat quota and evicts
         only chat (perhaps itself), or, in a full inbox within the quota, the oldest message where that is acknowledged.
         ``collapse_key`` replaces an unread one with the same key. ``ttl`` beyond the inbox' own is the inbox' own."""
@@ -344,7 +354,7 @@ class IInbox(Interface):
         """Return at most ``limit`` messages after offset ``after`` (None: after the cursor), oldest first; with
         ``max_bytes`` at most so many bytes of them, or one message. Reading writes nothing, as in `IHistory.read`."""
 
-    def state(user_id: str) -> Deferred[InboxSummary]:
+    def state(user_id: str) -> Deferred[InboxNumbers]:
         """Return the inbox in numbers. Reading writes nothing, as in `IHistory.read`."""
 
     def acknowledge(user_id: str, offset: int, epoch: str) -> Deferred[int]:
@@ -434,7 +444,7 @@ class IRevocations(Interface):
 class IIngest(Interface):
     """Commands that other programs leave: carried out in order, by one node at a time, at least once."""
 
-    def start(execute: Callable[[str, msgspec.Raw, IdempotencyKey], Awaitable[Any]]) -> None:
+    def start(execute: Callable[[str, msgspec.Raw, IdempotencyKey], Awaitable[object]]) -> None:
         """Take part: from now on this node may be the one. ``execute`` carries out a command (method, params) under an
         `IdempotencyKey` whose key is the command's own and whose fence is this node's lease. `errors.Unavailable` makes
         it wait and try again; whatever else it raises counts, and after three times the command is given up."""

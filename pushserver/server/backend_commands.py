@@ -17,7 +17,7 @@ from pushserver.core.channels import Kind, is_channel, is_id
 from pushserver.core.errors import Code, Invalid, NotFound, PushError
 from pushserver.core.message_types import MessageId, may_send
 from pushserver.core.task import MAX_INTEGER, NewTask, Progress, TaskState
-from pushserver.engine.interfaces import IdempotencyKey, Published
+from pushserver.engine.interfaces import IdempotencyKey, PublishResult
 from pushserver.server.cluster import Cluster, Disconnection, TargetChannels
 from pushserver.server.hub import Hub
 from pushserver.server.publishing import Publishing
@@ -377,7 +377,7 @@ def _message_id(given: str | None, once: IdempotencyKey | None) -> str | None:
     return given if given is not None or once is None else once.key
 
 
-def _published(published: Published) -> dict[str, Any]:
+def _published(published: PublishResult) -> dict[str, Any]:
     result: dict[str, Any] = {"messageId": published.message_id}
     if published.offset is not None:
         result |= {"offset": published.offset, "epoch": published.epoch}

@@ -11,7 +11,7 @@ import msgspec
 from pushserver.core.channels import Kind, Namespace, Namespaces, is_channel
 from pushserver.core.errors import Code, Refused
 from pushserver.core.publication import Publication
-from pushserver.engine.interfaces import ONCE_TTL, IdempotencyKey, Published, Retention
+from pushserver.engine.interfaces import ONCE_TTL, IdempotencyKey, PublishResult, Retention
 from pushserver.server.clock import Clock
 from pushserver.server.stats import Counters
 
@@ -70,7 +70,7 @@ class Publishing:
         ttl: int | None = None,
         collapse_key: str | None = None,
         fence: Fence | None = None,
-    ) -> Published:
+    ) -> PublishResult:
         """Publishes to a channel; on a user's it goes to the inbox first.
 
         ``message_id``: given by the publisher, it makes the publication happen once; each ``sender`` has keys of their
@@ -110,7 +110,7 @@ class Publishing:
         self,
         channel: str,
         message_id: str | None,
-        published: Published,
+        published: PublishResult,
         followers: int,
         publisher: str | None = None,
     ) -> int:

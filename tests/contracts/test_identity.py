@@ -11,7 +11,7 @@ from pushserver.engine.interfaces import IdempotencyKey, Retention
 from .nodes import contents, publication
 
 if TYPE_CHECKING:
-    from pushserver.engine.interfaces import Published
+    from pushserver.engine.interfaces import PublishResult
 
     from .nodes import Nodes, RunningNode
 
@@ -20,7 +20,7 @@ KINDS = ["live", "kept", "inbox"]
 
 async def send(
     node: RunningNode, nodes: Nodes, kind: str, data: str, publisher: str | None, *, type: str = "message"
-) -> Published:
+) -> PublishResult:
     key = IdempotencyKey("order-1", publisher=publisher)
     if kind == "inbox":
         message = publication("user:7", data, type=type)

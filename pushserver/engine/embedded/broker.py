@@ -11,13 +11,13 @@ from zope.interface import implementer
 from pushserver.core.errors import Unavailable
 from pushserver.engine.deadlines import limited
 from pushserver.engine.identity import CHANNEL, content_digest, key_digest
-from pushserver.engine.interfaces import ONCE_TTL, IBroker, NodeInfo, Published
+from pushserver.engine.interfaces import ONCE_TTL, IBroker, NodeInfo, PublishResult
 
 from .operations import KeepPublication
 
 if TYPE_CHECKING:
     from pushserver.core.publication import Publication
-    from pushserver.engine.interfaces import Clock, IdempotencyKey, Listener, Retention, TaskEvent
+    from pushserver.engine.interfaces import EngineClock, IdempotencyKey, Listener, Retention, TaskEvent
 
     from .writer import Writer
 
@@ -83,7 +83,7 @@ class EmbeddedBroker:
 
     _log = Logger()
 
-    def __init__(self, writer: Writer, delivery: LocalDelivery, clock: Clock, node_name: str) -> None:
+    def __init__(self, writer: Writer, delivery: LocalDelivery, clock: EngineClock, node_name: str) -> None:
         self._writer = writer
         self._delivery = delivery
         self._clock = clock
@@ -109,12 +109,12 @@ class EmbeddedBroker:
 
     def publish(
         self, publication: Publication, retention: Retention | None, once: IdempotencyKey | None
-    ) -> Deferred[Published]:
+    ) -> Deferred[PublishResult]:
         if retention is not None:
             return self._writer.submit(KeepPublication(publication, retention, once))
         if not self._writer.accepting:
             return fail(Unavailable("the engine is stopped"))
-        result = Published(publication.message_id)
+        result = PublishResult(publication.message_id)
         if once is not None:
             earlier = self._remembered(publication, once)
             if earlier is not None:
@@ -122,7 +122,7 @@ class EmbeddedBroker:
         self._delivery.deliver(publication)
         return succeed(result)
 
-    def _remembered(self, publication: Publication, once: IdempotencyKey) -> Published | None:
+    def _remembered(self, publication: Publication, once: IdempotencyKey) -> PublishResult | None:
         """Return what a key answered before, or None after remembering it. Keys stand in the order of their age."""
         now = self._clock.seconds()
         keys = self._keys
@@ -133,7 +133,7 @@ class EmbeddedBroker:
             keys[digest] = (now + ONCE_TTL / 1000, publication.message_id, content)
             return None
         _, message_id, first = keys[digest]
-        return Published(message_id, duplicate=True, conflict=content != first)
+        return PublishResult(message_id, duplicate=True, conflict=content != first)
 
     def survey(self, question: bytes, timeout: int) -> Deferred[list[tuple[str, bytes]]]:
         listener = self._delivery.listener

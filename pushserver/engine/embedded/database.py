@@ -203,7 +203,7 @@ def _values(head: str, width: int, rows: int, tail: str) -> str:
     return f"{head} VALUES {','.join([row] * rows)} {tail}"
 
 
-def write_rows(connection: sqlite3.Connection, head: str, rows: Sequence[tuple[Any, ...]], tail: str = "") -> None:
+def write_rows(connection: sqlite3.Connection, head: str, rows: Sequence[tuple[object, ...]], tail: str = "") -> None:
     """Carries out ``<head> VALUES (…), (…) <tail>`` for all rows, in few statements."""
     done = 0
     for size in _CHUNKS:
@@ -233,7 +233,11 @@ def _listed(query: str, count: int) -> str:
     return query.replace("(*)", "(" + ",".join("?" * count) + ")")
 
 
-def read_rows(connection: sqlite3.Connection, query: str, keys: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+def read_rows(
+    connection: sqlite3.Connection,
+    query: str,
+    keys: Sequence[object],
+) -> Iterator[tuple[Any, ...]]:  # Any: SQLite says the types of columns only when it runs
     """The rows of ``query`` for all keys, which stand where it says ``(*)``."""
     done = 0
     for size in _CHUNKS:

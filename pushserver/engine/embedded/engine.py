@@ -15,7 +15,7 @@ from pushserver.engine.interfaces import IEngine
 from .broker import EmbeddedBroker, LocalDelivery
 from .history import EmbeddedHistory
 from .inbox import EmbeddedInbox
-from .operations import Measure, Probe, Sweep
+from .operations import MeasureStore, Probe, Sweep
 from .presence import EmbeddedPresence
 from .revocations import EmbeddedRevocations
 from .store import Store
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IDelayedCall
 
-    from pushserver.engine.interfaces import Clock, IIngest, InboxRules, Listener, Stoppable
+    from pushserver.engine.interfaces import EngineClock, IIngest, InboxRules, Listener, Stoppable
     from pushserver.engine.registry import EngineReactor
 
 
@@ -61,7 +61,7 @@ class EmbeddedEngine:
     def __init__(
         self,
         reactor: EngineReactor,
-        clock: Clock,
+        clock: EngineClock,
         state_dir: Path,
         inbox: InboxRules,
         task_ttl: int,
@@ -139,7 +139,7 @@ class EmbeddedEngine:
         self.revocations.sweep(self._clock.now())
         try:
             await self.presence.save()
-            self._note_fill(*await self._writer.submit(Measure()))
+            self._note_fill(*await self._writer.submit(MeasureStore()))
             more = await self._writer.submit(Sweep(_SWEEP_STEP))
         except Unavailable:
             return

@@ -6,14 +6,14 @@ handed back with its answer to notify the node.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import msgspec
 
 from pushserver.core import errors, publication
 from pushserver.core.task import TaskState
 from pushserver.engine.identity import CHANNEL, INBOX, TASK, content_digest, key_digest
-from pushserver.engine.interfaces import Published
+from pushserver.engine.interfaces import PublishResult
 
 from .rows import revocations as revocationrows
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _encode = msgspec.json.Encoder().encode
-_published = msgspec.json.Decoder(Published)
+_published = msgspec.json.Decoder(PublishResult)
 _task = msgspec.json.Decoder(TaskState)
 
 
-class Delivery(Protocol):
+class KeptListener(Protocol):
     """Who is notified of what was kept."""
 
     def deliver(self, publication: Publication, offset: int | None = None, epoch: str | None = None) -> None:
@@ -59,7 +59,7 @@ class Operation(Generic[T]):
         """Do it, and return its answer. A `PushError` means that nothing was changed."""
         raise NotImplementedError
 
-    def notify(self, delivery: Delivery, answer: T) -> None:
+    def notify(self, delivery: KeptListener, answer: T) -> None:
         """After the commit, on the reactor: notify the node of what was kept, if there is something."""
 
 
@@ -68,7 +68,7 @@ class _Call(Operation[T]):
 
     __slots__ = ("_arguments", "_method")
 
-    def __init__(self, method: Callable[..., T], *arguments: Any) -> None:
+    def __init__(self, method: Callable[..., T], *arguments: object) -> None:
         self._method = method
         self._arguments = arguments
 
@@ -78,7 +78,7 @@ class HistoryCall(_Call[T]):
 
     __slots__ = ("channel",)
 
-    def __init__(self, method: Callable[..., T], channel: str, *arguments: Any) -> None:
+    def __init__(self, method: Callable[..., T], channel: str, *arguments: object) -> None:
         super().__init__(method, channel, *arguments)
         self.channel = channel
 
@@ -91,7 +91,7 @@ class InboxCall(_Call[T]):
 
     __slots__ = ("user_id",)
 
-    def __init__(self, method: Callable[..., T], user_id: str, *arguments: Any) -> None:
+    def __init__(self, method: Callable[..., T], user_id: str, *arguments: object) -> None:
         super().__init__(method, user_id, *arguments)
         self.user_id = user_id
 
@@ -117,7 +117,7 @@ class RowCall(_Call[T]):
         return self._method(store.connection, *self._arguments)
 
 
-def _earlier(store: Store, digest: bytes, message: Publication) -> Published | None:
+def _earlier(store: Store, digest: bytes, message: Publication) -> PublishResult | None:
     """Return what a repeat is answered; None where this is the first."""
     answer = store.keys.answer(digest)
     if answer is None:
@@ -126,13 +126,13 @@ def _earlier(store: Store, digest: bytes, message: Publication) -> Published | N
     return msgspec.structs.replace(_published.decode(answer), duplicate=True, conflict=conflict)
 
 
-def _first(store: Store, digest: bytes, message: Publication, published: Published) -> Published:
+def _first(store: Store, digest: bytes, message: Publication, published: PublishResult) -> PublishResult:
     """Return what the first is answered, after writing it down for repeats."""
     store.keys.remember(digest, _encode(published), content_digest(message), store.now)
     return published
 
 
-class KeepPublication(Operation[Published]):
+class KeepPublication(Operation[PublishResult]):
     """A publication on a channel with history."""
 
     __slots__ = ("_body", "_publication", "_retention", "channel", "digest")
@@ -144,22 +144,22 @@ class KeepPublication(Operation[Published]):
         self._body = publication.encode(message)
         self._retention = retention
 
-    def carry_out(self, store: Store) -> Published:
+    def carry_out(self, store: Store) -> PublishResult:
         message, digest = self._publication, self.digest
         if digest is not None and (earlier := _earlier(store, digest, message)) is not None:
             return earlier
         offset, epoch = store.histories.append(
             store.connection, store.now, message.channel, self._retention, self._body
         )
-        published = Published(message.message_id, offset, epoch)
+        published = PublishResult(message.message_id, offset, epoch)
         return published if digest is None else _first(store, digest, message, published)
 
-    def notify(self, delivery: Delivery, answer: Published) -> None:
+    def notify(self, delivery: KeptListener, answer: PublishResult) -> None:
         if not answer.duplicate:
             delivery.deliver(self._publication, answer.offset, answer.epoch)
 
 
-class AppendToInbox(Operation[Published]):
+class AppendToInbox(Operation[PublishResult]):
     """A publication to one user's inbox."""
 
     __slots__ = ("_body", "_chat", "_collapse_key", "_publication", "_ttl", "digest", "user_id")
@@ -181,7 +181,7 @@ class AppendToInbox(Operation[Published]):
         self._ttl = ttl
         self._collapse_key = collapse_key
 
-    def carry_out(self, store: Store) -> Published:
+    def carry_out(self, store: Store) -> PublishResult:
         user_id, digest = self.user_id, self.digest
         assert user_id is not None
         if digest is not None and (earlier := _earlier(store, digest, self._publication)) is not None:
@@ -189,10 +189,10 @@ class AppendToInbox(Operation[Published]):
         offset, epoch = store.inboxes.append(
             store.connection, store.now, user_id, self._chat, self._ttl, self._collapse_key, self._body
         )
-        published = Published(self._publication.message_id, offset, epoch)
+        published = PublishResult(self._publication.message_id, offset, epoch)
         return published if digest is None else _first(store, digest, self._publication, published)
 
-    def notify(self, delivery: Delivery, answer: Published) -> None:
+    def notify(self, delivery: KeptListener, answer: PublishResult) -> None:
         if not answer.duplicate:
             delivery.deliver(self._publication, answer.offset, answer.epoch)
 
@@ -220,7 +220,7 @@ class CreateTask(Operation[TaskState]):
         self._changed = True
         return state
 
-    def notify(self, delivery: Delivery, answer: TaskState) -> None:
+    def notify(self, delivery: KeptListener, answer: TaskState) -> None:
         if self._changed:
             delivery.task_event(self._event)
 
@@ -262,7 +262,7 @@ class ReplaceTask(Operation[bool]):
         self._changed = True
         return True
 
-    def notify(self, delivery: Delivery, answer: bool) -> None:
+    def notify(self, delivery: KeptListener, answer: bool) -> None:
         if self._changed:
             if self._final is not None and self._position is not None:
                 delivery.deliver(self._final, *self._position)
@@ -300,7 +300,7 @@ class RestartTask(Operation[TaskState | None]):
         self._changed = True
         return state
 
-    def notify(self, delivery: Delivery, answer: TaskState | None) -> None:
+    def notify(self, delivery: KeptListener, answer: TaskState | None) -> None:
         if self._changed:
             delivery.task_event(self._event)
 
@@ -333,7 +333,7 @@ class Sweep(Operation[bool]):
         return max(removed) >= limit
 
 
-class Measure(Operation[tuple[int, int]]):
+class MeasureStore(Operation[tuple[int, int]]):
     """How many bytes the store's files have, and how many are free beside them."""
 
     __slots__ = ()

@@ -78,7 +78,11 @@ class Store:
         """Return how many bytes the store's files have, and how many are free on their file system. Raises OSError."""
         return self._database.measure()
 
-    def carry_out(self, operations: Sequence[Operation[Any]], now: int) -> list[Any]:
+    def carry_out(
+        self,
+        operations: Sequence[Operation[Any]],  # Any: each has an answer of its own kind
+        now: int,
+    ) -> list[Any]:
         """Carries out a batch as one transaction, which is on the disk when this returns.
 
         Return what each operation answered, a `Failure` for one that failed alone. Raises the disk's error where
@@ -111,7 +115,10 @@ class Store:
         if disk_failed(error) and getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_FULL:
             self._database.drop()
 
-    def _transaction(self, operations: Sequence[Operation[Any]]) -> list[Any]:
+    def _transaction(
+        self,
+        operations: Sequence[Operation[Any]],  # Any: as in `carry_out`
+    ) -> list[Any]:
         connection = self.connection = self._database.connection
         connection.execute("BEGIN")
         now = self.now

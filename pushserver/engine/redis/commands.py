@@ -17,7 +17,7 @@ from pushserver.core.errors import Unavailable
 from pushserver.engine.fill_level import FillLevel
 from pushserver.engine.interfaces import EPOCH_PERIOD, ONCE_TTL
 
-from .connection import RedisConnection, Refusal, parse_info
+from .connection import Part, RedisConnection, Refusal, Reply, parse_info
 from .scripts import Script, load
 
 if TYPE_CHECKING:
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
     from twisted.python.failure import Failure
 
-    from pushserver.engine.interfaces import Clock, IdempotencyKey
+    from pushserver.engine.interfaces import EngineClock, IdempotencyKey
 
     from .connection import CommandProtocol
     from .names import Names
     from .route import RedisRoute
-    from .settings import RedisAddress, RedisSettings
+    from .settings import RedisSettings
 
 #: A server that says so will not take our writes on this connection any more: look for another master.
 _LEAVE: Final = ("READONLY", "MASTERDOWN", "NOAUTH")
@@ -43,9 +43,7 @@ class RedisCommands:
 
     _log = Logger()
 
-    def __init__(
-        self, clock: Clock, settings: RedisSettings, address: RedisAddress, route: RedisRoute, names: Names
-    ) -> None:
+    def __init__(self, clock: EngineClock, settings: RedisSettings, route: RedisRoute, names: Names) -> None:
         self._clock = clock
         self._names = names
         self._scripts = load()
@@ -57,11 +55,8 @@ class RedisCommands:
             return RedisConnection(
                 clock,
                 f"pushserver-{name}",
-                address,
-                route.endpoint,
-                master=route.watched,
-                connect_timeout=settings.connect_timeout,
-                command_timeout=settings.command_timeout,
+                route,
+                settings,
                 prepare=self._attach,
             )
 
@@ -137,7 +132,7 @@ class RedisCommands:
         place = int(memory.get("maxmemory", "0"))
         self.fill.note(int(memory.get("used_memory", "0")), place or None)
 
-    async def _ask(self, protocol: CommandProtocol, *parts: Any) -> Any:
+    async def _ask(self, protocol: CommandProtocol, *parts: Part) -> Reply:
         try:
             return await protocol.send(self.commands.command_timeout, *parts)
         except Refusal as error:
@@ -145,11 +140,11 @@ class RedisCommands:
 
     # -- commands -----------------------------------------------------------------------------------------------------
 
-    async def call(self, *parts: Any) -> Any:
+    async def call(self, *parts: Part) -> Reply:
         """Return a command's reply."""
         return await self._call(self.commands, *parts)
 
-    async def _call(self, connection: RedisConnection, *parts: Any) -> Any:
+    async def _call(self, connection: RedisConnection, *parts: Part) -> Reply:
         try:
             return await connection.call(*parts)
         except Refusal as error:
@@ -163,8 +158,8 @@ class RedisCommands:
         return Unavailable(f"Redis refused: {text}")
 
     async def run(
-        self, name: str, keys: Sequence[str], *arguments: Any, durable: bool = False, waited: bool = True
-    ) -> list[Any]:
+        self, name: str, keys: Sequence[str], *arguments: Part, durable: bool = False, waited: bool = True
+    ) -> list[Reply]:
         """Return what a script answers, without the 'ok' before it where it is that. With ``durable`` it goes over the
         connection whose writes replicas are waited for; ``waited`` does that at once."""
         connection = self.durables if durable else self.commands
@@ -177,8 +172,8 @@ class RedisCommands:
         return reply[1:] if reply and reply[0] == b"ok" else reply
 
     async def _evaluate(
-        self, connection: RedisConnection, script: Script, keys: Sequence[str], arguments: Sequence[Any]
-    ) -> list[Any]:
+        self, connection: RedisConnection, script: Script, keys: Sequence[str], arguments: Sequence[Part]
+    ) -> list[Reply]:
         try:
             reply: list[Any] = await connection.call("EVALSHA", script.digest, len(keys), *keys, *arguments)
             return reply
@@ -189,8 +184,8 @@ class RedisCommands:
         return list(await self._call(connection, "EVAL", script.text, len(keys), *keys, *arguments))
 
     async def run_in_epoch(
-        self, name: str, keys: Sequence[str], *arguments: Any, durable: bool = False, waited: bool = True
-    ) -> list[Any]:
+        self, name: str, keys: Sequence[str], *arguments: Part, durable: bool = False, waited: bool = True
+    ) -> list[Reply]:
         """`run` for a script that checks the generation; where that moved on, this node follows."""
         for _ in range(_ATTEMPTS):
             known = self.generation
@@ -208,12 +203,12 @@ class RedisCommands:
         self,
         name: str,
         keys: Sequence[str],
-        *arguments: Any,
+        *arguments: Part,
         once: tuple[str, IdempotencyKey] | None,
         content: bytes = b"",
         durable: bool = True,
         waited: bool = True,
-    ) -> list[Any]:
+    ) -> list[Reply]:
         """`run_in_epoch` for a script that checks a key and a fence; ``once`` holds the key's name
         beside it; ``content`` is a digest of what the key is used for."""
         server = self._names.server

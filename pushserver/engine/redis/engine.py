@@ -18,7 +18,7 @@ from pushserver.core import errors
 from pushserver.engine.interfaces import IEngine
 
 from .broker import RedisBroker
-from .cluster import LEASE, Cluster
+from .cluster import LEASE, RedisCluster
 from .commands import RedisCommands
 from .connection import Misconfigured, RedisConnection
 from .feeds import ChannelFeeds
@@ -36,12 +36,10 @@ from .subscriber import Subscriber
 from .tasks import RedisTasks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from twisted.internet.interfaces import IDelayedCall
 
-    from pushserver.engine.interfaces import Clock, IIngest, InboxRules, Listener, Stoppable
-    from pushserver.engine.registry import EngineReactor
+    from pushserver.engine.interfaces import EngineClock, IIngest, Listener, Stoppable
+    from pushserver.engine.registry import EngineOptions, EngineReactor
 
     from .settings import RedisSettings
 
@@ -63,11 +61,7 @@ class RedisEngine:
         reactor: connects.
         clock: wall time for moments, monotonic time for what recurs and for time limits.
         settings: where Redis is, and how long it may take.
-        node_name: this node, as the others know it.
-        inbox: the bounds of every inbox.
-        task_ttl: how long a final task is kept, ms.
-        position_check: how often positions are compared, ms.
-        accepts: whether a message of this type may be published by programs that are no nodes.
+        options: what every engine is made of.
         lease: how long a node may be silent before it is taken for dead, ms.
 
     Raises `errors.ConfigError` where an address makes no sense.
@@ -78,41 +72,33 @@ class RedisEngine:
     def __init__(
         self,
         reactor: EngineReactor,
-        clock: Clock,
+        clock: EngineClock,
         settings: RedisSettings,
-        *,
-        node_name: str,
-        inbox: InboxRules,
-        task_ttl: int,
-        position_check: int,
-        accepts: Callable[[str], bool],
+        options: EngineOptions,
         lease: int = LEASE,
     ) -> None:
         self._clock = clock
-        self._position_check = position_check / 1000
+        self._position_check = options.position_check / 1000
         address = address_of(settings.url)
         names = Names(settings.prefix, address.database)
-        limits = InboxLimits(inbox)
+        limits = InboxLimits(options.inbox)
         self._route = RedisRoute(reactor, clock, settings, address)
-        self._commands = RedisCommands(clock, settings, address, self._route, names)
-        self._subscriber = Subscriber(clock, settings, address, self._route)
+        self._commands = RedisCommands(clock, settings, self._route, names)
+        self._subscriber = Subscriber(clock, settings, self._route)
         reading = RedisConnection(
             clock,
             "pushserver-ingest",
-            address,
-            self._route.endpoint,
-            master=self._route.watched,
-            connect_timeout=settings.connect_timeout,
-            command_timeout=settings.command_timeout,
+            self._route,
+            settings,
         )
         pages = Pages(self._commands, names, limits)
         self._feeds = ChannelFeeds(clock, pages, ordered=not self._commands.waits)
-        self._live = Live(clock, self._commands, self._subscriber, names, self._feeds, accepts)
-        self._cluster = Cluster(clock, self._commands, self._subscriber, names, node_name, lease)
+        self._live = Live(clock, self._commands, self._subscriber, names, self._feeds, options.accepts)
+        self._cluster = RedisCluster(clock, self._commands, self._subscriber, names, options.node_name, lease)
         self.broker = RedisBroker(self._commands, self._live, self._cluster, names)
         self.history = RedisHistory(pages, self._feeds)
         self.inbox = RedisInbox(self._commands, pages, self._live, names, limits)
-        self.tasks = RedisTasks(self._commands, self._live, names, limits, task_ttl)
+        self.tasks = RedisTasks(self._commands, self._live, names, limits, options.task_ttl)
         self.presence = RedisPresence(self._commands, self._cluster, names, clock)
         self.revocations = RedisRevocations(self._commands, names)
         self._ingest = RedisIngest(clock, self._commands, reading, names)

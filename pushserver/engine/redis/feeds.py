@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from pushserver.core.publication import Publication
-    from pushserver.engine.interfaces import Clock, Listener
+    from pushserver.engine.interfaces import EngineClock, Listener
 
     from .pages import Between
 
@@ -276,7 +276,7 @@ class ChannelFeeds:
 
     log = Logger()
 
-    def __init__(self, clock: Clock, pages: MissedPages, ordered: bool) -> None:
+    def __init__(self, clock: EngineClock, pages: MissedPages, ordered: bool) -> None:
         self.clock = clock
         self.pages = pages
         self.ordered = ordered

@@ -11,7 +11,7 @@ from pushserver.core import errors
 from pushserver.core import publication as publications
 from pushserver.core.positions import Position
 from pushserver.engine.identity import INBOX, content_digest
-from pushserver.engine.interfaces import IInbox, InboxPage, InboxSummary, Published
+from pushserver.engine.interfaces import IInbox, InboxNumbers, InboxPage, PublishResult
 
 from .broker import repeated
 from .names import USER
@@ -47,7 +47,7 @@ class RedisInbox:
         ttl: int | None,
         collapse_key: str | None,
         once: IdempotencyKey | None,
-    ) -> Deferred[Published]:
+    ) -> Deferred[PublishResult]:
         return Deferred.fromCoroutine(self._append(publication, user_id, chat, ttl, collapse_key, once))
 
     async def _append(
@@ -58,7 +58,7 @@ class RedisInbox:
         ttl: int | None,
         collapse_key: str | None,
         once: IdempotencyKey | None,
-    ) -> Published:
+    ) -> PublishResult:
         body = publications.encode(publication)
         reply = await self._commands.write(
             "append",
@@ -79,7 +79,7 @@ class RedisInbox:
         self.appended += 1
         position = Position(int(reply[0]), reply[1].decode())
         await self._live.kept(publication, body, position)
-        return Published(publication.message_id, position.offset, position.epoch)
+        return PublishResult(publication.message_id, position.offset, position.epoch)
 
     def read(self, user_id: str, after: int | None, limit: int, max_bytes: int | None = None) -> Deferred[InboxPage]:
         return Deferred.fromCoroutine(self._read(user_id, after, limit, max_bytes))
@@ -90,12 +90,12 @@ class RedisInbox:
         await self._live.feeds.reached(USER + user_id, Position(page.offset, page.epoch))
         return page
 
-    def state(self, user_id: str) -> Deferred[InboxSummary]:
+    def state(self, user_id: str) -> Deferred[InboxNumbers]:
         return Deferred.fromCoroutine(self._state(user_id))
 
-    async def _state(self, user_id: str) -> InboxSummary:
+    async def _state(self, user_id: str) -> InboxNumbers:
         page = await self._pages.inbox(user_id, None, 0)
-        return InboxSummary(page.offset, page.epoch, page.acked, page.pending)
+        return InboxNumbers(page.offset, page.epoch, page.acked, page.pending)
 
     def acknowledge(self, user_id: str, offset: int, epoch: str) -> Deferred[int]:
         return Deferred.fromCoroutine(self._acknowledge(user_id, offset, epoch))

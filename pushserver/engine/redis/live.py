@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IDelayedCall
 
-    from pushserver.engine.interfaces import Clock
+    from pushserver.engine.interfaces import EngineClock
 
     from .commands import RedisCommands
     from .feeds import ChannelFeeds
@@ -64,7 +64,7 @@ class Live:
 
     def __init__(
         self,
-        clock: Clock,
+        clock: EngineClock,
         commands: RedisCommands,
         subscriber: Subscriber,
         names: Names,
@@ -320,5 +320,8 @@ class Live:
             self._starting = None
         self.feeds.stop()
 
-    def _detach(self, work: Coroutine[Any, Any, None]) -> None:
+    def _detach(
+        self,
+        work: Coroutine[Any, Any, None],  # Any: what a coroutine waits for is between it and Twisted
+    ) -> None:
         self._clock.detach(work, self._log, "subscribing")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from twisted.internet.defer import Deferred
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pushserver.engine.interfaces import TaskEvent
 
     from .commands import RedisCommands
+    from .connection import Part
     from .live import Live
     from .names import Names
     from .pages import InboxLimits
@@ -70,7 +71,7 @@ class RedisTasks:
             raise errors.Conflict("the task exists")
         return _decode(reply[1])
 
-    def _arguments(self, state: TaskState, ttl: int, event: TaskEvent, tag: str) -> list[Any]:
+    def _arguments(self, state: TaskState, ttl: int, event: TaskEvent, tag: str) -> list[Part]:
         return [
             state.task_id,
             _encode(state),

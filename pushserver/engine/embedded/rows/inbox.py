@@ -15,7 +15,7 @@ import msgspec
 
 from pushserver.core import errors, publication
 from pushserver.engine.embedded.database import read_rows, take_rows, write_rows
-from pushserver.engine.interfaces import POSITION_TTL, InboxPage, InboxRules, InboxSummary
+from pushserver.engine.interfaces import POSITION_TTL, InboxNumbers, InboxPage, InboxRules
 
 if TYPE_CHECKING:
     import sqlite3
@@ -259,11 +259,11 @@ class Inboxes:
             self._flush_rows(connection)
             self._remove(head, offset, lost=False)
 
-    def state(self, connection: sqlite3.Connection, now: int, user_id: str) -> InboxSummary:
+    def state(self, connection: sqlite3.Connection, now: int, user_id: str) -> InboxNumbers:
         head = self._head(connection, now, user_id)
         if head is None:
-            return InboxSummary(0, self._epochs.current(_KIND, user_id, now), 0, 0)
-        return InboxSummary(head.newest, head.epoch, head.acked, head.pending)
+            return InboxNumbers(0, self._epochs.current(_KIND, user_id, now), 0, 0)
+        return InboxNumbers(head.newest, head.epoch, head.acked, head.pending)
 
     def read(
         self,
