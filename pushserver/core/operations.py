@@ -162,6 +162,7 @@ class PublicationTaken(Struct, frozen=True):
     offset: int | None
     epoch: str | None
     duplicate: bool
+    conflict: bool = False
 
 
 class ChatTaken(Struct, frozen=True):
@@ -169,6 +170,7 @@ class ChatTaken(Struct, frozen=True):
     delivered: int
     queued: bool
     duplicate: bool
+    conflict: bool = False
 
 
 class Acknowledged(Struct, frozen=True):

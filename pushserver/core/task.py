@@ -4,7 +4,9 @@
                    |                          ^
                    +--------------------------+
 
-Each change takes a state and gives the next one, whose version is one higher, or the very same object where nothing
+    restart: anything but completed ---> pending | running, as another attempt
+
+Each change takes a state and gives the next one, whose version is higher, or the very same object where nothing
 changes. What cannot be raises: `errors.Invalid` for a value that no state may hold, `errors.Conflict` for a change that
 this state does not allow, as any change to a final one. Either way the state stays as it was.
 
@@ -15,7 +17,7 @@ from __future__ import annotations
 
 import math
 from enum import StrEnum
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -47,6 +49,8 @@ class TaskState(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Everything known of a task, as it stands on the wire; what is unset is absent there.
 
     `eta` is the publisher's own: a number of seconds or milliseconds, or a text. `details` and `result` are any JSON.
+    `attempt` counts from 1 how often the task was begun; a state that version 1 stored is of the first. `truncated`:
+    the publisher could not send all of the end's result or error.
     """
 
     task_id: str
@@ -61,7 +65,9 @@ class TaskState(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     details: Any | UnsetType = UNSET
     result: Any | UnsetType = UNSET
     error: str | UnsetType = UNSET
+    truncated: bool | UnsetType = UNSET
     cancel_requested: bool | UnsetType = UNSET
+    attempt: int = 1
     version: int
     created_at: int
     updated_at: int
@@ -83,20 +89,23 @@ class StatusChanged(TaskState, frozen=True, kw_only=True, rename="camel"):
 
 
 class NewTask(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What a task is created from. None, on the wire ``null``, is the same as absent, but in `details`."""
+    """What a task is created from. None, on the wire ``null``, is the same as absent, but in `details`. With `restart`
+    a task of this id may exist: it begins anew. A repeat of `message_id` begins nothing."""
 
     task_id: str | None = None
     user_id: str | int
     title: str | None = None
     status: str | None = None
     details: Any | UnsetType = UNSET
+    message_id: Annotated[str, msgspec.Meta(min_length=1, max_length=200)] | None = None
+    restart: bool = False
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A report of progress: what is given replaces what the state holds. None is the same as absent, but in `details`.
 
     `percentage` is from 0 to 100. Where it is absent and a step is given, it is derived from the steps if both are
-    known. `force` lets it fall.
+    known. `force` lets it fall. `attempt` is the attempt that reports, where it says so.
     """
 
     percentage: int | float | None = None
@@ -106,6 +115,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     eta: int | float | str | None = None
     details: Any | UnsetType = UNSET
     force: bool = False
+    attempt: int | None = None
 
 
 EventType = Literal["task_created", "task_progress", "task_completed", "task_failed", "task_status_changed"]
@@ -115,7 +125,7 @@ EventType = Literal["task_created", "task_progress", "task_completed", "task_fai
 
 
 def create(new: NewTask, now: int) -> TaskState:
-    """The first state, version 1. The caller gives an id to a task that came without; a new task is never final."""
+    """The first state, of version 1. The caller gives an id to a task that came without; a new task is never final."""
     if new.task_id is None:
         raise Invalid("taskId is missing")
     # A token's numeric user claim is taken as its decimal string, so an application's numeric ids are here too.
@@ -134,6 +144,39 @@ def create(new: NewTask, now: int) -> TaskState:
         created_at=now,
         updated_at=now,
     )
+
+
+def restart(old: TaskState, new: NewTask, now: int) -> TaskState:
+    """The first state of another attempt: as when created, but with a later `created_at`, and the old title and details
+    unless new ones are given; a cancellation that an unfinished attempt was asked for stays asked for.
+
+    Raises `errors.Conflict` for a task of another user, or one that is completed.
+    """
+    begun = create(new, max(now, old.created_at + 1))
+    if begun.user_id != old.user_id:
+        raise Conflict("a task of this id exists")
+    if old.status is Status.COMPLETED:
+        raise Conflict("the task is completed")
+    return replace(
+        begun,
+        title=old.title if begun.title is UNSET else begun.title,
+        details=old.details if begun.details is UNSET else begun.details,
+        cancel_requested=UNSET if old.final else old.cancel_requested,
+        attempt=old.attempt + 1,
+        version=old.version + 1,
+        updated_at=max(begun.updated_at, old.updated_at),
+    )
+
+
+def at_least(state: TaskState, version: int) -> TaskState:
+    """The same state with a version that is not below ``version``: the engine's data may have gone back."""
+    return state if state.version >= version else replace(state, version=version)
+
+
+def check_attempt(state: TaskState, attempt: int | None) -> None:
+    """Raise `errors.Conflict` where a change is of another attempt than the state: whoever sent it was given up."""
+    if attempt is not None and attempt != state.attempt:
+        raise Conflict(f"the task is in attempt {state.attempt}")
 
 
 def progress(state: TaskState, report: Progress, now: int) -> TaskState:
@@ -182,24 +225,24 @@ def set_status(state: TaskState, status: str, message: str | None, now: int) -> 
     return _next(state, now, status=wanted, **texts)
 
 
-def complete(state: TaskState, result: Any | UnsetType, now: int) -> TaskState:
+def complete(state: TaskState, result: Any | UnsetType, now: int, truncated: bool = False) -> TaskState:
     """Finish well: the percentage is 100 then. `result` is any JSON, or unset."""
     _unfinished(state)
-    return _next(state, now, status=Status.COMPLETED, percentage=100, eta=UNSET, result=result)
+    return _end(state, now, truncated, status=Status.COMPLETED, percentage=100, result=result)
 
 
-def fail(state: TaskState, error: str, now: int) -> TaskState:
+def fail(state: TaskState, error: str, now: int, truncated: bool = False) -> TaskState:
     """Finish with an error; the percentage stays where it was."""
     _text(error, "error")
     _unfinished(state)
-    return _next(state, now, status=Status.FAILED, eta=UNSET, error=error)
+    return _end(state, now, truncated, status=Status.FAILED, error=error)
 
 
-def cancel(state: TaskState, message: str | None, now: int) -> TaskState:
+def cancel(state: TaskState, message: str | None, now: int, truncated: bool = False) -> TaskState:
     """Finish because the publisher gave it up."""
     texts = {} if message is None else {"message": _text(message, "message")}
     _unfinished(state)
-    return _next(state, now, status=Status.CANCELLED, eta=UNSET, **texts)
+    return _end(state, now, truncated, status=Status.CANCELLED, **texts)
 
 
 def request_cancel(state: TaskState, now: int) -> TaskState:
@@ -236,6 +279,10 @@ def event_of(old: TaskState | None, new: TaskState, *, reported: bool = False) -
     if new.final or by_status == new:
         return "task_status_changed", StatusChanged.of(new, old.status)
     return "task_progress", new
+
+
+def _end(state: TaskState, now: int, truncated: bool, **changes: Any) -> TaskState:
+    return _next(state, now, eta=UNSET, truncated=True if truncated else UNSET, **changes)
 
 
 def _next(state: TaskState, now: int, **changes: Any) -> TaskState:

@@ -27,10 +27,10 @@ _QUIET: Final = 1000
 class Throttle:
     """Which states of one task are shown, and when. The last one always is, and none after a newer one.
 
-    The first state, a change of status and a request to cancel are shown at once, in place of whatever waited. A change
-    of message or step, or of `min_delta` points, is shown once `min_interval` has passed since the last one shown. What
-    is less than that waits for more, until it has been quiet for `min_interval`; small changes that never pause are
-    shown every five intervals.
+    The first state of each attempt, a change of status and a request to cancel are shown at once, in place of whatever
+    waited. A change of message or step, or of `min_delta` points, is shown once `min_interval` has passed since the
+    last one shown. What is less than that waits for more, until it has been quiet for `min_interval`; small changes
+    that never pause are shown every five intervals.
     """
 
     __slots__ = ("_due", "_held", "_held_since", "_pressing", "_rules", "_shown", "_shown_at")
@@ -55,7 +55,12 @@ class Throttle:
         shown, newest = self._shown, self._held or self._shown
         if newest is not None and state.version <= newest.version:
             return False
-        if shown is None or state.status != shown.status or state.cancel_requested != shown.cancel_requested:
+        if (
+            shown is None
+            or state.status != shown.status
+            or state.cancel_requested != shown.cancel_requested
+            or state.attempt != shown.attempt
+        ):
             self._show(state, now)
             return True
         earliest = self._shown_at + self._rules.min_interval

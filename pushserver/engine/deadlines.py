@@ -10,12 +10,12 @@ from twisted.python.failure import Failure
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
-    from .interfaces import Clock
+    from .interfaces import EngineClock
 
 T = TypeVar("T")
 
 
-def limited(deferred: Deferred[T], seconds: float, clock: Clock) -> Deferred[T]:
+def limited(deferred: Deferred[T], seconds: float, clock: EngineClock) -> Deferred[T]:
     """Return the same Deferred; after so long, s, it is cancelled and fails with ``defer.TimeoutError``."""
     expired = False
 

@@ -39,6 +39,17 @@ ONCE_TTL: Final = 5 * 60 * 1000
 POSITION_TTL: Final = 30 * 24 * 3600 * 1000
 
 
+#: How long a channel that was never written keeps its epoch, ms: shorter than any position is kept without news, so
+#: that no epoch returns after its channel was forgotten.
+EPOCH_PERIOD: Final = POSITION_TTL // 2
+
+#: How long after such a period position 0 of its epoch still counts as 0, ms.
+EPOCH_GRACE: Final = 3600 * 1000
+
+#: What a page of messages holds at most, bytes, where a reply is made of it; one message always fits.
+PAGE_BYTES: Final = 4 * 1024 * 1024
+
+
 class Fence(msgspec.Struct, frozen=True):
     """A lease that must still be held for a write to happen, checked together with the write."""
 
@@ -47,38 +58,58 @@ class Fence(msgspec.Struct, frozen=True):
 
 
 class IdempotencyKey(msgspec.Struct, frozen=True):
-    """Makes a write happen at most once: ``key`` within the scope of the written thing (channel, user, or task)."""
+    """Makes a write happen at most once: ``key`` within the scope of the written thing (channel, user, or task), and of
+    who wrote it: ``publisher`` is a user's id, or None for the server side."""
 
     key: str
     fence: Fence | None = None
+    publisher: str | None = None
 
 
 class Retention(msgspec.Struct, frozen=True):
-    """How much a channel keeps: at most ``size`` messages, each for ``ttl`` ms."""
+    """How much a channel keeps: at most ``size`` messages, each for ``ttl`` ms, and at most ``max_bytes`` of them
+    (or one message)."""
 
     size: int
     ttl: int
 
+    @property
+    def max_bytes(self) -> int:
+        """16 MiB, or 1 KiB for each message where many are kept."""
+        return max(16 * 1024 * 1024, 1024 * self.size)
 
-class Published(msgspec.Struct, frozen=True):
-    """What became of a publication."""
+
+class PublishResult(msgspec.Struct, frozen=True):
+    """What became of a publication. ``conflict``: it repeats a key (``duplicate``), but with another type or data."""
 
     message_id: str
     offset: int | None = None
     epoch: str | None = None
     duplicate: bool = False
+    conflict: bool = False
+
+
+def _current(since: Position, previous_epoch: str | None, epoch: str) -> Position:
+    return Position(0, epoch) if since.offset == 0 and since.epoch == previous_epoch else since
 
 
 class HistoryPage(msgspec.Struct, frozen=True):
     """Some of a channel's kept messages.
 
     ``newest`` is the channel's position at the moment of reading; ``floor`` is the highest offset that was lost to size
-    or age (0: none), so everything after a position is there exactly when that position is not below it.
+    or age (0: none), so everything after a position is there exactly when that position is not below it. ``more``: the
+    page was ended by its limit of bytes. ``previous_epoch``: position 0 of this epoch still counts as 0 here.
     """
 
     messages: list[Publication]
     newest: Position
     floor: int
+    more: bool = False
+    previous_epoch: str | None = None
+
+    def current(self, since: Position) -> Position:
+        """Return a position as it counts now: 0 of the epoch before is 0 of this one, every other one is itself."""
+        return _current(since, self.previous_epoch, self.newest.epoch)
 
 
 class InboxRules(msgspec.Struct, frozen=True):
@@ -89,7 +120,7 @@ class InboxRules(msgspec.Struct, frozen=True):
     ttl: int
 
 
-class InboxSummary(msgspec.Struct, frozen=True):
+class InboxNumbers(msgspec.Struct, frozen=True):
     """An inbox in numbers: its newest offset, its epoch, the cursor, and how many messages wait after the cursor."""
 
     offset: int
@@ -103,7 +134,8 @@ class InboxPage(msgspec.Struct, frozen=True):
 
     ``lost`` counts the messages after that position that went by the inbox' limits (not those whose own ``ttl`` ended,
     nor those replaced by a newer one with the same collapse key), and ``beyond`` those of them after the page's last
-    message. ``pending`` counts the kept ones after the position, those beyond the page's limit included.
+    message. ``pending`` counts the kept ones after the position, those beyond the page's limit included. ``more``: the
+    page was ended by its limit of bytes. ``previous_epoch``: position 0 of this epoch still counts as 0 here.
     """
 
     messages: list[Publication]
@@ -113,6 +145,12 @@ class InboxPage(msgspec.Struct, frozen=True):
     lost: int
     beyond: int
     pending: int
+    more: bool = False
+    previous_epoch: str | None = None
+
+    def current(self, since: Position) -> Position:
+        """Return a position as it counts now: 0 of the epoch before is 0 of this one, every other one is itself."""
+        return _current(since, self.previous_epoch, self.epoch)
 
 
 class TaskEvent(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -162,7 +200,7 @@ class Stoppable(Protocol):
     def stop(self) -> None: ...
 
 
-class Clock(Protocol):
+class EngineClock(Protocol):
     """Time as an engine sees it (`pushserver.server.clock.Clock`): wall time for moments, monotonic for durations."""
 
     @property
@@ -172,13 +210,23 @@ class Clock(Protocol):
     def seconds(self) -> float:
         """Return a monotonic time, s."""
 
-    def later(self, seconds: float, call: Callable[..., object], *args: Any) -> IDelayedCall:
+    def later(
+        self,
+        seconds: float,
+        call: Callable[..., object],
+        *args: Any,  # Any: whatever the call takes
+    ) -> IDelayedCall:
         """Call once, ``seconds`` from now."""
 
     def every(self, seconds: float, call: Callable[[], Awaitable[None] | None], log: Logger, what: str) -> Stoppable:
         """Call every so many seconds, the first time after as many; a failure is logged as ``what`` failed."""
 
-    def detach(self, work: Coroutine[Any, Any, None], log: Logger, what: str) -> Deferred[None]:
+    def detach(
+        self,
+        work: Coroutine[Any, Any, None],  # Any: what a coroutine waits for is between it and Twisted
+        log: Logger,
+        what: str,
+    ) -> Deferred[None]:
         """Let work go on by itself; a failure is logged as ``what`` failed."""
 
 
@@ -240,6 +288,11 @@ class IEngine(Interface):
     def trouble() -> str | None:
         """Return why the engine cannot answer now, in a few words; None when it can. Never waits."""
 
+    def secret(purpose: str) -> Deferred[bytes]:
+        """Return 32 random bytes for one purpose, the same on every node that shares the store, as long as the store's
+        data lives. It comes from the store alone, never from the configuration. Fails with `errors.Unavailable`
+        before `start`, and where the store was never reached."""
+
     def figures() -> dict[str, float]:
         """Return the engine's own gauges and counters for the metrics, by snake_case name."""
 
@@ -257,7 +310,7 @@ class IBroker(Interface):
 
     def publish(
         publication: Publication, retention: Retention | None, once: IdempotencyKey | None
-    ) -> Deferred[Published]:
+    ) -> Deferred[PublishResult]:
         """Deliver to every subscribed node; with ``retention`` the message is kept and gets its position first."""
 
     def survey(question: bytes, timeout: int) -> Deferred[list[tuple[str, bytes]]]:
@@ -271,10 +324,15 @@ class IBroker(Interface):
 class IHistory(Interface):
     """What channels keep (inboxes apart)."""
 
-    def read(channel: str, since: int | None, limit: int, reverse: bool) -> Deferred[HistoryPage]:
+    def read(
+        channel: str, since: int | None, limit: int, reverse: bool, max_bytes: int | None = None
+    ) -> Deferred[HistoryPage]:
         """Return at most ``limit`` kept messages: those after offset ``since``, ascending (None: from the oldest kept),
-        or with ``reverse`` the newest first, before ``since`` (None: from the newest). None is past its age. A
-        channel's epoch is made when it is first written or read, random, and lost with its data."""
+        or with ``reverse`` the newest first, before ``since`` (None: from the newest). None is past its age. With
+        ``max_bytes`` at most so many bytes of them, or one message.
+
+        Reading writes nothing. A channel that was never written has offset 0 and an epoch that a first write within
+        the hour keeps, or in which position 0 still counts as 0 (`HistoryPage.current`)."""
 
 
 class IInbox(Interface):
@@ -287,20 +345,22 @@ class IInbox(Interface):
         ttl: int | None,
         collapse_key: str | None,
         once: IdempotencyKey | None,
-    ) -> Deferred[Published]:
+    ) -> Deferred[PublishResult]:
         """Keep a message and then deliver it live on its channel. ``chat``: counts against the chat quota and evicts
         only chat (perhaps itself), or, in a full inbox within the quota, the oldest message where that is acknowledged.
         ``collapse_key`` replaces an unread one with the same key. ``ttl`` beyond the inbox' own is the inbox' own."""
 
-    def read(user_id: str, after: int | None, limit: int) -> Deferred[InboxPage]:
-        """Return at most ``limit`` messages after offset ``after`` (None: after the cursor), oldest first."""
+    def read(user_id: str, after: int | None, limit: int, max_bytes: int | None = None) -> Deferred[InboxPage]:
+        """Return at most ``limit`` messages after offset ``after`` (None: after the cursor), oldest first; with
+        ``max_bytes`` at most so many bytes of them, or one message. Reading writes nothing, as in `IHistory.read`."""
 
-    def state(user_id: str) -> Deferred[InboxSummary]:
-        """Return the inbox in numbers. Its epoch is made when first asked for."""
+    def state(user_id: str) -> Deferred[InboxNumbers]:
+        """Return the inbox in numbers. Reading writes nothing, as in `IHistory.read`."""
 
     def acknowledge(user_id: str, offset: int, epoch: str) -> Deferred[int]:
         """Move the cursor up to ``offset`` (never back) and return the cursor. Another epoch fails with
-        `errors.Conflict`, an offset beyond the newest with `errors.Invalid`."""
+        `errors.Conflict` (but position 0 of the one before, as in `InboxPage.current`), an offset beyond the newest
+        with `errors.Invalid`."""
 
     def clear(user_id: str) -> Deferred[int]:
         """Delete every message and return how many there were. Positions go on from where they were; nothing counts as
@@ -314,10 +374,22 @@ class ITaskStore(Interface):
         """Keep a new task's first state, return it, and notify who listens. An id that exists fails with
         `errors.Conflict`."""
 
-    def replace(event: TaskEvent, final: Publication | None, once: IdempotencyKey | None) -> Deferred[bool]:
-        """Keep a state whose version is one above the kept one's, and notify who listens. Return False, with nothing
-        changed, where the kept version is another (somebody was quicker: read and decide again). ``final``: the
-        owner's inbox message of a final state, appended together with it."""
+    def lowest_version() -> int:
+        """Return the version that a new state has at least, below 2^53: 1, or, where the data may have gone back, one
+        above all that was given out before. Fails never, and never waits."""
+
+    def replace(
+        event: TaskEvent, final: Publication | None, once: IdempotencyKey | None, kept: int | None = None
+    ) -> Deferred[bool]:
+        """Keep a state in the place of one whose version is ``kept`` (None: one below the state's), and notify who
+        listens. Return False, with nothing changed, where the kept version is another (somebody was quicker: read and
+        decide again). ``final``: the owner's inbox message of a final state, appended together with it."""
+
+    def restart(event: TaskEvent, once: IdempotencyKey | None, kept: int | None = None) -> Deferred[TaskState | None]:
+        """Keep the first state of another attempt, in the place of one as in `replace`, and notify who listens: an
+        ended task is unfinished again, and the message of its end leaves the owner's inbox (nothing counts as lost).
+        Return the state (a repeat of ``once``: the one that the first returned), or None, with nothing changed, where
+        the kept version is another. Fails with `errors.NotFound` where the task is not known."""
 
     def get(task_id: str) -> Deferred[TaskState]:
         """Return the newest state. Fails with `errors.NotFound` where the task is not known, or a final one is older
@@ -372,7 +444,7 @@ class IRevocations(Interface):
 class IIngest(Interface):
     """Commands that other programs leave: carried out in order, by one node at a time, at least once."""
 
-    def start(execute: Callable[[str, msgspec.Raw, IdempotencyKey], Awaitable[Any]]) -> None:
+    def start(execute: Callable[[str, msgspec.Raw, IdempotencyKey], Awaitable[object]]) -> None:
         """Take part: from now on this node may be the one. ``execute`` carries out a command (method, params) under an
         `IdempotencyKey` whose key is the command's own and whose fence is this node's lease. `errors.Unavailable` makes
         it wait and try again; whatever else it raises counts, and after three times the command is given up."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from .interfaces import Clock, IEngine, InboxRules
+    from .interfaces import EngineClock, IEngine, InboxRules
 
 #: Kind, as the configuration names it, and the module that makes it. It is imported when it is chosen: txredisapi, for
 #: one, chooses the reactor as soon as it is imported.
@@ -59,7 +59,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     section: Mapping[str, Any] = MappingProxyType({})
 
 
-def make_engine(kind: str, reactor: EngineReactor, clock: Clock, options: EngineOptions) -> IEngine:
+def make_engine(kind: str, reactor: EngineReactor, clock: EngineClock, options: EngineOptions) -> IEngine:
     """Return an engine of this kind, not started. Raises `errors.ConfigError` where its section makes no sense."""
     engine: IEngine = import_module(ENGINES[kind]).make_engine(reactor, clock, options)
     return engine

@@ -17,7 +17,7 @@ from pushserver.core.channels import Kind, is_channel, is_id
 from pushserver.core.errors import Code, Invalid, NotFound, PushError
 from pushserver.core.message_types import MessageId, may_send
 from pushserver.core.task import MAX_INTEGER, NewTask, Progress, TaskState
-from pushserver.engine.interfaces import IdempotencyKey, Published
+from pushserver.engine.interfaces import IdempotencyKey, PublishResult
 from pushserver.server.cluster import Cluster, Disconnection, TargetChannels
 from pushserver.server.hub import Hub
 from pushserver.server.publishing import Publishing
@@ -80,18 +80,25 @@ class NotifyParams(Struct, frozen=True, rename="camel"):
 class StatusParams(Struct, frozen=True, rename="camel"):
     status: str
     message: str | None = None
+    attempt: int | None = None
 
 
 class CancelParams(Struct, frozen=True):
     message: str | None = None
+    truncated: bool = False
+    attempt: int | None = None
 
 
 class CompleteParams(Struct, frozen=True):
     result: Any | UnsetType = UNSET
+    truncated: bool = False
+    attempt: int | None = None
 
 
 class FailParams(Struct, frozen=True):
     error: str
+    truncated: bool = False
+    attempt: int | None = None
 
 
 class TaskId(Struct, frozen=True):
@@ -312,14 +319,14 @@ class BackendCommands:
         match asked:
             case Progress():
                 return await self._tasks.report(task_id, asked, once)
-            case StatusParams(status, message):
-                return await self._tasks.set_status(task_id, status, message, once)
-            case CompleteParams(result):
-                return await self._tasks.complete(task_id, result, once)
-            case FailParams(error):
-                return await self._tasks.fail(task_id, error, once)
-            case CancelParams(message):
-                return await self._tasks.cancel(task_id, message, once)
+            case StatusParams(status, message, attempt):
+                return await self._tasks.set_status(task_id, status, message, once, attempt)
+            case CompleteParams(result, truncated, attempt):
+                return await self._tasks.complete(task_id, result, once, attempt, truncated)
+            case FailParams(error, truncated, attempt):
+                return await self._tasks.fail(task_id, error, once, attempt, truncated)
+            case CancelParams(message, truncated, attempt):
+                return await self._tasks.cancel(task_id, message, once, attempt, truncated)
             case _:
                 raise AssertionError(method)
 
@@ -370,10 +377,12 @@ def _message_id(given: str | None, once: IdempotencyKey | None) -> str | None:
     return given if given is not None or once is None else once.key
 
 
-def _published(published: Published) -> dict[str, Any]:
+def _published(published: PublishResult) -> dict[str, Any]:
     result: dict[str, Any] = {"messageId": published.message_id}
     if published.offset is not None:
         result |= {"offset": published.offset, "epoch": published.epoch}
     if published.duplicate:
         result["duplicate"] = True
+    if published.conflict:
+        result["conflict"] = True
     return result

@@ -91,7 +91,7 @@ class Backlog:
             return page, page.acked, None
         page = await self._inbox.read(user_id, since.offset, PAGE)
         after = since.offset
-        usable = since.epoch == page.epoch and since.offset <= page.offset
+        usable = page.current(since).epoch == page.epoch and since.offset <= page.offset
         if not usable:
             page = await self._inbox.read(user_id, None, PAGE)
             after = page.acked

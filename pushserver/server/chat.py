@@ -64,8 +64,11 @@ class Chat:
             sender=identity.user_id,
             chat=target is not None,
         )
-        delivered = self._publishing.delivered(name, asked.message_id, published, len(self._hub.followers(name)))
-        return operations.ChatTaken(published.message_id, delivered, target is not None, published.duplicate)
+        here = len(self._hub.followers(name))
+        delivered = self._publishing.delivered(name, asked.message_id, published, here, identity.user_id)
+        return operations.ChatTaken(
+            published.message_id, delivered, target is not None, published.duplicate, published.conflict
+        )
 
     def rooms(self, user_id: str) -> set[str]:
         """Return the chat rooms that a user is in through this node."""

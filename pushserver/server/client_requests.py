@@ -111,4 +111,6 @@ class ClientRequests:
         published = await self._publishing.publish(
             asked.channel, asked.type, asked.data, message_id=asked.message_id, sender=identity.user_id
         )
-        return operations.PublicationTaken(published.message_id, published.offset, published.epoch, published.duplicate)
+        return operations.PublicationTaken(
+            published.message_id, published.offset, published.epoch, published.duplicate, published.conflict
+        )

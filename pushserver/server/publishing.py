@@ -11,7 +11,7 @@ import msgspec
 from pushserver.core.channels import Kind, Namespace, Namespaces, is_channel
 from pushserver.core.errors import Code, Refused
 from pushserver.core.publication import Publication
-from pushserver.engine.interfaces import ONCE_TTL, IdempotencyKey, Published, Retention
+from pushserver.engine.interfaces import ONCE_TTL, IdempotencyKey, PublishResult, Retention
 from pushserver.server.clock import Clock
 from pushserver.server.stats import Counters
 
@@ -33,9 +33,9 @@ class Publishing:
         # Unique without asking anyone, and cheap: who made it, and its number there.
         self._prefix = token_hex(6)
         self._numbers = count(1)
-        #: by channel and key, in the order of their age: when it may be forgotten, and how many connections here it
-        #: was handed to
-        self._delivered: dict[tuple[str, str], tuple[int, int]] = {}
+        #: by channel, key and publisher, in the order of their age: when it may be forgotten, and how many connections
+        #: here it was handed to
+        self._delivered: dict[tuple[str, str, str | None], tuple[int, int]] = {}
 
     def message_id(self) -> str:
         return f"{self._prefix}-{next(self._numbers):x}"
@@ -70,10 +70,11 @@ class Publishing:
         ttl: int | None = None,
         collapse_key: str | None = None,
         fence: Fence | None = None,
-    ) -> Published:
+    ) -> PublishResult:
         """Publishes to a channel; on a user's it goes to the inbox first.
 
-        ``message_id``: given by the publisher, it makes the publication happen once. Raises `errors.Refused` for a
+        ``message_id``: given by the publisher, it makes the publication happen once; each ``sender`` has keys of their
+        own, and the server side (None) has its own. Raises `errors.Refused` for a
         channel that cannot be published to (``task:``, ``status:``, ``stats``: the server's own), and what the engine
         raises.
         """
@@ -90,7 +91,11 @@ class Publishing:
             exclude_user=exclude_user,
             exclude_connection=exclude_connection,
         )
-        once = IdempotencyKey(publication.message_id, fence) if message_id is not None or fence is not None else None
+        once = (
+            IdempotencyKey(publication.message_id, fence, sender)
+            if message_id is not None or fence is not None
+            else None
+        )
         if namespace.kind is Kind.USER:
             published = await self._engine.inbox.append(
                 publication, channel.partition(":")[2], chat, ttl, collapse_key, once
@@ -101,7 +106,14 @@ class Publishing:
             self._counters.published()
         return published
 
-    def delivered(self, channel: str, message_id: str | None, published: Published, followers: int) -> int:
+    def delivered(
+        self,
+        channel: str,
+        message_id: str | None,
+        published: PublishResult,
+        followers: int,
+        publisher: str | None = None,
+    ) -> int:
         """How many connections of this node a message was handed to: ``followers``, or for a repeat what the first
         answer said. That is known where this node gave it and for as long as the key holds; else it is 0.
 
@@ -109,7 +121,7 @@ class Publishing:
         """
         if message_id is None:
             return followers
-        now, known, key = self._clock.milliseconds(), self._delivered, (channel, message_id)
+        now, known, key = self._clock.milliseconds(), self._delivered, (channel, message_id, publisher)
         if published.duplicate:
             until, count = known.get(key, (0, 0))
             return count if until > now else 0

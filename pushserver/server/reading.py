@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -42,24 +43,26 @@ class Reading:
         namespace = self._publishing.namespace(asked.channel)
         since = None if asked.since is None else asked.since.offset
         if namespace.kind is Kind.USER:
-            newest, messages = await self._inbox(asked, since)
+            newest, messages, current = await self._inbox(asked, since)
         elif namespace.has_positions:
             page = await self._engine.history.read(asked.channel, since, asked.limit, asked.reverse)
-            newest, messages = page.newest, page.messages
+            newest, messages, current = page.newest, page.messages, page.current
         else:
             raise NotFound("this channel keeps no messages")
-        if asked.since is not None and asked.since.epoch != newest.epoch:
+        if asked.since is not None and current(asked.since).epoch != newest.epoch:
             raise Conflict("the epoch is another one by now")
         return operations.History(tuple(messages), newest.offset, newest.epoch)
 
-    async def _inbox(self, asked: operations.ReadHistory, since: int | None) -> tuple[Position, list[Publication]]:
+    async def _inbox(
+        self, asked: operations.ReadHistory, since: int | None
+    ) -> tuple[Position, list[Publication], Callable[[Position], Position]]:
         page = await self._engine.inbox.read(asked.channel.partition(":")[2], 0, self._inbox_size)
         kept = [m for m in page.messages if m.offset is not None]
         if asked.reverse:
             kept = [m for m in reversed(kept) if since is None or (m.offset or 0) < since]
         elif since is not None:
             kept = [m for m in kept if (m.offset or 0) > since]
-        return Position(page.offset, page.epoch), kept[: asked.limit]
+        return Position(page.offset, page.epoch), kept[: asked.limit], page.current
 
     async def presence(self, identity: Identity, name: str) -> operations.Presence:
         """Return who is present, for a user."""

@@ -45,7 +45,7 @@ class Replay:
             newest = (await self._engine.history.read(channel, None, 0, False)).newest
             return Recovery(False, newest.offset, newest.epoch)
         page = await self._engine.history.read(channel, since.offset, size, False)
-        newest = page.newest
+        newest, since = page.newest, page.current(since)
         # More may be kept than is read, where the namespace kept more before.
         complete = not page.messages or page.messages[-1].offset == newest.offset
         if not (complete and positions.recovered(since, newest, page.floor)):
@@ -56,6 +56,7 @@ class Replay:
         """How a subscription of one's own channel begins."""
         page = await self._engine.inbox.read(user_id, *((None, 0) if since is None else (since.offset, size)))
         newest = Position(page.offset, page.epoch)
+        since = None if since is None else page.current(since)
         usable = since is not None and since.epoch == page.epoch and since.offset <= page.offset
         if not usable or page.lost or page.pending > len(page.messages):
             return Recovery(False, newest.offset, newest.epoch)

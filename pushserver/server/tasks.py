@@ -14,6 +14,7 @@ among the followers of ``task:<id>``, whatever they subscribe to. A final event 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from hashlib import blake2b
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,6 +23,7 @@ from twisted.logger import Logger
 
 from pushserver.core import publication
 from pushserver.core import task as progress
+from pushserver.core.channels import is_id
 from pushserver.core.errors import Conflict, NotFound, Unavailable
 from pushserver.core.publication import Publication
 from pushserver.core.task import NewTask, Progress, StatusChanged, TaskState
@@ -63,6 +65,12 @@ def user_channel(user_id: str) -> str:
 
 def task_channel(task_id: str) -> str:
     return f"task:{task_id}"
+
+
+def _id_of(key: str) -> str:
+    """Return the id of a task that came without one, but with a key."""
+    id = f"t-{key}"
+    return id if is_id(id) else f"t-{blake2b(key.encode('utf-8', 'surrogatepass'), digest_size=16).hexdigest()}"
 
 
 def _data(event: TaskEvent) -> msgspec.Raw:
@@ -135,32 +143,100 @@ class Tasks:
     # -- changes ------------------------------------------------------------------------------------------------------
 
     async def create(self, new: NewTask, once: IdempotencyKey | None = None) -> TaskState:
-        """A new task. Raises `errors.Invalid`, and `errors.Conflict` where its id exists."""
+        """Begin a task, or with ``restart`` another attempt of it. A repeat of its ``message_id`` begins nothing, and
+        returns what the first returned.
+
+        Raises `errors.Invalid`, and `errors.Conflict` where its id exists and is not to be, or cannot be, restarted.
+        """
+        if new.message_id is not None:
+            once = IdempotencyKey(new.message_id, None if once is None else once.fence)
         if new.task_id is None:
             # With a key, a repeat must find what the first made, so the id follows from it.
-            new = msgspec.structs.replace(new, task_id=token_hex(10) if once is None else f"t-{once.key}")
-        state = progress.create(new, self._clock.now())
-        return await self._engine.tasks.create(TaskEvent("task_created", state), once)
+            new = msgspec.structs.replace(new, task_id=token_hex(10) if once is None else _id_of(once.key))
+        store = self._engine.tasks
+        if not new.restart:
+            first = progress.at_least(progress.create(new, self._clock.now()), store.lowest_version())
+            return await store.create(TaskEvent("task_created", first), once)
+        for _ in range(ATTEMPTS):
+            state = await self._begin_anew(new, once)
+            if state is not None:
+                return state
+        raise Conflict("the task is being changed by too many at once")
+
+    async def _begin_anew(self, new: NewTask, once: IdempotencyKey | None) -> TaskState | None:
+        """Begin another attempt, or the first; None where somebody was quicker."""
+        store, now = self._engine.tasks, self._clock.now()
+        lowest = store.lowest_version()
+        first = progress.at_least(progress.create(new, now), lowest)
+        try:
+            old = await store.get(first.task_id)
+        except NotFound:
+            try:
+                return await store.create(TaskEvent("task_created", first), once)
+            except Conflict:
+                return None
+        if once is not None and await store.done(first.task_id, once.key):
+            # The rules do not hold for a repeat: what it began may have ended by now.
+            return await store.restart(TaskEvent("task_created", first), once)
+        try:
+            begun = progress.at_least(progress.restart(old, new, now), lowest)
+            return await store.restart(TaskEvent("task_created", begun), once, old.version)
+        except NotFound:
+            return None
 
     async def report(self, task_id: str, report: Progress, once: IdempotencyKey | None = None) -> TaskState:
         """Progress. Raises `errors.NotFound`, `errors.Invalid`, `errors.Conflict` (the task is final)."""
         return await self._change(
-            task_id, lambda state, now: progress.progress(state, report, now), once, reported=True
+            task_id, lambda state, now: progress.progress(state, report, now), once, report.attempt, reported=True
         )
 
     async def set_status(
-        self, task_id: str, status: str, message: str | None, once: IdempotencyKey | None = None
+        self,
+        task_id: str,
+        status: str,
+        message: str | None,
+        once: IdempotencyKey | None = None,
+        attempt: int | None = None,
     ) -> TaskState:
-        return await self._change(task_id, lambda state, now: progress.set_status(state, status, message, now), once)
+        return await self._change(
+            task_id, lambda state, now: progress.set_status(state, status, message, now), once, attempt
+        )
 
-    async def complete(self, task_id: str, result: Any, once: IdempotencyKey | None = None) -> TaskState:
-        return await self._change(task_id, lambda state, now: progress.complete(state, result, now), once)
+    async def complete(
+        self,
+        task_id: str,
+        result: Any,
+        once: IdempotencyKey | None = None,
+        attempt: int | None = None,
+        truncated: bool = False,
+    ) -> TaskState:
+        return await self._change(
+            task_id, lambda state, now: progress.complete(state, result, now, truncated), once, attempt
+        )
 
-    async def fail(self, task_id: str, error: str, once: IdempotencyKey | None = None) -> TaskState:
-        return await self._change(task_id, lambda state, now: progress.fail(state, error, now), once)
+    async def fail(
+        self,
+        task_id: str,
+        error: str,
+        once: IdempotencyKey | None = None,
+        attempt: int | None = None,
+        truncated: bool = False,
+    ) -> TaskState:
+        return await self._change(
+            task_id, lambda state, now: progress.fail(state, error, now, truncated), once, attempt
+        )
 
-    async def cancel(self, task_id: str, message: str | None, once: IdempotencyKey | None = None) -> TaskState:
-        return await self._change(task_id, lambda state, now: progress.cancel(state, message, now), once)
+    async def cancel(
+        self,
+        task_id: str,
+        message: str | None,
+        once: IdempotencyKey | None = None,
+        attempt: int | None = None,
+        truncated: bool = False,
+    ) -> TaskState:
+        return await self._change(
+            task_id, lambda state, now: progress.cancel(state, message, now, truncated), once, attempt
+        )
 
     async def request_cancel(self, task_id: str) -> TaskState:
         """The owner asks for the end; whoever works on the task sees it in the next answer."""
@@ -184,6 +260,7 @@ class Tasks:
         task_id: str,
         change: Callable[[TaskState, int], TaskState],
         once: IdempotencyKey | None,
+        attempt: int | None = None,
         reported: bool = False,
     ) -> TaskState:
         store = self._engine.tasks
@@ -191,12 +268,14 @@ class Tasks:
             return await store.get(task_id)
         for _ in range(ATTEMPTS):
             old = await store.get(task_id)
+            progress.check_attempt(old, attempt)
             new = change(old, self._clock.now())
             if new is old:
                 return old
+            new = progress.at_least(new, store.lowest_version())
             type, data = progress.event_of(old, new, reported=reported)
             event = TaskEvent(type, new, data.old_status if isinstance(data, StatusChanged) else None)
-            if await store.replace(event, self._final(event), once):
+            if await store.replace(event, self._final(event), once, old.version):
                 if new.final:
                     self._counters.tasks_queued += 1
                 return new
@@ -398,6 +477,7 @@ class Tasks:
             expired = progress.expire(state, now)
             if expired is state:
                 continue
+            expired = progress.at_least(expired, self._engine.tasks.lowest_version())
             event = TaskEvent("task_failed", expired)
             # Not tried again where somebody was quicker: then it is not stale.
-            await self._engine.tasks.replace(event, self._final(event), None)
+            await self._engine.tasks.replace(event, self._final(event), None, state.version)

@@ -26,6 +26,7 @@ from pushserver.core import operations
 from pushserver.core.channels import is_id
 from pushserver.core.errors import Code, Invalid, NotFound, PushError, Refused
 from pushserver.core.positions import Position
+from pushserver.core.task import TaskState
 from pushserver.protocols.native.messages import MAX_HISTORY, push
 from pushserver.protocols.native.session import reply_of
 from pushserver.server.backend_commands import SCOPES, BackendCommands, Batch, decode
@@ -43,11 +44,17 @@ MAX_TASKS: Final = 1_000
 
 
 class Route(NamedTuple):
-    """What answers a request: the scope that its key needs, the status of success, and how the answer is made."""
+    """What answers a request: the scope that its key needs, the status of success (or what tells it from the answer),
+    and how the answer is made."""
 
     scope: str
     respond: Callable[[Request, list[str]], Awaitable[Any]]
-    status: int = 200
+    status: int | Callable[[Any], int] = 200
+
+
+def _created(state: TaskState) -> int:
+    """The status for a task that was created, or begun anew."""
+    return 201 if state.attempt == 1 else 200
 
 
 class Keys:
@@ -105,7 +112,7 @@ class Api(Resource):
         self._routes: dict[str, dict[str, Route]] = {
             **{name: {"POST": self._command(name)} for name in SCOPES if "." not in name},
             "batch": {"POST": Route("", self._batch)},
-            "tasks": {"POST": self._command("task.create", 201), "GET": Route("read", self._list_tasks)},
+            "tasks": {"POST": self._command("task.create", _created), "GET": Route("read", self._list_tasks)},
             "inbox": {"GET": Route("read", self._inbox), "DELETE": Route("admin", self._clear_inbox)},
             "history": {"GET": Route("read", self._history)},
             "presence": {"GET": Route("read", self._presence)},
@@ -183,11 +190,11 @@ class Api(Resource):
                 respond_error(request, PushError("something went wrong here", Code.INTERNAL_ERROR))
             return
         if not gone:
-            respond(request, route.status, result)
+            respond(request, route.status(result) if callable(route.status) else route.status, result)
 
     # -- commands -----------------------------------------------------------------------------------------------------
 
-    def _command(self, method: str, status: int = 200) -> Route:
+    def _command(self, method: str, status: int | Callable[[Any], int] = 200) -> Route:
         return Route(SCOPES[method], lambda request, path: self._commands.execute(method, _body(request)), status)
 
     def _task_command(self, method: str) -> Route:

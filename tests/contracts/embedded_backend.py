@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sqlite3
+from typing import TYPE_CHECKING, Any
 
 from pushserver.engine.embedded import EmbeddedEngine
+from pushserver.engine.embedded.database import FILE
 from tests.engine.clocks import FakeTime
 
 if TYPE_CHECKING:
@@ -32,6 +34,14 @@ class EmbeddedBackend:
         from twisted.internet import reactor
 
         return EmbeddedEngine(reactor, self.time.clock, self.directory / "state", inbox, task_ttl, node_name)
+
+    def footprint(self) -> Any:
+        connection = sqlite3.connect(f"{(self.directory / 'state' / FILE).as_uri()}?mode=ro", uri=True)
+        try:
+            tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+            return {name: connection.execute(f"SELECT count(*) FROM {name}").fetchone() for name in tables}
+        finally:
+            connection.close()
 
     async def close(self) -> None:
         pass

@@ -39,6 +39,9 @@ class Backend(Protocol):
     def engine(self, node_name: str, inbox: InboxRules, task_ttl: int) -> Any:
         """An engine that is not started yet."""
 
+    def footprint(self) -> Any:
+        """Everything that is stored by name, in whatever form: the same where nothing was added or removed."""
+
     async def close(self) -> None:
         """Frees what the backend holds, after every engine was stopped."""
 

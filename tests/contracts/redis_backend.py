@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.task import deferLater
 
 from pushserver.engine.redis import RedisEngine, RedisSettings
+from pushserver.engine.registry import EngineOptions
 from pushserver.server.clock import Clock
 from tests.engine.redis.servers import RedisServer
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pushserver.engine.interfaces import InboxRules
 
 
@@ -40,12 +40,18 @@ class RedisBackend:
             reactor,
             Clock(reactor),
             RedisSettings(url=self.server.url, prefix="contract"),
-            node_name=node_name,
-            inbox=inbox,
-            task_ttl=task_ttl,
-            position_check=10_000,
-            accepts=lambda type: True,
+            EngineOptions(
+                node_name=node_name,
+                state_dir=Path("/nowhere"),
+                inbox=inbox,
+                task_ttl=task_ttl,
+                position_check=10_000,
+                accepts=lambda type: True,
+            ),
         )
+
+    def footprint(self) -> Any:
+        return sorted(self.server.command("KEYS", "*").split())
 
     async def close(self) -> None:
         self.server.kill()

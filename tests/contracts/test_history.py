@@ -11,12 +11,12 @@ from pushserver.engine.interfaces import POSITION_TTL, IdempotencyKey, Retention
 from .nodes import contents, publication
 
 if TYPE_CHECKING:
-    from pushserver.engine.interfaces import Published
+    from pushserver.engine.interfaces import PublishResult
 
     from .nodes import Nodes, RunningNode
 
 
-async def fill(node: RunningNode, retention: Retention, *values: int, channel: str = "a") -> list[Published]:
+async def fill(node: RunningNode, retention: Retention, *values: int, channel: str = "a") -> list[PublishResult]:
     return await gatherResults(
         [node.broker.publish(publication(channel, value), retention, None) for value in values], consumeErrors=True
     )

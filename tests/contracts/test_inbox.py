@@ -8,12 +8,12 @@ import pytest
 from twisted.internet.defer import gatherResults
 
 from pushserver.core import errors
-from pushserver.engine.interfaces import IdempotencyKey, InboxSummary
+from pushserver.engine.interfaces import IdempotencyKey, InboxNumbers
 
 from .nodes import contents, publication
 
 if TYPE_CHECKING:
-    from pushserver.engine.interfaces import Published
+    from pushserver.engine.interfaces import PublishResult
 
     from .nodes import Nodes, RunningNode
 
@@ -26,7 +26,7 @@ async def put(
     ttl: int | None = None,
     collapse: str | None = None,
     once: str | None = None,
-) -> list[Published]:
+) -> list[PublishResult]:
     return await gatherResults(
         [
             node.inbox.append(
@@ -46,11 +46,11 @@ async def waiting(node: RunningNode, after: int | None = None, user: str = "7") 
 async def test_an_untouched_inbox_has_an_epoch_that_stays(nodes: Nodes) -> None:
     node = await nodes.start()
     state = await node.inbox.state("7")
-    assert state == InboxSummary(0, state.epoch, 0, 0)
+    assert state == InboxNumbers(0, state.epoch, 0, 0)
     assert state.epoch
     (published,) = await put(node, "x")
     assert (published.offset, published.epoch) == (1, state.epoch)
-    assert await node.inbox.state("7") == InboxSummary(1, state.epoch, 0, 1)
+    assert await node.inbox.state("7") == InboxNumbers(1, state.epoch, 0, 1)
     assert (await node.inbox.state("8")).epoch != state.epoch
 
 
@@ -94,7 +94,7 @@ async def test_acknowledging_moves_the_cursor_and_deletes_nothing(nodes: Nodes) 
     epoch = published.epoch
     assert await node.inbox.acknowledge("7", 2, epoch) == 2
     assert await node.inbox.acknowledge("7", 1, epoch) == 2
-    assert await node.inbox.state("7") == InboxSummary(3, epoch, 2, 1)
+    assert await node.inbox.state("7") == InboxNumbers(3, epoch, 2, 1)
     assert await waiting(node) == (["c"], 0)
     assert await waiting(node, after=0) == (["a", "b", "c"], 0)
     assert (await node.inbox.read("7", None, 0)).pending == 1
@@ -132,7 +132,7 @@ async def test_the_oldest_goes_first_and_is_counted_as_lost(nodes: Nodes) -> Non
     assert await waiting(node) == ([4, 5, 6, 7, 8], 3)
     assert await waiting(node, after=1) == ([4, 5, 6, 7, 8], 2)
     assert await waiting(node, after=3) == ([4, 5, 6, 7, 8], 0)
-    assert await node.inbox.state("7") == InboxSummary(8, published.epoch, 0, 5)
+    assert await node.inbox.state("7") == InboxNumbers(8, published.epoch, 0, 5)
     await node.inbox.acknowledge("7", 3, published.epoch)
     assert await waiting(node) == ([4, 5, 6, 7, 8], 0)
 
@@ -207,7 +207,7 @@ async def test_age_removes_and_counts_as_lost(nodes: Nodes) -> None:
     (published,) = await put(node, "c")
     await nodes.advance(5)
     assert await waiting(node) == (["c"], 2)
-    assert await node.inbox.state("7") == InboxSummary(3, published.epoch, 0, 1)
+    assert await node.inbox.state("7") == InboxNumbers(3, published.epoch, 0, 1)
     await nodes.advance(6)
     assert await waiting(node) == ([], 3)
     (published,) = await put(node, "d")
@@ -299,7 +299,7 @@ async def test_clearing_keeps_the_position_and_loses_nothing(nodes: Nodes) -> No
     assert await node.inbox.clear("7") == 5
     assert await node.inbox.clear("7") == 0
     assert await node.inbox.clear("unknown") == 0
-    assert await node.inbox.state("7") == InboxSummary(7, published.epoch, 4, 0)
+    assert await node.inbox.state("7") == InboxNumbers(7, published.epoch, 4, 0)
     assert await waiting(node) == ([], 0)
     assert await waiting(node, after=0) == ([], 0)
     (published,) = await put(node, "x")
@@ -331,12 +331,12 @@ async def test_positions_of_an_emptied_inbox_outlive_a_restart(nodes: Nodes) -> 
     await nodes.advance(6)
     await nodes.stop(node)
     node = await nodes.start(ttl=5)
-    assert await node.inbox.state("7") == InboxSummary(2, published.epoch, 0, 0)
+    assert await node.inbox.state("7") == InboxNumbers(2, published.epoch, 0, 0)
     assert await waiting(node) == ([], 2)
     await node.inbox.clear("7")
     await nodes.stop(node)
     node = await nodes.start(ttl=5)
-    assert await node.inbox.state("7") == InboxSummary(2, published.epoch, 0, 0)
+    assert await node.inbox.state("7") == InboxNumbers(2, published.epoch, 0, 0)
     assert await waiting(node) == ([], 0)
 
 

@@ -220,3 +220,123 @@ async def test_tasks_outlive_a_restart(nodes: Nodes) -> None:
     assert await node.tasks.get("t") == first
     assert await node.tasks.done("t", "k") is True
     assert contents((await node.inbox.read("7", None, 10)).messages) == ["done"]
+
+
+def restarted(before: TaskState, nodes: Nodes, **fields: Any) -> TaskEvent:
+    values: dict[str, Any] = {
+        "status": Status.PENDING,
+        "percentage": 0.0,
+        "attempt": before.attempt + 1,
+        "version": before.version + 1,
+        "created_at": before.created_at + 1,
+        "updated_at": nodes.now(),
+    }
+    return TaskEvent("task_created", msgspec.structs.replace(before, **(values | fields)))
+
+
+def ended(event: TaskEvent) -> Any:
+    return publication(f"user:{event.state.user_id}", f"end of {event.state.attempt}", type=event.type)
+
+
+async def test_another_attempt_of_an_ended_task_is_unfinished_and_its_end_leaves_the_inbox(nodes: Nodes) -> None:
+    node = await nodes.start()
+    other = await nodes.second(node)
+    for channel in ("user:7", "task:t"):
+        await other.broker.subscribe(channel)
+    await node.inbox.append(publication("user:7", "before"), "7", False, None, None, None)
+    first = await node.tasks.create(created(state(nodes)), None)
+    end = completed(first, nodes)
+    assert await node.tasks.replace(end, ended(end), None)
+    await node.inbox.append(publication("user:7", "after"), "7", False, None, None, None)
+    assert await node.tasks.of_user("7", True, 10) == []
+    event = restarted(end.state, nodes)
+    assert await other.tasks.restart(event, None) == event.state
+    assert await node.tasks.get("t") == event.state
+    assert await node.tasks.of_user("7", True, 10) == [event.state]
+    assert await node.tasks.stale(nodes.now() + 60_000, 10) == [event.state]
+    page = await node.inbox.read("7", None, 10)
+    assert (contents(page.messages), page.lost, page.pending) == (["before", "after"], 0, 2)
+    events = [(each.type, each.state.attempt, to_owner) for each, to_owner in other.listener.task_events]
+    assert events[-2:] == [("task_created", 2, True), ("task_created", 2, False)]
+    # It ends anew, and is kept for its whole time from then on.
+    end = completed(event.state, nodes)
+    assert await node.tasks.replace(end, ended(end), None)
+    page = await node.inbox.read("7", None, 10)
+    assert contents(page.messages) == ["before", "after", "end of 2"]
+    event = restarted(end.state, nodes)
+    assert await node.tasks.restart(event, None) == event.state
+    assert contents((await node.inbox.read("7", None, 10)).messages) == ["before", "after"]
+
+
+async def test_an_attempt_that_was_read_or_has_left_the_inbox_is_begun_anew_all_the_same(nodes: Nodes) -> None:
+    node = await nodes.start(size=2)
+    current = await node.tasks.create(created(state(nodes)), None)
+    for clear in (False, True):
+        end = completed(current, nodes)
+        assert await node.tasks.replace(end, ended(end), None)
+        if clear:
+            await node.inbox.clear("7")
+        else:
+            for n in range(3):
+                await node.inbox.append(publication("user:7", n), "7", False, None, None, None)
+        event = restarted(end.state, nodes)
+        current = await node.tasks.restart(event, None)  # type: ignore[assignment]
+        assert current == event.state
+    assert (await node.inbox.read("7", None, 10)).messages == []
+
+
+async def test_an_unfinished_task_is_begun_anew_where_nobody_was_quicker(nodes: Nodes) -> None:
+    node = await nodes.start()
+    first = await node.tasks.create(created(state(nodes)), None)
+    assert await node.tasks.replace(running(first), None, None)
+    event = restarted(first, nodes)
+    assert await node.tasks.restart(event, None) is None
+    assert (await node.tasks.get("t")).attempt == 1
+    event = restarted(running(first).state, nodes)
+    assert await node.tasks.restart(event, None) == event.state
+    with pytest.raises(errors.NotFound):
+        await node.tasks.restart(restarted(state(nodes, "unknown"), nodes), None)
+
+
+async def test_a_repeat_of_a_restart_begins_nothing(nodes: Nodes) -> None:
+    node = await nodes.start()
+    first = await node.tasks.create(created(state(nodes)), None)
+    event = restarted(first, nodes)
+    key = IdempotencyKey("again")
+    assert await node.tasks.restart(event, key) == event.state
+    assert await node.tasks.done("t", "again")
+    assert await node.tasks.replace(running(event.state), None, None)
+    assert await node.tasks.restart(restarted(running(event.state).state, nodes), key) == event.state
+    assert (await node.tasks.get("t")).attempt == 2
+
+
+async def test_the_order_follows_the_newest_attempt_and_restarts_outlive_the_end(nodes: Nodes) -> None:
+    node = await nodes.start(task_ttl=10)
+    first = await node.tasks.create(created(state(nodes, "a")), None)
+    await node.tasks.create(created(state(nodes, "b", created_at=nodes.now() + 10)), None)
+    end = completed(first, nodes)
+    assert await node.tasks.replace(end, None, None)
+    event = restarted(end.state, nodes, created_at=nodes.now() + 20)
+    assert await node.tasks.restart(event, None) == event.state
+    await nodes.advance(12)
+    assert [each.task_id for each in await node.tasks.of_user("7", False, 10)] == ["a", "b"]
+
+
+async def test_a_version_may_jump_over_what_was_given_out_before(nodes: Nodes) -> None:
+    node = await nodes.start()
+    first = await node.tasks.create(created(state(nodes)), None)
+    high = 2**41
+    jumped = running(first, version=high)
+    assert not await node.tasks.replace(jumped, None, None)
+    assert not await node.tasks.replace(jumped, None, None, 2)
+    assert await node.tasks.replace(jumped, None, None, 1)
+    assert (await node.tasks.get("t")).version == high
+    event = restarted(jumped.state, nodes, version=high + 5)
+    assert await node.tasks.restart(event, None, high - 1) is None
+    assert await node.tasks.restart(event, None, high) == event.state
+
+
+async def test_new_data_begins_at_version_1(nodes: Nodes) -> None:
+    node = await nodes.start()
+    other = await nodes.second(node)
+    assert (node.tasks.lowest_version(), other.tasks.lowest_version()) == (1, 1)

@@ -39,6 +39,7 @@ def test_a_new_state_on_the_wire_has_only_what_is_known() -> None:
         "userId": "42",
         "status": "pending",
         "percentage": 0,
+        "attempt": 1,
         "version": 1,
         "createdAt": NOW,
         "updatedAt": NOW,
@@ -63,6 +64,7 @@ def test_a_full_state_goes_over_the_wire_and_back() -> None:
         "eta": 7,
         "details": {"a": [1, None, {"b": "\u00e9"}]},
         "cancelRequested": True,
+        "attempt": 1,
         "version": 3,
         "createdAt": NOW,
         "updatedAt": NOW + 6,
@@ -237,6 +239,76 @@ def test_status_of_an_unfinished_task() -> None:
     assert tasks.set_status(pending, "pending", None, NOW) is pending
     with pytest.raises(Conflict):
         tasks.set_status(state, "pending", None, NOW)
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled", "running", "pending"])
+def test_another_attempt_begins_as_when_created(status: str) -> None:
+    old = created(title="Render", details=[1])
+    if status != "pending":
+        old = tasks.progress(old, Progress(percentage=10, current_step=1, total_steps=9, message="m", eta=5), NOW + 1)
+    if status in ("failed", "cancelled"):
+        old = tasks.set_status(old, status, "why", NOW + 2)
+    again = tasks.restart(old, NewTask(task_id="t1", user_id=42, restart=True), NOW + 9)
+    assert again == msgspec.structs.replace(
+        created(title="Render", details=[1]), attempt=2, version=old.version + 1, created_at=NOW + 9, updated_at=NOW + 9
+    )
+    assert tasks.event_of(None, again) == ("task_created", again)
+
+
+def test_another_attempt_may_have_another_title_and_details() -> None:
+    old = created(title="Render", details=[1])
+    again = tasks.restart(old, NewTask(task_id="t1", user_id="42", title="Anew", status="running", details=None), NOW)
+    assert (again.title, again.details, again.status, again.attempt) == ("Anew", None, Status.RUNNING, 2)
+    assert tasks.restart(again, NewTask(task_id="t1", user_id="42"), NOW).title == "Anew"
+
+
+def test_its_time_and_version_rise_whatever_the_clock_says() -> None:
+    old = running()
+    again = tasks.restart(old, NewTask(task_id="t1", user_id="42"), NOW - 1_000_000)
+    assert again.created_at == old.created_at + 1
+    assert again.updated_at == old.updated_at
+    assert again.version == old.version + 1
+
+
+def test_a_cancellation_that_was_asked_for_stays_while_it_is_unfinished() -> None:
+    asked = tasks.request_cancel(running(), NOW + 2)
+    assert tasks.restart(asked, NewTask(task_id="t1", user_id="42"), NOW + 3).cancel_requested is True
+    ended = tasks.cancel(asked, None, NOW + 3)
+    assert tasks.restart(ended, NewTask(task_id="t1", user_id="42"), NOW + 4).cancel_requested is UNSET
+
+
+def test_what_cannot_be_begun_anew() -> None:
+    with pytest.raises(Conflict, match="completed"):
+        tasks.restart(ended("completed"), NewTask(task_id="t1", user_id="42"), NOW + 9)
+    for status in ("failed", "completed"):
+        with pytest.raises(Conflict, match="exists"):
+            tasks.restart(ended(status), NewTask(task_id="t1", user_id="43"), NOW + 9)
+
+
+def test_a_change_of_another_attempt_is_refused() -> None:
+    state = tasks.restart(running(), NewTask(task_id="t1", user_id="42"), NOW + 3)
+    tasks.check_attempt(state, 2)
+    tasks.check_attempt(state, None)
+    for attempt in (0, 1, 3):
+        with pytest.raises(Conflict, match="attempt 2"):
+            tasks.check_attempt(state, attempt)
+
+
+def test_a_state_of_version_1_is_of_the_first_attempt() -> None:
+    stored = json.loads(msgspec.json.encode(running()))
+    del stored["attempt"]
+    assert msgspec.json.decode(json.dumps(stored), type=TaskState) == running()
+
+
+def test_an_end_may_be_cut_off_and_another_attempt_forgets_it() -> None:
+    ends = [
+        tasks.complete(running(), {"a": 1}, NOW + 2, True),
+        tasks.fail(running(), "broke", NOW + 2, True),
+        tasks.cancel(running(), None, NOW + 2, True),
+    ]
+    assert [end.truncated for end in ends] == [True] * 3
+    assert tasks.complete(running(), 1, NOW + 2).truncated is UNSET
+    assert tasks.restart(ends[1], NewTask(task_id="t1", user_id="42"), NOW + 3).truncated is UNSET
 
 
 @pytest.mark.parametrize("status", ["", "done", "Running", "RUNNING", None, 1, [], {}])

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from pushserver.core import task as tasks
 from pushserver.core.errors import Conflict, Invalid, PushError
-from pushserver.core.task import Progress, Status, TaskState
+from pushserver.core.task import NewTask, Progress, Status, TaskState
 from pushserver.core.throttle import Throttle, ThrottleRules
 from tests.core.test_task import NOW, created
 
@@ -137,6 +137,13 @@ def test_a_request_to_cancel_goes_at_once() -> None:
     show = started()
     show.offer(tasks.request_cancel(show.state, NOW), 5)
     assert len(show.seen) == 1
+
+
+def test_another_attempt_is_shown_at_once() -> None:
+    throttle = Throttle(ThrottleRules())
+    first = created()
+    assert throttle.offer(first, NOW)
+    assert throttle.offer(tasks.restart(first, NewTask(task_id="t1", user_id="42"), NOW + 1), NOW + 1)
 
 
 def test_what_is_not_newer_is_dropped() -> None:

@@ -71,7 +71,7 @@ async def test_every_request_gets_its_one_reply_in_order(house: House) -> None:
     assert subscribed["results"]["live:a"] == {}
     assert subscribed["results"]["news:a"]["recovered"] is False
     assert first["offset"] == repeat["offset"] == 1
-    assert repeat["duplicate"] is True
+    assert (repeat["duplicate"], repeat["conflict"]) == (True, True)
     assert [m["data"] for m in history["messages"]] == [1]
     assert presence == {"users": [{"userId": "ann", "connections": 1}], "total": 1}
     assert pong["x"] == 1
@@ -441,3 +441,25 @@ async def test_a_revocation_that_comes_while_the_engine_is_asked_is_not_missed(
     answer.callback([False])
     await house.settle()
     assert client.closed == errors.INVALID_TOKEN
+
+
+async def test_no_client_uses_up_the_message_id_of_the_server_side_or_of_another(house: House) -> None:
+    ann = await house.client("ann", {"permissions": ["chat:*", "publish:*"]})
+    mallory = await house.client("mallory", {"permissions": ["chat:*", "publish:*"]})
+    for client in (ann, mallory):
+        await client.ask("subscribe", channels=["news:a"])
+    await mallory.ask("subscribe", channels=["chat:lobby"])
+    for message_id in ("order-1", "order-2"):
+        await mallory.ask("publish", channel="news:a", data="forged", messageId=message_id)
+        await mallory.ask("chat_message", content="forged", messageId=message_id)
+    sent = await mallory.ask("chat_message", content="other", messageId="order-1")
+    assert (sent["data"]["duplicate"], sent["data"]["conflict"]) == (True, True)
+    published = await house.execute("publish", channel="news:a", data="true", messageId="order-1")
+    assert "duplicate" not in published
+    (notified,) = (await house.execute("notify", userId="ann", data="paid", messageId="order-1"))["results"]
+    assert "duplicate" not in notified
+    own = await ann.ask("publish", channel="news:a", data="hers", messageId="order-2")
+    assert "duplicate" not in own["data"]
+    await house.settle()
+    assert [push["data"] for push in ann.pushes("user_notification")] == ["paid"]
+    assert [push["data"] for push in ann.pushes("message")] == ["forged", "forged", "true", "hers"]

@@ -6,7 +6,7 @@ import pytest
 from twisted.internet import task
 from twisted.logger import Logger
 
-from pushserver.engine.interfaces import Clock as View
+from pushserver.engine.interfaces import EngineClock
 from pushserver.server.clock import Clock
 from tests.conftest import LoggedErrors
 
@@ -58,5 +58,5 @@ def test_detached_work_that_fails_is_logged(flush_errors: LoggedErrors) -> None:
 
 @pytest.mark.parametrize("name", ["now", "seconds", "later", "every", "detach"])
 def test_the_engines_view_of_a_clock_is_this_one(name: str) -> None:
-    assert hasattr(View, name)
+    assert hasattr(EngineClock, name)
     assert hasattr(Clock(task.Clock()), name)

@@ -11,7 +11,7 @@ import pytest_twisted
 
 import pushserver.server.publishing
 from pushserver.core.errors import Code, Refused
-from pushserver.engine.interfaces import ONCE_TTL, Published, Retention
+from pushserver.engine.interfaces import ONCE_TTL, PublishResult, Retention
 from tests.fakes import House
 
 SETTINGS = """
@@ -81,7 +81,7 @@ async def test_whom_a_message_reached_is_remembered_as_long_as_its_key(
 ) -> None:
     monkeypatch.setattr(pushserver.server.publishing, "MAX_REMEMBERED", 2)
     delivered = house.node.publishing.delivered
-    first, repeat = Published("m"), Published("m", duplicate=True)
+    first, repeat = PublishResult("m"), PublishResult("m", duplicate=True)
     assert delivered("user:a", None, first, 7) == 7
     for n, user in enumerate("abc", 1):
         assert delivered(f"user:{user}", "m", first, n) == n

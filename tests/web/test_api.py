@@ -287,14 +287,18 @@ def test_a_repeated_message_id_gets_the_first_answer(server: Process) -> None:
     with client_of(server, "i1", "news:i") as client:
         body = {"channel": "news:i", "data": 1, "messageId": "m-1"}
         first = post(server, "/api/publish", body)
+        assert post(server, "/api/publish", body) == {**first, "duplicate": True}
         again = post(server, "/api/publish", {**body, "data": "another body"})
-        assert again == {**first, "duplicate": True}
+        assert again == {**first, "duplicate": True, "conflict": True}
+        again = post(server, "/api/publish", {**body, "type": "another"})
+        assert again == {**first, "duplicate": True, "conflict": True}
         other = post(server, "/api/publish", {**body, "channel": "news:i2"})
         assert "duplicate" not in other
         assert len(pushes(client)) == 1
         told = post(server, "/api/notify", {"userId": "i1", "data": 1, "messageId": "m-2"})["results"][0]
         (repeat,) = post(server, "/api/notify", {"userId": "i1", "data": 2, "messageId": "m-2"})["results"]
         assert (repeat["offset"], repeat["messageId"], repeat["duplicate"]) == (told["offset"], "m-2", True)
+        assert repeat["conflict"] is True
         assert len(pushes(client)) == 1
 
 
@@ -389,6 +393,55 @@ def test_a_task_from_its_beginning_to_its_end(server: Process) -> None:
     post(server, "/api/tasks", {"userId": "t1", "taskId": "t-3"}, 201)
     assert post(server, "/api/tasks/t-3/fail", {"error": "disk"})["error"] == "disk"
     failed(server.api("GET", "/api/tasks/t-4"), 404, "NOT_FOUND")
+
+
+def test_another_attempt_of_a_task(server: Process) -> None:
+    asked = {"userId": "r1", "taskId": "r-1", "title": "Report", "details": [1]}
+    first = post(server, "/api/tasks", asked | {"restart": True}, 201)
+    assert (first["attempt"], first["version"]) == (1, 1)
+    post(server, "/api/tasks/r-1/progress", {"percentage": 40, "attempt": 1})
+    failed(server.api("POST", "/api/tasks", asked), 409, "CONFLICT")
+    failed(server.api("POST", "/api/tasks", asked | {"restart": True, "userId": "r2"}), 409, "CONFLICT")
+    again = post(server, "/api/tasks", {"userId": "r1", "taskId": "r-1", "restart": True}, 200)
+    assert (again["attempt"], again["version"], again["status"], again["percentage"]) == (2, 3, "pending", 0)
+    assert (again["title"], again["details"]) == ("Report", [1])
+    assert again["createdAt"] > first["createdAt"]
+    for verb, body in (
+        ("progress", {"percentage": 50}),
+        ("status", {"status": "running"}),
+        ("fail", {"error": "lost"}),
+        ("cancel", {}),
+        ("complete", {}),
+    ):
+        failed(server.api("POST", f"/api/tasks/r-1/{verb}", body | {"attempt": 1}), 409, "CONFLICT")
+        failed(server.api("POST", f"/api/tasks/r-1/{verb}", body | {"attempt": "1"}), 400, "INVALID_MESSAGE")
+    assert server.api("GET", "/api/tasks/r-1").body == again
+    end = post(server, "/api/tasks/r-1/fail", {"error": "disk", "truncated": True, "attempt": 2})
+    assert (end["truncated"], end["status"]) == (True, "failed")
+    assert [m["data"]["attempt"] for m in server.api("GET", "/api/inbox?userId=r1").body["messages"]] == [2]
+    third = post(server, "/api/tasks", {"userId": "r1", "taskId": "r-1", "restart": True, "title": "Anew"}, 200)
+    assert (third["attempt"], third["title"], "truncated" in third, "error" in third) == (3, "Anew", False, False)
+    assert server.api("GET", "/api/inbox?userId=r1").body["messages"] == []
+    done = post(server, "/api/tasks/r-1/complete", {"result": 1, "attempt": 3})
+    assert (done["attempt"], done["status"]) == (3, "completed")
+    failed(server.api("POST", "/api/tasks", asked | {"restart": True}), 409, "CONFLICT")
+
+
+def test_a_repeat_of_a_tasks_message_id_begins_nothing(server: Process) -> None:
+    asked = {"userId": "k1", "taskId": "k-1", "messageId": "begin once"}
+    first = post(server, "/api/tasks", asked, 201)
+    post(server, "/api/tasks/k-1/progress", {"percentage": 40})
+    assert post(server, "/api/tasks", asked, 201) == first
+    restart = asked | {"restart": True, "messageId": "begin again"}
+    again = post(server, "/api/tasks", restart, 200)
+    assert again["attempt"] == 2
+    post(server, "/api/tasks/k-1/complete", {})
+    assert post(server, "/api/tasks", restart, 200) == again
+    assert server.api("GET", "/api/tasks/k-1").body["attempt"] == 2
+    made = [post(server, "/api/tasks", {"userId": "k1", "messageId": "x" * 200}, 201) for _ in range(2)]
+    assert made[0] == made[1]
+    failed(server.api("POST", "/api/tasks", asked | {"messageId": ""}), 400, "INVALID_MESSAGE")
+    failed(server.api("POST", "/api/tasks", asked | {"messageId": "x" * 201}), 400, "INVALID_MESSAGE")
 
 
 # -- connections ------------------------------------------------------------------------------------------------------

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from .engine import EmbeddedEngine
 
 if TYPE_CHECKING:
-    from pushserver.engine.interfaces import Clock
+    from pushserver.engine.interfaces import EngineClock
     from pushserver.engine.registry import EngineOptions, EngineReactor
 
 __all__ = ["EmbeddedEngine", "make_engine"]
 
 
-def make_engine(reactor: EngineReactor, clock: Clock, options: EngineOptions) -> EmbeddedEngine:
+def make_engine(reactor: EngineReactor, clock: EngineClock, options: EngineOptions) -> EmbeddedEngine:
     """Return the engine, not started."""
     return EmbeddedEngine(reactor, clock, options.state_dir, options.inbox, options.task_ttl, options.node_name)

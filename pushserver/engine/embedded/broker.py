@@ -10,13 +10,14 @@ from zope.interface import implementer
 
 from pushserver.core.errors import Unavailable
 from pushserver.engine.deadlines import limited
-from pushserver.engine.interfaces import ONCE_TTL, IBroker, NodeInfo, Published
+from pushserver.engine.identity import CHANNEL, content_digest, key_digest
+from pushserver.engine.interfaces import ONCE_TTL, IBroker, NodeInfo, PublishResult
 
 from .operations import KeepPublication
 
 if TYPE_CHECKING:
     from pushserver.core.publication import Publication
-    from pushserver.engine.interfaces import Clock, IdempotencyKey, Listener, Retention, TaskEvent
+    from pushserver.engine.interfaces import EngineClock, IdempotencyKey, Listener, Retention, TaskEvent
 
     from .writer import Writer
 
@@ -82,13 +83,13 @@ class EmbeddedBroker:
 
     _log = Logger()
 
-    def __init__(self, writer: Writer, delivery: LocalDelivery, clock: Clock, node_name: str) -> None:
+    def __init__(self, writer: Writer, delivery: LocalDelivery, clock: EngineClock, node_name: str) -> None:
         self._writer = writer
         self._delivery = delivery
         self._clock = clock
         self._node_name = node_name
-        #: by channel and key: when it is forgotten (s, monotonic), and what was answered
-        self._keys: dict[tuple[str, str], tuple[float, Published]] = {}
+        #: by the key's digest: when it is forgotten (s, monotonic), the first one's message id, its content's digest
+        self._keys: dict[bytes, tuple[float, str, bytes]] = {}
         self._started_at = 0
 
     def start(self) -> None:
@@ -108,30 +109,31 @@ class EmbeddedBroker:
 
     def publish(
         self, publication: Publication, retention: Retention | None, once: IdempotencyKey | None
-    ) -> Deferred[Published]:
+    ) -> Deferred[PublishResult]:
         if retention is not None:
             return self._writer.submit(KeepPublication(publication, retention, once))
         if not self._writer.accepting:
             return fail(Unavailable("the engine is stopped"))
-        result = Published(publication.message_id)
+        result = PublishResult(publication.message_id)
         if once is not None:
-            earlier = self._remembered(publication.channel, once, result)
+            earlier = self._remembered(publication, once)
             if earlier is not None:
                 return succeed(earlier)
         self._delivery.deliver(publication)
         return succeed(result)
 
-    def _remembered(self, channel: str, once: IdempotencyKey, result: Published) -> Published | None:
+    def _remembered(self, publication: Publication, once: IdempotencyKey) -> PublishResult | None:
         """Return what a key answered before, or None after remembering it. Keys stand in the order of their age."""
         now = self._clock.seconds()
         keys = self._keys
         while keys and (len(keys) > _KEYS or next(iter(keys.values()))[0] <= now):
             del keys[next(iter(keys))]
-        earlier = keys.get((channel, once.key))
-        if earlier is None:
-            keys[channel, once.key] = (now + ONCE_TTL / 1000, result)
+        digest, content = key_digest(CHANNEL, publication.channel, once), content_digest(publication)
+        if digest not in keys:
+            keys[digest] = (now + ONCE_TTL / 1000, publication.message_id, content)
             return None
-        return Published(earlier[1].message_id, duplicate=True)
+        _, message_id, first = keys[digest]
+        return PublishResult(message_id, duplicate=True, conflict=content != first)
 
     def survey(self, question: bytes, timeout: int) -> Deferred[list[tuple[str, bytes]]]:
         listener = self._delivery.listener

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 import sqlite3
 from functools import lru_cache
 from importlib.resources import files
@@ -81,6 +82,8 @@ class Database:
         self._directory = directory
         self._migrations = migrations if migrations is not None else files(__package__).joinpath("sql")
         self._connection: sqlite3.Connection | None = None
+        #: whether `open` made the file
+        self.fresh = False
 
     @property
     def connection(self) -> sqlite3.Connection:
@@ -139,6 +142,7 @@ class Database:
             if entry.name.endswith(".sql")
         )
         (version,) = connection.execute("PRAGMA user_version").fetchone()
+        self.fresh = version == 0
         newest = steps[-1][0]
         if version > newest:
             raise self._unusable(
@@ -148,6 +152,23 @@ class Database:
             if number > version:
                 script = entry.read_text(encoding="utf-8")
                 connection.executescript(f"BEGIN;\n{script}\nPRAGMA user_version = {number};\nCOMMIT;")
+
+    def secret(self) -> bytes:
+        """Return this store's secret, 32 random bytes made when it is first asked for. Raises `ConfigError`."""
+        try:
+            self.connection.execute(
+                "INSERT OR IGNORE INTO secret (secret, value) VALUES (1, ?)", (secrets.token_bytes(32),)
+            )
+            (value,) = self.connection.execute("SELECT value FROM secret").fetchone()
+        except sqlite3.DatabaseError as error:
+            raise self._unusable(f"expected that {FILE} can be written", str(error)) from error
+        return bytes(value)
+
+    def measure(self) -> tuple[int, int]:
+        """Return how many bytes the files have, and how many are free on their file system. Raises OSError."""
+        size = sum(entry.stat().st_size for entry in self._directory.glob(f"{FILE}*"))
+        room = os.statvfs(self._directory)
+        return size, room.f_bavail * room.f_frsize
 
     def rollback(self) -> None:
         """Ends a transaction that failed, however it failed."""
@@ -182,7 +203,7 @@ def _values(head: str, width: int, rows: int, tail: str) -> str:
     return f"{head} VALUES {','.join([row] * rows)} {tail}"
 
 
-def write_rows(connection: sqlite3.Connection, head: str, rows: Sequence[tuple[Any, ...]], tail: str = "") -> None:
+def write_rows(connection: sqlite3.Connection, head: str, rows: Sequence[tuple[object, ...]], tail: str = "") -> None:
     """Carries out ``<head> VALUES (…), (…) <tail>`` for all rows, in few statements."""
     done = 0
     for size in _CHUNKS:
@@ -192,12 +213,31 @@ def write_rows(connection: sqlite3.Connection, head: str, rows: Sequence[tuple[A
             done += size
 
 
+def take_rows(found: sqlite3.Cursor, max_bytes: int | None) -> tuple[list[tuple[int, bytes]], bool]:
+    """Return rows of ``offset, body`` up to so many bytes of bodies, or one, and whether there were more."""
+    if max_bytes is None:
+        return found.fetchall(), False
+    taken: list[tuple[int, bytes]] = []
+    total = 0
+    for offset, body in found:
+        total += len(body)
+        if taken and total > max_bytes:
+            found.close()
+            return taken, True
+        taken.append((offset, body))
+    return taken, False
+
+
 @lru_cache(maxsize=64)
 def _listed(query: str, count: int) -> str:
     return query.replace("(*)", "(" + ",".join("?" * count) + ")")
 
 
-def read_rows(connection: sqlite3.Connection, query: str, keys: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+def read_rows(
+    connection: sqlite3.Connection,
+    query: str,
+    keys: Sequence[object],
+) -> Iterator[tuple[Any, ...]]:  # Any: SQLite says the types of columns only when it runs
     """The rows of ``query`` for all keys, which stand where it says ``(*)``."""
     done = 0
     for size in _CHUNKS:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from pushserver.core.errors import Unavailable
+from pushserver.engine.fill_level import FillLevel
 from pushserver.engine.interfaces import IEngine
 
 from .broker import EmbeddedBroker, LocalDelivery
 from .history import EmbeddedHistory
 from .inbox import EmbeddedInbox
-from .operations import Probe, Sweep
+from .operations import MeasureStore, Probe, Sweep
 from .presence import EmbeddedPresence
 from .revocations import EmbeddedRevocations
 from .store import Store
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IDelayedCall
 
-    from pushserver.engine.interfaces import Clock, IIngest, InboxRules, Listener, Stoppable
+    from pushserver.engine.interfaces import EngineClock, IIngest, InboxRules, Listener, Stoppable
     from pushserver.engine.registry import EngineReactor
 
 
@@ -60,7 +61,7 @@ class EmbeddedEngine:
     def __init__(
         self,
         reactor: EngineReactor,
-        clock: Clock,
+        clock: EngineClock,
         state_dir: Path,
         inbox: InboxRules,
         task_ttl: int,
@@ -70,11 +71,14 @@ class EmbeddedEngine:
     ) -> None:
         self._clock = clock
         self._delivery = LocalDelivery()
-        self._writer = Writer(reactor, Store(state_dir, inbox, task_ttl, migrations), self._delivery, clock)
+        store = Store(state_dir, inbox, task_ttl, migrations)
+        self._store = store
+        self._fill = FillLevel("server.state_dir")
+        self._writer = Writer(reactor, store, self._delivery, clock)
         self.broker = EmbeddedBroker(self._writer, self._delivery, clock, node_name)
         self.history = EmbeddedHistory(self._writer)
         self.inbox = EmbeddedInbox(self._writer)
-        self.tasks = EmbeddedTasks(self._writer)
+        self.tasks = EmbeddedTasks(self._writer, store)
         self.presence = EmbeddedPresence(self._writer, clock)
         self.revocations = EmbeddedRevocations(self._writer, clock)
         self._recurring: list[Stoppable] = []
@@ -87,6 +91,7 @@ class EmbeddedEngine:
         self.revocations.load(await self._writer.start())
         self._delivery.start(listener)
         self.broker.start()
+        self._note_fill(*self._store.measure())
         self._recurring = [
             self._clock.every(_SWEEP_INTERVAL, self._sweep, self._log, "removing old rows"),
             self._clock.every(_PROBE_INTERVAL, self._probe, self._log, "trying the store"),
@@ -113,6 +118,11 @@ class EmbeddedEngine:
     def trouble(self) -> str | None:
         return self._writer.trouble()
 
+    def secret(self, purpose: str) -> Deferred[bytes]:
+        if not self._writer.accepting:
+            return fail(Unavailable("the engine is stopped"))
+        return succeed(self._store.epochs.derive(purpose))
+
     def figures(self) -> dict[str, float]:
         return {
             "store_batches_total": self._writer.batches,
@@ -122,18 +132,22 @@ class EmbeddedEngine:
             "channels": self._delivery.channels,
             "online_users": self.presence.users,
             "revocations": len(self.revocations),
-        }
+        } | self._fill.figures()
 
     async def _sweep(self) -> None:
         """Remove some of what is past its age; the next step follows soon where there is more."""
         self.revocations.sweep(self._clock.now())
         try:
             await self.presence.save()
+            self._note_fill(*await self._writer.submit(MeasureStore()))
             more = await self._writer.submit(Sweep(_SWEEP_STEP))
         except Unavailable:
             return
         if more and self._writer.accepting and (self._next_step is None or not self._next_step.active()):
             self._next_step = self._clock.later(_SWEEP_PAUSE, self._sweep_on)
+
+    def _note_fill(self, size: int, room: int) -> None:
+        self._fill.note(size, size + room)
 
     def _sweep_on(self) -> None:
         self._clock.detach(self._sweep(), self._log, "removing old rows")

@@ -26,5 +26,7 @@ class EmbeddedHistory:
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
 
-    def read(self, channel: str, since: int | None, limit: int, reverse: bool) -> Deferred[HistoryPage]:
-        return self._writer.submit(HistoryCall(Histories.read, channel, since, limit, reverse))
+    def read(
+        self, channel: str, since: int | None, limit: int, reverse: bool, max_bytes: int | None = None
+    ) -> Deferred[HistoryPage]:
+        return self._writer.submit(HistoryCall(Histories.read, channel, since, limit, reverse, max_bytes))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
     from pushserver.core.publication import Publication
-    from pushserver.engine.interfaces import IdempotencyKey, InboxPage, InboxSummary, Published
+    from pushserver.engine.interfaces import IdempotencyKey, InboxNumbers, InboxPage, PublishResult
 
     from .writer import Writer
 
@@ -35,13 +35,13 @@ class EmbeddedInbox:
         ttl: int | None,
         collapse_key: str | None,
         once: IdempotencyKey | None,
-    ) -> Deferred[Published]:
+    ) -> Deferred[PublishResult]:
         return self._writer.submit(AppendToInbox(publication, user_id, chat, ttl, collapse_key, once))
 
-    def read(self, user_id: str, after: int | None, limit: int) -> Deferred[InboxPage]:
-        return self._writer.submit(InboxCall(Inboxes.read, user_id, after, limit))
+    def read(self, user_id: str, after: int | None, limit: int, max_bytes: int | None = None) -> Deferred[InboxPage]:
+        return self._writer.submit(InboxCall(Inboxes.read, user_id, after, limit, max_bytes))
 
-    def state(self, user_id: str) -> Deferred[InboxSummary]:
+    def state(self, user_id: str) -> Deferred[InboxNumbers]:
         return self._writer.submit(InboxCall(Inboxes.state, user_id))
 
     def acknowledge(self, user_id: str, offset: int, epoch: str) -> Deferred[int]:

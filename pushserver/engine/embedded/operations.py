@@ -6,15 +6,15 @@ handed back with its answer to notify the node.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import msgspec
 
 from pushserver.core import errors, publication
 from pushserver.core.task import TaskState
-from pushserver.engine.interfaces import Published
+from pushserver.engine.identity import CHANNEL, INBOX, TASK, content_digest, key_digest
+from pushserver.engine.interfaces import PublishResult
 
-from .rows import idempotency as once
 from .rows import revocations as revocationrows
 
 if TYPE_CHECKING:
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _encode = msgspec.json.Encoder().encode
-_published = msgspec.json.Decoder(Published)
+_published = msgspec.json.Decoder(PublishResult)
 _task = msgspec.json.Decoder(TaskState)
 
 
-class Delivery(Protocol):
+class KeptListener(Protocol):
     """Who is notified of what was kept."""
 
     def deliver(self, publication: Publication, offset: int | None = None, epoch: str | None = None) -> None:
@@ -59,7 +59,7 @@ class Operation(Generic[T]):
         """Do it, and return its answer. A `PushError` means that nothing was changed."""
         raise NotImplementedError
 
-    def notify(self, delivery: Delivery, answer: T) -> None:
+    def notify(self, delivery: KeptListener, answer: T) -> None:
         """After the commit, on the reactor: notify the node of what was kept, if there is something."""
 
 
@@ -68,7 +68,7 @@ class _Call(Operation[T]):
 
     __slots__ = ("_arguments", "_method")
 
-    def __init__(self, method: Callable[..., T], *arguments: Any) -> None:
+    def __init__(self, method: Callable[..., T], *arguments: object) -> None:
         self._method = method
         self._arguments = arguments
 
@@ -78,7 +78,7 @@ class HistoryCall(_Call[T]):
 
     __slots__ = ("channel",)
 
-    def __init__(self, method: Callable[..., T], channel: str, *arguments: Any) -> None:
+    def __init__(self, method: Callable[..., T], channel: str, *arguments: object) -> None:
         super().__init__(method, channel, *arguments)
         self.channel = channel
 
@@ -91,7 +91,7 @@ class InboxCall(_Call[T]):
 
     __slots__ = ("user_id",)
 
-    def __init__(self, method: Callable[..., T], user_id: str, *arguments: Any) -> None:
+    def __init__(self, method: Callable[..., T], user_id: str, *arguments: object) -> None:
         super().__init__(method, user_id, *arguments)
         self.user_id = user_id
 
@@ -117,46 +117,49 @@ class RowCall(_Call[T]):
         return self._method(store.connection, *self._arguments)
 
 
-def _earlier(store: Store, digest: bytes) -> Published | None:
+def _earlier(store: Store, digest: bytes, message: Publication) -> PublishResult | None:
     """Return what a repeat is answered; None where this is the first."""
     answer = store.keys.answer(digest)
-    return msgspec.structs.replace(_published.decode(answer), duplicate=True) if answer is not None else None
+    if answer is None:
+        return None
+    conflict = store.keys.differs(digest, content_digest(message))
+    return msgspec.structs.replace(_published.decode(answer), duplicate=True, conflict=conflict)
 
 
-def _first(store: Store, digest: bytes, published: Published) -> Published:
+def _first(store: Store, digest: bytes, message: Publication, published: PublishResult) -> PublishResult:
     """Return what the first is answered, after writing it down for repeats."""
-    store.keys.remember(digest, _encode(published), store.now)
+    store.keys.remember(digest, _encode(published), content_digest(message), store.now)
     return published
 
 
-class KeepPublication(Operation[Published]):
+class KeepPublication(Operation[PublishResult]):
     """A publication on a channel with history."""
 
     __slots__ = ("_body", "_publication", "_retention", "channel", "digest")
 
     def __init__(self, message: Publication, retention: Retention, key: IdempotencyKey | None) -> None:
         self.channel = message.channel
-        self.digest = once.digest_of(once.CHANNEL, message.channel, key) if key is not None else None
+        self.digest = key_digest(CHANNEL, message.channel, key) if key is not None else None
         self._publication = message
         self._body = publication.encode(message)
         self._retention = retention
 
-    def carry_out(self, store: Store) -> Published:
+    def carry_out(self, store: Store) -> PublishResult:
         message, digest = self._publication, self.digest
-        if digest is not None and (earlier := _earlier(store, digest)) is not None:
+        if digest is not None and (earlier := _earlier(store, digest, message)) is not None:
             return earlier
         offset, epoch = store.histories.append(
             store.connection, store.now, message.channel, self._retention, self._body
         )
-        published = Published(message.message_id, offset, epoch)
-        return published if digest is None else _first(store, digest, published)
+        published = PublishResult(message.message_id, offset, epoch)
+        return published if digest is None else _first(store, digest, message, published)
 
-    def notify(self, delivery: Delivery, answer: Published) -> None:
+    def notify(self, delivery: KeptListener, answer: PublishResult) -> None:
         if not answer.duplicate:
             delivery.deliver(self._publication, answer.offset, answer.epoch)
 
 
-class AppendToInbox(Operation[Published]):
+class AppendToInbox(Operation[PublishResult]):
     """A publication to one user's inbox."""
 
     __slots__ = ("_body", "_chat", "_collapse_key", "_publication", "_ttl", "digest", "user_id")
@@ -171,25 +174,25 @@ class AppendToInbox(Operation[Published]):
         key: IdempotencyKey | None,
     ) -> None:
         self.user_id = user_id
-        self.digest = once.digest_of(once.INBOX, user_id, key) if key is not None else None
+        self.digest = key_digest(INBOX, user_id, key) if key is not None else None
         self._publication = message
         self._body = publication.encode(message)
         self._chat = chat
         self._ttl = ttl
         self._collapse_key = collapse_key
 
-    def carry_out(self, store: Store) -> Published:
+    def carry_out(self, store: Store) -> PublishResult:
         user_id, digest = self.user_id, self.digest
         assert user_id is not None
-        if digest is not None and (earlier := _earlier(store, digest)) is not None:
+        if digest is not None and (earlier := _earlier(store, digest, self._publication)) is not None:
             return earlier
         offset, epoch = store.inboxes.append(
             store.connection, store.now, user_id, self._chat, self._ttl, self._collapse_key, self._body
         )
-        published = Published(self._publication.message_id, offset, epoch)
-        return published if digest is None else _first(store, digest, published)
+        published = PublishResult(self._publication.message_id, offset, epoch)
+        return published if digest is None else _first(store, digest, self._publication, published)
 
-    def notify(self, delivery: Delivery, answer: Published) -> None:
+    def notify(self, delivery: KeptListener, answer: PublishResult) -> None:
         if not answer.duplicate:
             delivery.deliver(self._publication, answer.offset, answer.epoch)
 
@@ -201,7 +204,7 @@ class CreateTask(Operation[TaskState]):
 
     def __init__(self, event: TaskEvent, key: IdempotencyKey | None) -> None:
         self.task_id = event.state.task_id
-        self.digest = once.digest_of(once.TASK, event.state.task_id, key) if key is not None else None
+        self.digest = key_digest(TASK, event.state.task_id, key) if key is not None else None
         self._event = event
         self._changed = False
 
@@ -213,11 +216,11 @@ class CreateTask(Operation[TaskState]):
             raise errors.Conflict("a task of this id exists")
         store.tasks.put(state, store.now)
         if self.digest is not None:
-            store.keys.remember(self.digest, _encode(state), store.now)
+            store.keys.remember(self.digest, _encode(state), None, store.now)
         self._changed = True
         return state
 
-    def notify(self, delivery: Delivery, answer: TaskState) -> None:
+    def notify(self, delivery: KeptListener, answer: TaskState) -> None:
         if self._changed:
             delivery.task_event(self._event)
 
@@ -225,16 +228,19 @@ class CreateTask(Operation[TaskState]):
 class ReplaceTask(Operation[bool]):
     """A task's next state, and the owner's message of a final one."""
 
-    __slots__ = ("_body", "_changed", "_event", "_final", "_position", "digest", "task_id", "user_id")
+    __slots__ = ("_body", "_changed", "_event", "_final", "_kept", "_position", "digest", "task_id", "user_id")
 
-    def __init__(self, event: TaskEvent, final: Publication | None, key: IdempotencyKey | None) -> None:
+    def __init__(
+        self, event: TaskEvent, final: Publication | None, key: IdempotencyKey | None, kept: int | None
+    ) -> None:
+        self._kept = event.state.version - 1 if kept is None else kept
         self.task_id = event.state.task_id
         self.user_id = event.state.user_id if final is not None else None
-        self.digest = once.digest_of(once.TASK, event.state.task_id, key) if key is not None else None
+        self.digest = key_digest(TASK, event.state.task_id, key) if key is not None else None
         self._event = event
         self._final = final
         self._body = publication.encode(final) if final is not None else b""
-        self._position = (0, "")
+        self._position: tuple[int, str] | None = None
         self._changed = False
 
     def carry_out(self, store: Store) -> bool:
@@ -244,22 +250,58 @@ class ReplaceTask(Operation[bool]):
         version = store.tasks.version(state.task_id)
         if version is None:
             raise errors.NotFound("no such task")
-        if version != state.version - 1:
+        if version != self._kept:
             return False
-        store.tasks.put(state, store.now)
         if self._final is not None:
             self._position = store.inboxes.append(
                 store.connection, store.now, state.user_id, False, None, None, self._body
             )
+        store.tasks.put(state, store.now, self._position)
         if self.digest is not None:
-            store.keys.remember(self.digest, b"true", store.now)
+            store.keys.remember(self.digest, b"true", None, store.now)
         self._changed = True
         return True
 
-    def notify(self, delivery: Delivery, answer: bool) -> None:
+    def notify(self, delivery: KeptListener, answer: bool) -> None:
         if self._changed:
-            if self._final is not None:
+            if self._final is not None and self._position is not None:
                 delivery.deliver(self._final, *self._position)
+            delivery.task_event(self._event)
+
+
+class RestartTask(Operation[TaskState | None]):
+    """The first state of another attempt; the earlier one's end leaves the owner's inbox."""
+
+    __slots__ = ("_changed", "_event", "_kept", "digest", "task_id", "user_id")
+
+    def __init__(self, event: TaskEvent, key: IdempotencyKey | None, kept: int | None) -> None:
+        self._kept = event.state.version - 1 if kept is None else kept
+        self.task_id = event.state.task_id
+        self.user_id = event.state.user_id
+        self.digest = key_digest(TASK, event.state.task_id, key) if key is not None else None
+        self._event = event
+        self._changed = False
+
+    def carry_out(self, store: Store) -> TaskState | None:
+        state = self._event.state
+        if self.digest is not None and (earlier := store.keys.answer(self.digest)) is not None:
+            return _task.decode(earlier)
+        version = store.tasks.version(state.task_id)
+        if version is None:
+            raise errors.NotFound("no such task")
+        if version != self._kept:
+            return None
+        end = store.tasks.end(store.connection, state.task_id)
+        if end is not None:
+            store.inboxes.withdraw(store.connection, store.now, state.user_id, *end)
+        store.tasks.put(state, store.now)
+        if self.digest is not None:
+            store.keys.remember(self.digest, _encode(state), None, store.now)
+        self._changed = True
+        return state
+
+    def notify(self, delivery: KeptListener, answer: TaskState | None) -> None:
+        if self._changed:
             delivery.task_event(self._event)
 
 
@@ -269,7 +311,7 @@ class TaskDone(Operation[bool]):
     __slots__ = ("digest",)
 
     def __init__(self, task_id: str, key: IdempotencyKey) -> None:
-        self.digest = once.digest_of(once.TASK, task_id, key)
+        self.digest = key_digest(TASK, task_id, key)
 
     def carry_out(self, store: Store) -> bool:
         return self.digest is not None and store.keys.answer(self.digest) is not None
@@ -289,6 +331,15 @@ class Sweep(Operation[bool]):
         removed += [part.sweep(store.connection, store.now, limit) for part in (store.inboxes, store.histories)]
         removed.append(revocationrows.sweep(store.connection, store.now, limit))
         return max(removed) >= limit
+
+
+class MeasureStore(Operation[tuple[int, int]]):
+    """How many bytes the store's files have, and how many are free beside them."""
+
+    __slots__ = ()
+
+    def carry_out(self, store: Store) -> tuple[int, int]:
+        return store.measure()
 
 
 class Probe(Operation[None]):

@@ -16,7 +16,7 @@ from .rows import revocations as revocationrows
 if TYPE_CHECKING:
     import msgspec
 
-    from pushserver.engine.interfaces import Clock
+    from pushserver.engine.interfaces import EngineClock
 
     from .writer import Writer
 
@@ -27,7 +27,7 @@ T = TypeVar("T")
 class EmbeddedPresence:
     """When a user was last seen is saved a few seconds later (`save`), many users at once."""
 
-    def __init__(self, writer: Writer, clock: Clock) -> None:
+    def __init__(self, writer: Writer, clock: EngineClock) -> None:
         self._writer = writer
         self._clock = clock
         self._connections: dict[str, set[str]] = {}

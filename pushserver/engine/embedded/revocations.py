@@ -16,7 +16,7 @@ from .rows import revocations as revocationrows
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from pushserver.engine.interfaces import Clock
+    from pushserver.engine.interfaces import EngineClock
 
     from .writer import Writer
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class EmbeddedRevocations:
     """What was revoked holds once it is on the disk, or at the latest when the caller has its answer."""
 
-    def __init__(self, writer: Writer, clock: Clock) -> None:
+    def __init__(self, writer: Writer, clock: EngineClock) -> None:
         self._writer = writer
         self._clock = clock
         self._tokens: dict[str, int] = {}

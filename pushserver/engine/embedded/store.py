@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from pushserver.core.errors import PushError, Unavailable
 
 from .database import Database, disk_failed, hold
+from .epochs import Epochs
 from .rows import revocations as revocationrows
 from .rows.history import Histories
 from .rows.idempotency import IdempotencyRows
@@ -43,10 +44,13 @@ class Store:
         self._lock: int | None = None
         self._database = Database(directory, migrations)
         self.now = 0
+        #: the version that a new state of a task has at least
+        self.lowest_version = 1
         self.connection: sqlite3.Connection
         self.keys = IdempotencyRows()
-        self.inboxes = Inboxes(inbox)
-        self.histories = Histories()
+        self.epochs = Epochs()
+        self.inboxes = Inboxes(inbox, self.epochs)
+        self.histories = Histories(self.epochs)
         self.tasks = TaskRows(task_ttl)
         self._parts = (self.keys, self.inboxes, self.histories, self.tasks)
 
@@ -55,6 +59,10 @@ class Store:
         self._lock = hold(self._directory)
         try:
             self._database.open()
+            self.epochs.load(self._database.secret())
+            if not self._database.fresh:
+                # It may be an older copy. Versions that were given out since then are below the time of now, in ms.
+                self.lowest_version = now
             return revocationrows.revocations(self._database.connection, now)
         except BaseException:
             self.close()
@@ -66,7 +74,15 @@ class Store:
             os.close(self._lock)
             self._lock = None
 
-    def carry_out(self, operations: Sequence[Operation[Any]], now: int) -> list[Any]:
+    def measure(self) -> tuple[int, int]:
+        """Return how many bytes the store's files have, and how many are free on their file system. Raises OSError."""
+        return self._database.measure()
+
+    def carry_out(
+        self,
+        operations: Sequence[Operation[Any]],  # Any: each has an answer of its own kind
+        now: int,
+    ) -> list[Any]:
         """Carries out a batch as one transaction, which is on the disk when this returns.
 
         Return what each operation answered, a `Failure` for one that failed alone. Raises the disk's error where
@@ -99,7 +115,10 @@ class Store:
         if disk_failed(error) and getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_FULL:
             self._database.drop()
 
-    def _transaction(self, operations: Sequence[Operation[Any]]) -> list[Any]:
+    def _transaction(
+        self,
+        operations: Sequence[Operation[Any]],  # Any: as in `carry_out`
+    ) -> list[Any]:
         connection = self.connection = self._database.connection
         connection.execute("BEGIN")
         now = self.now

@@ -8,7 +8,7 @@ from zope.interface import implementer
 
 from pushserver.engine.interfaces import IdempotencyKey, ITaskStore
 
-from .operations import CreateTask, ReplaceTask, TaskCall, TaskDone
+from .operations import CreateTask, ReplaceTask, RestartTask, TaskCall, TaskDone
 from .rows.tasks import TaskRows
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pushserver.core.task import TaskState
     from pushserver.engine.interfaces import TaskEvent
 
+    from .store import Store
     from .writer import Writer
 
 
@@ -25,14 +26,25 @@ if TYPE_CHECKING:
 class EmbeddedTasks:
     """Tasks in the store."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer, store: Store) -> None:
         self._writer = writer
+        self._store = store
 
     def create(self, event: TaskEvent, once: IdempotencyKey | None) -> Deferred[TaskState]:
         return self._writer.submit(CreateTask(event, once))
 
-    def replace(self, event: TaskEvent, final: Publication | None, once: IdempotencyKey | None) -> Deferred[bool]:
-        return self._writer.submit(ReplaceTask(event, final, once))
+    def lowest_version(self) -> int:
+        return self._store.lowest_version
+
+    def replace(
+        self, event: TaskEvent, final: Publication | None, once: IdempotencyKey | None, kept: int | None = None
+    ) -> Deferred[bool]:
+        return self._writer.submit(ReplaceTask(event, final, once, kept))
+
+    def restart(
+        self, event: TaskEvent, once: IdempotencyKey | None, kept: int | None = None
+    ) -> Deferred[TaskState | None]:
+        return self._writer.submit(RestartTask(event, once, kept))
 
     def get(self, task_id: str) -> Deferred[TaskState]:
         return self._writer.submit(TaskCall(TaskRows.get, task_id))

@@ -19,10 +19,10 @@ from pushserver.core.errors import PushError, Unavailable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pushserver.engine.interfaces import Clock
+    from pushserver.engine.interfaces import EngineClock
     from pushserver.engine.registry import EngineReactor
 
-    from .operations import Delivery, Operation
+    from .operations import KeptListener, Operation
     from .rows.revocations import Row
     from .store import Store
 
@@ -52,7 +52,7 @@ class Writer:
 
     _log = Logger()
 
-    def __init__(self, reactor: EngineReactor, store: Store, delivery: Delivery, clock: Clock) -> None:
+    def __init__(self, reactor: EngineReactor, store: Store, delivery: KeptListener, clock: EngineClock) -> None:
         self._reactor = reactor
         self._store = store
         self._delivery = delivery
@@ -144,7 +144,11 @@ class Writer:
             # Nothing of a job may outlive it here: the last reference would be dropped on the wrong thread.
             del job, work, done, answer
 
-    def _done(self, batch: list[tuple[Operation[Any], Deferred[Any]]], answers: list[Any] | Failure) -> None:
+    def _done(
+        self,
+        batch: list[tuple[Operation[Any], Deferred[Any]]],  # Any: each has an answer of its own kind
+        answers: list[Any] | Failure,
+    ) -> None:
         self.batches += 1
         self.operations += len(batch)
         if isinstance(answers, Failure):

@@ -10,21 +10,12 @@ from .engine import RedisEngine
 from .settings import RedisSettings
 
 if TYPE_CHECKING:
-    from pushserver.engine.interfaces import Clock
+    from pushserver.engine.interfaces import EngineClock
     from pushserver.engine.registry import EngineOptions, EngineReactor
 
 __all__ = ["RedisEngine", "RedisSettings", "make_engine"]
 
 
-def make_engine(reactor: EngineReactor, clock: Clock, options: EngineOptions) -> RedisEngine:
+def make_engine(reactor: EngineReactor, clock: EngineClock, options: EngineOptions) -> RedisEngine:
     """Return the engine, not started. Raises `errors.ConfigError` where an address makes no sense."""
-    return RedisEngine(
-        reactor,
-        clock,
-        msgspec.convert(options.section, RedisSettings),
-        node_name=options.node_name,
-        inbox=options.inbox,
-        task_ttl=options.task_ttl,
-        position_check=options.position_check,
-        accepts=options.accepts,
-    )
+    return RedisEngine(reactor, clock, msgspec.convert(options.section, RedisSettings), options)

@@ -9,31 +9,35 @@ from zope.interface import implementer
 
 from pushserver.core import publication as publications
 from pushserver.core.positions import Position
-from pushserver.engine.interfaces import POSITION_TTL, IBroker, NodeInfo, Published
+from pushserver.engine.identity import CHANNEL, content_digest
+from pushserver.engine.interfaces import POSITION_TTL, IBroker, NodeInfo, PublishResult
 
 if TYPE_CHECKING:
     from pushserver.core.publication import Publication
     from pushserver.engine.interfaces import IdempotencyKey, Retention
 
-    from .cluster import Cluster
+    from .cluster import RedisCluster
     from .commands import RedisCommands
+    from .connection import Reply
     from .live import Live
     from .names import Names
 
 
-def repeated(answer: bytes) -> Published:
-    """Read what a key of a publication answered first."""
+def repeated(reply: list[Reply]) -> PublishResult:
+    """Read a script's reply to a repeat: what the key of the publication answered first, and whether the content was
+    another one."""
+    _, answer, conflict = reply
     offset, epoch, message_id = answer.decode().split(" ", 2)
     if offset == "0":
-        return Published(message_id, duplicate=True)
-    return Published(message_id, int(offset), epoch, duplicate=True)
+        return PublishResult(message_id, duplicate=True, conflict=bool(conflict))
+    return PublishResult(message_id, int(offset), epoch, duplicate=True, conflict=bool(conflict))
 
 
 @implementer(IBroker)
 class RedisBroker:
     """Publishing, and this node's subscriptions."""
 
-    def __init__(self, commands: RedisCommands, live: Live, cluster: Cluster, names: Names) -> None:
+    def __init__(self, commands: RedisCommands, live: Live, cluster: RedisCluster, names: Names) -> None:
         self._commands = commands
         self._live = live
         self._cluster = cluster
@@ -48,15 +52,15 @@ class RedisBroker:
 
     def publish(
         self, publication: Publication, retention: Retention | None, once: IdempotencyKey | None
-    ) -> Deferred[Published]:
+    ) -> Deferred[PublishResult]:
         if retention is None:
             return Deferred.fromCoroutine(self._publish(publication, once))
         return Deferred.fromCoroutine(self._keep(publication, retention, once))
 
     def _once(self, channel: str, once: IdempotencyKey | None) -> tuple[str, IdempotencyKey] | None:
-        return (self._names.once("channel", channel, once.key), once) if once is not None else None
+        return (self._names.once(CHANNEL, channel, once), once) if once is not None else None
 
-    async def _publish(self, publication: Publication, once: IdempotencyKey | None) -> Published:
+    async def _publish(self, publication: Publication, once: IdempotencyKey | None) -> PublishResult:
         channel = publication.channel
         tag = self._live.tag(channel)
         live, body = self._names.live(channel), publications.encode(publication)
@@ -66,16 +70,16 @@ class RedisBroker:
         else:
             keys = [self._names.history(channel), self._names.messages(channel)]
             reply = await self._commands.write(
-                "publish", keys, live, body, publication.message_id, 0, 0, 0, tag,
-                once=self._once(channel, once), durable=False,
+                "publish", keys, live, body, publication.message_id, 0, 0, 0, tag, 0,
+                once=self._once(channel, once), content=content_digest(publication), durable=False,
             )  # fmt: skip
             self._live.published(publication, tag, not reply)
             if reply:
-                return repeated(reply[1])
+                return repeated(reply)
         self.published += 1
-        return Published(publication.message_id)
+        return PublishResult(publication.message_id)
 
-    async def _keep(self, publication: Publication, retention: Retention, once: IdempotencyKey | None) -> Published:
+    async def _keep(self, publication: Publication, retention: Retention, once: IdempotencyKey | None) -> PublishResult:
         channel = publication.channel
         live, body = self._names.live(channel), publications.encode(publication)
         reply = await self._commands.write(
@@ -88,14 +92,16 @@ class RedisBroker:
             retention.ttl,
             max(POSITION_TTL, retention.ttl),
             "",
+            retention.max_bytes,
             once=self._once(channel, once),
+            content=content_digest(publication) if once is not None else b"",
         )
         if reply[0] == b"duplicate":
-            return repeated(reply[1])
+            return repeated(reply)
         self.published += 1
         position = Position(int(reply[0]), reply[1].decode())
         await self._live.kept(publication, body, position)
-        return Published(publication.message_id, position.offset, position.epoch)
+        return PublishResult(publication.message_id, position.offset, position.epoch)
 
     def survey(self, question: bytes, timeout: int) -> Deferred[list[tuple[str, bytes]]]:
         return Deferred.fromCoroutine(self._cluster.survey(question, timeout))

@@ -9,7 +9,7 @@ registers all its users anew; in the first case it announces them, as their end 
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 from twisted.internet.defer import Deferred
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
     from twisted.python.failure import Failure
 
-    from pushserver.engine.interfaces import Clock, Listener
+    from pushserver.engine.interfaces import EngineClock, Listener
 
     from .commands import RedisCommands
+    from .connection import Reply
     from .names import Names
     from .subscriber import Subscriber
 
@@ -71,14 +72,14 @@ class Residents(Protocol):
         """Register them under the node's new incarnation; ``announced``: others may have said that they went."""
 
 
-class Cluster:
+class RedisCluster:
     """This node among the others."""
 
     _log = Logger()
 
     def __init__(
         self,
-        clock: Clock,
+        clock: EngineClock,
         commands: RedisCommands,
         subscriber: Subscriber,
         names: Names,
@@ -181,7 +182,7 @@ class Cluster:
         for dead in reply[1:]:
             await self.expire(dead.decode(), self._lease)
 
-    async def _show_alive(self) -> list[Any]:
+    async def _show_alive(self) -> list[Reply]:
         if not self._stale:
             reply = await self._send("")
             if reply[0] != b"gone":
@@ -201,7 +202,7 @@ class Cluster:
             raise
         return reply
 
-    async def _send(self, new: str) -> list[Any]:
+    async def _send(self, new: str) -> list[Reply]:
         keys = [self._names.nodes, self._names.node(self.incarnation), self._names.ingest, self._names.server]
         # Who is signed in is counted in Redis at every change; the others only here.
         anonymous = max(0, self._listener.connections() - self._residents.connections)

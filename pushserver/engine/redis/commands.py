@@ -6,6 +6,7 @@ a connection to themselves. Whatever goes wrong comes out as `Unavailable`.
 
 from __future__ import annotations
 
+import hmac
 import secrets
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,9 +14,10 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
 from pushserver.core.errors import Unavailable
-from pushserver.engine.interfaces import ONCE_TTL
+from pushserver.engine.fill_level import FillLevel
+from pushserver.engine.interfaces import EPOCH_PERIOD, ONCE_TTL
 
-from .connection import RedisConnection, Refusal, parse_info
+from .connection import Part, RedisConnection, Refusal, Reply, parse_info
 from .scripts import Script, load
 
 if TYPE_CHECKING:
@@ -23,12 +25,12 @@ if TYPE_CHECKING:
 
     from twisted.python.failure import Failure
 
-    from pushserver.engine.interfaces import Clock, IdempotencyKey
+    from pushserver.engine.interfaces import EngineClock, IdempotencyKey
 
     from .connection import CommandProtocol
     from .names import Names
     from .route import RedisRoute
-    from .settings import RedisAddress, RedisSettings
+    from .settings import RedisSettings
 
 #: A server that says so will not take our writes on this connection any more: look for another master.
 _LEAVE: Final = ("READONLY", "MASTERDOWN", "NOAUTH")
@@ -41,9 +43,7 @@ class RedisCommands:
 
     _log = Logger()
 
-    def __init__(
-        self, clock: Clock, settings: RedisSettings, address: RedisAddress, route: RedisRoute, names: Names
-    ) -> None:
+    def __init__(self, clock: EngineClock, settings: RedisSettings, route: RedisRoute, names: Names) -> None:
         self._clock = clock
         self._names = names
         self._scripts = load()
@@ -55,11 +55,8 @@ class RedisCommands:
             return RedisConnection(
                 clock,
                 f"pushserver-{name}",
-                address,
-                route.endpoint,
-                master=route.watched,
-                connect_timeout=settings.connect_timeout,
-                command_timeout=settings.command_timeout,
+                route,
+                settings,
                 prepare=self._attach,
             )
 
@@ -67,6 +64,10 @@ class RedisCommands:
         self.durables = connection("durable") if self._replicas else self.commands
         self.connections = [self.commands, self.durables] if self._replicas else [self.commands]
         self.generation = ""
+        self._secret: bytes | None = None
+        #: the version that a new state of a task has at least
+        self.lowest_version = 1
+        self.fill = FillLevel("redis.url")
         self._moved: Callable[[], None] | None = None
         self.refused = 0
 
@@ -90,7 +91,9 @@ class RedisCommands:
     async def _attach(self, protocol: CommandProtocol) -> None:
         limit = self.commands.command_timeout
         info = parse_info(await self._ask(protocol, "INFO", "server"))
-        policy = parse_info(await self._ask(protocol, "INFO", "memory")).get("maxmemory_policy", "noeviction")
+        memory = parse_info(await self._ask(protocol, "INFO", "memory"))
+        self._note_memory(memory)
+        policy = memory.get("maxmemory_policy", "noeviction")
         if policy != "noeviction":
             self._log.warn(
                 "Redis may evict what it keeps (maxmemory-policy {policy}): messages can vanish", policy=policy
@@ -100,11 +103,13 @@ class RedisCommands:
             if not success:
                 raise Unavailable(str(result.value))
         attach = self._scripts["attach"]
-        reply = protocol.send(limit, "EVALSHA", attach.digest, 1, self._names.server, info["run_id"], _token())
+        fresh = (_token(), secrets.token_bytes(32), self.generation)
+        reply = protocol.send(limit, "EVALSHA", attach.digest, 1, self._names.server, info["run_id"], *fresh)
         try:
-            generation = (await reply).decode()
+            found, self._secret, lowest = await reply
         except Refusal as error:
             raise Unavailable(str(error)) from None
+        generation, self.lowest_version = found.decode(), int(lowest)
         if generation != self.generation:
             known, self.generation = self.generation, generation
             if known:
@@ -112,7 +117,22 @@ class RedisCommands:
                 if self._moved is not None:
                     self._moved()
 
-    async def _ask(self, protocol: CommandProtocol, *parts: Any) -> Any:
+    def secret(self, purpose: str) -> bytes:
+        """Return a secret for one purpose, derived from the data's own. Raises `Unavailable` where Redis was never
+        reached."""
+        if self._secret is None:
+            raise Unavailable("Redis was not reached yet")
+        return hmac.digest(self._secret, f"purpose:{purpose}".encode(), "sha256")
+
+    async def measure(self) -> None:
+        """Note how much memory Redis takes. Fails with `Unavailable`."""
+        self._note_memory(parse_info(await self.call("INFO", "memory")))
+
+    def _note_memory(self, memory: dict[str, str]) -> None:
+        place = int(memory.get("maxmemory", "0"))
+        self.fill.note(int(memory.get("used_memory", "0")), place or None)
+
+    async def _ask(self, protocol: CommandProtocol, *parts: Part) -> Reply:
         try:
             return await protocol.send(self.commands.command_timeout, *parts)
         except Refusal as error:
@@ -120,11 +140,11 @@ class RedisCommands:
 
     # -- commands -----------------------------------------------------------------------------------------------------
 
-    async def call(self, *parts: Any) -> Any:
+    async def call(self, *parts: Part) -> Reply:
         """Return a command's reply."""
         return await self._call(self.commands, *parts)
 
-    async def _call(self, connection: RedisConnection, *parts: Any) -> Any:
+    async def _call(self, connection: RedisConnection, *parts: Part) -> Reply:
         try:
             return await connection.call(*parts)
         except Refusal as error:
@@ -138,8 +158,8 @@ class RedisCommands:
         return Unavailable(f"Redis refused: {text}")
 
     async def run(
-        self, name: str, keys: Sequence[str], *arguments: Any, durable: bool = False, waited: bool = True
-    ) -> list[Any]:
+        self, name: str, keys: Sequence[str], *arguments: Part, durable: bool = False, waited: bool = True
+    ) -> list[Reply]:
         """Return what a script answers, without the 'ok' before it where it is that. With ``durable`` it goes over the
         connection whose writes replicas are waited for; ``waited`` does that at once."""
         connection = self.durables if durable else self.commands
@@ -152,8 +172,8 @@ class RedisCommands:
         return reply[1:] if reply and reply[0] == b"ok" else reply
 
     async def _evaluate(
-        self, connection: RedisConnection, script: Script, keys: Sequence[str], arguments: Sequence[Any]
-    ) -> list[Any]:
+        self, connection: RedisConnection, script: Script, keys: Sequence[str], arguments: Sequence[Part]
+    ) -> list[Reply]:
         try:
             reply: list[Any] = await connection.call("EVALSHA", script.digest, len(keys), *keys, *arguments)
             return reply
@@ -164,13 +184,13 @@ class RedisCommands:
         return list(await self._call(connection, "EVAL", script.text, len(keys), *keys, *arguments))
 
     async def run_in_epoch(
-        self, name: str, keys: Sequence[str], *arguments: Any, durable: bool = False, waited: bool = True
-    ) -> list[Any]:
+        self, name: str, keys: Sequence[str], *arguments: Part, durable: bool = False, waited: bool = True
+    ) -> list[Reply]:
         """`run` for a script that checks the generation; where that moved on, this node follows."""
         for _ in range(_ATTEMPTS):
             known = self.generation
             reply = await self.run(
-                name, [self._names.server, *keys], known, _token(), *arguments, durable=durable, waited=waited
+                name, [self._names.server, *keys], known, EPOCH_PERIOD, *arguments, durable=durable, waited=waited
             )
             if not reply or reply[0] != b"generation":
                 return reply
@@ -183,12 +203,14 @@ class RedisCommands:
         self,
         name: str,
         keys: Sequence[str],
-        *arguments: Any,
+        *arguments: Part,
         once: tuple[str, IdempotencyKey] | None,
+        content: bytes = b"",
         durable: bool = True,
         waited: bool = True,
-    ) -> list[Any]:
-        """`run_in_epoch` for a script that checks a key and a fence; ``once`` holds the key's name beside it."""
+    ) -> list[Reply]:
+        """`run_in_epoch` for a script that checks a key and a fence; ``once`` holds the key's name
+        beside it; ``content`` is a digest of what the key is used for."""
         server = self._names.server
         key, lease, ttl, token = server, server, "", ""
         if once is not None:
@@ -196,7 +218,7 @@ class RedisCommands:
             if once[1].fence is not None:
                 lease, token = self._names.lease(once[1].fence.lease), once[1].fence.token
         return await self.run_in_epoch(
-            name, [key, lease, *keys], ttl, token, *arguments, durable=durable, waited=waited
+            name, [key, lease, *keys], ttl, token, *arguments, content, durable=durable, waited=waited
         )
 
     # -- replicas -----------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import hiredis
 import txredisapi
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
     from twisted.python.failure import Failure
 
-    from pushserver.engine.interfaces import Clock
+    from pushserver.engine.interfaces import EngineClock
 
-    from .settings import RedisAddress
+    from .settings import RedisAddress, RedisSettings
 
 #: So many commands may wait for their replies on one connection; beyond it they fail at once.
 MAX_PENDING: Final = 10_000
@@ -50,6 +50,12 @@ _LOST: Final = "the connection was lost"
 
 Refusal = txredisapi.ResponseError
 
+#: A reply as hiredis reads it: bytes, a whole number, None, or a list of these. Which of them a command gives is known
+#: where it is sent; the parser has no types.
+Reply = Any
+#: A part of a command.
+Part = str | bytes | int | float
+
 
 def _nothing() -> None:
     """Nobody wants to know."""
@@ -62,7 +68,7 @@ class Misconfigured(Exception):
 class CommandProtocol(txredisapi.RedisProtocol):  # type: ignore[misc]
     """Replies in the order of their commands; the oldest unanswered one ends the connection when it is too old."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: EngineClock) -> None:
         super().__init__(charset=None, convertNumbers=False)
         self._clock = clock
         self._pending: deque[tuple[Deferred[Any], float, int]] = deque()
@@ -80,17 +86,17 @@ class CommandProtocol(txredisapi.RedisProtocol):  # type: ignore[misc]
         if hasattr(transport, "setTcpNoDelay"):
             transport.setTcpNoDelay(True)
 
-    def tryConvertData(self, data: Any) -> Any:
+    def tryConvertData(self, data: Reply) -> Reply:
         return data
 
-    def handleTransactionData(self, reply: Any) -> Any:
+    def handleTransactionData(self, reply: Reply) -> Reply:
         return reply
 
     @property
     def waiting(self) -> int:
         return len(self._pending)
 
-    def send(self, timeout: float, *parts: Any) -> Deferred[Any]:
+    def send(self, timeout: float, *parts: Part) -> Deferred[Reply]:
         """Send a command and return its reply; fails with `Refusal` as Redis answers, or with `Unavailable` where it
         did not in time."""
         if not self.connected:
@@ -106,7 +112,7 @@ class CommandProtocol(txredisapi.RedisProtocol):  # type: ignore[misc]
         self.transport.write(octets)
         return answer
 
-    def replyReceived(self, reply: Any) -> None:
+    def replyReceived(self, reply: Reply) -> None:
         if not self._pending:
             # Redis says why before it closes, as in "max number of clients reached".
             if isinstance(reply, Exception):
@@ -153,14 +159,28 @@ class CommandProtocol(txredisapi.RedisProtocol):  # type: ignore[misc]
         lost.callback(None)
 
 
+class ConnectionRoute(Protocol):
+    """Where a connection leads (`route.RedisRoute`)."""
+
+    @property
+    def address(self) -> RedisAddress:
+        """Who one is there, and in which database."""
+
+    @property
+    def watched(self) -> bool:
+        """Whether sentinels name the master, so that only a master will do."""
+
+    async def endpoint(self) -> IStreamClientEndpoint:
+        """Return where to connect to now. Fails with `Unavailable` where that is not known."""
+
+
 class RedisConnection:
     """A connection that comes back.
 
     Args:
         name: what it is for, in logs and in Redis' list of clients.
         route: where to connect to, asked anew for each attempt.
-        master: whether only a master will do.
-        connect_timeout, command_timeout: ms.
+        settings: how long connecting and a command may take.
         prepare: what has to be done on a new connection before it counts as ready.
         build: makes the protocol.
     """
@@ -169,24 +189,19 @@ class RedisConnection:
 
     def __init__(
         self,
-        clock: Clock,
+        clock: EngineClock,
         name: str,
-        address: RedisAddress,
-        route: Callable[[], Awaitable[IStreamClientEndpoint]],
+        route: ConnectionRoute,
+        settings: RedisSettings,
         *,
-        master: bool,
-        connect_timeout: int,
-        command_timeout: int,
         prepare: Callable[[CommandProtocol], Awaitable[None]] | None = None,
-        build: Callable[[Clock], CommandProtocol] = CommandProtocol,
+        build: Callable[[EngineClock], CommandProtocol] = CommandProtocol,
     ) -> None:
         self._clock = clock
         self._name = name
-        self._address = address
         self._route = route
-        self._master = master
-        self._connect_timeout = connect_timeout / 1000
-        self.command_timeout = command_timeout / 1000
+        self._connect_timeout = settings.connect_timeout / 1000
+        self.command_timeout = settings.command_timeout / 1000
         self._prepare = prepare
         self._build = build
         self._stopping = False
@@ -248,7 +263,7 @@ class RedisConnection:
             self._log.warn("Leaving the connection {name} to Redis: {reason}", name=self._name, reason=reason)
             self._protocol.abort(reason)
 
-    def call(self, *parts: Any, timeout: float | None = None) -> Deferred[Any]:
+    def call(self, *parts: Part, timeout: float | None = None) -> Deferred[Reply]:
         """Send a command and return its reply. ``timeout`` in s, where it is not the usual one."""
         if self._protocol is None:
             return fail(Unavailable(f"Redis is away: {self.trouble}"))
@@ -330,7 +345,7 @@ class RedisConnection:
             self._attempt = None
 
     async def _open(self) -> CommandProtocol:
-        endpoint = await self._route()
+        endpoint = await self._route.endpoint()
         factory = Factory.forProtocol(lambda: self._build(self._clock))
         protocol: CommandProtocol = await endpoint.connect(factory)  # type: ignore[assignment]
         try:
@@ -344,7 +359,7 @@ class RedisConnection:
         return protocol
 
     async def _greet(self, protocol: CommandProtocol) -> None:
-        address, limit = self._address, self._connect_timeout
+        address, limit = self._route.address, self._connect_timeout
         try:
             if address.password is not None:
                 await protocol.send(limit, "AUTH", *([address.username] if address.username else []), address.password)
@@ -359,7 +374,7 @@ class RedisConnection:
         version = info.get("redis_version", "0.0")
         if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
             raise Misconfigured(f"Redis {version} is too old: 6.2 or newer is needed")
-        if self._master and (await protocol.send(limit, "ROLE"))[0] != b"master":
+        if self._route.watched and (await protocol.send(limit, "ROLE"))[0] != b"master":
             raise Unavailable("Redis is not the master")
         self.run_id = info["run_id"]
 

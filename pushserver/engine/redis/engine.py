@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -18,7 +18,7 @@ from pushserver.core import errors
 from pushserver.engine.interfaces import IEngine
 
 from .broker import RedisBroker
-from .cluster import LEASE, Cluster
+from .cluster import LEASE, RedisCluster
 from .commands import RedisCommands
 from .connection import Misconfigured, RedisConnection
 from .feeds import ChannelFeeds
@@ -36,12 +36,10 @@ from .subscriber import Subscriber
 from .tasks import RedisTasks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from twisted.internet.interfaces import IDelayedCall
 
-    from pushserver.engine.interfaces import Clock, IIngest, InboxRules, Listener
-    from pushserver.engine.registry import EngineReactor
+    from pushserver.engine.interfaces import EngineClock, IIngest, Listener, Stoppable
+    from pushserver.engine.registry import EngineOptions, EngineReactor
 
     from .settings import RedisSettings
 
@@ -49,6 +47,8 @@ if TYPE_CHECKING:
 _WATCH: Final = 1.0
 #: The pause before positions are compared again where that failed, s.
 _AGAIN: Final = 0.5
+#: How often it is measured how full Redis is, s.
+_MEASURE: Final = 10.0
 #: How long an own message without a position is remembered where neither an answer nor an echo comes, s.
 _OWN: Final = 10.0
 
@@ -61,11 +61,7 @@ class RedisEngine:
         reactor: connects.
         clock: wall time for moments, monotonic time for what recurs and for time limits.
         settings: where Redis is, and how long it may take.
-        node_name: this node, as the others know it.
-        inbox: the bounds of every inbox.
-        task_ttl: how long a final task is kept, ms.
-        position_check: how often positions are compared, ms.
-        accepts: whether a message of this type may be published by programs that are no nodes.
+        options: what every engine is made of.
         lease: how long a node may be silent before it is taken for dead, ms.
 
     Raises `errors.ConfigError` where an address makes no sense.
@@ -76,41 +72,33 @@ class RedisEngine:
     def __init__(
         self,
         reactor: EngineReactor,
-        clock: Clock,
+        clock: EngineClock,
         settings: RedisSettings,
-        *,
-        node_name: str,
-        inbox: InboxRules,
-        task_ttl: int,
-        position_check: int,
-        accepts: Callable[[str], bool],
+        options: EngineOptions,
         lease: int = LEASE,
     ) -> None:
         self._clock = clock
-        self._position_check = position_check / 1000
+        self._position_check = options.position_check / 1000
         address = address_of(settings.url)
         names = Names(settings.prefix, address.database)
-        limits = InboxLimits(inbox)
+        limits = InboxLimits(options.inbox)
         self._route = RedisRoute(reactor, clock, settings, address)
-        self._commands = RedisCommands(clock, settings, address, self._route, names)
-        self._subscriber = Subscriber(clock, settings, address, self._route)
+        self._commands = RedisCommands(clock, settings, self._route, names)
+        self._subscriber = Subscriber(clock, settings, self._route)
         reading = RedisConnection(
             clock,
             "pushserver-ingest",
-            address,
-            self._route.endpoint,
-            master=self._route.watched,
-            connect_timeout=settings.connect_timeout,
-            command_timeout=settings.command_timeout,
+            self._route,
+            settings,
         )
         pages = Pages(self._commands, names, limits)
         self._feeds = ChannelFeeds(clock, pages, ordered=not self._commands.waits)
-        self._live = Live(clock, self._commands, self._subscriber, names, self._feeds, accepts)
-        self._cluster = Cluster(clock, self._commands, self._subscriber, names, node_name, lease)
+        self._live = Live(clock, self._commands, self._subscriber, names, self._feeds, options.accepts)
+        self._cluster = RedisCluster(clock, self._commands, self._subscriber, names, options.node_name, lease)
         self.broker = RedisBroker(self._commands, self._live, self._cluster, names)
         self.history = RedisHistory(pages, self._feeds)
         self.inbox = RedisInbox(self._commands, pages, self._live, names, limits)
-        self.tasks = RedisTasks(self._commands, self._live, names, limits, task_ttl)
+        self.tasks = RedisTasks(self._commands, self._live, names, limits, options.task_ttl)
         self.presence = RedisPresence(self._commands, self._cluster, names, clock)
         self.revocations = RedisRevocations(self._commands, names)
         self._ingest = RedisIngest(clock, self._commands, reading, names)
@@ -120,6 +108,7 @@ class RedisEngine:
         self._check: IDelayedCall | None = None
         self._checking: Deferred[None] | None = None
         self._watch: IDelayedCall | None = None
+        self._measuring: Stoppable | None = None
         self._watching: Deferred[None] | None = None
         #: whether something may have been missed since the last comparison
         self._begun = False
@@ -152,6 +141,7 @@ class RedisEngine:
                 str(error) if isinstance(error, errors.ConfigError) else f"redis: {error}"
             ) from None
         self._begun = True
+        self._measuring = self._clock.every(_MEASURE, self._measure, self._log, "measuring Redis")
         if self.trouble() is not None:
             self._log.warn("Starting without Redis: {reason}", reason=self.trouble())
         if self._check is None and self._checking is None:
@@ -169,6 +159,8 @@ class RedisEngine:
         for call in (self._check, self._watch):
             if call is not None and call.active():
                 call.cancel()
+        if self._measuring is not None:
+            self._measuring.stop()
         await self._ingest.stop()
         await self._cluster.stop()
         for work in (self._checking, self._watching):
@@ -190,6 +182,9 @@ class RedisEngine:
             or self._check_failed
         )
 
+    def secret(self, purpose: str) -> Deferred[bytes]:
+        return maybeDeferred(self._commands.secret, purpose)
+
     def figures(self) -> dict[str, float]:
         feeds = self._feeds
         return {
@@ -210,7 +205,7 @@ class RedisEngine:
             "ingest_active": float(self._ingest.holds),
             "ingest_handled_total": float(self._ingest.handled),
             "ingest_dead_total": float(self._ingest.dead),
-        }
+        } | self._commands.fill.figures()
 
     # -- when Redis comes back ----------------------------------------------------------------------------------------
 
@@ -297,6 +292,13 @@ class RedisEngine:
         except errors.Unavailable:
             self._interrupted = self._interrupted or interrupted
             raise
+
+    async def _measure(self) -> None:
+        try:
+            await self._commands.measure()
+        except errors.Unavailable:
+            # The last measure stands until Redis is back.
+            return
 
     # -- sentinels ----------------------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from pushserver.core.publication import Publication
-    from pushserver.engine.interfaces import Clock, Listener
+    from pushserver.engine.interfaces import EngineClock, Listener
 
     from .pages import Between
 
@@ -92,6 +92,8 @@ class ChannelFeed:
         if self.sequencer is None:
             # There was no history when the channel was subscribed to, so this should be its first message.
             self.sequencer = Sequencer(Position(0, epoch))
+        if offset == 1:
+            self._follow_epoch(epoch)
         verdict = self.sequencer.receive(offset, epoch)
         if verdict is Verdict.DELIVER:
             self._deliver(publication)
@@ -105,6 +107,12 @@ class ChannelFeed:
             self._want(offset, _UNDER_WAY if own or not self.feeds.ordered else 0)
         else:
             self._want(0, 0)
+
+    def _follow_epoch(self, epoch: str) -> None:
+        """Before its first message a channel may change its epoch (with the period): nothing of it was missed."""
+        assert self.sequencer is not None
+        if self.sequencer.position.offset == 0:
+            self.sequencer.reset(Position(0, epoch))
 
     def _deliver(self, publication: Publication) -> None:
         if self.wanted:
@@ -144,6 +152,7 @@ class ChannelFeed:
             if newest.offset == 0:
                 return
             self.sequencer = Sequencer(Position(0, newest.epoch))
+        self._follow_epoch(newest.epoch)
         verdict = self.sequencer.compare(newest)
         if verdict is not Verdict.REPEAT:
             behind = verdict is Verdict.GAP
@@ -158,6 +167,7 @@ class ChannelFeed:
         if self.sequencer is None:
             # Also where nothing was written yet: the reader now holds a position of this epoch.
             self.sequencer = Sequencer(Position(0, position.epoch))
+        self._follow_epoch(position.epoch)
         verdict = self.sequencer.compare(position)
         if verdict is Verdict.REPEAT:
             return None
@@ -242,7 +252,7 @@ class ChannelFeed:
             for publication in between.messages:
                 if publication.offset is not None and sequencer.advance(publication.offset):
                     self._deliver(publication)
-            if len(between.messages) < _PAGE:
+            if between.last:
                 # Offsets between may be gone without loss (replaced, or past their own time).
                 sequencer.advance(newest.offset)
             self._moved()
@@ -266,7 +276,7 @@ class ChannelFeeds:
 
     log = Logger()
 
-    def __init__(self, clock: Clock, pages: MissedPages, ordered: bool) -> None:
+    def __init__(self, clock: EngineClock, pages: MissedPages, ordered: bool) -> None:
         self.clock = clock
         self.pages = pages
         self.ordered = ordered

@@ -24,10 +24,14 @@ class RedisHistory:
         self._pages = pages
         self._feeds = feeds
 
-    def read(self, channel: str, since: int | None, limit: int, reverse: bool) -> Deferred[HistoryPage]:
-        return Deferred.fromCoroutine(self._read(channel, since, limit, reverse))
+    def read(
+        self, channel: str, since: int | None, limit: int, reverse: bool, max_bytes: int | None = None
+    ) -> Deferred[HistoryPage]:
+        return Deferred.fromCoroutine(self._read(channel, since, limit, reverse, max_bytes))
 
-    async def _read(self, channel: str, since: int | None, limit: int, reverse: bool) -> HistoryPage:
-        page = await self._pages.history(channel, since, limit, reverse)
+    async def _read(
+        self, channel: str, since: int | None, limit: int, reverse: bool, max_bytes: int | None
+    ) -> HistoryPage:
+        page = await self._pages.history(channel, since, limit, reverse, max_bytes)
         await self._feeds.reached(channel, page.newest)
         return page

@@ -10,7 +10,8 @@ from zope.interface import implementer
 from pushserver.core import errors
 from pushserver.core import publication as publications
 from pushserver.core.positions import Position
-from pushserver.engine.interfaces import IInbox, InboxPage, InboxSummary, Published
+from pushserver.engine.identity import INBOX, content_digest
+from pushserver.engine.interfaces import IInbox, InboxNumbers, InboxPage, PublishResult
 
 from .broker import repeated
 from .names import USER
@@ -46,7 +47,7 @@ class RedisInbox:
         ttl: int | None,
         collapse_key: str | None,
         once: IdempotencyKey | None,
-    ) -> Deferred[Published]:
+    ) -> Deferred[PublishResult]:
         return Deferred.fromCoroutine(self._append(publication, user_id, chat, ttl, collapse_key, once))
 
     async def _append(
@@ -57,7 +58,7 @@ class RedisInbox:
         ttl: int | None,
         collapse_key: str | None,
         once: IdempotencyKey | None,
-    ) -> Published:
+    ) -> PublishResult:
         body = publications.encode(publication)
         reply = await self._commands.write(
             "append",
@@ -70,30 +71,31 @@ class RedisInbox:
             collapse_key or "",
             *self._limits.rules,
             *self._limits.ttls,
-            once=(self._names.once("inbox", user_id, once.key), once) if once is not None else None,
+            once=(self._names.once(INBOX, user_id, once), once) if once is not None else None,
+            content=content_digest(publication) if once is not None else b"",
         )
         if reply[0] == b"duplicate":
-            return repeated(reply[1])
+            return repeated(reply)
         self.appended += 1
         position = Position(int(reply[0]), reply[1].decode())
         await self._live.kept(publication, body, position)
-        return Published(publication.message_id, position.offset, position.epoch)
+        return PublishResult(publication.message_id, position.offset, position.epoch)
 
-    def read(self, user_id: str, after: int | None, limit: int) -> Deferred[InboxPage]:
-        return Deferred.fromCoroutine(self._read(user_id, after, limit))
+    def read(self, user_id: str, after: int | None, limit: int, max_bytes: int | None = None) -> Deferred[InboxPage]:
+        return Deferred.fromCoroutine(self._read(user_id, after, limit, max_bytes))
 
-    async def _read(self, user_id: str, after: int | None, limit: int) -> InboxPage:
+    async def _read(self, user_id: str, after: int | None, limit: int, max_bytes: int | None) -> InboxPage:
         """Return a page, after the listener was notified of all that it covers: past and present join."""
-        page = await self._pages.inbox(user_id, after, limit)
+        page = await self._pages.inbox(user_id, after, limit, max_bytes)
         await self._live.feeds.reached(USER + user_id, Position(page.offset, page.epoch))
         return page
 
-    def state(self, user_id: str) -> Deferred[InboxSummary]:
+    def state(self, user_id: str) -> Deferred[InboxNumbers]:
         return Deferred.fromCoroutine(self._state(user_id))
 
-    async def _state(self, user_id: str) -> InboxSummary:
+    async def _state(self, user_id: str) -> InboxNumbers:
         page = await self._pages.inbox(user_id, None, 0)
-        return InboxSummary(page.offset, page.epoch, page.acked, page.pending)
+        return InboxNumbers(page.offset, page.epoch, page.acked, page.pending)
 
     def acknowledge(self, user_id: str, offset: int, epoch: str) -> Deferred[int]:
         return Deferred.fromCoroutine(self._acknowledge(user_id, offset, epoch))

@@ -19,7 +19,7 @@ from zope.interface import implementer
 from pushserver.core import errors
 from pushserver.engine.interfaces import Fence, IdempotencyKey, IIngest
 
-from .connection import RedisConnection, Refusal
+from .connection import Part, RedisConnection, Refusal, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
     from twisted.python.failure import Failure
 
-    from pushserver.engine.interfaces import Clock
+    from pushserver.engine.interfaces import EngineClock
 
     from .commands import RedisCommands
     from .names import Names
@@ -68,7 +68,12 @@ class RedisIngest:
     _log = Logger()
 
     def __init__(
-        self, clock: Clock, commands: RedisCommands, connection: RedisConnection, names: Names, lease: int = _LEASE_TTL
+        self,
+        clock: EngineClock,
+        commands: RedisCommands,
+        connection: RedisConnection,
+        names: Names,
+        lease: int = _LEASE_TTL,
     ) -> None:
         self._clock = clock
         self._commands = commands
@@ -172,7 +177,7 @@ class RedisIngest:
                     return
                 await self._handle(entry_id.decode(), dict(zip(fields[::2], fields[1::2], strict=False)))
 
-    async def _read(self) -> list[Any]:
+    async def _read(self) -> list[Reply]:
         if self._connection.protocol is None:
             await self._rest(_AWAY)
             return []
@@ -210,7 +215,7 @@ class RedisIngest:
         else:
             self.handled += 1
 
-    async def _patiently(self, script: str, keys: list[str], *arguments: Any) -> list[Any]:
+    async def _patiently(self, script: str, keys: list[str], *arguments: Part) -> list[Reply]:
         """Run a script under the lease, again and again while Redis is away and the lease may be held."""
         while self.holds:
             try:

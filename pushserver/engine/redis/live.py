@@ -27,14 +27,13 @@ from pushserver.engine.interfaces import TaskEvent
 
 from .feeds import ChannelFeed
 from .names import STATUS, TASK, USER, Names
-from .pages import EMPTY_TTL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from twisted.internet.interfaces import IDelayedCall
 
-    from pushserver.engine.interfaces import Clock
+    from pushserver.engine.interfaces import EngineClock
 
     from .commands import RedisCommands
     from .feeds import ChannelFeeds
@@ -65,7 +64,7 @@ class Live:
 
     def __init__(
         self,
-        clock: Clock,
+        clock: EngineClock,
         commands: RedisCommands,
         subscriber: Subscriber,
         names: Names,
@@ -191,9 +190,7 @@ class Live:
         kept = [channel for channel in channels if not channel.startswith((TASK, STATUS))]
         found: dict[str, Position | None] = {}
         if kept:
-            reply = await self._commands.run_in_epoch(
-                "positions", [self._names.position(channel) for channel in kept], EMPTY_TTL
-            )
+            reply = await self._commands.run_in_epoch("positions", [self._names.position(channel) for channel in kept])
             for at, channel in enumerate(kept):
                 epoch, offset = reply[2 * at], reply[2 * at + 1]
                 found[channel] = Position(int(offset), epoch.decode()) if epoch else None
@@ -323,5 +320,8 @@ class Live:
             self._starting = None
         self.feeds.stop()
 
-    def _detach(self, work: Coroutine[Any, Any, None]) -> None:
+    def _detach(
+        self,
+        work: Coroutine[Any, Any, None],  # Any: what a coroutine waits for is between it and Twisted
+    ) -> None:
         self._clock.detach(work, self._log, "subscribing")

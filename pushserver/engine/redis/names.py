@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+from pushserver.engine.identity import key_digest
+
+if TYPE_CHECKING:
+    from pushserver.engine.interfaces import IdempotencyKey
 
 #: The channels of users: behind such a name stands an inbox, behind every other one a history.
 USER = "user:"
@@ -88,9 +93,8 @@ class Names:
             f"{self.prefix}:tasks:until:{user_id}",
         )
 
-    def once(self, kind: str, scope: str, key: str) -> str:
-        digest = blake2b(f"{kind}\0{scope}\0{key}".encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-        return f"{self.prefix}:once:{digest}"
+    def once(self, kind: str, scope: str, once: IdempotencyKey) -> str:
+        return f"{self.prefix}:once:{key_digest(kind, scope, once).hex()}"
 
     def lease(self, name: str) -> str:
         return f"{self.prefix}:lease:{name}"

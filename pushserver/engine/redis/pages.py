@@ -8,7 +8,7 @@ import msgspec
 
 from pushserver.core import publication as publications
 from pushserver.core.positions import Position
-from pushserver.engine.interfaces import POSITION_TTL, HistoryPage, InboxPage
+from pushserver.engine.interfaces import PAGE_BYTES, POSITION_TTL, HistoryPage, InboxPage
 
 from .names import USER
 
@@ -21,18 +21,20 @@ if TYPE_CHECKING:
 
 #: The largest offset that Lua's numbers hold exactly; there is nothing after it.
 BEYOND: Final = 2**53 - 1
-#: How long a history or an inbox that has no message yet keeps its epoch, ms; being subscribed to keeps it alive.
-EMPTY_TTL: Final = 3600 * 1000
+#: How long an inbox that has no message yet stays, ms, where a node of an older version made one by reading.
+_EMPTY_TTL: Final = 3600 * 1000
 #: How long an inbox remembers, without any news, that unread messages were lost, ms.
 _LOST_TTL: Final = 365 * 24 * 3600 * 1000
 
 
 class Between(msgspec.Struct, frozen=True):
-    """What lies after a position: messages in order, the newest position, and whether nothing of it is gone."""
+    """What lies after a position: messages in order, the newest position, whether nothing of it is gone, and whether
+    the page is the last one."""
 
     messages: list[Publication]
     newest: Position
     complete: bool
+    last: bool
 
 
 class InboxLimits:
@@ -46,7 +48,7 @@ class InboxLimits:
 
     def __init__(self, rules: InboxRules) -> None:
         self.rules = (rules.size, rules.chat_size, rules.ttl)
-        self.ttls = (EMPTY_TTL, max(POSITION_TTL, rules.ttl), max(_LOST_TTL, rules.ttl))
+        self.ttls = (_EMPTY_TTL, max(POSITION_TTL, rules.ttl), max(_LOST_TTL, rules.ttl))
 
 
 class Pages:
@@ -57,7 +59,9 @@ class Pages:
         self._names = names
         self._limits = limits
 
-    async def history(self, channel: str, since: int | None, limit: int, reverse: bool) -> HistoryPage:
+    async def history(
+        self, channel: str, since: int | None, limit: int, reverse: bool, max_bytes: int | None = None
+    ) -> HistoryPage:
         """As `interfaces.IHistory.read`."""
         reply: list[Any] = await self._commands.run_in_epoch(
             "history",
@@ -65,16 +69,16 @@ class Pages:
             "" if since is None else max(0, min(since, BEYOND)),
             max(0, limit),
             "reverse" if reverse else "",
-            EMPTY_TTL,
+            max_bytes or 0,
         )
         epoch, newest, floor = reply[0].decode(), int(reply[1]), int(reply[2])
         messages = [
             publications.decode(body).positioned(int(offset), epoch)
-            for offset, body in zip(reply[3::2], reply[4::2], strict=True)
+            for offset, body in zip(reply[5::2], reply[6::2], strict=True)
         ]
-        return HistoryPage(messages, Position(newest, epoch), floor)
+        return HistoryPage(messages, Position(newest, epoch), floor, bool(reply[4]), reply[3].decode() or None)
 
-    async def inbox(self, user_id: str, after: int | None, limit: int) -> InboxPage:
+    async def inbox(self, user_id: str, after: int | None, limit: int, max_bytes: int | None = None) -> InboxPage:
         """As `interfaces.IInbox.read`."""
         after = None if after is None else max(0, min(after, BEYOND))
         reply = await self._commands.run_in_epoch(
@@ -83,21 +87,25 @@ class Pages:
             "" if after is None else after,
             max(0, limit),
             *self._limits.ttls,
+            max_bytes or 0,
         )
         newest, epoch, acked, lost, beyond, pending = int(reply[0]), reply[1].decode(), *map(int, reply[2:6])
         messages = [
             publications.decode(body).positioned(int(offset), epoch)
-            for offset, body in zip(reply[6::2], reply[7::2], strict=True)
+            for offset, body in zip(reply[8::2], reply[9::2], strict=True)
         ]
-        return InboxPage(messages, newest, epoch, acked, lost, beyond, pending)
+        previous = reply[6].decode() or None
+        return InboxPage(messages, newest, epoch, acked, lost, beyond, pending, bool(reply[7]), previous)
 
     async def between(self, channel: str, after: int, limit: int) -> Between:
-        """Return at most ``limit`` messages after an offset, for a feed that missed them."""
+        """Return a page of what lies after an offset, for a feed that missed it."""
         if channel.startswith(USER):
-            inbox = await self.inbox(channel[len(USER) :], after, limit)
-            return Between(inbox.messages, Position(inbox.offset, inbox.epoch), inbox.lost == 0)
-        page = await self.history(channel, after, limit, False)
-        return Between(page.messages, page.newest, page.floor <= after)
+            inbox = await self.inbox(channel[len(USER) :], after, limit, PAGE_BYTES)
+            last = len(inbox.messages) < limit and not inbox.more
+            return Between(inbox.messages, Position(inbox.offset, inbox.epoch), inbox.lost == 0, last)
+        page = await self.history(channel, after, limit, False, PAGE_BYTES)
+        last = len(page.messages) < limit and not page.more
+        return Between(page.messages, page.newest, page.floor <= after, last)
 
     async def secure(self) -> None:
         """Wait until all that was read is as durable as it will be."""

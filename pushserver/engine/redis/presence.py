@@ -21,9 +21,9 @@ from .cluster import PRESENCE_TTL, SEEN_TTL
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine, Iterable
 
-    from pushserver.engine.interfaces import Clock, Listener
+    from pushserver.engine.interfaces import EngineClock, Listener
 
-    from .cluster import Cluster
+    from .cluster import RedisCluster
     from .commands import RedisCommands
     from .names import Names
 
@@ -44,7 +44,7 @@ class RedisPresence:
 
     _log = Logger()
 
-    def __init__(self, commands: RedisCommands, cluster: Cluster, names: Names, clock: Clock) -> None:
+    def __init__(self, commands: RedisCommands, cluster: RedisCluster, names: Names, clock: EngineClock) -> None:
         self._commands = commands
         self._cluster = cluster
         self._names = names
@@ -202,7 +202,11 @@ class RedisPresence:
             )
         await self._in_batches(keys, lambda key: self._commands.call("PEXPIRE", key, PRESENCE_TTL))
 
-    async def _in_batches(self, entries: Collection[T], work: Callable[[T], Coroutine[Any, Any, object]]) -> None:
+    async def _in_batches(
+        self,
+        entries: Collection[T],
+        work: Callable[[T], Coroutine[Any, Any, object]],  # Any: what a coroutine waits for is its own
+    ) -> None:
         every = list(entries)
         for start in range(0, len(every), _BATCH):
             # What ended meanwhile is not registered again.

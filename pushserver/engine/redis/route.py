@@ -24,7 +24,7 @@ from .settings import RedisAddress, sentinel_of
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IStreamClientEndpoint
 
-    from pushserver.engine.interfaces import Clock
+    from pushserver.engine.interfaces import EngineClock
     from pushserver.engine.registry import EngineReactor
 
     from .settings import RedisSettings
@@ -37,10 +37,13 @@ _END: Final = b"-----END CERTIFICATE-----"
 class RedisRoute:
     """Where to connect to."""
 
-    def __init__(self, reactor: EngineReactor, clock: Clock, settings: RedisSettings, address: RedisAddress) -> None:
+    def __init__(
+        self, reactor: EngineReactor, clock: EngineClock, settings: RedisSettings, address: RedisAddress
+    ) -> None:
         self._reactor = reactor
         self._clock = clock
-        self._address = address
+        #: what the configured URL says
+        self.address = address
         self._timeout = settings.connect_timeout / 1000
         self._service = settings.service
         self._sentinels = [sentinel_of(each) for each in settings.sentinels]
@@ -56,11 +59,11 @@ class RedisRoute:
     async def endpoint(self) -> IStreamClientEndpoint:
         """Return where the master is now. Fails with `Unavailable` where no sentinel knows."""
         if not self._sentinels:
-            if self._address.path:
+            if self.address.path:
                 return UNIXClientEndpoint(  # type: ignore[no-untyped-call]
-                    self._reactor, self._address.path, timeout=self._timeout
+                    self._reactor, self.address.path, timeout=self._timeout
                 )
-            return self._tcp(self._address.host, self._address.port)
+            return self._tcp(self.address.host, self.address.port)
         self.master = await self.ask()
         return self._tcp(*self.master)
 
@@ -70,7 +73,7 @@ class RedisRoute:
 
     def _tcp(self, host: str, port: int) -> IStreamClientEndpoint:
         endpoint = HostnameEndpoint(self._reactor, host, port, timeout=self._timeout)
-        if not self._address.tls:
+        if not self.address.tls:
             return endpoint
         options = optionsForClientTLS(host, trustRoot=self._trust) if self._trust else optionsForClientTLS(host)
         return wrapClientTLS(options, endpoint)
@@ -94,7 +97,9 @@ class RedisRoute:
         return (reply[0].decode(), int(reply[1])) if reply else None
 
 
-def _trust_of(path: str) -> Any:  # Twisted names the interface of trust roots in a private module only
+def _trust_of(
+    path: str,
+) -> Any:  # Any: Twisted has the interface of trust roots in a private module only
     """Return whom to trust: the certificates of a PEM file."""
     try:
         text = Path(path).read_bytes()

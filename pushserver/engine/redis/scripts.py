@@ -8,7 +8,7 @@ from typing import Final
 
 #: What each script builds on, in order. ``epoch`` checks the generation, ``write`` the fence and the key of the write.
 _PARTS: Final[dict[str, tuple[str, ...]]] = {
-    "attach": (),
+    "attach": ("clock",),
     "publish": ("clock", "epoch", "write"),
     "history": ("clock", "epoch"),
     "positions": ("clock", "epoch"),
@@ -18,6 +18,7 @@ _PARTS: Final[dict[str, tuple[str, ...]]] = {
     "clear": ("clock", "epoch", "inbox"),
     "task_create": ("clock", "epoch", "write"),
     "task_replace": ("clock", "epoch", "write", "inbox"),
+    "task_restart": ("clock", "epoch", "write", "inbox"),
     "tasks_of": ("clock", "epoch"),
     "tasks_stale": ("clock", "epoch"),
     "revoke_token": ("clock",),

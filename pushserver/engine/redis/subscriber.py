@@ -10,7 +10,7 @@ A `PING` goes out regularly and must come back in time: a connection that only l
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import hiredis
 from twisted.internet.defer import Deferred, fail, succeed
@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from pushserver.core.errors import Unavailable
 from pushserver.engine.deadlines import limited
 
-from .connection import CommandProtocol, RedisConnection
+from .connection import CommandProtocol, RedisConnection, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
     from twisted.python.failure import Failure
 
-    from pushserver.engine.interfaces import Clock
+    from pushserver.engine.interfaces import EngineClock
 
     from .route import RedisRoute
-    from .settings import RedisAddress, RedisSettings
+    from .settings import RedisSettings
 
 #: So many names go into one command.
 _BATCH: Final = 500
@@ -54,7 +54,7 @@ class Name:
 class SubscriberProtocol(CommandProtocol):
     """Commands and replies until `listen`; then messages, and confirmations that are told apart by their names."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: EngineClock) -> None:
         super().__init__(clock)
         self._listening = False
         self._pings: deque[float] = deque()
@@ -106,7 +106,7 @@ class SubscriberProtocol(CommandProtocol):
             else:
                 self.replyReceived(reply)
 
-    def replyReceived(self, reply: Any) -> None:
+    def replyReceived(self, reply: Reply) -> None:
         if not self._listening:
             super().replyReceived(reply)
         elif not isinstance(reply, list):
@@ -154,17 +154,14 @@ class Subscriber:
 
     _log = Logger()
 
-    def __init__(self, clock: Clock, settings: RedisSettings, address: RedisAddress, route: RedisRoute) -> None:
+    def __init__(self, clock: EngineClock, settings: RedisSettings, route: RedisRoute) -> None:
         self._clock = clock
         self._patience = settings.command_timeout / 1000
         self.connection = RedisConnection(
             clock,
             "pushserver-pubsub",
-            address,
-            route.endpoint,
-            master=route.watched,
-            connect_timeout=settings.connect_timeout,
-            command_timeout=settings.command_timeout,
+            route,
+            settings,
             prepare=self._prepare,
             build=SubscriberProtocol,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from twisted.internet.defer import Deferred
@@ -12,15 +12,17 @@ from pushserver.core import errors
 from pushserver.core import publication as publications
 from pushserver.core.positions import Position
 from pushserver.core.task import TaskState
-from pushserver.engine.interfaces import ITaskStore
+from pushserver.engine.identity import TASK as TASK_KEYS
+from pushserver.engine.interfaces import IdempotencyKey, ITaskStore
 
 from .names import TASK, USER
 
 if TYPE_CHECKING:
     from pushserver.core.publication import Publication
-    from pushserver.engine.interfaces import IdempotencyKey, TaskEvent
+    from pushserver.engine.interfaces import TaskEvent
 
     from .commands import RedisCommands
+    from .connection import Part
     from .live import Live
     from .names import Names
     from .pages import InboxLimits
@@ -44,7 +46,7 @@ class RedisTasks:
         self._ttl = ttl
 
     def _once(self, task_id: str, once: IdempotencyKey | None) -> tuple[str, IdempotencyKey] | None:
-        return (self._names.once("task", task_id, once.key), once) if once is not None else None
+        return (self._names.once(TASK_KEYS, task_id, once), once) if once is not None else None
 
     def _keys(self, state: TaskState) -> list[str]:
         return [self._names.task(state.task_id), *self._names.tasks(state.user_id), self._names.stale]
@@ -69,7 +71,7 @@ class RedisTasks:
             raise errors.Conflict("the task exists")
         return _decode(reply[1])
 
-    def _arguments(self, state: TaskState, ttl: int, event: TaskEvent, tag: str) -> list[Any]:
+    def _arguments(self, state: TaskState, ttl: int, event: TaskEvent, tag: str) -> list[Part]:
         return [
             state.task_id,
             _encode(state),
@@ -83,10 +85,17 @@ class RedisTasks:
             self._names.live(USER + state.user_id),
         ]
 
-    def replace(self, event: TaskEvent, final: Publication | None, once: IdempotencyKey | None) -> Deferred[bool]:
-        return Deferred.fromCoroutine(self._replace(event, final, once))
+    def lowest_version(self) -> int:
+        return self._commands.lowest_version
 
-    async def _replace(self, event: TaskEvent, final: Publication | None, once: IdempotencyKey | None) -> bool:
+    def replace(
+        self, event: TaskEvent, final: Publication | None, once: IdempotencyKey | None, kept: int | None = None
+    ) -> Deferred[bool]:
+        return Deferred.fromCoroutine(self._replace(event, final, once, kept))
+
+    async def _replace(
+        self, event: TaskEvent, final: Publication | None, once: IdempotencyKey | None, kept: int | None
+    ) -> bool:
         state = event.state
         done = state.final
         channels = (TASK + state.task_id,) if done else (USER + state.user_id, TASK + state.task_id)
@@ -101,6 +110,7 @@ class RedisTasks:
             *self._limits.rules,
             *self._limits.ttls,
             "" if self._commands.waits or final is None else self._names.live(final.channel),
+            state.version - 1 if kept is None else kept,
             once=self._once(state.task_id, once),
             durable=done,
         )
@@ -113,6 +123,30 @@ class RedisTasks:
         if reply and final is not None:
             await self._live.kept(final, body, Position(int(reply[0]), reply[1].decode()))
         return True
+
+    def restart(
+        self, event: TaskEvent, once: IdempotencyKey | None, kept: int | None = None
+    ) -> Deferred[TaskState | None]:
+        return Deferred.fromCoroutine(self._restart(event, once, kept))
+
+    async def _restart(self, event: TaskEvent, once: IdempotencyKey | None, kept: int | None) -> TaskState | None:
+        state = event.state
+        channels = (USER + state.user_id, TASK + state.task_id)
+        tag = self._live.tag(*channels)
+        reply = await self._commands.write(
+            "task_restart",
+            [*self._keys(state), self._names.inbox(state.user_id)],
+            *self._arguments(state, _UNFINISHED_TTL, event, tag),
+            *self._limits.ttls,
+            state.version - 1 if kept is None else kept,
+            once=self._once(state.task_id, once),
+        )
+        self._live.changed(event, tag, channels, not reply)
+        if not reply:
+            return state
+        if reply[0] == b"unknown":
+            raise errors.NotFound("no such task")
+        return _decode(reply[1]) if reply[0] == b"duplicate" else None
 
     def get(self, task_id: str) -> Deferred[TaskState]:
         return Deferred.fromCoroutine(self._get(task_id))
@@ -146,4 +180,4 @@ class RedisTasks:
         return Deferred.fromCoroutine(self._done(task_id, key))
 
     async def _done(self, task_id: str, key: str) -> bool:
-        return bool(await self._commands.call("EXISTS", self._names.once("task", task_id, key)))
+        return bool(await self._commands.call("EXISTS", self._names.once(TASK_KEYS, task_id, IdempotencyKey(key))))

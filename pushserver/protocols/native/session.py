@@ -218,6 +218,11 @@ def result(value: operations.Result) -> Any:
             return {"task": state}
 
 
+def _repeat(duplicate: bool, conflict: bool) -> dict[str, bool]:
+    """What a reply says of a ``messageId`` that was used before: for the same content, or for another."""
+    return ({"duplicate": True} if duplicate else {}) | ({"conflict": True} if conflict else {})
+
+
 def _rejections(rejected: dict[str, operations.Rejection]) -> dict[str, Any]:
     return {channel: {"code": r.code.value, "message": r.message} for channel, r in rejected.items()}
 
@@ -249,18 +254,14 @@ def reply_of(outcome: operations.Outcome) -> tuple[str, Any]:
             }
         case operations.Unsubscribed(channels, rejected):
             return "unsubscription_success", {"channels": channels, "rejected": _rejections(rejected)}
-        case operations.PublicationTaken(message_id, offset, epoch, duplicate):
+        case operations.PublicationTaken(message_id, offset, epoch, duplicate, conflict):
             data = {"messageId": message_id}
             if offset is not None:
                 data |= {"offset": offset, "epoch": epoch}
-            if duplicate:
-                data["duplicate"] = True
-            return "published", data
-        case operations.ChatTaken(message_id, delivered, queued, duplicate):
+            return "published", data | _repeat(duplicate, conflict)
+        case operations.ChatTaken(message_id, delivered, queued, duplicate, conflict):
             data = {"messageId": message_id, "delivered": delivered, "queued": queued}
-            if duplicate:
-                data["duplicate"] = True
-            return "message_sent", data
+            return "message_sent", data | _repeat(duplicate, conflict)
         case operations.Acknowledged(offset):
             return "ack_success", {"offset": offset}
         case operations.History(kept, offset, epoch):

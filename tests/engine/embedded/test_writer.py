@@ -115,8 +115,8 @@ async def test_answers_come_in_order_each_after_the_listener_was_told(running: R
 
 async def test_a_queue_without_end_is_refused(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "_WAITING", 3)
-    assert await outcomes(running.append(*range(5))) == ["Published"] * 3 + ["Unavailable"] * 2
-    assert await outcomes(running.append("later")) == ["Published"]
+    assert await outcomes(running.append(*range(5))) == ["PublishResult"] * 3 + ["Unavailable"] * 2
+    assert await outcomes(running.append("later")) == ["PublishResult"]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ async def test_a_mistake_fails_alone(running: Running, flush_errors: LoggedError
     await gatherResults(running.append("before"))
     answers = running.append("a", "b")
     answers.insert(1, running.writer.submit(Failing(mistake)))
-    assert await outcomes(answers) == ["Published", "Unavailable", "Published"]
+    assert await outcomes(answers) == ["PublishResult", "Unavailable", "PublishResult"]
     assert running.engine.trouble() is None
     assert contents(running.listener.delivered) == ["before", "a", "b"]
     assert [message.offset for message in running.listener.delivered] == [1, 2, 3]
@@ -145,7 +145,7 @@ async def test_a_callers_mistake_is_told_to_that_caller(running: Running) -> Non
     answers = running.append("b")
     answers.append(running.engine.inbox.acknowledge("7", 99, first.epoch))
     answers.append(running.engine.tasks.get("unknown"))
-    assert await outcomes([*answers, *running.append("c")]) == ["Published", "Invalid", "NotFound", "Published"]
+    assert await outcomes([*answers, *running.append("c")]) == ["PublishResult", "Invalid", "NotFound", "PublishResult"]
     assert running.writer.batches == 2
 
 
@@ -193,7 +193,7 @@ async def test_stop_carries_out_what_was_accepted(running: Running) -> None:
     answers = running.append(*range(50))
     stopping = running.engine.stop()
     assert await outcomes(running.append("late")) == ["Unavailable"]
-    assert await outcomes(answers) == ["Published"] * 50
+    assert await outcomes(answers) == ["PublishResult"] * 50
     await stopping
     await running.engine.stop()
     assert not [thread for thread in threading.enumerate() if thread.name == "pushserver-store"]
@@ -210,7 +210,7 @@ async def test_a_start_that_fails_leaves_nothing(running: Running, tmp_path: Pat
 async def test_a_listener_that_raises_costs_nobody_an_answer(running: Running, flush_errors: LoggedErrors) -> None:
     await running.engine.broker.subscribe("user:7")
     running.listener.deliver = lambda publication: 1 // 0  # type: ignore[method-assign,assignment,return-value]
-    assert await outcomes(running.append("a", "b")) == ["Published", "Published"]
+    assert await outcomes(running.append("a", "b")) == ["PublishResult", "PublishResult"]
     assert len(flush_errors(ZeroDivisionError)) == 2
 
 

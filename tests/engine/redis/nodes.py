@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.task import deferLater
@@ -11,6 +12,7 @@ from twisted.internet.task import deferLater
 from pushserver.core.errors import Unavailable
 from pushserver.engine.interfaces import InboxRules, Retention
 from pushserver.engine.redis import RedisEngine, RedisSettings
+from pushserver.engine.registry import EngineOptions
 from pushserver.server.clock import Clock
 from tests.contracts.nodes import RunningNode, contents, publication
 
@@ -73,11 +75,14 @@ class Cluster:
             reactor,
             Clock(reactor),
             settings(url, **options),
-            node_name=name,
-            inbox=RULES,
-            task_ttl=60_000,
-            position_check=position_check,
-            accepts=lambda type: not type.startswith("task_"),
+            EngineOptions(
+                node_name=name,
+                state_dir=Path("/nowhere"),
+                inbox=RULES,
+                task_ttl=60_000,
+                position_check=position_check,
+                accepts=lambda type: not type.startswith("task_"),
+            ),
             lease=lease,
         )
         return RunningNode(name, engine)

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from pushserver.core import errors
 from pushserver.core.positions import Position
 from pushserver.core.publication import Publication
-from pushserver.engine.redis.feeds import ChannelFeed, ChannelFeeds
+from pushserver.engine.redis.feeds import _PAGE, ChannelFeed, ChannelFeeds
 from pushserver.engine.redis.pages import Between
 from tests.conftest import LoggedErrors
 from tests.contracts.nodes import Recorder, contents, publication
@@ -33,7 +33,7 @@ class Readings:
 
     def answer(self, messages: list[Publication], newest: int, epoch: str = "e", complete: bool = True) -> int:
         after, answer = self.asked.pop(0)
-        answer.callback(Between(messages, Position(newest, epoch), complete))
+        answer.callback(Between(messages, Position(newest, epoch), complete, len(messages) < _PAGE))
         return after
 
 

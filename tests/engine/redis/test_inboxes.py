@@ -11,6 +11,7 @@ import pytest
 from pushserver.engine.embedded import EmbeddedEngine
 from pushserver.engine.interfaces import InboxRules
 from pushserver.engine.redis import RedisEngine
+from pushserver.engine.registry import EngineOptions
 from pushserver.server.clock import Clock
 from tests.contracts.nodes import Recorder, contents, publication
 from tests.engine.clocks import FakeTime
@@ -62,11 +63,14 @@ async def test_both_engines_answer_the_same(redis: RedisServer, tmp_path: Path, 
         reactor,
         Clock(reactor),
         settings(redis.url),
-        node_name="a",
-        inbox=RULES,
-        task_ttl=1_000,
-        position_check=10_000,
-        accepts=lambda type: True,
+        EngineOptions(
+            node_name="a",
+            state_dir=tmp_path,
+            inbox=RULES,
+            task_ttl=1_000,
+            position_check=10_000,
+            accepts=lambda type: True,
+        ),
     )
     told = []
     for engine in (embedded, shared):

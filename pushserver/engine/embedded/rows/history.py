@@ -6,28 +6,31 @@ is in memory, so that a publication needs no query.
 
 from __future__ import annotations
 
-import secrets
 from typing import TYPE_CHECKING, Final
 
 from pushserver.core import publication
 from pushserver.core.positions import Position
-from pushserver.engine.embedded.database import read_rows, write_rows
+from pushserver.engine.embedded.database import read_rows, take_rows, write_rows
 from pushserver.engine.interfaces import POSITION_TTL, HistoryPage, Retention
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Sequence
 
+    from pushserver.engine.embedded.epochs import Epochs
+
 _HEADS: Final = 8192
 #: How often a channel with news says so, ms.
 _TOUCH: Final = 3600 * 1000
 _NEVER: Final = 1 << 62
+#: What the epochs of histories are derived under.
+_KIND: Final = "channel"
 
 
 class HistoryHead:
     """One channel without its messages: those after ``floor`` up to ``newest`` are kept."""
 
-    __slots__ = ("channel", "epoch", "floor", "name", "newest", "next_expiry", "touched_at")
+    __slots__ = ("channel", "counted_from", "epoch", "floor", "name", "newest", "next_expiry", "touched_at", "written")
 
     def __init__(self, channel: int, name: str, epoch: str, newest: int, floor: int, touched_at: int) -> None:
         self.channel = channel
@@ -37,28 +40,35 @@ class HistoryHead:
         self.floor = floor
         self.touched_at = touched_at
         self.next_expiry = _NEVER
+        #: bytes given to the channel so far, and how many of them, at least, are not kept any more
+        self.written = 0
+        self.counted_from = 0
 
 
 class Histories:
-    """Every channel's history."""
+    """Every channel's history. A name that was never written has no row and no head."""
 
-    def __init__(self) -> None:
+    def __init__(self, epochs: Epochs) -> None:
+        self._epochs = epochs
         self._heads: dict[str, HistoryHead] = {}
+        #: names that the batch under way asked for, and that have no head
+        self._absent: set[str] = set()
         self._next_channel = 0
-        self._rows: list[tuple[int, int, int, bytes]] = []
+        self._rows: list[tuple[int, int, int, int, bytes]] = []
         self._trimmed: dict[int, int] = {}
         self._changed: dict[str, HistoryHead] = {}
 
     def forget(self) -> None:
         self._heads.clear()
+        self._absent.clear()
         self._rows.clear()
         self._trimmed.clear()
         self._changed.clear()
         self._next_channel = 0
 
     def fetch(self, connection: sqlite3.Connection, now: int, names: Sequence[str]) -> None:
-        """Makes the heads of these channels known, new ones where there are none."""
-        missing = [name for name in dict.fromkeys(names) if name not in self._heads]
+        """Make the heads of these channels known, where there are any."""
+        missing = [name for name in dict.fromkeys(names) if name not in self._heads and name not in self._absent]
         if not missing:
             return
         by_number: dict[int, HistoryHead] = {}
@@ -68,9 +78,9 @@ class Histories:
             missing,
         ):
             by_number[channel] = self._heads[name] = HistoryHead(channel, name, epoch, newest, floor, touched_at)
-        for channel, oldest, newest, next_expiry in read_rows(
+        for channel, oldest, newest, next_expiry, written in read_rows(
             connection,
-            "SELECT channel, min(offset), max(offset), min(expires_at) FROM history WHERE channel IN (*)"
+            "SELECT channel, min(offset), max(offset), min(expires_at), max(octets) FROM history WHERE channel IN (*)"
             " GROUP BY channel",
             list(by_number),
         ):
@@ -78,19 +88,25 @@ class Histories:
             head.newest = max(head.newest, newest)
             head.floor = max(head.floor, oldest - 1)
             head.next_expiry = next_expiry
-        for name in missing:
-            if name not in self._heads:
-                if not self._next_channel:
-                    (highest,) = connection.execute("SELECT max(channel) FROM channel").fetchone()
-                    self._next_channel = (highest or 0) + 1
-                head = HistoryHead(self._next_channel, name, secrets.token_hex(8), 0, 0, now)
-                self._next_channel += 1
-                self._heads[name] = self._changed[name] = head
+            head.written = written or 0
+        self._absent.update(name for name in missing if name not in self._heads)
 
-    def _head(self, connection: sqlite3.Connection, now: int, name: str) -> HistoryHead:
+    def _create(self, connection: sqlite3.Connection, now: int, name: str) -> HistoryHead:
+        if not self._next_channel:
+            (highest,) = connection.execute("SELECT max(channel) FROM channel").fetchone()
+            self._next_channel = (highest or 0) + 1
+        head = HistoryHead(self._next_channel, name, self._epochs.current(_KIND, name, now), 0, 0, now)
+        self._next_channel += 1
+        self._absent.discard(name)
+        self._heads[name] = self._changed[name] = head
+        return head
+
+    def _head(self, connection: sqlite3.Connection, now: int, name: str) -> HistoryHead | None:
         # The dictionary's order is the order of use; `flush` forgets the least recently used.
         if name not in self._heads:
             self.fetch(connection, now, (name,))
+            if name not in self._heads:
+                return None
         head = self._heads[name] = self._heads.pop(name)
         if head.next_expiry <= now:
             self._expire(connection, now, head)
@@ -120,26 +136,62 @@ class Histories:
             if floor >= head.newest:
                 self._changed[head.name] = head
 
+    def _trim_bytes(self, connection: sqlite3.Connection, head: HistoryHead, limit: int) -> None:
+        """Remove the oldest messages where more than ``limit`` bytes are kept, down to 15/16 of it, but never the
+        newest. Called once for many messages: `HistoryHead.counted_from` is looked up anew only here."""
+        self._flush_rows(connection)
+        oldest = connection.execute(
+            "SELECT octets - length(body) FROM history WHERE channel = ? AND octets NOT NULL ORDER BY offset LIMIT 1",
+            (head.channel,),
+        ).fetchone()
+        head.counted_from = oldest[0] if oldest is not None else head.written
+        if head.written - head.counted_from <= limit:
+            return
+        last, counted = connection.execute(
+            "SELECT offset, octets FROM history WHERE channel = ? AND octets >= ? ORDER BY offset LIMIT 1",
+            (head.channel, head.written - limit + limit // 16),
+        ).fetchone()
+        if last < head.newest:
+            head.counted_from = counted
+            self._trim(head, last)
+        else:
+            self._trim(head, head.newest - 1)
+
     def append(
         self, connection: sqlite3.Connection, now: int, name: str, retention: Retention, body: bytes
     ) -> tuple[int, str]:
         """Keep a message; return its offset and epoch."""
-        head = self._head(connection, now, name)
+        head = self._head(connection, now, name) or self._create(connection, now, name)
         head.newest = offset = head.newest + 1
+        head.written += len(body)
         expires_at = now + retention.ttl
         head.next_expiry = min(head.next_expiry, expires_at)
-        self._rows.append((head.channel, offset, expires_at, body))
+        self._rows.append((head.channel, offset, expires_at, head.written, body))
         if offset - head.floor > retention.size:
             self._trim(head, offset - max(retention.size, 0))
+        if head.written - head.counted_from > retention.max_bytes:
+            self._trim_bytes(connection, head, retention.max_bytes)
         if now - head.touched_at > _TOUCH:
             head.touched_at = now
             self._changed[name] = head
         return offset, head.epoch
 
     def read(
-        self, connection: sqlite3.Connection, now: int, name: str, since: int | None, limit: int, reverse: bool
+        self,
+        connection: sqlite3.Connection,
+        now: int,
+        name: str,
+        since: int | None,
+        limit: int,
+        reverse: bool,
+        max_bytes: int | None = None,
     ) -> HistoryPage:
+        """As `interfaces.IHistory.read`."""
         head = self._head(connection, now, name)
+        if head is None:
+            epoch = self._epochs.current(_KIND, name, now)
+            previous = self._epochs.previous(_KIND, name, epoch, now)
+            return HistoryPage([], Position(offset=0, epoch=epoch), 0, previous_epoch=previous)
         self._flush_rows(connection)
         first, last = head.floor + 1, head.newest
         if reverse and since is not None:
@@ -147,21 +199,26 @@ class Histories:
         elif since is not None:
             first = max(first, since + 1)
         order = "DESC" if reverse else "ASC"
-        messages: list[publication.Publication] = []
+        rows: list[tuple[int, bytes]] = []
+        more = False
         if first <= last and limit > 0:
-            messages = [
-                publication.decode(body).positioned(offset, head.epoch)
-                for offset, body in connection.execute(
-                    "SELECT offset, body FROM history WHERE channel = ? AND offset BETWEEN ? AND ?"
-                    f" ORDER BY offset {order} LIMIT ?",
-                    (head.channel, first, last, limit),
-                ).fetchall()
-            ]
-        return HistoryPage(messages, Position(offset=head.newest, epoch=head.epoch), head.floor)
+            found = connection.execute(
+                "SELECT offset, body FROM history WHERE channel = ? AND offset BETWEEN ? AND ?"
+                f" ORDER BY offset {order} LIMIT ?",
+                (head.channel, first, last, limit),
+            )
+            rows, more = take_rows(found, max_bytes)
+        return HistoryPage(
+            [publication.decode(body).positioned(offset, head.epoch) for offset, body in rows],
+            Position(offset=head.newest, epoch=head.epoch),
+            head.floor,
+            more,
+            self._epochs.previous(_KIND, name, head.epoch, now),
+        )
 
     def _flush_rows(self, connection: sqlite3.Connection) -> None:
         if self._rows:
-            write_rows(connection, "INSERT INTO history (channel, offset, expires_at, body)", self._rows)
+            write_rows(connection, "INSERT INTO history (channel, offset, expires_at, octets, body)", self._rows)
             self._rows.clear()
         if self._trimmed:
             write_rows(
@@ -174,6 +231,7 @@ class Histories:
 
     def flush(self, connection: sqlite3.Connection) -> None:
         """Write what the batch changed."""
+        self._absent.clear()
         self._flush_rows(connection)
         if self._changed:
             write_rows(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from hashlib import blake2b
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from pushserver.engine.embedded.database import read_rows, write_rows
 from pushserver.engine.interfaces import ONCE_TTL
@@ -12,25 +11,14 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Sequence
 
-    from pushserver.engine.interfaces import IdempotencyKey
-
-#: What a key belongs to.
-CHANNEL: Final = "channel"
-INBOX: Final = "inbox"
-TASK: Final = "task"
-
-
-def digest_of(kind: str, scope: str, once: IdempotencyKey) -> bytes:
-    """What a key is stored under. The fence of a `IdempotencyKey` has no meaning here: one process needs no lease."""
-    return blake2b(f"{kind}\0{scope}\0{once.key}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
 
 class IdempotencyRows:
     """The answers of remembered writes. What is read and written within a batch is held until its end."""
 
     def __init__(self) -> None:
-        self._known: dict[bytes, bytes | None] = {}
-        self._rows: list[tuple[bytes, int, bytes]] = []
+        #: by the key's digest: the answer, and the content's digest where it is known
+        self._known: dict[bytes, tuple[bytes, bytes | None] | None] = {}
+        self._rows: list[tuple[bytes, int, bytes, bytes | None]] = []
 
     def forget(self) -> None:
         self._known.clear()
@@ -39,23 +27,30 @@ class IdempotencyRows:
     def fetch(self, connection: sqlite3.Connection, now: int, digests: Sequence[bytes]) -> None:
         """Read what this batch will ask for."""
         self._known.update(dict.fromkeys(digests))
-        for digest, expires_at, answer in read_rows(
-            connection, "SELECT digest, expires_at, answer FROM once WHERE digest IN (*)", list(set(digests))
+        for digest, expires_at, answer, content in read_rows(
+            connection, "SELECT digest, expires_at, answer, content FROM once WHERE digest IN (*)", list(set(digests))
         ):
             if expires_at > now:
-                self._known[digest] = answer
+                self._known[digest] = (answer, content)
 
     def answer(self, digest: bytes) -> bytes | None:
-        """What the write of this key answered; None where there was none."""
-        return self._known[digest]
+        """Return what the write of this key answered; None where there was none."""
+        known = self._known[digest]
+        return known[0] if known is not None else None
 
-    def remember(self, digest: bytes, answer: bytes, now: int) -> None:
-        self._known[digest] = answer
-        self._rows.append((digest, now + ONCE_TTL, answer))
+    def differs(self, digest: bytes, content: bytes) -> bool:
+        """Return whether the write of this key is known to have had another content."""
+        known = self._known[digest]
+        return known is not None and known[1] is not None and known[1] != content
+
+    def remember(self, digest: bytes, answer: bytes, content: bytes | None, now: int) -> None:
+        """Keep what the write of this key answered."""
+        self._known[digest] = (answer, content)
+        self._rows.append((digest, now + ONCE_TTL, answer, content))
 
     def flush(self, connection: sqlite3.Connection) -> None:
         if self._rows:
-            write_rows(connection, "INSERT OR REPLACE INTO once (digest, expires_at, answer)", self._rows)
+            write_rows(connection, "INSERT OR REPLACE INTO once (digest, expires_at, answer, content)", self._rows)
             self._rows.clear()
 
     def sweep(self, connection: sqlite3.Connection, now: int, limit: int) -> int:

@@ -7,7 +7,6 @@ rollback every head is forgotten.
 
 from __future__ import annotations
 
-import secrets
 from array import array
 from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING, Final
@@ -15,12 +14,14 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from pushserver.core import errors, publication
-from pushserver.engine.embedded.database import read_rows, write_rows
-from pushserver.engine.interfaces import POSITION_TTL, InboxPage, InboxRules, InboxSummary
+from pushserver.engine.embedded.database import read_rows, take_rows, write_rows
+from pushserver.engine.interfaces import POSITION_TTL, InboxNumbers, InboxPage, InboxRules
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Sequence
+
+    from pushserver.engine.embedded.epochs import Epochs
 
 _CHAT: Final = 1
 _OWN_TTL: Final = 2
@@ -32,6 +33,8 @@ _STRETCHES: Final = 64
 #: How often a head says that it is in use, ms.
 _TOUCH: Final = 24 * 3600 * 1000
 _NEVER: Final = 1 << 62
+#: What the epochs of inboxes are derived under.
+_KIND: Final = "inbox"
 
 _lost = msgspec.json.Decoder(list[list[int]])
 
@@ -107,11 +110,14 @@ class InboxHead:
 
 
 class Inboxes:
-    """Every user's inbox."""
+    """Every user's inbox. One that was never written has no row and no head."""
 
-    def __init__(self, rules: InboxRules) -> None:
+    def __init__(self, rules: InboxRules, epochs: Epochs) -> None:
         self._rules = rules
+        self._epochs = epochs
         self._heads: dict[str, InboxHead] = {}
+        #: users that the batch under way asked for, and that have no head
+        self._absent: set[str] = set()
         self._next_user = 0
         self._rows: list[tuple[int, int, int, int, str | None, bytes]] = []
         self._removed: list[tuple[int, int]] = []
@@ -119,14 +125,17 @@ class Inboxes:
 
     def forget(self) -> None:
         self._heads.clear()
+        self._absent.clear()
         self._rows.clear()
         self._removed.clear()
         self._changed.clear()
         self._next_user = 0
 
     def fetch(self, connection: sqlite3.Connection, now: int, user_ids: Sequence[str]) -> None:
-        """Makes the heads of these users known, new ones where there are none."""
-        missing = [user_id for user_id in dict.fromkeys(user_ids) if user_id not in self._heads]
+        """Make the heads of these users known, where there are any."""
+        missing = [
+            user_id for user_id in dict.fromkeys(user_ids) if user_id not in self._heads and user_id not in self._absent
+        ]
         if not missing:
             return
         by_number: dict[int, InboxHead] = {}
@@ -144,14 +153,17 @@ class Inboxes:
         ):
             head = by_number[user]
             self._register(head, offset, kind, expires_at, collapse_key)
-        for user_id in missing:
-            if user_id not in self._heads:
-                if not self._next_user:
-                    (highest,) = connection.execute("SELECT max(user) FROM inbox_user").fetchone()
-                    self._next_user = (highest or 0) + 1
-                head = InboxHead(self._next_user, user_id, secrets.token_hex(8), 0, 0, now)
-                self._next_user += 1
-                self._heads[user_id] = self._changed[user_id] = head
+        self._absent.update(user_id for user_id in missing if user_id not in self._heads)
+
+    def _create(self, connection: sqlite3.Connection, now: int, user_id: str) -> InboxHead:
+        if not self._next_user:
+            (highest,) = connection.execute("SELECT max(user) FROM inbox_user").fetchone()
+            self._next_user = (highest or 0) + 1
+        head = InboxHead(self._next_user, user_id, self._epochs.current(_KIND, user_id, now), 0, 0, now)
+        self._next_user += 1
+        self._absent.discard(user_id)
+        self._heads[user_id] = self._changed[user_id] = head
+        return head
 
     @staticmethod
     def _register(head: InboxHead, offset: int, kind: int, expires_at: int, collapse_key: str | None) -> None:
@@ -166,12 +178,14 @@ class Inboxes:
                 head.collapse = {}
             head.collapse[collapse_key] = offset
 
-    def _head(self, connection: sqlite3.Connection, now: int, user_id: str) -> InboxHead:
+    def _head(self, connection: sqlite3.Connection, now: int, user_id: str) -> InboxHead | None:
         heads = self._heads
         head = heads.get(user_id)
         if head is None:
             self.fetch(connection, now, (user_id,))
-            head = heads[user_id]
+            head = heads.get(user_id)
+            if head is None:
+                return None
         elif len(heads) > _HEADS // 2:
             # The dictionary's order is the order of use; `flush` forgets the least recently used.
             heads[user_id] = heads.pop(user_id)
@@ -215,7 +229,7 @@ class Inboxes:
         body: bytes,
     ) -> tuple[int, str]:
         """Keep a message; return its offset and epoch."""
-        head = self._head(connection, now, user_id)
+        head = self._head(connection, now, user_id) or self._create(connection, now, user_id)
         if collapse_key is not None and head.collapse is not None:
             earlier = head.collapse.get(collapse_key, 0)
             if earlier > head.acked:
@@ -238,30 +252,58 @@ class Inboxes:
             head.collapse = {key: at for key, at in head.collapse.items() if head.place(at) is not None}
         return offset, head.epoch
 
-    def state(self, connection: sqlite3.Connection, now: int, user_id: str) -> InboxSummary:
+    def withdraw(self, connection: sqlite3.Connection, now: int, user_id: str, offset: int, epoch: str) -> None:
+        """Remove a message, where it is still kept; it does not count as lost."""
         head = self._head(connection, now, user_id)
-        return InboxSummary(head.newest, head.epoch, head.acked, head.pending)
+        if head is not None and head.epoch == epoch:
+            self._flush_rows(connection)
+            self._remove(head, offset, lost=False)
 
-    def read(self, connection: sqlite3.Connection, now: int, user_id: str, after: int | None, limit: int) -> InboxPage:
+    def state(self, connection: sqlite3.Connection, now: int, user_id: str) -> InboxNumbers:
         head = self._head(connection, now, user_id)
+        if head is None:
+            return InboxNumbers(0, self._epochs.current(_KIND, user_id, now), 0, 0)
+        return InboxNumbers(head.newest, head.epoch, head.acked, head.pending)
+
+    def read(
+        self,
+        connection: sqlite3.Connection,
+        now: int,
+        user_id: str,
+        after: int | None,
+        limit: int,
+        max_bytes: int | None = None,
+    ) -> InboxPage:
+        """As `interfaces.IInbox.read`."""
+        head = self._head(connection, now, user_id)
+        if head is None:
+            epoch = self._epochs.current(_KIND, user_id, now)
+            previous = self._epochs.previous(_KIND, user_id, epoch, now)
+            return InboxPage([], 0, epoch, 0, 0, 0, 0, previous_epoch=previous)
         since = head.acked if after is None else after
         self._flush_rows(connection)
-        messages = [
-            publication.decode(body).positioned(offset, head.epoch)
-            for offset, body in connection.execute(
-                "SELECT offset, body FROM inbox WHERE user = ? AND offset > ? ORDER BY offset LIMIT ?",
-                (head.user, min(since, _NEVER), max(limit, 0)),
-            ).fetchall()
-        ]
+        found = connection.execute(
+            "SELECT offset, body FROM inbox WHERE user = ? AND offset > ? ORDER BY offset LIMIT ?",
+            (head.user, min(since, _NEVER), max(limit, 0)),
+        )
+        rows, more = take_rows(found, max_bytes)
+        messages = [publication.decode(body).positioned(offset, head.epoch) for offset, body in rows]
         pending = len(head.kept) - bisect_left(head.kept, (min(since, _NEVER) + 1) << 1)
         last = since if not messages or messages[-1].offset is None else messages[-1].offset
         lost, beyond = head.lost_after(since), head.lost_after(last)
-        return InboxPage(messages, head.newest, head.epoch, head.acked, lost, beyond, pending)
+        previous = self._epochs.previous(_KIND, user_id, head.epoch, now)
+        return InboxPage(messages, head.newest, head.epoch, head.acked, lost, beyond, pending, more, previous)
 
     def acknowledge(self, connection: sqlite3.Connection, now: int, user_id: str, offset: int, epoch: str) -> int:
+        """As `interfaces.IInbox.acknowledge`."""
         head = self._head(connection, now, user_id)
-        if epoch != head.epoch:
+        own = head.epoch if head is not None else self._epochs.current(_KIND, user_id, now)
+        if epoch != own and (offset > 0 or epoch != self._epochs.previous(_KIND, user_id, own, now)):
             raise errors.Conflict("the inbox has another epoch")
+        if head is None:
+            if offset > 0:
+                raise errors.Invalid("the offset is beyond the newest message")
+            return 0
         if offset > head.newest:
             raise errors.Invalid("the offset is beyond the newest message")
         if offset > head.acked:
@@ -270,7 +312,10 @@ class Inboxes:
         return head.acked
 
     def clear(self, connection: sqlite3.Connection, now: int, user_id: str) -> int:
+        """As `interfaces.IInbox.clear`."""
         head = self._head(connection, now, user_id)
+        if head is None:
+            return 0
         self._flush_rows(connection)
         connection.execute("DELETE FROM inbox WHERE user = ?", (head.user,))
         count = len(head.kept)
@@ -298,6 +343,7 @@ class Inboxes:
 
     def flush(self, connection: sqlite3.Connection) -> None:
         """Write what the batch changed."""
+        self._absent.clear()
         self._flush_rows(connection)
         if self._changed:
             write_rows(

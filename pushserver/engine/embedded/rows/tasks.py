@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(TaskState).decode
 
-_Row = tuple[str, str, int, int, int, int | None, bytes]
+_Row = tuple[str, str, int, int, int, int | None, bytes, int | None, str | None]
 
 
 class TaskRows:
@@ -45,7 +45,15 @@ class TaskRows:
         """The kept state's version; None where the task is not known."""
         return self._versions[task_id]
 
-    def put(self, state: TaskState, now: int) -> None:
+    def end(self, connection: sqlite3.Connection, task_id: str) -> tuple[int, str] | None:
+        """Return where the owner's message of the task's end is in the inbox, offset and epoch; None where the task has
+        not ended, or ended under an older version."""
+        self.flush(connection)
+        row = connection.execute("SELECT end_offset, end_epoch FROM task WHERE task_id = ?", (task_id,)).fetchone()
+        return None if row is None or row[0] is None else (row[0], row[1])
+
+    def put(self, state: TaskState, now: int, end: tuple[int, str] | None = None) -> None:
+        """Keep a state; ``end`` is the place of the owner's message of a final one."""
         self._versions[state.task_id] = state.version
         self._rows[state.task_id] = (
             state.task_id,
@@ -55,6 +63,7 @@ class TaskRows:
             state.updated_at,
             now + self._ttl if state.final else None,
             _encode(state),
+            *(end or (None, None)),
         )
 
     def get(self, connection: sqlite3.Connection, now: int, task_id: str) -> TaskState:
@@ -90,11 +99,13 @@ class TaskRows:
         if self._rows:
             write_rows(
                 connection,
-                "INSERT INTO task (task_id, user_id, version, created_at, updated_at, expires_at, body)",
+                "INSERT INTO task (task_id, user_id, version, created_at, updated_at, expires_at, body, end_offset,"
+                " end_epoch)",
                 list(self._rows.values()),
                 "ON CONFLICT (task_id) DO UPDATE SET user_id = excluded.user_id, version = excluded.version,"
                 " created_at = excluded.created_at, updated_at = excluded.updated_at,"
-                " expires_at = excluded.expires_at, body = excluded.body",
+                " expires_at = excluded.expires_at, body = excluded.body, end_offset = excluded.end_offset,"
+                " end_epoch = excluded.end_epoch",
             )
             self._rows.clear()
 

@@ -1,9 +1,9 @@
 -- KEYS[2]: inbox    ARGV: 3 offset, 4 epoch, 5 to 7 the inbox' ttls
-local box = open(KEYS[2], now, ARGV[2])
-if ARGV[4] ~= full(box.epoch) then
+local box = open(KEYS[2], now)
+local offset = tonumber(ARGV[3])
+if ARGV[4] ~= full(box.epoch) and (offset > 0 or ARGV[4] ~= previous(KEYS[2], box.epoch)) then
   return {'conflict'}
 end
-local offset = tonumber(ARGV[3])
 if offset > box.offset then
   return {'invalid'}
 end

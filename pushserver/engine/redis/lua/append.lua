@@ -1,7 +1,7 @@
 -- KEYS[4]: inbox
 -- ARGV: 5 live channel ('': who kept it publishes it), 6 publication, 7 message id, 8 'chat' or '', 9 ttl or '', 10 collapse key,
 --       11 size, 12 chat size, 13 ttl of every message, 14 to 16 the inbox' ttls
-local box = open(KEYS[4], now, ARGV[2])
+local box = open(KEYS[4], now)
 local rules = {size = tonumber(ARGV[11]), chat_size = tonumber(ARGV[12]), ttl = tonumber(ARGV[13])}
 append(box, ARGV[6], ARGV[8] == 'chat', tonumber(ARGV[9]), ARGV[10], rules, now)
 save(box, {tonumber(ARGV[14]), tonumber(ARGV[15]), tonumber(ARGV[16])})

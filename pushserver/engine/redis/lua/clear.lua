@@ -1,5 +1,8 @@
 -- KEYS[2]: inbox    ARGV: 3 to 5 the inbox' ttls
-local box = open(KEYS[2], now, ARGV[2])
+local box = open(KEYS[2], now)
+if not box.exists then
+  return {'ok', 0}
+end
 local deleted = count(box)
 for at = deleted, 1, -1 do
   remove(box, at, false)

@@ -1,9 +1,28 @@
--- KEYS[1]: server    ARGV[1]: the generation as the node knows it, ARGV[2]: a fresh epoch
-local generation = redis.call('HGET', KEYS[1], 'generation')
-if generation ~= ARGV[1] then
+-- KEYS[1]: server    ARGV[1]: the generation as the node knows it, ARGV[2]: the period of epochs, ms
+local known_server = redis.call('HMGET', KEYS[1], 'generation', 'secret')
+local generation, secret = known_server[1], known_server[2]
+if not secret or generation ~= ARGV[1] then
   return {'generation'}
 end
 local now = milliseconds()
 local function full(epoch)
   return generation .. '.' .. epoch
+end
+
+-- A name that was never written has an epoch all the same, derived from its key, the secret, and the period (`back` of
+-- them before this one), so that reading writes nothing; its first write keeps it. A key stays without news for longer
+-- than a period, so that no epoch returns after its channel was forgotten. The digest is nested as in HMAC.
+local PERIOD, GRACE = tonumber(ARGV[2]), 3600000
+local function derived(key, back)
+  local period = string.format('%d', math.floor(now / PERIOD) - back)
+  local inner = redis.sha1hex(secret .. 'epoch:' .. period .. ':' .. key)
+  return string.sub(redis.sha1hex(secret .. inner), 1, 16)
+end
+
+-- The epoch of the period before, where its position 0 still counts as 0 in this one; else ''.
+local function previous(key, epoch)
+  if now % PERIOD < GRACE and epoch == derived(key, 0) then
+    return full(derived(key, 1))
+  end
+  return ''
 end

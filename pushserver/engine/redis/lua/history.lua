@@ -1,12 +1,10 @@
 -- KEYS[2]: history, KEYS[3]: messages
--- ARGV: 3 since ('': from the end that is read from), 4 limit, 5 'reverse' or '', 6 ttl of a history that has no message yet
--- Returns epoch, newest, floor, then offset and publication in turns. The id of an entry is <offset>-<when it ends>.
+-- ARGV: 3 since ('': from the end that is read from), 4 limit, 5 'reverse' or '', 6 how many bytes (0: no limit)
+-- Returns epoch, newest, floor, the epoch before, whether the bytes ended the page, then offset and publication in turns. The id of an entry is <offset>-<when it ends>.
 local known = redis.call('HMGET', KEYS[2], 'epoch', 'offset', 'ends')
 if not known[1] then
-  redis.call('HSET', KEYS[2], 'epoch', ARGV[2])
-  redis.call('PEXPIRE', KEYS[2], ARGV[6])
-  redis.call('DEL', KEYS[3])
-  return {'ok', full(ARGV[2]), 0, 0}
+  local epoch = derived(KEYS[2], 0)
+  return {'ok', full(epoch), 0, 0, previous(KEYS[2], epoch), 0}
 end
 local newest = tonumber(known[2] or 0)
 local function parts(id)
@@ -46,21 +44,32 @@ if not ordered and sorted then
   -- It only spares the next reader the work, so a Redis that is full may refuse it.
   redis.pcall('HSET', KEYS[2], 'ends', string.format('%d', latest))
 end
-local answer = {'ok', full(known[1]), newest, floor}
-local limit = tonumber(ARGV[4])
-if limit <= 0 then
-  return answer
+local answer = {'ok', full(known[1]), newest, floor, previous(KEYS[2], known[1]), 0}
+local left, room = tonumber(ARGV[4]), tonumber(ARGV[6])
+local bounded = room > 0
+local reverse = ARGV[5] == 'reverse'
+local from = reverse and '+' or '-'
+if ARGV[3] ~= '' then
+  if reverse and tonumber(ARGV[3]) < 1 then
+    return answer
+  end
+  from = string.format('%d', tonumber(ARGV[3]) + (reverse and -1 or 1))
 end
-local entries
-if ARGV[5] == 'reverse' then
-  local from = ARGV[3] == '' and '+' or string.format('%d', tonumber(ARGV[3]) - 1)
-  entries = tonumber(ARGV[3] ~= '' and ARGV[3] or 1) > 0 and redis.call('XREVRANGE', KEYS[3], from, '-', 'COUNT', limit) or {}
-else
-  local from = ARGV[3] == '' and '-' or string.format('%d', tonumber(ARGV[3]) + 1)
-  entries = redis.call('XRANGE', KEYS[3], from, '+', 'COUNT', limit)
-end
-for _, entry in ipairs(entries) do
-  answer[#answer + 1] = parts(entry[1])
-  answer[#answer + 1] = entry[2][2]
+while left > 0 do
+  -- A few at a time where bytes are counted, so that no more is read than is given.
+  local count = bounded and math.min(left, 50) or left
+  local entries = reverse and redis.call('XREVRANGE', KEYS[3], from, '-', 'COUNT', count)
+    or redis.call('XRANGE', KEYS[3], from, '+', 'COUNT', count)
+  for _, entry in ipairs(entries) do
+    room = room - #entry[2][2]
+    if bounded and room < 0 and #answer > 6 then
+      answer[6] = 1
+      return answer
+    end
+    answer[#answer + 1] = parts(entry[1])
+    answer[#answer + 1] = entry[2][2]
+    from = '(' .. entry[1]
+  end
+  left = #entries < count and 0 or left - count
 end
 return answer

@@ -80,18 +80,19 @@ local function find(box, offset)
   end
 end
 
-local function open(key, now, fresh)
+local function open(key, now)
   local known = redis.call('HMGET', key, 'epoch', 'offset', 'acked', 'index', 'lost', 'chats', 'next')
   local box = {
     key = key,
-    epoch = known[1] or fresh,
+    epoch = known[1] or derived(key, 0),
     offset = tonumber(known[2] or 0),
     acked = tonumber(known[3] or 0),
     index = known[4] or '',
     lost = known[5] and cmsgpack.unpack(known[5]) or {},
     chats = tonumber(known[6] or 0),
     next = tonumber(known[7] or 0),
-    changed = not known[1],
+    exists = known[1] and true,
+    changed = false,
   }
   if box.index ~= '' and box.next <= now then
     box.next = math.huge
@@ -113,6 +114,9 @@ end
 
 -- ttls: of an inbox that never had a message, of one that had, and of one with unread messages lost
 local function save(box, ttls)
+  if not box.exists and not box.changed then
+    return
+  end
   if box.changed then
     redis.call('HSET', box.key, 'epoch', box.epoch, 'offset', string.format('%d', box.offset),
       'acked', string.format('%d', box.acked), 'index', box.index, 'chats', box.chats,

@@ -1,14 +1,15 @@
 -- KEYS[4]: history, KEYS[5]: messages
--- ARGV: 5 live channel ('': who kept it publishes it), 6 publication, 7 message id, 8 size (0: not kept), 9 ttl, 10 position ttl, 11 tag
+-- ARGV: 5 live channel ('': who kept it publishes it), 6 publication, 7 message id, 8 size (0: not kept), 9 ttl, 10 position ttl, 11 tag,
+--       12 how many bytes are kept at most
 if ARGV[8] == '0' then
   remember('0 - ' .. ARGV[7])
   redis.call('PUBLISH', ARGV[5], 'm ' .. ARGV[11] .. '\n' .. ARGV[6])
   return {'ok'}
 end
-local known = redis.call('HMGET', KEYS[4], 'epoch', 'offset', 'ends')
+local known = redis.call('HMGET', KEYS[4], 'epoch', 'offset', 'ends', 'written', 'counted_from')
 local epoch = known[1]
 if not epoch then
-  epoch = ARGV[2]
+  epoch = derived(KEYS[4], 0)
   redis.call('HSET', KEYS[4], 'epoch', epoch)
   redis.call('DEL', KEYS[5])
 end
@@ -21,7 +22,34 @@ else
   redis.call('HSET', KEYS[4], 'offset', string.format('%d', offset))
   redis.call('HDEL', KEYS[4], 'ends')
 end
-redis.call('XADD', KEYS[5], 'MAXLEN', '=', ARGV[8], string.format('%d-%d', offset, ends), 'd', ARGV[6])
+-- An entry's second field is how many bytes the channel was given up to and with it: what is kept is a difference of two
+-- of them. Entries of an older version have none.
+local written = tonumber(known[4] or 0) + #ARGV[6]
+redis.call('HSET', KEYS[4], 'written', string.format('%d', written))
+redis.call('XADD', KEYS[5], 'MAXLEN', '=', ARGV[8], string.format('%d-%d', offset, ends), 'd', ARGV[6],
+  'n', string.format('%d', written))
+local bound = tonumber(ARGV[12])
+if written - tonumber(known[5] or 0) > bound then
+  local head, counted_from, first = '-', nil, nil
+  repeat
+    local entries = redis.call('XRANGE', KEYS[5], head, '+', 'COUNT', 10)
+    for _, entry in ipairs(entries) do
+      local total = tonumber(entry[2][4])
+      local number = tonumber(string.match(entry[1], '^(%d+)'))
+      counted_from = total and total - #entry[2][2] or counted_from or 0
+      if number == offset or total and written - counted_from <= (first and bound - math.floor(bound / 16) or bound) then
+        head = nil
+        break
+      end
+      first = number + 1
+      head = '(' .. entry[1]
+    end
+  until #entries == 0 or not head
+  if first then
+    redis.call('XTRIM', KEYS[5], 'MINID', '=', string.format('%d', first))
+  end
+  redis.call('HSET', KEYS[4], 'counted_from', string.format('%d', counted_from))
+end
 extend(KEYS[4], ARGV[10])
 extend(KEYS[5], ARGV[9])
 remember(offset .. ' ' .. full(epoch) .. ' ' .. ARGV[7])

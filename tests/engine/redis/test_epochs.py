@@ -1,0 +1,145 @@
+"""Epochs of names never written, and what nodes of an older version leave beside ours."""
+
+from __future__ import annotations
+
+import pytest
+
+from pushserver.core.positions import Position
+from pushserver.engine.interfaces import IdempotencyKey
+from pushserver.engine.redis import commands
+from pushserver.server.clock import wall_clock
+
+from .nodes import KEPT, Cluster, contents, events, eventually, publication, until
+from .servers import RedisServer
+
+#: A period that ends while the test looks on, ms.
+PERIOD = 1_500
+
+
+async def next_period() -> None:
+    number = wall_clock() // PERIOD
+    await until(lambda: wall_clock() // PERIOD > number, "the next period")
+
+
+async def test_over_the_end_of_a_period_position_0_counts(
+    cluster: Cluster, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "EPOCH_PERIOD", PERIOD)
+    node = await cluster.start(redis.url)
+    await next_period()
+    old = (await node.history.read("a", None, 1, False)).newest
+    old_inbox = await node.inbox.read("7", None, 1)
+    await next_period()
+    published = await node.broker.publish(publication("a", 1), KEPT, None)
+    await node.inbox.append(publication("user:7", 1), "7", False, None, None, None)
+    page, inbox = await node.history.read("a", 0, 10, False), await node.inbox.read("7", 0, 10)
+    assert (page.newest.epoch, page.previous_epoch) == (published.epoch, old.epoch)
+    assert page.current(old) == Position(0, page.newest.epoch)
+    assert inbox.current(Position(0, old_inbox.epoch)) == Position(0, inbox.epoch)
+    assert await node.inbox.acknowledge("7", 0, old_inbox.epoch) == 0
+
+
+async def test_who_follows_a_quiet_channel_into_another_period_misses_nothing(
+    cluster: Cluster, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "EPOCH_PERIOD", PERIOD)
+    node = await cluster.start(redis.url, position_check=200)
+    await node.broker.subscribe("a")
+    await next_period()
+    old = (await node.history.read("a", None, 1, False)).newest
+    await next_period()
+    await node.broker.publish(publication("a", 1), KEPT, None)
+    await node.broker.publish(publication("a", 2), KEPT, None)
+    heard = await node.heard(2)
+    assert contents(heard) == [1, 2]
+    assert heard[0].epoch not in (None, old.epoch)
+    assert events(node, "resync") == []
+
+
+async def test_data_that_was_thrown_away_brings_a_new_secret_and_new_epochs(
+    cluster: Cluster, redis: RedisServer
+) -> None:
+    node = await cluster.start(redis.url, position_check=200)
+    before = (await node.history.read("a", None, 1, False)).newest.epoch
+    secret = await node.engine.secret("tickets")
+    redis.command("FLUSHALL")
+    assert (await node.history.read("a", None, 1, False)).newest.epoch != before
+    assert await node.engine.secret("tickets") != secret
+
+
+async def test_all_nodes_have_the_secret_of_the_data_also_where_an_older_node_came_first(
+    cluster: Cluster, redis: RedisServer
+) -> None:
+    # As a node of version 1 attaches: without a secret.
+    info = redis.command("INFO", "server")
+    run_id = next(line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("run_id:"))
+    redis.command("HSET", "push:server", "run_id", run_id, "generation", "abc")
+    first, second = [await cluster.start(redis.url, name) for name in "ab"]
+    assert await first.engine.secret("x") == await second.engine.secret("x")
+    assert (await first.history.read("a", None, 1, False)).newest.epoch.startswith("abc.")
+    # An older node that attaches anew keeps the field.
+    redis.command("HSET", "push:server", "run_id", run_id, "generation", "abc")
+    assert (await second.history.read("a", None, 1, False)).newest.epoch.startswith("abc.")
+
+
+async def test_a_key_of_an_older_node_is_known_and_shows_no_conflict(cluster: Cluster, redis: RedisServer) -> None:
+    node = await cluster.start(redis.url)
+    first = await node.broker.publish(publication("a", 1, "m1"), KEPT, IdempotencyKey("k"))
+    key = redis.command("KEYS", "push:once:*:content").split()[-1]
+    redis.command("DEL", key)
+    assert redis.command("GET", key.removesuffix(":content")).splitlines()[1] == f"1 {first.epoch} m1"
+    again = await node.broker.publish(publication("a", 2, "m2"), KEPT, IdempotencyKey("k"))
+    assert (again.duplicate, again.conflict, again.message_id, again.offset) == (True, False, "m1", 1)
+
+
+async def test_entries_of_an_older_node_are_read_and_kept(cluster: Cluster, redis: RedisServer) -> None:
+    node = await cluster.start(redis.url)
+    published = await node.broker.publish(publication("a", 1), KEPT, None)
+    body = redis.command("XRANGE", "push:messages:a", "-", "+")
+    assert '"channel":"a"' in body
+    # As version 1 writes the second one: one field, and no count of bytes.
+    redis.command("HSET", "push:history:a", "offset", "2")
+    redis.command("HDEL", "push:history:a", "ends")
+    redis.command(
+        "XADD", "push:messages:a", f"2-{wall_clock() + 60_000}", "d",
+        '{"type":"message","channel":"a","data":2,"timestamp":1,"messageId":"m2"}',
+    )  # fmt: skip
+    await node.broker.publish(publication("a", 3), KEPT, None)
+
+    async def read() -> object:
+        return contents((await node.history.read("a", None, 10, False)).messages)
+
+    await eventually(read, [1, 2, 3])
+    assert published.epoch == (await node.history.read("a", None, 0, False)).newest.epoch
+
+
+async def test_how_full_redis_is(cluster: Cluster, redis: RedisServer) -> None:
+    node = await cluster.start(redis.url)
+    assert "store_room_bytes" not in node.engine.figures()
+    redis.command("CONFIG", "SET", "maxmemory", "50000000")
+    await node.engine._commands.measure()
+    figures = node.engine.figures()
+    assert figures["store_bytes"] > 500_000
+    assert figures["store_bytes"] + figures["store_room_bytes"] == 50_000_000
+
+
+async def test_versions_of_tasks_go_on_above_all_that_older_data_does_not_know(
+    cluster: Cluster, redis: RedisServer
+) -> None:
+    began = wall_clock()
+    node = await cluster.start(redis.url, position_check=200)
+    other = await cluster.start(redis.url, "b", position_check=200)
+    assert node.tasks.lowest_version() == 1
+    redis.command("FLUSHALL")
+    await node.history.read("a", None, 1, False)
+    assert began <= node.tasks.lowest_version() < 2**53
+    await other.history.read("a", None, 1, False)
+    assert other.tasks.lowest_version() == node.tasks.lowest_version()
+    # Another process answers, as after a restart with whatever data.
+    redis.command("HSET", "push:server", "run_id", "another")
+    third = await cluster.start(redis.url, "c")
+    assert third.tasks.lowest_version() > node.tasks.lowest_version()
+    # A node of an older version moves the generation alone.
+    redis.command("HSET", "push:server", "generation", "abc")
+    await node.history.read("a", None, 1, False)
+    assert node.tasks.lowest_version() > third.tasks.lowest_version()
