@@ -18,7 +18,7 @@ from pushserver.core.errors import Close
 from pushserver.core.protocol import ClientProtocol
 from pushserver.protocols import rfc6455
 from pushserver.protocols.native.protocol import NativeProtocol
-from pushserver.server.connection import Connection
+from pushserver.server.connection import Connection, Peer
 from pushserver.server.inbound import Inbound
 from pushserver.server.outbox import Mark, Outbox, no_delay
 from pushserver.web.autobahn_reader import AutobahnFactory, AutobahnReader, Inflation
@@ -74,11 +74,8 @@ class WebSocketDoor(AutobahnReader):
             self,
             outbox,
             session.notify,
-            address=address,
-            user_agent=user_agent,
-            protocol=protocol.subprotocol,
-            connected_at=context.clock.now(),
-            counters=context.counters,
+            Peer(address, user_agent, protocol.subprotocol, context.clock.now()),
+            context.counters,
         )
         self._inbound = Inbound(connection, session, context.requests, context.counters, context.clock)
         context.requests.arrive(connection)

@@ -269,7 +269,7 @@ def test_another_protocol_is_chosen_by_its_name() -> None:
     door, transport = asked
     assert b"Sec-WebSocket-Protocol: ndjson\r\n" in transport.value()
     assert door.connection is not None
-    assert door.connection.protocol == "ndjson"
+    assert door.connection.peer.protocol == "ndjson"
     transport.clear()
     assert door.ping()
     assert transport.value() == frame(TEXT, b"", mask=None)
@@ -282,7 +282,7 @@ def test_another_protocol_is_chosen_by_its_name() -> None:
     door, transport = usual
     assert b"Sec-WebSocket-Protocol" not in transport.value()
     assert door.connection is not None
-    assert door.connection.protocol == "pushserver.v1.json"
+    assert door.connection.peer.protocol == "pushserver.v1.json"
 
 
 class NdjsonOverWebSocket(NdjsonProtocol):
