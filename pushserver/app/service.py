@@ -113,7 +113,7 @@ class PushService(log.LoggedService):
         self._starting: Deferred[None] | None = None
         self._ready = self._stopping = self._draining = False
         self.administration = Administration(role)
-        self.watches = Watches(self.node.hub, role)
+        self.watches = Watches(self.node.hub, role, name)
         self.admission = Admission(
             allowed_origins=config.server.allowed_origins,
             trusted_proxies=config.server.trusted_proxies,
@@ -271,16 +271,11 @@ class PushService(log.LoggedService):
         from pushserver.manhole.ssh import Console
         from pushserver.manhole.verbs import Rooms
 
-        rooms = Rooms(node.engine, node.hub, node.cluster, node.commands, node.stats_channel, self._drain)
-        self._console = Console(
-            self._reactor,
-            rooms,
-            self._now,
-            state_dir=Path(self._config.server.state_dir),
-            username=settings.username,
-            keys_file=settings.authorized_keys,
-            password_file=settings.password_file,
+        rooms = Rooms(
+            node.engine, node.hub, node.cluster, node.commands, node.stats_channel, self.administration, self.watches
         )
+        state_dir = Path(self._config.server.state_dir)
+        self._console = Console(self._reactor, rooms, _milliseconds, settings, state_dir)
 
         console = self._console
 
@@ -318,9 +313,9 @@ class PushService(log.LoggedService):
                 self.watches.unwatch(question)
         return None
 
-    def show_watched(self, watch: int, text: str) -> None:
-        """A line of what an operator at this console watches has come."""
-        self.watches.show(watch, text)
+    def show_watched(self, watch: int, text: str, ended: bool) -> None:
+        """A line of what an operator at this console watches has come, or its end."""
+        self.watches.show(watch, text, ended)
 
     def hang_up(self) -> None:
         """SIGHUP: read the configuration anew."""
@@ -412,6 +407,10 @@ def make_engine(reactor: EngineReactor, config: Config, name: str, clock: Clock)
         section=msgspec.structs.asdict(section) if section is not None else {},
     )
     return registry.make_engine(kind, reactor, clock, options)
+
+
+def _milliseconds() -> int:
+    return time.monotonic_ns() // 1_000_000
 
 
 def make_service(read: Callable[[], Config], dev: bool, workers: int, output: log.Output | None) -> Service:
