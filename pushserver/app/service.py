@@ -114,15 +114,7 @@ class PushService(log.LoggedService):
         self._ready = self._stopping = self._draining = False
         self.administration = Administration(role)
         self.watches = Watches(self.node.hub, role, name)
-        self.admission = Admission(
-            allowed_origins=config.server.allowed_origins,
-            trusted_proxies=config.server.trusted_proxies,
-            loopback_only=dev is not None,
-            max_connections=config.server.max_connections,
-            open_now=lambda: len(self.node.hub.connections) + self._role.elsewhere(),
-            connects=KeyedTokenBuckets(config.rate_limits.connects_per_second),
-            now=now,
-        )
+        self.admission = self._make_admission(config)
         self._drain = Drain(self.clock, self.node.hub, self.node.publishing, self._close_door)
         self._console: Console | None = None
         self._console_port: IListeningPort | None = None
@@ -130,9 +122,20 @@ class PushService(log.LoggedService):
         self._doors = self._make_doors()
         self.node.bind_connections(self.note)
 
+    def _make_admission(self, config: Config) -> Admission:
+        return Admission(
+            allowed_origins=config.server.allowed_origins,
+            trusted_proxies=config.server.trusted_proxies,
+            loopback_only=self._dev is not None,
+            max_connections=config.server.max_connections,
+            open_now=lambda: len(self.node.hub.connections) + self._role.elsewhere(),
+            connects=KeyedTokenBuckets(config.rate_limits.connects_per_second),
+            now=self._now,
+        )
+
     def _make_doors(self) -> PortFactory:
         config, node, admission = self._config, self.node, self.admission
-        context = Context(
+        context = self._context = Context(
             reactor=self._reactor,
             clock=self.clock,
             hub=node.hub,
@@ -147,14 +150,14 @@ class PushService(log.LoggedService):
             delivery=config.delivery,
             rate_limits=config.rate_limits,
         )
-        sockets = WebSocketDoorFactory(context)
+        sockets = self._sockets = WebSocketDoorFactory(context)
         root = Root(admission)
-        site = PushSite(root, self._reactor, config.server.max_body_size)
+        site = self._site = PushSite(root, self._reactor, config.server.max_body_size)
         doors = PortFactory(context, site.http, sockets.door)
         keys = self._api_keys
 
         def trusted(request: Request) -> bool:
-            if config.server.metrics_public or keys.scopes(request) is not None:
+            if self._config.server.metrics_public or keys.scopes(request) is not None:
                 return True
             return admission.is_loopback(peer_address(request.transport), headers_of(request))
 
@@ -275,7 +278,7 @@ class PushService(log.LoggedService):
             node.engine, node.hub, node.cluster, node.commands, node.stats_channel, self.administration, self.watches
         )
         state_dir = Path(self._config.server.state_dir)
-        self._console = Console(self._reactor, rooms, _milliseconds, settings, state_dir)
+        self._console = Console(self._reactor, rooms, self.clock.milliseconds, settings, state_dir)
 
         console = self._console
 
@@ -333,6 +336,10 @@ class PushService(log.LoggedService):
             self.node.authenticator.adopt(keys, rules)
             self.node.namespaces.adopt(namespaces)
             self._api_keys.adopt((key.key, key.scopes) for key in config.api.keys)
+            self.admission.adopt(self._make_admission(config))
+            self._context.adopt(config.server, config.auth, config.delivery, config.rate_limits)
+            self._sockets.adopt()
+            self._site.max_body_size = config.server.max_body_size
 
         return adopt
 
@@ -407,10 +414,6 @@ def make_engine(reactor: EngineReactor, config: Config, name: str, clock: Clock)
         section=msgspec.structs.asdict(section) if section is not None else {},
     )
     return registry.make_engine(kind, reactor, clock, options)
-
-
-def _milliseconds() -> int:
-    return time.monotonic_ns() // 1_000_000
 
 
 def make_service(read: Callable[[], Config], dev: bool, workers: int, output: log.Output | None) -> Service:

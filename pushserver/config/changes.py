@@ -9,13 +9,23 @@ import msgspec
 from pushserver.config.sections import SECTIONS, Config, keys_of
 
 #: Sections of which every key counts at once.
-_WHOLE_SECTIONS: Final = frozenset({"api", "log"})
+_WHOLE_SECTIONS: Final = frozenset({"api", "delivery", "log"})
 
 #: Keys of other sections that count at once. The files of the console are read at each login.
 _KEYS: Final = frozenset(
     {
+        "server.allowed_origins",
+        "server.max_connections",
+        "server.max_message_size",
+        "server.max_body_size",
+        "server.trusted_proxies",
+        "server.metrics_public",
         "server.shutdown_delay",
         "server.shutdown_drain",
+        "rate_limits.messages_per_second",
+        "rate_limits.burst",
+        "rate_limits.auth_attempts",
+        "rate_limits.connects_per_second",
         "auth.algorithms",
         "auth.secret",
         "auth.secret_file",

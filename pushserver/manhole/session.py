@@ -75,7 +75,11 @@ class Session(SSHChannel):
         return False
 
     def request_shell(self, data: bytes) -> bool:
-        return self._begin(self._open_terminal)
+        if self._size is not None:
+            return self._begin(self._open_terminal)
+        # Without a terminal what comes is carried out as a whole, at its end.
+        self._input = bytearray()
+        return self._begin(lambda: None)
 
     def request_exec(self, data: bytes) -> bool:
         command = getNS(data)[0]
@@ -94,10 +98,7 @@ class Session(SSHChannel):
     def _open_terminal(self) -> None:
         if self._ended:
             return
-        if self._size is None:
-            # Without a terminal what comes is carried out as a whole, at its end.
-            self._input = bytearray()
-            return
+        assert self._size is not None
         greeting = f"pushserver, node {self._console.rooms.cluster.node}. help() lists what can be said."
         self._terminal = Terminal(self.write, self._size, greeting, self._interpreter, self)
 

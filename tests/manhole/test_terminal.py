@@ -74,7 +74,7 @@ def test_a_thousand_keys_with_output_between_them(seed: int) -> None:
         if random.random() < 0.2:
             line = f"<{number}> " + "x" * random.randrange(0, 2 * WIDTH)
             emulated.terminal.print(line + "\n")
-            assert line in "".join(row.rstrip() for row in emulated.screen.display)
+            assert line.rstrip() in "".join(row.rstrip() for row in emulated.screen.display)
         if len(model.line) > 100 or random.random() < 0.02:
             # Only a comment is entered, so that nothing is carried out.
             for key in ("home", "#", "end"):
@@ -181,7 +181,9 @@ def test_leaving() -> None:
         assert emulated.octets == before
 
 
-def test_a_key_that_fails_costs_the_line_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_that_fails_costs_the_line_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, flush_errors: Callable[..., list[Any]]
+) -> None:
     emulated = Emulated()
 
     def broken(*arguments: Any) -> Any:
@@ -191,6 +193,7 @@ def test_a_key_that_fails_costs_the_line_and_says_so(monkeypatch: pytest.MonkeyP
     with monkeypatch.context() as patch:
         patch.setattr(emulated.terminal._interpreter, "complete", broken)
         emulated.type("\t")
+    assert len(flush_errors(RuntimeError)) == 1
     assert any("something went wrong here" in row for row in emulated.above)
     emulated.shows(Model())
     emulated.type("1 + 1\r")

@@ -1,4 +1,4 @@
-"""The real ``ssh`` in a terminal emulator: 1,000 keys while everything is watched, and an operator who does not read."""
+"""The real ``ssh`` in a terminal emulator: 1,000 keys while all is watched, and an operator who does not read."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_an_operator_who_does_not_read_costs_little_and_the_user_nothing(operato
 
         def pings(numbers: range) -> None:
             for at in range(numbers.start, numbers.stop, 100):
-                batch = [{"type": "ping", "id": n, "data": "x" * 1_000} for n in range(at, at + 100)]
+                batch = [{"type": "ping", "id": n, "data": {"x": "x" * 1_000}} for n in range(at, at + 100)]
                 for message in batch:
                     client.say(message)
                 assert [client.message()["id"] for _ in batch] == [message["id"] for message in batch]
