@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, cast
 from pushserver.config import values
 from pushserver.core import channels, permissions, publication, tokens
 from pushserver.core.errors import PushError
-from pushserver.core.rate_limit import Buckets
+from pushserver.core.rate_limit import KeyedTokenBuckets
 from pushserver.manhole import tables, tracing
 from pushserver.protocols import rfc6455
 from pushserver.protocols.native import messages
@@ -92,7 +92,7 @@ def _admission(**named: Any) -> admission.Admission:
         "loopback_only": False,
         "max_connections": 1,
         "open_now": lambda: 0,
-        "connects": Buckets(0),
+        "connects": KeyedTokenBuckets(0),
         "now": lambda: 0,
     }
     return admission.Admission(**settings | named)

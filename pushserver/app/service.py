@@ -30,7 +30,7 @@ from pushserver.app import log, process
 from pushserver.app.administration import Administration
 from pushserver.app.dev import Dev, open_console, prepare
 from pushserver.app.leftovers import clear_socket_lock
-from pushserver.app.node import make_node
+from pushserver.app.node import make_node, settings_of
 from pushserver.app.secret import shared_secret
 from pushserver.app.watches import Watches
 from pushserver.app.workers.messages import Adopt, DrainAll, Prepare, Question, UndrainAll, Unwatch, Watch
@@ -108,7 +108,10 @@ class PushService(log.LoggedService):
         self._role = role
         name = name or config.server.node_name or f"{gethostname().partition('.')[0]}-{token_hex(3)}"
         self.clock = Clock(reactor, now)
-        self.node = make_node(self.clock, config, make_engine(reactor, config, name, self.clock), name)
+        self._inbox_rules = _inbox_rules(config)
+        self.node = make_node(
+            self.clock, config, make_engine(reactor, config, name, self.clock, self._inbox_rules), name
+        )
         self._ports: list[IListeningPort] = []
         self._starting: Deferred[None] | None = None
         self._ready = self._stopping = self._draining = False
@@ -334,7 +337,8 @@ class PushService(log.LoggedService):
         def adopt() -> None:
             self._config = config
             self.node.authenticator.adopt(keys, rules)
-            self.node.namespaces.adopt(namespaces)
+            self.node.adopt(namespaces, config.roles, settings_of(config, self.node.name))
+            self._inbox_rules.adopt(_inbox_rules(config))
             self._api_keys.adopt((key.key, key.scopes) for key in config.api.keys)
             self.admission.adopt(self._make_admission(config))
             self._context.adopt(config.server, config.auth, config.delivery, config.rate_limits)
@@ -400,14 +404,20 @@ async def _stopped(port: IListeningPort) -> None:
         await done
 
 
-def make_engine(reactor: EngineReactor, config: Config, name: str, clock: Clock) -> IEngine:
-    """Return the configured engine, not started. Raises `errors.ConfigError`."""
+def _inbox_rules(config: Config) -> InboxRules:
+    return InboxRules(config.inbox.max_messages, config.inbox.max_chat_messages, config.inbox.ttl)
+
+
+def make_engine(
+    reactor: EngineReactor, config: Config, name: str, clock: Clock, inbox: InboxRules | None = None
+) -> IEngine:
+    """Return the configured engine, not started. ``inbox`` is what a reload can change. Raises `errors.ConfigError`."""
     kind = config.engine.kind
     section = getattr(config, kind, None)
     options = EngineOptions(
         node_name=name,
         state_dir=Path(config.server.state_dir),
-        inbox=InboxRules(config.inbox.max_messages, config.inbox.max_chat_messages, config.inbox.ttl),
+        inbox=_inbox_rules(config) if inbox is None else inbox,
         task_ttl=config.tasks.ttl,
         position_check=config.engine.position_check,
         accepts=lambda type: may_send(type, server_side=True),

@@ -204,3 +204,63 @@ def test_new_connections_are_taken_until_the_delay_is_over(start_server: Callabl
         assert late.close_code() == 3001
     assert server.wait() == -signal.SIGTERM
     assert "Traceback" not in server.log
+
+
+def test_who_loses_a_right_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:
+    roles = {"editor": ["subscribe:private:*", "subscribe:other:*"]}
+    spaces = [{"name": "news"}, {"name": "private", "subscribe": "permission"}, {"name": "other", "presence": True}]
+    environment = {"PUSHSERVER_AUTH__SECRET": OLD, "PUSHSERVER_API__KEYS": json.dumps([KEY])}
+    text = "".join(f"[[namespaces]]\n{''.join(f'{k} = {toml(v)}' + chr(10) for k, v in one.items())}" for one in spaces)
+    server = start(
+        tmp_path, config=f"[roles]\neditor = {toml(roles['editor'])}\n{text}", secret=OLD, api_key=KEY, env=environment
+    )
+    try:
+        with RawSocket(server.port) as client, RawSocket(server.port) as other:
+            for each, claims in ((client, {"roles": ["editor"]}), (other, {})):
+                each.upgrade()
+                each.ask({"type": "auth", "id": 1, "data": {"token": server.token("42", **claims)}})
+            wanted = {"channels": ["news:1", "private:1", "other:1", "chat:tea"]}
+            assert client.ask({"type": "subscribe", "id": 2, "data": wanted})["data"]["rejected"] == {}
+            assert list(other.ask({"type": "subscribe", "id": 2, "data": wanted})["data"]["rejected"]) == ["private:1"]
+            left = text.replace('[[namespaces]]\nname = "other"\npresence = true\n', "")
+            (tmp_path / "pushserver.toml").write_text(f"[roles]\neditor = []\n{left}")
+            assert server.api("POST", "/api/reload").body["changed"] == ["roles", "namespaces"]
+            ended = {}
+            while len(ended) < 2:
+                message = client.message()
+                if message["type"] == "unsubscribed":
+                    ended[message["data"]["channel"]] = message["data"]["code"]
+            assert ended == {"private:1": "PERMISSION_DENIED", "other:1": "UNKNOWN_CHANNEL"}
+            server.api("POST", "/api/publish", {"channel": "news:1", "data": 1})
+            assert client.message()["data"] == 1
+            refused = client.ask({"type": "subscribe", "id": 3, "data": {"channels": ["private:1", "other:1"]}})
+            assert {name: one["code"] for name, one in refused["data"]["rejected"].items()} == ended
+        assert "Traceback" not in server.log
+    finally:
+        server.stop()
+
+
+def test_limits_of_rooms_and_inboxes_change_at_once(reloadable: Reloadable) -> None:
+    server = reloadable.server
+    reloadable.write(
+        server={"max_connections_per_user": 1, "max_channels_per_connection": 1},
+        inbox={"max_messages": 2},
+        rate_limits={"chat_messages_per_second": 1},
+    )
+    changed = reloadable.reload()
+    assert changed["restartNeeded"] == []
+    assert len(changed["changed"]) == 5, "of chat in an inbox there is never more than of all"
+    for number in range(4):
+        server.api("POST", "/api/notify", {"userId": "42", "data": number})
+    assert len(server.api("GET", "/api/inbox?userId=42").body["messages"]) == 2
+    with RawSocket(server.port) as client, RawSocket(server.port) as second:
+        for each in (client, second):
+            each.upgrade()
+            each.say({"type": "auth", "id": 1, "data": {"token": token(OLD)}})
+        assert client.message()["type"] == "auth_success"
+        assert second.close_code() == 3504
+        names = ["public:a", "public:b"]
+        answers = [client.ask({"type": "subscribe", "id": name, "data": {"channels": [name]}}) for name in names]
+        assert answers[1]["data"]["rejected"]["public:b"]["code"] == "LIMIT_EXCEEDED"
+        chats = [client.ask({"type": "chat_message", "id": n, "data": {"content": "x"}}) for n in ("c1", "c2")]
+        assert chats[1]["data"]["code"] == "RATE_LIMITED"
