@@ -62,11 +62,13 @@ class WebSocketDoor(AutobahnReader):
         (offer, address, user_agent), self._arrival = self._arrival, None
         factory = self._factory
         context = factory.context
-        outbox = self._outbox = Outbox(self.transport, factory.max_queue_size, factory.policy, self)
+        outbox = self._outbox = Outbox(
+            self.transport, factory.context.delivery.max_queue_size, factory.context.policy, self
+        )
         no_delay(self.transport)
         outbox.write(offer.response)
         self.begin(None if offer.deflation is None else Inflation(offer.deflation.client_window))
-        session = Session(factory.rates, factory.anonymous)
+        session = Session(context.rates, context.auth.anonymous)
         connection = self.connection = Connection(
             token_urlsafe(ID_BYTES),
             factory.dialect(offer.deflation),
@@ -105,7 +107,9 @@ class WebSocketDoor(AutobahnReader):
         while not self.is_gone:
             payloads: list[bytes] = []
             if self.is_up and self.between_frames:
-                payloads, at = rfc6455.take_text_frames(data, at, self._factory.max_message_size, AT_ONCE)
+                payloads, at = rfc6455.take_text_frames(
+                    data, at, self._factory.context.server.max_message_size, AT_ONCE
+                )
             if payloads:
                 if not corked and outbox is not None and (at < end or len(payloads) > 1):
                     corked = True
@@ -162,7 +166,7 @@ class WebSocketDoor(AutobahnReader):
 
     def on_frame(self) -> None:
         # Frames pay what messages pay: an empty ping costs as much to read as a message.
-        rate = self._factory.rates.messages
+        rate = self._factory.context.rates.messages
         connection = self.connection
         if rate.per_second <= 0 or connection is None or connection.closing is not None:
             return
@@ -277,14 +281,14 @@ class WebSocketDoorFactory(AutobahnFactory):
     def __init__(self, context: Context) -> None:
         super().__init__(context.reactor, SUBPROTOCOL, context.server.max_message_size)
         self.context = context
-        self.rates = context.rates
-        self.policy = context.policy
-        self.anonymous = context.auth.anonymous
-        self.max_message_size = context.server.max_message_size
-        self.max_queue_size = context.delivery.max_queue_size
         self._plain: Dialect = Plain()
         self._deflated: dict[int, Dialect] = {}
         self._door = self.kind(WebSocketDoor, _factory=self)
+
+    def adopt(self) -> None:
+        """The context has other sections: go by them, also for the messages of who is here."""
+        self.limit_messages(self._door, self.context.server.max_message_size)
+        self._deflated = {}
 
     def door(self, head: Head, address: str) -> WebSocketDoor:
         """Return the protocol for an admitted upgrade. Raises `errors.Invalid` for an offer that cannot be met."""
