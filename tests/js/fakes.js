@@ -149,38 +149,55 @@ export function rig(createClient, options = {}) {
 
 /**
  * A line as the connection gives it to its parts, with the other end in the test's hands: what was asked stands in
- * `asked`, what was told in `told`, what was handed over in `handed`.
+ * `asked`, what was told in `told`, what was handed over in `handed`. `handlers(push)` is the application.
  */
-export function fakeLine({ userId = '42', ...more } = {}) {
+export function fakeLine(more = {}) {
   const clock = new Clock();
   const line = {
     clock,
-    env: { random: () => 0.5, ...clock.environment },
+    now: () => clock.time,
+    random: () => 0.5,
+    later: (delay, act) => {
+      const timer = clock.environment.setTimeout(act, delay);
+      return () => clock.environment.clearTimeout(timer);
+    },
     link: null,
-    userId,
+    user: { id: '42', token: null, cursors: new Map(), kept: {} },
     asked: [],
     told: [],
     handed: [],
     watched: 0,
+    tasksForgotten: 0,
     ask(type, data, reply, failed) {
       if (line.link) line.asked.push({ type, data, reply, failed });
       else failed(null);
     },
     emit: (type, value) => line.told.push([type, value]),
-    dispatch(push, handlers = []) {
+    handlers: () => [undefined],
+    dispatch(push) {
       line.handed.push(push);
-      return [...handlers].map(({ handler }) => handler(push)).filter(Boolean);
+      return line.handlers(push);
     },
     applyTasks: (states) => states,
+    forgetTasks: () => (line.tasksForgotten += 1),
     watch: () => (line.watched += 1),
+    debug: () => {},
     ...more,
   };
   return line;
 }
 
 /** A link that is signed in, as far as the connection's parts look at it. */
-export function fakeLink() {
+export function fakeLink(line) {
   const sent = [];
-  const transport = { send: (text) => sent.push(JSON.parse(text)) };
-  return { kind: 'websocket', transport, sent, channels: new Set(), resuming: new Map(), failure: null };
+  return {
+    kind: 'websocket',
+    sent,
+    send: (message) => sent.push(JSON.parse(JSON.stringify(message))),
+    later: (delay, act) => void line.later(delay, act),
+    transport: {},
+    asked: new Map(),
+    strays: new Map(),
+    failure: null,
+  };
 }

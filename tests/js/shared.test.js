@@ -150,7 +150,8 @@ test('what is done by hand is the same in all tabs', async (context) => {
 test('a server that says no for good is heard in every tab', async (context) => {
   const { server, clients } = await tabs(context, 2);
   server.refuse = () => ({ code: 'INVALID_TOKEN' });
-  for (const client of clients) await assert.rejects(client.connect(), { code: 'CLOSED' });
+  for (const client of clients) await assert.rejects(client.connect(), { code: 'INVALID_TOKEN' });
+  assert.equal(clients[1].getState().lastError.code, 'INVALID_TOKEN');
   assert.match(clients[0].getState().error, /INVALID_TOKEN/);
 });
 

@@ -1,7 +1,7 @@
 // What the watchdog notices, on a clock and a page that the test moves.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { Watchdog } from '../../pushserver/web/static/pushclient/watchdog.js';
+import { createWatchdog } from '../../pushserver/web/static/pushclient/watchdog.js';
 import { Clock, fakePage } from './fakes.js';
 
 function stage() {
@@ -10,7 +10,7 @@ function stage() {
   const seen = [];
   const note = (name) => () => void seen.push(name);
   const on = Object.fromEntries(['tick', 'slept', 'setBack', 'woke', 'offline', 'hidden'].map((name) => [name, note(name)]));
-  const watchdog = new Watchdog({ ...clock.environment, ...page }, on);
+  const watchdog = createWatchdog({ ...clock.environment, ...page }, on);
   return { clock, watchdog, seen, ...page };
 }
 

@@ -1,22 +1,24 @@
-import { Backoff } from './backoff.js';
-import { CLOSE_CODE_OF, errorOf, hitsEverybody, mayReconnect, PushError } from './errors.js';
-import { Inbox } from './inbox.js';
+import { createBackoff } from './backoff.js';
+import { CLOSE_CODE_OF, errorOf, mayReconnect, PushError } from './errors.js';
+import { run } from './events.js';
+import { createInbox } from './inbox.js';
 import { openEventStream, streamUrl } from './links/eventstream.js';
 import { openWebSocket, webSocketUrl } from './links/websocket.js';
-import { Outbox } from './outbox.js';
+import { createOutbox } from './outbox.js';
 import { deferred, quiet } from './promises.js';
-import { Session } from './session.js';
+import { createSession } from './session.js';
+import { createStorage } from './storage.js';
 import { INITIAL } from './store.js';
-import { Subscriptions } from './subscriptions.js';
+import { createSubscriptions } from './subscriptions.js';
 import { NO_TASKS } from './tasks.js';
-import { Watchdog } from './watchdog.js';
+import { createWatchdog } from './watchdog.js';
 
-const REPLIES = new Set([
-  'auth_success', 'auth_failed', 'pong', 'subscription_success', 'unsubscription_success', 'published', 'message_sent',
-  'ack_success', 'history', 'presence', 'task', 'error',
-]);
+const REPLIES =
+  /^(auth_success|auth_failed|pong|(un)?subscription_success|published|message_sent|ack_success|history|presence|task|error)$/;
 const PROBE_AFTER_WAKE = 5000;
 const MAX_UPGRADE_AFTER = 600000;
+/** Attempts that the page's events bring forward lie so far apart. */
+const HURRY = 3000;
 
 /**
  * The connection: one link at a time, and what becomes of it.
@@ -27,403 +29,395 @@ const MAX_UPGRADE_AFTER = 600000;
  *                           |            v
  *                           +--------- waiting --terminal code, disconnect()--> closed
  *
- * Everything that belongs to one link (its channels, its probe, its sign-in) hangs on that link's object. An event of
- * a link that is no longer `#link` is dropped, so an old socket can never touch the state of the new one.
+ * What belongs to one link (its probe, its timers, what was asked on it) hangs on that link's object, what belongs to one
+ * user (inbox, cursors) on that user's, and both are dropped whole. An event of a link that is no longer `link` is
+ * dropped, so an old socket can never touch the state of the new one.
  *
  * Its parts (outbox, subscriptions, inbox, session) see of it and of each other no more than the line:
  *
- *   env                          what the platform gives: now, setTimeout, clearTimeout, random, ...
- *   link                         the link that is signed in, or null
- *   userId                       whose connection it is, or null
- *   ask(type, data, reply, failed)   a request of the client's own; `failed(null)` when the link is gone
- *   emit(type, value)            tells the application one of the client's events
- *   dispatch(push, handlers)     hands a push to the application; returns the promises of its handlers
- *   applyTasks(states)           takes what is newer of these task states; returns that
- *   watch()                      sees to it that time is looked after
+ *   now(), random(), later(ms, run)   the platform's; `later` returns what cancels it
+ *   link                              the link that is signed in, or null; `link.later` ends with the link
+ *   user                              whose connection it is or was: `{id, token, cursors, inbox, kept}`, or null
+ *   ask(type, data, reply, failed)    a request of the client's own; `failed(null)` when the link is gone
+ *   emit(type, value)                 tells the application one of the client's events
+ *   dispatch(push)                    hands a push to the application; returns the results of its handlers
+ *   applyTasks(states)                takes what is newer of these task states; returns that
+ *   forgetTasks()                     what is known of tasks holds no more
+ *   watch()                           sees to it that time is looked after
+ *   debug(event, details)             the log for those who look for a fault; never a token, never a message's body
  */
-export class Connection {
-  #options;
-  #env;
-  #store;
-  #events;
-  #url;
-  #wanted = false;
-  #link = null;
-  #userId = null;
-  #opening = null;
-  #retryTimer = null;
-  #failuresToOpen = 0;
-  #stoppedForToken = false;
+export function createConnection(options, env, store, events) {
+  let { url } = options;
+  let wanted = false;
+  let link = null;
+  let user = null;
+  let lastUserId = null;
+  let opening = null;
+  let cancelRetry = () => {};
+  let hurriedAt = -Infinity;
+  let failuresToOpen = 0;
+  let stoppedForToken = false;
 
-  #backoff;
-  #watchdog;
-  #outbox;
-  #subscriptions;
-  #inbox;
-  #session;
+  const storage = createStorage(env, url);
+  /** Whether an event stream came through lately where no WebSocket did. */
+  let blocked = storage.read('blocked');
 
-  constructor(options, env, store, events) {
-    this.#options = options;
-    this.#env = env;
-    this.#store = store;
-    this.#events = events;
-    this.#url = options.url;
-    const line = this.#line();
-    this.#backoff = new Backoff(options, env);
-    this.#outbox = new Outbox(line, options);
-    this.#inbox = new Inbox(line, options);
-    this.#subscriptions = new Subscriptions(line, this.#inbox);
-    this.#session = new Session(line, options, (link, data) => this.#renewed(link, data));
-    this.#watchdog = new Watchdog(env, {
-      tick: () => this.#tick(),
-      setBack: () => this.#setBack(),
-      // In a hidden tab timers are late by rule: its link is asked, but a wait for the next attempt is not cut short.
-      slept: () => (this.#link || env.document?.visibilityState !== 'hidden') && this.#woke(),
-      woke: () => this.#woke(),
-      offline: () => this.#link && this.#woke(),
-      hidden: () => this.#inbox.flush(),
-    });
-  }
-
-  get outbox() {
-    return this.#outbox;
-  }
-
-  get subscriptions() {
-    return this.#subscriptions;
-  }
-
-  get inbox() {
-    return this.#inbox;
-  }
-
-  #line() {
-    const ready = () => (this.#link?.ready ? this.#link : null);
-    const userId = () => this.#userId;
-    return {
-      env: this.#env,
-      get link() {
-        return ready();
-      },
-      get userId() {
-        return userId();
-      },
-      ask: (...values) => this.#outbox.ask(...values),
-      emit: (type, value) => this.#events.emit(type, value),
-      dispatch: (push, handlers) => this.#events.dispatch(push, handlers),
-      applyTasks: (states) => this.#store.applyTasks(states),
-      watch: () => this.#watchdog.isArmed || this.#arm(),
-    };
-  }
-
-  // --- the calls -----------------------------------------------------------------------------------------------------
-
-  connect(url) {
-    if (url !== undefined && url !== this.#url) {
-      this.#url = url;
-      if (this.#wanted) this.#abandon('another url');
-    }
-    if (!this.#wanted) {
-      this.#wanted = true;
-      this.#stoppedForToken = false;
-      this.#opening = deferred();
-      this.#backoff.reset();
-      this.#watchdog.listen();
-      this.#arm();
-      this.#store.set({ reconnectAttempts: 0, error: null });
-    }
-    this.#opening ??= deferred();
-    const { promise } = this.#opening;
-    if (this.#link === null) this.#attempt();
-    else if (this.#link.ready) this.#opened();
-    return promise;
-  }
-
-  disconnect() {
-    if (!this.#wanted) return;
-    this.#inbox.flush();
-    this.#stop(new PushError('CLOSED', 'disconnected by the application'), 1000);
-  }
-
-  reconnect() {
-    if (!this.#wanted) return this.connect();
-    this.#abandon('reconnect');
-    this.#store.set({ reconnectAttempts: 0 });
-    return this.connect();
-  }
-
-  reset() {
-    this.disconnect();
-    this.#subscriptions.clear();
-    this.#forgetUser();
-    this.#userId = null;
-    const { reconnectInterval, maxReconnectAttempts } = this.#options;
-    this.#store.set({ ...INITIAL, reconnectInterval, maxReconnectAttempts });
-  }
-
-  setToken(token) {
-    this.#session.token = token;
-    if (this.#link?.ready) this.#session.refresh();
-    else if (this.#link) quiet(this.reconnect());
-    else if (this.#stoppedForToken) quiet(this.connect());
-  }
+  const later = (delay, act) => {
+    const timer = env.setTimeout(act, Math.max(0, delay));
+    return () => env.clearTimeout(timer);
+  };
+  const log = options.debug === true ? (...values) => console.debug('pushclient', ...values) : options.debug;
+  const line = {
+    now: env.now,
+    random: env.random,
+    later,
+    get link() {
+      return link?.ready ? link : null;
+    },
+    get user() {
+      return user;
+    },
+    ask: (...values) => outbox.ask(...values),
+    emit: events.emit,
+    dispatch: (push) => events.dispatch(push, subscriptions.handlers(push.channel)),
+    applyTasks: (states) => store.applyTasks(states),
+    forgetTasks: () => store.set(NO_TASKS),
+    watch: () => watchdog.isArmed || arm(),
+    debug: (event, details) => log && run(log, event, details),
+  };
+  const backoff = createBackoff(options, env);
+  const outbox = createOutbox(line, options);
+  const subscriptions = createSubscriptions(line);
+  const session = createSession(line, options, {
+    renewed(data) {
+      store.set({ permissions: Object.freeze([...(data.permissions ?? [])]) });
+      subscriptions.askRefusedAgain(link);
+    },
+    stranger() {
+      abandon('another user');
+      forgetUser();
+      quiet(connection.connect());
+    },
+    signedOut: (error) => refused(link, error),
+  });
+  const watchdog = createWatchdog(env, {
+    tick() {
+      outbox.expire();
+      if (link) watch(link);
+      session.tick();
+      keepPositions();
+      if (wanted || !outbox.isEmpty) arm();
+    },
+    setBack() {
+      const now = env.now();
+      backoff.setBack();
+      outbox.setBack();
+      if (!link) return;
+      Object.assign(link, { receivedAt: now, startedAt: now, probe: null });
+      // The server's clock stands elsewhere than was thought: a pong tells.
+      if (link.ready) probe(link, link.heartbeat.timeout);
+    },
+    // In a hidden tab timers are late by rule: its link is asked, but a wait for the next attempt is not cut short.
+    slept: () => (link || env.document?.visibilityState !== 'hidden') && woke(),
+    woke: () => woke(),
+    offline: () => link && woke(),
+    hidden() {
+      user?.inbox.flush();
+      keepPositions();
+    },
+  });
+  const arm = () => watchdog.arm(link?.heartbeat);
 
   // --- links ---------------------------------------------------------------------------------------------------------
 
-  #attempt(kind) {
-    const env = this.#env;
-    this.#stopWaiting();
-    const { transports, sseAfter } = this.#options;
-    const sse = transports.includes('sse') && typeof env.fetch === 'function';
-    const chosen = kind ?? (transports.includes('websocket') && env.WebSocket ? 'websocket' : 'sse');
-    const link = {
+  const attempt = (kind) => {
+    cancelRetry();
+    const { transports, sseAfter, sseUrl, recover } = options;
+    const websocket = transports.includes('websocket') && env.WebSocket;
+    // React Native's `fetch` has no streams.
+    const sse = transports.includes('sse') && env.fetch && globalThis.TextDecoderStream;
+    const chosen = kind ?? (websocket && !(blocked && sse) ? 'websocket' : 'sse');
+    const timers = new Set();
+    const made = {
       kind: chosen,
       transport: null,
       // Where WebSocket seems to be blocked, each attempt tries it first and the event stream right after: a server
       // that was merely down is then found by WebSocket again.
-      fallback: chosen === 'websocket' && sse && this.#failuresToOpen >= sseAfter - 1,
+      fallback: chosen === 'websocket' && sse && failuresToOpen >= sseAfter - 1,
       startedAt: env.now(),
-      opened: false,
+      receivedAt: env.now(),
+      heard: false,
       ready: false,
-      token: quiet(this.#session.take()),
+      forgiven: false,
+      token: quiet(session.take()),
       failure: null,
       reconnectAfter: undefined,
-      channels: new Set(),
-      resuming: new Map(),
+      asked: new Map(),
+      strays: new Map(),
       heartbeat: { interval: 25000, timeout: 10000 },
-      receivedAt: env.now(),
       probe: null,
+      send(message) {
+        line.debug('send', { type: message.type, id: message.id });
+        made.transport.send(JSON.stringify(message));
+      },
+      later(delay, act) {
+        const timer = env.setTimeout(() => (timers.delete(timer), act()), delay);
+        timers.add(timer);
+      },
+      end: () => timers.forEach((timer) => env.clearTimeout(timer)),
     };
-    this.#link = link;
-    this.#store.set({ connectionState: 'connecting', transport: chosen });
-    const ifCurrent = (run) => (...values) => {
-      if (link === this.#link) run(...values);
-    };
-    const events = {
-      opened: ifCurrent(() => this.#signIn(link)),
-      message: ifCurrent((text) => this.#receive(link, text)),
-      alive: ifCurrent(() => this.#alive(link)),
-      closed: ifCurrent((code, reason) => this.#lost(link, code, reason)),
+    link = made;
+    line.debug('attempt', { transport: chosen });
+    store.set({ connectionState: 'connecting', transport: chosen, nextAttemptAt: null });
+    const ifCurrent = (act) => (...values) => made === link && act(made, ...values);
+    const heard = {
+      opened: ifCurrent(signIn),
+      message: ifCurrent(receive),
+      alive: ifCurrent(alive),
+      closed: ifCurrent((_, code, reason, failure) => {
+        made.failure ??= failure;
+        lost(made, code, reason);
+      }),
     };
     try {
-      link.transport = chosen === 'websocket'
-        ? openWebSocket(env, webSocketUrl(this.#url), events)
-        : openEventStream(
-          env, streamUrl(this.#options.sseUrl, this.#url), this.#subscriptions.channelsToOpen(link), link.token, events,
-        );
+      if (chosen === 'websocket') made.transport = openWebSocket(env, webSocketUrl(url), heard);
+      else {
+        const channels = recover ? [] : subscriptions.channelsToOpen(made);
+        made.transport = openEventStream(env, streamUrl(sseUrl, url), channels, made.token, heard);
+      }
     } catch (error) {
       // A url that cannot be opened (its syntax, mixed content) will not be better the next time.
-      this.#link = null;
-      this.#stop(new PushError('CLOSED', error.message));
+      link = null;
+      stop(new PushError('CLOSED', error.message));
       return;
     }
-    this.#store.set({ socket: link.transport.socket });
-  }
+    store.set({ socket: made.transport.socket });
+  };
 
   /** Gives up the current link without a word from it. */
-  #abandon(reason) {
-    const link = this.#link;
-    if (link) {
-      this.#lost(link, 1000, reason, { retry: false });
-      link.transport?.close(4001, reason);
+  const abandon = (reason) => {
+    const given = link;
+    if (given) {
+      lost(given, 1000, reason, false);
+      given.transport?.close(4001, reason);
     }
-    this.#stopWaiting();
-  }
+    cancelRetry();
+  };
 
-  #stopWaiting() {
-    this.#env.clearTimeout(this.#retryTimer);
-    this.#retryTimer = null;
-  }
-
-  async #signIn(link) {
-    link.opened = true;
-    link.receivedAt = this.#env.now();
-    if (link.kind === 'sse') return;
-    this.#failuresToOpen = 0;
-    this.#store.set({ connectionState: 'authenticating' });
+  const signIn = async (given) => {
+    given.receivedAt = env.now();
+    if (given.kind === 'sse') return;
+    store.set({ connectionState: 'authenticating' });
     let token;
     try {
-      token = await link.token;
+      token = await given.token;
     } catch (error) {
-      if (link === this.#link) this.#refused(link, error);
+      refused(given, error);
       return;
     }
-    if (link !== this.#link) return;
+    if (given !== link) return;
     if (token === null) {
-      this.#welcome(link, {});
+      welcome(given, {});
+      // Nothing has come yet: a proxy that lets only the handshake through is found out.
+      if (given === link) probe(given, options.connectTimeout);
       return;
     }
-    const positions = this.#subscriptions.signInPositions;
-    const data = { token, ...(Object.keys(positions).length > 0 && { positions }) };
-    link.transport.send(JSON.stringify({ type: 'auth', id: 'auth', data }));
-  }
+    const positions = subscriptions.signInPositions;
+    given.send({ type: 'auth', id: 'auth', data: { token, ...(Object.keys(positions).length > 0 && { positions }) } });
+  };
 
   /** The link cannot be used: close it from this side and treat it as lost. */
-  #refused(link, error) {
-    link.failure = error;
-    this.#lost(link, CLOSE_CODE_OF[error.code] ?? 1006, error.message);
-    link.transport?.close(4001, 'gave up');
-  }
+  const refused = (given, error) => {
+    if (given !== link) return;
+    given.failure = error;
+    lost(given, CLOSE_CODE_OF[error.code] ?? 1006, error.message);
+    given.transport?.close(4001, 'gave up');
+  };
 
-  #welcome(link, data) {
-    link.ready = true;
-    if (data.heartbeat) link.heartbeat = data.heartbeat;
-    this.#arm();
-    this.#backoff.reset();
-    const userId = data.userId ?? null;
-    if (this.#userId !== null && this.#userId !== userId) this.#forgetUser();
-    this.#userId = userId;
-    this.#subscriptions.open(data.channels ?? [], data.inbox);
-    this.#store.applyTasks(data.tasks ?? []);
-    this.#store.set({
+  const welcome = (given, data) => {
+    given.ready = true;
+    if (data.heartbeat) given.heartbeat = data.heartbeat;
+    arm();
+    backoff.reset();
+    if (given.kind === 'sse' && failuresToOpen > 0) storage.write('blocked', (blocked = true));
+    const { userId: id = null, connectionId = null, node = null, inbox = null } = data;
+    if (user && user.id !== null && user.id !== id) {
+      forgetUser();
+      data = { ...data, results: {} };
+    }
+    if (user?.id !== id) {
+      const kept = (options.recover && storage.read(`positions ${id}`)) || {};
+      user = { id, token: null, cursors: new Map(), inbox: createInbox(line, options), kept };
+    }
+    given.token.then((token) => given === link && (user.token = token));
+    subscriptions.open(data.channels ?? [], inbox);
+    store.applyTasks(data.tasks ?? []);
+    store.set({
       isConnected: true,
       connectionState: 'connected',
-      connectionId: data.connectionId ?? null,
-      userId,
+      connectionId,
+      userId: id,
       permissions: Object.freeze([...(data.permissions ?? [])]),
       reconnectAttempts: 0,
       error: null,
+      lastError: null,
     });
-    if (link !== this.#link) return;
-    this.#session.schedule(data.expiresAt);
-    this.#opened();
-    const { connectionId = null, node = null, inbox = null } = data;
-    this.#events.emit('connect', { connectionId, userId, transport: link.kind, node, inbox });
-    if (link !== this.#link) return;
-    this.#subscriptions.begin(link, data);
-    this.#inbox.flush();
-    this.#outbox.pump();
-    if (link.kind === 'sse') this.#tryUpgrade(link, this.#options.lossWindow);
-  }
+    if (given !== link) return;
+    session.schedule(data.expiresAt);
+    opening?.resolve();
+    opening = null;
+    const from = lastUserId;
+    lastUserId = id;
+    if (from !== null && from !== id) events.emit('user_changed', { from, to: id });
+    events.emit('connect', { connectionId, userId: id, transport: given.kind, node, inbox });
+    if (given !== link) return;
+    subscriptions.begin(given, data);
+    user.inbox.flush();
+    outbox.pump();
+    if (given.kind === 'sse') tryUpgrade(given, options.lossWindow);
+  };
 
-  /** A refresh went well. */
-  #renewed(link, data) {
-    this.#store.set({ permissions: Object.freeze([...(data.permissions ?? [])]) });
-    this.#subscriptions.askRefusedAgain(link);
-  }
+  /** Nobody gets what came for another: not the inbox, not the tasks, not the answers. */
+  const forgetUser = () => {
+    user?.inbox.end();
+    user = null;
+    subscriptions.forget();
+    outbox.fail(new PushError('CLOSED', 'the user changed'));
+    store.set({ ...NO_TASKS, userId: null, permissions: INITIAL.permissions });
+  };
 
-  #forgetUser() {
-    this.#subscriptions.forget();
-    this.#store.set(NO_TASKS);
-  }
-
-  /** Over an event stream: asks now and then whether a WebSocket opens meanwhile, and if so moves to it. */
-  #tryUpgrade(link, after) {
-    const { WebSocket, setTimeout, random } = this.#env;
-    if (!WebSocket || !this.#options.transports.includes('websocket')) return;
-    const probe = () => {
-      if (link !== this.#link) return;
-      const found = (opened) => {
+  /** Over an event stream: asks now and then whether a WebSocket works meanwhile, and if so moves to it. */
+  const tryUpgrade = (given, after) => {
+    if (!env.WebSocket || !options.transports.includes('websocket')) return;
+    given.later(after * (1 + env.random()), () => {
+      const found = (works) => {
         socket.close(1000, '');
-        if (link !== this.#link) return;
-        if (opened) quiet(this.reconnect());
-        else this.#tryUpgrade(link, Math.min(after * 2, MAX_UPGRADE_AFTER));
+        cancel();
+        if (given !== link) return;
+        if (!works) return tryUpgrade(given, Math.min(after * 2, MAX_UPGRADE_AFTER));
+        blocked = false;
+        quiet(connection.reconnect());
       };
-      const events = { opened: () => found(true), closed: () => found(false), message: () => {} };
-      const socket = openWebSocket(this.#env, webSocketUrl(this.#url), events);
-    };
-    setTimeout(probe, after * (1 + random()));
-  }
+      const socket = openWebSocket(env, webSocketUrl(url), {
+        // Any answer will do, also that one has to sign in first.
+        opened: () => socket.send('{"type":"ping","data":{}}'),
+        message: () => found(true),
+        closed: () => found(false),
+      });
+      const cancel = later(options.connectTimeout, () => found(false));
+    });
+  };
 
-  #opened() {
-    this.#opening?.resolve();
-    this.#opening = null;
-  }
-
-  #lost(link, code, reason, { retry = true } = {}) {
-    if (link !== this.#link) return;
-    this.#link = null;
-    const was = link.ready;
-    this.#outbox.requeue();
-    this.#session.close();
-    const effective = link.failure && code < 3000 ? (CLOSE_CODE_OF[link.failure.code] ?? code) : code;
-    const message = link.failure?.message || reason || `connection lost (${effective})`;
-    const hopeless = effective === 3005 && !link.ready && link.failure && !this.#session.isRenewable;
-    const again = retry && mayReconnect(effective) && !hopeless;
-    if (effective === 3005) this.#session.expired();
-    if (!link.opened && link.kind === 'websocket') this.#failuresToOpen += 1;
-    this.#store.set({
+  const lost = (given, code, reason, retry = true) => {
+    if (given !== link) return;
+    link = null;
+    given.end();
+    outbox.requeue();
+    subscriptions.lost();
+    keepPositions();
+    const { ready, failure, heard, kind } = given;
+    const effective = failure && code < 3000 ? (CLOSE_CODE_OF[failure.code] ?? code) : code;
+    const message = failure?.message || reason || `connection lost (${effective})`;
+    const error = new PushError(failure?.code ?? 'CLOSED', message, { closeCode: effective });
+    line.debug('lost', { code: effective, reason: message });
+    const hopeless = effective === 3005 && !ready && failure && !session.isRenewable;
+    let again = mayReconnect(effective) && !hopeless;
+    if (effective === 3005) session.refuse('expired');
+    // A token from an earlier sign-in may have a better successor.
+    if (effective === 3500 && failure?.code !== 'UNAUTHORIZED' && session.refuse()) again = true;
+    if (!heard) {
+      if (kind === 'websocket') failuresToOpen += 1;
+      else blocked = false;
+    }
+    store.set({
       isConnected: false,
       socket: null,
       connectionId: null,
       connectionState: retry ? 'waiting' : 'connecting',
-      ...(retry && { error: message }),
+      ...(retry && { error: message, lastError: error }),
     });
-    if (was) this.#events.emit('disconnect', { code: effective, reason: message, willReconnect: again || !retry });
-    if (this.#link !== null || !this.#wanted || !retry) return;
+    if (ready) events.emit('disconnect', { code: effective, reason: message, willReconnect: again || !retry });
+    if (failure?.code === 'TOKEN') events.emit('error', failure);
+    if (link !== null || !wanted || !retry) return;
     if (!again) {
-      const error = new PushError(link.failure?.code ?? 'CLOSED', message, { closeCode: effective });
-      this.#stoppedForToken = hopeless || effective === 3500;
-      this.#stop(error);
-    } else if (link.fallback && !link.opened) {
-      this.#attempt('sse');
+      stoppedForToken = hopeless || effective === 3500;
+      stop(error);
+    } else if (given.fallback && !heard) {
+      attempt('sse');
     } else {
-      this.#waitToRetry(link, effective);
+      if (ready) backoff.reset(true, effective !== 3005);
+      if (effective === 3004 || effective === 3013) backoff.widen();
+      const { reconnectAttempts } = store.getState();
+      if (reconnectAttempts < options.maxReconnectAttempts) wait(backoff.next(given.reconnectAfter), 1);
+      else stop(new PushError('CLOSED', `gave up after ${reconnectAttempts} attempts: ${message}`));
     }
-  }
+  };
 
-  #waitToRetry(link, code) {
-    const { now, setTimeout } = this.#env;
-    const { reconnectAttempts, error } = this.#store.getState();
-    if (reconnectAttempts >= this.#options.maxReconnectAttempts) {
-      this.#stop(new PushError('CLOSED', `gave up after ${reconnectAttempts} attempts: ${error}`));
-      return;
-    }
-    if (link.ready) this.#backoff.reset(hitsEverybody(code));
-    if (code === 3004 || code === 3013) this.#backoff.widen();
-    const at = this.#backoff.next(link.reconnectAfter);
-    this.#retryTimer = setTimeout(() => this.#retry(), Math.max(0, at - now()));
-  }
+  /** Waits for the moment of the next attempt, which counts as so many. */
+  const wait = (at, counts) => {
+    cancelRetry();
+    store.set({ nextAttemptAt: at });
+    cancelRetry = later(at - env.now(), () => {
+      if (!counts) hurriedAt = env.now();
+      store.set({ reconnectAttempts: store.getState().reconnectAttempts + counts });
+      attempt();
+    });
+  };
 
-  #retry() {
-    if (!this.#wanted || this.#link) return;
-    this.#store.set({ reconnectAttempts: this.#store.getState().reconnectAttempts + 1 });
-    this.#attempt();
-  }
-
-  /** A sign that the way is free again, for this client alone: no reason to wait. */
-  #hurry() {
-    if (this.#retryTimer === null) return;
-    this.#stopWaiting();
-    this.#retry();
-  }
+  /** A sign that the way is free again, for this client alone: no reason to wait, and it counts as no attempt. */
+  const hurry = () => {
+    const { nextAttemptAt } = store.getState();
+    const now = env.now();
+    const at = Math.max(now, hurriedAt + HURRY);
+    if (nextAttemptAt === null || nextAttemptAt <= at) return;
+    if (at > now) return void wait(at, 0);
+    hurriedAt = now;
+    attempt();
+  };
 
   /** Ends it all, by the application's wish (code 1000) or because there is no way on. */
-  #stop(error, closeCode) {
-    const link = this.#link;
-    this.#wanted = false;
-    this.#link = null;
-    this.#stopWaiting();
-    this.#watchdog.stop();
-    this.#inbox.close();
-    this.#session.close();
-    link?.transport?.close(closeCode ?? 4001, '');
-    this.#outbox.fail(error);
-    this.#store.set({
+  const stop = (error, closeCode) => {
+    const given = link;
+    wanted = false;
+    link = null;
+    cancelRetry();
+    watchdog.stop();
+    user?.inbox.rest();
+    given?.end();
+    given?.transport?.close(closeCode ?? 4001, '');
+    outbox.fail(error);
+    subscriptions.lost();
+    store.set({
       isConnected: false,
       socket: null,
       connectionId: null,
       transport: null,
       connectionState: 'closed',
+      nextAttemptAt: null,
       error: closeCode === 1000 ? null : error.message,
+      lastError: closeCode === 1000 ? null : error,
     });
-    this.#opening?.reject(error);
-    this.#opening = null;
-    if (link?.ready) {
-      this.#events.emit('disconnect', { code: closeCode ?? 1000, reason: error.message, willReconnect: false });
-    }
-    if (closeCode !== 1000) this.#events.emit('error', error);
-  }
+    opening?.reject(error);
+    opening = null;
+    line.debug('closed', { code: error.code, reason: error.message });
+    const { message: reason } = error;
+    if (given?.ready) events.emit('disconnect', { code: closeCode ?? 1000, reason, willReconnect: false });
+    if (closeCode !== 1000) events.emit('error', error);
+  };
+
+  const keepPositions = () => {
+    if (options.recover && user?.id) storage.write(`positions ${user.id}`, subscriptions.positions);
+  };
 
   // --- what comes in -------------------------------------------------------------------------------------------------
 
-  #alive(link) {
-    link.receivedAt = this.#env.now();
-    link.probe = null;
-  }
+  const alive = (given) => {
+    given.receivedAt = env.now();
+    given.probe = null;
+  };
 
-  #receive(link, text) {
-    this.#alive(link);
+  const receive = (given, text) => {
+    alive(given);
     let message;
     try {
       message = JSON.parse(text);
@@ -431,78 +425,144 @@ export class Connection {
       return;
     }
     if (typeof message?.type !== 'string') return;
-    const { type, id } = message;
+    if (!given.heard && given.kind === 'websocket') {
+      failuresToOpen = 0;
+      blocked = false;
+      storage.remove('blocked');
+    }
+    given.heard = true;
+    const { type, id, channel, offset } = message;
     const data = message.data ?? {};
-    if (!link.ready) {
-      if (type === 'auth_success') return void this.#welcome(link, data);
-      if (type === 'subscription_success' && link.kind === 'sse') {
-        link.transport.address(data.connectionId);
-        const sent = [...link.channels];
-        this.#welcome(link, { ...data, results: undefined });
-        if (link === this.#link) this.#subscriptions.subscribed(link, sent, new Map(), data);
+    line.debug('receive', { type, id, channel, offset });
+    if (!given.ready) {
+      if (type === 'auth_success') return welcome(given, data);
+      if (type === 'subscription_success' && given.kind === 'sse') {
+        given.transport.address(data.connectionId);
+        const { results, rejected } = data;
+        welcome(given, { ...data, results: {} });
+        if (given === link) subscriptions.opened(given, { results, rejected });
         return;
       }
-      if (type === 'error' && id === 'auth') return void this.#refused(link, errorOf(data));
+      if (type === 'error' && id === 'auth') return refused(given, errorOf(data));
     }
     if (type === 'auth_failed') {
-      link.failure = errorOf(data);
-      this.#outbox.settle(message);
+      given.failure = errorOf(data);
+      outbox.settle(message);
       return;
     }
-    if (type === 'pong' && typeof data.timestamp === 'number') this.#session.heard(data.timestamp);
-    if (type === 'going_away' && data.reconnectAfter >= 0) link.reconnectAfter = data.reconnectAfter;
-    if (this.#outbox.settle(message)) return;
-    if (type === 'error' && id === undefined) this.#events.emit('error', errorOf(data));
-    else if (!REPLIES.has(type)) this.#subscriptions.receive(link, message);
-  }
+    if (type === 'pong' && typeof data.timestamp === 'number') session.heard(data.timestamp);
+    if (type === 'going_away' && data.reconnectAfter >= 0) given.reconnectAfter = data.reconnectAfter;
+    if (outbox.settle(message)) return;
+    if (type === 'error' && id === undefined) events.emit('error', errorOf(data));
+    else if (given.ready && !REPLIES.test(type)) subscriptions.receive(given, message);
+  };
 
   // --- time ----------------------------------------------------------------------------------------------------------
 
-  #arm() {
-    this.#watchdog.arm(this.#link?.heartbeat);
-  }
-
-  #tick() {
-    const link = this.#link;
-    this.#outbox.expire();
-    if (link && link === this.#link) this.#watch(link);
-    this.#session.tick();
-    if (this.#wanted || !this.#outbox.isEmpty) this.#arm();
-  }
-
-  #setBack() {
-    const now = this.#env.now();
-    this.#backoff.setBack();
-    this.#outbox.setBack();
-    if (this.#link) Object.assign(this.#link, { receivedAt: now, startedAt: now, probe: null });
-  }
-
-  #watch(link) {
-    const now = this.#env.now();
-    if (!link.ready) {
-      const error = new PushError('TIMEOUT', 'no answer from the server');
-      if (now - link.startedAt >= this.#options.connectTimeout) this.#refused(link, error);
-      return;
+  const watch = (given) => {
+    const now = env.now();
+    const { ready, startedAt, receivedAt, heartbeat: { interval, timeout } } = given;
+    const { sentAt, within } = given.probe ?? {};
+    if (!ready) {
+      if (now - startedAt >= options.connectTimeout) refused(given, new PushError('TIMEOUT', 'no answer from the server'));
+    } else if (now - sentAt >= within) {
+      refused(given, new PushError('TIMEOUT', 'the server is silent'));
+    } else if (!given.probe && now - receivedAt >= interval) {
+      probe(given, timeout);
     }
-    const { interval, timeout } = link.heartbeat;
-    if (link.probe && now - link.probe.sentAt >= link.probe.timeout) {
-      this.#refused(link, new PushError('TIMEOUT', 'the server is silent'));
-    } else if (!link.probe && now - link.receivedAt >= interval) {
-      this.#probe(link, timeout);
-    }
-  }
+  };
 
-  #probe(link, timeout) {
+  const probe = (given, within) => {
     // Anything that arrives from now on proves the link.
-    link.probe = { sentAt: this.#env.now(), timeout };
-    link.transport.send('{"type":"ping","data":{}}');
-  }
+    given.probe = { sentAt: env.now(), within };
+    given.send({ type: 'ping', data: {} });
+  };
 
   /** The machine slept, the tab was frozen, or the network changed: the link may be dead without a trace. */
-  #woke() {
-    const link = this.#link;
-    if (link?.ready) this.#probe(link, Math.min(link.heartbeat.timeout, PROBE_AFTER_WAKE));
-    else if (link) link.startedAt = this.#env.now();
-    else this.#hurry();
-  }
+  const woke = () => {
+    if (link?.ready) {
+      probe(link, Math.min(link.heartbeat.timeout, PROBE_AFTER_WAKE));
+    } else if (!link) {
+      hurry();
+    } else if (!link.forgiven) {
+      // Once: where every timer is late, as in a hidden tab, an attempt that hangs would never end.
+      link.forgiven = true;
+      link.startedAt = env.now();
+    }
+  };
+
+  const connection = {
+    outbox,
+    subscriptions,
+
+    get inbox() {
+      return user?.inbox;
+    },
+
+    connect(other = url) {
+      if (other !== url) {
+        url = other;
+        if (wanted) abandon('another url');
+      }
+      if (!wanted) {
+        wanted = true;
+        stoppedForToken = false;
+        opening = deferred();
+        backoff.reset();
+        watchdog.listen();
+        arm();
+        store.set({ reconnectAttempts: 0, error: null, lastError: null });
+      }
+      opening ??= deferred();
+      const { promise } = opening;
+      if (link === null) {
+        attempt();
+      } else if (link.ready) {
+        opening.resolve();
+        opening = null;
+      }
+      return promise;
+    },
+
+    disconnect() {
+      const error = new PushError('CLOSED', 'disconnected by the application');
+      if (wanted) {
+        user?.inbox.flush();
+        keepPositions();
+        stop(error, 1000);
+      } else {
+        outbox.fail(error);
+        watchdog.stop();
+      }
+    },
+
+    reconnect() {
+      if (wanted) abandon('reconnect');
+      store.set({ reconnectAttempts: 0 });
+      return connection.connect();
+    },
+
+    reset() {
+      connection.disconnect();
+      storage.remove(`positions ${user?.id}`);
+      subscriptions.clear();
+      forgetUser();
+      lastUserId = null;
+      const { reconnectInterval, maxReconnectAttempts } = options;
+      store.set({ ...INITIAL, reconnectInterval, maxReconnectAttempts });
+    },
+
+    setToken(token) {
+      const stranger = session.isStranger(token);
+      session.replace(token);
+      if (link?.ready) {
+        session.renew();
+      } else {
+        if (stranger) forgetUser();
+        if (link) quiet(connection.reconnect());
+        else if (stoppedForToken) quiet(connection.connect());
+      }
+    },
+  };
+  return connection;
 }

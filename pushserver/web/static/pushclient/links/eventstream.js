@@ -3,24 +3,23 @@ import { webSocketUrl } from './websocket.js';
 
 /** The event stream's address: given, or `sse` beside the WebSocket's. */
 export function streamUrl(sseUrl, url) {
-  const target = new URL(sseUrl ?? webSocketUrl(url), globalThis.location?.href);
-  target.protocol = target.protocol.replace('ws', 'http');
+  const target = new URL(webSocketUrl(sseUrl ?? url).replace(/^ws/, 'http'));
   if (!sseUrl) target.pathname = target.pathname.replace(/[^/]*$/, 'sse');
   return target;
 }
 
 /** A link over server-sent events: the stream one way, one POST for each message the other way, in order. */
-export function openEventStream({ fetch }, url, channels, token, events) {
+export function openEventStream({ fetch, setTimeout, clearTimeout }, url, channels, token, events) {
   const aborted = new AbortController();
   let open = true;
   let bearer = null;
   let postUrl = null;
   let tail = Promise.resolve();
-  const closed = (code, reason) => {
+  const closed = (code, reason, failure) => {
     if (!open) return;
     open = false;
     aborted.abort();
-    events.closed(code, reason);
+    events.closed(code, reason, failure);
   };
   const headers = (more) => ({ ...more, ...(bearer !== null && { Authorization: `Bearer ${bearer}` }) });
   const fault = async (response) => {
@@ -29,7 +28,11 @@ export function openEventStream({ fetch }, url, channels, token, events) {
   };
 
   const read = async () => {
-    bearer = await token;
+    try {
+      bearer = await token;
+    } catch (error) {
+      return void closed(CLOSE_CODE_OF[error.code] ?? 1006, error.message, error);
+    }
     const target = new URL(url);
     if (channels.length > 0) target.searchParams.set('channels', channels.join(','));
     const response = await fetch(target.href, {
@@ -70,7 +73,7 @@ export function openEventStream({ fetch }, url, channels, token, events) {
     }
     closed(1006, 'the stream ended');
   };
-  read().catch((error) => closed(CLOSE_CODE_OF[error.code] ?? 1006, error.message));
+  read().catch((error) => closed(1006, error.message));
 
   const post = async (text) => {
     if (aborted.signal.aborted) return;
@@ -101,10 +104,13 @@ export function openEventStream({ fetch }, url, channels, token, events) {
     },
     close(code) {
       open = false;
-      const abort = () => aborted.abort();
-      // What was sent just before the application's disconnect (an ack, say) still goes out.
-      if (code !== 1000) abort();
-      else Promise.race([tail, new Promise((resolve) => setTimeout(resolve, 2000))]).then(abort);
+      // What was sent just before the application's disconnect (an ack, say) still goes out, if it goes soon.
+      const timer = setTimeout(() => aborted.abort(), 2000);
+      const last = code === 1000 ? tail : Promise.resolve();
+      last.then(() => {
+        clearTimeout(timer);
+        aborted.abort();
+      });
     },
   };
 }
