@@ -84,9 +84,10 @@ def sources() -> list[Path]:
 
 def test_the_modules_need_nothing_but_each_other() -> None:
     for path in sources():
-        named = re.findall(r"^(?:import|export)\b[^;]*?from '([^']+)';", path.read_text(), re.MULTILINE)
-        assert not re.search(r"\bimport\(|\brequire\(|^import '", path.read_text(), re.MULTILINE), path
-        for name in named:
+        text = path.read_text()
+        named = re.findall(r"^(?:import|export)\b[^;]*?from '([^']+)';|\bimport\('([^']+)'\)", text, re.MULTILINE)
+        assert not re.search(r"\bimport\([^']|\brequire\(|^import '", text, re.MULTILINE), path
+        for name in (static or dynamic for static, dynamic in named):
             if path.name != "react.js" or name != "react":
                 assert name.startswith("."), f"{path} needs {name}"
                 assert (path.parent / name).resolve() in sources(), f"{path} names {name}"

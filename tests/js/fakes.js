@@ -156,6 +156,7 @@ export function fakeLine(more = {}) {
   const line = {
     clock,
     now: () => clock.time,
+    since: (time) => Math.abs(clock.time - time),
     random: () => 0.5,
     later: (delay, act) => {
       const timer = clock.environment.setTimeout(act, delay);

@@ -36,7 +36,7 @@ test('what was on the way when the link broke goes again, with its id; what the 
   s.outbox.request('publish', { messageId: 'm' });
   s.outbox.ask('ack', {}, () => {}, (error) => failures.push(error));
   s.line.link = null;
-  s.outbox.requeue();
+  s.outbox.lost();
   assert.deepEqual(failures, [null]);
   assert.deepEqual(open(s).sent, [{ type: 'publish', id: 1, data: { messageId: 'm' } }]);
 });
@@ -66,10 +66,10 @@ test('what waits too long, for a reply or for a link, ends', async () => {
   s.line.link = null;
   const unsent = s.outbox.request('b', {});
   s.line.clock.time += 1000;
-  s.outbox.expire();
+  s.outbox.tick();
   await assert.rejects(unanswered, { code: 'TIMEOUT', message: /no reply to a in time/ });
   s.line.clock.time += 4000;
-  s.outbox.expire();
+  s.outbox.tick();
   await assert.rejects(unsent, { code: 'TIMEOUT', message: /no connection for b/ });
 });
 

@@ -126,7 +126,7 @@ test('an event stream gives way to a WebSocket that opens again', async (context
 test('an event stream refuses a wrong token for good', async (context) => {
   const { server, client } = await pair(context, { transports: ['sse'] });
   server.refuse = () => ({ code: 'INVALID_TOKEN' });
-  await assert.rejects(client.connect(), { code: 'CLOSED', closeCode: 3500 });
+  await assert.rejects(client.connect(), { code: 'INVALID_TOKEN', closeCode: 3500 });
 });
 
 test('only the event stream, and a request in error', async (context) => {

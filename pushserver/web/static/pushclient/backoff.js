@@ -40,17 +40,13 @@ export function createBackoff(options, { now, random }) {
         endsAt = now() + after;
         return endsAt;
       }
-      const begins = Math.max(now(), endsAt);
       const wide = reconnectWindow(Math.max(round, 0), options, everybody);
       const width = round < 0 ? Math.min(FIRST, wide) : wide;
       round += 1;
+      // An end that lies further ahead than a window is wide was noted before the wall clock was set back.
+      const begins = Math.abs(endsAt - now() - width / 2) < width / 2 ? endsAt : now();
       endsAt = begins + width;
       return begins + random() * width;
-    },
-
-    /** The wall clock was set back: a window that was noted on it would hold things up for as long. */
-    setBack() {
-      endsAt = 0;
     },
   };
   return backoff;

@@ -1,7 +1,7 @@
 import { createConnection } from './connection.js';
 import { PushError } from './errors.js';
 import { createEvents } from './events.js';
-import { given, platform, settingsOf } from './options.js';
+import { platform, settingsOf } from './options.js';
 import { quiet } from './promises.js';
 import { Store } from './store.js';
 import { taskHandle } from './tasks.js';
@@ -13,12 +13,9 @@ const CALLS = [
 ];
 
 function uniqueId() {
-  const { crypto } = globalThis;
-  // randomUUID exists in secure contexts only; a page on a plain-http intranet has getRandomValues alone, React Native
-  // neither. An id has to differ, not to be secret.
-  if (crypto?.randomUUID) return crypto.randomUUID();
-  const octets = crypto?.getRandomValues?.(new Uint8Array(16)) ?? Array.from({ length: 16 }, () => Math.random() * 256);
-  return Array.from(octets, (octet) => Math.floor(octet).toString(16).padStart(2, '0')).join('');
+  // randomUUID exists in secure contexts only, and not in React Native. An id has to differ, not to be secret.
+  const part = () => Math.random().toString(36).slice(2);
+  return globalThis.crypto?.randomUUID?.() ?? part() + part();
 }
 
 /** The store, the events and the calls that need nothing but `_request` and `subscribeChannel`. */
@@ -74,17 +71,16 @@ export class ClientBase {
 
   /** Publishes `data` to a channel. */
   publish(channel, data, { messageType, messageId, ...options } = {}) {
-    return this.request('publish', { channel, data, ...given({ messageType, messageId }) }, options);
+    return this.request('publish', { channel, data, messageType, messageId }, options);
   }
 
   /** Sends chat to a room (`channel`) or to one user (`targetId`). */
   chat(content, { channel, targetId, messageType, messageId, ...options } = {}) {
-    const where = given({ channel, targetId, messageType, messageId });
-    return this.request('chat_message', { content, ...where }, options);
+    return this.request('chat_message', { content, channel, targetId, messageType, messageId }, options);
   }
 
   history(channel, { limit, since, reverse, ...options } = {}) {
-    return this.request('history', { channel, ...given({ limit, since, reverse }) }, options);
+    return this.request('history', { channel, limit, since, reverse }, options);
   }
 
   presence(channel, options) {

@@ -2,21 +2,20 @@ import { createBackoff } from './backoff.js';
 import { CLOSE_CODE_OF, errorOf, mayReconnect, PushError } from './errors.js';
 import { run } from './events.js';
 import { createInbox } from './inbox.js';
-import { openEventStream, streamUrl } from './links/eventstream.js';
+import { openEventStream, streamUrl, watchForWebSocket } from './links/eventstream.js';
 import { openWebSocket, webSocketUrl } from './links/websocket.js';
 import { createOutbox } from './outbox.js';
 import { deferred, quiet } from './promises.js';
 import { createSession } from './session.js';
 import { createStorage } from './storage.js';
-import { INITIAL } from './store.js';
+import { NO_PERMISSIONS } from './store.js';
 import { createSubscriptions } from './subscriptions.js';
 import { NO_TASKS } from './tasks.js';
 import { createWatchdog } from './watchdog.js';
 
-const REPLIES =
-  /^(auth_success|auth_failed|pong|(un)?subscription_success|published|message_sent|ack_success|history|presence|task|error)$/;
+/** What comes without an `id` and is no push, beside replies that nobody waits for any more. */
+const NO_PUSH = /^(auth_success|auth_failed|pong|error)$/;
 const PROBE_AFTER_WAKE = 5000;
-const MAX_UPGRADE_AFTER = 600000;
 /** Attempts that the page's events bring forward lie so far apart. */
 const HURRY = 3000;
 
@@ -36,6 +35,7 @@ const HURRY = 3000;
  * Its parts (outbox, subscriptions, inbox, session) see of it and of each other no more than the line:
  *
  *   now(), random(), later(ms, run)   the platform's; `later` returns what cancels it
+ *   since(time)                       the ms since then, whichever way the clock was set
  *   link                              the link that is signed in, or null; `link.later` ends with the link
  *   user                              whose connection it is or was: `{id, token, cursors, inbox, kept}`, or null
  *   ask(type, data, reply, failed)    a request of the client's own; `failed(null)` when the link is gone
@@ -47,6 +47,7 @@ const HURRY = 3000;
  *   debug(event, details)             the log for those who look for a fault; never a token, never a message's body
  */
 export function createConnection(options, env, store, events) {
+  const { transports, connectTimeout, recover } = options;
   let { url } = options;
   let wanted = false;
   let link = null;
@@ -54,7 +55,7 @@ export function createConnection(options, env, store, events) {
   let lastUserId = null;
   let opening = null;
   let cancelRetry = () => {};
-  let hurriedAt = -Infinity;
+  let hurriedAt = 0;
   let failuresToOpen = 0;
   let stoppedForToken = false;
 
@@ -62,15 +63,23 @@ export function createConnection(options, env, store, events) {
   /** Whether an event stream came through lately where no WebSocket did. */
   let blocked = storage.read('blocked');
 
+  const { now } = env;
+  const { emit } = events;
   const later = (delay, act) => {
     const timer = env.setTimeout(act, Math.max(0, delay));
     return () => env.clearTimeout(timer);
   };
+  /** The time since then, also where the wall clock was set back meanwhile: then it is too long rather than never. */
+  const since = (time) => Math.abs(now() - time);
   const log = options.debug === true ? (...values) => console.debug('pushclient', ...values) : options.debug;
+  const debug = (event, details) => log && run(log, event, details);
+  const set = (patch) => store.set(patch);
+
   const line = {
-    now: env.now,
+    now,
     random: env.random,
     later,
+    since,
     get link() {
       return link?.ready ? link : null;
     },
@@ -78,49 +87,48 @@ export function createConnection(options, env, store, events) {
       return user;
     },
     ask: (...values) => outbox.ask(...values),
-    emit: events.emit,
+    emit,
     dispatch: (push) => events.dispatch(push, subscriptions.handlers(push.channel)),
     applyTasks: (states) => store.applyTasks(states),
-    forgetTasks: () => store.set(NO_TASKS),
+    forgetTasks: () => set(NO_TASKS),
     watch: () => watchdog.isArmed || arm(),
-    debug: (event, details) => log && run(log, event, details),
+    debug,
   };
   const backoff = createBackoff(options, env);
   const outbox = createOutbox(line, options);
   const subscriptions = createSubscriptions(line);
   const session = createSession(line, options, {
-    renewed(data) {
-      store.set({ permissions: Object.freeze([...(data.permissions ?? [])]) });
-      subscriptions.askRefusedAgain(link);
+    renewed({ permissions }) {
+      set({ permissions: Object.freeze(permissions ?? []) });
+      subscriptions.renewed(link);
     },
     stranger() {
       abandon('another user');
       forgetUser();
-      quiet(connection.connect());
+      connection.connect();
     },
     signedOut: (error) => refused(link, error),
   });
   const watchdog = createWatchdog(env, {
     tick() {
-      outbox.expire();
+      outbox.tick();
       if (link) watch(link);
       session.tick();
       keepPositions();
       if (wanted || !outbox.isEmpty) arm();
     },
-    setBack() {
-      const now = env.now();
-      backoff.setBack();
-      outbox.setBack();
-      if (!link) return;
-      Object.assign(link, { receivedAt: now, startedAt: now, probe: null });
-      // The server's clock stands elsewhere than was thought: a pong tells.
-      if (link.ready) probe(link, link.heartbeat.timeout);
+    /** The machine slept, the tab was frozen, the network or the clock changed: the link may be dead without a trace. */
+    woke(free) {
+      if (link?.ready) {
+        probe(link, Math.min(link.heartbeat.timeout, PROBE_AFTER_WAKE));
+      } else if (!link) {
+        if (free) hurry();
+      } else if (!link.forgiven) {
+        // Once: where every timer is late, as in a hidden tab, an attempt that hangs would never end.
+        link.forgiven = true;
+        link.startedAt = now();
+      }
     },
-    // In a hidden tab timers are late by rule: its link is asked, but a wait for the next attempt is not cut short.
-    slept: () => (link || env.document?.visibilityState !== 'hidden') && woke(),
-    woke: () => woke(),
-    offline: () => link && woke(),
     hidden() {
       user?.inbox.flush();
       keepPositions();
@@ -130,45 +138,36 @@ export function createConnection(options, env, store, events) {
 
   // --- links ---------------------------------------------------------------------------------------------------------
 
-  const attempt = (kind) => {
+  const attempt = (fallback) => {
     cancelRetry();
-    const { transports, sseAfter, sseUrl, recover } = options;
     const websocket = transports.includes('websocket') && env.WebSocket;
     // React Native's `fetch` has no streams.
     const sse = transports.includes('sse') && env.fetch && globalThis.TextDecoderStream;
-    const chosen = kind ?? (websocket && !(blocked && sse) ? 'websocket' : 'sse');
+    const kind = websocket && !fallback && !(blocked && sse) ? 'websocket' : 'sse';
     const timers = new Set();
     const made = {
-      kind: chosen,
-      transport: null,
+      kind,
       // Where WebSocket seems to be blocked, each attempt tries it first and the event stream right after: a server
       // that was merely down is then found by WebSocket again.
-      fallback: chosen === 'websocket' && sse && failuresToOpen >= sseAfter - 1,
-      startedAt: env.now(),
-      receivedAt: env.now(),
-      heard: false,
-      ready: false,
-      forgiven: false,
+      fallback: kind === 'websocket' && sse && failuresToOpen >= options.sseAfter - 1,
+      startedAt: now(),
+      receivedAt: now(),
       token: quiet(session.take()),
-      failure: null,
-      reconnectAfter: undefined,
       asked: new Map(),
       strays: new Map(),
       heartbeat: { interval: 25000, timeout: 10000 },
-      probe: null,
       send(message) {
-        line.debug('send', { type: message.type, id: message.id });
+        debug('send', { type: message.type, id: message.id });
         made.transport.send(JSON.stringify(message));
       },
       later(delay, act) {
-        const timer = env.setTimeout(() => (timers.delete(timer), act()), delay);
-        timers.add(timer);
+        timers.add(later(delay, act));
       },
-      end: () => timers.forEach((timer) => env.clearTimeout(timer)),
+      end: () => timers.forEach((cancel) => cancel()),
     };
     link = made;
-    line.debug('attempt', { transport: chosen });
-    store.set({ connectionState: 'connecting', transport: chosen, nextAttemptAt: null });
+    debug('attempt', { kind });
+    set({ connectionState: 'connecting', transport: kind, nextAttemptAt: null });
     const ifCurrent = (act) => (...values) => made === link && act(made, ...values);
     const heard = {
       opened: ifCurrent(signIn),
@@ -180,101 +179,86 @@ export function createConnection(options, env, store, events) {
       }),
     };
     try {
-      if (chosen === 'websocket') made.transport = openWebSocket(env, webSocketUrl(url), heard);
-      else {
-        const channels = recover ? [] : subscriptions.channelsToOpen(made);
-        made.transport = openEventStream(env, streamUrl(sseUrl, url), channels, made.token, heard);
-      }
+      made.transport = kind === 'websocket'
+        ? openWebSocket(env, webSocketUrl(url), heard)
+        : openEventStream(env, streamUrl(options.sseUrl, url), recover ? [] : subscriptions.toOpen(made), made.token, heard);
     } catch (error) {
       // A url that cannot be opened (its syntax, mixed content) will not be better the next time.
-      link = null;
-      stop(new PushError('CLOSED', error.message));
-      return;
+      return stop(new PushError('CLOSED', error.message));
     }
-    store.set({ socket: made.transport.socket });
-  };
-
-  /** Gives up the current link without a word from it. */
-  const abandon = (reason) => {
-    const given = link;
-    if (given) {
-      lost(given, 1000, reason, false);
-      given.transport?.close(4001, reason);
-    }
-    cancelRetry();
+    if (websocket && kind === 'sse') made.upgrade = () => watchForWebSocket(env, made, webSocketUrl(url), options, () => {
+      blocked = false;
+      connection.reconnect();
+    });
+    set({ socket: made.transport.socket ?? null });
   };
 
   const signIn = async (given) => {
-    given.receivedAt = env.now();
+    alive(given);
     if (given.kind === 'sse') return;
-    store.set({ connectionState: 'authenticating' });
+    set({ connectionState: 'authenticating' });
     let token;
     try {
       token = await given.token;
     } catch (error) {
       refused(given, error);
-      return;
     }
     if (given !== link) return;
     if (token === null) {
       welcome(given, {});
       // Nothing has come yet: a proxy that lets only the handshake through is found out.
-      if (given === link) probe(given, options.connectTimeout);
+      if (given === link) probe(given, connectTimeout);
       return;
     }
-    const positions = subscriptions.signInPositions;
+    const positions = subscriptions.positions();
     given.send({ type: 'auth', id: 'auth', data: { token, ...(Object.keys(positions).length > 0 && { positions }) } });
   };
 
-  /** The link cannot be used: close it from this side and treat it as lost. */
-  const refused = (given, error) => {
-    if (given !== link) return;
-    given.failure = error;
-    lost(given, CLOSE_CODE_OF[error.code] ?? 1006, error.message);
-    given.transport?.close(4001, 'gave up');
-  };
-
   const welcome = (given, data) => {
+    const { userId: id = null, connectionId = null, node = null, inbox = null } = data;
     given.ready = true;
     if (data.heartbeat) given.heartbeat = data.heartbeat;
     arm();
     backoff.reset();
     if (given.kind === 'sse' && failuresToOpen > 0) storage.write('blocked', (blocked = true));
-    const { userId: id = null, connectionId = null, node = null, inbox = null } = data;
     if (user && user.id !== null && user.id !== id) {
       forgetUser();
-      data = { ...data, results: {} };
+      if (given.kind !== 'sse') data = { ...data, results: {} };
     }
     if (user?.id !== id) {
-      const kept = (options.recover && storage.read(`positions ${id}`)) || {};
+      const kept = (recover && storage.read(`positions ${id}`)) || {};
       user = { id, token: null, cursors: new Map(), inbox: createInbox(line, options), kept };
     }
     given.token.then((token) => given === link && (user.token = token));
     subscriptions.open(data.channels ?? [], inbox);
     store.applyTasks(data.tasks ?? []);
-    store.set({
+    set({
       isConnected: true,
       connectionState: 'connected',
       connectionId,
       userId: id,
-      permissions: Object.freeze([...(data.permissions ?? [])]),
+      permissions: Object.freeze(data.permissions ?? []),
       reconnectAttempts: 0,
       error: null,
       lastError: null,
     });
     if (given !== link) return;
     session.schedule(data.expiresAt);
-    opening?.resolve();
-    opening = null;
+    opened();
     const from = lastUserId;
     lastUserId = id;
-    if (from !== null && from !== id) events.emit('user_changed', { from, to: id });
-    events.emit('connect', { connectionId, userId: id, transport: given.kind, node, inbox });
+    if (from !== null && from !== id) emit('user_changed', { from, to: id });
+    emit('connect', { connectionId, userId: id, transport: given.kind, node, inbox });
     if (given !== link) return;
     subscriptions.begin(given, data);
-    user.inbox.flush();
+    user?.inbox.flush();
     outbox.pump();
-    if (given.kind === 'sse') tryUpgrade(given, options.lossWindow);
+    given.upgrade?.();
+  };
+
+  const opened = () => {
+    opening?.resolve();
+    opening = null;
   };
 
   /** Nobody gets what came for another: not the inbox, not the tasks, not the answers. */
@@ -283,43 +267,39 @@ export function createConnection(options, env, store, events) {
     user = null;
     subscriptions.forget();
     outbox.fail(new PushError('CLOSED', 'the user changed'));
-    store.set({ ...NO_TASKS, userId: null, permissions: INITIAL.permissions });
+    set({ ...NO_TASKS, userId: null, permissions: NO_PERMISSIONS });
   };
 
-  /** Over an event stream: asks now and then whether a WebSocket works meanwhile, and if so moves to it. */
-  const tryUpgrade = (given, after) => {
-    if (!env.WebSocket || !options.transports.includes('websocket')) return;
-    given.later(after * (1 + env.random()), () => {
-      const found = (works) => {
-        socket.close(1000, '');
-        cancel();
-        if (given !== link) return;
-        if (!works) return tryUpgrade(given, Math.min(after * 2, MAX_UPGRADE_AFTER));
-        blocked = false;
-        quiet(connection.reconnect());
-      };
-      const socket = openWebSocket(env, webSocketUrl(url), {
-        // Any answer will do, also that one has to sign in first.
-        opened: () => socket.send('{"type":"ping","data":{}}'),
-        message: () => found(true),
-        closed: () => found(false),
-      });
-      const cancel = later(options.connectTimeout, () => found(false));
-    });
+  /** The link is no more: closes it from this side, too, and lets go of what hung on it. */
+  const drop = (closeCode, patch) => {
+    const given = link;
+    link = null;
+    given?.end();
+    given?.transport?.close(closeCode, '');
+    subscriptions.lost();
+    keepPositions();
+    set({ isConnected: false, socket: null, connectionId: null, ...patch });
+  };
+
+  /** The link cannot be used: to be treated as lost. */
+  const refused = (given, error) => {
+    if (given !== link) return;
+    given.failure = error;
+    lost(given, 1006, error.message);
+  };
+
+  /** Gives up the current link without a word from it. */
+  const abandon = (reason) => {
+    if (link) lost(link, 1000, reason, false);
+    cancelRetry();
   };
 
   const lost = (given, code, reason, retry = true) => {
-    if (given !== link) return;
-    link = null;
-    given.end();
-    outbox.requeue();
-    subscriptions.lost();
-    keepPositions();
     const { ready, failure, heard, kind } = given;
     const effective = failure && code < 3000 ? (CLOSE_CODE_OF[failure.code] ?? code) : code;
     const message = failure?.message || reason || `connection lost (${effective})`;
     const error = new PushError(failure?.code ?? 'CLOSED', message, { closeCode: effective });
-    line.debug('lost', { code: effective, reason: message });
+    debug('lost', { code: effective, reason: message });
     const hopeless = effective === 3005 && !ready && failure && !session.isRenewable;
     let again = mayReconnect(effective) && !hopeless;
     if (effective === 3005) session.refuse('expired');
@@ -329,37 +309,30 @@ export function createConnection(options, env, store, events) {
       if (kind === 'websocket') failuresToOpen += 1;
       else blocked = false;
     }
-    store.set({
-      isConnected: false,
-      socket: null,
-      connectionId: null,
-      connectionState: retry ? 'waiting' : 'connecting',
-      ...(retry && { error: message, lastError: error }),
-    });
-    if (ready) events.emit('disconnect', { code: effective, reason: message, willReconnect: again || !retry });
-    if (failure?.code === 'TOKEN') events.emit('error', failure);
-    if (link !== null || !wanted || !retry) return;
+    drop(4001, retry ? { connectionState: 'waiting', error: message, lastError: error } : { connectionState: 'connecting' });
+    outbox.lost();
+    if (ready) emit('disconnect', { code: effective, reason: message, willReconnect: again || !retry });
+    if (failure?.code === 'TOKEN') emit('error', failure);
+    if (link || !wanted || !retry) return;
     if (!again) {
       stoppedForToken = hopeless || effective === 3500;
-      stop(error);
-    } else if (given.fallback && !heard) {
-      attempt('sse');
-    } else {
-      if (ready) backoff.reset(true, effective !== 3005);
-      if (effective === 3004 || effective === 3013) backoff.widen();
-      const { reconnectAttempts } = store.getState();
-      if (reconnectAttempts < options.maxReconnectAttempts) wait(backoff.next(given.reconnectAfter), 1);
-      else stop(new PushError('CLOSED', `gave up after ${reconnectAttempts} attempts: ${message}`));
+      return stop(error);
     }
+    if (given.fallback && !heard) return attempt(true);
+    if (ready) backoff.reset(true, effective !== 3005);
+    if (effective === 3004 || effective === 3013) backoff.widen();
+    const { reconnectAttempts } = store.getState();
+    if (reconnectAttempts < options.maxReconnectAttempts) wait(backoff.next(given.reconnectAfter), 1);
+    else stop(new PushError('CLOSED', `gave up after ${reconnectAttempts} attempts: ${message}`));
   };
 
   /** Waits for the moment of the next attempt, which counts as so many. */
   const wait = (at, counts) => {
     cancelRetry();
-    store.set({ nextAttemptAt: at });
-    cancelRetry = later(at - env.now(), () => {
-      if (!counts) hurriedAt = env.now();
-      store.set({ reconnectAttempts: store.getState().reconnectAttempts + counts });
+    set({ nextAttemptAt: at });
+    cancelRetry = later(at - now(), () => {
+      if (!counts) hurriedAt = now();
+      set({ reconnectAttempts: store.getState().reconnectAttempts + counts });
       attempt();
     });
   };
@@ -367,52 +340,43 @@ export function createConnection(options, env, store, events) {
   /** A sign that the way is free again, for this client alone: no reason to wait, and it counts as no attempt. */
   const hurry = () => {
     const { nextAttemptAt } = store.getState();
-    const now = env.now();
-    const at = Math.max(now, hurriedAt + HURRY);
-    if (nextAttemptAt === null || nextAttemptAt <= at) return;
-    if (at > now) return void wait(at, 0);
-    hurriedAt = now;
+    const at = Math.max(now(), hurriedAt + HURRY);
+    if (at >= nextAttemptAt) return;
+    if (at > now()) return wait(at, 0);
+    hurriedAt = at;
     attempt();
   };
 
   /** Ends it all, by the application's wish (code 1000) or because there is no way on. */
   const stop = (error, closeCode) => {
-    const given = link;
+    const wish = closeCode === 1000;
+    const wasReady = link?.ready;
     wanted = false;
-    link = null;
     cancelRetry();
     watchdog.stop();
     user?.inbox.rest();
-    given?.end();
-    given?.transport?.close(closeCode ?? 4001, '');
-    outbox.fail(error);
-    subscriptions.lost();
-    store.set({
-      isConnected: false,
-      socket: null,
-      connectionId: null,
+    drop(closeCode ?? 4001, {
       transport: null,
       connectionState: 'closed',
       nextAttemptAt: null,
-      error: closeCode === 1000 ? null : error.message,
-      lastError: closeCode === 1000 ? null : error,
+      error: wish ? null : error.message,
+      lastError: wish ? null : error,
     });
+    outbox.fail(error);
     opening?.reject(error);
     opening = null;
-    line.debug('closed', { code: error.code, reason: error.message });
-    const { message: reason } = error;
-    if (given?.ready) events.emit('disconnect', { code: closeCode ?? 1000, reason, willReconnect: false });
-    if (closeCode !== 1000) events.emit('error', error);
+    if (wasReady) emit('disconnect', { code: closeCode ?? 1000, reason: error.message, willReconnect: false });
+    if (!wish) emit('error', error);
   };
 
   const keepPositions = () => {
-    if (options.recover && user?.id) storage.write(`positions ${user.id}`, subscriptions.positions);
+    if (recover && user?.id) storage.write(`positions ${user.id}`, subscriptions.positions(true));
   };
 
   // --- what comes in -------------------------------------------------------------------------------------------------
 
   const alive = (given) => {
-    given.receivedAt = env.now();
+    given.receivedAt = now();
     given.probe = null;
   };
 
@@ -427,68 +391,45 @@ export function createConnection(options, env, store, events) {
     if (typeof message?.type !== 'string') return;
     if (!given.heard && given.kind === 'websocket') {
       failuresToOpen = 0;
-      blocked = false;
       storage.remove('blocked');
     }
     given.heard = true;
     const { type, id, channel, offset } = message;
     const data = message.data ?? {};
-    line.debug('receive', { type, id, channel, offset });
+    debug('receive', { type, id, channel, offset });
     if (!given.ready) {
       if (type === 'auth_success') return welcome(given, data);
-      if (type === 'subscription_success' && given.kind === 'sse') {
+      if (type === 'subscription_success') {
         given.transport.address(data.connectionId);
-        const { results, rejected } = data;
-        welcome(given, { ...data, results: {} });
-        if (given === link) subscriptions.opened(given, { results, rejected });
-        return;
+        return welcome(given, data);
       }
       if (type === 'error' && id === 'auth') return refused(given, errorOf(data));
     }
-    if (type === 'auth_failed') {
-      given.failure = errorOf(data);
-      outbox.settle(message);
-      return;
-    }
+    if (type === 'auth_failed') given.failure = errorOf(data);
     if (type === 'pong' && typeof data.timestamp === 'number') session.heard(data.timestamp);
     if (type === 'going_away' && data.reconnectAfter >= 0) given.reconnectAfter = data.reconnectAfter;
     if (outbox.settle(message)) return;
-    if (type === 'error' && id === undefined) events.emit('error', errorOf(data));
-    else if (given.ready && !REPLIES.test(type)) subscriptions.receive(given, message);
+    if (type === 'error' && id === undefined) emit('error', errorOf(data));
+    else if (given.ready && id === undefined && !NO_PUSH.test(type)) subscriptions.receive(given, message);
   };
 
   // --- time ----------------------------------------------------------------------------------------------------------
 
   const watch = (given) => {
-    const now = env.now();
-    const { ready, startedAt, receivedAt, heartbeat: { interval, timeout } } = given;
-    const { sentAt, within } = given.probe ?? {};
-    if (!ready) {
-      if (now - startedAt >= options.connectTimeout) refused(given, new PushError('TIMEOUT', 'no answer from the server'));
-    } else if (now - sentAt >= within) {
+    const { interval, timeout } = given.heartbeat;
+    if (!given.ready) {
+      if (since(given.startedAt) >= connectTimeout) refused(given, new PushError('TIMEOUT', 'no answer from the server'));
+    } else if (!given.probe) {
+      if (since(given.receivedAt) >= interval) probe(given, timeout);
+    } else if (since(given.probe.at) >= given.probe.within) {
       refused(given, new PushError('TIMEOUT', 'the server is silent'));
-    } else if (!given.probe && now - receivedAt >= interval) {
-      probe(given, timeout);
     }
   };
 
   const probe = (given, within) => {
     // Anything that arrives from now on proves the link.
-    given.probe = { sentAt: env.now(), within };
+    given.probe = { at: now(), within };
     given.send({ type: 'ping', data: {} });
-  };
-
-  /** The machine slept, the tab was frozen, or the network changed: the link may be dead without a trace. */
-  const woke = () => {
-    if (link?.ready) {
-      probe(link, Math.min(link.heartbeat.timeout, PROBE_AFTER_WAKE));
-    } else if (!link) {
-      hurry();
-    } else if (!link.forgiven) {
-      // Once: where every timer is late, as in a hidden tab, an attempt that hangs would never end.
-      link.forgiven = true;
-      link.startedAt = env.now();
-    }
   };
 
   const connection = {
@@ -504,23 +445,18 @@ export function createConnection(options, env, store, events) {
         url = other;
         if (wanted) abandon('another url');
       }
+      opening ??= deferred();
+      const { promise } = opening;
       if (!wanted) {
         wanted = true;
         stoppedForToken = false;
-        opening = deferred();
         backoff.reset();
         watchdog.listen();
         arm();
-        store.set({ reconnectAttempts: 0, error: null, lastError: null });
+        set({ reconnectAttempts: 0, error: null, lastError: null });
       }
-      opening ??= deferred();
-      const { promise } = opening;
-      if (link === null) {
-        attempt();
-      } else if (link.ready) {
-        opening.resolve();
-        opening = null;
-      }
+      if (!link) attempt();
+      else if (link.ready) opened();
       return promise;
     },
 
@@ -528,7 +464,6 @@ export function createConnection(options, env, store, events) {
       const error = new PushError('CLOSED', 'disconnected by the application');
       if (wanted) {
         user?.inbox.flush();
-        keepPositions();
         stop(error, 1000);
       } else {
         outbox.fail(error);
@@ -538,7 +473,7 @@ export function createConnection(options, env, store, events) {
 
     reconnect() {
       if (wanted) abandon('reconnect');
-      store.set({ reconnectAttempts: 0 });
+      set({ reconnectAttempts: 0 });
       return connection.connect();
     },
 
@@ -548,8 +483,7 @@ export function createConnection(options, env, store, events) {
       subscriptions.clear();
       forgetUser();
       lastUserId = null;
-      const { reconnectInterval, maxReconnectAttempts } = options;
-      store.set({ ...INITIAL, reconnectInterval, maxReconnectAttempts });
+      set(store.getInitialState());
     },
 
     setToken(token) {
@@ -559,8 +493,8 @@ export function createConnection(options, env, store, events) {
         session.renew();
       } else {
         if (stranger) forgetUser();
-        if (link) quiet(connection.reconnect());
-        else if (stoppedForToken) quiet(connection.connect());
+        if (link) connection.reconnect();
+        else if (stoppedForToken) connection.connect();
       }
     },
   };

@@ -3,8 +3,9 @@ const SAME_ID = 300000;
 const MAX_SEEN = 4096;
 
 /** How far a channel was read: its position, and the ids of what came lately. */
-export function createCursor(position) {
+export function createCursor() {
   const seen = new Map();
+  let position;
   return {
     /** The link that resumes here and what came on it meanwhile, `{link, pushes}`: these wait for what lies between. */
     held: null,

@@ -1,14 +1,15 @@
+import { given } from './options.js';
+
 /**
  * What a rejected promise carries. `code`: one of the server's, or CLOSED, TIMEOUT, QUEUE_FULL, TOKEN, UNAUTHORIZED,
  * HANDLER.
  */
 export class PushError extends Error {
+  name = 'PushError';
+
   constructor(code, message, { retryAfter, closeCode } = {}) {
     super(message || code);
-    this.name = 'PushError';
-    this.code = code;
-    if (retryAfter !== undefined) this.retryAfter = retryAfter;
-    if (closeCode !== undefined) this.closeCode = closeCode;
+    Object.assign(this, given({ code, retryAfter, closeCode }));
   }
 }
 
@@ -25,6 +26,7 @@ export const isTemporary = ({ code }) => /^(UNAVAILABLE|RATE_LIMITED|INTERNAL_ER
 
 /** The close code that goes with an error code, for where the connection's own is lost. */
 export const CLOSE_CODE_OF = {
+  INVALID_MESSAGE: 3501,
   INVALID_TOKEN: 3500,
   TOKEN_BLACKLISTED: 3500,
   UNAUTHORIZED: 3500,

@@ -4,16 +4,13 @@ const OWN_EVENTS = /^(connect|disconnect|error|gap|recovered|rejected|subscribed
 /** What a handler returns, or resolves with, that did not take its push: nobody was there to see it. */
 export const UNTAKEN = Symbol('untaken');
 
-function report(error) {
-  if (typeof globalThis.reportError === 'function') globalThis.reportError(error);
-  else console.error(error);
-}
+const report = (error) => (globalThis.reportError ?? console.error)(error);
 
 /** Runs one application function; its failure is reported and concerns nobody else. Returns what it returns. */
 export function run(handler, ...values) {
   try {
     const result = handler(...values);
-    return typeof result?.then === 'function' ? Promise.resolve(result).catch(report) : result;
+    return result?.then ? Promise.resolve(result).catch(report) : result;
   } catch (error) {
     report(error);
     return undefined;
@@ -33,12 +30,9 @@ export function createEvents() {
 
   const add = (map, type, handler) => {
     const entry = { handler: callable(handler, type) };
-    if (!map.has(type)) map.set(type, new Set());
-    map.get(type).add(entry);
-    return () => {
-      const set = map.get(type);
-      if (set?.delete(entry) && set.size === 0) map.delete(type);
-    };
+    const set = map.get(type) ?? new Set();
+    map.set(type, set.add(entry));
+    return () => void set.delete(entry);
   };
   const call = (handlers, value) => [...(handlers ?? [])].map(({ handler }) => run(handler, value));
 

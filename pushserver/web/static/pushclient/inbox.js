@@ -67,24 +67,11 @@ export function createInbox(line, { autoAck, ackDelay, holdUnhandled, handlerTim
       return anew;
     },
 
-    /** The inbox is read anew, in this epoch: nothing of it counts as dealt with. */
-    restart(now) {
-      epoch = now;
-      handled = acked = 0;
-    },
-
     /** A push was handed over, and these are the results of its handlers. */
     take(push, results) {
       const entry = { push, done: false, held: false, end: () => {} };
       entries.push(entry);
       deal(entry, results);
-    },
-
-    /** Lets go of a message that is held: it came again, under another offset. Returns whether there is one. */
-    release({ messageId }) {
-      const entry = held().find(({ push }) => push.messageId === messageId);
-      if (entry) finish(entry);
-      return Boolean(entry);
     },
 
     /** Somebody began to listen: hands over what nobody took. */

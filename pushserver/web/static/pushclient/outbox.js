@@ -8,12 +8,12 @@ const MAX_IN_FLIGHT = 32;
  * The requests: those of the application wait in a queue while there is no link, and go again where one broke; those of
  * the client itself (`ask`) concern one link and end with it.
  *
- * Of the line it needs `now`, `link` and `watch()`, which sees to it that `expire` is called.
+ * Of the line it needs `now`, `since`, `link` and `watch()`, which sees to it that `tick` is called.
  */
 export function createOutbox(line, { maxQueue, queueTimeout, requestTimeout }) {
   let sequence = 0;
   let queue = [];
-  let pausedUntil = 0;
+  let paused = false;
   const inFlight = new Map();
 
   const transmit = (entry) => {
@@ -72,8 +72,8 @@ export function createOutbox(line, { maxQueue, queueTimeout, requestTimeout }) {
       if (type === 'error' && data.code === 'RATE_LIMITED' && line.now() < entry.deadline) {
         // It was not carried out: it waits and goes again, before those that came after it.
         const pause = Math.max(100, data.retryAfter ?? 1000);
-        pausedUntil = line.now() + pause;
-        line.link.later(pause, outbox.pump);
+        paused = true;
+        line.link.later(pause, () => ((paused = false), outbox.pump()));
         enqueue(entry);
         return true;
       }
@@ -85,13 +85,14 @@ export function createOutbox(line, { maxQueue, queueTimeout, requestTimeout }) {
 
     /** Sends what waits, as far as the link allows. */
     pump() {
-      while (queue.length > 0 && line.link && inFlight.size < MAX_IN_FLIGHT && line.now() >= pausedUntil) {
+      while (queue.length > 0 && line.link && inFlight.size < MAX_IN_FLIGHT && !paused) {
         transmit(queue.shift());
       }
     },
 
     /** The link broke: what was sent and not answered waits for the next one. */
-    requeue() {
+    lost() {
+      paused = false;
       for (const entry of [...inFlight.values()]) {
         inFlight.delete(entry.id);
         if (entry.deadline) enqueue(entry);
@@ -100,11 +101,10 @@ export function createOutbox(line, { maxQueue, queueTimeout, requestTimeout }) {
     },
 
     /** Ends what has waited too long. */
-    expire() {
-      const now = line.now();
+    tick() {
       for (const entry of [...inFlight.values(), ...queue]) {
         const sent = inFlight.has(entry.id);
-        if (sent ? now - entry.sentAt < entry.timeout : now < entry.deadline) continue;
+        if (sent ? line.since(entry.sentAt) < entry.timeout : line.now() < entry.deadline) continue;
         drop(entry);
         const what = sent ? `no reply to ${entry.type}` : `no connection for ${entry.type}`;
         entry.fail(new PushError('TIMEOUT', `${what} in time`));
@@ -118,12 +118,6 @@ export function createOutbox(line, { maxQueue, queueTimeout, requestTimeout }) {
       inFlight.clear();
       queue = [];
       for (const entry of waiting) entry.fail(entry.deadline ? error : null);
-    },
-
-    /** The wall clock was set back: what was noted on it would hold things up for as long. */
-    setBack() {
-      pausedUntil = 0;
-      for (const entry of inFlight.values()) entry.sentAt = line.now();
     },
   };
   return outbox;

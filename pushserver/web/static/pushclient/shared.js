@@ -120,7 +120,7 @@ export class SharedClient extends ClientBase {
     if (this.#port === null) this.#attach();
     let entry = this.#channels.get(channel);
     if (!entry || entry.state === 'rejected') {
-      entry = { handlers: entry?.handlers ?? new Set(), since, state: 'subscribing', error: null, listeners: new Set() };
+      entry = { handlers: entry?.handlers ?? new Set(), since, state: 'subscribing', error: null };
       this.#channels.set(channel, entry);
       entry.ready = this.#subscribe(channel, entry);
     }
@@ -138,11 +138,6 @@ export class SharedClient extends ClientBase {
       },
       get position() {
         return client.getPosition(channel);
-      },
-      subscribe(listener) {
-        const each = { handler: callable(listener, channel) };
-        entry.listeners.add(each);
-        return () => entry.listeners.delete(each);
       },
       unsubscribe: () => {
         if (entry.handlers.delete(subscriber) && entry.handlers.size === 0) this.#leave(channel, entry);
@@ -373,7 +368,6 @@ export class SharedClient extends ClientBase {
   #turn(entry, state, error = null) {
     if (entry.state === state) return;
     Object.assign(entry, { state, error });
-    for (const { handler } of [...entry.listeners]) handler(state);
   }
 
   #resuming(message) {

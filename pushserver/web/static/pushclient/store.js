@@ -2,14 +2,16 @@ import { run } from './events.js';
 import { DEFAULTS } from './options.js';
 import { NO_TASKS, setProgress, setStatus, takeTasks } from './tasks.js';
 
-export const INITIAL = Object.freeze({
+export const NO_PERMISSIONS = Object.freeze([]);
+
+const INITIAL = {
   socket: null,
   isConnected: false,
   connectionState: 'idle',
   transport: null,
   connectionId: null,
   userId: null,
-  permissions: Object.freeze([]),
+  permissions: NO_PERMISSIONS,
   reconnectAttempts: 0,
   maxReconnectAttempts: Infinity,
   reconnectInterval: DEFAULTS.reconnectInterval,
@@ -17,7 +19,7 @@ export const INITIAL = Object.freeze({
   error: null,
   lastError: null,
   ...NO_TASKS,
-});
+};
 
 /** The state as a snapshot: frozen, and the same object until something changes. Its Maps are replaced, never changed. */
 export class Store {

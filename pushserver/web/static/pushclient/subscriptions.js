@@ -1,52 +1,52 @@
 import { createCursor } from './cursor.js';
 import { errorOf, isTemporary, PushError } from './errors.js';
-import { callable, run } from './events.js';
+import { callable } from './events.js';
 import { deferred } from './promises.js';
 
 const MAX_SUBSCRIBE_CHARS = 30000;
 const MAX_QUERY_CHARS = 1500;
 
+const isInbox = (channel) => channel.startsWith('user:');
+
 /**
  * The channels: which are wanted, how far each was read, and what comes on them.
  *
- * A subscription `{channel, handlers, ready, cursor, state, error, listeners}` begins with a channel's first handler and
+ * A subscription `{channel, handlers, ready, cursor, state, error}` begins with a channel's first handler and
  * ends with its last; its position ends with it. The channels that the server subscribes are the user's, and so are
  * their cursors. `link.asked` says for which subscription a channel was asked on that link.
  *
  * Of the line it needs `random`, `link`, `user`, `ask`, `emit`, `dispatch`, `applyTasks` and `forgetTasks`.
  */
 export function createSubscriptions(line) {
+  const { ask, emit, applyTasks } = line;
   const channels = new Map();
   let flushing = false;
 
   const own = () => `user:${line.user?.id}`;
-  /** The channel whose position a push counts on: final task events come through the inbox. */
-  const placeOf = (channel) => (typeof channel === 'string' && channel.startsWith('task:') ? own() : channel);
-  const cursorOf = (link, place) => {
-    const cursor = line.user?.cursors.get(place) ?? channels.get(place)?.cursor ?? link.strays.get(place);
-    if (cursor) return cursor;
+  const known = (channel) => line.user?.cursors.get(channel) ?? channels.get(channel)?.cursor;
+  const cursorOf = (link, channel) => {
+    let cursor = known(channel) ?? link.strays.get(channel);
     // Nobody here asked for it (a late push, the server's API): it is followed for as long as the link lasts.
-    link.strays.set(place, createCursor());
-    return link.strays.get(place);
+    if (!cursor) link.strays.set(channel, (cursor = createCursor()));
+    return cursor;
   };
+  /** What an answer is taken for; it says nothing to a subscription that came later. */
+  const asking = (link, channel, since) => ({ channel, since, cursor: cursorOf(link, channel) });
+  const stands = (link, { channel, cursor }) => link === line.link && cursorOf(link, channel) === cursor;
 
   const turn = (subscription, state, error = null) => {
     if (subscription.state === state) return;
     Object.assign(subscription, { state, error });
     if (error) subscription.ready.reject(error);
-    for (const { handler } of [...subscription.listeners]) run(handler, state);
   };
   const leave = (subscription, error) => {
-    const { channel } = subscription;
-    if (channels.get(channel) !== subscription) return;
-    channels.delete(channel);
+    if (!channels.delete(subscription.channel)) return;
     turn(subscription, 'closed', error);
     flush();
   };
   const drop = (subscription, subscriber) => {
-    if (subscription.handlers.delete(subscriber) && subscription.handlers.size === 0) {
-      leave(subscription, new PushError('CLOSED', 'unsubscribed'));
-    }
+    const { handlers } = subscription;
+    if (handlers.delete(subscriber) && handlers.size === 0) leave(subscription, new PushError('CLOSED', 'unsubscribed'));
   };
 
   /** Once per turn of the event loop, so that many calls are one message. */
@@ -65,112 +65,135 @@ export function createSubscriptions(line) {
     const left = [...link.asked.keys()].filter((channel) => !channels.has(channel));
     for (const channel of left) link.asked.delete(channel);
     const gone = left.filter((channel) => !user.cursors.has(channel));
-    const refused = (error) => {
-      if (!error || !isTemporary(error)) return;
-      later(link, error, () => {
-        for (const channel of gone) if (!channels.has(channel)) link.asked.set(channel, null);
-        sync();
-      });
-    };
-    if (gone.length > 0) line.ask('unsubscribe', { channels: gone }, () => {}, refused);
+    const refused = (error) => later(link, error, () => {
+      for (const channel of gone) if (!channels.has(channel)) link.asked.set(channel, null);
+      sync();
+    });
+    if (gone.length > 0) ask('unsubscribe', { channels: gone }, () => {}, refused);
     const wanted = [...channels.values()].filter((each) => link.asked.get(each.channel) !== each);
     send(link, [...new Set([...wanted.map(({ channel }) => channel), ...extra])]);
   };
   const send = (link, names) => {
-    let size = 0;
-    const batches = [[]];
+    const { kept } = line.user;
+    const batches = [];
+    let room = 0;
     for (const channel of names) {
       if (channels.has(channel)) link.asked.set(channel, channels.get(channel));
       const cursor = cursorOf(link, channel);
-      const { kept } = line.user;
       if (kept[channel] && !cursor.position) cursor.moveTo(kept[channel]);
       delete kept[channel];
       const since = cursor.position;
       if (since && cursor.held?.link !== link) cursor.held = { link, pushes: [] };
       const item = since ? { channel, since } : channel;
-      size += JSON.stringify(item).length;
-      if (size > MAX_SUBSCRIBE_CHARS) {
+      room -= JSON.stringify(item).length;
+      if (room < 0) {
         batches.push([]);
-        size = 0;
+        room = MAX_SUBSCRIBE_CHARS;
       }
       batches.at(-1).push(item);
     }
     for (const items of batches) {
-      if (items.length === 0) continue;
-      const asked = items.map((item) => {
-        const channel = item.channel ?? item;
-        return { channel, cursor: cursorOf(link, channel), since: item.since };
-      });
+      const asked = items.map((item) => asking(link, item.channel ?? item, item.since));
       const failed = (error) => error && refuse(link, asked, error);
-      line.ask('subscribe', { channels: items }, (data) => subscriptions.subscribed(link, asked, data), failed);
+      ask('subscribe', { channels: items }, (data) => subscribed(link, asked, data), failed);
     }
   };
-  /** Tries again on the same link, after the time that the server asked for or a second or two. */
-  const later = (link, { retryAfter = 0 }, again) => {
-    link.later(Math.max(retryAfter, 1000) * (1 + line.random()), again);
+  /**
+   * Where it failed for now: tries again on the same link, after the time that the server asked for or a second or two.
+   * Returns whether it does.
+   */
+  const later = (link, error, again) => {
+    if (!error || !isTemporary(error)) return false;
+    link.later(Math.max(error.retryAfter ?? 0, 1000) * (1 + line.random()), again);
+    return true;
   };
-  /** Whether what was asked for is still wanted: an answer to what is gone says nothing. */
-  const stands = (link, { channel, cursor }) => link === line.link && cursorOf(link, channel) === cursor;
 
-  const release = (link, cursor) => {
-    const pushes = cursor.held?.link === link ? cursor.held.pushes : [];
-    cursor.held = null;
-    for (const push of pushes) subscriptions.receive(link, push);
+  /** Takes the results for what was asked. */
+  const subscribed = (link, asked, { results = {}, rejected = {} }) => {
+    for (const each of asked) {
+      const { channel, cursor, since } = each;
+      if (!stands(link, each)) continue;
+      if (rejected[channel]) {
+        refuse(link, [each], errorOf(rejected[channel]));
+        continue;
+      }
+      const subscription = channels.get(channel);
+      const result = results[channel] ?? {};
+      const pushes = take(link, cursor);
+      if (result.task) applyTasks([result.task]);
+      // Of the inbox `inbox_overflow` and the epoch tell.
+      const placed = result.epoch !== undefined && !isInbox(channel);
+      if (since && placed) {
+        if (result.recovered) emit('recovered', { channel });
+        else emit('gap', { channel, cause: 'not_recovered' });
+      }
+      receiveAll(link, result.messages);
+      // The inbox's own messages come as pushes after this: its position moves with them alone.
+      if (placed) cursor.moveTo(result);
+      if (subscription) {
+        subscription.ready.resolve(result);
+        turn(subscription, 'subscribed');
+        emit('subscribed', { channel, result });
+      }
+      receiveAll(link, pushes);
+    }
   };
   const refuse = (link, asked, error) => {
-    const standing = asked.filter((each) => stands(link, each));
-    if (isTemporary(error)) {
-      // What is held back stays so: the position from which to resume must not move on.
-      const names = () => standing.filter((each) => stands(link, each)).map(({ channel }) => channel);
-      later(link, error, () => send(link, names()));
-      return;
-    }
-    for (const { cursor } of standing) release(link, cursor);
-    for (const { channel } of standing) {
+    const standing = () => asked.filter((each) => stands(link, each));
+    // What is held back stays so: the position from which to resume must not move on.
+    if (later(link, error, () => send(link, standing().map(({ channel }) => channel)))) return;
+    for (const { channel, cursor } of standing()) {
+      receiveAll(link, take(link, cursor));
       const subscription = channels.get(channel);
       if (!subscription || link !== line.link) continue;
       turn(subscription, 'rejected', error);
-      line.emit('rejected', { channel, code: error.code, message: error.message });
+      emit('rejected', { channel, code: error.code, message: error.message });
     }
   };
 
-  const ended = (link, channel, { code, reason } = {}) => {
+  /** What waited at a cursor for what lies before it. */
+  const take = (link, cursor) => {
+    const pushes = cursor.held?.link === link ? cursor.held.pushes : [];
+    cursor.held = null;
+    return pushes;
+  };
+  const receiveAll = (link, pushes = []) => {
+    for (const push of pushes) subscriptions.receive(link, push);
+  };
+
+  const ended = (link, channel, { code = 'CLOSED', reason } = {}) => {
     link.asked.delete(channel);
     line.user.cursors.delete(channel);
-    const subscription = channels.get(channel);
-    if (subscription) leave(subscription, new PushError(code ?? 'CLOSED', reason ?? 'ended by the server'));
+    if (channels.has(channel)) leave(channels.get(channel), new PushError(code, reason));
   };
   const resync = (link, channel) => {
     const cursor = cursorOf(link, channel);
     cursor.lose();
     cursor.held = null;
-    if (channel === own()) line.forgetTasks();
-    line.emit('gap', { channel, cause: 'resync' });
+    const inbox = channel === own();
+    if (inbox) line.forgetTasks();
+    emit('gap', { channel, cause: 'resync' });
     if (link !== line.link) return;
-    if (channel === own()) return void reread(link, channel, cursor);
     link.asked.delete(channel);
-    sync([channel]);
+    if (inbox) reread(link, asking(link, channel));
+    else sync([channel]);
   };
   /** After a `resync` of the inbox: what it still holds, less what was shown already; then what came meanwhile. */
-  const reread = (link, channel, cursor, since) => {
+  const reread = (link, asked) => {
+    const { channel, cursor, since } = asked;
     cursor.held ??= { link, pushes: [] };
-    const read = ({ messages = [], offset, epoch, more }) => {
-      if (!stands(link, { channel, cursor })) return;
-      const { pushes } = cursor.held;
-      cursor.held = null;
-      if (!since) line.user.inbox.restart(epoch);
-      for (const push of messages) subscriptions.receive(link, push);
+    const read = ({ messages, offset, epoch, more }) => {
+      if (!stands(link, asked)) return;
+      const pushes = take(link, cursor);
+      if (!since) line.user.inbox.open({ epoch, acked: 0 });
+      receiveAll(link, messages);
       cursor.moveTo({ offset, epoch });
+      if (!more) return receiveAll(link, pushes);
       cursor.held = { link, pushes };
-      if (more) reread(link, channel, cursor, { offset, epoch });
-      else release(link, cursor);
+      reread(link, { ...asked, since: { offset, epoch } });
     };
-    const failed = (error) => {
-      if (!error || !stands(link, { channel, cursor })) return;
-      if (isTemporary(error)) later(link, error, () => stands(link, { channel, cursor }) && reread(link, channel, cursor, since));
-      else release(link, cursor);
-    };
-    line.ask('history', { channel, limit: 1000, ...(since && { since }) }, read, failed);
+    const failed = (error) => later(link, error, () => reread(link, asked)) || receiveAll(link, take(link, cursor));
+    ask('history', { channel, limit: 1000, since }, read, failed);
   };
 
   const subscriptions = {
@@ -180,33 +203,29 @@ export function createSubscriptions(line) {
       const subscriber = { handler: callable(handler, channel) };
       let subscription = channels.get(channel);
       if (!subscription) {
-        const cursor = line.user?.cursors.get(channel) ?? createCursor(since && { offset: since.offset, epoch: since.epoch });
-        subscription = { channel, handlers: new Set(), ready: deferred(), cursor, state: 'subscribing', error: null, listeners: new Set() };
+        const cursor = known(channel) ?? createCursor();
+        if (since && !cursor.position) cursor.moveTo(since);
+        subscription = { channel, handlers: new Set(), ready: deferred(), cursor, state: 'subscribing', error: null };
         channels.set(channel, subscription);
       } else if (subscription.state === 'rejected') {
         subscription.ready = deferred();
         turn(subscription, 'subscribing');
         line.link?.asked.delete(channel);
       }
-      subscription.handlers.add(subscriber);
+      const { handlers, ready } = subscription;
+      handlers.add(subscriber);
       flush();
-      const { ready, listeners } = subscription;
       return {
         channel,
         ready: ready.promise,
         get state() {
-          return subscription.handlers.has(subscriber) ? subscription.state : 'closed';
+          return handlers.has(subscriber) ? subscription.state : 'closed';
         },
         get error() {
           return subscription.error;
         },
         get position() {
           return subscription.cursor.position;
-        },
-        subscribe(listener) {
-          const entry = { handler: callable(listener, channel) };
-          listeners.add(entry);
-          return () => listeners.delete(entry);
         },
         unsubscribe: () => drop(subscription, subscriber),
       };
@@ -222,33 +241,31 @@ export function createSubscriptions(line) {
 
     handlers: (channel) => channels.get(channel)?.handlers,
 
-    position(channel) {
-      const { position } = line.user?.cursors.get(channel) ?? channels.get(channel)?.cursor ?? {};
-      return position && { ...position };
-    },
+    position: (channel) => known(channel)?.position,
 
     // --- for the connection ------------------------------------------------------------------------------------------
 
-    /** Every known position, to be kept over a reload, but the inbox's: that cursor the server keeps. */
-    get positions() {
-      const known = [...channels].map(([channel, { cursor }]) => [channel, cursor]).concat([...(line.user?.cursors ?? [])]);
-      const placed = known.filter(([channel, { position }]) => position && !channel.startsWith('user:'));
-      return { ...line.user?.kept, ...Object.fromEntries(placed.map(([channel, { position }]) => [channel, position])) };
-    },
-
-    /** The positions to sign in with: of the channels that the server subscribes. */
-    get signInPositions() {
-      const placed = [...(line.user?.cursors ?? [])].filter(([, { position }]) => position);
-      return Object.fromEntries(placed.map(([channel, { position }]) => [channel, position]));
+    /**
+     * The positions to sign in with, of the channels that the server subscribes; or `all` that are worth to be kept over
+     * a reload: not the inbox's, whose cursor the server keeps.
+     */
+    positions(all) {
+      const positions = all ? { ...line.user.kept } : {};
+      const add = (channel, { position }) => {
+        if (position && !(all && isInbox(channel))) positions[channel] = position;
+      };
+      line.user?.cursors.forEach((cursor, channel) => add(channel, cursor));
+      if (all) channels.forEach(({ cursor }, channel) => add(channel, cursor));
+      return positions;
     },
 
     /** Channels that an event stream opens with: those without a position, as far as a url should be long. */
-    channelsToOpen(link) {
-      let length = 0;
+    toOpen(link) {
+      let room = MAX_QUERY_CHARS;
       for (const [channel, subscription] of channels) {
         if (subscription.cursor.position) continue;
-        length += channel.length;
-        if (length > MAX_QUERY_CHARS) break;
+        room -= channel.length;
+        if (room < 0) break;
         link.asked.set(channel, subscription);
       }
       return [...link.asked.keys()];
@@ -256,43 +273,30 @@ export function createSubscriptions(line) {
 
     /** Signed in: the server subscribes these channels, and the inbox is in this state. */
     open(names, inbox) {
-      const { user } = line;
-      const before = user.cursors;
-      user.cursors = new Map();
-      for (const name of names) {
-        const cursor = before.get(name) ?? channels.get(name)?.cursor ?? createCursor();
-        user.cursors.set(name, cursor);
-        if (channels.has(name)) channels.get(name).cursor = cursor;
-      }
-      if (!inbox) return;
+      const cursors = new Map(names.map((name) => [name, known(name) ?? createCursor()]));
+      line.user.cursors = cursors;
+      for (const each of channels.values()) each.cursor = cursors.get(each.channel) ?? each.cursor;
       const channel = own();
-      const cursor = user.cursors.get(channel) ?? createCursor();
-      user.cursors.set(channel, cursor);
-      if (user.inbox.open(inbox)) {
+      const cursor = cursors.get(channel);
+      if (!inbox || !cursor) return;
+      if (line.user.inbox.open(inbox)) {
         line.forgetTasks();
-        line.emit('gap', { channel, cause: 'not_recovered' });
+        emit('gap', { channel, cause: 'not_recovered' });
       }
       // Lost again before the first push: resume from the cursor, as the server would.
       if (cursor.position?.epoch !== inbox.epoch) cursor.moveTo({ offset: inbox.acked, epoch: inbox.epoch });
     },
 
-    /** An event stream is open, and with it the channels that it was opened with. */
-    opened(link, data) {
-      const asked = [...link.asked.keys()].map((channel) => ({ channel, cursor: cursorOf(link, channel) }));
-      subscriptions.subscribed(link, asked, data);
-    },
-
-    /** After sign-in: takes what was resumed with it, and asks for all that is wanted. */
-    begin(link, { results = {} }) {
-      const resumed = Object.keys(results).map((channel) => ({ channel, cursor: cursorOf(link, channel), since: true }));
-      for (const { channel } of resumed) if (channels.has(channel)) link.asked.set(channel, channels.get(channel));
-      subscriptions.subscribed(link, resumed, { results });
+    /** After sign-in: takes what was resumed with it, or what the event stream was opened with; asks for the rest. */
+    begin(link, data) {
+      const sse = link.kind === 'sse';
+      const names = sse ? [...link.asked.keys()] : Object.keys(data.results ?? {});
+      for (const channel of names) if (channels.has(channel)) link.asked.set(channel, channels.get(channel));
+      subscribed(link, names.map((channel) => asking(link, channel, !sse)), data);
       if (link !== line.link) return;
       // Of a channel that the server subscribes the position is known by subscribing again: without it, what is published
       // during the next interruption could not be asked for. An event stream had no way to resume these at sign-in.
-      const placed = ([channel, { position }]) => channel.startsWith('user:') || position;
-      const unknown = [...line.user.cursors].filter((each) => link.kind === 'sse' || !placed(each));
-      sync(unknown.map(([channel]) => channel));
+      sync([...line.user.cursors.keys()].filter((channel) => sse || !(isInbox(channel) || known(channel).position)));
     },
 
     /** The link is gone: what was subscribed waits to be so again. */
@@ -301,7 +305,7 @@ export function createSubscriptions(line) {
     },
 
     /** The permissions changed: what was refused may be allowed now. */
-    askRefusedAgain(link) {
+    renewed(link) {
       for (const { state, channel } of channels.values()) if (state === 'rejected') link.asked.delete(channel);
       flush();
     },
@@ -319,59 +323,25 @@ export function createSubscriptions(line) {
     /** A push came on `link`. */
     receive(link, push) {
       const { type, channel, offset, data } = push;
-      const place = placeOf(channel);
-      const inbox = offset !== undefined && place === own() ? line.user.inbox : null;
-      const cursor = cursorOf(link, offset === undefined ? channel : place);
+      // Final task events come through the inbox.
+      const inbox = offset !== undefined && (channel === own() || channel?.startsWith?.('task:'));
+      const cursor = cursorOf(link, inbox ? own() : channel);
       if (offset !== undefined && cursor.held?.link === link) {
         // What lies between is still on its way: this one waits for its turn.
         cursor.held.pushes.push(push);
         return;
       }
-      const accepted = cursor.accept(push);
-      if (accepted === undefined) return;
-      const repeated = !accepted && !inbox?.release(push);
+      const isNew = cursor.accept(push);
+      if (isNew === undefined) return;
       const task = typeof data?.taskId === 'string' && typeof data.version === 'number' && type.startsWith('task_');
-      const stale = task && !repeated && line.applyTasks([data]).length === 0;
+      const stale = task && isNew && applyTasks([data]).length === 0;
       // A final event from the inbox is a message of its own: it is told even where its state was known by other ways.
-      const told = !repeated && !(stale && offset === undefined);
-      const results = told ? line.dispatch(push) : [null];
-      inbox?.take(push, results);
+      const results = isNew && !(stale && offset === undefined) ? line.dispatch(push) : [null];
+      if (inbox) line.user?.inbox.take(push, results);
       const about = data?.channel ?? channel;
       if (type === 'unsubscribed') ended(link, about, data);
       else if (type === 'resync' && typeof about === 'string') resync(link, about);
-      else if (type === 'inbox_overflow') line.emit('gap', { channel, cause: 'overflow', lost: data?.lost });
-    },
-
-    /** Takes the results for what was asked, `{channel, cursor, since}` each; `since`: from where it should resume. */
-    subscribed(link, asked, { results = {}, rejected = {} }) {
-      for (const each of asked) {
-        const { channel, cursor, since } = each;
-        if (!stands(link, each)) continue;
-        if (rejected[channel]) {
-          refuse(link, [each], errorOf(rejected[channel]));
-          continue;
-        }
-        const subscription = channels.get(channel);
-        const result = results[channel] ?? {};
-        const { pushes = [] } = cursor.held ?? {};
-        cursor.held = null;
-        if (result.task) line.applyTasks([result.task]);
-        // Of the inbox `inbox_overflow` and the epoch tell.
-        const placed = result.epoch !== undefined && !channel.startsWith('user:');
-        if (since && placed) {
-          if (result.recovered) line.emit('recovered', { channel });
-          else line.emit('gap', { channel, cause: 'not_recovered' });
-        }
-        for (const push of result.messages ?? []) subscriptions.receive(link, push);
-        // The inbox's own messages come as pushes after this: its position moves with them alone.
-        if (placed) cursor.moveTo(result);
-        if (subscription) {
-          subscription.ready.resolve(result);
-          turn(subscription, 'subscribed');
-          line.emit('subscribed', { channel, result });
-        }
-        for (const push of pushes) subscriptions.receive(link, push);
-      }
+      else if (type === 'inbox_overflow') emit('gap', { channel, cause: 'overflow', lost: data?.lost });
     },
   };
   return subscriptions;

@@ -6,7 +6,8 @@ const SLEPT = 10000;
  * Looks after time: a tick every few seconds, which also finds out that the machine slept or that its clock was set
  * back; and the page's events that tell of a network or a tab that came back.
  *
- * `on` has `tick()`, `slept()`, `setBack()`, `woke()`, `offline()` and `hidden()`.
+ * `on` has `tick()`, `hidden()`, and `woke(free)`: whatever was known before may hold no more, and where the way seems to be
+ * free again there is no reason to wait.
  */
 export function createWatchdog({ now, setTimeout, clearTimeout, window, document }, on) {
   let timer = null;
@@ -16,8 +17,8 @@ export function createWatchdog({ now, setTimeout, clearTimeout, window, document
   const tick = (period) => {
     const late = now() - lastTick - period;
     timer = null;
-    if (late < -period) on.setBack();
-    if (late > SLEPT) on.slept();
+    // In a hidden tab timers are late by rule, which says nothing of the way.
+    if (late > SLEPT || late < -period) on.woke(document?.visibilityState !== 'hidden');
     on.tick();
   };
 
@@ -40,12 +41,13 @@ export function createWatchdog({ now, setTimeout, clearTimeout, window, document
         target?.addEventListener?.(type, listener);
         added.push([target, type, listener]);
       };
-      add(window, 'online', on.woke);
-      add(window, 'offline', on.offline);
-      add(window, 'pageshow', (event) => event.persisted && on.woke());
+      const woke = () => on.woke(true);
+      add(window, 'online', woke);
+      add(window, 'offline', () => on.woke(false));
+      add(window, 'pageshow', (event) => event.persisted && woke());
       add(window, 'pagehide', on.hidden);
-      add(document, 'visibilitychange', () => document.visibilityState === 'visible' && on.woke());
-      add(document, 'resume', on.woke);
+      add(document, 'visibilitychange', () => document.visibilityState === 'visible' && woke());
+      add(document, 'resume', woke);
     },
 
     stop() {
