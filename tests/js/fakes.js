@@ -106,6 +106,19 @@ export function fakePage() {
   return { window: new EventTarget(), document };
 }
 
+/** A token that names a user, as far as a client looks at it. */
+export const tokenOf = (sub, more = {}) => `h.${btoa(JSON.stringify({ sub, ...more }))}.s`;
+
+/** What a page keeps over a reload. */
+export function fakeStorage() {
+  const kept = new Map();
+  return {
+    getItem: (key) => kept.get(key) ?? null,
+    setItem: (key, value) => void kept.set(key, String(value)),
+    removeItem: (key) => void kept.delete(key),
+  };
+}
+
 /** A client on a fake clock and fake sockets, and what a test needs to play the server. */
 export function rig(createClient, options = {}) {
   const clock = new Clock();
@@ -120,7 +133,7 @@ export function rig(createClient, options = {}) {
     environment: { WebSocket: Socket, random: () => 0.5, ...clock.environment, ...page, ...environment },
   });
   const events = [];
-  for (const type of ['connect', 'disconnect', 'error', 'gap', 'recovered', 'rejected', 'subscribed']) {
+  for (const type of ['connect', 'disconnect', 'error', 'gap', 'recovered', 'rejected', 'subscribed', 'user_changed']) {
     client.on(type, (value) => events.push([type, value]));
   }
   const socket = () => Socket.all.at(-1);

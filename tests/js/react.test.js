@@ -7,6 +7,7 @@ import { rig, settle, WELCOME } from './fakes.js';
 globalThis.IS_REACT_ACT_ENVIRONMENT = true;
 const { createElement: h, StrictMode } = await import('react');
 const renderer = await import('react-test-renderer');
+const { renderToString } = await import('react-dom/server');
 const { useWebSocket, useTask, useChannel, useSelector, configure } = await import('../../pushserver/web/static/pushclient/react.js');
 const { act } = renderer.default ?? renderer;
 const { create: render } = renderer.default ?? renderer;
@@ -229,5 +230,21 @@ test('an address that cannot be opened is told to onError', async () => {
   const root = await mount(h(Show, { options: { ...s.options, create }, onError: (message, error) => told.push([message, error.code]) }));
   assert.deepEqual(told, [['bad url', 'CLOSED']]);
   await act(async () => root.unmount());
+  await later();
+});
+
+test('a server renders the first snapshot, whatever is live, and warns of nothing', async (context) => {
+  const errors = context.mock.method(console, 'error', () => {});
+  const s = stage();
+  function Page({ options }) {
+    const ids = useSelector((now) => [...now.tasks.keys()], options);
+    return h('p', null, `${useWebSocket(options).isConnected} ${useTask('t1', options)?.percentage} ${ids.length}`);
+  }
+  const live = await mount(h(Page, { options: s.options }));
+  await act(() => s.r.welcome({ tasks: [task()] }));
+  assert.equal(live.toJSON().children.join(''), 'true 10 1');
+  assert.equal(renderToString(h(Page, { options: s.options })), '<p>false undefined 0</p>');
+  assert.deepEqual(errors.mock.calls.map((call) => String(call.arguments[0])).filter((text) => !/test-renderer/.test(text)), []);
+  await act(async () => live.unmount());
   await later();
 });

@@ -4,10 +4,7 @@ import { test } from 'node:test';
 import { Unauthorized } from '../../pushserver/web/static/pushclient/errors.js';
 import { DEFAULTS } from '../../pushserver/web/static/pushclient/options.js';
 import { createSession } from '../../pushserver/web/static/pushclient/session.js';
-import { fakeLine, fakeLink, settle } from './fakes.js';
-
-/** A token that names a user, as far as a client looks at it. */
-const tokenOf = (sub, more = {}) => `h.${btoa(JSON.stringify({ sub, ...more }))}.s`;
+import { fakeLine, fakeLink, settle, tokenOf } from './fakes.js';
 
 function stage(token) {
   const line = fakeLine();

@@ -296,7 +296,7 @@ export class SharedClient extends ClientBase {
   /** This tab is another user's now: it leaves the others, with nothing of what it had. */
   #move(token) {
     this.#post({ do: 'leave' });
-    this.#failWaiting(new PushError('CLOSED', 'the user changed'));
+    this.#endRequests(new PushError('CLOSED', 'the user changed'));
     this.#forgetUser();
     this.store.set({ isConnected: false, connectionState: 'connecting', connectionId: null });
     this.#admit(token);
@@ -381,7 +381,13 @@ export class SharedClient extends ClientBase {
     if (this.#channels.get(channel) !== entry) return;
     this.#channels.delete(channel);
     this.#positions.delete(channel);
-    this.#turn(entry, 'closed', new PushError('CLOSED', 'unsubscribed'));
+    const error = new PushError('CLOSED', 'unsubscribed');
+    this.#turn(entry, 'closed', error);
+    for (const [n, { message, reject }] of this.#waiting) {
+      if (message.channel !== channel) continue;
+      this.#waiting.delete(n);
+      reject(error);
+    }
     if (this.#port !== null) this.#post({ do: 'unsubscribe', channel });
   }
 
@@ -402,6 +408,15 @@ export class SharedClient extends ClientBase {
     const promise = quiet(new Promise((resolve, reject) => this.#waiting.set(n, { message: whole, resolve, reject })));
     this.#post(message.do === 'subscribe' ? this.#resuming(whole) : whole);
     return { n, promise };
+  }
+
+  #endRequests(error) {
+    for (const [n, { message, reject }] of this.#waiting) {
+      // A subscription is asked for again, where the tab goes.
+      if (message.do !== 'request') continue;
+      this.#waiting.delete(n);
+      reject(error);
+    }
   }
 
   #failWaiting(error) {
