@@ -28,9 +28,9 @@ test('a token is kept until it is refused or due', async () => {
   const reasons = [];
   const { line, session } = stage(({ reason }) => (reasons.push(reason), `t${reasons.length}`));
   for (let attempt = 0; attempt < 3; attempt += 1) assert.equal(await session.take(), 't1');
-  assert.equal(session.refuse('expired'), true, 'an old one: the next may be better');
+  assert.equal(session.discard('expired'), true, 'an old one: the next may be better');
   assert.equal(await session.take(), 't2');
-  assert.equal(session.refuse(), false, 'a fresh one: the next will be no better');
+  assert.equal(session.discard(), false, 'a fresh one: the next will be no better');
   assert.equal(await session.take(), 't3');
   session.schedule(line.clock.time + 100_000);
   session.heard(line.clock.time);

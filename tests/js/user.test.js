@@ -155,6 +155,17 @@ test('signing out forgets all, and the next user is no change', async () => {
   assert.deepEqual(r.heard('user_changed'), []);
 });
 
+test('who connects again may be another: the callback is asked anew', async () => {
+  let user = '42';
+  const r = rig(createClient, { token: () => tokenOf(user) });
+  await r.connect();
+  r.client.disconnect();
+  user = 'bob';
+  await r.connect(BOB);
+  assert.equal(r.socket().of('auth')[0].data.token, tokenOf('bob'));
+  assert.deepEqual(r.heard('user_changed'), [{ from: '42', to: 'bob' }]);
+});
+
 test('an inbox made anew at sign-in forgets the tasks; the server tells those that it has', async () => {
   const r = rig(createClient);
   (await r.connect({ tasks: [{ ...task, version: 14 }] })).drop();

@@ -302,9 +302,9 @@ export function createConnection(options, env, store, events) {
     debug('lost', { code: effective, reason: message });
     const hopeless = effective === 3005 && !ready && failure && !session.isRenewable;
     let again = mayReconnect(effective) && !hopeless;
-    if (effective === 3005) session.refuse('expired');
+    if (effective === 3005) session.discard('expired');
     // A token from an earlier sign-in may have a better successor.
-    if (effective === 3500 && failure?.code !== 'UNAUTHORIZED' && session.refuse()) again = true;
+    if (effective === 3500 && failure?.code !== 'UNAUTHORIZED' && session.discard()) again = true;
     if (!heard) {
       if (kind === 'websocket') failuresToOpen += 1;
       else blocked = false;
@@ -450,6 +450,8 @@ export function createConnection(options, env, store, events) {
       if (!wanted) {
         wanted = true;
         stoppedForToken = false;
+        // Who signs in may be another than who disconnected.
+        session.discard();
         backoff.reset();
         watchdog.listen();
         arm();

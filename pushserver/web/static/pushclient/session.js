@@ -67,8 +67,8 @@ export function createSession(line, { token: source, connectTimeout }, on) {
       return reused ? kept : ask({ reason });
     },
 
-    /** The server refused the token. Returns whether it was an old one, so that the callback may have a better one. */
-    refuse(why = 'connect') {
+    /** Keeps the token no longer. Returns whether it was an old one, so that the callback may have a better one. */
+    discard(why = 'connect') {
       reason = why;
       kept = null;
       return session.isRenewable && reused;
