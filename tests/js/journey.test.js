@@ -127,7 +127,7 @@ test('once, pushes of any name, and what is no function', async () => {
   socket.receive('gap', {}, { channel: 'a', messageId: 'g' });
   assert.deepEqual(heard, [1, 'gap']);
   assert.deepEqual(r.heard('gap'), []);
-  for (const call of [() => r.client.on('message'), () => r.client.onPush('x', null), () => r.client.subscribeChannel('x')]) {
+  for (const call of [() => r.client.on('message'), () => r.client.once('message'), () => r.client.onPush('x', null), () => r.client.subscribeChannel('x')]) {
     assert.throws(call, TypeError);
   }
 });

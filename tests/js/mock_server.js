@@ -242,7 +242,7 @@ export class MockServer {
       return true;
     }
     const name = /^\/(pushclient(?:\/[a-z]+)*\.js)$/.exec(path)?.[1];
-    if (!name) return false;
+    if (!name || this.options.refuse?.test(path)) return false;
     const source = readFileSync(new URL(`../../pushserver/web/static/${name}`, import.meta.url));
     response.writeHead(200, { 'Content-Type': 'text/javascript', ...policy }).end(source);
     return true;

@@ -82,6 +82,20 @@ test('the renewal is planned on the server\'s clock, and done on the live link',
   assert.deepEqual(seen, [['renewed', { permissions: ['p'] }]]);
 });
 
+test('a renewal that takes its time is one renewal', async () => {
+  const { line, session } = stage(() => 't2');
+  session.schedule(line.clock.time + 100_000);
+  session.heard(line.clock.time);
+  line.clock.time += 90_000;
+  for (let tick = 0; tick < 3; tick += 1) {
+    session.tick();
+    await settle();
+  }
+  line.asked[0].reply({});
+  await settle();
+  assert.equal(line.asked.length, 1);
+});
+
 test('a clock that was set back moves no renewal, once the server has told the time again', async () => {
   const { line, session } = stage(() => 't2');
   const start = line.clock.time;

@@ -1,6 +1,6 @@
 import { createConnection } from './connection.js';
 import { PushError } from './errors.js';
-import { createEvents } from './events.js';
+import { callable, createEvents } from './events.js';
 import { platform, settingsOf } from './options.js';
 import { quiet } from './promises.js';
 import { Store } from './store.js';
@@ -43,6 +43,7 @@ export class ClientBase {
 
   /** The same, once. */
   once(type, handler) {
+    callable(handler, type);
     const end = this.on(type, (value) => {
       end();
       return handler(value);

@@ -105,7 +105,7 @@ export function createConnection(options, env, store, events) {
     stranger() {
       abandon('another user');
       forgetUser();
-      connection.connect();
+      if (wanted) connection.connect();
     },
     signedOut: (error) => refused(link, error),
   });
@@ -188,7 +188,8 @@ export function createConnection(options, env, store, events) {
     }
     if (websocket && kind === 'sse') made.upgrade = () => watchForWebSocket(env, made, webSocketUrl(url), options, () => {
       blocked = false;
-      connection.reconnect();
+      abandon('a WebSocket works');
+      connection.connect();
     });
     set({ socket: made.transport.socket ?? null });
   };
@@ -474,6 +475,7 @@ export function createConnection(options, env, store, events) {
     },
 
     reconnect() {
+      session.discard();
       if (wanted) abandon('reconnect');
       set({ reconnectAttempts: 0 });
       return connection.connect();

@@ -92,7 +92,7 @@ export function createSession(line, { token: source, connectTimeout }, on) {
 
     /** Renews the token where that is due. */
     tick() {
-      if (due && line.link && serverNow() >= due) session.renew();
+      if (due && !renewing && line.link && serverNow() >= due) session.renew();
     },
 
     /** Signs in anew on the live link, with another token. */

@@ -241,7 +241,9 @@ export class SharedClient extends ClientBase {
     const waiting = [...this.#waiting.values()].map(({ message }) => message);
     const calls = this.#outgoing;
     this.#outgoing = null;
-    this.#post({ do: 'attach', connect: this.#wanted, lock: this.#lock, options: this.#options, user: this.#user, token });
+    // Positions over a reload are this page's: a worker has no storage for them.
+    const options = { ...this.#options, recover: false };
+    this.#post({ do: 'attach', connect: this.#wanted, lock: this.#lock, options, user: this.#user, token });
     for (const message of waiting) this.#post(message.do === 'subscribe' ? this.#resuming(message) : message);
     const asked = new Set(waiting.map(({ channel }) => channel));
     for (const [channel, entry] of this.#channels) if (!asked.has(channel)) this.#subscribe(channel, entry);
