@@ -126,7 +126,7 @@ export function createConnection(options, env, store, events) {
       } else if (!link.forgiven) {
         // Once: where every timer is late, as in a hidden tab, an attempt that hangs would never end.
         link.forgiven = true;
-        link.startedAt = now();
+        link.probe.at = now();
       }
     },
     hidden() {
@@ -150,8 +150,9 @@ export function createConnection(options, env, store, events) {
       // Where WebSocket seems to be blocked, each attempt tries it first and the event stream right after: a server
       // that was merely down is then found by WebSocket again.
       fallback: kind === 'websocket' && sse && failuresToOpen >= options.sseAfter - 1,
-      startedAt: now(),
       receivedAt: now(),
+      // What has to come, and by when: first that the server signs us in, later the answer to a ping.
+      probe: { at: now(), within: connectTimeout },
       token: quiet(session.take()),
       asked: new Map(),
       strays: new Map(),
@@ -218,6 +219,7 @@ export function createConnection(options, env, store, events) {
   const welcome = (given, data) => {
     const { userId: id = null, connectionId = null, node = null, inbox = null } = data;
     given.ready = true;
+    alive(given);
     if (data.heartbeat) given.heartbeat = data.heartbeat;
     arm();
     backoff.reset();
@@ -378,7 +380,7 @@ export function createConnection(options, env, store, events) {
 
   const alive = (given) => {
     given.receivedAt = now();
-    given.probe = null;
+    if (given.ready) given.probe = null;
   };
 
   const receive = (given, text) => {
@@ -418,12 +420,10 @@ export function createConnection(options, env, store, events) {
 
   const watch = (given) => {
     const { interval, timeout } = given.heartbeat;
-    if (!given.ready) {
-      if (since(given.startedAt) >= connectTimeout) refused(given, new PushError('TIMEOUT', 'no answer from the server'));
-    } else if (!given.probe) {
+    if (!given.probe) {
       if (since(given.receivedAt) >= interval) probe(given, timeout);
     } else if (since(given.probe.at) >= given.probe.within) {
-      refused(given, new PushError('TIMEOUT', 'the server is silent'));
+      refused(given, new PushError('TIMEOUT', 'no answer from the server'));
     }
   };
 
