@@ -469,17 +469,17 @@ test('a resync of the inbox reads what it still holds and shows nothing twice', 
   const socket = await r.connect();
   const heard = [];
   r.client.on('user_notification', (push) => heard.push(push.messageId));
-  socket.receive(...inboxPush(1));
+  for (const offset of [1, 2]) socket.receive(...inboxPush(offset));
   socket.receive('resync', { channel: 'user:42' }, { channel: 'user:42' });
-  const held = [1, 2].map((offset) => {
+  const held = [1, 2, 3].map((offset) => {
     const [type, data, more] = inboxPush(offset, { epoch: 'i2' });
     return { type, data, ...more };
   });
-  socket.answer('history', 'history', { messages: held, offset: 2, epoch: 'i2' });
-  assert.deepEqual(heard, ['n1', 'n2']);
-  assert.deepEqual(r.client.getPosition('user:42'), { offset: 2, epoch: 'i2' });
+  socket.answer('history', 'history', { messages: held, offset: 3, epoch: 'i2' });
+  assert.deepEqual(heard, ['n1', 'n2', 'n3']);
+  assert.deepEqual(r.client.getPosition('user:42'), { offset: 3, epoch: 'i2' });
   await r.clock.advance(300);
-  assert.deepEqual(socket.of('ack').at(-1).data, { offset: 2, epoch: 'i2' });
+  assert.deepEqual(socket.of('ack').at(-1).data, { offset: 3, epoch: 'i2' });
 });
 
 test('another user starts from nothing', async () => {

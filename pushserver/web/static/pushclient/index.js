@@ -13,6 +13,10 @@
  *   backoff.js          when the next attempt falls
  *   store.js, tasks.js  the snapshot, and the tasks in it
  *   events.js           who listens to what
+ *   storage.js          what is kept over a reload
+ *   options.js, errors.js, tokens.js, promises.js   values and small tools
+ *
+ * react.js is the entry for React, shared.js that for one connection of all tabs (exchange.js, worker.js).
  */
 export { reconnectWindow } from './backoff.js';
 export { ClientBase, createClient, createClient as default, PushClient } from './client.js';
