@@ -141,6 +141,18 @@ test('a handler that does not end is reported, and holds up no ack for longer', 
   assert.deepEqual(acks(), [{ offset: 2, epoch: 'e' }]);
 });
 
+test('with a hundred behind it a handler has a second left', async () => {
+  const { line, inbox, acks } = stage();
+  inbox.take(push(1), [new Promise(() => {})]);
+  for (let offset = 2; offset <= 100; offset += 1) inbox.take(push(offset), TAKEN);
+  await line.clock.advance(5000);
+  assert.deepEqual(acks(), []);
+  for (let offset = 101; offset <= 103; offset += 1) inbox.take(push(offset), TAKEN);
+  await line.clock.advance(1300);
+  assert.deepEqual(acks(), [{ offset: 103, epoch: 'e' }]);
+  assert.equal(line.told.length, 1);
+});
+
 test('what is held holds back what was read anew behind it, also in another epoch', async () => {
   const { line, inbox, acks } = stage();
   inbox.take(push(7), []);

@@ -1,6 +1,10 @@
 import { isTemporary, PushError } from './errors.js';
 import { UNTAKEN } from './events.js';
 
+/** With so many behind it (as many as an inbox keeps by default) a handler has no more than so many ms left. */
+const CROWD = 100;
+const CROWDED = 1000;
+
 const isTaskEnd = ({ type, data }) => type.startsWith('task_') && /^(completed|failed|cancelled)$/.test(data?.status);
 
 /**
@@ -18,7 +22,7 @@ export function createInbox(line, { autoAck, ackDelay, holdUnhandled, handlerTim
   let acked = 0;
   let whole = false;
   let gathering = null;
-  /** Messages whose way is not yet clear, oldest first: `{push, done, held, end}`; `end()` stops their timer. */
+  /** Messages whose way is not yet clear, oldest first: `{push, done, held, end, late}`; `end()` stops their timer. */
   let entries = [];
 
   const finish = (entry) => {
@@ -34,10 +38,11 @@ export function createInbox(line, { autoAck, ackDelay, holdUnhandled, handlerTim
     entry.end();
     entry.held = false;
     if (results.some((result) => result?.then)) {
-      entry.end = line.later(handlerTimeout, () => {
+      entry.late = () => {
         finish(entry);
         line.emit('error', new PushError('HANDLER', `a handler of ${entry.push.type} has not ended in time`));
-      });
+      };
+      entry.end = line.later(handlerTimeout, entry.late);
     }
     Promise.all(results).then((values) => {
       if (entry.done) return;
@@ -47,6 +52,7 @@ export function createInbox(line, { autoAck, ackDelay, holdUnhandled, handlerTim
   };
   const hold = (entry) => {
     entry.end();
+    entry.late = null;
     entry.held = true;
     entry.until ??= line.now() + holdUnhandled;
     entry.end = line.later(entry.until - line.now(), () => finish(entry));
@@ -72,6 +78,11 @@ export function createInbox(line, { autoAck, ackDelay, holdUnhandled, handlerTim
       const entry = { push, done: false, held: false, end: () => {} };
       entries.push(entry);
       deal(entry, results);
+      const [oldest] = entries;
+      if (entries.length <= CROWD || !oldest.late) return;
+      oldest.end();
+      oldest.end = line.later(CROWDED, oldest.late);
+      oldest.late = null;
     },
 
     /** Somebody began to listen: hands over what nobody took. */
