@@ -277,6 +277,14 @@ test('a disconnect from inside the disconnect event is final', async () => {
   assert.equal(r.Socket.all.length, 1);
 });
 
+test('a disconnect from inside a listener of the state opens nothing', async () => {
+  const r = rig(createClient);
+  r.client.subscribe((now) => now.connectionState === 'connecting' && r.client.disconnect());
+  await assert.rejects(r.client.connect(), { code: 'CLOSED' });
+  assert.equal(r.Socket.all.length, 0);
+  assert.equal(r.clock.timers.size, 0);
+});
+
 test('a url that cannot be opened is said at once', async () => {
   const r = rig(createClient, { environment: { WebSocket: class { constructor() { throw new SyntaxError('bad url'); } } } });
   await assert.rejects(r.client.connect(), { message: 'bad url' });

@@ -169,6 +169,8 @@ export function createConnection(options, env, store, events) {
     link = made;
     debug('attempt', { kind });
     set({ connectionState: 'connecting', transport: kind, nextAttemptAt: null });
+    // Who listens to the state may have ended it.
+    if (made !== link) return;
     const ifCurrent = (act) => (...values) => made === link && act(made, ...values);
     const heard = {
       opened: ifCurrent(signIn),
