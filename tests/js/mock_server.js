@@ -20,6 +20,7 @@ export class MockServer {
     this.received = [];
     this.handshakes = 0;
     this.messageIds = new Map();
+    this.userOf = (token) => token.split('.')[0];
     this.refuse = () => null;
     this.reply = () => undefined;
   }
@@ -38,7 +39,9 @@ export class MockServer {
         socket.end('HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n');
         return;
       }
-      this.wss.handleUpgrade(request, socket, head, (ws) => this.#accept(ws));
+      // As behind a proxy that lets the handshake through and nothing after it.
+      const silent = this.options.websocket === 'silent';
+      this.wss.handleUpgrade(request, socket, head, (ws) => (silent ? ws.on('error', () => {}) : this.#accept(ws)));
     });
     await new Promise((resolve) => this.http.listen(port, '127.0.0.1', resolve));
     this.port = this.http.address().port;
@@ -156,7 +159,7 @@ export class MockServer {
     }
     if (refusal) return void answer('error', { code: refusal.code, message: refusal.code });
     const first = link.userId === null;
-    link.userId = token.split('.')[0];
+    link.userId = this.userOf(token);
     answer('auth_success', this.#welcome(link, positions));
     if (first) this.#replay(link, positions[`user:${link.userId}`]);
   }
@@ -239,7 +242,7 @@ export class MockServer {
       return true;
     }
     const name = /^\/(pushclient(?:\/[a-z]+)*\.js)$/.exec(path)?.[1];
-    if (!name) return false;
+    if (!name || this.options.refuse?.test(path)) return false;
     const source = readFileSync(new URL(`../../pushserver/web/static/${name}`, import.meta.url));
     response.writeHead(200, { 'Content-Type': 'text/javascript', ...policy }).end(source);
     return true;
@@ -252,7 +255,7 @@ export class MockServer {
       response.writeHead(401, { 'Content-Type': 'application/json' });
       return void response.end(JSON.stringify({ error: { code: refusal.code, message: refusal.code } }));
     }
-    const link = { id: `s${++serial}`, channels: new Set(), userId: token.split('.')[0] };
+    const link = { id: `s${++serial}`, channels: new Set(), userId: this.userOf(token) };
     link.send = (message) => response.write(`id: ${serial}\r\ndata: ${JSON.stringify(message)}\r\n\r\n`);
     link.close = () => response.end();
     response.writeHead(200, { 'Content-Type': 'text/event-stream' });
