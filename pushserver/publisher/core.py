@@ -82,7 +82,7 @@ class Core:
         if not max_pending > 0:
             raise ValueError(f"max_pending: {max_pending!r}: expected a number above 0")
         trust = Trust(*(None if file is None else os.fspath(file) for file in (ca, cert, key)))
-        self._address = Address(
+        self._address = self._address_of(
             url, api_key=api_key, prefix=prefix, http_url=http_url, timeout=timeout, trust=trust, proxy=proxy
         )
         self._background = Background(
@@ -94,6 +94,9 @@ class Core:
         )
         self._transport: Transport | None = None
         self._owner = 0
+
+    def _address_of(self, url: str, **options: Any) -> Address:
+        return Address(url, **options)
 
     def _perform(self, call: Call[T]) -> T:
         return call.read(self._retry(lambda transport: transport.call(_encodable(call.command))))

@@ -52,7 +52,7 @@ def test_update_and_postfix(api: FakeApi, publisher: Publisher, bar: dict[str, A
         state = api.only_task()
         assert (state["status"], state["percentage"], state["message"]) == ("running", 40.0, "Load, loss=0.5")
         progress.set_description("Save")
-        progress.update(2.5)
+        progress.update(6)
     publisher.flush(10)
     assert (api.only_task()["status"], api.only_task()["message"]) == ("completed", "Save, loss=0.5")
 
