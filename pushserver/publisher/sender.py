@@ -140,12 +140,6 @@ class Sender:
         for background in self.each():
             background.at_exit(background.exit_timeout)
 
-    def at_hard_exit(self) -> None:
-        """Who leaves by `os._exit` is in a hurry: of a server that is away only the first waits, as for an end."""
-        for background in self.each():
-            if not background.idle:
-                background.at_exit(background.patience)
-
 
 sender: Final = Sender()
 
@@ -166,7 +160,7 @@ def _after_sending(leave: Callable[[int], Any]) -> Callable[[int], Any]:
     @functools.wraps(leave)
     def leave_after_sending(status: int) -> Any:
         try:
-            sender.at_hard_exit()
+            sender.at_exit()
         finally:
             leave(status)
 

@@ -34,6 +34,7 @@ class BaseTask:
         self._cancelled = False
         self._over = False
         self._given_up = False
+        self._ending: Entry | None = None
         #: where progress is gathered until it goes
         self._progress: Entry | None = None
         command, cut = commands.create_task(self.task_id, user_id, title, details, restart=task_id is not None)
@@ -49,6 +50,11 @@ class BaseTask:
         anew. Over Redis alone there are no answers and this stays False; give the publisher an `http_url` too.
         """
         return self._cancelled
+
+    @property
+    def answered(self) -> bool:
+        """Whether the server has taken its end; until then it is on its way, or there is none yet."""
+        return self._ending is not None and self._ending.delivery.settled and self._ending.delivery.error is None
 
     def raise_if_cancelled(self) -> None:
         """Raise TaskCancelled where the owner asked to cancel; leaving the ``with`` block by it cancels the task."""
@@ -127,7 +133,10 @@ class BaseTask:
         self._over = True
         self._warn(cut, command)
         entry = Entry(self._lane, command, reporter=self, ends=True)
-        return entry if self._background.put(entry, waits) else None
+        if not self._background.put(entry, waits):
+            return None
+        self._ending = entry
+        return entry
 
     def _how_left(self, error: BaseException | str | None) -> tuple[Command, bool]:
         if error is None:
@@ -197,7 +206,7 @@ class Task(BaseTask):
             return False
         if not entry.delivery.wait(patience) and patience > 0:
             self._background.waited_in_vain(entry)
-        return entry.delivery.settled
+        return self.answered
 
 
 class AsyncTask(BaseTask):
@@ -239,6 +248,7 @@ class Ending:
     """An end that is on its way; awaited, it tells whether the server has answered within `end_timeout`."""
 
     def __init__(self, task: BaseTask, command: Command, cut: bool) -> None:
+        self._task = task
         self._background = task._background
         self._patience = self._background.patience
         self._entry = task._end(command, cut, waits=self._patience > 0)
@@ -252,7 +262,7 @@ class Ending:
             return False
         if not await entry.delivery.arrival(self._patience) and self._patience > 0:
             self._background.waited_in_vain(entry)
-        return entry.delivery.settled
+        return self._task.answered
 
 
 def _in_event_loop() -> bool:
