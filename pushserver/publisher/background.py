@@ -301,7 +301,7 @@ class Background:
         if error is not None and not _is_quiet(command, error):
             self.say(error.code, logging.WARNING, "the push server refused %s: %s", command.method, error)
         if reporter is not None:
-            reporter.answered(command, reply if error is None else None, error)
+            reporter.receive(command, reply if error is None else None, error)
         for one in dropped:
             one.delivery.settle(reply if error is None else None, error)
 
@@ -340,7 +340,7 @@ class Background:
             except PublishError:
                 continue
             if state is not None:
-                entry.reporter.answered(command, state, None)
+                entry.reporter.receive(command, state, None)
 
     def say(self, what: str, level: int, text: str, *values: Any) -> None:
         """A line for the first of its kind; the rest are for who looks closely."""

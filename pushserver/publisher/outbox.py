@@ -22,7 +22,7 @@ class Reporter(Protocol):
     #: the server's count of its beginnings, once known
     attempt: int | None
 
-    def answered(self, command: Command, state: Any, error: Exception | None) -> None:
+    def receive(self, command: Command, state: Any, error: Exception | None) -> None:
         """Take what the server said."""
 
 

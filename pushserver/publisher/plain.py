@@ -160,7 +160,7 @@ class _Walk:
         # Six bytes are the most that one character takes (\\u0000); the exact count matters only where it is close.
         if 6 * len(value) > self.room and (size := len(msgspec.json.encode(value))) > self.room:
             self.truncated = True
-            keep = max(0, self.room * len(value) // size)
+            keep = max(0, (self.room - 2) * len(value) // size)
             value = value[:keep]
             while len(msgspec.json.encode(value)) > max(self.room, 2):
                 value = value[: len(value) * 3 // 4]

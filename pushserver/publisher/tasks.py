@@ -98,7 +98,7 @@ class BaseTask:
 
     # What the background asks
 
-    def answered(self, command: Command, state: Any, error: Exception | None) -> None:
+    def receive(self, command: Command, state: Any, error: Exception | None) -> None:
         if isinstance(state, dict):
             if command.method == "task.create" and isinstance(state.get("attempt"), int):
                 self.attempt = state["attempt"]

@@ -21,6 +21,8 @@ WORKERS = (
     "runserver", "asyncio",
 )  # fmt: skip
 AXES = (WORKERS, ("returns", "raises", "os._exit", "SIGTERM"), ("up", "slow", "away", "413"), ("HTTP", "Redis"))
+#: Who ends its processes by SIGTERM when it ends itself.
+KILLS = ("Pool", "huey")
 #: Seconds for a row, and for what is on its way after it.
 _ROW = 180.0
 _ARRIVAL = 10.0
@@ -86,8 +88,8 @@ def play(stage: Stage, python: Path, row: Row, number: int) -> Outcome:
             fault = f"not done after {_ROW:.0f} s"
     report = place / "report"
     reported = dict(line.split() for line in report.read_text().splitlines()) if report.exists() else {}
-    # Who is killed loses what had no answer by then; all others send it before they end. `with Pool` kills its workers.
-    killed = leaves == "SIGTERM" or worker == "Pool"
+    # Who is killed loses what had no answer by then; all others send it before they end.
+    killed = leaves == "SIGTERM" or worker in KILLS
     due = [n for n, how in reported.items() if how == "answered" or not killed]
     arrived = _arrived(server, f"row-{number}", list(reported), due)
     logged = sum("pushserver.publisher" in line for line in (place / "log").read_text(errors="replace").splitlines())

@@ -17,7 +17,7 @@ class Reporter:
     def __init__(self, attempt: int | None = None) -> None:
         self.attempt = attempt
 
-    def answered(self, command: Command, state: Any, error: Exception | None) -> None:
+    def receive(self, command: Command, state: Any, error: Exception | None) -> None:
         raise AssertionError("an outbox hears no answers")
 
 

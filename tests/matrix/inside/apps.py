@@ -1,4 +1,4 @@
-"""The frameworks' applications, each around the same job. Imported by the frameworks, in the matrix' own environment."""
+"""The frameworks' applications, each around the same job; imported by the frameworks, in the matrix' environment."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def uwsgi() -> None:
 
 def runserver() -> None:
     log = Path("runserver.log")
-    command = [sys.executable, "-u", "-m", "apps", "runserver", "--noreload", "--insecure", "127.0.0.1:0"]
+    command = [sys.executable, "-u", "-m", "apps", "runserver", "--noreload", "127.0.0.1:0"]
     with log.open("wb") as output, worker(command, stdout=output):
         deadline = time.monotonic() + _PATIENCE
         while not (found := re.search(r"http://127\.0\.0\.1:([1-9]\d*)/", log.read_text())):
