@@ -9,7 +9,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from pushserver.publisher.asynchronous import AsyncPublisher
 from pushserver.publisher.commands import Command
@@ -17,6 +18,8 @@ from pushserver.publisher.core import Core
 from pushserver.publisher.nowhere import NullTransport
 from pushserver.publisher.synchronous import Publisher
 from pushserver.publisher.transports import Address, Transport
+
+T = TypeVar("T")
 
 _ENDS = {"task.complete": "completed", "task.fail": "failed", "task.cancel": "cancelled"}
 
@@ -30,6 +33,11 @@ class _Recording(Core):
 
     def _address_of(self, url: str, **options: Any) -> Address:
         return _Recorded(self._recorder, url, **options)
+
+    def _retry(self, work: Callable[[Transport], T]) -> T:
+        # In the order of the calls: what waits for nobody first.
+        self._background.flush(10)
+        return super()._retry(work)
 
     @property
     def sent(self) -> list[Command]:

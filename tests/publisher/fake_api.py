@@ -102,14 +102,19 @@ class FakeApi:
             return
         with self.lock:
             self.requests += 1
-            if self.proxy_limit is not None and len(received) > self.proxy_limit:
-                return _page(http, 413)
-            status, answer = self.answers.pop(0) if self.answers else self.answer(http, body)
+            refused = self.proxy_limit is not None and len(received) > self.proxy_limit
+            status, answer = 413, {}
+            if not refused:
+                status, answer = self.answers.pop(0) if self.answers else self.answer(http, body)
             if self.lose_answers:
                 self.lose_answers -= 1
                 http.close_connection = True
                 return
-        _answer(http, status, json.dumps(answer).encode())
+        content = b"<html>no</html>" if refused else json.dumps(answer).encode()
+        http.send_response(status)
+        http.send_header("Content-Length", str(len(content)))
+        http.end_headers()
+        http.wfile.write(content)
 
     def answer(self, http: BaseHTTPRequestHandler, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         if http.headers.get("Authorization") != f"Bearer {KEY}":
@@ -185,17 +190,6 @@ class FakeApi:
             result = {"results": [{"userId": user, **result, "delivered": 1} for user in users]}
         self.published[message_id] = result
         return result
-
-
-def _answer(http: BaseHTTPRequestHandler, status: int, content: bytes) -> None:
-    http.send_response(status)
-    http.send_header("Content-Length", str(len(content)))
-    http.end_headers()
-    http.wfile.write(content)
-
-
-def _page(http: BaseHTTPRequestHandler, status: int) -> None:
-    _answer(http, status, b"<html>no</html>")
 
 
 def _error(code: str) -> dict[str, Any]:
