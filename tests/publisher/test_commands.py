@@ -40,7 +40,7 @@ def test_one_user_or_many_by_any_kind_of_id() -> None:
         ({"percentage": 5, "eta": timedelta(minutes=1)}, {"percentage": 5.0, "eta": 60.0}),
         ({"percentage": 5, "eta": math.inf}, {"percentage": 5.0}),
         ({"percentage": 5, "eta": -1}, {"percentage": 5.0}),
-        ({"message": "m", "eta": datetime(2026, 1, 1, tzinfo=UTC)}, {"message": "m", "eta": "2026-01-01T00:00:00+00:00"}),
+        ({"message": "m", "eta": datetime(2026, 1, 1)}, {"message": "m", "eta": "2026-01-01T00:00:00"}),
         ({"percentage": 5, "force": True}, {"percentage": 5.0, "force": True}),
         ({"message": "x" * 5_000}, {"message": "x" * TEXT_LIMIT}),
     ],
