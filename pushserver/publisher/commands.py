@@ -6,7 +6,7 @@ import math
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final, TypedDict, Unpack
+from typing import Any, Final, TypedDict
 
 import msgspec
 from msgspec import Struct
@@ -45,6 +45,8 @@ class Command(Struct, frozen=True):
 
 
 class PublishOptions(TypedDict, total=False):
+    """What both publishers' `publish` take besides, and so on; the functions below say what it means."""
+
     type: str | None
     message_id: str | None
     exclude_user: str | int | None
@@ -81,39 +83,43 @@ def new_id() -> str:
     return uuid.uuid4().hex
 
 
-def publish(channel: str, data: Any, **options: Unpack[PublishOptions]) -> Command:
-    exclude = options.get("exclude_user")
-    return Command(
-        "publish",
-        {"channel": channel, "data": data, "messageId": options.get("message_id") or new_id()}
-        | _present(
-            type=options.get("type"),
-            excludeUser=None if exclude is None else str(exclude),
-            excludeConnection=options.get("exclude_connection"),
-        ),
-    )
+def publish(
+    channel: str,
+    data: Any,
+    *,
+    type: str | None = None,
+    message_id: str | None = None,
+    exclude_user: str | int | None = None,
+    exclude_connection: str | None = None,
+) -> Command:
+    fields = {"channel": channel, "data": data, "messageId": message_id or new_id()}
+    exclude = None if exclude_user is None else str(exclude_user)
+    return Command("publish", fields | _present(type=type, excludeUser=exclude, excludeConnection=exclude_connection))
 
 
-def broadcast(channels: Iterable[str], data: Any, **options: Unpack[BroadcastOptions]) -> Command:
-    fields = {"channels": list(channels), "data": data, "messageId": options.get("message_id") or new_id()}
-    return Command("broadcast", fields | _present(type=options.get("type")))
+def broadcast(channels: Iterable[str], data: Any, *, type: str | None = None, message_id: str | None = None) -> Command:
+    fields = {"channels": list(channels), "data": data, "messageId": message_id or new_id()}
+    return Command("broadcast", fields | _present(type=type))
 
 
-def notify(users: Any, data: Mapping[str, Any] | None, **options: Unpack[NotifyOptions]) -> Command:
+def notify(
+    users: Any,
+    data: Mapping[str, Any] | None,
+    *,
+    title: Any = None,
+    message: Any = None,
+    level: str | None = None,
+    type: str | None = None,
+    message_id: str | None = None,
+    ttl: str | int | None = None,
+    collapse_key: str | None = None,
+) -> Command:
     """`users`: an id of any kind that has a text (a number, a UUID), or an iterable of such."""
     many = isinstance(users, Iterable) and not isinstance(users, (str, bytes))
     to: dict[str, Any] = {"userIds": [str(user) for user in users]} if many else {"userId": str(users)}
-    titled = _present(
-        level=options.get("level"), title=_text_or_none(options, "title"), message=_text_or_none(options, "message")
-    )
-    ttl = options.get("ttl")
-    more = _present(
-        type=options.get("type"),
-        ttl=f"{ttl}s" if isinstance(ttl, int) else ttl,
-        collapseKey=options.get("collapse_key"),
-    )
-    data = {**titled, **(data or {})}
-    return Command("notify", {**to, "data": data, "messageId": options.get("message_id") or new_id(), **more})
+    told = _present(level=level, title=_text_or_none(title), message=_text_or_none(message)) | dict(data or {})
+    more = _present(type=type, ttl=_lifetime(ttl), collapseKey=collapse_key)
+    return Command("notify", {**to, "data": told, "messageId": message_id or new_id(), **more})
 
 
 def disconnect(user_id: Any, connection_id: str | None, code: int | None, reason: str | None) -> Command:
@@ -135,8 +141,8 @@ def revoke(
 
 
 def ticket(user_id: Any, channels: Iterable[str], ttl: str | int | None) -> Command:
-    lifetime = f"{ttl}s" if isinstance(ttl, int) else ttl
-    return Command("ticket", {"userId": str(user_id), "channels": list(channels), **_present(ttl=lifetime)})
+    more = _present(ttl=_lifetime(ttl))
+    return Command("ticket", {"userId": str(user_id), "channels": list(channels), **more})
 
 
 def create_task(task_id: str, user_id: Any, title: Any, details: Any, restart: bool) -> tuple[Command, bool]:
@@ -153,28 +159,34 @@ def create_task(task_id: str, user_id: Any, title: Any, details: Any, restart: b
     return Command("task.create", params), cut
 
 
-def progress(task_id: str, current: Any, **options: Unpack[ProgressOptions]) -> Command | None:
+def progress(
+    task_id: str,
+    current: Any,
+    *,
+    of: Any = None,
+    percentage: Any = None,
+    message: Any = None,
+    eta: Any = None,
+    details: Any = None,
+    force: bool = False,
+) -> Command | None:
     """Return a task's progress, or None where nothing in it can be told (a percentage that is no number, for one)."""
-    step, total = _number(current), _number(options.get("of"))
-    percentage = _number(options.get("percentage"))
-    if percentage is None and step is not None:
-        if total is None and options.get("of") is None:
-            percentage = step
+    step, total, percent = _number(current), _number(of), _number(percentage)
+    if percent is None and step is not None:
+        if of is None:
+            percent = step
         elif total is not None and total > 0:
-            percentage = 100 * step / total
+            percent = 100 * step / total
     fields: dict[str, Any] = {}
-    if percentage is not None:
-        fields["percentage"] = min(100.0, max(0.0, percentage))
+    if percent is not None:
+        fields["percentage"] = min(100.0, max(0.0, percent))
     if _is_count(step) and _is_count(total):
         fields |= {"currentStep": int(step or 0), "totalSteps": int(total or 0)}
-    if (message := options.get("message")) is not None:
+    if message is not None:
         fields["message"] = _short(message)[0]
-    if (eta := _eta(options.get("eta"))) is not None:
-        fields["eta"] = eta
-    if (details := options.get("details")) is not None:
+    if details is not None:
         fields["details"] = _plain(details)[0]
-    if options.get("force"):
-        fields["force"] = True
+    fields |= _present(eta=_eta(eta), force=force or None)
     return Command("task.progress", {"taskId": task_id, **fields}) if fields else None
 
 
@@ -276,9 +288,12 @@ def _short(value: Any) -> tuple[str, bool]:
     return told[:TEXT_LIMIT], len(told) > TEXT_LIMIT
 
 
-def _text_or_none(options: NotifyOptions, name: str) -> str | None:
-    value = options.get(name)
+def _text_or_none(value: Any) -> str | None:
     return None if value is None else text(value)
+
+
+def _lifetime(ttl: str | int | None) -> str | None:
+    return f"{ttl}s" if isinstance(ttl, int) else ttl
 
 
 def _id(value: Any) -> str | None:

@@ -19,13 +19,14 @@ from pushserver.publisher.background import Background
 from pushserver.publisher.commands import Command, ProgressOptions
 from pushserver.publisher.errors import TaskCancelled
 from pushserver.publisher.outbox import Entry
+from pushserver.publisher.plain import text
 
 
 class BaseTask:
     """What tasks of both publishers share: everything but how an end is waited for."""
 
     def __init__(self, background: Background, user_id: Any, title: Any, task_id: Any, details: Any) -> None:
-        self.task_id = commands.new_id() if task_id is None else str(task_id)
+        self.task_id = commands.new_id() if task_id is None else text(task_id)
         #: the server's count of this task's beginnings; None until it has told, and over Redis alone
         self.attempt: int | None = None
         self._background = background
@@ -155,8 +156,8 @@ class BaseTask:
 
     def _warn(self, cut: bool, command: Command) -> None:
         if cut:
-            text = "%s holds what cannot be sent, or too much of it: that was left out"
-            self._background.say("left out", logging.WARNING, text, command.method)
+            words = "%s holds what cannot be sent, or too much of it: that was left out"
+            self._background.say("left out", logging.WARNING, words, command.method)
 
 
 class Task(BaseTask):

@@ -91,6 +91,7 @@ def test_one_thread_for_all_which_ends_with_the_last(paper: Paper) -> None:
     named = [thread for thread in threading.enumerate() if thread.name == "pushserver publisher"]
     assert len(named) == 1
     assert named[0].daemon
+    assert publishers[0]._background._thread is named[0]
     publishers.clear()
     del publisher
     gc.collect()

@@ -77,6 +77,13 @@ def test_requests_are_bounded_by_bytes_and_by_number() -> None:
     assert parts([]) == []
 
 
+def test_what_nobody_knows_is_a_mistake_of_the_program() -> None:
+    with pytest.raises(TypeError, match="tittle"):
+        commands.notify(42, {}, tittle="x")  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="total"):
+        commands.progress("t", 1, total=10)  # type: ignore[call-arg]
+
+
 def test_who_is_meant_must_be_clear() -> None:
     with pytest.raises(ValueError):
         commands.revoke(None, None, None, None)
