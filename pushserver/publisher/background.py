@@ -76,9 +76,7 @@ class Background:
     def put(self, entry: Entry, waits: bool = False) -> bool:
         """Hand an entry over; False where it was not taken, since too much waits. `waits`: somebody will, for it."""
         if self._closed:
-            _log.warning(
-                "the publisher is closed: %s is dropped", entry.command.method if entry.command else "progress"
-            )
+            self.say("closed", logging.WARNING, "the publisher is closed: what comes now is dropped")
             return False
         if self.pending >= self._max_pending and not entry.ends:
             if entry.durable:
@@ -306,17 +304,19 @@ class Background:
             one.delivery.settle(reply if error is None else None, error)
 
     def _continued(self, command: Command, error: PublishError) -> tuple[Any, PublishError | None]:
-        """A server of version 1 restarts nothing, but where its task is this user's and unfinished, it can go on."""
+        """Look why a task cannot begin anew.
+
+        A server of version 1 restarts nothing, but where its task is this user's and unfinished, it can go on.
+        """
         try:
             state = self._transport.task(command.params["taskId"]) if self._transport is not None else None
         except PublishError:
             state = None
-        if (
-            isinstance(state, dict)
-            and "attempt" not in state
-            and state.get("userId") == command.params["userId"]
-            and state.get("status") in ("pending", "running")
-        ):
+        if state is None:
+            return None, error
+        if state.get("userId") != command.params["userId"]:
+            return None, PublishRefused("PERMISSION_DENIED", f"the task {command.params['taskId']} is another user's")
+        if "attempt" not in state and state.get("status") in ("pending", "running"):
             return state, None
         return None, error
 

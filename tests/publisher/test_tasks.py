@@ -190,10 +190,19 @@ def test_a_server_of_version_1_goes_on_with_an_unfinished_task(api: FakeApi, pub
     with publisher.task(42, task_id="job") as again:
         again.progress(60)
     assert (api.only_task()["status"], again.attempt) == ("completed", None)
+
+
+@pytest.mark.parametrize("version", [1, 1.1])
+def test_the_task_of_another_user_is_left_alone_and_said(
+    api: FakeApi, publisher: Publisher, caplog: pytest.LogCaptureFixture, version: float
+) -> None:
+    api.version = version
     publisher.task(7, task_id="theirs")
     publisher.flush(10)
     assert not publisher.task(42, task_id="theirs").complete()
     assert api.tasks["theirs"]["status"] == "pending"
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "another user" in caplog.text
 
 
 def test_a_child_that_leaves_its_parents_block_ends_nothing(api: FakeApi) -> None:
