@@ -91,8 +91,9 @@ class Background:
 
     def abandon(self, end: Callable[[str], Any], words: str) -> None:
         """For finalisers: have the sender call `end(words)`, and take no lock here."""
-        self._abandoned.append((end, words))
-        sender.remind(self)
+        if not self._closed:
+            self._abandoned.append((end, words))
+            sender.remind(self)
 
     @property
     def pending(self) -> int:
@@ -182,8 +183,11 @@ class Background:
             hurry = bool(self._flushes)
             if max(self._outbox.due_at(hurry) or 0.0, self._retry_at) <= now:
                 entries = self._outbox.take(now, _BATCH, hurry)
-                if entries:
+                try:
                     self._send(entries)
+                except BaseException:
+                    self._outbox.release(entries)
+                    raise
             self._end_flushes()
             due = self._outbox.due_at(bool(self._flushes))
             return None if due is None else max(due, self._retry_at)
@@ -213,6 +217,8 @@ class Background:
                 self._flushes.remove(marker)
 
     def _send(self, entries: list[Entry]) -> None:
+        if not entries:
+            return
         commands = [entry.stamped() for entry in entries]
         replies: list[Any] = []
         for part in parts(commands):
@@ -256,7 +262,8 @@ class Background:
 
     def _postpone(self, entry: Entry, error: PublishError) -> None:
         """Keep one that cannot go now, while others can."""
-        delay = _HURRIED_RETRY if self._flushes or entry.delivery.hurried else _window(entry.tries) * random.random()
+        hurried = bool(self._flushes) or entry.is_hurried
+        delay = _HURRIED_RETRY if hurried else _window(entry.tries) * random.random()
         if error.retry_after is not None:
             delay = max(delay, error.retry_after / 1000)
         self._outbox.returned(entry, time.monotonic() + delay)
@@ -267,7 +274,7 @@ class Background:
         for entry in entries:
             self._outbox.returned(entry)
         self._failures += 1
-        hurried = bool(self._flushes) or any(entry.delivery.hurried for entry in entries)
+        hurried = bool(self._flushes) or any(entry.is_hurried for entry in entries)
         delay = _HURRIED_RETRY if hurried else _window(self._failures) * random.random()
         if error.retry_after is not None and not hurried:
             delay = max(delay, error.retry_after / 1000)

@@ -7,10 +7,14 @@ finalisers whenever the collector likes.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any
+
+
+_log = logging.getLogger("pushserver.publisher")
 
 
 class Delivery:
@@ -73,4 +77,7 @@ class Delivery:
                 callback = self._waiting.popleft()
             except IndexError:
                 return
-            callback(self)
+            try:
+                callback(self)
+            except Exception:
+                _log.exception("what was to be called with the push server's answer failed")

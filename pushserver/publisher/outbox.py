@@ -60,6 +60,11 @@ class Entry:
             return self.command
         return Command(self.command.method, self.command.params | {"attempt": attempt})
 
+    @property
+    def is_hurried(self) -> bool:
+        """Whether somebody waits for it, or for what comes after it in its lane."""
+        return self.lane is not None and any(entry.delivery.hurried for entry in self.lane.entries)
+
     def report(self, command: Command) -> Command | None:
         """Take a progress up; return what was not, since this one has gone already. From any thread."""
         try:
@@ -182,6 +187,12 @@ class Outbox:
                 following.command = entry.command
             lane.entries.popleft()
             self.pending -= 1
+
+    def release(self, entries: list[Entry]) -> None:
+        """After a fault: what was taken, and neither settled nor returned, goes again."""
+        for entry in entries:
+            if entry.lane is not None and entry.lane.under_way and entry.lane.entries[0] is entry:
+                self.returned(entry)
 
     def hasten(self) -> None:
         """Let everything go at once."""

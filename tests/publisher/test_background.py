@@ -299,12 +299,46 @@ def test_a_fault_in_a_listener_does_not_end_the_thread(
         raise ZeroDivisionError
 
     with sender._condition:
-        entry = put(sender, "a")
-        entry.delivery.then(broken)
+        entries = [put(sender, lane) for lane in "abc"]
+        entries[0].delivery.then(broken)
     assert sender.flush(5)
-    put(sender, "b")
+    assert all(entry.delivery.settled for entry in entries)
+    assert paper.sent() == ["task.status"] * 3
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_fault_after_sending_keeps_what_was_not_settled(
+    paper: Paper, sender: Background, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pushserver.publisher.sender._FAULT_PAUSE", 0.01)
+
+    class Faulty(Task):
+        def receive(self, command: Command, state: Any, error: Exception | None) -> None:
+            self.heard.append(state)
+            if len(self.heard) == 1:
+                raise ZeroDivisionError
+
+    with sender._condition:
+        put(sender, "a", reporter=Faulty())
+        others = [put(sender, lane) for lane in "bc"]
     assert sender.flush(5)
-    assert paper.sent() == ["task.status", "task.status"]
+    assert all(entry.delivery.settled for entry in others)
+
+
+def test_who_waits_for_an_end_hurries_what_goes_before_it(paper: Paper, sender: Background) -> None:
+    tries: list[float] = []
+
+    def answer(commands: Sequence[Command]) -> list[Any]:
+        tries.append(time.monotonic())
+        if len(tries) < 8:
+            raise PublishUnavailable("away")
+        return [{} for _ in commands]
+
+    paper.answer = answer
+    put(sender, "t", "task.create")
+    end = put(sender, "t", "task.complete", waits=True)
+    # Not hurried, seven tries take half a minute.
+    assert end.delivery.wait(5)
 
 
 def test_a_refused_creation_settles_all_of_its_lane(paper: Paper, sender: Background) -> None:
