@@ -131,9 +131,8 @@ class Outbox:
         lane.entries.append(entry)
         self.pending += 1
         if entry.delivery.hurried:
-            # Somebody waits for this one: it need not wait for the many that nobody waits for.
             lane.not_before = 0.0
-            self._lanes.move_to_end(entry.name, last=False)
+            self._put_first(lane)
 
     def due_at(self, hurry: bool = False) -> float | None:
         """Return when the next command may go; None while there is none."""
@@ -171,6 +170,8 @@ class Outbox:
             lane.under_way = False
             lane.entries.popleft()
             self.pending -= 1
+            if lane.entries and lane.entries[0].is_hurried:
+                self._put_first(lane)
 
     def returned(self, entry: Entry, not_before: float = 0.0) -> None:
         """Not sent: it goes again, and a progress that a newer one follows goes as one with it."""
@@ -207,6 +208,10 @@ class Outbox:
         lane.under_way = False
         self._lanes.pop(lane.name, None)
         return dropped
+
+    def _put_first(self, lane: Lane) -> None:
+        """Somebody waits for one of its commands, which need not wait for the many that nobody waits for."""
+        self._lanes.move_to_end(lane.name, last=False)
 
     def _head(self, lane: Lane) -> Entry | None:
         """The first entry of a lane that has something to say."""
