@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-
 _log = logging.getLogger("pushserver.publisher")
 
 
