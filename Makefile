@@ -2,6 +2,7 @@
 # make test    linters, types and the ordinary suite, with everything that they need
 # make full    that, and all that needs foreign programs, browsers or other versions: an hour at most
 # make soak    the long runs that both leave out: hours
+# make matrix  publishers in the workers of a dozen frameworks, and what arrives; more: make matrix ARGS=--all
 # make bench   the measurements
 # make clean   away with everything that the others made, except the server's state in var/
 #
@@ -21,7 +22,7 @@ suite full test-newest test-oldest soak: export SEED := $(SEED)
 suite full test-newest test-oldest soak: export PYTHONHASHSEED := $(SEED)
 PYTEST := -m pytest --hypothesis-seed=$(SEED)
 
-.PHONY: run test check suite full conformance test-newest test-oldest soak bench clean venv tools
+.PHONY: run test check suite full conformance test-newest test-oldest soak matrix bench clean venv tools
 
 run:
 	@tools/venv.sh run
@@ -65,11 +66,14 @@ soak: venv tools
 	@echo "-- pytest, seed $(SEED)"
 	@$(BIN)/python $(PYTEST) -m slow $(ARGS)
 
+matrix: venv tools
+	@$(BIN)/python -m tests.matrix workers $(ARGS)
+
 bench: venv tools
 	@$(BIN)/python -m bench $(ARGS)
 
 clean:
-	@rm -rf .venv .venv-newest-* .venv-oldest-* build dist *.egg-info .coverage .coverage.* htmlcov
+	@rm -rf .venv .venv-matrix .venv-newest-* .venv-oldest-* build dist *.egg-info .coverage .coverage.* htmlcov
 	@rm -rf .mypy_cache .ruff_cache .hypothesis _trial_temp
 	@rm -rf tests/node/node_modules twisted/plugins/dropin.cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
