@@ -104,8 +104,7 @@ def choose_coding(accepted: str, available: Sequence[str]) -> str | None:
 
 def holds(condition: str, etag: str) -> bool:
     """Whether an If-None-Match names this ETag, so that the client has the octets already (RFC 9110 section 13.1.2)."""
-    tags = {tag.strip().removeprefix("W/") for tag in condition.split(",")}
-    return etag in tags or "*" in tags
+    return any(tag.strip().removeprefix("W/") in (etag, "*") for tag in condition.split(","))
 
 
 class StaticFile(ReadOnly):
