@@ -54,16 +54,14 @@ from pushserver.web.http import PushSite, headers_of
 from pushserver.web.metrics import Measures, registry_of
 from pushserver.web.port import PortFactory, peer_address
 from pushserver.web.site import (
-    Asset,
-    Folder,
     Health,
     Metrics,
-    Page,
     Ready,
     Root,
     WebSocketPath,
 )
 from pushserver.web.sse import EventStreams
+from pushserver.web.static_files import Page, StaticFiles
 from pushserver.web.tickets import Tickets, issuer
 from pushserver.web.websocket import WebSocketDoorFactory
 
@@ -198,14 +196,16 @@ class PushService(log.LoggedService):
         #: what this process counts
         self.metrics = registry_of(measures)
         root.putChild(b"metrics", Metrics(lambda: self._role.metrics(self.metrics), trusted))
-        root.putChild(b"pushclient.js", Asset("pushclient.js", public=True))
         calls.add("reload", "POST", api.Route("admin", self.administration.post_reload))
         calls.add("drain", "POST", api.Route("admin", self.administration.post_drain))
         calls.add("drain", "DELETE", api.Route("admin", self.administration.delete_drain))
-        root.putChild(b"pushclient", Folder("pushclient", public=True))
+        static = StaticFiles()
+        root.putChild(b"pushclient.js", static.file("pushclient.js", public=True))
+        root.putChild(b"pushclient", static.folder("pushclient", public=True))
+        root.putChild(b"pushclient.tgz", static.npm_package())
         if config.server.page:
             root.putChild(b"", Page(config.server.websocket_path, self._demo_token if self._dev else None))
-            root.putChild(b"page", Folder("page"))
+            root.putChild(b"page", static.folder("page"))
         root.place(
             config.server.websocket_path,
             WebSocketPath(lambda transport, head, octets: doors.upgrade(None, transport, head, octets)),

@@ -3,6 +3,11 @@
 import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { createRequire } from 'node:module';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+/** The sources, or what is packed. */
+const STATIC = process.env.PUSHCLIENT ? join(process.env.PUSHCLIENT, '..') : fileURLToPath(new URL('../../pushserver/web/static', import.meta.url));
 
 const require = createRequire(new URL('../node/package.json', import.meta.url));
 const { WebSocketServer } = require('ws');
@@ -241,9 +246,9 @@ export class MockServer {
       response.writeHead(200, { 'Content-Type': 'text/html', ...policy }).end('<!doctype html><title>page</title>');
       return true;
     }
-    const name = /^\/(pushclient(?:\/[a-z]+)*\.js)$/.exec(path)?.[1];
+    const name = /^\/(pushclient(?:\/\w+)*\.js)$/.exec(path)?.[1];
     if (!name || this.options.refuse?.test(path)) return false;
-    const source = readFileSync(new URL(`../../pushserver/web/static/${name}`, import.meta.url));
+    const source = readFileSync(join(STATIC, name));
     response.writeHead(200, { 'Content-Type': 'text/javascript', ...policy }).end(source);
     return true;
   }

@@ -1,6 +1,7 @@
 // Compiled, never run: what the declarations must allow, and what they must refuse.
 import createDefault, { createClient, PushError, selectProgress, Unauthorized, type Push, type TaskState } from 'pushclient';
 import { createSharedClient } from 'pushclient/shared';
+import { FakeServer } from 'pushclient/testing';
 import { configure, useChannel, useSelector, useTask, useWebSocket } from 'pushclient/react';
 
 const client = createClient({
@@ -84,3 +85,15 @@ export function Component(): number {
 }
 
 configure({ url: '/ws', create: createSharedClient });
+
+const fake = new FakeServer({
+  userId: '42',
+  pushes: [{ type: 'user_notification', data: { title: 'Hello' } }],
+  replies: { history: { messages: [] }, publish: ({ channel }) => ({ messageId: channel }) },
+});
+configure({ create: fake.create });
+const percentage: number = fake.task({ taskId: 't1', percentage: 40 }).percentage;
+const sent: { type: string }[] = fake.sent;
+void [percentage, sent, fake.create().getPosition('news')];
+// @ts-expect-error A task has an id.
+fake.task({ percentage: 40 });
