@@ -2,7 +2,9 @@
 # make test    linters, types and the ordinary suite, with everything that they need
 # make full    that, and all that needs foreign programs, browsers or other versions: an hour at most
 # make soak    the long runs that both leave out: hours
+# make matrix  publishers in the workers of a dozen frameworks, and what arrives; more: make matrix ARGS=--all
 # make bench   the measurements
+# make dist    the packages for others, in dist/: wheel, sdist, npm tarball
 # make clean   away with everything that the others made, except the server's state in var/
 #
 # Steps of make full: make conformance, the Autobahn testsuite; make test-newest and make test-oldest, the ordinary
@@ -21,7 +23,7 @@ suite full test-newest test-oldest soak: export SEED := $(SEED)
 suite full test-newest test-oldest soak: export PYTHONHASHSEED := $(SEED)
 PYTEST := -m pytest --hypothesis-seed=$(SEED)
 
-.PHONY: run test check suite full conformance test-newest test-oldest soak bench clean venv tools
+.PHONY: run test check suite full conformance test-newest test-oldest soak matrix bench dist clean venv tools
 
 run:
 	@tools/venv.sh run
@@ -65,11 +67,17 @@ soak: venv tools
 	@echo "-- pytest, seed $(SEED)"
 	@$(BIN)/python $(PYTEST) -m slow $(ARGS)
 
+matrix: venv tools
+	@$(BIN)/python -m tests.matrix workers $(ARGS)
+
 bench: venv tools
 	@$(BIN)/python -m bench $(ARGS)
 
+dist: venv tools
+	@$(BIN)/python -m tools.dist
+
 clean:
-	@rm -rf .venv .venv-newest-* .venv-oldest-* build dist *.egg-info .coverage .coverage.* htmlcov
+	@rm -rf .venv .venv-matrix .venv-newest-* .venv-oldest-* build dist *.egg-info .coverage .coverage.* htmlcov
 	@rm -rf .mypy_cache .ruff_cache .hypothesis _trial_temp
-	@rm -rf tests/node/node_modules twisted/plugins/dropin.cache
+	@rm -rf tests/node/node_modules tools/node/node_modules twisted/plugins/dropin.cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -17,12 +17,12 @@ from typing import Any, NamedTuple, cast
 from pushserver.config import values
 from pushserver.core import channels, permissions, publication, tokens
 from pushserver.core.errors import PushError
-from pushserver.core.rate_limit import Buckets
+from pushserver.core.rate_limit import KeyedTokenBuckets
 from pushserver.manhole import tables, tracing
 from pushserver.protocols import rfc6455
 from pushserver.protocols.native import messages
 from pushserver.server import backend_commands
-from pushserver.web import admission, handshake, port, proxy_protocol, sse, tickets
+from pushserver.web import admission, handshake, port, proxy_protocol, sse, static_files, tickets
 
 #: Sizes of the texts, in bytes: from one that is measurable on, doubled up to 1 MiB.
 SIZES = tuple(1 << power for power in range(14, 21))
@@ -92,7 +92,7 @@ def _admission(**named: Any) -> admission.Admission:
         "loopback_only": False,
         "max_connections": 1,
         "open_now": lambda: 0,
-        "connects": Buckets(0),
+        "connects": KeyedTokenBuckets(0),
         "now": lambda: 0,
     }
     return admission.Admission(**settings | named)
@@ -241,8 +241,18 @@ PARSERS: dict[str, Parser] = {
         _latin(sse.positions_of),
         (repeat(b"A"), repeat(b"W1tb"), repeat(b"="), repeat(b"-_")),
     ),
+    "accepted codings": Parser(
+        ("web.static_files.choose_coding",),
+        _latin(lambda text: static_files.choose_coding(text, ("br", "gzip"))),
+        (*_LISTS, repeat(b";q=1,"), repeat(b"="), repeat(b"9", b"br;q=")),
+    ),
+    "known versions": Parser(
+        ("web.static_files.holds",),
+        _latin(lambda text: static_files.holds(text, '"a"')),
+        (*_LISTS, repeat(b'W/"a",'), repeat(b'"')),
+    ),
     "duration": Parser(
-        ("config.values._DURATION",),
+        ("core.durations._match",),
         _latin(values.duration(0).read),
         (repeat(b"9"), repeat(b"9", after=b"s"), repeat(b"9.")),
     ),
@@ -266,9 +276,8 @@ NOT_FROM_OUTSIDE: dict[str, str] = {
     "config.values._api_key": "the operator's file",
     "core.tokens._PEM_BLOCK": "the operator's key file",
     "client.tx._STATUS": "the WebSocket library's own words",
-    "pushctl.verbs._DURATION": "whoever calls pushctl",
     "web.tls.endpoint": "the operator's file",
-    "web.site.Asset.__init__": "the package's own file names",
+    "web.static_files.StaticFile.__init__": "the package's own file names",
     "web.site.Root.place": "paths of the server itself",
 }
 

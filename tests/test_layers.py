@@ -32,6 +32,7 @@ NEVER = {("server", "protocols")}
 BESIDE = {
     "client": set(),
     "publisher": set(),
+    "testing": {"pushserver.publisher"},
     "pushctl": {
         "pushserver.app.dev",
         "pushserver.config.checks",

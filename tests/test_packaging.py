@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import configparser
 import json
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -16,6 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.harness import ROOT
+from tools.dist import build_python, copy_sources
 
 PLUGIN = "twisted/plugins/pushserver_plugin.py"
 
@@ -41,16 +41,8 @@ def run(*command: str | Path, cwd: Path) -> str:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """An sdist, and the wheel made from that sdist; built in a copy, which leaves the checkout clean."""
     source, output = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
-    ignored = shutil.ignore_patterns("__pycache__", "dropin.cache")
-    for folder in ("pushserver", "twisted"):
-        shutil.copytree(ROOT / folder, source / folder, ignore=ignored)
-    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
-        if (ROOT / name).exists():
-            shutil.copy(ROOT / name, source)
-    # Without isolation: setuptools is here already, and a test should not fetch it again.
-    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", output, source, cwd=source)
-    (sdist,), (wheel,) = output.glob("*.tar.gz"), output.glob("*.whl")
-    return Built(sdist, wheel)
+    copy_sources(source)
+    return Built(*build_python(source, output))
 
 
 @pytest.fixture(scope="module")
@@ -110,9 +102,10 @@ def test_no_dependency_is_pinned_to_one_version() -> None:
         assert "==" not in line
 
 
-def test_npm_packages_are_pinned_and_locked_without_addresses() -> None:
-    package = json.loads((ROOT / "tests/node/package.json").read_text())
-    lock = json.loads((ROOT / "tests/node/package-lock.json").read_text())
+@pytest.mark.parametrize("folder", ["tests/node", "tools/node"])
+def test_npm_packages_are_pinned_and_locked_without_addresses(folder: str) -> None:
+    package = json.loads((ROOT / folder / "package.json").read_text())
+    lock = json.loads((ROOT / folder / "package-lock.json").read_text())
     assert all(version[0].isdigit() for version in package["dependencies"].values())
     assert lock["packages"][""]["dependencies"] == package["dependencies"]
     assert not [name for name, entry in lock["packages"].items() if "resolved" in entry]

@@ -1,12 +1,16 @@
 #!/usr/bin/env bash
-# The npm packages that the tests drive, exactly as locked. Quick when nothing has changed.
+# The npm packages that the tests drive (tests/node) and that make dist needs (tools/node), exactly as locked. Quick when
+# nothing has changed.
 set -eu
-cd "$(dirname "$0")/../tests/node"
-. ../../tools/lib.sh
+cd "$(dirname "$0")/.."
+. tools/lib.sh
 
-wanted=$(cat package.json package-lock.json | sha256sum)
-if [ -f node_modules/.installed ] && [ "$(cat node_modules/.installed)" = "$wanted" ]; then
-  exit 0
-fi
-quietly "installing the npm packages of the tests" npm ci --no-audit --no-fund --ignore-scripts
-echo "$wanted" >node_modules/.installed
+for folder in tests/node tools/node; do
+  wanted=$(cat "$folder/package.json" "$folder/package-lock.json" | sha256sum)
+  installed=$folder/node_modules/.installed
+  if ! [ -f "$installed" ] || [ "$(cat "$installed")" != "$wanted" ]; then
+    quietly "installing the npm packages of $folder" \
+      npm ci --prefix "$folder" --no-audit --no-fund --ignore-scripts
+    echo "$wanted" >"$installed"
+  fi
+done

@@ -20,7 +20,14 @@ def make_node(clock: Clock, config: Config, engine: IEngine, name: str) -> Node:
     """Return the node, not started. Raises `errors.ConfigError` where its keys cannot be read."""
     auth = config.auth
     key_set = KeySet(auth.jwks_url, clock) if auth.jwks_url else None
-    settings = NodeSettings(
+    authenticator = Authenticator(derived.keys(config), derived.token_rules(config), key_set, engine.revocations, clock)
+    return Node(clock, engine, derived.namespaces(config), authenticator, settings_of(config, name))
+
+
+def settings_of(config: Config, name: str) -> NodeSettings:
+    """Return what the rooms of the node of this name go by."""
+    auth = config.auth
+    return NodeSettings(
         limits=Limits(
             node=name,
             connections_per_user=config.server.max_connections_per_user,
@@ -38,5 +45,3 @@ def make_node(clock: Clock, config: Config, engine: IEngine, name: str) -> Node:
         throttle=derived.throttle_rules(config),
         stale_after=config.tasks.stale_after,
     )
-    authenticator = Authenticator(derived.keys(config), derived.token_rules(config), key_set, engine.revocations, clock)
-    return Node(clock, engine, derived.namespaces(config), authenticator, settings)

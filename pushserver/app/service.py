@@ -30,7 +30,7 @@ from pushserver.app import log, process
 from pushserver.app.administration import Administration
 from pushserver.app.dev import Dev, open_console, prepare
 from pushserver.app.leftovers import clear_socket_lock
-from pushserver.app.node import make_node
+from pushserver.app.node import make_node, settings_of
 from pushserver.app.secret import shared_secret
 from pushserver.app.watches import Watches
 from pushserver.app.workers.messages import Adopt, DrainAll, Prepare, Question, UndrainAll, Unwatch, Watch
@@ -54,16 +54,14 @@ from pushserver.web.http import PushSite, headers_of
 from pushserver.web.metrics import Measures, registry_of
 from pushserver.web.port import PortFactory, peer_address
 from pushserver.web.site import (
-    Asset,
-    Folder,
     Health,
     Metrics,
-    Page,
     Ready,
     Root,
     WebSocketPath,
 )
 from pushserver.web.sse import EventStreams
+from pushserver.web.static_files import Page, StaticFiles
 from pushserver.web.tickets import Tickets, issuer
 from pushserver.web.websocket import WebSocketDoorFactory
 
@@ -108,21 +106,16 @@ class PushService(log.LoggedService):
         self._role = role
         name = name or config.server.node_name or f"{gethostname().partition('.')[0]}-{token_hex(3)}"
         self.clock = Clock(reactor, now)
-        self.node = make_node(self.clock, config, make_engine(reactor, config, name, self.clock), name)
+        self._inbox_rules = _inbox_rules(config)
+        self.node = make_node(
+            self.clock, config, make_engine(reactor, config, name, self.clock, self._inbox_rules), name
+        )
         self._ports: list[IListeningPort] = []
         self._starting: Deferred[None] | None = None
         self._ready = self._stopping = self._draining = False
         self.administration = Administration(role)
-        self.watches = Watches(self.node.hub, role)
-        self.admission = Admission(
-            allowed_origins=config.server.allowed_origins,
-            trusted_proxies=config.server.trusted_proxies,
-            loopback_only=dev is not None,
-            max_connections=config.server.max_connections,
-            open_now=lambda: len(self.node.hub.connections) + self._role.elsewhere(),
-            connects=KeyedTokenBuckets(config.rate_limits.connects_per_second),
-            now=now,
-        )
+        self.watches = Watches(self.node.hub, role, name)
+        self.admission = self._make_admission(config)
         self._drain = Drain(self.clock, self.node.hub, self.node.publishing, self._close_door)
         self._console: Console | None = None
         self._console_port: IListeningPort | None = None
@@ -130,9 +123,20 @@ class PushService(log.LoggedService):
         self._doors = self._make_doors()
         self.node.bind_connections(self.note)
 
+    def _make_admission(self, config: Config) -> Admission:
+        return Admission(
+            allowed_origins=config.server.allowed_origins,
+            trusted_proxies=config.server.trusted_proxies,
+            loopback_only=self._dev is not None,
+            max_connections=config.server.max_connections,
+            open_now=lambda: len(self.node.hub.connections) + self._role.elsewhere(),
+            connects=KeyedTokenBuckets(config.rate_limits.connects_per_second),
+            now=self._now,
+        )
+
     def _make_doors(self) -> PortFactory:
         config, node, admission = self._config, self.node, self.admission
-        context = Context(
+        context = self._context = Context(
             reactor=self._reactor,
             clock=self.clock,
             hub=node.hub,
@@ -147,14 +151,14 @@ class PushService(log.LoggedService):
             delivery=config.delivery,
             rate_limits=config.rate_limits,
         )
-        sockets = WebSocketDoorFactory(context)
+        sockets = self._sockets = WebSocketDoorFactory(context)
         root = Root(admission)
-        site = PushSite(root, self._reactor, config.server.max_body_size)
+        site = self._site = PushSite(root, self._reactor, config.server.max_body_size)
         doors = PortFactory(context, site.http, sockets.door)
         keys = self._api_keys
 
         def trusted(request: Request) -> bool:
-            if config.server.metrics_public or keys.scopes(request) is not None:
+            if self._config.server.metrics_public or keys.scopes(request) is not None:
                 return True
             return admission.is_loopback(peer_address(request.transport), headers_of(request))
 
@@ -192,14 +196,16 @@ class PushService(log.LoggedService):
         #: what this process counts
         self.metrics = registry_of(measures)
         root.putChild(b"metrics", Metrics(lambda: self._role.metrics(self.metrics), trusted))
-        root.putChild(b"pushclient.js", Asset("pushclient.js", public=True))
         calls.add("reload", "POST", api.Route("admin", self.administration.post_reload))
         calls.add("drain", "POST", api.Route("admin", self.administration.post_drain))
         calls.add("drain", "DELETE", api.Route("admin", self.administration.delete_drain))
-        root.putChild(b"pushclient", Folder("pushclient", public=True))
+        static = StaticFiles()
+        root.putChild(b"pushclient.js", static.file("pushclient.js", public=True))
+        root.putChild(b"pushclient", static.folder("pushclient", public=True))
+        root.putChild(b"pushclient.tgz", static.npm_package())
         if config.server.page:
             root.putChild(b"", Page(config.server.websocket_path, self._demo_token if self._dev else None))
-            root.putChild(b"page", Folder("page"))
+            root.putChild(b"page", static.folder("page"))
         root.place(
             config.server.websocket_path,
             WebSocketPath(lambda transport, head, octets: doors.upgrade(None, transport, head, octets)),
@@ -271,16 +277,11 @@ class PushService(log.LoggedService):
         from pushserver.manhole.ssh import Console
         from pushserver.manhole.verbs import Rooms
 
-        rooms = Rooms(node.engine, node.hub, node.cluster, node.commands, node.stats_channel, self._drain)
-        self._console = Console(
-            self._reactor,
-            rooms,
-            self._now,
-            state_dir=Path(self._config.server.state_dir),
-            username=settings.username,
-            keys_file=settings.authorized_keys,
-            password_file=settings.password_file,
+        rooms = Rooms(
+            node.engine, node.hub, node.cluster, node.commands, node.stats_channel, self.administration, self.watches
         )
+        state_dir = Path(self._config.server.state_dir)
+        self._console = Console(self._reactor, rooms, self.clock.milliseconds, settings, state_dir)
 
         console = self._console
 
@@ -318,9 +319,9 @@ class PushService(log.LoggedService):
                 self.watches.unwatch(question)
         return None
 
-    def show_watched(self, watch: int, text: str) -> None:
-        """A line of what an operator at this console watches has come."""
-        self.watches.show(watch, text)
+    def show_watched(self, watch: int, text: str, ended: bool) -> None:
+        """A line of what an operator at this console watches has come, or its end."""
+        self.watches.show(watch, text, ended)
 
     def hang_up(self) -> None:
         """SIGHUP: read the configuration anew."""
@@ -336,8 +337,13 @@ class PushService(log.LoggedService):
         def adopt() -> None:
             self._config = config
             self.node.authenticator.adopt(keys, rules)
-            self.node.namespaces.adopt(namespaces)
+            self.node.adopt(namespaces, config.roles, settings_of(config, self.node.name))
+            self._inbox_rules.adopt(_inbox_rules(config))
             self._api_keys.adopt((key.key, key.scopes) for key in config.api.keys)
+            self.admission.adopt(self._make_admission(config))
+            self._context.adopt(config.server, config.auth, config.delivery, config.rate_limits)
+            self._sockets.adopt()
+            self._site.max_body_size = config.server.max_body_size
 
         return adopt
 
@@ -398,14 +404,20 @@ async def _stopped(port: IListeningPort) -> None:
         await done
 
 
-def make_engine(reactor: EngineReactor, config: Config, name: str, clock: Clock) -> IEngine:
-    """Return the configured engine, not started. Raises `errors.ConfigError`."""
+def _inbox_rules(config: Config) -> InboxRules:
+    return InboxRules(config.inbox.max_messages, config.inbox.max_chat_messages, config.inbox.ttl)
+
+
+def make_engine(
+    reactor: EngineReactor, config: Config, name: str, clock: Clock, inbox: InboxRules | None = None
+) -> IEngine:
+    """Return the configured engine, not started. ``inbox`` is what a reload can change. Raises `errors.ConfigError`."""
     kind = config.engine.kind
     section = getattr(config, kind, None)
     options = EngineOptions(
         node_name=name,
         state_dir=Path(config.server.state_dir),
-        inbox=InboxRules(config.inbox.max_messages, config.inbox.max_chat_messages, config.inbox.ttl),
+        inbox=_inbox_rules(config) if inbox is None else inbox,
         task_ttl=config.tasks.ttl,
         position_check=config.engine.position_check,
         accepts=lambda type: may_send(type, server_side=True),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from twisted.logger import LogLevel
 
-from pushserver.app.workers.messages import Answers, Unwatch, Watch
+from pushserver.app.workers.messages import Unwatch, Watch
 from pushserver.app.workers.role import Role
 from pushserver.core.errors import Invalid
 from pushserver.server.hub import Hub
@@ -18,27 +18,38 @@ if TYPE_CHECKING:
 
 
 class Watches:
-    """The watches of one process."""
+    """The watches of one process.
 
-    def __init__(self, hub: Hub, role: Role) -> None:
+    Args:
+        node: its name.
+    """
+
+    def __init__(self, hub: Hub, role: Role, node: str) -> None:
         self._hub = hub
+        self._node = node
         self._role = role
         self._last = 0
         #: what an operator here has asked for
-        self._asked: dict[int, Callable[[str], None]] = {}
+        self._asked: dict[int, tuple[Callable[[str], None], Callable[[], None]]] = {}
         #: what is shown from here, by who asked for it
         self._shown: dict[tuple[int, int], Trace | LogWatch] = {}
 
     # -- for an operator here -----------------------------------------------------------------------------------------
 
-    async def begin(self, show: Callable[[str], None], about: str = "", level: str = "") -> tuple[int, Answers]:
-        """Watch a user or a connection, or the log from a level on, in all processes; ``show`` takes each line.
+    async def begin(
+        self, show: Callable[[str], None], ended: Callable[[], None], about: str = "", level: str = ""
+    ) -> tuple[int, list[str]]:
+        """Watch a user or a connection, or the log from a level on, in all processes of this server.
 
-        Returns the number of the watch, for `end`, and what they say. Raises `errors.Invalid` where one cannot.
+        Args:
+            show: takes each line.
+            ended: called where the watch ends by itself.
+
+        Returns the number of the watch, for `end`, and the nodes that show it. Raises `errors.Invalid`.
         """
         self._last += 1
         watch = self._last
-        self._asked[watch] = show
+        self._asked[watch] = show, ended
         try:
             answers = await self._role.everywhere(Watch(self._role.number, watch, about, level))
             if answers.problem:
@@ -46,37 +57,48 @@ class Watches:
         except BaseException:
             await self.end(watch)
             raise
-        return watch, answers
+        return watch, answers.results
 
     async def end(self, watch: int) -> None:
         """Watch no longer."""
         if self._asked.pop(watch, None) is not None:
             await self._role.everywhere(Unwatch(self._role.number, watch))
 
-    def show(self, watch: int, text: str) -> None:
-        """A line of something that an operator here watches has come."""
-        show = self._asked.get(watch)
-        if show is not None:
+    def show(self, watch: int, text: str, ended: bool) -> None:
+        """A line of something that an operator here watches has come, or its end."""
+        asked = self._asked.get(watch)
+        if asked is None:
+            return
+        show, end = asked
+        if text:
             show(text)
+        if ended:
+            end()
 
     # -- for whoever asked --------------------------------------------------------------------------------------------
 
-    def watch(self, asked: Watch) -> int:
-        """Show it from now on; return how many connections that are now. Raises `errors.Invalid`."""
+    def watch(self, asked: Watch) -> str:
+        """Show it from now on; return this node's name. Raises `errors.Invalid`."""
         # Imported when somebody watches, not before.
         from pushserver.manhole import tracing
 
         key = asked.watcher, asked.watch
 
         def show(text: str) -> None:
-            self._role.show(*key, text)
+            self._role.show(*key, text, False)
 
+        def ended(_: None) -> None:
+            if self._shown.pop(key, None) is not None:
+                self._role.show(*key, "", True)
+
+        watch: Trace | LogWatch
         if asked.level:
-            self._shown[key] = tracing.LogWatch(show, LogLevel.levelWithName(asked.level))
-            return 0
-        trace = tracing.trace(self._hub, asked.about, show)
-        self._shown[key] = trace
-        return trace.count
+            watch = tracing.LogWatch(show, LogLevel.levelWithName(asked.level))
+        else:
+            watch = tracing.trace(self._hub, asked.about, show)
+        self._shown[key] = watch
+        watch.done.addCallback(ended)
+        return self._node
 
     def unwatch(self, asked: Unwatch) -> None:
         """Show it no more; of a process that is gone, nothing."""

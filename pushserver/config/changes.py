@@ -9,13 +9,24 @@ import msgspec
 from pushserver.config.sections import SECTIONS, Config, keys_of
 
 #: Sections of which every key counts at once.
-_WHOLE_SECTIONS: Final = frozenset({"api", "log"})
+_WHOLE_SECTIONS: Final = frozenset({"api", "delivery", "inbox", "log", "rate_limits"})
 
 #: Keys of other sections that count at once. The files of the console are read at each login.
 _KEYS: Final = frozenset(
     {
+        "server.allowed_origins",
+        "server.max_connections",
+        "server.max_connections_per_user",
+        "server.max_channels_per_connection",
+        "server.max_message_size",
+        "server.max_body_size",
+        "server.trusted_proxies",
+        "server.metrics_public",
         "server.shutdown_delay",
         "server.shutdown_drain",
+        "tasks.min_interval",
+        "tasks.min_delta",
+        "tasks.stale_after",
         "auth.algorithms",
         "auth.secret",
         "auth.secret_file",

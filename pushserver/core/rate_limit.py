@@ -59,6 +59,11 @@ class KeyedTokenBuckets:
         self._rate = Rate(per_second, max(1.0, per_second))
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
+    def adopt(self, per_second: float) -> None:
+        """Go by another rate from now on, with full buckets."""
+        self._rate = Rate(per_second, max(1.0, per_second))
+        self._buckets.clear()
+
     def wait(self, key: str, now: int) -> int:
         """Take one token. Return 0, or after how many ms there will be one."""
         if self._rate.per_second <= 0:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, Protocol
@@ -75,6 +76,16 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     issued_at: int | None = None
     jti: str | None = None
     info: bytes | None = None
+    #: the token's roles, and what it grants without them: what `with_roles` begins with
+    roles: tuple[str, ...] = ()
+    own: Grants | None = None
+
+    def with_roles(self, role_permissions: Mapping[str, Sequence[str]]) -> Identity:
+        """Return the same identity where its roles give other permissions than when the token was verified."""
+        if self.own is None:
+            return self
+        given = [permission for role in self.roles for permission in role_permissions.get(role, ())]
+        return msgspec.structs.replace(self, grants=Grants.of([*self.own.strings, *given]))
 
 
 class KeySource(Protocol):
@@ -200,10 +211,19 @@ def verify(token: str, keys: KeySource, rules: TokenRules, now: int) -> Identity
     if "jti" in claims and (not isinstance(jti, str) or not jti):
         raise _invalid("malformed jti")
     info = _info(claims.get("info"))
-    grants = _grants(claims, rules.roles)
+    roles, own, grants = _grants(claims, rules.roles)
     if now >= expires_at + rules.leeway:
         raise Refused("token expired", Code.TOKEN_EXPIRED)
-    return Identity(user_id=user_id, grants=grants, expires_at=expires_at, issued_at=issued_at, jti=jti, info=info)
+    return Identity(
+        user_id=user_id,
+        grants=grants,
+        expires_at=expires_at,
+        issued_at=issued_at,
+        jti=jti,
+        info=info,
+        roles=roles,
+        own=own if roles else None,
+    )
 
 
 def issue(
@@ -324,12 +344,19 @@ def _info(claim: object) -> bytes | None:
     return info
 
 
-def _grants(claims: dict[str, Any], role_permissions: Mapping[str, Sequence[str]]) -> Grants:
+def _grants(
+    claims: dict[str, Any], role_permissions: Mapping[str, Sequence[str]]
+) -> tuple[tuple[str, ...], Grants, Grants]:
+    """Return the roles, what is granted without them, and what is granted with them."""
     roles = claims.get("roles", [])
     if "role" in claims and isinstance(roles, list):
         roles = [*roles, claims["role"]]
     try:
-        return Grants.parse(claims.get("permissions", []), claims.get("channels", []), roles, role_permissions)
+        own = Grants.parse(claims.get("permissions", []), claims.get("channels", []))
+        if not roles:
+            return (), own, own
+        grants = Grants.parse(claims.get("permissions", []), claims.get("channels", []), roles, role_permissions)
+        return tuple(sys.intern(role) for role in roles), own, grants
     except Invalid as error:
         raise _invalid(error.message) from None
 

@@ -112,12 +112,19 @@ class HistoryPage(msgspec.Struct, frozen=True):
         return _current(since, self.previous_epoch, self.newest.epoch)
 
 
-class InboxRules(msgspec.Struct, frozen=True):
-    """The bounds of every inbox: ``size`` messages, of these ``chat_size`` direct chat, each for ``ttl`` ms."""
+class InboxRules(msgspec.Struct):
+    """The bounds of every inbox: ``size`` messages, of these ``chat_size`` direct chat, each for ``ttl`` ms.
+
+    One object for all who keep inboxes, read at each use: `adopt` changes it for all of them.
+    """
 
     size: int
     chat_size: int
     ttl: int
+
+    def adopt(self, other: InboxRules) -> None:
+        """Hold for what comes from now on; what is kept is cut when the next message comes."""
+        self.size, self.chat_size, self.ttl = other.size, other.chat_size, other.ttl
 
 
 class InboxNumbers(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 from twisted.internet.defer import Deferred
-from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, formatEvent, globalLogPublisher
 from zope.interface import implementer
 
 from pushserver.core import publication
@@ -47,7 +47,7 @@ def _without_secrets(value: Any) -> Any:
 
 
 def shown(payload: bytes) -> str:
-    """A message as it may be shown: without tokens, on one line, bounded."""
+    """Return a message as it may be shown: without tokens, on one line, bounded."""
     try:
         text = msgspec.json.encode(_without_secrets(msgspec.json.decode(payload))).decode()
     except (ValueError, RecursionError):
@@ -58,17 +58,19 @@ def shown(payload: bytes) -> str:
 
 
 class Watch:
-    """Somebody watching: a `connection.Trace` that prints, until it is stopped.
+    """Somebody watching: a `connection.Trace` that shows lines, until it is stopped.
 
-    Watching a user includes the connections that the user makes later. ``done`` fires when it ends.
+    Watching a user includes the connections that the user makes later. What fails here ends the watch, and says so;
+    it never reaches what is watched. ``done`` fires when the watch ends.
     """
 
-    def __init__(self, hub: Hub, say: Callable[[str], None], user_id: str | None) -> None:
+    _log = Logger()
+
+    def __init__(self, hub: Hub, show: Callable[[str], None], user_id: str | None) -> None:
         self._hub = hub
-        self._say = say
+        self._show = show
         self._user_id = user_id
         self._watched: set[Connection] = set()
-        self.messages = 0
         self.done: Deferred[None] = Deferred()
         if user_id is not None:
             hub.traced[user_id] = self
@@ -79,38 +81,44 @@ class Watch:
         return len(self._watched)
 
     def begin(self, connections: Iterable[Connection]) -> None:
+        """Watch these connections too."""
         for connection in connections:
             self.opened(connection)
 
     def opened(self, connection: Connection) -> None:
         self._hub.watch(connection, self)
         self._watched.add(connection)
-        self._print(connection, "--", f"{connection.user_id or 'nobody'} from {connection.peer.address}")
+        self._line(connection, "--", lambda: f"{connection.user_id or 'nobody'} from {connection.peer.address}")
 
     def closed(self, connection: Connection) -> None:
         self._watched.discard(connection)
-        why = "" if connection.closing is None else f" ({connection.closing.code} {connection.closing.reason})"
-        self._print(connection, "--", f"closed{why}")
+        self._line(connection, "--", lambda: _closing(connection))
         if self._user_id is None:
             self.stop()
 
     def inbound(self, connection: Connection, payload: bytes) -> None:
-        self.messages += 1
-        self._print(connection, "->", shown(payload))
+        self._line(connection, "->", lambda: shown(payload))
 
     def outbound(self, connection: Connection, payload: bytes) -> None:
-        self.messages += 1
-        self._print(connection, "<-", shown(payload))
+        self._line(connection, "<-", lambda: shown(payload))
 
     def pushed(self, connection: Connection, message: Publication) -> None:
-        self.outbound(connection, publication.encode(message))
+        self._line(connection, "<-", lambda: shown(publication.encode(message)))
 
-    def _print(self, connection: Connection, way: str, text: str) -> None:
-        now = time.time()
-        clock = time.strftime("%H:%M:%S", time.localtime(now))
-        self._say(f"{clock}.{int(now * 1000) % 1000:03d} {connection.id[:8]} {way} {printable(text)}")
+    def _line(self, connection: Connection, way: str, text: Callable[[], str]) -> None:
+        if self.done.called:
+            return
+        try:
+            now = time.time()
+            clock = time.strftime("%H:%M:%S", time.localtime(now))
+            self._show(f"{clock}.{int(now * 1000) % 1000:03d} {connection.id[:8]} {way} {printable(text())}")
+        except Exception as problem:
+            self._log.failure("console: a watch failed and has ended")
+            self.stop()
+            _say_failed(self._show, problem)
 
     def stop(self) -> None:
+        """Watch no longer. Stopping twice is no mistake."""
         if self.done.called:
             return
         for connection in self._watched:
@@ -121,7 +129,20 @@ class Watch:
         self.done.callback(None)
 
 
-def trace(hub: Hub, name: str, say: Callable[[str], None]) -> Watch:
+def _closing(connection: Connection) -> str:
+    close = connection.closing
+    return "closed" if close is None else f"closed ({close.code} {close.reason})"
+
+
+def _say_failed(show: Callable[[str], None], problem: Exception) -> None:
+    try:
+        show(f"the watch has ended: {type(problem).__name__}")
+    except Exception:
+        # What it is shown by has failed: the log has it.
+        pass
+
+
+def trace(hub: Hub, name: str, show: Callable[[str], None]) -> Watch:
     """Return a watch over a connection, or over a user's connections, now and later. Raises `errors.Invalid`."""
     one = hub.connections.get(name)
     if one is None and hub.traced.get(name) is not None:
@@ -129,38 +150,40 @@ def trace(hub: Hub, name: str, say: Callable[[str], None]) -> Watch:
     chosen = [one] if one is not None else list(hub.of_user(id_of(name, "user")))
     if any(connection.trace is not None for connection in chosen):
         raise Invalid("another login is tracing this connection")
-    watch = Watch(hub, say, None if one is not None else name)
+    watch = Watch(hub, show, None if one is not None else name)
     watch.begin(chosen)
     return watch
 
 
 @implementer(ILogObserver)
 class LogWatch:
-    """The log of this process, live, from a level on."""
+    """The log of this process, live, from a level on. What fails here ends the watch, and says so."""
 
-    def __init__(self, say: Callable[[str], None], level: LogLevel) -> None:
-        self._say = say
+    def __init__(self, show: Callable[[str], None], level: LogLevel) -> None:
+        self._show = show
         self._level = level
-        self._saying = False
-        self.messages = 0
+        self._showing = False
         self.done: Deferred[None] = Deferred()
         globalLogPublisher.addObserver(self)
 
     def __call__(self, event: LogEvent) -> None:
         level = event.get("log_level", LogLevel.info)
-        if level < self._level or self._saying:
-            return
         # What showing it logs is not shown in turn.
-        self._saying = True
+        if level < self._level or self._showing or self.done.called:
+            return
+        self._showing = True
         try:
-            self.messages += 1
             clock = time.strftime("%H:%M:%S", time.localtime(event.get("log_time")))
             text = printable(formatEvent(event))[:MAX_SHOWN]
-            self._say(f"{clock} {level.name} {event.get('log_namespace', '')}: {text}")
+            self._show(f"{clock} {level.name} {event.get('log_namespace', '')}: {text}")
+        except Exception as problem:
+            self.stop()
+            _say_failed(self._show, problem)
         finally:
-            self._saying = False
+            self._showing = False
 
     def stop(self) -> None:
+        """Watch no longer. Stopping twice is no mistake."""
         if not self.done.called:
             globalLogPublisher.removeObserver(self)
             self.done.callback(None)

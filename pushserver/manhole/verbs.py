@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger, LogLevel
+from twisted.logger import Logger
 
+from pushserver.config.changes import Changes
+from pushserver.config.sections import LOG_LEVELS
 from pushserver.core.errors import Invalid, NotFound
 from pushserver.manhole.tables import Answer, compact, facts, line, moment, span, table
-from pushserver.manhole.tracing import LogWatch, Watch
 from pushserver.server.backend_commands import BackendCommands, id_of
 from pushserver.server.cluster import Cluster, ConnectionInfo, Target
-from pushserver.server.drain import Drain
 from pushserver.server.hub import Hub
 from pushserver.server.stats_channel import StatsChannel
 
@@ -30,15 +30,64 @@ if TYPE_CHECKING:
 LISTED: Final = 50
 
 
+class Drained(Protocol):
+    """How many are sent away, and which nodes did not answer."""
+
+    @property
+    def connections(self) -> int: ...
+
+    @property
+    def unanswered(self) -> list[str]: ...
+
+
+class Administration(Protocol):
+    """What is asked of all processes of this server at once."""
+
+    async def reload(self) -> Changes:
+        """Read the configuration anew. Raises `errors.Invalid`."""
+
+    async def drain(self, window: int | None = None) -> Drained:
+        """Send away who is here, spread over so many ms, and take nobody new."""
+
+    async def undrain(self) -> list[str]:
+        """Take new connections again; return the nodes that did not answer."""
+
+
+class Watches(Protocol):
+    """What is watched, in all processes of this server."""
+
+    async def begin(
+        self, show: Callable[[str], None], ended: Callable[[], None], about: str = "", level: str = ""
+    ) -> tuple[int, list[str]]:
+        """Watch; return the number of the watch, and the nodes that show it. Raises `errors.Invalid`."""
+
+    async def end(self, watch: int) -> None:
+        """Watch no longer."""
+
+
 class Rooms(msgspec.Struct, frozen=True):
-    """What the verbs reach: the rooms of this node."""
+    """What the verbs reach: the rooms of this node, and all processes of this server."""
 
     engine: IEngine
     hub: Hub
     cluster: Cluster
     commands: BackendCommands
     stats_channel: StatsChannel
-    drain: Drain
+    administration: Administration
+    watches: Watches
+
+
+class Watching:
+    """Something that one login watches."""
+
+    def __init__(self) -> None:
+        self.lines = 0
+        self.done: Deferred[None] = Deferred()
+
+    def stop(self) -> None:
+        """Watch no longer. Stopping twice is no mistake."""
+        if not self.done.called:
+            self.done.callback(None)
 
 
 class Verb:
@@ -78,16 +127,25 @@ class Verbs:
     """The verbs of one login.
 
     Args:
-        say: prints a line at any time, for what is watched live.
+        show: takes a line at any time, of what is watched live.
     """
 
-    def __init__(self, rooms: Rooms, say: Callable[[str], None], who: str) -> None:
+    def __init__(self, rooms: Rooms, show: Callable[[str], None], who: str) -> None:
         self._rooms = rooms
-        self._say = say
-        self._watches: list[Watch | LogWatch] = []
+        self._show = show
+        self._watches: list[Watching] = []
         methods: list[Any] = [self.help, self.stats, self.connections, self.connection, self.users, self.channels]
         methods += [self.subscribers, self.nodes, self.publish, self.notify, self.inbox, self.tasks, self.task]
-        methods += [self.trace, self.log, self.untrace, self.disconnect, self.revoke, self.drain, self.undrain]
+        methods += [
+            self.trace,
+            self.log,
+            self.untrace,
+            self.disconnect,
+            self.revoke,
+            self.drain,
+            self.undrain,
+            self.reload,
+        ]
         self.named: dict[str, Verb] = {m.__name__: Verb(m.__name__, m, who) for m in methods}
 
     def end(self) -> None:
@@ -206,37 +264,43 @@ class Verbs:
 
     async def trace(self, user_or_connection: str | int) -> Answer:
         """Shows that user's or connection's messages live, until untrace() or Ctrl-C. Tokens are hidden."""
-        hub, name = self._rooms.hub, str(user_or_connection)
-        one = hub.connections.get(name)
-        if one is None and hub.traced.get(name) is not None:
-            raise Invalid("another login is tracing this user")
-        chosen = [one] if one is not None else list(hub.of_user(id_of(name, "user")))
-        if any(connection.trace is not None for connection in chosen):
-            raise Invalid("another login is tracing this connection")
-        elsewhere = [] if one is not None else [c for c in await self._connections(name) if c.node != self._node]
-        watch = Watch(hub, self._say, None if one is not None else name)
-        self._watches.append(watch)
-        for info in elsewhere:
-            self._say(f"{info.connection_id} is on node {info.node}: trace it there")
-        watch.begin(chosen)
-        if not chosen:
-            self._say(f"{name} is not connected here; waiting")
-        return await self._watched(watch)
+        name = str(user_or_connection)
+        found = await self._rooms.cluster.connections(Target(connection_id=name))
+        found = found or await self._connections(name)
+
+        def begun(nodes: list[str]) -> None:
+            for info in found:
+                if info.node not in nodes:
+                    self._show(f"{info.connection_id} is on node {info.node}: trace it there")
+            if not any(info.node in nodes for info in found):
+                self._show(f"{name} is not connected here; waiting")
+
+        return await self._watch(begun, about=name)
 
     async def log(self, level: str = "info") -> Answer:
-        """Shows this node's log live from a level on (debug, info, warn, error), until untrace() or Ctrl-C."""
-        try:
-            wanted = LogLevel.levelWithName(level)
-        except Exception:
-            raise Invalid("a level is debug, info, warn, error or critical") from None
-        watch = LogWatch(self._say, wanted)
-        self._watches.append(watch)
-        return await self._watched(watch)
+        """Shows this server's log live from a level on (debug, info, warn, error), until untrace() or Ctrl-C."""
+        if level not in LOG_LEVELS:
+            raise Invalid("a level is debug, info, warn, error or critical")
+        return await self._watch(lambda nodes: None, level=level)
 
-    async def _watched(self, watch: Watch | LogWatch) -> Answer:
-        await watch.done
-        self._watches.remove(watch)
-        return Answer(watch.messages, *line(f"{watch.messages} messages were shown"))
+    async def _watch(self, begun: Callable[[list[str]], None], about: str = "", level: str = "") -> Answer:
+        watching = Watching()
+        self._watches.append(watching)
+
+        def show(text: str) -> None:
+            watching.lines += 1
+            self._show(text)
+
+        try:
+            watch, nodes = await self._rooms.watches.begin(show, watching.stop, about, level)
+            try:
+                begun(nodes)
+                await watching.done
+            finally:
+                await self._rooms.watches.end(watch)
+        finally:
+            self._watches.remove(watching)
+        return Answer(watching.lines, *line(f"{watching.lines} lines were shown"))
 
     async def untrace(self) -> Answer:
         """Stops everything that trace() and log() show here."""
@@ -274,21 +338,21 @@ class Verbs:
 
     async def drain(self, seconds: float | None = None) -> Answer:
         """Takes no new connections here, and sends away who is here, spread over a while. undrain() ends it."""
-        count = len(self._rooms.hub.connections)
-        self._say(f"draining {count} connections; /readyz says 503")
-        closed = await self._rooms.drain.run(None if seconds is None else max(0, round(seconds * 1000)))
-        return Answer(closed, *line(f"{closed} sent away"))
+        drained = await self._rooms.administration.drain(None if seconds is None else max(0, round(seconds * 1000)))
+        said = f"draining {drained.connections} connections; /readyz says 503"
+        return Answer(drained.connections, *line(said + _without(drained.unanswered)))
 
     async def undrain(self) -> Answer:
         """Takes connections again."""
-        self._rooms.drain.end()
-        return Answer(True, *line("taking connections"))
+        unanswered = await self._rooms.administration.undrain()
+        return Answer(not unanswered, *line("taking connections" + _without(unanswered)))
+
+    async def reload(self) -> Answer:
+        """Reads the configuration anew, for all processes of this server; a mistake changes nothing."""
+        changes = await self._rooms.administration.reload()
+        return Answer(changes, *facts(msgspec.to_builtins(changes)))
 
     # -- what they share ----------------------------------------------------------------------------------------------
-
-    @property
-    def _node(self) -> str:
-        return self._rooms.cluster.node
 
     async def _connections(self, user: str | int | None) -> list[ConnectionInfo]:
         return await self._rooms.cluster.connections(Target(user_id=None if user is None else str(user)))
@@ -309,3 +373,7 @@ def _plain(name: str, value: Any) -> Any:
     if name.endswith("At"):
         return moment(value)
     return compact(value) if isinstance(value, dict | list) else value
+
+
+def _without(unanswered: list[str]) -> str:
+    return f"; no answer from {', '.join(unanswered)}" if unanswered else ""

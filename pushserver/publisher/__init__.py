@@ -8,7 +8,7 @@
     for row in publisher.track(rows, user_id=42, title="Import"):
         ...
 
-Names are looked up on first use: HTTP needs no redis-py, Redis no httpx, and tqdm only its bars.
+Names are looked up on first use: HTTP needs no redis-py, Redis no httpcore, and tqdm only its bars.
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pushserver.publisher.asynchronous import AsyncPublisher
     from pushserver.publisher.bars import tqdm, trange
-    from pushserver.publisher.commands import Notified, Receipt
     from pushserver.publisher.errors import PublishError, PublishRefused, PublishUnavailable, TaskCancelled
+    from pushserver.publisher.receipts import Notified, Receipt
     from pushserver.publisher.synchronous import Publisher
-    from pushserver.publisher.tasks import Task, Track
+    from pushserver.publisher.tasks import Task
+    from pushserver.publisher.tracks import Track
 
 _HOME_OF = {
     "AsyncPublisher": "asynchronous",
-    "Notified": "commands",
+    "Notified": "receipts",
     "PublishError": "errors",
     "PublishRefused": "errors",
     "PublishUnavailable": "errors",
     "Publisher": "synchronous",
-    "Receipt": "commands",
+    "Receipt": "receipts",
     "Task": "tasks",
     "TaskCancelled": "errors",
-    "Track": "tasks",
+    "Track": "tracks",
     "tqdm": "bars",
     "trange": "bars",
 }

@@ -1,105 +1,124 @@
-"""The publisher for asyncio: the same calls, awaited. Tasks go through the same background sender, without awaiting."""
+"""The publisher for asyncio: the same calls, awaited.
+
+Each runs in a thread of a small pool, so that nothing belongs to one event loop: a publisher made once may be used in
+several loops, one after another or at the same time, and in forked children.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
+import functools
+import os
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Final, ParamSpec, Self, TypeVar, Unpack
 
-from pushserver.publisher import commands
-from pushserver.publisher.commands import Command, Notified, Receipt
-from pushserver.publisher.errors import PublishError, PublishUnavailable
-from pushserver.publisher.synchronous import BATCH, TRIES, Base, notified, pause, receipt, receipts
-from pushserver.publisher.tasks import AsyncTrack
-from pushserver.publisher.transports import AsyncTransport
+from pushserver.publisher import core
+from pushserver.publisher.commands import BroadcastOptions, Command, NotifyOptions, PublishOptions
+from pushserver.publisher.core import Core
+from pushserver.publisher.errors import PublishError
+from pushserver.publisher.receipts import Disconnected, Notified, Receipt, Revoked, Ticket
+from pushserver.publisher.tasks import AsyncTask
+from pushserver.publisher.tracks import AsyncTrack
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
+#: Calls of a process that wait for their answers at a time; others wait for a place.
+_AT_A_TIME: Final = 32
 
-class AsyncPublisher(Base):
-    """Publishes, notifies, and tells of tasks, in one event loop."""
 
-    _transport: AsyncTransport | None = None
+class AsyncPublisher(Core):
+    """As `Publisher`, whose calls it takes and describes, with ``await``; safe in any number of event loops."""
 
     async def publish(
         self,
         channel: str,
         data: Any,
         *,
-        type: str | None = None,
-        message_id: str | None = None,
-        exclude_user: str | int | None = None,
-        exclude_connection: str | None = None,
         live: bool = False,
         background: bool = False,
+        **options: Unpack[PublishOptions],
     ) -> Receipt:
-        """Publish to a channel. `live`, over Redis: by PUBLISH, to who is connected now, at most once."""
+        """Publish to a channel. With `background`, returns a `PendingReceipt` at once: await its `arrival()`."""
+        call = core.publish(channel, data, options)
         if live:
-            await self._retry(lambda transport: transport.publish_live(channel, data, type))
-            return Receipt()
-        command = commands.publish(channel, data, type, message_id, exclude_user, exclude_connection)
-        if background:
-            return self._publish_later(command)
-        return receipt(await self._call(command))
+            return await _in_a_thread(self._perform_live, channel, data, options.get("type"))
+        return self._publish_later(call) if background else await _in_a_thread(self._perform, call)
 
     async def broadcast(
-        self, channels: Iterable[str], data: Any, *, type: str | None = None, message_id: str | None = None
+        self, channels: Iterable[str], data: Any, **options: Unpack[BroadcastOptions]
     ) -> list[Receipt | PublishError]:
         """Publish the same to many channels: one receipt or error for each, in order."""
-        return receipts(await self._call(commands.broadcast(channels, data, type, message_id)))
+        return await _in_a_thread(self._perform, core.broadcast(channels, data, options))
 
     async def notify(
         self,
-        users: str | int | Iterable[str | int],
+        users: Any,
         data: Mapping[str, Any] | None = None,
         *,
-        title: str | None = None,
-        message: str | None = None,
-        level: str | None = None,
-        type: str | None = None,
-        message_id: str | None = None,
-        ttl: str | int | None = None,
-        collapse_key: str | None = None,
         background: bool = False,
+        **options: Unpack[NotifyOptions],
     ) -> list[Notified]:
         """Put a message into one user's inbox, or many users'."""
-        command = commands.notify(users, data, title, message, level, type, message_id, ttl, collapse_key)
-        if background:
-            return self._notify_later(command)
-        return notified(await self._call(command))
+        call = core.notify(users, data, options)
+        return self._notify_later(call) if background else await _in_a_thread(self._perform, call)
 
     async def batch(self, wanted: Sequence[Command | tuple[str, Mapping[str, Any]]]) -> list[Any | PublishError]:
         """Carry out many commands in order: one result or error for each."""
-        whole = [commands.identified(command) for command in wanted]
-        replies: list[Any | PublishError] = []
-        for start in range(0, len(whole), BATCH):
-            part = whole[start : start + BATCH]
-            replies += await self._retry(lambda transport, part=part: transport.batch(part))  # type: ignore[misc]
-        return replies
+        return await _in_a_thread(self._perform_batch, wanted)
+
+    async def disconnect(
+        self,
+        user_id: Any = None,
+        *,
+        connection_id: str | None = None,
+        code: int | None = None,
+        reason: str | None = None,
+    ) -> Disconnected:
+        """Close a user's connections on every node, or one connection."""
+        return await _in_a_thread(self._perform, core.disconnect(user_id, connection_id, code, reason))
+
+    async def revoke(
+        self,
+        user_id: Any = None,
+        *,
+        jti: str | None = None,
+        expires_at: datetime | int | None = None,
+        issued_before: datetime | int | None = None,
+    ) -> Revoked:
+        """Refuse a user's tokens that were issued before a moment (now), or one token until it expires anyway."""
+        return await _in_a_thread(self._perform, core.revoke(user_id, jti, expires_at, issued_before))
+
+    async def ticket(self, user_id: Any, channels: Iterable[str] = (), *, ttl: str | int | None = None) -> Ticket:
+        """Return a ticket for a stream of a browser that can send no header."""
+        return await _in_a_thread(self._perform, core.ticket(user_id, channels, ttl))
+
+    def task(self, user_id: Any, title: Any = None, *, task_id: Any = None, details: Any = None) -> AsyncTask:
+        """Create a task of a user; for ``async with``. Returns at once and never raises for the server's sake."""
+        return AsyncTask(self._background, user_id, title, task_id, details)
 
     def track(
         self,
         rows: Iterable[T] | AsyncIterable[T],
-        user_id: str | int,
-        title: str | None = None,
+        user_id: Any,
+        title: Any = None,
         *,
         total: int | None = None,
-        task_id: str | None = None,
+        task_id: Any = None,
     ) -> AsyncTrack[T]:
         """Loop with ``async for`` over `rows`, of either kind, and show a user how far it is."""
         return AsyncTrack(rows, self.task(user_id, title, task_id=task_id), total)
 
     async def flush(self, timeout: float | None = None) -> bool:
         """Wait until what the background has is sent; True if it is."""
-        return await asyncio.to_thread(self._background.flush, timeout)
+        return await _in_a_thread(self._background.flush, timeout)
 
     async def close(self, timeout: float | None = 5.0) -> bool:
-        """Flush and let go of threads and sockets; True if everything was sent."""
-        flushed = await asyncio.to_thread(self._background.close, timeout)
-        if self._transport is not None:
-            await self._transport.close()
-        return flushed
+        """Flush and let go of sockets; True if everything was sent."""
+        return await _in_a_thread(self._close, timeout)
 
     async def __aenter__(self) -> Self:
         return self
@@ -109,15 +128,17 @@ class AsyncPublisher(Base):
     ) -> None:
         await self.close()
 
-    async def _call(self, command: Command) -> Any:
-        return await self._retry(lambda transport: transport.call(command))
 
-    async def _retry(self, work: Callable[[AsyncTransport], Awaitable[T]]) -> T:
-        if self._transport is None:
-            self._transport = self._address.async_transport()
-        for attempt in range(TRIES - 1):
-            try:
-                return await work(self._transport)
-            except PublishUnavailable as error:
-                await asyncio.sleep(pause(attempt, error))
-        return await work(self._transport)
+async def _in_a_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    return await asyncio.get_running_loop().run_in_executor(_pool(), functools.partial(work, *args, **kwargs))
+
+
+_pools: dict[int, ThreadPoolExecutor] = {}
+
+
+def _pool() -> ThreadPoolExecutor:
+    """This process' threads: a forked child has none of its parent's."""
+    process = os.getpid()
+    if process not in _pools:
+        _pools[process] = ThreadPoolExecutor(_AT_A_TIME, thread_name_prefix="pushserver call")
+    return _pools[process]

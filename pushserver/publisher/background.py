@@ -1,27 +1,27 @@
-"""The sender: one daemon thread for each publisher and process, that empties the outbox and never disturbs the job.
+"""What one publisher sends without being waited for. It never disturbs the job.
 
-Putting a command takes a lock and returns. While the server is away everything that must not be lost waits, progress
-shrinks to its newest value, and the log has one line for each outage. At the end of the process what waits is sent,
-for at most `exit_timeout` seconds. After a fork the child begins with an empty outbox and a thread of its own: what the
-parent had waiting is the parent's to send.
+Handing a command over appends it to a queue and returns; the process' one sender (`pushserver.publisher.sender`)
+calls `work`, which alone touches the outbox. While the server is away everything that must not be lost waits,
+progress shrinks to its newest value, and the log has one line for each outage.
+
+Nobody who hands something over takes a lock: a bar may be redrawn under tqdm's lock, a log line written under a
+handler's, and the collector may run a finaliser that wants either while the sender works.
 """
 
 from __future__ import annotations
 
-import atexit
 import logging
-import os
 import random
-import sys
 import threading
 import time
-import weakref
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from pushserver.publisher.commands import Command
-from pushserver.publisher.errors import PASSING, PublishError, PublishRefused, PublishUnavailable
+from pushserver.publisher.commands import Command, parts, smaller
+from pushserver.publisher.errors import PublishError, PublishRefused, PublishUnavailable, settles, too_large
 from pushserver.publisher.outbox import Entry, Outbox
+from pushserver.publisher.sender import sender
 from pushserver.publisher.transports import Transport
 
 _log = logging.getLogger("pushserver.publisher")
@@ -29,222 +29,256 @@ _log = logging.getLogger("pushserver.publisher")
 _BATCH: Final = 100
 _FIRST_RETRY: Final = 0.5
 _LAST_RETRY: Final = 30.0
-#: Between tries while somebody waits in `flush`.
+#: Between tries while somebody waits.
 _HURRIED_RETRY: Final = 0.1
 #: Seconds between questions for a task's state, where publishing itself does not answer with it.
 _ASK_INTERVAL: Final = 2.0
-#: The most that a fork waits for the sender to be between two exchanges, in seconds.
-_FORK_WAIT: Final = 0.5
-
-_all: weakref.WeakSet[Background] = weakref.WeakSet()
 
 
 class Background:
     def __init__(
-        self, transport: Callable[[], Transport], *, min_interval: float, max_pending: int, exit_timeout: float
+        self,
+        transport: Callable[[], Transport],
+        *,
+        min_interval: float,
+        max_pending: int,
+        exit_timeout: float,
+        end_timeout: float,
     ) -> None:
         self._make_transport = transport
         self._min_interval = min_interval
         self._max_pending = max_pending
-        self._exit_timeout = exit_timeout
+        self.exit_timeout = exit_timeout
+        self.end_timeout = end_timeout
+        self._abandoned: deque[tuple[Callable[[str], Any], str]] = deque()
         self._begin()
-        _all.add(self)
+        sender.register(self)
 
     def _begin(self) -> None:
-        self._condition = threading.Condition()
-        self._outbox = Outbox(self._min_interval, self._max_pending)
-        self._thread: threading.Thread | None = None
+        #: held by who sends: the sender's thread, or, when the interpreter ends, whoever flushes
+        self._condition = threading.RLock()
+        self._handed_over: deque[Entry] = deque()
+        self._flushes: deque[Entry] = deque()
+        self._outbox = Outbox(self._min_interval)
         self._transport: Transport | None = None
         self._closed = False
-        self._flushing = 0
         self._failures = 0
         self._retry_at = 0.0
-        self._wakes_at: float | None = None
+        #: whether somebody has waited for a server that did not answer, and it has not come back since
+        self._in_vain = False
         self._dropped = 0
-        self._refused_codes: set[str] = set()
+        self._said: set[str] = set()
         self._asked_at: dict[str, float] = {}
-        #: held while the thread is inside a transport, whose libraries have locks that a fork would copy as they are
-        self._sending = threading.Lock()
         self._held_for_fork = False
 
-    def put(
-        self,
-        lane: str,
-        command: Command,
-        *,
-        durable: bool,
-        heard: Callable[[Any, Exception | None], None] | None = None,
-        ends: bool = False,
-    ) -> bool:
-        """Take a command to be sent; False where it was not taken, since too much waits."""
-        with self._condition:
-            if self._closed:
-                _log.warning("the publisher is closed: %s is dropped", command.method)
-                return False
-            taken = self._outbox.add(lane, command, durable=durable, heard=heard, ends=ends)
-            if taken is None:
+    # The job's side: no locks
+
+    def put(self, entry: Entry, waits: bool = False) -> bool:
+        """Hand an entry over; False where it was not taken, since too much waits. `waits`: somebody will, for it."""
+        if self._closed:
+            self.say("closed", logging.WARNING, "the publisher is closed: what comes now is dropped")
+            return False
+        if self.pending >= self._max_pending and not entry.ends:
+            if entry.durable:
                 self._dropped += 1
                 if self._dropped == 1:
-                    _log.warning("%d commands wait for the push server: new ones are dropped", self._outbox.pending)
-                return False
-            if self._thread is None:
-                self._start()
-            # Waking a thread costs a switch: only where this one is due before what it waits for.
-            due = taken.due_at(self._flushing > 0)
-            if due is not None and (self._wakes_at is None or max(due, self._retry_at) < self._wakes_at):
-                self._condition.notify_all()
+                    _log.warning("%d commands wait for the push server: new ones are dropped", self.pending)
+            return False
+        entry.delivery.hurried = waits
+        self._handed_over.append(entry)
+        sender.ring(self)
         return True
+
+    def abandon(self, end: Callable[[str], Any], words: str) -> None:
+        """For finalisers: have the sender call `end(words)`, and take no lock here."""
+        if not self._closed:
+            self._abandoned.append((end, words))
+            sender.remind(self)
+
+    @property
+    def pending(self) -> int:
+        return len(self._handed_over) + self._outbox.pending
+
+    @property
+    def patience(self) -> float:
+        """Seconds to wait for an end: none while the server is known to be away and somebody has waited already."""
+        return 0.0 if self._in_vain or sender.is_here() else self.end_timeout
+
+    def waited_in_vain(self, entry: Entry) -> None:
+        self._in_vain = True
+        entry.delivery.hurried = False
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until everything is sent; True if it is. Tries at once, also in an outage."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        with self._condition:
-            if not self._outbox.pending:
-                return True
-            if self._thread is not None and self._thread.is_alive():
-                self._flushing += 1
-                self._retry_at = 0.0
-                self._condition.notify_all()
-                try:
-                    return self._condition.wait_for(
-                        lambda: not self._outbox.pending, None if timeout is None else timeout
-                    )
-                finally:
-                    self._flushing -= 1
+        if self._idle or self._closed or sender.is_here():
+            return self._idle
+        marker = Entry("")
+        self._flushes.append(marker)
+        if sender.ring(self):
+            done = marker.delivery.wait(timeout)
+            marker.delivery.settle(None)
+            return done
         # No thread any more, as at the end of an interpreter: this one does it.
-        self._flushing += 1
-        try:
-            while self._outbox.pending and (deadline is None or time.monotonic() < deadline):
-                if not self._step():
-                    time.sleep(_HURRIED_RETRY)
-        finally:
-            self._flushing -= 1
-        return not self._outbox.pending
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self._idle and (deadline is None or time.monotonic() < deadline):
+            due = self.work(time.monotonic())
+            if not self._idle and due is not None:
+                time.sleep(min(max(0.0, due - time.monotonic()), _HURRIED_RETRY))
+        marker.delivery.settle(None)
+        return self._idle
 
     def close(self, timeout: float | None) -> bool:
-        """Flush, and end the thread."""
-        flushed = self.flush(timeout)
-        with self._condition:
-            self._closed = True
-            self._condition.notify_all()
-            thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout)
-        return flushed
+        """Flush, and take nothing more."""
+        if self._closed:
+            return self._idle
+        self.at_exit(timeout)
+        self._closed = True
+        sender.forget(self)
+        if self._transport is not None and self._condition.acquire(timeout=_HURRIED_RETRY):
+            self._transport.close()
+            self._condition.release()
+        return self._idle
 
-    def at_exit(self) -> None:
-        if not self._closed and not self.flush(self._exit_timeout):
-            _log.warning("%d commands could not be sent to the push server before the end", self._outbox.pending)
+    def at_exit(self, timeout: float | None) -> None:
+        if not self._closed and not self.flush(timeout):
+            _log.warning("%d commands could not be sent to the push server before the end", self.pending)
 
-    def before_fork(self) -> None:
-        """Wait for a moment in which the thread is in none of the libraries; not long, the job comes first."""
-        self._held_for_fork = self._sending.acquire(timeout=_FORK_WAIT)
+    @property
+    def _idle(self) -> bool:
+        return not self._handed_over and not self._outbox.pending and not self._abandoned
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits, not even a flush."""
+        return self._idle and not self._flushes
+
+    @property
+    def _thread(self) -> threading.Thread | None:
+        return sender.thread
+
+    # Around a fork
+
+    def before_fork(self, timeout: float) -> None:
+        """Wait for a moment in which nothing is sent; not long, the job comes first."""
+        self._held_for_fork = self._condition.acquire(timeout=timeout)
 
     def after_fork_in_parent(self) -> None:
         if self._held_for_fork:
             self._held_for_fork = False
-            self._sending.release()
+            self._condition.release()
 
     def after_fork(self) -> None:
-        transport = self._transport
-        if transport is not None:
-            transport.reset()
+        """What the parent had waiting is the parent's to send, and its sockets are the parent's to close."""
+        if self._transport is not None:
+            self._transport.reset()
+        self._abandoned.clear()
         self._begin()
 
-    # The thread's side
+    # The sender's side
 
-    def _start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="pushserver publisher", daemon=True)
-        try:
-            self._thread.start()
-        except RuntimeError:
-            # The interpreter is ending and takes no new threads; `flush` at exit sends what waits.
-            self._thread = None
-        _at_process_exit()
-
-    def _run(self) -> None:
-        while self._wait():
-            try:
-                self._step()
-            except Exception:
-                _log.exception("sending to the push server failed unexpectedly")
-                self._retry_at = time.monotonic() + _FIRST_RETRY
-
-    def _wait(self) -> bool:
-        """Sleep until something is due; False when it is time to end."""
+    def work(self, now: float) -> float | None:
+        """Send one batch of what is due; return when there is more to do, None: not before something is handed over."""
         with self._condition:
-            while True:
-                if self._closed:
-                    return False
-                due = self._outbox.due_at(self._flushing > 0)
-                now = time.monotonic()
-                if due is None:
-                    self._wakes_at = None
-                    self._condition.wait()
-                elif max(due, self._retry_at) > now:
-                    self._wakes_at = max(due, self._retry_at)
-                    self._condition.wait(self._wakes_at - now)
-                else:
-                    self._wakes_at = 0.0
-                    return True
+            self._gather()
+            hurry = bool(self._flushes)
+            if max(self._outbox.due_at(hurry) or 0.0, self._retry_at) <= now:
+                entries = self._outbox.take(now, _BATCH, hurry)
+                try:
+                    self._send(entries)
+                except BaseException:
+                    self._outbox.release(entries)
+                    raise
+            self._end_flushes()
+            due = self._outbox.due_at(bool(self._flushes))
+            return None if due is None else max(due, self._retry_at)
 
-    def _step(self) -> bool:
-        """Send one batch; False where there was nothing to send, or the server is away."""
-        with self._condition:
-            entries = self._outbox.take(time.monotonic(), _BATCH, self._flushing > 0)
+    def _gather(self) -> None:
+        while self._abandoned:
+            end, words = self._abandoned.popleft()
+            end(words)
+        while self._handed_over:
+            # Counted in both places for a moment, never in none.
+            entry = self._handed_over[0]
+            self._outbox.add(entry)
+            self._handed_over.popleft()
+            if entry.delivery.hurried:
+                self._retry_at = 0.0
+        for marker in list(self._flushes):
+            if not marker.tries:
+                marker.tries = 1
+                self._retry_at = 0.0
+                self._outbox.hasten()
+
+    def _end_flushes(self) -> None:
+        for marker in list(self._flushes):
+            if self._idle:
+                marker.delivery.settle(None)
+            if marker.delivery.settled:
+                self._flushes.remove(marker)
+
+    def _send(self, entries: list[Entry]) -> None:
         if not entries:
-            return False
-        try:
-            replies = self._send([entry.command for entry in entries])
-        except PublishUnavailable as error:
-            self._went_away(entries, error)
-            return False
-        except (PublishRefused, TypeError, ValueError, RecursionError) as error:
-            # Refused as a whole: a wrong key concerns all, something too large or not to be encoded only one.
-            alone = len(entries) > 1 and not (isinstance(error, PublishRefused) and error.code != "MESSAGE_TOO_LARGE")
-            replies = [self._send_alone(entry.command) if alone else error for entry in entries]
-        except Exception as error:
-            # A fault of this process and not of what is sent (no file descriptors left, say): it may pass.
-            self._went_away(entries, error)
-            return False
-        again = [entry for entry, reply in zip(entries, replies, strict=True) if _passing(reply)]
-        for entry, reply in zip(entries, replies, strict=True):
-            if not _passing(reply):
-                self._settle(entry, reply)
+            return
+        commands = [entry.stamped() for entry in entries]
+        replies: list[Any] = []
+        for part in parts(commands):
+            replies += self._exchange(part)
+        # What the server said of one of several concerns that one; what it said of all of them concerns the server.
+        answered = any(not _is_passing(reply) for reply in replies)
+        again: list[tuple[Entry, PublishError]] = []
+        for entry, command, reply in zip(entries, commands, replies, strict=True):
+            if isinstance(reply, PublishError) and too_large(reply) and (less := smaller(command)) is not None:
+                self.say("cut", logging.WARNING, "%s was too large: its data was cut", command.method)
+                entry.command = less
+                self._outbox.returned(entry)
+            elif not _is_passing(reply):
+                self._settle(entry, command, reply)
+            elif answered or too_large(reply):
+                self._postpone(entry, reply)
+            else:
+                again.append((entry, reply))
         if again:
-            first = next(reply for reply in replies if _passing(reply))
-            self._went_away(again, first)
-        else:
+            self._went_away([entry for entry, _ in again], again[0][1])
+        elif answered:
             self._came_back()
-        with self._condition:
-            self._condition.notify_all()
         self._ask_for_states(entries)
-        return not again
 
-    def _send(self, commands: list[Command]) -> list[Any]:
-        with self._sending:
+    def _exchange(self, commands: list[Command]) -> list[Any]:
+        """Return a result or an error for each, whatever happens."""
+        try:
             if self._transport is None:
                 self._transport = self._make_transport()
             return self._transport.batch(commands)
-
-    def _send_alone(self, command: Command) -> Any:
-        """One that may spoil a batch (too large, not to be encoded) must not take the others with it."""
-        try:
-            return self._send([command])[0]
+        except PublishRefused as error:
+            if not too_large(error) or len(commands) == 1:
+                return [error] * len(commands)
+            middle = len(commands) // 2
+            return self._exchange(commands[:middle]) + self._exchange(commands[middle:])
+        except PublishUnavailable as error:
+            return [error] * len(commands)
         except Exception as error:
-            return error
+            # A fault of this process and not of what is sent (no file descriptors left, say): it may pass.
+            return [PublishUnavailable(f"{type(error).__name__}: {error}")] * len(commands)
 
-    def _went_away(self, entries: list[Entry], error: Exception) -> None:
-        with self._condition:
-            for entry in entries:
-                self._outbox.returned(entry)
-            self._failures += 1
-            window = min(_LAST_RETRY, _FIRST_RETRY * 2 ** min(self._failures - 1, 10))
-            delay = _HURRIED_RETRY if self._flushing else window * random.random()
-            retry_after = getattr(error, "retry_after", None)
-            if retry_after is not None and not self._flushing:
-                delay = max(delay, retry_after / 1000)
-            self._retry_at = time.monotonic() + delay
+    def _postpone(self, entry: Entry, error: PublishError) -> None:
+        """Keep one that cannot go now, while others can."""
+        hurried = bool(self._flushes) or entry.is_hurried
+        delay = _HURRIED_RETRY if hurried else _window(entry.tries) * random.random()
+        if error.retry_after is not None:
+            delay = max(delay, error.retry_after / 1000)
+        self._outbox.returned(entry, time.monotonic() + delay)
+        method = entry.command.method if entry.command is not None else "progress"
+        self.say(error.code, logging.WARNING, "%s cannot be taken now (%s): it is kept and tried again", method, error)
+
+    def _went_away(self, entries: list[Entry], error: PublishError) -> None:
+        for entry in entries:
+            self._outbox.returned(entry)
+        self._failures += 1
+        hurried = bool(self._flushes) or any(entry.is_hurried for entry in entries)
+        delay = _HURRIED_RETRY if hurried else _window(self._failures) * random.random()
+        if error.retry_after is not None and not hurried:
+            delay = max(delay, error.retry_after / 1000)
+        self._retry_at = time.monotonic() + delay
         if self._failures == 1:
             _log.warning("the push server cannot be reached (%s); what must not be lost is kept and tried again", error)
 
@@ -253,86 +287,82 @@ class Background:
             _log.info("the push server is back after %d failed tries", self._failures)
         self._failures = 0
         self._retry_at = 0.0
+        self._in_vain = False
         self._dropped = 0
 
-    def _settle(self, entry: Entry, reply: Any) -> None:
-        error = reply if isinstance(reply, Exception) else None
-        if isinstance(error, PublishError) and error.code == "CONFLICT" and entry.attempts > 1:
+    def _settle(self, entry: Entry, command: Command, reply: Any) -> None:
+        error = reply if isinstance(reply, PublishError) else None
+        reporter = entry.reporter
+        if error is not None and error.code == "CONFLICT" and entry.tries > 1 and "restart" not in command.params:
             # The first try had been carried out, only its answer was lost.
             error, reply = None, {}
-        with self._condition:
-            if error is not None and entry.command.method == "task.create":
-                self._outbox.abandon(entry.lane)
-            else:
-                self._outbox.settled(entry)
-        if error is not None:
-            code = getattr(error, "code", type(error).__name__)
-            level = logging.DEBUG if code in self._refused_codes else logging.WARNING
-            self._refused_codes.add(code)
-            _log.log(level, "the push server refused %s: %s", entry.command.method, error)
-        if entry.heard is not None:
-            entry.heard(reply if error is None else None, error)
+        if error is not None and error.code == "CONFLICT" and "restart" in command.params:
+            reply, error = self._continued(command, error)
+        if error is not None and command.method == "task.create":
+            dropped = self._outbox.abandon(entry.lane) if entry.lane is not None else []
+        else:
+            self._outbox.settled(entry)
+            dropped = [entry]
+        if error is not None and not _is_quiet(command, error):
+            self.say(error.code, logging.WARNING, "the push server refused %s: %s", command.method, error)
+        if reporter is not None:
+            reporter.receive(command, reply if error is None else None, error)
+        for one in dropped:
+            one.delivery.settle(reply if error is None else None, error)
+
+    def _continued(self, command: Command, error: PublishError) -> tuple[Any, PublishError | None]:
+        """Look why a task cannot begin anew.
+
+        A server of version 1 restarts nothing, but where its task is this user's and unfinished, it can go on.
+        """
+        try:
+            state = self._transport.task(command.params["taskId"]) if self._transport is not None else None
+        except PublishError:
+            state = None
+        if state is None:
+            return None, error
+        if state.get("userId") != command.params["userId"]:
+            return None, PublishRefused("PERMISSION_DENIED", f"the task {command.params['taskId']} is another user's")
+        if "attempt" not in state and state.get("status") in ("pending", "running"):
+            return state, None
+        return None, error
 
     def _ask_for_states(self, entries: list[Entry]) -> None:
         """Where publishing answers nothing (Redis), ask over HTTP now and then whether the owner wants to cancel."""
+        if self._transport is None or self._transport.answers:
+            return
         now = time.monotonic()
         for entry in entries:
-            task_id = str(entry.command.params.get("taskId"))
-            if entry.command.method != "task.progress" or entry.heard is None or self._transport is None:
+            command = entry.command
+            if command is None or command.method != "task.progress" or entry.reporter is None:
                 continue
+            task_id = str(command.params.get("taskId"))
             if now < self._asked_at.get(task_id, 0.0):
                 continue
             if len(self._asked_at) > 1_000:
                 self._asked_at.clear()
             self._asked_at[task_id] = now + _ASK_INTERVAL
-            if not self._transport.answers:
-                try:
-                    state = self._transport.task(task_id)
-                except PublishError:
-                    continue
-                if state is not None:
-                    entry.heard(state, None)
+            try:
+                state = self._transport.task(task_id)
+            except PublishError:
+                continue
+            if state is not None:
+                entry.reporter.receive(command, state, None)
+
+    def say(self, what: str, level: int, text: str, *values: Any) -> None:
+        """A line for the first of its kind; the rest are for who looks closely."""
+        _log.log(logging.DEBUG if what in self._said else level, text, *values)
+        self._said.add(what)
 
 
-def _passing(reply: Any) -> bool:
-    return isinstance(reply, PublishError) and reply.code in PASSING
+def _window(failures: int) -> float:
+    return float(min(_LAST_RETRY, _FIRST_RETRY * 2 ** min(failures - 1, 10)))
 
 
-def _before_fork() -> None:
-    for background in list(_all):
-        background.before_fork()
+def _is_passing(reply: Any) -> bool:
+    return isinstance(reply, PublishError) and not settles(reply)
 
 
-def _after_fork_in_parent() -> None:
-    for background in list(_all):
-        background.after_fork_in_parent()
-
-
-def _after_fork() -> None:
-    for background in list(_all):
-        background.after_fork()
-    _finalized.clear()
-
-
-def _flush_all(**_: object) -> None:
-    for background in list(_all):
-        background.at_exit()
-
-
-_finalized: set[str] = set()
-
-
-def _at_process_exit() -> None:
-    """Worker processes of multiprocessing and of Celery end without atexit; they have ways of their own."""
-    util = sys.modules.get("multiprocessing.util")
-    if util is not None and "multiprocessing" not in _finalized:
-        _finalized.add("multiprocessing")
-        util.Finalize(None, _flush_all, exitpriority=100)
-    signals = sys.modules.get("celery.signals")
-    if signals is not None:
-        signals.worker_process_shutdown.connect(_flush_all, weak=False, dispatch_uid=__name__)
-
-
-atexit.register(_flush_all)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork)
+def _is_quiet(command: Command, error: PublishError) -> bool:
+    """Reports of a task that was completed meanwhile, or begun again by another worker, end without a word."""
+    return error.code == "CONFLICT" and ("restart" in command.params or "attempt" in command.params)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final, TypedDict
 
+import msgspec
 from msgspec import Struct
+
+from pushserver.publisher.plain import plain, text
 
 #: Where the single command goes over HTTP; what is not here goes as a batch of one.
 PATHS: Final[dict[str, str]] = {
@@ -18,8 +22,19 @@ PATHS: Final[dict[str, str]] = {
     "unsubscribe": "/api/unsubscribe",
     "disconnect": "/api/disconnect",
     "revoke": "/api/revoke",
+    "ticket": "/api/tickets",
 }
 _IDEMPOTENT: Final = frozenset({"publish", "broadcast", "notify"})
+#: The server takes bodies of 1 MiB, and so does nginx where nobody says otherwise.
+BODY_LIMIT: Final = 900_000
+#: The most commands that the server takes in one batch.
+COUNT_LIMIT: Final = 1_000
+#: Characters of a title, a message or an error; a traceback's worth of text helps no reader of a progress bar.
+TEXT_LIMIT: Final = 2_000
+#: Bytes below which what is too large is not cut further but left out.
+_LEAST: Final = 1_024
+#: The largest integer that every reader of JSON holds exactly.
+_MAX_INTEGER: Final = 2**53 - 1
 
 
 class Command(Struct, frozen=True):
@@ -29,115 +44,292 @@ class Command(Struct, frozen=True):
     params: dict[str, Any]
 
 
-class Receipt(Struct, frozen=True, rename="camel"):
-    """A publication's answer; over Redis only the message id is known."""
+class PublishOptions(TypedDict, total=False):
+    """What both publishers' `publish` take besides, and so on; the functions below say what it means."""
 
-    message_id: str = ""
-    offset: int | None = None
-    epoch: str | None = None
-    duplicate: bool = False
+    type: str | None
+    message_id: str | None
+    exclude_user: str | int | None
+    exclude_connection: str | None
 
 
-class Notified(Struct, frozen=True, rename="camel"):
-    """A notification's answer for one user; over Redis only the ids are known."""
+class BroadcastOptions(TypedDict, total=False):
+    type: str | None
+    message_id: str | None
 
-    user_id: str
-    message_id: str = ""
-    offset: int | None = None
-    epoch: str | None = None
-    delivered: int = 0
-    duplicate: bool = False
+
+class NotifyOptions(TypedDict, total=False):
+    title: Any
+    message: Any
+    level: str | None
+    type: str | None
+    message_id: str | None
+    #: seconds, or text as "7d"
+    ttl: str | int | None
+    #: replaces an unread one with the same key
+    collapse_key: str | None
+
+
+class ProgressOptions(TypedDict, total=False):
+    of: float | None
+    percentage: float | None
+    message: Any
+    eta: Any
+    details: Any
+    force: bool
 
 
 def new_id() -> str:
     return uuid.uuid4().hex
 
 
-def _present(**fields: Any) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value is not None}
-
-
 def publish(
     channel: str,
     data: Any,
-    type: str | None,
-    message_id: str | None,
-    exclude_user: str | int | None,
-    exclude_connection: str | None,
+    *,
+    type: str | None = None,
+    message_id: str | None = None,
+    exclude_user: str | int | None = None,
+    exclude_connection: str | None = None,
 ) -> Command:
     fields = {"channel": channel, "data": data, "messageId": message_id or new_id()}
     exclude = None if exclude_user is None else str(exclude_user)
     return Command("publish", fields | _present(type=type, excludeUser=exclude, excludeConnection=exclude_connection))
 
 
-def broadcast(channels: Iterable[str], data: Any, type: str | None, message_id: str | None) -> Command:
+def broadcast(channels: Iterable[str], data: Any, *, type: str | None = None, message_id: str | None = None) -> Command:
     fields = {"channels": list(channels), "data": data, "messageId": message_id or new_id()}
     return Command("broadcast", fields | _present(type=type))
 
 
 def notify(
-    users: str | int | Iterable[str | int],
+    users: Any,
     data: Mapping[str, Any] | None,
-    title: str | None,
-    message: str | None,
-    level: str | None,
-    type: str | None,
-    message_id: str | None,
-    ttl: str | int | None,
-    collapse_key: str | None,
+    *,
+    title: Any = None,
+    message: Any = None,
+    level: str | None = None,
+    type: str | None = None,
+    message_id: str | None = None,
+    ttl: str | int | None = None,
+    collapse_key: str | None = None,
 ) -> Command:
-    to: dict[str, Any] = (
-        {"userId": str(users)} if isinstance(users, (str, int)) else {"userIds": [str(user) for user in users]}
+    """`users`: an id of any kind that has a text (a number, a UUID), or an iterable of such."""
+    many = isinstance(users, Iterable) and not isinstance(users, (str, bytes))
+    to: dict[str, Any] = {"userIds": [str(user) for user in users]} if many else {"userId": str(users)}
+    told = _present(level=level, title=_text_or_none(title), message=_text_or_none(message)) | dict(data or {})
+    more = _present(type=type, ttl=_lifetime(ttl), collapseKey=collapse_key)
+    return Command("notify", {**to, "data": told, "messageId": message_id or new_id(), **more})
+
+
+def disconnect(user_id: Any, connection_id: str | None, code: int | None, reason: str | None) -> Command:
+    if (user_id is None) == (connection_id is None):
+        raise ValueError("disconnect takes user_id or connection_id")
+    fields = _present(userId=_id(user_id), connectionId=connection_id, code=code, reason=reason)
+    return Command("disconnect", fields)
+
+
+def revoke(
+    user_id: Any, jti: str | None, expires_at: datetime | int | None, issued_before: datetime | int | None
+) -> Command:
+    if (user_id is None) == (jti is None):
+        raise ValueError("revoke takes user_id or jti")
+    fields = _present(
+        userId=_id(user_id), jti=jti, expiresAt=_milliseconds(expires_at), issuedBefore=_milliseconds(issued_before)
     )
-    body = {**_present(level=level, title=title, message=message), **(data or {})}
-    lifetime = f"{ttl}s" if isinstance(ttl, int) else ttl
-    fields = _present(type=type, ttl=lifetime, collapseKey=collapse_key)
-    return Command("notify", {**to, "data": body, "messageId": message_id or new_id(), **fields})
+    return Command("revoke", fields)
+
+
+def ticket(user_id: Any, channels: Iterable[str], ttl: str | int | None) -> Command:
+    more = _present(ttl=_lifetime(ttl))
+    return Command("ticket", {"userId": str(user_id), "channels": list(channels), **more})
+
+
+def create_task(task_id: str, user_id: Any, title: Any, details: Any, restart: bool) -> tuple[Command, bool]:
+    """Return the command, and whether something of it had to be left out. `restart`: also where the task exists."""
+    params: dict[str, Any] = {"taskId": task_id, "userId": text(user_id), "messageId": new_id()}
+    cut = False
+    if title is not None:
+        params["title"], cut = _short(title)
+    if details is not None:
+        params["details"], left_out = _plain(details)
+        cut = cut or left_out
+    if restart:
+        params["restart"] = True
+    return Command("task.create", params), cut
 
 
 def progress(
     task_id: str,
-    current: float | None,
-    of: float | None,
-    percentage: float | None,
-    message: str | None,
-    eta: Any,
-    details: Any,
-    force: bool,
+    current: Any,
+    *,
+    of: Any = None,
+    percentage: Any = None,
+    message: Any = None,
+    eta: Any = None,
+    details: Any = None,
+    force: bool = False,
 ) -> Command | None:
-    """A task's progress, or None where nothing in it can be told (a percentage that is no number, for one)."""
-    if percentage is None and current is not None:
+    """Return a task's progress, or None where nothing in it can be told (a percentage that is no number, for one)."""
+    step, total, percent = _number(current), _number(of), _number(percentage)
+    if percent is None and step is not None:
         if of is None:
-            percentage = current
-        elif of > 0:
-            percentage = 100 * current / of
+            percent = step
+        elif total is not None and total > 0:
+            percent = 100 * step / total
     fields: dict[str, Any] = {}
-    if percentage is not None and math.isfinite(percentage):
-        fields["percentage"] = min(100.0, max(0.0, float(percentage)))
-    if of is not None and _is_count(current) and _is_count(of):
-        fields |= {"currentStep": int(current or 0), "totalSteps": int(of)}
-    fields |= _present(message=message, eta=eta, details=details, force=force or None)
+    if percent is not None:
+        fields["percentage"] = min(100.0, max(0.0, percent))
+    if _is_count(step) and _is_count(total):
+        fields |= {"currentStep": int(step or 0), "totalSteps": int(total or 0)}
+    if message is not None:
+        fields["message"] = _short(message)[0]
+    if details is not None:
+        fields["details"] = _plain(details)[0]
+    fields |= _present(eta=_eta(eta), force=force or None)
     return Command("task.progress", {"taskId": task_id, **fields}) if fields else None
 
 
-def steps(task_id: str, current: int, message: str | None) -> Command:
-    """Progress where nobody knows how much there is."""
-    return Command("task.progress", {"taskId": task_id, "currentStep": current, **_present(message=message)})
+def steps(task_id: str, current: Any, message: Any) -> Command | None:
+    """Return progress where nobody knows how much there is."""
+    step = _number(current)
+    if not _is_count(step):
+        return None
+    told = {} if message is None else {"message": _short(message)[0]}
+    return Command("task.progress", {"taskId": task_id, "currentStep": int(step or 0), **told})
 
 
-def _is_count(value: float | None) -> bool:
-    return value is not None and math.isfinite(value) and value >= 0 and value == int(value)
+def status(task_id: str, status: str, message: Any) -> Command:
+    told = {} if message is None else {"message": _short(message)[0]}
+    return Command("task.status", {"taskId": task_id, "status": text(status), **told})
 
 
-def merged(older: Command, newer: Command) -> Command:
-    """Two progresses of one task as one: the newer values, and what only the older one says."""
-    return Command(newer.method, older.params | newer.params)
+def complete(task_id: str, result: Any) -> tuple[Command, bool]:
+    """Return the command, and whether something of it had to be left out; so do `fail` and `cancel`."""
+    if result is None:
+        return _end("task.complete", task_id, {}, False)
+    value, cut = _plain(result)
+    return _end("task.complete", task_id, {"result": value}, cut)
+
+
+def fail(task_id: str, error: Any) -> tuple[Command, bool]:
+    if isinstance(error, BaseException):
+        error = text(error) or type(error).__name__
+    value, cut = _short(error)
+    return _end("task.fail", task_id, {"error": value}, cut)
+
+
+def cancel(task_id: str, message: Any) -> tuple[Command, bool]:
+    if message is None:
+        return _end("task.cancel", task_id, {}, False)
+    value, cut = _short(message)
+    return _end("task.cancel", task_id, {"message": value}, cut)
+
+
+def merged(older: Command | None, newer: Command) -> Command:
+    """Return two progresses of one task as one: the newer values, and what only the older one says."""
+    return newer if older is None else Command(newer.method, older.params | newer.params)
+
+
+def smaller(command: Command) -> Command | None:
+    """Return a task's command that was too large with a quarter of what it carries; None where it carries nothing."""
+    for name in ("result", "details", "error", "message", "title"):
+        if not command.method.startswith("task.") or name not in command.params:
+            continue
+        params = dict(command.params)
+        size = len(msgspec.json.encode(params[name]))
+        if size > _LEAST:
+            params[name] = plain(params[name], size // 4).value
+        elif name == "error":
+            continue
+        else:
+            del params[name]
+        if command.method in ("task.complete", "task.fail", "task.cancel"):
+            params["truncated"] = True
+        return Command(command.method, params)
+    return None
 
 
 def identified(command: Command | tuple[str, Mapping[str, Any]]) -> Command:
-    """A command as given by a caller, with a message id, so that a repeat after a lost answer changes nothing."""
+    """Return a command as given by a caller with a message id, so that a repeat after a lost answer changes nothing."""
     if not isinstance(command, Command):
         command = Command(command[0], dict(command[1]))
     if command.method in _IDEMPOTENT and "messageId" not in command.params:
         command = Command(command.method, {**command.params, "messageId": new_id()})
     return command
+
+
+def parts(commands: Sequence[Command], count: int = COUNT_LIMIT) -> list[list[Command]]:
+    """Cut a list of commands into what one request may hold."""
+    found: list[list[Command]] = []
+    room = 0
+    for command in commands:
+        size = len(msgspec.json.encode(command)) + 1
+        if not found or size > room or len(found[-1]) == count:
+            found.append([])
+            room = BODY_LIMIT
+        found[-1].append(command)
+        room -= size
+    return found
+
+
+def _end(method: str, task_id: str, fields: dict[str, Any], cut: bool) -> tuple[Command, bool]:
+    return Command(method, {"taskId": task_id, **fields, **({"truncated": True} if cut else {})}), cut
+
+
+def _plain(value: Any) -> tuple[Any, bool]:
+    # Room for the rest of the request.
+    found = plain(value, BODY_LIMIT - 16 * _LEAST)
+    return found.value, found.truncated
+
+
+def _short(value: Any) -> tuple[str, bool]:
+    told = text(value)
+    return told[:TEXT_LIMIT], len(told) > TEXT_LIMIT
+
+
+def _text_or_none(value: Any) -> str | None:
+    return None if value is None else text(value)
+
+
+def _lifetime(ttl: str | int | None) -> str | None:
+    return f"{ttl}s" if isinstance(ttl, int) else ttl
+
+
+def _id(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _milliseconds(moment: datetime | int | None) -> int | None:
+    return int(moment.timestamp() * 1000) if isinstance(moment, datetime) else moment
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, whatever library it comes from; None for all else."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _is_count(value: float | None) -> bool:
+    return value is not None and 0 <= value <= _MAX_INTEGER and value == int(value)
+
+
+def _eta(value: Any) -> float | str | None:
+    """The server takes a number from 0 on, or a text."""
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if value is None or isinstance(value, str):
+        return None if value is None else _short(value)[0]
+    number = _number(value)
+    if number is None:
+        return (
+            None if isinstance(value, float) else _short(value.isoformat() if isinstance(value, datetime) else value)[0]
+        )
+    return number if 0 <= number <= _MAX_INTEGER else None
+
+
+def _present(**fields: Any) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}

@@ -2,11 +2,14 @@
 
 PublishError               code, message, retry_after
  +-- PublishRefused        the server said no: repeating the same fails again
+ |                         (HTTP_403 and the like: something before the server said no)
  +-- PublishUnavailable    no answer, or "not now": repeating with the same message id is safe
 TaskCancelled              the owner asked to cancel; raised by `Task.raise_if_cancelled`
 """
 
 from __future__ import annotations
+
+from typing import Final
 
 
 class PublishError(Exception):
@@ -18,6 +21,10 @@ class PublishError(Exception):
         self.message = message
         #: milliseconds after which trying again makes sense, where the server said so
         self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions cross processes, in a pool for one, by what their class is called with.
+        return _again, (type(self), self.code, self.message, self.retry_after)
 
 
 class PublishRefused(PublishError):
@@ -36,14 +43,32 @@ class TaskCancelled(Exception):
 
 
 #: Refusals that pass: the same command may be accepted later.
-PASSING = frozenset({"UNAVAILABLE", "RATE_LIMITED", "INTERNAL_ERROR"})
+PASSING: Final = frozenset({"UNAVAILABLE", "RATE_LIMITED", "INTERNAL_ERROR"})
+#: Before a status that came without an error of our API: a proxy's answer, or another server's.
+FOREIGN: Final = "HTTP_"
+_TOO_LARGE: Final = frozenset({"MESSAGE_TOO_LARGE", FOREIGN + "413"})
+
+
+def settles(error: PublishError) -> bool:
+    """Whether this is the push server's word, and its last."""
+    return error.code not in PASSING and not error.code.startswith(FOREIGN)
+
+
+def too_large(error: PublishError) -> bool:
+    return error.code in _TOO_LARGE
 
 
 def from_reply(error: dict[str, object]) -> PublishError:
-    """The exception for an `error` object of the API."""
+    """Return the exception for an `error` object of the API."""
     code, message = str(error.get("code", "INTERNAL_ERROR")), str(error.get("message", ""))
     retry_after = error.get("retryAfter")
     after = retry_after if isinstance(retry_after, int) else None
     if code in PASSING:
         return PublishUnavailable(message, code, after)
     return PublishRefused(code, message, after)
+
+
+def _again(kind: type[PublishError], code: str, message: str, retry_after: int | None) -> PublishError:
+    if issubclass(kind, PublishUnavailable):
+        return kind(message, code, retry_after)
+    return kind(code, message, retry_after)

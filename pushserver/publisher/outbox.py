@@ -2,91 +2,145 @@
 
 Each task has a lane of its own. In a lane everything goes in order and one at a time, so that a progress can never
 overtake its creation, nor its end. Of a task's waiting progress only the newest is kept, and it goes at most once per
-`min_interval`; what must not be lost (creations, ends, notifications) waits until it is accepted, up to `max_pending`.
+`min_interval`; what must not be lost (creations, ends, notifications) waits until it is accepted.
+
+Only who sends touches an outbox; others hand their entries over through a queue of the sender's.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from pushserver.publisher.commands import Command, merged
+from pushserver.publisher.delivery import Delivery
+
+
+class Reporter(Protocol):
+    """A task, as its commands see it."""
+
+    #: the server's count of its beginnings, once known
+    attempt: int | None
+
+    def receive(self, command: Command, state: Any, error: Exception | None) -> None:
+        """Take what the server said."""
 
 
 class Entry:
-    """One command on its way."""
+    """One command on its way; one without a command is a progress, which takes up what is reported until it goes."""
 
-    __slots__ = ("attempts", "command", "durable", "heard", "lane")
+    __slots__ = ("_news", "_taken", "command", "delivery", "durable", "ends", "lane", "name", "reporter", "tries")
 
     def __init__(
-        self, lane: Lane, command: Command, durable: bool, heard: Callable[[Any, Exception | None], None] | None
+        self,
+        name: str,
+        command: Command | None = None,
+        *,
+        reporter: Reporter | None = None,
+        ends: bool = False,
     ) -> None:
-        self.lane = lane
+        #: of its lane
+        self.name = name
         self.command = command
-        self.durable = durable
-        #: is told the result, or the error that it was refused with
-        self.heard = heard
-        self.attempts = 0
+        self.durable = command is not None
+        self._news: deque[Command] = deque()
+        self._taken = False
+        self.reporter = reporter
+        #: whether it ends a task, whose creation was taken, so that this is taken too
+        self.ends = ends
+        self.delivery = Delivery()
+        self.tries = 0
+        self.lane: Lane | None = None
+
+    def stamped(self) -> Command:
+        """The command as it goes: with the attempt that it belongs to, where the server has told."""
+        assert self.command is not None
+        attempt = None if self.reporter is None else self.reporter.attempt
+        if attempt is None or self.command.method == "task.create":
+            return self.command
+        return Command(self.command.method, self.command.params | {"attempt": attempt})
+
+    @property
+    def is_hurried(self) -> bool:
+        """Whether somebody waits for it, or for what comes after it in its lane."""
+        return self.lane is not None and any(entry.delivery.hurried for entry in self.lane.entries)
+
+    def report(self, command: Command) -> Command | None:
+        """Take a progress up; return what was not, since this one has gone already. From any thread."""
+        try:
+            command = merged(self._news.pop(), command)
+        except IndexError:
+            pass
+        self._news.append(command)
+        return self._drained() if self._taken else None
+
+    def refresh(self) -> bool:
+        """Take nothing more up; False where there is nothing to tell. From the sender alone."""
+        # Said before what was reported is taken: who reports between the two sees it, and takes theirs back.
+        self._taken = True
+        newest = self._drained()
+        if newest is not None:
+            self.command = merged(self.command, newest)
+        return self.command is not None
+
+    def close(self) -> None:
+        """Take nothing more up: what was taken goes with whatever is reported next."""
+        self._taken = True
+
+    def _drained(self) -> Command | None:
+        found: Command | None = None
+        while True:
+            try:
+                found = merged(found, self._news.popleft())
+            except IndexError:
+                return found
 
 
 class Lane:
-    __slots__ = ("entries", "name", "next_progress", "under_way")
+    __slots__ = ("entries", "name", "next_progress", "not_before", "under_way")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.entries: deque[Entry] = deque()
         self.under_way = False
         self.next_progress = 0.0
+        #: after a refusal that concerned this lane alone
+        self.not_before = 0.0
 
     def due_at(self, hurry: bool) -> float | None:
         """When the head may go: at once, unless it is a progress that nothing follows."""
         if self.under_way or not self.entries:
             return None
         if self.entries[0].durable or len(self.entries) > 1 or hurry:
-            return 0.0
-        return self.next_progress
+            return self.not_before
+        return max(self.next_progress, self.not_before)
 
 
 class Outbox:
-    def __init__(self, min_interval: float, max_pending: int) -> None:
+    def __init__(self, min_interval: float) -> None:
         self.min_interval = min_interval
-        self.max_pending = max_pending
         #: commands that wait or are under way
         self.pending = 0
         self._lanes: OrderedDict[str, Lane] = OrderedDict()
 
-    def add(
-        self,
-        lane_name: str,
-        command: Command,
-        *,
-        durable: bool,
-        heard: Callable[[Any, Exception | None], None] | None = None,
-        ends: bool = False,
-    ) -> Lane | None:
-        """Take a command; None where it is full. What ends a lane is always taken: its creation was."""
-        lane = self._lanes.get(lane_name)
-        if lane is not None and not durable and lane.entries and not lane.entries[-1].durable:
-            last = lane.entries[-1]
-            if not (lane.under_way and len(lane.entries) == 1):
-                last.command = merged(last.command, command)
-                return lane
-        if self.pending >= self.max_pending and not ends:
-            return None
+    def add(self, entry: Entry) -> None:
+        lane = self._lanes.get(entry.name)
         if lane is None:
-            lane = self._lanes[lane_name] = Lane(lane_name)
-        lane.entries.append(Entry(lane, command, durable, heard))
+            lane = self._lanes[entry.name] = Lane(entry.name)
+        entry.lane = lane
+        lane.entries.append(entry)
         self.pending += 1
-        return lane
+        if entry.delivery.hurried:
+            lane.not_before = 0.0
+            self._put_first(lane)
 
     def due_at(self, hurry: bool = False) -> float | None:
-        """When the next command may go; None while there is none."""
+        """Return when the next command may go; None while there is none."""
         due = [at for lane in self._lanes.values() if (at := lane.due_at(hurry)) is not None]
         return min(due) if due else None
 
     def take(self, now: float, limit: int, hurry: bool = False) -> list[Entry]:
-        """The heads of the lanes that are due; each stays in its lane until it is `settled` or `returned`."""
+        """Return the heads of the lanes that are due; each stays in its lane until it is `settled` or `returned`."""
         taken: list[Entry] = []
         for name, lane in list(self._lanes.items()):
             if not lane.entries and now >= lane.next_progress:
@@ -95,8 +149,10 @@ class Outbox:
             at = lane.due_at(hurry)
             if at is None or at > now:
                 continue
-            entry = lane.entries[0]
-            entry.attempts += 1
+            entry = self._head(lane)
+            if entry is None:
+                continue
+            entry.tries += 1
             lane.under_way = True
             if not entry.durable:
                 lane.next_progress = now + self.min_interval
@@ -110,22 +166,60 @@ class Outbox:
     def settled(self, entry: Entry) -> None:
         """Accepted, or refused for good."""
         lane = entry.lane
-        lane.under_way = False
-        lane.entries.popleft()
-        self.pending -= 1
+        if lane is not None and lane.entries and lane.entries[0] is entry:
+            lane.under_way = False
+            lane.entries.popleft()
+            self.pending -= 1
+            if lane.entries and lane.entries[0].is_hurried:
+                self._put_first(lane)
 
-    def returned(self, entry: Entry) -> None:
+    def returned(self, entry: Entry, not_before: float = 0.0) -> None:
         """Not sent: it goes again, and a progress that a newer one follows goes as one with it."""
         lane = entry.lane
+        assert lane is not None
         lane.under_way = False
+        lane.not_before = not_before
         if len(lane.entries) > 1 and not entry.durable and not lane.entries[1].durable:
-            lane.entries[1].command = merged(entry.command, lane.entries[1].command)
+            following = lane.entries[1]
+            following.refresh()
+            if entry.command is not None and following.command is not None:
+                following.command = merged(entry.command, following.command)
+            elif following.command is None:
+                following.command = entry.command
             lane.entries.popleft()
             self.pending -= 1
 
-    def abandon(self, lane: Lane) -> None:
-        """Nothing more of this lane makes sense: its creation was refused."""
-        self.pending -= len(lane.entries)
+    def release(self, entries: list[Entry]) -> None:
+        """After a fault: what was taken, and neither settled nor returned, goes again."""
+        for entry in entries:
+            if entry.lane is not None and entry.lane.under_way and entry.lane.entries[0] is entry:
+                self.returned(entry)
+
+    def hasten(self) -> None:
+        """Let everything go at once."""
+        for lane in self._lanes.values():
+            lane.not_before = 0.0
+
+    def abandon(self, lane: Lane) -> list[Entry]:
+        """Forget a lane whose creation was refused, and return what was in it: nothing more of it makes sense."""
+        dropped = list(lane.entries)
+        self.pending -= len(dropped)
         lane.entries.clear()
         lane.under_way = False
         self._lanes.pop(lane.name, None)
+        return dropped
+
+    def _put_first(self, lane: Lane) -> None:
+        """Somebody waits for one of its commands, which need not wait for the many that nobody waits for."""
+        self._lanes.move_to_end(lane.name, last=False)
+
+    def _head(self, lane: Lane) -> Entry | None:
+        """The first entry of a lane that has something to say."""
+        while lane.entries:
+            entry = lane.entries[0]
+            if entry.refresh():
+                return entry
+            lane.entries.popleft()
+            self.pending -= 1
+            entry.delivery.settle(None)
+        return None

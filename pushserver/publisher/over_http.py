@@ -1,147 +1,191 @@
-"""Publishing over the HTTP API, with httpx."""
+"""Publishing over the HTTP API, with httpcore, which says nothing in the log above DEBUG."""
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Sequence
-from typing import Any
-from urllib.parse import quote
+from importlib import import_module
+from typing import Any, Final
+from urllib.parse import quote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import msgspec
 
 try:
-    # httpx imports these at the first request, in the background thread; a fork in the middle of that would leave the
-    # child with half a module for ever.
-    import certifi  # noqa: F401
-    import httpcore  # noqa: F401
-    import httpx
+    import certifi
+    import httpcore
+
+    # httpcore imports these when a connection is made, in the background thread; a fork in the middle of that would
+    # leave the child with half a module for ever.
+    import httpcore._backends.sync
+    import httpcore._sync.http11
 except ImportError as error:  # pragma: no cover - an installation without the extra
-    raise ImportError("publishing over HTTP needs httpx: pip install pushserver[publisher]") from error
+    raise ImportError("publishing over HTTP needs httpcore: pip install pushserver[publisher]") from error
 
 from pushserver.publisher.commands import PATHS, Command
-from pushserver.publisher.errors import PASSING, PublishError, PublishRefused, PublishUnavailable, from_reply
+from pushserver.publisher.errors import (
+    FOREIGN,
+    PASSING,
+    PublishError,
+    PublishRefused,
+    PublishUnavailable,
+    from_reply,
+)
+from pushserver.publisher.transports import Trust, port_of
 
 #: Statuses of a server, or of a proxy before it, that is not there now.
-_AWAY = frozenset({408, 425, 429, 500, 502, 503, 504})
-
-
-def _request(command: Command) -> tuple[str, bytes]:
-    path = PATHS.get(command.method)
-    if path is not None:
-        return path, msgspec.json.encode(command.params)
-    return _batch_request([command])
-
-
-def _batch_request(commands: Sequence[Command]) -> tuple[str, bytes]:
-    return "/api/batch", msgspec.json.encode({"commands": commands})
-
-
-def _headers(api_key: str | None) -> dict[str, str]:
-    headers = {"Content-Type": "application/json"}
-    if api_key:
-        headers["Authorization"] = f"Bearer {api_key}"
-    return headers
-
-
-def _read(response: httpx.Response) -> Any:
-    """The answer's body, or its error raised."""
-    try:
-        body = msgspec.json.decode(response.content) if response.content else {}
-    except msgspec.DecodeError:
-        body = {}
-    if response.is_success:
-        return body
-    error = body.get("error") if isinstance(body, dict) else None
-    told: PublishError
-    if isinstance(error, dict) and "code" in error:
-        told = from_reply(error)
-    elif response.status_code in _AWAY:
-        told = PublishUnavailable(f"HTTP {response.status_code}")
-    else:
-        told = PublishRefused(f"HTTP_{response.status_code}", response.reason_phrase)
-    if response.status_code in _AWAY and told.code not in PASSING:
-        told = PublishUnavailable(told.message, told.code)
-    raise told
-
-
-def _replies(body: Any, count: int) -> list[Any | PublishError]:
-    replies = body.get("replies") if isinstance(body, dict) else None
-    if not isinstance(replies, list) or len(replies) != count:
-        raise PublishUnavailable("the answer is not the API's")
-    return [from_reply(reply["error"]) if "error" in reply else reply.get("result") for reply in replies]
-
-
-def _only(replies: list[Any | PublishError]) -> Any:
-    if isinstance(replies[0], PublishError):
-        raise replies[0]
-    return replies[0]
+_AWAY: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+#: Connections at a time; a publisher in many threads needs one for each.
+_MAX_CONNECTIONS: Final = 100
+_NOT_OURS: Final = "the answer is not the push server's"
 
 
 class HttpTransport:
-    """Blocking; one pool of connections, which is safe in many threads."""
+    """One pool of connections. `proxy`: an address, None: as the environment says, False: none."""
 
     answers = True
 
-    def __init__(self, url: str, api_key: str | None, timeout: float) -> None:
+    def __init__(
+        self, url: str, api_key: str | None, timeout: float, trust: Trust, proxy: str | bool | None = None
+    ) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("url: expected http://host or https://host")
+        port_of(parts)
+        if parts.query or parts.fragment:
+            raise ValueError("url: the address ends before ? and #")
         self._url = url.rstrip("/")
-        self._api_key = api_key
-        self._timeout = timeout
-        self._client: httpx.Client | None = None
+        self._headers = _headers(api_key)
+        self._timeout = dict.fromkeys(("connect", "read", "write", "pool"), timeout)
+        self._context = trust.context()
+        if trust.ca is None:
+            self._context.load_verify_locations(certifi.where())
+        self._proxy = proxy_for(parts.scheme, parts.hostname, proxy)
+        self._pool: httpcore.ConnectionPool = self._connected()
 
     def call(self, command: Command) -> Any:
-        path, body = _request(command)
-        answer = self._ask("POST", path, body)
-        return answer if command.method in PATHS else _only(_replies(answer, 1))
+        path = PATHS.get(command.method)
+        if path is None:
+            (reply,) = self.batch([command])
+            if isinstance(reply, PublishError):
+                raise reply
+            return reply
+        return self._ask("POST", path, msgspec.json.encode(command.params))
 
     def batch(self, commands: Sequence[Command]) -> list[Any | PublishError]:
-        return _replies(self._ask("POST", *_batch_request(commands)), len(commands))
+        answer = self._ask("POST", "/api/batch", msgspec.json.encode({"commands": commands}))
+        replies = answer.get("replies")
+        if not isinstance(replies, list) or len(replies) != len(commands):
+            raise PublishUnavailable(_NOT_OURS)
+        return [from_reply(reply["error"]) if "error" in reply else reply.get("result") for reply in replies]
 
     def publish_live(self, channel: str, data: Any, type: str | None) -> None:
         raise ValueError("live=True is for Redis: over HTTP every publication is live at once")
 
     def task(self, task_id: str) -> dict[str, Any] | None:
-        state = self._ask("GET", f"/api/tasks/{quote(task_id, safe='')}", None)
-        return state if isinstance(state, dict) else None
-
-    def _ask(self, method: str, path: str, body: bytes | None) -> Any:
-        if self._client is None:
-            self._client = httpx.Client(timeout=self._timeout, headers=_headers(self._api_key))
-        try:
-            return _read(self._client.request(method, self._url + path, content=body))
-        except httpx.TransportError as error:
-            raise PublishUnavailable(f"{type(error).__name__}: {error}") from error
+        return self._ask("GET", f"/api/tasks/{quote(task_id, safe='')}", b"")
 
     def reset(self) -> None:
-        self._client = None
+        # Kept, so that the parent's sockets are closed by nobody here.
+        _of_the_parent.append(self._pool)
+        self._pool = self._connected()
 
     def close(self) -> None:
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        self._pool.close()
 
-
-class AsyncHttpTransport:
-    """For one event loop."""
-
-    def __init__(self, url: str, api_key: str | None, timeout: float) -> None:
-        self._url = url.rstrip("/")
-        self._client = httpx.AsyncClient(timeout=timeout, headers=_headers(api_key))
-
-    async def call(self, command: Command) -> Any:
-        path, body = _request(command)
-        answer = await self._ask(path, body)
-        return answer if command.method in PATHS else _only(_replies(answer, 1))
-
-    async def batch(self, commands: Sequence[Command]) -> list[Any | PublishError]:
-        return _replies(await self._ask(*_batch_request(commands)), len(commands))
-
-    async def publish_live(self, channel: str, data: Any, type: str | None) -> None:
-        raise ValueError("live=True is for Redis: over HTTP every publication is live at once")
-
-    async def _ask(self, path: str, body: bytes) -> Any:
+    def _ask(self, method: str, path: str, body: bytes) -> dict[str, Any]:
         try:
-            return _read(await self._client.post(self._url + path, content=body))
-        except httpx.TransportError as error:
+            response = self._pool.request(
+                method, self._url + path, headers=self._headers, content=body, extensions={"timeout": self._timeout}
+            )
+        except (
+            httpcore.NetworkError,
+            httpcore.ProtocolError,
+            httpcore.ProxyError,
+            httpcore.TimeoutException,
+            OSError,
+        ) as error:
             raise PublishUnavailable(f"{type(error).__name__}: {error}") from error
+        return _read(response.status, response.content)
 
-    async def close(self) -> None:
-        await self._client.aclose()
+    def _connected(self) -> httpcore.ConnectionPool:
+        if self._proxy is None:
+            return httpcore.ConnectionPool(ssl_context=self._context, max_connections=_MAX_CONNECTIONS)
+        parts = urlsplit(self._proxy)
+        auth = (parts.username, parts.password or "") if parts.username else None
+        address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        kind: Any = httpcore.SOCKSProxy if parts.scheme.startswith("socks") else httpcore.HTTPProxy
+        pool: httpcore.ConnectionPool = kind(
+            proxy_url=address, proxy_auth=auth, ssl_context=self._context, max_connections=_MAX_CONNECTIONS
+        )
+        return pool
+
+
+_of_the_parent: list[httpcore.ConnectionPool] = []
+
+
+def proxy_for(scheme: str, host: str, wanted: str | bool | None) -> str | None:
+    """Return the proxy to go through, or None. This machine is never asked for through one that nobody named.
+
+    Raises ValueError for one that is no address, or whose library is missing.
+    """
+    if wanted is False or wanted == "":
+        return None
+    if wanted is None or wanted is True:
+        if is_loopback(host) or proxy_bypass(host):
+            return None
+        found = getproxies()
+        named = found.get(scheme) or found.get("all")
+        if not named:
+            return None
+        wanted = named if "://" in named else f"http://{named}"
+    parts = urlsplit(wanted)
+    if parts.scheme not in ("http", "https", "socks5", "socks5h") or not parts.hostname:
+        raise ValueError("proxy: expected http://host:port, https:// or socks5://")
+    if parts.scheme.startswith("socks"):
+        try:
+            import_module("socksio")
+        except ImportError:
+            raise ValueError("proxy: socks5:// needs socksio: pip install socksio") from None
+    return wanted
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _headers(api_key: str | None) -> dict[str | bytes, str | bytes]:
+    headers: dict[str | bytes, str | bytes] = {"Content-Type": "application/json", "User-Agent": "pushserver-publisher"}
+    if api_key:
+        if not api_key.isascii() or not api_key.isprintable():
+            raise ValueError("api_key: holds characters that no header can carry")
+        headers["Authorization"] = f"Bearer {api_key}"
+    return headers
+
+
+def _read(status: int, content: bytes) -> dict[str, Any]:
+    """Return the answer's body, or raise its error."""
+    try:
+        body = msgspec.json.decode(content)
+    except msgspec.DecodeError:
+        body = None
+    if 200 <= status < 300:
+        if not isinstance(body, dict):
+            raise PublishUnavailable(_NOT_OURS)
+        return body
+    error = body.get("error") if isinstance(body, dict) else None
+    told: PublishError
+    if isinstance(error, dict) and "code" in error:
+        told = from_reply(error)
+    elif status in _AWAY:
+        told = PublishUnavailable(f"HTTP {status}")
+    else:
+        told = PublishRefused(f"{FOREIGN}{status}", "an answer of something before the push server")
+    if status in _AWAY and told.code not in PASSING:
+        told = PublishUnavailable(told.message, told.code)
+    raise told

@@ -12,7 +12,7 @@ import msgspec
 
 try:
     import redis
-    import redis.asyncio
+    from redis.backoff import NoBackoff
     from redis.exceptions import (
         BusyLoadingError,
         ConnectionError,
@@ -22,11 +22,13 @@ try:
         TimeoutError,
         TryAgainError,
     )
+    from redis.retry import Retry
 except ImportError as error:  # pragma: no cover - an installation without the extra
     raise ImportError("publishing over Redis needs redis: pip install pushserver[publisher]") from error
 
 from pushserver.publisher.commands import Command
 from pushserver.publisher.errors import PublishError, PublishRefused, PublishUnavailable
+from pushserver.publisher.transports import Place
 
 if TYPE_CHECKING:
     from pushserver.publisher.transports import Transport
@@ -34,14 +36,92 @@ if TYPE_CHECKING:
 _PASSING = (BusyLoadingError, ConnectionError, OutOfMemoryError, ReadOnlyError, TimeoutError, TryAgainError)
 
 
+class RedisTransport:
+    """`asking`: an HTTP transport that can tell what Redis cannot, whether a task's owner wants to cancel."""
+
+    answers = False
+
+    def __init__(self, place: Place, prefix: str, timeout: float, asking: Transport | None) -> None:
+        self._place = place
+        self._prefix = prefix
+        self._timeout = timeout
+        self._asking = asking
+        self._client = self._connected()
+        if place.tls is not None:
+            # What redis-py would only say at the first connection.
+            place.tls.context()
+
+    def call(self, command: Command) -> Any:
+        if command.method == "ticket":
+            if self._asking is None:
+                raise ValueError("tickets are asked for over HTTP: give the publisher an http_url")
+            return self._asking.call(command)
+        (reply,) = self.batch([command])
+        if isinstance(reply, PublishError):
+            raise reply
+        return reply
+
+    def batch(self, commands: Sequence[Command]) -> list[Any | PublishError]:
+        try:
+            with self._client.pipeline(transaction=False) as pipeline:
+                for command in commands:
+                    pipeline.xadd(f"{self._prefix}:ingest", {"cmd": msgspec.json.encode(command)})
+                replies = pipeline.execute(raise_on_error=False)
+        except RedisError as error:
+            raise _told(error) from error
+        return [
+            _told(reply) if isinstance(reply, Exception) else _receipt(command)
+            for command, reply in zip(commands, replies, strict=True)
+        ]
+
+    def publish_live(self, channel: str, data: Any, type: str | None) -> None:
+        told = {"data": data} if type is None else {"type": type, "data": data}
+        try:
+            self._client.publish(f"{self._prefix}:pub:{channel}", msgspec.json.encode(told))
+        except RedisError as error:
+            raise _told(error) from error
+
+    def task(self, task_id: str) -> dict[str, Any] | None:
+        return self._asking.task(task_id) if self._asking is not None else None
+
+    def _connected(self) -> redis.Redis:
+        place = self._place
+        where: dict[str, Any] = (
+            {"unix_socket_path": place.path} if place.path else {"host": place.host, "port": place.port}
+        )
+        if place.tls is not None:
+            where |= {
+                "ssl": True,
+                "ssl_ca_certs": place.tls.ca,
+                "ssl_certfile": place.tls.cert,
+                "ssl_keyfile": place.tls.key,
+            }
+        return redis.Redis(
+            **where,
+            db=place.database,
+            username=place.username,
+            password=place.password,
+            socket_timeout=self._timeout,
+            socket_connect_timeout=self._timeout,
+            # For a connection that was closed while nobody used it; the rest of the patience is the sender's.
+            retry=Retry(NoBackoff(), 1),
+        )
+
+    def reset(self) -> None:
+        # redis-py's own pools see that the process is another one.
+        if self._asking is not None:
+            self._asking.reset()
+
+    def close(self) -> None:
+        self._client.close()
+        if self._asking is not None:
+            self._asking.close()
+
+
 def _told(error: Exception) -> PublishError:
     if isinstance(error, _PASSING):
         return PublishUnavailable(f"Redis: {error}")
     return PublishRefused("REDIS_ERROR", str(error))
-
-
-def _live(data: Any, type: str | None) -> bytes:
-    return msgspec.json.encode({"data": data} if type is None else {"type": type, "data": data})
 
 
 def _receipt(command: Command) -> Any:
@@ -56,99 +136,3 @@ def _receipt(command: Command) -> Any:
         users = params.get("userIds", [params.get("userId")])
         return {"results": [{"userId": user, "messageId": message_id} for user in users]}
     return {}
-
-
-class RedisTransport:
-    """Blocking. `asking`: an HTTP transport that can tell what Redis cannot, whether a task's owner wants to cancel."""
-
-    answers = False
-
-    def __init__(self, url: str, prefix: str, timeout: float, asking: Transport | None) -> None:
-        self._url = url
-        self._prefix = prefix
-        self._timeout = timeout
-        self._asking = asking
-        self._client: redis.Redis | None = None
-
-    def call(self, command: Command) -> Any:
-        (reply,) = self.batch([command])
-        if isinstance(reply, PublishError):
-            raise reply
-        return reply
-
-    def batch(self, commands: Sequence[Command]) -> list[Any | PublishError]:
-        try:
-            with self._connected().pipeline(transaction=False) as pipeline:
-                for command in commands:
-                    pipeline.xadd(f"{self._prefix}:ingest", {"cmd": msgspec.json.encode(command)})
-                replies = pipeline.execute(raise_on_error=False)
-        except RedisError as error:
-            raise _told(error) from error
-        return [
-            _told(reply) if isinstance(reply, Exception) else _receipt(command)
-            for command, reply in zip(commands, replies, strict=True)
-        ]
-
-    def publish_live(self, channel: str, data: Any, type: str | None) -> None:
-        try:
-            self._connected().publish(f"{self._prefix}:pub:{channel}", _live(data, type))
-        except RedisError as error:
-            raise _told(error) from error
-
-    def task(self, task_id: str) -> dict[str, Any] | None:
-        return self._asking.task(task_id) if self._asking is not None else None
-
-    def _connected(self) -> redis.Redis:
-        if self._client is None:
-            self._client = redis.Redis.from_url(
-                self._url, socket_timeout=self._timeout, socket_connect_timeout=self._timeout
-            )
-        return self._client
-
-    def reset(self) -> None:
-        self._client = None
-        if self._asking is not None:
-            self._asking.reset()
-
-    def close(self) -> None:
-        if self._client is not None:
-            self._client.close()
-            self._client = None
-        if self._asking is not None:
-            self._asking.close()
-
-
-class AsyncRedisTransport:
-    """For one event loop."""
-
-    def __init__(self, url: str, prefix: str, timeout: float) -> None:
-        self._prefix = prefix
-        self._client: Any = redis.asyncio.Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout)
-
-    async def call(self, command: Command) -> Any:
-        (reply,) = await self.batch([command])
-        if isinstance(reply, PublishError):
-            raise reply
-        return reply
-
-    async def batch(self, commands: Sequence[Command]) -> list[Any | PublishError]:
-        try:
-            async with self._client.pipeline(transaction=False) as pipeline:
-                for command in commands:
-                    pipeline.xadd(f"{self._prefix}:ingest", {"cmd": msgspec.json.encode(command)})
-                replies = await pipeline.execute(raise_on_error=False)
-        except RedisError as error:
-            raise _told(error) from error
-        return [
-            _told(reply) if isinstance(reply, Exception) else _receipt(command)
-            for command, reply in zip(commands, replies, strict=True)
-        ]
-
-    async def publish_live(self, channel: str, data: Any, type: str | None) -> None:
-        try:
-            await self._client.publish(f"{self._prefix}:pub:{channel}", _live(data, type))
-        except RedisError as error:
-            raise _told(error) from error
-
-    async def close(self) -> None:
-        await self._client.aclose()

@@ -1,98 +1,181 @@
-"""A task as its worker sees it: progress, an end, and whether the owner wants it to stop. Nothing here ever blocks."""
+"""A task as its worker sees it: progress, an end, and whether the owner wants it to stop.
+
+Progress never waits. An end waits for the server's answer, for at most `end_timeout` seconds, and then goes on in the
+background: so that a process which leaves by ``os._exit`` right after has lost nothing. While the server is away only
+the first end waits.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sized
+import asyncio
+import logging
+import os
+from collections.abc import Generator
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Self, Unpack
 
 from pushserver.publisher import commands
 from pushserver.publisher.background import Background
-from pushserver.publisher.commands import Command
+from pushserver.publisher.commands import Command, ProgressOptions
 from pushserver.publisher.errors import TaskCancelled
-
-T = TypeVar("T")
-
-#: Characters of an exception's message that travel; a traceback's worth of text helps no reader of a progress bar.
-_MAX_ERROR = 2_000
+from pushserver.publisher.outbox import Entry
+from pushserver.publisher.plain import text
 
 
-class Task:
-    """One task. As a context manager, with or without ``async``: leaving completes it, an exception fails it.
+class BaseTask:
+    """What tasks of both publishers share: everything but how an end is waited for."""
 
-    Calls return at once; a thread sends them in order. Once one of `complete`, `fail` and `cancel` was called, further
-    calls change nothing.
-    """
-
-    def __init__(
-        self, background: Background, user_id: str | int, title: str | None, task_id: str | None, details: Any
-    ) -> None:
-        self.task_id = task_id or commands.new_id()
+    def __init__(self, background: Background, user_id: Any, title: Any, task_id: Any, details: Any) -> None:
+        self.task_id = commands.new_id() if task_id is None else text(task_id)
+        #: the server's count of this task's beginnings; None until it has told, and over Redis alone
+        self.attempt: int | None = None
         self._background = background
         self._lane = f"task:{self.task_id}"
+        self._process = os.getpid()
         self._cancelled = False
         self._over = False
-        params: dict[str, Any] = {"taskId": self.task_id, "userId": str(user_id)}
-        if title is not None:
-            params["title"] = title
-        if details is not None:
-            params["details"] = details
-        create = Command("task.create", params)
-        if not background.put(self._lane, create, durable=True, heard=self._created):
+        self._given_up = False
+        self._ending: Entry | None = None
+        #: where progress is gathered until it goes
+        self._progress: Entry | None = None
+        command, cut = commands.create_task(self.task_id, user_id, title, details, restart=task_id is not None)
+        self._warn(cut, command)
+        if not background.put(Entry(self._lane, command, reporter=self)):
             self._over = True
 
     @property
     def cancelled(self) -> bool:
         """Whether the owner has asked to cancel, as far as the answers to what was sent have told.
 
-        Also where the server no longer takes anything for this task, since somebody else has ended it.
-        Over Redis alone there are no answers and this stays False; give the publisher an `http_url` too.
+        Also where the server no longer takes anything for this task, since somebody else has ended it or begun it
+        anew. Over Redis alone there are no answers and this stays False; give the publisher an `http_url` too.
         """
         return self._cancelled
+
+    @property
+    def answered(self) -> bool:
+        """Whether the server has taken its end; until then it is on its way, or there is none yet."""
+        return self._ending is not None and self._ending.delivery.settled and self._ending.delivery.error is None
 
     def raise_if_cancelled(self) -> None:
         """Raise TaskCancelled where the owner asked to cancel; leaving the ``with`` block by it cancels the task."""
         if self._cancelled:
             raise TaskCancelled(f"task {self.task_id} was cancelled by its owner")
 
-    def progress(
-        self,
-        current: float | None = None,
-        *,
-        of: float | None = None,
-        percentage: float | None = None,
-        message: str | None = None,
-        eta: Any = None,
-        details: Any = None,
-        force: bool = False,
-    ) -> None:
+    def progress(self, current: float | None = None, **options: Unpack[ProgressOptions]) -> None:
         """Say how far it is: ``progress(3, of=10)``, ``progress(percentage=30)``, or ``progress(30)``, a percentage.
 
-        Of calls in quick succession the newest is sent. `force` lets the percentage go down.
+        Also `message`, `eta` (seconds, or text), `details`. Of calls in quick succession the newest is sent. `force`
+        lets the percentage go down.
         """
-        command = commands.progress(self.task_id, current, of, percentage, message, eta, details, force)
-        if command is not None and not self._over:
-            self._put(command, durable=False)
+        self._report(commands.progress(self.task_id, current, **options))
 
-    def steps(self, current: int, *, message: str | None = None) -> None:
+    def steps(self, current: int, *, message: Any = None) -> None:
         """Say how many steps are done where nobody knows how many there are."""
-        if not self._over:
-            self._put(commands.steps(self.task_id, current, message), durable=False)
+        self._report(commands.steps(self.task_id, current, message))
 
-    def status(self, status: str, *, message: str | None = None) -> None:
-        """``pending`` or ``running``."""
-        if not self._over:
-            fields = {} if message is None else {"message": message}
-            self._put(Command("task.status", {"taskId": self.task_id, "status": status, **fields}), durable=True)
+    def status(self, status: str, *, message: Any = None) -> None:
+        """Set ``pending`` or ``running``."""
+        if self._over:
+            return
+        # What is reported later must not go before it.
+        self._progress = None
+        self._background.put(Entry(self._lane, commands.status(self.task_id, status, message), reporter=self))
 
-    def complete(self, result: Any = None) -> None:
-        self._end("task.complete", {} if result is None else {"result": result})
+    def abandon(self, error: str) -> None:
+        """For finalisers: fail it without waiting, and without taking a lock."""
+        if not self._over and self._is_ours:
+            self._given_up = True
+            self._background.abandon(self._abandoned, error)
 
-    def fail(self, error: str) -> None:
-        self._end("task.fail", {"error": error[:_MAX_ERROR]})
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more is told of it."""
+        return self._over or self._given_up
 
-    def cancel(self, message: str | None = None) -> None:
-        self._end("task.cancel", {} if message is None else {"message": message})
+    def ending(self, error: BaseException | str | None) -> Ending:
+        """End it as leaving a block does, or fail it with a text; awaited, wait for the answer."""
+        return Ending(self, *self._how_left(error))
+
+    # What the background asks
+
+    def receive(self, command: Command, state: Any, error: Exception | None) -> None:
+        if isinstance(state, dict):
+            if command.method == "task.create" and isinstance(state.get("attempt"), int):
+                self.attempt = state["attempt"]
+            if state.get("cancelRequested") or state.get("status") == "cancelled":
+                self._cancelled = True
+        elif error is not None and command.method == "task.create":
+            self._over = True
+        elif getattr(error, "code", None) in ("NOT_FOUND", "CONFLICT"):
+            # Ended, forgotten or begun anew meanwhile: nothing that is said of it now can be accepted.
+            self._cancelled = self._cancelled or not self._over
+            self._over = True
+
+    # The rest
+
+    def _report(self, command: Command | None) -> None:
+        if command is None or self._over:
+            return
+        if self._progress is not None:
+            command = self._progress.report(command)
+            if command is None:
+                return
+        entry = Entry(self._lane, reporter=self)
+        entry.report(command)
+        self._progress = entry
+        if not self._background.put(entry):
+            entry.close()
+
+    def _end(self, command: Command, cut: bool, waits: bool) -> Entry | None:
+        """Hand over what ends it; None where it has ended already, or cannot."""
+        if self._over:
+            return None
+        self._over = True
+        self._warn(cut, command)
+        entry = Entry(self._lane, command, reporter=self, ends=True)
+        if not self._background.put(entry, waits):
+            return None
+        self._ending = entry
+        return entry
+
+    def _how_left(self, error: BaseException | str | None) -> tuple[Command, bool]:
+        if error is None:
+            return commands.complete(self.task_id, None)
+        if isinstance(error, TaskCancelled):
+            return commands.cancel(self.task_id, None)
+        return commands.fail(self.task_id, error)
+
+    @property
+    def _is_ours(self) -> bool:
+        """False in a forked child that leaves a block which its parent entered, and leaves as well."""
+        return self._process == os.getpid()
+
+    def _abandoned(self, error: str) -> None:
+        self._end(*commands.fail(self.task_id, error), waits=False)
+
+    def _warn(self, cut: bool, command: Command) -> None:
+        if cut:
+            words = "%s holds what cannot be sent, or too much of it: that was left out"
+            self._background.say("left out", logging.WARNING, words, command.method)
+
+
+class Task(BaseTask):
+    """One task. As a context manager, with or without ``async``: leaving completes it, an exception fails it.
+
+    Once one of `complete`, `fail` and `cancel` was called, further calls change nothing. Each returns True where the
+    server has answered.
+    """
+
+    def complete(self, result: Any = None) -> bool:
+        return self._end_and_wait(*commands.complete(self.task_id, result))
+
+    def fail(self, error: Any) -> bool:
+        """`error`: a text, or an exception."""
+        return self._end_and_wait(*commands.fail(self.task_id, error))
+
+    def cancel(self, message: Any = None) -> bool:
+        return self._end_and_wait(*commands.cancel(self.task_id, message))
 
     def __enter__(self) -> Self:
         return self
@@ -100,7 +183,8 @@ class Task:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._left(error)
+        if self._is_ours:
+            self._end_and_wait(*self._how_left(error))
 
     async def __aenter__(self) -> Self:
         return self
@@ -108,112 +192,83 @@ class Task:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._left(error)
+        if self._is_ours:
+            await self.ending(error)
 
-    def _left(self, error: BaseException | None) -> None:
-        if error is None:
-            self.complete()
-        elif isinstance(error, TaskCancelled):
-            self.cancel()
-        else:
-            self.fail(str(error) or type(error).__name__)
+    def left(self, error: BaseException | None) -> bool:
+        """End it as leaving a block does."""
+        return self._end_and_wait(*self._how_left(error))
 
-    def _end(self, method: str, fields: dict[str, Any]) -> None:
-        if not self._over:
-            self._over = True
-            self._put(Command(method, {"taskId": self.task_id, **fields}), durable=True, ends=True)
-
-    def _put(self, command: Command, *, durable: bool, ends: bool = False) -> None:
-        self._background.put(self._lane, command, durable=durable, heard=self._heard, ends=ends)
-
-    def _created(self, state: Any, error: Exception | None) -> None:
-        if error is not None:
-            self._over = True
-        self._heard(state, None)
-
-    def _heard(self, state: Any, error: Exception | None) -> None:
-        """From the sending thread: what the server answered."""
-        if isinstance(state, dict):
-            self._cancelled = (
-                self._cancelled or bool(state.get("cancelRequested")) or state.get("status") == "cancelled"
-            )
-        elif error is not None and getattr(error, "code", None) in ("NOT_FOUND", "CONFLICT"):
-            # Ended or forgotten meanwhile: nothing that is said of it now can be accepted.
-            self._cancelled = self._cancelled or not self._over
-            self._over = True
+    def _end_and_wait(self, command: Command, cut: bool) -> bool:
+        # An event loop is never held up; who leaves the process by os._exit is caught there.
+        patience = 0.0 if _in_event_loop() else self._background.patience
+        entry = self._end(command, cut, waits=patience > 0)
+        if entry is None:
+            return False
+        if not entry.delivery.wait(patience) and patience > 0:
+            self._background.waited_in_vain(entry)
+        return self.answered
 
 
-class _Tracking(Generic[T]):
-    """What the synchronous and the asynchronous loop share."""
+class AsyncTask(BaseTask):
+    """A task of an `AsyncPublisher`: ``async with`` waits for the answer, and so does awaiting what a call returns.
 
-    def __init__(self, task: Task, total: int | None) -> None:
-        #: to add a message, to end it differently, to see whether the owner asked to cancel
-        self.task = task
-        self.total = total
-        self.done = 0
-
-    def _step(self) -> None:
-        self.done += 1
-        if self.total is None:
-            self.task.steps(self.done)
-        else:
-            self.task.progress(self.done, of=self.total)
-
-    def _left_early(self) -> None:
-        of = "" if self.total is None else f" of {self.total}"
-        self.task.fail(f"stopped after {self.done}{of}")
-
-
-def length(rows: object, total: int | None) -> int | None:
-    return len(rows) if total is None and isinstance(rows, Sized) else total
-
-
-class Track(_Tracking[T]):
-    """A loop with a task: each turn is a step, the end completes it.
-
-    A loop that is left early, by ``break`` or by an exception in its body, fails the task with "stopped after 3 of 10";
-    say ``task.complete()`` before a ``break`` that means success.
+    A call that is not awaited is sent all the same.
     """
 
-    def __init__(self, rows: Iterable[T], task: Task, total: int | None) -> None:
-        super().__init__(task, length(rows, total))
-        self._rows = rows
+    def complete(self, result: Any = None) -> Ending:
+        return Ending(self, *commands.complete(self.task_id, result))
 
-    def __iter__(self) -> Iterator[T]:
-        try:
-            for row in self._rows:
-                yield row
-                self._step()
-        except GeneratorExit:
-            self._left_early()
-            raise
-        except BaseException as error:
-            self.task._left(error)
-            raise
-        self.task.complete()
+    def fail(self, error: Any) -> Ending:
+        """`error`: a text, or an exception."""
+        return Ending(self, *commands.fail(self.task_id, error))
+
+    def cancel(self, message: Any = None) -> Ending:
+        return Ending(self, *commands.cancel(self.task_id, message))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._is_ours:
+            self.ending(error)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._is_ours:
+            await self.ending(error)
 
 
-class AsyncTrack(_Tracking[T]):
-    """As `Track`, for ``async for``, over an iterable of either kind."""
+class Ending:
+    """An end that is on its way; awaited, it tells whether the server has answered within `end_timeout`."""
 
-    def __init__(self, rows: Iterable[T] | AsyncIterable[T], task: Task, total: int | None) -> None:
-        super().__init__(task, length(rows, total))
-        self._rows = rows
+    def __init__(self, task: BaseTask, command: Command, cut: bool) -> None:
+        self._task = task
+        self._background = task._background
+        self._patience = self._background.patience
+        self._entry = task._end(command, cut, waits=self._patience > 0)
 
-    async def __aiter__(self) -> AsyncIterator[T]:
-        try:
-            if isinstance(self._rows, AsyncIterable):
-                async for row in self._rows:
-                    yield row
-                    self._step()
-            else:
-                for row in self._rows:
-                    yield row
-                    self._step()
-        except GeneratorExit:
-            self._left_early()
-            raise
-        except BaseException as error:
-            self.task._left(error)
-            raise
-        self.task.complete()
+    def __await__(self) -> Generator[Any, None, bool]:
+        return self._arrival().__await__()
+
+    async def _arrival(self) -> bool:
+        entry = self._entry
+        if entry is None:
+            return False
+        if not await entry.delivery.arrival(self._patience) and self._patience > 0:
+            self._background.waited_in_vain(entry)
+        return self._task.answered
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -1,17 +1,33 @@
-"""The ways to the server: HTTP with an API key, or Redis alone. Chosen by the URL."""
+"""The ways to the server: HTTP with an API key, Redis alone, or nowhere. Chosen by the URL.
+
+Everything that can be wrong with an address is said where the publisher is made, as ValueError: a certificate that
+cannot be read, an option that nobody knows, a library that is not installed (ImportError).
+"""
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+from msgspec import Struct
 
 from pushserver.publisher.commands import Command
 from pushserver.publisher.errors import PublishError
 
+_HTTP: Final = ("http", "https")
+_REDIS: Final = ("redis", "rediss", "unix")
+#: What redis-py calls the options of TLS, and what they are here and in the server's ``redis.url``.
+_SPELLINGS: Final = {"ssl_ca_certs": "ca", "ssl_certfile": "cert", "ssl_keyfile": "key"}
+
 
 class Transport(Protocol):
-    """Blocking. Raises PublishUnavailable where nothing is known to have happened, PublishRefused where never will."""
+    """Blocking, and safe in many threads.
+
+    Raises PublishUnavailable where nothing is known to have happened, PublishRefused where nothing will.
+    """
 
     #: whether a task's command is answered with the task's state
     answers: bool
@@ -19,12 +35,12 @@ class Transport(Protocol):
     def call(self, command: Command) -> Any: ...
 
     def batch(self, commands: Sequence[Command]) -> list[Any | PublishError]:
-        """One result or error for each command, in order."""
+        """Return one result or error for each command, in order."""
 
     def publish_live(self, channel: str, data: Any, type: str | None) -> None: ...
 
     def task(self, task_id: str) -> dict[str, Any] | None:
-        """A task's state, where this way can tell."""
+        """Return a task's state, where this way can tell."""
 
     def reset(self) -> None:
         """After a fork: let go of the parent's sockets without closing them."""
@@ -32,55 +48,129 @@ class Transport(Protocol):
     def close(self) -> None: ...
 
 
-class AsyncTransport(Protocol):
-    async def call(self, command: Command) -> Any: ...
+class Trust(Struct, frozen=True):
+    """Files, PEM: whom to trust beside those whom the system trusts, and what to show who asks."""
 
-    async def batch(self, commands: Sequence[Command]) -> list[Any | PublishError]: ...
+    ca: str | None = None
+    cert: str | None = None
+    key: str | None = None
 
-    async def publish_live(self, channel: str, data: Any, type: str | None) -> None: ...
+    def context(self) -> ssl.SSLContext:
+        """Raises ValueError where a file is missing or wrong."""
+        try:
+            context = ssl.create_default_context(cafile=self.ca)
+            if self.cert is not None:
+                context.load_cert_chain(self.cert, self.key)
+        except OSError as error:
+            files = ", ".join(filter(None, (self.ca, self.cert, self.key)))
+            raise ValueError(f"TLS: {files}: {error}") from None
+        return context
 
-    async def close(self) -> None: ...
+
+class Place(Struct, frozen=True, kw_only=True):
+    """Where a Redis is."""
+
+    host: str = ""
+    port: int = 6379
+    #: of a unix socket
+    path: str = ""
+    database: int = 0
+    username: str | None = None
+    password: str | None = None
+    tls: Trust | None = None
 
 
 class Address:
     """Where and how to publish, as given by the user; makes transports."""
 
-    def __init__(self, url: str, api_key: str | None, prefix: str, http_url: str | None, timeout: float) -> None:
-        scheme = url.partition(":")[0]
-        if scheme not in ("http", "https", "redis", "rediss", "unix"):
-            raise ValueError(f"url: {url!r}: expected http://, https://, redis://, rediss:// or unix://")
-        self.url = url
-        self.is_redis = scheme in ("redis", "rediss", "unix")
-        self.api_key = api_key
-        self.prefix = prefix
-        self.http_url = http_url
-        self.timeout = timeout
-        # Here and not at the first use: what is not installed is said where the publisher is made, and a forked worker
-        # does not import it again in its first task.
-        if self.is_redis:
-            import_module("pushserver.publisher.over_redis")
-        if not self.is_redis or http_url is not None:
-            import_module("pushserver.publisher.over_http")
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None,
+        prefix: str,
+        http_url: str | None,
+        timeout: float,
+        trust: Trust,
+        proxy: str | bool | None,
+    ) -> None:
+        self.scheme = urlsplit(str(url)).scheme
+        if self.scheme not in (*_HTTP, *_REDIS, "null"):
+            raise ValueError("url: expected http://, https://, redis://, rediss://, unix:// or null://")
+        if not timeout > 0:
+            raise ValueError(f"timeout: {timeout!r}: expected a number of seconds")
+        if trust.key is not None and trust.cert is None:
+            raise ValueError("key: without cert")
+        self._url = url
+        self._api_key = api_key
+        self._prefix = prefix
+        self._http_url = http_url
+        self._timeout = timeout
+        self._trust = trust
+        self._proxy = proxy
+        if self.scheme in _REDIS:
+            self._place = redis_place(url, trust)
+            if not prefix:
+                raise ValueError("prefix: is empty")
+        elif http_url is not None:
+            raise ValueError("http_url: is for redis://, rediss:// and unix://")
+        # Here and not at the first use: what is wrong or not installed is said where the publisher is made, and a
+        # forked worker does not import it again in its first task.
+        self.transport().close()
 
     def transport(self) -> Transport:
-        if not self.is_redis:
-            from pushserver.publisher.over_http import HttpTransport
-
-            return HttpTransport(self.url, self.api_key, self.timeout)
+        if self.scheme == "null":
+            transport: Transport = import_module("pushserver.publisher.nowhere").NullTransport()
+            return transport
+        if self.scheme in _HTTP:
+            return self._http(self._url)
         from pushserver.publisher.over_redis import RedisTransport
 
-        asking: Transport | None = None
-        if self.http_url is not None:
-            from pushserver.publisher.over_http import HttpTransport
+        asking = None if self._http_url is None else self._http(self._http_url)
+        return RedisTransport(self._place, self._prefix, self._timeout, asking)
 
-            asking = HttpTransport(self.http_url, self.api_key, self.timeout)
-        return RedisTransport(self.url, self.prefix, self.timeout, asking)
+    def _http(self, url: str) -> Transport:
+        from pushserver.publisher.over_http import HttpTransport
 
-    def async_transport(self) -> AsyncTransport:
-        if self.is_redis:
-            from pushserver.publisher.over_redis import AsyncRedisTransport
+        return HttpTransport(url, self._api_key, self._timeout, self._trust, self._proxy)
 
-            return AsyncRedisTransport(self.url, self.prefix, self.timeout)
-        from pushserver.publisher.over_http import AsyncHttpTransport
 
-        return AsyncHttpTransport(self.url, self.api_key, self.timeout)
+def redis_place(url: str, trust: Trust) -> Place:
+    """Read a Redis URL as the server does (docs/redis.md); `cert` and `key` beside `ca`, for a Redis that asks.
+
+    Raises ValueError, whose message never shows the URL: it may hold a password.
+    """
+    parts = urlsplit(url)
+    unix = parts.scheme == "unix"
+    options = {_SPELLINGS.get(name, name): value for name, value in parse_qsl(parts.query, keep_blank_values=True)}
+    database = options.pop("db", "") if unix or not parts.path.strip("/") else parts.path.strip("/")
+    files = {name: options.pop(name) for name in ("ca", "cert", "key") if name in options}
+    if options:
+        raise ValueError(f"url: unknown option {next(iter(options))!r}")
+    if files and parts.scheme != "rediss":
+        raise ValueError(f"url: {next(iter(files))} is for rediss:// only")
+    if not (database or "0").isdecimal():
+        raise ValueError("url: the database is not a number")
+    if unix and not parts.path:
+        raise ValueError("url: the path of the socket is missing")
+    if not unix and not parts.hostname:
+        raise ValueError("url: the host is missing")
+    tls = None
+    if parts.scheme == "rediss":
+        tls = Trust(files.get("ca") or trust.ca, files.get("cert") or trust.cert, files.get("key") or trust.key)
+    return Place(
+        host="" if unix else parts.hostname or "",
+        port=port_of(parts) or 6379,
+        path=unquote(parts.path) if unix else "",
+        database=int(database or 0),
+        username=unquote(parts.username) if parts.username else None,
+        password=unquote(parts.password) if parts.password is not None else None,
+        tls=tls,
+    )
+
+
+def port_of(parts: SplitResult) -> int | None:
+    try:
+        return parts.port
+    except ValueError:
+        raise ValueError("url: the port is not a number from 0 to 65535") from None

@@ -108,17 +108,18 @@ class Hub:
         connection.gone = True
         if self.connections.pop(connection.id, None) is None:
             return
-        self._changed()
-        if connection.trace is not None:
-            connection.trace.closed(connection)
-        for name in tuple(connection.channels):
-            self.unfollow(connection, name)
         if connection.user_id is not None:
             mine = self.users.get(connection.user_id)
             if mine is not None:
                 mine.discard(connection)
                 if not mine:
                     del self.users[connection.user_id]
+        for name in tuple(connection.channels):
+            self.unfollow(connection, name)
+        # Only now whoever is told of it: what fails there leaves nothing of the connection behind.
+        self._changed()
+        if connection.trace is not None:
+            connection.trace.closed(connection)
 
     def of_user(self, user_id: str) -> set[Connection]:
         """Return the connections of a user, those that are about to be the user's included."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from msgspec import Struct
 
 
-class Limits(Struct, frozen=True, kw_only=True):
-    """Heartbeat times are in ms.
+class Limits(Struct, kw_only=True):
+    """Heartbeat times are in ms. One object for all rooms, read at each use: `adopt` changes it for all of them.
 
     Attributes:
         inbox_size: messages that an inbox keeps.
@@ -20,3 +20,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     heartbeat_interval: int
     heartbeat_timeout: int
     anonymous: bool = False
+
+    def adopt(self, other: Limits) -> None:
+        """Hold for what comes from now on; nobody who is here is sent away."""
+        for name in self.__struct_fields__:
+            setattr(self, name, getattr(other, name))

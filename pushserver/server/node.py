@@ -9,7 +9,7 @@ Each room is given what it needs. Only what has to call upward is bound afterwar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -18,6 +18,7 @@ from twisted.logger import Logger
 
 from pushserver.core import errors
 from pushserver.core.channels import Namespaces
+from pushserver.core.errors import Code
 from pushserver.core.publication import Publication
 from pushserver.core.rate_limit import KeyedTokenBuckets
 from pushserver.core.throttle import ThrottleRules
@@ -29,6 +30,7 @@ from pushserver.server.chat import Chat
 from pushserver.server.client_requests import ClientRequests
 from pushserver.server.clock import Clock
 from pushserver.server.cluster import Cluster
+from pushserver.server.connection import Connection
 from pushserver.server.heartbeat import Heartbeat
 from pushserver.server.hub import Hub
 from pushserver.server.limits import Limits
@@ -81,7 +83,7 @@ class Node:
         authenticator: Authenticator,
         settings: NodeSettings,
     ) -> None:
-        limits = settings.limits
+        limits = self._limits = settings.limits
         self.name = limits.node
         self.clock = clock
         self.engine = engine
@@ -132,10 +134,9 @@ class Node:
             self.heartbeat,
             limits,
         )
-        chat = Chat(
-            clock, self.hub, self.publishing, self.presence, self.cluster, KeyedTokenBuckets(settings.chat_rate)
-        )
-        self.reading = ReadRequests(engine, self.publishing, self.presence, inbox_size=limits.inbox_size)
+        self._chat_rate = KeyedTokenBuckets(settings.chat_rate)
+        chat = Chat(clock, self.hub, self.publishing, self.presence, self.cluster, self._chat_rate)
+        self.reading = ReadRequests(engine, self.publishing, self.presence, limits=limits)
         self.requests = ClientRequests(
             sign_in,
             self.subscriptions,
@@ -159,6 +160,26 @@ class Node:
     def bind_streams(self, receive: Callable[[str, str], bool]) -> None:
         """``receive`` takes a message for a stream of this node, by its connection's id; False where it is none."""
         self._answers.bind_streams(receive)
+
+    def adopt(self, namespaces: Namespaces, roles: Mapping[str, Sequence[str]], settings: NodeSettings) -> None:
+        """Go by another configuration from now on.
+
+        Tokens are not verified anew, but roles give what they give now: who may no longer follow a channel is told.
+        """
+        ended: list[tuple[Connection, str, Code]] = []
+        for connection in list(self.hub.connections.values()):
+            if connection.identity is not None:
+                connection.identity = connection.identity.with_roles(roles)
+            ended += [(connection, *one) for one in self.subscriptions.refused(connection, namespaces)]
+        # Presence is left by the rules that it was entered by.
+        for connection, name, _ in ended:
+            self.subscriptions.drop(connection, name)
+        self.namespaces.adopt(namespaces)
+        self._limits.adopt(settings.limits)
+        self._chat_rate.adopt(settings.chat_rate)
+        self.tasks.adopt(settings.throttle, settings.stale_after)
+        for connection, name, code in ended:
+            self.subscriptions.notify_ended(connection, name, code, "no longer allowed")
 
     # -- life ---------------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from pushserver.core.permissions import Grants, may_read_history, may_read_prese
 from pushserver.core.positions import Position
 from pushserver.core.publication import Publication
 from pushserver.core.tokens import Identity
+from pushserver.server.limits import Limits
 from pushserver.server.presence import Presence
 from pushserver.server.publishing import Publishing
 from pushserver.server.subscriptions import REASONS
@@ -23,13 +24,13 @@ if TYPE_CHECKING:
 
 
 class ReadRequests:
-    """Reads from the engine. ``inbox_size``: messages that an inbox keeps."""
+    """Reads from the engine."""
 
-    def __init__(self, engine: IEngine, publishing: Publishing, presence: Presence, *, inbox_size: int) -> None:
+    def __init__(self, engine: IEngine, publishing: Publishing, presence: Presence, *, limits: Limits) -> None:
         self._engine = engine
         self._publishing = publishing
         self._presence = presence
-        self._inbox_size = inbox_size
+        self._limits = limits
 
     async def history(
         self, user_id: str | None, grants: Grants, asked: operations.ReadHistory
@@ -58,7 +59,7 @@ class ReadRequests:
     async def _inbox(
         self, asked: operations.ReadHistory, since: int | None
     ) -> tuple[Position, list[Publication], Callable[[Position], Position]]:
-        page = await self._engine.inbox.read(asked.channel.partition(":")[2], 0, self._inbox_size)
+        page = await self._engine.inbox.read(asked.channel.partition(":")[2], 0, self._limits.inbox_size)
         kept = [m for m in page.messages if m.offset is not None]
         if asked.reverse:
             kept = [m for m in reversed(kept) if since is None or (m.offset or 0) < since]

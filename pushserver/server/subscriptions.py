@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pushserver.core import operations
-from pushserver.core.channels import Kind, Namespace
+from pushserver.core.channels import Kind, Namespace, Namespaces
 from pushserver.core.errors import Code, PushError, Refused
 from pushserver.core.operations import Recovery, Rejection, Result, SubscribeItem
 from pushserver.core.permissions import Grants, may_subscribe
@@ -295,6 +295,22 @@ class Subscriptions:
         if namespace.kind is Kind.TASK and not self._hub.follows(connection, name):
             return False
         return may_subscribe(namespace, name, identity.user_id, identity.grants) is not None
+
+    def refused(self, connection: Connection, namespaces: Namespaces) -> list[tuple[str, Code]]:
+        """Return the connection's own channels that these namespaces would refuse it, and why."""
+        identity = connection.identity
+        grants = NOBODY if identity is None else identity.grants
+        user_id = None if identity is None else identity.user_id
+        found: list[tuple[str, Code]] = []
+        for name in connection.channels.difference(connection.server_channels):
+            namespace = namespaces.find(name)
+            if namespace is None:
+                found.append((name, Code.UNKNOWN_CHANNEL))
+            elif namespace.kind is not Kind.TASK or self._hub.follows(connection, name):
+                refusal = may_subscribe(namespace, name, user_id, grants)
+                if refusal is not None:
+                    found.append((name, refusal))
+        return found
 
     async def present(self, connection: Connection) -> None:
         """The connection is its user's now: the user is present in ``system``, and where it subscribed as nobody."""

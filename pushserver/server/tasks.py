@@ -128,6 +128,11 @@ class Tasks:
         self._recently_finished: dict[tuple[str, str], int] = {}
         self._looking: Recurring | None = None
 
+    def adopt(self, throttle: ThrottleRules, stale_after: int) -> None:
+        """Go by these rules from now on; a task that is shown already keeps its throttle until it ends."""
+        self._throttle = throttle
+        self._stale_after = stale_after
+
     def start(self) -> None:
         """Look for stale tasks from now on."""
         seconds = min(STALE_EVERY, max(0.25, self._stale_after / 4000))

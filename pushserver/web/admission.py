@@ -53,6 +53,10 @@ class Admission:
         #: set while the server stops: nobody comes in any more
         self.closed = False
 
+    def adopt(self, other: Admission) -> None:
+        """Go by the rules of another from now on; who is here stays, and who was shut out stays so."""
+        self.__dict__.update({name: value for name, value in vars(other).items() if name != "closed"})
+
     # -- who asks -----------------------------------------------------------------------------------------------------
 
     def _trusted(self, address: str) -> bool:

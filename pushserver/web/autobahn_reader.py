@@ -285,6 +285,10 @@ class AutobahnFactory(WebSocketServerFactory):  # type: ignore[misc]
             utf8validateIncoming=False,
         )
 
+    def limit_messages(self, kind: type[Any], max_message_size: int) -> None:
+        """Take messages of at most so many octets from all connections of a `kind`, also those that are open."""
+        kind.maxMessagePayloadSize = max_message_size
+
     def kind(self, reader: type[AutobahnReader], **shared: Any) -> type[Any]:
         """Return a reader's class with Autobahn's options and what else all of them share."""
         options = {name: getattr(self, name) for name in WebSocketServerProtocol.CONFIG_ATTRS}

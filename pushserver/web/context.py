@@ -18,7 +18,7 @@ from pushserver.server.stats import Counters
 from pushserver.web.admission import Admission
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Context:
     """The rooms of one node, and how its doors are configured.
 
@@ -40,6 +40,10 @@ class Context:
     auth: Auth = field(default_factory=Auth)
     delivery: Delivery = field(default_factory=Delivery)
     rate_limits: RateLimits = field(default_factory=RateLimits)
+
+    def adopt(self, server: Server, auth: Auth, delivery: Delivery, rate_limits: RateLimits) -> None:
+        """Let the doors go by these sections from now on: for who comes, and for limits of one message or body."""
+        self.server, self.auth, self.delivery, self.rate_limits = server, auth, delivery, rate_limits
 
     @property
     def rates(self) -> Rates:

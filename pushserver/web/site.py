@@ -1,11 +1,9 @@
-"""What stands under ``/``: health, metrics, the page and the browser client, and the place of the other doors (L3)."""
+"""What stands under ``/``: health, metrics, and the place of the other doors (L3)."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from html import escape
-from importlib.resources import files
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -13,27 +11,10 @@ from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
-from pushserver.core.channels import is_id
 from pushserver.core.errors import Code, Invalid, NotFound, PushError, Refused
 from pushserver.web.admission import Admission
-from pushserver.web.http import argument, headers_of, respond, respond_error
+from pushserver.web.http import headers_of, respond, respond_error
 from pushserver.web.port import Head, peer_address
-
-#: Nothing from elsewhere runs or loads on our page, and nobody frames it.
-CONTENT_SECURITY_POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self' ws: wss:; "
-    "worker-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-
-_TYPES: Final = {
-    ".html": "text/html; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".svg": "image/svg+xml",
-    ".json": "application/json",
-    ".ts": "text/plain; charset=utf-8",
-    ".md": "text/plain; charset=utf-8",
-}
 
 
 class ReadOnly(Resource):
@@ -108,84 +89,6 @@ class Metrics(ReadOnly):
 
         done = Deferred.fromCoroutine(answer())
         done.addErrback(lambda failure: self._log.failure("the metrics could not be told", failure))
-        return NOT_DONE_YET
-
-
-class Asset(ReadOnly):
-    """A file of the package. Small, read once, the same for everybody."""
-
-    isLeaf = True
-
-    def __init__(self, *path: str, public: bool = False) -> None:
-        super().__init__()
-        self._public = public
-        node = files("pushserver.web").joinpath("static", *path)
-        self._octets = node.read_bytes()
-        self._type = _TYPES.get("." + path[-1].rpartition(".")[2], "application/octet-stream")
-
-    def render_GET(self, request: Request) -> Any:
-        self._set_headers(request)
-        return self._octets
-
-    def _set_headers(self, request: Request) -> None:
-        request.setHeader("content-type", self._type)
-        request.setHeader("content-security-policy", CONTENT_SECURITY_POLICY)
-        request.setHeader("x-content-type-options", "nosniff")
-        request.setHeader("referrer-policy", "no-referrer")
-        if self._public:
-            # Pages of other origins import the browser client from here; it says nothing of this server.
-            request.setHeader("access-control-allow-origin", "*")
-        request.setHeader("cache-control", "no-cache")
-
-
-class Page(Asset):
-    """The page: where its WebSocket is, and in development mode a fresh token for whoever it is asked to be.
-
-    Args:
-        socket: the WebSocket's path.
-        issue: makes a token for a user id; None outside development mode, where the page asks for one.
-    """
-
-    #: Who the page is in development mode, where the address does not say ``?user=``.
-    USER: Final = "demo"
-
-    def __init__(self, socket: str, issue: Callable[[str], str] | None) -> None:
-        super().__init__("index.html")
-        self._socket = socket
-        self._issue = issue
-
-    def render_GET(self, request: Request) -> Any:
-        token = ""
-        if self._issue is not None:
-            user = argument(request, "user") or self.USER
-            if not is_id(user):
-                respond_error(request, Invalid("user must be 1 to 200 of the characters of an id"))
-                return NOT_DONE_YET
-            token = self._issue(user)
-        self._set_headers(request)
-        request.setHeader("cache-control", "no-store")
-        mode = "production" if self._issue is None else "development"
-        return self._filled({"mode": mode, "socket": self._socket, "token": token})
-
-    def _filled(self, values: Mapping[str, str]) -> bytes:
-        octets = self._octets
-        for name, value in values.items():
-            octets = octets.replace(f"{{{{{name}}}}}".encode(), escape(value).encode())
-        return octets
-
-
-class Folder(ReadOnly):
-    """A folder of the package's static files."""
-
-    def __init__(self, *path: str, public: bool = False) -> None:
-        super().__init__()
-        for entry in files("pushserver.web").joinpath("static", *path).iterdir():
-            kind = Folder if entry.is_dir() else Asset
-            child = kind(*path, entry.name, public=public)
-            self.putChild(entry.name.encode(), child)
-
-    def render_GET(self, request: Request) -> Any:
-        respond_error(request, NotFound("nothing here"))
         return NOT_DONE_YET
 
 

@@ -62,11 +62,13 @@ class WebSocketDoor(AutobahnReader):
         (offer, address, user_agent), self._arrival = self._arrival, None
         factory = self._factory
         context = factory.context
-        outbox = self._outbox = Outbox(self.transport, factory.max_queue_size, factory.policy, self)
+        outbox = self._outbox = Outbox(
+            self.transport, factory.context.delivery.max_queue_size, factory.context.policy, self
+        )
         no_delay(self.transport)
         outbox.write(offer.response)
         self.begin(None if offer.deflation is None else Inflation(offer.deflation.client_window))
-        protocol = factory.protocols[offer.protocol or factory.usual.subprotocol]
+        protocol = factory.protocols[offer.protocol or NativeProtocol.subprotocol]
         session = protocol.session()
         connection = self.connection = Connection(
             token_urlsafe(ID_BYTES),
@@ -103,7 +105,9 @@ class WebSocketDoor(AutobahnReader):
         while not self.is_gone:
             payloads: list[bytes] = []
             if self.is_up and self.between_frames:
-                payloads, at = rfc6455.take_text_frames(data, at, self._factory.max_message_size, AT_ONCE)
+                payloads, at = rfc6455.take_text_frames(
+                    data, at, self._factory.context.server.max_message_size, AT_ONCE
+                )
             if payloads:
                 if not corked and outbox is not None and (at < end or len(payloads) > 1):
                     corked = True
@@ -160,7 +164,7 @@ class WebSocketDoor(AutobahnReader):
 
     def on_frame(self) -> None:
         # Frames pay what messages pay: an empty ping costs as much to read as a message.
-        rate = self._factory.rates.messages
+        rate = self._factory.context.rates.messages
         connection = self.connection
         if rate.per_second <= 0 or connection is None or connection.closing is not None:
             return
@@ -279,16 +283,21 @@ class WebSocketDoorFactory(AutobahnFactory):
     """
 
     def __init__(self, context: Context, protocols: Sequence[ClientProtocol] = ()) -> None:
-        self.usual = NativeProtocol(context.rates, context.auth.anonymous, context.delivery.compression_min_size)
-        super().__init__(context.reactor, self.usual.subprotocol, context.server.max_message_size)
-        #: by what they are called in the handshake, the usual one first
-        self.protocols: dict[str, ClientProtocol] = {one.subprotocol: one for one in (self.usual, *protocols)}
+        super().__init__(context.reactor, NativeProtocol.subprotocol, context.server.max_message_size)
         self.context = context
-        self.rates = context.rates
-        self.policy = context.policy
-        self.max_message_size = context.server.max_message_size
-        self.max_queue_size = context.delivery.max_queue_size
+        #: by what they are called in the handshake, the usual one first
+        self.protocols: dict[str, ClientProtocol] = {NativeProtocol.subprotocol: self._native()}
+        self.protocols |= {one.subprotocol: one for one in protocols}
         self._door = self.kind(WebSocketDoor, _factory=self)
+
+    def adopt(self) -> None:
+        """The context has other sections: go by them, also for the messages of who is here."""
+        self.limit_messages(self._door, self.context.server.max_message_size)
+        self.protocols[NativeProtocol.subprotocol] = self._native()
+
+    def _native(self) -> NativeProtocol:
+        context = self.context
+        return NativeProtocol(context.rates, context.auth.anonymous, context.delivery.compression_min_size)
 
     def door(self, head: Head, address: str) -> WebSocketDoor:
         """Return the protocol for an admitted upgrade. Raises `errors.Invalid` for an offer that cannot be met."""

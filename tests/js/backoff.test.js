@@ -1,12 +1,12 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { Backoff, reconnectWindow } from '../../pushserver/web/static/pushclient/backoff.js';
+import { createBackoff, reconnectWindow } from '../../pushserver/web/static/pushclient/backoff.js';
 import { DEFAULTS } from '../../pushserver/web/static/pushclient/options.js';
 
 /** A backoff at time 0 whose random numbers are `point`; `at` moves its clock. */
 function stage(point = 0.5) {
   let time = 0;
-  const backoff = new Backoff(DEFAULTS, { now: () => time, random: () => point });
+  const backoff = createBackoff(DEFAULTS, { now: () => time, random: () => point });
   return { backoff, at: (moment) => (time = moment, backoff) };
 }
 
@@ -24,6 +24,21 @@ test('windows lie end to end, with one attempt in each', () => {
   assert.equal(at(6000).next(), 15000);
 });
 
+test('the first attempt after a loss is quick, and wide windows follow', () => {
+  const { backoff, at } = stage();
+  backoff.reset(true, true);
+  assert.equal(backoff.next(), 500);
+  assert.equal(at(500).next(), 7000);
+  assert.equal(at(7000).next(), 19000);
+});
+
+test('where the server can take no more, nobody is quick', () => {
+  const { backoff } = stage();
+  backoff.reset(true, false);
+  backoff.widen();
+  assert.equal(backoff.next(), 6000);
+});
+
 test('what the server has spread is taken as it is, and wide windows follow', () => {
   const { backoff, at } = stage(0);
   backoff.reset();
@@ -35,7 +50,5 @@ test('what the server has spread is taken as it is, and wide windows follow', ()
 test('a clock that was set back leaves no window in the future', () => {
   const { backoff, at } = stage(0);
   at(100_000).next();
-  at(10);
-  backoff.setBack();
-  assert.equal(backoff.next(), 10);
+  assert.equal(at(10).next(), 10);
 });

@@ -119,3 +119,30 @@ test('three tabs, one connection, closing any of them loses nothing', async (con
   await tabs[2].close();
   await until(() => server.links.size === 0);
 });
+
+test('a worker that does not load: each tab has a connection of its own', async (context) => {
+  const server = await serve(context, { refuse: /worker/ });
+  const tab = await browser.open(server.page, 'window.warned = 0; console.warn = () => { warned += 1; }');
+  await tab.run(begin(`(await import('/pushclient/shared.js')).createSharedClient({ token: () => '42.x', ${QUICK} })`));
+  server.notify('42', 'a');
+  await tab.until('inbox.length === 1');
+  assert.deepEqual(await tab.run('[client.getState().isConnected, warned]'), [true, 1]);
+  await tab.close();
+});
+
+test('with recover a reload of the page misses nothing and shows nothing twice', async (context) => {
+  const server = await serve(context);
+  const tab = await browser.open(server.page);
+  const recovering = `(await import('/pushclient.js')).createClient({ token: () => '42.x', recover: true, ${QUICK} })`;
+  await tab.run(begin(recovering));
+  server.publish('news', 1);
+  await tab.until('news.length === 1');
+  await tab.call('Page.reload');
+  await until(() => server.links.size === 0);
+  server.publish('news', 2);
+  await tab.until('document.readyState === "complete" && window.client === undefined');
+  await tab.run(begin(recovering));
+  await tab.until('news.length > 0');
+  assert.deepEqual(await tab.run('news'), [2]);
+  await tab.close();
+});

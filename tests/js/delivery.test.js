@@ -205,16 +205,23 @@ test('several handlers share a channel; the last to leave leaves', async () => {
   assert.deepEqual(socket.of('unsubscribe').map((message) => message.data), [{ channels: ['a'] }]);
 });
 
-test('leaving and coming back in one moment sends nothing', async () => {
+test('leaving and coming back in one moment is a new subscription, and leaves nothing', async () => {
   const r = rig(createClient);
   const socket = await r.connect();
   const one = r.client.subscribeChannel('a', nothing);
   await settle();
-  const before = socket.sent.length;
   one.unsubscribe();
-  r.client.subscribeChannel('a', nothing);
+  const two = r.client.subscribeChannel('a', nothing);
   await settle();
-  assert.equal(socket.sent.length, before);
+  const [first, second] = socket.of('subscribe').slice(-2);
+  assert.deepEqual([first.data, second.data], [{ channels: ['a'] }, { channels: ['a'] }]);
+  assert.equal(socket.of('unsubscribe').length, 0);
+  socket.receive(...subscribed({ a: { recovered: false, offset: 3, epoch: 'e' } }), { id: first.id });
+  assert.equal(r.client.getPosition('a'), undefined, 'an answer for the one that is gone');
+  assert.equal(two.state, 'subscribing');
+  socket.receive(...subscribed({ a: { recovered: false, offset: 4, epoch: 'e' } }), { id: second.id });
+  assert.equal((await two.ready).offset, 4);
+  assert.deepEqual([one.state, two.state], ['closed', 'subscribed']);
 });
 
 test('unsubscribeChannel ends one handler, or all', async () => {
@@ -344,6 +351,7 @@ test('what was seen is remembered within bounds', async () => {
 
 test('inbox messages are acked together, after a quiet moment, with the highest offset', async () => {
   const r = rig(createClient);
+  r.client.on('user_notification', nothing);
   const socket = await r.connect();
   for (const offset of [1, 2, 3]) socket.receive(...inboxPush(offset));
   await settle();
@@ -378,6 +386,7 @@ test('a failing handler is reported and counts as run', async (context) => {
 
 test('an ack that found no link goes with the next', async () => {
   const r = rig(createClient);
+  r.client.on('user_notification', nothing);
   const socket = await r.connect();
   socket.receive(...inboxPush(1));
   await settle();
@@ -428,6 +437,7 @@ test('autoAck false leaves it to the application', async () => {
 
 test('a page that goes away acks at once; so does disconnect', async () => {
   const r = rig(createClient);
+  r.client.on('user_notification', nothing);
   const socket = await r.connect();
   socket.receive(...inboxPush(1));
   await settle();
@@ -459,17 +469,17 @@ test('a resync of the inbox reads what it still holds and shows nothing twice', 
   const socket = await r.connect();
   const heard = [];
   r.client.on('user_notification', (push) => heard.push(push.messageId));
-  socket.receive(...inboxPush(1));
+  for (const offset of [1, 2]) socket.receive(...inboxPush(offset));
   socket.receive('resync', { channel: 'user:42' }, { channel: 'user:42' });
-  const held = [1, 2].map((offset) => {
+  const held = [1, 2, 3].map((offset) => {
     const [type, data, more] = inboxPush(offset, { epoch: 'i2' });
     return { type, data, ...more };
   });
-  socket.answer('history', 'history', { messages: held, offset: 2, epoch: 'i2' });
-  assert.deepEqual(heard, ['n1', 'n2']);
-  assert.deepEqual(r.client.getPosition('user:42'), { offset: 2, epoch: 'i2' });
+  socket.answer('history', 'history', { messages: held, offset: 3, epoch: 'i2' });
+  assert.deepEqual(heard, ['n1', 'n2', 'n3']);
+  assert.deepEqual(r.client.getPosition('user:42'), { offset: 3, epoch: 'i2' });
   await r.clock.advance(300);
-  assert.deepEqual(socket.of('ack').at(-1).data, { offset: 2, epoch: 'i2' });
+  assert.deepEqual(socket.of('ack').at(-1).data, { offset: 3, epoch: 'i2' });
 });
 
 test('another user starts from nothing', async () => {

@@ -106,6 +106,19 @@ export function fakePage() {
   return { window: new EventTarget(), document };
 }
 
+/** A token that names a user, as far as a client looks at it. */
+export const tokenOf = (sub, more = {}) => `h.${btoa(JSON.stringify({ sub, ...more }))}.s`;
+
+/** What a page keeps over a reload. */
+export function fakeStorage() {
+  const kept = new Map();
+  return {
+    getItem: (key) => kept.get(key) ?? null,
+    setItem: (key, value) => void kept.set(key, String(value)),
+    removeItem: (key) => void kept.delete(key),
+  };
+}
+
 /** A client on a fake clock and fake sockets, and what a test needs to play the server. */
 export function rig(createClient, options = {}) {
   const clock = new Clock();
@@ -120,7 +133,7 @@ export function rig(createClient, options = {}) {
     environment: { WebSocket: Socket, random: () => 0.5, ...clock.environment, ...page, ...environment },
   });
   const events = [];
-  for (const type of ['connect', 'disconnect', 'error', 'gap', 'recovered', 'rejected', 'subscribed']) {
+  for (const type of ['connect', 'disconnect', 'error', 'gap', 'recovered', 'rejected', 'subscribed', 'user_changed']) {
     client.on(type, (value) => events.push([type, value]));
   }
   const socket = () => Socket.all.at(-1);
@@ -149,38 +162,56 @@ export function rig(createClient, options = {}) {
 
 /**
  * A line as the connection gives it to its parts, with the other end in the test's hands: what was asked stands in
- * `asked`, what was told in `told`, what was handed over in `handed`.
+ * `asked`, what was told in `told`, what was handed over in `handed`. `handlers(push)` is the application.
  */
-export function fakeLine({ userId = '42', ...more } = {}) {
+export function fakeLine(more = {}) {
   const clock = new Clock();
   const line = {
     clock,
-    env: { random: () => 0.5, ...clock.environment },
+    now: () => clock.time,
+    since: (time) => Math.abs(clock.time - time),
+    random: () => 0.5,
+    later: (delay, act) => {
+      const timer = clock.environment.setTimeout(act, delay);
+      return () => clock.environment.clearTimeout(timer);
+    },
     link: null,
-    userId,
+    user: { id: '42', token: null, cursors: new Map(), kept: {} },
     asked: [],
     told: [],
     handed: [],
     watched: 0,
+    tasksForgotten: 0,
     ask(type, data, reply, failed) {
       if (line.link) line.asked.push({ type, data, reply, failed });
       else failed(null);
     },
     emit: (type, value) => line.told.push([type, value]),
-    dispatch(push, handlers = []) {
+    handlers: () => [undefined],
+    dispatch(push) {
       line.handed.push(push);
-      return [...handlers].map(({ handler }) => handler(push)).filter(Boolean);
+      return line.handlers(push);
     },
     applyTasks: (states) => states,
+    forgetTasks: () => (line.tasksForgotten += 1),
     watch: () => (line.watched += 1),
+    debug: () => {},
     ...more,
   };
   return line;
 }
 
 /** A link that is signed in, as far as the connection's parts look at it. */
-export function fakeLink() {
+export function fakeLink(line) {
   const sent = [];
-  const transport = { send: (text) => sent.push(JSON.parse(text)) };
-  return { kind: 'websocket', transport, sent, channels: new Set(), resuming: new Map(), failure: null };
+  return {
+    kind: 'websocket',
+    sent,
+    send: (message) => sent.push(JSON.parse(JSON.stringify(message))),
+    later: (delay, act) => void line.later(delay, act),
+    transport: {},
+    asked: new Map(),
+    strays: new Map(),
+    failure: null,
+  };
 }

@@ -3,6 +3,11 @@
 import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { createRequire } from 'node:module';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+/** The sources, or what is packed. */
+const STATIC = process.env.PUSHCLIENT ? join(process.env.PUSHCLIENT, '..') : fileURLToPath(new URL('../../pushserver/web/static', import.meta.url));
 
 const require = createRequire(new URL('../node/package.json', import.meta.url));
 const { WebSocketServer } = require('ws');
@@ -20,6 +25,7 @@ export class MockServer {
     this.received = [];
     this.handshakes = 0;
     this.messageIds = new Map();
+    this.userOf = (token) => token.split('.')[0];
     this.refuse = () => null;
     this.reply = () => undefined;
   }
@@ -38,7 +44,9 @@ export class MockServer {
         socket.end('HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n');
         return;
       }
-      this.wss.handleUpgrade(request, socket, head, (ws) => this.#accept(ws));
+      // As behind a proxy that lets the handshake through and nothing after it.
+      const silent = this.options.websocket === 'silent';
+      this.wss.handleUpgrade(request, socket, head, (ws) => (silent ? ws.on('error', () => {}) : this.#accept(ws)));
     });
     await new Promise((resolve) => this.http.listen(port, '127.0.0.1', resolve));
     this.port = this.http.address().port;
@@ -156,7 +164,7 @@ export class MockServer {
     }
     if (refusal) return void answer('error', { code: refusal.code, message: refusal.code });
     const first = link.userId === null;
-    link.userId = token.split('.')[0];
+    link.userId = this.userOf(token);
     answer('auth_success', this.#welcome(link, positions));
     if (first) this.#replay(link, positions[`user:${link.userId}`]);
   }
@@ -238,9 +246,9 @@ export class MockServer {
       response.writeHead(200, { 'Content-Type': 'text/html', ...policy }).end('<!doctype html><title>page</title>');
       return true;
     }
-    const name = /^\/(pushclient(?:\/[a-z]+)*\.js)$/.exec(path)?.[1];
-    if (!name) return false;
-    const source = readFileSync(new URL(`../../pushserver/web/static/${name}`, import.meta.url));
+    const name = /^\/(pushclient(?:\/\w+)*\.js)$/.exec(path)?.[1];
+    if (!name || this.options.refuse?.test(path)) return false;
+    const source = readFileSync(join(STATIC, name));
     response.writeHead(200, { 'Content-Type': 'text/javascript', ...policy }).end(source);
     return true;
   }
@@ -252,7 +260,7 @@ export class MockServer {
       response.writeHead(401, { 'Content-Type': 'application/json' });
       return void response.end(JSON.stringify({ error: { code: refusal.code, message: refusal.code } }));
     }
-    const link = { id: `s${++serial}`, channels: new Set(), userId: token.split('.')[0] };
+    const link = { id: `s${++serial}`, channels: new Set(), userId: this.userOf(token) };
     link.send = (message) => response.write(`id: ${serial}\r\ndata: ${JSON.stringify(message)}\r\n\r\n`);
     link.close = () => response.end();
     response.writeHead(200, { 'Content-Type': 'text/event-stream' });

@@ -2,17 +2,17 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { DEFAULTS } from '../../pushserver/web/static/pushclient/options.js';
-import { Outbox } from '../../pushserver/web/static/pushclient/outbox.js';
+import { createOutbox } from '../../pushserver/web/static/pushclient/outbox.js';
 import { fakeLine, fakeLink } from './fakes.js';
 
 function stage(options = {}) {
   const line = fakeLine();
-  return { line, outbox: new Outbox(line, { ...DEFAULTS, ...options }) };
+  return { line, outbox: createOutbox(line, { ...DEFAULTS, ...options }) };
 }
 
 /** Gives the line a link, and the outbox its chance. */
 function open({ line, outbox }) {
-  line.link = fakeLink();
+  line.link = fakeLink(line);
   outbox.pump();
   return line.link;
 }
@@ -36,7 +36,7 @@ test('what was on the way when the link broke goes again, with its id; what the 
   s.outbox.request('publish', { messageId: 'm' });
   s.outbox.ask('ack', {}, () => {}, (error) => failures.push(error));
   s.line.link = null;
-  s.outbox.requeue();
+  s.outbox.lost();
   assert.deepEqual(failures, [null]);
   assert.deepEqual(open(s).sent, [{ type: 'publish', id: 1, data: { messageId: 'm' } }]);
 });
@@ -66,9 +66,32 @@ test('what waits too long, for a reply or for a link, ends', async () => {
   s.line.link = null;
   const unsent = s.outbox.request('b', {});
   s.line.clock.time += 1000;
-  s.outbox.expire();
-  await assert.rejects(unanswered, { code: 'TIMEOUT', message: /no reply to a/ });
+  s.outbox.tick();
+  await assert.rejects(unanswered, { code: 'TIMEOUT', message: /no reply to a in time/ });
   s.line.clock.time += 4000;
-  s.outbox.expire();
-  await assert.rejects(unsent, { code: 'TIMEOUT', message: /b waited too long/ });
+  s.outbox.tick();
+  await assert.rejects(unsent, { code: 'TIMEOUT', message: /no connection for b/ });
+});
+
+test('a signal ends a request, whether it waits or is on its way; a reply that comes later finds nobody', async () => {
+  const s = stage();
+  const [waiting, sent] = [new AbortController(), new AbortController()];
+  const first = s.outbox.request('a', {}, { signal: waiting.signal });
+  const second = s.outbox.request('b', {}, { signal: sent.signal });
+  waiting.abort(new Error('the dialog was closed'));
+  await assert.rejects(first, { message: 'the dialog was closed' });
+  assert.deepEqual(open(s).sent.map(({ type }) => type), ['b']);
+  sent.abort();
+  await assert.rejects(second, { name: 'AbortError' });
+  assert.ok(!s.outbox.settle({ type: 'b_done', id: 2, data: {} }));
+  await assert.rejects(s.outbox.request('c', {}, { signal: sent.signal }), { name: 'AbortError' });
+  assert.ok(s.outbox.isEmpty);
+});
+
+test('all ends with the connection, or with its user', async () => {
+  const s = stage();
+  const request = s.outbox.request('a', {});
+  s.outbox.fail(Object.assign(new Error('gone'), { code: 'CLOSED' }));
+  await assert.rejects(request, { code: 'CLOSED' });
+  assert.deepEqual(open(s).sent, []);
 });

@@ -7,6 +7,7 @@ import { rig, settle, WELCOME } from './fakes.js';
 globalThis.IS_REACT_ACT_ENVIRONMENT = true;
 const { createElement: h, StrictMode } = await import('react');
 const renderer = await import('react-test-renderer');
+const { renderToString } = await import('react-dom/server');
 const { useWebSocket, useTask, useChannel, useSelector, configure } = await import('../../pushserver/web/static/pushclient/react.js');
 const { act } = renderer.default ?? renderer;
 const { create: render } = renderer.default ?? renderer;
@@ -68,7 +69,7 @@ test('callbacks: each for what changed, the latest ones, nothing reconnects', as
   const on = (name) => (...values) => calls.push([name, ...values.slice(0, 2)]);
   const all = (mark) => ({
     options: s.options,
-    onConnect: on(`connect ${mark}`),
+    onConnect: ({ userId }) => calls.push([`connect ${mark}`, userId]),
     onDisconnect: () => calls.push([`disconnect ${mark}`]),
     onError: (message) => calls.push([`error ${mark}`, message]),
     onTaskProgress: on(`progress ${mark}`),
@@ -77,7 +78,7 @@ test('callbacks: each for what changed, the latest ones, nothing reconnects', as
   const root = await mount(h(Show, all('a')));
   await act(() => s.r.welcome({ tasks: [task(), task({ taskId: 't2', percentage: 70 })] }));
   assert.deepEqual(calls.splice(0), [
-    ['progress a', 't1', 10], ['progress a', 't2', 70], ['status a', 't1', 'running'], ['status a', 't2', 'running'], ['connect a'],
+    ['progress a', 't1', 10], ['progress a', 't2', 70], ['status a', 't1', 'running'], ['status a', 't2', 'running'], ['connect a', '42'],
   ]);
   await act(async () => root.update(h(Show, all('b'))));
   await act(async () => s.r.socket().receive(...progress(task({ version: 2, percentage: 40 }))));
@@ -202,4 +203,48 @@ test('configure spares the components the options', async () => {
   await act(async () => root.unmount());
   await later();
   configure({});
+});
+
+test('every hook connects on its own; one that is told not to does not', async () => {
+  const hooks = { useTask: (options) => useTask('t1', options), useSelector: (options) => useSelector((now) => now.userId, options), useChannel: (options) => useChannel('news', () => {}, options) };
+  for (const [name, use] of Object.entries(hooks)) {
+    const s = stage();
+    const Alone = ({ options }) => (use(options), null);
+    const root = await mount(h(Alone, { options: s.options }));
+    assert.equal(s.r.Socket.all.length, 1, name);
+    await act(async () => root.unmount());
+    await later();
+    const quiet = stage();
+    const still = await mount(h(Alone, { options: { ...quiet.options, autoConnect: false } }));
+    assert.equal(quiet.r.Socket.all.length, 0, name);
+    await act(async () => still.unmount());
+    await later();
+  }
+});
+
+test('an address that cannot be opened is told to onError', async () => {
+  const s = stage();
+  const told = [];
+  const Broken = class { constructor() { throw new SyntaxError('bad url'); } };
+  const create = (options) => createClient({ ...options, create: undefined, transports: ['websocket'], environment: { WebSocket: Broken } });
+  const root = await mount(h(Show, { options: { ...s.options, create }, onError: (message, error) => told.push([message, error.code]) }));
+  assert.deepEqual(told, [['bad url', 'CLOSED']]);
+  await act(async () => root.unmount());
+  await later();
+});
+
+test('a server renders the first snapshot, whatever is live, and warns of nothing', async (context) => {
+  const errors = context.mock.method(console, 'error', () => {});
+  const s = stage();
+  function Page({ options }) {
+    const ids = useSelector((now) => [...now.tasks.keys()], options);
+    return h('p', null, `${useWebSocket(options).isConnected} ${useTask('t1', options)?.percentage} ${ids.length}`);
+  }
+  const live = await mount(h(Page, { options: s.options }));
+  await act(() => s.r.welcome({ tasks: [task()] }));
+  assert.equal(live.toJSON().children.join(''), 'true 10 1');
+  assert.equal(renderToString(h(Page, { options: s.options })), '<p>false undefined 0</p>');
+  assert.deepEqual(errors.mock.calls.map((call) => String(call.arguments[0])).filter((text) => !/test-renderer/.test(text)), []);
+  await act(async () => live.unmount());
+  await later();
 });

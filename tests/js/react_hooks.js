@@ -4,7 +4,7 @@ import { register } from 'node:module';
 const source = `
 const anchor = ${JSON.stringify(new URL('../node/package.json', import.meta.url).href)};
 export function resolve(specifier, context, next) {
-  const named = specifier === 'react' || specifier.startsWith('react/') || specifier === 'react-test-renderer';
+  const named = specifier === 'react' || specifier.startsWith('react/') || specifier.startsWith('react-dom/') || specifier === 'react-test-renderer';
   return next(specifier, named ? { ...context, parentURL: anchor } : context);
 }`;
 register(`data:text/javascript,${encodeURIComponent(source)}`);

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { createRequire } from 'node:module';
 import { test } from 'node:test';
 import { createClient } from '../../pushserver/web/static/pushclient/index.js';
+import { fakeStorage } from './fakes.js';
 import { MockServer, until } from './mock_server.js';
 
 const { WebSocket } = createRequire(new URL('../node/package.json', import.meta.url))('ws');
@@ -114,6 +115,38 @@ test('a server that was merely away is found by WebSocket again', async (context
   await until(() => client.getState().isConnected && client.getState().transport === 'websocket');
 });
 
+test('a WebSocket that opens and stays silent counts as blocked, and takes nobody from the event stream', async (context) => {
+  const storage = fakeStorage();
+  const { server, client } = await pair(context, { server: { websocket: 'silent' }, connectTimeout: 100, environment: { storage } });
+  await client.connect();
+  assert.equal(client.getState().transport, 'sse');
+  assert.equal(server.handshakes, 3);
+  await until(() => server.handshakes === 5, 'it is tried again, twice');
+  assert.equal(client.getState().transport, 'sse');
+  assert.equal(await client.request('ping', { n: 1 }).then((data) => data.n), 1);
+  client.disconnect();
+
+  // The next page remembers, and still finds a WebSocket that works.
+  const next = createClient({ url: server.url, token: '42.x', ...QUICK, environment: { WebSocket, storage } });
+  context.after(() => next.disconnect());
+  const transports = [];
+  next.on('connect', ({ transport }) => transports.push(transport));
+  const before = server.handshakes;
+  await next.connect();
+  assert.deepEqual([transports, server.handshakes], [['sse'], before]);
+  server.options.websocket = true;
+  await until(() => transports.length === 2);
+  assert.equal(transports[1], 'websocket');
+  assert.equal(storage.getItem(`pushclient ${server.url} blocked`), null);
+});
+
+test('an anonymous client finds a silent WebSocket out, too', async (context) => {
+  const { client } = await pair(context, { server: { websocket: 'silent' }, token: undefined, transports: ['websocket'], connectTimeout: 100 });
+  await client.connect();
+  const { socket } = client.getState();
+  await until(() => client.getState().isConnected && client.getState().socket !== socket);
+});
+
 test('an event stream gives way to a WebSocket that opens again', async (context) => {
   const { server, client } = await pair(context, { server: { websocket: false } });
   await client.connect();
@@ -126,7 +159,7 @@ test('an event stream gives way to a WebSocket that opens again', async (context
 test('an event stream refuses a wrong token for good', async (context) => {
   const { server, client } = await pair(context, { transports: ['sse'] });
   server.refuse = () => ({ code: 'INVALID_TOKEN' });
-  await assert.rejects(client.connect(), { code: 'CLOSED', closeCode: 3500 });
+  await assert.rejects(client.connect(), { code: 'INVALID_TOKEN', closeCode: 3500 });
 });
 
 test('only the event stream, and a request in error', async (context) => {

@@ -1,16 +1,21 @@
 // The token over a line that the test holds.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { Unauthorized } from '../../pushserver/web/static/pushclient/errors.js';
 import { DEFAULTS } from '../../pushserver/web/static/pushclient/options.js';
-import { Session } from '../../pushserver/web/static/pushclient/session.js';
-import { fakeLine, fakeLink, settle } from './fakes.js';
+import { createSession } from '../../pushserver/web/static/pushclient/session.js';
+import { fakeLine, fakeLink, settle, tokenOf } from './fakes.js';
 
 function stage(token) {
   const line = fakeLine();
-  line.link = fakeLink();
-  const renewed = [];
-  const session = new Session(line, { ...DEFAULTS, token }, (link, data) => renewed.push(data));
-  return { line, session, renewed };
+  line.link = fakeLink(line);
+  const seen = [];
+  const on = {
+    renewed: (data) => seen.push(['renewed', data]),
+    stranger: () => seen.push(['stranger']),
+    signedOut: (error) => seen.push(['signedOut', error.code]),
+  };
+  return { line, seen, session: createSession(line, { ...DEFAULTS, token }, on) };
 }
 
 test('a string, nothing, or whatever the callback gives', async () => {
@@ -19,15 +24,48 @@ test('a string, nothing, or whatever the callback gives', async () => {
   assert.equal(await stage(async ({ reason }) => reason).session.take(), 'connect');
 });
 
-test('a callback that is late has failed', async () => {
+test('a token is kept until it is refused or due', async () => {
+  const reasons = [];
+  const { line, session } = stage(({ reason }) => (reasons.push(reason), `t${reasons.length}`));
+  for (let attempt = 0; attempt < 3; attempt += 1) assert.equal(await session.take(), 't1');
+  assert.equal(session.discard('expired'), true, 'an old one: the next may be better');
+  assert.equal(await session.take(), 't2');
+  assert.equal(session.discard(), false, 'a fresh one: the next will be no better');
+  assert.equal(await session.take(), 't3');
+  session.schedule(line.clock.time + 100_000);
+  session.heard(line.clock.time);
+  line.clock.time += 81_000;
+  assert.equal(await session.take(), 't4');
+  assert.deepEqual(reasons, ['connect', 'expired', 'connect', 'connect']);
+});
+
+test('who asks while the callback is at work gets the same answer', async () => {
+  let calls = 0;
+  let give;
+  const { session } = stage(() => (calls += 1, new Promise((resolve) => (give = resolve))));
+  const both = [session.take(), session.take()];
+  give('t');
+  assert.deepEqual(await Promise.all(both), ['t', 't']);
+  assert.equal(calls, 1);
+});
+
+test('a callback that is late or fails may do better the next time', async () => {
   const { line, session } = stage(() => new Promise(() => {}));
   const taken = assert.rejects(session.take(), { code: 'TOKEN', message: /no token in time/ });
   await line.clock.advance(DEFAULTS.connectTimeout);
   await taken;
+  await assert.rejects(stage(() => { throw new Error('login away'); }).session.take(), { code: 'TOKEN', message: /login away/ });
 });
 
-test('the refresh is planned on the server\'s clock, and done on the live link', async () => {
-  const { line, session, renewed } = stage(() => 't2');
+test('one that says Unauthorized, or gives nothing, ends the attempts', async () => {
+  const named = Object.assign(new Error('bye'), { name: 'UnauthorizedError' });
+  for (const token of [() => Promise.reject(new Unauthorized('signed out')), () => { throw named; }, () => null, () => undefined, () => '', () => 12]) {
+    await assert.rejects(stage(token).session.take(), { name: 'PushError', code: 'UNAUTHORIZED' });
+  }
+});
+
+test('the renewal is planned on the server\'s clock, and done on the live link', async () => {
+  const { line, session, seen } = stage(() => 't2');
   const ahead = 50_000;
   session.schedule(line.clock.time + ahead + 100_000);
   assert.deepEqual(line.link.sent, [{ type: 'ping', data: {} }]);
@@ -41,5 +79,58 @@ test('the refresh is planned on the server\'s clock, and done on the live link',
   await settle();
   assert.deepEqual(line.asked.map(({ type, data }) => [type, data]), [['auth', { token: 't2' }]]);
   line.asked[0].reply({ permissions: ['p'] });
-  assert.deepEqual(renewed, [{ permissions: ['p'] }]);
+  assert.deepEqual(seen, [['renewed', { permissions: ['p'] }]]);
+});
+
+test('a renewal that takes its time is one renewal', async () => {
+  const { line, session } = stage(() => 't2');
+  session.schedule(line.clock.time + 100_000);
+  session.heard(line.clock.time);
+  line.clock.time += 90_000;
+  for (let tick = 0; tick < 3; tick += 1) {
+    session.tick();
+    await settle();
+  }
+  line.asked[0].reply({});
+  await settle();
+  assert.equal(line.asked.length, 1);
+});
+
+test('a clock that was set back moves no renewal, once the server has told the time again', async () => {
+  const { line, session } = stage(() => 't2');
+  const start = line.clock.time;
+  session.schedule(start + 100_000);
+  session.heard(start);
+  line.clock.time -= 3_600_000;
+  session.heard(start + 81_000);
+  session.tick();
+  await settle();
+  assert.equal(line.asked.length, 1);
+});
+
+test('another user\'s token is known before it is sent, where it can be read; else the server says so', async () => {
+  const { line, session, seen } = stage('old');
+  line.user.token = tokenOf('42');
+  session.replace(tokenOf(42, { iat: 2 }));
+  session.renew();
+  assert.equal(line.asked.length, 1, 'the same user');
+  line.asked[0].reply({});
+  session.replace(tokenOf('bob'));
+  session.renew();
+  assert.deepEqual(seen.pop(), ['stranger']);
+  assert.equal(line.asked.length, 1);
+  session.replace('unreadable');
+  session.renew();
+  line.asked[1].failed({ code: 'PERMISSION_DENIED' });
+  assert.deepEqual(seen.pop(), ['stranger']);
+  session.replace(undefined);
+  session.renew();
+  assert.deepEqual(seen.pop(), ['stranger']);
+});
+
+test('a renewal that finds nobody signed in ends the connection', async () => {
+  const { session, seen } = stage(() => null);
+  session.renew();
+  await settle();
+  assert.deepEqual(seen, [['signedOut', 'UNAUTHORIZED']]);
 });

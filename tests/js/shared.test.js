@@ -3,9 +3,10 @@ import assert from 'node:assert/strict';
 import { createRequire } from 'node:module';
 import { test } from 'node:test';
 import { MessageChannel } from 'node:worker_threads';
-import { createClient } from '../../pushserver/web/static/pushclient/index.js';
-import { createSharedClient } from '../../pushserver/web/static/pushclient/shared.js';
+import { createClient, PushClient, Unauthorized } from '../../pushserver/web/static/pushclient/index.js';
+import { createSharedClient, SharedClient } from '../../pushserver/web/static/pushclient/shared.js';
 import { Exchange } from '../../pushserver/web/static/pushclient/worker.js';
+import { tokenOf } from './fakes.js';
 import { MockServer, until } from './mock_server.js';
 
 const { WebSocket } = createRequire(new URL('../node/package.json', import.meta.url))('ws');
@@ -150,11 +151,168 @@ test('what is done by hand is the same in all tabs', async (context) => {
 test('a server that says no for good is heard in every tab', async (context) => {
   const { server, clients } = await tabs(context, 2);
   server.refuse = () => ({ code: 'INVALID_TOKEN' });
-  for (const client of clients) await assert.rejects(client.connect(), { code: 'CLOSED' });
+  for (const client of clients) await assert.rejects(client.connect(), { code: 'INVALID_TOKEN' });
+  assert.equal(clients[1].getState().lastError.code, 'INVALID_TOKEN');
   assert.match(clients[0].getState().error, /INVALID_TOKEN/);
 });
 
 test('without SharedWorker a tab has a connection of its own', () => {
   const client = createSharedClient({ url: 'ws://push.test/ws' });
-  assert.equal(client.constructor.name, 'PushClient');
+  assert.ok(client instanceof PushClient);
+});
+
+/** What names the user in the tokens of these tests, for a server that looks at the token as a client does. */
+function byClaim(server, claim = 'sub') {
+  server.userOf = (token) => JSON.parse(atob(token.split('.')[1]))[claim];
+}
+
+test('tabs of two users have two connections, and nobody gets what came for another', async (context) => {
+  const { server, clients } = await tabs(context, 3);
+  byClaim(server);
+  const shown = [[], [], []];
+  clients.forEach((client, index) => {
+    client.setToken(() => tokenOf(index === 1 ? 'bob' : 'alice'));
+    client.on('user_notification', (push) => shown[index].push(push.data));
+  });
+  await Promise.all(clients.map((client) => client.connect()));
+  assert.equal(server.handshakes, 2);
+  assert.deepEqual(clients.map((client) => client.getState().userId), ['alice', 'bob', 'alice']);
+  server.notify('alice', 'for alice');
+  server.notify('bob', 'for bob');
+  await until(() => shown.every((each) => each.length === 1));
+  assert.deepEqual(shown, [['for alice'], ['for bob'], ['for alice']]);
+  clients[1].disconnect();
+  await until(() => server.links.size === 1);
+});
+
+test('a tab whose user changes goes over to the tabs of that user, with nothing of the last one', async (context) => {
+  const { server, clients } = await tabs(context, 2);
+  byClaim(server);
+  for (const client of clients) client.setToken(tokenOf('alice'));
+  const changes = [];
+  const shown = [];
+  clients[0].on('user_changed', (change) => changes.push(change));
+  clients[0].on('user_notification', (push) => shown.push(push.data));
+  await Promise.all(clients.map((client) => client.connect()));
+  server.task({ taskId: 't', userId: 'alice', status: 'running', percentage: 30, version: 1, createdAt: 1, updatedAt: 1 });
+  await until(() => clients[0].getTaskProgress('t') === 30);
+  clients[0].setToken(tokenOf('bob'));
+  await until(() => clients[0].getState().userId === 'bob');
+  assert.deepEqual(changes, [{ from: 'alice', to: 'bob' }]);
+  assert.equal(clients[0].getState().tasks.size, 0);
+  server.notify('alice', 'for alice');
+  server.notify('bob', 'for bob');
+  await until(() => shown.length === 1);
+  assert.deepEqual(shown, ['for bob']);
+  assert.equal(clients[1].getState().userId, 'alice');
+  clients[1].setToken(async () => tokenOf('alice', { iat: 2 }));
+  await until(() => server.of('auth').at(-1).data.token === tokenOf('alice', { iat: 2 }), 'the same user: a renewal');
+});
+
+test('where the user is named by another claim than sub, tabs part all the same', async (context) => {
+  const { server, clients } = await tabs(context, 2);
+  byClaim(server, 'uid');
+  clients.forEach((client, index) => client.setToken(() => tokenOf('app', { uid: ['alice', 'bob'][index] })));
+  await clients[0].connect();
+  await clients[1].connect();
+  await until(() => clients[1].getState().userId === 'bob');
+  assert.equal(clients[0].getState().userId, 'alice');
+});
+
+test('tabs that do not answer keep nobody out, at sign-in and at a renewal', async (context) => {
+  let answers = true;
+  const { server, clients } = await tabs(context, 3);
+  clients.slice(0, 2).forEach((client) => client.setToken(() => (answers ? '42.x' : new Promise(() => {}))));
+  clients[2].setToken(() => '42.z');
+  await Promise.all(clients.map((client) => client.connect()));
+  answers = false;
+  server.close(3005, 'token expired');
+  await until(() => server.of('auth').length === 2);
+  assert.equal(server.of('auth')[1].data.token, '42.z');
+});
+
+test('a tab without a session says so; the others stay', async (context) => {
+  const { clients } = await tabs(context, 2);
+  clients[0].setToken(() => { throw new Unauthorized('signed out'); });
+  await assert.rejects(clients[0].connect(), { code: 'UNAUTHORIZED' });
+  assert.equal(clients[0].getState().lastError.code, 'UNAUTHORIZED');
+  await clients[1].connect();
+});
+
+test('a message is taken by a handler in any tab; what none has waits for the first that comes', async (context) => {
+  const { server, clients } = await tabs(context, 2);
+  await Promise.all(clients.map((client) => client.connect()));
+  server.notify('42', 'precious');
+  await clients[0].request('ping', {});
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  assert.equal(server.inbox('42').acked, 0);
+  const heard = [];
+  clients[1].on('user_notification', (push) => heard.push(push.data));
+  await until(() => server.inbox('42').acked === 1);
+  assert.deepEqual(heard, ['precious']);
+});
+
+test('positions, acks and signals work in a shared tab', async (context) => {
+  const { server, clients } = await tabs(context, 1, { autoAck: false });
+  const [client] = clients;
+  await client.connect();
+  const news = client.subscribeChannel('news', () => {});
+  await news.ready;
+  assert.equal(news.state, 'subscribed');
+  server.publish('news', 1);
+  server.notify('42', 'a');
+  await until(() => client.getPosition('news')?.offset === 1 && client.getPosition('user:42')?.offset === 1);
+  assert.deepEqual(news.position, { offset: 1, epoch: 'e1' });
+  assert.equal(server.inbox('42').acked, 0);
+  client.ack(1);
+  await until(() => server.inbox('42').acked === 1);
+  server.reply = (message) => (message.type === 'presence' ? null : undefined);
+  const abort = new AbortController();
+  const asked = client.presence('news', { signal: abort.signal });
+  await until(() => server.of('presence').length === 1);
+  abort.abort();
+  await assert.rejects(asked, { name: 'AbortError' });
+  news.unsubscribe();
+  assert.deepEqual([news.state, client.getPosition('news')], ['closed', undefined]);
+});
+
+test('a worker that does not load, or says nothing, leaves the tab with a connection of its own', async (context) => {
+  const server = await new MockServer().start();
+  server.keep('system');
+  const warn = context.mock.method(console, 'warn', () => {});
+  const ports = [];
+  const own = () => {
+    const { port1, port2 } = new MessageChannel();
+    ports.push(port1, port2);
+    new Exchange((given) => createClient({ ...given, environment: { WebSocket } })).accept(port2);
+    return { port: port1, lock: null, release: () => {} };
+  };
+  const dead = { postMessage: () => {}, set onmessage(listener) {} };
+  const broken = (failed) => () => ({ port: dead, lock: null, release: () => {}, failed });
+  const make = (failed) => new SharedClient({ url: server.url, session: '' }, { token: '42.x', open: broken(failed), openOwn: own });
+  const clients = [make(Promise.resolve('404')), make(undefined)];
+  context.after(async () => {
+    for (const client of clients) client.disconnect();
+    await until(() => server.links.size === 0);
+    for (const port of ports) port.close();
+    await server.stop();
+  });
+  const heard = [];
+  clients.forEach((client) => client.on('user_notification', (push) => heard.push(push.data)));
+  await Promise.all(clients.map((client) => client.connect()));
+  assert.equal(server.handshakes, 2);
+  server.notify('42', 'a');
+  await until(() => heard.length === 2);
+  assert.equal(warn.mock.callCount(), 2);
+});
+
+test('a subscription made and left before the tab is admitted is never asked for; one that stays is', async (context) => {
+  const { server, clients } = await tabs(context, 1);
+  const left = clients[0].subscribeChannel('left', () => {});
+  const stays = clients[0].subscribeChannel('news', () => {});
+  left.unsubscribe();
+  await assert.rejects(left.ready, { code: 'CLOSED' });
+  await clients[0].connect();
+  await stays.ready;
+  assert.ok(!JSON.stringify(server.of('subscribe')).includes('left'));
 });

@@ -78,6 +78,7 @@ const commands = {
   serve: ({ folder }) => serve(folder),
   crowd: (options) => crowd.begin(options),
   returns: () => crowd.returns,
+  tried: () => crowd.clients.filter((client) => client.getState().reconnectAttempts > 0 && client.getState().nextAttemptAt).length,
 };
 
 const lines = createInterface({ input: process.stdin });

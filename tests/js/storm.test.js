@@ -68,7 +68,17 @@ async function outage(seconds, seed) {
   return returns.map((time) => time - lostAt);
 }
 
-for (const seconds of [0, 2, 5, 11, 20, 60]) {
+test('a server that loses its clients and stays: they come back within a second, evenly over it', async () => {
+  const returns = await outage(0, 1);
+  assert.equal(returns.length, CLIENTS);
+  assert.ok(Math.max(...returns) <= 1000);
+  for (let tenth = 0; tenth < 10; tenth += 1) {
+    const count = returns.filter((time) => Math.floor(time / 100) === tenth).length;
+    assert.ok(count >= CLIENTS * 0.05 && count <= CLIENTS * 0.15, `${count} in tenth ${tenth}`);
+  }
+});
+
+for (const seconds of [2, 5, 11, 20, 60]) {
   test(`a server that is gone for ${seconds} s`, async () => {
     for (const seed of [1, 2]) {
       const returns = await outage(seconds, seed);

@@ -1,15 +1,15 @@
 // Channels over a line that the test holds.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { Subscriptions } from '../../pushserver/web/static/pushclient/subscriptions.js';
+import { createSubscriptions } from '../../pushserver/web/static/pushclient/subscriptions.js';
 import { fakeLine, fakeLink, settle } from './fakes.js';
 
 function stage() {
   const line = fakeLine();
-  line.link = fakeLink();
-  const handled = [];
-  const inbox = { open: () => false, restart: () => {}, forget: () => {}, handledAfter: (running, push) => handled.push(push.offset) };
-  return { line, handled, subscriptions: new Subscriptions(line, inbox) };
+  line.link = fakeLink(line);
+  const taken = [];
+  line.user.inbox = { open: () => false, take: (push) => taken.push(push.offset) };
+  return { line, taken, subscriptions: createSubscriptions(line) };
 }
 
 const message = (channel, offset) => ({ type: 'message', channel, data: 0, offset, epoch: 'e', messageId: `m${offset}` });
@@ -46,19 +46,108 @@ test('what comes before the answer to a resumption waits for it', async () => {
 });
 
 test('a message of the inbox is passed on to it, a final task event too', () => {
-  const { line, handled, subscriptions } = stage();
+  const { line, taken, subscriptions } = stage();
   subscriptions.receive(line.link, message('user:42', 1));
   subscriptions.receive(line.link, message('task:t', 2));
   subscriptions.receive(line.link, message('user:7', 3));
-  assert.deepEqual(handled, [1, 2]);
+  assert.deepEqual(taken, [1, 2]);
 });
 
 test('an answer for an earlier link says nothing', async () => {
   const { line, subscriptions } = stage();
   subscriptions.add('a', () => {});
   await settle();
-  line.link = fakeLink();
+  line.link = fakeLink(line);
   line.asked[0].reply({ results: { a: { recovered: false, offset: 5, epoch: 'e', messages: [] } } });
   assert.deepEqual(line.told, []);
   assert.equal(subscriptions.position('a'), undefined);
+});
+
+test('a position ends with its subscription: what came before a new one does not come with it', async () => {
+  const { line, subscriptions } = stage();
+  const first = subscriptions.add('a', () => {});
+  await settle();
+  line.asked[0].reply({ results: { a: { recovered: false, offset: 5, epoch: 'e' } } });
+  subscriptions.receive(line.link, message('a', 6));
+  assert.deepEqual(first.position, { offset: 6, epoch: 'e' });
+  const { link } = line;
+  line.link = null;
+  first.unsubscribe();
+  assert.equal(subscriptions.position('a'), undefined);
+  line.link = link;
+  subscriptions.receive(link, message('a', 7));
+  subscriptions.add('a', () => {});
+  await settle();
+  assert.deepEqual(line.asked.at(-1).data, { channels: ['a'] });
+});
+
+test('a later offset in one epoch is a new message, whatever its id', () => {
+  const { line, subscriptions } = stage();
+  for (const offset of [1, 2]) subscriptions.receive(line.link, { ...message('a', offset), messageId: 'daily' });
+  assert.deepEqual(line.handed.map(({ offset }) => offset), [1, 2]);
+});
+
+test('without an offset, or across epochs, an id is the same message for five minutes', () => {
+  const { line, subscriptions } = stage();
+  const daily = (timestamp, more = {}) => ({ type: 'message', channel: 'live', messageId: 'daily', timestamp, ...more });
+  for (const timestamp of [0, 299_999, 300_000]) subscriptions.receive(line.link, daily(timestamp));
+  subscriptions.receive(line.link, daily(300_001, { from: '7' }));
+  assert.deepEqual(line.handed.map(({ timestamp }) => timestamp), [0, 300_000, 300_001]);
+  subscriptions.receive(line.link, { ...message('a', 5), timestamp: 1 });
+  subscriptions.receive(line.link, { ...message('a', 1), messageId: 'm5', epoch: 'f', timestamp: 1 });
+  assert.equal(line.handed.length, 4);
+});
+
+test('a subscription has a state', async () => {
+  const { line, subscriptions } = stage();
+  const subscription = subscriptions.add('a', () => {});
+  assert.equal(subscription.state, 'subscribing');
+  await settle();
+  line.asked[0].reply({ results: { a: {} } });
+  assert.equal(subscription.state, 'subscribed');
+  subscriptions.lost();
+  assert.equal(subscription.state, 'subscribing');
+  subscriptions.receive(line.link, { type: 'unsubscribed', channel: 'a', data: { channel: 'a', code: 'TOKEN_EXPIRED', reason: 'too late' } });
+  assert.equal(subscription.state, 'closed');
+  assert.equal(subscription.error.code, 'TOKEN_EXPIRED');
+  const refused = subscriptions.add('b', () => {});
+  await settle();
+  line.asked.at(-1).reply({ rejected: { b: { code: 'PERMISSION_DENIED', message: 'no' } } });
+  assert.equal(refused.state, 'rejected');
+  assert.equal(refused.error.code, 'PERMISSION_DENIED');
+  assert.throws(() => subscriptions.add('c', undefined), TypeError);
+});
+
+test('another user reads every channel from now on', async () => {
+  const { line, subscriptions } = stage();
+  subscriptions.add('a', () => {}, { offset: 1, epoch: 'e' });
+  subscriptions.forget();
+  await settle();
+  assert.deepEqual(line.asked.map(({ data }) => data), [{ channels: ['a'] }]);
+});
+
+test('a resync of the inbox forgets the tasks, reads page after page, and keeps what comes meanwhile for the end', () => {
+  const { line, taken, subscriptions } = stage();
+  subscriptions.open(['user:42'], { epoch: 'e', acked: 0 });
+  subscriptions.receive(line.link, { type: 'resync', channel: 'user:42', data: { channel: 'user:42' } });
+  assert.equal(line.tasksForgotten, 1);
+  const kept = (offset) => ({ ...message('user:42', offset), epoch: 'f' });
+  subscriptions.receive(line.link, kept(4));
+  line.asked[0].reply({ messages: [kept(1), kept(2)], offset: 2, epoch: 'f', more: true });
+  assert.deepEqual(line.asked[1].data, { channel: 'user:42', limit: 1000, since: { offset: 2, epoch: 'f' } });
+  line.asked[1].reply({ messages: [kept(3)], offset: 3, epoch: 'f' });
+  assert.deepEqual(taken, [1, 2, 3, 4]);
+});
+
+test('what was kept over a reload is where a channel resumes, once', async () => {
+  const { line, subscriptions } = stage();
+  line.user.kept = { a: { offset: 9, epoch: 'e' }, z: { offset: 1, epoch: 'e' } };
+  const a = subscriptions.add('a', () => {});
+  await settle();
+  assert.deepEqual(line.asked[0].data, { channels: [{ channel: 'a', since: { offset: 9, epoch: 'e' } }] });
+  assert.deepEqual(subscriptions.positions(true), { a: { offset: 9, epoch: 'e' }, z: { offset: 1, epoch: 'e' } });
+  a.unsubscribe();
+  subscriptions.add('a', () => {});
+  await settle();
+  assert.deepEqual(line.asked.at(-1).data, { channels: ['a'] });
 });

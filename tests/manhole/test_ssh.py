@@ -7,6 +7,7 @@ import pty
 import re
 import select
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,9 @@ from typing import Any
 import pytest
 
 from pushserver.core.errors import ConfigError
-from pushserver.manhole.ssh import HOST_KEY, MAX_CONNECTIONS, Checker, authorized_keys, host_key
+from pushserver.manhole.keys import HOST_KEY, authorized_keys, host_key
+from pushserver.manhole.login import Checker
+from pushserver.manhole.places import MAX_STRANGERS
 from tests.harness import Server, free_port, wait_until
 from tests.rawsocket import RawSocket
 
@@ -166,7 +169,7 @@ def test_an_operator_finds_traces_and_disconnects_a_connection(
     assert token.split(".")[1][:20] not in operator.server.log
 
     screen.type("\x03")
-    screen.until("messages were shown")
+    screen.until("lines were shown")
     screen.type(f"disconnect('{id}')\r")
     screen.until("1 closed")
     assert client.close_code() == 3503
@@ -242,10 +245,15 @@ def test_what_is_published_at_the_console_arrives_and_is_not_in_the_log(operator
     assert "most private" not in log
 
 
-def test_without_a_terminal_or_a_command_it_says_what_is_needed(operator: Operator) -> None:
-    said = subprocess.run(operator.command("-T"), input="stats()\n", capture_output=True, text=True, timeout=30)
-    assert said.returncode == 1
-    assert "needs a terminal" in said.stderr
+def test_a_text_on_standard_input_is_carried_out(operator: Operator) -> None:
+    def pipe(text: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(operator.command("-T"), input=text, capture_output=True, text=True, timeout=30)
+
+    said = pipe("1 + 1\nfor n in range(2):\n  print('a' * 3)\n")
+    assert (said.returncode, said.stdout, said.stderr) == (0, "2\naaa\naaa\n", "")
+    assert pipe("1/0").returncode == 1
+    assert pipe("exit(4)").returncode == 4
+    assert pipe("#" * 70_000).stderr == "the command is too long\n"
 
 
 @pytest.mark.parametrize(
@@ -268,18 +276,43 @@ def test_no_mistake_stops_the_server(operator: Operator, client: RawSocket, text
     assert operator.say("nodes()").returncode == 0
 
 
-def test_a_wrong_key_is_refused_and_logged_and_in_the_end_locked_out(operator: Operator, tmp_path: Path) -> None:
+def test_a_wrong_key_is_refused_and_the_log_says_which(operator: Operator, tmp_path: Path) -> None:
     wrong = make_key(tmp_path / "wrong")
-    for _ in range(5):
+    for _ in range(6):
         refused = operator.say("stats()", key=wrong)
         assert refused.returncode == 255
         assert "Permission denied" in refused.stderr
-    wait_until(lambda: "127.0.0.1 is locked out" in operator.server.log)
-    assert operator.server.log.count("failed to log in from 127.0.0.1 by publickey") == 5
-    locked = operator.say("stats()")
-    assert locked.returncode == 255
-    assert "was turned away" in operator.server.log
-    assert operator.server.api("GET", "/healthz", key="").status == 200
+    listed = subprocess.run(["ssh-keygen", "-lf", f"{wrong}.pub"], capture_output=True, text=True, check=True)
+    fingerprint = listed.stdout.split()[1]
+    assert f"by publickey: ssh-ed25519 {fingerprint}: not in the file" in operator.server.log
+    # A key is not guessed: whoever has the right one comes in, whatever others at that address have tried.
+    assert operator.say("1 + 1").stdout == "2\n"
+
+
+@pytest.mark.parametrize("kind", [("rsa", "3072"), ("ecdsa", "256"), ("ecdsa", "521")])
+def test_keys_of_every_modern_kind_open_it(operator: Operator, tmp_path: Path, kind: tuple[str, str]) -> None:
+    key = tmp_path / "other"
+    subprocess.run(["ssh-keygen", "-q", "-t", kind[0], "-b", kind[1], "-N", "", "-f", str(key)], check=True, timeout=60)
+    with open(f"{operator.key}.pub", "a") as file:
+        file.write((tmp_path / "other.pub").read_text())
+    said = operator.say("1 + 1", key=key)
+    assert (said.returncode, said.stdout) == (0, "2\n"), said.stderr
+    if kind[0] == "rsa":
+        for algorithm in ("rsa-sha2-256", "rsa-sha2-512"):
+            options = ("-o", f"PubkeyAcceptedAlgorithms={algorithm}")
+            assert operator.say("1 + 1", key=key, options=options).stdout == "2\n"
+        assert operator.say("1 + 1", key=key, options=("-o", "PubkeyAcceptedAlgorithms=ssh-rsa")).returncode == 255
+
+
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [("Ciphers=aes128-cbc", "cipher"), ("MACs=hmac-sha1", "MAC"), ("KexAlgorithms=diffie-hellman-group14-sha1", "key")],
+)
+def test_outdated_algorithms_are_refused_and_the_log_says_which(operator: Operator, option: str, name: str) -> None:
+    refused = operator.say("1 + 1", options=("-o", option))
+    assert refused.returncode == 255
+    wait_until(lambda: f"127.0.0.1 has no algorithm in common with this server: {name}" in operator.server.log)
+    assert option.partition("=")[2] in operator.server.log
 
 
 def test_passwords_open_it_where_there_is_one_and_guesses_are_slowed(operator: Operator, tmp_path: Path) -> None:
@@ -304,21 +337,40 @@ def test_passwords_open_it_where_there_is_one_and_guesses_are_slowed(operator: O
     assert "open sesame" not in operator.server.log
 
 
-def test_idle_strangers_do_not_take_all_places(operator: Operator) -> None:
-    strangers = [RawSocket(operator.port) for _ in range(MAX_CONNECTIONS)]
+def test_strangers_at_other_addresses_are_in_nobodys_way(operator: Operator) -> None:
+    strangers: list[socket.socket] = []
     try:
-        for stranger in strangers:
-            assert stranger._read(4) == b"SSH-"
-        assert operator.say("stats()").returncode == 255
-        assert "too many are here" in operator.server.log
+        for _ in range(2 * MAX_STRANGERS):
+            stranger = socket.create_connection(("127.0.0.1", operator.port), 10, ("127.0.0.7", 0))
+            strangers.append(stranger)
+            assert stranger.recv(4) == b"SSH-"
+        assert operator.say("1 + 1").stdout == "2\n"
+        assert operator.server.log.count("127.0.0.7 made way for another") >= MAX_STRANGERS
     finally:
         for stranger in strangers:
             stranger.close()
-    wait_until(lambda: operator.say("stats()").returncode == 0)
+
+
+def test_a_neighbours_guesses_lock_passwords_out_and_no_key(operator: Operator, tmp_path: Path) -> None:
+    ask = tmp_path / "ask"
+    ask.write_text("#!/bin/sh\necho wrong\n")
+    ask.chmod(0o700)
+    options = ("-o", "PreferredAuthentications=password", "-o", "NumberOfPasswordPrompts=1")
+    environment = {**os.environ, "SSH_ASKPASS": str(ask), "SSH_ASKPASS_REQUIRE": "force", "DISPLAY": ":9"}
+    guesses = [
+        subprocess.Popen(
+            operator.command("1", options=options), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
+        )
+        for _ in range(6)
+    ]
+    for guess in guesses:
+        guess.communicate(timeout=60)
+    assert "passwords from 127.0.0.1 are locked out for 300 s" in operator.server.log
+    assert operator.say("1 + 1").stdout == "2\n"
 
 
 def test_draining_sends_clients_away_and_takes_no_new_ones_until_it_ends(operator: Operator, client: RawSocket) -> None:
-    assert "1 sent away" in operator.say("drain(0.1)").stdout
+    assert "draining 1 connections" in operator.say("drain(0.1)").stdout
     assert client.message()["type"] == "going_away"
     assert client.close_code() == 3001
     assert operator.server.api("GET", "/readyz", key="").status == 503

@@ -15,9 +15,13 @@ TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiI0MiJ9.c2lnbmF0dXJl"
 class FakeHub:
     def __init__(self) -> None:
         self.traced: dict[str, Any] = {}
+        self.watched: dict[str, Any] = {}
 
     def watch(self, connection: Any, trace: Any) -> None:
         connection.trace = trace
+        self.watched[connection.id] = trace
+        if trace is None:
+            del self.watched[connection.id]
 
 
 class FakeConnection:
@@ -59,6 +63,7 @@ def test_a_connection_is_watched_until_it_is_closed() -> None:
     assert connection.trace is watch
     watch.inbound(connection, b'{"type":"ping"}')  # type: ignore[arg-type]
     connection.closing = Close(3503, "kicked")
+    hub.watched.pop("c1")
     watch.closed(connection)  # type: ignore[arg-type]
     assert [line.split(" ", 1)[1] for line in said] == [
         "c1 -- 42 from 192.0.2.1",
@@ -66,7 +71,7 @@ def test_a_connection_is_watched_until_it_is_closed() -> None:
         "c1 -- closed (3503 kicked)",
     ]
     assert watch.done.called
-    assert watch.messages == 1
+    assert hub.watched == {}
 
 
 def test_a_user_is_watched_until_that_is_stopped() -> None:

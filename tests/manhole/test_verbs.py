@@ -21,7 +21,16 @@ class Login:
     def __init__(self, inside: Inside) -> None:
         node = inside.service.node
         self.said: list[str] = []
-        rooms = Rooms(node.engine, node.hub, node.cluster, node.commands, node.stats_channel, inside.service._drain)
+        service = inside.service
+        rooms = Rooms(
+            node.engine,
+            node.hub,
+            node.cluster,
+            node.commands,
+            node.stats_channel,
+            service.administration,
+            service.watches,
+        )
         self.verbs = Verbs(rooms, self.said.append, "admin")
 
     def __getattr__(self, name: str) -> Any:
@@ -102,7 +111,7 @@ async def test_a_connection_is_traced_by_one_login_at_a_time(tmp_path: Path) -> 
             await me.trace(id)
         await deferToThread(client.ask, {"type": "ping", "id": 9, "data": {}})
         assert (await me.untrace()).value == 1
-        assert (await watching).value == 2
+        assert (await watching).value == 3
         assert not me.verbs.watching
         assert [line.split()[2] for line in me.said] == ["--", "->", "<-"]
 

@@ -35,6 +35,13 @@ class FakeApi:
         self.answers: list[tuple[int, dict[str, Any]]] = []
         #: carry out, but lose so many answers
         self.lose_answers = 0
+        #: as a proxy before it: a larger body gets 413 and a page
+        self.proxy_limit: int | None = None
+        #: whether it knows attempts and restarts
+        self.version = 1.1
+        #: set: every request waits for it
+        self.gate = threading.Event()
+        self.gate.set()
         self.port = 0
         self._server: ThreadingHTTPServer | None = None
 
@@ -87,18 +94,23 @@ class FakeApi:
         return state
 
     def handle(self, http: BaseHTTPRequestHandler) -> None:
-        body = json.loads(http.rfile.read(int(http.headers.get("Content-Length") or 0)) or b"{}")
+        received = http.rfile.read(int(http.headers.get("Content-Length") or 0))
+        body = json.loads(received or b"{}")
+        self.gate.wait()
         if self._server is None:
             http.close_connection = True
             return
         with self.lock:
             self.requests += 1
-            status, answer = self.answers.pop(0) if self.answers else self.answer(http, body)
+            refused = self.proxy_limit is not None and len(received) > self.proxy_limit
+            status, answer = 413, {}
+            if not refused:
+                status, answer = self.answers.pop(0) if self.answers else self.answer(http, body)
             if self.lose_answers:
                 self.lose_answers -= 1
                 http.close_connection = True
                 return
-        content = json.dumps(answer).encode()
+        content = b"<html>no</html>" if refused else json.dumps(answer).encode()
         http.send_response(status)
         http.send_header("Content-Length", str(len(content)))
         http.end_headers()
@@ -110,7 +122,11 @@ class FakeApi:
         if http.path == "/api/batch":
             return 200, {"replies": [self.command(c["method"], c["params"]) for c in body["commands"]]}
         if http.path.startswith("/api/tasks/"):
-            return 200, self.tasks[http.path.rpartition("/")[2]]
+            state = self.tasks.get(http.path.rpartition("/")[2])
+            return (200, state) if state is not None else (404, _error("NOT_FOUND"))
+        if http.path == "/api/tickets":
+            self.log.append(("ticket", body))
+            return 200, {"ticket": "t", "expiresAt": 5}
         reply = self.command(http.path.removeprefix("/api/"), body)
         return (200, reply["result"]) if "result" in reply else (409, reply)
 
@@ -118,16 +134,19 @@ class FakeApi:
         self.log.append((method, params))
         if method in ("publish", "broadcast", "notify"):
             return {"result": self.publish(method, params)}
+        if method == "disconnect":
+            return {"result": {"closed": 2}}
+        if method == "revoke":
+            return {"result": {"closed": 1, "issuedBefore": params.get("issuedBefore", 1_000)}}
         task_id = params["taskId"]
         state = self.tasks.get(task_id)
         if method == "task.create":
-            if state is not None:
-                return _error("CONFLICT")
-            state = self.tasks[task_id] = {**params, "status": "pending", "percentage": 0.0}
-            return {"result": state}
+            return self.create(task_id, state, params)
         if state is None:
             return _error("NOT_FOUND")
         if state["status"] in FINAL:
+            return _error("CONFLICT")
+        if self.version > 1 and params.get("attempt", state["attempt"]) != state["attempt"]:
             return _error("CONFLICT")
         state |= params
         status = {
@@ -140,6 +159,21 @@ class FakeApi:
         if method == "task.complete":
             state["percentage"] = 100.0
         return {"result": {**state, "cancelRequested": task_id in self.cancel_requested}}
+
+    def create(self, task_id: str, state: dict[str, Any] | None, params: dict[str, Any]) -> dict[str, Any]:
+        attempt = 1
+        if state is not None:
+            if self.version > 1 and state.get("messageId") == params.get("messageId"):
+                return {"result": state}
+            if self.version == 1 or not params.get("restart") or state["userId"] != params["userId"]:
+                return _error("CONFLICT")
+            if state["status"] == "completed":
+                return _error("CONFLICT")
+            attempt = state["attempt"] + 1
+        state = self.tasks[task_id] = {**params, "status": "pending", "percentage": 0.0}
+        if self.version > 1:
+            state["attempt"] = attempt
+        return {"result": state}
 
     def publish(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         message_id = params["messageId"]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+import threading
 from collections.abc import AsyncIterator
 
 import pytest
 
 from pushserver.publisher import AsyncPublisher, PublishRefused, PublishUnavailable
-from tests.publisher.fake_api import KEY, FakeApi
+from tests.publisher.fake_api import KEY, FakeApi, child_environment
 
 
 def test_the_same_calls_awaited(api: FakeApi) -> None:
@@ -59,3 +62,54 @@ def test_tasks_and_loops(api: FakeApi) -> None:
         "list": "completed",
         "bad": "failed",
     }
+
+
+def test_one_publisher_over_several_loops_at_once_and_one_after_another(api: FakeApi) -> None:
+    publisher = AsyncPublisher(api.url, api_key=KEY)
+
+    async def work(name: str) -> None:
+        async with publisher.task(42, name) as task:
+            await publisher.publish("news", name)
+        assert task.answered
+
+    for n in range(3):
+        asyncio.run(work(f"after another {n}"))
+    threads = [threading.Thread(target=lambda n=n: asyncio.run(work(f"at once {n}"))) for n in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    asyncio.run(publisher.close())
+    assert len(api.published) == 6
+    assert {state["status"] for state in api.tasks.values()} == {"completed"}
+
+
+def test_both_sides_of_a_fork_have_sockets_of_their_own(api: FakeApi) -> None:
+    program = f"""
+import asyncio, os, sys
+from pushserver.publisher import AsyncPublisher
+publisher = AsyncPublisher({api.url!r}, api_key={KEY!r})
+async def work(n):
+    for m in range(20):
+        await publisher.publish("news", [n, m])
+asyncio.run(work(0))
+child = os.fork()
+asyncio.run(work(1 if child else 2))
+if child == 0:
+    os._exit(0)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, env=child_environment(), capture_output=True, text=True, timeout=30, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert len(api.published) == 60
+
+
+def test_what_a_call_returns_may_be_left_or_awaited(api: FakeApi) -> None:
+    async def main() -> list[bool]:
+        async with AsyncPublisher(api.url, api_key=KEY) as publisher:
+            publisher.task(1).complete()
+            return [await publisher.task(2).fail("no"), await publisher.task(3).cancel("enough")]
+
+    assert asyncio.run(main()) == [True, True]
+    assert sorted(state["status"] for state in api.tasks.values()) == ["cancelled", "completed", "failed"]

@@ -1,21 +1,27 @@
-"""The background sender, over a transport on paper."""
+"""What waits for nobody, over a transport on paper."""
 
 from __future__ import annotations
 
+import gc
 import logging
+import os
+import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from pushserver.publisher import background as module
+from pushserver.publisher import Publisher
 from pushserver.publisher.background import Background
 from pushserver.publisher.commands import Command
 from pushserver.publisher.errors import PublishError, PublishRefused, PublishUnavailable
+from pushserver.publisher.outbox import Entry
+from pushserver.publisher.sender import sender as the_sender
+from tests.publisher.fake_api import child_environment
 
 
 class Paper:
@@ -35,8 +41,23 @@ class Paper:
     def reset(self) -> None:
         self.resets += 1
 
+    def close(self) -> None:
+        pass
+
     def sent(self) -> list[str]:
         return [command.method for batch in self.batches for command in batch]
+
+
+class Task:
+    """A reporter on paper."""
+
+    attempt: int | None = None
+
+    def __init__(self) -> None:
+        self.heard: list[Any] = []
+
+    def receive(self, command: Command, state: Any, error: Exception | None) -> None:
+        self.heard.append(state if error is None else getattr(error, "code", error))
 
 
 @pytest.fixture
@@ -46,32 +67,85 @@ def paper() -> Paper:
 
 @pytest.fixture
 def sender(paper: Paper) -> Iterator[Background]:
-    sender = Background(lambda: paper, min_interval=0.0, max_pending=100, exit_timeout=0.2)  # type: ignore[arg-type,return-value]
+    options: dict[str, Any] = {"min_interval": 0.0, "max_pending": 100, "exit_timeout": 0.2, "end_timeout": 0.2}
+    sender = Background(lambda: paper, **options)  # type: ignore[arg-type,return-value]
     yield sender
     sender.close(0)
 
 
-def put(sender: Background, lane: str, method: str = "task.status", **options: Any) -> bool:
-    return sender.put(lane, Command(method, {"taskId": lane}), durable=True, **options)
+def put(sender: Background, lane: str, method: str = "task.status", waits: bool = False, **options: Any) -> Entry:
+    entry = Entry(lane, Command(method, {"taskId": lane}), **options)
+    assert sender.put(entry, waits)
+    return entry
 
 
-def test_one_thread_begun_by_the_first_command_and_ended_by_close(paper: Paper, sender: Background) -> None:
-    assert sender._thread is None
-    for n in range(10):
-        put(sender, str(n))
-    thread = sender._thread
+def away(commands: Sequence[Command]) -> list[Any]:
+    raise PublishUnavailable("away")
+
+
+def test_one_thread_for_all_which_ends_with_the_last(paper: Paper) -> None:
+    publishers = [Publisher("null://") for _ in range(20)]
+    for publisher in publishers:
+        publisher.notify(42, title="t", background=True)
+        assert publisher.flush(5)
+    named = [thread for thread in threading.enumerate() if thread.name == "pushserver publisher"]
+    assert len(named) == 1
+    assert named[0].daemon
+    assert publishers[0]._background._thread is named[0]
+    publishers.clear()
+    del publisher
+    gc.collect()
+    named[0].join(5)
+    assert not named[0].is_alive() or the_sender.each()
+
+
+def test_a_dropped_one_sends_what_it_has(paper: Paper) -> None:
+    paper.answer = lambda commands: [{} for _ in commands]
+    options: dict[str, Any] = {"min_interval": 0.0, "max_pending": 9, "exit_timeout": 1.0, "end_timeout": 1.0}
+    dropped = Background(lambda: paper, **options)  # type: ignore[arg-type,return-value]
+    gone = weakref.ref(dropped)
+    entry = put(dropped, "a")
+    del dropped
+    assert entry.delivery.wait(5)
+    del entry
+    deadline = time.monotonic() + 5
+    while gone() is not None and time.monotonic() < deadline:
+        gc.collect()
+    assert gone() is None
+
+
+def test_a_thread_that_died_is_started_again(
+    paper: Paper, sender: Background, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    dead = threading.Thread(target=int)
+    dead.start()
+    dead.join()
+    monkeypatch.setattr(the_sender, "thread", dead)
+    put(sender, "a")
     assert sender.flush(5)
+    assert the_sender.thread is not dead
+
+
+def test_a_fault_of_its_own_is_logged_and_tried_again(
+    paper: Paper, sender: Background, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("pushserver.publisher.sender._FAULT_PAUSE", 0.01)
+    faults = [ZeroDivisionError(), KeyError()]
+
+    def faulty(now: float) -> float | None:
+        if faults:
+            raise faults.pop()
+        return Background.work(sender, now)
+
+    monkeypatch.setattr(sender, "work", faulty)
+    put(sender, "a")
     assert sender.flush(5)
-    assert len(paper.sent()) == 10
-    assert isinstance(thread, threading.Thread)
-    assert thread.daemon
-    assert sender.close(5)
-    assert not thread.is_alive()
+    assert "failed unexpectedly" in caplog.text
 
 
 def test_a_closed_one_says_so_and_takes_nothing(sender: Background, caplog: pytest.LogCaptureFixture) -> None:
     sender.close(1)
-    assert not put(sender, "a")
+    assert not sender.put(Entry("a", Command("task.status", {})))
     assert "closed" in caplog.text
 
 
@@ -81,13 +155,14 @@ def test_where_no_thread_can_be_started_flush_does_the_work(
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't create new thread at interpreter shutdown")
 
+    monkeypatch.setattr(the_sender, "thread", None)
     monkeypatch.setattr(threading.Thread, "start", refuse)
     put(sender, "a")
     put(sender, "a", "task.complete", ends=True)
     assert sender.flush(5)
     assert paper.sent() == ["task.status", "task.complete"]
 
-    paper.answer = lambda commands: (_ for _ in ()).throw(PublishUnavailable("away"))
+    paper.answer = away
     put(sender, "b")
     started = time.monotonic()
     assert not sender.flush(0.3)
@@ -97,13 +172,10 @@ def test_where_no_thread_can_be_started_flush_does_the_work(
 def test_at_exit_it_waits_no_longer_than_it_may(
     paper: Paper, sender: Background, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def away(commands: Sequence[Command]) -> list[Any]:
-        raise PublishUnavailable("away")
-
     paper.answer = away
     put(sender, "a")
     started = time.monotonic()
-    sender.at_exit()
+    sender.at_exit(sender.exit_timeout)
     assert time.monotonic() - started < 2
     assert "could not be sent" in caplog.text
 
@@ -142,66 +214,199 @@ def test_what_is_refused_in_passing_goes_again_and_the_rest_does_not(paper: Pape
                 replies.append({})
         return replies
 
-    heard: list[Any] = []
     paper.answer = answer
-    put(sender, "later")
-    put(sender, "never", heard=lambda result, error: heard.append(error.code))
-    put(sender, "fine", heard=lambda result, error: heard.append(result))
+    with sender._condition:
+        entries = [put(sender, lane) for lane in ("later", "never", "fine")]
     assert sender.flush(5)
     lanes = [command.params["taskId"] for batch in paper.batches for command in batch]
     assert (lanes.count("later"), lanes.count("never"), lanes.count("fine")) == (2, 1, 1)
-    assert sorted(map(str, heard)) == ["PERMISSION_DENIED", "{}"]
+    assert [getattr(entry.delivery.error, "code", None) for entry in entries] == [None, "PERMISSION_DENIED", None]
 
 
-def test_one_that_spoils_a_batch_is_found_alone(paper: Paper, sender: Background) -> None:
+@pytest.mark.parametrize("code", ["MESSAGE_TOO_LARGE", "HTTP_413"])
+def test_one_that_spoils_a_batch_is_found_by_halving(paper: Paper, sender: Background, code: str) -> None:
     def answer(commands: Sequence[Command]) -> list[Any]:
-        if any(command.params["taskId"] == "huge" for command in commands):
-            raise PublishRefused("MESSAGE_TOO_LARGE", "too large")
+        if any("result" in command.params for command in commands):
+            raise PublishRefused(code, "too large")
         return [{} for _ in commands]
 
     paper.answer = answer
-    heard: dict[str, Any] = {}
     with sender._condition:
-        for lane in ("a", "huge", "b"):
-            put(sender, lane, heard=lambda result, error, lane=lane: heard.update({lane: error}))
+        entries = [put(sender, str(n)) for n in range(30)]
+        huge = Entry("huge", Command("task.complete", {"taskId": "huge", "result": "x" * 100_000}))
+        sender.put(huge)
+    assert sender.flush(10)
+    assert all(entry.delivery.error is None for entry in [*entries, huge])
+    # Its end arrived, without the result that could not.
+    assert paper.batches[-1] == [Command("task.complete", {"taskId": "huge", "truncated": True})]
+    assert len(paper.batches) < 40
+
+
+def test_the_word_of_something_else_settles_nothing(
+    paper: Paper, sender: Background, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = [PublishRefused("HTTP_403", "a firewall"), PublishRefused("HTTP_302", "a login page")]
+
+    def answer(commands: Sequence[Command]) -> list[Any]:
+        if answers:
+            raise answers.pop()
+        return [{} for _ in commands]
+
+    paper.answer = answer
+    entry = put(sender, "a")
     assert sender.flush(5)
-    assert {lane for lane, error in heard.items() if error is None} == {"a", "b"}
-    assert heard["huge"].code == "MESSAGE_TOO_LARGE"
+    assert entry.delivery.error is None
+    assert len(paper.batches) == 3
+    assert "HTTP_302" in caplog.text
+
+
+def test_one_that_a_proxy_never_takes_does_not_hold_the_others(paper: Paper, sender: Background) -> None:
+    def answer(commands: Sequence[Command]) -> list[Any]:
+        if any(command.method == "notify" for command in commands):
+            raise PublishRefused("HTTP_413", "too large")
+        return [{} for _ in commands]
+
+    paper.answer = answer
+    huge = Entry("huge", Command("notify", {"userId": "1"}))
+    with sender._condition:
+        sender.put(huge)
+        fine = put(sender, "fine")
+    assert fine.delivery.wait(5)
+    assert put(sender, "later").delivery.wait(5)
+    assert not huge.delivery.settled
+    assert not sender.flush(0.2)
+    paper.answer = lambda commands: [{} for _ in commands]
+    assert sender.flush(5)
+    assert huge.delivery.settled
+
+
+def test_of_a_server_that_is_away_only_the_first_waits(paper: Paper, sender: Background) -> None:
+    paper.answer = away
+    assert sender.patience == 0.2
+    first = put(sender, "a", waits=True)
+    assert not first.delivery.wait(0.01)
+    sender.waited_in_vain(first)
+    assert sender.patience == 0.0
+    paper.answer = lambda commands: [{} for _ in commands]
+    assert sender.flush(5)
+    assert sender.patience == 0.2
 
 
 def test_a_fault_in_a_listener_does_not_end_the_thread(
     paper: Paper, sender: Background, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(result: Any, error: Exception | None) -> None:
+    def broken(delivery: Any) -> None:
         raise ZeroDivisionError
 
-    put(sender, "a", heard=broken)
+    with sender._condition:
+        entries = [put(sender, lane) for lane in "abc"]
+        entries[0].delivery.then(broken)
     assert sender.flush(5)
-    put(sender, "b")
+    assert all(entry.delivery.settled for entry in entries)
+    assert paper.sent() == ["task.status"] * 3
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_fault_after_sending_keeps_what_was_not_settled(
+    paper: Paper, sender: Background, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pushserver.publisher.sender._FAULT_PAUSE", 0.01)
+
+    class Faulty(Task):
+        def receive(self, command: Command, state: Any, error: Exception | None) -> None:
+            self.heard.append(state)
+            if len(self.heard) == 1:
+                raise ZeroDivisionError
+
+    with sender._condition:
+        put(sender, "a", reporter=Faulty())
+        others = [put(sender, lane) for lane in "bc"]
     assert sender.flush(5)
-    assert paper.sent() == ["task.status", "task.status"]
+    assert all(entry.delivery.settled for entry in others)
+
+
+def test_who_waits_for_an_end_hurries_what_goes_before_it(paper: Paper, sender: Background) -> None:
+    tries: list[float] = []
+
+    def answer(commands: Sequence[Command]) -> list[Any]:
+        tries.append(time.monotonic())
+        if len(tries) < 8:
+            raise PublishUnavailable("away")
+        return [{} for _ in commands]
+
+    paper.answer = answer
+    put(sender, "t", "task.create")
+    end = put(sender, "t", "task.complete", waits=True)
+    # Not hurried, seven tries take half a minute.
+    assert end.delivery.wait(5)
+
+
+def test_a_refused_creation_settles_all_of_its_lane(paper: Paper, sender: Background) -> None:
+    paper.answer = lambda commands: [PublishRefused("PERMISSION_DENIED", "no") for _ in commands]
+    task = Task()
+    with sender._condition:
+        entries = [put(sender, "t", method, reporter=task) for method in ("task.create", "task.complete")]
+    assert sender.flush(5)
+    assert task.heard == ["PERMISSION_DENIED"]
+    assert all(entry.delivery.error is not None for entry in entries)
+
+
+def test_what_finalisers_leave_is_done_by_the_sender(paper: Paper, sender: Background) -> None:
+    put(sender, "a")
+    sender.flush(5)
+    done = threading.Event()
+    sender.abandon(lambda words: done.set(), "stopped")
+    assert done.wait(5)
+
+
+def test_handing_over_waits_for_nothing_that_the_sender_holds(paper: Paper, sender: Background) -> None:
+    sending, go_on = threading.Event(), threading.Event()
+
+    def slow(commands: Sequence[Command]) -> list[Any]:
+        sending.set()
+        assert go_on.wait(10)
+        return [{} for _ in commands]
+
+    paper.answer = slow
+    put(sender, "a")
+    assert sending.wait(5)
+    try:
+        put(sender, "b")
+        sender.abandon(lambda words: None, "")
+    finally:
+        go_on.set()
+    assert sender.flush(5)
 
 
 def test_after_a_fork_the_child_begins_anew(paper: Paper, sender: Background) -> None:
     put(sender, "a")
     sender.flush(5)
-    thread = sender._thread
     sender.after_fork()
-    assert (sender._thread, sender._outbox.pending, paper.resets) == (None, 0, 1)
+    assert (sender.pending, paper.resets) == (0, 1)
     put(sender, "b")
-    assert sender._thread is not thread
     assert sender.flush(5)
 
 
-def test_worker_processes_have_their_own_ways_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    finalized: list[Any] = []
-    connected: list[Any] = []
-    util = SimpleNamespace(Finalize=lambda *args, **kwargs: finalized.append(args))
-    shutdown = SimpleNamespace(connect=lambda function, **kwargs: connected.append(function))
-    monkeypatch.setitem(sys.modules, "multiprocessing.util", util)  # type: ignore[arg-type]
-    monkeypatch.setitem(sys.modules, "celery.signals", SimpleNamespace(worker_process_shutdown=shutdown))  # type: ignore[arg-type]
-    monkeypatch.setattr(module, "_finalized", set())
-    module._at_process_exit()
-    module._at_process_exit()
-    assert len(finalized) == 1
-    assert connected[0] is module._flush_all
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_who_leaves_by_os_exit_has_sent_all() -> None:
+    program = """
+import os, sys
+from pushserver.publisher.testing import RecordingPublisher
+from pushserver.publisher.nowhere import NullTransport
+import time
+publisher = RecordingPublisher()
+slowly = publisher._recorder.batch
+def batch(commands):
+    time.sleep(0.1)
+    os.write(1, b"sent\\n" * len(commands))
+    return slowly(commands)
+publisher._recorder.batch = batch
+if os.fork() == 0:
+    for user in range(3):
+        publisher.notify(user, title="t", background=True)
+    os._exit(7)
+sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, env=child_environment(), capture_output=True, text=True, timeout=30, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (7, "sent\n" * 3, "")

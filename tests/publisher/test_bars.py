@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import io
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from tqdm import tqdm as plain_tqdm
 
 from pushserver.publisher import Publisher, tqdm, trange
-from tests.publisher.fake_api import KEY, FakeApi
+from tests.publisher.fake_api import KEY, FakeApi, child_environment
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +58,7 @@ def test_update_and_postfix(api: FakeApi, publisher: Publisher, bar: dict[str, A
         state = api.only_task()
         assert (state["status"], state["percentage"], state["message"]) == ("running", 40.0, "Load, loss=0.5")
         progress.set_description("Save")
-        progress.update(2.5)
+        progress.update(6)
     publisher.flush(10)
     assert (api.only_task()["status"], api.only_task()["message"]) == ("completed", "Save, loss=0.5")
 
@@ -141,3 +147,161 @@ def test_a_disabled_bar_tells_nothing(api: FakeApi, publisher: Publisher, bar: d
     assert list(tqdm(range(3), user_id=42, file=bar["file"])) == [0, 1, 2]
     publisher.flush(10)
     assert api.requests == 0
+
+
+def test_a_quiet_terminal_keeps_no_user_waiting(
+    api: FakeApi, publisher: Publisher, bar: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert list(tqdm(range(3), disable=None, **bar)) == [0, 1, 2]
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    code = (
+        "from pushserver.publisher import Publisher, tqdm\n"
+        f"publisher = Publisher({api.url!r}, api_key={KEY!r})\n"
+        "list(tqdm(range(3), user_id=42, publisher=publisher)); list(tqdm(range(3)))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], env=child_environment(), capture_output=True, check=True)
+    assert [state["status"] for state in api.tasks.values()] == ["completed"] * 2
+    assert (bar["file"].getvalue(), ended.stderr) == ("", b"")
+
+
+def test_one_closed_short_of_its_total_says_where_it_stopped(api: FakeApi, bar: dict[str, Any]) -> None:
+    with tqdm(total=10, title="block", **bar) as short:
+        short.update(4)
+    closed = tqdm(total=10, title="close", **bar)
+    closed.update(4)
+    closed.close()
+    assert {state["error"] for state in api.tasks.values()} == {"stopped after 4 of 10"}
+
+
+def test_one_whose_iterable_ended_is_done(api: FakeApi, bar: dict[str, Any]) -> None:
+    assert list(tqdm(iter("abcd"), total=10, **bar)) == ["a", "b", "c", "d"]
+    assert api.only_task()["status"] == "completed"
+
+
+def test_one_closed_while_an_exception_passes_has_failed(api: FakeApi, bar: dict[str, Any]) -> None:
+    def work() -> None:
+        progress = tqdm(total=3, **bar)
+        try:
+            progress.update(3)
+            raise OSError("disk is gone")
+        finally:
+            progress.close()
+
+    with pytest.raises(OSError):
+        work()
+    assert (api.only_task()["status"], api.only_task()["error"]) == ("failed", "disk is gone")
+
+
+def test_one_that_begins_while_an_exception_is_handled_is_its_own(api: FakeApi, bar: dict[str, Any]) -> None:
+    try:
+        raise OSError("first try")
+    except OSError:
+        with tqdm(total=1, **bar) as progress:
+            progress.update()
+    assert api.only_task()["status"] == "completed"
+
+
+def test_a_total_may_grow(api: FakeApi, publisher: Publisher, bar: dict[str, Any]) -> None:
+    progress = tqdm(total=10, **bar)
+    progress.update(5)
+    publisher.flush(10)
+    progress.total = 100
+    progress.update(20)
+    publisher.flush(10)
+    state = api.only_task()
+    assert (state["currentStep"], state["totalSteps"], state["percentage"]) == (25, 100, 25.0)
+    assert state["force"]
+
+
+def test_async_loops_and_gather(api: FakeApi, bar: dict[str, Any]) -> None:
+    async def rows() -> AsyncIterator[int]:
+        for n in range(3):
+            yield n
+
+    async def failing() -> AsyncIterator[int]:
+        yield 1
+        raise OSError("disk is gone")
+
+    async def one(n: int) -> int:
+        return n
+
+    async def main() -> None:
+        assert [n async for n in tqdm(rows(), total=3, title="loop", **bar)] == [0, 1, 2]
+        assert await tqdm.gather(one(1), one(2), title="gather", **bar) == [1, 2]
+        with pytest.raises(OSError):
+            async for _ in tqdm(failing(), title="failing", **bar):
+                pass
+
+    asyncio.run(main())
+    bar["publisher"].flush(10)
+    assert {state["title"]: state["status"] for state in api.tasks.values()} == {
+        "loop": "completed",
+        "gather": "completed",
+        "failing": "failed",
+    }
+
+
+def test_what_is_outermost_is_told_by_thread_and_by_asyncio_task(
+    api: FakeApi, bar: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PUSHSERVER_USER_ID", "9")
+    del bar["user_id"]
+    elsewhere = tqdm(total=1, title="closed elsewhere", **bar)
+    thread = threading.Thread(target=lambda: (elsewhere.update(), elsewhere.close()))
+    thread.start()
+    thread.join()
+
+    async def job(name: str) -> None:
+        for _ in tqdm(range(2), title=name, **bar):
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        await asyncio.gather(job("a"), job("b"))
+
+    asyncio.run(main())
+    assert list(tqdm(range(2), title="after", **bar)) == [0, 1]
+    bar["publisher"].flush(10)
+    assert {s["title"] for s in api.tasks.values()} == {"closed elsewhere", "a", "b", "after"}
+
+
+def test_a_bar_is_never_told_of_under_the_lock_of_tqdm(
+    api: FakeApi, publisher: Publisher, bar: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = threading.RLock()
+    monkeypatch.setattr(tqdm, "_lock", lock)
+    held: list[bool] = []
+    real = tqdm._tell
+
+    def tell(self: Any) -> None:
+        held.append(lock._is_owned())  # type: ignore[attr-defined]
+        real(self)
+
+    monkeypatch.setattr(tqdm, "_tell", tell)
+    with tqdm(total=3, **bar) as progress:
+        progress.update()
+        progress.set_description("x")
+        progress.refresh()
+        progress.reset()
+        progress.update(3)
+    assert list(tqdm(range(3), **bar)) == [0, 1, 2]
+    assert held
+    assert not any(held)
+
+
+def test_bars_in_cycles_are_ended_by_the_sender_alone(api: FakeApi, publisher: Publisher, bar: dict[str, Any]) -> None:
+    progress = tqdm(total=10, **bar)
+    progress.me = progress
+    del progress
+    with publisher._background._condition:
+        gc.collect()
+    publisher.flush(10)
+    assert api.only_task()["error"] == "stopped after 0 of 10"
+
+
+def test_a_wrong_address_in_the_environment_leaves_the_plain_bar(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("PUSHSERVER_URL", "ftp://nowhere")
+    for _ in range(2):
+        assert list(tqdm(range(3), user_id=42, file=io.StringIO())) == [0, 1, 2]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]

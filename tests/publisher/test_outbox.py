@@ -2,63 +2,124 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pushserver.publisher.commands import Command
-from pushserver.publisher.outbox import Outbox
+from pushserver.publisher.outbox import Entry, Outbox
 
 
-def progress(task: str, n: int) -> Command:
-    return Command("task.progress", {"taskId": task, "percentage": n})
+class Reporter:
+    """A task on paper."""
+
+    def __init__(self, attempt: int | None = None) -> None:
+        self.attempt = attempt
+
+    def receive(self, command: Command, state: Any, error: Exception | None) -> None:
+        raise AssertionError("an outbox hears no answers")
+
+
+def progress(**fields: Any) -> Command:
+    return Command("task.progress", {"taskId": "t", **fields})
+
+
+def report(outbox: Outbox, **fields: Any) -> Entry:
+    entry = Entry("t")
+    entry.report(progress(**fields))
+    outbox.add(entry)
+    return entry
+
+
+def durable(name: str, method: str, **fields: Any) -> Entry:
+    return Entry(name, Command(method, {"taskId": name, **fields}))
 
 
 def test_progress_shrinks_to_its_newest_and_keeps_what_only_the_older_said() -> None:
-    outbox = Outbox(1.0, 10)
-    outbox.add("t", Command("task.progress", {"taskId": "t", "percentage": 1, "message": "m"}), durable=False)
-    outbox.add("t", progress("t", 2), durable=False)
-    (entry,) = outbox.take(0, 10)
-    assert entry.command.params == {"taskId": "t", "percentage": 2, "message": "m"}
+    outbox = Outbox(1.0)
+    entry = report(outbox, percentage=1, message="m")
+    assert entry.report(progress(percentage=2)) is None
+    assert outbox.take(0, 10) == [entry]
+    assert entry.stamped().params == {"taskId": "t", "percentage": 2, "message": "m"}
 
 
 def test_progress_waits_its_interval_unless_something_follows() -> None:
-    outbox = Outbox(1.0, 10)
-    outbox.add("t", progress("t", 1), durable=False)
+    outbox = Outbox(1.0)
+    report(outbox, percentage=1)
     (entry,) = outbox.take(0, 10)
     outbox.settled(entry)
-    outbox.add("t", progress("t", 2), durable=False)
+    report(outbox, percentage=2)
     assert outbox.due_at() == 1.0
     assert outbox.take(0.9, 10) == []
     assert outbox.due_at(hurry=True) == 0.0
-    outbox.add("t", Command("task.complete", {"taskId": "t"}), durable=True, ends=True)
-    assert [e.command.method for e in outbox.take(0.9, 10)] == ["task.progress"]
+    outbox.add(durable("t", "task.complete"))
+    assert [e.stamped().method for e in outbox.take(0.9, 10)] == ["task.progress"]
 
 
 def test_a_progress_under_way_is_not_changed_and_one_given_back_joins_the_next() -> None:
-    outbox = Outbox(1.0, 10)
-    outbox.add("t", progress("t", 1), durable=False)
-    (entry,) = outbox.take(0, 10)
-    outbox.add("t", progress("t", 2), durable=False)
-    assert entry.command.params["percentage"] == 1
+    outbox = Outbox(1.0)
+    entry = report(outbox, percentage=1, message="m")
+    outbox.take(0, 10)
+    left = entry.report(progress(percentage=2))
+    assert left == progress(percentage=2)
+    assert entry.stamped().params["percentage"] == 1
+    report(outbox, percentage=2)
     outbox.returned(entry)
     assert outbox.pending == 1
     (entry,) = outbox.take(1.0, 10)
-    assert entry.command.params["percentage"] == 2
+    assert entry.stamped().params == {"taskId": "t", "percentage": 2, "message": "m"}
 
 
-def test_full_takes_no_new_tasks_but_every_end() -> None:
-    outbox = Outbox(1.0, 1)
-    assert outbox.add("a", Command("task.create", {"taskId": "a"}), durable=True) is not None
-    assert outbox.add("b", Command("task.create", {"taskId": "b"}), durable=True) is None
-    assert outbox.add("a", Command("task.complete", {"taskId": "a"}), durable=True, ends=True) is not None
+def test_a_progress_with_nothing_to_tell_goes_nowhere() -> None:
+    outbox = Outbox(0.0)
+    outbox.add(Entry("t"))
+    assert outbox.take(0, 10) == []
+    assert outbox.pending == 0
+
+
+def test_what_somebody_waits_for_goes_first() -> None:
+    outbox = Outbox(1.0)
+    for name in ("a", "b", "c"):
+        outbox.add(durable(name, "task.create"))
+    end = durable("c", "task.complete")
+    end.delivery.hurried = True
+    outbox.add(end)
+    first, second = outbox.take(0, 2)
+    assert [first.name, second.name] == ["c", "a"]
+    outbox.settled(first)
+    outbox.returned(second)
+    # What went before it has gone, and it is the next.
+    assert outbox.take(0, 1) == [end]
+
+
+def test_one_that_was_put_off_waits_alone() -> None:
+    outbox = Outbox(1.0)
+    outbox.add(durable("a", "task.create"))
+    outbox.add(durable("b", "task.create"))
+    first, second = outbox.take(0, 10)
+    outbox.returned(first, not_before=5.0)
+    outbox.returned(second)
+    assert [entry.name for entry in outbox.take(1, 10)] == ["b"]
+    assert outbox.due_at() == 5.0
+    outbox.hasten()
+    assert [entry.name for entry in outbox.take(1, 10)] == ["a"]
+
+
+def test_the_attempt_goes_with_each_report_but_the_creation() -> None:
+    task = Reporter(attempt=3)
+    assert Entry("t", Command("task.create", {}), reporter=task).stamped().params == {}
+    assert Entry("t", Command("task.complete", {}), reporter=task).stamped().params == {"attempt": 3}
+    assert Entry("t", Command("publish", {})).stamped().params == {}
 
 
 def test_an_abandoned_lane_leaves_nothing() -> None:
-    outbox = Outbox(1.0, 10)
-    lane = outbox.add("a", Command("task.create", {"taskId": "a"}), durable=True)
-    outbox.add("a", progress("a", 1), durable=False)
-    assert lane is not None
-    outbox.abandon(lane)
+    outbox = Outbox(1.0)
+    created = durable("a", "task.create")
+    outbox.add(created)
+    outbox.add(Entry("a"))
+    assert created.lane is not None
+    assert len(outbox.abandon(created.lane)) == 2
     assert (outbox.pending, outbox.due_at(), outbox.take(0, 10)) == (0, None, [])
 
 
@@ -73,16 +134,17 @@ _step = st.one_of(
 def test_each_task_is_told_in_order_and_its_last_value_arrives(
     steps: list[tuple[str, str, int]],
 ) -> None:
-    outbox = Outbox(1.0, 1_000)
+    outbox = Outbox(1.0)
+    gathering: dict[str, Entry | None] = {"a": None, "b": None}
     said: dict[str, list[tuple[str, int]]] = {"a": [], "b": []}
     told: dict[str, list[tuple[str, int]]] = {"a": [], "b": []}
     now, number = 0.0, 0
 
     def send(limit: int, works: bool) -> None:
         for entry in outbox.take(now, limit, hurry=True):
-            params = entry.command.params
+            command = entry.stamped()
             if works:
-                told[params["taskId"]].append((entry.command.method, params["percentage"]))
+                told[entry.name].append((command.method, command.params["percentage"]))
                 outbox.settled(entry)
             else:
                 outbox.returned(entry)
@@ -93,10 +155,19 @@ def test_each_task_is_told_in_order_and_its_last_value_arrives(
             send(value, which == "ok")
             continue
         number += 1
-        method = f"task.{kind}"
-        said[which].append((method, number))
-        command = Command(method, {"taskId": which, "percentage": number})
-        outbox.add(which, command, durable=kind == "status")
+        said[which].append((f"task.{kind}", number))
+        if kind == "status":
+            gathering[which] = None
+            outbox.add(durable(which, "task.status", percentage=number))
+            continue
+        left: Command | None = Command("task.progress", {"taskId": which, "percentage": number})
+        known = gathering[which]
+        if known is not None and left is not None:
+            left = known.report(left)
+        if left is not None:
+            gathering[which] = fresh = Entry(which)
+            fresh.report(left)
+            outbox.add(fresh)
     while outbox.pending:
         send(10, True)
     for task in "ab":

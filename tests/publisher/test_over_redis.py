@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
 from pushserver.publisher import AsyncPublisher, Publisher, PublishRefused, PublishUnavailable
+from tests.engine.redis.servers import RedisServer
+from tests.engine.redis.test_connection import certificates
+from tests.ports import free_port
 from tests.publisher.fake_api import KEY, FakeApi
 
 
@@ -101,3 +105,42 @@ def test_asyncio_does_the_same(client: Any, redis_url: str) -> None:
 
     asyncio.run(main())
     assert [entry["method"] for entry in ingest(client)] == ["publish", "notify", "task.create", "task.complete"]
+
+
+def test_a_redis_that_asks_for_certificates(tmp_path: Path) -> None:
+    files, strangers = certificates(tmp_path / "pki"), certificates(tmp_path / "strangers")
+    port = free_port()
+    tls = {"tls-cert-file": files["cert"], "tls-key-file": files["key"], "tls-ca-cert-file": files["ca"]}
+    # Asking is what Redis does where nobody says otherwise.
+    server = RedisServer(tmp_path / "redis", port=port, **{"tls-port": port, **tls}).start()
+    try:
+        url = f"rediss://127.0.0.1:{port}/0?ca={files['ca']}"
+        with Publisher(f"{url}&cert={files['cert']}&key={files['key']}") as publisher:
+            publisher.notify(42, title="t")
+        with Publisher(url, cert=files["cert"], key=files["key"]) as publisher:
+            publisher.notify(42, title="t")
+        with Publisher(url, timeout=1) as without, pytest.raises(PublishUnavailable):
+            without.notify(42, title="t")
+        stranger = f"rediss://127.0.0.1:{port}/0?ca={strangers['ca']}&cert={files['cert']}&key={files['key']}"
+        with Publisher(stranger) as publisher, pytest.raises(PublishUnavailable, match="certificate"):
+            publisher.notify(42, title="t")
+    finally:
+        server.kill()
+
+
+def test_a_redis_that_is_away_for_a_while_gets_all_in_order(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path / "redis")
+    with Publisher(f"redis://127.0.0.1:{server.port}/0", end_timeout=0.1, min_interval=0.01) as publisher:
+        with publisher.task(42) as task:
+            task.progress(1, of=2)
+        assert not task.answered
+        server.start()
+        try:
+            assert publisher.flush(10)
+            assert task.answered
+            client = redis.Redis(port=server.port)
+            methods = [entry["method"] for entry in ingest(client)]
+            client.close()
+        finally:
+            server.kill()
+    assert methods == ["task.create", "task.progress", "task.complete"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import subprocess
 import sys
@@ -28,6 +29,7 @@ def test_leaving_completes_and_what_was_said_last_arrives(api: FakeApi, publishe
         "currentStep": 10,
         "totalSteps": 10,
         "message": "frame 10",
+        "attempt": 1,
     }
     assert api.only_task()["status"] == "completed"
     assert api.only_task()["userId"] == "42"
@@ -69,6 +71,160 @@ def test_the_owner_can_ask_to_cancel(api: FakeApi, publisher: Publisher) -> None
     assert api.only_task()["status"] == "cancelled"
 
 
+def test_an_end_has_its_answer_when_the_call_returns(api: FakeApi, publisher: Publisher) -> None:
+    with publisher.task(42, "block") as left:
+        left.progress(1, of=2)
+    assert left.answered
+    ends = [publisher.task(42).complete({"n": 1}), publisher.task(42).fail("no"), publisher.task(42).cancel("enough")]
+    assert ends == [True, True, True]
+    statuses = [state["status"] for state in api.tasks.values()]
+    assert statuses == ["completed", "completed", "failed", "cancelled"]
+
+
+def test_without_an_end_timeout_nothing_is_waited_for(api: FakeApi) -> None:
+    with Publisher(api.url, api_key=KEY, end_timeout=0) as publisher:
+        api.gate.clear()
+        task = publisher.task(42)
+        assert not task.complete()
+        assert not task.answered
+        api.gate.set()
+        publisher.flush(10)
+        assert task.answered
+
+
+def test_an_end_waits_for_a_server_that_hangs_no_longer_than_it_may(api: FakeApi) -> None:
+    with Publisher(api.url, api_key=KEY, end_timeout=0.2) as publisher:
+        api.gate.clear()
+        started = time.monotonic()
+        tasks = [publisher.task(42) for _ in range(5)]
+        assert [task.complete() for task in tasks] == [False] * 5
+        assert time.monotonic() - started < 1
+        api.gate.set()
+        publisher.flush(10)
+    assert [state["status"] for state in api.tasks.values()] == ["completed"] * 5
+
+
+def test_in_an_event_loop_nothing_is_held_up(api: FakeApi, publisher: Publisher) -> None:
+    async def main() -> None:
+        api.gate.clear()
+        task = publisher.task(42)
+        assert not task.complete()
+        api.gate.set()
+        async with publisher.task(42) as waited_for:
+            pass
+        assert waited_for.answered
+
+    asyncio.run(main())
+    publisher.flush(10)
+    assert [state["status"] for state in api.tasks.values()] == ["completed"] * 2
+
+
+class Odd:
+    """Has no form in JSON, and refers to itself."""
+
+    def __init__(self) -> None:
+        self.me = self
+
+
+def test_an_end_arrives_though_its_payload_cannot(
+    api: FakeApi, publisher: Publisher, caplog: pytest.LogCaptureFixture
+) -> None:
+    for result in ({"odd": Odd(), "n": 1}, {"rows": "x" * 2_000_000}, {("a", 1): float("nan")}):
+        publisher.task(42).complete(result)
+    publisher.task(42).fail(ValueError("boom \udcff"))
+    states = list(api.tasks.values())
+    assert [state["status"] for state in states] == ["completed"] * 3 + ["failed"]
+    assert [state.get("truncated", False) for state in states] == [True, True, False, False]
+    assert states[0]["result"] == {"n": 1}
+    assert 600_000 < len(states[1]["result"]["rows"]) < 1_000_000
+    assert states[2]["result"] == {"('a', 1)": None}
+    assert states[3]["error"] == "boom \ufffd"
+    assert len(caplog.records) == 1
+
+
+def test_a_proxy_that_takes_less_gets_less(api: FakeApi, publisher: Publisher) -> None:
+    api.proxy_limit = 5_000
+    with publisher._background._condition:
+        tasks = [publisher.task(42) for _ in range(20)]
+    for task in tasks:
+        task.complete({"html": "x" * 20_000})
+    assert [(s["status"], s["truncated"]) for s in api.tasks.values()] == [("completed", True)] * 20
+
+
+def test_a_job_that_is_delivered_again_begins_its_task_anew(api: FakeApi, publisher: Publisher) -> None:
+    first = publisher.task(42, "Import", task_id="job")
+    first.progress(40)
+    publisher.flush(10)
+    second = publisher.task(42, "Import", task_id="job")
+    second.progress(10)
+    publisher.flush(10)
+    assert (api.only_task()["attempt"], api.only_task()["percentage"]) == (2, 10.0)
+    # The worker that was thought dead harms nothing, and is told.
+    first.progress(50)
+    publisher.flush(10)
+    assert first.cancelled
+    assert not first.complete()
+    assert api.only_task()["percentage"] == 10.0
+    assert second.complete()
+    assert second.attempt == 2
+
+
+def test_where_the_task_is_completed_already_its_reports_end_without_a_word(
+    api: FakeApi, publisher: Publisher, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert publisher.task(42, task_id="job").complete("result")
+    with publisher.task(42, task_id="job") as again:
+        publisher.flush(10)
+        again.progress(1)
+        again.raise_if_cancelled()
+    assert (api.only_task()["status"], api.only_task()["result"]) == ("completed", "result")
+    assert api.methods()[-1] == "task.create"
+    assert caplog.records == []
+
+
+def test_a_server_of_version_1_goes_on_with_an_unfinished_task(api: FakeApi, publisher: Publisher) -> None:
+    api.version = 1
+    first = publisher.task(42, task_id="job")
+    first.progress(40)
+    publisher.flush(10)
+    with publisher.task(42, task_id="job") as again:
+        again.progress(60)
+    assert (api.only_task()["status"], again.attempt) == ("completed", None)
+
+
+@pytest.mark.parametrize("version", [1, 1.1])
+def test_the_task_of_another_user_is_left_alone_and_said(
+    api: FakeApi, publisher: Publisher, caplog: pytest.LogCaptureFixture, version: float
+) -> None:
+    api.version = version
+    publisher.task(7, task_id="theirs")
+    publisher.flush(10)
+    assert not publisher.task(42, task_id="theirs").complete()
+    assert api.tasks["theirs"]["status"] == "pending"
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "another user" in caplog.text
+
+
+def test_a_child_that_leaves_its_parents_block_ends_nothing(api: FakeApi) -> None:
+    ended = _script(
+        api,
+        """
+import os, sys
+with publisher.task(1) as task:
+    publisher.flush(10)
+    child = os.fork()
+    if child == 0:
+        sys.exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    task.progress(50)
+    publisher.flush(10)
+    assert not task.cancelled
+""",
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert api.methods().count("task.complete") == 1
+
+
 def test_what_others_ended_is_left_alone(api: FakeApi, publisher: Publisher) -> None:
     with publisher.task(42) as task:
         publisher.flush(10)
@@ -99,13 +255,14 @@ def test_the_job_goes_on_while_the_server_is_away(
 ) -> None:
     caplog.set_level(logging.INFO, "pushserver.publisher")
     api.stop()
-    started = time.monotonic()
     with publisher.task(42, "first") as first:
         for n in range(1_000):
             first.progress(n, of=1_000)
+    started = time.monotonic()
     with pytest.raises(ValueError):
         with publisher.task(42, "second") as second:
             raise ValueError("no")
+    # The first has waited for the server; nobody else does until it is back.
     assert time.monotonic() - started < 1
     assert not publisher.flush(0.5)
     api.start()
@@ -247,7 +404,7 @@ def test_a_script_that_dies_of_an_exception_says_so(api: FakeApi) -> None:
 def test_a_script_ends_in_bounded_time_without_a_server(api: FakeApi) -> None:
     api.stop()
     started = time.monotonic()
-    ended = _script(api, "publisher._background._exit_timeout = 0.5\nwith publisher.task(42): pass\n")
+    ended = _script(api, "publisher._background.exit_timeout = 0.5\nwith publisher.task(42): pass\n")
     assert ended.returncode == 0
     assert "could not be sent" in ended.stderr
     assert time.monotonic() - started < 10

@@ -1,4 +1,4 @@
-"""The site's own resources: health, readiness, metrics, files, and the WebSocket path where it is no upgrade."""
+"""The site's own resources: health, readiness, metrics, and the WebSocket path where it is no upgrade."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import msgspec
 from twisted.web.test.requesthelper import DummyRequest
 
 from pushserver.core.errors import Unavailable
-from pushserver.web.site import Asset, Folder, Health, Metrics, Page, Ready, WebSocketPath
+from pushserver.web.site import Health, Metrics, Ready, WebSocketPath
+from pushserver.web.static_files import Page, StaticFiles
 
 
 def ask(resource: Any, *path: bytes, method: bytes = b"GET") -> Any:
@@ -60,8 +61,8 @@ def test_what_can_only_be_read_says_so() -> None:
         Health(),
         Ready(lambda: None, lambda request: True),
         Metrics(render, lambda request: True),
-        Asset("pushclient", "index.js"),
-        Folder("pushclient"),
+        StaticFiles().file("pushclient.js"),
+        StaticFiles().folder("pushclient"),
         Page("/ws", None),
     )
     for resource in resources:
@@ -71,14 +72,6 @@ def test_what_can_only_be_read_says_so() -> None:
             assert refused.responseHeaders.getRawHeaders("allow") == ["GET, HEAD"]
             assert msgspec.json.decode(body(refused))["error"]["code"] == "INVALID_MESSAGE"
         assert ask(resource, method=b"HEAD").responseCode in (None, 200, 404)
-
-
-def test_a_folder_is_no_file_and_a_file_may_be_read_by_other_origins_where_it_is_public() -> None:
-    assert ask(Folder("pushclient", public=True)).responseCode == 404
-    public, own = ask(Asset("pushclient", "index.js", public=True)), ask(Asset("pushclient", "index.js"))
-    assert body(public) == body(own) != b""
-    assert public.responseHeaders.getRawHeaders("access-control-allow-origin") == ["*"]
-    assert own.responseHeaders.getRawHeaders("access-control-allow-origin") is None
 
 
 def test_the_websocket_path_is_for_websockets() -> None:

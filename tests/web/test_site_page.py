@@ -10,7 +10,7 @@ from pathlib import Path
 import jwt
 import pytest
 
-from pushserver.web.site import CONTENT_SECURITY_POLICY
+from pushserver.web.static_files import CONTENT_SECURITY_POLICY
 from tests.harness import ROOT, Server, start
 
 STATIC = ROOT / "pushserver" / "web" / "static"

@@ -75,7 +75,7 @@ class Adopt(_Message, frozen=True, tag=True):
 
 class Watch(_Message, frozen=True, tag=True):
     """Show worker ``watcher`` what happens, as `WatchLine`s with this id: the messages of a user or connection, or the
-    log from a level on. Answered with how many connections that are now."""
+    log from a level on. Answered with the node's name."""
 
     watcher: int
     watch: int
@@ -135,6 +135,7 @@ class WatchLine(_Message, frozen=True, tag=True):
     watcher: int
     watch: int
     text: str
+    ended: bool = False
 
 
 class Stop(_Message, frozen=True, tag=True):

@@ -51,8 +51,8 @@ class Role(Protocol):
     async def everywhere(self, question: Question) -> Answers:
         """Return what all processes say to a question, this one among them. Raises `errors.Unavailable`."""
 
-    def show(self, watcher: int, watch: int, text: str) -> None:
-        """Send a line of what is watched here to the process that asked for it."""
+    def show(self, watcher: int, watch: int, text: str, ended: bool) -> None:
+        """Send a line of what is watched here, or its end, to the process that asked for it."""
 
     def ready(self, config: Config, dev: Dev | None, now: int) -> None:
         """This process takes connections."""
@@ -85,7 +85,7 @@ class SingleProcess:
         source: Callable[[], Config],
         output: Output | None,
         carry_out: Callable[[Question], Awaitable[Any]],
-        show: Callable[[int, str], None],
+        show: Callable[[int, str, bool], None],
     ) -> None:
         self._reactor = reactor
         self._carry_out = carry_out
@@ -116,8 +116,8 @@ class SingleProcess:
                 return Answers(0, [], [], str(problem))
         return Answers(0, [await self._carry_out(question)], [])
 
-    def show(self, watcher: int, watch: int, text: str) -> None:
-        self._show(watch, text)
+    def show(self, watcher: int, watch: int, text: str, ended: bool) -> None:
+        self._show(watch, text, ended)
 
     def ready(self, config: Config, dev: Dev | None, now: int) -> None:
         if dev is not None:

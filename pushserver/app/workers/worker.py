@@ -115,9 +115,9 @@ class Worker:
                 waiting = self._asked.pop(number, None)
                 if waiting is not None:
                     waiting.callback(order)
-            case WatchLine(_, watch, text):
+            case WatchLine(_, watch, text, ended):
                 if self._service is not None:
-                    self._service.watches.show(watch, text)
+                    self._service.watches.show(watch, text, ended)
             case Stop():
                 self.end()
 
@@ -231,8 +231,8 @@ class Worker:
     def number(self) -> int:
         return self._number
 
-    def show(self, watcher: int, watch: int, text: str) -> None:
-        self._send(WatchLine(watcher, watch, text))
+    def show(self, watcher: int, watch: int, text: str, ended: bool) -> None:
+        self._send(WatchLine(watcher, watch, text, ended))
 
     def ready(self, config: Config, dev: Dev | None, now: int) -> None:
         self._send(Ready())

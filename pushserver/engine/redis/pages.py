@@ -44,11 +44,19 @@ class InboxLimits:
     message, one that had, and one whose user does not know of a loss yet.
     """
 
-    __slots__ = ("rules", "ttls")
+    __slots__ = ("_rules",)
 
     def __init__(self, rules: InboxRules) -> None:
-        self.rules = (rules.size, rules.chat_size, rules.ttl)
-        self.ttls = (_EMPTY_TTL, max(POSITION_TTL, rules.ttl), max(_LOST_TTL, rules.ttl))
+        self._rules = rules
+
+    @property
+    def rules(self) -> tuple[int, int, int]:
+        return self._rules.size, self._rules.chat_size, self._rules.ttl
+
+    @property
+    def ttls(self) -> tuple[int, int, int]:
+        ttl = self._rules.ttl
+        return _EMPTY_TTL, max(POSITION_TTL, ttl), max(_LOST_TTL, ttl)
 
 
 class Pages:

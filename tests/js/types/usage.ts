@@ -1,6 +1,7 @@
 // Compiled, never run: what the declarations must allow, and what they must refuse.
-import createDefault, { createClient, PushError, selectProgress, type Push, type TaskState } from 'pushclient';
+import createDefault, { createClient, PushError, selectProgress, Unauthorized, type Push, type TaskState } from 'pushclient';
 import { createSharedClient } from 'pushclient/shared';
+import { FakeServer } from 'pushclient/testing';
 import { configure, useChannel, useSelector, useTask, useWebSocket } from 'pushclient/react';
 
 const client = createClient({
@@ -8,6 +9,23 @@ const client = createClient({
   token: async ({ reason }) => (reason === 'expired' ? 'new' : 'old'),
   maxReconnectAttempts: null,
 });
+
+interface Events {
+  user_notification: { title: string };
+  price: { symbol: string; value: number };
+}
+const typed = createClient<Events>({ token: () => { throw new Unauthorized('signed out'); }, recover: true, debug: (event) => event.length });
+typed.on('price', (push) => push.data.value.toFixed(2));
+typed.once('user_notification', (push) => push.data.title.length);
+typed.onPush('task_progress', (push) => push.data.percentage.toFixed());
+typed.on('user_changed', ({ from, to }) => `${from} ${to}`);
+typed.on('something_else', (push) => push.data.whatever);
+// @ts-expect-error A declared push has no such field.
+typed.on('price', (push) => push.data.nonsense);
+// @ts-expect-error Nor has one that the server makes.
+typed.on('task_progress', (push) => push.data.nonsense);
+typed.store.updateTaskProgress('t1', 5);
+
 const other: ReturnType<typeof createDefault> = createDefault();
 other.disconnect();
 
@@ -27,6 +45,17 @@ async function calls(): Promise<void> {
   const { queued } = await client.chat('hello', { targetId: '42' });
   const { users } = await client.presence('chat:lobby');
   const state: TaskState = await client.task('t1').cancel();
+  const { acked } = await client.request('task_get', { taskId: 't1' }).then(({ percentage }) => ({ acked: percentage }));
+  const { timestamp } = await client.send({ type: 'ping', data: {} });
+  const { total } = await client.presence('chat:lobby', { signal: AbortSignal.timeout(1000), timeout: 500 });
+  console.log(acked.toFixed(), timestamp.toFixed(), total.toFixed(), subscription.state === 'rejected', subscription.error?.code);
+  const { nextAttemptAt, lastError } = client.getState();
+  console.log(nextAttemptAt?.toFixed(), lastError?.code);
+  client.ack(client.getPosition('user:42')?.offset ?? 0);
+  void client.send({ type: 'of_tomorrow', data: { a: 1 } });
+  await client.request('of_tomorrow');
+  // @ts-expect-error A subscription names channels.
+  await client.request('subscribe', { channel: 'a' });
   try {
     await client.request('history', { channel: 'news' });
   } catch (error) {
@@ -42,6 +71,7 @@ async function calls(): Promise<void> {
 export function Component(): number {
   const { isConnected, taskProgress, reconnect, client: live } = useWebSocket({
     autoConnect: false,
+    onConnect: ({ userId, inbox }) => console.log(userId, inbox?.pending),
     onTaskProgress: (taskId, progress) => console.log(taskId, progress.toFixed()),
     onError: (message, error) => console.log(message, error.code),
   });
@@ -55,3 +85,15 @@ export function Component(): number {
 }
 
 configure({ url: '/ws', create: createSharedClient });
+
+const fake = new FakeServer({
+  userId: '42',
+  pushes: [{ type: 'user_notification', data: { title: 'Hello' } }],
+  replies: { history: { messages: [] }, publish: ({ channel }) => ({ messageId: channel }) },
+});
+configure({ create: fake.create });
+const percentage: number = fake.task({ taskId: 't1', percentage: 40 }).percentage;
+const sent: { type: string }[] = fake.sent;
+void [percentage, sent, fake.create().getPosition('news')];
+// @ts-expect-error A task has an id.
+fake.task({ percentage: 40 });

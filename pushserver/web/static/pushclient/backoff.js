@@ -1,3 +1,6 @@
+/** The first attempt after a loss falls within so many ms, for those whom only their own connection left. */
+const FIRST = 1000;
+
 /**
  * Width in ms of the window in which attempt number `round` (from 0) falls, at a uniformly random point (full jitter).
  *
@@ -12,46 +15,39 @@ export function reconnectWindow(round, { reconnectInterval, maxReconnectInterval
 }
 
 /** When the next attempt falls. */
-export class Backoff {
-  #options;
-  #env;
-  #round = 0;
-  #endsAt = 0;
-  #everybody = false;
+export function createBackoff(options, { now, random }) {
+  let round = 0;
+  let endsAt = 0;
+  let everybody = false;
+  const backoff = {
+    /** Starts over. `first`: with the quick attempt that a lost connection gets; `all`: it may have hit everybody. */
+    reset(first = false, all = false) {
+      round = first ? -1 : 0;
+      endsAt = 0;
+      everybody = all;
+    },
 
-  constructor(options, env) {
-    this.#options = options;
-    this.#env = env;
-  }
+    /** The server cannot take what it has: from now on everybody is taken to wait, and nobody is quick. */
+    widen() {
+      everybody = true;
+      round = Math.max(round, 0);
+    },
 
-  /** Starts over: with a sign-in, or with the loss of a connection, which may have hit everybody. */
-  reset(everybody = false) {
-    this.#round = this.#endsAt = 0;
-    this.#everybody = everybody;
-  }
-
-  /** The server cannot take what it has: from now on everybody is taken to wait. */
-  widen() {
-    this.#everybody = true;
-  }
-
-  /** The moment of the next attempt. `after`: the ms that the server asked for, which has spread its clients itself. */
-  next(after) {
-    const { now, random } = this.#env;
-    if (after !== undefined) {
-      this.reset(true);
-      this.#endsAt = now() + after;
-      return this.#endsAt;
-    }
-    const begins = Math.max(now(), this.#endsAt);
-    const width = reconnectWindow(this.#round, this.#options, this.#everybody);
-    this.#round += 1;
-    this.#endsAt = begins + width;
-    return begins + random() * width;
-  }
-
-  /** The wall clock was set back: a window that was noted on it would hold things up for as long. */
-  setBack() {
-    this.#endsAt = 0;
-  }
+    /** The moment of the next attempt. `after`: the ms that the server asked for, which has spread its clients itself. */
+    next(after) {
+      if (after !== undefined) {
+        backoff.reset(false, true);
+        endsAt = now() + after;
+        return endsAt;
+      }
+      const wide = reconnectWindow(Math.max(round, 0), options, everybody);
+      const width = round < 0 ? Math.min(FIRST, wide) : wide;
+      round += 1;
+      // An end that lies further ahead than a window is wide was noted before the wall clock was set back.
+      const begins = Math.abs(endsAt - now() - width / 2) < width / 2 ? endsAt : now();
+      endsAt = begins + width;
+      return begins + random() * width;
+    },
+  };
+  return backoff;
 }

@@ -1,6 +1,6 @@
-import { Connection } from './connection.js';
+import { createConnection } from './connection.js';
 import { PushError } from './errors.js';
-import { Events } from './events.js';
+import { callable, createEvents } from './events.js';
 import { platform, settingsOf } from './options.js';
 import { quiet } from './promises.js';
 import { Store } from './store.js';
@@ -12,72 +12,80 @@ const CALLS = [
   'getTaskStatus', 'resetState',
 ];
 
-/** Of some values those that are given. */
-const given = (values) => Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined));
-
 function uniqueId() {
-  const { crypto } = globalThis;
-  // randomUUID exists in secure contexts only; a page on a plain-http intranet has getRandomValues alone.
-  if (typeof crypto?.randomUUID === 'function') return crypto.randomUUID();
-  return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, '0')).join('');
+  // randomUUID exists in secure contexts only, and not in React Native. An id has to differ, not to be secret.
+  const part = () => Math.random().toString(36).slice(2);
+  return globalThis.crypto?.randomUUID?.() ?? part() + part();
 }
 
-/** The store, the events and the calls that need nothing but `request` and `subscribeChannel`. */
+/** The store, the events and the calls that need nothing but `_request` and `subscribeChannel`. */
 export class ClientBase {
-  #store;
-  #events = new Events();
+  _events = createEvents();
 
   constructor(values = {}) {
     const calls = {};
     for (const name of CALLS) calls[name] = this[name] = this[name].bind(this);
-    this.#store = new Store({ ...values, ...calls });
-    this.getState = this.#store.getState;
-    this.subscribe = this.#store.subscribe;
-  }
-
-  get _store() {
-    return this.#store;
-  }
-
-  get _events() {
-    return this.#events;
+    /** The snapshot, who listens to it, and what the application sets in it by hand. */
+    this.store = new Store({ ...values, ...calls });
+    this.getState = this.store.getState;
+    this.subscribe = this.store.subscribe;
   }
 
   /** Calls `listener(slice, previous)` whenever what `selector` picks has changed. */
   select(selector, listener, equal) {
-    return this.#store.select(selector, listener, equal);
+    return this.store.select(selector, listener, equal);
   }
 
   /** Calls `handler` for each push of `type` (`*`: every push), or for one of the client's own events. */
   on(type, handler) {
-    return this.#events.on(type, handler);
+    return this._listening(this._events.on(type, handler));
   }
 
-  request() {
-    throw new Error('not implemented');
+  /** The same, once. */
+  once(type, handler) {
+    callable(handler, type);
+    const end = this.on(type, (value) => {
+      end();
+      return handler(value);
+    });
+    return end;
   }
 
-  /** Sends one protocol message, `{type, data}`. The promise may be ignored. */
-  send(message) {
-    return quiet(this.request(message.type, message.data));
+  /** Calls `handler` for each push of `type`, also where one of the client's own events has that name. */
+  onPush(type, handler) {
+    return this._listening(this._events.onPush(type, handler));
   }
 
-  /** Publishes `data` to a channel. Safe to repeat: the server knows the `messageId`. */
-  publish(channel, data, { messageType, messageId = uniqueId() } = {}) {
-    return this.request('publish', { channel, data, messageId, ...given({ messageType }) });
+  /**
+   * Sends one protocol message and resolves with the data of its reply. While disconnected it waits in the queue; what
+   * was sent on a link that broke is sent again: what publishes carries a `messageId`, so nothing happens twice.
+   */
+  request(type, data = {}, options = {}) {
+    const { messageId = uniqueId() } = data;
+    return quiet(this._request(type, /^(publish|chat_message)$/.test(type) ? { ...data, messageId } : data, options));
+  }
+
+  /** The short form: `{type, data}`, and the promise may be ignored. */
+  send({ type, data }) {
+    return this.request(type, data);
+  }
+
+  /** Publishes `data` to a channel. */
+  publish(channel, data, { messageType, messageId, ...options } = {}) {
+    return this.request('publish', { channel, data, messageType, messageId }, options);
   }
 
   /** Sends chat to a room (`channel`) or to one user (`targetId`). */
-  chat(content, { channel, targetId, messageType, messageId = uniqueId() } = {}) {
-    return this.request('chat_message', { content, messageId, ...given({ channel, targetId, messageType }) });
+  chat(content, { channel, targetId, messageType, messageId, ...options } = {}) {
+    return this.request('chat_message', { content, channel, targetId, messageType, messageId }, options);
   }
 
-  history(channel, { limit, since, reverse } = {}) {
-    return this.request('history', { channel, ...given({ limit, since, reverse }) });
+  history(channel, { limit, since, reverse, ...options } = {}) {
+    return this.request('history', { channel, limit, since, reverse }, options);
   }
 
-  presence(channel) {
-    return this.request('presence', { channel });
+  presence(channel, options) {
+    return this.request('presence', { channel }, options);
   }
 
   task(taskId) {
@@ -85,24 +93,24 @@ export class ClientBase {
   }
 
   getTaskProgress(taskId) {
-    return this.#store.getTaskProgress(taskId);
+    return this.store.getTaskProgress(taskId);
   }
 
   getTaskStatus(taskId) {
-    return this.#store.getTaskStatus(taskId);
+    return this.store.getTaskStatus(taskId);
   }
 
   updateTaskProgress(taskId, progress, options) {
-    this.#store.updateTaskProgress(taskId, progress, options);
+    this.store.updateTaskProgress(taskId, progress, options);
   }
 
   updateTaskStatus(taskId, status) {
-    this.#store.updateTaskStatus(taskId, status);
+    this.store.updateTaskStatus(taskId, status);
   }
 
   /** Takes those task states that are newer than what is known. Returns them. */
   _applyTasks(states) {
-    return this.#store.applyTasks(states);
+    return this.store.applyTasks(states);
   }
 }
 
@@ -113,7 +121,7 @@ export class PushClient extends ClientBase {
   constructor({ environment, ...options } = {}) {
     const settings = settingsOf(options);
     super({ reconnectInterval: settings.reconnectInterval, maxReconnectAttempts: settings.maxReconnectAttempts });
-    this.#connection = new Connection(settings, platform(environment), this._store, this._events);
+    this.#connection = createConnection(settings, platform(environment), this.store, this._events);
   }
 
   /** Connects, and stays so until `disconnect`. Resolves once signed in; rejects when the server says no for good. */
@@ -136,27 +144,20 @@ export class PushClient extends ClientBase {
     this.#connection.reset();
   }
 
-  /** Another token, or way to get one. A live connection signs in with it; one that stopped for its token resumes. */
+  /**
+   * Another token, or way to get one. A live connection signs in with it, or gives way to a new one where it is another
+   * user's; one that stopped for its token resumes.
+   */
   setToken(token) {
     this.#connection.setToken(token);
   }
 
   /**
-   * Sends one protocol message and resolves with the data of its reply. While disconnected it waits in the queue; what
-   * was sent on a link that broke is sent again (`publish` and `chat` carry a `messageId`, so nothing happens twice).
-   */
-  request(type, data = {}, { timeout } = {}) {
-    const { connectionState, error } = this.getState();
-    if (connectionState !== 'closed') return this.#connection.outbox.request(type, data, timeout);
-    return quiet(Promise.reject(new PushError('CLOSED', error ?? 'disconnected')));
-  }
-
-  /**
    * Calls `handler(push)` for each push of a channel, from now on or from `since` (`{offset, epoch}`), through all
-   * reconnections. Returns `{channel, ready, unsubscribe}`; `ready` resolves with the server's first result.
+   * reconnections. Returns the subscription; its `ready` resolves with the server's first result.
    */
   subscribeChannel(channel, handler, { since } = {}) {
-    return this.#connection.subscriptions.add(channel, handler, since);
+    return this._listening(this.#connection.subscriptions.add(channel, handler, since));
   }
 
   /** Ends one handler's subscription, or the whole channel's. */
@@ -171,7 +172,21 @@ export class PushClient extends ClientBase {
 
   /** With `autoAck: false`: tells that everything in the inbox up to `offset` was dealt with. */
   ack(offset) {
-    this.#connection.inbox.ack(offset);
+    this.#connection.inbox?.ack(offset);
+  }
+
+  _request(type, data, options) {
+    const { connectionState, error } = this.getState();
+    if (connectionState === 'closed') return Promise.reject(new PushError('CLOSED', error ?? 'disconnected'));
+    // Whoever reads the inbox as a whole shows what no handler took.
+    if (type === 'inbox') this.#connection.inbox?.showWhole();
+    return this.#connection.outbox.request(type, data, options);
+  }
+
+  /** Somebody began to listen: what nobody took goes there, once the present turn is over. */
+  _listening(end) {
+    Promise.resolve().then(() => this.#connection.inbox?.offer());
+    return end;
   }
 }
 

@@ -1,22 +1,23 @@
-import { Backoff } from './backoff.js';
-import { CLOSE_CODE_OF, errorOf, hitsEverybody, mayReconnect, PushError } from './errors.js';
-import { Inbox } from './inbox.js';
-import { openEventStream, streamUrl } from './links/eventstream.js';
+import { createBackoff } from './backoff.js';
+import { CLOSE_CODE_OF, errorOf, mayReconnect, PushError } from './errors.js';
+import { run } from './events.js';
+import { createInbox } from './inbox.js';
+import { openEventStream, streamUrl, watchForWebSocket } from './links/eventstream.js';
 import { openWebSocket, webSocketUrl } from './links/websocket.js';
-import { Outbox } from './outbox.js';
+import { createOutbox } from './outbox.js';
 import { deferred, quiet } from './promises.js';
-import { Session } from './session.js';
-import { INITIAL } from './store.js';
-import { Subscriptions } from './subscriptions.js';
+import { createSession } from './session.js';
+import { createStorage } from './storage.js';
+import { NO_PERMISSIONS } from './store.js';
+import { createSubscriptions } from './subscriptions.js';
 import { NO_TASKS } from './tasks.js';
-import { Watchdog } from './watchdog.js';
+import { createWatchdog } from './watchdog.js';
 
-const REPLIES = new Set([
-  'auth_success', 'auth_failed', 'pong', 'subscription_success', 'unsubscription_success', 'published', 'message_sent',
-  'ack_success', 'history', 'presence', 'task', 'error',
-]);
+/** What comes without an `id` and is no push, beside replies that nobody waits for any more. */
+const NO_PUSH = /^(auth_success|auth_failed|pong|error)$/;
 const PROBE_AFTER_WAKE = 5000;
-const MAX_UPGRADE_AFTER = 600000;
+/** Attempts that the page's events bring forward lie so far apart. */
+const HURRY = 3000;
 
 /**
  * The connection: one link at a time, and what becomes of it.
@@ -27,403 +28,365 @@ const MAX_UPGRADE_AFTER = 600000;
  *                           |            v
  *                           +--------- waiting --terminal code, disconnect()--> closed
  *
- * Everything that belongs to one link (its channels, its probe, its sign-in) hangs on that link's object. An event of
- * a link that is no longer `#link` is dropped, so an old socket can never touch the state of the new one.
+ * What belongs to one link (its probe, its timers, what was asked on it) hangs on that link's object, what belongs to one
+ * user (inbox, cursors) on that user's, and both are dropped whole. An event of a link that is no longer `link` is
+ * dropped, so an old socket can never touch the state of the new one.
  *
  * Its parts (outbox, subscriptions, inbox, session) see of it and of each other no more than the line:
  *
- *   env                          what the platform gives: now, setTimeout, clearTimeout, random, ...
- *   link                         the link that is signed in, or null
- *   userId                       whose connection it is, or null
- *   ask(type, data, reply, failed)   a request of the client's own; `failed(null)` when the link is gone
- *   emit(type, value)            tells the application one of the client's events
- *   dispatch(push, handlers)     hands a push to the application; returns the promises of its handlers
- *   applyTasks(states)           takes what is newer of these task states; returns that
- *   watch()                      sees to it that time is looked after
+ *   now(), random(), later(ms, run)   the platform's; `later` returns what cancels it
+ *   since(time)                       the ms since then, whichever way the clock was set
+ *   link                              the link that is signed in, or null; `link.later` ends with the link
+ *   user                              whose connection it is or was: `{id, token, cursors, inbox, kept}`, or null
+ *   ask(type, data, reply, failed)    a request of the client's own; `failed(null)` when the link is gone
+ *   emit(type, value)                 tells the application one of the client's events
+ *   dispatch(push)                    hands a push to the application; returns the results of its handlers
+ *   applyTasks(states)                takes what is newer of these task states; returns that
+ *   forgetTasks()                     what is known of tasks holds no more
+ *   watch()                           sees to it that time is looked after
+ *   debug(event, details)             the log for those who look for a fault; never a token, never a message's body
  */
-export class Connection {
-  #options;
-  #env;
-  #store;
-  #events;
-  #url;
-  #wanted = false;
-  #link = null;
-  #userId = null;
-  #opening = null;
-  #retryTimer = null;
-  #failuresToOpen = 0;
-  #stoppedForToken = false;
+export function createConnection(options, env, store, events) {
+  const { transports, connectTimeout, recover } = options;
+  let { url } = options;
+  let wanted = false;
+  let link = null;
+  let user = null;
+  let lastUserId = null;
+  let opening = null;
+  let cancelRetry = () => {};
+  let hurriedAt = 0;
+  let failuresToOpen = 0;
+  let stoppedForToken = false;
 
-  #backoff;
-  #watchdog;
-  #outbox;
-  #subscriptions;
-  #inbox;
-  #session;
+  const storage = createStorage(env, url);
+  /** Whether an event stream came through lately where no WebSocket did. */
+  let blocked = storage.read('blocked');
 
-  constructor(options, env, store, events) {
-    this.#options = options;
-    this.#env = env;
-    this.#store = store;
-    this.#events = events;
-    this.#url = options.url;
-    const line = this.#line();
-    this.#backoff = new Backoff(options, env);
-    this.#outbox = new Outbox(line, options);
-    this.#inbox = new Inbox(line, options);
-    this.#subscriptions = new Subscriptions(line, this.#inbox);
-    this.#session = new Session(line, options, (link, data) => this.#renewed(link, data));
-    this.#watchdog = new Watchdog(env, {
-      tick: () => this.#tick(),
-      setBack: () => this.#setBack(),
-      // In a hidden tab timers are late by rule: its link is asked, but a wait for the next attempt is not cut short.
-      slept: () => (this.#link || env.document?.visibilityState !== 'hidden') && this.#woke(),
-      woke: () => this.#woke(),
-      offline: () => this.#link && this.#woke(),
-      hidden: () => this.#inbox.flush(),
-    });
-  }
+  const { now } = env;
+  const { emit } = events;
+  const later = (delay, act) => {
+    const timer = env.setTimeout(act, Math.max(0, delay));
+    return () => env.clearTimeout(timer);
+  };
+  /** The time since then, also where the wall clock was set back meanwhile: then it is too long rather than never. */
+  const since = (time) => Math.abs(now() - time);
+  const log = options.debug === true ? (...values) => console.debug('pushclient', ...values) : options.debug;
+  const debug = (event, details) => log && run(log, event, details);
+  const set = (patch) => store.set(patch);
 
-  get outbox() {
-    return this.#outbox;
-  }
-
-  get subscriptions() {
-    return this.#subscriptions;
-  }
-
-  get inbox() {
-    return this.#inbox;
-  }
-
-  #line() {
-    const ready = () => (this.#link?.ready ? this.#link : null);
-    const userId = () => this.#userId;
-    return {
-      env: this.#env,
-      get link() {
-        return ready();
-      },
-      get userId() {
-        return userId();
-      },
-      ask: (...values) => this.#outbox.ask(...values),
-      emit: (type, value) => this.#events.emit(type, value),
-      dispatch: (push, handlers) => this.#events.dispatch(push, handlers),
-      applyTasks: (states) => this.#store.applyTasks(states),
-      watch: () => this.#watchdog.isArmed || this.#arm(),
-    };
-  }
-
-  // --- the calls -----------------------------------------------------------------------------------------------------
-
-  connect(url) {
-    if (url !== undefined && url !== this.#url) {
-      this.#url = url;
-      if (this.#wanted) this.#abandon('another url');
-    }
-    if (!this.#wanted) {
-      this.#wanted = true;
-      this.#stoppedForToken = false;
-      this.#opening = deferred();
-      this.#backoff.reset();
-      this.#watchdog.listen();
-      this.#arm();
-      this.#store.set({ reconnectAttempts: 0, error: null });
-    }
-    this.#opening ??= deferred();
-    const { promise } = this.#opening;
-    if (this.#link === null) this.#attempt();
-    else if (this.#link.ready) this.#opened();
-    return promise;
-  }
-
-  disconnect() {
-    if (!this.#wanted) return;
-    this.#inbox.flush();
-    this.#stop(new PushError('CLOSED', 'disconnected by the application'), 1000);
-  }
-
-  reconnect() {
-    if (!this.#wanted) return this.connect();
-    this.#abandon('reconnect');
-    this.#store.set({ reconnectAttempts: 0 });
-    return this.connect();
-  }
-
-  reset() {
-    this.disconnect();
-    this.#subscriptions.clear();
-    this.#forgetUser();
-    this.#userId = null;
-    const { reconnectInterval, maxReconnectAttempts } = this.#options;
-    this.#store.set({ ...INITIAL, reconnectInterval, maxReconnectAttempts });
-  }
-
-  setToken(token) {
-    this.#session.token = token;
-    if (this.#link?.ready) this.#session.refresh();
-    else if (this.#link) quiet(this.reconnect());
-    else if (this.#stoppedForToken) quiet(this.connect());
-  }
+  const line = {
+    now,
+    random: env.random,
+    later,
+    since,
+    get link() {
+      return link?.ready ? link : null;
+    },
+    get user() {
+      return user;
+    },
+    ask: (...values) => outbox.ask(...values),
+    emit,
+    dispatch: (push) => events.dispatch(push, subscriptions.handlers(push.channel)),
+    applyTasks: (states) => store.applyTasks(states),
+    forgetTasks: () => set(NO_TASKS),
+    watch: () => watchdog.isArmed || arm(),
+    debug,
+  };
+  const backoff = createBackoff(options, env);
+  const outbox = createOutbox(line, options);
+  const subscriptions = createSubscriptions(line);
+  const session = createSession(line, options, {
+    renewed({ permissions }) {
+      set({ permissions: Object.freeze(permissions ?? []) });
+      subscriptions.renewed(link);
+    },
+    stranger() {
+      abandon('another user');
+      forgetUser();
+      if (wanted) connection.connect();
+    },
+    signedOut: (error) => refused(link, error),
+  });
+  const watchdog = createWatchdog(env, {
+    tick() {
+      outbox.tick();
+      if (link) watch(link);
+      session.tick();
+      keepPositions();
+      if (wanted || !outbox.isEmpty) arm();
+    },
+    /** The machine slept, the tab was frozen, the network or the clock changed: the link may be dead without a trace. */
+    woke(free) {
+      if (link?.ready) {
+        probe(link, Math.min(link.heartbeat.timeout, PROBE_AFTER_WAKE));
+      } else if (!link) {
+        if (free) hurry();
+      } else if (!link.forgiven) {
+        // Once: where every timer is late, as in a hidden tab, an attempt that hangs would never end.
+        link.forgiven = true;
+        link.probe.at = now();
+      }
+    },
+    hidden() {
+      user?.inbox.flush();
+      keepPositions();
+    },
+  });
+  const arm = () => watchdog.arm(link?.heartbeat);
 
   // --- links ---------------------------------------------------------------------------------------------------------
 
-  #attempt(kind) {
-    const env = this.#env;
-    this.#stopWaiting();
-    const { transports, sseAfter } = this.#options;
-    const sse = transports.includes('sse') && typeof env.fetch === 'function';
-    const chosen = kind ?? (transports.includes('websocket') && env.WebSocket ? 'websocket' : 'sse');
-    const link = {
-      kind: chosen,
-      transport: null,
+  const attempt = (fallback) => {
+    cancelRetry();
+    const websocket = transports.includes('websocket') && env.WebSocket;
+    // React Native's `fetch` has no streams.
+    const sse = transports.includes('sse') && env.fetch && globalThis.TextDecoderStream;
+    const kind = websocket && !fallback && !(blocked && sse) ? 'websocket' : 'sse';
+    const timers = new Set();
+    const made = {
+      kind,
       // Where WebSocket seems to be blocked, each attempt tries it first and the event stream right after: a server
       // that was merely down is then found by WebSocket again.
-      fallback: chosen === 'websocket' && sse && this.#failuresToOpen >= sseAfter - 1,
-      startedAt: env.now(),
-      opened: false,
-      ready: false,
-      token: quiet(this.#session.take()),
-      failure: null,
-      reconnectAfter: undefined,
-      channels: new Set(),
-      resuming: new Map(),
+      fallback: kind === 'websocket' && sse && failuresToOpen >= options.sseAfter - 1,
+      receivedAt: now(),
+      // What has to come, and by when: first that the server signs us in, later the answer to a ping.
+      probe: { at: now(), within: connectTimeout },
+      token: quiet(session.take()),
+      asked: new Map(),
+      strays: new Map(),
       heartbeat: { interval: 25000, timeout: 10000 },
-      receivedAt: env.now(),
-      probe: null,
+      send(message) {
+        debug('send', { type: message.type, id: message.id });
+        made.transport.send(JSON.stringify(message));
+      },
+      later(delay, act) {
+        timers.add(later(delay, act));
+      },
+      end: () => timers.forEach((cancel) => cancel()),
     };
-    this.#link = link;
-    this.#store.set({ connectionState: 'connecting', transport: chosen });
-    const ifCurrent = (run) => (...values) => {
-      if (link === this.#link) run(...values);
-    };
-    const events = {
-      opened: ifCurrent(() => this.#signIn(link)),
-      message: ifCurrent((text) => this.#receive(link, text)),
-      alive: ifCurrent(() => this.#alive(link)),
-      closed: ifCurrent((code, reason) => this.#lost(link, code, reason)),
+    link = made;
+    debug('attempt', { kind });
+    set({ connectionState: 'connecting', transport: kind, nextAttemptAt: null });
+    // Who listens to the state may have ended it.
+    if (made !== link) return;
+    const ifCurrent = (act) => (...values) => made === link && act(made, ...values);
+    const heard = {
+      opened: ifCurrent(signIn),
+      message: ifCurrent(receive),
+      alive: ifCurrent(alive),
+      closed: ifCurrent((_, code, reason, failure) => {
+        made.failure ??= failure;
+        lost(made, code, reason);
+      }),
     };
     try {
-      link.transport = chosen === 'websocket'
-        ? openWebSocket(env, webSocketUrl(this.#url), events)
-        : openEventStream(
-          env, streamUrl(this.#options.sseUrl, this.#url), this.#subscriptions.channelsToOpen(link), link.token, events,
-        );
+      made.transport = kind === 'websocket'
+        ? openWebSocket(env, webSocketUrl(url), heard)
+        : openEventStream(env, streamUrl(options.sseUrl, url), recover ? [] : subscriptions.toOpen(made), made.token, heard);
     } catch (error) {
       // A url that cannot be opened (its syntax, mixed content) will not be better the next time.
-      this.#link = null;
-      this.#stop(new PushError('CLOSED', error.message));
-      return;
+      return stop(new PushError('CLOSED', error.message));
     }
-    this.#store.set({ socket: link.transport.socket });
-  }
+    if (websocket && kind === 'sse') made.upgrade = () => watchForWebSocket(env, made, webSocketUrl(url), options, () => {
+      blocked = false;
+      abandon('a WebSocket works');
+      connection.connect();
+    });
+    set({ socket: made.transport.socket ?? null });
+  };
 
-  /** Gives up the current link without a word from it. */
-  #abandon(reason) {
-    const link = this.#link;
-    if (link) {
-      this.#lost(link, 1000, reason, { retry: false });
-      link.transport?.close(4001, reason);
-    }
-    this.#stopWaiting();
-  }
-
-  #stopWaiting() {
-    this.#env.clearTimeout(this.#retryTimer);
-    this.#retryTimer = null;
-  }
-
-  async #signIn(link) {
-    link.opened = true;
-    link.receivedAt = this.#env.now();
-    if (link.kind === 'sse') return;
-    this.#failuresToOpen = 0;
-    this.#store.set({ connectionState: 'authenticating' });
+  const signIn = async (given) => {
+    alive(given);
+    if (given.kind === 'sse') return;
+    set({ connectionState: 'authenticating' });
     let token;
     try {
-      token = await link.token;
+      token = await given.token;
     } catch (error) {
-      if (link === this.#link) this.#refused(link, error);
-      return;
+      refused(given, error);
     }
-    if (link !== this.#link) return;
+    if (given !== link) return;
     if (token === null) {
-      this.#welcome(link, {});
+      welcome(given, {});
+      // Nothing has come yet: a proxy that lets only the handshake through is found out.
+      if (given === link) probe(given, connectTimeout);
       return;
     }
-    const positions = this.#subscriptions.signInPositions;
-    const data = { token, ...(Object.keys(positions).length > 0 && { positions }) };
-    link.transport.send(JSON.stringify({ type: 'auth', id: 'auth', data }));
-  }
+    const positions = subscriptions.positions();
+    given.send({ type: 'auth', id: 'auth', data: { token, ...(Object.keys(positions).length > 0 && { positions }) } });
+  };
 
-  /** The link cannot be used: close it from this side and treat it as lost. */
-  #refused(link, error) {
-    link.failure = error;
-    this.#lost(link, CLOSE_CODE_OF[error.code] ?? 1006, error.message);
-    link.transport?.close(4001, 'gave up');
-  }
-
-  #welcome(link, data) {
-    link.ready = true;
-    if (data.heartbeat) link.heartbeat = data.heartbeat;
-    this.#arm();
-    this.#backoff.reset();
-    const userId = data.userId ?? null;
-    if (this.#userId !== null && this.#userId !== userId) this.#forgetUser();
-    this.#userId = userId;
-    this.#subscriptions.open(data.channels ?? [], data.inbox);
-    this.#store.applyTasks(data.tasks ?? []);
-    this.#store.set({
+  const welcome = (given, data) => {
+    const { userId: id = null, connectionId = null, node = null, inbox = null } = data;
+    given.ready = true;
+    alive(given);
+    if (data.heartbeat) given.heartbeat = data.heartbeat;
+    arm();
+    backoff.reset();
+    if (given.kind === 'sse' && failuresToOpen > 0) storage.write('blocked', (blocked = true));
+    if (user && user.id !== null && user.id !== id) {
+      forgetUser();
+      if (given.kind !== 'sse') data = { ...data, results: {} };
+    }
+    if (user?.id !== id) {
+      const kept = (recover && storage.read(`positions ${id}`)) || {};
+      user = { id, token: null, cursors: new Map(), inbox: createInbox(line, options), kept };
+    }
+    given.token.then((token) => given === link && (user.token = token));
+    subscriptions.open(data.channels ?? [], inbox);
+    store.applyTasks(data.tasks ?? []);
+    set({
       isConnected: true,
       connectionState: 'connected',
-      connectionId: data.connectionId ?? null,
-      userId,
-      permissions: Object.freeze([...(data.permissions ?? [])]),
+      connectionId,
+      userId: id,
+      permissions: Object.freeze(data.permissions ?? []),
       reconnectAttempts: 0,
       error: null,
+      lastError: null,
     });
-    if (link !== this.#link) return;
-    this.#session.schedule(data.expiresAt);
-    this.#opened();
-    const { connectionId = null, node = null, inbox = null } = data;
-    this.#events.emit('connect', { connectionId, userId, transport: link.kind, node, inbox });
-    if (link !== this.#link) return;
-    this.#subscriptions.begin(link, data);
-    this.#inbox.flush();
-    this.#outbox.pump();
-    if (link.kind === 'sse') this.#tryUpgrade(link, this.#options.lossWindow);
-  }
+    if (given !== link) return;
+    session.schedule(data.expiresAt);
+    opened();
+    const from = lastUserId;
+    lastUserId = id;
+    if (from !== null && from !== id) emit('user_changed', { from, to: id });
+    emit('connect', { connectionId, userId: id, transport: given.kind, node, inbox });
+    if (given !== link) return;
+    subscriptions.begin(given, data);
+    user?.inbox.flush();
+    outbox.pump();
+    given.upgrade?.();
+  };
 
-  /** A refresh went well. */
-  #renewed(link, data) {
-    this.#store.set({ permissions: Object.freeze([...(data.permissions ?? [])]) });
-    this.#subscriptions.askRefusedAgain(link);
-  }
+  const opened = () => {
+    opening?.resolve();
+    opening = null;
+  };
 
-  #forgetUser() {
-    this.#subscriptions.forget();
-    this.#store.set(NO_TASKS);
-  }
+  /** Nobody gets what came for another: not the inbox, not the tasks, not the answers. */
+  const forgetUser = () => {
+    user?.inbox.end();
+    user = null;
+    subscriptions.forget();
+    outbox.fail(new PushError('CLOSED', 'the user changed'));
+    set({ ...NO_TASKS, userId: null, permissions: NO_PERMISSIONS });
+  };
 
-  /** Over an event stream: asks now and then whether a WebSocket opens meanwhile, and if so moves to it. */
-  #tryUpgrade(link, after) {
-    const { WebSocket, setTimeout, random } = this.#env;
-    if (!WebSocket || !this.#options.transports.includes('websocket')) return;
-    const probe = () => {
-      if (link !== this.#link) return;
-      const found = (opened) => {
-        socket.close(1000, '');
-        if (link !== this.#link) return;
-        if (opened) quiet(this.reconnect());
-        else this.#tryUpgrade(link, Math.min(after * 2, MAX_UPGRADE_AFTER));
-      };
-      const events = { opened: () => found(true), closed: () => found(false), message: () => {} };
-      const socket = openWebSocket(this.#env, webSocketUrl(this.#url), events);
-    };
-    setTimeout(probe, after * (1 + random()));
-  }
+  /** The link is no more: closes it from this side, too, and lets go of what hung on it. */
+  const drop = (closeCode, patch) => {
+    const given = link;
+    link = null;
+    given?.end();
+    given?.transport?.close(closeCode, '');
+    subscriptions.lost();
+    keepPositions();
+    set({ isConnected: false, socket: null, connectionId: null, ...patch });
+  };
 
-  #opened() {
-    this.#opening?.resolve();
-    this.#opening = null;
-  }
+  /** The link cannot be used: to be treated as lost. */
+  const refused = (given, error) => {
+    if (given !== link) return;
+    given.failure = error;
+    lost(given, 1006, error.message);
+  };
 
-  #lost(link, code, reason, { retry = true } = {}) {
-    if (link !== this.#link) return;
-    this.#link = null;
-    const was = link.ready;
-    this.#outbox.requeue();
-    this.#session.close();
-    const effective = link.failure && code < 3000 ? (CLOSE_CODE_OF[link.failure.code] ?? code) : code;
-    const message = link.failure?.message || reason || `connection lost (${effective})`;
-    const hopeless = effective === 3005 && !link.ready && link.failure && !this.#session.isRenewable;
-    const again = retry && mayReconnect(effective) && !hopeless;
-    if (effective === 3005) this.#session.expired();
-    if (!link.opened && link.kind === 'websocket') this.#failuresToOpen += 1;
-    this.#store.set({
-      isConnected: false,
-      socket: null,
-      connectionId: null,
-      connectionState: retry ? 'waiting' : 'connecting',
-      ...(retry && { error: message }),
-    });
-    if (was) this.#events.emit('disconnect', { code: effective, reason: message, willReconnect: again || !retry });
-    if (this.#link !== null || !this.#wanted || !retry) return;
+  /** Gives up the current link without a word from it. */
+  const abandon = (reason) => {
+    if (link) lost(link, 1000, reason, false);
+    cancelRetry();
+  };
+
+  const lost = (given, code, reason, retry = true) => {
+    const { ready, failure, heard, kind } = given;
+    const effective = failure && code < 3000 ? (CLOSE_CODE_OF[failure.code] ?? code) : code;
+    const message = failure?.message || reason || `connection lost (${effective})`;
+    const error = new PushError(failure?.code ?? 'CLOSED', message, { closeCode: effective });
+    debug('lost', { code: effective, reason: message });
+    const hopeless = effective === 3005 && !ready && failure && !session.isRenewable;
+    let again = mayReconnect(effective) && !hopeless;
+    if (effective === 3005) session.discard('expired');
+    // A token from an earlier sign-in may have a better successor.
+    if (effective === 3500 && failure?.code !== 'UNAUTHORIZED' && session.discard()) again = true;
+    if (!heard) {
+      if (kind === 'websocket') failuresToOpen += 1;
+      else blocked = false;
+    }
+    drop(4001, retry ? { connectionState: 'waiting', error: message, lastError: error } : { connectionState: 'connecting' });
+    outbox.lost();
+    if (ready) emit('disconnect', { code: effective, reason: message, willReconnect: again || !retry });
+    if (failure?.code === 'TOKEN') emit('error', failure);
+    if (link || !wanted || !retry) return;
     if (!again) {
-      const error = new PushError(link.failure?.code ?? 'CLOSED', message, { closeCode: effective });
-      this.#stoppedForToken = hopeless || effective === 3500;
-      this.#stop(error);
-    } else if (link.fallback && !link.opened) {
-      this.#attempt('sse');
-    } else {
-      this.#waitToRetry(link, effective);
+      stoppedForToken = hopeless || effective === 3500;
+      return stop(error);
     }
-  }
+    if (given.fallback && !heard) return attempt(true);
+    if (ready) backoff.reset(true, effective !== 3005);
+    if (effective === 3004 || effective === 3013) backoff.widen();
+    const { reconnectAttempts } = store.getState();
+    if (reconnectAttempts < options.maxReconnectAttempts) wait(backoff.next(given.reconnectAfter), 1);
+    else stop(new PushError('CLOSED', `gave up after ${reconnectAttempts} attempts: ${message}`));
+  };
 
-  #waitToRetry(link, code) {
-    const { now, setTimeout } = this.#env;
-    const { reconnectAttempts, error } = this.#store.getState();
-    if (reconnectAttempts >= this.#options.maxReconnectAttempts) {
-      this.#stop(new PushError('CLOSED', `gave up after ${reconnectAttempts} attempts: ${error}`));
-      return;
-    }
-    if (link.ready) this.#backoff.reset(hitsEverybody(code));
-    if (code === 3004 || code === 3013) this.#backoff.widen();
-    const at = this.#backoff.next(link.reconnectAfter);
-    this.#retryTimer = setTimeout(() => this.#retry(), Math.max(0, at - now()));
-  }
+  /** Waits for the moment of the next attempt, which counts as so many. */
+  const wait = (at, counts) => {
+    cancelRetry();
+    set({ nextAttemptAt: at });
+    cancelRetry = later(at - now(), () => {
+      if (!counts) hurriedAt = now();
+      set({ reconnectAttempts: store.getState().reconnectAttempts + counts });
+      attempt();
+    });
+  };
 
-  #retry() {
-    if (!this.#wanted || this.#link) return;
-    this.#store.set({ reconnectAttempts: this.#store.getState().reconnectAttempts + 1 });
-    this.#attempt();
-  }
-
-  /** A sign that the way is free again, for this client alone: no reason to wait. */
-  #hurry() {
-    if (this.#retryTimer === null) return;
-    this.#stopWaiting();
-    this.#retry();
-  }
+  /** A sign that the way is free again, for this client alone: no reason to wait, and it counts as no attempt. */
+  const hurry = () => {
+    const { nextAttemptAt } = store.getState();
+    const at = Math.max(now(), hurriedAt + HURRY);
+    if (at >= nextAttemptAt) return;
+    if (at > now()) return wait(at, 0);
+    hurriedAt = at;
+    attempt();
+  };
 
   /** Ends it all, by the application's wish (code 1000) or because there is no way on. */
-  #stop(error, closeCode) {
-    const link = this.#link;
-    this.#wanted = false;
-    this.#link = null;
-    this.#stopWaiting();
-    this.#watchdog.stop();
-    this.#inbox.close();
-    this.#session.close();
-    link?.transport?.close(closeCode ?? 4001, '');
-    this.#outbox.fail(error);
-    this.#store.set({
-      isConnected: false,
-      socket: null,
-      connectionId: null,
+  const stop = (error, closeCode) => {
+    const wish = closeCode === 1000;
+    const wasReady = link?.ready;
+    wanted = false;
+    cancelRetry();
+    watchdog.stop();
+    user?.inbox.rest();
+    drop(closeCode ?? 4001, {
       transport: null,
       connectionState: 'closed',
-      error: closeCode === 1000 ? null : error.message,
+      nextAttemptAt: null,
+      error: wish ? null : error.message,
+      lastError: wish ? null : error,
     });
-    this.#opening?.reject(error);
-    this.#opening = null;
-    if (link?.ready) {
-      this.#events.emit('disconnect', { code: closeCode ?? 1000, reason: error.message, willReconnect: false });
-    }
-    if (closeCode !== 1000) this.#events.emit('error', error);
-  }
+    outbox.fail(error);
+    opening?.reject(error);
+    opening = null;
+    if (wasReady) emit('disconnect', { code: closeCode ?? 1000, reason: error.message, willReconnect: false });
+    if (!wish) emit('error', error);
+  };
+
+  const keepPositions = () => {
+    if (recover && user?.id) storage.write(`positions ${user.id}`, subscriptions.positions(true));
+  };
 
   // --- what comes in -------------------------------------------------------------------------------------------------
 
-  #alive(link) {
-    link.receivedAt = this.#env.now();
-    link.probe = null;
-  }
+  const alive = (given) => {
+    given.receivedAt = now();
+    if (given.ready) given.probe = null;
+  };
 
-  #receive(link, text) {
-    this.#alive(link);
+  const receive = (given, text) => {
+    alive(given);
     let message;
     try {
       message = JSON.parse(text);
@@ -431,78 +394,115 @@ export class Connection {
       return;
     }
     if (typeof message?.type !== 'string') return;
-    const { type, id } = message;
+    if (!given.heard && given.kind === 'websocket') {
+      failuresToOpen = 0;
+      storage.remove('blocked');
+    }
+    given.heard = true;
+    const { type, id, channel, offset } = message;
     const data = message.data ?? {};
-    if (!link.ready) {
-      if (type === 'auth_success') return void this.#welcome(link, data);
-      if (type === 'subscription_success' && link.kind === 'sse') {
-        link.transport.address(data.connectionId);
-        const sent = [...link.channels];
-        this.#welcome(link, { ...data, results: undefined });
-        if (link === this.#link) this.#subscriptions.subscribed(link, sent, new Map(), data);
-        return;
+    debug('receive', { type, id, channel, offset });
+    if (!given.ready) {
+      if (type === 'auth_success') return welcome(given, data);
+      if (type === 'subscription_success') {
+        given.transport.address(data.connectionId);
+        return welcome(given, data);
       }
-      if (type === 'error' && id === 'auth') return void this.#refused(link, errorOf(data));
+      if (type === 'error' && id === 'auth') return refused(given, errorOf(data));
     }
-    if (type === 'auth_failed') {
-      link.failure = errorOf(data);
-      this.#outbox.settle(message);
-      return;
-    }
-    if (type === 'pong' && typeof data.timestamp === 'number') this.#session.heard(data.timestamp);
-    if (type === 'going_away' && data.reconnectAfter >= 0) link.reconnectAfter = data.reconnectAfter;
-    if (this.#outbox.settle(message)) return;
-    if (type === 'error' && id === undefined) this.#events.emit('error', errorOf(data));
-    else if (!REPLIES.has(type)) this.#subscriptions.receive(link, message);
-  }
+    if (type === 'auth_failed') given.failure = errorOf(data);
+    if (type === 'pong' && typeof data.timestamp === 'number') session.heard(data.timestamp);
+    if (type === 'going_away' && data.reconnectAfter >= 0) given.reconnectAfter = data.reconnectAfter;
+    if (outbox.settle(message)) return;
+    if (type === 'error' && id === undefined) emit('error', errorOf(data));
+    else if (given.ready && id === undefined && !NO_PUSH.test(type)) subscriptions.receive(given, message);
+  };
 
   // --- time ----------------------------------------------------------------------------------------------------------
 
-  #arm() {
-    this.#watchdog.arm(this.#link?.heartbeat);
-  }
-
-  #tick() {
-    const link = this.#link;
-    this.#outbox.expire();
-    if (link && link === this.#link) this.#watch(link);
-    this.#session.tick();
-    if (this.#wanted || !this.#outbox.isEmpty) this.#arm();
-  }
-
-  #setBack() {
-    const now = this.#env.now();
-    this.#backoff.setBack();
-    this.#outbox.setBack();
-    if (this.#link) Object.assign(this.#link, { receivedAt: now, startedAt: now, probe: null });
-  }
-
-  #watch(link) {
-    const now = this.#env.now();
-    if (!link.ready) {
-      const error = new PushError('TIMEOUT', 'no answer from the server');
-      if (now - link.startedAt >= this.#options.connectTimeout) this.#refused(link, error);
-      return;
+  const watch = (given) => {
+    const { interval, timeout } = given.heartbeat;
+    if (!given.probe) {
+      if (since(given.receivedAt) >= interval) probe(given, timeout);
+    } else if (since(given.probe.at) >= given.probe.within) {
+      refused(given, new PushError('TIMEOUT', 'no answer from the server'));
     }
-    const { interval, timeout } = link.heartbeat;
-    if (link.probe && now - link.probe.sentAt >= link.probe.timeout) {
-      this.#refused(link, new PushError('TIMEOUT', 'the server is silent'));
-    } else if (!link.probe && now - link.receivedAt >= interval) {
-      this.#probe(link, timeout);
-    }
-  }
+  };
 
-  #probe(link, timeout) {
+  const probe = (given, within) => {
     // Anything that arrives from now on proves the link.
-    link.probe = { sentAt: this.#env.now(), timeout };
-    link.transport.send('{"type":"ping","data":{}}');
-  }
+    given.probe = { at: now(), within };
+    given.send({ type: 'ping', data: {} });
+  };
 
-  /** The machine slept, the tab was frozen, or the network changed: the link may be dead without a trace. */
-  #woke() {
-    const link = this.#link;
-    if (link?.ready) this.#probe(link, Math.min(link.heartbeat.timeout, PROBE_AFTER_WAKE));
-    else if (link) link.startedAt = this.#env.now();
-    else this.#hurry();
-  }
+  const connection = {
+    outbox,
+    subscriptions,
+
+    get inbox() {
+      return user?.inbox;
+    },
+
+    connect(other = url) {
+      if (other !== url) {
+        url = other;
+        if (wanted) abandon('another url');
+      }
+      opening ??= deferred();
+      const { promise } = opening;
+      if (!wanted) {
+        wanted = true;
+        stoppedForToken = false;
+        // Who signs in may be another than who disconnected.
+        session.discard();
+        backoff.reset();
+        watchdog.listen();
+        arm();
+        set({ reconnectAttempts: 0, error: null, lastError: null });
+      }
+      if (!link) attempt();
+      else if (link.ready) opened();
+      return promise;
+    },
+
+    disconnect() {
+      const error = new PushError('CLOSED', 'disconnected by the application');
+      if (wanted) {
+        user?.inbox.flush();
+        stop(error, 1000);
+      } else {
+        outbox.fail(error);
+        watchdog.stop();
+      }
+    },
+
+    reconnect() {
+      session.discard();
+      if (wanted) abandon('reconnect');
+      set({ reconnectAttempts: 0 });
+      return connection.connect();
+    },
+
+    reset() {
+      connection.disconnect();
+      storage.remove(`positions ${user?.id}`);
+      subscriptions.clear();
+      forgetUser();
+      lastUserId = null;
+      set(store.getInitialState());
+    },
+
+    setToken(token) {
+      const stranger = session.isStranger(token);
+      session.replace(token);
+      if (link?.ready) {
+        session.renew();
+      } else {
+        if (stranger) forgetUser();
+        if (link) connection.reconnect();
+        else if (stoppedForToken) connection.connect();
+      }
+    },
+  };
+  return connection;
 }

@@ -1,81 +1,142 @@
-import { TEMPORARY } from './errors.js';
+import { isTemporary, PushError } from './errors.js';
+import { UNTAKEN } from './events.js';
+
+/** With so many behind it (as many as an inbox keeps by default) a handler has no more than so many ms left. */
+const CROWD = 100;
+const CROWDED = 1000;
+
+const isTaskEnd = ({ type, data }) => type.startsWith('task_') && /^(completed|failed|cancelled)$/.test(data?.status);
 
 /**
- * What of the inbox was dealt with, and its acks.
+ * One user's inbox: who took its messages, and what of it is acknowledged.
  *
- * Of the line it needs `env`, `link`, `ask` and `userId`.
+ * The cursor moves over a message once somebody took it (a handler, the store, or a page that shows the whole inbox) and
+ * over all before it. What nobody took is held, and offered to each handler that comes; after `holdUnhandled` it is let
+ * go, unread.
+ *
+ * Of the line it needs `now`, `later`, `link`, `ask`, `emit` and `dispatch`.
  */
-export class Inbox {
-  #line;
-  #options;
-  #epoch = null;
-  #handled = 0;
-  #acked = 0;
-  #timer = null;
-  #tail = Promise.resolve();
+export function createInbox(line, { autoAck, ackDelay, holdUnhandled, handlerTimeout }) {
+  let epoch = null;
+  let handled = 0;
+  let acked = 0;
+  let whole = false;
+  let gathering = null;
+  /** Messages whose way is not yet clear, oldest first: `{push, done, held, end, late}`; `end()` stops their timer. */
+  let entries = [];
 
-  constructor(line, options) {
-    this.#line = line;
-    this.#options = options;
-  }
+  const finish = (entry) => {
+    entry.end();
+    entry.done = true;
+    while (entries[0]?.done) {
+      const { push } = entries.shift();
+      if (autoAck && push.epoch === epoch) handled = Math.max(handled, push.offset);
+    }
+    schedule();
+  };
+  const deal = (entry, results) => {
+    entry.end();
+    entry.held = false;
+    if (results.some((result) => result?.then)) {
+      entry.late = () => {
+        finish(entry);
+        line.emit('error', new PushError('HANDLER', `a handler of ${entry.push.type} has not ended in time`));
+      };
+      entry.end = line.later(handlerTimeout, entry.late);
+    }
+    Promise.all(results).then((values) => {
+      if (entry.done) return;
+      if (whole || isTaskEnd(entry.push) || values.some((value) => value !== UNTAKEN)) return finish(entry);
+      hold(entry);
+    });
+  };
+  const hold = (entry) => {
+    entry.end();
+    entry.late = null;
+    entry.held = true;
+    entry.until ??= line.now() + holdUnhandled;
+    entry.end = line.later(entry.until - line.now(), () => finish(entry));
+  };
+  const held = () => entries.filter((entry) => entry.held);
+  const schedule = () => {
+    if (!gathering && line.link && handled > acked) gathering = line.later(ackDelay, inbox.flush);
+  };
 
-  /** Signed in: the inbox has this epoch and cursor. Returns whether it was made anew since the last time. */
-  open({ epoch, acked }) {
-    const anew = this.#epoch !== null && this.#epoch !== epoch;
-    if (this.#epoch !== epoch) this.#handled = 0;
-    this.#epoch = epoch;
-    this.#acked = acked;
-    return anew;
-  }
+  const inbox = {
+    /** Signed in: the inbox has this epoch and cursor. Returns whether it was made anew since the last time. */
+    open({ epoch: now, acked: cursor }) {
+      const anew = epoch !== null && epoch !== now;
+      if (epoch !== now) handled = 0;
+      epoch = now;
+      acked = cursor;
+      held().forEach(hold);
+      return anew;
+    },
 
-  /** The inbox is read anew, in this epoch: nothing of it counts as dealt with. */
-  restart(epoch) {
-    this.#epoch = epoch;
-    this.#handled = this.#acked = 0;
-  }
+    /** A push was handed over, and these are the results of its handlers. */
+    take(push, results) {
+      const entry = { push, done: false, held: false, end: () => {} };
+      entries.push(entry);
+      deal(entry, results);
+      const [oldest] = entries;
+      if (entries.length <= CROWD || !oldest.late) return;
+      oldest.end();
+      oldest.end = line.later(CROWDED, oldest.late);
+      oldest.late = null;
+    },
 
-  /** Counts a push as dealt with once its handlers, and those of all before it, have run. */
-  handledAfter(running, { offset, epoch }) {
-    const { userId } = this.#line;
-    const done = () => {
-      if (!this.#options.autoAck || userId !== this.#line.userId || epoch !== this.#epoch) return;
-      this.ack(offset);
-    };
-    this.#tail = this.#tail.then(() => Promise.all(running)).then(done);
-  }
+    /** Somebody began to listen: hands over what nobody took. */
+    offer() {
+      for (const entry of held()) {
+        const results = line.dispatch(entry.push);
+        if (results.length > 0) deal(entry, results);
+      }
+    },
 
-  /** Everything up to `offset` was dealt with. */
-  ack(offset) {
-    this.#handled = Math.max(this.#handled, offset);
-    this.#schedule();
-  }
+    /** From now on the whole inbox is shown: nothing of it needs a handler. */
+    showWhole() {
+      whole = true;
+      for (const entry of held()) finish(entry);
+    },
 
-  /** Tells the server at once. */
-  flush() {
-    this.close();
-    if (!this.#line.link || this.#epoch === null || this.#handled <= this.#acked) return;
-    const before = this.#acked;
-    this.#acked = this.#handled;
-    const failed = (error) => {
-      if (error === null || !TEMPORARY.has(error.code)) return;
-      this.#acked = Math.min(this.#acked, before);
-      this.#schedule();
-    };
-    this.#line.ask('ack', { offset: this.#handled, epoch: this.#epoch }, () => {}, failed);
-  }
+    /** Everything up to `offset` was dealt with. */
+    ack(offset) {
+      handled = Math.max(handled, offset);
+      schedule();
+    },
 
-  /** Ends the wait for more to acknowledge together. */
-  close() {
-    this.#line.env.clearTimeout(this.#timer);
-    this.#timer = null;
-  }
+    /** Tells the server at once. */
+    flush() {
+      gathering?.();
+      gathering = null;
+      if (!line.link || epoch === null || handled <= acked) return;
+      const before = acked;
+      acked = handled;
+      const failed = (error) => {
+        if (error === null || !isTemporary(error)) return;
+        acked = Math.min(acked, before);
+        schedule();
+      };
+      line.ask('ack', { offset: handled, epoch }, () => {}, failed);
+    },
 
-  forget() {
-    this.restart(null);
-  }
+    /** No connection is wanted: no timer waits for one. */
+    rest() {
+      gathering?.();
+      gathering = null;
+      for (const entry of held()) entry.end();
+    },
 
-  #schedule() {
-    if (this.#timer !== null || !this.#line.link || this.#handled <= this.#acked) return;
-    this.#timer = this.#line.env.setTimeout(() => this.flush(), this.#options.ackDelay);
-  }
+    /** Its user is gone. */
+    end() {
+      gathering?.();
+      for (const entry of entries) {
+        entry.end();
+        entry.done = true;
+      }
+      entries = [];
+      epoch = null;
+    },
+  };
+  return inbox;
 }

@@ -23,6 +23,9 @@ export interface TaskState {
   result?: unknown;
   error?: string;
   cancelRequested?: boolean;
+  /** From 1; a task that began anew has another. Absent: a server of version 1. */
+  attempt?: number;
+  truncated?: boolean;
   version: number;
   createdAt: number;
   updatedAt: number;
@@ -61,7 +64,9 @@ export type ErrorCode =
   | 'CLOSED'
   | 'TIMEOUT'
   | 'QUEUE_FULL'
-  | 'TOKEN';
+  | 'TOKEN'
+  | 'UNAUTHORIZED'
+  | 'HANDLER';
 
 export class PushError extends Error {
   constructor(code: ErrorCode | string, message?: string, more?: { retryAfter?: number; closeCode?: number });
@@ -71,11 +76,15 @@ export class PushError extends Error {
   readonly closeCode?: number;
 }
 
+/** What a token callback throws when nobody is signed in any more: it ends the attempts. */
+export class Unauthorized extends Error {}
+export { Unauthorized as UnauthorizedError };
+
 export interface TokenContext {
   reason: 'connect' | 'refresh' | 'expired';
 }
 
-export type Token = string | ((context: TokenContext) => string | null | Promise<string | null>);
+export type Token = string | ((context: TokenContext) => string | null | undefined | Promise<string | null | undefined>);
 
 export type Transport = 'websocket' | 'sse';
 
@@ -89,6 +98,8 @@ export interface Environment {
   random?: () => number;
   window?: unknown;
   document?: unknown;
+  /** Like `sessionStorage`. */
+  storage?: unknown;
 }
 
 /** Durations are milliseconds. */
@@ -108,16 +119,84 @@ export interface ClientOptions {
   maxQueue?: number;
   autoAck?: boolean;
   ackDelay?: number;
+  holdUnhandled?: number;
+  handlerTimeout?: number;
+  recover?: boolean;
+  /** `true`: to the console. No token and no message's body is ever logged. */
+  debug?: boolean | ((event: string, details: Record<string, unknown>) => void);
   environment?: Environment;
 }
 
 export type ConnectionState = 'idle' | 'connecting' | 'authenticating' | 'connected' | 'waiting' | 'closed';
 
+export interface RequestOptions {
+  /** Milliseconds for the reply, on a live connection. */
+  timeout?: number;
+  /** Ends the request: the promise rejects with the signal's reason. */
+  signal?: AbortSignal;
+}
+
+export interface Published {
+  messageId: string;
+  offset?: number;
+  epoch?: string;
+  duplicate?: boolean;
+  conflict?: boolean;
+}
+
+export interface ChatSent {
+  messageId: string;
+  delivered: number;
+  queued: boolean;
+  duplicate?: boolean;
+  conflict?: boolean;
+}
+
+export interface History {
+  messages: Push[];
+  offset: number;
+  epoch: string;
+  more?: boolean;
+}
+
+export interface Presence {
+  users: { userId: string; connections: number; info?: unknown }[];
+  total: number;
+}
+
+export interface Subscribed {
+  channels: string[];
+  results: Record<string, SubscriptionResult>;
+  rejected: Record<string, { code: string; message: string }>;
+}
+
+/** What the protocol's messages take and are answered with. */
+export interface Requests {
+  ping: [data: object, reply: { timestamp: number; [key: string]: unknown }];
+  subscribe: [data: { channels: (string | { channel: string; since?: Position })[] }, reply: Subscribed];
+  unsubscribe: [data: { channels: string[] }, reply: { channels: string[]; rejected: Subscribed['rejected'] }];
+  publish: [data: { channel: string; data: unknown; messageType?: string; messageId?: string }, reply: Published];
+  chat_message: [
+    data: { content: string; channel?: string; targetId?: string; messageType?: string; messageId?: string },
+    reply: ChatSent,
+  ];
+  ack: [data: Position, reply: { offset: number }];
+  history: [data: { channel: string; limit?: number; since?: Position; reverse?: boolean }, reply: History];
+  presence: [data: { channel: string }, reply: Presence];
+  task_subscribe: [data: { taskId: string }, reply: Subscribed];
+  task_get: [data: { taskId: string }, reply: TaskState];
+  task_cancel: [data: { taskId: string }, reply: TaskState];
+}
+
+/** A message type that `Requests` does not know. */
+type Unknown<Type> = Type extends keyof Requests ? never : Type;
+
 export interface Calls {
   connect(url?: string): Promise<void>;
   disconnect(): void;
   reconnect(): Promise<void>;
-  send(message: { type: string; data?: object }): Promise<any>;
+  send<Type extends keyof Requests>(message: { type: Type; data: Requests[Type][0] }): Promise<Requests[Type][1]>;
+  send<Type extends string>(message: { type: Unknown<Type>; data?: object }): Promise<any>;
   updateTaskProgress(taskId: string, progress: number, options?: { force?: boolean }): void;
   updateTaskStatus(taskId: string, status: TaskStatus | string): void;
   getTaskProgress(taskId: string): number;
@@ -136,7 +215,11 @@ export interface ClientState extends Readonly<Calls> {
   readonly reconnectAttempts: number;
   readonly maxReconnectAttempts: number;
   readonly reconnectInterval: number;
+  /** When the next attempt is made (ms since the epoch), or null. */
+  readonly nextAttemptAt: number | null;
+  /** Why there is no connection, or null: the message of `lastError`. */
   readonly error: string | null;
+  readonly lastError: PushError | null;
   readonly taskProgress: ReadonlyMap<string, number>;
   readonly taskStatus: ReadonlyMap<string, TaskStatus | string>;
   readonly tasks: ReadonlyMap<string, TaskState>;
@@ -151,6 +234,10 @@ export type SubscriptionResult =
 export interface Subscription {
   readonly channel: string;
   readonly ready: Promise<SubscriptionResult>;
+  readonly state: 'subscribing' | 'subscribed' | 'rejected' | 'closed';
+  /** Why it was rejected or closed, or null. */
+  readonly error: PushError | null;
+  readonly position: Position | undefined;
   unsubscribe(): void;
 }
 
@@ -162,7 +249,7 @@ export interface ClientEvents {
     transport: Transport;
     /** As `auth_success` had them; unknown to a tab that joins a shared connection later. */
     node?: string | null;
-    inbox?: { offset: number; epoch: string; acked: number; pending: number } | null;
+    inbox?: { offset: number; epoch: string; acked: number; pending: number; unread?: Record<string, number> } | null;
   };
   disconnect: { code: number; reason: string; willReconnect: boolean };
   error: PushError;
@@ -170,7 +257,32 @@ export interface ClientEvents {
   recovered: { channel: string };
   rejected: { channel: string; code: ErrorCode | string; message: string };
   subscribed: { channel: string; result: SubscriptionResult };
+  /** Another user is signed in (null: nobody); nothing of the last one is left. */
+  user_changed: { from: string; to: string | null };
 }
+
+/** The data of the pushes that the server itself makes, by type. */
+export interface ServerPushes {
+  task_created: TaskState;
+  task_progress: TaskState;
+  task_completed: TaskState;
+  task_failed: TaskState;
+  task_status_changed: TaskState & { oldStatus: TaskStatus; newStatus: TaskStatus };
+  chat_message: { from: string; content: string; messageType: string; targetId?: string };
+  user_status: { userId: string; status: 'online' | 'offline'; lastSeenAt: number };
+  presence_join: { userId: string; info?: unknown };
+  presence_leave: { userId: string; info?: unknown };
+  maintenance_alert: { message: string; startsAt: number; endsAt: number };
+  unsubscribed: { channel: string; code: string; reason: string };
+  inbox_overflow: { lost: number };
+  resync: { channel: string };
+  going_away: { reconnectAfter?: number };
+}
+
+/** The push of a type: as the application declared it (`createClient<Events>()`), as the server makes it, or any. */
+export type PushOf<Events, Type> = Push<
+  Type extends keyof Events ? Events[Type] : Type extends keyof ServerPushes ? ServerPushes[Type] : any
+>;
 
 export interface TaskHandle {
   readonly id: string;
@@ -181,8 +293,27 @@ export interface TaskHandle {
   follow(handler?: (push: Push<TaskState>) => void): Subscription;
 }
 
-export class ClientBase implements Calls {
+/** The snapshot, who listens to it, and what the application sets in it by hand. */
+export class Store {
+  getState: () => ClientState;
+  /** The first snapshot: what a server renders. */
+  getInitialState: () => ClientState;
+  subscribe: (listener: (state: ClientState, previous: ClientState) => void) => () => void;
+  select<Slice>(
+    selector: (state: ClientState) => Slice,
+    listener: (slice: Slice, previous: Slice) => void,
+    equal?: (a: Slice, b: Slice) => boolean,
+  ): () => void;
+  updateTaskProgress(taskId: string, progress: number, options?: { force?: boolean }): void;
+  updateTaskStatus(taskId: string, status: TaskStatus | string): void;
+  getTaskProgress(taskId: string): number;
+  getTaskStatus(taskId: string): TaskStatus | string | undefined;
+}
+
+/** `Events`: the data of the application's pushes, by type. */
+export class ClientBase<Events extends object = {}> implements Calls {
   constructor(values?: Partial<ClientState>);
+  readonly store: Store;
   getState: () => ClientState;
   subscribe: (listener: (state: ClientState, previous: ClientState) => void) => () => void;
   select<Slice>(
@@ -190,40 +321,53 @@ export class ClientBase implements Calls {
     listener: (slice: Slice, previous: Slice) => void,
     equal?: (a: Slice, b: Slice) => boolean,
   ): () => void;
+
   on<Type extends keyof ClientEvents>(type: Type, handler: (event: ClientEvents[Type]) => unknown): () => void;
-  on(type: string, handler: (push: Push) => unknown): () => void;
+  on<Type extends string>(type: Type, handler: (push: PushOf<Events, Type>) => unknown): () => void;
+  once<Type extends keyof ClientEvents>(type: Type, handler: (event: ClientEvents[Type]) => unknown): () => void;
+  once<Type extends string>(type: Type, handler: (push: PushOf<Events, Type>) => unknown): () => void;
+  /** Pushes alone, also of a type that is named like one of the client's own events. */
+  onPush<Type extends string>(type: Type, handler: (push: PushOf<Events, Type>) => unknown): () => void;
 
   connect(url?: string): Promise<void>;
   disconnect(): void;
   reconnect(): Promise<void>;
   resetState(): void;
   setToken(token: Token | undefined): void;
-  send(message: { type: string; data?: object }): Promise<any>;
-  request(type: string, data?: object, options?: { timeout?: number }): Promise<any>;
 
-  subscribeChannel(
+  request<Type extends keyof Requests>(
+    type: Type,
+    data: Requests[Type][0],
+    options?: RequestOptions,
+  ): Promise<Requests[Type][1]>;
+  request<Type extends string>(type: Unknown<Type>, data?: object, options?: RequestOptions): Promise<any>;
+  /** The short form of `request`: its promise may be ignored. */
+  send<Type extends keyof Requests>(message: { type: Type; data: Requests[Type][0] }): Promise<Requests[Type][1]>;
+  send<Type extends string>(message: { type: Unknown<Type>; data?: object }): Promise<any>;
+
+  subscribeChannel<Data = any>(
     channel: string,
-    handler: (push: Push) => unknown,
+    handler: (push: Push<Data>) => unknown,
     options?: { since?: Position },
   ): Subscription;
   unsubscribeChannel(channel: string, handler?: (push: Push) => unknown): void;
+  getPosition(channel: string): Position | undefined;
+  ack(offset: number): void;
 
   publish(
     channel: string,
     data: unknown,
-    options?: { messageType?: string; messageId?: string },
-  ): Promise<{ messageId: string; offset?: number; epoch?: string; duplicate?: boolean }>;
+    options?: { messageType?: string; messageId?: string } & RequestOptions,
+  ): Promise<Published>;
   chat(
     content: string,
-    options?: { channel?: string; targetId?: string; messageType?: string; messageId?: string },
-  ): Promise<{ messageId: string; delivered: number; queued: boolean; duplicate?: boolean }>;
+    options?: { channel?: string; targetId?: string; messageType?: string; messageId?: string } & RequestOptions,
+  ): Promise<ChatSent>;
   history(
     channel: string,
-    options?: { limit?: number; since?: Position; reverse?: boolean },
-  ): Promise<{ messages: Push[]; offset: number; epoch: string }>;
-  presence(
-    channel: string,
-  ): Promise<{ users: { userId: string; connections: number; info?: unknown }[]; total: number }>;
+    options?: { limit?: number; since?: Position; reverse?: boolean } & RequestOptions,
+  ): Promise<History>;
+  presence(channel: string, options?: RequestOptions): Promise<Presence>;
 
   task(taskId: string): TaskHandle;
   updateTaskProgress(taskId: string, progress: number, options?: { force?: boolean }): void;
@@ -232,11 +376,12 @@ export class ClientBase implements Calls {
   getTaskStatus(taskId: string): TaskStatus | string | undefined;
 }
 
-export class PushClient extends ClientBase {
+export class PushClient<Events extends object = {}> extends ClientBase<Events> {
   constructor(options?: ClientOptions);
-  getPosition(channel: string): Position | undefined;
-  ack(offset: number): void;
 }
+
+/** What a handler returns that did not take its push: it is not acknowledged for that. */
+export const UNTAKEN: unique symbol;
 
 export const SUBPROTOCOL: 'pushserver.v1.json';
 export const DEFAULTS: Readonly<Omit<ClientOptions, 'environment'>>;
@@ -252,5 +397,5 @@ export function selectProgress(taskId: string): (state: ClientState) => number;
 export function selectStatus(taskId: string): (state: ClientState) => TaskStatus | string | undefined;
 export function selectTask(taskId: string): (state: ClientState) => TaskState | undefined;
 
-export function createClient(options?: ClientOptions): PushClient;
+export function createClient<Events extends object = {}>(options?: ClientOptions): PushClient<Events>;
 export default createClient;

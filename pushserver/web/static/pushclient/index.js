@@ -6,16 +6,22 @@
  *   links/              the two ways to the server, WebSocket and server-sent events, behind the same functions
  *   outbox.js           requests, and the queue while there is no link
  *   subscriptions.js    channels, how far each was read, and what comes on them
- *   inbox.js            what of the inbox was dealt with, and its acks
- *   session.js          the token, the server's clock, the refresh
+ *   cursor.js           how far one channel was read
+ *   inbox.js            one user's inbox: who took what, and its acks
+ *   session.js          the token, the server's clock, the renewal
  *   watchdog.js         time: the tick, sleep and wake, the page's events
  *   backoff.js          when the next attempt falls
  *   store.js, tasks.js  the snapshot, and the tasks in it
  *   events.js           who listens to what
+ *   storage.js          what is kept over a reload
+ *   options.js, errors.js, tokens.js, promises.js   values and small tools
+ *
+ * react.js is the entry for React, shared.js that for one connection of all tabs (exchange.js, worker.js).
  */
 export { reconnectWindow } from './backoff.js';
 export { ClientBase, createClient, createClient as default, PushClient } from './client.js';
-export { mayReconnect, PushError } from './errors.js';
+export { mayReconnect, PushError, Unauthorized, Unauthorized as UnauthorizedError } from './errors.js';
+export { UNTAKEN } from './events.js';
 export { SUBPROTOCOL } from './links/websocket.js';
 export { DEFAULTS } from './options.js';
 export { selectProgress, selectStatus, selectTask } from './tasks.js';

@@ -15,27 +15,42 @@ export const DEFAULTS = Object.freeze({
   maxQueue: 256,
   autoAck: true,
   ackDelay: 300,
+  holdUnhandled: 60000,
+  handlerTimeout: 30000,
+  recover: false,
+  debug: false,
 });
 
+/** Of some values those that are given. */
+export const given = (values) => Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined));
+
 /** The options that count: what was given, and the defaults for the rest. */
-export function settingsOf(given) {
-  const settings = { ...DEFAULTS };
-  for (const [key, value] of Object.entries(given)) if (value !== undefined) settings[key] = value;
+export function settingsOf(options) {
+  const settings = { ...DEFAULTS, ...given(options) };
   settings.maxReconnectAttempts ??= Infinity;
   return settings;
 }
 
-/** What the platform gives, each piece replaced by what `given` has. */
-export function platform(given = {}) {
+/** What the platform gives, each piece replaced by what `environment` has. */
+export function platform(environment = {}) {
   const g = globalThis;
-  return {
-    WebSocket: given.WebSocket ?? g.WebSocket,
-    fetch: given.fetch ?? g.fetch?.bind(g),
-    setTimeout: given.setTimeout ?? g.setTimeout.bind(g),
-    clearTimeout: given.clearTimeout ?? g.clearTimeout.bind(g),
-    now: given.now ?? Date.now,
-    random: given.random ?? Math.random,
-    window: given.window ?? (typeof g.addEventListener === 'function' ? g : null),
-    document: given.document ?? g.document ?? null,
+  const { fetch } = g;
+  const env = {
+    WebSocket: g.WebSocket,
+    fetch: fetch && ((...values) => fetch(...values)),
+    setTimeout: (run, delay) => setTimeout(run, delay),
+    clearTimeout: (timer) => clearTimeout(timer),
+    now: Date.now,
+    random: Math.random,
+    window: g.addEventListener && g,
+    document: g.document,
+    storage: undefined,
+    ...given(environment),
   };
+  try {
+    env.storage ??= g.sessionStorage;
+  } catch {
+    // A page that may not store anything: it remembers nothing over a reload.
+  }
+  return env;
 }

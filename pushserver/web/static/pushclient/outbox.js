@@ -8,129 +8,117 @@ const MAX_IN_FLIGHT = 32;
  * The requests: those of the application wait in a queue while there is no link, and go again where one broke; those of
  * the client itself (`ask`) concern one link and end with it.
  *
- * Of the line it needs `env`, `link` and `watch()`, which sees to it that `expire` is called.
+ * Of the line it needs `now`, `since`, `link` and `watch()`, which sees to it that `tick` is called.
  */
-export class Outbox {
-  #line;
-  #options;
-  #sequence = 0;
-  #queue = [];
-  #inFlight = new Map();
-  #pausedUntil = 0;
+export function createOutbox(line, { maxQueue, queueTimeout, requestTimeout }) {
+  let sequence = 0;
+  let queue = [];
+  let paused = false;
+  const inFlight = new Map();
 
-  constructor(line, options) {
-    this.#line = line;
-    this.#options = options;
-  }
+  const transmit = (entry) => {
+    const { link } = line;
+    if (!link) return void entry.fail(null);
+    entry.sentAt = line.now();
+    inFlight.set(entry.id, entry);
+    link.send({ type: entry.type, id: entry.id, data: entry.data });
+  };
+  const enqueue = (entry) => {
+    let at = queue.length;
+    while (at > 0 && queue[at - 1].id > entry.id) at -= 1;
+    queue.splice(at, 0, entry);
+    line.watch();
+    outbox.pump();
+  };
+  const drop = (entry) => {
+    inFlight.delete(entry.id);
+    queue = queue.filter((each) => each !== entry);
+  };
 
-  get isEmpty() {
-    return this.#queue.length === 0;
-  }
+  const outbox = {
+    /** Whether nothing waits that time could end. */
+    get isEmpty() {
+      return queue.length + inFlight.size === 0;
+    },
 
-  /** Sends one protocol message of the application, now or when there is a link. Resolves with its reply's data. */
-  request(type, data, timeout = this.#options.requestTimeout) {
-    const handle = deferred();
-    const { maxQueue, queueTimeout } = this.#options;
-    if (this.#queue.length + this.#inFlight.size >= maxQueue) {
-      handle.reject(new PushError('QUEUE_FULL', `${maxQueue} requests are waiting`));
-    } else {
-      const deadline = this.#line.env.now() + queueTimeout;
-      this.#enqueue({ ...this.#next(type, data, timeout), deadline, succeed: handle.resolve, fail: handle.reject });
-    }
-    return handle.promise;
-  }
+    /** Sends one protocol message of the application, now or when there is a link. Resolves with its reply's data. */
+    request(type, data, { timeout = requestTimeout, signal } = {}) {
+      const { promise, resolve, reject } = deferred();
+      const aborted = () => reject(signal.reason ?? new PushError('CLOSED', 'aborted'));
+      if (signal?.aborted) {
+        aborted();
+      } else if (queue.length + inFlight.size >= maxQueue) {
+        reject(new PushError('QUEUE_FULL', `${maxQueue} requests are waiting`));
+      } else {
+        const deadline = line.now() + queueTimeout;
+        const entry = { id: ++sequence, type, data, timeout, deadline, succeed: resolve, fail: reject };
+        signal?.addEventListener('abort', () => (drop(entry), aborted()), { once: true });
+        enqueue(entry);
+      }
+      return promise;
+    },
 
-  /** Sends a message of the client itself on the present link. `failed(null)` tells that there is none, or no more. */
-  ask(type, data, succeed, fail) {
-    this.#transmit({ ...this.#next(type, data, this.#options.requestTimeout), succeed, fail, internal: true });
-  }
+    /** Sends a message of the client itself on the present link. `fail(null)` tells that there is none, or no more. */
+    ask(type, data, succeed, fail) {
+      transmit({ id: ++sequence, type, data, timeout: requestTimeout, deadline: 0, succeed, fail });
+    },
 
-  /** Takes the reply to a request made here; false where there is none with its id. */
-  settle({ id, type, data }) {
-    const entry = id === undefined ? undefined : this.#inFlight.get(id);
-    if (!entry) return false;
-    data ??= {};
-    this.#inFlight.delete(id);
-    const { env } = this.#line;
-    if (type === 'error' && data.code === 'RATE_LIMITED' && !entry.internal && env.now() < entry.deadline) {
-      // It was not carried out: it waits and goes again, before those that came after it.
-      const pause = Math.max(100, data.retryAfter ?? 1000);
-      this.#pausedUntil = env.now() + pause;
-      env.setTimeout(() => this.pump(), pause);
-      this.#enqueue(entry);
+    /** Takes the reply to a request made here; false where there is none with its id. */
+    settle({ id, type, data }) {
+      const entry = inFlight.get(id);
+      if (!entry) return false;
+      data ??= {};
+      inFlight.delete(id);
+      if (type === 'error' && data.code === 'RATE_LIMITED' && line.now() < entry.deadline) {
+        // It was not carried out: it waits and goes again, before those that came after it.
+        const pause = Math.max(100, data.retryAfter ?? 1000);
+        paused = true;
+        line.link.later(pause, () => ((paused = false), outbox.pump()));
+        enqueue(entry);
+        return true;
+      }
+      if (type === 'error' || type === 'auth_failed') entry.fail(errorOf(data));
+      else entry.succeed(data);
+      outbox.pump();
       return true;
-    }
-    if (type === 'error' || type === 'auth_failed') entry.fail(errorOf(data));
-    else entry.succeed(data);
-    this.pump();
-    return true;
-  }
+    },
 
-  /** Sends what waits, as far as the link allows. */
-  pump() {
-    while (this.#queue.length > 0 && this.#line.link && this.#inFlight.size < MAX_IN_FLIGHT) {
-      if (this.#line.env.now() < this.#pausedUntil) return;
-      this.#transmit(this.#queue.shift());
-    }
-  }
+    /** Sends what waits, as far as the link allows. */
+    pump() {
+      while (queue.length > 0 && line.link && inFlight.size < MAX_IN_FLIGHT && !paused) {
+        transmit(queue.shift());
+      }
+    },
 
-  /** The link broke: what was sent and not answered waits for the next one. */
-  requeue() {
-    for (const entry of [...this.#inFlight.values()]) {
-      this.#inFlight.delete(entry.id);
-      if (entry.internal) entry.fail(null);
-      else this.#enqueue(entry);
-    }
-  }
+    /** The link broke: what was sent and not answered waits for the next one. */
+    lost() {
+      paused = false;
+      for (const entry of [...inFlight.values()]) {
+        inFlight.delete(entry.id);
+        if (entry.deadline) enqueue(entry);
+        else entry.fail(null);
+      }
+    },
 
-  /** Ends what has waited too long. */
-  expire() {
-    const now = this.#line.env.now();
-    for (const entry of [...this.#inFlight.values()]) {
-      if (now - entry.sentAt < entry.timeout) continue;
-      this.#inFlight.delete(entry.id);
-      entry.fail(new PushError('TIMEOUT', `no reply to ${entry.type} within ${entry.timeout} ms`));
-    }
-    const late = this.#queue.filter((entry) => now >= entry.deadline);
-    if (late.length > 0) this.#queue = this.#queue.filter((entry) => now < entry.deadline);
-    for (const entry of late) entry.fail(new PushError('TIMEOUT', `${entry.type} waited too long for a connection`));
-    this.pump();
-  }
+    /** Ends what has waited too long. */
+    tick() {
+      for (const entry of [...inFlight.values(), ...queue]) {
+        const sent = inFlight.has(entry.id);
+        if (sent ? line.since(entry.sentAt) < entry.timeout : line.now() < entry.deadline) continue;
+        drop(entry);
+        const what = sent ? `no reply to ${entry.type}` : `no connection for ${entry.type}`;
+        entry.fail(new PushError('TIMEOUT', `${what} in time`));
+      }
+      outbox.pump();
+    },
 
-  /** Ends all: there is no connection and none will come. */
-  fail(error) {
-    const waiting = [...this.#inFlight.values(), ...this.#queue];
-    this.#inFlight.clear();
-    this.#queue = [];
-    for (const entry of waiting) entry.fail(entry.internal ? null : error);
-  }
-
-  /** The wall clock was set back: what was noted on it would hold things up for as long. */
-  setBack() {
-    this.#pausedUntil = 0;
-    for (const entry of this.#inFlight.values()) entry.sentAt = this.#line.env.now();
-  }
-
-  #next(type, data, timeout) {
-    return { id: ++this.#sequence, type, data, timeout };
-  }
-
-  #enqueue(entry) {
-    let at = this.#queue.length;
-    while (at > 0 && this.#queue[at - 1].id > entry.id) at -= 1;
-    this.#queue.splice(at, 0, entry);
-    this.#line.watch();
-    this.pump();
-  }
-
-  #transmit(entry) {
-    const { link, env } = this.#line;
-    if (!link) {
-      if (entry.internal) entry.fail(null);
-      return;
-    }
-    entry.sentAt = env.now();
-    this.#inFlight.set(entry.id, entry);
-    link.transport.send(JSON.stringify({ type: entry.type, id: entry.id, data: entry.data }));
-  }
+    /** Ends all: there is no connection and none will come, or it is another's. */
+    fail(error) {
+      const waiting = [...inFlight.values(), ...queue];
+      inFlight.clear();
+      queue = [];
+      for (const entry of waiting) entry.fail(entry.deadline ? error : null);
+    },
+  };
+  return outbox;
 }

@@ -1,6 +1,7 @@
+'use client';
 /**
  * React's entry. `useWebSocket(options)` in any number of components: those with the same `url` share one client and so
- * one socket; the last to unmount closes it. Needs React 18 or newer (`useSyncExternalStore`).
+ * one socket, and each hook connects it (`autoConnect: false`: none does); the last to unmount closes it. React 18 or 19.
  */
 import { useEffect, useLayoutEffect, useMemo, useReducer, useRef, useSyncExternalStore } from 'react';
 import { createClient } from './index.js';
@@ -8,6 +9,8 @@ import { createClient } from './index.js';
 /** url -> {client, users, closing, token} */
 const shared = new Map();
 let defaults = {};
+/** React 18 warns of a layout effect where there is no layout: on the server, which runs neither. */
+const useBeforePaint = typeof window === 'undefined' ? useEffect : useLayoutEffect;
 
 /** Options for every hook of the page, so that components need not repeat url and token. Call it before rendering. */
 export function configure(options) {
@@ -51,13 +54,19 @@ function release(entry) {
   }, 0);
 }
 
+function begin({ client, users }) {
+  const { connectionState, error } = client.getState();
+  // What the server ended for good (`error` says why) is not begun again by a component that mounts.
+  if (users > 0 && error === null && /idle|closed/.test(connectionState)) client.connect();
+}
+
 /** The client that components with these options share, held for as long as the caller is mounted. */
 export function usePushClient(given = {}) {
   const options = { ...defaults, ...given };
   const [, again] = useReducer((count) => count + 1, 0);
   const entry = find(options);
-  const { token } = options;
-  useLayoutEffect(() => {
+  const { token, autoConnect = true } = options;
+  useBeforePaint(() => {
     if (token === undefined || token === entry.token) return;
     const wasCallback = typeof entry.token === 'function';
     entry.token = token;
@@ -68,25 +77,32 @@ export function usePushClient(given = {}) {
     if (shared.get(entry.key) !== entry) again();
     return () => release(entry);
   }, [entry]);
+  useEffect(() => {
+    // Once every effect of this moment has run: what fails at once is heard by those who listen.
+    if (autoConnect) Promise.resolve().then(() => begin(entry));
+  }, [entry, autoConnect]);
   return entry.client;
 }
 
 /** What `selector` picks from the state; the component renders again only when that changes. */
 export function useSelector(selector, options) {
   const client = usePushClient(options);
-  const read = useMemo(() => {
-    let state;
-    let value;
+  const [read, readInitial] = useMemo(() => {
+    const { getState, getInitialState } = client.store;
     // The same value for the same state, also where a selector makes a new object each time.
-    return () => {
-      if (state !== client.getState()) {
-        state = client.getState();
-        value = selector(state);
-      }
-      return value;
-    };
+    return [getState, getInitialState].map((get) => {
+      let state;
+      let value;
+      return () => {
+        if (state !== get()) {
+          state = get();
+          value = selector(state);
+        }
+        return value;
+      };
+    });
   }, [client, selector]);
-  return useSyncExternalStore(client.subscribe, read, read);
+  return useSyncExternalStore(client.subscribe, read, readInitial);
 }
 
 /** One task's state, or undefined while nothing is known of it. */
@@ -106,7 +122,7 @@ export function useChannel(channel, handler, options) {
 
 function useLatest(value) {
   const ref = useRef(value);
-  useLayoutEffect(() => {
+  useBeforePaint(() => {
     ref.current = value;
   });
   return ref;
@@ -121,9 +137,8 @@ function useLatest(value) {
 export function useWebSocket(given = {}) {
   const options = { ...defaults, ...given };
   const client = usePushClient(given);
-  const state = useSyncExternalStore(client.subscribe, client.getState, client.getState);
+  const state = useSyncExternalStore(client.subscribe, client.getState, client.store.getInitialState);
   const latest = useLatest(options);
-  const { autoConnect = true } = options;
 
   useEffect(() => {
     const changed = (now, before, key, name) => {
@@ -133,7 +148,7 @@ export function useWebSocket(given = {}) {
       }
     };
     const ended = [
-      client.on('connect', () => latest.current.onConnect?.()),
+      client.on('connect', (event) => latest.current.onConnect?.(event)),
       client.on('disconnect', (event) => latest.current.onDisconnect?.(event)),
       client.on('error', (error) => latest.current.onError?.(error.message, error)),
       client.subscribe((now, before) => {
@@ -142,15 +157,10 @@ export function useWebSocket(given = {}) {
       }),
     ];
     // One that joins a live connection has not seen it come.
-    if (client.getState().isConnected) latest.current.onConnect?.();
+    const { isConnected, connectionId, userId, transport } = client.getState();
+    if (isConnected) latest.current.onConnect?.({ connectionId, userId, transport });
     return () => ended.forEach((end) => end());
   }, [client, latest]);
-
-  useEffect(() => {
-    const { connectionState, error } = client.getState();
-    // What the server ended for good (`error` says why) is not begun again by a component that mounts.
-    if (autoConnect && error === null && (connectionState === 'idle' || connectionState === 'closed')) client.connect();
-  }, [client, autoConnect]);
 
   return useMemo(() => ({ ...state, client }), [state, client]);
 }

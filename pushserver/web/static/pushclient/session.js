@@ -1,129 +1,143 @@
-import { PushError } from './errors.js';
+import { isTemporary } from './errors.js';
+import { askForToken, claimsOf } from './tokens.js';
 
 /**
  * Who the client is: its token, where the server's clock stands, and when the token has to be renewed.
  *
- * Of the line it needs `env`, `link`, `ask` and `emit`.
+ * A token that a callback gave is kept until the server refuses it or it is due for renewal, so that an outage of the
+ * push server costs the application's login nothing.
+ *
+ * Of the line it needs `now`, `later`, `link`, `user`, `ask`, `emit` and `debug`. `on` has `renewed(data)`, for the answer to
+ * each renewal, `stranger()` for a token that names another user, and `signedOut(error)`.
  */
-export class Session {
-  #line;
-  #options;
-  #token;
-  #reason = 'connect';
-  #clockOffset = 0;
-  #refreshAt = 0;
-  #expiresAt = 0;
-  #refreshing = false;
-  #refreshAgain = false;
+export function createSession(line, { token: source, connectTimeout }, on) {
+  let kept = null;
+  let reused = false;
+  let asking = null;
+  let reason = 'connect';
+  let clockOffset = 0;
+  let expiresAt = 0;
+  let due = 0;
+  let renewing = false;
+  let again = false;
 
-  /** `renewed(data, token)` is called with the answer to each refresh. */
-  constructor(line, options, renewed) {
-    this.#line = line;
-    this.#options = options;
-    this.#token = options.token;
-    this.renewed = renewed;
-  }
+  const serverNow = () => line.now() + clockOffset;
 
-  set token(token) {
-    this.#token = token;
-  }
-
-  /** Whether another token can be had by asking. */
-  get isRenewable() {
-    return typeof this.#token === 'function';
-  }
-
-  /** The token expired: the next one is asked for because of that. */
-  expired() {
-    this.#reason = 'expired';
-  }
-
-  /** A token for the next sign-in, or null. */
-  async take(reason = this.#reason) {
-    this.#reason = 'connect';
-    if (!this.isRenewable) return this.#token ?? null;
-    const { env } = this.#line;
-    let timer;
-    try {
-      const late = new Promise((_, reject) => {
-        timer = env.setTimeout(() => reject(new Error('no token in time')), this.#options.connectTimeout);
+  const call = async (context) => {
+    const asked = source;
+    const token = await askForToken(asked, context, line.later, connectTimeout);
+    if (asked === source) [kept, reused, due, reason] = [token, false, 0, 'connect'];
+    return token;
+  };
+  /** Asks the callback; who asks while it is at work gets the same answer. */
+  const ask = (context) => {
+    if (!asking) {
+      line.debug('token', context);
+      const mine = call(context).finally(() => {
+        if (asking === mine) asking = null;
       });
-      return (await Promise.race([this.#token({ reason }), late])) ?? null;
-    } catch (error) {
-      throw new PushError('TOKEN', `the token callback failed: ${error?.message ?? error}`);
-    } finally {
-      env.clearTimeout(timer);
+      asking = mine;
     }
-  }
+    return asking;
+  };
 
-  /** The expiry is on the server's clock: a ping tells how far that is from ours, and then the refresh is planned. */
-  schedule(expiresAt) {
-    this.#refreshAt = 0;
-    this.#expiresAt = this.isRenewable && typeof expiresAt === 'number' ? expiresAt : 0;
-    if (this.#expiresAt) this.#line.link.transport.send('{"type":"ping","data":{}}');
-  }
+  const session = {
+    /** Whether another token can be had by asking. */
+    get isRenewable() {
+      return typeof source === 'function';
+    },
 
-  /** A pong told the server's time. */
-  heard(timestamp) {
-    this.#clockOffset = timestamp - this.#line.env.now();
-    if (!this.#expiresAt) return;
-    const serverNow = this.#now;
-    const lead = Math.min(60000, (this.#expiresAt - serverNow) * 0.2);
-    this.#refreshAt = Math.max(this.#expiresAt - lead, serverNow + 1000);
-    this.#expiresAt = 0;
-  }
+    replace(token) {
+      source = token;
+      kept = asking = null;
+      due = 0;
+    },
 
-  /** The link is gone: the next sign-in plans anew. */
-  close() {
-    this.#refreshAt = 0;
-  }
+    /** Whether it is certain that this token is of another user than the one who is signed in. */
+    isStranger(token) {
+      const { id, token: signedIn } = line.user ?? {};
+      const of = (each) => String(claimsOf(each).sub);
+      return id != null && typeof token === 'string' && of(signedIn) === id && claimsOf(token).sub !== undefined && of(token) !== id;
+    },
 
-  /** Renews the token where that is due. */
-  tick() {
-    if (this.#refreshAt && this.#now >= this.#refreshAt) this.refresh();
-  }
+    /** A token for the next sign-in, or null. */
+    async take() {
+      if (!session.isRenewable) return source ?? null;
+      reused = kept !== null && !(due && serverNow() >= due);
+      return reused ? kept : ask({ reason });
+    },
 
-  /** Signs in anew on the live link, with another token. */
-  async refresh() {
-    const { link } = this.#line;
-    if (!link) return;
-    if (this.#refreshing) {
-      this.#refreshAgain = true;
-      return;
-    }
-    this.#refreshing = true;
-    this.#refreshAgain = false;
-    this.#refreshAt = 0;
-    const later = (error) => {
-      this.#refreshing = false;
-      if (error === null || link !== this.#line.link || link.failure) return;
-      this.#refreshAt = this.#now + 5000;
-      this.#line.emit('error', error);
-    };
-    let token;
-    try {
-      token = await this.take('refresh');
-    } catch (error) {
-      later(error);
-      return;
-    }
-    if (link !== this.#line.link || token === null) {
-      this.#refreshing = false;
-      return;
-    }
-    const renewed = (data) => {
-      this.#refreshing = false;
-      if (link !== this.#line.link) return;
-      link.transport.renew?.(token);
-      this.schedule(data.expiresAt);
-      if (this.#refreshAgain) this.refresh();
-      this.renewed(link, data);
-    };
-    this.#line.ask('auth', { token }, renewed, later);
-  }
+    /** Keeps the token no longer. Returns whether it was an old one, so that the callback may have a better one. */
+    discard(why = 'connect') {
+      reason = why;
+      kept = null;
+      return session.isRenewable && reused;
+    },
 
-  /** The server's time, as far as it is known. */
-  get #now() {
-    return this.#line.env.now() + this.#clockOffset;
-  }
+    /** The expiry is on the server's clock: a ping tells how far that is from ours, and then the renewal is planned. */
+    schedule(at) {
+      due = 0;
+      expiresAt = session.isRenewable && typeof at === 'number' ? at : 0;
+      if (expiresAt) line.link.send({ type: 'ping', data: {} });
+    },
+
+    /** A pong told the server's time. */
+    heard(timestamp) {
+      clockOffset = timestamp - line.now();
+      if (!expiresAt) return;
+      const lead = Math.min(60000, (expiresAt - serverNow()) * 0.2);
+      due = Math.max(expiresAt - lead, serverNow() + 1000);
+      expiresAt = 0;
+    },
+
+    /** Renews the token where that is due. */
+    tick() {
+      if (due && !renewing && line.link && serverNow() >= due) session.renew();
+    },
+
+    /** Signs in anew on the live link, with another token. */
+    async renew() {
+      const { link } = line;
+      if (renewing) {
+        again = true;
+        return;
+      }
+      renewing = true;
+      again = false;
+      const failed = (error) => {
+        renewing = false;
+        if (!error || link !== line.link || link.failure) return;
+        if (error.code === 'PERMISSION_DENIED') return void on.stranger();
+        if (error.code === 'UNAUTHORIZED') return void on.signedOut(error);
+        if (session.isRenewable || isTemporary(error)) due = serverNow() + 5000;
+        if (!isTemporary(error)) kept = null;
+        line.emit('error', error);
+      };
+      let token = source;
+      try {
+        if (session.isRenewable) token = await ask({ reason: 'refresh' });
+      } catch (error) {
+        return void failed(error);
+      }
+      if (link !== line.link) {
+        renewing = false;
+        return;
+      }
+      if (token == null || session.isStranger(token)) {
+        renewing = false;
+        return void on.stranger();
+      }
+      const renewed = (data) => {
+        renewing = false;
+        if (link !== line.link) return;
+        line.user.token = token;
+        link.transport.renew?.(token);
+        session.schedule(data.expiresAt);
+        if (again) session.renew();
+        on.renewed(data);
+      };
+      line.ask('auth', { token }, renewed, failed);
+    },
+  };
+  return session;
 }

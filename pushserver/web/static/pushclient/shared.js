@@ -1,33 +1,78 @@
 /**
  * One connection for all tabs: `createSharedClient(options)` has the calls of `createClient`, and behind it a
- * SharedWorker holds the one PushClient. What passes between a tab and the worker (see worker.js):
+ * SharedWorker holds the one PushClient. What passes between a tab and the worker (see exchange.js):
  *
- *   tab -> worker   attach, leave, request, subscribe, unsubscribe, call, done, answer
- *   worker -> tab   state, push, event, reply, ready, ask
+ *   tab -> worker   attach, leave, request, abort, subscribe, unsubscribe, call, offer, done, answer
+ *   worker -> tab   state, push, event, reply, ask
  *
- * Where a browser has no SharedWorker the tab gets a connection of its own.
+ * A tab attaches with its token, and joins the tabs whose tokens name the same user. Where a browser has no SharedWorker,
+ * or where that does not load, the tab gets a connection of its own.
  */
-import { ClientBase, DEFAULTS, PushClient, PushError } from './index.js';
-import { quiet } from './promises.js';
+import { Exchange } from './exchange.js';
+import { ClientBase, createClient, DEFAULTS, PushClient, PushError } from './index.js';
+import { callable } from './events.js';
+import { platform } from './options.js';
+import { deferred, quiet } from './promises.js';
+import { createStorage } from './storage.js';
 import { NO_TASKS } from './tasks.js';
+import { askForToken, claimsOf } from './tokens.js';
+
+/** So long a worker may take for its first word, and so long a tab waits to ask its token callback again. */
+const WORKER_WAIT = 3000;
+const TOKEN_RETRY = 5000;
+
+const later = (delay, act) => {
+  const timer = setTimeout(act, delay);
+  return () => clearTimeout(timer);
+};
+
+/** Whose token it is: its `sub`; else, or where that is not the user's id, all of it that stays from token to token. */
+function userOf(token, whole) {
+  const { iat, exp, nbf, jti, ...lasting } = claimsOf(token);
+  if (!whole && lasting.sub !== undefined) return String(lasting.sub);
+  return JSON.stringify(lasting);
+}
+
+const isOf = (token, userId) => {
+  const values = Object.values(claimsOf(token));
+  return values.length === 0 || values.some((value) => String(value) === userId);
+};
 
 export class SharedClient extends ClientBase {
   #options;
   #open;
+  #ownOpen;
   #token;
+  #storage;
+  /** The port, and the calls that wait until the tab may attach to it (null: it has). */
   #port = null;
+  #outgoing = null;
+  #release = null;
+  #cancelWait = () => {};
+  #lock = null;
+  #wanted = false;
+
+  #present = null;
+  #user = null;
+  #lastUserId = null;
+  #whole = false;
+  #kept = {};
+
   #serial = 0;
   #waiting = new Map();
   #channels = new Map();
+  #positions = new Map();
   #connected = null;
-  #release = null;
 
-  /** `options` travel to the worker; `open(options)` opens a port to it. */
-  constructor(options, { token, open }) {
+  /** `options` travel to the worker; `open(options)` opens a port to it, and `openOwn` one to an exchange of this tab. */
+  constructor(options, { token, open, openOwn }) {
     super();
     this.#token = token;
     this.#options = options;
     this.#open = open;
+    this.#ownOpen = openOwn;
+    this.#storage = createStorage(platform(), options.url);
+    globalThis.addEventListener?.('pagehide', () => this.#keepPositions());
   }
 
   connect(url) {
@@ -35,25 +80,18 @@ export class SharedClient extends ClientBase {
       this.disconnect();
       this.#options.url = url;
     }
+    this.#wanted = true;
     if (this.#port === null) this.#attach();
     else this.#post({ do: 'call', name: 'connect' });
     if (this.getState().isConnected) return Promise.resolve();
-    if (this.#connected === null) {
-      const waiting = {};
-      waiting.promise = quiet(new Promise((resolve, reject) => Object.assign(waiting, { resolve, reject })));
-      this.#connected = waiting;
-    }
+    this.#connected ??= deferred();
     return this.#connected.promise;
   }
 
   /** Leaves the shared connection; the last tab's leaving closes it. */
   disconnect() {
     if (this.#port === null) return;
-    this.#post({ do: 'leave' });
-    this.#detach();
-    const error = new PushError('CLOSED', 'disconnected by the application');
-    this.#failWaiting(error);
-    this._store.set({ isConnected: false, connectionState: 'closed', connectionId: null, transport: null, error: null });
+    this.#end(new PushError('CLOSED', 'disconnected by the application'), null);
   }
 
   /** A new connection, for all tabs. */
@@ -65,40 +103,46 @@ export class SharedClient extends ClientBase {
 
   resetState() {
     this.disconnect();
-    this.#channels.clear();
-    this._store.set({ connectionState: 'idle', userId: null, ...NO_TASKS });
+    for (const channel of [...this.#channels.keys()]) this.unsubscribeChannel(channel);
+    this.#storage.remove(`positions ${this.#user}`);
+    this.#forgetUser();
+    this.#lastUserId = null;
+    this.store.set({ connectionState: 'idle' });
   }
 
   setToken(token) {
     this.#token = token;
-    if (this.#port !== null) this.#post({ do: 'call', name: 'refresh' });
-  }
-
-  request(type, data = {}, { timeout } = {}) {
-    if (this.#port === null && this.getState().connectionState === 'closed') {
-      return quiet(Promise.reject(new PushError('CLOSED', 'disconnected')));
-    }
-    if (this.#port === null) this.#attach({ connect: false });
-    return quiet(this.#ask({ do: 'request', type, data, timeout }));
+    if (this.#port !== null && this.#outgoing === null) this.#renew();
   }
 
   subscribeChannel(channel, handler, { since } = {}) {
-    if (this.#port === null) this.#attach({ connect: false });
+    callable(handler, channel);
+    if (this.#port === null) this.#attach();
     let entry = this.#channels.get(channel);
-    if (!entry) {
-      entry = { handlers: new Set(), since };
+    if (!entry || entry.state === 'rejected') {
+      entry = { handlers: entry?.handlers ?? new Set(), since, state: 'subscribing', error: null };
       this.#channels.set(channel, entry);
-      entry.ready = quiet(this.#ask({ do: 'subscribe', channel, since }));
+      entry.ready = this.#subscribe(channel, entry);
     }
     const subscriber = { handler };
     entry.handlers.add(subscriber);
-    return {
+    const client = this;
+    return this._listening({
       channel,
       ready: entry.ready,
+      get state() {
+        return entry.handlers.has(subscriber) ? entry.state : 'closed';
+      },
+      get error() {
+        return entry.error;
+      },
+      get position() {
+        return client.getPosition(channel);
+      },
       unsubscribe: () => {
         if (entry.handlers.delete(subscriber) && entry.handlers.size === 0) this.#leave(channel, entry);
       },
-    };
+    });
   }
 
   unsubscribeChannel(channel, handler) {
@@ -108,6 +152,17 @@ export class SharedClient extends ClientBase {
       if (handler === undefined || subscriber.handler === handler) entry.handlers.delete(subscriber);
     }
     if (entry.handlers.size === 0) this.#leave(channel, entry);
+  }
+
+  /** The last known position of a channel, as this tab saw it. */
+  getPosition(channel) {
+    const position = this.#positions.get(channel);
+    return position && { ...position };
+  }
+
+  /** With `autoAck: false`: tells that everything in the inbox up to `offset` was dealt with. */
+  ack(offset) {
+    if (this.#port !== null) this.#post({ do: 'call', name: 'ack', args: [offset] });
   }
 
   updateTaskProgress(taskId, progress, options) {
@@ -126,35 +181,244 @@ export class SharedClient extends ClientBase {
     return taken;
   }
 
+  _request(type, data, { timeout, signal } = {}) {
+    if (this.#port === null && this.getState().connectionState === 'closed') {
+      return Promise.reject(new PushError('CLOSED', 'disconnected'));
+    }
+    if (signal?.aborted) return Promise.reject(signal.reason);
+    if (this.#port === null) this.#attach();
+    const { n, promise } = this.#ask({ do: 'request', type, data, timeout });
+    signal?.addEventListener('abort', () => {
+      this.#waiting.get(n)?.reject(signal.reason);
+      if (this.#waiting.delete(n)) this.#post({ do: 'abort', n });
+    }, { once: true });
+    return promise;
+  }
+
+  /** Somebody began to listen: what no tab took goes there. */
+  _listening(end) {
+    if (this.#port !== null) Promise.resolve().then(() => this.#port !== null && this.#post({ do: 'offer' }));
+    return end;
+  }
+
+  // --- attaching -----------------------------------------------------------------------------------------------------
+
+  #attach() {
+    const { port, lock, release, failed } = this.#open(this.#options);
+    this.#port = port;
+    this.#lock = lock;
+    this.#release = release;
+    port.onmessage = ({ data }) => {
+      if (port !== this.#port) return;
+      this.#cancelWait();
+      this.#receive(data);
+    };
+    port.start?.();
+    failed?.then((reason) => port === this.#port && this.#fallBack(reason));
+    this.#admit();
+  }
+
+  /** Finds out whose tab this is, with a token from its own application, and joins the tabs of that user. */
+  async #admit(known) {
+    const port = this.#port;
+    this.#outgoing = [];
+    let token = known;
+    while (token === undefined) {
+      try {
+        token = await this.#take('connect');
+      } catch (error) {
+        if (port !== this.#port) return;
+        if (error.code === 'UNAUTHORIZED') return void this.#end(error, error);
+        this._events.emit('error', error);
+        this.store.set({ error: error.message, lastError: error });
+        await new Promise((resolve) => setTimeout(resolve, TOKEN_RETRY));
+      }
+      if (port !== this.#port) return;
+    }
+    this.#present = token;
+    this.#user = userOf(token, this.#whole);
+    this.#kept = (this.#options.recover && this.#storage.read(`positions ${this.#user}`)) || {};
+    const waiting = [...this.#waiting.values()].map(({ message }) => message);
+    const calls = this.#outgoing;
+    this.#outgoing = null;
+    // Positions over a reload are this page's: a worker has no storage for them.
+    const options = { ...this.#options, recover: false };
+    this.#post({ do: 'attach', connect: this.#wanted, lock: this.#lock, options, user: this.#user, token });
+    for (const message of waiting) this.#post(message.do === 'subscribe' ? this.#resuming(message) : message);
+    const asked = new Set(waiting.map(({ channel }) => channel));
+    for (const [channel, entry] of this.#channels) if (!asked.has(channel)) this.#subscribe(channel, entry);
+    for (const call of calls) this.#post(call);
+    this.#post({ do: 'offer' });
+    if (this.#ownOpen) {
+      this.#cancelWait();
+      this.#cancelWait = later(WORKER_WAIT, () => this.#fallBack('no answer'));
+    }
+  }
+
+  /** The token as it is now: null for none. */
+  async #take(reason) {
+    if (typeof this.#token !== 'function') return this.#token ?? null;
+    return askForToken(this.#token, { reason }, later, this.#options.connectTimeout ?? DEFAULTS.connectTimeout);
+  }
+
+  /** Another token was set: the same user's renews the connection of all, another's leads this tab elsewhere. */
+  async #renew() {
+    const port = this.#port;
+    try {
+      const token = await this.#take('refresh');
+      if (port !== this.#port) return;
+      if (userOf(token, this.#whole) !== this.#user) return void this.#move(token);
+      this.#present = token;
+      this.#post({ do: 'call', name: 'setToken', token });
+    } catch (error) {
+      if (port !== this.#port) return;
+      if (error.code === 'UNAUTHORIZED') this.#end(error, error);
+      else this._events.emit('error', error);
+    }
+  }
+
+  /** The worker wants a token, of any of its tabs. */
+  async #answer({ n, reason }) {
+    const port = this.#port;
+    try {
+      const token = await this.#take(reason);
+      if (port !== this.#port) return;
+      if (userOf(token, this.#whole) === this.#user) {
+        this.#present = token;
+        this.#post({ do: 'answer', n, token });
+      } else {
+        this.#move(token);
+      }
+    } catch (error) {
+      const { code, message } = error;
+      if (port === this.#port) this.#post({ do: 'answer', n, error: { code, message } });
+    }
+  }
+
+  /** This tab is another user's now: it leaves the others, with nothing of what it had. */
+  #move(token) {
+    this.#post({ do: 'leave' });
+    this.#endRequests(new PushError('CLOSED', 'the user changed'));
+    this.#forgetUser();
+    this.store.set({ isConnected: false, connectionState: 'connecting', connectionId: null });
+    this.#admit(token);
+  }
+
+  #forgetUser() {
+    this.#positions.clear();
+    this.#kept = {};
+    this.store.set({ ...NO_TASKS, userId: null, permissions: [] });
+  }
+
+  /** The worker did not load, or says nothing: from now on this tab has a connection of its own. */
+  #fallBack(reason) {
+    if (!this.#ownOpen) return;
+    console.warn(`pushclient: the shared worker does not work (${reason}); this tab has a connection of its own`);
+    this.#cancelWait();
+    this.#port.postMessage({ do: 'leave' });
+    this.#release?.();
+    this.#open = this.#ownOpen;
+    this.#ownOpen = null;
+    this.#attach();
+  }
+
+  /** Leaves, by the application's wish (no `failure`) or because nobody is signed in. */
+  #end(error, failure) {
+    this.#keepPositions();
+    if (this.#outgoing === null) this.#post({ do: 'leave' });
+    this.#cancelWait();
+    this.#release?.();
+    this.#port = this.#release = this.#outgoing = null;
+    this.#wanted = false;
+    this.#failWaiting(error);
+    this.store.set({
+      isConnected: false,
+      connectionState: 'closed',
+      connectionId: null,
+      transport: null,
+      nextAttemptAt: null,
+      error: failure && failure.message,
+      lastError: failure,
+    });
+    if (failure) this._events.emit('error', failure);
+  }
+
+  #keepPositions() {
+    if (!this.#options.recover || this.#user === null) return;
+    const placed = [...this.#positions].filter(([channel]) => this.#channels.has(channel));
+    this.#storage.write(`positions ${this.#user}`, { ...this.#kept, ...Object.fromEntries(placed) });
+  }
+
+  // --- messages ------------------------------------------------------------------------------------------------------
+
+  #subscribe(channel, entry) {
+    const { promise } = this.#ask({ do: 'subscribe', channel, since: entry.since });
+    const settled = (state, error = null) => {
+      if (this.#channels.get(channel) === entry) this.#turn(entry, state, error);
+    };
+    promise.then(
+      (result) => {
+        const { offset, epoch } = result;
+        if (epoch !== undefined && this.#channels.get(channel) === entry) this.#moveTo(channel, { offset, epoch });
+        settled('subscribed');
+      },
+      (error) => settled('rejected', error),
+    );
+    return promise;
+  }
+
+  #turn(entry, state, error = null) {
+    if (entry.state === state) return;
+    Object.assign(entry, { state, error });
+  }
+
+  #resuming(message) {
+    const { channel } = message;
+    const since = this.#positions.get(channel) ?? message.since ?? this.#kept[channel];
+    delete this.#kept[channel];
+    return { ...message, since };
+  }
+
   #leave(channel, entry) {
     if (this.#channels.get(channel) !== entry) return;
     this.#channels.delete(channel);
+    this.#positions.delete(channel);
+    const error = new PushError('CLOSED', 'unsubscribed');
+    this.#turn(entry, 'closed', error);
+    for (const [n, { message, reject }] of this.#waiting) {
+      if (message.channel !== channel) continue;
+      this.#waiting.delete(n);
+      reject(error);
+    }
     if (this.#port !== null) this.#post({ do: 'unsubscribe', channel });
   }
 
-  #attach({ connect = true } = {}) {
-    const { port, lock, release } = this.#open(this.#options);
-    this.#port = port;
-    this.#release = release;
-    port.onmessage = ({ data }) => port === this.#port && this.#receive(data);
-    port.start?.();
-    this.#post({ do: 'attach', connect, lock, options: this.#options, token: this.#token !== undefined });
-    for (const [channel, { since }] of this.#channels) quiet(this.#ask({ do: 'subscribe', channel, since }));
+  #moveTo(channel, { offset, epoch }) {
+    const position = this.#positions.get(channel);
+    if (position?.epoch !== epoch || position.offset < offset) this.#positions.set(channel, { offset, epoch });
   }
 
-  #detach() {
-    this.#release?.();
-    this.#port = this.#release = null;
-  }
-
+  /** Sends to the worker. Before the tab is admitted calls wait here; `#waiting` and `#channels` remember the rest. */
   #post(message) {
-    this.#port.postMessage(message);
+    if (this.#outgoing === null) this.#port.postMessage(message);
+    else if (message.do === 'call') this.#outgoing.push(message);
   }
 
   #ask(message) {
     const n = ++this.#serial;
-    this.#post({ ...message, n });
-    return new Promise((resolve, reject) => this.#waiting.set(n, { resolve, reject }));
+    const whole = { ...message, n };
+    const promise = quiet(new Promise((resolve, reject) => this.#waiting.set(n, { message: whole, resolve, reject })));
+    this.#post(message.do === 'subscribe' ? this.#resuming(whole) : whole);
+    return { n, promise };
+  }
+
+  #endRequests(error) {
+    for (const [n, { message, reject }] of this.#waiting) {
+      // A subscription is asked for again, where the tab goes.
+      if (message.do !== 'request') continue;
+      this.#waiting.delete(n);
+      reject(error);
+    }
   }
 
   #failWaiting(error) {
@@ -167,9 +431,14 @@ export class SharedClient extends ClientBase {
   async #receive(message) {
     const { is, n } = message;
     if (is === 'push') {
-      const running = this._events.dispatch(message.push, this.#channels.get(message.push.channel)?.handlers);
-      await Promise.all(running);
-      if (this.#port !== null) this.#post({ do: 'done', n });
+      const { push } = message;
+      const { channel, offset, epoch } = push;
+      const place = channel?.startsWith('task:') ? `user:${this.getState().userId}` : channel;
+      if (offset !== undefined) this.#moveTo(place, { offset, epoch });
+      const port = this.#port;
+      const results = this._events.dispatch(push, this.#channels.get(channel)?.handlers);
+      await Promise.all(results);
+      if (port === this.#port) this.#post({ do: 'done', n, taken: results.length > 0 });
     } else if (is === 'state') {
       this.#mirror(message);
     } else if (is === 'event') {
@@ -180,37 +449,49 @@ export class SharedClient extends ClientBase {
       if (message.error) waiting?.reject(revived(message.error));
       else waiting?.resolve(message.data);
     } else if (is === 'ask') {
-      try {
-        const token = typeof this.#token === 'function' ? await this.#token({ reason: message.reason }) : this.#token;
-        this.#post({ do: 'answer', n, token: token ?? null });
-      } catch (error) {
-        this.#post({ do: 'answer', n, error: String(error?.message ?? error) });
-      }
+      this.#answer(message);
     }
   }
 
   #mirror({ patch, maps }) {
+    const { userId } = patch;
+    if (typeof userId === 'string' && !this.#whole && !isOf(this.#present, userId)) {
+      // The tokens agree in `sub`, and the user is named elsewhere: what came here is another's.
+      this.#whole = true;
+      return void this.#move(this.#present);
+    }
     const state = this.getState();
-    const next = { ...patch };
+    const next = { ...patch, ...('lastError' in patch && { lastError: revived(patch.lastError) }) };
     for (const [key, { set, removed }] of Object.entries(maps)) {
       const map = new Map(state[key]);
       for (const taskId of removed) map.delete(taskId);
       for (const [taskId, value] of set) map.set(taskId, value);
       next[key] = map;
     }
-    this._store.set(next);
+    this.store.set(next);
     if (next.isConnected) {
       this.#connected?.resolve();
       this.#connected = null;
+      const from = this.#lastUserId;
+      const to = this.getState().userId;
+      this.#lastUserId = to;
+      if (from !== null && from !== to) this._events.emit('user_changed', { from, to });
     } else if (next.connectionState === 'closed') {
-      this.#failWaiting(new PushError('CLOSED', this.getState().error ?? 'the connection is closed'));
+      const { error, lastError } = this.getState();
+      this.#failWaiting(lastError ?? new PushError('CLOSED', error ?? 'the connection is closed'));
+    }
+    if (next.isConnected === false) {
+      for (const entry of this.#channels.values()) if (entry.state === 'subscribed') this.#turn(entry, 'subscribing');
     }
   }
 
   #event(type, value) {
     // Which channels concern a tab is told to all: only those who asked hear it.
+    const entry = this.#channels.get(value?.channel);
+    if (type === 'subscribed' && entry) this.#turn(entry, 'subscribed');
+    if (type === 'rejected' && entry) this.#turn(entry, 'rejected', new PushError(value.code, value.message));
     const about = type === 'rejected' || type === 'subscribed';
-    if (!about || this.#channels.has(value.channel)) this._events.emit(type, value);
+    if (!about || entry) this._events.emit(type, value);
   }
 }
 
@@ -223,8 +504,11 @@ function revived(value) {
 function openWorker({ url, session }, workerUrl) {
   // The address and the options stand here literally: bundlers look for them.
   const worker = workerUrl
-    ? new SharedWorker(workerUrl, { type: 'module', name: 'pushclient' })
-    : new SharedWorker(new URL('./worker.js', import.meta.url), { type: 'module', name: 'pushclient' });
+    ? new SharedWorker(workerUrl, { type: 'module', name: 'pushclient 2' })
+    : new SharedWorker(new URL('./worker.js', import.meta.url), { type: 'module', name: 'pushclient 2' });
+  const failed = new Promise((resolve) => {
+    worker.onerror = (event) => resolve(event.message || 'it did not load');
+  });
   const lock = `pushclient ${url} ${session} ${Math.random().toString(36).slice(2)}`;
   const { port } = worker;
   const { locks } = globalThis.navigator;
@@ -244,6 +528,7 @@ function openWorker({ url, session }, workerUrl) {
   }
   return {
     lock: locks ? lock : null,
+    failed,
     port: {
       postMessage: (message) => held.then(() => port.postMessage(message)),
       set onmessage(listener) {
@@ -257,18 +542,36 @@ function openWorker({ url, session }, workerUrl) {
   };
 }
 
+/** An exchange of this tab alone, behind a port like the worker's. */
+function openOwn(environment) {
+  const exchange = new Exchange((given) => createClient({ ...given, environment }));
+  const { port1, port2 } = new MessageChannel();
+  exchange.accept(port2);
+  return { lock: null, port: port1, release: () => setTimeout(() => port1.close(), 0) };
+}
+
 /**
- * A client that shares its connection with the other tabs of this origin. `session` keeps apart what must not be shared
- * (give the user's id where different users may be signed in in different tabs). Functions among the options are
- * not shared, but for `token`, which is asked of a living tab when needed.
+ * A client that shares its connection with the other tabs of this origin that are the same user's. `session` keeps apart
+ * what must not be shared beside. Functions among the options are not shared, but for `token`, which is asked of a
+ * living tab when needed.
  */
 export function createSharedClient(options = {}) {
-  const { open, workerUrl, session = '', token, url = '/ws' } = options;
+  const { open, workerUrl, session = '', token, url = '/ws', environment } = options;
   if (open === undefined && typeof globalThis.SharedWorker !== 'function') return new PushClient(options);
-  const given = Object.entries(options).filter(([key, value]) => key in DEFAULTS && value !== undefined);
+  const given = Object.entries(options).filter(([key, value]) => key in DEFAULTS && value !== undefined && typeof value !== 'function');
   const absolute = new URL(url, globalThis.location?.href).href;
   const shareable = { ...Object.fromEntries(given), token: undefined, url: absolute, session };
-  return new SharedClient(shareable, { token, open: open ?? ((each) => openWorker(each, workerUrl)) });
+  const own = () => openOwn(environment);
+  const opened = (each) => {
+    try {
+      return openWorker(each, workerUrl);
+    } catch (error) {
+      // A worker on another origin, say.
+      console.warn(`pushclient: no shared worker (${error.message}); this tab has a connection of its own`);
+      return own();
+    }
+  };
+  return new SharedClient(shareable, { token, open: open ?? opened, openOwn: open ? null : own });
 }
 
 export default createSharedClient;

@@ -2,31 +2,40 @@ import { run } from './events.js';
 import { DEFAULTS } from './options.js';
 import { NO_TASKS, setProgress, setStatus, takeTasks } from './tasks.js';
 
-export const INITIAL = Object.freeze({
+export const NO_PERMISSIONS = Object.freeze([]);
+
+const INITIAL = {
   socket: null,
   isConnected: false,
   connectionState: 'idle',
   transport: null,
   connectionId: null,
   userId: null,
-  permissions: Object.freeze([]),
+  permissions: NO_PERMISSIONS,
   reconnectAttempts: 0,
   maxReconnectAttempts: Infinity,
   reconnectInterval: DEFAULTS.reconnectInterval,
+  nextAttemptAt: null,
   error: null,
+  lastError: null,
   ...NO_TASKS,
-});
+};
 
 /** The state as a snapshot: frozen, and the same object until something changes. Its Maps are replaced, never changed. */
 export class Store {
   #snapshot;
+  #initial;
   #listeners = new Set();
 
   constructor(values) {
-    this.#snapshot = Object.freeze({ ...INITIAL, ...values });
+    this.#initial = this.#snapshot = Object.freeze({ ...INITIAL, ...values });
   }
 
+  /** The current snapshot. */
   getState = () => this.#snapshot;
+
+  /** The first snapshot: what a server renders, and a page before it is hydrated. */
+  getInitialState = () => this.#initial;
 
   /** Calls `listener(state, previous)` after each change. Returns the function that ends it. */
   subscribe = (listener) => {
@@ -61,6 +70,7 @@ export class Store {
     return taken;
   }
 
+  /** Shows a percentage that the application knows of itself: 0 to 100, and not lower than shown, unless `force`. */
   updateTaskProgress(taskId, progress, { force = false } = {}) {
     this.set(setProgress(this.#snapshot, taskId, progress, force));
   }

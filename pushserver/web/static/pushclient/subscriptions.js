@@ -1,337 +1,348 @@
-import { errorOf, PushError, TEMPORARY } from './errors.js';
+import { createCursor } from './cursor.js';
+import { errorOf, isTemporary, PushError } from './errors.js';
+import { callable } from './events.js';
 import { deferred } from './promises.js';
 
-const MAX_SEEN = 4096;
 const MAX_SUBSCRIBE_CHARS = 30000;
 const MAX_QUERY_CHARS = 1500;
+
+const isInbox = (channel) => channel.startsWith('user:');
 
 /**
  * The channels: which are wanted, how far each was read, and what comes on them.
  *
- * Of the line it needs `env`, `link`, `userId`, `ask`, `emit`, `dispatch` and `applyTasks`; beside it, the inbox.
+ * A subscription `{channel, handlers, ready, cursor, state, error}` begins with a channel's first handler and
+ * ends with its last; its position ends with it. The channels that the server subscribes are the user's, and so are
+ * their cursors. `link.asked` says for which subscription a channel was asked on that link.
+ *
+ * Of the line it needs `random`, `link`, `user`, `ask`, `emit`, `dispatch`, `applyTasks` and `forgetTasks`.
  */
-export class Subscriptions {
-  #line;
-  #inbox;
-  #channels = new Map();
-  #server = new Set();
-  #flushing = false;
-  #positions = new Map();
-  #seen = new Set();
+export function createSubscriptions(line) {
+  const { ask, emit, applyTasks } = line;
+  const channels = new Map();
+  let flushing = false;
 
-  constructor(line, inbox) {
-    this.#line = line;
-    this.#inbox = inbox;
-  }
+  const own = () => `user:${line.user?.id}`;
+  const known = (channel) => line.user?.cursors.get(channel) ?? channels.get(channel)?.cursor;
+  const cursorOf = (link, channel) => {
+    let cursor = known(channel) ?? link.strays.get(channel);
+    // Nobody here asked for it (a late push, the server's API): it is followed for as long as the link lasts.
+    if (!cursor) link.strays.set(channel, (cursor = createCursor()));
+    return cursor;
+  };
+  /** What an answer is taken for; it says nothing to a subscription that came later. */
+  const asking = (link, channel, since) => ({ channel, since, cursor: cursorOf(link, channel) });
+  const stands = (link, { channel, cursor }) => link === line.link && cursorOf(link, channel) === cursor;
 
-  // --- for the application -------------------------------------------------------------------------------------------
-
-  add(channel, handler, since) {
-    let entry = this.#channels.get(channel);
-    if (!entry) {
-      entry = { channel, handlers: new Set(), ready: deferred() };
-      this.#channels.set(channel, entry);
-      if (since) this.#positions.set(channel, { offset: since.offset, epoch: since.epoch });
-    } else if (entry.rejected) {
-      Object.assign(entry, { rejected: false, ready: deferred() });
-      this.#line.link?.channels.delete(channel);
-    }
-    const subscriber = { handler };
-    entry.handlers.add(subscriber);
-    this.#flush();
-    return {
-      channel,
-      ready: entry.ready.promise,
-      unsubscribe: () => {
-        if (entry.handlers.delete(subscriber) && entry.handlers.size === 0) this.#leave(entry);
-      },
-    };
-  }
-
-  /** Ends one handler's subscription, or the whole channel's. */
-  remove(channel, handler) {
-    const entry = this.#channels.get(channel);
-    if (!entry) return;
-    for (const subscriber of [...entry.handlers]) {
-      if (handler === undefined || subscriber.handler === handler) entry.handlers.delete(subscriber);
-    }
-    if (entry.handlers.size === 0) this.#leave(entry);
-  }
-
-  position(channel) {
-    const position = this.#positions.get(channel);
-    return position && { ...position };
-  }
-
-  // --- for the connection --------------------------------------------------------------------------------------------
-
-  /** The positions to sign in with: of the channels that the server subscribes. */
-  get signInPositions() {
-    const positions = {};
-    for (const channel of this.#server) {
-      if (this.#positions.has(channel)) positions[channel] = this.#positions.get(channel);
-    }
-    return positions;
-  }
-
-  /** Channels that an event stream opens with: those without a position, as far as a url should be long. */
-  channelsToOpen(link) {
-    let length = 0;
-    for (const channel of this.#channels.keys()) {
-      if (this.#positions.has(channel)) continue;
-      length += channel.length;
-      if (length > MAX_QUERY_CHARS) break;
-      link.channels.add(channel);
-    }
-    return [...link.channels];
-  }
-
-  /** Signed in: the server subscribes these channels, and the inbox is in this state. */
-  open(channels, inbox) {
-    this.#server = new Set(channels);
-    if (!inbox) return;
-    const own = this.#own;
-    if (this.#inbox.open(inbox)) this.#line.emit('gap', { channel: own, cause: 'not_recovered' });
-    // Lost again before the first push: resume from the cursor, as the server would.
-    if (this.#positions.get(own)?.epoch !== inbox.epoch) {
-      this.#positions.set(own, { offset: inbox.acked, epoch: inbox.epoch });
-    }
-  }
-
-  /** After sign-in: takes what was resumed with it, and asks for all that is wanted. */
-  begin(link, data) {
-    const resumed = Object.keys(data.results ?? {});
-    for (const channel of resumed) if (this.#channels.has(channel)) link.channels.add(channel);
-    this.subscribed(link, resumed, this.#positions, data);
-    // Of a channel that the server subscribes the position is known by subscribing again: without it, what is published
-    // during the next interruption could not be asked for. An event stream had no way to resume these at sign-in.
-    const placed = (channel) => channel.startsWith('user:') || this.#positions.has(channel);
-    this.#sync([...this.#server].filter((channel) => link.kind === 'sse' || !placed(channel)));
-  }
-
-  /** The permissions changed: what was refused may be allowed now. */
-  askRefusedAgain(link) {
-    for (const entry of this.#channels.values()) if (entry.rejected) link.channels.delete(entry.channel);
-    this.#flush();
-  }
-
-  /** Another user: how far anything was read concerns nobody any more. */
-  forget() {
-    this.#positions.clear();
-    this.#server.clear();
-    this.#seen.clear();
-    this.#inbox.forget();
-  }
-
-  /** Ends every subscription. */
-  clear() {
-    for (const entry of this.#channels.values()) entry.ready.reject(new PushError('CLOSED', 'the state was reset'));
-    this.#channels.clear();
-  }
-
-  /** A push came on `link`. */
-  receive(link, push) {
-    const { type, channel, offset, epoch, messageId, data } = push;
-    const inbox = this.#inboxChannel(channel);
-    const place = inbox ?? channel;
-    if (offset !== undefined) {
-      if (link.resuming.has(place)) {
-        // What lies between is still on its way: this one waits for its turn.
-        link.resuming.get(place).push(push);
-        return;
-      }
-      const position = this.#positions.get(place);
-      if (position?.epoch === epoch && offset <= position.offset) return;
-      this.#positions.set(place, { offset, epoch });
-    }
-    const repeated = messageId !== undefined && this.#wasSeen(`${channel} ${messageId}`);
-    const task = typeof data?.taskId === 'string' && typeof data.version === 'number' && type.startsWith('task_');
-    const stale = task && !repeated && this.#line.applyTasks([data]).length === 0;
-    let running = [];
-    // A final event from the inbox is a message of its own: it is told even where its state was known by other ways.
-    const told = repeated || (stale && offset === undefined);
-    if (!told) running = this.#line.dispatch(push, this.#channels.get(channel)?.handlers);
-    if (inbox && offset !== undefined) this.#inbox.handledAfter(running, push);
-    const about = data?.channel ?? channel;
-    if (type === 'unsubscribed') this.#ended(link, about);
-    else if (type === 'resync' && typeof about === 'string') this.#resync(link, about);
-    else if (type === 'inbox_overflow') this.#line.emit('gap', { channel, cause: 'overflow', lost: data?.lost });
-  }
-
-  /** Takes the results for `asked`, of which those in `since` wanted to resume. */
-  subscribed(link, asked, since, { results = {}, rejected = {} }) {
-    for (const channel of asked) {
-      if (link !== this.#line.link) return;
-      const refusal = rejected[channel];
-      if (refusal) {
-        this.#notSubscribed(link, [channel], errorOf(refusal));
-        continue;
-      }
-      const held = link.resuming.get(channel) ?? [];
-      link.resuming.delete(channel);
-      const entry = this.#channels.get(channel);
-      const result = results[channel] ?? {};
-      if (result.task) this.#line.applyTasks([result.task]);
-      // Of the inbox `inbox_overflow` and the epoch tell.
-      if (since.has(channel) && result.recovered !== undefined && !channel.startsWith('user:')) {
-        if (result.recovered) this.#line.emit('recovered', { channel });
-        else this.#line.emit('gap', { channel, cause: 'not_recovered' });
-      }
-      for (const push of result.messages ?? []) this.receive(link, push);
-      // The inbox's own messages come as pushes after this: its position moves with them alone.
-      if (result.epoch !== undefined && !channel.startsWith('user:')) this.#moveTo(channel, result);
-      if (entry) entry.rejected = false;
-      entry?.ready.resolve(result);
-      if (entry) this.#line.emit('subscribed', { channel, result });
-      for (const push of held) this.receive(link, push);
-    }
-  }
-
-  // --- positions -----------------------------------------------------------------------------------------------------
-
-  get #own() {
-    return `user:${this.#line.userId}`;
-  }
-
-  /** The channel whose positions a push counts on, where that is the inbox (final task events come through it, too). */
-  #inboxChannel(channel) {
-    return channel === this.#own || (typeof channel === 'string' && channel.startsWith('task:')) ? this.#own : null;
-  }
-
-  /** Moves a channel's position to `offset`, in the same epoch forward only. */
-  #moveTo(channel, { offset, epoch }) {
-    const position = this.#positions.get(channel);
-    if (position?.epoch !== epoch || position.offset < offset) this.#positions.set(channel, { offset, epoch });
-  }
-
-  #wasSeen(key) {
-    if (this.#seen.has(key)) return true;
-    this.#seen.add(key);
-    if (this.#seen.size > MAX_SEEN) this.#seen.delete(this.#seen.values().next().value);
-    return false;
-  }
-
-  #ended(link, channel) {
-    link.channels.delete(channel);
-    this.#positions.delete(channel);
-    const entry = this.#channels.get(channel);
-    this.#channels.delete(channel);
-    entry?.ready.reject(new PushError('CLOSED', 'the subscription was ended by the server'));
-  }
-
-  #resync(link, channel) {
-    this.#positions.delete(channel);
-    this.#line.emit('gap', { channel, cause: 'resync' });
-    if (link !== this.#line.link) return;
-    if (channel === this.#own) this.#rereadInbox(link, channel);
-    else if (this.#channels.has(channel) && link.channels.delete(channel)) this.#sync();
-    else this.#sync([channel]);
-  }
-
-  /** After a `resync` of the inbox: what it still holds, less what was shown already. */
-  #rereadInbox(link, channel) {
-    const reply = ({ messages = [], offset, epoch }) => {
-      if (link !== this.#line.link) return;
-      this.#inbox.restart(epoch);
-      for (const push of messages) this.receive(link, push);
-      this.#moveTo(channel, { offset, epoch });
-    };
-    this.#line.ask('history', { channel, limit: 1000 }, reply, () => {});
-  }
-
-  // --- asking --------------------------------------------------------------------------------------------------------
-
-  #leave(entry) {
-    if (this.#channels.get(entry.channel) !== entry) return;
-    this.#channels.delete(entry.channel);
-    entry.ready.reject(new PushError('CLOSED', 'unsubscribed'));
-    this.#flush();
-  }
+  const turn = (subscription, state, error = null) => {
+    if (subscription.state === state) return;
+    Object.assign(subscription, { state, error });
+    if (error) subscription.ready.reject(error);
+  };
+  const leave = (subscription, error) => {
+    if (!channels.delete(subscription.channel)) return;
+    turn(subscription, 'closed', error);
+    flush();
+  };
+  const drop = (subscription, subscriber) => {
+    const { handlers } = subscription;
+    if (handlers.delete(subscriber) && handlers.size === 0) leave(subscription, new PushError('CLOSED', 'unsubscribed'));
+  };
 
   /** Once per turn of the event loop, so that many calls are one message. */
-  #flush() {
-    if (this.#flushing) return;
-    this.#flushing = true;
-    queueMicrotask(() => {
-      this.#flushing = false;
-      this.#sync();
+  const flush = () => {
+    if (flushing) return;
+    flushing = true;
+    Promise.resolve().then(() => {
+      flushing = false;
+      sync();
     });
-  }
-
+  };
   /** Brings what the server knows to what is wanted; `extra` is asked for beside it. */
-  #sync(extra = []) {
-    const { link } = this.#line;
+  const sync = (extra = []) => {
+    const { link, user } = line;
     if (!link) return;
-    const left = [...link.channels].filter((channel) => !this.#channels.has(channel));
-    for (const channel of left) {
-      link.channels.delete(channel);
-      if (!this.#server.has(channel)) this.#positions.delete(channel);
-    }
-    const leave = left.filter((channel) => !this.#server.has(channel));
-    const refused = (error) => {
-      if (error === null || !TEMPORARY.has(error.code)) return;
-      this.#later(link, error, () => {
-        for (const channel of leave) link.channels.add(channel);
-        this.#sync();
-      });
-    };
-    if (leave.length > 0) this.#line.ask('unsubscribe', { channels: leave }, () => {}, refused);
-    const wanted = [...this.#channels.keys()].filter((channel) => !link.channels.has(channel));
-    for (const channel of wanted) link.channels.add(channel);
-    this.#send(link, [...new Set([...wanted, ...extra])]);
-  }
-
-  #send(link, names) {
-    let batch = [];
-    let size = 0;
+    const left = [...link.asked.keys()].filter((channel) => !channels.has(channel));
+    for (const channel of left) link.asked.delete(channel);
+    const gone = left.filter((channel) => !user.cursors.has(channel));
+    const refused = (error) => later(link, error, () => {
+      for (const channel of gone) if (!channels.has(channel)) link.asked.set(channel, null);
+      sync();
+    });
+    if (gone.length > 0) ask('unsubscribe', { channels: gone }, () => {}, refused);
+    const wanted = [...channels.values()].filter((each) => link.asked.get(each.channel) !== each);
+    send(link, [...new Set([...wanted.map(({ channel }) => channel), ...extra])]);
+  };
+  const send = (link, names) => {
+    const { kept } = line.user;
     const batches = [];
+    let room = 0;
     for (const channel of names) {
-      const since = this.#positions.get(channel);
+      if (channels.has(channel)) link.asked.set(channel, channels.get(channel));
+      const cursor = cursorOf(link, channel);
+      if (kept[channel] && !cursor.position) cursor.moveTo(kept[channel]);
+      delete kept[channel];
+      const since = cursor.position;
+      if (since && cursor.held?.link !== link) cursor.held = { link, pushes: [] };
       const item = since ? { channel, since } : channel;
-      if (since) link.resuming.set(channel, link.resuming.get(channel) ?? []);
-      size += JSON.stringify(item).length;
-      if (size > MAX_SUBSCRIBE_CHARS) {
-        batches.push(batch);
-        batch = [];
-        size = 0;
+      room -= JSON.stringify(item).length;
+      if (room < 0) {
+        batches.push([]);
+        room = MAX_SUBSCRIBE_CHARS;
       }
-      batch.push(item);
+      batches.at(-1).push(item);
     }
-    if (batch.length > 0) batches.push(batch);
-    for (const channels of batches) {
-      const since = new Map(channels.filter((item) => item.since).map((item) => [item.channel, item.since]));
-      const asked = channels.map((item) => item.channel ?? item);
-      const failed = (error) => this.#notSubscribed(link, asked, error);
-      this.#line.ask('subscribe', { channels }, (data) => this.subscribed(link, asked, since, data), failed);
+    for (const items of batches) {
+      const asked = items.map((item) => asking(link, item.channel ?? item, item.since));
+      const failed = (error) => error && refuse(link, asked, error);
+      ask('subscribe', { channels: items }, (data) => subscribed(link, asked, data), failed);
     }
-  }
+  };
+  /**
+   * Where it failed for now: tries again on the same link, after the time that the server asked for or a second or two.
+   * Returns whether it does.
+   */
+  const later = (link, error, again) => {
+    if (!error || !isTemporary(error)) return false;
+    link.later(Math.max(error.retryAfter ?? 0, 1000) * (1 + line.random()), again);
+    return true;
+  };
 
-  #notSubscribed(link, channels, error) {
-    if (error === null || link !== this.#line.link) return;
-    if (TEMPORARY.has(error.code) || error.code === 'TIMEOUT') {
-      // What is held back stays so: the position from which to resume must not move on.
-      const wanted = (channel) => this.#channels.has(channel) || this.#server.has(channel);
-      this.#later(link, error, () => this.#send(link, channels.filter(wanted)));
-      return;
+  /** Takes the results for what was asked. */
+  const subscribed = (link, asked, { results = {}, rejected = {} }) => {
+    for (const each of asked) {
+      const { channel, cursor, since } = each;
+      if (!stands(link, each)) continue;
+      if (rejected[channel]) {
+        refuse(link, [each], errorOf(rejected[channel]));
+        continue;
+      }
+      const subscription = channels.get(channel);
+      const result = results[channel] ?? {};
+      const pushes = take(link, cursor);
+      if (result.task) applyTasks([result.task]);
+      // Of the inbox `inbox_overflow` and the epoch tell.
+      const placed = result.epoch !== undefined && !isInbox(channel);
+      if (since && placed) {
+        if (result.recovered) emit('recovered', { channel });
+        else emit('gap', { channel, cause: 'not_recovered' });
+      }
+      receiveAll(link, result.messages);
+      // The inbox's own messages come as pushes after this: its position moves with them alone.
+      if (placed) cursor.moveTo(result);
+      if (subscription) {
+        subscription.ready.resolve(result);
+        turn(subscription, 'subscribed');
+        emit('subscribed', { channel, result });
+      }
+      receiveAll(link, pushes);
     }
-    for (const channel of channels) {
-      const held = link.resuming.get(channel) ?? [];
-      link.resuming.delete(channel);
-      for (const push of held) this.receive(link, push);
+  };
+  const refuse = (link, asked, error) => {
+    const standing = () => asked.filter((each) => stands(link, each));
+    // What is held back stays so: the position from which to resume must not move on.
+    if (later(link, error, () => send(link, standing().map(({ channel }) => channel)))) return;
+    for (const { channel, cursor } of standing()) {
+      receiveAll(link, take(link, cursor));
+      const subscription = channels.get(channel);
+      if (!subscription || link !== line.link) continue;
+      turn(subscription, 'rejected', error);
+      emit('rejected', { channel, code: error.code, message: error.message });
     }
-    for (const channel of channels) {
-      const entry = this.#channels.get(channel);
-      if (!entry) continue;
-      entry.rejected = true;
-      entry.ready.reject(error);
-      this.#line.emit('rejected', { channel, code: error.code, message: error.message });
-    }
-  }
+  };
 
-  /** Tries again on the same link, after the time that the server asked for or a second or two. */
-  #later(link, { retryAfter = 0 }, run) {
-    const { env } = this.#line;
-    const delay = Math.max(retryAfter, 1000) * (1 + env.random());
-    env.setTimeout(() => link === this.#line.link && run(), delay);
-  }
+  /** What waited at a cursor for what lies before it. */
+  const take = (link, cursor) => {
+    const pushes = cursor.held?.link === link ? cursor.held.pushes : [];
+    cursor.held = null;
+    return pushes;
+  };
+  const receiveAll = (link, pushes = []) => {
+    for (const push of pushes) subscriptions.receive(link, push);
+  };
+
+  const ended = (link, channel, { code = 'CLOSED', reason } = {}) => {
+    link.asked.delete(channel);
+    line.user.cursors.delete(channel);
+    if (channels.has(channel)) leave(channels.get(channel), new PushError(code, reason));
+  };
+  const resync = (link, channel) => {
+    const cursor = cursorOf(link, channel);
+    cursor.lose();
+    cursor.held = null;
+    const inbox = channel === own();
+    if (inbox) line.forgetTasks();
+    emit('gap', { channel, cause: 'resync' });
+    if (link !== line.link) return;
+    link.asked.delete(channel);
+    if (inbox) reread(link, asking(link, channel));
+    else sync([channel]);
+  };
+  /** After a `resync` of the inbox: what it still holds, less what was shown already; then what came meanwhile. */
+  const reread = (link, asked) => {
+    const { channel, cursor, since } = asked;
+    cursor.held ??= { link, pushes: [] };
+    const read = ({ messages, offset, epoch, more }) => {
+      if (!stands(link, asked)) return;
+      const pushes = take(link, cursor);
+      if (!since) line.user.inbox.open({ epoch, acked: 0 });
+      receiveAll(link, messages);
+      cursor.moveTo({ offset, epoch });
+      if (!more) return receiveAll(link, pushes);
+      cursor.held = { link, pushes };
+      reread(link, { ...asked, since: { offset, epoch } });
+    };
+    const failed = (error) => later(link, error, () => reread(link, asked)) || receiveAll(link, take(link, cursor));
+    ask('history', { channel, limit: 1000, since }, read, failed);
+  };
+
+  const subscriptions = {
+    // --- for the application -----------------------------------------------------------------------------------------
+
+    add(channel, handler, since) {
+      const subscriber = { handler: callable(handler, channel) };
+      let subscription = channels.get(channel);
+      if (!subscription) {
+        const cursor = known(channel) ?? createCursor();
+        if (since && !cursor.position) cursor.moveTo(since);
+        subscription = { channel, handlers: new Set(), ready: deferred(), cursor, state: 'subscribing', error: null };
+        channels.set(channel, subscription);
+      } else if (subscription.state === 'rejected') {
+        subscription.ready = deferred();
+        turn(subscription, 'subscribing');
+        line.link?.asked.delete(channel);
+      }
+      const { handlers, ready } = subscription;
+      handlers.add(subscriber);
+      flush();
+      return {
+        channel,
+        ready: ready.promise,
+        get state() {
+          return handlers.has(subscriber) ? subscription.state : 'closed';
+        },
+        get error() {
+          return subscription.error;
+        },
+        get position() {
+          return subscription.cursor.position;
+        },
+        unsubscribe: () => drop(subscription, subscriber),
+      };
+    },
+
+    /** Ends one handler's subscription, or the whole channel's. */
+    remove(channel, handler) {
+      const subscription = channels.get(channel);
+      for (const subscriber of [...(subscription?.handlers ?? [])]) {
+        if (handler === undefined || subscriber.handler === handler) drop(subscription, subscriber);
+      }
+    },
+
+    handlers: (channel) => channels.get(channel)?.handlers,
+
+    position: (channel) => known(channel)?.position,
+
+    // --- for the connection ------------------------------------------------------------------------------------------
+
+    /**
+     * The positions to sign in with, of the channels that the server subscribes; or `all` that are worth to be kept over
+     * a reload: not the inbox's, whose cursor the server keeps.
+     */
+    positions(all) {
+      const positions = all ? { ...line.user.kept } : {};
+      const add = (channel, { position }) => {
+        if (position && !(all && isInbox(channel))) positions[channel] = position;
+      };
+      line.user?.cursors.forEach((cursor, channel) => add(channel, cursor));
+      if (all) channels.forEach(({ cursor }, channel) => add(channel, cursor));
+      return positions;
+    },
+
+    /** Channels that an event stream opens with: those without a position, as far as a url should be long. */
+    toOpen(link) {
+      let room = MAX_QUERY_CHARS;
+      for (const [channel, subscription] of channels) {
+        if (subscription.cursor.position) continue;
+        room -= channel.length;
+        if (room < 0) break;
+        link.asked.set(channel, subscription);
+      }
+      return [...link.asked.keys()];
+    },
+
+    /** Signed in: the server subscribes these channels, and the inbox is in this state. */
+    open(names, inbox) {
+      const cursors = new Map(names.map((name) => [name, known(name) ?? createCursor()]));
+      line.user.cursors = cursors;
+      for (const each of channels.values()) each.cursor = cursors.get(each.channel) ?? each.cursor;
+      const channel = own();
+      const cursor = cursors.get(channel);
+      if (!inbox || !cursor) return;
+      if (line.user.inbox.open(inbox)) {
+        line.forgetTasks();
+        emit('gap', { channel, cause: 'not_recovered' });
+      }
+      // Lost again before the first push: resume from the cursor, as the server would.
+      if (cursor.position?.epoch !== inbox.epoch) cursor.moveTo({ offset: inbox.acked, epoch: inbox.epoch });
+    },
+
+    /** After sign-in: takes what was resumed with it, or what the event stream was opened with; asks for the rest. */
+    begin(link, data) {
+      const sse = link.kind === 'sse';
+      const names = sse ? [...link.asked.keys()] : Object.keys(data.results ?? {});
+      for (const channel of names) if (channels.has(channel)) link.asked.set(channel, channels.get(channel));
+      subscribed(link, names.map((channel) => asking(link, channel, !sse)), data);
+      if (link !== line.link) return;
+      // Of a channel that the server subscribes the position is known by subscribing again: without it, what is published
+      // during the next interruption could not be asked for. An event stream had no way to resume these at sign-in.
+      sync([...line.user.cursors.keys()].filter((channel) => sse || !(isInbox(channel) || known(channel).position)));
+    },
+
+    /** The link is gone: what was subscribed waits to be so again. */
+    lost() {
+      for (const each of channels.values()) if (each.state === 'subscribed') turn(each, 'subscribing');
+    },
+
+    /** The permissions changed: what was refused may be allowed now. */
+    renewed(link) {
+      for (const { state, channel } of channels.values()) if (state === 'rejected') link.asked.delete(channel);
+      flush();
+    },
+
+    /** Another user: how far anything was read concerns nobody any more. */
+    forget() {
+      for (const each of channels.values()) each.cursor = createCursor();
+    },
+
+    /** Ends every subscription. */
+    clear() {
+      for (const each of [...channels.values()]) leave(each, new PushError('CLOSED', 'the state was reset'));
+    },
+
+    /** A push came on `link`. */
+    receive(link, push) {
+      const { type, channel, offset, data } = push;
+      // Final task events come through the inbox.
+      const inbox = offset !== undefined && (channel === own() || channel?.startsWith?.('task:'));
+      const cursor = cursorOf(link, inbox ? own() : channel);
+      if (offset !== undefined && cursor.held?.link === link) {
+        // What lies between is still on its way: this one waits for its turn.
+        cursor.held.pushes.push(push);
+        return;
+      }
+      const isNew = cursor.accept(push);
+      if (isNew === undefined) return;
+      const task = typeof data?.taskId === 'string' && typeof data.version === 'number' && type.startsWith('task_');
+      const stale = task && isNew && applyTasks([data]).length === 0;
+      // A final event from the inbox is a message of its own: it is told even where its state was known by other ways.
+      const results = isNew && !(stale && offset === undefined) ? line.dispatch(push) : [null];
+      if (inbox) line.user?.inbox.take(push, results);
+      const about = data?.channel ?? channel;
+      if (type === 'unsubscribed') ended(link, about, data);
+      else if (type === 'resync' && typeof about === 'string') resync(link, about);
+      else if (type === 'inbox_overflow') emit('gap', { channel, cause: 'overflow', lost: data?.lost });
+    },
+  };
+  return subscriptions;
 }

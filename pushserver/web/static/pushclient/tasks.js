@@ -58,7 +58,7 @@ export function takeTasks(snapshot, states) {
   return { taken, patch };
 }
 
-/** Shows a percentage that the application knows of itself: 0 to 100, and not lower than shown, unless `force`. */
+/** What changes the snapshot to show this percentage. */
 export function setProgress({ taskProgress }, taskId, progress, force) {
   const value = percentageOf(progress);
   const shown = taskProgress.get(taskId);

@@ -6,62 +6,55 @@ const SLEPT = 10000;
  * Looks after time: a tick every few seconds, which also finds out that the machine slept or that its clock was set
  * back; and the page's events that tell of a network or a tab that came back.
  *
- * `on` has `tick()`, which returns whether to go on, `slept()`, `setBack()`, `woke()`, `offline()` and `hidden()`.
+ * `on` has `tick()`, `hidden()`, and `woke(free)`: whatever was known before may hold no more, and where the way seems to be
+ * free again there is no reason to wait.
  */
-export class Watchdog {
-  #env;
-  #on;
-  #timer = null;
-  #lastTick = 0;
-  #unlisten = null;
+export function createWatchdog({ now, setTimeout, clearTimeout, window, document }, on) {
+  let timer = null;
+  let lastTick = 0;
+  let added = [];
 
-  constructor(env, on) {
-    this.#env = env;
-    this.#on = on;
-  }
+  const tick = (period) => {
+    const late = now() - lastTick - period;
+    timer = null;
+    // In a hidden tab timers are late by rule, which says nothing of the way.
+    if (late > SLEPT || late < -period) on.woke(document?.visibilityState !== 'hidden');
+    on.tick();
+  };
 
-  get isArmed() {
-    return this.#timer !== null;
-  }
+  return {
+    get isArmed() {
+      return timer !== null;
+    },
 
-  /** Ticks from now on, often enough for a heartbeat of this interval and timeout. */
-  arm({ interval, timeout } = { interval: Infinity, timeout: Infinity }) {
-    this.#env.clearTimeout(this.#timer);
-    const period = Math.max(20, Math.min(TICK, interval / 4, timeout / 4));
-    this.#lastTick = this.#env.now();
-    this.#timer = this.#env.setTimeout(() => this.#tick(period), period);
-  }
+    /** Ticks from now on, often enough for a heartbeat of this interval and timeout. */
+    arm({ interval, timeout } = { interval: Infinity, timeout: Infinity }) {
+      clearTimeout(timer);
+      const period = Math.max(20, Math.min(TICK, interval / 4, timeout / 4));
+      lastTick = now();
+      timer = setTimeout(() => tick(period), period);
+    },
 
-  stop() {
-    this.#env.clearTimeout(this.#timer);
-    this.#timer = null;
-    this.#unlisten?.();
-    this.#unlisten = null;
-  }
+    /** Hears the page's events. */
+    listen() {
+      const add = (target, type, listener) => {
+        target?.addEventListener?.(type, listener);
+        added.push([target, type, listener]);
+      };
+      const woke = () => on.woke(true);
+      add(window, 'online', woke);
+      add(window, 'offline', () => on.woke(false));
+      add(window, 'pageshow', (event) => event.persisted && woke());
+      add(window, 'pagehide', on.hidden);
+      add(document, 'visibilitychange', () => document.visibilityState === 'visible' && woke());
+      add(document, 'resume', woke);
+    },
 
-  #tick(period) {
-    const late = this.#env.now() - this.#lastTick - period;
-    this.#timer = null;
-    if (late < -period) this.#on.setBack();
-    if (late > SLEPT) this.#on.slept();
-    this.#on.tick();
-  }
-
-  /** Hears the page's events. */
-  listen() {
-    const { window, document } = this.#env;
-    const { woke, offline, hidden } = this.#on;
-    const added = [];
-    const add = (target, type, listener) => {
-      target?.addEventListener(type, listener);
-      if (target) added.push([target, type, listener]);
-    };
-    add(window, 'online', woke);
-    add(window, 'offline', offline);
-    add(window, 'pageshow', (event) => event.persisted && woke());
-    add(window, 'pagehide', hidden);
-    add(document, 'visibilitychange', () => document.visibilityState === 'visible' && woke());
-    add(document, 'resume', woke);
-    this.#unlisten = () => added.forEach(([target, type, listener]) => target.removeEventListener(type, listener));
-  }
+    stop() {
+      clearTimeout(timer);
+      timer = null;
+      for (const [target, type, listener] of added) target?.removeEventListener?.(type, listener);
+      added = [];
+    },
+  };
 }

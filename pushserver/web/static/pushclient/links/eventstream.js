@@ -1,28 +1,30 @@
-import { CLOSE_CODE_OF } from '../errors.js';
-import { webSocketUrl } from './websocket.js';
+import { errorOf } from '../errors.js';
+import { openWebSocket, webSocketUrl } from './websocket.js';
+
+const MAX_UPGRADE_AFTER = 600000;
 
 /** The event stream's address: given, or `sse` beside the WebSocket's. */
 export function streamUrl(sseUrl, url) {
-  const target = new URL(sseUrl ?? webSocketUrl(url), globalThis.location?.href);
-  target.protocol = target.protocol.replace('ws', 'http');
+  const target = new URL(webSocketUrl(sseUrl ?? url).replace(/^ws/, 'http'));
   if (!sseUrl) target.pathname = target.pathname.replace(/[^/]*$/, 'sse');
   return target;
 }
 
 /** A link over server-sent events: the stream one way, one POST for each message the other way, in order. */
-export function openEventStream({ fetch }, url, channels, token, events) {
+export function openEventStream({ fetch, setTimeout, clearTimeout }, url, channels, token, events) {
   const aborted = new AbortController();
+  const { signal } = aborted;
   let open = true;
   let bearer = null;
   let postUrl = null;
   let tail = Promise.resolve();
-  const closed = (code, reason) => {
-    if (!open) return;
-    open = false;
+  const closed = (code, reason, failure) => {
     aborted.abort();
-    events.closed(code, reason);
+    if (open) events.closed(code, reason, failure);
+    open = false;
   };
   const headers = (more) => ({ ...more, ...(bearer !== null && { Authorization: `Bearer ${bearer}` }) });
+  /** What the server says of a failure; what a proxy says settles nothing. */
   const fault = async (response) => {
     const body = await response.json().catch(() => ({}));
     return { code: 'INTERNAL_ERROR', message: `HTTP ${response.status}`, ...body.error };
@@ -30,66 +32,45 @@ export function openEventStream({ fetch }, url, channels, token, events) {
 
   const read = async () => {
     bearer = await token;
-    const target = new URL(url);
-    if (channels.length > 0) target.searchParams.set('channels', channels.join(','));
-    const response = await fetch(target.href, {
-      headers: headers({ Accept: 'text/event-stream' }),
-      cache: 'no-store',
-      signal: aborted.signal,
-    });
-    if (!response.ok || !response.headers.get('content-type')?.startsWith('text/event-stream')) {
-      const { code, message } = await fault(response);
-      const known = CLOSE_CODE_OF[code] ?? { 400: 3501, 401: 3500, 403: 3507 }[response.status];
-      closed(known ?? 1006, message);
-      return;
-    }
-    if (!open) return;
-    events.opened();
+    if (channels.length > 0) url.searchParams.set('channels', channels.join(','));
+    const response = await fetch(url.href, { headers: headers({ Accept: 'text/event-stream' }), cache: 'no-store', signal });
+    if (!response.headers.get('content-type')?.startsWith('text/event-stream')) throw errorOf(await fault(response));
+    if (open) events.opened();
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     let rest = '';
-    let data = [];
-    for (;;) {
+    while (open) {
       const { value, done } = await reader.read();
-      if (done || !open) break;
+      if (done) break;
       events.alive();
-      const lines = (rest + value).split(/\r\n|\n|\r(?!$)/);
+      const lines = (rest + value).split(/[\r\n]+/);
       rest = lines.pop();
+      // A message is one line of data, and nothing else that comes needs to be known.
       for (const line of lines) {
-        if (line.startsWith('data:')) data.push(line.slice(line[5] === ' ' ? 6 : 5));
-        else if (line === '' && data.length > 0) {
-          const text = data.join('\n');
-          data = [];
-          // A stream has no close code of its own: the server says it as a last message.
-          if (text.startsWith('{"type":"closed",')) {
-            const { code, reason } = JSON.parse(text).data;
-            return void closed(code, reason);
-          }
-          if (open) events.message(text);
-        }
+        if (!line.startsWith('data:') || !open) continue;
+        // A stream has no close code of its own: the server says it as a last message.
+        const [, code] = /^data: ?{"type":"closed",.*"code":(\d+)/.exec(line) ?? [];
+        if (code) closed(+code, JSON.parse(line.slice(5)).data.reason);
+        else events.message(line.slice(5));
       }
     }
     closed(1006, 'the stream ended');
   };
-  read().catch((error) => closed(CLOSE_CODE_OF[error.code] ?? 1006, error.message));
+  read().catch((error) => closed(1006, error.message, error.name === 'PushError' ? error : undefined));
 
   const post = async (text) => {
-    if (aborted.signal.aborted) return;
-    const response = await fetch(postUrl, {
-      method: 'POST',
-      headers: headers({ 'Content-Type': 'application/json' }),
-      body: text,
-      signal: aborted.signal,
-    });
+    if (signal.aborted) return;
+    const body = { method: 'POST', headers: headers({ 'Content-Type': 'application/json' }), body: text, signal };
+    const response = await fetch(postUrl, body);
     if (response.status === 404 || response.status === 410) return void closed(1006, 'the stream is gone');
-    if (!response.ok) {
-      events.message(JSON.stringify({ type: 'error', id: JSON.parse(text).id, data: await fault(response) }));
-      return;
-    }
-    const reply = await response.text();
+    const reply = response.ok
+      ? await response.text()
+      : JSON.stringify({ type: 'error', id: JSON.parse(text).id, data: await fault(response) });
     if (reply.startsWith('{"type"')) events.message(reply);
   };
   return {
-    socket: null,
+    get isOpen() {
+      return open;
+    },
     address(connectionId) {
       postUrl = `${url.origin}${url.pathname}/${encodeURIComponent(connectionId)}`;
     },
@@ -101,10 +82,35 @@ export function openEventStream({ fetch }, url, channels, token, events) {
     },
     close(code) {
       open = false;
-      const abort = () => aborted.abort();
-      // What was sent just before the application's disconnect (an ack, say) still goes out.
-      if (code !== 1000) abort();
-      else Promise.race([tail, new Promise((resolve) => setTimeout(resolve, 2000))]).then(abort);
+      // What was sent just before the application's disconnect (an ack, say) still goes out, if it goes soon.
+      const timer = setTimeout(() => aborted.abort(), 2000);
+      const last = code === 1000 ? tail : Promise.resolve();
+      last.then(() => {
+        clearTimeout(timer);
+        aborted.abort();
+      });
     },
   };
+}
+
+/**
+ * While `link` lives over an event stream: tries now and then, ever more rarely, whether a WebSocket works meanwhile, and
+ * calls `found` when one does.
+ */
+export function watchForWebSocket(env, link, url, { lossWindow, connectTimeout }, found) {
+  const tryAfter = (delay) => link.later(delay * (1 + env.random()), () => {
+    const over = (works) => {
+      socket.close(1000);
+      env.clearTimeout(timer);
+      if (link.transport.isOpen) (works ? found : tryAfter)(Math.min(delay * 2, MAX_UPGRADE_AFTER));
+    };
+    const socket = openWebSocket(env, url, {
+      // Any answer will do, also that one has to sign in first.
+      opened: () => socket.send('{"type":"ping","data":{}}'),
+      message: () => over(true),
+      closed: () => over(false),
+    });
+    const timer = env.setTimeout(() => over(false), connectTimeout);
+  });
+  tryAfter(lossWindow);
 }

@@ -1,11 +1,12 @@
 export const SUBPROTOCOL = 'pushserver.v1.json';
 
-/** `url` (absolute, or relative to the page; http is taken as ws), by default the page's own server. */
-export function webSocketUrl(url) {
-  const absolute = new URL(url ?? '/ws', globalThis.location?.href);
-  absolute.protocol = absolute.protocol.replace('http', 'ws');
-  absolute.hash = '';
-  return absolute.href;
+/**
+ * `url` (absolute, or relative to the page; http is taken as ws), by default the page's own server. As text: React
+ * Native's `URL` can neither be changed nor be trusted with an absolute address.
+ */
+export function webSocketUrl(url = '/ws') {
+  const absolute = /^\w+:/.test(url) ? url : new URL(url, globalThis.location?.href).href;
+  return absolute.replace(/^http/, 'ws').replace(/#.*/, '');
 }
 
 /** A link over WebSocket. After `close` no event comes from it. */

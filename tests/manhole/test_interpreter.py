@@ -9,8 +9,8 @@ import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 
 from pushserver.core.errors import NotFound
-from pushserver.manhole import shell
-from pushserver.manhole.shell import Deadline, Interpreter, Quit, Stopped
+from pushserver.manhole import interpreter
+from pushserver.manhole.interpreter import Deadline, Interpreter, Quit, Stopped
 from pushserver.manhole.tables import Answer, line
 
 
@@ -30,7 +30,7 @@ class Login:
     def type(self, *lines: str) -> str:
         self.said = ""
         for text in lines:
-            self.more, self.pending = self.interpreter.push(text.encode())
+            self.more, self.pending = self.interpreter.push(text)
         return self.said
 
 
@@ -99,7 +99,7 @@ def test_leaving_ends_the_login(login: Login, text: str, status: int) -> None:
 
 
 def test_output_without_end_is_stopped(login: Login, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shell, "MAX_OUTPUT", 1_000)
+    monkeypatch.setattr(interpreter, "MAX_OUTPUT", 1_000)
     said = login.type("while True: print('again')", "")
     assert "stopped: more than 1000 characters" in said
     assert len(said) < 1_100
@@ -116,7 +116,7 @@ def test_output_without_end_is_stopped(login: Login, monkeypatch: pytest.MonkeyP
     ],
 )
 def test_a_statement_without_end_is_stopped(login: Login, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.setattr(shell, "MAX_RUNNING", 0.05)
+    monkeypatch.setattr(interpreter, "MAX_RUNNING", 0.05)
     before = signal.getsignal(signal.SIGALRM)
     well, pending = login.interpreter.run(text)
     assert not well
@@ -134,7 +134,7 @@ def test_code_that_is_not_the_statements_own_is_never_interrupted() -> None:
         return 1
 
     names = {"ours": ours, "before": []}
-    code = compile("before.append(ours())\nwhile True: pass", shell.FILENAME, "exec")
+    code = compile("before.append(ours())\nwhile True: pass", interpreter.FILENAME, "exec")
     with pytest.raises(Stopped), Deadline(0.01):
         exec(code, names)
     assert names["before"] == [1]

@@ -18,8 +18,6 @@ from traceback import TracebackException
 from types import CodeType, FrameType, TracebackType
 from typing import Any, Final
 
-from twisted.conch.insults import insults
-from twisted.conch.manhole import ColoredManhole
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -34,9 +32,6 @@ MAX_OUTPUT: Final = 256 * 1024
 MAX_RUNNING: Final = 3.0
 #: Seconds until it is stopped anew where it caught the first time.
 AGAIN: Final = 0.05
-#: Bytes of one line of input, and lines that are remembered.
-MAX_LINE: Final = 8_192
-MAX_HISTORY: Final = 500
 
 FILENAME: Final = "<console>"
 
@@ -122,31 +117,32 @@ class Interpreter:
         self._who = who
         self._compile = codeop.CommandCompiler()
         #: the lines of a statement that is not finished
-        self.buffer: list[bytes] = []
+        self._lines: list[str] = []
         self._showing: list[Deferred[Any]] = []
 
-    def resetBuffer(self) -> None:
-        self.buffer = []
+    def reset(self) -> None:
+        """Forget the lines of a statement that is not finished."""
+        self._lines = []
 
-    def push(self, line: bytes) -> tuple[bool, list[Deferred[bool]]]:
-        """Takes one line. Answers whether the statement needs more, and what is still to come of it: Deferreds that
-        answer whether it went well. Raises `Quit`."""
-        self.buffer.append(line)
-        source = b"\n".join(self.buffer).decode("utf-8", "replace")
+    def push(self, line: str) -> tuple[bool, list[Deferred[bool]]]:
+        """Take one line. Return whether the statement needs more, and what is still to come of it: Deferreds that
+        fire with whether it went well. Raises `Quit`."""
+        self._lines.append(line)
+        source = "\n".join(self._lines)
         try:
             code = self._compile(source, FILENAME, "single")
         except (SyntaxError, ValueError, OverflowError, MemoryError, RecursionError) as problem:
-            self.resetBuffer()
+            self.reset()
             self._show_problem(problem)
             return False, []
         if code is None:
             return True, []
-        self.resetBuffer()
+        self.reset()
         self._run(code)
         return False, self._take()
 
     def run(self, source: str) -> tuple[bool, list[Deferred[bool]]]:
-        """Runs a whole text; every expression in it is shown. Answers whether it went well so far, and what is still to
+        """Run a whole text; every expression in it is shown. Return whether it went well so far, and what is still to
         come. Raises `Quit`."""
         try:
             tree = ast.parse(source, FILENAME)
@@ -249,7 +245,7 @@ class Interpreter:
         self._write("".join(lines)[-MAX_OUTPUT:])
 
     def complete(self, line: str) -> tuple[str, list[str]]:
-        """For the name before the end of a line: what can be added at once, and all names that it may become."""
+        """Return what can be added to the name at the end of a line, and all names that it may become."""
         start = len(line)
         while start and (line[start - 1].isalnum() or line[start - 1] in "_."):
             start -= 1
@@ -274,110 +270,3 @@ class Interpreter:
         if len(fitting) == 1 and not dot and callable(self.namespace.get(common)):
             added += "("
         return added, fitting
-
-
-class Terminal(ColoredManhole):
-    """The prompt: editing, history, colours, completion. One login's terminal."""
-
-    ps = (b"push> ", b"  ... ")
-    interpreter: Any
-
-    def __init__(self, greeting: str, make_interpreter: Callable[[Terminal], Interpreter], verbs: Callable[[], Verbs]):
-        super().__init__()
-        self._greeting = greeting
-        self._make_interpreter = make_interpreter
-        self._verbs = verbs
-        self._pasted = False
-
-    def connectionMade(self) -> None:
-        super().connectionMade()
-        self.interpreter = self._make_interpreter(self)
-
-    def initializeScreen(self) -> None:
-        # The operator's screen stays as it is: no clearing.
-        self.terminal.write(self._greeting.encode() + b"\n")
-        self.terminal.write(self.ps[self.pn])
-        self.setInsertMode()
-
-    def terminalSize(self, width: int, height: int) -> None:
-        self.width = max(20, width or 80)
-        self.height = height
-
-    # -- keys ---------------------------------------------------------------------------------------------------------
-
-    def keystrokeReceived(self, keyID: Any, modifier: Any) -> None:
-        if isinstance(keyID, bytes) and len(keyID) == 1 and keyID[0] >= 0x80:
-            self.characterReceived(keyID, False)
-        elif keyID in self.keyHandlers or keyID in self._printableChars:
-            super().keystrokeReceived(keyID, modifier)
-
-    def characterReceived(self, ch: bytes, moreCharactersComing: bool) -> None:
-        if len(self.lineBuffer) >= MAX_LINE:
-            self.terminal.write(b"\a")
-            return
-        try:
-            super().characterReceived(ch, moreCharactersComing)
-        except Exception:
-            # What cannot be coloured is shown as it is.
-            self.terminal.write(ch)
-
-    def handle_TAB(self) -> None:
-        before, _ = self.currentLineBuffer()
-        text = before.decode("utf-8", "replace")
-        if not text.strip():
-            for character in b"    ":
-                self.characterReceived(bytes([character]), False)
-            return
-        added, names = self.interpreter.complete(text)
-        for character in added.encode():
-            self.characterReceived(bytes([character]), False)
-        if not added and len(names) > 1:
-            self.write("  ".join(names) + "\n", live=True)
-
-    def handle_RETURN(self) -> Any:
-        del self.historyLines[:-MAX_HISTORY]
-        return super().handle_RETURN()
-
-    def handle_INT(self) -> None:
-        watching = self._verbs().watching
-        self._verbs().end()
-        if not watching:
-            super().handle_INT()
-
-    def handle_QUIT(self) -> None:
-        self.leave(0)
-
-    def leave(self, status: int) -> None:
-        self.terminal.resetModes([insults.modes.IRM])
-        self.terminal.nextLine()
-        self.terminal.transport.finish(status)
-
-    # -- lines --------------------------------------------------------------------------------------------------------
-
-    def lineReceived(self, line: bytes) -> None:
-        self._busy = True
-        try:
-            more, _ = self.interpreter.push(line)
-        except Quit as end:
-            self.leave(end.status)
-            return
-        finally:
-            self._busy = False
-        self.pn = int(more)
-        if self._needsNewline():
-            self.terminal.nextLine()
-        self.terminal.write(self.ps[self.pn])
-
-    _busy = False
-
-    def write(self, text: str, live: bool = False) -> None:
-        """Prints; what comes while nothing is being carried out goes above the line that is being typed."""
-        octets = text.encode("utf-8", "replace")
-        if live or not self._busy:
-            position = self.lineBufferIndex
-            self.addOutput(octets, True)
-            self.lineBufferIndex = position
-            if len(self.lineBuffer) > position:
-                self.terminal.cursorBackward(len(self.lineBuffer) - position)
-        else:
-            self.terminal.write(octets)

@@ -1,0 +1,82 @@
+"""What becomes of a command: told once, by whoever sends it, to any number of threads and event loops that wait.
+
+No lock is ever held here: threads that wait may hold locks of other libraries, and those that send run other people's
+finalisers whenever the collector likes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+_log = logging.getLogger("pushserver.publisher")
+
+
+class Delivery:
+    """Not known yet, then the server's `reply`, or the `error` that the command was refused with."""
+
+    __slots__ = ("_waiting", "error", "hurried", "reply", "settled")
+
+    def __init__(self) -> None:
+        self.settled = False
+        self.reply: Any = None
+        self.error: Exception | None = None
+        #: whether a thread waits, so that a sender in an outage does not take its time
+        self.hurried = False
+        self._waiting: deque[Callable[[Delivery], None]] = deque()
+
+    def settle(self, reply: Any, error: Exception | None = None) -> None:
+        if not self.settled:
+            self.reply, self.error = reply, error
+            self.settled = True
+        self._tell()
+
+    def then(self, callback: Callable[[Delivery], None]) -> None:
+        """Call back once it is settled: at once, or from the sender's thread."""
+        self._waiting.append(callback)
+        if self.settled:
+            self._tell()
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait for at most `timeout` seconds; True if it is settled."""
+        if not self.settled and (timeout is None or timeout > 0):
+            gate = threading.Lock()
+            gate.acquire()
+            self.then(lambda _: gate.release())
+            gate.acquire(timeout=-1 if timeout is None else timeout)
+        return self.settled
+
+    async def arrival(self, timeout: float | None) -> bool:
+        """As `wait`, in an event loop."""
+        if not self.settled and (timeout is None or timeout > 0):
+            loop = asyncio.get_running_loop()
+            event = asyncio.Event()
+
+            def wake(_: Delivery) -> None:
+                try:
+                    loop.call_soon_threadsafe(event.set)
+                except RuntimeError:
+                    # The loop has ended meanwhile: nobody waits any more.
+                    pass
+
+            self.then(wake)
+            try:
+                await asyncio.wait_for(event.wait(), timeout)
+            except TimeoutError:
+                pass
+        return self.settled
+
+    def _tell(self) -> None:
+        while True:
+            try:
+                callback = self._waiting.popleft()
+            except IndexError:
+                return
+            try:
+                callback(self)
+            except Exception:
+                _log.exception("what was to be called with the push server's answer failed")

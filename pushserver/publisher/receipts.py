@@ -1,0 +1,162 @@
+"""What a call gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from pushserver.publisher.errors import PublishError, PublishUnavailable, from_reply
+
+if TYPE_CHECKING:
+    from pushserver.publisher.delivery import Delivery
+
+T = TypeVar("T")
+
+
+class Receipt(Struct, frozen=True, rename="camel"):
+    """A publication's answer; over Redis only the message id is known."""
+
+    message_id: str = ""
+    offset: int | None = None
+    epoch: str | None = None
+    duplicate: bool = False
+    conflict: bool = False
+
+
+class Notified(Struct, frozen=True, rename="camel"):
+    """A notification's answer for one user; over Redis only the ids are known."""
+
+    user_id: str
+    message_id: str = ""
+    offset: int | None = None
+    epoch: str | None = None
+    #: connections of the answering node that it was handed to
+    delivered: int = 0
+    duplicate: bool = False
+    conflict: bool = False
+    #: whether the user has a connection on any node, where that could be told
+    online: bool | None = None
+
+
+class Disconnected(Struct, frozen=True, rename="camel"):
+    """How many connections were closed; None over Redis. `unanswered`: nodes that did not say."""
+
+    closed: int | None = None
+    unanswered: list[str] = []
+
+
+class Revoked(Struct, frozen=True, rename="camel"):
+    """As `Disconnected`; tokens of before `issued_before` (ms) are refused. None: a server of version 1, or Redis."""
+
+    closed: int | None = None
+    issued_before: int | None = None
+    unanswered: list[str] = []
+
+
+class Ticket(Struct, frozen=True, rename="camel"):
+    """For a stream that can send no header; good until `expires_at` (ms)."""
+
+    ticket: str
+    expires_at: int
+
+
+class _Awaited(Generic[T]):
+    """What was left to the background: known as far as it can be now, and later for good.
+
+    `wait` for it, or have a function called.
+    """
+
+    _delivery: Delivery
+    _read: Callable[[Any], T]
+
+    @property
+    def done(self) -> bool:
+        """Whether the server has taken it, or refused it for good."""
+        return self._delivery.settled
+
+    def wait(self, timeout: float | None = None) -> T:
+        """Return the answer, as the same call without ``background=True`` does, or raise its error.
+
+        Raises PublishUnavailable where there is none within `timeout` seconds; it is then still on its way.
+        """
+        if not self._delivery.wait(timeout):
+            raise PublishUnavailable(f"no answer within {timeout} s")
+        return self._told()
+
+    async def arrival(self, timeout: float | None = None) -> T:
+        """As `wait`, in an event loop."""
+        if not await self._delivery.arrival(timeout):
+            raise PublishUnavailable(f"no answer within {timeout} s")
+        return self._told()
+
+    def add_done_callback(self, callback: Callable[[T | PublishError], Any]) -> None:
+        """Call back with the answer or the error, once known: at once, or in the sender's thread; do little there."""
+
+        def tell(_: Delivery) -> None:
+            try:
+                found: T | PublishError = self._told()
+            except PublishError as error:
+                found = error
+            callback(found)
+
+        self._delivery.then(tell)
+
+    def _told(self) -> T:
+        if self._delivery.error is not None:
+            raise self._delivery.error
+        return self._read(self._delivery.reply)
+
+
+class PendingReceipt(_Awaited[Receipt], Receipt, frozen=True, kw_only=True):
+    _delivery: Any
+    _read: Any
+
+    def __repr__(self) -> str:
+        return f"PendingReceipt(message_id={self.message_id!r}, done={self.done})"
+
+
+class PendingNotified(_Awaited[Notified], Notified, frozen=True, kw_only=True):
+    _delivery: Any
+    _read: Any
+
+    def __repr__(self) -> str:
+        return f"PendingNotified(user_id={self.user_id!r}, message_id={self.message_id!r}, done={self.done})"
+
+
+def receipt(answer: Any) -> Receipt:
+    return _converted(answer, Receipt)
+
+
+def receipts(answer: Any) -> list[Receipt | PublishError]:
+    results = _converted(answer, _Results).results
+    return [from_reply(r["error"]) if "error" in r else receipt(r.get("result", r)) for r in results]
+
+
+def notified(answer: Any) -> list[Notified]:
+    return [_converted(result, Notified) for result in _converted(answer, _Results).results]
+
+
+def disconnected(answer: Any) -> Disconnected:
+    return _converted(answer, Disconnected)
+
+
+def revoked(answer: Any) -> Revoked:
+    return _converted(answer, Revoked)
+
+
+def ticket(answer: Any) -> Ticket:
+    return _converted(answer, Ticket)
+
+
+class _Results(Struct, frozen=True):
+    results: list[Any]
+
+
+def _converted(answer: Any, kind: type[T]) -> T:
+    try:
+        return msgspec.convert(answer, kind)
+    except msgspec.ValidationError as error:
+        raise PublishUnavailable(f"the answer is not the push server's: {error}") from None

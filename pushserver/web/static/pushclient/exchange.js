@@ -1,0 +1,218 @@
+/**
+ * What stands between tabs and their connection: in the SharedWorker, or in the tab itself where there is none.
+ *
+ * Tabs whose tokens name the same user share one PushClient; others have another one. A push is handed to every tab that
+ * it concerns, and counts as taken (so that the inbox acks it) once one of them says that a handler ran. If all tabs that
+ * had it die before, it is handed to those that live; if none lives, it was never acked and comes again with the next
+ * connection. Closing a tab therefore loses nothing.
+ */
+import { createClient, PushError, Unauthorized, UNTAKEN } from './index.js';
+
+const MAPS = ['taskProgress', 'taskStatus', 'tasks'];
+/** Each tab sees for itself that the user changed. */
+const EVENTS = ['connect', 'disconnect', 'error', 'gap', 'recovered', 'rejected', 'subscribed'];
+const TOKEN_WAIT = 5000;
+
+const plain = (value) => {
+  if (!(value instanceof Error)) return value;
+  const { name, code, message, retryAfter, closeCode } = value;
+  return { name, code, message, retryAfter, closeCode };
+};
+
+function difference(now, before) {
+  const patch = {};
+  const maps = {};
+  for (const [key, value] of Object.entries(now)) {
+    if (Object.is(value, before[key]) || typeof value === 'function' || key === 'socket') continue;
+    if (!MAPS.includes(key)) {
+      patch[key] = plain(value);
+      continue;
+    }
+    const old = before[key] ?? new Map();
+    maps[key] = {
+      set: [...value].filter(([taskId, state]) => !Object.is(old.get(taskId), state)),
+      removed: [...old.keys()].filter((taskId) => !value.has(taskId)),
+    };
+  }
+  return { is: 'state', patch, maps };
+}
+
+/** The tabs of one user, and their client. `ended()` is called when the last one is gone. */
+class Room {
+  #client;
+  #ended;
+  #tabs = new Set();
+  #serial = 0;
+  #pending = new Map();
+  #asked = new Map();
+  /** The token that a tab came with, until it is used. */
+  #token;
+
+  constructor(create, { options, token }, ended) {
+    this.#ended = ended;
+    const callback = (context) => this.#askToken(context);
+    const client = create({ ...options, token: token === null ? undefined : callback });
+    this.#client = client;
+    client.subscribe((now, before) => this.#tell(difference(now, before)));
+    client.on('*', (push) => this.#hand(push));
+    for (const type of EVENTS) client.on(type, (value) => this.#tell({ is: 'event', type, value: plain(value) }));
+  }
+
+  attach(tab, { connect, token }) {
+    this.#tabs.add(tab);
+    this.#token = token;
+    if (connect) this.#client.connect();
+    const state = this.#client.getState();
+    tab.port.postMessage(difference(state, {}));
+    if (!state.isConnected) return;
+    // For this tab the connection begins now.
+    const { connectionId, userId, transport } = state;
+    tab.port.postMessage({ is: 'event', type: 'connect', value: { connectionId, userId, transport } });
+  }
+
+  receive(tab, message) {
+    const { do: what, n } = message;
+    if (what === 'done') this.#done(tab, message);
+    else if (what === 'call') this.#call(message);
+    else if (what === 'answer') this.#asked.get(n)?.(tab, message);
+    else if (what === 'offer') this.#client._listening();
+    else if (what === 'abort') tab.aborts.get(n)?.abort();
+    else if (what === 'request') {
+      const { type, data, timeout } = message;
+      const abort = new AbortController();
+      tab.aborts.set(n, abort);
+      const forget = () => tab.aborts.delete(n);
+      const promise = this.#client.request(type, data, { timeout, signal: abort.signal });
+      promise.then(forget, forget);
+      this.#reply(tab, n, promise);
+    } else if (what === 'subscribe') {
+      const { channel, since } = message;
+      const subscription = this.#client.subscribeChannel(channel, () => UNTAKEN, { since });
+      tab.channels.get(channel)?.unsubscribe();
+      tab.channels.set(channel, subscription);
+      this.#reply(tab, n, subscription.ready);
+    } else if (what === 'unsubscribe') {
+      tab.channels.get(message.channel)?.unsubscribe();
+      tab.channels.delete(message.channel);
+    }
+  }
+
+  leave(tab) {
+    if (!this.#tabs.delete(tab)) return;
+    for (const subscription of tab.channels.values()) subscription.unsubscribe();
+    tab.channels.clear();
+    if (this.#tabs.size === 0) {
+      this.#client.disconnect();
+      this.#ended();
+      return;
+    }
+    for (const ask of this.#asked.values()) ask(tab, {});
+    for (const [n, entry] of this.#pending) {
+      if (!entry.tabs.delete(tab) || entry.tabs.size > 0) continue;
+      for (const other of this.#tabs) {
+        entry.tabs.add(other);
+        other.port.postMessage({ is: 'push', n, push: entry.push });
+      }
+    }
+  }
+
+  #tell(message) {
+    for (const { port } of this.#tabs) port.postMessage(message);
+  }
+
+  #call({ name, args = [], token }) {
+    if (name !== 'setToken') return void this.#client[name](...args);
+    this.#token = token ?? undefined;
+    this.#client.setToken(token === null ? undefined : (context) => this.#askToken(context));
+  }
+
+  #reply(tab, n, promise) {
+    promise.then(
+      (data) => tab.port.postMessage({ is: 'reply', n, data }),
+      (error) => tab.port.postMessage({ is: 'reply', n, error: plain(error) }),
+    );
+  }
+
+  /** Resolves when one tab's handlers ran, with UNTAKEN when no tab has one. */
+  #hand(push) {
+    const n = ++this.#serial;
+    const concerned = [...this.#tabs].filter((tab) => tab.channels.has(push.channel));
+    // What no tab asked for came from the server's side (the inbox, system): it concerns all.
+    const tabs = new Set(concerned.length > 0 ? concerned : this.#tabs);
+    return new Promise((resolve) => {
+      this.#pending.set(n, { push, tabs, resolve });
+      for (const { port } of tabs) port.postMessage({ is: 'push', n, push });
+    });
+  }
+
+  #done(tab, { n, taken }) {
+    const entry = this.#pending.get(n);
+    entry?.tabs.delete(tab);
+    if (!entry || (!taken && entry.tabs.size > 0)) return;
+    this.#pending.delete(n);
+    entry.resolve(taken ? undefined : UNTAKEN);
+  }
+
+  /** A token from whichever tab gives one first: some may be frozen, and their number must not count. */
+  #askToken({ reason }) {
+    const given = this.#token;
+    this.#token = undefined;
+    if (given && reason !== 'expired') return given;
+    const n = ++this.#serial;
+    const silent = new Set(this.#tabs);
+    let failure = new PushError('TOKEN', 'no tab answered');
+    return new Promise((resolve, reject) => {
+      const end = () => (clearTimeout(timer), this.#asked.delete(n));
+      const timer = setTimeout(() => (end(), reject(failure)), TOKEN_WAIT);
+      this.#asked.set(n, (tab, { token, error }) => {
+        if (!silent.delete(tab)) return;
+        if (error) failure = error.code === 'UNAUTHORIZED' ? new Unauthorized(error.message) : new PushError('TOKEN', error.message);
+        if (!token && silent.size > 0) return;
+        end();
+        if (token) resolve(token);
+        else reject(failure);
+      });
+      this.#tell({ is: 'ask', n, reason });
+    });
+  }
+}
+
+/** All tabs of one server and session. `create(options)` makes a client. */
+export class Exchange {
+  #create;
+  #rooms = new Map();
+
+  constructor(create = createClient) {
+    this.#create = create;
+  }
+
+  /** Takes a tab's port, and its first message where that was read already. */
+  accept(port, first) {
+    const tab = { port, room: null, channels: new Map(), aborts: new Map() };
+    port.onmessage = ({ data }) => this.#receive(tab, data);
+    port.start?.();
+    if (first) this.#receive(tab, first);
+  }
+
+  #receive(tab, message) {
+    if (message.do === 'attach') this.#attach(tab, message);
+    else if (message.do === 'leave') this.#leave(tab);
+    else tab.room?.receive(tab, message);
+  }
+
+  #attach(tab, message) {
+    this.#leave(tab);
+    const { user, lock } = message;
+    if (!this.#rooms.has(user)) {
+      this.#rooms.set(user, new Room(this.#create, message, () => this.#rooms.delete(user)));
+    }
+    tab.room = this.#rooms.get(user);
+    tab.room.attach(tab, message);
+    if (lock) globalThis.navigator.locks.request(lock, () => this.#leave(tab));
+  }
+
+  #leave(tab) {
+    tab.room?.leave(tab);
+    tab.room = null;
+  }
+}

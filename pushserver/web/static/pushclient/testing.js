@@ -1,0 +1,272 @@
+/**
+ * For tests of applications: a server inside the test, and real clients that speak to it. Nothing leaves the process.
+ *
+ *   const fake = new FakeServer({ userId: '42' });
+ *   const client = fake.create();                       // or: configure({ create: fake.create })
+ *   await client.connect();
+ *   fake.push({ type: 'user_notification', data: { title: 'Hello' } });
+ *   fake.sent                                           // what the application sent: [{ type, data }, …]
+ *
+ * The clients are those of `createClient`; all that is not real is the WebSocket and the storage.
+ */
+import { PushClient, PushError } from './index.js';
+
+const EPOCH = 'fake';
+const LONG = 3_600_000;
+const FINAL = ['completed', 'failed', 'cancelled'];
+
+/** What this fake answers where the test says nothing else: the type of the reply, and its data. */
+const REPLIES = {
+  ping: ['pong', (data) => ({ ...data, timestamp: Date.now() })],
+  publish: ['published', ({ messageId }) => ({ messageId })],
+  chat_message: ['message_sent', ({ messageId }) => ({ messageId, delivered: 1, queued: false })],
+  ack: ['ack_success', ({ offset }) => ({ offset })],
+  history: ['history', () => ({ messages: [], offset: 0, epoch: EPOCH, more: false })],
+  presence: ['presence', () => ({ users: [], total: 0 })],
+  inbox: ['inbox', (_, fake) => fake._inbox()],
+  inbox_read: ['inbox_read_success', (_, fake) => ({ unread: fake._inbox().unread })],
+  inbox_delete: ['inbox_delete_success', (_, fake) => ({ deleted: 0, unread: fake._inbox().unread })],
+  task_get: ['task', ({ taskId }, fake) => fake._task(taskId)],
+  task_cancel: ['task', ({ taskId }, fake) => ({ ...fake._task(taskId), cancelRequested: true })],
+  subscribe: ['subscription_success', ({ channels }, fake) => fake._subscribe(channels)],
+  task_subscribe: ['subscription_success', ({ taskId }, fake) => fake._subscribe([`task:${taskId}`])],
+  unsubscribe: ['unsubscription_success', ({ channels }, fake) => fake._unsubscribe(channels)],
+};
+
+/** The client's housekeeping, which no application asked for. */
+const OWN = ['auth', 'ping', 'ack'];
+
+export class FakeServer {
+  /** Every message of the application, in order: `{type, data}`. */
+  sent = [];
+  /** The channels that it is subscribed to. */
+  channels = new Set();
+  /** Offset up to which the inbox is acknowledged. */
+  acked = 0;
+  /** Whether a client gets through; false: every attempt to connect fails. */
+  isUp = true;
+
+  #clients = new Set();
+  #links = new Set();
+  #replies;
+  #rejected;
+  #tasks = new Map();
+  #waiting = [];
+  #offset = 0;
+  #serial = 0;
+
+  /**
+   * `userId`: who signs in. `permissions`, `tasks`: as `auth_success` has them. `pushes`: come after the first sign-in.
+   * `replies`: by type of request, the data of the reply, or a function `(data) => data`, whose `PushError` is the answer.
+   * `rejected`: by channel, the code with which a subscription is refused.
+   */
+  constructor({ userId = '42', permissions = [], tasks = [], pushes = [], replies = {}, rejected = {} } = {}) {
+    this.userId = userId;
+    this.permissions = permissions;
+    this.#replies = new Map(Object.entries(replies));
+    this.#rejected = rejected;
+    for (const task of tasks) this.#keep(task);
+    for (const push of pushes) this.push(push);
+    /** Makes a client of this server: for `createClient`'s place, and React's `create`. */
+    this.create = (options = {}) => this.#create(options);
+  }
+
+  /** The data of every message of one type that the application sent. */
+  sentOf(type) {
+    return this.sent.filter((message) => message.type === type).map(({ data }) => data);
+  }
+
+  /** From now on this answers requests of a type: data, or a function `(data) => data` that may throw a `PushError`. */
+  reply(type, answer) {
+    this.#replies.set(type, answer);
+  }
+
+  /**
+   * Sends a push: its `type` ('message') and `data`; `channel` is the user's own where none is given. While nobody is signed
+   * in it waits for the next sign-in. When this returns, the handlers were called.
+   */
+  push({ type = 'message', data = null, channel = `user:${this.userId}`, ...rest }) {
+    const push = { type, channel, data, timestamp: Date.now(), messageId: `fake-${++this.#serial}`, ...rest };
+    if (channel.startsWith('user:') && push.offset === undefined) Object.assign(push, { offset: ++this.#offset, epoch: EPOCH });
+    const links = [...this.#links].filter((link) => link.isSignedIn);
+    if (links.length === 0) this.#waiting.push(push);
+    for (const link of links) link.receive(push);
+    return push;
+  }
+
+  /** Brings a task to a state: what is given changes, the rest stays. The push has the type that fits its status. */
+  task(state) {
+    const oldStatus = this.#tasks.get(state.taskId)?.status;
+    const task = this.#keep(state);
+    const { taskId, status } = task;
+    // The end of a task is a message of its user's inbox.
+    const channel = FINAL.includes(status) ? `user:${task.userId}` : `task:${taskId}`;
+    if (oldStatus === undefined) this.push({ type: 'task_created', channel, data: task });
+    else if (oldStatus === status) this.push({ type: 'task_progress', channel, data: task });
+    else if (status === 'completed' || status === 'failed') this.push({ type: `task_${status}`, channel, data: task });
+    else this.push({ type: 'task_status_changed', channel, data: { ...task, oldStatus, newStatus: status } });
+    return task;
+  }
+
+  /** Cuts every connection, as a network does, or closes it with a code of the server's. */
+  drop(code = 1006, reason = '') {
+    for (const link of [...this.#links]) link.end(code, reason);
+  }
+
+  /** Disconnects every client that it made: for the end of a test. */
+  close() {
+    for (const client of this.#clients) client.disconnect();
+    this.#clients.clear();
+  }
+
+  _inbox() {
+    return { messages: [], more: false, unread: { notification: 0, chat: 0, task: 0 }, offset: this.#offset, epoch: EPOCH };
+  }
+
+  _task(taskId) {
+    const task = this.#tasks.get(taskId);
+    if (!task) throw new PushError('NOT_FOUND', 'no such task');
+    return task;
+  }
+
+  _subscribe(items) {
+    const results = {};
+    const rejected = {};
+    for (const item of items) {
+      const channel = item.channel ?? item;
+      const taskId = channel.startsWith('task:') ? channel.slice(5) : null;
+      const code = this.#rejected[channel] ?? (taskId && !this.#tasks.has(taskId) ? 'NOT_FOUND' : undefined);
+      if (code) {
+        rejected[channel] = { code, message: `${channel} is refused by the test` };
+        continue;
+      }
+      if (!this.#own().includes(channel)) this.channels.add(channel);
+      results[channel] = taskId ? { task: this.#tasks.get(taskId) } : {};
+    }
+    return { channels: this.#subscribed(), results, rejected };
+  }
+
+  _unsubscribe(channels) {
+    for (const channel of channels) this.channels.delete(channel);
+    return { channels: this.#subscribed(), rejected: {} };
+  }
+
+  _signIn() {
+    return {
+      connectionId: `fake-${++this.#serial}`,
+      userId: this.userId,
+      permissions: this.permissions,
+      channels: this.#own(),
+      results: {},
+      heartbeat: { interval: LONG, timeout: LONG },
+      node: 'fake',
+      inbox: { offset: this.#offset, epoch: EPOCH, acked: this.acked, pending: this.#waiting.length },
+      tasks: [...this.#tasks.values()].filter(({ status }) => !FINAL.includes(status)),
+    };
+  }
+
+  #own() {
+    return ['system', `user:${this.userId}`];
+  }
+
+  #subscribed() {
+    return [...this.#own(), ...this.channels].sort();
+  }
+
+  #keep({ taskId, ...given }) {
+    const now = Date.now();
+    const before = this.#tasks.get(taskId) ?? {
+      taskId, userId: this.userId, title: taskId, status: 'running', percentage: 0, version: 0, createdAt: now,
+    };
+    const whole = given.status === 'completed' && { percentage: 100 };
+    const task = { ...before, ...whole, ...given, version: before.version + 1, updatedAt: now };
+    this.#tasks.set(taskId, task);
+    return task;
+  }
+
+  #create({ environment, ...options }) {
+    const fake = this;
+    const storage = { getItem: () => null, setItem() {}, removeItem() {} };
+    const client = new PushClient({
+      token: 'fake',
+      // A test does not wait for a herd to spread.
+      reconnectInterval: 1,
+      maxReconnectInterval: 1,
+      lossWindow: 1,
+      ackDelay: 0,
+      ...Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)),
+      url: 'ws://fake.test/ws',
+      transports: ['websocket'],
+      environment: {
+        storage,
+        ...environment,
+        WebSocket: class {
+          constructor() {
+            return fake.#open();
+          }
+        },
+      },
+    });
+    this.#clients.add(client);
+    return client;
+  }
+
+  /** A WebSocket whose other end is this. What it is sent is answered once the caller is done, never within its call. */
+  #open() {
+    const socket = {
+      isSignedIn: false,
+      send: (text) => queueMicrotask(() => this.#receive(socket, JSON.parse(text))),
+      close: () => this.#links.delete(socket),
+      receive: (message) => socket.onmessage?.({ data: JSON.stringify(message) }),
+      end: (code, reason) => {
+        this.#links.delete(socket);
+        socket.onclose?.({ code, reason });
+      },
+    };
+    queueMicrotask(() => {
+      if (!this.isUp) return socket.end(1006, '');
+      this.#links.add(socket);
+      return socket.onopen?.({});
+    });
+    return socket;
+  }
+
+  #receive(socket, { type, id, data = {} }) {
+    if (!this.#links.has(socket)) return;
+    this.#record(type, data);
+    if (type === 'ack') this.acked = Math.max(this.acked, data.offset);
+    const answer = (reply, body) => socket.receive({ type: reply, ...(id !== undefined && { id }), data: body });
+    let reply;
+    try {
+      reply = this.#answer(type, data);
+    } catch (error) {
+      if (!(error instanceof PushError)) throw error;
+      const { code, message, retryAfter } = error;
+      answer(type === 'auth' ? 'auth_failed' : 'error', { code, message, ...(retryAfter && { retryAfter }) });
+      if (type === 'auth') socket.end(code === 'TOKEN_EXPIRED' ? 3005 : code === 'UNAVAILABLE' ? 3004 : 3500, code);
+      return;
+    }
+    answer(...reply);
+    if (type !== 'auth') return;
+    socket.isSignedIn = true;
+    for (const push of this.#waiting.splice(0)) socket.receive(push);
+  }
+
+  /** Without what the client does by itself: its housekeeping, and the channels that every user has. */
+  #record(type, data) {
+    if (OWN.includes(type)) return;
+    if (type !== 'subscribe' && type !== 'unsubscribe') return void this.sent.push({ type, data });
+    const own = this.#own();
+    const channels = data.channels.filter((item) => !own.includes(item.channel ?? item));
+    if (channels.length > 0) this.sent.push({ type, data: { ...data, channels } });
+  }
+
+  #answer(type, data) {
+    const scripted = this.#replies.get(type);
+    const [kind, usual] = type === 'auth' ? ['auth_success', () => this._signIn()] : (REPLIES[type] ?? [type]);
+    const given = typeof scripted === 'function' ? scripted(data) : scripted;
+    if (given !== undefined) return [kind, type === 'auth' ? { ...usual(data, this), ...given } : given];
+    if (!usual) throw new PushError('UNKNOWN_MESSAGE_TYPE', `the test gives no reply to ${type}: fake.reply('${type}', …)`);
+    return [kind, usual(data, this)];
+  }
+}

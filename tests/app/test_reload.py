@@ -1,0 +1,266 @@
+"""A reload of a server that runs: what counts from then on, and that nobody is lost."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+
+from tests.harness import Server, start, wait_until
+from tests.rawsocket import RawSocket
+
+OLD, NEW = "old-secret-" * 4, "new-secret-" * 4
+KEY = "the-first-key-of-the-test"
+
+
+def toml(value: Any) -> str:
+    """Return a value as TOML has it."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {toml(one)}" for key, one in value.items()) + "}"
+    return f"[{', '.join(map(toml, value))}]" if isinstance(value, list) else json.dumps(value)
+
+
+class Reloadable:
+    """A server, and its file."""
+
+    def __init__(self, place: Path, **sections: Any) -> None:
+        self.sections: dict[str, dict[str, Any]] = {"auth": {"secret": OLD}, "api": {"keys": [KEY]}, **sections}
+        environment = {"PUSHSERVER_AUTH__SECRET": "", "PUSHSERVER_API__KEYS": ""}
+        self.server = start(place, config=self._text(), secret=OLD, api_key=KEY, env=environment)
+
+    def _text(self) -> str:
+        lines: list[str] = []
+        for name, keys in self.sections.items():
+            lines += [f"[{name}]", *(f"{key} = {toml(value)}" for key, value in keys.items())]
+        return "\n".join(lines) + "\n"
+
+    def write(self, text: str | None = None, **sections: dict[str, Any]) -> None:
+        """Write the file anew, with these sections or this text."""
+        self.sections |= sections
+        (self.server.place / "pushserver.toml").write_text(self._text() if text is None else text)
+
+    def reload(self, key: str = KEY) -> Any:
+        """Reload by the API; return what it says."""
+        said = self.server.api("POST", "/api/reload", key=key)
+        assert said.status == 200, said.body
+        return said.body
+
+
+@pytest.fixture
+def reloadable(tmp_path: Path) -> Any:
+    made = Reloadable(tmp_path)
+    yield made
+    made.server.stop()
+
+
+def token(secret: str, user: str = "42") -> str:
+    now = int(time.time())
+    return jwt.encode({"sub": user, "iat": now, "exp": now + 600}, secret, "HS256")
+
+
+def sign_in(server: Server, secret: str) -> dict[str, Any]:
+    with RawSocket(server.port) as client:
+        client.upgrade()
+        reply: dict[str, Any] = client.ask({"type": "auth", "id": 1, "data": {"token": token(secret)}})
+        return reply
+
+
+def test_a_secret_is_replaced_without_a_moment_in_which_tokens_fail(reloadable: Reloadable) -> None:
+    server = reloadable.server
+    with RawSocket(server.port) as client:
+        client.upgrade()
+        assert client.ask({"type": "auth", "id": 1, "data": {"token": token(OLD)}})["type"] == "auth_success"
+        assert sign_in(server, NEW)["data"]["code"] == "INVALID_TOKEN"
+        reloadable.write(auth={"secret": NEW, "secrets": [OLD]})
+        assert reloadable.reload() == {"changed": ["auth.secret", "auth.secrets"], "restartNeeded": []}
+        assert [sign_in(server, secret)["type"] for secret in (OLD, NEW)] == ["auth_success"] * 2
+        reloadable.write(auth={"secret": NEW})
+        assert reloadable.reload()["changed"] == ["auth.secrets"]
+        assert sign_in(server, OLD)["data"]["code"] == "INVALID_TOKEN"
+        # Who is here lives on.
+        assert client.ask({"type": "ping", "id": 2, "data": {}})["type"] == "pong"
+
+
+def test_a_secret_file_is_read_anew(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(OLD)
+    reloadable = Reloadable(tmp_path, auth={"secret_file": str(tmp_path / "secret")})
+    try:
+        (tmp_path / "secret").write_text(NEW)
+        assert sign_in(reloadable.server, NEW)["type"] == "auth_failed"
+        assert reloadable.reload()["changed"] == ["auth.secret_file"]
+        assert sign_in(reloadable.server, NEW)["type"] == "auth_success"
+    finally:
+        reloadable.server.stop()
+
+
+def test_api_keys_change_at_once(reloadable: Reloadable) -> None:
+    other = "the-second-key-of-the-test"
+    reloadable.write(api={"keys": [KEY, {"key": other, "scopes": ["admin"], "name": "ops"}]})
+    reloadable.reload()
+    reloadable.write(api={"keys": [{"key": other, "scopes": ["admin"], "name": "ops"}]})
+    assert reloadable.reload(other)["changed"] == ["api.keys"]
+    assert reloadable.server.api("POST", "/api/reload", key=KEY).status == 401
+    assert reloadable.server.api("GET", "/api/nodes", key=other).status == 403
+
+
+def test_doors_go_by_other_limits_and_origins(reloadable: Reloadable) -> None:
+    server = reloadable.server
+    origin = {"Origin": "https://app.example"}
+    with RawSocket(server.port) as client, RawSocket(server.port) as stranger:
+        client.upgrade()
+        assert stranger.upgrade(origin).status == 403
+        reloadable.write(
+            server={
+                "allowed_origins": ["https://app.example"],
+                "max_message_size": 300,
+                "max_body_size": 300,
+                "max_connections": 2,
+            },
+            delivery={"max_queue_size": 5_000},
+        )
+        assert reloadable.reload()["changed"] == [
+            "server.allowed_origins",
+            "server.max_connections",
+            "server.max_message_size",
+            "server.max_body_size",
+            "delivery.max_queue_size",
+        ]
+        with RawSocket(server.port) as welcome, RawSocket(server.port) as too_many:
+            assert welcome.upgrade(origin).status == 101
+            assert too_many.upgrade(origin).status == 503
+            for each in (client, welcome):
+                each.say({"type": "ping", "id": 1, "data": "x" * 400})
+                assert each.close_code() == 1009
+    assert server.api("POST", "/api/publish", {"channel": "public:a", "data": "x" * 400}).status == 413
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (f'[auth]\nsecret = "{OLD}"\n[server]\nmax_conections = 1\n', "max_conections: unknown key"),
+        (f'[auth]\nsecret = "{OLD}"\n[api', "line 3"),
+        ('[auth]\nsecret_file = "/nowhere/secret"\n', "expected a readable file"),
+        ("", "no way to verify tokens"),
+    ],
+)
+def test_a_mistake_is_one_line_and_changes_nothing(reloadable: Reloadable, text: str, line: str) -> None:
+    server = reloadable.server
+    reloadable.write(text)
+    said = server.api("POST", "/api/reload")
+    assert said.status == 400
+    assert line in said.body["error"]["message"]
+    assert "\n" not in said.body["error"]["message"]
+    assert server.api("GET", "/api/nodes").status == 200
+    assert sign_in(server, OLD)["type"] == "auth_success"
+    assert "nothing has changed" in server.log
+    assert "Traceback" not in server.log
+
+
+def test_a_file_that_is_gone_changes_nothing(reloadable: Reloadable) -> None:
+    (reloadable.server.place / "pushserver.toml").unlink()
+    assert reloadable.server.api("POST", "/api/reload").status == 400
+    assert sign_in(reloadable.server, OLD)["type"] == "auth_success"
+
+
+def test_sighup_reloads_and_what_needs_a_new_start_is_named(reloadable: Reloadable) -> None:
+    server = reloadable.server
+    reloadable.write(server={"websocket_path": "/other", "shutdown_drain": "3s"}, log={"format": "json"})
+    server.signal(signal.SIGHUP)
+    wait_until(lambda: "changed: server.shutdown_drain, log.format" in server.log)
+    line = json.loads(server.log.splitlines()[-1])
+    assert (line["event"], line["level"]) == ("reloaded", "info")
+    assert line["message"].endswith("another start is needed for: server.websocket_path")
+    assert server.terminate() == -signal.SIGTERM
+    said = [json.loads(one) for one in server.log.splitlines() if one.startswith("{")]
+    assert {"Main loop terminated.", "Server Shut Down."} <= {one["message"] for one in said}
+    assert all({"time", "level", "logger", "event", "message"} <= set(one) for one in said)
+
+
+def test_many_at_once_go_one_after_the_other(reloadable: Reloadable) -> None:
+    server = reloadable.server
+    reloadable.write(log={"level": "debug"})
+    for _ in range(5):
+        server.signal(signal.SIGHUP)
+        reloadable.reload()
+    assert "Traceback" not in server.log
+    assert server.log.count("changed: log.level") == 1
+
+
+def test_new_connections_are_taken_until_the_delay_is_over(start_server: Callable[..., Server]) -> None:
+    server = start_server(config='[server]\nshutdown_delay = "2s"\nshutdown_drain = "1s"\n')
+    server.signal(signal.SIGTERM)
+    wait_until(lambda: server.api("GET", "/readyz", key="").status == 503)
+    assert server.api("GET", "/readyz").body["reason"] == "stopping"
+    with RawSocket(server.port) as late:
+        assert late.upgrade().status == 101
+        late.ask({"type": "auth", "id": 1, "data": {"token": server.token("42")}})
+        assert server.api("POST", "/api/publish", {"channel": "user:42", "data": 1}).status in (200, 400)
+        assert late.close_code() == 3001
+    assert server.wait() == -signal.SIGTERM
+    assert "Traceback" not in server.log
+
+
+def test_who_loses_a_right_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:
+    roles = {"editor": ["subscribe:private:*", "subscribe:other:*"]}
+    spaces = [{"name": "news"}, {"name": "private", "subscribe": "permission"}, {"name": "other", "presence": True}]
+    environment = {"PUSHSERVER_AUTH__SECRET": OLD, "PUSHSERVER_API__KEYS": json.dumps([KEY])}
+    text = "".join(f"[[namespaces]]\n{''.join(f'{k} = {toml(v)}' + chr(10) for k, v in one.items())}" for one in spaces)
+    server = start(
+        tmp_path, config=f"[roles]\neditor = {toml(roles['editor'])}\n{text}", secret=OLD, api_key=KEY, env=environment
+    )
+    try:
+        with RawSocket(server.port) as client, RawSocket(server.port) as other:
+            for each, claims in ((client, {"roles": ["editor"]}), (other, {})):
+                each.upgrade()
+                each.ask({"type": "auth", "id": 1, "data": {"token": server.token("42", **claims)}})
+            wanted = {"channels": ["news:1", "private:1", "other:1", "chat:tea"]}
+            assert client.ask({"type": "subscribe", "id": 2, "data": wanted})["data"]["rejected"] == {}
+            assert list(other.ask({"type": "subscribe", "id": 2, "data": wanted})["data"]["rejected"]) == ["private:1"]
+            left = text.replace('[[namespaces]]\nname = "other"\npresence = true\n', "")
+            (tmp_path / "pushserver.toml").write_text(f"[roles]\neditor = []\n{left}")
+            assert server.api("POST", "/api/reload").body["changed"] == ["roles", "namespaces"]
+            ended = {}
+            while len(ended) < 2:
+                message = client.message()
+                if message["type"] == "unsubscribed":
+                    ended[message["data"]["channel"]] = message["data"]["code"]
+            assert ended == {"private:1": "PERMISSION_DENIED", "other:1": "UNKNOWN_CHANNEL"}
+            server.api("POST", "/api/publish", {"channel": "news:1", "data": 1})
+            assert client.message()["data"] == 1
+            refused = client.ask({"type": "subscribe", "id": 3, "data": {"channels": ["private:1", "other:1"]}})
+            assert {name: one["code"] for name, one in refused["data"]["rejected"].items()} == ended
+        assert "Traceback" not in server.log
+    finally:
+        server.stop()
+
+
+def test_limits_of_rooms_and_inboxes_change_at_once(reloadable: Reloadable) -> None:
+    server = reloadable.server
+    reloadable.write(
+        server={"max_connections_per_user": 1, "max_channels_per_connection": 1},
+        inbox={"max_messages": 2},
+        rate_limits={"chat_messages_per_second": 1},
+    )
+    changed = reloadable.reload()
+    assert changed["restartNeeded"] == []
+    assert len(changed["changed"]) == 5, "of chat in an inbox there is never more than of all"
+    for number in range(4):
+        server.api("POST", "/api/notify", {"userId": "42", "data": number})
+    assert len(server.api("GET", "/api/inbox?userId=42").body["messages"]) == 2
+    with RawSocket(server.port) as client, RawSocket(server.port) as second:
+        for each in (client, second):
+            each.upgrade()
+            each.say({"type": "auth", "id": 1, "data": {"token": token(OLD)}})
+        assert client.message()["type"] == "auth_success"
+        assert second.close_code() == 3504
+        names = ["public:a", "public:b"]
+        answers = [client.ask({"type": "subscribe", "id": name, "data": {"channels": [name]}}) for name in names]
+        assert answers[1]["data"]["rejected"]["public:b"]["code"] == "LIMIT_EXCEEDED"
+        chats = [client.ask({"type": "chat_message", "id": n, "data": {"content": "x"}}) for n in ("c1", "c2")]
+        assert chats[1]["data"]["code"] == "RATE_LIMITED"

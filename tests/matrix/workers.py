@@ -1,0 +1,120 @@
+"""The workers' half of the matrix: whoever does a job, however it leaves, however the server is: its ends arrive."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from pushserver.testing.server import PushServer
+from tests.matrix.cover import Row
+from tests.matrix.stage import Stage
+
+ROOT = Path(__file__).resolve().parents[2]
+ENDS = 20
+WORKERS = (
+    "rq Worker", "rq SpawnWorker", "rq SimpleWorker", "celery prefork", "celery solo", "celery threads",
+    "celery gevent", "Pool", "process executor", "thread executor", "dramatiq", "huey", "gunicorn", "uwsgi",
+    "runserver", "asyncio",
+)  # fmt: skip
+AXES = (WORKERS, ("returns", "raises", "os._exit", "SIGTERM"), ("up", "slow", "away", "413"), ("HTTP", "Redis"))
+#: Who ends its processes by SIGTERM when it ends itself.
+KILLS = ("Pool", "huey")
+#: Seconds for a row, and for what is on its way after it.
+_ROW = 180.0
+_ARRIVAL = 10.0
+
+
+class Outcome(NamedTuple):
+    row: Row
+    #: ends whose call has returned; of these, with the server's answer
+    done: int
+    answered: int
+    arrived: int
+    #: that should have arrived and did not
+    lost: int
+    #: lines of the publisher in the worker's log
+    logged: int
+    seconds: float
+    #: why the row is no row, where it is none
+    fault: str = ""
+
+    @property
+    def holds(self) -> bool:
+        return self.done == ENDS and not self.lost and not self.fault
+
+
+def possible(row: Row) -> bool:
+    """nginx stands before HTTP alone."""
+    return row[2:] != ("413", "Redis")
+
+
+def play(stage: Stage, python: Path, row: Row, number: int) -> Outcome:
+    worker, leaves, link, transport = row
+    place = stage.place / f"row-{number}"
+    place.mkdir()
+    wire = stage.wire(link, transport)
+    server = stage.server(transport)
+    scheme = "redis" if transport == "Redis" else "http"
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join((str(ROOT / "tests" / "matrix" / "inside"), str(ROOT))),
+        "MATRIX_WORKER": worker.partition(" ")[0] if worker.startswith(("rq", "celery")) else worker,
+        "MATRIX_URL": f"{scheme}://127.0.0.1:{wire.port}",
+        "MATRIX_KEY": server.api_key,
+        "MATRIX_PREFIX": "matrix",
+        "MATRIX_ROW": f"row-{number}",
+        "MATRIX_LEAVES": leaves,
+        "MATRIX_LINK": link,
+        "MATRIX_REPORT": str(place / "report"),
+        # A database for each row: what a dead worker left in a queue is the next one's otherwise.
+        "MATRIX_BROKER": f"redis://127.0.0.1:{stage.broker.port}/{1 + number % 15}",
+    }
+    started = time.monotonic()
+    fault = ""
+    with (place / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [str(python), "-m", "play", worker], cwd=place, env=environment, stdout=log, stderr=log,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            process.wait(_ROW)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            fault = f"not done after {_ROW:.0f} s"
+    report = place / "report"
+    reported = dict(line.split() for line in report.read_text().splitlines()) if report.exists() else {}
+    # Who is killed loses what had no answer by then; all others send it before they end.
+    killed = leaves == "SIGTERM" or worker in KILLS
+    due = [n for n, how in reported.items() if how == "answered" or not killed]
+    arrived = _arrived(server, f"row-{number}", list(reported), due)
+    logged = sum("pushserver.publisher" in line for line in (place / "log").read_text(errors="replace").splitlines())
+    wire.close()
+    outcome = Outcome(
+        row,
+        len(reported),
+        sum(how == "answered" for how in reported.values()),
+        len(arrived),
+        len(set(due) - arrived),
+        logged,
+        time.monotonic() - started,
+        fault,
+    )
+    if not outcome.holds:
+        sys.stdout.write((place / "log").read_text(errors="replace")[-3_000:] + "\n")
+    return outcome
+
+
+def _arrived(server: PushServer, row: str, reported: list[str], due: list[str]) -> set[str]:
+    """The numbers of the ends that the server has; waits for those that are due."""
+    deadline = time.monotonic() + _ARRIVAL
+    while True:
+        states = {n: server.api("GET", f"/api/tasks/{row}-{n}").get("status") for n in reported}
+        arrived = {n for n, status in states.items() if status in ("completed", "failed")}
+        if set(due) <= arrived or time.monotonic() > deadline:
+            return arrived
+        time.sleep(0.2)

@@ -1,0 +1,37 @@
+"""Waiting for what becomes of a command."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+from pushserver.publisher.delivery import Delivery
+
+
+def test_it_is_told_once_to_all_who_wait() -> None:
+    delivery = Delivery()
+    heard: list[str] = []
+    delivery.then(lambda d: heard.append("early"))
+    assert not delivery.wait(0)
+    assert not delivery.wait(0.01)
+    threading.Thread(target=delivery.settle, args=({"n": 1},)).start()
+    assert delivery.wait(10)
+    delivery.then(lambda d: heard.append("late"))
+    delivery.settle(None, ValueError())
+    assert (delivery.reply, delivery.error, heard) == ({"n": 1}, None, ["early", "late"])
+
+
+def test_event_loops_wait_too_and_may_end_before() -> None:
+    delivery = Delivery()
+
+    async def in_vain() -> bool:
+        return await delivery.arrival(0.01)
+
+    async def until_then() -> bool:
+        threading.Timer(0.01, delivery.settle, (None,)).start()
+        return await delivery.arrival(10)
+
+    assert not asyncio.run(in_vain())
+    # The first loop is gone, and waits still.
+    assert asyncio.run(until_then())
+    assert asyncio.run(in_vain())

@@ -1,0 +1,178 @@
+"""Any value becomes what JSON carries."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from enum import Enum
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pushserver.publisher.plain import MAX_DEPTH, plain, text
+
+LIMIT = 100_000
+
+
+class Lazy:
+    """As Django's translations: no str, but with a text."""
+
+    def __str__(self) -> str:
+        return "lazy text"
+
+    def __iter__(self) -> Any:
+        return iter("lazy text")
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+class Broken:
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
+@dataclass
+class Point:
+    x: int
+    y: float
+
+
+class Scalar:
+    """As numpy's: a number by `tolist`."""
+
+    dtype = SimpleNamespace(kind="f")
+
+    def tolist(self) -> float:
+        return 0.5
+
+
+class Moments:
+    """As numpy's datetime64 array: integers by `tolist`, texts by way of `astype`."""
+
+    dtype = SimpleNamespace(kind="M")
+
+    def tolist(self) -> list[int]:
+        return [1]
+
+    def astype(self, kind: type) -> Any:
+        assert kind is str
+        return SimpleNamespace(tolist=lambda: ["2026-01-01"])
+
+
+class Frame:
+    """As pandas' DataFrame."""
+
+    columns = ("a", 2)
+
+    def itertuples(self, index: bool, name: None) -> Any:
+        return iter([(1, math.nan), (2, 0.5)])
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ({"n": 1, "t": True, "z": None, "s": "ü"}, {"n": 1, "t": True, "z": None, "s": "ü"}),
+        (math.nan, None),
+        (-math.inf, None),
+        (2**63 - 1, 2**63 - 1),
+        (2**70, str(2**70)),
+        (Decimal("1.50"), "1.50"),
+        (UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+        (Path("/a/b"), "/a/b"),
+        (Lazy(), "lazy text"),
+        (ValueError("boom"), "boom"),
+        (Colour.RED, "red"),
+        (date(2026, 1, 2), "2026-01-02"),
+        (datetime(2026, 1, 2, 3, tzinfo=UTC), "2026-01-02T03:00:00+00:00"),
+        (timedelta(seconds=90), "PT90S"),
+        ({3}, [3]),
+        ((1, (2,)), [1, [2]]),
+        (range(3), [0, 1, 2]),
+        (deque([1]), [1]),
+        ((n for n in (1, 2)), [1, 2]),
+        (OrderedDict(a=1), {"a": 1}),
+        (b"\x00\xff", "AP8="),
+        (Point(1, math.nan), {"x": 1, "y": None}),
+        (Scalar(), 0.5),
+        (Moments(), ["2026-01-01"]),
+        (Frame(), [{"a": 1, "2": None}, {"a": 2, "2": 0.5}]),
+        ({1: "a", (1, 2): "b", None: "c"}, {"1": "a", "(1, 2)": "b", "null": "c"}),
+        ({True: "d"}, {"true": "d"}),
+        ({Colour.RED: 1, date(2026, 1, 2): 2}, {"red": 1, "2026-01-02": 2}),
+        (os.fsdecode(b"caf\xe9.txt"), "caf\ufffd.txt"),
+        ("\ud83d\ude00", "\U0001f600"),
+    ],
+)
+def test_each_has_its_form(value: Any, expected: Any) -> None:
+    found = plain(value, LIMIT)
+    assert (found.value, found.truncated) == (expected, False)
+    msgspec.json.encode(found.value)
+
+
+def test_what_has_no_form_is_left_out_and_the_rest_kept() -> None:
+    cycle: dict[str, Any] = {"n": 1}
+    cycle["me"] = cycle
+    found = plain({"cycle": cycle, "object": object(), "broken": Broken(), "list": [object(), 2]}, LIMIT)
+    assert found.value == {"cycle": {"n": 1}, "broken": "Broken", "list": [None, 2]}
+    assert found.truncated
+    assert plain(object(), LIMIT) == plain(object(), LIMIT)
+
+
+def test_the_same_value_twice_is_no_cycle() -> None:
+    shared = [1]
+    assert plain([shared, shared], LIMIT).value == [[1], [1]]
+
+
+def test_depth_is_bounded() -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    found = plain(deep, LIMIT)
+    assert found.truncated
+    assert msgspec.json.encode(found.value).count(b"[") == MAX_DEPTH
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["x" * 10**6, "\x00" * 10**6, "ü" * 10**6, ["abc"] * 10**6, {str(n): n for n in range(10**5)}, b"x" * 10**6],
+    ids=["text", "escaped text", "two bytes", "list", "object", "bytes"],
+)
+def test_size_is_bounded(value: Any) -> None:
+    found = plain(value, 10_000)
+    assert found.truncated
+    assert 1_000 < len(msgspec.json.encode(found.value)) <= 11_000
+
+
+def test_a_file_is_not_read() -> None:
+    with Path(__file__).open() as file:
+        plain(file, LIMIT)
+        assert file.tell() == 0
+
+
+_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.dates() | st.decimals(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.integers(), inner) | st.tuples(inner),
+)
+
+
+@given(_values, st.integers(10, 1_000))
+def test_everything_can_be_encoded_and_is_not_much_larger_than_allowed(value: Any, limit: int) -> None:
+    found = plain(value, limit)
+    assert len(msgspec.json.encode(found.value)) <= limit + 100 or not found.truncated
+
+
+@given(st.text(st.characters(min_codepoint=0xD000, max_codepoint=0xE000)))
+def test_every_text_can_be_encoded(value: str) -> None:
+    text(value).encode()

@@ -1,0 +1,66 @@
+"""What background calls give back."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from pushserver.publisher import AsyncPublisher, Publisher, PublishRefused, PublishUnavailable, Receipt
+from tests.publisher.fake_api import KEY, FakeApi
+
+
+def test_a_receipt_can_be_waited_for(api: FakeApi, publisher: Publisher) -> None:
+    api.gate.clear()
+    receipt: Any = publisher.publish("news", 1, background=True)
+    notified: Any = publisher.notify([1, 2], title="t", background=True)
+    assert not receipt.done
+    assert repr(receipt) == f"PendingReceipt(message_id={receipt.message_id!r}, done=False)"
+    with pytest.raises(PublishUnavailable, match="no answer within"):
+        receipt.wait(0.01)
+    api.gate.set()
+    assert receipt.wait(10) == Receipt(receipt.message_id, 1, "e")
+    assert [one.wait(10).user_id for one in notified] == ["1", "2"]
+    assert receipt.done
+
+
+def test_a_refusal_is_raised_by_who_waits(api: FakeApi) -> None:
+    with Publisher(api.url, api_key="wrong") as publisher:
+        receipt: Any = publisher.publish("news", 1, background=True)
+        with pytest.raises(PublishRefused, match="NOT_AUTHENTICATED"):
+            receipt.wait(10)
+
+
+def test_callbacks_hear_the_answer_or_the_error(api: FakeApi, publisher: Publisher) -> None:
+    heard: list[Any] = []
+    done = threading.Event()
+    receipt: Any = publisher.publish("news", 1, background=True)
+    receipt.add_done_callback(heard.append)
+    receipt.add_done_callback(lambda _: done.set())
+    assert done.wait(10)
+    with Publisher(api.url, api_key="wrong") as stranger:
+        refused: Any = stranger.publish("news", 1, background=True)
+        refused.add_done_callback(heard.append)
+    assert heard[0].offset == 1
+    assert isinstance(heard[1], PublishRefused)
+
+
+def test_in_an_event_loop_it_is_awaited(api: FakeApi) -> None:
+    async def main() -> Any:
+        async with AsyncPublisher(api.url, api_key=KEY) as publisher:
+            receipt: Any = await publisher.publish("news", 1, background=True)
+            return await receipt.arrival(10)
+
+    assert asyncio.run(main()).offset == 1
+
+
+def test_where_too_much_waits_it_says_so(api: FakeApi) -> None:
+    api.stop()
+    with Publisher(api.url, api_key=KEY, max_pending=1, exit_timeout=0) as publisher:
+        publisher.publish("news", 1, background=True)
+        receipt: Any = publisher.publish("news", 2, background=True)
+        with pytest.raises(PublishUnavailable, match="too much waits"):
+            receipt.wait(10)
+        publisher.close(0)
