@@ -332,7 +332,7 @@ def _time(claims: dict[str, Any], name: str) -> int | None:
     # In this order: math.isfinite cannot take an integer of hundreds of digits.
     if type(seconds) not in (int, float) or abs(seconds) > _MAX_SECONDS or not math.isfinite(seconds):
         raise _invalid(f"malformed {name}")
-    return int(seconds * 1000)
+    return round(seconds * 1000)
 
 
 def _info(claim: object) -> bytes | None:
@@ -353,7 +353,7 @@ def _grants(
         roles = [*roles, claims["role"]]
     try:
         own = Grants.parse(claims.get("permissions", []), claims.get("channels", []))
-        if not roles:
+        if roles == []:
             return (), own, own
         grants = Grants.parse(claims.get("permissions", []), claims.get("channels", []), roles, role_permissions)
         return tuple(intern(role) for role in roles), own, grants
