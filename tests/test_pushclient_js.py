@@ -99,7 +99,7 @@ CORE = 12_400
 
 
 def test_the_core_is_small(node_modules: Path) -> None:
-    esbuild = str(node_modules / "esbuild" / "bin" / "esbuild")
+    esbuild = str(ROOT / "tools" / "node" / "node_modules" / "esbuild" / "bin" / "esbuild")
     done = subprocess.run(
         [program("node"), esbuild, "--bundle", "--minify", "--format=esm", str(PACKAGE / "index.js")],
         capture_output=True,
