@@ -1,6 +1,6 @@
 -- KEYS[4]: history, KEYS[5]: messages
--- ARGV: 5 live channel ('': who kept it publishes it), 6 publication, 7 message id, 8 size (0: not kept), 9 ttl, 10 position ttl, 11 tag,
---       12 how many bytes are kept at most
+-- ARGV: 5 live channel ('': who kept it publishes it), 6 publication, 7 message id, 8 size (0: not kept), 9 ttl,
+--       10 position ttl, 11 tag, 12 how many bytes are kept at most
 if ARGV[8] == '0' then
   remember('0 - ' .. ARGV[7])
   redis.call('PUBLISH', ARGV[5], 'm ' .. ARGV[11] .. '\n' .. ARGV[6])
@@ -35,14 +35,17 @@ if written - tonumber(known[5] or 0) > bound then
     local entries = redis.call('XRANGE', KEYS[5], head, '+', 'COUNT', 10)
     for _, entry in ipairs(entries) do
       local total = tonumber(entry[2][4])
-      local number = tonumber(string.match(entry[1], '^(%d+)'))
-      counted_from = total and total - #entry[2][2] or counted_from or 0
-      if number == offset or total and written - counted_from <= (first and bound - math.floor(bound / 16) or bound) then
-        head = nil
-        break
-      end
-      first = number + 1
       head = '(' .. entry[1]
+      -- What is not counted goes with the next one that has to go.
+      if total then
+        local number = tonumber(string.match(entry[1], '^(%d+)'))
+        counted_from = total - #entry[2][2]
+        if number == offset or written - counted_from <= (first and bound - math.floor(bound / 16) or bound) then
+          head = nil
+          break
+        end
+        first = number + 1
+      end
     end
   until #entries == 0 or not head
   if first then
