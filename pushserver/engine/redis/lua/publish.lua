@@ -16,16 +16,15 @@ end
 local offset = tonumber(known[2] or 0) + 1
 local ends = now + ARGV[9]
 -- `ends` is when the newest entry ends, as long as each is known to end no earlier than the one before it.
-if offset == 1 or known[3] and ends >= tonumber(known[3]) then
-  redis.call('HSET', KEYS[4], 'offset', string.format('%d', offset), 'ends', string.format('%d', ends))
-else
-  redis.call('HSET', KEYS[4], 'offset', string.format('%d', offset))
+-- `written` is how many bytes the channel was given, up to and with an entry as the entry's second field: what is kept is
+-- a difference of two of them. Entries of an older version have none.
+local written = tonumber(known[4] or 0) + #ARGV[6]
+local ordered = offset == 1 or known[3] and ends >= tonumber(known[3])
+redis.call('HSET', KEYS[4], 'offset', string.format('%d', offset), 'written', string.format('%d', written),
+  'ends', ordered and string.format('%d', ends) or '')
+if not ordered then
   redis.call('HDEL', KEYS[4], 'ends')
 end
--- An entry's second field is how many bytes the channel was given up to and with it: what is kept is a difference of two
--- of them. Entries of an older version have none.
-local written = tonumber(known[4] or 0) + #ARGV[6]
-redis.call('HSET', KEYS[4], 'written', string.format('%d', written))
 redis.call('XADD', KEYS[5], 'MAXLEN', '=', ARGV[8], string.format('%d-%d', offset, ends), 'd', ARGV[6],
   'n', string.format('%d', written))
 local bound = tonumber(ARGV[12])
