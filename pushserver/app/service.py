@@ -31,7 +31,6 @@ from pushserver.app.administration import Administration
 from pushserver.app.dev import Dev, open_console, prepare
 from pushserver.app.leftovers import clear_socket_lock
 from pushserver.app.node import make_node, settings_of
-from pushserver.app.secret import shared_secret
 from pushserver.app.watches import Watches
 from pushserver.app.workers.messages import Adopt, DrainAll, Prepare, Question, UndrainAll, Unwatch, Watch
 from pushserver.app.workers.role import Role, SingleProcess
@@ -173,10 +172,9 @@ class PushService(log.LoggedService):
             node.stats_channel.everything,
         )
         root.putChild(b"api", calls)
-        secret = shared_secret(config, node.engine, "ticket")
 
         async def tickets() -> Tickets:
-            return Tickets(await secret(), config.auth.max_token_lifetime)
+            return Tickets(await node.engine.secret("tickets"), config.auth.max_token_lifetime)
 
         streams = EventStreams(context, tickets)
         node.bind_streams(streams.receive)
