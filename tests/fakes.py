@@ -24,9 +24,9 @@ from pushserver.core.errors import Close
 from pushserver.engine.embedded import EmbeddedEngine
 from pushserver.engine.interfaces import InboxRules
 from pushserver.protocols.native.framing import SUBPROTOCOL, Plain
-from pushserver.protocols.native.session import Rates, Session
+from pushserver.protocols.native.session import NativeSession, Rates
 from pushserver.server.clock import Clock
-from pushserver.server.connection import Connection
+from pushserver.server.connection import Connection, Peer
 from pushserver.server.inbound import Inbound
 from pushserver.server.outbox import Mark, Outbox, Policy
 
@@ -97,7 +97,7 @@ class Client:
         self.reading = True
         self.pings = 0
         self._read = 0
-        session = Session(rates, house.anonymous)
+        session = NativeSession(rates, house.anonymous)
         outbox = Outbox(self.socket, limit, policy, self)
         self.connection = Connection(
             f"c{next(house.numbers)}",
@@ -105,11 +105,8 @@ class Client:
             self,
             outbox,
             session.notify,
-            address="192.0.2.1",
-            user_agent="paper",
-            protocol=SUBPROTOCOL,
-            connected_at=house.now(),
-            counters=house.node.counters,
+            Peer("192.0.2.1", "paper", SUBPROTOCOL, house.now()),
+            house.node.counters,
         )
         node = house.node
         self.inbound = Inbound(self.connection, session, node.requests, node.counters, node.clock)

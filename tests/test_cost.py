@@ -19,7 +19,7 @@ from pushserver.core.publication import Publication, body
 from pushserver.protocols.native.framing import Plain
 from pushserver.server import outbox
 from pushserver.server.channel import Channel
-from pushserver.server.connection import Connection
+from pushserver.server.connection import Connection, Peer
 from pushserver.server.fanout import FanOut
 from pushserver.server.outbox import Policy
 from pushserver.server.stats import Counters
@@ -168,11 +168,8 @@ def fan_out(followers: int, publications: int, joined: int = 0) -> tuple[int, li
             node,
             wire.outbox,
             None,
-            address="",
-            user_agent="",
-            protocol="",
-            connected_at=0,
-            counters=Counters(0),
+            Peer("", "", "", 0),
+            Counters(0),
         )
         channel.admit(connection)
         wires.append(wire)

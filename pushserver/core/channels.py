@@ -33,12 +33,12 @@ def is_channel(name: str) -> bool:
 
 
 def is_id(text: str) -> bool:
-    """Whether this is an id of a user or a task: 1 to 200 of a channel name's characters."""
+    """Return whether this is an id of a user or a task: 1 to 200 of a channel name's characters."""
     return _id_match(text) is not None
 
 
 def is_namespace_name(text: str) -> bool:
-    """Whether a namespace may be called so: a channel name's characters without ``:``, or empty."""
+    """Return whether a namespace may be called so: a channel name's characters without ``:``, or empty."""
     return _namespace_match(text) is not None
 
 
@@ -89,12 +89,12 @@ class Namespace(msgspec.Struct, frozen=True):
 
     @property
     def durable(self) -> bool:
-        """Whether its messages rest in an inbox, which has its own limits, rather than in a history."""
+        """Return whether its messages rest in an inbox, which has its own limits, rather than in a history."""
         return self.kind is Kind.USER
 
     @property
     def has_positions(self) -> bool:
-        """Whether its messages carry offsets: it has an inbox or a history."""
+        """Return whether its messages carry offsets: it has an inbox or a history."""
         return self.history_size > 0 or self.kind is Kind.USER
 
     @property
@@ -105,7 +105,7 @@ class Namespace(msgspec.Struct, frozen=True):
 
     @property
     def announces_presence(self) -> bool:
-        """Whether its channels are told of users who come and go."""
+        """Return whether its channels are told of users who come and go."""
         return self.presence and self.join_leave
 
     def names(self, channel: str) -> bool:
@@ -145,7 +145,7 @@ _PREFIXES: Final = tuple(f"{name}:" for name in BUILT_IN if name not in _SINGLE)
 
 
 def is_built_in(channel: str) -> bool:
-    """Whether a channel belongs to a built-in namespace: the ones that a loose glob never covers."""
+    """Return whether a channel belongs to a built-in namespace: the ones that a loose glob never covers."""
     return channel in _SINGLE or channel.startswith(_PREFIXES)
 
 

@@ -1,4 +1,4 @@
-"""What a client may ask for, and what comes of it: one frozen value each. Pure (L0).
+"""What a client may ask for, and what comes of it: one frozen value each. Pure.
 
 A client protocol is a mapping onto these and back (the native one: `pushserver.protocols.native.session`); the rooms
 above the engine carry them out (`pushserver.server.client_requests`) and never see a protocol's own names. `Operation`
@@ -49,7 +49,7 @@ class Publish(Struct, frozen=True):
     message_id: str | None
 
 
-class Chat(Struct, frozen=True):
+class SendChat(Struct, frozen=True):
     """Say something: to one user (``target_id``), or in a room (``channel``)."""
 
     content: str
@@ -87,7 +87,7 @@ Operation = (
     | Subscribe
     | Unsubscribe
     | Publish
-    | Chat
+    | SendChat
     | Acknowledge
     | ReadHistory
     | ReadPresence
@@ -112,7 +112,7 @@ class Recovery(Struct, frozen=True):
     messages: tuple[Publication, ...] = ()
 
 
-class Status(Struct, frozen=True, rename="camel"):
+class UserStatus(Struct, frozen=True, rename="camel"):
     """Whether a user is connected: the state of a ``status:`` channel."""
 
     user_id: str
@@ -120,8 +120,8 @@ class Status(Struct, frozen=True, rename="camel"):
     last_seen_at: int | None
 
 
-#: What a subscription answers with: what its channel keeps, a task's state, a user's status, or nothing.
-Result = Recovery | TaskState | Status | None
+#: What a subscription is answered with: what its channel keeps, a task's state, a user's status, or nothing.
+Result = Recovery | TaskState | UserStatus | None
 
 
 class InboxSummary(Struct, frozen=True):
@@ -177,29 +177,37 @@ class Acknowledged(Struct, frozen=True):
     offset: int
 
 
-class History(Struct, frozen=True):
+class HistoryRead(Struct, frozen=True):
     messages: tuple[Publication, ...]
     offset: int
     epoch: str
 
 
-class Presence(Struct, frozen=True):
+class PresenceRead(Struct, frozen=True):
     users: list[Any]
     total: int
 
 
-class Task(Struct, frozen=True):
+class TaskRead(Struct, frozen=True):
     state: TaskState
 
 
 Outcome = (
-    Authenticated | Subscribed | Unsubscribed | PublicationTaken | ChatTaken | Acknowledged | History | Presence | Task
+    Authenticated
+    | Subscribed
+    | Unsubscribed
+    | PublicationTaken
+    | ChatTaken
+    | Acknowledged
+    | HistoryRead
+    | PresenceRead
+    | TaskRead
 )
 
 # -- what a connection is told without asking, beside publications ----------------------------------------------------
 
 
-class SubscriptionEnded(Struct, frozen=True):
+class SubscriptionLost(Struct, frozen=True):
     """The server took a channel away."""
 
     channel: str
@@ -226,4 +234,4 @@ class GoingAway(Struct, frozen=True):
     reconnect_after: int
 
 
-Notice = SubscriptionEnded | InboxOverflow | Resync | GoingAway
+Notice = SubscriptionLost | InboxOverflow | Resync | GoingAway

@@ -37,7 +37,7 @@ ADMIN: Final = "admin"
 _glob_match = re.compile(rf"[*{CHARACTERS}]{{1,{MAX_CHANNEL_LENGTH}}}").fullmatch
 
 
-class Verb(StrEnum):
+class PermissionVerb(StrEnum):
     """What a permission with a glob is for."""
 
     SUBSCRIBE = "subscribe"
@@ -52,16 +52,6 @@ def matcher(glob: str) -> Callable[[str], bool]:
     return glob.__eq__ if len(parts) == 1 else partial(_matches, parts)
 
 
-def check_permission(text: str) -> None:
-    """Raise `errors.Invalid` unless this is a permission that means something here: for what an operator writes.
-
-    A token may carry more (`Grants.parse`), since its issuer may serve other applications too.
-    """
-    verb, _, glob = text.partition(":")
-    if text != ADMIN and (verb not in _VERBS or _glob_match(glob) is None):
-        raise Invalid(f"{text!r} is not a permission: subscribe:, publish:, presence: or history: and a glob, or admin")
-
-
 class Grants:
     """What one permission set allows, compiled. Equal sets are one object, however many connections hold it."""
 
@@ -69,7 +59,7 @@ class Grants:
 
     def __init__(self, strings: tuple[str, ...]) -> None:
         """Use `of` or `parse`, which share; `strings` are sorted and well formed."""
-        globs: dict[str, list[str]] = {verb: [] for verb in Verb}
+        globs: dict[str, list[str]] = {verb: [] for verb in PermissionVerb}
         for text in strings:
             verb, _, glob = text.partition(":")
             if verb in globs:
@@ -77,10 +67,10 @@ class Grants:
         #: sorted, as the client is told
         self.strings = strings
         self.admin = ADMIN in strings
-        self._subscribe = _Globs(globs[Verb.SUBSCRIBE])
-        self._publish = _Globs(globs[Verb.PUBLISH])
-        self._history = _Globs(globs[Verb.HISTORY])
-        self._presence = _Globs(globs[Verb.PRESENCE])
+        self._subscribe = _Globs(globs[PermissionVerb.SUBSCRIBE])
+        self._publish = _Globs(globs[PermissionVerb.PUBLISH])
+        self._history = _Globs(globs[PermissionVerb.HISTORY])
+        self._presence = _Globs(globs[PermissionVerb.PRESENCE])
 
     @classmethod
     def of(cls, permissions: Iterable[str]) -> Grants:
@@ -114,29 +104,29 @@ class Grants:
         malformed one among them.
         """
         strings = _strings(permissions, "permissions")
-        strings += [f"{Verb.SUBSCRIBE}:{glob}" for glob in _strings(channels, "channels")]
+        strings += [f"{PermissionVerb.SUBSCRIBE}:{glob}" for glob in _strings(channels, "channels")]
         for role in _strings(roles, "roles"):
             strings += (role_permissions or {}).get(role, ())
         return cls.of(strings)
 
     def subscribe(self, channel: str) -> bool:
-        """Whether ``admin`` or a ``subscribe:`` covers the channel."""
+        """Return whether ``admin`` or a ``subscribe:`` covers the channel."""
         return self.admin or self._subscribe.cover(channel)
 
     def publish(self, channel: str) -> bool:
-        """Whether ``admin`` or a ``publish:`` covers the channel."""
+        """Return whether ``admin`` or a ``publish:`` covers the channel."""
         return self.admin or self._publish.cover(channel)
 
     def history(self, channel: str) -> bool:
-        """Whether ``admin`` or a ``history:`` covers the channel."""
+        """Return whether ``admin`` or a ``history:`` covers the channel."""
         return self.admin or self._history.cover(channel)
 
     def presence(self, channel: str) -> bool:
-        """Whether ``admin`` or a ``presence:`` covers the channel."""
+        """Return whether ``admin`` or a ``presence:`` covers the channel."""
         return self.admin or self._presence.cover(channel)
 
     def direct_chat(self, user_id: str) -> bool:
-        """Whether a chat message may go straight to this user: ``publish:user:<glob>`` or ``admin``."""
+        """Return whether a chat message may go straight to this user: ``publish:user:<glob>`` or ``admin``."""
         return self.publish(f"user:{user_id}")
 
     def __repr__(self) -> str:
@@ -144,7 +134,7 @@ class Grants:
 
 
 def may_subscribe(namespace: Namespace, channel: str, user_id: str | None, grants: Grants) -> Code | None:
-    """Whether a client may subscribe to a channel of this namespace.
+    """Return whether a client may subscribe to a channel of this namespace.
 
     For ``task:`` this is what the grants say. A task's owner needs none: ask only where the user is not the owner, and
     the refusal is NOT_FOUND, so that nobody learns that the task exists.
@@ -265,9 +255,6 @@ def _matches(parts: tuple[str, ...], channel: str) -> bool:
     return len(channel) - len(last) >= place and channel.endswith(last)
 
 
-_VERBS: Final = frozenset(Verb)
+_VERBS: Final = frozenset(PermissionVerb)
 # Weak, so that permission sets go with the last connection that holds them.
 _interned: WeakValueDictionary[tuple[str, ...], Grants] = WeakValueDictionary()
-
-#: No permission at all.
-NO_GRANTS: Final = Grants.of(())

@@ -23,7 +23,7 @@ class Position(msgspec.Struct, frozen=True, gc=False):
 
 
 def recovered(since: Position | None, newest: Position, floor: int) -> bool:
-    """Whether everything after `since` can be given to a client that resumes from there.
+    """Return whether everything after `since` can be given to a client that resumes from there.
 
     `newest` is the channel's position, and `floor` the highest offset that is no longer retained (0: all are). True
     also where nothing was missed; false means that the client has to read its state anew.

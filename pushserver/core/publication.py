@@ -1,4 +1,4 @@
-"""A publication: one message on a channel, as every layer above the wire knows it. Pure (L0).
+"""A publication: one message on a channel, as every layer above the wire knows it. Pure.
 
 A publication is made once, by whichever door took it in, and never changed. An engine that keeps it gives it its
 position; `positioned` is the only way to add one. Its JSON form (`encode`, `decode`) is what engines store and what
@@ -48,7 +48,7 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
 
     @property
     def for_all(self) -> bool:
-        """Whether nobody is excluded."""
+        """Return whether nobody is excluded."""
         return self.exclude_user is None and self.exclude_connection is None
 
     def excludes(self, user_id: str | None, connection_id: str) -> bool:
@@ -65,7 +65,7 @@ encode = _encoder.encode
 
 
 def decode(octets: bytes | str) -> Publication:
-    """Reads what `encode` wrote. Raises `msgspec.DecodeError` where it is something else.
+    """Read what `encode` wrote. Raises `msgspec.DecodeError` where it is something else.
 
     ``data`` must not keep the buffer of the whole message alive, hence the copy.
     """
@@ -82,7 +82,7 @@ _brackets: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|([\[{])|[\]}]', re.DOTALL
 
 
 def too_deep(octets: bytes) -> bool:
-    """Whether JSON is nested deeper than `MAX_DEPTH`, whatever the interpreter's own limit is.
+    """Return whether JSON is nested deeper than `MAX_DEPTH`, whatever the interpreter's own limit is.
 
     Only what is that long, and has that many brackets at all, is looked at closely.
     """

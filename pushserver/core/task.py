@@ -29,7 +29,7 @@ from pushserver.core.errors import Conflict, Invalid
 #: The largest integer that every JSON reader holds exactly (RFC 8259 section 6).
 MAX_INTEGER: Final = 2**53 - 1
 
-#: The error of a task that failed because nothing was heard of it for too long.
+#: The error of a task that failed because it did not change for too long.
 STALE: Final = "stale"
 
 
@@ -252,7 +252,7 @@ def request_cancel(state: TaskState, now: int) -> TaskState:
 
 
 def expire(state: TaskState, now: int) -> TaskState:
-    """Fail an unfinished task of which nothing was heard for too long; a final one stays as it is."""
+    """Fail an unfinished task that did not change for too long; a final one stays as it is."""
     return state if state.final else fail(state, STALE, now)
 
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 import functools
 import math
 import re
-import sys
 from collections.abc import Iterable, Mapping, Sequence
+from sys import intern
 from types import MappingProxyType
 from typing import Any, Final, Protocol
 
@@ -356,7 +356,7 @@ def _grants(
         if not roles:
             return (), own, own
         grants = Grants.parse(claims.get("permissions", []), claims.get("channels", []), roles, role_permissions)
-        return tuple(sys.intern(role) for role in roles), own, grants
+        return tuple(intern(role) for role in roles), own, grants
     except Invalid as error:
         raise _invalid(error.message) from None
 

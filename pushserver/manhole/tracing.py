@@ -88,7 +88,7 @@ class Watch:
     def opened(self, connection: Connection) -> None:
         self._hub.watch(connection, self)
         self._watched.add(connection)
-        self._line(connection, "--", lambda: f"{connection.user_id or 'nobody'} from {connection.address}")
+        self._line(connection, "--", lambda: f"{connection.user_id or 'nobody'} from {connection.peer.address}")
 
     def closed(self, connection: Connection) -> None:
         self._watched.discard(connection)

@@ -1,4 +1,4 @@
-"""RFC 6455 frames from the server's side: unmasked, whole, ready to be shared. Pure (L0).
+"""RFC 6455 frames from the server's side: unmasked, whole, ready to be shared. Pure.
 
 A frame is bytes that may go to any number of connections; nothing here depends on one connection.
 """

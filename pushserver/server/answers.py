@@ -28,7 +28,7 @@ def _no_stream(*_: str) -> bool:
     return False
 
 
-class Answers:
+class NodeAnswers:
     """Answers for this node's own connections. ``node``: its name."""
 
     def __init__(
@@ -115,10 +115,10 @@ class Answers:
             connection.id,
             connection.user_id if connection.identity is not None else None,
             self._node,
-            connection.address,
-            connection.user_agent,
-            connection.protocol,
-            connection.connected_at,
+            connection.peer.address,
+            connection.peer.user_agent,
+            connection.peer.protocol,
+            connection.peer.connected_at,
             sorted(connection.channels),
             connection.outbox.counted,
         )

@@ -124,17 +124,17 @@ class RevokeParams(Struct, frozen=True, rename="camel"):
     expires_at: Moment | None = None
 
 
-class Command(Struct, frozen=True):
+class BackendCommand(Struct, frozen=True):
     method: str
     params: msgspec.Raw = msgspec.Raw(b"{}")
 
 
-class Batch(Struct, frozen=True):
-    commands: Annotated[list[Command], Meta(max_length=MAX_BATCH)]
+class CommandBatch(Struct, frozen=True):
+    commands: Annotated[list[BackendCommand], Meta(max_length=MAX_BATCH)]
 
 
 def decode(octets: bytes | msgspec.Raw, type: Any) -> Any:
-    """Reads parameters. Raises `errors.Invalid`, with where and why, whatever the octets."""
+    """Read parameters. Raises `errors.Invalid`, with where and why, whatever the octets."""
     if publication.too_deep(bytes(octets)):
         raise Invalid("nested too deep")
     try:
@@ -215,7 +215,7 @@ class BackendCommands:
         }
 
     async def execute(self, method: str, params: msgspec.Raw | bytes, once: IdempotencyKey | None = None) -> Any:
-        """Carries out one method and answers its result, ready for JSON.
+        """Carry out one method and return its result, ready for JSON.
 
         ``once``: makes it happen at most once, where the parameters bring no ``messageId`` of their own. Raises
         `errors.PushError`.
@@ -225,8 +225,8 @@ class BackendCommands:
             raise Invalid(f"no method {method[:40]!r}")
         return await handler(msgspec.Raw(params), once)
 
-    async def batch(self, batch: Batch, allowed: Callable[[str], PushError | None]) -> list[dict[str, Any]]:
-        """Carries out commands in order, going on after a failure. ``allowed`` says why a method is not."""
+    async def batch(self, batch: CommandBatch, allowed: Callable[[str], PushError | None]) -> list[dict[str, Any]]:
+        """Carry out commands in order, going on after a failure. ``allowed`` says why a method is not."""
         replies: list[dict[str, Any]] = []
         for command in batch.commands:
             try:
@@ -312,7 +312,7 @@ class BackendCommands:
     async def change_task(
         self, task_id: str, method: str, params: msgspec.Raw | bytes, once: IdempotencyKey | None
     ) -> TaskState:
-        """Carries out a task's method where the task is named beside the parameters."""
+        """Carry out a task's method where the task is named beside the parameters."""
         if not is_id(task_id):
             raise NotFound("no such task")
         asked = decode(params, _CHANGES[method])

@@ -46,7 +46,7 @@ class CatchUp:
 
     @property
     def current(self) -> bool:
-        """Whether the connection still waits with this one."""
+        """Return whether the connection still waits with this one."""
         catching_up = self.channel.catching_up
         return catching_up is not None and catching_up.get(self.connection) is self
 
@@ -62,7 +62,7 @@ class CatchUp:
                 self.cut = oldest.offset
 
     def complete_after(self, offset: int) -> bool:
-        """Whether everything after ``offset`` that was published meanwhile is held."""
+        """Return whether everything after ``offset`` that was published meanwhile is held."""
         return self.cut <= offset
 
     def after(self, offset: int) -> list[Publication]:
@@ -145,7 +145,7 @@ class Channel:
         self._lanes: Lanes | None = None
 
     def admit(self, connection: Connection) -> None:
-        """Makes the connection live for what is published from now on."""
+        """Make the connection live for what is published from now on."""
         if self.batches is not None:
             self.number += 1
         self.followers[connection] = self.number
@@ -157,7 +157,7 @@ class Channel:
         self._lanes = None
 
     def gather(self, publication: Publication) -> bool:
-        """Adds to the batch that gathers, or begins one where followers came since. True where it is the first of all
+        """Add to the batch that gathers, or begins one where followers came since. True where it is the first of all
         that is on its way."""
         batches = self.batches
         if batches is None:
@@ -179,7 +179,7 @@ class Channel:
         return self._lanes
 
     def stand(self, lanes: Lanes) -> bool:
-        """Whether the followers still stand like this."""
+        """Return whether the followers still stand like this."""
         return lanes is self._lanes
 
     def route_changed(self) -> None:

@@ -36,7 +36,7 @@ class Chat:
         self._cluster = cluster
         self._rate = rate
 
-    async def send(self, identity: Identity, asked: operations.Chat) -> operations.ChatTaken:
+    async def send(self, identity: Identity, asked: operations.SendChat) -> operations.ChatTaken:
         """Send a message to a room or a user. Raises `errors.Invalid`, `errors.Refused`, and what the engine raises."""
         target = asked.target_id
         if target is not None and not is_id(target):

@@ -14,7 +14,7 @@ from pushserver.core.tokens import Identity
 from pushserver.server.chat import Chat
 from pushserver.server.connection import Connection
 from pushserver.server.publishing import Publishing
-from pushserver.server.reading import Reading
+from pushserver.server.reading import ReadRequests
 from pushserver.server.sign_in import SignIn
 from pushserver.server.subscriptions import NOBODY, REASONS, Reply, Subscriptions
 from pushserver.server.tasks import Tasks
@@ -28,7 +28,7 @@ class ClientRequests:
         sign_in: SignIn,
         subscriptions: Subscriptions,
         chat: Chat,
-        reading: Reading,
+        reading: ReadRequests,
         publishing: Publishing,
         tasks: Tasks,
         *,
@@ -72,7 +72,7 @@ class ClientRequests:
                 self._subscriptions.unsubscribe(connection, channels, reply)
             case operations.Publish():
                 reply(await self._publish(identity, operation))
-            case operations.Chat():
+            case operations.SendChat():
                 reply(await self._chat.send(identity, operation))
             case operations.Acknowledge(position):
                 reply(await self._reading.acknowledge(identity.user_id, position))
@@ -81,12 +81,12 @@ class ClientRequests:
             case operations.ReadPresence(channel):
                 reply(await self._reading.presence(identity, channel))
             case operations.ReadTask(task_id):
-                reply(operations.Task(await self._tasks.get_visible(task_id, identity)))
+                reply(operations.TaskRead(await self._tasks.get_visible(task_id, identity)))
             case operations.CancelTask(task_id):
                 state = await self._tasks.get(task_id)
                 if state.user_id != identity.user_id:
                     raise NotFound("no such task")
-                reply(operations.Task(await self._tasks.request_cancel(task_id)))
+                reply(operations.TaskRead(await self._tasks.request_cancel(task_id)))
 
     async def _carry_out_anonymously(
         self, connection: Connection, operation: operations.Operation, reply: Reply

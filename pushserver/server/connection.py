@@ -7,8 +7,10 @@ The door that accepted it gives it a `Line`: the only way to the socket. A `Conn
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import dataclass, field
 from typing import Protocol
+
+from msgspec import Struct
 
 from pushserver.core import operations
 from pushserver.core.errors import Close
@@ -23,19 +25,19 @@ class Line(Protocol):
     """What the door offers for one connection."""
 
     def ping(self) -> bool:
-        """Sends a sign of life; True where the client must answer it."""
+        """Send a sign of life; True where the client must answer it."""
 
     def moves(self) -> bool:
-        """Whether the client has taken something of what waited for it since this was last asked."""
+        """Return whether the client has taken something of what waited for it since this was last asked."""
 
     def hang_up(self, close: Close, discard: bool) -> None:
-        """Says goodbye behind what waits (or instead of it, with ``discard``) and then closes."""
+        """Say goodbye behind what waits (or instead of it, with ``discard``) and then closes."""
 
     def abort(self) -> None:
-        """Ends the connection at once, whatever waits."""
+        """End the connection at once, whatever waits."""
 
     def pause(self) -> None:
-        """Reads no more from the client until `resume`."""
+        """Read no more from the client until `resume`."""
 
     def resume(self) -> None: ...
 
@@ -55,14 +57,21 @@ class Trace(Protocol):
     def closed(self, connection: Connection) -> None: ...
 
 
+class Peer(Struct, frozen=True, gc=False):
+    """Who is at the other end, and since when (ms since the epoch). ``protocol``: what lists of connections call it."""
+
+    address: str
+    user_agent: str
+    protocol: str
+    connected_at: int
+
+
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class Connection:
     """One client's connection, from the accepted handshake to its end.
 
     Args:
         encode_notice: (notice, ms since the epoch, message id) -> payload, in this connection's protocol.
-        protocol: what it came by, as lists of connections call it.
-        connected_at: ms since the epoch.
     """
 
     id: str
@@ -70,31 +79,27 @@ class Connection:
     line: Line
     outbox: Outbox
     encode_notice: Callable[[operations.Notice, int, str], bytes]
-    _: KW_ONLY
-    address: str
-    user_agent: str
-    protocol: str
-    connected_at: int
+    peer: Peer
     counters: Counters
     #: None until authenticated
-    identity: Identity | None = None
+    identity: Identity | None = field(init=False, default=None)
     #: the user whose index this connection stands in; set a little before `identity`
-    user_id: str | None = None
+    user_id: str | None = field(init=False, default=None)
     #: the answer to its sign-in is out: pushes may follow
-    greeted: bool = False
+    greeted: bool = field(init=False, default=False)
     #: subscribed channels; which of them the server subscribed
-    channels: set[str] = field(default_factory=set)
-    server_channels: tuple[str, ...] = ()
+    channels: set[str] = field(init=False, default_factory=set)
+    server_channels: tuple[str, ...] = field(init=False, default=())
     #: the close that was asked for; nothing more is sent to the client
-    closing: Close | None = None
+    closing: Close | None = field(init=False, default=None)
     #: the socket is gone; nothing may be registered for this connection any more
-    gone: bool = False
+    gone: bool = field(init=False, default=False)
     #: heartbeat.py's: the wheel's slot, when a ping went out unanswered, and by when something else is due
-    alarm: int = 0
-    ping_at: int = 0
-    pinged_at: int = 0
-    deadline: int = 0
-    trace: Trace | None = None
+    alarm: int = field(init=False, default=0)
+    ping_at: int = field(init=False, default=0)
+    pinged_at: int = field(init=False, default=0)
+    deadline: int = field(init=False, default=0)
+    trace: Trace | None = field(init=False, default=None)
 
     def send(self, payload: bytes) -> None:
         """Send a reply or notice, behind everything that was sent before it. Never left out."""
@@ -117,5 +122,5 @@ class Connection:
 
     @property
     def open(self) -> bool:
-        """Whether the client is still served."""
+        """Return whether the client is still served."""
         return self.closing is None and not self.gone

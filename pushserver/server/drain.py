@@ -1,4 +1,4 @@
-"""Draining: every client is told to come back later, and closed, spread over a while ."""
+"""Draining: every client is told to come back later, and closed, spread over a while."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ class Drain:
         self._running = 0
 
     def run(self, window: int | None = None) -> Deferred[int]:
-        """Closes who is connected, evenly over ``window`` ms; answers how many were closed once that is done."""
+        """Close who is connected, evenly over ``window`` ms; return how many were closed once that is done."""
         self._close_door(True)
         self._running += 1
         return Deferred.fromCoroutine(self._run(self._running, window))
 
     def end(self) -> None:
-        """Stops closing, and lets clients in again."""
+        """Stop closing, and lets clients in again."""
         self._running += 1
         self._close_door(False)
 

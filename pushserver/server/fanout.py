@@ -63,7 +63,7 @@ class FanOut:
                 self._clock.later(0, self._flush)
 
     def _flush(self) -> None:
-        """Begins what was published; where it is for many channels, others get their turn in between."""
+        """Begin what was published; where it is for many channels, others get their turn in between."""
         began = self._clock.seconds()
         dirty = self._dirty
         while dirty:
@@ -92,7 +92,7 @@ class FanOut:
         channel.batches = None
 
     def _steps(self, channel: Channel) -> Iterator[None]:
-        """Delivers the channel's batches one after another, a stride of followers at a step."""
+        """Deliver the channel's batches one after another, a stride of followers at a step."""
         while channel.batches:
             batch = channel.batches.pop(0)
             lanes = channel.lanes
@@ -115,9 +115,14 @@ class FanOut:
                 yield
 
     def _in_part(
-        self, channel: Channel, batch: Batch, each: list[bytes], connections: list[Connection], taken: list[int]
+        self,
+        channel: Channel,
+        batch: Batch,
+        each: list[bytes],
+        connections: list[Connection],
+        taken: list[int],
     ) -> None:
-        """Looks after those of the connections whose sockets did not take all of a batch."""
+        """Look after those of the connections whose sockets did not take all of a batch."""
         whole = sum(map(len, each))
         for connection, octets in zip(connections, taken, strict=True):
             if octets != whole:
@@ -142,7 +147,7 @@ class FanOut:
                 self.hand_over(connection, publication, frame)
 
     def _one_by_one(self, channel: Channel, batch: Batch, connections: Iterable[Connection]) -> None:
-        """Hands a batch to those of the connections that it is meant for, with all that is special about each."""
+        """Hand a batch to those of the connections that it is meant for, with all that is special about each."""
         followers, number, plain = channel.followers, batch.number, batch.plain
         frames: dict[Dialect, tuple[list[bytes], bytes]] = {}
         sent = octets = 0
@@ -192,7 +197,7 @@ class FanOut:
     # -- to one connection --------------------------------------------------------------------------------------------
 
     def hand_over(self, connection: Connection, publication: Publication, frame: bytes, subject: str = "") -> None:
-        """Hands one publication to one connection, with everything that is special about either."""
+        """Hand one publication to one connection, with everything that is special about either."""
         if not connection.open or publication.excludes(connection.user_id, connection.id):
             return
         if connection.trace is not None:
@@ -208,7 +213,7 @@ class FanOut:
             connection.close(errors.SLOW, discard=True)
 
     def send(self, publication: Publication, audience: Iterable[Connection], subject: str) -> None:
-        """Hands a publication to these connections now, beside the channels' batches."""
+        """Hand a publication to these connections now, beside the channels' batches."""
         frames: dict[Dialect, bytes] = {}
         for connection in tuple(audience):
             dialect = connection.dialect
@@ -217,7 +222,7 @@ class FanOut:
             self.hand_over(connection, publication, frames[dialect], subject)
 
     def replay(self, connection: Connection, publication: Publication) -> None:
-        """Sends a message of the past: it was asked for, so it is never left out; its sender waits for the socket."""
+        """Send a message of the past: it was asked for, so it is never left out; its sender waits for the socket."""
         frame = connection.dialect.publication(publication)
         if connection.trace is not None:
             connection.trace.pushed(connection, publication)

@@ -52,7 +52,7 @@ class Hub:
     ) -> None:
         self.message_id = message_id
         self._broker = broker
-        self._counters = counters
+        self.counters = counters
         self._clock = clock
         self.connections: dict[str, Connection] = {}
         self.users: dict[str, set[Connection]] = {}
@@ -89,7 +89,7 @@ class Hub:
 
     def add(self, connection: Connection) -> None:
         self.connections[connection.id] = connection
-        self._counters.connection_opened(len(self.connections))
+        self.counters.connection_opened(len(self.connections))
         self._changed()
 
     def register(self, connection: Connection, user_id: str) -> None:
@@ -101,7 +101,7 @@ class Hub:
             trace.opened(connection)
 
     def remove(self, connection: Connection) -> None:
-        """Takes the connection out of every index. Safe at any moment of its life, and more than once.
+        """Take the connection out of every index. Safe at any moment of its life, and more than once.
 
         What waits in its outbox may still go out: a goodbye stands behind it.
         """
@@ -173,7 +173,7 @@ class Hub:
         self._broker.subscribe(channel.name).addBoth(done)
 
     async def confirmed(self, catchup: CatchUp) -> None:
-        """Waits until the engine has subscribed this node to the channel. Fails as `IBroker.subscribe` does."""
+        """Wait until the engine has subscribed this node to the channel. Fails as `IBroker.subscribe` does."""
         channel = catchup.channel
         if channel.waiters is not None:
             waiter: Deferred[None] = Deferred()
@@ -242,14 +242,14 @@ class Hub:
             self._deserted(name)
 
     def follows(self, connection: Connection, name: str) -> bool:
-        """Whether the connection hears the channel's messages, or will once it has joined."""
+        """Return whether the connection follows the channel, or will once it has caught up."""
         channel = self.channels.get(name)
         return channel is not None and (
             connection in channel.followers or (channel.catching_up is not None and connection in channel.catching_up)
         )
 
     def live(self, connection: Connection, name: str) -> bool:
-        """Whether the connection hears the channel's messages as they come."""
+        """Return whether the connection gets the channel's messages as they come."""
         channel = self.channels.get(name)
         return channel is not None and connection in channel.followers
 
@@ -289,6 +289,6 @@ class Hub:
                 channel.route_changed()
 
     def watch(self, connection: Connection, trace: Trace | None) -> None:
-        """Shows the connection's messages to somebody, or to nobody any more."""
+        """Show the connection's messages to somebody, or to nobody any more."""
         connection.trace = trace
         self.route_changed(connection)

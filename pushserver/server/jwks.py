@@ -24,7 +24,7 @@ MAX_SIZE: Final = 1 << 20
 
 
 def fetch(url: str) -> bytes:
-    """Gets the document; blocks, so it runs in a thread. Raises OSError or ValueError."""
+    """Get the document; blocks, so it runs in a thread. Raises OSError or ValueError."""
     request = Request(url, headers={"Accept": "application/json"})
     with urlopen(request, timeout=TIMEOUT) as answer:
         document: bytes = answer.read(MAX_SIZE + 1)
@@ -33,7 +33,7 @@ def fetch(url: str) -> bytes:
     return document
 
 
-class _Joined:
+class _AllKeys:
     """Configured keys and fetched ones."""
 
     __slots__ = ("_sources",)
@@ -76,7 +76,7 @@ class KeySet:
                 self._refresh()
         if self._keys is None:
             raise Unavailable("the keys to verify tokens with cannot be had now")
-        return _Joined(configured, self._keys)
+        return _AllKeys(configured, self._keys)
 
     def _refresh(self) -> Deferred[None]:
         """Fires when a fetch has ended, well or not. Whoever waits may be cancelled; the fetch is for all."""

@@ -22,7 +22,7 @@ from pushserver.core.errors import Code
 from pushserver.core.publication import Publication
 from pushserver.core.rate_limit import KeyedTokenBuckets
 from pushserver.core.throttle import ThrottleRules
-from pushserver.server.answers import Answers
+from pushserver.server.answers import NodeAnswers
 from pushserver.server.auth import Authenticator
 from pushserver.server.backend_commands import BackendCommands
 from pushserver.server.backlog import Backlog
@@ -36,7 +36,7 @@ from pushserver.server.hub import Hub
 from pushserver.server.limits import Limits
 from pushserver.server.presence import Presence
 from pushserver.server.publishing import Publishing
-from pushserver.server.reading import Reading
+from pushserver.server.reading import ReadRequests
 from pushserver.server.replay import Replay
 from pushserver.server.revocations import Revocations
 from pushserver.server.sign_in import SignIn
@@ -132,12 +132,11 @@ class Node:
             self.subscriptions,
             Backlog(engine.inbox, self.replay, self.tasks, self.publishing),
             self.heartbeat,
-            self.counters,
-            limits=limits,
+            limits,
         )
         self._chat_rate = KeyedTokenBuckets(settings.chat_rate)
         chat = Chat(clock, self.hub, self.publishing, self.presence, self.cluster, self._chat_rate)
-        self.reading = Reading(engine, self.publishing, self.presence, limits=limits)
+        self.reading = ReadRequests(engine, self.publishing, self.presence, limits=limits)
         self.requests = ClientRequests(
             sign_in,
             self.subscriptions,
@@ -148,7 +147,7 @@ class Node:
             anonymous=limits.anonymous,
         )
         self.commands = BackendCommands(self.hub, self.publishing, self.tasks, self.cluster, self.revocations)
-        self._answers = Answers(
+        self._answers = NodeAnswers(
             self.name, self.hub, self.subscriptions, chat, self.revocations, self.presence, self.stats_channel
         )
 

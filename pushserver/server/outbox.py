@@ -113,14 +113,14 @@ class Outbox:
     # -- writing ------------------------------------------------------------------------------------------------------
 
     def write(self, frame: bytes) -> None:
-        """Sends what was asked for; it may wait, and is never left out."""
+        """Send what was asked for; it may wait, and is never left out."""
         if self.stalled:
             self._wait(frame, None)
         else:
             self._put(frame)
 
     def push(self, frame: bytes, mark: Mark) -> bool:
-        """Sends a live message. False where it was left out, or others for it. Raises `Overflow`."""
+        """Send a live message. False where it was left out, or others for it. Raises `Overflow`."""
         if self.stalled or self._closed:
             return self._push_waiting(frame, mark)
         self._put(frame)
@@ -150,7 +150,7 @@ class Outbox:
             self._transport.write(frame)
 
     def cork(self) -> None:
-        """Keeps frames back until `uncork`, so that they leave together. Within one turn of the reactor only."""
+        """Keep frames back until `uncork`, so that they leave together. Within one turn of the reactor only."""
         if not self.stalled and not self._closed:
             self._corked = []
             self.direct_socket = None
@@ -179,7 +179,7 @@ class Outbox:
         self._route_changed()
         transport = self._transport
         if taken < 0:
-            # The connection is lost: Twisted hears of it from its own next write, so ask for one.
+            # The connection is lost: Twisted notices by its own next write, so ask for one.
             transport.startWriting()
             return
         transport.write(frame[taken:])
@@ -216,12 +216,12 @@ class Outbox:
     # -- leaving out --------------------------------------------------------------------------------------------------
 
     def drop_channel(self, channel: str) -> None:
-        """Forgets the waiting live messages of a channel: they will be read again, or nobody wants them any more."""
+        """Forget the waiting live messages of a channel: they will be read again, or nobody wants them any more."""
         if self.counted:
             self._drop(lambda waiting: waiting.channel == channel, report=False)
 
     def _make_room(self, excess: int) -> set[str]:
-        """Leaves out the oldest live messages that wait, whole, until so many bytes are free. Answers as `_drop`."""
+        """Leave out the oldest live messages that wait, whole, until so many bytes are free. Return as `_drop` does."""
         waiting = self._waiting if self._waiting is not None else deque()
         asked_for: list[tuple[bytes, Mark | None]] = []
         dropped: list[Mark] = []
@@ -237,7 +237,7 @@ class Outbox:
         return self._report(dropped)
 
     def _drop(self, unwanted: Callable[[Mark], bool], report: bool = True) -> set[str]:
-        """Leaves out waiting live messages. Answers the channels that keep messages and are now behind."""
+        """Leave out waiting live messages. Return the channels that keep messages and are now behind."""
         kept: deque[tuple[bytes, Mark | None]] = deque()
         dropped: list[Mark] = []
         for frame, mark in self._waiting or ():
@@ -309,7 +309,7 @@ class Outbox:
                 waiter.callback(None)
 
     def discard(self) -> None:
-        """Forgets everything that waits; what the transport holds already still goes."""
+        """Forget everything that waits; what the transport holds already still goes."""
         self._waiting = None
         self.counted = 0
         if self._corked is not None:
@@ -341,7 +341,7 @@ _send: Final = socket.socket.send
 
 
 def send_each(sockets: Sequence[socket.socket], octets: bytes) -> list[int]:
-    """Gives the same octets to each socket; answers what each took: less where it is full, -1 where it is lost.
+    """Give the same octets to each socket; return what each took: less where it is full, -1 where it is lost.
 
     The loop runs in C, without an instruction of Python's for each socket. A socket that raises ends ``extend``, which
     keeps what it had by then, and ``map`` goes on behind that socket.

@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from pushserver.core import publication
 from pushserver.core.channels import Namespace
 from pushserver.core.errors import Unavailable
-from pushserver.core.operations import Status
+from pushserver.core.operations import UserStatus
 from pushserver.core.tokens import Identity
 from pushserver.engine.interfaces import Member
 from pushserver.server.clock import Clock
@@ -52,7 +52,7 @@ class Presence:
         self._publishing = publishing
         #: users who have gone a while ago, the announcement to come, and when they were seen
         self._leaving: dict[str, tuple[IDelayedCall, int]] = {}
-        #: what is being told to the engine
+        #: what the engine is being notified of
         self._telling: set[Deferred[Any]] = set()
         self._stopped = False
 
@@ -63,7 +63,7 @@ class Presence:
         first = await self._engine.presence.connect(user_id, connection.id)
         waiting = self._leaving.pop(user_id, None)
         if waiting is not None:
-            # Nobody has heard that the user was gone, so nobody need hear that they are back.
+            # Nobody was notified that the user was gone, so nobody need be that they are back.
             waiting[0].cancel()
         elif first:
             self._detach(self._announce_status(user_id, "online", self._clock.now()))
@@ -111,15 +111,15 @@ class Presence:
         self._detach(self._announce_status(user_id, "online", self._clock.now()))
 
     async def _announce_status(self, user_id: str, status: str, last_seen_at: int) -> None:
-        data = publication.body(Status(user_id, status, last_seen_at))
+        data = publication.body(UserStatus(user_id, status, last_seen_at))
         await self._publishing.announce(f"status:{user_id}", "user_status", data)
 
-    async def status(self, user_id: str) -> Status:
-        """How it stands with a user: what a subscription of ``status:<id>`` answers."""
+    async def status(self, user_id: str) -> UserStatus:
+        """How it stands with a user: what a subscription of ``status:<id>`` is answered with."""
         online = await self._engine.presence.online(user_id)
         # Within the grace the user has not been announced as gone yet.
         present = online.online or user_id in self._leaving
-        return Status(user_id, "online" if present else "offline", online.last_seen_at)
+        return UserStatus(user_id, "online" if present else "offline", online.last_seen_at)
 
     # -- channels -----------------------------------------------------------------------------------------------------
 
@@ -134,7 +134,7 @@ class Presence:
             if not done.called:
                 done.callback(result)
 
-        # Once begun it is finished, also where the connection ends meanwhile: a leave is only heard after its join.
+        # Once begun it is finished, also where the connection ends meanwhile: a leave only counts after its join.
         Deferred.fromCoroutine(self._join(connection, namespace, channel, identity)).addBoth(finished)
         await done
 

@@ -71,7 +71,7 @@ class Publishing:
         collapse_key: str | None = None,
         fence: Fence | None = None,
     ) -> PublishResult:
-        """Publishes to a channel; on a user's it goes to the inbox first.
+        """Publish to a channel; on a user's it goes to the inbox first.
 
         ``message_id``: given by the publisher, it makes the publication happen once; each ``sender`` has keys of their
         own, and the server side (None) has its own. Raises `errors.Refused` for a
@@ -132,7 +132,7 @@ class Publishing:
         return followers
 
     async def announce(self, channel: str, type: str, data: msgspec.Raw) -> None:
-        """Says something live on a channel that keeps nothing of it: who came, who left, how things stand."""
+        """Say something live on a channel that keeps nothing of it: who came, who left, how things stand."""
         await self._engine.broker.publish(
             Publication(
                 type=type, channel=channel, data=data, timestamp=self._clock.now(), message_id=self.message_id()

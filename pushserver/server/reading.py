@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pushserver.engine.interfaces import IEngine
 
 
-class Reading:
+class ReadRequests:
     """Reads from the engine."""
 
     def __init__(self, engine: IEngine, publishing: Publishing, presence: Presence, *, limits: Limits) -> None:
@@ -32,14 +32,16 @@ class Reading:
         self._presence = presence
         self._limits = limits
 
-    async def history(self, user_id: str | None, grants: Grants, asked: operations.ReadHistory) -> operations.History:
+    async def history(
+        self, user_id: str | None, grants: Grants, asked: operations.ReadHistory
+    ) -> operations.HistoryRead:
         """Return a page of what a channel keeps, for a user with these permissions."""
         refusal = may_read_history(self._publishing.namespace(asked.channel), asked.channel, user_id, grants)
         if refusal is not None:
             raise Refused(REASONS.get(refusal, "not allowed to read here"), refusal)
         return await self.read_history(asked)
 
-    async def read_history(self, asked: operations.ReadHistory) -> operations.History:
+    async def read_history(self, asked: operations.ReadHistory) -> operations.HistoryRead:
         """Return a page of what a channel keeps, for whoever may read it. A stale epoch raises `errors.Conflict`."""
         namespace = self._publishing.namespace(asked.channel)
         since = None if asked.since is None else asked.since.offset
@@ -52,7 +54,7 @@ class Reading:
             raise NotFound("this channel keeps no messages")
         if asked.since is not None and current(asked.since).epoch != newest.epoch:
             raise Conflict("the epoch is another one by now")
-        return operations.History(tuple(messages), newest.offset, newest.epoch)
+        return operations.HistoryRead(tuple(messages), newest.offset, newest.epoch)
 
     async def _inbox(
         self, asked: operations.ReadHistory, since: int | None
@@ -65,19 +67,19 @@ class Reading:
             kept = [m for m in kept if (m.offset or 0) > since]
         return Position(page.offset, page.epoch), kept[: asked.limit], page.current
 
-    async def presence(self, identity: Identity, name: str) -> operations.Presence:
+    async def presence(self, identity: Identity, name: str) -> operations.PresenceRead:
         """Return who is present, for a user."""
         refusal = may_read_presence(self._publishing.namespace(name), name, identity.user_id, identity.grants)
         if refusal is not None:
             raise Refused(REASONS.get(refusal, "not allowed to look here"), refusal)
         return await self.read_presence(name)
 
-    async def read_presence(self, name: str) -> operations.Presence:
+    async def read_presence(self, name: str) -> operations.PresenceRead:
         """Return who is present, for whoever may look. Raises `errors.NotFound` where the namespace keeps none."""
         if not self._publishing.namespace(name).presence:
             raise NotFound("no presence is kept here")
         users = await self._presence.members(name)
-        return operations.Presence([_user(m.user_id, m.connections, m.info) for m in users], len(users))
+        return operations.PresenceRead([_user(m.user_id, m.connections, m.info) for m in users], len(users))
 
     async def acknowledge(self, user_id: str, position: Position) -> operations.Acknowledged:
         """Move the cursor of a user's inbox."""

@@ -63,11 +63,11 @@ class Replay:
         return Recovery(True, newest.offset, newest.epoch, tuple(page.messages))
 
     def replay(self, catchup: CatchUp, page: InboxPage, after: int) -> None:
-        """Sends what waits in the user's inbox after an offset, then lets the connection go live."""
+        """Send what waits in the user's inbox after an offset, then lets the connection go live."""
         self._detach(catchup.connection, self._replay(catchup, page, after))
 
     def read_again(self, connection: Connection, name: str, after: int | None) -> None:
-        """Reads again what did not fit when it was live, once the socket has drained (None: from the cursor on)."""
+        """Read again what did not fit when it was live, once the socket has drained (None: from the cursor on)."""
         # At once: what is published from now on has to be held.
         catchup = self._hub.begin(connection, name)
         self._detach(connection, self._read_again(catchup, after))
@@ -129,7 +129,7 @@ class Replay:
                 return
 
     async def _send(self, connection: Connection, message: Publication) -> int:
-        """Sends one message and waits until the socket has taken it; answers its offset."""
+        """Send one message and waits until the socket has taken it; return its offset."""
         if not message.excludes(connection.user_id, connection.id):
             self._hub.fan_out.replay(connection, message)
         if connection.outbox.stalled:

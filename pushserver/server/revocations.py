@@ -1,4 +1,4 @@
-"""Revoking tokens: written down in the engine first, then said to every node, and looked for again now and then."""
+"""Revoking tokens: written down in the engine first, then sent to every node, and looked for again now and then."""
 
 from __future__ import annotations
 

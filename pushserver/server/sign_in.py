@@ -30,7 +30,6 @@ from pushserver.server.heartbeat import Heartbeat
 from pushserver.server.hub import Hub
 from pushserver.server.limits import Limits
 from pushserver.server.presence import Presence
-from pushserver.server.stats import Counters
 from pushserver.server.subscriptions import Reply, Subscriptions
 from pushserver.server.tasks import LISTED, user_channel
 
@@ -64,8 +63,6 @@ class SignIn:
         subscriptions: Subscriptions,
         backlog: Backlog,
         heartbeat: Heartbeat,
-        counters: Counters,
-        *,
         limits: Limits,
     ) -> None:
         self._authenticator = authenticator
@@ -74,7 +71,6 @@ class SignIn:
         self._subscriptions = subscriptions
         self._backlog = backlog
         self._heartbeat = heartbeat
-        self._counters = counters
         self._limits = limits
 
     def arrive(self, connection: Connection) -> None:
@@ -104,7 +100,7 @@ class SignIn:
             else:
                 raise Refused("this connection belongs to another user")
         except PushError as problem:
-            self._counters.authentication_failed(problem.code.value)
+            self._hub.counters.authentication_failed(problem.code.value)
             if known is None:
                 raise AuthenticationFailed(problem, _CLOSES.get(problem.code, errors.INTERNAL)) from None
             if problem.code not in (Code.INVALID_TOKEN, Code.TOKEN_BLACKLISTED):
@@ -115,7 +111,7 @@ class SignIn:
         except Exception:
             self._log.failure("authenticating connection {id} failed", id=connection.id)
             trouble = PushError("something went wrong here", Code.INTERNAL_ERROR)
-            self._counters.authentication_failed(trouble.code.value)
+            self._hub.counters.authentication_failed(trouble.code.value)
             # Half signed in is neither in nor out.
             raise AuthenticationFailed(trouble, errors.INTERNAL) from None
 
@@ -169,7 +165,7 @@ class SignIn:
         reply: Reply,
     ) -> None:
         self._heartbeat.authenticated(connection)
-        self._counters.authenticated()
+        self._hub.counters.authenticated()
         reply(self._authenticated(connection, identity, waiting.results, waiting.inbox, waiting.tasks))
         connection.greeted = True
         self._backlog.show_tasks(connection, own, waiting)
@@ -184,7 +180,7 @@ class SignIn:
         await self._authenticator.check(identity)
         connection.identity = identity
         self._heartbeat.authenticated(connection)
-        self._counters.authenticated()
+        self._hub.counters.authenticated()
         own = connection.channels.difference(connection.server_channels)
         ended = [name for name in own if self._subscriptions.no_longer_allowed(connection, name)]
         for name in ended:

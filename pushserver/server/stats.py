@@ -123,7 +123,7 @@ class Counters:
         self.slow_consumers += 1
 
     def task_pushed(self, user_id: str) -> None:
-        """A task's event was shown to those who hear it; ``user_id`` is the task's owner."""
+        """A task's event was shown to those who follow it; ``user_id`` is the task's owner."""
         self.tasks_pushed += 1
         pushes = self.task_pushes
         pushes[user_id] += 1

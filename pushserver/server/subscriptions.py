@@ -90,7 +90,7 @@ class Subscriptions:
         rejected: dict[str, Rejection],
         opened: list[Callable[[], None]],
     ) -> list[SubscribeItem]:
-        """Opens as many channels as there is room for, all at once; answers those that found none, where there is room
+        """Open as many channels as there is room for, all at once; return those that found none, where there is room
         again since others were refused."""
         room = self._limits.channels_per_connection - len(connection.channels) + len(connection.server_channels)
         surplus: list[SubscribeItem] = []
@@ -137,7 +137,7 @@ class Subscriptions:
         rejected: dict[str, Rejection],
         opened: list[Callable[[], None]],
     ) -> None:
-        """Opens one channel for a connection: what it answers goes into ``results``, what follows into ``opened``."""
+        """Open one channel for a connection: what it answers goes into ``results``, what follows into ``opened``."""
         name = item.channel
         catchup: CatchUp | None = None
         try:
@@ -191,7 +191,7 @@ class Subscriptions:
             self._replay.read_again(catchup.connection, catchup.channel.name, offset)
 
     def _resume(self, catchup: CatchUp) -> None:
-        """Lets a follower that could not be told its past go on with the present."""
+        """Let a follower that could not be told its past go on with the present."""
         if not self._hub.go_live(catchup, 0):
             self._replay.read_again(catchup.connection, catchup.channel.name, catchup.cut)
 
@@ -201,7 +201,7 @@ class Subscriptions:
         task_id = name.partition(":")[2]
         state = await self._tasks.get_visible(task_id, identity)
         if state.user_id == identity.user_id:
-            # The owner hears the task on the owner's own channel.
+            # The owner gets the task's events on the owner's own channel.
             connection.channels.add(name)
             return state
         catchup = self._hub.begin(connection, name)
@@ -236,7 +236,7 @@ class Subscriptions:
         self.absent(connection, name)
 
     def notify_ended(self, connection: Connection, name: str, code: Code, reason: str) -> None:
-        notice = operations.SubscriptionEnded(name, code, reason)
+        notice = operations.SubscriptionLost(name, code, reason)
         connection.notify(notice, self._clock.now(), self._publishing.message_id())
 
     async def force_subscribe(self, connection: Connection, names: tuple[str, ...]) -> None:
@@ -255,7 +255,7 @@ class Subscriptions:
                 if not connection.open:
                     return
                 if state.user_id == connection.user_id:
-                    # The owner hears the task on the owner's own channel.
+                    # The owner gets the task's events on the owner's own channel.
                     connection.channels.add(name)
                     connection.server_channels = (*connection.server_channels, name)
                     continue
@@ -276,7 +276,7 @@ class Subscriptions:
                     self._tasks.caught_up(connection, name, {name.partition(":")[2]: version})
 
     def force_unsubscribe(self, connection: Connection, names: tuple[str, ...]) -> bool:
-        """The server side ends subscriptions of a connection; answers whether there was one. Its user's own channel
+        """The server side ends subscriptions of a connection; return whether there was one. Its user's own channel
         and ``system`` stay."""
         changed = False
         for name in names:

@@ -7,7 +7,7 @@ A change is decided on the kept state and stored by comparing versions, so that 
 publishers cannot undo each other. Every accepted state is stored; what is shown of it is decided here, on the node
 where it is delivered, so that a node that dies takes no value with it.
 
-A connection hears each event once. The owner's connections hear what is told on the owner's channel, and are never
+A connection gets each event once. The owner's connections get what is published on the owner's channel, and are never
 among the followers of ``task:<id>``, whatever they subscribe to. A final event comes to the owner as an inbox message.
 """
 
@@ -396,7 +396,7 @@ class Tasks:
         )
 
     def caught_up(self, connection: Connection, channel: str, known: dict[str, int]) -> None:
-        """A connection was answered with states of these versions, by task, and hears the channel from now on.
+        """A connection was answered with states of these versions, by task, and follows the channel from now on.
 
         What was shown to others between the answer's reading and now is shown to it as well; what is shown later is
         shown to it only where it is newer than the answer.
@@ -426,7 +426,7 @@ class Tasks:
         self._end_is_due(connection, task_id, 0)
 
     def _end_is_due(self, connection: Connection, task_id: str, known: int) -> None:
-        """Shows a follower the end of a task, where there is one that is newer than the version it knows."""
+        """Show a follower the end of a task, where there is one that is newer than the version it knows."""
         if self._hub.live(connection, task_channel(task_id)):
             self._clock.detach(self._show_end(connection, task_id, known), self._log, "showing the end of a task")
 

@@ -29,9 +29,9 @@ from pushserver.core.positions import Position
 from pushserver.core.task import TaskState
 from pushserver.protocols.native.messages import MAX_HISTORY, push
 from pushserver.protocols.native.session import reply_of
-from pushserver.server.backend_commands import SCOPES, BackendCommands, Batch, decode
+from pushserver.server.backend_commands import SCOPES, BackendCommands, CommandBatch, decode
 from pushserver.server.cluster import Cluster, Target
-from pushserver.server.reading import Reading
+from pushserver.server.reading import ReadRequests
 from pushserver.server.stats import Counters
 from pushserver.server.tasks import Tasks
 from pushserver.web.http import argument, respond, respond_error
@@ -95,7 +95,7 @@ class Api(Resource):
         engine: IEngine,
         commands: BackendCommands,
         cluster: Cluster,
-        reading: Reading,
+        reading: ReadRequests,
         tasks: Tasks,
         counters: Counters,
         stats: Callable[[], Awaitable[Any]],
@@ -212,7 +212,7 @@ class Api(Resource):
                 return None
             return Refused(f"the key lacks the scope {scope}")
 
-        return {"replies": await self._commands.batch(decode(_body(request), Batch), refusal)}
+        return {"replies": await self._commands.batch(decode(_body(request), CommandBatch), refusal)}
 
     # -- reading ------------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import binascii
 from base64 import b64decode, b64encode
+from collections.abc import Sequence
 from hashlib import sha1
 from typing import Final
 
@@ -54,11 +55,15 @@ class Deflation:
 
 
 class Offer:
-    """What an upgrade request offers, and what of it was accepted."""
+    """What an upgrade request offers, and what of it was accepted.
+
+    Args:
+        subprotocols: those that are spoken here, the usual one first.
+    """
 
     __slots__ = ("deflation", "protocol", "response", "token")
 
-    def __init__(self, head: Head, compression: bool) -> None:
+    def __init__(self, head: Head, compression: bool, subprotocols: Sequence[str] = (SUBPROTOCOL,)) -> None:
         """Raises `errors.Invalid` for what is no upgrade, and for a token among the subprotocols without the protocol
         beside it: there would be nothing to accept, and browsers then fail the connection without a word. Raises
         `WrongVersion` for another WebSocket than RFC 6455's."""
@@ -66,9 +71,10 @@ class Offer:
         key = _check(head)
         protocols = _words(headers.get("sec-websocket-protocol", ""))
         bearer = next((p for p in protocols if p.startswith(_BEARER)), None)
-        self.protocol = SUBPROTOCOL if SUBPROTOCOL in protocols else None
+        #: the subprotocol that was agreed on; None where the client names none of ours
+        self.protocol = next((name for name in protocols if name in subprotocols), None)
         if bearer is not None and self.protocol is None:
-            raise Invalid(f"a bearer subprotocol needs {SUBPROTOCOL} beside it")
+            raise Invalid(f"a bearer subprotocol needs {subprotocols[0]} beside it")
         scheme, _, credentials = headers.get("authorization", "").partition(" ")
         self.token: str | None = None
         if bearer is not None:

@@ -31,8 +31,8 @@ from pushserver.core.positions import Position
 from pushserver.core.publication import Publication
 from pushserver.core.tokens import Identity
 from pushserver.protocols.native import messages
-from pushserver.protocols.native.session import Rates, Session, reply_of
-from pushserver.server.connection import Connection
+from pushserver.protocols.native.session import NativeSession, Rates, reply_of
+from pushserver.server.connection import Connection, Peer
 from pushserver.server.inbound import Inbound
 from pushserver.server.outbox import Mark, Outbox
 from pushserver.server.tasks import user_channel
@@ -127,7 +127,7 @@ class Body:
             self._request.write(octets)
 
 
-class StreamSession(Session):
+class StreamSession(NativeSession):
     """The native protocol's side of a stream: what a subscription answers goes into the ids of later events."""
 
     __slots__ = ("_stream",)
@@ -162,11 +162,13 @@ class Stream:
             self,
             self.outbox,
             session.notify,
-            address=context.admission.address(peer_address(request.transport), headers),
-            user_agent=headers.get("user-agent", "")[:_MAX_USER_AGENT],
-            protocol=PROTOCOL,
-            connected_at=context.clock.now(),
-            counters=context.counters,
+            Peer(
+                context.admission.address(peer_address(request.transport), headers),
+                headers.get("user-agent", "")[:_MAX_USER_AGENT],
+                PROTOCOL,
+                context.clock.now(),
+            ),
+            context.counters,
         )
         self.conversation = Inbound(self.connection, session, context.requests, context.counters, context.clock)
         self.identity = identity

@@ -9,21 +9,21 @@ nothing more is read.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from secrets import token_urlsafe
 from typing import Final
 
 from pushserver.core import errors
 from pushserver.core.errors import Close
-from pushserver.core.protocol import Dialect
+from pushserver.core.protocol import ClientProtocol
 from pushserver.protocols import rfc6455
-from pushserver.protocols.native.framing import SUBPROTOCOL, Deflated, Plain
-from pushserver.protocols.native.session import Session
-from pushserver.server.connection import Connection
+from pushserver.protocols.native.protocol import NativeProtocol
+from pushserver.server.connection import Connection, Peer
 from pushserver.server.inbound import Inbound
 from pushserver.server.outbox import Mark, Outbox, no_delay
 from pushserver.web.autobahn_reader import AutobahnFactory, AutobahnReader, Inflation
 from pushserver.web.context import Context
-from pushserver.web.handshake import Deflation, Offer
+from pushserver.web.handshake import Offer
 from pushserver.web.port import Head
 
 #: Characters of a User-Agent that are kept for the lists of connections.
@@ -68,18 +68,16 @@ class WebSocketDoor(AutobahnReader):
         no_delay(self.transport)
         outbox.write(offer.response)
         self.begin(None if offer.deflation is None else Inflation(offer.deflation.client_window))
-        session = Session(context.rates, context.auth.anonymous)
+        protocol = factory.protocols[offer.protocol or NativeProtocol.subprotocol]
+        session = protocol.session()
         connection = self.connection = Connection(
             token_urlsafe(ID_BYTES),
-            factory.dialect(offer.deflation),
+            protocol.dialect(None if offer.deflation is None else offer.deflation.server_window),
             self,
             outbox,
             session.notify,
-            address=address,
-            user_agent=user_agent,
-            protocol=SUBPROTOCOL,
-            connected_at=context.clock.now(),
-            counters=context.counters,
+            Peer(address, user_agent, protocol.subprotocol, context.clock.now()),
+            context.counters,
         )
         self._inbound = Inbound(connection, session, context.requests, context.counters, context.clock)
         context.requests.arrive(connection)
@@ -244,6 +242,8 @@ class WebSocketDoor(AutobahnReader):
         connection = self.connection
         if discard and self._outbox is not None:
             self._outbox.discard()
+        if connection is not None:
+            close = connection.dialect.close(close)
         self.close_with(close.code, close.reason)
         if connection is not None:
             self._goodbye(connection)
@@ -276,32 +276,32 @@ class WebSocketDoor(AutobahnReader):
 
 
 class WebSocketDoorFactory(AutobahnFactory):
-    """Makes the doors, and holds what they share."""
+    """Makes the doors, and holds what they share.
 
-    def __init__(self, context: Context) -> None:
-        super().__init__(context.reactor, SUBPROTOCOL, context.server.max_message_size)
+    Args:
+        protocols: the client protocols that are spoken here beside the native one, which is the usual one.
+    """
+
+    def __init__(self, context: Context, protocols: Sequence[ClientProtocol] = ()) -> None:
+        super().__init__(context.reactor, NativeProtocol.subprotocol, context.server.max_message_size)
         self.context = context
-        self._plain: Dialect = Plain()
-        self._deflated: dict[int, Dialect] = {}
+        #: by what they are called in the handshake, the usual one first
+        self.protocols: dict[str, ClientProtocol] = {NativeProtocol.subprotocol: self._native()}
+        self.protocols |= {one.subprotocol: one for one in protocols}
         self._door = self.kind(WebSocketDoor, _factory=self)
 
     def adopt(self) -> None:
         """The context has other sections: go by them, also for the messages of who is here."""
         self.limit_messages(self._door, self.context.server.max_message_size)
-        self._deflated = {}
+        self.protocols[NativeProtocol.subprotocol] = self._native()
+
+    def _native(self) -> NativeProtocol:
+        context = self.context
+        return NativeProtocol(context.rates, context.auth.anonymous, context.delivery.compression_min_size)
 
     def door(self, head: Head, address: str) -> WebSocketDoor:
         """Return the protocol for an admitted upgrade. Raises `errors.Invalid` for an offer that cannot be met."""
         agent = head.headers.get("user-agent", "")[:MAX_USER_AGENT]
-        offer = Offer(head, self.context.delivery.compression)
+        offer = Offer(head, self.context.delivery.compression, tuple(self.protocols))
         protocol: WebSocketDoor = self._door(offer, address, agent)
         return protocol
-
-    def dialect(self, deflation: Deflation | None) -> Dialect:
-        """Return how to speak to a connection with this compression: one object for all with the same."""
-        if deflation is None:
-            return self._plain
-        window = deflation.server_window
-        if window not in self._deflated:
-            self._deflated[window] = Deflated(window, self.context.delivery.compression_min_size)
-        return self._deflated[window]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pushserver.core import tokens
 from pushserver.core.errors import Code, Invalid, Refused
-from pushserver.core.permissions import NO_GRANTS
+from pushserver.core.permissions import Grants
 from pushserver.core.tokens import Keys, TokenRules, issue, unverified_header, verify
 
 NOW = 1_700_000_000_000
@@ -76,7 +76,7 @@ def test_a_valid_token() -> None:
 def test_the_least_that_a_token_holds() -> None:
     identity = verify(signed({"sub": "u", "exp": NOW_S + 60}), KEYS, RULES, NOW)
     assert (identity.user_id, identity.issued_at, identity.jti, identity.info) == ("u", None, None, None)
-    assert identity.grants is NO_GRANTS
+    assert identity.grants is Grants.of(())
 
 
 def test_tokens_of_ours_are_accepted() -> None:

@@ -7,6 +7,7 @@ from twisted.logger import Logger, LogLevel
 
 from pushserver.core.errors import Close
 from pushserver.manhole.tracing import MAX_SHOWN, LogWatch, Watch, shown
+from pushserver.server.connection import Peer
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiI0MiJ9.c2lnbmF0dXJl"
 
@@ -25,7 +26,7 @@ class FakeHub:
 
 class FakeConnection:
     def __init__(self, id: str = "c1") -> None:
-        self.id, self.user_id, self.address = id, "42", "192.0.2.1"
+        self.id, self.user_id, self.peer = id, "42", Peer("192.0.2.1", "", "", 0)
         self.trace: Any = None
         self.closing: Close | None = None
 

@@ -22,7 +22,7 @@ from pushserver.core.protocol import ClientProtocol
 from pushserver.protocols.native.protocol import NativeProtocol
 from pushserver.protocols.native.session import Rates
 from pushserver.server.clock import Clock, wall_clock
-from pushserver.server.connection import Connection
+from pushserver.server.connection import Connection, Peer
 from pushserver.server.inbound import Inbound
 from pushserver.server.outbox import Mark, Outbox, Policy
 from tests.fakes import SECRET, Socket, texts
@@ -208,11 +208,8 @@ class Paper:
             self,
             Outbox(self.socket, 1 << 20, Policy.DISCONNECT, self),
             session.notify,
-            address="192.0.2.1",
-            user_agent="paper",
-            protocol=protocol.subprotocol,
-            connected_at=wall_clock(),
-            counters=node.counters,
+            Peer("192.0.2.1", "paper", protocol.subprotocol, wall_clock()),
+            node.counters,
         )
         self.inbound = Inbound(self.connection, session, node.requests, node.counters, node.clock)
         node.requests.arrive(self.connection)

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 
 from pushserver.core import errors
 from pushserver.engine.interfaces import IdempotencyKey
-from pushserver.server.backend_commands import Batch, Command, duration
+from pushserver.server.backend_commands import BackendCommand, CommandBatch, duration
 from pushserver.server.cluster import Target
 from tests.fakes import House
 
@@ -89,14 +89,14 @@ async def test_a_batch_goes_on_after_a_failure(house: House) -> None:
     import msgspec
 
     commands = [
-        Command("publish", msgspec.Raw(b'{"channel":"chat:a","data":1}')),
-        Command("publish", msgspec.Raw(b'{"channel":"nix:a","data":1}')),
-        Command("publish", msgspec.Raw(b'{"channel":5}')),
-        Command("fly"),
-        Command("broadcast", msgspec.Raw(b'{"channels":["chat:a","nix:a"],"data":2}')),
-        Command("notify", msgspec.Raw(b'{"userIds":["a",7],"data":3,"ttl":"10m"}')),
+        BackendCommand("publish", msgspec.Raw(b'{"channel":"chat:a","data":1}')),
+        BackendCommand("publish", msgspec.Raw(b'{"channel":"nix:a","data":1}')),
+        BackendCommand("publish", msgspec.Raw(b'{"channel":5}')),
+        BackendCommand("fly"),
+        BackendCommand("broadcast", msgspec.Raw(b'{"channels":["chat:a","nix:a"],"data":2}')),
+        BackendCommand("notify", msgspec.Raw(b'{"userIds":["a",7],"data":3,"ttl":"10m"}')),
     ]
-    work = house.node.commands.batch(Batch(commands), lambda method: None)
+    work = house.node.commands.batch(CommandBatch(commands), lambda method: None)
     replies = await Deferred.fromCoroutine(work)
     assert [r["error"]["code"] if "error" in r else "ok" for r in replies] == [
         "ok",

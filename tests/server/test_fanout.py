@@ -18,7 +18,7 @@ from pushserver.server import fanout
 from pushserver.server import outbox as delivery
 from pushserver.server.channel import Channel
 from pushserver.server.clock import Clock
-from pushserver.server.connection import Connection
+from pushserver.server.connection import Connection, Peer
 from pushserver.server.hub import Hub
 from pushserver.server.outbox import Policy, send_each
 from pushserver.server.stats import Counters
@@ -56,11 +56,8 @@ class Node:
             line,
             wire.outbox,
             None,
-            address="",
-            user_agent="",
-            protocol="",
-            connected_at=0,
-            counters=self.counters,
+            Peer("", "", "", 0),
+            self.counters,
         )
         wire.route_changed = lambda: self.hub.route_changed(connection)  # type: ignore[method-assign]
         wire.abort = lambda: self.hub.remove(connection)  # type: ignore[attr-defined]

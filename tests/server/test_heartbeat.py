@@ -13,7 +13,7 @@ from twisted.internet import task
 
 from pushserver.core import errors
 from pushserver.server.clock import Clock
-from pushserver.server.connection import Connection
+from pushserver.server.connection import Connection, Peer
 from pushserver.server.heartbeat import Heartbeat, Wheel
 from pushserver.server.outbox import Outbox, Policy
 from pushserver.server.stats import Counters
@@ -75,11 +75,8 @@ class World:
             sink,
             Outbox(Socket(), 1, Policy.DISCONNECT),
             None,
-            address="",
-            user_agent="",
-            protocol="",
-            connected_at=self.now(),
-            counters=Counters(0),
+            Peer("", "", "", self.now()),
+            Counters(0),
         )
         self.heartbeat.watch(line.connection)
         return line

@@ -14,7 +14,7 @@ from pushserver.core.errors import Unavailable
 from pushserver.core.publication import Publication, body
 from pushserver.server.channel import MAX_HELD, CatchUp
 from pushserver.server.clock import Clock
-from pushserver.server.connection import Connection
+from pushserver.server.connection import Connection, Peer
 from pushserver.server.hub import Hub
 from pushserver.server.outbox import Outbox, Policy
 from pushserver.server.stats import Counters
@@ -70,11 +70,8 @@ class World:
             line,
             outbox,
             lambda *_: b"{}",
-            address="",
-            user_agent="",
-            protocol="",
-            connected_at=0,
-            counters=self.counters,
+            Peer("", "", "", 0),
+            self.counters,
         )
         self.hub.add(line.connection)
         self.hub.register(line.connection, f"user of {name}")

@@ -14,13 +14,14 @@ from twisted.internet import task
 from twisted.internet.testing import StringTransport
 
 from pushserver.config.sections import Auth, Delivery, RateLimits, Server
-from pushserver.core.errors import Invalid
+from pushserver.core.errors import Close, Invalid
 from pushserver.server.clock import Clock
 from pushserver.server.stats import Counters
 from pushserver.web.context import Context
 from pushserver.web.handshake import Offer
 from pushserver.web.port import Head, WrongVersion
-from pushserver.web.websocket import TURN, WebSocketDoorFactory
+from pushserver.web.websocket import TURN, WebSocketDoor, WebSocketDoorFactory
+from tests.protocols.ndjson.protocol import NdjsonDialect, NdjsonProtocol
 from tests.rawsocket import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
 
 LIMIT = 1000
@@ -259,15 +260,50 @@ def test_compression_can_be_off() -> None:
     assert Offer(Head("GET", "/ws", DEFLATE), False).deflation is None
 
 
-def test_clients_with_the_same_parameters_share_a_dialect() -> None:
-    doors = house()
-    first, second = (doors.dialect(Offer(Head("GET", "/ws", DEFLATE), True).deflation) for _ in range(2))
-    other = doors.dialect(
-        Offer(head(sec_websocket_extensions="permessage-deflate; server_max_window_bits=9"), True).deflation
+def test_another_protocol_is_chosen_by_its_name() -> None:
+    doors = WebSocketDoorFactory(context(), [NdjsonOverWebSocket()])
+    asked, usual = (
+        _opened(doors.door(head(sec_websocket_protocol=names), "127.0.0.1"))
+        for names in ("ndjson, pushserver.v1.json", "other")
     )
-    assert first is second
-    assert first is not other
-    assert doors.dialect(None) is doors.dialect(None)
+    door, transport = asked
+    assert b"Sec-WebSocket-Protocol: ndjson\r\n" in transport.value()
+    assert door.connection is not None
+    assert door.connection.peer.protocol == "ndjson"
+    transport.clear()
+    assert door.ping()
+    assert transport.value() == frame(TEXT, b"", mask=None)
+    transport.clear()
+    door.dataReceived(frame(TEXT, b"?\n?"))
+    assert transport.value() == frame(TEXT, b'["no",null,"INVALID_MESSAGE"]', mask=None) * 2
+    transport.clear()
+    door.connection.close(Close(3011, "move"))
+    assert transport.value() == frame(CLOSE, (4001).to_bytes(2, "big") + b"move", mask=None)
+    door, transport = usual
+    assert b"Sec-WebSocket-Protocol" not in transport.value()
+    assert door.connection is not None
+    assert door.connection.peer.protocol == "pushserver.v1.json"
+
+
+class NdjsonOverWebSocket(NdjsonProtocol):
+    """The tests' second protocol in text frames."""
+
+    def dialect(self, window: int | None) -> NdjsonDialect:
+        return _InFrames()
+
+
+class _InFrames(NdjsonDialect):
+    def text(self, payload: bytes) -> bytes:
+        return frame(TEXT, payload, mask=None)
+
+    def close(self, close: Close) -> Close:
+        return Close(4001 if close.reconnect else 4000, close.reason)
+
+
+def _opened(door: WebSocketDoor) -> tuple[WebSocketDoor, StringTransport]:
+    transport = StringTransport()
+    door.makeConnection(transport)
+    return door, transport
 
 
 def test_inflating_stops_at_the_limit() -> None:

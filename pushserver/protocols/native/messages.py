@@ -1,4 +1,4 @@
-"""The native protocol's messages: the grammar, typed. Pure (L0).
+"""The native protocol's messages: the grammar, typed. Pure.
 
 One text frame is one JSON object::
 
@@ -194,7 +194,7 @@ class Malformed(Invalid):
 
 
 def decode(octets: bytes) -> Request:
-    """Reads a client's message. Raises `Malformed`, and nothing else, whatever the octets."""
+    """Read a client's message. Raises `Malformed`, and nothing else, whatever the octets."""
     if publication.too_deep(octets):
         raise Malformed("nested too deep")
     try:
@@ -205,7 +205,7 @@ def decode(octets: bytes) -> Request:
 
 
 def _diagnose(octets: bytes, error: Exception) -> Malformed:
-    """Says what is wrong with a message that could not be decoded; costs a second look, which only bad ones need."""
+    """Say what is wrong with a message that could not be decoded; costs a second look, which only bad ones need."""
     if not isinstance(error, msgspec.ValidationError):
         return Malformed("not JSON")
     try:

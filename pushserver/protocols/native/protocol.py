@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pushserver.protocols.native.framing import SUBPROTOCOL, Deflated, Plain
-from pushserver.protocols.native.session import Rates, Session
+from pushserver.protocols.native.session import NativeSession, Rates
 
 
 class NativeProtocol:
@@ -24,8 +24,8 @@ class NativeProtocol:
         self._plain = Plain()
         self._deflated: dict[int, Deflated] = {}
 
-    def session(self) -> Session:
-        return Session(self._rates, self._anonymous)
+    def session(self) -> NativeSession:
+        return NativeSession(self._rates, self._anonymous)
 
     def dialect(self, window: int | None) -> Plain:
         """Return the dialect for a compression window: one object for all connections with the same."""

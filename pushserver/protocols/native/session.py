@@ -1,4 +1,4 @@
-"""One connection's session in the native protocol: messages in, effects out. Pure (L0).
+"""One connection's session in the native protocol: messages in, effects out. Pure.
 
 One text frame is one message, and one message is one effect: a reply, a close, or an operation for the rooms. The
 session knows how much its client may send (a token bucket), and how often in a row it was wrong. It never sees a
@@ -47,7 +47,7 @@ class Rates:
         self.authentications = Rate(auth_attempts * 1000 / AUTH_REFILL, auth_attempts)
 
 
-class Session:
+class NativeSession:
     """The native protocol's side of one connection."""
 
     __slots__ = ("_authentications", "_errors", "_may_ping", "_messages", "_rate_limited")
@@ -120,7 +120,7 @@ class Session:
             case messages.ChatRequest(data=chat):
                 if chat.target_id is not None and chat.channel is not None:
                     raise Invalid("either targetId or channel")
-                return operations.Chat(
+                return operations.SendChat(
                     chat.content, chat.message_type, chat.target_id, chat.channel or LOBBY, chat.message_id
                 )
             case messages.AckRequest(data=ack):
@@ -176,7 +176,7 @@ class Session:
     def notify(self, notice: operations.Notice, now: int, message_id: str) -> bytes:
         """Return the text of what the server tells this connection by itself."""
         match notice:
-            case operations.SubscriptionEnded(channel, code, reason):
+            case operations.SubscriptionLost(channel, code, reason):
                 data: dict[str, Any] = {"channel": channel, "code": code.value, "reason": reason}
                 return messages.notice("unsubscribed", channel, data, now, message_id)
             case operations.InboxOverflow(channel, lost):
@@ -212,7 +212,7 @@ def result(value: operations.Result) -> Any:
                 "epoch": epoch,
                 "messages": [msgspec.Raw(messages.push(m)) for m in kept],
             }
-        case operations.Status():
+        case operations.UserStatus():
             return {"status": value}
         case state:
             return {"task": state}
@@ -264,13 +264,13 @@ def reply_of(outcome: operations.Outcome) -> tuple[str, Any]:
             return "message_sent", data | _repeat(duplicate, conflict)
         case operations.Acknowledged(offset):
             return "ack_success", {"offset": offset}
-        case operations.History(kept, offset, epoch):
+        case operations.HistoryRead(kept, offset, epoch):
             return "history", {
                 "messages": [msgspec.Raw(messages.push(m)) for m in kept],
                 "offset": offset,
                 "epoch": epoch,
             }
-        case operations.Presence(users, total):
+        case operations.PresenceRead(users, total):
             return "presence", {"users": users, "total": total}
-        case operations.Task(state):
+        case operations.TaskRead(state):
             return "task", state

@@ -10,6 +10,8 @@ import pytest
 from pushserver.core.publication import Publication
 from pushserver.protocols import rfc6455
 from pushserver.protocols.native.framing import SUBPROTOCOL, Deflated, Plain
+from pushserver.protocols.native.protocol import NativeProtocol
+from pushserver.protocols.native.session import Rates
 
 
 def inflated(frame: bytes, window: int) -> bytes:
@@ -44,3 +46,10 @@ def test_what_is_small_or_grows_by_it_is_not_compressed() -> None:
     dense = bytes(range(33, 127))
     assert Deflated(15, 1_000).text(b"x" * 999) == rfc6455.text(b"x" * 999)
     assert Deflated(15, 1).text(dense) == rfc6455.text(dense)
+
+
+def test_clients_with_the_same_parameters_share_a_dialect() -> None:
+    protocol = NativeProtocol(Rates(0, 0, 0), anonymous=False, compression_min_size=512)
+    assert protocol.dialect(None) is protocol.dialect(None)
+    assert protocol.dialect(15) is protocol.dialect(15)
+    assert protocol.dialect(15) is not protocol.dialect(9)

@@ -14,7 +14,7 @@ from pushserver.core.effects import Disconnect, Perform, Send
 from pushserver.core.errors import Code, NotFound, Refused
 from pushserver.core.positions import Position
 from pushserver.protocols.native import messages
-from pushserver.protocols.native.session import MAX_ERRORS, MAX_RATE_LIMITED, Rates, Session
+from pushserver.protocols.native.session import MAX_ERRORS, MAX_RATE_LIMITED, NativeSession, Rates
 
 FREE = Rates(0, 0, 0)
 
@@ -42,7 +42,7 @@ def sent(effects: Any) -> list[Any]:
 
 @given(st.lists(MESSAGES | st.binary(max_size=40), max_size=30))
 def test_each_message_gets_one_reply_or_one_operation(octets: list[bytes]) -> None:
-    session = Session(FREE, anonymous=True)
+    session = NativeSession(FREE, anonymous=True)
     for each in octets:
         effects = session.receive(each, 1, 1)
         first, *rest = effects
@@ -63,7 +63,7 @@ def test_each_message_gets_one_reply_or_one_operation(octets: list[bytes]) -> No
 def test_no_more_is_let_through_than_the_rate_allows(
     steps: list[tuple[int, bool]], per_second: int, burst: int
 ) -> None:
-    session = Session(Rates(per_second, burst, 0), anonymous=True)
+    session = NativeSession(Rates(per_second, burst, 0), anonymous=True)
     now = through = 0
     for wait, valid in steps:
         now += wait
@@ -78,7 +78,7 @@ def test_no_more_is_let_through_than_the_rate_allows(
 
 
 def test_ten_errors_in_a_row_close_and_one_success_forgives() -> None:
-    session = Session(FREE, anonymous=True)
+    session = NativeSession(FREE, anonymous=True)
     for _ in range(3):
         for _ in range(MAX_ERRORS - 1):
             assert len(session.receive(b"no", 0, 0)) == 1
@@ -89,7 +89,7 @@ def test_ten_errors_in_a_row_close_and_one_success_forgives() -> None:
 
 
 def test_a_hundred_refusals_for_speed_in_a_row_close() -> None:
-    session = Session(Rates(1, 1, 0), anonymous=True)
+    session = NativeSession(Rates(1, 1, 0), anonymous=True)
     session.receive(b'{"type":"ping"}', 0, 0)
     for _ in range(MAX_RATE_LIMITED - 1):
         assert len(session.receive(b'{"type":"ping"}', 0, 0)) == 1
@@ -97,7 +97,7 @@ def test_a_hundred_refusals_for_speed_in_a_row_close() -> None:
 
 
 def test_authenticating_too_often_closes_and_comes_back_with_time() -> None:
-    session = Session(Rates(0, 0, 2))
+    session = NativeSession(Rates(0, 0, 2))
     attempt = b'{"type":"auth","data":{"token":"x"}}'
     assert isinstance(session.receive(attempt, 0, 0)[0], Perform)
     assert sent(session.receive(b'{"type":"auth","id":7}', 0, 0))[0]["data"]["code"] == "MISSING_TOKEN"
@@ -108,7 +108,7 @@ def test_authenticating_too_often_closes_and_comes_back_with_time() -> None:
 
 
 def test_a_stranger_may_not_ping() -> None:
-    session = Session(FREE)
+    session = NativeSession(FREE)
     assert sent(session.receive(b'{"type":"ping","id":1}', 0, 0))[0]["data"]["code"] == "NOT_AUTHENTICATED"
 
 
@@ -126,7 +126,7 @@ def test_a_stranger_may_not_ping() -> None:
         ({"type": "unsubscribe", "data": {"channels": ["a"]}}, operations.Unsubscribe(("a",))),
         (
             {"type": "chat_message", "data": {"content": "x"}},
-            operations.Chat("x", "text", None, "chat:lobby", None),
+            operations.SendChat("x", "text", None, "chat:lobby", None),
         ),
         ({"type": "ack", "data": {"offset": 3, "epoch": "e"}}, operations.Acknowledge(Position(3, "e"))),
         ({"type": "history", "data": {"channel": "a"}}, operations.ReadHistory("a", 100, None, False)),
@@ -140,7 +140,7 @@ def test_a_stranger_may_not_ping() -> None:
     ],
 )
 def test_a_message_becomes_an_operation(message: Any, operation: operations.Operation) -> None:
-    (asked,) = Session(FREE).receive(json.dumps(message | {"id": "i"}).encode(), 5, 5)
+    (asked,) = NativeSession(FREE).receive(json.dumps(message | {"id": "i"}).encode(), 5, 5)
     assert asked == Perform(operation, "i")
 
 
@@ -157,16 +157,16 @@ def test_a_message_becomes_an_operation(message: Any, operation: operations.Oper
     ],
 )
 def test_what_cannot_be_asked_is_invalid(data: Any) -> None:
-    (reply,) = sent(Session(FREE).receive(json.dumps(data | {"id": 1}).encode(), 0, 0))
+    (reply,) = sent(NativeSession(FREE).receive(json.dumps(data | {"id": 1}).encode(), 0, 0))
     assert (reply["id"], reply["data"]["code"]) == (1, "INVALID_MESSAGE")
 
 
 def test_notices_and_refusals_have_their_shapes() -> None:
-    session = Session(FREE)
+    session = NativeSession(FREE)
     assert json.loads(session.notify(operations.GoingAway(9), 1, "m"))["data"] == {"reconnectAfter": 9}
     assert json.loads(session.notify(operations.InboxOverflow("user:a", 2), 1, "m"))["data"] == {"lost": 2}
     assert json.loads(session.notify(operations.Resync("a"), 1, "m"))["type"] == "resync"
-    ended = operations.SubscriptionEnded("a", Code.PERMISSION_DENIED, "r")
+    ended = operations.SubscriptionLost("a", Code.PERMISSION_DENIED, "r")
     assert json.loads(session.notify(ended, 1, "m"))["data"] == {
         "channel": "a",
         "code": "PERMISSION_DENIED",

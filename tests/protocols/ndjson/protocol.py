@@ -60,7 +60,7 @@ class NdjsonSession:
                 result: Any = [outcome.user_id, outcome.inbox.pending]
             case operations.Subscribed(channels, _, rejected):
                 result = [channels, {channel: r.code for channel, r in rejected.items()}]
-            case operations.History(messages):
+            case operations.HistoryRead(messages):
                 result = [msgspec.json.decode(m.data) for m in messages]
             case operations.Acknowledged(offset):
                 result = offset
