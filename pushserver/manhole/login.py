@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hmac import compare_digest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from twisted.conch import error, interfaces
 from twisted.conch.ssh import keys, userauth
@@ -20,10 +21,8 @@ from zope.interface import implementer
 from pushserver.core.errors import ConfigError
 from pushserver.manhole.algorithms import SIGNATURES
 from pushserver.manhole.keys import authorized_keys, shown
+from pushserver.manhole.lockout import Lockout
 from pushserver.manhole.quiet import QuietLogger
-
-if TYPE_CHECKING:
-    from pushserver.manhole.ssh import ConsoleTransport
 
 #: Seconds to log in, and attempts of one connection.
 LOGIN_TIMEOUT: Final = 30
@@ -94,6 +93,30 @@ class Checker:
             raise UnauthorizedLogin(f"{shown(key)}: wrong signature")
 
 
+class Console(Protocol):
+    """What logging in asks of the console."""
+
+    reactor: Any
+    lockout: Lockout
+
+    @property
+    def now(self) -> Callable[[], int]: ...
+
+
+class Transport(Protocol):
+    """What logging in asks of its connection."""
+
+    address: str
+    factory: Console
+    sessionID: bytes
+
+    def log_in(self, user: str) -> bool:
+        """Become an operator; return whether there is a place for one more."""
+
+    def count_wrong_password(self) -> None:
+        """Count it."""
+
+
 class Login(userauth.SSHUserAuthServer):
     """The attempts of one connection.
 
@@ -103,7 +126,7 @@ class Login(userauth.SSHUserAuthServer):
 
     loginTimeout = LOGIN_TIMEOUT
     attemptsBeforeDisconnect = MAX_ATTEMPTS
-    transport: ConsoleTransport
+    transport: Transport
     portal: Any
     user: Any
     _log = QuietLogger()

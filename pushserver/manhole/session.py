@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from twisted.conch.ssh.channel import SSHChannel
 from twisted.conch.ssh.common import getNS
@@ -15,18 +15,22 @@ from twisted.logger import Logger
 from pushserver.manhole.interpreter import Interpreter, Quit
 from pushserver.manhole.quiet import QuietLogger
 from pushserver.manhole.terminal import Terminal
-from pushserver.manhole.verbs import Verbs
+from pushserver.manhole.verbs import Rooms, Verbs
 from pushserver.manhole.waiting import WaitingLines
-
-if TYPE_CHECKING:
-    from pushserver.manhole.ssh import Console
 
 #: Bytes of a command.
 MAX_COMMAND: Final = 65_536
 #: Columns of what has no terminal.
-NO_WIDTH: Final = 120
+NO_WIDTH: Final = 10_000
 
 _EXTENDED_STDERR: Final = 1
+
+
+class Console(Protocol):
+    """What a session asks of its console."""
+
+    reactor: Any
+    rooms: Rooms
 
 
 class Session(SSHChannel):
@@ -51,6 +55,7 @@ class Session(SSHChannel):
 
     @property
     def _console(self) -> Console:
+        """The console that this is a session of."""
         console: Console = self.conn.transport.factory
         return console
 

@@ -47,7 +47,7 @@ class Answer:
 def cell(value: Any) -> str:
     """A value on one line. Nothing that comes from elsewhere may move the cursor."""
     match value:
-        case None:
+        case None | msgspec.UNSET:
             return "-"
         case bool():
             return "yes" if value else "no"

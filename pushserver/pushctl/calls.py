@@ -55,10 +55,31 @@ def _connect(url: str) -> http.client.HTTPConnection:
 
 
 def call(place: Place, method: str, path: str, body: Any = None, **query: str | None) -> Any:
-    """One call of the API; answers what it answered. Raises `Refused` or `Unreachable`."""
+    """Call the API once, with the first of the place's keys that may; return what it answers.
+
+    Nodes of which the answer knows nothing are named on standard error. Raises `Refused` or `Unreachable`.
+    """
     asked = {name: value for name, value in query.items() if value is not None}
     target = f"/api/{path}" + (f"?{urlencode(asked)}" if asked else "")
-    headers = {"X-API-Key": place.api_key, "User-Agent": "pushctl"}
+    *others, last = place.api_keys
+    for key in others:
+        try:
+            return _warned(_call(place, key, method, target, body))
+        except Refused as refused:
+            if refused.status != 403 or "scope" not in refused.message:
+                raise
+    return _warned(_call(place, last, method, target, body))
+
+
+def _warned(result: Any) -> Any:
+    unanswered = result.get("unanswered") if isinstance(result, dict) else None
+    if unanswered:
+        click.echo(f"warning: no answer from {', '.join(map(str, unanswered))}", err=True)
+    return result
+
+
+def _call(place: Place, key: str, method: str, target: str, body: Any) -> Any:
+    headers = {"X-API-Key": key, "User-Agent": "pushctl"}
     octets = None
     if body is not None:
         octets = msgspec.json.encode(body)

@@ -7,9 +7,12 @@ They stand before a verb or behind it, and the later one counts. No verb names t
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from typing import Any, Final
 
 import click
+import msgspec
 
 from pushserver.pushctl.place import Place
 
@@ -69,7 +72,21 @@ class Verb(click.Command):
 
 
 class Verbs(Verb, click.Group):
-    """A group whose verbs, and groups of verbs, are such commands."""
+    """A group whose verbs, and groups of verbs, are such commands. With ``--json`` mistakes are JSON too."""
+
+    def main(self, args: Sequence[str] | None = None, standalone_mode: bool = True, **named: Any) -> Any:  # type: ignore[override]
+        said = sys.argv[1:] if args is None else list(args)
+        if not standalone_mode or "--json" not in said:
+            return super().main(args, standalone_mode=standalone_mode, **named)
+        try:
+            status = super().main(args, standalone_mode=False, **named)
+        except click.ClickException as problem:
+            error = {"code": getattr(problem, "code", "") or "USAGE", "message": problem.format_message()}
+            click.echo(msgspec.json.encode({"error": error}), err=True)
+            status = problem.exit_code
+        except click.Abort:
+            status = 1
+        sys.exit(status if isinstance(status, int) else 0)
 
     command_class = Verb
     group_class = type

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import click
 import msgspec
@@ -13,6 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from pushserver.pushctl.place import Place
+
+#: Columns where there is no terminal.
+NO_WIDTH: Final = 100_000
 
 
 def as_json(value: Any) -> None:
@@ -78,7 +82,9 @@ class Answer:
 
     def __init__(self, place: Place) -> None:
         self._place = place
-        self.console = Console(highlight=False, soft_wrap=False)
+        # Into a pipe each row is one line, for grep and awk.
+        width = None if sys.stdout.isatty() else NO_WIDTH
+        self.console = Console(highlight=False, soft_wrap=False, width=width)
 
     def rows(self, value: Any, headings: Sequence[str], rows: Iterable[Sequence[Any]], empty: str = "none") -> None:
         """A list."""

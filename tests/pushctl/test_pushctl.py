@@ -18,7 +18,7 @@ import jwt
 import pytest
 from click.testing import CliRunner
 
-from pushserver.pushctl import live, show
+from pushserver.pushctl import calls, live, show
 from pushserver.pushctl.options import COMMON
 from pushserver.pushctl.place import Place
 from pushserver.pushctl.verbs import pushctl
@@ -391,3 +391,49 @@ def test_top_bears_figures_of_any_shape() -> None:
     node = {"node": "n", "startedAt": 0, "connections": 1}
     for stats in ({}, {"total": None}, {"total": {"rates": {"messagesOut": 2.5}}}, {"total": {"rates": []}}):
         assert live.view(stats, [{"channel": "a", "connections": 1, "users": 1}], [node], 3)
+
+
+def test_reload_and_drain(ctl: Callable[..., Said]) -> None:
+    said = ctl("reload")
+    assert (said.status, said.out) == (0, "changed: nothing\n")
+    assert ctl("--json", "reload").json == {"changed": [], "restartNeeded": []}
+    assert ctl("drain", "--over", "0s").out == "draining 0 connections; /readyz says 503\n"
+    assert ctl("drain", "--over", "1s", "--undo").status == 2
+    assert ctl("drain", "--undo").out == "taking connections\n"
+
+
+def test_the_key_that_has_the_scope_is_used(tmp_path: Path) -> None:
+    keys = '[{key = "can-only-publish", scopes = ["publish", "notify"]}, {key = "can-only-read---", scopes = ["read"]}]'
+    server = start(tmp_path, config=f"[api]\nkeys = {keys}\n", env={"PUSHSERVER_API__KEYS": ""})
+    try:
+        place = ["--config", str(tmp_path / "pushserver.toml"), "--url", server.url]
+        for arguments, status in (
+            (["nodes"], 0),
+            (["publish", "public:a", "1"], 0),
+            (["disconnect", "--user", "1"], 1),
+        ):
+            assert CliRunner().invoke(pushctl, [*place, *arguments]).exit_code == status
+    finally:
+        server.stop()
+
+
+def test_what_is_wrong_is_json_where_json_was_asked_for(ctl: Callable[..., Said]) -> None:
+    said = ctl("task", "get", "no-such-task", "--json")
+    assert (said.status, json.loads(said.err)["error"]["code"]) == (1, "NOT_FOUND")
+    assert (ctl("--json", "disconnect").status, ctl("--json", "--url", "http://127.0.0.1:1", "nodes").status) == (2, 3)
+    assert json.loads(ctl("--json", "disconnect").err)["error"]["message"] == "either --user or --connection"
+
+
+def test_a_row_in_a_pipe_is_one_line(ctl: Callable[..., Said]) -> None:
+    long = "x" * 190
+    ctl("publish", "demo:pipe", json.dumps(long))
+    assert any(long in line for line in ctl("history", "demo:pipe").out.splitlines())
+
+
+def test_nodes_that_did_not_answer_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = {"connections": [], "unanswered": ["n2", "n3"]}
+    monkeypatch.setattr(calls, "_call", lambda *arguments: answer)
+    assert calls.call(Place(api_key="k"), "GET", "connections") is answer
+    assert capsys.readouterr().err == "warning: no answer from n2, n3\n"
