@@ -126,14 +126,14 @@ class Login(userauth.SSHUserAuthServer):
 
     loginTimeout = LOGIN_TIMEOUT
     attemptsBeforeDisconnect = MAX_ATTEMPTS
-    transport: Transport
+    transport: Any
     portal: Any
     user: Any
     _log = QuietLogger()
     _says = Logger()
 
     def tryAuth(self, kind: bytes, user: bytes, data: bytes) -> Deferred[Any]:
-        connection = self.transport
+        connection: Transport = self.transport
         if kind == b"none" or kind not in self.supportedAuthentications:
             return super().tryAuth(kind, user, data)
         named = {
@@ -173,7 +173,7 @@ class Login(userauth.SSHUserAuthServer):
 
     def _slow(self, failure: Failure) -> Deferred[Any]:
         """A wrong password counts at once, also where the next one is on its way; each makes the answer slower."""
-        console = self.transport.factory
+        console: Console = self.transport.factory
         self.transport.count_wrong_password()
         delay = 1 + console.lockout.failures(self.transport.address, console.now())
         later: Deferred[Any] = Deferred()
