@@ -46,7 +46,7 @@ from pushserver.engine.interfaces import IEngine, InboxRules
 from pushserver.engine.registry import EngineOptions, EngineReactor
 from pushserver.server.clock import Clock, wall_clock
 from pushserver.server.drain import Drain, reconnect_window
-from pushserver.web import api
+from pushserver.web import api, tls
 from pushserver.web.admission import Admission
 from pushserver.web.context import Context
 from pushserver.web.http import PushSite, headers_of
@@ -331,9 +331,14 @@ class PushService(log.LoggedService):
         """Return what makes this process go on with a configuration. All that can fail fails here: `ConfigError`."""
         keys, rules = derived.keys(config), derived.token_rules(config)
         namespaces = derived.namespaces(config)
+        try:
+            renewed = tls.renew()
+        except ValueError as problem:
+            raise ConfigError(str(problem)) from None
 
         def adopt() -> None:
             self._config = config
+            renewed()
             self.node.authenticator.adopt(keys, rules)
             self.node.adopt(namespaces, config.roles, settings_of(config, self.node.name))
             self._inbox_rules.adopt(_inbox_rules(config))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
+import socket
+import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +15,7 @@ from typing import Any
 import jwt
 import pytest
 
+from tests.engine.redis.test_connection import certificates
 from tests.harness import Server, start, wait_until
 from tests.rawsocket import RawSocket
 
@@ -264,3 +268,56 @@ def test_limits_of_rooms_and_inboxes_change_at_once(reloadable: Reloadable) -> N
         assert answers[1]["data"]["rejected"]["public:b"]["code"] == "LIMIT_EXCEEDED"
         chats = [client.ask({"type": "chat_message", "id": n, "data": {"content": "x"}}) for n in ("c1", "c2")]
         assert chats[1]["data"]["code"] == "RATE_LIMITED"
+
+
+def served(port: int) -> bytes:
+    """The certificate that a listener shows."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with socket.create_connection(("127.0.0.1", port), 10) as plain:
+        with context.wrap_socket(plain, server_hostname="127.0.0.1") as secure:
+            shown = secure.getpeercert(True)
+            assert shown is not None
+            return shown
+
+
+@pytest.mark.parametrize("kind", ["ssl", "tls"])
+def test_certificates_are_read_anew_and_a_broken_one_changes_nothing(kind: str, tmp_path: Path) -> None:
+    first, second = certificates(tmp_path / "first"), certificates(tmp_path / "second")
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    def put(files: dict[str, Path]) -> None:
+        if kind == "ssl":
+            (folder / "key").write_bytes(files["key"].read_bytes())
+            (folder / "cert").write_bytes(files["cert"].read_bytes())
+        else:
+            (folder / "127.0.0.1.pem").write_bytes(files["key"].read_bytes() + files["cert"].read_bytes())
+
+    put(first)
+    with contextlib.closing(socket.socket()) as held:
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+    description = (
+        f"ssl:{port}:interface=127.0.0.1:privateKey={folder}/key:certKey={folder}/cert"
+        if kind == "ssl"
+        else f"tls:{folder}:{port}:interface=\\:\\:ffff\\:127.0.0.1"
+    )
+    config = f"[server]\nlisten = [{json.dumps('tcp:0:interface=127.0.0.1')}, {json.dumps(description)}]\n"
+    server = start(tmp_path, "--listen", description, config=config, ready=False)
+    try:
+        wait_until(lambda: "listens on" in server.log, 20, server.log)
+        before = served(port)
+        assert before == ssl.PEM_cert_to_DER_cert(first["cert"].read_text())
+        put(second)
+        server.signal(signal.SIGHUP)
+        wait_until(lambda: "changed: certificates" in server.log)
+        assert served(port) == ssl.PEM_cert_to_DER_cert(second["cert"].read_text())
+        for path in folder.iterdir():
+            path.write_text("no certificate")
+        server.signal(signal.SIGHUP)
+        wait_until(lambda: "nothing has changed" in server.log)
+        assert served(port) == ssl.PEM_cert_to_DER_cert(second["cert"].read_text())
+    finally:
+        server.stop()
