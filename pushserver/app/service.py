@@ -118,7 +118,7 @@ class PushService(log.LoggedService):
         self._drain = Drain(self.clock, self.node.hub, self.node.publishing, self._close_door)
         self._console: Console | None = None
         self._console_port: IListeningPort | None = None
-        self._api_keys = api.Keys([(key.key, key.scopes) for key in config.api.keys])
+        self._api_keys = api.Keys(config.api.keys)
         self._doors = self._make_doors()
         self.node.bind_connections(self.note)
 
@@ -342,7 +342,7 @@ class PushService(log.LoggedService):
             self.node.authenticator.adopt(keys, rules)
             self.node.adopt(namespaces, config.roles, settings_of(config, self.node.name))
             self._inbox_rules.adopt(_inbox_rules(config))
-            self._api_keys.adopt((key.key, key.scopes) for key in config.api.keys)
+            self._api_keys.adopt(config.api.keys)
             self.admission.adopt(self._make_admission(config))
             self._context.adopt(config.server, config.auth, config.delivery, config.rate_limits)
             self._sockets.adopt()

@@ -321,3 +321,37 @@ def test_certificates_are_read_anew_and_a_broken_one_changes_nothing(kind: str, 
         assert served(port) == ssl.PEM_cert_to_DER_cert(second["cert"].read_text())
     finally:
         server.stop()
+
+
+def test_refusals_closes_and_who_steps_in_are_written_down(tmp_path: Path) -> None:
+    keys = f'[{{key = "{KEY}", name = "ops"}}]'
+    config = f'[auth]\nsecret = "{OLD}"\n[api]\nkeys = {keys}\n[log]\nformat = "json"\n'
+    environment = {"PUSHSERVER_AUTH__SECRET": "", "PUSHSERVER_API__KEYS": ""}
+    server = start(tmp_path, config=config, secret=OLD, api_key=KEY, env=environment)
+    try:
+        with RawSocket(server.port) as client:
+            client.upgrade()
+            client.say({"type": "auth", "id": 1, "data": {"token": token(NEW)}})
+            assert client.close_code() == 3500
+        with RawSocket(server.port) as client:
+            assert client.upgrade({"Origin": "https://evil.example\x1b[2J"}).status == 403
+        with RawSocket(server.port) as client:
+            client.upgrade()
+            client.ask({"type": "auth", "id": 1, "data": {"token": token(OLD)}})
+            assert server.api("POST", "/api/disconnect", {"userId": "42", "reason": "a\nb"}).body == {"closed": 1}
+            assert client.close_code() == 3503
+    finally:
+        server.stop()
+    lines = [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
+    named = {line["event"]: line for line in lines}
+    failed, refused, closed = (named[n] for n in ("sign_in_failed", "connection_refused", "connection_closed"))
+    assert (failed["code"], failed["address"], failed["reason"]) == (
+        "INVALID_TOKEN",
+        "127.0.0.1",
+        "invalid token: wrong signature",
+    )
+    assert (refused["code"], refused["origin"]) == (403, "https://evil.example\\x1b[2J")
+    assert (closed["code"], closed["userId"], closed["reason"]) == (3503, "42", "a\\nb")
+    assert failed["connectionId"] != closed["connectionId"]
+    assert (named["api_call"]["key"], named["api_call"]["message"]) == ("ops", "ops calls POST /api/disconnect")
+    assert KEY not in server.log
