@@ -32,7 +32,7 @@ from pushserver.app.dev import Dev, open_console, prepare
 from pushserver.app.leftovers import clear_socket_lock
 from pushserver.app.node import make_node, settings_of
 from pushserver.app.watches import Watches
-from pushserver.app.workers.messages import Adopt, DrainAll, Prepare, Question, UndrainAll, Unwatch, Watch
+from pushserver.app.workers.messages import Adopt, BeginWatch, DrainAll, EndWatch, Prepare, Question, UndrainAll
 from pushserver.app.workers.role import Role, SingleProcess
 from pushserver.app.workers.sockets import widen
 from pushserver.config import derived
@@ -311,9 +311,9 @@ class PushService(log.LoggedService):
                 self._prepare(config)
             case Adopt(config):
                 self._prepare(config)()
-            case Watch():
+            case BeginWatch():
                 return self.watches.watch(question)
-            case Unwatch():
+            case EndWatch():
                 self.watches.unwatch(question)
         return None
 

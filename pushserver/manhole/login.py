@@ -93,7 +93,7 @@ class Checker:
             raise UnauthorizedLogin(f"{shown(key)}: wrong signature")
 
 
-class Console(Protocol):
+class LoginHost(Protocol):
     """What logging in asks of the console."""
 
     reactor: Any
@@ -103,11 +103,11 @@ class Console(Protocol):
     def now(self) -> Callable[[], int]: ...
 
 
-class Transport(Protocol):
+class LoginTransport(Protocol):
     """What logging in asks of its connection."""
 
     address: str
-    factory: Console
+    factory: LoginHost
     sessionID: bytes
 
     def log_in(self, user: str) -> bool:
@@ -133,7 +133,7 @@ class Login(userauth.SSHUserAuthServer):
     _says = Logger()
 
     def tryAuth(self, kind: bytes, user: bytes, data: bytes) -> Deferred[Any]:
-        connection: Transport = self.transport
+        connection: LoginTransport = self.transport
         if kind == b"none" or kind not in self.supportedAuthentications:
             return super().tryAuth(kind, user, data)
         named = {
@@ -173,7 +173,7 @@ class Login(userauth.SSHUserAuthServer):
 
     def _slow(self, failure: Failure) -> Deferred[Any]:
         """A wrong password counts at once, also where the next one is on its way; each makes the answer slower."""
-        console: Console = self.transport.factory
+        console: LoginHost = self.transport.factory
         self.transport.count_wrong_password()
         delay = 1 + console.lockout.failures(self.transport.address, console.now())
         later: Deferred[Any] = Deferred()

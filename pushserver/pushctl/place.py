@@ -30,7 +30,7 @@ API_KEY_FILE: Final = "api_key"
 TOKEN_SECRET_FILE: Final = "token_secret"
 
 
-class Place:
+class ServerPlace:
     """A server, as far as the caller knows it. Looks things up only when they are needed."""
 
     def __init__(

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pushserver.pushctl.place import Place
+from pushserver.pushctl.place import ServerPlace
 
 #: Columns where there is no terminal.
 NO_WIDTH: Final = 100_000
@@ -77,10 +77,10 @@ def facts(value: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any
             yield f"{prefix}{name}", item
 
 
-class Answer:
+class Presenter:
     """Shows an answer the way that was asked for."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: ServerPlace) -> None:
         self._place = place
         # Into a pipe each row is one line, for grep and awk.
         width = None if sys.stdout.isatty() else NO_WIDTH

@@ -20,7 +20,7 @@ from click.testing import CliRunner
 
 from pushserver.pushctl import calls, live, show
 from pushserver.pushctl.options import COMMON
-from pushserver.pushctl.place import Place
+from pushserver.pushctl.place import ServerPlace
 from pushserver.pushctl.verbs import pushctl
 from tests.harness import ROOT, Server, free_port, start, wait_until
 
@@ -355,9 +355,9 @@ def test_the_default_endpoint_counts_too_where_the_file_names_it(tmp_path: Path)
     (tmp_path / "address").write_text("http://127.0.0.1:1/\n")
     config = tmp_path / "prod.toml"
     config.write_text(f'[server]\nstate_dir = "{tmp_path}"\n')
-    assert Place(config=str(config)).url == "http://127.0.0.1:1"
+    assert ServerPlace(config=str(config)).url == "http://127.0.0.1:1"
     config.write_text(f'[server]\nstate_dir = "{tmp_path}"\nlisten = ["tcp:8080:interface=127.0.0.1"]\n')
-    assert Place(config=str(config)).url == "http://127.0.0.1:8080"
+    assert ServerPlace(config=str(config)).url == "http://127.0.0.1:8080"
 
 
 def test_without_keys_it_says_what_it_needs(tmp_path: Path) -> None:
@@ -435,5 +435,5 @@ def test_nodes_that_did_not_answer_are_named(
 ) -> None:
     answer = {"connections": [], "unanswered": ["n2", "n3"]}
     monkeypatch.setattr(calls, "_call", lambda *arguments: answer)
-    assert calls.call(Place(api_key="k"), "GET", "connections") is answer
+    assert calls.call(ServerPlace(api_key="k"), "GET", "connections") is answer
     assert capsys.readouterr().err == "warning: no answer from n2, n3\n"
