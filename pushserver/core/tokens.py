@@ -353,7 +353,7 @@ def _grants(
         roles = [*roles, claims["role"]]
     try:
         own = Grants.parse(claims.get("permissions", []), claims.get("channels", []))
-        if not roles:
+        if roles == []:
             return (), own, own
         grants = Grants.parse(claims.get("permissions", []), claims.get("channels", []), roles, role_permissions)
         return tuple(intern(role) for role in roles), own, grants
