@@ -262,7 +262,7 @@ PARSERS: dict[str, Parser] = {
 def _keys() -> Any:
     from pushserver.web.api import Keys
 
-    return Keys([("a key of sixteen characters", ("read",))])
+    return Keys([("a key of sixteen characters", ("read",), "")])
 
 
 #: What takes a text apart that nobody outside wrote, and who did.

@@ -166,18 +166,22 @@ def start(
     secret: str | None = None,
     api_key: str | None = None,
     ready: bool = True,
+    bin: Path | None = None,
 ) -> Server:
     """Start a server whose files lie in ``place``, and wait until it answers.
 
     ``config`` is the text of its configuration file. The token secret and the API key come by the environment; pass
     ``secret`` and ``api_key`` to choose them, or an empty value for theirs in ``env`` to leave them unset. ``port``: to
-    start again where one was; else a port of its own. ``ready=False``: without waiting.
+    start again where one was; else a port of its own. ``ready=False``: without waiting. ``bin``: the folder of another
+    installation's programs, which sees nothing of this checkout.
     """
     secret = secret if secret is not None else secrets.token_hex(32)
     api_key = api_key if api_key is not None else secrets.token_hex(16)
     (place / "pushserver.toml").write_text(config)
     chosen = free_port() if port is None else port
-    process = _spawn(place, _command(place, options, chosen, dev), _environment(env or {}, secret, api_key))
+    elsewhere = {} if bin is None else {"PYTHONPATH": ""}
+    command = _command(place, bin or Path(sys.executable).parent, options, chosen, dev)
+    process = _spawn(place, command, _environment({**elsewhere, **(env or {})}, secret, api_key))
     server = Server(process, chosen, place, secret, api_key)
     try:
         if ready:
@@ -188,8 +192,8 @@ def start(
     return server
 
 
-def _command(place: Path, options: tuple[str, ...], port: int, dev: bool) -> list[str]:
-    command = [str(Path(sys.executable).with_name("twistd")), "-n", "--pidfile=", "pushserver"]
+def _command(place: Path, bin: Path, options: tuple[str, ...], port: int, dev: bool) -> list[str]:
+    command = [str(bin / "twistd"), "-n", "--pidfile=", "pushserver"]
     command += ["--config", str(place / "pushserver.toml"), "--state-dir", str(place / "state")]
     if "--listen" not in options:
         command += ["--listen", f"tcp:{port}:interface=127.0.0.1"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import fcntl
-import gzip
 import json
 import re
 import shutil
@@ -92,21 +91,6 @@ def test_the_modules_need_nothing_but_each_other() -> None:
             if path.name != "react.js" or name != "react":
                 assert name.startswith("."), f"{path} needs {name}"
                 assert (path.parent / name).resolve() in sources(), f"{path} names {name}"
-
-
-#: Bytes of the client, as a bundler packs it and a server compresses it.
-CORE = 12_400
-
-
-def test_the_core_is_small(node_modules: Path) -> None:
-    esbuild = str(node_modules / "esbuild" / "bin" / "esbuild")
-    done = subprocess.run(
-        [program("node"), esbuild, "--bundle", "--minify", "--format=esm", str(PACKAGE / "index.js")],
-        capture_output=True,
-        check=True,
-        timeout=60,
-    )
-    assert len(gzip.compress(done.stdout, 9)) <= CORE
 
 
 def test_both_addresses_are_one_module() -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from twisted.web.server import Request
 
-from pushserver.app.workers.messages import Answers, DrainAll, Question, ReloadAll, UndrainAll
+from pushserver.app.workers.messages import AllAnswers, DrainAll, Question, ReloadAll, UndrainAll
 from pushserver.app.workers.role import Role
 from pushserver.config.changes import Changes
 from pushserver.core import durations
@@ -53,7 +53,7 @@ class Administration:
         """Take new connections again; return the nodes that did not say that they do."""
         return (await self._ask(UndrainAll())).unanswered
 
-    async def _ask(self, question: Question) -> Answers:
+    async def _ask(self, question: Question) -> AllAnswers:
         answers = await self._role.everywhere(question)
         if answers.problem:
             raise Unavailable(answers.problem)

@@ -48,7 +48,7 @@ def _is_server(number: int) -> bool:
 
 
 def clear_socket_lock(description: str) -> None:
-    """Remove the lock of a ``unix:`` endpoint's socket where nobody listens on it any more."""
+    """Remove the lock of a ``unix:`` endpoint's socket, and the socket, where nobody listens on it any more."""
     positional, keywords = endpoint_arguments(description)
     if positional[:1] == ["haproxy"]:
         positional = positional[1:]
@@ -62,7 +62,11 @@ def clear_socket_lock(description: str) -> None:
         probe.settimeout(1)
         try:
             probe.connect(path)
-        except (FileNotFoundError, ConnectionRefusedError):
+        except FileNotFoundError:
+            os.unlink(lock)
+        except ConnectionRefusedError:
+            # Without the lock Twisted would take the socket for somebody's who has none.
+            os.unlink(path)
             os.unlink(lock)
         except OSError:
             # Somebody is there, if busy; or it cannot be told, and then listening says why.

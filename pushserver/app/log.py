@@ -26,7 +26,7 @@ from zope.interface import implementer
 from pushserver.config.sections import Log
 
 #: What an event may say beside its text, in this order.
-FIELDS: Final = ("connectionId", "userId", "address", "code", "reason", "node", "key", "worker")
+FIELDS: Final = ("connectionId", "userId", "address", "code", "reason", "origin", "node", "key", "worker")
 #: ``event`` of a line that nobody gave a name.
 UNNAMED: Final = "log"
 

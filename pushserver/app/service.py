@@ -31,9 +31,8 @@ from pushserver.app.administration import Administration
 from pushserver.app.dev import Dev, open_console, prepare
 from pushserver.app.leftovers import clear_socket_lock
 from pushserver.app.node import make_node, settings_of
-from pushserver.app.secret import shared_secret
 from pushserver.app.watches import Watches
-from pushserver.app.workers.messages import Adopt, DrainAll, Prepare, Question, UndrainAll, Unwatch, Watch
+from pushserver.app.workers.messages import Adopt, BeginWatch, DrainAll, EndWatch, Prepare, Question, UndrainAll
 from pushserver.app.workers.role import Role, SingleProcess
 from pushserver.app.workers.sockets import widen
 from pushserver.config import derived
@@ -47,7 +46,7 @@ from pushserver.engine.interfaces import IEngine, InboxRules
 from pushserver.engine.registry import EngineOptions, EngineReactor
 from pushserver.server.clock import Clock, wall_clock
 from pushserver.server.drain import Drain, reconnect_window
-from pushserver.web import api
+from pushserver.web import api, tls
 from pushserver.web.admission import Admission
 from pushserver.web.context import Context
 from pushserver.web.http import PushSite, headers_of
@@ -119,7 +118,7 @@ class PushService(log.LoggedService):
         self._drain = Drain(self.clock, self.node.hub, self.node.publishing, self._close_door)
         self._console: Console | None = None
         self._console_port: IListeningPort | None = None
-        self._api_keys = api.Keys([(key.key, key.scopes) for key in config.api.keys])
+        self._api_keys = api.Keys(config.api.keys)
         self._doors = self._make_doors()
         self.node.bind_connections(self.note)
 
@@ -173,10 +172,9 @@ class PushService(log.LoggedService):
             node.stats_channel.everything,
         )
         root.putChild(b"api", calls)
-        secret = shared_secret(config, node.engine, "ticket")
 
         async def tickets() -> Tickets:
-            return Tickets(await secret(), config.auth.max_token_lifetime)
+            return Tickets(await node.engine.secret("tickets"), config.auth.max_token_lifetime)
 
         streams = EventStreams(context, tickets)
         node.bind_streams(streams.receive)
@@ -313,9 +311,9 @@ class PushService(log.LoggedService):
                 self._prepare(config)
             case Adopt(config):
                 self._prepare(config)()
-            case Watch():
+            case BeginWatch():
                 return self.watches.watch(question)
-            case Unwatch():
+            case EndWatch():
                 self.watches.unwatch(question)
         return None
 
@@ -333,13 +331,18 @@ class PushService(log.LoggedService):
         """Return what makes this process go on with a configuration. All that can fail fails here: `ConfigError`."""
         keys, rules = derived.keys(config), derived.token_rules(config)
         namespaces = derived.namespaces(config)
+        try:
+            renewed = tls.renew()
+        except ValueError as problem:
+            raise ConfigError(str(problem)) from None
 
         def adopt() -> None:
             self._config = config
+            renewed()
             self.node.authenticator.adopt(keys, rules)
             self.node.adopt(namespaces, config.roles, settings_of(config, self.node.name))
             self._inbox_rules.adopt(_inbox_rules(config))
-            self._api_keys.adopt((key.key, key.scopes) for key in config.api.keys)
+            self._api_keys.adopt(config.api.keys)
             self.admission.adopt(self._make_admission(config))
             self._context.adopt(config.server, config.auth, config.delivery, config.rate_limits)
             self._sockets.adopt()

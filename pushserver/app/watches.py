@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 
 from twisted.logger import LogLevel
 
-from pushserver.app.workers.messages import Unwatch, Watch
+from pushserver.app.workers.messages import BeginWatch, EndWatch
 from pushserver.app.workers.role import Role
 from pushserver.core.errors import Invalid
 from pushserver.server.hub import Hub
 
 if TYPE_CHECKING:
-    from pushserver.manhole.tracing import LogWatch
-    from pushserver.manhole.tracing import Watch as Trace
+    from pushserver.manhole.tracing import LogWatch, MessageWatch
 
 
 class Watches:
@@ -32,7 +31,7 @@ class Watches:
         #: what an operator here has asked for
         self._asked: dict[int, tuple[Callable[[str], None], Callable[[], None]]] = {}
         #: what is shown from here, by who asked for it
-        self._shown: dict[tuple[int, int], Trace | LogWatch] = {}
+        self._shown: dict[tuple[int, int], MessageWatch | LogWatch] = {}
 
     # -- for an operator here -----------------------------------------------------------------------------------------
 
@@ -51,7 +50,7 @@ class Watches:
         watch = self._last
         self._asked[watch] = show, ended
         try:
-            answers = await self._role.everywhere(Watch(self._role.number, watch, about, level))
+            answers = await self._role.everywhere(BeginWatch(self._role.number, watch, about, level))
             if answers.problem:
                 raise Invalid(answers.problem)
         except BaseException:
@@ -62,7 +61,7 @@ class Watches:
     async def end(self, watch: int) -> None:
         """Watch no longer."""
         if self._asked.pop(watch, None) is not None:
-            await self._role.everywhere(Unwatch(self._role.number, watch))
+            await self._role.everywhere(EndWatch(self._role.number, watch))
 
     def show(self, watch: int, text: str, ended: bool) -> None:
         """A line of something that an operator here watches has come, or its end."""
@@ -77,7 +76,7 @@ class Watches:
 
     # -- for whoever asked --------------------------------------------------------------------------------------------
 
-    def watch(self, asked: Watch) -> str:
+    def watch(self, asked: BeginWatch) -> str:
         """Show it from now on; return this node's name. Raises `errors.Invalid`."""
         # Imported when somebody watches, not before.
         from pushserver.manhole import tracing
@@ -91,7 +90,7 @@ class Watches:
             if self._shown.pop(key, None) is not None:
                 self._role.show(*key, "", True)
 
-        watch: Trace | LogWatch
+        watch: MessageWatch | LogWatch
         if asked.level:
             watch = tracing.LogWatch(show, LogLevel.levelWithName(asked.level))
         else:
@@ -100,7 +99,7 @@ class Watches:
         watch.done.addCallback(ended)
         return self._node
 
-    def unwatch(self, asked: Unwatch) -> None:
+    def unwatch(self, asked: EndWatch) -> None:
         """Show it no more; of a process that is gone, nothing."""
         for key in [k for k in self._shown if k[0] == asked.watcher and asked.watch in (0, k[1])]:
             self._shown.pop(key).stop()

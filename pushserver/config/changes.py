@@ -74,6 +74,9 @@ def merge(running: Config, read: Config) -> tuple[Config, Changes]:
                 restart.append(f"{name}.{key}")
         sections[name] = msgspec.structs.replace(now, **taken)
     sections["auth"] = msgspec.structs.replace(sections["auth"], contents=read.auth.contents)
+    sections["certificates"] = read.certificates
+    if running.certificates != read.certificates:
+        changed.append("certificates")
     for name in ("roles", "namespaces"):
         sections[name] = getattr(read, name)
         if getattr(running, name) != sections[name]:

@@ -161,6 +161,7 @@ class _Checks:
             api=api,
             manhole=manhole,
             log=self._section(Log),
+            certificates={one: digest for one in server.listen if (digest := values.certificates_digest(one))},
             roles=self._draft.roles,
             namespaces=tuple(self._draft.namespaces),
         )

@@ -240,6 +240,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     log: Log = Log()
     #: permissions by role
     roles: dict[str, tuple[str, ...]] = {}
+    #: a digest of what the files of each listener's certificates held, by endpoint
+    certificates: dict[str, bytes] = {}
     #: those that are configured, in the place of built-in ones or beside them
     namespaces: tuple[Namespace, ...] = ()
 

@@ -7,11 +7,13 @@ milliseconds, lists become tuples. What does not fit raises `InvalidValue`.
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import json
 import math
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -228,6 +230,26 @@ def is_loopback(description: str) -> bool:
         return interface == "localhost" or ipaddress.ip_address(interface).is_loopback
     except ValueError:
         return False
+
+
+def certificates_digest(description: str) -> bytes:
+    """Return a digest of the files that hold the certificates of a server endpoint; empty where it has none."""
+    positional, keywords = endpoint_arguments(description.removeprefix("haproxy:"))
+    if positional[0] == "ssl":
+        paths = [Path(keywords[name]) for name in ("privateKey", "certKey", "extraCertChain") if name in keywords]
+    elif positional[0] == "tls":
+        folder = Path(positional[1] if len(positional) > 1 else keywords.get("path", "."))
+        paths = sorted(folder.glob("*.pem"))
+    else:
+        return b""
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        except OSError:
+            # Whoever listens there says what is wrong with it.
+            digest.update(b"-")
+    return digest.digest()
 
 
 def endpoint(*, empty: bool = False) -> Setting:

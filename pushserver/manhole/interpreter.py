@@ -23,8 +23,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pushserver.core.errors import PushError
-from pushserver.manhole.tables import Answer
-from pushserver.manhole.verbs import Verbs
+from pushserver.manhole.tables import VerbAnswer
+from pushserver.manhole.verbs import ConsoleVerbs
 
 #: Characters that one statement may print.
 MAX_OUTPUT: Final = 256 * 1024
@@ -48,7 +48,7 @@ class Quit(Exception):
         self.status = status
 
 
-class Output(TextIOBase):
+class StatementOutput(TextIOBase):
     """Where a statement prints to; raises `Stopped` where it prints without end."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
@@ -105,7 +105,7 @@ class Interpreter:
     _log = Logger()
 
     def __init__(
-        self, verbs: Verbs, write: Callable[[str], None], width: Callable[[], int], colour: bool, who: str
+        self, verbs: ConsoleVerbs, write: Callable[[str], None], width: Callable[[], int], colour: bool, who: str
     ) -> None:
         self.namespace: dict[str, Any] = {"__name__": "__console__", "__doc__": None}
         self.namespace |= verbs.named | {"quit": _quit, "exit": _quit}
@@ -172,7 +172,7 @@ class Interpreter:
                 self._print(text)
 
     def _carry_out(self, code: CodeType) -> bool:
-        output = Output(self._write)
+        output = StatementOutput(self._write)
         before = sys.displayhook
         sys.displayhook = lambda value: self._display(value, output)
         try:
@@ -192,7 +192,7 @@ class Interpreter:
             sys.displayhook = before
         return True
 
-    def _display(self, value: Any, output: Output) -> None:
+    def _display(self, value: Any, output: StatementOutput) -> None:
         if value is None:
             return
         self.namespace["_"] = value
@@ -206,7 +206,7 @@ class Interpreter:
             output.write(self._text(value) + "\n")
 
     def _text(self, value: Any) -> str:
-        if isinstance(value, Answer):
+        if isinstance(value, VerbAnswer):
             return value.text(self._width(), self._colour)
         text = repr(value)
         return text if len(text) <= MAX_OUTPUT else f"{text[:MAX_OUTPUT]}…"

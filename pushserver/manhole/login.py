@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hmac import compare_digest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from twisted.conch import error, interfaces
 from twisted.conch.ssh import keys, userauth
@@ -20,10 +21,8 @@ from zope.interface import implementer
 from pushserver.core.errors import ConfigError
 from pushserver.manhole.algorithms import SIGNATURES
 from pushserver.manhole.keys import authorized_keys, shown
+from pushserver.manhole.lockout import Lockout
 from pushserver.manhole.quiet import QuietLogger
-
-if TYPE_CHECKING:
-    from pushserver.manhole.ssh import ConsoleTransport
 
 #: Seconds to log in, and attempts of one connection.
 LOGIN_TIMEOUT: Final = 30
@@ -94,6 +93,30 @@ class Checker:
             raise UnauthorizedLogin(f"{shown(key)}: wrong signature")
 
 
+class LoginHost(Protocol):
+    """What logging in asks of the console."""
+
+    reactor: Any
+    lockout: Lockout
+
+    @property
+    def now(self) -> Callable[[], int]: ...
+
+
+class LoginTransport(Protocol):
+    """What logging in asks of its connection."""
+
+    address: str
+    factory: LoginHost
+    sessionID: bytes
+
+    def log_in(self, user: str) -> bool:
+        """Become an operator; return whether there is a place for one more."""
+
+    def count_wrong_password(self) -> None:
+        """Count it."""
+
+
 class Login(userauth.SSHUserAuthServer):
     """The attempts of one connection.
 
@@ -103,14 +126,14 @@ class Login(userauth.SSHUserAuthServer):
 
     loginTimeout = LOGIN_TIMEOUT
     attemptsBeforeDisconnect = MAX_ATTEMPTS
-    transport: ConsoleTransport
+    transport: Any
     portal: Any
     user: Any
     _log = QuietLogger()
     _says = Logger()
 
     def tryAuth(self, kind: bytes, user: bytes, data: bytes) -> Deferred[Any]:
-        connection = self.transport
+        connection: LoginTransport = self.transport
         if kind == b"none" or kind not in self.supportedAuthentications:
             return super().tryAuth(kind, user, data)
         named = {
@@ -150,7 +173,7 @@ class Login(userauth.SSHUserAuthServer):
 
     def _slow(self, failure: Failure) -> Deferred[Any]:
         """A wrong password counts at once, also where the next one is on its way; each makes the answer slower."""
-        console = self.transport.factory
+        console: LoginHost = self.transport.factory
         self.transport.count_wrong_password()
         delay = 1 + console.lockout.failures(self.transport.address, console.now())
         later: Deferred[Any] = Deferred()

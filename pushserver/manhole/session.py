@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from twisted.conch.ssh.channel import SSHChannel
 from twisted.conch.ssh.common import getNS
@@ -15,22 +15,26 @@ from twisted.logger import Logger
 from pushserver.manhole.interpreter import Interpreter, Quit
 from pushserver.manhole.quiet import QuietLogger
 from pushserver.manhole.terminal import Terminal
-from pushserver.manhole.verbs import Verbs
+from pushserver.manhole.verbs import ConsoleVerbs, Rooms
 from pushserver.manhole.waiting import WaitingLines
-
-if TYPE_CHECKING:
-    from pushserver.manhole.ssh import Console
 
 #: Bytes of a command.
 MAX_COMMAND: Final = 65_536
 #: Columns of what has no terminal.
-NO_WIDTH: Final = 120
+NO_WIDTH: Final = 10_000
 
 _EXTENDED_STDERR: Final = 1
 
 
-class Session(SSHChannel):
-    """A terminal, or something to carry out. It is the `terminal.Login` of the first."""
+class SessionHost(Protocol):
+    """What a session asks of its console."""
+
+    reactor: Any
+    rooms: Rooms
+
+
+class ConsoleSession(SSHChannel):
+    """A terminal, or something to carry out. It is the `terminal.TerminalOwner` of the first."""
 
     name = b"session"
     conn: Any
@@ -40,7 +44,7 @@ class Session(SSHChannel):
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
         self._terminal: Terminal | None = None
-        self._verbs: Verbs | None = None
+        self._verbs: ConsoleVerbs | None = None
         self._size: tuple[int, int] | None = None
         self._ended = False
         #: what has come on standard input, where that is what is carried out
@@ -50,8 +54,9 @@ class Session(SSHChannel):
         self._flushing = False
 
     @property
-    def _console(self) -> Console:
-        console: Console = self.conn.transport.factory
+    def _console(self) -> SessionHost:
+        """The console that this is a session of."""
+        console: SessionHost = self.conn.transport.factory
         return console
 
     # -- requests -----------------------------------------------------------------------------------------------------
@@ -88,7 +93,7 @@ class Session(SSHChannel):
     def _begin(self, begin: Callable[[], None]) -> bool:
         if self._verbs is not None or self._ended:
             return False
-        self._verbs = Verbs(self._console.rooms, self._show, self.conn.transport.who)
+        self._verbs = ConsoleVerbs(self._console.rooms, self._show, self.conn.transport.who)
         # The answer to the request goes first.
         self._console.reactor.callLater(0, begin)
         return True

@@ -1,6 +1,6 @@
 """The console's SSH side.
 
-    Console (factory) -> ConsoleTransport (one TCP connection) -> Login (key, password) -> Session (terminal, command)
+    Console (factory) -> ConsoleTransport (one TCP connection) -> Login (key, password) -> ConsoleSession
 
 Imported at the start of a service whose console is on, never before: the SSH library needs a chosen reactor.
 """
@@ -29,7 +29,7 @@ from pushserver.manhole.lockout import LOCKED, Lockout
 from pushserver.manhole.login import LOGIN_TIMEOUT, Checker, Login
 from pushserver.manhole.places import Places, neighbourhood
 from pushserver.manhole.quiet import QuietLogger
-from pushserver.manhole.session import Session
+from pushserver.manhole.session import ConsoleSession
 from pushserver.manhole.verbs import Rooms
 
 #: Seconds that a login may be silent.
@@ -141,7 +141,7 @@ class Operator(ConchUser):
 
     def __init__(self) -> None:
         super().__init__()
-        self.channelLookup[b"session"] = Session
+        self.channelLookup[b"session"] = ConsoleSession
 
 
 @implementer(IRealm)

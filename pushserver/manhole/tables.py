@@ -16,7 +16,7 @@ from rich.text import Text
 MAX_ROWS: Final = 200
 
 
-class Answer:
+class VerbAnswer:
     """What a verb answers: ``value`` for going on with, and how it is shown."""
 
     def __init__(self, value: Any, *parts: Any) -> None:
@@ -47,7 +47,7 @@ class Answer:
 def cell(value: Any) -> str:
     """A value on one line. Nothing that comes from elsewhere may move the cursor."""
     match value:
-        case None:
+        case None | msgspec.UNSET:
             return "-"
         case bool():
             return "yes" if value else "no"
@@ -91,7 +91,7 @@ def span(ms: int) -> str:
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[Any]], empty: str = "none") -> list[Any]:
-    """A table, as parts of an `Answer`."""
+    """A table, as parts of a `VerbAnswer`."""
     listed = list(rows)
     if not listed:
         return [Text(empty)]

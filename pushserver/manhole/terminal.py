@@ -17,7 +17,7 @@ PROMPTS: Final = ("push> ", "  ... ")
 INDENT: Final = "    "
 
 
-class Login(Protocol):
+class TerminalOwner(Protocol):
     """What a terminal asks of the login that it belongs to."""
 
     def stop_watching(self) -> bool:
@@ -43,7 +43,7 @@ class Terminal:
         size: tuple[int, int],
         greeting: str,
         make_interpreter: Callable[[Callable[[str], None], Callable[[], int]], Interpreter],
-        login: Login,
+        login: TerminalOwner,
     ) -> None:
         self._login = login
         self._keyboard = Keyboard()

@@ -57,7 +57,7 @@ def shown(payload: bytes) -> str:
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}… ({len(payload)} bytes)"
 
 
-class Watch:
+class MessageWatch:
     """Somebody watching: a `connection.Trace` that shows lines, until it is stopped.
 
     Watching a user includes the connections that the user makes later. What fails here ends the watch, and says so;
@@ -142,7 +142,7 @@ def _say_failed(show: Callable[[str], None], problem: Exception) -> None:
         pass
 
 
-def trace(hub: Hub, name: str, show: Callable[[str], None]) -> Watch:
+def trace(hub: Hub, name: str, show: Callable[[str], None]) -> MessageWatch:
     """Return a watch over a connection, or over a user's connections, now and later. Raises `errors.Invalid`."""
     one = hub.connections.get(name)
     if one is None and hub.traced.get(name) is not None:
@@ -150,7 +150,7 @@ def trace(hub: Hub, name: str, show: Callable[[str], None]) -> Watch:
     chosen = [one] if one is not None else list(hub.of_user(id_of(name, "user")))
     if any(connection.trace is not None for connection in chosen):
         raise Invalid("another login is tracing this connection")
-    watch = Watch(hub, show, None if one is not None else name)
+    watch = MessageWatch(hub, show, None if one is not None else name)
     watch.begin(chosen)
     return watch
 

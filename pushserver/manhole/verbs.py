@@ -1,7 +1,7 @@
-"""What an operator can say at the console. Each verb answers a Deferred with an `Answer` that prints itself.
+"""What an operator can say at the console. Each verb returns a Deferred with a `VerbAnswer` that prints itself.
 
-Verbs ask every node where they can; watching (`trace`, `log`) is for this one. A verb is logged with whom it was about,
-never with a message's body.
+Verbs ask every node where they can; watching (`trace`, `log`) is for the processes of this server. A verb is logged
+with whom it was about, never with a message's body.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from pushserver.config.changes import Changes
 from pushserver.config.sections import LOG_LEVELS
 from pushserver.core.errors import Invalid, NotFound
-from pushserver.manhole.tables import Answer, compact, facts, line, moment, span, table
+from pushserver.manhole.tables import VerbAnswer, compact, facts, line, moment, span, table
 from pushserver.server.backend_commands import BackendCommands, id_of
 from pushserver.server.cluster import Cluster, ConnectionInfo, Target
 from pushserver.server.hub import Hub
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 LISTED: Final = 50
 
 
-class Drained(Protocol):
+class DrainResult(Protocol):
     """How many are sent away, and which nodes did not answer."""
 
     @property
@@ -40,20 +40,20 @@ class Drained(Protocol):
     def unanswered(self) -> list[str]: ...
 
 
-class Administration(Protocol):
+class ServerAdministration(Protocol):
     """What is asked of all processes of this server at once."""
 
     async def reload(self) -> Changes:
         """Read the configuration anew. Raises `errors.Invalid`."""
 
-    async def drain(self, window: int | None = None) -> Drained:
+    async def drain(self, window: int | None = None) -> DrainResult:
         """Send away who is here, spread over so many ms, and take nobody new."""
 
     async def undrain(self) -> list[str]:
         """Take new connections again; return the nodes that did not answer."""
 
 
-class Watches(Protocol):
+class ServerWatches(Protocol):
     """What is watched, in all processes of this server."""
 
     async def begin(
@@ -73,8 +73,8 @@ class Rooms(msgspec.Struct, frozen=True):
     cluster: Cluster
     commands: BackendCommands
     stats_channel: StatsChannel
-    administration: Administration
-    watches: Watches
+    administration: ServerAdministration
+    watches: ServerWatches
 
 
 class Watching:
@@ -90,19 +90,19 @@ class Watching:
             self.done.callback(None)
 
 
-class Verb:
+class ConsoleVerb:
     """A verb as it stands in the namespace of one login: called, it is logged and answers a Deferred."""
 
     _log = Logger()
 
-    def __init__(self, name: str, carry_out: Callable[..., Awaitable[Answer]], who: str) -> None:
+    def __init__(self, name: str, carry_out: Callable[..., Awaitable[VerbAnswer]], who: str) -> None:
         self._carry_out = carry_out
         self._who = who
         self.__name__ = name
         self.__doc__ = carry_out.__doc__
         self.__signature__ = inspect.signature(carry_out)
 
-    def __call__(self, *args: Any, **named: Any) -> Deferred[Answer]:
+    def __call__(self, *args: Any, **named: Any) -> Deferred[VerbAnswer]:
         try:
             # The first argument says whom it is about; what follows may be what was said to them.
             given = self.__signature__.bind(*args, **named).arguments
@@ -112,7 +112,7 @@ class Verb:
         self._log.info("console: {who} says {verb}({about})", who=self._who, verb=self.__name__, about=about)
         return Deferred.fromCoroutine(self._ask(*args, **named))
 
-    async def _ask(self, *args: Any, **named: Any) -> Answer:
+    async def _ask(self, *args: Any, **named: Any) -> VerbAnswer:
         return await self._carry_out(*args, **named)
 
     def usage(self) -> str:
@@ -123,7 +123,7 @@ class Verb:
         return f"{self.usage()}\n  {inspect.getdoc(self)}\n(add the parentheses to call it)"
 
 
-class Verbs:
+class ConsoleVerbs:
     """The verbs of one login.
 
     Args:
@@ -146,7 +146,7 @@ class Verbs:
             self.undrain,
             self.reload,
         ]
-        self.named: dict[str, Verb] = {m.__name__: Verb(m.__name__, m, who) for m in methods}
+        self.named: dict[str, ConsoleVerb] = {m.__name__: ConsoleVerb(m.__name__, m, who) for m in methods}
 
     def end(self) -> None:
         """The login is over: nothing of it goes on watching."""
@@ -159,13 +159,13 @@ class Verbs:
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
-    async def help(self) -> Answer:
+    async def help(self) -> VerbAnswer:
         """This list."""
         rows = [(verb.usage(), (inspect.getdoc(verb) or "").partition("\n")[0]) for verb in self.named.values()]
         rows.append(("quit()", "Ends this login, and nothing else. Ctrl-D does the same."))
-        return Answer(list(self.named), *table(("verb", "what it does"), rows))
+        return VerbAnswer(list(self.named), *table(("verb", "what it does"), rows))
 
-    async def stats(self) -> Answer:
+    async def stats(self) -> VerbAnswer:
         """The figures of all nodes together."""
         said = await self._rooms.stats_channel.everything()
         total = dict(said["total"])
@@ -179,9 +179,9 @@ class Verbs:
                 named = [(entry.pop("userId"), *entry.values()) for entry in map(dict, value.pop("busiest"))]
                 value["busiest"] = [f"{user} ({count})" for user, count in named]
             shown[name] = value
-        return Answer(said, *facts(shown))
+        return VerbAnswer(said, *facts(shown))
 
-    async def connections(self, user: str | int | None = None) -> Answer:
+    async def connections(self, user: str | int | None = None) -> VerbAnswer:
         """Who is connected, on every node; or one user's connections."""
         found = await self._connections(user)
         rows = [
@@ -189,9 +189,9 @@ class Verbs:
             for c in found
         ]
         headings = ("connection", "user", "node", "address", "since", "queued", "channels")
-        return Answer(found, *table(headings, rows, "nobody is connected" if user is None else "not connected"))
+        return VerbAnswer(found, *table(headings, rows, "nobody is connected" if user is None else "not connected"))
 
-    async def connection(self, id: str) -> Answer:
+    async def connection(self, id: str) -> VerbAnswer:
         """Everything about one connection."""
         found = await self._rooms.cluster.connections(Target(connection_id=id))
         if not found:
@@ -202,9 +202,9 @@ class Verbs:
         if local is not None and local.identity is not None:
             who = local.identity
             shown |= {"tokenExpiresAt": moment(who.expires_at), "permissions": who.grants.strings}
-        return Answer(one, *facts(shown))
+        return VerbAnswer(one, *facts(shown))
 
-    async def users(self) -> Answer:
+    async def users(self) -> VerbAnswer:
         """Who is signed in, and with how many connections."""
         users: dict[str, list[ConnectionInfo]] = {}
         for one in await self._connections(None):
@@ -215,27 +215,27 @@ class Verbs:
             for user, mine in sorted(users.items(), key=lambda pair: (-len(pair[1]), pair[0]))
         ]
         named = {user: len(mine) for user, mine in users.items()}
-        return Answer(named, *table(("user", "connections", "nodes", "since"), rows, "nobody is signed in"))
+        return VerbAnswer(named, *table(("user", "connections", "nodes", "since"), rows, "nobody is signed in"))
 
-    async def channels(self, pattern: str | None = None) -> Answer:
+    async def channels(self, pattern: str | None = None) -> VerbAnswer:
         """What is listened to; a pattern such as "chat:*" chooses."""
         found = await self._rooms.cluster.channels(pattern)
         rows = [(c.channel, c.connections, c.users) for c in found]
-        return Answer(found, *table(("channel", "connections", "users"), rows))
+        return VerbAnswer(found, *table(("channel", "connections", "users"), rows))
 
-    async def subscribers(self, channel: str) -> Answer:
+    async def subscribers(self, channel: str) -> VerbAnswer:
         """Who listens to a channel."""
         found = [c for c in await self._connections(None) if channel in c.channels]
         rows = [(c.connection_id, c.user_id, c.node, c.address, moment(c.connected_at), c.queued) for c in found]
-        return Answer(found, *table(("connection", "user", "node", "address", "since", "queued"), rows, "nobody"))
+        return VerbAnswer(found, *table(("connection", "user", "node", "address", "since", "queued"), rows, "nobody"))
 
-    async def nodes(self) -> Answer:
+    async def nodes(self) -> VerbAnswer:
         """The live nodes."""
         found = await self._rooms.engine.broker.nodes()
         rows = [(n.name, moment(n.started_at), n.connections) for n in found]
-        return Answer(found, *table(("node", "since", "connections"), rows))
+        return VerbAnswer(found, *table(("node", "since", "connections"), rows))
 
-    async def inbox(self, user: str | int) -> Answer:
+    async def inbox(self, user: str | int) -> VerbAnswer:
         """What waits for a user, and how far the user has acknowledged."""
         page = await self._rooms.engine.inbox.read(id_of(user, "user"), 0, 1_000_000)
         kept = page.messages[-LISTED:]
@@ -246,23 +246,23 @@ class Verbs:
         state = f"{len(page.messages)} messages, newest offset {page.offset}, acknowledged {page.acked}"
         if len(kept) < len(page.messages):
             state += f"; the newest {LISTED}:"
-        return Answer(page, *line(state), *table(("offset", "", "at", "type", "data"), rows, "nothing"))
+        return VerbAnswer(page, *line(state), *table(("offset", "", "at", "type", "data"), rows, "nothing"))
 
-    async def tasks(self, user: str | int) -> Answer:
+    async def tasks(self, user: str | int) -> VerbAnswer:
         """A user's tasks, the newest first."""
         found = await self._rooms.engine.tasks.of_user(id_of(user, "user"), False, LISTED)
         rows = [(t.task_id, t.status, t.percentage, moment(t.updated_at), t.title, t.message) for t in found]
-        return Answer(found, *table(("task", "status", "%", "updated", "title", "message"), rows, "no tasks"))
+        return VerbAnswer(found, *table(("task", "status", "%", "updated", "title", "message"), rows, "no tasks"))
 
-    async def task(self, id: str) -> Answer:
+    async def task(self, id: str) -> VerbAnswer:
         """Everything about one task."""
         state = await self._rooms.engine.tasks.get(id)
         shown = {name: _plain(name, value) for name, value in msgspec.to_builtins(state).items()}
-        return Answer(state, *facts(shown))
+        return VerbAnswer(state, *facts(shown))
 
     # -- watching -----------------------------------------------------------------------------------------------------
 
-    async def trace(self, user_or_connection: str | int) -> Answer:
+    async def trace(self, user_or_connection: str | int) -> VerbAnswer:
         """Shows that user's or connection's messages live, until untrace() or Ctrl-C. Tokens are hidden."""
         name = str(user_or_connection)
         found = await self._rooms.cluster.connections(Target(connection_id=name))
@@ -277,13 +277,13 @@ class Verbs:
 
         return await self._watch(begun, about=name)
 
-    async def log(self, level: str = "info") -> Answer:
+    async def log(self, level: str = "info") -> VerbAnswer:
         """Shows this server's log live from a level on (debug, info, warn, error), until untrace() or Ctrl-C."""
         if level not in LOG_LEVELS:
             raise Invalid("a level is debug, info, warn, error or critical")
         return await self._watch(lambda nodes: None, level=level)
 
-    async def _watch(self, begun: Callable[[list[str]], None], about: str = "", level: str = "") -> Answer:
+    async def _watch(self, begun: Callable[[list[str]], None], about: str = "", level: str = "") -> VerbAnswer:
         watching = Watching()
         self._watches.append(watching)
 
@@ -300,57 +300,57 @@ class Verbs:
                 await self._rooms.watches.end(watch)
         finally:
             self._watches.remove(watching)
-        return Answer(watching.lines, *line(f"{watching.lines} lines were shown"))
+        return VerbAnswer(watching.lines, *line(f"{watching.lines} lines were shown"))
 
-    async def untrace(self) -> Answer:
+    async def untrace(self) -> VerbAnswer:
         """Stops everything that trace() and log() show here."""
         stopped = len(self._watches)
         self.end()
-        return Answer(stopped, *line(f"{stopped} stopped"))
+        return VerbAnswer(stopped, *line(f"{stopped} stopped"))
 
     # -- stepping in --------------------------------------------------------------------------------------------------
 
-    async def publish(self, channel: str, data: Any, type: str = "message") -> Answer:
+    async def publish(self, channel: str, data: Any, type: str = "message") -> VerbAnswer:
         """Publishes to a channel."""
         said = await self._execute("publish", channel=channel, data=data, type=type)
-        return Answer(said, *facts(said))
+        return VerbAnswer(said, *facts(said))
 
-    async def notify(self, user: str | int, data: Any, type: str = "user_notification") -> Answer:
+    async def notify(self, user: str | int, data: Any, type: str = "user_notification") -> VerbAnswer:
         """Sends a message to a user's inbox, durably."""
         said = (await self._execute("notify", userId=str(user), data=data, type=type))["results"][0]
-        return Answer(said, *facts(said))
+        return VerbAnswer(said, *facts(said))
 
-    async def disconnect(self, user_or_connection: str | int) -> Answer:
+    async def disconnect(self, user_or_connection: str | int) -> VerbAnswer:
         """Closes a connection, or all of a user's, on every node; they are told not to come back (3503)."""
         name = str(user_or_connection)
         known = await self._rooms.cluster.connections(Target(connection_id=name))
         whose = {"connectionId": name} if known else {"userId": name}
         closed = (await self._execute("disconnect", **whose))["closed"]
-        return Answer(closed, *line(f"{closed} closed"))
+        return VerbAnswer(closed, *line(f"{closed} closed"))
 
-    async def revoke(self, user: str | int | None = None, jti: str | None = None) -> Answer:
+    async def revoke(self, user: str | int | None = None, jti: str | None = None) -> VerbAnswer:
         """Blocks a user's tokens issued until now, or one token by its id, and closes their connections."""
         if (user is None) == (jti is None):
             raise Invalid("either user= or jti=")
         whose = {"userId": str(user)} if user is not None else {"jti": jti}
         closed = (await self._execute("revoke", **whose))["closed"]
-        return Answer(closed, *line(f"revoked; {closed} closed"))
+        return VerbAnswer(closed, *line(f"revoked; {closed} closed"))
 
-    async def drain(self, seconds: float | None = None) -> Answer:
+    async def drain(self, seconds: float | None = None) -> VerbAnswer:
         """Takes no new connections here, and sends away who is here, spread over a while. undrain() ends it."""
         drained = await self._rooms.administration.drain(None if seconds is None else max(0, round(seconds * 1000)))
         said = f"draining {drained.connections} connections; /readyz says 503"
-        return Answer(drained.connections, *line(said + _without(drained.unanswered)))
+        return VerbAnswer(drained.connections, *line(said + _without(drained.unanswered)))
 
-    async def undrain(self) -> Answer:
+    async def undrain(self) -> VerbAnswer:
         """Takes connections again."""
         unanswered = await self._rooms.administration.undrain()
-        return Answer(not unanswered, *line("taking connections" + _without(unanswered)))
+        return VerbAnswer(not unanswered, *line("taking connections" + _without(unanswered)))
 
-    async def reload(self) -> Answer:
+    async def reload(self) -> VerbAnswer:
         """Reads the configuration anew, for all processes of this server; a mistake changes nothing."""
         changes = await self._rooms.administration.reload()
-        return Answer(changes, *facts(msgspec.to_builtins(changes)))
+        return VerbAnswer(changes, *facts(msgspec.to_builtins(changes)))
 
     # -- what they share ----------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import click
 import msgspec
 
-from pushserver.pushctl.place import Place
+from pushserver.pushctl.place import ServerPlace
 
 #: Seconds for an answer. The server itself gives its other nodes two.
 TIMEOUT: Final = 15
@@ -22,7 +22,7 @@ class Unreachable(click.ClickException):
     exit_code = 3
 
 
-class Refused(click.ClickException):
+class CallRefused(click.ClickException):
     """The server answered with an error."""
 
     exit_code = 1
@@ -54,11 +54,32 @@ def _connect(url: str) -> http.client.HTTPConnection:
     return kind(parts.hostname, parts.port, timeout=TIMEOUT)
 
 
-def call(place: Place, method: str, path: str, body: Any = None, **query: str | None) -> Any:
-    """One call of the API; answers what it answered. Raises `Refused` or `Unreachable`."""
+def call(place: ServerPlace, method: str, path: str, body: Any = None, **query: str | None) -> Any:
+    """Call the API once, with the first of the place's keys that may; return what it answers.
+
+    Nodes of which the answer knows nothing are named on standard error. Raises `CallRefused` or `Unreachable`.
+    """
     asked = {name: value for name, value in query.items() if value is not None}
     target = f"/api/{path}" + (f"?{urlencode(asked)}" if asked else "")
-    headers = {"X-API-Key": place.api_key, "User-Agent": "pushctl"}
+    *others, last = place.api_keys
+    for key in others:
+        try:
+            return _warned(_call(place, key, method, target, body))
+        except CallRefused as refused:
+            if refused.status != 403 or "scope" not in refused.message:
+                raise
+    return _warned(_call(place, last, method, target, body))
+
+
+def _warned(result: Any) -> Any:
+    unanswered = result.get("unanswered") if isinstance(result, dict) else None
+    if unanswered:
+        click.echo(f"warning: no answer from {', '.join(map(str, unanswered))}", err=True)
+    return result
+
+
+def _call(place: ServerPlace, key: str, method: str, target: str, body: Any) -> Any:
+    headers = {"X-API-Key": key, "User-Agent": "pushctl"}
     octets = None
     if body is not None:
         octets = msgspec.json.encode(body)
@@ -75,10 +96,10 @@ def call(place: Place, method: str, path: str, body: Any = None, **query: str | 
     try:
         result = msgspec.json.decode(said)
     except msgspec.DecodeError:
-        raise Refused(answer.status, "", "not an answer of a push server") from None
+        raise CallRefused(answer.status, "", "not an answer of a push server") from None
     if answer.status >= 400:
         error = result.get("error", {}) if isinstance(result, dict) else {}
-        raise Refused(answer.status, str(error.get("code", "")), str(error.get("message", "")))
+        raise CallRefused(answer.status, str(error.get("code", "")), str(error.get("message", "")))
     return result
 
 

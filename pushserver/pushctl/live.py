@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 
 from pushserver.client.messages import Push
 from pushserver.pushctl.calls import Unreachable, call
-from pushserver.pushctl.place import Place
+from pushserver.pushctl.place import ServerPlace
 from pushserver.pushctl.show import cell, compact, moment, table
 
 
@@ -26,7 +26,7 @@ def line_of(push: Push, as_json: bool) -> str:
     return f"{moment(push.timestamp)} {cell(push.channel)} {push.type}{sender} {cell(compact(push.data))}"
 
 
-def listen(place: Place, channels: tuple[str, ...], count: int | None) -> None:
+def listen(place: ServerPlace, channels: tuple[str, ...], count: int | None) -> None:
     """Follows the channels until interrupted, or until ``count`` messages have come."""
     from twisted.internet import reactor
 
@@ -109,7 +109,7 @@ def view(stats: dict[str, Any], channels: list[dict[str, Any]], nodes: list[dict
     return Group(head, Text(), per_node, Text(), listed)
 
 
-def _look(place: Place, rows: int) -> Group:
+def _look(place: ServerPlace, rows: int) -> Group:
     return view(
         call(place, "GET", "stats"),
         call(place, "GET", "channels")["channels"],
@@ -118,7 +118,7 @@ def _look(place: Place, rows: int) -> Group:
     )
 
 
-def top(place: Place, interval: float, once: bool) -> None:
+def top(place: ServerPlace, interval: float, once: bool) -> None:
     """Looks again and again, and shows it in the same place."""
     console = Console(highlight=False)
     rows = max(3, console.height - 8)

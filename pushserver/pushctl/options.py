@@ -2,16 +2,19 @@
 
     pushctl --url A task --json get ID --url B      = pushctl --url B --json task get ID
 
-They stand before a verb or behind it, and the later one counts. No verb names them: being a `Verb` brings them.
+They stand before a verb or behind it, and the later one counts. No verb names them: being a `PlaceCommand` brings them.
 """
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from typing import Any, Final
 
 import click
+import msgspec
 
-from pushserver.pushctl.place import Place
+from pushserver.pushctl.place import ServerPlace
 
 #: Where the contexts of one call keep what was said so far.
 _SAID: Final = f"{__name__}.said"
@@ -28,7 +31,7 @@ class Common(click.Option):
         return super().resolve_envvar_value(ctx) if ctx.parent is None else None
 
 
-#: Their names are those of `Place`'s arguments; None is what was not said.
+#: Their names are those of `ServerPlace`'s arguments; None is what was not said.
 COMMON: Final = (
     Common(["--url"], metavar="URL", help="The server, as in http://127.0.0.1:8080. [env: PUSHCTL_URL]"),
     Common(["--api-key"], metavar="KEY", help="A key of its HTTP API. [env: PUSHCTL_API_KEY]"),
@@ -41,12 +44,12 @@ COMMON: Final = (
         metavar="DIR",
         help="Its state directory; a server in development mode leaves keys there.",
     ),
-    Common(["--json", "as_json"], is_flag=True, default=None, help="Answer with JSON, for programs."),
+    Common(["--json", "as_json"], is_flag=True, default=None, help="Presenter with JSON, for programs."),
 )
 
 
-class Verb(click.Command):
-    """A command that takes the common options too; its `Place` is made of those before it and its own."""
+class PlaceCommand(click.Command):
+    """A command that takes the common options too; its `ServerPlace` is made of those before it and its own."""
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         return [*COMMON, *super().get_params(ctx)]
@@ -57,7 +60,7 @@ class Verb(click.Command):
             value = ctx.params.pop(str(option.name))
             if value is not None:
                 said[option.name] = value
-        ctx.obj = Place(**said)
+        ctx.obj = ServerPlace(**said)
         return super().invoke(ctx)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -68,8 +71,22 @@ class Verb(click.Command):
             formatter.write_text(f"Also: {names}; see {ctx.find_root().info_name} --help.")
 
 
-class Verbs(Verb, click.Group):
-    """A group whose verbs, and groups of verbs, are such commands."""
+class CommandGroup(PlaceCommand, click.Group):
+    """A group whose verbs, and groups of verbs, are such commands. With ``--json`` mistakes are JSON too."""
 
-    command_class = Verb
+    def main(self, args: Sequence[str] | None = None, standalone_mode: bool = True, **named: Any) -> Any:  # type: ignore[override]
+        said = sys.argv[1:] if args is None else list(args)
+        if not standalone_mode or "--json" not in said:
+            return super().main(args, standalone_mode=standalone_mode, **named)
+        try:
+            status = super().main(args, standalone_mode=False, **named)
+        except click.ClickException as problem:
+            error = {"code": getattr(problem, "code", "") or "USAGE", "message": problem.format_message()}
+            click.echo(msgspec.json.encode({"error": error}), err=True)
+            status = problem.exit_code
+        except click.Abort:
+            status = 1
+        sys.exit(status if isinstance(status, int) else 0)
+
+    command_class = PlaceCommand
     group_class = type

@@ -30,7 +30,7 @@ API_KEY_FILE: Final = "api_key"
 TOKEN_SECRET_FILE: Final = "token_secret"
 
 
-class Place:
+class ServerPlace:
     """A server, as far as the caller knows it. Looks things up only when they are needed."""
 
     def __init__(
@@ -101,19 +101,20 @@ class Place:
         return f"{'wss' if scheme == 'https' else 'ws'}://{rest}{path}"
 
     @property
-    def api_key(self) -> str:
-        key = self._api_key
-        if key is None:
-            config = self.config()
-            if config is not None and config.api.keys:
-                # The one with the most scopes is the one that can do what is asked.
-                key = max(config.api.keys, key=lambda k: len(k.scopes)).key
-        key = key or self._kept(API_KEY_FILE)
+    def api_keys(self) -> list[str]:
+        """Return the keys to try, one after another where one lacks the scope; at least one."""
+        if self._api_key is not None:
+            return [self._api_key]
+        config = self.config()
+        if config is not None and config.api.keys:
+            # The one with the most scopes is the one that most likely can do what is asked.
+            return [key.key for key in sorted(config.api.keys, key=lambda key: -len(key.scopes))]
+        key = self._kept(API_KEY_FILE)
         if key is None:
             raise click.UsageError(
                 "no API key: use --api-key or PUSHCTL_API_KEY, or name the server's --config or --state-dir"
             )
-        return key
+        return [key]
 
     def _secret(self) -> bytes:
         config = self.config()

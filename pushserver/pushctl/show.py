@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import click
 import msgspec
@@ -12,7 +13,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pushserver.pushctl.place import Place
+from pushserver.pushctl.place import ServerPlace
+
+#: Columns where there is no terminal.
+NO_WIDTH: Final = 100_000
 
 
 def as_json(value: Any) -> None:
@@ -73,12 +77,14 @@ def facts(value: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any
             yield f"{prefix}{name}", item
 
 
-class Answer:
+class Presenter:
     """Shows an answer the way that was asked for."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: ServerPlace) -> None:
         self._place = place
-        self.console = Console(highlight=False, soft_wrap=False)
+        # Into a pipe each row is one line, for grep and awk.
+        width = None if sys.stdout.isatty() else NO_WIDTH
+        self.console = Console(highlight=False, soft_wrap=False, width=width)
 
     def rows(self, value: Any, headings: Sequence[str], rows: Iterable[Sequence[Any]], empty: str = "none") -> None:
         """A list."""

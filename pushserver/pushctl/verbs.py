@@ -14,11 +14,11 @@ from pushserver.config.checks import load
 from pushserver.core import durations, errors
 from pushserver.core.task import Status
 from pushserver.pushctl.calls import call, task_path
-from pushserver.pushctl.options import Verbs
-from pushserver.pushctl.place import Place
-from pushserver.pushctl.show import Answer, cell, compact, moment
+from pushserver.pushctl.options import CommandGroup
+from pushserver.pushctl.place import ServerPlace
+from pushserver.pushctl.show import Presenter, cell, compact, moment
 
-pass_place = click.make_pass_decorator(Place)
+pass_place = click.make_pass_decorator(ServerPlace)
 
 
 class Duration(click.ParamType[int]):
@@ -56,7 +56,7 @@ class Json(click.ParamType[Any]):
             self.fail(f"{text[:60]!r} is not JSON; a text needs quotes inside the shell's", param, ctx)
 
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="pushctl")
 def pushctl() -> None:
     """Talk to a push server from the command line.
@@ -79,26 +79,26 @@ def pushctl() -> None:
 @click.option("--jti", default="", metavar="ID", help="Its own id, so that it can be revoked alone.")
 @pass_place
 def token(
-    place: Place, user: str, expires: int, permissions: tuple[str, ...], channels: tuple[str, ...], jti: str
+    place: ServerPlace, user: str, expires: int, permissions: tuple[str, ...], channels: tuple[str, ...], jti: str
 ) -> None:
     """Make a token, signed with the server's own secret."""
     try:
         made = place.issue(user, expires, permissions, channels, jti)
     except (errors.Invalid, ValueError) as problem:
         raise click.ClickException(str(problem)) from None
-    Answer(place).line({"token": made}, made)
+    Presenter(place).line({"token": made}, made)
 
 
 @pushctl.command("check-config")
 @click.argument("file", type=click.Path(dir_okay=False))
 @pass_place
-def check_config(place: Place, file: str) -> None:
+def check_config(place: ServerPlace, file: str) -> None:
     """Say whether a configuration FILE, with the environment, is one that the server would start with."""
     try:
         load(file, os.environ)
     except errors.ConfigError as mistake:
         raise click.ClickException(str(mistake)) from None
-    Answer(place).line({"file": file, "ok": True}, f"{file}: ok")
+    Presenter(place).line({"file": file, "ok": True}, f"{file}: ok")
 
 
 @pushctl.command()
@@ -126,13 +126,13 @@ def _taken(answer: dict[str, Any]) -> str:
 @click.option("--type", "kind", default="message", show_default=True, metavar="TYPE")
 @click.option("--message-id", metavar="ID", help="A repeat of the same id within five minutes happens once.")
 @pass_place
-def publish(place: Place, channel: str, data: Any, kind: str, message_id: str | None) -> None:
+def publish(place: ServerPlace, channel: str, data: Any, kind: str, message_id: str | None) -> None:
     """Publish DATA (JSON, or - to read it) to a CHANNEL."""
     body = {"channel": channel, "data": data, "type": kind}
     if message_id is not None:
         body["messageId"] = message_id
     answer = call(place, "POST", "publish", body)
-    Answer(place).line(answer, f"published {_taken(answer)}")
+    Presenter(place).line(answer, f"published {_taken(answer)}")
 
 
 @pushctl.command()
@@ -144,7 +144,7 @@ def publish(place: Place, channel: str, data: Any, kind: str, message_id: str | 
 @click.option("--message-id", metavar="ID")
 @pass_place
 def notify(
-    place: Place,
+    place: ServerPlace,
     user: str,
     data: Any,
     kind: str,
@@ -157,14 +157,14 @@ def notify(
     body["messageId"] = message_id
     answer = call(place, "POST", "notify", {name: value for name, value in body.items() if value is not None})
     (result,) = answer["results"]
-    Answer(place).line(result, f"kept {_taken(result)}, handed to {result['delivered']} connections here")
+    Presenter(place).line(result, f"kept {_taken(result)}, handed to {result['delivered']} connections here")
 
 
 @pushctl.command()
 @click.argument("channels", nargs=-1, required=True)
 @click.option("--count", type=click.IntRange(1), help="End after so many messages.")
 @pass_place
-def listen(place: Place, channels: tuple[str, ...], count: int | None) -> None:
+def listen(place: ServerPlace, channels: tuple[str, ...], count: int | None) -> None:
     """Print the messages of CHANNELS as they come, one a line, until interrupted."""
     from pushserver.pushctl.live import listen as follow
 
@@ -175,19 +175,19 @@ def listen(place: Place, channels: tuple[str, ...], count: int | None) -> None:
 @click.argument("channel")
 @click.option("--limit", type=click.IntRange(0, 1000), default=20, show_default=True)
 @pass_place
-def history(place: Place, channel: str, limit: int) -> None:
+def history(place: ServerPlace, channel: str, limit: int) -> None:
     """Show what a CHANNEL keeps, the newest first."""
     answer = call(place, "GET", "history", channel=channel, limit=str(limit), reverse="true")
     rows = (
         (m["offset"], moment(m["timestamp"]), m["type"], m.get("from"), compact(m["data"])) for m in answer["messages"]
     )
-    Answer(place).rows(answer, ("offset", "time", "type", "from", "data"), rows, "nothing is kept")
+    Presenter(place).rows(answer, ("offset", "time", "type", "from", "data"), rows, "nothing is kept")
 
 
 @pushctl.command()
 @click.argument("user")
 @pass_place
-def inbox(place: Place, user: str) -> None:
+def inbox(place: ServerPlace, user: str) -> None:
     """Show what waits in a USER's inbox, and how far it was acknowledged."""
     answer = call(place, "GET", "inbox", userId=user)
     rows = (
@@ -200,7 +200,7 @@ def inbox(place: Place, user: str) -> None:
         )
         for m in answer["messages"]
     )
-    Answer(place).rows(answer, ("offset", "", "time", "type", "data"), rows, "the inbox is empty")
+    Presenter(place).rows(answer, ("offset", "", "time", "type", "data"), rows, "the inbox is empty")
 
 
 # -- tasks ------------------------------------------------------------------------------------------------------------
@@ -211,10 +211,10 @@ def task() -> None:
     """Create tasks, tell their progress, end them."""
 
 
-def _show_task(place: Place, state: dict[str, Any]) -> None:
+def _show_task(place: ServerPlace, state: dict[str, Any]) -> None:
     percentage = f"{cell(state['percentage'])} %"
     said = state.get("error") or state.get("message") or ""
-    Answer(place).line(state, f"{state['taskId']}  {state['status']}  {percentage}  {cell(said)}".rstrip())
+    Presenter(place).line(state, f"{state['taskId']}  {state['status']}  {percentage}  {cell(said)}".rstrip())
 
 
 @task.command("create")
@@ -222,7 +222,7 @@ def _show_task(place: Place, state: dict[str, Any]) -> None:
 @click.option("--id", "task_id", metavar="ID")
 @click.option("--title")
 @pass_place
-def create_task(place: Place, user: str, task_id: str | None, title: str | None) -> None:
+def create_task(place: ServerPlace, user: str, task_id: str | None, title: str | None) -> None:
     """A new task of a USER."""
     body = {"userId": user, "taskId": task_id, "title": title}
     _show_task(place, call(place, "POST", "tasks", {name: value for name, value in body.items() if value is not None}))
@@ -237,7 +237,7 @@ def create_task(place: Place, user: str, task_id: str | None, title: str | None)
 @click.option("--force", is_flag=True, help="Also where it is less than before.")
 @pass_place
 def report(
-    place: Place,
+    place: ServerPlace,
     task_id: str,
     percentage: float | None,
     step: int | None,
@@ -257,7 +257,7 @@ def report(
 @click.argument("status", type=click.Choice([status.value for status in Status]))
 @click.option("--message")
 @pass_place
-def set_status(place: Place, task_id: str, status: str, message: str | None) -> None:
+def set_status(place: ServerPlace, task_id: str, status: str, message: str | None) -> None:
     """A task's new STATUS; a final one ends it."""
     body = {"status": status} if message is None else {"status": status, "message": message}
     _show_task(place, call(place, "POST", task_path(task_id, "status"), body))
@@ -267,7 +267,7 @@ def set_status(place: Place, task_id: str, status: str, message: str | None) -> 
 @click.argument("task_id", metavar="ID")
 @click.argument("result", type=Json(), required=False)
 @pass_place
-def complete(place: Place, task_id: str, result: Any) -> None:
+def complete(place: ServerPlace, task_id: str, result: Any) -> None:
     """A task is done; RESULT is JSON."""
     body = {} if result is None else {"result": result}
     _show_task(place, call(place, "POST", task_path(task_id, "complete"), body))
@@ -277,7 +277,7 @@ def complete(place: Place, task_id: str, result: Any) -> None:
 @click.argument("task_id", metavar="ID")
 @click.argument("error")
 @pass_place
-def fail(place: Place, task_id: str, error: str) -> None:
+def fail(place: ServerPlace, task_id: str, error: str) -> None:
     """A task has failed, and why."""
     _show_task(place, call(place, "POST", task_path(task_id, "fail"), {"error": error}))
 
@@ -286,7 +286,7 @@ def fail(place: Place, task_id: str, error: str) -> None:
 @click.argument("task_id", metavar="ID")
 @click.option("--message")
 @pass_place
-def cancel(place: Place, task_id: str, message: str | None) -> None:
+def cancel(place: ServerPlace, task_id: str, message: str | None) -> None:
     """A task is cancelled."""
     body = {} if message is None else {"message": message}
     _show_task(place, call(place, "POST", task_path(task_id, "cancel"), body))
@@ -295,22 +295,22 @@ def cancel(place: Place, task_id: str, message: str | None) -> None:
 @task.command("get")
 @click.argument("task_id", metavar="ID")
 @pass_place
-def get_task(place: Place, task_id: str) -> None:
+def get_task(place: ServerPlace, task_id: str) -> None:
     """A task's state."""
-    Answer(place).facts(call(place, "GET", task_path(task_id)))
+    Presenter(place).facts(call(place, "GET", task_path(task_id)))
 
 
 @task.command("list")
 @click.argument("user")
 @pass_place
-def list_tasks(place: Place, user: str) -> None:
+def list_tasks(place: ServerPlace, user: str) -> None:
     """A USER's tasks, the newest first."""
     answer = call(place, "GET", "tasks", userId=user)
     rows = (
         (t["taskId"], t["status"], t["percentage"], moment(t["updatedAt"]), t.get("title"), t.get("message"))
         for t in answer["tasks"]
     )
-    Answer(place).rows(answer, ("task", "status", "%", "updated", "title", "message"), rows, "no tasks")
+    Presenter(place).rows(answer, ("task", "status", "%", "updated", "title", "message"), rows, "no tasks")
 
 
 # -- what goes on -----------------------------------------------------------------------------------------------------
@@ -318,16 +318,16 @@ def list_tasks(place: Place, user: str) -> None:
 
 @pushctl.command()
 @pass_place
-def stats(place: Place) -> None:
+def stats(place: ServerPlace) -> None:
     """The figures of all nodes as one; with --json, of each node too."""
     figures = call(place, "GET", "stats")
-    Answer(place).facts(figures if place.as_json else figures.get("total", figures))
+    Presenter(place).facts(figures if place.as_json else figures.get("total", figures))
 
 
 @pushctl.command()
 @click.option("--user", metavar="ID")
 @pass_place
-def connections(place: Place, user: str | None) -> None:
+def connections(place: ServerPlace, user: str | None) -> None:
     """Who is connected, on every node."""
     answer = call(place, "GET", "connections", userId=user)
     rows = (
@@ -343,43 +343,43 @@ def connections(place: Place, user: str | None) -> None:
         for c in answer["connections"]
     )
     headings = ("connection", "user", "node", "address", "since", "queued", "channels")
-    Answer(place).rows(answer, headings, rows, "nobody is connected")
+    Presenter(place).rows(answer, headings, rows, "nobody is connected")
 
 
 @pushctl.command()
 @click.argument("pattern", required=False)
 @pass_place
-def channels(place: Place, pattern: str | None) -> None:
+def channels(place: ServerPlace, pattern: str | None) -> None:
     """Which channels are followed; PATTERN may hold *."""
     answer = call(place, "GET", "channels", pattern=pattern)
     rows = ((c["channel"], c["connections"], c["users"]) for c in answer["channels"])
-    Answer(place).rows(answer, ("channel", "connections", "users"), rows, "no channel is followed")
+    Presenter(place).rows(answer, ("channel", "connections", "users"), rows, "no channel is followed")
 
 
 @pushctl.command()
 @click.argument("channel")
 @pass_place
-def presence(place: Place, channel: str) -> None:
+def presence(place: ServerPlace, channel: str) -> None:
     """Who is present in a CHANNEL."""
     answer = call(place, "GET", "presence", channel=channel)
     rows = ((u["userId"], u["connections"], u.get("info")) for u in answer["users"])
-    Answer(place).rows(answer, ("user", "connections", "info"), rows, "nobody is there")
+    Presenter(place).rows(answer, ("user", "connections", "info"), rows, "nobody is there")
 
 
 @pushctl.command()
 @pass_place
-def nodes(place: Place) -> None:
+def nodes(place: ServerPlace) -> None:
     """The live nodes."""
     answer = call(place, "GET", "nodes")
     rows = ((n["node"], moment(n["startedAt"]), n["connections"]) for n in answer["nodes"])
-    Answer(place).rows(answer, ("node", "since", "connections"), rows)
+    Presenter(place).rows(answer, ("node", "since", "connections"), rows)
 
 
 @pushctl.command()
 @click.option("--interval", type=click.FloatRange(0.2), default=2.0, show_default=True, help="Seconds.")
 @click.option("--once", is_flag=True, help="Show it once, and end.")
 @pass_place
-def top(place: Place, interval: float, once: bool) -> None:
+def top(place: ServerPlace, interval: float, once: bool) -> None:
     """Connections, rates and the busiest channels, refreshed in place until interrupted."""
     from pushserver.pushctl.live import top as watch
 
@@ -401,7 +401,9 @@ def _whose(user: str | None, connection: str | None) -> dict[str, str]:
 @click.option("--code", type=click.IntRange(3000, 4999), help="The close code; below 3500 clients come back.")
 @click.option("--reason")
 @pass_place
-def disconnect(place: Place, user: str | None, connection: str | None, code: int | None, reason: str | None) -> None:
+def disconnect(
+    place: ServerPlace, user: str | None, connection: str | None, code: int | None, reason: str | None
+) -> None:
     """Close connections, on every node."""
     body: dict[str, Any] = dict(_whose(user, connection))
     if code is not None:
@@ -409,42 +411,42 @@ def disconnect(place: Place, user: str | None, connection: str | None, code: int
     if reason is not None:
         body["reason"] = reason
     answer = call(place, "POST", "disconnect", body)
-    Answer(place).line(answer, f"closed {answer['closed']}")
+    Presenter(place).line(answer, f"closed {answer['closed']}")
 
 
 @pushctl.command()
 @click.option("--user", metavar="ID", help="Every token of this user, issued up to now.")
 @click.option("--jti", metavar="ID", help="One token, by its id.")
 @pass_place
-def revoke(place: Place, user: str | None, jti: str | None) -> None:
+def revoke(place: ServerPlace, user: str | None, jti: str | None) -> None:
     """Block tokens, and close the connections that use them, on every node."""
     if (user is None) == (jti is None):
         raise click.UsageError("either --user or --jti")
     answer = call(place, "POST", "revoke", {"userId": user} if user is not None else {"jti": jti})
-    Answer(place).line(answer, f"revoked; closed {answer['closed']}")
+    Presenter(place).line(answer, f"revoked; closed {answer['closed']}")
 
 
 @pushctl.command()
 @pass_place
-def reload(place: Place) -> None:
+def reload(place: ServerPlace) -> None:
     """Read the server's configuration anew, on all its processes; a mistake changes nothing."""
     answer = call(place, "POST", "reload")
     lines = [f"changed: {', '.join(answer['changed']) or 'nothing'}"]
     if answer["restartNeeded"]:
         lines.append(f"another start is needed for: {', '.join(answer['restartNeeded'])}")
-    Answer(place).line(answer, "\n".join(lines))
+    Presenter(place).line(answer, "\n".join(lines))
 
 
 @pushctl.command()
 @click.option("--over", type=Duration(0), help="Spread over so long, such as 30s; else by how many there are.")
 @click.option("--undo", is_flag=True, help="Take new connections again.")
 @pass_place
-def drain(place: Place, over: int | None, undo: bool) -> None:
+def drain(place: ServerPlace, over: int | None, undo: bool) -> None:
     """Take no new connections on this server, and send away those that it has."""
     if undo:
         if over is not None:
             raise click.UsageError("either --over or --undo")
-        Answer(place).line(call(place, "DELETE", "drain"), "taking connections")
+        Presenter(place).line(call(place, "DELETE", "drain"), "taking connections")
         return
     answer = call(place, "POST", "drain", {} if over is None else {"over": over})
-    Answer(place).line(answer, f"draining {answer['connections']} connections; /readyz says 503")
+    Presenter(place).line(answer, f"draining {answer['connections']} connections; /readyz says 503")

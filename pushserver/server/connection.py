@@ -12,7 +12,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from pushserver.core import operations
+from pushserver.core import errors, operations
 from pushserver.core.errors import Close
 from pushserver.core.protocol import Dialect
 from pushserver.core.publication import Publication
@@ -118,6 +118,16 @@ class Connection:
         """Close it with this code; the first reason stands. ``discard``: what waits is not sent any more."""
         if self.closing is None and not self.gone:
             self.closing = close
+            if close != errors.SHUTDOWN:
+                self.counters.events.note(
+                    "connection_closed",
+                    "a connection is closed: {reason}",
+                    self.peer.address,
+                    close.code,
+                    reason=close.reason,
+                    connectionId=self.id,
+                    userId=self.user_id,
+                )
             self.line.hang_up(close, discard)
 
     @property

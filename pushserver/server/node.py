@@ -31,6 +31,7 @@ from pushserver.server.client_requests import ClientRequests
 from pushserver.server.clock import Clock
 from pushserver.server.cluster import Cluster
 from pushserver.server.connection import Connection
+from pushserver.server.event_log import EventLog
 from pushserver.server.heartbeat import Heartbeat
 from pushserver.server.hub import Hub
 from pushserver.server.limits import Limits
@@ -89,7 +90,8 @@ class Node:
         self.engine = engine
         self.namespaces = namespaces
         self.authenticator = authenticator
-        self.counters = Counters(clock.now(), clock.milliseconds())
+        self.events = EventLog(clock)
+        self.counters = Counters(clock.now(), clock.milliseconds(), self.events)
         self.publishing = Publishing(engine, namespaces, self.counters, clock)
         self.hub = Hub(clock, engine.broker, self.counters, self.publishing.message_id)
         self.presence = Presence(clock, engine, self.publishing)
@@ -206,6 +208,7 @@ class Node:
         self.tasks.stop()
         self.presence.stop()
         self.heartbeat.stop()
+        self.events.close()
 
     # -- `engine.interfaces.Listener` ---------------------------------------------------------------------------------
 

@@ -101,6 +101,15 @@ class SignIn:
                 raise Refused("this connection belongs to another user")
         except PushError as problem:
             self._hub.counters.authentication_failed(problem.code.value)
+            self._hub.counters.events.note(
+                "sign_in_failed",
+                "a sign-in failed: {reason}",
+                connection.peer.address,
+                problem.code.value,
+                reason=problem.message,
+                connectionId=connection.id,
+                userId=None if known is None else known.user_id,
+            )
             if known is None:
                 raise AuthenticationFailed(problem, _CLOSES.get(problem.code, errors.INTERNAL)) from None
             if problem.code not in (Code.INVALID_TOKEN, Code.TOKEN_BLACKLISTED):

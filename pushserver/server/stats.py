@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 #: Rates are over so many seconds.
 WINDOW: Final = 10
@@ -23,11 +23,26 @@ MAX_COUNTED_USERS: Final = 10_000
 _RATED: Final = ("connections", "messagesIn", "messagesOut", "bytesIn", "bytesOut", "publications")
 
 
+class Events(Protocol):
+    """Where single events are written down, beside being counted."""
+
+    def note(self, event: str, text: str, address: str, code: int | str, **fields: Any) -> None:
+        """Write an event; see `event_log.EventLog.note`."""
+
+
+class NoEvents:
+    """Writes nothing down."""
+
+    def note(self, event: str, text: str, address: str, code: int | str, **fields: Any) -> None:
+        pass
+
+
 class Counters:
     """The counts of one node since its start. Every method only adds.
 
     Args:
         started_at: ms since the epoch.
+        events: where what is counted one by one is written down too.
         at: the same moment on the clock of `sample`, `rates`, `averages` and `uptime`: ms that do not go back.
     """
 
@@ -41,6 +56,7 @@ class Counters:
         "connections_highest",
         "connections_total",
         "errors",
+        "events",
         "messages_in",
         "messages_left_out",
         "messages_out",
@@ -56,7 +72,8 @@ class Counters:
         "tasks_throttled",
     )
 
-    def __init__(self, started_at: int, at: int = 0) -> None:
+    def __init__(self, started_at: int, at: int = 0, events: Events | None = None) -> None:
+        self.events: Events = NoEvents() if events is None else events
         self.started_at = started_at
         self._started = at
         self.connections_total = 0

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from pushserver.core.errors import Code, PushError, Refused, Unavailable
 from pushserver.core.rate_limit import KeyedTokenBuckets
+from pushserver.web.refused_origins import RefusedOrigins
 
 #: The hosts that a server in development mode answers to, so that no foreign name can be bound to it.
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -50,6 +51,7 @@ class Admission:
         self._open_now = open_now
         self._connects = connects
         self._now = now
+        self._refused_origins = RefusedOrigins(dev=loopback_only)
         #: set while the server stops: nobody comes in any more
         self.closed = False
 
@@ -136,11 +138,16 @@ class Admission:
         own, _, own_port = _split_port(self.host(peer, headers))
         return name == own and str(port or default) == (own_port or default)
 
+    def check_origin(self, peer: str, headers: Headers) -> None:
+        """Raises `errors.Refused`, and says so in the log, where a browser's page may not use this server."""
+        if not self.allows_origin(peer, headers):
+            self._refused_origins.note(headers["origin"], self.address(peer, headers), self._now())
+            raise Refused("this origin is not allowed")
+
     def admit(self, peer: str, headers: Headers) -> None:
         """Lets one more long-lived connection in, or raises with the HTTP status that the code stands for."""
         self.check_host(peer, headers)
-        if not self.allows_origin(peer, headers):
-            raise Refused("this origin is not allowed")
+        self.check_origin(peer, headers)
         if self.closed:
             raise Unavailable("the server is stopping")
         wait = self._connects.wait(self.address(peer, headers), self._now())

@@ -35,10 +35,13 @@ from pushserver.server.reading import ReadRequests
 from pushserver.server.stats import Counters
 from pushserver.server.tasks import Tasks
 from pushserver.web.http import argument, respond, respond_error
+from pushserver.web.port import peer_address
 
 if TYPE_CHECKING:
     from pushserver.engine.interfaces import IEngine
 
+#: Scopes of calls that the log names.
+AUDITED: Final = frozenset({"admin", "sessions"})
 #: Tasks of one answer.
 MAX_TASKS: Final = 1_000
 
@@ -60,27 +63,40 @@ def _created(state: TaskState) -> int:
 class Keys:
     """The API's keys and their scopes, looked up by digest so that comparing takes no longer for a better guess."""
 
-    __slots__ = ("_scopes",)
+    __slots__ = ("_names", "_scopes")
 
-    def __init__(self, keys: Iterable[tuple[str, Sequence[str]]]) -> None:
+    def __init__(self, keys: Iterable[tuple[str, Sequence[str], str]]) -> None:
+        """``keys``: each with its scopes, and what the log calls it ("": by its place)."""
         self.adopt(keys)
 
-    def adopt(self, keys: Iterable[tuple[str, Sequence[str]]]) -> None:
+    def adopt(self, keys: Iterable[tuple[str, Sequence[str], str]]) -> None:
         """Know these from now on, and no others."""
-        self._scopes = {sha256(key.encode()).digest(): frozenset(scopes) for key, scopes in keys}
+        self._scopes: dict[bytes, frozenset[str]] = {}
+        self._names: dict[bytes, str] = {}
+        for place, (key, scopes, name) in enumerate(keys, start=1):
+            digest = sha256(key.encode()).digest()
+            self._scopes[digest] = frozenset(scopes)
+            self._names[digest] = name or f"key-{place}"
 
     def __bool__(self) -> bool:
         return bool(self._scopes)
 
     def scopes(self, request: Request) -> frozenset[str] | None:
         """What the request's key may do; None where it has no valid one."""
-        given = request.getHeader("x-api-key")
-        if given is None:
-            scheme, _, credentials = (request.getHeader("authorization") or "").partition(" ")
-            given = credentials.strip() if scheme.lower() == "bearer" else None
-        if not given:
-            return None
-        return self._scopes.get(sha256(given.encode("utf-8", "surrogateescape")).digest())
+        return self._scopes.get(_digest(request))
+
+    def name(self, request: Request) -> str:
+        """Return what the log calls the request's key; "" where it has no valid one."""
+        return self._names.get(_digest(request), "")
+
+
+def _digest(request: Request) -> bytes:
+    """Return the digest of the key that a request shows; empty where it shows none."""
+    given = request.getHeader("x-api-key")
+    if given is None:
+        scheme, _, credentials = (request.getHeader("authorization") or "").partition(" ")
+        given = credentials.strip() if scheme.lower() == "bearer" else None
+    return sha256(given.encode("utf-8", "surrogateescape")).digest() if given else b""
 
 
 class Api(Resource):
@@ -177,6 +193,8 @@ class Api(Resource):
         return route
 
     async def _answer(self, request: Request, route: Route, path: list[str], gone: list[bool]) -> None:
+        if route.scope in AUDITED:
+            self._audit(request, path)
         try:
             result = await route.respond(request, path)
         except PushError as problem:
@@ -191,6 +209,17 @@ class Api(Resource):
             return
         if not gone:
             respond(request, route.status(result) if callable(route.status) else route.status, result)
+
+    def _audit(self, request: Request, path: list[str]) -> None:
+        """Write down who steps in, and how; never what is in a body."""
+        self._log.info(
+            "{key} calls {method} /api/{path}",
+            event="api_call",
+            key=self._keys.name(request),
+            address=peer_address(request.transport),
+            method=request.method.decode("latin-1"),
+            path="/".join(path),
+        )
 
     # -- commands -----------------------------------------------------------------------------------------------------
 

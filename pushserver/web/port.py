@@ -217,6 +217,14 @@ class PortFactory(Factory):
         except PushError as problem:
             status = HTTP_STATUS[problem.code]
             self._counters.refused(status)
+            self._counters.events.note(
+                "connection_refused",
+                "a connection is refused: {reason}",
+                self._admission.address(peer, head.headers),
+                status,
+                reason=problem.message,
+                origin=head.headers.get("origin"),
+            )
             wait = problem.retry_after
             extra = "" if wait is None else f"Retry-After: {-(-wait // 1000)}\r\n"
             if isinstance(problem, WrongVersion):

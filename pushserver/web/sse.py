@@ -349,8 +349,7 @@ class EventStreams(Resource):
 
     def _allow_origin(self, request: Request) -> None:
         headers = headers_of(request)
-        if not self.context.admission.allows_origin(peer_address(request.transport), headers):
-            raise Refused("this origin is not allowed")
+        self.context.admission.check_origin(peer_address(request.transport), headers)
         request.setHeader("vary", "Origin")
         if "origin" in headers:
             request.setHeader("access-control-allow-origin", headers["origin"])

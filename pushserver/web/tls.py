@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from weakref import WeakSet
 
 from OpenSSL import SSL
@@ -18,9 +18,11 @@ from twisted.internet.endpoints import quoteStringArgument, serverFromString
 from twisted.internet.interfaces import (
     IListeningPort,
     IOpenSSLContextFactory,
+    IOpenSSLServerConnectionCreator,
     IProtocolFactory,
     IStreamServerEndpoint,
 )
+from twisted.internet.protocol import Factory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -92,15 +94,93 @@ def _choose(_: SSL.Connection, offered: list[bytes]) -> bytes:
     raise NoApplicationProtocol([("SSL routines", "", "no application protocol")])
 
 
+class _Certificates(Protocol):
+    """The certificates of one listener, which can be replaced while it listens."""
+
+    def read(self) -> Callable[[], None]:
+        """Read them anew; return what lets connections from then on have them. Raises what cannot be read."""
+
+
+#: those of every listener of this process
+_in_use: WeakSet[_Certificates] = WeakSet()
+
+
+def renew() -> Callable[[], None]:
+    """Read the certificates of all listeners anew; return what lets new connections have them.
+
+    Raises ValueError, in one line, where one cannot be read: then all go on with what they have.
+    """
+    try:
+        replace = [certificates.read() for certificates in tuple(_in_use)]
+    except Exception as problem:
+        raise ValueError(f"a certificate cannot be read: {' '.join(str(problem).split())}") from None
+
+    def renewed() -> None:
+        for one in replace:
+            one()
+
+    return renewed
+
+
 @implementer(IOpenSSLContextFactory)
 class _Options:
-    """The contexts that Twisted made of an endpoint's certificate, hardened."""
+    """The contexts that Twisted makes of an endpoint's certificate, hardened."""
 
-    def __init__(self, options: Any) -> None:
+    def __init__(self, options: Any, description: str) -> None:
         self._options = options
+        self._description = description
+        _in_use.add(self)
 
     def getContext(self) -> SSL.Context:
         return harden(self._options.getContext())
+
+    def read(self) -> Callable[[], None]:
+        seen = _Seen()
+        serverFromString(seen, self._description).listen(Factory())
+        options = seen.options
+        options.getContext()
+
+        def replace() -> None:
+            self._options = options
+
+        return replace
+
+
+class _Seen:
+    """A reactor that listens nowhere, and sees what it was asked to listen with."""
+
+    options: Any = None
+
+    def listenSSL(self, port: int, factory: Any, contextFactory: Any, backlog: int = 50, interface: str = "") -> None:
+        self.options = contextFactory
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class _Folder:
+    """Connections with the certificate of the name that is asked for, out of a folder of PEM files."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._creator = _by_name(path)
+        _in_use.add(self)
+
+    def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
+        connection: SSL.Connection = self._creator.serverConnectionForTLS(protocol)
+        return connection
+
+    def read(self) -> Callable[[], None]:
+        from twisted.protocols._sni import PEMObjects
+        from twisted.python.filepath import FilePath
+
+        # The library takes a folder without any for one that is still to be filled.
+        if not PEMObjects.fromDirectory(FilePath(self._path)).inferDomainMapping():
+            raise ValueError(f"{self._path} holds no certificate with its key")
+        creator = _by_name(self._path)
+
+        def replace() -> None:
+            self._creator = creator
+
+        return replace
 
 
 def _by_name(path: str) -> Any:
@@ -122,9 +202,12 @@ def _by_name(path: str) -> Any:
 class _Reactor:
     """A reactor whose listeners have TLS of ours, and the PROXY protocol before it."""
 
-    def __init__(self, reactor: Any, wrap: Callable[[IProtocolFactory], IProtocolFactory]) -> None:
+    def __init__(
+        self, reactor: Any, wrap: Callable[[IProtocolFactory], IProtocolFactory], description: str = ""
+    ) -> None:
         self._reactor = reactor
         self._wrap = wrap
+        self._description = description
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reactor, name)
@@ -136,7 +219,7 @@ class _Reactor:
     def listenSSL(
         self, port: int, factory: Any, contextFactory: Any, backlog: int = 50, interface: str = ""
     ) -> IListeningPort:
-        secure = TLSMemoryBIOFactory(_Options(contextFactory), False, factory)
+        secure = TLSMemoryBIOFactory(_Options(contextFactory, self._description), False, factory)
         return self.listenTCP(port, secure, backlog, interface)
 
     def listenUNIX(
@@ -156,7 +239,7 @@ class _Named:
 
     def __init__(self, endpoint: Any, path: str) -> None:
         self._endpoint = endpoint
-        self._creator = _by_name(path)
+        self._creator = _Folder(path)
 
     def listen(self, factory: Any) -> Any:
         return self._endpoint.listen(TLSMemoryBIOFactory(self._creator, False, factory))
@@ -166,7 +249,7 @@ def endpoint(reactor: Any, description: str) -> Any:
     """Return the `IStreamServerEndpoint` of a description; raises ValueError and the like where it is none."""
     proxied = description.startswith("haproxy:")
     inner = description.removeprefix("haproxy:")
-    wrapped = _Reactor(reactor, ProxyFactory if proxied else _as_it_is)
+    wrapped = _Reactor(reactor, ProxyFactory if proxied else _as_it_is, inner)
     kind = inner.partition(":")[0]
     if kind != "tls":
         return serverFromString(wrapped, inner)

@@ -74,6 +74,7 @@ def test_the_lock_of_a_socket_without_a_listener_is_removed(endpoint: str, tmp_p
         left.bind(str(path))
     clear_socket_lock(endpoint.format(path))
     assert not lock.is_symlink()
+    assert not path.exists()
 
 
 def test_the_lock_of_a_socket_with_a_listener_stays(tmp_path: Path) -> None:
@@ -94,6 +95,8 @@ def test_a_server_starts_again_where_one_was_killed(tmp_path: Path) -> None:
     """The process id in the lock lives, as another process: ids come again."""
     path = tmp_path / "push.sock"
     locked(path, os.getpid())
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
     server = start(tmp_path, "--listen", f"unix:{path}", ready=False)
     try:
         with socket.socket(socket.AF_UNIX) as client:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
+import socket
+import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +15,7 @@ from typing import Any
 import jwt
 import pytest
 
+from tests.engine.redis.test_connection import certificates
 from tests.harness import Server, start, wait_until
 from tests.rawsocket import RawSocket
 
@@ -264,3 +268,90 @@ def test_limits_of_rooms_and_inboxes_change_at_once(reloadable: Reloadable) -> N
         assert answers[1]["data"]["rejected"]["public:b"]["code"] == "LIMIT_EXCEEDED"
         chats = [client.ask({"type": "chat_message", "id": n, "data": {"content": "x"}}) for n in ("c1", "c2")]
         assert chats[1]["data"]["code"] == "RATE_LIMITED"
+
+
+def served(port: int) -> bytes:
+    """The certificate that a listener shows."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with socket.create_connection(("127.0.0.1", port), 10) as plain:
+        with context.wrap_socket(plain, server_hostname="127.0.0.1") as secure:
+            shown = secure.getpeercert(True)
+            assert shown is not None
+            return shown
+
+
+@pytest.mark.parametrize("kind", ["ssl", "tls"])
+def test_certificates_are_read_anew_and_a_broken_one_changes_nothing(kind: str, tmp_path: Path) -> None:
+    first, second = certificates(tmp_path / "first"), certificates(tmp_path / "second")
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    def put(files: dict[str, Path]) -> None:
+        if kind == "ssl":
+            (folder / "key").write_bytes(files["key"].read_bytes())
+            (folder / "cert").write_bytes(files["cert"].read_bytes())
+        else:
+            (folder / "127.0.0.1.pem").write_bytes(files["key"].read_bytes() + files["cert"].read_bytes())
+
+    put(first)
+    with contextlib.closing(socket.socket()) as held:
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+    description = (
+        f"ssl:{port}:interface=127.0.0.1:privateKey={folder}/key:certKey={folder}/cert"
+        if kind == "ssl"
+        else f"tls:{folder}:{port}:interface=\\:\\:ffff\\:127.0.0.1"
+    )
+    config = f"[server]\nlisten = [{json.dumps('tcp:0:interface=127.0.0.1')}, {json.dumps(description)}]\n"
+    server = start(tmp_path, "--listen", description, config=config, ready=False)
+    try:
+        wait_until(lambda: "listens on" in server.log, 20, server.log)
+        before = served(port)
+        assert before == ssl.PEM_cert_to_DER_cert(first["cert"].read_text())
+        put(second)
+        server.signal(signal.SIGHUP)
+        wait_until(lambda: "changed: certificates" in server.log)
+        assert served(port) == ssl.PEM_cert_to_DER_cert(second["cert"].read_text())
+        for path in folder.iterdir():
+            path.write_text("no certificate")
+        server.signal(signal.SIGHUP)
+        wait_until(lambda: "nothing has changed" in server.log)
+        assert served(port) == ssl.PEM_cert_to_DER_cert(second["cert"].read_text())
+    finally:
+        server.stop()
+
+
+def test_refusals_closes_and_who_steps_in_are_written_down(tmp_path: Path) -> None:
+    keys = f'[{{key = "{KEY}", name = "ops"}}]'
+    config = f'[auth]\nsecret = "{OLD}"\n[api]\nkeys = {keys}\n[log]\nformat = "json"\n'
+    environment = {"PUSHSERVER_AUTH__SECRET": "", "PUSHSERVER_API__KEYS": ""}
+    server = start(tmp_path, config=config, secret=OLD, api_key=KEY, env=environment)
+    try:
+        with RawSocket(server.port) as client:
+            client.upgrade()
+            client.say({"type": "auth", "id": 1, "data": {"token": token(NEW)}})
+            assert client.close_code() == 3500
+        with RawSocket(server.port) as client:
+            assert client.upgrade({"Origin": "https://evil.example\x1b[2J"}).status == 403
+        with RawSocket(server.port) as client:
+            client.upgrade()
+            client.ask({"type": "auth", "id": 1, "data": {"token": token(OLD)}})
+            assert server.api("POST", "/api/disconnect", {"userId": "42", "reason": "a\nb"}).body == {"closed": 1}
+            assert client.close_code() == 3503
+    finally:
+        server.stop()
+    lines = [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
+    named = {line["event"]: line for line in lines}
+    failed, refused, closed = (named[n] for n in ("sign_in_failed", "connection_refused", "connection_closed"))
+    assert (failed["code"], failed["address"], failed["reason"]) == (
+        "INVALID_TOKEN",
+        "127.0.0.1",
+        "invalid token: wrong signature",
+    )
+    assert (refused["code"], refused["origin"]) == (403, "https://evil.example\\x1b[2J")
+    assert (closed["code"], closed["userId"], closed["reason"]) == (3503, "42", "a\\nb")
+    assert failed["connectionId"] != closed["connectionId"]
+    assert (named["api_call"]["key"], named["api_call"]["message"]) == ("ops", "ops calls POST /api/disconnect")
+    assert KEY not in server.log

@@ -54,7 +54,7 @@ async def test_who_went_is_known_to_the_engine_before_a_node_stops(tmp_path: Pat
     try:
         client = await house.client("ann")
         client.vanish()
-        assert await house.node.presence.settle() == {"ann": house.now()}
+        assert await house.node.presence.flush() == {"ann": house.now()}
         online = await house.engine.presence.online("ann")
         assert (online.online, online.last_seen_at) == (False, house.now())
         await house.node.hand_over()  # nobody is left to hand anything to

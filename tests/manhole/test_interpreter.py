@@ -11,12 +11,12 @@ from twisted.internet.defer import Deferred, fail, succeed
 from pushserver.core.errors import NotFound
 from pushserver.manhole import interpreter
 from pushserver.manhole.interpreter import Deadline, Interpreter, Quit, Stopped
-from pushserver.manhole.tables import Answer, line
+from pushserver.manhole.tables import VerbAnswer, line
 
 
 class FakeVerbs:
     def __init__(self) -> None:
-        self.named: dict[str, Any] = {"stats": lambda: succeed(Answer(7, *line("seven"))), "status": print}
+        self.named: dict[str, Any] = {"stats": lambda: succeed(VerbAnswer(7, *line("seven"))), "status": print}
 
 
 class Login:

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from pushserver.manhole.tables import MAX_ROWS, Answer, cell, compact, facts, line, moment, span, table
+from pushserver.manhole.tables import MAX_ROWS, VerbAnswer, cell, compact, facts, line, moment, span, table
 
 
 def test_a_table_fits_the_terminal() -> None:
     rows = [("c" * 70, "user", 3), ("short", "ü" * 50, None)]
-    text = Answer(rows, *table(("connection", "user", "queued"), rows)).text(width=60)
+    text = VerbAnswer(rows, *table(("connection", "user", "queued"), rows)).text(width=60)
     assert all(len(row) <= 60 for row in text.splitlines())
     assert text.count("c") >= 70
     assert "\x1b" not in text
@@ -16,7 +16,7 @@ def test_a_table_fits_the_terminal() -> None:
 def test_nothing_from_elsewhere_moves_the_cursor_or_is_taken_for_markup() -> None:
     rows = [("\x1b[2Jgone\r\n", "[bold]x[/bold]", "\u202e")]
     for colour in (False, True):
-        text = Answer(rows, *table(("a", "b", "c"), rows)).text(width=80, colour=colour)
+        text = VerbAnswer(rows, *table(("a", "b", "c"), rows)).text(width=80, colour=colour)
         assert "[2Jgone" in text
         assert "\x1b[2J" not in text
         assert "\r" not in text
@@ -24,16 +24,16 @@ def test_nothing_from_elsewhere_moves_the_cursor_or_is_taken_for_markup() -> Non
 
 
 def test_long_tables_are_cut_and_say_so() -> None:
-    text = Answer(None, *table(("n",), [(n,) for n in range(MAX_ROWS + 7)])).text()
+    text = VerbAnswer(None, *table(("n",), [(n,) for n in range(MAX_ROWS + 7)])).text()
     assert "… and 7 more" in text
 
 
 def test_an_empty_table_says_so_in_words() -> None:
-    assert Answer([], *table(("n",), [], "nobody")).text() == "nobody"
+    assert VerbAnswer([], *table(("n",), [], "nobody")).text() == "nobody"
 
 
 def test_facts_and_lines() -> None:
-    text = repr(Answer(None, *facts({"a": 1, "list": ["x", "y"], "no": None}), *line("done\x07")))
+    text = repr(VerbAnswer(None, *facts({"a": 1, "list": ["x", "y"], "no": None}), *line("done\x07")))
     assert text.splitlines() == ["a     1", "list  x, y", "no    -", "done·"]
 
 

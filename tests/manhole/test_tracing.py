@@ -6,7 +6,7 @@ import pytest
 from twisted.logger import Logger, LogLevel
 
 from pushserver.core.errors import Close
-from pushserver.manhole.tracing import MAX_SHOWN, LogWatch, Watch, shown
+from pushserver.manhole.tracing import MAX_SHOWN, LogWatch, MessageWatch, shown
 from pushserver.server.connection import Peer
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiI0MiJ9.c2lnbmF0dXJl"
@@ -58,7 +58,7 @@ def test_what_is_shown_is_one_bounded_line_that_moves_no_cursor() -> None:
 def test_a_connection_is_watched_until_it_is_closed() -> None:
     said: list[str] = []
     hub, connection = FakeHub(), FakeConnection()
-    watch = Watch(hub, said.append, None)  # type: ignore[arg-type]
+    watch = MessageWatch(hub, said.append, None)  # type: ignore[arg-type]
     watch.begin([connection])  # type: ignore[list-item]
     assert connection.trace is watch
     watch.inbound(connection, b'{"type":"ping"}')  # type: ignore[arg-type]
@@ -76,7 +76,7 @@ def test_a_connection_is_watched_until_it_is_closed() -> None:
 
 def test_a_user_is_watched_until_that_is_stopped() -> None:
     hub, first, second = FakeHub(), FakeConnection(), FakeConnection("c2")
-    watch = Watch(hub, lambda text: None, "42")  # type: ignore[arg-type]
+    watch = MessageWatch(hub, lambda text: None, "42")  # type: ignore[arg-type]
     watch.begin([first])  # type: ignore[list-item]
     watch.closed(first)  # type: ignore[arg-type]
     assert not watch.done.called

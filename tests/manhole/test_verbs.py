@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from pushserver.core.errors import Invalid, NotFound
-from pushserver.manhole.verbs import Rooms, Verbs
+from pushserver.manhole.verbs import ConsoleVerbs, Rooms
 from tests.inside import Inside, running, token
 from tests.rawsocket import RawSocket
 
@@ -31,7 +31,7 @@ class Login:
             service.administration,
             service.watches,
         )
-        self.verbs = Verbs(rooms, self.said.append, "admin")
+        self.verbs = ConsoleVerbs(rooms, self.said.append, "admin")
 
     def __getattr__(self, name: str) -> Any:
         return self.verbs.named[name]

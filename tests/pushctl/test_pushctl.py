@@ -18,9 +18,9 @@ import jwt
 import pytest
 from click.testing import CliRunner
 
-from pushserver.pushctl import live, show
+from pushserver.pushctl import calls, live, show
 from pushserver.pushctl.options import COMMON
-from pushserver.pushctl.place import Place
+from pushserver.pushctl.place import ServerPlace
 from pushserver.pushctl.verbs import pushctl
 from tests.harness import ROOT, Server, free_port, start, wait_until
 
@@ -355,9 +355,9 @@ def test_the_default_endpoint_counts_too_where_the_file_names_it(tmp_path: Path)
     (tmp_path / "address").write_text("http://127.0.0.1:1/\n")
     config = tmp_path / "prod.toml"
     config.write_text(f'[server]\nstate_dir = "{tmp_path}"\n')
-    assert Place(config=str(config)).url == "http://127.0.0.1:1"
+    assert ServerPlace(config=str(config)).url == "http://127.0.0.1:1"
     config.write_text(f'[server]\nstate_dir = "{tmp_path}"\nlisten = ["tcp:8080:interface=127.0.0.1"]\n')
-    assert Place(config=str(config)).url == "http://127.0.0.1:8080"
+    assert ServerPlace(config=str(config)).url == "http://127.0.0.1:8080"
 
 
 def test_without_keys_it_says_what_it_needs(tmp_path: Path) -> None:
@@ -391,3 +391,49 @@ def test_top_bears_figures_of_any_shape() -> None:
     node = {"node": "n", "startedAt": 0, "connections": 1}
     for stats in ({}, {"total": None}, {"total": {"rates": {"messagesOut": 2.5}}}, {"total": {"rates": []}}):
         assert live.view(stats, [{"channel": "a", "connections": 1, "users": 1}], [node], 3)
+
+
+def test_reload_and_drain(ctl: Callable[..., Said]) -> None:
+    said = ctl("reload")
+    assert (said.status, said.out) == (0, "changed: nothing\n")
+    assert ctl("--json", "reload").json == {"changed": [], "restartNeeded": []}
+    assert ctl("drain", "--over", "0s").out == "draining 0 connections; /readyz says 503\n"
+    assert ctl("drain", "--over", "1s", "--undo").status == 2
+    assert ctl("drain", "--undo").out == "taking connections\n"
+
+
+def test_the_key_that_has_the_scope_is_used(tmp_path: Path) -> None:
+    keys = '[{key = "can-only-publish", scopes = ["publish", "notify"]}, {key = "can-only-read---", scopes = ["read"]}]'
+    server = start(tmp_path, config=f"[api]\nkeys = {keys}\n", env={"PUSHSERVER_API__KEYS": ""})
+    try:
+        place = ["--config", str(tmp_path / "pushserver.toml"), "--url", server.url]
+        for arguments, status in (
+            (["nodes"], 0),
+            (["publish", "public:a", "1"], 0),
+            (["disconnect", "--user", "1"], 1),
+        ):
+            assert CliRunner().invoke(pushctl, [*place, *arguments]).exit_code == status
+    finally:
+        server.stop()
+
+
+def test_what_is_wrong_is_json_where_json_was_asked_for(ctl: Callable[..., Said]) -> None:
+    said = ctl("task", "get", "no-such-task", "--json")
+    assert (said.status, json.loads(said.err)["error"]["code"]) == (1, "NOT_FOUND")
+    assert (ctl("--json", "disconnect").status, ctl("--json", "--url", "http://127.0.0.1:1", "nodes").status) == (2, 3)
+    assert json.loads(ctl("--json", "disconnect").err)["error"]["message"] == "either --user or --connection"
+
+
+def test_a_row_in_a_pipe_is_one_line(ctl: Callable[..., Said]) -> None:
+    long = "x" * 190
+    ctl("publish", "demo:pipe", json.dumps(long))
+    assert any(long in line for line in ctl("history", "demo:pipe").out.splitlines())
+
+
+def test_nodes_that_did_not_answer_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = {"connections": [], "unanswered": ["n2", "n3"]}
+    monkeypatch.setattr(calls, "_call", lambda *arguments: answer)
+    assert calls.call(ServerPlace(api_key="k"), "GET", "connections") is answer
+    assert capsys.readouterr().err == "warning: no answer from n2, n3\n"

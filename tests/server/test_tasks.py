@@ -200,3 +200,45 @@ async def test_what_was_replaced_by_a_newer_state_is_not_told_twice(house: House
     client.socket.unblock()
     await house.settle()
     assert [m["data"]["percentage"] for m in client.new()] == [30]
+
+
+async def test_another_attempt_is_shown_from_its_beginning_to_its_end(house: House) -> None:
+    owner = await house.client("ann")
+    watcher = await house.client("bob", {"permissions": ["subscribe:task:*"]})
+    await house.execute("task.create", taskId="t", userId="ann")
+    await watcher.ask("task_subscribe", taskId="t")
+    await house.execute("task.progress", taskId="t", percentage=70)
+    await house.execute("task.fail", taskId="t", error="broke")
+    await house.advance(2)
+    again = await house.execute("task.create", taskId="t", userId="ann", restart=True)
+    await house.execute("task.progress", taskId="t", percentage=5, attempt=2)
+    for stale in ("task.progress", "task.complete"):
+        with pytest.raises(errors.Conflict, match="attempt 2"):
+            await house.execute(stale, taskId="t", attempt=1)
+    await house.advance(2)
+    await house.execute("task.complete", taskId="t", attempt=2)
+    await house.advance(2)
+    for client in (owner, watcher):
+        shown = [(m["type"], m["data"]["attempt"], m["data"]["percentage"]) for m in client.pushes()]
+        seen = [each for each in shown if each[0].startswith("task_")]
+        assert seen[-4:] == [
+            ("task_failed", 1, 70),
+            ("task_created", 2, 0),
+            ("task_progress", 2, 5),
+            ("task_completed", 2, 100),
+        ]
+    late = await house.client("ann")
+    assert [m["data"]["attempt"] for m in late.pushes("task_failed", "task_completed")] == [2]
+    assert (again.attempt, again.version) == (2, 4)
+
+
+async def test_a_running_task_that_is_begun_anew_is_shown_at_once(house: House) -> None:
+    owner = await house.client("ann")
+    await house.execute("task.create", taskId="t", userId="ann", status="running")
+    await house.execute("task.progress", taskId="t", percentage=70)
+    await owner.ask("task_cancel", taskId="t")
+    again = await house.execute("task.create", taskId="t", userId="ann", status="running", restart=True)
+    await house.settle()
+    last = owner.pushes()[-1]
+    assert (last["type"], last["data"]["attempt"], last["data"]["percentage"]) == ("task_created", 2, 0)
+    assert again.cancel_requested is True

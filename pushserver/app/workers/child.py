@@ -15,7 +15,7 @@ from twisted.logger import Logger, LogLevel
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 
-from pushserver.app.workers.messages import Channel, Entry, Order, Passed, Report
+from pushserver.app.workers.messages import ControlChannel, LogEntry, Order, Passed, Report
 from pushserver.app.workers.sockets import passed
 
 #: The worker's descriptors: of the socket pair, of the load table, and of the first listening socket.
@@ -70,7 +70,7 @@ class Child(ProcessProtocol):
         self.number = number
         self._receive = receive
         self._gone = gone
-        self._channel = Channel(Report, self._report, self._half_gone)
+        self._channel = ControlChannel(Report, self._report, self._half_gone)
         self._halves_left = 2
         self._started = False
         self.ready_at: float | None = None
@@ -126,7 +126,7 @@ class Child(ProcessProtocol):
             self.transport.signalProcess(name)
 
     def _report(self, report: Report) -> None:
-        if isinstance(report, Entry):
+        if isinstance(report, LogEntry):
             self.log(report.level, report.namespace, report.text, report.traceback, report.fields)
         else:
             self._receive(self, report)

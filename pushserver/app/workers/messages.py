@@ -1,10 +1,11 @@
 """What supervisor and worker send each other, over a socket pair that ends with either of them.
 
-    supervisor -> worker    Begin, and then Lead, Request, Answers, WatchLine, Stop at any time
-    worker -> supervisor    Ready or Failed, once; Figures, Everywhere, Answer, WatchLine, Entry at any time
+    supervisor -> worker    Begin, and then Lead, Request, AllAnswers, WatchLine, Stop at any time
+    worker -> supervisor    WorkerReady or StartFailed, once; at any time Figures, Everywhere, WorkerAnswer, WatchLine,
+                            LogEntry
 
 A question of one worker to all (`Everywhere`) reaches each of them, the asking one too, as a `Request`; what they say
-to it (`Answer`) comes back together, as `Answers`. The supervisor asks in the same way, with an asker of 0.
+to it (`WorkerAnswer`) comes back together, as `AllAnswers`. The supervisor asks in the same way, with an asker of 0.
 
 A message is a length (four bytes) and a msgpack map. The configuration travels here, secrets included, so that none
 of it is on a command line.
@@ -73,7 +74,7 @@ class Adopt(_Message, frozen=True, tag=True):
     config: Config
 
 
-class Watch(_Message, frozen=True, tag=True):
+class BeginWatch(_Message, frozen=True, tag=True):
     """Show worker ``watcher`` what happens, as `WatchLine`s with this id: the messages of a user or connection, or the
     log from a level on. Answered with the node's name."""
 
@@ -83,14 +84,14 @@ class Watch(_Message, frozen=True, tag=True):
     level: str = ""
 
 
-class Unwatch(_Message, frozen=True, tag=True):
+class EndWatch(_Message, frozen=True, tag=True):
     """Show it no more."""
 
     watcher: int
     watch: int
 
 
-Question = Measure | DrainAll | UndrainAll | ReloadAll | Prepare | Adopt | Watch | Unwatch
+Question = Measure | DrainAll | UndrainAll | ReloadAll | Prepare | Adopt | BeginWatch | EndWatch
 
 
 # -- messages ---------------------------------------------------------------------------------------------------------
@@ -120,7 +121,7 @@ class Request(_Message, frozen=True, tag=True):
     question: Question
 
 
-class Answers(_Message, frozen=True, tag=True):
+class AllAnswers(_Message, frozen=True, tag=True):
     """What all said to `Everywhere`; ``unanswered`` are the nodes of which nothing came in time."""
 
     number: int
@@ -142,11 +143,11 @@ class Stop(_Message, frozen=True, tag=True):
     """Drain, and end."""
 
 
-class Ready(_Message, frozen=True, tag=True):
+class WorkerReady(_Message, frozen=True, tag=True):
     """I take connections."""
 
 
-class Failed(_Message, frozen=True, tag=True):
+class StartFailed(_Message, frozen=True, tag=True):
     """I cannot start; ``hopeless`` where the configuration is to blame."""
 
     why: str
@@ -166,7 +167,7 @@ class Everywhere(_Message, frozen=True, tag=True):
     question: Question
 
 
-class Answer(_Message, frozen=True, tag=True):
+class WorkerAnswer(_Message, frozen=True, tag=True):
     """What I say to a `Request`; ``problem`` where I cannot."""
 
     number: int
@@ -174,7 +175,7 @@ class Answer(_Message, frozen=True, tag=True):
     problem: str = ""
 
 
-class Entry(_Message, frozen=True, tag=True):
+class LogEntry(_Message, frozen=True, tag=True):
     """A line of the log."""
 
     level: str
@@ -184,11 +185,11 @@ class Entry(_Message, frozen=True, tag=True):
     fields: dict[str, Any] = {}
 
 
-Order = Begin | Lead | Request | Answers | WatchLine | Stop
-Report = Ready | Failed | Figures | Everywhere | Answer | WatchLine | Entry
+Order = Begin | Lead | Request | AllAnswers | WatchLine | Stop
+Report = WorkerReady | StartFailed | Figures | Everywhere | WorkerAnswer | WatchLine | LogEntry
 
 
-class Channel(Int32StringReceiver):
+class ControlChannel(Int32StringReceiver):
     """One end of the socket pair.
 
     Args:

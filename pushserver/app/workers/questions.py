@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from pushserver.app.workers.child import Child
-from pushserver.app.workers.messages import Answer, Answers, Measure, Question, Request
+from pushserver.app.workers.messages import AllAnswers, Measure, Question, Request, WorkerAnswer
 
 #: Seconds to answer: to tell figures, and to do anything else.
 MEASURE_TIMEOUT: Final = 1.0
@@ -24,7 +24,7 @@ class _Gathering:
         self.call = call
         self.results: list[Any] = []
         self.problem = ""
-        self.done: Deferred[Answers] = Deferred()
+        self.done: Deferred[AllAnswers] = Deferred()
 
 
 class Questions:
@@ -40,7 +40,7 @@ class Questions:
         self._last = 0
         self._open: dict[int, _Gathering] = {}
 
-    def ask(self, children: Iterable[Child], question: Question, asker: int = 0) -> Deferred[Answers]:
+    def ask(self, children: Iterable[Child], question: Question, asker: int = 0) -> Deferred[AllAnswers]:
         """Return what all of them say, once each has answered, is gone, or is late."""
         self._last += 1
         number = self._last
@@ -54,7 +54,7 @@ class Questions:
             self._end(number)
         return done
 
-    def answered(self, child: Child, answer: Answer) -> None:
+    def answered(self, child: Child, answer: WorkerAnswer) -> None:
         """Take a worker's answer; one that comes late is passed over."""
         gathering = self._open.get(answer.number)
         if gathering is None or child not in gathering.missing:
@@ -86,4 +86,4 @@ class Questions:
         if gathering.call.active():
             gathering.call.cancel()
         unanswered = sorted(map(self._name_of, gathering.missing))
-        gathering.done.callback(Answers(number, gathering.results, unanswered, gathering.problem))
+        gathering.done.callback(AllAnswers(number, gathering.results, unanswered, gathering.problem))

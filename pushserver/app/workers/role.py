@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from pushserver.app.dev import Dev, greet, withdraw_address
 from pushserver.app.log import Output
 from pushserver.app.reload import Reloader
-from pushserver.app.workers.messages import Adopt, Answers, Question, ReloadAll
+from pushserver.app.workers.messages import Adopt, AllAnswers, Question, ReloadAll
 from pushserver.app.workers.metrics import Source, text
 from pushserver.config.sections import Config
 from pushserver.core.errors import ConfigError
@@ -48,7 +48,7 @@ class Role(Protocol):
     async def metrics(self, own: Source) -> bytes:
         """Return the metrics of all processes as text, given this one's. Raises `errors.Unavailable`."""
 
-    async def everywhere(self, question: Question) -> Answers:
+    async def everywhere(self, question: Question) -> AllAnswers:
         """Return what all processes say to a question, this one among them. Raises `errors.Unavailable`."""
 
     def show(self, watcher: int, watch: int, text: str, ended: bool) -> None:
@@ -108,13 +108,13 @@ class SingleProcess:
     async def metrics(self, own: Source) -> bytes:
         return text(own)
 
-    async def everywhere(self, question: Question) -> Answers:
+    async def everywhere(self, question: Question) -> AllAnswers:
         if isinstance(question, ReloadAll):
             try:
-                return Answers(0, [msgspec.to_builtins(await self.reloader.reload())], [])
+                return AllAnswers(0, [msgspec.to_builtins(await self.reloader.reload())], [])
             except ConfigError as problem:
-                return Answers(0, [], [], str(problem))
-        return Answers(0, [await self._carry_out(question)], [])
+                return AllAnswers(0, [], [], str(problem))
+        return AllAnswers(0, [await self._carry_out(question)], [])
 
     def show(self, watcher: int, watch: int, text: str, ended: bool) -> None:
         self._show(watch, text, ended)

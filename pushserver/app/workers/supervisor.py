@@ -33,22 +33,22 @@ from pushserver.app.workers import load_table
 from pushserver.app.workers.child import TABLE_FD, Child
 from pushserver.app.workers.messages import (
     Adopt,
-    Answer,
-    Answers,
+    AllAnswers,
     Begin,
+    EndWatch,
     Everywhere,
-    Failed,
     Figures,
     Lead,
     Measure,
     Prepare,
     Question,
-    Ready,
     ReloadAll,
     Report,
+    StartFailed,
     Stop,
-    Unwatch,
     WatchLine,
+    WorkerAnswer,
+    WorkerReady,
 )
 from pushserver.app.workers.metrics import Totals
 from pushserver.app.workers.questions import Questions
@@ -225,19 +225,19 @@ class Supervisor(LoggedService):
 
     def _receive(self, child: Child, report: Report) -> None:
         match report:
-            case Ready():
+            case WorkerReady():
                 child.ready_at = self._reactor.seconds()
                 self._log.info("worker {number} is ready", event="worker_ready", number=child.number)
                 self._seen_ready.add(child.number)
                 self._appoint()
                 self._greet()
-            case Failed(why, hopeless):
+            case StartFailed(why, hopeless):
                 self._start_failed(child, why, hopeless)
             case Figures(families):
                 self._totals.note(child.number, families)
             case Everywhere():
                 self._clock.detach(self._answer(child, report), self._log, "answering a worker")
-            case Answer():
+            case WorkerAnswer():
                 self._questions.answered(child, report)
             case WatchLine(watcher):
                 if watcher in self._children:
@@ -284,7 +284,7 @@ class Supervisor(LoggedService):
             self._appoint()
         if self._stopping:
             return
-        self._questions.ask(self._children.values(), Unwatch(child.number, 0))
+        self._questions.ask(self._children.values(), EndWatch(child.number, 0))
         lived_long = child.ready_at is not None and self._reactor.seconds() - child.ready_at >= LONG
         if lived_long:
             self._deaths[child.number] = 0
@@ -337,12 +337,12 @@ class Supervisor(LoggedService):
         try:
             answers = await self._all_say(child.number, asked.question)
         except ConfigError as problem:
-            answers = Answers(asked.number, [], [], str(problem))
+            answers = AllAnswers(asked.number, [], [], str(problem))
         child.send(msgspec.structs.replace(answers, number=asked.number))
 
-    async def _all_say(self, asker: int, question: Question) -> Answers:
+    async def _all_say(self, asker: int, question: Question) -> AllAnswers:
         if isinstance(question, ReloadAll):
-            return Answers(0, [msgspec.to_builtins(await self.reloader.reload())], [])
+            return AllAnswers(0, [msgspec.to_builtins(await self.reloader.reload())], [])
         answers = await self._questions.ask(self._ready(), question, asker)
         if isinstance(question, Measure):
             text = self._totals.text(self._own_metrics())

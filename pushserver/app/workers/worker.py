@@ -29,24 +29,24 @@ from pushserver.app.log import Forwarder, configure
 from pushserver.app.workers.child import CONTROL_FD, SingleProtocolFactory
 from pushserver.app.workers.load_table import LoadTable
 from pushserver.app.workers.messages import (
-    Answer,
-    Answers,
+    AllAnswers,
     Begin,
-    Channel,
-    Entry,
+    ControlChannel,
     Everywhere,
-    Failed,
     Figures,
     Lead,
+    LogEntry,
     Measure,
     Order,
     Passed,
     Question,
-    Ready,
     Report,
     Request,
+    StartFailed,
     Stop,
     WatchLine,
+    WorkerAnswer,
+    WorkerReady,
 )
 from pushserver.app.workers.metrics import Source, families
 from pushserver.app.workers.sockets import endpoint
@@ -80,12 +80,12 @@ class Worker:
     def __init__(self, reactor: Any, descriptor: int = CONTROL_FD) -> None:
         self._reactor = reactor
         self._clock = Clock(reactor)
-        self._channel = Channel(Order, self._receive, self.end)
+        self._channel = ControlChannel(Order, self._receive, self.end)
         self._load_table: LoadTable | None = None
         self._sockets: dict[str, Passed] = {}
         self._service: PushService | None = None
         self._dev = False
-        self._asked: dict[int, Deferred[Answers]] = {}
+        self._asked: dict[int, Deferred[AllAnswers]] = {}
         self._last = 0
         self._number = 0
         self._regular: list[Recurring] = []
@@ -100,7 +100,7 @@ class Worker:
         self._channel.send(report)
 
     def _forward(self, level: str, namespace: str, text: str, traceback: str, fields: dict[str, Any]) -> None:
-        self._send(Entry(level, namespace, text, traceback, fields))
+        self._send(LogEntry(level, namespace, text, traceback, fields))
 
     def _receive(self, order: Order) -> None:
         match order:
@@ -111,7 +111,7 @@ class Worker:
                     self._service.lead()
             case Request():
                 self._clock.detach(self._answer(order), self._log, "answering the supervisor")
-            case Answers(number):
+            case AllAnswers(number):
                 waiting = self._asked.pop(number, None)
                 if waiting is not None:
                     waiting.callback(order)
@@ -167,7 +167,7 @@ class Worker:
             except Exception as failed:
                 self._log.failure("a question of the supervisor failed")
                 problem = repr(failed)
-        self._send(Answer(request.number, result, problem))
+        self._send(WorkerAnswer(request.number, result, problem))
 
     def _shutdown(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._end_in_order())
@@ -215,7 +215,7 @@ class Worker:
         text: bytes = (await self.everywhere(Measure())).results[0]
         return text
 
-    async def everywhere(self, question: Question) -> Answers:
+    async def everywhere(self, question: Question) -> AllAnswers:
         self._last += 1
         number = self._last
         waiting = self._asked[number] = Deferred()
@@ -235,7 +235,7 @@ class Worker:
         self._send(WatchLine(watcher, watch, text, ended))
 
     def ready(self, config: Config, dev: Dev | None, now: int) -> None:
-        self._send(Ready())
+        self._send(WorkerReady())
 
     def closed(self, config: Config, dev: Dev | None) -> None:
         pass
@@ -244,7 +244,7 @@ class Worker:
         hopeless = failure.check(ConfigError) is not None
         if not hopeless:
             self._log.failure("the start failed", failure)
-        self._send(Failed(str(failure.value), hopeless))
+        self._send(StartFailed(str(failure.value), hopeless))
         self._reactor.exitCode = 1
         self.end()
 

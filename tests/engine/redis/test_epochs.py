@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pushserver.core.positions import Position
-from pushserver.engine.interfaces import IdempotencyKey
+from pushserver.engine.interfaces import IdempotencyKey, Retention
 from pushserver.engine.redis import commands
 from pushserver.server.clock import wall_clock
 
@@ -111,6 +111,37 @@ async def test_entries_of_an_older_node_are_read_and_kept(cluster: Cluster, redi
 
     await eventually(read, [1, 2, 3])
     assert published.epoch == (await node.history.read("a", None, 0, False)).newest.epoch
+
+
+async def test_what_an_older_node_wrote_is_not_counted_and_goes_with_what_has_to_go(
+    cluster: Cluster, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Retention, "max_bytes", 2_000)
+    node = await cluster.start(redis.url)
+    retention = Retention(10, 60_000)
+
+    async def old(offset: int) -> None:
+        redis.command("HSET", "push:history:a", "offset", str(offset))
+        body = f'{{"type":"message","channel":"a","data":{offset},"timestamp":1,"messageId":"m{offset}"}}'
+        redis.command("XADD", "push:messages:a", "MAXLEN", "10", f"{offset}-{wall_clock() + 60_000}", "d", body)
+
+    async def new(offset: int, text: str = "") -> list[int]:
+        published = await node.broker.publish(publication("a", [offset, text], f"m{offset}"), retention, None)
+        assert published.offset == offset
+        page = await node.history.read("a", None, 100, False)
+        offsets = [each.offset for each in page.messages]
+        assert offsets == list(range(page.floor + 1, offset + 1))
+        return offsets
+
+    # Small messages of both: however much was written in all, the count alone decides.
+    assert await new(1) == [1]
+    for n in range(2, 121, 2):
+        await old(n)
+        assert len(await new(n + 1)) == min(n + 1, 10)
+    # Large ones: those of the older version between them go with those that have to go.
+    await old(122)
+    assert len(await new(123, "x" * 900)) == 10
+    assert await new(124, "x" * 1_500) == [124]
 
 
 async def test_how_full_redis_is(cluster: Cluster, redis: RedisServer) -> None:

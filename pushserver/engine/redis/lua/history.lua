@@ -1,6 +1,7 @@
 -- KEYS[2]: history, KEYS[3]: messages
 -- ARGV: 3 since ('': from the end that is read from), 4 limit, 5 'reverse' or '', 6 how many bytes (0: no limit)
--- Returns epoch, newest, floor, the epoch before, whether the bytes ended the page, then offset and publication in turns. The id of an entry is <offset>-<when it ends>.
+-- Returns epoch, newest, floor, the epoch before, whether the bytes ended the page, then offset and publication in
+-- turns. The id of an entry is <offset>-<when it ends>.
 local known = redis.call('HMGET', KEYS[2], 'epoch', 'offset', 'ends')
 if not known[1] then
   local epoch = derived(KEYS[2], 0)

@@ -1,0 +1,68 @@
+"""Refusals and closes in the log: the first few as they come, the rest as one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from twisted.internet import task
+from twisted.logger import LogEvent, formatEvent, globalLogPublisher
+
+from pushserver.server.clock import Clock
+from pushserver.server.event_log import SHOWN, WINDOW, EventLog
+
+
+@pytest.fixture
+def lines() -> Iterator[list[LogEvent]]:
+    found: list[LogEvent] = []
+
+    def observe(event: LogEvent) -> None:
+        if event.get("log_namespace", "").endswith(".EventLog"):
+            found.append(event)
+
+    globalLogPublisher.addObserver(observe)
+    yield found
+    globalLogPublisher.removeObserver(observe)
+
+
+def said(event: LogEvent, *names: str) -> list[Any]:
+    return [event.get(name) for name in names]
+
+
+def test_an_event_has_its_fields(lines: list[LogEvent]) -> None:
+    EventLog(Clock(task.Clock())).note("closed", "closed", "192.0.2.1", 3012, userId="42", reason="no heartbeat")
+    (line,) = lines
+    assert said(line, "event", "address", "code", "userId", "reason") == [
+        "closed", "192.0.2.1", 3012, "42", "no heartbeat",
+    ]  # fmt: skip
+
+
+def test_of_a_hundred_thousand_from_two_hundred_addresses_a_few_lines_are_left(lines: list[LogEvent]) -> None:
+    time = task.Clock()
+    log = EventLog(Clock(time))
+    for number in range(100_000):
+        # The first ten addresses come twice as often.
+        address = f"192.0.2.{number % 210 % 200}"
+        log.note("sign_in_failed", "a sign-in failed", address, ("INVALID_TOKEN", "TOKEN_EXPIRED")[number % 2])
+    time.advance(WINDOW)
+    assert len(lines) == 2 * SHOWN + 2
+    text = formatEvent(lines[-1])
+    assert text.startswith("49990 more of these within 60 s, from 100 addresses; the busiest: 192.0.2.")
+    named = [int(part.split(".")[3].split(" ")[0]) for part in text.partition("busiest: ")[2].split(", ")]
+    assert len(named) == 10
+    assert {number for number in range(10) if number % 2} <= set(named)
+    # Who comes later is written again.
+    log.note("sign_in_failed", "a sign-in failed", "192.0.2.1", "INVALID_TOKEN")
+    assert len(lines) == 2 * SHOWN + 3
+    log.close()
+    assert len(lines) == 2 * SHOWN + 3
+    time.advance(WINDOW)
+
+
+def test_what_is_open_is_summed_up_at_the_end(lines: list[LogEvent]) -> None:
+    log = EventLog(Clock(task.Clock()))
+    for _ in range(SHOWN + 5):
+        log.note("closed", "closed", "192.0.2.1", 3008)
+    log.close()
+    assert formatEvent(lines[-1]).startswith("5 more of these")
