@@ -270,7 +270,7 @@ class Subscriptions:
             try:
                 await self._hub.confirmed(catchup)
                 newest = 0
-                if namespace.has_positions and namespace.kind is not Kind.USER:
+                if namespace.has_positions:
                     newest = (await self._replay.history(name, None, 0)).offset
                 await self._presence.join(connection, namespace, name)
             except BaseException:
