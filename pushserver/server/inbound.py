@@ -71,20 +71,27 @@ class Inbound:
     def receive(self, payload: bytes) -> None:
         """Take a whole frame from the client."""
         connection = self._connection
-        if not connection.open:
+        if connection.closing is not None or connection.gone:
             return
         self._counters.received(len(payload))
         if connection.trace is not None:
             connection.trace.inbound(connection, payload)
         at = self._clock.milliseconds()
-        if self._current is None and not self._running:
-            self._run(payload, at)
+        if self._current is not None or self._running:
+            if self._queue is None:
+                self._queue = deque()
+            self._queue.append((payload, at))
+            if not self._paused:
+                self._balance()
             return
-        if self._queue is None:
-            self._queue = deque()
-        self._queue.append((payload, at))
-        if not self._paused:
-            self._balance()
+        # The usual frame is one effect that need not wait: it touches no queue.
+        self._running = True
+        try:
+            self._read(payload, at)
+        finally:
+            self._running = False
+        if self._queue is not None or connection.outbox.stalled:
+            self._run()
 
     def sign_in(self, token: str) -> None:
         """Authenticate by a token that came with the connection itself, as if the client had sent it first."""
@@ -105,14 +112,12 @@ class Inbound:
             self._queue = deque()
         self._queue.extendleft(reversed(effects))
 
-    def _run(self, payload: bytes | None = None, at: int = 0) -> None:
-        """Handle a frame, then what waits, until something has to be waited for."""
+    def _run(self) -> None:
+        """Handle what waits, until something has to be waited for."""
         connection, outbox = self._connection, self._connection.outbox
         began = -1.0
         self._running = True
         try:
-            if payload is not None:
-                self._read(payload, at)
             while self._current is None and connection.open:
                 if outbox.stalled:
                     # The client does not read: nothing more is answered until it does, or ever where it is gone.
@@ -177,15 +182,14 @@ class Inbound:
     # -- one effect ---------------------------------------------------------------------------------------------------
 
     def _carry_out(self, effect: Effect) -> None:
-        match effect:
-            case Send(payload, error):
-                if error is not None:
-                    self._counters.error(error.value)
-                self._connection.send(payload)
-            case Disconnect(close):
-                self._connection.close(close)
-            case Perform():
-                self._wait_for(Deferred.fromCoroutine(self._perform(effect)))
+        if type(effect) is Send:
+            if effect.error is not None:
+                self._counters.error(effect.error.value)
+            self._connection.send(effect.payload)
+        elif type(effect) is Perform:
+            self._wait_for(Deferred.fromCoroutine(self._perform(effect)))
+        elif type(effect) is Disconnect:
+            self._connection.close(effect.close)
 
     def _reply(self, effects: Sequence[Effect]) -> None:
         """Carry out at once what an operation leads to; a further operation comes next, before all that waits."""
