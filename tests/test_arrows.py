@@ -233,7 +233,7 @@ STILL: dict[str, set[str]] = {
     "untyped": {"app"},
     "clocks": {"app", "manhole"},
     "words": {"engine", "app", "web", "manhole"},
-    "circles": {"engine", "app", "publisher"},
+    "circles": {"engine", "app"},
 }
 
 
