@@ -332,7 +332,8 @@ def _time(claims: dict[str, Any], name: str) -> int | None:
     # In this order: math.isfinite cannot take an integer of hundreds of digits.
     if type(seconds) not in (int, float) or abs(seconds) > _MAX_SECONDS or not math.isfinite(seconds):
         raise _invalid(f"malformed {name}")
-    return int(seconds * 1000)
+    milliseconds: int = round(seconds * 1000)
+    return milliseconds
 
 
 def _info(claim: object) -> bytes | None:

@@ -14,11 +14,11 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from pushserver.core import durations, publication
 from pushserver.core.channels import Kind, is_channel, is_id
-from pushserver.core.errors import Code, Invalid, NotFound, PushError
+from pushserver.core.errors import Code, Invalid, NotFound, PushError, Refused
 from pushserver.core.message_types import MessageId, may_send
 from pushserver.core.task import MAX_INTEGER, NewTask, Progress, TaskState
 from pushserver.engine.interfaces import IdempotencyKey, PublishResult
-from pushserver.server.cluster import Cluster, Disconnection, TargetChannels
+from pushserver.server.cluster import Cluster, Disconnection, Target, TargetChannels
 from pushserver.server.hub import Hub
 from pushserver.server.publishing import Publishing
 from pushserver.server.revocations import Revocations
@@ -122,6 +122,7 @@ class RevokeParams(Struct, frozen=True, rename="camel"):
     jti: Annotated[str, Meta(min_length=1, max_length=255)] | None = None
     user_id: Id | None = None
     expires_at: Moment | None = None
+    issued_before: Moment | None = None
 
 
 class BackendCommand(Struct, frozen=True):
@@ -334,10 +335,21 @@ class BackendCommands:
 
     async def _subscribe(self, params: msgspec.Raw, once: IdempotencyKey | None) -> dict[str, Any]:
         asked = self._subscriptions(params)
-        for channel in asked.channels:
-            if self._publishing.namespace(channel).kind is Kind.TASK:
+        kinds = {channel: self._publishing.namespace(channel).kind for channel in asked.channels}
+        for channel, kind in kinds.items():
+            if kind is Kind.TASK:
                 await self._tasks.get(channel.partition(":")[2])
+        own = {channel for channel, kind in kinds.items() if kind is Kind.USER}
+        for user_id in await self._owners(asked) if own else ():
+            if user_id is None or own != {user_channel(user_id)}:
+                raise Refused("the channel is another user's own")
         return {"connections": await self._cluster.subscribe(asked)}
+
+    async def _owners(self, asked: TargetChannels) -> set[str | None]:
+        """Return whose connections are meant."""
+        if asked.user_id is not None:
+            return {asked.user_id}
+        return {one.user_id for one in await self._cluster.connections(Target(connection_id=asked.connection_id))}
 
     async def _unsubscribe(self, params: msgspec.Raw, once: IdempotencyKey | None) -> dict[str, Any]:
         return {"connections": await self._cluster.unsubscribe(self._subscriptions(params))}
@@ -364,7 +376,8 @@ class BackendCommands:
         if asked.jti is not None:
             return {"closed": await self._revocations.revoke_token(asked.jti, asked.expires_at)}
         assert asked.user_id is not None
-        return {"closed": await self._revocations.revoke_user(id_of(asked.user_id, "userId"))}
+        closed, moment = await self._revocations.revoke_user(id_of(asked.user_id, "userId"), asked.issued_before)
+        return {"closed": closed, "issuedBefore": moment}
 
 
 def _whose(user_id: str | int | None, connection_id: str | None) -> tuple[str | None, str | None]:

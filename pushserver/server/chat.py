@@ -44,7 +44,7 @@ class Chat:
         name = asked.channel if target is None else user_channel(target)
         namespace = self._publishing.namespace(name)
         # What is refused counts too: to find that out may take asking every node.
-        self._rate.take(identity.user_id, self._clock.milliseconds(), "chat messages")
+        self.count(identity.user_id)
         if target is None:
             if namespace.kind is not Kind.CHAT:
                 raise Refused("not a chat room")
@@ -69,6 +69,11 @@ class Chat:
         return operations.ChatTaken(
             published.message_id, delivered, target is not None, published.duplicate, published.conflict
         )
+
+    def count(self, user_id: str) -> None:
+        """Count a message of a user to a room or another user, whichever request carries it. Raises `errors.Refused`
+        with RATE_LIMITED."""
+        self._rate.take(user_id, self._clock.milliseconds(), "chat messages")
 
     def rooms(self, user_id: str) -> set[str]:
         """Return the chat rooms that a user is in through this node."""

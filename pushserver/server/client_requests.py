@@ -7,6 +7,7 @@ Each request ends in exactly one call of ``reply`` or one exception, in the orde
 from __future__ import annotations
 
 from pushserver.core import operations
+from pushserver.core.channels import Kind
 from pushserver.core.errors import Code, NotFound, Refused
 from pushserver.core.permissions import may_publish
 from pushserver.core.positions import Position
@@ -105,6 +106,8 @@ class ClientRequests:
 
     async def _publish(self, identity: Identity, asked: operations.Publish) -> operations.PublicationTaken:
         namespace = self._publishing.namespace(asked.channel)
+        if namespace.kind is Kind.CHAT:
+            self._chat.count(identity.user_id)
         refusal = may_publish(namespace, asked.channel, identity.user_id, identity.grants)
         if refusal is not None:
             raise Refused(REASONS.get(refusal, "not allowed to publish here"), refusal)

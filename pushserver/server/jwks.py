@@ -18,6 +18,8 @@ from pushserver.server.clock import Clock
 #: Keys are asked for anew after so many ms, and an unknown key id does so at most this often.
 MAX_AGE: Final = 5 * 60 * 1000
 COOLDOWN: Final = 30 * 1000
+#: The same while no key is held at all, and nobody gets in.
+RETRY: Final = 1_000
 #: One fetch: seconds, and bytes of the answer.
 TIMEOUT: Final = 10
 MAX_SIZE: Final = 1 << 20
@@ -55,27 +57,35 @@ class KeySet:
         self._clock = clock
         self._fetch = fetch
         self._keys: Keys | None = None
-        self._fetched_at = 0
+        #: when keys were fetched last, ms; -1: never
+        self._fetched_at = -1
         self._tried_at: int | None = None
         self._waiting: list[Deferred[None]] | None = None
 
     async def keys_for(self, token: str, configured: Keys) -> KeySource:
-        """Keys to verify the token with. Raises `errors.Unavailable` where none were ever fetched."""
+        """Return keys to verify the token with.
+
+        Raises `errors.Unavailable` where none were ever fetched, and where the token names a key that is not among them
+        and the provider may not be asked, or does not answer, now: it may well have that key.
+        """
         algorithm, key_id = unverified_header(token)
         if configured.candidates(algorithm, key_id):
             return configured
         now = self._clock.milliseconds()
         keys = self._keys
         missing = keys is None or not keys.candidates(algorithm, key_id)
-        due = keys is None or missing or now - self._fetched_at > MAX_AGE
-        if due and (self._waiting is not None or self._tried_at is None or now - self._tried_at > COOLDOWN):
-            if missing:
-                await self._refresh()
-            else:
-                # Good keys are at hand: nobody waits for newer ones.
-                self._refresh()
-        if self._keys is None:
-            raise Unavailable("the keys to verify tokens with cannot be had now")
+        wait = RETRY if keys is None else COOLDOWN
+        may_ask = self._waiting is not None or self._tried_at is None or now - self._tried_at > wait
+        if missing:
+            if not may_ask:
+                raise Unavailable("the key of this token cannot be asked for now")
+            await self._refresh()
+            if self._fetched_at < now:
+                raise Unavailable("the keys to verify tokens with cannot be had now")
+        elif may_ask and now - self._fetched_at > MAX_AGE:
+            # Good keys are at hand: nobody waits for newer ones.
+            self._refresh()
+        assert self._keys is not None
         return _AllKeys(configured, self._keys)
 
     def _refresh(self) -> Deferred[None]:

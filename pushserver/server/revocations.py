@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from pushserver.core import errors
-from pushserver.core.errors import Unavailable
+from pushserver.core.errors import Invalid, Unavailable
 from pushserver.core.tokens import Identity
 from pushserver.server.auth import Authenticator, credential
 from pushserver.server.clock import Clock, Recurring
@@ -69,16 +69,21 @@ class Revocations:
         await self._store.revoke_token(jti, until)
         return await self._cluster.revoke(Revoked(jti=jti))
 
-    async def revoke_user(self, user_id: str) -> int:
-        """Block every token of a user issued up to this second, and close their connections on every node; return how
-        many were closed."""
+    async def revoke_user(self, user_id: str, issued_before: int | None = None) -> tuple[int, int]:
+        """Block every token of a user that was issued before a moment (ms; None: now) or does not say when, and close
+        their connections on every node. Return how many were closed, and the moment.
+
+        Raises `errors.Invalid` for a moment further ahead than clocks may differ.
+        """
         now = self._clock.now()
-        # Tokens say when they were issued in whole seconds.
-        issued_until = now // 1000 * 1000 + 999
+        issued_before = now if issued_before is None else issued_before
+        if issued_before > now + self._leeway:
+            raise Invalid("issuedBefore is in the future")
         # One that was issued by a clock ahead of ours, and is taken a little past its end.
         until = now + self._max_token_lifetime + 2 * self._leeway
-        await self._store.revoke_user(user_id, issued_until, until)
-        return await self._cluster.revoke(Revoked(user_id=user_id, issued_until=issued_until))
+        await self._store.revoke_user(user_id, issued_before - 1, until)
+        closed = await self._cluster.revoke(Revoked(user_id=user_id, issued_until=issued_before - 1))
+        return closed, issued_before
 
     def apply(self, revoked: Revoked) -> int:
         """Close this node's connections of revoked tokens; return how many."""

@@ -7,7 +7,7 @@ All channels of one request are opened at once; the answer comes before any push
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sized
 from functools import partial
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 
 from pushserver.core import operations
 from pushserver.core.channels import Kind, Namespace, Namespaces
-from pushserver.core.errors import Code, PushError, Refused
+from pushserver.core.errors import Code, Invalid, PushError, Refused
 from pushserver.core.operations import Recovery, Rejection, Result, SubscribeItem
 from pushserver.core.permissions import Grants, may_subscribe
 from pushserver.core.task import TaskState
@@ -35,6 +35,8 @@ from pushserver.server.tasks import Tasks
 
 Reply = Callable[[operations.Outcome], None]
 
+#: Channels of one request.
+MAX_NAMES: Final = 1_000
 #: What an anonymous connection is granted.
 NOBODY: Final = Grants.of(())
 #: What a refusal says, where its code does not say enough.
@@ -71,6 +73,7 @@ class Subscriptions:
         self._limits = limits
 
     async def subscribe(self, connection: Connection, items: tuple[SubscribeItem, ...], reply: Reply) -> None:
+        _check_number(items)
         results: dict[str, Result] = {}
         rejected: dict[str, Rejection] = {}
         unique = {item.channel: item for item in items}
@@ -223,6 +226,7 @@ class Subscriptions:
         return state
 
     def unsubscribe(self, connection: Connection, names: tuple[str, ...], reply: Reply) -> None:
+        _check_number(names)
         rejected: dict[str, Rejection] = {}
         for name in names:
             if name in connection.server_channels:
@@ -248,6 +252,9 @@ class Subscriptions:
             namespace = self._publishing.namespace(name)
             if name in connection.channels or not connection.open:
                 continue
+            if namespace.kind is Kind.USER:
+                # The user's own channel was subscribed at the sign-in.
+                raise Refused("the channel is another user's own")
             version = 0
             if namespace.kind is Kind.TASK:
                 state = await self._tasks.get(name.partition(":")[2])
@@ -263,7 +270,7 @@ class Subscriptions:
             try:
                 await self._hub.confirmed(catchup)
                 newest = 0
-                if namespace.has_positions and namespace.kind is not Kind.USER:
+                if namespace.has_positions:
                     newest = (await self._replay.history(name, None, 0)).offset
                 await self._presence.join(connection, namespace, name)
             except BaseException:
@@ -320,6 +327,11 @@ class Subscriptions:
     def absent(self, connection: Connection, name: str) -> None:
         """The connection is not present in the channel any more."""
         self._presence.leave(connection, self._publishing.namespace(name), name)
+
+
+def _check_number(named: Sized) -> None:
+    if len(named) > MAX_NAMES:
+        raise Invalid(f"more than {MAX_NAMES} channels in one message")
 
 
 def _without_excluded(recovery: Recovery, connection: Connection) -> Recovery:

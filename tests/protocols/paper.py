@@ -160,7 +160,7 @@ class Place:
         self.node.stop()
         await self.engine.stop()
 
-    async def until(self, what: Callable[[], Any], deadline: float = 10.0) -> Any:
+    async def until(self, what: Callable[[], Any], deadline: float = 60.0) -> Any:
         """Return the first true answer, while the rooms go on."""
         from twisted.internet import reactor
 
@@ -168,7 +168,7 @@ class Place:
         while not (answer := what()):
             assert wall_clock() < end, [client.all[-3:] for client in self.clients]
             self.time.advance(0)
-            await deferLater(reactor, 0.001)
+            await deferLater(reactor, 0.002)
         return answer
 
     def token(self, user: str) -> str:
@@ -199,6 +199,8 @@ class Paper:
         self.socket = Socket()
         self.closed: Close | None = None
         self.reading = True
+        self._read = 0
+        self._messages: list[tuple[Any, ...]] = []
         protocol = language.protocol()
         session = protocol.session()
         node = place.node
@@ -232,7 +234,12 @@ class Paper:
 
     @property
     def all(self) -> list[tuple[Any, ...]]:
-        return self.language.read(self.socket.octets)
+        octets = self.socket.octets
+        if len(octets) > self._read:
+            # Frames are written whole.
+            self._messages += self.language.read(octets[self._read :])
+            self._read = len(octets)
+        return self._messages
 
     def replies(self) -> list[tuple[Any, ...]]:
         return [m for m in self.all if m[0] != "push"]

@@ -10,6 +10,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred, fail
 
 from pushserver.core import errors
+from pushserver.core.errors import Code, Refused
 from pushserver.core.positions import Position
 from pushserver.protocols.native.session import Rates
 from pushserver.server.outbox import Policy
@@ -436,7 +437,7 @@ async def test_a_revocation_that_comes_while_the_engine_is_asked_is_not_missed(
     monkeypatch.setattr(house.engine.revocations, "revoked", lambda credentials: answer)
     client = house.connect()
     client.send("auth", 1, token=house.token("ann"))
-    await house.settle()
+    await house.advance(1)
     await house.execute("revoke", userId="ann")
     answer.callback([False])
     await house.settle()
@@ -463,3 +464,43 @@ async def test_no_client_uses_up_the_message_id_of_the_server_side_or_of_another
     await house.settle()
     assert [push["data"] for push in ann.pushes("user_notification")] == ["paid"]
     assert [push["data"] for push in ann.pushes("message")] == ["forged", "forged", "true", "hers"]
+
+
+async def test_chat_counts_whichever_message_carries_it(tmp_path: Path) -> None:
+    house = await House(tmp_path, "[rate_limits]\nchat_messages_per_second = 2\n").start()
+    try:
+        ann = await house.client("ann")
+        assert (await ann.ask("chat_message", content="hi"))["type"] == "message_sent"
+        assert (await ann.ask("publish", channel="chat:a", data=1))["type"] == "published"
+        for refused in (
+            await ann.ask("publish", channel="chat:a", data=1),
+            await ann.ask("chat_message", content="hi"),
+        ):
+            assert refused["data"]["code"] == "RATE_LIMITED"
+            assert refused["data"]["retryAfter"] > 0
+    finally:
+        await house.stop()
+
+
+async def test_a_request_names_a_thousand_channels_at_most(house: House) -> None:
+    ann = await house.client("ann")
+    for type in ("subscribe", "unsubscribe"):
+        many = [f"chat:{n}" for n in range(1_001)]
+        assert (await ann.ask(type, channels=many))["data"]["code"] == "INVALID_MESSAGE"
+        assert (await ann.ask(type, channels=many[1:]))["type"].endswith("subscription_success")
+
+
+async def test_nobody_is_subscribed_to_another_users_channel(house: House) -> None:
+    ann = await house.client("ann")
+    stranger = house.connect()
+    for whose in ({"userId": "ann"}, {"connectionId": ann.connection.id}):
+        with pytest.raises(Refused) as refused:
+            await house.execute("subscribe", channels=["chat:a", "user:bob"], **whose)
+        assert refused.value.code is Code.PERMISSION_DENIED
+        assert ann.connection.channels == {"user:ann", "system"}
+    with pytest.raises(Refused):
+        await house.execute("subscribe", channels=["user:bob"], connectionId=stranger.connection.id)
+    assert await house.execute("subscribe", channels=["user:ann"], userId="ann") == {"connections": 0}
+    assert await house.execute("subscribe", channels=["user:bob"], connectionId="gone") == {"connections": 0}
+    with pytest.raises(Refused):
+        await house.node.subscriptions.force_subscribe(ann.connection, ("user:bob",))

@@ -73,9 +73,9 @@ async def test_a_revocation_that_was_not_heard_is_found(house: House) -> None:
 async def test_a_revoked_token_is_blocked_for_as_long_as_it_would_be_taken(house: House, by: str) -> None:
     lifetime = house.node.revocations._max_token_lifetime // 1000
     now = int(house.clock.seconds())
-    token = house.token("ann", jti="x", exp=now + lifetime)
+    token = house.token("ann", jti="x", iat=now - 1, exp=now - 1 + lifetime)
     await house.execute("revoke", **{by: {"jti": "x", "userId": "ann"}[by]})
-    await house.advance(lifetime + 4)
+    await house.advance(lifetime + 3)
     reply = await house.connect().ask("auth", token=token)
     assert (reply["type"], reply["data"]["code"]) == ("auth_failed", "TOKEN_BLACKLISTED")
 
@@ -156,3 +156,19 @@ def test_durations_are_numbers_or_texts() -> None:
     for bad in ("", "10", "x s", "0s", "-1s"):
         with pytest.raises(errors.Invalid):
             duration(bad)
+
+
+async def test_a_users_tokens_are_revoked_up_to_a_moment(house: House) -> None:
+    now = house.now()
+    older = await house.client("ann", {"iat": now / 1000 - 10})
+    newer = await house.client("ann", {"iat": now / 1000 - 9.25})
+    moment = now - 9_250
+    assert await house.execute("revoke", userId="ann", issuedBefore=moment) == {"closed": 1, "issuedBefore": moment}
+    assert (older.closed, newer.closed) == (errors.DISCONNECTED, None)
+    tries = ((now / 1000 - 9.251, "auth_failed"), (now / 1000 - 9.25, "auth_success"), (None, "auth_failed"))
+    for iat, answer in tries:
+        reply = await house.connect().ask("auth", token=house.token("ann", iat=iat))
+        assert reply["type"] == answer
+    assert await house.execute("revoke", userId="bob") == {"closed": 0, "issuedBefore": now}
+    with pytest.raises(errors.Invalid):
+        await house.execute("revoke", userId="ann", issuedBefore=now + 3_600_000)

@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred
 from pushserver.core.errors import Unavailable
 from pushserver.core.tokens import Keys
 from pushserver.server.clock import Clock
-from pushserver.server.jwks import COOLDOWN, MAX_AGE, MAX_SIZE, KeySet, fetch
+from pushserver.server.jwks import COOLDOWN, MAX_AGE, MAX_SIZE, RETRY, KeySet, fetch
 
 KEY = Ed25519PrivateKey.generate()
 
@@ -77,11 +77,34 @@ async def test_an_unknown_key_id_asks_again_but_not_at_will() -> None:
     world = World()
     world.answers = [document("1"), document("1", "2")]
     await world.ask("1")
-    assert not (await world.ask("2")).candidates("EdDSA", "2")
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            await world.ask("2")
     assert world.fetches == 1
     world.clock.advance((COOLDOWN + 1) / 1000)
     assert (await world.ask("2")).candidates("EdDSA", "2")
     assert world.fetches == 2
+
+
+async def test_only_an_answer_of_the_provider_makes_a_key_unknown() -> None:
+    world = World()
+    world.answers = [document("1"), OSError("away"), document("1")]
+    await world.ask("1")
+    world.clock.advance((COOLDOWN + 1) / 1000)
+    with pytest.raises(Unavailable):
+        await world.ask("2")
+    world.clock.advance((COOLDOWN + 1) / 1000)
+    assert not (await world.ask("2")).candidates("EdDSA", "2")
+    assert world.fetches == 3
+
+
+async def test_while_no_key_is_held_the_provider_is_asked_again_soon() -> None:
+    world = World()
+    world.answers = [OSError("away"), document("1")]
+    with pytest.raises(Unavailable):
+        await world.ask("1")
+    world.clock.advance((RETRY + 10) / 1000)
+    assert (await world.ask("1")).candidates("EdDSA", "1")
 
 
 async def test_old_keys_stay_in_use_while_newer_ones_cannot_be_had() -> None:

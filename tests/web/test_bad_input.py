@@ -380,6 +380,12 @@ def _(client: RawSocket) -> str:
     return each(signed_in(client), *({"type": "subscribe", "data": data} for data in wanted))
 
 
+@row("more than 1,000 channels in one `subscribe` or `unsubscribe`")
+def _(client: RawSocket) -> str:
+    many = {"channels": [f"chat:{n}" for n in range(1_001)]}
+    return each(signed_in(client), *({"type": type, "data": many} for type in ("subscribe", "unsubscribe")))
+
+
 @row("a position of another epoch, or beyond the newest, in `subscribe`")
 def _(client: RawSocket) -> str:
     signed_in(client)
@@ -741,13 +747,17 @@ def _(client: RawSocket) -> str:
     return f"{told(client)}, {told(client)}"
 
 
-@row("more `chat_message` than `chat_messages_per_second`", rate_limits=RateLimits(chat_messages_per_second=1))
+@row(
+    "more `chat_message`, or `publish` to a chat room, than `chat_messages_per_second`",
+    rate_limits=RateLimits(chat_messages_per_second=1),
+)
 def _(client: RawSocket) -> str:
     signed_in(client)
     for _ in range(2):
         client.say({"type": "chat_message", "data": {"content": "hi"}})
+    client.say({"type": "publish", "data": {"channel": "chat:lobby", "data": "hi"}})
     assert told(client) == "message_sent"
-    return told(client)
+    return one_answer([told(client), told(client)])
 
 
 @row("ten errors in a row")
