@@ -231,9 +231,9 @@ RULES: dict[str, Rule] = {
 STILL: dict[str, set[str]] = {
     "assignments": set(),
     "untyped": {"app"},
-    "clocks": {"app", "manhole"},
-    "words": {"engine", "app", "web", "manhole"},
-    "circles": {"engine", "app", "publisher"},
+    "clocks": {"manhole"},
+    "words": {"engine", "web"},
+    "circles": {"engine", "publisher"},
 }
 
 
