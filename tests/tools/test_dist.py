@@ -20,6 +20,7 @@ import pytest
 from pushserver import __version__
 from pushserver.web.static_files import StaticFiles, walk
 from tests.harness import ROOT
+from tests.test_pushclient_js import CORE
 from tests.test_pushclient_js import node_modules as node_modules
 from tools import dist
 
@@ -150,7 +151,7 @@ def test_a_source_map_shows_the_sources(package: Path) -> None:
 
 
 def test_the_core_is_small(package: Path) -> None:
-    """Beside it: phoenix 7.6 KB, socket.io-client 13.0 KB, centrifuge 23.5 KB (bundled, minified, gzip)."""
+    """What the entries share has names that a bundle of one entry does not need; they may cost little."""
     needed, seen = ["index.js"], set()
     while needed:
         name = needed.pop()
@@ -158,7 +159,7 @@ def test_the_core_is_small(package: Path) -> None:
         text = (package / name).read_text()
         needed += [path for path in names(package) if path.startswith("chunks/") and f'"./{path}"' in text]
     assert len(seen) > 1
-    assert len(gzip.compress(b"".join((package / name).read_bytes() for name in sorted(seen)), 9)) <= 12_600
+    assert len(gzip.compress(b"".join((package / name).read_bytes() for name in sorted(seen)), 9)) <= CORE * 1.03
 
 
 def test_the_tarball_is_the_folder(built: Path) -> None:
