@@ -94,7 +94,7 @@ def makeService(options: Options) -> IService:
         # A mistake is found before the service is imported: that installs the reactor, which twistd has chosen by now.
         read()
         from pushserver.app import log
-        from pushserver.app.service import make_service
+        from pushserver.app.main import make_service
 
         output = log.output_of(options.parent)
         service: IService = make_service(read, dev, workers, output)

@@ -183,6 +183,14 @@ def test_the_wheel_brings_extras_and_commands(installed: Path, server: Server) -
     )
 
 
+def test_the_first_step_of_the_readme_brings_all_that_the_others_need(tmp_path: Path) -> None:
+    dist.copy_sources(tmp_path)
+    shutil.copytree(ROOT / "tools", tmp_path / "tools", ignore=shutil.ignore_patterns("node"))
+    assert "-- pip installs " in run("tools/venv.sh run", tmp_path, str(Path(sys.executable).parent))
+    program = "import httpx, tqdm, websockets, pushserver.publisher, pushserver.client"
+    run(f"source .venv/bin/activate; python -c '{program}'; pushctl --help; twistd pushserver --help", tmp_path)
+
+
 def test_what_is_installed_serves_what_was_built(server: Server) -> None:
     assert server.api("GET", "/pushclient/index.js", key="").body.endswith("//# sourceMappingURL=index.js.map\n")
 

@@ -55,8 +55,17 @@ def run(command: list[str], server: Server, **more: str) -> str:
     return done.stdout
 
 
+def test_the_commands_are_found_after_the_first_step(tmp_path: Path) -> None:
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    script = f"{blocks('sh')[0]}command -v pushctl twistd python"
+    found = subprocess.run(
+        ["bash", "-ec", script], cwd=tmp_path, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=True
+    )
+    assert [Path(line).parent for line in found.stdout.splitlines()] == [Path(sys.prefix) / "bin"] * 3
+
+
 def test_the_commands_of_the_shell(server: Server) -> None:
-    ctl, curl, _ = blocks("sh")
+    _, ctl, curl, _ = blocks("sh")
     said = run(["bash", "-ec", ctl], server)
     assert re.search(r"published \S+ at 1\n", said)
     assert "kept" in said
@@ -110,7 +119,7 @@ def test_what_redis_takes(tmp_path: Path, start_server: Callable[..., Server]) -
     redis = RedisServer(tmp_path / "redis").start()
     try:
         node = start_server("--redis", redis.url, dev=True)
-        commands = blocks("sh")[2].replace("redis-cli", f"redis-cli -p {redis.port}")
+        commands = blocks("sh")[3].replace("redis-cli", f"redis-cli -p {redis.port}")
         run(["bash", "-ec", commands], node)
         wait_until(lambda: node.api("GET", "/api/inbox?userId=demo").body["messages"])
     finally:

@@ -6,6 +6,12 @@ cd "$(dirname "$0")/.."
 . tools/lib.sh
 
 kind=${1:-run}
+dev=".[dev]"
+case $kind in
+  dev) what=$dev ;;
+  # With both clients: what README.md shows after the start needs no further step.
+  *) what=".[client,publisher]" ;;
+esac
 new_enough='import sys; sys.exit(sys.version_info < (3, 11))'
 
 find_python() {
@@ -25,11 +31,11 @@ else
   python=.venv/bin/python
 fi
 version=$("$python" -c 'import sys; print(sys.version)')
-wanted=$(printf '%s\n' "$kind" "$PWD" "$version" | cat - setup.cfg pyproject.toml pushserver/__init__.py | sha256sum | cut -d' ' -f1)
+wanted=$(printf '%s\n' "$what" "$PWD" "$version" | cat - setup.cfg pyproject.toml pushserver/__init__.py | sha256sum | cut -d' ' -f1)
 
 for stamp in ".venv/.$kind-installed" .venv/.dev-installed; do
   # What the tests need holds what a run needs.
-  other=$(printf '%s\n' dev "$PWD" "$version" | cat - setup.cfg pyproject.toml pushserver/__init__.py | sha256sum | cut -d' ' -f1)
+  other=$(printf '%s\n' "$dev" "$PWD" "$version" | cat - setup.cfg pyproject.toml pushserver/__init__.py | sha256sum | cut -d' ' -f1)
   if [ -f "$stamp" ] && grep -qx -e "$wanted" -e "$other" "$stamp" && .venv/bin/python -c 'import pushserver' 2>/dev/null; then
     exit 0
   fi
@@ -49,11 +55,7 @@ if ! [ -x .venv/bin/python ] || ! .venv/bin/python -m pip --version >/dev/null 2
   pwd >.venv/.place
 fi
 
-case $kind in
-  dev) what=".[dev]" ;;
-  *) what="." ;;
-esac
-quietly "installing pushserver and what it needs ($kind)" \
+quietly "pip installs $what into .venv, which takes a minute or two" \
   .venv/bin/python -m pip install --disable-pip-version-check --no-input --editable "$what"
 # Written now, as the user who owns the environment: twistd's list of plugins.
 .venv/bin/twistd --help >/dev/null

@@ -237,6 +237,10 @@ class LoggedService(Service):
     def __init__(self, output: Output | None) -> None:
         self._output = output
 
+    def hang_up(self) -> None:
+        """SIGHUP: read the configuration anew."""
+        raise NotImplementedError
+
     def setServiceParent(self, parent: Any) -> None:
         if self._output is not None and isinstance(parent, Componentized):
             parent.setComponent(ILogObserver, self._output)

@@ -10,7 +10,6 @@ MultiService stops all its children at once; here each is awaited before the nex
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from random import random
@@ -19,16 +18,15 @@ from socket import gethostname
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.web.server import Request
 
-from pushserver.app import log, process
+from pushserver.app import log
 from pushserver.app.administration import Administration
-from pushserver.app.dev import Dev, open_console, prepare
+from pushserver.app.dev import Dev, open_console
 from pushserver.app.leftovers import clear_socket_lock
 from pushserver.app.node import make_node, settings_of
 from pushserver.app.watches import Watches
@@ -65,7 +63,6 @@ from pushserver.web.tickets import Tickets, issuer
 from pushserver.web.websocket import WebSocketDoorFactory
 
 if TYPE_CHECKING:
-    from pushserver.app.workers.supervisor import Supervisor
     from pushserver.manhole.ssh import Console
 
 
@@ -427,39 +424,3 @@ def make_engine(
         section=msgspec.structs.asdict(section) if section is not None else {},
     )
     return registry.make_engine(kind, reactor, clock, options)
-
-
-def make_service(read: Callable[[], Config], dev: bool, workers: int, output: log.Output | None) -> Service:
-    """Return the service for ``twistd``, and let signals reach it.
-
-    Args:
-        read: reads the configuration; raises `ConfigError`.
-        output: where the log goes, if not by one of Twisted's own loggers.
-
-    Raises `ConfigError`.
-    """
-    from twisted.internet import reactor
-
-    def prepared() -> tuple[Config, Dev | None]:
-        config = read()
-        return prepare(config) if dev else (config, None)
-
-    def source() -> Config:
-        return prepared()[0]
-
-    config, secrets = prepared()
-    log.configure(config.log)
-    process.count_monotonic(reactor)  # type: ignore[arg-type]
-    process.end_once(reactor)
-    service: Supervisor | PushService
-    if workers > 1:
-        from pushserver.app.workers.supervisor import Supervisor
-
-        service = Supervisor(reactor, config, secrets, workers, source, output, Clock(reactor))
-    else:
-        service = PushService(reactor, config, secrets, source=source, output=output)
-        process.freeze_gc()
-    process.on_signal(reactor, signal.SIGHUP, service.hang_up)
-    if output is not None:
-        process.on_signal(reactor, signal.SIGUSR1, output.rotate)
-    return service

@@ -55,9 +55,9 @@ class LineEditor:
             case Key.INSERT:
                 self.inserts = not self.inserts
             case Key.UP:
-                self._recall(self._shown - 1)
+                self._choose(self._shown - 1)
             case Key.DOWN:
-                self._recall(self._shown + 1)
+                self._choose(self._shown + 1)
         return before != (self.text, self.cursor, self.inserts)
 
     def _type(self, text: str) -> None:
@@ -70,7 +70,7 @@ class LineEditor:
         self.text = self.text[:start] + self.text[end:]
         self.cursor = start
 
-    def _recall(self, number: int) -> None:
+    def _choose(self, number: int) -> None:
         if not 0 <= number <= len(self.history):
             return
         if self._shown == len(self.history):

@@ -53,7 +53,7 @@ class Terminal:
         self._prompt = PROMPTS[0]
         #: whether a statement is being carried out: there is no prompt then
         self._busy = False
-        self._over = False
+        self._left = False
         self._renderer.print(greeting)
         self._draw()
 
@@ -65,7 +65,7 @@ class Terminal:
     def receive(self, octets: bytes) -> None:
         """Take what the client sends. A key that fails is logged, said, and costs the line."""
         for key in self._keyboard.take(octets):
-            if self._over:
+            if self._left:
                 return
             try:
                 self._press(key)
@@ -79,7 +79,7 @@ class Terminal:
 
     def print(self, text: str) -> None:
         """Print; while nothing is being carried out, above the line that is typed."""
-        if self._over or not text:
+        if self._left or not text:
             return
         if self._busy:
             self._renderer.print(text)
@@ -94,7 +94,7 @@ class Terminal:
     def _press(self, key: Key | str) -> None:
         match key:
             case Key.ENTER:
-                self._enter()
+                self._take_line()
             case Key.TAB:
                 self._complete()
             case Key.REDRAW:
@@ -111,7 +111,7 @@ class Terminal:
             case _:
                 self._renderer.bell()
 
-    def _enter(self) -> None:
+    def _take_line(self) -> None:
         self._renderer.leave(self._prompt, self._editor.text)
         line = self._editor.finish()
         self._busy = True
@@ -148,5 +148,5 @@ class Terminal:
     def _quit(self, status: int) -> None:
         if not self._busy:
             self._renderer.leave(self._prompt, self._editor.text)
-        self._over = True
+        self._left = True
         self._login.finish(status)

@@ -22,7 +22,7 @@ from pushserver.publisher.commands import Command, parts, smaller
 from pushserver.publisher.errors import PublishError, PublishRefused, PublishUnavailable, settles, too_large
 from pushserver.publisher.outbox import Entry, Outbox
 from pushserver.publisher.sender import sender
-from pushserver.publisher.transports import Transport
+from pushserver.publisher.transport import Transport
 
 _log = logging.getLogger("pushserver.publisher")
 

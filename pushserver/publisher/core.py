@@ -27,7 +27,8 @@ from pushserver.publisher.receipts import (
     Revoked,
     Ticket,
 )
-from pushserver.publisher.transports import Address, Transport, Trust
+from pushserver.publisher.transport import Transport, Trust
+from pushserver.publisher.transports import Address
 
 T = TypeVar("T")
 

@@ -31,7 +31,7 @@ from pushserver.publisher.errors import (
     PublishUnavailable,
     from_reply,
 )
-from pushserver.publisher.transports import Trust, port_of
+from pushserver.publisher.transport import Trust, port_of
 
 #: Statuses of a server, or of a proxy before it, that is not there now.
 _AWAY: Final = frozenset({408, 425, 429, 500, 502, 503, 504})

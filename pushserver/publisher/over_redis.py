@@ -28,10 +28,10 @@ except ImportError as error:  # pragma: no cover - an installation without the e
 
 from pushserver.publisher.commands import Command
 from pushserver.publisher.errors import PublishError, PublishRefused, PublishUnavailable
-from pushserver.publisher.transports import Place
+from pushserver.publisher.transport import Place
 
 if TYPE_CHECKING:
-    from pushserver.publisher.transports import Transport
+    from pushserver.publisher.transport import Transport
 
 _PASSING = (BusyLoadingError, ConnectionError, OutOfMemoryError, ReadOnlyError, TimeoutError, TryAgainError)
 

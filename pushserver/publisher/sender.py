@@ -16,10 +16,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
-
-if TYPE_CHECKING:
-    from pushserver.publisher.background import Background
+from typing import Any, Final, Protocol
 
 _log = logging.getLogger("pushserver.publisher")
 
@@ -30,9 +27,30 @@ _FAULT_PAUSE: Final = 1.0
 _NEVER: Final = float("inf")
 
 
+class Sending(Protocol):
+    """One publisher's background, as the sender sees it."""
+
+    exit_timeout: float
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits to be sent."""
+
+    def work(self, now: float) -> float | None:
+        """Send what is due. Return when there is more to do, s of the monotonic clock; None: when it rings."""
+
+    def before_fork(self, timeout: float) -> None: ...
+
+    def after_fork_in_parent(self) -> None: ...
+
+    def after_fork(self) -> None: ...
+
+    def at_exit(self, timeout: float | None) -> None: ...
+
+
 class Sender:
     def __init__(self) -> None:
-        self._known: dict[int, weakref.ref[Background]] = {}
+        self._known: dict[int, weakref.ref[Sending]] = {}
         self._begin()
 
     def _begin(self) -> None:
@@ -42,18 +60,18 @@ class Sender:
         self._bell = threading.Lock()
         self._bell.acquire()
         #: those with something to send, kept alive until it is sent
-        self._busy: dict[int, Background] = {}
+        self._busy: dict[int, Sending] = {}
 
-    def register(self, background: Background) -> None:
+    def register(self, background: Sending) -> None:
         key = id(background)
         self._known[key] = weakref.ref(background, lambda _: self._gone(key))
         _watch_exits()
 
-    def forget(self, background: Background) -> None:
+    def forget(self, background: Sending) -> None:
         self._busy.pop(id(background), None)
         self._gone(id(background))
 
-    def ring(self, background: Background) -> bool:
+    def ring(self, background: Sending) -> bool:
         """Say that there is something to send. False where no thread can be had: the interpreter is ending."""
         self.remind(background)
         thread = self.thread
@@ -67,7 +85,7 @@ class Sender:
                 return False
         return True
 
-    def remind(self, background: Background) -> None:
+    def remind(self, background: Sending) -> None:
         """Say so where the thread is known to run, or will be started by somebody else: takes no lock."""
         self._busy[id(background)] = background
         self._wake()
@@ -76,7 +94,7 @@ class Sender:
         """Whether this is the sender's own thread, as in a callback: it cannot wait for itself."""
         return self.thread is threading.current_thread()
 
-    def each(self) -> list[Background]:
+    def each(self) -> list[Sending]:
         return [background for known in list(self._known.values()) if (background := known()) is not None]
 
     def _gone(self, key: int) -> None:

@@ -17,7 +17,8 @@ from pushserver.publisher.commands import Command
 from pushserver.publisher.core import Core
 from pushserver.publisher.nowhere import NullTransport
 from pushserver.publisher.synchronous import Publisher
-from pushserver.publisher.transports import Address, Transport
+from pushserver.publisher.transport import Transport
+from pushserver.publisher.transports import Address
 
 T = TypeVar("T")
 

@@ -76,9 +76,9 @@ def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, boo
         calls.append((read(), dev, workers))
         return MultiService()
 
-    module = ModuleType("pushserver.app.service")
+    module = ModuleType("pushserver.app.main")
     module.make_service = make_service  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "pushserver.app.service", module)
+    monkeypatch.setitem(sys.modules, "pushserver.app.main", module)
     monkeypatch.chdir(tmp_path)
     for variable in [name for name in os.environ if name.startswith("PUSHSERVER_")]:
         monkeypatch.delenv(variable)

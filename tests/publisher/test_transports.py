@@ -11,7 +11,7 @@ import pytest
 from pushserver.engine.redis.settings import address_of
 from pushserver.publisher import AsyncPublisher, Publisher
 from pushserver.publisher.over_http import proxy_for
-from pushserver.publisher.transports import Trust, redis_place
+from pushserver.publisher.transport import Trust, redis_place
 
 
 @pytest.fixture(scope="module")

@@ -54,7 +54,6 @@ from pushserver.app.workers.metrics import Totals
 from pushserver.app.workers.questions import Questions
 from pushserver.app.workers.role import give_up
 from pushserver.app.workers.sockets import bind
-from pushserver.app.workers.worker import monotonic
 from pushserver.config.sections import Config
 from pushserver.core.errors import ConfigError
 from pushserver.server.clock import Clock, Recurring
@@ -138,7 +137,7 @@ class Supervisor(LoggedService):
             self._ports[self._config.manhole.listen] = port
             self.reloader.config = self._config
         self._table = load_table.make(self._count)
-        self._load_table = load_table.LoadTable(self._table, self._count, 0, monotonic)
+        self._load_table = load_table.LoadTable(self._table, self._count, 0, self._clock.milliseconds)
         for number in range(1, self._count + 1):
             self._spawn(number)
         self._looks = self._clock.every(LOOK_EVERY, self._look, self._log, "looking after the workers")

@@ -13,7 +13,6 @@ import os
 import signal
 import socket
 import sys
-import time
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
@@ -64,11 +63,6 @@ FIGURES_EVERY: Final = 5
 ANSWERS_TIMEOUT: Final = 8
 #: Seconds for the last words to be taken.
 LAST_WORDS: Final = 2
-
-
-def monotonic() -> int:
-    """Return ms on a clock that all processes of the machine share."""
-    return time.monotonic_ns() // 1_000_000
 
 
 class Worker:
@@ -130,7 +124,7 @@ class Worker:
 
     def _begin(self, order: Begin) -> None:
         self._number = order.number
-        self._load_table = LoadTable(order.load_table, order.count, order.number - 1, monotonic)
+        self._load_table = LoadTable(order.load_table, order.count, order.number - 1, self._clock.milliseconds)
         self._sockets = {passed.description: passed for passed in order.sockets}
         self._dev = order.dev
         configure(order.config.log)

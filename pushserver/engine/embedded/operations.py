@@ -231,7 +231,7 @@ class ReplaceTask(Operation[bool]):
     __slots__ = ("_body", "_changed", "_event", "_final", "_kept", "_position", "digest", "task_id", "user_id")
 
     def __init__(
-        self, event: TaskEvent, final: Publication | None, key: IdempotencyKey | None, kept: int | None
+        self, event: TaskEvent, final: Publication | None, key: IdempotencyKey | None, kept: int | None = None
     ) -> None:
         self._kept = event.state.version - 1 if kept is None else kept
         self.task_id = event.state.task_id
@@ -274,7 +274,7 @@ class RestartTask(Operation[TaskState | None]):
 
     __slots__ = ("_changed", "_event", "_kept", "digest", "task_id", "user_id")
 
-    def __init__(self, event: TaskEvent, key: IdempotencyKey | None, kept: int | None) -> None:
+    def __init__(self, event: TaskEvent, key: IdempotencyKey | None, kept: int | None = None) -> None:
         self._kept = event.state.version - 1 if kept is None else kept
         self.task_id = event.state.task_id
         self.user_id = event.state.user_id

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.python.failure import Failure
 
@@ -31,7 +31,24 @@ if TYPE_CHECKING:
 
     from pushserver.engine.interfaces import InboxRules
 
-    from .operations import Operation
+
+class BatchItem(Protocol):
+    """An operation as the store sees it (`pushserver.engine.embedded.operations`): what it asks for, and how it is
+    carried out."""
+
+    @property
+    def digest(self) -> bytes | None: ...
+
+    @property
+    def user_id(self) -> str | None: ...
+
+    @property
+    def channel(self) -> str | None: ...
+
+    @property
+    def task_id(self) -> str | None: ...
+
+    def carry_out(self, store: Store) -> Any: ...  # Any: each has an answer of its own kind
 
 
 class Store:
@@ -80,7 +97,7 @@ class Store:
 
     def carry_out(
         self,
-        operations: Sequence[Operation[Any]],  # Any: each has an answer of its own kind
+        operations: Sequence[BatchItem],
         now: int,
     ) -> list[Any]:
         """Carries out a batch as one transaction, which is on the disk when this returns.
@@ -115,10 +132,7 @@ class Store:
         if disk_failed(error) and getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_FULL:
             self._database.drop()
 
-    def _transaction(
-        self,
-        operations: Sequence[Operation[Any]],  # Any: as in `carry_out`
-    ) -> list[Any]:
+    def _transaction(self, operations: Sequence[BatchItem]) -> list[Any]:
         connection = self.connection = self._database.connection
         connection.execute("BEGIN")
         now = self.now

@@ -68,8 +68,8 @@ class Residents(Protocol):
     def connections(self) -> int:
         """How many connections are registered."""
 
-    async def register(self, announced: bool) -> None:
-        """Register them under the node's new incarnation; ``announced``: others may have said that they went."""
+    async def register(self, notify: bool) -> None:
+        """Register them under the node's new incarnation; ``notify``: others may have said that they went."""
 
 
 class RedisCluster:

@@ -207,9 +207,9 @@ class ChannelFeed:
             if patience:
                 return
             self._call.cancel()
-        self._call = self.feeds.clock.later(patience, self._catch_up)
+        self._call = self.feeds.clock.later(patience, self._read_missed)
 
-    def _catch_up(self) -> None:
+    def _read_missed(self) -> None:
         self._call = None
         sequencer = self.sequencer
         assert sequencer is not None

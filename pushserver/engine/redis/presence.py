@@ -140,8 +140,8 @@ class RedisPresence:
 
     # -- after Redis was away -----------------------------------------------------------------------------------------
 
-    async def register(self, announced: bool) -> None:
-        """Register all that this node holds under its incarnation. ``announced``: others may have said that it went,
+    async def register(self, notify: bool) -> None:
+        """Register all that this node holds under its incarnation. ``notify``: others may have said that it went,
         so the listener is notified of each user who is back. Fails with `errors.Unavailable`."""
 
         async def register(entry: Entry) -> None:
@@ -153,7 +153,7 @@ class RedisPresence:
                 raise
             if entry in self._beginning:
                 self._beginning[entry] = self._beginning[entry] or bool(first)
-            elif announced and (first or entry in self._doubtful):
+            elif notify and (first or entry in self._doubtful):
                 self._notify_back(entry, info)
 
         await self._in_batches(self._held, register)
@@ -170,13 +170,13 @@ class RedisPresence:
         """Remove what ended while Redis was away, and announce it. Fails with `errors.Unavailable`."""
 
         async def remove(entry: Entry) -> None:
-            at, info, announced = self._ended.pop(entry)
+            at, info, announces = self._ended.pop(entry)
             try:
                 last = await self._remove(entry, at, "again")
             except errors.Unavailable:
-                self._ended[entry] = (at, info, announced)
+                self._ended[entry] = (at, info, announces)
                 raise
-            if not (last and announced):
+            if not (last and announces):
                 return
             channel, user_id, _ = entry
             if channel is None:

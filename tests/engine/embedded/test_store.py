@@ -6,10 +6,18 @@ import re
 import sqlite3
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from pushserver.core.task import NewTask, complete, create
-from pushserver.engine.embedded.operations import AppendToInbox, CreateTask, KeepPublication, ReplaceTask, Sweep
+from pushserver.engine.embedded.operations import (
+    AppendToInbox,
+    CreateTask,
+    KeepPublication,
+    ReplaceTask,
+    RestartTask,
+    Sweep,
+)
 from pushserver.engine.embedded.rows import revocations as revocationrows
 from pushserver.engine.interfaces import IdempotencyKey, Retention, TaskEvent
 
@@ -32,6 +40,8 @@ def test_no_statement_reads_a_whole_table(tmp_path: Path, monkeypatch: pytest.Mo
     retention = Retention(2, 50)
     first = create(NewTask(task_id="t", user_id="7"), opened.now)
     final = complete(first, None, opened.now)
+    again = msgspec.structs.replace(first, version=final.version + 1, attempt=2)
+    monkeypatch.setattr(Retention, "max_bytes", 200)
     for _ in range(3):
         opened.batch(
             *[
@@ -43,6 +53,7 @@ def test_no_statement_reads_a_whole_table(tmp_path: Path, monkeypatch: pytest.Mo
             *[KeepPublication(publication("n:a", n), retention, None) for n in range(9)],
             CreateTask(TaskEvent("task_created", first), None),
             ReplaceTask(TaskEvent("task_completed", final), publication("user:7", "done"), IdempotencyKey("t")),
+            RestartTask(TaskEvent("task_created", again), None),
             Asking(lambda store: store.tasks.get(store.connection, store.now, "t")),
             Asking(lambda store: store.tasks.of_user(store.connection, store.now, "7", True, 5)),
             Asking(lambda store: store.tasks.of_user(store.connection, store.now, "7", False, 5)),
