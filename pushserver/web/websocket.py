@@ -84,6 +84,11 @@ class WebSocketDoor(AutobahnReader):
         if offer.token is not None:
             self._inbound.sign_in(offer.token)
 
+    @property
+    def identified(self) -> bool:
+        """Whether a token was shown."""
+        return self.connection is not None and self.connection.identity is not None
+
     # -- in -----------------------------------------------------------------------------------------------------------
 
     def dataReceived(self, data: bytes) -> None:
@@ -181,6 +186,7 @@ class WebSocketDoor(AutobahnReader):
         connection, inbound = self.connection, self._inbound
         self.connection = self._inbound = None
         self._unread = b""
+        self._factory.context.places.leave(self.transport)
         if self._outbox is not None:
             self._outbox.close()
         if connection is None or inbound is None:
@@ -224,6 +230,8 @@ class WebSocketDoor(AutobahnReader):
 
     def ping(self) -> bool:
         outbox = self._outbox
+        if self.identified:
+            self._factory.context.places.leave(self.transport)
         if self.is_up and outbox is not None and self.connection is not None:
             outbox.write_first(self.connection.dialect.ping())
             outbox.moved = False

@@ -50,6 +50,8 @@ def context(
     return Context(
         reactor=reactor or task.Clock(),
         clock=Clock(reactor or task.Clock(), lambda: 1_700_000_000_000),
+        node="here",
+        nodes=list,  # type: ignore[arg-type,return-value]
         hub=rooms,
         requests=rooms,
         cluster=rooms,
