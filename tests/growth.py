@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, cast
 from pushserver.config import values
 from pushserver.core import channels, permissions, publication, tokens
 from pushserver.core.errors import PushError
+from pushserver.core.message_types import may_send
 from pushserver.core.rate_limit import KeyedTokenBuckets
 from pushserver.manhole import tables, tracing
 from pushserver.protocols import rfc6455
@@ -134,8 +135,8 @@ PARSERS: dict[str, Parser] = {
         _JSON,
     ),
     "type": Parser(
-        ("core.publication.TYPE", "protocols.native.messages.may_send"),
-        _latin(lambda text: messages.may_send(text, server_side=True)),
+        ("core.publication.TYPE", "core.message_types.may_send"),
+        _latin(lambda text: may_send(text, server_side=True)),
         _NAMES,
     ),
     "text frames": Parser(
@@ -285,7 +286,7 @@ NOT_FROM_OUTSIDE: dict[str, str] = {
     "config.values._redis_url": "the operator's file",
     "config.values._api_key": "the operator's file",
     "core.tokens._PEM_BLOCK": "the operator's key file",
-    "client.tx._STATUS": "the WebSocket library's own words",
+    "client.tx_link._STATUS": "the WebSocket library's own words",
     "web.tls.endpoint": "the operator's file",
     "web.static_files.StaticFile.__init__": "the package's own file names",
     "web.site.Root.place": "paths of the server itself",

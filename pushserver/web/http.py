@@ -227,7 +227,8 @@ class PushChannel(HTTPChannel):
     def requestDone(self, request: Any) -> None:
         if self._ended:
             return
-        more = b"".join(self._dataBuffer)
+        # What came behind an answer that was made at once has not been looked at.
+        more = b"".join(self._dataBuffer) + self.clearLineBuffer()
         self._dataBuffer = []
         super().requestDone(request)
         if not self.persistent:
