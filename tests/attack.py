@@ -254,7 +254,9 @@ def attack(
         honest = Honest(server)
         attackers: list[tuple[Attacker, float]] = []
         try:
-            time.sleep(0.5)
+            time.sleep(1)
+            calm = sorted(honest.waits)[len(honest.waits) * 99 // 100 if len(honest.waits) > 1 else 0]
+            print(f"       {transport:<11} {engine:<8} before: ping p99 {calm * 1000:.0f} ms", flush=True)
             for number, row in enumerate(rows):
                 honest.waits.clear()
                 attacker = Attacker(transport, address, context, seed + number)

@@ -35,7 +35,7 @@ ID_BYTES: Final = 12
 TURN: Final = 0.002
 STRANGERS_TURN: Final = 0.0005
 #: Octets that are looked through for the other side's close frame once we have closed.
-CLOSING: Final = 2_048
+CLOSING: Final = 1_024
 #: Ordinary messages that are taken out of a read at a time.
 AT_ONCE: Final = 16
 #: Frames beyond the rate that end a connection, as so many refused messages in a row do.
