@@ -86,4 +86,5 @@ attack: venv tools
 	@$(BIN)/python -m tests.attack $(ARGS)
 
 audit: venv tools
+	@test -x build/audit/bin/pip-audit || { $(BIN)/python -m venv build/audit && build/audit/bin/pip install --quiet pip-audit; }
 	@$(BIN)/python -m tools.audit

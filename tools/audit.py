@@ -9,6 +9,7 @@ import json
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,7 +26,9 @@ def _run(*command: str, cwd: Path = ROOT) -> tuple[int, str, str]:
 
 def python() -> tuple[str, int | None]:
     """Return what to say of the Python packages, and how many advisories there are; None where nobody knows."""
-    status, said, why = _run(sys.executable, "-m", "pip_audit", "--format", "json", "--progress-spinner", "off")
+    auditor = ROOT / "build" / "audit" / "bin" / "pip-audit"
+    installed = sysconfig.get_paths()["purelib"]
+    status, said, why = _run(str(auditor), "--path", installed, "--format", "json", "--progress-spinner", "off")
     try:
         packages = json.loads(said)["dependencies"]
     except (ValueError, KeyError, TypeError):
