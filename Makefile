@@ -23,7 +23,7 @@ suite full test-newest test-oldest soak: export SEED := $(SEED)
 suite full test-newest test-oldest soak: export PYTHONHASHSEED := $(SEED)
 PYTEST := -m pytest --hypothesis-seed=$(SEED)
 
-.PHONY: run test check suite full conformance test-newest test-oldest soak matrix bench dist clean venv tools
+.PHONY: run test check suite full conformance test-newest test-oldest soak matrix bench dist attack audit clean venv tools
 
 run:
 	@tools/venv.sh run
@@ -81,3 +81,10 @@ clean:
 	@rm -rf .mypy_cache .ruff_cache .hypothesis _trial_temp
 	@rm -rf tests/node/node_modules tools/node/node_modules twisted/plugins/dropin.cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+attack: venv tools
+	@$(BIN)/python -m tests.attack $(ARGS)
+
+audit: venv tools
+	@test -x build/audit/bin/pip-audit || { $(BIN)/python -m venv build/audit && build/audit/bin/pip install --quiet pip-audit; }
+	@$(BIN)/python -m tools.audit

@@ -55,7 +55,7 @@ class Inside:
             "connections": dict(node.hub.connections),
             "users": dict(node.hub.users),
             "channels": dict(node.hub.channels),
-            "unfinished heads": set(doors.waiting),
+            "unfinished heads": doors.waiting,
             "alarms": len(node.heartbeat.wheel),
             "sockets": node.counters.sockets,
             "feeds": dict(node.tasks._feeds),
@@ -78,6 +78,12 @@ class Inside:
                 return answer
             assert time.monotonic() < end, instead()
             await deferLater(reactor, 0.005)
+
+    async def turn(self) -> None:
+        """Some turns of the reactor."""
+        from twisted.internet import reactor
+
+        await deferLater(reactor, 0.01)
 
     async def empty(self) -> None:
         """Fails unless soon nothing is left of any connection."""

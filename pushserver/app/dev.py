@@ -214,7 +214,7 @@ def leave_address(config: Config) -> None:
 
 
 def _address_line(config: Config) -> str:
-    return address(config.server.listen[0]) + "\n"
+    return address((config.server.api_listen or config.server.listen)[0]) + "\n"
 
 
 def withdraw_address(config: Config) -> None:

@@ -22,7 +22,6 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
-from twisted.web.server import Request
 
 from pushserver.app import log
 from pushserver.app.administration import Administration
@@ -46,21 +45,11 @@ from pushserver.server.clock import Clock, wall_clock
 from pushserver.server.drain import Drain, reconnect_window
 from pushserver.web import api, tls
 from pushserver.web.admission import Admission
-from pushserver.web.context import Context
-from pushserver.web.http import PushSite, headers_of
+from pushserver.web.context import Context, places_by
+from pushserver.web.doors import Doors, Facts
 from pushserver.web.metrics import Measures, registry_of
-from pushserver.web.port import PortFactory, peer_address
-from pushserver.web.site import (
-    Health,
-    Metrics,
-    Ready,
-    Root,
-    WebSocketPath,
-)
-from pushserver.web.sse import EventStreams
-from pushserver.web.static_files import Page, StaticFiles
-from pushserver.web.tickets import Tickets, issuer
-from pushserver.web.websocket import WebSocketDoorFactory
+from pushserver.web.places import Places
+from pushserver.web.tickets import Tickets
 
 if TYPE_CHECKING:
     from pushserver.manhole.ssh import Console
@@ -130,55 +119,27 @@ class PushService(log.LoggedService):
             now=self._now,
         )
 
-    def _make_doors(self) -> PortFactory:
-        config, node, admission = self._config, self.node, self.admission
-        context = self._context = Context(
+    def _make_doors(self) -> Doors:
+        config, node = self._config, self.node
+        server = config.server
+        context = Context(
             reactor=self._reactor,
             clock=self.clock,
+            node=node.name,
+            nodes=node.engine.broker.nodes,
             hub=node.hub,
             requests=node.requests,
             cluster=node.cluster,
             heartbeat=node.heartbeat,
             authenticator=node.authenticator,
             counters=node.counters,
-            admission=admission,
-            server=config.server,
+            admission=self.admission,
+            server=server,
             auth=config.auth,
             delivery=config.delivery,
             rate_limits=config.rate_limits,
+            places=Places(*places_by(server, config.auth)),
         )
-        sockets = self._sockets = WebSocketDoorFactory(context)
-        root = Root(admission)
-        site = self._site = PushSite(root, self._reactor, config.server.max_body_size)
-        doors = PortFactory(context, site.http, sockets.door)
-        keys = self._api_keys
-
-        def trusted(request: Request) -> bool:
-            if self._config.server.metrics_public or keys.scopes(request) is not None:
-                return True
-            return admission.is_loopback(peer_address(request.transport), headers_of(request))
-
-        calls = api.Api(
-            keys,
-            node.engine,
-            node.commands,
-            node.cluster,
-            node.reading,
-            node.tasks,
-            node.counters,
-            node.stats_channel.everything,
-        )
-        root.putChild(b"api", calls)
-
-        async def tickets() -> Tickets:
-            return Tickets(await node.engine.secret("tickets"), config.auth.max_token_lifetime)
-
-        streams = EventStreams(context, tickets)
-        node.bind_streams(streams.receive)
-        calls.add("tickets", "POST", api.Route("admin", issuer(tickets, self._now)))
-        root.putChild(b"sse", streams)
-        root.putChild(b"healthz", Health())
-        root.putChild(b"readyz", Ready(self.trouble, trusted))
         measures = Measures(
             node.counters,
             node.hub,
@@ -186,25 +147,28 @@ class PushService(log.LoggedService):
             node.name,
             self._now,
             lambda: self.trouble() is None,
-            doors.handshakes.failed,
+            context.handshakes.failed,
         )
         #: what this process counts
         self.metrics = registry_of(measures)
-        root.putChild(b"metrics", Metrics(lambda: self._role.metrics(self.metrics), trusted))
+
+        async def tickets() -> Tickets:
+            return Tickets(await node.engine.secret("tickets"), config.auth.max_token_lifetime)
+
+        calls = api.Api(
+            context, self._api_keys, node.engine, node.commands, node.reading, node.tasks, node.stats_channel.everything
+        )
         calls.add("reload", "POST", api.Route("admin", self.administration.post_reload))
         calls.add("drain", "POST", api.Route("admin", self.administration.post_drain))
         calls.add("drain", "DELETE", api.Route("admin", self.administration.delete_drain))
-        static = StaticFiles()
-        root.putChild(b"pushclient.js", static.file("pushclient.js", public=True))
-        root.putChild(b"pushclient", static.folder("pushclient", public=True))
-        root.putChild(b"pushclient.tgz", static.npm_package())
-        if config.server.page:
-            root.putChild(b"", Page(config.server.websocket_path, self._demo_token if self._dev else None))
-            root.putChild(b"page", static.folder("page"))
-        root.place(
-            config.server.websocket_path,
-            WebSocketPath(lambda transport, head, octets: doors.upgrade(None, transport, head, octets)),
+        facts = Facts(
+            trouble=self.trouble,
+            metrics=lambda: self._role.metrics(self.metrics),
+            token=self._demo_token if self._dev else None,
+            tickets=tickets,
         )
+        doors = Doors(context, self._api_keys, calls, facts)
+        node.bind_streams(doors.streams.receive)
         return doors
 
     def _demo_token(self, user_id: str) -> str:
@@ -243,10 +207,13 @@ class PushService(log.LoggedService):
         self.node.start()
         if self.node.engine.ingest is not None:
             self.node.engine.ingest.start(self.node.commands.execute)
-        for description in self._config.server.listen:
+        server, doors = self._config.server, self._doors
+        listeners = [(description, doors.public) for description in server.listen]
+        listeners += [(description, doors.private) for description in server.api_listen if doors.private is not None]
+        for description, factory in listeners:
             try:
                 clear_socket_lock(description)
-                port = await self._role.endpoint(description).listen(self._doors)
+                port = await self._role.endpoint(description).listen(factory)
                 self._ports.append(port)
                 widen(port, description)
             except Exception as problem:
@@ -341,9 +308,7 @@ class PushService(log.LoggedService):
             self._inbox_rules.adopt(_inbox_rules(config))
             self._api_keys.adopt(config.api.keys)
             self.admission.adopt(self._make_admission(config))
-            self._context.adopt(config.server, config.auth, config.delivery, config.rate_limits)
-            self._sockets.adopt()
-            self._site.max_body_size = config.server.max_body_size
+            self._doors.adopt(config.server, config.auth, config.delivery, config.rate_limits)
 
         return adopt
 

@@ -261,7 +261,11 @@ class _Checks:
             )
 
     def _check_loopback(self, server: Server, manhole: Manhole) -> None:
-        for key, listen in [*(("server.listen", one) for one in server.listen), ("manhole.listen", manhole.listen)]:
+        for key, listen in [
+            *(("server.listen", one) for one in server.listen),
+            *(("server.api_listen", one) for one in server.api_listen),
+            ("manhole.listen", manhole.listen),
+        ]:
             if listen and not values.is_loopback(listen):
                 raise self._mistake(key, "expected a loopback interface (interface=127.0.0.1) with --dev", listen)
 

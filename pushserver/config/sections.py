@@ -64,14 +64,18 @@ class Server(Section, frozen=True, kw_only=True):
     state_dir: Annotated[str, text("a directory", r".+")] = "var"
     websocket_path: Annotated[str, text('a path such as "/ws"', r"(/[A-Za-z0-9._~-]+)+")] = "/ws"
     page: Annotated[bool, flag()] = False
+    #: where set, the API, the metrics and details of readiness are there alone
+    api_listen: Annotated[tuple[str, ...], listing(endpoint(), "endpoints")] = ()
     allowed_origins: Annotated[tuple[str, ...], listing(ORIGIN, "origins")] = ()
     max_connections: Annotated[int, whole(1)] = 10_000
     max_connections_per_user: Annotated[int, whole(1)] = 100
+    max_pending_per_address: Annotated[int, whole(0)] = 250
     max_channels_per_connection: Annotated[int, whole(1)] = 128
     max_message_size: Annotated[int, whole(1)] = 65_536
     max_body_size: Annotated[int, whole(1)] = 1_048_576
     trusted_proxies: Annotated[tuple[str, ...], listing(CIDR, "networks")] = ()
     metrics_public: Annotated[bool, flag()] = False
+    keep_alive: Annotated[int, duration(1_000)] = 75_000
     shutdown_delay: Annotated[int, duration(0)] = 0
     shutdown_drain: Annotated[int, duration(0)] = 10_000
     node_name: Annotated[str, text("up to 100 of letters, digits, . _ -", r"[A-Za-z0-9._-]{0,100}")] = ""

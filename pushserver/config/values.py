@@ -305,6 +305,10 @@ def _origin(value: Any) -> str:
         return "*"
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*://[!-.0-~]+", value):
         raise InvalidValue
+    # A star stands for whole labels before a name of two at least; what it would never match is a mistake.
+    name = r"[A-Za-z0-9-]+"
+    if "*" in value and not re.fullmatch(rf"[^*]*://\*\.{name}(\.{name})+(:\d+)?/?", value):
+        raise InvalidValue('a pattern such as "https://*.example.com"')
     return value.lower()
 
 

@@ -12,10 +12,14 @@ from urllib.parse import urlsplit
 
 from pushserver.core.errors import Code, PushError, Refused, Unavailable
 from pushserver.core.rate_limit import KeyedTokenBuckets
+from pushserver.web.places import plain_address
 from pushserver.web.refused_origins import RefusedOrigins
 
 #: The hosts that a server in development mode answers to, so that no foreign name can be bound to it.
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+#: Who names one of these passes on what somebody else asked.
+_FORWARDED: Final = frozenset({"forwarded", "via", "x-real-ip"})
 
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443", "ws": "80", "wss": "443"}
 
@@ -44,7 +48,9 @@ class Admission:
         now: Callable[[], int],
     ) -> None:
         self._any_origin = "*" in allowed_origins
-        self._origins = frozenset(_origin(o) for o in allowed_origins if o != "*")
+        self._origins = frozenset(_origin(o) for o in allowed_origins if "*" not in o)
+        #: the scheme and what a host must end with, and the port, of each ``https://*.example.com``
+        self._domains = [_parts(_origin(o).replace("://*.", "://.")) for o in allowed_origins if "://*." in o]
         self._proxies = [ipaddress.ip_network(p) for p in trusted_proxies]
         self._loopback_only = loopback_only
         self._max_connections = max_connections
@@ -79,7 +85,7 @@ class Admission:
             return peer
         address = peer
         for hop in reversed(headers.get("x-forwarded-for", "").split(",")):
-            hop = _bare(hop.strip())
+            hop = plain_address(_bare(hop.strip()))
             if not hop:
                 break
             address = hop
@@ -95,18 +101,24 @@ class Admission:
                 return forwarded.lower()
         return headers.get("host", "").lower()
 
-    def is_loopback(self, peer: str, headers: Headers) -> bool:
-        """Whether the request comes from this machine, by itself and not through a proxy."""
-        address = self.address(peer, headers)
-        if address == "unix":
-            return True
-        if "x-forwarded-for" in headers and address == peer:
-            # Somebody forwarded this whom we do not know: it is not the local operator.
+    def is_proxy(self, address: str) -> bool:
+        """Whether this is a trusted proxy's address, so that its sockets stand for many."""
+        return self._trusted(address)
+
+    def is_local(self, peer: str, headers: Headers) -> bool:
+        """Whether the request comes from the operator on this machine: over loopback, by itself, to a loopback name.
+
+        A unix socket is a proxy's; and what was forwarded, by whomever, or asked for under another name, came from
+        elsewhere.
+        """
+        if any(name in _FORWARDED or name.startswith("x-forwarded-") for name in headers):
             return False
         try:
-            return ipaddress.ip_address(address).is_loopback
+            if not ipaddress.ip_address(peer).is_loopback:
+                return False
         except ValueError:
             return False
+        return _is_loopback_name(_without_port(headers.get("host", "").lower()))
 
     # -- may they -----------------------------------------------------------------------------------------------------
 
@@ -132,6 +144,9 @@ class Admission:
         if not parts.scheme or not parts.hostname:
             return False
         if _origin(origin) in self._origins:
+            return True
+        scheme, host, number = _parts(_origin(origin))
+        if any((scheme, number) == (s, n) and host[1:].endswith(end) for s, end, n in self._domains):
             return True
         default = _DEFAULT_PORTS.get(parts.scheme, "")
         name = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
@@ -173,6 +188,22 @@ def _origin(text: str) -> str:
     if default is not None and netloc.endswith(f":{default}"):
         netloc = netloc[: -len(default) - 1]
     return f"{parts.scheme}://{netloc}"
+
+
+def _parts(origin: str) -> tuple[str, str, str]:
+    """An origin's scheme, host and port."""
+    scheme, _, rest = origin.partition("://")
+    host, _, port = rest.partition(":")
+    return scheme, host, port
+
+
+def _is_loopback_name(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def _split_port(host: str) -> tuple[str, str, str]:

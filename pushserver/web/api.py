@@ -24,17 +24,17 @@ from twisted.web.server import NOT_DONE_YET, Request
 
 from pushserver.core import operations
 from pushserver.core.channels import is_id
-from pushserver.core.errors import Code, Invalid, NotFound, PushError, Refused
+from pushserver.core.errors import HTTP_STATUS, Code, Invalid, NotFound, PushError, Refused
 from pushserver.core.positions import Position
 from pushserver.core.task import TaskState
 from pushserver.protocols.native.messages import MAX_HISTORY, push
 from pushserver.protocols.native.session import reply_of
 from pushserver.server.backend_commands import SCOPES, BackendCommands, CommandBatch, decode
-from pushserver.server.cluster import Cluster, Target
+from pushserver.server.cluster import Target
 from pushserver.server.reading import ReadRequests
-from pushserver.server.stats import Counters
 from pushserver.server.tasks import Tasks
-from pushserver.web.http import argument, respond, respond_error
+from pushserver.web.context import Context
+from pushserver.web.http import Refusal, argument, headers_of, respond, respond_error, respond_options
 from pushserver.web.port import peer_address
 
 if TYPE_CHECKING:
@@ -81,22 +81,40 @@ class Keys:
     def __bool__(self) -> bool:
         return bool(self._scopes)
 
+    def given(self, request: Request) -> str | None:
+        """Return the key that a request shows, right or wrong."""
+        given = request.getHeader("x-api-key")
+        if given is None:
+            scheme, _, credentials = (request.getHeader("authorization") or "").partition(" ")
+            given = credentials.strip() if scheme.lower() == "bearer" else None
+        return given or None
+
     def scopes(self, request: Request) -> frozenset[str] | None:
-        """What the request's key may do; None where it has no valid one."""
-        return self._scopes.get(_digest(request))
+        """Return what the request's key may do; None where it has no valid one."""
+        return self._scopes.get(self._digest(request))
 
     def name(self, request: Request) -> str:
         """Return what the log calls the request's key; "" where it has no valid one."""
-        return self._names.get(_digest(request), "")
+        return self._names.get(self._digest(request), "")
+
+    def _digest(self, request: Request) -> bytes:
+        given = self.given(request)
+        return b"" if given is None else sha256(given.encode("utf-8", "surrogateescape")).digest()
 
 
-def _digest(request: Request) -> bytes:
-    """Return the digest of the key that a request shows; empty where it shows none."""
-    given = request.getHeader("x-api-key")
-    if given is None:
-        scheme, _, credentials = (request.getHeader("authorization") or "").partition(" ")
-        given = credentials.strip() if scheme.lower() == "bearer" else None
-    return sha256(given.encode("utf-8", "surrogateescape")).digest() if given else b""
+class WrongMethod(Refused):
+    """No code of the protocol stands for this; the status 405 does."""
+
+    def __init__(self, methods: Iterable[str]) -> None:
+        self.allow = ", ".join(sorted(methods))
+        super().__init__(f"use {' or '.join(sorted(methods))}", Code.INVALID_MESSAGE)
+
+
+def refusal_of(problem: PushError) -> Refusal:
+    """Return how a problem with a request's head is answered."""
+    if isinstance(problem, WrongMethod):
+        return Refusal(405, problem, f"Allow: {problem.allow}\r\n")
+    return Refusal(HTTP_STATUS[problem.code], problem)
 
 
 class Api(Resource):
@@ -107,23 +125,23 @@ class Api(Resource):
 
     def __init__(
         self,
+        context: Context,
         keys: Keys,
         engine: IEngine,
         commands: BackendCommands,
-        cluster: Cluster,
         reading: ReadRequests,
         tasks: Tasks,
-        counters: Counters,
         stats: Callable[[], Awaitable[Any]],
     ) -> None:
         super().__init__()
+        self._context = context
         self._keys = keys
         self._engine = engine
         self._commands = commands
-        self._cluster = cluster
+        self._cluster = context.cluster
         self._reading = reading
         self._tasks = tasks
-        self._counters = counters
+        self._counters = context.counters
         self._stats = stats
         self._routes: dict[str, dict[str, Route]] = {
             **{name: {"POST": self._command(name)} for name in SCOPES if "." not in name},
@@ -148,49 +166,78 @@ class Api(Resource):
 
     # -- the way through ----------------------------------------------------------------------------------------------
 
+    def allow(self, request: Request, method: str, path: list[str], length: int | None) -> int:
+        """Return how many octets of a body a request may have. Raises `http.Refusal`: key, path and method are checked
+        before any of it is taken."""
+        if method != "OPTIONS":
+            try:
+                self._find(request, "GET" if method == "HEAD" else method, path)
+            except PushError as problem:
+                raise refusal_of(problem) from None
+        return self._context.server.max_body_size
+
     def render(self, request: Request) -> Any:
         method = "GET" if request.method == b"HEAD" else request.method.decode("latin-1")
+        path = _path(request)
+        if method == "OPTIONS":
+            routes = self._routes_of(path)
+            respond_options(request, routes or ("DELETE", "GET", "POST"))
+            return NOT_DONE_YET
         try:
-            route = self._find(request, method)
+            route = self._find(request, method, path)
         except PushError as problem:
             self._counters.error(problem.code.value)
-            if problem.code is Code.UNKNOWN_MESSAGE_TYPE:
-                respond_error(request, Invalid(problem.message), 405)
-            else:
-                respond_error(request, problem)
+            refusal = refusal_of(problem)
+            if isinstance(problem, WrongMethod):
+                request.setHeader("allow", problem.allow)
+            respond_error(request, refusal.problem, refusal.status)
             return NOT_DONE_YET
         gone: list[bool] = []
         request.notifyFinish().addBoth(lambda _: gone.append(True))
-        path = _path(request)
         work = Deferred.fromCoroutine(self._answer(request, route, path, gone))
         work.addErrback(lambda failure: self._log.failure("answering {path} failed", failure, path=request.path))
         return NOT_DONE_YET
 
-    def _find(self, request: Request, method: str) -> Route:
+    def _routes_of(self, path: list[str]) -> dict[str, Route] | None:
+        match path:
+            case [name]:
+                return self._routes.get(name)
+            case ["tasks", _]:
+                return {"GET": Route("read", self._get_task)}
+            case ["tasks", _, verb]:
+                return self._task_routes.get(verb)
+            case _:
+                return None
+
+    def _find(self, request: Request, method: str, path: list[str]) -> Route:
         if not self._keys:
             raise NotFound("no API key is configured")
-        scopes = self._keys.scopes(request)
-        if scopes is None:
-            raise Refused("a valid API key is needed", Code.NOT_AUTHENTICATED)
-        match _path(request):
-            case [name]:
-                routes = self._routes.get(name)
-            case ["tasks", _]:
-                routes = {"GET": Route("read", self._get_task)}
-            case ["tasks", _, verb]:
-                routes = self._task_routes.get(verb)
-            case _:
-                routes = None
+        scopes = self._scopes(request)
+        routes = self._routes_of(path)
         if routes is None:
             raise NotFound("no such call")
         route = routes.get(method)
         if route is None:
-            request.setHeader("allow", ", ".join(sorted(routes)))
-            # No code of the protocol stands for this; the status does.
-            raise Refused(f"use {' or '.join(sorted(routes))}", Code.UNKNOWN_MESSAGE_TYPE)
+            raise WrongMethod(routes)
         if route.scope and route.scope not in scopes:
             raise Refused(f"the key lacks the scope {route.scope}")
         return route
+
+    def _scopes(self, request: Request) -> frozenset[str]:
+        """What the request's key may do. Who shows one takes no place of a stranger's; wrong ones come slowly."""
+        scopes = self._keys.scopes(request)
+        if scopes is not None:
+            channel: Any = request.channel
+            if channel is not None:
+                self._context.places.leave(channel.transport)
+            return scopes
+        if self._keys.given(request):
+            context = self._context
+            address = context.admission.address(peer_address(request.transport), headers_of(request))
+            wait = context.wrong_keys.wait(address, context.clock.now())
+            if wait:
+                raise Refused("too many wrong API keys", Code.RATE_LIMITED, retry_after=max(1000, wait))
+        raise Refused("a valid API key is needed", Code.NOT_AUTHENTICATED)
 
     async def _answer(self, request: Request, route: Route, path: list[str], gone: list[bool]) -> None:
         if route.scope in AUDITED:

@@ -24,7 +24,7 @@ MAX_FRAGMENTS: Final = 128
 
 #: Octets that are given to Autobahn at a time, unless the frame that has begun is longer: it copies what is left of
 #: them with each frame.
-PIECE: Final = 1_024
+PIECE: Final = 128
 
 #: What is used of Autobahn that it does not document, by where it stands.
 PRIVATE: Final = {

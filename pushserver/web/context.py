@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64encode
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Any, Final
 
 from pushserver.config.sections import Auth, Delivery, RateLimits, Server
+from pushserver.core.rate_limit import KeyedTokenBuckets
+from pushserver.engine.interfaces import NodeInfo
 from pushserver.protocols.native.session import Rates
 from pushserver.server.auth import Authenticator
 from pushserver.server.client_requests import ClientRequests
@@ -16,6 +22,29 @@ from pushserver.server.hub import Hub
 from pushserver.server.outbox import Policy
 from pushserver.server.stats import Counters
 from pushserver.web.admission import Admission
+from pushserver.web.places import Bodies, Places
+from pushserver.web.tls import Handshakes
+
+#: Octets of request bodies that are held in memory at a time.
+MOST_BODIES: Final = 64 << 20
+#: Wrong API keys of one address that are answered each second; beyond it, that there were too many.
+WRONG_KEYS: Final = 20.0
+
+
+#: Characters by which the id of a stream says which node has it.
+TAG_LENGTH: Final = 8
+
+
+def places_by(server: Server, auth: Auth) -> tuple[int, int]:
+    """Return how many sockets without token or key an address may have, and how many there may be in all."""
+    # Where strangers may stay, they are not bounded in all.
+    return server.max_pending_per_address, 0 if auth.anonymous else server.max_connections // 4
+
+
+@lru_cache(maxsize=1024)
+def tag_of(node: str) -> str:
+    """Return what the ids of a node's streams begin with."""
+    return urlsafe_b64encode(blake2b(node.encode(), digest_size=6).digest()).decode()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -29,6 +58,9 @@ class Context:
 
     reactor: Any
     clock: Clock
+    #: this node's name, and all living nodes
+    node: str
+    nodes: Callable[[], Awaitable[list[NodeInfo]]]
     hub: Hub
     requests: ClientRequests
     cluster: Cluster
@@ -40,10 +72,22 @@ class Context:
     auth: Auth = field(default_factory=Auth)
     delivery: Delivery = field(default_factory=Delivery)
     rate_limits: RateLimits = field(default_factory=RateLimits)
+    #: sockets without a token or key, and what is held of bodies
+    places: Places = field(default_factory=lambda: Places(0, 0))
+    bodies: Bodies = field(default_factory=lambda: Bodies(MOST_BODIES))
+    handshakes: Handshakes = field(default_factory=Handshakes)
+    #: wrong API keys, by address
+    wrong_keys: KeyedTokenBuckets = field(default_factory=lambda: KeyedTokenBuckets(WRONG_KEYS))
+
+    @property
+    def tag(self) -> str:
+        """What the ids of this node's streams begin with."""
+        return tag_of(self.node)
 
     def adopt(self, server: Server, auth: Auth, delivery: Delivery, rate_limits: RateLimits) -> None:
         """Let the doors go by these sections from now on: for who comes, and for limits of one message or body."""
         self.server, self.auth, self.delivery, self.rate_limits = server, auth, delivery, rate_limits
+        self.places.limit(*places_by(server, auth))
 
     @property
     def rates(self) -> Rates:

@@ -2,24 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from io import BytesIO
 from typing import Any, Final
 
 import msgspec
-from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IAddress, IDelayedCall, IHalfCloseableProtocol, IProtocol
+from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
+from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
+from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
+from zope.interface import implementer
 
-from pushserver.core.errors import HTTP_STATUS, Code, PushError, Refused
-from pushserver.web.port import answer
+from pushserver.core.errors import HTTP_STATUS, Code, Invalid, PushError, Refused
+from pushserver.web.context import Context
+from pushserver.web.farewell import hang_up
+from pushserver.web.port import MAX_HEAD, answer, check_hosts, origin_form
 
-#: Seconds that a kept-alive HTTP connection may be idle, that a request may take to come whole, and for which what
-#: still comes of a refused one is read.
-KEEP_ALIVE: Final = 60
+#: Seconds that a request may take to come whole, and that a client may leave unread what was answered before it.
 REQUEST_TIMEOUT: Final = 30
-LINGER: Final = 5
+#: Seconds in which a client takes the last answer of its connection.
+ANSWER_TIMEOUT: Final = 60
+
+
+class Refusal(Exception):
+    """A request is refused by its head."""
+
+    def __init__(self, status: int, problem: PushError, extra: str = "") -> None:
+        super().__init__(status)
+        self.status = status
+        self.problem = problem
+        self.extra = extra
+
+
+def too_large() -> Refusal:
+    return Refusal(413, Refused("the body is too large", Code.MESSAGE_TOO_LARGE))
 
 
 def headers_of(request: Request) -> dict[str, str]:
@@ -55,16 +76,19 @@ def respond_error(request: Request, problem: PushError, status: int | None = Non
     respond(request, HTTP_STATUS[problem.code] if status is None else status, body)
 
 
-class BoundedRequest(Request):
-    """A request that must come whole within a time, and whose body is refused as soon as it is known to be too large.
+def respond_options(request: Request, methods: Iterable[str]) -> None:
+    """Answer what may be asked here."""
+    request.setHeader("allow", ", ".join(sorted({*methods, "OPTIONS"})))
+    request.setResponseCode(204)
+    request.finish()
 
-    What a client still sends of a refused body is read and thrown away for a while: a socket that is closed over unread
-    bytes is reset, and takes the answer with it.
-    """
+
+class BoundedRequest(Request):
+    """A request that must come whole within a time, and of which nothing is kept that its head does not allow."""
 
     _deadline: IDelayedCall | None = None
     _left = 0
-    _refused = False
+    _held = 0
 
     def __init__(self, channel: Any, *args: Any, **named: Any) -> None:
         super().__init__(channel, *args, **named)
@@ -73,52 +97,231 @@ class BoundedRequest(Request):
     def gotLength(self, length: int | None) -> None:
         # The body is bounded, so it may stay in memory.
         self.content = BytesIO()
-        # `site` is set later, when the request is processed.
         channel: Any = self.channel
-        self._left = channel.site.max_body_size
-        if length is not None and length > self._left:
-            self._refuse()
+        head = channel.head()
+        # Twisted says so only when the body has come.
+        self.uri = head[1].encode("latin-1")
+        try:
+            self._left = channel.site.allow(self, head)
+            if length is not None and length > self._left:
+                raise too_large()
+        except Refusal as refusal:
+            self.refuse(refusal.status, refusal.problem, refusal.extra)
 
     def handleContentChunk(self, data: bytes) -> None:
-        if self._refused:
+        channel: Any = self.channel
+        if channel is None:
             return
         self._left -= len(data)
         if self._left < 0:
-            self._refuse()
+            self.refuse(413, too_large().problem)
+        elif not channel.site.context.bodies.take(len(data)):
+            self.refuse(503, Refused("too much is being received", Code.UNAVAILABLE, retry_after=1000))
         else:
+            self._held += len(data)
             super().handleContentChunk(data)
 
-    def _refuse(self) -> None:
-        self._refused = True
-        self._settle()
+    def refuse(self, status: int, problem: PushError, extra: str = "") -> None:
+        """Answer before the rest has come, and hang up: whatever follows belongs to a request that is not taken."""
         # A client that waits for 100 (RFC 9110 section 10.1.1) is not to send the body.
         self.requestHeaders.removeHeader(b"expect")
         channel: Any = self.channel
-        channel.transport.write(answer(413, Refused("the body is too large", Code.MESSAGE_TOO_LARGE)))
-        self._deadline = channel.callLater(LINGER, self._late)
+        channel.site.context.counters.error(problem.code.value)
+        channel.hang_up(answer(status, problem, extra))
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        if self.channel is None:
+            return
         self._settle()
-        if self._refused:
-            self.channel.loseConnection()
-        else:
-            super().requestReceived(command, path, version)
+        super().requestReceived(command, path, version)
+
+    def finish(self) -> None:
+        self._give_back()
+        super().finish()
 
     def connectionLost(self, reason: Failure) -> None:
         self._settle()
+        self._give_back()
         super().connectionLost(reason)
 
     def _late(self) -> None:
         self._deadline = None
-        transport: Any = self.channel.transport
-        if not self._refused:
-            transport.write(answer(408))
-        transport.loseConnection()
+        channel: Any = self.channel
+        if channel is not None:
+            channel.hang_up(answer(408))
 
     def _settle(self) -> None:
         deadline, self._deadline = self._deadline, None
         if deadline is not None and deadline.active():
             deadline.cancel()
+
+    def _give_back(self) -> None:
+        held, self._held = self._held, 0
+        channel: Any = self.channel
+        if held and channel is not None:
+            channel.site.context.bodies.give(held)
+
+
+@implementer(IHalfCloseableProtocol)
+class PushChannel(HTTPChannel):
+    """One HTTP connection: a request, its answer, the next request; and an end, whatever the client leaves undone."""
+
+    transport: Any
+    timeOut: Any
+    requestFactory = BoundedRequest
+    totalHeadersSize = MAX_HEAD
+    _ended = False
+    _waits: bytes | None = None
+    _resumes: IDelayedCall | None = None
+
+    def __init__(self, site: PushSite) -> None:
+        super().__init__()
+        self.site = self.factory = site
+        self.timeOut = site.context.server.keep_alive / 1000
+        self.callLater = site.context.reactor.callLater  # type: ignore[method-assign]
+
+    def head(self) -> tuple[str, str, int | None]:
+        """The method and target of the request whose head has come, and how long its body is said to be."""
+        method, target, length = self._command, self._path, self.length
+        return method.decode("latin-1"), target.decode("latin-1"), length
+
+    # -- in -----------------------------------------------------------------------------------------------------------
+
+    def dataReceived(self, data: bytes) -> None:
+        # Not HTTPChannel's: a head in single bytes would renew the time for it with each of them.
+        if not self._ended:
+            LineReceiver.dataReceived(self, data)
+
+    def lineReceived(self, line: bytes) -> None:
+        if line[:1] in (b" ", b"\t") and self.requests and not self._handlingRequest:
+            # A folded line (RFC 9112 section 5.2).
+            self._respondToBadRequestAndDisconnect()
+            return
+        if not self._ended:
+            super().lineReceived(line)
+
+    def rawDataReceived(self, data: bytes) -> None:
+        if not self._ended:
+            super().rawDataReceived(data)
+
+    def allHeadersReceived(self) -> None:
+        request = self.requests[-1]
+        hosts = [host.decode("latin-1") for host in request.requestHeaders.getRawHeaders(b"host", [])]
+        try:
+            check_hosts(hosts, self._version.decode("latin-1"))
+            target = origin_form(self._path.decode("latin-1"), hosts[0] if hosts else "")
+        except Invalid as problem:
+            request.refuse(400, problem)
+            return
+        if target == "*" and self._command == b"OPTIONS":
+            target = "/"
+        self._path = target.encode("latin-1")
+        super().allHeadersReceived()
+
+    def allContentReceived(self) -> None:
+        if not self._ended:
+            super().allContentReceived()
+
+    # -- the next request ---------------------------------------------------------------------------------------------
+
+    def requestDone(self, request: Any) -> None:
+        if self._ended:
+            return
+        # What came behind an answer that was made at once has not been looked at.
+        more = b"".join(self._dataBuffer) + self.clearLineBuffer()
+        self._dataBuffer = []
+        super().requestDone(request)
+        if not self.persistent:
+            self._end_of_answers()
+        elif more:
+            # Not before the next turn, and not before the answer has left: what is asked for is no more than is read.
+            self._waits = more
+            self._handlingRequest = True
+            self.setRawMode()
+            self._resumes = self.callLater(0, self._next)
+        elif self._half_closed:
+            self.loseConnection()
+            self._end_of_answers()
+
+    def _next(self) -> None:
+        self._resumes = None
+        if self._waits is None or self._ended:
+            return
+        if self._waitingForTransport:
+            # `resumeProducing` goes on; who does not read has so long.
+            self.setTimeout(REQUEST_TIMEOUT)
+            return
+        data, self._waits = self._waits + b"".join(self._dataBuffer), None
+        self._dataBuffer = []
+        self._handlingRequest = False
+        self.setTimeout(self.timeOut)
+        self._networkProducer.resumeProducing()
+        self.setLineMode(data)
+
+    def resumeProducing(self) -> None:
+        super().resumeProducing()
+        if self._waits is not None and self._resumes is None and not self._ended:
+            self._resumes = self.callLater(0, self._next)
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    _half_closed = False
+
+    def readConnectionLost(self) -> None:
+        """The client will send no more, and may still read (RFC 9112 section 9.6)."""
+        self._half_closed = True
+        if self._requestProducer is not None or not self.requests or not self._handlingRequest:
+            # A stream has nobody to go on for; nothing, or half a request, has no answer.
+            if self.requests:
+                self.transport.abortConnection()
+            else:
+                self.loseConnection()
+                self._end_of_answers()
+
+    def writeConnectionLost(self) -> None:
+        pass
+
+    def hang_up(self, octets: bytes) -> None:
+        """Answer this, and end."""
+        transport = self._release()
+        hang_up(self.site.context.reactor, transport, octets, gone=self.site.context.places.leave)
+
+    def _release(self) -> Any:
+        """Let go of the transport, as if the connection were lost."""
+        transport: Any = self.transport
+        self._ended = True
+        self._waits = None
+        transport.unregisterProducer()
+        transport.resumeProducing()
+        self._over(Failure(ConnectionDone()))
+        return transport
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        self.hang_up(answer(400, Invalid("not a request of HTTP/1.1")))
+
+    def timeoutConnection(self) -> None:
+        self.hang_up(b"")
+
+    def _end_of_answers(self) -> None:
+        # Who does not take what is left, or does not close TLS, is cut off.
+        if self._abortingCall is None and not self._ended:
+            self._abortingCall = self.callLater(ANSWER_TIMEOUT, self.forceAbortClient)
+
+    def forceAbortClient(self) -> None:
+        self._abortingCall = None
+        self.transport.abortConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.site.context.places.leave(self.transport)
+        if not self._ended:
+            self._ended = True
+            self._over(reason)
+
+    def _over(self, reason: Failure) -> None:
+        if self._resumes is not None:
+            self._resumes.cancel()
+            self._resumes = None
+        super().connectionLost(reason)
 
 
 class PushSite(Site):
@@ -128,21 +331,23 @@ class PushSite(Site):
     displayTracebacks = False
     _log = Logger()
 
-    def __init__(self, root: IResource, reactor: Any, max_body_size: int) -> None:
+    def __init__(
+        self, context: Context, root: IResource, allow: Callable[[Request, tuple[str, str, int | None]], int]
+    ) -> None:
+        """``allow``: how many octets of a body a request may have, by its head; raises `Refusal`."""
         super().__init__(
             root,
             requestFactory=BoundedRequest,
-            timeout=KEEP_ALIVE,
-            reactor=reactor,
+            reactor=context.reactor,
             # Bodies are JSON, whatever `curl -d` says of them.
             parsePOSTFormSubmission=False,
         )
-        self.max_body_size = max_body_size
+        self.context = context
+        self.allow = allow
 
     def log(self, request: Any) -> None:
         """No access log: what happens is counted, and what is wrong is logged where it is seen."""
 
     def http(self, address: IAddress) -> IProtocol:
-        """The HTTP channel of a connection that was read up to its first request's head."""
-        channel: IProtocol = self.buildProtocol(address)
-        return channel
+        """Return the HTTP channel of a connection that was read up to its first request's head."""
+        return PushChannel(self)

@@ -21,7 +21,8 @@ from zope.interface import implementer
 
 from pushserver.core.errors import HTTP_STATUS, Invalid, PushError
 from pushserver.web.context import Context
-from pushserver.web.tls import Handshakes
+from pushserver.web.farewell import hang_up, pass_on
+from pushserver.web.places import plain_address
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -32,13 +33,22 @@ HEAD_TIMEOUT: Final = 10
 
 _REASONS: Final = {
     400: "Bad Request",
+    401: "Unauthorized",
     403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
     408: "Request Timeout",
+    413: "Content Too Large",
+    415: "Unsupported Media Type",
     426: "Upgrade Required",
     429: "Too Many Requests",
     431: "Request Header Fields Too Large",
     503: "Service Unavailable",
 }
+
+#: RFC 9110 section 5.6.2, and what a Host may be made of (RFC 3986 section 3.2.2, and a port).
+_TOKEN: Final = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_HOST: Final = b"!$%&'()*+-._~:;=[]0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -57,32 +67,70 @@ class Head(msgspec.Struct, frozen=True):
     def upgrades(self) -> bool:
         return "websocket" in self.headers.get("upgrade", "").lower()
 
+    @property
+    def has_body(self) -> bool:
+        return "transfer-encoding" in self.headers or self.headers.get("content-length", "0").strip("0") != ""
+
 
 class WrongVersion(Invalid):
     """A WebSocket of another version than 13."""
 
 
-def parse_head(octets: bytes) -> Head | None:
-    """Reads a request head up to and without its empty line; None where it is none (let the HTTP channel refuse it)."""
+def parse_head(octets: bytes) -> Head:
+    """Read a request head up to and without its empty line.
+
+    Raises `errors.Invalid` for what RFC 9112 does not allow, and proxies may read in another way than we: a space
+    before a colon, a folded line, several hosts or none, a bare line end.
+    """
     lines = octets.split(b"\r\n")
     words = lines[0].split(b" ")
-    if len(words) != 3 or not words[2].startswith(b"HTTP/1."):
-        return None
+    if len(words) != 3 or words[2] not in (b"HTTP/1.1", b"HTTP/1.0") or not words[1]:
+        raise Invalid("the request line is not HTTP/1.1")
+    if not words[0] or words[0].translate(None, _TOKEN):
+        raise Invalid("the request line is not HTTP/1.1")
     headers: dict[str, list[str]] = {}
     for line in lines[1:]:
         name, colon, value = line.partition(b":")
-        if not colon:
-            return None
-        headers.setdefault(name.strip().lower().decode("latin-1"), []).append(value.strip().decode("latin-1"))
+        if not colon or not name or name.translate(None, _TOKEN):
+            raise Invalid("a header line without a name")
+        if b"\r" in value or b"\n" in value or b"\0" in value:
+            raise Invalid("a control character in a header")
+        headers.setdefault(name.lower().decode("latin-1"), []).append(value.strip(b" \t").decode("latin-1"))
     method, target, version = (word.decode("latin-1") for word in words)
+    check_hosts(headers.get("host", []), version)
+    target = origin_form(target, headers.get("host", [""])[0])
     return Head(method, target, {name: ", ".join(values) for name, values in headers.items()}, version)
 
 
+def check_hosts(hosts: list[str], version: str) -> None:
+    """Raise `errors.Invalid` unless a request names one host (RFC 9112 section 3.2)."""
+    if len(hosts) > 1 or (not hosts and version == "HTTP/1.1"):
+        raise Invalid("a request has one Host")
+    if hosts and hosts[0].encode("latin-1").translate(None, _HOST):
+        raise Invalid("Host is no host")
+
+
+def origin_form(target: str, host: str) -> str:
+    """Return a target without its scheme and host, which must be the Host's (RFC 9112 section 3.2.2)."""
+    if target.startswith("/") or "://" not in target:
+        return target
+    scheme, _, rest = target.partition("://")
+    authority, slash, path = rest.partition("/")
+    if not slash:
+        authority, mark, query = rest.partition("?")
+        path = mark + query
+    if scheme.lower() not in ("http", "https") or authority.lower() != host.lower():
+        raise Invalid("the target names another host than Host")
+    return "/" + path
+
+
 def answer(status: int, problem: PushError | None = None, extra: str = "") -> bytes:
-    """A whole HTTP answer that ends the connection."""
+    """Return a whole HTTP answer that ends the connection."""
     body = b""
     if problem is not None:
         body = msgspec.json.encode({"error": {"code": problem.code.value, "message": problem.message}})
+        if problem.retry_after is not None:
+            extra += f"Retry-After: {-(-problem.retry_after // 1000)}\r\n"
     return (
         f"HTTP/1.1 {status} {_REASONS.get(status, 'Error')}\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\nCache-Control: no-store\r\n{extra}Connection: close\r\n\r\n"
@@ -90,8 +138,9 @@ def answer(status: int, problem: PushError | None = None, extra: str = "") -> by
 
 
 def peer_address(transport: Any) -> str:
-    """The peer's IP address, or ``unix``."""
-    return str(getattr(transport.getPeer(), "host", "unix"))
+    """Return the peer's IP address, or ``unix``. One of IPv4 that came over an IPv6 socket is the IPv4 one."""
+    host = getattr(transport.getPeer(), "host", "unix")
+    return plain_address(host.decode("ascii", "replace") if isinstance(host, bytes) else str(host))
 
 
 @implementer(IHandshakeListener)
@@ -111,6 +160,7 @@ class PortProtocol(Protocol):
 
     def connectionMade(self) -> None:
         self._factory.waiting.add(self)
+        self._factory.enter(self.transport)
         self.handshaking = isinstance(self.transport, TLSMemoryBIOProtocol)
         self._deadline = self._factory.clock.callLater(HEAD_TIMEOUT, self._late)
 
@@ -119,36 +169,47 @@ class PortProtocol(Protocol):
 
     def _late(self) -> None:
         self._deadline = None
-        self.refuse(408)
+        # Browsers open connections that they may need: who never said anything is not answered.
+        self._end(answer(408) if self._buffer else b"")
 
     def dataReceived(self, data: bytes) -> None:
         if self._next is not None:
             self._next.dataReceived(data)
             return
         self._buffer += data
+        while self._buffer.startswith(b"\r\n"):
+            # RFC 9112 section 2.2
+            del self._buffer[:2]
         # Only what is new is searched, however slowly it comes.
         end = self._buffer.find(b"\r\n\r\n", max(0, self._scanned - 3))
         self._scanned = len(self._buffer)
         if end < 0 and len(self._buffer) <= MAX_HEAD:
             return
         if end < 0 or end > MAX_HEAD:
-            self.refuse(431)
+            self._end(answer(431))
             return
         octets = bytes(self._buffer)
-        self._settle()
-        head = parse_head(octets[:end])
-        if head is None or not head.upgrades or head.path != self._factory.websocket_path:
-            self._hand_over(self._factory.http(self.transport.getPeer()), octets)
+        try:
+            head = parse_head(octets[:end])
+            upgrade = head.upgrades and head.path == self._factory.websocket_path
+            if upgrade and head.has_body:
+                raise Invalid("an upgrade has no body")
+        except Invalid as problem:
+            self._end(answer(400, problem))
             return
-        self._factory.upgrade(self, self.transport, head, octets[end + 4 :])
-
-    def _hand_over(self, successor: IProtocol, octets: bytes) -> None:
-        hand_over(self, self.transport, successor, octets)
-
-    def refuse(self, status: int, problem: PushError | None = None, extra: str = "") -> None:
         self._settle()
-        self.transport.write(answer(status, problem, extra))
-        self.transport.loseConnection()
+        if upgrade:
+            self._factory.upgrade(self, self.transport, head, octets[end + 4 :])
+        else:
+            hand_over(self, self.transport, self._factory.http(self.transport.getPeer()), octets)
+
+    def _end(self, octets: bytes) -> None:
+        self._settle()
+        if self.handshaking:
+            # Nobody could read an answer; it is the handshake that failed.
+            self.transport.abortConnection()
+            return
+        self._next = hang_up(self._factory.clock, self.transport, octets, self._factory.leave)
 
     def _settle(self) -> None:
         self._factory.waiting.discard(self)
@@ -159,6 +220,7 @@ class PortProtocol(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._settle()
+        self._factory.leave(self.transport)
         if self.handshaking:
             self._factory.handshakes.fail(reason)
         if self._next is not None:
@@ -166,13 +228,8 @@ class PortProtocol(Protocol):
 
 
 def hand_over(port: PortProtocol | None, transport: Any, successor: IProtocol, octets: bytes) -> None:
-    """Makes another protocol the transport's, and gives it what was read already."""
-    if hasattr(transport, "wrappedProtocol"):
-        # TLS and other wrappers: what they wrap is what gets the data.
-        transport.wrappedProtocol = successor
-    elif hasattr(transport, "protocol"):
-        transport.protocol = successor
-    elif port is not None:
+    """Make another protocol the transport's, and give it what was read already."""
+    if not pass_on(transport, successor) and port is not None:
         port._next = successor
     successor.makeConnection(transport)
     if octets:
@@ -193,23 +250,33 @@ class PortFactory(Factory):
         self,
         context: Context,
         http: Callable[[IAddress], IProtocol],
-        websocket: Callable[[Head, str], IProtocol],
+        websocket: Callable[[Head, str], Any],
     ) -> None:
         self.clock: IReactorTime = context.reactor
         self.websocket_path = context.server.websocket_path
         self.http = http
         self._admission = context.admission
         self._counters = context.counters
+        self._places = context.places
         self._websocket = websocket
-        self.handshakes = Handshakes()
+        self.handshakes = context.handshakes
         #: connections whose head has not come
         self.waiting: set[PortProtocol] = set()
 
     def buildProtocol(self, addr: IAddress | None) -> PortProtocol:
         return PortProtocol(self)
 
+    def enter(self, transport: Any) -> None:
+        """A connection has come. A proxy's stand for many, and are nobody's place until a head says whose."""
+        peer = peer_address(transport)
+        if not self._admission.is_proxy(peer):
+            self._places.enter(transport, peer)
+
+    def leave(self, transport: Any) -> None:
+        self._places.leave(transport)
+
     def upgrade(self, port: PortProtocol | None, transport: Any, head: Head, octets: bytes) -> None:
-        """Admits a WebSocket, or answers why not. ``octets``: what came behind the head."""
+        """Admit a WebSocket, or answer why not. ``octets``: what came behind the head."""
         peer = peer_address(transport)
         try:
             self._admission.admit(peer, head.headers)
@@ -225,15 +292,15 @@ class PortFactory(Factory):
                 reason=problem.message,
                 origin=head.headers.get("origin"),
             )
-            wait = problem.retry_after
-            extra = "" if wait is None else f"Retry-After: {-(-wait // 1000)}\r\n"
-            if isinstance(problem, WrongVersion):
-                extra = "Sec-WebSocket-Version: 13\r\n"
-            transport.write(answer(status, problem, extra))
-            transport.loseConnection()
+            extra = "Sec-WebSocket-Version: 13\r\n" if isinstance(problem, WrongVersion) else ""
+            farewell = hang_up(self.clock, transport, answer(status, problem, extra), self.leave)
+            if port is not None:
+                port._next = farewell
             return
+        # An address behind a proxy is known only now.
+        self._places.enter(transport, self._admission.address(peer, head.headers), successor)
         hand_over(port, transport, successor, octets)
 
     def stopFactory(self) -> None:
         for port in tuple(self.waiting):
-            port.transport.loseConnection()
+            port.transport.abortConnection()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import unquote
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -11,9 +12,9 @@ from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
-from pushserver.core.errors import Code, Invalid, NotFound, PushError, Refused
+from pushserver.core.errors import HTTP_STATUS, Code, Invalid, NotFound, PushError, Refused
 from pushserver.web.admission import Admission
-from pushserver.web.http import headers_of, respond, respond_error
+from pushserver.web.http import Refusal, headers_of, respond, respond_error, respond_options
 from pushserver.web.port import Head, peer_address
 
 
@@ -23,6 +24,9 @@ class ReadOnly(Resource):
     def render(self, request: Request) -> Any:
         if request.method in (b"GET", b"HEAD"):
             return super().render(request)
+        if request.method == b"OPTIONS":
+            respond_options(request, ("GET", "HEAD"))
+            return NOT_DONE_YET
         request.setHeader("allow", "GET, HEAD")
         respond_error(request, Invalid("use GET"), 405)
         return NOT_DONE_YET
@@ -129,6 +133,30 @@ class Root(Resource):
     def __init__(self, admission: Admission) -> None:
         super().__init__()
         self._admission = admission
+        #: what says, by the first part of the path, how many octets of a body a request may have
+        self.bodies: dict[str, Callable[[Request, str, list[str], int | None], int]] = {}
+
+    def allow(self, request: Request, head: tuple[str, str, int | None]) -> int:
+        """Return how many octets of a body a request may have, by its head. Raises `http.Refusal`."""
+        method, target, length = head
+        channel: Any = request.channel
+        headers = headers_of(request)
+        problem = self._admission.check_request(peer_address(channel.transport), headers)
+        if problem is not None:
+            raise Refusal(HTTP_STATUS[problem.code], problem)
+        if length == 0:
+            return 0
+        if headers.get("content-encoding", "identity").lower() != "identity":
+            raise Refusal(415, Invalid("bodies are taken as they are, without Content-Encoding"))
+        first, *path = [unquote(part) for part in target.partition("?")[0].lstrip("/").split("/")]
+        rule = self.bodies.get(first)
+        if rule is not None:
+            return rule(request, method, path, length)
+        if first.encode() not in self.children and first:
+            raise Refusal(404, NotFound("nothing here"))
+        if method not in ("GET", "HEAD", "OPTIONS"):
+            raise Refusal(405, Invalid("use GET"), "Allow: GET, HEAD, OPTIONS\r\n")
+        return 0
 
     def place(self, path: str, resource: IResource) -> None:
         """Puts a resource at a path of any depth."""
@@ -153,6 +181,8 @@ class Root(Resource):
         if path == b"" and b"" in self.children:
             child: IResource = self.children[b""]
             return child
+        if request.method == b"OPTIONS" and path in (b"", b"*"):
+            return Anything()
         return Problem(NotFound("nothing here"))
 
 
@@ -164,6 +194,16 @@ class Empty(Resource):
 
     def render(self, request: Request) -> Any:
         respond_error(request, NotFound("nothing here"))
+        return NOT_DONE_YET
+
+
+class Anything(Resource):
+    """What answers whether the server is there."""
+
+    isLeaf = True
+
+    def render(self, request: Request) -> Any:
+        respond_options(request, ("DELETE", "GET", "HEAD", "POST"))
         return NOT_DONE_YET
 
 

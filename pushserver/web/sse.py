@@ -11,11 +11,11 @@ the middle of one: the stream ends there, and its client comes back with the las
 
 from __future__ import annotations
 
-import binascii
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Awaitable, Callable
+from hashlib import sha256
 from secrets import token_urlsafe
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
+from urllib.parse import parse_qs
 
 import msgspec
 from twisted.internet.defer import CancelledError, Deferred
@@ -32,12 +32,14 @@ from pushserver.core.publication import Publication
 from pushserver.core.tokens import Identity
 from pushserver.protocols.native import messages
 from pushserver.protocols.native.session import NativeSession, Rates, reply_of
+from pushserver.server.cluster import Target
 from pushserver.server.connection import Connection, Peer
 from pushserver.server.inbound import Inbound
 from pushserver.server.outbox import Mark, Outbox
 from pushserver.server.tasks import user_channel
-from pushserver.web.context import Context
-from pushserver.web.http import argument, headers_of, respond, respond_error
+from pushserver.web.context import TAG_LENGTH, Context, tag_of
+from pushserver.web.event_ids import EventIds, positions_of
+from pushserver.web.http import Refusal, argument, headers_of, respond, respond_error
 from pushserver.web.port import peer_address
 from pushserver.web.tickets import Tickets
 
@@ -47,6 +49,8 @@ PROTOCOL: Final = "sse"
 HEARTBEAT: Final = b": \n\n"
 
 _ID_BYTES: Final = 12
+#: Seconds after which the living nodes may be listed again.
+_LIST_AGAIN: Final = 1.0
 _MAX_USER_AGENT: Final = 200
 _NO_POSITION: Final = Position(0, "")
 #: What is answered in place of a stream that is closed before its head is out, where the close's own retry rule does
@@ -61,16 +65,18 @@ _REFUSALS: Final[dict[Close, Code]] = {
 class EventStream:
     """The dialect of one stream: events whose ids hold the positions of all of its channels."""
 
-    __slots__ = ("name", "positions")
+    __slots__ = ("ids", "name", "proof")
 
     def __init__(self) -> None:
         self.name = PROTOCOL
-        self.positions: dict[str, tuple[int, str]] = {}
+        self.ids = EventIds()
+        #: a digest of the credential that the stream was opened or refreshed with last
+        self.proof = ""
 
     def publication(self, publication: Publication) -> bytes:
         if publication.offset is not None and publication.epoch is not None:
-            self.positions[publication.channel] = (publication.offset, publication.epoch)
-        return b"id: %b\ndata: %b\n\n" % (self.id(), messages.push(publication))
+            self.ids.set(publication.channel, publication.offset, publication.epoch)
+        return b"id: %b\ndata: %b\n\n" % (self.ids.id(), messages.push(publication))
 
     def text(self, payload: bytes) -> bytes:
         return b"data: %b\n\n" % payload
@@ -81,25 +87,30 @@ class EventStream:
     def close(self, close: Close) -> Close:
         return close
 
-    def id(self) -> bytes:
-        return urlsafe_b64encode(msgspec.json.encode(self.positions)).rstrip(b"=")
-
 
 def standing(results: dict[str, operations.Result]) -> dict[str, tuple[int, str]]:
     """Where channels stood when they were subscribed to."""
     return {name: (result.offset, result.epoch) for name, result in results.items() if isinstance(result, Recovery)}
 
 
-def positions_of(event_id: str | None) -> dict[str, Position]:
-    """The positions in an event's id. What is no id of ours holds none: the stream then begins without a past."""
-    if not event_id:
-        return {}
-    try:
-        octets = urlsafe_b64decode(event_id + "=" * (-len(event_id) % 4))
-        found = msgspec.json.decode(octets, type=dict[str, tuple[messages.Offset, str]])
-    except (ValueError, binascii.Error, RecursionError):
-        return {}
-    return {channel: Position(offset, epoch) for channel, (offset, epoch) in found.items()}
+def proof_of(credential: str) -> str:
+    """Return what tells a credential again without keeping it."""
+    return sha256(credential.encode()).hexdigest()
+
+
+class Credential(NamedTuple):
+    """What a request shows: a token or a ticket, as it was sent."""
+
+    text: str
+    is_ticket: bool
+
+
+class Posted(msgspec.Struct, frozen=True, array_like=True):
+    """A message for a stream, and who sends it: a user, whose token is valid, or whoever has the stream's own token."""
+
+    text: str
+    user_id: str | None
+    proof: str
 
 
 def _refusal(close: Close) -> PushError:
@@ -138,7 +149,11 @@ class StreamSession(NativeSession):
 
     def answer(self, asked: Perform, outcome: operations.Outcome) -> tuple[Effect, ...]:
         if isinstance(outcome, operations.Subscribed):
-            self._stream.positions.update(standing(outcome.results))
+            self._stream.ids.update(standing(outcome.results))
+        elif isinstance(outcome, operations.Unsubscribed):
+            self._stream.ids.keep(outcome.channels)
+        elif isinstance(outcome, operations.Authenticated) and isinstance(asked.operation, operations.Authenticate):
+            self._stream.proof = proof_of(asked.operation.token)
         return super().answer(asked, outcome)
 
 
@@ -157,7 +172,7 @@ class Stream:
         self.dialect = EventStream()
         session = StreamSession(self.dialect, context.rates, identity is not None or context.auth.anonymous)
         self.connection = Connection(
-            token_urlsafe(_ID_BYTES),
+            context.tag + token_urlsafe(_ID_BYTES),
             self.dialect,
             self,
             self.outbox,
@@ -173,7 +188,7 @@ class Stream:
         self.conversation = Inbound(self.connection, session, context.requests, context.counters, context.clock)
         self.identity = identity
         #: where the channels stand at the stream's first message, whatever waits behind it by then
-        self._start = EventStream()
+        self._start = EventIds()
         #: whether no more messages of the client are taken: those before wait for it to read
         self.paused = False
         self._ended = False
@@ -219,8 +234,8 @@ class Stream:
 
     def _stand(self, positions: dict[str, tuple[int, str]]) -> None:
         """Where channels stand before anything of them is put into the stream."""
-        self._start.positions.update(positions)
-        self.dialect.positions.update(positions)
+        self._start.update(positions)
+        self.dialect.ids.update(positions)
 
     def begin(self, data: dict[str, Any]) -> None:
         """Sends the head and the first message, and lets what waits follow."""
@@ -315,12 +330,26 @@ class EventStreams(Resource):
         self.context = context
         self._tickets = tickets
         self._streams: dict[str, Stream] = {}
+        self._tags: set[str] = set()
+        self._listed_at = -_LIST_AGAIN
 
     def forget(self, stream: Stream, code: int) -> None:
         self._streams.pop(stream.connection.id, None)
         self.context.counters.connection_closed(code)
         self.context.requests.leave(stream.connection)
         self.context.heartbeat.forget(stream.connection)
+
+    def allow(self, request: Request, method: str, path: list[str], length: int | None) -> int:
+        """Return how many octets of a body a request may have. Raises `http.Refusal`."""
+        if method == "POST" and len(path) == 1:
+            if _credential(request) is None and not self.context.auth.anonymous:
+                raise Refusal(401, Refused("a token or a ticket is needed", Code.MISSING_TOKEN))
+            if length is not None and length > self.context.server.max_message_size:
+                raise Refusal(413, Refused("the message is too large", Code.MESSAGE_TOO_LARGE))
+            return self.context.server.max_message_size
+        if method not in ("GET", "HEAD", "OPTIONS", "POST"):
+            raise Refusal(405, Invalid("use GET or POST"), "Allow: GET, OPTIONS, POST\r\n")
+        return 0
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
@@ -373,19 +402,17 @@ class EventStreams(Resource):
         if not request.startedWriting and not request.finished:
             respond_error(request, problem)
 
-    async def _identify(self, request: Request) -> Identity | None:
-        """Who asks: by token, by ticket, or nobody where that is allowed."""
-        scheme, _, credentials = (request.getHeader("authorization") or "").partition(" ")
-        ticket = argument(request, "ticket")
+    async def _identify(self, credential: Credential | None) -> Identity | None:
+        """Return who asks, or None for nobody, where that is allowed."""
         try:
-            if scheme.lower() == "bearer" and credentials.strip():
-                identity = await self.context.authenticator.identify(credentials.strip())
-            elif ticket is not None:
-                identity = (await self._tickets()).read(ticket, self.context.clock.now())
-            elif self.context.auth.anonymous:
-                return None
-            else:
+            if credential is None:
+                if self.context.auth.anonymous:
+                    return None
                 raise Refused("a token or a ticket is needed", Code.MISSING_TOKEN)
+            if credential.is_ticket:
+                identity = (await self._tickets()).read(credential.text, self.context.clock.now())
+            else:
+                identity = await self.context.authenticator.identify(credential.text)
             await self.context.authenticator.check(identity)
         except PushError as problem:
             self.context.counters.authentication_failed(problem.code.value)
@@ -393,16 +420,25 @@ class EventStreams(Resource):
         return identity
 
     async def _open(self, request: Request) -> None:
-        self.context.admission.admit(peer_address(request.transport), headers_of(request))
-        identity = await self._identify(request)
+        context = self.context
+        transport, headers = request.transport, headers_of(request)
+        context.admission.admit(peer_address(transport), headers)
+        credential = _credential(request)
+        identity = await self._identify(credential)
+        if identity is not None:
+            context.places.leave(transport)
+        else:
+            context.places.enter(transport, context.admission.address(peer_address(transport), headers))
         channels = [name for name in (argument(request, "channels") or "").split(",") if name]
         resume = request.getHeader("last-event-id") or argument(request, "lastEventId")
         stream = Stream(self, request, identity)
+        stream.dialect.proof = proof_of(credential.text) if credential is not None else ""
         request.notifyFinish().addBoth(lambda _: stream.end())
         self._streams[stream.connection.id] = stream
-        self.context.requests.arrive(stream.connection)
+        context.requests.arrive(stream.connection)
+        own = [] if identity is None else [user_channel(identity.user_id), "system"]
         try:
-            data = await stream.open(positions_of(resume), channels)
+            data = await stream.open(positions_of(resume, [*channels, *own]), channels)
         except BaseException:
             # Nothing was written yet, so the answer can still be a status.
             request.unregisterProducer()
@@ -410,27 +446,93 @@ class EventStreams(Resource):
             raise
         stream.begin(data)
 
+    # -- the other way ------------------------------------------------------------------------------------------------
+
     async def _post(self, request: Request, connection_id: str) -> None:
         assert request.content is not None
-        octets: bytes = request.content.read(self.context.server.max_message_size + 1)
-        if len(octets) > self.context.server.max_message_size:
-            raise Refused("the message is too large", Code.MESSAGE_TOO_LARGE)
+        octets: bytes = request.content.read()
+        credential = _credential(request)
+        user_id: str | None = None
+        expired: PushError | None = None
+        try:
+            identity = await self._identify(credential)
+            user_id = None if identity is None else identity.user_id
+        except PushError as problem:
+            # Within its grace, a stream's own token still speaks for it.
+            if problem.code is not Code.TOKEN_EXPIRED:
+                raise
+            expired = problem
         try:
             text = octets.decode("utf-8")
         except UnicodeDecodeError:
             raise Invalid("not UTF-8") from None
-        # The stream may be another node's: the id, which only its client was told, is what allows this.
-        if not self.receive(connection_id, text) and not await self.context.cluster.pass_on(connection_id, text):
-            raise NotFound("no such stream")
+        posted = Posted(text, user_id, "" if credential is None else proof_of(credential.text))
+        if not await self._pass_on(connection_id, posted):
+            owner = await self._owner(connection_id)
+            if expired is not None:
+                raise expired
+            if owner is None:
+                raise NotFound("no such stream")
+            if user_id is None:
+                raise Refused("a token or a ticket is needed", Code.MISSING_TOKEN)
+            raise Refused("this is another user's stream")
         respond(request, 202, b"{}")
 
+    async def _pass_on(self, connection_id: str, posted: Posted) -> bool:
+        tag = connection_id[:TAG_LENGTH]
+        if tag == self.context.tag:
+            return self._take(connection_id, posted)
+        if not await self._lives(tag):
+            return False
+        return await self.context.cluster.pass_on(connection_id, msgspec.json.encode(posted).decode())
+
+    async def _owner(self, connection_id: str) -> str | None:
+        """Return whose a stream is, "" for nobody's; None where there is none."""
+        tag = connection_id[:TAG_LENGTH]
+        stream = self._streams.get(connection_id)
+        if stream is not None:
+            return (stream.connection.user_id or "") if stream.connection.open else None
+        if tag == self.context.tag or not await self._lives(tag):
+            return None
+        found = await self.context.cluster.connections(Target(connection_id=connection_id))
+        return (found[0].user_id or "") if found else None
+
+    async def _lives(self, tag: str) -> bool:
+        """Whether a living node makes such ids. Nodes are listed anew at most once a second."""
+        now = self.context.reactor.seconds()
+        if now >= self._listed_at + _LIST_AGAIN:
+            self._listed_at = now
+            self._tags = {tag_of(node.name) for node in await self.context.nodes()}
+        return tag in self._tags
+
     def receive(self, connection_id: str, text: str) -> bool:
-        """A message for a stream of this node; False where it is none. Raises `errors.Refused` where the answers to
-        those before still wait for the client to read them."""
+        """Take a message that another node passes on; return whether it was for a stream of this node, from its user.
+
+        Raises `errors.Refused` where the answers to those before still wait for the client to read them.
+        """
+        try:
+            posted = msgspec.json.decode(text, type=Posted)
+        except msgspec.MsgspecError:
+            # A node of before credentials were asked for.
+            return False
+        return self._take(connection_id, posted)
+
+    def _take(self, connection_id: str, posted: Posted) -> bool:
         stream = self._streams.get(connection_id)
         if stream is None or not stream.connection.open:
             return False
+        own = stream.connection.user_id
+        if own is not None and posted.user_id != own and posted.proof != stream.dialect.proof:
+            return False
         if stream.paused:
             raise Refused("the answers to earlier messages have not been read", Code.RATE_LIMITED, retry_after=1000)
-        stream.conversation.receive(text.encode())
+        stream.conversation.receive(posted.text.encode())
         return True
+
+
+def _credential(request: Request) -> Credential | None:
+    scheme, _, credentials = (request.getHeader("authorization") or "").partition(" ")
+    if scheme.lower() == "bearer" and credentials.strip():
+        return Credential(credentials.strip(), False)
+    values = parse_qs(request.uri.partition(b"?")[2].decode("latin-1")).get("ticket")
+    return Credential(values[-1], True) if values else None

@@ -21,7 +21,7 @@ from pushserver.protocols.native.protocol import NativeProtocol
 from pushserver.server.connection import Connection, Peer
 from pushserver.server.inbound import Inbound
 from pushserver.server.outbox import Mark, Outbox, no_delay
-from pushserver.web.autobahn_reader import AutobahnFactory, AutobahnReader, Inflation
+from pushserver.web.autobahn_reader import PIECE, AutobahnFactory, AutobahnReader, Inflation
 from pushserver.web.context import Context
 from pushserver.web.handshake import Offer
 from pushserver.web.port import Head
@@ -31,8 +31,11 @@ MAX_USER_AGENT: Final = 200
 #: A connection id is this many random bytes.
 ID_BYTES: Final = 12
 
-#: Seconds of one turn that one socket may take.
+#: Seconds of one turn that one socket may take, and one without a token: there may be many of these at once.
 TURN: Final = 0.002
+STRANGERS_TURN: Final = 0.0005
+#: Octets that are looked through for the other side's close frame once we have closed.
+CLOSING: Final = 1_024
 #: Ordinary messages that are taken out of a read at a time.
 AT_ONCE: Final = 16
 #: Frames beyond the rate that end a connection, as so many refused messages in a row do.
@@ -49,6 +52,8 @@ class WebSocketDoor(AutobahnReader):
     _paused = False
     #: what was received and not read yet
     _unread = b""
+    #: octets that came after we closed
+    _after_close = 0
     #: frames that may still come, and when that was reckoned, s; None while there were no others than ordinary ones
     _frames: tuple[float, float] | None = None
 
@@ -84,6 +89,11 @@ class WebSocketDoor(AutobahnReader):
         if offer.token is not None:
             self._inbound.sign_in(offer.token)
 
+    @property
+    def identified(self) -> bool:
+        """Whether a token was shown."""
+        return self.connection is not None and self.connection.identity is not None
+
     # -- in -----------------------------------------------------------------------------------------------------------
 
     def dataReceived(self, data: bytes) -> None:
@@ -104,7 +114,12 @@ class WebSocketDoor(AutobahnReader):
         at, end, until = 0, len(data), 0.0
         while not self.is_gone:
             payloads: list[bytes] = []
-            if self.is_up and self.between_frames:
+            if not self.is_up:
+                # Nothing of it is handled: a flood is not even parsed to its end.
+                if self._after_close > CLOSING:
+                    break
+                self._after_close += PIECE
+            elif self.between_frames:
                 payloads, at = rfc6455.take_text_frames(
                     data, at, self._factory.context.server.max_message_size, AT_ONCE
                 )
@@ -118,7 +133,7 @@ class WebSocketDoor(AutobahnReader):
             if at >= end:
                 break
             if not until:
-                until = seconds() + TURN
+                until = seconds() + (TURN if self.identified else STRANGERS_TURN)
             elif seconds() >= until:
                 self._unread = data[at:]
                 self.transport.pauseProducing()
@@ -181,6 +196,7 @@ class WebSocketDoor(AutobahnReader):
         connection, inbound = self.connection, self._inbound
         self.connection = self._inbound = None
         self._unread = b""
+        self._factory.context.places.leave(self.transport)
         if self._outbox is not None:
             self._outbox.close()
         if connection is None or inbound is None:
@@ -224,6 +240,8 @@ class WebSocketDoor(AutobahnReader):
 
     def ping(self) -> bool:
         outbox = self._outbox
+        if self.identified:
+            self._factory.context.places.leave(self.transport)
         if self.is_up and outbox is not None and self.connection is not None:
             outbox.write_first(self.connection.dialect.ping())
             outbox.moved = False

@@ -79,18 +79,50 @@ def test_the_host_is_the_trusted_proxys() -> None:
 
 
 @pytest.mark.parametrize(
-    ("peer", "headers", "loopback"),
+    ("peer", "headers", "local"),
     [
-        ("127.0.0.1", {}, True),
-        ("::1", {}, True),
-        ("unix", {}, True),
-        ("127.0.0.1", {"x-forwarded-for": "127.0.0.1"}, False),
-        ("192.0.2.1", {}, False),
-        ("nonsense", {}, False),
+        ("127.0.0.1", {"host": "localhost:8080"}, True),
+        ("127.0.0.2", {"host": "127.0.0.1"}, True),
+        ("::1", {"host": "[::1]:8080"}, True),
+        ("unix", {"host": "localhost"}, False),
+        ("127.0.0.1", {"host": "push.example.com"}, False),
+        ("127.0.0.1", {}, False),
+        ("127.0.0.1", {"host": "localhost", "x-forwarded-for": "127.0.0.1"}, False),
+        ("127.0.0.1", {"host": "localhost", "x-forwarded-proto": "https"}, False),
+        ("127.0.0.1", {"host": "localhost", "forwarded": "for=127.0.0.1"}, False),
+        ("127.0.0.1", {"host": "localhost", "x-real-ip": "127.0.0.1"}, False),
+        ("127.0.0.1", {"host": "localhost", "via": "1.1 proxy"}, False),
+        ("192.0.2.1", {"host": "localhost"}, False),
+        ("nonsense", {"host": "localhost"}, False),
     ],
 )
-def test_the_operator_on_this_machine_is_known(peer: str, headers: dict[str, str], loopback: bool) -> None:
-    assert admission().is_loopback(peer, headers) is loopback
+def test_the_operator_on_this_machine_is_known(peer: str, headers: dict[str, str], local: bool) -> None:
+    assert admission().is_local(peer, headers) is local
+
+
+@pytest.mark.parametrize(
+    ("origin", "allowed"),
+    [
+        ("https://a.example.com", True),
+        ("https://a.b.example.com", True),
+        ("https://A.Example.com:443", True),
+        ("https://example.com", False),
+        ("http://a.example.com", False),
+        ("https://a.example.com:8443", False),
+        ("https://aexample.com", False),
+        ("https://a.example.com.evil.example", False),
+        ("https://.example.com", False),
+    ],
+)
+def test_a_pattern_of_origins_is_its_subdomains(origin: str, allowed: bool) -> None:
+    one = admission(allowed_origins=["https://*.example.com"])
+    assert one.allows_origin("192.0.2.1", {"host": "push", "origin": origin}) is allowed
+
+
+def test_an_address_of_ipv4_on_an_ipv6_socket_is_the_ipv4_one() -> None:
+    one = admission(trusted_proxies=["127.0.0.0/8"])
+    assert one.address("127.0.0.1", {"x-forwarded-for": "::ffff:192.0.2.7"}) == "192.0.2.7"
+    assert one.address("127.0.0.1", {"x-forwarded-for": "192.0.2.7, ::FFFF:7f00:1"}) == "192.0.2.7"
 
 
 def test_development_mode_answers_to_loopback_names_alone() -> None:

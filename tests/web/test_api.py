@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from pushserver.config.checks import Auth, Server
-from pushserver.web import http
+from pushserver.web import farewell, http
 from tests.harness import Answer, start
 from tests.harness import Server as Process
 from tests.inside import API_KEY, Inside, running, token
@@ -50,6 +52,12 @@ def failed(answer: Answer, status: int, code: str) -> bool:
     assert isinstance(error["message"], str)
     assert set(answer.body) == {"error"}
     return True
+
+
+def process_memory() -> int:
+    """Return the resident memory of this process, in bytes."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
 
 
 def post(server: Process, path: str, body: Any, status: int = 200, **more: Any) -> Any:
@@ -607,13 +615,15 @@ async def test_a_body_of_exactly_the_limit(tmp_path: Path) -> None:
     "beginning",
     [
         b"GET /healthz HTTP/1.1\r\nHost: 127",
-        b"POST /api/publish HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\n{",
+        b"POST /api/publish HTTP/1.1\r\nHost: 127.0.0.1\r\nX-API-Key: %b\r\nContent-Length: 100\r\n\r\n{"
+        % API_KEY.encode(),
     ],
 )
 async def test_a_later_request_that_stalls_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beginning: bytes
 ) -> None:
     monkeypatch.setattr(http, "REQUEST_TIMEOUT", 0.3)
+    monkeypatch.setattr(farewell, "LINGER", 0.3)
 
     def talk(client: RawSocket) -> None:
         client.request("GET", "/healthz")
@@ -641,7 +651,7 @@ async def test_a_later_request_that_stalls_is_given_up(
 async def test_a_refused_body_that_never_ends_is_not_read_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http, "LINGER", 0.3)
+    monkeypatch.setattr(farewell, "LINGER", 0.3)
 
     def talk(client: RawSocket) -> None:
         client.request("POST", "/api/publish", b"", [KEY, ("Content-Length", "900000000")])
@@ -651,6 +661,134 @@ async def test_a_refused_body_that_never_ends_is_not_read_for_ever(
     async with running(tmp_path) as inside:
         await drive(inside, talk)
         await inside.empty()
+
+
+async def test_the_next_request_waits_until_the_last_answer_has_left(tmp_path: Path) -> None:
+    async with running(tmp_path) as inside:
+        with RawSocket(inside.port) as client:
+            request = b"GET /pushclient.js HTTP/1.1\r\nHost: a\r\n\r\n"
+            await deferToThread(client.send, request * 500)
+            # It does not read: what waits for it is one answer, not five hundred.
+            before = process_memory()
+            for _ in range(50):
+                await inside.turn()
+            assert process_memory() - before < 8 << 20
+            # It reads: every answer comes, in order.
+            for _ in range(500):
+                assert (await deferToThread(client.response)).status == 200
+
+
+async def test_who_half_closes_gets_its_answers(tmp_path: Path) -> None:
+    def talk(client: RawSocket) -> None:
+        body = b'{"channel": "public:a", "data": 1}'
+        client.request("POST", "/api/publish", body, [KEY])
+        client.request("GET", "/healthz")
+        client.finish()
+        assert [client.response().status for _ in range(2)] == [200, 200]
+        assert client.ended()
+
+    async with running(tmp_path) as inside:
+        await drive(inside, talk)
+        await inside.empty()
+
+
+async def test_key_method_and_path_are_checked_before_a_body(tmp_path: Path) -> None:
+    def talk(client: RawSocket) -> None:
+        for method, path, headers, status in (
+            ("POST", "/api/publish", [], 401),
+            ("POST", "/api/publish", [("X-API-Key", "a wrong key of some length")], 401),
+            ("POST", "/api/nothing", [KEY], 404),
+            ("PUT", "/api/publish", [KEY], 405),
+            ("POST", "/healthz", [], 405),
+            ("POST", "/nothing", [], 404),
+            ("POST", "/sse/somebody", [], 401),
+            ("POST", "/api/publish", [KEY, ("Content-Encoding", "gzip")], 415),
+        ):
+            with RawSocket(client.port) as other:
+                more = [("Content-Length", "1000000"), ("Expect", "100-continue")]
+                other.request(method, path, b"", [*headers, *more])
+                answer = other.response()
+                assert (answer.status, answer.headers["connection"]) == (status, "close"), path
+                assert other.ended()
+
+    async with running(tmp_path) as inside:
+        await drive(inside, talk)
+        await inside.empty()
+        assert inside.service._doors.context.bodies.held == 0
+
+
+async def test_heads_are_those_of_rfc_9112_also_on_a_kept_connection(tmp_path: Path) -> None:
+    def talk(client: RawSocket) -> None:
+        for head in (
+            b"GET /healthz HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+            b"GET /healthz HTTP/1.1\r\nX-A: 1\r\n\r\n",
+            b"GET /healthz HTTP/1.1\r\nHost : a\r\n\r\n",
+            b"GET /healthz HTTP/1.1\r\nHost: a\r\nX-A: 1\r\n folded\r\n\r\n",
+            b"GET http://b/healthz HTTP/1.1\r\nHost: a\r\n\r\n",
+        ):
+            for kept in (False, True):
+                with RawSocket(client.port) as other:
+                    if kept:
+                        other.request("GET", "/healthz")
+                        assert other.response().status == 200
+                    other.send(head)
+                    assert other.response().status == 400, head
+                    assert other.ended()
+        for _ in range(2):
+            client.send(b"\r\nGET http://a/healthz HTTP/1.1\r\nHost: A\r\n\r\n")
+            assert client.response().status == 200
+        for path in ("/", "*", "/healthz", "/api/publish"):
+            client.request("OPTIONS", path)
+            answer = client.response()
+            assert answer.status == 204
+            assert "OPTIONS" in answer.headers["allow"]
+
+    async with running(tmp_path) as inside:
+        await drive(inside, talk)
+        await inside.empty()
+
+
+async def test_wrong_keys_come_slowly_and_the_right_one_does_not(tmp_path: Path) -> None:
+    def talk(client: RawSocket) -> None:
+        said = []
+        for n in range(60):
+            client.request("GET", "/api/nodes", headers=[("X-API-Key", f"guess-number-{n:08d}")])
+            said.append(client.response())
+        assert {answer.status for answer in said} == {401, 429}
+        assert all(answer.headers.get("retry-after") for answer in said if answer.status == 429)
+        client.request("GET", "/api/nodes", headers=[KEY])
+        assert client.response().status == 200
+
+    async with running(tmp_path) as inside:
+        await drive(inside, talk)
+
+
+async def test_the_api_on_listeners_of_its_own(tmp_path: Path) -> None:
+    from pushserver.config.checks import Server as Section
+
+    path = tmp_path / "api.sock"
+
+    def talk(client: RawSocket) -> None:
+        for where in ("/api/nodes", "/metrics"):
+            client.request("GET", where, headers=[KEY])
+            assert client.response().status == 404
+        client.request("GET", "/readyz", headers=[KEY])
+        assert client.response().json == {"status": "ready"}
+        client.request("GET", "/healthz")
+        assert client.response().status == 200
+        with socket.socket(socket.AF_UNIX) as inner:
+            inner.settimeout(10)
+            inner.connect(str(path))
+            for request, status in (
+                (b"GET /api/nodes HTTP/1.1\r\nHost: a\r\nX-API-Key: " + API_KEY.encode(), b"200"),
+                (b"GET /metrics HTTP/1.1\r\nHost: localhost", b"401"),
+                (b"GET /ws HTTP/1.1\r\nHost: localhost", b"404"),
+            ):
+                inner.sendall(request + b"\r\n\r\n")
+                assert inner.recv(65536).split(b" ")[1] == status
+
+    async with running(tmp_path, server=Section(api_listen=(f"unix:{path}",))) as inside:
+        await drive(inside, talk)
 
 
 def test_development_mode_answers_to_loopback_names_alone(start_server: Callable[..., Process]) -> None:

@@ -10,6 +10,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
 from pushserver.core.errors import Code, PushError
+from pushserver.web.farewell import LINGER
 from pushserver.web.port import HEAD_TIMEOUT, MAX_HEAD, PortProtocol, answer, hand_over, parse_head, peer_address
 
 
@@ -38,6 +39,7 @@ class World:
         self.clock = Clock()
         self.waiting: set[Any] = set()
         self.successor = Successor()
+        self.places: set[Any] = set()
         self.upgrades: list[tuple[str, bytes]] = []
         self.transport = Bare()
         self.port = PortProtocol(self)  # type: ignore[arg-type]
@@ -45,6 +47,12 @@ class World:
 
     def http(self, address: Any) -> Successor:
         return self.successor
+
+    def enter(self, transport: Any) -> None:
+        self.places.add(transport)
+
+    def leave(self, transport: Any) -> None:
+        self.places.discard(transport)
 
     def upgrade(self, port: Any, transport: Any, head: Any, octets: bytes) -> None:
         self.upgrades.append((head.target, octets))
@@ -60,42 +68,85 @@ def test_a_request_in_single_bytes_reaches_http_whole() -> None:
     assert (world.waiting, world.clock.getDelayedCalls()) == (set(), [])
     world.port.connectionLost()
     assert world.successor.lost
+    assert world.places == set()
 
 
 @pytest.mark.parametrize(
-    "octets", [b"rubbish\r\n\r\n", b"GET / SPDY/1\r\n\r\n", b"GET /ws HTTP/1.1\r\nno colon\r\n\r\n"]
+    "head",
+    [
+        b"rubbish",
+        b"GET / SPDY/1",
+        b"GET  HTTP/1.1\r\nHost: a",
+        b"G(T / HTTP/1.1\r\nHost: a",
+        b"GET /ws HTTP/1.1\r\nHost: a\r\nno colon",
+        b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade : websocket",
+        b"GET /ws HTTP/1.1\r\nHost: a\r\nX-A: 1\r\n folded",
+        b"GET /ws HTTP/1.1\r\n\tHost: a",
+        b"GET /ws HTTP/1.1\r\nHost: a\r\nHost: a",
+        b"GET /ws HTTP/1.1\r\nX-A: 1",
+        b"GET /ws HTTP/1.1\r\nHost: localhost:1, evil.example",
+        b"GET /ws HTTP/1.1\r\nHost: a\r\nX-A: b\nc",
+        b"GET /ws HTTP/1.1\r\nHost: a\r\nX-A: b\0c",
+        b"GET http://b/ws HTTP/1.1\r\nHost: a",
+        b"GET ftp://a/ws HTTP/1.1\r\nHost: a",
+        b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nContent-Length: 3",
+        b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nTransfer-Encoding: chunked",
+    ],
 )
-def test_what_is_no_request_is_left_to_http_to_refuse(octets: bytes) -> None:
+def test_what_proxies_may_read_in_another_way_is_refused(head: bytes) -> None:
     world = World()
-    world.port.dataReceived(octets)
-    assert world.successor.octets == octets
+    world.port.dataReceived(head + b"\r\n\r\n")
+    assert world.transport.value().startswith(b"HTTP/1.1 400 ")
+    assert (world.successor.octets, world.upgrades) == (b"", [])
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        ("http://a/ws?x=1", "/ws?x=1"),
+        ("HTTPS://A/ws", "/ws"),
+        ("http://a", "/"),
+        ("http://a?x=1", "/?x=1"),
+        ("/ws?to=http://b/", "/ws?to=http://b/"),
+    ],
+)
+def test_an_absolute_target_is_its_path(target: str, path: str) -> None:
+    assert parse_head(f"GET {target} HTTP/1.1\r\nHost: a".encode()).target == path
 
 
 def test_an_upgrade_on_the_right_path_keeps_what_came_behind_its_head() -> None:
     world = World()
-    world.port.dataReceived(b"GET /ws?a=1 HTTP/1.1\r\nUpgrade: WebSocket\r\n\r\nframe")
+    world.port.dataReceived(b"\r\nGET /ws?a=1 HTTP/1.1\r\nHost: a\r\nUpgrade: WebSocket\r\n\r\nframe")
     assert world.upgrades == [("/ws?a=1", b"frame")]
     other = World()
-    other.port.dataReceived(b"GET /else HTTP/1.1\r\nUpgrade: websocket\r\n\r\n")
+    other.port.dataReceived(b"GET /else HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n")
     assert other.upgrades == []
 
 
 def test_who_says_nothing_in_time_or_too_much_is_refused() -> None:
-    silent = World()
-    silent.clock.advance(HEAD_TIMEOUT)
-    assert silent.transport.value().startswith(b"HTTP/1.1 408 ")
+    slow = World()
+    slow.port.dataReceived(b"GET")
+    slow.clock.advance(HEAD_TIMEOUT)
+    assert slow.transport.value().startswith(b"HTTP/1.1 408 ")
     chatty = World()
     chatty.port.dataReceived(b"x" * (MAX_HEAD + 1))
     assert chatty.transport.value().startswith(b"HTTP/1.1 431 ")
-    for world in (silent, chatty):
+    silent = World()
+    silent.clock.advance(HEAD_TIMEOUT)
+    assert silent.transport.value() == b""
+    for world in (slow, chatty, silent):
         assert world.transport.disconnecting
-        assert (world.waiting, world.clock.getDelayedCalls()) == (set(), [])
+        assert world.waiting == set()
+        # Who does not close in turn is cut off, and has its place until then.
+        assert world.places == {world.transport}
+        world.clock.advance(LINGER)
+        assert world.transport.disconnected
+        world.port.connectionLost()
+        assert (world.places, world.clock.getDelayedCalls()) == (set(), [])
 
 
 def test_a_header_that_comes_twice_is_one_list() -> None:
-    head = parse_head(b"GET / HTTP/1.1\r\nX-A: 1\r\nx-a: 2")
-    assert head is not None
-    assert head.headers == {"x-a": "1, 2"}
+    assert parse_head(b"GET / HTTP/1.0\r\nX-A: 1\r\nx-a: 2").headers == {"x-a": "1, 2"}
 
 
 def test_an_answer_says_what_is_wrong_and_ends_the_connection() -> None:

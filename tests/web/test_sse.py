@@ -6,12 +6,14 @@ import http.client
 import json
 import shutil
 import subprocess
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_twisted
 from twisted.internet.address import IPv4Address
@@ -30,7 +32,8 @@ from pushserver.server.connection import Connection
 from pushserver.server.outbox import Policy
 from pushserver.web.admission import Admission
 from pushserver.web.context import Context
-from pushserver.web.sse import EventStream, EventStreams, positions_of
+from pushserver.web.event_ids import EventIds, positions_of
+from pushserver.web.sse import EventStreams, Posted
 from pushserver.web.tickets import Tickets
 from tests import inside
 from tests.fakes import House
@@ -165,17 +168,18 @@ def test_an_early_event_resumes_every_channel(server: Server) -> None:
     ) as events:
         events.next()
         events.next()
-        held = positions_of(events.last_id)
+        held = positions_of(events.last_id, ["news:early", f"user:{user}"])
     assert held["news:early"].offset == 1
     assert held[f"user:{user}"].offset == 1
 
 
 def test_messages_go_the_other_way_by_post(server: Server) -> None:
-    with closing(Events(server, Authorization=token(server, "poster"))) as events:
+    own = {"Authorization": token(server, "poster")}
+    with closing(Events(server, **own)) as events:
         to = f"/sse/{events.next()['data']['connectionId']}"
 
         def say(type: str, id: int, **data: Any) -> dict[str, Any]:
-            answer = server.api("POST", to, {"type": type, "id": id, "data": data}, key="")
+            answer = server.api("POST", to, {"type": type, "id": id, "data": data}, key="", headers=own)
             assert answer.status == 202
             return events.until(lambda m: m.get("id") == id)
 
@@ -184,11 +188,54 @@ def test_messages_go_the_other_way_by_post(server: Server) -> None:
         published = say("publish", 3, channel="news:post", data="hello")
         assert published["type"] == "published"
         assert say("history", 4, channel="news:post")["data"]["messages"][0]["data"] == "hello"
-        assert positions_of(events.last_id)["news:post"].offset == 1
+        assert positions_of(events.last_id, ["news:post"])["news:post"].offset == 1
         assert say("nonsense", 5)["data"]["code"] == "UNKNOWN_MESSAGE_TYPE"
-        assert server.api("POST", to, b"x" * 70_000, key="").status == 413
-        assert server.api("POST", to, b"\xff", key="").status == 400
-    assert server.api("POST", "/sse/nobody", {"type": "ping"}, key="").status == 404
+        assert server.api("POST", to, b"x" * 70_000, key="", headers=own).status == 413
+        assert server.api("POST", to, b"\xff", key="", headers=own).status == 400
+    assert server.api("POST", "/sse/nobody", {"type": "ping"}, key="", headers=own).status == 404
+
+
+def test_a_stream_takes_messages_from_its_user_alone(server: Server) -> None:
+    message = {"type": "ping", "id": 1}
+
+    def post(to: str, credential: str | None, query: str = "") -> int:
+        headers = {} if credential is None else {"Authorization": credential}
+        return server.api("POST", f"/sse/{to}{query}", message, key="", headers=headers).status
+
+    now = int(time.time())
+    expired = "Bearer " + server.token("owner", iat=now - 7200, exp=now - 3600)
+    with closing(Events(server, Authorization=token(server, "owner"))) as events:
+        stream = events.next()["data"]["connectionId"]
+        for bad in ("Bearer rubbish", expired, f"Bearer {server.api_key}"):
+            assert (post(stream, bad), post("nobody", bad)) == (401, 401)
+        assert post(stream, None, "?ticket=rubbish") == 401
+        assert post(stream, None) == 401
+        assert post(stream, token(server, "mallory")) == 403
+        assert post("nobody", token(server, "owner")) == 404
+        assert post(stream, token(server, "owner")) == 202
+        ticket = server.api("POST", "/api/tickets", {"userId": "owner", "channels": []}).body["ticket"]
+        assert post(stream, None, f"?ticket={ticket}") == 202
+    wait_until(lambda: post(stream, token(server, "owner")) == 404)
+    with closing(Events(server, "?channels=public:x")) as events:
+        assert post(events.next()["data"]["connectionId"], None) == 202
+
+
+def test_a_streams_own_token_speaks_for_it_within_its_grace(server: Server) -> None:
+    now = int(time.time())
+    # Leeway is 5 s: it is over when the test begins, but for the stream.
+    short = "Bearer " + server.token("brief", iat=now - 60, exp=now - 4)
+    with closing(Events(server, Authorization=short)) as events:
+        stream = events.next()["data"]["connectionId"]
+        other = "Bearer " + server.token("brief", iat=now - 61, exp=now - 4)
+
+        def post(credential: str) -> int:
+            answer = server.api(
+                "POST", f"/sse/{stream}", {"type": "ping"}, key="", headers={"Authorization": credential}
+            )
+            return answer.status
+
+        wait_until(lambda: post(other) == 401)
+        assert post(short) == 202
 
 
 def test_a_ticket_opens_a_stream_until_its_user_is_revoked(server: Server) -> None:
@@ -417,6 +464,8 @@ class Streams:
             Context(
                 reactor=self.clock,
                 clock=clock.Clock(self.clock, house.now),
+                node="here",
+                nodes=house.engine.broker.nodes,
                 hub=node.hub,
                 requests=node.requests,
                 cluster=node.cluster,
@@ -493,17 +542,17 @@ async def test_the_first_id_does_not_tell_of_what_waits_behind_it(streams: Strea
     request = await streams.open(Policy.DISCONNECT, "kept:a")
     await streams.house.settle()
     assert request.data == [0, 1, 2]
-    offsets = [positions_of(id)["user:ann"].offset for id, message in request.events]
+    offsets = [positions_of(id, ["user:ann"])["user:ann"].offset for id, message in request.events]
     assert offsets == [0, 1, 2, 3]
     request.finish()
 
 
 def test_an_id_that_is_none_holds_nothing() -> None:
     for text in (None, "", "x", "!!!", "eyJhIjoxfQ", "W10", "é"):
-        assert positions_of(text) == {}
-    stream = EventStream()
-    stream.positions = {"news:a": (3, "e")}
-    assert positions_of(stream.id().decode()) == {"news:a": Position(3, "e")}
+        assert positions_of(text, ["a"]) == {}
+    ids = EventIds()
+    ids.set("news:a", 3, "e")
+    assert positions_of(ids.id().decode(), ["news:a", "news:b"]) == {"news:a": Position(3, "e")}
 
 
 async def test_who_does_not_read_its_answers_is_not_asked_for_more(streams: Streams) -> None:
@@ -512,7 +561,7 @@ async def test_who_does_not_read_its_answers_is_not_asked_for_more(streams: Stre
     request.blocked = True
 
     def post() -> None:
-        assert streams.door.receive(stream_id, '{"type": "ping"}')
+        assert streams.door.receive(stream_id, msgspec.json.encode(Posted('{"type": "ping"}', "ann", "")).decode())
 
     for _ in range(17):
         post()

@@ -34,7 +34,7 @@ class Secure:
 
     @property
     def failed(self) -> dict[str, int]:
-        return dict(self.inside.service._doors.handshakes.failed)
+        return dict(self.inside.service._doors.public.handshakes.failed)
 
     def _say(self, before: bytes, octets: bytes) -> tuple[str | None, str | None, bytes]:
         with socket.create_connection((self.host, self.number), 10) as plain:
@@ -71,7 +71,7 @@ async def secure(place: Path, kind: str = "ssl") -> AsyncIterator[Secure]:
         "haproxy": f"haproxy:ssl:0:interface=127.0.0.1:{certificate}",
     }[kind]
     async with running(place) as inside:
-        port = await tls.endpoint(reactor, description).listen(inside.service._doors)
+        port = await tls.endpoint(reactor, description).listen(inside.service._doors.public)
         try:
             yield Secure(inside, port.getHost().port, context, "::1" if kind == "tls" else "127.0.0.1")
         finally:

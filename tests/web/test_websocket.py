@@ -50,6 +50,8 @@ def context(
     return Context(
         reactor=reactor or task.Clock(),
         clock=Clock(reactor or task.Clock(), lambda: 1_700_000_000_000),
+        node="here",
+        nodes=list,  # type: ignore[arg-type,return-value]
         hub=rooms,
         requests=rooms,
         cluster=rooms,
@@ -359,6 +361,23 @@ def test_frames_pay_what_messages_pay(flood: bytes) -> None:
         # Pieces of one message would be too many before: each message of 100 of them is one read.
         door.dataReceived(begin + flood * 100 + (frame(CONTINUATION, ping(1)) if begin else b""))
     assert frame(CLOSE, (3013).to_bytes(2, "big") + b"too many requests", mask=None) in transport.value()
+
+
+def test_a_flood_is_not_parsed_to_its_end_once_it_was_refused() -> None:
+    transport = StringTransport()
+    door = WebSocketDoorFactory(context(rate=50)).door(head(), "127.0.0.1")
+    door.makeConnection(transport)
+    read = 0
+
+    def counted() -> None:
+        nonlocal read
+        read += 1
+
+    door.on_frame = (lambda before: lambda: (counted(), before())[1])(door.on_frame)
+    for _ in range(10):
+        door.dataReceived(frame(PING) * 1_000)
+    # The frames that may come, those beyond, and what is looked through for a close frame.
+    assert 200 < read < 1_200
 
 
 def test_a_steady_few_frames_are_no_flood() -> None:

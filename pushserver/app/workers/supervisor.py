@@ -130,7 +130,7 @@ class Supervisor(LoggedService):
         self._starting.addErrback(self._failed)
 
     async def _start(self) -> None:
-        for description in self._config.server.listen:
+        for description in (*self._config.server.listen, *self._config.server.api_listen):
             self._ports[description] = await self._bind(description)
         if self._config.manhole.listen:
             self._config, port = await open_console(self._config, self._dev, self._bind)

@@ -1,0 +1,104 @@
+"""The doors of one node, put together: what stands on the public listeners, and what on those of the API (L3)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.web.server import Request
+
+from pushserver.config.sections import Auth, Delivery, RateLimits, Server
+from pushserver.web.api import Api, Keys, Route
+from pushserver.web.context import Context
+from pushserver.web.http import PushSite, headers_of
+from pushserver.web.port import PortFactory, PortProtocol, peer_address
+from pushserver.web.site import Health, Metrics, Ready, Root, WebSocketPath
+from pushserver.web.sse import EventStreams
+from pushserver.web.static_files import Page, StaticFiles
+from pushserver.web.tickets import Tickets, issuer
+from pushserver.web.websocket import WebSocketDoorFactory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What the doors show of the process around them.
+
+    Attributes:
+        trouble: why the node should get no connections now; None where it should.
+        metrics: the text of a scrape.
+        token: makes a demo token for a user; None outside development mode.
+        tickets: the tickets, with the secret that all nodes share.
+    """
+
+    trouble: Callable[[], str | None]
+    metrics: Callable[[], Awaitable[bytes]]
+    token: Callable[[str], str] | None
+    tickets: Callable[[], Awaitable[Tickets]]
+
+
+class Doors:
+    """The listeners' factories: `public`, and `private` for ``server.api_listen``, where that is set."""
+
+    def __init__(self, context: Context, keys: Keys, calls: Api, facts: Facts) -> None:
+        self.context = context
+        self._keys = keys
+        self._calls = calls
+        self._facts = facts
+        sockets = self._sockets = WebSocketDoorFactory(context)
+        self.streams = EventStreams(context, facts.tickets)
+        calls.add("tickets", "POST", Route("admin", issuer(facts.tickets, context.clock.now)))
+        root, apart = Root(context.admission), bool(context.server.api_listen)
+        self.public = PortFactory(context, PushSite(context, root, root.allow).http, sockets.door)
+        self._add_public(root)
+        if apart:
+            root.putChild(b"readyz", Ready(facts.trouble, lambda request: False))
+            inner = Root(context.admission)
+            self.private: PortFactory | None = PortFactory(
+                context, PushSite(context, inner, inner.allow).http, sockets.door
+            )
+            inner.putChild(b"healthz", Health())
+            self._add_private(inner)
+        else:
+            self.private = None
+            self._add_private(root)
+
+    def adopt(self, server: Server, auth: Auth, delivery: Delivery, rate_limits: RateLimits) -> None:
+        """Go by these sections from now on."""
+        self.context.adopt(server, auth, delivery, rate_limits)
+        self._sockets.adopt()
+
+    @property
+    def waiting(self) -> set[PortProtocol]:
+        """The sockets that have not asked for anything yet."""
+        return self.public.waiting | (self.private.waiting if self.private is not None else set())
+
+    def _add_public(self, root: Root) -> None:
+        context, facts = self.context, self._facts
+        path = context.server.websocket_path
+        root.putChild(b"sse", self.streams)
+        root.bodies["sse"] = self.streams.allow
+        root.putChild(b"healthz", Health())
+        static = StaticFiles()
+        root.putChild(b"pushclient.js", static.file("pushclient.js", public=True))
+        root.putChild(b"pushclient", static.folder("pushclient", public=True))
+        root.putChild(b"pushclient.tgz", static.npm_package())
+        if context.server.page:
+            root.putChild(b"", Page(path, facts.token))
+            root.putChild(b"page", static.folder("page"))
+        root.place(
+            path, WebSocketPath(lambda transport, head, octets: self.public.upgrade(None, transport, head, octets))
+        )
+
+    def _add_private(self, root: Root) -> None:
+        facts = self._facts
+        root.putChild(b"api", self._calls)
+        root.bodies["api"] = self._calls.allow
+        root.putChild(b"readyz", Ready(facts.trouble, self._trusted))
+        root.putChild(b"metrics", Metrics(facts.metrics, self._trusted))
+
+    def _trusted(self, request: Request) -> bool:
+        if self.context.server.metrics_public or self._keys.scopes(request) is not None:
+            return True
+        transport: Any = request.transport
+        return self.context.admission.is_local(peer_address(transport), headers_of(request))
