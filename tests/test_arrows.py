@@ -1,7 +1,7 @@
 """Arrows that no import shows, and words: read from the source, so that nothing has to be imported.
 
 Each rule is a function from a module's name and source to what is wrong with it; each finds an offence that is planted
-below. `STILL` names the folders that have yet to come over to a rule; it ends empty.
+below.
 """
 
 from __future__ import annotations
@@ -227,20 +227,11 @@ RULES: dict[str, Rule] = {
     "words": words,
 }
 
-#: Folders that have yet to come over, by rule.
-STILL: dict[str, set[str]] = {
-    "assignments": set(),
-    "untyped": {"app"},
-    "clocks": {"manhole"},
-    "words": {"web"},
-}
-
 
 @pytest.mark.parametrize("module", sorted(MODULES))
 @pytest.mark.parametrize("rule", sorted(RULES))
 def test_no_module_breaks_the_rule(rule: str, module: str) -> None:
-    if folder_of(module) not in STILL.get(rule, ()):
-        assert RULES[rule](module, MODULES[module].read_text()) == []
+    assert RULES[rule](module, MODULES[module].read_text()) == []
 
 
 def test_no_modules_import_each_other() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pushserver.app import log, process
 from pushserver.app.dev import Dev, prepare
@@ -35,19 +35,20 @@ def make_service(read: Callable[[], Config], dev: bool, workers: int, output: lo
 
     config, secrets = prepared()
     log.configure(config.log)
-    process.count_monotonic(reactor)  # type: ignore[arg-type]
-    process.end_once(reactor)
+    running: Any = reactor
+    process.count_monotonic(running)
+    process.end_once(running)
     service: log.LoggedService
     if workers > 1:
         from pushserver.app.workers.supervisor import Supervisor
 
-        service = Supervisor(reactor, config, secrets, workers, source, output, Clock(reactor))
+        service = Supervisor(running, config, secrets, workers, source, output, Clock(running))
     else:
         from pushserver.app.service import PushService
 
-        service = PushService(reactor, config, secrets, source=source, output=output)
+        service = PushService(running, config, secrets, source=source, output=output)
         process.freeze_gc()
-    process.on_signal(reactor, signal.SIGHUP, service.hang_up)
+    process.on_signal(running, signal.SIGHUP, service.hang_up)
     if output is not None:
-        process.on_signal(reactor, signal.SIGUSR1, output.rotate)
+        process.on_signal(running, signal.SIGUSR1, output.rotate)
     return service

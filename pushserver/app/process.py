@@ -16,10 +16,19 @@ import signal
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
+
+from twisted.internet.interfaces import IReactorCore, IReactorProcess, IReactorSocket
+
+from pushserver.engine.registry import EngineReactor
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
+
+
+class ProcessReactor(EngineReactor, IReactorCore, IReactorProcess, IReactorSocket):
+    """What a process of the server needs of the reactor."""
+
 
 #: New objects that are left over before the youngest are looked at, so many of these looks before the older ones are,
 #: and so many of those before all are. A burst of some thousand messages is over before the first.
@@ -46,7 +55,7 @@ def count_monotonic(reactor: IReactorTime) -> None:
     reactor.seconds = time.monotonic  # type: ignore[method-assign]
 
 
-def end_once(reactor: Any) -> None:
+def end_once(reactor: ProcessReactor) -> None:
     """Once the end has begun, let a second SIGTERM change nothing, and a second Ctrl-C end it at once.
 
     Twisted would log a failure for the first.
@@ -59,7 +68,7 @@ def end_once(reactor: Any) -> None:
     reactor.addSystemEventTrigger("before", "shutdown", ending)
 
 
-def on_signal(reactor: Any, number: int, call: Callable[[], object]) -> None:
+def on_signal(reactor: ProcessReactor, number: int, call: Callable[[], object]) -> None:
     """Call this in the reactor's turn on each signal of that number, from now on."""
 
     def received(_: int, __: FrameType | None) -> None:

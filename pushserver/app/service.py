@@ -28,6 +28,7 @@ from pushserver.app.administration import Administration
 from pushserver.app.dev import Dev, open_console
 from pushserver.app.leftovers import clear_socket_lock
 from pushserver.app.node import make_node, settings_of
+from pushserver.app.process import ProcessReactor
 from pushserver.app.watches import Watches
 from pushserver.app.workers.messages import Adopt, BeginWatch, DrainAll, EndWatch, Prepare, Question, UndrainAll
 from pushserver.app.workers.role import Role, SingleProcess
@@ -70,7 +71,7 @@ class PushService(log.LoggedService):
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: ProcessReactor,
         config: Config,
         dev: Dev | None = None,
         now: Callable[[], int] = wall_clock,

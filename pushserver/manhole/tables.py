@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from io import StringIO
 from typing import Any, Final
 
@@ -11,6 +11,8 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from pushserver.server.clock import wall_clock
 
 #: Rows of one table; the rest is counted.
 MAX_ROWS: Final = 200
@@ -77,8 +79,8 @@ def moment(at: int | None) -> str:
     """ms since the epoch as the server's local time, with the date where it is not today."""
     if not at:
         return "-"
-    then, today = time.localtime(at / 1000), time.localtime()
-    return time.strftime("%H:%M:%S" if then[:3] == today[:3] else "%Y-%m-%d %H:%M", then)
+    then, today = datetime.fromtimestamp(at / 1000), datetime.fromtimestamp(wall_clock() / 1000)
+    return then.strftime("%H:%M:%S" if then.date() == today.date() else "%Y-%m-%d %H:%M")
 
 
 def span(ms: int) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from typing import Any, Final
 
 import msgspec
@@ -17,6 +17,7 @@ from pushserver.core.errors import Invalid
 from pushserver.core.publication import Publication
 from pushserver.manhole.tables import printable
 from pushserver.server.backend_commands import id_of
+from pushserver.server.clock import wall_clock
 from pushserver.server.connection import Connection
 from pushserver.server.hub import Hub
 
@@ -109,9 +110,9 @@ class MessageWatch:
         if self.done.called:
             return
         try:
-            now = time.time()
-            clock = time.strftime("%H:%M:%S", time.localtime(now))
-            self._show(f"{clock}.{int(now * 1000) % 1000:03d} {connection.id[:8]} {way} {printable(text())}")
+            now = wall_clock()
+            clock = datetime.fromtimestamp(now / 1000).strftime("%H:%M:%S")
+            self._show(f"{clock}.{now % 1000:03d} {connection.id[:8]} {way} {printable(text())}")
         except Exception as problem:
             self._log.failure("console: a watch failed and has ended")
             self.stop()
@@ -173,7 +174,7 @@ class LogWatch:
             return
         self._showing = True
         try:
-            clock = time.strftime("%H:%M:%S", time.localtime(event.get("log_time")))
+            clock = datetime.fromtimestamp(event["log_time"]).strftime("%H:%M:%S")
             text = printable(formatEvent(event))[:MAX_SHOWN]
             self._show(f"{clock} {level.name} {event.get('log_namespace', '')}: {text}")
         except Exception as problem:

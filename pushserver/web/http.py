@@ -132,7 +132,7 @@ class BoundedRequest(Request):
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         if self.channel is None:
             return
-        self._settle()
+        self._cancel_deadline()
         super().requestReceived(command, path, version)
 
     def finish(self) -> None:
@@ -140,7 +140,7 @@ class BoundedRequest(Request):
         super().finish()
 
     def connectionLost(self, reason: Failure) -> None:
-        self._settle()
+        self._cancel_deadline()
         self._give_back()
         super().connectionLost(reason)
 
@@ -150,7 +150,7 @@ class BoundedRequest(Request):
         if channel is not None:
             channel.hang_up(answer(408))
 
-    def _settle(self) -> None:
+    def _cancel_deadline(self) -> None:
         deadline, self._deadline = self._deadline, None
         if deadline is not None and deadline.active():
             deadline.cancel()
@@ -293,7 +293,7 @@ class PushChannel(HTTPChannel):
         self._waits = None
         transport.unregisterProducer()
         transport.resumeProducing()
-        self._over(Failure(ConnectionDone()))
+        self._disconnect(Failure(ConnectionDone()))
         return transport
 
     def _respondToBadRequestAndDisconnect(self) -> None:
@@ -315,9 +315,9 @@ class PushChannel(HTTPChannel):
         self.site.context.places.leave(self.transport)
         if not self._ended:
             self._ended = True
-            self._over(reason)
+            self._disconnect(reason)
 
-    def _over(self, reason: Failure) -> None:
+    def _disconnect(self, reason: Failure) -> None:
         if self._resumes is not None:
             self._resumes.cancel()
             self._resumes = None

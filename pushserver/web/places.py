@@ -70,7 +70,7 @@ class Places:
     def __len__(self) -> int:
         return len(self._of)
 
-    def enter(self, transport: Any, address: str, owner: Owner | None = None) -> None:
+    def register(self, transport: Any, address: str, owner: Owner | None = None) -> None:
         """A socket has come, has become something, or turns out to be another address'. Where there is one too many,
         the oldest is aborted."""
         place = place_of(address)

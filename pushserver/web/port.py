@@ -160,7 +160,7 @@ class PortProtocol(Protocol):
 
     def connectionMade(self) -> None:
         self._factory.waiting.add(self)
-        self._factory.enter(self.transport)
+        self._factory.register(self.transport)
         self.handshaking = isinstance(self.transport, TLSMemoryBIOProtocol)
         self._deadline = self._factory.clock.callLater(HEAD_TIMEOUT, self._late)
 
@@ -197,21 +197,21 @@ class PortProtocol(Protocol):
         except Invalid as problem:
             self._end(answer(400, problem))
             return
-        self._settle()
+        self._cancel_deadline()
         if upgrade:
             self._factory.upgrade(self, self.transport, head, octets[end + 4 :])
         else:
             hand_over(self, self.transport, self._factory.http(self.transport.getPeer()), octets)
 
     def _end(self, octets: bytes) -> None:
-        self._settle()
+        self._cancel_deadline()
         if self.handshaking:
             # Nobody could read an answer; it is the handshake that failed.
             self.transport.abortConnection()
             return
         self._next = hang_up(self._factory.clock, self.transport, octets, self._factory.leave)
 
-    def _settle(self) -> None:
+    def _cancel_deadline(self) -> None:
         self._factory.waiting.discard(self)
         if self._deadline is not None:
             self._deadline.cancel()
@@ -219,7 +219,7 @@ class PortProtocol(Protocol):
         self._buffer = bytearray()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._settle()
+        self._cancel_deadline()
         self._factory.leave(self.transport)
         if self.handshaking:
             self._factory.handshakes.fail(reason)
@@ -266,11 +266,11 @@ class PortFactory(Factory):
     def buildProtocol(self, addr: IAddress | None) -> PortProtocol:
         return PortProtocol(self)
 
-    def enter(self, transport: Any) -> None:
+    def register(self, transport: Any) -> None:
         """A connection has come. A proxy's stand for many, and are nobody's place until a head says whose."""
         peer = peer_address(transport)
         if not self._admission.is_proxy(peer):
-            self._places.enter(transport, peer)
+            self._places.register(transport, peer)
 
     def leave(self, transport: Any) -> None:
         self._places.leave(transport)
@@ -298,7 +298,7 @@ class PortFactory(Factory):
                 port._next = farewell
             return
         # An address behind a proxy is known only now.
-        self._places.enter(transport, self._admission.address(peer, head.headers), successor)
+        self._places.register(transport, self._admission.address(peer, head.headers), successor)
         hand_over(port, transport, successor, octets)
 
     def stopFactory(self) -> None:

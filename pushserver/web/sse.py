@@ -428,7 +428,7 @@ class EventStreams(Resource):
         if identity is not None:
             context.places.leave(transport)
         else:
-            context.places.enter(transport, context.admission.address(peer_address(transport), headers))
+            context.places.register(transport, context.admission.address(peer_address(transport), headers))
         channels = [name for name in (argument(request, "channels") or "").split(",") if name]
         resume = request.getHeader("last-event-id") or argument(request, "lastEventId")
         stream = Stream(self, request, identity)

@@ -18,9 +18,9 @@ def test_an_address_has_so_many_and_loses_its_oldest() -> None:
     places = Places(3, 0)
     sockets = [Socket() for _ in range(5)]
     other = Socket()
-    places.enter(other, "192.0.2.2")
+    places.register(other, "192.0.2.2")
     for socket in sockets:
-        places.enter(socket, "192.0.2.1")
+        places.register(socket, "192.0.2.1")
     assert [socket.aborted for socket in sockets] == [True, True, False, False, False]
     assert not other.aborted
     assert (len(places), places.lost) == (4, 2)
@@ -30,10 +30,10 @@ def test_over_the_limit_in_all_the_address_with_most_loses() -> None:
     places = Places(0, 20)
     many = [Socket() for _ in range(19)]
     for socket in many:
-        places.enter(socket, "192.0.2.1")
+        places.register(socket, "192.0.2.1")
     few = [Socket() for _ in range(4)]
     for number, socket in enumerate(few):
-        places.enter(socket, f"198.51.100.{number}")
+        places.register(socket, f"198.51.100.{number}")
     assert [socket.aborted for socket in many].index(False) == 3
     assert not any(socket.aborted for socket in few)
 
@@ -41,26 +41,26 @@ def test_over_the_limit_in_all_the_address_with_most_loses() -> None:
 def test_who_signed_in_meanwhile_is_not_lost() -> None:
     places = Places(2, 0)
     signed_in, stranger, newest = Socket(identified=True), Socket(), Socket()
-    places.enter(signed_in, "192.0.2.1", signed_in)
-    places.enter(stranger, "192.0.2.1", stranger)
-    places.enter(newest, "192.0.2.1", newest)
+    places.register(signed_in, "192.0.2.1", signed_in)
+    places.register(stranger, "192.0.2.1", stranger)
+    places.register(newest, "192.0.2.1", newest)
     assert not signed_in.aborted
     assert not stranger.aborted
     assert len(places) == 2
-    places.enter(Socket(), "192.0.2.1")
+    places.register(Socket(), "192.0.2.1")
     assert stranger.aborted
 
 
 def test_who_leaves_or_moves_makes_room() -> None:
     places = Places(2, 0)
     first, second, third = Socket(), Socket(), Socket()
-    places.enter(first, "10.0.0.1")
-    places.enter(second, "10.0.0.1")
-    places.enter(first, "192.0.2.9")
-    places.enter(third, "10.0.0.1")
+    places.register(first, "10.0.0.1")
+    places.register(second, "10.0.0.1")
+    places.register(first, "192.0.2.9")
+    places.register(third, "10.0.0.1")
     places.leave(third)
     places.leave(third)
-    places.enter(third, "10.0.0.1")
+    places.register(third, "10.0.0.1")
     assert not any(socket.aborted for socket in (first, second, third))
     for socket in (first, second, third):
         places.leave(socket)
@@ -73,7 +73,7 @@ def test_a_network_of_ipv6_is_one_place_and_a_unix_socket_is_everybodys() -> Non
     places = Places(1, 0)
     sockets = [Socket() for _ in range(10)]
     for socket in sockets:
-        places.enter(socket, "unix")
+        places.register(socket, "unix")
     assert not any(socket.aborted for socket in sockets)
 
 
@@ -81,7 +81,7 @@ def test_a_small_server_has_places_too() -> None:
     places = Places(0, 1)
     sockets = [Socket() for _ in range(FEWEST)]
     for socket in sockets:
-        places.enter(socket, "192.0.2.1")
+        places.register(socket, "192.0.2.1")
     assert not any(socket.aborted for socket in sockets)
 
 

@@ -15,6 +15,7 @@ from twisted.logger import Logger, LogLevel
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 
+from pushserver.app.process import ProcessReactor
 from pushserver.app.workers.messages import ControlChannel, LogEntry, Order, Passed, Report
 from pushserver.app.workers.sockets import passed
 
@@ -80,7 +81,7 @@ class Child(ProcessProtocol):
         self.noted_at = 0
         self.silent_looks = 0
 
-    def start(self, reactor: Any, table: int, ports: Mapping[str, Any]) -> tuple[Passed, ...]:
+    def start(self, reactor: ProcessReactor, table: int, ports: Mapping[str, Any]) -> tuple[Passed, ...]:
         """Make the process; return what it finds the listening ``ports`` as, by what the configuration calls them.
 
         Raises OSError, and then nothing is left.
@@ -160,8 +161,8 @@ def _close(*ends: socket.socket) -> None:
         end.close()
 
 
-def _adopt(reactor: Any, end: socket.socket, protocol: Protocol) -> None:
-    reactor.adoptStreamConnection(end.fileno(), socket.AF_UNIX, SingleProtocolFactory(protocol))
+def _adopt(reactor: ProcessReactor, end: socket.socket, protocol: Protocol) -> None:
+    reactor.adoptStreamConnection(end.fileno(), socket.AF_UNIX, SingleProtocolFactory(protocol))  # type: ignore[arg-type]
 
 
 def _environment() -> dict[str, str]:

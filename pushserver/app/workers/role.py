@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 
 from pushserver.app.dev import Dev, greet, withdraw_address
 from pushserver.app.log import Output
+from pushserver.app.process import ProcessReactor
 from pushserver.app.reload import Reloader
 from pushserver.app.workers.messages import Adopt, AllAnswers, Question, ReloadAll
 from pushserver.app.workers.metrics import Source, text
@@ -80,7 +81,7 @@ class SingleProcess:
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: ProcessReactor,
         config: Config,
         source: Callable[[], Config],
         output: Output | None,
@@ -131,7 +132,7 @@ class SingleProcess:
         give_up(self._reactor, self._log, failure)
 
 
-def give_up(reactor: Any, log: Logger, failure: Failure) -> None:
+def give_up(reactor: ProcessReactor, log: Logger, failure: Failure) -> None:
     """Say in one line that the start failed, and end the process with status 1."""
     if failure.check(ConfigError):
         problem = str(failure.value)

@@ -11,6 +11,7 @@ import os
 import socket
 import stat
 from collections.abc import Callable
+from socket import AddressFamily
 from typing import Any, Final, Protocol
 
 from twisted.internet import tcp, unix
@@ -19,6 +20,7 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
+from pushserver.app.process import ProcessReactor
 from pushserver.app.workers.messages import Passed
 from pushserver.web import tls
 
@@ -45,7 +47,7 @@ def widen(port: Any, description: str) -> None:
 class _Binding:
     """A reactor whose listening ports accept nothing."""
 
-    def __init__(self, reactor: Any, ports: list[Any]) -> None:
+    def __init__(self, reactor: ProcessReactor, ports: list[Any]) -> None:
         self._reactor = reactor
         self._ports = ports
 
@@ -69,7 +71,7 @@ class _Binding:
     ) -> Any:
         return self._kept(self._reactor.listenUNIX(address, factory, backlog, mode, wantPID))
 
-    def adoptStreamPort(self, descriptor: int, family: int, factory: Any) -> Any:
+    def adoptStreamPort(self, descriptor: int, family: AddressFamily, factory: Any) -> Any:
         return self._kept(self._reactor.adoptStreamPort(descriptor, family, factory))
 
 
@@ -79,7 +81,7 @@ class _Nobody(Factory):
     noisy = False
 
 
-async def bind(reactor: Any, description: str) -> Any:
+async def bind(reactor: ProcessReactor, description: str) -> Any:
     """The bound port of an endpoint. It accepts nothing, and ends with ``stopListening``."""
     ports: list[Any] = []
     await serverFromString(_Binding(reactor, ports), description).listen(_Nobody())
@@ -102,11 +104,11 @@ class Turns(Protocol):
         """Called after connections have been accepted."""
 
 
-def _turn(port: Any, turns: Turns, reactor: Any, accept: Callable[[], None]) -> None:
+def _turn(port: Any, turns: Turns, accept: Callable[[], None]) -> None:
     if turns.yields() and not port.waited:
         port.waited = True
         port.stopReading()
-        reactor.callLater(GRACE, lambda: port.connected and not port.disconnecting and port.startReading())
+        port.reactor.callLater(GRACE, lambda: port.connected and not port.disconnecting and port.startReading())
         return
     port.waited = False
     port.numberAccepts = min(port.numberAccepts, AT_ONCE)
@@ -119,7 +121,7 @@ class _SharedTcp(tcp.Port):
     waited = False
 
     def doRead(self) -> None:
-        _turn(self, self.turns, self.reactor, super().doRead)
+        _turn(self, self.turns, super().doRead)
 
 
 class _SharedUnix(unix.Port):
@@ -134,14 +136,14 @@ class _SharedUnix(unix.Port):
         super().startListening()
 
     def doRead(self) -> None:
-        _turn(self, self.turns, self.reactor, super().doRead)
+        _turn(self, self.turns, super().doRead)
 
     def connectionLost(self, reason: Failure) -> None:
         # Not unix.Port's, which removes the file: others go on listening.
         tcp.Port.connectionLost(self, reason)
 
 
-def _adopt(reactor: Any, descriptor: int, family: int, factory: Any, turns: Turns) -> Any:
+def _adopt(reactor: ProcessReactor, descriptor: int, family: int, factory: Any, turns: Turns) -> Any:
     """A port on a listening socket that somebody else bound; the descriptor is duplicated."""
     if family == socket.AF_UNIX:
         port: Any = _SharedUnix._fromListeningDescriptor(reactor, descriptor, factory)
@@ -155,7 +157,7 @@ def _adopt(reactor: Any, descriptor: int, family: int, factory: Any, turns: Turn
 class _Adopting:
     """A reactor whose listening ports are one socket that is bound already."""
 
-    def __init__(self, reactor: Any, socket: Passed, turns: Turns) -> None:
+    def __init__(self, reactor: ProcessReactor, socket: Passed, turns: Turns) -> None:
         self._reactor = reactor
         self._socket = socket
         self._turns = turns
@@ -176,7 +178,7 @@ class _Adopting:
         return self._port(factory)
 
 
-def endpoint(reactor: Any, socket: Passed, turns: Turns) -> Any:
+def endpoint(reactor: ProcessReactor, socket: Passed, turns: Turns) -> Any:
     """The endpoint of a socket that the supervisor passed on."""
     description = socket.description
     if description.removeprefix("haproxy:").startswith("systemd:"):

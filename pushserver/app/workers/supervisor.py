@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable
 from secrets import token_hex
 from socket import gethostname
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -28,6 +28,7 @@ from twisted.python.failure import Failure
 from pushserver.app.dev import Dev, greet, open_console, withdraw_address
 from pushserver.app.leftovers import clear_socket_lock
 from pushserver.app.log import LoggedService, Output
+from pushserver.app.process import ProcessReactor
 from pushserver.app.reload import Reloader
 from pushserver.app.workers import load_table
 from pushserver.app.workers.child import TABLE_FD, Child
@@ -87,7 +88,7 @@ class Supervisor(LoggedService):
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: ProcessReactor,
         config: Config,
         dev: Dev | None,
         count: int,

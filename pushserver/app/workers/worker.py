@@ -25,6 +25,7 @@ from twisted.python.failure import Failure
 from pushserver.app import process
 from pushserver.app.dev import Dev, prepare
 from pushserver.app.log import Forwarder, configure
+from pushserver.app.process import ProcessReactor
 from pushserver.app.workers.child import CONTROL_FD, SingleProtocolFactory
 from pushserver.app.workers.load_table import LoadTable
 from pushserver.app.workers.messages import (
@@ -71,7 +72,7 @@ class Worker:
     leads = False
     _log = Logger()
 
-    def __init__(self, reactor: Any, descriptor: int = CONTROL_FD) -> None:
+    def __init__(self, reactor: ProcessReactor, descriptor: int = CONTROL_FD) -> None:
         self._reactor = reactor
         self._clock = Clock(reactor)
         self._channel = ControlChannel(Order, self._receive, self.end)
@@ -81,9 +82,11 @@ class Worker:
         self._dev = False
         self._asked: dict[int, Deferred[AllAnswers]] = {}
         self._last = 0
+        #: what the process ends with
+        self.exit_status = 0
         self._number = 0
         self._regular: list[Recurring] = []
-        reactor.adoptStreamConnection(descriptor, socket.AF_UNIX, SingleProtocolFactory(self._channel))
+        reactor.adoptStreamConnection(descriptor, socket.AF_UNIX, SingleProtocolFactory(self._channel))  # type: ignore[arg-type]
         os.close(descriptor)
         globalLogBeginner.beginLoggingTo([Forwarder(self._forward)], redirectStandardIO=False)
         reactor.addSystemEventTrigger("before", "shutdown", self._shutdown)
@@ -239,7 +242,7 @@ class Worker:
         if not hopeless:
             self._log.failure("the start failed", failure)
         self._send(StartFailed(str(failure.value), hopeless))
-        self._reactor.exitCode = 1
+        self.exit_status = 1
         self.end()
 
 
@@ -254,9 +257,9 @@ def main(arguments: list[str]) -> int:
 
     process.count_monotonic(reactor)  # type: ignore[arg-type]
     running: Any = reactor
-    Worker(running)
+    worker = Worker(running)
     running.run()
-    return int(getattr(running, "exitCode", 0))
+    return worker.exit_status
 
 
 if __name__ == "__main__":
