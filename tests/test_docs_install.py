@@ -176,7 +176,7 @@ def npm_project(server: Server, folder: Path) -> None:
 
 
 def test_the_wheel_brings_extras_and_commands(installed: Path, server: Server) -> None:
-    program = "import pushserver.client, pushserver.publisher, httpx, websockets; print(pushserver.__file__)"
+    program = "import pushserver.client, pushserver.publisher, httpcore, websockets; print(pushserver.__file__)"
     assert run(f"'{installed}/bin/python' -c '{program}'", installed).startswith(str(installed))
     assert "connections" in run(
         f"'{installed}/bin/pushctl' --url {server.url} --api-key {server.api_key} stats", installed
@@ -187,7 +187,7 @@ def test_the_first_step_of_the_readme_brings_all_that_the_others_need(tmp_path: 
     dist.copy_sources(tmp_path)
     shutil.copytree(ROOT / "tools", tmp_path / "tools", ignore=shutil.ignore_patterns("node"))
     assert "-- pip installs " in run("tools/venv.sh run", tmp_path, str(Path(sys.executable).parent))
-    program = "import httpx, tqdm, websockets, pushserver.publisher, pushserver.client"
+    program = "import httpcore, tqdm, websockets, pushserver.publisher, pushserver.client"
     run(f"source .venv/bin/activate; python -c '{program}'; pushctl --help; twistd pushserver --help", tmp_path)
 
 
