@@ -210,7 +210,6 @@ def check_page(stage: Stage, server: Server, site: Site, folder: Path, user: str
     stage("until", expression="document.title === 'It works'")
 
 
-@pytest.mark.browser
 @pytest.mark.parametrize("bundler", ["Vite", "webpack", "esbuild"])
 def test_a_bundler(bundler: str, stage: Stage, server: Server, site: Site, tmp_path: Path) -> None:
     npm_project(server, tmp_path)
@@ -222,7 +221,6 @@ def test_a_bundler(bundler: str, stage: Stage, server: Server, site: Site, tmp_p
     check_page(stage, server, site, tmp_path / "dist", bundler)
 
 
-@pytest.mark.browser
 def test_vite_passes_on_what_is_the_servers(stage: Stage, server: Server, tmp_path: Path) -> None:
     """Without `url` and without an allowed origin, in development, with the worker."""
     npm_project(server, tmp_path)
@@ -247,7 +245,6 @@ def test_vite_passes_on_what_is_the_servers(stage: Stage, server: Server, tmp_pa
         vite.wait(20)
 
 
-@pytest.mark.browser
 def test_a_page_without_a_build_step_is_loaded_once(stage: Stage, server: Server, site: Site, tmp_path: Path) -> None:
     recorder = Recorder(server)
     try:
