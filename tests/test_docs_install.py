@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -59,7 +60,7 @@ class Site:
 
         class Handler(http.server.SimpleHTTPRequestHandler):
             def translate_path(self, path: str) -> str:
-                return str(site.folder / path.partition("?")[0].lstrip("/"))
+                return str(site.folder / unquote(urlsplit(path).path).lstrip("/"))
 
             def do_GET(self) -> None:
                 if self.path != "/push-token":
