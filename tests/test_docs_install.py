@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -59,7 +60,7 @@ class Site:
 
         class Handler(http.server.SimpleHTTPRequestHandler):
             def translate_path(self, path: str) -> str:
-                return str(site.folder / path.partition("?")[0].lstrip("/"))
+                return str(site.folder / unquote(urlsplit(path).path).lstrip("/"))
 
             def do_GET(self) -> None:
                 if self.path != "/push-token":
@@ -176,7 +177,7 @@ def npm_project(server: Server, folder: Path) -> None:
 
 
 def test_the_wheel_brings_extras_and_commands(installed: Path, server: Server) -> None:
-    program = "import pushserver.client, pushserver.publisher, httpx, websockets; print(pushserver.__file__)"
+    program = "import pushserver.client, pushserver.publisher, httpcore, websockets; print(pushserver.__file__)"
     assert run(f"'{installed}/bin/python' -c '{program}'", installed).startswith(str(installed))
     assert "connections" in run(
         f"'{installed}/bin/pushctl' --url {server.url} --api-key {server.api_key} stats", installed
@@ -187,7 +188,7 @@ def test_the_first_step_of_the_readme_brings_all_that_the_others_need(tmp_path: 
     dist.copy_sources(tmp_path)
     shutil.copytree(ROOT / "tools", tmp_path / "tools", ignore=shutil.ignore_patterns("node"))
     assert "-- pip installs " in run("tools/venv.sh run", tmp_path, str(Path(sys.executable).parent))
-    program = "import httpx, tqdm, websockets, pushserver.publisher, pushserver.client"
+    program = "import httpcore, tqdm, websockets, pushserver.publisher, pushserver.client"
     run(f"source .venv/bin/activate; python -c '{program}'; pushctl --help; twistd pushserver --help", tmp_path)
 
 
@@ -210,7 +211,6 @@ def check_page(stage: Stage, server: Server, site: Site, folder: Path, user: str
     stage("until", expression="document.title === 'It works'")
 
 
-@pytest.mark.browser
 @pytest.mark.parametrize("bundler", ["Vite", "webpack", "esbuild"])
 def test_a_bundler(bundler: str, stage: Stage, server: Server, site: Site, tmp_path: Path) -> None:
     npm_project(server, tmp_path)
@@ -222,7 +222,6 @@ def test_a_bundler(bundler: str, stage: Stage, server: Server, site: Site, tmp_p
     check_page(stage, server, site, tmp_path / "dist", bundler)
 
 
-@pytest.mark.browser
 def test_vite_passes_on_what_is_the_servers(stage: Stage, server: Server, tmp_path: Path) -> None:
     """Without `url` and without an allowed origin, in development, with the worker."""
     npm_project(server, tmp_path)
@@ -247,7 +246,6 @@ def test_vite_passes_on_what_is_the_servers(stage: Stage, server: Server, tmp_pa
         vite.wait(20)
 
 
-@pytest.mark.browser
 def test_a_page_without_a_build_step_is_loaded_once(stage: Stage, server: Server, site: Site, tmp_path: Path) -> None:
     recorder = Recorder(server)
     try:

@@ -71,7 +71,7 @@ _HERE = "{}.{}".format(*sys.version_info)
 
 STEPS = (
     Step("suite", ["make", "test"], 1_500),
-    Step("full", _pytest("full"), 900),
+    Step("full", _pytest("full"), 1_300),
     Step("conformance", ["make", "conformance"], 1_200),
     Step("newest", _versions("newest", [python for python in PYTHONS if python != _HERE]), 1_500),
     Step("oldest", _versions("oldest", [_HERE]), 1_200),

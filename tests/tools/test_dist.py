@@ -126,9 +126,8 @@ def tests_of_the_package() -> list[Any]:
     found = []
     for path in sorted((ROOT / "tests" / "js").glob("*.test.js")):
         imported = set(re.findall(r"static/pushclient/([\w/]+)\.js'", path.read_text()))
-        browser = path.name.startswith("chromium")
-        if browser or (imported and imported <= ENTRIES):
-            found.append(pytest.param(path, id=path.name, marks=[pytest.mark.browser] if browser else []))
+        if path.name.startswith("chromium") or (imported and imported <= ENTRIES):
+            found.append(pytest.param(path, id=path.name))
     return found
 
 
