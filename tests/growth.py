@@ -131,7 +131,7 @@ PARSERS: dict[str, Parser] = {
     "publication": Parser(("core.publication.decode",), _quietly(publication.decode), _JSON),
     "command": Parser(
         ("server.backend_commands.decode",),
-        _quietly(lambda octets: backend_commands.decode(octets, backend_commands.Batch)),
+        _quietly(lambda octets: backend_commands.decode(octets, backend_commands.CommandBatch)),
         _JSON,
     ),
     "type": Parser(
@@ -288,6 +288,7 @@ NOT_FROM_OUTSIDE: dict[str, str] = {
     "core.tokens._PEM_BLOCK": "the operator's key file",
     "client.tx_link._STATUS": "the WebSocket library's own words",
     "web.tls.endpoint": "the operator's file",
+    "web.tls.renew": "the TLS library's own words",
     "web.static_files.StaticFile.__init__": "the package's own file names",
     "web.site.Root.place": "paths of the server itself",
 }
