@@ -14,7 +14,7 @@ import msgspec
 from twisted.internet.task import deferLater
 
 from pushserver.app.service import PushService
-from pushserver.config.checks import Api, ApiKey, Auth, Config, Server
+from pushserver.config.checks import ApiKey, ApiSection, AuthSection, Config, ServerSection
 from pushserver.server.connection import Connection
 from pushserver.server.inbound import Inbound
 from pushserver.web.port import PortProtocol
@@ -98,12 +98,14 @@ async def running(place: Path, port: int | None = None, **sections: Any) -> Asyn
 
     port = free_port() if port is None else port
     server = msgspec.structs.replace(
-        sections.pop("server", Server()), listen=(f"tcp:{port}:interface=127.0.0.1",), state_dir=str(place / "state")
+        sections.pop("server", ServerSection()),
+        listen=(f"tcp:{port}:interface=127.0.0.1",),
+        state_dir=str(place / "state"),
     )
-    auth = sections.pop("auth", Auth())
+    auth = sections.pop("auth", AuthSection())
     if not auth.verifies:
         auth = msgspec.structs.replace(auth, secret=SECRET)
-    api = sections.pop("api", Api(keys=(ApiKey(API_KEY),)))
+    api = sections.pop("api", ApiSection(keys=(ApiKey(API_KEY),)))
     service = PushService(reactor, Config(server=server, auth=auth, api=api, **sections))
     service.startService()
     try:

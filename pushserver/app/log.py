@@ -23,7 +23,7 @@ from twisted.python.components import Componentized
 from twisted.python.logfile import LogFile
 from zope.interface import implementer
 
-from pushserver.config.sections import Log
+from pushserver.config.sections import LogSection
 
 #: What an event may say beside its text, in this order.
 FIELDS: Final = ("connectionId", "userId", "address", "code", "reason", "origin", "node", "key", "worker")
@@ -44,7 +44,7 @@ class _Settings:
 _settings = _Settings()
 
 
-def configure(section: Log) -> None:
+def configure(section: LogSection) -> None:
     """Write from now on as the section says: its format, and its level and what is more important."""
     _settings.json = section.format == "json"
     _settings.level = LogLevel.levelWithName(section.level)

@@ -105,7 +105,7 @@ class PushService(log.LoggedService):
         self._drain = Drain(self.clock, self.node.hub, self.node.publishing, self._close_door)
         self._console: Console | None = None
         self._console_port: IListeningPort | None = None
-        self._api_keys = api.Keys(config.api.keys)
+        self._api_keys = api.ApiKeys(config.api.keys)
         self._doors = self._make_doors()
         self.node.bind_connections(self.note)
 

@@ -24,20 +24,20 @@ from pushserver.config import values
 from pushserver.config.loader import RawConfig
 from pushserver.config.sections import (
     SECTIONS,
-    Api,
-    Auth,
+    ApiSection,
+    AuthSection,
     Config,
-    Delivery,
-    Engine,
-    Heartbeat,
-    Inbox,
-    Log,
-    Manhole,
-    RateLimits,
-    Redis,
+    DeliverySection,
+    EngineSection,
+    HeartbeatSection,
+    InboxSection,
+    LogSection,
+    ManholeSection,
+    RateLimitsSection,
+    RedisSection,
     Section,
-    Server,
-    Tasks,
+    ServerSection,
+    TasksSection,
     keys_of,
 )
 from pushserver.config.values import SHORTEST_SECRET, ApiKey, shown
@@ -45,20 +45,20 @@ from pushserver.core.errors import ConfigError
 from pushserver.core.tokens import HMAC_ALGORITHMS, PUBLIC_KEY_ALGORITHMS, Keys
 
 __all__ = [
-    "Api",
     "ApiKey",
-    "Auth",
+    "ApiSection",
+    "AuthSection",
     "Config",
-    "Delivery",
-    "Engine",
-    "Heartbeat",
-    "Inbox",
-    "Log",
-    "Manhole",
-    "RateLimits",
-    "Redis",
-    "Server",
-    "Tasks",
+    "DeliverySection",
+    "EngineSection",
+    "HeartbeatSection",
+    "InboxSection",
+    "LogSection",
+    "ManholeSection",
+    "RateLimitsSection",
+    "RedisSection",
+    "ServerSection",
+    "TasksSection",
     "checked",
     "load",
     "read",
@@ -131,13 +131,17 @@ class _Checks:
 
     def config(self, dev: bool, workers: int, keyless: bool) -> Config:
         self._absolute_paths()
-        server, auth = self._section(Server), self._section(Auth)
-        engine, redis, manhole = self._section(Engine), self._section(Redis), self._section(Manhole)
+        server, auth = self._section(ServerSection), self._section(AuthSection)
+        engine, redis, manhole = (
+            self._section(EngineSection),
+            self._section(RedisSection),
+            self._section(ManholeSection),
+        )
         self._check_server(server)
         auth = self._check_auth(auth, dev, keyless)
         self._check_redis(redis)
         self._check_manhole(manhole, dev)
-        api = self._section(Api)
+        api = self._section(ApiSection)
         if len({key.key for key in api.keys}) != len(api.keys):
             raise self._mistake("api.keys", "expected each key once", list(api.keys))
         if dev:
@@ -146,21 +150,21 @@ class _Checks:
             raise ConfigError(f"option --workers: workers = {workers}: expected a whole number from 1")
         if workers > 1 and engine.kind != "redis":
             raise ConfigError(f'option --workers: workers = {workers}: expected 1, or engine.kind = "redis" (--redis)')
-        inbox = self._section(Inbox)
+        inbox = self._section(InboxSection)
         chat = min(inbox.max_chat_messages, inbox.max_messages)
         return Config(
             server=server,
             auth=auth,
-            heartbeat=self._section(Heartbeat),
-            delivery=self._section(Delivery),
+            heartbeat=self._section(HeartbeatSection),
+            delivery=self._section(DeliverySection),
             engine=engine,
             redis=redis,
-            tasks=self._section(Tasks),
+            tasks=self._section(TasksSection),
             inbox=msgspec.structs.replace(inbox, max_chat_messages=chat),
-            rate_limits=self._section(RateLimits),
+            rate_limits=self._section(RateLimitsSection),
             api=api,
             manhole=manhole,
-            log=self._section(Log),
+            log=self._section(LogSection),
             certificates={one: digest for one in server.listen if (digest := values.certificates_digest(one))},
             roles=self._draft.roles,
             namespaces=tuple(self._draft.namespaces),
@@ -185,7 +189,7 @@ class _Checks:
         setting = keys_of(SECTIONS[section])[key]
         return ConfigError(f"{source}: {full_key} = {shown(value, setting)}: {problem}")
 
-    def _check_server(self, server: Server) -> None:
+    def _check_server(self, server: ServerSection) -> None:
         if not server.listen:
             raise self._mistake("server.listen", "expected at least one endpoint", [])
         if server.websocket_path.split("/")[1] in _TAKEN:
@@ -193,7 +197,7 @@ class _Checks:
                 "server.websocket_path", "expected a path that the server does not use itself", server.websocket_path
             )
 
-    def _check_auth(self, auth: Auth, dev: bool, keyless: bool) -> Auth:
+    def _check_auth(self, auth: AuthSection, dev: bool, keyless: bool) -> AuthSection:
         """Return the section with what its files hold."""
         files = [("auth.secret_file", auth.secret_file), *(("auth.secret_files", path) for path in auth.secret_files)]
         files.append(("auth.public_key_file", auth.public_key_file))
@@ -208,15 +212,18 @@ class _Checks:
         self._check_algorithms(auth, keys, dev)
         return auth
 
-    def _keys(self, auth: Auth) -> Keys:
+    def _keys(self, auth: AuthSection) -> Keys:
         """Return all keys. Each is checked by itself, so that the mistake names the right one."""
         contents = auth.contents
         singles = [
-            ("auth.public_key_file", Auth(public_key_file=auth.public_key_file, contents=contents)),
-            ("auth.secret", Auth(secret=auth.secret)),
-            ("auth.secret_file", Auth(secret_file=auth.secret_file, contents=contents)),
-            *(("auth.secrets", Auth(secrets=(secret,))) for secret in auth.secrets),
-            *(("auth.secret_files", Auth(secret_files=(path,), contents=contents)) for path in auth.secret_files),
+            ("auth.public_key_file", AuthSection(public_key_file=auth.public_key_file, contents=contents)),
+            ("auth.secret", AuthSection(secret=auth.secret)),
+            ("auth.secret_file", AuthSection(secret_file=auth.secret_file, contents=contents)),
+            *(("auth.secrets", AuthSection(secrets=(secret,))) for secret in auth.secrets),
+            *(
+                ("auth.secret_files", AuthSection(secret_files=(path,), contents=contents))
+                for path in auth.secret_files
+            ),
         ]
         for full_key, one in singles:
             given = getattr(one, full_key.partition(".")[2])
@@ -230,7 +237,7 @@ class _Checks:
                 raise self._mistake(full_key, f"expected a usable key: {problem}", given) from None
         return auth.keys()
 
-    def _check_algorithms(self, auth: Auth, keys: Keys, dev: bool) -> None:
+    def _check_algorithms(self, auth: AuthSection, keys: Keys, dev: bool) -> None:
         usable = keys.algorithms | (PUBLIC_KEY_ALGORITHMS if auth.jwks_url else set())
         chosen = set(auth.algorithms)
         for algorithm in auth.algorithms:
@@ -244,13 +251,13 @@ class _Checks:
             problem = "expected an RS, PS, ES or EdDSA algorithm beside the public key"
             raise self._mistake("auth.algorithms", problem, list(auth.algorithms))
 
-    def _check_redis(self, redis: Redis) -> None:
+    def _check_redis(self, redis: RedisSection) -> None:
         if redis.sentinels and not redis.service:
             raise self._mistake("redis.sentinels", "expected redis.service beside it", list(redis.sentinels))
         if redis.service and not redis.sentinels:
             raise self._mistake("redis.service", "expected redis.sentinels beside it", redis.service)
 
-    def _check_manhole(self, manhole: Manhole, dev: bool) -> None:
+    def _check_manhole(self, manhole: ManholeSection, dev: bool) -> None:
         files = {"manhole.authorized_keys": manhole.authorized_keys, "manhole.password_file": manhole.password_file}
         for full_key, path in files.items():
             if path and not self._read_file(full_key, path, Path(path).read_bytes).strip():
@@ -260,7 +267,7 @@ class _Checks:
                 "manhole.listen", "expected manhole.authorized_keys or manhole.password_file beside it", manhole.listen
             )
 
-    def _check_loopback(self, server: Server, manhole: Manhole) -> None:
+    def _check_loopback(self, server: ServerSection, manhole: ManholeSection) -> None:
         for key, listen in [
             *(("server.listen", one) for one in server.listen),
             *(("server.api_listen", one) for one in server.api_listen),

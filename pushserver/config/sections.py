@@ -59,7 +59,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True):
         return shown(value) if isinstance(value, str) else repr(value)
 
 
-class Server(Section, frozen=True, kw_only=True):
+class ServerSection(Section, frozen=True, kw_only=True):
     listen: Annotated[tuple[str, ...], listing(endpoint(), "endpoints")] = ("tcp:8080:interface=127.0.0.1",)
     state_dir: Annotated[str, text("a directory", r".+")] = "var"
     websocket_path: Annotated[str, text('a path such as "/ws"', r"(/[A-Za-z0-9._~-]+)+")] = "/ws"
@@ -81,7 +81,7 @@ class Server(Section, frozen=True, kw_only=True):
     node_name: Annotated[str, text("up to 100 of letters, digits, . _ -", r"[A-Za-z0-9._-]{0,100}")] = ""
 
 
-class Auth(Section, frozen=True, kw_only=True):
+class AuthSection(Section, frozen=True, kw_only=True):
     algorithms: Annotated[tuple[str, ...], listing(choice(*sorted(ALGORITHMS)), "algorithms")] = ()
     secret: Annotated[str, SECRET] = ""
     secret_file: Annotated[str, text("a file")] = ""
@@ -143,24 +143,24 @@ class Auth(Section, frozen=True, kw_only=True):
         return bool(self.has_secret or self.public_key_file or self.jwks_url)
 
 
-class Heartbeat(Section, frozen=True, kw_only=True):
+class HeartbeatSection(Section, frozen=True, kw_only=True):
     interval: Annotated[int, duration()] = 25_000
     timeout: Annotated[int, duration()] = 10_000
 
 
-class Delivery(Section, frozen=True, kw_only=True):
+class DeliverySection(Section, frozen=True, kw_only=True):
     max_queue_size: Annotated[int, whole(1)] = 1_048_576
     slow_consumer: Annotated[str, choice("disconnect", "drop_oldest", "latest")] = "disconnect"
     compression: Annotated[bool, flag()] = True
     compression_min_size: Annotated[int, whole()] = 512
 
 
-class Engine(Section, frozen=True, kw_only=True):
+class EngineSection(Section, frozen=True, kw_only=True):
     kind: Annotated[str, choice("embedded", "redis")] = "embedded"
     position_check: Annotated[int, duration()] = 10_000
 
 
-class Redis(Section, frozen=True, kw_only=True):
+class RedisSection(Section, frozen=True, kw_only=True):
     url: Annotated[str, REDIS_URL] = "redis://127.0.0.1:6379/0"
     prefix: Annotated[str, text("1 to 64 of letters, digits, . _ : - { }", r"[A-Za-z0-9._:{}-]{1,64}")] = "push"
     sentinels: Annotated[tuple[str, ...], listing(SENTINEL, "sentinels")] = ()
@@ -173,21 +173,21 @@ class Redis(Section, frozen=True, kw_only=True):
         return shown(self.url) if name == "url" else super()._show(name, setting)
 
 
-class Tasks(Section, frozen=True, kw_only=True):
+class TasksSection(Section, frozen=True, kw_only=True):
     min_interval: Annotated[int, duration(0)] = 1_000
     min_delta: Annotated[float, number(0, 100)] = 1.0
     ttl: Annotated[int, duration()] = 1_800_000
     stale_after: Annotated[int, duration()] = 86_400_000
 
 
-class Inbox(Section, frozen=True, kw_only=True):
+class InboxSection(Section, frozen=True, kw_only=True):
     max_messages: Annotated[int, whole(1)] = 100
     #: never more than ``max_messages`` once loaded
     max_chat_messages: Annotated[int, whole(0)] = 20
     ttl: Annotated[int, duration()] = 604_800_000
 
 
-class RateLimits(Section, frozen=True, kw_only=True):
+class RateLimitsSection(Section, frozen=True, kw_only=True):
     """Rates are in events a second; 0 is no limit."""
 
     messages_per_second: Annotated[float, number()] = 50.0
@@ -197,20 +197,20 @@ class RateLimits(Section, frozen=True, kw_only=True):
     chat_messages_per_second: Annotated[float, number()] = 5.0
 
 
-class Api(Section, frozen=True, kw_only=True):
+class ApiSection(Section, frozen=True, kw_only=True):
     keys: Annotated[
         tuple[ApiKey, ...], listing(API_KEY, 'keys, each "key" or {key = "…", scopes = […], name = "…"}')
     ] = ()
 
 
-class Manhole(Section, frozen=True, kw_only=True):
+class ManholeSection(Section, frozen=True, kw_only=True):
     listen: Annotated[str, endpoint(empty=True)] = ""
     authorized_keys: Annotated[str, text("a file")] = ""
     username: Annotated[str, text("1 to 100 visible characters", r"[!-~]{1,100}")] = "admin"
     password_file: Annotated[str, text("a file")] = ""
 
 
-class Log(Section, frozen=True, kw_only=True):
+class LogSection(Section, frozen=True, kw_only=True):
     format: Annotated[str, choice("text", "json")] = "text"
     level: Annotated[str, choice(*LOG_LEVELS)] = "info"
 
@@ -230,18 +230,18 @@ NAMESPACE: Final[dict[str, Setting]] = {
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that can be set, checked."""
 
-    server: Server = Server()
-    auth: Auth = Auth()
-    heartbeat: Heartbeat = Heartbeat()
-    delivery: Delivery = Delivery()
-    engine: Engine = Engine()
-    redis: Redis = Redis()
-    tasks: Tasks = Tasks()
-    inbox: Inbox = Inbox()
-    rate_limits: RateLimits = RateLimits()
-    api: Api = Api()
-    manhole: Manhole = Manhole()
-    log: Log = Log()
+    server: ServerSection = ServerSection()
+    auth: AuthSection = AuthSection()
+    heartbeat: HeartbeatSection = HeartbeatSection()
+    delivery: DeliverySection = DeliverySection()
+    engine: EngineSection = EngineSection()
+    redis: RedisSection = RedisSection()
+    tasks: TasksSection = TasksSection()
+    inbox: InboxSection = InboxSection()
+    rate_limits: RateLimitsSection = RateLimitsSection()
+    api: ApiSection = ApiSection()
+    manhole: ManholeSection = ManholeSection()
+    log: LogSection = LogSection()
     #: permissions by role
     roles: dict[str, tuple[str, ...]] = {}
     #: a digest of what the files of each listener's certificates held, by endpoint
@@ -251,18 +251,18 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
 
 SECTIONS: Final[dict[str, type[Section]]] = {
-    "server": Server,
-    "auth": Auth,
-    "heartbeat": Heartbeat,
-    "delivery": Delivery,
-    "engine": Engine,
-    "redis": Redis,
-    "tasks": Tasks,
-    "inbox": Inbox,
-    "rate_limits": RateLimits,
-    "api": Api,
-    "manhole": Manhole,
-    "log": Log,
+    "server": ServerSection,
+    "auth": AuthSection,
+    "heartbeat": HeartbeatSection,
+    "delivery": DeliverySection,
+    "engine": EngineSection,
+    "redis": RedisSection,
+    "tasks": TasksSection,
+    "inbox": InboxSection,
+    "rate_limits": RateLimitsSection,
+    "api": ApiSection,
+    "manhole": ManholeSection,
+    "log": LogSection,
 }
 
 #: How the permissions of a role are read.

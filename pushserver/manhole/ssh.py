@@ -22,7 +22,7 @@ from twisted.logger import Logger
 from twisted.protocols.policies import TimeoutMixin
 from zope.interface import implementer
 
-from pushserver.config.sections import Manhole
+from pushserver.config.sections import ManholeSection
 from pushserver.manhole.algorithms import CIPHERS, KEY_EXCHANGES, MACS, SIGNATURES, nothing_in_common
 from pushserver.manhole.keys import host_key
 from pushserver.manhole.lockout import LOCKED, Lockout
@@ -166,7 +166,9 @@ class Console(SSHFactory):
     services = {b"ssh-userauth": Login, b"ssh-connection": Sessions}  # noqa: RUF012  the library's shape
     _log = QuietLogger()
 
-    def __init__(self, reactor: Any, rooms: Rooms, now: Callable[[], int], settings: Manhole, state_dir: Path) -> None:
+    def __init__(
+        self, reactor: Any, rooms: Rooms, now: Callable[[], int], settings: ManholeSection, state_dir: Path
+    ) -> None:
         """Raises `ConfigError` for files that cannot be read."""
         self.reactor = reactor
         self.rooms = rooms

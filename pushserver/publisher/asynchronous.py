@@ -19,7 +19,7 @@ from pushserver.publisher import core
 from pushserver.publisher.commands import BroadcastOptions, Command, NotifyOptions, PublishOptions
 from pushserver.publisher.core import Core
 from pushserver.publisher.errors import PublishError
-from pushserver.publisher.receipts import Disconnected, Notified, Receipt, Revoked, Ticket
+from pushserver.publisher.receipts import DisconnectResult, Notified, Receipt, RevokeResult, Ticket
 from pushserver.publisher.tasks import AsyncTask
 from pushserver.publisher.tracks import AsyncTrack
 
@@ -77,7 +77,7 @@ class AsyncPublisher(Core):
         connection_id: str | None = None,
         code: int | None = None,
         reason: str | None = None,
-    ) -> Disconnected:
+    ) -> DisconnectResult:
         """Close a user's connections on every node, or one connection."""
         return await _in_a_thread(self._perform, core.disconnect(user_id, connection_id, code, reason))
 
@@ -88,7 +88,7 @@ class AsyncPublisher(Core):
         jti: str | None = None,
         expires_at: datetime | int | None = None,
         issued_before: datetime | int | None = None,
-    ) -> Revoked:
+    ) -> RevokeResult:
         """Refuse a user's tokens that were issued before a moment (now), or one token until it expires anyway."""
         return await _in_a_thread(self._perform, core.revoke(user_id, jti, expires_at, issued_before))
 

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from pushserver.publisher.commands import Command, parts, smaller
 from pushserver.publisher.errors import PublishError, PublishRefused, PublishUnavailable, settles, too_large
-from pushserver.publisher.outbox import Entry, Outbox
+from pushserver.publisher.outbox import CommandQueue, Entry
 from pushserver.publisher.sender import sender
 from pushserver.publisher.transport import Transport
 
@@ -59,7 +59,7 @@ class Background:
         self._condition = threading.RLock()
         self._handed_over: deque[Entry] = deque()
         self._flushes: deque[Entry] = deque()
-        self._outbox = Outbox(self._min_interval)
+        self._outbox = CommandQueue(self._min_interval)
         self._transport: Transport | None = None
         self._closed = False
         self._failures = 0

@@ -19,12 +19,12 @@ from pushserver.publisher.errors import PublishError, PublishRefused, PublishUna
 from pushserver.publisher.outbox import Entry
 from pushserver.publisher.plain import plain
 from pushserver.publisher.receipts import (
-    Disconnected,
+    DisconnectResult,
     Notified,
     PendingNotified,
     PendingReceipt,
     Receipt,
-    Revoked,
+    RevokeResult,
     Ticket,
 )
 from pushserver.publisher.transport import Transport, Trust
@@ -36,7 +36,7 @@ T = TypeVar("T")
 TRIES: Final = 3
 
 
-class Call(Struct, Generic[T], frozen=True):
+class CommandCall(Struct, Generic[T], frozen=True):
     """A command, and what its answer means."""
 
     command: Command
@@ -99,7 +99,7 @@ class Core:
     def _address_of(self, url: str, **options: Any) -> Address:
         return Address(url, **options)
 
-    def _perform(self, call: Call[T]) -> T:
+    def _perform(self, call: CommandCall[T]) -> T:
         return call.read(self._retry(lambda transport: transport.call(_encodable(call.command))))
 
     def _perform_live(self, channel: str, data: Any, type: str | None) -> Receipt:
@@ -124,11 +124,11 @@ class Core:
             middle = len(part) // 2
             return self._perform_part(part[:middle]) + self._perform_part(part[middle:])
 
-    def _publish_later(self, call: Call[Receipt]) -> PendingReceipt:
+    def _publish_later(self, call: CommandCall[Receipt]) -> PendingReceipt:
         entry = self._later(f"channel:{call.command.params['channel']}", call.command)
         return PendingReceipt(message_id=call.command.params["messageId"], _delivery=entry.delivery, _read=call.read)
 
-    def _notify_later(self, call: Call[list[Notified]]) -> list[Notified]:
+    def _notify_later(self, call: CommandCall[list[Notified]]) -> list[Notified]:
         params = call.command.params
         users = params.get("userIds") or [params["userId"]]
         entry = self._later(f"user:{users[0]}", call.command)
@@ -175,30 +175,34 @@ class Core:
         return flushed
 
 
-def publish(channel: str, data: Any, options: commands.PublishOptions) -> Call[Receipt]:
-    return Call(commands.publish(channel, data, **options), receipts.receipt)
+def publish(channel: str, data: Any, options: commands.PublishOptions) -> CommandCall[Receipt]:
+    return CommandCall(commands.publish(channel, data, **options), receipts.receipt)
 
 
-def broadcast(channels: Any, data: Any, options: commands.BroadcastOptions) -> Call[list[Receipt | PublishError]]:
-    return Call(commands.broadcast(channels, data, **options), receipts.receipts)
+def broadcast(
+    channels: Any, data: Any, options: commands.BroadcastOptions
+) -> CommandCall[list[Receipt | PublishError]]:
+    return CommandCall(commands.broadcast(channels, data, **options), receipts.receipts)
 
 
-def notify(users: Any, data: Mapping[str, Any] | None, options: commands.NotifyOptions) -> Call[list[Notified]]:
-    return Call(commands.notify(users, data, **options), receipts.notified)
+def notify(users: Any, data: Mapping[str, Any] | None, options: commands.NotifyOptions) -> CommandCall[list[Notified]]:
+    return CommandCall(commands.notify(users, data, **options), receipts.notified)
 
 
-def disconnect(user_id: Any, connection_id: str | None, code: int | None, reason: str | None) -> Call[Disconnected]:
-    return Call(commands.disconnect(user_id, connection_id, code, reason), receipts.disconnected)
+def disconnect(
+    user_id: Any, connection_id: str | None, code: int | None, reason: str | None
+) -> CommandCall[DisconnectResult]:
+    return CommandCall(commands.disconnect(user_id, connection_id, code, reason), receipts.disconnected)
 
 
 def revoke(
     user_id: Any, jti: str | None, expires_at: datetime | int | None, issued_before: datetime | int | None
-) -> Call[Revoked]:
-    return Call(commands.revoke(user_id, jti, expires_at, issued_before), receipts.revoked)
+) -> CommandCall[RevokeResult]:
+    return CommandCall(commands.revoke(user_id, jti, expires_at, issued_before), receipts.revoked)
 
 
-def ticket(user_id: Any, channels: Any, ttl: str | int | None) -> Call[Ticket]:
-    return Call(commands.ticket(user_id, channels, ttl), receipts.ticket)
+def ticket(user_id: Any, channels: Any, ttl: str | int | None) -> CommandCall[Ticket]:
+    return CommandCall(commands.ticket(user_id, channels, ttl), receipts.ticket)
 
 
 def _encodable(command: Command) -> Command:

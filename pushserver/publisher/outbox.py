@@ -50,7 +50,7 @@ class Entry:
         self.ends = ends
         self.delivery = Delivery()
         self.tries = 0
-        self.lane: Lane | None = None
+        self.lane: TaskLane | None = None
 
     def stamped(self) -> Command:
         """The command as it goes: with the attempt that it belongs to, where the server has told."""
@@ -96,7 +96,7 @@ class Entry:
                 return found
 
 
-class Lane:
+class TaskLane:
     __slots__ = ("entries", "name", "next_progress", "not_before", "under_way")
 
     def __init__(self, name: str) -> None:
@@ -116,17 +116,17 @@ class Lane:
         return max(self.next_progress, self.not_before)
 
 
-class Outbox:
+class CommandQueue:
     def __init__(self, min_interval: float) -> None:
         self.min_interval = min_interval
         #: commands that wait or are under way
         self.pending = 0
-        self._lanes: OrderedDict[str, Lane] = OrderedDict()
+        self._lanes: OrderedDict[str, TaskLane] = OrderedDict()
 
     def add(self, entry: Entry) -> None:
         lane = self._lanes.get(entry.name)
         if lane is None:
-            lane = self._lanes[entry.name] = Lane(entry.name)
+            lane = self._lanes[entry.name] = TaskLane(entry.name)
         entry.lane = lane
         lane.entries.append(entry)
         self.pending += 1
@@ -200,7 +200,7 @@ class Outbox:
         for lane in self._lanes.values():
             lane.not_before = 0.0
 
-    def abandon(self, lane: Lane) -> list[Entry]:
+    def abandon(self, lane: TaskLane) -> list[Entry]:
         """Forget a lane whose creation was refused, and return what was in it: nothing more of it makes sense."""
         dropped = list(lane.entries)
         self.pending -= len(dropped)
@@ -209,11 +209,11 @@ class Outbox:
         self._lanes.pop(lane.name, None)
         return dropped
 
-    def _put_first(self, lane: Lane) -> None:
+    def _put_first(self, lane: TaskLane) -> None:
         """Somebody waits for one of its commands, which need not wait for the many that nobody waits for."""
         self._lanes.move_to_end(lane.name, last=False)
 
-    def _head(self, lane: Lane) -> Entry | None:
+    def _head(self, lane: TaskLane) -> Entry | None:
         """The first entry of a lane that has something to say."""
         while lane.entries:
             entry = lane.entries[0]

@@ -40,16 +40,16 @@ _OVERHEAD: Final = 4
 _LEFT_OUT: Final = object()
 
 
-class Plain(Struct, frozen=True):
+class PlainValue(Struct, frozen=True):
     value: Any
     truncated: bool
 
 
-def plain(value: Any, limit: int) -> Plain:
+def plain(value: Any, limit: int) -> PlainValue:
     """Return the value as JSON can carry it, in about `limit` bytes. Never raises."""
     walk = _Walk(limit)
     found = walk.value(value, 0)
-    return Plain(None if found is _LEFT_OUT else found, walk.truncated)
+    return PlainValue(None if found is _LEFT_OUT else found, walk.truncated)
 
 
 def text(value: Any) -> str:

@@ -41,15 +41,15 @@ class Notified(Struct, frozen=True, rename="camel"):
     online: bool | None = None
 
 
-class Disconnected(Struct, frozen=True, rename="camel"):
+class DisconnectResult(Struct, frozen=True, rename="camel"):
     """How many connections were closed; None over Redis. `unanswered`: nodes that did not say."""
 
     closed: int | None = None
     unanswered: list[str] = []
 
 
-class Revoked(Struct, frozen=True, rename="camel"):
-    """As `Disconnected`; tokens of before `issued_before` (ms) are refused. None: a server of version 1, or Redis."""
+class RevokeResult(Struct, frozen=True, rename="camel"):
+    """As `DisconnectResult`; tokens of before `issued_before` (ms) are refused. None: a server of version 1, or Redis."""
 
     closed: int | None = None
     issued_before: int | None = None
@@ -139,12 +139,12 @@ def notified(answer: Any) -> list[Notified]:
     return [_converted(result, Notified) for result in _converted(answer, _Results).results]
 
 
-def disconnected(answer: Any) -> Disconnected:
-    return _converted(answer, Disconnected)
+def disconnected(answer: Any) -> DisconnectResult:
+    return _converted(answer, DisconnectResult)
 
 
-def revoked(answer: Any) -> Revoked:
-    return _converted(answer, Revoked)
+def revoked(answer: Any) -> RevokeResult:
+    return _converted(answer, RevokeResult)
 
 
 def ticket(answer: Any) -> Ticket:

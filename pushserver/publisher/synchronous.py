@@ -15,7 +15,7 @@ from pushserver.publisher import core
 from pushserver.publisher.commands import BroadcastOptions, Command, NotifyOptions, PublishOptions
 from pushserver.publisher.core import Core
 from pushserver.publisher.errors import PublishError
-from pushserver.publisher.receipts import Disconnected, Notified, Receipt, Revoked, Ticket
+from pushserver.publisher.receipts import DisconnectResult, Notified, Receipt, RevokeResult, Ticket
 from pushserver.publisher.tasks import Task
 from pushserver.publisher.tracks import Track
 
@@ -81,7 +81,7 @@ class Publisher(Core):
         connection_id: str | None = None,
         code: int | None = None,
         reason: str | None = None,
-    ) -> Disconnected:
+    ) -> DisconnectResult:
         """Close a user's connections on every node, or one connection."""
         return self._perform(core.disconnect(user_id, connection_id, code, reason))
 
@@ -92,7 +92,7 @@ class Publisher(Core):
         jti: str | None = None,
         expires_at: datetime | int | None = None,
         issued_before: datetime | int | None = None,
-    ) -> Revoked:
+    ) -> RevokeResult:
         """Refuse a user's tokens that were issued before a moment (now), or one token until it expires anyway.
 
         Moments are datetimes, or ms. To keep one device signed in: revoke, then give it a token issued at or after the

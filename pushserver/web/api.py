@@ -60,7 +60,7 @@ def _created(state: TaskState) -> int:
     return 201 if state.attempt == 1 else 200
 
 
-class Keys:
+class ApiKeys:
     """The API's keys and their scopes, looked up by digest so that comparing takes no longer for a better guess."""
 
     __slots__ = ("_names", "_scopes")
@@ -126,7 +126,7 @@ class Api(Resource):
     def __init__(
         self,
         context: Context,
-        keys: Keys,
+        keys: ApiKeys,
         engine: IEngine,
         commands: BackendCommands,
         reading: ReadRequests,

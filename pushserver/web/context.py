@@ -9,7 +9,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final
 
-from pushserver.config.sections import Auth, Delivery, RateLimits, Server
+from pushserver.config.sections import AuthSection, DeliverySection, RateLimitsSection, ServerSection
 from pushserver.core.rate_limit import KeyedTokenBuckets
 from pushserver.engine.interfaces import NodeInfo
 from pushserver.protocols.native.session import Rates
@@ -35,7 +35,7 @@ WRONG_KEYS: Final = 20.0
 TAG_LENGTH: Final = 8
 
 
-def places_by(server: Server, auth: Auth) -> tuple[int, int]:
+def places_by(server: ServerSection, auth: AuthSection) -> tuple[int, int]:
     """Return how many sockets without token or key an address may have, and how many there may be in all."""
     # Where strangers may stay, they are not bounded in all.
     return server.max_pending_per_address, 0 if auth.anonymous else server.max_connections // 4
@@ -68,10 +68,10 @@ class Context:
     authenticator: Authenticator
     counters: Counters
     admission: Admission
-    server: Server = field(default_factory=Server)
-    auth: Auth = field(default_factory=Auth)
-    delivery: Delivery = field(default_factory=Delivery)
-    rate_limits: RateLimits = field(default_factory=RateLimits)
+    server: ServerSection = field(default_factory=ServerSection)
+    auth: AuthSection = field(default_factory=AuthSection)
+    delivery: DeliverySection = field(default_factory=DeliverySection)
+    rate_limits: RateLimitsSection = field(default_factory=RateLimitsSection)
     #: sockets without a token or key, and what is held of bodies
     places: Places = field(default_factory=lambda: Places(0, 0))
     bodies: Bodies = field(default_factory=lambda: Bodies(MOST_BODIES))
@@ -84,7 +84,9 @@ class Context:
         """What the ids of this node's streams begin with."""
         return tag_of(self.node)
 
-    def adopt(self, server: Server, auth: Auth, delivery: Delivery, rate_limits: RateLimits) -> None:
+    def adopt(
+        self, server: ServerSection, auth: AuthSection, delivery: DeliverySection, rate_limits: RateLimitsSection
+    ) -> None:
         """Let the doors go by these sections from now on: for who comes, and for limits of one message or body."""
         self.server, self.auth, self.delivery, self.rate_limits = server, auth, delivery, rate_limits
         self.places.limit(*places_by(server, auth))

@@ -8,8 +8,8 @@ from typing import Any
 
 from twisted.web.server import Request
 
-from pushserver.config.sections import Auth, Delivery, RateLimits, Server
-from pushserver.web.api import Api, Keys, Route
+from pushserver.config.sections import AuthSection, DeliverySection, RateLimitsSection, ServerSection
+from pushserver.web.api import Api, ApiKeys, Route
 from pushserver.web.context import Context
 from pushserver.web.http import PushSite, headers_of
 from pushserver.web.port import PortFactory, PortProtocol, peer_address
@@ -40,7 +40,7 @@ class Facts:
 class Doors:
     """The listeners' factories: `public`, and `private` for ``server.api_listen``, where that is set."""
 
-    def __init__(self, context: Context, keys: Keys, calls: Api, facts: Facts) -> None:
+    def __init__(self, context: Context, keys: ApiKeys, calls: Api, facts: Facts) -> None:
         self.context = context
         self._keys = keys
         self._calls = calls
@@ -63,7 +63,9 @@ class Doors:
             self.private = None
             self._add_private(root)
 
-    def adopt(self, server: Server, auth: Auth, delivery: Delivery, rate_limits: RateLimits) -> None:
+    def adopt(
+        self, server: ServerSection, auth: AuthSection, delivery: DeliverySection, rate_limits: RateLimitsSection
+    ) -> None:
         """Go by these sections from now on."""
         self.context.adopt(server, auth, delivery, rate_limits)
         self._sockets.adopt()

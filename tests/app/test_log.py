@@ -17,16 +17,16 @@ from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
 
 from pushserver.app.log import Forwarder, Output, as_json, as_text, configure, output_of
-from pushserver.config.sections import Log
+from pushserver.config.sections import LogSection
 
 EVIL = "x\r\nCRITICAL all is well \x1b]0;pwned\x07\x1b[2J\u2028\x9b"
 
 
 @pytest.fixture(autouse=True)
 def _defaults() -> Iterator[None]:
-    configure(Log())
+    configure(LogSection())
     yield
-    configure(Log())
+    configure(LogSection())
 
 
 def event(format: str, level: LogLevel = LogLevel.info, **fields: Any) -> dict[str, Any]:
@@ -99,9 +99,9 @@ def test_only_what_is_important_enough_is_written() -> None:
     output = Output(file)
     output(event("one", LogLevel.debug))
     output(event("two"))
-    configure(Log(level="error"))
+    configure(LogSection(level="error"))
     output(event("three", LogLevel.warn))
-    configure(Log(level="debug", format="json"))
+    configure(LogSection(level="debug", format="json"))
     output(event("four", LogLevel.debug))
     first, second = file.getvalue().splitlines()
     assert first.endswith("two")

@@ -10,7 +10,7 @@ import pytest
 
 from pushserver.config.changes import counts_at_once, merge
 from pushserver.config.checks import load
-from pushserver.config.sections import SECTIONS, Config, Log, Server, keys_of
+from pushserver.config.sections import SECTIONS, Config, LogSection, ServerSection, keys_of
 from pushserver.core.channels import Namespace
 
 RUNNING = Config()
@@ -24,8 +24,8 @@ def test_nothing_new_is_no_change() -> None:
 
 def test_what_counts_at_once_is_taken_and_the_rest_is_named_until_a_new_start() -> None:
     read = Config(
-        server=Server(listen=("tcp:1",), shutdown_drain=1),
-        log=Log(level="warn"),
+        server=ServerSection(listen=("tcp:1",), shutdown_drain=1),
+        log=LogSection(level="warn"),
         roles={"editor": ("admin",)},
         namespaces=(Namespace("news"),),
     )

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pushserver.publisher.commands import Command
-from pushserver.publisher.outbox import Entry, Outbox
+from pushserver.publisher.outbox import CommandQueue, Entry
 
 
 class Reporter:
@@ -25,7 +25,7 @@ def progress(**fields: Any) -> Command:
     return Command("task.progress", {"taskId": "t", **fields})
 
 
-def report(outbox: Outbox, **fields: Any) -> Entry:
+def report(outbox: CommandQueue, **fields: Any) -> Entry:
     entry = Entry("t")
     entry.report(progress(**fields))
     outbox.add(entry)
@@ -37,7 +37,7 @@ def durable(name: str, method: str, **fields: Any) -> Entry:
 
 
 def test_progress_shrinks_to_its_newest_and_keeps_what_only_the_older_said() -> None:
-    outbox = Outbox(1.0)
+    outbox = CommandQueue(1.0)
     entry = report(outbox, percentage=1, message="m")
     assert entry.report(progress(percentage=2)) is None
     assert outbox.take(0, 10) == [entry]
@@ -45,7 +45,7 @@ def test_progress_shrinks_to_its_newest_and_keeps_what_only_the_older_said() -> 
 
 
 def test_progress_waits_its_interval_unless_something_follows() -> None:
-    outbox = Outbox(1.0)
+    outbox = CommandQueue(1.0)
     report(outbox, percentage=1)
     (entry,) = outbox.take(0, 10)
     outbox.settled(entry)
@@ -58,7 +58,7 @@ def test_progress_waits_its_interval_unless_something_follows() -> None:
 
 
 def test_a_progress_under_way_is_not_changed_and_one_given_back_joins_the_next() -> None:
-    outbox = Outbox(1.0)
+    outbox = CommandQueue(1.0)
     entry = report(outbox, percentage=1, message="m")
     outbox.take(0, 10)
     left = entry.report(progress(percentage=2))
@@ -72,14 +72,14 @@ def test_a_progress_under_way_is_not_changed_and_one_given_back_joins_the_next()
 
 
 def test_a_progress_with_nothing_to_tell_goes_nowhere() -> None:
-    outbox = Outbox(0.0)
+    outbox = CommandQueue(0.0)
     outbox.add(Entry("t"))
     assert outbox.take(0, 10) == []
     assert outbox.pending == 0
 
 
 def test_what_somebody_waits_for_goes_first() -> None:
-    outbox = Outbox(1.0)
+    outbox = CommandQueue(1.0)
     for name in ("a", "b", "c"):
         outbox.add(durable(name, "task.create"))
     end = durable("c", "task.complete")
@@ -94,7 +94,7 @@ def test_what_somebody_waits_for_goes_first() -> None:
 
 
 def test_one_that_was_put_off_waits_alone() -> None:
-    outbox = Outbox(1.0)
+    outbox = CommandQueue(1.0)
     outbox.add(durable("a", "task.create"))
     outbox.add(durable("b", "task.create"))
     first, second = outbox.take(0, 10)
@@ -114,7 +114,7 @@ def test_the_attempt_goes_with_each_report_but_the_creation() -> None:
 
 
 def test_an_abandoned_lane_leaves_nothing() -> None:
-    outbox = Outbox(1.0)
+    outbox = CommandQueue(1.0)
     created = durable("a", "task.create")
     outbox.add(created)
     outbox.add(Entry("a"))
@@ -134,7 +134,7 @@ _step = st.one_of(
 def test_each_task_is_told_in_order_and_its_last_value_arrives(
     steps: list[tuple[str, str, int]],
 ) -> None:
-    outbox = Outbox(1.0)
+    outbox = CommandQueue(1.0)
     gathering: dict[str, Entry | None] = {"a": None, "b": None}
     said: dict[str, list[tuple[str, int]]] = {"a": [], "b": []}
     told: dict[str, list[tuple[str, int]]] = {"a": [], "b": []}

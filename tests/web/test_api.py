@@ -14,10 +14,10 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from pushserver.config.checks import Auth, Server
+from pushserver.config.checks import AuthSection, ServerSection
 from pushserver.web import farewell, http
 from tests.harness import Answer, start
-from tests.harness import Server as Process
+from tests.harness import ServerSection as Process
 from tests.inside import API_KEY, Inside, running, token
 from tests.rawsocket import RawSocket
 
@@ -157,9 +157,9 @@ def _nodes(client: RawSocket) -> Any:
 
 
 async def test_without_any_key_there_is_no_api(tmp_path: Path) -> None:
-    from pushserver.config.checks import Api
+    from pushserver.config.checks import ApiSection
 
-    async with running(tmp_path, api=Api()) as inside:
+    async with running(tmp_path, api=ApiSection()) as inside:
         with RawSocket(inside.port) as client:
             answer = await deferToThread(_get, client, "/api/nodes", [("X-API-Key", "")])
             assert (answer.status, answer.json["error"]["code"]) == (404, "NOT_FOUND")
@@ -554,7 +554,7 @@ async def test_an_upgrade_on_a_connection_that_http_used(tmp_path: Path, path: s
         assert client.ask({"type": "auth", "id": 1, "data": {"token": token()}})["type"] == "auth_success"
         assert client.ask({"type": "ping", "id": 2})["type"] == "pong"
 
-    async with running(tmp_path, server=Server(websocket_path=path)) as inside:
+    async with running(tmp_path, server=ServerSection(websocket_path=path)) as inside:
         await drive(inside, talk)
         await inside.empty()
 
@@ -607,7 +607,7 @@ async def test_a_body_of_exactly_the_limit(tmp_path: Path) -> None:
         client.request("POST", "/api/publish", body + b" " * (1001 - len(body)), [KEY])
         assert client.response().status == 413
 
-    async with running(tmp_path, server=Server(max_body_size=1000)) as inside:
+    async with running(tmp_path, server=ServerSection(max_body_size=1000)) as inside:
         await drive(inside, talk)
 
 
@@ -764,7 +764,7 @@ async def test_wrong_keys_come_slowly_and_the_right_one_does_not(tmp_path: Path)
 
 
 async def test_the_api_on_listeners_of_its_own(tmp_path: Path) -> None:
-    from pushserver.config.checks import Server as Section
+    from pushserver.config.checks import ServerSection as Section
 
     path = tmp_path / "api.sock"
 
@@ -824,7 +824,7 @@ async def test_what_lies_behind_the_server_s_own_host_is_nobody_else_s_origin(tm
                     headers["Origin"] = origin.format(port=client.port)
                 assert other.upgrade(headers).status == status, (origin, allowed)
 
-    async with running(tmp_path, auth=Auth(anonymous=True)) as inside:
+    async with running(tmp_path, auth=AuthSection(anonymous=True)) as inside:
         await drive(inside, talk)
         await inside.empty()
 
@@ -841,6 +841,6 @@ async def test_origins_that_are_allowed(tmp_path: Path) -> None:
             with RawSocket(client.port) as other:
                 assert other.upgrade({"Origin": origin}).status == status, origin
 
-    async with running(tmp_path, server=Server(allowed_origins=("https://app.example",))) as inside:
+    async with running(tmp_path, server=ServerSection(allowed_origins=("https://app.example",))) as inside:
         await drive(inside, talk)
         await inside.empty()

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from twisted.internet.threads import deferToThread
 from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 
-from pushserver.config.checks import Auth, Heartbeat, RateLimits, Server
+from pushserver.config.checks import AuthSection, HeartbeatSection, RateLimitsSection, ServerSection
 from pushserver.core.channels import Rule, configured
 from pushserver.web import port
 from tests.harness import ROOT
@@ -171,14 +171,14 @@ def _(client: RawSocket) -> str:
     return http(client, {"Upgrade": None, "Connection": None})
 
 
-@row("more connections than `server.max_connections`", server=Server(max_connections=1))
+@row("more connections than `server.max_connections`", server=ServerSection(max_connections=1))
 def _(client: RawSocket) -> str:
     with RawSocket(client.port) as first:
         opened(first)
         return http(client, {})
 
 
-@row("an address that connects faster than `connects_per_second`", rate_limits=RateLimits(connects_per_second=1))
+@row("an address that connects faster than `connects_per_second`", rate_limits=RateLimitsSection(connects_per_second=1))
 def _(client: RawSocket) -> str:
     with RawSocket(client.port) as first:
         opened(first)
@@ -562,7 +562,7 @@ def _(client: RawSocket) -> str:
 
 
 @row("anything but `ping`, `subscribe`, `unsubscribe` and `history` without `auth`, where anonymous is on",
-     auth=Auth(anonymous=True))  # fmt: skip
+     auth=AuthSection(anonymous=True))  # fmt: skip
 def _(client: RawSocket) -> str:
     return each(
         opened(client),
@@ -572,7 +572,7 @@ def _(client: RawSocket) -> str:
     )
 
 
-@row("a channel for which `anyone` is not the rule, without `auth`", auth=Auth(anonymous=True))
+@row("a channel for which `anyone` is not the rule, without `auth`", auth=AuthSection(anonymous=True))
 def _(client: RawSocket) -> str:
     return subscribing(opened(client), "chat:lobby", "user:42", "free:a", "system")
 
@@ -705,12 +705,12 @@ def _(client: RawSocket) -> str:
     return told(client)
 
 
-@row("no token within `auth.timeout`", auth=Auth(timeout=100))
+@row("no token within `auth.timeout`", auth=AuthSection(timeout=100))
 def _(client: RawSocket) -> str:
     return told(opened(client))
 
 
-@row("more connections of one user than `max_connections_per_user`", server=Server(max_connections_per_user=1))
+@row("more connections of one user than `max_connections_per_user`", server=ServerSection(max_connections_per_user=1))
 def _(client: RawSocket) -> str:
     with RawSocket(client.port) as first:
         signed_in(first)
@@ -721,7 +721,7 @@ def _(client: RawSocket) -> str:
 # -- too much ---------------------------------------------------------------------------------------------------------
 
 
-@row("more messages than `messages_per_second`, beyond the burst", rate_limits=RateLimits(burst=5))
+@row("more messages than `messages_per_second`, beyond the burst", rate_limits=RateLimitsSection(burst=5))
 def _(client: RawSocket) -> str:
     opened(client).send(frame(TEXT, b'{"type": "ping", "id": 1}') * 6)
     for _ in range(5):
@@ -729,7 +729,7 @@ def _(client: RawSocket) -> str:
     return told(client)
 
 
-@row("a hundred of these in a row", rate_limits=RateLimits(messages_per_second=0.1, burst=5))
+@row("a hundred of these in a row", rate_limits=RateLimitsSection(messages_per_second=0.1, burst=5))
 def _(client: RawSocket) -> str:
     opened(client).send(frame(TEXT, b'{"type": "ping", "id": 1}') * 200)
     for _ in range(5):
@@ -738,7 +738,7 @@ def _(client: RawSocket) -> str:
     return told(client)
 
 
-@row("more tokens than `auth_attempts`", rate_limits=RateLimits(auth_attempts=2))
+@row("more tokens than `auth_attempts`", rate_limits=RateLimitsSection(auth_attempts=2))
 def _(client: RawSocket) -> str:
     opened(client)
     for _ in range(3):
@@ -749,7 +749,7 @@ def _(client: RawSocket) -> str:
 
 @row(
     "more `chat_message`, or `publish` to a chat room, than `chat_messages_per_second`",
-    rate_limits=RateLimits(chat_messages_per_second=1),
+    rate_limits=RateLimitsSection(chat_messages_per_second=1),
 )
 def _(client: RawSocket) -> str:
     signed_in(client)
@@ -769,7 +769,7 @@ def _(client: RawSocket) -> str:
     return told(client)
 
 
-@row("no answer to the server's pings", heartbeat=Heartbeat(interval=100, timeout=100))
+@row("no answer to the server's pings", heartbeat=HeartbeatSection(interval=100, timeout=100))
 def _(client: RawSocket) -> str:
     return told(signed_in(client))
 

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import OKPAlgorithm
 from twisted.internet.threads import deferToThread
 
-from pushserver.config.checks import Api, ApiKey, Auth, Engine, Redis
+from pushserver.config.checks import ApiKey, ApiSection, AuthSection, EngineSection, RedisSection
 from pushserver.web.tickets import AUDIENCE
 from tests.engine.redis.servers import RedisServer
 from tests.inside import API_KEY, SECRET, running
@@ -40,7 +40,7 @@ JWKS = json.dumps({"keys": [JWK]}).encode()
 def provider() -> Iterator[str]:
     """Where the key set is."""
 
-    class Keys(BaseHTTPRequestHandler):
+    class ApiKeys(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
             self.end_headers()
@@ -49,7 +49,7 @@ def provider() -> Iterator[str]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Keys)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), ApiKeys)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:
@@ -146,15 +146,15 @@ async def test_public_knowledge_opens_no_door(
     try:
         with provider() as url:
             auth = {
-                "secret": Auth(secret=SECRET),
-                "secret_file": Auth(secret_file=str(tmp_path / "secret")),
-                "public_key_file": Auth(public_key_file=str(tmp_path / "key.pem")),
-                "jwks_url": Auth(jwks_url=url),
+                "secret": AuthSection(secret=SECRET),
+                "secret_file": AuthSection(secret_file=str(tmp_path / "secret")),
+                "public_key_file": AuthSection(public_key_file=str(tmp_path / "key.pem")),
+                "jwks_url": AuthSection(jwks_url=url),
             }[verified_by]
             more: dict[str, Any] = {}
             if redis is not None:
-                more = {"engine": Engine(kind="redis"), "redis": Redis(url=redis.url)}
-            async with running(tmp_path, auth=auth, api=Api(keys=keys), **more) as inside:
+                more = {"engine": EngineSection(kind="redis"), "redis": RedisSection(url=redis.url)}
+            async with running(tmp_path, auth=auth, api=ApiSection(keys=keys), **more) as inside:
                 assert await deferToThread(opened, inside.port) == []
                 claims = {"sub": "ann", "exp": int(time.time()) + 60}
                 private: Any = KEY if auth.public_key_file or auth.jwks_url else SECRET

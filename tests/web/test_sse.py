@@ -22,8 +22,7 @@ from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 from twisted.web.test.requesthelper import DummyRequest
 
-from pushserver.config.sections import Delivery, RateLimits
-from pushserver.config.sections import Server as ServerSection
+from pushserver.config.sections import DeliverySection, RateLimitsSection, ServerSection
 from pushserver.core import errors
 from pushserver.core.positions import Position
 from pushserver.core.rate_limit import KeyedTokenBuckets
@@ -474,8 +473,8 @@ class Streams:
                 counters=node.counters,
                 admission=admission,
                 server=ServerSection(max_message_size=1_000),
-                delivery=Delivery(max_queue_size=1_500, slow_consumer=policy.value),
-                rate_limits=RateLimits(messages_per_second=0),
+                delivery=DeliverySection(max_queue_size=1_500, slow_consumer=policy.value),
+                rate_limits=RateLimitsSection(messages_per_second=0),
             ),
             _tickets,
         )

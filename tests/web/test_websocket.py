@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from twisted.internet import task
 from twisted.internet.testing import StringTransport
 
-from pushserver.config.sections import Auth, Delivery, RateLimits, Server
+from pushserver.config.sections import AuthSection, DeliverySection, RateLimitsSection, ServerSection
 from pushserver.core.errors import Close, Invalid
 from pushserver.server.clock import Clock
 from pushserver.server.stats import Counters
@@ -59,10 +59,10 @@ def context(
         authenticator=rooms,
         counters=Counters(0),
         admission=rooms,
-        server=Server(max_message_size=limit),
-        auth=Auth(anonymous=True),
-        delivery=Delivery(compression=compression),
-        rate_limits=RateLimits(messages_per_second=rate),
+        server=ServerSection(max_message_size=limit),
+        auth=AuthSection(anonymous=True),
+        delivery=DeliverySection(compression=compression),
+        rate_limits=RateLimitsSection(messages_per_second=rate),
     )
 
 
