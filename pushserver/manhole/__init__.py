@@ -1,4 +1,4 @@
-"""The console: an SSH door to a running server, for looking and for stepping in (L3).
+"""The console: an SSH door to a running server, for looking and for stepping in.
 
     ssh -> ssh.py (who may come in) -> shell.py (a terminal, or one command) -> verbs.py -> rooms
                                                                              -> tracing.py (messages and log, live)

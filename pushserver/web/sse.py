@@ -1,4 +1,4 @@
-"""The door for server-sent events, for where WebSocket is blocked (L3).
+"""The door for server-sent events, for where WebSocket is blocked.
 
     GET  /sse?channels=a,b           one stream: ``data:`` is one message of the native protocol, ``id:`` its position
     POST /sse/<connectionId>         one message the other way; its reply comes on the stream
