@@ -2,10 +2,10 @@
 
     command line  over  PUSHSERVER_<SECTION>__<KEY>  over  TOML file  over  default
 
-    pushserver.config.values    how one value is read
+    pushserver.config.values      how one value is read
     pushserver.config.sections    the keys, their defaults and types
-    pushserver.config.loader     the draft: what was said, and by whom
-    here                   the rules between keys, and the files that keys name
+    pushserver.config.loader      `RawConfig`: what was said, and by whom
+    here                          the rules between keys, and the files that keys name
 
 Every mistake is a `pushserver.core.errors.ConfigError` of one line that names the source, the key, the value and what
 was expected. Secrets are in no error and no repr.

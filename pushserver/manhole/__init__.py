@@ -1,7 +1,8 @@
-"""The console: an SSH door to a running server, for looking and for stepping in (L3).
+"""The console: an SSH door to a running server, for looking and for stepping in.
 
-    ssh -> ssh.py (who may come in) -> shell.py (a terminal, or one command) -> verbs.py -> rooms
-                                                                             -> tracing.py (messages and log, live)
+    ssh -> `ssh`, `login` (who may come in) -> `session` (a terminal, or one command)
+        -> `terminal` (keyboard, editor, renderer) -> `interpreter` -> `verbs` -> rooms
+                                                                    -> `tracing` (messages and log, live)
 
 Imported only where it is switched on: the SSH library costs start-up time, and importing it needs a chosen reactor.
 """

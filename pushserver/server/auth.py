@@ -1,4 +1,4 @@
-"""Authentication: from a token to an identity that still holds ."""
+"""Authentication: from a token to an identity that still holds."""
 
 from __future__ import annotations
 

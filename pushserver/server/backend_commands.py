@@ -1,4 +1,4 @@
-"""What the server side may ask for: one table of methods for the HTTP API, the ingest stream and the console .
+"""What the server side may ask for: one table of methods for the HTTP API, the ingest stream and the console.
 
 method, params (JSON) -> typed parameters -> rooms -> result (JSON)
 """

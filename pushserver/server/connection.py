@@ -94,7 +94,7 @@ class Connection:
     closing: Close | None = field(init=False, default=None)
     #: the socket is gone; nothing may be registered for this connection any more
     gone: bool = field(init=False, default=False)
-    #: heartbeat.py's: the wheel's slot, when a ping went out unanswered, and by when something else is due
+    #: the heartbeat's: the wheel's slot, when a ping went out unanswered, and by when something else is due
     alarm: int = field(init=False, default=0)
     ping_at: int = field(init=False, default=0)
     pinged_at: int = field(init=False, default=0)

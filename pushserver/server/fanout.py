@@ -1,4 +1,4 @@
-"""The fan-out: what was published on a channel, to everyone here who follows it .
+"""The fan-out: what was published on a channel, to everyone here who follows it.
 
     Hub.deliver -> FanOut.take -> Channel.batches -> (end of the turn) -> lanes of sockets, one system call each
                                                                        -> outboxes, one by one, where one must ask

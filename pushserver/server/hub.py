@@ -1,4 +1,4 @@
-"""The hub: who is connected, who follows which channel, and how a publication reaches all of them .
+"""The hub: who is connected, who follows which channel, and how a publication reaches all of them.
 
     engine -> Hub.deliver(publication) -> followers (`pushserver.server.fanout`), and who is still catching up
 

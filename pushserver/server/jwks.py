@@ -1,5 +1,5 @@
 """The public keys of an identity provider: fetched away from the reactor's thread, cached, and fetched again when a
-token names a key that is not among them ."""
+token names a key that is not among them."""
 
 from __future__ import annotations
 

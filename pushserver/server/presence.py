@@ -1,4 +1,4 @@
-"""Who is here: users' comings and goings, in channels that keep presence and on ``status:`` channels .
+"""Who is here: users' comings and goings, in channels that keep presence and on ``status:`` channels.
 
 A user counts once, however many connections; the engine says which of them was the first and the last, over all nodes.
 The last one's going is announced only after a while, so that a page that is reloaded does not blink.

@@ -1,4 +1,4 @@
-"""Publishing: one way in for every door, to the place where a channel keeps its messages ."""
+"""Publishing: one way in for every door, to the place where a channel keeps its messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inboxes and histories as a client follows them: recovery, replay at the pace of the socket, catching up ."""
+"""Inboxes and histories as a client follows them: recovery, replay at the pace of the socket, catching up."""
 
 from __future__ import annotations
 

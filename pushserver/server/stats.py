@@ -1,4 +1,4 @@
-"""Counting: what this node did, as plain integers on the hot paths, and what is derived from them when asked .
+"""Counting: what this node did, as plain integers on the hot paths, and what is derived from them when asked.
 
     hot paths -> Counters -> figures (one node) -> total (all nodes) -> API, console, metrics, the ``stats`` channel
 

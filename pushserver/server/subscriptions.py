@@ -1,4 +1,4 @@
-"""Subscribing: a connection's way to a channel's past and present, and away from it .
+"""Subscribing: a connection's way to a channel's past and present, and away from it.
 
     subscribe -> may it? is there room? -> `Hub.begin` -> the engine confirms -> the past is read -> the answer -> live
 

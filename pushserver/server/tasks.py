@@ -1,4 +1,4 @@
-"""Tasks: changed by their publishers, shown to their owners and subscribers .
+"""Tasks: changed by their publishers, shown to their owners and subscribers.
 
     publisher -> Tasks.report … -> rules (`core.task`) -> engine: the state, if nobody was quicker -> event
     event -> Tasks.event -> Feed (throttle) -> the owner's connections, or the subscribers of ``task:<id>``

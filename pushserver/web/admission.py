@@ -1,4 +1,4 @@
-"""Who may come in: hosts, origins, proxies, how many and how fast (L3).
+"""Who may come in: hosts, origins, proxies, how many and how fast.
 
 Every refusal is an HTTP answer, before anything of a connection exists.
 """

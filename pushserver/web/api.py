@@ -1,4 +1,4 @@
-"""The HTTP API of the server side, under ``/api`` (L3).
+"""The HTTP API of the server side, under ``/api``.
 
     POST   publish broadcast notify batch subscribe unsubscribe disconnect revoke         one command each
     POST   tasks   tasks/<id>/progress status cancel complete fail                        a task's changes

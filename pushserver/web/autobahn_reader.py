@@ -1,4 +1,4 @@
-"""Autobahn behind one adapter: frames in, four things out (L3).
+"""Autobahn behind one adapter: frames in, four things out.
 
     octets -> `AutobahnReader.read` -> on_message, on_ping, on_close, on_violation
 

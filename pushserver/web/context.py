@@ -1,4 +1,4 @@
-"""What every door is given: the rooms behind it, and the sections of the configuration that are about doors (L3)."""
+"""What every door is given: the rooms behind it, and the sections of the configuration that are about doors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The doors of one node, put together: what stands on the public listeners, and what on those of the API (L3)."""
+"""The doors of one node, put together: what stands on the public listeners, and what on those of the API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Event ids of a stream: the positions of its channels, small enough for any proxy's limit of a header (L3).
+"""Event ids of a stream: the positions of its channels, small enough for any proxy's limit of a header.
 
     id      =  base64url( version, epochs, channel* )
     epochs  =  how many, then each with its length before it

@@ -1,4 +1,4 @@
-"""How a socket is hung up: what is said last, and an end that comes whatever the other side does (L3)."""
+"""How a socket is hung up: what is said last, and an end that comes whatever the other side does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The upgrade to a WebSocket (RFC 6455 section 4.2): what a request offers, and how it is answered (L3).
+"""The upgrade to a WebSocket (RFC 6455 section 4.2): what a request offers, and how it is answered.
 
 The port has read the head already, so the offer is judged on it and the answer made at once; nothing of the
 handshake stays with the connection.

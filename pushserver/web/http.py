@@ -1,4 +1,4 @@
-"""HTTP as every door here has it: requests that are bounded, and how they are answered (L3)."""
+"""HTTP as every door here has it: requests that are bounded, and how they are answered."""
 
 from __future__ import annotations
 

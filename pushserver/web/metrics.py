@@ -1,4 +1,4 @@
-"""The metrics of one node in the Prometheus text format, made from its counts when they are asked for (L3).
+"""The metrics of one node in the Prometheus text format, made from its counts when they are asked for.
 
 Nothing is kept here and nothing registers itself: counting costs an integer on the hot path, and a scrape reads them.
 """

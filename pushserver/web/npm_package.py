@@ -1,4 +1,4 @@
-"""The npm package of the browser client, as ``/pushclient.tgz`` gives it: the same octets for the same files (L3).
+"""The npm package of the browser client, as ``/pushclient.tgz`` gives it: the same octets for the same files.
 
 npm keeps a digest of each archive in its lock file, so two nodes of one version must not differ in one octet. Nothing
 of the machine may therefore get into it: no times, owners or order of a folder, and none of the choices in which one

@@ -1,4 +1,4 @@
-"""Places for sockets that have shown neither a token nor a key: so many by address, and so many in all (L3).
+"""Places for sockets that have shown neither a token nor a key: so many by address, and so many in all.
 
 This module decides; the doors enter each socket when it comes, and leave when it has shown something, or is gone. Over
 a limit nobody new is refused, who may be honest: the address with most sockets loses its oldest.

@@ -1,4 +1,4 @@
-"""The port: reads a connection's first request head and says who takes it from there (L3).
+"""The port: reads a connection's first request head and says who takes it from there.
 
     head of a request -> an upgrade on the WebSocket path  -> `WebSocketDoor`
                       -> anything else                     -> the site's HTTP channel

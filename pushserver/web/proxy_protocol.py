@@ -1,4 +1,4 @@
-"""The PROXY protocol (``haproxy:`` listeners): from whom a proxy passes a connection on (L3).
+"""The PROXY protocol (``haproxy:`` listeners): from whom a proxy passes a connection on.
 
 Twisted reads the header. Here it is waited for until it is whole, and ``PROXY UNKNOWN`` without addresses is taken, as
 the specification asks (section 2.1): the address is then the proxy's own.

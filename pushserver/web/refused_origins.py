@@ -1,4 +1,4 @@
-"""Which pages were refused for their origin, in the log: a browser tells nobody more than "403" (L3)."""
+"""Which pages were refused for their origin, in the log: a browser tells nobody more than "403"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands under ``/``: health, metrics, and the place of the other doors (L3)."""
+"""What stands under ``/``: health, metrics, and the place of the other doors."""
 
 from __future__ import annotations
 

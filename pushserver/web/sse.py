@@ -1,4 +1,4 @@
-"""The door for server-sent events, for where WebSocket is blocked (L3).
+"""The door for server-sent events, for where WebSocket is blocked.
 
     GET  /sse?channels=a,b           one stream: ``data:`` is one message of the native protocol, ``id:`` its position
     POST /sse/<connectionId>         one message the other way; its reply comes on the stream
@@ -185,7 +185,7 @@ class Stream:
             ),
             context.counters,
         )
-        self.conversation = Inbound(self.connection, session, context.requests, context.counters, context.clock)
+        self.inbound = Inbound(self.connection, session, context.requests, context.counters, context.clock)
         self.identity = identity
         #: where the channels stand at the stream's first message, whatever waits behind it by then
         self._start = EventIds()
@@ -267,7 +267,7 @@ class Stream:
             self.dialect.text(messages.notice("closed", None, data, self._door.context.clock.now(), token_urlsafe(8)))
         )
         self._code = close.code
-        self.conversation.end()
+        self.inbound.end()
         self._door.context.requests.leave(self.connection)
         self._door.context.heartbeat.closing(self.connection)
         self.outbox.drained().addCallback(lambda _: self._finish())
@@ -315,7 +315,7 @@ class Stream:
         if not self._ended:
             self._ended = True
             self.outbox.close()
-            self.conversation.end()
+            self.inbound.end()
             self._door.forget(self, self._code)
 
 
@@ -526,7 +526,7 @@ class EventStreams(Resource):
             return False
         if stream.paused:
             raise Refused("the answers to earlier messages have not been read", Code.RATE_LIMITED, retry_after=1000)
-        stream.conversation.receive(posted.text.encode())
+        stream.inbound.receive(posted.text.encode())
         return True
 
 

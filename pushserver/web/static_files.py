@@ -1,4 +1,4 @@
-"""The files that browsers get: the page, the browser client and its npm package (L3).
+"""The files that browsers get: the page, the browser client and its npm package.
 
     dist/      what `make dist` made of them: bundled, minified, each with its .gz and .br; in every wheel and sdist
     static/    the sources, which a clone serves as they are, compressed at their first use

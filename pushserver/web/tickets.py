@@ -1,4 +1,4 @@
-"""Tickets: what opens an event stream where no header can be sent (L3).
+"""Tickets: what opens an event stream where no header can be sent.
 
     POST /api/tickets  ->  a ticket: one user, some channels, an end  ->  GET /sse?ticket=
 

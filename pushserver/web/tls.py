@@ -1,4 +1,4 @@
-"""TLS on the listeners: which versions, ciphers and protocols are spoken, and why handshakes failed (L3).
+"""TLS on the listeners: which versions, ciphers and protocols are spoken, and why handshakes failed.
 
     tcp  ->  PROXY header (``haproxy:``)  ->  TLS (``ssl:``, ``tls:``)  ->  port
 

@@ -1,4 +1,4 @@
-"""The WebSocket door: octets become messages for the rooms, and what the rooms say goes to the socket (L3).
+"""The WebSocket door: octets become messages for the rooms, and what the rooms say goes to the socket.
 
     port -> WebSocketDoor (frames in: `autobahn_reader`, `rfc6455`) -> Inbound -> rooms
     rooms -> Connection -> Outbox -> socket              (Autobahn's own writes go the same way)

@@ -595,7 +595,7 @@ def test_importing_one_shell_needs_neither_the_other_nor_its_library() -> None:
     code = """
 import sys
 import pushserver.client, pushserver.publisher
-assert not {"twisted", "websockets", "httpx", "redis", "tqdm"} & set(sys.modules), sorted(sys.modules)
+assert not {"twisted", "websockets", "httpcore", "redis", "tqdm"} & set(sys.modules), sorted(sys.modules)
 from pushserver.client import Client
 assert "twisted" not in sys.modules and "autobahn" not in sys.modules
 """

@@ -1,4 +1,4 @@
-"""Several processes behind the same sockets: ``--workers N`` (L4).
+"""Several processes behind the same sockets: ``--workers N``.
 
 supervisor   the process that twistd started: owns the sockets, keeps the workers alive, has no node of its own
 worker       a process with one node: ``python -m pushserver.app.workers.worker``, started by the supervisor alone
