@@ -49,7 +49,8 @@ class DisconnectResult(Struct, frozen=True, rename="camel"):
 
 
 class RevokeResult(Struct, frozen=True, rename="camel"):
-    """As `DisconnectResult`; tokens of before `issued_before` (ms) are refused. None: a server of version 1, or Redis."""
+    """As `DisconnectResult`; tokens of before `issued_before` (ms) are refused. None: a server of version 1, or
+    Redis."""
 
     closed: int | None = None
     issued_before: int | None = None
