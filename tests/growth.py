@@ -243,7 +243,7 @@ PARSERS: dict[str, Parser] = {
         _LISTS,
     ),
     "api key": Parser(
-        ("web.api.Keys.given",),
+        ("web.api.ApiKeys.given",),
         _latin(lambda text: _keys().scopes(cast(Any, _Request({"authorization": text})))),
         (repeat(b" ", b"Bearer"), repeat(b"a", b"Bearer "), repeat(b"\xff", b"Bearer ")),
     ),

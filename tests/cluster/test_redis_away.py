@@ -110,7 +110,7 @@ def test_workers_and_their_redis(place: Place, talk: Talks) -> None:
         client.barrier()
     said = server.api("GET", "/metrics")
     assert said.status == 200
-    assert "\npushserver_connections 12\n" in said.body
+    assert "\npushserver_connections 12.0\n" in said.body
     redis.start()
     settles(lambda: [readiness(server) for _ in range(6)], [200] * 6, 20)
     wait_until(lambda: len(server.api("GET", "/api/connections?userId=42").body["connections"]) == 12)

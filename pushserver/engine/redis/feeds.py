@@ -109,9 +109,11 @@ class ChannelFeed:
             self._want(0, 0)
 
     def _follow_epoch(self, epoch: str) -> None:
-        """Before its first message a channel may change its epoch (with the period): nothing of it was missed."""
+        """Before its first message a channel may change its epoch with the period: nothing of it was missed. Where the
+        generation moved on, something may have been: that is told like any loss."""
         assert self.sequencer is not None
-        if self.sequencer.position.offset == 0:
+        known = self.sequencer.position
+        if known.offset == 0 and known.epoch.partition(".")[0] == epoch.partition(".")[0]:
             self.sequencer.reset(Position(0, epoch))
 
     def _deliver(self, publication: Publication) -> None:
