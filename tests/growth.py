@@ -271,9 +271,9 @@ PARSERS: dict[str, Parser] = {
 
 
 def _keys() -> Any:
-    from pushserver.web.api import Keys
+    from pushserver.web.api import ApiKeys
 
-    return Keys([("a key of sixteen characters", ("read",), "")])
+    return ApiKeys([("a key of sixteen characters", ("read",), "")])
 
 
 #: What takes a text apart that nobody outside wrote, and who did.
