@@ -2,6 +2,7 @@
 # make test    linters, types and the ordinary suite, with everything that they need
 # make full    that, and all that needs foreign programs, browsers or other versions: an hour at most
 # make soak    the long runs that both leave out: hours
+# make upgrade version 1 beside this tree, on one Redis and on one store: in any order, by stop and by kill, and back
 # make matrix  publishers in the workers of a dozen frameworks, and what arrives; more: make matrix ARGS=--all
 # make bench   the measurements
 # make dist    the packages for others, in dist/: wheel, sdist, npm tarball
@@ -19,11 +20,11 @@ JOBS ?= 2
 ifndef SEED
 SEED := $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
 endif
-suite full test-newest test-oldest soak: export SEED := $(SEED)
-suite full test-newest test-oldest soak: export PYTHONHASHSEED := $(SEED)
+suite full test-newest test-oldest soak upgrade: export SEED := $(SEED)
+suite full test-newest test-oldest soak upgrade: export PYTHONHASHSEED := $(SEED)
 PYTEST := -m pytest --hypothesis-seed=$(SEED)
 
-.PHONY: run test check suite full conformance test-newest test-oldest soak matrix bench dist attack audit clean venv tools
+.PHONY: run test check suite full conformance test-newest test-oldest soak upgrade matrix bench dist attack audit clean venv tools
 
 run:
 	@tools/venv.sh run
@@ -66,6 +67,9 @@ test-newest test-oldest: test-%: venv tools
 soak: venv tools
 	@echo "-- pytest, seed $(SEED)"
 	@$(BIN)/python $(PYTEST) -m slow $(ARGS)
+
+upgrade: venv tools
+	@$(BIN)/python -m tests.reliability.upgrade --seed $(SEED) $(ARGS)
 
 matrix: venv tools
 	@$(BIN)/python -m tests.matrix workers $(ARGS)

@@ -35,7 +35,7 @@ from bench.figures import idle_memory, inbound, one_a_turn, running, sign_in, te
 from bench.measure import Progress, machine
 from bench.ratios import ratio
 from bench.servers import Load, NotAvailable, PushServer, Server, redis_server
-from bench.trees import WORKING_TREE, CannotBuild, Tree, build
+from tools.trees import WORKING_TREE, CannotBuild, Tree, build
 
 #: Takes a figure once.
 Meter = Callable[[], float]

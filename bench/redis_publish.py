@@ -18,7 +18,7 @@ from typing import Any
 
 from bench.measure import Progress, Table, cpu, in_turns
 from bench.servers import CHANNEL, PushServer, command, masked, redis_server, token
-from bench.trees import ROOT
+from tools.trees import ROOT
 
 #: Messages of one round, and bytes of what is published.
 MESSAGES = 50_000

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 import jwt
 
-from bench.trees import WORKING_TREE, Tree
+from tools.trees import WORKING_TREE, Tree
 
 PEERS = Path(__file__).resolve().parent / "peers"
 

@@ -104,7 +104,7 @@ class Node:
             throttle=settings.throttle,
             stale_after=settings.stale_after,
         )
-        self.replay = Replay(engine, self.hub, self.publishing, clock)
+        self.replay = Replay(engine, self.hub, self.publishing, clock, self.tasks.replayed)
         self.hub.bind(lagged=self.replay.read_again, deserted=self.tasks.forget, resend_latest=self.tasks.resend_latest)
         self.heartbeat = Heartbeat(
             clock,

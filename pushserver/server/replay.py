@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -33,11 +33,20 @@ class Replay:
 
     _log = Logger()
 
-    def __init__(self, engine: IEngine, hub: Hub, publishing: Publishing, clock: Clock) -> None:
+    def __init__(
+        self,
+        engine: IEngine,
+        hub: Hub,
+        publishing: Publishing,
+        clock: Clock,
+        replayed: Callable[[Publication], None],
+    ) -> None:
+        """``replayed`` learns of each message of an inbox that is about to be sent again."""
         self._engine = engine
         self._hub = hub
         self._publishing = publishing
         self._clock = clock
+        self._replayed = replayed
 
     async def history(self, channel: str, since: Position | None, size: int) -> Recovery:
         """How a subscription of a channel with history begins."""
@@ -60,6 +69,8 @@ class Replay:
         usable = since is not None and since.epoch == page.epoch and since.offset <= page.offset
         if not usable or page.lost or page.pending > len(page.messages):
             return Recovery(False, newest.offset, newest.epoch)
+        for message in page.messages:
+            self._replayed(message)
         return Recovery(True, newest.offset, newest.epoch, tuple(page.messages))
 
     def replay(self, catchup: CatchUp, page: InboxPage, after: int) -> None:
@@ -87,6 +98,7 @@ class Replay:
             for message in page.messages:
                 if not catchup.current:
                     return
+                self._replayed(message)
                 after = await self._send(connection, message)
             if len(page.messages) < PAGE:
                 # The page was the last one: everything up to its newest is sent, replaced, or past its time.

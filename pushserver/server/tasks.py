@@ -317,14 +317,23 @@ class Tasks:
 
     def finished(self, message: Publication) -> None:
         """The owner's inbox message of a final event is being delivered: nothing older may follow it."""
-        if message.type not in FINAL_TYPES:
-            return
-        ended = msgspec.json.decode(message.data, type=_Final)
-        self._counters.task_pushed(message.channel.partition(":")[2])
-        self._ended(message.channel, ended.task_id, ended.created_at)
+        if message.type in FINAL_TYPES:
+            self._counters.task_pushed(message.channel.partition(":")[2])
+            self.replayed(message)
+
+    def replayed(self, message: Publication) -> None:
+        """A message of the owner's inbox is being sent again: nothing of a task that it ends may follow, as above.
+
+        It may be the first that this node learns of the end, where the live message was lost on the way.
+        """
+        if message.type in FINAL_TYPES:
+            ended = msgspec.json.decode(message.data, type=_Final)
+            self._ended(message.channel, ended.task_id, ended.created_at)
 
     def _ended(self, channel: str, task_id: str, created_at: int) -> None:
         """Nothing more is shown of a task on this channel: also not what was read before and comes now."""
+        if created_at < self._newest_attempt(channel, task_id):
+            return
         self._recently_finished[channel, task_id] = created_at
         if len(self._recently_finished) > REMEMBERED:
             del self._recently_finished[next(iter(self._recently_finished))]
@@ -334,6 +343,12 @@ class Tasks:
             self._disarm(feed)
         if not feeds:
             self._feeds.pop(channel, None)
+
+    def _newest_attempt(self, channel: str, task_id: str) -> int:
+        """Return when the newest attempt began that was shown here or has ended; -1 where there was none."""
+        ended = self._recently_finished.get((channel, task_id), -1)
+        feed = self._feeds.get(channel, {}).get(task_id)
+        return ended if feed is None or feed.shown is None else max(ended, feed.shown.state.created_at)
 
     def forget(self, channel: str) -> None:
         """Nobody here follows the channel any more."""

@@ -15,7 +15,7 @@ import pytest
 
 from bench import compare
 from bench.compare import FIGURES, Figure, Meter
-from bench.trees import ROOT, WORKING_TREE, CannotBuild, Tree, build
+from tools.trees import ROOT, WORKING_TREE, CannotBuild, Tree, build
 
 #: The working tree once more, as if it were a commit's.
 TWIN = Tree("twin", WORKING_TREE.root, WORKING_TREE.python)

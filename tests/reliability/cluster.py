@@ -4,7 +4,9 @@ As in `audit`, everything is written against the documented protocol alone. What
 
 - *missing*: inbox messages that were answered and never came, though Redis kept its data;
 - *lost with Redis' data*: the same where Redis came back without the data, which no server can mend; told apart;
-- *unannounced gaps*: two messages of a history that a client got one after the other, between which one is missing.
+- *unannounced gaps*: two messages of a history that a client got one after the other, between which one is missing;
+- *tasks going backwards*: a state of a task that a client got after a newer one;
+- in the end, who is present and which nodes there are, as each node says it.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import http.client
 import itertools
 import json
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,7 +51,10 @@ history_ttl = "1h"
 [[namespaces]]
 name = "live"
 subscribe = "authenticated"
+presence = true
 """
+
+TASK_EVENTS = {"task_created", "task_progress", "task_completed", "task_failed"}
 
 #: Histories are checked by the offsets that follow each other; this many bytes of an id are random.
 _numbers = itertools.count(1)
@@ -63,6 +68,14 @@ class Books:
     answered: dict[str, dict[str, int]] = field(default_factory=dict)
     arrived: dict[str, set[str]] = field(default_factory=dict)
     repeated: int = 0
+    #: by task that was ended: the era in which it was begun
+    ended: dict[str, int] = field(default_factory=dict)
+    seen_ended: set[str] = field(default_factory=set)
+    #: by task that was not known when it went on: the era in which it was begun
+    unknown: dict[str, int] = field(default_factory=dict)
+    backwards: list[str] = field(default_factory=list)
+    #: gaps and tasks going backwards at a node of an older version, after Redis lost its data
+    excused: list[str] = field(default_factory=list)
     #: counted up when Redis comes back without its data, or with older data
     era: int = 0
     gaps: list[str] = field(default_factory=list)
@@ -86,6 +99,29 @@ class Books:
                         excused += 1
         return missing, excused
 
+    def lost_tasks(self) -> list[str]:
+        """Return the tasks whose answered end nobody saw, or which were forgotten, though Redis kept its data."""
+        unseen = {task: era for task, era in self.ended.items() if task not in self.seen_ended}
+        return [task for task, era in (unseen | self.unknown).items() if era == self.era]
+
+    def broken(self) -> list[str]:
+        """Return what does not hold, one line for each kind."""
+        missing, _ = self.lost()
+        kinds = {
+            "answered inbox messages never came": missing,
+            "gaps in a history were not announced": self.gaps,
+            "ends of tasks never came, or the task was forgotten": self.lost_tasks(),
+            "states of tasks came after newer ones": self.backwards,
+            "faults": self.faults,
+        }
+        lines = []
+        for what, found in kinds.items():
+            if isinstance(found, int):
+                lines += [f"{found} {what}"] * bool(found)
+            elif found:
+                lines.append(f"{len(found)} {what}: {found[:3]}")
+        return lines
+
     def table(self) -> dict[str, Any]:
         missing, excused = self.lost()
         return {
@@ -98,6 +134,10 @@ class Books:
             "history messages delivered": self.history_delivered,
             "losses announced": self.announced,
             "unannounced gaps": len(self.gaps),
+            "tasks ended": len(self.ended),
+            "ends of tasks missing": len(self.lost_tasks()),
+            "tasks going backwards": len(self.backwards),
+            "of both, at an older node after Redis lost its data": len(self.excused),
             "live messages delivered": self.live_delivered,
             "connections that came back": self.returns,
             "calls answered UNAVAILABLE": self.unavailable,
@@ -105,17 +145,24 @@ class Books:
 
 
 class Cluster:
-    """The nodes and their Redis."""
+    """The nodes and their Redis. ``programs``: for each node the folder of its programs; None: those that run this."""
 
-    def __init__(self, place: Path, nodes: int) -> None:
+    def __init__(self, place: Path, programs: Sequence[Path | None]) -> None:
         self.secret, self.api_key = "s" * 40, "k" * 20
         self.redis = RedisServer(place / "redis", appendonly="yes", appendfsync="always")
         self.redis.start()
-        self._places = [place / f"node{n}" for n in range(nodes)]
-        self._ports = [free_port() for _ in range(nodes)]
+        self.programs = list(programs)
+        self._places = [place / f"node{n}" for n in range(len(programs))]
+        self._ports = [free_port() for _ in programs]
         for each in self._places:
             each.mkdir()
-        self.nodes = [self._start(n) for n in range(nodes)]
+        self.nodes: list[Server] = []
+        try:
+            for number in range(len(programs)):
+                self.nodes.append(self._start(number))
+        except BaseException:
+            self.stop()
+            raise
 
     def _start(self, number: int) -> Server:
         return start(
@@ -126,6 +173,7 @@ class Cluster:
             port=self._ports[number],
             secret=self.secret,
             api_key=self.api_key,
+            bin=self.programs[number],
         )
 
     def restart(self, number: int) -> None:
@@ -151,11 +199,16 @@ class Client:
         self._token = cluster.nodes[0].token(user)
         self._positions: dict[str, dict[str, Any]] = {}
         self._seen = books.arrived.setdefault(user, set())
+        #: by task: the newest version that came, and the era in which it did
+        self._versions: dict[str, tuple[int, int]] = {}
+        #: of the node that it is connected to, or was last
+        self._program: Path | None = None
         self.connected = False
 
     async def run(self) -> None:
         while True:
-            node = self._lot.choice(self._cluster.nodes)
+            number = self._lot.randrange(len(self._cluster.nodes))
+            node, self._program = self._cluster.nodes[number], self._cluster.programs[number]
             try:
                 async with websockets.connect(
                     node.ws_url, open_timeout=5, ping_interval=None, compression=None, max_size=None
@@ -176,6 +229,8 @@ class Client:
         async for text in socket:
             message = json.loads(text)
             kind, channel = message["type"], message.get("channel")
+            if kind in TASK_EVENTS:
+                self._task(kind, message)
             if kind == "subscription_success":
                 rejected = message["data"]["rejected"]
                 if rejected:
@@ -224,8 +279,27 @@ class Client:
         before = self._positions.get(HISTORY_CHANNEL)
         offset, epoch = message["offset"], message["epoch"]
         if before is not None and (before["epoch"] != epoch or before["offset"] + 1 != offset):
-            self._books.gaps.append(f"{self._user}: {before} then {offset} {epoch}")
+            self._note(self._books.gaps, f"{self._user}: {before} then {offset} {epoch}")
         self._positions[HISTORY_CHANNEL] = {"offset": offset, "epoch": epoch}
+
+    def _task(self, kind: str, message: dict[str, Any]) -> None:
+        state = message["data"]
+        task_id, version = state["taskId"], state["version"]
+        newest, era = self._versions.get(task_id, (0, self._books.era))
+        if version < newest and era == self._books.era:
+            self._note(self._books.backwards, f"{self._user}: {kind} of {task_id}, version {version} after {newest}")
+        self._versions[task_id] = max(version, newest), self._books.era
+        if state["status"] == "completed":
+            self._books.seen_ended.add(task_id)
+
+    def _note(self, wrong: list[str], line: str) -> None:
+        """Note what a node did wrong. An older version is excused once Redis lost its data: it is not mended there."""
+        if self._program is None:
+            wrong.append(line)
+        elif self._books.era == 0:
+            wrong.append(f"{line}, at a node of {self._program}")
+        else:
+            self._books.excused.append(line)
 
     def _inbox(self, own: str, message: dict[str, Any]) -> None:
         self._positions[own] = {"offset": message["offset"], "epoch": message["epoch"]}
@@ -247,8 +321,10 @@ def _post(node: Server, path: str, body: Any) -> int:
         connection.close()
 
 
-async def _until_answered(cluster: Cluster, books: Books, lot: random.Random, path: str, body: Any) -> None:
-    """Repeats a call, on any node, until it is answered."""
+async def _until_answered(
+    cluster: Cluster, books: Books, lot: random.Random, path: str, body: Any, expected: Collection[int] = (200,)
+) -> int:
+    """Repeat a call, on any node, until it is answered; return the status. One that is not expected is a fault."""
     while True:
         node = lot.choice(cluster.nodes)
         try:
@@ -256,11 +332,10 @@ async def _until_answered(cluster: Cluster, books: Books, lot: random.Random, pa
         except (OSError, http.client.HTTPException):
             await asyncio.sleep(0.05)
             continue
-        if status == 200:
-            return
         if status != 503:
-            books.faults.append(f"{path} answered {status}")
-            return
+            if status not in expected:
+                books.faults.append(f"{path} answered {status}")
+            return status
         books.unavailable += 1
         await asyncio.sleep(0.1)
 
@@ -301,6 +376,42 @@ async def ingest(cluster: Cluster, books: Books, users: list[str], lot: random.R
         await asyncio.sleep(0.05)
 
 
+async def run_tasks(cluster: Cluster, books: Books, users: list[str], lot: random.Random, stop: asyncio.Event) -> None:
+    while not stop.is_set():
+        task_id, era = f"t{next(_numbers)}", books.era
+        # 409: the answer to an earlier try was lost. 404: it went with Redis' data, or it was lost; the era tells.
+        begin = {"taskId": task_id, "userId": lot.choice(users)}
+        await _until_answered(cluster, books, lot, "tasks", begin, (201, 409))
+        for percentage in (30, 60, 90):
+            body = {"percentage": percentage}
+            await _until_answered(cluster, books, lot, f"tasks/{task_id}/progress", body, (200, 404))
+        if await _until_answered(cluster, books, lot, f"tasks/{task_id}/complete", {}, (200, 404, 409)) == 404:
+            books.unknown[task_id] = era
+        else:
+            books.ended[task_id] = era
+        await asyncio.sleep(0.05)
+
+
+def _settled(cluster: Cluster, users: list[str]) -> str:
+    """Return what a node still says that is not so, or nothing: who is present, and which nodes there are."""
+    wanted = dict.fromkeys(users, 1)
+    for number, node in enumerate(cluster.nodes):
+        try:
+            present = node.api("GET", f"/api/presence?channel={LIVE_CHANNEL}&limit=1000")
+            nodes = node.api("GET", "/api/nodes")
+        except (OSError, http.client.HTTPException) as problem:
+            return f"node {number}: {problem!r}"
+        if present.status != 200 or nodes.status != 200:
+            return f"node {number} answers {present.status} and {nodes.status}"
+        seen = {each["userId"]: each["connections"] for each in present.body["users"]}
+        if seen != wanted:
+            wrong = {user: seen.get(user, 0) for user in seen.keys() | wanted if seen.get(user) != wanted.get(user)}
+            return f"node {number}: connections of users who have one: {dict(list(wrong.items())[:5])}"
+        if len(nodes.body["nodes"]) != len(cluster.nodes):
+            return f"node {number} knows of {len(nodes.body['nodes'])} nodes"
+    return ""
+
+
 Fault = Callable[[Cluster, Books, random.Random], Awaitable[None]]
 
 
@@ -319,10 +430,10 @@ async def restart_redis_empty(cluster: Cluster, books: Books, lot: random.Random
     for path in cluster.redis.directory.rglob("*"):
         if path.suffix in (".aof", ".rdb", ".manifest"):
             path.unlink()
-    await asyncio.sleep(lot.uniform(0.1, 0.5))
-    await asyncio.to_thread(cluster.redis.start)
     # What was answered by the Redis that is gone went with it.
     books.era += 1
+    await asyncio.sleep(lot.uniform(0.1, 0.5))
+    await asyncio.to_thread(cluster.redis.start)
 
 
 async def pause_redis(cluster: Cluster, books: Books, lot: random.Random) -> None:
@@ -356,10 +467,29 @@ FAULTS: dict[str, Fault] = {
 }
 
 
-async def run(place: Path, seconds: float, seed: int, clients: int, nodes: int = 3) -> Books:
-    """One run: faults in an order that the seed decides, for so many seconds, and then time to settle."""
+Steps = Iterator[tuple[str, Fault]]
+
+
+def faults_in_turn(lot: random.Random) -> Steps:
+    """Every fault in random order, and again."""
+    while True:
+        order = list(FAULTS.items())
+        lot.shuffle(order)
+        yield from order
+
+
+async def run(
+    place: Path,
+    seconds: float,
+    seed: int,
+    clients: int,
+    programs: Sequence[Path | None] = (None, None, None),
+    steps: Callable[[random.Random], Steps] = faults_in_turn,
+    least: int = 0,
+) -> Books:
+    """One run: steps that the seed decides, for so many seconds and at least so many; then time to settle."""
     lot = random.Random(seed)
-    cluster = await asyncio.to_thread(Cluster, place, nodes)
+    cluster = await asyncio.to_thread(Cluster, place, programs)
     books, stop = Books(), asyncio.Event()
     users = [f"u{n}" for n in range(clients)]
     everyone = [Client(cluster, books, user, random.Random(f"{seed}{user}")) for user in users]
@@ -373,15 +503,13 @@ async def run(place: Path, seconds: float, seed: int, clients: int, nodes: int =
             publishers.append(asyncio.create_task(notify(cluster, books, users, random.Random(seed + number), stop)))
         publishers.append(asyncio.create_task(publish(cluster, books, random.Random(seed + 10), stop)))
         publishers.append(asyncio.create_task(ingest(cluster, books, users, random.Random(seed + 11), stop)))
+        publishers.append(asyncio.create_task(run_tasks(cluster, books, users, random.Random(seed + 12), stop)))
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
-        order: list[str] = []
-        while loop.time() < end:
-            if not order:
-                order = list(FAULTS)
-                lot.shuffle(order)
-            name = order.pop()
-            await FAULTS[name](cluster, books, lot)
+        for name, step in steps(lot):
+            if loop.time() >= end and sum(books.done.values()) >= least:
+                break
+            await step(cluster, books, lot)
             books.done[name] = books.done.get(name, 0) + 1
             await asyncio.sleep(lot.uniform(1.0, 3.0))
         stop.set()
@@ -389,11 +517,20 @@ async def run(place: Path, seconds: float, seed: int, clients: int, nodes: int =
             await asyncio.gather(*publishers)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(60):
-                while books.lost()[0] or not all(each.connected for each in everyone):
+                while books.lost()[0] or books.lost_tasks() or not all(each.connected for each in everyone):
                     await asyncio.sleep(0.1)
+        books.faults += await _disagreement(cluster, users)
     finally:
         for task in (*running, *publishers):
             task.cancel()
         await asyncio.gather(*running, *publishers, return_exceptions=True)
         await asyncio.to_thread(cluster.stop)
     return books
+
+
+async def _disagreement(cluster: Cluster, users: list[str]) -> list[str]:
+    """Return what the nodes still say wrongly when the leases of the dead have run out."""
+    end = asyncio.get_running_loop().time() + 60
+    while (wrong := await asyncio.to_thread(_settled, cluster, users)) and asyncio.get_running_loop().time() < end:
+        await asyncio.sleep(0.5)
+    return [wrong] if wrong else []

@@ -78,6 +78,45 @@ async def test_what_comes_after_the_end_of_a_task_is_old(house: House) -> None:
     assert house.node.tasks._feeds == {}
 
 
+@pytest.mark.parametrize("how", ["resync", "subscribe"])
+async def test_nothing_older_follows_an_end_that_came_by_replay(
+    house: House, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    owner = await house.client("ann")
+    await house.execute("task.create", taskId="t", userId="ann")
+    await house.execute("task.progress", taskId="t", percentage=10)
+    await house.settle()
+    position = {"offset": 0, "epoch": (await house.engine.inbox.read("ann", None, 1)).epoch}
+    # This one has to wait for its turn, and the end that would take its place is lost on the way.
+    await house.execute("task.progress", taskId="t", percentage=60)
+    monkeypatch.setattr(house.node, "deliver", lambda publication: None)
+    await house.execute("task.complete", taskId="t")
+    monkeypatch.undo()
+    if how == "resync":
+        house.node.resync("user:ann")
+        await house.settle()
+        assert versions(owner.pushes())[-1] == 4
+    else:
+        reply = await owner.ask("subscribe", channels=[{"channel": "user:ann", "since": position}])
+        assert versions(reply["data"]["results"]["user:ann"]["messages"]) == [4]
+    await house.advance(5)
+    assert 3 not in versions(owner.pushes())
+
+
+async def test_the_end_of_an_earlier_attempt_that_is_replayed_ends_nothing(house: House) -> None:
+    owner = await house.client("ann")
+    await house.execute("task.create", taskId="t", userId="ann")
+    await house.execute("task.fail", taskId="t", error="broke")
+    (first,) = (await house.engine.inbox.read("ann", 0, 10)).messages
+    await house.advance(1)
+    await house.execute("task.create", taskId="t", userId="ann", restart=True)
+    await house.settle()
+    house.node.tasks.replayed(first)
+    await house.execute("task.progress", taskId="t", percentage=10)
+    await house.advance(5)
+    assert owner.pushes()[-1]["data"]["percentage"] == 10
+
+
 async def test_a_lost_event_is_shown_when_all_is_read_again(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     owner = await house.client("ann")
     watcher = await house.client("bob", {"permissions": ["subscribe:task:*"]})

@@ -33,6 +33,20 @@ _UNDER_WAY: Final = 0.25
 _PAGE: Final = 200
 
 
+#: Digits of an epoch that is derived from its channel's name (``epoch.lua``). A node of version 1 chooses 12 at random.
+_DERIVED: Final = 16
+
+
+def _differ_by_period(epoch: str, other: str) -> bool:
+    """Return whether the end of a period may be all that lies between two epochs of a channel without messages.
+
+    In another generation there may have been messages that are lost. An epoch of version 1 is news to whoever read the
+    channel before, and its clients take it for a loss where nobody tells them.
+    """
+    (generation, _, name), (other_generation, _, other_name) = epoch.partition("."), other.partition(".")
+    return generation == other_generation and len(name) == len(other_name) == _DERIVED
+
+
 class MissedPages(Protocol):
     """Reads what a feed missed (`pages.Pages`)."""
 
@@ -109,11 +123,10 @@ class ChannelFeed:
             self._want(0, 0)
 
     def _follow_epoch(self, epoch: str) -> None:
-        """Before its first message a channel may change its epoch with the period: nothing of it was missed. Where the
-        generation moved on, something may have been: that is told like any loss."""
+        """Before its first message a channel may change its epoch with the period: nothing of it was missed."""
         assert self.sequencer is not None
-        known = self.sequencer.position
-        if known.offset == 0 and known.epoch.partition(".")[0] == epoch.partition(".")[0]:
+        position = self.sequencer.position
+        if position.offset == 0 and _differ_by_period(position.epoch, epoch):
             self.sequencer.reset(Position(0, epoch))
 
     def _deliver(self, publication: Publication) -> None:

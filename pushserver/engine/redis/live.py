@@ -206,9 +206,7 @@ class Live:
             for feed, position in zip(batch, positions, strict=True):
                 if position is not None:
                     feed.compare(position, patient)
-                elif feed.sequencer is not None and feed.sequencer.position.offset == 0:
-                    feed.sequencer = None
-                elif feed.sequencer is not None:
+                elif feed.sequencer is not None and feed.sequencer.position.offset > 0:
                     # The channel's position is gone altogether: reading makes a new epoch, which the feed will see.
                     feed.compare(Position(0, "-"), patient)
 

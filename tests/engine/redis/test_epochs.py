@@ -56,6 +56,36 @@ async def test_who_follows_a_quiet_channel_into_another_period_misses_nothing(
     assert events(node, "resync") == []
 
 
+@pytest.mark.parametrize("writes", [False, True], ids=["reads", "writes"])
+async def test_who_read_a_channel_is_told_where_an_older_node_gives_it_another_epoch(
+    cluster: Cluster, redis: RedisServer, writes: bool
+) -> None:
+    node = await cluster.start(redis.url, position_check=200)
+    await node.broker.subscribe("a")
+    read = (await node.history.read("a", None, 1, False)).newest
+    # Positions are looked at before the older node comes, and nothing is there.
+    await node.engine._live.check(True)
+    redis.command("HSET", "push:history:a", "epoch", "0123456789ab")
+    if writes:
+        body = '{"type":"message","channel":"a","data":1,"timestamp":1,"messageId":"m1"}'
+        redis.command("HSET", "push:history:a", "offset", "1")
+        redis.command("XADD", "push:messages:a", f"1-{wall_clock() + 60_000}", "d", body)
+        generation = read.epoch.partition(".")[0]
+        redis.command("PUBLISH", "push:live:a", f"p 1 {generation}.0123456789ab\n{body}")
+    await until(lambda: events(node, "resync") == [("a",)], "the resync")
+
+
+async def test_who_read_an_empty_channel_is_told_where_its_data_may_have_been_lost(
+    cluster: Cluster, redis: RedisServer
+) -> None:
+    node = await cluster.start(redis.url, position_check=200)
+    await node.broker.subscribe("a")
+    await node.history.read("a", None, 1, False)
+    redis.command("FLUSHALL")
+    await node.broker.publish(publication("a", 1), KEPT, None)
+    await until(lambda: events(node, "resync") == [("a",)], "the resync")
+
+
 async def test_data_that_was_thrown_away_brings_a_new_secret_and_new_epochs(
     cluster: Cluster, redis: RedisServer
 ) -> None:

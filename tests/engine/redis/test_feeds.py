@@ -284,8 +284,8 @@ def test_an_own_message_is_claimed_once_and_forgotten_in_the_end(room: Room) -> 
 def test_before_its_first_message_a_channel_may_change_its_epoch_with_the_period() -> None:
     room = Room()
     room.feed.begin(None)
-    assert room.feed.reached(Position(0, "g.old")) is None
-    room.feed.receive(at(1, "g.new"))
+    assert room.feed.reached(Position(0, "g.00000000000000aa")) is None
+    room.feed.receive(at(1, "g.00000000000000bb"))
     assert room.told == [1]
     assert room.lost == 0
 
@@ -293,10 +293,10 @@ def test_before_its_first_message_a_channel_may_change_its_epoch_with_the_period
 def test_where_the_generation_moved_on_before_the_first_message_a_loss_is_told() -> None:
     room = Room()
     room.feed.begin(None)
-    assert room.feed.reached(Position(0, "g.base")) is None
-    room.feed.receive(at(1, "moved.base"))
+    assert room.feed.reached(Position(0, "g.00000000000000aa")) is None
+    room.feed.receive(at(1, "moved.00000000000000aa"))
     room.time.advance(0)
-    room.readings.answer([at(1, "moved.base")], 1, "moved.base")
+    room.readings.answer([at(1, "moved.00000000000000aa")], 1, "moved.00000000000000aa")
     assert room.lost == 1
-    room.feed.receive(at(2, "moved.base"))
+    room.feed.receive(at(2, "moved.00000000000000aa"))
     assert room.told == [2]

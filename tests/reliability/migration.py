@@ -1,0 +1,192 @@
+"""A store of an older version, written under load and opened by this tree: killed half-way, and then for good.
+
+The same clients and publishers go on over the change, so that the books of `audit` say what the new server still has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+from tests.harness import ROOT, Server, free_port, start
+from tests.reliability.audit import CONFIG, Api, Books, Client, check, notify, run_tasks, write_history
+
+USERS = [f"u{n}" for n in range(4)]
+
+#: Statements of opening and migrating a store before which the process is killed, at most.
+STATEMENTS = 100
+
+#: Opens the store in a directory as the server does, and kills itself before the statement with that number.
+OPENER = """
+import os, signal, sys
+from pathlib import Path
+from pushserver.engine.embedded.database import Database
+
+database, left = Database(Path(sys.argv[1])), int(sys.argv[2])
+
+def count(statement):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+database.connection.set_trace_callback(count)
+database.open()
+"""
+
+
+class Broken(Exception):
+    """A store that did not come through; the message is one line."""
+
+
+def _format(state: Path) -> tuple[int, list[tuple[str, str]]]:
+    """Return the number of the format of a store, and its tables. What a killed server left in its log stays there."""
+    uri = f"{(state / 'pushserver.db').absolute().as_uri()}?mode=ro"
+    with closing(sqlite3.connect(uri, uri=True)) as connection:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        tables = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql NOT NULL ORDER BY name").fetchall()
+    return version, tables
+
+
+def kill_half_way(place: Path, scratch: Path) -> int:
+    """Migrate copies of a store, each killed before another statement; return how many were killed.
+
+    What is left each time must be the old format or the new one, whole. Raises `Broken`.
+    """
+    old = _format(place / "state")
+    left: list[tuple[int, list[tuple[str, str]]]] = []
+    for number in range(1, STATEMENTS + 1):
+        copy = scratch / f"copy{number}"
+        shutil.copytree(place / "state", copy / "state")
+        status = _open(copy / "state", number)
+        left.append(_format(copy / "state"))
+        shutil.rmtree(copy)
+        if status == 0:
+            new = left[-1]
+            break
+        if status != -signal.SIGKILL:
+            raise Broken(f"opening the store ended with status {status} before statement {number}")
+    else:
+        raise Broken(f"opening the store has more than {STATEMENTS} statements")
+    for number, found in enumerate(left, 1):
+        if found not in (old, new):
+            raise Broken(f"killed before statement {number}, the store is neither of version {old[0]} nor of {new[0]}")
+    return len(left) - 1
+
+
+def _open(state: Path, number: int) -> int:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-c", OPENER, str(state), str(number)], env=environment, timeout=60, check=False
+    ).returncode
+
+
+async def migrate(place: Path, scratch: Path, seed: int, seconds: float, old: Path) -> tuple[Books, dict[str, int]]:
+    """Let the server in ``old``, a folder of programs, write a store for so long; then this tree takes it over.
+
+    Return the books, and what was done to the store. Raises `Broken`, and AssertionError where the books do not agree.
+    """
+    lot, port = random.Random(seed), free_port()
+
+    def begin(bin: Path | None) -> Server:
+        return start(place, config=CONFIG, port=port, secret="s" * 40, api_key="k" * 20, bin=bin)
+
+    server = await asyncio.to_thread(begin, old)
+    books, stop = Books(), asyncio.Event()
+    done: dict[str, int] = {}
+    api = Api(lambda: server)
+    clients = [asyncio.create_task(Client(lambda: server, books, user).run()) for user in USERS]
+    publishers: list[asyncio.Task[None]] = []
+    try:
+        # Everybody follows from the start, so that all of the history is theirs.
+        async with asyncio.timeout(30):
+            while len(books.history_arrived) < len(USERS):
+                await asyncio.sleep(0.01)
+        publishers += [asyncio.create_task(notify(api, books, user, stop)) for user in USERS]
+        publishers += [asyncio.create_task(write_history(api, books, name, stop)) for name in ("a", "b")]
+        publishers += [asyncio.create_task(run_tasks(api, books, user, stop)) for user in USERS[:2]]
+        await asyncio.sleep(seconds)
+        server.kill()
+        written, _ = _format(server.state_dir)
+        done["statements before which it was killed"] = await asyncio.to_thread(kill_half_way, place, scratch)
+        done["starts that were killed"] = await asyncio.to_thread(_kill_starts, place, port, lot)
+        if _format(server.state_dir)[0] == written:
+            # Nothing was migrated yet, or nothing has to be: the old one goes on.
+            server = await asyncio.to_thread(begin, old)
+            await asyncio.sleep(seconds / 4)
+            server.kill()
+            done["returns to the old server"] = 1
+        server = await asyncio.to_thread(begin, None)
+        await asyncio.sleep(seconds)
+        await asyncio.to_thread(server.terminate)
+        migrated, _ = _format(server.state_dir)
+        done["old format"], done["new format"] = written, migrated
+        if migrated != written:
+            await asyncio.to_thread(_refused, place, port, old)
+        else:
+            server = await asyncio.to_thread(begin, old)
+            await asyncio.sleep(seconds / 4)
+            server.kill()
+        server = await asyncio.to_thread(begin, None)
+        stop.set()
+        await _agree(books, publishers)
+    finally:
+        for task in (*clients, *publishers):
+            task.cancel()
+        await asyncio.gather(*clients, *publishers, return_exceptions=True)
+        server.stop()
+    check(books, {})
+    return books, done
+
+
+def _kill_starts(place: Path, port: int, lot: random.Random) -> int:
+    """Start this tree's server on the store a few times, each killed at a random moment of its start."""
+    for _ in range(3):
+        server = start(place, config=CONFIG, port=port, secret="s" * 40, api_key="k" * 20, ready=False)
+        try:
+            server.process.wait(lot.uniform(0.3, 1.0))
+        except subprocess.TimeoutExpired:
+            server.kill()
+        else:
+            raise Broken(f"the new server does not start on the store: {server.log[-300:]}")
+    return 3
+
+
+def _refused(place: Path, port: int, old: Path) -> None:
+    """The old server refuses the migrated store: exit status 1, and a line that says why."""
+    server = start(place, config=CONFIG, port=port, secret="s" * 40, api_key="k" * 20, ready=False, bin=old)
+    try:
+        status = server.wait()
+    except subprocess.TimeoutExpired:
+        raise Broken("the old server runs on a store of a newer format") from None
+    finally:
+        server.stop()
+    if status != 1 or "of a newer pushserver" not in server.log:
+        raise Broken(f"the old server ends with status {status} on a store of a newer format: {server.log[-300:]}")
+
+
+async def _agree(books: Books, publishers: list[asyncio.Task[None]]) -> None:
+    """Wait until the books agree, or do not for half a minute."""
+    try:
+        async with asyncio.timeout(60):
+            await asyncio.gather(*publishers)
+            while not _agrees(books):
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        pass  # `check` says what did not come
+
+
+def _agrees(books: Books) -> bool:
+    try:
+        check(books, {})
+    except AssertionError:
+        return False
+    return True
