@@ -230,7 +230,7 @@ class Client:
             message = json.loads(text)
             kind, channel = message["type"], message.get("channel")
             if kind in TASK_EVENTS:
-                self._task(kind, message)
+                self._task(kind, message["data"])
             if kind == "subscription_success":
                 rejected = message["data"]["rejected"]
                 if rejected:
@@ -282,8 +282,7 @@ class Client:
             self._note(self._books.gaps, f"{self._user}: {before} then {offset} {epoch}")
         self._positions[HISTORY_CHANNEL] = {"offset": offset, "epoch": epoch}
 
-    def _task(self, kind: str, message: dict[str, Any]) -> None:
-        state = message["data"]
+    def _task(self, kind: str, state: dict[str, Any]) -> None:
         task_id, version = state["taskId"], state["version"]
         newest, era = self._versions.get(task_id, (0, self._books.era))
         if version < newest and era == self._books.era:
