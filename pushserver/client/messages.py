@@ -78,7 +78,7 @@ class TaskState(Struct, frozen=True, rename="camel", omit_defaults=True):
         return self.status in FINAL_STATUSES
 
 
-class Heartbeat(Struct, frozen=True):
+class HeartbeatTimes(Struct, frozen=True):
     """Milliseconds: of silence before a ``ping``, and to wait for the ``pong``."""
 
     interval: int = 25_000
@@ -103,7 +103,7 @@ class Welcome(Struct, frozen=True, rename="camel"):
     expires_at: int | None = None
     channels: list[str] = []
     results: dict[str, Any] = {}
-    heartbeat: Heartbeat = Heartbeat()
+    heartbeat: HeartbeatTimes = HeartbeatTimes()
     node: str = ""
     inbox: InboxState | None = None
     tasks: list[TaskState] = []

@@ -7,7 +7,7 @@ showed it.
 
 from __future__ import annotations
 
-from pushserver.client.messages import Heartbeat, Welcome
+from pushserver.client.messages import HeartbeatTimes, Welcome
 
 #: Milliseconds that a token is kept at least: what is wrong about its end must not become a loop of refreshes.
 _SOONEST = 10_000
@@ -35,8 +35,8 @@ class ClientSession:
         return self.welcome.user_id if self.welcome is not None else None
 
     @property
-    def heartbeat(self) -> Heartbeat:
-        return self.welcome.heartbeat if self.welcome is not None else Heartbeat()
+    def heartbeat(self) -> HeartbeatTimes:
+        return self.welcome.heartbeat if self.welcome is not None else HeartbeatTimes()
 
     @property
     def needs_token(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pushserver.client.messages import Heartbeat
+from pushserver.client.messages import HeartbeatTimes
 
 
 class Watchdog:
@@ -17,16 +17,16 @@ class Watchdog:
         self._heard_at = now
         self._pinged_at = None
 
-    def due(self, heartbeat: Heartbeat) -> int:
+    def due(self, heartbeat: HeartbeatTimes) -> int:
         """Return when to look again."""
         if self._pinged_at is None:
             return self._heard_at + heartbeat.interval
         return self._pinged_at + heartbeat.timeout
 
-    def is_dead(self, heartbeat: Heartbeat, now: int) -> bool:
+    def is_dead(self, heartbeat: HeartbeatTimes, now: int) -> bool:
         return self._pinged_at is not None and now >= self._pinged_at + heartbeat.timeout
 
-    def must_ask(self, heartbeat: Heartbeat, now: int) -> bool:
+    def must_ask(self, heartbeat: HeartbeatTimes, now: int) -> bool:
         """Return whether to ping now, which counts as done."""
         if self._pinged_at is not None or now < self._heard_at + heartbeat.interval:
             return False

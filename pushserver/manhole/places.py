@@ -37,7 +37,7 @@ def neighbourhood(address: str) -> str:
     return str(ip)
 
 
-class Places:
+class ConsolePlaces:
     """The places, in the order in which strangers came."""
 
     def __init__(self) -> None:

@@ -27,7 +27,7 @@ from pushserver.manhole.algorithms import CIPHERS, KEY_EXCHANGES, MACS, SIGNATUR
 from pushserver.manhole.keys import host_key
 from pushserver.manhole.lockout import LOCKED, Lockout
 from pushserver.manhole.login import LOGIN_TIMEOUT, Checker, Login
-from pushserver.manhole.places import Places, neighbourhood
+from pushserver.manhole.places import ConsolePlaces, neighbourhood
 from pushserver.manhole.quiet import QuietLogger
 from pushserver.manhole.session import ConsoleSession
 from pushserver.manhole.verbs import Rooms
@@ -174,7 +174,7 @@ class Console(SSHFactory):
         self.rooms = rooms
         self.now = now
         self.lockout = Lockout()
-        self.places = Places()
+        self.places = ConsolePlaces()
         key = host_key(state_dir)
         self.publicKeys = {key.sshType(): key.public()}
         self.privateKeys = {key.sshType(): key}

@@ -39,7 +39,7 @@ def place_of(address: str) -> str:
     return str(ipaddress.ip_network((int(ip) >> 64 << 64, 64)))
 
 
-class Owner(Protocol):
+class SocketOwner(Protocol):
     """What a socket has become."""
 
     @property
@@ -57,7 +57,7 @@ class Places:
 
     def __init__(self, by_address: int, in_all: int) -> None:
         self.limit(by_address, in_all)
-        self._places: dict[str, dict[Any, Owner | None]] = {}
+        self._places: dict[str, dict[Any, SocketOwner | None]] = {}
         self._of: dict[Any, str] = {}
         #: sockets that lost their place
         self.lost = 0
@@ -70,7 +70,7 @@ class Places:
     def __len__(self) -> int:
         return len(self._of)
 
-    def register(self, transport: Any, address: str, owner: Owner | None = None) -> None:
+    def register(self, transport: Any, address: str, owner: SocketOwner | None = None) -> None:
         """A socket has come, has become something, or turns out to be another address'. Where there is one too many,
         the oldest is aborted."""
         place = place_of(address)
@@ -98,7 +98,7 @@ class Places:
         if not sockets:
             del self._places[place]
 
-    def _lose(self, sockets: dict[Any, Owner | None]) -> None:
+    def _lose(self, sockets: dict[Any, SocketOwner | None]) -> None:
         oldest, owner = next(iter(sockets.items()))
         self.leave(oldest)
         # Who signed in is not told here at once, and needs no place any more.

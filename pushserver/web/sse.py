@@ -98,7 +98,7 @@ def proof_of(credential: str) -> str:
     return sha256(credential.encode()).hexdigest()
 
 
-class Credential(NamedTuple):
+class StreamCredential(NamedTuple):
     """What a request shows: a token or a ticket, as it was sent."""
 
     text: str
@@ -402,7 +402,7 @@ class EventStreams(Resource):
         if not request.startedWriting and not request.finished:
             respond_error(request, problem)
 
-    async def _identify(self, credential: Credential | None) -> Identity | None:
+    async def _identify(self, credential: StreamCredential | None) -> Identity | None:
         """Return who asks, or None for nobody, where that is allowed."""
         try:
             if credential is None:
@@ -530,9 +530,9 @@ class EventStreams(Resource):
         return True
 
 
-def _credential(request: Request) -> Credential | None:
+def _credential(request: Request) -> StreamCredential | None:
     scheme, _, credentials = (request.getHeader("authorization") or "").partition(" ")
     if scheme.lower() == "bearer" and credentials.strip():
-        return Credential(credentials.strip(), False)
+        return StreamCredential(credentials.strip(), False)
     values = parse_qs(request.uri.partition(b"?")[2].decode("latin-1")).get("ticket")
-    return Credential(values[-1], True) if values else None
+    return StreamCredential(values[-1], True) if values else None

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pushserver.manhole.places import MAX_OPERATORS, MAX_STRANGERS, Places, neighbourhood
+from pushserver.manhole.places import MAX_OPERATORS, MAX_STRANGERS, ConsolePlaces, neighbourhood
 
 
 class Caller:
@@ -32,7 +32,7 @@ def test_what_counts_as_one_address(address: str, counts_as: str) -> None:
 
 
 def test_of_the_address_that_has_most_the_oldest_goes() -> None:
-    places = Places()
+    places = ConsolePlaces()
     operator = Caller("192.0.2.1")
     assert places.come(operator) is None
     crowd = [Caller("192.0.2.7") for _ in range(3 * MAX_STRANGERS)]
@@ -42,13 +42,13 @@ def test_of_the_address_that_has_most_the_oldest_goes() -> None:
 
 
 def test_many_addresses_each_with_one_make_way_in_the_order_in_which_they_came() -> None:
-    places = Places()
+    places = ConsolePlaces()
     crowd = [Caller(f"192.0.2.{n}") for n in range(MAX_STRANGERS + 2)]
     assert [places.come(one) for one in crowd][-2:] == crowd[:2]
 
 
 def test_who_is_logged_in_keeps_the_place() -> None:
-    places = Places()
+    places = ConsolePlaces()
     operators = [Caller("192.0.2.1") for _ in range(MAX_OPERATORS + 1)]
     for one in operators[:-1]:
         places.come(one)
