@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from twisted.web.server import Request
@@ -65,14 +65,14 @@ class Administration:
         """``POST /api/reload``."""
         return await self.reload()
 
-    async def post_drain(self, request: Request, path: list[str]) -> dict[str, Any]:
+    async def post_drain(self, request: Request, path: list[str]) -> dict[str, object]:
         """``POST /api/drain``."""
         assert request.content is not None
         asked = decode(request.content.read() or b"{}", DrainParams)
         drained = await self.drain(_window(asked.over))
         return _with_unanswered({"draining": True, "connections": drained.connections}, drained.unanswered)
 
-    async def delete_drain(self, request: Request, path: list[str]) -> dict[str, Any]:
+    async def delete_drain(self, request: Request, path: list[str]) -> dict[str, object]:
         """``DELETE /api/drain``."""
         return _with_unanswered({"draining": False}, await self.undrain())
 
@@ -87,5 +87,5 @@ def _window(over: str | int | None) -> int | None:
         raise Invalid('over is a duration, such as "30s"') from None
 
 
-def _with_unanswered(answer: dict[str, Any], unanswered: list[str]) -> dict[str, Any]:
+def _with_unanswered(answer: dict[str, object], unanswered: list[str]) -> dict[str, object]:
     return answer | ({"unanswered": unanswered} if unanswered else {})

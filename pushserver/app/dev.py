@@ -14,10 +14,12 @@ import secrets
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote
 
 import msgspec
+from twisted.internet.address import IPv4Address
+from twisted.internet.interfaces import IListeningPort
 
 from pushserver.config.sections import Config
 from pushserver.config.values import SHORTEST_SECRET, ApiKey, endpoint_arguments
@@ -135,7 +137,9 @@ def _issuer(config: Config, secret: bytes) -> Callable[[str, int], str]:
     return issue
 
 
-async def open_console(config: Config, dev: Dev | None, listen: Callable[[str], Awaitable[Any]]) -> tuple[Config, Any]:
+async def open_console(
+    config: Config, dev: Dev | None, listen: Callable[[str], Awaitable[IListeningPort]]
+) -> tuple[Config, IListeningPort]:
     """Opens the console's endpoint; answers with the configuration that says where it is, and the listening port.
 
     ``listen`` opens an endpoint, or raises `ConfigError`. Where that fails and nobody asked for this one, as when a
@@ -148,7 +152,9 @@ async def open_console(config: Config, dev: Dev | None, listen: Callable[[str], 
         if dev is None or not dev.any_console_port:
             raise
     port = await listen(FREE_ENDPOINT)
-    found = f"tcp:{port.getHost().port}:interface=127.0.0.1"
+    host = port.getHost()
+    assert isinstance(host, IPv4Address)
+    found = f"tcp:{host.port}:interface=127.0.0.1"
     return msgspec.structs.replace(config, manhole=msgspec.structs.replace(manhole, listen=found)), port
 
 

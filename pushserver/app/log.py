@@ -12,12 +12,12 @@ import os
 import select
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, TextIO
 
 import msgspec
-from twisted.application.service import Service
+from twisted.application.service import IServiceCollection, Service
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, formatTime
 from twisted.python.components import Componentized
 from twisted.python.logfile import LogFile
@@ -82,9 +82,9 @@ def message(event: LogEvent) -> tuple[str, str]:
     return text, _escape_lines(traceback)
 
 
-def fields(event: LogEvent) -> dict[str, Any]:
+def fields(event: LogEvent) -> dict[str, object]:
     """Return what an event says beside its text: ``event``, and those of `FIELDS` that it has."""
-    found: dict[str, Any] = {"event": event["event"]} if "event" in event else {}
+    found: dict[str, object] = {"event": event["event"]} if "event" in event else {}
     for name in FIELDS:
         value = event.get(name)
         if value is not None and value != "":
@@ -212,7 +212,7 @@ class Forwarder:
         send: called with level, logger, text, traceback and fields.
     """
 
-    def __init__(self, send: Callable[[str, str, str, str, dict[str, Any]], None]) -> None:
+    def __init__(self, send: Callable[[str, str, str, str, dict[str, object]], None]) -> None:
         self._send = send
 
     def __call__(self, event: LogEvent) -> None:
@@ -221,7 +221,9 @@ class Forwarder:
             self._send(level, str(event.get("log_namespace", "-")), *message(event), fields(event))
 
 
-def output_of(options: Any) -> Output | None:
+def output_of(
+    options: Mapping[str, Any] | None,  # Any: options are texts, numbers and flags, as twistd has parsed them
+) -> Output | None:
     """Return where ``twistd``'s own options say that the log goes; None where another of its loggers was asked for."""
     if options is None or options.get("logger") or options.get("syslog"):
         return None
@@ -241,7 +243,7 @@ class LoggedService(Service):
         """SIGHUP: read the configuration anew."""
         raise NotImplementedError
 
-    def setServiceParent(self, parent: Any) -> None:
+    def setServiceParent(self, parent: IServiceCollection) -> None:
         if self._output is not None and isinstance(parent, Componentized):
             parent.setComponent(ILogObserver, self._output)
         super().setServiceParent(parent)

@@ -15,13 +15,14 @@ from pathlib import Path
 from random import random
 from secrets import token_hex
 from socket import gethostname
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from pushserver.app import log
 from pushserver.app.administration import Administration
@@ -263,7 +264,7 @@ class PushService(log.LoggedService):
 
     # -- what concerns all processes ----------------------------------------------------------------------------------
 
-    async def carry_out(self, question: Question) -> Any:
+    async def carry_out(self, question: Question) -> object:
         """Do here what all processes are asked to do; return the answer. Raises `ConfigError` and `PushError`."""
         match question:
             case DrainAll(window):
@@ -317,7 +318,7 @@ class PushService(log.LoggedService):
         super().stopService()
         return Deferred.fromCoroutine(self._stop()).addErrback(self._stop_failed)
 
-    def _stop_failed(self, failure: Any) -> None:
+    def _stop_failed(self, failure: Failure) -> None:
         # The process ends in any case; that it did not end in order must be seen.
         self._log.failure("stopping failed", failure)
 

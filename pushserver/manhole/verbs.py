@@ -167,7 +167,7 @@ class ConsoleVerbs:
 
     async def stats(self) -> VerbAnswer:
         """The figures of all nodes together."""
-        said = await self._rooms.stats_channel.everything()
+        said: dict[str, Any] = await self._rooms.stats_channel.everything()
         total = dict(said["total"])
         shown: dict[str, Any] = {"nodes": list(said["nodes"])}
         shown["started"] = moment(total.pop("startedAt"))

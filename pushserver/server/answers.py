@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from twisted.internet.defer import Deferred
@@ -61,7 +61,7 @@ class NodeAnswers:
     async def _encoded(self, question: bytes) -> bytes:
         return msgspec.json.encode(await self._answer(cluster.decode(question)))
 
-    async def _answer(self, question: cluster.Question) -> Any:
+    async def _answer(self, question: cluster.Question) -> object:
         match question:
             case cluster.SubscribeQuestion(asked):
                 return await self._subscribe(asked)

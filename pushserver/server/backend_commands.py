@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -23,6 +23,8 @@ from pushserver.server.hub import Hub
 from pushserver.server.publishing import Publishing
 from pushserver.server.revocations import Revocations
 from pushserver.server.tasks import Tasks, user_channel
+
+T = TypeVar("T")
 
 #: Commands of one batch.
 MAX_BATCH: Final = 1_000
@@ -134,7 +136,7 @@ class CommandBatch(Struct, frozen=True):
     commands: Annotated[list[BackendCommand], Meta(max_length=MAX_BATCH)]
 
 
-def decode(octets: bytes | msgspec.Raw, type: Any) -> Any:
+def decode(octets: bytes | msgspec.Raw, type: type[T]) -> T:
     """Read parameters. Raises `errors.Invalid`, with where and why, whatever the octets."""
     if publication.too_deep(bytes(octets)):
         raise Invalid("nested too deep")
@@ -159,7 +161,7 @@ def duration(value: str | int) -> int:
     return milliseconds
 
 
-def error_of(problem: PushError) -> dict[str, Any]:
+def error_of(problem: PushError) -> dict[str, object]:
     return {"code": problem.code.value, "message": problem.message}
 
 
@@ -181,7 +183,7 @@ SCOPES: Final[dict[str, str]] = {
 }
 
 #: The methods that change a task, and their parameters beside ``taskId``.
-_CHANGES: Final[dict[str, Any]] = {
+_CHANGES: Final[dict[str, type[Progress | StatusParams | CompleteParams | FailParams | CancelParams]]] = {
     "task.progress": Progress,
     "task.status": StatusParams,
     "task.complete": CompleteParams,
@@ -215,7 +217,7 @@ class BackendCommands:
             "revoke": self._revoke,
         }
 
-    async def execute(self, method: str, params: msgspec.Raw | bytes, once: IdempotencyKey | None = None) -> Any:
+    async def execute(self, method: str, params: msgspec.Raw | bytes, once: IdempotencyKey | None = None) -> object:
         """Carry out one method and return its result, ready for JSON.
 
         ``once``: makes it happen at most once, where the parameters bring no ``messageId`` of their own. Raises
@@ -226,9 +228,9 @@ class BackendCommands:
             raise Invalid(f"no method {method[:40]!r}")
         return await handler(msgspec.Raw(params), once)
 
-    async def batch(self, batch: CommandBatch, allowed: Callable[[str], PushError | None]) -> list[dict[str, Any]]:
+    async def batch(self, batch: CommandBatch, allowed: Callable[[str], PushError | None]) -> list[dict[str, object]]:
         """Carry out commands in order, going on after a failure. ``allowed`` says why a method is not."""
-        replies: list[dict[str, Any]] = []
+        replies: list[dict[str, object]] = []
         for command in batch.commands:
             try:
                 refusal = allowed(command.method)
@@ -241,15 +243,15 @@ class BackendCommands:
 
     # -- messages -----------------------------------------------------------------------------------------------------
 
-    async def _publish(self, params: msgspec.Raw, once: IdempotencyKey | None) -> dict[str, Any]:
+    async def _publish(self, params: msgspec.Raw, once: IdempotencyKey | None) -> dict[str, object]:
         asked = decode(params, PublishParams)
         return await self._one(asked.channel, publication.body(asked.data), asked, once)
 
-    async def _broadcast(self, params: msgspec.Raw, once: IdempotencyKey | None) -> dict[str, Any]:
+    async def _broadcast(self, params: msgspec.Raw, once: IdempotencyKey | None) -> dict[str, object]:
         asked = decode(params, BroadcastParams)
         _type(asked.type)
         data = publication.body(asked.data)
-        results: list[dict[str, Any]] = []
+        results: list[dict[str, object]] = []
         for channel in asked.channels:
             try:
                 results.append({"result": await self._one(channel, data, asked, once)})
@@ -261,7 +263,7 @@ class BackendCommands:
 
     async def _one(
         self, channel: str, data: msgspec.Raw, asked: PublishParams | BroadcastParams, once: IdempotencyKey | None
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         user = asked.exclude_user
         published = await self._publishing.publish(
             channel,
@@ -274,7 +276,7 @@ class BackendCommands:
         )
         return _published(published)
 
-    async def _notify(self, params: msgspec.Raw, once: IdempotencyKey | None) -> dict[str, Any]:
+    async def _notify(self, params: msgspec.Raw, once: IdempotencyKey | None) -> dict[str, object]:
         asked = decode(params, NotifyParams)
         if (asked.user_id is None) == (asked.user_ids is None):
             raise Invalid("either userId or userIds")
@@ -285,7 +287,7 @@ class BackendCommands:
         ttl = None if asked.ttl is None else duration(asked.ttl)
         data = publication.body(asked.data)
         message_id = _message_id(asked.message_id, once)
-        results: list[dict[str, Any]] = []
+        results: list[dict[str, object]] = []
         for user_id in ids:
             channel = user_channel(user_id)
             published = await self._publishing.publish(
@@ -333,7 +335,7 @@ class BackendCommands:
 
     # -- connections --------------------------------------------------------------------------------------------------
 
-    async def _subscribe(self, params: msgspec.Raw, once: IdempotencyKey | None) -> dict[str, Any]:
+    async def _subscribe(self, params: msgspec.Raw, once: IdempotencyKey | None) -> dict[str, object]:
         asked = self._subscriptions(params)
         kinds = {channel: self._publishing.namespace(channel).kind for channel in asked.channels}
         for channel, kind in kinds.items():
@@ -351,7 +353,7 @@ class BackendCommands:
             return {asked.user_id}
         return {one.user_id for one in await self._cluster.connections(Target(connection_id=asked.connection_id))}
 
-    async def _unsubscribe(self, params: msgspec.Raw, once: IdempotencyKey | None) -> dict[str, Any]:
+    async def _unsubscribe(self, params: msgspec.Raw, once: IdempotencyKey | None) -> dict[str, object]:
         return {"connections": await self._cluster.unsubscribe(self._subscriptions(params))}
 
     def _subscriptions(self, params: msgspec.Raw) -> TargetChannels:
@@ -363,13 +365,13 @@ class BackendCommands:
             self._publishing.namespace(channel)
         return TargetChannels(tuple(asked.channels), user_id, connection_id)
 
-    async def _disconnect(self, params: msgspec.Raw, once: IdempotencyKey | None) -> dict[str, Any]:
+    async def _disconnect(self, params: msgspec.Raw, once: IdempotencyKey | None) -> dict[str, object]:
         asked = decode(params, DisconnectParams)
         user_id, connection_id = _whose(asked.user_id, asked.connection_id)
         reason = asked.reason if asked.reason is not None else "disconnected by the server"
         return {"closed": await self._cluster.disconnect(Disconnection(asked.code, reason, user_id, connection_id))}
 
-    async def _revoke(self, params: msgspec.Raw, once: IdempotencyKey | None) -> dict[str, Any]:
+    async def _revoke(self, params: msgspec.Raw, once: IdempotencyKey | None) -> dict[str, object]:
         asked = decode(params, RevokeParams)
         if (asked.jti is None) == (asked.user_id is None):
             raise Invalid("either jti or userId")
@@ -390,8 +392,8 @@ def _message_id(given: str | None, once: IdempotencyKey | None) -> str | None:
     return given if given is not None or once is None else once.key
 
 
-def _published(published: PublishResult) -> dict[str, Any]:
-    result: dict[str, Any] = {"messageId": published.message_id}
+def _published(published: PublishResult) -> dict[str, object]:
+    result: dict[str, object] = {"messageId": published.message_id}
     if published.offset is not None:
         result |= {"offset": published.offset, "epoch": published.epoch}
     if published.duplicate:

@@ -90,7 +90,12 @@ class Clock:
         """Fires once, ``seconds`` from now; it may be cancelled."""
         return deferLater(self._reactor, seconds)
 
-    def later(self, seconds: float, call: Callable[..., object], *args: Any) -> IDelayedCall:
+    def later(
+        self,
+        seconds: float,
+        call: Callable[..., object],
+        *args: Any,  # Any: whatever the call takes
+    ) -> IDelayedCall:
         """Call once, ``seconds`` from now."""
         return self._reactor.callLater(seconds, call, *args)
 
@@ -100,7 +105,7 @@ class Clock:
         recurring.start(seconds)
         return recurring
 
-    def detach(self, work: Coroutine[Any, Any, None], log: Logger, what: str) -> Deferred[None]:
+    def detach(self, work: Coroutine[Deferred[object], object, None], log: Logger, what: str) -> Deferred[None]:
         """Let work go on by itself; a failure is logged as ``what`` failed. The Deferred may be cancelled."""
 
         def failed(failure: Failure) -> None:

@@ -240,7 +240,7 @@ class Cluster:
         """Hand a client's message to the node that holds its stream; return whether there is one."""
         return any((await self.ask(MessageQuestion((connection_id, text)))).values())
 
-    async def stats(self) -> dict[str, dict[str, Any]]:
+    async def stats(self) -> dict[str, dict[str, object]]:
         """Return each node's figures, by its name."""
         return dict(sorted((await self.ask(StatsQuestion())).items()))
 

@@ -43,7 +43,11 @@ class _AllKeys:
     def __init__(self, *sources: KeySource) -> None:
         self._sources = sources
 
-    def candidates(self, algorithm: str, key_id: str | None) -> Sequence[Any]:
+    def candidates(
+        self,
+        algorithm: str,
+        key_id: str | None,
+    ) -> Sequence[Any]:  # Any: PyJWT's kinds of keys have no type in common
         return [key for source in self._sources for key in source.candidates(algorithm, key_id)]
 
 

@@ -86,7 +86,13 @@ class Outbox:
         "stalled",
     )
 
-    def __init__(self, transport: Any, limit: int, policy: Policy, owner: Owner | None = None) -> None:
+    def __init__(
+        self,
+        transport: Any,  # Any: what is asked of a socket, and of a stream's body, has no interface in Twisted
+        limit: int,
+        policy: Policy,
+        owner: Owner | None = None,
+    ) -> None:
         self._transport = transport
         self._direct = isinstance(transport, tcp.Connection)
         #: whether frames wait for the socket
@@ -356,7 +362,7 @@ def send_each(sockets: Sequence[socket.socket], octets: bytes) -> list[int]:
     return taken
 
 
-def no_delay(transport: Any) -> None:
+def no_delay(transport: object) -> None:
     """Frames are whole and small: they should not wait for each other in the kernel."""
     if isinstance(transport, tcp.Connection) and transport.socket.family in (socket.AF_INET, socket.AF_INET6):
         transport.setTcpNoDelay(True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from pushserver.core import publication
 from pushserver.core.channels import Namespace
@@ -130,7 +131,7 @@ class Presence:
             return
         done: Deferred[None] = Deferred()
 
-        def finished(result: Any) -> None:
+        def finished(result: Failure | None) -> None:
             if not done.called:
                 done.callback(result)
 
@@ -175,8 +176,8 @@ class Presence:
 
     # -- the rest -----------------------------------------------------------------------------------------------------
 
-    def _detach(self, work: Coroutine[Any, Any, None]) -> None:
-        def failed(failure: Any) -> None:
+    def _detach(self, work: Coroutine[Deferred[object], object, None]) -> None:
+        def failed(failure: Failure) -> None:
             if failure.check(Unavailable):
                 self._log.warn("presence could not be told: the engine cannot answer now")
             else:

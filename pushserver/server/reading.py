@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -86,8 +86,8 @@ class ReadRequests:
         return operations.Acknowledged(await self._engine.inbox.acknowledge(user_id, position.offset, position.epoch))
 
 
-def _user(user_id: str, connections: int, info: msgspec.Raw | None) -> dict[str, Any]:
-    user: dict[str, Any] = {"userId": user_id, "connections": connections}
+def _user(user_id: str, connections: int, info: msgspec.Raw | None) -> dict[str, object]:
+    user: dict[str, object] = {"userId": user_id, "connections": connections}
     if info is not None:
         user["info"] = info
     return user

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from pushserver.core import errors, positions
 from pushserver.core.channels import Kind
@@ -149,8 +150,8 @@ class Replay:
         assert message.offset is not None
         return message.offset
 
-    def _detach(self, connection: Connection, work: Coroutine[Any, Any, None]) -> None:
-        def failed(failure: Any) -> None:
+    def _detach(self, connection: Connection, work: Coroutine[Deferred[object], object, None]) -> None:
+        def failed(failure: Failure) -> None:
             if failure.check(CancelledError):
                 return
             if not failure.check(Unavailable):

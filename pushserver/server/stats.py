@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 #: Rates are over so many seconds.
 WINDOW: Final = 10
@@ -23,17 +23,34 @@ MAX_COUNTED_USERS: Final = 10_000
 _RATED: Final = ("connections", "messagesIn", "messagesOut", "bytesIn", "bytesOut", "publications")
 
 
+K = TypeVar("K", int, str)
+
+
 class Events(Protocol):
     """Where single events are written down, beside being counted."""
 
-    def note(self, event: str, text: str, address: str, code: int | str, **fields: Any) -> None:
+    def note(
+        self,
+        event: str,
+        text: str,
+        address: str,
+        code: int | str,
+        **fields: Any,  # Any: what the event says beside it, in whatever type it has
+    ) -> None:
         """Write an event; see `event_log.EventLog.note`."""
 
 
 class NoEvents:
     """Writes nothing down."""
 
-    def note(self, event: str, text: str, address: str, code: int | str, **fields: Any) -> None:
+    def note(
+        self,
+        event: str,
+        text: str,
+        address: str,
+        code: int | str,
+        **fields: Any,  # Any: what the event says beside it, in whatever type it has
+    ) -> None:
         pass
 
 
@@ -189,15 +206,15 @@ def success_rate(succeeded: int, failed: int) -> float | None:
     return None if tried == 0 else round(succeeded / tried, 6)
 
 
-def busiest(counts: Iterable[tuple[str, int]], count_name: str) -> list[dict[str, Any]]:
+def busiest(counts: Iterable[tuple[str, int]], count_name: str) -> list[dict[str, object]]:
     """The `TOP` users with the most, the most first."""
     ranked = sorted(counts, key=lambda pair: (-pair[1], pair[0]))[:TOP]
     return [{"userId": user_id, count_name: count} for user_id, count in ranked]
 
 
 def figures(
-    counters: Counters, node: str, at: int, *, open_now: int, users: Mapping[str, Collection[Any]], channels: int
-) -> dict[str, Any]:
+    counters: Counters, node: str, at: int, *, open_now: int, users: Mapping[str, Collection[object]], channels: int
+) -> dict[str, object]:
     """Return one node's figures, ready for JSON.
 
     ``at``: as for `Counters.sample`; ``open_now``: connections; ``users``: their connections, by user.
@@ -246,11 +263,13 @@ def figures(
     }
 
 
-def _by_name(counts: Mapping[Any, int]) -> dict[str, int]:
+def _by_name(counts: Mapping[K, int]) -> dict[str, int]:
     return {str(name): counts[name] for name in sorted(counts)}
 
 
-def total(nodes: Iterable[dict[str, Any]]) -> dict[str, Any]:
+def total(
+    nodes: Iterable[dict[str, Any]],  # Any: numbers, lists and mappings, as JSON has them
+) -> dict[str, Any]:
     """The figures of several nodes as one.
 
     Counts and rates are added; the start is the first one's, the uptime the longest. The highest number of connections
@@ -273,7 +292,10 @@ def total(nodes: Iterable[dict[str, Any]]) -> dict[str, Any]:
     return summed
 
 
-def _added(one: Any, other: Any) -> Any:
+def _added(
+    one: Any,  # Any: numbers, lists and mappings, as JSON has them
+    other: Any,
+) -> Any:
     """What two nodes say of the same thing: numbers added, lists joined, mappings by their keys."""
     if one is None or other is None:
         return other if one is None else one
@@ -284,7 +306,10 @@ def _added(one: Any, other: Any) -> Any:
     return round(one + other, 3) if isinstance(one, float) or isinstance(other, float) else one + other
 
 
-def _again(listed: list[dict[str, Any]], count_name: str) -> list[dict[str, Any]]:
+def _again(
+    listed: list[dict[str, Any]],  # Any: a user's id, and a number, as JSON has them
+    count_name: str,
+) -> list[dict[str, object]]:
     counts: Counter[str] = Counter()
     for entry in listed:
         counts[entry["userId"]] += entry[count_name]

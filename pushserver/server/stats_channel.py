@@ -7,7 +7,7 @@ follows the channel ``stats``: each node sends to its own followers, so that eac
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -62,7 +62,7 @@ class StatsChannel:
         if self._asking is not None:
             self._asking.cancel()
 
-    def figures(self) -> dict[str, Any]:
+    def figures(self) -> dict[str, object]:
         """This node's, at this moment."""
         hub = self._hub
         return stats.figures(
@@ -74,7 +74,7 @@ class StatsChannel:
             channels=len(hub.channels),
         )
 
-    async def everything(self) -> dict[str, Any]:
+    async def everything(self) -> dict[str, object]:
         """``node``: this node's figures, ``total``: all nodes' as one, ``nodes``: each node's by its name.
 
         Where other nodes cannot be asked, this node's alone.

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from twisted.logger import Logger
@@ -210,7 +210,7 @@ class Tasks:
     async def complete(
         self,
         task_id: str,
-        result: Any,
+        result: object,
         once: IdempotencyKey | None = None,
         attempt: int | None = None,
         truncated: bool = False,

@@ -81,7 +81,12 @@ class Child(ProcessProtocol):
         self.noted_at = 0
         self.silent_looks = 0
 
-    def start(self, reactor: ProcessReactor, table: int, ports: Mapping[str, Any]) -> tuple[Passed, ...]:
+    def start(
+        self,
+        reactor: ProcessReactor,
+        table: int,
+        ports: Mapping[str, Any],  # Any: Twisted's interface of ports leaves out their socket and descriptor
+    ) -> tuple[Passed, ...]:
         """Make the process; return what it finds the listening ``ports`` as, by what the configuration calls them.
 
         Raises OSError, and then nothing is left.
@@ -133,7 +138,7 @@ class Child(ProcessProtocol):
             self._receive(self, report)
 
     def log(
-        self, level: str, namespace: str, text: str, traceback: str = "", fields: Mapping[str, Any] | None = None
+        self, level: str, namespace: str, text: str, traceback: str = "", fields: Mapping[str, object] | None = None
     ) -> None:
         """Write a line of the worker's into the log of this process."""
         where = f"worker-{self.number} {namespace}#{level}"

@@ -9,7 +9,7 @@ import atexit
 import os
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 from twisted.internet.interfaces import IStreamServerEndpoint
@@ -85,7 +85,7 @@ class SingleProcess:
         config: Config,
         source: Callable[[], Config],
         output: Output | None,
-        carry_out: Callable[[Question], Awaitable[Any]],
+        carry_out: Callable[[Question], Awaitable[object]],
         show: Callable[[int, str, bool], None],
     ) -> None:
         self._reactor = reactor

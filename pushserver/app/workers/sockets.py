@@ -16,8 +16,8 @@ from typing import Any, Final, Protocol
 
 from twisted.internet import tcp, unix
 from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IListeningPort
-from twisted.internet.protocol import Factory
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.protocol import Factory, ServerFactory
 from twisted.python.failure import Failure
 
 from pushserver.app.process import ProcessReactor
@@ -34,7 +34,10 @@ GRACE: Final = 0.01
 BACKLOG: Final = 4_096
 
 
-def widen(port: Any, description: str) -> None:
+def widen(
+    port: Any,  # Any: Twisted's interface of ports leaves out their socket
+    description: str,
+) -> None:
     """Lets many connections wait on a listening port, unless its endpoint says how many.
 
     Twisted's own number is 50. With it, a thousand clients that come back at once wait for TCP's retries: 16 s until
@@ -47,31 +50,37 @@ def widen(port: Any, description: str) -> None:
 class _Binding:
     """A reactor whose listening ports accept nothing."""
 
-    def __init__(self, reactor: ProcessReactor, ports: list[Any]) -> None:
+    def __init__(self, reactor: ProcessReactor, ports: list[IListeningPort]) -> None:
         self._reactor = reactor
         self._ports = ports
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Any:  # Any: whatever the reactor has by this name
         return getattr(self._reactor, name)
 
-    def _kept(self, port: Any) -> Any:
+    def _kept(
+        self,
+        port: Any,  # Any: Twisted's interface of ports leaves out how to pause them
+    ) -> IListeningPort:
         # Before the reactor's next turn, so that nothing has been accepted.
         port.stopReading()
-        self._ports.append(port)
-        return port
+        kept: IListeningPort = port
+        self._ports.append(kept)
+        return kept
 
-    def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> Any:
+    def listenTCP(self, port: int, factory: ServerFactory, backlog: int = 50, interface: str = "") -> IListeningPort:
         return self._kept(self._reactor.listenTCP(port, factory, backlog, interface))
 
-    def listenSSL(self, port: int, factory: Any, contextFactory: Any, backlog: int = 50, interface: str = "") -> Any:
+    def listenSSL(
+        self, port: int, factory: ServerFactory, contextFactory: object, backlog: int = 50, interface: str = ""
+    ) -> IListeningPort:
         return self._kept(self._reactor.listenTCP(port, factory, backlog, interface))
 
     def listenUNIX(
-        self, address: str, factory: Any, backlog: int = 50, mode: int = 0o666, wantPID: bool = False
-    ) -> Any:
+        self, address: str, factory: ServerFactory, backlog: int = 50, mode: int = 0o666, wantPID: bool = False
+    ) -> IListeningPort:
         return self._kept(self._reactor.listenUNIX(address, factory, backlog, mode, wantPID))
 
-    def adoptStreamPort(self, descriptor: int, family: AddressFamily, factory: Any) -> Any:
+    def adoptStreamPort(self, descriptor: int, family: AddressFamily, factory: ServerFactory) -> IListeningPort:
         return self._kept(self._reactor.adoptStreamPort(descriptor, family, factory))
 
 
@@ -81,16 +90,20 @@ class _Nobody(Factory):
     noisy = False
 
 
-async def bind(reactor: ProcessReactor, description: str) -> Any:
+async def bind(reactor: ProcessReactor, description: str) -> IListeningPort:
     """The bound port of an endpoint. It accepts nothing, and ends with ``stopListening``."""
-    ports: list[Any] = []
+    ports: list[IListeningPort] = []
     await serverFromString(_Binding(reactor, ports), description).listen(_Nobody())
     if len(ports) != 1:
         raise ValueError("this kind of endpoint cannot be shared by workers")
     return ports[0]
 
 
-def passed(port: Any, description: str, descriptor: int) -> Passed:
+def passed(
+    port: Any,  # Any: Twisted's interface of ports leaves out their socket
+    description: str,
+    descriptor: int,
+) -> Passed:
     return Passed(description, int(port.socket.family), descriptor)
 
 
@@ -104,7 +117,11 @@ class Turns(Protocol):
         """Called after connections have been accepted."""
 
 
-def _turn(port: Any, turns: Turns, accept: Callable[[], None]) -> None:
+def _turn(
+    port: Any,  # Any: its reactor has timers too, which Twisted's type of it leaves out
+    turns: Turns,
+    accept: Callable[[], None],
+) -> None:
     if turns.yields() and not port.waited:
         port.waited = True
         port.stopReading()
@@ -143,10 +160,12 @@ class _SharedUnix(unix.Port):
         tcp.Port.connectionLost(self, reason)
 
 
-def _adopt(reactor: ProcessReactor, descriptor: int, family: int, factory: Any, turns: Turns) -> Any:
+def _adopt(
+    reactor: ProcessReactor, descriptor: int, family: int, factory: ServerFactory, turns: Turns
+) -> IListeningPort:
     """A port on a listening socket that somebody else bound; the descriptor is duplicated."""
     if family == socket.AF_UNIX:
-        port: Any = _SharedUnix._fromListeningDescriptor(reactor, descriptor, factory)
+        port: _SharedUnix | _SharedTcp = _SharedUnix._fromListeningDescriptor(reactor, descriptor, factory)
     else:
         port = _SharedTcp._fromListeningDescriptor(reactor, descriptor, family, factory)
     port.turns = turns
@@ -162,26 +181,26 @@ class _Adopting:
         self._socket = socket
         self._turns = turns
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Any:  # Any: whatever the reactor has by this name
         return getattr(self._reactor, name)
 
-    def _port(self, factory: Any) -> IListeningPort:
-        port: IListeningPort = _adopt(self._reactor, self._socket.descriptor, self._socket.family, factory, self._turns)
-        return port
+    def _port(self, factory: ServerFactory) -> IListeningPort:
+        return _adopt(self._reactor, self._socket.descriptor, self._socket.family, factory, self._turns)
 
-    def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> IListeningPort:
+    def listenTCP(self, port: int, factory: ServerFactory, backlog: int = 50, interface: str = "") -> IListeningPort:
         return self._port(factory)
 
     def listenUNIX(
-        self, address: str, factory: Any, backlog: int = 50, mode: int = 0o666, wantPID: bool = False
+        self, address: str, factory: ServerFactory, backlog: int = 50, mode: int = 0o666, wantPID: bool = False
     ) -> IListeningPort:
         return self._port(factory)
 
 
-def endpoint(reactor: ProcessReactor, socket: Passed, turns: Turns) -> Any:
+def endpoint(reactor: ProcessReactor, socket: Passed, turns: Turns) -> IStreamServerEndpoint:
     """The endpoint of a socket that the supervisor passed on."""
     description = socket.description
     if description.removeprefix("haproxy:").startswith("systemd:"):
         # systemd passed it to the supervisor alone; what it is bound to is known to the socket.
         description = description.partition("systemd:")[0] + "tcp:0"
-    return tls.endpoint(_Adopting(reactor, socket, turns), description)
+    made: IStreamServerEndpoint = tls.endpoint(_Adopting(reactor, socket, turns), description)
+    return made

@@ -96,7 +96,7 @@ class Worker:
     def _send(self, report: Report) -> None:
         self._channel.send(report)
 
-    def _forward(self, level: str, namespace: str, text: str, traceback: str, fields: dict[str, Any]) -> None:
+    def _forward(self, level: str, namespace: str, text: str, traceback: str, fields: dict[str, object]) -> None:
         self._send(LogEntry(level, namespace, text, traceback, fields))
 
     def _receive(self, order: Order) -> None:

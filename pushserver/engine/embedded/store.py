@@ -99,7 +99,7 @@ class Store:
         self,
         operations: Sequence[BatchItem],
         now: int,
-    ) -> list[Any]:
+    ) -> list[Any]:  # Any: each has an answer of its own kind
         """Carries out a batch as one transaction, which is on the disk when this returns.
 
         Return what each operation answered, a `Failure` for one that failed alone. Raises the disk's error where
@@ -132,7 +132,10 @@ class Store:
         if disk_failed(error) and getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_FULL:
             self._database.drop()
 
-    def _transaction(self, operations: Sequence[BatchItem]) -> list[Any]:
+    def _transaction(
+        self,
+        operations: Sequence[BatchItem],
+    ) -> list[Any]:  # Any: each has an answer of its own kind
         connection = self.connection = self._database.connection
         connection.execute("BEGIN")
         now = self.now
