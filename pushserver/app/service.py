@@ -47,10 +47,9 @@ from pushserver.server.clock import Clock, wall_clock
 from pushserver.server.drain import Drain, reconnect_window
 from pushserver.web import api, tls
 from pushserver.web.admission import Admission
-from pushserver.web.context import Context, places_by
+from pushserver.web.context import Context, NodeRooms, Sections
 from pushserver.web.doors import Doors, Facts
 from pushserver.web.metrics import Measures, registry_of
-from pushserver.web.places import Places
 from pushserver.web.tickets import Tickets
 
 if TYPE_CHECKING:
@@ -75,7 +74,6 @@ class PushService(log.LoggedService):
         reactor: ProcessReactor,
         config: Config,
         dev: Dev | None = None,
-        now: Callable[[], int] = wall_clock,
         *,
         name: str = "",
         role: Role | None = None,
@@ -86,13 +84,12 @@ class PushService(log.LoggedService):
         self._reactor = reactor
         self._config = config
         self._dev = dev
-        self._now = now
         if role is None:
             source = source or (lambda: config)
             role = SingleProcess(reactor, config, source, output, self.carry_out, self.show_watched)
         self._role = role
         name = name or config.server.node_name or f"{gethostname().partition('.')[0]}-{token_hex(3)}"
-        self.clock = Clock(reactor, now)
+        self.clock = Clock(reactor, wall_clock)
         self._inbox_rules = _inbox_rules(config)
         self.node = make_node(
             self.clock, config, make_engine(reactor, config, name, self.clock, self._inbox_rules), name
@@ -118,15 +115,12 @@ class PushService(log.LoggedService):
             max_connections=config.server.max_connections,
             open_now=lambda: len(self.node.hub.connections) + self._role.elsewhere(),
             connects=KeyedTokenBuckets(config.rate_limits.connects_per_second),
-            now=self._now,
+            now=self.clock.now,
         )
 
     def _make_doors(self) -> Doors:
         config, node = self._config, self.node
-        server = config.server
-        context = Context(
-            reactor=self._reactor,
-            clock=self.clock,
+        rooms = NodeRooms(
             node=node.name,
             nodes=node.engine.broker.nodes,
             hub=node.hub,
@@ -134,22 +128,23 @@ class PushService(log.LoggedService):
             cluster=node.cluster,
             heartbeat=node.heartbeat,
             authenticator=node.authenticator,
+        )
+        context = Context(
+            reactor=self._reactor,
+            clock=self.clock,
+            rooms=rooms,
             counters=node.counters,
             admission=self.admission,
-            server=server,
-            auth=config.auth,
-            delivery=config.delivery,
-            rate_limits=config.rate_limits,
-            places=Places(*places_by(server, config.auth)),
+            sections=_sections(config),
         )
         measures = Measures(
             node.counters,
             node.hub,
             node.engine,
             node.name,
-            self._now,
+            self.clock.now,
             lambda: self.trouble() is None,
-            context.handshakes.failed,
+            context.limits.handshakes.failed,
         )
         #: what this process counts
         self.metrics = registry_of(measures)
@@ -175,7 +170,7 @@ class PushService(log.LoggedService):
 
     def _demo_token(self, user_id: str) -> str:
         assert self._dev is not None
-        return self._dev.token(self._now(), user_id)
+        return self._dev.token(self.clock.now(), user_id)
 
     # -- figures ------------------------------------------------------------------------------------------------------
 
@@ -225,7 +220,7 @@ class PushService(log.LoggedService):
         self._ready = True
         self._log.info("node {node} listens on {endpoints}", node=self.node.name, endpoints=self._config.server.listen)
         self.note()
-        self._role.ready(self._config, self._dev, self._now())
+        self._role.ready(self._config, self._dev, self.clock.now())
 
     def lead(self) -> None:
         """Of the processes that share the sockets, this one does what one alone does, from now on."""
@@ -310,7 +305,7 @@ class PushService(log.LoggedService):
             self._inbox_rules.adopt(_inbox_rules(config))
             self._api_keys.adopt(config.api.keys)
             self.admission.adopt(self._make_admission(config))
-            self._doors.adopt(config.server, config.auth, config.delivery, config.rate_limits)
+            self._doors.adopt(_sections(config))
 
         return adopt
 
@@ -355,7 +350,7 @@ class PushService(log.LoggedService):
         window = reconnect_window(len(connections))
         for connection in connections:
             connection.notify(
-                operations.GoingAway(int(window * random())), self._now(), self.node.publishing.message_id()
+                operations.GoingAway(int(window * random())), self.clock.now(), self.node.publishing.message_id()
             )
             connection.close(errors.SHUTDOWN)
         deadline = self._reactor.seconds() + duration / 1000
@@ -363,6 +358,10 @@ class PushService(log.LoggedService):
             await deferLater(self._reactor, 0.02)
         for connection in connections:
             connection.line.abort()
+
+
+def _sections(config: Config) -> Sections:
+    return Sections(server=config.server, auth=config.auth, delivery=config.delivery, rate_limits=config.rate_limits)
 
 
 async def _stopped(port: IListeningPort) -> None:

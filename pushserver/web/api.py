@@ -138,7 +138,7 @@ class Api(Resource):
         self._keys = keys
         self._engine = engine
         self._commands = commands
-        self._cluster = context.cluster
+        self._cluster = context.rooms.cluster
         self._reading = reading
         self._tasks = tasks
         self._counters = context.counters
@@ -174,7 +174,7 @@ class Api(Resource):
                 self._find(request, "GET" if method == "HEAD" else method, path)
             except PushError as problem:
                 raise refusal_of(problem) from None
-        return self._context.server.max_body_size
+        return self._context.sections.server.max_body_size
 
     def render(self, request: Request) -> Any:
         method = "GET" if request.method == b"HEAD" else request.method.decode("latin-1")
@@ -229,12 +229,12 @@ class Api(Resource):
         if scopes is not None:
             channel: Any = request.channel
             if channel is not None:
-                self._context.places.leave(channel.transport)
+                self._context.limits.places.leave(channel.transport)
             return scopes
         if self._keys.given(request):
             context = self._context
             address = context.admission.address(peer_address(request.transport), headers_of(request))
-            wait = context.wrong_keys.wait(address, context.clock.now())
+            wait = context.limits.wrong_keys.wait(address, context.clock.now())
             if wait:
                 raise Refused("too many wrong API keys", Code.RATE_LIMITED, retry_after=max(1000, wait))
         raise Refused("a valid API key is needed", Code.NOT_AUTHENTICATED)

@@ -35,30 +35,21 @@ WRONG_KEYS: Final = 20.0
 TAG_LENGTH: Final = 8
 
 
-def places_by(server: ServerSection, auth: AuthSection) -> tuple[int, int]:
-    """Return how many sockets without token or key an address may have, and how many there may be in all."""
-    # Where strangers may stay, they are not bounded in all.
-    return server.max_pending_per_address, 0 if auth.anonymous else server.max_connections // 4
-
-
 @lru_cache(maxsize=1024)
 def tag_of(node: str) -> str:
     """Return what the ids of a node's streams begin with."""
     return urlsafe_b64encode(blake2b(node.encode(), digest_size=6).digest()).decode()
 
 
-@dataclass(slots=True, kw_only=True)
-class Context:
-    """The rooms of one node, and how its doors are configured.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeRooms:
+    """The rooms of one node that its doors lead to.
 
     Attributes:
-        reactor: the timers; its ``seconds()`` is monotonic.
-        clock: this node's.
+        node: this node's name.
+        nodes: returns all living nodes.
     """
 
-    reactor: Any
-    clock: Clock
-    #: this node's name, and all living nodes
     node: str
     nodes: Callable[[], Awaitable[list[NodeInfo]]]
     hub: Hub
@@ -66,36 +57,77 @@ class Context:
     cluster: Cluster
     heartbeat: Heartbeat
     authenticator: Authenticator
-    counters: Counters
-    admission: Admission
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sections:
+    """The sections of the configuration that are about doors."""
+
     server: ServerSection = field(default_factory=ServerSection)
     auth: AuthSection = field(default_factory=AuthSection)
     delivery: DeliverySection = field(default_factory=DeliverySection)
     rate_limits: RateLimitsSection = field(default_factory=RateLimitsSection)
-    #: sockets without a token or key, and what is held of bodies
-    places: Places = field(default_factory=lambda: Places(0, 0))
-    bodies: Bodies = field(default_factory=lambda: Bodies(MOST_BODIES))
-    handshakes: Handshakes = field(default_factory=Handshakes)
-    #: wrong API keys, by address
-    wrong_keys: KeyedTokenBuckets = field(default_factory=lambda: KeyedTokenBuckets(WRONG_KEYS))
+
+    @property
+    def places(self) -> tuple[int, int]:
+        """How many sockets without token or key an address may have, and how many there may be in all."""
+        # Where strangers may stay, they are not bounded in all.
+        return self.server.max_pending_per_address, 0 if self.auth.anonymous else self.server.max_connections // 4
+
+
+class DoorLimits:
+    """What strangers may take of one process, and what they have taken."""
+
+    def __init__(self, sections: Sections) -> None:
+        #: sockets without a token or key, and what is held of bodies
+        self.places = Places(*sections.places)
+        self.bodies = Bodies(MOST_BODIES)
+        self.handshakes = Handshakes()
+        #: wrong API keys, by address
+        self.wrong_keys = KeyedTokenBuckets(WRONG_KEYS)
+
+
+class Context:
+    """The rooms of one node, and how its doors are configured.
+
+    Args:
+        reactor: the timers; its ``seconds()`` is monotonic.
+        clock: this node's.
+    """
+
+    def __init__(
+        self,
+        *,
+        reactor: Any,
+        clock: Clock,
+        rooms: NodeRooms,
+        counters: Counters,
+        admission: Admission,
+        sections: Sections,
+    ) -> None:
+        self.reactor = reactor
+        self.clock = clock
+        self.rooms = rooms
+        self.counters = counters
+        self.admission = admission
+        self.sections = sections
+        self.limits = DoorLimits(sections)
 
     @property
     def tag(self) -> str:
         """What the ids of this node's streams begin with."""
-        return tag_of(self.node)
+        return tag_of(self.rooms.node)
 
-    def adopt(
-        self, server: ServerSection, auth: AuthSection, delivery: DeliverySection, rate_limits: RateLimitsSection
-    ) -> None:
+    def adopt(self, sections: Sections) -> None:
         """Let the doors go by these sections from now on: for who comes, and for limits of one message or body."""
-        self.server, self.auth, self.delivery, self.rate_limits = server, auth, delivery, rate_limits
-        self.places.limit(*places_by(server, auth))
+        self.sections = sections
+        self.limits.places.limit(*sections.places)
 
     @property
     def rates(self) -> Rates:
-        limits = self.rate_limits
+        limits = self.sections.rate_limits
         return Rates(limits.messages_per_second, limits.burst, limits.auth_attempts)
 
     @property
     def policy(self) -> Policy:
-        return Policy(self.delivery.slow_consumer)
+        return Policy(self.sections.delivery.slow_consumer)

@@ -8,9 +8,8 @@ from typing import Any
 
 from twisted.web.server import Request
 
-from pushserver.config.sections import AuthSection, DeliverySection, RateLimitsSection, ServerSection
 from pushserver.web.api import Api, ApiKeys, Route
-from pushserver.web.context import Context
+from pushserver.web.context import Context, Sections
 from pushserver.web.http import PushSite, headers_of
 from pushserver.web.port import PortFactory, PortProtocol, peer_address
 from pushserver.web.site import Health, Metrics, Ready, Root, WebSocketPath
@@ -48,7 +47,7 @@ class Doors:
         sockets = self._sockets = WebSocketDoorFactory(context)
         self.streams = EventStreams(context, facts.tickets)
         calls.add("tickets", "POST", Route("admin", issuer(facts.tickets, context.clock.now)))
-        root, apart = Root(context.admission), bool(context.server.api_listen)
+        root, apart = Root(context.admission), bool(context.sections.server.api_listen)
         self.public = PortFactory(context, PushSite(context, root, root.allow).http, sockets.door)
         self._add_public(root)
         if apart:
@@ -63,11 +62,9 @@ class Doors:
             self.private = None
             self._add_private(root)
 
-    def adopt(
-        self, server: ServerSection, auth: AuthSection, delivery: DeliverySection, rate_limits: RateLimitsSection
-    ) -> None:
+    def adopt(self, sections: Sections) -> None:
         """Go by these sections from now on."""
-        self.context.adopt(server, auth, delivery, rate_limits)
+        self.context.adopt(sections)
         self._sockets.adopt()
 
     @property
@@ -77,7 +74,7 @@ class Doors:
 
     def _add_public(self, root: Root) -> None:
         context, facts = self.context, self._facts
-        path = context.server.websocket_path
+        path = context.sections.server.websocket_path
         root.putChild(b"sse", self.streams)
         root.bodies["sse"] = self.streams.allow
         root.putChild(b"healthz", Health())
@@ -85,7 +82,7 @@ class Doors:
         root.putChild(b"pushclient.js", static.file("pushclient.js", public=True))
         root.putChild(b"pushclient", static.folder("pushclient", public=True))
         root.putChild(b"pushclient.tgz", static.npm_package())
-        if context.server.page:
+        if context.sections.server.page:
             root.putChild(b"", Page(path, facts.token))
             root.putChild(b"page", static.folder("page"))
         root.place(
@@ -100,7 +97,7 @@ class Doors:
         root.putChild(b"metrics", Metrics(facts.metrics, self._trusted))
 
     def _trusted(self, request: Request) -> bool:
-        if self.context.server.metrics_public or self._keys.scopes(request) is not None:
+        if self.context.sections.server.metrics_public or self._keys.scopes(request) is not None:
             return True
         transport: Any = request.transport
         return self.context.admission.is_local(peer_address(transport), headers_of(request))

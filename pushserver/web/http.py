@@ -115,7 +115,7 @@ class BoundedRequest(Request):
         self._left -= len(data)
         if self._left < 0:
             self.refuse(413, too_large().problem)
-        elif not channel.site.context.bodies.take(len(data)):
+        elif not channel.site.context.limits.bodies.take(len(data)):
             self.refuse(503, Refused("too much is being received", Code.UNAVAILABLE, retry_after=1000))
         else:
             self._held += len(data)
@@ -159,7 +159,7 @@ class BoundedRequest(Request):
         held, self._held = self._held, 0
         channel: Any = self.channel
         if held and channel is not None:
-            channel.site.context.bodies.give(held)
+            channel.site.context.limits.bodies.give(held)
 
 
 @implementer(IHalfCloseableProtocol)
@@ -177,7 +177,7 @@ class PushChannel(HTTPChannel):
     def __init__(self, site: PushSite) -> None:
         super().__init__()
         self.site = self.factory = site
-        self.timeOut = site.context.server.keep_alive / 1000
+        self.timeOut = site.context.sections.server.keep_alive / 1000
         self.callLater = site.context.reactor.callLater  # type: ignore[method-assign]
 
     def head(self) -> tuple[str, str, int | None]:
@@ -284,7 +284,7 @@ class PushChannel(HTTPChannel):
     def hang_up(self, octets: bytes) -> None:
         """Answer this, and end."""
         transport = self._release()
-        hang_up(self.site.context.reactor, transport, octets, gone=self.site.context.places.leave)
+        hang_up(self.site.context.reactor, transport, octets, gone=self.site.context.limits.places.leave)
 
     def _release(self) -> Any:
         """Let go of the transport, as if the connection were lost."""
@@ -312,7 +312,7 @@ class PushChannel(HTTPChannel):
         self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.site.context.places.leave(self.transport)
+        self.site.context.limits.places.leave(self.transport)
         if not self._ended:
             self._ended = True
             self._disconnect(reason)

@@ -253,13 +253,13 @@ class PortFactory(Factory):
         websocket: Callable[[Head, str], Any],
     ) -> None:
         self.clock: IReactorTime = context.reactor
-        self.websocket_path = context.server.websocket_path
+        self.websocket_path = context.sections.server.websocket_path
         self.http = http
         self._admission = context.admission
         self._counters = context.counters
-        self._places = context.places
+        self._places = context.limits.places
         self._websocket = websocket
-        self.handshakes = context.handshakes
+        self.handshakes = context.limits.handshakes
         #: connections whose head has not come
         self.waiting: set[PortProtocol] = set()
 

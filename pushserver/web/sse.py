@@ -166,11 +166,11 @@ class Stream:
         self._request = request
         headers = headers_of(request)
         self._body = Body(request)
-        self.outbox = Outbox(self._body, context.delivery.max_queue_size, context.policy, self)
+        self.outbox = Outbox(self._body, context.sections.delivery.max_queue_size, context.policy, self)
         # Until the first message is known, everything else waits behind it.
         self.outbox.pauseProducing()
         self.dialect = EventStream()
-        session = StreamSession(self.dialect, context.rates, identity is not None or context.auth.anonymous)
+        session = StreamSession(self.dialect, context.rates, identity is not None or context.sections.auth.anonymous)
         self.connection = Connection(
             context.tag + token_urlsafe(_ID_BYTES),
             self.dialect,
@@ -185,7 +185,7 @@ class Stream:
             ),
             context.counters,
         )
-        self.inbound = Inbound(self.connection, session, context.requests, context.counters, context.clock)
+        self.inbound = Inbound(self.connection, session, context.rooms.requests, context.counters, context.clock)
         self.identity = identity
         #: where the channels stand at the stream's first message, whatever waits behind it by then
         self._start = EventIds()
@@ -197,7 +197,7 @@ class Stream:
     async def open(self, positions: dict[str, Position], channels: list[str]) -> dict[str, Any]:
         """Signs in, subscribes, and answers the data of the first message. Where the connection is closed meanwhile,
         raises what says so."""
-        connection, requests = self.connection, self._door.context.requests
+        connection, requests = self.connection, self._door.context.rooms.requests
         # What was asked for stands in the ids until it is answered: also an early event's id resumes all of it.
         self._stand({n: (p.offset, p.epoch) for n, p in positions.items() if n in channels})
         data: dict[str, Any] = {}
@@ -268,8 +268,8 @@ class Stream:
         )
         self._code = close.code
         self.inbound.end()
-        self._door.context.requests.leave(self.connection)
-        self._door.context.heartbeat.closing(self.connection)
+        self._door.context.rooms.requests.leave(self.connection)
+        self._door.context.rooms.heartbeat.closing(self.connection)
         self.outbox.drained().addCallback(lambda _: self._finish())
 
     def _finish(self) -> None:
@@ -293,7 +293,7 @@ class Stream:
 
     def left_out(self, mark: Mark) -> None:
         if mark.offset is None:
-            self._door.context.hub.left_out(self.connection, mark)
+            self._door.context.rooms.hub.left_out(self.connection, mark)
             return
         self._door.context.counters.left_out()
         if not self._body.cut:
@@ -336,17 +336,17 @@ class EventStreams(Resource):
     def forget(self, stream: Stream, code: int) -> None:
         self._streams.pop(stream.connection.id, None)
         self.context.counters.connection_closed(code)
-        self.context.requests.leave(stream.connection)
-        self.context.heartbeat.forget(stream.connection)
+        self.context.rooms.requests.leave(stream.connection)
+        self.context.rooms.heartbeat.forget(stream.connection)
 
     def allow(self, request: Request, method: str, path: list[str], length: int | None) -> int:
         """Return how many octets of a body a request may have. Raises `http.Refusal`."""
         if method == "POST" and len(path) == 1:
-            if _credential(request) is None and not self.context.auth.anonymous:
+            if _credential(request) is None and not self.context.sections.auth.anonymous:
                 raise Refusal(401, Refused("a token or a ticket is needed", Code.MISSING_TOKEN))
-            if length is not None and length > self.context.server.max_message_size:
+            if length is not None and length > self.context.sections.server.max_message_size:
                 raise Refusal(413, Refused("the message is too large", Code.MESSAGE_TOO_LARGE))
-            return self.context.server.max_message_size
+            return self.context.sections.server.max_message_size
         if method not in ("GET", "HEAD", "OPTIONS", "POST"):
             raise Refusal(405, Invalid("use GET or POST"), "Allow: GET, OPTIONS, POST\r\n")
         return 0
@@ -406,14 +406,14 @@ class EventStreams(Resource):
         """Return who asks, or None for nobody, where that is allowed."""
         try:
             if credential is None:
-                if self.context.auth.anonymous:
+                if self.context.sections.auth.anonymous:
                     return None
                 raise Refused("a token or a ticket is needed", Code.MISSING_TOKEN)
             if credential.is_ticket:
                 identity = (await self._tickets()).read(credential.text, self.context.clock.now())
             else:
-                identity = await self.context.authenticator.identify(credential.text)
-            await self.context.authenticator.check(identity)
+                identity = await self.context.rooms.authenticator.identify(credential.text)
+            await self.context.rooms.authenticator.check(identity)
         except PushError as problem:
             self.context.counters.authentication_failed(problem.code.value)
             raise
@@ -426,16 +426,16 @@ class EventStreams(Resource):
         credential = _credential(request)
         identity = await self._identify(credential)
         if identity is not None:
-            context.places.leave(transport)
+            context.limits.places.leave(transport)
         else:
-            context.places.register(transport, context.admission.address(peer_address(transport), headers))
+            context.limits.places.register(transport, context.admission.address(peer_address(transport), headers))
         channels = [name for name in (argument(request, "channels") or "").split(",") if name]
         resume = request.getHeader("last-event-id") or argument(request, "lastEventId")
         stream = Stream(self, request, identity)
         stream.dialect.proof = proof_of(credential.text) if credential is not None else ""
         request.notifyFinish().addBoth(lambda _: stream.end())
         self._streams[stream.connection.id] = stream
-        context.requests.arrive(stream.connection)
+        context.rooms.requests.arrive(stream.connection)
         own = [] if identity is None else [user_channel(identity.user_id), "system"]
         try:
             data = await stream.open(positions_of(resume, [*channels, *own]), channels)
@@ -484,7 +484,7 @@ class EventStreams(Resource):
             return self._take(connection_id, posted)
         if not await self._lives(tag):
             return False
-        return await self.context.cluster.pass_on(connection_id, msgspec.json.encode(posted).decode())
+        return await self.context.rooms.cluster.pass_on(connection_id, msgspec.json.encode(posted).decode())
 
     async def _owner(self, connection_id: str) -> str | None:
         """Return whose a stream is, "" for nobody's; None where there is none."""
@@ -494,7 +494,7 @@ class EventStreams(Resource):
             return (stream.connection.user_id or "") if stream.connection.open else None
         if tag == self.context.tag or not await self._lives(tag):
             return None
-        found = await self.context.cluster.connections(Target(connection_id=connection_id))
+        found = await self.context.rooms.cluster.connections(Target(connection_id=connection_id))
         return (found[0].user_id or "") if found else None
 
     async def _lives(self, tag: str) -> bool:
@@ -502,7 +502,7 @@ class EventStreams(Resource):
         now = self.context.reactor.seconds()
         if now >= self._listed_at + _LIST_AGAIN:
             self._listed_at = now
-            self._tags = {tag_of(node.name) for node in await self.context.nodes()}
+            self._tags = {tag_of(node.name) for node in await self.context.rooms.nodes()}
         return tag in self._tags
 
     def receive(self, connection_id: str, text: str) -> bool:

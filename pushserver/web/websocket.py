@@ -68,7 +68,7 @@ class WebSocketDoor(AutobahnReader):
         factory = self._factory
         context = factory.context
         outbox = self._outbox = Outbox(
-            self.transport, factory.context.delivery.max_queue_size, factory.context.policy, self
+            self.transport, factory.context.sections.delivery.max_queue_size, factory.context.policy, self
         )
         no_delay(self.transport)
         outbox.write(offer.response)
@@ -84,8 +84,8 @@ class WebSocketDoor(AutobahnReader):
             Peer(address, user_agent, protocol.subprotocol, context.clock.now()),
             context.counters,
         )
-        self._inbound = Inbound(connection, session, context.requests, context.counters, context.clock)
-        context.requests.arrive(connection)
+        self._inbound = Inbound(connection, session, context.rooms.requests, context.counters, context.clock)
+        context.rooms.requests.arrive(connection)
         if offer.token is not None:
             self._inbound.sign_in(offer.token)
 
@@ -121,7 +121,7 @@ class WebSocketDoor(AutobahnReader):
                 self._after_close += PIECE
             elif self.between_frames:
                 payloads, at = rfc6455.take_text_frames(
-                    data, at, self._factory.context.server.max_message_size, AT_ONCE
+                    data, at, self._factory.context.sections.server.max_message_size, AT_ONCE
                 )
             if payloads:
                 if not corked and outbox is not None and (at < end or len(payloads) > 1):
@@ -196,7 +196,7 @@ class WebSocketDoor(AutobahnReader):
         connection, inbound = self.connection, self._inbound
         self.connection = self._inbound = None
         self._unread = b""
-        self._factory.context.places.leave(self.transport)
+        self._factory.context.limits.places.leave(self.transport)
         if self._outbox is not None:
             self._outbox.close()
         if connection is None or inbound is None:
@@ -204,8 +204,8 @@ class WebSocketDoor(AutobahnReader):
         inbound.end()
         context = self._factory.context
         context.counters.connection_closed(code if connection.closing is None else connection.closing.code)
-        context.requests.leave(connection)
-        context.heartbeat.forget(connection)
+        context.rooms.requests.leave(connection)
+        context.rooms.heartbeat.forget(connection)
 
     def on_goodbye(self, code: int) -> None:
         # Nothing of the client stays, however long its socket takes to end.
@@ -223,8 +223,8 @@ class WebSocketDoor(AutobahnReader):
     def _goodbye(self, connection: Connection) -> None:
         if self._inbound is not None:
             self._inbound.end()
-        self._factory.context.requests.leave(connection)
-        self._factory.context.heartbeat.closing(connection)
+        self._factory.context.rooms.requests.leave(connection)
+        self._factory.context.rooms.heartbeat.closing(connection)
 
     # -- out ----------------------------------------------------------------------------------------------------------
 
@@ -241,7 +241,7 @@ class WebSocketDoor(AutobahnReader):
     def ping(self) -> bool:
         outbox = self._outbox
         if self.identified:
-            self._factory.context.places.leave(self.transport)
+            self._factory.context.limits.places.leave(self.transport)
         if self.is_up and outbox is not None and self.connection is not None:
             outbox.write_first(self.connection.dialect.ping())
             outbox.moved = False
@@ -286,11 +286,11 @@ class WebSocketDoor(AutobahnReader):
 
     def left_out(self, mark: Mark) -> None:
         if self.connection is not None:
-            self._factory.context.hub.left_out(self.connection, mark)
+            self._factory.context.rooms.hub.left_out(self.connection, mark)
 
     def route_changed(self) -> None:
         if self.connection is not None:
-            self._factory.context.hub.route_changed(self.connection)
+            self._factory.context.rooms.hub.route_changed(self.connection)
 
 
 class WebSocketDoorFactory(AutobahnFactory):
@@ -301,7 +301,7 @@ class WebSocketDoorFactory(AutobahnFactory):
     """
 
     def __init__(self, context: Context, protocols: Sequence[ClientProtocol] = ()) -> None:
-        super().__init__(context.reactor, NativeProtocol.subprotocol, context.server.max_message_size)
+        super().__init__(context.reactor, NativeProtocol.subprotocol, context.sections.server.max_message_size)
         self.context = context
         #: by what they are called in the handshake, the usual one first
         self.protocols: dict[str, ClientProtocol] = {NativeProtocol.subprotocol: self._native()}
@@ -310,16 +310,18 @@ class WebSocketDoorFactory(AutobahnFactory):
 
     def adopt(self) -> None:
         """The context has other sections: go by them, also for the messages of who is here."""
-        self.limit_messages(self._door, self.context.server.max_message_size)
+        self.limit_messages(self._door, self.context.sections.server.max_message_size)
         self.protocols[NativeProtocol.subprotocol] = self._native()
 
     def _native(self) -> NativeProtocol:
         context = self.context
-        return NativeProtocol(context.rates, context.auth.anonymous, context.delivery.compression_min_size)
+        return NativeProtocol(
+            context.rates, context.sections.auth.anonymous, context.sections.delivery.compression_min_size
+        )
 
     def door(self, head: Head, address: str) -> WebSocketDoor:
         """Return the protocol for an admitted upgrade. Raises `errors.Invalid` for an offer that cannot be met."""
         agent = head.headers.get("user-agent", "")[:MAX_USER_AGENT]
-        offer = Offer(head, self.context.delivery.compression, tuple(self.protocols))
+        offer = Offer(head, self.context.sections.delivery.compression, tuple(self.protocols))
         protocol: WebSocketDoor = self._door(offer, address, agent)
         return protocol

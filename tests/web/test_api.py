@@ -714,7 +714,7 @@ async def test_key_method_and_path_are_checked_before_a_body(tmp_path: Path) -> 
     async with running(tmp_path) as inside:
         await drive(inside, talk)
         await inside.empty()
-        assert inside.service._doors.context.bodies.held == 0
+        assert inside.service._doors.context.limits.bodies.held == 0
 
 
 async def test_heads_are_those_of_rfc_9112_also_on_a_kept_connection(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from pushserver.server import clock
 from pushserver.server.connection import Connection
 from pushserver.server.outbox import Policy
 from pushserver.web.admission import Admission
-from pushserver.web.context import Context
+from pushserver.web.context import Context, NodeRooms, Sections
 from pushserver.web.event_ids import EventIds, positions_of
 from pushserver.web.sse import EventStreams, Posted
 from pushserver.web.tickets import Tickets
@@ -463,18 +463,22 @@ class Streams:
             Context(
                 reactor=self.clock,
                 clock=clock.Clock(self.clock, house.now),
-                node="here",
-                nodes=house.engine.broker.nodes,
-                hub=node.hub,
-                requests=node.requests,
-                cluster=node.cluster,
-                heartbeat=node.heartbeat,
-                authenticator=node.authenticator,
+                rooms=NodeRooms(
+                    node="here",
+                    nodes=house.engine.broker.nodes,
+                    hub=node.hub,
+                    requests=node.requests,
+                    cluster=node.cluster,
+                    heartbeat=node.heartbeat,
+                    authenticator=node.authenticator,
+                ),
                 counters=node.counters,
                 admission=admission,
-                server=ServerSection(max_message_size=1_000),
-                delivery=DeliverySection(max_queue_size=1_500, slow_consumer=policy.value),
-                rate_limits=RateLimitsSection(messages_per_second=0),
+                sections=Sections(
+                    server=ServerSection(max_message_size=1_000),
+                    delivery=DeliverySection(max_queue_size=1_500, slow_consumer=policy.value),
+                    rate_limits=RateLimitsSection(messages_per_second=0),
+                ),
             ),
             _tickets,
         )

@@ -17,7 +17,7 @@ from pushserver.config.sections import AuthSection, DeliverySection, RateLimitsS
 from pushserver.core.errors import Close, Invalid
 from pushserver.server.clock import Clock
 from pushserver.server.stats import Counters
-from pushserver.web.context import Context
+from pushserver.web.context import Context, NodeRooms, Sections
 from pushserver.web.handshake import Offer
 from pushserver.web.port import Head, WrongVersion
 from pushserver.web.websocket import TURN, WebSocketDoor, WebSocketDoorFactory
@@ -46,23 +46,28 @@ def context(
     def nothing(*_: Any) -> None: ...
 
     names = ("arrive", "leave", "forget", "closing", "left_out", "route_changed")
-    rooms: Any = SimpleNamespace(**dict.fromkeys(names, nothing))
+    room: Any = SimpleNamespace(**dict.fromkeys(names, nothing))
+    rooms = NodeRooms(
+        node="here",
+        nodes=list,  # type: ignore[arg-type,return-value]
+        hub=room,
+        requests=room,
+        cluster=room,
+        heartbeat=room,
+        authenticator=room,
+    )
     return Context(
         reactor=reactor or task.Clock(),
         clock=Clock(reactor or task.Clock(), lambda: 1_700_000_000_000),
-        node="here",
-        nodes=list,  # type: ignore[arg-type,return-value]
-        hub=rooms,
-        requests=rooms,
-        cluster=rooms,
-        heartbeat=rooms,
-        authenticator=rooms,
+        rooms=rooms,
         counters=Counters(0),
-        admission=rooms,
-        server=ServerSection(max_message_size=limit),
-        auth=AuthSection(anonymous=True),
-        delivery=DeliverySection(compression=compression),
-        rate_limits=RateLimitsSection(messages_per_second=rate),
+        admission=room,
+        sections=Sections(
+            server=ServerSection(max_message_size=limit),
+            auth=AuthSection(anonymous=True),
+            delivery=DeliverySection(compression=compression),
+            rate_limits=RateLimitsSection(messages_per_second=rate),
+        ),
     )
 
 
