@@ -34,7 +34,7 @@ from pushserver.client.clock import steady
 from pushserver.client.core import ClientCore
 from pushserver.client.errors import ClientClosed, NotOpened, RequestTimeout, UserChanged
 from pushserver.client.messages import ChatReceipt, History, Position, Presence, Published, TaskState, Welcome
-from pushserver.client.shell import SUBPROTOCOL, Shell, Timer
+from pushserver.client.shell import SUBPROTOCOL, Setup, Shell, Timer
 from pushserver.client.state import Options, Settings, State
 
 T = TypeVar("T")
@@ -89,8 +89,8 @@ class Client(Shell[Reader[Any]]):
         on_user_changed: Callable[[UserChanged], None] | None = None,
         clock: Callable[[], float] = steady,
     ) -> None:
-        super().__init__(
-            url,
+        setup = Setup(
+            url=url,
             token=token,
             positions=positions,
             settings=settings,
@@ -99,10 +99,9 @@ class Client(Shell[Reader[Any]]):
             proxy=proxy,
             on_state=on_state,
             on_user_changed=on_user_changed,
-            clock=clock,
-            # Weak: a reader that a loop left behind with `break` stops reading when nobody holds it any more.
-            readers=WeakValueDictionary(),
         )
+        # Weak: a reader that a loop left behind with `break` stops reading when nobody holds it any more.
+        super().__init__(setup, clock, WeakValueDictionary())
         self._ssl = ssl
         self._tls = Tls(ca_file, cert_file, key_file)
         self._open_timeout = open_timeout

@@ -13,6 +13,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, Final, Generic, Protocol, TypeVar
 
+from msgspec import Struct
+
 from pushserver.client.address import ServerAddress, address_of
 from pushserver.client.calls import Call
 from pushserver.client.core import ClientCore
@@ -48,35 +50,37 @@ class Timer(Protocol):
     def cancel(self) -> Any: ...
 
 
+class Setup(Struct, frozen=True, kw_only=True):
+    """What a user chooses for a client of either kind; the clients say what each means."""
+
+    url: str
+    token: Any
+    positions: Mapping[str, Position] | None
+    settings: Settings | None
+    options: Options | None
+    headers: Mapping[str, str] | None
+    proxy: str | bool | None
+    on_state: Callable[[State], None] | None
+    on_user_changed: Callable[[UserChanged], None] | None
+
+    def __post_init__(self) -> None:
+        if self.settings is not None and self.options is not None:
+            raise ValueError("give settings (seconds) or options (milliseconds), not both")
+        if self.token is not None and not callable(self.token) and not (isinstance(self.token, str) and self.token):
+            raise ValueError("a token is text that is not empty, or a function that returns it")
+
+
 class Shell(ABC, Generic[Reader]):
     """One client, but for its sockets, timers and answers."""
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        token: Any,
-        positions: Mapping[str, Position] | None,
-        settings: Settings | None,
-        options: Options | None,
-        headers: Mapping[str, str] | None,
-        proxy: str | bool | None,
-        on_state: Callable[[State], None] | None,
-        on_user_changed: Callable[[UserChanged], None] | None,
-        clock: Callable[[], float],
-        readers: MutableMapping[int, Reader],
-    ) -> None:
-        if settings is not None and options is not None:
-            raise ValueError("give settings (seconds) or options (milliseconds), not both")
-        if token is not None and not callable(token) and not (isinstance(token, str) and token):
-            raise ValueError("a token is text that is not empty, or a function that returns it")
-        self._url = url
-        self._token = token
-        self._options = options or (settings or Settings()).options()
-        self._headers = dict(headers or {})
-        self._proxy = proxy
-        self._on_state = on_state
-        self._on_user_changed = on_user_changed
+    def __init__(self, setup: Setup, clock: Callable[[], float], readers: MutableMapping[int, Reader]) -> None:
+        self._url = setup.url
+        self._token = setup.token
+        self._options = setup.options or (setup.settings or Settings()).options()
+        self._headers = dict(setup.headers or {})
+        self._proxy = setup.proxy
+        self._on_state = setup.on_state
+        self._on_user_changed = setup.on_user_changed
         self._clock = clock
         # The epoch once, then a clock that never jumps: a corrected wall clock must not look like silence.
         self._anchor = time.time() - clock()
@@ -85,7 +89,7 @@ class Shell(ABC, Generic[Reader]):
         self._timer: Timer | None = None
         self._pumping = False
         self._told: set[str] = set()
-        self._core = self._new_core(positions)
+        self._core = self._new_core(setup.positions)
 
     def _new_core(self, positions: Mapping[str, Position] | None) -> ClientCore:
         return ClientCore(

@@ -27,7 +27,7 @@ from pushserver.client.core import ClientCore
 from pushserver.client.errors import ClientClosed, ClientError, UserChanged
 from pushserver.client.feeds import ReaderFeed
 from pushserver.client.messages import ChatReceipt, History, Position, Presence, Published, Push, TaskState, Welcome
-from pushserver.client.shell import Shell, Timer
+from pushserver.client.shell import Setup, Shell, Timer
 from pushserver.client.state import Options, Settings, State
 from pushserver.client.tx_link import Factory, Link
 from pushserver.client.tx_reading import Reading
@@ -78,8 +78,8 @@ class ClientService(Shell[Reading], Service):
         if clock is None:
             # A real reactor's seconds are the wall clock's; a test's `Clock` is the time there is.
             clock = steady if IReactorCore.providedBy(reactor) else reactor.seconds
-        super().__init__(
-            url,
+        setup = Setup(
+            url=url,
             token=token,
             positions=positions,
             settings=settings,
@@ -88,9 +88,8 @@ class ClientService(Shell[Reading], Service):
             proxy=proxy,
             on_state=on_state,
             on_user_changed=on_user_changed,
-            clock=clock,
-            readers={},
         )
+        super().__init__(setup, clock, {})
         self._reactor = reactor
         self._tls = Tls(ca_file, cert_file, key_file)
         self._endpoint = endpoint

@@ -17,7 +17,7 @@ from typing import Any, Final, ParamSpec, Self, TypeVar, Unpack
 
 from pushserver.publisher import core
 from pushserver.publisher.commands import BroadcastOptions, Command, NotifyOptions, PublishOptions
-from pushserver.publisher.core import Core
+from pushserver.publisher.core import PublisherBase
 from pushserver.publisher.errors import PublishError
 from pushserver.publisher.receipts import DisconnectResult, Notified, Receipt, RevokeResult, Ticket
 from pushserver.publisher.tasks import AsyncTask
@@ -30,7 +30,7 @@ T = TypeVar("T")
 _AT_A_TIME: Final = 32
 
 
-class AsyncPublisher(Core):
+class AsyncPublisher(PublisherBase):
     """As `Publisher`, whose calls it takes and describes, with ``await``; safe in any number of event loops."""
 
     async def publish(

@@ -43,55 +43,50 @@ class CommandCall(Struct, Generic[T], frozen=True):
     read: Callable[[Any], T]
 
 
+class PublisherSettings(Struct, frozen=True, kw_only=True):
+    """Where a publisher sends, and how; `PublisherBase` says what each means. Raises ValueError for a number that is
+    none."""
+
+    url: str
+    api_key: str | None = None
+    prefix: str = "push"
+    http_url: str | None = None
+    timeout: float = 5.0
+    min_interval: float = 0.5
+    max_pending: int = 10_000
+    exit_timeout: float = 5.0
+    end_timeout: float = 2.0
+    trust: Trust = Trust()
+    proxy: str | bool | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("min_interval", "exit_timeout", "end_timeout"):
+            value = getattr(self, name)
+            if not value >= 0:
+                raise ValueError(f"{name}: {value!r}: expected a number of seconds, 0 or more")
+        if not self.max_pending > 0:
+            raise ValueError(f"max_pending: {self.max_pending!r}: expected a number above 0")
+
+
 class Core:
     """Blocking; `Publisher` calls it as it is, `AsyncPublisher` in threads."""
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        api_key: str | None = None,
-        prefix: str = "push",
-        http_url: str | None = None,
-        timeout: float = 5.0,
-        min_interval: float = 0.5,
-        max_pending: int = 10_000,
-        exit_timeout: float = 5.0,
-        end_timeout: float = 2.0,
-        ca: str | os.PathLike[str] | None = None,
-        cert: str | os.PathLike[str] | None = None,
-        key: str | os.PathLike[str] | None = None,
-        proxy: str | bool | None = None,
-    ) -> None:
-        """`url`: ``http(s)://host:port`` with an API key, or ``redis(s)://`` or ``unix://`` with the server's prefix.
-
-        `http_url`: over Redis, where to ask whether a task's owner wants to cancel. Seconds: `timeout` of one exchange,
-        `min_interval` between two progresses of one task, `end_timeout` for the answer to a task's end (0: it is not
-        waited for), `exit_timeout` for what waits at the process's end. `max_pending`: commands that may wait while the
-        server is away. `ca`, `cert`, `key`: PEM files, whom to trust and what to show who asks. `proxy`: an address;
-        None: as the environment says, but never to this machine; False: none.
-
-        Raises ValueError for what cannot be right, ImportError for a library that is not installed.
-        """
-        for name, value in (
-            ("min_interval", min_interval),
-            ("exit_timeout", exit_timeout),
-            ("end_timeout", end_timeout),
-        ):
-            if not value >= 0:
-                raise ValueError(f"{name}: {value!r}: expected a number of seconds, 0 or more")
-        if not max_pending > 0:
-            raise ValueError(f"max_pending: {max_pending!r}: expected a number above 0")
-        trust = Trust(*(None if file is None else os.fspath(file) for file in (ca, cert, key)))
+    def __init__(self, settings: PublisherSettings) -> None:
         self._address = self._address_of(
-            url, api_key=api_key, prefix=prefix, http_url=http_url, timeout=timeout, trust=trust, proxy=proxy
+            settings.url,
+            api_key=settings.api_key,
+            prefix=settings.prefix,
+            http_url=settings.http_url,
+            timeout=settings.timeout,
+            trust=settings.trust,
+            proxy=settings.proxy,
         )
         self._background = Background(
             self._address.transport,
-            min_interval=min_interval,
-            max_pending=max_pending,
-            exit_timeout=exit_timeout,
-            end_timeout=end_timeout,
+            min_interval=settings.min_interval,
+            max_pending=settings.max_pending,
+            exit_timeout=settings.exit_timeout,
+            end_timeout=settings.end_timeout,
         )
         self._transport: Transport | None = None
         self._owner = 0
@@ -173,6 +168,53 @@ class Core:
         if self._transport is not None and self._owner == os.getpid():
             self._transport.close()
         return flushed
+
+
+class PublisherBase(Core):
+    """What both publishers are made with."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        prefix: str = "push",
+        http_url: str | None = None,
+        timeout: float = 5.0,
+        min_interval: float = 0.5,
+        max_pending: int = 10_000,
+        exit_timeout: float = 5.0,
+        end_timeout: float = 2.0,
+        ca: str | os.PathLike[str] | None = None,
+        cert: str | os.PathLike[str] | None = None,
+        key: str | os.PathLike[str] | None = None,
+        proxy: str | bool | None = None,
+    ) -> None:
+        """`url`: ``http(s)://host:port`` with an API key, or ``redis(s)://`` or ``unix://`` with the server's prefix.
+
+        `http_url`: over Redis, where to ask whether a task's owner wants to cancel. Seconds: `timeout` of one exchange,
+        `min_interval` between two progresses of one task, `end_timeout` for the answer to a task's end (0: it is not
+        waited for), `exit_timeout` for what waits at the process's end. `max_pending`: commands that may wait while the
+        server is away. `ca`, `cert`, `key`: PEM files, whom to trust and what to show who asks. `proxy`: an address;
+        None: as the environment says, but never to this machine; False: none.
+
+        Raises ValueError for what cannot be right, ImportError for a library that is not installed.
+        """
+        trust = Trust(*(None if file is None else os.fspath(file) for file in (ca, cert, key)))
+        settings = PublisherSettings(
+            url=url,
+            api_key=api_key,
+            prefix=prefix,
+            http_url=http_url,
+            timeout=timeout,
+            min_interval=min_interval,
+            max_pending=max_pending,
+            exit_timeout=exit_timeout,
+            end_timeout=end_timeout,
+            trust=trust,
+            proxy=proxy,
+        )
+        super().__init__(settings)
 
 
 def publish(channel: str, data: Any, options: commands.PublishOptions) -> CommandCall[Receipt]:

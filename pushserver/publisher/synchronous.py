@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar, Unpack
 
 from pushserver.publisher import core
 from pushserver.publisher.commands import BroadcastOptions, Command, NotifyOptions, PublishOptions
-from pushserver.publisher.core import Core
+from pushserver.publisher.core import PublisherBase
 from pushserver.publisher.errors import PublishError
 from pushserver.publisher.receipts import DisconnectResult, Notified, Receipt, RevokeResult, Ticket
 from pushserver.publisher.tasks import Task
@@ -22,7 +22,7 @@ from pushserver.publisher.tracks import Track
 T = TypeVar("T")
 
 
-class Publisher(Core):
+class Publisher(PublisherBase):
     """Publishes, notifies, and tells of tasks. Safe in many threads and over forks; make one and keep it."""
 
     def publish(

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from pushserver.publisher.asynchronous import AsyncPublisher
 from pushserver.publisher.commands import Command
-from pushserver.publisher.core import Core
+from pushserver.publisher.core import PublisherBase
 from pushserver.publisher.nowhere import NullTransport
 from pushserver.publisher.synchronous import Publisher
 from pushserver.publisher.transport import Transport
@@ -25,7 +25,7 @@ T = TypeVar("T")
 _ENDS = {"task.complete": "completed", "task.fail": "failed", "task.cancel": "cancelled"}
 
 
-class _Recording(Core):
+class _Recording(PublisherBase):
     """What both publishers for tests share. The options are those of `Publisher`, but for the address."""
 
     def __init__(self, **options: Any) -> None:
