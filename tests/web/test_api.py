@@ -17,7 +17,7 @@ from twisted.internet.threads import deferToThread
 from pushserver.config.checks import AuthSection, ServerSection
 from pushserver.web import farewell, http
 from tests.harness import Answer, start
-from tests.harness import ServerSection as Process
+from tests.harness import Server as Process
 from tests.inside import API_KEY, Inside, running, token
 from tests.rawsocket import RawSocket
 
