@@ -6,9 +6,10 @@ Prints, of the working tree, or of a commit and the working tree (``before -> af
 
 - lines by folder, without blank lines, comments and docstrings; docstrings beside them;
 - class names that two modules use. Not counted: the same name in ``engine/embedded`` and ``engine/redis``, and in the
-  two client shells, ``client/aio`` and ``client/tx``;
+  two client shells, ``client/aio`` and ``client/tx``; nor the public names of `PUBLIC_NAMES`;
 - constructors of collaborators that take more than seven parameters. Values are apart: frozen dataclasses, named
-  tuples, enumerations, msgspec's structs;
+  tuples, enumerations, msgspec's structs. The keyword-only settings of the classes that users make, `PUBLIC_CLASSES`,
+  are counted apart;
 - ``Any`` in the signatures of ``server/``, ``engine/`` and ``app/``, where there are such folders. One that stands with
   its reason, a comment ``# Any: …`` in the signature, is counted apart.
 
@@ -37,6 +38,23 @@ PARAMETERS = 7
 #: Places that may use a class name once each.
 TWINS = (("engine/embedded", "engine/redis"), ("client/aio", "client/tx"))
 
+#: Public names of the Python client, and one of Twisted's for a plugin: each is what its users write, and the server
+#: has the same thing, or another one, under the field's word for it.
+PUBLIC_NAMES = {
+    "Options": ("client/state.py", "tap.py"),
+    "Position": ("client/messages.py", "core/positions.py"),
+    "Presence": ("client/messages.py", "server/presence.py"),
+    "TaskState": ("client/messages.py", "core/task.py"),
+}
+
+#: Classes that users make, by module: their keyword-only parameters are settings with defaults, of which a user writes
+#: two or three by name. `PublisherBase` is what `Publisher` and `AsyncPublisher` are made with.
+PUBLIC_CLASSES = {
+    "client/aio.py": "Client",
+    "client/tx.py": "ClientService",
+    "publisher/core.py": "PublisherBase",
+}
+
 #: Folders whose signatures say what they take.
 TYPED = ("server", "engine", "app")
 
@@ -57,6 +75,8 @@ class Shape:
     twice: dict[str, list[str]] = field(default_factory=dict)
     #: parameters of each constructor with too many, by place and name
     wide: dict[str, int] = field(default_factory=dict)
+    #: keyword-only settings of each class that users make, by place and name
+    settings: dict[str, int] = field(default_factory=dict)
     #: functions with `Any` in their signatures, by place and name: without a reason, and with one
     untyped: list[str] = field(default_factory=list)
     reasoned: list[str] = field(default_factory=list)
@@ -81,13 +101,17 @@ def measure(sources: Mapping[str, str]) -> Shape:
             if isinstance(node, ast.ClassDef):
                 names[node.name].append(f"{path}:{node.lineno}")
                 wide = 0 if node.name in values else _parameters(node)
+                place = f"{path}:{node.lineno} {node.name}"
+                if PUBLIC_CLASSES.get(path) == node.name:
+                    shape.settings[place] = _settings(node)
+                    wide -= shape.settings[place]
                 if wide > PARAMETERS:
-                    shape.wide[f"{path}:{node.lineno} {node.name}"] = wide
+                    shape.wide[place] = wide
             elif isinstance(node, Function) and path.split("/")[0] in TYPED and _says_any(node):
                 signature = "\n".join(sources[path].splitlines()[node.lineno - 1 : node.body[0].lineno])
                 where = shape.reasoned if "# Any: " in signature else shape.untyped
                 where.append(f"{path}:{node.lineno} {node.name}")
-    shape.twice = {name: places for name, places in sorted(names.items()) if not _allowed(places)}
+    shape.twice = {name: places for name, places in sorted(names.items()) if not _allowed(name, places)}
     return shape
 
 
@@ -155,6 +179,12 @@ def _parameters(node: ast.ClassDef) -> int:
     return 0
 
 
+def _settings(node: ast.ClassDef) -> int:
+    """Return how many of the constructor's parameters are given by keyword alone."""
+    made = (part for part in node.body if isinstance(part, Function) and part.name == "__init__")
+    return sum(len(constructor.args.kwonlyargs) for constructor in made)
+
+
 def _is_parameter(statement: ast.stmt) -> bool:
     """Whether a statement of a dataclass' body is a field that its constructor takes."""
     if not isinstance(statement, ast.AnnAssign) or _last(statement.annotation) == "ClassVar":
@@ -185,11 +215,12 @@ def _parts(note: ast.expr) -> Iterator[ast.expr]:
             yield part
 
 
-def _allowed(places: list[str]) -> bool:
-    if len(places) < 2:
+def _allowed(name: str, places: list[str]) -> bool:
+    if len(places) < 2 or tuple(place.partition(":")[0] for place in places) == PUBLIC_NAMES.get(name):
         return True
     for twins in TWINS:
-        homes = [next((twin for twin in twins if place.startswith((f"{twin}/", f"{twin}."))), "") for place in places]
+        ours = {twin: tuple(f"{twin}{end}" for end in "/._") for twin in twins}
+        homes = [next((twin for twin in twins if place.startswith(ours[twin])), "") for place in places]
         if "" not in homes and len(set(homes)) == len(homes):
             return True
     return False
@@ -233,6 +264,7 @@ def report(after: Shape, before: Shape | None = None, lines_only: bool = False) 
     for title, part in (
         ("class names used twice", "twice"),
         (f"constructors of collaborators with more than {PARAMETERS} parameters", "wide"),
+        ("classes that users make, with keyword-only settings", "settings"),
         (f"`Any` in signatures of {', '.join(TYPED)}", "untyped"),
         ("the same, with its reason", "reasoned"),
     ):
@@ -240,6 +272,7 @@ def report(after: Shape, before: Shape | None = None, lines_only: bool = False) 
         out.append(f"{title}: {count.strip()}")
     out += [f"  {name}: {', '.join(places)}" for name, places in after.twice.items()]
     out += [f"  {place}: {count} parameters" for place, count in after.wide.items()]
+    out += [f"  {place}: {count} settings" for place, count in after.settings.items()]
     out += [f"  {place}: Any" for place in after.untyped]
     return "\n".join(out)
 

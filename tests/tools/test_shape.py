@@ -5,7 +5,9 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from tools.shape import at, measure, report, working_tree
+import pytest
+
+from tools.shape import PUBLIC_CLASSES, PUBLIC_NAMES, Shape, at, measure, report, working_tree
 
 SEVEN = "a, b, c, d, e, f, g"
 NAMED = (("Few", ""), ("Many", ", *, h"))
@@ -44,10 +46,27 @@ def test_twins_may_share_a_name_once_each() -> None:
     assert measure({"engine/embedded/a.py": a, "engine/redis/a.py": a}).twice == {}
     assert measure({"client/aio.py": a, "client/tx.py": a}).twice == {}
     assert measure({"client/aio/a.py": a, "client/tx/a.py": a}).twice == {}
+    assert measure({"client/aio_link.py": a, "client/tx_link.py": a}).twice == {}
     assert "A" in measure({"engine/redis/a.py": a, "engine/redis/b.py": a}).twice
     assert "A" in measure({"engine/embedded/a.py": a, "engine/redis/a.py": a, "core/a.py": a}).twice
     assert "A" in measure({"engine/embedded/a.py": a, "client/tx.py": a}).twice
     assert "A" in measure({"engine/redistribution/a.py": a, "engine/embedded/a.py": a}).twice
+
+
+def test_a_public_name_may_stand_where_it_is_known_to_and_nowhere_else() -> None:
+    a = "class Position: ..."
+    assert measure({"client/messages.py": a, "core/positions.py": a}).twice == {}
+    assert "Position" in measure({"client/messages.py": a, "server/positions.py": a}).twice
+    assert "Position" in measure({"client/messages.py": a, "core/positions.py": a, "web/a.py": a}).twice
+
+
+def test_settings_of_a_class_that_users_make_are_counted_apart() -> None:
+    source = f"class Client:\n    def __init__(self, a, *, {SEVEN.replace('a', 'i', 1)}, h=1): ...\n"
+    shape = measure({"client/aio.py": source})
+    assert (shape.wide, shape.settings) == ({}, {"client/aio.py:1 Client": 8})
+    assert measure({"client/other.py": source}).wide == {"client/other.py:1 Client": 9}
+    wide = measure({"client/aio.py": f"class Client:\n    def __init__(self, {SEVEN}, h, *, i): ...\n"})
+    assert wide.wide == {"client/aio.py:1 Client": 8}
 
 
 def test_a_constructor_with_eight_parameters_is_found() -> None:
@@ -125,3 +144,23 @@ def test_a_commit_is_read_without_a_checkout(tmp_path: Path) -> None:
     module.write_text("x = 2\n")
     assert at("HEAD", tmp_path) == {"core/a.py": "x = 1\n"}
     assert working_tree(tmp_path) == {"core/a.py": "x = 2\n"}
+
+
+@pytest.fixture(scope="module")
+def package() -> Shape:
+    return measure(working_tree())
+
+
+def test_the_package_has_nothing_of_what_is_unwanted(package: Shape) -> None:
+    assert package.twice == {}
+    assert package.wide == {}
+    assert package.untyped == []
+
+
+def test_what_is_excepted_is_still_there(package: Shape) -> None:
+    """An exception that nothing needs any more is taken away."""
+    sources = working_tree()
+    for name, paths in PUBLIC_NAMES.items():
+        assert all(f"\nclass {name}(" in sources[path] or f"\nclass {name}:" in sources[path] for path in paths), name
+    public = {place.split(":")[0]: place.split()[1] for place in package.settings}
+    assert public == PUBLIC_CLASSES
