@@ -48,7 +48,7 @@ class World:
     def http(self, address: Any) -> Successor:
         return self.successor
 
-    def enter(self, transport: Any) -> None:
+    def register(self, transport: Any) -> None:
         self.places.add(transport)
 
     def leave(self, transport: Any) -> None:
