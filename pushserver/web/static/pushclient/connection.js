@@ -2,7 +2,6 @@ import { createBackoff } from './backoff.js';
 import { CLOSE_CODE_OF, errorOf, mayReconnect, PushError } from './errors.js';
 import { run } from './events.js';
 import { createInbox } from './inbox.js';
-import { openEventStream, streamUrl, watchForWebSocket } from './links/eventstream.js';
 import { openWebSocket, webSocketUrl } from './links/websocket.js';
 import { createOutbox } from './outbox.js';
 import { deferred, quiet } from './promises.js';
@@ -18,6 +17,9 @@ const NO_PUSH = /^(auth_success|auth_failed|pong|error)$/;
 const PROBE_AFTER_WAKE = 5000;
 /** Attempts that the page's events bring forward lie so far apart. */
 const HURRY = 3000;
+
+/** What the state says of an error, or of none. */
+const told = (error) => ({ error: error && error.message, lastError: error });
 
 /**
  * The connection: one link at a time, and what becomes of it.
@@ -177,24 +179,31 @@ export function createConnection(options, env, store, events) {
       message: ifCurrent(receive),
       alive: ifCurrent(alive),
       closed: ifCurrent((_, code, reason, failure) => {
-        made.failure ??= failure;
+        if (failure) made.failure ??= errorOf(failure);
         lost(made, code, reason);
       }),
     };
-    try {
-      made.transport = kind === 'websocket'
-        ? openWebSocket(env, webSocketUrl(url), heard)
-        : openEventStream(env, streamUrl(options.sseUrl, url), recover ? [] : subscriptions.toOpen(made), made.token, heard);
-    } catch (error) {
-      // A url that cannot be opened (its syntax, mixed content) will not be better the next time.
-      return stop(new PushError('CLOSED', error.message));
-    }
-    if (websocket && kind === 'sse') made.upgrade = () => watchForWebSocket(env, made, webSocketUrl(url), options, () => {
-      blocked = false;
-      abandon('a WebSocket works');
-      connection.connect();
-    });
-    set({ socket: made.transport.socket ?? null });
+    const open = (openLink) => {
+      try {
+        made.transport = openLink();
+      } catch (error) {
+        // A url that cannot be opened (its syntax, mixed content) will not be better the next time.
+        return stop(new PushError('CLOSED', error.message));
+      }
+      set({ socket: made.transport.socket ?? null });
+    };
+    const openSocket = (events) => openWebSocket(env, webSocketUrl(url), events);
+    if (kind === 'websocket') return open(() => openSocket(heard));
+    // Most pages never need it. Where it does not load, this attempt has failed like any other.
+    import('./links/eventstream.js').then(ifCurrent((_, { openEventStream, watchForWebSocket }) => {
+      if (websocket) made.upgrade = () => watchForWebSocket(env, made, openSocket, options, () => {
+        blocked = false;
+        abandon('a WebSocket works');
+        connection.connect();
+      });
+      const channels = recover ? [] : subscriptions.toOpen(made);
+      open(() => openEventStream(env, { ...options, url }, channels, made.token, heard));
+    }), (error) => heard.closed(1006, error.message));
   };
 
   const signIn = async (given) => {
@@ -244,8 +253,7 @@ export function createConnection(options, env, store, events) {
       userId: id,
       permissions: Object.freeze(data.permissions ?? []),
       reconnectAttempts: 0,
-      error: null,
-      lastError: null,
+      ...told(null),
     });
     if (given !== link) return;
     session.schedule(data.expiresAt);
@@ -314,7 +322,7 @@ export function createConnection(options, env, store, events) {
       if (kind === 'websocket') failuresToOpen += 1;
       else blocked = false;
     }
-    drop(4001, retry ? { connectionState: 'waiting', error: message, lastError: error } : { connectionState: 'connecting' });
+    drop(4001, retry ? { connectionState: 'waiting', ...told(error) } : { connectionState: 'connecting' });
     outbox.lost();
     if (ready) emit('disconnect', { code: effective, reason: message, willReconnect: again || !retry });
     if (failure?.code === 'TOKEN') emit('error', failure);
@@ -364,8 +372,7 @@ export function createConnection(options, env, store, events) {
       transport: null,
       connectionState: 'closed',
       nextAttemptAt: null,
-      error: wish ? null : error.message,
-      lastError: wish ? null : error,
+      ...told(wish ? null : error),
     });
     outbox.fail(error);
     opening?.reject(error);
@@ -458,7 +465,7 @@ export function createConnection(options, env, store, events) {
         backoff.reset();
         watchdog.listen();
         arm();
-        set({ reconnectAttempts: 0, error: null, lastError: null });
+        set({ reconnectAttempts: 0, ...told(null) });
       }
       if (!link) attempt();
       else if (link.ready) opened();

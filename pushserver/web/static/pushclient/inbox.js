@@ -1,11 +1,12 @@
 import { isTemporary, PushError } from './errors.js';
 import { UNTAKEN } from './events.js';
+import { isFinal } from './tasks.js';
 
 /** With so many behind it (as many as an inbox keeps by default) a handler has no more than so many ms left. */
 const CROWD = 100;
 const CROWDED = 1000;
 
-const isTaskEnd = ({ type, data }) => type.startsWith('task_') && /^(completed|failed|cancelled)$/.test(data?.status);
+const isTaskEnd = ({ type, data }) => type.startsWith('task_') && isFinal(data);
 
 /**
  * One user's inbox: who took its messages, and what of it is acknowledged.
@@ -57,6 +58,10 @@ export function createInbox(line, { autoAck, ackDelay, holdUnhandled, handlerTim
     entry.until ??= line.now() + holdUnhandled;
     entry.end = line.later(entry.until - line.now(), () => finish(entry));
   };
+  const stopGathering = () => {
+    gathering?.();
+    gathering = null;
+  };
   const held = () => entries.filter((entry) => entry.held);
   const schedule = () => {
     if (!gathering && line.link && handled > acked) gathering = line.later(ackDelay, inbox.flush);
@@ -107,8 +112,7 @@ export function createInbox(line, { autoAck, ackDelay, holdUnhandled, handlerTim
 
     /** Tells the server at once. */
     flush() {
-      gathering?.();
-      gathering = null;
+      stopGathering();
       if (!line.link || epoch === null || handled <= acked) return;
       const before = acked;
       acked = handled;
@@ -122,14 +126,13 @@ export function createInbox(line, { autoAck, ackDelay, holdUnhandled, handlerTim
 
     /** No connection is wanted: no timer waits for one. */
     rest() {
-      gathering?.();
-      gathering = null;
+      stopGathering();
       for (const entry of held()) entry.end();
     },
 
     /** Its user is gone. */
     end() {
-      gathering?.();
+      stopGathering();
       for (const entry of entries) {
         entry.end();
         entry.done = true;

@@ -106,8 +106,8 @@ export function createOutbox(line, { maxQueue, queueTimeout, requestTimeout }) {
         const sent = inFlight.has(entry.id);
         if (sent ? line.since(entry.sentAt) < entry.timeout : line.now() < entry.deadline) continue;
         drop(entry);
-        const what = sent ? `no reply to ${entry.type}` : `no connection for ${entry.type}`;
-        entry.fail(new PushError('TIMEOUT', `${what} in time`));
+        const what = sent ? 'reply to' : 'connection for';
+        entry.fail(new PushError('TIMEOUT', `no ${what} ${entry.type} in time`));
       }
       outbox.pump();
     },

@@ -1,6 +1,6 @@
 import { run } from './events.js';
 import { DEFAULTS } from './options.js';
-import { NO_TASKS, setProgress, setStatus, takeTasks } from './tasks.js';
+import { NO_TASKS, selectProgress, selectStatus, setProgress, setStatus, takeTasks } from './tasks.js';
 
 export const NO_PERMISSIONS = Object.freeze([]);
 
@@ -65,7 +65,7 @@ export class Store {
 
   /** Takes those task states that are newer than what is known, in one change of the snapshot. Returns them. */
   applyTasks(states) {
-    const { taken, patch } = takeTasks(this.#snapshot, states);
+    const [taken, patch] = takeTasks(this.#snapshot, states);
     if (patch) this.set(patch);
     return taken;
   }
@@ -80,10 +80,10 @@ export class Store {
   }
 
   getTaskProgress(taskId) {
-    return this.#snapshot.taskProgress.get(taskId) ?? 0;
+    return selectProgress(taskId)(this.#snapshot);
   }
 
   getTaskStatus(taskId) {
-    return this.#snapshot.taskStatus.get(taskId);
+    return selectStatus(taskId)(this.#snapshot);
   }
 }

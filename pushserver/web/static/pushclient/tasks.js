@@ -1,6 +1,8 @@
 import { quiet } from './promises.js';
 
-const FINAL_STATUS = new Set(['completed', 'failed', 'cancelled']);
+/** Whether a task in this state has ended. */
+export const isFinal = (state) => /^(completed|failed|cancelled)$/.test(state?.status);
+
 const MAX_TASKS = 1000;
 
 /** Selectors for `select` and for hooks. */
@@ -30,8 +32,8 @@ function bounded(map) {
 }
 
 /**
- * Of some task states those that are newer than what the snapshot knows: `{taken, patch}`, where `patch` changes the
- * snapshot accordingly (null: nothing to change). A thousand tasks are kept; finished ones go first.
+ * Of some task states those that are newer than what the snapshot knows: `[taken, patch]`, where `patch` changes the
+ * snapshot accordingly (none: nothing to change). A thousand tasks are kept; finished ones go first.
  */
 export function takeTasks(snapshot, states) {
   const tasks = new Map(snapshot.tasks);
@@ -46,16 +48,16 @@ export function takeTasks(snapshot, states) {
     if (state.status !== undefined) taskStatus.set(state.taskId, state.status);
     taken.push(state);
   }
-  if (taken.length === 0) return { taken, patch: null };
+  if (taken.length === 0) return [taken];
   if (tasks.size > MAX_TASKS) {
     for (const [taskId, state] of tasks) {
-      if (tasks.size > MAX_TASKS && FINAL_STATUS.has(state.status)) {
+      if (tasks.size > MAX_TASKS && isFinal(state)) {
         for (const map of [tasks, taskProgress, taskStatus]) map.delete(taskId);
       }
     }
   }
   const patch = { tasks: bounded(tasks), taskProgress: bounded(taskProgress), taskStatus: bounded(taskStatus) };
-  return { taken, patch };
+  return [taken, patch];
 }
 
 /** What changes the snapshot to show this percentage. */

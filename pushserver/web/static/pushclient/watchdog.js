@@ -28,7 +28,7 @@ export function createWatchdog({ now, setTimeout, clearTimeout, window, document
     },
 
     /** Ticks from now on, often enough for a heartbeat of this interval and timeout. */
-    arm({ interval, timeout } = { interval: Infinity, timeout: Infinity }) {
+    arm({ interval = Infinity, timeout = Infinity } = {}) {
       clearTimeout(timer);
       const period = Math.max(20, Math.min(TICK, interval / 4, timeout / 4));
       lastTick = now();

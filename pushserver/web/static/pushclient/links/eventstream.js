@@ -1,17 +1,22 @@
-import { errorOf } from '../errors.js';
-import { openWebSocket, webSocketUrl } from './websocket.js';
-
+// It imports nothing: what a page loads that never needs it must not be cut for its sake.
 const MAX_UPGRADE_AFTER = 600000;
 
 /** The event stream's address: given, or `sse` beside the WebSocket's. */
-export function streamUrl(sseUrl, url) {
-  const target = new URL(webSocketUrl(sseUrl ?? url).replace(/^ws/, 'http'));
+function streamUrl({ sseUrl, url = '/ws' }) {
+  const { href } = new URL(sseUrl ?? url, globalThis.location?.href);
+  const target = new URL(href.replace(/^ws/, 'http'));
+  target.hash = '';
   if (!sseUrl) target.pathname = target.pathname.replace(/[^/]*$/, 'sse');
   return target;
 }
 
-/** A link over server-sent events: the stream one way, one POST for each message the other way, in order. */
-export function openEventStream({ fetch, setTimeout, clearTimeout }, url, channels, token, events) {
+/**
+ * A link over server-sent events: the stream one way, one POST for each message the other way, in order.
+ *
+ * `events.closed(code, reason, failure)` carries the server's `{code, message, retryAfter?}` where it said why.
+ */
+export function openEventStream({ fetch, setTimeout, clearTimeout }, urls, channels, token, events) {
+  const url = streamUrl(urls);
   const aborted = new AbortController();
   const { signal } = aborted;
   let open = true;
@@ -34,7 +39,10 @@ export function openEventStream({ fetch, setTimeout, clearTimeout }, url, channe
     bearer = await token;
     if (channels.length > 0) url.searchParams.set('channels', channels.join(','));
     const response = await fetch(url.href, { headers: headers({ Accept: 'text/event-stream' }), cache: 'no-store', signal });
-    if (!response.headers.get('content-type')?.startsWith('text/event-stream')) throw errorOf(await fault(response));
+    if (!response.headers.get('content-type')?.startsWith('text/event-stream')) {
+      const failure = await fault(response);
+      return closed(1006, failure.message, failure);
+    }
     if (open) events.opened();
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     let rest = '';
@@ -55,7 +63,7 @@ export function openEventStream({ fetch, setTimeout, clearTimeout }, url, channe
     }
     closed(1006, 'the stream ended');
   };
-  read().catch((error) => closed(1006, error.message, error.name === 'PushError' ? error : undefined));
+  read().catch((error) => closed(1006, error.message, error.name === 'PushError' && error));
 
   const post = async (text) => {
     if (signal.aborted) return;
@@ -94,17 +102,17 @@ export function openEventStream({ fetch, setTimeout, clearTimeout }, url, channe
 }
 
 /**
- * While `link` lives over an event stream: tries now and then, ever more rarely, whether a WebSocket works meanwhile, and
- * calls `found` when one does.
+ * While `link` lives over an event stream: tries now and then, ever more rarely, whether a WebSocket works meanwhile
+ * (`open(events)` makes one), and calls `found` when one does.
  */
-export function watchForWebSocket(env, link, url, { lossWindow, connectTimeout }, found) {
+export function watchForWebSocket(env, link, open, { lossWindow, connectTimeout }, found) {
   const tryAfter = (delay) => link.later(delay * (1 + env.random()), () => {
     const over = (works) => {
       socket.close(1000);
       env.clearTimeout(timer);
       if (link.transport.isOpen) (works ? found : tryAfter)(Math.min(delay * 2, MAX_UPGRADE_AFTER));
     };
-    const socket = openWebSocket(env, url, {
+    const socket = open({
       // Any answer will do, also that one has to sign in first.
       opened: () => socket.send('{"type":"ping","data":{}}'),
       message: () => over(true),
