@@ -183,7 +183,8 @@ class Client:
 class House:
     """A node and its clients."""
 
-    def __init__(self, place: Path, settings: str = "") -> None:
+    def __init__(self, place: Path, settings: str = "", engine: Any = None) -> None:
+        """``engine``: what the node stands on, instead of an embedded engine of its own."""
         from twisted.internet import reactor
 
         place.mkdir(parents=True, exist_ok=True)
@@ -196,7 +197,7 @@ class House:
         inbox = self.config.inbox
         rules = InboxRules(inbox.max_messages, inbox.max_chat_messages, inbox.ttl)
         clock = Clock(self.clock, self.now)
-        self.engine = EmbeddedEngine(reactor, clock, place / "state", rules, self.config.tasks.ttl, "here")
+        self.engine = engine or EmbeddedEngine(reactor, clock, place / "state", rules, self.config.tasks.ttl, "here")
         self.node = make_node(clock, self.config, self.engine, "here")
         self.numbers = itertools.count(1)
 

@@ -129,11 +129,16 @@ class ChatReceipt(Struct, frozen=True, rename="camel"):
 
 
 class History(Struct, frozen=True):
-    """A part of a channel's history, and the newest position."""
+    """A part of a channel's history, and the newest position.
+
+    Where there is ``more`` than a reply holds, the position is the one to read on from; a reversed part is read on
+    before its last message.
+    """
 
     messages: list[Push] = []
     offset: int = 0
     epoch: str = ""
+    more: bool = False
 
 
 class PresentUser(Struct, frozen=True, rename="camel"):

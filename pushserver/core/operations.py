@@ -35,7 +35,10 @@ class SubscribeItem(Struct, frozen=True):
 
 
 class Subscribe(Struct, frozen=True):
+    """``before``: messages of another outcome that the reply tells beside this one's."""
+
     items: tuple[SubscribeItem, ...]
+    before: tuple[Publication, ...] = ()
 
 
 class Unsubscribe(Struct, frozen=True):
@@ -104,12 +107,15 @@ class Rejection(Struct, frozen=True):
 
 
 class Recovery(Struct, frozen=True):
-    """The state of a channel that keeps messages at the moment of subscription."""
+    """The state of a channel that keeps messages at the moment of subscription. ``more``: it is told as it was at the
+    last of ``messages`` (or at the position asked from, where there are none), and what came after follows as pushes.
+    """
 
     recovered: bool
     offset: int
     epoch: str
     messages: tuple[Publication, ...] = ()
+    more: bool = False
 
 
 class UserStatus(Struct, frozen=True, rename="camel"):
@@ -178,9 +184,13 @@ class Acknowledged(Struct, frozen=True):
 
 
 class HistoryRead(Struct, frozen=True):
+    """A page of a history. ``more``: it was ended by what a reply may hold; ``offset`` is then where to read on, but in
+    a reversed one the newest, as where all is told."""
+
     messages: tuple[Publication, ...]
     offset: int
     epoch: str
+    more: bool = False
 
 
 class PresenceRead(Struct, frozen=True):

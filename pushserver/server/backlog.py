@@ -29,14 +29,14 @@ class Waiting(Struct, frozen=True):
     Attributes:
         page: the beginning of what is replayed of the inbox; ``after``: the offset that it follows.
         results: what the answer says of channels that the client had a position in.
-        notices: the newest offset of ``system``.
+        notices: what the client is told of ``system``.
         tasks: unfinished ones, one more than are listed where there are more.
     """
 
     page: InboxPage
     after: int
     results: dict[str, Result]
-    notices: int
+    notices: Recovery | None
     tasks: list[TaskState]
 
     @property
@@ -70,7 +70,7 @@ class Backlog:
             results[own] = recovery
         if SYSTEM in positions:
             results[SYSTEM] = notices
-        return Waiting(page, after, results, 0 if notices is None else notices.offset, tasks)
+        return Waiting(page, after, results, notices, tasks)
 
     async def read_again(self, user_id: str) -> tuple[InboxSummary, list[TaskState]]:
         """Return what a refreshed connection is told: the inbox in numbers, of which nothing follows (what waited was

@@ -67,8 +67,8 @@ class ClientRequests:
             await self._carry_out_anonymously(connection, operation, reply)
             return
         match operation:
-            case operations.Subscribe(items):
-                await self._subscriptions.subscribe(connection, items, reply)
+            case operations.Subscribe():
+                await self._subscriptions.subscribe(connection, operation, reply)
             case operations.Unsubscribe(channels):
                 self._subscriptions.unsubscribe(connection, channels, reply)
             case operations.Publish():
@@ -78,7 +78,7 @@ class ClientRequests:
             case operations.Acknowledge(position):
                 reply(await self._reading.acknowledge(identity.user_id, position))
             case operations.ReadHistory():
-                reply(await self._reading.history(identity.user_id, identity.grants, operation))
+                reply(await self._reading.history(connection, identity.grants, operation))
             case operations.ReadPresence(channel):
                 reply(await self._reading.presence(identity, channel))
             case operations.ReadTask(task_id):
@@ -94,12 +94,12 @@ class ClientRequests:
     ) -> None:
         if self._anonymous:
             match operation:
-                case operations.Subscribe(items):
-                    return await self._subscriptions.subscribe(connection, items, reply)
+                case operations.Subscribe():
+                    return await self._subscriptions.subscribe(connection, operation, reply)
                 case operations.Unsubscribe(channels):
                     return self._subscriptions.unsubscribe(connection, channels, reply)
                 case operations.ReadHistory():
-                    return reply(await self._reading.history(None, NOBODY, operation))
+                    return reply(await self._reading.history(connection, NOBODY, operation))
                 case _:
                     pass
         raise Refused("authenticate first", Code.NOT_AUTHENTICATED)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from msgspec import Struct
+from twisted.internet.defer import DeferredLock
 
 from pushserver.core import errors, operations
 from pushserver.core.errors import Close
@@ -100,6 +101,8 @@ class Connection:
     pinged_at: int = field(init=False, default=0)
     deadline: int = field(init=False, default=0)
     trace: Trace | None = field(init=False, default=None)
+    #: held by what reads its channels again, one after the other; None until something does
+    replaying: DeferredLock | None = field(init=False, default=None)
 
     def send(self, payload: bytes) -> None:
         """Send a reply or notice, behind everything that was sent before it. Never left out."""

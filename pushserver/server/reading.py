@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,9 +16,12 @@ from pushserver.core.permissions import Grants, may_read_history, may_read_prese
 from pushserver.core.positions import Position
 from pushserver.core.publication import Publication
 from pushserver.core.tokens import Identity
+from pushserver.engine.interfaces import PAGE_BYTES, HistoryPage, InboxPage
+from pushserver.server.connection import Connection
 from pushserver.server.limits import Limits
 from pushserver.server.presence import Presence
 from pushserver.server.publishing import Publishing
+from pushserver.server.reply_room import ReplyRoom, size_of
 from pushserver.server.subscriptions import REASONS
 
 if TYPE_CHECKING:
@@ -33,39 +38,79 @@ class ReadRequests:
         self._limits = limits
 
     async def history(
-        self, user_id: str | None, grants: Grants, asked: operations.ReadHistory
+        self, connection: Connection, grants: Grants, asked: operations.ReadHistory
     ) -> operations.HistoryRead:
-        """Return a page of what a channel keeps, for a user with these permissions."""
+        """Return a page of what a channel keeps, without what this client shall not receive."""
+        user_id = None if connection.identity is None else connection.identity.user_id
         refusal = may_read_history(self._publishing.namespace(asked.channel), asked.channel, user_id, grants)
         if refusal is not None:
             raise Refused(REASONS.get(refusal, "not allowed to read here"), refusal)
-        return await self.read_history(asked)
+        return await self.read_history(asked, lambda message: message.excludes(user_id, connection.id))
 
-    async def read_history(self, asked: operations.ReadHistory) -> operations.HistoryRead:
-        """Return a page of what a channel keeps, for whoever may read it. A stale epoch raises `errors.Conflict`."""
-        namespace = self._publishing.namespace(asked.channel)
-        since = None if asked.since is None else asked.since.offset
-        if namespace.kind is Kind.USER:
-            newest, messages, current = await self._inbox(asked, since)
-        elif namespace.has_positions:
-            page = await self._engine.history.read(asked.channel, since, asked.limit, asked.reverse)
-            newest, messages, current = page.newest, page.messages, page.current
-        else:
-            raise NotFound("this channel keeps no messages")
-        if asked.since is not None and current(asked.since).epoch != newest.epoch:
+    async def read_history(
+        self, asked: operations.ReadHistory, hidden: Callable[[Publication], bool] | None = None
+    ) -> operations.HistoryRead:
+        """Return a page of what a channel keeps, for whoever may read it, in the room of one reply. ``hidden``: what is
+        left out. A stale epoch raises `errors.Conflict`."""
+        read = self._reader(asked)
+        after = None if asked.since is None else asked.since.offset
+        page = await read(after, asked.limit, PAGE_BYTES)
+        newest = page.newest
+        if asked.since is not None and page.current(asked.since).epoch != newest.epoch:
             raise Conflict("the epoch is another one by now")
-        return operations.HistoryRead(tuple(messages), newest.offset, newest.epoch)
+        room, limit = ReplyRoom(), asked.limit
+        shown: list[Publication] = []
+        while True:
+            taken = room.take(page.messages)
+            shown += taken if hidden is None else [m for m in taken if not hidden(m)]
+            more = page.more or len(taken) < len(page.messages)
+            if taken:
+                after = taken[-1].offset
+            if len(shown) >= asked.limit or (shown and more) or not (more or len(page.messages) == limit):
+                break
+            # Hidden ones made it short. What they took is free again where nothing else is shown.
+            room, limit = room if shown else ReplyRoom(), max(asked.limit - len(shown), 100)
+            page = await read(after, limit, max(1, room.left))
+            if page.newest.epoch != newest.epoch:
+                # Another life of the channel began meanwhile.
+                break
+        more = more and len(shown) <= asked.limit
+        offset = after if more and not asked.reverse and after is not None else newest.offset
+        return operations.HistoryRead(tuple(shown[: asked.limit]), offset, newest.epoch, more)
 
-    async def _inbox(
-        self, asked: operations.ReadHistory, since: int | None
-    ) -> tuple[Position, list[Publication], Callable[[Position], Position]]:
-        page = await self._engine.inbox.read(asked.channel.partition(":")[2], 0, self._limits.inbox_size)
-        kept = [m for m in page.messages if m.offset is not None]
-        if asked.reverse:
-            kept = [m for m in reversed(kept) if since is None or (m.offset or 0) < since]
-        elif since is not None:
-            kept = [m for m in kept if (m.offset or 0) > since]
-        return Position(page.offset, page.epoch), kept[: asked.limit], page.current
+    def _reader(self, asked: operations.ReadHistory) -> Callable[[int | None, int, int], Awaitable[HistoryPage]]:
+        """Return what reads at most so many messages and bytes of a channel after an offset, or before it. Raises
+        `errors.NotFound` where nothing is kept."""
+        namespace = self._publishing.namespace(asked.channel)
+        if namespace.kind is Kind.USER:
+            user_id = asked.channel.partition(":")[2]
+            return partial(self._newest_of_inbox if asked.reverse else self._inbox, user_id)
+        if not namespace.has_positions:
+            raise NotFound("this channel keeps no messages")
+        kept = self._engine.history
+        return lambda after, limit, octets: kept.read(asked.channel, after, limit, asked.reverse, octets)
+
+    async def _inbox(self, user_id: str, after: int | None, limit: int, octets: int) -> HistoryPage:
+        page = await self._engine.inbox.read(user_id, after or 0, limit, octets)
+        return _as_history(page, page.messages, page.more)
+
+    async def _newest_of_inbox(self, user_id: str, before: int | None, limit: int, octets: int) -> HistoryPage:
+        # An inbox is read forwards alone: of all its pages the end is kept.
+        kept: deque[Publication] = deque()
+        total = size = after = 0
+        while True:
+            page = await self._engine.inbox.read(user_id, after, self._limits.inbox_size, PAGE_BYTES)
+            for message in page.messages:
+                after = message.offset or 0
+                if before is not None and after >= before:
+                    continue
+                kept.append(message)
+                total += 1
+                size += size_of(message)
+                while len(kept) > limit or (size > octets and len(kept) > 1):
+                    size -= size_of(kept.popleft())
+            if not page.more:
+                return _as_history(page, list(reversed(kept)), len(kept) < min(limit, total))
 
     async def presence(self, identity: Identity, name: str) -> operations.PresenceRead:
         """Return who is present, for a user."""
@@ -91,3 +136,7 @@ def _user(user_id: str, connections: int, info: msgspec.Raw | None) -> dict[str,
     if info is not None:
         user["info"] = info
     return user
+
+
+def _as_history(page: InboxPage, messages: list[Publication], more: bool) -> HistoryPage:
+    return HistoryPage(messages, Position(page.offset, page.epoch), 0, more, page.previous_epoch)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Final
 
-from twisted.internet.defer import CancelledError, Deferred
+import msgspec
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -15,12 +16,13 @@ from pushserver.core.errors import Unavailable
 from pushserver.core.operations import InboxOverflow, Recovery, Resync
 from pushserver.core.positions import Position
 from pushserver.core.publication import Publication
-from pushserver.engine.interfaces import InboxPage
+from pushserver.engine.interfaces import HistoryPage, InboxPage
 from pushserver.server.channel import CatchUp
 from pushserver.server.clock import Clock
 from pushserver.server.connection import Connection
 from pushserver.server.hub import Hub
 from pushserver.server.publishing import Publishing
+from pushserver.server.reply_room import ReplyRoom
 
 if TYPE_CHECKING:
     from pushserver.engine.interfaces import IEngine
@@ -49,30 +51,63 @@ class Replay:
         self._clock = clock
         self._replayed = replayed
 
-    async def history(self, channel: str, since: Position | None, size: int) -> Recovery:
-        """How a subscription of a channel with history begins."""
+    async def history(self, channel: str, since: Position | None, size: int, room: ReplyRoom | None = None) -> Recovery:
+        """How a subscription of a channel with history begins: what has no room in the reply follows (`rest`)."""
         if since is None:
             newest = (await self._engine.history.read(channel, None, 0, False)).newest
             return Recovery(False, newest.offset, newest.epoch)
-        page = await self._engine.history.read(channel, since.offset, size, False)
-        newest, since = page.newest, page.current(since)
-        # More may be kept than is read, where the namespace kept more before.
-        complete = not page.messages or page.messages[-1].offset == newest.offset
-        if not (complete and positions.recovered(since, newest, page.floor)):
-            return Recovery(False, newest.offset, newest.epoch)
-        return Recovery(True, newest.offset, newest.epoch, tuple(page.messages))
+        read = self._engine.history.read
+        room = room or ReplyRoom()
+        async with room.places:
+            page = await read(channel, since.offset, size, False, room.page)
+            newest, since = page.newest, page.current(since)
+            # More may be kept than is read, where the namespace kept more before.
+            complete = page.more or not page.messages or page.messages[-1].offset == newest.offset
+            if not (complete and positions.recovered(since, newest, page.floor)):
+                return Recovery(False, newest.offset, newest.epoch)
+            told = _told(since, newest, room.take(page.messages), page)
+        if not (room.shared and page.more and told.messages[-1:] == (page.messages[-1],)):
+            return told
+        async with room.rest:
+            if not room.left:
+                return told
+            page = await read(channel, told.offset, size, False, room.left)
+            reached = Position(told.offset, newest.epoch)
+            if not positions.recovered(reached, page.newest, page.floor):
+                # The rest is read once more where it is sent, and the loss told there.
+                return told
+            return _joined(told, _told(reached, page.newest, room.take(page.messages), page, size))
 
-    async def inbox(self, user_id: str, since: Position | None, size: int) -> Recovery:
-        """How a subscription of one's own channel begins."""
-        page = await self._engine.inbox.read(user_id, *((None, 0) if since is None else (since.offset, size)))
-        newest = Position(page.offset, page.epoch)
-        since = None if since is None else page.current(since)
-        usable = since is not None and since.epoch == page.epoch and since.offset <= page.offset
-        if not usable or page.lost or page.pending > len(page.messages):
-            return Recovery(False, newest.offset, newest.epoch)
-        for message in page.messages:
+    async def inbox(self, user_id: str, since: Position | None, size: int, room: ReplyRoom | None = None) -> Recovery:
+        """How a subscription of one's own channel begins: what has no room in the reply follows (`rest`)."""
+        if since is None:
+            page = await self._engine.inbox.read(user_id, None, 0)
+            return Recovery(False, page.offset, page.epoch)
+        told = await self._recover_inbox(user_id, since, size, room or ReplyRoom())
+        for message in told.messages:
             self._replayed(message)
-        return Recovery(True, newest.offset, newest.epoch, tuple(page.messages))
+        return told
+
+    async def _recover_inbox(self, user_id: str, since: Position, size: int, room: ReplyRoom) -> Recovery:
+        read = self._engine.inbox.read
+        async with room.places:
+            page = await read(user_id, since.offset, size, room.page)
+            newest, since = Position(page.offset, page.epoch), page.current(since)
+            complete = page.more or page.pending <= len(page.messages)
+            if page.lost or not (complete and positions.recovered(since, newest, 0)):
+                return Recovery(False, newest.offset, newest.epoch)
+            told = _told(since, newest, room.take(page.messages), page)
+        if not (room.shared and page.more and told.messages[-1:] == (page.messages[-1],)):
+            return told
+        async with room.rest:
+            if not room.left:
+                return told
+            page = await read(user_id, told.offset, size, room.left)
+            newest, reached = Position(page.offset, page.epoch), Position(told.offset, newest.epoch)
+            if page.lost or not positions.recovered(reached, newest, 0):
+                # The rest is read once more where it is sent, and the loss told there.
+                return told
+            return _joined(told, _told(reached, newest, room.take(page.messages), page, size))
 
     def replay(self, catchup: CatchUp, page: InboxPage, after: int) -> None:
         """Send what waits in the user's inbox after an offset, then lets the connection go live."""
@@ -81,8 +116,12 @@ class Replay:
     def read_again(self, connection: Connection, name: str, after: int | None) -> None:
         """Read again what did not fit when it was live, once the socket has drained (None: from the cursor on)."""
         # At once: what is published from now on has to be held.
-        catchup = self._hub.begin(connection, name)
-        self._detach(connection, self._read_again(catchup, after))
+        self.rest(self._hub.begin(connection, name), after)
+
+    def rest(self, catchup: CatchUp, after: int | None) -> None:
+        """Send what a channel keeps after an offset (None: after the cursor) once the socket has drained, then let the
+        connection go live. A connection's channels take turns, so that one page of them waits for its socket."""
+        self._detach(catchup.connection, self._take_turn(catchup, after))
 
     async def _replay(self, catchup: CatchUp, page: InboxPage, after: int) -> None:
         connection, name = catchup.connection, catchup.channel.name
@@ -112,6 +151,13 @@ class Replay:
                 connection.notify(Resync(name), self._clock.now(), self._publishing.message_id())
                 page = await self._engine.inbox.read(user_id, None, PAGE)
                 epoch, after, told = page.epoch, page.acked, 0
+
+    async def _take_turn(self, catchup: CatchUp, after: int | None) -> None:
+        connection = catchup.connection
+        if connection.replaying is None:
+            connection.replaying = DeferredLock()
+        async with connection.replaying:
+            await self._read_again(catchup, after)
 
     async def _read_again(self, catchup: CatchUp, after: int | None) -> None:
         connection, name = catchup.connection, catchup.channel.name
@@ -160,3 +206,24 @@ class Replay:
             connection.close(errors.INTERNAL)
 
         Deferred.fromCoroutine(work).addErrback(failed)
+
+
+def without_excluded(recovery: Recovery, connection: Connection) -> Recovery:
+    """Return a recovery without what this connection shall not receive."""
+    kept = tuple(m for m in recovery.messages if not m.excludes(connection.user_id, connection.id))
+    return recovery if len(kept) == len(recovery.messages) else msgspec.structs.replace(recovery, messages=kept)
+
+
+def _told(
+    since: Position, newest: Position, taken: list[Publication], page: HistoryPage | InboxPage, limit: int | None = None
+) -> Recovery:
+    """Return what is told of a page of which this was taken; ``limit``: of so many messages, where that may end it."""
+    more = page.more or len(taken) < len(page.messages) or len(page.messages) == limit
+    offset = newest.offset
+    if more:
+        offset = (taken[-1].offset or 0) if taken else since.offset
+    return Recovery(True, offset, newest.epoch, tuple(taken), more)
+
+
+def _joined(first: Recovery, second: Recovery) -> Recovery:
+    return msgspec.structs.replace(second, messages=first.messages + second.messages)

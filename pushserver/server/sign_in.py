@@ -18,7 +18,7 @@ from twisted.logger import Logger
 
 from pushserver.core import errors, operations
 from pushserver.core.errors import Close, Code, PushError, Refused
-from pushserver.core.operations import InboxSummary, Result
+from pushserver.core.operations import InboxSummary, Recovery, Result
 from pushserver.core.positions import Position
 from pushserver.core.task import TaskState
 from pushserver.core.tokens import Identity
@@ -30,6 +30,7 @@ from pushserver.server.heartbeat import Heartbeat
 from pushserver.server.hub import Hub
 from pushserver.server.limits import Limits
 from pushserver.server.presence import Presence
+from pushserver.server.replay import without_excluded
 from pushserver.server.subscriptions import Reply, Subscriptions
 from pushserver.server.tasks import LISTED, user_channel
 
@@ -175,7 +176,11 @@ class SignIn:
     ) -> None:
         self._heartbeat.authenticated(connection)
         self._hub.counters.authenticated()
-        reply(self._authenticated(connection, identity, waiting.results, waiting.inbox, waiting.tasks))
+        results = {
+            name: without_excluded(told, connection) if isinstance(told, Recovery) else told
+            for name, told in waiting.results.items()
+        }
+        reply(self._authenticated(connection, identity, results, waiting.inbox, waiting.tasks))
         connection.greeted = True
         self._backlog.show_tasks(connection, own, waiting)
         self._subscriptions.go_live(system, waiting.notices)

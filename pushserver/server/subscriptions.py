@@ -11,7 +11,6 @@ from collections.abc import Callable, Coroutine, Sized
 from functools import partial
 from typing import Any, Final
 
-import msgspec
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -30,7 +29,8 @@ from pushserver.server.hub import Hub
 from pushserver.server.limits import Limits
 from pushserver.server.presence import Presence
 from pushserver.server.publishing import Publishing
-from pushserver.server.replay import Replay
+from pushserver.server.replay import Replay, without_excluded
+from pushserver.server.reply_room import ReplyRoom
 from pushserver.server.tasks import Tasks
 
 Reply = Callable[[operations.Outcome], None]
@@ -72,15 +72,17 @@ class Subscriptions:
         self._clock = clock
         self._limits = limits
 
-    async def subscribe(self, connection: Connection, items: tuple[SubscribeItem, ...], reply: Reply) -> None:
-        _check_number(items)
+    async def subscribe(self, connection: Connection, asked: operations.Subscribe, reply: Reply) -> None:
+        """Open all channels that were asked for, answer, and let what follows the answer begin."""
+        _check_number(asked.items)
         results: dict[str, Result] = {}
         rejected: dict[str, Rejection] = {}
-        unique = {item.channel: item for item in items}
+        unique = {item.channel: item for item in asked.items}
         opened: list[Callable[[], None]] = []
         waiting = list(unique.values())
+        room = ReplyRoom(sum(item.since is not None for item in waiting), asked.before)
         while waiting:
-            waiting = await self._open_some(connection, waiting, results, rejected, opened)
+            waiting = await self._open_some(connection, waiting, room, results, rejected, opened)
         reply(operations.Subscribed(sorted(connection.channels), results, rejected))
         for go_live in opened:
             go_live()
@@ -89,13 +91,14 @@ class Subscriptions:
         self,
         connection: Connection,
         items: list[SubscribeItem],
+        room: ReplyRoom,
         results: dict[str, Result],
         rejected: dict[str, Rejection],
         opened: list[Callable[[], None]],
     ) -> list[SubscribeItem]:
         """Open as many channels as there is room for, all at once; return those that found none, where there is room
         again since others were refused."""
-        room = self._limits.channels_per_connection - len(connection.channels) + len(connection.server_channels)
+        places_left = self._limits.channels_per_connection - len(connection.channels) + len(connection.server_channels)
         surplus: list[SubscribeItem] = []
         work: list[Coroutine[Any, Any, None]] = []
         for item in items:
@@ -106,11 +109,11 @@ class Subscriptions:
             except PushError as problem:
                 rejected[item.channel] = Rejection(problem.code, problem.message)
                 continue
-            if not known and room <= 0:
+            if not known and places_left <= 0:
                 surplus.append(item)
                 continue
-            room -= not known
-            work.append(self._open(connection, namespace, item, known, results, rejected, opened))
+            places_left -= not known
+            work.append(self._open(connection, namespace, item, known, room, results, rejected, opened))
         before = len(rejected)
         if work:
             # None of them fails but by being cancelled.
@@ -136,6 +139,7 @@ class Subscriptions:
         namespace: Namespace,
         item: SubscribeItem,
         known: bool,
+        room: ReplyRoom,
         results: dict[str, Result],
         rejected: dict[str, Rejection],
         opened: list[Callable[[], None]],
@@ -152,13 +156,13 @@ class Subscriptions:
                 await self._hub.confirmed(catchup)
             recovery: Recovery | None = None
             if namespace.kind is Kind.USER:
-                recovery = await self._replay.inbox(name.partition(":")[2], item.since, self._limits.inbox_size)
+                recovery = await self._replay.inbox(name.partition(":")[2], item.since, self._limits.inbox_size, room)
             elif namespace.has_positions:
-                recovery = await self._replay.history(name, item.since, namespace.history_size)
+                recovery = await self._replay.history(name, item.since, namespace.history_size, room)
             if namespace.kind is Kind.STATUS:
                 results[name] = await self._presence.status(name.partition(":")[2])
             else:
-                results[name] = None if recovery is None else _without_excluded(recovery, connection)
+                results[name] = None if recovery is None else without_excluded(recovery, connection)
             if not known:
                 await self._presence.join(connection, namespace, name)
         except CancelledError:
@@ -176,7 +180,7 @@ class Subscriptions:
                 opened.append(partial(self._resume, catchup))
         else:
             if catchup is not None:
-                opened.append(partial(self.go_live, catchup, 0 if recovery is None else recovery.offset))
+                opened.append(partial(self.go_live, catchup, recovery))
 
     def _inbox_is_coming(self, connection: Connection, item: SubscribeItem) -> bool:
         """Whether what was promised at sign-in is still being replayed, and the client names no other place."""
@@ -189,8 +193,12 @@ class Subscriptions:
             problem = PushError("something went wrong here", Code.INTERNAL_ERROR)
         return Rejection(problem.code, problem.message)
 
-    def go_live(self, catchup: CatchUp, offset: int) -> None:
-        if not self._hub.go_live(catchup, offset):
+    def go_live(self, catchup: CatchUp, told: Recovery | None) -> None:
+        """Let a follower that was told this of the past go on: with what is left of it, then with the present."""
+        offset = 0 if told is None else told.offset
+        if told is not None and told.more:
+            self._replay.rest(catchup, offset)
+        elif not self._hub.go_live(catchup, offset):
             self._replay.read_again(catchup.connection, catchup.channel.name, offset)
 
     def _resume(self, catchup: CatchUp) -> None:
@@ -269,9 +277,9 @@ class Subscriptions:
             catchup = self._hub.begin(connection, name)
             try:
                 await self._hub.confirmed(catchup)
-                newest = 0
+                newest: Recovery | None = None
                 if namespace.has_positions:
-                    newest = (await self._replay.history(name, None, 0)).offset
+                    newest = await self._replay.history(name, None, 0)
                 await self._presence.join(connection, namespace, name)
             except BaseException:
                 self.drop(connection, name)
@@ -332,8 +340,3 @@ class Subscriptions:
 def _check_number(named: Sized) -> None:
     if len(named) > MAX_NAMES:
         raise Invalid(f"more than {MAX_NAMES} channels in one message")
-
-
-def _without_excluded(recovery: Recovery, connection: Connection) -> Recovery:
-    kept = tuple(m for m in recovery.messages if not m.excludes(connection.user_id, connection.id))
-    return recovery if len(kept) == len(recovery.messages) else msgspec.structs.replace(recovery, messages=kept)

@@ -27,11 +27,13 @@ from pushserver.core.channels import is_id
 from pushserver.core.errors import HTTP_STATUS, Code, Invalid, NotFound, PushError, Refused
 from pushserver.core.positions import Position
 from pushserver.core.task import TaskState
+from pushserver.engine.interfaces import PAGE_BYTES
 from pushserver.protocols.native.messages import MAX_HISTORY, push
 from pushserver.protocols.native.session import reply_of
 from pushserver.server.backend_commands import SCOPES, BackendCommands, CommandBatch, decode
 from pushserver.server.cluster import Target
 from pushserver.server.reading import ReadRequests
+from pushserver.server.reply_room import ReplyRoom
 from pushserver.server.tasks import Tasks
 from pushserver.web.context import Context
 from pushserver.web.http import Refusal, argument, headers_of, respond, respond_error, respond_options
@@ -302,9 +304,11 @@ class Api(Resource):
         return {"tasks": tasks}
 
     async def _inbox(self, request: Request, path: list[str]) -> Any:
-        page = await self._engine.inbox.read(_user(request), 0, 1_000_000)
-        kept = [msgspec.Raw(push(m)) for m in page.messages]
-        return {"messages": kept, "offset": page.offset, "epoch": page.epoch, "acked": page.acked}
+        page = await self._engine.inbox.read(_user(request), 0, 1_000_000, PAGE_BYTES)
+        taken = ReplyRoom().take(page.messages)
+        kept = [msgspec.Raw(push(m)) for m in taken]
+        inbox = {"messages": kept, "offset": page.offset, "epoch": page.epoch, "acked": page.acked}
+        return inbox | ({"more": True} if page.more or len(taken) < len(page.messages) else {})
 
     async def _clear_inbox(self, request: Request, path: list[str]) -> Any:
         return {"deleted": await self._engine.inbox.clear(_user(request))}

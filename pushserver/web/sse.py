@@ -202,6 +202,7 @@ class Stream:
         self._stand({n: (p.offset, p.epoch) for n, p in positions.items() if n in channels})
         data: dict[str, Any] = {}
         results: dict[str, Any] = {}
+        before: tuple[Publication, ...] = ()
 
         def welcome(outcome: operations.Outcome) -> None:
             assert isinstance(outcome, operations.Authenticated)
@@ -214,6 +215,8 @@ class Stream:
             results.update(data["results"])
             if "system" not in positions:
                 results.pop("system", None)
+            nonlocal before
+            before = tuple(m for told in outcome.results.values() if isinstance(told, Recovery) for m in told.messages)
 
         def subscribed(outcome: operations.Outcome) -> None:
             assert isinstance(outcome, operations.Subscribed)
@@ -226,7 +229,7 @@ class Stream:
             await requests.sign_in(connection, self.identity, {"system": _NO_POSITION} | positions, welcome)
         if connection.open:
             wants = tuple(SubscribeItem(name, positions.get(name)) for name in channels)
-            await requests.carry_out(connection, operations.Subscribe(wants), subscribed)
+            await requests.carry_out(connection, operations.Subscribe(wants, before), subscribed)
         if connection.closing is not None:
             self._code = connection.closing.code
             raise _refusal(connection.closing)

@@ -342,6 +342,22 @@ def test_notify(server: Process) -> None:
     assert server.api("GET", "/api/inbox?userId=7").body["messages"] == []
 
 
+def test_an_inbox_larger_than_an_answer_is_told_in_part(server: Process) -> None:
+    for _ in range(8):
+        commands = [{"method": "notify", "params": {"userId": "much", "data": {"text": "x" * 60_000}}}] * 10
+        post(server, "/api/batch", {"commands": commands})
+    inbox = server.api("GET", "/api/inbox?userId=much").body
+    assert inbox["more"] is True
+    assert 60 < len(inbox["messages"]) < 70
+    assert (inbox["offset"], inbox["messages"][-1]["offset"]) == (80, len(inbox["messages"]))
+    first = server.api("GET", "/api/history?channel=user:much&limit=1000").body
+    assert (first["more"], first["messages"], first["offset"]) == (True, inbox["messages"], len(inbox["messages"]))
+    since = f"&offset={first['offset']}&epoch={first['epoch']}"
+    rest = server.api("GET", f"/api/history?channel=user:much&limit=1000{since}").body
+    assert "more" not in rest
+    assert [m["offset"] for m in first["messages"] + rest["messages"]] == list(range(1, 81))
+
+
 def test_notify_collapses_what_is_unread_and_forgets_what_is_past_its_time(server: Process) -> None:
     for n in range(3):
         post(server, "/api/notify", {"userId": "c1", "data": n, "collapseKey": "k"})

@@ -48,6 +48,10 @@ anonymous = true
 allowed_origins = ["https://app.example"]
 max_connections_per_user = 3
 [[namespaces]]
+name = "long"
+subscribe = "authenticated"
+history_size = 200
+[[namespaces]]
 name = "news"
 subscribe = "authenticated"
 publish = "authenticated"
@@ -152,6 +156,26 @@ def test_it_resumes_where_it_stopped(server: Server, way: str) -> None:
         assert (push["channel"], push["data"]) == (f"user:{user}", "b")
         publish(server, channel, 3)
         assert events.next()["data"] == 3
+
+
+def test_a_long_past_goes_on_behind_the_first_event(server: Server) -> None:
+    with closing(Events(server, "?channels=long:a", Authorization=token(server))) as events:
+        events.next()
+        publish(server, "long:a", 0)
+        events.next()
+        last = events.last_id
+    text = "x" * 60_000
+    for _ in range(8):
+        server.api("POST", "/api/broadcast", {"channels": ["long:a"] * 10, "data": text})
+    with closing(Events(server, "?channels=long:a", Authorization=token(server), Last_Event_ID=last)) as events:
+        told = events.next()["data"]["results"]["long:a"]
+        publish(server, "long:a", "live")
+        assert told["recovered"] is True
+        assert told["offset"] == told["messages"][-1]["offset"]
+        assert 60 < len(told["messages"]) < 70
+        rest = [events.next() for _ in range(told["offset"], 82)]
+        assert [m["offset"] for m in told["messages"] + rest] == list(range(2, 83))
+        assert rest[-1]["data"] == "live"
 
 
 def test_an_early_event_resumes_every_channel(server: Server) -> None:

@@ -264,12 +264,9 @@ def reply_of(outcome: operations.Outcome) -> tuple[str, Any]:
             return "message_sent", data | _repeat(duplicate, conflict)
         case operations.Acknowledged(offset):
             return "ack_success", {"offset": offset}
-        case operations.HistoryRead(kept, offset, epoch):
-            return "history", {
-                "messages": [msgspec.Raw(messages.push(m)) for m in kept],
-                "offset": offset,
-                "epoch": epoch,
-            }
+        case operations.HistoryRead(kept, offset, epoch, more):
+            data = {"messages": [msgspec.Raw(messages.push(m)) for m in kept], "offset": offset, "epoch": epoch}
+            return "history", data | ({"more": True} if more else {})
         case operations.PresenceRead(users, total):
             return "presence", {"users": users, "total": total}
         case operations.TaskRead(state):
