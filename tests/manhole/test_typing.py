@@ -174,6 +174,7 @@ def memory(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.full
 def test_an_operator_who_does_not_read_costs_little_and_the_user_nothing(operator: Operator, window: Window) -> None:
     window.until(lambda: window.shows(Model()))
     with RawSocket(operator.server.port, timeout=60) as client:

@@ -123,11 +123,15 @@ class ChannelFeed:
             self._want(0, 0)
 
     def _follow_epoch(self, epoch: str) -> None:
-        """Before its first message a channel may change its epoch with the period: nothing of it was missed."""
+        """Before its first message a channel may change its epoch with the period: nothing of it was missed. Any other
+        change is told like a loss, and what comes in the new epoch follows it."""
         assert self.sequencer is not None
         position = self.sequencer.position
-        if position.offset == 0 and _differ_by_period(position.epoch, epoch):
-            self.sequencer.reset(Position(0, epoch))
+        if position.offset == 0 and position.epoch != epoch:
+            if self.wanted and not _differ_by_period(position.epoch, epoch):
+                self._lose(Position(0, epoch))
+            else:
+                self.sequencer.reset(Position(0, epoch))
 
     def _deliver(self, publication: Publication) -> None:
         if self.wanted:
