@@ -160,6 +160,9 @@ class Client:
         self.pings += 1
         return True
 
+    def identified(self) -> None:
+        """There are no strangers here."""
+
     def moves(self) -> bool:
         return False
 

@@ -25,6 +25,9 @@ from pushserver.server.stats import Counters
 class Line(Protocol):
     """What the door offers for one connection."""
 
+    def identified(self) -> None:
+        """The client has shown a valid token: from now on its socket is no stranger's."""
+
     def ping(self) -> bool:
         """Send a sign of life; True where the client must answer it."""
 

@@ -154,6 +154,7 @@ class SignIn:
         if connection.gone:
             raise CancelledError
         connection.identity = identity
+        connection.line.identified()
 
     async def _follow(self, connection: Connection, identity: Identity) -> tuple[CatchUp, CatchUp]:
         await self._presence.connect(connection, identity.user_id)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from functools import lru_cache
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 #: Places in all are at least so many, however few connections a server takes.
 FEWEST: Final = 16
@@ -39,14 +39,6 @@ def place_of(address: str) -> str:
     return str(ipaddress.ip_network((int(ip) >> 64 << 64, 64)))
 
 
-class SocketOwner(Protocol):
-    """What a socket has become."""
-
-    @property
-    def identified(self) -> bool:
-        """Whether it has shown who it is for meanwhile."""
-
-
 class Places:
     """The sockets without a token or key.
 
@@ -57,7 +49,7 @@ class Places:
 
     def __init__(self, by_address: int, in_all: int) -> None:
         self.limit(by_address, in_all)
-        self._places: dict[str, dict[Any, SocketOwner | None]] = {}
+        self._places: dict[str, dict[Any, None]] = {}
         self._of: dict[Any, str] = {}
         #: sockets that lost their place
         self.lost = 0
@@ -70,19 +62,17 @@ class Places:
     def __len__(self) -> int:
         return len(self._of)
 
-    def register(self, transport: Any, address: str, owner: SocketOwner | None = None) -> None:
-        """A socket has come, has become something, or turns out to be another address'. Where there is one too many,
-        the oldest is aborted."""
+    def register(self, transport: Any, address: str) -> None:
+        """A socket has come, or turns out to be another address'. Where it is one too many, the oldest is aborted."""
         place = place_of(address)
         known = self._of.get(transport)
         if known == place:
-            self._places[place][transport] = owner
             return
         if known is not None:
             self.leave(transport)
         self._of[transport] = place
         sockets = self._places.setdefault(place, {})
-        sockets[transport] = owner
+        sockets[transport] = None
         if self._by_address and address != "unix" and len(sockets) > self._by_address:
             self._lose(sockets)
         elif self._in_all and len(self._of) > self._in_all:
@@ -98,13 +88,11 @@ class Places:
         if not sockets:
             del self._places[place]
 
-    def _lose(self, sockets: dict[Any, SocketOwner | None]) -> None:
-        oldest, owner = next(iter(sockets.items()))
+    def _lose(self, sockets: dict[Any, None]) -> None:
+        oldest = next(iter(sockets))
         self.leave(oldest)
-        # Who signed in is not told here at once, and needs no place any more.
-        if owner is None or not owner.identified:
-            self.lost += 1
-            oldest.abortConnection()
+        self.lost += 1
+        oldest.abortConnection()
 
 
 class Bodies:

@@ -298,7 +298,7 @@ class PortFactory(Factory):
                 port._next = farewell
             return
         # An address behind a proxy is known only now.
-        self._places.register(transport, self._admission.address(peer, head.headers), successor)
+        self._places.register(transport, self._admission.address(peer, head.headers))
         hand_over(port, transport, successor, octets)
 
     def stopFactory(self) -> None:

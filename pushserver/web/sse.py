@@ -253,6 +253,9 @@ class Stream:
 
     # -- `connection.Line` --------------------------------------------------------------------------------------------
 
+    def identified(self) -> None:
+        """The request itself showed the token."""
+
     def ping(self) -> bool:
         self.outbox.write(self.dialect.ping())
         return False

@@ -52,6 +52,8 @@ class WebSocketDoor(AutobahnReader):
     _paused = False
     #: what was received and not read yet
     _unread = b""
+    #: a token was shown
+    _identified = False
     #: octets that came after we closed
     _after_close = 0
     #: frames that may still come, and when that was reckoned, s; None while there were no others than ordinary ones
@@ -88,11 +90,6 @@ class WebSocketDoor(AutobahnReader):
         context.rooms.requests.arrive(connection)
         if offer.token is not None:
             self._inbound.sign_in(offer.token)
-
-    @property
-    def identified(self) -> bool:
-        """Whether a token was shown."""
-        return self.connection is not None and self.connection.identity is not None
 
     # -- in -----------------------------------------------------------------------------------------------------------
 
@@ -133,7 +130,7 @@ class WebSocketDoor(AutobahnReader):
             if at >= end:
                 break
             if not until:
-                until = seconds() + (TURN if self.identified else STRANGERS_TURN)
+                until = seconds() + (TURN if self._identified else STRANGERS_TURN)
             elif seconds() >= until:
                 self._unread = data[at:]
                 self.transport.pauseProducing()
@@ -238,10 +235,12 @@ class WebSocketDoor(AutobahnReader):
 
     # -- `connection.Line` --------------------------------------------------------------------------------------------
 
+    def identified(self) -> None:
+        self._identified = True
+        self._factory.context.limits.places.leave(self.transport)
+
     def ping(self) -> bool:
         outbox = self._outbox
-        if self.identified:
-            self._factory.context.limits.places.leave(self.transport)
         if self.is_up and outbox is not None and self.connection is not None:
             outbox.write_first(self.connection.dialect.ping())
             outbox.moved = False

@@ -263,6 +263,9 @@ class Paper:
         self.connection.outbox.write_first(self.connection.dialect.ping())
         return True
 
+    def identified(self) -> None:
+        """There are no strangers here."""
+
     def moves(self) -> bool:
         return False
 

@@ -40,6 +40,9 @@ class Line:
 
     moving = False
 
+    def identified(self) -> None:
+        """It is connected from the start."""
+
     def moves(self) -> bool:
         return self.moving
 

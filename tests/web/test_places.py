@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from http.client import HTTPConnection, RemoteDisconnected
+from socket import create_connection
+
+import pytest
+
 from pushserver.web.places import FEWEST, Bodies, Places, place_of, plain_address
+from tests.harness import Server
+from tests.rawsocket import RawSocket
 
 
 class Socket:
-    def __init__(self, identified: bool = False) -> None:
+    def __init__(self) -> None:
         self.aborted = False
-        self.identified = identified
 
     def abortConnection(self) -> None:
         self.aborted = True
@@ -36,19 +44,6 @@ def test_over_the_limit_in_all_the_address_with_most_loses() -> None:
         places.register(socket, f"198.51.100.{number}")
     assert [socket.aborted for socket in many].index(False) == 3
     assert not any(socket.aborted for socket in few)
-
-
-def test_who_signed_in_meanwhile_is_not_lost() -> None:
-    places = Places(2, 0)
-    signed_in, stranger, newest = Socket(identified=True), Socket(), Socket()
-    places.register(signed_in, "192.0.2.1", signed_in)
-    places.register(stranger, "192.0.2.1", stranger)
-    places.register(newest, "192.0.2.1", newest)
-    assert not signed_in.aborted
-    assert not stranger.aborted
-    assert len(places) == 2
-    places.register(Socket(), "192.0.2.1")
-    assert stranger.aborted
 
 
 def test_who_leaves_or_moves_makes_room() -> None:
@@ -98,3 +93,32 @@ def test_bodies_are_counted_in_all() -> None:
     assert not bodies.take(5)
     bodies.give(6)
     assert bodies.take(10)
+
+
+CONFIG = """
+[server]
+max_pending_per_address = 3
+"""
+
+
+def test_who_signed_in_takes_no_strangers_place(start_server: Callable[..., Server]) -> None:
+    server = start_server(config=CONFIG)
+    with closing(HTTPConnection("127.0.0.1", server.port, timeout=15)) as idle, ExitStack() as stack:
+
+        def status() -> int:
+            idle.request("GET", "/healthz")
+            response = idle.getresponse()
+            response.read()
+            return response.status
+
+        # Its first request came, without a key: a stranger's socket, and the oldest of its address.
+        assert status() == 200
+        for _ in range(4):
+            user = stack.enter_context(RawSocket(server.port))
+            assert user.upgrade().status == 101
+            user.ask({"type": "auth", "id": 1, "data": {"token": server.token("42")}})
+        assert status() == 200
+        strangers = [stack.enter_context(create_connection(("127.0.0.1", server.port), 15)) for _ in range(3)]
+        with pytest.raises((RemoteDisconnected, ConnectionError)):
+            status()
+        assert len(strangers) == 3
