@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import gc
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ from pushserver.web import admission, event_ids, handshake, places, port, proxy_
 
 #: Sizes of the texts, in bytes: from one that is measurable on, doubled up to 1 MiB.
 SIZES = tuple(1 << power for power in range(14, 21))
-#: Twice the text may take so many times as long.
+#: Twice the text may take so many times as long, on average of two doublings.
 FACTOR = 2.5
 #: Work below so many seconds is too quick to be compared: what grows too fast takes far longer at 1 MiB.
 QUICK = 0.005
@@ -356,8 +357,10 @@ def registered_in_vain(root: Path) -> set[str]:
 
 def seconds(parse: Callable[[bytes], Any], text: bytes, times: int) -> float:
     """The processor time of the quickest of several calls: what else runs on the machine makes some slower, none
-    quicker."""
+    quicker. What measures coverage would be measured too, so it rests meanwhile."""
     best = float("inf")
+    tracing = sys.gettrace()
+    sys.settrace(None)
     gc.disable()
     try:
         for _ in range(times):
@@ -366,24 +369,27 @@ def seconds(parse: Callable[[bytes], Any], text: bytes, times: int) -> float:
             best = min(best, time.thread_time() - begin)
     finally:
         gc.enable()
+        sys.settrace(tracing)
     return best
 
 
 def excess(parser: Parser, text: Text, sizes: tuple[int, ...] = SIZES) -> str | None:
-    """What was seen where the work grows faster than the text; None where it does not."""
-    before: float | None = None
+    """What was seen where the work grows faster than the text; None where it does not. Each size is compared with a
+    quarter of it: what is only noise between two sizes does not last over two doublings, and too fast a growth does."""
+    took: dict[int, float] = {}
     for size in sizes:
-        shorter, longer = text(size // 2), text(size)
-        took = seconds(parser.parse, longer, 1)
-        if before is not None and before > QUICK and took > FACTOR * before:
-            # Again, with patience: only what is slow each time is slow.
-            spent = time.thread_time()
-            for round in range(30):
-                before = min(before, seconds(parser.parse, shorter, 2))
-                took = min(took, seconds(parser.parse, longer, 2))
-                if took <= FACTOR * before or (round > 2 and time.thread_time() - spent > 5):
-                    break
-            if took > FACTOR * before:
-                return f"{size} bytes of {longer[:30]!r}… took {took:.4f} s, half of it {before:.4f} s"
-        before = took
+        longer = text(size)
+        took[size] = seconds(parser.parse, longer, 1)
+        before = took.get(size // 4, 0.0)
+        if before <= QUICK or took[size] <= FACTOR**2 * before:
+            continue
+        # Again, with patience: only what is slow each time is slow.
+        shorter = text(size // 4)
+        for _ in range(10):
+            before = min(before, seconds(parser.parse, shorter, 4))
+            took[size] = min(took[size], seconds(parser.parse, longer, 1))
+            if took[size] <= FACTOR**2 * before:
+                break
+        else:
+            return f"{size} bytes of {longer[:30]!r}… took {took[size]:.4f} s, a quarter of it {before:.4f} s"
     return None

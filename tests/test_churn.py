@@ -30,7 +30,6 @@ from pushserver.web.websocket import WebSocketDoor
 from tests.fakes import SECRET
 from tests.harness import free_port
 
-ROUNDS = 2_000
 TOGETHER = 100
 
 SETTINGS = """
@@ -182,7 +181,8 @@ def leftovers(service: PushService) -> dict[str, Any]:
     return {name: what for name, what in found.items() if what}
 
 
-async def test_nothing_is_left_behind_by_any_end(service: PushService) -> None:
+@pytest.mark.parametrize("count", [500, pytest.param(5_000, marks=pytest.mark.full)])
+async def test_nothing_is_left_behind_by_any_end(service: PushService, count: int) -> None:
     from twisted.internet import reactor
     from twisted.internet.endpoints import TCP4ClientEndpoint
 
@@ -191,7 +191,7 @@ async def test_nothing_is_left_behind_by_any_end(service: PushService) -> None:
     lot = random.Random(seed)
     port = port_of(service)
     endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port)
-    for _ in range(ROUNDS // TOGETHER):
+    for _ in range(count // TOGETHER):
         peers: list[Peer] = []
         for _ in range(TOGETHER):
             lines = script(lot, port)
@@ -213,7 +213,7 @@ async def test_nothing_is_left_behind_by_any_end(service: PushService) -> None:
         for peer in peers:
             await peer.gone
     await until(lambda: not leftovers(service))
-    assert service.node.counters.connections_total > ROUNDS / 10
+    assert service.node.counters.connections_total > count / 10
     presence = service.node.presence
     assert all(call.active() for call, *_ in presence._leaving.values())
 

@@ -376,6 +376,7 @@ def test_the_first_example_of_the_guide(stage: Stage, start_server: Callable[...
     stage("until", expression="window.told === 'hello'")
 
 
+@pytest.mark.full
 def test_five_hundred_clients_come_back_without_a_storm(stage: Stage, start_server: Callable[..., Server]) -> None:
     """With the default windows, over real sockets: no second holds more than 15 % of the returns.
 

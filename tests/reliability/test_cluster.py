@@ -21,6 +21,13 @@ def _check(books: Books, seconds: float, seed: int) -> None:
     assert books.seen_ended
 
 
+def test_a_few_faults(tmp_path: Path) -> None:
+    seed = int(os.environ.get("SEED", "1"))
+    books = asyncio.run(run(tmp_path, 15, seed, clients=150))
+    _check(books, 15, seed)
+
+
+@pytest.mark.full
 def test_a_minute_of_faults(tmp_path: Path) -> None:
     seconds, seed = float(os.environ.get("SECONDS_OF_FAULTS", "60")), int(os.environ.get("SEED", "1"))
     books = asyncio.run(run(tmp_path, seconds, seed, clients=300))

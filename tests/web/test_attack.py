@@ -8,7 +8,7 @@ from tests.attack import MEMORY, ROWS, attack
 
 
 def test_nobody_else_pays_for_an_attack(tmp_path: Path) -> None:
-    results = attack(tmp_path, "tcp", "embedded", ROWS, 1, 0.1, wait=False)
+    results = attack(tmp_path, "tcp", "embedded", ROWS, 1, 0.1)
     assert [result.row for result in results] == [row.name for row in ROWS]
     for result in results:
         # Times are for `make attack`, on a machine of its own.
