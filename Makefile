@@ -48,7 +48,7 @@ check: venv
 suite: venv tools
 	@echo "-- pytest, seed $(SEED)"
 	@rm -f .coverage .coverage.*
-	@$(BIN)/coverage run $(PYTEST) -q -m "not slow and not full" -n $(JOBS) --dist loadfile $(ARGS)
+	@$(BIN)/coverage run $(PYTEST) -q -m "not slow and not full" -n $(JOBS) --dist worksteal $(ARGS)
 	@echo "-- coverage"
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report

@@ -9,6 +9,7 @@ would cost it memory for as long as it lives. The head is bounded in size and ti
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -47,7 +48,9 @@ _REASONS: Final = {
 }
 
 #: RFC 9110 section 5.6.2, and what a Host may be made of (RFC 3986 section 3.2.2, and a port).
-_TOKEN: Final = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_METHOD: Final = re.compile(_TOKEN)
+_FIELD: Final = re.compile(_TOKEN + rb":[^\r\n\0]*")
 _HOST: Final = b"!$%&'()*+-._~:;=[]0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
@@ -86,16 +89,14 @@ def parse_head(octets: bytes) -> Head:
     words = lines[0].split(b" ")
     if len(words) != 3 or words[2] not in (b"HTTP/1.1", b"HTTP/1.0") or not words[1]:
         raise Invalid("the request line is not HTTP/1.1")
-    if not words[0] or words[0].translate(None, _TOKEN):
+    if _METHOD.fullmatch(words[0]) is None:
         raise Invalid("the request line is not HTTP/1.1")
     headers: dict[str, list[str]] = {}
     for line in lines[1:]:
-        name, colon, value = line.partition(b":")
-        if not colon or not name or name.translate(None, _TOKEN):
-            raise Invalid("a header line without a name")
-        if b"\r" in value or b"\n" in value or b"\0" in value:
-            raise Invalid("a control character in a header")
-        headers.setdefault(name.lower().decode("latin-1"), []).append(value.strip(b" \t").decode("latin-1"))
+        if _FIELD.fullmatch(line) is None:
+            raise Invalid("a header line without a name, or with a control character")
+        name, _, value = line.decode("latin-1").partition(":")
+        headers.setdefault(name.lower(), []).append(value.strip(" \t"))
     method, target, version = (word.decode("latin-1") for word in words)
     check_hosts(headers.get("host", []), version)
     target = origin_form(target, headers.get("host", [""])[0])
@@ -278,16 +279,17 @@ class PortFactory(Factory):
     def upgrade(self, port: PortProtocol | None, transport: Any, head: Head, octets: bytes) -> None:
         """Admit a WebSocket, or answer why not. ``octets``: what came behind the head."""
         peer = peer_address(transport)
+        address = self._admission.address(peer, head.headers)
         try:
             self._admission.admit(peer, head.headers)
-            successor = self._websocket(head, self._admission.address(peer, head.headers))
+            successor = self._websocket(head, address)
         except PushError as problem:
             status = HTTP_STATUS[problem.code]
             self._counters.refused(status)
             self._counters.events.note(
                 "connection_refused",
                 "a connection is refused: {reason}",
-                self._admission.address(peer, head.headers),
+                address,
                 status,
                 reason=problem.message,
                 origin=head.headers.get("origin"),
@@ -298,7 +300,7 @@ class PortFactory(Factory):
                 port._next = farewell
             return
         # An address behind a proxy is known only now.
-        self._places.register(transport, self._admission.address(peer, head.headers))
+        self._places.register(transport, address)
         hand_over(port, transport, successor, octets)
 
     def stopFactory(self) -> None:

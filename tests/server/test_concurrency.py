@@ -1,0 +1,129 @@
+"""Waiting for several things at once: what each returns, what fails first, and what a cancelled wait leaves."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from typing import Any
+
+import pytest
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.python.failure import Failure
+
+from pushserver.server.concurrency import together
+
+
+def result_of(work: Deferred[Any]) -> Any:
+    results: list[Any] = []
+    work.addCallback(results.append)
+    (result,) = results
+    return result
+
+
+def failure_of(work: Deferred[Any], kind: type[Exception]) -> str:
+    """The text of what it failed with, of which nothing is kept."""
+    failures: list[str] = []
+
+    def note(failure: Failure) -> None:
+        failure.trap(kind)
+        failures.append(str(failure.value))
+
+    work.addErrback(note)
+    (text,) = failures
+    return text
+
+
+async def at_once(value: Any) -> Any:
+    return await succeed(value)
+
+
+async def after(*waits: Deferred[Any]) -> list[Any]:
+    return [await wait for wait in waits]
+
+
+async def fail(kind: type[Exception], text: str, *waits: Deferred[Any]) -> None:
+    await after(*waits)
+    raise kind(text)
+
+
+def run(*work: Any) -> Deferred[Any]:
+    return Deferred.fromCoroutine(together(*work))
+
+
+def test_what_need_not_wait_ends_at_once() -> None:
+    assert result_of(run()) == []
+    assert result_of(run(at_once(1), at_once(2))) == [1, 2]
+
+
+def test_one_that_waits_among_others() -> None:
+    first, second = Deferred[int](), Deferred[int]()
+    both = run(at_once(1), after(first, second), at_once(3))
+    first.callback(20)
+    assert not both.called
+    second.callback(21)
+    assert result_of(both) == [1, [20, 21], 3]
+
+
+def test_several_wait_side_by_side_and_keep_their_order() -> None:
+    waits = [Deferred[int]() for _ in range(3)]
+    both = run(after(waits[0], waits[2]), at_once("x"), after(waits[1]))
+    for number in (2, 1, 0):
+        assert not both.called
+        waits[number].callback(number)
+    assert result_of(both) == [[0, 2], "x", [1]]
+
+
+@pytest.mark.parametrize("waits", [0, 1])
+def test_the_first_failure_is_raised_and_the_others_go_on(waits: int) -> None:
+    reached: list[str] = []
+    failing, other = Deferred[int](), Deferred[int]()
+
+    async def go_on() -> None:
+        await other
+        reached.append("end")
+        raise KeyError("nobody hears of it")
+
+    both = run(go_on(), fail(ValueError, "first", *[failing][:waits]), fail(LookupError, "too late", other))
+    failing.callback(0)
+    assert failure_of(both, ValueError) == "first"
+    other.callback(0)
+    assert reached == ["end"]
+
+
+def test_one_that_waits_alone_fails_as_itself() -> None:
+    failing = Deferred[int]()
+    both = run(at_once(1), after(failing))
+    failing.errback(ValueError("late"))
+    assert failure_of(both, ValueError) == "late"
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_cancelling_it_cancels_all(count: int) -> None:
+    cancelled: list[Deferred[Any]] = []
+    waits = [Deferred[int](cancelled.append) for _ in range(count)]
+    both = run(*map(after, waits))
+    both.cancel()
+    failure_of(both, CancelledError)
+    assert cancelled == waits
+
+
+@pytest.mark.parametrize("waits", [0, 1])
+def test_a_failure_is_gone_by_reference_counts(waits: int) -> None:
+    gone: list[weakref.ref[ValueError]] = []
+
+    class Problem(ValueError):
+        def __init__(self, text: str) -> None:
+            super().__init__(text)
+            gone.append(weakref.ref(self))
+
+    gc.collect()
+    gc.disable()
+    try:
+        failing = Deferred[int]()
+        both = run(fail(Problem, "first", *[failing][:waits]), at_once(1))
+        failing.callback(0)
+        failure_of(both, Problem)
+        del both, failing
+        assert [problem() for problem in gone] == [None]
+    finally:
+        gc.enable()
