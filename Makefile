@@ -15,6 +15,8 @@
 # what chance chose.
 
 SHELL := /bin/bash
+# Hundreds of servers are started: none compiles what another has.
+export PYTHONDONTWRITEBYTECODE :=
 BIN := .venv/bin
 JOBS ?= 2
 ifndef SEED

@@ -185,7 +185,8 @@ class Server:
         with open(self.place / "log", "wb") as log:
             self.process = subprocess.Popen(
                 self.command(),
-                env={**os.environ, **self.environment()},
+                # As one that is installed: compiled once.
+                env={**os.environ, "PYTHONDONTWRITEBYTECODE": "", **self.environment()},
                 # Not in a tree: twistd would import what lies there.
                 cwd=self.place,
                 stdin=subprocess.DEVNULL,

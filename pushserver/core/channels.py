@@ -16,8 +16,12 @@ from typing import Any, Final
 
 import msgspec
 
+from pushserver.core.errors import Code, Refused
+
 MAX_CHANNEL_LENGTH: Final = 255
 MAX_ID_LENGTH: Final = 200
+#: Channels whose namespace is remembered.
+MAX_KNOWN: Final = 10_000
 
 # From "!" to "~" (0x21-0x7E) without "*" (the glob) and "," (separates channels in a query string).
 CHARACTERS: Final = r"!-)+\--~"
@@ -170,7 +174,7 @@ def configured(name: str, **options: Any) -> Namespace:
 class Namespaces:
     """All namespaces of a server: the built-in ones, and in their place or beside them those `configured`."""
 
-    __slots__ = ("_by_name", "_single", "_unnamed", "all")
+    __slots__ = ("_by_name", "_known", "_single", "_unnamed", "all")
 
     def __init__(self, entries: Iterable[Namespace] = ()) -> None:
         """Raises ValueError for a name that no namespace can have, and for one that comes twice."""
@@ -188,11 +192,31 @@ class Namespaces:
         self._single = {name: namespaces[name] for name in _SINGLE}
         self._unnamed = namespaces.get("")
         self._by_name = {name: found for name, found in namespaces.items() if name not in _SINGLE}
+        #: channels that were looked up, since each is looked up many times
+        self._known: dict[str, Namespace] = {}
 
     def adopt(self, other: Namespaces) -> None:
         """Be as another from now on, for all who hold this one."""
         self.all, self._single = other.all, other._single
         self._unnamed, self._by_name = other._unnamed, other._by_name
+        self._known = {}
+
+    def of(self, channel: str) -> Namespace:
+        """Return a channel's namespace. Raises `errors.Refused`: INVALID_CHANNEL, UNKNOWN_CHANNEL."""
+        namespace = self._known.get(channel)
+        if namespace is not None:
+            return namespace
+        if not is_channel(channel):
+            raise Refused("not the name of a channel", Code.INVALID_CHANNEL)
+        namespace = self.find(channel)
+        if namespace is None:
+            raise Refused("no such namespace", Code.UNKNOWN_CHANNEL)
+        if not namespace.names(channel):
+            raise Refused("not the name of a channel", Code.INVALID_CHANNEL)
+        if len(self._known) >= MAX_KNOWN:
+            self._known.clear()
+        self._known[channel] = namespace
+        return namespace
 
     def find(self, channel: str) -> Namespace | None:
         """The namespace of a channel, which is presumed to be well formed; None: unknown, so refuse it."""

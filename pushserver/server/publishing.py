@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from pushserver.core.channels import Kind, Namespace, Namespaces, is_channel
-from pushserver.core.errors import Code, Refused
+from pushserver.core.channels import Kind, Namespace, Namespaces
+from pushserver.core.errors import Refused
 from pushserver.core.publication import Publication
 from pushserver.engine.interfaces import ONCE_TTL, IdempotencyKey, PublishResult, Retention
 from pushserver.server.clock import Clock
@@ -41,15 +41,8 @@ class Publishing:
         return f"{self._prefix}-{next(self._numbers):x}"
 
     def namespace(self, channel: str) -> Namespace:
-        """The channel's namespace. Raises `errors.Refused`: INVALID_CHANNEL, UNKNOWN_CHANNEL."""
-        if not is_channel(channel):
-            raise Refused("not the name of a channel", Code.INVALID_CHANNEL)
-        namespace = self._namespaces.find(channel)
-        if namespace is None:
-            raise Refused("no such namespace", Code.UNKNOWN_CHANNEL)
-        if not namespace.names(channel):
-            raise Refused("not the name of a channel", Code.INVALID_CHANNEL)
-        return namespace
+        """Return a channel's namespace. Raises `errors.Refused`: INVALID_CHANNEL, UNKNOWN_CHANNEL."""
+        return self._namespaces.of(channel)
 
     def retention(self, namespace: Namespace) -> Retention | None:
         if namespace.history_size > 0:

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pushserver.core import channels
 from pushserver.core.channels import (
     BUILT_IN,
     Kind,
@@ -15,6 +16,7 @@ from pushserver.core.channels import (
     is_id,
     is_namespace_name,
 )
+from pushserver.core.errors import Code, Refused
 
 ALLOWED = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in "*,")
 
@@ -164,3 +166,20 @@ def test_channels_that_end_in_an_id(channel: str, well_named: bool) -> None:
     namespace = Namespaces().find(channel)
     assert namespace is not None
     assert namespace.names(channel) is well_named
+
+
+def test_a_channels_namespace_is_remembered_and_follows_what_is_adopted(monkeypatch: pytest.MonkeyPatch) -> None:
+    namespaces = Namespaces([configured("news")])
+    assert namespaces.of("news:a") is namespaces.of("news:a") is namespaces.all["news"]
+    refusals = {"news:*": Code.INVALID_CHANNEL, "other:a": Code.UNKNOWN_CHANNEL, "user:": Code.INVALID_CHANNEL}
+    for name in (*refusals, *refusals):
+        with pytest.raises(Refused) as problem:
+            namespaces.of(name)
+        assert problem.value.code is refusals[name]
+    namespaces.adopt(Namespaces())
+    with pytest.raises(Refused):
+        namespaces.of("news:a")
+    monkeypatch.setattr(channels, "MAX_KNOWN", 3)
+    for number in range(10):
+        namespaces.of(f"chat:{number}")
+        assert len(namespaces._known) <= 3
