@@ -8,8 +8,9 @@
 # make dist    the packages for others, in dist/: wheel, sdist, npm tarball
 # make clean   away with everything that the others made, except the server's state in var/
 #
-# Steps of make full: make conformance, the Autobahn testsuite; make test-newest and make test-oldest, the ordinary
-# suite with the newest and the oldest versions that setup.cfg allows, on each Python that is here (make full takes some).
+# Steps of make full: make coverage, the ordinary suite, and how much of the code it reaches; make conformance, the
+# Autobahn testsuite; make test-newest and make test-oldest, the ordinary suite with the newest and the oldest versions
+# that setup.cfg allows, on each Python that is here (make full takes some).
 #
 # PYTHON chooses the interpreter (3.11 or newer); ARGS goes to pytest, to make full or to the benchmarks; SEED repeats
 # what chance chose.
@@ -22,11 +23,12 @@ JOBS ?= 2
 ifndef SEED
 SEED := $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
 endif
-suite full test-newest test-oldest soak upgrade: export SEED := $(SEED)
-suite full test-newest test-oldest soak upgrade: export PYTHONHASHSEED := $(SEED)
+suite coverage full test-newest test-oldest soak upgrade: export SEED := $(SEED)
+suite coverage full test-newest test-oldest soak upgrade: export PYTHONHASHSEED := $(SEED)
 PYTEST := -m pytest --hypothesis-seed=$(SEED)
+ORDINARY = $(PYTEST) -q -m "not slow and not full" -n $(JOBS) --dist worksteal
 
-.PHONY: run test check suite full conformance test-newest test-oldest soak upgrade matrix bench dist attack audit clean venv tools
+.PHONY: run test check suite coverage full conformance test-newest test-oldest soak upgrade matrix bench dist attack audit clean venv tools
 
 run:
 	@tools/venv.sh run
@@ -49,9 +51,12 @@ check: venv
 
 suite: venv tools
 	@echo "-- pytest, seed $(SEED)"
+	@$(BIN)/python $(ORDINARY) $(ARGS)
+
+coverage: venv tools
+	@echo "-- pytest, seed $(SEED), and what it does not reach"
 	@rm -f .coverage .coverage.*
-	@$(BIN)/coverage run $(PYTEST) -q -m "not slow and not full" -n $(JOBS) --dist worksteal $(ARGS)
-	@echo "-- coverage"
+	@$(BIN)/coverage run $(ORDINARY) $(ARGS)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 

@@ -105,7 +105,12 @@ def scene(place: Path) -> Iterator[Scene]:
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True, timeout=_SECONDS)
     home = place / "server"
     home.mkdir()
-    env = {"PUSHSERVER_MANHOLE__AUTHORIZED_KEYS": f"{key}.pub", "PUSHSERVER_SERVER__NODE_NAME": "push-1"}
+    env = {
+        "PUSHSERVER_MANHOLE__AUTHORIZED_KEYS": f"{key}.pub",
+        "PUSHSERVER_SERVER__NODE_NAME": "push-1",
+        # The clients of the scene answer no pings.
+        "PUSHSERVER_HEARTBEAT__INTERVAL": "1h",
+    }
     server = start(home, "--manhole", f"tcp:{port}:interface=127.0.0.1", env=env)
     clients: list[RawSocket] = []
     try:

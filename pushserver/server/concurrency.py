@@ -48,7 +48,9 @@ async def together(
 
 
 @coroutine
-def _continue(work: Coroutine[Any, Any, Any], awaited: Any) -> Generator[Any, Any, Any]:
+def _continue(
+    work: Coroutine[Any, Any, Any], awaited: Any
+) -> Generator[Any, Any, Any]:  # Any: what a coroutine awaits, is given and returns
     """Go on with a coroutine that has begun, and waits for this."""
     try:
         while True:
