@@ -146,6 +146,8 @@ class Checker:
         #: whether live messages without a position may have been lost
         self._lossy = False
         self._finals: dict[tuple[str, str], Any] = {}
+        #: by channel and message: who shall not get it
+        self._without: dict[tuple[str, str], str] = {}
         #: by user: how many messages replace an earlier one
         self._collapsing: dict[str, int] = defaultdict(int)
 
@@ -211,6 +213,8 @@ class Checker:
         for call in self._calls.values():
             if call.what == "notify" and "collapseKey" in call.arguments:
                 self._collapsing[call.arguments["userId"]] += 1
+            elif call.what == "publish" and "excludeUser" in call.arguments:
+                self._without[call.arguments["channel"], call.arguments["messageId"]] = call.arguments["excludeUser"]
 
     def _note_final(self, call: Call) -> None:
         """Remember what was read at the end."""
@@ -235,6 +239,8 @@ class Checker:
         if event == "failure":
             last = line["text"].strip().splitlines()[-1]
             self._broken("no-failure", line["at"], f"{line['node']} logged a failure: {last}")
+        elif event == "stale_write":
+            self._broken("ingest", line["at"], f"Redis took a write under {line['lease']}, which another node has")
         elif event in ("signed_in", "subscribed", "delivery", "told", "lost", "device"):
             device = self._devices.get(line["device"])
             if device is None:
@@ -279,7 +285,7 @@ class Checker:
                     self._broken("told", line["at"], f"{device.name} recovered {channel} without a position")
                     continue
                 follower.position = (given[0], result["epoch"])
-                missed = self._between(channel, result["epoch"], given[0], result["offset"])
+                missed = self._between(channel, result["epoch"], given[0], result["offset"], device.user)
                 replayed = self._replayed(line, channel)
                 gone = [offset for offset in missed if offset not in replayed]
                 if gone:
@@ -303,8 +309,13 @@ class Checker:
                 found.add(line["offset"])
         return found
 
-    def _between(self, channel: str, epoch: str, after: int, until: int) -> list[int]:
-        return sorted(offset for offset in self._kept[channel, epoch] if after < offset <= until)
+    def _between(self, channel: str, epoch: str, after: int, until: int, user: str) -> list[int]:
+        """Return the offsets of what is known to exist there, and is for this user."""
+        return sorted(
+            offset
+            for offset, message_id in self._kept[channel, epoch].items()
+            if after < offset <= until and self._without.get((channel, message_id)) != user
+        )
 
     def _delivery(self, device: DeviceView, line: Line) -> None:
         channel, at = line["channel"], line["at"]
@@ -321,6 +332,8 @@ class Checker:
             self._broken("privacy", at, f"{device.name} of {device.user} was sent {channel}, which it does not follow")
         if channel.startswith("task:") and data.get("userId") != device.user:
             self._broken("privacy", at, f"{device.name} of {device.user} was sent a task of {data.get('userId')}")
+        if device.user == self._without.get((channel, line["messageId"])):
+            self._broken("privacy", at, f"{device.name} was sent {line['messageId']}, which leaves {device.user} out")
         device.seen[channel].add(line["messageId"])
         if line["type"].startswith("task_"):
             self._show_task(device, at, data)
@@ -352,7 +365,7 @@ class Checker:
         if offset <= last[0]:
             self._broken("order", at, f"{device.name} on {channel}: {offset} came after {last[0]}")
         elif not channel.startswith("user:"):
-            missed = self._between(channel, epoch, last[0], offset - 1)
+            missed = self._between(channel, epoch, last[0], offset - 1, device.user)
             if missed:
                 self._broken("gap", at, f"{device.name} on {channel}: {missed[:5]} left out before {offset}")
 
@@ -522,12 +535,35 @@ class Checker:
                     continue
                 position = device.followers[channel].position
                 newest = (result["offset"], result["epoch"])
+                behind = position is not None and position[1] == newest[1] and position[0] < newest[0]
+                if behind and not self._between(channel, newest[1], position[0], newest[0], device.user):
+                    continue
                 if position is None:
                     self._broken("recovers", at, f"{device.name} does not follow {channel} in the end")
                 elif position != newest and not (position[0] == newest[0] == 0):
                     self._broken("gap", at, f"{device.name} on {channel} stands at {position}, the newest is {newest}")
 
+    def _judge_versions(self) -> None:
+        """A change has a higher version than whatever was shown before it was asked for."""
+        shown: list[tuple[float, str, int, float]] = []
+        for line in self._lines:
+            if line["event"] == "delivery" and line["type"].startswith("task_"):
+                state = line["data"]
+                shown.append((line["at"], state["taskId"], state["version"], state["percentage"]))
+        for call in self._calls.values():
+            if call.outcome != "done" or call.what not in (*ENDS, "task.progress"):
+                continue
+            state = call.result
+            before = [each for each in shown if each[0] < call.at and each[1] == state["taskId"]]
+            higher = [version for _, _, version, _ in before if version > state["version"]]
+            if higher and state["percentage"] > max(percentage for _, _, _, percentage in before):
+                self._broken(
+                    "task-version", call.answered_at,
+                    f"{state['taskId']} changed to version {state['version']}, and {max(higher)} was shown before",
+                )  # fmt: skip
+
     def _judge_tasks(self, at: float) -> None:
+        self._judge_versions()
         states = {
             state["taskId"]: state
             for (what, _), result in self._finals.items()
@@ -550,7 +586,11 @@ class Checker:
                 continue
             for task, (_, version, shown) in device.tasks.items():
                 state = states.get(task)
-                if state is not None and shown["userId"] == device.user and version < state["version"]:
+                if state is None or shown["userId"] != device.user or state["attempt"] != shown["attempt"]:
+                    continue
+                fields = ("status", "percentage", "message")
+                same = [shown.get(name) for name in fields] == [state.get(name) for name in fields]
+                if version < state["version"] or not same:
                     self._broken(
                         "task-last", at, f"{device.name} shows {task} as {shown['status']} {version}, it is "
                         f"{state['status']} {state['version']}",
@@ -563,13 +603,12 @@ class Checker:
             numbers = [push["data"]["n"] for push in result["messages"]]
             if not self._losses and numbers != sorted(set(numbers)):
                 self._broken("ingest", at, f"{channel} was filled in the order {numbers}")
-            kept = {push["messageId"] for push in result["messages"]}
             for call in self._calls.values():
-                if call.what != "ingest" or call.outcome != "done" or call.arguments["messageId"] in kept:
+                if call.what != "ingest" or call.outcome != "done" or call.arguments["data"]["n"] in numbers:
                     continue
                 # It is carried out later, and what it did may be lost though the entry was not.
                 if not self._may_be_lost(call.at, self._settled_at):
-                    self._broken("ingest", at, f"entry {call.arguments['messageId']} was never carried out")
+                    self._broken("ingest", at, f"entry {call.arguments['data']['n']} was never carried out")
 
     def _judge_presence(self, at: float) -> None:
         room = "chat:lobby"

@@ -142,7 +142,8 @@ class Device:
         self._number = 0
         self._acked: Position | None = None
         self._acking = False
-        self._pinged = False
+        #: channels that are subscribed to once more in a moment
+        self._again_soon: set[str] = set()
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -185,7 +186,8 @@ class Device:
         self._connections += 1
         line = self.line = Line(self, self._connections)
         self._requests = {}
-        self.signed_in = self._acking = self._pinged = False
+        self._again_soon = set()
+        self.signed_in = self._acking = False
 
         def build(address: IPv4Address) -> Line | None:
             return None if line.over else line
@@ -292,12 +294,19 @@ class Device:
             if "offset" in result:
                 self.positions[name] = (result["offset"], result["epoch"])
         again = [name for name, code in rejected.items() if code == "UNAVAILABLE"]
-        if again:
-            self.process.later(0.5, self._again_subscribe, line, again)
+        for name in again:
+            self._subscribe_soon(line, name, 0.5)
 
-    def _again_subscribe(self, line: Line, channels: list[str]) -> None:
+    def _subscribe_soon(self, line: Line, channel: str, seconds: float) -> None:
+        """Subscribe once more, however often that is asked meanwhile."""
+        if channel not in self._again_soon:
+            self._again_soon.add(channel)
+            self.process.later(seconds, self._subscribe_again, line, channel)
+
+    def _subscribe_again(self, line: Line, channel: str) -> None:
         if self.line is line and self.signed_in:
-            self._subscribe(channels)
+            self._again_soon.discard(channel)
+            self._subscribe([channel])
 
     def ask_statuses(self) -> None:
         """Subscribe once more to what tells who is online."""
@@ -351,7 +360,7 @@ class Device:
         channel = data.get("channel") or message.get("channel")
         self.positions.pop(channel, None)
         if channel in self.channels:
-            self._subscribe([channel])
+            self._subscribe_soon(line, channel, self.world.chance.uniform(0.01, 0.2))
 
     def _deliver(self, line: Line, push: Any, replay: bool) -> None:
         channel = push["channel"]

@@ -111,6 +111,8 @@ class Node:
         self.process = Process(world, self.name, self.host)
         self.process.alive = False
         self.service: PushService | None = None
+        #: whether it begins anew when it has ended in order
+        self._begins_anew = False
         #: what was killed: it must not be collected, which would let its code run once more
         self._remains: list[object] = []
 
@@ -123,7 +125,11 @@ class Node:
         return self.alive and self.service is not None and self.service.trouble() is None
 
     def start(self) -> None:
-        """Start it, in its process."""
+        """Start it in a process of its own, once the one before has ended."""
+        if self.alive:
+            self._begins_anew = True
+            return
+        self._begins_anew = False
         self.process = Process(self.world, self.name, self.host)
         self.process.skew = self.skew
         self.process.later(0, self._start, self.process)
@@ -133,6 +139,10 @@ class Node:
         self.service = PushService(reactor, self._configure(), name=self.name)  # type: ignore[arg-type]
         self._remains.append(self.service)
         self.service.startService()
+
+    @property
+    def ending(self) -> bool:
+        return self.service is not None and self.service.trouble() == "stopping"
 
     def stop(self) -> None:
         """End it in order, as SIGTERM does."""
@@ -145,6 +155,8 @@ class Node:
     def _ended(self, _: object, process: Process) -> None:
         self.network.drop_process(process, delivers=True)
         process.kill()
+        if self._begins_anew:
+            self.start()
 
     def kill(self) -> None:
         """End it at once."""

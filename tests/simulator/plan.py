@@ -163,14 +163,18 @@ def _operation(chance: random.Random, number: int, seconds: float) -> Step:
             with_ = {"user": user, "key": key, "collapse": chance.choice(("x", "y"))}
         case "publish":
             with_ = {"channel": chance.choice(NEWS), "key": key}
+            if chance.random() < 0.2:
+                with_["without"] = user
         case "task":
             steps = sorted(chance.sample(range(1, 100), chance.randint(0, 6)))
             with_ = {
                 "task": f"t{number}",
                 "user": user,
                 "steps": steps,
-                "end": chance.choice(("complete", "fail", "cancel")),
+                "end": chance.choice(("complete", "fail", "cancel", "")),
             }
+        case "ingest":
+            with_ = {"keyed": chance.random() < 0.5}
         case "chat":
             with_ = {"user": user, "key": key}
         case "direct":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
@@ -145,8 +146,11 @@ class Publisher:
         body = {"userId": user, "messageId": key, "data": {"title": key, "message": user, "level": "info"}, **more}
         self.call("notify", "POST", "/api/notify", body)
 
-    def publish(self, channel: str, key: str) -> None:
-        self.call("publish", "POST", "/api/publish", {"channel": channel, "messageId": key, "data": {"key": key}})
+    def publish(self, channel: str, key: str, without: str = "") -> None:
+        body = {"channel": channel, "messageId": key, "data": {"key": key}} | (
+            {"excludeUser": without} if without else {}
+        )
+        self.call("publish", "POST", "/api/publish", body)
 
     def read(self, what: str, path: str, **query: str) -> None:
         """Read something at the end; the answer is part of the history."""
@@ -155,7 +159,7 @@ class Publisher:
 
 
 class Worker:
-    """A program with one task, from its creation to its end."""
+    """A program with one task, from its creation to its end; without one it stops before."""
 
     def __init__(self, publisher: Publisher, task: str, user: str, steps: list[int], end: str) -> None:
         self._publisher = publisher
@@ -179,7 +183,7 @@ class Worker:
         if self._steps:
             body: dict[str, Any] = {"percentage": self._steps.pop(0), "message": self._task}
             self._publisher.call("task.progress", "POST", f"{path}/progress", body, lambda status, answer: self._next())
-        else:
+        elif self._end:
             body = {"complete": {"result": self._task}, "fail": {"error": self._task}, "cancel": {}}[self._end]
             self._publisher.call(f"task.{self._end}", "POST", f"{path}/{self._end}", body)
 
@@ -202,34 +206,33 @@ class Ingester(Protocol):
         self._up = False
         self.transport = None
 
-    def add(self) -> None:
-        """Leave one more command."""
-        self.process.later(0, self._add)
+    def add(self, keyed: bool) -> None:
+        """Leave one more command; ``keyed``: with a ``messageId`` of its own."""
+        self.process.later(0, self._add, keyed)
 
-    def _add(self) -> None:
+    def _add(self, keyed: bool) -> None:
         if not self._up:
             self._network.connect(self.process, (REDIS_HOST, REDIS_PORT), lambda address: self, self._failed)
             self._up = True
         if self.transport is None:
             # Until the connection stands nothing can be left: what was meant for now is given up.
-            self.process.later(0.05, self._write)
+            self.process.later(0.05, self._write, keyed)
         else:
-            self._write()
+            self._write(keyed)
 
     def _failed(self, failure: Failure) -> None:
         self._up = False
 
-    def _write(self) -> None:
+    def _write(self, keyed: bool) -> None:
         if self.transport is None:
             return
         self._made += 1
-        key = f"{self._name}-{self._made}"
-        arguments = {"channel": self._channel, "data": {"n": self._made}, "messageId": key}
-        number = self._history.call(self._name, "redis", "ingest", arguments)
+        params: dict[str, Any] = {"channel": self._channel, "data": {"n": self._made}}
+        if keyed:
+            params["messageId"] = f"{self._name}-{self._made}"
+        number = self._history.call(self._name, "redis", "ingest", params)
         self._waiting.append(number)
-        command = b'{"method":"publish","params":{"channel":"%s","data":{"n":%d},"messageId":"%s"}}' % (
-            self._channel.encode(), self._made, key.encode(),
-        )  # fmt: skip
+        command = json.dumps({"method": "publish", "params": params})
         self.transport.write(hiredis.pack_command(("XADD", "push:ingest", "*", "cmd", command)))
 
     def dataReceived(self, data: bytes) -> None:

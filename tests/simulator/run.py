@@ -43,6 +43,7 @@ class Run:
         self.network = Network(self.world)
         self.history = History(self.world)
         self.redis = SimulatedRedis(self.world, self.network, plan.policy)
+        self.redis.model.stale_write = self._stale_write
         self._narrowed: set[str] = set()
         #: by a step's time: data as it was, and when
         self._saved: dict[float, tuple[object, float]] = {}
@@ -91,6 +92,9 @@ class Run:
                 self._failed(node, text)
                 return True
         return False
+
+    def _stale_write(self, lease: bytes, token: bytes) -> None:
+        self.history.note("stale_write", lease=lease.decode(), token=token.decode())
 
     # -- the run ------------------------------------------------------------------------------------------------------
 
@@ -153,7 +157,7 @@ class Run:
         for node in self.nodes:
             if node.process.held:
                 node.process.go_on()
-            if not node.alive:
+            if not node.alive or node.ending:
                 node.start()
 
     def _read_all(self) -> None:
@@ -189,14 +193,14 @@ class Run:
     def _collapse(self, step: Step, user: str, key: str, collapse: str) -> None:
         self.publisher.notify(user, key, collapseKey=collapse)
 
-    def _publish(self, step: Step, channel: str, key: str) -> None:
-        self.publisher.publish(channel, key)
+    def _publish(self, step: Step, channel: str, key: str, without: str = "") -> None:
+        self.publisher.publish(channel, key, without)
 
     def _task(self, step: Step, task: str, user: str, steps: list[int], end: str) -> None:
         Worker(self.publisher, task, user, steps, end)
 
-    def _ingest(self, step: Step) -> None:
-        self.ingester.add()
+    def _ingest(self, step: Step, keyed: bool) -> None:
+        self.ingester.add(keyed)
 
     def _chat(self, step: Step, user: str, key: str) -> None:
         device = self._device(f"{user}-phone")
@@ -238,7 +242,7 @@ class Run:
             self._later(seconds, self._start, chosen)
 
     def _start(self, node: Node) -> None:
-        if not node.alive:
+        if not node.alive or node.ending:
             self.history.note("started", node=node.name)
             node.start()
 

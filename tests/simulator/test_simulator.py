@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from tests.simulator.mutants import MUTANTS, ROOT, Mutant, NotApplicable, apply, main
 
 #: How long fresh seeds are tried, s, and how many at most.
 SECONDS = float(os.environ.get("SIMULATOR_SECONDS", "25"))
@@ -39,3 +44,28 @@ def test_a_seed_gives_the_same_bytes_each_time(tmp_path: Path) -> None:
     first, second = ((tmp_path / name).read_bytes() for name in "01")
     assert first == second
     assert len(first) > 50_000
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_each_mutant_still_applies(mutant: Mutant, tmp_path: Path) -> None:
+    for name in {change[0] for change in mutant.changes}:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / "pushserver" / name, tmp_path / name)
+    apply(mutant, tmp_path)
+
+
+def test_a_mutant_that_applies_no_more_fails(tmp_path: Path) -> None:
+    (tmp_path / "core").mkdir()
+    (tmp_path / "core" / "positions.py").write_text("nothing\n")
+    mutant = next(each for each in MUTANTS if each.name == "gap-delivered")
+    with pytest.raises(NotApplicable, match=r"gap-delivered: core/positions\.py holds this 0 times"):
+        apply(mutant, tmp_path)
+
+
+@pytest.mark.full
+def test_every_mutant_is_found() -> None:
+    assert main([]) == 0
+
+
+def test_there_are_as_many_mutants_as_were_promised() -> None:
+    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) >= 16

@@ -10,6 +10,8 @@ import hiredis
 from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
 from twisted.python.failure import Failure
 
+from pushserver.engine.redis.scripts import _PARTS, load
+
 from . import commands
 from .lua import Scripts
 from .values import OK, Database, RedisError, Reply, Status
@@ -54,8 +56,8 @@ class ModelRedis(ServerFactory):
         self.sessions: dict[RedisSession, None] = {}
         self.blocked: dict[RedisSession, None] = {}
         self.run_id = self._new_id()
-        #: commands carried out since the beginning
-        self.handled = 0
+        #: called where a script wrote under a lease that is not its token's
+        self.stale_write: Callable[[bytes, bytes], None] = lambda lease, token: None
 
     def _new_id(self) -> str:
         return f"{self.chance.getrandbits(160):040x}"
@@ -86,7 +88,6 @@ class ModelRedis(ServerFactory):
 
     def run(self, session: RedisSession, parts: Sequence[bytes]) -> Reply:
         """Return a command's reply, or `NOTHING` where it comes later, or in another form."""
-        self.handled += 1
         name = parts[0].upper()
         special = _SPECIAL.get(name)
         try:
@@ -198,9 +199,19 @@ class RedisSession(Protocol):
 # -- commands of a connection -----------------------------------------------------------------------------------------
 
 
+#: The scripts that write under a lease, where they are given one: its key is the third, its token the fourth argument.
+_FENCED = frozenset(script.digest.encode() for name, script in load().items() if "write" in _PARTS[name])
+
+
 def _evaluate(redis: ModelRedis, session: RedisSession, a: Sequence[bytes]) -> Reply:
     count = commands.integer(a[1])
-    return redis.scripts.run(a[0], a[2 : 2 + count], a[2 + count :])
+    keys, arguments = a[2 : 2 + count], a[2 + count :]
+    reply = redis.scripts.run(a[0], keys, arguments)
+    if a[0] in _FENCED and arguments[3] and reply[0] == b"ok":
+        holder = redis.database.get(keys[2], bytes)
+        if holder != arguments[3]:
+            redis.stale_write(keys[2], arguments[3])
+    return reply
 
 
 def _evaluate_text(redis: ModelRedis, session: RedisSession, a: Sequence[bytes]) -> Reply:
