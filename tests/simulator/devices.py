@@ -258,9 +258,7 @@ class Device:
             tasks=data["tasks"],
         )
         inbox = data["inbox"]
-        result = data.get("results", {}).get(own)
-        if result is not None and not result["recovered"]:
-            self.positions.pop(own, None)
+        # Where it stood holds until something else came, also over a loss: what it has not seen is still after that.
         if inbox["pending"] == 0:
             self.positions[own] = (inbox["offset"], inbox["epoch"])
         if self.channels:
@@ -358,8 +356,8 @@ class Device:
         if message["type"] != "resync":
             return
         channel = data.get("channel") or message.get("channel")
-        self.positions.pop(channel, None)
         if channel in self.channels:
+            self.positions.pop(channel, None)
             self._subscribe_soon(line, channel, self.world.chance.uniform(0.01, 0.2))
 
     def _deliver(self, line: Line, push: Any, replay: bool) -> None:

@@ -28,6 +28,16 @@ FAULTS: dict[str, int] = {
     "drop_device": 3,
     "slow_device": 1,
 }
+#: The faults of a node with a store of its own.
+EMBEDDED_FAULTS: dict[str, int] = {
+    "kill": 6,
+    "stop": 2,
+    "hold": 1,
+    "disk_full": 3,
+    "disk_slow": 2,
+    "drop_device": 2,
+    "slow_device": 1,
+}
 #: Faults that are simulated and that the product does not survive yet: they are chosen where they are asked for.
 OPEN_FAULTS: dict[str, int] = {
     "redis_rollback": 2,
@@ -36,6 +46,7 @@ OPEN_FAULTS: dict[str, int] = {
     "step_redis": 1,
     "narrow": 1,
 }
+OPEN_EMBEDDED_FAULTS: dict[str, int] = {"disk_older": 2, "step_node": 2}
 
 #: Operations, each with how often it is chosen.
 OPERATIONS: dict[str, int] = {
@@ -98,16 +109,20 @@ class Plan:
 def make(seed: int, operations: int = 60, faults: int = 4, open_faults: bool = False) -> Plan:
     """Return a seed's plan."""
     chance = random.Random(f"plan {seed}")
-    nodes = chance.choice((2, 2, 3))
+    embedded = chance.random() < 0.25
+    nodes = 1 if embedded else chance.choice((2, 2, 3))
     seconds = max(6.0, operations / chance.choice((5, 10)))
-    kinds = FAULTS | (OPEN_FAULTS if open_faults else {})
+    kinds = EMBEDDED_FAULTS if embedded else FAULTS
+    if open_faults:
+        kinds = kinds | (OPEN_EMBEDDED_FAULTS if embedded else OPEN_FAULTS)
+    wanted = {name: weight for name, weight in OPERATIONS.items() if not (embedded and name == "ingest")}
     settings: dict[str, dict[str, Any]] = {
-        "engine": {"kind": "redis", "position_check": chance.choice(("2s", "10s"))},
+        "engine": {"kind": "embedded" if embedded else "redis", "position_check": chance.choice(("2s", "10s"))},
         "redis": {"command_timeout": chance.choice(("1s", "3s")), "connect_timeout": "2s"},
         "inbox": {"max_messages": chance.choice((8, 100, 100)), "max_chat_messages": chance.choice((3, 20))},
         "tasks": {"min_interval": chance.choice(("200ms", "1s"))},
     }
-    steps = [_operation(chance, number, seconds) for number in range(operations)]
+    steps = [_operation(chance, wanted, number, seconds) for number in range(operations)]
     steps += [_fault(chance, kinds, nodes, seconds) for _ in range(faults)]
     steps.sort(key=lambda step: step.at)
     return Plan(
@@ -150,9 +165,9 @@ def _choose(chance: random.Random, weights: dict[str, int]) -> str:
     return chance.choices(list(weights), list(weights.values()))[0]
 
 
-def _operation(chance: random.Random, number: int, seconds: float) -> Step:
+def _operation(chance: random.Random, kinds: dict[str, int], number: int, seconds: float) -> Step:
     at = round(chance.uniform(1.0, seconds), 3)
-    do = _choose(chance, OPERATIONS)
+    do = _choose(chance, kinds)
     user = chance.choice(USERS)
     key = f"k{number}"
     with_: dict[str, Any] = {}
@@ -208,6 +223,10 @@ def _fault(chance: random.Random, kinds: dict[str, int], nodes: int, seconds: fl
             with_ = {"seconds": chance.choice((0.1, 1)), "lag": chance.choice((0.2, 1, 4))}
         case "redis_flush":
             with_ = {"seconds": chance.choice((0.1, 1))}
+        case "disk_full" | "disk_slow":
+            with_ = {"node": node, "seconds": chance.choice((0.5, 3))}
+        case "disk_older":
+            with_ = {"node": node, "lag": chance.choice((0.5, 2, 5))}
         case "redis_full":
             with_ = {"seconds": chance.choice((0.5, 3))}
         case "redis_rollback":

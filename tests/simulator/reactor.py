@@ -22,6 +22,9 @@ from zope.interface import implementer
 from .network import Network, Port
 from .world import Event, Process
 
+#: How long a call from another thread takes to be here, s.
+BACK = 0.002
+
 
 @implementer(IDelayedCall)
 class DelayedCall:
@@ -127,6 +130,7 @@ class VirtualReactor:
         self.process = process
         self._network = network
         self.nameResolver = _Names()
+        self._from_threads = 0.0
         self.running = True
         #: whether the process asked to end
         self.stopped = False
@@ -138,7 +142,10 @@ class VirtualReactor:
         return DelayedCall(self.process, self.process.later(delay, callable, *args, **kwargs))
 
     def callFromThread(self, callable: Callable[..., Any], *args: object, **kwargs: object) -> None:
-        self.process.later(0, callable, *args, **kwargs)
+        # A moment passes in which the process may end; the order stays.
+        world = self.process.world
+        self._from_threads = max(self._from_threads, world.now + world.chance.uniform(0, BACK))
+        self.process.later(self._from_threads - world.now, callable, *args, **kwargs)
 
     def callWhenRunning(self, callable: Callable[..., Any], *args: object, **kwargs: object) -> None:
         callable(*args, **kwargs)

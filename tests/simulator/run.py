@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from twisted.logger import globalLogPublisher
 
 from .devices import Device
+from .disk import Disk, copy_store, fill
 from .history import FORMAT, History
 from .network import End, Network
 from .nodes import REDIS_HOST, REDIS_PORT, FailureObserver, Node, SimulatedRedis, configuration
@@ -42,6 +44,11 @@ class Run:
         self.world = World(plan.seed)
         self.network = Network(self.world)
         self.history = History(self.world)
+        self.disk = Disk(self.world)
+        self.world.replaced += self.disk.governed()
+        #: by node: where its store lies now, and how often it has begun
+        self._stores: dict[str, Path] = {}
+        self._starts = 0
         self.redis = SimulatedRedis(self.world, self.network, plan.policy)
         self.redis.model.stale_write = self._stale_write
         self._narrowed: set[str] = set()
@@ -64,10 +71,19 @@ class Run:
     def _configure(self, name: str) -> Any:
         settings = {section: dict(values) for section, values in self._plan.settings.items()}
         settings.setdefault("redis", {})["url"] = f"redis://{REDIS_HOST}:{REDIS_PORT}/0"
-        settings.setdefault("server", {})["state_dir"] = str(self._folder / name)
+        settings.setdefault("server", {})["state_dir"] = str(self._store_of(name))
         for section, values in NARROW.items() if name in self._narrowed else ():
             settings.setdefault(section, {}).update(values)
         return configuration(self._folder / f"{name}.toml", settings)
+
+    def _store_of(self, name: str) -> Path:
+        """Return where a node that begins finds its store: a copy, since who was killed still holds the files here."""
+        self._starts += 1
+        place = self._folder / f"{name}-{self._starts}"
+        if name in self._stores:
+            copy_store(self._stores[name], place)
+        self._stores[name] = place
+        return place
 
     def _choose(self) -> tuple[str, str] | None:
         """Choose as a balancer that has not noticed everything yet."""
@@ -135,7 +151,7 @@ class Run:
             self.world.at(0.3, device.start)
 
     def _schedule(self, step: Step) -> None:
-        if step.do in ("redis_lost", "redis_rollback"):
+        if "lag" in step.with_:
             # What is written after this moment will be lost.
             self.world.at(max(0.5, step.at - step.with_["lag"]), self._save, step)
         self.world.at(step.at, self._do, step)
@@ -152,6 +168,9 @@ class Run:
         self._narrowed.clear()
         self.network.unreachable.clear()
         self.redis.model.database.full = ""
+        self.disk.slow = 0
+        for node in self.nodes:
+            self._fill(node, False)
         if not self.redis.process.alive:
             self.redis.start()
         for node in self.nodes:
@@ -326,7 +345,13 @@ class Run:
     _redis_down = _redis_restart
 
     def _save(self, step: Step) -> None:
-        self._saved[step.at] = (self.redis.model.database.save(), self.world.now)
+        saved: object
+        if step.do == "disk_older":
+            saved = self._folder / f"saved-{step.at}"
+            copy_store(self._stores[step.with_["node"]], Path(str(saved)))
+        else:
+            saved = self.redis.model.database.save()
+        self._saved[step.at] = (saved, self.world.now)
 
     def _older(self, step: Step) -> object:
         """Return the data as it was a while ago; what was written since is lost."""
@@ -358,6 +383,32 @@ class Run:
         gone = self.redis.model.evict([f"push:{kind}:".encode() for kind in kinds], share)
         self.history.note("data_lost", since=0, keys=[key.decode() for key in gone])
 
+    # -- faults of a disk ---------------------------------------------------------------------------------------------
+
+    def _fill(self, node: Node, full: bool) -> None:
+        if node.ready and self._plan.settings["engine"]["kind"] == "embedded":
+            assert node.service is not None
+            fill(node.service.node.engine, full)
+
+    def _disk_full(self, step: Step, node: str, seconds: float) -> None:
+        self._fill(self._node(node), True)
+        self._later(seconds, self._fill, self._node(node), False)
+
+    def _disk_slow(self, step: Step, node: str, seconds: float) -> None:
+        self.disk.slow = 0.3
+        self._later(seconds, setattr, self.disk, "slow", 0)
+
+    def _disk_older(self, step: Step, node: str, lag: float) -> None:
+        """The node ends, and begins with an older copy of its store."""
+        saved, since = self._saved[step.at]
+        self.history.note("data_lost", since=round(since * 1000, 3))
+        chosen = self._node(node)
+        if chosen.alive:
+            chosen.kill()
+        self._stores[node] = Path(str(saved))
+        if not chosen.alive:
+            chosen.start()
+
     # -- faults of clocks and configurations --------------------------------------------------------------------------
 
     def _step_node(self, step: Step, node: str, ms: int) -> None:
@@ -379,5 +430,7 @@ class Run:
 
 def run(plan: Plan, trace: Callable[[str], None] | None = None) -> str:
     """Return the history of a plan's run."""
-    with tempfile.TemporaryDirectory() as folder:
+    # Where files are memory, a sync costs nothing; how long it takes is the world's to say.
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
         return Run(plan, Path(folder), trace).run()

@@ -109,6 +109,8 @@ class World:
         self._outside = Process(self, "outside", "")
         self.current = self._outside
         self.failed: Callable[[Process, str], bool] | None = None
+        #: what else takes the place of something while the world governs: where, its name, and what
+        self.replaced: list[tuple[Any, str, Any]] = []
 
     def schedule(self, event: Event) -> Event:
         self._number += 1
@@ -157,7 +159,7 @@ class World:
         gc.disable()
         try:
             with ExitStack() as stack:
-                for owner, name, value in self._governed(product):
+                for owner, name, value in (*self._governed(product), *self.replaced):
                     stack.enter_context(mock.patch.object(owner, name, value))
                 yield
         finally:
