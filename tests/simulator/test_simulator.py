@@ -14,7 +14,7 @@ import pytest
 from tests.simulator.mutants import MUTANTS, ROOT, Mutant, NotApplicable, apply, main
 
 #: How long fresh seeds are tried, s, and how many at most.
-SECONDS = float(os.environ.get("SIMULATOR_SECONDS", "25"))
+SECONDS = float(os.environ.get("SIMULATOR_SECONDS", "20"))
 #: Beyond this the machine is not ours, or a run does not end, s.
 DEADLINE = 240
 
