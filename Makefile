@@ -1,6 +1,8 @@
 # make run     a server in development mode, on this machine alone; more options: make run OPTIONS="--listen …"
 # make test    linters, types and the ordinary suite, with everything that they need
 # make full    that, and all that needs foreign programs, browsers or other versions: an hour at most
+# make sim     fresh seeds of the simulator; SEEDS says how many, FROM the first one (tests/simulator/README.md)
+# make mutants known mistakes, put into copies of the server: the seed and the rule by which the simulator finds each
 # make soak    the long runs that both leave out: hours
 # make upgrade version 1 beside this tree, on one Redis and on one store: in any order, by stop and by kill, and back
 # make matrix  publishers in the workers of a dozen frameworks, and what arrives; more: make matrix ARGS=--all
@@ -28,7 +30,8 @@ suite coverage full test-newest test-oldest soak upgrade: export PYTHONHASHSEED 
 PYTEST := -m pytest --hypothesis-seed=$(SEED)
 ORDINARY = $(PYTEST) -q -m "not slow and not full" -n $(JOBS) --dist worksteal
 
-.PHONY: run test check suite coverage full conformance test-newest test-oldest soak upgrade matrix bench dist attack audit clean venv tools
+.PHONY: run test check suite coverage full conformance test-newest test-oldest sim mutants soak upgrade matrix bench dist
+.PHONY: attack audit clean venv tools
 
 run:
 	@tools/venv.sh run
@@ -70,6 +73,12 @@ conformance: venv
 test-newest test-oldest: test-%: venv tools
 	@echo "-- seed $(SEED)"
 	@$(BIN)/python -m tools.versions $* --hypothesis-seed=$(SEED) $(ARGS)
+
+sim: venv
+	@$(BIN)/python -m tests.simulator --seeds $(or $(SEEDS),100) $(if $(FROM),--from $(FROM)) --jobs $(JOBS) $(ARGS)
+
+mutants: venv
+	@$(BIN)/python -m tests.simulator.mutants $(ARGS)
 
 soak: venv tools
 	@echo "-- pytest, seed $(SEED)"

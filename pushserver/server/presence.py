@@ -53,6 +53,8 @@ class Presence:
         self._publishing = publishing
         #: users who have gone a while ago, the announcement to come, and when they were seen
         self._leaving: dict[str, tuple[IDelayedCall, int]] = {}
+        #: those of them whom the others may have been told of: no answer came
+        self._doubtful: set[str] = set()
         #: what the engine is being notified of
         self._telling: set[Deferred[Any]] = set()
         self._stopped = False
@@ -64,10 +66,11 @@ class Presence:
         first = await self._engine.presence.connect(user_id, connection.id)
         waiting = self._leaving.pop(user_id, None)
         if waiting is not None:
-            # Nobody was notified that the user was gone, so nobody need be that they are back.
             waiting[0].cancel()
-        elif first:
+        # Who came back before anybody was notified that they had gone need not be announced.
+        if first and (waiting is None or user_id in self._doubtful):
             self._detach(self._announce_status(user_id, "online", self._clock.now()))
+        self._doubtful.discard(user_id)
 
     def disconnect(self, connection: Connection, user_id: str) -> None:
         self._detach(self._disconnect(user_id, connection.id))
@@ -82,9 +85,16 @@ class Presence:
         self._detach(self._confirm_left(user_id, last_seen_at))
 
     async def _confirm_left(self, user_id: str, last_seen_at: int) -> None:
-        online = await self._engine.presence.online(user_id)
-        if not online.online:
-            await self._announce_status(user_id, "offline", last_seen_at)
+        try:
+            online = await self._engine.presence.online(user_id)
+            if not online.online:
+                await self._announce_status(user_id, "offline", last_seen_at)
+        except Unavailable:
+            # Nobody else will say it: it is tried again after a while.
+            self._doubtful.add(user_id)
+            self.take_over({user_id: last_seen_at})
+            raise
+        self._doubtful.discard(user_id)
 
     async def flush(self) -> dict[str, int]:
         """Wait until the engine knows who has gone. Return the users who have not been announced as offline yet, and
@@ -193,3 +203,4 @@ class Presence:
         for waiting, _ in self._leaving.values():
             waiting.cancel()
         self._leaving.clear()
+        self._doubtful.clear()

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.internet import task
+from twisted.internet import defer, task
 
 from pushserver.app.node import make_node
 from pushserver.app.service import make_engine
 from pushserver.config.checks import load
+from pushserver.core.errors import Unavailable
+from pushserver.engine.interfaces import Online
 from pushserver.server.clock import Clock, wall_clock
-from pushserver.server.presence import OFFLINE_GRACE
+from pushserver.server.presence import OFFLINE_GRACE, Presence
 from tests.engine.redis.nodes import until
 from tests.engine.redis.servers import RedisServer
 from tests.fakes import SECRET
@@ -94,3 +96,60 @@ async def test_the_last_node_stops_without_anyone_to_tell(tmp_path: Path, redis:
     finally:
         await place.stop()
     assert place.node.presence._leaving == {}
+
+
+class Counting:
+    """An engine and its publishing, as far as presence asks them: one user, who is here so many times."""
+
+    def __init__(self) -> None:
+        self.presence = self
+        self.away = False
+        self.here = 0
+        self.announced: list[str] = []
+
+    def _answer(self, result: Any) -> defer.Deferred[Any]:
+        return defer.fail(Unavailable("away")) if self.away else defer.succeed(result)
+
+    def connect(self, user_id: str, connection_id: str) -> defer.Deferred[bool]:
+        self.here += 1
+        return self._answer(self.here == 1)
+
+    def disconnect(self, user_id: str, connection_id: str, now: int) -> defer.Deferred[bool]:
+        self.here -= 1
+        return self._answer(self.here == 0)
+
+    def online(self, user_id: str) -> defer.Deferred[Online]:
+        return self._answer(Online(user_id, self.here > 0, None))
+
+    async def announce(self, channel: str, type: str, data: Any) -> None:
+        self.announced.append("offline" if b'"offline"' in bytes(data) else "online")
+        await self._answer(None)
+
+
+async def test_who_went_while_the_engine_was_away_is_announced_when_it_is_back() -> None:
+    engine, clock = Counting(), task.Clock()
+    presence = Presence(Clock(clock), engine, engine)  # type: ignore[arg-type]
+    await presence.connect(Connected("c"), "ann")  # type: ignore[arg-type]
+    presence.disconnect(Connected("c"), "ann")  # type: ignore[arg-type]
+    engine.away = True
+    clock.advance(3 * OFFLINE_GRACE / 1000)
+    assert engine.announced == ["online"]
+    engine.away = False
+    clock.advance(OFFLINE_GRACE / 1000)
+    assert engine.announced == ["online", "offline"]
+    assert clock.getDelayedCalls() == []
+
+
+async def test_who_comes_back_after_that_may_have_been_announced_is_announced_too() -> None:
+    engine, clock = Counting(), task.Clock()
+    presence = Presence(Clock(clock), engine, engine)  # type: ignore[arg-type]
+    await presence.connect(Connected("c"), "ann")  # type: ignore[arg-type]
+    presence.disconnect(Connected("c"), "ann")  # type: ignore[arg-type]
+    engine.online = lambda user_id: defer.succeed(Online(user_id, False, None))  # type: ignore[method-assign]
+    engine.away = True
+    clock.advance(OFFLINE_GRACE / 1000)
+    engine.away = False
+    await presence.connect(Connected("d"), "ann")  # type: ignore[arg-type]
+    assert engine.announced == ["online", "offline", "online"]
+    presence.stop()
+    assert clock.getDelayedCalls() == []

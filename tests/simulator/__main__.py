@@ -1,0 +1,99 @@
+"""Run the simulator: ``python -m tests.simulator --from 1 --seeds 100``; the README has the rest."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import sys
+from pathlib import Path
+
+#: Sets are gone through in an order that the hashes of texts decide: the same for every run.
+_HASHES = "0"
+
+
+def _arguments(words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.simulator", description="Run seeds, and judge their histories."
+    )
+    parser.add_argument("--from", dest="first", type=int, help="the first seed; else one that chance chooses")
+    parser.add_argument("--seeds", type=int, default=100, help="how many seeds")
+    parser.add_argument("--seconds", type=float, help="stop after so long")
+    parser.add_argument("--operations", type=int, default=60)
+    parser.add_argument("--faults", type=int, default=4)
+    parser.add_argument("--open", action="store_true", help="also the faults that the product does not survive yet")
+    parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
+    parser.add_argument("--keep", help="of one seed, run these steps alone: 0,3,7")
+    parser.add_argument("--history", type=Path, help="of one seed, write the history there")
+    parser.add_argument("--log", action="store_true", help="of one seed, print the nodes' log")
+    parser.add_argument("--steps", action="store_true", help="of one seed, print the steps")
+    parser.add_argument("--no-shrink", action="store_true", help="leave the plan of a failing seed as it is")
+    parser.add_argument("--go-on", action="store_true", help="do not stop at the first failing seed")
+    return parser.parse_args(words)
+
+
+def _one(options: argparse.Namespace) -> int:
+    """Run one seed, with everything that somebody may want to see of it."""
+    from .checker import judge
+    from .run import run
+    from .suite import Options
+
+    plan = Options(options.operations, options.faults, options.open).plan(options.first)
+    if options.keep is not None:
+        plan = plan.keeping(frozenset(int(each) for each in options.keep.split(",") if each))
+    if options.steps:
+        for number, step in enumerate(plan.steps):
+            print(f"{number:4} {step}")
+    history = run(plan, print if options.log else None)
+    if options.history is not None:
+        options.history.write_text(history)
+    violations = judge(history)
+    for violation in violations:
+        print(violation)
+    if not violations:
+        print(f"seed {options.first}: every promise held ({history.count(chr(10))} lines)")
+    return 1 if violations else 0
+
+
+def _many(options: argparse.Namespace) -> int:
+    from .suite import Options, smaller, try_seeds
+
+    made = Options(options.operations, options.faults, options.open)
+    print(f"first seed {options.first}", flush=True)
+    tried = failed = 0
+    for verdict in try_seeds(options.first, options.seeds, made, seconds=options.seconds, jobs=options.jobs):
+        tried += 1
+        if not verdict.violations:
+            continue
+        failed += 1
+        first = verdict.violations[0]
+        again = f"python -m tests.simulator --from {verdict.seed} --seeds 1 {made.words()}"
+        print(f"seed {verdict.seed}: {first}\n  again: {again}", flush=True)
+        if not options.no_shrink:
+            plan, kept = smaller(verdict.seed, first.rule, made)
+            print(f"  smaller: {again} --keep {','.join(map(str, kept))}")
+            for step in plan.steps:
+                print(f"    {step}")
+        if not options.go_on:
+            break
+    print(f"{tried} seeds, {failed} of them broke a promise")
+    return 1 if failed else 0
+
+
+def main(words: list[str]) -> int:
+    if os.environ.get("PYTHONHASHSEED") != _HASHES:
+        os.environ["PYTHONHASHSEED"] = _HASHES
+        os.execv(sys.executable, [sys.executable, "-m", "tests.simulator", *words])
+    from .suite import silence
+
+    silence()
+    options = _arguments(words)
+    chosen = options.first is not None
+    if not chosen:
+        options.first = secrets.randbelow(1_000_000_000)
+    shown = options.keep is not None or options.history is not None or options.log or options.steps
+    return _one(options) if shown else _many(options)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,676 @@
+"""The checker: judges a history from the file alone. It imports nothing of the server, and nothing of the simulator.
+
+    python -m tests.simulator.checker FILE
+
+Exit status 0 where every promise held, 1 where one did not, 2 where the file cannot be judged: it is empty, cut, or
+says nothing of what would have to be judged. The README has the format and the rules.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+FORMAT = 1
+
+#: Faults that take nothing of what is published live: where there were no others, that has arrived.
+HARMLESS = frozenset({"hold", "stop", "drop_device", "slow_device", "redis_full"})
+
+#: Statuses of a task that is over, by the call that ends it so.
+ENDS = {"task.complete": "completed", "task.fail": "failed", "task.cancel": "cancelled"}
+FINAL = frozenset(ENDS.values())
+
+Line = dict[str, Any]
+
+
+class Unjudged(Exception):
+    """The history cannot be judged."""
+
+
+class Violation(NamedTuple):
+    """A promise that was broken: the rule, when (ms since the beginning), and what was seen."""
+
+    rule: str
+    at: float
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.rule} at {self.at:.0f} ms: {self.text}"
+
+
+def read(text: str) -> list[Line]:
+    """Return the lines of a whole history. Raises `Unjudged`."""
+    if not text.strip():
+        raise Unjudged("the history is empty: nothing can be judged")
+    if not text.endswith("\n"):
+        raise Unjudged("the history is cut in its last line: what followed cannot be judged")
+    lines: list[Line] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            parsed = json.loads(line)
+        except ValueError:
+            raise Unjudged(f"line {number} is no JSON: from there on nothing can be judged") from None
+        if not isinstance(parsed, dict) or "event" not in parsed or "at" not in parsed:
+            raise Unjudged(f"line {number} is no event: from there on nothing can be judged")
+        parsed["line"] = number
+        lines.append(parsed)
+    if lines[0]["event"] != "begin" or lines[0].get("format") != FORMAT:
+        raise Unjudged(f"line 1 does not begin a history of format {FORMAT}")
+    if lines[-1]["event"] != "end":
+        raise Unjudged("the history has no end: what was promised for the end cannot be judged")
+    if lines[-1]["lines"] != len(lines):
+        raise Unjudged(f"the history has {len(lines)} lines of {lines[-1]['lines']}: what is missing cannot be judged")
+    return lines
+
+
+@dataclass
+class Call:
+    """A call and its answer."""
+
+    at: float
+    by: str
+    what: str
+    arguments: Any
+    answered_at: float = float("inf")
+    outcome: str = "none"
+    result: Any = None
+    code: str = ""
+
+
+@dataclass
+class Follower:
+    """What a device knows of one channel on the connection that stands."""
+
+    position: tuple[int, str] | None = None
+    #: after a loss that was told, what is kept may be repeated
+    replaying: bool = False
+
+
+@dataclass
+class DeviceView:
+    """One device, as its history goes on."""
+
+    name: str
+    user: str
+    acks: bool
+    positions: bool
+    channels: frozenset[str]
+    first_signed_in: float | None = None
+    connection: int = 0
+    followers: dict[str, Follower] = field(default_factory=lambda: defaultdict(Follower))
+    #: message ids by channel
+    seen: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    tasks_ended: set[str] = field(default_factory=set)
+    #: by task: attempt, version and state that were shown last on this connection
+    tasks: dict[str, tuple[int, int, Any]] = field(default_factory=dict)
+    #: by user: the status that was told last, and the one that was read at the end
+    statuses: dict[str, str] = field(default_factory=dict)
+    final_statuses: dict[str, str] = field(default_factory=dict)
+    #: messages that it was told were lost, and when it was last told of a loss without number
+    told_lost: int = 0
+    told_at: float = -1.0
+    connected: bool = False
+    wanted: bool = True
+    #: of this connection: where the inbox began, offsets delivered, and losses told
+    began: tuple[int, str] | None = None
+    inbox: set[int] = field(default_factory=set)
+    lost_here: int = 0
+    delivered_since_told: bool = True
+
+
+class Checker:
+    """Judges one history."""
+
+    def __init__(self, lines: list[Line]) -> None:
+        self._lines = lines
+        begin = lines[0]
+        self._begin = begin
+        self._open = frozenset(begin.get("open", ()))
+        self.violations: list[Violation] = []
+        self._calls: dict[int, Call] = {}
+        self._devices = {
+            each["name"]: DeviceView(
+                each["name"], each["user"], each["acks"], each["positions"], frozenset(each["channels"])
+            )
+            for each in begin["devices"]
+        }
+        self._losses: list[tuple[float, float]] = []
+        #: by channel and epoch: what stands at which offset
+        self._kept: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
+        self._settled_at = float("inf")
+        #: whether live messages without a position may have been lost
+        self._lossy = False
+        self._finals: dict[tuple[str, str], Any] = {}
+        #: by channel and message: who shall not get it
+        self._without: dict[tuple[str, str], str] = {}
+        #: by user: how many messages replace an earlier one
+        self._collapsing: dict[str, int] = defaultdict(int)
+
+    def judge(self) -> list[Violation]:
+        """Return what was broken. Raises `Unjudged` where nothing that matters happened."""
+        for line in self._lines:
+            self._index(line)
+        self._refuse_empty()
+        self._find_offsets()
+        for line in self._lines:
+            self._follow(line)
+        self._judge_end()
+        return sorted(self.violations, key=lambda each: each.at)
+
+    def _broken(self, rule: str, at: float, text: str) -> None:
+        self.violations.append(Violation(rule, at, text))
+
+    # -- the first reading: calls, losses, what stands where ----------------------------------------------------------
+
+    def _index(self, line: Line) -> None:
+        match line["event"]:
+            case "call":
+                self._calls[line["call"]] = Call(line["at"], line["by"], line["what"], line["arguments"])
+            case "answer":
+                call = self._calls.get(line["call"])
+                if call is None:
+                    raise Unjudged(f"an answer to call {line['call']}, which is not in the history")
+                call.answered_at, call.outcome = line["at"], line["outcome"]
+                call.result, call.code = line.get("result"), line.get("code", "")
+            case "fault":
+                self._lossy = self._lossy or line["fault"] not in HARMLESS
+            case "data_lost":
+                self._losses.append((line["since"], line["at"]))
+            case "settled":
+                self._settled_at = line["at"]
+
+    def _refuse_empty(self) -> None:
+        if self._settled_at == float("inf"):
+            raise Unjudged("the history was not settled: what was promised for the end cannot be judged")
+        if not any(call.at >= self._settled_at for call in self._calls.values()):
+            raise Unjudged("nothing was read at the end: what is kept cannot be judged")
+        if not any(line["event"] == "device" for line in self._lines):
+            raise Unjudged("no device is named at the end: who is connected cannot be judged")
+
+    def _may_be_lost(self, since: float, until: float) -> bool:
+        """Return whether what was written between these moments may have gone with the data."""
+        return any(lost_since <= until and since <= lost_at for lost_since, lost_at in self._losses)
+
+    def _call_lost(self, call: Call) -> bool:
+        return self._may_be_lost(call.at, call.answered_at)
+
+    def _find_offsets(self) -> None:
+        for call in self._calls.values():
+            if call.outcome != "done":
+                continue
+            for channel, message_id, offset, epoch in _positions(call):
+                self._keep(call.answered_at, channel, epoch, offset, message_id)
+            if call.at >= self._settled_at:
+                self._note_final(call)
+        for line in self._lines:
+            if line["event"] == "delivery" and "offset" in line:
+                self._keep(line["at"], line["channel"], line["epoch"], line["offset"], line["messageId"])
+        for call in self._calls.values():
+            if call.what == "notify" and "collapseKey" in call.arguments:
+                self._collapsing[call.arguments["userId"]] += 1
+            elif call.what == "publish" and "excludeUser" in call.arguments:
+                self._without[call.arguments["channel"], call.arguments["messageId"]] = call.arguments["excludeUser"]
+
+    def _note_final(self, call: Call) -> None:
+        """Remember what was read at the end."""
+        if call.what in ("inbox", "tasks", "history"):
+            self._finals[call.what, _query(call.arguments)] = call.result
+        elif call.what in ("presence", "nodes"):
+            self._finals[call.what, ""] = call.result
+        if call.what in ("inbox", "history"):
+            channel = _query(call.arguments) if call.what == "history" else f"user:{_query(call.arguments)}"
+            for push in call.result["messages"]:
+                self._keep(call.answered_at, channel, push["epoch"], push["offset"], push["messageId"])
+
+    def _keep(self, at: float, channel: str, epoch: str, offset: int, message_id: str) -> None:
+        known = self._kept[channel, epoch].setdefault(offset, message_id)
+        if known != message_id:
+            self._broken("one-offset", at, f"{channel} {epoch}:{offset} is both {known} and {message_id}")
+
+    # -- the second reading: what each device saw ---------------------------------------------------------------------
+
+    def _follow(self, line: Line) -> None:
+        event = line["event"]
+        if event == "failure":
+            last = line["text"].strip().splitlines()[-1]
+            self._broken("no-failure", line["at"], f"{line['node']} logged a failure: {last}")
+        elif event == "stale_write":
+            self._broken("ingest", line["at"], f"Redis took a write under {line['lease']}, which another node has")
+        elif event in ("signed_in", "subscribed", "delivery", "told", "lost", "device"):
+            device = self._devices.get(line["device"])
+            if device is None:
+                raise Unjudged(f"device {line['device']} is not named at the beginning")
+            getattr(self, f"_{event}")(device, line)
+
+    def _signed_in(self, device: DeviceView, line: Line) -> None:
+        own = f"user:{device.user}"
+        if device.first_signed_in is None:
+            device.first_signed_in = line["at"]
+        device.connection = line["connection"]
+        device.followers = defaultdict(Follower)
+        device.tasks = {}
+        inbox, given = line["inbox"], line["given"].get(own)
+        result = line["results"].get(own)
+        if given is not None and (result is None or not result["recovered"]):
+            device.told_at = line["at"]
+        epoch = inbox["epoch"]
+        if given is not None and result is not None and result["recovered"]:
+            # Position 0 may be of the epoch of the period before, and counts in this one.
+            device.began = (given[0], epoch)
+        else:
+            device.began = (inbox["acked"], epoch)
+        device.inbox, device.lost_here, device.delivered_since_told = set(), 0, True
+        for state in line["tasks"]:
+            self._show_task(device, line["at"], state)
+
+    def _subscribed(self, device: DeviceView, line: Line) -> None:
+        for channel, result in line["results"].items():
+            follower = device.followers[channel] = Follower()
+            if "status" in result:
+                user, status = result["status"]["userId"], result["status"]["status"]
+                if line["at"] < self._settled_at:
+                    device.statuses[user] = status
+                else:
+                    device.final_statuses[user] = status
+            if "offset" not in result:
+                continue
+            given = line["given"].get(channel)
+            if result["recovered"]:
+                if given is None:
+                    self._broken("told", line["at"], f"{device.name} recovered {channel} without a position")
+                    continue
+                follower.position = (given[0], result["epoch"])
+                missed = self._between(channel, result["epoch"], given[0], result["offset"], device.user)
+                replayed = self._replayed(line, channel)
+                gone = [offset for offset in missed if offset not in replayed]
+                if gone:
+                    self._broken(
+                        "gap", line["at"], f"{device.name} recovered {channel} from {given[0]} without {gone[:5]}"
+                    )
+                follower.position = (given[0], result["epoch"])
+                if not replayed:
+                    follower.position = (result["offset"], result["epoch"])
+            else:
+                follower.position = (result["offset"], result["epoch"])
+                follower.replaying = True
+
+    def _replayed(self, subscribed: Line, channel: str) -> set[int]:
+        """Return the offsets that came with this answer."""
+        found: set[int] = set()
+        for line in self._lines[subscribed["line"] :]:
+            if line["event"] != "delivery" or line["device"] != subscribed["device"] or not line["replay"]:
+                break
+            if line["channel"] == channel:
+                found.add(line["offset"])
+        return found
+
+    def _between(self, channel: str, epoch: str, after: int, until: int, user: str) -> list[int]:
+        """Return the offsets of what is known to exist there, and is for this user."""
+        return sorted(
+            offset
+            for offset, message_id in self._kept[channel, epoch].items()
+            if after < offset <= until and self._without.get((channel, message_id)) != user
+        )
+
+    def _delivery(self, device: DeviceView, line: Line) -> None:
+        channel, at = line["channel"], line["at"]
+        own = f"user:{device.user}"
+        data = line["data"]
+        if line["connection"] != device.connection:
+            self._broken("order", at, f"{device.name} was sent {channel} before it was signed in")
+        if (
+            channel != own
+            and channel not in device.channels
+            and not channel.startswith("task:")
+            and channel != "system"
+        ):
+            self._broken("privacy", at, f"{device.name} of {device.user} was sent {channel}, which it does not follow")
+        if channel.startswith("task:") and data.get("userId") != device.user:
+            self._broken("privacy", at, f"{device.name} of {device.user} was sent a task of {data.get('userId')}")
+        if device.user == self._without.get((channel, line["messageId"])):
+            self._broken("privacy", at, f"{device.name} was sent {line['messageId']}, which leaves {device.user} out")
+        device.seen[channel].add(line["messageId"])
+        if line["type"].startswith("task_"):
+            self._show_task(device, at, data)
+            if data["status"] in FINAL:
+                device.tasks_ended.add(data["taskId"])
+        if line["type"] == "user_status":
+            device.statuses[data["userId"]] = data["status"]
+        if "offset" in line:
+            self._advance(device, channel, line)
+            if channel == own:
+                device.inbox.add(line["offset"])
+                device.delivered_since_told = True
+
+    def _advance(self, device: DeviceView, channel: str, line: Line) -> None:
+        """A message with a position came: it must be the next one of those that are known."""
+        at, offset, epoch = line["at"], line["offset"], line["epoch"]
+        follower = device.followers[channel]
+        last = follower.position
+        if follower.replaying and line["replay"]:
+            return
+        follower.replaying = False
+        follower.position = (offset, epoch)
+        if last is None:
+            return
+        if last[1] != epoch:
+            if last[0] > 0:
+                self._broken("told", at, f"{device.name} on {channel}: epoch {last[1]} became {epoch} without a word")
+            return
+        if offset <= last[0]:
+            self._broken("order", at, f"{device.name} on {channel}: {offset} came after {last[0]}")
+        elif not channel.startswith("user:"):
+            missed = self._between(channel, epoch, last[0], offset - 1, device.user)
+            if missed:
+                self._broken("gap", at, f"{device.name} on {channel}: {missed[:5]} left out before {offset}")
+
+    def _told(self, device: DeviceView, line: Line) -> None:
+        data = line["data"]
+        own = f"user:{device.user}"
+        if line["what"] == "inbox_overflow":
+            device.told_lost += data["lost"]
+            device.lost_here += data["lost"]
+            device.delivered_since_told = False
+        elif line["what"] == "resync":
+            channel = data["channel"]
+            device.followers[channel] = Follower(None, True)
+            if channel == own:
+                device.told_at = line["at"]
+                device.began = None
+                device.tasks = {}
+
+    def _lost(self, device: DeviceView, line: Line) -> None:
+        self._count_losses(device, line["at"])
+        device.followers = defaultdict(Follower)
+        device.began = None
+
+    def _device(self, device: DeviceView, line: Line) -> None:
+        device.connected, device.wanted = line["connected"], line["wanted"]
+        self._count_losses(device, line["at"])
+
+    def _count_losses(self, device: DeviceView, at: float) -> None:
+        """What this connection was told was lost is what it was not sent."""
+        if device.began is None or not device.inbox or not device.delivered_since_told:
+            return
+        after, _ = device.began
+        newest = max(device.inbox)
+        missing = newest - after - len([offset for offset in device.inbox if offset > after])
+        replaced = self._collapsing[device.user]
+        if device.lost_here > missing:
+            self._broken("lost-count", at, f"{device.name} was told of {device.lost_here} lost, and misses {missing}")
+        elif missing - device.lost_here > replaced:
+            self._broken("lost-count", at, f"{device.name} misses {missing}, and was told of {device.lost_here} lost")
+
+    # -- tasks --------------------------------------------------------------------------------------------------------
+
+    def _show_task(self, device: DeviceView, at: float, state: Any) -> None:
+        task, attempt = state["taskId"], state.get("attempt", 1)
+        shown = device.tasks.get(task)
+        if shown is not None:
+            if (attempt, state["version"]) < shown[:2]:
+                self._broken(
+                    "task-backwards", at, f"{device.name}: {task} went from version {shown[1]} to {state['version']}"
+                )
+            if attempt == shown[0] and shown[2]["status"] in FINAL and state["status"] != shown[2]["status"]:
+                self._broken(
+                    "task-final", at, f"{device.name}: {task} was {shown[2]['status']} and is {state['status']}"
+                )
+        device.tasks[task] = (attempt, state["version"], state)
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def _judge_end(self) -> None:
+        at = self._lines[-1]["at"]
+        self._judge_answers(at)
+        for device in self._devices.values():
+            if device.wanted and not device.connected:
+                self._broken("recovers", at, f"{device.name} is not connected in the end")
+        missing = [name for name in ("presence", "nodes") if (name, "") not in self._finals]
+        if missing:
+            return
+        self._judge_inboxes(at)
+        self._judge_histories(at)
+        self._judge_tasks(at)
+        self._judge_ingest(at)
+        self._judge_presence(at)
+
+    def _judge_answers(self, at: float) -> None:
+        done: set[tuple[str, str]] = set()
+        reads: set[tuple[str, str]] = set()
+        for call in self._calls.values():
+            if call.at < self._settled_at:
+                continue
+            key = (call.what, str(call.arguments))
+            reads.add(key)
+            if call.outcome == "done":
+                done.add(key)
+        for what, arguments in sorted(reads - done):
+            self._broken("recovers", at, f"{what} {arguments} is not answered in the end")
+
+    def _due(self) -> Iterator[tuple[Call, str, str]]:
+        """Every call that promised something to a user: the call, the user, the message's id or the task's."""
+        for call in self._calls.values():
+            if call.outcome != "done":
+                continue
+            arguments = call.arguments
+            if call.what == "notify" and "collapseKey" not in arguments:
+                yield call, arguments["userId"], arguments["messageId"]
+            elif call.what == "direct":
+                yield call, arguments["targetId"], arguments["messageId"]
+            elif call.what in ENDS:
+                yield call, call.result["userId"], call.result["taskId"]
+
+    def _judge_inboxes(self, at: float) -> None:
+        absent: dict[str, list[str]] = defaultdict(list)
+        for call, user, key in self._due():
+            if self._call_lost(call):
+                continue
+            for device in self._devices.values():
+                if device.user != user or not device.connected or device.first_signed_in is None:
+                    continue
+                if not device.acks and call.at < device.first_signed_in:
+                    continue
+                arrived = key in (device.tasks_ended if call.what in ENDS else device.seen[f"user:{user}"])
+                if not arrived and not self._excused(device, call):
+                    absent[device.name].append(key)
+        for name, keys in absent.items():
+            told = self._devices[name].told_lost
+            if len(keys) > told:
+                self._broken("delivered", at, f"{name} never got {keys[:5]} ({len(keys)}), and was told of {told} lost")
+        limit = self._begin["settings"].get("inbox", {}).get("max_messages", 100)
+        for (what, user), result in self._finals.items():
+            if what == "inbox":
+                self._judge_kept(at, f"user:{user}", result["messages"], limit)
+
+    def _excused(self, device: DeviceView, call: Call) -> bool:
+        """Return whether what another device acknowledged may be missing here, where that promise is not made yet."""
+        return "every-device" in self._open and not device.acks and device.told_at >= call.at
+
+    def _judge_kept(self, at: float, channel: str, messages: list[Any], limit: int) -> None:
+        """What was answered, or seen, is still there; each once."""
+        ids = [push["messageId"] for push in messages]
+        for twice in sorted({each for each in ids if ids.count(each) > 1}):
+            self._broken("once", at, f"{channel} keeps {twice} more than once")
+        if len(messages) >= limit:
+            return
+        kept = set(ids)
+        replaced = bool(self._collapsing[channel.removeprefix("user:")]) if channel.startswith("user:") else False
+        chat = self._begin["settings"].get("inbox", {}).get("max_chat_messages", 20)
+        for call in self._calls.values():
+            if (
+                call.outcome != "done"
+                or self._call_lost(call)
+                or call.what not in ("notify", "publish", "chat", "direct")
+            ):
+                continue
+            if call.what == "direct" and chat < 20:
+                continue
+            if call.what == "notify" and "collapseKey" in call.arguments:
+                continue
+            for place, message_id, _, _ in _positions(call):
+                if place == channel and message_id not in kept:
+                    self._broken(
+                        "kept", at, f"{channel}: {message_id} was answered at {call.answered_at:.0f} and is gone"
+                    )
+        if replaced or (channel.startswith("user:") and chat < 20):
+            return
+        for line in self._lines:
+            if line["event"] != "delivery" or line["channel"] != channel or "offset" not in line:
+                continue
+            if line["messageId"] not in kept and not self._may_be_lost(0, line["at"]):
+                self._broken("kept", line["at"], f"{channel}: {line['messageId']} was delivered and is gone")
+
+    def _judge_histories(self, at: float) -> None:
+        for (what, channel), result in self._finals.items():
+            if what != "history":
+                continue
+            self._judge_kept(at, channel, result["messages"], 60 if channel.startswith("news:") else 1000)
+            for device in self._devices.values():
+                if channel not in device.channels or not device.connected:
+                    continue
+                position = device.followers[channel].position
+                newest = (result["offset"], result["epoch"])
+                behind = position is not None and position[1] == newest[1] and position[0] < newest[0]
+                if behind and not self._between(channel, newest[1], position[0], newest[0], device.user):
+                    continue
+                if position is None:
+                    self._broken("recovers", at, f"{device.name} does not follow {channel} in the end")
+                elif position != newest and not (position[0] == newest[0] == 0):
+                    self._broken("gap", at, f"{device.name} on {channel} stands at {position}, the newest is {newest}")
+
+    def _judge_versions(self) -> None:
+        """A change has a higher version than whatever was shown before it was asked for."""
+        shown: list[tuple[float, str, int, float]] = []
+        for line in self._lines:
+            if line["event"] == "delivery" and line["type"].startswith("task_"):
+                state = line["data"]
+                shown.append((line["at"], state["taskId"], state["version"], state["percentage"]))
+        for call in self._calls.values():
+            if call.outcome != "done" or call.what not in (*ENDS, "task.progress"):
+                continue
+            state = call.result
+            before = [each for each in shown if each[0] < call.at and each[1] == state["taskId"]]
+            higher = [version for _, _, version, _ in before if version > state["version"]]
+            if higher and state["percentage"] > max(percentage for _, _, _, percentage in before):
+                self._broken(
+                    "task-version", call.answered_at,
+                    f"{state['taskId']} changed to version {state['version']}, and {max(higher)} was shown before",
+                )  # fmt: skip
+
+    def _judge_tasks(self, at: float) -> None:
+        self._judge_versions()
+        states = {
+            state["taskId"]: state
+            for (what, _), result in self._finals.items()
+            if what == "tasks"
+            for state in result["tasks"]
+        }
+        for call in self._calls.values():
+            if call.what not in ENDS or call.outcome != "done" or self._call_lost(call):
+                continue
+            state = states.get(call.result["taskId"])
+            if state is None:
+                if not self._may_be_lost(0, call.answered_at):
+                    self._broken("task-final", at, f"task {call.result['taskId']} ended and is not known any more")
+            elif state["status"] != call.result["status"]:
+                self._broken(
+                    "task-final", at, f"task {state['taskId']} was {call.result['status']} and is {state['status']}"
+                )
+        for device in self._devices.values():
+            if not device.connected:
+                continue
+            for task, (_, version, shown) in device.tasks.items():
+                state = states.get(task)
+                if state is None or shown["userId"] != device.user or state["attempt"] != shown["attempt"]:
+                    continue
+                fields = ("status", "percentage", "message")
+                same = [shown.get(name) for name in fields] == [state.get(name) for name in fields]
+                if version < state["version"] or not same:
+                    self._broken(
+                        "task-last", at, f"{device.name} shows {task} as {shown['status']} {version}, it is "
+                        f"{state['status']} {state['version']}",
+                    )  # fmt: skip
+
+    def _judge_ingest(self, at: float) -> None:
+        for (what, channel), result in self._finals.items():
+            if what != "history" or not channel.startswith("orders:"):
+                continue
+            numbers = [push["data"]["n"] for push in result["messages"]]
+            if not self._losses and numbers != sorted(set(numbers)):
+                self._broken("ingest", at, f"{channel} was filled in the order {numbers}")
+            for call in self._calls.values():
+                if call.what != "ingest" or call.outcome != "done" or call.arguments["data"]["n"] in numbers:
+                    continue
+                # It is carried out later, and what it did may be lost though the entry was not.
+                if not self._may_be_lost(call.at, self._settled_at):
+                    self._broken("ingest", at, f"entry {call.arguments['data']['n']} was never carried out")
+
+    def _judge_presence(self, at: float) -> None:
+        room = "chat:lobby"
+        there: dict[str, int] = defaultdict(int)
+        online: set[str] = set()
+        for device in self._devices.values():
+            if device.connected:
+                online.add(device.user)
+                if room in device.channels:
+                    there[device.user] += 1
+        found = {each["userId"]: each["connections"] for each in self._finals["presence", ""]["users"]}
+        if found != there:
+            self._broken("presence", at, f"{room} is said to have {found}, and has {dict(there)}")
+        for device in self._devices.values():
+            if not device.connected:
+                continue
+            for user, status in device.final_statuses.items():
+                true = "online" if user in online else "offline"
+                if status != true:
+                    self._broken("status", at, f"{device.name} is answered that {user} is {status}, who is {true}")
+                elif device.statuses.get(user) != true and not self._lossy:
+                    self._broken("status-told", at, f"{device.name} was never told that {user} is {true}")
+        names = sorted(each["node"] for each in self._finals["nodes", ""]["nodes"])
+        if names != sorted(self._begin["nodes"]):
+            self._broken("presence", at, f"the nodes are said to be {names}")
+
+
+def _query(path: str) -> str:
+    """Return what a path asks for: the first value of its query."""
+    value = path.partition("?")[2].partition("&")[0].partition("=")[2]
+    return value.replace("%3A", ":")
+
+
+def _positions(call: Call) -> Iterator[tuple[str, str, int, str]]:
+    """Return channel, message id, offset and epoch of all that an answer says of a position."""
+    result = call.result
+    if call.what == "notify":
+        for each in result["results"]:
+            yield f"user:{each['userId']}", each["messageId"], each["offset"], each["epoch"]
+    elif call.what == "publish" and "offset" in result:
+        yield call.arguments["channel"], result["messageId"], result["offset"], result["epoch"]
+
+
+def judge(text: str) -> list[Violation]:
+    """Return what a history breaks. Raises `Unjudged`."""
+    return Checker(read(text)).judge()
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 1:
+        print("usage: python -m tests.simulator.checker FILE", file=sys.stderr)
+        return 2
+    try:
+        violations = judge(Path(arguments[0]).read_text())
+    except (OSError, Unjudged, KeyError, TypeError) as problem:
+        reason = problem if isinstance(problem, Unjudged | OSError) else f"a field is missing or wrong: {problem!r}"
+        print(f"{arguments[0]}: {reason}", file=sys.stderr)
+        return 2
+    for violation in violations:
+        print(violation)
+    return 1 if violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

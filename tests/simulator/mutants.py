@@ -1,0 +1,262 @@
+"""Known mistakes, each put into a copy of the server: the simulator is trusted as far as it finds them.
+
+    python -m tests.simulator.mutants [NAME ...] [--seeds N] [--seconds S]
+
+For each mutant: its name, the seed that found it, and the rule that it broke. Exit status 1 where one was not found
+within its seeds, and where a change does not apply any more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+#: A change of a file of the package: what stands there once, and what takes its place.
+Change = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A mistake, in so many changes."""
+
+    name: str
+    changes: tuple[Change, ...]
+
+
+def _mutant(name: str, file: str, old: str, new: str, *more: tuple[str, str]) -> Mutant:
+    return Mutant(name, ((file, old, new), *((file, *each) for each in more)))
+
+
+_LUA = "engine/redis/lua/"
+
+MUTANTS = (
+    _mutant(
+        "generation-not-moved",
+        _LUA + "attach.lua",
+        "if not generation or known[1] ~= ARGV[1] then",
+        "if not generation then",
+    ),
+    _mutant(
+        "generation-returned",
+        "engine/redis/commands.py",
+        "fresh = (_token(), ",
+        'fresh = ("0123456789ab", ',
+    ),
+    _mutant(
+        "cursor-off-by-one",
+        _LUA + "inbox_read.lua",
+        "or box.acked\nlocal answer",
+        "or box.acked + 1\nlocal answer",
+    ),
+    _mutant(
+        "second-device-forgotten",
+        "server/backlog.py",
+        "        page = await self._inbox.read(user_id, since.offset, PAGE)\n        after = since.offset\n",
+        "        page = await self._inbox.read(user_id, None, PAGE)\n        after = page.acked\n",
+    ),
+    _mutant(
+        "positions-not-compared",
+        "engine/redis/live.py",
+        "                    feed.compare(position, patient)\n",
+        "                    continue\n",
+    ),
+    _mutant(
+        "fence-left-out",
+        _LUA + "write.lua",
+        "if ARGV[4] ~= '' and redis.call('GET', KEYS[3]) ~= ARGV[4] then",
+        "if false then",
+    ),
+    _mutant(
+        "idempotency-key-left-out",
+        _LUA + "write.lua",
+        "local first = redis.call('GET', KEYS[2])",
+        "local first = nil",
+    ),
+    _mutant(
+        "answered-before-kept",
+        "engine/redis/inbox.py",
+        '        reply = await self._commands.write(\n            "append",',
+        '        reply = await self._hoped(\n            "append",',
+        (
+            "    async def _append(",
+            "    async def _hoped(self, *parts: Any, **more: Any) -> list[Any]:\n"
+            "        try:\n"
+            "            return await self._commands.write(*parts, **more)\n"
+            "        except errors.Unavailable:\n"
+            '            return [1, b"hoped.for"]\n\n'
+            "    async def _append(",
+        ),
+        ("from typing import TYPE_CHECKING", "from typing import TYPE_CHECKING, Any"),
+    ),
+    _mutant(
+        "version-not-raised",
+        _LUA + "attach.lua",
+        "versions = (generation or ARGV[4] ~= '') and string.format('%d', milliseconds()) or '1'",
+        "versions = '1'",
+    ),
+    _mutant(
+        "trim-untold",
+        _LUA + "inbox.lua",
+        "  if lost then\n    lose(box, offset)\n  end\n",
+        "",
+    ),
+    _mutant(
+        "loss-miscounted",
+        _LUA + "inbox.lua",
+        "      sum = sum + stretch[3]\n",
+        "      sum = sum + 1\n",
+    ),
+    _mutant(
+        "gap-delivered",
+        "core/positions.py",
+        "        if offset != self._offset + 1:\n            return Verdict.GAP\n",
+        "",
+    ),
+    _mutant(
+        "resync-untold",
+        "engine/redis/feeds.py",
+        "        self.feeds.listener.resync(self.channel)\n",
+        "",
+    ),
+    _mutant(
+        "held-messages-forgotten",
+        "server/channel.py",
+        "        return [p for p in self._held if p.offset is None or p.offset > offset]\n",
+        "        return []\n",
+    ),
+    _mutant(
+        "past-before-present",
+        "engine/redis/history.py",
+        "        await self._feeds.reached(channel, page.newest)\n",
+        "",
+    ),
+    _mutant(
+        "ghost-in-a-room",
+        _LUA + "expire.lua",
+        "for _, member in ipairs(redis.call('SRANDMEMBER', KEYS[4], ARGV[3])) do",
+        "redis.call('DEL', KEYS[4])\nfor _, member in ipairs({}) do",
+    ),
+    _mutant(
+        "dead-node-kept",
+        _LUA + "heartbeat.lua",
+        "    answer[#answer + 1] = dead\n",
+        "",
+    ),
+    _mutant(
+        "presence-not-renewed",
+        "engine/redis/cluster.py",
+        "        self._stale = True\n        self.hurry()\n",
+        "        self.hurry()\n",
+    ),
+    _mutant(
+        "acknowledged-and-deleted",
+        _LUA + "acknowledge.lua",
+        "  box.acked = offset\n",
+        "  box.acked = offset\n"
+        "  while count(box) > 0 and record(box, 1) <= offset do\n    remove(box, 1, false)\n  end\n",
+    ),
+    _mutant(
+        "end-not-kept",
+        _LUA + "task_replace.lua",
+        "if ARGV[16] ~= '' then",
+        "if false then",
+    ),
+    _mutant(
+        "last-progress-dropped",
+        "core/throttle.py",
+        "        self._held = state\n        if self._pressing:",
+        "        if self._pressing:",
+    ),
+    _mutant(
+        "excluded-user-served",
+        "core/publication.py",
+        "(self.exclude_user is not None and self.exclude_user == user_id) or (",
+        "(",
+    ),
+    _mutant(
+        "entry-deleted-first",
+        "engine/redis/ingest.py",
+        "                error = await self._carry_out(entry_id, command)\n",
+        '                done = [*self._keys, self._names.ingest, self._names.dead]\n'
+        '                await self._patiently("ingest_end", done, entry_id, "", text)\n'
+        "                error = await self._carry_out(entry_id, command)\n",
+    ),
+)  # fmt: skip
+
+
+class NotApplicable(Exception):
+    """A change does not apply to the package as it stands."""
+
+
+def apply(mutant: Mutant, package: Path) -> None:
+    """Put a mutant into a package. Raises `NotApplicable`."""
+    for name, old, new in mutant.changes:
+        file = package / name
+        text = file.read_text() if file.exists() else ""
+        if text.count(old) != 1:
+            raise NotApplicable(f"{mutant.name}: {name} holds this {text.count(old)} times, not once: {old.strip()}")
+        file.write_text(text.replace(old, new))
+
+
+def hunt(mutant: Mutant, first: int, seeds: int, seconds: float) -> tuple[str, str] | None:
+    """Return the seed that finds a mutant and the rule that it breaks; None where none does."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        ignored = shutil.ignore_patterns("__pycache__", "static", "dist")
+        shutil.copytree(ROOT / "pushserver", place / "pushserver", ignore=ignored)
+        for name in ("static", "dist"):
+            if (ROOT / "pushserver" / "web" / name).exists():
+                (place / "pushserver" / "web" / name).symlink_to(ROOT / "pushserver" / "web" / name)
+        (place / "tests").symlink_to(ROOT / "tests")
+        apply(mutant, place / "pushserver")
+        command = [sys.executable, "-m", "tests.simulator", "--from", str(first), "--seeds", str(seeds)]
+        command += ["--seconds", str(seconds), "--no-shrink", "--faults", "6"]
+        done = subprocess.run(
+            command, cwd=place, env=os.environ | {"PYTHONPATH": folder}, capture_output=True, text=True
+        )
+    found = re.search(r"^seed (\d+): ([a-z-]+) at", done.stdout, re.MULTILINE)
+    if found is not None:
+        return found[1], found[2]
+    if done.returncode != 0:
+        # It fell over in another way than a promise is broken: that is no proof of the checker.
+        raise RuntimeError(f"{mutant.name}: {done.stdout}{done.stderr}")
+    return None
+
+
+def main(words: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulator.mutants")
+    parser.add_argument("names", nargs="*", help="these mutants alone")
+    parser.add_argument("--from", dest="first", type=int, default=1, help="the first seed")
+    parser.add_argument("--seeds", type=int, default=2_000, help="within so many a mutant must be found")
+    parser.add_argument("--seconds", type=float, default=1_800.0, help="and within so long")
+    options = parser.parse_args(words)
+    missed = 0
+    print(f"{'mutant':28} {'seed':>8}  {'rule':16} seconds")
+    for mutant in MUTANTS:
+        if options.names and mutant.name not in options.names:
+            continue
+        began = time.monotonic()
+        try:
+            found = hunt(mutant, options.first, options.seeds, options.seconds)
+        except NotApplicable as problem:
+            print(f"{mutant.name:28} {'-':>8}  does not apply: {problem}")
+            missed += 1
+            continue
+        seed, rule = found or ("-", "not found")
+        missed += found is None
+        print(f"{mutant.name:28} {seed:>8}  {rule:16} {time.monotonic() - began:7.1f}", flush=True)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

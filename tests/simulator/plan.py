@@ -1,0 +1,245 @@
+"""What happens in a run: settings, devices, and steps at moments, all chosen by a seed.
+
+A plan is data: a step can be left out, and the others stay what they are (`shrink`). What a step leaves to chance at
+its time, chance decides then.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+#: The faults that every version of the product must survive, each with how likely it is.
+FAULTS: dict[str, int] = {
+    "kill": 4,
+    "stop": 2,
+    "hold": 2,
+    "cut_redis": 4,
+    "cut_pubsub": 4,
+    "delay_pubsub": 3,
+    "lose_replies": 4,
+    "part": 2,
+    "redis_restart": 3,
+    "redis_down": 2,
+    "redis_full": 1,
+    "redis_lost": 2,
+    "redis_flush": 1,
+    "drop_device": 3,
+    "slow_device": 1,
+}
+#: The faults of a node with a store of its own.
+EMBEDDED_FAULTS: dict[str, int] = {
+    "kill": 6,
+    "stop": 2,
+    "hold": 1,
+    "disk_full": 3,
+    "disk_slow": 2,
+    "drop_device": 2,
+    "slow_device": 1,
+}
+#: Faults that are simulated and that the product does not survive yet: they are chosen where they are asked for.
+OPEN_FAULTS: dict[str, int] = {
+    "redis_rollback": 2,
+    "evict": 1,
+    "step_node": 2,
+    "step_redis": 1,
+    "narrow": 1,
+}
+OPEN_EMBEDDED_FAULTS: dict[str, int] = {"disk_older": 2, "step_node": 2}
+
+#: Operations, each with how often it is chosen.
+OPERATIONS: dict[str, int] = {
+    "notify": 10,
+    "publish": 8,
+    "task": 3,
+    "ingest": 4,
+    "chat": 2,
+    "direct": 2,
+    "collapse": 1,
+    "leave": 1,
+    "come": 1,
+    "read": 1,
+}
+
+USERS = ("ann", "bob", "cy")
+NEWS = ("news:a", "news:b")
+ORDERS = "orders:main"
+ROOM = "chat:lobby"
+#: Who watches the status of the others, and does nothing else.
+WATCHER = "eve"
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something that is done at a moment, s."""
+
+    at: float
+    do: str
+    with_: dict[str, Any] = field(default_factory=dict)
+    fault: bool = False
+
+    def __str__(self) -> str:
+        words = " ".join(f"{name}={value}" for name, value in sorted(self.with_.items()))
+        return f"{self.at:8.3f} s  {'! ' if self.fault else '  '}{self.do} {words}".rstrip()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run.
+
+    Attributes:
+        seconds: how long there are operations and faults; then all is mended, and time passes until it is judged.
+    """
+
+    seed: int
+    nodes: int
+    seconds: float
+    settings: dict[str, dict[str, Any]]
+    devices: tuple[dict[str, Any], ...]
+    steps: tuple[Step, ...]
+    policy: str = "noeviction"
+
+    def keeping(self, kept: frozenset[int]) -> Plan:
+        """Return the plan with these of its steps alone, by their numbers from 0."""
+        steps = tuple(step for number, step in enumerate(self.steps) if number in kept)
+        return Plan(self.seed, self.nodes, self.seconds, self.settings, self.devices, steps, self.policy)
+
+
+def make(seed: int, operations: int = 60, faults: int = 4, open_faults: bool = False) -> Plan:
+    """Return a seed's plan."""
+    chance = random.Random(f"plan {seed}")
+    embedded = chance.random() < 0.25
+    nodes = 1 if embedded else chance.choice((2, 2, 3))
+    seconds = max(6.0, operations / chance.choice((5, 10)))
+    kinds = EMBEDDED_FAULTS if embedded else FAULTS
+    if open_faults:
+        kinds = kinds | (OPEN_EMBEDDED_FAULTS if embedded else OPEN_FAULTS)
+    wanted = {name: weight for name, weight in OPERATIONS.items() if not (embedded and name == "ingest")}
+    settings: dict[str, dict[str, Any]] = {
+        "engine": {"kind": "embedded" if embedded else "redis", "position_check": chance.choice(("2s", "10s"))},
+        "redis": {"command_timeout": chance.choice(("1s", "3s")), "connect_timeout": "2s"},
+        "inbox": {"max_messages": chance.choice((8, 100, 100)), "max_chat_messages": chance.choice((3, 20))},
+        "tasks": {"min_interval": chance.choice(("200ms", "1s"))},
+    }
+    steps = [_operation(chance, wanted, number, seconds) for number in range(operations)]
+    steps += [_fault(chance, kinds, nodes, seconds) for _ in range(faults)]
+    steps.sort(key=lambda step: step.at)
+    return Plan(
+        seed,
+        nodes,
+        seconds,
+        settings,
+        tuple(_devices(chance)),
+        tuple(steps),
+        "allkeys-lru" if open_faults else "noeviction",
+    )
+
+
+def _devices(chance: random.Random) -> list[dict[str, Any]]:
+    devices: list[dict[str, Any]] = []
+    for user in USERS:
+        follows = [chance.choice(NEWS), ROOM]
+        devices.append(
+            {
+                "name": f"{user}-phone",
+                "user": user,
+                "acks": True,
+                "positions": chance.random() < 0.3,
+                "channels": follows,
+            }
+        )
+        if user != USERS[-1]:
+            channels = [*NEWS, ORDERS] if chance.random() < 0.7 else [ORDERS]
+            devices.append(
+                {"name": f"{user}-laptop", "user": user, "acks": False, "positions": True, "channels": channels}
+            )
+    statuses = [f"status:{user}" for user in USERS]
+    devices.append(
+        {"name": f"{WATCHER}-wall", "user": WATCHER, "acks": False, "positions": False, "channels": [*statuses, ORDERS]}
+    )
+    return devices
+
+
+def _choose(chance: random.Random, weights: dict[str, int]) -> str:
+    return chance.choices(list(weights), list(weights.values()))[0]
+
+
+def _operation(chance: random.Random, kinds: dict[str, int], number: int, seconds: float) -> Step:
+    at = round(chance.uniform(1.0, seconds), 3)
+    do = _choose(chance, kinds)
+    user = chance.choice(USERS)
+    key = f"k{number}"
+    with_: dict[str, Any] = {}
+    match do:
+        case "notify":
+            with_ = {"user": user, "key": key}
+        case "collapse":
+            with_ = {"user": user, "key": key, "collapse": chance.choice(("x", "y"))}
+        case "publish":
+            with_ = {"channel": chance.choice(NEWS), "key": key}
+            if chance.random() < 0.2:
+                with_["without"] = user
+        case "task":
+            steps = sorted(chance.sample(range(1, 100), chance.randint(0, 6)))
+            with_ = {
+                "task": f"t{number}",
+                "user": user,
+                "steps": steps,
+                "end": chance.choice(("complete", "fail", "cancel", "")),
+            }
+        case "ingest":
+            with_ = {"keyed": chance.random() < 0.5}
+        case "chat":
+            with_ = {"user": user, "key": key}
+        case "direct":
+            with_ = {"user": user, "to": chance.choice([other for other in USERS if other != user]), "key": key}
+        case "leave" | "come":
+            with_ = {"device": chance.choice([f"{user}-phone", "ann-laptop", "bob-laptop"])}
+        case "read":
+            with_ = {"user": user, "channel": chance.choice(NEWS)}
+    return Step(at, do, with_)
+
+
+def _fault(chance: random.Random, kinds: dict[str, int], nodes: int, seconds: float) -> Step:
+    at = round(chance.uniform(1.5, seconds), 3)
+    do = _choose(chance, kinds)
+    node = f"n{chance.randint(1, nodes)}"
+    with_: dict[str, Any] = {}
+    match do:
+        case "kill" | "stop":
+            with_ = {"node": node, "seconds": round(chance.choice((0.05, 0.5, 3, 25)), 3)}
+        case "hold":
+            with_ = {"node": node, "seconds": chance.choice((1, 6, 12, 25))}
+        case "part":
+            with_ = {"node": node, "seconds": chance.choice((1, 5, 25))}
+        case "cut_redis" | "cut_pubsub" | "lose_replies":
+            with_ = {"node": node}
+        case "delay_pubsub":
+            with_ = {"node": node, "seconds": chance.choice((0.3, 1, 4))}
+        case "redis_restart" | "redis_down":
+            with_ = {"seconds": chance.choice((0.1, 1)) if do == "redis_restart" else chance.choice((4, 12))}
+        case "redis_lost":
+            with_ = {"seconds": chance.choice((0.1, 1)), "lag": chance.choice((0.2, 1, 4))}
+        case "redis_flush":
+            with_ = {"seconds": chance.choice((0.1, 1))}
+        case "disk_full" | "disk_slow":
+            with_ = {"node": node, "seconds": chance.choice((0.5, 3))}
+        case "disk_older":
+            with_ = {"node": node, "lag": chance.choice((0.5, 2, 5))}
+        case "redis_full":
+            with_ = {"seconds": chance.choice((0.5, 3))}
+        case "redis_rollback":
+            with_ = {"lag": chance.choice((0.5, 2, 5))}
+        case "evict":
+            with_ = {"share": chance.choice((0.2, 0.6))}
+        case "drop_device" | "slow_device":
+            device = chance.choice(("ann-phone", "bob-phone", "cy-phone", "ann-laptop", "bob-laptop"))
+            with_ = {"device": device} | ({"seconds": chance.choice((1, 5))} if do == "slow_device" else {})
+        case "step_node":
+            with_ = {"node": node, "ms": chance.choice((-3_600_000, -60_000, 90_000, 25 * 3_600_000))}
+        case "step_redis":
+            with_ = {"ms": chance.choice((-60_000, 60_000))}
+        case "narrow":
+            with_ = {"node": node, "seconds": 5}
+    return Step(at, do, with_, fault=True)

@@ -1,0 +1,436 @@
+"""A run of a plan, and its history."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.logger import globalLogPublisher
+
+from .devices import Device
+from .disk import Disk, copy_store, fill
+from .history import FORMAT, History
+from .network import End, Network
+from .nodes import REDIS_HOST, REDIS_PORT, FailureObserver, Node, SimulatedRedis, configuration
+from .plan import NEWS, ORDERS, ROOM, USERS, Plan, Step
+from .publishers import Ingester, Publisher, Worker
+from .world import Process, World
+
+#: Seconds that pass after everything was mended, until it is judged: a lease, a look at positions, and some.
+SETTLING = 50.0
+#: Seconds that the reading at the end takes at most.
+READING = 12.0
+#: Promises that are not judged, since the product does not keep them yet.
+#: every-device: where an epoch moved on, a second device is sent what the first one acknowledged.
+OPEN_PROMISES = {"every-device"}
+#: The limits of a node with a narrower configuration.
+NARROW = {"inbox": {"max_messages": 2}, "tasks": {"ttl": "1m"}}
+
+
+class Run:
+    """One run.
+
+    Args:
+        trace: takes the product's log lines, where somebody wants to read them.
+    """
+
+    def __init__(self, plan: Plan, folder: Path, trace: Callable[[str], None] | None = None) -> None:
+        self._plan = plan
+        self._folder = folder
+        self._trace = trace
+        self.world = World(plan.seed)
+        self.network = Network(self.world)
+        self.history = History(self.world)
+        self.disk = Disk(self.world)
+        self.world.replaced += self.disk.governed()
+        #: by node: where its store lies now, and how often it has begun
+        self._stores: dict[str, Path] = {}
+        self._starts = 0
+        self.redis = SimulatedRedis(self.world, self.network, plan.policy)
+        self.redis.model.stale_write = self._stale_write
+        self._narrowed: set[str] = set()
+        #: by a step's time: data as it was, and when
+        self._saved: dict[float, tuple[object, float]] = {}
+        self.nodes = [
+            Node(self.world, self.network, number, lambda number=number: self._configure(f"n{number}"), self._failed)
+            for number in range(1, plan.nodes + 1)
+        ]
+        self.devices = [
+            Device(self.world, self.network, self.history, choose=self._choose, number=number, **each)
+            for number, each in enumerate(plan.devices, 1)
+        ]
+        self.publisher = Publisher(self.world, self.network, self.history, "publisher", self._choose, 1)
+        self.auditor = Publisher(self.world, self.network, self.history, "auditor", self._choose_ready, 2)
+        self.ingester = Ingester(self.world, self.network, self.history, "ingester", ORDERS, 1)
+        self.world.failed = self._raised
+        self._mended = False
+
+    def _configure(self, name: str) -> Any:
+        settings = {section: dict(values) for section, values in self._plan.settings.items()}
+        settings.setdefault("redis", {})["url"] = f"redis://{REDIS_HOST}:{REDIS_PORT}/0"
+        settings.setdefault("server", {})["state_dir"] = str(self._store_of(name))
+        for section, values in NARROW.items() if name in self._narrowed else ():
+            settings.setdefault(section, {}).update(values)
+        return configuration(self._folder / f"{name}.toml", settings)
+
+    def _store_of(self, name: str) -> Path:
+        """Return where a node that begins finds its store: a copy, since who was killed still holds the files here."""
+        self._starts += 1
+        place = self._folder / f"{name}-{self._starts}"
+        if name in self._stores:
+            copy_store(self._stores[name], place)
+        self._stores[name] = place
+        return place
+
+    def _choose(self) -> tuple[str, str] | None:
+        """Choose as a balancer that has not noticed everything yet."""
+        living = [node for node in self.nodes if node.alive]
+        chosen = living if living and self.world.chance.random() < 0.9 else self.nodes
+        node = self.world.chance.choice(chosen)
+        return node.name, node.host
+
+    def _choose_ready(self) -> tuple[str, str] | None:
+        ready = [node for node in self.nodes if node.ready]
+        if not ready:
+            return None
+        node = self.world.chance.choice(ready)
+        return node.name, node.host
+
+    def _failed(self, node: Node, text: str) -> None:
+        self.history.note("failure", node=node.name, text=text)
+
+    def _raised(self, process: Process, text: str) -> bool:
+        for node in self.nodes:
+            if node.process is process:
+                self._failed(node, text)
+                return True
+        return False
+
+    def _stale_write(self, lease: bytes, token: bytes) -> None:
+        self.history.note("stale_write", lease=lease.decode(), token=token.decode())
+
+    # -- the run ------------------------------------------------------------------------------------------------------
+
+    def run(self) -> str:
+        """Let it happen; return the history."""
+        plan = self._plan
+        observer = FailureObserver(self.world, self.nodes, self._trace)
+        globalLogPublisher.addObserver(observer)
+        try:
+            with self.world.governed():
+                self._begin()
+                for step in plan.steps:
+                    self._schedule(step)
+                self.world.run(plan.seconds)
+                self._mend()
+                self.world.run(plan.seconds + SETTLING)
+                self._read_all()
+                self.world.run(plan.seconds + SETTLING + READING)
+                self._judge_devices()
+        finally:
+            globalLogPublisher.removeObserver(observer)
+        return self.history.end()
+
+    def _begin(self) -> None:
+        plan = self._plan
+        self.history.note(
+            "begin",
+            format=FORMAT,
+            seed=plan.seed,
+            nodes=[node.name for node in self.nodes],
+            devices=[device.describe() for device in self.devices],
+            settings=plan.settings,
+            open=sorted(OPEN_PROMISES),
+        )
+        for node in self.nodes:
+            node.start()
+        for device in self.devices:
+            self.world.at(0.3, device.start)
+
+    def _schedule(self, step: Step) -> None:
+        if "lag" in step.with_:
+            # What is written after this moment will be lost.
+            self.world.at(max(0.5, step.at - step.with_["lag"]), self._save, step)
+        self.world.at(step.at, self._do, step)
+
+    def _do(self, step: Step) -> None:
+        if step.fault:
+            self.history.note("fault", fault=step.do, **step.with_)
+        getattr(self, f"_{step.do}")(step, **step.with_)
+
+    def _mend(self) -> None:
+        """Everything works again from now on."""
+        self.history.note("mended")
+        self._mended = True
+        self._narrowed.clear()
+        self.network.unreachable.clear()
+        self.redis.model.database.full = ""
+        self.disk.slow = 0
+        for node in self.nodes:
+            self._fill(node, False)
+        if not self.redis.process.alive:
+            self.redis.start()
+        for node in self.nodes:
+            if node.process.held:
+                node.process.go_on()
+            if not node.alive or node.ending:
+                node.start()
+
+    def _read_all(self) -> None:
+        self.history.note("settled")
+        for device in self.devices:
+            # What is shown of a status is as old as its last message; an answer is of now.
+            device.process.later(0, device.ask_statuses)
+        for user in USERS:
+            self.auditor.read("inbox", "/api/inbox", userId=user)
+            self.auditor.read("tasks", "/api/tasks", userId=user)
+        for channel in (*NEWS, ORDERS, ROOM):
+            self.auditor.read("history", "/api/history", channel=channel, limit="1000")
+        self.auditor.read("presence", "/api/presence", channel=ROOM)
+        self.auditor.read("nodes", "/api/nodes")
+
+    def _judge_devices(self) -> None:
+        for device in self.devices:
+            self.history.note(
+                "device", device=device.name, connected=device.signed_in, wanted=device.wanted, user=device.user
+            )
+
+    def _node(self, name: str) -> Node:
+        return next(node for node in self.nodes if node.name == name)
+
+    def _device(self, name: str) -> Device:
+        return next(device for device in self.devices if device.name == name)
+
+    # -- operations ---------------------------------------------------------------------------------------------------
+
+    def _notify(self, step: Step, user: str, key: str) -> None:
+        self.publisher.notify(user, key)
+
+    def _collapse(self, step: Step, user: str, key: str, collapse: str) -> None:
+        self.publisher.notify(user, key, collapseKey=collapse)
+
+    def _publish(self, step: Step, channel: str, key: str, without: str = "") -> None:
+        self.publisher.publish(channel, key, without)
+
+    def _task(self, step: Step, task: str, user: str, steps: list[int], end: str) -> None:
+        Worker(self.publisher, task, user, steps, end)
+
+    def _ingest(self, step: Step, keyed: bool) -> None:
+        self.ingester.add(keyed)
+
+    def _chat(self, step: Step, user: str, key: str) -> None:
+        device = self._device(f"{user}-phone")
+        device.process.later(
+            0, device.call, "chat", "chat_message", {"content": key, "channel": ROOM, "messageId": key}
+        )
+
+    def _direct(self, step: Step, user: str, to: str, key: str) -> None:
+        device = self._device(f"{user}-phone")
+        device.process.later(
+            0, device.call, "direct", "chat_message", {"content": key, "targetId": to, "messageId": key}
+        )
+
+    def _leave(self, step: Step, device: str) -> None:
+        self._device(device).leave()
+
+    def _come(self, step: Step, device: str) -> None:
+        self._device(device).start()
+
+    def _read(self, step: Step, user: str, channel: str) -> None:
+        self.publisher.read("inbox", "/api/inbox", userId=user)
+        self.publisher.read("history", "/api/history", channel=channel, limit="1000")
+
+    # -- faults -------------------------------------------------------------------------------------------------------
+
+    def _later(self, seconds: float, call: Callable[..., None], *args: object) -> None:
+        """Mend a fault after a while, unless everything was mended before."""
+
+        def mend() -> None:
+            if not self._mended:
+                call(*args)
+
+        self.world.at(self.world.now + seconds, mend)
+
+    def _kill(self, step: Step, node: str, seconds: float) -> None:
+        chosen = self._node(node)
+        if chosen.alive:
+            chosen.kill()
+            self._later(seconds, self._start, chosen)
+
+    def _start(self, node: Node) -> None:
+        if not node.alive or node.ending:
+            self.history.note("started", node=node.name)
+            node.start()
+
+    def _stop(self, step: Step, node: str, seconds: float) -> None:
+        chosen = self._node(node)
+        if chosen.alive and not chosen.process.held:
+            chosen.stop()
+            self._later(seconds + 5, self._start, chosen)
+
+    def _hold(self, step: Step, node: str, seconds: float) -> None:
+        process = self._node(node).process
+        if process.alive and not process.held:
+            process.hold()
+            self._later(seconds, process.go_on)
+
+    def _part(self, step: Step, node: str, seconds: float) -> None:
+        pair = frozenset((self._node(node).host, REDIS_HOST))
+        self.network.unreachable.add(pair)
+        for end in self._redis_ends(node):
+            end.stop(seconds)
+            end.peer.stop(seconds)
+        self._later(seconds, self.network.unreachable.discard, pair)
+
+    def _redis_ends(self, node: str, pubsub: bool | None = None) -> list[End]:
+        """Return Redis' ends of a node's connections; with ``pubsub`` those for Pub/Sub alone, or all others."""
+        process = self._node(node).process
+        subscribed = {session.transport for sessions in self.redis.model.subscribers.values() for session in sessions}
+        return [
+            end
+            for end in self.network.ends_of(self.redis.process)
+            if end.peer.process is process and (pubsub is None or pubsub == (end in subscribed))
+        ]
+
+    def _cut_redis(self, step: Step, node: str) -> None:
+        for end in self._redis_ends(node):
+            if self.world.chance.random() < 0.7:
+                end.cut()
+
+    def _cut_pubsub(self, step: Step, node: str) -> None:
+        for end in self._redis_ends(node, True):
+            end.cut()
+
+    def _delay_pubsub(self, step: Step, node: str, seconds: float) -> None:
+        for end in self._redis_ends(node, True):
+            end.stop(seconds)
+
+    def _lose_replies(self, step: Step, node: str) -> None:
+        """Commands are carried out, and their replies lost."""
+        for end in self._redis_ends(node, False):
+            end.stop(10)
+            self.world.at(self.world.now + self.world.chance.uniform(0.05, 0.8), end.cut)
+
+    def _drop_device(self, step: Step, device: str) -> None:
+        self._device(device).drop()
+
+    def _slow_device(self, step: Step, device: str, seconds: float) -> None:
+        line = self._device(device).line
+        if line is not None and line.transport is not None:
+            line.transport.peer.stop(seconds)
+
+    # -- faults of Redis ----------------------------------------------------------------------------------------------
+
+    def _end_redis(self, seconds: float, saved: object | None, flush: bool = False) -> None:
+        """The process ends; another begins after a while, with the data as it was, as it was saved, or with none."""
+        if not self.redis.process.alive:
+            return
+        self.redis.stop()
+        if flush:
+            self.redis.model.database.flush()
+        self.redis.model.restart(saved)
+        self._later(seconds, self._start_redis)
+
+    def _start_redis(self) -> None:
+        if not self.redis.process.alive:
+            self.history.note("started", node="redis")
+            self.redis.start()
+
+    def _redis_restart(self, step: Step, seconds: float) -> None:
+        self._end_redis(seconds, None)
+
+    _redis_down = _redis_restart
+
+    def _save(self, step: Step) -> None:
+        saved: object
+        if step.do == "disk_older":
+            saved = self._folder / f"saved-{step.at}"
+            copy_store(self._stores[step.with_["node"]], Path(str(saved)))
+        else:
+            saved = self.redis.model.database.save()
+        self._saved[step.at] = (saved, self.world.now)
+
+    def _older(self, step: Step) -> object:
+        """Return the data as it was a while ago; what was written since is lost."""
+        saved, since = self._saved[step.at]
+        self.history.note("data_lost", since=round(since * 1000, 3))
+        return saved
+
+    def _redis_lost(self, step: Step, seconds: float, lag: float) -> None:
+        """Another process begins with older data: a dump, or a replica that was behind."""
+        if self.redis.process.alive:
+            self._end_redis(seconds, self._older(step))
+
+    def _redis_flush(self, step: Step, seconds: float) -> None:
+        if self.redis.process.alive:
+            self.history.note("data_lost", since=0)
+            self._end_redis(seconds, None, flush=True)
+
+    def _redis_full(self, step: Step, seconds: float) -> None:
+        database = self.redis.model.database
+        database.full = "OOM command not allowed when used memory > 'maxmemory'."
+        self._later(seconds, setattr, database, "full", "")
+
+    def _redis_rollback(self, step: Step, lag: float) -> None:
+        """The data goes back inside the same process."""
+        self.redis.model.database.load(self._older(step))
+
+    def _evict(self, step: Step, share: float) -> None:
+        kinds = ("inbox", "history", "messages", "online", "members", "task")
+        gone = self.redis.model.evict([f"push:{kind}:".encode() for kind in kinds], share)
+        self.history.note("data_lost", since=0, keys=[key.decode() for key in gone])
+
+    # -- faults of a disk ---------------------------------------------------------------------------------------------
+
+    def _fill(self, node: Node, full: bool) -> None:
+        if node.ready and self._plan.settings["engine"]["kind"] == "embedded":
+            assert node.service is not None
+            fill(node.service.node.engine, full)
+
+    def _disk_full(self, step: Step, node: str, seconds: float) -> None:
+        self._fill(self._node(node), True)
+        self._later(seconds, self._fill, self._node(node), False)
+
+    def _disk_slow(self, step: Step, node: str, seconds: float) -> None:
+        self.disk.slow = 0.3
+        self._later(seconds, setattr, self.disk, "slow", 0)
+
+    def _disk_older(self, step: Step, node: str, lag: float) -> None:
+        """The node ends, and begins with an older copy of its store."""
+        saved, since = self._saved[step.at]
+        self.history.note("data_lost", since=round(since * 1000, 3))
+        chosen = self._node(node)
+        if chosen.alive:
+            chosen.kill()
+        self._stores[node] = Path(str(saved))
+        if not chosen.alive:
+            chosen.start()
+
+    # -- faults of clocks and configurations --------------------------------------------------------------------------
+
+    def _step_node(self, step: Step, node: str, ms: int) -> None:
+        chosen = self._node(node)
+        chosen.skew += ms
+        chosen.process.skew = chosen.skew
+
+    def _step_redis(self, step: Step, ms: int) -> None:
+        self.redis.process.skew += ms
+
+    def _narrow(self, step: Step, node: str, seconds: float) -> None:
+        """The node begins anew with narrower limits than the others."""
+        self._narrowed.add(node)
+        chosen = self._node(node)
+        if chosen.alive:
+            chosen.kill()
+            chosen.start()
+
+
+def run(plan: Plan, trace: Callable[[str], None] | None = None) -> str:
+    """Return the history of a plan's run."""
+    # Where files are memory, a sync costs nothing; how long it takes is the world's to say.
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        return Run(plan, Path(folder), trace).run()

@@ -1,0 +1,88 @@
+"""Many seeds, one after another or side by side, and what they broke."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from twisted.logger import globalLogBeginner
+
+from . import plan as plans
+from .checker import Violation, judge
+from .plan import Plan
+from .run import run
+from .shrink import shrink
+
+#: The runs that shrinking may take.
+SHRINKING = 120
+
+
+@dataclass(frozen=True)
+class Options:
+    """How plans are made of seeds."""
+
+    operations: int = 60
+    faults: int = 4
+    open_faults: bool = False
+
+    def plan(self, seed: int) -> Plan:
+        return plans.make(seed, self.operations, self.faults, self.open_faults)
+
+    def words(self) -> str:
+        """Return what repeats this on the command line."""
+        text = f"--operations {self.operations} --faults {self.faults}"
+        return text + (" --open" if self.open_faults else "")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a seed."""
+
+    seed: int
+    violations: list[Violation]
+    under_way: dict[str, int]
+
+
+def silence() -> None:
+    """Let the product's log go nowhere: what matters of it is in the history."""
+    globalLogBeginner.beginLoggingTo([lambda event: None], redirectStandardIO=False, discardBuffer=True)
+
+
+def try_seed(seed: int, options: Options) -> Verdict:
+    """Run a seed's plan, and judge it."""
+    history = run(options.plan(seed))
+    return Verdict(seed, judge(history), {})
+
+
+def _try(argument: tuple[int, Options]) -> Verdict:
+    return try_seed(*argument)
+
+
+def try_seeds(
+    first: int, count: int, options: Options, *, seconds: float | None = None, jobs: int = 1
+) -> Iterator[Verdict]:
+    """Yield the verdict of seed after seed, until there are no more, or the time (s of the real clock) is over."""
+    end = None if seconds is None else time.monotonic() + seconds
+    work = ((seed, options) for seed in range(first, first + count))
+    if jobs == 1:
+        for each in work:
+            yield _try(each)
+            if end is not None and time.monotonic() > end:
+                return
+        return
+    with multiprocessing.get_context("spawn").Pool(jobs, silence) as pool:
+        for verdict in pool.imap(_try, work):
+            yield verdict
+            if end is not None and time.monotonic() > end:
+                return
+
+
+def smaller(seed: int, rule: str, options: Options) -> tuple[Plan, list[int]]:
+    """Return a smaller plan of a seed that still breaks a rule, and the numbers of its steps."""
+
+    def breaks(plan: Plan) -> bool:
+        return any(each.rule == rule for each in judge(run(plan)))
+
+    return shrink(options.plan(seed), breaks, SHRINKING)

@@ -1,0 +1,287 @@
+"""The checker itself: what it cannot read it does not pass, and each rule finds what breaks it."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.simulator import checker
+from tests.simulator.checker import Unjudged, judge
+
+DEVICES = [
+    {"name": "phone", "user": "ann", "acks": True, "positions": False, "channels": ["news:a", "chat:lobby"]},
+    {"name": "laptop", "user": "ann", "acks": False, "positions": True, "channels": ["status:ann"]},
+]
+EPOCH = "g.e"
+
+
+def push(key: str, offset: int, channel: str = "user:ann", **more: Any) -> dict[str, Any]:
+    fields = {"channel": channel, "offset": offset, "epoch": EPOCH, "messageId": key, "type": "message", "data": {}}
+    return fields | more
+
+
+class Story:
+    """A history in the making; `text` ends it as a run ends."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+        self.inbox: list[dict[str, Any]] = []
+        self.news: list[dict[str, Any]] = []
+        self.tasks: list[dict[str, Any]] = []
+        self.status = "online"
+        self._calls = 0
+        self.add("begin", format=checker.FORMAT, seed=1, nodes=["n1"], devices=DEVICES, settings={})
+        for device in ("phone", "laptop"):
+            self.sign_in(device)
+        news = {"offset": 0, "epoch": EPOCH, "recovered": False}
+        self.add("subscribed", device="phone", connection=1, given={}, rejected={}, results={"news:a": news})
+
+    def add(self, event: str, **fields: Any) -> None:
+        self.lines.append({"at": 10.0 * len(self.lines), "event": event, **fields})
+
+    def sign_in(self, device: str, connection: int = 1, acked: int = 0, **given: Any) -> None:
+        inbox = {"offset": 0, "epoch": EPOCH, "acked": acked, "pending": 0}
+        results = {"user:ann": {"recovered": True, "offset": 0, "epoch": EPOCH}} if given else {}
+        positions = {"user:ann": given["position"]} if given else {}
+        self.add(
+            "signed_in", device=device, connection=connection, given=positions, results=results, inbox=inbox, tasks=[]
+        )
+
+    def call(self, what: str, arguments: Any, result: Any) -> None:
+        self._calls += 1
+        self.add("call", call=self._calls, by="publisher", to="n1", what=what, arguments=arguments)
+        self.add("answer", call=self._calls, outcome="done", result=result)
+
+    def notify(self, key: str, offset: int, *devices: str) -> None:
+        result = {"userId": "ann", "messageId": key, "offset": offset, "epoch": EPOCH}
+        self.call("notify", {"userId": "ann", "messageId": key}, {"results": [result]})
+        self.inbox.append(push(key, offset))
+        for device in devices:
+            self.deliver(device, push(key, offset))
+
+    def publish(self, key: str, offset: int, *devices: str) -> None:
+        self.call(
+            "publish", {"channel": "news:a", "messageId": key}, {"messageId": key, "offset": offset, "epoch": EPOCH}
+        )
+        self.news.append(push(key, offset, "news:a"))
+        for device in devices:
+            self.deliver(device, push(key, offset, "news:a"))
+
+    def deliver(self, device: str, message: dict[str, Any], connection: int = 1) -> None:
+        self.add("delivery", device=device, connection=connection, replay=False, **message)
+
+    def task(self, device: str, version: int, status: str) -> None:
+        state = {"taskId": "t", "userId": "ann", "version": version, "status": status}
+        self.deliver(device, {"channel": "task:t", "messageId": f"m{version}", "type": "task_progress", "data": state})
+
+    def text(self) -> str:
+        self.add("settled")
+        newest = {"offset": len(self.news), "epoch": EPOCH}
+        self.call("inbox", "/api/inbox?userId=ann", {"messages": self.inbox})
+        self.call("history", "/api/history?channel=news%3Aa&limit=1000", {"messages": self.news, **newest})
+        self.call("tasks", "/api/tasks?userId=ann", {"tasks": self.tasks})
+        self.call("presence", "/api/presence?channel=chat%3Alobby", {"users": [{"userId": "ann", "connections": 1}]})
+        self.call("nodes", "/api/nodes", {"nodes": [{"node": "n1"}]})
+        status = {"status": {"userId": "ann", "status": self.status}}
+        self.add("subscribed", device="laptop", connection=1, given={}, rejected={}, results={"status:ann": status})
+        for each in DEVICES:
+            self.add("device", device=each["name"], user="ann", connected=True, wanted=True)
+        self.add("end", lines=len(self.lines) + 1)
+        return "".join(json.dumps(line) + "\n" for line in self.lines)
+
+
+def rules(story: Story) -> set[str]:
+    return {violation.rule for violation in judge(story.text())}
+
+
+def good() -> Story:
+    story = Story()
+    story.notify("a", 1, "phone", "laptop")
+    story.notify("b", 2, "phone", "laptop")
+    story.publish("x", 1, "phone")
+    story.publish("y", 2, "phone")
+    story.add("told", device="laptop", connection=1, what="going_away", data={})
+    story.lines[-1]["event"] = "opened"
+    story.lines.append(
+        {
+            "at": 999.0,
+            "event": "delivery",
+            "device": "laptop",
+            "connection": 1,
+            "replay": False,
+            "channel": "status:ann",
+        }
+        | {"messageId": "s", "type": "user_status", "data": {"userId": "ann", "status": "online"}}
+    )
+    return story
+
+
+def test_a_good_history_passes() -> None:
+    assert judge(good().text()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "empty"),
+        ("\n", "empty"),
+        (good().text()[:-5], "cut in its last line"),
+        ("".join(line + "\n" for line in good().text().splitlines()[:-1]), "no end"),
+        ("".join(line + "\n" for line in good().text().splitlines() if "publish" not in line), "is missing"),
+        ("".join(line + "\n" for line in good().text().splitlines()[1:]), "does not begin"),
+        (good().text().replace("settled", "forgotten"), "not settled"),
+        (good().text().replace('"seed": 1', '"seed": 1}'), "line 1 is no JSON"),
+        (good().text().replace('"format": 1', '"format": 2'), "format 1"),
+    ],
+)
+def test_what_cannot_be_judged_is_no_pass(text: str, reason: str) -> None:
+    with pytest.raises(Unjudged, match=reason):
+        judge(text)
+
+
+def test_the_command_says_in_one_line_what_it_cannot_judge(tmp_path: Path) -> None:
+    file = tmp_path / "history"
+    file.write_text(good().text()[:-5])
+    command = [sys.executable, "-m", "tests.simulator.checker", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == f"{file}: the history is cut in its last line: what followed cannot be judged\n"
+
+
+def test_it_imports_nothing_of_the_server_or_the_simulator() -> None:
+    tree = ast.parse(Path(checker.__file__).read_text())
+    imported = {
+        name.name if isinstance(node, ast.Import) else node.module or "."
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in node.names
+    }
+    assert all(name.partition(".")[0] in sys.stdlib_module_names for name in imported)
+
+
+def test_a_message_that_one_device_never_got() -> None:
+    story = good()
+    story.notify("c", 3, "phone")
+    assert rules(story) == {"delivered"}
+
+
+def test_a_message_that_may_have_been_lost_with_the_data() -> None:
+    story = good()
+    story.notify("c", 3)
+    story.inbox.pop()
+    story.add("data_lost", since=story.lines[-2]["at"])
+    assert rules(story) == set()
+
+
+def test_a_message_left_out_of_a_channel() -> None:
+    story = good()
+    story.publish("z", 3)
+    story.publish("w", 4, "phone")
+    assert rules(story) == {"gap"}
+
+
+def test_a_channel_that_stands_still_in_the_end() -> None:
+    story = good()
+    story.publish("z", 3)
+    assert rules(story) == {"gap"}
+
+
+def test_a_loss_that_is_told_is_none() -> None:
+    story = good()
+    story.publish("z", 3)
+    story.add("told", device="phone", connection=1, what="resync", data={"channel": "news:a"})
+    result = {"news:a": {"offset": 3, "epoch": EPOCH, "recovered": False}}
+    story.add("subscribed", device="phone", connection=1, given={}, rejected={}, results=result)
+    story.publish("w", 4, "phone")
+    assert rules(story) == set()
+
+
+def test_a_message_that_comes_again_or_late() -> None:
+    story = good()
+    story.deliver("phone", push("x", 1, "news:a"))
+    assert "order" in rules(story)
+
+
+def test_an_epoch_that_changes_without_a_word() -> None:
+    story = good()
+    story.deliver("phone", push("z", 1, "news:a", epoch="other"))
+    assert "told" in rules(story)
+
+
+def test_one_offset_for_two_messages() -> None:
+    story = good()
+    story.deliver("phone", push("z", 2, "news:a"))
+    assert "one-offset" in rules(story)
+
+
+def test_a_message_kept_twice() -> None:
+    story = good()
+    story.news.append(push("x", 3, "news:a"))
+    assert "once" in rules(story)
+
+
+def test_an_answered_message_that_is_gone() -> None:
+    story = good()
+    story.inbox.pop()
+    assert rules(story) == {"kept"}
+
+
+def test_more_announced_as_lost_than_was() -> None:
+    story = good()
+    story.add("lost", device="phone", connection=1, code=None)
+    story.sign_in("phone", 2, acked=2)
+    story.add("told", device="phone", connection=2, what="inbox_overflow", data={"lost": 2})
+    story.notify("d", 4, "laptop")
+    story.deliver("phone", push("d", 4), 2)
+    assert "lost-count" in rules(story)
+
+
+def test_somebody_elses_message() -> None:
+    story = good()
+    story.deliver("phone", push("secret", 1, "user:bob"))
+    assert "privacy" in rules(story)
+
+
+def test_a_channel_that_was_not_subscribed_to() -> None:
+    story = good()
+    story.deliver("laptop", push("x", 1, "news:a"))
+    assert "privacy" in rules(story)
+
+
+def test_a_task_that_goes_backwards() -> None:
+    story = good()
+    story.task("phone", 3, "running")
+    story.task("phone", 2, "running")
+    assert "task-backwards" in rules(story)
+
+
+def test_a_task_that_ends_twice() -> None:
+    story = good()
+    story.task("phone", 3, "completed")
+    story.task("phone", 4, "failed")
+    assert "task-final" in rules(story)
+
+
+def test_a_task_whose_last_state_did_not_come() -> None:
+    story = good()
+    story.task("phone", 3, "running")
+    story.tasks.append({"taskId": "t", "userId": "ann", "version": 4, "status": "running"})
+    assert rules(story) == {"task-last"}
+
+
+def test_a_status_that_is_not_true() -> None:
+    story = good()
+    story.status = "offline"
+    assert rules(story) == {"status"}
+
+
+def test_a_failure_in_the_log() -> None:
+    story = good()
+    story.add("failure", node="n1", text="Traceback\nValueError: no\n")
+    assert rules(story) == {"no-failure"}

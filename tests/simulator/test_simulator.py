@@ -1,0 +1,71 @@
+"""Fresh seeds hold what is promised, and a seed is the same run each time."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.simulator.mutants import MUTANTS, ROOT, Mutant, NotApplicable, apply, main
+
+#: How long fresh seeds are tried, s, and how many at most.
+SECONDS = float(os.environ.get("SIMULATOR_SECONDS", "20"))
+#: Beyond this the machine is not ours, or a run does not end, s.
+DEADLINE = 240
+
+
+def simulate(*words: str, hashes: str = "") -> subprocess.CompletedProcess[str]:
+    environment = os.environ | ({"PYTHONHASHSEED": hashes} if hashes else {})
+    command = [sys.executable, "-m", "tests.simulator", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=DEADLINE, env=environment)
+
+
+def test_fresh_seeds_hold_what_is_promised() -> None:
+    seed = os.environ.get("SEED")
+    words = ["--from", seed] if seed is not None else []
+    done = simulate(*words, "--seeds", "100000", "--seconds", str(SECONDS))
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    tried = re.search(r"^(\d+) seeds, 0 of them", done.stdout, re.MULTILINE)
+    assert tried is not None
+    assert int(tried[1]) >= 5
+
+
+def test_a_seed_gives_the_same_bytes_each_time(tmp_path: Path) -> None:
+    for number, hashes in enumerate(("1", "77")):
+        words = ["--from", "4", "--seeds", "1", "--faults", "8", "--history", str(tmp_path / str(number))]
+        done = simulate(*words, hashes=hashes)
+        assert done.returncode == 0, done.stdout + done.stderr
+    first, second = ((tmp_path / name).read_bytes() for name in "01")
+    assert first == second
+    assert len(first) > 50_000
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_each_mutant_still_applies(mutant: Mutant, tmp_path: Path) -> None:
+    for name in {change[0] for change in mutant.changes}:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / "pushserver" / name, tmp_path / name)
+    apply(mutant, tmp_path)
+
+
+def test_a_mutant_that_applies_no_more_fails(tmp_path: Path) -> None:
+    (tmp_path / "core").mkdir()
+    (tmp_path / "core" / "positions.py").write_text("nothing\n")
+    mutant = next(each for each in MUTANTS if each.name == "gap-delivered")
+    with pytest.raises(NotApplicable, match=r"gap-delivered: core/positions\.py holds this 0 times"):
+        apply(mutant, tmp_path)
+
+
+@pytest.mark.full
+def test_every_mutant_is_found() -> None:
+    assert main([]) == 0
+
+
+def test_there_are_as_many_mutants_as_were_promised() -> None:
+    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) >= 16

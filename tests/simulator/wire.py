@@ -1,0 +1,96 @@
+"""What users speak: HTTP/1.1 and WebSocket frames, as small as they can be."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+
+
+class Incomplete(Exception):
+    """More has to come."""
+
+
+def request(method: str, path: str, body: Any = None, key: str = "") -> bytes:
+    """Return a request on a connection of its own."""
+    content = b"" if body is None else json.dumps(body).encode()
+    head = f"{method} {path} HTTP/1.1\r\nHost: server\r\nConnection: close\r\n"
+    if key:
+        head += f"Authorization: Bearer {key}\r\n"
+    if body is not None:
+        head += f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n"
+    return head.encode() + b"\r\n" + content
+
+
+def take_head(octets: bytes) -> tuple[int, dict[str, str], bytes]:
+    """Return status, headers and what follows. Raises `Incomplete`."""
+    head, end, rest = octets.partition(b"\r\n\r\n")
+    if not end:
+        raise Incomplete
+    first, *lines = head.decode("latin-1").split("\r\n")
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return int(first.split(" ")[1]), headers, rest
+
+
+def take_answer(octets: bytes) -> tuple[int, Any]:
+    """Return status and JSON of a whole answer. Raises `Incomplete`."""
+    status, headers, body = take_head(octets)
+    if headers.get("transfer-encoding") == "chunked":
+        body = _dechunk(body)
+    elif len(body) < int(headers.get("content-length", "0")):
+        raise Incomplete
+    return status, json.loads(body) if body else None
+
+
+def _dechunk(octets: bytes) -> bytes:
+    body = b""
+    while True:
+        size, end, octets = octets.partition(b"\r\n")
+        if not end:
+            raise Incomplete
+        length = int(size, 16)
+        if length == 0:
+            return body
+        if len(octets) < length + 2:
+            raise Incomplete
+        body, octets = body + octets[:length], octets[length + 2 :]
+
+
+def upgrade() -> bytes:
+    """Return the head of a WebSocket's request."""
+    return (
+        b"GET /ws HTTP/1.1\r\nHost: server\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Protocol: pushserver.v1.json\r\n\r\n"
+    )
+
+
+TEXT, CLOSE, PING, PONG = 1, 8, 9, 10
+
+
+def frame(opcode: int, payload: bytes) -> bytes:
+    """Return a frame of a client; a mask of zeros changes nothing."""
+    size = len(payload)
+    if size < 126:
+        head = struct.pack(">BB", 0x80 | opcode, 0x80 | size)
+    elif size < 65536:
+        head = struct.pack(">BBH", 0x80 | opcode, 0x80 | 126, size)
+    else:
+        head = struct.pack(">BBQ", 0x80 | opcode, 0x80 | 127, size)
+    return head + b"\0\0\0\0" + payload
+
+
+def take_frame(octets: bytes) -> tuple[int, bytes, bytes]:
+    """Return opcode, payload and what follows. Raises `Incomplete`."""
+    if len(octets) < 2:
+        raise Incomplete
+    size, at = octets[1], 2
+    if size == 126:
+        at = 4
+        size = int.from_bytes(octets[2:4], "big")
+    elif size == 127:
+        at = 10
+        size = int.from_bytes(octets[2:10], "big")
+    if len(octets) < at + size:
+        raise Incomplete
+    return octets[0] & 0x0F, octets[at : at + size], octets[at + size :]
