@@ -59,15 +59,17 @@ class Presence:
 
     # -- users --------------------------------------------------------------------------------------------------------
 
-    async def connect(self, connection: Connection, user_id: str) -> None:
-        """A user's connection is authenticated. Called once for each connection, and undone by `disconnect`."""
-        first = await self._engine.presence.connect(user_id, connection.id)
+    async def connect(self, connection: Connection, user_id: str) -> int:
+        """A user's connection is authenticated. Called once for each connection, and undone by `disconnect`. Return
+        how many connections the user has on all nodes, as far as the engine knows."""
+        count = await self._engine.presence.connect(user_id, connection.id)
         waiting = self._leaving.pop(user_id, None)
         if waiting is not None:
             # Nobody was notified that the user was gone, so nobody need be that they are back.
             waiting[0].cancel()
-        elif first:
+        elif count == 1:
             self._detach(self._announce_status(user_id, "online", self._clock.now()))
+        return count
 
     def disconnect(self, connection: Connection, user_id: str) -> None:
         self._detach(self._disconnect(user_id, connection.id))
