@@ -1,14 +1,23 @@
-"""Attacks on every door, over every transport and both engines: ``python -m tests.attack [--seed N] [--row PART]``.
+"""Attacks on every door, over every transport and both engines: ``make attack`` or ``python -m tests.attack``.
 
-One address without token or key does its worst with up to twice `max_connections` sockets, while somebody else, from
-another address, signs in and pings. One line for each row: what was sent, how the other one fared, memory, when the
-last socket was gone, and the verdict. Exit status 1 where one fails. Loopback alone; it ends what it starts.
+    python -m tests.attack [--seed N] [--transport T ...] [--engine E ...] [--row PART ...] [--write COLUMN]
+
+One address without token or key does its worst with up to twice `max_connections` sockets; then one user, signed in
+without any permission, with `max_connections_per_user`. Meanwhile somebody else, from another address, signs in and
+pings. One line for each row: what was sent, how the other one fared, memory, how fast the store grew, when the last
+socket was gone, and the verdict. ``--write`` puts the worst of each row into the column of that name (``now``, say) of
+the table in docs/security.md. Exit status 1 where a row fails. Loopback alone, under 20 minutes; ends what it starts.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
+import multiprocessing
 import random
+import re
+import resource
 import select
 import shutil
 import socket
@@ -18,20 +27,31 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.engine.redis.servers import RedisServer
 from tests.engine.redis.test_connection import certificates
-from tests.harness import Server, start
+from tests.harness import ROOT, Server, start
 from tests.ports import free_port
 from tests.rawsocket import CONTINUATION, PING, TEXT, RawSocket, frame
+from tests.tables import write_column
+
+#: The heading of the table in docs/security.md.
+TITLE = "Attacks"
 
 PLACES = 500
-#: What must hold: seconds of the other one's sign-in, and of 99 of 100 pings; bytes of memory; seconds of sockets.
-SIGN_IN, PING_TIME, MEMORY, GONE = 2.0, 0.1, 64 << 20, 90.0
+#: What must hold: seconds of the other one's sign-in, and of 99 of 100 pings; bytes of memory, of strangers and of a
+#: user; seconds until a socket is gone; bytes that the store grows by in a second.
+SIGN_IN, PING_TIME, MEMORY, USER_MEMORY, GONE, GROWTH = 2.0, 0.1, 64 << 20, 128 << 20, 90.0, 1_000_000
+#: Seconds that strangers go on with each attack, and a user: what the store grows by is a rate and a first burst.
+STRANGERS_TIME, USERS_TIME = 2.0, 8.0
+#: Connections of one user.
+USERS = 100
 TRANSPORTS = ("tcp", "ssl", "unix", "haproxy:tcp")
 ENGINES = ("embedded", "redis")
 HONEST = "127.0.0.2"
@@ -44,13 +64,27 @@ OPEN = UPGRADE + b"\r\n"
 BODY = b"POST %b HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n"
 
 
+#: Stands for a user's token, and for the number of a socket, in what is said.
+TOKEN, NUMBER = b"%TOKEN%", b"%NUMBER%"
+SIGNED_IN = UPGRADE + b"Authorization: Bearer " + TOKEN + b"\r\n\r\n"
+
+
+def say(type: str, **data: Any) -> bytes:
+    """Return a message as a client sends it."""
+    # Not masked, so that the number of a socket can be put into it: zeros change nothing.
+    return frame(TEXT, json.dumps({"type": type, "data": data}).encode(), mask=bytes(4))
+
+
 class Row(NamedTuple):
-    """An attack: how many sockets, what each says first, and what it goes on saying for a while."""
+    """An attack: how many sockets, what each says first, and what it goes on saying for a while. ``user``: all are of
+    one user, who has signed in. ``reads``: what is answered is read, so that the server takes more."""
 
     name: str
     sockets: int
     first: bytes
     then: bytes = b""
+    user: bool = False
+    reads: bool = False
 
 
 ROWS = (
@@ -77,51 +111,126 @@ ROWS = (
         OPEN + frame(TEXT, b'{"type":"ping","data":' + b"[]" * 513 + b'"' + b'\\"' * 30_000),
     ),
     Row("unfinished messages", 2 * PLACES, OPEN + b"\x81\xfe\xfd\xe8\0\0\0\0" + b"x" * 60_000),
+    Row(
+        "a user fills rooms",
+        USERS,
+        SIGNED_IN,
+        say("publish", channel="chat:%NUMBER%", data="x" * 50_000) * 2,
+        user=True,
+        reads=True,
+    ),
+    Row(
+        "a user makes rooms",
+        USERS,
+        SIGNED_IN,
+        b"".join(say("publish", channel=f"chat:%NUMBER%-{n}", data="x") for n in range(50)),
+        user=True,
+        reads=True,
+    ),
+    Row(
+        "a user asks for rooms that nobody made",
+        USERS,
+        SIGNED_IN,
+        say("history", channel="chat:never-%NUMBER%")
+        + say("subscribe", channels=[f"chat:never-%NUMBER%-{n}" for n in range(120)])
+        + say("unsubscribe", channels=[f"chat:never-%NUMBER%-{n}" for n in range(120)]),
+        user=True,
+        reads=True,
+    ),
+    Row(
+        "a user asks for all, and reads nothing",
+        USERS,
+        SIGNED_IN,
+        say("subscribe", channels=[{"channel": f"chat:{n}", "since": {"offset": 0, "epoch": "x"}} for n in range(100)])
+        + b"".join(say("history", channel=f"chat:{n}", limit=1000) for n in range(20)),
+        user=True,
+    ),
+    Row("a user floods", USERS, SIGNED_IN, (say("ping") + frame(PING)) * 500, user=True),
 )
 
 
-class Honest:
-    """Somebody else: signed in before, and pinging all the time."""
+class Fared(NamedTuple):
+    """How the other one fared for a while: the times of pings, the longest of a sign-in, s, and what broke."""
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self.waits: list[float] = []
-        self.broken = ""
+    waits: list[float]
+    sign_in: float
+    broken: str
+
+
+class _HonestUser:
+    """Pings over one connection, and signs in over others, each in a thread, until the pipe says that it is over."""
+
+    def __init__(self, pipe: Pipe, port: int, tokens: list[str]) -> None:
+        self._pipe = pipe
+        self._port = port
+        self._tokens = itertools.cycle(tokens)
         self._done = threading.Event()
-        self._socket = self._sign_in()
-        self._thread = threading.Thread(target=self._ping)
-        self._thread.start()
+        self._fared = Fared([], 0.0, "")
 
     def _sign_in(self) -> RawSocket:
-        client = RawSocket(self._server.port, source=HONEST)
-        client.upgrade({"Authorization": f"Bearer {self._server.token('honest')}"})
+        client = RawSocket(self._port, source=HONEST)
+        client.upgrade({"Authorization": f"Bearer {next(self._tokens)}"})
         assert client.message()["type"] == "auth_success"
         return client
 
-    def sign_in(self) -> float:
-        """Return how long one more sign-in takes, s."""
-        begin = time.monotonic()
-        try:
-            self._sign_in().close()
-        except Exception as problem:
-            self.broken = f"{type(problem).__name__} at sign-in"
-        return time.monotonic() - begin
+    def run(self) -> None:
+        client = self._sign_in()
+        pinging = threading.Thread(target=self._repeat, args=(partial(self._ping, client), 0.03))
+        signing = threading.Thread(target=self._repeat, args=(self._sign_in_again, 0.1))
+        for thread in (pinging, signing):
+            thread.start()
+        self._pipe.send(None)
+        while self._pipe.recv():
+            fared, self._fared = self._fared, Fared([], 0.0, self._fared.broken)
+            self._pipe.send(fared)
+        self._done.set()
+        for thread in (pinging, signing):
+            thread.join()
+        client.close()
 
-    def _ping(self) -> None:
-        number = 0
+    def _repeat(self, what: Callable[[], None], pause: float) -> None:
         try:
-            while not self._done.wait(0.03):
-                number += 1
-                begin = time.monotonic()
-                self._socket.ask({"type": "ping", "id": number})
-                self.waits.append(time.monotonic() - begin)
+            while not self._done.wait(pause):
+                what()
         except Exception as problem:
-            self.broken = f"{type(problem).__name__} while pinging"
+            self._fared = self._fared._replace(broken=f"{type(problem).__name__} {problem}".strip())
+
+    def _ping(self, client: RawSocket) -> None:
+        begin = time.monotonic()
+        client.ask({"type": "ping", "id": str(begin)})
+        self._fared.waits.append(time.monotonic() - begin)
+
+    def _sign_in_again(self) -> None:
+        begin = time.monotonic()
+        self._sign_in().close()
+        self._fared = self._fared._replace(sign_in=max(self._fared.sign_in, time.monotonic() - begin))
+
+
+def _honest_user(pipe: Pipe, port: int, tokens: list[str]) -> None:
+    _HonestUser(pipe, port, tokens).run()
+
+
+class Honest:
+    """Somebody else, in a process of their own: what attackers do here holds up none of their clocks."""
+
+    def __init__(self, server: Server) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, other = context.Pipe()
+        tokens = [server.token(f"honest-{n}") for n in range(50)]
+        self._process = context.Process(target=_honest_user, args=(other, server.port, tokens), daemon=True)
+        self._process.start()
+        self._pipe.recv()
+
+    def fared(self) -> Fared:
+        """Return how it went since this was last asked."""
+        self._pipe.send(True)
+        fared: Fared = self._pipe.recv()
+        return fared
 
     def end(self) -> None:
-        self._done.set()
-        self._thread.join()
-        self._socket.close()
+        self._pipe.send(False)
+        self._process.join(15)
+        self._process.kill()
 
 
 def memory(server: Server) -> int:
@@ -134,15 +243,19 @@ def memory(server: Server) -> int:
 class Attacker:
     """The sockets of one address over one transport."""
 
-    def __init__(self, transport: str, address: Any, context: ssl.SSLContext | None, seed: int) -> None:
+    def __init__(self, transport: str, address: Any, context: ssl.SSLContext | None, token: str, seed: int) -> None:
+        self._token = token.encode()
         self._transport = transport
         self._address = address
         self._context = context
         self._random = random.Random(seed)
         self.sockets: list[socket.socket] = []
+        #: what the server has not taken of what was said
+        self._rest: dict[socket.socket, bytes] = {}
 
     def open(self, first: bytes) -> None:
         """One more socket, that says this; what the server does not take is not waited for."""
+        first = first.replace(TOKEN, self._token)
         try:
             if self._transport == "unix":
                 plain = socket.socket(socket.AF_UNIX)
@@ -161,20 +274,42 @@ class Attacker:
         self.say(plain, first)
 
     def say(self, one: socket.socket, octets: bytes) -> None:
+        """Say this behind what the server has not taken yet; where there is such a rest, that alone."""
+        octets = self._rest.pop(one, b"") or octets
         try:
-            one.send(octets)
+            sent = one.send(octets)
+        except BlockingIOError:
+            sent = 0
         except OSError:
-            # Full, or hung up: that is what is being tried.
-            pass
+            # Hung up: that is what is being tried.
+            return
+        if sent < len(octets):
+            self._rest[one] = octets[sent:]
 
-    def go_on(self, octets: bytes, seconds: float, fresh: Callable[[], None]) -> None:
+    def read(self) -> None:
+        """Read what is there, of every socket."""
+        for one in self.sockets:
+            try:
+                while one.recv(1 << 16):
+                    pass
+            except (OSError, ValueError):
+                continue
+
+    def go_on(self, row: Row, seconds: float, fresh: Callable[[], None]) -> None:
+        """Go on with a row's attack for so many seconds; ``fresh`` is called again and again."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            for one in self._random.sample(self.sockets, min(50, len(self.sockets))):
-                if octets:
-                    self.say(one, octets)
+            for at in self._random.sample(range(len(self.sockets)), min(50, len(self.sockets))):
+                if row.then:
+                    self.say(self.sockets[at], self._numbered(row.then, at))
+            if row.reads:
+                self.read()
             fresh()
             time.sleep(0.05)
+
+    def _numbered(self, octets: bytes, number: int) -> bytes:
+        """Return what the socket of this number says, of the same length: frames say how long they are."""
+        return octets.replace(NUMBER, b"%08d" % number)
 
     def left(self) -> int:
         """Sockets that the server has not hung up."""
@@ -191,7 +326,9 @@ class Attacker:
 
 
 class Result(NamedTuple):
-    row: str
+    """What came of a row: times in s, ``memory`` in bytes, ``growth`` of the store in bytes a second."""
+
+    row: Row
     transport: str
     engine: str
     sent: int
@@ -199,29 +336,64 @@ class Result(NamedTuple):
     median: float
     p99: float
     memory: int
+    growth: float
     gone: float | None
     broken: str
 
     @property
     def holds(self) -> bool:
-        in_time = self.gone is None or self.gone <= GONE + 2
-        return (
-            not self.broken and self.sign_in <= SIGN_IN and self.p99 <= PING_TIME and self.memory <= MEMORY and in_time
-        )
+        return not self.faults
+
+    @property
+    def faults(self) -> list[str]:
+        """Return what does not hold."""
+        found = [self.broken] if self.broken else []
+        if self.sign_in > SIGN_IN:
+            found.append("sign-in")
+        if self.p99 > PING_TIME:
+            found.append("ping")
+        if self.memory > (USER_MEMORY if self.row.user else MEMORY):
+            found.append("memory")
+        if self.growth > GROWTH:
+            found.append("store")
+        # Who is signed in and answers pings may stay; these answer none.
+        if self.gone is not None and self.gone > GONE + 2:
+            found.append("sockets")
+        return found
 
     def line(self) -> str:
         gone = "" if self.gone is None else f", gone {self.gone:4.0f} s"
-        verdict = "holds" if self.holds else "FAILS"
+        growth = f", store {self.growth / 1e6:4.1f} MB/s" if self.row.user else ""
         return (
-            f"{verdict}  {self.transport:<11} {self.engine:<8} {self.row:<26} {self.sent:>5} sockets:"
-            f" sign-in {self.sign_in * 1000:5.0f} ms, ping {self.median * 1000:4.0f} ms, p99 {self.p99 * 1000:4.0f} ms,"
-            f" memory {self.memory / (1 << 20):+5.0f} MB{gone} {self.broken}"
+            f"{'holds' if self.holds else 'FAILS'}  {self.transport:<11} {self.engine:<8} {self.row.name:<38}"
+            f" {self.sent:>5} sockets: sign-in {self.sign_in * 1000:5.0f} ms, ping {self.median * 1000:4.0f} ms,"
+            f" p99 {self.p99 * 1000:4.0f} ms, memory {self.memory / (1 << 20):+5.0f} MB{growth}{gone}"
+            f" {', '.join(self.faults)}".rstrip()
         )
 
 
+class Place(NamedTuple):
+    """A server that listens on tcp for the other one, and on a transport for the attacker; ``store`` says its bytes."""
+
+    server: Server
+    address: Any
+    context: ssl.SSLContext | None
+    store: Callable[[], int]
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _redis_size(redis: RedisServer) -> int:
+    found = re.search(r"used_memory:(\d+)", redis.command("INFO", "memory"))
+    assert found is not None
+    return int(found[1])
+
+
 @contextmanager
-def target(place: Path, transport: str, engine: str) -> Iterator[tuple[Server, Any, ssl.SSLContext | None]]:
-    """A server that listens on tcp for the other one, and on a transport for the attacker."""
+def target(place: Path, transport: str, engine: str, bin: Path | None) -> Iterator[Place]:
+    """Such a server; ``bin``: the programs of another installation."""
     port, other = free_port(), free_port()
     context: ssl.SSLContext | None = None
     address: Any = ("127.0.0.1", other)
@@ -236,91 +408,172 @@ def target(place: Path, transport: str, engine: str) -> Iterator[tuple[Server, A
         description = f"unix:{address}"
     options = ["--listen", f"tcp:{port}:interface=127.0.0.1", "--listen", description]
     with ExitStack() as stack:
+        store = partial(_size, place / "state")
         if engine == "redis":
             redis = RedisServer(place / "redis").start()
             stack.callback(redis.kill)
             options += ["--redis", redis.url]
-        server = start(place, *options, config=f"[server]\nmax_connections = {PLACES}\n", port=port)
+            store = partial(_redis_size, redis)
+        server = start(place, *options, config=f"[server]\nmax_connections = {PLACES}\n", port=port, bin=bin)
         stack.callback(server.stop)
-        yield server, address, context
+        yield Place(server, address, context, store)
 
 
-def attack(
-    place: Path, transport: str, engine: str, rows: tuple[Row, ...], seed: int, scale: float = 1.0
+class Attack:
+    """All rows in turn against one server, which stays until every socket is gone."""
+
+    def __init__(self, stack: ExitStack, transport: str, engine: str, seed: int, bin: Path | None = None) -> None:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="attack-")))
+        self._place = stack.enter_context(target(folder, transport, engine, bin))
+        self._transport = transport
+        self._engine = engine
+        self._seed = seed
+        self._honest = Honest(self._place.server)
+        stack.callback(self._honest.end)
+        self._attackers: list[tuple[Attacker, float]] = []
+        stack.callback(self._end)
+        self.results: list[Result] = []
+
+    def _end(self) -> None:
+        for attacker, _ in self._attackers:
+            attacker.end()
+
+    def calm(self) -> str:
+        """Let the other one ping alone for a second; return how that went."""
+        self._honest.fared()
+        time.sleep(1)
+        fared = self._honest.fared()
+        return (
+            f"       {self._transport:<11} {self._engine:<8} before: sign-in {fared.sign_in * 1000:.0f} ms,"
+            f" ping p99 {_p99(fared.waits) * 1000:.0f} ms"
+        )
+
+    def strike(self, row: Row, scale: float = 1.0, seconds: float | None = None) -> Result:
+        """Carry out a row, with a part of its sockets and for so long. When its sockets are gone is not known yet."""
+        server, honest = self._place.server, self._honest
+        user = server.token(f"mallory-{len(self.results)}")
+        attacker = Attacker(
+            self._transport, self._place.address, self._place.context, user, self._seed + len(self.results)
+        )
+        honest.fared()
+        before = peak = memory(server)
+
+        def watch() -> None:
+            nonlocal peak
+            peak = max(peak, memory(server))
+
+        for n in range(max(1, int(row.sockets * scale))):
+            attacker.open(row.first)
+            if n % 50 == 0:
+                peak = max(peak, memory(server))
+        stored, began = self._place.store(), time.monotonic()
+        attacker.go_on(row, seconds or (USERS_TIME if row.user else STRANGERS_TIME), watch)
+        # The first second may take a second's burst beside.
+        growth = (self._place.store() - stored) / (time.monotonic() - began + 1)
+        self._attackers.append((attacker, time.monotonic()))
+        fared = honest.fared()
+        result = Result(
+            row, self._transport, self._engine, len(attacker.sockets), fared.sign_in,
+            statistics.median(fared.waits or [float("inf")]), _p99(fared.waits), peak - before, growth, None,
+            fared.broken,
+        )  # fmt: skip
+        self.results.append(result)
+        if row.user:
+            # The next one finds none of this user's.
+            attacker.end()
+        return result
+
+    def wait(self) -> None:
+        """Wait until every socket of every row is gone, and note when that was, s after its last word."""
+        found: dict[int, float] = {}
+        while len(found) < len(self._attackers):
+            now = time.monotonic()
+            for number, (attacker, since) in enumerate(self._attackers):
+                if number not in found and (not attacker.left() or now - since > GONE + 10):
+                    found[number] = now - since
+                    attacker.end()
+            time.sleep(0.5)
+        self.results = [
+            result if result.row.user else result._replace(gone=found[number])
+            for number, result in enumerate(self.results)
+        ]
+
+
+def _p99(waits: list[float]) -> float:
+    ordered = sorted(waits) or [float("inf")]
+    return ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)]
+
+
+def worst(results: list[Result]) -> str:
+    """Return the cell of one row of the table: the worst over all transports and engines."""
+    faults = sorted({f"{fault} ({one.transport}, {one.engine})" for one in results for fault in one.faults})
+    gone = [one.gone for one in results if one.gone is not None]
+    parts = [
+        f"sign-in {max(one.sign_in for one in results) * 1000:.0f} ms",
+        f"ping p99 {max(one.p99 for one in results) * 1000:.0f} ms",
+        f"{max(one.memory for one in results) / (1 << 20):+.0f} MB",
+    ]
+    if results[0].row.user:
+        parts.append(f"store {max(one.growth for one in results) / 1e6:.1f} MB/s")
+    if gone:
+        parts.append(f"gone {max(gone):.0f} s")
+    return ", ".join(parts) + (f"; fails: {', '.join(faults)}" if faults else "")
+
+
+def run(
+    engines: Sequence[str], transports: Sequence[str], rows: Sequence[Row], seed: int, bin: Path | None = None
 ) -> list[Result]:
-    """Each row in turn, against one server, then until every socket is gone. With a ``scale`` below 1 fewer sockets for
-    less long, and nobody waits for their end."""
+    """Attack every transport of every engine; print what comes of it. While the sockets of one server go, the next one
+    is attacked."""
     results: list[Result] = []
-    with target(place, transport, engine) as (server, address, context):
-        honest = Honest(server)
-        attackers: list[tuple[Attacker, float]] = []
-        try:
-            time.sleep(1)
-            calm = sorted(honest.waits)[len(honest.waits) * 99 // 100 if len(honest.waits) > 1 else 0]
-            print(f"       {transport:<11} {engine:<8} before: ping p99 {calm * 1000:.0f} ms", flush=True)
-            for number, row in enumerate(rows):
-                honest.waits.clear()
-                attacker = Attacker(transport, address, context, seed + number)
-                before = peak = memory(server)
-                sign_in = 0.0
-                for n in range(max(1, int(row.sockets * scale))):
-                    attacker.open(row.first)
-                    if n % 50 == 0:
-                        peak = max(peak, memory(server))
 
-                def watch() -> None:
-                    nonlocal peak, sign_in
-                    peak = max(peak, memory(server))
-                    sign_in = max(sign_in, honest.sign_in())
+    def finish(attack: Attack, stack: ExitStack) -> None:
+        with stack:
+            attack.wait()
 
-                attacker.go_on(row.then, 2.0 * scale, watch)
-                waits = sorted(honest.waits) or [float("inf")]
-                attackers.append((attacker, time.monotonic()))
-                p99 = waits[min(len(waits) - 1, len(waits) * 99 // 100)]
-                results.append(
-                    Result(row.name, transport, engine, len(attacker.sockets), sign_in, statistics.median(waits), p99,
-                           peak - before, None, honest.broken)
-                )  # fmt: skip
-            if scale == 1:
-                results = _gone(results, attackers)
-        finally:
-            honest.end()
-            for attacker, _ in attackers:
-                attacker.end()
+    threads: list[tuple[Attack, threading.Thread]] = []
+    for engine in engines:
+        for transport in transports:
+            with ExitStack() as stack:
+                attack = Attack(stack, transport, engine, seed, bin)
+                print(attack.calm(), flush=True)
+                for row in rows:
+                    attack.strike(row)
+                thread = threading.Thread(target=finish, args=(attack, stack.pop_all()))
+            thread.start()
+            threads.append((attack, thread))
+    for attack, thread in threads:
+        thread.join()
+        for result in attack.results:
+            print(result.line(), flush=True)
+        results += attack.results
     return results
 
 
-def _gone(results: list[Result], attackers: list[tuple[Attacker, float]]) -> list[Result]:
-    """When the last socket of each row was hung up, s after its last word."""
-    found: dict[int, float] = {}
-    while len(found) < len(attackers):
-        now = time.monotonic()
-        for number, (attacker, since) in enumerate(attackers):
-            if number not in found and (not attacker.left() or now - since > GONE + 10):
-                found[number] = now - since
-        time.sleep(0.5)
-    return [result._replace(gone=found[number]) for number, result in enumerate(results)]
-
-
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.attack", description=__doc__.partition("\n")[0])
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
     parser.add_argument("--transport", choices=TRANSPORTS, action="append")
     parser.add_argument("--engine", choices=ENGINES, action="append")
     parser.add_argument("--row", action="append", help="only rows whose name holds this")
+    parser.add_argument(
+        "--bin", type=Path, metavar="FOLDER", help="the programs of another installation, to attack that"
+    )
+    parser.add_argument("--write", metavar="COLUMN", help="into which column of the table in docs/security.md")
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
+    # Sockets of several servers are open at a time, on both sides.
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if shutil.which("redis-server") is None and options.engine is None:
         print("redis-server is missing: only the embedded engine is tried", flush=True)
         options.engine = ["embedded"]
-    rows = tuple(row for row in ROWS if not options.row or any(part in row.name for part in options.row))
-    failed = 0
-    for engine in options.engine or ENGINES:
-        for transport in options.transport or TRANSPORTS:
-            with tempfile.TemporaryDirectory(prefix="attack-") as place:
-                for result in attack(Path(place), transport, engine, rows, options.seed):
-                    print(result.line(), flush=True)
-                    failed += not result.holds
+    rows = [row for row in ROWS if not options.row or any(part in row.name for part in options.row)]
+    results = run(options.engine or ENGINES, options.transport or TRANSPORTS, rows, options.seed, options.bin)
+    failed = sum(not result.holds for result in results)
+    if options.write:
+        cells = {row.name: worst([one for one in results if one.row is row]) for row in rows}
+        write_column(ROOT / "docs" / "security.md", TITLE, options.write, cells)
     print(f"{failed} failed" if failed else "all hold", flush=True)
     return 1 if failed else 0
 

@@ -40,6 +40,8 @@ timeout = "1s"
 max_connections_per_user = 1000
 [rate_limits]
 messages_per_second = 0
+publications_per_second = 0
+publication_bytes_per_second = 0
 [[namespaces]]
 name = "room"
 publish = "authenticated"

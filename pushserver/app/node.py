@@ -11,6 +11,7 @@ from pushserver.server.clock import Clock
 from pushserver.server.jwks import KeySet
 from pushserver.server.limits import Limits
 from pushserver.server.node import Node, NodeSettings
+from pushserver.server.user_rates import UserRateSettings
 
 if TYPE_CHECKING:
     from pushserver.engine.interfaces import IEngine
@@ -41,7 +42,12 @@ def settings_of(config: Config, name: str) -> NodeSettings:
         refresh_grace=auth.refresh_grace,
         max_token_lifetime=auth.max_token_lifetime,
         leeway=auth.leeway,
-        chat_rate=config.rate_limits.chat_messages_per_second,
+        user_rates=UserRateSettings(
+            chat=config.rate_limits.chat_messages_per_second,
+            publications=config.rate_limits.publications_per_second,
+            new_channels=config.rate_limits.new_channels_per_minute,
+            bytes=config.rate_limits.publication_bytes_per_second,
+        ),
         throttle=derived.throttle_rules(config),
         stale_after=config.tasks.stale_after,
     )

@@ -188,13 +188,16 @@ class InboxSection(Section, frozen=True, kw_only=True):
 
 
 class RateLimitsSection(Section, frozen=True, kw_only=True):
-    """Rates are in events a second; 0 is no limit."""
+    """Rates; 0 is no limit."""
 
     messages_per_second: Annotated[float, number()] = 50.0
     burst: Annotated[int, whole(1)] = 100
     auth_attempts: Annotated[int, whole(1)] = 5
     connects_per_second: Annotated[float, number()] = 0.0
     chat_messages_per_second: Annotated[float, number()] = 5.0
+    publications_per_second: Annotated[float, number()] = 100.0
+    new_channels_per_minute: Annotated[float, number()] = 100.0
+    publication_bytes_per_second: Annotated[float, number()] = 1_000_000.0
 
 
 class ApiSection(Section, frozen=True, kw_only=True):

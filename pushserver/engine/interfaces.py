@@ -271,7 +271,10 @@ class Listener(Protocol):
         announce it."""
 
     def answer(self, question: bytes) -> Deferred[bytes]:
-        """Another node's (or one's own) question to every node."""
+        """Another node's (or one's own) question, to every node or to this one."""
+
+    def notice(self, notice: bytes) -> None:
+        """What another node sent to every node (`IBroker.notify_others`)."""
 
 
 class IEngine(Interface):
@@ -316,13 +319,21 @@ class IBroker(Interface):
         """Deliver them no longer. A `subscribe` soon after may find the subscription still standing."""
 
     def publish(
-        publication: Publication, retention: Retention | None, once: IdempotencyKey | None
+        publication: Publication, retention: Retention | None, once: IdempotencyKey | None, create: bool = True
     ) -> Deferred[PublishResult]:
-        """Deliver to every subscribed node; with ``retention`` the message is kept and gets its position first."""
+        """Deliver to every subscribed node; with ``retention`` the message is kept and gets its position first.
+        Without ``create`` it fails with `errors.NotFound` where it would be the first of its channel to be kept."""
 
     def survey(question: bytes, timeout: int) -> Deferred[list[tuple[str, bytes]]]:
         """Ask every live node, this one included. Return pairs of node name and answer, after all have answered, or
         after ``timeout`` ms from those that have."""
+
+    def request(node: str, question: bytes, timeout: int) -> Deferred[bytes | None]:
+        """Ask one live node, by its name, and no other. Return its answer; None where there is no such node. Fails with
+        `errors.Unavailable` where it has not answered within ``timeout`` ms, or could not."""
+
+    def notify_others(notice: bytes) -> Deferred[None]:
+        """Send something to every other live node (`Listener.notice`), at most once; nobody answers."""
 
     def nodes() -> Deferred[list[NodeInfo]]:
         """Return the live nodes, this one included."""
@@ -415,8 +426,9 @@ class ITaskStore(Interface):
 class IPresence(Interface):
     """Who is where: users' connections and their subscriptions, counted over all nodes."""
 
-    def connect(user_id: str, connection_id: str) -> Deferred[bool]:
-        """Return true where this is the user's first connection anywhere."""
+    def connect(user_id: str, connection_id: str) -> Deferred[int]:
+        """Return how many connections the user has anywhere, this one included: 1 where it is the first. Those of a
+        node that died count until it is taken for dead."""
 
     def disconnect(user_id: str, connection_id: str, now: int) -> Deferred[bool]:
         """Return true where it was the last."""

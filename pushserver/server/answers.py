@@ -12,7 +12,7 @@ from pushserver.core.errors import Close
 from pushserver.core.permissions import matcher
 from pushserver.server import cluster
 from pushserver.server.chat import Chat
-from pushserver.server.cluster import ChannelUsers, ConnectionInfo, Target, TargetChannels
+from pushserver.server.cluster import ChannelUsers, ConnectionInfo, PostOutcome, Target, TargetChannels
 from pushserver.server.connection import Connection
 from pushserver.server.hub import Hub
 from pushserver.server.presence import Presence
@@ -24,8 +24,8 @@ from pushserver.server.subscriptions import Subscriptions
 MAX_LISTED: Final = 10_000
 
 
-def _no_stream(*_: str) -> bool:
-    return False
+def _no_stream(*_: str) -> PostOutcome:
+    return PostOutcome.UNKNOWN
 
 
 class NodeAnswers:
@@ -48,10 +48,10 @@ class NodeAnswers:
         self._revocations = revocations
         self._presence = presence
         self._stats_channel = stats_channel
-        self._receive: Callable[[str, str], bool] = _no_stream
+        self._receive: Callable[[str, str], PostOutcome] = _no_stream
 
-    def bind_streams(self, receive: Callable[[str, str], bool]) -> None:
-        """``receive`` takes a message for a stream of this node, by its connection's id; False where it is none."""
+    def bind_streams(self, receive: Callable[[str, str], PostOutcome]) -> None:
+        """``receive`` takes a message for a stream of this node, by its connection's id."""
         self._receive = receive
 
     def answer(self, question: bytes) -> Deferred[bytes]:
@@ -81,8 +81,10 @@ class NodeAnswers:
                 return self._channels(pattern)
             case cluster.RoomsQuestion(user_id):
                 return self._chat.rooms(user_id)
-            case cluster.MessageQuestion((connection_id, text)):
+            case cluster.PostQuestion((connection_id, text)):
                 return self._receive(connection_id, text)
+            case cluster.CountQuestion(user_id):
+                return len(self._hub.of_user(user_id))
             case cluster.GoneQuestion((node, gone)):
                 if node == self._node:
                     self._presence.take_over(gone)

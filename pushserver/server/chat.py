@@ -6,35 +6,32 @@ from pushserver.core import operations, publication
 from pushserver.core.channels import Kind, is_id
 from pushserver.core.errors import Invalid, Refused
 from pushserver.core.permissions import may_publish
-from pushserver.core.rate_limit import KeyedTokenBuckets
 from pushserver.core.tokens import Identity
-from pushserver.server.clock import Clock
 from pushserver.server.cluster import Cluster
 from pushserver.server.hub import Hub
 from pushserver.server.presence import Presence
 from pushserver.server.publishing import Publishing
 from pushserver.server.subscriptions import REASONS
 from pushserver.server.tasks import user_channel
+from pushserver.server.user_publishing import UserPublishing
 
 
 class Chat:
-    """Takes chat messages. ``rate``: how fast one user may send them."""
+    """Takes chat messages."""
 
     def __init__(
         self,
-        clock: Clock,
         hub: Hub,
         publishing: Publishing,
+        user_publishing: UserPublishing,
         presence: Presence,
         cluster: Cluster,
-        rate: KeyedTokenBuckets,
     ) -> None:
-        self._clock = clock
         self._hub = hub
         self._publishing = publishing
+        self._user_publishing = user_publishing
         self._presence = presence
         self._cluster = cluster
-        self._rate = rate
 
     async def send(self, identity: Identity, asked: operations.SendChat) -> operations.ChatTaken:
         """Send a message to a room or a user. Raises `errors.Invalid`, `errors.Refused`, and what the engine raises."""
@@ -44,7 +41,7 @@ class Chat:
         name = asked.channel if target is None else user_channel(target)
         namespace = self._publishing.namespace(name)
         # What is refused counts too: to find that out may take asking every node.
-        self.count(identity.user_id)
+        self._user_publishing.count(identity.user_id, namespace.kind)
         if target is None:
             if namespace.kind is not Kind.CHAT:
                 raise Refused("not a chat room")
@@ -56,12 +53,12 @@ class Chat:
         data = {"from": identity.user_id, "content": asked.content, "messageType": asked.message_type}
         if target is not None:
             data["targetId"] = target
-        published = await self._publishing.publish(
+        published = await self._user_publishing.publish(
+            identity.user_id,
             name,
             "chat_message",
             publication.body(data),
             message_id=asked.message_id,
-            sender=identity.user_id,
             chat=target is not None,
         )
         here = len(self._hub.followers(name))
@@ -69,11 +66,6 @@ class Chat:
         return operations.ChatTaken(
             published.message_id, delivered, target is not None, published.duplicate, published.conflict
         )
-
-    def count(self, user_id: str) -> None:
-        """Count a message of a user to a room or another user, whichever request carries it. Raises `errors.Refused`
-        with RATE_LIMITED."""
-        self._rate.take(user_id, self._clock.milliseconds(), "chat messages")
 
     def rooms(self, user_id: str) -> set[str]:
         """Return the chat rooms that a user is in through this node."""

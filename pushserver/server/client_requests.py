@@ -7,18 +7,16 @@ Each request ends in exactly one call of ``reply`` or one exception, in the orde
 from __future__ import annotations
 
 from pushserver.core import operations
-from pushserver.core.channels import Kind
 from pushserver.core.errors import Code, NotFound, Refused
-from pushserver.core.permissions import may_publish
 from pushserver.core.positions import Position
 from pushserver.core.tokens import Identity
 from pushserver.server.chat import Chat
 from pushserver.server.connection import Connection
-from pushserver.server.publishing import Publishing
 from pushserver.server.reading import ReadRequests
 from pushserver.server.sign_in import SignIn
-from pushserver.server.subscriptions import NOBODY, REASONS, Reply, Subscriptions
+from pushserver.server.subscriptions import NOBODY, Reply, Subscriptions
 from pushserver.server.tasks import Tasks
+from pushserver.server.user_publishing import UserPublishing
 
 
 class ClientRequests:
@@ -30,7 +28,7 @@ class ClientRequests:
         subscriptions: Subscriptions,
         chat: Chat,
         reading: ReadRequests,
-        publishing: Publishing,
+        publishing: UserPublishing,
         tasks: Tasks,
         *,
         anonymous: bool,
@@ -72,7 +70,7 @@ class ClientRequests:
             case operations.Unsubscribe(channels):
                 self._subscriptions.unsubscribe(connection, channels, reply)
             case operations.Publish():
-                reply(await self._publish(identity, operation))
+                reply(await self._publishing.take(identity, operation))
             case operations.SendChat():
                 reply(await self._chat.send(identity, operation))
             case operations.Acknowledge(position):
@@ -103,17 +101,3 @@ class ClientRequests:
                 case _:
                     pass
         raise Refused("authenticate first", Code.NOT_AUTHENTICATED)
-
-    async def _publish(self, identity: Identity, asked: operations.Publish) -> operations.PublicationTaken:
-        namespace = self._publishing.namespace(asked.channel)
-        if namespace.kind is Kind.CHAT:
-            self._chat.count(identity.user_id)
-        refusal = may_publish(namespace, asked.channel, identity.user_id, identity.grants)
-        if refusal is not None:
-            raise Refused(REASONS.get(refusal, "not allowed to publish here"), refusal)
-        published = await self._publishing.publish(
-            asked.channel, asked.type, asked.data, message_id=asked.message_id, sender=identity.user_id
-        )
-        return operations.PublicationTaken(
-            published.message_id, published.offset, published.epoch, published.duplicate, published.conflict
-        )

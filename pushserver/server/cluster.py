@@ -1,4 +1,4 @@
-"""Questions to every node, oneself included: who is connected, what is followed, who has gone.
+"""Questions to every node, oneself included: who is connected, what is followed, who has gone; and to one.
 
     Cluster.ask(Question) -> engine's survey -> `pushserver.server.answers` on each node -> its answer, typed -> the sum
 
@@ -7,6 +7,7 @@ A question on the wire is ``[kind, body]``, as nodes have asked since version 1;
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
 
 import msgspec
@@ -84,6 +85,19 @@ class ChannelUsers(msgspec.Struct, frozen=True):
     users: list[str]
 
 
+class PostOutcome(Enum):
+    """What came of a message for a stream.
+
+    UNREAD: not taken, since the client has not read the answers to those before. OTHER: not taken, since the stream is
+    another user's. UNKNOWN: there is no such stream.
+    """
+
+    TAKEN = "taken"
+    UNREAD = "unread"
+    OTHER = "other"
+    UNKNOWN = "unknown"
+
+
 # -- the questions ----------------------------------------------------------------------------------------------------
 
 A = TypeVar("A")
@@ -144,11 +158,18 @@ class RoomsQuestion(_Question[set[str]], frozen=True, array_like=True, tag="room
     Answer = set[str]
 
 
-class MessageQuestion(_Question[bool], frozen=True, array_like=True, tag="message"):
-    """A message for a stream, by its connection's id; answered with whether the node has it."""
+class PostQuestion(_Question[PostOutcome], frozen=True, array_like=True, tag="post"):
+    """A message for a stream of the node that is asked, by its connection's id; answered with what came of it."""
 
     message: tuple[str, str]
-    Answer = bool
+    Answer = PostOutcome
+
+
+class CountQuestion(_Question[int], frozen=True, array_like=True, tag="count"):
+    """Count a user's connections."""
+
+    user_id: str
+    Answer = int
 
 
 class GoneQuestion(_Question[bool], frozen=True, array_like=True, tag="gone"):
@@ -173,7 +194,8 @@ Question = (
     | ConnectionsQuestion
     | ChannelsQuestion
     | RoomsQuestion
-    | MessageQuestion
+    | CountQuestion
+    | PostQuestion
     | GoneQuestion
     | StatsQuestion
 )
@@ -236,9 +258,15 @@ class Cluster:
         """Return the chat rooms that a user is in, through any node."""
         return set().union(*(await self.ask(RoomsQuestion(user_id))).values())
 
-    async def pass_on(self, connection_id: str, text: str) -> bool:
-        """Hand a client's message to the node that holds its stream; return whether there is one."""
-        return any((await self.ask(MessageQuestion((connection_id, text)))).values())
+    async def count_connections(self, user_id: str) -> int:
+        """Return how many connections a user has, on the nodes that answer."""
+        return sum((await self.ask(CountQuestion(user_id))).values())
+
+    async def pass_on(self, node: str, connection_id: str, text: str) -> PostOutcome:
+        """Hand a client's message to the node that made its stream. Raises `errors.Unavailable`."""
+        question = msgspec.json.encode(PostQuestion((connection_id, text)))
+        answer = await self._broker.request(node, question, SURVEY_TIMEOUT)
+        return PostOutcome.UNKNOWN if answer is None else msgspec.json.decode(answer, type=PostOutcome)
 
     async def stats(self) -> dict[str, dict[str, object]]:
         """Return each node's figures, by its name."""

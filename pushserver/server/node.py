@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
 from msgspec import Struct
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -20,7 +21,6 @@ from pushserver.core import errors
 from pushserver.core.channels import Namespaces
 from pushserver.core.errors import Code
 from pushserver.core.publication import Publication
-from pushserver.core.rate_limit import KeyedTokenBuckets
 from pushserver.core.throttle import ThrottleRules
 from pushserver.server.answers import NodeAnswers
 from pushserver.server.auth import Authenticator
@@ -29,7 +29,7 @@ from pushserver.server.backlog import Backlog
 from pushserver.server.chat import Chat
 from pushserver.server.client_requests import ClientRequests
 from pushserver.server.clock import Clock
-from pushserver.server.cluster import Cluster
+from pushserver.server.cluster import Cluster, PostOutcome
 from pushserver.server.connection import Connection
 from pushserver.server.event_log import EventLog
 from pushserver.server.heartbeat import Heartbeat
@@ -45,6 +45,9 @@ from pushserver.server.stats import Counters
 from pushserver.server.stats_channel import StatsChannel
 from pushserver.server.subscriptions import Subscriptions
 from pushserver.server.tasks import FINAL_TYPES, Tasks
+from pushserver.server.user_places import UserPlaces
+from pushserver.server.user_publishing import UserPublishing
+from pushserver.server.user_rates import UserRates, UserRateSettings
 
 if TYPE_CHECKING:
     from pushserver.engine.interfaces import IEngine, Member, TaskEvent
@@ -57,7 +60,7 @@ class NodeSettings(Struct, frozen=True, kw_only=True):
         auth_timeout: to authenticate in; None: connections may stay anonymous.
         refresh_grace: after a token's end.
         max_token_lifetime, leeway: how long a token may be valid, and how much clocks may differ.
-        chat_rate: chat messages of one user in a second; 0: any number.
+        user_rates: how fast one user may publish.
         stale_after: a task without a change for so long has failed.
     """
 
@@ -66,7 +69,7 @@ class NodeSettings(Struct, frozen=True, kw_only=True):
     refresh_grace: int
     max_token_lifetime: int
     leeway: int
-    chat_rate: float
+    user_rates: UserRateSettings
     throttle: ThrottleRules
     stale_after: int
 
@@ -130,21 +133,22 @@ class Node:
         sign_in = SignIn(
             authenticator,
             self.hub,
-            self.presence,
+            UserPlaces(clock, self.hub, self.presence, self.cluster, limits),
             self.subscriptions,
             Backlog(engine.inbox, self.replay, self.tasks, self.publishing),
             self.heartbeat,
             limits,
         )
-        self._chat_rate = KeyedTokenBuckets(settings.chat_rate)
-        chat = Chat(clock, self.hub, self.publishing, self.presence, self.cluster, self._chat_rate)
+        self._user_rates = UserRates(clock, engine.broker, settings.user_rates)
+        user_publishing = UserPublishing(self.publishing, self._user_rates)
+        chat = Chat(self.hub, self.publishing, user_publishing, self.presence, self.cluster)
         self.reading = ReadRequests(engine, self.publishing, self.presence, limits=limits)
         self.requests = ClientRequests(
             sign_in,
             self.subscriptions,
             chat,
             self.reading,
-            self.publishing,
+            user_publishing,
             self.tasks,
             anonymous=limits.anonymous,
         )
@@ -159,8 +163,8 @@ class Node:
         """``changed`` is called when there are more or fewer connections."""
         self.hub.bind_changed(changed)
 
-    def bind_streams(self, receive: Callable[[str, str], bool]) -> None:
-        """``receive`` takes a message for a stream of this node, by its connection's id; False where it is none."""
+    def bind_streams(self, receive: Callable[[str, str], PostOutcome]) -> None:
+        """``receive`` takes a message for a stream of this node, by its connection's id."""
         self._answers.bind_streams(receive)
 
     def adopt(self, namespaces: Namespaces, roles: Mapping[str, Sequence[str]], settings: NodeSettings) -> None:
@@ -178,7 +182,7 @@ class Node:
             self.subscriptions.drop(connection, name)
         self.namespaces.adopt(namespaces)
         self._limits.adopt(settings.limits)
-        self._chat_rate.adopt(settings.chat_rate)
+        self._user_rates.adopt(settings.user_rates)
         self.tasks.adopt(settings.throttle, settings.stale_after)
         for connection, name, code in ended:
             self.subscriptions.notify_ended(connection, name, code, "no longer allowed")
@@ -191,6 +195,7 @@ class Node:
         self.tasks.start()
         self.revocations.start()
         self.stats_channel.start()
+        self._user_rates.start()
 
     async def hand_over(self) -> None:
         """The engine learns who has gone, and another node what this one has still to announce."""
@@ -203,6 +208,7 @@ class Node:
 
     def stop(self) -> None:
         """Stop what recurs. May be called more than once."""
+        self._user_rates.stop()
         self.stats_channel.stop()
         self.revocations.stop()
         self.tasks.stop()
@@ -254,3 +260,9 @@ class Node:
 
     def answer(self, question: bytes) -> Deferred[bytes]:
         return self._answers.answer(question)
+
+    def notice(self, notice: bytes) -> None:
+        try:
+            self._user_rates.receive(notice)
+        except msgspec.MsgspecError as problem:
+            self._log.warn("a notice of another node cannot be read: {why}", why=str(problem))

@@ -61,16 +61,18 @@ class Presence:
 
     # -- users --------------------------------------------------------------------------------------------------------
 
-    async def connect(self, connection: Connection, user_id: str) -> None:
-        """A user's connection is authenticated. Called once for each connection, and undone by `disconnect`."""
-        first = await self._engine.presence.connect(user_id, connection.id)
+    async def connect(self, connection: Connection, user_id: str) -> int:
+        """A user's connection is authenticated. Called once for each connection, and undone by `disconnect`. Return
+        how many connections the user has on all nodes, as far as the engine knows."""
+        count = await self._engine.presence.connect(user_id, connection.id)
         waiting = self._leaving.pop(user_id, None)
         if waiting is not None:
             waiting[0].cancel()
         # Who came back before anybody was notified that they had gone need not be announced.
-        if first and (waiting is None or user_id in self._doubtful):
+        if count == 1 and (waiting is None or user_id in self._doubtful):
             self._detach(self._announce_status(user_id, "online", self._clock.now()))
         self._doubtful.discard(user_id)
+        return count
 
     def disconnect(self, connection: Connection, user_id: str) -> None:
         self._detach(self._disconnect(user_id, connection.id))

@@ -63,13 +63,14 @@ class Publishing:
         ttl: int | None = None,
         collapse_key: str | None = None,
         fence: Fence | None = None,
+        create: bool = True,
     ) -> PublishResult:
         """Publish to a channel; on a user's it goes to the inbox first.
 
         ``message_id``: given by the publisher, it makes the publication happen once; each ``sender`` has keys of their
-        own, and the server side (None) has its own. Raises `errors.Refused` for a
-        channel that cannot be published to (``task:``, ``status:``, ``stats``: the server's own), and what the engine
-        raises.
+        own, and the server side (None) has its own. ``create``: whether this may be the first message that a channel
+        keeps; else such a channel fails with `errors.NotFound`. Raises `errors.Refused` for a channel that cannot be
+        published to (``task:``, ``status:``, ``stats``: the server's own), and what the engine raises.
         """
         namespace = self.namespace(channel)
         if namespace.kind in (Kind.TASK, Kind.STATUS, Kind.STATS):
@@ -94,7 +95,7 @@ class Publishing:
                 publication, channel.partition(":")[2], chat, ttl, collapse_key, once
             )
         else:
-            published = await self._engine.broker.publish(publication, self.retention(namespace), once)
+            published = await self._engine.broker.publish(publication, self.retention(namespace), once, create)
         if not published.duplicate:
             self._counters.published()
         return published

@@ -2,7 +2,8 @@
 
     claim       one of the user's places; from now on a revocation finds the connection
     check       was the token revoked?
-    follow      the user is here; the connection follows the user's channel and ``system``
+    register    the user is here, unless other nodes have taken all of the user's places
+    follow      the connection follows the user's channel and ``system``
     read        inbox, notices and tasks, together
     begin       the answer, behind it what waits, and then what comes
 
@@ -29,10 +30,10 @@ from pushserver.server.connection import Connection
 from pushserver.server.heartbeat import Heartbeat
 from pushserver.server.hub import Hub
 from pushserver.server.limits import Limits
-from pushserver.server.presence import Presence
 from pushserver.server.replay import without_excluded
 from pushserver.server.subscriptions import Reply, Subscriptions
 from pushserver.server.tasks import LISTED, user_channel
+from pushserver.server.user_places import UserPlaces
 
 #: Refusals of a token that end the connection, and with which close.
 _CLOSES: Final[dict[Code, Close]] = {
@@ -60,7 +61,7 @@ class SignIn:
         self,
         authenticator: Authenticator,
         hub: Hub,
-        presence: Presence,
+        places: UserPlaces,
         subscriptions: Subscriptions,
         backlog: Backlog,
         heartbeat: Heartbeat,
@@ -68,7 +69,7 @@ class SignIn:
     ) -> None:
         self._authenticator = authenticator
         self._hub = hub
-        self._presence = presence
+        self._places = places
         self._subscriptions = subscriptions
         self._backlog = backlog
         self._heartbeat = heartbeat
@@ -85,9 +86,7 @@ class SignIn:
             return
         for name in tuple(connection.channels):
             self._subscriptions.absent(connection, name)
-        self._hub.remove(connection)
-        if connection.user_id is not None and connection.identity is not None:
-            self._presence.disconnect(connection, connection.user_id)
+        self._places.leave(connection)
 
     async def authenticate(self, connection: Connection, asked: operations.Authenticate, reply: Reply) -> None:
         """Sign in, or refresh. Raises `AuthenticationFailed` where the connection ends, else `errors.PushError`."""
@@ -130,24 +129,20 @@ class SignIn:
     ) -> None:
         """Make the connection the user's, and send what waits for them behind ``reply``. Without a reply the connection
         was closed instead: the user has too many. ``positions``: where the client wants to go on, by channel."""
-        if not self._claim(connection, identity.user_id):
+        # Before the revocations are asked for: one that comes after the answer finds this connection in the index.
+        if not self._places.claim(connection, identity.user_id):
             connection.close(errors.CONNECTION_LIMIT)
             return
         await self._check(connection, identity)
+        if not await self._places.register(connection, identity.user_id):
+            connection.close(errors.CONNECTION_LIMIT)
+            return
         own, system = await self._follow(connection, identity)
         waiting = await self._backlog.read(identity.user_id, positions)
         await self._subscriptions.present(connection)
         self._begin(connection, identity, own, system, waiting, reply)
 
     # -- the steps ----------------------------------------------------------------------------------------------------
-
-    def _claim(self, connection: Connection, user_id: str) -> bool:
-        """Take one of the user's places. Return False where none is left."""
-        if len(self._hub.of_user(user_id)) >= self._limits.connections_per_user:
-            return False
-        # Before the revocations are asked for: one that comes after the answer finds this connection in the index.
-        self._hub.register(connection, user_id)
-        return True
 
     async def _check(self, connection: Connection, identity: Identity) -> None:
         await self._authenticator.check(identity)
@@ -157,7 +152,6 @@ class SignIn:
         connection.line.identified()
 
     async def _follow(self, connection: Connection, identity: Identity) -> tuple[CatchUp, CatchUp]:
-        await self._presence.connect(connection, identity.user_id)
         own = self._hub.begin(connection, user_channel(identity.user_id))
         system = self._hub.begin(connection, SYSTEM)
         connection.server_channels = (own.channel.name, system.channel.name)

@@ -74,6 +74,9 @@ class Inflation:
         self._inflate = zlib.decompressobj(-self._window)
 
     def decompress_message_data(self, data: bytes, max_output_len: int | None) -> bytes:
+        if self._inflate is None:
+            # The message's end was corrupt. Autobahn goes on with it where more comes in another piece.
+            raise PayloadCorruptError("the message is corrupt")
         # zlib takes 0 for no bound; one byte too many is as good.
         bound = max(1, max_output_len or 0)
         try:
@@ -86,6 +89,8 @@ class Inflation:
 
     def end_decompress_message(self) -> None:
         inflate, self._inflate = self._inflate, None
+        if inflate is None:
+            raise PayloadCorruptError("the message is corrupt")
         try:
             inflate.decompress(b"\x00\x00\xff\xff")
         except zlib.error as problem:

@@ -125,15 +125,15 @@ def positions_of(event_id: str | None, channels: Iterable[str]) -> dict[str, Pos
     try:
         octets = urlsafe_b64decode(event_id + "=" * (-len(event_id) % 4))
         if octets[:1] == b"{":
-            return _of_version_1(octets)
+            return _of_version_1(octets, channels)
         return _read(octets, {_digest(channel): channel for channel in channels})
     except (ValueError, IndexError, binascii.Error, RecursionError):
         return {}
 
 
-def _of_version_1(octets: bytes) -> dict[str, Position]:
+def _of_version_1(octets: bytes, channels: Iterable[str]) -> dict[str, Position]:
     found = msgspec.json.decode(octets, type=dict[str, tuple[Offset, str]])
-    return {channel: Position(offset, epoch) for channel, (offset, epoch) in found.items()}
+    return {channel: Position(*found[channel]) for channel in channels if channel in found}
 
 
 def _read(octets: bytes, names: dict[bytes, str]) -> dict[str, Position]:

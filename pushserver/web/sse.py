@@ -32,7 +32,7 @@ from pushserver.core.publication import Publication
 from pushserver.core.tokens import Identity
 from pushserver.protocols.native import messages
 from pushserver.protocols.native.session import NativeSession, Rates, reply_of
-from pushserver.server.cluster import Target
+from pushserver.server.cluster import PostOutcome
 from pushserver.server.connection import Connection, Peer
 from pushserver.server.inbound import Inbound
 from pushserver.server.outbox import Mark, Outbox
@@ -336,7 +336,8 @@ class EventStreams(Resource):
         self.context = context
         self._tickets = tickets
         self._streams: dict[str, Stream] = {}
-        self._tags: set[str] = set()
+        #: the names of the living nodes, by what their streams' ids begin with
+        self._makers: dict[str, str] = {}
         self._listed_at = -_LIST_AGAIN
 
     def forget(self, stream: Stream, code: int) -> None:
@@ -473,67 +474,58 @@ class EventStreams(Resource):
         except UnicodeDecodeError:
             raise Invalid("not UTF-8") from None
         posted = Posted(text, user_id, "" if credential is None else proof_of(credential.text))
-        if not await self._pass_on(connection_id, posted):
-            owner = await self._owner(connection_id)
-            if expired is not None:
-                raise expired
-            if owner is None:
+        outcome = await self._pass_on(connection_id, posted)
+        if outcome in (PostOutcome.UNKNOWN, PostOutcome.OTHER) and expired is not None:
+            raise expired
+        match outcome:
+            case PostOutcome.TAKEN:
+                respond(request, 202, b"{}")
+            case PostOutcome.UNREAD:
+                raise Refused("the answers to earlier messages have not been read", Code.RATE_LIMITED, retry_after=1000)
+            case PostOutcome.UNKNOWN:
                 raise NotFound("no such stream")
-            if user_id is None:
+            case PostOutcome.OTHER if user_id is None:
                 raise Refused("a token or a ticket is needed", Code.MISSING_TOKEN)
-            raise Refused("this is another user's stream")
-        respond(request, 202, b"{}")
+            case PostOutcome.OTHER:
+                raise Refused("this is another user's stream")
 
-    async def _pass_on(self, connection_id: str, posted: Posted) -> bool:
+    async def _pass_on(self, connection_id: str, posted: Posted) -> PostOutcome:
+        """Let the node that made the id take the message. No node is asked about an id that none of them made."""
         tag = connection_id[:TAG_LENGTH]
         if tag == self.context.tag:
             return self._take(connection_id, posted)
-        if not await self._lives(tag):
-            return False
-        return await self.context.rooms.cluster.pass_on(connection_id, msgspec.json.encode(posted).decode())
+        node = await self._maker(tag)
+        if node is None:
+            return PostOutcome.UNKNOWN
+        return await self.context.rooms.cluster.pass_on(node, connection_id, msgspec.json.encode(posted).decode())
 
-    async def _owner(self, connection_id: str) -> str | None:
-        """Return whose a stream is, "" for nobody's; None where there is none."""
-        tag = connection_id[:TAG_LENGTH]
-        stream = self._streams.get(connection_id)
-        if stream is not None:
-            return (stream.connection.user_id or "") if stream.connection.open else None
-        if tag == self.context.tag or not await self._lives(tag):
-            return None
-        found = await self.context.rooms.cluster.connections(Target(connection_id=connection_id))
-        return (found[0].user_id or "") if found else None
-
-    async def _lives(self, tag: str) -> bool:
-        """Whether a living node makes such ids. Nodes are listed anew at most once a second."""
+    async def _maker(self, tag: str) -> str | None:
+        """Return the name of the living node that makes such ids. Nodes are listed anew at most once a second."""
         now = self.context.reactor.seconds()
         if now >= self._listed_at + _LIST_AGAIN:
             self._listed_at = now
-            self._tags = {tag_of(node.name) for node in await self.context.rooms.nodes()}
-        return tag in self._tags
+            self._makers = {tag_of(node.name): node.name for node in await self.context.rooms.nodes()}
+        return self._makers.get(tag)
 
-    def receive(self, connection_id: str, text: str) -> bool:
-        """Take a message that another node passes on; return whether it was for a stream of this node, from its user.
-
-        Raises `errors.Refused` where the answers to those before still wait for the client to read them.
-        """
+    def receive(self, connection_id: str, text: str) -> PostOutcome:
+        """Take a message that another node passes on. Raises `errors.Invalid` where it is none."""
         try:
             posted = msgspec.json.decode(text, type=Posted)
-        except msgspec.MsgspecError:
-            # A node of before credentials were asked for.
-            return False
+        except msgspec.MsgspecError as problem:
+            raise Invalid(f"not a message for a stream: {problem}"[:300]) from None
         return self._take(connection_id, posted)
 
-    def _take(self, connection_id: str, posted: Posted) -> bool:
+    def _take(self, connection_id: str, posted: Posted) -> PostOutcome:
         stream = self._streams.get(connection_id)
         if stream is None or not stream.connection.open:
-            return False
+            return PostOutcome.UNKNOWN
         own = stream.connection.user_id
         if own is not None and posted.user_id != own and posted.proof != stream.dialect.proof:
-            return False
+            return PostOutcome.OTHER
         if stream.paused:
-            raise Refused("the answers to earlier messages have not been read", Code.RATE_LIMITED, retry_after=1000)
+            return PostOutcome.UNREAD
         stream.inbound.receive(posted.text.encode())
-        return True
+        return PostOutcome.TAKEN
 
 
 def _credential(request: Request) -> StreamCredential | None:

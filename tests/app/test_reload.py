@@ -270,6 +270,21 @@ def test_limits_of_rooms_and_inboxes_change_at_once(reloadable: Reloadable) -> N
         assert chats[1]["data"]["code"] == "RATE_LIMITED"
 
 
+def test_places_of_strangers_and_their_patience_change_at_once(reloadable: Reloadable) -> None:
+    server = reloadable.server
+    reloadable.write(server={"max_pending_per_address": 2, "keep_alive": "1s"})
+    changed = reloadable.reload()
+    assert sorted(changed["changed"]) == ["server.keep_alive", "server.max_pending_per_address"]
+    with contextlib.ExitStack() as stack:
+        first, *_ = (stack.enter_context(RawSocket(server.port)) for _ in range(3))
+        assert first.ended()
+    with RawSocket(server.port) as idle:
+        idle.request("GET", "/healthz")
+        assert idle.response().status == 200
+        # Far sooner than the 75 s of before.
+        assert idle.ended()
+
+
 def served(port: int) -> bytes:
     """The certificate that a listener shows."""
     context = ssl.create_default_context()

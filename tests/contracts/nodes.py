@@ -113,6 +113,9 @@ class Recorder:
     def answer(self, question: bytes) -> Deferred[bytes]:
         return self.reply(question)
 
+    def notice(self, notice: bytes) -> None:
+        self._record("notice", notice)
+
 
 class RunningNode:
     """A started engine and what it told."""

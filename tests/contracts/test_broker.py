@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from twisted.internet.defer import Deferred, fail, gatherResults
+from twisted.internet.defer import Deferred, fail, gatherResults, succeed
 
 from pushserver.core import errors
 from pushserver.engine.interfaces import ONCE_TTL, IdempotencyKey, Retention
@@ -13,6 +13,8 @@ from pushserver.engine.interfaces import ONCE_TTL, IdempotencyKey, Retention
 from .nodes import contents, publication
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .nodes import Nodes
 
 
@@ -142,6 +144,50 @@ async def test_a_survey_ends_without_those_that_are_late(nodes: Nodes) -> None:
     asked = node.broker.survey(b"?", nodes.unit)
     await nodes.advance(2)
     assert await asked == []
+
+
+async def test_one_node_is_asked_and_no_other(nodes: Nodes) -> None:
+    node = await nodes.start()
+    other = await nodes.second(node)
+    asked: list[str] = []
+
+    def answering(name: str) -> Callable[[bytes], Deferred[bytes]]:
+        def answer(question: bytes) -> Deferred[bytes]:
+            asked.append(name)
+            return succeed(b"here: " + question)
+
+        return answer
+
+    for each in (node, other):
+        each.listener.reply = answering(each.name)
+    assert await node.broker.request(other.name, b"who?", 10_000) == b"here: who?"
+    assert await other.broker.request(other.name, b"who?", 10_000) == b"here: who?"
+    assert asked == [other.name] * 2
+    assert await node.broker.request("nobody", b"who?", 10_000) is None
+
+
+async def test_a_node_that_does_not_answer_is_unavailable(nodes: Nodes) -> None:
+    node = await nodes.start()
+    other = await nodes.second(node)
+    other.listener.reply = lambda _: fail(ValueError("cannot answer"))
+    with pytest.raises(errors.Unavailable):
+        await node.broker.request(other.name, b"?", 10_000)
+    late: Deferred[bytes] = Deferred()
+    other.listener.reply = lambda _: late
+    asked = node.broker.request(other.name, b"?", nodes.unit)
+    await nodes.advance(2)
+    with pytest.raises(errors.Unavailable):
+        await asked
+
+
+async def test_a_notice_reaches_every_other_node(nodes: Nodes) -> None:
+    node = await nodes.start()
+    other = await nodes.second(node)
+    await node.broker.notify_others(b"one\ntwo")
+    if other is not node:
+        await other.listener.until(lambda: ("notice", b"one\ntwo") in other.listener.events)
+    await node.broker.survey(b"?", 10_000)
+    assert ("notice", b"one\ntwo") not in node.listener.events
 
 
 async def test_nodes_know_each_other(nodes: Nodes) -> None:

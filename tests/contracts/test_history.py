@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 from twisted.internet.defer import gatherResults
 
+from pushserver.core import errors
 from pushserver.engine.interfaces import POSITION_TTL, IdempotencyKey, Retention
 
 from .nodes import contents, publication
@@ -31,6 +33,21 @@ async def test_an_empty_channel_has_an_epoch_that_the_first_message_keeps(nodes:
     (published,) = await fill(node, Retention(10, 10 * nodes.unit), 1)
     assert (published.offset, published.epoch) == (1, page.newest.epoch)
     assert (await node.history.read("b", None, 10, False)).newest.epoch != page.newest.epoch
+
+
+async def test_a_channels_first_message_can_be_refused(nodes: Nodes) -> None:
+    node = await nodes.start()
+    other = await nodes.second(node)
+    retention = Retention(10, 10 * nodes.unit)
+    before = nodes.backend.footprint()
+    for once in (None, IdempotencyKey("k", publisher="7")):
+        with pytest.raises(errors.NotFound):
+            await node.broker.publish(publication("a", 1), retention, once, create=False)
+    assert nodes.backend.footprint() == before
+    await other.broker.publish(publication("a", 1), retention, None)
+    for once in (None, IdempotencyKey("k", publisher="7")):
+        assert (await node.broker.publish(publication("a", 2), retention, once, create=False)).offset is not None
+    assert (await node.broker.publish(publication("live", 1), None, None, create=False)).offset is None
 
 
 async def test_reading_forward_and_backward(nodes: Nodes) -> None:

@@ -16,10 +16,10 @@ async def test_first_and_last_connection_are_told(nodes: Nodes) -> None:
     node = await nodes.start()
     other = await nodes.second(node)
     assert await node.presence.online("7") == Online("7", False, None)
-    assert await node.presence.connect("7", "c1") is True
-    assert await other.presence.connect("7", "c2") is False
-    assert await node.presence.connect("7", "c1") is False
-    assert await node.presence.connect("8", "c3") is True
+    assert await node.presence.connect("7", "c1") == 1
+    assert await other.presence.connect("7", "c2") == 2
+    assert await node.presence.connect("7", "c1") == 2
+    assert await node.presence.connect("8", "c3") == 1
     assert (await other.presence.online("7")).online is True
     assert await node.presence.disconnect("7", "c1", nodes.now()) is False
     assert await node.presence.disconnect("7", "c1", nodes.now()) is False
@@ -29,7 +29,7 @@ async def test_first_and_last_connection_are_told(nodes: Nodes) -> None:
     assert await other.presence.disconnect("7", "c2", nodes.now()) is False
     assert await node.presence.disconnect("never", "c9", nodes.now()) is False
     assert await node.presence.online("7") == Online("7", False, gone)
-    assert await other.presence.connect("7", "c4") is True
+    assert await other.presence.connect("7", "c4") == 1
     assert (await node.presence.online("7")).online is True
 
 

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from contextlib import ExitStack
 
-from tests.attack import MEMORY, ROWS, attack
+from tests.attack import MEMORY, ROWS, USER_MEMORY, Attack, Result, worst
 
 
-def test_nobody_else_pays_for_an_attack(tmp_path: Path) -> None:
-    results = attack(tmp_path, "tcp", "embedded", ROWS, 1, 0.1)
-    assert [result.row for result in results] == [row.name for row in ROWS]
+def test_nobody_else_pays_for_an_attack() -> None:
+    with ExitStack() as stack:
+        attack = Attack(stack, "tcp", "embedded", 1)
+        results = [attack.strike(row, 0.1, 0.1) for row in ROWS]
     for result in results:
         # Times are for `make attack`, on a machine of its own.
         assert not result.broken, result.line()
-        assert result.memory <= MEMORY, result.line()
+        assert result.memory <= (USER_MEMORY if result.row.user else MEMORY), result.line()
         assert result.sign_in < 5, result.line()
+        assert result.sent == max(1, result.row.sockets // 10)
+
+
+def test_what_is_said_of_a_row_is_the_worst_of_all() -> None:
+    stranger, user = ROWS[0], ROWS[-1]
+    good = Result(stranger, "tcp", "embedded", 1, 0.5, 0.001, 0.02, 1 << 20, 0.0, 12.0, "")
+    slow = good._replace(transport="ssl", sign_in=3.0, p99=0.2, gone=200.0)
+    assert (good.holds, slow.faults) == (True, ["sign-in", "ping", "sockets"])
+    assert good.line().startswith("holds  tcp")
+    assert slow.line().endswith("sign-in, ping, sockets")
+    assert worst([good, slow]) == (
+        "sign-in 3000 ms, ping p99 200 ms, +1 MB, gone 200 s;"
+        " fails: ping (ssl, embedded), sign-in (ssl, embedded), sockets (ssl, embedded)"
+    )
+    filled = good._replace(row=user, memory=100 << 20, growth=1.5e6, gone=None)
+    assert filled.faults == ["store"]
+    assert "store 1.5 MB/s" in worst([filled])

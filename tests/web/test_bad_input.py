@@ -723,6 +723,16 @@ def _(client: RawSocket) -> str:
 # -- too much ---------------------------------------------------------------------------------------------------------
 
 
+def published(client: RawSocket, *messages: tuple[str, str]) -> str:
+    """What is told of the last of these messages; those before are taken."""
+    signed_in(client)
+    for channel, data in messages:
+        client.say({"type": "publish", "id": 1, "data": {"channel": channel, "data": data}})
+    *before, last = [told(client) for _ in messages]
+    assert set(before) == {"published"}
+    return last
+
+
 @row("more messages than `messages_per_second`, beyond the burst", rate_limits=RateLimitsSection(burst=5))
 def _(client: RawSocket) -> str:
     opened(client).send(frame(TEXT, b'{"type": "ping", "id": 1}') * 6)
@@ -760,6 +770,29 @@ def _(client: RawSocket) -> str:
     client.say({"type": "publish", "data": {"channel": "chat:lobby", "data": "hi"}})
     assert told(client) == "message_sent"
     return one_answer([told(client), told(client)])
+
+
+@row(
+    "more messages of one user than `publications_per_second`", rate_limits=RateLimitsSection(publications_per_second=1)
+)
+def _(client: RawSocket) -> str:
+    return published(client, *[("chat:lobby", "hi")] * 2)
+
+
+@row(
+    "more channels with history that one user writes to first than `new_channels_per_minute`",
+    rate_limits=RateLimitsSection(new_channels_per_minute=1),
+)
+def _(client: RawSocket) -> str:
+    return published(client, ("chat:a", "hi"), ("chat:b", "hi"))
+
+
+@row(
+    "more bytes of one user's messages that are kept than `publication_bytes_per_second`",
+    rate_limits=RateLimitsSection(publication_bytes_per_second=1000),
+)
+def _(client: RawSocket) -> str:
+    return published(client, ("chat:a", "x" * 900), ("chat:a", "x" * 900))
 
 
 @row("ten errors in a row")

@@ -60,7 +60,8 @@ def test_unsubscribing_shrinks_it() -> None:
 
 def test_an_id_of_an_earlier_version_is_read() -> None:
     old = urlsafe_b64encode(msgspec.json.encode({"news:a": (3, "e")})).rstrip(b"=").decode()
-    assert positions_of(old, []) == {"news:a": Position(3, "e")}
+    assert positions_of(old, ["news:a", "news:b"]) == {"news:a": Position(3, "e")}
+    assert positions_of(old, ["news:b"]) == {}
 
 
 @given(st.binary(max_size=60))

@@ -121,6 +121,7 @@ odd = st.sampled_from(
         frame(TEXT, deflated(ping(2, 50)), rsv=4),
         frame(TEXT, deflated(b" " * (LIMIT + 1)), rsv=4),
         frame(TEXT, b"\xff\xff\xff", rsv=4),
+        frame(TEXT, b"\x00\x05", rsv=4),
         frame(BINARY, b"{}"),
         frame(CONTINUATION, b"{}"),
         frame(3, b"{}"),
@@ -144,6 +145,15 @@ def test_how_octets_are_cut_changes_nothing(octets: bytes, cuts: list[int], head
     general = answers([octets[n : n + 1] for n in range(len(octets))], headers)
     assert answers([octets], headers) == general
     assert answers(pieces, headers) == general
+
+
+@pytest.mark.parametrize("behind", [frame(TEXT, b"\x00\x05", rsv=4), frame(CONTINUATION, b"x"), frame(PING)])
+def test_what_comes_behind_a_message_whose_end_is_corrupt_is_passed_over(behind: bytes) -> None:
+    answered = answers([frame(TEXT, b"\x00\x05", rsv=4), behind, behind[:1], behind[1:]], DEFLATE)
+    _, _, frames = answered.partition(b"\r\n\r\n")
+    assert frames[:1] == bytes([0x80 | CLOSE])
+    assert frames[2:4] == (1007).to_bytes(2, "big")
+    assert len(frames) == 2 + frames[1]
 
 
 @pytest.mark.parametrize("size", [100, 101, 125, 126])

@@ -108,10 +108,10 @@ class EmbeddedBroker:
         self._delivery.unsubscribe(channel)
 
     def publish(
-        self, publication: Publication, retention: Retention | None, once: IdempotencyKey | None
+        self, publication: Publication, retention: Retention | None, once: IdempotencyKey | None, create: bool = True
     ) -> Deferred[PublishResult]:
         if retention is not None:
-            return self._writer.submit(KeepPublication(publication, retention, once))
+            return self._writer.submit(KeepPublication(publication, retention, once, create))
         if not self._writer.accepting:
             return fail(Unavailable("the engine is stopped"))
         result = PublishResult(publication.message_id)
@@ -148,6 +148,23 @@ class EmbeddedBroker:
             self._log.warn("This node did not answer a question: {error!r}", error=error)
             return []
         return [(self._node_name, answer)]
+
+    def request(self, node: str, question: bytes, timeout: int) -> Deferred[bytes | None]:
+        listener = self._delivery.listener
+        if not self._writer.accepting or listener is None:
+            return fail(Unavailable("the engine is stopped"))
+        return Deferred.fromCoroutine(self._request(listener, node, question, timeout))
+
+    async def _request(self, listener: Listener, node: str, question: bytes, timeout: int) -> bytes | None:
+        if node != self._node_name:
+            return None
+        answers = await self._survey(listener, question, timeout)
+        if not answers:
+            raise Unavailable("the node did not answer")
+        return answers[0][1]
+
+    def notify_others(self, notice: bytes) -> Deferred[None]:
+        return succeed(None)
 
     def nodes(self) -> Deferred[list[NodeInfo]]:
         listener = self._delivery.listener

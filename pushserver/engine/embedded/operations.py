@@ -135,19 +135,24 @@ def _first(store: Store, digest: bytes, message: Publication, published: Publish
 class KeepPublication(Operation[PublishResult]):
     """A publication on a channel with history."""
 
-    __slots__ = ("_body", "_publication", "_retention", "channel", "digest")
+    __slots__ = ("_body", "_create", "_publication", "_retention", "channel", "digest")
 
-    def __init__(self, message: Publication, retention: Retention, key: IdempotencyKey | None) -> None:
+    def __init__(
+        self, message: Publication, retention: Retention, key: IdempotencyKey | None, create: bool = True
+    ) -> None:
         self.channel = message.channel
         self.digest = key_digest(CHANNEL, message.channel, key) if key is not None else None
         self._publication = message
         self._body = publication.encode(message)
         self._retention = retention
+        self._create = create
 
     def carry_out(self, store: Store) -> PublishResult:
         message, digest = self._publication, self.digest
         if digest is not None and (earlier := _earlier(store, digest, message)) is not None:
             return earlier
+        if not self._create and not store.histories.knows(store.connection, store.now, message.channel):
+            raise errors.NotFound("the channel keeps nothing yet")
         offset, epoch = store.histories.append(
             store.connection, store.now, message.channel, self._retention, self._body
         )

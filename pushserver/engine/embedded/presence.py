@@ -46,13 +46,12 @@ class EmbeddedPresence:
         """Return a value that is known here, or a failure where the engine is stopped."""
         return succeed(value) if self._writer.accepting else fail(Unavailable("the engine is stopped"))
 
-    def connect(self, user_id: str, connection_id: str) -> Deferred[bool]:
+    def connect(self, user_id: str, connection_id: str) -> Deferred[int]:
         if not self._writer.accepting:
-            return self._answer(False)
+            return self._answer(0)
         connections = self._connections.setdefault(user_id, set())
-        first = not connections
         connections.add(connection_id)
-        return succeed(first)
+        return succeed(len(connections))
 
     def disconnect(self, user_id: str, connection_id: str, now: int) -> Deferred[bool]:
         if not self._writer.accepting:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
+from pushserver.core import errors
 from pushserver.core import publication as publications
 from pushserver.core.positions import Position
 from pushserver.engine.identity import CHANNEL, content_digest
@@ -51,11 +52,11 @@ class RedisBroker:
         self._live.unsubscribe(channel)
 
     def publish(
-        self, publication: Publication, retention: Retention | None, once: IdempotencyKey | None
+        self, publication: Publication, retention: Retention | None, once: IdempotencyKey | None, create: bool = True
     ) -> Deferred[PublishResult]:
         if retention is None:
             return Deferred.fromCoroutine(self._publish(publication, once))
-        return Deferred.fromCoroutine(self._keep(publication, retention, once))
+        return Deferred.fromCoroutine(self._keep(publication, retention, once, create))
 
     def _once(self, channel: str, once: IdempotencyKey | None) -> tuple[str, IdempotencyKey] | None:
         return (self._names.once(CHANNEL, channel, once), once) if once is not None else None
@@ -79,7 +80,9 @@ class RedisBroker:
         self.published += 1
         return PublishResult(publication.message_id)
 
-    async def _keep(self, publication: Publication, retention: Retention, once: IdempotencyKey | None) -> PublishResult:
+    async def _keep(
+        self, publication: Publication, retention: Retention, once: IdempotencyKey | None, create: bool
+    ) -> PublishResult:
         channel = publication.channel
         live, body = self._names.live(channel), publications.encode(publication)
         reply = await self._commands.write(
@@ -93,11 +96,14 @@ class RedisBroker:
             max(POSITION_TTL, retention.ttl),
             "",
             retention.max_bytes,
+            int(create),
             once=self._once(channel, once),
             content=content_digest(publication) if once is not None else b"",
         )
         if reply[0] == b"duplicate":
             return repeated(reply)
+        if reply[0] == b"absent":
+            raise errors.NotFound("the channel keeps nothing yet")
         self.published += 1
         position = Position(int(reply[0]), reply[1].decode())
         await self._live.kept(publication, body, position)
@@ -105,6 +111,12 @@ class RedisBroker:
 
     def survey(self, question: bytes, timeout: int) -> Deferred[list[tuple[str, bytes]]]:
         return Deferred.fromCoroutine(self._cluster.survey(question, timeout))
+
+    def request(self, node: str, question: bytes, timeout: int) -> Deferred[bytes | None]:
+        return Deferred.fromCoroutine(self._cluster.request(node, question, timeout))
+
+    def notify_others(self, notice: bytes) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._cluster.notify_others(notice))
 
     def nodes(self) -> Deferred[list[NodeInfo]]:
         return Deferred.fromCoroutine(self._cluster.nodes())

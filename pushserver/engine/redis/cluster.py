@@ -9,7 +9,7 @@ registers all its users anew; in the first case it announces them, as their end 
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import msgspec
 from twisted.internet.defer import Deferred
@@ -19,6 +19,8 @@ from pushserver.core import errors
 from pushserver.engine.interfaces import Member, NodeInfo
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from twisted.internet.interfaces import IDelayedCall
     from twisted.python.failure import Failure
 
@@ -59,6 +61,14 @@ class _Survey:
     def end(self) -> None:
         if not self.done.called:
             self.done.callback(None)
+
+
+class _Living(NamedTuple):
+    """A living node; ``replies``: where it receives what is for it alone, empty for one of an older version."""
+
+    incarnation: str
+    node: NodeInfo
+    replies: str
 
 
 class Residents(Protocol):
@@ -207,8 +217,9 @@ class RedisCluster:
         # Who is signed in is counted in Redis at every change; the others only here.
         anonymous = max(0, self._listener.connections() - self._residents.connections)
         return await self._commands.run(
-            "heartbeat", keys, self.incarnation, self._lease, PRESENCE_TTL, self._name, self._started_at, new, anonymous
-        )
+            "heartbeat", keys, self.incarnation, self._lease, PRESENCE_TTL, self._name, self._started_at, new,
+            anonymous, self.replies,
+        )  # fmt: skip
 
     async def expire(self, incarnation: str, lease: int) -> None:
         """Remove what a dead node left, and notify the listener of it. ``lease``: how long it must have been silent,
@@ -258,28 +269,61 @@ class RedisCluster:
     # -- nodes --------------------------------------------------------------------------------------------------------
 
     async def nodes(self) -> list[NodeInfo]:
-        return [node for _, node in await self._living()]
+        return [living.node for living in await self._living()]
 
-    async def _living(self) -> list[tuple[str, NodeInfo]]:
+    async def _living(self) -> list[_Living]:
+        """Return the living nodes, the one that showed itself last at the end."""
         reply = await self._commands.run("nodes", [self._names.nodes], self._lease, self._names.node(""))
         own = self.incarnation.encode()
         return [
-            (
+            _Living(
                 incarnation.decode(),
                 NodeInfo(
                     name.decode(),
                     int(started),
                     self._listener.connections() if incarnation == own else int(connections),
                 ),
+                replies.decode(),
             )
-            for incarnation, name, started, connections in zip(
-                reply[::4], reply[1::4], reply[2::4], reply[3::4], strict=True
+            for incarnation, name, started, connections, replies in zip(
+                reply[::5], reply[1::5], reply[2::5], reply[3::5], reply[4::5], strict=True
             )
         ]
 
     # -- questions ----------------------------------------------------------------------------------------------------
 
     async def survey(self, question: bytes, timeout: int) -> list[tuple[str, bytes]]:
+        async def ask(number: str, survey: _Survey) -> None:
+            survey.open = {living.incarnation for living in await self._living()} | {self.incarnation}
+            alone = len(survey.open) == 1
+            self._ask_this_node(survey, question)
+            if not alone:
+                await self._send_question(number, self.control, question)
+
+        return await self._collect(ask, timeout)
+
+    async def request(self, node: str, question: bytes, timeout: int) -> bytes | None:
+        found: list[_Living] = []
+
+        async def ask(number: str, survey: _Survey) -> None:
+            # A node of an older version says nowhere that it can be asked alone.
+            found.extend(each for each in await self._living() if each.node.name == node and each.replies)
+            if not found:
+                survey.end()
+                return
+            survey.open = {found[-1].incarnation}
+            if found[-1].incarnation == self.incarnation:
+                self._ask_this_node(survey, question)
+            else:
+                await self._send_question(number, found[-1].replies, question)
+
+        answers = await self._collect(ask, timeout)
+        if found and not answers:
+            raise errors.Unavailable("the node did not answer")
+        return answers[0][1] if answers else None
+
+    async def _collect(self, ask: Callable[[str, _Survey], Awaitable[None]], timeout: int) -> list[tuple[str, bytes]]:
+        """Let ``ask`` send a question under a number, and return what is answered to it in time."""
         if not self._subscriber.receiving:
             raise errors.Unavailable("Redis is away: no answers come")
         self._number += 1
@@ -287,18 +331,19 @@ class RedisCluster:
         survey = self._surveys[number] = _Survey()
         call = self._clock.later(timeout / 1000, survey.end)
         try:
-            survey.open = {incarnation for incarnation, _ in await self._living()} | {self.incarnation}
-            alone = len(survey.open) == 1
-            self._ask_this_node(survey, question)
-            if not alone:
-                head = f"q {number} {self.replies}\n".encode()
-                await self._commands.call("PUBLISH", self.control, head + question)
+            await ask(number, survey)
             await survey.done
         finally:
             del self._surveys[number]
             if call.active():
                 call.cancel()
         return survey.answers
+
+    async def _send_question(self, number: str, to: str, question: bytes) -> None:
+        await self._commands.call("PUBLISH", to, f"q {number} {self.replies}\n".encode() + question)
+
+    async def notify_others(self, notice: bytes) -> None:
+        await self._commands.call("PUBLISH", self.control, f"s 0 {self.replies}\n".encode() + notice)
 
     def _ask_this_node(self, survey: _Survey, question: bytes) -> None:
         def done(result: bytes | Failure) -> None:
@@ -311,13 +356,13 @@ class RedisCluster:
         self._listener.answer(question).addBoth(done)
 
     def _receive(self, payload: bytes) -> None:
-        """A question or an answer of another node."""
+        """A question, an answer or a notice of another node."""
         head, _, body = payload.partition(b"\n")
         try:
             kind, number, *words = head.decode().split(" ", 3)
             self._read(kind, number, words, body)
         except (ValueError, IndexError) as error:
-            self._log.warn("A message between nodes is neither a question nor an answer: {reason}", reason=str(error))
+            self._log.warn("A message between nodes cannot be read: {reason}", reason=str(error))
 
     def _read(self, kind: str, number: str, words: list[str], body: bytes) -> None:
         if kind == "q" and words[0] != self.replies:
@@ -327,6 +372,8 @@ class RedisCluster:
             if kind == "a" and words[0] in survey.open:
                 survey.answers.append((words[1], body))
             survey.close(words[0])
+        elif kind == "s" and words[0] != self.replies:
+            self._listener.notice(body)
 
     def _answer(self, number: str, to: str, question: bytes) -> None:
         async def answer() -> None:

@@ -70,34 +70,41 @@ class RedisPresence:
 
     # -- beginning ----------------------------------------------------------------------------------------------------
 
-    def connect(self, user_id: str, connection_id: str) -> Deferred[bool]:
+    def connect(self, user_id: str, connection_id: str) -> Deferred[int]:
         return Deferred.fromCoroutine(self._begin((None, user_id, connection_id), b""))
 
     def join(self, channel: str, user_id: str, connection_id: str, info: msgspec.Raw | None) -> Deferred[bool]:
-        return Deferred.fromCoroutine(self._begin((channel, user_id, connection_id), bytes(info) if info else b""))
+        return Deferred.fromCoroutine(self._join((channel, user_id, connection_id), bytes(info) if info else b""))
 
-    async def _begin(self, entry: Entry, info: bytes) -> bool:
+    async def _join(self, entry: Entry, info: bytes) -> bool:
+        return await self._begin(entry, info) == 1
+
+    async def _begin(self, entry: Entry, info: bytes) -> int:
+        """Register an entry; return how many the user has of its kind now, 1 where it is the first."""
         self._held[entry] = info
         self._ended.pop(entry, None)
         self._beginning[entry] = False
         try:
-            first = await self._register(entry, info)
-            if first is None:
+            count = await self._register(entry, info)
+            if count is None:
                 # This node was taken for dead. It comes to life with all that it holds, this entry too.
                 await self._cluster.heartbeat()
-                first = await self._register(entry, info)
-                first = None if first is None else first or self._beginning.get(entry, False)
+                count = await self._register(entry, info)
+                if count is not None and self._beginning.get(entry, False):
+                    count = 1
         except errors.Unavailable:
             if self._held.pop(entry, None) is not None:
                 self._ended[entry] = (self._clock.now(), b"", False)
             raise
         finally:
             self._beginning.pop(entry, None)
-        if first is None:
+        if count is None:
             raise errors.Unavailable("this node is not known to Redis")
-        return first
+        return count
 
-    async def _register(self, entry: Entry, info: bytes) -> bool | None:
+    async def _register(self, entry: Entry, info: bytes) -> int | None:
+        """Return as `_begin`; None where this node is taken for dead. Of what was registered before, none is the
+        first."""
         channel, user_id, _ = entry
         own = self._cluster.incarnation
         names = self._names
@@ -107,7 +114,10 @@ class RedisPresence:
             keys = [names.nodes, names.joins(own), names.members(channel), names.infos(channel)]
         kind = "connection" if channel is None else "subscription"
         reply = await self._commands.run("presence_begin", keys, own, kind, _member(entry), user_id, PRESENCE_TTL, info)
-        return None if reply[0] == b"gone" else bool(reply[0])
+        if reply[0] == b"gone":
+            return None
+        first, count = int(reply[0]), int(reply[1])
+        return 1 if first else max(2, count)
 
     # -- ending -------------------------------------------------------------------------------------------------------
 
@@ -147,12 +157,12 @@ class RedisPresence:
         async def register(entry: Entry) -> None:
             info = self._held[entry]
             try:
-                first = await self._register(entry, info)
+                first = await self._register(entry, info) == 1
             except errors.Unavailable:
                 self._doubtful.add(entry)
                 raise
             if entry in self._beginning:
-                self._beginning[entry] = self._beginning[entry] or bool(first)
+                self._beginning[entry] = self._beginning[entry] or first
             elif notify and (first or entry in self._doubtful):
                 self._notify_back(entry, info)
 

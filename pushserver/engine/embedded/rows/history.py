@@ -157,6 +157,10 @@ class Histories:
         else:
             self._trim(head, head.newest - 1)
 
+    def knows(self, connection: sqlite3.Connection, now: int, name: str) -> bool:
+        """Return whether the channel was ever written, as far as that is remembered."""
+        return self._head(connection, now, name) is not None
+
     def append(
         self, connection: sqlite3.Connection, now: int, name: str, retention: Retention, body: bytes
     ) -> tuple[int, str]:

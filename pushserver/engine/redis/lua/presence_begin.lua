@@ -1,10 +1,17 @@
 -- KEYS: 1 nodes, 2 the node's set, then of a connection: 3 online; of a subscription: 3 members, 4 infos
 -- ARGV: 1 incarnation, 2 'connection' or 'subscription', 3 member, 4 user, 5 ttl, 6 info or ''
+-- Returns 'ok', whether it is the user's first, and how many the user has now.
 if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then
   return {'gone'}
 end
 if redis.call('SADD', KEYS[2], ARGV[3]) == 0 then
-  return {'ok', 0}
+  local known
+  if ARGV[2] == 'connection' then
+    known = redis.call('GET', KEYS[3])
+  else
+    known = redis.call('HGET', KEYS[3], ARGV[4])
+  end
+  return {'ok', 0, tonumber(known or 0)}
 end
 redis.call('PEXPIRE', KEYS[2], ARGV[5])
 local count
@@ -18,4 +25,4 @@ else
   end
 end
 redis.call('PEXPIRE', KEYS[3], ARGV[5])
-return {'ok', count == 1 and 1 or 0}
+return {'ok', count == 1 and 1 or 0, count}

@@ -1,6 +1,6 @@
 -- KEYS[4]: history, KEYS[5]: messages
 -- ARGV: 5 live channel ('': who kept it publishes it), 6 publication, 7 message id, 8 size (0: not kept), 9 ttl,
---       10 position ttl, 11 tag, 12 how many bytes are kept at most
+--       10 position ttl, 11 tag, 12 how many bytes are kept at most, 13 '1' where this may be the channel's first, or '0'
 if ARGV[8] == '0' then
   remember('0 - ' .. ARGV[7])
   redis.call('PUBLISH', ARGV[5], 'm ' .. ARGV[11] .. '\n' .. ARGV[6])
@@ -9,6 +9,9 @@ end
 local known = redis.call('HMGET', KEYS[4], 'epoch', 'offset', 'ends', 'written', 'counted_from')
 local epoch = known[1]
 if not epoch then
+  if ARGV[13] == '0' then
+    return {'absent'}
+  end
   epoch = derived(KEYS[4], 0)
   redis.call('HSET', KEYS[4], 'epoch', epoch)
   redis.call('DEL', KEYS[5])

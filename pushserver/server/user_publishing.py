@@ -1,0 +1,81 @@
+"""Publishing by users: as `Publishing`, at the pace that one user may have."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from pushserver.core import operations
+from pushserver.core.channels import Kind
+from pushserver.core.errors import Code, NotFound, Refused
+from pushserver.core.permissions import may_publish
+from pushserver.core.tokens import Identity
+from pushserver.engine.interfaces import PublishResult
+from pushserver.server.publishing import Publishing
+from pushserver.server.subscriptions import REASONS
+from pushserver.server.user_rates import UserRates
+
+#: Bytes that a kept message has beside its data, its names and ids: keys of JSON, times, a row of the store.
+ENVELOPE: Final = 160
+
+
+class UserPublishing:
+    """Takes messages of users in. ``rates``: counts them."""
+
+    def __init__(self, publishing: Publishing, rates: UserRates) -> None:
+        self._publishing = publishing
+        self._rates = rates
+
+    async def take(self, identity: Identity, asked: operations.Publish) -> operations.PublicationTaken:
+        """Publish what a user asks for. Raises `errors.Refused`, and what the engine raises."""
+        namespace = self._publishing.namespace(asked.channel)
+        self.count(identity.user_id, namespace.kind)
+        refusal = may_publish(namespace, asked.channel, identity.user_id, identity.grants)
+        if refusal is not None:
+            raise Refused(REASONS.get(refusal, "not allowed to publish here"), refusal)
+        published = await self.publish(
+            identity.user_id, asked.channel, asked.type, asked.data, message_id=asked.message_id
+        )
+        return operations.PublicationTaken(
+            published.message_id, published.offset, published.epoch, published.duplicate, published.conflict
+        )
+
+    def count(self, user_id: str, kind: Kind) -> None:
+        """Count a message, whichever request carries it and whether or not it is allowed. Raises `errors.Refused` with
+        RATE_LIMITED. ``kind``: the channel's."""
+        self._rates.take_publication(user_id, chat=kind in (Kind.CHAT, Kind.USER))
+
+    async def publish(
+        self, user_id: str, channel: str, type: str, data: msgspec.Raw, *, message_id: str | None, chat: bool = False
+    ) -> PublishResult:
+        """Publish a user's message, after `count`. Raises `errors.Refused` with RATE_LIMITED for too many bytes or new
+        channels, and what `Publishing.publish` raises."""
+        namespace = self._publishing.namespace(channel)
+        inbox = namespace.kind is Kind.USER
+        kept = inbox or self._publishing.retention(namespace) is not None
+        if kept:
+            size = len(data) + len(channel) + len(type) + len(message_id or "") + len(user_id) + ENVELOPE
+            self._rates.take_bytes(user_id, size)
+        if inbox or not kept:
+            return await self._publishing.publish(channel, type, data, message_id=message_id, sender=user_id, chat=chat)
+        return await self._publish_kept(user_id, channel, type, data, message_id)
+
+    async def _publish_kept(
+        self, user_id: str, channel: str, type: str, data: msgspec.Raw, message_id: str | None
+    ) -> PublishResult:
+        wait = self._rates.take_new_channel(user_id)
+        new = False
+        try:
+            published = await self._publishing.publish(
+                channel, type, data, message_id=message_id, sender=user_id, create=not wait
+            )
+            new = published.offset == 1 and not published.duplicate
+            return published
+        except NotFound:
+            if not wait:
+                raise
+            raise Refused("too many new channels", Code.RATE_LIMITED, retry_after=wait) from None
+        finally:
+            if not wait and not new:
+                self._rates.give_back_new_channel(user_id)
