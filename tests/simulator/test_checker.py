@@ -77,7 +77,7 @@ class Story:
         self.add("delivery", device=device, connection=connection, replay=False, **message)
 
     def task(self, device: str, version: int, status: str) -> None:
-        state = {"taskId": "t", "userId": "ann", "version": version, "status": status, "percentage": 0.0}
+        state = {"taskId": "t", "userId": "ann", "version": version, "status": status, "percentage": 0.0, "attempt": 1}
         self.deliver(device, {"channel": "task:t", "messageId": f"m{version}", "type": "task_progress", "data": state})
 
     def text(self) -> str:
