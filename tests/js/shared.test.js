@@ -209,6 +209,39 @@ test('a tab whose user changes goes over to the tabs of that user, with nothing 
   await until(() => server.of('auth').at(-1).data.token === tokenOf('alice', { iat: 2 }), 'the same user: a renewal');
 });
 
+test('what the tabs that it left are still told is not heard by a tab, and answers nobody', async (context) => {
+  const { server, clients, ports } = await tabs(context, 1);
+  byClaim(server);
+  const [client] = clients;
+  const shown = [];
+  client.setToken(tokenOf('alice'));
+  client.on('user_notification', (push) => shown.push(push.data));
+  await client.connect();
+  client.setToken(tokenOf('bob'));
+  await until(() => client.getState().userId === 'bob');
+  // On its way when the tab left.
+  const push = { type: 'user_notification', channel: 'user:alice', data: 'for alice' };
+  ports[0].onmessage({ data: { is: 'push', n: 1, visit: 1, push } });
+  ports[0].onmessage({ data: { is: 'state', visit: 1, patch: { userId: 'alice' }, maps: {} } });
+  server.notify('bob', 'for bob');
+  await until(() => shown.length > 0);
+  assert.deepEqual([shown, client.getState().userId], [['for bob'], 'bob']);
+});
+
+test('a token that is set while the callback before is still asked is the one that counts', async (context) => {
+  const { server, clients } = await tabs(context, 1);
+  byClaim(server);
+  let answer;
+  clients[0].setToken(() => new Promise((resolve) => (answer = resolve)));
+  const connected = clients[0].connect();
+  await until(() => answer);
+  clients[0].setToken(tokenOf('bob'));
+  answer(tokenOf('alice'));
+  await connected;
+  assert.equal(clients[0].getState().userId, 'bob');
+  assert.equal(server.of('auth').length, 1);
+});
+
 test('where the user is named by another claim than sub, tabs part all the same', async (context) => {
   const { server, clients } = await tabs(context, 2);
   byClaim(server, 'uid');

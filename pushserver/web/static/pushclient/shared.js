@@ -51,6 +51,8 @@ export class SharedClient extends ClientBase {
   #cancelWait = () => {};
   #lock = null;
   #wanted = false;
+  /** Which stay in a room of the worker's this is; what a room says that was left is another user's. */
+  #visit = 0;
 
   #present = null;
   #user = null;
@@ -209,7 +211,7 @@ export class SharedClient extends ClientBase {
     this.#lock = lock;
     this.#release = release;
     port.onmessage = ({ data }) => {
-      if (port !== this.#port) return;
+      if (data.visit !== this.#visit) return;
       this.#cancelWait();
       this.#receive(data);
     };
@@ -243,7 +245,8 @@ export class SharedClient extends ClientBase {
     this.#outgoing = null;
     // Positions over a reload are this page's: a worker has no storage for them.
     const options = { ...this.#options, recover: false };
-    this.#post({ do: 'attach', connect: this.#wanted, lock: this.#lock, options, user: this.#user, token });
+    const visit = ++this.#visit;
+    this.#post({ do: 'attach', connect: this.#wanted, lock: this.#lock, options, user: this.#user, token, visit });
     for (const message of waiting) this.#post(message.do === 'subscribe' ? this.#resuming(message) : message);
     const asked = new Set(waiting.map(({ channel }) => channel));
     for (const [channel, entry] of this.#channels) if (!asked.has(channel)) this.#subscribe(channel, entry);
@@ -255,10 +258,18 @@ export class SharedClient extends ClientBase {
     }
   }
 
-  /** The token as it is now: null for none. */
+  /** The token as it is now: null for none. What a callback answers counts no more once another source was set. */
   async #take(reason) {
-    if (typeof this.#token !== 'function') return this.#token ?? null;
-    return askForToken(this.#token, { reason }, later, this.#options.connectTimeout ?? DEFAULTS.connectTimeout);
+    const source = this.#token;
+    if (typeof source !== 'function') return source ?? null;
+    try {
+      const limit = this.#options.connectTimeout ?? DEFAULTS.connectTimeout;
+      const token = await askForToken(source, { reason }, later, limit);
+      if (source === this.#token) return token;
+    } catch (error) {
+      if (source === this.#token) throw error;
+    }
+    return this.#take(reason);
   }
 
   /** Another token was set: the same user's renews the connection of all, another's leads this tab elsewhere. */
@@ -328,6 +339,7 @@ export class SharedClient extends ClientBase {
     if (this.#outgoing === null) this.#post({ do: 'leave' });
     this.#cancelWait();
     this.#release?.();
+    this.#visit += 1;
     this.#port = this.#release = this.#outgoing = null;
     this.#wanted = false;
     this.#failWaiting(error);
@@ -429,16 +441,15 @@ export class SharedClient extends ClientBase {
   }
 
   async #receive(message) {
-    const { is, n } = message;
+    const { is, n, visit } = message;
     if (is === 'push') {
       const { push } = message;
       const { channel, offset, epoch } = push;
       const place = channel?.startsWith('task:') ? `user:${this.getState().userId}` : channel;
       if (offset !== undefined) this.#moveTo(place, { offset, epoch });
-      const port = this.#port;
       const results = this._events.dispatch(push, this.#channels.get(channel)?.handlers);
       await Promise.all(results);
-      if (port === this.#port) this.#post({ do: 'done', n, taken: results.length > 0 });
+      if (visit === this.#visit) this.#post({ do: 'done', n, taken: results.length > 0 });
     } else if (is === 'state') {
       this.#mirror(message);
     } else if (is === 'event') {
@@ -504,8 +515,8 @@ function revived(value) {
 function openWorker({ url, session }, workerUrl) {
   // The address and the options stand here literally: bundlers look for them.
   const worker = workerUrl
-    ? new SharedWorker(workerUrl, { type: 'module', name: 'pushclient 2' })
-    : new SharedWorker(new URL('./worker.js', import.meta.url), { type: 'module', name: 'pushclient 2' });
+    ? new SharedWorker(workerUrl, { type: 'module', name: 'pushclient 3' })
+    : new SharedWorker(new URL('./worker.js', import.meta.url), { type: 'module', name: 'pushclient 3' });
   const failed = new Promise((resolve) => {
     worker.onerror = (event) => resolve(event.message || 'it did not load');
   });
