@@ -6,7 +6,7 @@ import { MessageChannel } from 'node:worker_threads';
 import { createClient, PushClient, Unauthorized } from '../../pushserver/web/static/pushclient/index.js';
 import { createSharedClient, SharedClient } from '../../pushserver/web/static/pushclient/shared.js';
 import { Exchange } from '../../pushserver/web/static/pushclient/worker.js';
-import { tokenOf } from './fakes.js';
+import { fakeStorage, tokenOf } from './fakes.js';
 import { MockServer, until } from './mock_server.js';
 
 const { WebSocket } = createRequire(new URL('../node/package.json', import.meta.url))('ws');
@@ -240,6 +240,28 @@ test('a token that is set while the callback before is still asked is the one th
   await connected;
   assert.equal(clients[0].getState().userId, 'bob');
   assert.equal(server.of('auth').length, 1);
+});
+
+test('with recover a tab that is loaded anew shows what other tabs took meanwhile, and nothing twice', async (context) => {
+  globalThis.sessionStorage = fakeStorage();
+  context.after(() => delete globalThis.sessionStorage);
+  const { server, clients } = await tabs(context, 3, { recover: true });
+  const [before, other, after] = clients;
+  const shown = clients.map((client) => {
+    const data = [];
+    client.on('user_notification', (push) => data.push(push.data));
+    return data;
+  });
+  await Promise.all([before.connect(), other.connect()]);
+  server.notify('42', 1);
+  await until(() => server.inbox('42').acked === 1 && shown[0].length === 1);
+  before.disconnect();
+  server.notify('42', 2);
+  await until(() => server.inbox('42').acked === 2);
+  await after.connect();
+  server.notify('42', 3);
+  await until(() => shown[2].length > 1);
+  assert.deepEqual(shown, [[1], [1, 2, 3], [2, 3]]);
 });
 
 test('where the user is named by another claim than sub, tabs part all the same', async (context) => {

@@ -18,7 +18,7 @@ const TARGET = ['es2022', 'chrome94', 'firefox93', 'safari16.4', 'node20'];
 // Names that the client's parts have for each other. They stand in no declaration, in no message (neither to the server nor
 // between a tab and its worker), in nothing stored and in nothing that is the platform's: they become letters.
 const INTERNAL = [
-  '_events', '_listening', '_request', 'alive', 'applyTasks', 'arm', 'ask', 'asked', 'begin', 'cursor', 'cursors',
+  '_events', '_inboxPosition', '_listening', '_request', 'alive', 'applyTasks', 'arm', 'ask', 'asked', 'begin', 'cursor', 'cursors',
   'deadline', 'discard', 'dispatch', 'emit', 'end', 'era', 'fail', 'failure', 'fallback', 'flush', 'forget', 'forgetTasks',
   'forgiven', 'handler', 'handlers', 'heard', 'held', 'isArmed', 'isEmpty', 'isOpen', 'isRenewable', 'isStranger', 'kept',
   'kind', 'late', 'later', 'link', 'listen', 'lose', 'moveTo', 'offer', 'opened', 'outbox', 'probe', 'promise', 'pump',

@@ -172,6 +172,10 @@ export class PushClient extends ClientBase {
     this.#connection.inbox?.ack(offset);
   }
 
+  _inboxPosition() {
+    return this.#connection.inbox?.position;
+  }
+
   _request(type, data, options) {
     const { connectionState, error } = this.getState();
     if (connectionState === 'closed') return Promise.reject(new PushError('CLOSED', error ?? 'disconnected'));

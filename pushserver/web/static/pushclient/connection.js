@@ -104,6 +104,7 @@ export function createConnection(options, env, store, events) {
       set({ permissions: Object.freeze(permissions ?? []) });
       subscriptions.renewed(link);
     },
+    changed: () => forgetUser(),
     stranger() {
       abandon('another user');
       forgetUser();
@@ -169,13 +170,11 @@ export function createConnection(options, env, store, events) {
       end: () => timers.forEach((cancel) => cancel()),
     };
     link = made;
-    const ifCurrent = (act) => (...values) => made === link && act(made, ...values);
-    // Known before the server is asked: what is still shown is another's.
-    quiet(made.token.then(ifCurrent((_, token) => session.isStranger(token) && forgetUser())));
     debug('attempt', { kind });
     set({ connectionState: 'connecting', transport: kind, nextAttemptAt: null });
     // Who listens to the state may have ended it.
     if (made !== link) return;
+    const ifCurrent = (act) => (...values) => made === link && act(made, ...values);
     const heard = {
       opened: ifCurrent(signIn),
       message: ifCurrent(receive),

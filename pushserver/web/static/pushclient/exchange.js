@@ -55,6 +55,7 @@ class Room {
     this.#client = client;
     client.subscribe((now, before) => this.#tell(difference(now, before)));
     client.on('*', (push) => this.#hand(push));
+    client.on('connect', () => this.#tell(this.#place()));
     for (const type of EVENTS) client.on(type, (value) => this.#tell({ is: 'event', type, value: plain(value) }));
   }
 
@@ -65,6 +66,7 @@ class Room {
     const state = this.#client.getState();
     tab.say(difference(state, {}));
     if (!state.isConnected) return;
+    tab.say(this.#place());
     // For this tab the connection begins now.
     const { connectionId, userId, transport } = state;
     tab.say({ is: 'event', type: 'connect', value: { connectionId, userId, transport } });
@@ -114,6 +116,12 @@ class Room {
         other.say({ is: 'push', n, push: entry.push });
       }
     }
+  }
+
+  /** How far the inbox was dealt with by all tabs together. */
+  #place() {
+    const position = this.#client._inboxPosition();
+    return { is: 'place', position };
   }
 
   #tell(message) {

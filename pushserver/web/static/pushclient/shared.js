@@ -3,7 +3,7 @@
  * SharedWorker holds the one PushClient. What passes between a tab and the worker (see exchange.js):
  *
  *   tab -> worker   attach, leave, request, abort, subscribe, unsubscribe, call, offer, done, answer
- *   worker -> tab   state, push, event, reply, ask
+ *   worker -> tab   state, place, push, event, reply, ask
  *
  * A tab attaches with its token, and joins the tabs whose tokens name the same user. Where a browser has no SharedWorker,
  * or where that does not load, the tab gets a connection of its own.
@@ -14,6 +14,7 @@ import { callable } from './events.js';
 import { platform } from './options.js';
 import { deferred, quiet } from './promises.js';
 import { createStorage } from './storage.js';
+import { createTabInbox } from './tab_inbox.js';
 import { NO_TASKS } from './tasks.js';
 import { askForToken, claimsOf } from './tokens.js';
 
@@ -59,6 +60,7 @@ export class SharedClient extends ClientBase {
   #lastUserId = null;
   #whole = false;
   #kept = {};
+  #inbox = createTabInbox();
 
   #serial = 0;
   #waiting = new Map();
@@ -252,6 +254,7 @@ export class SharedClient extends ClientBase {
     for (const [channel, entry] of this.#channels) if (!asked.has(channel)) this.#subscribe(channel, entry);
     for (const call of calls) this.#post(call);
     this.#post({ do: 'offer' });
+    this.#catchUp(visit);
     if (this.#ownOpen) {
       this.#cancelWait();
       this.#cancelWait = later(WORKER_WAIT, () => this.#fallBack('no answer'));
@@ -318,6 +321,7 @@ export class SharedClient extends ClientBase {
   #forgetUser() {
     this.#positions.clear();
     this.#kept = {};
+    this.#inbox = createTabInbox();
     this.store.set({ ...NO_TASKS, userId: null, permissions: [] });
   }
 
@@ -358,6 +362,8 @@ export class SharedClient extends ClientBase {
   #keepPositions() {
     if (!this.#options.recover || this.#user === null) return;
     const placed = [...this.#positions].filter(([channel]) => this.#channels.has(channel));
+    const { position } = this.#inbox;
+    if (position) placed.push([`user:${this.getState().userId}`, position]);
     this.#storage.write(`positions ${this.#user}`, { ...this.#kept, ...Object.fromEntries(placed) });
   }
 
@@ -440,16 +446,52 @@ export class SharedClient extends ClientBase {
     this.#connected = null;
   }
 
+  /** After a reload: what came to the inbox meanwhile, which other tabs may have acknowledged; then what came since. */
+  async #catchUp(visit) {
+    const channel = Object.keys(this.#kept).find((each) => each.startsWith('user:'));
+    if (!channel) return;
+    let since = this.#kept[channel];
+    delete this.#kept[channel];
+    this.#inbox.resume(since);
+    try {
+      for (let more = true; more;) {
+        const read = await this._request('history', { channel, since, limit: 1000 });
+        if (visit !== this.#visit) return;
+        for (const push of read.messages) this.#show(push);
+        const { offset, epoch } = read;
+        since = { offset, epoch };
+        more = read.more;
+      }
+    } catch (error) {
+      if (visit !== this.#visit) return;
+      this._events.emit('error', error);
+    }
+    for (const message of this.#inbox.release()) this.#receive(message);
+  }
+
+  /** Hands a push to the application. Resolves with whether somebody took it. */
+  async #show(push) {
+    const { channel, offset, epoch } = push;
+    const inbox = this.#isInbox(push);
+    if (offset !== undefined) this.#moveTo(inbox ? `user:${this.getState().userId}` : channel, { offset, epoch });
+    const hand = async () => {
+      const results = this._events.dispatch(push, this.#channels.get(channel)?.handlers);
+      await Promise.all(results);
+      return results.length > 0;
+    };
+    return inbox ? this.#inbox.show(push, hand) : hand();
+  }
+
+  #isInbox({ channel, offset }) {
+    return offset !== undefined && (channel === `user:${this.getState().userId}` || channel.startsWith('task:'));
+  }
+
   async #receive(message) {
     const { is, n, visit } = message;
     if (is === 'push') {
-      const { push } = message;
-      const { channel, offset, epoch } = push;
-      const place = channel?.startsWith('task:') ? `user:${this.getState().userId}` : channel;
-      if (offset !== undefined) this.#moveTo(place, { offset, epoch });
-      const results = this._events.dispatch(push, this.#channels.get(channel)?.handlers);
-      await Promise.all(results);
-      if (visit === this.#visit) this.#post({ do: 'done', n, taken: results.length > 0 });
+      if (this.#isInbox(message.push) && this.#inbox.hold(message)) return;
+      const taken = await this.#show(message.push);
+      if (visit === this.#visit) this.#post({ do: 'done', n, taken });
     } else if (is === 'state') {
       this.#mirror(message);
     } else if (is === 'event') {
@@ -461,6 +503,8 @@ export class SharedClient extends ClientBase {
       else waiting?.resolve(message.data);
     } else if (is === 'ask') {
       this.#answer(message);
+    } else if (is === 'place') {
+      this.#inbox.begin(message.position);
     }
   }
 
