@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from tests.harness import ROOT, Server, free_port, start, wait_until
-from tests.test_pushclient_js import Stage
+from tests.js_stage import Stage
 from tests.test_pushclient_js import node_modules as node_modules
 from tools import dist
 

@@ -19,6 +19,7 @@ import pytest
 
 import pushserver
 from tests.harness import Server, start, wait_until
+from tests.js_stage import Stage
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "pushserver" / "web" / "static" / "pushclient"
@@ -66,7 +67,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory, node_modules: Path) -> Pa
 @pytest.mark.parametrize(
     "path",
     [
-        pytest.param(path, id=path.name, marks=[pytest.mark.browser] if path.name == "chromium.test.js" else [])
+        pytest.param(path, id=path.name, marks=[pytest.mark.browser] if path.name == "browser.test.js" else [])
         for path in sorted(TESTS.glob("*.test.js"))
     ],
 )
@@ -76,6 +77,26 @@ def test_under_node(path: Path, node_modules: Path) -> None:
     counts = dict(re.findall(r"^# (pass|fail|skipped|todo|cancelled) (\d+)$", done.stdout, re.MULTILINE))
     assert int(counts.pop("pass")) > 0
     assert set(counts.values()) == {"0"}, counts
+
+
+@pytest.fixture(params=["chromium", pytest.param("firefox", marks=pytest.mark.full)])
+def browser(request: pytest.FixtureRequest) -> str:
+    """A browser that is here."""
+    name: str = request.param
+    if name == "firefox":
+        done = run("bash", "tools/packages.sh", "firefox-esr:firefox-esr")
+        assert done.returncode == 0, done.stderr
+    return name
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("browser", ["firefox"], indirect=True)
+def test_in_firefox(browser: str, node_modules: Path) -> None:
+    done = run(
+        "env", f"BROWSER={browser}", program("node"), "--test", "--test-reporter=tap", f"{TESTS}/browser.test.js"
+    )
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    assert "# skipped 0" in done.stdout
 
 
 def sources() -> list[Path]:
@@ -156,34 +177,6 @@ def test_every_option_is_documented_and_declared() -> None:
         assert f"  {option}?:" in declared, option
 
 
-class Stage:
-    """tests/js/stage.mjs in a process of its own: a browser, a proxy, a server for files, a crowd of clients."""
-
-    def __init__(self) -> None:
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self._process = subprocess.Popen([program("node"), str(TESTS / "stage.mjs")], text=True, cwd=ROOT, **pipes)
-
-    def __call__(self, name: str, **options: Any) -> Any:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"do": name, **options}) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        assert line, f"the stage fell at {name}"
-        answer = json.loads(line)
-        assert "error" not in answer, answer["error"]
-        return answer["value"]
-
-    def end(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(15)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-
 @pytest.fixture
 def stage(node_modules: Path) -> Iterator[Stage]:
     opened = Stage()
@@ -244,7 +237,7 @@ history_size = 50
 
 @pytest.mark.browser
 def test_a_react_page_through_every_interruption(
-    stage: Stage, react_page: Path, start_server: Callable[..., Server], tmp_path: Path
+    browser: str, stage: Stage, react_page: Path, start_server: Callable[..., Server], tmp_path: Path
 ) -> None:
     """Two components share the hook; the state ends right each time, nothing is shown twice, no bar goes backwards."""
     server = start_server(config=CONFIG)
@@ -252,7 +245,7 @@ def test_a_react_page_through_every_interruption(
     secret, api_key = server.secret, server.api_key
     proxy = stage("proxy", target=port)
     page = stage("serve", folder=str(react_page))
-    stage("browser")
+    stage("browser", kind=browser)
     token = json.dumps(server.token("42"))
     stage("open", url=f"http://127.0.0.1:{page}/?url=ws://127.0.0.1:{proxy}/ws", before=f"window.token ??= {token}")
     stage("until", expression="seen.events.includes('connect')")
@@ -311,12 +304,14 @@ def test_a_react_page_through_every_interruption(
         stage("run", expression=f"window.token = {json.dumps(server.token('42'))}, 0")
         settled(50)
 
-        # The laptop sleeps: timers stand still while the connection dies.
-        stage("freeze", frozen=True)
+        # The laptop sleeps: timers stand still while the connection dies. Of Firefox no single tab can be frozen.
+        if browser == "chromium":
+            stage("freeze", frozen=True)
         stage("turn", mode="cut")
         news(60)
         stage("turn", mode="open")
-        stage("freeze", frozen=False)
+        if browser == "chromium":
+            stage("freeze", frozen=False)
         settled(60)
 
         # One of the two components goes and comes back; the socket stays.
@@ -338,19 +333,20 @@ def test_a_react_page_through_every_interruption(
         assert stage("run", expression="document.getElementById('notices').textContent") == " ".join(shown)
         connections = server.api("GET", "/api/connections?userId=42").body["connections"]
         assert [each["connectionId"] for each in connections] == [before]
-        (tmp_path / "page.png").write_bytes(base64.b64decode(stage("screenshot")))
+        if browser == "chromium":
+            (tmp_path / "page.png").write_bytes(base64.b64decode(stage("screenshot")))
     finally:
         server.stop()
 
 
 @pytest.mark.browser
 def test_a_react_page_over_the_shared_worker(
-    stage: Stage, react_page: Path, start_server: Callable[..., Server]
+    browser: str, stage: Stage, react_page: Path, start_server: Callable[..., Server]
 ) -> None:
     """Also bundled by Vite: two tabs, one connection, both show what comes."""
     server = start_server(config=CONFIG)
     page = stage("serve", folder=str(react_page))
-    stage("browser")
+    stage("browser", kind=browser)
     before = f"window.token = {json.dumps(server.token('42'))}"
     for _ in range(2):
         stage("open", url=f"http://127.0.0.1:{page}/?shared&url={server.ws_url}", before=before)
@@ -361,12 +357,12 @@ def test_a_react_page_over_the_shared_worker(
 
 
 @pytest.mark.browser
-def test_the_first_example_of_the_guide(stage: Stage, start_server: Callable[..., Server]) -> None:
+def test_the_first_example_of_the_guide(browser: str, stage: Stage, start_server: Callable[..., Server]) -> None:
     """The page of docs/browser.md, on the server's own origin, as it stands there."""
     server = start_server(config=CONFIG.replace('subscribe = "auth', 'publish = "authenticated"\nsubscribe = "auth'))
     found = re.search(r'<script type="module">\n(.*?)</script>', (ROOT / "docs" / "browser.md").read_text(), re.DOTALL)
     assert found is not None
-    stage("browser")
+    stage("browser", kind=browser)
     own = f"window.fetch = async () => new Response({json.dumps(server.token('42'))}); window.alert = (t) => (told = t)"
     stage("open", url=f"{server.url}/healthz", before=own)
     script = f"Object.assign(document.createElement('script'), {{type: 'module', textContent: {json.dumps(found[1])}}})"

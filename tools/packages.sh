@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The programs that the tests drive, from Debian, where they are missing.
+# The programs that the tests drive, from Debian, where they are missing; and those that are named as PROGRAM:PACKAGE.
 set -eu
 cd "$(dirname "$0")/.."
 . tools/lib.sh
@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 missing=()
 # program:package
 for pair in redis-server:redis-server chromium:chromium chromedriver:chromium-driver ssh:openssh-client \
-  strace:strace ip:iproute2 curl:curl node:nodejs npm:npm nginx:nginx-light; do
+  strace:strace ip:iproute2 curl:curl node:nodejs npm:npm nginx:nginx-light "$@"; do
   PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
 done
 [ ${#missing[@]} = 0 ] || install_packages "${missing[@]}"

@@ -165,6 +165,41 @@ test('with recover a reload resumes where the page was, for the same user alone'
   assert.deepEqual((await third.connect()).of('subscribe')[0].data.channels, ['news', 'system'], 'signed out meanwhile');
 });
 
+test('with recover the inbox goes on behind what was dealt with here, whoever has acknowledged what', async () => {
+  const environment = { storage: fakeStorage() };
+  const open = async (inbox) => {
+    const r = rig(createClient, { recover: true, token: tokenOf('42'), environment });
+    const shown = [];
+    r.client.on('user_notification', ({ data }) => (shown.push(data), data === 'slow' ? new Promise(nothing) : undefined));
+    const socket = await r.connect({ inbox: { epoch: 'i1', pending: 0, ...inbox } });
+    const push = (offset, data) => ({ type: 'user_notification', channel: 'user:42', data, offset, epoch: 'i1', messageId: `n${offset}` });
+    return { ...r, socket, shown, push, come: (offset, data) => socket.receive('user_notification', data, push(offset, data)) };
+  };
+  const first = await open({ offset: 0, acked: 0 });
+  first.come(1, 'a');
+  first.come(2, 'slow');
+  await settle();
+  first.window.dispatchEvent(new Event('pagehide'));
+
+  // The acknowledgement was lost with the page: what was shown comes again, and is not shown again.
+  const second = await open({ offset: 2, acked: 0 });
+  second.come(1, 'a');
+  second.come(2, 'b');
+  await settle();
+  assert.deepEqual(second.shown, ['b'], 'what a handler still had in hand comes again');
+  await second.clock.advance(300);
+  assert.deepEqual(second.socket.of('ack').at(-1).data, { offset: 2, epoch: 'i1' });
+  second.window.dispatchEvent(new Event('pagehide'));
+
+  // Another device has acknowledged what came meanwhile, so that it is not sent by itself.
+  const third = await open({ offset: 4, acked: 4 });
+  assert.deepEqual(third.socket.of('history').map(({ data }) => data.since), [{ offset: 2, epoch: 'i1' }]);
+  third.come(5, 'e');
+  third.socket.answer('history', 'history', { messages: [third.push(3, 'c'), third.push(4, 'd')], offset: 4, epoch: 'i1' });
+  await settle();
+  assert.deepEqual(third.shown, ['c', 'd', 'e']);
+});
+
 test('the log tells what happens, and never a token or a message', async () => {
   const lines = [];
   const r = rig(createClient, { token: tokenOf('42'), debug: (...values) => lines.push(values) });

@@ -6,7 +6,7 @@ import { MessageChannel } from 'node:worker_threads';
 import { createClient, PushClient, Unauthorized } from '../../pushserver/web/static/pushclient/index.js';
 import { createSharedClient, SharedClient } from '../../pushserver/web/static/pushclient/shared.js';
 import { Exchange } from '../../pushserver/web/static/pushclient/worker.js';
-import { tokenOf } from './fakes.js';
+import { fakeStorage, tokenOf } from './fakes.js';
 import { MockServer, until } from './mock_server.js';
 
 const { WebSocket } = createRequire(new URL('../node/package.json', import.meta.url))('ws');
@@ -207,6 +207,61 @@ test('a tab whose user changes goes over to the tabs of that user, with nothing 
   assert.equal(clients[1].getState().userId, 'alice');
   clients[1].setToken(async () => tokenOf('alice', { iat: 2 }));
   await until(() => server.of('auth').at(-1).data.token === tokenOf('alice', { iat: 2 }), 'the same user: a renewal');
+});
+
+test('what the tabs that it left are still told is not heard by a tab, and answers nobody', async (context) => {
+  const { server, clients, ports } = await tabs(context, 1);
+  byClaim(server);
+  const [client] = clients;
+  const shown = [];
+  client.setToken(tokenOf('alice'));
+  client.on('user_notification', (push) => shown.push(push.data));
+  await client.connect();
+  client.setToken(tokenOf('bob'));
+  await until(() => client.getState().userId === 'bob');
+  // On its way when the tab left.
+  const push = { type: 'user_notification', channel: 'user:alice', data: 'for alice' };
+  ports[0].onmessage({ data: { is: 'push', n: 1, visit: 1, push } });
+  ports[0].onmessage({ data: { is: 'state', visit: 1, patch: { userId: 'alice' }, maps: {} } });
+  server.notify('bob', 'for bob');
+  await until(() => shown.length > 0);
+  assert.deepEqual([shown, client.getState().userId], [['for bob'], 'bob']);
+});
+
+test('a token that is set while the callback before is still asked is the one that counts', async (context) => {
+  const { server, clients } = await tabs(context, 1);
+  byClaim(server);
+  let answer;
+  clients[0].setToken(() => new Promise((resolve) => (answer = resolve)));
+  const connected = clients[0].connect();
+  await until(() => answer);
+  clients[0].setToken(tokenOf('bob'));
+  answer(tokenOf('alice'));
+  await connected;
+  assert.equal(clients[0].getState().userId, 'bob');
+  assert.equal(server.of('auth').length, 1);
+});
+
+test('with recover a tab that is loaded anew shows what other tabs took meanwhile, and nothing twice', async (context) => {
+  globalThis.sessionStorage = fakeStorage();
+  context.after(() => delete globalThis.sessionStorage);
+  const { server, clients } = await tabs(context, 3, { recover: true });
+  const [before, other, after] = clients;
+  const shown = clients.map((client) => {
+    const data = [];
+    client.on('user_notification', (push) => data.push(push.data));
+    return data;
+  });
+  await Promise.all([before.connect(), other.connect()]);
+  server.notify('42', 1);
+  await until(() => server.inbox('42').acked === 1 && shown[0].length === 1);
+  before.disconnect();
+  server.notify('42', 2);
+  await until(() => server.inbox('42').acked === 2);
+  await after.connect();
+  server.notify('42', 3);
+  await until(() => shown[2].length > 1);
+  assert.deepEqual(shown, [[1], [1, 2, 3], [2, 3]]);
 });
 
 test('where the user is named by another claim than sub, tabs part all the same', async (context) => {

@@ -8,6 +8,7 @@ import { extname, join, normalize } from 'node:path';
 import { createInterface } from 'node:readline';
 import { createClient } from '../../pushserver/web/static/pushclient/index.js';
 import { Chromium } from './chromium.js';
+import { Firefox } from './firefox.js';
 
 const { WebSocket } = createRequire(new URL('../node/package.json', import.meta.url))('ws');
 const TYPES = { '.html': 'text/html', '.js': 'text/javascript', '.css': 'text/css' };
@@ -64,15 +65,24 @@ const crowd = {
   },
 };
 
+const BROWSERS = { chromium: Chromium, firefox: Firefox };
 let browser = null;
-let tab = null;
+const tabs = [];
+/** The tab of this number, else the newest. */
+const of = (number = -1) => tabs.at(number);
 const commands = {
-  browser: async () => void (browser = await Chromium.start()),
-  open: async ({ url, before }) => void (tab = await browser.open(url, before)),
-  run: ({ expression }) => tab.run(expression),
-  until: ({ expression, limit }) => tab.until(expression, limit),
-  freeze: ({ frozen }) => tab.call('Page.setWebLifecycleState', { state: frozen ? 'frozen' : 'active' }),
-  screenshot: async () => (await tab.call('Page.captureScreenshot', { format: 'png' })).data,
+  browser: async ({ kind = 'chromium' }) => {
+    browser = await BROWSERS[kind].start();
+    return browser.pid;
+  },
+  open: async ({ url, before, window }) => tabs.push(await browser.open(url, before, window)) - 1,
+  run: ({ tab, expression }) => of(tab).run(expression),
+  until: ({ tab, expression, limit }) => of(tab).until(expression, limit),
+  cover: ({ tab }) => of(tab).cover(),
+  reload: ({ tab }) => of(tab).reload(),
+  close: ({ tab }) => of(tab).close(),
+  freeze: ({ frozen }) => of().call('Page.setWebLifecycleState', { state: frozen ? 'frozen' : 'active' }),
+  screenshot: async () => (await of().call('Page.captureScreenshot', { format: 'png' })).data,
   proxy: ({ target }) => proxy.begin(target),
   turn: ({ mode }) => proxy.turn(mode),
   serve: ({ folder }) => serve(folder),

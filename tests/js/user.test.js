@@ -66,6 +66,20 @@ test('a callback that names another user at the next refresh, and one whose user
   assert.deepEqual(r.heard('user_changed'), [{ from: '42', to: 'bob' }, { from: 'bob', to: '42' }]);
 });
 
+test('a callback that names another user while away: the last one is forgotten before the server is asked', async () => {
+  let user = '42';
+  const r = rig(createClient, { token: () => tokenOf(user) });
+  (await r.connect({ tasks: [task] })).drop(3005, 'expired');
+  assert.deepEqual([r.client.getState().userId, r.client.getState().tasks.size], ['42', 1]);
+  const asked = r.client.publish('news', 'of 42');
+  user = 'bob';
+  await r.clock.advance(1000);
+  assert.deepEqual([r.client.getState().userId, r.client.getState().tasks.size], [null, 0]);
+  await assert.rejects(asked, { code: 'CLOSED', message: 'the user changed' });
+  await r.welcome(BOB);
+  assert.deepEqual(r.heard('user_changed'), [{ from: '42', to: 'bob' }]);
+});
+
 test('no token any more: nobody is signed in', async () => {
   const r = rig(createClient, { token: tokenOf('42') });
   const socket = await r.connect();

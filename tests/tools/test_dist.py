@@ -126,7 +126,7 @@ def tests_of_the_package() -> list[Any]:
     found = []
     for path in sorted((ROOT / "tests" / "js").glob("*.test.js")):
         imported = set(re.findall(r"static/pushclient/([\w/]+)\.js'", path.read_text()))
-        if path.name.startswith("chromium") or (imported and imported <= ENTRIES):
+        if path.name.startswith("browser") or (imported and imported <= ENTRIES):
             found.append(pytest.param(path, id=path.name))
     return found
 

@@ -7,9 +7,10 @@
 // lies in chunks/, under names that hold a hash.
 import assert from 'node:assert/strict';
 import { cp, mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
-import { basename, join, resolve } from 'node:path';
+import { basename, dirname, join, resolve } from 'node:path';
 import { brotliCompressSync, constants, gzipSync } from 'node:zlib';
 import { build } from 'esbuild';
+import { minify } from 'terser';
 
 // The oldest browsers in which all that the sources use works: private methods, static blocks, `??=`.
 const TARGET = ['es2022', 'chrome94', 'firefox93', 'safari16.4', 'node20'];
@@ -17,7 +18,7 @@ const TARGET = ['es2022', 'chrome94', 'firefox93', 'safari16.4', 'node20'];
 // Names that the client's parts have for each other. They stand in no declaration, in no message (neither to the server nor
 // between a tab and its worker), in nothing stored and in nothing that is the platform's: they become letters.
 const INTERNAL = [
-  '_events', '_listening', '_request', 'alive', 'applyTasks', 'arm', 'ask', 'asked', 'begin', 'cursor', 'cursors',
+  '_events', '_inboxPosition', '_listening', '_request', 'alive', 'applyTasks', 'arm', 'ask', 'asked', 'begin', 'cursor', 'cursors',
   'deadline', 'discard', 'dispatch', 'emit', 'end', 'era', 'fail', 'failure', 'fallback', 'flush', 'forget', 'forgetTasks',
   'forgiven', 'handler', 'handlers', 'heard', 'held', 'isArmed', 'isEmpty', 'isOpen', 'isRenewable', 'isStranger', 'kept',
   'kind', 'late', 'later', 'link', 'listen', 'lose', 'moveTo', 'offer', 'opened', 'outbox', 'probe', 'promise', 'pump',
@@ -40,6 +41,30 @@ const files = async (folder) => (await readdir(folder, { recursive: true, withFi
   .filter((entry) => entry.isFile())
   .map((entry) => join(entry.parentPath ?? entry.path, entry.name));
 
+/**
+ * Bundles, and minifies once more what the bundler wrote, whose own minifier does what is quick to do. Returns what
+ * the bundler tells of its outputs.
+ */
+async function bundleAndShrink(options) {
+  const { outputFiles, metafile } = await build({ ...COMMON, ...options, write: false });
+  const texts = new Map(outputFiles.map(({ path, text }) => [path, text]));
+  for (const [path, text] of texts) {
+    if (path.endsWith('.map')) continue;
+    const { code, map } = await minify(text, {
+      module: options.format === 'esm',
+      toplevel: true,
+      ecma: 2022,
+      // Of 'use client' the minifier knows nothing.
+      compress: { directives: false },
+      sourceMap: { content: texts.get(`${path}.map`), includeSources: true, url: `${basename(path)}.map` },
+    });
+    await mkdir(dirname(path), { recursive: true });
+    await writeFile(path, `${code}\n`);
+    await writeFile(`${path}.map`, map);
+  }
+  return metafile;
+}
+
 /** The module of each entry by its name in `exports`, as `index` for `.`; a worker is loaded, never required. */
 function entriesOf(manifest) {
   const entries = Object.entries(manifest.exports).filter(([, target]) => typeof target === 'object');
@@ -48,8 +73,7 @@ function entriesOf(manifest) {
 
 /** The modules of npm and of browsers. Returns what each exports, by its name. */
 async function bundleModules(source, output, names) {
-  const { metafile } = await build({
-    ...COMMON,
+  const metafile = await bundleAndShrink({
     // Hashes are made of paths, too: seen from here they are the same wherever the sources lie.
     absWorkingDir: source,
     metafile: true,
@@ -75,8 +99,7 @@ async function bundleModules(source, output, names) {
  */
 async function bundleCommonJs(source, output, names, exported) {
   const doors = names.map((name) => `get ${name}() { return require('./${name}.js'); }`);
-  await build({
-    ...COMMON,
+  await bundleAndShrink({
     absWorkingDir: source,
     stdin: { contents: `module.exports = { ${doors.join(', ')} };`, resolveDir: source },
     outfile: join(output, 'pushclient.cjs'),

@@ -12,11 +12,8 @@ const CALLS = [
   'getTaskStatus', 'resetState',
 ];
 
-function uniqueId() {
-  // randomUUID exists in secure contexts only, and not in React Native. An id has to differ, not to be secret.
-  const part = () => Math.random().toString(36).slice(2);
-  return globalThis.crypto?.randomUUID?.() ?? part() + part();
-}
+/** An id has to differ, not to be secret; `crypto` is not everywhere, and in pages it wants a secure context. */
+const uniqueId = () => [1, 2].map(() => Math.random().toString(36).slice(2)).join('');
 
 /** The store, the events and the calls that need nothing but `_request` and `subscribeChannel`. */
 export class ClientBase {
@@ -173,6 +170,10 @@ export class PushClient extends ClientBase {
   /** With `autoAck: false`: tells that everything in the inbox up to `offset` was dealt with. */
   ack(offset) {
     this.#connection.inbox?.ack(offset);
+  }
+
+  _inboxPosition() {
+    return this.#connection.inbox?.position;
   }
 
   _request(type, data, options) {

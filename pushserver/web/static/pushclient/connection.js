@@ -104,6 +104,7 @@ export function createConnection(options, env, store, events) {
       set({ permissions: Object.freeze(permissions ?? []) });
       subscriptions.renewed(link);
     },
+    changed: () => forgetUser(),
     stranger() {
       abandon('another user');
       forgetUser();

@@ -55,6 +55,7 @@ class Room {
     this.#client = client;
     client.subscribe((now, before) => this.#tell(difference(now, before)));
     client.on('*', (push) => this.#hand(push));
+    client.on('connect', () => this.#tell(this.#place()));
     for (const type of EVENTS) client.on(type, (value) => this.#tell({ is: 'event', type, value: plain(value) }));
   }
 
@@ -63,11 +64,12 @@ class Room {
     this.#token = token;
     if (connect) this.#client.connect();
     const state = this.#client.getState();
-    tab.port.postMessage(difference(state, {}));
+    tab.say(difference(state, {}));
     if (!state.isConnected) return;
+    tab.say(this.#place());
     // For this tab the connection begins now.
     const { connectionId, userId, transport } = state;
-    tab.port.postMessage({ is: 'event', type: 'connect', value: { connectionId, userId, transport } });
+    tab.say({ is: 'event', type: 'connect', value: { connectionId, userId, transport } });
   }
 
   receive(tab, message) {
@@ -111,13 +113,19 @@ class Room {
       if (!entry.tabs.delete(tab) || entry.tabs.size > 0) continue;
       for (const other of this.#tabs) {
         entry.tabs.add(other);
-        other.port.postMessage({ is: 'push', n, push: entry.push });
+        other.say({ is: 'push', n, push: entry.push });
       }
     }
   }
 
+  /** How far the inbox was dealt with by all tabs together. */
+  #place() {
+    const position = this.#client._inboxPosition();
+    return { is: 'place', position };
+  }
+
   #tell(message) {
-    for (const { port } of this.#tabs) port.postMessage(message);
+    for (const tab of this.#tabs) tab.say(message);
   }
 
   #call({ name, args = [], token }) {
@@ -128,8 +136,8 @@ class Room {
 
   #reply(tab, n, promise) {
     promise.then(
-      (data) => tab.port.postMessage({ is: 'reply', n, data }),
-      (error) => tab.port.postMessage({ is: 'reply', n, error: plain(error) }),
+      (data) => tab.say({ is: 'reply', n, data }),
+      (error) => tab.say({ is: 'reply', n, error: plain(error) }),
     );
   }
 
@@ -141,7 +149,7 @@ class Room {
     const tabs = new Set(concerned.length > 0 ? concerned : this.#tabs);
     return new Promise((resolve) => {
       this.#pending.set(n, { push, tabs, resolve });
-      for (const { port } of tabs) port.postMessage({ is: 'push', n, push });
+      for (const tab of tabs) tab.say({ is: 'push', n, push });
     });
   }
 
@@ -202,7 +210,9 @@ export class Exchange {
 
   #attach(tab, message) {
     this.#leave(tab);
-    const { user, lock } = message;
+    const { user, lock, visit } = message;
+    // What a room says to a tab that has left by then is about another user: by the visit the tab tells.
+    tab.say = (said) => tab.port.postMessage({ ...said, visit });
     if (!this.#rooms.has(user)) {
       this.#rooms.set(user, new Room(this.#create, message, () => this.#rooms.delete(user)));
     }

@@ -68,10 +68,18 @@ export function createInbox(line, { autoAck, ackDelay, holdUnhandled, handlerTim
   };
 
   const inbox = {
-    /** Signed in: the inbox has this epoch and cursor. Returns whether it was made anew since the last time. */
-    open({ epoch: now, acked: cursor }) {
+    /** How far it was dealt with here, whatever other devices have acknowledged. */
+    get position() {
+      return epoch === null ? undefined : { offset: handled, epoch };
+    },
+
+    /**
+     * Signed in: the inbox has this epoch and cursor, and was dealt with here up to `from`. Returns whether it was made anew
+     * since the last time.
+     */
+    open({ epoch: now, acked: cursor }, from = cursor) {
       const anew = epoch !== null && epoch !== now;
-      if (epoch !== now) handled = 0;
+      if (epoch !== now) handled = from;
       epoch = now;
       acked = cursor;
       held().forEach(hold);

@@ -34,10 +34,9 @@ export function settingsOf(options) {
 /** What the platform gives, each piece replaced by what `environment` has. */
 export function platform(environment = {}) {
   const g = globalThis;
-  const { fetch } = g;
   const env = {
     WebSocket: g.WebSocket,
-    fetch: fetch && ((...values) => fetch(...values)),
+    fetch: g.fetch?.bind(g),
     setTimeout: (run, delay) => setTimeout(run, delay),
     clearTimeout: (timer) => clearTimeout(timer),
     now: Date.now,

@@ -8,7 +8,8 @@ import { askForToken, claimsOf } from './tokens.js';
  * push server costs the application's login nothing.
  *
  * Of the line it needs `now`, `later`, `link`, `user`, `ask`, `emit` and `debug`. `on` has `renewed(data)`, for the answer to
- * each renewal, `stranger()` for a token that names another user, and `signedOut(error)`.
+ * each renewal, `stranger()` for a token that names another user than the live link's, `changed()` where there is no live
+ * link, and `signedOut(error)`.
  */
 export function createSession(line, { token: source, connectTimeout }, on) {
   let kept = null;
@@ -26,7 +27,10 @@ export function createSession(line, { token: source, connectTimeout }, on) {
   const call = async (context) => {
     const asked = source;
     const token = await askForToken(asked, context, line.later, connectTimeout);
-    if (asked === source) [kept, reused, due, reason] = [token, false, 0, 'connect'];
+    if (asked === source) {
+      [kept, reused, due, reason] = [token, false, 0, 'connect'];
+      if (!line.link && session.isStranger(token)) on.changed();
+    }
     return token;
   };
   /** Asks the callback; who asks while it is at work gets the same answer. */

@@ -3,7 +3,7 @@
  * SharedWorker holds the one PushClient. What passes between a tab and the worker (see exchange.js):
  *
  *   tab -> worker   attach, leave, request, abort, subscribe, unsubscribe, call, offer, done, answer
- *   worker -> tab   state, push, event, reply, ask
+ *   worker -> tab   state, place, push, event, reply, ask
  *
  * A tab attaches with its token, and joins the tabs whose tokens name the same user. Where a browser has no SharedWorker,
  * or where that does not load, the tab gets a connection of its own.
@@ -14,6 +14,7 @@ import { callable } from './events.js';
 import { platform } from './options.js';
 import { deferred, quiet } from './promises.js';
 import { createStorage } from './storage.js';
+import { createTabInbox } from './tab_inbox.js';
 import { NO_TASKS } from './tasks.js';
 import { askForToken, claimsOf } from './tokens.js';
 
@@ -51,12 +52,15 @@ export class SharedClient extends ClientBase {
   #cancelWait = () => {};
   #lock = null;
   #wanted = false;
+  /** Which stay in a room of the worker's this is; what a room says that was left is another user's. */
+  #visit = 0;
 
   #present = null;
   #user = null;
   #lastUserId = null;
   #whole = false;
   #kept = {};
+  #inbox = createTabInbox();
 
   #serial = 0;
   #waiting = new Map();
@@ -209,7 +213,7 @@ export class SharedClient extends ClientBase {
     this.#lock = lock;
     this.#release = release;
     port.onmessage = ({ data }) => {
-      if (port !== this.#port) return;
+      if (data.visit !== this.#visit) return;
       this.#cancelWait();
       this.#receive(data);
     };
@@ -243,22 +247,32 @@ export class SharedClient extends ClientBase {
     this.#outgoing = null;
     // Positions over a reload are this page's: a worker has no storage for them.
     const options = { ...this.#options, recover: false };
-    this.#post({ do: 'attach', connect: this.#wanted, lock: this.#lock, options, user: this.#user, token });
+    const visit = ++this.#visit;
+    this.#post({ do: 'attach', connect: this.#wanted, lock: this.#lock, options, user: this.#user, token, visit });
     for (const message of waiting) this.#post(message.do === 'subscribe' ? this.#resuming(message) : message);
     const asked = new Set(waiting.map(({ channel }) => channel));
     for (const [channel, entry] of this.#channels) if (!asked.has(channel)) this.#subscribe(channel, entry);
     for (const call of calls) this.#post(call);
     this.#post({ do: 'offer' });
+    this.#catchUp(visit);
     if (this.#ownOpen) {
       this.#cancelWait();
       this.#cancelWait = later(WORKER_WAIT, () => this.#fallBack('no answer'));
     }
   }
 
-  /** The token as it is now: null for none. */
+  /** The token as it is now: null for none. What a callback answers counts no more once another source was set. */
   async #take(reason) {
-    if (typeof this.#token !== 'function') return this.#token ?? null;
-    return askForToken(this.#token, { reason }, later, this.#options.connectTimeout ?? DEFAULTS.connectTimeout);
+    const source = this.#token;
+    if (typeof source !== 'function') return source ?? null;
+    try {
+      const limit = this.#options.connectTimeout ?? DEFAULTS.connectTimeout;
+      const token = await askForToken(source, { reason }, later, limit);
+      if (source === this.#token) return token;
+    } catch (error) {
+      if (source === this.#token) throw error;
+    }
+    return this.#take(reason);
   }
 
   /** Another token was set: the same user's renews the connection of all, another's leads this tab elsewhere. */
@@ -307,6 +321,7 @@ export class SharedClient extends ClientBase {
   #forgetUser() {
     this.#positions.clear();
     this.#kept = {};
+    this.#inbox = createTabInbox();
     this.store.set({ ...NO_TASKS, userId: null, permissions: [] });
   }
 
@@ -328,6 +343,7 @@ export class SharedClient extends ClientBase {
     if (this.#outgoing === null) this.#post({ do: 'leave' });
     this.#cancelWait();
     this.#release?.();
+    this.#visit += 1;
     this.#port = this.#release = this.#outgoing = null;
     this.#wanted = false;
     this.#failWaiting(error);
@@ -346,6 +362,8 @@ export class SharedClient extends ClientBase {
   #keepPositions() {
     if (!this.#options.recover || this.#user === null) return;
     const placed = [...this.#positions].filter(([channel]) => this.#channels.has(channel));
+    const { position } = this.#inbox;
+    if (position) placed.push([`user:${this.getState().userId}`, position]);
     this.#storage.write(`positions ${this.#user}`, { ...this.#kept, ...Object.fromEntries(placed) });
   }
 
@@ -428,17 +446,52 @@ export class SharedClient extends ClientBase {
     this.#connected = null;
   }
 
-  async #receive(message) {
-    const { is, n } = message;
-    if (is === 'push') {
-      const { push } = message;
-      const { channel, offset, epoch } = push;
-      const place = channel?.startsWith('task:') ? `user:${this.getState().userId}` : channel;
-      if (offset !== undefined) this.#moveTo(place, { offset, epoch });
-      const port = this.#port;
+  /** After a reload: what came to the inbox meanwhile, which other tabs may have acknowledged; then what came since. */
+  async #catchUp(visit) {
+    const channel = Object.keys(this.#kept).find((each) => each.startsWith('user:'));
+    if (!channel) return;
+    let since = this.#kept[channel];
+    delete this.#kept[channel];
+    this.#inbox.resume(since);
+    try {
+      for (let more = true; more;) {
+        const read = await this._request('history', { channel, since, limit: 1000 });
+        if (visit !== this.#visit) return;
+        for (const push of read.messages) this.#show(push);
+        const { offset, epoch } = read;
+        since = { offset, epoch };
+        more = read.more;
+      }
+    } catch (error) {
+      if (visit !== this.#visit) return;
+      this._events.emit('error', error);
+    }
+    for (const message of this.#inbox.release()) this.#receive(message);
+  }
+
+  /** Hands a push to the application. Resolves with whether somebody took it. */
+  async #show(push) {
+    const { channel, offset, epoch } = push;
+    const inbox = this.#isInbox(push);
+    if (offset !== undefined) this.#moveTo(inbox ? `user:${this.getState().userId}` : channel, { offset, epoch });
+    const hand = async () => {
       const results = this._events.dispatch(push, this.#channels.get(channel)?.handlers);
       await Promise.all(results);
-      if (port === this.#port) this.#post({ do: 'done', n, taken: results.length > 0 });
+      return results.length > 0;
+    };
+    return inbox ? this.#inbox.show(push, hand) : hand();
+  }
+
+  #isInbox({ channel, offset }) {
+    return offset !== undefined && (channel === `user:${this.getState().userId}` || channel.startsWith('task:'));
+  }
+
+  async #receive(message) {
+    const { is, n, visit } = message;
+    if (is === 'push') {
+      if (this.#isInbox(message.push) && this.#inbox.hold(message)) return;
+      const taken = await this.#show(message.push);
+      if (visit === this.#visit) this.#post({ do: 'done', n, taken });
     } else if (is === 'state') {
       this.#mirror(message);
     } else if (is === 'event') {
@@ -450,6 +503,8 @@ export class SharedClient extends ClientBase {
       else waiting?.resolve(message.data);
     } else if (is === 'ask') {
       this.#answer(message);
+    } else if (is === 'place') {
+      this.#inbox.begin(message.position);
     }
   }
 
@@ -504,8 +559,8 @@ function revived(value) {
 function openWorker({ url, session }, workerUrl) {
   // The address and the options stand here literally: bundlers look for them.
   const worker = workerUrl
-    ? new SharedWorker(workerUrl, { type: 'module', name: 'pushclient 2' })
-    : new SharedWorker(new URL('./worker.js', import.meta.url), { type: 'module', name: 'pushclient 2' });
+    ? new SharedWorker(workerUrl, { type: 'module', name: 'pushclient 3' })
+    : new SharedWorker(new URL('./worker.js', import.meta.url), { type: 'module', name: 'pushclient 3' });
   const failed = new Promise((resolve) => {
     worker.onerror = (event) => resolve(event.message || 'it did not load');
   });

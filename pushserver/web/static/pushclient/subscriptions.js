@@ -247,15 +247,18 @@ export function createSubscriptions(line) {
 
     /**
      * The positions to sign in with, of the channels that the server subscribes; or `all` that are worth to be kept over
-     * a reload: not the inbox's, whose cursor the server keeps.
+     * a reload: of the inbox what was dealt with, since what a handler still had in hand has to come again.
      */
     positions(all) {
       const positions = all ? { ...line.user.kept } : {};
-      const add = (channel, { position }) => {
-        if (position && !(all && isInbox(channel))) positions[channel] = position;
+      const add = ({ position }, channel) => {
+        if (position) positions[channel] = position;
       };
-      line.user?.cursors.forEach((cursor, channel) => add(channel, cursor));
-      if (all) channels.forEach(({ cursor }, channel) => add(channel, cursor));
+      line.user?.cursors.forEach(add);
+      if (all) {
+        channels.forEach(({ cursor }, channel) => add(cursor, channel));
+        add(line.user.inbox, own());
+      }
       return positions;
     },
 
@@ -279,9 +282,17 @@ export function createSubscriptions(line) {
       const channel = own();
       const cursor = cursors.get(channel);
       if (!inbox || !cursor) return;
-      if (line.user.inbox.open(inbox)) {
+      const { kept } = line.user;
+      const since = kept[channel]?.epoch === inbox.epoch ? kept[channel] : undefined;
+      delete kept[channel];
+      if (line.user.inbox.open(inbox, since?.offset)) {
         line.forgetTasks();
         emit('gap', { channel, cause: 'not_recovered' });
+      }
+      if (since) {
+        cursor.moveTo(since);
+        // What was acknowledged elsewhere while the page was loaded anew is not sent by itself.
+        if (since.offset < inbox.acked) reread(line.link, asking(line.link, channel, since));
       }
       // Lost again before the first push: resume from the cursor, as the server would.
       if (cursor.position?.epoch !== inbox.epoch) cursor.moveTo({ offset: inbox.acked, epoch: inbox.epoch });
