@@ -247,8 +247,9 @@ class Listener(Protocol):
         """A task changed. ``to_owner``: received on the owner's channel (final events are not sent there: they come as
         the owner's inbox message); otherwise received on the task's own channel."""
 
-    def resync(self, channel: str) -> None:
-        """Messages of this channel may have been lost or its epoch changed: who follows it must read anew."""
+    def resync(self, channel: str, reached: Position | None) -> None:
+        """Messages of this channel may have been lost or its epoch changed: who follows it must read anew.
+        ``reached``: up to where this node was told of its messages; None where that is not known."""
 
     def refresh(self) -> None:
         """Messages of other nodes may have been lost: ask again about all that is held (tasks, revocations)."""
@@ -294,6 +295,11 @@ class IEngine(Interface):
 
     def trouble() -> str | None:
         """Return why the engine cannot answer now, in a few words; None when it can. Never waits."""
+
+    def move_epochs() -> Deferred[None]:
+        """Move every epoch on, as where the data may have gone back, for what the engine cannot notice itself (the copy
+        of a whole machine was put back). Listeners of every node are told to `Listener.resync`. Fails with
+        `errors.Unavailable`."""
 
     def secret(purpose: str) -> Deferred[bytes]:
         """Return 32 random bytes for one purpose, the same on every node that shares the store, as long as the store's
@@ -341,6 +347,11 @@ class IHistory(Interface):
         Reading writes nothing. A channel that was never written has offset 0 and an epoch that a first write within
         the hour keeps, or in which position 0 still counts as 0 (`HistoryPage.current`)."""
 
+    def locate(channel: str, since: Position) -> Deferred[Position | None]:
+        """Return where a position of an earlier generation stands in the present epoch: at the same offset, where all
+        that it covers is of the data that is kept on from. None where some of that may be lost, or it is of another
+        life of the channel. A position of the present epoch stands where it is, unless it is beyond the newest."""
+
 
 class IInbox(Interface):
     """What users have waiting. The cursor is the offset up to which the user has acknowledged."""
@@ -360,6 +371,9 @@ class IInbox(Interface):
     def read(user_id: str, after: int | None, limit: int, max_bytes: int | None = None) -> Deferred[InboxPage]:
         """Return at most ``limit`` messages after offset ``after`` (None: after the cursor), oldest first; with
         ``max_bytes`` at most so many bytes of them, or one message. Reading writes nothing, as in `IHistory.read`."""
+
+    def locate(user_id: str, since: Position) -> Deferred[Position | None]:
+        """As `IHistory.locate`, of the user's inbox."""
 
     def state(user_id: str) -> Deferred[InboxNumbers]:
         """Return the inbox in numbers. Reading writes nothing, as in `IHistory.read`."""

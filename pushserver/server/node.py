@@ -19,6 +19,7 @@ from twisted.logger import Logger
 from pushserver.core import errors
 from pushserver.core.channels import Namespaces
 from pushserver.core.errors import Code
+from pushserver.core.positions import NOWHERE, Position
 from pushserver.core.publication import Publication
 from pushserver.core.rate_limit import KeyedTokenBuckets
 from pushserver.core.throttle import ThrottleRules
@@ -105,7 +106,12 @@ class Node:
             stale_after=settings.stale_after,
         )
         self.replay = Replay(engine, self.hub, self.publishing, clock, self.tasks.replayed)
-        self.hub.bind(lagged=self.replay.read_again, deserted=self.tasks.forget, resend_latest=self.tasks.resend_latest)
+        self.hub.bind(
+            lagged=self.replay.read_again,
+            outdated=self.replay.read_all,
+            deserted=self.tasks.forget,
+            resend_latest=self.tasks.resend_latest,
+        )
         self.heartbeat = Heartbeat(
             clock,
             interval=limits.heartbeat_interval,
@@ -220,12 +226,14 @@ class Node:
     def task_event(self, event: TaskEvent, to_owner: bool) -> None:
         self.tasks.event(event, to_owner)
 
-    def resync(self, channel: str) -> None:
+    def resync(self, channel: str, reached: Position | None) -> None:
+        namespace = self.namespaces.find(channel)
+        if namespace is None or not namespace.has_positions:
+            return
         notified = self.hub.resync(channel)
         if channel.startswith("user:"):
-            # What came into the inbox unheard is sent again from the cursor on.
             for connection in notified:
-                self.replay.read_again(connection, channel, None)
+                self.replay.resume_inbox(connection, channel, reached or NOWHERE)
 
     def refresh(self) -> None:
         self.revocations.recheck_soon()

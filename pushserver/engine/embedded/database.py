@@ -164,6 +164,15 @@ class Database:
             raise self._unusable(f"expected that {FILE} can be written", str(error)) from error
         return bytes(value)
 
+    def life(self) -> tuple[str, str | None]:
+        """Return the generation of this store's data, and the one before; None where there was none. Raises
+        `ConfigError`."""
+        try:
+            generation, before = self.connection.execute("SELECT generation, before FROM life").fetchone()
+        except sqlite3.DatabaseError as error:
+            raise self._unusable(f"expected that {FILE} can be read", str(error)) from error
+        return str(generation), None if before is None else str(before)
+
     def measure(self) -> tuple[int, int]:
         """Return how many bytes the files have, and how many are free on their file system. Raises OSError."""
         size = sum(entry.stat().st_size for entry in self._directory.glob(f"{FILE}*"))

@@ -15,7 +15,7 @@ from pushserver.engine.interfaces import IEngine
 from .broker import EmbeddedBroker, LocalDelivery
 from .history import EmbeddedHistory
 from .inbox import EmbeddedInbox
-from .operations import MeasureStore, Probe, Sweep
+from .operations import MeasureStore, MoveEpochs, Probe, Sweep
 from .presence import EmbeddedPresence
 from .revocations import EmbeddedRevocations
 from .store import Store
@@ -117,6 +117,9 @@ class EmbeddedEngine:
 
     def trouble(self) -> str | None:
         return self._writer.trouble()
+
+    def move_epochs(self) -> Deferred[None]:
+        return self._writer.submit(MoveEpochs())
 
     def secret(self, purpose: str) -> Deferred[bytes]:
         if not self._writer.accepting:

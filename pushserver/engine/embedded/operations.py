@@ -41,6 +41,9 @@ class KeptListener(Protocol):
     def task_event(self, event: TaskEvent) -> None:
         """A change of a task."""
 
+    def epochs_moved(self) -> None:
+        """Every epoch is another one now."""
+
 
 class Operation(Generic[T]):
     """One read or write, whose answer is a ``T``. None in an attribute: it does not ask for such a thing."""
@@ -315,6 +318,18 @@ class TaskDone(Operation[bool]):
 
     def carry_out(self, store: Store) -> bool:
         return self.digest is not None and store.keys.answer(self.digest) is not None
+
+
+class MoveEpochs(Operation[None]):
+    """Every epoch moves on."""
+
+    __slots__ = ()
+
+    def carry_out(self, store: Store) -> None:
+        store.move_epochs()
+
+    def notify(self, delivery: KeptListener, answer: None) -> None:
+        delivery.epochs_moved()
 
 
 class Sweep(Operation[bool]):

@@ -9,6 +9,7 @@ a mistake of ours, the batch is taken back and carried out again one by one, so 
 from __future__ import annotations
 
 import os
+import secrets
 import sqlite3
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -61,6 +62,9 @@ class Store:
         self._lock: int | None = None
         self._database = Database(directory, migrations)
         self.now = 0
+        self._secret = b""
+        #: the generation of the data on the disk, and the one before
+        self._life: tuple[str, str | None] = ("", None)
         #: the version that a new state of a task has at least
         self.lowest_version = 1
         self.connection: sqlite3.Connection
@@ -76,7 +80,9 @@ class Store:
         self._lock = hold(self._directory)
         try:
             self._database.open()
-            self.epochs.load(self._database.secret())
+            self._secret = self._database.secret()
+            self._life = self._database.life()
+            self.epochs.load(self._secret, *self._life)
             if not self._database.fresh:
                 # It may be an older copy. Versions that were given out since then are below the time of now, in ms.
                 self.lowest_version = now
@@ -84,6 +90,20 @@ class Store:
         except BaseException:
             self.close()
             raise
+
+    def move_epochs(self) -> None:
+        """Move every epoch on, in the transaction under way."""
+        for part in self._parts:
+            part.flush(self.connection)
+        generation = secrets.token_hex(6)
+        self.inboxes.carry(self.connection)
+        self.histories.carry(self.connection)
+        self.connection.execute("UPDATE life SET before = generation, generation = ?", (generation,))
+        # What is known of names is read anew.
+        self.inboxes.forget()
+        self.histories.forget()
+        self.epochs.load(self._secret, generation, self._life[0])
+        self.lowest_version = max(self.lowest_version, self.now)
 
     def close(self) -> None:
         self._database.close()
@@ -128,6 +148,7 @@ class Store:
         self._database.rollback()
         for part in self._parts:
             part.forget()
+        self.epochs.load(self._secret, *self._life)
         # A full disk leaves the connection as it was. After anything else a new one looks at the file afresh.
         if disk_failed(error) and getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_FULL:
             self._database.drop()
@@ -157,5 +178,6 @@ class Store:
         for part in self._parts:
             part.flush(connection)
         connection.execute("COMMIT")
+        self._life = self.epochs.life
         self.keys.forget()
         return answers

@@ -88,7 +88,14 @@ class RedisCommands:
 
     # -- generation ---------------------------------------------------------------------------------------------------
 
-    async def _attach(self, protocol: CommandProtocol) -> None:
+    async def move_epochs(self) -> None:
+        """Move the generation on. Fails with `Unavailable`."""
+        protocol = self.commands.protocol
+        if protocol is None:
+            raise Unavailable(f"Redis is away: {self.commands.trouble}")
+        await self._attach(protocol, "move")
+
+    async def _attach(self, protocol: CommandProtocol, move: str = "") -> None:
         limit = self.commands.command_timeout
         info = parse_info(await self._ask(protocol, "INFO", "server"))
         memory = parse_info(await self._ask(protocol, "INFO", "memory"))
@@ -103,7 +110,7 @@ class RedisCommands:
             if not success:
                 raise Unavailable(str(result.value))
         attach = self._scripts["attach"]
-        fresh = (_token(), secrets.token_bytes(32), self.generation)
+        fresh = (_token(), secrets.token_bytes(32), self.generation, move)
         reply = protocol.send(limit, "EVALSHA", attach.digest, 1, self._names.server, info["run_id"], *fresh)
         try:
             found, self._secret, lowest = await reply

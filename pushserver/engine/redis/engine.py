@@ -182,6 +182,9 @@ class RedisEngine:
             or self._check_failed
         )
 
+    def move_epochs(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._commands.move_epochs())
+
     def secret(self, purpose: str) -> Deferred[bytes]:
         return maybeDeferred(self._commands.secret, purpose)
 

@@ -105,6 +105,13 @@ class Pages:
         previous = reply[6].decode() or None
         return InboxPage(messages, newest, epoch, acked, lost, beyond, pending, bool(reply[7]), previous)
 
+    async def locate(self, channel: str, since: Position) -> Position | None:
+        """As `interfaces.IHistory.locate`; the inbox of ``user:<id>``."""
+        reply = await self._commands.run_in_epoch(
+            "locate", [self._names.position(channel)], since.epoch, min(since.offset, BEYOND)
+        )
+        return Position(since.offset, reply[0].decode()) if reply[0] else None
+
     async def between(self, channel: str, after: int, limit: int) -> Between:
         """Return a page of what lies after an offset, for a feed that missed it."""
         if channel.startswith(USER):

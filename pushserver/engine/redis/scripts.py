@@ -12,6 +12,7 @@ _PARTS: Final[dict[str, tuple[str, ...]]] = {
     "publish": ("clock", "epoch", "write"),
     "history": ("clock", "epoch"),
     "positions": ("clock", "epoch"),
+    "locate": ("clock", "epoch"),
     "append": ("clock", "epoch", "write", "inbox"),
     "inbox_read": ("clock", "epoch", "inbox"),
     "acknowledge": ("clock", "epoch", "inbox"),

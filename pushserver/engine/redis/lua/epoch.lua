@@ -9,6 +9,22 @@ local function full(epoch)
   return generation .. '.' .. epoch
 end
 
+-- Where the offsets of each generation begin, '<generation>:<the offset before>', the newest first: so a position of an
+-- earlier one can be told from one of data that was lost. Returns what has to be written with the next message.
+local MOVES = 8
+local function moved(written_in, moves, offset)
+  if written_in == generation then
+    return nil
+  end
+  local all = {generation .. ':' .. string.format('%d', offset)}
+  for each in string.gmatch(moves or '', '%S+') do
+    if #all < MOVES then
+      all[#all + 1] = each
+    end
+  end
+  return table.concat(all, ' ')
+end
+
 -- A name that was never written has an epoch all the same, derived from its key, the secret, and the period (`back` of
 -- them before this one), so that reading writes nothing; its first write keeps it. A key stays without news for longer
 -- than a period, so that no epoch returns after its channel was forgotten. The digest is nested as in HMAC.

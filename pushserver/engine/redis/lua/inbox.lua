@@ -1,4 +1,4 @@
--- An inbox is one hash: epoch, offset, acked, the messages under their offsets, and
+-- An inbox is one hash: epoch, offset, acked, the messages under their offsets, generation and moves (`moved`), and
 --   index:    17 bytes for each kept message, ascending: offset, kind, when it ends. It is cut and joined, not decoded:
 --             an inbox in use is always full, and most appends touch its two ends only
 --   chats, next: how many of these are chat, and a time before which none ends
@@ -81,7 +81,7 @@ local function find(box, offset)
 end
 
 local function open(key, now)
-  local known = redis.call('HMGET', key, 'epoch', 'offset', 'acked', 'index', 'lost', 'chats', 'next')
+  local known = redis.call('HMGET', key, 'epoch', 'offset', 'acked', 'index', 'lost', 'chats', 'next', 'generation', 'moves')
   local box = {
     key = key,
     epoch = known[1] or derived(key, 0),
@@ -91,6 +91,8 @@ local function open(key, now)
     lost = known[5] and cmsgpack.unpack(known[5]) or {},
     chats = tonumber(known[6] or 0),
     next = tonumber(known[7] or 0),
+    written_in = known[8],
+    moves = known[9],
     exists = known[1] and true,
     changed = false,
   }
@@ -172,6 +174,10 @@ end
 local function append(box, body, chat, ttl, collapse, rules, now)
   if collapse ~= '' then
     collapse_into(box, collapse, 2 * rules.size)
+  end
+  local moves = moved(box.written_in, box.moves, box.offset)
+  if moves then
+    redis.call('HSET', box.key, 'generation', generation, 'moves', moves)
   end
   box.offset = box.offset + 1
   box.changed = true

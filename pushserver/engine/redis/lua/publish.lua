@@ -6,7 +6,7 @@ if ARGV[8] == '0' then
   redis.call('PUBLISH', ARGV[5], 'm ' .. ARGV[11] .. '\n' .. ARGV[6])
   return {'ok'}
 end
-local known = redis.call('HMGET', KEYS[4], 'epoch', 'offset', 'ends', 'written', 'counted_from')
+local known = redis.call('HMGET', KEYS[4], 'epoch', 'offset', 'ends', 'written', 'counted_from', 'generation', 'moves')
 local epoch = known[1]
 if not epoch then
   epoch = derived(KEYS[4], 0)
@@ -14,6 +14,10 @@ if not epoch then
   redis.call('DEL', KEYS[5])
 end
 local offset = tonumber(known[2] or 0) + 1
+local moves = moved(known[6], known[7], offset - 1)
+if moves then
+  redis.call('HSET', KEYS[4], 'generation', generation, 'moves', moves)
+end
 local ends = now + ARGV[9]
 -- `ends` is when the newest entry ends, as long as each is known to end no earlier than the one before it.
 -- `written` is how many bytes the channel was given, up to and with an entry as the entry's second field: what is kept is
