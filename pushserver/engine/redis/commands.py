@@ -64,6 +64,8 @@ class RedisCommands:
         self.durables = connection("durable") if self._replicas else self.commands
         self.connections = [self.commands, self.durables] if self._replicas else [self.commands]
         self.generation = ""
+        #: how many writes of this generation this node knows of
+        self.writes = 0
         self._secret: bytes | None = None
         #: the version that a new state of a task has at least
         self.lowest_version = 1
@@ -95,6 +97,19 @@ class RedisCommands:
             raise Unavailable(f"Redis is away: {self.commands.trouble}")
         await self._attach(protocol, "move")
 
+    async def compare(self, generation: str, writes: int, known: int) -> None:
+        """Follow what Redis' data says of itself, where that is another generation, or fewer writes than this node knew
+        of when it asked (``known``). Fails with `Unavailable`."""
+        if generation == self.generation and writes >= known:
+            self.writes = max(self.writes, writes)
+        elif self.commands.protocol is not None:
+            await self._attach(self.commands.protocol)
+
+    def learn(self, epoch: str, writes: int) -> None:
+        """Another node wrote in this epoch, and the data knew of so many writes then."""
+        if epoch.startswith(f"{self.generation}."):
+            self.writes = max(self.writes, writes)
+
     async def _attach(self, protocol: CommandProtocol, move: str = "") -> None:
         limit = self.commands.command_timeout
         info = parse_info(await self._ask(protocol, "INFO", "server"))
@@ -110,14 +125,18 @@ class RedisCommands:
             if not success:
                 raise Unavailable(str(result.value))
         attach = self._scripts["attach"]
-        fresh = (_token(), secrets.token_bytes(32), self.generation, move)
+        evicts = "evicts" if policy != "noeviction" else ""
+        fresh = (_token(), secrets.token_bytes(32), self.generation, move, self.writes, evicts)
         reply = protocol.send(limit, "EVALSHA", attach.digest, 1, self._names.server, info["run_id"], *fresh)
         try:
-            found, self._secret, lowest = await reply
+            found, self._secret, lowest, writes = await reply
         except Refusal as error:
             raise Unavailable(str(error)) from None
         generation, self.lowest_version = found.decode(), int(lowest)
-        if generation != self.generation:
+        if generation == self.generation:
+            self.writes = max(self.writes, writes)
+        else:
+            self.writes = writes
             known, self.generation = self.generation, generation
             if known:
                 self._log.warn("Redis answers with a new history: every position moves on")
@@ -169,14 +188,17 @@ class RedisCommands:
     ) -> list[Reply]:
         """Return what a script answers, without the 'ok' before it where it is that. With ``durable`` it goes over the
         connection whose writes replicas are waited for; ``waited`` does that at once."""
+        reply = await self._run(name, keys, *arguments, durable=durable, waited=waited)
+        return reply[1:] if reply and reply[0] == b"ok" else reply
+
+    async def _run(self, name: str, keys: Sequence[str], *arguments: Part, durable: bool, waited: bool) -> list[Reply]:
         connection = self.durables if durable else self.commands
-        script = self._scripts[name]
-        reply = await self._evaluate(connection, script, keys, arguments)
+        reply = await self._evaluate(connection, self._scripts[name], keys, arguments)
         if reply and reply[0] == b"fence":
             raise Unavailable("the lease that this write was made under is lost")
         if durable and waited and self.waits:
             await self.replicated()
-        return reply[1:] if reply and reply[0] == b"ok" else reply
+        return reply
 
     async def _evaluate(
         self, connection: RedisConnection, script: Script, keys: Sequence[str], arguments: Sequence[Part]
@@ -193,13 +215,17 @@ class RedisCommands:
     async def run_in_epoch(
         self, name: str, keys: Sequence[str], *arguments: Part, durable: bool = False, waited: bool = True
     ) -> list[Reply]:
-        """`run` for a script that checks the generation; where that moved on, this node follows."""
+        """`run` for a script that checks the generation, and that the data did not go back in it; where that moved on,
+        this node follows."""
+        keys = [self._names.server, *keys]
         for _ in range(_ATTEMPTS):
-            known = self.generation
-            reply = await self.run(
-                name, [self._names.server, *keys], known, EPOCH_PERIOD, *arguments, durable=durable, waited=waited
-            )
-            if not reply or reply[0] != b"generation":
+            known, writes = self.generation, self.writes
+            reply = await self._run(name, keys, known, EPOCH_PERIOD, *arguments, writes, durable=durable, waited=waited)
+            if reply[0].startswith(b"ok "):
+                if self.generation == known:
+                    self.writes = max(self.writes, int(reply[0][3:]))
+                return reply[1:]
+            if reply[0] != b"generation":
                 return reply
             protocol = self.commands.protocol
             if self.generation == known and protocol is not None:

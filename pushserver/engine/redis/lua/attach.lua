@@ -2,11 +2,12 @@
 -- was last saved may be lost: every epoch moves on, and versions of tasks go on above all that were given out (those
 -- are below the time of now, in ms).
 -- KEYS: server    ARGV: 1 run id, 2 a fresh generation, 3 a fresh secret, 4 the generation that the node knew, or '',
---       5 'move': that one shall hold no longer
--- Returns the generation that holds, the secret of this data, and the lowest version of a new state.
+--       5 'move': that one shall hold no longer, 6 how many writes the node knows of, 7 'evicts' where Redis may
+-- Returns the generation that holds, the secret of this data, the lowest version of a new state, and how many writes the
+-- data knows of.
 local KEPT = 32
 redis.call('HSETNX', KEYS[1], 'secret', ARGV[3])
-local known = redis.call('HMGET', KEYS[1], 'run_id', 'generation', 'secret', 'versions', 'generations', 'lost')
+local known = redis.call('HMGET', KEYS[1], 'run_id', 'generation', 'secret', 'versions', 'generations', 'lost', 'writes')
 local generation, versions = known[2], known[4]
 local function names(text)
   local found = {}
@@ -32,7 +33,9 @@ if older then
   lost[#lost + 1] = ARGV[4]
   redis.call('HSET', KEYS[1], 'lost', joined(lost))
 end
-if not generation or known[1] ~= ARGV[1] or older or ARGV[5] == 'move' and generation == ARGV[4] then
+local writes = tonumber(known[7] or 0)
+local back = ARGV[5] == 'move' or writes < tonumber(ARGV[6])
+if not generation or known[1] ~= ARGV[1] or older or back and generation == ARGV[4] then
   redis.call('HSET', KEYS[1], 'run_id', ARGV[1], 'generation', ARGV[2])
   versions = (generation or ARGV[4] ~= '') and string.format('%d', milliseconds()) or '1'
   generation = ARGV[2]
@@ -43,4 +46,9 @@ end
 -- They stand beside the generation: a node of an older version moves that alone.
 versions = versions or string.format('%d', milliseconds())
 redis.call('HSET', KEYS[1], 'versions', generation .. ' ' .. versions, 'generations', joined(all))
-return {generation, known[3], versions}
+if ARGV[7] == 'evicts' then
+  redis.call('HSET', KEYS[1], 'evicts', 1)
+else
+  redis.call('HDEL', KEYS[1], 'evicts')
+end
+return {generation, known[3], versions, writes}

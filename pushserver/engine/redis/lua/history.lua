@@ -5,7 +5,7 @@
 local known = redis.call('HMGET', KEYS[2], 'epoch', 'offset', 'ends')
 if not known[1] then
   local epoch = derived(KEYS[2], 0)
-  return {'ok', full(epoch), 0, 0, previous(KEYS[2], epoch), 0}
+  return {ok(), full(epoch), 0, 0, previous(KEYS[2], epoch), 0}
 end
 local newest = tonumber(known[2] or 0)
 local function parts(id)
@@ -45,7 +45,7 @@ if not ordered and sorted then
   -- It only spares the next reader the work, so a Redis that is full may refuse it.
   redis.pcall('HSET', KEYS[2], 'ends', string.format('%d', latest))
 end
-local answer = {'ok', full(known[1]), newest, floor, previous(KEYS[2], known[1]), 0}
+local answer = {ok(), full(known[1]), newest, floor, previous(KEYS[2], known[1]), 0}
 local left, room = tonumber(ARGV[4]), tonumber(ARGV[6])
 local bounded = room > 0
 local reverse = ARGV[5] == 'reverse'

@@ -175,6 +175,7 @@ local function append(box, body, chat, ttl, collapse, rules, now)
   if collapse ~= '' then
     collapse_into(box, collapse, 2 * rules.size)
   end
+  box.epoch = box.exists and box.epoch or first_epoch(box.key)
   local moves = moved(box.written_in, box.moves, box.offset)
   if moves then
     redis.call('HSET', box.key, 'generation', generation, 'moves', moves)

@@ -6,7 +6,7 @@ local earlier, base = string.match(ARGV[3], '^(.*)%.(.-)$')
 local offset = tonumber(ARGV[4])
 local limit = tonumber(known[2] or 0)
 if base ~= epoch then
-  return {'ok', ''}
+  return {ok(), ''}
 end
 if earlier ~= generation then
   -- In the order in which they came about, as this data knows it. Where the data went back, so did the list.
@@ -16,7 +16,7 @@ if earlier ~= generation then
     order[each] = number
   end
   if not order[earlier] then
-    return {'ok', ''}
+    return {ok(), ''}
   end
   -- What was written in later generations stands from these offsets on: those may have been given out before.
   local moves, oldest = 0, nil
@@ -27,7 +27,7 @@ if earlier ~= generation then
     end
   end
   if moves == MOVES and (order[oldest] or 0) > order[earlier] then
-    return {'ok', ''}
+    return {ok(), ''}
   end
 end
-return {'ok', offset <= limit and full(epoch) or ''}
+return {ok(), offset <= limit and full(epoch) or ''}

@@ -4,12 +4,13 @@
 if ARGV[8] == '0' then
   remember('0 - ' .. ARGV[7])
   redis.call('PUBLISH', ARGV[5], 'm ' .. ARGV[11] .. '\n' .. ARGV[6])
-  return {'ok'}
+  return {ok()}
 end
+wrote()
 local known = redis.call('HMGET', KEYS[4], 'epoch', 'offset', 'ends', 'written', 'counted_from', 'generation', 'moves')
 local epoch = known[1]
 if not epoch then
-  epoch = derived(KEYS[4], 0)
+  epoch = first_epoch(KEYS[4])
   redis.call('HSET', KEYS[4], 'epoch', epoch)
   redis.call('DEL', KEYS[5])
 end
@@ -60,6 +61,6 @@ extend(KEYS[4], ARGV[10])
 extend(KEYS[5], ARGV[9])
 remember(offset .. ' ' .. full(epoch) .. ' ' .. ARGV[7])
 if ARGV[5] ~= '' then
-  redis.call('PUBLISH', ARGV[5], 'p ' .. offset .. ' ' .. full(epoch) .. '\n' .. ARGV[6])
+  redis.call('PUBLISH', ARGV[5], positioned(offset, epoch) .. ARGV[6])
 end
-return {'ok', offset, full(epoch)}
+return {ok(), offset, full(epoch)}

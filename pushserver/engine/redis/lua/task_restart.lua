@@ -8,6 +8,7 @@ end
 if tonumber(kept[1]) ~= tonumber(ARGV[18]) then
   return {'version'}
 end
+wrote()
 redis.call('HSET', KEYS[4], 'state', ARGV[6], 'version', ARGV[7])
 redis.call('HDEL', KEYS[4], 'end')
 redis.call('PEXPIRE', KEYS[4], ARGV[10])
@@ -29,4 +30,4 @@ end
 remember(ARGV[6])
 redis.call('PUBLISH', ARGV[14], 't ' .. ARGV[12] .. '\n' .. ARGV[11])
 redis.call('PUBLISH', ARGV[13], 't ' .. ARGV[12] .. '\n' .. ARGV[11])
-return {'ok'}
+return {ok()}

@@ -20,7 +20,7 @@ for i = 2, ARGV[4] == 'unfinished' and 2 or 3 do
   until #ids < 200 or taken >= limit
 end
 table.sort(found, function(a, b) return a[1] > b[1] end)
-local answer = {'ok'}
+local answer = {ok()}
 for at = 1, math.min(limit, #found) do
   answer[at + 1] = found[at][2]
 end

@@ -1,5 +1,5 @@
 -- KEYS[2]: stale    ARGV: 3 before, 4 limit, 5 what a task's key begins with
-local answer = {'ok'}
+local answer = {ok()}
 local from, limit = 0, tonumber(ARGV[4])
 while #answer - 1 < limit do
   local ids = redis.call('ZRANGE', KEYS[2], '-inf', '(' .. ARGV[3], 'BYSCORE', 'LIMIT', from, limit)
