@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pushserver.core.errors import ConfigError
 
+from .marks import identity_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from importlib.resources.abc import Traversable
@@ -82,8 +84,12 @@ class Database:
         self._directory = directory
         self._migrations = migrations if migrations is not None else files(__package__).joinpath("sql")
         self._connection: sqlite3.Connection | None = None
+        #: the version of what was opened; 0 before that
+        self._version = 0
         #: whether `open` made the file
         self.fresh = False
+        #: device and inode of the file that is open
+        self.identity: tuple[int, int] | None = None
 
     @property
     def connection(self) -> sqlite3.Connection:
@@ -94,6 +100,7 @@ class Database:
 
     def open(self) -> None:
         """Opens, checks and upgrades the file. Raises `ConfigError`."""
+        self._version = 0
         try:
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             connection = self.connection
@@ -101,6 +108,7 @@ class Database:
             if verdict != "ok":
                 raise sqlite3.DatabaseError(verdict)
             self._upgrade(connection)
+            self.empty_log()
         except ConfigError:
             self.drop()
             raise
@@ -125,6 +133,12 @@ class Database:
             f"{self.path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=1.0
         )
         try:
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version < self._version:
+                # Emptied under a running server.
+                missing = sqlite3.DatabaseError(f"{FILE} is not the store that was opened")
+                missing.sqlite_errorcode = sqlite3.SQLITE_NOTADB
+                raise missing
             connection.execute("PRAGMA journal_mode = WAL").fetchone()
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA temp_store = MEMORY")
@@ -133,6 +147,7 @@ class Database:
         except BaseException:
             connection.close()
             raise
+        self.identity = identity_of(self.path)
         return connection
 
     def _upgrade(self, connection: sqlite3.Connection) -> None:
@@ -152,6 +167,7 @@ class Database:
             if number > version:
                 script = entry.read_text(encoding="utf-8")
                 connection.executescript(f"BEGIN;\n{script}\nPRAGMA user_version = {number};\nCOMMIT;")
+        self._version = newest
 
     def secret(self) -> bytes:
         """Return this store's secret, 32 random bytes made when it is first asked for. Raises `ConfigError`."""
@@ -164,14 +180,28 @@ class Database:
             raise self._unusable(f"expected that {FILE} can be written", str(error)) from error
         return bytes(value)
 
-    def life(self) -> tuple[str, str | None]:
-        """Return the generation of this store's data, and the one before; None where there was none. Raises
-        `ConfigError`."""
+    def life(self) -> tuple[str, str | None, str | None]:
+        """Return the generation of this store's data, the one before (None: there was none), and the store's mark
+        (None: it was never opened). Raises `ConfigError`."""
         try:
-            generation, before = self.connection.execute("SELECT generation, before FROM life").fetchone()
+            row = self.connection.execute("SELECT generation, before, mark FROM life").fetchone()
         except sqlite3.DatabaseError as error:
             raise self._unusable(f"expected that {FILE} can be read", str(error)) from error
-        return str(generation), None if before is None else str(before)
+        generation, before, mark = row
+        return str(generation), None if before is None else str(before), None if mark is None else str(mark)
+
+    @property
+    def in_place(self) -> bool:
+        """Return whether the file that is open still has its name."""
+        return self.identity is None or identity_of(self.path) == self.identity
+
+    def empty_log(self) -> None:
+        """Try to bring what is in the write-ahead log into the file, where the log filled the disk."""
+        if self._connection is not None:
+            try:
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            except sqlite3.Error:
+                pass  # There is no room for that either: it is tried again with the next write.
 
     def measure(self) -> tuple[int, int]:
         """Return how many bytes the files have, and how many are free on their file system. Raises OSError."""
@@ -199,10 +229,8 @@ class Database:
     def close(self) -> None:
         """Empty the write-ahead log into the file and close it."""
         if self._connection is not None:
-            try:
-                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            except sqlite3.Error:
-                pass  # What is in the log is as durable there; the next start reads it.
+            # What stays in the log is as durable there; the next start reads it.
+            self.empty_log()
             self.drop()
 
 

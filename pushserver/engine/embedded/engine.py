@@ -15,10 +15,10 @@ from pushserver.engine.interfaces import IEngine
 from .broker import EmbeddedBroker, LocalDelivery
 from .history import EmbeddedHistory
 from .inbox import EmbeddedInbox
-from .operations import MeasureStore, MoveEpochs, Probe, Sweep
+from .operations import MeasureStore, MoveEpochs, NoteChanges, Probe, Sweep
 from .presence import EmbeddedPresence
 from .revocations import EmbeddedRevocations
-from .store import Store
+from .store import Opened, Store
 from .tasks import EmbeddedTasks
 from .writer import Writer
 
@@ -88,7 +88,7 @@ class EmbeddedEngine:
         return Deferred.fromCoroutine(self._start(listener))
 
     async def _start(self, listener: Listener) -> None:
-        self.revocations.load(await self._writer.start())
+        self._adopt(await self._writer.start(self._reopened))
         self._delivery.start(listener)
         self.broker.start()
         self._note_fill(*self._store.measure())
@@ -96,6 +96,16 @@ class EmbeddedEngine:
             self._clock.every(_SWEEP_INTERVAL, self._sweep, self._log, "removing old rows"),
             self._clock.every(_PROBE_INTERVAL, self._probe, self._log, "trying the store"),
         ]
+
+    def _adopt(self, opened: Opened) -> None:
+        self.revocations.load(opened.revocations)
+        for remark in opened.remarks:
+            self._log.error("{remark}", remark=remark)
+
+    def _reopened(self, opened: Opened) -> None:
+        """Another database has taken the place of the one that was open."""
+        self._adopt(opened)
+        self._delivery.epochs_moved()
 
     def stop(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._stop())
@@ -143,6 +153,7 @@ class EmbeddedEngine:
         try:
             await self.presence.save()
             self._note_fill(*await self._writer.submit(MeasureStore()))
+            await self._writer.submit(NoteChanges())
             more = await self._writer.submit(Sweep(_SWEEP_STEP))
         except Unavailable:
             return

@@ -357,6 +357,15 @@ class MeasureStore(Operation[tuple[int, int]]):
         return store.measure()
 
 
+class NoteChanges(Operation[None]):
+    """Renew the mark of a store that was written to (`pushserver.engine.embedded.marks`)."""
+
+    __slots__ = ()
+
+    def carry_out(self, store: Store) -> None:
+        store.note_changes()
+
+
 class Probe(Operation[None]):
     """A write that changes nothing that matters."""
 

@@ -3,7 +3,9 @@
 CREATE TABLE life (
     life INTEGER PRIMARY KEY CHECK (life = 1),
     generation TEXT NOT NULL,        -- '' before it moved on for the first time
-    before TEXT                      -- null before that
+    before TEXT,                     -- null before that
+    mark TEXT,                       -- shared with the file beside the store; null where it was never opened
+    origin TEXT                      -- the mark of the copy that this store was restored from
 );
 INSERT INTO life (life, generation) VALUES (1, '');
 ALTER TABLE inbox_user ADD COLUMN carried INTEGER NOT NULL DEFAULT 0;
