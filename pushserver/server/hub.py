@@ -65,14 +65,14 @@ class Hub:
         self.traced: dict[str, Trace] = {}
         self.fan_out = FanOut(clock, counters)
         self._lagged: Callable[[Connection, str, int], None] = _nobody_listens
-        self._outdated: Callable[[Connection, str], None] = _nobody_listens
+        self._inbox_moved: Callable[[Connection, str], None] = _nobody_listens
         self._deserted: Callable[[str], None] = _nobody_listens
         self._changed: Callable[[], None] = _nobody_listens
 
     def bind(
         self,
         lagged: Callable[[Connection, str, int], None],
-        outdated: Callable[[Connection, str], None],
+        inbox_moved: Callable[[Connection, str], None],
         deserted: Callable[[str], None],
         resend_latest: Callable[[Connection, str], None],
     ) -> None:
@@ -80,12 +80,12 @@ class Hub:
 
         Args:
             lagged: with a connection that missed messages of a channel that keeps them, and the offset to read on from.
-            outdated: with a connection that was catching up with an inbox when its epoch moved on.
+            inbox_moved: with a connection that was catching up with an inbox when its epoch moved on.
             deserted: with a channel that nobody here follows any more.
             resend_latest: with a connection that has drained, and a subject whose newest push was left out for it.
         """
         self._lagged = lagged
-        self._outdated = outdated
+        self._inbox_moved = inbox_moved
         self._deserted = deserted
         self.fan_out.bind(resend_latest)
 
@@ -210,7 +210,7 @@ class Hub:
         if catchup.resync:
             self._resync(connection, channel.name)
             if channel.name.startswith(INBOXES):
-                self._outdated(connection, channel.name)
+                self._inbox_moved(connection, channel.name)
                 return True
             offset = 0
         for publication in catchup.after(offset):

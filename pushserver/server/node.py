@@ -108,7 +108,7 @@ class Node:
         self.replay = Replay(engine, self.hub, self.publishing, clock, self.tasks.replayed)
         self.hub.bind(
             lagged=self.replay.read_again,
-            outdated=self.replay.read_all,
+            inbox_moved=self.replay.read_all,
             deserted=self.tasks.forget,
             resend_latest=self.tasks.resend_latest,
         )

@@ -156,6 +156,7 @@ class Api(Resource):
             "connections": {"GET": Route("read", self._connections)},
             "stats": {"GET": Route("read", lambda request, path: self._stats())},
             "nodes": {"GET": Route("read", self._nodes)},
+            "new-epoch": {"POST": Route("admin", self._move_epochs)},
         }
         self._task_routes = {
             verb: {"POST": self._task_command(f"task.{verb}")}
@@ -335,6 +336,10 @@ class Api(Resource):
 
     async def _connections(self, request: Request, path: list[str]) -> Any:
         return {"connections": await self._cluster.connections(Target(user_id=argument(request, "userId")))}
+
+    async def _move_epochs(self, request: Request, path: list[str]) -> Any:
+        await self._engine.move_epochs()
+        return {"moved": True}
 
     async def _nodes(self, request: Request, path: list[str]) -> Any:
         nodes = await self._engine.broker.nodes()

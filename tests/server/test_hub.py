@@ -307,7 +307,7 @@ def test_a_channel_that_nobody_follows_costs_nothing() -> None:
     one = world.connection("1")
     deserted: list[str] = []
     world.hub.bind(
-        lagged=lambda *_: None, outdated=lambda *_: None, deserted=deserted.append, resend_latest=lambda *_: None
+        lagged=lambda *_: None, inbox_moved=lambda *_: None, deserted=deserted.append, resend_latest=lambda *_: None
     )
     world.hub.go_live(world.hub.begin(one, "a"), 0)
     world.hub.unfollow(one, "a")

@@ -48,6 +48,10 @@ _DISK: Final = frozenset(
 )
 
 
+class StoreInUse(ConfigError):
+    """Another server has the directory."""
+
+
 def disk_failed(error: BaseException) -> bool:
     """Return whether an exception is about the disk or the file, and not about a mistake in one statement."""
     code = getattr(error, "sqlite_errorcode", None)
@@ -57,7 +61,7 @@ def disk_failed(error: BaseException) -> bool:
 def hold(directory: Path) -> int:
     """Make the directory and take its lock; return the descriptor that holds it until it is closed.
 
-    Raises `ConfigError` where the directory cannot be used, or another server does.
+    Raises `ConfigError` where the directory cannot be used, and `StoreInUse` where another server does.
     """
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -70,7 +74,7 @@ def hold(directory: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(descriptor)
-        raise ConfigError(
+        raise StoreInUse(
             f"server.state_dir = {str(directory)!r}: expected a directory of its own: another server is using this one"
         ) from error
     return descriptor
