@@ -160,6 +160,7 @@ class PushService(log.LoggedService):
         calls.add("drain", "DELETE", api.Route("admin", self.administration.delete_drain))
         facts = Facts(
             trouble=self.trouble,
+            warnings=node.engine.warnings,
             metrics=lambda: self._role.metrics(self.metrics),
             token=self._demo_token if self._dev else None,
             tickets=tickets,

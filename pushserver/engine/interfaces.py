@@ -214,8 +214,18 @@ class EngineClock(Protocol):
     def now(self) -> Callable[[], int]:
         """What returns the wall time, ms since the Unix epoch."""
 
+    def settled(self) -> int:
+        """Return the wall time by which what is kept expires, ms: it follows a step only after ten minutes."""
+
+    @property
+    def step(self) -> int:
+        """By how much the wall clock was ahead of `settled` when that was asked last, ms."""
+
     def seconds(self) -> float:
         """Return a monotonic time, s."""
+
+    def milliseconds(self) -> int:
+        """Return the same in whole ms."""
 
     def later(
         self,
@@ -305,6 +315,12 @@ class IEngine(Interface):
         """Return 32 random bytes for one purpose, the same on every node that shares the store, as long as the store's
         data lives. It comes from the store alone, never from the configuration. Fails with `errors.Unavailable`
         before `start`, and where the store was never reached."""
+
+    def clock_skew() -> float:
+        """Return by how much the time that nodes go by together is ahead of this node's wall clock, s."""
+
+    def warnings() -> list[str]:
+        """Return what an operator should know though the engine answers, a short line each."""
 
     def figures() -> dict[str, float]:
         """Return the engine's own gauges and counters for the metrics, by snake_case name."""
@@ -419,8 +435,9 @@ class ITaskStore(Interface):
     def of_user(user_id: str, unfinished: bool, limit: int) -> Deferred[list[TaskState]]:
         """Return at most ``limit`` of the user's tasks, the newest (by creation) first."""
 
-    def stale(before: int, limit: int) -> Deferred[list[TaskState]]:
-        """Return unfinished tasks without a change since ``before`` (ms), the oldest first."""
+    def stale(age: int, limit: int) -> Deferred[list[TaskState]]:
+        """Return unfinished tasks without a change for so long (ms), the oldest first: by the time that all nodes go
+        by, and none while that has been set lately."""
 
     def done(task_id: str, key: str) -> Deferred[bool]:
         """Return whether a write with this `IdempotencyKey.key` was already carried out on this task."""

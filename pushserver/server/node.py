@@ -30,6 +30,7 @@ from pushserver.server.backlog import Backlog
 from pushserver.server.chat import Chat
 from pushserver.server.client_requests import ClientRequests
 from pushserver.server.clock import Clock
+from pushserver.server.clock_watch import ClockWatch
 from pushserver.server.cluster import Cluster
 from pushserver.server.connection import Connection
 from pushserver.server.event_log import EventLog
@@ -120,6 +121,7 @@ class Node:
             grace=settings.refresh_grace,
         )
         self.cluster = Cluster(engine.broker, self.name)
+        self._clock_watch = ClockWatch(clock, engine)
         self.stats_channel = StatsChannel(clock, self.counters, self.hub, self.cluster, self.publishing)
         self.revocations = Revocations(
             clock,
@@ -193,6 +195,7 @@ class Node:
 
     def start(self) -> None:
         """Start what recurs. The engine has started."""
+        self._clock_watch.start()
         self.heartbeat.start()
         self.tasks.start()
         self.revocations.start()
@@ -214,6 +217,7 @@ class Node:
         self.tasks.stop()
         self.presence.stop()
         self.heartbeat.stop()
+        self._clock_watch.stop()
         self.events.close()
 
     # -- `engine.interfaces.Listener` ---------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from zope.interface import implementer
 from pushserver.core.errors import Unavailable
 from pushserver.engine.fill_level import FillLevel
 from pushserver.engine.interfaces import IEngine
+from pushserver.engine.skew import SKEW, step_warning
 
 from .broker import EmbeddedBroker, LocalDelivery
 from .history import EmbeddedHistory
@@ -136,6 +137,12 @@ class EmbeddedEngine:
             return fail(Unavailable("the engine is stopped"))
         return succeed(self._store.epochs.derive(purpose))
 
+    def clock_skew(self) -> float:
+        return -self._clock.step / 1000
+
+    def warnings(self) -> list[str]:
+        return [step_warning(self._clock.step)] if abs(self._clock.step) > SKEW else []
+
     def figures(self) -> dict[str, float]:
         return {
             "store_batches_total": self._writer.batches,
@@ -149,7 +156,7 @@ class EmbeddedEngine:
 
     async def _sweep(self) -> None:
         """Remove some of what is past its age; the next step follows soon where there is more."""
-        self.revocations.sweep(self._clock.now())
+        self.revocations.sweep(self._clock.settled())
         try:
             await self.presence.save()
             self._note_fill(*await self._writer.submit(MeasureStore()))

@@ -46,7 +46,7 @@ class Writer:
         reactor: the real one, also where a test moves ``clock``: a batch leaves at the end of its turn.
         store: used on the writer thread alone.
         delivery: who is notified of what was kept.
-        clock: the wall time of each batch.
+        clock: the time of each batch, settled.
     """
 
     _log = Logger()
@@ -84,7 +84,7 @@ class Writer:
         self._thread = threading.Thread(target=self._work, name="pushserver-store", daemon=True)
         self._thread.start()
         opened: Deferred[Opened] = Deferred()
-        now = self._clock.now()
+        now = self._clock.settled()
         self._jobs.put((lambda: self._store.open(now), opened.callback))
         try:
             answer = await opened
@@ -131,7 +131,7 @@ class Writer:
         batch, self._gathering = self._gathering[:_BATCH], self._gathering[_BATCH:]
         self._busy = True
         operations = [operation for operation, _ in batch]
-        now = self._clock.now()
+        now = self._clock.settled()
         self._jobs.put((lambda: self._store.carry_out(operations, now), lambda answers: self._done(batch, answers)))
 
     def _work(self) -> None:

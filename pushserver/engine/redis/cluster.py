@@ -177,8 +177,9 @@ class RedisCluster:
     async def _heartbeat(self) -> None:
         """One heartbeat; expires the nodes that it finds dead."""
         known = self._commands.writes
-        generation, writes, lag, *dead_nodes = await self._show_alive()
+        now, generation, writes, lag, *dead_nodes = await self._show_alive()
         self.trouble = None
+        self._commands.note_time(now)
         self.lag = int(lag)
         await self._commands.compare(generation.decode(), int(writes), known)
         for dead in dead_nodes:

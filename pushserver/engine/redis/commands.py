@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
 from pushserver.core.errors import Unavailable
+from pushserver.core.settling import SettledTime
 from pushserver.engine.fill_level import FillLevel
 from pushserver.engine.interfaces import EPOCH_PERIOD, ONCE_TTL
 
@@ -64,6 +65,9 @@ class RedisCommands:
         self.durables = connection("durable") if self._replicas else self.commands
         self.connections = [self.commands, self.durables] if self._replicas else [self.commands]
         self.generation = ""
+        #: Redis' time, by which nodes go together, and by how much it is ahead of this node's wall clock, ms
+        self.time = SettledTime()
+        self.skew = 0
         #: how many writes of this generation this node knows of
         self.writes = 0
         self._secret: bytes | None = None
@@ -96,6 +100,11 @@ class RedisCommands:
         if protocol is None:
             raise Unavailable(f"Redis is away: {self.commands.trouble}")
         await self._attach(protocol, "move")
+
+    def note_time(self, now: int) -> None:
+        """Redis' time was this, ms, a moment ago."""
+        self.time.at(now, self._clock.milliseconds())
+        self.skew = now - self._clock.now()
 
     async def compare(self, generation: str, writes: int, known: int) -> None:
         """Follow what Redis' data says of itself, where that is another generation, or fewer writes than this node knew

@@ -16,6 +16,7 @@ from zope.interface import implementer
 
 from pushserver.core import errors
 from pushserver.engine.interfaces import IEngine
+from pushserver.engine.skew import SKEW, skew_warning
 
 from .broker import RedisBroker
 from .cluster import LEASE, RedisCluster
@@ -187,6 +188,13 @@ class RedisEngine:
 
     def secret(self, purpose: str) -> Deferred[bytes]:
         return maybeDeferred(self._commands.secret, purpose)
+
+    def clock_skew(self) -> float:
+        return self._commands.skew / 1000
+
+    def warnings(self) -> list[str]:
+        skew = self._commands.skew
+        return [skew_warning(skew / 1000)] if abs(skew) > SKEW else []
 
     def figures(self) -> dict[str, float]:
         feeds = self._feeds

@@ -167,14 +167,15 @@ class RedisTasks:
         )
         return [_decode(each) for each in reply]
 
-    def stale(self, before: int, limit: int) -> Deferred[list[TaskState]]:
-        return Deferred.fromCoroutine(self._stale(before, limit))
+    def stale(self, age: int, limit: int) -> Deferred[list[TaskState]]:
+        return Deferred.fromCoroutine(self._stale(age, limit))
 
-    async def _stale(self, before: int, limit: int) -> list[TaskState]:
-        reply = await self._commands.run_in_epoch(
-            "tasks_stale", [self._names.stale], before, limit, self._names.task("")
+    async def _stale(self, age: int, limit: int) -> list[TaskState]:
+        now, *states = await self._commands.run_in_epoch(
+            "tasks_stale", [self._names.stale], age, limit, self._names.task("")
         )
-        return [_decode(each) for each in reply]
+        self._commands.note_time(now)
+        return [] if self._commands.time.step else [_decode(each) for each in states]
 
     def done(self, task_id: str, key: str) -> Deferred[bool]:
         return Deferred.fromCoroutine(self._done(task_id, key))

@@ -60,7 +60,8 @@ class TaskRows:
             state.user_id,
             state.version,
             state.created_at,
-            state.updated_at,
+            # Not the state's own: that is the wall clock's, which may have been set.
+            now,
             now + self._ttl if state.final else None,
             _encode(state),
             *(end or (None, None)),
@@ -87,11 +88,11 @@ class TaskRows:
         ).fetchall()
         return [_decode(body) for (body,) in rows]
 
-    def stale(self, connection: sqlite3.Connection, now: int, before: int, limit: int) -> list[TaskState]:
+    def stale(self, connection: sqlite3.Connection, now: int, age: int, limit: int) -> list[TaskState]:
         self.flush(connection)
         rows = connection.execute(
             "SELECT body FROM task WHERE expires_at IS NULL AND updated_at < ? ORDER BY updated_at LIMIT ?",
-            (before, max(limit, 0)),
+            (now - age, max(limit, 0)),
         ).fetchall()
         return [_decode(body) for (body,) in rows]
 

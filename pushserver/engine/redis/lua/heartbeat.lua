@@ -2,7 +2,7 @@
 -- KEYS: 1 nodes, 2 node, 3 ingest, 4 server
 -- ARGV: 1 incarnation, 2 lease in ms, 3 how long the node's keys stay, 4 name, 5 started at, 6 'new' or '',
 --       7 connections that belong to no user
--- Returns 'ok', the generation, how many writes the data knows of, the entries that wait in the ingest stream, then the
+-- Returns 'ok', the time, ms, the generation, how many writes the data knows of, the entries that wait in the ingest stream, then the
 -- nodes that are dead; or 'gone' and the generation
 -- where this one was taken for dead. Who was away itself for long cannot tell who else was: it expires nobody for one
 -- lease.
@@ -20,7 +20,7 @@ if now - last >= lease then
 end
 local length = redis.pcall('XLEN', KEYS[3])
 local server = redis.call('HMGET', KEYS[4], 'generation', 'writes')
-local answer = {'ok', server[1] or '', server[2] or '0', type(length) == 'number' and length or 0}
+local answer = {'ok', now, server[1] or '', server[2] or '0', type(length) == 'number' and length or 0}
 if now - tonumber(redis.call('HGET', KEYS[2], 'since') or now) >= lease then
   for _, dead in ipairs(redis.call('ZRANGE', KEYS[1], '-inf', string.format('%d', now - lease), 'BYSCORE', 'LIMIT', 0, 10)) do
     answer[#answer + 1] = dead

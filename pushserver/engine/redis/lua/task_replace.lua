@@ -15,7 +15,7 @@ redis.call('HSET', KEYS[4], 'state', ARGV[6], 'version', ARGV[7])
 redis.call('PEXPIRE', KEYS[4], ARGV[10])
 remember('1')
 if ARGV[15] ~= 'final' then
-  redis.call('ZADD', KEYS[8], ARGV[9], ARGV[5])
+  redis.call('ZADD', KEYS[8], string.format('%d', now), ARGV[5])
   extend(KEYS[5], ARGV[10])
   redis.call('PUBLISH', ARGV[14], 't ' .. ARGV[12] .. '\n' .. ARGV[11])
   redis.call('PUBLISH', ARGV[13], 't ' .. ARGV[12] .. '\n' .. ARGV[11])

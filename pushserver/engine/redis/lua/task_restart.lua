@@ -16,7 +16,7 @@ redis.call('ZREM', KEYS[6], ARGV[5])
 redis.call('ZREM', KEYS[7], ARGV[5])
 redis.call('ZADD', KEYS[5], ARGV[8], ARGV[5])
 extend(KEYS[5], ARGV[10])
-redis.call('ZADD', KEYS[8], ARGV[9], ARGV[5])
+redis.call('ZADD', KEYS[8], string.format('%d', now), ARGV[5])
 -- The message of the earlier attempt's end, where it is still kept: '<offset> <epoch>'.
 if kept[2] then
   local offset, epoch = string.match(kept[2], '^(%d+) (%S+)$')
