@@ -14,7 +14,7 @@ from pushserver.core import errors, positions
 from pushserver.core.channels import Kind
 from pushserver.core.errors import Unavailable
 from pushserver.core.operations import InboxOverflow, Recovery, Resync
-from pushserver.core.positions import NOWHERE, Position
+from pushserver.core.positions import NOWHERE, Position, base_of
 from pushserver.core.publication import Publication
 from pushserver.engine.interfaces import HistoryPage, InboxPage
 from pushserver.server.channel import CatchUp
@@ -65,9 +65,7 @@ class Replay:
             since = page.current(since)
             # More may be kept than is read, where the namespace kept more before.
             complete = page.more or not page.messages or page.messages[-1].offset == newest.offset
-            if since.epoch != newest.epoch and await self._engine.history.locate(channel, earlier) == Position(
-                since.offset, newest.epoch
-            ):
+            if await self._stands(channel, earlier, newest):
                 # Of the same data, so that what follows it is worth to be sent; that it is all cannot be said.
                 return _told(since, newest, room.take(page.messages), page, recovered=False)
             if not (complete and positions.recovered(since, newest, page.floor)):
@@ -84,6 +82,13 @@ class Replay:
                 # The rest is read once more where it is sent, and the loss told there.
                 return told
             return _joined(told, _told(reached, page.newest, room.take(page.messages), page, size))
+
+    async def _stands(self, channel: str, since: Position, newest: Position) -> bool:
+        """Return whether a position of an earlier epoch is of the same data."""
+        if since.epoch == newest.epoch or base_of(since.epoch) != base_of(newest.epoch):
+            return False
+        place = await self._engine.history.locate(channel, since)
+        return place is not None and place.epoch == newest.epoch
 
     async def inbox(self, user_id: str, since: Position | None, size: int, room: ReplyRoom | None = None) -> Recovery:
         """How a subscription of one's own channel begins: what has no room in the reply follows (`rest`)."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from pushserver.core.positions import Position
+from pushserver.core.positions import Position, base_of
 from pushserver.engine.interfaces import InboxPage
 
 if TYPE_CHECKING:
@@ -49,13 +49,14 @@ async def start_of_inbox(
     page = await inbox.read(user_id, since.offset, limit, max_bytes)
     if page.current(since).epoch == page.epoch and since.offset <= page.offset:
         return InboxStart(page, since.offset, 0, not page.lost)
-    place = await inbox.locate(user_id, since)
-    if place is not None and place.epoch == page.epoch:
-        after = min(page.acked, place.offset)
-        if after < place.offset:
-            page = await inbox.read(user_id, after, limit, max_bytes)
-        if place.epoch == page.epoch:
-            return InboxStart(page, after, 0, False)
+    if base_of(since.epoch) == base_of(page.epoch):
+        place = await inbox.locate(user_id, since)
+        if place is not None and place.epoch == page.epoch:
+            after = min(page.acked, place.offset)
+            if after < place.offset:
+                page = await inbox.read(user_id, after, limit, max_bytes)
+            if place.epoch == page.epoch:
+                return InboxStart(page, after, 0, False)
     unread = await inbox.read(user_id, None, 0)
     page = await inbox.read(user_id, 0, limit, max_bytes)
     return InboxStart(page, 0, max(0, page.lost - unread.lost), False)
