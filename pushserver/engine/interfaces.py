@@ -160,6 +160,21 @@ class InboxPage(msgspec.Struct, frozen=True):
         return _current(since, self.previous_epoch, self.epoch)
 
 
+class QuarantinedRow(msgspec.Struct, frozen=True):
+    """A row that could not be read, and was taken out of use.
+
+    ``kind``: inbox, history, task, presence or status; ``name``: whose (a user, a channel, a task); ``at``: when it was
+    found, ms.
+    """
+
+    kind: str
+    name: str
+    offset: int | None
+    body: bytes
+    reason: str
+    at: int
+
+
 class TaskEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     """An accepted change of a task: the kind of event, the state after it, for a change of status the one before."""
 
@@ -321,6 +336,10 @@ class IEngine(Interface):
 
     def warnings() -> list[str]:
         """Return what an operator should know though the engine answers, a short line each."""
+
+    def quarantine(limit: int) -> Deferred[list[QuarantinedRow]]:
+        """Return the rows that could not be read, the newest first. Such a row was skipped and counted, and told like a
+        loss: a message of an inbox counts as lost, and nobody resumes over one of a history."""
 
     def figures() -> dict[str, float]:
         """Return the engine's own gauges and counters for the metrics, by snake_case name."""

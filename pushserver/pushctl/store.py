@@ -10,7 +10,7 @@ from pushserver.core.errors import ConfigError
 from pushserver.pushctl.calls import call
 from pushserver.pushctl.options import PlaceCommand
 from pushserver.pushctl.place import ServerPlace
-from pushserver.pushctl.show import Presenter
+from pushserver.pushctl.show import Presenter, moment
 
 pass_place = click.make_pass_decorator(ServerPlace)
 
@@ -77,3 +77,12 @@ def new_epoch(place: ServerPlace) -> None:
             Presenter(place).line({"moved": False}, "every position moves on when the server starts")
             return
     Presenter(place).line(call(place, "POST", "new-epoch"), "every position has moved on")
+
+
+@click.command(cls=PlaceCommand)
+@pass_place
+def quarantine(place: ServerPlace) -> None:
+    """Show what the server could not read and has taken out of use, the newest first; --json has what it held."""
+    answer = call(place, "GET", "quarantine")
+    rows = ((moment(row["at"]), row["kind"], row["name"], row.get("offset"), row["reason"]) for row in answer["rows"])
+    Presenter(place).rows(answer, ("time", "kind", "name", "offset", "why"), rows, "everything could be read")

@@ -43,6 +43,10 @@ class Backend(Protocol):
     def footprint(self) -> Any:
         """Everything that is stored by name, in whatever form: the same where nothing was added or removed."""
 
+    def spoil(self, kind: str, name: str, offset: int = 0, body: bytes = b"\xff\x00") -> None:
+        """Put something else in the place of what is kept: a message of an ``inbox`` or a ``history``, the state of a
+        ``task``, when a user was last seen (``status``)."""
+
     async def close(self) -> None:
         """Frees what the backend holds, after every engine was stopped."""
 

@@ -261,7 +261,8 @@ def take_rows(found: sqlite3.Cursor, max_bytes: int | None) -> tuple[list[tuple[
     taken: list[tuple[int, bytes]] = []
     total = 0
     for offset, body in found:
-        total += len(body)
+        # A damaged row may hold anything.
+        total += len(body) if isinstance(body, bytes | str) else 8
         if taken and total > max_bytes:
             found.close()
             return taken, True

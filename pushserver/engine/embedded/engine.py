@@ -16,9 +16,10 @@ from pushserver.engine.skew import SKEW, step_warning
 from .broker import EmbeddedBroker, LocalDelivery
 from .history import EmbeddedHistory
 from .inbox import EmbeddedInbox
-from .operations import MeasureStore, MoveEpochs, NoteChanges, Probe, Sweep
+from .operations import MeasureStore, MoveEpochs, NoteChanges, Probe, RowCall, Sweep
 from .presence import EmbeddedPresence
 from .revocations import EmbeddedRevocations
+from .rows.quarantine import QuarantineRows
 from .store import Opened, Store
 from .tasks import EmbeddedTasks
 from .writer import Writer
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IDelayedCall
 
-    from pushserver.engine.interfaces import EngineClock, IIngest, InboxRules, Listener, Stoppable
+    from pushserver.engine.interfaces import EngineClock, IIngest, InboxRules, Listener, QuarantinedRow, Stoppable
     from pushserver.engine.registry import EngineReactor
 
 
@@ -137,6 +138,9 @@ class EmbeddedEngine:
             return fail(Unavailable("the engine is stopped"))
         return succeed(self._store.epochs.derive(purpose))
 
+    def quarantine(self, limit: int) -> Deferred[list[QuarantinedRow]]:
+        return self._writer.submit(RowCall(QuarantineRows.entries, limit))
+
     def clock_skew(self) -> float:
         return -self._clock.step / 1000
 
@@ -148,6 +152,7 @@ class EmbeddedEngine:
             "store_batches_total": self._writer.batches,
             "store_operations_total": self._writer.operations,
             "store_failed_batches_total": self._writer.failed_batches,
+            "quarantined_total": self._store.quarantine.total,
             "store_waiting": self._writer.waiting,
             "channels": self._delivery.channels,
             "online_users": self.presence.users,

@@ -25,6 +25,7 @@ from .rows import revocations as revocationrows
 from .rows.history import Histories
 from .rows.idempotency import IdempotencyRows
 from .rows.inbox import Inboxes
+from .rows.quarantine import QuarantineRows
 from .rows.tasks import TaskRows
 
 if TYPE_CHECKING:
@@ -91,9 +92,10 @@ class Store:
         self.connection: sqlite3.Connection
         self.keys = IdempotencyRows()
         self.epochs = Epochs()
-        self.inboxes = Inboxes(inbox, self.epochs)
-        self.histories = Histories(self.epochs)
-        self.tasks = TaskRows(task_ttl)
+        self.quarantine = QuarantineRows()
+        self.inboxes = Inboxes(inbox, self.epochs, self.quarantine)
+        self.histories = Histories(self.epochs, self.quarantine)
+        self.tasks = TaskRows(task_ttl, self.quarantine)
         self._parts = (self.keys, self.inboxes, self.histories, self.tasks)
 
     def open(self, now: int) -> Opened:

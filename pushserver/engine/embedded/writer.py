@@ -155,6 +155,9 @@ class Writer:
         self.operations += len(batch)
         if (reopened := self._store.take_reopened()) is not None:
             self._reopened(reopened)
+        for row in self._store.quarantine.take_news():
+            text = "A row of {kind} {name} cannot be read and is kept aside: {reason}"
+            self._log.error(text, kind=row.kind, name=row.name, reason=row.reason)
         if not self._store.check_place() and not isinstance(answers, Failure):
             # It was written to a file that nobody will find.
             answers = _unavailable("the database was moved away, deleted or replaced under this server")

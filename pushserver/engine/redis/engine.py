@@ -30,6 +30,7 @@ from .live import Live
 from .names import Names
 from .pages import InboxLimits, Pages
 from .presence import RedisPresence
+from .quarantine import Quarantine
 from .revocations import RedisRevocations
 from .route import RedisRoute
 from .settings import address_of
@@ -39,7 +40,7 @@ from .tasks import RedisTasks
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
 
-    from pushserver.engine.interfaces import EngineClock, IIngest, Listener, Stoppable
+    from pushserver.engine.interfaces import EngineClock, IIngest, Listener, QuarantinedRow, Stoppable
     from pushserver.engine.registry import EngineOptions, EngineReactor
 
     from .settings import RedisSettings
@@ -92,15 +93,16 @@ class RedisEngine:
             self._route,
             settings,
         )
-        pages = Pages(self._commands, names, limits)
+        self._quarantine = Quarantine(self._commands, names, limits)
+        pages = Pages(self._commands, names, limits, self._quarantine)
         self._feeds = ChannelFeeds(clock, pages, ordered=not self._commands.waits)
         self._live = Live(clock, self._commands, self._subscriber, names, self._feeds, options.accepts)
         self._cluster = RedisCluster(clock, self._commands, self._subscriber, names, options.node_name, lease)
         self.broker = RedisBroker(self._commands, self._live, self._cluster, names)
         self.history = RedisHistory(pages, self._feeds)
         self.inbox = RedisInbox(self._commands, pages, self._live, names, limits)
-        self.tasks = RedisTasks(self._commands, self._live, names, limits, options.task_ttl)
-        self.presence = RedisPresence(self._commands, self._cluster, names, clock)
+        self.tasks = RedisTasks(self._commands, self._live, names, limits, self._quarantine, options.task_ttl)
+        self.presence = RedisPresence(self._commands, self._cluster, names, self._quarantine, clock)
         self.revocations = RedisRevocations(self._commands, names)
         self._ingest = RedisIngest(clock, self._commands, reading, names)
         self.ingest: IIngest | None = self._ingest
@@ -189,6 +191,9 @@ class RedisEngine:
     def secret(self, purpose: str) -> Deferred[bytes]:
         return maybeDeferred(self._commands.secret, purpose)
 
+    def quarantine(self, limit: int) -> Deferred[list[QuarantinedRow]]:
+        return Deferred.fromCoroutine(self._quarantine.entries(limit))
+
     def clock_skew(self) -> float:
         return self._commands.skew / 1000
 
@@ -200,6 +205,7 @@ class RedisEngine:
         feeds = self._feeds
         return {
             "redis_up": float(self.trouble() is None),
+            "quarantined_total": float(self._quarantine.total),
             "redis_commands_waiting": float(sum(each.waiting for each in self._links)),
             "redis_connection_attempts_total": float(sum(each.attempts for each in self._links)),
             "redis_connections_lost_total": float(sum(each.interruptions for each in self._links)),

@@ -17,6 +17,7 @@ _PARTS: Final[dict[str, tuple[str, ...]]] = {
     "inbox_read": ("clock", "epoch", "inbox"),
     "acknowledge": ("clock", "epoch", "inbox"),
     "clear": ("clock", "epoch", "inbox"),
+    "quarantine": ("clock", "epoch", "inbox"),
     "task_create": ("clock", "epoch", "write"),
     "task_replace": ("clock", "epoch", "write", "inbox"),
     "task_restart": ("clock", "epoch", "write", "inbox"),

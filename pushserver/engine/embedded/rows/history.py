@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from pushserver.core import publication
 from pushserver.core.positions import Position
 from pushserver.engine.embedded.database import read_rows, take_rows, write_rows
 from pushserver.engine.interfaces import POSITION_TTL, HistoryPage, Retention
+
+from .quarantine import read_publications
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Sequence
 
     from pushserver.engine.embedded.epochs import Epochs
+
+    from .quarantine import QuarantineRows
 
 _HEADS: Final = 8192
 #: How often a channel with news says so, ms.
@@ -35,6 +38,7 @@ class HistoryHead:
         "carried",
         "channel",
         "counted_from",
+        "damaged",
         "floor",
         "name",
         "newest",
@@ -44,7 +48,15 @@ class HistoryHead:
     )
 
     def __init__(
-        self, channel: int, name: str, base: str, newest: int, floor: int, touched_at: int, carried: int = 0
+        self,
+        channel: int,
+        name: str,
+        base: str,
+        newest: int,
+        floor: int,
+        touched_at: int,
+        carried: int = 0,
+        damaged: int = 0,
     ) -> None:
         self.channel = channel
         self.name = name
@@ -52,6 +64,8 @@ class HistoryHead:
         self.base = base
         #: the newest offset when the generation moved on
         self.carried = carried
+        #: the highest offset of a message that could not be read
+        self.damaged = damaged
         self.newest = newest
         self.floor = floor
         self.touched_at = touched_at
@@ -64,8 +78,9 @@ class HistoryHead:
 class Histories:
     """Every channel's history. A name that was never written has no row and no head."""
 
-    def __init__(self, epochs: Epochs) -> None:
+    def __init__(self, epochs: Epochs, quarantine: QuarantineRows) -> None:
         self._epochs = epochs
+        self._quarantine = quarantine
         self._heads: dict[str, HistoryHead] = {}
         #: names that the batch under way asked for, and that have no head
         self._absent: set[str] = set()
@@ -90,7 +105,7 @@ class Histories:
         by_number: dict[int, HistoryHead] = {}
         for row in read_rows(
             connection,
-            "SELECT channel, name, epoch, newest, floor, touched_at, carried FROM channel WHERE name IN (*)",
+            "SELECT channel, name, epoch, newest, floor, touched_at, carried, damaged FROM channel WHERE name IN (*)",
             missing,
         ):
             head = HistoryHead(*row)
@@ -226,10 +241,18 @@ class Histories:
             )
             rows, more = take_rows(found, max_bytes)
         epoch = self._epochs.full(head.base)
+        messages, damaged = read_publications(rows, epoch)
+        if damaged:
+            for offset, body, reason in damaged:
+                self._quarantine.put(connection, now, "history", name, offset, body, reason)
+                connection.execute("DELETE FROM history WHERE channel = ? AND offset = ?", (head.channel, offset))
+                head.damaged = max(head.damaged, offset)
+            self._changed[name] = head
+            return self.read(connection, now, name, since, limit, reverse, max_bytes)
         return HistoryPage(
-            [publication.decode(body).positioned(offset, epoch) for offset, body in rows],
+            messages,
             Position(offset=head.newest, epoch=epoch),
-            head.floor,
+            max(head.floor, head.damaged),
             more,
             self._epochs.previous(_KIND, name, head.base, now),
         )
@@ -269,13 +292,13 @@ class Histories:
         if self._changed:
             write_rows(
                 connection,
-                "INSERT INTO channel (channel, name, epoch, newest, floor, touched_at)",
+                "INSERT INTO channel (channel, name, epoch, newest, floor, touched_at, damaged)",
                 [
-                    (head.channel, head.name, head.base, head.newest, head.floor, head.touched_at)
+                    (head.channel, head.name, head.base, head.newest, head.floor, head.touched_at, head.damaged)
                     for head in self._changed.values()
                 ],
                 "ON CONFLICT (channel) DO UPDATE SET newest = excluded.newest, floor = excluded.floor,"
-                " touched_at = excluded.touched_at",
+                " touched_at = excluded.touched_at, damaged = excluded.damaged",
             )
             self._changed.clear()
         while len(self._heads) > _HEADS:

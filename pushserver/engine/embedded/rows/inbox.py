@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from pushserver.core import errors, publication
+from pushserver.core import errors
 from pushserver.core.positions import base_of
 from pushserver.engine.embedded.database import read_rows, take_rows, write_rows
 from pushserver.engine.interfaces import POSITION_TTL, InboxNumbers, InboxPage, InboxRules
+
+from .quarantine import read_publications
 
 if TYPE_CHECKING:
     import sqlite3
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
     from pushserver.core.positions import Position
     from pushserver.engine.embedded.epochs import Epochs
+
+    from .quarantine import QuarantineRows
 
 _CHAT: Final = 1
 _OWN_TTL: Final = 2
@@ -120,9 +124,10 @@ class InboxHead:
 class Inboxes:
     """Every user's inbox. One that was never written has no row and no head."""
 
-    def __init__(self, rules: InboxRules, epochs: Epochs) -> None:
+    def __init__(self, rules: InboxRules, epochs: Epochs, quarantine: QuarantineRows) -> None:
         self._rules = rules
         self._epochs = epochs
+        self._quarantine = quarantine
         self._heads: dict[str, InboxHead] = {}
         #: users that the batch under way asked for, and that have no head
         self._absent: set[str] = set()
@@ -155,7 +160,13 @@ class Inboxes:
         ):
             head = InboxHead(*row)
             by_number[head.user] = self._heads[head.user_id] = head
-            head.lost = _lost.decode(lost)
+            try:
+                head.lost = _lost.decode(lost)
+            except (msgspec.MsgspecError, TypeError) as error:
+                # How many there were nobody knows now; that there were some is told.
+                head.lost = [[head.newest, head.newest, 1]]
+                self._quarantine.put(connection, now, "inbox", head.user_id, None, lost, str(error))
+                self._changed[head.user_id] = head
         for user, offset, kind, expires_at, collapse_key in read_rows(
             connection,
             "SELECT user, offset, kind, expires_at, collapse_key FROM inbox WHERE user IN (*) ORDER BY user, offset",
@@ -298,7 +309,12 @@ class Inboxes:
         )
         rows, more = take_rows(found, max_bytes)
         epoch = self._epochs.full(head.base)
-        messages = [publication.decode(body).positioned(offset, epoch) for offset, body in rows]
+        messages, damaged = read_publications(rows, epoch)
+        if damaged:
+            for offset, body, reason in damaged:
+                self._quarantine.put(connection, now, "inbox", user_id, offset, body, reason)
+                self._remove(head, offset, lost=True)
+            return self.read(connection, now, user_id, after, limit, max_bytes)
         pending = len(head.kept) - bisect_left(head.kept, (min(since, _NEVER) + 1) << 1)
         last = since if not messages or messages[-1].offset is None else messages[-1].offset
         lost, beyond = head.lost_after(since), head.lost_after(last)

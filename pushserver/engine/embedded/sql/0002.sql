@@ -11,6 +11,20 @@ INSERT INTO life (life, generation) VALUES (1, '');
 ALTER TABLE inbox_user ADD COLUMN carried INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE channel ADD COLUMN carried INTEGER NOT NULL DEFAULT 0;
 
+-- The highest offset of a message that could not be read: nobody resumes over it.
+ALTER TABLE channel ADD COLUMN damaged INTEGER NOT NULL DEFAULT 0;
+
+-- Rows that could not be read.
+CREATE TABLE quarantine (
+    id INTEGER PRIMARY KEY,
+    kind TEXT NOT NULL,
+    name TEXT NOT NULL,
+    offset INTEGER,
+    body BLOB NOT NULL,
+    reason TEXT NOT NULL,
+    at INTEGER NOT NULL
+);
+
 -- A secret of this store's own, from which epochs of channels without messages, and others' keys, are derived.
 CREATE TABLE secret (
     secret INTEGER PRIMARY KEY CHECK (secret = 1),

@@ -80,6 +80,12 @@ local function find(box, offset)
   end
 end
 
+-- What was packed; nil where that is damaged.
+local function unpacked(text)
+  local whole, value = pcall(cmsgpack.unpack, text)
+  return whole and type(value) == 'table' and value or nil
+end
+
 local function open(key, now)
   local known = redis.call('HMGET', key, 'epoch', 'offset', 'acked', 'index', 'lost', 'chats', 'next', 'generation', 'moves')
   local box = {
@@ -88,7 +94,8 @@ local function open(key, now)
     offset = tonumber(known[2] or 0),
     acked = tonumber(known[3] or 0),
     index = known[4] or '',
-    lost = known[5] and cmsgpack.unpack(known[5]) or {},
+    -- How many were lost nobody knows where that is damaged; that there were some is told.
+    lost = not known[5] and {} or unpacked(known[5]) or {{tonumber(known[2]), tonumber(known[2]), 1}},
     chats = tonumber(known[6] or 0),
     next = tonumber(known[7] or 0),
     written_in = known[8],
@@ -148,7 +155,7 @@ end
 -- Takes out an unread message with the same key, and remembers the new one.
 local function collapse_into(box, key, limit)
   local known = redis.call('HGET', box.key, 'collapse')
-  local keys = known and cmsgpack.unpack(known) or {}
+  local keys = known and unpacked(known) or {}
   local earlier = keys[key]
   if earlier and earlier > box.acked then
     local at = find(box, earlier)

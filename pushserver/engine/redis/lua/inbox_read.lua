@@ -13,7 +13,7 @@ for at = 1, count(box) do
   end
   local offset = record(box, at)
   if offset > after then
-    local body = redis.call('HGET', KEYS[2], string.format('%d', offset))
+    local body = redis.call('HGET', KEYS[2], string.format('%d', offset)) or ''
     room = room - #body
     if tonumber(ARGV[8]) > 0 and room < 0 and last > after then
       answer[9] = 1
