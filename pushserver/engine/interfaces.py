@@ -299,6 +299,9 @@ class Listener(Protocol):
     def answer(self, question: bytes) -> Deferred[bytes]:
         """Another node's (or one's own) question to every node."""
 
+    def unusable(self, reason: str) -> None:
+        """The engine was away at the start, and what it finds now can never be used as configured: one line."""
+
 
 class IEngine(Interface):
     """All of an engine. One object may provide every interface below; the attributes say which."""

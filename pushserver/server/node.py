@@ -18,7 +18,7 @@ from twisted.logger import Logger
 
 from pushserver.core import errors
 from pushserver.core.channels import Namespaces
-from pushserver.core.errors import Code
+from pushserver.core.errors import Code, ConfigError
 from pushserver.core.positions import NOWHERE, Position
 from pushserver.core.publication import Publication
 from pushserver.core.rate_limit import KeyedTokenBuckets
@@ -73,6 +73,10 @@ class NodeSettings(Struct, frozen=True, kw_only=True):
     stale_after: int
 
 
+def _nobody_ends(problem: ConfigError) -> None:
+    """Stands where nothing is bound yet."""
+
+
 class Node:
     """The rooms of one node."""
 
@@ -121,6 +125,7 @@ class Node:
             grace=settings.refresh_grace,
         )
         self.cluster = Cluster(engine.broker, self.name)
+        self._ended: Callable[[ConfigError], None] = _nobody_ends
         self._clock_watch = ClockWatch(clock, engine)
         self.stats_channel = StatsChannel(clock, self.counters, self.hub, self.cluster, self.publishing)
         self.revocations = Revocations(
@@ -166,6 +171,10 @@ class Node:
     def bind_connections(self, changed: Callable[[], None]) -> None:
         """``changed`` is called when there are more or fewer connections."""
         self.hub.bind_changed(changed)
+
+    def bind_unusable(self, ended: Callable[[ConfigError], None]) -> None:
+        """``ended`` is called where the engine finds, after the start, that it can never be used as configured."""
+        self._ended = ended
 
     def bind_streams(self, receive: Callable[[str, str], bool]) -> None:
         """``receive`` takes a message for a stream of this node, by its connection's id; False where it is none."""
@@ -266,3 +275,7 @@ class Node:
 
     def answer(self, question: bytes) -> Deferred[bytes]:
         return self._answers.answer(question)
+
+    def unusable(self, reason: str) -> None:
+        ended, self._ended = self._ended, _nobody_ends
+        ended(ConfigError(reason))

@@ -121,6 +121,9 @@ class Recorder:
     def answer(self, question: bytes) -> Deferred[bytes]:
         return self.reply(question)
 
+    def unusable(self, reason: str) -> None:
+        self._record("unusable", reason)
+
 
 class RunningNode:
     """A started engine and what it told."""

@@ -18,7 +18,7 @@ from pushserver.core.settling import SettledTime
 from pushserver.engine.fill_level import FillLevel
 from pushserver.engine.interfaces import EPOCH_PERIOD, ONCE_TTL
 
-from .connection import Part, RedisConnection, Refusal, Reply, parse_info
+from .connection import Misconfigured, Part, RedisConnection, Refusal, Reply, parse_info
 from .scripts import Script, load
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from .route import RedisRoute
     from .settings import RedisSettings
 
+#: The format of what is kept in Redis. Version 1 says none, and reads this one.
+FORMAT: Final = 2
 #: A server that says so will not take our writes on this connection any more: look for another master.
 _LEAVE: Final = ("READONLY", "MASTERDOWN", "NOAUTH")
 #: So often a script is tried anew after the generation moved on under it.
@@ -49,6 +51,9 @@ class RedisCommands:
         self._names = names
         self._scripts = load()
         self._replicas = settings.wait_replicas
+        self._allow_eviction = settings.allow_eviction
+        #: the policy by which Redis may evict what it keeps; empty where it does not
+        self.evicts = ""
         self._replicated: list[Deferred[None]] = []
         self._waiting = False
 
@@ -86,11 +91,13 @@ class RedisCommands:
     def trouble(self) -> str | None:
         return next((f"Redis: {each.trouble}" for each in self.connections if each.trouble is not None), None)
 
-    def start(self, ready: Callable[[], None], moved: Callable[[], None]) -> list[Deferred[None]]:
+    def start(
+        self, ready: Callable[[], None], moved: Callable[[], None], unusable: Callable[[Exception], None]
+    ) -> list[Deferred[None]]:
         """Connect; return what `RedisConnection.start` does for each connection. ``ready`` is called for each
-        connection that was made, ``moved`` when the generation moved on."""
+        connection that was made, ``moved`` when the generation moved on, ``unusable`` as there."""
         self._moved = moved
-        return [each.start(ready=ready) for each in self.connections]
+        return [each.start(ready=ready, unusable=unusable) for each in self.connections]
 
     # -- generation ---------------------------------------------------------------------------------------------------
 
@@ -99,7 +106,7 @@ class RedisCommands:
         protocol = self.commands.protocol
         if protocol is None:
             raise Unavailable(f"Redis is away: {self.commands.trouble}")
-        await self._attach(protocol, "move")
+        await self._attach_again(protocol, "move")
 
     def note_time(self, now: int) -> None:
         """Redis' time was this, ms, a moment ago."""
@@ -112,12 +119,18 @@ class RedisCommands:
         if generation == self.generation and writes >= known:
             self.writes = max(self.writes, writes)
         elif self.commands.protocol is not None:
-            await self._attach(self.commands.protocol)
+            await self._attach_again(self.commands.protocol)
 
     def learn(self, epoch: str, writes: int) -> None:
         """Another node wrote in this epoch, and the data knew of so many writes then."""
         if epoch.startswith(f"{self.generation}."):
             self.writes = max(self.writes, writes)
+
+    async def _attach_again(self, protocol: CommandProtocol, move: str = "") -> None:
+        try:
+            await self._attach(protocol, move)
+        except Misconfigured as error:
+            raise Unavailable(str(error)) from None
 
     async def _attach(self, protocol: CommandProtocol, move: str = "") -> None:
         limit = self.commands.command_timeout
@@ -125,7 +138,13 @@ class RedisCommands:
         memory = parse_info(await self._ask(protocol, "INFO", "memory"))
         self._note_memory(memory)
         policy = memory.get("maxmemory_policy", "noeviction")
-        if policy != "noeviction":
+        self.evicts = policy if policy != "noeviction" else ""
+        if self.evicts and not self._allow_eviction and not self.commands.proven:
+            raise Misconfigured(
+                f"Redis may evict what it keeps (maxmemory-policy {policy}): noeviction is needed there,"
+                " or redis.allow_eviction = true"
+            )
+        if self.evicts:
             self._log.warn(
                 "Redis may evict what it keeps (maxmemory-policy {policy}): messages can vanish", policy=policy
             )
@@ -134,13 +153,19 @@ class RedisCommands:
             if not success:
                 raise Unavailable(str(result.value))
         attach = self._scripts["attach"]
-        evicts = "evicts" if policy != "noeviction" else ""
-        fresh = (_token(), secrets.token_bytes(32), self.generation, move, self.writes, evicts)
-        reply = protocol.send(limit, "EVALSHA", attach.digest, 1, self._names.server, info["run_id"], *fresh)
+        fresh = (_token(), secrets.token_bytes(32), self.generation, move, self.writes, "evicts" if self.evicts else "")
+        reply = protocol.send(limit, "EVALSHA", attach.digest, 1, self._names.server, info["run_id"], *fresh, FORMAT)
         try:
-            found, self._secret, lowest, writes = await reply
+            found, *others = await reply
         except Refusal as error:
             raise Unavailable(str(error)) from None
+        if found == b"format":
+            said, reader = (each.decode("utf-8", "replace")[:40] for each in others)
+            raise Misconfigured(
+                f"the data under {self._names.prefix!r} is of format {said!r}, to be read by {reader!r} and later:"
+                f" this version is {FORMAT}"
+            )
+        self._secret, lowest, writes = others
         generation, self.lowest_version = found.decode(), int(lowest)
         if generation == self.generation:
             self.writes = max(self.writes, writes)
@@ -238,7 +263,7 @@ class RedisCommands:
                 return reply
             protocol = self.commands.protocol
             if self.generation == known and protocol is not None:
-                await self._attach(protocol)
+                await self._attach_again(protocol)
         raise Unavailable("Redis' data was replaced")
 
     async def write(

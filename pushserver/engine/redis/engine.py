@@ -130,7 +130,7 @@ class RedisEngine:
         self._cluster.start(listener, self.presence)
         self._stopped = ""
         try:
-            connecting = self._commands.start(ready=self._commands_ready, moved=self._moved)
+            connecting = self._commands.start(self._commands_ready, self._moved, self._unusable)
             connecting.append(self._subscriber.start(self))
             first: list[tuple[bool, Any]] = await DeferredList(connecting, consumeErrors=True)
             for success, result in first:
@@ -198,8 +198,9 @@ class RedisEngine:
         return self._commands.skew / 1000
 
     def warnings(self) -> list[str]:
-        skew = self._commands.skew
-        return [skew_warning(skew / 1000)] if abs(skew) > SKEW else []
+        skew, evicts = self._commands.skew, self._commands.evicts
+        said = [skew_warning(skew / 1000)] if abs(skew) > SKEW else []
+        return [*said, f"Redis may evict what it keeps (maxmemory-policy {evicts})"] if evicts else said
 
     def figures(self) -> dict[str, float]:
         feeds = self._feeds
@@ -225,6 +226,10 @@ class RedisEngine:
         } | self._commands.fill.figures()
 
     # -- when Redis comes back ----------------------------------------------------------------------------------------
+
+    def _unusable(self, error: Exception) -> None:
+        if not self._stopped:
+            self._listener.unusable(str(error) if isinstance(error, errors.ConfigError) else f"redis: {error}")
 
     def _moved(self) -> None:
         self._cluster.renew()

@@ -272,7 +272,7 @@ async def test_a_channel_that_is_behind_what_was_told_moves_every_epoch_on(
 
 async def test_where_redis_evicts_no_name_has_an_epoch_twice(cluster: Cluster, redis: RedisServer) -> None:
     redis.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
-    node = await cluster.start(redis.url)
+    node = await cluster.start(redis.url, allow_eviction=True)
     epochs = set()
     for n in range(2):
         kept = await node.broker.publish(publication("a", n), KEPT, None)

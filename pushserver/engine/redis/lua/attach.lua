@@ -2,10 +2,19 @@
 -- was last saved may be lost: every epoch moves on, and versions of tasks go on above all that were given out (those
 -- are below the time of now, in ms).
 -- KEYS: server    ARGV: 1 run id, 2 a fresh generation, 3 a fresh secret, 4 the generation that the node knew, or '',
---       5 'move': that one shall hold no longer, 6 how many writes the node knows of, 7 'evicts' where Redis may
+--       5 'move': that one shall hold no longer, 6 how many writes the node knows of, 7 'evicts' where Redis may,
+--       8 the format that the node reads
 -- Returns the generation that holds, the secret of this data, the lowest version of a new state, and how many writes the
--- data knows of.
+-- data knows of; or 'format' with the data's own and the oldest that can read it, where that is no format of the node's.
 local KEPT = 32
+local written = redis.call('HMGET', KEYS[1], 'format', 'min_reader')
+local format, reader = tonumber(written[1] or 1), tonumber(written[2] or 1)
+if not format or not reader or reader > tonumber(ARGV[8]) then
+  return {'format', written[1] or '', written[2] or ''}
+end
+if format < tonumber(ARGV[8]) then
+  redis.call('HSET', KEYS[1], 'format', ARGV[8], 'min_reader', 1)
+end
 redis.call('HSETNX', KEYS[1], 'secret', ARGV[3])
 local known = redis.call('HMGET', KEYS[1], 'run_id', 'generation', 'secret', 'versions', 'generations', 'lost', 'writes')
 local generation, versions = known[2], known[4]
