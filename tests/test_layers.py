@@ -37,6 +37,7 @@ BESIDE = {
         "pushserver.app.dev",
         "pushserver.config.checks",
         "pushserver.config.values",
+        "pushserver.engine.embedded.copies",
         "pushserver.client",
         "pushserver.publisher",
     },

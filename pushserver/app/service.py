@@ -106,6 +106,7 @@ class PushService(log.LoggedService):
         self._api_keys = api.ApiKeys(config.api.keys)
         self._doors = self._make_doors()
         self.node.bind_connections(self.note)
+        self.node.bind_unusable(lambda problem: self._role.failed(Failure(problem)))  # type: ignore[no-untyped-call]
 
     def _make_admission(self, config: Config) -> Admission:
         return Admission(
@@ -160,6 +161,7 @@ class PushService(log.LoggedService):
         calls.add("drain", "DELETE", api.Route("admin", self.administration.delete_drain))
         facts = Facts(
             trouble=self.trouble,
+            warnings=node.engine.warnings,
             metrics=lambda: self._role.metrics(self.metrics),
             token=self._demo_token if self._dev else None,
             tickets=tickets,

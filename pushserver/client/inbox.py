@@ -21,6 +21,8 @@ class KeptInbox:
         self.channel = ReadChannel("")
         self.feed = self._shelf()
         self._is_read = False
+        #: the server's, when it was signed in last
+        self._epoch: str | None = None
 
     @property
     def name(self) -> str:
@@ -51,10 +53,14 @@ class KeptInbox:
         self.channel.name = f"user:{welcome.user_id}"
         feed = self.feed
         feed.position = known or feed.position
-        epoch = welcome.inbox.epoch if welcome.inbox is not None else None
-        if feed.position is not None and epoch not in (None, feed.position.epoch):
-            # The server lost what followed, or keeps it under other offsets.
-            self.lose()
+        inbox, at = welcome.inbox, feed.position
+        if inbox is not None:
+            if at is not None and inbox.epoch not in (at.epoch, self._epoch):
+                # The server may have lost what followed. It sends what it keeps.
+                self.lose()
+            if at is not None and inbox.epoch != at.epoch and not inbox.pending:
+                feed.position = feed.taken = Position(inbox.offset, inbox.epoch)
+            self._epoch = inbox.epoch
         feed.confirmed = True
         self._line.emit(Readable(feed))
         for message in (welcome.results.get(self.name) or {}).get("messages", ()):
@@ -72,8 +78,8 @@ class KeptInbox:
         self._line.emit(Readable(self.feed))
 
     def lose(self) -> None:
-        """Say that messages are gone for good."""
-        self.feed.lose(None)
+        """Say that messages may be gone. The server knows what a position of an earlier epoch is worth: it is kept."""
+        self.feed.lose(self.feed.position)
         self._line.emit(Readable(self.feed))
 
     def caught_up(self, now: int) -> None:
@@ -88,6 +94,7 @@ class KeptInbox:
         self.channel = ReadChannel("")
         self.feed = self._shelf()
         self._is_read = False
+        self._epoch = None
         return left
 
     def _move_to(self, feed: ReaderFeed) -> None:

@@ -277,14 +277,14 @@ class ClientSubscriptions:
     def _recover(
         self, channel: ReadChannel, result: dict[str, Any], waiting: list[ReaderFeed], since: Position | None
     ) -> None:
-        """A channel with history answered: hand out what was missed, or say that it is gone."""
+        """A channel with history answered: hand out what was missed, and say where it may not be all."""
         newest = Position(result["offset"], result["epoch"])
-        recovered = bool(result.get("recovered"))
-        missed = [msgspec.convert(message, Frame) for message in result.get("messages", ())] if recovered else []
+        lost = since is not None and not result.get("recovered")
+        missed = [msgspec.convert(message, Frame) for message in result.get("messages", ())]
         for feed in waiting:
-            if since is not None and not recovered:
-                feed.lose(newest)
-            elif feed.catching_up or not feed.behind:
+            if lost:
+                feed.lose(None if missed else newest)
+            if feed.catching_up or not feed.behind:
                 feed.behind = feed.catching_up = False
                 for frame in missed:
                     self._offer(feed, frame, seen=False)

@@ -168,6 +168,8 @@ class RedisSection(Section, frozen=True, kw_only=True):
     wait_replicas: Annotated[int, whole(0, 1000)] = 0
     connect_timeout: Annotated[int, duration()] = 5_000
     command_timeout: Annotated[int, duration()] = 5_000
+    #: whether a Redis that may evict what it keeps is taken
+    allow_eviction: Annotated[bool, flag()] = False
 
     def _show(self, name: str, setting: Setting | None) -> str:
         return shown(self.url) if name == "url" else super()._show(name, setting)

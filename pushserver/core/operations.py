@@ -150,6 +150,8 @@ class Authenticated(Struct, frozen=True):
     inbox: InboxSummary
     tasks: list[TaskState]
     tasks_truncated: bool
+    #: what follows of the inbox follows this offset, in the inbox' epoch
+    inbox_after: int
 
 
 class Subscribed(Struct, frozen=True):

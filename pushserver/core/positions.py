@@ -2,12 +2,16 @@
 
 An engine counts the messages of a channel from 1 without skipping; 0 is the position before the first. An epoch names
 one life of a history: offsets of two epochs have nothing to do with each other.
+
+Where an engine's data may have gone back, every epoch gets another generation before it (``generation.base``). What was
+not lost keeps its offsets, so a position of an earlier generation may still be of the same data: the engine knows
+(`pushserver.engine.interfaces.IInbox.locate`).
 """
 
 from __future__ import annotations
 
 from enum import Enum
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 
@@ -20,6 +24,15 @@ class Position(msgspec.Struct, frozen=True, gc=False):
 
     offset: Offset
     epoch: Epoch
+
+
+#: A position of no life of any history.
+NOWHERE: Final = Position(0, "-")
+
+
+def base_of(epoch: str) -> str:
+    """Return an epoch without the generation before it: what stays the same where the data may have gone back."""
+    return epoch.rpartition(".")[2]
 
 
 def recovered(since: Position | None, newest: Position, floor: int) -> bool:

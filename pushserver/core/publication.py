@@ -73,6 +73,14 @@ def decode(octets: bytes | str) -> Publication:
     return msgspec.structs.replace(publication, data=publication.data.copy())
 
 
+def read_kept(octets: bytes) -> Publication:
+    """As `decode`, for what was kept and may be damaged. Raises ValueError or TypeError where it is not whole: text
+    that is no UTF-8 would end the connection of whoever it is sent to."""
+    found = decode(octets)
+    bytes(found.data).decode()
+    return found
+
+
 #: JSON from outside may be nested so deep: less than what any common parser gives up at.
 MAX_DEPTH: Final = 512
 

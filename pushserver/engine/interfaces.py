@@ -160,6 +160,21 @@ class InboxPage(msgspec.Struct, frozen=True):
         return _current(since, self.previous_epoch, self.epoch)
 
 
+class QuarantinedRow(msgspec.Struct, frozen=True):
+    """A row that could not be read, and was taken out of use.
+
+    ``kind``: inbox, history, task, presence or status; ``name``: whose (a user, a channel, a task); ``at``: when it was
+    found, ms.
+    """
+
+    kind: str
+    name: str
+    offset: int | None
+    body: bytes
+    reason: str
+    at: int
+
+
 class TaskEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     """An accepted change of a task: the kind of event, the state after it, for a change of status the one before."""
 
@@ -214,8 +229,18 @@ class EngineClock(Protocol):
     def now(self) -> Callable[[], int]:
         """What returns the wall time, ms since the Unix epoch."""
 
+    def settled(self) -> int:
+        """Return the wall time by which what is kept expires, ms: it follows a step only after ten minutes."""
+
+    @property
+    def step(self) -> int:
+        """By how much the wall clock was ahead of `settled` when that was asked last, ms."""
+
     def seconds(self) -> float:
         """Return a monotonic time, s."""
+
+    def milliseconds(self) -> int:
+        """Return the same in whole ms."""
 
     def later(
         self,
@@ -247,8 +272,9 @@ class Listener(Protocol):
         """A task changed. ``to_owner``: received on the owner's channel (final events are not sent there: they come as
         the owner's inbox message); otherwise received on the task's own channel."""
 
-    def resync(self, channel: str) -> None:
-        """Messages of this channel may have been lost or its epoch changed: who follows it must read anew."""
+    def resync(self, channel: str, reached: Position | None) -> None:
+        """Messages of this channel may have been lost or its epoch changed: who follows it must read anew.
+        ``reached``: up to where this node was told of its messages; None where that is not known."""
 
     def refresh(self) -> None:
         """Messages of other nodes may have been lost: ask again about all that is held (tasks, revocations)."""
@@ -276,6 +302,9 @@ class Listener(Protocol):
     def notice(self, notice: bytes) -> None:
         """What another node sent to every node (`IBroker.notify_others`)."""
 
+    def unusable(self, reason: str) -> None:
+        """The engine was away at the start, and what it finds now can never be used as configured: one line."""
+
 
 class IEngine(Interface):
     """All of an engine. One object may provide every interface below; the attributes say which."""
@@ -298,10 +327,25 @@ class IEngine(Interface):
     def trouble() -> str | None:
         """Return why the engine cannot answer now, in a few words; None when it can. Never waits."""
 
+    def move_epochs() -> Deferred[None]:
+        """Move every epoch on, as where the data may have gone back, for what the engine cannot notice itself (the copy
+        of a whole machine was put back). Listeners of every node are told to `Listener.resync`. Fails with
+        `errors.Unavailable`."""
+
     def secret(purpose: str) -> Deferred[bytes]:
         """Return 32 random bytes for one purpose, the same on every node that shares the store, as long as the store's
         data lives. It comes from the store alone, never from the configuration. Fails with `errors.Unavailable`
         before `start`, and where the store was never reached."""
+
+    def clock_skew() -> float:
+        """Return by how much the time that nodes go by together is ahead of this node's wall clock, s."""
+
+    def warnings() -> list[str]:
+        """Return what an operator should know though the engine answers, a short line each."""
+
+    def quarantine(limit: int) -> Deferred[list[QuarantinedRow]]:
+        """Return the rows that could not be read, the newest first. Such a row was skipped and counted, and told like a
+        loss: a message of an inbox counts as lost, and nobody resumes over one of a history."""
 
     def figures() -> dict[str, float]:
         """Return the engine's own gauges and counters for the metrics, by snake_case name."""
@@ -352,6 +396,11 @@ class IHistory(Interface):
         Reading writes nothing. A channel that was never written has offset 0 and an epoch that a first write within
         the hour keeps, or in which position 0 still counts as 0 (`HistoryPage.current`)."""
 
+    def locate(channel: str, since: Position) -> Deferred[Position | None]:
+        """Return where a position of an earlier generation stands in the present epoch: at the same offset, where all
+        that it covers is of the data that is kept on from. None where some of that may be lost, or it is of another
+        life of the channel. A position of the present epoch stands where it is, unless it is beyond the newest."""
+
 
 class IInbox(Interface):
     """What users have waiting. The cursor is the offset up to which the user has acknowledged."""
@@ -371,6 +420,9 @@ class IInbox(Interface):
     def read(user_id: str, after: int | None, limit: int, max_bytes: int | None = None) -> Deferred[InboxPage]:
         """Return at most ``limit`` messages after offset ``after`` (None: after the cursor), oldest first; with
         ``max_bytes`` at most so many bytes of them, or one message. Reading writes nothing, as in `IHistory.read`."""
+
+    def locate(user_id: str, since: Position) -> Deferred[Position | None]:
+        """As `IHistory.locate`, of the user's inbox."""
 
     def state(user_id: str) -> Deferred[InboxNumbers]:
         """Return the inbox in numbers. Reading writes nothing, as in `IHistory.read`."""
@@ -416,8 +468,9 @@ class ITaskStore(Interface):
     def of_user(user_id: str, unfinished: bool, limit: int) -> Deferred[list[TaskState]]:
         """Return at most ``limit`` of the user's tasks, the newest (by creation) first."""
 
-    def stale(before: int, limit: int) -> Deferred[list[TaskState]]:
-        """Return unfinished tasks without a change since ``before`` (ms), the oldest first."""
+    def stale(age: int, limit: int) -> Deferred[list[TaskState]]:
+        """Return unfinished tasks without a change for so long (ms), the oldest first: by the time that all nodes go
+        by, and none while that has been set lately."""
 
     def done(task_id: str, key: str) -> Deferred[bool]:
         """Return whether a write with this `IdempotencyKey.key` was already carried out on this task."""

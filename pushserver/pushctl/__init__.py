@@ -4,6 +4,7 @@
     options  what every command takes, before it or behind it
     calls    the HTTP API, called
     verbs    the commands
+    store    those of them that are about the data itself
     show     answers as tables for people, or JSON for programs
     live     what goes on: ``listen`` and ``top``
 

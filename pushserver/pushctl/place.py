@@ -66,17 +66,32 @@ class ServerPlace:
 
     def _kept(self, name: str) -> str | None:
         """A file in the state directory; None where there is none."""
-        directory = self._state_dir
-        if directory is None:
-            config = self.config()
-            directory = "var" if config is None else config.server.state_dir
-        path = Path(directory) / name
+        path = self.state_dir / name
         try:
             return path.read_text(encoding="utf-8").strip() or None
         except FileNotFoundError:
             return None
         except OSError as problem:
             raise click.ClickException(f"cannot read {path}: {problem.strerror}") from None
+
+    @property
+    def state_dir(self) -> Path:
+        """Return the server's state directory."""
+        if self._state_dir is not None:
+            return Path(self._state_dir)
+        config = self.config()
+        return Path("var" if config is None else config.server.state_dir)
+
+    @property
+    def is_named(self) -> bool:
+        """Return whether the server's address was said, so that what lies here may be another one's."""
+        return bool(self._url)
+
+    @property
+    def engine(self) -> str:
+        """Return which engine the server has, as far as is known: the embedded one, where nothing else is said."""
+        config = self.config()
+        return "embedded" if config is None else config.engine.kind
 
     @property
     def url(self) -> str:

@@ -17,6 +17,7 @@ from pushserver.pushctl.calls import call, task_path
 from pushserver.pushctl.options import CommandGroup
 from pushserver.pushctl.place import ServerPlace
 from pushserver.pushctl.show import Presenter, cell, compact, moment
+from pushserver.pushctl.store import backup, new_epoch, quarantine, restore
 
 pass_place = click.make_pass_decorator(ServerPlace)
 
@@ -450,3 +451,7 @@ def drain(place: ServerPlace, over: int | None, undo: bool) -> None:
         return
     answer = call(place, "POST", "drain", {} if over is None else {"over": over})
     Presenter(place).line(answer, f"draining {answer['connections']} connections; /readyz says 503")
+
+
+for command in (backup, restore, new_epoch, quarantine):
+    pushctl.add_command(command)

@@ -9,12 +9,12 @@ from msgspec import Struct
 from pushserver.core.operations import InboxSummary, Recovery, Result
 from pushserver.core.positions import Position
 from pushserver.core.task import TaskState
-from pushserver.engine.interfaces import InboxPage
 from pushserver.server.channel import CatchUp
 from pushserver.server.concurrency import together
 from pushserver.server.connection import Connection
 from pushserver.server.publishing import Publishing
 from pushserver.server.replay import PAGE, Replay
+from pushserver.server.resumption import InboxStart, start_of_inbox
 from pushserver.server.tasks import LISTED, Tasks, user_channel
 
 if TYPE_CHECKING:
@@ -27,14 +27,13 @@ class Waiting(Struct, frozen=True):
     """What was read for one sign-in.
 
     Attributes:
-        page: the beginning of what is replayed of the inbox; ``after``: the offset that it follows.
+        start: the beginning of what is replayed of the inbox.
         results: what the answer says of channels that the client had a position in.
         notices: what the client is told of ``system``.
         tasks: unfinished ones, one more than are listed where there are more.
     """
 
-    page: InboxPage
-    after: int
+    start: InboxStart
     results: dict[str, Result]
     notices: Recovery | None
     tasks: list[TaskState]
@@ -42,7 +41,8 @@ class Waiting(Struct, frozen=True):
     @property
     def inbox(self) -> InboxSummary:
         """Return the inbox in numbers."""
-        return InboxSummary(self.page.offset, self.page.epoch, self.page.acked, self.page.pending)
+        page = self.start.page
+        return InboxSummary(page.offset, page.epoch, page.acked, page.pending)
 
 
 class Backlog:
@@ -60,42 +60,26 @@ class Backlog:
         ``positions``: where the client wants to go on, by channel.
         """
         own = user_channel(user_id)
-        (page, after, recovery), notices, tasks = await together(
-            self._read_inbox(user_id, positions.get(own)),
+        start, notices, tasks = await together(
+            start_of_inbox(self._inbox, user_id, positions.get(own), PAGE),
             self._read_notices(positions.get(SYSTEM)),
             self._tasks.of_user(user_id, unfinished=True, limit=LISTED + 1),
         )
         results: dict[str, Result] = {}
         if own in positions:
-            results[own] = recovery
+            results[own] = Recovery(start.recovered is True, start.page.offset, start.page.epoch)
         if SYSTEM in positions:
             results[SYSTEM] = notices
-        return Waiting(page, after, results, notices, tasks)
+        return Waiting(start, results, notices, tasks)
 
     async def read_again(self, user_id: str) -> tuple[InboxSummary, list[TaskState]]:
         """Return what a refreshed connection is told: the inbox in numbers, of which nothing follows (what waited was
         sent at the sign-in), and the tasks."""
-        (page, _, _), tasks = await together(
-            self._read_inbox(user_id, None, 0),
+        start, tasks = await together(
+            start_of_inbox(self._inbox, user_id, None, 0),
             self._tasks.of_user(user_id, unfinished=True, limit=LISTED + 1),
         )
-        return InboxSummary(page.offset, page.epoch, page.acked, 0), tasks
-
-    async def _read_inbox(
-        self, user_id: str, since: Position | None, limit: int = PAGE
-    ) -> tuple[InboxPage, int, Recovery | None]:
-        """Return the first page after a position, or after the cursor; the offset that it follows; whether nothing is
-        missing."""
-        if since is None:
-            page = await self._inbox.read(user_id, None, limit)
-            return page, page.acked, None
-        page = await self._inbox.read(user_id, since.offset, PAGE)
-        after = since.offset
-        usable = page.current(since).epoch == page.epoch and since.offset <= page.offset
-        if not usable:
-            page = await self._inbox.read(user_id, None, PAGE)
-            after = page.acked
-        return page, after, Recovery(usable and not page.lost, page.offset, page.epoch)
+        return InboxSummary(start.page.offset, start.page.epoch, start.page.acked, 0), tasks
 
     async def _read_notices(self, since: Position | None) -> Recovery | None:
         namespace = self._publishing.namespace(SYSTEM)
@@ -110,4 +94,4 @@ class Backlog:
 
     def replay(self, own: CatchUp, waiting: Waiting) -> None:
         """Send what waits in the inbox, then let the connection go live."""
-        self._replay.replay(own, waiting.page, waiting.after)
+        self._replay.replay(own, waiting.start)

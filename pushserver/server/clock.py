@@ -1,6 +1,7 @@
 """Time: the wall clock for moments that people and other machines read, a monotonic one for every duration.
 
-A step of the wall clock (NTP, an operator, a suspended machine) moves `Clock.now` and nothing else.
+A step of the wall clock (NTP, an operator, a suspended machine) moves `Clock.now` and nothing else at first;
+`Clock.settled`, by which things expire, follows ten minutes later.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+
+from pushserver.core.settling import SettledTime
 
 
 def wall_clock() -> int:
@@ -71,12 +74,23 @@ class Clock:
         wall: ms since the Unix epoch.
     """
 
-    __slots__ = ("_reactor", "now")
+    __slots__ = ("_reactor", "_settled", "now")
 
     def __init__(self, reactor: IReactorTime, wall: Callable[[], int] = wall_clock) -> None:
         self._reactor = reactor
+        self._settled = SettledTime()
         #: Return the wall time, ms since the Unix epoch: for what is shown, stored, or compared with tokens.
         self.now = wall
+
+    def settled(self) -> int:
+        """Return the wall time by which what is kept expires, ms: it follows a step only after ten minutes. To be asked
+        now and then, so that a slow drift is told from a step."""
+        return self._settled.at(self.now(), self.milliseconds())
+
+    @property
+    def step(self) -> int:
+        """Return by how much the wall clock was ahead of `settled` when that was asked last, ms."""
+        return self._settled.step
 
     def seconds(self) -> float:
         """Return a monotonic time, s, from an origin without meaning: for durations alone."""

@@ -14,7 +14,7 @@ Three indexes (connections, users, channels); `remove` takes a connection out of
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
@@ -32,6 +32,10 @@ from pushserver.server.stats import Counters
 
 if TYPE_CHECKING:
     from pushserver.engine.interfaces import IBroker
+
+
+#: What the names of channels begin with behind which there is an inbox.
+INBOXES: Final = "user:"
 
 
 def _nobody_listens(*_: object) -> None:
@@ -61,12 +65,14 @@ class Hub:
         self.traced: dict[str, Trace] = {}
         self.fan_out = FanOut(clock, counters)
         self._lagged: Callable[[Connection, str, int], None] = _nobody_listens
+        self._inbox_moved: Callable[[Connection, str], None] = _nobody_listens
         self._deserted: Callable[[str], None] = _nobody_listens
         self._changed: Callable[[], None] = _nobody_listens
 
     def bind(
         self,
         lagged: Callable[[Connection, str, int], None],
+        inbox_moved: Callable[[Connection, str], None],
         deserted: Callable[[str], None],
         resend_latest: Callable[[Connection, str], None],
     ) -> None:
@@ -74,10 +80,12 @@ class Hub:
 
         Args:
             lagged: with a connection that missed messages of a channel that keeps them, and the offset to read on from.
+            inbox_moved: with a connection that was catching up with an inbox when its epoch moved on.
             deserted: with a channel that nobody here follows any more.
             resend_latest: with a connection that has drained, and a subject whose newest push was left out for it.
         """
         self._lagged = lagged
+        self._inbox_moved = inbox_moved
         self._deserted = deserted
         self.fan_out.bind(resend_latest)
 
@@ -201,6 +209,9 @@ class Hub:
         channel.admit(connection)
         if catchup.resync:
             self._resync(connection, channel.name)
+            if channel.name.startswith(INBOXES):
+                self._inbox_moved(connection, channel.name)
+                return True
             offset = 0
         for publication in catchup.after(offset):
             if connection in channel.followers:

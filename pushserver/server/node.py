@@ -19,7 +19,8 @@ from twisted.logger import Logger
 
 from pushserver.core import errors
 from pushserver.core.channels import Namespaces
-from pushserver.core.errors import Code
+from pushserver.core.errors import Code, ConfigError
+from pushserver.core.positions import NOWHERE, Position
 from pushserver.core.publication import Publication
 from pushserver.core.throttle import ThrottleRules
 from pushserver.server.answers import NodeAnswers
@@ -29,6 +30,7 @@ from pushserver.server.backlog import Backlog
 from pushserver.server.chat import Chat
 from pushserver.server.client_requests import ClientRequests
 from pushserver.server.clock import Clock
+from pushserver.server.clock_watch import ClockWatch
 from pushserver.server.cluster import Cluster, PostOutcome
 from pushserver.server.connection import Connection
 from pushserver.server.event_log import EventLog
@@ -74,6 +76,10 @@ class NodeSettings(Struct, frozen=True, kw_only=True):
     stale_after: int
 
 
+def _nobody_ends(problem: ConfigError) -> None:
+    """Stands where nothing is bound yet."""
+
+
 class Node:
     """The rooms of one node."""
 
@@ -108,7 +114,12 @@ class Node:
             stale_after=settings.stale_after,
         )
         self.replay = Replay(engine, self.hub, self.publishing, clock, self.tasks.replayed)
-        self.hub.bind(lagged=self.replay.read_again, deserted=self.tasks.forget, resend_latest=self.tasks.resend_latest)
+        self.hub.bind(
+            lagged=self.replay.read_again,
+            inbox_moved=self.replay.read_all,
+            deserted=self.tasks.forget,
+            resend_latest=self.tasks.resend_latest,
+        )
         self.heartbeat = Heartbeat(
             clock,
             interval=limits.heartbeat_interval,
@@ -117,6 +128,8 @@ class Node:
             grace=settings.refresh_grace,
         )
         self.cluster = Cluster(engine.broker, self.name)
+        self._ended: Callable[[ConfigError], None] = _nobody_ends
+        self._clock_watch = ClockWatch(clock, engine)
         self.stats_channel = StatsChannel(clock, self.counters, self.hub, self.cluster, self.publishing)
         self.revocations = Revocations(
             clock,
@@ -163,6 +176,10 @@ class Node:
         """``changed`` is called when there are more or fewer connections."""
         self.hub.bind_changed(changed)
 
+    def bind_unusable(self, ended: Callable[[ConfigError], None]) -> None:
+        """``ended`` is called where the engine finds, after the start, that it can never be used as configured."""
+        self._ended = ended
+
     def bind_streams(self, receive: Callable[[str, str], PostOutcome]) -> None:
         """``receive`` takes a message for a stream of this node, by its connection's id."""
         self._answers.bind_streams(receive)
@@ -191,6 +208,7 @@ class Node:
 
     def start(self) -> None:
         """Start what recurs. The engine has started."""
+        self._clock_watch.start()
         self.heartbeat.start()
         self.tasks.start()
         self.revocations.start()
@@ -214,6 +232,7 @@ class Node:
         self.tasks.stop()
         self.presence.stop()
         self.heartbeat.stop()
+        self._clock_watch.stop()
         self.events.close()
 
     # -- `engine.interfaces.Listener` ---------------------------------------------------------------------------------
@@ -226,12 +245,14 @@ class Node:
     def task_event(self, event: TaskEvent, to_owner: bool) -> None:
         self.tasks.event(event, to_owner)
 
-    def resync(self, channel: str) -> None:
+    def resync(self, channel: str, reached: Position | None) -> None:
+        namespace = self.namespaces.find(channel)
+        if namespace is None or not namespace.has_positions:
+            return
         notified = self.hub.resync(channel)
         if channel.startswith("user:"):
-            # What came into the inbox unheard is sent again from the cursor on.
             for connection in notified:
-                self.replay.read_again(connection, channel, None)
+                self.replay.resume_inbox(connection, channel, reached or NOWHERE)
 
     def refresh(self) -> None:
         self.revocations.recheck_soon()
@@ -266,3 +287,7 @@ class Node:
             self._user_rates.receive(notice)
         except msgspec.MsgspecError as problem:
             self._log.warn("a notice of another node cannot be read: {why}", why=str(problem))
+
+    def unusable(self, reason: str) -> None:
+        ended, self._ended = self._ended, _nobody_ends
+        ended(ConfigError(reason))

@@ -14,7 +14,7 @@ from pushserver.core import errors, positions
 from pushserver.core.channels import Kind
 from pushserver.core.errors import Unavailable
 from pushserver.core.operations import InboxOverflow, Recovery, Resync
-from pushserver.core.positions import Position
+from pushserver.core.positions import NOWHERE, Position, base_of
 from pushserver.core.publication import Publication
 from pushserver.engine.interfaces import HistoryPage, InboxPage
 from pushserver.server.channel import CatchUp
@@ -23,6 +23,7 @@ from pushserver.server.connection import Connection
 from pushserver.server.hub import Hub
 from pushserver.server.publishing import Publishing
 from pushserver.server.reply_room import ReplyRoom
+from pushserver.server.resumption import InboxStart, start_of_inbox
 
 if TYPE_CHECKING:
     from pushserver.engine.interfaces import IEngine
@@ -60,9 +61,13 @@ class Replay:
         room = room or ReplyRoom()
         async with room.places:
             page = await read(channel, since.offset, size, False, room.page)
-            newest, since = page.newest, page.current(since)
+            newest, earlier = page.newest, since
+            since = page.current(since)
             # More may be kept than is read, where the namespace kept more before.
             complete = page.more or not page.messages or page.messages[-1].offset == newest.offset
+            if await self._stands(channel, earlier, newest):
+                # Of the same data, so that what follows it is worth to be sent; that it is all cannot be said.
+                return _told(since, newest, room.take(page.messages), page, recovered=False)
             if not (complete and positions.recovered(since, newest, page.floor)):
                 return Recovery(False, newest.offset, newest.epoch)
             told = _told(since, newest, room.take(page.messages), page)
@@ -78,6 +83,13 @@ class Replay:
                 return told
             return _joined(told, _told(reached, page.newest, room.take(page.messages), page, size))
 
+    async def _stands(self, channel: str, since: Position, newest: Position) -> bool:
+        """Return whether a position of an earlier epoch is of the same data."""
+        if since.epoch == newest.epoch or base_of(since.epoch) != base_of(newest.epoch):
+            return False
+        place = await self._engine.history.locate(channel, since)
+        return place is not None and place.epoch == newest.epoch
+
     async def inbox(self, user_id: str, since: Position | None, size: int, room: ReplyRoom | None = None) -> Recovery:
         """How a subscription of one's own channel begins: what has no room in the reply follows (`rest`)."""
         if since is None:
@@ -91,12 +103,16 @@ class Replay:
     async def _recover_inbox(self, user_id: str, since: Position, size: int, room: ReplyRoom) -> Recovery:
         read = self._engine.inbox.read
         async with room.places:
-            page = await read(user_id, since.offset, size, room.page)
-            newest, since = Position(page.offset, page.epoch), page.current(since)
+            start = await start_of_inbox(self._engine.inbox, user_id, since, size, room.page)
+            page = start.page
+            newest, reached = Position(page.offset, page.epoch), Position(start.after, page.epoch)
+            moved = page.current(since).epoch != page.epoch or since.offset > page.offset
             complete = page.more or page.pending <= len(page.messages)
-            if page.lost or not (complete and positions.recovered(since, newest, 0)):
+            if not (moved or (start.recovered and complete)):
                 return Recovery(False, newest.offset, newest.epoch)
-            told = _told(since, newest, room.take(page.messages), page)
+            told = _told(reached, newest, room.take(page.messages), page, recovered=not moved)
+            if moved:
+                return told
         if not (room.shared and page.more and told.messages[-1:] == (page.messages[-1],)):
             return told
         async with room.rest:
@@ -109,26 +125,34 @@ class Replay:
                 return told
             return _joined(told, _told(reached, newest, room.take(page.messages), page, size))
 
-    def replay(self, catchup: CatchUp, page: InboxPage, after: int) -> None:
-        """Send what waits in the user's inbox after an offset, then lets the connection go live."""
-        self._detach(catchup.connection, self._replay(catchup, page, after))
+    def replay(self, catchup: CatchUp, start: InboxStart) -> None:
+        """Send what waits in the user's inbox, then lets the connection go live."""
+        self._detach(catchup.connection, self._replay(catchup, start))
 
-    def read_again(self, connection: Connection, name: str, after: int | None) -> None:
-        """Read again what did not fit when it was live, once the socket has drained (None: from the cursor on)."""
+    def read_again(self, connection: Connection, name: str, after: int) -> None:
+        """Read again what did not fit when it was live, once the socket has drained."""
         # At once: what is published from now on has to be held.
         self.rest(self._hub.begin(connection, name), after)
 
-    def rest(self, catchup: CatchUp, after: int | None) -> None:
-        """Send what a channel keeps after an offset (None: after the cursor) once the socket has drained, then let the
-        connection go live. A connection's channels take turns, so that one page of them waits for its socket."""
+    def rest(self, catchup: CatchUp, after: int) -> None:
+        """Send what a channel keeps after an offset once the socket has drained, then let the connection go live. A
+        connection's channels take turns, so that one page of them waits for its socket."""
         self._detach(catchup.connection, self._take_turn(catchup, after))
 
-    async def _replay(self, catchup: CatchUp, page: InboxPage, after: int) -> None:
+    def resume_inbox(self, connection: Connection, name: str, reached: Position) -> None:
+        """Send what the connection's inbox keeps after what it was sent itself, whatever became of the epoch since."""
+        self._detach(connection, self._take_turn(self._hub.begin(connection, name), reached))
+
+    def read_all(self, connection: Connection, name: str) -> None:
+        """Send all that the connection's inbox keeps: what it was sent itself so far cannot be told."""
+        self.resume_inbox(connection, name, NOWHERE)
+
+    async def _replay(self, catchup: CatchUp, start: InboxStart) -> None:
         connection, name = catchup.connection, catchup.channel.name
         user_id = name.partition(":")[2]
-        epoch = page.epoch
+        page, after, epoch = start.page, start.after, start.page.epoch
         # How many lost messages after the position have been told of: a page counts all that were lost after it.
-        told = 0
+        told = start.told_lost
         while catchup.current:
             if page.lost > told:
                 connection.notify(
@@ -147,28 +171,33 @@ class Replay:
                     return
             page = await self._engine.inbox.read(user_id, after, PAGE)
             if page.epoch != epoch and catchup.current:
-                # The inbox was lost meanwhile, and this is another one: from its beginning.
+                # The data may have gone back meanwhile. What was noted of it for later is told by this.
+                catchup.resync = False
                 connection.notify(Resync(name), self._clock.now(), self._publishing.message_id())
-                page = await self._engine.inbox.read(user_id, None, PAGE)
-                epoch, after, told = page.epoch, page.acked, 0
+                start = await start_of_inbox(self._engine.inbox, user_id, Position(after, epoch), PAGE)
+                page, after, epoch, told = start.page, start.after, start.page.epoch, start.told_lost
 
-    async def _take_turn(self, catchup: CatchUp, after: int | None) -> None:
+    async def _take_turn(self, catchup: CatchUp, after: int | Position) -> None:
         connection = catchup.connection
         if connection.replaying is None:
             connection.replaying = DeferredLock()
         async with connection.replaying:
             await self._read_again(catchup, after)
 
-    async def _read_again(self, catchup: CatchUp, after: int | None) -> None:
+    async def _read_again(self, catchup: CatchUp, after: int | Position) -> None:
         connection, name = catchup.connection, catchup.channel.name
         await connection.outbox.drained()
         if not catchup.current:
             return
         if self._publishing.namespace(name).kind is Kind.USER:
-            page = await self._engine.inbox.read(name.partition(":")[2], after, PAGE)
-            await self._replay(catchup, page, page.acked if after is None else after)
+            user_id = name.partition(":")[2]
+            if isinstance(after, Position):
+                start = await start_of_inbox(self._engine.inbox, user_id, after, PAGE)
+            else:
+                start = InboxStart(await self._engine.inbox.read(user_id, after, PAGE), after)
+            await self._replay(catchup, start)
             return
-        after = after or 0
+        assert isinstance(after, int)
         while catchup.current:
             kept = await self._engine.history.read(name, after, PAGE, False)
             if not catchup.current:
@@ -215,14 +244,19 @@ def without_excluded(recovery: Recovery, connection: Connection) -> Recovery:
 
 
 def _told(
-    since: Position, newest: Position, taken: list[Publication], page: HistoryPage | InboxPage, limit: int | None = None
+    since: Position,
+    newest: Position,
+    taken: list[Publication],
+    page: HistoryPage | InboxPage,
+    limit: int | None = None,
+    recovered: bool = True,
 ) -> Recovery:
     """Return what is told of a page of which this was taken; ``limit``: of so many messages, where that may end it."""
     more = page.more or len(taken) < len(page.messages) or len(page.messages) == limit
     offset = newest.offset
     if more:
         offset = (taken[-1].offset or 0) if taken else since.offset
-    return Recovery(True, offset, newest.epoch, tuple(taken), more)
+    return Recovery(recovered, offset, newest.epoch, tuple(taken), more)
 
 
 def _joined(first: Recovery, second: Recovery) -> Recovery:

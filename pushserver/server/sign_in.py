@@ -175,7 +175,7 @@ class SignIn:
             name: without_excluded(told, connection) if isinstance(told, Recovery) else told
             for name, told in waiting.results.items()
         }
-        reply(self._authenticated(connection, identity, results, waiting.inbox, waiting.tasks))
+        reply(self._authenticated(connection, identity, results, waiting.inbox, waiting.tasks, waiting.start.after))
         connection.greeted = True
         self._backlog.show_tasks(connection, own, waiting)
         self._subscriptions.go_live(system, waiting.notices)
@@ -194,7 +194,7 @@ class SignIn:
         ended = [name for name in own if self._subscriptions.no_longer_allowed(connection, name)]
         for name in ended:
             self._subscriptions.drop(connection, name)
-        reply(self._authenticated(connection, identity, {}, inbox, tasks))
+        reply(self._authenticated(connection, identity, {}, inbox, tasks, inbox.offset))
         for name in ended:
             self._subscriptions.notify_ended(connection, name, Code.PERMISSION_DENIED, "no longer allowed")
 
@@ -205,6 +205,7 @@ class SignIn:
         results: dict[str, Result],
         inbox: InboxSummary,
         tasks: list[TaskState],
+        inbox_after: int,
     ) -> operations.Authenticated:
         return operations.Authenticated(
             connection_id=connection.id,
@@ -219,4 +220,5 @@ class SignIn:
             inbox=inbox,
             tasks=tasks[:LISTED],
             tasks_truncated=len(tasks) > LISTED,
+            inbox_after=inbox_after,
         )

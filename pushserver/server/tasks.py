@@ -490,7 +490,7 @@ class Tasks:
     async def _fail_stale(self) -> None:
         now = self._clock.now()
         try:
-            stale = await self._engine.tasks.stale(now - self._stale_after, STALE_BATCH)
+            stale = await self._engine.tasks.stale(self._stale_after, STALE_BATCH)
         except Unavailable:
             return
         for state in stale:

@@ -27,7 +27,7 @@ from pushserver.core.channels import is_id
 from pushserver.core.errors import HTTP_STATUS, Code, Invalid, NotFound, PushError, Refused
 from pushserver.core.positions import Position
 from pushserver.core.task import TaskState
-from pushserver.engine.interfaces import PAGE_BYTES
+from pushserver.engine.interfaces import PAGE_BYTES, QuarantinedRow
 from pushserver.protocols.native.messages import MAX_HISTORY, push
 from pushserver.protocols.native.session import reply_of
 from pushserver.server.backend_commands import SCOPES, BackendCommands, CommandBatch, decode
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 AUDITED: Final = frozenset({"admin", "sessions"})
 #: Tasks of one answer.
 MAX_TASKS: Final = 1_000
+#: Rows that could not be read, in one answer.
+MAX_ROWS: Final = 1_000
 
 
 class Route(NamedTuple):
@@ -156,6 +158,8 @@ class Api(Resource):
             "connections": {"GET": Route("read", self._connections)},
             "stats": {"GET": Route("read", lambda request, path: self._stats())},
             "nodes": {"GET": Route("read", self._nodes)},
+            "quarantine": {"GET": Route("admin", self._quarantined)},
+            "new-epoch": {"POST": Route("admin", self._move_epochs)},
         }
         self._task_routes = {
             verb: {"POST": self._task_command(f"task.{verb}")}
@@ -336,9 +340,22 @@ class Api(Resource):
     async def _connections(self, request: Request, path: list[str]) -> Any:
         return {"connections": await self._cluster.connections(Target(user_id=argument(request, "userId")))}
 
+    async def _quarantined(self, request: Request, path: list[str]) -> Any:
+        rows = await self._engine.quarantine(MAX_ROWS)
+        return {"rows": [_row(each) for each in rows]}
+
+    async def _move_epochs(self, request: Request, path: list[str]) -> Any:
+        await self._engine.move_epochs()
+        return {"moved": True}
+
     async def _nodes(self, request: Request, path: list[str]) -> Any:
         nodes = await self._engine.broker.nodes()
         return {"nodes": [{"node": n.name, "startedAt": n.started_at, "connections": n.connections} for n in nodes]}
+
+
+def _row(row: QuarantinedRow) -> dict[str, object]:
+    found = {"kind": row.kind, "name": row.name, "body": row.body, "reason": row.reason, "at": row.at}
+    return found if row.offset is None else found | {"offset": row.offset}
 
 
 def _path(request: Request) -> list[str]:

@@ -25,12 +25,14 @@ class Facts:
 
     Attributes:
         trouble: why the node should get no connections now; None where it should.
+        warnings: what an operator should know though it is ready.
         metrics: the text of a scrape.
         token: makes a demo token for a user; None outside development mode.
         tickets: the tickets, with the secret that all nodes share.
     """
 
     trouble: Callable[[], str | None]
+    warnings: Callable[[], list[str]]
     metrics: Callable[[], Awaitable[bytes]]
     token: Callable[[str], str] | None
     tickets: Callable[[], Awaitable[Tickets]]
@@ -93,7 +95,7 @@ class Doors:
         facts = self._facts
         root.putChild(b"api", self._calls)
         root.bodies["api"] = self._calls.allow
-        root.putChild(b"readyz", Ready(facts.trouble, self._trusted))
+        root.putChild(b"readyz", Ready(facts.trouble, self._trusted, facts.warnings))
         root.putChild(b"metrics", Metrics(facts.metrics, self._trusted))
 
     def _trusted(self, request: Request) -> bool:

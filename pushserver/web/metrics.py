@@ -70,6 +70,8 @@ class Measures:
         yield _gauge("users", "Users with a connection.", len(hub.users))
         yield _gauge("channels", "Channels with a subscriber.", len(hub.channels))
         yield _gauge("subscriptions", "Subscriptions of all connections.", _subscriptions(hub))
+        skew = self._engine.clock_skew()
+        yield _gauge("clock_skew_seconds", "How far the time that nodes go by is ahead of this node's clock.", skew)
         yield _gauge("queued_bytes", "Live messages that wait for sockets.", _queued(hub))
 
     def _counts(self) -> Iterator[Metric]:

@@ -47,16 +47,25 @@ class Ready(ReadOnly):
 
     isLeaf = True
 
-    def __init__(self, trouble: Callable[[], str | None], trusted: Callable[[Request], bool]) -> None:
+    def __init__(
+        self,
+        trouble: Callable[[], str | None],
+        trusted: Callable[[Request], bool],
+        warnings: Callable[[], list[str]] = list,
+    ) -> None:
+        """``warnings``: what an operator should know though the node is ready."""
         super().__init__()
         self._trouble = trouble
         self._trusted = trusted
+        self._warnings = warnings
 
     def render_GET(self, request: Request) -> Any:
         trouble = self._trouble()
-        body = {"status": "ready" if trouble is None else "unavailable"}
-        if trouble is not None and self._trusted(request):
-            body["reason"] = trouble
+        body: dict[str, Any] = {"status": "ready" if trouble is None else "unavailable"}
+        if self._trusted(request):
+            reasons = [trouble] if trouble is not None else self._warnings()
+            if reasons:
+                body["reason"] = "; ".join(reasons)
         respond(request, 200 if trouble is None else 503, body)
         return NOT_DONE_YET
 

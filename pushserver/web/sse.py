@@ -206,11 +206,8 @@ class Stream:
 
         def welcome(outcome: operations.Outcome) -> None:
             assert isinstance(outcome, operations.Authenticated)
-            own, inbox = user_channel(outcome.user_id), outcome.inbox
-            since = positions.get(own)
-            usable = since is not None and since.epoch == inbox.epoch and since.offset <= inbox.offset
-            offset = since.offset if since is not None and usable else inbox.acked
-            self._stand(standing(outcome.results) | {own: (offset, inbox.epoch)})
+            own = user_channel(outcome.user_id)
+            self._stand(standing(outcome.results) | {own: (outcome.inbox_after, outcome.inbox.epoch)})
             data.update(reply_of(outcome)[1])
             results.update(data["results"])
             if "system" not in positions:

@@ -1050,6 +1050,45 @@ def test_a_repeat_is_known_by_its_id_where_the_epoch_changed() -> None:
     assert shell.read(mine) == ["a", "resync", "b"]
 
 
+def test_a_position_of_an_earlier_epoch_is_kept_until_something_comes() -> None:
+    shell = Shell().start(**inbox(2))
+    mine = shell.core.open_inbox()
+    shell.push("user:42", "a", 1)
+    shell.push("user:42", "b", 2)
+    # The phone acknowledged 3 and 4; the epoch moved on.
+    for _ in range(2):
+        shell.lose()
+        shell.come_back(inbox={"offset": 4, "epoch": "f", "acked": 4, "pending": 2})
+        assert shell.of("auth")[-1]["positions"] == {"user:42": {"offset": 2, "epoch": "e"}}
+    shell.push("user:42", "c", 3, "f")
+    shell.say("resync", {"channel": "user:42"})
+    shell.lose()
+    shell.come_back(inbox={"offset": 4, "epoch": "g", "acked": 4, "pending": 1})
+    assert shell.of("auth")[-1]["positions"] == {"user:42": {"offset": 3, "epoch": "f"}}
+    shell.push("user:42", "d", 4, "g")
+    assert shell.read(mine) == ["a", "b", "resync", "c", "resync", "d"]
+
+
+def test_where_nothing_follows_the_position_is_of_the_new_epoch() -> None:
+    shell = Shell().start(**inbox(1))
+    shell.core.open_inbox()
+    shell.push("user:42", "a", 1)
+    shell.lose()
+    shell.come_back(inbox={"offset": 1, "epoch": "f", "acked": 1, "pending": 0})
+    shell.lose()
+    shell.come_back(inbox={"offset": 1, "epoch": "f", "acked": 1, "pending": 0})
+    assert shell.of("auth")[-1]["positions"] == {"user:42": {"offset": 1, "epoch": "f"}}
+
+
+def test_what_is_kept_after_a_position_of_an_earlier_epoch_comes_behind_the_loss() -> None:
+    shell = Shell().start()
+    messages = [message(offset, "f") for offset in (4, 5)]
+    news = shell.subscribe("news", result(5, "f", messages=messages), Position(3, "e"))
+    assert [push.type for push in news.queue] == ["resync", "message", "message"]
+    shell.read(news)
+    assert shell.core.positions()["news"] == Position(5, "f")
+
+
 # Several readers
 
 

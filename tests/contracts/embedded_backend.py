@@ -43,5 +43,19 @@ class EmbeddedBackend:
         finally:
             connection.close()
 
+    def spoil(self, kind: str, name: str, offset: int = 0, body: bytes = b"\xff\x00") -> None:
+        statements = {
+            "inbox": "UPDATE inbox SET body = ? WHERE offset = ?"
+            " AND user = (SELECT user FROM inbox_user WHERE user_id = ?)",
+            "history": "UPDATE history SET body = ? WHERE offset = ?"
+            " AND channel = (SELECT channel FROM channel WHERE name = ?)",
+            "task": "UPDATE task SET body = ? WHERE 0 = ? AND task_id = ?",
+            "status": "INSERT OR REPLACE INTO last_seen (seen_at, user_id) SELECT ?, ?3 WHERE ?2 = 0",
+        }
+        connection = sqlite3.connect(self.directory / "state" / FILE)
+        assert connection.execute(statements[kind], (body, offset, name)).rowcount == 1
+        connection.commit()
+        connection.close()
+
     async def close(self) -> None:
         pass

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.defer import Deferred, succeed
 
+from pushserver.core.positions import Position
 from pushserver.core.publication import Publication, body
 from pushserver.engine.interfaces import IEngine, InboxRules, Member, TaskEvent
 
@@ -42,6 +43,10 @@ class Backend(Protocol):
     def footprint(self) -> Any:
         """Everything that is stored by name, in whatever form: the same where nothing was added or removed."""
 
+    def spoil(self, kind: str, name: str, offset: int = 0, body: bytes = b"\xff\x00") -> None:
+        """Put something else in the place of what is kept: a message of an ``inbox`` or a ``history``, the state of a
+        ``task``, when a user was last seen (``status``)."""
+
     async def close(self) -> None:
         """Frees what the backend holds, after every engine was stopped."""
 
@@ -55,6 +60,8 @@ class Recorder:
     def __init__(self) -> None:
         self.events: list[tuple[Any, ...]] = []
         self.count = 0
+        #: up to where a channel had been told when it was last said to be missing something
+        self.reached: dict[str, Position | None] = {}
         self.reply: Callable[[bytes], Deferred[bytes]] = lambda question: succeed(b"re:" + question)
         self._waiting: list[tuple[Callable[[], bool], Deferred[None]]] = []
 
@@ -89,7 +96,8 @@ class Recorder:
     def task_event(self, event: TaskEvent, to_owner: bool) -> None:
         self._record("task_event", event, to_owner)
 
-    def resync(self, channel: str) -> None:
+    def resync(self, channel: str, reached: Position | None) -> None:
+        self.reached[channel] = reached
         self._record("resync", channel)
 
     def refresh(self) -> None:
@@ -116,6 +124,9 @@ class Recorder:
     def notice(self, notice: bytes) -> None:
         self._record("notice", notice)
 
+    def unusable(self, reason: str) -> None:
+        self._record("unusable", reason)
+
 
 class RunningNode:
     """A started engine and what it told."""
@@ -138,6 +149,13 @@ class RunningNode:
         waiting = self.listener.until(lambda: len(self.listener.delivered) >= count)
         await waiting.addTimeout(10, reactor)
         return self.listener.delivered
+
+    async def resynced(self, *channels: str) -> None:
+        """Wait until each of these was said to be missing something."""
+        from twisted.internet import reactor
+
+        waiting = self.listener.until(lambda: self.listener.reached.keys() >= set(channels))
+        await waiting.addTimeout(10, reactor)
 
 
 class Nodes:

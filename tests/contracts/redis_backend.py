@@ -53,5 +53,18 @@ class RedisBackend:
     def footprint(self) -> Any:
         return sorted(self.server.command("KEYS", "*").split())
 
+    def spoil(self, kind: str, name: str, offset: int = 0, body: bytes = b"\xff\x00") -> None:
+        escaped = "".join(f"\\{octet:03d}" for octet in body)
+        scripts = {
+            "inbox": f"return redis.call('HSET', 'contract:inbox:{name}', '{offset}', '{escaped}')",
+            "history": f"local key = 'contract:messages:{name}' local kept = redis.call('XRANGE', key, '-', '+')"
+            " redis.call('DEL', key) for _, entry in ipairs(kept) do"
+            f" local body = string.match(entry[1], '^{offset}%-') and '{escaped}' or entry[2][2]"
+            " redis.call('XADD', key, entry[1], 'd', body, 'n', entry[2][4]) end",
+            "task": f"return redis.call('HSET', 'contract:task:{name}', 'state', '{escaped}')",
+            "status": f"return redis.call('SET', 'contract:seen:{name}', '{escaped}')",
+        }
+        assert "ERR" not in self.server.command("EVAL", scripts[kind], "0")
+
     async def close(self) -> None:
         self.server.kill()

@@ -464,6 +464,37 @@ test('inbox_overflow and an inbox made anew are told as gaps', async () => {
   assert.deepEqual(after.of('ack').map((message) => message.data), [{ offset: 1, epoch: 'i2' }]);
 });
 
+test('a position of an earlier epoch is kept, so that what another device acknowledged is not missing here', async () => {
+  const r = rig(createClient);
+  const socket = await r.connect();
+  const heard = [];
+  r.client.on('user_notification', (push) => heard.push(push.messageId));
+  for (const offset of [1, 2]) socket.receive(...inboxPush(offset));
+  const moved = { inbox: { offset: 4, epoch: 'i2', acked: 4, pending: 2 } };
+  let after = await again(r, moved);
+  assert.deepEqual(after.of('auth')[0].data.positions['user:42'], { offset: 2, epoch: 'i1' });
+  // Lost again before the first push.
+  after = await again(r, moved);
+  assert.deepEqual(after.of('auth')[0].data.positions['user:42'], { offset: 2, epoch: 'i1' });
+  for (const offset of [3, 4]) after.receive(...inboxPush(offset, { epoch: 'i2' }));
+  assert.deepEqual(heard, ['n1', 'n2', 'n3', 'n4']);
+  assert.deepEqual(r.client.getPosition('user:42'), { offset: 4, epoch: 'i2' });
+  after.receive('resync', { channel: 'user:42' }, { channel: 'user:42' });
+  after = await again(r, { inbox: { offset: 5, epoch: 'i3', acked: 5, pending: 1 } });
+  assert.deepEqual(after.of('auth')[0].data.positions['user:42'], { offset: 4, epoch: 'i2' });
+});
+
+test('what is kept after a position of an earlier epoch is told, and that it may not be all', async () => {
+  const r = rig(createClient);
+  const heard = [];
+  r.client.subscribeChannel('a', (push) => heard.push(push.offset), { since: { offset: 3, epoch: 'e1' } });
+  const socket = await r.connect();
+  const messages = [4, 5].map((offset) => ({ type: 'message', channel: 'a', data: 0, offset, epoch: 'e2', messageId: `m${offset}` }));
+  socket.answer('subscribe', ...subscribed({ a: { recovered: false, offset: 5, epoch: 'e2', messages } }));
+  assert.deepEqual([heard, r.heard('gap')], [[4, 5], [{ channel: 'a', cause: 'not_recovered' }]]);
+  assert.deepEqual(r.client.getPosition('a'), { offset: 5, epoch: 'e2' });
+});
+
 test('a resync of the inbox reads what it still holds and shows nothing twice', async () => {
   const r = rig(createClient);
   const socket = await r.connect();

@@ -306,7 +306,9 @@ def test_a_channel_that_nobody_follows_costs_nothing() -> None:
     assert world.clock.getDelayedCalls() == []
     one = world.connection("1")
     deserted: list[str] = []
-    world.hub.bind(lagged=lambda *_: None, deserted=deserted.append, resend_latest=lambda *_: None)
+    world.hub.bind(
+        lagged=lambda *_: None, inbox_moved=lambda *_: None, deserted=deserted.append, resend_latest=lambda *_: None
+    )
     world.hub.go_live(world.hub.begin(one, "a"), 0)
     world.hub.unfollow(one, "a")
     world.hub.unfollow(one, "a")

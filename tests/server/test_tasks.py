@@ -93,7 +93,7 @@ async def test_nothing_older_follows_an_end_that_came_by_replay(
     await house.execute("task.complete", taskId="t")
     monkeypatch.undo()
     if how == "resync":
-        house.node.resync("user:ann")
+        house.node.resync("user:ann", None)
         await house.settle()
         assert versions(owner.pushes())[-1] == 4
     else:

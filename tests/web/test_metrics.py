@@ -28,6 +28,9 @@ class FakeEngine:
     def figures(self) -> dict[str, float]:
         return self._figures
 
+    def clock_skew(self) -> float:
+        return -1.5
+
 
 def scrape(counters: Counters, engine: dict[str, float] | None = None) -> str:
     measures = Measures(

@@ -9,6 +9,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from pushserver.core.errors import Unavailable
+from pushserver.core.positions import Position
 from pushserver.engine.deadlines import limited
 from pushserver.engine.identity import CHANNEL, content_digest, key_digest
 from pushserver.engine.interfaces import ONCE_TTL, IBroker, NodeInfo, PublishResult
@@ -32,7 +33,8 @@ class LocalDelivery:
     """
 
     def __init__(self) -> None:
-        self._channels: set[str] = set()
+        #: the channels that are subscribed to, and up to where they were told, where that is known
+        self._channels: dict[str, Position | None] = {}
         self._listener: Listener | None = None
 
     @property
@@ -55,17 +57,26 @@ class LocalDelivery:
         self._channels.clear()
 
     def subscribe(self, channel: str) -> None:
-        self._channels.add(channel)
+        self._channels.setdefault(channel)
 
     def unsubscribe(self, channel: str) -> None:
-        self._channels.discard(channel)
+        self._channels.pop(channel, None)
 
     def deliver(self, publication: Publication, offset: int | None = None, epoch: str | None = None) -> None:
         """Notify the node of a publication, with its position where it has one."""
         if publication.channel in self._channels and self._listener is not None:
             if offset is not None and epoch is not None:
                 publication = publication.positioned(offset, epoch)
+                self._channels[publication.channel] = Position(offset, epoch)
             self._listener.deliver(publication)
+
+    def epochs_moved(self) -> None:
+        """Notify the node that what it knows of positions is of an earlier epoch."""
+        if self._listener is not None:
+            for channel, reached in list(self._channels.items()):
+                self._channels[channel] = None
+                self._listener.resync(channel, reached)
+            self._listener.refresh()
 
     def task_event(self, event: TaskEvent) -> None:
         """Notify the node of a change of a task, as the owner's and as the task's own."""

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pushserver.core.errors import ConfigError
 
+from .marks import identity_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from importlib.resources.abc import Traversable
@@ -46,6 +48,10 @@ _DISK: Final = frozenset(
 )
 
 
+class StoreInUse(ConfigError):
+    """Another server has the directory."""
+
+
 def disk_failed(error: BaseException) -> bool:
     """Return whether an exception is about the disk or the file, and not about a mistake in one statement."""
     code = getattr(error, "sqlite_errorcode", None)
@@ -55,7 +61,7 @@ def disk_failed(error: BaseException) -> bool:
 def hold(directory: Path) -> int:
     """Make the directory and take its lock; return the descriptor that holds it until it is closed.
 
-    Raises `ConfigError` where the directory cannot be used, or another server does.
+    Raises `ConfigError` where the directory cannot be used, and `StoreInUse` where another server does.
     """
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -68,7 +74,7 @@ def hold(directory: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(descriptor)
-        raise ConfigError(
+        raise StoreInUse(
             f"server.state_dir = {str(directory)!r}: expected a directory of its own: another server is using this one"
         ) from error
     return descriptor
@@ -82,8 +88,12 @@ class Database:
         self._directory = directory
         self._migrations = migrations if migrations is not None else files(__package__).joinpath("sql")
         self._connection: sqlite3.Connection | None = None
+        #: the version of what was opened; 0 before that
+        self._version = 0
         #: whether `open` made the file
         self.fresh = False
+        #: device and inode of the file that is open
+        self.identity: tuple[int, int] | None = None
 
     @property
     def connection(self) -> sqlite3.Connection:
@@ -94,6 +104,7 @@ class Database:
 
     def open(self) -> None:
         """Opens, checks and upgrades the file. Raises `ConfigError`."""
+        self._version = 0
         try:
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             connection = self.connection
@@ -101,6 +112,7 @@ class Database:
             if verdict != "ok":
                 raise sqlite3.DatabaseError(verdict)
             self._upgrade(connection)
+            self.empty_log()
         except ConfigError:
             self.drop()
             raise
@@ -125,6 +137,12 @@ class Database:
             f"{self.path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=1.0
         )
         try:
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version < self._version:
+                # Emptied under a running server.
+                missing = sqlite3.DatabaseError(f"{FILE} is not the store that was opened")
+                missing.sqlite_errorcode = sqlite3.SQLITE_NOTADB
+                raise missing
             connection.execute("PRAGMA journal_mode = WAL").fetchone()
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA temp_store = MEMORY")
@@ -133,6 +151,7 @@ class Database:
         except BaseException:
             connection.close()
             raise
+        self.identity = identity_of(self.path)
         return connection
 
     def _upgrade(self, connection: sqlite3.Connection) -> None:
@@ -152,6 +171,7 @@ class Database:
             if number > version:
                 script = entry.read_text(encoding="utf-8")
                 connection.executescript(f"BEGIN;\n{script}\nPRAGMA user_version = {number};\nCOMMIT;")
+        self._version = newest
 
     def secret(self) -> bytes:
         """Return this store's secret, 32 random bytes made when it is first asked for. Raises `ConfigError`."""
@@ -163,6 +183,29 @@ class Database:
         except sqlite3.DatabaseError as error:
             raise self._unusable(f"expected that {FILE} can be written", str(error)) from error
         return bytes(value)
+
+    def life(self) -> tuple[str, str | None, str | None]:
+        """Return the generation of this store's data, the one before (None: there was none), and the store's mark
+        (None: it was never opened). Raises `ConfigError`."""
+        try:
+            row = self.connection.execute("SELECT generation, before, mark FROM life").fetchone()
+        except sqlite3.DatabaseError as error:
+            raise self._unusable(f"expected that {FILE} can be read", str(error)) from error
+        generation, before, mark = row
+        return str(generation), None if before is None else str(before), None if mark is None else str(mark)
+
+    @property
+    def in_place(self) -> bool:
+        """Return whether the file that is open still has its name."""
+        return self.identity is None or identity_of(self.path) == self.identity
+
+    def empty_log(self) -> None:
+        """Try to bring what is in the write-ahead log into the file, where the log filled the disk."""
+        if self._connection is not None:
+            try:
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            except sqlite3.Error:
+                pass  # There is no room for that either: it is tried again with the next write.
 
     def measure(self) -> tuple[int, int]:
         """Return how many bytes the files have, and how many are free on their file system. Raises OSError."""
@@ -190,10 +233,8 @@ class Database:
     def close(self) -> None:
         """Empty the write-ahead log into the file and close it."""
         if self._connection is not None:
-            try:
-                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            except sqlite3.Error:
-                pass  # What is in the log is as durable there; the next start reads it.
+            # What stays in the log is as durable there; the next start reads it.
+            self.empty_log()
             self.drop()
 
 
@@ -220,7 +261,8 @@ def take_rows(found: sqlite3.Cursor, max_bytes: int | None) -> tuple[list[tuple[
     taken: list[tuple[int, bytes]] = []
     total = 0
     for offset, body in found:
-        total += len(body)
+        # A damaged row may hold anything.
+        total += len(body) if isinstance(body, bytes | str) else 8
         if taken and total > max_bytes:
             found.close()
             return taken, True

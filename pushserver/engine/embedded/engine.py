@@ -11,14 +11,16 @@ from zope.interface import implementer
 from pushserver.core.errors import Unavailable
 from pushserver.engine.fill_level import FillLevel
 from pushserver.engine.interfaces import IEngine
+from pushserver.engine.skew import SKEW, step_warning
 
 from .broker import EmbeddedBroker, LocalDelivery
 from .history import EmbeddedHistory
 from .inbox import EmbeddedInbox
-from .operations import MeasureStore, Probe, Sweep
+from .operations import MeasureStore, MoveEpochs, NoteChanges, Probe, RowCall, Sweep
 from .presence import EmbeddedPresence
 from .revocations import EmbeddedRevocations
-from .store import Store
+from .rows.quarantine import QuarantineRows
+from .store import Opened, Store
 from .tasks import EmbeddedTasks
 from .writer import Writer
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IDelayedCall
 
-    from pushserver.engine.interfaces import EngineClock, IIngest, InboxRules, Listener, Stoppable
+    from pushserver.engine.interfaces import EngineClock, IIngest, InboxRules, Listener, QuarantinedRow, Stoppable
     from pushserver.engine.registry import EngineReactor
 
 
@@ -88,7 +90,7 @@ class EmbeddedEngine:
         return Deferred.fromCoroutine(self._start(listener))
 
     async def _start(self, listener: Listener) -> None:
-        self.revocations.load(await self._writer.start())
+        self._adopt(await self._writer.start(self._reopened))
         self._delivery.start(listener)
         self.broker.start()
         self._note_fill(*self._store.measure())
@@ -96,6 +98,16 @@ class EmbeddedEngine:
             self._clock.every(_SWEEP_INTERVAL, self._sweep, self._log, "removing old rows"),
             self._clock.every(_PROBE_INTERVAL, self._probe, self._log, "trying the store"),
         ]
+
+    def _adopt(self, opened: Opened) -> None:
+        self.revocations.load(opened.revocations)
+        for remark in opened.remarks:
+            self._log.error("{remark}", remark=remark)
+
+    def _reopened(self, opened: Opened) -> None:
+        """Another database has taken the place of the one that was open."""
+        self._adopt(opened)
+        self._delivery.epochs_moved()
 
     def stop(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._stop())
@@ -118,16 +130,29 @@ class EmbeddedEngine:
     def trouble(self) -> str | None:
         return self._writer.trouble()
 
+    def move_epochs(self) -> Deferred[None]:
+        return self._writer.submit(MoveEpochs())
+
     def secret(self, purpose: str) -> Deferred[bytes]:
         if not self._writer.accepting:
             return fail(Unavailable("the engine is stopped"))
         return succeed(self._store.epochs.derive(purpose))
+
+    def quarantine(self, limit: int) -> Deferred[list[QuarantinedRow]]:
+        return self._writer.submit(RowCall(QuarantineRows.entries, limit))
+
+    def clock_skew(self) -> float:
+        return -self._clock.step / 1000
+
+    def warnings(self) -> list[str]:
+        return [step_warning(self._clock.step)] if abs(self._clock.step) > SKEW else []
 
     def figures(self) -> dict[str, float]:
         return {
             "store_batches_total": self._writer.batches,
             "store_operations_total": self._writer.operations,
             "store_failed_batches_total": self._writer.failed_batches,
+            "quarantined_total": self._store.quarantine.total,
             "store_waiting": self._writer.waiting,
             "channels": self._delivery.channels,
             "online_users": self.presence.users,
@@ -136,10 +161,11 @@ class EmbeddedEngine:
 
     async def _sweep(self) -> None:
         """Remove some of what is past its age; the next step follows soon where there is more."""
-        self.revocations.sweep(self._clock.now())
+        self.revocations.sweep(self._clock.settled())
         try:
             await self.presence.save()
             self._note_fill(*await self._writer.submit(MeasureStore()))
+            await self._writer.submit(NoteChanges())
             more = await self._writer.submit(Sweep(_SWEEP_STEP))
         except Unavailable:
             return

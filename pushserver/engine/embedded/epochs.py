@@ -1,42 +1,74 @@
 """The epochs of channels and inboxes, derived from the store's secret, so that reading one has nothing to write.
 
     period   n-1        |        n        |       n+1        (`EPOCH_PERIOD` each)
-    a name never written has the epoch of the period; its first write keeps it
+    a name never written has the base of the period; its first write keeps it
+    epoch    =  generation.base, or the base alone until the generation moves on for the first time
 
-A forgotten channel was without news for longer than a period, so that the epoch it had never returns.
+A forgotten channel was without news for longer than a period, so that the epoch it had never returns. Rows hold the
+base alone: where the data may have gone back, one row moves every epoch on.
 """
 
 from __future__ import annotations
 
 import hmac
 
+from pushserver.core.positions import Position
 from pushserver.engine.interfaces import EPOCH_GRACE, EPOCH_PERIOD
 
 
 class Epochs:
-    """The store's secret, once the store is open, and what is derived from it."""
+    """The store's secret and its generation, once the store is open, and what is derived from them."""
 
     def __init__(self) -> None:
         self._secret = b""
+        self._generation = ""
+        self._before: str | None = None
 
-    def load(self, secret: bytes) -> None:
-        """Take the secret of the open store."""
-        self._secret = secret
+    def load(self, secret: bytes, generation: str, before: str | None) -> None:
+        """Take the secret of the open store, its generation, and the one before (None: there was none)."""
+        self._secret, self._generation, self._before = secret, generation, before
+
+    @property
+    def life(self) -> tuple[str, str | None]:
+        """Return the generation, and the one before."""
+        return self._generation, self._before
 
     def derive(self, purpose: str) -> bytes:
         """Return a secret for one purpose, 32 bytes."""
         return hmac.digest(self._secret, f"purpose:{purpose}".encode(), "sha256")
 
-    def _epoch(self, kind: str, name: str, period: int) -> str:
+    def full(self, base: str) -> str:
+        """Return an epoch as it is told, of what its row holds."""
+        return _joined(self._generation, base)
+
+    def _base(self, kind: str, name: str, period: int) -> str:
         text = f"epoch:{period}:{kind}:{name}".encode("utf-8", "surrogatepass")
         return hmac.digest(self._secret, text, "sha256").hex()[:16]
 
     def current(self, kind: str, name: str, now: int) -> str:
-        """Return the epoch of a name that was never written, at ``now``, ms."""
-        return self._epoch(kind, name, now // EPOCH_PERIOD)
+        """Return the base of a name that was never written, at ``now``, ms."""
+        return self._base(kind, name, now // EPOCH_PERIOD)
 
-    def previous(self, kind: str, name: str, epoch: str, now: int) -> str | None:
-        """Return the epoch of the period before, where its position 0 still counts as 0 in ``epoch``; else None."""
-        if now % EPOCH_PERIOD >= EPOCH_GRACE or epoch != self.current(kind, name, now):
+    def previous(self, kind: str, name: str, base: str, now: int) -> str | None:
+        """Return the epoch of the period before, where its position 0 still counts as 0 in ``base``; else None."""
+        if now % EPOCH_PERIOD >= EPOCH_GRACE or base != self.current(kind, name, now):
             return None
-        return self._epoch(kind, name, now // EPOCH_PERIOD - 1)
+        return self.full(self._base(kind, name, now // EPOCH_PERIOD - 1))
+
+    def locate(self, since: Position, base: str, newest: int, carried: int) -> Position | None:
+        """As `interfaces.IHistory.locate`, for a name of this base.
+
+        ``newest`` is its newest offset, ``carried`` the newest one when the generation moved on.
+        """
+        epoch = self.full(base)
+        if since.epoch == epoch:
+            limit = newest
+        elif self._before is not None and since.epoch == _joined(self._before, base):
+            limit = carried
+        else:
+            return None
+        return Position(since.offset, epoch) if since.offset <= limit else None
+
+
+def _joined(generation: str, base: str) -> str:
+    return f"{generation}.{base}" if generation else base

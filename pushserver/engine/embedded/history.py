@@ -14,6 +14,7 @@ from .rows.history import Histories
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
+    from pushserver.core.positions import Position
     from pushserver.engine.interfaces import HistoryPage
 
     from .writer import Writer
@@ -30,3 +31,6 @@ class EmbeddedHistory:
         self, channel: str, since: int | None, limit: int, reverse: bool, max_bytes: int | None = None
     ) -> Deferred[HistoryPage]:
         return self._writer.submit(HistoryCall(Histories.read, channel, since, limit, reverse, max_bytes))
+
+    def locate(self, channel: str, since: Position) -> Deferred[Position | None]:
+        return self._writer.submit(HistoryCall(Histories.locate, channel, since))

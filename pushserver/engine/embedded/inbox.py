@@ -14,6 +14,7 @@ from .rows.inbox import Inboxes
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
+    from pushserver.core.positions import Position
     from pushserver.core.publication import Publication
     from pushserver.engine.interfaces import IdempotencyKey, InboxNumbers, InboxPage, PublishResult
 
@@ -40,6 +41,9 @@ class EmbeddedInbox:
 
     def read(self, user_id: str, after: int | None, limit: int, max_bytes: int | None = None) -> Deferred[InboxPage]:
         return self._writer.submit(InboxCall(Inboxes.read, user_id, after, limit, max_bytes))
+
+    def locate(self, user_id: str, since: Position) -> Deferred[Position | None]:
+        return self._writer.submit(InboxCall(Inboxes.locate, user_id, since))
 
     def state(self, user_id: str) -> Deferred[InboxNumbers]:
         return self._writer.submit(InboxCall(Inboxes.state, user_id))

@@ -41,6 +41,9 @@ class KeptListener(Protocol):
     def task_event(self, event: TaskEvent) -> None:
         """A change of a task."""
 
+    def epochs_moved(self) -> None:
+        """Every epoch is another one now."""
+
 
 class Operation(Generic[T]):
     """One read or write, whose answer is a ``T``. None in an attribute: it does not ask for such a thing."""
@@ -322,6 +325,18 @@ class TaskDone(Operation[bool]):
         return self.digest is not None and store.keys.answer(self.digest) is not None
 
 
+class MoveEpochs(Operation[None]):
+    """Every epoch moves on."""
+
+    __slots__ = ()
+
+    def carry_out(self, store: Store) -> None:
+        store.move_epochs()
+
+    def notify(self, delivery: KeptListener, answer: None) -> None:
+        delivery.epochs_moved()
+
+
 class Sweep(Operation[bool]):
     """One small step of removing what is past its age; true where there may be more."""
 
@@ -345,6 +360,15 @@ class MeasureStore(Operation[tuple[int, int]]):
 
     def carry_out(self, store: Store) -> tuple[int, int]:
         return store.measure()
+
+
+class NoteChanges(Operation[None]):
+    """Renew the mark of a store that was written to (`pushserver.engine.embedded.marks`)."""
+
+    __slots__ = ()
+
+    def carry_out(self, store: Store) -> None:
+        store.note_changes()
 
 
 class Probe(Operation[None]):

@@ -61,7 +61,7 @@ class EmbeddedRevocations:
     def revoked(self, credentials: Sequence[Credential]) -> Deferred[list[bool]]:
         if not self._writer.accepting:
             return fail(Unavailable("the engine is stopped"))
-        now = self._clock.now()
+        now = self._clock.settled()
         return succeed([self._blocked(credential, now) for credential in credentials])
 
     def _blocked(self, credential: Credential, now: int) -> bool:

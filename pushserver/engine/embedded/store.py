@@ -9,23 +9,27 @@ a mistake of ours, the batch is taken back and carried out again one by one, so 
 from __future__ import annotations
 
 import os
+import secrets
 import sqlite3
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
 from twisted.python.failure import Failure
 
 from pushserver.core.errors import PushError, Unavailable
 
-from .database import Database, disk_failed, hold
+from .database import LOCK, Database, disk_failed, hold
 from .epochs import Epochs
+from .marks import Mark, MarkFile, identity_of, new_mark
 from .rows import revocations as revocationrows
 from .rows.history import Histories
 from .rows.idempotency import IdempotencyRows
 from .rows.inbox import Inboxes
+from .rows.quarantine import QuarantineRows
 from .rows.tasks import TaskRows
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from importlib.resources.abc import Traversable
     from pathlib import Path
 
@@ -51,6 +55,17 @@ class BatchItem(Protocol):
     def carry_out(self, store: Store) -> Any: ...  # Any: each has an answer of its own kind
 
 
+class Displaced(Exception):
+    """The database was moved away, deleted or emptied under this server."""
+
+
+class Opened(msgspec.Struct, frozen=True):
+    """What opening the store has shown: the revocations, and what an operator has to know."""
+
+    revocations: list[revocationrows.Row]
+    remarks: tuple[str, ...] = ()
+
+
 class Store:
     """Everything that rests. ``now`` (ms) and ``connection`` are those of the batch under way."""
 
@@ -61,31 +76,149 @@ class Store:
         self._lock: int | None = None
         self._database = Database(directory, migrations)
         self.now = 0
+        self._secret = b""
+        #: the generation of the data on the disk, and the one before
+        self._life: tuple[str, str | None] = ("", None)
+        self._marks: MarkFile
+        self._mark: str | None = None
+        #: what had been changed in the database when the mark was renewed, and the mark that a transaction renews it to
+        self._marked_at = 0
+        self._renewed: tuple[str, bool] | None = None
+        self._displaced = False
+        #: set where the database was found to be another one, and opened anew
+        self._reopened: Opened | None = None
         #: the version that a new state of a task has at least
         self.lowest_version = 1
         self.connection: sqlite3.Connection
         self.keys = IdempotencyRows()
         self.epochs = Epochs()
-        self.inboxes = Inboxes(inbox, self.epochs)
-        self.histories = Histories(self.epochs)
-        self.tasks = TaskRows(task_ttl)
+        self.quarantine = QuarantineRows()
+        self.inboxes = Inboxes(inbox, self.epochs, self.quarantine)
+        self.histories = Histories(self.epochs, self.quarantine)
+        self.tasks = TaskRows(task_ttl, self.quarantine)
         self._parts = (self.keys, self.inboxes, self.histories, self.tasks)
 
-    def open(self, now: int) -> list[revocationrows.Row]:
-        """Take the directory and open the file; return the revocations. Raises `ConfigError`."""
+    def open(self, now: int) -> Opened:
+        """Take the directory and open the file. Raises `ConfigError`."""
+        used = (self._directory / LOCK).exists()
         self._lock = hold(self._directory)
+        self._marks = MarkFile(self._lock)
         try:
-            self._database.open()
-            self.epochs.load(self._database.secret())
-            if not self._database.fresh:
-                # It may be an older copy. Versions that were given out since then are below the time of now, in ms.
-                self.lowest_version = now
-            return revocationrows.revocations(self._database.connection, now)
+            return self._open(now, used)
         except BaseException:
             self.close()
             raise
 
+    def _open(self, now: int, used: bool) -> Opened:
+        """Open the file. ``used``: there was a store here before."""
+        self.now = now
+        remarks: list[str] = []
+        self._database.open()
+        self._secret = self._database.secret()
+        *life, self._mark = self._database.life()
+        self._life = (life[0] or "", life[1])
+        self.epochs.load(self._secret, *self._life)
+        kept = self._marks.read()
+        if not self._database.fresh or used:
+            # It may be an older copy. Versions that were given out since then are below the time of now, in ms.
+            self.lowest_version = max(self.lowest_version, now)
+        if self._database.fresh:
+            if used:
+                remarks.append(
+                    f"{self._database.path} was missing or empty: starting without anything that was kept here before"
+                )
+        elif (kept is not None or self._mark is not None) and not (
+            kept is not None and kept.fits(self._mark, self._database.identity or (0, 0))
+        ):
+            self._alone(self.move_epochs)
+            remarks.append(
+                f"{self._database.path} is not as it was left (restored, replaced or moved): every position moves on"
+            )
+        self._alone(self.renew_mark)
+        self._displaced = False
+        return Opened(revocationrows.revocations(self._database.connection, now), tuple(remarks))
+
+    def _alone(self, work: Callable[[], None]) -> None:
+        """Do something in a transaction of its own."""
+        self.connection = self._database.connection
+        self.connection.execute("BEGIN")
+        try:
+            work()
+            self.connection.execute("COMMIT")
+        except BaseException:
+            self._database.rollback()
+            raise
+        self._committed()
+
+    def _committed(self) -> None:
+        self._life = self.epochs.life
+        if self._renewed is not None:
+            self._mark, closed = self._renewed
+            self._renewed = None
+            self._write_mark(self._mark, closed=closed)
+
+    def renew_mark(self, closed: bool = False) -> None:
+        """Give the store another mark, in the transaction under way."""
+        mark = new_mark()
+        if self._write_mark(mark, *(() if self._mark is None else (self._mark,)), closed=closed):
+            self.connection.execute("UPDATE life SET mark = ?", (mark,))
+            self._renewed = mark, closed
+            self._marked_at = self.connection.total_changes
+
+    def note_changes(self) -> None:
+        """Renew the mark, in the transaction under way, where something was written since that was done."""
+        if self.connection.total_changes != self._marked_at:
+            self.renew_mark()
+
+    def _write_mark(self, *marks: str, closed: bool = False) -> bool:
+        try:
+            self._marks.write(Mark(marks, self._database.identity or (0, 0), closed))
+        except OSError:
+            # Whatever keeps this file from being written meets the store as well. The mark stays what it was.
+            return False
+        return True
+
+    def check_place(self) -> bool:
+        """Return whether the database is where it was opened. Where not, it is looked for with the next batch. Called
+        on the reactor, while nothing else uses the store."""
+        self._displaced = self._displaced or not self._database.in_place
+        return not self._displaced
+
+    def take_reopened(self) -> Opened | None:
+        """Return what opening has shown, where the database was opened anew since this was last asked."""
+        reopened, self._reopened = self._reopened, None
+        return reopened
+
+    def _look_again(self) -> None:
+        """Open the database that has taken the place of the one that was open. Raises `Displaced` where none has."""
+        path = self._database.path
+        if identity_of(path) is None:
+            raise Displaced(f"{path} was moved away, deleted or emptied under this server: put it back, or start anew")
+        self._database.drop()
+        for part in self._parts:
+            part.forget()
+        self._reopened = self._open(self.now, used=True)
+
+    def move_epochs(self) -> None:
+        """Move every epoch on, in the transaction under way."""
+        for part in self._parts:
+            part.flush(self.connection)
+        generation = secrets.token_hex(6)
+        self.inboxes.carry(self.connection)
+        self.histories.carry(self.connection)
+        self.connection.execute("UPDATE life SET before = generation, generation = ?", (generation,))
+        # What is known of names is read anew.
+        self.inboxes.forget()
+        self.histories.forget()
+        self.epochs.load(self._secret, generation, self._life[0])
+        self.lowest_version = max(self.lowest_version, self.now)
+
     def close(self) -> None:
+        if self._lock is not None and self._mark is not None and not self._displaced:
+            try:
+                self._alone(lambda: self.renew_mark(closed=True))
+            except sqlite3.Error:
+                pass  # The mark that it has is as good; the file has to be the same one, then.
         self._database.close()
         if self._lock is not None:
             os.close(self._lock)
@@ -106,6 +239,8 @@ class Store:
         nothing was done, or may have been done.
         """
         self.now = now
+        if self._displaced:
+            self._look_again()
         try:
             return self._transaction(operations)
         except Exception as error:
@@ -128,9 +263,14 @@ class Store:
         self._database.rollback()
         for part in self._parts:
             part.forget()
+        self.epochs.load(self._secret, *self._life)
+        self._renewed = None
         # A full disk leaves the connection as it was. After anything else a new one looks at the file afresh.
-        if disk_failed(error) and getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_FULL:
-            self._database.drop()
+        if disk_failed(error):
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+                self._database.empty_log()
+            else:
+                self._database.drop()
 
     def _transaction(
         self,
@@ -157,5 +297,6 @@ class Store:
         for part in self._parts:
             part.flush(connection)
         connection.execute("COMMIT")
+        self._committed()
         self.keys.forget()
         return answers

@@ -52,8 +52,8 @@ class EmbeddedTasks:
     def of_user(self, user_id: str, unfinished: bool, limit: int) -> Deferred[list[TaskState]]:
         return self._writer.submit(TaskCall(TaskRows.of_user, user_id, unfinished, limit))
 
-    def stale(self, before: int, limit: int) -> Deferred[list[TaskState]]:
-        return self._writer.submit(TaskCall(TaskRows.stale, before, limit))
+    def stale(self, age: int, limit: int) -> Deferred[list[TaskState]]:
+        return self._writer.submit(TaskCall(TaskRows.stale, age, limit))
 
     def done(self, task_id: str, key: str) -> Deferred[bool]:
         return self._writer.submit(TaskDone(task_id, IdempotencyKey(key)))

@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from pushserver.engine.registry import EngineReactor
 
     from .operations import KeptListener, Operation
-    from .rows.revocations import Row
-    from .store import Store
+    from .store import Opened, Store
 
 #: How many operations are one transaction at most, so that an answer does not wait for thousands of others.
 _BATCH: Final = 1000
@@ -47,7 +46,7 @@ class Writer:
         reactor: the real one, also where a test moves ``clock``: a batch leaves at the end of its turn.
         store: used on the writer thread alone.
         delivery: who is notified of what was kept.
-        clock: the wall time of each batch.
+        clock: the time of each batch, settled.
     """
 
     _log = Logger()
@@ -68,6 +67,7 @@ class Writer:
         self.batches = 0
         self.operations = 0
         self.failed_batches = 0
+        self._reopened: Callable[[Opened], None] = lambda opened: None
 
     @property
     def waiting(self) -> int:
@@ -77,12 +77,14 @@ class Writer:
         """Return why the store cannot answer now; None where it can."""
         return "the store is closed" if not self.accepting else self._fault
 
-    async def start(self) -> list[Row]:
-        """Start the thread and open the store; return the revocations. Raises `ConfigError`."""
+    async def start(self, reopened: Callable[[Opened], None]) -> Opened:
+        """Start the thread and open the store; return what that has shown. Raises `ConfigError`. ``reopened`` is called
+        where the database is found to be another one later."""
+        self._reopened = reopened
         self._thread = threading.Thread(target=self._work, name="pushserver-store", daemon=True)
         self._thread.start()
-        opened: Deferred[list[Row]] = Deferred()
-        now = self._clock.now()
+        opened: Deferred[Opened] = Deferred()
+        now = self._clock.settled()
         self._jobs.put((lambda: self._store.open(now), opened.callback))
         try:
             answer = await opened
@@ -129,7 +131,7 @@ class Writer:
         batch, self._gathering = self._gathering[:_BATCH], self._gathering[_BATCH:]
         self._busy = True
         operations = [operation for operation, _ in batch]
-        now = self._clock.now()
+        now = self._clock.settled()
         self._jobs.put((lambda: self._store.carry_out(operations, now), lambda answers: self._done(batch, answers)))
 
     def _work(self) -> None:
@@ -151,6 +153,14 @@ class Writer:
     ) -> None:
         self.batches += 1
         self.operations += len(batch)
+        if (reopened := self._store.take_reopened()) is not None:
+            self._reopened(reopened)
+        for row in self._store.quarantine.take_news():
+            text = "A row of {kind} {name} cannot be read and is kept aside: {reason}"
+            self._log.error(text, kind=row.kind, name=row.name, reason=row.reason)
+        if not self._store.check_place() and not isinstance(answers, Failure):
+            # It was written to a file that nobody will find.
+            answers = _unavailable("the database was moved away, deleted or replaced under this server")
         if isinstance(answers, Failure):
             self.failed_batches += 1
             if self._fault is None:

@@ -186,10 +186,13 @@ class RedisCluster:
 
     async def _heartbeat(self) -> None:
         """One heartbeat; expires the nodes that it finds dead."""
-        reply = await self._show_alive()
+        known = self._commands.writes
+        now, generation, writes, lag, *dead_nodes = await self._show_alive()
         self.trouble = None
-        self.lag = int(reply[0])
-        for dead in reply[1:]:
+        self._commands.note_time(now)
+        self.lag = int(lag)
+        await self._commands.compare(generation.decode(), int(writes), known)
+        for dead in dead_nodes:
             await self.expire(dead.decode(), self._lease)
 
     async def _show_alive(self) -> list[Reply]:

@@ -14,10 +14,11 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
 from pushserver.core.errors import Unavailable
+from pushserver.core.settling import SettledTime
 from pushserver.engine.fill_level import FillLevel
 from pushserver.engine.interfaces import EPOCH_PERIOD, ONCE_TTL
 
-from .connection import Part, RedisConnection, Refusal, Reply, parse_info
+from .connection import Misconfigured, Part, RedisConnection, Refusal, Reply, parse_info
 from .scripts import Script, load
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from .route import RedisRoute
     from .settings import RedisSettings
 
+#: The format of what is kept in Redis. Version 1 says none, and reads this one.
+FORMAT: Final = 2
 #: A server that says so will not take our writes on this connection any more: look for another master.
 _LEAVE: Final = ("READONLY", "MASTERDOWN", "NOAUTH")
 #: So often a script is tried anew after the generation moved on under it.
@@ -48,6 +51,9 @@ class RedisCommands:
         self._names = names
         self._scripts = load()
         self._replicas = settings.wait_replicas
+        self._allow_eviction = settings.allow_eviction
+        #: the policy by which Redis may evict what it keeps; empty where it does not
+        self.evicts = ""
         self._replicated: list[Deferred[None]] = []
         self._waiting = False
 
@@ -64,6 +70,11 @@ class RedisCommands:
         self.durables = connection("durable") if self._replicas else self.commands
         self.connections = [self.commands, self.durables] if self._replicas else [self.commands]
         self.generation = ""
+        #: Redis' time, by which nodes go together, and by how much it is ahead of this node's wall clock, ms
+        self.time = SettledTime()
+        self.skew = 0
+        #: how many writes of this generation this node knows of
+        self.writes = 0
         self._secret: bytes | None = None
         #: the version that a new state of a task has at least
         self.lowest_version = 1
@@ -80,21 +91,60 @@ class RedisCommands:
     def trouble(self) -> str | None:
         return next((f"Redis: {each.trouble}" for each in self.connections if each.trouble is not None), None)
 
-    def start(self, ready: Callable[[], None], moved: Callable[[], None]) -> list[Deferred[None]]:
+    def start(
+        self, ready: Callable[[], None], moved: Callable[[], None], unusable: Callable[[Exception], None]
+    ) -> list[Deferred[None]]:
         """Connect; return what `RedisConnection.start` does for each connection. ``ready`` is called for each
-        connection that was made, ``moved`` when the generation moved on."""
+        connection that was made, ``moved`` when the generation moved on, ``unusable`` as there."""
         self._moved = moved
-        return [each.start(ready=ready) for each in self.connections]
+        return [each.start(ready=ready, unusable=unusable) for each in self.connections]
 
     # -- generation ---------------------------------------------------------------------------------------------------
 
-    async def _attach(self, protocol: CommandProtocol) -> None:
+    async def move_epochs(self) -> None:
+        """Move the generation on. Fails with `Unavailable`."""
+        protocol = self.commands.protocol
+        if protocol is None:
+            raise Unavailable(f"Redis is away: {self.commands.trouble}")
+        await self._attach_again(protocol, "move")
+
+    def note_time(self, now: int) -> None:
+        """Redis' time was this, ms, a moment ago."""
+        self.time.at(now, self._clock.milliseconds())
+        self.skew = now - self._clock.now()
+
+    async def compare(self, generation: str, writes: int, known: int) -> None:
+        """Follow what Redis' data says of itself, where that is another generation, or fewer writes than this node knew
+        of when it asked (``known``). Fails with `Unavailable`."""
+        if generation == self.generation and writes >= known:
+            self.writes = max(self.writes, writes)
+        elif self.commands.protocol is not None:
+            await self._attach_again(self.commands.protocol)
+
+    def learn(self, epoch: str, writes: int) -> None:
+        """Another node wrote in this epoch, and the data knew of so many writes then."""
+        if epoch.startswith(f"{self.generation}."):
+            self.writes = max(self.writes, writes)
+
+    async def _attach_again(self, protocol: CommandProtocol, move: str = "") -> None:
+        try:
+            await self._attach(protocol, move)
+        except Misconfigured as error:
+            raise Unavailable(str(error)) from None
+
+    async def _attach(self, protocol: CommandProtocol, move: str = "") -> None:
         limit = self.commands.command_timeout
         info = parse_info(await self._ask(protocol, "INFO", "server"))
         memory = parse_info(await self._ask(protocol, "INFO", "memory"))
         self._note_memory(memory)
         policy = memory.get("maxmemory_policy", "noeviction")
-        if policy != "noeviction":
+        self.evicts = policy if policy != "noeviction" else ""
+        if self.evicts and not self._allow_eviction and not self.commands.proven:
+            raise Misconfigured(
+                f"Redis may evict what it keeps (maxmemory-policy {policy}): noeviction is needed there,"
+                " or redis.allow_eviction = true"
+            )
+        if self.evicts:
             self._log.warn(
                 "Redis may evict what it keeps (maxmemory-policy {policy}): messages can vanish", policy=policy
             )
@@ -103,14 +153,24 @@ class RedisCommands:
             if not success:
                 raise Unavailable(str(result.value))
         attach = self._scripts["attach"]
-        fresh = (_token(), secrets.token_bytes(32), self.generation)
-        reply = protocol.send(limit, "EVALSHA", attach.digest, 1, self._names.server, info["run_id"], *fresh)
+        fresh = (_token(), secrets.token_bytes(32), self.generation, move, self.writes, "evicts" if self.evicts else "")
+        reply = protocol.send(limit, "EVALSHA", attach.digest, 1, self._names.server, info["run_id"], *fresh, FORMAT)
         try:
-            found, self._secret, lowest = await reply
+            found, *others = await reply
         except Refusal as error:
             raise Unavailable(str(error)) from None
+        if found == b"format":
+            said, reader = (each.decode("utf-8", "replace")[:40] for each in others)
+            raise Misconfigured(
+                f"the data under {self._names.prefix!r} is of format {said!r}, to be read by {reader!r} and later:"
+                f" this version is {FORMAT}"
+            )
+        self._secret, lowest, writes = others
         generation, self.lowest_version = found.decode(), int(lowest)
-        if generation != self.generation:
+        if generation == self.generation:
+            self.writes = max(self.writes, writes)
+        else:
+            self.writes = writes
             known, self.generation = self.generation, generation
             if known:
                 self._log.warn("Redis answers with a new history: every position moves on")
@@ -162,14 +222,17 @@ class RedisCommands:
     ) -> list[Reply]:
         """Return what a script answers, without the 'ok' before it where it is that. With ``durable`` it goes over the
         connection whose writes replicas are waited for; ``waited`` does that at once."""
+        reply = await self._run(name, keys, *arguments, durable=durable, waited=waited)
+        return reply[1:] if reply and reply[0] == b"ok" else reply
+
+    async def _run(self, name: str, keys: Sequence[str], *arguments: Part, durable: bool, waited: bool) -> list[Reply]:
         connection = self.durables if durable else self.commands
-        script = self._scripts[name]
-        reply = await self._evaluate(connection, script, keys, arguments)
+        reply = await self._evaluate(connection, self._scripts[name], keys, arguments)
         if reply and reply[0] == b"fence":
             raise Unavailable("the lease that this write was made under is lost")
         if durable and waited and self.waits:
             await self.replicated()
-        return reply[1:] if reply and reply[0] == b"ok" else reply
+        return reply
 
     async def _evaluate(
         self, connection: RedisConnection, script: Script, keys: Sequence[str], arguments: Sequence[Part]
@@ -186,17 +249,21 @@ class RedisCommands:
     async def run_in_epoch(
         self, name: str, keys: Sequence[str], *arguments: Part, durable: bool = False, waited: bool = True
     ) -> list[Reply]:
-        """`run` for a script that checks the generation; where that moved on, this node follows."""
+        """`run` for a script that checks the generation, and that the data did not go back in it; where that moved on,
+        this node follows."""
+        keys = [self._names.server, *keys]
         for _ in range(_ATTEMPTS):
-            known = self.generation
-            reply = await self.run(
-                name, [self._names.server, *keys], known, EPOCH_PERIOD, *arguments, durable=durable, waited=waited
-            )
-            if not reply or reply[0] != b"generation":
+            known, writes = self.generation, self.writes
+            reply = await self._run(name, keys, known, EPOCH_PERIOD, *arguments, writes, durable=durable, waited=waited)
+            if reply[0].startswith(b"ok "):
+                if self.generation == known:
+                    self.writes = max(self.writes, int(reply[0][3:]))
+                return reply[1:]
+            if reply[0] != b"generation":
                 return reply
             protocol = self.commands.protocol
             if self.generation == known and protocol is not None:
-                await self._attach(protocol)
+                await self._attach_again(protocol)
         raise Unavailable("Redis' data was replaced")
 
     async def write(

@@ -61,6 +61,10 @@ def _nothing() -> None:
     """Nobody wants to know."""
 
 
+def _ignore(error: Exception) -> None:
+    """Nobody wants to know of it."""
+
+
 class Misconfigured(Exception):
     """Redis is there, and will never serve us as we are configured."""
 
@@ -220,6 +224,9 @@ class RedisConnection:
         self.interruptions = 0
         self._ready: Callable[[], None] = _nothing
         self._interrupted: Callable[[], None] = _nothing
+        self._unusable: Callable[[Exception], None] = _ignore
+        #: whether it was ever ready
+        self.proven = False
 
     @property
     def protocol(self) -> CommandProtocol | None:
@@ -231,12 +238,18 @@ class RedisConnection:
         return self._protocol.waiting if self._protocol is not None else 0
 
     def start(
-        self, *, ready: Callable[[], None] = _nothing, interrupted: Callable[[], None] = _nothing
+        self,
+        *,
+        ready: Callable[[], None] = _nothing,
+        interrupted: Callable[[], None] = _nothing,
+        unusable: Callable[[Exception], None] = _ignore,
     ) -> Deferred[None]:
         """Connect, and connect again whenever the connection is lost. Fires after the first attempt, and fails only
-        with `Misconfigured` or `ConfigError`. ``ready`` and ``interrupted`` are called for each connection."""
+        with `Misconfigured` or `ConfigError`. ``ready`` and ``interrupted`` are called for each connection;
+        ``unusable`` where a later attempt is the first to reach Redis, and fails with one of these."""
         self._ready = ready
         self._interrupted = interrupted
+        self._unusable = unusable
         first: Deferred[None] = Deferred()
         self._first.append(first)
         self._running = Deferred.fromCoroutine(self._run())
@@ -305,7 +318,7 @@ class RedisConnection:
             await protocol.lost
             return 0
         began = self.connected_at = self._clock.seconds()
-        self._protocol, self.trouble = protocol, None
+        self._protocol, self.trouble, self.proven = protocol, None, True
         self._answer_first(None)
         self._ready()
         await protocol.lost
@@ -324,7 +337,10 @@ class RedisConnection:
         if failures == 0 or text != self.trouble:
             self._log.warn("No connection {name} to Redis: {reason}", name=self._name, reason=text)
         self.trouble = text
-        self._answer_first(error if isinstance(error, Misconfigured | ConfigError) else None)
+        refused = isinstance(error, Misconfigured | ConfigError)
+        if refused and not self._first and not self.proven:
+            self._unusable(error)
+        self._answer_first(error if refused else None)
 
     async def _wait(self, seconds: float) -> None:
         self._pause = Deferred()
@@ -371,6 +387,8 @@ class RedisConnection:
             if text.startswith(("WRONGPASS", "NOAUTH", "NOPERM")) or "DB index" in text or "AUTH" in text:
                 raise Misconfigured(f"Redis refused us: {text}") from None
             raise Unavailable(text) from None
+        if info.get("redis_mode") == "cluster":
+            raise Misconfigured("Redis is in cluster mode: a single Redis, or Sentinel, is needed")
         version = info.get("redis_version", "0.0")
         if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
             raise Misconfigured(f"Redis {version} is too old: 6.2 or newer is needed")

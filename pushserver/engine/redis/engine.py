@@ -16,6 +16,7 @@ from zope.interface import implementer
 
 from pushserver.core import errors
 from pushserver.engine.interfaces import IEngine
+from pushserver.engine.skew import SKEW, skew_warning
 
 from .broker import RedisBroker
 from .cluster import LEASE, RedisCluster
@@ -29,6 +30,7 @@ from .live import Live
 from .names import Names
 from .pages import InboxLimits, Pages
 from .presence import RedisPresence
+from .quarantine import Quarantine
 from .revocations import RedisRevocations
 from .route import RedisRoute
 from .settings import address_of
@@ -38,7 +40,7 @@ from .tasks import RedisTasks
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
 
-    from pushserver.engine.interfaces import EngineClock, IIngest, Listener, Stoppable
+    from pushserver.engine.interfaces import EngineClock, IIngest, Listener, QuarantinedRow, Stoppable
     from pushserver.engine.registry import EngineOptions, EngineReactor
 
     from .settings import RedisSettings
@@ -91,15 +93,16 @@ class RedisEngine:
             self._route,
             settings,
         )
-        pages = Pages(self._commands, names, limits)
+        self._quarantine = Quarantine(self._commands, names, limits)
+        pages = Pages(self._commands, names, limits, self._quarantine)
         self._feeds = ChannelFeeds(clock, pages, ordered=not self._commands.waits)
         self._live = Live(clock, self._commands, self._subscriber, names, self._feeds, options.accepts)
         self._cluster = RedisCluster(clock, self._commands, self._subscriber, names, options.node_name, lease)
         self.broker = RedisBroker(self._commands, self._live, self._cluster, names)
         self.history = RedisHistory(pages, self._feeds)
         self.inbox = RedisInbox(self._commands, pages, self._live, names, limits)
-        self.tasks = RedisTasks(self._commands, self._live, names, limits, options.task_ttl)
-        self.presence = RedisPresence(self._commands, self._cluster, names, clock)
+        self.tasks = RedisTasks(self._commands, self._live, names, limits, self._quarantine, options.task_ttl)
+        self.presence = RedisPresence(self._commands, self._cluster, names, self._quarantine, clock)
         self.revocations = RedisRevocations(self._commands, names)
         self._ingest = RedisIngest(clock, self._commands, reading, names)
         self.ingest: IIngest | None = self._ingest
@@ -127,7 +130,7 @@ class RedisEngine:
         self._cluster.start(listener, self.presence)
         self._stopped = ""
         try:
-            connecting = self._commands.start(ready=self._commands_ready, moved=self._moved)
+            connecting = self._commands.start(self._commands_ready, self._moved, self._unusable)
             connecting.append(self._subscriber.start(self))
             first: list[tuple[bool, Any]] = await DeferredList(connecting, consumeErrors=True)
             for success, result in first:
@@ -182,13 +185,28 @@ class RedisEngine:
             or self._check_failed
         )
 
+    def move_epochs(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._commands.move_epochs())
+
     def secret(self, purpose: str) -> Deferred[bytes]:
         return maybeDeferred(self._commands.secret, purpose)
+
+    def quarantine(self, limit: int) -> Deferred[list[QuarantinedRow]]:
+        return Deferred.fromCoroutine(self._quarantine.entries(limit))
+
+    def clock_skew(self) -> float:
+        return self._commands.skew / 1000
+
+    def warnings(self) -> list[str]:
+        skew, evicts = self._commands.skew, self._commands.evicts
+        said = [skew_warning(skew / 1000)] if abs(skew) > SKEW else []
+        return [*said, f"Redis may evict what it keeps (maxmemory-policy {evicts})"] if evicts else said
 
     def figures(self) -> dict[str, float]:
         feeds = self._feeds
         return {
             "redis_up": float(self.trouble() is None),
+            "quarantined_total": float(self._quarantine.total),
             "redis_commands_waiting": float(sum(each.waiting for each in self._links)),
             "redis_connection_attempts_total": float(sum(each.attempts for each in self._links)),
             "redis_connections_lost_total": float(sum(each.interruptions for each in self._links)),
@@ -208,6 +226,10 @@ class RedisEngine:
         } | self._commands.fill.figures()
 
     # -- when Redis comes back ----------------------------------------------------------------------------------------
+
+    def _unusable(self, error: Exception) -> None:
+        if not self._stopped:
+            self._listener.unusable(str(error) if isinstance(error, errors.ConfigError) else f"redis: {error}")
 
     def _moved(self) -> None:
         self._cluster.renew()

@@ -280,9 +280,10 @@ class ChannelFeed:
 
     def _lose(self, newest: Position) -> None:
         assert self.sequencer is not None
+        reached = self.sequencer.position
         self.sequencer.reset(newest)
         self.feeds.resyncs += 1
-        self.feeds.listener.resync(self.channel)
+        self.feeds.listener.resync(self.channel, reached)
 
 
 class ChannelFeeds:

@@ -10,6 +10,7 @@ from zope.interface import implementer
 from pushserver.engine.interfaces import IHistory
 
 if TYPE_CHECKING:
+    from pushserver.core.positions import Position
     from pushserver.engine.interfaces import HistoryPage
 
     from .feeds import ChannelFeeds
@@ -28,6 +29,9 @@ class RedisHistory:
         self, channel: str, since: int | None, limit: int, reverse: bool, max_bytes: int | None = None
     ) -> Deferred[HistoryPage]:
         return Deferred.fromCoroutine(self._read(channel, since, limit, reverse, max_bytes))
+
+    def locate(self, channel: str, since: Position) -> Deferred[Position | None]:
+        return Deferred.fromCoroutine(self._pages.locate(channel, since))
 
     async def _read(
         self, channel: str, since: int | None, limit: int, reverse: bool, max_bytes: int | None

@@ -90,6 +90,9 @@ class RedisInbox:
         await self._live.feeds.reached(USER + user_id, Position(page.offset, page.epoch))
         return page
 
+    def locate(self, user_id: str, since: Position) -> Deferred[Position | None]:
+        return Deferred.fromCoroutine(self._pages.locate(USER + user_id, since))
+
     def state(self, user_id: str) -> Deferred[InboxNumbers]:
         return Deferred.fromCoroutine(self._state(user_id))
 

@@ -3,7 +3,7 @@
 A message of a node is one line that says what it is, and then JSON:
 
     m <incarnation>.<number>      a publication without position
-    p <offset> <epoch>            a publication with its position
+    p <offset> <epoch> <writes>   a publication with its position; how many writes Redis knew of (version 1: not said)
     t <incarnation>.<number>      a task's event
 
 Another program's message is ``{"type"?, "data"}``; it becomes a publication without a position here.
@@ -55,6 +55,11 @@ class _External(msgspec.Struct):
 
 
 _external: Final = msgspec.json.Decoder(_External)
+
+
+def _is_behind(position: Position | None, told: Position | None) -> bool:
+    """Return whether a channel's newest position is below what was told of it, in the same epoch."""
+    return position is not None and told is not None and position.epoch == told.epoch and position.offset < told.offset
 
 
 class Live:
@@ -202,8 +207,13 @@ class Live:
         feeds = [feed for feed in self.feeds.channels.values() if feed.wanted and feed.waiters is None]
         for start in range(0, len(feeds), _BATCH):
             batch = feeds[start : start + _BATCH]
+            told = [feed.sequencer.position if feed.sequencer is not None else None for feed in batch]
             positions = await self.positions([feed.channel for feed in batch])
-            for feed, position in zip(batch, positions, strict=True):
+            for feed, position, before in zip(batch, positions, told, strict=True):
+                if _is_behind(position, before):
+                    # Less than had been told when it was asked: the data went back, and nothing else noticed.
+                    await self._commands.move_epochs()
+                    return
                 if position is not None:
                     feed.compare(position, patient)
                 elif feed.sequencer is not None and feed.sequencer.position.offset > 0:
@@ -229,7 +239,10 @@ class Live:
         head, _, body = payload.partition(b"\n")
         kind, *words = head.decode().split(" ")
         if kind == "p":
-            feed.receive(publication.decode(body).positioned(int(words[0]), words[1]))
+            offset, epoch, *writes = words
+            if writes:
+                self._commands.learn(epoch, int(writes[0]))
+            feed.receive(publication.decode(body).positioned(int(offset), epoch))
             return
         own = words[0].startswith(self._origin + ".")
         if own and not self.feeds.claim(feed.channel, words[0]):

@@ -27,6 +27,7 @@ class Names:
         "ingest",
         "nodes",
         "prefix",
+        "quarantine",
         "server",
         "stale",
         "tries",
@@ -40,6 +41,7 @@ class Names:
         self.ingest = f"{prefix}:ingest"
         self.dead = f"{prefix}:ingest:dead"
         self.tries = f"{prefix}:ingesting"
+        self.quarantine = f"{prefix}:quarantine"
         self.control = f"{prefix}:control:{database}"
         self._control = f"{prefix}:control:{database}:"
         self._live = f"{prefix}:live:{database}:"

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from pushserver.core import publication as publications
 from pushserver.core.positions import Position
 from pushserver.engine.interfaces import PAGE_BYTES, POSITION_TTL, HistoryPage, InboxPage
 
 from .names import USER
+from .quarantine import read_publications
 
 if TYPE_CHECKING:
     from pushserver.core.publication import Publication
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from .commands import RedisCommands
     from .names import Names
+    from .quarantine import Quarantine
 
 #: The largest offset that Lua's numbers hold exactly; there is nothing after it.
 BEYOND: Final = 2**53 - 1
@@ -62,10 +63,11 @@ class InboxLimits:
 class Pages:
     """Read histories and inboxes. Every call is one script; it fails with `errors.Unavailable`."""
 
-    def __init__(self, commands: RedisCommands, names: Names, limits: InboxLimits) -> None:
+    def __init__(self, commands: RedisCommands, names: Names, limits: InboxLimits, quarantine: Quarantine) -> None:
         self._commands = commands
         self._names = names
         self._limits = limits
+        self._quarantine = quarantine
 
     async def history(
         self, channel: str, since: int | None, limit: int, reverse: bool, max_bytes: int | None = None
@@ -80,10 +82,12 @@ class Pages:
             max_bytes or 0,
         )
         epoch, newest, floor = reply[0].decode(), int(reply[1]), int(reply[2])
-        messages = [
-            publications.decode(body).positioned(int(offset), epoch)
-            for offset, body in zip(reply[5::2], reply[6::2], strict=True)
-        ]
+        messages, damaged = read_publications(zip(reply[5::2], reply[6::2], strict=True), epoch)
+        if damaged:
+            key, entries = self._names.history(channel), self._names.messages(channel)
+            for offset, body, reason in damaged:
+                await self._quarantine.put("history", channel, key, body, reason, offset, entries)
+            return await self.history(channel, since, limit, reverse, max_bytes)
         return HistoryPage(messages, Position(newest, epoch), floor, bool(reply[4]), reply[3].decode() or None)
 
     async def inbox(self, user_id: str, after: int | None, limit: int, max_bytes: int | None = None) -> InboxPage:
@@ -98,12 +102,20 @@ class Pages:
             max_bytes or 0,
         )
         newest, epoch, acked, lost, beyond, pending = int(reply[0]), reply[1].decode(), *map(int, reply[2:6])
-        messages = [
-            publications.decode(body).positioned(int(offset), epoch)
-            for offset, body in zip(reply[8::2], reply[9::2], strict=True)
-        ]
+        messages, damaged = read_publications(zip(reply[8::2], reply[9::2], strict=True), epoch)
+        if damaged:
+            for offset, body, reason in damaged:
+                await self._quarantine.put("inbox", user_id, self._names.inbox(user_id), body, reason, offset)
+            return await self.inbox(user_id, after, limit, max_bytes)
         previous = reply[6].decode() or None
         return InboxPage(messages, newest, epoch, acked, lost, beyond, pending, bool(reply[7]), previous)
+
+    async def locate(self, channel: str, since: Position) -> Position | None:
+        """As `interfaces.IHistory.locate`; the inbox of ``user:<id>``."""
+        reply = await self._commands.run_in_epoch(
+            "locate", [self._names.position(channel)], since.epoch, min(since.offset, BEYOND)
+        )
+        return Position(since.offset, reply[0].decode()) if reply[0] else None
 
     async def between(self, channel: str, after: int, limit: int) -> Between:
         """Return a page of what lies after an offset, for a feed that missed it."""

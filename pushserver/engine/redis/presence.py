@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .cluster import RedisCluster
     from .commands import RedisCommands
     from .names import Names
+    from .quarantine import Quarantine
 
 #: So many entries are sent at once, and then their answers awaited.
 _BATCH: Final = 200
@@ -44,8 +45,11 @@ class RedisPresence:
 
     _log = Logger()
 
-    def __init__(self, commands: RedisCommands, cluster: RedisCluster, names: Names, clock: EngineClock) -> None:
+    def __init__(
+        self, commands: RedisCommands, cluster: RedisCluster, names: Names, quarantine: Quarantine, clock: EngineClock
+    ) -> None:
         self._commands = commands
+        self._quarantine = quarantine
         self._cluster = cluster
         self._names = names
         self._clock = clock
@@ -233,19 +237,43 @@ class RedisPresence:
 
     async def _online(self, user_id: str) -> Online:
         count, seen = await self._commands.call("MGET", self._names.online(user_id), self._names.seen(user_id))
-        return Online(user_id, count is not None, int(seen) if seen is not None else None)
+        at = _number(seen)
+        if seen is not None and at is None:
+            await self._quarantine.put("status", user_id, self._names.seen(user_id), seen, "not a time")
+        return Online(user_id, count is not None, at)
 
     def members(self, channel: str) -> Deferred[list[Member]]:
         return Deferred.fromCoroutine(self._members(channel))
 
     async def _members(self, channel: str) -> list[Member]:
-        counts = _pairs(await self._commands.call("HGETALL", self._names.members(channel)))
-        infos = dict(_pairs(await self._commands.call("HGETALL", self._names.infos(channel))))
-        members = [
-            Member(user.decode(), int(count), msgspec.Raw(infos[user]) if user in infos else None)
-            for user, count in counts
-        ]
+        counted, infos = self._names.members(channel), self._names.infos(channel)
+        known = dict(_pairs(await self._commands.call("HGETALL", infos)))
+        members: list[Member] = []
+        for user, count in _pairs(await self._commands.call("HGETALL", counted)):
+            user_id = user.decode("utf-8", "replace")
+            info = known.get(user)
+            if info is not None and not _is_json(info):
+                await self._quarantine.put("presence", channel, infos, info, "not JSON", user_id)
+                info = None
+            connections = _number(count)
+            if connections is None:
+                await self._quarantine.put("presence", channel, counted, count, "not a number", user_id)
+                continue
+            members.append(Member(user_id, connections, None if info is None else msgspec.Raw(info)))
         return sorted(members, key=lambda member: member.user_id)
+
+
+def _number(text: bytes | None) -> int | None:
+    """Return a whole number; None for what is none."""
+    return int(text) if text is not None and text.lstrip(b"-").isdigit() else None
+
+
+def _is_json(octets: bytes) -> bool:
+    try:
+        msgspec.json.decode(octets)
+    except ValueError:
+        return False
+    return True
 
 
 def _seen(user_id: str, info: bytes) -> Member:

@@ -22,6 +22,7 @@ class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
     wait_replicas: int = 0
     connect_timeout: int = 5_000
     command_timeout: int = 5_000
+    allow_eviction: bool = False
 
 
 class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):

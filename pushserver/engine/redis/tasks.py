@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .live import Live
     from .names import Names
     from .pages import InboxLimits
+    from .quarantine import Quarantine
 
 #: An unfinished task without news is failed as stale long before; this only keeps Redis clean where nobody runs, ms.
 _UNFINISHED_TTL: Final = 365 * 24 * 3600 * 1000
@@ -38,8 +39,17 @@ _decode: Final = msgspec.json.Decoder(TaskState).decode
 class RedisTasks:
     """Each task in a hash, with sorted sets to find a user's and the stale ones."""
 
-    def __init__(self, commands: RedisCommands, live: Live, names: Names, limits: InboxLimits, ttl: int) -> None:
+    def __init__(
+        self,
+        commands: RedisCommands,
+        live: Live,
+        names: Names,
+        limits: InboxLimits,
+        quarantine: Quarantine,
+        ttl: int,
+    ) -> None:
         self._commands = commands
+        self._quarantine = quarantine
         self._live = live
         self._names = names
         self._limits = limits
@@ -153,9 +163,21 @@ class RedisTasks:
 
     async def _get(self, task_id: str) -> TaskState:
         state = await self._commands.call("HGET", self._names.task(task_id), "state")
-        if state is None:
+        found = [] if state is None else await self._read([task_id.encode(), state])
+        if not found:
             raise errors.NotFound("no such task")
-        return _decode(state)
+        return found[0]
+
+    async def _read(self, rows: list[bytes]) -> list[TaskState]:
+        """Return the states of task id and state in turns, without those that cannot be read."""
+        states: list[TaskState] = []
+        for task_id, state in zip(rows[::2], rows[1::2], strict=True):
+            try:
+                states.append(_decode(state))
+            except msgspec.MsgspecError as error:
+                name = task_id.decode()
+                await self._quarantine.put("task", name, self._names.task(name), state, str(error))
+        return states
 
     def of_user(self, user_id: str, unfinished: bool, limit: int) -> Deferred[list[TaskState]]:
         return Deferred.fromCoroutine(self._of_user(user_id, unfinished, limit))
@@ -165,16 +187,17 @@ class RedisTasks:
         reply = await self._commands.run_in_epoch(
             "tasks_of", keys, limit, "unfinished" if unfinished else "", self._names.task("")
         )
-        return [_decode(each) for each in reply]
+        return await self._read(reply)
 
-    def stale(self, before: int, limit: int) -> Deferred[list[TaskState]]:
-        return Deferred.fromCoroutine(self._stale(before, limit))
+    def stale(self, age: int, limit: int) -> Deferred[list[TaskState]]:
+        return Deferred.fromCoroutine(self._stale(age, limit))
 
-    async def _stale(self, before: int, limit: int) -> list[TaskState]:
-        reply = await self._commands.run_in_epoch(
-            "tasks_stale", [self._names.stale], before, limit, self._names.task("")
+    async def _stale(self, age: int, limit: int) -> list[TaskState]:
+        now, *states = await self._commands.run_in_epoch(
+            "tasks_stale", [self._names.stale], age, limit, self._names.task("")
         )
-        return [_decode(each) for each in reply]
+        self._commands.note_time(now)
+        return [] if self._commands.time.step else await self._read(states)
 
     def done(self, task_id: str, key: str) -> Deferred[bool]:
         return Deferred.fromCoroutine(self._done(task_id, key))

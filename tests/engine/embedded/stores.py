@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -60,11 +61,19 @@ class OpenStore:
 
     def open(self) -> None:
         self.store = Store(self._directory, self._rules, self._task_ttl)
-        self.revocations = self.store.open(self.now)
+        opened = self.store.open(self.now)
+        self.revocations, self.remarks = opened.revocations, opened.remarks
 
     def restart(self) -> None:
         self.store.close()
         self.open()
+
+    def die(self) -> None:
+        """End as a process that is killed: nothing is written any more, and its lock is free."""
+        assert self.store._lock is not None
+        os.close(self.store._lock)
+        self.store._lock = None
+        self.store._database.drop()
 
     def batch(self, *operations: Operation[Any]) -> list[Any]:
         return self.store.carry_out(operations, self.now)

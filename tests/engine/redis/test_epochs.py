@@ -204,3 +204,80 @@ async def test_versions_of_tasks_go_on_above_all_that_older_data_does_not_know(
     redis.command("HSET", "push:server", "generation", "abc")
     await node.history.read("a", None, 1, False)
     assert node.tasks.lowest_version() > third.tasks.lowest_version()
+
+
+def keep_a_copy(redis: RedisServer) -> None:
+    """Keep all data as it is now, in another database."""
+    redis.command("EVAL", "for _, k in ipairs(redis.call('KEYS', '*')) do redis.call('COPY', k, k, 'DB', 1) end", "0")
+
+
+def put_it_back(redis: RedisServer) -> None:
+    """Data goes back inside the same process, as by keys that are restored or a dump that is loaded anew."""
+    redis.command("SWAPDB", "0", "1")
+
+
+@pytest.mark.parametrize("by", ["write", "read", "heartbeat"])
+async def test_data_that_goes_back_inside_a_running_redis_is_noticed_at_the_next_use(
+    cluster: Cluster, redis: RedisServer, by: str
+) -> None:
+    node = await cluster.start(redis.url)
+    other = await cluster.start(redis.url, "b")
+    await other.broker.subscribe("a")
+    for n in range(5):
+        await node.broker.publish(publication("a", n), KEPT, None)
+    keep_a_copy(redis)
+    for n in range(5, 8):
+        lost = await node.broker.publish(publication("a", n), KEPT, None)
+    # It wrote nothing itself, but was told.
+    await other.heard(8)
+    put_it_back(redis)
+    if by == "heartbeat":
+        await other.engine._cluster.heartbeat()
+    elif by == "read":
+        await other.history.read("a", None, 1, False)
+    kept = await other.broker.publish(publication("a", "new"), KEPT, None)
+    assert (kept.offset, kept.epoch == lost.epoch) == (6, False)
+    assert lost.epoch is not None
+    assert await node.history.locate("a", Position(6, lost.epoch)) is None
+    assert await node.history.locate("a", Position(5, lost.epoch)) == Position(5, kept.epoch or "")
+    await other.resynced("a")
+    assert contents((await node.history.read("a", None, 10, False)).messages) == [0, 1, 2, 3, 4, "new"]
+
+
+async def test_data_that_goes_back_before_a_generation_moves_on_again(cluster: Cluster, redis: RedisServer) -> None:
+    node = await cluster.start(redis.url)
+    first = await node.broker.publish(publication("a", 1), KEPT, None)
+    keep_a_copy(redis)
+    await node.engine.move_epochs()
+    second = await node.broker.publish(publication("a", 2), KEPT, None)
+    put_it_back(redis)
+    third = await node.broker.publish(publication("a", 3), KEPT, None)
+    assert (third.offset, len({first.epoch, second.epoch, third.epoch})) == (2, 3)
+
+
+async def test_a_channel_that_is_behind_what_was_told_moves_every_epoch_on(
+    cluster: Cluster, redis: RedisServer
+) -> None:
+    node = await cluster.start(redis.url, position_check=100)
+    await node.broker.subscribe("a")
+    for n in range(3):
+        kept = await node.broker.publish(publication("a", n), KEPT, None)
+    # One channel alone goes back: what counts writes does not show it.
+    redis.command("HSET", "push:history:a", "offset", "1")
+    redis.command("DEL", "push:messages:a")
+    await node.resynced("a")
+    again = await node.broker.publish(publication("a", "new"), KEPT, None)
+    assert again.epoch != kept.epoch
+
+
+async def test_where_redis_evicts_no_name_has_an_epoch_twice(cluster: Cluster, redis: RedisServer) -> None:
+    redis.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    node = await cluster.start(redis.url, allow_eviction=True)
+    epochs = set()
+    for n in range(2):
+        kept = await node.broker.publish(publication("a", n), KEPT, None)
+        noted = await node.inbox.append(publication("user:7", n), "7", False, None, None, None)
+        epochs |= {kept.epoch, noted.epoch}
+        assert (kept.offset, noted.offset) == (1, 1)
+        redis.command("DEL", "push:history:a", "push:messages:a", "push:inbox:7")
+    assert len(epochs) == 4

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from pushserver.core import publication
 from pushserver.core.positions import Position
 from pushserver.engine.embedded.database import read_rows, take_rows, write_rows
 from pushserver.engine.interfaces import POSITION_TTL, HistoryPage, Retention
+
+from .quarantine import read_publications
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Sequence
 
     from pushserver.engine.embedded.epochs import Epochs
+
+    from .quarantine import QuarantineRows
 
 _HEADS: Final = 8192
 #: How often a channel with news says so, ms.
@@ -30,12 +33,39 @@ _KIND: Final = "channel"
 class HistoryHead:
     """One channel without its messages: those after ``floor`` up to ``newest`` are kept."""
 
-    __slots__ = ("channel", "counted_from", "epoch", "floor", "name", "newest", "next_expiry", "touched_at", "written")
+    __slots__ = (
+        "base",
+        "carried",
+        "channel",
+        "counted_from",
+        "damaged",
+        "floor",
+        "name",
+        "newest",
+        "next_expiry",
+        "touched_at",
+        "written",
+    )
 
-    def __init__(self, channel: int, name: str, epoch: str, newest: int, floor: int, touched_at: int) -> None:
+    def __init__(
+        self,
+        channel: int,
+        name: str,
+        base: str,
+        newest: int,
+        floor: int,
+        touched_at: int,
+        carried: int = 0,
+        damaged: int = 0,
+    ) -> None:
         self.channel = channel
         self.name = name
-        self.epoch = epoch
+        #: its epoch, without the generation
+        self.base = base
+        #: the newest offset when the generation moved on
+        self.carried = carried
+        #: the highest offset of a message that could not be read
+        self.damaged = damaged
         self.newest = newest
         self.floor = floor
         self.touched_at = touched_at
@@ -48,8 +78,9 @@ class HistoryHead:
 class Histories:
     """Every channel's history. A name that was never written has no row and no head."""
 
-    def __init__(self, epochs: Epochs) -> None:
+    def __init__(self, epochs: Epochs, quarantine: QuarantineRows) -> None:
         self._epochs = epochs
+        self._quarantine = quarantine
         self._heads: dict[str, HistoryHead] = {}
         #: names that the batch under way asked for, and that have no head
         self._absent: set[str] = set()
@@ -72,12 +103,13 @@ class Histories:
         if not missing:
             return
         by_number: dict[int, HistoryHead] = {}
-        for channel, name, epoch, newest, floor, touched_at in read_rows(
+        for row in read_rows(
             connection,
-            "SELECT channel, name, epoch, newest, floor, touched_at FROM channel WHERE name IN (*)",
+            "SELECT channel, name, epoch, newest, floor, touched_at, carried, damaged FROM channel WHERE name IN (*)",
             missing,
         ):
-            by_number[channel] = self._heads[name] = HistoryHead(channel, name, epoch, newest, floor, touched_at)
+            head = HistoryHead(*row)
+            by_number[head.channel] = self._heads[head.name] = head
         for channel, oldest, newest, next_expiry, written in read_rows(
             connection,
             "SELECT channel, min(offset), max(offset), min(expires_at), max(octets) FROM history WHERE channel IN (*)"
@@ -178,7 +210,7 @@ class Histories:
         if now - head.touched_at > _TOUCH:
             head.touched_at = now
             self._changed[name] = head
-        return offset, head.epoch
+        return offset, self._epochs.full(head.base)
 
     def read(
         self,
@@ -193,9 +225,9 @@ class Histories:
         """As `interfaces.IHistory.read`."""
         head = self._head(connection, now, name)
         if head is None:
-            epoch = self._epochs.current(_KIND, name, now)
-            previous = self._epochs.previous(_KIND, name, epoch, now)
-            return HistoryPage([], Position(offset=0, epoch=epoch), 0, previous_epoch=previous)
+            base = self._epochs.current(_KIND, name, now)
+            previous = self._epochs.previous(_KIND, name, base, now)
+            return HistoryPage([], Position(offset=0, epoch=self._epochs.full(base)), 0, previous_epoch=previous)
         self._flush_rows(connection)
         first, last = head.floor + 1, head.newest
         if reverse and since is not None:
@@ -212,12 +244,36 @@ class Histories:
                 (head.channel, first, last, limit),
             )
             rows, more = take_rows(found, max_bytes)
+        epoch = self._epochs.full(head.base)
+        messages, damaged = read_publications(rows, epoch)
+        if damaged:
+            for offset, body, reason in damaged:
+                self._quarantine.put(connection, now, "history", name, offset, body, reason)
+                connection.execute("DELETE FROM history WHERE channel = ? AND offset = ?", (head.channel, offset))
+                head.damaged = max(head.damaged, offset)
+            self._changed[name] = head
+            return self.read(connection, now, name, since, limit, reverse, max_bytes)
         return HistoryPage(
-            [publication.decode(body).positioned(offset, head.epoch) for offset, body in rows],
-            Position(offset=head.newest, epoch=head.epoch),
-            head.floor,
+            messages,
+            Position(offset=head.newest, epoch=epoch),
+            max(head.floor, head.damaged),
             more,
-            self._epochs.previous(_KIND, name, head.epoch, now),
+            self._epochs.previous(_KIND, name, head.base, now),
+        )
+
+    def locate(self, connection: sqlite3.Connection, now: int, name: str, since: Position) -> Position | None:
+        """As `interfaces.IHistory.locate`."""
+        head = self._head(connection, now, name)
+        if head is None:
+            return self._epochs.locate(since, self._epochs.current(_KIND, name, now), 0, 0)
+        return self._epochs.locate(since, head.base, head.newest, head.carried)
+
+    @staticmethod
+    def carry(connection: sqlite3.Connection) -> None:
+        """The generation moves on: note how far each channel has come."""
+        connection.execute(
+            "UPDATE channel SET carried = max(newest,"
+            " coalesce((SELECT max(offset) FROM history WHERE history.channel = channel.channel), 0))"
         )
 
     def _flush_rows(self, connection: sqlite3.Connection) -> None:
@@ -240,13 +296,13 @@ class Histories:
         if self._changed:
             write_rows(
                 connection,
-                "INSERT INTO channel (channel, name, epoch, newest, floor, touched_at)",
+                "INSERT INTO channel (channel, name, epoch, newest, floor, touched_at, damaged)",
                 [
-                    (head.channel, head.name, head.epoch, head.newest, head.floor, head.touched_at)
+                    (head.channel, head.name, head.base, head.newest, head.floor, head.touched_at, head.damaged)
                     for head in self._changed.values()
                 ],
                 "ON CONFLICT (channel) DO UPDATE SET newest = excluded.newest, floor = excluded.floor,"
-                " touched_at = excluded.touched_at",
+                " touched_at = excluded.touched_at, damaged = excluded.damaged",
             )
             self._changed.clear()
         while len(self._heads) > _HEADS:

@@ -13,15 +13,21 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from pushserver.core import errors, publication
+from pushserver.core import errors
+from pushserver.core.positions import base_of
 from pushserver.engine.embedded.database import read_rows, take_rows, write_rows
 from pushserver.engine.interfaces import POSITION_TTL, InboxNumbers, InboxPage, InboxRules
+
+from .quarantine import read_publications
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Sequence
 
+    from pushserver.core.positions import Position
     from pushserver.engine.embedded.epochs import Epochs
+
+    from .quarantine import QuarantineRows
 
 _CHAT: Final = 1
 _OWN_TTL: Final = 2
@@ -48,9 +54,10 @@ class InboxHead:
 
     __slots__ = (
         "acked",
+        "base",
+        "carried",
         "chats",
         "collapse",
-        "epoch",
         "kept",
         "lost",
         "newest",
@@ -60,10 +67,15 @@ class InboxHead:
         "user_id",
     )
 
-    def __init__(self, user: int, user_id: str, epoch: str, newest: int, acked: int, touched_at: int) -> None:
+    def __init__(
+        self, user: int, user_id: str, base: str, newest: int, acked: int, touched_at: int, carried: int = 0
+    ) -> None:
         self.user = user
         self.user_id = user_id
-        self.epoch = epoch
+        #: its epoch, without the generation
+        self.base = base
+        #: the newest offset when the generation moved on
+        self.carried = carried
         self.newest = newest
         self.acked = acked
         self.touched_at = touched_at
@@ -112,9 +124,10 @@ class InboxHead:
 class Inboxes:
     """Every user's inbox. One that was never written has no row and no head."""
 
-    def __init__(self, rules: InboxRules, epochs: Epochs) -> None:
+    def __init__(self, rules: InboxRules, epochs: Epochs, quarantine: QuarantineRows) -> None:
         self._rules = rules
         self._epochs = epochs
+        self._quarantine = quarantine
         self._heads: dict[str, InboxHead] = {}
         #: users that the batch under way asked for, and that have no head
         self._absent: set[str] = set()
@@ -139,13 +152,21 @@ class Inboxes:
         if not missing:
             return
         by_number: dict[int, InboxHead] = {}
-        for user, user_id, epoch, newest, acked, lost, touched_at in read_rows(
+        for *row, lost in read_rows(
             connection,
-            "SELECT user, user_id, epoch, newest, acked, lost, touched_at FROM inbox_user WHERE user_id IN (*)",
+            "SELECT user, user_id, epoch, newest, acked, touched_at, carried, lost FROM inbox_user"
+            " WHERE user_id IN (*)",
             missing,
         ):
-            head = by_number[user] = self._heads[user_id] = InboxHead(user, user_id, epoch, newest, acked, touched_at)
-            head.lost = _lost.decode(lost)
+            head = InboxHead(*row)
+            by_number[head.user] = self._heads[head.user_id] = head
+            try:
+                head.lost = _lost.decode(lost)
+            except (msgspec.MsgspecError, TypeError) as error:
+                # How many there were nobody knows now; that there were some is told.
+                head.lost = [[head.newest, head.newest, 1]]
+                self._quarantine.put(connection, now, "inbox", head.user_id, None, lost, str(error))
+                self._changed[head.user_id] = head
         for user, offset, kind, expires_at, collapse_key in read_rows(
             connection,
             "SELECT user, offset, kind, expires_at, collapse_key FROM inbox WHERE user IN (*) ORDER BY user, offset",
@@ -250,20 +271,20 @@ class Inboxes:
             self._remove(head, kept[0] >> 1, lost=True)
         if head.collapse is not None and len(head.collapse) > 2 * rules.size:
             head.collapse = {key: at for key, at in head.collapse.items() if head.place(at) is not None}
-        return offset, head.epoch
+        return offset, self._epochs.full(head.base)
 
     def withdraw(self, connection: sqlite3.Connection, now: int, user_id: str, offset: int, epoch: str) -> None:
         """Remove a message, where it is still kept; it does not count as lost."""
         head = self._head(connection, now, user_id)
-        if head is not None and head.epoch == epoch:
+        if head is not None and head.base == base_of(epoch):
             self._flush_rows(connection)
             self._remove(head, offset, lost=False)
 
     def state(self, connection: sqlite3.Connection, now: int, user_id: str) -> InboxNumbers:
         head = self._head(connection, now, user_id)
         if head is None:
-            return InboxNumbers(0, self._epochs.current(_KIND, user_id, now), 0, 0)
-        return InboxNumbers(head.newest, head.epoch, head.acked, head.pending)
+            return InboxNumbers(0, self._epochs.full(self._epochs.current(_KIND, user_id, now)), 0, 0)
+        return InboxNumbers(head.newest, self._epochs.full(head.base), head.acked, head.pending)
 
     def read(
         self,
@@ -277,9 +298,9 @@ class Inboxes:
         """As `interfaces.IInbox.read`."""
         head = self._head(connection, now, user_id)
         if head is None:
-            epoch = self._epochs.current(_KIND, user_id, now)
-            previous = self._epochs.previous(_KIND, user_id, epoch, now)
-            return InboxPage([], 0, epoch, 0, 0, 0, 0, previous_epoch=previous)
+            base = self._epochs.current(_KIND, user_id, now)
+            previous = self._epochs.previous(_KIND, user_id, base, now)
+            return InboxPage([], 0, self._epochs.full(base), 0, 0, 0, 0, previous_epoch=previous)
         since = head.acked if after is None else after
         self._flush_rows(connection)
         found = connection.execute(
@@ -287,18 +308,40 @@ class Inboxes:
             (head.user, min(since, _NEVER), max(limit, 0)),
         )
         rows, more = take_rows(found, max_bytes)
-        messages = [publication.decode(body).positioned(offset, head.epoch) for offset, body in rows]
+        epoch = self._epochs.full(head.base)
+        messages, damaged = read_publications(rows, epoch)
+        if damaged:
+            for offset, body, reason in damaged:
+                self._quarantine.put(connection, now, "inbox", user_id, offset, body, reason)
+                self._remove(head, offset, lost=True)
+            return self.read(connection, now, user_id, after, limit, max_bytes)
         pending = len(head.kept) - bisect_left(head.kept, (min(since, _NEVER) + 1) << 1)
         last = since if not messages or messages[-1].offset is None else messages[-1].offset
         lost, beyond = head.lost_after(since), head.lost_after(last)
-        previous = self._epochs.previous(_KIND, user_id, head.epoch, now)
-        return InboxPage(messages, head.newest, head.epoch, head.acked, lost, beyond, pending, more, previous)
+        previous = self._epochs.previous(_KIND, user_id, head.base, now)
+        return InboxPage(messages, head.newest, epoch, head.acked, lost, beyond, pending, more, previous)
+
+    def locate(self, connection: sqlite3.Connection, now: int, user_id: str, since: Position) -> Position | None:
+        """As `interfaces.IInbox.locate`."""
+        head = self._head(connection, now, user_id)
+        if head is None:
+            return self._epochs.locate(since, self._epochs.current(_KIND, user_id, now), 0, 0)
+        return self._epochs.locate(since, head.base, head.newest, head.carried)
+
+    @staticmethod
+    def carry(connection: sqlite3.Connection) -> None:
+        """The generation moves on: note how far each inbox has come."""
+        connection.execute(
+            "UPDATE inbox_user SET carried = max(newest,"
+            " coalesce((SELECT max(offset) FROM inbox WHERE inbox.user = inbox_user.user), 0))"
+        )
 
     def acknowledge(self, connection: sqlite3.Connection, now: int, user_id: str, offset: int, epoch: str) -> int:
         """As `interfaces.IInbox.acknowledge`."""
         head = self._head(connection, now, user_id)
-        own = head.epoch if head is not None else self._epochs.current(_KIND, user_id, now)
-        if epoch != own and (offset > 0 or epoch != self._epochs.previous(_KIND, user_id, own, now)):
+        base = head.base if head is not None else self._epochs.current(_KIND, user_id, now)
+        own, before = self._epochs.full(base), self._epochs.previous(_KIND, user_id, base, now)
+        if epoch != own and (offset > 0 or epoch != before):
             raise errors.Conflict("the inbox has another epoch")
         if head is None:
             if offset > 0:
@@ -353,7 +396,7 @@ class Inboxes:
                     (
                         head.user,
                         head.user_id,
-                        head.epoch,
+                        head.base,
                         head.newest,
                         head.acked,
                         msgspec.json.encode(head.lost),

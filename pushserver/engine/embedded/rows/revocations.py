@@ -47,7 +47,7 @@ def save_seen(connection: sqlite3.Connection, seen: Sequence[tuple[str, int]]) -
 
 def seen(connection: sqlite3.Connection, user_id: str) -> int | None:
     row = connection.execute("SELECT seen_at FROM last_seen WHERE user_id = ?", (user_id,)).fetchone()
-    return row[0] if row is not None else None
+    return row[0] if row is not None and isinstance(row[0], int) else None
 
 
 def sweep(connection: sqlite3.Connection, now: int, limit: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -12,7 +12,9 @@ from pushserver.engine.embedded.database import read_rows, write_rows
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+
+    from .quarantine import QuarantineRows
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(TaskState).decode
@@ -23,8 +25,9 @@ _Row = tuple[str, str, int, int, int, int | None, bytes, int | None, str | None]
 class TaskRows:
     """Every task's newest state. What a batch reads and writes is held until its end."""
 
-    def __init__(self, ttl: int) -> None:
+    def __init__(self, ttl: int, quarantine: QuarantineRows) -> None:
         self._ttl = ttl
+        self._quarantine = quarantine
         self._versions: dict[str, int | None] = {}
         self._rows: dict[str, _Row] = {}
 
@@ -43,7 +46,7 @@ class TaskRows:
 
     def version(self, task_id: str) -> int | None:
         """The kept state's version; None where the task is not known."""
-        return self._versions[task_id]
+        return self._versions.get(task_id)
 
     def end(self, connection: sqlite3.Connection, task_id: str) -> tuple[int, str] | None:
         """Return where the owner's message of the task's end is in the inbox, offset and epoch; None where the task has
@@ -60,7 +63,8 @@ class TaskRows:
             state.user_id,
             state.version,
             state.created_at,
-            state.updated_at,
+            # Not the state's own: that is the wall clock's, which may have been set.
+            now,
             now + self._ttl if state.final else None,
             _encode(state),
             *(end or (None, None)),
@@ -71,9 +75,27 @@ class TaskRows:
         row = connection.execute(
             "SELECT body FROM task WHERE task_id = ? AND (expires_at IS NULL OR expires_at > ?)", (task_id, now)
         ).fetchone()
-        if row is None:
+        found = [] if row is None else self._read(connection, now, [(task_id, row[0])])
+        if not found:
             raise errors.NotFound("no such task")
-        return _decode(row[0])
+        return found[0]
+
+    def _read(
+        self,
+        connection: sqlite3.Connection,
+        now: int,
+        rows: Iterable[tuple[str, Any]],  # Any: what a damaged row holds
+    ) -> list[TaskState]:
+        """Return the states of rows of ``task id, body``, without those that cannot be read."""
+        states: list[TaskState] = []
+        for task_id, body in rows:
+            try:
+                states.append(_decode(body))
+            except (msgspec.MsgspecError, TypeError) as error:
+                self._quarantine.put(connection, now, "task", task_id, None, body, str(error))
+                connection.execute("DELETE FROM task WHERE task_id = ?", (task_id,))
+                self._versions.pop(task_id, None)
+        return states
 
     def of_user(
         self, connection: sqlite3.Connection, now: int, user_id: str, unfinished: bool, limit: int
@@ -81,19 +103,19 @@ class TaskRows:
         self.flush(connection)
         kept = "expires_at IS NULL" if unfinished else "(expires_at IS NULL OR expires_at > :now)"
         rows = connection.execute(
-            f"SELECT body FROM task WHERE user_id = :user_id AND {kept}"
+            f"SELECT task_id, body FROM task WHERE user_id = :user_id AND {kept}"
             " ORDER BY created_at DESC, rowid DESC LIMIT :limit",
             {"user_id": user_id, "now": now, "limit": max(limit, 0)},
         ).fetchall()
-        return [_decode(body) for (body,) in rows]
+        return self._read(connection, now, rows)
 
-    def stale(self, connection: sqlite3.Connection, now: int, before: int, limit: int) -> list[TaskState]:
+    def stale(self, connection: sqlite3.Connection, now: int, age: int, limit: int) -> list[TaskState]:
         self.flush(connection)
         rows = connection.execute(
-            "SELECT body FROM task WHERE expires_at IS NULL AND updated_at < ? ORDER BY updated_at LIMIT ?",
-            (before, max(limit, 0)),
+            "SELECT task_id, body FROM task WHERE expires_at IS NULL AND updated_at < ? ORDER BY updated_at LIMIT ?",
+            (now - age, max(limit, 0)),
         ).fetchall()
-        return [_decode(body) for (body,) in rows]
+        return self._read(connection, now, rows)
 
     def flush(self, connection: sqlite3.Connection) -> None:
         if self._rows:

@@ -8,8 +8,9 @@ if offset > box.offset then
   return {'invalid'}
 end
 if offset > box.acked then
+  wrote()
   box.acked = offset
   box.changed = true
 end
 save(box, {tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])})
-return {'ok', box.acked}
+return {ok(), box.acked}

@@ -1,19 +1,63 @@
 -- A node (re)connected. Where another process answers under this data than before, what was given out since the data
 -- was last saved may be lost: every epoch moves on, and versions of tasks go on above all that were given out (those
 -- are below the time of now, in ms).
--- KEYS: server    ARGV: run id, a fresh generation, a fresh secret, the generation that the node knew, or ''
--- Returns the generation that holds, the secret of this data, and the lowest version of a new state.
+-- KEYS: server    ARGV: 1 run id, 2 a fresh generation, 3 a fresh secret, 4 the generation that the node knew, or '',
+--       5 'move': that one shall hold no longer, 6 how many writes the node knows of, 7 'evicts' where Redis may,
+--       8 the format that the node reads
+-- Returns the generation that holds, the secret of this data, the lowest version of a new state, and how many writes the
+-- data knows of; or 'format' with the data's own and the oldest that can read it, where that is no format of the node's.
+local KEPT = 32
+local written = redis.call('HMGET', KEYS[1], 'format', 'min_reader')
+local format, reader = tonumber(written[1] or 1), tonumber(written[2] or 1)
+if not format or not reader or reader > tonumber(ARGV[8]) then
+  return {'format', written[1] or '', written[2] or ''}
+end
+if format < tonumber(ARGV[8]) then
+  redis.call('HSET', KEYS[1], 'format', ARGV[8], 'min_reader', 1)
+end
 redis.call('HSETNX', KEYS[1], 'secret', ARGV[3])
-local known = redis.call('HMGET', KEYS[1], 'run_id', 'generation', 'secret', 'versions')
+local known = redis.call('HMGET', KEYS[1], 'run_id', 'generation', 'secret', 'versions', 'generations', 'lost', 'writes')
 local generation, versions = known[2], known[4]
-if not generation or known[1] ~= ARGV[1] then
+local function names(text)
+  local found = {}
+  for each in string.gmatch(text or '', '%S+') do
+    found[#found + 1] = each
+    found[each] = true
+  end
+  return found
+end
+local function joined(all)
+  return table.concat(all, ' ', math.max(1, #all - KEPT + 1))
+end
+-- The generations of this data in their order, and those that nodes were in and it does not know. A node of an older
+-- version moves on without a word here.
+local all, lost = names(known[5]), names(known[6])
+if generation and all[#all] ~= generation then
+  all[#all + 1] = generation
+  all[generation] = true
+end
+-- A node was in a generation that the data does not know: it is older than that. The first node that says so moves on.
+local older = ARGV[4] ~= '' and not all[ARGV[4]] and not lost[ARGV[4]]
+if older then
+  lost[#lost + 1] = ARGV[4]
+  redis.call('HSET', KEYS[1], 'lost', joined(lost))
+end
+local writes = tonumber(known[7] or 0)
+local back = ARGV[5] == 'move' or writes < tonumber(ARGV[6])
+if not generation or known[1] ~= ARGV[1] or older or back and generation == ARGV[4] then
   redis.call('HSET', KEYS[1], 'run_id', ARGV[1], 'generation', ARGV[2])
   versions = (generation or ARGV[4] ~= '') and string.format('%d', milliseconds()) or '1'
   generation = ARGV[2]
+  all[#all + 1] = generation
 elseif versions then
   versions = string.match(versions, '^' .. generation .. ' (%d+)$')
 end
--- It stands beside its generation: a node of an older version moves that alone.
+-- They stand beside the generation: a node of an older version moves that alone.
 versions = versions or string.format('%d', milliseconds())
-redis.call('HSET', KEYS[1], 'versions', generation .. ' ' .. versions)
-return {generation, known[3], versions}
+redis.call('HSET', KEYS[1], 'versions', generation .. ' ' .. versions, 'generations', joined(all))
+if ARGV[7] == 'evicts' then
+  redis.call('HSET', KEYS[1], 'evicts', 1)
+else
+  redis.call('HDEL', KEYS[1], 'evicts')
+end
+return {generation, known[3], versions, writes}

@@ -1,8 +1,9 @@
 -- KEYS[2]: inbox    ARGV: 3 to 5 the inbox' ttls
 local box = open(KEYS[2], now)
 if not box.exists then
-  return {'ok', 0}
+  return {ok(), 0}
 end
+wrote()
 local deleted = count(box)
 for at = deleted, 1, -1 do
   remove(box, at, false)
@@ -12,4 +13,4 @@ box.lost = {}
 box.lost_changed = true
 box.changed = true
 save(box, {tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])})
-return {'ok', deleted}
+return {ok(), deleted}

@@ -16,13 +16,21 @@ local seen = string.format('%d', last)
 local users, channels = {}, {}
 for _, member in ipairs(redis.call('SRANDMEMBER', KEYS[3], ARGV[3])) do
   local user = string.match(member, '^(%S+) ')
-  if disconnect(KEYS[3], ARGV[4] .. ':online:' .. user, ARGV[4] .. ':seen:' .. user, member, seen, ARGV[5]) then
+  if not user then
+    -- Not a member that a node wrote.
+    redis.call('SREM', KEYS[3], member)
+  elseif disconnect(KEYS[3], ARGV[4] .. ':online:' .. user, ARGV[4] .. ':seen:' .. user, member, seen, ARGV[5]) then
     users[#users + 1] = user
   end
 end
 for _, member in ipairs(redis.call('SRANDMEMBER', KEYS[4], ARGV[3])) do
   local channel, user = string.match(member, '^(%S+) (%S+) ')
-  local last_one, info = leave(KEYS[4], ARGV[4] .. ':members:' .. channel, ARGV[4] .. ':infos:' .. channel, member, user)
+  local last_one, info
+  if not user then
+    redis.call('SREM', KEYS[4], member)
+  else
+    last_one, info = leave(KEYS[4], ARGV[4] .. ':members:' .. channel, ARGV[4] .. ':infos:' .. channel, member, user)
+  end
   if last_one then
     channels[#channels + 1] = channel
     channels[#channels + 1] = user

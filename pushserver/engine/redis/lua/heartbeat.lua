@@ -2,9 +2,9 @@
 -- KEYS: 1 nodes, 2 node, 3 ingest, 4 server
 -- ARGV: 1 incarnation, 2 lease in ms, 3 how long the node's keys stay, 4 name, 5 started at, 6 'new' or '',
 --       7 connections that belong to no user, 8 where it receives what is for it alone
--- Returns 'ok', the entries that wait in the ingest stream, then the nodes that are dead; or 'gone' and the generation
--- where this one was taken for dead. Who was away itself for long cannot tell who else was: it expires nobody for one
--- lease.
+-- Returns 'ok', the time, ms, the generation, how many writes the data knows of, the entries that wait in the ingest
+-- stream, then the nodes that are dead; or 'gone' and the generation where this one was taken for dead. Who was away
+-- itself for long cannot tell who else was: it expires nobody for one lease.
 local now = milliseconds()
 local lease = tonumber(ARGV[2])
 local last = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]) or 0)
@@ -18,7 +18,8 @@ if now - last >= lease then
   redis.call('HSET', KEYS[2], 'since', string.format('%d', now))
 end
 local length = redis.pcall('XLEN', KEYS[3])
-local answer = {'ok', type(length) == 'number' and length or 0}
+local server = redis.call('HMGET', KEYS[4], 'generation', 'writes')
+local answer = {'ok', now, server[1] or '', server[2] or '0', type(length) == 'number' and length or 0}
 if now - tonumber(redis.call('HGET', KEYS[2], 'since') or now) >= lease then
   for _, dead in ipairs(redis.call('ZRANGE', KEYS[1], '-inf', string.format('%d', now - lease), 'BYSCORE', 'LIMIT', 0, 10)) do
     answer[#answer + 1] = dead

@@ -2,10 +2,10 @@
 -- ARGV: 3 since ('': from the end that is read from), 4 limit, 5 'reverse' or '', 6 how many bytes (0: no limit)
 -- Returns epoch, newest, floor, the epoch before, whether the bytes ended the page, then offset and publication in
 -- turns. The id of an entry is <offset>-<when it ends>.
-local known = redis.call('HMGET', KEYS[2], 'epoch', 'offset', 'ends')
+local known = redis.call('HMGET', KEYS[2], 'epoch', 'offset', 'ends', 'damaged')
 if not known[1] then
   local epoch = derived(KEYS[2], 0)
-  return {'ok', full(epoch), 0, 0, previous(KEYS[2], epoch), 0}
+  return {ok(), full(epoch), 0, 0, previous(KEYS[2], epoch), 0}
 end
 local newest = tonumber(known[2] or 0)
 local function parts(id)
@@ -45,7 +45,8 @@ if not ordered and sorted then
   -- It only spares the next reader the work, so a Redis that is full may refuse it.
   redis.pcall('HSET', KEYS[2], 'ends', string.format('%d', latest))
 end
-local answer = {'ok', full(known[1]), newest, floor, previous(KEYS[2], known[1]), 0}
+-- Nobody resumes over a message that could not be read.
+local answer = {ok(), full(known[1]), newest, math.max(floor, tonumber(known[4] or 0)), previous(KEYS[2], known[1]), 0}
 local left, room = tonumber(ARGV[4]), tonumber(ARGV[6])
 local bounded = room > 0
 local reverse = ARGV[5] == 'reverse'

@@ -1,4 +1,4 @@
--- An inbox is one hash: epoch, offset, acked, the messages under their offsets, and
+-- An inbox is one hash: epoch, offset, acked, the messages under their offsets, generation and moves (`moved`), and
 --   index:    17 bytes for each kept message, ascending: offset, kind, when it ends. It is cut and joined, not decoded:
 --             an inbox in use is always full, and most appends touch its two ends only
 --   chats, next: how many of these are chat, and a time before which none ends
@@ -80,17 +80,26 @@ local function find(box, offset)
   end
 end
 
+-- What was packed; nil where that is damaged.
+local function unpacked(text)
+  local whole, value = pcall(cmsgpack.unpack, text)
+  return whole and type(value) == 'table' and value or nil
+end
+
 local function open(key, now)
-  local known = redis.call('HMGET', key, 'epoch', 'offset', 'acked', 'index', 'lost', 'chats', 'next')
+  local known = redis.call('HMGET', key, 'epoch', 'offset', 'acked', 'index', 'lost', 'chats', 'next', 'generation', 'moves')
   local box = {
     key = key,
     epoch = known[1] or derived(key, 0),
     offset = tonumber(known[2] or 0),
     acked = tonumber(known[3] or 0),
     index = known[4] or '',
-    lost = known[5] and cmsgpack.unpack(known[5]) or {},
+    -- How many were lost nobody knows where that is damaged; that there were some is told.
+    lost = not known[5] and {} or unpacked(known[5]) or {{tonumber(known[2]), tonumber(known[2]), 1}},
     chats = tonumber(known[6] or 0),
     next = tonumber(known[7] or 0),
+    written_in = known[8],
+    moves = known[9],
     exists = known[1] and true,
     changed = false,
   }
@@ -146,7 +155,7 @@ end
 -- Takes out an unread message with the same key, and remembers the new one.
 local function collapse_into(box, key, limit)
   local known = redis.call('HGET', box.key, 'collapse')
-  local keys = known and cmsgpack.unpack(known) or {}
+  local keys = known and unpacked(known) or {}
   local earlier = keys[key]
   if earlier and earlier > box.acked then
     local at = find(box, earlier)
@@ -172,6 +181,11 @@ end
 local function append(box, body, chat, ttl, collapse, rules, now)
   if collapse ~= '' then
     collapse_into(box, collapse, 2 * rules.size)
+  end
+  box.epoch = box.exists and box.epoch or first_epoch(box.key)
+  local moves = moved(box.written_in, box.moves, box.offset)
+  if moves then
+    redis.call('HSET', box.key, 'generation', generation, 'moves', moves)
   end
   box.offset = box.offset + 1
   box.changed = true

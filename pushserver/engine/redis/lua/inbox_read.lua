@@ -4,7 +4,7 @@
 local box = open(KEYS[2], now)
 save(box, {tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])})
 local after = tonumber(ARGV[3]) or box.acked
-local answer = {'ok', box.offset, full(box.epoch), box.acked, lost_after(box, after), 0, pending(box, after), previous(KEYS[2], box.epoch), 0}
+local answer = {ok(), box.offset, full(box.epoch), box.acked, lost_after(box, after), 0, pending(box, after), previous(KEYS[2], box.epoch), 0}
 local last = after
 local left, room = tonumber(ARGV[4]), tonumber(ARGV[8])
 for at = 1, count(box) do
@@ -13,7 +13,7 @@ for at = 1, count(box) do
   end
   local offset = record(box, at)
   if offset > after then
-    local body = redis.call('HGET', KEYS[2], string.format('%d', offset))
+    local body = redis.call('HGET', KEYS[2], string.format('%d', offset)) or ''
     room = room - #body
     if tonumber(ARGV[8]) > 0 and room < 0 and last > after then
       answer[9] = 1

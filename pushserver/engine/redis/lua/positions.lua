@@ -1,6 +1,6 @@
 -- KEYS[2..]: hashes with an epoch and an offset
 -- Returns epoch ('': there is none) and offset in turns.
-local answer = {'ok'}
+local answer = {ok()}
 for i = 2, #KEYS do
   local known = redis.call('HMGET', KEYS[i], 'epoch', 'offset')
   local offset = tonumber(known[2] or 0)

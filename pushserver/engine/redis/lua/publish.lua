@@ -4,19 +4,24 @@
 if ARGV[8] == '0' then
   remember('0 - ' .. ARGV[7])
   redis.call('PUBLISH', ARGV[5], 'm ' .. ARGV[11] .. '\n' .. ARGV[6])
-  return {'ok'}
+  return {ok()}
 end
-local known = redis.call('HMGET', KEYS[4], 'epoch', 'offset', 'ends', 'written', 'counted_from')
+local known = redis.call('HMGET', KEYS[4], 'epoch', 'offset', 'ends', 'written', 'counted_from', 'generation', 'moves')
 local epoch = known[1]
+if not epoch and ARGV[13] == '0' then
+  return {'absent'}
+end
+wrote()
 if not epoch then
-  if ARGV[13] == '0' then
-    return {'absent'}
-  end
-  epoch = derived(KEYS[4], 0)
+  epoch = first_epoch(KEYS[4])
   redis.call('HSET', KEYS[4], 'epoch', epoch)
   redis.call('DEL', KEYS[5])
 end
 local offset = tonumber(known[2] or 0) + 1
+local moves = moved(known[6], known[7], offset - 1)
+if moves then
+  redis.call('HSET', KEYS[4], 'generation', generation, 'moves', moves)
+end
 local ends = now + ARGV[9]
 -- `ends` is when the newest entry ends, as long as each is known to end no earlier than the one before it.
 -- `written` is how many bytes the channel was given, up to and with an entry as the entry's second field: what is kept is
@@ -59,6 +64,6 @@ extend(KEYS[4], ARGV[10])
 extend(KEYS[5], ARGV[9])
 remember(offset .. ' ' .. full(epoch) .. ' ' .. ARGV[7])
 if ARGV[5] ~= '' then
-  redis.call('PUBLISH', ARGV[5], 'p ' .. offset .. ' ' .. full(epoch) .. '\n' .. ARGV[6])
+  redis.call('PUBLISH', ARGV[5], positioned(offset, epoch) .. ARGV[6])
 end
-return {'ok', offset, full(epoch)}
+return {ok(), offset, full(epoch)}

@@ -8,14 +8,15 @@ for _, id in ipairs(redis.call('ZRANGE', KEYS[7], '-inf', now, 'BYSCORE', 'LIMIT
   redis.call('ZREM', KEYS[6], id)
   redis.call('ZREM', KEYS[7], id)
 end
+wrote()
 redis.call('HSET', KEYS[4], 'state', ARGV[6], 'version', ARGV[7])
 redis.call('PEXPIRE', KEYS[4], ARGV[10])
 redis.call('ZREM', KEYS[6], ARGV[5])
 redis.call('ZREM', KEYS[7], ARGV[5])
 redis.call('ZADD', KEYS[5], ARGV[8], ARGV[5])
 extend(KEYS[5], ARGV[10])
-redis.call('ZADD', KEYS[8], ARGV[9], ARGV[5])
+redis.call('ZADD', KEYS[8], string.format('%d', now), ARGV[5])
 remember(ARGV[6])
 redis.call('PUBLISH', ARGV[14], 't ' .. ARGV[12] .. '\n' .. ARGV[11])
 redis.call('PUBLISH', ARGV[13], 't ' .. ARGV[12] .. '\n' .. ARGV[11])
-return {'ok'}
+return {ok()}

@@ -10,15 +10,16 @@ end
 if tonumber(kept) ~= tonumber(ARGV[24]) then
   return {'version'}
 end
+wrote()
 redis.call('HSET', KEYS[4], 'state', ARGV[6], 'version', ARGV[7])
 redis.call('PEXPIRE', KEYS[4], ARGV[10])
 remember('1')
 if ARGV[15] ~= 'final' then
-  redis.call('ZADD', KEYS[8], ARGV[9], ARGV[5])
+  redis.call('ZADD', KEYS[8], string.format('%d', now), ARGV[5])
   extend(KEYS[5], ARGV[10])
   redis.call('PUBLISH', ARGV[14], 't ' .. ARGV[12] .. '\n' .. ARGV[11])
   redis.call('PUBLISH', ARGV[13], 't ' .. ARGV[12] .. '\n' .. ARGV[11])
-  return {'ok'}
+  return {ok()}
 end
 redis.call('ZREM', KEYS[8], ARGV[5])
 redis.call('ZREM', KEYS[5], ARGV[5])
@@ -26,16 +27,16 @@ redis.call('ZADD', KEYS[6], ARGV[8], ARGV[5])
 redis.call('ZADD', KEYS[7], now + ARGV[10], ARGV[5])
 extend(KEYS[6], ARGV[10])
 extend(KEYS[7], ARGV[10])
-local answer = {'ok'}
+local answer = {ok()}
 if ARGV[16] ~= '' then
   local box = open(KEYS[9], now)
   local rules = {size = tonumber(ARGV[17]), chat_size = tonumber(ARGV[18]), ttl = tonumber(ARGV[19])}
   append(box, ARGV[16], false, nil, '', rules, now)
   save(box, {tonumber(ARGV[20]), tonumber(ARGV[21]), tonumber(ARGV[22])})
   redis.call('HSET', KEYS[4], 'end', string.format('%d', box.offset) .. ' ' .. box.epoch)
-  answer = {'ok', box.offset, full(box.epoch)}
+  answer = {ok(), box.offset, full(box.epoch)}
   if ARGV[23] ~= '' then
-    redis.call('PUBLISH', ARGV[23], 'p ' .. string.format('%d', box.offset) .. ' ' .. full(box.epoch) .. '\n' .. ARGV[16])
+    redis.call('PUBLISH', ARGV[23], positioned(box.offset, box.epoch) .. ARGV[16])
   end
 end
 redis.call('PUBLISH', ARGV[13], 't ' .. ARGV[12] .. '\n' .. ARGV[11])

@@ -8,6 +8,7 @@ end
 if tonumber(kept[1]) ~= tonumber(ARGV[18]) then
   return {'version'}
 end
+wrote()
 redis.call('HSET', KEYS[4], 'state', ARGV[6], 'version', ARGV[7])
 redis.call('HDEL', KEYS[4], 'end')
 redis.call('PEXPIRE', KEYS[4], ARGV[10])
@@ -15,7 +16,7 @@ redis.call('ZREM', KEYS[6], ARGV[5])
 redis.call('ZREM', KEYS[7], ARGV[5])
 redis.call('ZADD', KEYS[5], ARGV[8], ARGV[5])
 extend(KEYS[5], ARGV[10])
-redis.call('ZADD', KEYS[8], ARGV[9], ARGV[5])
+redis.call('ZADD', KEYS[8], string.format('%d', now), ARGV[5])
 -- The message of the earlier attempt's end, where it is still kept: '<offset> <epoch>'.
 if kept[2] then
   local offset, epoch = string.match(kept[2], '^(%d+) (%S+)$')
@@ -29,4 +30,4 @@ end
 remember(ARGV[6])
 redis.call('PUBLISH', ARGV[14], 't ' .. ARGV[12] .. '\n' .. ARGV[11])
 redis.call('PUBLISH', ARGV[13], 't ' .. ARGV[12] .. '\n' .. ARGV[11])
-return {'ok'}
+return {ok()}

@@ -168,10 +168,11 @@ export function createSubscriptions(line) {
   };
   const resync = (link, channel) => {
     const cursor = cursorOf(link, channel);
-    cursor.lose();
     cursor.held = null;
     const inbox = channel === own();
+    // What a position in the inbox is worth in a later epoch, the server knows.
     if (inbox) line.forgetTasks();
+    else cursor.lose();
     emit('gap', { channel, cause: 'resync' });
     if (link !== line.link) return;
     link.asked.delete(channel);
@@ -294,8 +295,9 @@ export function createSubscriptions(line) {
         // What was acknowledged elsewhere while the page was loaded anew is not sent by itself.
         if (since.offset < inbox.acked) reread(line.link, asking(line.link, channel, since));
       }
-      // Lost again before the first push: resume from the cursor, as the server would.
-      if (cursor.position?.epoch !== inbox.epoch) cursor.moveTo({ offset: inbox.acked, epoch: inbox.epoch });
+      // Lost again before the first push: resume from the cursor, as the server would. A position of an earlier epoch is
+      // kept: the server knows what it is worth.
+      if (!cursor.position) cursor.moveTo({ offset: inbox.acked, epoch: inbox.epoch });
     },
 
     /** After sign-in: takes what was resumed with it, or what the event stream was opened with; asks for the rest. */

@@ -1,0 +1,188 @@
+"""What each device is sent after the epochs moved on: what another one acknowledged is missing on none."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+
+from pushserver.core.errors import Unavailable
+from pushserver.core.positions import Position, base_of
+from pushserver.engine.embedded.database import FILE
+from tests.fakes import Client, House
+
+SETTINGS = """
+[inbox]
+max_messages = 40
+[[namespaces]]
+name = "news"
+history_size = 10
+"""
+OWN = "user:ann"
+
+
+@pytest_twisted.async_yield_fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    house = await House(tmp_path, SETTINGS).start()
+    yield house
+    await house.stop()
+
+
+async def notify(house: House, *numbers: int) -> dict[str, Any]:
+    for n in numbers:
+        answer = await house.execute("notify", userId="ann", data={"n": n})
+    await house.settle()
+    (result,) = answer["results"]
+    return {"offset": result["offset"], "epoch": result["epoch"]}
+
+
+async def sign_in(house: House, position: dict[str, Any] | None) -> tuple[Client, dict[str, Any]]:
+    client = house.connect()
+    asked = {} if position is None else {"positions": {OWN: position}}
+    reply = await client.ask("auth", token=house.token("ann"), **asked)
+    for _ in range(5):
+        await house.settle()
+    return client, reply["data"]
+
+
+def sent(client: Client) -> list[int]:
+    return [m["data"]["n"] for m in client.pushes("user_notification")]
+
+
+async def test_a_device_that_was_away_is_sent_what_another_acknowledged(house: House) -> None:
+    phone = await house.client("ann")
+    seen = await notify(house, 1, 2, 3)
+    newest = await notify(house, 4, 5)
+    await phone.ask("ack", **newest)
+    await house.engine.move_epochs()
+    laptop, told = await sign_in(house, seen)
+    assert sent(laptop) == [4, 5]
+    assert (told["results"][OWN]["recovered"], told["inbox"]["pending"], told["inbox"]["acked"]) == (False, 2, 5)
+    assert base_of(told["inbox"]["epoch"]) == base_of(seen["epoch"])
+    # From now on the new epoch counts like any.
+    again, told = await sign_in(house, {"offset": 4, "epoch": told["inbox"]["epoch"]})
+    assert (sent(again), told["results"][OWN]["recovered"]) == ([5], True)
+
+
+async def test_the_cursor_counts_where_it_is_behind(house: House) -> None:
+    seen = await notify(house, 1, 2, 3)
+    await house.engine.move_epochs()
+    assert sent((await sign_in(house, seen))[0]) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("epoch", ["of another life", "{}x"])
+async def test_a_position_that_says_nothing_is_sent_all_that_is_kept(house: House, epoch: str) -> None:
+    phone = await house.client("ann")
+    newest = await notify(house, *range(1, 51))
+    await phone.ask("ack", **newest)
+    laptop, told = await sign_in(house, {"offset": 48, "epoch": epoch.format(newest["epoch"])})
+    assert sent(laptop) == [*range(11, 51)]
+    # The ten that went by the limits were acknowledged.
+    assert laptop.pushes("inbox_overflow") == []
+    assert told["results"][OWN]["recovered"] is False
+
+
+async def test_unread_ones_that_went_are_told_to_who_is_sent_all(house: House) -> None:
+    phone = await house.client("ann")
+    await phone.ask("ack", **await notify(house, 1, 2, 3))
+    await notify(house, *range(4, 51))
+    laptop, _ = await sign_in(house, {"offset": 1, "epoch": "other"})
+    assert [m["data"]["lost"] for m in laptop.pushes("inbox_overflow")] == [7]
+    assert sent(laptop) == [*range(11, 51)]
+
+
+async def test_who_is_connected_is_sent_what_it_was_not_sent_itself(house: House) -> None:
+    laptop, phone = await house.client("ann"), await house.client("ann")
+    await notify(house, 1, 2)
+    # These come to the phone alone: the laptop's node learns of them by the move.
+    deliver, house.node.deliver = house.node.deliver, lambda publication: None  # type: ignore[method-assign]
+    newest = await notify(house, 3, 4)
+    house.node.deliver = deliver  # type: ignore[method-assign]
+    await phone.ask("ack", **newest)
+    await house.engine.move_epochs()
+    for _ in range(5):
+        await house.settle()
+    house.node.resync(OWN, Position(2, newest["epoch"]))
+    for _ in range(5):
+        await house.settle()
+    assert sent(laptop) == [1, 2, 3, 4]
+
+
+async def test_a_move_is_told_and_repeats_nothing_that_was_sent(house: House) -> None:
+    laptop = await house.client("ann")
+    newest = await notify(house, 1, 2)
+    await laptop.ask("ack", **newest)
+    await house.engine.move_epochs()
+    for _ in range(5):
+        await house.settle()
+    assert [m["data"]["channel"] for m in laptop.pushes("resync")] == [OWN, "system"]
+    assert sent(laptop) == [1, 2]
+    await notify(house, 3)
+    assert sent(laptop) == [1, 2, 3]
+
+
+async def test_an_inbox_that_moves_on_while_it_is_replayed_is_sent_whole(house: House) -> None:
+    await notify(house, *range(1, 31))
+    laptop = house.connect()
+    laptop.socket.blocked = True
+    await laptop.ask("auth", token=house.token("ann"))
+    await house.settle()
+    await house.engine.move_epochs()
+    await notify(house, 31)
+    for _ in range(60):
+        laptop.socket.unblock()
+        await house.settle()
+    assert [m["data"]["channel"] for m in laptop.pushes("resync")].count(OWN) == 1
+    assert sorted(set(sent(laptop))) == [*range(1, 32)]
+
+
+async def test_a_history_gives_what_is_kept_after_a_position_of_the_same_data(house: House) -> None:
+    client = await house.client("ann", {"permissions": ["subscribe:news:*"]})
+    for n in range(4):
+        kept = await house.execute("publish", channel="news:a", data=n)
+    await house.engine.move_epochs()
+    since = {"offset": 2, "epoch": kept["epoch"]}
+
+    async def subscribe(since: dict[str, Any]) -> tuple[bool, int, list[int]]:
+        reply = await client.ask("subscribe", channels=[{"channel": "news:a", "since": since}])
+        result = reply["data"]["results"]["news:a"]
+        return result["recovered"], result["offset"], [m["data"] for m in result["messages"]]
+
+    assert await subscribe(since) == (False, 4, [2, 3])
+    assert await subscribe(since | {"epoch": "other"}) == (False, 4, [])
+    assert await subscribe(since | {"offset": 9}) == (False, 4, [])
+    # The inbox as a channel: what it keeps after the position, or all.
+    await notify(house, 1, 2, 3)
+    reply = await client.ask("subscribe", channels=[{"channel": OWN, "since": {"offset": 2, "epoch": "other"}}])
+    result = reply["data"]["results"][OWN]
+    assert (result["recovered"], [m["data"]["n"] for m in result["messages"]]) == (False, [1, 2, 3])
+
+
+async def test_a_store_that_is_replaced_under_the_server_is_told_like_a_move(house: House, tmp_path: Path) -> None:
+    laptop = await house.client("ann")
+    newest = await notify(house, 1, 2)
+    await laptop.ask("ack", **newest)
+    store = tmp_path / "state" / FILE
+    source, target = sqlite3.connect(store), sqlite3.connect(tmp_path / "copy")
+    source.backup(target)
+    source.close()
+    target.close()
+    await notify(house, 3)
+    for name in (f"{FILE}-wal", f"{FILE}-shm"):
+        (store.parent / name).unlink()
+    (tmp_path / "copy").rename(store)
+    # What meets it first is not answered as if it were kept.
+    with pytest.raises(Unavailable):
+        await house.execute("notify", userId="ann", data={"n": 4})
+    assert house.engine.trouble() is not None
+    moved = await notify(house, 5)
+    assert (moved["offset"], moved["epoch"] == newest["epoch"], house.engine.trouble()) == (3, False, None)
+    for _ in range(5):
+        await house.settle()
+    assert laptop.pushes("resync")
+    # All that is kept is sent: 3 was lost, and its offset is another message's now.
+    assert [m["offset"] for m in laptop.pushes("user_notification") if m["epoch"] == moved["epoch"]] == [1, 2, 3]
