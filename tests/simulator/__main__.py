@@ -29,6 +29,7 @@ def _arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--steps", action="store_true", help="of one seed, print the steps")
     parser.add_argument("--no-shrink", action="store_true", help="leave the plan of a failing seed as it is")
     parser.add_argument("--go-on", action="store_true", help="do not stop at the first failing seed")
+    parser.add_argument("--table", action="store_true", help="show which operations were under way in which faults")
     return parser.parse_args(words)
 
 
@@ -56,13 +57,18 @@ def _one(options: argparse.Namespace) -> int:
 
 
 def _many(options: argparse.Namespace) -> int:
+    from collections import Counter
+
+    from .coverage import Cells, all_faults, table
     from .suite import Options, smaller, try_seeds
 
     made = Options(options.operations, options.faults, options.open)
     print(f"first seed {options.first}", flush=True)
     tried = failed = 0
+    cells: Cells = Counter()
     for verdict in try_seeds(options.first, options.seeds, made, seconds=options.seconds, jobs=options.jobs):
         tried += 1
+        cells.update(verdict.under_way)
         if not verdict.violations:
             continue
         failed += 1
@@ -76,6 +82,10 @@ def _many(options: argparse.Namespace) -> int:
                 print(f"    {step}")
         if not options.go_on:
             break
+    if options.table:
+        shown, empty = table(cells, all_faults(options.open))
+        print(shown)
+        print("empty: " + (", ".join(" × ".join(cell) for cell in empty) or "none"))
     print(f"{tried} seeds, {failed} of them broke a promise")
     return 1 if failed else 0
 

@@ -22,6 +22,7 @@ FAULTS: dict[str, int] = {
     "part": 2,
     "redis_restart": 3,
     "redis_down": 2,
+    "redis_hold": 2,
     "redis_full": 1,
     "redis_lost": 2,
     "redis_flush": 1,
@@ -219,6 +220,8 @@ def _fault(chance: random.Random, kinds: dict[str, int], nodes: int, seconds: fl
             with_ = {"node": node, "seconds": chance.choice((0.3, 1, 4))}
         case "redis_restart" | "redis_down":
             with_ = {"seconds": chance.choice((0.1, 1)) if do == "redis_restart" else chance.choice((4, 12))}
+        case "redis_hold":
+            with_ = {"seconds": chance.choice((0.5, 5, 12))}
         case "redis_lost":
             with_ = {"seconds": chance.choice((0.1, 1)), "lag": chance.choice((0.2, 1, 4))}
         case "redis_flush":

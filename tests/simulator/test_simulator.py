@@ -19,10 +19,10 @@ SECONDS = float(os.environ.get("SIMULATOR_SECONDS", "20"))
 DEADLINE = 240
 
 
-def simulate(*words: str, hashes: str = "") -> subprocess.CompletedProcess[str]:
+def simulate(*words: str, hashes: str = "", deadline: float = DEADLINE) -> subprocess.CompletedProcess[str]:
     environment = os.environ | ({"PYTHONHASHSEED": hashes} if hashes else {})
     command = [sys.executable, "-m", "tests.simulator", *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=DEADLINE, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=deadline, env=environment)
 
 
 def test_fresh_seeds_hold_what_is_promised() -> None:
@@ -34,6 +34,20 @@ def test_fresh_seeds_hold_what_is_promised() -> None:
     tried = re.search(r"^(\d+) seeds, 0 of them", done.stdout, re.MULTILINE)
     assert tried is not None
     assert int(tried[1]) >= 5
+
+
+@pytest.mark.slow
+def test_an_hour_of_long_seeds() -> None:
+    """Two thousand seeds of 200 operations and 10 faults, and every fault while every operation is under way."""
+    seconds = float(os.environ.get("SIMULATOR_SOAK_SECONDS", "3600"))
+    words = ["--seeds", "1000000", "--seconds", str(seconds), "--operations", "200", "--faults", "10", "--jobs", "2"]
+    done = simulate(*words, "--table", deadline=2 * seconds)
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "empty: none" in done.stdout
+    tried = re.search(r"^(\d+) seeds, 0 of them", done.stdout, re.MULTILINE)
+    assert tried is not None
+    assert int(tried[1]) >= 2_000 * seconds / 3600
 
 
 def test_a_seed_gives_the_same_bytes_each_time(tmp_path: Path) -> None:
