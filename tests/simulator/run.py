@@ -144,6 +144,7 @@ class Run:
             devices=[device.describe() for device in self.devices],
             settings=plan.settings,
             open=sorted(OPEN_PROMISES),
+            strict=list(plan.strict),
         )
         for node in self.nodes:
             node.start()

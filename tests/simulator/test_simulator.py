@@ -15,6 +15,8 @@ from tests.simulator.mutants import MUTANTS, ROOT, Mutant, NotApplicable, apply,
 
 #: How long fresh seeds are tried, s, and how many at most.
 SECONDS = float(os.environ.get("SIMULATOR_SECONDS", "20"))
+#: Plans that broke a promise, each with a line in docs/reliability.md.
+FOUND = Path(__file__).parent / "found"
 #: Beyond this the machine is not ours, or a run does not end, s.
 DEADLINE = 240
 
@@ -34,6 +36,12 @@ def test_fresh_seeds_hold_what_is_promised() -> None:
     tried = re.search(r"^(\d+) seeds, 0 of them", done.stdout, re.MULTILINE)
     assert tried is not None
     assert int(tried[1]) >= 5
+
+
+@pytest.mark.parametrize("found", sorted(FOUND.glob("*.json")), ids=lambda found: found.stem)
+def test_what_a_seed_found_does_not_come_back(found: Path) -> None:
+    done = simulate("--plan", str(found))
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.slow
