@@ -10,6 +10,8 @@ from pathlib import Path
 
 #: Sets are gone through in an order that the hashes of texts decide: the same for every run.
 _HASHES = "0"
+#: So many broken promises of a run are shown.
+_SHOWN = 20
 
 
 def _arguments(words: list[str]) -> argparse.Namespace:
@@ -24,23 +26,32 @@ def _arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--open", action="store_true", help="also the faults that the product does not survive yet")
     parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
     parser.add_argument("--keep", help="of one seed, run these steps alone: 0,3,7")
+    parser.add_argument("--plan", type=Path, help="run this plan, in place of a seed's")
+    parser.add_argument("--save", type=Path, help="of one seed, write the plan there")
     parser.add_argument("--history", type=Path, help="of one seed, write the history there")
     parser.add_argument("--log", action="store_true", help="of one seed, print the nodes' log")
     parser.add_argument("--steps", action="store_true", help="of one seed, print the steps")
     parser.add_argument("--no-shrink", action="store_true", help="leave the plan of a failing seed as it is")
     parser.add_argument("--go-on", action="store_true", help="do not stop at the first failing seed")
+    parser.add_argument("--table", action="store_true", help="show which operations were under way in which faults")
     return parser.parse_args(words)
 
 
 def _one(options: argparse.Namespace) -> int:
     """Run one seed, with everything that somebody may want to see of it."""
     from .checker import judge
+    from .plan import Plan
     from .run import run
     from .suite import Options
 
-    plan = Options(options.operations, options.faults, options.open).plan(options.first)
+    if options.plan is not None:
+        plan = Plan.from_text(options.plan.read_text())
+    else:
+        plan = Options(options.operations, options.faults, options.open).plan(options.first)
     if options.keep is not None:
         plan = plan.keeping(frozenset(int(each) for each in options.keep.split(",") if each))
+    if options.save is not None:
+        options.save.write_text(plan.text())
     if options.steps:
         for number, step in enumerate(plan.steps):
             print(f"{number:4} {step}")
@@ -48,21 +59,28 @@ def _one(options: argparse.Namespace) -> int:
     if options.history is not None:
         options.history.write_text(history)
     violations = judge(history)
-    for violation in violations:
+    for violation in violations[:_SHOWN]:
         print(violation)
+    if len(violations) > _SHOWN:
+        print(f"and {len(violations) - _SHOWN} more")
     if not violations:
-        print(f"seed {options.first}: every promise held ({history.count(chr(10))} lines)")
+        print(f"seed {plan.seed}: every promise held ({history.count(chr(10))} lines)")
     return 1 if violations else 0
 
 
 def _many(options: argparse.Namespace) -> int:
+    from collections import Counter
+
+    from .coverage import Cells, all_faults, table
     from .suite import Options, smaller, try_seeds
 
     made = Options(options.operations, options.faults, options.open)
     print(f"first seed {options.first}", flush=True)
     tried = failed = 0
+    cells: Cells = Counter()
     for verdict in try_seeds(options.first, options.seeds, made, seconds=options.seconds, jobs=options.jobs):
         tried += 1
+        cells.update(verdict.under_way)
         if not verdict.violations:
             continue
         failed += 1
@@ -76,6 +94,10 @@ def _many(options: argparse.Namespace) -> int:
                 print(f"    {step}")
         if not options.go_on:
             break
+    if options.table:
+        shown, empty = table(cells, all_faults(options.open))
+        print(shown)
+        print("empty: " + (", ".join(" × ".join(cell) for cell in empty) or "none"))
     print(f"{tried} seeds, {failed} of them broke a promise")
     return 1 if failed else 0
 
@@ -91,7 +113,8 @@ def main(words: list[str]) -> int:
     chosen = options.first is not None
     if not chosen:
         options.first = secrets.randbelow(1_000_000_000)
-    shown = options.keep is not None or options.history is not None or options.log or options.steps
+    files = (options.keep, options.plan, options.save, options.history)
+    shown = any(each is not None for each in files) or options.log or options.steps
     return _one(options) if shown else _many(options)
 
 

@@ -131,6 +131,7 @@ class Checker:
         begin = lines[0]
         self._begin = begin
         self._open = frozenset(begin.get("open", ()))
+        self._strict = frozenset(begin.get("strict", ()))
         self.violations: list[Violation] = []
         self._calls: dict[int, Call] = {}
         self._devices = {
@@ -629,7 +630,7 @@ class Checker:
                 true = "online" if user in online else "offline"
                 if status != true:
                     self._broken("status", at, f"{device.name} is answered that {user} is {status}, who is {true}")
-                elif device.statuses.get(user) != true and not self._lossy:
+                elif device.statuses.get(user) != true and ("status-told" in self._strict or not self._lossy):
                     self._broken("status-told", at, f"{device.name} was never told that {user} is {true}")
         names = sorted(each["node"] for each in self._finals["nodes", ""]["nodes"])
         if names != sorted(self._begin["nodes"]):

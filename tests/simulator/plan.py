@@ -6,8 +6,9 @@ its time, chance decides then.
 
 from __future__ import annotations
 
+import json
 import random
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 #: The faults that every version of the product must survive, each with how likely it is.
@@ -22,6 +23,7 @@ FAULTS: dict[str, int] = {
     "part": 2,
     "redis_restart": 3,
     "redis_down": 2,
+    "redis_hold": 2,
     "redis_full": 1,
     "redis_lost": 2,
     "redis_flush": 1,
@@ -90,6 +92,7 @@ class Plan:
 
     Attributes:
         seconds: how long there are operations and faults; then all is mended, and time passes until it is judged.
+        strict: rules that are judged although a fault could excuse what breaks them.
     """
 
     seed: int
@@ -99,11 +102,22 @@ class Plan:
     devices: tuple[dict[str, Any], ...]
     steps: tuple[Step, ...]
     policy: str = "noeviction"
+    strict: tuple[str, ...] = ()
+
+    def text(self) -> str:
+        """Return the plan as JSON, for `from_text`."""
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+    @staticmethod
+    def from_text(text: str) -> Plan:
+        fields = json.loads(text)
+        steps = tuple(Step(**step) for step in fields.pop("steps"))
+        return Plan(**fields | {"devices": tuple(fields["devices"])}, steps=steps)
 
     def keeping(self, kept: frozenset[int]) -> Plan:
         """Return the plan with these of its steps alone, by their numbers from 0."""
         steps = tuple(step for number, step in enumerate(self.steps) if number in kept)
-        return Plan(self.seed, self.nodes, self.seconds, self.settings, self.devices, steps, self.policy)
+        return replace(self, steps=steps)
 
 
 def make(seed: int, operations: int = 60, faults: int = 4, open_faults: bool = False) -> Plan:
@@ -219,6 +233,8 @@ def _fault(chance: random.Random, kinds: dict[str, int], nodes: int, seconds: fl
             with_ = {"node": node, "seconds": chance.choice((0.3, 1, 4))}
         case "redis_restart" | "redis_down":
             with_ = {"seconds": chance.choice((0.1, 1)) if do == "redis_restart" else chance.choice((4, 12))}
+        case "redis_hold":
+            with_ = {"seconds": chance.choice((0.5, 5, 12))}
         case "redis_lost":
             with_ = {"seconds": chance.choice((0.1, 1)), "lag": chance.choice((0.2, 1, 4))}
         case "redis_flush":

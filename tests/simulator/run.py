@@ -144,6 +144,7 @@ class Run:
             devices=[device.describe() for device in self.devices],
             settings=plan.settings,
             open=sorted(OPEN_PROMISES),
+            strict=list(plan.strict),
         )
         for node in self.nodes:
             node.start()
@@ -171,6 +172,8 @@ class Run:
         self.disk.slow = 0
         for node in self.nodes:
             self._fill(node, False)
+        if self.redis.process.held:
+            self.redis.process.go_on()
         if not self.redis.process.alive:
             self.redis.start()
         for node in self.nodes:
@@ -328,6 +331,7 @@ class Run:
         """The process ends; another begins after a while, with the data as it was, as it was saved, or with none."""
         if not self.redis.process.alive:
             return
+        self.redis.process.held = False
         self.redis.stop()
         if flush:
             self.redis.model.database.flush()
@@ -343,6 +347,12 @@ class Run:
         self._end_redis(seconds, None)
 
     _redis_down = _redis_restart
+
+    def _redis_hold(self, step: Step, seconds: float) -> None:
+        """Redis stands still, and carries out what came meanwhile when it goes on, also for who gave up."""
+        if self.redis.process.alive and not self.redis.process.held:
+            self.redis.process.hold()
+            self._later(seconds, self.redis.process.go_on)
 
     def _save(self, step: Step) -> None:
         saved: object

@@ -11,6 +11,7 @@ from twisted.logger import globalLogBeginner
 
 from . import plan as plans
 from .checker import Violation, judge
+from .coverage import Cells, under_way
 from .plan import Plan
 from .run import run
 from .shrink import shrink
@@ -38,11 +39,11 @@ class Options:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a seed."""
+    """What became of a seed, and which operations were under way in which faults."""
 
     seed: int
     violations: list[Violation]
-    under_way: dict[str, int]
+    under_way: Cells
 
 
 def silence() -> None:
@@ -53,7 +54,7 @@ def silence() -> None:
 def try_seed(seed: int, options: Options) -> Verdict:
     """Run a seed's plan, and judge it."""
     history = run(options.plan(seed))
-    return Verdict(seed, judge(history), {})
+    return Verdict(seed, judge(history), under_way(history))
 
 
 def _try(argument: tuple[int, Options]) -> Verdict:

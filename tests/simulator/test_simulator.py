@@ -15,14 +15,16 @@ from tests.simulator.mutants import MUTANTS, ROOT, Mutant, NotApplicable, apply,
 
 #: How long fresh seeds are tried, s, and how many at most.
 SECONDS = float(os.environ.get("SIMULATOR_SECONDS", "20"))
+#: Plans that broke a promise, each with a line in docs/reliability.md.
+FOUND = Path(__file__).parent / "found"
 #: Beyond this the machine is not ours, or a run does not end, s.
 DEADLINE = 240
 
 
-def simulate(*words: str, hashes: str = "") -> subprocess.CompletedProcess[str]:
+def simulate(*words: str, hashes: str = "", deadline: float = DEADLINE) -> subprocess.CompletedProcess[str]:
     environment = os.environ | ({"PYTHONHASHSEED": hashes} if hashes else {})
     command = [sys.executable, "-m", "tests.simulator", *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=DEADLINE, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=deadline, env=environment)
 
 
 def test_fresh_seeds_hold_what_is_promised() -> None:
@@ -34,6 +36,26 @@ def test_fresh_seeds_hold_what_is_promised() -> None:
     tried = re.search(r"^(\d+) seeds, 0 of them", done.stdout, re.MULTILINE)
     assert tried is not None
     assert int(tried[1]) >= 5
+
+
+@pytest.mark.parametrize("found", sorted(FOUND.glob("*.json")), ids=lambda found: found.stem)
+def test_what_a_seed_found_does_not_come_back(found: Path) -> None:
+    done = simulate("--plan", str(found))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_an_hour_of_long_seeds() -> None:
+    """Two thousand seeds of 200 operations and 10 faults, and every fault while every operation is under way."""
+    seconds = float(os.environ.get("SIMULATOR_SOAK_SECONDS", "3600"))
+    words = ["--seeds", "1000000", "--seconds", str(seconds), "--operations", "200", "--faults", "10", "--jobs", "2"]
+    done = simulate(*words, "--table", deadline=2 * seconds)
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "empty: none" in done.stdout
+    tried = re.search(r"^(\d+) seeds, 0 of them", done.stdout, re.MULTILINE)
+    assert tried is not None
+    assert int(tried[1]) >= 2_000 * seconds / 3600
 
 
 def test_a_seed_gives_the_same_bytes_each_time(tmp_path: Path) -> None:
