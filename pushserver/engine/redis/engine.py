@@ -25,10 +25,11 @@ from .connection import Misconfigured, RedisConnection
 from .feeds import ChannelFeeds
 from .history import RedisHistory
 from .inbox import RedisInbox
+from .inbox_limits import InboxLimits
 from .ingest import RedisIngest
 from .live import Live
 from .names import Names
-from .pages import InboxLimits, Pages
+from .pages import Pages
 from .presence import RedisPresence
 from .quarantine import Quarantine
 from .revocations import RedisRevocations

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from pushserver.engine.interfaces import IdempotencyKey
 
     from .commands import RedisCommands
+    from .inbox_limits import InboxLimits
     from .live import Live
     from .names import Names
-    from .pages import InboxLimits, Pages
+    from .pages import Pages
 
 
 @implementer(IInbox)

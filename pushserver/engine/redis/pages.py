@@ -7,25 +7,21 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from pushserver.core.positions import Position
-from pushserver.engine.interfaces import PAGE_BYTES, POSITION_TTL, HistoryPage, InboxPage
+from pushserver.engine.interfaces import PAGE_BYTES, HistoryPage, InboxPage
 
 from .names import USER
 from .quarantine import read_publications
 
 if TYPE_CHECKING:
     from pushserver.core.publication import Publication
-    from pushserver.engine.interfaces import InboxRules
 
     from .commands import RedisCommands
+    from .inbox_limits import InboxLimits
     from .names import Names
     from .quarantine import Quarantine
 
 #: The largest offset that Lua's numbers hold exactly; there is nothing after it.
 BEYOND: Final = 2**53 - 1
-#: How long an inbox that has no message yet stays, ms, where a node of an older version made one by reading.
-_EMPTY_TTL: Final = 3600 * 1000
-#: How long an inbox remembers, without any news, that unread messages were lost, ms.
-_LOST_TTL: Final = 365 * 24 * 3600 * 1000
 
 
 class Between(msgspec.Struct, frozen=True):
@@ -36,28 +32,6 @@ class Between(msgspec.Struct, frozen=True):
     newest: Position
     complete: bool
     last: bool
-
-
-class InboxLimits:
-    """The bounds of every inbox as the scripts take them.
-
-    ``rules``: size, size of its chat, ttl of a message (ms). ``ttls``, ms: how long an inbox stays that never had a
-    message, one that had, and one whose user does not know of a loss yet.
-    """
-
-    __slots__ = ("_rules",)
-
-    def __init__(self, rules: InboxRules) -> None:
-        self._rules = rules
-
-    @property
-    def rules(self) -> tuple[int, int, int]:
-        return self._rules.size, self._rules.chat_size, self._rules.ttl
-
-    @property
-    def ttls(self) -> tuple[int, int, int]:
-        ttl = self._rules.ttl
-        return _EMPTY_TTL, max(POSITION_TTL, ttl), max(_LOST_TTL, ttl)
 
 
 class Pages:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from pushserver.core.publication import Publication
 
     from .commands import RedisCommands
+    from .inbox_limits import InboxLimits
     from .names import Names
-    from .pages import InboxLimits
 
 #: So many are kept; beyond it the oldest goes.
 _KEPT: Final = 1_000

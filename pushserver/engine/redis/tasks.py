@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from .commands import RedisCommands
     from .connection import Part
+    from .inbox_limits import InboxLimits
     from .live import Live
     from .names import Names
-    from .pages import InboxLimits
     from .quarantine import Quarantine
 
 #: An unfinished task without news is failed as stale long before; this only keeps Redis clean where nobody runs, ms.
