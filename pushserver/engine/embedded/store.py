@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from twisted.python.failure import Failure
 
 from pushserver.core.errors import PushError, Unavailable
+from pushserver.engine.interfaces import EventRules
 
 from .database import Database, disk_failed, hold
 from .epochs import Epochs
 from .rows import revocations as revocationrows
+from .rows.events import EventRows
 from .rows.history import Histories
 from .rows.idempotency import IdempotencyRows
 from .rows.inbox import Inboxes
@@ -69,7 +71,9 @@ class Store:
         self.inboxes = Inboxes(inbox, self.epochs)
         self.histories = Histories(self.epochs)
         self.tasks = TaskRows(task_ttl)
-        self._parts = (self.keys, self.inboxes, self.histories, self.tasks)
+        self.event_rules = EventRules()
+        self.events = EventRows(self.event_rules)
+        self._parts = (self.keys, self.inboxes, self.histories, self.tasks, self.events)
 
     def open(self, now: int) -> list[revocationrows.Row]:
         """Take the directory and open the file; return the revocations. Raises `ConfigError`."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Sequence
 
+    from pushserver.core.publication import Publication
     from pushserver.engine.embedded.epochs import Epochs
 
 _CHAT: Final = 1
@@ -293,6 +294,19 @@ class Inboxes:
         lost, beyond = head.lost_after(since), head.lost_after(last)
         previous = self._epochs.previous(_KIND, user_id, head.epoch, now)
         return InboxPage(messages, head.newest, head.epoch, head.acked, lost, beyond, pending, more, previous)
+
+    def unread(
+        self, connection: sqlite3.Connection, now: int, user_id: str, offset: int, epoch: str
+    ) -> tuple[Publication, bool] | None:
+        """Return a message, and whether a device took it; None where it is not kept, or was read."""
+        head = self._head(connection, now, user_id)
+        if head is None or head.epoch != epoch or head.place(offset) is None:
+            return None
+        self._flush_rows(connection)
+        (body,) = connection.execute(
+            "SELECT body FROM inbox WHERE user = ? AND offset = ?", (head.user, offset)
+        ).fetchone()
+        return publication.decode(body).positioned(offset, epoch), offset <= head.acked
 
     def acknowledge(self, connection: sqlite3.Connection, now: int, user_id: str, offset: int, epoch: str) -> int:
         """As `interfaces.IInbox.acknowledge`."""
