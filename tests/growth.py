@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from pushserver.config import values
-from pushserver.core import channels, permissions, publication, tokens
+from pushserver.core import channels, events, permissions, publication, tokens
 from pushserver.core.errors import PushError
 from pushserver.core.message_types import may_send
 from pushserver.core.rate_limit import KeyedTokenBuckets
@@ -262,6 +262,11 @@ PARSERS: dict[str, Parser] = {
         ("web.static_files.holds",),
         _latin(lambda text: static_files.holds(text, '"a"')),
         (*_LISTS, repeat(b'W/"a",'), repeat(b'"')),
+    ),
+    "id of an event": Parser(
+        ("core.events._ID",),
+        _quietly(lambda text: events.number_of(text.decode("latin-1"))),
+        (repeat(b"9"), repeat(b"-"), repeat(b"9-"), repeat(b"a", b"1-2-")),
     ),
     "duration": Parser(
         ("core.durations._match",),

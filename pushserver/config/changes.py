@@ -9,7 +9,7 @@ import msgspec
 from pushserver.config.sections import SECTIONS, Config, keys_of
 
 #: Sections of which every key counts at once.
-_WHOLE_SECTIONS: Final = frozenset({"api", "delivery", "inbox", "log", "rate_limits"})
+_WHOLE_SECTIONS: Final = frozenset({"api", "delivery", "events", "inbox", "log", "rate_limits"})
 
 #: Keys of other sections that count at once. The files of the console are read at each login.
 _KEYS: Final = frozenset(
@@ -76,6 +76,7 @@ def merge(running: Config, read: Config) -> tuple[Config, Changes]:
                 restart.append(f"{name}.{key}")
         sections[name] = msgspec.structs.replace(now, **taken)
     sections["auth"] = msgspec.structs.replace(sections["auth"], contents=read.auth.contents)
+    sections["events"] = msgspec.structs.replace(sections["events"], contents=read.events.contents)
     sections["certificates"] = read.certificates
     if running.certificates != read.certificates:
         changed.append("certificates")
@@ -90,5 +91,6 @@ def _contents(section: Any, key: str) -> list[bytes | None]:
     """What the files held that a key names."""
     held: dict[str, bytes] = getattr(section, "contents", {})
     value = getattr(section, key)
-    paths = value if isinstance(value, tuple) else (value,)
+    named = value if isinstance(value, tuple) else (value,)
+    paths = [getattr(one, "secret_file", one) for one in named]
     return [held[path] for path in paths if path in held]

@@ -29,6 +29,7 @@ from pushserver.config.sections import (
     Config,
     DeliverySection,
     EngineSection,
+    EventsSection,
     HeartbeatSection,
     InboxSection,
     LogSection,
@@ -43,6 +44,7 @@ from pushserver.config.sections import (
 from pushserver.config.values import SHORTEST_SECRET, ApiKey, shown
 from pushserver.core.errors import ConfigError
 from pushserver.core.tokens import HMAC_ALGORITHMS, PUBLIC_KEY_ALGORITHMS, Keys
+from pushserver.core.webhooks import key_of
 
 __all__ = [
     "ApiKey",
@@ -51,6 +53,7 @@ __all__ = [
     "Config",
     "DeliverySection",
     "EngineSection",
+    "EventsSection",
     "HeartbeatSection",
     "InboxSection",
     "LogSection",
@@ -165,6 +168,7 @@ class _Checks:
             api=api,
             manhole=manhole,
             log=self._section(LogSection),
+            events=self._check_events(server),
             certificates={one: digest for one in server.listen if (digest := values.certificates_digest(one))},
             roles=self._draft.roles,
             namespaces=tuple(self._draft.namespaces),
@@ -256,6 +260,33 @@ class _Checks:
             raise self._mistake("redis.sentinels", "expected redis.service beside it", list(redis.sentinels))
         if redis.service and not redis.sentinels:
             raise self._mistake("redis.service", "expected redis.sentinels beside it", redis.service)
+
+    def _check_events(self, server: ServerSection) -> EventsSection:
+        """Return the section with what the files of its webhooks hold."""
+        events = self._section(EventsSection)
+        entries = tuple(
+            entry._replace(secret_file=os.path.abspath(entry.secret_file)) if entry.secret_file else entry
+            for entry in events.webhooks
+        )
+        contents: dict[str, bytes] = {}
+        for entry in entries:
+            if entry.secret_file:
+                full_key, path = f"events.webhooks: {shown(entry.name)}: secret_file", entry.secret_file
+                try:
+                    contents[path] = Path(path).read_bytes()
+                    key_of(contents[path].decode("utf-8", "replace").strip())
+                except OSError as problem:
+                    raise self._file_mistake(full_key, path, f"readable file: {problem.strerror}") from None
+                except ValueError as problem:
+                    raise self._file_mistake(full_key, path, f"file with a secret: {problem}") from None
+        if events.max_bytes < server.max_message_size:
+            wanted = f"expected at least {server.max_message_size}, what one event may take (server.max_message_size)"
+            raise self._mistake("events.max_bytes", wanted, events.max_bytes)
+        return msgspec.structs.replace(events, webhooks=entries, contents=contents)
+
+    def _file_mistake(self, full_key: str, path: str, wanted: str) -> ConfigError:
+        source = self._draft.sources.get("events.webhooks", "default")
+        return ConfigError(f"{source}: {full_key} = {shown(path)}: expected a {wanted}")
 
     def _check_manhole(self, manhole: ManholeSection, dev: bool) -> None:
         files = {"manhole.authorized_keys": manhole.authorized_keys, "manhole.password_file": manhole.password_file}

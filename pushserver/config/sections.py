@@ -16,14 +16,17 @@ import msgspec
 from pushserver.config.values import (
     API_KEY,
     CIDR,
+    EVENT_TYPES,
     HTTP_URL,
     ORIGIN,
     PERMISSION,
     REDIS_URL,
     SECRET,
     SENTINEL,
+    WEBHOOKS,
     ApiKey,
     Setting,
+    WebhookEntry,
     choice,
     duration,
     endpoint,
@@ -35,7 +38,9 @@ from pushserver.config.values import (
     whole,
 )
 from pushserver.core.channels import Namespace, Rule
+from pushserver.core.events import chosen
 from pushserver.core.tokens import ALGORITHMS, Keys
+from pushserver.core.webhooks import Webhook, key_of
 
 LOG_LEVELS: Final = ("debug", "info", "warn", "error", "critical")
 
@@ -220,6 +225,44 @@ class LogSection(Section, frozen=True, kw_only=True):
     level: Annotated[str, choice(*LOG_LEVELS)] = "info"
 
 
+class EventsSection(Section, frozen=True, kw_only=True):
+    #: globs of what is made; empty: nothing
+    types: Annotated[tuple[str, ...], EVENT_TYPES] = ()
+    unread_after: Annotated[int, duration()] = 300_000
+    retention: Annotated[int, duration(1_000)] = 86_400_000
+    max_bytes: Annotated[int, whole(1)] = 268_435_456
+    webhooks: Annotated[tuple[WebhookEntry, ...], WEBHOOKS] = ()
+
+    #: what the files of secrets held when the configuration was checked, by path
+    contents: dict[str, bytes] = {}
+
+    def receivers(self) -> list[Webhook]:
+        """Return the webhooks as they are used: their types are at most those that are made.
+
+        Raises OSError for a file that cannot be read, and ValueError for one that holds no secret.
+        """
+        made = chosen(self.types)
+        return [
+            Webhook(
+                name=entry.name,
+                url=entry.url,
+                secrets=tuple(map(key_of, self._secrets(entry))),
+                types=made & chosen(entry.types) if entry.types else made,
+                timeout=entry.timeout,
+            )
+            for entry in self.webhooks
+        ]
+
+    def _secrets(self, entry: WebhookEntry) -> list[str]:
+        """Return the secrets of a webhook, each once."""
+        found = [entry.secret, *entry.secrets]
+        if entry.secret_file:
+            known = self.contents.get(entry.secret_file)
+            octets = Path(entry.secret_file).read_bytes() if known is None else known
+            found.append(octets.decode("utf-8", "replace").strip())
+        return list(dict.fromkeys(filter(None, found)))
+
+
 #: How the keys of an entry of ``[[namespaces]]`` are read: fields of `Namespace`.
 NAMESPACE: Final[dict[str, Setting]] = {
     "name": text('up to 255 visible characters without "*", "," and ":"', r"[!-)+\--9;-~]{0,255}"),
@@ -247,6 +290,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     api: ApiSection = ApiSection()
     manhole: ManholeSection = ManholeSection()
     log: LogSection = LogSection()
+    events: EventsSection = EventsSection()
     #: permissions by role
     roles: dict[str, tuple[str, ...]] = {}
     #: a digest of what the files of each listener's certificates held, by endpoint
@@ -268,6 +312,7 @@ SECTIONS: Final[dict[str, type[Section]]] = {
     "api": ApiSection,
     "manhole": ManholeSection,
     "log": LogSection,
+    "events": EventsSection,
 }
 
 #: How the permissions of a role are read.

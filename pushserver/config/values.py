@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
-from pushserver.core import durations
+from pushserver.core import durations, events, webhooks
+from pushserver.core.errors import Invalid
 
 #: Counts and sizes stop here: what a 32-bit signed integer holds, which every consumer of them can take.
 LARGEST: Final = 2**31 - 1
@@ -372,6 +373,100 @@ def _api_key(value: Any) -> ApiKey:
         raise InvalidValue("a name is up to 100 visible ASCII characters")
     return ApiKey(value, tuple(scope for scope in SCOPES if scope in scopes), name)
 
+
+# -- webhooks ---------------------------------------------------------------------------------------------------------
+
+
+class WebhookEntry(NamedTuple):
+    """An entry of ``[[events.webhooks]]`` as it stands there, each value checked by itself alone."""
+
+    name: str
+    url: str
+    secret: str = ""
+    secret_file: str = ""
+    secrets: tuple[str, ...] = ()
+    types: tuple[str, ...] = ()
+    timeout: int = 15_000
+
+    def __repr__(self) -> str:
+        return f"WebhookEntry(name={self.name!r}, url={shown(self.url)}, types={self.types!r}, secrets=<hidden>)"
+
+
+def _event_types(value: Any) -> tuple[str, ...]:
+    globs: tuple[str, ...] = listing(text("a glob", r"[*a-z._]{1,64}"), "globs").read(value)
+    try:
+        events.chosen(globs)
+    except Invalid as problem:
+        raise InvalidValue(problem.message) from None
+    return globs
+
+
+def _webhook_url(value: Any) -> str:
+    if not _http_url(value):
+        raise InvalidValue
+    return str(value)
+
+
+def _webhook_secret(value: Any) -> str:
+    try:
+        webhooks.key_of(value if isinstance(value, str) else "")
+    except ValueError as problem:
+        raise InvalidValue(str(problem)) from None
+    return str(value)
+
+
+EVENT_TYPES: Final = Setting("list", "a list of globs of the types of events", _event_types)
+_WEBHOOK_SECRET: Final = Setting("text", '"whsec_" and base64 of 24 to 64 bytes', _webhook_secret, secret=True)
+_WEBHOOK_KEYS: Final[dict[str, Setting]] = {
+    "name": text("1 to 32 of a-z 0-9 -", r"[a-z0-9-]{1,32}"),
+    "url": Setting("text", "an http:// or https:// address", _webhook_url),
+    "secret": _WEBHOOK_SECRET,
+    "secret_file": text("a file", r".+"),
+    "secrets": listing(_WEBHOOK_SECRET, "secrets"),
+    "types": EVENT_TYPES,
+    "timeout": duration(),
+}
+
+
+def _webhook(value: Any) -> WebhookEntry:
+    if not isinstance(value, dict):
+        raise InvalidValue("a table of " + ", ".join(_WEBHOOK_KEYS))
+    taken: dict[str, Any] = {}
+    for key, given in value.items():
+        setting = _WEBHOOK_KEYS.get(key)
+        if setting is None:
+            raise InvalidValue(f"{str(key)[:40]!r}: unknown key, expected one of {', '.join(_WEBHOOK_KEYS)}")
+        try:
+            taken[key] = setting.read(given)
+        except InvalidValue as problem:
+            detail = f" ({problem.detail})" if problem.detail else ""
+            raise InvalidValue(f"{key} = {shown(given, setting)}: expected {setting.expected}{detail}") from None
+    for key in ("name", "url"):
+        if key not in taken:
+            raise InvalidValue(f"expected the key {key}")
+    if not {"secret", "secret_file", "secrets"} & taken.keys() or taken.get("secrets") == ():
+        raise InvalidValue("expected secret, secret_file or secrets")
+    return WebhookEntry(**taken)
+
+
+def _webhooks(value: Any) -> tuple[WebhookEntry, ...]:
+    if not isinstance(value, list | tuple):
+        raise InvalidValue
+    entries: list[WebhookEntry] = []
+    for place, one in enumerate(value, start=1):
+        name = one.get("name") if isinstance(one, dict) else None
+        label = shown(name) if isinstance(name, str) else f"the entry {place}"
+        try:
+            entry = _webhook(one)
+            if any(entry.name == other.name for other in entries):
+                raise InvalidValue("name: expected one entry for each name, this is the second")
+        except InvalidValue as problem:
+            raise InvalidValue(f"{label}: {problem.detail}") from None
+        entries.append(entry)
+    return tuple(entries)
+
+
+WEBHOOKS: Final = Setting("list", "a list of tables, [[events.webhooks]]", _webhooks, secret=True)
 
 CIDR: Final = Setting("text", 'a network such as "10.0.0.0/8"', _cidr)
 ORIGIN: Final = Setting("text", 'an origin such as "https://example.com" or "*"', _origin)

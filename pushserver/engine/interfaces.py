@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import msgspec
 from zope.interface import Attribute, Interface
 
+from pushserver.core.events import NewEvent
 from pushserver.core.positions import Position
 from pushserver.core.publication import Publication
 from pushserver.core.task import TaskState
@@ -125,6 +126,78 @@ class InboxRules(msgspec.Struct):
     def adopt(self, other: InboxRules) -> None:
         """Hold for what comes from now on; what is kept is cut when the next message comes."""
         self.size, self.chat_size, self.ttl = other.size, other.chat_size, other.ttl
+
+
+class EventRules(msgspec.Struct):
+    """The bounds of the outbox of events: each is kept for ``retention`` ms, and at most ``max_bytes`` of them.
+
+    Read at each use, as `InboxRules`.
+    """
+
+    retention: int = 24 * 3600 * 1000
+    max_bytes: int = 256 * 1024 * 1024
+
+    def adopt(self, other: EventRules) -> None:
+        """Hold for what comes from now on."""
+        self.retention, self.max_bytes = other.retention, other.max_bytes
+
+
+class StoredEvent(msgspec.Struct, frozen=True, gc=False):
+    """An event in the outbox; ``body`` is its JSON (`pushserver.core.events.decode`)."""
+
+    id: str
+    body: bytes
+
+
+class EventPage(msgspec.Struct, frozen=True):
+    """Events in the order in which they were kept. ``last`` is the id to read on from; ``lost``: some of what followed
+    the id that was asked for is gone, or that id was never given here."""
+
+    events: list[StoredEvent]
+    last: str
+    lost: bool
+
+
+class OutboxFigures(msgspec.Struct, frozen=True):
+    """The outbox in numbers: how many events there are and their bytes, the number of the newest, when the oldest was
+    kept (ms; None: there is none), and how many went before their time since ``max_bytes`` was reached."""
+
+    kept: int = 0
+    bytes: int = 0
+    newest: int = 0
+    oldest_at: int | None = None
+    dropped: int = 0
+
+
+class HeldSubject(msgspec.Struct, frozen=True):
+    """A subject whose oldest event failed so often, and when it is sent again, ms."""
+
+    subject: str
+    failures: int
+    due: int
+
+
+class DeliveryState(msgspec.Struct, frozen=True):
+    """How far a webhook has come: all up to ``cursor`` was taken, is held or dead. ``held`` counts the held events."""
+
+    cursor: str
+    subjects: list[HeldSubject]
+    held: int
+
+
+class DeadEvent(msgspec.Struct, frozen=True):
+    """An event that a webhook did not take: why, and after how many attempts. ``died_at`` is ms."""
+
+    webhook: str
+    event: msgspec.Raw
+    error: str
+    attempts: int
+    died_at: int = msgspec.field(name="diedAt")
+
+
+#: How many dead events are kept, the newest, and for how long, ms.
+MAX_DEAD: Final = 1_000
+DEAD_TTL: Final = 7 * 24 * 3600 * 1000
 
 
 class InboxNumbers(msgspec.Struct, frozen=True):
@@ -315,6 +388,8 @@ class IEngine(Interface):
     tasks: ITaskStore = Attribute("the states of tasks")
     presence: IPresence = Attribute("who is where")
     revocations: IRevocations = Attribute("which tokens no longer hold")
+    events: IEvents = Attribute("what the backend is told")
+    deliveries: IDeliveries = Attribute("how far webhooks have come")
     ingest: IIngest | None = Attribute("commands of other programs; None where the engine takes none")
 
     def start(listener: Listener) -> Deferred[None]:
@@ -363,10 +438,15 @@ class IBroker(Interface):
         """Deliver them no longer. A `subscribe` soon after may find the subscription still standing."""
 
     def publish(
-        publication: Publication, retention: Retention | None, once: IdempotencyKey | None, create: bool = True
+        publication: Publication,
+        retention: Retention | None,
+        once: IdempotencyKey | None,
+        create: bool = True,
+        events: Sequence[NewEvent] = (),
     ) -> Deferred[PublishResult]:
         """Deliver to every subscribed node; with ``retention`` the message is kept and gets its position first.
-        Without ``create`` it fails with `errors.NotFound` where it would be the first of its channel to be kept."""
+        Without ``create`` it fails with `errors.NotFound` where it would be the first of its channel to be kept.
+        ``events`` are kept with it, as in `ITaskStore.replace`; without ``retention``, before it is delivered."""
 
     def survey(question: bytes, timeout: int) -> Deferred[list[tuple[str, bytes]]]:
         """Ask every live node, this one included. Return pairs of node name and answer, after all have answered, or
@@ -412,10 +492,14 @@ class IInbox(Interface):
         ttl: int | None,
         collapse_key: str | None,
         once: IdempotencyKey | None,
+        events: Sequence[NewEvent] = (),
+        unread_after: int | None = None,
     ) -> Deferred[PublishResult]:
         """Keep a message and then deliver it live on its channel. ``chat``: counts against the chat quota and evicts
         only chat (perhaps itself), or, in a full inbox within the quota, the oldest message where that is acknowledged.
-        ``collapse_key`` replaces an unread one with the same key. ``ttl`` beyond the inbox' own is the inbox' own."""
+        ``collapse_key`` replaces an unread one with the same key. ``ttl`` beyond the inbox' own is the inbox' own.
+        ``events`` are kept with it. ``unread_after``: where it is kept and not read so many ms later,
+        `IEvents.tell_unread` tells."""
 
     def read(user_id: str, after: int | None, limit: int, max_bytes: int | None = None) -> Deferred[InboxPage]:
         """Return at most ``limit`` messages after offset ``after`` (None: after the cursor), oldest first; with
@@ -449,11 +533,16 @@ class ITaskStore(Interface):
         above all that was given out before. Fails never, and never waits."""
 
     def replace(
-        event: TaskEvent, final: Publication | None, once: IdempotencyKey | None, kept: int | None = None
+        event: TaskEvent,
+        final: Publication | None,
+        once: IdempotencyKey | None,
+        kept: int | None = None,
+        events: Sequence[NewEvent] = (),
     ) -> Deferred[bool]:
         """Keep a state in the place of one whose version is ``kept`` (None: one below the state's), and notify who
         listens. Return False, with nothing changed, where the kept version is another (somebody was quicker: read and
-        decide again). ``final``: the owner's inbox message of a final state, appended together with it."""
+        decide again). ``final``: the owner's inbox message of a final state, appended together with it.
+        ``events`` are kept in the same transaction, and not by a repeat of ``once``."""
 
     def restart(event: TaskEvent, once: IdempotencyKey | None, kept: int | None = None) -> Deferred[TaskState | None]:
         """Keep the first state of another attempt, in the place of one as in `replace`, and notify who listens: an
@@ -511,6 +600,67 @@ class IRevocations(Interface):
 
     def revoked(credentials: Sequence[Credential]) -> Deferred[list[bool]]:
         """Return for each credential whether it is revoked now."""
+
+
+class IEvents(Interface):
+    """The outbox: what the backend is told, in order, kept within ``rules`` whether somebody took it or not."""
+
+    rules: EventRules = Attribute("the bounds; `EventRules.adopt` changes them")
+
+    def append(events: Sequence[NewEvent]) -> Deferred[None]:
+        """Keep events that belong to no other write, in this order."""
+
+    def read(after: str | None, limit: int, max_bytes: int) -> Deferred[EventPage]:
+        """Return at most ``limit`` events, and ``max_bytes`` of them or one, after an id (None: from the oldest kept).
+        Where something after it is gone, they begin with the oldest kept. Fails with `errors.Invalid` for what is no
+        id."""
+
+    def tell_unread(limit: int) -> Deferred[int]:
+        """Keep an event ``inbox.unread`` for each message whose time to be read is over and that is kept and not read;
+        once for each. Return how many messages were looked at, at most ``limit``."""
+
+    def trim() -> Deferred[OutboxFigures]:
+        """Remove some of what is past its time, and return the numbers afterwards."""
+
+
+class IDeliveries(Interface):
+    """How far each webhook has come. One node at a time works on this, under a lease: all else but `dead` and `retry`
+    is its alone, and fails with `errors.Unavailable` where the lease is lost."""
+
+    def lease(ttl: int) -> Deferred[bool]:
+        """Take or keep the lease for ``ttl`` ms, or with 0 give it back. Return whether it is this node's."""
+
+    def begin(webhook: str, age: int) -> Deferred[DeliveryState]:
+        """Return how far a webhook has come. One that was never heard of begins ``age`` ms ago."""
+
+    def move_cursor(webhook: str, cursor: str) -> Deferred[None]:
+        """All up to this id was taken, is held, or dead."""
+
+    def hold(webhook: str, state: HeldSubject, ids: Sequence[str]) -> Deferred[None]:
+        """Hold events of a subject back, behind those that are held of it, and keep its state."""
+
+    def held(webhook: str, subject: str, limit: int) -> Deferred[list[StoredEvent]]:
+        """Return the oldest of what is held of a subject. Where an event is gone from the outbox, ``body`` is empty."""
+
+    def release(webhook: str, subject: str, id: str, dead: DeadEvent | None) -> Deferred[int]:
+        """An event was taken, or is dead: it is held no more. Return how many still are of its subject; where that is
+        none, its state is forgotten."""
+
+    def add_dead(dead: Sequence[DeadEvent]) -> Deferred[None]:
+        """Keep dead events that were not held, or that were tried once more."""
+
+    def dead() -> Deferred[list[DeadEvent]]:
+        """Return the dead events, the oldest first: the newest `MAX_DEAD`, none older than `DEAD_TTL`."""
+
+    def retry(webhook: str, ids: Sequence[str] | None) -> Deferred[int]:
+        """Have dead events of a webhook (None: all) tried once more; return how many. They stay among the dead until
+        they are taken."""
+
+    def retried(webhook: str) -> Deferred[list[DeadEvent]]:
+        """Return what is to be tried once more, in the order of ids; each is returned once."""
+
+    def revive(webhook: str, id: str) -> Deferred[None]:
+        """A dead event was taken after all: forget it."""
 
 
 class IIngest(Interface):

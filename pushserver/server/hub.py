@@ -67,6 +67,7 @@ class Hub:
         self._lagged: Callable[[Connection, str, int], None] = _nobody_listens
         self._inbox_moved: Callable[[Connection, str], None] = _nobody_listens
         self._deserted: Callable[[str], None] = _nobody_listens
+        self._followed: Callable[[str], None] = _nobody_listens
         self._changed: Callable[[], None] = _nobody_listens
 
     def bind(
@@ -75,6 +76,7 @@ class Hub:
         inbox_moved: Callable[[Connection, str], None],
         deserted: Callable[[str], None],
         resend_latest: Callable[[Connection, str], None],
+        followed: Callable[[str], None] = _nobody_listens,
     ) -> None:
         """Say whom to call.
 
@@ -82,11 +84,13 @@ class Hub:
             lagged: with a connection that missed messages of a channel that keeps them, and the offset to read on from.
             inbox_moved: with a connection that was catching up with an inbox when its epoch moved on.
             deserted: with a channel that nobody here follows any more.
+            followed: with a channel that somebody here follows, and nobody did before.
             resend_latest: with a connection that has drained, and a subject whose newest push was left out for it.
         """
         self._lagged = lagged
         self._inbox_moved = inbox_moved
         self._deserted = deserted
+        self._followed = followed
         self.fan_out.bind(resend_latest)
 
     def bind_changed(self, changed: Callable[[], None]) -> None:
@@ -156,6 +160,7 @@ class Hub:
         if channel is None:
             channel = self.channels[name] = Channel(name)
             self._subscribe(channel)
+            self._followed(name)
         elif channel.refused is not None:
             self._subscribe(channel)
         channel.dismiss(connection)

@@ -141,6 +141,8 @@ class RunningNode:
         self.tasks = engine.tasks
         self.presence = engine.presence
         self.revocations = engine.revocations
+        self.events = engine.events
+        self.deliveries = engine.deliveries
 
     async def heard(self, count: int) -> list[Publication]:
         """The first ``count`` publications that were delivered here, after waiting for them."""

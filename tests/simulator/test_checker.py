@@ -271,7 +271,9 @@ def test_a_task_that_ends_twice() -> None:
 def test_a_task_whose_last_state_did_not_come() -> None:
     story = good()
     story.task("phone", 3, "running")
-    story.tasks.append({"taskId": "t", "userId": "ann", "version": 4, "status": "running"})
+    story.tasks.append(
+        {"taskId": "t", "userId": "ann", "version": 4, "status": "running", "attempt": 1, "percentage": 0.0}
+    )
     assert rules(story) == {"task-last"}
 
 

@@ -14,9 +14,12 @@ from pushserver.engine.deadlines import limited
 from pushserver.engine.identity import CHANNEL, content_digest, key_digest
 from pushserver.engine.interfaces import ONCE_TTL, IBroker, NodeInfo, PublishResult
 
-from .operations import KeepPublication
+from .operations import AppendEvents, KeepPublication
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pushserver.core.events import NewEvent
     from pushserver.core.publication import Publication
     from pushserver.engine.interfaces import EngineClock, IdempotencyKey, Listener, Retention, TaskEvent
 
@@ -119,19 +122,38 @@ class EmbeddedBroker:
         self._delivery.unsubscribe(channel)
 
     def publish(
-        self, publication: Publication, retention: Retention | None, once: IdempotencyKey | None, create: bool = True
+        self,
+        publication: Publication,
+        retention: Retention | None,
+        once: IdempotencyKey | None,
+        create: bool = True,
+        events: Sequence[NewEvent] = (),
     ) -> Deferred[PublishResult]:
         if retention is not None:
-            return self._writer.submit(KeepPublication(publication, retention, once, create))
+            return self._writer.submit(KeepPublication(publication, retention, once, create, events))
         if not self._writer.accepting:
             return fail(Unavailable("the engine is stopped"))
-        result = PublishResult(publication.message_id)
         if once is not None:
             earlier = self._remembered(publication, once)
             if earlier is not None:
                 return succeed(earlier)
+        if events:
+            return Deferred.fromCoroutine(self._publish_with(publication, once, events))
         self._delivery.deliver(publication)
-        return succeed(result)
+        return succeed(PublishResult(publication.message_id))
+
+    async def _publish_with(
+        self, publication: Publication, once: IdempotencyKey | None, events: Sequence[NewEvent]
+    ) -> PublishResult:
+        """Deliver what is told in events, once they are kept."""
+        try:
+            await self._writer.submit(AppendEvents(events))
+        except Unavailable:
+            if once is not None:
+                self._keys.pop(key_digest(CHANNEL, publication.channel, once), None)
+            raise
+        self._delivery.deliver(publication)
+        return PublishResult(publication.message_id)
 
     def _remembered(self, publication: Publication, once: IdempotencyKey) -> PublishResult | None:
         """Return what a key answered before, or None after remembering it. Keys stand in the order of their age."""

@@ -14,6 +14,7 @@ from pushserver.engine.interfaces import IEngine
 from pushserver.engine.skew import SKEW, step_warning
 
 from .broker import EmbeddedBroker, LocalDelivery
+from .events import EmbeddedDeliveries, EmbeddedEvents
 from .history import EmbeddedHistory
 from .inbox import EmbeddedInbox
 from .operations import MeasureStore, MoveEpochs, NoteChanges, Probe, RowCall, Sweep
@@ -83,6 +84,8 @@ class EmbeddedEngine:
         self.tasks = EmbeddedTasks(self._writer, store)
         self.presence = EmbeddedPresence(self._writer, clock)
         self.revocations = EmbeddedRevocations(self._writer, clock)
+        self.events = EmbeddedEvents(self._writer, store.event_rules)
+        self.deliveries = EmbeddedDeliveries(self._writer, clock)
         self._recurring: list[Stoppable] = []
         self._next_step: IDelayedCall | None = None
 

@@ -12,8 +12,11 @@ from .operations import AppendToInbox, InboxCall
 from .rows.inbox import Inboxes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from twisted.internet.defer import Deferred
 
+    from pushserver.core.events import NewEvent
     from pushserver.core.positions import Position
     from pushserver.core.publication import Publication
     from pushserver.engine.interfaces import IdempotencyKey, InboxNumbers, InboxPage, PublishResult
@@ -36,8 +39,12 @@ class EmbeddedInbox:
         ttl: int | None,
         collapse_key: str | None,
         once: IdempotencyKey | None,
+        events: Sequence[NewEvent] = (),
+        unread_after: int | None = None,
     ) -> Deferred[PublishResult]:
-        return self._writer.submit(AppendToInbox(publication, user_id, chat, ttl, collapse_key, once))
+        return self._writer.submit(
+            AppendToInbox(publication, user_id, chat, ttl, collapse_key, once, (events, unread_after))
+        )
 
     def read(self, user_id: str, after: int | None, limit: int, max_bytes: int | None = None) -> Deferred[InboxPage]:
         return self._writer.submit(InboxCall(Inboxes.read, user_id, after, limit, max_bytes))

@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 import msgspec
 
 from pushserver.core import errors, publication
+from pushserver.core.events import unread
 from pushserver.core.task import TaskState
 from pushserver.engine.identity import CHANNEL, INBOX, TASK, content_digest, key_digest
 from pushserver.engine.interfaces import PublishResult
 
+from .rows import deliveries as deliveryrows
 from .rows import revocations as revocationrows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from pushserver.core.events import NewEvent
     from pushserver.core.publication import Publication
     from pushserver.engine.interfaces import IdempotencyKey, Retention, TaskEvent
 
@@ -120,6 +123,24 @@ class RowCall(_Call[T]):
         return self._method(store.connection, *self._arguments)
 
 
+class EventRowCall(_Call[T]):
+    """``method(events, connection, …)``"""
+
+    __slots__ = ()
+
+    def carry_out(self, store: Store) -> T:
+        return self._method(store.events, store.connection, *self._arguments)
+
+
+class EventCall(_Call[T]):
+    """``function(connection, events, …)``"""
+
+    __slots__ = ()
+
+    def carry_out(self, store: Store) -> T:
+        return self._method(store.connection, store.events, *self._arguments)
+
+
 def _earlier(store: Store, digest: bytes, message: Publication) -> PublishResult | None:
     """Return what a repeat is answered; None where this is the first."""
     answer = store.keys.answer(digest)
@@ -138,11 +159,17 @@ def _first(store: Store, digest: bytes, message: Publication, published: Publish
 class KeepPublication(Operation[PublishResult]):
     """A publication on a channel with history."""
 
-    __slots__ = ("_body", "_create", "_publication", "_retention", "channel", "digest")
+    __slots__ = ("_body", "_create", "_events", "_publication", "_retention", "channel", "digest")
 
     def __init__(
-        self, message: Publication, retention: Retention, key: IdempotencyKey | None, create: bool = True
+        self,
+        message: Publication,
+        retention: Retention,
+        key: IdempotencyKey | None,
+        create: bool = True,
+        events: Sequence[NewEvent] = (),
     ) -> None:
+        self._events = events
         self.channel = message.channel
         self.digest = key_digest(CHANNEL, message.channel, key) if key is not None else None
         self._publication = message
@@ -159,6 +186,8 @@ class KeepPublication(Operation[PublishResult]):
         offset, epoch = store.histories.append(
             store.connection, store.now, message.channel, self._retention, self._body
         )
+        if self._events:
+            store.events.append(store.connection, store.now, self._events)
         published = PublishResult(message.message_id, offset, epoch)
         return published if digest is None else _first(store, digest, message, published)
 
@@ -170,7 +199,17 @@ class KeepPublication(Operation[PublishResult]):
 class AppendToInbox(Operation[PublishResult]):
     """A publication to one user's inbox."""
 
-    __slots__ = ("_body", "_chat", "_collapse_key", "_publication", "_ttl", "digest", "user_id")
+    __slots__ = (
+        "_body",
+        "_chat",
+        "_collapse_key",
+        "_events",
+        "_publication",
+        "_ttl",
+        "_unread_after",
+        "digest",
+        "user_id",
+    )
 
     def __init__(
         self,
@@ -180,7 +219,10 @@ class AppendToInbox(Operation[PublishResult]):
         ttl: int | None,
         collapse_key: str | None,
         key: IdempotencyKey | None,
+        told: tuple[Sequence[NewEvent], int | None] = ((), None),
     ) -> None:
+        """``told``: the events that are kept with it, and ms until it should be read."""
+        self._events, self._unread_after = told
         self.user_id = user_id
         self.digest = key_digest(INBOX, user_id, key) if key is not None else None
         self._publication = message
@@ -197,6 +239,10 @@ class AppendToInbox(Operation[PublishResult]):
         offset, epoch = store.inboxes.append(
             store.connection, store.now, user_id, self._chat, self._ttl, self._collapse_key, self._body
         )
+        if self._events:
+            store.events.append(store.connection, store.now, self._events)
+        if self._unread_after is not None:
+            store.events.remind(store.now + self._unread_after, user_id, offset, epoch)
         published = PublishResult(self._publication.message_id, offset, epoch)
         return published if digest is None else _first(store, digest, self._publication, published)
 
@@ -236,11 +282,28 @@ class CreateTask(Operation[TaskState]):
 class ReplaceTask(Operation[bool]):
     """A task's next state, and the owner's message of a final one."""
 
-    __slots__ = ("_body", "_changed", "_event", "_final", "_kept", "_position", "digest", "task_id", "user_id")
+    __slots__ = (
+        "_body",
+        "_changed",
+        "_event",
+        "_events",
+        "_final",
+        "_kept",
+        "_position",
+        "digest",
+        "task_id",
+        "user_id",
+    )
 
     def __init__(
-        self, event: TaskEvent, final: Publication | None, key: IdempotencyKey | None, kept: int | None = None
+        self,
+        event: TaskEvent,
+        final: Publication | None,
+        key: IdempotencyKey | None,
+        kept: int | None = None,
+        events: Sequence[NewEvent] = (),
     ) -> None:
+        self._events = events
         self._kept = event.state.version - 1 if kept is None else kept
         self.task_id = event.state.task_id
         self.user_id = event.state.user_id if final is not None else None
@@ -265,6 +328,8 @@ class ReplaceTask(Operation[bool]):
                 store.connection, store.now, state.user_id, False, None, None, self._body
             )
         store.tasks.put(state, store.now, self._position)
+        if self._events:
+            store.events.append(store.connection, store.now, self._events)
         if self.digest is not None:
             store.keys.remember(self.digest, b"true", None, store.now)
         self._changed = True
@@ -325,6 +390,45 @@ class TaskDone(Operation[bool]):
         return self.digest is not None and store.keys.answer(self.digest) is not None
 
 
+class AppendEvents(Operation[None]):
+    """Events that belong to no other write."""
+
+    __slots__ = ("_events",)
+
+    def __init__(self, events: Sequence[NewEvent]) -> None:
+        self._events = events
+
+    def carry_out(self, store: Store) -> None:
+        store.events.append(store.connection, store.now, self._events)
+
+
+class TellUnread(Operation[int]):
+    """Events for messages that were not read in time; how many messages were looked at."""
+
+    __slots__ = ("_limit",)
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+
+    def carry_out(self, store: Store) -> int:
+        due = store.events.take_due(store.connection, store.now, self._limit)
+        for user_id, offset, epoch in due:
+            found = store.inboxes.unread(store.connection, store.now, user_id, offset, epoch)
+            if found is not None:
+                told = unread(user_id, *found, store.now)
+                store.events.append(store.connection, store.now, [told])
+        return len(due)
+
+
+class TrimEvents(Operation[None]):
+    """Remove some of the events that are past their time."""
+
+    __slots__ = ()
+
+    def carry_out(self, store: Store) -> None:
+        store.events.sweep(store.connection, store.now, 10_000)
+
+
 class MoveEpochs(Operation[None]):
     """Every epoch moves on."""
 
@@ -350,6 +454,8 @@ class Sweep(Operation[bool]):
         removed = [part.sweep(store.connection, store.now, limit) for part in (store.keys, store.tasks)]
         removed += [part.sweep(store.connection, store.now, limit) for part in (store.inboxes, store.histories)]
         removed.append(revocationrows.sweep(store.connection, store.now, limit))
+        removed.append(store.events.sweep(store.connection, store.now, limit))
+        removed.append(deliveryrows.sweep(store.connection, store.now, limit))
         return max(removed) >= limit
 
 

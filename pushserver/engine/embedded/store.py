@@ -17,11 +17,13 @@ import msgspec
 from twisted.python.failure import Failure
 
 from pushserver.core.errors import PushError, Unavailable
+from pushserver.engine.interfaces import EventRules
 
 from .database import LOCK, Database, disk_failed, hold
 from .epochs import Epochs
 from .marks import Mark, MarkFile, identity_of, new_mark
 from .rows import revocations as revocationrows
+from .rows.events import EventRows
 from .rows.history import Histories
 from .rows.idempotency import IdempotencyRows
 from .rows.inbox import Inboxes
@@ -96,7 +98,9 @@ class Store:
         self.inboxes = Inboxes(inbox, self.epochs, self.quarantine)
         self.histories = Histories(self.epochs, self.quarantine)
         self.tasks = TaskRows(task_ttl, self.quarantine)
-        self._parts = (self.keys, self.inboxes, self.histories, self.tasks)
+        self.event_rules = EventRules()
+        self.events = EventRows(self.event_rules)
+        self._parts = (self.keys, self.inboxes, self.histories, self.tasks, self.events)
 
     def open(self, now: int) -> Opened:
         """Take the directory and open the file. Raises `ConfigError`."""

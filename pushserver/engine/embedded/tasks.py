@@ -12,8 +12,11 @@ from .operations import CreateTask, ReplaceTask, RestartTask, TaskCall, TaskDone
 from .rows.tasks import TaskRows
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from twisted.internet.defer import Deferred
 
+    from pushserver.core.events import NewEvent
     from pushserver.core.publication import Publication
     from pushserver.core.task import TaskState
     from pushserver.engine.interfaces import TaskEvent
@@ -37,9 +40,14 @@ class EmbeddedTasks:
         return self._store.lowest_version
 
     def replace(
-        self, event: TaskEvent, final: Publication | None, once: IdempotencyKey | None, kept: int | None = None
+        self,
+        event: TaskEvent,
+        final: Publication | None,
+        once: IdempotencyKey | None,
+        kept: int | None = None,
+        events: Sequence[NewEvent] = (),
     ) -> Deferred[bool]:
-        return self._writer.submit(ReplaceTask(event, final, once, kept))
+        return self._writer.submit(ReplaceTask(event, final, once, kept, events))
 
     def restart(
         self, event: TaskEvent, once: IdempotencyKey | None, kept: int | None = None

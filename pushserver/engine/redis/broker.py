@@ -13,9 +13,14 @@ from pushserver.core.positions import Position
 from pushserver.engine.identity import CHANNEL, content_digest
 from pushserver.engine.interfaces import POSITION_TTL, IBroker, NodeInfo, PublishResult
 
+from .events import packed
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pushserver.core.events import NewEvent
     from pushserver.core.publication import Publication
-    from pushserver.engine.interfaces import IdempotencyKey, Retention
+    from pushserver.engine.interfaces import EventRules, IdempotencyKey, Retention
 
     from .cluster import RedisCluster
     from .commands import RedisCommands
@@ -38,7 +43,10 @@ def repeated(reply: list[Reply]) -> PublishResult:
 class RedisBroker:
     """Publishing, and this node's subscriptions."""
 
-    def __init__(self, commands: RedisCommands, live: Live, cluster: RedisCluster, names: Names) -> None:
+    def __init__(
+        self, commands: RedisCommands, live: Live, cluster: RedisCluster, names: Names, rules: EventRules
+    ) -> None:
+        self._rules = rules
         self._commands = commands
         self._live = live
         self._cluster = cluster
@@ -52,27 +60,33 @@ class RedisBroker:
         self._live.unsubscribe(channel)
 
     def publish(
-        self, publication: Publication, retention: Retention | None, once: IdempotencyKey | None, create: bool = True
+        self,
+        publication: Publication,
+        retention: Retention | None,
+        once: IdempotencyKey | None,
+        create: bool = True,
+        events: Sequence[NewEvent] = (),
     ) -> Deferred[PublishResult]:
+        told = packed(events, self._rules)
         if retention is None:
-            return Deferred.fromCoroutine(self._publish(publication, once))
-        return Deferred.fromCoroutine(self._keep(publication, retention, once, create))
+            return Deferred.fromCoroutine(self._publish(publication, once, told))
+        return Deferred.fromCoroutine(self._keep(publication, retention, once, create, told))
 
     def _once(self, channel: str, once: IdempotencyKey | None) -> tuple[str, IdempotencyKey] | None:
         return (self._names.once(CHANNEL, channel, once), once) if once is not None else None
 
-    async def _publish(self, publication: Publication, once: IdempotencyKey | None) -> PublishResult:
+    async def _publish(self, publication: Publication, once: IdempotencyKey | None, told: bytes) -> PublishResult:
         channel = publication.channel
         tag = self._live.tag(channel)
         live, body = self._names.live(channel), publications.encode(publication)
-        if once is None:
+        if once is None and not told:
             await self._commands.call("PUBLISH", live, b"m %s\n%s" % (tag.encode(), body))
             self._live.published(publication, tag, True)
         else:
             keys = [self._names.history(channel), self._names.messages(channel)]
             reply = await self._commands.write(
                 "publish", keys, live, body, publication.message_id, 0, 0, 0, tag, 0,
-                once=self._once(channel, once), content=content_digest(publication), durable=False,
+                once=self._once(channel, once), content=content_digest(publication), told=told, durable=bool(told),
             )  # fmt: skip
             self._live.published(publication, tag, not reply)
             if reply:
@@ -81,7 +95,12 @@ class RedisBroker:
         return PublishResult(publication.message_id)
 
     async def _keep(
-        self, publication: Publication, retention: Retention, once: IdempotencyKey | None, create: bool
+        self,
+        publication: Publication,
+        retention: Retention,
+        once: IdempotencyKey | None,
+        create: bool,
+        told: bytes,
     ) -> PublishResult:
         channel = publication.channel
         live, body = self._names.live(channel), publications.encode(publication)
@@ -99,6 +118,7 @@ class RedisBroker:
             int(create),
             once=self._once(channel, once),
             content=content_digest(publication) if once is not None else b"",
+            told=told,
         )
         if reply[0] == b"duplicate":
             return repeated(reply)

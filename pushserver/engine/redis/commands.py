@@ -273,11 +273,13 @@ class RedisCommands:
         *arguments: Part,
         once: tuple[str, IdempotencyKey] | None,
         content: bytes = b"",
+        told: bytes = b"",
         durable: bool = True,
         waited: bool = True,
     ) -> list[Reply]:
         """`run_in_epoch` for a script that checks a key and a fence; ``once`` holds the key's name
-        beside it; ``content`` is a digest of what the key is used for."""
+        beside it; ``content`` is a digest of what the key is used for; ``told`` is what the backend is told of it, as
+        `pushserver.engine.redis.events.packed` makes it."""
         server = self._names.server
         key, lease, ttl, token = server, server, "", ""
         if once is not None:
@@ -285,7 +287,15 @@ class RedisCommands:
             if once[1].fence is not None:
                 lease, token = self._names.lease(once[1].fence.lease), once[1].fence.token
         return await self.run_in_epoch(
-            name, [key, lease, *keys], ttl, token, *arguments, content, durable=durable, waited=waited
+            name,
+            [key, lease, *keys, self._names.events, self._names.outbox],
+            ttl,
+            token,
+            *arguments,
+            told,
+            content,
+            durable=durable,
+            waited=waited,
         )
 
     # -- replicas -----------------------------------------------------------------------------------------------------

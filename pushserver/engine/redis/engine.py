@@ -15,13 +15,14 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from pushserver.core import errors
-from pushserver.engine.interfaces import IEngine
+from pushserver.engine.interfaces import EventRules, IEngine
 from pushserver.engine.skew import SKEW, skew_warning
 
 from .broker import RedisBroker
 from .cluster import LEASE, RedisCluster
 from .commands import RedisCommands
 from .connection import Misconfigured, RedisConnection
+from .events import RedisDeliveries, RedisEvents
 from .feeds import ChannelFeeds
 from .history import RedisHistory
 from .inbox import RedisInbox
@@ -99,10 +100,13 @@ class RedisEngine:
         self._feeds = ChannelFeeds(clock, pages, ordered=not self._commands.waits)
         self._live = Live(clock, self._commands, self._subscriber, names, self._feeds, options.accepts)
         self._cluster = RedisCluster(clock, self._commands, self._subscriber, names, options.node_name, lease)
-        self.broker = RedisBroker(self._commands, self._live, self._cluster, names)
+        rules = EventRules()
+        self.events = RedisEvents(clock, self._commands, names, rules)
+        self.deliveries = RedisDeliveries(clock, self._commands, names)
+        self.broker = RedisBroker(self._commands, self._live, self._cluster, names, rules)
         self.history = RedisHistory(pages, self._feeds)
-        self.inbox = RedisInbox(self._commands, pages, self._live, names, limits)
-        self.tasks = RedisTasks(self._commands, self._live, names, limits, self._quarantine, options.task_ttl)
+        self.inbox = RedisInbox(self._commands, pages, self._live, names, limits, rules)
+        self.tasks = RedisTasks(self._commands, self._live, names, limits, self._quarantine, options.task_ttl, rules)
         self.presence = RedisPresence(self._commands, self._cluster, names, self._quarantine, clock)
         self.revocations = RedisRevocations(self._commands, names)
         self._ingest = RedisIngest(clock, self._commands, reading, names)

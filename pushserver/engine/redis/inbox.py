@@ -14,12 +14,16 @@ from pushserver.engine.identity import INBOX, content_digest
 from pushserver.engine.interfaces import IInbox, InboxNumbers, InboxPage, PublishResult
 
 from .broker import repeated
+from .events import packed
 from .names import USER
 from .pages import BEYOND
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pushserver.core.events import NewEvent
     from pushserver.core.publication import Publication
-    from pushserver.engine.interfaces import IdempotencyKey
+    from pushserver.engine.interfaces import EventRules, IdempotencyKey
 
     from .commands import RedisCommands
     from .inbox_limits import InboxLimits
@@ -32,7 +36,16 @@ if TYPE_CHECKING:
 class RedisInbox:
     """Inboxes; every call is one script."""
 
-    def __init__(self, commands: RedisCommands, pages: Pages, live: Live, names: Names, limits: InboxLimits) -> None:
+    def __init__(
+        self,
+        commands: RedisCommands,
+        pages: Pages,
+        live: Live,
+        names: Names,
+        limits: InboxLimits,
+        rules: EventRules,
+    ) -> None:
+        self._rules = rules
         self._commands = commands
         self._pages = pages
         self._live = live
@@ -48,8 +61,13 @@ class RedisInbox:
         ttl: int | None,
         collapse_key: str | None,
         once: IdempotencyKey | None,
+        events: Sequence[NewEvent] = (),
+        unread_after: int | None = None,
     ) -> Deferred[PublishResult]:
-        return Deferred.fromCoroutine(self._append(publication, user_id, chat, ttl, collapse_key, once))
+        told = packed(events, self._rules)
+        return Deferred.fromCoroutine(
+            self._append(publication, user_id, chat, ttl, collapse_key, once, told, unread_after)
+        )
 
     async def _append(
         self,
@@ -59,11 +77,13 @@ class RedisInbox:
         ttl: int | None,
         collapse_key: str | None,
         once: IdempotencyKey | None,
+        told: bytes,
+        unread_after: int | None,
     ) -> PublishResult:
         body = publications.encode(publication)
         reply = await self._commands.write(
             "append",
-            [self._names.inbox(user_id)],
+            [self._names.inbox(user_id), self._names.unread],
             "" if self._commands.waits else self._names.live(publication.channel),
             body,
             publication.message_id,
@@ -72,8 +92,11 @@ class RedisInbox:
             collapse_key or "",
             *self._limits.rules,
             *self._limits.ttls,
+            "" if unread_after is None else unread_after,
+            user_id,
             once=(self._names.once(INBOX, user_id, once), once) if once is not None else None,
             content=content_digest(publication) if once is not None else b"",
+            told=told,
         )
         if reply[0] == b"duplicate":
             return repeated(reply)

@@ -1,4 +1,5 @@
-"""How the engine's keys and Pub/Sub channels are called. ``pub:``, ``ingest`` and ``revoked:jti:`` are public."""
+"""How the engine's keys and Pub/Sub channels are called. ``pub:``, ``ingest``, ``events`` and
+``revoked:jti:`` are public."""
 
 from __future__ import annotations
 
@@ -24,13 +25,17 @@ class Names:
         "_pub",
         "control",
         "dead",
+        "dead_events",
+        "events",
         "ingest",
         "nodes",
+        "outbox",
         "prefix",
         "quarantine",
         "server",
         "stale",
         "tries",
+        "unread",
     )
 
     def __init__(self, prefix: str, database: int) -> None:
@@ -42,6 +47,11 @@ class Names:
         self.dead = f"{prefix}:ingest:dead"
         self.tries = f"{prefix}:ingesting"
         self.quarantine = f"{prefix}:quarantine"
+        self.events = f"{prefix}:events"
+        self.outbox = f"{prefix}:events:state"
+        self.unread = f"{prefix}:events:unread"
+        #: the dead events, the moments of their deaths, and those to be tried once more
+        self.dead_events = (f"{prefix}:events:dead", f"{prefix}:events:dead:at", f"{prefix}:events:again")
         self.control = f"{prefix}:control:{database}"
         self._control = f"{prefix}:control:{database}:"
         self._live = f"{prefix}:live:{database}:"
@@ -100,6 +110,14 @@ class Names:
 
     def lease(self, name: str) -> str:
         return f"{self.prefix}:lease:{name}"
+
+    def webhook(self, name: str) -> tuple[str, str, str]:
+        """How far a webhook has come, its subjects that wait, and what is held of them."""
+        return (
+            f"{self.prefix}:webhook:{name}",
+            f"{self.prefix}:webhook:{name}:subjects",
+            f"{self.prefix}:webhook:{name}:held",
+        )
 
     def revoked_token(self, jti: str) -> str:
         return f"{self.prefix}:revoked:jti:{jti}"

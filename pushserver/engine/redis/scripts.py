@@ -6,21 +6,22 @@ from hashlib import sha1
 from importlib.resources import files
 from typing import Final
 
-#: What each script builds on, in order. ``epoch`` checks the generation, ``write`` the fence and the key of the write.
+#: What each script builds on, in order. ``epoch`` checks the generation, ``write`` the fence and the key of
+#: the write, ``webhook`` the lease.
 _PARTS: Final[dict[str, tuple[str, ...]]] = {
     "attach": ("clock",),
-    "publish": ("clock", "epoch", "write"),
+    "publish": ("clock", "epoch", "events", "write"),
     "history": ("clock", "epoch"),
     "positions": ("clock", "epoch"),
     "locate": ("clock", "epoch"),
-    "append": ("clock", "epoch", "write", "inbox"),
+    "append": ("clock", "epoch", "events", "write", "inbox"),
     "inbox_read": ("clock", "epoch", "inbox"),
     "acknowledge": ("clock", "epoch", "inbox"),
     "clear": ("clock", "epoch", "inbox"),
     "quarantine": ("clock", "epoch", "inbox"),
-    "task_create": ("clock", "epoch", "write"),
-    "task_replace": ("clock", "epoch", "write", "inbox"),
-    "task_restart": ("clock", "epoch", "write", "inbox"),
+    "task_create": ("clock", "epoch", "events", "write"),
+    "task_replace": ("clock", "epoch", "events", "write", "inbox"),
+    "task_restart": ("clock", "epoch", "events", "write", "inbox"),
     "tasks_of": ("clock", "epoch"),
     "tasks_stale": ("clock", "epoch"),
     "revoke_token": ("clock",),
@@ -34,6 +35,20 @@ _PARTS: Final[dict[str, tuple[str, ...]]] = {
     "lease": (),
     "ingest_begin": (),
     "ingest_end": (),
+    "events_append": ("clock", "events"),
+    "events_trim": ("clock", "events"),
+    "events_read": (),
+    "unread_due": ("clock", "epoch", "inbox"),
+    "unread_tell": ("clock", "epoch", "events", "inbox"),
+    "webhook_begin": ("clock", "webhook"),
+    "webhook_cursor": ("webhook",),
+    "webhook_hold": ("webhook",),
+    "webhook_release": ("webhook", "dead_events"),
+    "webhook_dead": ("webhook", "dead_events"),
+    "webhook_retried": ("webhook",),
+    "webhook_revive": ("webhook", "dead_events"),
+    "dead": (),
+    "dead_retry": (),
 }
 
 

@@ -15,11 +15,15 @@ from pushserver.core.task import TaskState
 from pushserver.engine.identity import TASK as TASK_KEYS
 from pushserver.engine.interfaces import IdempotencyKey, ITaskStore
 
+from .events import packed
 from .names import TASK, USER
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pushserver.core.events import NewEvent
     from pushserver.core.publication import Publication
-    from pushserver.engine.interfaces import TaskEvent
+    from pushserver.engine.interfaces import EventRules, TaskEvent
 
     from .commands import RedisCommands
     from .connection import Part
@@ -47,7 +51,9 @@ class RedisTasks:
         limits: InboxLimits,
         quarantine: Quarantine,
         ttl: int,
+        rules: EventRules,
     ) -> None:
+        self._rules = rules
         self._commands = commands
         self._quarantine = quarantine
         self._live = live
@@ -99,12 +105,17 @@ class RedisTasks:
         return self._commands.lowest_version
 
     def replace(
-        self, event: TaskEvent, final: Publication | None, once: IdempotencyKey | None, kept: int | None = None
+        self,
+        event: TaskEvent,
+        final: Publication | None,
+        once: IdempotencyKey | None,
+        kept: int | None = None,
+        events: Sequence[NewEvent] = (),
     ) -> Deferred[bool]:
-        return Deferred.fromCoroutine(self._replace(event, final, once, kept))
+        return Deferred.fromCoroutine(self._replace(event, final, once, kept, packed(events, self._rules)))
 
     async def _replace(
-        self, event: TaskEvent, final: Publication | None, once: IdempotencyKey | None, kept: int | None
+        self, event: TaskEvent, final: Publication | None, once: IdempotencyKey | None, kept: int | None, told: bytes
     ) -> bool:
         state = event.state
         done = state.final
@@ -122,7 +133,8 @@ class RedisTasks:
             "" if self._commands.waits or final is None else self._names.live(final.channel),
             state.version - 1 if kept is None else kept,
             once=self._once(state.task_id, once),
-            durable=done,
+            told=told,
+            durable=done or bool(told),
         )
         happened = not reply or reply[0] not in (b"duplicate", b"unknown", b"version")
         self._live.changed(event, tag, channels, happened)

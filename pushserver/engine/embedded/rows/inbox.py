@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pushserver.core.positions import Position
+    from pushserver.core.publication import Publication
     from pushserver.engine.embedded.epochs import Epochs
 
     from .quarantine import QuarantineRows
@@ -335,6 +336,15 @@ class Inboxes:
             "UPDATE inbox_user SET carried = max(newest,"
             " coalesce((SELECT max(offset) FROM inbox WHERE inbox.user = inbox_user.user), 0))"
         )
+
+    def unread(
+        self, connection: sqlite3.Connection, now: int, user_id: str, offset: int, epoch: str
+    ) -> tuple[Publication, bool] | None:
+        """Return a message, and whether a device took it; None where it is not kept, or was read."""
+        page = self.read(connection, now, user_id, offset - 1, 1)
+        if base_of(page.epoch) != base_of(epoch) or not page.messages or page.messages[0].offset != offset:
+            return None
+        return page.messages[0], offset <= page.acked
 
     def acknowledge(self, connection: sqlite3.Connection, now: int, user_id: str, offset: int, epoch: str) -> int:
         """As `interfaces.IInbox.acknowledge`."""

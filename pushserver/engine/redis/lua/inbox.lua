@@ -152,6 +152,11 @@ local function pending(box, after)
   return waiting
 end
 
+-- Whether a message is kept and was not read.
+local function unread(box, offset, epoch)
+  return box.epoch == epoch and find(box, offset) ~= nil
+end
+
 -- Takes out an unread message with the same key, and remembers the new one.
 local function collapse_into(box, key, limit)
   local known = redis.call('HGET', box.key, 'collapse')

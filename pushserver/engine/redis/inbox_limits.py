@@ -1,0 +1,37 @@
+"""What an inbox may hold, and for how long it stays, as the scripts take it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from pushserver.engine.interfaces import POSITION_TTL
+
+if TYPE_CHECKING:
+    from pushserver.engine.interfaces import InboxRules
+
+#: How long an inbox that has no message yet stays, ms, where a node of an older version made one by reading.
+_EMPTY_TTL: Final = 3600 * 1000
+#: How long an inbox remembers, without any news, that unread messages were lost, ms.
+_LOST_TTL: Final = 365 * 24 * 3600 * 1000
+
+
+class InboxLimits:
+    """The bounds of every inbox as the scripts take them.
+
+    ``rules``: size, size of its chat, ttl of a message (ms). ``ttls``, ms: how long an inbox stays that never had a
+    message, one that had, and one whose user does not know of a loss yet.
+    """
+
+    __slots__ = ("_rules",)
+
+    def __init__(self, rules: InboxRules) -> None:
+        self._rules = rules
+
+    @property
+    def rules(self) -> tuple[int, int, int]:
+        return self._rules.size, self._rules.chat_size, self._rules.ttl
+
+    @property
+    def ttls(self) -> tuple[int, int, int]:
+        ttl = self._rules.ttl
+        return _EMPTY_TTL, max(POSITION_TTL, ttl), max(_LOST_TTL, ttl)
