@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -110,9 +111,9 @@ class Counting:
     def _answer(self, result: Any) -> defer.Deferred[Any]:
         return defer.fail(Unavailable("away")) if self.away else defer.succeed(result)
 
-    def connect(self, user_id: str, connection_id: str) -> defer.Deferred[bool]:
+    def connect(self, user_id: str, connection_id: str) -> defer.Deferred[int]:
         self.here += 1
-        return self._answer(self.here == 1)
+        return self._answer(self.here)
 
     def disconnect(self, user_id: str, connection_id: str, now: int) -> defer.Deferred[bool]:
         self.here -= 1
@@ -126,9 +127,14 @@ class Counting:
         await self._answer(None)
 
 
+def presence_of(clock: task.Clock, engine: Any) -> Presence:
+    nobody: Any = SimpleNamespace(record=lambda type, data: None)
+    return Presence(Clock(clock), engine, engine, nobody, nobody)
+
+
 async def test_who_went_while_the_engine_was_away_is_announced_when_it_is_back() -> None:
     engine, clock = Counting(), task.Clock()
-    presence = Presence(Clock(clock), engine, engine)  # type: ignore[arg-type]
+    presence = presence_of(clock, engine)
     await presence.connect(Connected("c"), "ann")  # type: ignore[arg-type]
     presence.disconnect(Connected("c"), "ann")  # type: ignore[arg-type]
     engine.away = True
@@ -142,7 +148,7 @@ async def test_who_went_while_the_engine_was_away_is_announced_when_it_is_back()
 
 async def test_who_comes_back_after_that_may_have_been_announced_is_announced_too() -> None:
     engine, clock = Counting(), task.Clock()
-    presence = Presence(Clock(clock), engine, engine)  # type: ignore[arg-type]
+    presence = presence_of(clock, engine)
     await presence.connect(Connected("c"), "ann")  # type: ignore[arg-type]
     presence.disconnect(Connected("c"), "ann")  # type: ignore[arg-type]
     engine.online = lambda user_id: defer.succeed(Online(user_id, False, None))  # type: ignore[method-assign]

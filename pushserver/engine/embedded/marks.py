@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _SIZE: Final = 512
 
 
-class Mark(msgspec.Struct, frozen=True):
+class StoreMark(msgspec.Struct, frozen=True):
     """What is known beside a store.
 
     Attributes:
@@ -48,18 +48,18 @@ class MarkFile:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
-    def read(self) -> Mark | None:
+    def read(self) -> StoreMark | None:
         """Return what is known; None where nothing was ever written (a server of version 1 writes nothing). What cannot
         be read fits no store."""
         text = os.pread(self._descriptor, _SIZE, 0).strip()
         if not text:
             return None
         try:
-            return msgspec.json.decode(text, type=Mark)
+            return msgspec.json.decode(text, type=StoreMark)
         except msgspec.MsgspecError:
-            return Mark()
+            return StoreMark()
 
-    def write(self, mark: Mark) -> None:
+    def write(self, mark: StoreMark) -> None:
         """Write it through to the disk. Raises OSError."""
         os.pwrite(self._descriptor, msgspec.json.encode(mark).ljust(_SIZE - 1) + b"\n", 0)
         os.fdatasync(self._descriptor)

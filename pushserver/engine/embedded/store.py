@@ -21,7 +21,7 @@ from pushserver.engine.interfaces import EventRules
 
 from .database import LOCK, Database, disk_failed, hold
 from .epochs import Epochs
-from .marks import Mark, MarkFile, identity_of, new_mark
+from .marks import MarkFile, StoreMark, identity_of, new_mark
 from .rows import revocations as revocationrows
 from .rows.events import EventRows
 from .rows.history import Histories
@@ -176,7 +176,7 @@ class Store:
 
     def _write_mark(self, *marks: str, closed: bool = False) -> bool:
         try:
-            self._marks.write(Mark(marks, self._database.identity or (0, 0), closed))
+            self._marks.write(StoreMark(marks, self._database.identity or (0, 0), closed))
         except OSError:
             # Whatever keeps this file from being written meets the store as well. The mark stays what it was.
             return False

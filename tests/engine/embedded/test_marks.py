@@ -11,7 +11,7 @@ import pytest
 
 from pushserver.core.positions import Position, base_of
 from pushserver.engine.embedded.database import FILE, LOCK
-from pushserver.engine.embedded.marks import Mark, MarkFile, new_mark
+from pushserver.engine.embedded.marks import MarkFile, StoreMark, new_mark
 from pushserver.engine.embedded.operations import AppendToInbox, NoteChanges
 from pushserver.engine.embedded.store import Displaced
 
@@ -191,12 +191,12 @@ def test_the_mark_changes_where_something_was_written(tmp_path: Path) -> None:
 
 def test_a_mark_fits_its_file_or_what_was_closed_in_order(tmp_path: Path) -> None:
     one, two = new_mark(), new_mark()
-    mark = Mark((one, two), (1, 2))
+    mark = StoreMark((one, two), (1, 2))
     assert [mark.fits(each, (1, 2)) for each in (one, two, "other", None)] == [True, True, False, False]
-    assert [mark.fits(one, (1, 3)), Mark((one,), (1, 2), True).fits(one, (1, 3))] == [False, True]
+    assert [mark.fits(one, (1, 3)), StoreMark((one,), (1, 2), True).fits(one, (1, 3))] == [False, True]
     with (tmp_path / LOCK).open("w+b") as file:
         beside = MarkFile(file.fileno())
         assert beside.read() is None
-        for each in (mark, Mark((one,), (1, 2), True)):
+        for each in (mark, StoreMark((one,), (1, 2), True)):
             beside.write(each)
             assert beside.read() == each

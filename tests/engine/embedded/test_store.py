@@ -80,8 +80,11 @@ def test_no_statement_reads_a_whole_table(tmp_path: Path, monkeypatch: pytest.Mo
             explained += 1
             plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}")]
             bad = [step for step in plan if step.startswith("SCAN") and not re.search(r"CONSTANT ROW|\(subquery", step)]
-            limited = re.search(r"FROM (once|inbox) ORDER BY id LIMIT", statement)
-            if bad and not (limited and bad in (["SCAN once"], ["SCAN inbox"])):
+            limited = re.search(r"FROM (once|inbox|event) ORDER BY (id|number) LIMIT", statement)
+            if limited and bad in (["SCAN once"], ["SCAN inbox"], ["SCAN event"]):
+                continue
+            # A table of one row.
+            if bad and bad != ["SCAN event_outbox"]:
                 scans[statement] = bad
     opened.close()
     assert explained > 40

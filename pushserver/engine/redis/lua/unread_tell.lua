@@ -8,4 +8,4 @@ for at = 4, #ARGV, 2 do
     emit(KEYS[3], KEYS[4], ARGV[at + 1])
   end
 end
-return {'ok'}
+return {ok()}
