@@ -36,6 +36,7 @@ from pushserver.app.workers.role import Role, SingleProcess
 from pushserver.app.workers.sockets import widen
 from pushserver.config import derived
 from pushserver.config.checks import Config
+from pushserver.config.shared import shared_settings
 from pushserver.core import errors, operations
 from pushserver.core.errors import ConfigError, PushError
 from pushserver.core.message_types import may_send
@@ -97,7 +98,7 @@ class PushService(log.LoggedService):
         self.clock = Clock(reactor, wall_clock)
         self._inbox_rules = _inbox_rules(config)
         self.node = make_node(
-            self.clock, config, make_engine(reactor, config, name, self.clock, self._inbox_rules), name
+            self.clock, config, make_engine(reactor, config, name, self.clock, self._inbox_rules, self._running), name
         )
         self._receiver: Receiver | None = None
         self._events = EventService(
@@ -116,6 +117,10 @@ class PushService(log.LoggedService):
         self._doors = self._make_doors()
         self.node.bind_connections(self.note)
         self.node.bind_unusable(lambda problem: self._role.failed(Failure(problem)))  # type: ignore[no-untyped-call]
+
+    def _running(self) -> Config:
+        """Return the configuration that this process goes by now."""
+        return self._config
 
     def _make_admission(self, config: Config) -> Admission:
         return Admission(
@@ -402,9 +407,15 @@ def _inbox_rules(config: Config) -> InboxRules:
 
 
 def make_engine(
-    reactor: EngineReactor, config: Config, name: str, clock: Clock, inbox: InboxRules | None = None
+    reactor: EngineReactor,
+    config: Config,
+    name: str,
+    clock: Clock,
+    inbox: InboxRules | None = None,
+    running: Callable[[], Config] | None = None,
 ) -> IEngine:
-    """Return the configured engine, not started. ``inbox`` is what a reload can change. Raises `errors.ConfigError`."""
+    """Return the configured engine, not started. ``inbox`` is what a reload can change, ``running`` what the process
+    goes by then. Raises `errors.ConfigError`."""
     kind = config.engine.kind
     section = getattr(config, kind, None)
     options = EngineOptions(
@@ -414,6 +425,7 @@ def make_engine(
         task_ttl=config.tasks.ttl,
         position_check=config.engine.position_check,
         accepts=lambda type: may_send(type, server_side=True),
+        shared=lambda: shared_settings(config if running is None else running()),
         section=msgspec.structs.asdict(section) if section is not None else {},
     )
     return registry.make_engine(kind, reactor, clock, options)

@@ -422,6 +422,10 @@ class IEngine(Interface):
         """Return the rows that could not be read, the newest first. Such a row was skipped and counted, and told like a
         loss: a message of an inbox counts as lost, and nobody resumes over one of a history."""
 
+    def differences() -> dict[str, list[str]]:
+        """Return which shared settings of other live nodes are not this node's, by the node's name: those that differ,
+        and nothing of a node that has all alike. While they differ, the wider limits hold."""
+
     def figures() -> dict[str, float]:
         """Return the engine's own gauges and counters for the metrics, by snake_case name."""
 

@@ -47,6 +47,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
         task_ttl: how long a final task stays known, ms.
         position_check: how often nodes compare positions, ms, where there are several.
         accepts: whether a message of this type may be published by programs that are no nodes.
+        shared: what all nodes should be configured with alike, as it is here now, by full key, as JSON values.
         section: the configuration section that is named like the engine; each engine checks its own.
     """
 
@@ -56,6 +57,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     task_ttl: int
     position_check: int
     accepts: Callable[[str], bool]
+    shared: Callable[[], Mapping[str, Any]] = dict
     section: Mapping[str, Any] = MappingProxyType({})
 
 

@@ -403,8 +403,10 @@ def presence(place: ServerPlace, channel: str) -> None:
 def nodes(place: ServerPlace) -> None:
     """The live nodes."""
     answer = call(place, "GET", "nodes")
-    rows = ((n["node"], moment(n["startedAt"]), n["connections"]) for n in answer["nodes"])
-    Presenter(place).rows(answer, ("node", "since", "connections"), rows)
+    rows = (
+        (n["node"], moment(n["startedAt"]), n["connections"], ", ".join(n.get("differs", ()))) for n in answer["nodes"]
+    )
+    Presenter(place).rows(answer, ("node", "since", "connections", "other settings"), rows)
 
 
 @pushctl.command()

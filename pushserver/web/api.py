@@ -28,7 +28,7 @@ from pushserver.core.channels import is_id
 from pushserver.core.errors import HTTP_STATUS, Code, Invalid, NotFound, PushError, Refused
 from pushserver.core.positions import Position
 from pushserver.core.task import TaskState
-from pushserver.engine.interfaces import PAGE_BYTES, QuarantinedRow
+from pushserver.engine.interfaces import PAGE_BYTES, NodeInfo, QuarantinedRow
 from pushserver.protocols.native.messages import MAX_HISTORY, push
 from pushserver.protocols.native.session import reply_of
 from pushserver.server.backend_commands import SCOPES, BackendCommands, CommandBatch, decode
@@ -353,7 +353,12 @@ class Api(Resource):
 
     async def _nodes(self, request: Request, path: list[str]) -> Any:
         nodes = await self._engine.broker.nodes()
-        return {"nodes": [{"node": n.name, "startedAt": n.started_at, "connections": n.connections} for n in nodes]}
+        differs = self._engine.differences()
+        return {"nodes": [_node(each) | {"differs": differs.get(each.name, [])} for each in nodes]}
+
+
+def _node(node: NodeInfo) -> dict[str, object]:
+    return {"node": node.name, "startedAt": node.started_at, "connections": node.connections}
 
 
 def _row(row: QuarantinedRow) -> dict[str, object]:

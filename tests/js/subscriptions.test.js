@@ -151,3 +151,21 @@ test('what was kept over a reload is where a channel resumes, once', async () =>
   await settle();
   assert.deepEqual(line.asked.at(-1).data, { channels: ['a'] });
 });
+
+test('a position in the inbox that was kept over a reload is asked about where its epoch has moved on', async () => {
+  const { line, taken, subscriptions } = stage();
+  const own = `user:${line.user.id}`;
+  line.user.kept = { [own]: { offset: 2, epoch: 'e1' } };
+  const inbox = { offset: 4, epoch: 'e2', acked: 4, pending: 0 };
+  subscriptions.open([own, 'system'], inbox);
+  subscriptions.begin(line.link, { results: {}, inbox });
+  assert.deepEqual(line.asked[0].data, { channels: [{ channel: own, since: { offset: 2, epoch: 'e1' } }, 'system'] });
+  // What another device acknowledged meanwhile.
+  const messages = [3, 4].map((offset) => ({ ...message(own, offset), epoch: 'e2' }));
+  line.asked[0].reply({ results: { [own]: { recovered: false, offset: 4, epoch: 'e2', messages }, system: {} } });
+  assert.deepEqual(taken, [3, 4]);
+  assert.deepEqual(subscriptions.position(own), { offset: 4, epoch: 'e2' });
+  subscriptions.open([own, 'system'], inbox);
+  subscriptions.begin(line.link, { results: {}, inbox });
+  assert.deepEqual(line.asked[1].data, { channels: ['system'] });
+});

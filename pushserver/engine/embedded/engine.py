@@ -150,6 +150,9 @@ class EmbeddedEngine:
     def warnings(self) -> list[str]:
         return [step_warning(self._clock.step)] if abs(self._clock.step) > SKEW else []
 
+    def differences(self) -> dict[str, list[str]]:
+        return {}
+
     def figures(self) -> dict[str, float]:
         return {
             "store_batches_total": self._writer.batches,

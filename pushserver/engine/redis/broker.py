@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .connection import Reply
     from .live import Live
     from .names import Names
+    from .shared_settings import SharedSettings
 
 
 def repeated(reply: list[Reply]) -> PublishResult:
@@ -44,8 +45,15 @@ class RedisBroker:
     """Publishing, and this node's subscriptions."""
 
     def __init__(
-        self, commands: RedisCommands, live: Live, cluster: RedisCluster, names: Names, rules: EventRules
+        self,
+        commands: RedisCommands,
+        live: Live,
+        cluster: RedisCluster,
+        names: Names,
+        rules: EventRules,
+        settings: SharedSettings,
     ) -> None:
+        self._settings = settings
         self._rules = rules
         self._commands = commands
         self._live = live
@@ -103,6 +111,7 @@ class RedisBroker:
         told: bytes,
     ) -> PublishResult:
         channel = publication.channel
+        retention = self._settings.retention(channel, retention)
         live, body = self._names.live(channel), publications.encode(publication)
         reply = await self._commands.write(
             "publish",

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .commands import RedisCommands
     from .connection import Reply
     from .names import Names
+    from .shared_settings import SharedSettings
     from .subscriber import Subscriber
 
 #: How long a node may be silent before it is taken for dead, ms.
@@ -93,15 +94,18 @@ class RedisCluster:
         commands: RedisCommands,
         subscriber: Subscriber,
         names: Names,
-        node_name: str,
-        lease: int,
+        settings: SharedSettings,
+        member: tuple[str, int],
     ) -> None:
+        """``member``: this node's name, and how long a node may be silent before it is taken for dead, ms."""
         self._clock = clock
         self._commands = commands
         self._subscriber = subscriber
         self._names = names
-        self._name = node_name
-        self._lease = lease
+        self._settings = settings
+        self._name, self._lease = member
+        #: what the other nodes were told of this node's settings
+        self._told = b""
         self._started_at = 0
         self._listener: Listener
         self._residents: Residents
@@ -192,6 +196,7 @@ class RedisCluster:
         self._commands.note_time(now)
         self.lag = int(lag)
         await self._commands.compare(generation.decode(), int(writes), known)
+        await self._share_settings()
         for dead in dead_nodes:
             await self.expire(dead.decode(), self._lease)
 
@@ -215,13 +220,25 @@ class RedisCluster:
             raise
         return reply
 
+    async def _share_settings(self) -> None:
+        """Learn what other nodes are configured with, and let them ask where this node's settings are news."""
+        reply = await self._commands.run("settings", [self._names.nodes], self._lease, self._names.node(""))
+        own = self.incarnation.encode()
+        rows = zip(reply[::3], reply[1::3], reply[2::3], strict=True)
+        self._settings.note((name.decode(), text) for incarnation, name, text in rows if incarnation != own)
+        told = own + self._settings.encoded()
+        if told != self._told:
+            # A node of version 1 passes over this word.
+            await self._commands.call("PUBLISH", self.control, f"s 0 {self.replies}\n")
+            self._told = told
+
     async def _send(self, new: str) -> list[Reply]:
         keys = [self._names.nodes, self._names.node(self.incarnation), self._names.ingest, self._names.server]
         # Who is signed in is counted in Redis at every change; the others only here.
         anonymous = max(0, self._listener.connections() - self._residents.connections)
         return await self._commands.run(
             "heartbeat", keys, self.incarnation, self._lease, PRESENCE_TTL, self._name, self._started_at, new,
-            anonymous, self.replies,
+            anonymous, self.replies, self._settings.encoded(),
         )  # fmt: skip
 
     async def expire(self, incarnation: str, lease: int) -> None:
@@ -370,6 +387,9 @@ class RedisCluster:
     def _read(self, kind: str, number: str, words: list[str], body: bytes) -> None:
         if kind == "q" and words[0] != self.replies:
             self._answer(number, words[0], body)
+        elif kind == "s" and words[0] != self.replies:
+            # Another node is here, or has other settings.
+            self.hurry()
         elif kind in ("a", "n") and number in self._surveys:
             survey = self._surveys[number]
             if kind == "a" and words[0] in survey.open:

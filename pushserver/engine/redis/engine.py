@@ -36,6 +36,7 @@ from .quarantine import Quarantine
 from .revocations import RedisRevocations
 from .route import RedisRoute
 from .settings import address_of
+from .shared_settings import SharedSettings
 from .subscriber import Subscriber
 from .tasks import RedisTasks
 
@@ -85,7 +86,8 @@ class RedisEngine:
         self._position_check = options.position_check / 1000
         address = address_of(settings.url)
         names = Names(settings.prefix, address.database)
-        limits = InboxLimits(options.inbox)
+        self._settings = SharedSettings(options.shared)
+        limits = InboxLimits(options.inbox, self._settings)
         self._route = RedisRoute(reactor, clock, settings, address)
         self._commands = RedisCommands(clock, settings, self._route, names)
         self._subscriber = Subscriber(clock, settings, self._route)
@@ -99,11 +101,13 @@ class RedisEngine:
         pages = Pages(self._commands, names, limits, self._quarantine)
         self._feeds = ChannelFeeds(clock, pages, ordered=not self._commands.waits)
         self._live = Live(clock, self._commands, self._subscriber, names, self._feeds, options.accepts)
-        self._cluster = RedisCluster(clock, self._commands, self._subscriber, names, options.node_name, lease)
+        self._cluster = RedisCluster(
+            clock, self._commands, self._subscriber, names, self._settings, (options.node_name, lease)
+        )
         rules = EventRules()
         self.events = RedisEvents(clock, self._commands, names, rules)
         self.deliveries = RedisDeliveries(clock, self._commands, names)
-        self.broker = RedisBroker(self._commands, self._live, self._cluster, names, rules)
+        self.broker = RedisBroker(self._commands, self._live, self._cluster, names, rules, self._settings)
         self.history = RedisHistory(pages, self._feeds)
         self.inbox = RedisInbox(self._commands, pages, self._live, names, limits, rules)
         self.tasks = RedisTasks(self._commands, self._live, names, limits, self._quarantine, options.task_ttl, rules)
@@ -207,10 +211,14 @@ class RedisEngine:
         said = [skew_warning(skew / 1000)] if abs(skew) > SKEW else []
         return [*said, f"Redis may evict what it keeps (maxmemory-policy {evicts})"] if evicts else said
 
+    def differences(self) -> dict[str, list[str]]:
+        return self._settings.differences()
+
     def figures(self) -> dict[str, float]:
         feeds = self._feeds
         return {
             "redis_up": float(self.trouble() is None),
+            "nodes_with_other_settings": float(len(self._settings.differences())),
             "quarantined_total": float(self._quarantine.total),
             "redis_commands_waiting": float(sum(each.waiting for each in self._links)),
             "redis_connection_attempts_total": float(sum(each.attempts for each in self._links)),

@@ -30,6 +30,7 @@ _PARTS: Final[dict[str, tuple[str, ...]]] = {
     "heartbeat": ("clock",),
     "expire": ("clock", "leave"),
     "nodes": ("clock",),
+    "settings": ("clock",),
     "presence_begin": (),
     "presence_end": ("leave",),
     "lease": (),

@@ -125,7 +125,7 @@ class RedisTasks:
         reply = await self._commands.write(
             "task_replace",
             [*self._keys(state), self._names.inbox(state.user_id)],
-            *self._arguments(state, self._ttl if done else _UNFINISHED_TTL, event, tag),
+            *self._arguments(state, self._limits.task_ttl(self._ttl) if done else _UNFINISHED_TTL, event, tag),
             "final" if done else "",
             body,
             *self._limits.rules,

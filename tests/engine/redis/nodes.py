@@ -71,6 +71,7 @@ class Cluster:
 
         lease = options.pop("lease", 20_000)
         position_check = options.pop("position_check", 10_000)
+        inbox, shared = options.pop("inbox", RULES), options.pop("shared", dict)
         engine = RedisEngine(
             reactor,
             Clock(reactor),
@@ -78,7 +79,8 @@ class Cluster:
             EngineOptions(
                 node_name=name,
                 state_dir=Path("/nowhere"),
-                inbox=RULES,
+                inbox=inbox,
+                shared=shared,
                 task_ttl=60_000,
                 position_check=position_check,
                 accepts=lambda type: not type.startswith("task_"),

@@ -21,6 +21,8 @@ export function createSubscriptions(line) {
   const { ask, emit, applyTasks } = line;
   const channels = new Map();
   let flushing = false;
+  /** The inbox, where its position of before a reload was not known at the sign-in. */
+  let unsent = null;
 
   const own = () => `user:${line.user?.id}`;
   const known = (channel) => line.user?.cursors.get(channel) ?? channels.get(channel)?.cursor;
@@ -284,7 +286,8 @@ export function createSubscriptions(line) {
       const cursor = cursors.get(channel);
       if (!inbox || !cursor) return;
       const { kept } = line.user;
-      const since = kept[channel]?.epoch === inbox.epoch ? kept[channel] : undefined;
+      const earlier = kept[channel];
+      const since = earlier?.epoch === inbox.epoch ? earlier : undefined;
       delete kept[channel];
       if (line.user.inbox.open(inbox, since?.offset)) {
         line.forgetTasks();
@@ -297,7 +300,8 @@ export function createSubscriptions(line) {
       }
       // Lost again before the first push: resume from the cursor, as the server would. A position of an earlier epoch is
       // kept: the server knows what it is worth.
-      if (!cursor.position) cursor.moveTo({ offset: inbox.acked, epoch: inbox.epoch });
+      unsent = !cursor.position && earlier ? channel : null;
+      if (!cursor.position) cursor.moveTo(earlier ?? { offset: inbox.acked, epoch: inbox.epoch });
     },
 
     /** After sign-in: takes what was resumed with it, or what the event stream was opened with; asks for the rest. */
@@ -308,8 +312,10 @@ export function createSubscriptions(line) {
       subscribed(link, names.map((channel) => asking(link, channel, !sse)), data);
       if (link !== line.link) return;
       // Of a channel that the server subscribes the position is known by subscribing again: without it, what is published
-      // during the next interruption could not be asked for. An event stream had no way to resume these at sign-in.
-      sync([...line.user.cursors.keys()].filter((channel) => sse || !(isInbox(channel) || known(channel).position)));
+      // during the next interruption could not be asked for. An event stream had no way to resume these at sign-in, nor had
+      // a page that was loaded anew, and kept a position in an inbox whose epoch moved on since.
+      const missing = (channel) => channel === unsent || !(isInbox(channel) || known(channel).position);
+      sync([...line.user.cursors.keys()].filter((channel) => sse || missing(channel)));
     },
 
     /** The link is gone: what was subscribed waits to be so again. */
