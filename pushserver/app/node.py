@@ -6,8 +6,12 @@ from typing import TYPE_CHECKING
 
 from pushserver.config import derived
 from pushserver.config.sections import Config
+from pushserver.core.errors import ConfigError
+from pushserver.core.events import chosen
+from pushserver.engine.interfaces import EventRules
 from pushserver.server.auth import Authenticator
 from pushserver.server.clock import Clock
+from pushserver.server.events.service import EventSettings
 from pushserver.server.jwks import KeySet
 from pushserver.server.limits import Limits
 from pushserver.server.node import Node, NodeSettings
@@ -23,6 +27,17 @@ def make_node(clock: Clock, config: Config, engine: IEngine, name: str) -> Node:
     key_set = KeySet(auth.jwks_url, clock) if auth.jwks_url else None
     authenticator = Authenticator(derived.keys(config), derived.token_rules(config), key_set, engine.revocations, clock)
     return Node(clock, engine, derived.namespaces(config), authenticator, settings_of(config, name))
+
+
+def event_settings_of(config: Config) -> EventSettings:
+    """Return what the work on events goes by. Raises `errors.ConfigError` where a secret cannot be read."""
+    events = config.events
+    types = chosen(events.types)
+    try:
+        webhooks = tuple(events.receivers()) if types else ()
+    except (OSError, ValueError) as problem:
+        raise ConfigError(f"[events]: {problem}") from None
+    return EventSettings(types=types, rules=EventRules(events.retention, events.max_bytes), webhooks=webhooks)
 
 
 def settings_of(config: Config, name: str) -> NodeSettings:
@@ -50,4 +65,6 @@ def settings_of(config: Config, name: str) -> NodeSettings:
         ),
         throttle=derived.throttle_rules(config),
         stale_after=config.tasks.stale_after,
+        events=chosen(config.events.types),
+        unread_after=config.events.unread_after,
     )

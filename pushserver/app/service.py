@@ -28,7 +28,7 @@ from pushserver.app import log
 from pushserver.app.administration import Administration
 from pushserver.app.dev import Dev, open_console
 from pushserver.app.leftovers import clear_socket_lock
-from pushserver.app.node import make_node, settings_of
+from pushserver.app.node import event_settings_of, make_node, settings_of
 from pushserver.app.process import ProcessReactor
 from pushserver.app.watches import Watches
 from pushserver.app.workers.messages import Adopt, BeginWatch, DrainAll, EndWatch, Prepare, Question, UndrainAll
@@ -40,20 +40,25 @@ from pushserver.core import errors, operations
 from pushserver.core.errors import ConfigError, PushError
 from pushserver.core.message_types import may_send
 from pushserver.core.rate_limit import KeyedTokenBuckets
+from pushserver.core.webhooks import Webhook
 from pushserver.engine import registry
 from pushserver.engine.interfaces import IEngine, InboxRules
 from pushserver.engine.registry import EngineOptions, EngineReactor
 from pushserver.server.clock import Clock, wall_clock
 from pushserver.server.drain import Drain, reconnect_window
+from pushserver.server.events.attempt_result import AttemptResult
+from pushserver.server.events.service import EventService
 from pushserver.web import api, tls
 from pushserver.web.admission import Admission
 from pushserver.web.context import Context, NodeRooms, Sections
 from pushserver.web.doors import Doors, Facts
-from pushserver.web.metrics import Measures, registry_of
+from pushserver.web.events import EventCalls
+from pushserver.web.metrics import EventMeasures, Measures, registry_of
 from pushserver.web.tickets import Tickets
 
 if TYPE_CHECKING:
     from pushserver.manhole.ssh import Console
+    from pushserver.server.events.receiver import Receiver
 
 
 class PushService(log.LoggedService):
@@ -93,6 +98,10 @@ class PushService(log.LoggedService):
         self._inbox_rules = _inbox_rules(config)
         self.node = make_node(
             self.clock, config, make_engine(reactor, config, name, self.clock, self._inbox_rules), name
+        )
+        self._receiver: Receiver | None = None
+        self._events = EventService(
+            self.clock, self.node.engine, self.node.counters, self._post, event_settings_of(config)
         )
         self._ports: list[IListeningPort] = []
         self._starting: Deferred[None] | None = None
@@ -147,13 +156,16 @@ class PushService(log.LoggedService):
             context.limits.handshakes.failed,
         )
         #: what this process counts
-        self.metrics = registry_of(measures)
+        self.metrics = registry_of(measures, EventMeasures(self._events, node.counters, self.clock.now))
 
         async def tickets() -> Tickets:
             return Tickets(await node.engine.secret("tickets"), config.auth.max_token_lifetime)
 
         calls = api.Api(
             context, self._api_keys, node.engine, node.commands, node.reading, node.tasks, node.stats_channel.everything
+        )
+        EventCalls(self.clock, node.engine, lambda: [entry.name for entry in self._config.events.webhooks]).add_to(
+            calls
         )
         calls.add("reload", "POST", api.Route("admin", self.administration.post_reload))
         calls.add("drain", "POST", api.Route("admin", self.administration.post_drain))
@@ -202,6 +214,7 @@ class PushService(log.LoggedService):
     async def _start(self) -> None:
         await self.node.engine.start(self.node)
         self.node.start()
+        self._events.start()
         if self.node.engine.ingest is not None:
             self.node.engine.ingest.start(self.node.commands.execute)
         server, doors = self._config.server, self._doors
@@ -253,6 +266,14 @@ class PushService(log.LoggedService):
 
         self._config, self._console_port = await open_console(self._config, self._dev, listen)
 
+    async def _post(self, webhook: Webhook, event_id: str, body: bytes) -> AttemptResult:
+        """Send an event to a webhook once. The HTTP client is imported with the first."""
+        if self._receiver is None:
+            from pushserver.server.events.receiver import Receiver
+
+            self._receiver = Receiver(self._reactor, self.clock)
+        return await self._receiver.post(webhook, event_id, body)
+
     def _close_door(self, closed: bool) -> None:
         self._draining = closed
         self.admission.closed = closed or not self.running
@@ -291,7 +312,7 @@ class PushService(log.LoggedService):
     def _prepare(self, config: Config) -> Callable[[], None]:
         """Return what makes this process go on with a configuration. All that can fail fails here: `ConfigError`."""
         keys, rules = derived.keys(config), derived.token_rules(config)
-        namespaces = derived.namespaces(config)
+        namespaces, events = derived.namespaces(config), event_settings_of(config)
         try:
             renewed = tls.renew()
         except ValueError as problem:
@@ -303,6 +324,7 @@ class PushService(log.LoggedService):
             self.node.authenticator.adopt(keys, rules)
             self.node.adopt(namespaces, config.roles, settings_of(config, self.node.name))
             self._inbox_rules.adopt(_inbox_rules(config))
+            self._events.adopt(events)
             self._api_keys.adopt(config.api.keys)
             self.admission.adopt(self._make_admission(config))
             self._doors.adopt(_sections(config))
@@ -339,6 +361,9 @@ class PushService(log.LoggedService):
             self._role.closed(self._config, self._dev)
         await self._send_away(self._config.server.shutdown_drain)
         await self.node.hand_over()
+        await self._events.stop()
+        if self._receiver is not None:
+            await self._receiver.close()
         self.node.stop()
         await self.node.engine.stop()
         self._log.info("node {node} has stopped", node=self.node.name)

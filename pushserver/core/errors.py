@@ -4,6 +4,7 @@
      +-- CallerError             the caller's mistake: repeating the same request fails again
      |    +-- Invalid            INVALID_MESSAGE: the shape or a value is wrong
      |    +-- Refused            a rule says no: permission, limits, an unknown channel, a bad token
+     |    |    +-- TokenRefused  a token whose signature holds, and which is not taken all the same
      |    +-- NotFound           NOT_FOUND
      |    +-- Conflict           CONFLICT: the thing is not in the state that the request presumes
      +-- Unavailable             UNAVAILABLE: the engine cannot answer now; the same request may work later
@@ -126,6 +127,14 @@ class Refused(CallerError):
     """A rule says no; the code says which."""
 
     default_code = Code.PERMISSION_DENIED
+
+
+class TokenRefused(Refused):
+    """A token whose signature holds is not taken: it has ended, or was revoked. ``user_id``: whose it is."""
+
+    def __init__(self, message: str, code: Code, user_id: str) -> None:
+        super().__init__(message, code)
+        self.user_id = user_id
 
 
 class NotFound(CallerError):

@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from cryptography.x509 import load_pem_x509_certificate
 
 from pushserver.core.channels import MAX_ID_LENGTH, is_id
-from pushserver.core.errors import Code, Invalid, Refused
+from pushserver.core.errors import Code, Invalid, Refused, TokenRefused
 from pushserver.core.permissions import Grants
 
 #: A longer token is refused unread (characters). Header lines of common proxies end at 8 KiB, so real ones are shorter.
@@ -213,7 +213,7 @@ def verify(token: str, keys: KeySource, rules: TokenRules, now: int) -> Identity
     info = _info(claims.get("info"))
     roles, own, grants = _grants(claims, rules.roles)
     if now >= expires_at + rules.leeway:
-        raise Refused("token expired", Code.TOKEN_EXPIRED)
+        raise TokenRefused("token expired", Code.TOKEN_EXPIRED, user_id)
     return Identity(
         user_id=user_id,
         grants=grants,

@@ -313,6 +313,37 @@ def list_tasks(place: ServerPlace, user: str) -> None:
     Presenter(place).rows(answer, ("task", "status", "%", "updated", "title", "message"), rows, "no tasks")
 
 
+# -- events -----------------------------------------------------------------------------------------------------------
+
+
+@pushctl.group()
+def events() -> None:
+    """What the backend was told, and did not take."""
+
+
+@events.command("dead")
+@pass_place
+def dead_events(place: ServerPlace) -> None:
+    """Events that a webhook did not take in time, the oldest first."""
+    answer = call(place, "GET", "events/dead")
+    rows = (
+        (e["webhook"], e["event"]["id"], e["event"]["type"], moment(e["event"]["timestamp"]), e["attempts"], e["error"])
+        for e in answer["events"]
+    )
+    Presenter(place).rows(answer, ("webhook", "event", "type", "time", "attempts", "error"), rows, "no event is dead")
+
+
+@events.command("retry")
+@click.argument("webhook")
+@click.argument("ids", nargs=-1)
+@pass_place
+def retry_events(place: ServerPlace, webhook: str, ids: tuple[str, ...]) -> None:
+    """Send dead events of a WEBHOOK once more: those with these IDS, or all."""
+    body: dict[str, Any] = {"webhook": webhook} | ({"ids": list(ids)} if ids else {})
+    answer = call(place, "POST", "events/retry", body)
+    Presenter(place).line(answer, f"{answer['retried']} events are sent once more")
+
+
 # -- what goes on -----------------------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pushserver.core import tokens
-from pushserver.core.errors import Code, Refused
+from pushserver.core.errors import Code, TokenRefused
 from pushserver.core.tokens import Identity, Keys, KeySource, TokenRules
 from pushserver.engine.interfaces import Credential
 from pushserver.server.clock import Clock
@@ -66,7 +66,7 @@ class Authenticator:
         finally:
             del self._asking[question]
         if revoked or revoked_meanwhile:
-            raise Refused("the token was revoked", Code.TOKEN_BLACKLISTED)
+            raise TokenRefused("the token was revoked", Code.TOKEN_BLACKLISTED, identity.user_id)
 
     def revoked(self, concerns: Callable[[Identity], bool]) -> None:
         """Word of a revocation has come: an answer of the engine that is on its way may be older."""

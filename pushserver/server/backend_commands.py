@@ -77,6 +77,7 @@ class NotifyParams(Struct, frozen=True, rename="camel"):
     message_id: MessageId | None = None
     ttl: Duration | None = None
     collapse_key: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
+    unread_after: str | Annotated[int, Meta(ge=0, le=MAX_INTEGER)] | None = None
 
 
 class StatusParams(Struct, frozen=True, rename="camel"):
@@ -148,15 +149,16 @@ def decode(octets: bytes | msgspec.Raw, type: type[T]) -> T:
         raise Invalid("not JSON") from None
 
 
-def duration(value: str | int) -> int:
-    """Return ms from what the API takes for a duration: a number of ms, or a text such as ``10m``."""
+def duration(value: str | int, or_none: bool = False) -> int:
+    """Return ms from what the API takes for a duration: a number of ms, or a text such as ``10m``. ``or_none``: 0 is
+    one, too."""
     if isinstance(value, int):
         return value
     try:
-        milliseconds = durations.parse(value)
+        milliseconds = 0 if or_none and value == "0" else durations.parse(value)
     except ValueError:
-        milliseconds = 0
-    if not milliseconds:
+        milliseconds = -1
+    if milliseconds < (0 if or_none else 1):
         raise Invalid('a duration is a number of ms, or a text such as "10m"')
     return milliseconds
 
@@ -285,6 +287,7 @@ class BackendCommands:
         ids = [id_of(user, "userId") for user in users]
         _type(asked.type)
         ttl = None if asked.ttl is None else duration(asked.ttl)
+        unread_after = None if asked.unread_after is None else duration(asked.unread_after, or_none=True)
         data = publication.body(asked.data)
         message_id = _message_id(asked.message_id, once)
         results: list[dict[str, object]] = []
@@ -297,6 +300,7 @@ class BackendCommands:
                 message_id=message_id,
                 ttl=ttl,
                 collapse_key=asked.collapse_key,
+                unread_after=unread_after,
                 fence=None if once is None else once.fence,
             )
             here = len(self._hub.followers(channel))

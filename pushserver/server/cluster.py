@@ -272,12 +272,13 @@ class Cluster:
         """Return each node's figures, by its name."""
         return dict(sorted((await self.ask(StatsQuestion())).items()))
 
-    async def hand_over(self, gone: dict[str, int]) -> None:
-        """This node stops: another one announces these users as offline, unless they come back. Nobody does where there
-        is no other node. The values: when each was last seen, ms."""
+    async def hand_over(self, gone: dict[str, int]) -> bool:
+        """This node stops: another one announces these users as offline, unless they come back. Return False where
+        there is no other node. The values: when each was last seen, ms."""
         others = [node.name for node in await self._broker.nodes() if node.name != self.node]
         if not others:
-            return
+            return False
         users = list(gone.items())
         for start in range(0, len(users), BATCH):
             await self.ask(GoneQuestion((min(others), dict(users[start : start + BATCH]))))
+        return True

@@ -8,11 +8,13 @@ So a flood costs lines by the minute and not by the connection, and still says w
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Final
 
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger, LogLevel
 
+from pushserver.core.errors import PushError, TokenRefused
 from pushserver.server.clock import Clock
 
 #: Events of one kind that are written as they come, and seconds until such are written again.
@@ -21,6 +23,10 @@ WINDOW: Final = 60
 #: Addresses that the summary names, and that are counted at most.
 NAMED: Final = 10
 MAX_ADDRESSES: Final = 10_000
+
+
+def _nothing(address: str, code: str, user_id: str | None) -> None:
+    """Nobody wants to know."""
 
 
 class _Repeats:
@@ -38,8 +44,11 @@ class EventLog:
 
     _log = Logger()
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, refused: Callable[[str, str, str | None], None] = _nothing) -> None:
+        """``refused`` is told of each failed sign-in: address, code, and whose token it was where its signature
+        holds."""
         self._clock = clock
+        self._refused = refused
         self._kinds: dict[tuple[str, str], _Repeats] = {}
 
     def note(
@@ -57,6 +66,11 @@ class EventLog:
         repeats.summed += 1
         if len(repeats.addresses) < MAX_ADDRESSES or address in repeats.addresses:
             repeats.addresses[address] += 1
+
+    def refused(self, address: str, problem: PushError) -> None:
+        """A sign-in from an address failed."""
+        user_id = problem.user_id if isinstance(problem, TokenRefused) else None
+        self._refused(address, problem.code.value, user_id)
 
     def _sum_up(self, kind: tuple[str, str]) -> None:
         repeats = self._kinds.pop(kind)

@@ -62,6 +62,7 @@ class Hub:
         self.fan_out = FanOut(clock, counters)
         self._lagged: Callable[[Connection, str, int], None] = _nobody_listens
         self._deserted: Callable[[str], None] = _nobody_listens
+        self._followed: Callable[[str], None] = _nobody_listens
         self._changed: Callable[[], None] = _nobody_listens
 
     def bind(
@@ -69,16 +70,19 @@ class Hub:
         lagged: Callable[[Connection, str, int], None],
         deserted: Callable[[str], None],
         resend_latest: Callable[[Connection, str], None],
+        followed: Callable[[str], None] = _nobody_listens,
     ) -> None:
         """Say whom to call.
 
         Args:
             lagged: with a connection that missed messages of a channel that keeps them, and the offset to read on from.
             deserted: with a channel that nobody here follows any more.
+            followed: with a channel that somebody here follows, and nobody did before.
             resend_latest: with a connection that has drained, and a subject whose newest push was left out for it.
         """
         self._lagged = lagged
         self._deserted = deserted
+        self._followed = followed
         self.fan_out.bind(resend_latest)
 
     def bind_changed(self, changed: Callable[[], None]) -> None:
@@ -148,6 +152,7 @@ class Hub:
         if channel is None:
             channel = self.channels[name] = Channel(name)
             self._subscribe(channel)
+            self._followed(name)
         elif channel.refused is not None:
             self._subscribe(channel)
         channel.dismiss(connection)

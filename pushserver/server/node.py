@@ -32,6 +32,9 @@ from pushserver.server.clock import Clock
 from pushserver.server.cluster import Cluster, PostOutcome
 from pushserver.server.connection import Connection
 from pushserver.server.event_log import EventLog
+from pushserver.server.events.maker import EventMaker
+from pushserver.server.events.occupancy import Occupancy
+from pushserver.server.events.recorder import EventRecorder
 from pushserver.server.heartbeat import Heartbeat
 from pushserver.server.hub import Hub
 from pushserver.server.limits import Limits
@@ -62,6 +65,8 @@ class NodeSettings(Struct, frozen=True, kw_only=True):
         max_token_lifetime, leeway: how long a token may be valid, and how much clocks may differ.
         user_rates: how fast one user may publish.
         stale_after: a task without a change for so long has failed.
+        events: the types that the backend is told.
+        unread_after: a notification that was not read for so long is told.
     """
 
     limits: Limits
@@ -72,6 +77,8 @@ class NodeSettings(Struct, frozen=True, kw_only=True):
     user_rates: UserRateSettings
     throttle: ThrottleRules
     stale_after: int
+    events: frozenset[str] = frozenset()
+    unread_after: int = 300_000
 
 
 class Node:
@@ -93,11 +100,15 @@ class Node:
         self.engine = engine
         self.namespaces = namespaces
         self.authenticator = authenticator
-        self.events = EventLog(clock)
+        maker = EventMaker(clock, settings.events, settings.unread_after)
+        recorder = self._recorder = EventRecorder(clock, engine.events, maker)
+        self._maker = maker
+        self.events = EventLog(clock, recorder.refused)
         self.counters = Counters(clock.now(), clock.milliseconds(), self.events)
-        self.publishing = Publishing(engine, namespaces, self.counters, clock)
+        self.publishing = Publishing(engine, namespaces, self.counters, clock, maker)
         self.hub = Hub(clock, engine.broker, self.counters, self.publishing.message_id)
-        self.presence = Presence(clock, engine, self.publishing)
+        self._occupancy = Occupancy(clock, engine.presence, namespaces, maker, recorder, self.name)
+        self.presence = Presence(clock, engine, self.publishing, recorder, self._occupancy)
         self.tasks = Tasks(
             clock,
             engine,
@@ -108,7 +119,12 @@ class Node:
             stale_after=settings.stale_after,
         )
         self.replay = Replay(engine, self.hub, self.publishing, clock, self.tasks.replayed)
-        self.hub.bind(lagged=self.replay.read_again, deserted=self.tasks.forget, resend_latest=self.tasks.resend_latest)
+        self.hub.bind(
+            lagged=self.replay.read_again,
+            deserted=self._deserted,
+            resend_latest=self.tasks.resend_latest,
+            followed=self._occupancy.followed,
+        )
         self.heartbeat = Heartbeat(
             clock,
             interval=limits.heartbeat_interval,
@@ -157,6 +173,11 @@ class Node:
             self.name, self.hub, self.subscriptions, chat, self.revocations, self.presence, self.stats_channel
         )
 
+    def _deserted(self, channel: str) -> None:
+        """Nobody here follows the channel any more."""
+        self.tasks.forget(channel)
+        self._occupancy.deserted(channel)
+
     # -- what is above ------------------------------------------------------------------------------------------------
 
     def bind_connections(self, changed: Callable[[], None]) -> None:
@@ -184,6 +205,8 @@ class Node:
         self._limits.adopt(settings.limits)
         self._user_rates.adopt(settings.user_rates)
         self.tasks.adopt(settings.throttle, settings.stale_after)
+        self._maker.adopt(settings.events, settings.unread_after)
+        self._occupancy.adopt(list(self.hub.channels))
         for connection, name, code in ended:
             self.subscriptions.notify_ended(connection, name, code, "no longer allowed")
 
@@ -201,10 +224,11 @@ class Node:
         """The engine learns who has gone, and another node what this one has still to announce."""
         try:
             gone = await self.presence.flush()
-            if gone:
-                await self.cluster.hand_over(gone)
+            if gone and not await self.cluster.hand_over(gone):
+                await self.presence.end_alone()
         except errors.Unavailable:
             self._log.warn("who has gone could not be handed over: the engine cannot answer now")
+        await self._recorder.flush()
 
     def stop(self) -> None:
         """Stop what recurs. May be called more than once."""
@@ -214,6 +238,7 @@ class Node:
         self.tasks.stop()
         self.presence.stop()
         self.heartbeat.stop()
+        self._recorder.stop()
         self.events.close()
 
     # -- `engine.interfaces.Listener` ---------------------------------------------------------------------------------

@@ -22,6 +22,8 @@ from pushserver.core.tokens import Identity
 from pushserver.engine.interfaces import Member
 from pushserver.server.clock import Clock
 from pushserver.server.connection import Connection
+from pushserver.server.events.occupancy import MARK, Occupancy
+from pushserver.server.events.recorder import EventRecorder
 from pushserver.server.publishing import Publishing
 
 if TYPE_CHECKING:
@@ -38,6 +40,14 @@ class _Joined(msgspec.Struct, frozen=True, omit_defaults=True):
     info: msgspec.Raw | None = None
 
 
+class _Moved(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
+    """The data of the events ``presence.join`` and ``presence.leave``."""
+
+    channel: str
+    user_id: str
+    info: msgspec.Raw | None = None
+
+
 def _info(identity: Identity) -> msgspec.Raw | None:
     return None if identity.info is None else msgspec.Raw(identity.info)
 
@@ -47,10 +57,14 @@ class Presence:
 
     _log = Logger()
 
-    def __init__(self, clock: Clock, engine: IEngine, publishing: Publishing) -> None:
+    def __init__(
+        self, clock: Clock, engine: IEngine, publishing: Publishing, recorder: EventRecorder, occupancy: Occupancy
+    ) -> None:
         self._clock = clock
         self._engine = engine
         self._publishing = publishing
+        self._recorder = recorder
+        self._occupancy = occupancy
         #: users who have gone a while ago, the announcement to come, and when they were seen
         self._leaving: dict[str, tuple[IDelayedCall, int]] = {}
         #: those of them whom the others may have been told of: no answer came
@@ -58,6 +72,8 @@ class Presence:
         #: what the engine is being notified of
         self._telling: set[Deferred[Any]] = set()
         self._stopped = False
+        #: channels that this node followed when it stopped
+        self._left_channels: list[str] = []
 
     # -- users --------------------------------------------------------------------------------------------------------
 
@@ -102,11 +118,21 @@ class Presence:
         """Wait until the engine knows who has gone. Return the users who have not been announced as offline yet, and
         when they were last seen: this node is about to stop, and another one says so when their time has come."""
         await DeferredList([*self._telling])
-        return {user_id: last_seen_at for user_id, (_, last_seen_at) in self._leaving.items()}
+        gone = {user_id: last_seen_at for user_id, (_, last_seen_at) in self._leaving.items()}
+        self._left_channels = await self._occupancy.flush()
+        now = self._clock.now()
+        return gone | {MARK + channel: now for channel in self._left_channels}
+
+    async def end_alone(self) -> None:
+        """No other node took over what `flush` returned."""
+        await self._occupancy.vacate(self._left_channels)
 
     def take_over(self, gone: dict[str, int]) -> None:
         """What `flush` returned on a node that stops: falls to this one now."""
+        self._occupancy.take_over([name.removeprefix(MARK) for name in gone if name.startswith(MARK)])
         for user_id, last_seen_at in gone.items():
+            if user_id.startswith(MARK):
+                continue
             earlier = self._leaving.pop(user_id, None)
             if earlier is not None:
                 earlier[0].cancel()
@@ -126,6 +152,7 @@ class Presence:
     async def _announce_status(self, user_id: str, status: str, last_seen_at: int) -> None:
         data = publication.body(UserStatus(user_id, status, last_seen_at))
         await self._publishing.announce(f"status:{user_id}", "user_status", data)
+        self._recorder.record(f"user.{status}", {"userId": user_id, "lastSeenAt": last_seen_at})
 
     async def status(self, user_id: str) -> UserStatus:
         """How it stands with a user: what a subscription of ``status:<id>`` is answered with."""
@@ -153,8 +180,8 @@ class Presence:
 
     async def _join(self, connection: Connection, namespace: Namespace, channel: str, identity: Identity) -> None:
         first = await self._engine.presence.join(channel, identity.user_id, connection.id, _info(identity))
-        if first and namespace.announces_presence:
-            await self._announce(channel, "presence_join", identity.user_id, _info(identity))
+        if first:
+            await self._changed(namespace, channel, True, identity.user_id, _info(identity))
         if connection.gone or channel not in connection.channels:
             # It left while the engine was asked.
             await self._leave(connection, namespace, channel)
@@ -167,21 +194,32 @@ class Presence:
         identity = connection.identity
         assert identity is not None
         last = await self._engine.presence.leave(channel, identity.user_id, connection.id)
-        if last and namespace.announces_presence:
-            await self._announce(channel, "presence_leave", identity.user_id, _info(identity))
+        if last:
+            await self._changed(namespace, channel, False, identity.user_id, _info(identity))
 
     def absent(self, channel: str, member: Member, namespace: Namespace | None) -> None:
         """A user's presence went with a node; it falls to this one to say so."""
-        if namespace is not None and namespace.announces_presence:
-            self._detach(self._announce(channel, "presence_leave", member.user_id, member.info))
+        if channel.startswith(MARK):
+            self._occupancy.absent(channel.removeprefix(MARK))
+        elif namespace is not None:
+            self._detach(self._changed(namespace, channel, False, member.user_id, member.info))
 
     def present(self, channel: str, member: Member, namespace: Namespace | None) -> None:
         """A user's presence, which others said had gone, is still here; it falls to this node to say so."""
-        if namespace is not None and namespace.announces_presence:
-            self._detach(self._announce(channel, "presence_join", member.user_id, member.info))
+        if channel.startswith(MARK):
+            self._occupancy.present(channel.removeprefix(MARK))
+        elif namespace is not None:
+            self._detach(self._changed(namespace, channel, True, member.user_id, member.info))
 
-    async def _announce(self, channel: str, type: str, user_id: str, info: msgspec.Raw | None) -> None:
-        await self._publishing.announce(channel, type, publication.body(_Joined(user_id, info)))
+    async def _changed(
+        self, namespace: Namespace, channel: str, here: bool, user_id: str, info: msgspec.Raw | None
+    ) -> None:
+        """Say that a user has come, or has gone."""
+        if namespace.announces_presence:
+            type = "presence_join" if here else "presence_leave"
+            await self._publishing.announce(channel, type, publication.body(_Joined(user_id, info)))
+        if namespace.tracks_presence:
+            self._recorder.record("presence.join" if here else "presence.leave", _Moved(channel, user_id, info))
 
     async def members(self, channel: str) -> list[Member]:
         return await self._engine.presence.members(channel)
@@ -206,3 +244,4 @@ class Presence:
             waiting.cancel()
         self._leaving.clear()
         self._doubtful.clear()
+        self._occupancy.stop()

@@ -13,6 +13,7 @@ from pushserver.core.errors import Refused
 from pushserver.core.publication import Publication
 from pushserver.engine.interfaces import ONCE_TTL, IdempotencyKey, PublishResult, Retention
 from pushserver.server.clock import Clock
+from pushserver.server.events.maker import EventMaker
 from pushserver.server.stats import Counters
 
 if TYPE_CHECKING:
@@ -25,8 +26,11 @@ MAX_REMEMBERED: Final = 100_000
 class Publishing:
     """Takes a message in, gives it its identity, and lets the engine keep and spread it."""
 
-    def __init__(self, engine: IEngine, namespaces: Namespaces, counters: Counters, clock: Clock) -> None:
+    def __init__(
+        self, engine: IEngine, namespaces: Namespaces, counters: Counters, clock: Clock, events: EventMaker
+    ) -> None:
         self._engine = engine
+        self.events = events
         self._namespaces = namespaces
         self._counters = counters
         self._clock = clock
@@ -62,15 +66,17 @@ class Publishing:
         chat: bool = False,
         ttl: int | None = None,
         collapse_key: str | None = None,
+        unread_after: int | None = None,
         fence: Fence | None = None,
         create: bool = True,
     ) -> PublishResult:
         """Publish to a channel; on a user's it goes to the inbox first.
 
         ``message_id``: given by the publisher, it makes the publication happen once; each ``sender`` has keys of their
-        own, and the server side (None) has its own. ``create``: whether this may be the first message that a channel
-        keeps; else such a channel fails with `errors.NotFound`. Raises `errors.Refused` for a channel that cannot be
-        published to (``task:``, ``status:``, ``stats``: the server's own), and what the engine raises.
+        own, and the server side (None) has its own. ``unread_after``: ms until a notification should be read (None: as
+        configured; 0: whenever). ``create``: whether this may be the first message that a channel keeps; else such a
+        channel fails with `errors.NotFound`. Raises `errors.Refused` for a channel that cannot be published to
+        (``task:``, ``status:``, ``stats``: the server's own), and what the engine raises.
         """
         namespace = self.namespace(channel)
         if namespace.kind in (Kind.TASK, Kind.STATUS, Kind.STATS):
@@ -92,10 +98,19 @@ class Publishing:
         )
         if namespace.kind is Kind.USER:
             published = await self._engine.inbox.append(
-                publication, channel.partition(":")[2], chat, ttl, collapse_key, once
+                publication,
+                channel.partition(":")[2],
+                chat,
+                ttl,
+                collapse_key,
+                once,
+                self.events.published(publication),
+                self.events.unread_after(unread_after) if sender is None else None,
             )
         else:
-            published = await self._engine.broker.publish(publication, self.retention(namespace), once, create)
+            published = await self._engine.broker.publish(
+                publication, self.retention(namespace), once, create, self.events.published(publication)
+            )
         if not published.duplicate:
             self._counters.published()
         return published

@@ -101,6 +101,7 @@ class SignIn:
                 raise Refused("this connection belongs to another user")
         except PushError as problem:
             self._hub.counters.authentication_failed(problem.code.value)
+            self._hub.counters.events.refused(connection.peer.address, problem)
             self._hub.counters.events.note(
                 "sign_in_failed",
                 "a sign-in failed: {reason}",

@@ -12,6 +12,8 @@ from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final, Protocol, TypeVar
 
+from pushserver.core.errors import PushError
+
 #: Rates are over so many seconds.
 WINDOW: Final = 10
 #: So many of the users with the most are named.
@@ -39,6 +41,9 @@ class Events(Protocol):
     ) -> None:
         """Write an event; see `event_log.EventLog.note`."""
 
+    def refused(self, address: str, problem: PushError) -> None:
+        """A sign-in from an address failed."""
+
 
 class NoEvents:
     """Writes nothing down."""
@@ -51,6 +56,9 @@ class NoEvents:
         code: int | str,
         **fields: Any,  # Any: what the event says beside it, in whatever type it has
     ) -> None:
+        pass
+
+    def refused(self, address: str, problem: PushError) -> None:
         pass
 
 
@@ -87,6 +95,8 @@ class Counters:
         "tasks_pushed",
         "tasks_queued",
         "tasks_throttled",
+        "webhook_delivered",
+        "webhook_failed",
     )
 
     def __init__(self, started_at: int, at: int = 0, events: Events | None = None) -> None:
@@ -113,6 +123,9 @@ class Counters:
         self.tasks_throttled = 0
         self.tasks_queued = 0
         self.task_pushes: Counter[str] = Counter()
+        #: attempts to send an event, by webhook
+        self.webhook_delivered: Counter[str] = Counter()
+        self.webhook_failed: Counter[str] = Counter()
         #: (ms, the rated counts), one a second, for the rates
         self.samples: deque[tuple[int, tuple[int, ...]]] = deque(maxlen=WINDOW + 1)
 

@@ -25,6 +25,7 @@ from pushserver.core import publication
 from pushserver.core import task as progress
 from pushserver.core.channels import is_id
 from pushserver.core.errors import Conflict, NotFound, Unavailable
+from pushserver.core.events import NewEvent
 from pushserver.core.publication import Publication
 from pushserver.core.task import NewTask, Progress, StatusChanged, TaskState
 from pushserver.core.throttle import Throttle, ThrottleRules
@@ -280,11 +281,19 @@ class Tasks:
             new = progress.at_least(new, store.lowest_version())
             type, data = progress.event_of(old, new, reported=reported)
             event = TaskEvent(type, new, data.old_status if isinstance(data, StatusChanged) else None)
-            if await store.replace(event, self._final(event), once, old.version):
+            if await store.replace(event, self._final(event), once, old.version, self._told(old, new)):
                 if new.final:
                     self._counters.tasks_queued += 1
                 return new
         raise Conflict("the task is being changed by too many at once")
+
+    def _told(self, old: TaskState, new: TaskState) -> tuple[NewEvent, ...]:
+        """Return what the backend is told of a change."""
+        if new.final:
+            return self._publishing.events.make("task.finished", new)
+        if new.cancel_requested is True and old.cancel_requested is not True:
+            return self._publishing.events.make("task.cancel_requested", new)
+        return ()
 
     def _final(self, event: TaskEvent) -> Publication | None:
         """The owner's inbox message of a final event."""
@@ -500,4 +509,5 @@ class Tasks:
             expired = progress.at_least(expired, self._engine.tasks.lowest_version())
             event = TaskEvent("task_failed", expired)
             # Not tried again where somebody was quicker: then it is not stale.
-            await self._engine.tasks.replace(event, self._final(event), None, state.version)
+            told = self._told(state, expired)
+            await self._engine.tasks.replace(event, self._final(event), None, state.version, told)

@@ -4,6 +4,7 @@
     POST   tasks   tasks/<id>/progress status cancel complete fail                        a task's changes
     GET    tasks/<id>  tasks?userId=  inbox?userId=  history?channel=  presence?channel=
            channels?pattern=  connections?userId=  stats  nodes
+           events  events/dead (`pushserver.web.events`)
     DELETE inbox?userId=
 
 A path is a `Route` for each HTTP method: the scope it needs and a coroutine. What that raises of `errors.PushError` is
@@ -163,7 +164,7 @@ class Api(Resource):
         }
 
     def add(self, name: str, method: str, route: Route) -> None:
-        """Adds a path that another door brings."""
+        """Adds a path that another door brings; ``name`` is its one part, or two with a ``/`` between."""
         self._routes.setdefault(name, {})[method] = route
 
     # -- the way through ----------------------------------------------------------------------------------------------
@@ -208,6 +209,8 @@ class Api(Resource):
                 return {"GET": Route("read", self._get_task)}
             case ["tasks", _, verb]:
                 return self._task_routes.get(verb)
+            case [_, _]:
+                return self._routes.get("/".join(path))
             case _:
                 return None
 

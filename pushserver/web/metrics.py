@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from pushserver import __version__
+from pushserver.server.events.service import EventService
 from pushserver.server.hub import Hub
 from pushserver.server.stats import Counters
 
@@ -97,6 +98,33 @@ class Measures:
         yield _counter("task_events_queued_total", "Final events of tasks put into inboxes.", c.tasks_queued)
 
 
+class EventMeasures:
+    """Collects what is known of events: the outbox on the node that works on it, attempts on all."""
+
+    def __init__(self, service: EventService, counters: Counters, now: Callable[[], int]) -> None:
+        self._service = service
+        self._counters = counters
+        self._now = now
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        figures, counters = self._service.figures, self._counters
+        holds = self._service.holds
+        oldest_at = figures.oldest_at
+        age = max(0, self._now() - oldest_at) / 1000 if holds and oldest_at is not None else 0
+        yield _gauge("events_kept", "Events in the outbox, on the node that works on it.", holds * figures.kept)
+        yield _gauge("events_oldest_seconds", "How long the oldest event is in the outbox.", age)
+        yield _counter("events_dropped_total", "Events that went before their time.", holds * figures.dropped)
+        waiting = GaugeMetricFamily("pushserver_events_waiting", "Events that wait, by webhook.", labels=["webhook"])
+        for webhook, count in sorted(self._service.waiting.items()):
+            waiting.add_metric([webhook], count)
+        yield waiting
+        yield _by("webhook_delivered_total", "Events that were taken.", "webhook", counters.webhook_delivered)
+        yield _by("webhook_failed_total", "Attempts that failed.", "webhook", counters.webhook_failed)
+
+
 def _subscriptions(hub: Hub) -> int:
     return sum(len(channel.followers) + len(channel.catching_up or ()) for channel in hub.channels.values())
 
@@ -120,11 +148,12 @@ def _by(name: str, text: str, label: str, counts: Mapping[Any, int]) -> Metric:
     return family
 
 
-def registry_of(measures: Measures) -> CollectorRegistry:
+def registry_of(*measures: Measures | EventMeasures) -> CollectorRegistry:
     """Return what a scrape asks: the node's figures and the process'."""
     registry = CollectorRegistry(auto_describe=False)
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
-    registry.register(measures)  # type: ignore[arg-type]
+    for each in measures:
+        registry.register(each)  # type: ignore[arg-type]
     return registry

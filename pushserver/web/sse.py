@@ -409,7 +409,7 @@ class EventStreams(Resource):
         if not request.startedWriting and not request.finished:
             respond_error(request, problem)
 
-    async def _identify(self, credential: StreamCredential | None) -> Identity | None:
+    async def _identify(self, request: Request, credential: StreamCredential | None) -> Identity | None:
         """Return who asks, or None for nobody, where that is allowed."""
         try:
             if credential is None:
@@ -423,6 +423,8 @@ class EventStreams(Resource):
             await self.context.rooms.authenticator.check(identity)
         except PushError as problem:
             self.context.counters.authentication_failed(problem.code.value)
+            address = self.context.admission.address(peer_address(request.transport), headers_of(request))
+            self.context.counters.events.refused(address, problem)
             raise
         return identity
 
@@ -431,7 +433,7 @@ class EventStreams(Resource):
         transport, headers = request.transport, headers_of(request)
         context.admission.admit(peer_address(transport), headers)
         credential = _credential(request)
-        identity = await self._identify(credential)
+        identity = await self._identify(request, credential)
         if identity is not None:
             context.limits.places.leave(transport)
         else:
@@ -462,7 +464,7 @@ class EventStreams(Resource):
         user_id: str | None = None
         expired: PushError | None = None
         try:
-            identity = await self._identify(credential)
+            identity = await self._identify(request, credential)
             user_id = None if identity is None else identity.user_id
         except PushError as problem:
             # Within its grace, a stream's own token still speaks for it.

@@ -93,7 +93,7 @@ def test_a_mistake_is_one_line_with_its_key(tmp_path: Path, text: str, key: str,
 
 def test_a_file_without_a_secret_is_a_mistake(tmp_path: Path) -> None:
     (tmp_path / "s").write_text("hunter2")
-    with pytest.raises(ConfigError, match='secret_file = .*/s": expected a file with a secret') as raised:
+    with pytest.raises(ConfigError, match=r'secret_file = .*/s": expected a file with a secret') as raised:
         read(tmp_path, webhook(secret=None, secret_file=f'"{tmp_path}/s"'))
     assert "hunter2" not in str(raised.value)
 

@@ -1,0 +1,444 @@
+"""One webhook's events, from the outbox to the receiver: several at a time, those of one subject one after the other.
+
+    outbox -> window: read and not settled -> a lane for each subject -> one attempt at a time
+    an attempt failed -> the lane is held: its events wait in the store until it is due, behind them the cursor moves on
+    an event failed until its retention ends -> it is dead, and the next one of its subject follows
+
+What was read and not settled when a node dies is sent again by the next one: at least once.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Awaitable, Callable
+from random import random
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock
+from twisted.logger import Logger
+
+from pushserver.core import events, webhooks
+from pushserver.core.errors import PushError, Unavailable
+from pushserver.core.events import Event
+from pushserver.core.webhooks import Webhook
+from pushserver.engine.interfaces import DeadEvent, HeldSubject, StoredEvent
+from pushserver.server.clock import Clock
+from pushserver.server.events.attempt_result import GONE, AttemptResult
+from pushserver.server.stats import Counters
+
+if TYPE_CHECKING:
+    from pushserver.engine.interfaces import IEngine
+
+#: Attempts at a time, and how many of them may be of subjects that failed before.
+AT_ONCE: Final = 32
+AGAIN_AT_ONCE: Final = AT_ONCE // 2
+#: Events that are read ahead, and those of one read; bytes of one read.
+WINDOW: Final = 400
+BATCH: Final = 200
+BATCH_BYTES: Final = 4 * 1024 * 1024
+#: Subjects that may be held; beyond it nothing more is read: it is not subjects that fail, but the receiver.
+MAX_HELD: Final = 10_000
+#: Seconds between two looks at the outbox, at what is to be tried once more, and at the cursor in the store.
+POLL: Final = 0.25
+LOOK_AGAIN: Final = 1.0
+SETTLE: Final = 0.2
+
+Post = Callable[[Webhook, str, bytes], Awaitable[AttemptResult]]
+
+
+class _Entry:
+    """An event that was read, and whether it is settled: taken, held in the store, dead, or not wanted."""
+
+    __slots__ = ("body", "event", "settled")
+
+    def __init__(self, event: Event, body: bytes) -> None:
+        self.event = event
+        self.body = body
+        self.settled = False
+
+
+class _Lane:
+    """One subject."""
+
+    __slots__ = ("again", "busy", "held", "lock", "queue", "subject", "waiting")
+
+    def __init__(self, subject: str) -> None:
+        self.subject = subject
+        self.queue: deque[_Entry] = deque()
+        #: dead events that are to be tried once more
+        self.again: deque[DeadEvent] = deque()
+        self.held: HeldSubject | None = None
+        self.busy = False
+        #: it stands among those that are ready
+        self.waiting = False
+        #: held by whoever changes what the store holds of it
+        self.lock = DeferredLock()
+
+
+class WebhookSender:
+    """Sends one webhook's events, as long as this node has the lease.
+
+    Args:
+        post: makes one attempt; never raises but CancelledError.
+        age: ms since this webhook is known here: where one begins that the store does not know.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, clock: Clock, engine: IEngine, webhook: Webhook, post: Post, counters: Counters, age: Callable[[], int]
+    ) -> None:
+        self._clock = clock
+        self._outbox = engine.events
+        self._store = engine.deliveries
+        self.webhook = webhook
+        self._name = webhook.name
+        self._post = post
+        self._counters = counters
+        self._age = age
+        self._window: deque[_Entry] = deque()
+        self._lanes: dict[str, _Lane] = {}
+        self._ready: deque[_Lane] = deque()
+        self._due: list[tuple[int, str]] = []
+        self._to_hold: set[_Lane] = set()
+        self._under_way: set[Deferred[None]] = set()
+        self._again_under_way = 0
+        self._position = self._cursor = self._kept_cursor = events.BEGINNING
+        self._settled_at = self._looked_at = 0.0
+        self._resting: Deferred[None] | None = None
+        self._problem: PushError | None = None
+        self._reasons: set[str] = set()
+        self._stopping = False
+        #: it answered that it is gone: nothing more is sent before a reload
+        self.gone = False
+        #: events that are held in the store
+        self.held = 0
+
+    @property
+    def waiting(self) -> int:
+        """Return how many events are known to wait: read, or held."""
+        return len(self._window) + self.held
+
+    @property
+    def cursor(self) -> str:
+        """Return the event up to which all is settled."""
+        return self._cursor
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Send until `stop`, or until this raises `errors.Unavailable`: then begin anew with another sender."""
+        state = await self._store.begin(self._name, self._age())
+        self._position = self._cursor = self._kept_cursor = state.cursor
+        self.held = state.held
+        for held in state.subjects:
+            lane = self._lane(held.subject)
+            lane.held = held
+            heapq.heappush(self._due, (held.due, held.subject))
+        while not self._stopping:
+            if not self.gone:
+                await self._look_again()
+                await self._read()
+                await self._hold_back()
+                self._start()
+            await self._move_cursor(SETTLE)
+            await self._rest()
+            if self._problem is not None:
+                raise self._problem
+
+    async def stop(self, patience: float) -> None:
+        """Begin nothing more, and wait so many seconds for what is under way; then end it."""
+        self._stopping = True
+        self._wake()
+        if self._under_way and patience:
+            deadline = self._clock.later(patience, self.abandon)
+            for attempt in list(self._under_way):
+                await attempt
+            if deadline.active():
+                deadline.cancel()
+        self.abandon()
+        if patience and self._problem is None:
+            try:
+                await self._move_cursor(0)
+            except Unavailable:
+                # What is not written down is sent again.
+                return
+
+    def abandon(self) -> None:
+        """End all attempts now: the lease is lost, or patience is at its end."""
+        self._stopping = True
+        for attempt in list(self._under_way):
+            attempt.cancel()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._resting is not None and not self._resting.called:
+            self._resting.callback(None)
+
+    async def _rest(self) -> None:
+        if self._stopping or self._problem is not None:
+            return
+        seconds = POLL
+        if self._due and not self.gone and self._again_under_way < AGAIN_AT_ONCE:
+            seconds = min(seconds, max(0.0, (self._due[0][0] - self._clock.now()) / 1000))
+        self._resting = Deferred()
+        call = self._clock.later(seconds, self._wake)
+        await self._resting
+        if call.active():
+            call.cancel()
+
+    # -- from the outbox to the lanes ---------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        while len(self._window) < WINDOW and len(self._due) < MAX_HELD and not self._stopping:
+            page = await self._outbox.read(self._position, BATCH, BATCH_BYTES)
+            if page.lost:
+                self._log.warn(
+                    "webhook {webhook}: some events are gone from the outbox before it took them",
+                    event="webhook_lost",
+                    webhook=self._name,
+                )
+            for stored in page.events:
+                self._take(stored)
+            self._position = page.last
+            if len(page.events) == 0:
+                return
+
+    def _take(self, stored: StoredEvent) -> None:
+        try:
+            event = events.decode(stored.body)
+        except msgspec.DecodeError:
+            # Somebody else's entry in the stream.
+            self._log.warn("what is kept as {id} is no event", id=stored.id)
+            return
+        entry = _Entry(event, stored.body)
+        self._window.append(entry)
+        if event.type not in self.webhook.types:
+            entry.settled = True
+            return
+        lane = self._lane(event.subject)
+        lane.queue.append(entry)
+        self._note(lane)
+
+    def _lane(self, subject: str) -> _Lane:
+        lane = self._lanes.get(subject)
+        if lane is None:
+            lane = self._lanes[subject] = _Lane(subject)
+        return lane
+
+    def _note(self, lane: _Lane) -> None:
+        """Put a lane where it belongs now."""
+        if lane.busy:
+            return
+        if lane.held is not None and lane.queue:
+            self._to_hold.add(lane)
+        if lane.again or (lane.queue and lane.held is None):
+            if not lane.waiting:
+                lane.waiting = True
+                self._ready.append(lane)
+        elif not lane.waiting and not lane.queue and lane.held is None:
+            self._lanes.pop(lane.subject, None)
+
+    async def _hold_back(self) -> None:
+        """Let the store hold what came for subjects that are held."""
+        while self._to_hold:
+            lane = self._to_hold.pop()
+            async with lane.lock:
+                if lane.held is not None and lane.queue and not lane.busy:
+                    await self._hold(lane, lane.held, list(lane.queue))
+
+    async def _hold(self, lane: _Lane, state: HeldSubject, entries: list[_Entry]) -> None:
+        """Have the store hold these events of a lane, which stand at the head of its queue."""
+        await self._store.hold(self._name, state, [entry.event.id for entry in entries])
+        self.held += len(entries)
+        for entry in entries:
+            entry.settled = True
+            if lane.queue and lane.queue[0] is entry:
+                lane.queue.popleft()
+
+    async def _look_again(self) -> None:
+        """Look for dead events that are to be tried once more."""
+        now = self._clock.seconds()
+        if now - self._looked_at < LOOK_AGAIN:
+            return
+        self._looked_at = now
+        for dead in await self._store.retried(self._name):
+            lane = self._lane(events.decode(bytes(dead.event)).subject)
+            lane.again.append(dead)
+            self._note(lane)
+
+    async def _move_cursor(self, seconds: float) -> None:
+        """Write down how far all is settled, at most every so many seconds."""
+        window = self._window
+        while window and window[0].settled:
+            self._cursor = window.popleft().event.id
+        if not window:
+            self._cursor = self._position
+        now = self._clock.seconds()
+        if self._cursor != self._kept_cursor and now - self._settled_at >= seconds:
+            self._settled_at = now
+            cursor = self._cursor
+            await self._store.move_cursor(self._name, cursor)
+            self._kept_cursor = cursor
+
+    @property
+    def _going(self) -> bool:
+        return not (self._stopping or self.gone) and self._problem is None
+
+    # -- attempts -----------------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        """Begin as many attempts as may be under way."""
+        now = self._clock.now()
+        while self._going and self._due and self._due[0][0] <= now and self._again_under_way < AGAIN_AT_ONCE:
+            _, subject = heapq.heappop(self._due)
+            lane = self._lanes.get(subject)
+            if lane is None or lane.held is None:
+                continue
+            if lane.busy:
+                heapq.heappush(self._due, (now + 1_000, subject))
+                continue
+            self._begin(lane, self._send_held(lane), again=True)
+        while self._going and self._ready and len(self._under_way) < AT_ONCE:
+            lane = self._ready.popleft()
+            lane.waiting = False
+            if lane.busy:
+                continue
+            if lane.again:
+                self._begin(lane, self._send_again(lane, lane.again.popleft()))
+            elif lane.queue and lane.held is None:
+                self._begin(lane, self._send(lane))
+
+    def _begin(self, lane: _Lane, work: Awaitable[None], again: bool = False) -> None:
+        lane.busy = True
+        self._again_under_way += again
+
+        async def attempt() -> None:
+            try:
+                await work
+            except CancelledError:
+                self._stopping = True
+            except PushError as problem:
+                self._problem = problem
+            except Exception:
+                # Whatever it was, it must not be tried again and again without a pause.
+                self._log.failure("sending to webhook {webhook} failed", webhook=self._name)
+                self._problem = Unavailable("an attempt failed")
+
+        under_way = self._clock.detach(attempt(), self._log, f"sending to webhook {self._name}")
+        if not under_way.called:
+            self._under_way.add(under_way)
+
+        def done(_: None) -> None:
+            self._under_way.discard(under_way)
+            lane.busy = False
+            self._again_under_way -= again
+            self._note(lane)
+            self._wake()
+
+        under_way.addCallback(done)
+
+    async def _send(self, lane: _Lane) -> None:
+        """Send the first event of a lane that nothing is held of."""
+        entry = lane.queue[0]
+        outcome = await self._attempt(entry.event, entry.body)
+        if outcome.taken:
+            lane.queue.popleft()
+            entry.settled = True
+            return
+        due = self._next(entry.event, 1, outcome)
+        if due is None:
+            await self._store.add_dead([self._dead(entry.event, entry.body, outcome, 1)])
+            lane.queue.popleft()
+            entry.settled = True
+            return
+        async with lane.lock:
+            state = HeldSubject(lane.subject, 1, due)
+            await self._hold(lane, state, list(lane.queue))
+            lane.held = state
+        heapq.heappush(self._due, (due, lane.subject))
+
+    async def _send_held(self, lane: _Lane) -> None:
+        """Send what is held of a subject, until something fails or nothing is left."""
+        while lane.held is not None and self._going:
+            stored = await self._store.held(self._name, lane.subject, 1)
+            if not stored or not stored[0].body:
+                if stored:
+                    self._log.warn(
+                        "webhook {webhook}: an event of {subject} is gone from the outbox before it was taken",
+                        event="webhook_lost",
+                        webhook=self._name,
+                        subject=lane.subject,
+                    )
+                await self._release(lane, stored[0].id if stored else events.BEGINNING, None)
+                continue
+            event = events.decode(stored[0].body)
+            outcome = await self._attempt(event, stored[0].body)
+            if outcome.taken:
+                await self._release(lane, event.id, None)
+                continue
+            failures = lane.held.failures + 1
+            due = self._next(event, failures, outcome)
+            if due is None:
+                await self._release(lane, event.id, self._dead(event, stored[0].body, outcome, failures))
+                continue
+            async with lane.lock:
+                lane.held = HeldSubject(lane.subject, failures, due)
+                await self._hold(lane, lane.held, [])
+            heapq.heappush(self._due, (due, lane.subject))
+            return
+
+    async def _release(self, lane: _Lane, id: str, dead: DeadEvent | None) -> None:
+        """An event is held no more; where it was the last one of its subject, the subject is free."""
+        async with lane.lock:
+            left = await self._store.release(self._name, lane.subject, id, dead)
+            self.held = max(0, self.held - 1)
+            lane.held = HeldSubject(lane.subject, 0, 0) if left else None
+
+    async def _send_again(self, lane: _Lane, dead: DeadEvent) -> None:
+        """Try a dead event once more."""
+        body = bytes(dead.event)
+        event = events.decode(body)
+        outcome = await self._attempt(event, body)
+        if outcome.taken:
+            await self._store.revive(self._name, event.id)
+        else:
+            await self._store.add_dead([self._dead(event, body, outcome, dead.attempts + 1)])
+
+    async def _attempt(self, event: Event, body: bytes) -> AttemptResult:
+        outcome = await self._post(self.webhook, event.id, body)
+        if outcome.taken:
+            self._counters.webhook_delivered[self._name] += 1
+            if self._reasons:
+                self._reasons.clear()
+                self._log.info("webhook {webhook} takes events again", event="webhook_back", webhook=self._name)
+            return outcome
+        self._counters.webhook_failed[self._name] += 1
+        if outcome.status == GONE and not self.gone:
+            self.gone = True
+            self._log.error(
+                "webhook {webhook} answered 410: nothing more is sent to it before a reload",
+                event="webhook_gone",
+                webhook=self._name,
+            )
+        elif outcome.problem not in self._reasons and len(self._reasons) < 100:
+            self._reasons.add(outcome.problem)
+            self._log.warn(
+                "webhook {webhook} does not take an event: {reason}",
+                event="webhook_failed",
+                webhook=self._name,
+                reason=outcome.problem,
+            )
+        return outcome
+
+    def _next(self, event: Event, failures: int, outcome: AttemptResult) -> int | None:
+        """Return when an event is sent again, ms; None where it is dead by then, or the receiver is gone."""
+        if outcome.status == GONE:
+            return None
+        due = self._clock.now() + webhooks.delay(failures, outcome.retry_after, random())
+        return due if due < event.timestamp + self._outbox.rules.retention else None
+
+    def _dead(self, event: Event, body: bytes, outcome: AttemptResult, attempts: int) -> DeadEvent:
+        return DeadEvent(self._name, msgspec.Raw(body), outcome.problem, attempts, self._clock.now())

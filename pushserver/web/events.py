@@ -1,0 +1,101 @@
+"""The API's calls about events: reading the outbox, and what webhooks did not take.
+
+GET   events?after=&limit=&wait=     events/dead
+POST  events/retry
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from twisted.web.server import Request
+
+from pushserver.core import durations
+from pushserver.core.errors import Invalid, NotFound
+from pushserver.engine.interfaces import PAGE_BYTES
+from pushserver.server.backend_commands import decode
+from pushserver.server.clock import Clock
+from pushserver.web.api import Api, Route
+from pushserver.web.http import argument
+
+if TYPE_CHECKING:
+    from pushserver.engine.interfaces import IEngine
+
+SCOPE: Final = "events"
+#: Events of one answer, and how many there are where nobody says.
+MAX_EVENTS: Final = 1_000
+DEFAULT_EVENTS: Final = 100
+#: How long an answer may wait for an event, ms, and how often it is looked for meanwhile, s.
+MAX_WAIT: Final = 60_000
+POLL: Final = 0.25
+
+
+class RetryParams(msgspec.Struct, frozen=True):
+    """The body of ``POST /api/events/retry``; no ``ids``: all of the webhook."""
+
+    webhook: str
+    ids: list[str] | None = None
+
+
+class EventCalls:
+    """The calls. ``webhooks`` returns the names of those that are configured now."""
+
+    def __init__(self, clock: Clock, engine: IEngine, webhooks: Callable[[], Collection[str]]) -> None:
+        self._clock = clock
+        self._engine = engine
+        self._webhooks = webhooks
+
+    def add_to(self, api: Api) -> None:
+        """Bring the calls to the API."""
+        api.add("events", "GET", Route(SCOPE, self._pull))
+        api.add("events/dead", "GET", Route(SCOPE, self._dead))
+        api.add("events/retry", "POST", Route(SCOPE, self._retry))
+
+    async def _pull(self, request: Request, path: list[str]) -> dict[str, object]:
+        after, limit, wait = argument(request, "after"), _limit(request), _wait(request)
+        ended: list[object] = []
+        request.notifyFinish().addBoth(ended.append)
+        deadline = self._clock.seconds() + wait / 1000
+        while True:
+            page = await self._engine.events.read(after, limit, PAGE_BYTES)
+            left = deadline - self._clock.seconds()
+            if page.events or page.lost or left <= 0 or ended:
+                break
+            await self._clock.sleep(min(POLL, left))
+        answer: dict[str, object] = {"events": [msgspec.Raw(each.body) for each in page.events], "last": page.last}
+        return answer | ({"lost": True} if page.lost else {})
+
+    async def _dead(self, request: Request, path: list[str]) -> dict[str, Any]:
+        return {"events": await self._engine.deliveries.dead()}
+
+    async def _retry(self, request: Request, path: list[str]) -> dict[str, int]:
+        assert request.content is not None
+        asked = decode(request.content.read(), RetryParams)
+        if asked.webhook not in self._webhooks():
+            raise NotFound("no such webhook")
+        return {"retried": await self._engine.deliveries.retry(asked.webhook, asked.ids)}
+
+
+def _limit(request: Request) -> int:
+    given = argument(request, "limit")
+    if given is None:
+        return DEFAULT_EVENTS
+    if not (given.isascii() and given.isdigit() and 1 <= int(given[:9]) <= MAX_EVENTS):
+        raise Invalid(f"limit is a number from 1 to {MAX_EVENTS}")
+    return int(given)
+
+
+def _wait(request: Request) -> int:
+    """Return ms."""
+    given = argument(request, "wait")
+    if given is None:
+        return 0
+    try:
+        wait = int(given) if given.isascii() and given.isdigit() and len(given) < 9 else durations.parse(given)
+    except ValueError:
+        wait = -1
+    if not 0 <= wait <= MAX_WAIT:
+        raise Invalid('wait is a duration of at most 60s, such as "30s"')
+    return wait

@@ -1,0 +1,312 @@
+"""One webhook's events: their order, what is tried again, and what is dead."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from typing import Any
+
+import msgspec
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.logger import globalLogPublisher
+
+from pushserver.core import events
+from pushserver.core.errors import Unavailable
+from pushserver.core.webhooks import DELAYS
+from pushserver.engine.interfaces import EventRules
+from pushserver.server.events import sender as senders
+from pushserver.server.events.attempt_result import AttemptResult
+from pushserver.server.events.sender import AGAIN_AT_ONCE, AT_ONCE
+from tests.server.events.stage import FAILED, GONE, MAIL, OK, Stage
+
+HOUR = 3600
+
+
+async def test_events_come_once_and_in_order(stage: Stage) -> None:
+    sender = stage.sender()
+    await stage.settle()
+    await stage.tell(*[(str(n % 3), n) for n in range(30)])
+    await stage.pass_time(1)
+    for user in "012":
+        assert [n for subject, n in stage.taken if subject == f"user:{user}"] == list(range(int(user), 30, 3))
+    assert len(stage.attempts) == 30
+    assert stage.counters.webhook_delivered == {"mail": 30}
+    await sender.stop()
+    # The next one goes on from there.
+    await stage.tell(("0", 30))
+    sender = stage.sender()
+    await stage.pass_time(1)
+    assert stage.attempts[30:] == [("user:0", 30)]
+    await sender.stop()
+
+
+async def test_several_are_sent_at_a_time_but_never_two_of_one_subject(stage: Stage) -> None:
+    pending: list[Deferred[AttemptResult]] = []
+
+    def hang(event: events.Event) -> Deferred[AttemptResult]:
+        pending.append(Deferred())
+        return pending[-1]
+
+    stage.answer = hang
+    sender = stage.sender()
+    await stage.settle()
+    await stage.tell(*[(str(n // 2), n) for n in range(4 * AT_ONCE)])
+    await stage.pass_time(1)
+    assert len(pending) == AT_ONCE
+    while any(not each.called for each in pending):
+        for each in list(pending):
+            if not each.called:
+                each.callback(OK)
+        await stage.pass_time(0.25)
+    assert stage.most_at_once == AT_ONCE
+    assert sorted(n for _, n in stage.taken) == list(range(4 * AT_ONCE))
+    await sender.stop()
+
+
+async def test_what_fails_holds_up_its_subject_alone(stage: Stage) -> None:
+    stage.answer = lambda event: FAILED if event.subject == "user:bad" else OK
+    sender = stage.sender()
+    await stage.settle()
+    await stage.tell(("bad", 0), ("good", 1), ("bad", 2), ("good", 3))
+    await stage.pass_time(1)
+    await stage.tell(("bad", 4), ("good", 5))
+    await stage.pass_time(1)
+    assert stage.taken == [("user:good", 1), ("user:good", 3), ("user:good", 5)]
+    assert [each for each in stage.attempts if each[0] == "user:bad"] == [("user:bad", 0)]
+    assert sender.sender.waiting == 3
+    stage.answer = lambda event: OK
+    await stage.pass_time(4)
+    assert stage.taken[3:] == [("user:bad", 0), ("user:bad", 2), ("user:bad", 4)]
+    assert sender.sender.waiting == 0
+    await stage.tell(("bad", 6))
+    await stage.pass_time(0.5)
+    assert stage.taken[-1] == ("user:bad", 6)
+    assert stage.counters.webhook_failed == {"mail": 1}
+    await sender.stop()
+
+
+async def test_the_pauses_are_those_that_are_promised(stage: Stage) -> None:
+    moments: list[float] = []
+
+    def fail(event: events.Event) -> AttemptResult:
+        moments.append(stage.time.reactor.seconds())
+        return FAILED if len(moments) < 8 else OK
+
+    stage.answer = fail
+    sender = stage.sender()
+    await stage.settle()
+    await stage.tell(("7", 1))
+    await stage.pass_time(40, 0.5)
+    await stage.pass_time(3 * HOUR, 30)
+    pauses = [after - before for before, after in itertools.pairwise(moments)]
+    assert len(pauses) == 7
+    for pause, promised in zip(pauses, [*DELAYS, DELAYS[-1]], strict=True):
+        assert promised / 1000 <= pause <= promised / 1000 + 30.5
+    assert stage.taken == [("user:7", 1)]
+    await sender.stop()
+
+
+async def test_an_event_is_dead_when_its_retention_ends_and_the_next_one_follows(stage: Stage) -> None:
+    stage.engine.events.rules.adopt(EventRules(60_000, 1 << 30))
+    bad = {0, 1}
+
+    def answer(event: events.Event) -> AttemptResult:
+        return FAILED if msgspec.json.decode(event.data)["n"] in bad else OK
+
+    stage.answer = answer
+    sender = stage.sender()
+    await stage.settle()
+    await stage.tell(("7", 0), ("7", 1), ("7", 2))
+    await stage.pass_time(80, 0.5)
+    dead = await stage.dead()
+    assert [(each.webhook, each.error, each.attempts) for each in dead] == [
+        ("mail", FAILED.problem, 3),
+        ("mail", FAILED.problem, 2),
+    ]
+    assert [events.decode(bytes(each.event)).subject for each in dead] == ["user:7"] * 2
+    assert stage.taken == [("user:7", 2)]
+    # Once more, when that is asked: one still fails.
+    bad.remove(0)
+    assert await stage.engine.deliveries.retry("mail", None) == 2
+    await stage.pass_time(3)
+    assert stage.taken[1:] == [("user:7", 0)]
+    (left,) = await stage.dead()
+    assert (bytes(left.event), left.attempts) == (bytes(dead[1].event), 3)
+    await sender.stop()
+
+
+async def test_a_receiver_that_is_gone_is_sent_nothing_more(stage: Stage) -> None:
+    stage.answer = lambda event: GONE
+    sender = stage.sender()
+    await stage.settle()
+    await stage.tell(("1", 1))
+    await stage.pass_time(1)
+    await stage.tell(("1", 2), ("2", 3))
+    await stage.pass_time(20, 1)
+    assert stage.attempts == [("user:1", 1)]
+    assert [each.error for each in await stage.dead()] == [GONE.problem]
+    assert sender.sender.gone
+    await sender.stop()
+    stage.answer = lambda event: OK
+    sender = stage.sender()
+    await stage.pass_time(1)
+    assert sorted(stage.taken) == [("user:1", 2), ("user:2", 3)]
+    await sender.stop()
+
+
+async def test_a_receiver_may_ask_for_a_pause_but_not_beyond_the_retention(stage: Stage) -> None:
+    waits = {"1": 90_000, "2": 365 * 24 * HOUR * 1000}
+    stage.answer = lambda event: AttemptResult(503, "answered 503", waits[event.subject[5:]])
+    sender = stage.sender()
+    await stage.settle()
+    await stage.tell(("1", 1), ("2", 2))
+    await stage.pass_time(80, 2)
+    assert sorted(stage.attempts) == [("user:1", 1), ("user:2", 2)]
+    assert [events.decode(bytes(each.event)).subject for each in await stage.dead()] == ["user:2"]
+    await stage.pass_time(14, 2)
+    assert stage.attempts.count(("user:1", 1)) == 2
+    await sender.stop()
+
+
+async def test_only_what_is_asked_for_is_sent(stage: Stage) -> None:
+    sender = stage.sender(msgspec.structs.replace(MAIL, types=frozenset({"user.offline"})))
+    await stage.settle()
+    await stage.tell(*[("7", n) for n in range(500)])
+    await stage.tell(("7", 500), type="user.offline")
+    await stage.pass_time(1)
+    assert stage.attempts == [("user:7", 500)]
+    await sender.stop()
+
+
+async def test_what_is_gone_from_the_outbox_is_told_and_holds_up_nothing(stage: Stage) -> None:
+    lines: list[str] = []
+
+    def observe(entry: Any) -> None:
+        lines.append(str(entry.get("event", "")))
+
+    globalLogPublisher.addObserver(observe)
+    try:
+        stage.answer = lambda event: FAILED if event.subject == "user:bad" else OK
+        sender = stage.sender()
+        await stage.settle()
+        await stage.tell(("bad", 0), ("bad", 1))
+        await stage.pass_time(1)
+        stage.engine.events.rules.adopt(EventRules(1, 1 << 30))
+        await stage.engine.events.trim()
+        stage.engine.events.rules.adopt(EventRules(86_400_000, 1 << 30))
+        stage.answer = lambda event: OK
+        await stage.tell(("bad", 2))
+        await stage.pass_time(7)
+        assert stage.taken == [("user:bad", 2)]
+        assert lines.count("webhook_lost") == 2
+        await sender.stop()
+    finally:
+        globalLogPublisher.removeObserver(observe)
+
+
+async def test_a_reason_is_one_line_until_it_is_over(stage: Stage) -> None:
+    lines: list[Any] = []
+
+    def observe(entry: Any) -> None:
+        if str(entry.get("event", "")).startswith("webhook"):
+            lines.append((entry["event"], entry.get("reason")))
+
+    globalLogPublisher.addObserver(observe)
+    try:
+        stage.answer = lambda event: FAILED
+        sender = stage.sender()
+        await stage.settle()
+        await stage.tell(*[(str(n), n) for n in range(20)])
+        await stage.pass_time(2)
+        assert lines == [("webhook_failed", FAILED.problem)]
+        stage.answer = lambda event: OK
+        await stage.pass_time(6)
+        assert lines[1:] == [("webhook_back", None)]
+        await sender.stop()
+    finally:
+        globalLogPublisher.removeObserver(observe)
+
+
+async def test_subjects_that_failed_leave_room_for_the_others(stage: Stage) -> None:
+    hanging: list[Deferred[AttemptResult]] = []
+
+    def answer(event: events.Event) -> AttemptResult | Deferred[AttemptResult]:
+        if not event.subject.startswith("user:bad"):
+            return OK
+        if stage.time.reactor.seconds() < 3:
+            return FAILED
+        hanging.append(Deferred())
+        return hanging[-1]
+
+    stage.answer = answer
+    sender = stage.sender()
+    await stage.settle()
+    await stage.tell(*[(f"bad{n}", n) for n in range(2 * AT_ONCE)])
+    await stage.pass_time(8)
+    assert len(hanging) == AGAIN_AT_ONCE
+    await stage.tell(("good", 1))
+    await stage.pass_time(0.5)
+    assert stage.taken == [("user:good", 1)]
+    await sender.die()
+
+
+async def test_nothing_is_lost_where_the_sender_dies_again_and_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """500 events, a receiver that fails a third of the time, and a sender that is killed at any moment."""
+    monkeypatch.setattr(senders, "WINDOW", 40)
+    chance = random.Random(5)
+    stage.in_order = True
+    hanging: list[Deferred[AttemptResult]] = []
+
+    def answer(event: events.Event) -> AttemptResult | Deferred[AttemptResult]:
+        match chance.randrange(12):
+            case 0 | 1 | 2 | 3:
+                return FAILED
+            case 4:
+                hanging.append(Deferred())
+                return hanging[-1]
+            case _:
+                return OK
+
+    stage.answer = answer
+    sent = 0
+    sender = stage.sender()
+    await stage.settle()
+    for _ in range(60):
+        if sent < 500:
+            batch = [(str(chance.randrange(25)), n) for n in range(sent, min(500, sent + 25))]
+            sent += len(batch)
+            await stage.tell(*batch)
+        await stage.pass_time(0.5)
+        if chance.random() < 0.4:
+            await sender.die()
+            sender = stage.sender()
+        for each in hanging:
+            if not each.called and chance.random() < 0.5:
+                each.callback(OK if chance.random() < 0.5 else FAILED)
+    stage.answer = lambda event: OK
+    for each in hanging:
+        if not each.called:
+            each.callback(OK)
+    await stage.pass_time(3_700, 30)
+    assert {n for _, n in stage.taken} == set(range(500))
+    assert sender.sender.waiting == 0
+    assert await stage.dead() == []
+    await sender.stop()
+
+
+async def test_an_attempt_that_breaks_ends_the_sender_and_not_the_process(stage: Stage, flush_errors: Any) -> None:
+    def broken(event: events.Event) -> AttemptResult:
+        raise RuntimeError("planted")
+
+    stage.answer = broken
+    sender = stage.sender()
+    await stage.settle()
+    await stage.tell(("7", 1))
+    await stage.pass_time(1)
+    with pytest.raises(Unavailable):
+        await sender.running
+    assert stage.attempts == [("user:7", 1)]
+    assert len(flush_errors(RuntimeError)) == 1

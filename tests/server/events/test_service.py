@@ -1,0 +1,166 @@
+"""The work that one node at a time does: only under the lease, and by the configuration of now."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest_twisted
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.logger import globalLogPublisher
+
+from pushserver.core import events
+from pushserver.core.errors import Unavailable
+from pushserver.core.events import SUBJECTS
+from pushserver.engine.interfaces import EventRules
+from pushserver.server.events.attempt_result import AttemptResult
+from pushserver.server.events.service import LEASE, EventService, EventSettings
+from tests.contracts.nodes import publication
+from tests.server.events.stage import GONE, MAIL, OK, Stage
+
+SETTINGS = EventSettings(types=frozenset(SUBJECTS), rules=EventRules(86_400_000, 1 << 30), webhooks=(MAIL,))
+
+
+class Leased:
+    """A service whose lease the test gives and takes."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.free = True
+        self.asked = 0
+        self.away = False
+        stage.engine.deliveries.lease = self._lease  # type: ignore[method-assign]
+        self.service = EventService(stage.time.clock, stage.engine, stage.counters, stage.post, SETTINGS)
+        self.service.start()
+
+    def _lease(self, ttl: int) -> Deferred[bool]:
+        self.asked += 1
+        return fail(Unavailable("away")) if self.away else succeed(self.free and ttl > 0)
+
+
+@pytest_twisted.async_yield_fixture
+async def leased(stage: Stage) -> AsyncIterator[Leased]:
+    leased = Leased(stage)
+    yield leased
+    stopping = Deferred.fromCoroutine(leased.service.stop())
+    await stage.pass_time(3)
+    await stopping
+
+
+async def test_only_who_has_the_lease_sends(stage: Stage, leased: Leased) -> None:
+    await stage.pass_time(1)
+    await stage.tell(("7", 1))
+    await stage.pass_time(1)
+    assert stage.taken == [("user:7", 1)]
+    hanging: list[Deferred[AttemptResult]] = []
+
+    def hang(event: events.Event) -> Deferred[AttemptResult]:
+        hanging.append(Deferred())
+        return hanging[-1]
+
+    stage.answer = hang
+    await stage.tell(("7", 2))
+    await stage.pass_time(1)
+    assert stage.under_way == ["user:7"]
+    leased.free = False
+    await stage.pass_time(4)
+    assert stage.under_way == []
+    assert not leased.service.holds
+    await stage.tell(("7", 3))
+    await stage.pass_time(10)
+    assert len(stage.attempts) == 2
+    stage.answer = lambda event: OK
+    leased.free = True
+    await stage.pass_time(5)
+    assert stage.taken[1:] == [("user:7", 2), ("user:7", 3)]
+
+
+async def test_a_lease_that_cannot_be_renewed_ends_in_time(stage: Stage, leased: Leased) -> None:
+    await stage.pass_time(1)
+    stage.answer = lambda event: Deferred()
+    await stage.tell(("7", 1))
+    await stage.pass_time(1)
+    leased.away = True
+    await stage.pass_time(LEASE / 1000)
+    assert stage.under_way == []
+    leased.away = False
+    stage.answer = lambda event: OK
+    await stage.pass_time(5)
+    assert stage.taken == [("user:7", 1)]
+
+
+async def test_a_store_that_fails_for_a_while_loses_nothing(stage: Stage, leased: Leased) -> None:
+    await stage.pass_time(1)
+    move_cursor = stage.engine.deliveries.move_cursor
+    stage.engine.deliveries.move_cursor = lambda webhook, cursor: fail(Unavailable("away"))  # type: ignore[method-assign]
+    await stage.tell(("7", 1), ("8", 2))
+    await stage.pass_time(2)
+    stage.engine.deliveries.move_cursor = move_cursor  # type: ignore[method-assign]
+    await stage.tell(("7", 3))
+    await stage.pass_time(3)
+    assert {n for _, n in stage.taken} == {1, 2, 3}
+
+
+async def test_with_no_types_nothing_is_asked(stage: Stage, leased: Leased) -> None:
+    leased.service.adopt(EventSettings(types=frozenset(), rules=EventRules(), webhooks=()))
+    await stage.pass_time(12)
+    asked = leased.asked
+    await stage.tell(("7", 1))
+    await stage.pass_time(20)
+    assert leased.asked == asked
+    assert stage.attempts == []
+    leased.service.adopt(SETTINGS)
+    await stage.pass_time(5)
+    assert stage.taken == [("user:7", 1)]
+
+
+async def test_a_reload_restarts_what_changed_and_what_was_gone(stage: Stage, leased: Leased) -> None:
+    stage.answer = lambda event: GONE
+    await stage.pass_time(1)
+    await stage.tell(("7", 1))
+    await stage.pass_time(1)
+    stage.answer = lambda event: OK
+    await stage.tell(("7", 2))
+    await stage.pass_time(2)
+    assert stage.taken == []
+    leased.service.adopt(SETTINGS)
+    await stage.pass_time(3)
+    assert stage.taken == [("user:7", 2)]
+    other = msgspec.structs.replace(MAIL, types=frozenset({"user.offline"}))
+    leased.service.adopt(msgspec.structs.replace(SETTINGS, webhooks=(other,)))
+    await stage.pass_time(3)
+    await stage.tell(("7", 3))
+    await stage.tell(("7", 4), type="user.offline")
+    await stage.pass_time(2)
+    assert stage.taken[1:] == [("user:7", 4)]
+
+
+async def test_what_is_not_read_in_time_is_told(stage: Stage, leased: Leased) -> None:
+    stage.answer = lambda event: OK
+    await stage.engine.inbox.append(publication("user:7", 1), "7", False, None, None, None, (), 3_000)
+    await stage.pass_time(2)
+    assert (await stage.engine.events.read(None, 9, 1 << 30)).events == []
+    await stage.pass_time(3)
+    (told,) = (await stage.engine.events.read(None, 9, 1 << 30)).events
+    assert events.decode(told.body).type == "inbox.unread"
+
+
+async def test_what_is_dropped_is_counted_and_logged(stage: Stage, leased: Leased) -> None:
+    lines: list[Any] = []
+
+    def observe(entry: Any) -> None:
+        if entry.get("event") == "events_dropped":
+            lines.append(entry["count"])
+
+    globalLogPublisher.addObserver(observe)
+    try:
+        await stage.tell(*[("7", n) for n in range(10)])
+        await stage.pass_time(6)
+        size = leased.service.figures.bytes // 10
+        stage.engine.events.rules.adopt(EventRules(86_400_000, 5 * size))
+        await stage.tell(*[("7", n) for n in range(10, 20)])
+        await stage.pass_time(6)
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    assert leased.service.figures.dropped >= 14
+    assert sum(lines) == leased.service.figures.dropped
