@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -100,13 +99,23 @@ async def test_the_last_node_stops_without_anyone_to_tell(tmp_path: Path, redis:
 
 
 class Counting:
-    """An engine and its publishing, as far as presence asks them: one user, who is here so many times."""
+    """An engine, its publishing and its events, as far as presence asks them: one user, who is here so many times."""
 
     def __init__(self) -> None:
         self.presence = self
         self.away = False
         self.here = 0
         self.announced: list[str] = []
+        self.recorded: list[str] = []
+
+    def record(self, type: str, data: Any) -> None:
+        self.recorded.append(type)
+
+    def take_over(self, channels: list[str]) -> None:
+        assert channels == []
+
+    def stop(self) -> None:
+        pass
 
     def _answer(self, result: Any) -> defer.Deferred[Any]:
         return defer.fail(Unavailable("away")) if self.away else defer.succeed(result)
@@ -127,14 +136,9 @@ class Counting:
         await self._answer(None)
 
 
-def presence_of(clock: task.Clock, engine: Any) -> Presence:
-    nobody: Any = SimpleNamespace(record=lambda type, data: None)
-    return Presence(Clock(clock), engine, engine, nobody, nobody)
-
-
 async def test_who_went_while_the_engine_was_away_is_announced_when_it_is_back() -> None:
     engine, clock = Counting(), task.Clock()
-    presence = presence_of(clock, engine)
+    presence = Presence(Clock(clock), engine, engine, engine, engine)  # type: ignore[arg-type]
     await presence.connect(Connected("c"), "ann")  # type: ignore[arg-type]
     presence.disconnect(Connected("c"), "ann")  # type: ignore[arg-type]
     engine.away = True
@@ -143,12 +147,13 @@ async def test_who_went_while_the_engine_was_away_is_announced_when_it_is_back()
     engine.away = False
     clock.advance(OFFLINE_GRACE / 1000)
     assert engine.announced == ["online", "offline"]
+    assert engine.recorded == ["user.online", "user.offline"]
     assert clock.getDelayedCalls() == []
 
 
 async def test_who_comes_back_after_that_may_have_been_announced_is_announced_too() -> None:
     engine, clock = Counting(), task.Clock()
-    presence = presence_of(clock, engine)
+    presence = Presence(Clock(clock), engine, engine, engine, engine)  # type: ignore[arg-type]
     await presence.connect(Connected("c"), "ann")  # type: ignore[arg-type]
     presence.disconnect(Connected("c"), "ann")  # type: ignore[arg-type]
     engine.online = lambda user_id: defer.succeed(Online(user_id, False, None))  # type: ignore[method-assign]

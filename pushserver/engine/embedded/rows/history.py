@@ -56,7 +56,6 @@ class HistoryHead:
         floor: int,
         touched_at: int,
         carried: int = 0,
-        damaged: int = 0,
     ) -> None:
         self.channel = channel
         self.name = name
@@ -65,7 +64,7 @@ class HistoryHead:
         #: the newest offset when the generation moved on
         self.carried = carried
         #: the highest offset of a message that could not be read
-        self.damaged = damaged
+        self.damaged = 0
         self.newest = newest
         self.floor = floor
         self.touched_at = touched_at
@@ -108,7 +107,9 @@ class Histories:
             "SELECT channel, name, epoch, newest, floor, touched_at, carried, damaged FROM channel WHERE name IN (*)",
             missing,
         ):
-            head = HistoryHead(*row)
+            *given, damaged = row
+            head = HistoryHead(*given)
+            head.damaged = damaged
             by_number[head.channel] = self._heads[head.name] = head
         for channel, oldest, newest, next_expiry, written in read_rows(
             connection,
