@@ -104,10 +104,6 @@ class PushService(log.LoggedService):
         self._events = EventService(
             self.clock, self.node.engine, self.node.counters, self._post, event_settings_of(config)
         )
-        self._receiver: Receiver | None = None
-        self._events = EventService(
-            self.clock, self.node.engine, self.node.counters, self._post, event_settings_of(config)
-        )
         self._ports: list[IListeningPort] = []
         self._starting: Deferred[None] | None = None
         self._ready = self._stopping = self._draining = False

@@ -20,11 +20,14 @@ class SharedSettings:
 
     _log = Logger()
 
-    def __init__(self, own: Callable[[], Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        own: Callable[[], Mapping[str, Any]],  # Any: JSON values
+    ) -> None:
         """``own``: what this node is configured with now, by full key, as JSON values."""
         self._own = own
         self._others: dict[str, dict[str, Any]] = {}
-        self._said: dict[str, list[str]] = {}
+        self._logged: dict[str, list[str]] = {}
 
     def encoded(self) -> bytes:
         """Return this node's settings as others read them."""
@@ -40,7 +43,7 @@ class SharedSettings:
                 self._others[name] = _decode(text)
             except ValueError:
                 self._others[name] = {"settings": None}
-        self._say()
+        self._log_changes()
 
     def differences(self) -> dict[str, list[str]]:
         """As `interfaces.IEngine.differences`."""
@@ -51,15 +54,15 @@ class SharedSettings:
         }
         return {name: keys for name, keys in sorted(found.items()) if keys}
 
-    def _say(self) -> None:
+    def _log_changes(self) -> None:
         found = self.differences()
         for name, keys in found.items():
-            if self._said.get(name) != keys:
+            if self._logged.get(name) != keys:
                 text = "node {name} has other settings than this one: {keys}; the wider limits hold meanwhile"
                 self._log.warn(text, name=name, keys=", ".join(keys))
-        for name in self._said.keys() - found.keys():
+        for name in self._logged.keys() - found.keys():
             self._log.info("node {name} has the settings of this one now, or is gone", name=name)
-        self._said = found
+        self._logged = found
 
     # -- limits -------------------------------------------------------------------------------------------------------
 
