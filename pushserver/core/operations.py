@@ -28,10 +28,14 @@ class Authenticate(Struct, frozen=True):
 
 
 class SubscribeItem(Struct, frozen=True):
-    """A channel to subscribe to, and the position to resume from."""
+    """A channel to subscribe to, the position to resume from, and a token for this channel alone."""
 
     channel: str
     since: Position | None = None
+    token: str | None = None
+
+    def __repr__(self) -> str:
+        return f"SubscribeItem({self.channel!r}, {self.since!r}{', token=<hidden>' if self.token else ''})"
 
 
 class Subscribe(Struct, frozen=True):

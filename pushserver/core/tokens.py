@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from cryptography.x509 import load_pem_x509_certificate
 
-from pushserver.core.channels import MAX_ID_LENGTH, is_id
+from pushserver.core.channels import MAX_ID_LENGTH, is_channel, is_id
 from pushserver.core.errors import Code, Invalid, Refused, TokenRefused
 from pushserver.core.permissions import Grants
 
@@ -86,6 +86,27 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             return self
         given = [permission for role in self.roles for permission in role_permissions.get(role, ())]
         return msgspec.structs.replace(self, grants=Grants.of([*self.own.strings, *given]))
+
+
+class ChannelToken(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What a token for one channel says: its user may subscribe there, and with ``publish`` publish, whatever else the
+    user may do. Times are in ms since the epoch; ``info`` is what presence shows there, JSON of at most 1 KiB."""
+
+    user_id: str
+    channel: str
+    publish: bool
+    expires_at: int
+    issued_at: int | None = None
+    jti: str | None = None
+    info: bytes | None = None
+
+    def extend(self, identity: Identity) -> Identity:
+        """Return the identity as it counts in this channel."""
+        strings = [*identity.grants.strings, f"subscribe:{self.channel}"]
+        if self.publish:
+            strings.append(f"publish:{self.channel}")
+        info = identity.info if self.info is None else self.info
+        return msgspec.structs.replace(identity, grants=Grants.of(strings), info=info)
 
 
 class KeySource(Protocol):
@@ -184,8 +205,62 @@ def verify(token: str, keys: KeySource, rules: TokenRules, now: int) -> Identity
     """Who holds this token, at `now` (ms since the epoch).
 
     Raises `errors.Refused`: TOKEN_EXPIRED for a token in which nothing else is wrong, INVALID_TOKEN for every other
-    fault.
+    fault; a token for one channel signs nobody in.
     """
+    claims, facts = _read(token, keys, rules, now)
+    if "channel" in claims:
+        raise _invalid("it is for one channel")
+    roles, own, grants = _grants(claims, rules.roles)
+    _check_end(facts, rules, now)
+    return Identity(
+        user_id=facts.user_id,
+        grants=grants,
+        expires_at=facts.expires_at,
+        issued_at=facts.issued_at,
+        jti=facts.jti,
+        info=facts.info,
+        roles=roles,
+        own=own if roles else None,
+    )
+
+
+def verify_channel(token: str, keys: KeySource, rules: TokenRules, now: int) -> ChannelToken:
+    """Return what a token for one channel says, at `now`. Raises as `verify` does, also for one without a channel."""
+    claims, facts = _read(token, keys, rules, now)
+    channel, publish = claims.get("channel"), claims.get("publish", False)
+    if not isinstance(channel, str) or not is_channel(channel):
+        raise _invalid("it is for no channel")
+    if not isinstance(publish, bool):
+        raise _invalid("malformed publish")
+    _check_end(facts, rules, now)
+    return ChannelToken(
+        user_id=facts.user_id,
+        channel=channel,
+        publish=publish,
+        expires_at=facts.expires_at,
+        issued_at=facts.issued_at,
+        jti=facts.jti,
+        info=facts.info,
+    )
+
+
+class _Facts(msgspec.Struct, frozen=True):
+    """What every token says."""
+
+    user_id: str
+    expires_at: int
+    issued_at: int | None
+    jti: str | None
+    info: bytes | None
+
+
+def _check_end(facts: _Facts, rules: TokenRules, now: int) -> None:
+    if now >= facts.expires_at + rules.leeway:
+        raise TokenRefused("token expired", Code.TOKEN_EXPIRED, facts.user_id)
+
+
+def _read(token: str, keys: KeySource, rules: TokenRules, now: int) -> tuple[dict[str, Any], _Facts]:
+    """Return a token's claims, and those that every token has; all but its end was checked."""
     algorithm, key_id = unverified_header(token)
     if algorithm not in ALGORITHMS or (rules.algorithms and algorithm not in rules.algorithms):
         raise _invalid("algorithm not accepted")
@@ -210,20 +285,7 @@ def verify(token: str, keys: KeySource, rules: TokenRules, now: int) -> Identity
     jti = claims.get("jti")
     if "jti" in claims and (not isinstance(jti, str) or not jti):
         raise _invalid("malformed jti")
-    info = _info(claims.get("info"))
-    roles, own, grants = _grants(claims, rules.roles)
-    if now >= expires_at + rules.leeway:
-        raise TokenRefused("token expired", Code.TOKEN_EXPIRED, user_id)
-    return Identity(
-        user_id=user_id,
-        grants=grants,
-        expires_at=expires_at,
-        issued_at=issued_at,
-        jti=jti,
-        info=info,
-        roles=roles,
-        own=own if roles else None,
-    )
+    return claims, _Facts(user_id, expires_at, issued_at, jti, _info(claims.get("info")))
 
 
 def issue(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from pushserver.core import tokens
 from pushserver.core.errors import Code, TokenRefused
-from pushserver.core.tokens import Identity, Keys, KeySource, TokenRules
+from pushserver.core.tokens import ChannelToken, Identity, Keys, KeySource, TokenRules
 from pushserver.engine.interfaces import Credential
 from pushserver.server.clock import Clock
 from pushserver.server.jwks import KeySet
@@ -16,9 +16,13 @@ if TYPE_CHECKING:
     from pushserver.engine.interfaces import IRevocations
 
 
-def credential(identity: Identity) -> Credential:
-    """What of an identity can be revoked."""
+def credential(identity: Identity | ChannelToken) -> Credential:
+    """What of a token can be revoked."""
     return Credential(identity.user_id, identity.jti, identity.issued_at)
+
+
+def _nobody_listens(concerns: Callable[[Identity | ChannelToken], bool]) -> None:
+    """Stands where nothing is bound yet."""
 
 
 class Authenticator:
@@ -37,8 +41,9 @@ class Authenticator:
         self._key_set = key_set
         self._revocations = revocations
         self._clock = clock
+        self._revoked: Callable[[Callable[[Identity | ChannelToken], bool]], None] = _nobody_listens
         #: the identities that the engine is being asked about, and whether word of a revocation came meanwhile
-        self._asking: dict[object, tuple[Identity, list[bool]]] = {}
+        self._asking: dict[object, tuple[Identity | ChannelToken, list[bool]]] = {}
 
     def adopt(self, keys: Keys, rules: TokenRules) -> None:
         """Verify by these from now on; who is signed in stays so."""
@@ -51,12 +56,18 @@ class Authenticator:
         Raises `errors.Refused` with INVALID_TOKEN or TOKEN_EXPIRED, and `errors.Unavailable` where the keys to verify
         it with cannot be had.
         """
-        keys: KeySource = self._keys
-        if self._key_set is not None:
-            keys = await self._key_set.keys_for(token, self._keys)
-        return tokens.verify(token, keys, self._rules, self._clock.now())
+        return tokens.verify(token, await self._keys_for(token), self._rules, self._clock.now())
 
-    async def check(self, identity: Identity) -> None:
+    async def identify_channel(self, token: str) -> ChannelToken:
+        """Return what a token for one channel says. Raises as `identify` and `check` do."""
+        found = tokens.verify_channel(token, await self._keys_for(token), self._rules, self._clock.now())
+        await self.check(found)
+        return found
+
+    async def _keys_for(self, token: str) -> KeySource:
+        return self._keys if self._key_set is None else await self._key_set.keys_for(token, self._keys)
+
+    async def check(self, identity: Identity | ChannelToken) -> None:
         """Raises `errors.Refused` with TOKEN_BLACKLISTED, or `errors.Unavailable` where the engine cannot say."""
         revoked_meanwhile: list[bool] = []
         question = object()
@@ -68,8 +79,17 @@ class Authenticator:
         if revoked or revoked_meanwhile:
             raise TokenRefused("the token was revoked", Code.TOKEN_BLACKLISTED, identity.user_id)
 
-    def revoked(self, concerns: Callable[[Identity], bool]) -> None:
+    async def revoked_of(self, held: Sequence[ChannelToken]) -> list[bool]:
+        """Return for each of these tokens whether it was revoked. Raises `errors.Unavailable`."""
+        return await self._revocations.revoked([credential(token) for token in held])
+
+    def bind(self, revoked: Callable[[Callable[[Identity | ChannelToken], bool]], None]) -> None:
+        """``revoked`` is called with what tells the tokens that a revocation concerns."""
+        self._revoked = revoked
+
+    def revoked(self, concerns: Callable[[Identity | ChannelToken], bool]) -> None:
         """Word of a revocation has come: an answer of the engine that is on its way may be older."""
         for identity, revoked in self._asking.values():
             if concerns(identity):
                 revoked.append(True)
+        self._revoked(concerns)

@@ -15,7 +15,7 @@ from pushserver.server.connection import Connection
 from pushserver.server.reading import ReadRequests
 from pushserver.server.sign_in import SignIn
 from pushserver.server.subscriptions import NOBODY, Reply, Subscriptions
-from pushserver.server.tasks import Tasks
+from pushserver.server.tasks import Tasks, task_channel
 from pushserver.server.user_publishing import UserPublishing
 
 
@@ -70,17 +70,19 @@ class ClientRequests:
             case operations.Unsubscribe(channels):
                 self._subscriptions.unsubscribe(connection, channels, reply)
             case operations.Publish():
-                reply(await self._publishing.take(identity, operation))
+                reply(await self._publishing.take(_in(connection, operation.channel, identity), operation))
             case operations.SendChat():
-                reply(await self._chat.send(identity, operation))
+                reply(await self._chat.send(_in(connection, operation.channel, identity), operation))
             case operations.Acknowledge(position):
                 reply(await self._reading.acknowledge(identity.user_id, position))
             case operations.ReadHistory():
-                reply(await self._reading.history(connection, identity.grants, operation))
+                here = _in(connection, operation.channel, identity)
+                reply(await self._reading.history(connection, here.grants, operation))
             case operations.ReadPresence(channel):
-                reply(await self._reading.presence(identity, channel))
+                reply(await self._reading.presence(_in(connection, channel, identity), channel))
             case operations.ReadTask(task_id):
-                reply(operations.TaskRead(await self._tasks.get_visible(task_id, identity)))
+                here = _in(connection, task_channel(task_id), identity)
+                reply(operations.TaskRead(await self._tasks.get_visible(task_id, here)))
             case operations.CancelTask(task_id):
                 state = await self._tasks.get(task_id)
                 if state.user_id != identity.user_id:
@@ -101,3 +103,8 @@ class ClientRequests:
                 case _:
                     pass
         raise Refused("authenticate first", Code.NOT_AUTHENTICATED)
+
+
+def _in(connection: Connection, channel: str, identity: Identity) -> Identity:
+    """Return who a connection is in a channel."""
+    return connection.identity_for(channel) or identity

@@ -17,7 +17,7 @@ from pushserver.core import errors, operations
 from pushserver.core.errors import Close
 from pushserver.core.protocol import Dialect
 from pushserver.core.publication import Publication
-from pushserver.core.tokens import Identity
+from pushserver.core.tokens import ChannelToken, Identity
 from pushserver.server.outbox import Outbox
 from pushserver.server.stats import Counters
 
@@ -94,6 +94,8 @@ class Connection:
     #: subscribed channels; which of them the server subscribed
     channels: set[str] = field(init=False, default_factory=set)
     server_channels: tuple[str, ...] = field(init=False, default=())
+    #: tokens for one channel each, by channel; None until there is one
+    channel_tokens: dict[str, ChannelToken] | None = field(init=False, default=None)
     #: the close that was asked for; nothing more is sent to the client
     closing: Close | None = field(init=False, default=None)
     #: the socket is gone; nothing may be registered for this connection any more
@@ -135,6 +137,11 @@ class Connection:
                     userId=self.user_id,
                 )
             self.line.hang_up(close, discard)
+
+    def identity_for(self, channel: str) -> Identity | None:
+        """Return who this is in a channel: a token for that channel alone may grant more there."""
+        held = None if self.channel_tokens is None else self.channel_tokens.get(channel)
+        return self.identity if self.identity is None or held is None else held.extend(self.identity)
 
     @property
     def open(self) -> bool:

@@ -27,6 +27,7 @@ from pushserver.server.answers import NodeAnswers
 from pushserver.server.auth import Authenticator
 from pushserver.server.backend_commands import BackendCommands
 from pushserver.server.backlog import Backlog
+from pushserver.server.channel_tokens import ChannelTokens
 from pushserver.server.chat import Chat
 from pushserver.server.client_requests import ClientRequests
 from pushserver.server.clock import Clock
@@ -152,9 +153,12 @@ class Node:
             max_token_lifetime=settings.max_token_lifetime,
             leeway=settings.leeway,
         )
+        self._channel_tokens = ChannelTokens(clock, authenticator, self.hub, grace=settings.refresh_grace)
+        authenticator.bind(self._channel_tokens.revoke)
         self.subscriptions = Subscriptions(
-            self.hub, self.publishing, self.presence, self.tasks, self.replay, clock, limits=limits
+            self.hub, self.publishing, self.presence, self.tasks, self.replay, self._channel_tokens, limits=limits
         )
+        self._channel_tokens.bind(self.subscriptions.end_token)
         sign_in = SignIn(
             authenticator,
             self.hub,
@@ -231,6 +235,7 @@ class Node:
         self.heartbeat.start()
         self.tasks.start()
         self.revocations.start()
+        self._channel_tokens.start()
         self.stats_channel.start()
         self._user_rates.start()
 
@@ -248,6 +253,7 @@ class Node:
         """Stop what recurs. May be called more than once."""
         self._user_rates.stop()
         self.stats_channel.stop()
+        self._channel_tokens.stop()
         self.revocations.stop()
         self.tasks.stop()
         self.presence.stop()
@@ -277,6 +283,7 @@ class Node:
 
     def refresh(self) -> None:
         self.revocations.recheck_soon()
+        self._channel_tokens.recheck_soon()
         self.clock.detach(self._refresh_tasks(), self._log, "reading tasks again")
 
     async def _refresh_tasks(self) -> None:

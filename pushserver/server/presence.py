@@ -165,7 +165,7 @@ class Presence:
 
     async def join(self, connection: Connection, namespace: Namespace, channel: str) -> None:
         """A connection follows a channel. Anonymous ones are nobody, so they are not present."""
-        identity = connection.identity
+        identity = connection.identity_for(channel)
         if not namespace.tracks_presence or identity is None:
             return
         done: Deferred[None] = Deferred()
@@ -191,7 +191,7 @@ class Presence:
             self._detach(self._leave(connection, namespace, channel))
 
     async def _leave(self, connection: Connection, namespace: Namespace, channel: str) -> None:
-        identity = connection.identity
+        identity = connection.identity_for(channel)
         assert identity is not None
         last = await self._engine.presence.leave(channel, identity.user_id, connection.id)
         if last:

@@ -41,6 +41,10 @@ class Publishing:
         #: here it was handed to
         self._delivered: dict[tuple[str, str, str | None], tuple[int, int]] = {}
 
+    def now(self) -> int:
+        """Return the wall time, ms since the epoch."""
+        return self._clock.now()
+
     def message_id(self) -> str:
         return f"{self._prefix}-{next(self._numbers):x}"
 

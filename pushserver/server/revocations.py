@@ -9,7 +9,7 @@ from twisted.logger import Logger
 
 from pushserver.core import errors
 from pushserver.core.errors import Invalid, Unavailable
-from pushserver.core.tokens import Identity
+from pushserver.core.tokens import ChannelToken, Identity
 from pushserver.server.auth import Authenticator, credential
 from pushserver.server.clock import Clock, Recurring
 from pushserver.server.cluster import Cluster, Revoked
@@ -88,7 +88,7 @@ class Revocations:
     def apply(self, revoked: Revoked) -> int:
         """Close this node's connections of revoked tokens; return how many."""
 
-        def concerns(identity: Identity) -> bool:
+        def concerns(identity: Identity | ChannelToken) -> bool:
             if revoked.user_id is None:
                 return revoked.jti is not None and identity.jti == revoked.jti
             issued_at = identity.issued_at

@@ -21,8 +21,9 @@ from pushserver.core.errors import Code, Invalid, PushError, Refused
 from pushserver.core.operations import Recovery, Rejection, Result, SubscribeItem
 from pushserver.core.permissions import Grants, may_subscribe
 from pushserver.core.task import TaskState
+from pushserver.core.tokens import ChannelToken
 from pushserver.server.channel import CatchUp
-from pushserver.server.clock import Clock
+from pushserver.server.channel_tokens import ChannelTokens
 from pushserver.server.concurrency import together
 from pushserver.server.connection import Connection
 from pushserver.server.hub import Hub
@@ -60,7 +61,7 @@ class Subscriptions:
         presence: Presence,
         tasks: Tasks,
         replay: Replay,
-        clock: Clock,
+        tokens: ChannelTokens,
         *,
         limits: Limits,
     ) -> None:
@@ -69,7 +70,7 @@ class Subscriptions:
         self._presence = presence
         self._tasks = tasks
         self._replay = replay
-        self._clock = clock
+        self._tokens = tokens
         self._limits = limits
 
     async def subscribe(self, connection: Connection, asked: operations.Subscribe, reply: Reply) -> None:
@@ -78,14 +79,40 @@ class Subscriptions:
         results: dict[str, Result] = {}
         rejected: dict[str, Rejection] = {}
         unique = {item.channel: item for item in asked.items}
+        granted = await self._check_tokens(connection, unique, rejected)
         opened: list[Callable[[], None]] = []
-        waiting = list(unique.values())
+        waiting = [item for name, item in unique.items() if name not in rejected]
         room = ReplyRoom(sum(item.since is not None for item in waiting), asked.before)
         while waiting:
             waiting = await self._open_some(connection, waiting, room, results, rejected, opened)
+        for token in granted:
+            if token.channel not in connection.channels:
+                self._tokens.forget(connection, token.channel)
         reply(operations.Subscribed(sorted(connection.channels), results, rejected))
         for go_live in opened:
             go_live()
+
+    async def _check_tokens(
+        self, connection: Connection, items: dict[str, SubscribeItem], rejected: dict[str, Rejection]
+    ) -> list[ChannelToken]:
+        """Let the tokens of items count, and return what they say. A bad one rejects its channel, allowed anyway or
+        not."""
+        granted: list[ChannelToken] = []
+
+        async def check(channel: str, token: str) -> None:
+            try:
+                self._publishing.namespace(channel)
+                found = await self._tokens.check(connection, channel, token)
+                # At once, so that word of a revocation finds it.
+                self._tokens.grant(connection, found)
+                granted.append(found)
+            except PushError as problem:
+                rejected[channel] = Rejection(problem.code, problem.message)
+
+        work = [check(item.channel, item.token) for item in items.values() if item.token is not None]
+        if work:
+            await together(*work)
+        return granted
 
     async def _open_some(
         self,
@@ -125,7 +152,7 @@ class Subscriptions:
         return []
 
     def _allow(self, connection: Connection, namespace: Namespace, name: str) -> None:
-        identity = connection.identity
+        identity = connection.identity_for(name)
         grants = NOBODY if identity is None else identity.grants
         user_id = None if identity is None else identity.user_id
         refusal = may_subscribe(namespace, name, user_id, grants)
@@ -207,7 +234,7 @@ class Subscriptions:
             self._replay.read_again(catchup.connection, catchup.channel.name, catchup.cut)
 
     async def _open_task(self, connection: Connection, name: str, opened: list[Callable[[], None]]) -> TaskState:
-        identity = connection.identity
+        identity = connection.identity_for(name)
         assert identity is not None
         task_id = name.partition(":")[2]
         state = await self._tasks.get_visible(task_id, identity)
@@ -246,10 +273,18 @@ class Subscriptions:
     def drop(self, connection: Connection, name: str) -> None:
         self._hub.unfollow(connection, name)
         self.absent(connection, name)
+        self._tokens.forget(connection, name)
+
+    def end_token(self, connection: Connection, name: str, code: Code) -> None:
+        """A token for a channel counts no more: the subscription ends where nothing else allows it."""
+        known = name in connection.channels and name not in connection.server_channels
+        if known and self.no_longer_allowed(connection, name):
+            self.drop(connection, name)
+            self.notify_ended(connection, name, code, "the channel's token counts no more")
 
     def notify_ended(self, connection: Connection, name: str, code: Code, reason: str) -> None:
         notice = operations.SubscriptionLost(name, code, reason)
-        connection.notify(notice, self._clock.now(), self._publishing.message_id())
+        connection.notify(notice, self._publishing.now(), self._publishing.message_id())
 
     async def force_subscribe(self, connection: Connection, names: tuple[str, ...]) -> None:
         """The server side subscribes a connection, whatever its permissions; it cannot leave these by itself.
@@ -304,7 +339,7 @@ class Subscriptions:
 
     def no_longer_allowed(self, connection: Connection, name: str) -> bool:
         """Whether a subscription of a channel is no longer allowed. A task's owner needs no permission for it."""
-        identity = connection.identity
+        identity = connection.identity_for(name)
         assert identity is not None
         namespace = self._publishing.namespace(name)
         if namespace.kind is Kind.TASK and not self._hub.follows(connection, name):
@@ -313,15 +348,15 @@ class Subscriptions:
 
     def refused(self, connection: Connection, namespaces: Namespaces) -> list[tuple[str, Code]]:
         """Return the connection's own channels that these namespaces would refuse it, and why."""
-        identity = connection.identity
-        grants = NOBODY if identity is None else identity.grants
-        user_id = None if identity is None else identity.user_id
         found: list[tuple[str, Code]] = []
         for name in connection.channels.difference(connection.server_channels):
             namespace = namespaces.find(name)
             if namespace is None:
                 found.append((name, Code.UNKNOWN_CHANNEL))
             elif namespace.kind is not Kind.TASK or self._hub.follows(connection, name):
+                identity = connection.identity_for(name)
+                grants = NOBODY if identity is None else identity.grants
+                user_id = None if identity is None else identity.user_id
                 refusal = may_subscribe(namespace, name, user_id, grants)
                 if refusal is not None:
                     found.append((name, refusal))

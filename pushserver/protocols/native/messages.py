@@ -48,6 +48,7 @@ class Since(Struct, frozen=True):
 class ChannelSince(Struct, frozen=True):
     channel: str
     since: Since | None = None
+    token: str | None = None
 
 
 class AuthData(Struct, frozen=True):

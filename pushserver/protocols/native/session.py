@@ -105,7 +105,7 @@ class NativeSession:
                     tuple(
                         operations.SubscribeItem(c)
                         if isinstance(c, str)
-                        else operations.SubscribeItem(c.channel, _maybe(c.since))
+                        else operations.SubscribeItem(c.channel, _maybe(c.since), c.token)
                         for c in data.channels
                     )
                 )
