@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+from base64 import urlsafe_b64decode
 from collections.abc import Iterable, Mapping, Sequence
 from sys import intern
 from types import MappingProxyType
@@ -86,6 +87,20 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             return self
         given = [permission for role in self.roles for permission in role_permissions.get(role, ())]
         return msgspec.structs.replace(self, grants=Grants.of([*self.own.strings, *given]))
+
+
+class TokenRefused(Refused):
+    """A token is refused.
+
+    Attributes:
+        user_id: whose it says it is, where it says so.
+        verified: whether its signature holds; else anybody may have made it.
+    """
+
+    def __init__(self, message: str, code: Code, user_id: str | None, verified: bool) -> None:
+        super().__init__(message, code)
+        self.user_id = user_id
+        self.verified = verified
 
 
 class KeySource(Protocol):
@@ -183,13 +198,49 @@ def unverified_header(token: str) -> tuple[str, str | None]:
 def verify(token: str, keys: KeySource, rules: TokenRules, now: int) -> Identity:
     """Who holds this token, at `now` (ms since the epoch).
 
-    Raises `errors.Refused`: TOKEN_EXPIRED for a token in which nothing else is wrong, INVALID_TOKEN for every other
+    Raises `TokenRefused`: TOKEN_EXPIRED for a token in which nothing else is wrong, INVALID_TOKEN for every other
     fault.
     """
+    claims: dict[str, Any] | None = None
+    try:
+        claims = _signed_claims(token, keys, rules)
+        return _identity(claims, rules, now)
+    except Refused as problem:
+        verified = claims is not None
+        said = claims if verified else unverified_claims(token)
+        raise TokenRefused(problem.message, problem.code, _claimed_user(said, rules.user_claim), verified) from None
+
+
+def unverified_claims(token: str) -> dict[str, Any] | None:
+    """Return what a token says, whoever made it; None where it says nothing that can be read."""
+    if len(token) > MAX_TOKEN_LENGTH or not token.isascii():
+        return None
+    segment = token.partition(".")[2].partition(".")[0]
+    try:
+        return _claims(urlsafe_b64decode(segment + "=" * (-len(segment) % 4)))
+    except (Refused, ValueError):
+        return None
+
+
+def _claimed_user(claims: dict[str, Any] | None, user_claim: str) -> str | None:
+    if claims is None:
+        return None
+    try:
+        return _user_id(claims.get(user_claim))
+    except Refused:
+        return None
+
+
+def _signed_claims(token: str, keys: KeySource, rules: TokenRules) -> dict[str, Any]:
+    """Return what is signed. Raises `errors.Refused` (INVALID_TOKEN) where no key of ours has signed it."""
     algorithm, key_id = unverified_header(token)
     if algorithm not in ALGORITHMS or (rules.algorithms and algorithm not in rules.algorithms):
         raise _invalid("algorithm not accepted")
-    claims = _claims(_payload(token, algorithm, keys.candidates(algorithm, key_id)))
+    return _claims(_payload(token, algorithm, keys.candidates(algorithm, key_id)))
+
+
+def _identity(claims: dict[str, Any], rules: TokenRules, now: int) -> Identity:
+    """Return who the claims say it is. Raises `errors.Refused` for what cannot be taken."""
     if rules.issuer and claims.get("iss") != rules.issuer:
         raise _invalid("another issuer")
     if rules.audience and not _is_for(rules.audience, claims.get("aud")):

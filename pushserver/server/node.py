@@ -4,7 +4,7 @@
     engine -> Node (its `engine.interfaces.Listener`) -> the room that a thing concerns
 
 Each room is given what it needs. Only what has to call upward is bound afterwards, and only here: `Hub.bind`,
-`Node.bind_connections`, `Node.bind_streams`.
+`Node.bind_connections`, `Node.bind_streams`, `Node.bind_draining`.
 """
 
 from __future__ import annotations
@@ -34,12 +34,17 @@ from pushserver.server.clock_watch import ClockWatch
 from pushserver.server.cluster import Cluster, PostOutcome
 from pushserver.server.connection import Connection
 from pushserver.server.event_log import EventLog
+from pushserver.server.explanation import Explainer
 from pushserver.server.heartbeat import Heartbeat
 from pushserver.server.hub import Hub
 from pushserver.server.limits import Limits
+from pushserver.server.node_view import NodeViews
+from pushserver.server.peers import Peers
 from pushserver.server.presence import Presence
 from pushserver.server.publishing import Publishing
+from pushserver.server.reactor_lag import ReactorLag
 from pushserver.server.reading import ReadRequests
+from pushserver.server.recent import RecentEvents
 from pushserver.server.replay import Replay
 from pushserver.server.revocations import Revocations
 from pushserver.server.sign_in import SignIn
@@ -99,8 +104,10 @@ class Node:
         self.engine = engine
         self.namespaces = namespaces
         self.authenticator = authenticator
-        self.events = EventLog(clock)
-        self.counters = Counters(clock.now(), clock.milliseconds(), self.events)
+        self.recent = RecentEvents(clock, self.name)
+        self.events = EventLog(clock, self.recent)
+        self.counters = Counters(clock.now(), clock.milliseconds(), self.events, clock.seconds)
+        self._reactor_lag = ReactorLag(clock, self.counters.timings.reactor_lag)
         self.publishing = Publishing(engine, namespaces, self.counters, clock)
         self.hub = Hub(clock, engine.broker, self.counters, self.publishing.message_id)
         self.presence = Presence(clock, engine, self.publishing)
@@ -127,6 +134,7 @@ class Node:
             auth_timeout=settings.auth_timeout,
             grace=settings.refresh_grace,
         )
+        self.peers = Peers(clock, engine.broker, self.name)
         self.cluster = Cluster(engine.broker, self.name)
         self._ended: Callable[[ConfigError], None] = _nobody_ends
         self._clock_watch = ClockWatch(clock, engine)
@@ -166,8 +174,10 @@ class Node:
             anonymous=limits.anonymous,
         )
         self.commands = BackendCommands(self.hub, self.publishing, self.tasks, self.cluster, self.revocations)
+        self._views = NodeViews(clock, self.name, self.hub, engine, self.recent)
+        self.explainer = Explainer(clock, engine, self.cluster, self.peers, self._views, settings.stale_after)
         self._answers = NodeAnswers(
-            self.name, self.hub, self.subscriptions, chat, self.revocations, self.presence, self.stats_channel
+            self._views, self.hub, self.subscriptions, chat, self.revocations, self.presence, self.stats_channel
         )
 
     # -- what is above ------------------------------------------------------------------------------------------------
@@ -183,6 +193,10 @@ class Node:
     def bind_streams(self, receive: Callable[[str, str], PostOutcome]) -> None:
         """``receive`` takes a message for a stream of this node, by its connection's id."""
         self._answers.bind_streams(receive)
+
+    def bind_draining(self, draining: Callable[[], bool]) -> None:
+        """``draining`` says whether the node sends its connections away."""
+        self._answers.bind_draining(draining)
 
     def adopt(self, namespaces: Namespaces, roles: Mapping[str, Sequence[str]], settings: NodeSettings) -> None:
         """Go by another configuration from now on.
@@ -201,6 +215,7 @@ class Node:
         self._limits.adopt(settings.limits)
         self._user_rates.adopt(settings.user_rates)
         self.tasks.adopt(settings.throttle, settings.stale_after)
+        self.explainer.adopt(settings.stale_after)
         for connection, name, code in ended:
             self.subscriptions.notify_ended(connection, name, code, "no longer allowed")
 
@@ -214,6 +229,9 @@ class Node:
         self.revocations.start()
         self.stats_channel.start()
         self._user_rates.start()
+        self._reactor_lag.start()
+        self.peers.start()
+        self._views.start()
 
     async def hand_over(self) -> None:
         """The engine learns who has gone, and another node what this one has still to announce."""
@@ -227,6 +245,9 @@ class Node:
     def stop(self) -> None:
         """Stop what recurs. May be called more than once."""
         self._user_rates.stop()
+        self._views.stop()
+        self.peers.stop()
+        self._reactor_lag.stop()
         self.stats_channel.stop()
         self.revocations.stop()
         self.tasks.stop()

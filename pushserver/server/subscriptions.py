@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sized
 from functools import partial
+from itertools import islice
 from typing import Any, Final
 
 from twisted.internet.defer import CancelledError
@@ -37,6 +38,8 @@ Reply = Callable[[operations.Outcome], None]
 
 #: Channels of one request.
 MAX_NAMES: Final = 1_000
+#: Rejected channels of one request that are remembered.
+REMEMBERED: Final = 10
 #: What an anonymous connection is granted.
 NOBODY: Final = Grants.of(())
 #: What a refusal says, where its code does not say enough.
@@ -84,8 +87,22 @@ class Subscriptions:
         while waiting:
             waiting = await self._open_some(connection, waiting, room, results, rejected, opened)
         reply(operations.Subscribed(sorted(connection.channels), results, rejected))
+        self._remember(connection, rejected)
         for go_live in opened:
             go_live()
+
+    def _remember(self, connection: Connection, rejected: dict[str, Rejection]) -> None:
+        if connection.user_id is None:
+            return
+        for name, rejection in islice(rejected.items(), REMEMBERED):
+            self._hub.counters.events.remember(
+                "subscription_rejected",
+                connection.user_id,
+                rejection.code.value,
+                f"{name}: {rejection.message}",
+                connection.peer.address,
+                connection.id,
+            )
 
     async def _open_some(
         self,

@@ -83,6 +83,7 @@ class EmbeddedEngine:
         self.tasks = EmbeddedTasks(self._writer, store)
         self.presence = EmbeddedPresence(self._writer, clock)
         self.revocations = EmbeddedRevocations(self._writer, clock)
+        self.durations = self._writer.durations
         self._recurring: list[Stoppable] = []
         self._next_step: IDelayedCall | None = None
 
