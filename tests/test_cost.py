@@ -153,7 +153,7 @@ def monitored(work: Callable[[], object]) -> int:
 
 def fan_out(followers: int, publications: int, joined: int = 0) -> tuple[int, list[Wire]]:
     """The instructions of one fan-out, where ``joined`` of the followers came since the one before; and the wires."""
-    node: Any = SimpleNamespace()
+    node: Any = SimpleNamespace(now=lambda: 0)
     fan = FanOut(node, Counters(0))
     channel = Channel("public:a")
     dialect = Plain()

@@ -13,6 +13,7 @@ from pushserver.config.changes import Changes
 from pushserver.core import durations
 from pushserver.core.errors import Invalid, Unavailable
 from pushserver.server.backend_commands import decode
+from pushserver.server.cluster import with_unanswered
 
 
 class DrainParams(msgspec.Struct, frozen=True):
@@ -70,11 +71,11 @@ class Administration:
         assert request.content is not None
         asked = decode(request.content.read() or b"{}", DrainParams)
         drained = await self.drain(_window(asked.over))
-        return _with_unanswered({"draining": True, "connections": drained.connections}, drained.unanswered)
+        return with_unanswered({"draining": True, "connections": drained.connections}, drained.unanswered)
 
     async def delete_drain(self, request: Request, path: list[str]) -> dict[str, object]:
         """``DELETE /api/drain``."""
-        return _with_unanswered({"draining": False}, await self.undrain())
+        return with_unanswered({"draining": False}, await self.undrain())
 
 
 def _window(over: str | int | None) -> int | None:
@@ -85,7 +86,3 @@ def _window(over: str | int | None) -> int | None:
         return durations.parse(over)
     except ValueError:
         raise Invalid('over is a duration, such as "30s"') from None
-
-
-def _with_unanswered(answer: dict[str, object], unanswered: list[str]) -> dict[str, object]:
-    return answer | ({"unanswered": unanswered} if unanswered else {})

@@ -54,7 +54,7 @@ from pushserver.web.admission import Admission
 from pushserver.web.context import Context, NodeRooms, Sections
 from pushserver.web.doors import Doors, Facts
 from pushserver.web.events import EventCalls
-from pushserver.web.metrics import EventMeasures, Measures, registry_of
+from pushserver.web.metrics import EventMeasures, Measures, NodeFacts, registry_of
 from pushserver.web.tickets import Tickets
 
 if TYPE_CHECKING:
@@ -117,6 +117,7 @@ class PushService(log.LoggedService):
         self._doors = self._make_doors()
         self.node.bind_connections(self.note)
         self.node.bind_unusable(lambda problem: self._role.failed(Failure(problem)))  # type: ignore[no-untyped-call]
+        self.node.bind_draining(lambda: self._draining or self._stopping)
 
     def _running(self) -> Config:
         """Return the configuration that this process goes by now."""
@@ -152,15 +153,16 @@ class PushService(log.LoggedService):
             admission=self.admission,
             sections=_sections(config),
         )
-        measures = Measures(
-            node.counters,
-            node.hub,
-            node.engine,
-            node.name,
-            self.clock.now,
-            lambda: self.trouble() is None,
-            context.limits.handshakes.failed,
+        facts = NodeFacts(
+            node=node.name,
+            now=self.clock.now,
+            ready=lambda: self.trouble() is None,
+            nodes=lambda: node.peers.living,
+            connections_limit=lambda: self._config.server.max_connections,
+            handshakes=context.limits.handshakes.failed,
+            certificate_expiry=self._certificate_expiry,
         )
+        measures = Measures(node.counters, node.hub, node.engine, facts)
         #: what this process counts
         self.metrics = registry_of(measures, EventMeasures(self._events, node.counters, self.clock.now))
 
@@ -173,17 +175,18 @@ class PushService(log.LoggedService):
         EventCalls(self.clock, node.engine, lambda: [entry.name for entry in self._config.events.webhooks]).add_to(
             calls
         )
+        calls.add("explain", "GET", api.Route("read", api.explain(node.explainer)))
         calls.add("reload", "POST", api.Route("admin", self.administration.post_reload))
         calls.add("drain", "POST", api.Route("admin", self.administration.post_drain))
         calls.add("drain", "DELETE", api.Route("admin", self.administration.delete_drain))
-        facts = Facts(
+        shown = Facts(
             trouble=self.trouble,
             warnings=node.engine.warnings,
             metrics=lambda: self._role.metrics(self.metrics),
             token=self._demo_token if self._dev else None,
             tickets=tickets,
         )
-        doors = Doors(context, self._api_keys, calls, facts)
+        doors = Doors(context, self._api_keys, calls, shown)
         node.bind_streams(doors.streams.receive)
         return doors
 
@@ -202,6 +205,11 @@ class PushService(log.LoggedService):
         if not self._ready:
             return "starting"
         return self.node.engine.trouble()
+
+    def _certificate_expiry(self) -> float | None:
+        """Return how long the first certificate of the listeners still holds, s."""
+        expiry = tls.first_expiry()
+        return None if expiry is None else expiry - self.clock.now() / 1000
 
     def load(self) -> int:
         """Return how many connections there are, and sockets that have not asked for anything yet."""
@@ -257,7 +265,14 @@ class PushService(log.LoggedService):
         from pushserver.manhole.verbs import Rooms
 
         rooms = Rooms(
-            node.engine, node.hub, node.cluster, node.commands, node.stats_channel, self.administration, self.watches
+            node.engine,
+            node.hub,
+            node.cluster,
+            node.explainer,
+            node.commands,
+            node.stats_channel,
+            self.administration,
+            self.watches,
         )
         state_dir = Path(self._config.server.state_dir)
         self._console = Console(self._reactor, rooms, self.clock.milliseconds, settings, state_dir)

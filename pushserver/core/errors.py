@@ -4,7 +4,7 @@
      +-- CallerError             the caller's mistake: repeating the same request fails again
      |    +-- Invalid            INVALID_MESSAGE: the shape or a value is wrong
      |    +-- Refused            a rule says no: permission, limits, an unknown channel, a bad token
-     |    |    +-- TokenRefused  a token whose signature holds, and which is not taken all the same
+     |    |    +-- TokenRefused  a token is not taken: its signature does not hold, it has ended, or was revoked
      |    +-- NotFound           NOT_FOUND
      |    +-- Conflict           CONFLICT: the thing is not in the state that the request presumes
      +-- Unavailable             UNAVAILABLE: the engine cannot answer now; the same request may work later
@@ -130,11 +130,17 @@ class Refused(CallerError):
 
 
 class TokenRefused(Refused):
-    """A token whose signature holds is not taken: it has ended, or was revoked. ``user_id``: whose it is."""
+    """A token is not taken.
 
-    def __init__(self, message: str, code: Code, user_id: str) -> None:
+    Attributes:
+        user_id: whose it says it is, where it says so.
+        verified: whether its signature holds; else anybody may have made it.
+    """
+
+    def __init__(self, message: str, code: Code, user_id: str | None, verified: bool = True) -> None:
         super().__init__(message, code)
         self.user_id = user_id
+        self.verified = verified
 
 
 class NotFound(CallerError):

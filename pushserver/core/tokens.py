@@ -13,10 +13,11 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from base64 import urlsafe_b64decode
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from sys import intern
 from types import MappingProxyType
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import jwt
 import msgspec
@@ -28,6 +29,8 @@ from cryptography.x509 import load_pem_x509_certificate
 from pushserver.core.channels import MAX_ID_LENGTH, is_channel, is_id
 from pushserver.core.errors import Code, Invalid, Refused, TokenRefused
 from pushserver.core.permissions import Grants
+
+T = TypeVar("T")
 
 #: A longer token is refused unread (characters). Header lines of common proxies end at 8 KiB, so real ones are shorter.
 MAX_TOKEN_LENGTH: Final = 16_384
@@ -204,12 +207,32 @@ def unverified_header(token: str) -> tuple[str, str | None]:
 def verify(token: str, keys: KeySource, rules: TokenRules, now: int) -> Identity:
     """Who holds this token, at `now` (ms since the epoch).
 
-    Raises `errors.Refused`: TOKEN_EXPIRED for a token in which nothing else is wrong, INVALID_TOKEN for every other
-    fault; a token for one channel signs nobody in.
+    Raises `errors.TokenRefused`: TOKEN_EXPIRED for a token in which nothing else is wrong, INVALID_TOKEN for every
+    other fault; a token for one channel signs nobody in.
     """
-    claims, facts = _read(token, keys, rules, now)
+    return _judged(token, keys, rules, lambda claims: _identity(claims, rules, now))
+
+
+def verify_channel(token: str, keys: KeySource, rules: TokenRules, now: int) -> ChannelToken:
+    """Return what a token for one channel says, at `now`. Raises as `verify` does, also for one without a channel."""
+    return _judged(token, keys, rules, lambda claims: _channel_token(claims, rules, now))
+
+
+def _judged(token: str, keys: KeySource, rules: TokenRules, judge: Callable[[dict[str, Any]], T]) -> T:
+    claims: dict[str, Any] | None = None
+    try:
+        claims = _signed_claims(token, keys, rules)
+        return judge(claims)
+    except Refused as problem:
+        verified = claims is not None
+        said = claims if verified else unverified_claims(token)
+        raise TokenRefused(problem.message, problem.code, _claimed_user(said, rules.user_claim), verified) from None
+
+
+def _identity(claims: dict[str, Any], rules: TokenRules, now: int) -> Identity:
     if "channel" in claims:
         raise _invalid("it is for one channel")
+    facts = _facts(claims, rules, now)
     roles, own, grants = _grants(claims, rules.roles)
     _check_end(facts, rules, now)
     return Identity(
@@ -224,14 +247,13 @@ def verify(token: str, keys: KeySource, rules: TokenRules, now: int) -> Identity
     )
 
 
-def verify_channel(token: str, keys: KeySource, rules: TokenRules, now: int) -> ChannelToken:
-    """Return what a token for one channel says, at `now`. Raises as `verify` does, also for one without a channel."""
-    claims, facts = _read(token, keys, rules, now)
+def _channel_token(claims: dict[str, Any], rules: TokenRules, now: int) -> ChannelToken:
     channel, publish = claims.get("channel"), claims.get("publish", False)
     if not isinstance(channel, str) or not is_channel(channel):
         raise _invalid("it is for no channel")
     if not isinstance(publish, bool):
         raise _invalid("malformed publish")
+    facts = _facts(claims, rules, now)
     _check_end(facts, rules, now)
     return ChannelToken(
         user_id=facts.user_id,
@@ -256,15 +278,39 @@ class _Facts(msgspec.Struct, frozen=True):
 
 def _check_end(facts: _Facts, rules: TokenRules, now: int) -> None:
     if now >= facts.expires_at + rules.leeway:
-        raise TokenRefused("token expired", Code.TOKEN_EXPIRED, facts.user_id)
+        raise Refused("token expired", Code.TOKEN_EXPIRED)
 
 
-def _read(token: str, keys: KeySource, rules: TokenRules, now: int) -> tuple[dict[str, Any], _Facts]:
-    """Return a token's claims, and those that every token has; all but its end was checked."""
+def unverified_claims(token: str) -> dict[str, Any] | None:
+    """Return what a token says, whoever made it; None where it says nothing that can be read."""
+    if len(token) > MAX_TOKEN_LENGTH or not token.isascii():
+        return None
+    segment = token.partition(".")[2].partition(".")[0]
+    try:
+        return _claims(urlsafe_b64decode(segment + "=" * (-len(segment) % 4)))
+    except (Refused, ValueError):
+        return None
+
+
+def _claimed_user(claims: dict[str, Any] | None, user_claim: str) -> str | None:
+    if claims is None:
+        return None
+    try:
+        return _user_id(claims.get(user_claim))
+    except Refused:
+        return None
+
+
+def _signed_claims(token: str, keys: KeySource, rules: TokenRules) -> dict[str, Any]:
+    """Return what is signed. Raises `errors.Refused` (INVALID_TOKEN) where no key of ours has signed it."""
     algorithm, key_id = unverified_header(token)
     if algorithm not in ALGORITHMS or (rules.algorithms and algorithm not in rules.algorithms):
         raise _invalid("algorithm not accepted")
-    claims = _claims(_payload(token, algorithm, keys.candidates(algorithm, key_id)))
+    return _claims(_payload(token, algorithm, keys.candidates(algorithm, key_id)))
+
+
+def _facts(claims: dict[str, Any], rules: TokenRules, now: int) -> _Facts:
+    """Return what every token says; all but its end was checked. Raises `errors.Refused` for what cannot be taken."""
     if rules.issuer and claims.get("iss") != rules.issuer:
         raise _invalid("another issuer")
     if rules.audience and not _is_for(rules.audience, claims.get("aud")):
@@ -285,7 +331,7 @@ def _read(token: str, keys: KeySource, rules: TokenRules, now: int) -> tuple[dic
     jti = claims.get("jti")
     if "jti" in claims and (not isinstance(jti, str) or not jti):
         raise _invalid("malformed jti")
-    return claims, _Facts(user_id, expires_at, issued_at, jti, _info(claims.get("info")))
+    return _Facts(user_id, expires_at, issued_at, jti, _info(claims.get("info")))
 
 
 def issue(

@@ -22,6 +22,7 @@ import msgspec
 from zope.interface import Attribute, Interface
 
 from pushserver.core.events import NewEvent
+from pushserver.core.histogram import Histograms
 from pushserver.core.positions import Position
 from pushserver.core.publication import Publication
 from pushserver.core.task import TaskState
@@ -282,11 +283,20 @@ class Credential(msgspec.Struct, frozen=True):
 
 class NodeInfo(msgspec.Struct, frozen=True):
     """A node as the others know it. ``connections``: all of them, also those that belong to no user; of these another
-    node's number may be a few seconds old."""
+    node's number may be a few seconds old. ``last_heard_at``: when it showed last that it lives, ms of the engine's
+    clock."""
 
     name: str
     started_at: int
     connections: int
+    last_heard_at: int
+
+
+class Survey(msgspec.Struct, frozen=True):
+    """What the nodes say to a question: each one's answer by its name, and the names of those that said nothing."""
+
+    answers: dict[str, bytes]
+    unanswered: list[str]
 
 
 class Stoppable(Protocol):
@@ -391,6 +401,7 @@ class IEngine(Interface):
     events: IEvents = Attribute("what the backend is told")
     deliveries: IDeliveries = Attribute("how far webhooks have come")
     ingest: IIngest | None = Attribute("commands of other programs; None where the engine takes none")
+    durations: Histograms = Attribute("how long its operations took, by the label ``operation``")
 
     def start(listener: Listener) -> Deferred[None]:
         """Open what the engine needs, and notify ``listener`` from then on. Fails with `errors.ConfigError` where the
@@ -452,9 +463,9 @@ class IBroker(Interface):
         Without ``create`` it fails with `errors.NotFound` where it would be the first of its channel to be kept.
         ``events`` are kept with it, as in `ITaskStore.replace`; without ``retention``, before it is delivered."""
 
-    def survey(question: bytes, timeout: int) -> Deferred[list[tuple[str, bytes]]]:
-        """Ask every live node, this one included. Return pairs of node name and answer, after all have answered, or
-        after ``timeout`` ms from those that have."""
+    def survey(question: bytes, timeout: int) -> Deferred[Survey]:
+        """Ask every live node, this one included. Return the answers after all have answered, or after ``timeout`` ms.
+        A node that says that it cannot answer stands in neither list."""
 
     def request(node: str, question: bytes, timeout: int) -> Deferred[bytes | None]:
         """Ask one live node, by its name, and no other. Return its answer; None where there is no such node. Fails with

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pushserver.core.errors import Invalid
 from pushserver.server.clock import wall_clock
 
 #: Rows of one table; the rest is counted.
@@ -104,6 +105,24 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[Any]], empty: str = "
         drawn.add_row(*(Text(cell(value)) for value in row))
     left = len(listed) - MAX_ROWS
     return [drawn] if left <= 0 else [drawn, Text(f"… and {left} more")]
+
+
+def arranged(
+    headings: Sequence[str], rows: Sequence[Sequence[Any]], sort: str | None = None, match: str | None = None
+) -> list[Sequence[Any]]:
+    """Return the rows in which a text occurs, by a column: numbers the largest first, texts in their order.
+
+    Raises `errors.Invalid` for a column that is not there.
+    """
+    chosen = [row for row in rows if match is None or any(match in cell(value) for value in row)]
+    if sort is None:
+        return chosen
+    if sort not in headings:
+        raise Invalid(f"sort by one of {', '.join(headings)}")
+    column = headings.index(sort)
+    if all(isinstance(row[column], int) for row in chosen):
+        return sorted(chosen, key=lambda row: -row[column])
+    return sorted(chosen, key=lambda row: cell(row[column]))
 
 
 def facts(value: Mapping[str, Any]) -> list[Any]:

@@ -17,9 +17,10 @@ from twisted.logger import Logger
 from pushserver.config.changes import Changes
 from pushserver.config.sections import LOG_LEVELS
 from pushserver.core.errors import Invalid, NotFound
-from pushserver.manhole.tables import VerbAnswer, compact, facts, line, moment, span, table
+from pushserver.manhole.tables import VerbAnswer, arranged, compact, facts, line, moment, span, table
 from pushserver.server.backend_commands import BackendCommands, id_of
-from pushserver.server.cluster import Cluster, ConnectionInfo, Target
+from pushserver.server.cluster import Answer, Cluster, ConnectionInfo, Target
+from pushserver.server.explanation import Explainer
 from pushserver.server.hub import Hub
 from pushserver.server.stats_channel import StatsChannel
 
@@ -71,6 +72,7 @@ class Rooms(msgspec.Struct, frozen=True):
     engine: IEngine
     hub: Hub
     cluster: Cluster
+    explainer: Explainer
     commands: BackendCommands
     stats_channel: StatsChannel
     administration: ServerAdministration
@@ -135,7 +137,16 @@ class ConsoleVerbs:
         self._show = show
         self._watches: list[Watching] = []
         methods: list[Any] = [self.help, self.stats, self.connections, self.connection, self.users, self.channels]
-        methods += [self.subscribers, self.nodes, self.publish, self.notify, self.inbox, self.tasks, self.task]
+        methods += [
+            self.explain,
+            self.subscribers,
+            self.nodes,
+            self.publish,
+            self.notify,
+            self.inbox,
+            self.tasks,
+            self.task,
+        ]
         methods += [
             self.trace,
             self.log,
@@ -181,33 +192,70 @@ class ConsoleVerbs:
             shown[name] = value
         return VerbAnswer(said, *facts(shown))
 
-    async def connections(self, user: str | int | None = None) -> VerbAnswer:
-        """Who is connected, on every node; or one user's connections."""
-        found = await self._connections(user)
+    async def connections(
+        self, user: str | int | None = None, sort: str | None = None, match: str | None = None
+    ) -> VerbAnswer:
+        """Who is connected, on every node; or one user's. sort="queued" or another column; match="text" in any."""
+        found, unanswered = await self._connections(user)
         rows = [
-            (c.connection_id, c.user_id, c.node, c.address, moment(c.connected_at), c.queued, len(c.channels))
+            (
+                c.connection_id,
+                c.user_id,
+                c.node,
+                c.address,
+                moment(c.connected_at),
+                c.queued,
+                c.errors,
+                len(c.channels),
+            )
             for c in found
         ]
-        headings = ("connection", "user", "node", "address", "since", "queued", "channels")
-        return VerbAnswer(found, *table(headings, rows, "nobody is connected" if user is None else "not connected"))
+        headings = ("connection", "user", "node", "address", "since", "queued", "errors", "channels")
+        empty = "nobody is connected" if user is None else "not connected"
+        return VerbAnswer(found, *table(headings, arranged(headings, rows, sort, match), empty), *_lacking(unanswered))
 
     async def connection(self, id: str) -> VerbAnswer:
         """Everything about one connection."""
-        found = await self._rooms.cluster.connections(Target(connection_id=id))
+        found, unanswered = await self._rooms.cluster.connections(Target(connection_id=id))
         if not found:
-            raise NotFound("no such connection")
+            raise NotFound("no such connection" + _without(unanswered))
         one = found[0]
-        shown = msgspec.to_builtins(one) | {"connectedAt": moment(one.connected_at)}
+        shown = msgspec.to_builtins(one)
+        shown |= {"connectedAt": moment(one.connected_at), "lastHeardAt": moment(one.last_heard_at)}
         local = self._rooms.hub.connections.get(id)
         if local is not None and local.identity is not None:
             who = local.identity
             shown |= {"tokenExpiresAt": moment(who.expires_at), "permissions": who.grants.strings}
         return VerbAnswer(one, *facts(shown))
 
+    async def explain(self, user: str | int) -> VerbAnswer:
+        """What keeps things from a user, the likeliest cause first, and what all nodes know of them."""
+        known = await self._rooms.explainer.explain(id_of(user, "user"))
+        found = [(n, sentence) for n, sentence in enumerate(known.findings, start=1)]
+        recent = [
+            (moment(e.at), e.times, e.event, e.code, e.reason, e.address, e.node, e.verified) for e in known.recent
+        ]
+        connections = [
+            (c.connection_id, c.node, c.address, moment(c.last_heard_at), c.rtt, c.queued, c.errors)
+            for c in known.connections
+        ]
+        headings = ("time", "times", "event", "code", "reason", "address", "node", "verified")
+        parts = table(("", "finding"), found, "nothing is wrong that can be seen from here")
+        parts += table(
+            ("connection", "node", "address", "last heard", "rtt", "queued", "errors"), connections, "not connected"
+        )
+        parts += table(headings, recent, "nothing went wrong within the last hour")
+        if known.inbox is not None:
+            parts += line(f"inbox: {known.inbox.unread} unread are kept, {known.inbox.evicted} fell out unread")
+        unfinished = [(t.task_id, t.status, t.percentage, moment(t.updated_at)) for t in known.tasks or ()]
+        parts += table(("task", "status", "%", "updated"), unfinished, "no unfinished tasks")
+        return VerbAnswer(known, *parts, *_lacking(known.unanswered))
+
     async def users(self) -> VerbAnswer:
         """Who is signed in, and with how many connections."""
         users: dict[str, list[ConnectionInfo]] = {}
-        for one in await self._connections(None):
+        found, unanswered = await self._connections(None)
+        for one in found:
             if one.user_id is not None:
                 users.setdefault(one.user_id, []).append(one)
         rows = [
@@ -215,25 +263,29 @@ class ConsoleVerbs:
             for user, mine in sorted(users.items(), key=lambda pair: (-len(pair[1]), pair[0]))
         ]
         named = {user: len(mine) for user, mine in users.items()}
-        return VerbAnswer(named, *table(("user", "connections", "nodes", "since"), rows, "nobody is signed in"))
+        shown = table(("user", "connections", "nodes", "since"), rows, "nobody is signed in")
+        return VerbAnswer(named, *shown, *_lacking(unanswered))
 
-    async def channels(self, pattern: str | None = None) -> VerbAnswer:
-        """What is listened to; a pattern such as "chat:*" chooses."""
-        found = await self._rooms.cluster.channels(pattern)
+    async def channels(self, pattern: str | None = None, sort: str | None = None) -> VerbAnswer:
+        """What is listened to; a pattern such as "chat:*" chooses. sort="connections" or another column."""
+        found, unanswered = await self._rooms.cluster.channels(pattern)
+        headings = ("channel", "connections", "users")
         rows = [(c.channel, c.connections, c.users) for c in found]
-        return VerbAnswer(found, *table(("channel", "connections", "users"), rows))
+        return VerbAnswer(found, *table(headings, arranged(headings, rows, sort)), *_lacking(unanswered))
 
     async def subscribers(self, channel: str) -> VerbAnswer:
         """Who listens to a channel."""
-        found = [c for c in await self._connections(None) if channel in c.channels]
+        everyone, unanswered = await self._connections(None)
+        found = [c for c in everyone if channel in c.channels]
         rows = [(c.connection_id, c.user_id, c.node, c.address, moment(c.connected_at), c.queued) for c in found]
-        return VerbAnswer(found, *table(("connection", "user", "node", "address", "since", "queued"), rows, "nobody"))
+        shown = table(("connection", "user", "node", "address", "since", "queued"), rows, "nobody")
+        return VerbAnswer(found, *shown, *_lacking(unanswered))
 
     async def nodes(self) -> VerbAnswer:
-        """The live nodes."""
-        found = await self._rooms.engine.broker.nodes()
-        rows = [(n.name, moment(n.started_at), n.connections) for n in found]
-        return VerbAnswer(found, *table(("node", "since", "connections"), rows))
+        """The nodes: ok, draining, or silent since when."""
+        found = (await self._rooms.cluster.nodes()).value
+        rows = [(n.node, n.state, moment(n.started_at), moment(n.last_heard_at), n.connections) for n in found]
+        return VerbAnswer(found, *table(("node", "state", "since", "last heard", "connections"), rows))
 
     async def inbox(self, user: str | int) -> VerbAnswer:
         """What waits for a user, and how far the user has acknowledged."""
@@ -265,8 +317,8 @@ class ConsoleVerbs:
     async def trace(self, user_or_connection: str | int) -> VerbAnswer:
         """Shows that user's or connection's messages live, until untrace() or Ctrl-C. Tokens are hidden."""
         name = str(user_or_connection)
-        found = await self._rooms.cluster.connections(Target(connection_id=name))
-        found = found or await self._connections(name)
+        found = (await self._rooms.cluster.connections(Target(connection_id=name))).value
+        found = found or (await self._connections(name)).value
 
         def begun(nodes: list[str]) -> None:
             for info in found:
@@ -323,18 +375,19 @@ class ConsoleVerbs:
     async def disconnect(self, user_or_connection: str | int) -> VerbAnswer:
         """Closes a connection, or all of a user's, on every node; they are told not to come back (3503)."""
         name = str(user_or_connection)
-        known = await self._rooms.cluster.connections(Target(connection_id=name))
+        known = (await self._rooms.cluster.connections(Target(connection_id=name))).value
         whose = {"connectionId": name} if known else {"userId": name}
-        closed = (await self._execute("disconnect", **whose))["closed"]
-        return VerbAnswer(closed, *line(f"{closed} closed"))
+        said = await self._execute("disconnect", **whose)
+        return VerbAnswer(said["closed"], *line(f"{said['closed']} closed" + _without(said.get("unanswered", []))))
 
     async def revoke(self, user: str | int | None = None, jti: str | None = None) -> VerbAnswer:
         """Blocks a user's tokens issued until now, or one token by its id, and closes their connections."""
         if (user is None) == (jti is None):
             raise Invalid("either user= or jti=")
         whose = {"userId": str(user)} if user is not None else {"jti": jti}
-        closed = (await self._execute("revoke", **whose))["closed"]
-        return VerbAnswer(closed, *line(f"revoked; {closed} closed"))
+        said = await self._execute("revoke", **whose)
+        shown = f"revoked; {said['closed']} closed" + _without(said.get("unanswered", []))
+        return VerbAnswer(said["closed"], *line(shown))
 
     async def drain(self, seconds: float | None = None) -> VerbAnswer:
         """Takes no new connections here, and sends away who is here, spread over a while. undrain() ends it."""
@@ -354,7 +407,7 @@ class ConsoleVerbs:
 
     # -- what they share ----------------------------------------------------------------------------------------------
 
-    async def _connections(self, user: str | int | None) -> list[ConnectionInfo]:
+    async def _connections(self, user: str | int | None) -> Answer[list[ConnectionInfo]]:
         return await self._rooms.cluster.connections(Target(user_id=None if user is None else str(user)))
 
     async def _execute(self, method: str, **params: Any) -> Any:
@@ -373,6 +426,11 @@ def _plain(name: str, value: Any) -> Any:
     if name.endswith("At"):
         return moment(value)
     return compact(value) if isinstance(value, dict | list) else value
+
+
+def _lacking(unanswered: list[str]) -> list[Any]:
+    """Return the line below a table that lacks what some nodes know."""
+    return line(f"no answer from {', '.join(unanswered)}") if unanswered else []
 
 
 def _without(unanswered: list[str]) -> str:

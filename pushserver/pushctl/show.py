@@ -68,6 +68,19 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
     return result
 
 
+def arranged(
+    headings: Sequence[str], rows: Iterable[Sequence[Any]], sort: str | None = None, match: str | None = None
+) -> list[Sequence[Any]]:
+    """Return the rows in which a text occurs, by a column: numbers the largest first, texts in their order."""
+    chosen = [row for row in rows if match is None or any(match in cell(value) for value in row)]
+    if sort is None:
+        return chosen
+    column = headings.index(sort)
+    if all(isinstance(row[column], int) for row in chosen):
+        return sorted(chosen, key=lambda row: -row[column])
+    return sorted(chosen, key=lambda row: cell(row[column]))
+
+
 def facts(value: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
     """Nested figures, one a line, by their path."""
     for name, item in value.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from typing import Any, Final
 
 import click
 import msgspec
@@ -16,7 +16,7 @@ from pushserver.core.task import Status
 from pushserver.pushctl.calls import call, task_path
 from pushserver.pushctl.options import CommandGroup
 from pushserver.pushctl.place import ServerPlace
-from pushserver.pushctl.show import Presenter, cell, compact, moment
+from pushserver.pushctl.show import Presenter, arranged, cell, compact, moment
 from pushserver.pushctl.store import backup, new_epoch, quarantine, restore
 
 pass_place = click.make_pass_decorator(ServerPlace)
@@ -356,36 +356,91 @@ def stats(place: ServerPlace) -> None:
     Presenter(place).facts(figures if place.as_json else figures.get("total", figures))
 
 
-@pushctl.command()
-@click.option("--user", metavar="ID")
-@pass_place
-def connections(place: ServerPlace, user: str | None) -> None:
-    """Who is connected, on every node."""
-    answer = call(place, "GET", "connections", userId=user)
-    rows = (
+#: The headings of a table of connections.
+CONNECTIONS: Final = ("connection", "user", "node", "address", "since", "last heard", "queued", "errors", "channels")
+
+
+def _connection_rows(connections: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    return [
         (
             c["connectionId"],
             c["userId"],
             c["node"],
             c["address"],
             moment(c["connectedAt"]),
+            moment(c.get("lastHeardAt")),
             c["queued"],
+            c.get("errors", 0),
             len(c["channels"]),
         )
-        for c in answer["connections"]
-    )
-    headings = ("connection", "user", "node", "address", "since", "queued", "channels")
-    Presenter(place).rows(answer, headings, rows, "nobody is connected")
+        for c in connections
+    ]
+
+
+@pushctl.command()
+@click.option("--user", metavar="ID")
+@click.option("--sort", type=click.Choice(CONNECTIONS), help="By this column: numbers the largest first.")
+@click.option("--match", metavar="TEXT", help="Only rows in which it occurs.")
+@pass_place
+def connections(place: ServerPlace, user: str | None, sort: str | None, match: str | None) -> None:
+    """Who is connected, on every node."""
+    answer = call(place, "GET", "connections", userId=user)
+    rows = arranged(CONNECTIONS, _connection_rows(answer["connections"]), sort, match)
+    Presenter(place).rows(answer, CONNECTIONS, rows, "nobody is connected")
+
+
+#: The headings of a table of what went wrong.
+RECENT: Final = ("time", "times", "event", "code", "reason", "address", "node", "connection", "verified")
+
+
+@pushctl.command()
+@click.argument("user")
+@pass_place
+def explain(place: ServerPlace, user: str) -> None:
+    """Say what keeps things from a USER, the likeliest cause first, and what all nodes know of them."""
+    answer = call(place, "GET", "explain", userId=user)
+    presenter = Presenter(place)
+    if place.as_json:
+        presenter.line(answer, "")
+        return
+    found = [(number, sentence) for number, sentence in enumerate(answer["findings"], start=1)]
+    presenter.rows(answer, ("", "finding"), found, "nothing is wrong that can be seen from here")
+    click.echo()
+    presenter.rows(answer, CONNECTIONS, _connection_rows(answer["connections"]), "not connected")
+    click.echo()
+    recent = [
+        (
+            moment(e["at"]),
+            e["times"],
+            e["event"],
+            e["code"],
+            e["reason"],
+            e["address"],
+            e["node"],
+            e["connectionId"],
+            e["verified"],
+        )
+        for e in answer["recent"]
+    ]
+    presenter.rows(answer, RECENT, recent, "nothing went wrong within the last hour")
+    click.echo()
+    kept = answer["inbox"]
+    if kept is not None:
+        click.echo(f"inbox: {kept['unread']} unread are kept, {kept['evicted']} fell out unread")
+    tasks = [(t["taskId"], t["status"], t["percentage"], moment(t["updatedAt"])) for t in answer["tasks"] or ()]
+    presenter.rows(answer, ("task", "status", "%", "updated"), tasks, "no unfinished tasks")
 
 
 @pushctl.command()
 @click.argument("pattern", required=False)
+@click.option("--sort", type=click.Choice(["channel", "connections", "users"]), help="Numbers the largest first.")
 @pass_place
-def channels(place: ServerPlace, pattern: str | None) -> None:
+def channels(place: ServerPlace, pattern: str | None, sort: str | None) -> None:
     """Which channels are followed; PATTERN may hold *."""
     answer = call(place, "GET", "channels", pattern=pattern)
-    rows = ((c["channel"], c["connections"], c["users"]) for c in answer["channels"])
-    Presenter(place).rows(answer, ("channel", "connections", "users"), rows, "no channel is followed")
+    headings = ("channel", "connections", "users")
+    rows = arranged(headings, [(c["channel"], c["connections"], c["users"]) for c in answer["channels"]], sort)
+    Presenter(place).rows(answer, headings, rows, "no channel is followed")
 
 
 @pushctl.command()
@@ -401,12 +456,20 @@ def presence(place: ServerPlace, channel: str) -> None:
 @pushctl.command()
 @pass_place
 def nodes(place: ServerPlace) -> None:
-    """The live nodes."""
+    """The nodes: ok, draining, or silent since when."""
     answer = call(place, "GET", "nodes")
     rows = (
-        (n["node"], moment(n["startedAt"]), n["connections"], ", ".join(n.get("differs", ()))) for n in answer["nodes"]
+        (
+            n["node"],
+            n.get("state"),
+            moment(n["startedAt"]),
+            moment(n.get("lastHeardAt")),
+            n["connections"],
+            ", ".join(n.get("differs", ())),
+        )
+        for n in answer["nodes"]
     )
-    Presenter(place).rows(answer, ("node", "since", "connections", "other settings"), rows)
+    Presenter(place).rows(answer, ("node", "state", "since", "last heard", "connections", "other settings"), rows)
 
 
 @pushctl.command()

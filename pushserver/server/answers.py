@@ -12,9 +12,10 @@ from pushserver.core.errors import Close
 from pushserver.core.permissions import matcher
 from pushserver.server import cluster
 from pushserver.server.chat import Chat
-from pushserver.server.cluster import ChannelUsers, ConnectionInfo, PostOutcome, Target, TargetChannels
+from pushserver.server.cluster import ChannelUsers, NodeState, PostOutcome, Target, TargetChannels
 from pushserver.server.connection import Connection
 from pushserver.server.hub import Hub
+from pushserver.server.node_view import NodeViews
 from pushserver.server.presence import Presence
 from pushserver.server.revocations import Revocations
 from pushserver.server.stats_channel import StatsChannel
@@ -29,11 +30,11 @@ def _no_stream(*_: str) -> PostOutcome:
 
 
 class NodeAnswers:
-    """Answers for this node's own connections. ``node``: its name."""
+    """Answers for this node's own connections."""
 
     def __init__(
         self,
-        node: str,
+        views: NodeViews,
         hub: Hub,
         subscriptions: Subscriptions,
         chat: Chat,
@@ -41,7 +42,7 @@ class NodeAnswers:
         presence: Presence,
         stats_channel: StatsChannel,
     ) -> None:
-        self._node = node
+        self._views = views
         self._hub = hub
         self._subscriptions = subscriptions
         self._chat = chat
@@ -49,10 +50,15 @@ class NodeAnswers:
         self._presence = presence
         self._stats_channel = stats_channel
         self._receive: Callable[[str, str], PostOutcome] = _no_stream
+        self._draining: Callable[[], bool] = lambda: False
 
     def bind_streams(self, receive: Callable[[str, str], PostOutcome]) -> None:
         """``receive`` takes a message for a stream of this node, by its connection's id."""
         self._receive = receive
+
+    def bind_draining(self, draining: Callable[[], bool]) -> None:
+        """``draining`` says whether this node sends its connections away."""
+        self._draining = draining
 
     def answer(self, question: bytes) -> Deferred[bytes]:
         """Fires with the answer. Fails with `errors.Invalid` for a question that is not known here."""
@@ -76,7 +82,7 @@ class NodeAnswers:
             case cluster.RevokeQuestion(asked):
                 return self._revocations.apply(asked)
             case cluster.ConnectionsQuestion(target):
-                return [self._info(c) for c in self._listed(target)[:MAX_LISTED]]
+                return [self._views.info(c) for c in self._listed(target)[:MAX_LISTED]]
             case cluster.ChannelsQuestion(pattern):
                 return self._channels(pattern)
             case cluster.RoomsQuestion(user_id):
@@ -86,11 +92,15 @@ class NodeAnswers:
             case cluster.CountQuestion(user_id):
                 return len(self._hub.of_user(user_id))
             case cluster.GoneQuestion((node, gone)):
-                if node == self._node:
+                if node == self._views.node:
                     self._presence.take_over(gone)
-                return node == self._node
+                return node == self._views.node
             case cluster.StatsQuestion():
                 return self._stats_channel.figures()
+            case cluster.ExplainQuestion(user_id):
+                return self._views.of(user_id)
+            case cluster.StateQuestion():
+                return NodeState.DRAINING if self._draining() else NodeState.OK
 
     async def _subscribe(self, asked: TargetChannels) -> int:
         changed = 0
@@ -111,19 +121,6 @@ class NodeAnswers:
         if target.user_id is None and target.connection_id is None:
             return list(self._hub.connections.values())
         return self._targets(target.user_id, target.connection_id)
-
-    def _info(self, connection: Connection) -> ConnectionInfo:
-        return ConnectionInfo(
-            connection.id,
-            connection.user_id if connection.identity is not None else None,
-            self._node,
-            connection.peer.address,
-            connection.peer.user_agent,
-            connection.peer.protocol,
-            connection.peer.connected_at,
-            sorted(connection.channels),
-            connection.outbox.counted,
-        )
 
     def _channels(self, pattern: str | None) -> list[ChannelUsers]:
         wanted = matcher(pattern) if pattern else None

@@ -18,7 +18,7 @@ from pushserver.core.errors import Code, Invalid, NotFound, PushError, Refused
 from pushserver.core.message_types import MessageId, may_send
 from pushserver.core.task import MAX_INTEGER, NewTask, Progress, TaskState
 from pushserver.engine.interfaces import IdempotencyKey, PublishResult
-from pushserver.server.cluster import Cluster, Disconnection, Target, TargetChannels
+from pushserver.server.cluster import Cluster, Disconnection, Target, TargetChannels, with_unanswered
 from pushserver.server.hub import Hub
 from pushserver.server.publishing import Publishing
 from pushserver.server.revocations import Revocations
@@ -349,16 +349,19 @@ class BackendCommands:
         for user_id in await self._owners(asked) if own else ():
             if user_id is None or own != {user_channel(user_id)}:
                 raise Refused("the channel is another user's own")
-        return {"connections": await self._cluster.subscribe(asked)}
+        changed, unanswered = await self._cluster.subscribe(asked)
+        return with_unanswered({"connections": changed}, unanswered)
 
     async def _owners(self, asked: TargetChannels) -> set[str | None]:
         """Return whose connections are meant."""
         if asked.user_id is not None:
             return {asked.user_id}
-        return {one.user_id for one in await self._cluster.connections(Target(connection_id=asked.connection_id))}
+        found = await self._cluster.connections(Target(connection_id=asked.connection_id))
+        return {one.user_id for one in found.value}
 
     async def _unsubscribe(self, params: msgspec.Raw, once: IdempotencyKey | None) -> dict[str, object]:
-        return {"connections": await self._cluster.unsubscribe(self._subscriptions(params))}
+        changed, unanswered = await self._cluster.unsubscribe(self._subscriptions(params))
+        return with_unanswered({"connections": changed}, unanswered)
 
     def _subscriptions(self, params: msgspec.Raw) -> TargetChannels:
         asked = decode(params, SubscribeParams)
@@ -373,17 +376,21 @@ class BackendCommands:
         asked = decode(params, DisconnectParams)
         user_id, connection_id = _whose(asked.user_id, asked.connection_id)
         reason = asked.reason if asked.reason is not None else "disconnected by the server"
-        return {"closed": await self._cluster.disconnect(Disconnection(asked.code, reason, user_id, connection_id))}
+        asked_for = Disconnection(asked.code, reason, user_id, connection_id)
+        closed, unanswered = await self._cluster.disconnect(asked_for)
+        return with_unanswered({"closed": closed}, unanswered)
 
     async def _revoke(self, params: msgspec.Raw, once: IdempotencyKey | None) -> dict[str, object]:
         asked = decode(params, RevokeParams)
         if (asked.jti is None) == (asked.user_id is None):
             raise Invalid("either jti or userId")
         if asked.jti is not None:
-            return {"closed": await self._revocations.revoke_token(asked.jti, asked.expires_at)}
+            closed, unanswered = await self._revocations.revoke_token(asked.jti, asked.expires_at)
+            return with_unanswered({"closed": closed}, unanswered)
         assert asked.user_id is not None
-        closed, moment = await self._revocations.revoke_user(id_of(asked.user_id, "userId"), asked.issued_before)
-        return {"closed": closed, "issuedBefore": moment}
+        user_id = id_of(asked.user_id, "userId")
+        (closed, unanswered), moment = await self._revocations.revoke_user(user_id, asked.issued_before)
+        return with_unanswered({"closed": closed, "issuedBefore": moment}, unanswered)
 
 
 def _whose(user_id: str | int | None, connection_id: str | None) -> tuple[str | None, str | None]:

@@ -7,12 +7,13 @@ A question on the wire is ``[kind, body]``, as nodes have asked since version 1;
 
 from __future__ import annotations
 
-from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
+from enum import Enum, StrEnum
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 
 from pushserver.core.errors import Invalid
+from pushserver.server.recent import RecentEvent
 
 if TYPE_CHECKING:
     from pushserver.engine.interfaces import IBroker
@@ -56,7 +57,15 @@ class Revoked(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
 
 
 class ConnectionInfo(msgspec.Struct, frozen=True, rename="camel"):
-    """A connection, as an operator sees it. ``queued``: bytes of live messages that wait for its socket."""
+    """A connection, as an operator sees it.
+
+    Attributes:
+        queued: bytes of live messages that wait for its socket.
+        last_heard_at: when something of it came last, ms since the epoch; 0 where its node does not say.
+        rtt: ms from the last ping to its answer; None where none was answered yet.
+        errors: how many of its requests were answered with an error.
+        unanswered_for: ms for which a ping has waited for its answer.
+    """
 
     connection_id: str
     user_id: str | None
@@ -67,6 +76,10 @@ class ConnectionInfo(msgspec.Struct, frozen=True, rename="camel"):
     connected_at: int
     channels: list[str]
     queued: int
+    last_heard_at: int = 0
+    rtt: int | None = None
+    errors: int = 0
+    unanswered_for: int = 0
 
 
 class ChannelInfo(msgspec.Struct, frozen=True):
@@ -96,6 +109,22 @@ class PostOutcome(Enum):
     UNREAD = "unread"
     OTHER = "other"
     UNKNOWN = "unknown"
+
+
+class NodeView(msgspec.Struct, frozen=True, rename="camel"):
+    """What one node knows of a user, and of itself.
+
+    Attributes:
+        refused_origins: pages that were refused for their origin, whoever was there.
+        engine_ms: how long an operation of the engine took lately, in the mean.
+        trouble: why the engine cannot answer now; "" where it can.
+    """
+
+    connections: list[ConnectionInfo]
+    recent: list[RecentEvent]
+    refused_origins: list[RecentEvent]
+    engine_ms: float
+    trouble: str
 
 
 # -- the questions ----------------------------------------------------------------------------------------------------
@@ -179,6 +208,38 @@ class GoneQuestion(_Question[bool], frozen=True, array_like=True, tag="gone"):
     Answer = bool
 
 
+class NodeState(StrEnum):
+    """How a node is. `SILENT` is what others say of one that says nothing."""
+
+    OK = "ok"
+    DRAINING = "draining"
+    SILENT = "silent"
+
+
+class NodeStatus(msgspec.Struct, frozen=True, rename="camel"):
+    """A node, as an operator sees it. ``last_heard_at``: ms since the epoch, by the engine's clock."""
+
+    node: str
+    started_at: int
+    connections: int
+    last_heard_at: int
+    state: NodeState
+
+
+class StateQuestion(_Question[NodeState], frozen=True, array_like=True, tag="state"):
+    """Tell how the node is."""
+
+    nothing: None = None
+    Answer = NodeState
+
+
+class ExplainQuestion(_Question[NodeView], frozen=True, array_like=True, tag="explain"):
+    """Tell what the node knows of a user."""
+
+    user_id: str
+    Answer = NodeView
+
+
 class StatsQuestion(_Question[dict[str, Any]], frozen=True, array_like=True, tag="stats"):
     """Tell the node's figures."""
 
@@ -198,6 +259,8 @@ Question = (
     | PostQuestion
     | GoneQuestion
     | StatsQuestion
+    | StateQuestion
+    | ExplainQuestion
 )
 
 _decoder: Final[msgspec.json.Decoder[Question]] = msgspec.json.Decoder(Question)
@@ -211,6 +274,20 @@ def decode(octets: bytes) -> Question:
         raise Invalid(f"not a question that is known here: {problem}"[:300]) from None
 
 
+class Answer(NamedTuple, Generic[A]):
+    """What all nodes together say, and the names of those of which it knows nothing."""
+
+    value: A
+    unanswered: list[str]
+
+
+class NodesAnswers(NamedTuple, Generic[A]):
+    """Each node's own answer, by its name, and the names of those that gave none."""
+
+    by_node: dict[str, A]
+    unanswered: list[str]
+
+
 class Cluster:
     """Asks every node. ``node``: this node's name."""
 
@@ -218,49 +295,72 @@ class Cluster:
         self._broker = broker
         self.node = node
 
-    async def ask(self, question: _Question[A]) -> dict[str, A]:
-        """Return what each node answered, by its name. Raises `errors.Unavailable`."""
-        answers = await self._broker.survey(msgspec.json.encode(question), SURVEY_TIMEOUT)
-        return {node: msgspec.json.decode(octets, type=question.Answer) for node, octets in answers}
+    async def ask(self, question: _Question[A]) -> NodesAnswers[A]:
+        """Return what each node answered. Raises `errors.Unavailable`."""
+        survey = await self._broker.survey(msgspec.json.encode(question), SURVEY_TIMEOUT)
+        answers = {node: msgspec.json.decode(octets, type=question.Answer) for node, octets in survey.answers.items()}
+        return NodesAnswers(answers, survey.unanswered)
 
-    async def subscribe(self, asked: TargetChannels) -> int:
+    async def _count(self, question: _Question[int]) -> Answer[int]:
+        answers = await self.ask(question)
+        return Answer(sum(answers.by_node.values()), answers.unanswered)
+
+    async def subscribe(self, asked: TargetChannels) -> Answer[int]:
         """Subscribe connections to channels; return how many connections were changed."""
-        return sum((await self.ask(SubscribeQuestion(asked))).values())
+        return await self._count(SubscribeQuestion(asked))
 
-    async def unsubscribe(self, asked: TargetChannels) -> int:
+    async def unsubscribe(self, asked: TargetChannels) -> Answer[int]:
         """Unsubscribe connections; return how many were changed."""
-        return sum((await self.ask(UnsubscribeQuestion(asked))).values())
+        return await self._count(UnsubscribeQuestion(asked))
 
-    async def disconnect(self, asked: Disconnection) -> int:
+    async def disconnect(self, asked: Disconnection) -> Answer[int]:
         """Close connections; return how many."""
-        return sum((await self.ask(DisconnectQuestion(asked))).values())
+        return await self._count(DisconnectQuestion(asked))
 
-    async def revoke(self, asked: Revoked) -> int:
+    async def revoke(self, asked: Revoked) -> Answer[int]:
         """Close the connections of revoked tokens; return how many."""
-        return sum((await self.ask(RevokeQuestion(asked))).values())
+        return await self._count(RevokeQuestion(asked))
 
-    async def connections(self, asked: Target) -> list[ConnectionInfo]:
+    async def connections(self, asked: Target) -> Answer[list[ConnectionInfo]]:
         """Return connections, the oldest first."""
-        found = (await self.ask(ConnectionsQuestion(asked))).values()
-        return sorted((c for some in found for c in some), key=lambda c: (c.connected_at, c.connection_id))
+        answers = await self.ask(ConnectionsQuestion(asked))
+        found = (connection for some in answers.by_node.values() for connection in some)
+        return Answer(sorted(found, key=lambda c: (c.connected_at, c.connection_id)), answers.unanswered)
 
-    async def channels(self, pattern: str | None) -> list[ChannelInfo]:
+    async def channels(self, pattern: str | None) -> Answer[list[ChannelInfo]]:
         """Return channels with followers, by name; ``pattern``: a glob."""
         counts: dict[str, int] = {}
         users: dict[str, set[str]] = {}
-        for some in (await self.ask(ChannelsQuestion(pattern))).values():
+        answers = await self.ask(ChannelsQuestion(pattern))
+        for some in answers.by_node.values():
             for channel in some:
                 counts[channel.channel] = counts.get(channel.channel, 0) + channel.connections
                 users.setdefault(channel.channel, set()).update(channel.users)
-        return [ChannelInfo(name, counts[name], len(users[name])) for name in sorted(counts)]
+        found = [ChannelInfo(name, counts[name], len(users[name])) for name in sorted(counts)]
+        return Answer(found, answers.unanswered)
+
+    async def nodes(self) -> Answer[list[NodeStatus]]:
+        """Return the nodes, by name; one that is dead stands among them until its lease ends."""
+        nodes = {node.name: node for node in await self._broker.nodes()}
+        answers = await self.ask(StateQuestion())
+
+        def state(name: str) -> NodeState:
+            # A node of before this question lives, and does not know it.
+            return NodeState.SILENT if name in answers.unanswered else answers.by_node.get(name, NodeState.OK)
+
+        found = [
+            NodeStatus(name, node.started_at, node.connections, node.last_heard_at, state(name))
+            for name, node in sorted(nodes.items())
+        ]
+        return Answer(found, answers.unanswered)
 
     async def rooms(self, user_id: str) -> set[str]:
         """Return the chat rooms that a user is in, through any node."""
-        return set().union(*(await self.ask(RoomsQuestion(user_id))).values())
+        return set().union(*(await self.ask(RoomsQuestion(user_id))).by_node.values())
 
     async def count_connections(self, user_id: str) -> int:
         """Return how many connections a user has, on the nodes that answer."""
-        return sum((await self.ask(CountQuestion(user_id))).values())
+        return sum((await self.ask(CountQuestion(user_id))).by_node.values())
 
     async def pass_on(self, node: str, connection_id: str, text: str) -> PostOutcome:
         """Hand a client's message to the node that made its stream. Raises `errors.Unavailable`."""
@@ -268,9 +368,10 @@ class Cluster:
         answer = await self._broker.request(node, question, SURVEY_TIMEOUT)
         return PostOutcome.UNKNOWN if answer is None else msgspec.json.decode(answer, type=PostOutcome)
 
-    async def stats(self) -> dict[str, dict[str, object]]:
+    async def stats(self) -> Answer[dict[str, dict[str, object]]]:
         """Return each node's figures, by its name."""
-        return dict(sorted((await self.ask(StatsQuestion())).items()))
+        answers = await self.ask(StatsQuestion())
+        return Answer(dict(sorted(answers.by_node.items())), answers.unanswered)
 
     async def hand_over(self, gone: dict[str, int]) -> bool:
         """This node stops: another one announces these users as offline, unless they come back. Return False where
@@ -282,3 +383,8 @@ class Cluster:
         for start in range(0, len(users), BATCH):
             await self.ask(GoneQuestion((min(others), dict(users[start : start + BATCH]))))
         return True
+
+
+def with_unanswered(answer: dict[str, Any], unanswered: list[str]) -> dict[str, Any]:
+    """Return an answer for the server side that names the nodes of which it knows nothing, where there are any."""
+    return answer | {"unanswered": unanswered} if unanswered else answer

@@ -105,9 +105,23 @@ class Connection:
     ping_at: int = field(init=False, default=0)
     pinged_at: int = field(init=False, default=0)
     deadline: int = field(init=False, default=0)
+    #: when the last ping went out, until its answer comes, and how long that took (ms; None: none was answered yet)
+    asked_at: int = field(init=False, default=0)
+    rtt: int | None = field(init=False, default=None)
+    #: when a message or the answer to a ping came last, ms of the monotonic clock; 0: never
+    heard_at: int = field(init=False, default=0)
+    #: its requests that were answered with an error
+    errors: int = field(init=False, default=0)
     trace: Trace | None = field(init=False, default=None)
     #: held by what reads its channels again, one after the other; None until something does
     replaying: DeferredLock | None = field(init=False, default=None)
+
+    def answered(self, now: int) -> None:
+        """The client answered a ping; ``now``: ms of the monotonic clock."""
+        self.heard_at = now
+        if self.asked_at:
+            self.rtt = now - self.asked_at
+            self.asked_at = 0
 
     def send(self, payload: bytes) -> None:
         """Send a reply or notice, behind everything that was sent before it. Never left out."""

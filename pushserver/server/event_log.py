@@ -1,5 +1,7 @@
 """What is written down of refusals and closes: each as an event with its fields, and of many alike only the first few.
 
+    EventLog.note -> the log, and `RecentEvents` (by user)     EventLog.remember -> `RecentEvents` alone
+
     a minute of one kind:   the first `SHOWN` as they come, then one line: how many more, and the busiest addresses
 
 So a flood costs lines by the minute and not by the connection, and still says where it came from.
@@ -16,10 +18,13 @@ from twisted.logger import Logger, LogLevel
 
 from pushserver.core.errors import PushError, TokenRefused
 from pushserver.server.clock import Clock
+from pushserver.server.recent import RecentEvents
 
 #: Events of one kind that are written as they come, and seconds until such are written again.
 SHOWN: Final = 10
 WINDOW: Final = 60
+#: The HTTP status of a page that is refused for its origin.
+FORBIDDEN: Final = 403
 #: Addresses that the summary names, and that are counted at most.
 NAMED: Final = 10
 MAX_ADDRESSES: Final = 10_000
@@ -40,21 +45,43 @@ class _Repeats:
 
 
 class EventLog:
-    """Writes events of one node, repeats summed up."""
+    """Writes events of one node, repeats summed up. ``recent``: remembers them by user."""
 
     _log = Logger()
 
-    def __init__(self, clock: Clock, refused: Callable[[str, str, str | None], None] = _nothing) -> None:
+    def __init__(
+        self, clock: Clock, recent: RecentEvents, refused: Callable[[str, str, str | None], None] = _nothing
+    ) -> None:
         """``refused`` is told of each failed sign-in: address, code, and whose token it was where its signature
         holds."""
         self._clock = clock
+        self._recent = recent
         self._refused = refused
         self._kinds: dict[tuple[str, str], _Repeats] = {}
 
     def note(
-        self, event: str, text: str, address: str, code: int | str, level: LogLevel = LogLevel.info, **fields: object
+        self,
+        event: str,
+        text: str,
+        address: str,
+        code: int | str,
+        level: LogLevel = LogLevel.info,
+        verified: bool = True,
+        **fields: object,
     ) -> None:
-        """Write an event of a kind, which is its name and its code; ``fields`` that are None are left out."""
+        """Write an event of a kind, which is its name and its code; ``fields`` that are None are left out.
+
+        ``verified``: whether the field ``userId`` is known by a valid signature. The log has no other.
+        """
+        user_id, reason = fields.get("userId"), str(fields.get("reason", ""))
+        if user_id is not None:
+            connection_id = fields.get("connectionId")
+            named = None if connection_id is None else str(connection_id)
+            self._recent.add(str(user_id), event, code, reason, address, named, verified)
+        elif code == FORBIDDEN and fields.get("origin") is not None:
+            self._recent.add_refused_origin(str(fields["origin"]), code, reason, address)
+        if not verified:
+            fields["userId"] = None
         kind = event, str(code)
         repeats = self._kinds.get(kind)
         if repeats is None:
@@ -69,8 +96,14 @@ class EventLog:
 
     def refused(self, address: str, problem: PushError) -> None:
         """A sign-in from an address failed."""
-        user_id = problem.user_id if isinstance(problem, TokenRefused) else None
+        user_id = problem.user_id if isinstance(problem, TokenRefused) and problem.verified else None
         self._refused(address, problem.code.value, user_id)
+
+    def remember(
+        self, event: str, user_id: str, code: int | str, reason: str, address: str, connection_id: str
+    ) -> None:
+        """Remember an event of a user that is not worth a line of the log."""
+        self._recent.add(user_id, event, code, reason, address, connection_id)
 
     def _sum_up(self, kind: tuple[str, str]) -> None:
         repeats = self._kinds.pop(kind)

@@ -72,7 +72,9 @@ class FanOut:
                 self._run(channel, self._steps(channel))
             else:
                 while channel.batches:
-                    self._one_by_one(channel, channel.batches.pop(0), tuple(channel.followers))
+                    batch = channel.batches.pop(0)
+                    self._one_by_one(channel, batch, tuple(channel.followers))
+                    self._delivered(batch)
                 channel.batches = None
             if dirty and self._clock.seconds() - began > SLICE:
                 self._clock.later(0, self._flush)
@@ -113,6 +115,12 @@ class FanOut:
             for start in range(0, len(lanes.aside), STRIDE):
                 self._one_by_one(channel, batch, lanes.aside[start : start + STRIDE])
                 yield
+            self._delivered(batch)
+
+    def _delivered(self, batch: Batch) -> None:
+        """Every follower's socket has a batch: note how old its first message is by now."""
+        age = self._clock.now() - batch.publications[0].timestamp
+        self._counters.timings.delivery.observe(age / 1000, len(batch.publications))
 
     def _in_part(
         self,
@@ -247,6 +255,15 @@ class FanOut:
     def left_out(self, connection: Connection, mark: Mark) -> None:
         """A live message did not fit. Where it was its subject's newest, `resend_latest` is called when it would."""
         self._counters.left_out()
+        if connection.user_id is not None:
+            self._counters.events.remember(
+                "evicted",
+                connection.user_id,
+                connection.outbox.policy.value,
+                f"a message of {mark.channel} did not fit the queue",
+                connection.peer.address,
+                connection.id,
+            )
         newest = self._newest.get(connection)
         if newest is not None and mark.subject and newest.get(mark.subject) is mark:
             newest[mark.subject] = None

@@ -181,7 +181,7 @@ class Heartbeat:
                 connection.pinged_at = now
             if not connection.pinged_at and now >= connection.ping_at:
                 if connection.line.ping():
-                    connection.pinged_at = now
+                    connection.pinged_at = connection.asked_at = now
                 connection.ping_at += self._interval
                 if connection.ping_at <= now:
                     connection.ping_at = now + self._interval

@@ -146,6 +146,14 @@ class Hub:
                 closed += 1
         return closed
 
+    def elapsed(self, at: int) -> int:
+        """Return ms since a moment of the monotonic clock."""
+        return self._clock.milliseconds() - at
+
+    def wall_time(self, at: int) -> int:
+        """Return the wall time of a moment of the monotonic clock, ms since the epoch."""
+        return self._clock.now() - self.elapsed(at)
+
     # -- channels -----------------------------------------------------------------------------------------------------
 
     def begin(self, connection: Connection, name: str) -> CatchUp:

@@ -76,7 +76,7 @@ class Inbound:
         self._counters.received(len(payload))
         if connection.trace is not None:
             connection.trace.inbound(connection, payload)
-        at = self._clock.milliseconds()
+        at = connection.heard_at = self._clock.milliseconds()
         if self._current is not None or self._running:
             if self._queue is None:
                 self._queue = deque()
@@ -184,12 +184,22 @@ class Inbound:
     def _carry_out(self, effect: Effect) -> None:
         if type(effect) is Send:
             if effect.error is not None:
-                self._counters.error(effect.error.value)
+                self._note_error(effect.error, "")
             self._connection.send(effect.payload)
         elif type(effect) is Perform:
             self._wait_for(Deferred.fromCoroutine(self._perform(effect)))
         elif type(effect) is Disconnect:
             self._connection.close(effect.close)
+
+    def _note_error(self, code: Code, reason: str) -> None:
+        connection = self._connection
+        connection.errors += 1
+        self._counters.error(code.value)
+        if connection.user_id is not None:
+            event = "rate_limited" if code is Code.RATE_LIMITED else "request_refused"
+            self._counters.events.remember(
+                event, connection.user_id, code.value, reason, connection.peer.address, connection.id
+            )
 
     def _reply(self, effects: Sequence[Effect]) -> None:
         """Carry out at once what an operation leads to; a further operation comes next, before all that waits."""
@@ -209,7 +219,7 @@ class Inbound:
             self._reply(session.refuse(asked, problem, problem.close))
             problem.__traceback__ = None
         except PushError as problem:
-            self._counters.error(problem.code.value)
+            self._note_error(problem.code, problem.message)
             self._reply(session.fail(asked, problem, self._clock.now()))
             # From Python 3.12 on a frame knows who runs it, and so a traceback would hold its own exception.
             problem.__traceback__ = None

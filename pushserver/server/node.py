@@ -4,7 +4,7 @@
     engine -> Node (its `engine.interfaces.Listener`) -> the room that a thing concerns
 
 Each room is given what it needs. Only what has to call upward is bound afterwards, and only here: `Hub.bind`,
-`Node.bind_connections`, `Node.bind_streams`.
+`Node.bind_connections`, `Node.bind_streams`, `Node.bind_draining`.
 """
 
 from __future__ import annotations
@@ -38,12 +38,17 @@ from pushserver.server.event_log import EventLog
 from pushserver.server.events.maker import EventMaker
 from pushserver.server.events.occupancy import Occupancy
 from pushserver.server.events.recorder import EventRecorder
+from pushserver.server.explanation import Explainer
 from pushserver.server.heartbeat import Heartbeat
 from pushserver.server.hub import Hub
 from pushserver.server.limits import Limits
+from pushserver.server.node_view import NodeViews
+from pushserver.server.peers import Peers
 from pushserver.server.presence import Presence
 from pushserver.server.publishing import Publishing
+from pushserver.server.reactor_lag import ReactorLag
 from pushserver.server.reading import ReadRequests
+from pushserver.server.recent import RecentEvents
 from pushserver.server.replay import Replay
 from pushserver.server.revocations import Revocations
 from pushserver.server.sign_in import SignIn
@@ -110,8 +115,10 @@ class Node:
         maker = EventMaker(clock, settings.events, settings.unread_after)
         recorder = self._recorder = EventRecorder(clock, engine.events, maker)
         self._maker = maker
-        self.events = EventLog(clock, recorder.refused)
-        self.counters = Counters(clock.now(), clock.milliseconds(), self.events)
+        self.recent = RecentEvents(clock, self.name)
+        self.events = EventLog(clock, self.recent, recorder.refused)
+        self.counters = Counters(clock.now(), clock.milliseconds(), self.events, clock.seconds)
+        self._reactor_lag = ReactorLag(clock, self.counters.timings.reactor_lag)
         self.publishing = Publishing(engine, namespaces, self.counters, clock, maker)
         self.hub = Hub(clock, engine.broker, self.counters, self.publishing.message_id)
         self._occupancy = Occupancy(clock, engine.presence, namespaces, maker, recorder, self.name)
@@ -140,6 +147,7 @@ class Node:
             auth_timeout=settings.auth_timeout,
             grace=settings.refresh_grace,
         )
+        self.peers = Peers(clock, engine.broker, self.name)
         self.cluster = Cluster(engine.broker, self.name)
         self._ended: Callable[[ConfigError], None] = _nobody_ends
         self._clock_watch = ClockWatch(clock, engine)
@@ -182,8 +190,10 @@ class Node:
             anonymous=limits.anonymous,
         )
         self.commands = BackendCommands(self.hub, self.publishing, self.tasks, self.cluster, self.revocations)
+        self._views = NodeViews(clock, self.name, self.hub, engine, self.recent)
+        self.explainer = Explainer(clock, engine, self.cluster, self.peers, self._views, settings.stale_after)
         self._answers = NodeAnswers(
-            self.name, self.hub, self.subscriptions, chat, self.revocations, self.presence, self.stats_channel
+            self._views, self.hub, self.subscriptions, chat, self.revocations, self.presence, self.stats_channel
         )
 
     def _deserted(self, channel: str) -> None:
@@ -205,6 +215,10 @@ class Node:
         """``receive`` takes a message for a stream of this node, by its connection's id."""
         self._answers.bind_streams(receive)
 
+    def bind_draining(self, draining: Callable[[], bool]) -> None:
+        """``draining`` says whether the node sends its connections away."""
+        self._answers.bind_draining(draining)
+
     def adopt(self, namespaces: Namespaces, roles: Mapping[str, Sequence[str]], settings: NodeSettings) -> None:
         """Go by another configuration from now on.
 
@@ -224,6 +238,7 @@ class Node:
         self.tasks.adopt(settings.throttle, settings.stale_after)
         self._maker.adopt(settings.events, settings.unread_after)
         self._occupancy.adopt(list(self.hub.channels))
+        self.explainer.adopt(settings.stale_after)
         for connection, name, code in ended:
             self.subscriptions.notify_ended(connection, name, code, "no longer allowed")
 
@@ -238,6 +253,9 @@ class Node:
         self._channel_tokens.start()
         self.stats_channel.start()
         self._user_rates.start()
+        self._reactor_lag.start()
+        self.peers.start()
+        self._views.start()
 
     async def hand_over(self) -> None:
         """The engine learns who has gone, and another node what this one has still to announce."""
@@ -252,6 +270,9 @@ class Node:
     def stop(self) -> None:
         """Stop what recurs. May be called more than once."""
         self._user_rates.stop()
+        self._views.stop()
+        self.peers.stop()
+        self._reactor_lag.stop()
         self.stats_channel.stop()
         self._channel_tokens.stop()
         self.revocations.stop()

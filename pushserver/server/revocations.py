@@ -12,7 +12,7 @@ from pushserver.core.errors import Invalid, Unavailable
 from pushserver.core.tokens import ChannelToken, Identity
 from pushserver.server.auth import Authenticator, credential
 from pushserver.server.clock import Clock, Recurring
-from pushserver.server.cluster import Cluster, Revoked
+from pushserver.server.cluster import Answer, Cluster, Revoked
 from pushserver.server.hub import Hub
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Revocations:
         if self._rechecking is not None:
             self._rechecking.stop()
 
-    async def revoke_token(self, jti: str, expires_at: int | None) -> int:
+    async def revoke_token(self, jti: str, expires_at: int | None) -> Answer[int]:
         """Block a token for as long as it is taken for valid, and close its connections on every node; return how many
         were closed. ``expires_at``: its end, ms, where that is known."""
         now = self._clock.now()
@@ -69,7 +69,7 @@ class Revocations:
         await self._store.revoke_token(jti, until)
         return await self._cluster.revoke(Revoked(jti=jti))
 
-    async def revoke_user(self, user_id: str, issued_before: int | None = None) -> tuple[int, int]:
+    async def revoke_user(self, user_id: str, issued_before: int | None = None) -> tuple[Answer[int], int]:
         """Block every token of a user that was issued before a moment (ms; None: now) or does not say when, and close
         their connections on every node. Return how many were closed, and the moment.
 

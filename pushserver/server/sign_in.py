@@ -18,7 +18,7 @@ from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
 from pushserver.core import errors, operations
-from pushserver.core.errors import Close, Code, PushError, Refused
+from pushserver.core.errors import Close, Code, PushError, Refused, TokenRefused
 from pushserver.core.operations import InboxSummary, Recovery, Result
 from pushserver.core.positions import Position
 from pushserver.core.task import TaskState
@@ -31,6 +31,7 @@ from pushserver.server.heartbeat import Heartbeat
 from pushserver.server.hub import Hub
 from pushserver.server.limits import Limits
 from pushserver.server.replay import without_excluded
+from pushserver.server.stats import Counters
 from pushserver.server.subscriptions import Reply, Subscriptions
 from pushserver.server.tasks import LISTED, user_channel
 from pushserver.server.user_places import UserPlaces
@@ -50,6 +51,27 @@ class AuthenticationFailed(PushError):
     def __init__(self, problem: PushError, close: Close) -> None:
         super().__init__(problem.message, problem.code)
         self.close = close
+
+
+def note_failed(
+    counters: Counters, problem: PushError, address: str, connection_id: str | None, user_id: str | None
+) -> None:
+    """Count and write down that somebody was not let in. ``user_id``: whose connection it is, where that is known."""
+    verified = True
+    if user_id is None and isinstance(problem, TokenRefused):
+        user_id, verified = problem.user_id, problem.verified
+    counters.authentication_failed(problem.code.value)
+    counters.events.refused(address, problem)
+    counters.events.note(
+        "sign_in_failed",
+        "a sign-in failed: {reason}",
+        address,
+        problem.code.value,
+        verified=verified,
+        reason=problem.message,
+        connectionId=connection_id,
+        userId=user_id,
+    )
 
 
 class SignIn:
@@ -100,17 +122,7 @@ class SignIn:
             else:
                 raise Refused("this connection belongs to another user")
         except PushError as problem:
-            self._hub.counters.authentication_failed(problem.code.value)
-            self._hub.counters.events.refused(connection.peer.address, problem)
-            self._hub.counters.events.note(
-                "sign_in_failed",
-                "a sign-in failed: {reason}",
-                connection.peer.address,
-                problem.code.value,
-                reason=problem.message,
-                connectionId=connection.id,
-                userId=None if known is None else known.user_id,
-            )
+            note_failed(self._hub.counters, problem, connection.peer.address, connection.id, connection.user_id)
             if known is None:
                 raise AuthenticationFailed(problem, _CLOSES.get(problem.code, errors.INTERNAL)) from None
             if problem.code not in (Code.INVALID_TOKEN, Code.TOKEN_BLACKLISTED):
@@ -130,18 +142,27 @@ class SignIn:
     ) -> None:
         """Make the connection the user's, and send what waits for them behind ``reply``. Without a reply the connection
         was closed instead: the user has too many. ``positions``: where the client wants to go on, by channel."""
+        timings = self._hub.counters.timings
+        began = timings.seconds()
         # Before the revocations are asked for: one that comes after the answer finds this connection in the index.
         if not self._places.claim(connection, identity.user_id):
+            self._note_full(connection, identity.user_id)
             connection.close(errors.CONNECTION_LIMIT)
             return
         await self._check(connection, identity)
         if not await self._places.register(connection, identity.user_id):
+            self._note_full(connection, identity.user_id)
             connection.close(errors.CONNECTION_LIMIT)
             return
         own, system = await self._follow(connection, identity)
         waiting = await self._backlog.read(identity.user_id, positions)
         await self._subscriptions.present(connection)
         self._begin(connection, identity, own, system, waiting, reply)
+        timings.sign_in.observe(timings.seconds() - began)
+
+    def _note_full(self, connection: Connection, user_id: str) -> None:
+        limit = Refused("the user has too many connections", Code.LIMIT_EXCEEDED)
+        note_failed(self._hub.counters, limit, connection.peer.address, connection.id, user_id)
 
     # -- the steps ----------------------------------------------------------------------------------------------------
 

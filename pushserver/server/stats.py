@@ -9,10 +9,11 @@ connections that were opened are those that are open, being closed, or counted u
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final, Protocol, TypeVar
 
 from pushserver.core.errors import PushError
+from pushserver.core.histogram import Histogram, Histograms
 
 #: Rates are over so many seconds.
 WINDOW: Final = 10
@@ -37,12 +38,19 @@ class Events(Protocol):
         text: str,
         address: str,
         code: int | str,
+        *,
+        verified: bool = True,
         **fields: Any,  # Any: what the event says beside it, in whatever type it has
     ) -> None:
         """Write an event; see `event_log.EventLog.note`."""
 
     def refused(self, address: str, problem: PushError) -> None:
         """A sign-in from an address failed."""
+
+    def remember(
+        self, event: str, user_id: str, code: int | str, reason: str, address: str, connection_id: str
+    ) -> None:
+        """Remember an event of a user; see `event_log.EventLog.remember`."""
 
 
 class NoEvents:
@@ -54,12 +62,39 @@ class NoEvents:
         text: str,
         address: str,
         code: int | str,
+        *,
+        verified: bool = True,
         **fields: Any,  # Any: what the event says beside it, in whatever type it has
     ) -> None:
         pass
 
     def refused(self, address: str, problem: PushError) -> None:
         pass
+
+    def remember(
+        self, event: str, user_id: str, code: int | str, reason: str, address: str, connection_id: str
+    ) -> None:
+        pass
+
+
+class Timings:
+    """How long things took on this node, since its start.
+
+    Args:
+        seconds: a monotonic time.
+    """
+
+    __slots__ = ("api_request", "delivery", "reactor_lag", "seconds", "sign_in")
+
+    def __init__(self, seconds: Callable[[], float]) -> None:
+        self.seconds = seconds
+        #: from the moment that a message was accepted, on whichever node, until a channel's followers here had it
+        self.delivery = Histogram()
+        #: from a verified token to the answer
+        self.sign_in = Histogram()
+        #: how late the reactor calls what is due
+        self.reactor_lag = Histogram()
+        self.api_request = Histograms(("call", "status"))
 
 
 class Counters:
@@ -69,6 +104,7 @@ class Counters:
         started_at: ms since the epoch.
         events: where what is counted one by one is written down too.
         at: the same moment on the clock of `sample`, `rates`, `averages` and `uptime`: ms that do not go back.
+        seconds: the clock of `timings`, s that do not go back.
     """
 
     __slots__ = (
@@ -95,11 +131,15 @@ class Counters:
         "tasks_pushed",
         "tasks_queued",
         "tasks_throttled",
+        "timings",
         "webhook_delivered",
         "webhook_failed",
     )
 
-    def __init__(self, started_at: int, at: int = 0, events: Events | None = None) -> None:
+    def __init__(
+        self, started_at: int, at: int = 0, events: Events | None = None, seconds: Callable[[], float] = lambda: 0.0
+    ) -> None:
+        self.timings = Timings(seconds)
         self.events: Events = NoEvents() if events is None else events
         self.started_at = started_at
         self._started = at

@@ -17,7 +17,7 @@ from pushserver.core.errors import Unavailable
 from pushserver.core.publication import Publication
 from pushserver.server import stats
 from pushserver.server.clock import Clock, Recurring
-from pushserver.server.cluster import Cluster
+from pushserver.server.cluster import Cluster, with_unanswered
 from pushserver.server.hub import Hub
 from pushserver.server.publishing import Publishing
 from pushserver.server.stats import Counters
@@ -79,13 +79,15 @@ class StatsChannel:
 
         Where other nodes cannot be asked, this node's alone.
         """
+        unanswered: list[str] = []
         try:
-            nodes = await self._cluster.stats()
+            nodes, unanswered = await self._cluster.stats()
         except Unavailable:
             nodes = {}
         name = self._cluster.node
         own = nodes.setdefault(name, self.figures())
-        return {"node": own, "total": stats.total(nodes.values()), "nodes": nodes}
+        everything: dict[str, object] = {"node": own, "total": stats.total(nodes.values()), "nodes": nodes}
+        return with_unanswered(everything, unanswered)
 
     # -- the ``stats`` channel ----------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sized
 from functools import partial
+from itertools import islice
 from typing import Any, Final
 
 from twisted.internet.defer import CancelledError
@@ -38,6 +39,8 @@ Reply = Callable[[operations.Outcome], None]
 
 #: Channels of one request.
 MAX_NAMES: Final = 1_000
+#: Rejected channels of one request that are remembered.
+REMEMBERED: Final = 10
 #: What an anonymous connection is granted.
 NOBODY: Final = Grants.of(())
 #: What a refusal says, where its code does not say enough.
@@ -89,6 +92,7 @@ class Subscriptions:
             if token.channel not in connection.channels:
                 self._tokens.forget(connection, token.channel)
         reply(operations.Subscribed(sorted(connection.channels), results, rejected))
+        self._remember(connection, rejected)
         for go_live in opened:
             go_live()
 
@@ -113,6 +117,19 @@ class Subscriptions:
         if work:
             await together(*work)
         return granted
+
+    def _remember(self, connection: Connection, rejected: dict[str, Rejection]) -> None:
+        if connection.user_id is None:
+            return
+        for name, rejection in islice(rejected.items(), REMEMBERED):
+            self._hub.counters.events.remember(
+                "subscription_rejected",
+                connection.user_id,
+                rejection.code.value,
+                f"{name}: {rejection.message}",
+                connection.peer.address,
+                connection.id,
+            )
 
     async def _open_some(
         self,

@@ -3,7 +3,7 @@
     POST   publish broadcast notify batch subscribe unsubscribe disconnect revoke         one command each
     POST   tasks   tasks/<id>/progress status cancel complete fail                        a task's changes
     GET    tasks/<id>  tasks?userId=  inbox?userId=  history?channel=  presence?channel=
-           channels?pattern=  connections?userId=  stats  nodes
+           channels?pattern=  connections?userId=  explain?userId=  stats  nodes
            events  events/dead (`pushserver.web.events`)
     DELETE inbox?userId=
 
@@ -26,13 +26,15 @@ from twisted.web.server import NOT_DONE_YET, Request
 from pushserver.core import operations
 from pushserver.core.channels import is_id
 from pushserver.core.errors import HTTP_STATUS, Code, Invalid, NotFound, PushError, Refused
+from pushserver.core.histogram import Histogram
 from pushserver.core.positions import Position
 from pushserver.core.task import TaskState
-from pushserver.engine.interfaces import PAGE_BYTES, NodeInfo, QuarantinedRow
+from pushserver.engine.interfaces import PAGE_BYTES, QuarantinedRow
 from pushserver.protocols.native.messages import MAX_HISTORY, push
 from pushserver.protocols.native.session import reply_of
 from pushserver.server.backend_commands import SCOPES, BackendCommands, CommandBatch, decode
-from pushserver.server.cluster import Target
+from pushserver.server.cluster import Target, with_unanswered
+from pushserver.server.explanation import Explainer
 from pushserver.server.reading import ReadRequests
 from pushserver.server.reply_room import ReplyRoom
 from pushserver.server.tasks import Tasks
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
 
 #: Scopes of calls that the log names.
 AUDITED: Final = frozenset({"admin", "sessions"})
+#: What the metrics call a path that is no call.
+UNKNOWN: Final = "unknown"
 #: Tasks of one answer.
 MAX_TASKS: Final = 1_000
 #: Rows that could not be read, in one answer.
@@ -167,9 +171,29 @@ class Api(Resource):
             for verb in ("progress", "status", "cancel", "complete", "fail")
         }
 
+        for call in (*self._routes, "tasks/{id}", *(f"tasks/{{id}}/{verb}" for verb in self._task_routes)):
+            self._note(call, 200)
+
     def add(self, name: str, method: str, route: Route) -> None:
         """Adds a path that another door brings; ``name`` is its one part, or two with a ``/`` between."""
         self._routes.setdefault(name, {})[method] = route
+        self._note(name, 200)
+
+    def _note(self, call: str, status: int) -> Histogram:
+        """Return how long the requests of a call took that were answered with this status."""
+        return self._counters.timings.api_request.of(call, str(status))
+
+    def _call_of(self, path: list[str]) -> str:
+        """Return what the metrics call a path: its route."""
+        match path:
+            case [name] if name in self._routes:
+                return name
+            case ["tasks", _]:
+                return "tasks/{id}"
+            case ["tasks", _, verb] if verb in self._task_routes:
+                return f"tasks/{{id}}/{verb}"
+            case _:
+                return UNKNOWN
 
     # -- the way through ----------------------------------------------------------------------------------------------
 
@@ -180,7 +204,9 @@ class Api(Resource):
             try:
                 self._find(request, "GET" if method == "HEAD" else method, path)
             except PushError as problem:
-                raise refusal_of(problem) from None
+                refusal = refusal_of(problem)
+                self._note(self._call_of(path), refusal.status).observe(0)
+                raise refusal from None
         return self._context.sections.server.max_body_size
 
     def render(self, request: Request) -> Any:
@@ -195,6 +221,7 @@ class Api(Resource):
         except PushError as problem:
             self._counters.error(problem.code.value)
             refusal = refusal_of(problem)
+            self._note(self._call_of(path), refusal.status).observe(0)
             if isinstance(problem, WrongMethod):
                 request.setHeader("allow", problem.allow)
             respond_error(request, refusal.problem, refusal.status)
@@ -251,20 +278,28 @@ class Api(Resource):
     async def _answer(self, request: Request, route: Route, path: list[str], gone: list[bool]) -> None:
         if route.scope in AUDITED:
             self._audit(request, path)
+        began = self._counters.timings.seconds()
+        status = await self._respond(request, route, path, gone)
+        self._note(self._call_of(path), status).observe(self._counters.timings.seconds() - began)
+
+    async def _respond(self, request: Request, route: Route, path: list[str], gone: list[bool]) -> int:
+        """Answer, where somebody still waits for it; return the status."""
         try:
             result = await route.respond(request, path)
         except PushError as problem:
             self._counters.error(problem.code.value)
             if not gone:
                 respond_error(request, problem)
-            return
+            return HTTP_STATUS[problem.code]
         except Exception:
             self._log.failure("{method} {path} failed", method=request.method, path=request.path)
             if not gone:
                 respond_error(request, PushError("something went wrong here", Code.INTERNAL_ERROR))
-            return
+            return HTTP_STATUS[Code.INTERNAL_ERROR]
+        status = route.status(result) if callable(route.status) else route.status
         if not gone:
-            respond(request, route.status(result) if callable(route.status) else route.status, result)
+            respond(request, status, result)
+        return status
 
     def _audit(self, request: Request, path: list[str]) -> None:
         """Write down who steps in, and how; never what is in a body."""
@@ -338,10 +373,12 @@ class Api(Resource):
         return reply_of(await self._reading.read_presence(_required(request, "channel")))[1]
 
     async def _channels(self, request: Request, path: list[str]) -> Any:
-        return {"channels": await self._cluster.channels(argument(request, "pattern"))}
+        found, unanswered = await self._cluster.channels(argument(request, "pattern"))
+        return with_unanswered({"channels": found}, unanswered)
 
     async def _connections(self, request: Request, path: list[str]) -> Any:
-        return {"connections": await self._cluster.connections(Target(user_id=argument(request, "userId")))}
+        found, unanswered = await self._cluster.connections(Target(user_id=argument(request, "userId")))
+        return with_unanswered({"connections": found}, unanswered)
 
     async def _quarantined(self, request: Request, path: list[str]) -> Any:
         rows = await self._engine.quarantine(MAX_ROWS)
@@ -352,13 +389,22 @@ class Api(Resource):
         return {"moved": True}
 
     async def _nodes(self, request: Request, path: list[str]) -> Any:
-        nodes = await self._engine.broker.nodes()
+        found, unanswered = await self._cluster.nodes()
         differs = self._engine.differences()
-        return {"nodes": [_node(each) | {"differs": differs.get(each.name, [])} for each in nodes]}
+        nodes = [msgspec.to_builtins(each) | {"differs": differs.get(each.node, [])} for each in found]
+        return with_unanswered({"nodes": nodes}, unanswered)
 
 
-def _node(node: NodeInfo) -> dict[str, object]:
-    return {"node": node.name, "startedAt": node.started_at, "connections": node.connections}
+def explain(explainer: Explainer) -> Callable[[Request, list[str]], Awaitable[Any]]:
+    """Return what answers ``GET /api/explain``."""
+
+    async def respond(request: Request, _: list[str]) -> dict[str, Any]:
+        explanation = await explainer.explain(_user(request))
+        shown: dict[str, Any] = msgspec.structs.asdict(explanation)
+        shown["userId"] = shown.pop("user_id")
+        return with_unanswered(shown, shown.pop("unanswered"))
+
+    return respond
 
 
 def _row(row: QuarantinedRow) -> dict[str, object]:

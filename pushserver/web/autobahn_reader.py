@@ -1,6 +1,6 @@
 """Autobahn behind one adapter: frames in, four things out.
 
-    octets -> `AutobahnReader.read` -> on_message, on_ping, on_close, on_violation
+    octets -> `AutobahnReader.read` -> on_message, on_ping, on_pong, on_close, on_violation
 
 All that is known of Autobahn's inside stands here, its private names in `PRIVATE`, which a test holds against the
 installed version. What Autobahn does for every connection and nobody here reads (copied options, debug texts, timers)
@@ -147,6 +147,10 @@ class AutobahnReader(WebSocketServerProtocol):  # type: ignore[misc]
     def on_ping(self, payload: bytes) -> None:
         raise NotImplementedError
 
+    def on_pong(self) -> None:
+        """The client answers a ping."""
+        raise NotImplementedError
+
     def on_frame(self) -> None:
         """A frame, of whatever kind, that was not an ordinary message."""
         raise NotImplementedError
@@ -232,6 +236,9 @@ class AutobahnReader(WebSocketServerProtocol):  # type: ignore[misc]
 
     def onPing(self, payload: bytes) -> None:
         self.on_ping(payload)
+
+    def onPong(self, payload: bytes) -> None:
+        self.on_pong()
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         self.on_message(payload, isBinary)

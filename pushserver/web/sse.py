@@ -36,6 +36,7 @@ from pushserver.server.cluster import PostOutcome
 from pushserver.server.connection import Connection, Peer
 from pushserver.server.inbound import Inbound
 from pushserver.server.outbox import Mark, Outbox
+from pushserver.server.sign_in import note_failed
 from pushserver.server.tasks import user_channel
 from pushserver.web.context import TAG_LENGTH, Context, tag_of
 from pushserver.web.event_ids import EventIds, positions_of
@@ -406,8 +407,9 @@ class EventStreams(Resource):
         if not request.startedWriting and not request.finished:
             respond_error(request, problem)
 
-    async def _identify(self, request: Request, credential: StreamCredential | None) -> Identity | None:
+    async def _identify(self, credential: StreamCredential | None, request: Request) -> Identity | None:
         """Return who asks, or None for nobody, where that is allowed."""
+        identity: Identity | None = None
         try:
             if credential is None:
                 if self.context.sections.auth.anonymous:
@@ -419,9 +421,9 @@ class EventStreams(Resource):
                 identity = await self.context.rooms.authenticator.identify(credential.text)
             await self.context.rooms.authenticator.check(identity)
         except PushError as problem:
-            self.context.counters.authentication_failed(problem.code.value)
+            whose = None if identity is None else identity.user_id
             address = self.context.admission.address(peer_address(request.transport), headers_of(request))
-            self.context.counters.events.refused(address, problem)
+            note_failed(self.context.counters, problem, address, None, whose)
             raise
         return identity
 
@@ -430,7 +432,7 @@ class EventStreams(Resource):
         transport, headers = request.transport, headers_of(request)
         context.admission.admit(peer_address(transport), headers)
         credential = _credential(request)
-        identity = await self._identify(request, credential)
+        identity = await self._identify(credential, request)
         if identity is not None:
             context.limits.places.leave(transport)
         else:
@@ -461,7 +463,7 @@ class EventStreams(Resource):
         user_id: str | None = None
         expired: PushError | None = None
         try:
-            identity = await self._identify(request, credential)
+            identity = await self._identify(credential, request)
             user_id = None if identity is None else identity.user_id
         except PushError as problem:
             # Within its grace, a stream's own token still speaks for it.

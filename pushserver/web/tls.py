@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final, Protocol
 from weakref import WeakSet
 
+from cryptography.x509 import load_pem_x509_certificates
 from OpenSSL import SSL
 from twisted.internet.endpoints import quoteStringArgument, serverFromString
 from twisted.internet.interfaces import (
@@ -46,6 +48,10 @@ _REASONS: Final = (
     ("record layer failure", "not_tls"),
     ("alert", "refused_by_client"),
 )
+
+
+#: All that failed handshakes are counted as.
+REASONS: Final = frozenset({*(name for _, name in _REASONS), "closed", "other"})
 
 
 class NoApplicationProtocol(SSL.Error):
@@ -100,6 +106,9 @@ class _Certificates(Protocol):
     def read(self) -> Callable[[], None]:
         """Read them anew; return what lets connections from then on have them. Raises what cannot be read."""
 
+    def expiry(self) -> int | None:
+        """Return when the first of them ends, s since the epoch; None where that cannot be read."""
+
 
 #: those of every listener of this process
 _in_use: WeakSet[_Certificates] = WeakSet()
@@ -122,6 +131,20 @@ def renew() -> Callable[[], None]:
     return renewed
 
 
+def first_expiry() -> int | None:
+    """Return when the first certificate of all listeners ends, s since the epoch; None where there is none."""
+    expiries = (certificates.expiry() for certificates in tuple(_in_use))
+    return min((expiry for expiry in expiries if expiry is not None), default=None)
+
+
+def _ends(file: Path) -> list[int]:
+    """Return when the certificates in a PEM file end, s since the epoch; of one that is being written there is none."""
+    try:
+        return [int(one.not_valid_after_utc.timestamp()) for one in load_pem_x509_certificates(file.read_bytes())]
+    except (OSError, ValueError):
+        return []
+
+
 @implementer(IOpenSSLContextFactory)
 class _Options:
     """The contexts that Twisted makes of an endpoint's certificate, hardened."""
@@ -133,6 +156,9 @@ class _Options:
 
     def getContext(self) -> SSL.Context:
         return harden(self._options.getContext())
+
+    def expiry(self) -> int | None:
+        return int(self._options.certificate.to_cryptography().not_valid_after_utc.timestamp())
 
     def read(self) -> Callable[[], None]:
         seen = _Seen()
@@ -167,6 +193,10 @@ class _Folder:
     def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
         connection: SSL.Connection = self._creator.serverConnectionForTLS(protocol)
         return connection
+
+    def expiry(self) -> int | None:
+        # The library reads the folder by itself when it changes, and says nothing of what it read.
+        return min((end for file in Path(self._path).glob("*.pem") for end in _ends(file)), default=None)
 
     def read(self) -> Callable[[], None]:
         from twisted.protocols._sni import PEMObjects

@@ -174,6 +174,10 @@ class WebSocketDoor(AutobahnReader):
         if self._outbox is not None and not self._outbox.stalled and self.is_up:
             self.sendPong(payload)
 
+    def on_pong(self) -> None:
+        if self.connection is not None:
+            self.connection.answered(self._factory.context.clock.milliseconds())
+
     def on_frame(self) -> None:
         # Frames pay what messages pay: an empty ping costs as much to read as a message.
         rate = self._factory.context.rates.messages

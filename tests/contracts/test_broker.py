@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.defer import Deferred, fail, gatherResults, succeed
 
 from pushserver.core import errors
-from pushserver.engine.interfaces import ONCE_TTL, IdempotencyKey, Retention
+from pushserver.engine.interfaces import ONCE_TTL, IdempotencyKey, Retention, Survey
 
 from .nodes import contents, publication
 
@@ -128,13 +128,13 @@ async def test_a_survey_asks_every_node(nodes: Nodes) -> None:
     node = await nodes.start()
     other = await nodes.second(node)
     answers = await node.broker.survey(b"how many?", 10_000)
-    assert sorted(answers) == sorted({each.name: (each.name, b"re:how many?") for each in (node, other)}.values())
+    assert answers == Survey({each.name: b"re:how many?" for each in (node, other)}, [])
 
 
 async def test_a_survey_ends_without_those_that_fail(nodes: Nodes) -> None:
     node = await nodes.start()
     node.listener.reply = lambda _: fail(ValueError("cannot answer"))
-    assert await node.broker.survey(b"?", 100) == []
+    assert await node.broker.survey(b"?", 100) == Survey({}, [])
 
 
 async def test_a_survey_ends_without_those_that_are_late(nodes: Nodes) -> None:
@@ -143,7 +143,7 @@ async def test_a_survey_ends_without_those_that_are_late(nodes: Nodes) -> None:
     node.listener.reply = lambda _: late
     asked = node.broker.survey(b"?", nodes.unit)
     await nodes.advance(2)
-    assert await asked == []
+    assert await asked == Survey({}, [node.name])
 
 
 async def test_one_node_is_asked_and_no_other(nodes: Nodes) -> None:
@@ -196,6 +196,7 @@ async def test_nodes_know_each_other(nodes: Nodes) -> None:
     known = {each.name: each for each in await node.broker.nodes()}
     assert set(known) == {node.name, other.name}
     assert all(each.started_at <= nodes.now() for each in known.values())
+    assert all(each.last_heard_at <= nodes.now() for each in known.values())
 
 
 async def test_after_stop_calls_fail_as_unavailable(nodes: Nodes) -> None:

@@ -26,6 +26,7 @@ class Login:
             node.engine,
             node.hub,
             node.cluster,
+            node.explainer,
             node.commands,
             node.stats_channel,
             service.administration,
@@ -68,7 +69,7 @@ async def test_who_is_there_and_what_they_listen_to(tmp_path: Path) -> None:
         assert [c.channel for c in (await me.channels("chat:*")).value] == ["chat:tea"]
         assert (await me.subscribers("chat:tea")).value == [one]
         assert repr(await me.subscribers("chat:coffee")) == "nobody"
-        assert [n.name for n in (await me.nodes()).value] == [one.node]
+        assert [n.node for n in (await me.nodes()).value] == [one.node]
         assert (await me.stats()).value["total"]["connections"]["current"] == 1
         assert "42 (1)" in repr(await me.stats())
         with pytest.raises(NotFound):

@@ -29,14 +29,20 @@ async def test_connections_and_channels_are_listed(house: House) -> None:
     await ann.ask("subscribe", channels=["chat:a"])
     await bob.ask("subscribe", channels=["chat:a"])
     cluster = house.node.cluster
-    assert [c.user_id for c in await cluster.connections(Target())] == ["ann", "bob", None]
-    (one,) = await cluster.connections(Target(user_id="ann"))
+    assert [c.user_id for c in (await cluster.connections(Target())).value] == ["ann", "bob", None]
+    ((one,), unanswered) = await cluster.connections(Target(user_id="ann"))
+    assert unanswered == []
     assert one.channels == ["chat:a", "system", "user:ann"]
-    assert [c.user_id for c in await cluster.connections(Target(connection_id=one.connection_id))] == ["ann"]
-    (room,) = await cluster.channels("chat:*")
+    by_id = await cluster.connections(Target(connection_id=one.connection_id))
+    assert [c.user_id for c in by_id.value] == ["ann"]
+    (room,) = (await cluster.channels("chat:*")).value
     assert (room.channel, room.connections, room.users) == ("chat:a", 2, 2)
-    assert len(await cluster.channels(None)) == 4
-    assert list(await cluster.stats()) == ["here"]
+    assert len((await cluster.channels(None)).value) == 4
+    assert list((await cluster.stats()).value) == ["here"]
+    (node,) = (await cluster.nodes()).value
+    assert (node.node, node.state, node.connections, node.last_heard_at) == ("here", "ok", 3, house.now())
+    house.node.bind_draining(lambda: True)
+    assert [node.state for node in (await cluster.nodes()).value] == ["draining"]
 
 
 async def test_a_pattern_knows_no_wildcard_but_the_star(house: House) -> None:
@@ -45,7 +51,7 @@ async def test_a_pattern_knows_no_wildcard_but_the_star(house: House) -> None:
     await ann.ask("subscribe", channels=names)
 
     async def found(pattern: str) -> list[str]:
-        return [channel.channel for channel in await house.node.cluster.channels(pattern)]
+        return [channel.channel for channel in (await house.node.cluster.channels(pattern)).value]
 
     assert await found("chat:[ab]") == ["chat:[ab]"]
     assert await found("chat:?") == ["chat:?"]

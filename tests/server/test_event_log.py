@@ -11,6 +11,7 @@ from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 
 from pushserver.server.clock import Clock
 from pushserver.server.event_log import SHOWN, WINDOW, EventLog
+from pushserver.server.recent import RecentEvents
 
 
 @pytest.fixture
@@ -26,12 +27,17 @@ def lines() -> Iterator[list[LogEvent]]:
     globalLogPublisher.removeObserver(observe)
 
 
+def made(time: task.Clock) -> EventLog:
+    clock = Clock(time, lambda: 1_000_000)
+    return EventLog(clock, RecentEvents(clock, "n1"))
+
+
 def said(event: LogEvent, *names: str) -> list[Any]:
     return [event.get(name) for name in names]
 
 
 def test_an_event_has_its_fields(lines: list[LogEvent]) -> None:
-    EventLog(Clock(task.Clock())).note("closed", "closed", "192.0.2.1", 3012, userId="42", reason="no heartbeat")
+    made(task.Clock()).note("closed", "closed", "192.0.2.1", 3012, userId="42", reason="no heartbeat")
     (line,) = lines
     assert said(line, "event", "address", "code", "userId", "reason") == [
         "closed", "192.0.2.1", 3012, "42", "no heartbeat",
@@ -40,7 +46,7 @@ def test_an_event_has_its_fields(lines: list[LogEvent]) -> None:
 
 def test_of_a_hundred_thousand_from_two_hundred_addresses_a_few_lines_are_left(lines: list[LogEvent]) -> None:
     time = task.Clock()
-    log = EventLog(Clock(time))
+    log = made(time)
     for number in range(100_000):
         # The first ten addresses come twice as often.
         address = f"192.0.2.{number % 210 % 200}"
@@ -61,8 +67,25 @@ def test_of_a_hundred_thousand_from_two_hundred_addresses_a_few_lines_are_left(l
 
 
 def test_what_is_open_is_summed_up_at_the_end(lines: list[LogEvent]) -> None:
-    log = EventLog(Clock(task.Clock()))
+    log = made(task.Clock())
     for _ in range(SHOWN + 5):
         log.note("closed", "closed", "192.0.2.1", 3008)
     log.close()
     assert formatEvent(lines[-1]).startswith("5 more of these")
+
+
+def test_what_anybody_may_claim_stands_in_no_line(lines: list[LogEvent]) -> None:
+    log = made(task.Clock())
+    log.note("sign_in_failed", "failed", "192.0.2.1", "INVALID_TOKEN", verified=False, userId="42", reason="forged")
+    (line,) = lines
+    assert said(line, "userId", "reason") == [None, "forged"]
+    (event,) = log._recent.of("42")
+    assert (event.code, event.verified) == ("INVALID_TOKEN", False)
+
+
+def test_a_page_that_is_refused_for_its_origin_is_remembered(lines: list[LogEvent]) -> None:
+    log = made(task.Clock())
+    log.note("connection_refused", "refused", "192.0.2.1", 403, reason="not allowed", origin="https://evil.example")
+    log.note("connection_refused", "refused", "192.0.2.1", 503, reason="full", origin="https://good.example")
+    (event,) = log._recent.refused_origins()
+    assert (event.code, event.reason) == ("403", "not allowed: https://evil.example")

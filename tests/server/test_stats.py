@@ -203,7 +203,7 @@ def test_after_many_short_connections_all_figures_agree(start_server: Callable[.
     assert node["messages"] == {"in": tally.said, "out": tally.heard, "leftOut": 0}
     assert node["bytes"] == {"in": tally.said_bytes, "out": tally.heard_bytes}
     text = server.api("GET", "/metrics").body
-    assert f"pushserver_connections_total {float(count)}" in text
+    assert f"pushserver_connections_opened_total {float(count)}" in text
     assert "pushserver_connections 0.0" in text
     assert f'pushserver_connections_closed_total{{code="other"}} {count / 10}' in text
     assert f"pushserver_messages_sent_total {float(tally.heard)}" in text

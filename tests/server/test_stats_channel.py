@@ -12,6 +12,7 @@ from twisted.internet.threads import deferToThread
 from pushserver.core.errors import Unavailable
 from pushserver.core.publication import Publication
 from pushserver.server.clock import Clock
+from pushserver.server.cluster import Answer
 from pushserver.server.stats import Counters
 from pushserver.server.stats_channel import EVERY, StatsChannel
 from tests.inside import running, token
@@ -37,11 +38,11 @@ class FakeCluster:
         self.asked = 0
         self.answer: Deferred[Any] | None = None
 
-    async def stats(self) -> dict[str, Any]:
+    async def stats(self) -> Answer[dict[str, Any]]:
         self.asked += 1
         if self.answer is not None:
-            return await self.answer
-        return {"n1": self.figures()}
+            return Answer(await self.answer, [])
+        return Answer({"n1": self.figures()}, [])
 
 
 class FakePublishing:

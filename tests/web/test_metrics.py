@@ -8,8 +8,9 @@ import prometheus_client
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from pushserver.core.histogram import Histograms
 from pushserver.server.stats import Counters
-from pushserver.web.metrics import Measures, registry_of
+from pushserver.web.metrics import Measures, NodeFacts, registry_of
 from tests.harness import Server
 from tests.rawsocket import RawSocket
 
@@ -25,6 +26,8 @@ class FakeEngine:
     def __init__(self, figures: dict[str, float]) -> None:
         self._figures = figures
 
+        self.durations = Histograms(("operation",), [("publish",)])
+
     def figures(self) -> dict[str, float]:
         return self._figures
 
@@ -32,17 +35,23 @@ class FakeEngine:
         return -1.5
 
 
-def scrape(counters: Counters, engine: dict[str, float] | None = None) -> str:
-    measures = Measures(
-        counters,
-        FakeHub(),  # type: ignore[arg-type]
-        FakeEngine(engine or {}),
-        "n1",
-        lambda: 61_000,
-        lambda: True,
-        {"not_tls": 2},
+def measures_of(
+    counters: Counters, engine: dict[str, float] | None = None, certificate_expiry: float | None = None
+) -> Measures:
+    facts = NodeFacts(
+        node="n1",
+        now=lambda: 61_000,
+        ready=lambda: True,
+        nodes=lambda: 3,
+        connections_limit=lambda: 500,
+        handshakes={"not_tls": 2},
+        certificate_expiry=lambda: certificate_expiry,
     )
-    return generate_latest(registry_of(measures)).decode()
+    return Measures(counters, FakeHub(), FakeEngine(engine or {}), facts)  # type: ignore[arg-type]
+
+
+def scrape(counters: Counters, engine: dict[str, float] | None = None, certificate_expiry: float | None = None) -> str:
+    return generate_latest(registry_of(measures_of(counters, engine, certificate_expiry))).decode()
 
 
 def samples(text: str) -> dict[str, float]:
@@ -65,7 +74,7 @@ def test_counts_become_metrics() -> None:
     counters.authenticated()
     counters.authentication_failed("INVALID_TOKEN")
     said = samples(scrape(counters))
-    assert said["pushserver_connections_total"] == 2
+    assert said["pushserver_connections_opened_total"] == 2
     assert said["pushserver_connections_highest"] == 2
     assert said["pushserver_connections_closed_total{code=1000}"] == 1
     assert said["pushserver_connections_refused_total{status=503}"] == 1
@@ -102,7 +111,45 @@ def test_every_metric_of_ours_has_help_and_follows_the_conventions() -> None:
     for family in text_string_to_metric_families(scrape(Counters(0), {"ingest_lag": 3})):
         if family.name.startswith("pushserver"):
             assert family.documentation
-            assert family.type in ("gauge", "counter")
+            assert family.type in ("gauge", "counter", "histogram")
+
+
+def test_every_metric_has_a_name_of_its_own() -> None:
+    families = [family.name for family in registry_of(measures_of(Counters(0))).collect()]
+    assert len(families) == len(set(families))
+
+
+def test_what_is_told_apart_by_a_label_is_there_at_zero_from_the_start() -> None:
+    said = samples(scrape(Counters(0)))
+    assert said["pushserver_connections_closed_total{code=3008}"] == 0
+    assert said["pushserver_connections_refused_total{status=403}"] == 0
+    assert said["pushserver_tls_handshakes_failed_total{reason=not_tls}"] == 2
+    assert said["pushserver_tls_handshakes_failed_total{reason=closed}"] == 0
+    assert said["pushserver_authentication_failures_total{code=TOKEN_EXPIRED}"] == 0
+    assert said["pushserver_errors_total{code=RATE_LIMITED}"] == 0
+    assert said["pushserver_engine_seconds_count{operation=publish}"] == 0
+    assert said["pushserver_delivery_seconds_bucket{le=+Inf}"] == 0
+
+
+def test_durations_become_histograms() -> None:
+    counters = Counters(0)
+    counters.timings.delivery.observe(0.003, times=2)
+    counters.timings.api_request.of("publish", "200").observe(0.2)
+    said = samples(scrape(counters))
+    assert said["pushserver_delivery_seconds_bucket{le=0.0025}"] == 0
+    assert said["pushserver_delivery_seconds_bucket{le=0.005}"] == 2
+    assert said["pushserver_delivery_seconds_sum"] == 0.006
+    assert said["pushserver_api_request_seconds_count{call=publish}{status=200}"] == 1
+
+
+def test_what_bounds_the_node_is_told_beside_how_much_of_it_is_taken() -> None:
+    said = samples(scrape(Counters(0), {"store_bytes": 10, "store_room_bytes": 90}, certificate_expiry=86_400.0))
+    assert said["pushserver_connections_limit"] == 500
+    assert said["pushserver_nodes"] == 3
+    assert (said["pushserver_store_bytes"], said["pushserver_store_room_bytes"]) == (10, 90)
+    assert said["pushserver_certificate_expiry_seconds"] == 86_400
+    assert not any("certificate" in name for name in samples(scrape(Counters(0))))
+    assert any(name.startswith("pushserver_build_info") for name in said)
 
 
 def test_nothing_is_registered_in_the_process_wide_registry() -> None:

@@ -16,9 +16,9 @@ from prometheus_client.core import Metric
 #: Kinds that only grow.
 _GROWING: Final = frozenset({"counter", "histogram", "summary"})
 #: Ends of the names of gauges that are the same thing seen by each worker, not a share of it each: the largest counts.
-_LARGEST: Final = ("_info", "_lag", "_uptime_seconds", "_max_fds")
+_LARGEST: Final = ("_info", "_lag", "_uptime_seconds", "_max_fds", "_limit", "pushserver_nodes", "_store_bytes")
 #: The same, where the smallest counts: all are ready only where each is.
-_SMALLEST: Final = ("_ready", "_up", "_start_time_seconds", "_created")
+_SMALLEST: Final = ("_ready", "_up", "_start_time_seconds", "_created", "_expiry_seconds", "_store_room_bytes")
 
 
 class Source(Protocol):

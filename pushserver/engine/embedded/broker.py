@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from twisted.internet import defer
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -12,7 +13,7 @@ from pushserver.core.errors import Unavailable
 from pushserver.core.positions import Position
 from pushserver.engine.deadlines import limited
 from pushserver.engine.identity import CHANNEL, content_digest, key_digest
-from pushserver.engine.interfaces import ONCE_TTL, IBroker, NodeInfo, PublishResult
+from pushserver.engine.interfaces import ONCE_TTL, IBroker, NodeInfo, PublishResult, Survey
 
 from .operations import AppendEvents, KeepPublication
 
@@ -168,19 +169,21 @@ class EmbeddedBroker:
         _, message_id, first = keys[digest]
         return PublishResult(message_id, duplicate=True, conflict=content != first)
 
-    def survey(self, question: bytes, timeout: int) -> Deferred[list[tuple[str, bytes]]]:
+    def survey(self, question: bytes, timeout: int) -> Deferred[Survey]:
         listener = self._delivery.listener
         if not self._writer.accepting or listener is None:
             return fail(Unavailable("the engine is stopped"))
         return Deferred.fromCoroutine(self._survey(listener, question, timeout))
 
-    async def _survey(self, listener: Listener, question: bytes, timeout: int) -> list[tuple[str, bytes]]:
+    async def _survey(self, listener: Listener, question: bytes, timeout: int) -> Survey:
         try:
             answer = await limited(listener.answer(question), timeout / 1000, self._clock)
+        except defer.TimeoutError:
+            return Survey({}, [self._node_name])
         except Exception as error:
             self._log.warn("This node did not answer a question: {error!r}", error=error)
-            return []
-        return [(self._node_name, answer)]
+            return Survey({}, [])
+        return Survey({self._node_name: answer}, [])
 
     def request(self, node: str, question: bytes, timeout: int) -> Deferred[bytes | None]:
         listener = self._delivery.listener
@@ -191,10 +194,10 @@ class EmbeddedBroker:
     async def _request(self, listener: Listener, node: str, question: bytes, timeout: int) -> bytes | None:
         if node != self._node_name:
             return None
-        answers = await self._survey(listener, question, timeout)
+        answers = (await self._survey(listener, question, timeout)).answers
         if not answers:
             raise Unavailable("the node did not answer")
-        return answers[0][1]
+        return answers[node]
 
     def notify_others(self, notice: bytes) -> Deferred[None]:
         return succeed(None)
@@ -203,4 +206,4 @@ class EmbeddedBroker:
         listener = self._delivery.listener
         if not self._writer.accepting or listener is None:
             return fail(Unavailable("the engine is stopped"))
-        return succeed([NodeInfo(self._node_name, self._started_at, listener.connections())])
+        return succeed([NodeInfo(self._node_name, self._started_at, listener.connections(), self._clock.now())])

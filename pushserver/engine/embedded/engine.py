@@ -86,6 +86,7 @@ class EmbeddedEngine:
         self.revocations = EmbeddedRevocations(self._writer, clock)
         self.events = EmbeddedEvents(self._writer, store.event_rules)
         self.deliveries = EmbeddedDeliveries(self._writer, clock)
+        self.durations = self._writer.durations
         self._recurring: list[Stoppable] = []
         self._next_step: IDelayedCall | None = None
 

@@ -6,7 +6,8 @@ handed back with its answer to notify the node.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -52,6 +53,8 @@ class Operation(Generic[T]):
     """One read or write, whose answer is a ``T``. None in an attribute: it does not ask for such a thing."""
 
     __slots__ = ()
+    #: what the metrics call it
+    name: str = "other"
     #: the key that must be new
     digest: bytes | None = None
     #: whose inbox
@@ -69,20 +72,35 @@ class Operation(Generic[T]):
         """After the commit, on the reactor: notify the node of what was kept, if there is something."""
 
 
+@cache
+def _name(
+    rows: str,
+    method: Callable[..., Any],  # Any: whatever the rows answer
+) -> str:
+    return f"{rows}{method.__name__}"
+
+
 class _Call(Operation[T]):
     """A call of a method or function of the rows."""
 
     __slots__ = ("_arguments", "_method")
+    #: what the names of such calls begin with
+    rows: ClassVar[str] = ""
 
     def __init__(self, method: Callable[..., T], *arguments: object) -> None:
         self._method = method
         self._arguments = arguments
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return _name(self.rows, self._method)
 
 
 class HistoryCall(_Call[T]):
     """``method(histories, connection, now, channel, …)``"""
 
     __slots__ = ("channel",)
+    rows = "history_"
 
     def __init__(self, method: Callable[..., T], channel: str, *arguments: object) -> None:
         super().__init__(method, channel, *arguments)
@@ -96,6 +114,7 @@ class InboxCall(_Call[T]):
     """``method(inboxes, connection, now, user_id, …)``"""
 
     __slots__ = ("user_id",)
+    rows = "inbox_"
 
     def __init__(self, method: Callable[..., T], user_id: str, *arguments: object) -> None:
         super().__init__(method, user_id, *arguments)
@@ -109,6 +128,7 @@ class TaskCall(_Call[T]):
     """``method(tasks, connection, now, …)``"""
 
     __slots__ = ()
+    rows = "task_"
 
     def carry_out(self, store: Store) -> T:
         return self._method(store.tasks, store.connection, store.now, *self._arguments)
@@ -160,6 +180,7 @@ class KeepPublication(Operation[PublishResult]):
     """A publication on a channel with history."""
 
     __slots__ = ("_body", "_create", "_events", "_publication", "_retention", "channel", "digest")
+    name = "publish"
 
     def __init__(
         self,
@@ -210,6 +231,7 @@ class AppendToInbox(Operation[PublishResult]):
         "digest",
         "user_id",
     )
+    name = "inbox_append"
 
     def __init__(
         self,
@@ -255,6 +277,7 @@ class CreateTask(Operation[TaskState]):
     """A new task's first state."""
 
     __slots__ = ("_changed", "_event", "digest", "task_id")
+    name = "task_create"
 
     def __init__(self, event: TaskEvent, key: IdempotencyKey | None) -> None:
         self.task_id = event.state.task_id
@@ -294,6 +317,7 @@ class ReplaceTask(Operation[bool]):
         "task_id",
         "user_id",
     )
+    name = "task_replace"
 
     def __init__(
         self,
@@ -346,6 +370,7 @@ class RestartTask(Operation[TaskState | None]):
     """The first state of another attempt; the earlier one's end leaves the owner's inbox."""
 
     __slots__ = ("_changed", "_event", "_kept", "digest", "task_id", "user_id")
+    name = "task_restart"
 
     def __init__(self, event: TaskEvent, key: IdempotencyKey | None, kept: int | None = None) -> None:
         self._kept = event.state.version - 1 if kept is None else kept
@@ -382,6 +407,7 @@ class TaskDone(Operation[bool]):
     """Whether a key was used on a task."""
 
     __slots__ = ("digest",)
+    name = "task_done"
 
     def __init__(self, task_id: str, key: IdempotencyKey) -> None:
         self.digest = key_digest(TASK, task_id, key)
@@ -445,6 +471,7 @@ class Sweep(Operation[bool]):
     """One small step of removing what is past its age; true where there may be more."""
 
     __slots__ = ("_limit",)
+    name = "sweep"
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -463,6 +490,7 @@ class MeasureStore(Operation[tuple[int, int]]):
     """How many bytes the store's files have, and how many are free beside them."""
 
     __slots__ = ()
+    name = "measure"
 
     def carry_out(self, store: Store) -> tuple[int, int]:
         return store.measure()
@@ -481,6 +509,23 @@ class Probe(Operation[None]):
     """A write that changes nothing that matters."""
 
     __slots__ = ()
+    name = "probe"
 
     def carry_out(self, store: Store) -> None:
         store.connection.execute("INSERT OR REPLACE INTO probe (probe, written_at) VALUES (1, ?)", (store.now,))
+
+
+#: What the metrics know from the start.
+NAMES: Final = (
+    "publish",
+    "history_read",
+    *(f"inbox_{name}" for name in ("append", "read", "state", "acknowledge", "clear")),
+    *(f"task_{name}" for name in ("create", "replace", "restart", "get", "of_user", "stale", "done")),
+    "revoke",
+    "seen",
+    "save_seen",
+    "sweep",
+    "measure",
+    "probe",
+    "other",
+)

@@ -7,6 +7,7 @@ When a batch is on the disk, the reactor is called once, and fires the operation
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -15,6 +16,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pushserver.core.errors import PushError, Unavailable
+from pushserver.core.histogram import Histograms
+
+from .operations import NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,6 +63,8 @@ class Writer:
         self._jobs: SimpleQueue[tuple[Callable[[], Any], Callable[[Any], None]] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._gathering: list[tuple[Operation[Any], Deferred[Any]]] = []
+        #: when the first of what gathers was submitted, and of what the thread carries out now, s
+        self._gathering_since = self._carrying_out_since = 0.0
         self._scheduled = False
         self._busy = False
         self._idle: Deferred[None] | None = None
@@ -67,6 +73,8 @@ class Writer:
         self.batches = 0
         self.operations = 0
         self.failed_batches = 0
+        #: how long operations took, from the first of their batch to their answers
+        self.durations = Histograms(("operation",), ((name,) for name in NAMES))
         self._reopened: Callable[[Opened], None] = lambda opened: None
 
     @property
@@ -120,6 +128,8 @@ class Writer:
         if len(self._gathering) >= _WAITING:
             return fail(Unavailable("the store is too slow for what is asked of it"))
         answer: Deferred[T] = Deferred()
+        if not self._gathering:
+            self._gathering_since = self._clock.seconds()
         self._gathering.append((operation, answer))
         if not self._busy and not self._scheduled:
             self._scheduled = True
@@ -130,6 +140,7 @@ class Writer:
         self._scheduled = False
         batch, self._gathering = self._gathering[:_BATCH], self._gathering[_BATCH:]
         self._busy = True
+        self._carrying_out_since = self._gathering_since
         operations = [operation for operation, _ in batch]
         now = self._clock.settled()
         self._jobs.put((lambda: self._store.carry_out(operations, now), lambda answers: self._done(batch, answers)))
@@ -153,6 +164,7 @@ class Writer:
     ) -> None:
         self.batches += 1
         self.operations += len(batch)
+        self._note_duration(batch)
         if (reopened := self._store.take_reopened()) is not None:
             self._reopened(reopened)
         for row in self._store.quarantine.take_news():
@@ -189,3 +201,11 @@ class Writer:
         elif self._idle is not None:
             idle, self._idle = self._idle, None
             idle.callback(None)
+
+    def _note_duration(
+        self,
+        batch: list[tuple[Operation[Any], Deferred[Any]]],  # Any: each has an answer of its own kind
+    ) -> None:
+        took = self._clock.seconds() - self._carrying_out_since
+        for name, times in Counter([operation.name for operation, _ in batch]).items():
+            self.durations.of(name).observe(took, times)

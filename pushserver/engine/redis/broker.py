@@ -11,7 +11,7 @@ from pushserver.core import errors
 from pushserver.core import publication as publications
 from pushserver.core.positions import Position
 from pushserver.engine.identity import CHANNEL, content_digest
-from pushserver.engine.interfaces import POSITION_TTL, IBroker, NodeInfo, PublishResult
+from pushserver.engine.interfaces import POSITION_TTL, IBroker, NodeInfo, PublishResult, Survey
 
 from .events import packed
 
@@ -138,7 +138,7 @@ class RedisBroker:
         await self._live.kept(publication, body, position)
         return PublishResult(publication.message_id, position.offset, position.epoch)
 
-    def survey(self, question: bytes, timeout: int) -> Deferred[list[tuple[str, bytes]]]:
+    def survey(self, question: bytes, timeout: int) -> Deferred[Survey]:
         return Deferred.fromCoroutine(self._cluster.survey(question, timeout))
 
     def request(self, node: str, question: bytes, timeout: int) -> Deferred[bytes | None]:

@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from pushserver.core import errors
-from pushserver.engine.interfaces import Member, NodeInfo
+from pushserver.engine.interfaces import Member, NodeInfo, Survey
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -50,12 +50,13 @@ class _Survey:
     __slots__ = ("answers", "done", "open")
 
     def __init__(self) -> None:
-        self.answers: list[tuple[str, bytes]] = []
-        self.open: set[str] = set()
+        self.answers: dict[str, bytes] = {}
+        #: the names of the nodes that have said nothing yet, by incarnation
+        self.open: dict[str, str] = {}
         self.done: Deferred[None] = Deferred()
 
     def close(self, incarnation: str) -> None:
-        self.open.discard(incarnation)
+        self.open.pop(incarnation, None)
         if not self.open:
             self.end()
 
@@ -302,19 +303,21 @@ class RedisCluster:
                     name.decode(),
                     int(started),
                     self._listener.connections() if incarnation == own else int(connections),
+                    int(beat_at),
                 ),
                 replies.decode(),
             )
-            for incarnation, name, started, connections, replies in zip(
-                reply[::5], reply[1::5], reply[2::5], reply[3::5], reply[4::5], strict=True
+            for incarnation, name, started, connections, replies, beat_at in zip(
+                *(reply[at::6] for at in range(6)), strict=True
             )
         ]
 
     # -- questions ----------------------------------------------------------------------------------------------------
 
-    async def survey(self, question: bytes, timeout: int) -> list[tuple[str, bytes]]:
+    async def survey(self, question: bytes, timeout: int) -> Survey:
         async def ask(number: str, survey: _Survey) -> None:
-            survey.open = {living.incarnation for living in await self._living()} | {self.incarnation}
+            survey.open = {living.incarnation: living.node.name for living in await self._living()}
+            survey.open[self.incarnation] = self._name
             alone = len(survey.open) == 1
             self._ask_this_node(survey, question)
             if not alone:
@@ -331,18 +334,18 @@ class RedisCluster:
             if not found:
                 survey.end()
                 return
-            survey.open = {found[-1].incarnation}
+            survey.open = {found[-1].incarnation: node}
             if found[-1].incarnation == self.incarnation:
                 self._ask_this_node(survey, question)
             else:
                 await self._send_question(number, found[-1].replies, question)
 
-        answers = await self._collect(ask, timeout)
+        answers = (await self._collect(ask, timeout)).answers
         if found and not answers:
             raise errors.Unavailable("the node did not answer")
-        return answers[0][1] if answers else None
+        return answers[node] if answers else None
 
-    async def _collect(self, ask: Callable[[str, _Survey], Awaitable[None]], timeout: int) -> list[tuple[str, bytes]]:
+    async def _collect(self, ask: Callable[[str, _Survey], Awaitable[None]], timeout: int) -> Survey:
         """Let ``ask`` send a question under a number, and return what is answered to it in time."""
         if not self._subscriber.receiving:
             raise errors.Unavailable("Redis is away: no answers come")
@@ -357,7 +360,7 @@ class RedisCluster:
             del self._surveys[number]
             if call.active():
                 call.cancel()
-        return survey.answers
+        return Survey(survey.answers, sorted(survey.open.values()))
 
     async def _send_question(self, number: str, to: str, question: bytes) -> None:
         await self._commands.call("PUBLISH", to, f"q {number} {self.replies}\n".encode() + question)
@@ -368,7 +371,7 @@ class RedisCluster:
     def _ask_this_node(self, survey: _Survey, question: bytes) -> None:
         def done(result: bytes | Failure) -> None:
             if isinstance(result, bytes):
-                survey.answers.append((self._name, result))
+                survey.answers[self._name] = result
             else:
                 self._log.warn("This node did not answer a question: {reason}", reason=result.getErrorMessage())
             survey.close(self.incarnation)
@@ -393,7 +396,7 @@ class RedisCluster:
         elif kind in ("a", "n") and number in self._surveys:
             survey = self._surveys[number]
             if kind == "a" and words[0] in survey.open:
-                survey.answers.append((words[1], body))
+                survey.answers[words[1]] = body
             survey.close(words[0])
         elif kind == "s" and words[0] != self.replies:
             self._listener.notice(body)

@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
 from pushserver.core.errors import Unavailable
+from pushserver.core.histogram import Histograms
 from pushserver.core.settling import SettledTime
 from pushserver.engine.fill_level import FillLevel
 from pushserver.engine.interfaces import EPOCH_PERIOD, ONCE_TTL
@@ -39,6 +40,8 @@ FORMAT: Final = 2
 _LEAVE: Final = ("READONLY", "MASTERDOWN", "NOAUTH")
 #: So often a script is tried anew after the generation moved on under it.
 _ATTEMPTS: Final = 3
+#: The commands that are sent beside scripts.
+_COMMANDS: Final = ("PUBLISH", "PING", "INFO", "MGET", "HGET", "HGETALL", "EXISTS", "PEXPIRE")
 
 
 class RedisCommands:
@@ -81,6 +84,9 @@ class RedisCommands:
         self.fill = FillLevel("redis.url")
         self._moved: Callable[[], None] | None = None
         self.refused = 0
+        #: how long scripts (by their names) and commands (in capitals) took
+        known = (*self._scripts, *_COMMANDS)
+        self.durations = Histograms(("operation",), ((name,) for name in known))
 
     @property
     def waits(self) -> bool:
@@ -202,7 +208,11 @@ class RedisCommands:
 
     async def call(self, *parts: Part) -> Reply:
         """Return a command's reply."""
-        return await self._call(self.commands, *parts)
+        began = self._clock.seconds()
+        try:
+            return await self._call(self.commands, *parts)
+        finally:
+            self.durations.of(str(parts[0])).observe(self._clock.seconds() - began)
 
     async def _call(self, connection: RedisConnection, *parts: Part) -> Reply:
         try:
@@ -227,11 +237,15 @@ class RedisCommands:
 
     async def _run(self, name: str, keys: Sequence[str], *arguments: Part, durable: bool, waited: bool) -> list[Reply]:
         connection = self.durables if durable else self.commands
-        reply = await self._evaluate(connection, self._scripts[name], keys, arguments)
-        if reply and reply[0] == b"fence":
-            raise Unavailable("the lease that this write was made under is lost")
-        if durable and waited and self.waits:
-            await self.replicated()
+        began = self._clock.seconds()
+        try:
+            reply = await self._evaluate(connection, self._scripts[name], keys, arguments)
+            if reply and reply[0] == b"fence":
+                raise Unavailable("the lease that this write was made under is lost")
+            if durable and waited and self.waits:
+                await self.replicated()
+        finally:
+            self.durations.of(name).observe(self._clock.seconds() - began)
         return reply
 
     async def _evaluate(

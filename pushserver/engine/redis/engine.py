@@ -90,6 +90,7 @@ class RedisEngine:
         limits = InboxLimits(options.inbox, self._settings)
         self._route = RedisRoute(reactor, clock, settings, address)
         self._commands = RedisCommands(clock, settings, self._route, names)
+        self.durations = self._commands.durations
         self._subscriber = Subscriber(clock, settings, self._route)
         reading = RedisConnection(
             clock,

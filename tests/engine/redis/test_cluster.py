@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from twisted.internet.defer import succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import deferLater
 
 from pushserver.core.errors import Unavailable
@@ -211,8 +211,16 @@ async def test_a_survey_over_many_nodes_with_one_that_fails_and_large_answers(
         node.listener.reply = lambda question, n=n: succeed(b"%d\n" % n * 10_000)
     nodes[2].listener.reply = lambda question: _fails()
     answers = await nodes[0].broker.survey(b"line\nand line", 10_000)
-    assert sorted(name for name, _ in answers) == ["node 0", "node 1", "node 3"]
-    assert dict(answers)["node 3"] == b"3\n" * 10_000
+    assert sorted(answers.answers) == ["node 0", "node 1", "node 3"]
+    assert answers.answers["node 3"] == b"3\n" * 10_000
+    assert answers.unanswered == []
+
+
+async def test_a_survey_names_the_nodes_that_say_nothing(cluster: Cluster, redis: RedisServer) -> None:
+    nodes = [await cluster.start(redis.url, f"node {n}") for n in range(3)]
+    nodes[1].listener.reply = lambda question: Deferred()
+    answers = await nodes[0].broker.survey(b"?", 300)
+    assert (sorted(answers.answers), answers.unanswered) == (["node 0", "node 2"], ["node 1"])
 
 
 async def _fails_later() -> bytes:

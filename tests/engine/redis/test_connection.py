@@ -85,7 +85,7 @@ async def works(node: Any) -> None:
     await node.presence.disconnect("7", "c", 1)
     await node.revocations.revoke_token("j", node.engine.presence._clock.now() + 60_000)
     await node.revocations.revoke_user("7", 1, node.engine.presence._clock.now() + 60_000)
-    assert len(await node.broker.survey(b"?", 1000)) == len(await node.broker.nodes())
+    assert len((await node.broker.survey(b"?", 1000)).answers) == len(await node.broker.nodes())
     node.broker.unsubscribe("a")
 
 

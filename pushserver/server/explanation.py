@@ -1,0 +1,134 @@
+"""From "user 42 says that it doesn't arrive" to the cause: what all nodes and the engine know of one user.
+
+    Explainer.explain -> every node (`NodeViews`), the inbox, the tasks; at once -> `findings` -> Explanation
+
+What does not answer in time is left out, and named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import msgspec
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.logger import Logger
+
+from pushserver.core.errors import Unavailable
+from pushserver.core.task import TaskState
+from pushserver.engine.deadlines import limited
+from pushserver.server.clock import Clock
+from pushserver.server.cluster import SURVEY_TIMEOUT, Cluster, ConnectionInfo, ExplainQuestion, NodesAnswers, NodeView
+from pushserver.server.concurrency import together
+from pushserver.server.findings import Case, InboxState, findings
+from pushserver.server.node_view import NodeViews
+from pushserver.server.peers import Peers
+from pushserver.server.recent import PER_USER, PER_USER_UNVERIFIED, RecentEvent
+
+if TYPE_CHECKING:
+    from pushserver.engine.interfaces import IEngine
+
+#: Unfinished tasks that are told.
+MAX_TASKS: Final = 50
+#: ms without a change after which an unfinished task is stuck, at most; else a tenth of ``tasks.stale_after``.
+STUCK: Final = 600_000
+
+T = TypeVar("T")
+
+
+class Explanation(msgspec.Struct, frozen=True, rename="camel"):
+    """What is known of a user. ``inbox``, ``tasks``: None where the engine could not say in time."""
+
+    user_id: str
+    connections: list[ConnectionInfo]
+    recent: list[RecentEvent]
+    inbox: InboxState | None
+    tasks: list[TaskState] | None
+    findings: list[str]
+    unanswered: list[str]
+
+
+class Explainer:
+    """Explains users.
+
+    Args:
+        views: what this node knows by itself.
+        stale_after: ms after which a task fails for its silence.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, clock: Clock, engine: IEngine, cluster: Cluster, peers: Peers, views: NodeViews, stale_after: int
+    ) -> None:
+        self._clock = clock
+        self._engine = engine
+        self._cluster = cluster
+        self._peers = peers
+        self._views = views
+        self._stale_after = stale_after
+
+    def adopt(self, stale_after: int) -> None:
+        """Go by another setting from now on."""
+        self._stale_after = stale_after
+
+    async def explain(self, user_id: str) -> Explanation:
+        """Return what is known of a user, at the latest a little after the nodes' time to answer."""
+        answers, inbox, tasks = await together(
+            self._nodes(user_id),
+            self._in_time(self._inbox(user_id)),
+            self._in_time(self._tasks(user_id)),
+        )
+        nodes: dict[str, NodeView] = answers.by_node
+        recent = _newest([event for view in nodes.values() for event in view.recent])
+        connections = [connection for view in nodes.values() for connection in view.connections]
+        case = Case(
+            now=self._clock.now(),
+            connections=sorted(connections, key=lambda c: (c.connected_at, c.connection_id)),
+            recent=recent,
+            inbox=inbox,
+            tasks=tasks,
+            nodes=nodes,
+            unanswered=answers.unanswered,
+            stuck_after=min(STUCK, self._stale_after // 10),
+        )
+        return Explanation(user_id, case.connections, recent, inbox, tasks, findings(case), answers.unanswered)
+
+    async def _nodes(self, user_id: str) -> NodesAnswers[NodeView]:
+        own = {self._views.node: self._views.of(user_id)}
+        try:
+            answers = await self._limited(self._cluster.ask(ExplainQuestion(user_id)))
+        except (Unavailable, TimeoutError):
+            # Without the engine no other node can be asked.
+            return NodesAnswers(own, [name for name in self._peers.names if name not in own])
+        known = own | answers.by_node
+        return NodesAnswers(known, sorted({*answers.unanswered, *self._peers.silent} - known.keys()))
+
+    async def _in_time(self, work: Coroutine[Deferred[Any], Any, T]) -> T | None:
+        try:
+            return await self._limited(work)
+        except (Unavailable, TimeoutError):
+            return None
+
+    def _limited(self, work: Coroutine[Deferred[Any], Any, T]) -> Deferred[T]:
+        return limited(Deferred.fromCoroutine(work), SURVEY_TIMEOUT / 1000, self._clock)
+
+    async def _inbox(self, user_id: str) -> InboxState:
+        page = await self._engine.inbox.read(user_id, None, 0)
+        return InboxState(page.offset, page.epoch, page.acked, page.pending, page.lost)
+
+    async def _tasks(self, user_id: str) -> list[TaskState]:
+        return await self._engine.tasks.of_user(user_id, True, MAX_TASKS)
+
+
+def _newest(events: list[RecentEvent]) -> list[RecentEvent]:
+    """Return the last events of all nodes, the newest first; of those that anybody may have made only a few."""
+    chosen: list[RecentEvent] = []
+    unverified = 0
+    for event in sorted(events, key=lambda event: -event.at):
+        if not event.verified:
+            unverified += 1
+            if unverified > PER_USER_UNVERIFIED:
+                continue
+        chosen.append(event)
+    return chosen[:PER_USER]
