@@ -264,6 +264,24 @@ test('with recover a tab that is loaded anew shows what other tabs took meanwhil
   assert.deepEqual(shown, [[1], [1, 2, 3], [2, 3]]);
 });
 
+test('a tab that joins a channel from a position on reads what the others have read, in order and once', async (context) => {
+  const { server, clients } = await tabs(context, 2);
+  const shown = [[], []];
+  const follow = (index, since) => clients[index].subscribeChannel('news', ({ data }) => shown[index].push(data), { since });
+  await clients[0].connect();
+  await follow(0).ready;
+  for (const n of [1, 2, 3]) server.publish('news', n);
+  await until(() => shown[0].length === 3);
+  await clients[1].connect();
+  const { ready } = follow(1, { offset: 1, epoch: 'e1' });
+  await until(() => server.of('history').length === 1);
+  server.publish('news', 4);
+  await ready;
+  await until(() => shown[1].length >= 3 && shown[0].length === 4);
+  assert.deepEqual(shown, [[1, 2, 3, 4], [2, 3, 4]]);
+  assert.deepEqual(clients[1].getPosition('news'), { offset: 4, epoch: 'e1' });
+});
+
 test('where the user is named by another claim than sub, tabs part all the same', async (context) => {
   const { server, clients } = await tabs(context, 2);
   byClaim(server, 'uid');

@@ -89,10 +89,15 @@ class Room {
       this.#reply(tab, n, promise);
     } else if (what === 'subscribe') {
       const { channel, since } = message;
+      // Other tabs have read on: what lies between concerns this one alone, which reads it for itself.
+      const known = this.#client.getPosition(channel);
+      const behind = Boolean(since && known) && (known.epoch !== since.epoch || known.offset > since.offset);
       const subscription = this.#client.subscribeChannel(channel, () => UNTAKEN, { since });
       tab.channels.get(channel)?.unsubscribe();
       tab.channels.set(channel, subscription);
-      this.#reply(tab, n, subscription.ready);
+      // It is where the tabs are that it joins, wherever these began.
+      const ready = subscription.ready.then((data) => ({ ...data, ...this.#client.getPosition(channel) }));
+      this.#reply(tab, n, ready, behind);
     } else if (what === 'unsubscribe') {
       tab.channels.get(message.channel)?.unsubscribe();
       tab.channels.delete(message.channel);
@@ -134,9 +139,9 @@ class Room {
     this.#client.setToken(token === null ? undefined : (context) => this.#askToken(context));
   }
 
-  #reply(tab, n, promise) {
+  #reply(tab, n, promise, behind) {
     promise.then(
-      (data) => tab.say({ is: 'reply', n, data }),
+      (data) => tab.say({ is: 'reply', n, data, behind }),
       (error) => tab.say({ is: 'reply', n, error: plain(error) }),
     );
   }

@@ -66,6 +66,8 @@ export class SharedClient extends ClientBase {
   #waiting = new Map();
   #channels = new Map();
   #positions = new Map();
+  /** Of channels that are being resumed what came meanwhile. */
+  #held = new Map();
   #connected = null;
 
   /** `options` travel to the worker; `open(options)` opens a port to it, and `openOwn` one to an exchange of this tab. */
@@ -320,6 +322,7 @@ export class SharedClient extends ClientBase {
 
   #forgetUser() {
     this.#positions.clear();
+    this.#held.clear();
     this.#kept = {};
     this.#inbox = createTabInbox();
     this.store.set({ ...NO_TASKS, userId: null, permissions: [] });
@@ -394,13 +397,46 @@ export class SharedClient extends ClientBase {
     const { channel } = message;
     const since = this.#positions.get(channel) ?? message.since ?? this.#kept[channel];
     delete this.#kept[channel];
-    return { ...message, since };
+    const waiting = this.#waiting.get(message.n);
+    if (since) {
+      this.#moveTo(channel, since);
+      // What comes waits for what lies before it.
+      this.#held.set(channel, []);
+    }
+    return (waiting.message = { ...message, since });
+  }
+
+  /** A channel is subscribed from a position on. Other tabs may have read further: then what lies between is read first. */
+  async #resumed({ message: { channel, since }, resolve, reject }, { data, visit, behind }) {
+    try {
+      if (behind && !(await this.#read(channel, since, visit))) return;
+      resolve(data);
+    } catch (error) {
+      reject(error);
+    }
+    const held = this.#held.get(channel) ?? [];
+    this.#held.delete(channel);
+    for (const each of held) this.#receive(each);
+  }
+
+  /** Shows the history of a channel behind a position. Resolves with whether this tab is still there to see it. */
+  async #read(channel, from, visit) {
+    for (let since = from, more = true; more;) {
+      const read = await this._request('history', { channel, since, limit: 1000 });
+      if (visit !== this.#visit) return false;
+      for (const push of read.messages) this.#show(push);
+      const { offset, epoch } = read;
+      since = { offset, epoch };
+      more = read.more;
+    }
+    return true;
   }
 
   #leave(channel, entry) {
     if (this.#channels.get(channel) !== entry) return;
     this.#channels.delete(channel);
     this.#positions.delete(channel);
+    this.#held.delete(channel);
     const error = new PushError('CLOSED', 'unsubscribed');
     this.#turn(entry, 'closed', error);
     for (const [n, { message, reject }] of this.#waiting) {
@@ -450,18 +486,11 @@ export class SharedClient extends ClientBase {
   async #catchUp(visit) {
     const channel = Object.keys(this.#kept).find((each) => each.startsWith('user:'));
     if (!channel) return;
-    let since = this.#kept[channel];
+    const since = this.#kept[channel];
     delete this.#kept[channel];
     this.#inbox.resume(since);
     try {
-      for (let more = true; more;) {
-        const read = await this._request('history', { channel, since, limit: 1000 });
-        if (visit !== this.#visit) return;
-        for (const push of read.messages) this.#show(push);
-        const { offset, epoch } = read;
-        since = { offset, epoch };
-        more = read.more;
-      }
+      if (!(await this.#read(channel, since, visit))) return;
     } catch (error) {
       if (visit !== this.#visit) return;
       this._events.emit('error', error);
@@ -473,13 +502,24 @@ export class SharedClient extends ClientBase {
   async #show(push) {
     const { channel, offset, epoch } = push;
     const inbox = this.#isInbox(push);
-    if (offset !== undefined) this.#moveTo(inbox ? `user:${this.getState().userId}` : channel, { offset, epoch });
+    const place = inbox ? `user:${this.getState().userId}` : channel;
+    const known = this.#positions.get(place);
+    if (!inbox && offset !== undefined && known?.epoch === epoch && offset <= known.offset) return true;
+    if (offset !== undefined) this.#moveTo(place, { offset, epoch });
     const hand = async () => {
       const results = this._events.dispatch(push, this.#channels.get(channel)?.handlers);
       await Promise.all(results);
       return results.length > 0;
     };
     return inbox ? this.#inbox.show(push, hand) : hand();
+  }
+
+  /** Keeps a message of a channel for later where that is being resumed. */
+  #holds(message) {
+    const { channel, offset } = message.push;
+    const held = offset === undefined ? undefined : this.#held.get(channel);
+    held?.push(message);
+    return held !== undefined;
   }
 
   #isInbox({ channel, offset }) {
@@ -489,8 +529,9 @@ export class SharedClient extends ClientBase {
   async #receive(message) {
     const { is, n, visit } = message;
     if (is === 'push') {
-      if (this.#isInbox(message.push) && this.#inbox.hold(message)) return;
-      const taken = await this.#show(message.push);
+      const { push } = message;
+      if (this.#isInbox(push) ? this.#inbox.hold(message) : this.#holds(message)) return;
+      const taken = await this.#show(push);
       if (visit === this.#visit) this.#post({ do: 'done', n, taken });
     } else if (is === 'state') {
       this.#mirror(message);
@@ -500,6 +541,7 @@ export class SharedClient extends ClientBase {
       const waiting = this.#waiting.get(n);
       this.#waiting.delete(n);
       if (message.error) waiting?.reject(revived(message.error));
+      else if (waiting?.message.since) this.#resumed(waiting, message);
       else waiting?.resolve(message.data);
     } else if (is === 'ask') {
       this.#answer(message);
