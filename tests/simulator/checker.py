@@ -260,11 +260,16 @@ class Checker:
         if given is not None and (result is None or not result["recovered"]):
             device.told_at = line["at"]
         epoch = inbox["epoch"]
-        if given is not None and result is not None and result["recovered"]:
-            # Position 0 may be of the epoch of the period before, and counts in this one.
+        recovered = result is not None and result["recovered"]
+        if given is None:
+            device.began = (inbox["acked"], epoch)
+        elif recovered or (given[1] == epoch and given[0] <= inbox["offset"]):
+            # Position 0 may be of the epoch of the period before, and counts in this one. What follows a position of
+            # this epoch that is not recovered is what is left after it.
             device.began = (given[0], epoch)
         else:
-            device.began = (inbox["acked"], epoch)
+            # Of another epoch: where the replay begins is not told.
+            device.began = None
         device.inbox, device.lost_here, device.delivered_since_told = set(), 0, True
         for state in line["tasks"]:
             self._show_task(device, line["at"], state)
@@ -587,7 +592,11 @@ class Checker:
                 continue
             for task, (_, version, shown) in device.tasks.items():
                 state = states.get(task)
-                if state is None or shown["userId"] != device.user or state["attempt"] != shown["attempt"]:
+                if (
+                    state is None
+                    or shown["userId"] != device.user
+                    or state.get("attempt", 1) != shown.get("attempt", 1)
+                ):
                     continue
                 fields = ("status", "percentage", "message")
                 same = [shown.get(name) for name in fields] == [state.get(name) for name in fields]

@@ -133,7 +133,7 @@ def make(seed: int, operations: int = 60, faults: int = 4, open_faults: bool = F
     settings: dict[str, dict[str, Any]] = {
         "engine": {"kind": "embedded" if embedded else "redis", "position_check": chance.choice(("2s", "10s"))},
         "redis": {"command_timeout": chance.choice(("1s", "3s")), "connect_timeout": "2s"},
-        "inbox": {"max_messages": chance.choice((8, 100, 100)), "max_chat_messages": chance.choice((3, 20))},
+        "inbox": {"max_messages": chance.choice((3, 8, 100, 100)), "max_chat_messages": chance.choice((3, 20))},
         "tasks": {"min_interval": chance.choice(("200ms", "1s"))},
     }
     steps = [_operation(chance, wanted, number, seconds) for number in range(operations)]

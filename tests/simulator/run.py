@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -443,4 +445,16 @@ def run(plan: Plan, trace: Callable[[str], None] | None = None) -> str:
     # Where files are memory, a sync costs nothing; how long it takes is the world's to say.
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=memory) as folder:
-        return Run(plan, Path(folder), trace).run()
+        history = Run(plan, Path(folder), trace).run()
+    _collect()
+    return history
+
+
+def _collect() -> None:
+    """Let what is left of the nodes go: in the midst of what it did, so that its code may complain, to nobody."""
+    complain = sys.unraisablehook
+    sys.unraisablehook = lambda _: None
+    try:
+        gc.collect()
+    finally:
+        sys.unraisablehook = complain

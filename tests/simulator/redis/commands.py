@@ -218,6 +218,11 @@ def hgetall(database: Database, a: Sequence[bytes]) -> Reply:
     return [part for pair in (database.get(a[0], dict) or {}).items() for part in pair]
 
 
+@command("HKEYS", 1)
+def hkeys(database: Database, a: Sequence[bytes]) -> Reply:
+    return list(database.get(a[0], dict) or ())
+
+
 @command("HEXISTS", 2)
 def hexists(database: Database, a: Sequence[bytes]) -> Reply:
     return int(a[1] in (database.get(a[0], dict) or {}))
@@ -388,6 +393,25 @@ def zrange(database: Database, a: Sequence[bytes]) -> Reply:
     if not with_scores:
         return [member for _, member in found]
     return [part for score, member in found for part in (member, shown(score))]
+
+
+def _lexical(text: bytes) -> tuple[int, bytes, bool]:
+    """Return a bound between texts: before all, a text, or behind all; and whether the text itself lies outside."""
+    if text in (b"-", b"+"):
+        return (-1 if text == b"-" else 1), b"", False
+    if text[:1] not in (b"(", b"["):
+        raise RedisError("ERR min or max not valid string range item")
+    return 0, text[1:], text[:1] == b"("
+
+
+@command("ZLEXCOUNT", 3)
+def zlexcount(database: Database, a: Sequence[bytes]) -> Reply:
+    (low, least, without_least), (high, most, without_most) = _lexical(a[1]), _lexical(a[2])
+    found = 0
+    for member in database.get(a[0], SortedSet) or ():
+        above = (0, member) >= (low, least) and not (without_least and member == least)
+        found += above and (0, member) <= (high, most) and not (without_most and member == most)
+    return found
 
 
 @command("ZREMRANGEBYSCORE", 3, writes=True)

@@ -56,6 +56,8 @@ class ModelRedis(ServerFactory):
         self.sessions: dict[RedisSession, None] = {}
         self.blocked: dict[RedisSession, None] = {}
         self.run_id = self._new_id()
+        #: called with each command
+        self.see: Callable[[Sequence[bytes]], None] = lambda parts: None
         #: called where a script wrote under a lease that is not its token's
         self.stale_write: Callable[[bytes, bytes], None] = lambda lease, token: None
 
@@ -88,6 +90,7 @@ class ModelRedis(ServerFactory):
 
     def run(self, session: RedisSession, parts: Sequence[bytes]) -> Reply:
         """Return a command's reply, or `NOTHING` where it comes later, or in another form."""
+        self.see(parts)
         name = parts[0].upper()
         special = _SPECIAL.get(name)
         try:
@@ -207,7 +210,7 @@ def _evaluate(redis: ModelRedis, session: RedisSession, a: Sequence[bytes]) -> R
     count = commands.integer(a[1])
     keys, arguments = a[2 : 2 + count], a[2 + count :]
     reply = redis.scripts.run(a[0], keys, arguments)
-    if a[0] in _FENCED and arguments[3] and reply[0] == b"ok":
+    if a[0] in _FENCED and arguments[3] and reply[0].startswith(b"ok"):
         holder = redis.database.get(keys[2], bytes)
         if holder != arguments[3]:
             redis.stale_write(keys[2], arguments[3])
