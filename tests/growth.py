@@ -279,7 +279,7 @@ PARSERS: dict[str, Parser] = {
 def _keys() -> Any:
     from pushserver.web.api import ApiKeys
 
-    return ApiKeys([("a key of sixteen characters", ("read",), "")])
+    return ApiKeys([("a key of sixteen characters", ("read",), "", ())])
 
 
 #: What takes a text apart that nobody outside wrote, and who did.

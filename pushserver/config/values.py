@@ -78,9 +78,12 @@ class ApiKey(NamedTuple):
     key: str
     scopes: tuple[str, ...] = SCOPES
     name: str = ""
+    #: globs of what it reaches; none: everything
+    channels: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        return f"ApiKey(key=<hidden>, scopes={self.scopes!r}, name={self.name!r})"
+        reach = f", channels={self.channels!r}" if self.channels else ""
+        return f"ApiKey(key=<hidden>, scopes={self.scopes!r}, name={self.name!r}{reach})"
 
 
 # -- kinds ------------------------------------------------------------------------------------------------------------
@@ -361,9 +364,11 @@ def _http_url(value: Any) -> str:
 def _api_key(value: Any) -> ApiKey:
     scopes: Any = list(SCOPES)
     name: Any = ""
+    channels: Any = None
     if isinstance(value, dict):
-        if not {"key"} <= set(value) <= {"key", "scopes", "name"}:
-            raise InvalidValue('a table has the key "key", and perhaps "scopes" and "name"')
+        if not {"key"} <= set(value) <= {"key", "scopes", "name", "channels"}:
+            raise InvalidValue('a table has the key "key", and perhaps "scopes", "name" and "channels"')
+        channels = value.get("channels")
         value, scopes, name = value["key"], value.get("scopes", scopes), value.get("name", name)
     if not isinstance(value, str) or not re.fullmatch(rf"[!-~]{{{SHORTEST_KEY},512}}", value):
         raise InvalidValue(f"a key is {SHORTEST_KEY} to 512 visible ASCII characters")
@@ -371,7 +376,13 @@ def _api_key(value: Any) -> ApiKey:
         raise InvalidValue("scopes are some of " + ", ".join(f'"{scope}"' for scope in SCOPES))
     if not isinstance(name, str) or not re.fullmatch(r"[!-~]{0,100}", name):
         raise InvalidValue("a name is up to 100 visible ASCII characters")
-    return ApiKey(value, tuple(scope for scope in SCOPES if scope in scopes), name)
+    if channels is not None and (
+        not isinstance(channels, list)
+        or not channels
+        or not all(isinstance(glob, str) and re.fullmatch(r"[!-+\--~]{1,255}", glob) for glob in channels)
+    ):
+        raise InvalidValue('channels are globs such as "acme:*" or "user:acme-*"')
+    return ApiKey(value, tuple(scope for scope in SCOPES if scope in scopes), name, tuple(channels or ()))
 
 
 # -- webhooks ---------------------------------------------------------------------------------------------------------

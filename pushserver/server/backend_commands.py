@@ -230,15 +230,21 @@ class BackendCommands:
             raise Invalid(f"no method {method[:40]!r}")
         return await handler(msgspec.Raw(params), once)
 
-    async def batch(self, batch: CommandBatch, allowed: Callable[[str], PushError | None]) -> list[dict[str, object]]:
-        """Carry out commands in order, going on after a failure. ``allowed`` says why a method is not."""
+    async def batch(
+        self,
+        batch: CommandBatch,
+        allowed: Callable[[str], PushError | None],
+        execute: Callable[[str, msgspec.Raw], Awaitable[object]] | None = None,
+    ) -> list[dict[str, object]]:
+        """Carry out commands in order, going on after a failure. ``allowed`` says why a method is not; ``execute`` does
+        one, where that is not this object's own."""
         replies: list[dict[str, object]] = []
         for command in batch.commands:
             try:
                 refusal = allowed(command.method)
                 if refusal is not None:
                     raise refusal
-                replies.append({"result": await self.execute(command.method, command.params)})
+                replies.append({"result": await (execute or self.execute)(command.method, command.params)})
             except PushError as problem:
                 replies.append({"error": error_of(problem)})
         return replies

@@ -41,6 +41,8 @@ from pushserver.server.tasks import Tasks
 from pushserver.web.context import Context
 from pushserver.web.http import Refusal, argument, headers_of, respond, respond_error, respond_options
 from pushserver.web.port import peer_address
+from pushserver.web.reach import READING, Reach, touched
+from pushserver.web.reach import execute as execute_within
 
 if TYPE_CHECKING:
     from pushserver.engine.interfaces import IEngine
@@ -72,20 +74,24 @@ def _created(state: TaskState) -> int:
 class ApiKeys:
     """The API's keys and their scopes, looked up by digest so that comparing takes no longer for a better guess."""
 
-    __slots__ = ("_names", "_scopes")
+    __slots__ = ("_names", "_reaches", "_scopes")
 
-    def __init__(self, keys: Iterable[tuple[str, Sequence[str], str]]) -> None:
-        """``keys``: each with its scopes, and what the log calls it ("": by its place)."""
+    def __init__(self, keys: Iterable[tuple[str, Sequence[str], str, Sequence[str]]]) -> None:
+        """``keys``: each with its scopes, what the log calls it ("": by its place), and globs of the channels that it
+        reaches (none: all)."""
         self.adopt(keys)
 
-    def adopt(self, keys: Iterable[tuple[str, Sequence[str], str]]) -> None:
+    def adopt(self, keys: Iterable[tuple[str, Sequence[str], str, Sequence[str]]]) -> None:
         """Know these from now on, and no others."""
         self._scopes: dict[bytes, frozenset[str]] = {}
         self._names: dict[bytes, str] = {}
-        for place, (key, scopes, name) in enumerate(keys, start=1):
+        self._reaches: dict[bytes, Reach] = {}
+        for place, (key, scopes, name, channels) in enumerate(keys, start=1):
             digest = sha256(key.encode()).digest()
             self._scopes[digest] = frozenset(scopes)
             self._names[digest] = name or f"key-{place}"
+            if channels:
+                self._reaches[digest] = Reach(channels)
 
     def __bool__(self) -> bool:
         return bool(self._scopes)
@@ -105,6 +111,10 @@ class ApiKeys:
     def name(self, request: Request) -> str:
         """Return what the log calls the request's key; "" where it has no valid one."""
         return self._names.get(self._digest(request), "")
+
+    def reach(self, request: Request) -> Reach | None:
+        """Return the channels that the request's key reaches; None: all."""
+        return self._reaches.get(self._digest(request))
 
     def _digest(self, request: Request) -> bytes:
         given = self.given(request)
@@ -285,6 +295,7 @@ class Api(Resource):
     async def _respond(self, request: Request, route: Route, path: list[str], gone: list[bool]) -> int:
         """Answer, where somebody still waits for it; return the status."""
         try:
+            self._check_reach(request, path)
             result = await route.respond(request, path)
         except PushError as problem:
             self._counters.error(problem.code.value)
@@ -315,7 +326,35 @@ class Api(Resource):
     # -- commands -----------------------------------------------------------------------------------------------------
 
     def _command(self, method: str, status: int | Callable[[Any], int] = 200) -> Route:
-        return Route(SCOPES[method], lambda request, path: self._commands.execute(method, _body(request)), status)
+        return Route(SCOPES[method], lambda request, path: self._execute(request, method, _body(request)), status)
+
+    async def _execute(self, request: Request, method: str, params: bytes | msgspec.Raw) -> object:
+        reach = self._keys.reach(request)
+        if reach is None:
+            return await self._commands.execute(method, params)
+        return await execute_within(self._commands, reach, method, params)
+
+    def _check_reach(self, request: Request, path: list[str]) -> None:
+        """Raise `errors.Refused` where a key that reaches some channels only asks for more. What commands touch is
+        judged with them; what is not known here touches everything."""
+        reach = self._keys.reach(request)
+        if reach is None:
+            return
+        match request.method, path:
+            case _, ["tasks", task_id, *_]:
+                reach.check([f"task:{task_id}"])
+            case b"POST", [name] if name in SCOPES or name in ("batch", "tasks"):
+                return
+            case b"POST", ["tickets"]:
+                reach.check(touched("tickets", _body(request)))
+                assert request.content is not None
+                request.content.seek(0)
+            case ((b"GET" | b"HEAD" | b"DELETE"), [name]) if name in READING:
+                argument_name, before = READING[name]
+                value = argument(request, argument_name)
+                reach.check(None if value is None else [before + value])
+            case _:
+                reach.check(None)
 
     def _task_command(self, method: str) -> Route:
         return Route(
@@ -332,7 +371,10 @@ class Api(Resource):
                 return None
             return Refused(f"the key lacks the scope {scope}")
 
-        return {"replies": await self._commands.batch(decode(_body(request), CommandBatch), refusal)}
+        async def execute(method: str, params: msgspec.Raw) -> object:
+            return await self._execute(request, method, params)
+
+        return {"replies": await self._commands.batch(decode(_body(request), CommandBatch), refusal, execute)}
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
