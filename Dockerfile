@@ -1,0 +1,29 @@
+# pushserver as an image: docker build -t pushserver .     (docs/install.md, "Containers")
+#
+# Another base, such as an own mirror's: --build-arg BASE=…; it needs Python 3.11 or newer and Debian's useradd.
+ARG BASE=python:3.13-slim-bookworm
+
+FROM ${BASE} AS build
+WORKDIR /src
+COPY . .
+RUN python3 -m venv /opt/pushserver \
+    && /opt/pushserver/bin/pip install --no-cache-dir . \
+    # twistd caches its list of plugins beside them, where the server itself may not write.
+    && /opt/pushserver/bin/twistd pushserver --help > /dev/null
+
+FROM ${BASE}
+COPY --from=build /opt/pushserver /opt/pushserver
+RUN useradd --system --uid 10001 --home-dir /var/lib/pushserver --create-home pushserver
+ENV PATH=/opt/pushserver/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PUSHSERVER_SERVER__LISTEN='["tcp:8080"]' \
+    PUSHSERVER_SERVER__STATE_DIR=/var/lib/pushserver \
+    PUSHCTL_URL=http://127.0.0.1:8080
+USER pushserver
+WORKDIR /var/lib/pushserver
+VOLUME /var/lib/pushserver
+EXPOSE 8080
+HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \
+    CMD ["python3", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8080/healthz', timeout=2)"]
+# No pid file: after a kill it would name a process that is somebody else's. Logs go to standard output.
+ENTRYPOINT ["twistd", "-n", "--pidfile=", "pushserver"]
