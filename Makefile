@@ -6,6 +6,9 @@
 # make soak    the long runs that both leave out: hours
 # make upgrade version 1 beside this tree, on one Redis and on one store: in any order, by stop and by kill, and back
 # make matrix  publishers in the workers of a dozen frameworks, and what arrives; more: make matrix ARGS=--all
+# make attack  strangers at every door, over every transport and both engines: under 20 minutes
+# make clients-tls  real clients on every way of TLS: browsers, curl, node, Python, Go, Prometheus; nginx and haproxy before it
+# make audit   advisories of what is installed
 # make bench   the measurements
 # make dist    the packages for others, in dist/: wheel, sdist, npm tarball
 # make clean   away with everything that the others made, except the server's state in var/
@@ -31,7 +34,7 @@ PYTEST := -m pytest --hypothesis-seed=$(SEED)
 ORDINARY = $(PYTEST) -q -m "not slow and not full" -n $(JOBS) --dist worksteal
 
 .PHONY: run test check suite coverage full conformance test-newest test-oldest sim mutants soak upgrade matrix bench dist
-.PHONY: attack audit clean venv tools
+.PHONY: attack clients-tls audit clean venv tools
 
 run:
 	@tools/venv.sh run
@@ -104,6 +107,9 @@ clean:
 
 attack: venv tools
 	@$(BIN)/python -m tests.attack $(ARGS)
+
+clients-tls: venv tools
+	@$(BIN)/python -m tests.clients $(ARGS)
 
 audit: venv tools
 	@test -x build/audit/bin/pip-audit || { $(BIN)/python -m venv build/audit && build/audit/bin/pip install --quiet pip-audit; }

@@ -39,6 +39,9 @@ history_size = 10
 [heartbeat]
 interval = "10s"
 timeout = "5s"
+[rate_limits]
+publications_per_second = 0
+publication_bytes_per_second = 0
 """
 
 
