@@ -230,7 +230,7 @@ class RedisCluster:
         told = own + self._settings.encoded()
         if told != self._told:
             # A node of version 1 passes over this word.
-            await self._commands.call("PUBLISH", self.control, f"s 0 {self.replies}\n")
+            await self._commands.call("PUBLISH", self.control, f"c 0 {self.replies}\n")
             self._told = told
 
     async def _send(self, new: str) -> list[Reply]:
@@ -390,8 +390,8 @@ class RedisCluster:
     def _read(self, kind: str, number: str, words: list[str], body: bytes) -> None:
         if kind == "q" and words[0] != self.replies:
             self._answer(number, words[0], body)
-        elif kind == "s" and words[0] != self.replies:
-            # Another node is here, or has other settings.
+        elif kind == "c" and words[0] != self.replies:
+            # Another node is here, or is configured otherwise than before.
             self.hurry()
         elif kind in ("a", "n") and number in self._surveys:
             survey = self._surveys[number]

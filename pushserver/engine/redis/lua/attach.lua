@@ -46,7 +46,8 @@ local writes = tonumber(known[7] or 0)
 local back = ARGV[5] == 'move' or writes < tonumber(ARGV[6])
 if not generation or known[1] ~= ARGV[1] or older or back and generation == ARGV[4] then
   redis.call('HSET', KEYS[1], 'run_id', ARGV[1], 'generation', ARGV[2])
-  versions = (generation or ARGV[4] ~= '') and string.format('%d', milliseconds()) or '1'
+  local before = tonumber(string.match(versions or '', ' (%d+)$') or 0)
+  versions = (generation or ARGV[4] ~= '') and string.format('%d', math.max(milliseconds(), before + 1)) or '1'
   generation = ARGV[2]
   all[#all + 1] = generation
 elseif versions then
