@@ -5,7 +5,8 @@
 # make mutants known mistakes, put into copies of the server: the seed and the rule by which the simulator finds each
 # make soak    the long runs that both leave out: hours
 # make upgrade version 1 beside this tree, on one Redis and on one store: in any order, by stop and by kill, and back
-# make matrix  publishers in the workers of a dozen frameworks, and what arrives; more: make matrix ARGS=--all
+# make matrix  publishers in the workers of a dozen frameworks, clients in browsers and programs, and what arrives; one half:
+#              make matrix ARGS=clients; the tables into docs/reliability.md: make matrix ARGS=--write
 # make attack  strangers at every door, over every transport and both engines: under 20 minutes
 # make clients-tls  real clients on every way of TLS: browsers, curl, node, Python, Go, Prometheus; nginx and haproxy before it
 # make audit   advisories of what is installed
@@ -28,8 +29,8 @@ JOBS ?= 2
 ifndef SEED
 SEED := $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
 endif
-suite coverage full test-newest test-oldest soak upgrade: export SEED := $(SEED)
-suite coverage full test-newest test-oldest soak upgrade: export PYTHONHASHSEED := $(SEED)
+suite coverage full test-newest test-oldest soak upgrade matrix: export SEED := $(SEED)
+suite coverage full test-newest test-oldest soak upgrade matrix: export PYTHONHASHSEED := $(SEED)
 PYTEST := -m pytest --hypothesis-seed=$(SEED)
 ORDINARY = $(PYTEST) -q -m "not slow and not full" -n $(JOBS) --dist worksteal
 
@@ -86,12 +87,13 @@ mutants: venv
 soak: venv tools
 	@echo "-- pytest, seed $(SEED)"
 	@$(BIN)/python $(PYTEST) -m slow $(ARGS)
+	@$(BIN)/python -m tests.matrix --all --seed $(SEED)
 
 upgrade: venv tools
 	@$(BIN)/python -m tests.reliability.upgrade --seed $(SEED) $(ARGS)
 
 matrix: venv tools
-	@$(BIN)/python -m tests.matrix workers $(ARGS)
+	@$(BIN)/python -m tests.matrix --seed $(SEED) $(ARGS)
 
 bench: venv tools
 	@$(BIN)/python -m bench $(ARGS)
@@ -102,7 +104,7 @@ dist: venv tools
 clean:
 	@rm -rf .venv .venv-matrix .venv-newest-* .venv-oldest-* build dist *.egg-info .coverage .coverage.* htmlcov
 	@rm -rf .mypy_cache .ruff_cache .hypothesis _trial_temp
-	@rm -rf tests/node/node_modules tools/node/node_modules twisted/plugins/dropin.cache
+	@rm -rf tests/node/node_modules tests/node/react-18/node_modules tools/node/node_modules twisted/plugins/dropin.cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 attack: venv tools

@@ -1,6 +1,9 @@
-"""``python -m tests.matrix workers [--all] [--seed N] [--only TEXT]…``: real processes, and what arrives of their ends.
+"""``python -m tests.matrix [workers] [clients]``: real processes, tabs and networks, and what arrives.
 
-Prints a line for each row and the seed that chose them; exit status 1 where an end was lost.
+Workers: publishers in the workers of a dozen frameworks; as many rows as hold every pair of values, with --all every
+row. Clients: each fault, met by all clients together; with --all three times. A line for each row, and the seed that
+chose them; exit status 1 where something was lost, came twice or came to somebody else. --write puts the tables into
+docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -9,51 +12,116 @@ import argparse
 import random
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
-from tests.matrix import environment
+from tests.matrix import clients, environment, tables, workers
 from tests.matrix.cover import every, pairwise
+from tests.matrix.nodes import nodes
+from tests.matrix.players import Browsers
 from tests.matrix.stage import stage
-from tests.matrix.workers import AXES, ENDS, Outcome, play, possible
 
-HEAD = f"{'worker':17} {'leaves':9} {'server':6} {'by':5}  done  arrived  answered  lines  seconds"
+#: How often --all repeats each fault.
+TIMES = 3
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.matrix", description=__doc__)
-    parser.add_argument("half", choices=["workers"])
-    parser.add_argument("--all", action="store_true", help="every row, not only as many as hold every pair of values")
+    parser.add_argument("halves", nargs="*", metavar="HALF", help="workers, clients; default: both")
+    parser.add_argument("--all", action="store_true", help="all of it: hours")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="of the choice and order of the rows")
     parser.add_argument("--only", action="append", default=[], help="rows whose text holds this; repeatable, all must")
     parser.add_argument("--python", type=Path, help="of an environment that has the frameworks already")
+    parser.add_argument("--write", action="store_true", help="the tables into docs/reliability.md")
     options = parser.parse_args()
-    rows = every(AXES, possible) if options.all or options.only else pairwise(AXES, possible, options.seed)
+    if options.write and options.only:
+        parser.error("--write wants the whole table, --only leaves rows out")
+    halves = {"workers": play_workers, "clients": play_clients}
+    if unknown := set(options.halves) - halves.keys():
+        parser.error(f"no such half: {', '.join(unknown)}")
+    failed = [play(options) for name, play in halves.items() if not options.halves or name in options.halves]
+    return 1 if any(failed) else 0
+
+
+def play_workers(options: argparse.Namespace) -> int:
+    """Play the workers' rows; return how many failed."""
+    axes, seed = workers.AXES, options.seed
+    rows = every(axes, workers.possible) if options.all or options.only else pairwise(axes, workers.possible, seed)
     rows = [row for row in rows if all(text in " ".join(row) for text in options.only)]
     python = options.python or environment.python()
-    say(f"{len(rows)} rows of {ENDS} ends, seed {options.seed}\n{HEAD}")
+    say(f"{len(rows)} rows of {workers.ENDS} ends, seed {seed}")
+    say(f"{'worker':17} {'leaves':9} {'server':6} {'by':5}  done  arrived  answered  lines  seconds")
     started = time.monotonic()
-    outcomes: list[Outcome] = []
+    outcomes: list[workers.Outcome] = []
     with stage() as built:
         for number, row in enumerate(rows):
-            outcomes.append(play(built, python, row, number))
-            say(line(outcomes[-1]))
+            outcomes.append(workers.play(built, python, row, number))
+            say(worker_line(outcomes[-1]))
     failed = [outcome for outcome in outcomes if not outcome.holds]
     done, arrived = sum(o.done for o in outcomes), sum(o.arrived for o in outcomes)
     lost = sum(outcome.lost for outcome in outcomes)
+    seconds = time.monotonic() - started
     say(
         f"{len(outcomes)} rows, {done} ends done, {arrived} arrived, {lost} lost, {len(failed)} rows failed, "
-        f"{time.monotonic() - started:.0f} s, seed {options.seed}"
+        f"{seconds:.0f} s, seed {seed}"
     )
-    return 1 if failed else 0
+    if options.write:
+        tables.write("workers", tables.of_workers(outcomes, seed, seconds))
+    return len(failed)
 
 
-def line(outcome: Outcome) -> str:
+def worker_line(outcome: workers.Outcome) -> str:
     worker, leaves, link, transport = outcome.row
     verdict = "" if outcome.holds else f"  FAILED: {outcome.fault or f'{outcome.lost} lost'}"
     return (
         f"{worker:17} {leaves:9} {link:6} {transport:5}  {outcome.done:4}  {outcome.arrived:7}  {outcome.answered:8}  "
         f"{outcome.logged:5}  {outcome.seconds:7.1f}{verdict}"
     )
+
+
+def play_clients(options: argparse.Namespace) -> int:
+    """Have the clients meet the faults; return how many cells failed."""
+    seed = options.seed
+    faults = list(clients.FAULTS)
+    random.Random(seed).shuffle(faults)
+    environment.browsers()
+    say(f"{'fault':21} {'client':17}  due  missing  twice  wrong  seconds until back   (seed {seed})")
+    started = time.monotonic()
+    outcomes: list[clients.Outcome] = []
+    with ExitStack() as stack:
+        opened = stack.enter_context(nodes())
+        browsers = Browsers()
+        stack.callback(browsers.stop)
+        for time_of in range(TIMES if options.all else 1):
+            for fault in faults:
+                meeting = [
+                    client for client in clients.CLIENTS if all(text in f"{fault} {client}" for text in options.only)
+                ]
+                there = [client for client in meeting if not clients.why_empty(fault, client)]
+                if there:
+                    outcomes += (met := clients.play(opened, browsers, fault, there, seed + time_of))
+                    for outcome in met:
+                        say(client_line(outcome))
+                for client in meeting:
+                    if why := clients.why_empty(fault, client):
+                        say(f"{fault:21} {client:17}  no such cell: {why}")
+        tracebacks = opened.tracebacks()
+    failed = [outcome for outcome in outcomes if not outcome.holds]
+    due = sum(outcome.due for outcome in outcomes)
+    seconds = time.monotonic() - started
+    say(
+        f"{len(outcomes)} cells, {due} messages due, {len(failed)} cells failed, {tracebacks} tracebacks of the nodes, "
+        f"{seconds:.0f} s, seed {seed}"
+    )
+    if options.write:
+        tables.write("clients", tables.of_clients(outcomes, seed, seconds))
+    return len(failed) + tracebacks
+
+
+def client_line(outcome: clients.Outcome) -> str:
+    verdict = "" if outcome.holds else "  FAILED"
+    counts = f"{outcome.due:4}  {outcome.missing:7}  {outcome.twice:5}  {outcome.wrong:5}"
+    return f"{outcome.fault:21} {outcome.client:17} {counts}  {outcome.seconds:7.1f}{verdict}"
 
 
 def say(text: str) -> None:

@@ -1,8 +1,9 @@
-"""A virtual environment of its own for the frameworks that publish: none of them is the project's."""
+"""What the matrix needs beside the project: the frameworks that publish, in an environment of their own; Node twice."""
 
 from __future__ import annotations
 
 import hashlib
+import platform
 import subprocess
 import sys
 import venv
@@ -26,3 +27,21 @@ def python() -> Path:
         subprocess.run([*command, "--editable", f"{ROOT}[publisher]", *FRAMEWORKS], check=True)
         stamp.write_text(wanted)
     return interpreter
+
+
+def node(major: int) -> Path:
+    """Return Node of this major version; npm has it as a package."""
+    place = PLACE / f"node-{major}"
+    program = place / "node_modules" / "node" / "bin" / "node"
+    if not program.exists():
+        machine = {"x86_64": "x64", "aarch64": "arm64"}[platform.machine()]
+        package = f"node@npm:node-linux-{machine}@{major}"
+        command = ["npm", "install", "--prefix", str(place), "--no-audit", "--no-fund", "--ignore-scripts", "--silent"]
+        place.mkdir(parents=True, exist_ok=True)
+        subprocess.run([*command, package], check=True)
+    return program
+
+
+def browsers() -> None:
+    """See to it that both browsers are here."""
+    subprocess.run(["bash", str(ROOT / "tools" / "packages.sh"), "firefox-esr:firefox-esr"], check=True)
