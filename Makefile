@@ -8,6 +8,7 @@
 # make matrix  publishers in the workers of a dozen frameworks, clients in browsers and programs, and what arrives; one half:
 #              make matrix ARGS=clients; the tables into docs/reliability.md: make matrix ARGS=--write
 # make attack  strangers at every door, over every transport and both engines: under 20 minutes
+# make fuzz    the parsers of what comes from outside, guided by coverage: 20 minutes each; more: make fuzz ARGS=--help
 # make clients-tls  real clients on every way of TLS: browsers, curl, node, Python, Go, Prometheus; nginx and haproxy before it
 # make audit   advisories of what is installed
 # make bench   the measurements
@@ -35,7 +36,7 @@ PYTEST := -m pytest --hypothesis-seed=$(SEED)
 ORDINARY = $(PYTEST) -q -m "not slow and not full" -n $(JOBS) --dist worksteal
 
 .PHONY: run test check suite coverage full conformance test-newest test-oldest sim mutants soak upgrade matrix bench dist
-.PHONY: attack clients-tls audit clean venv tools
+.PHONY: attack fuzz clients-tls audit clean venv tools
 
 run:
 	@tools/venv.sh run
@@ -109,6 +110,9 @@ clean:
 
 attack: venv tools
 	@$(BIN)/python -m tests.attack $(ARGS)
+
+fuzz: venv
+	@$(BIN)/python -m tests.fuzz $(ARGS)
 
 clients-tls: venv tools
 	@$(BIN)/python -m tests.clients $(ARGS)

@@ -141,8 +141,11 @@ ROWS = (
         "a user asks for all, and reads nothing",
         USERS,
         SIGNED_IN,
-        say("subscribe", channels=[{"channel": f"chat:{n}", "since": {"offset": 0, "epoch": "x"}} for n in range(100)])
-        + b"".join(say("history", channel=f"chat:{n}", limit=1000) for n in range(20)),
+        say(
+            "subscribe",
+            channels=[{"channel": f"chat:{n:08}", "since": {"offset": 0, "epoch": "x"}} for n in range(100)],
+        )
+        + b"".join(say("history", channel=f"chat:{n:08}", limit=1000) for n in range(20)),
         user=True,
     ),
     Row("a user floods", USERS, SIGNED_IN, (say("ping") + frame(PING)) * 500, user=True),

@@ -23,6 +23,8 @@ from pushserver.protocols.native import messages
 #: So many errors in a row end a connection; so many refusals for speed do.
 MAX_ERRORS: Final = 10
 MAX_RATE_LIMITED: Final = 100
+#: So many channels of a subscription, or of its end, cost as much as one more message.
+NAMES_PER_MESSAGE: Final = 20
 #: The room for chat that names none.
 LOBBY: Final = "chat:lobby"
 #: Attempts to authenticate come back at this pace, so that hourly refreshes never count as hammering: ms for all.
@@ -101,6 +103,7 @@ class NativeSession:
                     raise Refused("auth needs a token", Code.MISSING_TOKEN)
                 return Authenticate(data.token, {c: _position(s) for c, s in data.positions.items()})
             case messages.SubscribeRequest(data=data):
+                self._messages.drain(at, len(data.channels) / NAMES_PER_MESSAGE)
                 return operations.Subscribe(
                     tuple(
                         operations.SubscribeItem(c)
@@ -110,6 +113,7 @@ class NativeSession:
                     )
                 )
             case messages.UnsubscribeRequest(data=names):
+                self._messages.drain(at, len(names.channels) / NAMES_PER_MESSAGE)
                 return operations.Unsubscribe(tuple(names.channels))
             case messages.PublishRequest(data=publish):
                 if not may_send(publish.message_type, server_side=False):

@@ -96,6 +96,20 @@ def test_a_hundred_refusals_for_speed_in_a_row_close() -> None:
     assert session.receive(b"not json", 0, 0)[1] == Disconnect(errors.TOO_MANY_REQUESTS)
 
 
+@pytest.mark.parametrize("type", ["subscribe", "unsubscribe"])
+def test_channels_that_a_message_names_pay_as_messages_do(type: str) -> None:
+    session = NativeSession(Rates(1, 10, 0), anonymous=True)
+    names = json.dumps({"type": type, "data": {"channels": ["chat:a"] * 100}}).encode()
+    ping = b'{"type": "ping"}'
+    assert isinstance(session.receive(names, 0, 0)[0], Perform)
+    replies = [sent(session.receive(ping, 0, 0))[0] for _ in range(5)]
+    assert [reply["type"] for reply in replies] == ["pong"] * 4 + ["error"]
+    assert replies[-1]["data"]["retryAfter"] == 1000
+    # What was named beyond the burst is paid for afterwards.
+    assert isinstance(session.receive(names, 1_000, 1_000)[0], Perform)
+    assert sent(session.receive(ping, 2_000, 2_000))[0]["data"]["retryAfter"] == 5_000
+
+
 def test_authenticating_too_often_closes_and_comes_back_with_time() -> None:
     session = NativeSession(Rates(0, 0, 2))
     attempt = b'{"type":"auth","data":{"token":"x"}}'
