@@ -81,10 +81,12 @@ class Disk:
 
 
 def copy_store(place: Path, to: Path) -> None:
-    """Copy a store as a node leaves it that ends at once; locks do not outlive their process."""
+    """Copy a store as a node leaves it that ends at once, with what lies beside it: it is the same store."""
     to.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for file in sorted(place.glob("pushserver.db*")):
-        shutil.copy(file, to / file.name)
+    # A node on Redis has none.
+    for file in sorted(place.iterdir()) if place.exists() else ():
+        if file.is_file():
+            shutil.copy(file, to / file.name)
 
 
 def fill(engine: Any, full: bool) -> None:

@@ -43,7 +43,7 @@ MUTANTS = (
     _mutant(
         "generation-not-moved",
         _LUA + "attach.lua",
-        "if not generation or known[1] ~= ARGV[1] then",
+        "if not generation or known[1] ~= ARGV[1] or older or back and generation == ARGV[4] then",
         "if not generation then",
     ),
     _mutant(
@@ -61,8 +61,8 @@ MUTANTS = (
     _mutant(
         "second-device-forgotten",
         "server/backlog.py",
-        "        page = await self._inbox.read(user_id, since.offset, PAGE)\n        after = since.offset\n",
-        "        page = await self._inbox.read(user_id, None, PAGE)\n        after = page.acked\n",
+        "start_of_inbox(self._inbox, user_id, positions.get(own), PAGE)",
+        "start_of_inbox(self._inbox, user_id, None, PAGE)",
     ),
     _mutant(
         "positions-not-compared",
@@ -125,7 +125,7 @@ MUTANTS = (
     _mutant(
         "resync-untold",
         "engine/redis/feeds.py",
-        "        self.feeds.listener.resync(self.channel)\n",
+        "        self.feeds.listener.resync(self.channel, reached)\n",
         "",
     ),
     _mutant(

@@ -136,6 +136,8 @@ def make(seed: int, operations: int = 60, faults: int = 4, open_faults: bool = F
         "inbox": {"max_messages": chance.choice((3, 8, 100, 100)), "max_chat_messages": chance.choice((3, 20))},
         "tasks": {"min_interval": chance.choice(("200ms", "1s"))},
     }
+    if open_faults:
+        settings["redis"]["allow_eviction"] = True
     steps = [_operation(chance, wanted, number, seconds) for number in range(operations)]
     steps += [_fault(chance, kinds, nodes, seconds) for _ in range(faults)]
     steps.sort(key=lambda step: step.at)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -417,7 +418,8 @@ class Run:
         chosen = self._node(node)
         if chosen.alive:
             chosen.kill()
-        self._stores[node] = Path(str(saved))
+        for file in Path(str(saved)).glob("pushserver.db*"):
+            shutil.copy(file, self._stores[node])
         if not chosen.alive:
             chosen.start()
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from twisted.logger import globalLogBeginner
 
 from . import plan as plans
-from .checker import Violation, judge
+from .checker import Unjudged, Violation, judge
 from .coverage import Cells, under_way
 from .plan import Plan
 from .run import run
@@ -54,7 +54,11 @@ def silence() -> None:
 def try_seed(seed: int, options: Options) -> Verdict:
     """Run a seed's plan, and judge it."""
     history = run(options.plan(seed))
-    return Verdict(seed, judge(history), under_way(history))
+    try:
+        violations = judge(history)
+    except Unjudged as problem:
+        violations = [Violation("unjudged", 0, str(problem))]
+    return Verdict(seed, violations, under_way(history))
 
 
 def _try(argument: tuple[int, Options]) -> Verdict:
