@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pushserver.app import log, process
+from pushserver.app import log, process, systemd
 from pushserver.app.dev import Dev, prepare
 from pushserver.config.sections import Config
 from pushserver.server.clock import Clock
@@ -49,6 +49,8 @@ def make_service(read: Callable[[], Config], dev: bool, workers: int, output: lo
         service = PushService(running, config, secrets, source=source, output=output)
         process.freeze_gc()
     process.on_signal(running, signal.SIGHUP, service.hang_up)
+    systemd.watchdog(Clock(running))
+    running.addSystemEventTrigger("before", "shutdown", systemd.notify, "STOPPING=1")
     if output is not None:
         process.on_signal(running, signal.SIGUSR1, output.rotate)
     return service

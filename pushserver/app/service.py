@@ -152,6 +152,7 @@ class PushService(log.LoggedService):
             counters=node.counters,
             admission=self.admission,
             sections=_sections(config),
+            leaving=lambda: self._draining or self._stopping,
         )
         facts = NodeFacts(
             node=node.name,
@@ -401,7 +402,7 @@ class PushService(log.LoggedService):
             )
             connection.close(errors.SHUTDOWN)
         deadline = self._reactor.seconds() + duration / 1000
-        while self.node.counters.sockets and self._reactor.seconds() < deadline:
+        while (self.node.counters.sockets or self._doors.context.requests) and self._reactor.seconds() < deadline:
             await deferLater(self._reactor, 0.02)
         for connection in connections:
             connection.line.abort()

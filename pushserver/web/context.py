@@ -93,6 +93,7 @@ class Context:
     Args:
         reactor: the timers; its ``seconds()`` is monotonic.
         clock: this node's.
+        leaving: whether the node sends everybody elsewhere: each HTTP connection then ends with its next answer.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Context:
         counters: Counters,
         admission: Admission,
         sections: Sections,
+        leaving: Callable[[], bool] = lambda: False,
     ) -> None:
         self.reactor = reactor
         self.clock = clock
@@ -111,7 +113,22 @@ class Context:
         self.counters = counters
         self.admission = admission
         self.sections = sections
+        self.leaving = leaving
         self.limits = DoorLimits(sections)
+        self._requests = 0
+
+    def request_began(self) -> None:
+        """An HTTP request is being answered from now on."""
+        self._requests += 1
+
+    def request_ended(self) -> None:
+        """It is answered, or nobody waits for the answer any more."""
+        self._requests -= 1
+
+    @property
+    def requests(self) -> int:
+        """Return how many HTTP requests are being answered, streams included."""
+        return self._requests
 
     @property
     def tag(self) -> str:

@@ -89,6 +89,7 @@ class BoundedRequest(Request):
     _deadline: IDelayedCall | None = None
     _left = 0
     _held = 0
+    _counted = False
 
     def __init__(self, channel: Any, *args: Any, **named: Any) -> None:
         super().__init__(channel, *args, **named)
@@ -133,6 +134,9 @@ class BoundedRequest(Request):
         if self.channel is None:
             return
         self._cancel_deadline()
+        channel: Any = self.channel
+        self._counted = True
+        channel.site.context.request_began()
         super().requestReceived(command, path, version)
 
     def finish(self) -> None:
@@ -155,11 +159,20 @@ class BoundedRequest(Request):
         if deadline is not None and deadline.active():
             deadline.cancel()
 
+    def hand_over(self) -> None:
+        """The connection is another protocol's from now on: this request gets no answer here."""
+        self._give_back()
+
     def _give_back(self) -> None:
         held, self._held = self._held, 0
         channel: Any = self.channel
-        if held and channel is not None:
+        if channel is None:
+            return
+        if held:
             channel.site.context.limits.bodies.give(held)
+        if self._counted:
+            self._counted = False
+            channel.site.context.request_ended()
 
 
 @implementer(IHalfCloseableProtocol)
@@ -221,6 +234,14 @@ class PushChannel(HTTPChannel):
     def allContentReceived(self) -> None:
         if not self._ended:
             super().allContentReceived()
+
+    def checkPersistence(self, request: Any, version: bytes) -> bool:
+        persistent = bool(super().checkPersistence(request, version))
+        if persistent and self.site.context.leaving():
+            # The last answer of its connection: the next request goes to another node.
+            request.responseHeaders.setRawHeaders(b"connection", [b"close"])
+            return False
+        return persistent
 
     # -- the next request ---------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from twisted.web.server import NOT_DONE_YET, Request
 
 from pushserver.core.errors import HTTP_STATUS, Code, Invalid, NotFound, PushError, Refused
 from pushserver.web.admission import Admission
-from pushserver.web.http import Refusal, headers_of, respond, respond_error, respond_options
+from pushserver.web.http import BoundedRequest, Refusal, headers_of, respond, respond_error, respond_options
 from pushserver.web.port import Head, peer_address
 
 
@@ -127,6 +127,8 @@ class WebSocketPath(Resource):
         method, target = request.method.decode("latin-1"), request.uri.decode("latin-1")
         version = request.clientproto.decode("latin-1")
         channel: HTTPChannel = request.channel
+        if isinstance(request, BoundedRequest):
+            request.hand_over()
         transport: Any = channel.transport
         channel.transport = None
         channel.setTimeout(None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import signal
 import threading
 import time
@@ -117,3 +118,21 @@ def test_nobody_comes_in_while_the_server_ends(start_server: Callable[..., Serve
         assert kept.upgrade().status == 503
     assert server.wait(10) == -signal.SIGTERM
     assert quiet(server.log)
+
+
+def test_while_it_drains_each_http_connection_ends_with_its_next_answer(start_server: Callable[..., Server]) -> None:
+    server = start_server()
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+
+    def answered() -> tuple[int, str | None]:
+        connection.request("GET", "/api/nodes", headers={"X-API-Key": server.api_key})
+        response = connection.getresponse()
+        response.read()
+        return response.status, response.getheader("Connection")
+
+    assert answered() == (200, None)
+    assert server.api("POST", "/api/drain", {}).status == 200
+    assert answered() == (200, "close")
+    assert server.api("DELETE", "/api/drain").status == 200
+    assert answered() == (200, None)
+    connection.close()

@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from pushserver.app import systemd
 from pushserver.app.dev import Dev, greet, withdraw_address
 from pushserver.app.log import Output
 from pushserver.app.process import ProcessReactor
@@ -121,6 +122,7 @@ class SingleProcess:
         self._show(watch, text, ended)
 
     def ready(self, config: Config, dev: Dev | None, now: int) -> None:
+        systemd.notify("READY=1")
         if dev is not None:
             greet(config, dev, now)
 

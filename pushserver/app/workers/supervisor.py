@@ -25,6 +25,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from pushserver.app import systemd
 from pushserver.app.dev import Dev, greet, open_console, withdraw_address
 from pushserver.app.leftovers import clear_socket_lock
 from pushserver.app.log import LoggedService, Output
@@ -259,6 +260,7 @@ class Supervisor(LoggedService):
             count=self._count,
             endpoints=self._config.server.listen,
         )
+        systemd.notify("READY=1")
         if self._dev is not None:
             greet(self._config, self._dev, self._clock.now())
 
