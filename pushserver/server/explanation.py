@@ -20,7 +20,7 @@ from pushserver.engine.deadlines import limited
 from pushserver.server.clock import Clock
 from pushserver.server.cluster import SURVEY_TIMEOUT, Cluster, ConnectionInfo, ExplainQuestion, NodesAnswers, NodeView
 from pushserver.server.concurrency import together
-from pushserver.server.findings import Case, InboxState, findings
+from pushserver.server.findings import Case, InboxView, findings
 from pushserver.server.node_view import NodeViews
 from pushserver.server.peers import Peers
 from pushserver.server.recent import PER_USER, PER_USER_UNVERIFIED, RecentEvent
@@ -42,7 +42,7 @@ class Explanation(msgspec.Struct, frozen=True, rename="camel"):
     user_id: str
     connections: list[ConnectionInfo]
     recent: list[RecentEvent]
-    inbox: InboxState | None
+    inbox: InboxView | None
     tasks: list[TaskState] | None
     findings: list[str]
     unanswered: list[str]
@@ -113,9 +113,9 @@ class Explainer:
     def _limited(self, work: Coroutine[Deferred[Any], Any, T]) -> Deferred[T]:
         return limited(Deferred.fromCoroutine(work), SURVEY_TIMEOUT / 1000, self._clock)
 
-    async def _inbox(self, user_id: str) -> InboxState:
+    async def _inbox(self, user_id: str) -> InboxView:
         page = await self._engine.inbox.read(user_id, None, 0)
-        return InboxState(page.offset, page.epoch, page.acked, page.pending, page.lost)
+        return InboxView(page.offset, page.epoch, page.acked, page.pending, page.lost)
 
     async def _tasks(self, user_id: str) -> list[TaskState]:
         return await self._engine.tasks.of_user(user_id, True, MAX_TASKS)

@@ -26,7 +26,7 @@ SLOW_ENGINE: Final = 500
 MUCH_QUEUED: Final = 65_536
 
 
-class InboxState(msgspec.Struct, frozen=True):
+class InboxView(msgspec.Struct, frozen=True):
     """An inbox in numbers. ``unread``: kept messages after the cursor; ``evicted``: those after it that went by the
     inbox' limits."""
 
@@ -52,7 +52,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     now: int
     connections: list[ConnectionInfo]
     recent: list[RecentEvent]
-    inbox: InboxState | None
+    inbox: InboxView | None
     tasks: list[TaskState] | None
     nodes: dict[str, NodeView]
     unanswered: list[str]
@@ -80,7 +80,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
 Match = dict[str, object] | None
 
 
-class Rule(msgspec.Struct, frozen=True):
+class FindingRule(msgspec.Struct, frozen=True):
     """A cause.
 
     Attributes:
@@ -216,109 +216,109 @@ def _away(case: Case) -> Match:
 
 
 RULES: Final = (
-    Rule(
+    FindingRule(
         "nobody can sign in, nothing is kept",
         "The engine of node {node} cannot answer: {trouble}.",
         "Bring Redis, or the disk under server.state_dir, back; /readyz says 503 until then.",
         _engine_away,
     ),
-    Rule(
+    FindingRule(
         "everything is late, for everybody",
         "The engine of node {node} answers slowly: an operation takes {seconds} s in the mean.",
         "Look at the load of Redis or of the disk, and at the way to it; pushserver_engine_seconds has each operation.",
         _engine_slow,
     ),
-    Rule(
+    FindingRule(
         "the user is said to be connected elsewhere",
         "No answer from {nodes}: who is connected there, and why not, cannot be told.",
         "Look at that node: it hangs, or Redis does not reach it.",
         _node_silent,
     ),
-    Rule(
+    FindingRule(
         "the client comes again and again, and is never signed in",
         "The token has expired: signing in failed {times}, the last time from {address}.",
         "The application must give the client a new token; look at what its token callback returns.",
         _failed(lambda event: event.code == "TOKEN_EXPIRED"),
     ),
-    Rule(
+    FindingRule(
         "new tokens are refused, older ones hold",
         "The clock of whoever issues the tokens is ahead of node {node}: {reason}.",
         "Set the clocks by NTP, or raise auth.leeway.",
         _failed(_ahead),
     ),
-    Rule(
+    FindingRule(
         "the client is closed for good",
         "The token was revoked: signing in failed {times}, the last time from {address}.",
         "Give the user a token that was issued after the revocation.",
         _failed(lambda event: event.code == "TOKEN_BLACKLISTED"),
     ),
-    Rule(
+    FindingRule(
         "one device too many",
         "The user has too many connections: the newest was refused, from {address}.",
         "Close what is not needed, or raise server.max_connections_per_user.",
         _failed(lambda event: event.code == "LIMIT_EXCEEDED"),
     ),
-    Rule(
+    FindingRule(
         "the client is closed for good, for a token that nobody knows",
         "The token is refused ({reason}): signing in failed {times}, the last time from {address}.",
         "Compare it with one that `pushctl token` makes: secret, algorithm, issuer, audience, claims.",
         _failed(lambda event: event.code == "INVALID_TOKEN"),
     ),
-    Rule(
+    FindingRule(
         "signing in fails now, and works later",
         "Signing in failed {times} with {code}, the last time from {address}: {reason}.",
         "The engine or the server of the keys could not be asked; look at /readyz.",
         _failed(lambda event: True),
     ),
-    Rule(
+    FindingRule(
         "the network or the client is too slow",
         "A connection from {address} {what}, since it did not read what it was sent ({reason}).",
         "Send it less, or let it subscribe to less; delivery.slow_consumer says what becomes of what does not fit.",
         _slow_consumer,
     ),
-    Rule(
+    FindingRule(
         "messages come late, to this client alone",
         "{queued} bytes wait for the socket of connection {connection}.",
         "The network or the client is slower than what it is sent.",
         _queued,
     ),
-    Rule(
+    FindingRule(
         "the user is connected, and nothing arrives",
         "The link of connection {connection} is half-open: it {what}.",
         "The device lost its network without a word; it comes back by itself, and what was kept comes with it.",
         _half_open,
     ),
-    Rule(
+    FindingRule(
         "the user is connected, and does not follow the channel",
         "A subscription was rejected with {code}: {reason}.",
         "Give the token the permission, or the channel a rule in its namespace.",
         _rejected,
     ),
-    Rule(
+    FindingRule(
         "some of what the client sends is lost",
         "The client sent too much and was limited {times}: {reason}.",
         "Let it send less, or raise the limits in [rate_limits].",
         _throttled,
     ),
-    Rule(
+    FindingRule(
         "old notifications are missing",
         "{evicted} unread messages fell out of the inbox, in which {unread} are left.",
         "Let the client acknowledge, send fewer, or raise inbox.max_messages.",
         _evicted,
     ),
-    Rule(
+    FindingRule(
         "a bar of progress stands still",
         "Task {task} is {status} at {percentage} %, and has not changed for {idle} s.",
         "Look at the worker that does it; tasks.stale_after lets such tasks fail.",
         _stuck,
     ),
-    Rule(
+    FindingRule(
         "something that the client asks for does not happen",
         "A request of the client was refused {times} with {code}: {reason}.",
         "The code says why; see the error codes of the protocol.",
         _refused,
     ),
-    Rule(
+    FindingRule(
         "the page says that the WebSocket failed",
         "The user is not connected, and pages were refused for their origin {times} times, the last one from {address}"
         " ({reason}).",
@@ -326,14 +326,14 @@ RULES: Final = (
         _origin,
         last=True,
     ),
-    Rule(
+    FindingRule(
         "the user was connected, and is not any more",
         "The server closed the last connection with {code}: {reason}.",
         "The code says whether the client comes back by itself; see the close codes of the protocol.",
         _closed,
         last=True,
     ),
-    Rule(
+    FindingRule(
         "the user is not connected",
         "The user is not connected, and nothing of them came within the last hour.",
         "The client is not running, does not reach the server, or connects with another user's token.",
