@@ -17,7 +17,7 @@ from pushserver.core.webhooks import DELAYS
 from pushserver.engine.interfaces import EventRules
 from pushserver.server.events import sender as senders
 from pushserver.server.events.attempt_result import AttemptResult
-from pushserver.server.events.sender import AGAIN_AT_ONCE, AT_ONCE
+from pushserver.server.events.sender import AGAIN_AT_ONCE, AT_ONCE, QUIET
 from tests.server.events.stage import FAILED, GONE, MAIL, OK, Stage
 
 HOUR = 3600
@@ -222,6 +222,14 @@ async def test_a_reason_is_one_line_until_it_is_over(stage: Stage) -> None:
         assert lines == [("webhook_failed", FAILED.problem)]
         stage.answer = lambda event: OK
         await stage.pass_time(6)
+        stage.answer = lambda event: FAILED
+        await stage.tell(("7", 20))
+        await stage.pass_time(1)
+        assert lines[1:] == []
+        stage.answer = lambda event: OK
+        await stage.pass_time(QUIET, 1)
+        await stage.tell(("8", 21))
+        await stage.pass_time(1)
         assert lines[1:] == [("webhook_back", None)]
         await sender.stop()
     finally:
