@@ -44,6 +44,8 @@ MAX_HELD: Final = 10_000
 POLL: Final = 0.25
 LOOK_AGAIN: Final = 1.0
 SETTLE: Final = 0.2
+#: Seconds without a failure after which a receiver is well, and a reason is written again.
+QUIET: Final = 60.0
 
 Post = Callable[[Webhook, str, bytes], Awaitable[AttemptResult]]
 
@@ -109,7 +111,9 @@ class WebhookSender:
         self._settled_at = self._looked_at = 0.0
         self._resting: Deferred[None] | None = None
         self._problem: PushError | None = None
+        #: why it took no event since it last was well, and when it failed last, s
         self._reasons: set[str] = set()
+        self._failed_at = 0.0
         self._stopping = False
         #: it answered that it is gone: nothing more is sent before a reload
         self.gone = False
@@ -411,11 +415,12 @@ class WebhookSender:
         outcome = await self._post(self.webhook, event.id, body)
         if outcome.taken:
             self._counters.webhook_delivered[self._name] += 1
-            if self._reasons:
+            if self._reasons and self._clock.seconds() - self._failed_at >= QUIET:
                 self._reasons.clear()
                 self._log.info("webhook {webhook} takes events again", event="webhook_back", webhook=self._name)
             return outcome
         self._counters.webhook_failed[self._name] += 1
+        self._failed_at = self._clock.seconds()
         if outcome.status == GONE and not self.gone:
             self.gone = True
             self._log.error(

@@ -91,7 +91,7 @@ class Stage:
 
     async def settle(self) -> None:
         """Until what was asked of the engine is answered, and what follows from it too."""
-        for _ in range(12):
+        for _ in range(8):
             await self.engine.inbox.state("nobody")
             self.time.advance(0)
 

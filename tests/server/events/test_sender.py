@@ -17,7 +17,7 @@ from pushserver.core.webhooks import DELAYS
 from pushserver.engine.interfaces import EventRules
 from pushserver.server.events import sender as senders
 from pushserver.server.events.attempt_result import AttemptResult
-from pushserver.server.events.sender import AGAIN_AT_ONCE, AT_ONCE
+from pushserver.server.events.sender import AGAIN_AT_ONCE, AT_ONCE, QUIET
 from tests.server.events.stage import FAILED, GONE, MAIL, OK, Stage
 
 HOUR = 3600
@@ -222,6 +222,14 @@ async def test_a_reason_is_one_line_until_it_is_over(stage: Stage) -> None:
         assert lines == [("webhook_failed", FAILED.problem)]
         stage.answer = lambda event: OK
         await stage.pass_time(6)
+        stage.answer = lambda event: FAILED
+        await stage.tell(("7", 20))
+        await stage.pass_time(1)
+        assert lines[1:] == []
+        stage.answer = lambda event: OK
+        await stage.pass_time(QUIET, 1)
+        await stage.tell(("8", 21))
+        await stage.pass_time(1)
         assert lines[1:] == [("webhook_back", None)]
         await sender.stop()
     finally:
@@ -274,7 +282,7 @@ async def test_nothing_is_lost_where_the_sender_dies_again_and_again(
     sent = 0
     sender = stage.sender()
     await stage.settle()
-    for _ in range(60):
+    for _ in range(30):
         if sent < 500:
             batch = [(str(chance.randrange(25)), n) for n in range(sent, min(500, sent + 25))]
             sent += len(batch)
@@ -290,7 +298,7 @@ async def test_nothing_is_lost_where_the_sender_dies_again_and_again(
     for each in hanging:
         if not each.called:
             each.callback(OK)
-    await stage.pass_time(3_700, 30)
+    await stage.pass_time(3_720, 120)
     assert {n for _, n in stage.taken} == set(range(500))
     assert sender.sender.waiting == 0
     assert await stage.dead() == []
