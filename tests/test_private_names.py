@@ -28,6 +28,7 @@ PRIVATE: dict[str, set[str]] = {
     "twisted.protocols.haproxy._wrapper": {"HAProxyProtocolWrapper", "HAProxyWrappingFactory"},
     "twisted.protocols.haproxy._wrapper.HAProxyProtocolWrapper": {"_proxyInfo"},
     "twisted.protocols.tls.TLSMemoryBIOProtocol": {"_handshakeDone"},
+    "twisted.web._newclient": {"HTTP11ClientProtocol"},
     "twisted.web.client": {"_HTTP11ClientFactory"},
     "twisted.web.http.HTTPChannel": {"_networkProducer", "_requestProducer", "_version", "_waitingForTransport"},
 }
