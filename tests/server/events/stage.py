@@ -90,10 +90,16 @@ class Stage:
         await self.engine.events.append([NewEvent(type, now, body({"userId": u, "n": n})) for u, n in told])
 
     async def settle(self) -> None:
-        """Until what was asked of the engine is answered, and what follows from it too."""
-        for _ in range(8):
+        """Until what was asked of the engine is answered, and what follows from it too: nothing more is asked."""
+        writer, at_rest = self.engine._writer, 0
+        for _ in range(1_000):
+            before = writer.operations
             await self.engine.inbox.state("nobody")
             self.time.advance(0)
+            at_rest = at_rest + 1 if writer.operations == before + 1 else 0
+            if at_rest == 3:
+                return
+        raise AssertionError("the engine is asked without end")
 
     async def pass_time(self, seconds: float, step: float = 0.25) -> None:
         """Let time pass, a little at a time."""
