@@ -56,6 +56,9 @@ def _continue(
         while True:
             try:
                 value = yield awaited
+            except GeneratorExit:
+                work.close()
+                raise
             except BaseException as problem:
                 awaited = work.throw(problem)
             else:

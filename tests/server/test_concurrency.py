@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import weakref
 from typing import Any
 
@@ -127,3 +128,21 @@ def test_a_failure_is_gone_by_reference_counts(waits: int) -> None:
         assert [problem() for problem in gone] == [None]
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_never_ends_is_closed_without_a_complaint(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    complaints: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", complaints.append)
+    closed: list[str] = []
+
+    async def wait() -> None:
+        try:
+            await Deferred[None]()
+        finally:
+            closed.append("closed")
+
+    both = run(*[wait() for _ in range(count)])
+    del both
+    gc.collect()
+    assert (closed, complaints) == (["closed"] * count, [])
