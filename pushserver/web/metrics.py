@@ -11,7 +11,13 @@ from platform import python_version
 from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+    UnknownMetricFamily,
+)
 
 import twisted
 from pushserver import __version__
@@ -132,6 +138,10 @@ class Measures:
     def _counts(self) -> Iterator[Metric]:
         c, handshakes = self._counters, self._facts.handshakes
         yield _counter("connections_opened_total", "Connections that were opened.", c.connections_total)
+        # As a counter it would be of one family with the gauge `pushserver_connections`.
+        yield UnknownMetricFamily(
+            "pushserver_connections_total", "The same, by its name in version 1.", c.connections_total
+        )
         closes: dict[str, int] = {}
         for code, count in c.closes.items():
             name = str(code) if str(code) in _CODES else "other"

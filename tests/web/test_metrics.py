@@ -74,7 +74,7 @@ def test_counts_become_metrics() -> None:
     counters.authenticated()
     counters.authentication_failed("INVALID_TOKEN")
     said = samples(scrape(counters))
-    assert said["pushserver_connections_opened_total"] == 2
+    assert said["pushserver_connections_opened_total"] == said["pushserver_connections_total"] == 2
     assert said["pushserver_connections_highest"] == 2
     assert said["pushserver_connections_closed_total{code=1000}"] == 1
     assert said["pushserver_connections_refused_total{status=503}"] == 1
@@ -111,7 +111,9 @@ def test_every_metric_of_ours_has_help_and_follows_the_conventions() -> None:
     for family in text_string_to_metric_families(scrape(Counters(0), {"ingest_lag": 3})):
         if family.name.startswith("pushserver"):
             assert family.documentation
-            assert family.type in ("gauge", "counter", "histogram")
+            # The one without a type has another metric's name, for who asks for it by that.
+            old = family.name == "pushserver_connections_total"
+            assert family.type in (("unknown",) if old else ("gauge", "counter", "histogram"))
 
 
 def test_every_metric_has_a_name_of_its_own() -> None:

@@ -14,7 +14,7 @@ from prometheus_client import generate_latest
 from prometheus_client.core import Metric
 
 #: Kinds that only grow.
-_GROWING: Final = frozenset({"counter", "histogram", "summary"})
+_GROWING: Final = frozenset({"counter", "histogram", "summary", "unknown"})
 #: Ends of the names of gauges that are the same thing seen by each worker, not a share of it each: the largest counts.
 _LARGEST: Final = ("_info", "_lag", "_uptime_seconds", "_max_fds", "_limit", "pushserver_nodes", "_store_bytes")
 #: The same, where the smallest counts: all are ready only where each is.

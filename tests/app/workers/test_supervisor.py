@@ -285,7 +285,7 @@ def test_one_scrape_shows_the_totals_and_no_counter_goes_back(house: Place, talk
     for _ in range(6):
         said = _metrics(server)
         assert said["pushserver_connections"] == len(talks)
-        assert said["pushserver_connections_opened_total"] == len(talks)
+        assert said["pushserver_connections_opened_total"] == said["pushserver_connections_total"] == len(talks)
         assert said["pushserver_ready"] == 1
         assert sum(name.startswith("pushserver_info{") for name in said) == 2
     total = server.api("GET", "/api/stats").body["total"]
