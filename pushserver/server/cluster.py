@@ -385,6 +385,9 @@ class Cluster:
         return True
 
 
-def with_unanswered(answer: dict[str, Any], unanswered: list[str]) -> dict[str, Any]:
+def with_unanswered(
+    answer: dict[str, Any],  # Any: JSON values
+    unanswered: list[str],
+) -> dict[str, Any]:
     """Return an answer for the server side that names the nodes of which it knows nothing, where there are any."""
     return answer | {"unanswered": unanswered} if unanswered else answer

@@ -8,7 +8,7 @@ What does not answer in time is left out, and named.
 from __future__ import annotations
 
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 from twisted.internet.defer import Deferred, TimeoutError
@@ -104,13 +104,13 @@ class Explainer:
         known = own | answers.by_node
         return NodesAnswers(known, sorted({*answers.unanswered, *self._peers.silent} - known.keys()))
 
-    async def _in_time(self, work: Coroutine[Deferred[Any], Any, T]) -> T | None:
+    async def _in_time(self, work: Coroutine[Deferred[object], object, T]) -> T | None:
         try:
             return await self._limited(work)
         except (Unavailable, TimeoutError):
             return None
 
-    def _limited(self, work: Coroutine[Deferred[Any], Any, T]) -> Deferred[T]:
+    def _limited(self, work: Coroutine[Deferred[object], object, T]) -> Deferred[T]:
         return limited(Deferred.fromCoroutine(work), SURVEY_TIMEOUT / 1000, self._clock)
 
     async def _inbox(self, user_id: str) -> InboxView:

@@ -107,15 +107,16 @@ def test_a_client_that_does_not_read_does_not_hold_the_end_up(start_server: Call
 
 def test_nobody_comes_in_while_the_server_ends(start_server: Callable[..., Server]) -> None:
     server = start_server(config='[server]\nshutdown_drain = "3s"\n')
-    with follow(server, "slow") as slow, RawSocket(server.port) as kept:
-        kept.request("GET", "/readyz")
-        assert kept.response().status == 200
+    with follow(server, "slow") as slow, RawSocket(server.port) as kept, RawSocket(server.port) as other:
+        for each in (kept, other):
+            each.request("GET", "/readyz")
+            assert each.response().status == 200
         server.signal(signal.SIGTERM)
         # It has its goodbye, and does not go: the server waits for it.
         assert slow.close_code() == 3001
         kept.request("GET", "/readyz")
         assert kept.response().status == 503
-        assert kept.upgrade().status == 503
+        assert other.upgrade().status == 503
     assert server.wait(10) == -signal.SIGTERM
     assert quiet(server.log)
 
