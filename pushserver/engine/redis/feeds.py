@@ -64,6 +64,7 @@ class ChannelFeed:
         "_call",
         "_catching",
         "_held",
+        "_reads",
         "_target",
         "_waiting",
         "channel",
@@ -85,7 +86,10 @@ class ChannelFeed:
         self._target = 0
         self._catching = False
         self._call: IDelayedCall | None = None
-        self._waiting: list[tuple[int, Deferred[None]]] = []
+        #: how many times what was missed has begun to be read
+        self._reads = 0
+        #: the positions that are waited for, and how many readings had begun by then
+        self._waiting: list[tuple[Position, int, Deferred[None]]] = []
 
     # -- messages -----------------------------------------------------------------------------------------------------
 
@@ -191,29 +195,44 @@ class ChannelFeed:
         if verdict is Verdict.REPEAT:
             return None
         waiting: Deferred[None] = Deferred()
-        self._waiting.append((position.offset, waiting))
+        self._waiting.append((position, self._reads, waiting))
         self._want(position.offset if verdict is Verdict.GAP else 0, _UNDER_WAY if verdict is Verdict.GAP else 0)
         return waiting
 
     def _moved(self) -> None:
         if self._waiting:
             assert self.sequencer is not None
-            self._release(self.sequencer.position.offset)
+            self._release(self.sequencer.position)
 
     def _disappoint(self) -> None:
         """Fail those who wait."""
         waiting, self._waiting = self._waiting, []
-        for _, each in waiting:
+        for *_, each in waiting:
             each.errback(errors.Unavailable("what was published before cannot be read now"))
 
-    def _release(self, offset: int | None) -> None:
-        """Release those who wait for this offset or less, or all."""
+    def _release(self, reached: Position | None) -> None:
+        """Release those who wait for a position that is reached with this one, or all."""
         waiting, self._waiting = self._waiting, []
-        for wanted, each in waiting:
-            if offset is not None and wanted > offset:
-                self._waiting.append((wanted, each))
+        for wanted, begun, each in waiting:
+            if reached is not None and (wanted.epoch != reached.epoch or wanted.offset > reached.offset):
+                self._waiting.append((wanted, begun, each))
             else:
                 each.callback(None)
+
+    def _release_read(self) -> None:
+        """What was missed was read: release those for whom it was. A position that was told since that reading began
+        may be newer than what it found, so it is read once more for that one."""
+        assert self.sequencer is not None
+        self._release(self.sequencer.position)
+        waiting, self._waiting = self._waiting, []
+        for wanted, begun, each in waiting:
+            if begun < self._reads:
+                # Of an epoch that is over.
+                each.callback(None)
+            else:
+                self._waiting.append((wanted, begun, each))
+        if self._waiting:
+            self._want(0, 0)
 
     # -- catching up --------------------------------------------------------------------------------------------------
 
@@ -234,15 +253,16 @@ class ChannelFeed:
         assert sequencer is not None
         if self._target and sequencer.position.offset >= self._target:
             self._target = 0
-            self._release(None)
+            self._release_read()
             return
         self._catching = True
+        self._reads += 1
 
         def done(failure: Failure | None) -> None:
             self._catching = False
             self._target = 0
             if failure is None:
-                self._release(None)
+                self._release_read()
                 return
             # The next comparison of positions finds again what could not be read.
             if not failure.check(errors.Unavailable):

@@ -299,3 +299,37 @@ def test_where_the_generation_moved_on_before_the_first_message_a_loss_is_told_a
     room.feed.receive(at(2, "moved.00000000000000aa"))
     assert room.told == [1, 2]
     assert room.readings.asked == []
+
+
+def test_who_asks_while_an_older_answer_is_on_its_way_waits_until_it_is_read_once_more(room: Room) -> None:
+    room.feed.receive(at(1, "new"))
+    room.time.advance(0)
+    # More is written behind what that reading found, and somebody is told of it.
+    waiting = room.feed.reached(Position(10, "new"))
+    room.readings.answer([], 1, "new")
+    assert (room.told, room.lost, waiting is not None and waiting.called) == ([], 1, False)
+    room.time.advance(0)
+    room.readings.answer([at(n, "new") for n in range(2, 11)], 10, "new")
+    assert room.told == list(range(2, 11))
+    assert outcome_of(waiting) is None
+
+
+def test_a_late_message_of_an_epoch_before_releases_nobody_who_waits_for_the_next(room: Room) -> None:
+    waiting = room.feed.reached(Position(2, "new"))
+    room.feed.receive(at(4))
+    assert waiting is not None
+    assert not waiting.called
+    room.time.advance(0)
+    room.readings.answer([], 2, "new")
+    assert outcome_of(waiting) is None
+
+
+def test_who_waits_for_an_epoch_that_is_over_waits_for_one_reading(room: Room) -> None:
+    room.feed.receive(at(1, "new"))
+    room.time.advance(0)
+    room.readings.answer([], 1, "new")
+    waiting = room.feed.reached(Position(9, "e"))
+    room.time.advance(1)
+    room.readings.answer([], 1, "new")
+    assert outcome_of(waiting) is None
+    assert room.readings.asked == []
