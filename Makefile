@@ -26,7 +26,7 @@ SHELL := /bin/bash
 # Hundreds of servers are started: none compiles what another has.
 export PYTHONDONTWRITEBYTECODE :=
 BIN := .venv/bin
-JOBS ?= 2
+JOBS ?= 3
 ifndef SEED
 SEED := $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
 endif

@@ -50,7 +50,7 @@ def find(version: str) -> Path | None:
 def run(python: Path, version: str, kind: str, arguments: list[str]) -> str:
     """Install and test with one Python; return ``passed`` or what failed."""
     place = ROOT / f".venv-{kind}-{version}"
-    suite = ("-m", "pytest", "-q", "-m", ORDINARY, "-n", "2", "--dist", "worksteal", *arguments)
+    suite = ("-m", "pytest", "-q", "-m", ORDINARY, "-n", "3", "--dist", "worksteal", *arguments)
     try:
         install(python, place, kind)
         _show(place / "bin/python")
