@@ -21,6 +21,7 @@ def _check(books: Books, seconds: float, seed: int) -> None:
     assert books.seen_ended
 
 
+@pytest.mark.full
 def test_a_few_faults(tmp_path: Path) -> None:
     seed = int(os.environ.get("SEED", "1"))
     books = asyncio.run(run(tmp_path, 15, seed, clients=150))
