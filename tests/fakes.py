@@ -130,8 +130,13 @@ class Client:
         """Sends a request and answers its reply."""
         id = f"r{next(self.house.numbers)}"
         self.send(type, id, **data)
-        await self.house.settle()
-        (reply,) = [m for m in self.all if m.get("id") == id]
+        replies: list[Any] = []
+        for _ in range(50):
+            await self.house.settle()
+            replies = [m for m in self.all if m.get("id") == id]
+            if replies:
+                break
+        (reply,) = replies
         return reply
 
     @property
