@@ -119,7 +119,8 @@ class FanOut:
 
     def _delivered(self, batch: Batch) -> None:
         """Every follower's socket has a batch: note how old its first message is by now."""
-        age = self._clock.now() - batch.publications[0].timestamp
+        # Another node's clock may be ahead of this one, and what is summed up never goes back.
+        age = max(0, self._clock.now() - batch.publications[0].timestamp)
         self._counters.timings.delivery.observe(age / 1000, len(batch.publications))
 
     def _in_part(
