@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,12 @@ def _logged_errors() -> Iterator[LoggedErrors]:
     globalLogPublisher.addObserver(errors.observe)
     yield errors
     globalLogPublisher.removeObserver(errors.observe)
+
+
+@pytest.fixture(autouse=True)
+def seeded(request: pytest.FixtureRequest) -> None:
+    """Let chance repeat itself: each test draws what it drew the last time, whichever tests ran before it."""
+    random.seed(f"{os.environ.get('SEED', '')} {request.node.nodeid}")
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,7 @@
 """A node without sockets: the rooms on the embedded engine, under a clock that the test moves, and clients on paper.
 
 A `Client` speaks the native protocol through a real session and conversation; what it is sent are whole frames, which
-are taken apart here. Its socket can be blocked, so that what is sent waits.
+are taken apart here. Its socket can be blocked, so that what is sent waits. It answers pings while ``answers``.
 """
 
 from __future__ import annotations
@@ -95,6 +95,7 @@ class Client:
         self.closed: Close | None = None
         self.aborted = False
         self.reading = True
+        self.answers = True
         self.pings = 0
         self._read = 0
         session = NativeSession(rates, house.anonymous)
@@ -163,7 +164,12 @@ class Client:
 
     def ping(self) -> bool:
         self.pings += 1
+        if self.answers:
+            self.house.clock.callLater(0, self._pong)
         return True
+
+    def _pong(self) -> None:
+        self.connection.pinged_at = 0
 
     def identified(self) -> None:
         """There are no strangers here."""
