@@ -176,7 +176,7 @@ PARSERS: dict[str, Parser] = {
     "what is shown": Parser(("manhole.tracing.shown",), tracing.shown, (*_JSON, repeat(b"eyJ", b'"', b'"'))),
     "terminal": Parser((), _latin(tables.printable), (repeat(b"\x1b["), repeat(b"a"))),
     "head": Parser(
-        ("web.port.parse_head", "web.port.Head.path", "web.port._METHOD", "web.port._FIELD"),
+        ("web.port.parse_head", "web.port.Head.path", "web.port._METHOD", "web.port._FIELDS"),
         _quietly(port.parse_head),
         (
             repeat(b"a: b\r\n", b"GET / HTTP/1.1\r\n"),

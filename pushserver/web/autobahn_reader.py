@@ -15,7 +15,9 @@ from typing import Any, Final
 
 from autobahn.exception import PayloadCorruptError, PayloadExceededError
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
-from autobahn.websocket.protocol import TrafficStats
+from autobahn.websocket.protocol import TrafficStats, WebSocketProtocol
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
 
 from pushserver.protocols import rfc6455
 
@@ -34,7 +36,8 @@ PRIVATE: Final = {
         "onCloseFrame", "onFrameEnd", "onMessageBegin", "onMessageEnd", "onMessageFrameEnd", "sendCloseFrame",
         "sendData",
     ),
-    WebSocketServerFactory: ("countConnections", "setProtocolOptions"),
+    WebSocketProtocol: ("_connectionLost",),
+    WebSocketServerFactory: ("setProtocolOptions",),
 }  # fmt: skip
 
 
@@ -179,7 +182,6 @@ class AutobahnReader(WebSocketServerProtocol):  # type: ignore[misc]
 
     def begin(self, inflation: Inflation | None) -> None:
         """From now on frames come."""
-        self.factory.countConnections += 1
         if inflation is not None:
             self._perMessageCompress = inflation
         self.state = self.STATE_OPEN
@@ -233,6 +235,10 @@ class AutobahnReader(WebSocketServerProtocol):  # type: ignore[misc]
         self.on_frame()
         over: bool | None = super().onFrameEnd()
         return over
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        # Past the layers between, which find coloured words for a log that is quiet here.
+        WebSocketProtocol._connectionLost(self, reason)
 
     def onPing(self, payload: bytes) -> None:
         self.on_ping(payload)

@@ -50,7 +50,7 @@ _REASONS: Final = {
 #: RFC 9110 section 5.6.2, and what a Host may be made of (RFC 3986 section 3.2.2, and a port).
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _METHOD: Final = re.compile(_TOKEN)
-_FIELD: Final = re.compile(_TOKEN + rb":[^\r\n\0]*")
+_FIELDS: Final = re.compile(rb"(?:\r\n" + _TOKEN + rb":[^\r\n\0]*)*")
 _HOST: Final = b"!$%&'()*+-._~:;=[]0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
@@ -85,17 +85,18 @@ def parse_head(octets: bytes) -> Head:
     Raises `errors.Invalid` for what RFC 9112 does not allow, and proxies may read in another way than we: a space
     before a colon, a folded line, several hosts or none, a bare line end.
     """
-    lines = octets.split(b"\r\n")
-    words = lines[0].split(b" ")
+    end = octets.find(b"\r\n")
+    end = len(octets) if end < 0 else end
+    words = octets[:end].split(b" ")
     if len(words) != 3 or words[2] not in (b"HTTP/1.1", b"HTTP/1.0") or not words[1]:
         raise Invalid("the request line is not HTTP/1.1")
     if _METHOD.fullmatch(words[0]) is None:
         raise Invalid("the request line is not HTTP/1.1")
+    if _FIELDS.fullmatch(octets, end) is None:
+        raise Invalid("a header line without a name, or with a control character")
     headers: dict[str, list[str]] = {}
-    for line in lines[1:]:
-        if _FIELD.fullmatch(line) is None:
-            raise Invalid("a header line without a name, or with a control character")
-        name, _, value = line.decode("latin-1").partition(":")
+    for line in octets[end + 2 :].decode("latin-1").split("\r\n") if end < len(octets) else ():
+        name, _, value = line.partition(":")
         headers.setdefault(name.lower(), []).append(value.strip(" \t"))
     method, target, version = (word.decode("latin-1") for word in words)
     check_hosts(headers.get("host", []), version)
