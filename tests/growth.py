@@ -189,7 +189,7 @@ PARSERS: dict[str, Parser] = {
         ),
     ),
     "proxy header": Parser(
-        ("web.proxy_protocol.header_size",),
+        ("web.proxy_protocol.header_size", "web.proxy_protocol._check"),
         proxy_protocol.header_size,
         (repeat(b" ", b"PROXY"), repeat(b"\r", b"PROXY "), repeat(b"x")),
     ),

@@ -1,11 +1,13 @@
 """The PROXY protocol (``haproxy:`` listeners): from whom a proxy passes a connection on.
 
 Twisted reads the header. Here it is waited for until it is whole, and ``PROXY UNKNOWN`` without addresses is taken, as
-the specification asks (section 2.1): the address is then the proxy's own.
+the specification asks (section 2.1): the address is then the proxy's own. An address or a port that is none ends the
+connection, as every other fault of a header does.
 """
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Any, Final
 
 from twisted.protocols.haproxy._info import ProxyInfo
@@ -32,6 +34,15 @@ def header_size(octets: bytes) -> int | None:
     return None
 
 
+def _check(source: Any) -> None:
+    """Raise ValueError for what is no address or no port: of version 1, Twisted takes whatever stands there."""
+    host = getattr(source, "host", None)
+    if host is not None:
+        ip_address(host.decode() if isinstance(host, bytes) else host)
+        if not 0 <= source.port <= 65_535:
+            raise ValueError("no port")
+
+
 class ProxyProtocol(HAProxyProtocolWrapper):
     """One connection, whose first octets are the header."""
 
@@ -53,7 +64,18 @@ class ProxyProtocol(HAProxyProtocolWrapper):
             if len(head) > size:
                 self.wrappedProtocol.dataReceived(head[size:])
         else:
-            super().dataReceived(head)
+            self._read(head[:size])
+            if self._proxyInfo is not None and len(head) > size:
+                self.wrappedProtocol.dataReceived(head[size:])
+
+    def _read(self, header: bytes) -> None:
+        try:
+            super().dataReceived(header)
+            if self._proxyInfo is not None:
+                _check(self._proxyInfo.source)
+        except ValueError:
+            self._proxyInfo = None
+            self.abortConnection()
 
     def abortConnection(self) -> None:
         transport: Any = self.transport

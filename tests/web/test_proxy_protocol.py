@@ -70,6 +70,28 @@ def test_what_is_no_header_ends_the_connection(octets: bytes) -> None:
     assert seen.octets == b""
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"PROXY TCP4 \xff 192.0.2.1 1000 443\r\n",
+        b"PROXY TCP4 192.0.2.7 192.0.2.1 \xff 443\r\n",
+        b"PROXY TCP4 192.0.2.7 192.0.2.1 1000 192.0.2.1\r\n",
+        b"PROXY TCP4 192.0.2.7 192.0.2.1 65536 443\r\n",
+        b"PROXY TCP4 192.0.2.7 192.0.2.1 -1 443\r\n",
+        b"PROXY TCP4 <script> 192.0.2.1 1000 443\r\n",
+        b"PROXY TCP6 somebody 2001:db8::1 1000 443\r\n",
+        b"PROXY TCP4 192.0.2.7\r\n",
+        V2 + b"\x21\x11\x00\x02ab",
+        V2 + b"\x2f\x11\x00\x00",
+    ],
+)
+def test_a_header_with_a_fault_ends_the_connection_without_a_word(head: bytes) -> None:
+    seen, protocol, transport = connection()
+    protocol.dataReceived(head + b"GET / HTTP/1.1\r\n")
+    assert transport.disconnecting or transport.disconnected
+    assert seen.octets == b""
+
+
 def test_how_long_a_header_is() -> None:
     for head in (TCP4, TCP6, BINARY, LOCAL):
         assert header_size(head + b"rest") == len(head)
