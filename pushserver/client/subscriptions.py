@@ -353,7 +353,8 @@ class ClientSubscriptions:
             for feed in channel.feeds:
                 feed.lose(None)
                 self._line.emit(Readable(feed))
-            self._subscribe([channel], now)
+            if channel.retry_at is None:
+                self._subscribe([channel], now)
 
     # The inside
 

@@ -588,7 +588,11 @@ class IPresence(Interface):
         node that died count until it is taken for dead."""
 
     def disconnect(user_id: str, connection_id: str, now: int) -> Deferred[bool]:
-        """Return true where it was the last."""
+        """Return true where it was the last. It falls to this node to say so, and to call `went` then; where it dies
+        before that, another node's listener is notified (`Listener.offline`)."""
+
+    def went(user_id: str) -> Deferred[None]:
+        """It was said that the user went, or that is not so any more."""
 
     def online(user_id: str) -> Deferred[Online]:
         """Return whether the user is connected anywhere."""

@@ -32,11 +32,13 @@ class CatchUp:
     leaving the channel, ends it (`current`): who still works on it then stops.
     """
 
-    __slots__ = ("_held", "_octets", "channel", "connection", "cut", "resync")
+    __slots__ = ("_held", "_octets", "channel", "connection", "cut", "interrupts", "resync")
 
-    def __init__(self, channel: Channel, connection: Connection) -> None:
+    def __init__(self, channel: Channel, connection: Connection, interrupts: bool) -> None:
         self.channel = channel
         self.connection = connection
+        #: whether something was on its way to the connection that only the past can bring now
+        self.interrupts = interrupts
         self._held: deque[Publication] = deque()
         self._octets = 0
         #: the newest offset that is held no more
@@ -60,6 +62,11 @@ class CatchUp:
             self._octets -= len(oldest.data)
             if oldest.offset is not None:
                 self.cut = oldest.offset
+
+    @property
+    def incomplete(self) -> bool:
+        """Return whether the connection misses something unless the past is read."""
+        return self.interrupts or self.cut > 0
 
     def complete_after(self, offset: int) -> bool:
         """Return whether everything after ``offset`` that was published meanwhile is held."""

@@ -171,10 +171,12 @@ class Hub:
             self._followed(name)
         elif channel.refused is not None:
             self._subscribe(channel)
-        channel.dismiss(connection)
         if channel.catching_up is None:
             channel.catching_up = {}
-        catchup = channel.catching_up[connection] = CatchUp(channel, connection)
+        under_way = channel.batches is not None and connection in channel.followers
+        interrupts = under_way or connection in channel.catching_up
+        channel.dismiss(connection)
+        catchup = channel.catching_up[connection] = CatchUp(channel, connection, interrupts)
         connection.channels.add(name)
         return catchup
 

@@ -113,6 +113,7 @@ class Presence:
             self.take_over({user_id: last_seen_at})
             raise
         self._doubtful.discard(user_id)
+        await self._engine.presence.went(user_id)
 
     async def flush(self) -> dict[str, int]:
         """Wait until the engine knows who has gone. Return the users who have not been announced as offline yet, and
@@ -143,7 +144,11 @@ class Presence:
 
     def offline(self, user_id: str, last_seen_at: int) -> None:
         """A user's connections went with their node; it falls to this one to say so."""
-        self._detach(self._confirm_left(user_id, last_seen_at))
+        if user_id in self._leaving:
+            # It is about to be said here.
+            self.take_over({user_id: last_seen_at})
+        else:
+            self._detach(self._confirm_left(user_id, last_seen_at))
 
     def online(self, user_id: str) -> None:
         """A user's connections, which others said had gone, are still here; it falls to this node to say so."""

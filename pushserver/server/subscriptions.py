@@ -219,8 +219,6 @@ class Subscriptions:
             if not known:
                 self.drop(connection, name)
             elif catchup is not None:
-                # What was on its way when it was asked again was left to the past, which could not be read.
-                catchup.resync = namespace.has_positions
                 opened.append(partial(self._resume, catchup))
         else:
             if catchup is not None:
@@ -246,9 +244,10 @@ class Subscriptions:
             self._replay.read_again(catchup.connection, catchup.channel.name, offset)
 
     def _resume(self, catchup: CatchUp) -> None:
-        """Let a follower that could not be told its past go on with the present."""
-        if not self._hub.go_live(catchup, 0):
-            self._replay.read_again(catchup.connection, catchup.channel.name, catchup.cut)
+        """Let a follower that could not be told its past go on with the present. A loss is told only where there is
+        one, since who is told asks again at once."""
+        catchup.resync = catchup.resync or catchup.incomplete
+        self._hub.go_live(catchup, catchup.cut)
 
     async def _open_task(self, connection: Connection, name: str, opened: list[Callable[[], None]]) -> TaskState:
         identity = connection.identity_for(name)

@@ -546,6 +546,23 @@ def test_a_resubscription_put_off_loses_nothing() -> None:
     assert shell.read(feed) == [2, 3]
 
 
+def test_a_loss_that_is_told_behind_a_refusal_is_no_reason_to_ask_at_once() -> None:
+    shell = Shell().start()
+    feed = shell.subscribe("news", result(3))
+    shell.say("resync", {"channel": "news"})
+    away = {"news": {"code": "UNAVAILABLE", "message": "away"}}
+    for tries in range(2, 5):
+        assert len(shell.of("subscribe")) == tries
+        shell.reply("subscription_success", {"results": {}, "rejected": away})
+        # As a server of version 1 says each time.
+        shell.say("resync", {"channel": "news"})
+        assert len(shell.of("subscribe")) == tries
+        shell.after(5_000)
+    shell.reply("subscription_success", {"results": {"news": result(9, "f")}})
+    shell.push("news", "after", 10, "f")
+    assert shell.read(feed) == ["resync", "after"]
+
+
 def test_loss_is_said() -> None:
     shell = Shell().start()
     feed = shell.subscribe("news", result(3))

@@ -80,6 +80,8 @@ class Books:
     era: int = 0
     gaps: list[str] = field(default_factory=list)
     announced: int = 0
+    #: answers that follow a position which the client had left behind when they came
+    overtaken: int = 0
     history_delivered: int = 0
     live_delivered: int = 0
     returns: int = 0
@@ -133,6 +135,7 @@ class Books:
             "lost with Redis' data": excused,
             "history messages delivered": self.history_delivered,
             "losses announced": self.announced,
+            "answers that were overtaken": self.overtaken,
             "unannounced gaps": len(self.gaps),
             "tasks ended": len(self.ended),
             "ends of tasks missing": len(self.lost_tasks()),
@@ -198,6 +201,8 @@ class Client:
         self._lot = lot
         self._token = cluster.nodes[0].token(user)
         self._positions: dict[str, dict[str, Any]] = {}
+        #: by id of a request to subscribe that is not answered yet: the position that it gave
+        self._asked: dict[int, dict[str, Any] | None] = {}
         self._seen = books.arrived.setdefault(user, set())
         #: by task: the newest version that came, and the era in which it did
         self._versions: dict[str, tuple[int, int]] = {}
@@ -223,6 +228,7 @@ class Client:
     async def _converse(self, socket: Any) -> None:
         own = f"user:{self._user}"
         positions = {own: self._positions[own]} if own in self._positions else {}
+        self._asked.clear()
         await socket.send(json.dumps({"type": "auth", "data": {"token": self._token, "positions": positions}}))
         await self._subscribe(socket)
         unacknowledged = 0
@@ -232,12 +238,13 @@ class Client:
             if kind in TASK_EVENTS:
                 self._task(kind, message["data"])
             if kind == "subscription_success":
-                rejected = message["data"]["rejected"]
-                if rejected:
+                since = self._asked.pop(message["id"])
+                if HISTORY_CHANNEL in message["data"]["results"]:
+                    self._subscribed(message["data"]["results"][HISTORY_CHANNEL], since)
+                if message["data"]["rejected"]:
                     await asyncio.sleep(0.5)
                     await self._subscribe(socket)
                 else:
-                    self._subscribed(message["data"]["results"][HISTORY_CHANNEL])
                     self.connected = True
             elif kind == "resync":
                 self._books.announced += 1
@@ -259,14 +266,20 @@ class Client:
 
     async def _subscribe(self, socket: Any) -> None:
         wanted: dict[str, Any] = {"channel": HISTORY_CHANNEL}
-        if HISTORY_CHANNEL in self._positions:
-            wanted["since"] = self._positions[HISTORY_CHANNEL]
-        self._asked = wanted.get("since")
-        await socket.send(json.dumps({"type": "subscribe", "data": {"channels": [wanted, LIVE_CHANNEL]}}))
+        since = self._positions.get(HISTORY_CHANNEL)
+        if since is not None:
+            wanted["since"] = since
+        number = next(_numbers)
+        self._asked[number] = since
+        await socket.send(json.dumps({"type": "subscribe", "id": number, "data": {"channels": [wanted, LIVE_CHANNEL]}}))
 
-    def _subscribed(self, result: dict[str, Any]) -> None:
-        if self._asked is not None and not result["recovered"]:
-            self._books.announced += 1
+    def _subscribed(self, result: dict[str, Any], since: dict[str, Any] | None) -> None:
+        """What is answered follows the position that was given, also where the channel went on while it was asked."""
+        if since is not None and result["recovered"]:
+            self._books.overtaken += self._positions.get(HISTORY_CHANNEL) != since
+            self._positions[HISTORY_CHANNEL] = since
+        else:
+            self._books.announced += since is not None
             self._positions.pop(HISTORY_CHANNEL, None)
         for message in result["messages"]:
             self._history(message)

@@ -107,6 +107,8 @@ class Counting:
         self.here = 0
         self.announced: list[str] = []
         self.recorded: list[str] = []
+        #: of whom the engine knows that it was said that they went
+        self.said: list[str] = []
 
     def record(self, type: str, data: Any) -> None:
         self.recorded.append(type)
@@ -131,6 +133,10 @@ class Counting:
     def online(self, user_id: str) -> defer.Deferred[Online]:
         return self._answer(Online(user_id, self.here > 0, None))
 
+    def went(self, user_id: str) -> defer.Deferred[None]:
+        self.said.append(user_id)
+        return self._answer(None)
+
     async def announce(self, channel: str, type: str, data: Any) -> None:
         self.announced.append("offline" if b'"offline"' in bytes(data) else "online")
         await self._answer(None)
@@ -148,6 +154,7 @@ async def test_who_went_while_the_engine_was_away_is_announced_when_it_is_back()
     clock.advance(OFFLINE_GRACE / 1000)
     assert engine.announced == ["online", "offline"]
     assert engine.recorded == ["user.online", "user.offline"]
+    assert engine.said == ["ann"]
     assert clock.getDelayedCalls() == []
 
 
@@ -163,4 +170,21 @@ async def test_who_comes_back_after_that_may_have_been_announced_is_announced_to
     await presence.connect(Connected("d"), "ann")  # type: ignore[arg-type]
     assert engine.announced == ["online", "offline", "online"]
     presence.stop()
+    assert clock.getDelayedCalls() == []
+
+
+async def test_who_went_with_another_node_too_is_announced_once() -> None:
+    engine, clock = Counting(), task.Clock()
+    presence = Presence(Clock(clock), engine, engine, engine, engine)  # type: ignore[arg-type]
+    await presence.connect(Connected("c"), "ann")  # type: ignore[arg-type]
+    presence.disconnect(Connected("c"), "ann")  # type: ignore[arg-type]
+    clock.advance(1)
+    # The node goes on under another name, and finds what it left under the one before.
+    presence.offline("ann", 1)
+    assert engine.announced == ["online"]
+    clock.advance(OFFLINE_GRACE / 1000)
+    assert engine.announced == ["online", "offline"]
+    presence.offline("bob", 1)
+    assert engine.announced == ["online", "offline", "offline"]
+    assert engine.said == ["ann", "bob"]
     assert clock.getDelayedCalls() == []

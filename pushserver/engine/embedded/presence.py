@@ -66,6 +66,10 @@ class EmbeddedPresence:
         self._unsaved[user_id] = now
         return succeed(True)
 
+    def went(self, user_id: str) -> Deferred[None]:
+        # There is nobody else to say so.
+        return self._answer(None)
+
     def online(self, user_id: str) -> Deferred[Online]:
         if user_id in self._connections:
             return self._answer(Online(user_id, True, self._clock.now()))

@@ -246,15 +246,14 @@ class RedisCluster:
         """Remove what a dead node left, and notify the listener of it. ``lease``: how long it must have been silent,
         ms. Fails with `errors.Unavailable`."""
         names = self._names
-        keys = [names.nodes, names.node(incarnation), names.connections(incarnation), names.joins(incarnation)]
         state = b"more"
         while state == b"more":
-            state, last, count, *rest = await self._commands.run(
-                "expire", keys, incarnation, lease, _STEP, names.prefix, SEEN_TTL
+            state, count, *rest = await self._commands.run(
+                "expire", names.left_by(incarnation), incarnation, lease, _STEP, names.prefix, SEEN_TTL
             )
-            for user in rest[: int(count)]:
-                self._listener.offline(user.decode(), int(last))
-            left = rest[int(count) :]
+            users, left = rest[: 2 * int(count)], rest[2 * int(count) :]
+            for user, seen_at in zip(users[::2], users[1::2], strict=True):
+                self._listener.offline(user.decode(), int(seen_at))
             for channel, user, info in zip(left[::3], left[1::3], left[2::3], strict=True):
                 self._listener.absent(channel.decode(), Member(user.decode(), 0, msgspec.Raw(info) if info else None))
             self.expired += int(count)
@@ -281,10 +280,9 @@ class RedisCluster:
     async def _expire_silently(self) -> None:
         names = self._names
         own = self.incarnation
-        keys = [names.nodes, names.node(own), names.connections(own), names.joins(own)]
         state = b"more"
         while state == b"more":
-            reply = await self._commands.run("expire", keys, own, 0, _STEP, names.prefix, SEEN_TTL)
+            reply = await self._commands.run("expire", names.left_by(own), own, 0, _STEP, names.prefix, SEEN_TTL)
             state = reply[0]
 
     # -- nodes --------------------------------------------------------------------------------------------------------

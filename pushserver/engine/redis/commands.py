@@ -41,7 +41,7 @@ _LEAVE: Final = ("READONLY", "MASTERDOWN", "NOAUTH")
 #: So often a script is tried anew after the generation moved on under it.
 _ATTEMPTS: Final = 3
 #: The commands that are sent beside scripts.
-_COMMANDS: Final = ("PUBLISH", "PING", "INFO", "MGET", "HGET", "HGETALL", "EXISTS", "PEXPIRE")
+_COMMANDS: Final = ("PUBLISH", "PING", "INFO", "MGET", "HGET", "HGETALL", "EXISTS", "PEXPIRE", "ZREM")
 
 
 class RedisCommands:

@@ -119,7 +119,7 @@ class ChannelFeed:
         elif verdict is Verdict.REPEAT:
             return
         elif not self.wanted:
-            self.sequencer.reset(Position(offset, epoch))
+            self._go_on_from(Position(offset, epoch))
         elif verdict is Verdict.GAP:
             # Pub/Sub brings what lies between, unless it is ordered and has passed it.
             self._want(offset, _UNDER_WAY if own or not self.feeds.ordered else 0)
@@ -135,7 +135,7 @@ class ChannelFeed:
             if self.wanted and not _differ_by_period(position.epoch, epoch):
                 self._lose(Position(0, epoch))
             else:
-                self.sequencer.reset(Position(0, epoch))
+                self._go_on_from(Position(0, epoch))
 
     def _deliver(self, publication: Publication) -> None:
         if self.wanted:
@@ -281,7 +281,10 @@ class ChannelFeed:
             newest = between.newest
             if not self.wanted:
                 return
-            if newest.epoch != sequencer.position.epoch or not between.complete or newest.offset < target:
+            if sequencer.position.epoch != before.epoch:
+                # It followed the channel into another epoch meanwhile: what was read says nothing of that one.
+                continue
+            if newest.epoch != before.epoch or not between.complete or newest.offset < target:
                 self._lose(newest)
                 return
             if between.messages:
@@ -301,9 +304,15 @@ class ChannelFeed:
     def _lose(self, newest: Position) -> None:
         assert self.sequencer is not None
         reached = self.sequencer.position
-        self.sequencer.reset(newest)
+        self._go_on_from(newest)
         self.feeds.resyncs += 1
         self.feeds.listener.resync(self.channel, reached)
+
+    def _go_on_from(self, position: Position) -> None:
+        """What was wanted of the epoch before is wanted no more."""
+        assert self.sequencer is not None
+        self.sequencer.reset(position)
+        self._target = 0
 
 
 class ChannelFeeds:

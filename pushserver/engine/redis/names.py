@@ -134,6 +134,15 @@ class Names:
     def joins(self, incarnation: str) -> str:
         return f"{self.prefix}:node:{incarnation}:joins"
 
+    def leaving(self, incarnation: str) -> str:
+        """The users whose last connection ended on a node that has not said so yet."""
+        return f"{self.prefix}:node:{incarnation}:leaving"
+
+    def left_by(self, incarnation: str) -> list[str]:
+        """What a node leaves behind, as ``expire.lua`` takes it."""
+        keys = (self.node, self.connections, self.joins, self.leaving)
+        return [self.nodes, *(key(incarnation) for key in keys)]
+
     def online(self, user_id: str) -> str:
         return f"{self.prefix}:online:{user_id}"
 

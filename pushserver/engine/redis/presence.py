@@ -113,7 +113,7 @@ class RedisPresence:
         own = self._cluster.incarnation
         names = self._names
         if channel is None:
-            keys = [names.nodes, names.connections(own), names.online(user_id)]
+            keys = [names.nodes, names.connections(own), names.online(user_id), names.leaving(own)]
         else:
             keys = [names.nodes, names.joins(own), names.members(channel), names.infos(channel)]
         kind = "connection" if channel is None else "subscription"
@@ -145,12 +145,20 @@ class RedisPresence:
         own = self._cluster.incarnation
         names = self._names
         if channel is None:
-            keys = [names.connections(own), names.online(user_id), names.seen(user_id)]
+            keys = [names.connections(own), names.online(user_id), names.seen(user_id), names.leaving(own)]
         else:
             keys = [names.joins(own), names.members(channel), names.infos(channel)]
         kind = "connection" if channel is None else "subscription"
-        reply = await self._commands.run("presence_end", keys, kind, _member(entry), user_id, now, SEEN_TTL, again)
+        reply = await self._commands.run(
+            "presence_end", keys, kind, _member(entry), user_id, now, SEEN_TTL, again, PRESENCE_TTL
+        )
         return bool(reply[0])
+
+    def went(self, user_id: str) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._went(user_id))
+
+    async def _went(self, user_id: str) -> None:
+        await self._commands.call("ZREM", self._names.leaving(self._cluster.incarnation), user_id)
 
     # -- after Redis was away -----------------------------------------------------------------------------------------
 

@@ -50,6 +50,32 @@ async def test_a_dead_nodes_users_are_announced_once_by_one(cluster: Cluster, re
     assert redis.command("EXISTS", "push:online:u0") == ":0\r\n"
 
 
+async def test_who_left_a_node_that_died_before_it_said_so_is_announced_by_another(
+    cluster: Cluster, redis: RedisServer
+) -> None:
+    dead, living = [await cluster.start(redis.url, name, lease=400) for name in ("dead", "living")]
+    for user in ("gone", "said", "back"):
+        await dead.presence.connect(user, "c")
+        assert await dead.presence.disconnect(user, "c", 12_345)
+    await dead.presence.went("said")
+    await dead.presence.connect("back", "d")
+    die(dead)
+    await eventually(lambda: _names(living), {"living"})
+    told: dict[str, int] = dict(events(living, "offline"))
+    assert sorted(told) == ["back", "gone"]
+    # Who was still there when the node died was seen until then.
+    assert told["gone"] == 12_345 < told["back"]
+    assert redis.command("EXISTS", f"push:node:{dead.engine._cluster.incarnation}:leaving") == ":0\r\n"
+
+
+async def test_a_node_that_stops_leaves_nobody_to_announce(cluster: Cluster, redis: RedisServer) -> None:
+    node = await cluster.start(redis.url, "a")
+    await node.presence.connect("7", "c")
+    await node.presence.disconnect("7", "c", 12_345)
+    await node.engine.stop()
+    assert redis.command("KEYS", "push:node*") == "*0\r\n"
+
+
 async def _names(node: object) -> set[str]:
     return {each.name for each in await node.broker.nodes()}  # type: ignore[attr-defined]
 

@@ -162,6 +162,34 @@ def test_another_epoch_is_said(room: Room) -> None:
     assert room.told == [2]
 
 
+def test_what_was_read_for_an_epoch_that_is_over_moves_nothing_back() -> None:
+    room = Room()
+    room.feed.begin(Position(0, "e"))
+    room.feed.receive(at(3))
+    room.time.advance(0)
+    # While the first two are read the data is lost, and another node begins anew.
+    for offset in (1, 2):
+        room.feed.receive(at(offset, "new"))
+    room.readings.answer([at(1, "new")], 1, "new")
+    room.feed.receive(at(3, "new"))
+    while room.readings.asked:
+        room.readings.answer([], 3, "new")
+    assert (room.told, room.lost) == ([1, 2, 3], 1)
+
+
+def test_an_answer_of_the_epoch_before_is_no_second_loss() -> None:
+    room = Room()
+    room.feed.begin(Position(0, "e"))
+    room.feed.receive(at(2))
+    room.time.advance(0)
+    room.feed.receive(at(1, "new"))
+    room.readings.answer([at(1), at(2)], 2)
+    room.feed.receive(at(2, "new"))
+    while room.readings.asked:
+        room.readings.answer([], 2, "new")
+    assert (room.told, room.lost) == ([1, 2], 1)
+
+
 def test_a_late_message_of_an_epoch_before_is_nothing(room: Room) -> None:
     room.feed.receive(at(9, "old"))
     room.time.advance(0)

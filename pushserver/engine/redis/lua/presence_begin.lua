@@ -1,8 +1,12 @@
--- KEYS: 1 nodes, 2 the node's set, then of a connection: 3 online; of a subscription: 3 members, 4 infos
+-- KEYS: 1 nodes, 2 the node's set, then of a connection: 3 online, 4 who is about to be said to have left this node; of a
+-- subscription: 3 members, 4 infos
 -- ARGV: 1 incarnation, 2 'connection' or 'subscription', 3 member, 4 user, 5 ttl, 6 info or ''
 -- Returns 'ok', whether it is the user's first, and how many the user has now.
 if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then
   return {'gone'}
+end
+if ARGV[2] == 'connection' then
+  redis.call('ZREM', KEYS[4], ARGV[4])
 end
 if redis.call('SADD', KEYS[2], ARGV[3]) == 0 then
   local known

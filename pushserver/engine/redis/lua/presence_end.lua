@@ -1,5 +1,7 @@
--- KEYS: 1 the node's set, then of a connection: 2 online, 3 seen; of a subscription: 2 members, 3 infos
--- ARGV: 1 'connection' or 'subscription', 2 member, 3 user, 4 when, 5 how long that is remembered, 6 'again' or ''
+-- KEYS: 1 the node's set, then of a connection: 2 online, 3 seen, 4 who is about to be said to have left this node; of a
+-- subscription: 2 members, 3 infos
+-- ARGV: 1 'connection' or 'subscription', 2 member, 3 user, 4 when, 5 how long that is remembered, 6 'again' or '',
+--       7 how long what belongs to a node stays
 -- Returns whether it was the user's last. 'again': an earlier attempt may have been carried out without an answer; then
 -- the state that it left tells.
 local last
@@ -7,6 +9,10 @@ if ARGV[1] == 'connection' then
   last = disconnect(KEYS[1], KEYS[2], KEYS[3], ARGV[2], ARGV[4], ARGV[5])
   if ARGV[6] == 'again' and redis.call('EXISTS', KEYS[2]) == 0 and redis.call('GET', KEYS[3]) == ARGV[4] then
     last = true
+  end
+  if last then
+    redis.call('ZADD', KEYS[4], ARGV[4], ARGV[3])
+    redis.call('PEXPIRE', KEYS[4], ARGV[7])
   end
 else
   last = leave(KEYS[1], KEYS[2], KEYS[3], ARGV[2], ARGV[3])
