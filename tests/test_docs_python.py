@@ -30,7 +30,10 @@ def dev_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture
 def run(dev_server: Server, redis_url: str) -> Callable[[str], str]:
     environment = child_environment(
-        PUSH_TOKEN=dev_server.token("42"), PUSHSERVER_URL=dev_server.url, PUSHSERVER_API_KEY=dev_server.api_key
+        PUSH_TOKEN=dev_server.token("42"),
+        PUSH_CHANNEL_TOKEN=dev_server.token("42", channel="demo:doc-17"),
+        PUSHSERVER_URL=dev_server.url,
+        PUSHSERVER_API_KEY=dev_server.api_key,
     )
 
     def run(program: str) -> str:

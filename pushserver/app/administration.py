@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import msgspec
 from twisted.web.server import Request
 
@@ -14,12 +12,7 @@ from pushserver.core import durations
 from pushserver.core.errors import Invalid, Unavailable
 from pushserver.server.backend_commands import decode
 from pushserver.server.cluster import with_unanswered
-
-
-class DrainParams(msgspec.Struct, frozen=True):
-    """The body of ``POST /api/drain``."""
-
-    over: str | Annotated[int, msgspec.Meta(ge=0, le=durations.LONGEST)] | None = None
+from pushserver.web.parameters import DrainParams
 
 
 class Drained(msgspec.Struct, frozen=True):

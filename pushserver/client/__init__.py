@@ -34,12 +34,15 @@ if TYPE_CHECKING:
     from pushserver.client.messages import (
         ChatReceipt,
         History,
+        InboxChange,
+        InboxPage,
         Position,
         Presence,
         PresentUser,
         Published,
         Push,
         TaskState,
+        Unread,
         Welcome,
     )
     from pushserver.client.state import Options, Settings, State
@@ -67,12 +70,15 @@ _HOMES = {
     "pushserver.client.messages": (
         "ChatReceipt",
         "History",
+        "InboxChange",
+        "InboxPage",
         "Position",
         "Presence",
         "PresentUser",
         "Published",
         "Push",
         "TaskState",
+        "Unread",
         "Welcome",
     ),
     "pushserver.client.state": ("Options", "Settings", "State"),
@@ -93,6 +99,8 @@ __all__ = [
     "Disconnected",
     "History",
     "Inbox",
+    "InboxChange",
+    "InboxPage",
     "NotOpened",
     "Options",
     "Position",
@@ -112,6 +120,7 @@ __all__ = [
     "TaskState",
     "TaskUpdates",
     "Unauthorized",
+    "Unread",
     "UserChanged",
     "Welcome",
 ]

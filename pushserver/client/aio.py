@@ -13,7 +13,7 @@ import asyncio
 import inspect
 import logging
 import ssl as tls
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from ssl import SSLContext
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -33,7 +33,18 @@ from pushserver.client.aio_readers import Inbox, Reader, Subscription, TaskUpdat
 from pushserver.client.clock import steady
 from pushserver.client.core import ClientCore
 from pushserver.client.errors import ClientClosed, NotOpened, RequestTimeout, UserChanged
-from pushserver.client.messages import ChatReceipt, History, Position, Presence, Published, TaskState, Welcome
+from pushserver.client.messages import (
+    ChatReceipt,
+    History,
+    InboxChange,
+    InboxPage,
+    Position,
+    Presence,
+    Published,
+    Push,
+    TaskState,
+    Welcome,
+)
 from pushserver.client.shell import SUBPROTOCOL, Setup, Shell, Timer
 from pushserver.client.state import Options, Settings, State
 
@@ -63,7 +74,8 @@ class Client(Shell[Reader[Any]]):
     raises `Unauthorized` where there is none any more; None for a server that allows anonymous connections.
     `positions` are those of an earlier process (`positions()`). `settings` chooses timeouts, waits and limits in
     seconds (`options` in milliseconds). `on_state` hears every change of state, `on_user_changed` that another user
-    signed in. `open_timeout` (seconds) bounds the wait for the first connection; None waits for ever.
+    signed in, `on_inbox_changed` what other devices did to the inbox. `open_timeout` (seconds) bounds the wait for the
+    first connection; None waits for ever.
 
     A ``wss:`` address is verified against the system's certificates, or those in `ca_file`; `cert_file` and `key_file`
     are the client's own certificate; `ssl` replaces all three. `proxy` is a proxy's URL, None for none, True for what
@@ -87,6 +99,7 @@ class Client(Shell[Reader[Any]]):
         open_timeout: float | None = 30.0,
         on_state: Callable[[State], None] | None = None,
         on_user_changed: Callable[[UserChanged], None] | None = None,
+        on_inbox_changed: Callable[[InboxChange], None] | None = None,
         clock: Callable[[], float] = steady,
     ) -> None:
         setup = Setup(
@@ -99,6 +112,7 @@ class Client(Shell[Reader[Any]]):
             proxy=proxy,
             on_state=on_state,
             on_user_changed=on_user_changed,
+            on_inbox_changed=on_inbox_changed,
         )
         # Weak: a reader that a loop left behind with `break` stops reading when nobody holds it any more.
         super().__init__(setup, clock, WeakValueDictionary())
@@ -107,7 +121,8 @@ class Client(Shell[Reader[Any]]):
         self._open_timeout = open_timeout
         self._links: dict[int, Link] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._fetching: asyncio.Task[None] | None = None
+        #: calls of token functions, by what they are for
+        self._fetching: dict[object, asyncio.Task[None]] = {}
         self._opening: set[asyncio.Future[None]] = set()
         self._ended: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -175,8 +190,8 @@ class Client(Shell[Reader[Any]]):
             await asyncio.wait([self._ended])
         if self._timer is not None:
             self._timer.cancel()
-        if self._fetching is not None:
-            self._fetching.cancel()
+        for fetching in self._fetching.values():
+            fetching.cancel()
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=_CLOSE_TIMEOUT)
             for task in late:
@@ -191,9 +206,13 @@ class Client(Shell[Reader[Any]]):
 
     # Reading
 
-    def subscribe(self, channel: str, *, since: Position | None = None) -> Subscription:
-        """Read a channel. May be called before there is a connection; several readers of a channel share it."""
-        return self._reading(Subscription(self, self._core.subscribe(channel, self._now(), since)))
+    def subscribe(self, channel: str, *, since: Position | None = None, token: Token | None = None) -> Subscription:
+        """Read a channel. May be called before there is a connection; several readers of a channel share it.
+
+        `token` is one for this channel alone, or a function (async or not) that returns a fresh one, is called again
+        before that ends, and raises `Unauthorized` where there is none any more.
+        """
+        return self._reading(Subscription(self, self._core.subscribe(channel, self._now(), since, token)))
 
     def inbox(self) -> Inbox:
         """Read what was sent to the user: notifications, direct chat, final task events. One reader at a time."""
@@ -240,6 +259,35 @@ class Client(Shell[Reader[Any]]):
     ) -> History:
         """Return kept messages of a channel, oldest first, or with `reverse` newest first."""
         return await self._call(calls.history(channel, limit, since, reverse))
+
+    async def read_inbox(
+        self, *, limit: int | None = None, before: Position | Push | None = None, unread: bool = False
+    ) -> InboxPage:
+        """Return what the inbox keeps, newest first: `limit` messages (50), older than `before`, or unread."""
+        return await self._call(calls.inbox(limit, before, unread))
+
+    async def mark_read(
+        self,
+        messages: Iterable[Position | Push | int] | None = None,
+        *,
+        up_to: Position | Push | int | None = None,
+        read: bool = True,
+    ) -> InboxChange:
+        """Mark messages of the inbox as read on every device, or all up to one; with `read=False` as unread.
+
+        They are messages, or their offsets in the inbox's present epoch. Acknowledging is another thing: it says that
+        this program has them.
+        """
+        return await self._call(calls.mark_read(calls.choice(messages, up_to, self._core.inbox_epoch), read))
+
+    async def delete_from_inbox(
+        self,
+        messages: Iterable[Position | Push | int] | None = None,
+        *,
+        up_to: Position | Push | int | None = None,
+    ) -> InboxChange:
+        """Delete messages of the inbox on every device, named as for `mark_read`."""
+        return await self._call(calls.delete_from_inbox(calls.choice(messages, up_to, self._core.inbox_epoch)))
 
     async def presence(self, channel: str) -> Presence:
         """Return who is present in a channel."""
@@ -317,20 +365,31 @@ class Client(Shell[Reader[Any]]):
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def _fetch_token(self) -> None:
-        if self._fetching is not None:
-            self._fetching.cancel()
-        self._fetching = self._spawn(self._ask_for_token())
+    def _ask_for_token(
+        self,
+        purpose: object,
+        function: Callable[[], Any],
+        came: Callable[[object], None],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        async def ask() -> None:
+            try:
+                token = function()
+                if inspect.isawaitable(token):
+                    token = await token
+            except Exception as error:
+                failed(error)
+            else:
+                came(token)
 
-    async def _ask_for_token(self) -> None:
-        try:
-            token = self._token()
-            if inspect.isawaitable(token):
-                token = await token
-        except Exception as error:
-            self._token_failed(self._core, error)
-        else:
-            self._token_came(self._core, token)
+        def forget(done: asyncio.Task[None]) -> None:
+            if self._fetching.get(purpose) is done:
+                del self._fetching[purpose]
+
+        if (earlier := self._fetching.get(purpose)) is not None:
+            earlier.cancel()
+        self._fetching[purpose] = self._spawn(ask())
+        self._fetching[purpose].add_done_callback(forget)
 
     def _dial(self, link: int) -> None:
         address = self._address

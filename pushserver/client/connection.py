@@ -20,6 +20,7 @@ from pushserver.client.closes import ALONE, EXPIRED, end_of
 from pushserver.client.cursor import Cursor
 from pushserver.client.effects import AnotherUser, Changed, Connect, Effect, Ended, FetchToken, Hangup, Transmit
 from pushserver.client.errors import AuthFailed, ClientClosed, Disconnected, Unauthorized, UserChanged
+from pushserver.client.inbox import ANSWERS
 from pushserver.client.line import RETRY, Done
 from pushserver.client.messages import FRAMES, Frame, Position, Welcome
 from pushserver.client.requests import Requests, retry_after
@@ -231,6 +232,8 @@ class LastingConnection:
         except (ValueError, RecursionError):
             self._hang_up(now, 3000, "not a message of this protocol")
             return
+        if frame.type in ANSWERS and frame.id is not None:
+            self._subscriptions.inbox.learn(frame)
         if self._requests.reply(frame, now) or self.state is State.CLOSING:
             return
         data = frame.data if isinstance(frame.data, dict) else {}
@@ -257,6 +260,13 @@ class LastingConnection:
     @property
     def connected(self) -> bool:
         return self.state is State.CONNECTED
+
+    @property
+    def server_ahead(self) -> int:
+        return self._session.server_ahead
+
+    def ask_time(self) -> None:
+        self.transmit({"type": "ping", "data": _CLOCK})
 
     def check_open(self) -> None:
         if self.state in (State.CLOSING, State.CLOSED):
@@ -372,8 +382,8 @@ class LastingConnection:
         self._cursor.welcomed(welcome.inbox, now)
         self._subscriptions.welcomed(welcome, now)
         self._connected(now)
-        if self._session.refresh_at is not None:
-            self.transmit({"type": "ping", "data": _CLOCK})
+        if self._session.refresh_at is not None or self._subscriptions.tokens.any():
+            self.ask_time()
 
     def _connected(self, now: int) -> None:
         self._proven = True

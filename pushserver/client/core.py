@@ -9,7 +9,8 @@ tells what happened to them, carries out the effects and calls `tick` when `dead
       session       who the client is          watchdog    whether the link is alive
       backoff       when to come back          closes      whether to
       requests      what was asked             cursor      what was acknowledged
-      subscriptions what is read: channels, with `inbox` and `tasks`; `feeds`, where messages wait for their readers
+      subscriptions what is read: channels, with `inbox` and `tasks`; `feeds`, where messages wait for their readers;
+                    `channel_tokens`, what some channels are subscribed with
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from __future__ import annotations
 from typing import Any
 
 from pushserver.client.calls import Call
+from pushserver.client.channel_tokens import KeptToken, TokenFunction
 from pushserver.client.connection import LastingConnection
+from pushserver.client.errors import Unauthorized
 from pushserver.client.feeds import ReaderFeed
-from pushserver.client.messages import Position, Push, TaskState, Welcome
+from pushserver.client.messages import Position, Push, TaskState, Unread, Welcome
 
 
 class ClientCore(LastingConnection):
@@ -57,11 +60,35 @@ class ClientCore(LastingConnection):
         truncated = self.welcome is not None and self.welcome.tasks_truncated
         return not truncated and all(state.final for state in self.tasks.values())
 
-    def subscribe(self, name: str, now: int, since: Position | None = None) -> ReaderFeed:
-        return self._subscriptions.subscribe(name, now, since)
+    def subscribe(
+        self, name: str, now: int, since: Position | None = None, token: str | TokenFunction | None = None
+    ) -> ReaderFeed:
+        return self._subscriptions.subscribe(name, now, since, None if token is None else KeptToken(token))
+
+    def channel_token(self, token: KeptToken, text: object, now: int) -> None:
+        """The application's answer to FetchChannelToken. Nothing, or what is no text, ends the subscription."""
+        self._subscriptions.tokens.came(token, text, now)
+
+    def channel_token_failed(self, token: KeptToken, now: int) -> None:
+        """The application has no token for the channel now; it is asked again later."""
+        self._subscriptions.tokens.failed(token, now)
+
+    def channel_unauthorized(self, token: KeptToken, error: Unauthorized, now: int) -> None:
+        """The application has no token for the channel and will have none: the subscription ends."""
+        self._subscriptions.tokens.refused(token, str(error), now)
 
     def open_inbox(self) -> ReaderFeed:
         return self._subscriptions.open_inbox()
+
+    @property
+    def unread(self) -> Unread | None:
+        """How many messages of the inbox are unread; None where the server did not say."""
+        return self._subscriptions.inbox.unread
+
+    @property
+    def inbox_epoch(self) -> str | None:
+        """The epoch in which the inbox's offsets count now; None before it is known."""
+        return self._subscriptions.inbox.epoch
 
     def open_tasks(self) -> ReaderFeed:
         return self._subscriptions.open_tasks()

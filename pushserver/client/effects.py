@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 if TYPE_CHECKING:
+    from pushserver.client.channel_tokens import KeptToken
     from pushserver.client.errors import UserChanged
     from pushserver.client.feeds import ReaderFeed
+    from pushserver.client.messages import InboxChange
     from pushserver.client.state import State
 
 
@@ -36,6 +38,13 @@ class Hangup(Struct, frozen=True):
 
 class FetchToken(Struct, frozen=True):
     """Ask the application for a fresh token, and nothing else any more; answer with `token` or `token_failed`."""
+
+
+class FetchChannelToken(Struct, frozen=True):
+    """Ask the function of one channel's token; answer with `channel_token` or `channel_token_failed`."""
+
+    channel: str
+    token: KeptToken
 
 
 class Answered(Struct, frozen=True):
@@ -70,10 +79,29 @@ class AnotherUser(Struct, frozen=True):
     change: UserChanged
 
 
+class InboxChanged(Struct, frozen=True):
+    """The inbox is another one than it was, and this client did not ask for that."""
+
+    change: InboxChange
+
+
 class Ended(Struct, frozen=True):
     """The client is closed for good; `error` is None where that was asked for."""
 
     error: Exception | None
 
 
-Effect = Connect | Transmit | Hangup | FetchToken | Answered | Failed | Readable | Changed | AnotherUser | Ended
+Effect = (
+    Connect
+    | Transmit
+    | Hangup
+    | FetchToken
+    | FetchChannelToken
+    | Answered
+    | Failed
+    | Readable
+    | Changed
+    | AnotherUser
+    | InboxChanged
+    | Ended
+)

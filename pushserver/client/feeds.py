@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from typing import Final
 
+from pushserver.client.channel_tokens import KeptToken
 from pushserver.client.messages import Frame, Position, Push
 
 #: How many message ids a channel remembers to know a repeat by. Repeats come with a reconnection or a publisher's
@@ -109,10 +110,12 @@ class ReaderFeed:
 class ReadChannel:
     """One channel's place in its history, and everyone here who reads it."""
 
-    __slots__ = ("asked", "confirmed", "feeds", "held", "name", "position", "recent", "retry_at")
+    __slots__ = ("asked", "confirmed", "feeds", "held", "name", "position", "recent", "retry_at", "token")
 
-    def __init__(self, name: str, position: Position | None = None) -> None:
+    def __init__(self, name: str, position: Position | None = None, token: KeptToken | None = None) -> None:
         self.name = name
+        #: what it is subscribed with, where its readers gave a token
+        self.token = token
         self.feeds: list[ReaderFeed] = []
         #: the newest message that came
         self.position = position
@@ -133,6 +136,12 @@ class ReadChannel:
             if feed.catching_up and at is not None and oldest is not None and at.offset < oldest.offset:
                 oldest = at
         return oldest
+
+    def missing_since(self) -> Position | None:
+        """Return the same for a subscription that owes somebody something; None where only its token is renewed."""
+        if self.confirmed and not any(feed.catching_up for feed in self.feeds):
+            return None
+        return self.since()
 
     def has_seen(self, frame: Frame) -> bool:
         """Return whether a message of this id was here within the time that makes it a repeat."""

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 import msgspec
+from msgspec import Struct
 
-from pushserver.client.effects import Readable
+from pushserver.client.effects import InboxChanged, Readable
 from pushserver.client.errors import ClientClosed
 from pushserver.client.feeds import ReadChannel, ReaderFeed
 from pushserver.client.line import CoreLine
-from pushserver.client.messages import Frame, Position, Welcome
+from pushserver.client.messages import Frame, InboxChange, Position, Unread, Welcome
+
+#: The replies that say how many messages are unread.
+ANSWERS: Final = frozenset({"inbox", "inbox_read_success", "inbox_delete_success"})
+
+
+class _InboxFigures(Struct, frozen=True):
+    unread: Unread | None = None
+    epoch: str | None = None
 
 
 class KeptInbox:
@@ -21,8 +31,10 @@ class KeptInbox:
         self.channel = ReadChannel("")
         self.feed = self._shelf()
         self._is_read = False
-        #: the server's, when it was signed in last
-        self._epoch: str | None = None
+        #: the server's, as it said last
+        self.epoch: str | None = None
+        #: how many kept messages are unread; None before the server said it, and where it is of version 1
+        self.unread: Unread | None = None
 
     @property
     def name(self) -> str:
@@ -55,16 +67,29 @@ class KeptInbox:
         feed.position = known or feed.position
         inbox, at = welcome.inbox, feed.position
         if inbox is not None:
-            if at is not None and inbox.epoch not in (at.epoch, self._epoch):
+            if at is not None and inbox.epoch not in (at.epoch, self.epoch):
                 # The server may have lost what followed. It sends what it keeps.
                 self.lose()
             if at is not None and inbox.epoch != at.epoch and not inbox.pending:
                 feed.position = feed.taken = Position(inbox.offset, inbox.epoch)
-            self._epoch = inbox.epoch
+            self.epoch = inbox.epoch
+            self.unread = inbox.unread
         feed.confirmed = True
         self._line.emit(Readable(feed))
         for message in (welcome.results.get(self.name) or {}).get("messages", ()):
             self.receive(msgspec.convert(message, Frame))
+
+    def learn(self, frame: Frame) -> None:
+        """The server answered what was asked about the inbox."""
+        told = msgspec.convert(frame.data, _InboxFigures)
+        self.unread = told.unread or self.unread
+        self.epoch = told.epoch or self.epoch
+
+    def changed(self, frame: Frame) -> None:
+        """Another device read or deleted messages, or limits removed unread ones."""
+        change = msgspec.convert(frame.data, InboxChange)
+        self.unread = change.unread
+        self._line.emit(InboxChanged(change))
 
     def receive(self, frame: Frame) -> None:
         seen = self.channel.has_seen(frame)
@@ -94,7 +119,7 @@ class KeptInbox:
         self.channel = ReadChannel("")
         self.feed = self._shelf()
         self._is_read = False
-        self._epoch = None
+        self.epoch = self.unread = None
         return left
 
     def _move_to(self, feed: ReaderFeed) -> None:

@@ -25,6 +25,13 @@ class CoreLine(Protocol):
     @property
     def connected(self) -> bool: ...
 
+    @property
+    def server_ahead(self) -> int:
+        """Milliseconds by which the server's clock is ahead of the core's."""
+
+    def ask_time(self) -> None:
+        """Ask the server for its time: `server_ahead` is right from its answer on."""
+
     def check_open(self) -> None:
         """Raise ClientClosed where nothing can be asked any more."""
 

@@ -35,6 +35,8 @@ class Push(Struct, frozen=True, omit_defaults=True):
     epoch: str | None = None
     #: the user who published, where a client did
     sender: str | None = field(name="from", default=None)
+    #: when the user read it, in an inbox; None: unread
+    read_at: int | None = field(name="readAt", default=None)
 
     @property
     def position(self) -> Position | None:
@@ -85,13 +87,55 @@ class HeartbeatTimes(Struct, frozen=True):
     timeout: int = 10_000
 
 
+class Unread(Struct, frozen=True):
+    """How many kept messages are unread: of direct chat, ends of tasks, and all else."""
+
+    notification: int = 0
+    chat: int = 0
+    task: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.notification + self.chat + self.task
+
+
 class InboxState(Struct, frozen=True):
-    """The user's inbox at authentication: newest, the acknowledged cursor, how many follow."""
+    """The user's inbox at authentication: newest, the acknowledged cursor, how many follow, how many are unread.
+
+    `unread` is None where the server is of version 1.
+    """
 
     offset: int = 0
     epoch: str = ""
     acked: int = 0
     pending: int = 0
+    unread: Unread | None = None
+
+
+class InboxPage(Struct, frozen=True):
+    """A part of the inbox, newest first. Where there is ``more``, it is read on before the last of these."""
+
+    messages: list[Push] = []
+    more: bool = False
+    unread: Unread = Unread()
+    offset: int = 0
+    epoch: str = ""
+
+
+class InboxChange(Struct, frozen=True, rename="camel"):
+    """What happened to the inbox, and what is unread now.
+
+    As the answer to `mark_read` and `delete_from_inbox`, only the latter has `deleted`: how many. As a push it says
+    what another device did: `offsets` or all `up_to`, in `epoch`, were read at `read_at` (None: they are unread again)
+    or `deleted` (True); with neither, the inbox's limits removed unread messages.
+    """
+
+    unread: Unread = Unread()
+    deleted: int | bool = False
+    offsets: list[int] | None = None
+    up_to: int | None = None
+    epoch: str | None = None
+    read_at: int | None = None
 
 
 class Welcome(Struct, frozen=True, rename="camel"):
@@ -168,6 +212,7 @@ class Frame(Struct, frozen=True):
     offset: int | None = None
     epoch: str | None = None
     sender: str | None = field(name="from", default=None)
+    read_at: int | None = field(name="readAt", default=None)
 
     @property
     def position(self) -> Position | None:
@@ -183,6 +228,7 @@ class Frame(Struct, frozen=True):
             self.offset,
             self.epoch,
             self.sender,
+            self.read_at,
         )
 
 

@@ -13,6 +13,15 @@ from pushserver.client.messages import HeartbeatTimes, Welcome
 _SOONEST = 10_000
 
 
+def renewal(taken_at: int, ends_at: int) -> int:
+    """Return when a token that ends is to be renewed: a tenth of its time before, but 5 s at least and 60 s at most.
+
+    That leaves time for some tries.
+    """
+    left = ends_at - taken_at
+    return taken_at + max(_SOONEST, left - min(60_000, max(5_000, left // 10)))
+
+
 class ClientSession:
     """One client's identity. All times are milliseconds of the core's clock."""
 
@@ -27,8 +36,8 @@ class ClientSession:
         #: the user before, where the newest token turned out to be another's
         self.left: str | None = None
         self.refresh_at: int | None = None
-        #: the server's clock minus the core's; None until it is known, and the core's clock stands for both
-        self._difference: int | None = None
+        #: the server's clock minus the core's; 0 until it is known: the core's clock stands for both
+        self.server_ahead = 0
 
     @property
     def user_id(self) -> str | None:
@@ -61,13 +70,11 @@ class ClientSession:
 
     def learn_time(self, server_time: int, now: int) -> None:
         """The server's clock showed `server_time` a moment ago."""
-        self._difference = server_time - now
+        self.server_ahead = server_time - now
         self.plan_refresh(now)
 
     def plan_refresh(self, now: int) -> None:
         expires_at = self.welcome.expires_at if self.welcome is not None else None
         self.refresh_at = None
         if expires_at is not None and self.can_fetch:
-            left = expires_at - now - (self._difference or 0)
-            # A tenth of the token's rest, between 5 and 60 s before its end: time for some tries.
-            self.refresh_at = now + max(_SOONEST, left - min(60_000, max(5_000, left // 10)))
+            self.refresh_at = renewal(now, expires_at - self.server_ahead)

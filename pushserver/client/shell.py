@@ -11,12 +11,14 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, MutableMapping
+from functools import partial
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from msgspec import Struct
 
 from pushserver.client.address import ServerAddress, address_of
 from pushserver.client.calls import Call
+from pushserver.client.channel_tokens import KeptToken
 from pushserver.client.core import ClientCore
 from pushserver.client.effects import (
     AnotherUser,
@@ -26,14 +28,16 @@ from pushserver.client.effects import (
     Effect,
     Ended,
     Failed,
+    FetchChannelToken,
     FetchToken,
     Hangup,
+    InboxChanged,
     Readable,
     Transmit,
 )
 from pushserver.client.errors import NotOpened, Unauthorized, UserChanged
 from pushserver.client.feeds import ReaderFeed
-from pushserver.client.messages import Position, Push, TaskState, Welcome
+from pushserver.client.messages import InboxChange, Position, Push, TaskState, Unread, Welcome
 from pushserver.client.state import Options, Settings, State
 
 Reader = TypeVar("Reader")
@@ -62,6 +66,7 @@ class Setup(Struct, frozen=True, kw_only=True):
     proxy: str | bool | None
     on_state: Callable[[State], None] | None
     on_user_changed: Callable[[UserChanged], None] | None
+    on_inbox_changed: Callable[[InboxChange], None] | None
 
     def __post_init__(self) -> None:
         if self.settings is not None and self.options is not None:
@@ -81,6 +86,7 @@ class Shell(ABC, Generic[Reader]):
         self._proxy = setup.proxy
         self._on_state = setup.on_state
         self._on_user_changed = setup.on_user_changed
+        self._on_inbox_changed = setup.on_inbox_changed
         self._clock = clock
         # The epoch once, then a clock that never jumps: a corrected wall clock must not look like silence.
         self._anchor = time.time() - clock()
@@ -122,6 +128,11 @@ class Shell(ABC, Generic[Reader]):
         """Why there is no connection, while there is none."""
         return self._core.last_error
 
+    @property
+    def unread(self) -> Unread | None:
+        """How many messages of the inbox are unread; None before the server said it, and where it is of version 1."""
+        return self._core.unread
+
     def positions(self) -> dict[str, Position]:
         """Return where the subscribed channels with history stand, for the `positions` of a later client."""
         return self._core.positions()
@@ -143,8 +154,14 @@ class Shell(ABC, Generic[Reader]):
     def _hang_up(self, link: int, code: int, reason: str, abort: bool) -> None: ...
 
     @abstractmethod
-    def _fetch_token(self) -> None:
-        """Ask the token function, and only this once: an earlier call that has no answer is given up."""
+    def _ask_for_token(
+        self,
+        purpose: object,
+        function: Callable[[], Any],
+        came: Callable[[object], None],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        """Call a token function, in a turn of its own; an earlier call for the same purpose is given up."""
 
     @abstractmethod
     def _wake(self, reader: Reader) -> None:
@@ -249,11 +266,18 @@ class Shell(ABC, Generic[Reader]):
             case Hangup(link, code, reason, abort):
                 self._hang_up(link, code, reason, abort)
             case FetchToken():
-                self._fetch_token()
+                core = self._core
+                self._ask_for_token(
+                    core, self._token, partial(self._token_came, core), partial(self._token_failed, core)
+                )
+            case FetchChannelToken(channel, token):
+                self._fetch_channel_token(self._core, channel, token)
             case Changed(state):
                 self._changed(state)
             case AnotherUser(change):
                 self._call_back("on_user_changed", self._on_user_changed, change)
+            case InboxChanged(change):
+                self._call_back("on_inbox_changed", self._on_inbox_changed, change)
             case Ended(error):
                 self._over(error)
 
@@ -318,3 +342,19 @@ class Shell(ABC, Generic[Reader]):
                 self._warn(f"{reason}; the present one is kept while it lasts")
             core.token_failed(reason, self._now())
         self._pump()
+
+    def _fetch_channel_token(self, core: ClientCore, channel: str, token: KeptToken) -> None:
+        def came(text: object) -> None:
+            core.channel_token(token, text, self._now())
+            self._pump()
+
+        def failed(error: BaseException) -> None:
+            if isinstance(error, Unauthorized):
+                core.channel_unauthorized(token, error, self._now())
+            else:
+                self._warn(f"no token for {channel}: {error!r}; trying again")
+                core.channel_token_failed(token, self._now())
+            self._pump()
+
+        assert token.function is not None
+        self._ask_for_token(token, token.function, came, failed)

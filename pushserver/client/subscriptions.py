@@ -5,11 +5,12 @@ A room of the core: it decides what to ask and what to hand to whom, and asks by
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import msgspec
 
+from pushserver.client.channel_tokens import EXPIRED_TOKEN, KeptToken
 from pushserver.client.effects import Readable
 from pushserver.client.errors import ClientClosed, SubscriptionEnded
 from pushserver.client.feeds import ReadChannel, ReaderFeed, newer
@@ -17,10 +18,13 @@ from pushserver.client.inbox import KeptInbox
 from pushserver.client.line import PASSING, RETRY, CoreLine
 from pushserver.client.messages import Frame, Position, Push, TaskState, Welcome
 from pushserver.client.tasks import KnownTasks, as_push
+from pushserver.client.token_renewal import TokenRenewal
 
 #: Channels in one subscribe message: at most 255 characters of name and about 80 of position each, so that the message
 #: stays under the server's default limit of 64 KiB.
 _CHUNK: Final = 100
+#: Characters of tokens in one subscribe message, beside all that.
+_TOKENS: Final = 20_000
 
 
 class ClientSubscriptions:
@@ -31,8 +35,9 @@ class ClientSubscriptions:
         #: where an earlier process stopped, until it is used
         self._known = positions
         self._channels: dict[str, ReadChannel] = {}
-        self._inbox = KeptInbox(line)
+        self.inbox = KeptInbox(line)
         self.tasks = KnownTasks(line)
+        self.tokens = TokenRenewal(line, self._channels, subscribe=self._subscribe, end=self._leave)
         #: what `positions` says once the client is closed
         self._last_positions: dict[str, Position] | None = None
         #: readers of the user before, until it is known who came
@@ -40,32 +45,41 @@ class ClientSubscriptions:
 
     # What the shells ask for
 
-    def subscribe(self, name: str, now: int, since: Position | None = None) -> ReaderFeed:
-        """Read a channel; several readers share one subscription. `since` is for the first of them."""
+    def subscribe(
+        self, name: str, now: int, since: Position | None = None, token: KeptToken | None = None
+    ) -> ReaderFeed:
+        """Read a channel; several readers share one subscription.
+
+        `since` is for the first of them. A later one's `token` takes the place of the one before.
+        """
         self._line.check_open()
+        if token is not None and token.function is not None and self._line.connected and not self.tokens.any():
+            self._line.ask_time()
         channel = self._channels.get(name)
         if channel is None:
-            channel = ReadChannel(name, since or self._known.pop(name, None))
+            channel = ReadChannel(name, since or self._known.pop(name, None), token)
             self._channels[name] = channel
         elif since is not None:
             raise ValueError(f"{name} is read here already; since can only be given by its first reader")
+        elif token is not None:
+            channel.token = token
         feed = ReaderFeed(name, channel)
         feed.confirmed = channel.confirmed
         channel.feeds.append(feed)
         if name.startswith("task:") and (state := self.tasks.states.get(name[5:])) is not None:
             feed.queue.append(as_push(state))
-        if not channel.confirmed and channel.asked is None:
+        if token is not None or (not channel.confirmed and channel.asked is None):
             self._subscribe([channel], now)
         return feed
 
     def open_inbox(self) -> ReaderFeed:
         """Read the user's inbox; one reader at a time, since reading acknowledges."""
         self._line.check_open()
-        return self._inbox.open()
+        return self.inbox.open()
 
     def is_inbox(self, feed: ReaderFeed) -> bool:
         """Return whether a feed is or was one of the present user's inbox."""
-        return feed.channel is self._inbox.channel
+        return feed.channel is self.inbox.channel
 
     def open_tasks(self) -> ReaderFeed:
         """Read the states of all the user's tasks, beginning with those known here."""
@@ -87,7 +101,7 @@ class ClientSubscriptions:
         """Stop reading; the last reader's going ends the subscription."""
         if feed.ended is None:
             feed.ended = ClientClosed(f"{feed.key} is no longer read")
-        self._inbox.close(feed)
+        self.inbox.close(feed)
         if feed in self._left:
             self._left.remove(feed)
         if feed in self.tasks.feeds:
@@ -123,14 +137,14 @@ class ClientSubscriptions:
     def inbox_positions(self) -> dict[str, Position]:
         """For `auth`, which replays the inbox alone; what else is read is subscribed with its position right after."""
         positions = {name: at for name, at in self._known.items() if name.startswith("user:")}
-        if self._inbox.position is not None:
-            positions[self._inbox.name] = self._inbox.position
+        if self.inbox.position is not None:
+            positions[self.inbox.name] = self.inbox.position
         return positions
 
     def welcomed(self, welcome: Welcome, now: int) -> None:
         for state in welcome.tasks:
             self._learn(state, as_push(state))
-        self._inbox.welcomed(welcome, self._known.pop(f"user:{welcome.user_id}", None))
+        self.inbox.welcomed(welcome, self._known.pop(f"user:{welcome.user_id}", None))
 
     def resume(self, now: int) -> None:
         """Authenticated: subscribe to everything that is read."""
@@ -146,7 +160,7 @@ class ClientSubscriptions:
 
     def leave_user(self) -> None:
         """Another user comes: nothing that waits for the readers of the one before is handed to anybody."""
-        for feed in (*self._channel_feeds(), *self._inbox.leave_user(), *self.tasks.feeds):
+        for feed in (*self._channel_feeds(), *self.inbox.leave_user(), *self.tasks.feeds):
             feed.queue.clear()
             feed.channel = None
             self._left.append(feed)
@@ -164,18 +178,20 @@ class ClientSubscriptions:
     def end(self, reason: Exception) -> None:
         """The client is closed: every reader hears why."""
         self._last_positions = self.positions()
-        for feed in (*self._channel_feeds(), self._inbox.feed, *self.tasks.feeds):
+        for feed in (*self._channel_feeds(), self.inbox.feed, *self.tasks.feeds):
             self._end_feed(feed, reason)
         self.end_left(reason)
         self._channels.clear()
         self.tasks.feeds.clear()
 
     def retries(self) -> list[int]:
-        """Return when subscriptions that were refused in passing are to be tried again."""
-        return [channel.retry_at for channel in self._channels.values() if channel.retry_at is not None]
+        """Return when subscriptions that were refused in passing are to be tried again, and when tokens are due."""
+        refused = [channel.retry_at for channel in self._channels.values() if channel.retry_at is not None]
+        return refused + self.tokens.due()
 
     def retry(self, now: int) -> None:
         self._subscribe([c for c in self._channels.values() if c.retry_at is not None and now >= c.retry_at], now)
+        self.tokens.act(now)
 
     def pushed(self, frame: Frame, now: int) -> None:
         """Anything that is no reply."""
@@ -187,17 +203,20 @@ class ClientSubscriptions:
             case "unsubscribed":
                 name = str(data.get("channel") or frame.channel)
                 if (channel := self._channels.get(name)) is not None:
-                    self._end_channel(channel, str(data.get("code")), str(data.get("reason")))
+                    self._unsubscribed(channel, str(data.get("code")), str(data.get("reason")), now)
                 return
             case "inbox_overflow":
-                self._inbox.tell(frame)
+                self.inbox.tell(frame)
+                return
+            case "inbox_changed":
+                self.inbox.changed(frame)
                 return
         if frame.type.startswith("task_"):
             push = frame.push()
             if (state := push.task) is not None:
                 self._learn(state, push)
-        if frame.channel and frame.channel == self._inbox.name:
-            self._inbox.receive(frame)
+        if frame.channel and frame.channel == self.inbox.name:
+            self.inbox.receive(frame)
         channel = self._channels.get(frame.channel or "")
         if channel is not None and not channel.name.startswith("task:"):
             self._receive(channel, frame)
@@ -207,12 +226,9 @@ class ClientSubscriptions:
     def _subscribe(self, channels: list[ReadChannel], now: int) -> None:
         if not self._line.connected:
             return
-        for start in range(0, len(channels), _CHUNK):
-            asked = {channel: channel.since() for channel in channels[start : start + _CHUNK]}
-            names = [
-                channel.name if since is None else {"channel": channel.name, "since": since}
-                for channel, since in asked.items()
-            ]
+        for chunk in _chunks(self.tokens.ready(channels, now)):
+            asked = {channel: channel.missing_since() for channel in chunk}
+            names = [_item(channel, since) for channel, since in asked.items()]
 
             def done(frame: Frame, now: int, asked: dict[ReadChannel, Position | None] = asked) -> None:
                 self._answered(asked, frame, now)
@@ -229,14 +245,22 @@ class ClientSubscriptions:
         whole = data if frame.type == "error" else None
         results, rejected = data.get("results") or {}, data.get("rejected") or {}
         for channel, since in asked.items():
-            channel.asked = None
+            # It was asked for again meanwhile, with another token or from another place.
+            overtaken = channel.asked not in (None, frame.id)
+            if not overtaken:
+                channel.asked = None
             if self._channels.get(channel.name) is not channel:
                 continue
             refusal = whole or rejected.get(channel.name)
+            token = channel.token
             if refusal is None:
+                if token is not None and not overtaken:
+                    token.accepted = True
                 self._subscribed(channel, results.get(channel.name) or {}, since)
                 if any(feed.catching_up for feed in channel.feeds):
                     self._subscribe([channel], now)
+            elif overtaken:
+                continue
             elif refusal.get("code") in PASSING:
                 retry_after = refusal.get("retryAfter") or RETRY
                 channel.retry_at = now + retry_after + self._line.jitter(RETRY)
@@ -244,8 +268,10 @@ class ClientSubscriptions:
                 channel.held.clear()
                 for feed in channel.feeds:
                     feed.asked = feed.passed = None
+            elif refusal.get("code") == EXPIRED_TOKEN and token is not None and token.spend(now):
+                self._subscribe([channel], now)
             else:
-                self._end_channel(channel, str(refusal.get("code")), str(refusal.get("message")))
+                self._leave(channel, str(refusal.get("code")), str(refusal.get("message")), now)
 
     def _subscribed(self, channel: ReadChannel, result: dict[str, Any], since: Position | None) -> None:
         # A reader that came after the question was asked is none of those who wait for the answer.
@@ -296,7 +322,26 @@ class ClientSubscriptions:
             feed.taken = feed.taken or feed.position
         for frame in missed:
             channel.remember(frame)
-        channel.position = newer(channel.position, newest)
+        if waiting:
+            # A token that was renewed brought nothing: what came before its answer may still be on its way.
+            channel.position = newer(channel.position, newest)
+
+    def _unsubscribed(self, channel: ReadChannel, code: str, reason: str, now: int) -> None:
+        """The server ended a subscription; where only its token ran out, and another can be had, it goes on."""
+        token = channel.token
+        if code != EXPIRED_TOKEN or token is None or token.function is None:
+            self._end_channel(channel, code, reason)
+            return
+        channel.confirmed = False
+        if channel.asked is None:
+            token.spend(now)
+            self._subscribe([channel], now)
+
+    def _leave(self, channel: ReadChannel, code: str, reason: str, now: int) -> None:
+        """End what cannot go on, also at the server, where an earlier token may still count."""
+        if channel.confirmed and self._line.connected:
+            self._line.ask("unsubscribe", {"channels": [channel.name]}, now, _ignore)
+        self._end_channel(channel, code, reason)
 
     def _end_channel(self, channel: ReadChannel, code: str, reason: str) -> None:
         self._channels.pop(channel.name, None)
@@ -331,8 +376,8 @@ class ClientSubscriptions:
         channel = feed.channel
         if channel is None:
             return
-        if feed is self._inbox.feed:
-            self._inbox.caught_up(now)
+        if feed is self.inbox.feed:
+            self.inbox.caught_up(now)
         elif feed.position is None or channel.position is None or feed.position.epoch != channel.position.epoch:
             feed.lose(channel.position)
             self._line.emit(Readable(feed))
@@ -343,10 +388,10 @@ class ClientSubscriptions:
 
     def _resync(self, name: str, now: int) -> None:
         """The server lost messages of a channel for good."""
-        if name == self._inbox.name:
+        if name == self.inbox.name:
             # What it knows of tasks may be older than what is remembered here.
             self.tasks.forget()
-            self._inbox.lose()
+            self.inbox.lose()
             self._subscribe([c for c in self._channels.values() if c.name.startswith("task:") and c.asked is None], now)
         elif (channel := self._channels.get(name)) is not None:
             channel.position = None
@@ -369,6 +414,34 @@ class ClientSubscriptions:
     def _learn(self, state: TaskState, push: Push) -> None:
         channel = self._channels.get(f"task:{state.task_id}")
         self.tasks.learn(state, push, channel.feeds if channel is not None else ())
+
+
+def _chunks(channels: list[ReadChannel]) -> Iterator[list[ReadChannel]]:
+    """Cut into what one message holds."""
+    chunk: list[ReadChannel] = []
+    left = _TOKENS
+    for channel in channels:
+        size = len(channel.token.text or "") if channel.token is not None else 0
+        if chunk and (len(chunk) == _CHUNK or size > left):
+            yield chunk
+            chunk, left = [], _TOKENS
+        chunk.append(channel)
+        left -= size
+    if chunk:
+        yield chunk
+
+
+def _item(channel: ReadChannel, since: Position | None) -> str | dict[str, Any]:
+    """Return a channel as `subscribe` names it."""
+    text = channel.token.text if channel.token is not None else None
+    if since is None and text is None:
+        return channel.name
+    item: dict[str, Any] = {"channel": channel.name}
+    if since is not None:
+        item["since"] = since
+    if text is not None:
+        item["token"] = text
+    return item
 
 
 def _ignore(frame: Frame, now: int) -> None:

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from twisted.application.service import Service
@@ -26,7 +26,18 @@ from pushserver.client.clock import steady
 from pushserver.client.core import ClientCore
 from pushserver.client.errors import ClientClosed, ClientError, UserChanged
 from pushserver.client.feeds import ReaderFeed
-from pushserver.client.messages import ChatReceipt, History, Position, Presence, Published, Push, TaskState, Welcome
+from pushserver.client.messages import (
+    ChatReceipt,
+    History,
+    InboxChange,
+    InboxPage,
+    Position,
+    Presence,
+    Published,
+    Push,
+    TaskState,
+    Welcome,
+)
 from pushserver.client.shell import Setup, Shell, Timer
 from pushserver.client.state import Options, Settings, State
 from pushserver.client.tx_link import Factory, Link
@@ -41,7 +52,7 @@ class ClientService(Shell[Reading], Service):
     `token` is a token, or a callable that returns a fresh one or a Deferred of it, and raises `Unauthorized` where
     there is none any more; None for a server that allows anonymous connections. `settings` chooses timeouts, waits and
     limits in seconds (`options` in milliseconds). `on_state` hears every change of state, `on_user_changed` that
-    another user signed in.
+    another user signed in, `on_inbox_changed` what other devices did to the inbox.
 
     A ``wss:`` address is verified against the system's certificates, or those in `ca_file`; `cert_file` and `key_file`
     are the client's own certificate. `proxy` is an HTTP proxy's URL, None for none, True for what the environment says.
@@ -69,6 +80,7 @@ class ClientService(Shell[Reading], Service):
         endpoint: IStreamClientEndpoint | None = None,
         on_state: Callable[[State], None] | None = None,
         on_user_changed: Callable[[UserChanged], None] | None = None,
+        on_inbox_changed: Callable[[InboxChange], None] | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
         if reactor is None:
@@ -88,13 +100,15 @@ class ClientService(Shell[Reading], Service):
             proxy=proxy,
             on_state=on_state,
             on_user_changed=on_user_changed,
+            on_inbox_changed=on_inbox_changed,
         )
         super().__init__(setup, clock, {})
         self._reactor = reactor
         self._tls = Tls(ca_file, cert_file, key_file)
         self._endpoint = endpoint
         self._links: list[Link] = []
-        self._fetching: Deferred[Any] | None = None
+        #: calls of token functions, by what they are for
+        self._fetching: dict[object, Deferred[Any]] = {}
         self._connecting: list[Deferred[Welcome | None]] = []
         self._stopping: list[tuple[ClientCore, Deferred[None]]] = []
         #: fires when the client is closed for good, and fails with Disconnected where the server forbade to come back;
@@ -140,9 +154,20 @@ class ClientService(Shell[Reading], Service):
 
     # Reading
 
-    def subscribe(self, channel: str, hear: Callable[[Push], Any], *, since: Position | None = None) -> Reading:
-        """Call `hear` with each message of a channel; where it returns a Deferred, the next waits for it."""
-        feed = self._core.subscribe(channel, self._now(), since)
+    def subscribe(
+        self,
+        channel: str,
+        hear: Callable[[Push], Any],
+        *,
+        since: Position | None = None,
+        token: str | Callable[[], Any] | None = None,
+    ) -> Reading:
+        """Call `hear` with each message of a channel; where it returns a Deferred, the next waits for it.
+
+        `token` is one for this channel alone, or a callable that returns a fresh one or a Deferred of it, is called
+        again before that ends, and raises `Unauthorized` where there is none any more.
+        """
+        feed = self._core.subscribe(channel, self._now(), since, token)
         return self._reading(Reading(self, feed, hear))
 
     def inbox(self, hear: Callable[[Push], Any]) -> Reading:
@@ -190,6 +215,35 @@ class ClientService(Shell[Reading], Service):
     ) -> Deferred[History]:
         """Fires with kept messages of a channel, oldest first, or with `reverse` newest first."""
         return self._call(calls.history(channel, limit, since, reverse))
+
+    def read_inbox(
+        self, *, limit: int | None = None, before: Position | Push | None = None, unread: bool = False
+    ) -> Deferred[InboxPage]:
+        """Fires with what the inbox keeps, newest first: `limit` messages (50), older than `before`, or unread."""
+        return self._call(calls.inbox(limit, before, unread))
+
+    def mark_read(
+        self,
+        messages: Iterable[Position | Push | int] | None = None,
+        *,
+        up_to: Position | Push | int | None = None,
+        read: bool = True,
+    ) -> Deferred[InboxChange]:
+        """Mark messages of the inbox as read on every device, or all up to one; with `read=False` as unread.
+
+        They are messages, or their offsets in the inbox's present epoch. Acknowledging is another thing: it says that
+        this program has them. Raises ValueError at once for what names no messages.
+        """
+        return self._call(calls.mark_read(calls.choice(messages, up_to, self._core.inbox_epoch), read))
+
+    def delete_from_inbox(
+        self,
+        messages: Iterable[Position | Push | int] | None = None,
+        *,
+        up_to: Position | Push | int | None = None,
+    ) -> Deferred[InboxChange]:
+        """Delete messages of the inbox on every device, named as for `mark_read`."""
+        return self._call(calls.delete_from_inbox(calls.choice(messages, up_to, self._core.inbox_epoch)))
 
     def presence(self, channel: str) -> Deferred[Presence]:
         """Fires with who is present in a channel."""
@@ -297,18 +351,28 @@ class ClientService(Shell[Reading], Service):
         self._links.remove(link)
         self._stopped()
 
-    def _fetch_token(self) -> None:
-        if self._fetching is not None:
-            self._fetching.cancel()
-        core = self._core
-
-        def failed(failure: Failure) -> None:
+    def _ask_for_token(
+        self,
+        purpose: object,
+        function: Callable[[], Any],
+        came: Callable[[object], None],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        def refused(failure: Failure) -> None:
             if not failure.check(CancelledError):
-                self._token_failed(core, failure.value)  # type: ignore[arg-type]
+                failed(failure.value)  # type: ignore[arg-type]
 
+        def forget(result: Any) -> Any:
+            if self._fetching.get(purpose) is fetching:
+                del self._fetching[purpose]
+            return result
+
+        if (earlier := self._fetching.get(purpose)) is not None:
+            earlier.cancel()
         # In a turn of its own: whoever starts the service must be able to wait for it.
-        fetching = self._fetching = deferLater(self._reactor, 0, maybeDeferred, self._token)
-        fetching.addCallbacks(lambda token: self._token_came(core, token), failed)
+        fetching = self._fetching[purpose] = deferLater(self._reactor, 0, maybeDeferred, function)
+        fetching.addBoth(forget)
+        fetching.addCallbacks(came, refused)
         fetching.addErrback(lambda failure: self._log.failure("the fetched token could not be used", failure))
 
     def _connected(self) -> None:
@@ -317,8 +381,8 @@ class ClientService(Shell[Reading], Service):
             deferred.callback(self._core.welcome)
 
     def _over(self, error: Exception | None) -> None:
-        if self._fetching is not None:
-            self._fetching.cancel()
+        for fetching in list(self._fetching.values()):
+            fetching.cancel()
         waiting, self._connecting = self._connecting, []
         for deferred in waiting:
             deferred.errback(error or ClientClosed("the client is closed"))

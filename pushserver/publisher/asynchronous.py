@@ -16,10 +16,20 @@ from types import TracebackType
 from typing import Any, Final, ParamSpec, Self, TypeVar, Unpack
 
 from pushserver.publisher import core
-from pushserver.publisher.commands import BroadcastOptions, Command, NotifyOptions, PublishOptions
+from pushserver.publisher.commands import BroadcastOptions, Command, NotifyOptions, Positioned, PublishOptions
 from pushserver.publisher.core import PublisherBase
 from pushserver.publisher.errors import PublishError
-from pushserver.publisher.receipts import DisconnectResult, Notified, Receipt, RevokeResult, Ticket
+from pushserver.publisher.receipts import (
+    DisconnectResult,
+    InboxChange,
+    InboxPage,
+    KeptMessages,
+    Notified,
+    Participants,
+    Receipt,
+    RevokeResult,
+    Ticket,
+)
 from pushserver.publisher.tasks import AsyncTask
 from pushserver.publisher.tracks import AsyncTrack
 
@@ -95,6 +105,45 @@ class AsyncPublisher(PublisherBase):
     async def ticket(self, user_id: Any, channels: Iterable[str] = (), *, ttl: str | int | None = None) -> Ticket:
         """Return a ticket for a stream of a browser that can send no header."""
         return await _in_a_thread(self._perform, core.ticket(user_id, channels, ttl))
+
+    async def inbox(
+        self, user_id: Any, *, limit: int = 50, before: Positioned | None = None, unread: bool = False
+    ) -> InboxPage:
+        """Return what a user's inbox keeps, newest first: up to 200 messages, older than `before`, or unread."""
+        return await _in_a_thread(self._perform, core.inbox(user_id, limit, before, unread))
+
+    async def mark_read(
+        self,
+        user_id: Any,
+        messages: Iterable[Positioned | int] | None = None,
+        *,
+        up_to: Positioned | int | None = None,
+        epoch: str | None = None,
+        read: bool = True,
+    ) -> InboxChange:
+        """Mark messages of a user's inbox as read (or not, with `read=False`), or all up to one."""
+        return await _in_a_thread(self._mark_read, user_id, messages, up_to, epoch, read)
+
+    async def delete_from_inbox(
+        self,
+        user_id: Any,
+        messages: Iterable[Positioned | int] | None = None,
+        *,
+        up_to: Positioned | int | None = None,
+        epoch: str | None = None,
+    ) -> InboxChange:
+        """Delete messages from a user's inbox, named as for `mark_read`."""
+        return await _in_a_thread(self._delete_from_inbox, user_id, messages, up_to, epoch)
+
+    async def history(
+        self, channel: str, *, limit: int = 100, since: Positioned | None = None, reverse: bool = False
+    ) -> KeptMessages:
+        """Return what a channel keeps, after `since` (a message, a page), or with `reverse` newest first, before it."""
+        return await _in_a_thread(self._perform, core.history(channel, limit, since, reverse))
+
+    async def presence(self, channel: str) -> Participants:
+        """Return who is present in a channel."""
+        return await _in_a_thread(self._perform, core.presence(channel))
 
     def task(self, user_id: Any, title: Any = None, *, task_id: Any = None, details: Any = None) -> AsyncTask:
         """Create a task of a user; for ``async with``. Returns at once and never raises for the server's sake."""

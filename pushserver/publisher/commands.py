@@ -6,7 +6,7 @@ import math
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final, TypedDict
+from typing import Any, Final, Protocol, TypedDict
 
 import msgspec
 from msgspec import Struct
@@ -23,6 +23,14 @@ PATHS: Final[dict[str, str]] = {
     "disconnect": "/api/disconnect",
     "revoke": "/api/revoke",
     "ticket": "/api/tickets",
+    "inbox.read": "/api/inbox/read",
+    "inbox.delete": "/api/inbox/delete",
+}
+#: What only reads: asked over HTTP, with its parameters in the query.
+QUERIES: Final[dict[str, str]] = {
+    "inbox": "/api/inbox",
+    "history": "/api/history",
+    "presence": "/api/presence",
 }
 _IDEMPOTENT: Final = frozenset({"publish", "broadcast", "notify"})
 #: The server takes bodies of 1 MiB, and so does nginx where nobody says otherwise.
@@ -143,6 +151,60 @@ def revoke(
 def ticket(user_id: Any, channels: Iterable[str], ttl: str | int | None) -> Command:
     more = _present(ttl=_lifetime(ttl))
     return Command("ticket", {"userId": str(user_id), "channels": list(channels), **more})
+
+
+class Positioned(Protocol):
+    """Anything with a place in an inbox or a history: a message, a page."""
+
+    @property
+    def offset(self) -> int | None: ...
+
+    @property
+    def epoch(self) -> str | None: ...
+
+
+def inbox(user_id: Any, limit: int, before: Positioned | None, unread: bool) -> Command:
+    place = {} if before is None else _present(before=before.offset, epoch=before.epoch)
+    return Command("inbox", {"userId": str(user_id), "limit": limit, **place, **({"unread": True} if unread else {})})
+
+
+def mark_read(user_id: Any, offsets: list[int] | None, up_to: int | None, epoch: str, read: bool) -> Command:
+    marked = {} if read else {"read": False}
+    return Command("inbox.read", {"userId": str(user_id), "epoch": epoch, **_chosen(offsets, up_to), **marked})
+
+
+def delete_from_inbox(user_id: Any, offsets: list[int] | None, up_to: int | None, epoch: str) -> Command:
+    return Command("inbox.delete", {"userId": str(user_id), "epoch": epoch, **_chosen(offsets, up_to)})
+
+
+def chosen(
+    messages: Iterable[Positioned | int] | None, up_to: Positioned | int | None, epoch: str | None
+) -> tuple[list[int] | None, int | None, str | None]:
+    """Return the offsets of messages, or the one up to which, and the epoch that they name; None where none does.
+
+    Raises ValueError for both or neither, for messages without a place, and for places of two epochs.
+    """
+    if (messages is None) == (up_to is None):
+        raise ValueError("give messages or up_to")
+    listed = [up_to] if messages is None else list(messages)
+    epochs = {epoch, *(each.epoch for each in listed if not isinstance(each, int) and each is not None)} - {None}
+    if len(epochs) > 1:
+        raise ValueError("the messages are of two epochs: read the inbox again")
+    offsets = [each if isinstance(each, int) else None if each is None else each.offset for each in listed]
+    found = [offset for offset in offsets if offset is not None]
+    if len(found) < len(listed):
+        raise ValueError("a message without an offset is in no inbox")
+    named = next(iter(epochs), None)
+    return (None, found[0], named) if messages is None else (found, None, named)
+
+
+def history(channel: str, limit: int, since: Positioned | None, reverse: bool) -> Command:
+    place = {} if since is None else _present(offset=since.offset, epoch=since.epoch)
+    return Command("history", {"channel": channel, "limit": limit, **place, **({"reverse": True} if reverse else {})})
+
+
+def presence(channel: str) -> Command:
+    return Command("presence", {"channel": channel})
 
 
 def create_task(task_id: str, user_id: Any, title: Any, details: Any, restart: bool) -> tuple[Command, bool]:
@@ -271,6 +333,10 @@ def parts(commands: Sequence[Command], count: int = COUNT_LIMIT) -> list[list[Co
         found[-1].append(command)
         room -= size
     return found
+
+
+def _chosen(offsets: list[int] | None, up_to: int | None) -> dict[str, Any]:
+    return {"upTo": up_to} if offsets is None else {"offsets": offsets}
 
 
 def _end(method: str, task_id: str, fields: dict[str, Any], cut: bool) -> tuple[Command, bool]:

@@ -6,7 +6,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Generic, TypeVar
 
@@ -14,13 +14,17 @@ from msgspec import Struct
 
 from pushserver.publisher import commands, receipts
 from pushserver.publisher.background import Background
-from pushserver.publisher.commands import BODY_LIMIT, Command, parts
+from pushserver.publisher.commands import BODY_LIMIT, Command, Positioned, parts
 from pushserver.publisher.errors import PublishError, PublishRefused, PublishUnavailable, too_large
 from pushserver.publisher.outbox import Entry
 from pushserver.publisher.plain import plain
 from pushserver.publisher.receipts import (
     DisconnectResult,
+    InboxChange,
+    InboxPage,
+    KeptMessages,
     Notified,
+    Participants,
     PendingNotified,
     PendingReceipt,
     Receipt,
@@ -96,6 +100,32 @@ class Core:
 
     def _perform(self, call: CommandCall[T]) -> T:
         return call.read(self._retry(lambda transport: transport.call(_encodable(call.command))))
+
+    def _mark_read(
+        self,
+        user_id: Any,
+        messages: Iterable[Positioned | int] | None,
+        up_to: Positioned | int | None,
+        epoch: str | None,
+        read: bool,
+    ) -> InboxChange:
+        offsets, last, named = commands.chosen(messages, up_to, epoch)
+        command = commands.mark_read(user_id, offsets, last, named or self._epoch_of(user_id), read)
+        return self._perform(CommandCall(command, receipts.inbox_change))
+
+    def _delete_from_inbox(
+        self,
+        user_id: Any,
+        messages: Iterable[Positioned | int] | None,
+        up_to: Positioned | int | None,
+        epoch: str | None,
+    ) -> InboxChange:
+        offsets, last, named = commands.chosen(messages, up_to, epoch)
+        command = commands.delete_from_inbox(user_id, offsets, last, named or self._epoch_of(user_id))
+        return self._perform(CommandCall(command, receipts.inbox_change))
+
+    def _epoch_of(self, user_id: Any) -> str:
+        return self._perform(inbox(user_id, 1, None, False)).epoch
 
     def _perform_live(self, channel: str, data: Any, type: str | None) -> Receipt:
         value = _encodable(Command("publish", {"data": data})).params["data"]
@@ -241,6 +271,18 @@ def revoke(
     user_id: Any, jti: str | None, expires_at: datetime | int | None, issued_before: datetime | int | None
 ) -> CommandCall[RevokeResult]:
     return CommandCall(commands.revoke(user_id, jti, expires_at, issued_before), receipts.revoked)
+
+
+def inbox(user_id: Any, limit: int, before: Positioned | None, unread: bool) -> CommandCall[InboxPage]:
+    return CommandCall(commands.inbox(user_id, limit, before, unread), receipts.inbox_page)
+
+
+def history(channel: str, limit: int, since: Positioned | None, reverse: bool) -> CommandCall[KeptMessages]:
+    return CommandCall(commands.history(channel, limit, since, reverse), receipts.history_page)
+
+
+def presence(channel: str) -> CommandCall[Participants]:
+    return CommandCall(commands.presence(channel), receipts.participants)
 
 
 def ticket(user_id: Any, channels: Any, ttl: str | int | None) -> CommandCall[Ticket]:

@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import msgspec
@@ -22,7 +22,7 @@ try:
 except ImportError as error:  # pragma: no cover - an installation without the extra
     raise ImportError("publishing over HTTP needs httpcore: pip install pushserver[publisher]") from error
 
-from pushserver.publisher.commands import PATHS, Command
+from pushserver.publisher.commands import PATHS, QUERIES, Command
 from pushserver.publisher.errors import (
     FOREIGN,
     PASSING,
@@ -64,6 +64,8 @@ class HttpTransport:
         self._pool: httpcore.ConnectionPool = self._connected()
 
     def call(self, command: Command) -> Any:
+        if command.method in QUERIES:
+            return self._ask("GET", f"{QUERIES[command.method]}?{_query(command.params)}", b"")
         path = PATHS.get(command.method)
         if path is None:
             (reply,) = self.batch([command])
@@ -157,6 +159,10 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def _query(params: dict[str, Any]) -> str:
+    return urlencode({name: "true" if value is True else value for name, value in params.items()})
 
 
 def _headers(api_key: str | None) -> dict[str | bytes, str | bytes]:

@@ -26,7 +26,7 @@ try:
 except ImportError as error:  # pragma: no cover - an installation without the extra
     raise ImportError("publishing over Redis needs redis: pip install pushserver[publisher]") from error
 
-from pushserver.publisher.commands import Command
+from pushserver.publisher.commands import QUERIES, Command
 from pushserver.publisher.errors import PublishError, PublishRefused, PublishUnavailable
 from pushserver.publisher.transport import Place
 
@@ -52,9 +52,9 @@ class RedisTransport:
             place.tls.context()
 
     def call(self, command: Command) -> Any:
-        if command.method == "ticket":
+        if command.method == "ticket" or command.method in QUERIES:
             if self._asking is None:
-                raise ValueError("tickets are asked for over HTTP: give the publisher an http_url")
+                raise ValueError(f"{command.method} is asked over HTTP: give the publisher an http_url")
             return self._asking.call(command)
         (reply,) = self.batch([command])
         if isinstance(reply, PublishError):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from pushserver.publisher.errors import PublishError, PublishUnavailable, from_reply
 
@@ -62,6 +62,77 @@ class Ticket(Struct, frozen=True, rename="camel"):
 
     ticket: str
     expires_at: int
+
+
+class KeptMessage(Struct, frozen=True, rename="camel"):
+    """A message that an inbox or a history keeps. `read_at` (ms): when the user read it, in an inbox."""
+
+    type: str
+    channel: str = ""
+    data: Any = None
+    timestamp: int = 0
+    message_id: str = ""
+    offset: int | None = None
+    epoch: str | None = None
+    #: the user who published, where a client did
+    sender: str | None = field(name="from", default=None)
+    read_at: int | None = None
+
+
+class Unread(Struct, frozen=True):
+    """How many kept messages of a user are unread: of direct chat, ends of tasks, and all else."""
+
+    notification: int = 0
+    chat: int = 0
+    task: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.notification + self.chat + self.task
+
+
+class InboxPage(Struct, frozen=True):
+    """Part of an inbox, newest first; `more`: older ones follow, before the last of these.
+
+    `unread` counts the whole inbox; None: a server of version 1.
+    """
+
+    messages: list[KeptMessage] = []
+    more: bool = False
+    unread: Unread | None = None
+    offset: int = 0
+    epoch: str = ""
+
+
+class InboxChange(Struct, frozen=True):
+    """What is unread now, and how many were deleted; None over Redis, where nobody says."""
+
+    unread: Unread | None = None
+    deleted: int | None = None
+
+
+class KeptMessages(Struct, frozen=True):
+    """Part of a history; where there is `more` than an answer holds, it is read on from `offset` and `epoch`."""
+
+    messages: list[KeptMessage] = []
+    offset: int = 0
+    epoch: str = ""
+    more: bool = False
+
+
+class Participant(Struct, frozen=True, rename="camel"):
+    """One user who is present in a channel."""
+
+    user_id: str
+    connections: int = 1
+    info: Any = None
+
+
+class Participants(Struct, frozen=True):
+    """Who is present in a channel."""
+
+    users: list[Participant] = []
+    total: int = 0
 
 
 class _Awaited(Generic[T]):
@@ -150,6 +221,22 @@ def revoked(answer: Any) -> RevokeResult:
 
 def ticket(answer: Any) -> Ticket:
     return _converted(answer, Ticket)
+
+
+def inbox_page(answer: Any) -> InboxPage:
+    return _converted(answer, InboxPage)
+
+
+def inbox_change(answer: Any) -> InboxChange:
+    return _converted(answer, InboxChange)
+
+
+def history_page(answer: Any) -> KeptMessages:
+    return _converted(answer, KeptMessages)
+
+
+def participants(answer: Any) -> Participants:
+    return _converted(answer, Participants)
 
 
 class _Results(Struct, frozen=True):

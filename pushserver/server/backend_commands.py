@@ -130,7 +130,7 @@ class RevokeParams(Struct, frozen=True, rename="camel"):
 
 class BackendCommand(Struct, frozen=True):
     method: str
-    params: msgspec.Raw = msgspec.Raw(b"{}")
+    params: msgspec.Raw = msgspec.field(default_factory=partial(msgspec.Raw, b"{}"))
 
 
 class CommandBatch(Struct, frozen=True):
@@ -180,8 +180,8 @@ SCOPES: Final[dict[str, str]] = {
     "task.cancel": "tasks",
     "subscribe": "admin",
     "unsubscribe": "admin",
-    "disconnect": "admin",
-    "revoke": "admin",
+    "disconnect": "sessions",
+    "revoke": "sessions",
 }
 
 #: The methods that change a task, and their parameters beside ``taskId``.

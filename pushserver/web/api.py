@@ -4,7 +4,7 @@
     POST   tasks   tasks/<id>/progress status cancel complete fail                        a task's changes
     GET    tasks/<id>  tasks?userId=  inbox?userId=  history?channel=  presence?channel=
            channels?pattern=  connections?userId=  explain?userId=  stats  nodes
-           events  events/dead (`pushserver.web.events`)
+           events  events/dead (`pushserver.web.events`)   openapi.json (`pushserver.web.openapi`)
     DELETE inbox?userId=
 
 A path is a `Route` for each HTTP method: the scope it needs and a coroutine. What that raises of `errors.PushError` is
@@ -13,7 +13,7 @@ the answer; anything else is logged here and answered as INTERNAL_ERROR.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -30,7 +30,7 @@ from pushserver.core.histogram import Histogram
 from pushserver.core.positions import Position
 from pushserver.core.task import TaskState
 from pushserver.engine.interfaces import PAGE_BYTES, QuarantinedRow
-from pushserver.protocols.native.messages import MAX_HISTORY, push
+from pushserver.protocols.native.messages import push
 from pushserver.protocols.native.session import reply_of
 from pushserver.server.backend_commands import SCOPES, BackendCommands, CommandBatch, decode
 from pushserver.server.cluster import Target, with_unanswered
@@ -40,6 +40,7 @@ from pushserver.server.reply_room import ReplyRoom
 from pushserver.server.tasks import Tasks
 from pushserver.web.context import Context
 from pushserver.web.http import Refusal, argument, headers_of, respond, respond_error, respond_options
+from pushserver.web.parameters import AnyUserQuery, ChannelQuery, HistoryQuery, PatternQuery, UserQuery, query
 from pushserver.web.port import peer_address
 from pushserver.web.reach import READING, Reach, touched
 from pushserver.web.reach import execute as execute_within
@@ -88,7 +89,7 @@ class ApiKeys:
         self._reaches: dict[bytes, Reach] = {}
         for place, (key, scopes, name, channels) in enumerate(keys, start=1):
             digest = sha256(key.encode()).digest()
-            self._scopes[digest] = frozenset(scopes)
+            self._scopes[digest] = frozenset(scopes) | (frozenset(("sessions",)) if "admin" in scopes else frozenset())
             self._names[digest] = name or f"key-{place}"
             if channels:
                 self._reaches[digest] = Reach(channels)
@@ -176,18 +177,30 @@ class Api(Resource):
             "quarantine": {"GET": Route("admin", self._quarantined)},
             "new-epoch": {"POST": Route("admin", self._move_epochs)},
         }
+        self._one_task = {"GET": Route("read", self._get_task)}
         self._task_routes = {
             verb: {"POST": self._task_command(f"task.{verb}")}
             for verb in ("progress", "status", "cancel", "complete", "fail")
         }
 
-        for call in (*self._routes, "tasks/{id}", *(f"tasks/{{id}}/{verb}" for verb in self._task_routes)):
+        for call, _, _ in self.routes():
             self._note(call, 200)
 
     def add(self, name: str, method: str, route: Route) -> None:
         """Adds a path that another door brings; ``name`` is its one part, or two with a ``/`` between."""
         self._routes.setdefault(name, {})[method] = route
         self._note(name, 200)
+
+    def routes(self) -> Iterator[tuple[str, str, Route]]:
+        """Return every call by its path below ``/api/`` and its method."""
+        every = {
+            **self._routes,
+            "tasks/{id}": self._one_task,
+            **{f"tasks/{{id}}/{verb}": methods for verb, methods in self._task_routes.items()},
+        }
+        for path, methods in every.items():
+            for method, route in methods.items():
+                yield path, method, route
 
     def _note(self, call: str, status: int) -> Histogram:
         """Return how long the requests of a call took that were answered with this status."""
@@ -247,7 +260,7 @@ class Api(Resource):
             case [name]:
                 return self._routes.get(name)
             case ["tasks", _]:
-                return {"GET": Route("read", self._get_task)}
+                return self._one_task
             case ["tasks", _, verb]:
                 return self._task_routes.get(verb)
             case [_, _]:
@@ -345,6 +358,8 @@ class Api(Resource):
                 reach.check([f"task:{task_id}"])
             case b"POST", [name] if name in SCOPES or name in ("batch", "tasks"):
                 return
+            case _, ["openapi.json"]:
+                return
             case b"POST", ["tickets"]:
                 reach.check(touched("tickets", _body(request)))
                 assert request.content is not None
@@ -398,28 +413,24 @@ class Api(Resource):
         return {"deleted": await self._engine.inbox.clear(_user(request))}
 
     async def _history(self, request: Request, path: list[str]) -> Any:
-        limit = _number(request, "limit", 100)
-        if limit > MAX_HISTORY:
-            raise Invalid(f"limit must be at most {MAX_HISTORY}")
+        asked = query(request, HistoryQuery)
         since: Position | None = None
-        if argument(request, "offset") is not None:
-            epoch = argument(request, "epoch")
-            if epoch is None:
+        if asked.offset is not None:
+            if asked.epoch is None:
                 raise Invalid("offset needs epoch")
-            since = Position(_number(request, "offset", 0), epoch)
-        reverse = (argument(request, "reverse") or "").lower() in ("1", "true", "yes")
-        asked = operations.ReadHistory(_required(request, "channel"), limit, since, reverse)
-        return reply_of(await self._reading.read_history(asked))[1]
+            since = Position(asked.offset, asked.epoch)
+        page = operations.ReadHistory(asked.channel, asked.limit, since, asked.backwards)
+        return reply_of(await self._reading.read_history(page))[1]
 
     async def _presence(self, request: Request, path: list[str]) -> Any:
-        return reply_of(await self._reading.read_presence(_required(request, "channel")))[1]
+        return reply_of(await self._reading.read_presence(query(request, ChannelQuery).channel))[1]
 
     async def _channels(self, request: Request, path: list[str]) -> Any:
-        found, unanswered = await self._cluster.channels(argument(request, "pattern"))
+        found, unanswered = await self._cluster.channels(query(request, PatternQuery).pattern)
         return with_unanswered({"channels": found}, unanswered)
 
     async def _connections(self, request: Request, path: list[str]) -> Any:
-        found, unanswered = await self._cluster.connections(Target(user_id=argument(request, "userId")))
+        found, unanswered = await self._cluster.connections(Target(user_id=query(request, AnyUserQuery).user_id))
         return with_unanswered({"connections": found}, unanswered)
 
     async def _quarantined(self, request: Request, path: list[str]) -> Any:
@@ -469,24 +480,8 @@ def _body(request: Request) -> bytes:
     return octets or b"{}"
 
 
-def _required(request: Request, name: str) -> str:
-    value = argument(request, name)
-    if value is None:
-        raise Invalid(f"{name} is needed")
-    return value
-
-
-def _number(request: Request, name: str, default: int) -> int:
-    value = argument(request, name)
-    if value is None:
-        return default
-    if not (value.isascii() and value.isdigit() and len(value) < 19):
-        raise Invalid(f"{name} must be a whole number")
-    return int(value)
-
-
 def _user(request: Request) -> str:
-    user_id = _required(request, "userId")
+    user_id = query(request, UserQuery).user_id
     if not is_id(user_id):
         raise Invalid("userId must be 1 to 200 of the characters of an id")
     return user_id

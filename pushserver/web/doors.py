@@ -11,6 +11,7 @@ from twisted.web.server import Request
 from pushserver.web.api import Api, ApiKeys, Route
 from pushserver.web.context import Context, Sections
 from pushserver.web.http import PushSite, headers_of
+from pushserver.web.openapi import describer
 from pushserver.web.port import PortFactory, PortProtocol, peer_address
 from pushserver.web.site import Health, Metrics, Ready, Root, WebSocketPath
 from pushserver.web.sse import EventStreams
@@ -48,7 +49,8 @@ class Doors:
         self._facts = facts
         sockets = self._sockets = WebSocketDoorFactory(context)
         self.streams = EventStreams(context, facts.tickets)
-        calls.add("tickets", "POST", Route("admin", issuer(facts.tickets, context.clock.now)))
+        calls.add("tickets", "POST", Route("sessions", issuer(facts.tickets, context.clock.now)))
+        calls.add("openapi.json", "GET", Route("", describer(calls)))
         root, apart = Root(context.admission), bool(context.sections.server.api_listen)
         self.public = PortFactory(context, PushSite(context, root, root.allow).http, sockets.door)
         self._add_public(root)

@@ -18,25 +18,15 @@ from pushserver.engine.interfaces import PAGE_BYTES
 from pushserver.server.backend_commands import decode
 from pushserver.server.clock import Clock
 from pushserver.web.api import Api, Route
-from pushserver.web.http import argument
+from pushserver.web.parameters import EventsQuery, RetryParams, query
 
 if TYPE_CHECKING:
     from pushserver.engine.interfaces import IEngine
 
 SCOPE: Final = "events"
-#: Events of one answer, and how many there are where nobody says.
-MAX_EVENTS: Final = 1_000
-DEFAULT_EVENTS: Final = 100
 #: How long an answer may wait for an event, ms, and how often it is looked for meanwhile, s.
 MAX_WAIT: Final = 60_000
 POLL: Final = 0.25
-
-
-class RetryParams(msgspec.Struct, frozen=True):
-    """The body of ``POST /api/events/retry``; no ``ids``: all of the webhook."""
-
-    webhook: str
-    ids: list[str] | None = None
 
 
 class EventCalls:
@@ -54,12 +44,13 @@ class EventCalls:
         api.add("events/retry", "POST", Route(SCOPE, self._retry))
 
     async def _pull(self, request: Request, path: list[str]) -> dict[str, object]:
-        after, limit, wait = argument(request, "after"), _limit(request), _wait(request)
+        asked = query(request, EventsQuery)
+        wait = _wait(asked.wait)
         ended: list[object] = []
         request.notifyFinish().addBoth(ended.append)
         deadline = self._clock.seconds() + wait / 1000
         while True:
-            page = await self._engine.events.read(after, limit, PAGE_BYTES)
+            page = await self._engine.events.read(asked.after, asked.limit, PAGE_BYTES)
             left = deadline - self._clock.seconds()
             if page.events or page.lost or left <= 0 or ended:
                 break
@@ -78,20 +69,8 @@ class EventCalls:
         return {"retried": await self._engine.deliveries.retry(asked.webhook, asked.ids)}
 
 
-def _limit(request: Request) -> int:
-    given = argument(request, "limit")
-    if given is None:
-        return DEFAULT_EVENTS
-    if not (given.isascii() and given.isdigit() and 1 <= int(given[:9]) <= MAX_EVENTS):
-        raise Invalid(f"limit is a number from 1 to {MAX_EVENTS}")
-    return int(given)
-
-
-def _wait(request: Request) -> int:
+def _wait(given: str) -> int:
     """Return ms."""
-    given = argument(request, "wait")
-    if given is None:
-        return 0
     try:
         wait = int(given) if given.isascii() and given.isdigit() and len(given) < 9 else durations.parse(given)
     except ValueError:

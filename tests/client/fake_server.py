@@ -1,7 +1,7 @@
 """A small push server for the client's tests: the protocol as it is promised, in memory, in a thread of its own.
 
 Tokens are ``user-<id>``; ``bad`` is invalid and ``expired…`` has expired. Channels ``news…`` keep history, ``locked…``
-may not be read, others are live only.
+may not be read, ``sealed…`` with the token of `channel_tokens` alone, others are live only.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class FakeServer:
         self.histories: dict[str, list[dict[str, Any]]] = {}
         self.offsets: dict[str, int] = {}
         self.acked: dict[str, int] = {}
+        self.channel_tokens: dict[str, str] = {}
         self.tasks: dict[str, dict[str, Any]] = {}
         self.published: dict[tuple[str, str], dict[str, Any]] = {}
         #: every message received, with the number of its connection
@@ -241,6 +242,7 @@ class FakeServer:
                 "epoch": self.epoch,
                 "acked": acked,
                 "pending": len(pending),
+                "unread": self._unread(peer),
             },
             "tasks": [
                 task
@@ -260,6 +262,10 @@ class FakeServer:
             name, since = (item, None) if isinstance(item, str) else (item["channel"], item.get("since"))
             if name.startswith("locked"):
                 rejected[name] = {"code": "PERMISSION_DENIED", "message": "not yours"}
+            elif name.startswith("sealed") and (isinstance(item, str) or "token" not in item):
+                rejected[name] = {"code": "PERMISSION_DENIED", "message": "not without a token"}
+            elif name.startswith("sealed") and item["token"] != self.channel_tokens.get(name):
+                rejected[name] = {"code": "INVALID_TOKEN", "message": "another channel's"}
             elif name.startswith("task:"):
                 state = self.tasks.get(name[5:])
                 if state is None:
@@ -328,7 +334,48 @@ class FakeServer:
         return "presence", {"users": [{"userId": user, "connections": 1} for user in users], "total": len(users)}
 
     def _on_inbox(self, peer: Peer, data: dict[str, Any]) -> Any:
-        return "inbox", {"messages": self.histories.get(f"user:{peer.user}", [])[: data.get("limit", 50)]}
+        kept = list(reversed(self.histories.get(f"user:{peer.user}", [])))
+        if "before" in data:
+            kept = [push for push in kept if push["offset"] < data["before"]["offset"]]
+        if data.get("unread"):
+            kept = [push for push in kept if push["readAt"] is None]
+        limit = data.get("limit", 50)
+        page = {"messages": kept[:limit], "more": len(kept) > limit, "unread": self._unread(peer)}
+        return "inbox", {**page, "offset": self.offsets.get(f"user:{peer.user}", 0), "epoch": self.epoch}
+
+    def _unread(self, peer: Peer) -> dict[str, int]:
+        counts = {"notification": 0, "chat": 0, "task": 0}
+        for push in self.histories.get(f"user:{peer.user}", []):
+            kind = {"chat": "chat", "task": "task"}.get(push["type"].partition("_")[0], "notification")
+            counts[kind] += push["readAt"] is None
+        return counts
+
+    def _chosen(self, peer: Peer, data: dict[str, Any]) -> list[dict[str, Any]]:
+        kept = self.histories.get(f"user:{peer.user}", [])
+        return [p for p in kept if p["offset"] in data.get("offsets", ()) or p["offset"] <= data.get("upTo", 0)]
+
+    async def _on_inbox_read(self, peer: Peer, data: dict[str, Any]) -> Any:
+        if data["epoch"] != self.epoch:
+            return "error", {"code": "CONFLICT", "message": "another epoch", "timestamp": _now()}
+        read_at = _now() if data.get("read", True) else None
+        for push in self._chosen(peer, data):
+            push["readAt"] = read_at
+        await self._tell_changed(peer, data, {"readAt": read_at})
+        return "inbox_read_success", {"unread": self._unread(peer)}
+
+    async def _on_inbox_delete(self, peer: Peer, data: dict[str, Any]) -> Any:
+        gone = self._chosen(peer, data)
+        for push in gone:
+            self.histories[f"user:{peer.user}"].remove(push)
+        await self._tell_changed(peer, data, {"deleted": True})
+        return "inbox_delete_success", {"deleted": len(gone), "unread": self._unread(peer)}
+
+    async def _tell_changed(self, peer: Peer, data: dict[str, Any], change: dict[str, Any]) -> None:
+        chosen = {name: data[name] for name in ("offsets", "upTo", "epoch") if name in data}
+        told = {**chosen, **change, "unread": self._unread(peer)}
+        for other in list(self.peers.values()):
+            if other is not peer and other.user == peer.user:
+                await self._send(other, {"type": "inbox_changed", "channel": f"user:{peer.user}", "data": told})
 
     def _on_task_get(self, peer: Peer, data: dict[str, Any]) -> Any:
         state = self.tasks.get(data["taskId"])
@@ -355,6 +402,8 @@ class FakeServer:
         if self._keeps(channel):
             self.offsets[channel] = push["offset"] = self.offsets.get(channel, 0) + 1
             push["epoch"] = self.epoch
+            if channel.startswith("user:"):
+                push["readAt"] = None
             self.histories.setdefault(channel, []).append(push)
         for peer in list(self.peers.values()):
             if channel in peer.channels:

@@ -21,6 +21,7 @@ from pushserver.client import (
     Client,
     ClientClosed,
     Disconnected,
+    InboxChange,
     NotOpened,
     Options,
     Position,
@@ -29,6 +30,7 @@ from pushserver.client import (
     State,
     SubscriptionEnded,
     Unauthorized,
+    Unread,
     UserChanged,
 )
 from tests.client.fake_proxy import FakeProxy
@@ -607,3 +609,92 @@ assert "websockets" not in sys.modules
 assert "twisted.internet.reactor" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, env=child_environment())
+
+
+@in_asyncio
+async def test_the_function_of_a_channels_token_is_asked_again_when_that_ended(server: FakeServer) -> None:
+    server.channel_tokens["sealed:1"] = "first"
+
+    async def fetch() -> str:
+        await asyncio.sleep(0)
+        return server.channel_tokens["sealed:1"]
+
+    async with Client(server.url, token="user-42", options=QUICK) as client:
+        sealed = await client.subscribe("sealed:1", token=fetch).ready()
+        server.channel_tokens["sealed:1"] = "second"
+        server.say({"type": "unsubscribed", "data": {"channel": "sealed:1", "code": "TOKEN_EXPIRED", "reason": "over"}})
+        await asyncio.to_thread(server.until, lambda: len(server.received("subscribe")) == 2)
+        # Its answer comes before this one's.
+        await client.presence("sealed:1")
+        server.push("sealed:1", "hello")
+        assert [push.data for push in await take(sealed, 1)] == ["hello"]
+        with pytest.raises(SubscriptionEnded, match="INVALID_TOKEN"):
+            await client.subscribe("sealed:2", token="another's").ready()
+        with pytest.raises(SubscriptionEnded, match="PERMISSION_DENIED"):
+            await client.subscribe("sealed:3").ready()
+
+
+@in_asyncio
+async def test_the_function_of_a_channels_token_is_asked_again_where_it_failed(server: FakeServer) -> None:
+    server.channel_tokens["sealed:1"] = "first"
+    tries: list[int] = []
+
+    def fetch() -> str:
+        tries.append(1)
+        if len(tries) == 1:
+            raise OSError("the backend is away")
+        return "first"
+
+    def leave() -> str:
+        raise Unauthorized("left the team")
+
+    async with Client(server.url, token="user-42", options=QUICK) as client:
+        with pytest.raises(SubscriptionEnded, match="left the team"):
+            await client.subscribe("sealed:2", token=leave).ready()
+        await client.subscribe("sealed:1", token=fetch).ready()
+        assert len(tries) == 2
+
+
+@in_asyncio
+async def test_a_call_for_a_channels_token_is_given_up_when_the_client_is_closed(server: FakeServer) -> None:
+    called, ended = asyncio.Event(), asyncio.Event()
+
+    async def fetch() -> str:
+        called.set()
+        try:
+            return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
+        finally:
+            ended.set()
+
+    async with Client(server.url, token="user-42", options=QUICK) as client:
+        reader = client.subscribe("sealed:1", token=fetch)
+        await called.wait()
+    await ended.wait()
+    with pytest.raises(StopAsyncIteration):
+        await anext(reader)
+
+
+@in_asyncio
+async def test_two_devices_agree_on_what_is_read(server: FakeServer) -> None:
+    changes: asyncio.Queue[InboxChange] = asyncio.Queue()
+    async with (
+        Client(server.url, token="user-42", options=QUICK) as one,
+        Client(server.url, token="user-42", options=QUICK, on_inbox_changed=changes.put_nowait) as other,
+    ):
+        for n in range(3):
+            server.notify("42", n)
+        page = await one.read_inbox(limit=2)
+        assert ([push.data for push in page.messages], page.more) == ([2, 1], True)
+        assert [push.data for push in (await one.read_inbox(before=page.messages[-1])).messages] == [0]
+        change = await one.mark_read(page.messages)
+        assert change.unread == one.unread == Unread(1, 0, 0)
+        told = await changes.get()
+        assert (told.offsets, told.unread, told.read_at is None) == ([3, 2], Unread(1, 0, 0), False)
+        assert other.unread == one.unread
+        assert [push.data for push in (await other.read_inbox(unread=True)).messages] == [0]
+        assert (await other.delete_from_inbox(up_to=1)).deleted == 1
+        assert other.unread == Unread()
+        assert (await other.mark_read([2], read=False)).unread == Unread(1, 0, 0)
+        server.epoch = "e2"
+        with pytest.raises(RequestFailed, match="CONFLICT"):
+            await other.mark_read(page.messages)

@@ -17,6 +17,7 @@ from pushserver.client import (
     ClientClosed,
     ClientCore,
     Disconnected,
+    InboxChange,
     Options,
     Position,
     Push,
@@ -30,7 +31,19 @@ from pushserver.client import (
     UserChanged,
     calls,
 )
-from pushserver.client.effects import AnotherUser, Answered, Connect, Ended, Failed, FetchToken, Hangup, Transmit
+from pushserver.client.channel_tokens import KeptToken, TokenFunction
+from pushserver.client.effects import (
+    AnotherUser,
+    Answered,
+    Connect,
+    Ended,
+    Failed,
+    FetchChannelToken,
+    FetchToken,
+    Hangup,
+    InboxChanged,
+    Transmit,
+)
 from pushserver.client.feeds import UNREAD, ReaderFeed
 
 START = 1_700_000_000_000
@@ -56,8 +69,10 @@ class Shell:
         self.answers: dict[int, Any] = {}
         self.hangups: list[Hangup] = []
         self.fetches = 0
+        self.channel_fetches: list[tuple[str, KeptToken]] = []
         self.connects = 0
         self.changes: list[tuple[str, str]] = []
+        self.inbox_changes: list[InboxChange] = []
         self.ended: Ended | None = None
 
     def run(self) -> None:
@@ -79,8 +94,12 @@ class Shell:
                     self.hangups.append(effect)
                 case FetchToken():
                     self.fetches += 1
+                case FetchChannelToken(channel, token):
+                    self.channel_fetches.append((channel, token))
                 case AnotherUser(change):
                     self.changes.append((change.from_, change.to))
+                case InboxChanged(change):
+                    self.inbox_changes.append(change)
                 case Ended():
                     assert self.ended is None
                     self.ended = effect
@@ -134,9 +153,13 @@ class Shell:
         return self.connect(**welcome)
 
     def subscribe(
-        self, channel: str, result: dict[str, Any] | None = None, since: Position | None = None
+        self,
+        channel: str,
+        result: dict[str, Any] | None = None,
+        since: Position | None = None,
+        token: str | TokenFunction | None = None,
     ) -> ReaderFeed:
-        feed = self.core.subscribe(channel, self.now, since)
+        feed = self.core.subscribe(channel, self.now, since, token)
         self.run()
         if result is not None:
             self.reply("subscription_success", {"results": {channel: result}, "rejected": {}})

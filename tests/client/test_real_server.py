@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pushserver.client import Backoff, Client, Disconnected, Options, State
+from pushserver.client import Backoff, Client, Disconnected, Options, State, SubscriptionEnded
 from pushserver.publisher import AsyncPublisher, Publisher
 from tests.harness import Server
 
@@ -20,6 +20,14 @@ CONFIG = """
 [[namespaces]]
 name = "news"
 publish = "authenticated"
+history_size = 1000
+"""
+SEALED = """
+[auth]
+refresh_grace = "1s"
+[[namespaces]]
+name = "sealed"
+subscribe = "permission"
 history_size = 1000
 """
 
@@ -139,6 +147,32 @@ async def test_a_token_is_renewed_before_it_ends(start_server: Starting) -> None
                 await asyncio.sleep(0.05)
         assert len(fetched) == 2
         assert states.count(State.CONNECTED) == 1
+
+
+@in_asyncio
+async def test_a_token_for_one_channel_is_renewed_when_it_ended_and_revoked(start_server: Starting) -> None:
+    server = await asyncio.to_thread(start_server, config=SEALED)
+    lives = [1, 3600]
+    fetched: list[str] = []
+
+    def fetch() -> str:
+        fetched.append(f"token-{len(fetched)}")
+        life = lives[len(fetched) - 1]
+        return server.token("42", channel="sealed:1", exp=int(time.time()) + life, jti=fetched[-1])
+
+    async with (
+        asyncio.timeout(30),
+        Client(server.ws_url, token=server.token("42"), options=QUICK) as client,
+        AsyncPublisher(server.url, api_key=server.api_key) as publisher,
+    ):
+        sealed = await client.subscribe("sealed:1", token=fetch).ready()
+        while len(fetched) < 2:
+            await publisher.publish("sealed:1", "meanwhile")
+            assert (await anext(sealed)).data == "meanwhile"
+        in_an_hour = int((time.time() + 3600) * 1000)
+        await publisher.revoke(jti=fetched[1], expires_at=in_an_hour)
+        with pytest.raises(SubscriptionEnded, match="TOKEN_BLACKLISTED"):
+            await anext(sealed)
 
 
 @in_asyncio

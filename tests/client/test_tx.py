@@ -25,6 +25,7 @@ from pushserver.client import (
     ClientClosed,
     ClientService,
     Disconnected,
+    InboxChange,
     NotOpened,
     Options,
     Position,
@@ -32,6 +33,7 @@ from pushserver.client import (
     State,
     SubscriptionEnded,
     Unauthorized,
+    Unread,
     UserChanged,
 )
 from tests.client.fake_proxy import FakeProxy
@@ -389,3 +391,65 @@ async def test_a_tunnel_that_is_given_up_leaves_nothing(proxy: FakeProxy, client
     await until(lambda: client.state is State.CONNECTING)
     await soon(client.stopService())
     await soon(listening.stopListening())
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_channels_token_is_asked_for_again_when_it_ended(server: FakeServer, clients: Clients) -> None:
+    server.channel_tokens["sealed:1"] = "first"
+    given: list[str] = []
+
+    def fetch() -> Deferred[str]:
+        given.append(server.channel_tokens["sealed:1"])
+        answer: Deferred[str] = Deferred()
+        answer.callback(given[-1])
+        return answer
+
+    client = await clients.opened()
+    heard: list[Any] = []
+    reading = client.subscribe("sealed:1", lambda push: heard.append(push.data), token=fetch)
+    await soon(reading.ready())
+    server.channel_tokens["sealed:1"] = "second"
+    server.say({"type": "unsubscribed", "data": {"channel": "sealed:1", "code": "TOKEN_EXPIRED", "reason": "over"}})
+    await until(lambda: len(server.received("subscribe")) == 2)
+    # Its answer comes before this one's.
+    await soon(client.presence("sealed:1"))
+    server.push("sealed:1", "hello")
+    await until(lambda: heard == ["hello"])
+    assert given == ["first", "second"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_has_no_token_for_a_channel_is_told(server: FakeServer, clients: Clients) -> None:
+    def leave() -> Deferred[str]:
+        raise Unauthorized("left the team")
+
+    cancelled: list[Any] = []
+    client = await clients.opened()
+    reading = client.subscribe("sealed:1", print, token=leave)
+    with pytest.raises(SubscriptionEnded, match="left the team"):
+        await soon(reading.done)
+    waits = client.subscribe("sealed:2", print, token=lambda: Deferred(cancelled.append))
+    await until(lambda: len(client._fetching) == 1)
+    # One turn later the function has been called.
+    await soon(client.presence("news"))
+    await soon(client.stopService())
+    assert len(cancelled) == 1
+    assert client._fetching == {}
+    await soon(waits.done)
+
+
+@pytest_twisted.ensureDeferred
+async def test_two_devices_agree_on_what_is_read(server: FakeServer, clients: Clients) -> None:
+    changes: list[InboxChange] = []
+    one = await clients.opened()
+    other = await clients.opened(on_inbox_changed=changes.append)
+    server.notify("42", "a")
+    server.notify("42", "b")
+    page = await soon(one.read_inbox())
+    assert [push.data for push in page.messages] == ["b", "a"]
+    assert (await soon(one.mark_read(page.messages[:1]))).unread == Unread(1, 0, 0)
+    await until(lambda: changes)
+    assert (changes[0].offsets, other.unread) == ([2], Unread(1, 0, 0))
+    assert (await soon(other.delete_from_inbox(up_to=page.messages[0]))).deleted == 2
+    with pytest.raises(ValueError, match="give messages"):
+        one.mark_read()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 KEY = "test-key"
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,6 +32,20 @@ class FakeApi:
         self.tasks: dict[str, dict[str, Any]] = {}
         self.published: dict[str, dict[str, Any]] = {}
         self.cancel_requested: set[str] = set()
+        #: what is answered about inboxes, histories and who is present
+        message = {"type": "message", "channel": "c", "data": 1, "timestamp": 5, "messageId": "m", "epoch": "e"}
+        self.kept: dict[str, dict[str, Any]] = {
+            "inbox": {
+                "messages": [{**message, "offset": 4, "readAt": None}, {**message, "offset": 3, "readAt": 7}],
+                "more": True,
+                "unread": {"notification": 1, "chat": 2, "task": 0},
+                "offset": 4,
+                "epoch": "e",
+                "acked": 0,
+            },
+            "history": {"messages": [{**message, "offset": 9, "from": "7"}], "offset": 9, "epoch": "e"},
+            "presence": {"users": [{"userId": "42", "connections": 2, "info": {"name": "Ada"}}], "total": 1},
+        }
         #: HTTP answers to give instead, first come first served
         self.answers: list[tuple[int, dict[str, Any]]] = []
         #: carry out, but lose so many answers
@@ -124,6 +139,17 @@ class FakeApi:
         if http.path.startswith("/api/tasks/"):
             state = self.tasks.get(http.path.rpartition("/")[2])
             return (200, state) if state is not None else (404, _error("NOT_FOUND"))
+        if http.command == "GET" and http.path.startswith(("/api/inbox?", "/api/history?", "/api/presence?")):
+            asked = urlsplit(http.path)
+            name = asked.path.removeprefix("/api/")
+            self.log.append((name, dict(parse_qsl(asked.query))))
+            return 200, self.kept[name]
+        if http.path in ("/api/inbox/read", "/api/inbox/delete"):
+            self.log.append((http.path.removeprefix("/api/").replace("/", "."), body))
+            if body["epoch"] != self.kept["inbox"]["epoch"]:
+                return 409, _error("CONFLICT")
+            deleted = {"deleted": 1} if http.path.endswith("delete") else {}
+            return 200, {**deleted, "unread": {"notification": 1, "chat": 0, "task": 0}}
         if http.path == "/api/tickets":
             self.log.append(("ticket", body))
             return 200, {"ticket": "t", "expiresAt": 5}

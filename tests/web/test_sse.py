@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import shutil
 import subprocess
@@ -48,6 +49,12 @@ anonymous = true
 [server]
 allowed_origins = ["https://app.example"]
 max_connections_per_user = 3
+[[namespaces]]
+name = "doc"
+subscribe = "permission"
+publish = "permission"
+presence = true
+history_size = 10
 [[namespaces]]
 name = "long"
 subscribe = "authenticated"
@@ -217,6 +224,41 @@ def test_messages_go_the_other_way_by_post(server: Server) -> None:
         assert server.api("POST", to, b"x" * 70_000, key="", headers=own).status == 413
         assert server.api("POST", to, b"\xff", key="", headers=own).status == 400
     assert server.api("POST", "/sse/nobody", {"type": "ping"}, key="", headers=own).status == 404
+
+
+def test_a_token_for_one_channel_counts_on_a_stream_until_it_is_revoked(server: Server) -> None:
+    own = {"Authorization": token(server, "reader")}
+    numbers = itertools.count(1)
+    with closing(Events(server, "?channels=doc:17", **own)) as events:
+        first = events.next()["data"]
+        assert first["rejected"]["doc:17"]["code"] == "PERMISSION_DENIED"
+
+        def say(type: str, **data: Any) -> Any:
+            message = {"type": type, "id": next(numbers), "data": data}
+            assert server.api("POST", f"/sse/{first['connectionId']}", message, key="", headers=own).status == 202
+            return events.until(lambda m: m.get("id") == message["id"])["data"]
+
+        def subscribe(text: str) -> Any:
+            return say("subscribe", channels=[{"channel": "doc:17", "token": text}])
+
+        bad = {
+            "INVALID_TOKEN": server.token("reader", channel="doc:18"),
+            "TOKEN_EXPIRED": server.token("reader", channel="doc:17", iat=1_000, exp=2_000),
+        }
+        for code, text in bad.items():
+            assert subscribe(text)["rejected"]["doc:17"]["code"] == code
+        assert subscribe(server.token("other", channel="doc:17"))["rejected"]["doc:17"]["code"] == "INVALID_TOKEN"
+        good = server.token("reader", channel="doc:17", publish=True, info={"role": "editor"}, jti="j-sse")
+        assert "doc:17" in subscribe(good)["results"]
+        assert say("presence", channel="doc:17")["users"][0]["info"] == {"role": "editor"}
+        assert say("publish", channel="doc:17", data="hello")["offset"] == 1
+        publish(server, "doc:17", "and more")
+        events.until(lambda m: m.get("data") == "and more")
+        assert positions_of(events.last_id, ["doc:17"])["doc:17"].offset == 2
+        server.api("POST", "/api/revoke", {"jti": "j-sse", "expiresAt": int((time.time() + 3600) * 1000)})
+        ended = events.until(lambda m: m["type"] == "unsubscribed")
+        assert (ended["data"]["channel"], ended["data"]["code"]) == ("doc:17", "TOKEN_BLACKLISTED")
+        assert say("publish", channel="doc:17", data="too late")["code"] == "PERMISSION_DENIED"
 
 
 def test_a_stream_takes_messages_from_its_user_alone(server: Server) -> None:

@@ -1,0 +1,268 @@
+"""What the API's calls answer, as types: shown by `pushserver.web.openapi`, held against the answers by the tests.
+
+A field that is UNSET is absent from the answer. Later versions add fields.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import UNSET, Struct, UnsetType, field
+
+from pushserver.core.errors import Code
+from pushserver.core.task import TaskState
+from pushserver.server.cluster import ChannelInfo, ConnectionInfo, NodeState
+from pushserver.server.findings import InboxView
+from pushserver.server.recent import RecentEvent
+
+
+class ErrorBody(Struct, frozen=True):
+    """What went wrong, in a code of the protocol and a sentence."""
+
+    code: Code
+    message: str
+
+
+class ErrorResult(Struct, frozen=True):
+    error: ErrorBody
+
+
+class PublishedResult(Struct, frozen=True, rename="camel"):
+    """``offset`` and ``epoch`` where the channel keeps messages; ``duplicate``: the first answer to this messageId;
+    ``conflict``: it was for other data."""
+
+    message_id: str
+    offset: int | UnsetType = UNSET
+    epoch: str | UnsetType = UNSET
+    duplicate: bool | UnsetType = UNSET
+    conflict: bool | UnsetType = UNSET
+
+
+class BroadcastItem(Struct, frozen=True):
+    """One of the two."""
+
+    result: PublishedResult | UnsetType = UNSET
+    error: ErrorBody | UnsetType = UNSET
+
+
+class BroadcastResult(Struct, frozen=True):
+    """One for each channel, in order."""
+
+    results: list[BroadcastItem]
+
+
+class NotifiedItem(PublishedResult, frozen=True, rename="camel", kw_only=True):
+    """``delivered``: connections of the answering node that it was handed to; ``online``: whether the user has a
+    connection on any node, null where that cannot be told now."""
+
+    user_id: str
+    delivered: int
+    online: bool | UnsetType | None = UNSET
+
+
+class NotifiedResult(Struct, frozen=True):
+    results: list[NotifiedItem]
+
+
+class BatchReply(Struct, frozen=True):
+    """One of the two."""
+
+    result: Any = UNSET
+    error: ErrorBody | UnsetType = UNSET
+
+
+class BatchResult(Struct, frozen=True):
+    """One for each command, in order."""
+
+    replies: list[BatchReply]
+
+
+class Message(Struct, frozen=True, kw_only=True, rename="camel"):
+    """A message as clients see it; ``from``: the user who published it, where a client did."""
+
+    type: str
+    channel: str
+    data: Any
+    timestamp: int
+    message_id: str
+    offset: int | UnsetType = UNSET
+    epoch: str | UnsetType = UNSET
+    sender: str | UnsetType = field(name="from", default=UNSET)
+    read_at: int | UnsetType | None = UNSET
+
+
+class UnreadCounts(Struct, frozen=True):
+    """How many kept messages are unread."""
+
+    notification: int
+    chat: int
+    task: int
+
+
+class InboxResult(Struct, frozen=True):
+    """``acked``: the cursor, up to which a client acknowledged; ``more``: there is more than this answer holds."""
+
+    messages: list[Message]
+    offset: int
+    epoch: str
+    acked: int | UnsetType = UNSET
+    unread: UnreadCounts | UnsetType = UNSET
+    more: bool | UnsetType = UNSET
+
+
+class DeletedResult(Struct, frozen=True):
+    deleted: int
+
+
+class HistoryResult(Struct, frozen=True):
+    """``more``: there is more than this answer holds; ``offset`` is then where to read on."""
+
+    messages: list[Message]
+    offset: int
+    epoch: str
+    more: bool | UnsetType = UNSET
+
+
+class UserPresence(Struct, frozen=True, rename="camel"):
+    user_id: str
+    connections: int
+    info: Any = UNSET
+
+
+class PresenceResult(Struct, frozen=True):
+    users: list[UserPresence]
+    total: int
+
+
+class TasksResult(Struct, frozen=True):
+    tasks: list[TaskState]
+
+
+class Unanswered(Struct, frozen=True, kw_only=True):
+    """``unanswered``: the nodes that did not say; absent where all did."""
+
+    unanswered: list[str] | UnsetType = UNSET
+
+
+class ChannelsResult(Unanswered, frozen=True, kw_only=True):
+    channels: list[ChannelInfo]
+
+
+class ConnectionsResult(Unanswered, frozen=True, kw_only=True):
+    connections: list[ConnectionInfo]
+
+
+class ChangedResult(Unanswered, frozen=True, kw_only=True):
+    """How many connections were changed."""
+
+    connections: int
+
+
+class ClosedResult(Unanswered, frozen=True, kw_only=True):
+    """How many connections were closed."""
+
+    closed: int
+
+
+class RevokedResult(ClosedResult, frozen=True, kw_only=True, rename="camel"):
+    """``issuedBefore``: the moment before which the user's tokens were issued that are refused now."""
+
+    issued_before: int | UnsetType = UNSET
+
+
+class StatsResult(Unanswered, frozen=True, kw_only=True):
+    """The figures of the answering node, of all nodes together, and of each node by its name."""
+
+    node: dict[str, Any]
+    total: dict[str, Any]
+    nodes: dict[str, dict[str, Any]]
+
+
+class NodeItem(Struct, frozen=True, kw_only=True, rename="camel"):
+    """``differs``: shared settings that are others on another node."""
+
+    node: str
+    started_at: int
+    connections: int
+    last_heard_at: int
+    state: NodeState
+    differs: list[str]
+
+
+class NodesResult(Unanswered, frozen=True, kw_only=True):
+    nodes: list[NodeItem]
+
+
+class ExplainResult(Unanswered, frozen=True, kw_only=True, rename="camel"):
+    """``inbox``, ``tasks``: null where the engine could not say in time. ``findings``: the likeliest cause first."""
+
+    user_id: str
+    connections: list[ConnectionInfo]
+    recent: list[RecentEvent]
+    inbox: InboxView | None
+    tasks: list[TaskState] | None
+    findings: list[str]
+
+
+class QuarantinedItem(Struct, frozen=True):
+    """A row that could not be read."""
+
+    kind: str
+    name: str
+    body: str
+    reason: str
+    at: int
+    offset: int | UnsetType = UNSET
+
+
+class QuarantineResult(Struct, frozen=True):
+    rows: list[QuarantinedItem]
+
+
+class MovedResult(Struct, frozen=True):
+    moved: bool
+
+
+class DrainState(Unanswered, frozen=True, kw_only=True):
+    """``connections``: how many are sent away."""
+
+    draining: bool
+    connections: int | UnsetType = UNSET
+
+
+class TicketResult(Struct, frozen=True, rename="camel"):
+    ticket: str
+    expires_at: int
+
+
+class BackendEvent(Struct, frozen=True):
+    """Word to the backend: docs/events.md has the types and their data."""
+
+    id: str
+    type: str
+    timestamp: int
+    data: Any
+
+
+class EventsResult(Struct, frozen=True):
+    """``last`` is the next ``after``; ``lost``: what followed the last one is gone."""
+
+    events: list[BackendEvent]
+    last: str
+    lost: bool | UnsetType = UNSET
+
+
+class DeadItem(Struct, frozen=True, rename="camel"):
+    webhook: str
+    event: BackendEvent
+    error: str
+    attempts: int
+    died_at: int
+
+
+class DeadResult(Struct, frozen=True):
+    events: list[DeadItem]
+
+
+class RetriedResult(Struct, frozen=True):
+    retried: int

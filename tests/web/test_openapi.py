@@ -1,0 +1,151 @@
+"""The API's description: every call is in it, it is made of the types that decode, and a difference is found."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from twisted.internet.threads import deferToThread
+
+from pushserver import __version__
+from pushserver.config.checks import ApiKey, ApiSection
+from pushserver.protocols.native import messages
+from pushserver.server.backend_commands import NotifyParams, decode
+from pushserver.web import openapi, results
+from pushserver.web.openapi import OPERATIONS, document
+from tests.answers import STATUSES, check, operation_of
+from tests.inside import running
+
+ROOT = Path(__file__).parent.parent.parent
+ROUTES = [(path, method, "read") for path, method in OPERATIONS]
+DOCUMENT = document(ROUTES)
+
+
+def references(value: Any) -> set[str]:
+    """Every schema that is referred to."""
+    if isinstance(value, dict):
+        found = {value["$ref"]} if isinstance(value.get("$ref"), str) else set()
+        return found.union(*map(references, value.values()))
+    return set().union(*map(references, value)) if isinstance(value, list) else set()
+
+
+def description(port: int, key: str) -> Any:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", "/api/openapi.json", headers={"X-API-Key": key})
+        response = connection.getresponse()
+        assert response.status == 200
+        return json.loads(response.read())
+    finally:
+        connection.close()
+
+
+def schema(name: str) -> Any:
+    return DOCUMENT["components"]["schemas"][name]
+
+
+async def test_every_call_is_described_and_anybody_with_a_key_may_read_it(tmp_path: Path) -> None:
+    keys = (ApiKey("reads-everything", ("read",)), ApiKey("reaches-one-channel", ("publish",), "", ("news:a",)))
+    async with running(tmp_path, api=ApiSection(keys=keys)) as inside:
+        routes = [(path, method) for path, method, _ in inside.service._doors._calls.routes()]
+        assert sorted(routes) == sorted(OPERATIONS)
+        for key in ("reads-everything", "reaches-one-channel"):
+            answer = await deferToThread(description, inside.port, key)
+            assert answer["openapi"] == "3.1.0"
+            assert answer["info"]["version"] == __version__
+            described = [
+                (path.removeprefix("/api/"), method.upper())
+                for path, methods in answer["paths"].items()
+                for method in methods
+            ]
+            assert sorted(described) == sorted(OPERATIONS)
+            scopes = {
+                one["operationId"]: one.get("x-scope") for each in answer["paths"].values() for one in each.values()
+            }
+            assert (scopes["publish"], scopes["disconnect"], scopes["describe"]) == ("publish", "sessions", None)
+
+
+def test_a_call_that_nobody_described_is_found() -> None:
+    with pytest.raises(KeyError):
+        document([*ROUTES, ("secret", "POST", "admin")])
+
+
+def test_it_holds_together() -> None:
+    names = [one["operationId"] for each in DOCUMENT["paths"].values() for one in each.values()]
+    assert len(names) == len(set(names)) == len(OPERATIONS)
+    known = {f"#/components/schemas/{name}" for name in DOCUMENT["components"]["schemas"]}
+    assert references(DOCUMENT) <= known
+    assert json.loads(msgspec.json.encode(DOCUMENT)) == DOCUMENT
+
+
+def test_what_is_asked_is_described_by_what_decodes_it() -> None:
+    body = DOCUMENT["paths"]["/api/notify"]["post"]["requestBody"]
+    assert body == {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/NotifyParams"}}},
+    }
+    told = schema("NotifyParams")
+    fields = msgspec.structs.fields(NotifyParams)
+    assert list(told["properties"]) == [field.encode_name for field in fields]
+    assert told["required"] == [field.encode_name for field in fields if field.required]
+    assert told["properties"]["collapseKey"]["anyOf"][0] == {"type": "string", "minLength": 1, "maxLength": 200}
+    history = {one["name"]: one for one in DOCUMENT["paths"]["/api/history"]["get"]["parameters"]}
+    assert [name for name, one in history.items() if one["required"]] == ["channel"]
+    assert history["limit"]["schema"] == {"type": "integer", "minimum": 0, "maximum": 1000, "default": 100}
+    assert "requestBody" not in DOCUMENT["paths"]["/api/history"]["get"]
+    assert DOCUMENT["paths"]["/api/drain"]["post"]["requestBody"]["required"] is False
+
+
+def test_the_messages_of_clients_are_there() -> None:
+    told = schema("ClientMessage")
+    assert set(told["discriminator"]["mapping"]) == set(messages.REQUEST_TYPES)
+    for reference in told["discriminator"]["mapping"].values():
+        assert schema(reference.rpartition("/")[2])["properties"]["type"]["enum"]
+
+
+def test_a_planted_difference_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    good = {"messageId": "m1", "offset": 1, "epoch": "e"}
+    check("POST", "/api/publish", 200, good)
+    check("POST", "/api/publish", 403, {"error": {"code": "PERMISSION_DENIED", "message": "no"}})
+    for status, body in (
+        (200, good | {"undocumented": 1}),
+        (200, good | {"offset": "1"}),
+        (200, {"offset": 1}),
+        (201, good),
+        (500, {"error": {"code": "INTERNAL_ERROR", "message": "something went wrong here"}}),
+        (400, {"error": {"code": "NO_SUCH_CODE", "message": "no"}}),
+        (400, {"error": {"code": "INVALID_MESSAGE", "message": "no", "more": 1}}),
+        (400, good),
+    ):
+        with pytest.raises((AssertionError, msgspec.ValidationError)):
+            check("POST", "/api/publish", status, body)
+    planted = msgspec.structs.replace(OPERATIONS["publish", "POST"], result=results.DeletedResult)
+    monkeypatch.setitem(openapi.OPERATIONS, ("publish", "POST"), planted)
+    with pytest.raises((AssertionError, msgspec.ValidationError)):
+        check("POST", "/api/publish", 200, good)
+
+
+EXAMPLES = re.findall(
+    r"^api > (\w+) (\S+) ?(.*)\napi < (\d+) (.+)$", (ROOT / "docs" / "protocol.md").read_text(), re.MULTILINE
+)
+
+
+@pytest.mark.parametrize(("method", "target", "body", "status", "answer"), EXAMPLES)
+def test_the_examples_of_the_protocol_are_what_it_says(
+    method: str, target: str, body: str, status: str, answer: str
+) -> None:
+    operation = operation_of(method, target)
+    assert operation is not None
+    if body and operation.body is not None:
+        decode(body.encode(), operation.body)
+    check(method, target, int(status), json.loads(answer))
+
+
+def test_there_are_examples() -> None:
+    assert len(EXAMPLES) >= 4
+    assert all(400 in statuses and 200 in statuses for statuses in STATUSES.values())
