@@ -306,6 +306,14 @@ class Device:
             self._again_soon.discard(channel)
             self._subscribe([channel])
 
+    def resubscribe(self) -> None:
+        """Subscribe once more to all that it follows, with what it has."""
+        self.process.later(0, self._resubscribe)
+
+    def _resubscribe(self) -> None:
+        if self.signed_in:
+            self._subscribe(self.channels)
+
     def ask_statuses(self) -> None:
         """Subscribe once more to what tells who is online."""
         statuses = [name for name in self.channels if name.startswith("status:")]

@@ -27,6 +27,8 @@ FAULTS: dict[str, int] = {
     "redis_full": 1,
     "redis_lost": 2,
     "redis_flush": 1,
+    "kill_ingest": 1,
+    "late_write": 1,
     "drop_device": 3,
     "slow_device": 1,
 }
@@ -59,6 +61,8 @@ OPERATIONS: dict[str, int] = {
     "chat": 2,
     "direct": 2,
     "collapse": 1,
+    "burst": 1,
+    "resubscribe": 1,
     "leave": 1,
     "come": 1,
     "read": 1,
@@ -190,6 +194,8 @@ def _operation(chance: random.Random, kinds: dict[str, int], number: int, second
     match do:
         case "notify":
             with_ = {"user": user, "key": key}
+        case "burst":
+            with_ = {"user": user, "keys": [f"{key}.{n}" for n in range(chance.randint(4, 7))]}
         case "collapse":
             with_ = {"user": user, "key": key, "collapse": chance.choice(("x", "y"))}
         case "publish":
@@ -210,7 +216,7 @@ def _operation(chance: random.Random, kinds: dict[str, int], number: int, second
             with_ = {"user": user, "key": key}
         case "direct":
             with_ = {"user": user, "to": chance.choice([other for other in USERS if other != user]), "key": key}
-        case "leave" | "come":
+        case "leave" | "come" | "resubscribe":
             with_ = {"device": chance.choice([f"{user}-phone", "ann-laptop", "bob-laptop"])}
         case "read":
             with_ = {"user": user, "channel": chance.choice(NEWS)}
@@ -233,6 +239,10 @@ def _fault(chance: random.Random, kinds: dict[str, int], nodes: int, seconds: fl
             with_ = {"node": node}
         case "delay_pubsub":
             with_ = {"node": node, "seconds": chance.choice((0.3, 1, 4))}
+        case "kill_ingest":
+            with_ = {"after": round(chance.uniform(0, 0.012), 4), "seconds": chance.choice((0.5, 3))}
+        case "late_write":
+            with_ = {"seconds": 12}
         case "redis_restart" | "redis_down":
             with_ = {"seconds": chance.choice((0.1, 1)) if do == "redis_restart" else chance.choice((4, 12))}
         case "redis_hold":

@@ -20,6 +20,7 @@ from .network import End, Network
 from .nodes import REDIS_HOST, REDIS_PORT, FailureObserver, Node, SimulatedRedis, configuration
 from .plan import NEWS, ORDERS, ROOM, USERS, Plan, Step
 from .publishers import Ingester, Publisher, Worker
+from .redis.server import RedisSession
 from .world import Process, World
 
 #: Seconds that pass after everything was mended, until it is judged: a lease, a look at positions, and some.
@@ -54,6 +55,15 @@ class Run:
         self._starts = 0
         self.redis = SimulatedRedis(self.world, self.network, plan.policy)
         self.redis.model.stale_write = self._stale_write
+        self.redis.model.entry_begun = self._entry_begun
+        self.redis.model.is_late = self._is_late
+        self.redis.model.leased = self._leased
+        #: who begins an entry next is killed after so many seconds, for as many
+        self._doomed: list[tuple[Step, float, float]] = []
+        #: for how long who writes under a lease next stands still
+        self._stalling: list[float] = []
+        #: by whose write is late: the lease
+        self._late: dict[RedisSession, bytes] = {}
         self._narrowed: set[str] = set()
         #: by a step's time: data as it was, and when
         self._saved: dict[float, tuple[object, float]] = {}
@@ -179,8 +189,10 @@ class Run:
             self.redis.process.go_on()
         if not self.redis.process.alive:
             self.redis.start()
+        late = {session.transport.peer.process for session in self._late}
         for node in self.nodes:
-            if node.process.held:
+            # A lease has to end before what is late arrives: that is longer than most runs.
+            if node.process.held and node.process not in late:
                 node.process.go_on()
             if not node.alive or node.ending:
                 node.start()
@@ -210,10 +222,59 @@ class Run:
     def _device(self, name: str) -> Device:
         return next(device for device in self.devices if device.name == name)
 
+    # -- faults in the midst of an entry ------------------------------------------------------------------------------
+
+    def _owner(self, session: RedisSession) -> Node:
+        return next(node for node in self.nodes if node.process is session.transport.peer.process)
+
+    def _kill_ingest(self, step: Step, after: float, seconds: float) -> None:
+        self._doomed.append((step, after, seconds))
+
+    def _entry_begun(self, session: RedisSession) -> None:
+        if self._doomed and not self._mended:
+            step, after, seconds = self._doomed.pop()
+            self.world.at(self.world.now + after, self._kill, step, self._owner(session).name, seconds)
+
+    def _late_write(self, step: Step, seconds: float) -> None:
+        self._stalling.append(seconds)
+
+    def _is_late(self, session: RedisSession, lease: bytes) -> bool:
+        """Let a write under a lease be under way until another node has the lease; its node stands still meanwhile."""
+        process = session.transport.peer.process
+        if not self._stalling or self._mended or process.held:
+            return False
+        seconds = self._stalling.pop()
+        self._late[session] = lease
+        process.hold()
+        self.world.at(self.world.now + seconds, self._go_on, session)
+        return True
+
+    def _leased(self, lease: bytes) -> None:
+        # Who stands still renews none: it is another one's.
+        for session in [session for session, wanted in self._late.items() if wanted == lease]:
+            self._arrive(session)
+
+    def _arrive(self, session: RedisSession) -> None:
+        if self._late.pop(session, None) is not None:
+            self.redis.process.later(0, session.arrive)
+
+    def _go_on(self, session: RedisSession) -> None:
+        self._arrive(session)
+        process = session.transport.peer.process
+        if process.alive and process.held:
+            process.go_on()
+
     # -- operations ---------------------------------------------------------------------------------------------------
 
     def _notify(self, step: Step, user: str, key: str) -> None:
         self.publisher.notify(user, key)
+
+    def _burst(self, step: Step, user: str, keys: list[str]) -> None:
+        for key in keys:
+            self.publisher.notify(user, key)
+
+    def _resubscribe(self, step: Step, device: str) -> None:
+        self._device(device).resubscribe()
 
     def _collapse(self, step: Step, user: str, key: str, collapse: str) -> None:
         self.publisher.notify(user, key, collapseKey=collapse)

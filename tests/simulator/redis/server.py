@@ -60,6 +60,12 @@ class ModelRedis(ServerFactory):
         self.see: Callable[[Sequence[bytes]], None] = lambda parts: None
         #: called where a script wrote under a lease that is not its token's
         self.stale_write: Callable[[bytes, bytes], None] = lambda lease, token: None
+        #: called where a node begins an entry of the ingest
+        self.entry_begun: Callable[[RedisSession], None] = lambda session: None
+        #: asked before a script writes under a lease: whether that is still under way (until `RedisSession.arrive`)
+        self.is_late: Callable[[RedisSession, bytes], bool] = lambda session, lease: False
+        #: called with each lease that was given, or given again
+        self.leased: Callable[[bytes], None] = lambda lease: None
 
     def _new_id(self) -> str:
         return f"{self.chance.getrandbits(160):040x}"
@@ -130,6 +136,8 @@ class RedisSession(Protocol):
         self._channels: dict[bytes, None] = {}
         self._wait: tuple[bytes, bytes, int] | None = None
         self._unread: list[bytes] = []
+        #: a command that has not arrived yet
+        self._late: list[bytes] | None = None
 
     def connectionMade(self) -> None:
         self._redis.sessions[self] = None
@@ -141,11 +149,11 @@ class RedisSession(Protocol):
             self.unsubscribe(channel)
 
     def dataReceived(self, data: bytes) -> None:
-        if self._wait is not None:
+        if self._wait is not None or self._late is not None:
             self._unread.append(data)
             return
         self._reader.feed(data)
-        while self._wait is None and (parts := self._reader.gets()) is not False:
+        while self._wait is None and self._late is None and (parts := self._reader.gets()) is not False:
             reply = self._redis.run(self, parts)
             if reply is not NOTHING:
                 self.transport.write(self._encoded(parts, reply))
@@ -172,6 +180,19 @@ class RedisSession(Protocol):
         others.pop(self, None)
         if not others:
             self._redis.subscribers.pop(channel, None)
+
+    # -- what is late -------------------------------------------------------------------------------------------------
+
+    def delay(self, parts: list[bytes]) -> None:
+        """This command, and what follows it here, has not arrived yet."""
+        self._late = parts
+
+    def arrive(self) -> None:
+        """What was under way is here."""
+        parts, self._late = self._late, None
+        if parts is not None and self in self._redis.sessions:
+            self._answer(encode(self._redis.run(self, parts)))
+            self._redis.wake()
 
     # -- blocking reads -----------------------------------------------------------------------------------------------
 
@@ -204,12 +225,20 @@ class RedisSession(Protocol):
 
 #: The scripts that write under a lease, where they are given one: its key is the third, its token the fourth argument.
 _FENCED = frozenset(script.digest.encode() for name, script in load().items() if "write" in _PARTS[name])
+_BEGIN, _LEASE = (load()[name].digest.encode() for name in ("ingest_begin", "lease"))
 
 
 def _evaluate(redis: ModelRedis, session: RedisSession, a: Sequence[bytes]) -> Reply:
     count = commands.integer(a[1])
     keys, arguments = a[2 : 2 + count], a[2 + count :]
+    if a[0] in _FENCED and arguments[3] and redis.is_late(session, keys[2]):
+        session.delay([b"EVALSHA", *a])
+        return NOTHING
     reply = redis.scripts.run(a[0], keys, arguments)
+    if a[0] == _BEGIN:
+        redis.entry_begun(session)
+    elif a[0] == _LEASE and reply[1]:
+        redis.leased(keys[0])
     if a[0] in _FENCED and arguments[3] and reply[0].startswith(b"ok"):
         holder = redis.database.get(keys[2], bytes)
         if holder != arguments[3]:
