@@ -5,11 +5,20 @@ from __future__ import annotations
 import msgspec
 from twisted.web.server import Request
 
-from pushserver.app.workers.messages import AllAnswers, DrainAll, Question, ReloadAll, UndrainAll
+from pushserver.app.workers.messages import (
+    AllAnswers,
+    DrainAll,
+    Question,
+    ReadRestart,
+    ReloadAll,
+    RestartWorkers,
+    UndrainAll,
+)
 from pushserver.app.workers.role import Role
 from pushserver.config.changes import Changes
 from pushserver.core import durations
-from pushserver.core.errors import Invalid, Unavailable
+from pushserver.core.errors import Conflict, Invalid, Unavailable
+from pushserver.core.restart import RestartState
 from pushserver.server.backend_commands import decode
 from pushserver.server.cluster import with_unanswered
 from pushserver.web.parameters import DrainParams
@@ -23,7 +32,7 @@ class Drained(msgspec.Struct, frozen=True):
 
 
 class Administration:
-    """Reload and drain, on every process of this server."""
+    """Reload, drain and the restart of workers, on every process of this server."""
 
     def __init__(self, role: Role) -> None:
         self._role = role
@@ -47,6 +56,23 @@ class Administration:
         """Take new connections again; return the nodes that did not say that they do."""
         return (await self._ask(UndrainAll())).unanswered
 
+    async def restart_workers(self) -> RestartState:
+        """Begin to replace the workers one by one, with the code that lies on the disk.
+
+        Raises `errors.Conflict` where there are none, or they are being replaced already.
+        """
+        return await self._ask_restart(RestartWorkers())
+
+    async def restart_state(self) -> RestartState:
+        """Return how far that is, or how it ended. Raises `errors.Conflict` where there are no workers."""
+        return await self._ask_restart(ReadRestart())
+
+    async def _ask_restart(self, question: Question) -> RestartState:
+        answers = await self._role.everywhere(question)
+        if answers.problem:
+            raise Conflict(answers.problem)
+        return msgspec.convert(answers.results[0], RestartState)
+
     async def _ask(self, question: Question) -> AllAnswers:
         answers = await self._role.everywhere(question)
         if answers.problem:
@@ -69,6 +95,14 @@ class Administration:
     async def delete_drain(self, request: Request, path: list[str]) -> dict[str, object]:
         """``DELETE /api/drain``."""
         return with_unanswered({"draining": False}, await self.undrain())
+
+    async def post_restart_workers(self, request: Request, path: list[str]) -> RestartState:
+        """``POST /api/restart-workers``."""
+        return await self.restart_workers()
+
+    async def get_restart_workers(self, request: Request, path: list[str]) -> RestartState:
+        """``GET /api/restart-workers``."""
+        return await self.restart_state()
 
 
 def _window(over: str | int | None) -> int | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from random import random
 from secrets import token_hex
 from socket import gethostname
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from twisted.internet.defer import Deferred
@@ -31,9 +31,19 @@ from pushserver.app.leftovers import clear_socket_lock
 from pushserver.app.node import event_settings_of, make_node, settings_of
 from pushserver.app.process import ProcessReactor
 from pushserver.app.watches import Watches
-from pushserver.app.workers.messages import Adopt, BeginWatch, DrainAll, EndWatch, Prepare, Question, UndrainAll
+from pushserver.app.workers.load_table import RESTING
+from pushserver.app.workers.messages import (
+    Adopt,
+    BeginWatch,
+    DrainAll,
+    EndWatch,
+    Prepare,
+    Question,
+    Rest,
+    UndrainAll,
+)
 from pushserver.app.workers.role import Role, SingleProcess
-from pushserver.app.workers.sockets import widen
+from pushserver.app.workers.sockets import rest, widen
 from pushserver.config import derived
 from pushserver.config.checks import Config
 from pushserver.config.shared import shared_settings
@@ -60,6 +70,11 @@ from pushserver.web.tickets import Tickets
 if TYPE_CHECKING:
     from pushserver.manhole.ssh import Console
     from pushserver.server.events.receiver import Receiver
+
+#: Seconds that a process which ends waits for who has a connection: to ask for something, or to ask again. One that
+#: retires has the time, since others serve meanwhile.
+LAST_REQUESTS: Final = 1.0
+LAST_REQUESTS_RETIRING: Final = 10.0
 
 
 class PushService(log.LoggedService):
@@ -106,7 +121,7 @@ class PushService(log.LoggedService):
         )
         self._ports: list[IListeningPort] = []
         self._starting: Deferred[None] | None = None
-        self._ready = self._stopping = self._draining = False
+        self._ready = self._stopping = self._draining = self._resting = self._retired = False
         self.administration = Administration(role)
         self.watches = Watches(self.node.hub, role, name)
         self.admission = self._make_admission(config)
@@ -180,6 +195,8 @@ class PushService(log.LoggedService):
         calls.add("reload", "POST", api.Route("admin", self.administration.post_reload))
         calls.add("drain", "POST", api.Route("admin", self.administration.post_drain))
         calls.add("drain", "DELETE", api.Route("admin", self.administration.delete_drain))
+        calls.add("restart-workers", "POST", api.Route("admin", self.administration.post_restart_workers))
+        calls.add("restart-workers", "GET", api.Route("admin", self.administration.get_restart_workers))
         shown = Facts(
             trouble=self.trouble,
             warnings=node.engine.warnings,
@@ -213,7 +230,10 @@ class PushService(log.LoggedService):
         return None if expiry is None else expiry - self.clock.now() / 1000
 
     def load(self) -> int:
-        """Return how many connections there are, and sockets that have not asked for anything yet."""
+        """Return how many connections there are, and sockets that have not asked for anything yet; more than anybody
+        has, where others are to take what comes."""
+        if self._resting:
+            return RESTING
         return len(self.node.hub.connections) + len(self._doors.waiting)
 
     def note(self) -> None:
@@ -312,6 +332,11 @@ class PushService(log.LoggedService):
                 return count
             case UndrainAll():
                 self._drain.end()
+            case Rest(resting):
+                self._resting = resting
+                for port in self._ports:
+                    rest(port, resting)
+                self.note()
             case Prepare(config):
                 self._prepare(config)
             case Adopt(config):
@@ -321,6 +346,25 @@ class PushService(log.LoggedService):
             case EndWatch():
                 self.watches.unwatch(question)
         return None
+
+    async def retire(self) -> None:
+        """Send every client to the processes behind the same sockets, a few at a time. This one accepts nothing any
+        more, and is to be stopped then."""
+        self._retired = True
+        # Who was accepted and has not said yet what for is served.
+        await self._until(lambda: not self._doors.waiting, LAST_REQUESTS_RETIRING)
+        await self._drain.run()
+        await self._last_answers(LAST_REQUESTS_RETIRING)
+
+    async def _last_answers(self, seconds: float) -> None:
+        """Each HTTP connection that is in use ends with an answer: none is cut while its client is about to ask."""
+        used_since = self.clock.seconds() - seconds
+        await self._until(lambda: not self._doors.context.in_use(used_since), seconds)
+
+    async def _until(self, done: Callable[[], bool], seconds: float) -> None:
+        deadline = self.clock.seconds() + seconds
+        while not done() and self.clock.seconds() < deadline:
+            await self.clock.sleep(0.02)
 
     def show_watched(self, watch: int, text: str, ended: bool) -> None:
         """A line of what an operator at this console watches has come, or its end."""
@@ -367,11 +411,15 @@ class PushService(log.LoggedService):
         self._stopping = True
         if self._starting is not None:
             await self._starting
-        if self._ready and self._config.server.shutdown_delay:
+        if self._ready and self._config.server.shutdown_delay and not self._retired:
             self._log.info(
                 "stopping: new connections are still taken for {delay} ms", delay=self._config.server.shutdown_delay
             )
             await deferLater(self._reactor, self._config.server.shutdown_delay / 1000)
+        # Who comes from now on waits in the socket, for whoever else holds it; who came is heard.
+        for port in self._ports:
+            rest(port, True)
+        await self._until(lambda: not self._doors.waiting, LAST_REQUESTS)
         self.admission.closed = True
         if self._console_port is not None:
             await _stopped(self._console_port)
@@ -383,6 +431,7 @@ class PushService(log.LoggedService):
         if self._ready:
             self._role.closed(self._config, self._dev)
         await self._send_away(self._config.server.shutdown_drain)
+        await self._last_answers(LAST_REQUESTS)
         await self.node.hand_over()
         await self._events.stop()
         if self._receiver is not None:

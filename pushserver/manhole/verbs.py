@@ -41,6 +41,13 @@ class DrainResult(Protocol):
     def unanswered(self) -> list[str]: ...
 
 
+class RestartResult(Protocol):
+    """How many workers are replaced."""
+
+    @property
+    def workers(self) -> int: ...
+
+
 class ServerAdministration(Protocol):
     """What is asked of all processes of this server at once."""
 
@@ -52,6 +59,9 @@ class ServerAdministration(Protocol):
 
     async def undrain(self) -> list[str]:
         """Take new connections again; return the nodes that did not answer."""
+
+    async def restart_workers(self) -> RestartResult:
+        """Begin to replace the workers one by one. Raises `errors.Conflict`."""
 
 
 class ServerWatches(Protocol):
@@ -156,6 +166,7 @@ class ConsoleVerbs:
             self.drain,
             self.undrain,
             self.reload,
+            self.restart_workers,
         ]
         self.named: dict[str, ConsoleVerb] = {m.__name__: ConsoleVerb(m.__name__, m, who) for m in methods}
 
@@ -404,6 +415,11 @@ class ConsoleVerbs:
         """Reads the configuration anew, for all processes of this server; a mistake changes nothing."""
         changes = await self._rooms.administration.reload()
         return VerbAnswer(changes, *facts(msgspec.to_builtins(changes)))
+
+    async def restart_workers(self) -> VerbAnswer:
+        """Replaces the workers one by one, with the code that lies on the disk; this login ends with its own one."""
+        state = await self._rooms.administration.restart_workers()
+        return VerbAnswer(state.workers, *line(f"replacing {state.workers} workers; the log says how it goes"))
 
     # -- what they share ----------------------------------------------------------------------------------------------
 

@@ -56,6 +56,19 @@ def restore(place: ServerPlace, file: Path, again: bool) -> None:
     Presenter(place).line(said, f"restored from {file}; what was there is {directory / copies.BEFORE}")
 
 
+@click.command("compact", cls=PlaceCommand)
+@pass_place
+def compact_store(place: ServerPlace) -> None:
+    """Make the embedded engine's file as small as what it holds. The server must not run."""
+    from pushserver.engine.embedded import copies
+
+    try:
+        before, after = copies.compact(_embedded(place, "compact"))
+    except ConfigError as problem:
+        raise click.ClickException(str(problem)) from None
+    Presenter(place).line({"before": before, "after": after}, f"{before} bytes became {after}")
+
+
 @click.command("new-epoch", cls=PlaceCommand)
 @pass_place
 def new_epoch(place: ServerPlace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from typing import Any, Final
 
 import click
@@ -17,7 +18,7 @@ from pushserver.pushctl.calls import call, task_path
 from pushserver.pushctl.options import CommandGroup
 from pushserver.pushctl.place import ServerPlace
 from pushserver.pushctl.show import Presenter, arranged, cell, compact, moment
-from pushserver.pushctl.store import backup, new_epoch, quarantine, restore
+from pushserver.pushctl.store import backup, compact_store, new_epoch, quarantine, restore
 
 pass_place = click.make_pass_decorator(ServerPlace)
 
@@ -549,5 +550,18 @@ def drain(place: ServerPlace, over: int | None, undo: bool) -> None:
     Presenter(place).line(answer, f"draining {answer['connections']} connections; /readyz says 503")
 
 
-for command in (backup, restore, new_epoch, quarantine):
+@pushctl.command("restart-workers")
+@pass_place
+def restart_workers(place: ServerPlace) -> None:
+    """Replace the worker processes one by one, with the code that lies on the disk; wait until that is done."""
+    state = call(place, "POST", "restart-workers")
+    while state["running"]:
+        time.sleep(0.5)
+        state = call(place, "GET", "restart-workers")
+    if state["problem"]:
+        raise click.ClickException(f"{state['replaced']} of {state['workers']} workers replaced: {state['problem']}")
+    Presenter(place).line(state, f"replaced {state['replaced']} workers")
+
+
+for command in (backup, restore, compact_store, new_epoch, quarantine):
     pushctl.add_command(command)

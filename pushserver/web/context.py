@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any, Final, Protocol
+from weakref import WeakSet
 
 from pushserver.config.sections import AuthSection, DeliverySection, RateLimitsSection, ServerSection
 from pushserver.core.rate_limit import KeyedTokenBuckets
@@ -87,6 +88,13 @@ class DoorLimits:
         self.wrong_keys = KeyedTokenBuckets(WRONG_KEYS)
 
 
+class HttpChannel(Protocol):
+    """A connection of HTTP, as far as the context asks."""
+
+    def used_since(self, moment: float) -> bool:
+        """Return whether the client has come or asked since then, and may ask again."""
+
+
 class Context:
     """The rooms of one node, and how its doors are configured.
 
@@ -115,7 +123,13 @@ class Context:
         self.sections = sections
         self.leaving = leaving
         self.limits = DoorLimits(sections)
+        #: the HTTP connections; of those that became WebSockets nobody else knows any more
+        self.http_channels: WeakSet[HttpChannel] = WeakSet()
         self._requests = 0
+
+    def in_use(self, moment: float) -> bool:
+        """Return whether a client has asked over HTTP since that moment of the monotonic clock, and may do so again."""
+        return any(channel.used_since(moment) for channel in self.http_channels)
 
     def request_began(self) -> None:
         """An HTTP request is being answered from now on."""

@@ -192,6 +192,13 @@ class PushChannel(HTTPChannel):
         self.site = self.factory = site
         self.timeOut = site.context.sections.server.keep_alive / 1000
         self.callLater = site.context.reactor.callLater  # type: ignore[method-assign]
+        self._used_at = site.context.clock.seconds()
+        site.context.http_channels.add(self)
+
+    def used_since(self, moment: float) -> bool:
+        """Return whether the client may still ask here, and has come or asked since that moment of the monotonic
+        clock."""
+        return not self._ended and self.transport is not None and self._used_at >= moment
 
     def head(self) -> tuple[str, str, int | None]:
         """The method and target of the request whose head has come, and how long its body is said to be."""
@@ -249,6 +256,7 @@ class PushChannel(HTTPChannel):
         if self._ended:
             return
         # What came behind an answer that was made at once has not been looked at.
+        self._used_at = self.site.context.clock.seconds()
         more = b"".join(self._dataBuffer) + self.clearLineBuffer()
         self._dataBuffer = []
         super().requestDone(request)

@@ -17,6 +17,7 @@ from twisted.web.server import Request
 
 from pushserver import __version__
 from pushserver.config.changes import Changes
+from pushserver.core.restart import RestartState
 from pushserver.core.task import NewTask, Progress, TaskState
 from pushserver.protocols.native import messages
 from pushserver.server import backend_commands as commands
@@ -214,6 +215,18 @@ OPERATIONS: Final[dict[tuple[str, str], ApiCall]] = {
         result=results.DrainState,
     ),
     ("drain", "DELETE"): ApiCall(name="undrain", summary="Take new connections again", result=results.DrainState),
+    ("restart-workers", "POST"): ApiCall(
+        name="restartWorkers",
+        summary="Begin to replace the worker processes one by one, with the code that lies on the disk",
+        result=RestartState,
+        conflicts=True,
+    ),
+    ("restart-workers", "GET"): ApiCall(
+        name="readRestart",
+        summary="How far the replacement of the workers is, or how it ended",
+        result=RestartState,
+        conflicts=True,
+    ),
     ("openapi.json", "GET"): ApiCall(name="describe", summary="This description", result=dict[str, Any]),
 }
 

@@ -70,11 +70,16 @@ class Child(ProcessProtocol):
     def __init__(self, number: int, receive: Callable[[Child, Report], None], gone: Callable[[Child], None]) -> None:
         self.number = number
         self._receive = receive
-        self._gone = gone
+        self._told_gone = gone
         self._channel = ControlChannel(Report, self._report, self._half_gone)
         self._halves_left = 2
         self._started = False
         self.ready_at: float | None = None
+        #: whether it was told to go, so that nobody takes its place
+        self.leaving = False
+        self.gone = False
+        #: why it could not start, in its own words
+        self.problem = ""
         #: why the process ended
         self.status: object = None
         #: when it wrote its row of the load table last, and how many looks have found no newer moment
@@ -152,7 +157,8 @@ class Child(ProcessProtocol):
     def _half_gone(self) -> None:
         self._halves_left -= 1
         if not self._halves_left and self._started:
-            self._gone(self)
+            self.gone = True
+            self._told_gone(self)
 
 
 def _pair() -> tuple[socket.socket, socket.socket]:

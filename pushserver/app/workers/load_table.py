@@ -16,6 +16,8 @@ from typing import Final
 _WORD: Final = 8
 _COLUMNS: Final = 3
 
+#: The load of a worker that leaves everything that comes to the others.
+RESTING: Final = 1 << 62
 #: A worker whose row is older is not counted on, ms: it hangs, or is gone.
 FRESH: Final = 2_000
 #: Connections by which a worker may be ahead of the least loaded one before it lets others go first, and per cent.

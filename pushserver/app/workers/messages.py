@@ -1,6 +1,6 @@
 """What supervisor and worker send each other, over a socket pair that ends with either of them.
 
-    supervisor -> worker    Begin, and then Lead, Request, AllAnswers, WatchLine, Stop at any time
+    supervisor -> worker    Begin, and then Lead, Request, AllAnswers, WatchLine, Retire, Stop at any time
     worker -> supervisor    WorkerReady or StartFailed, once; at any time Figures, Everywhere, WorkerAnswer, WatchLine,
                             LogEntry
 
@@ -62,6 +62,20 @@ class ReloadAll(_Message, frozen=True, tag=True):
     """Read the configuration anew. Answered by the supervisor alone, with a `config.changes.Changes`."""
 
 
+class RestartWorkers(_Message, frozen=True, tag=True):
+    """Replace the workers one by one. Answered by the supervisor alone, with a `core.restart.RestartState`."""
+
+
+class ReadRestart(_Message, frozen=True, tag=True):
+    """How far is that? Answered by the supervisor alone, with a `core.restart.RestartState`."""
+
+
+class Rest(_Message, frozen=True, tag=True):
+    """Accept no connections, which others do; or accept them again."""
+
+    resting: bool
+
+
 class Prepare(_Message, frozen=True, tag=True):
     """Could you go on with this configuration? Nothing changes yet. Raises where not."""
 
@@ -91,14 +105,16 @@ class EndWatch(_Message, frozen=True, tag=True):
     watch: int
 
 
-Question = Measure | DrainAll | UndrainAll | ReloadAll | Prepare | Adopt | BeginWatch | EndWatch
+#: Questions that the supervisor answers by itself.
+SupervisorQuestion = ReloadAll | RestartWorkers | ReadRestart
+Question = SupervisorQuestion | Measure | DrainAll | UndrainAll | Rest | Prepare | Adopt | BeginWatch | EndWatch
 
 
 # -- messages ---------------------------------------------------------------------------------------------------------
 
 
 class Begin(_Message, frozen=True, tag=True):
-    """Be worker ``number`` of ``count``, as a node of this name."""
+    """Be worker ``number``, as a node of this name; the load table has ``count`` rows."""
 
     config: Config
     dev: bool
@@ -137,6 +153,10 @@ class WatchLine(_Message, frozen=True, tag=True):
     watch: int
     text: str
     ended: bool = False
+
+
+class Retire(_Message, frozen=True, tag=True):
+    """Send your clients away, a few at a time, and end: others serve behind the same sockets."""
 
 
 class Stop(_Message, frozen=True, tag=True):
@@ -185,7 +205,7 @@ class LogEntry(_Message, frozen=True, tag=True):
     fields: dict[str, Any] = {}
 
 
-Order = Begin | Lead | Request | AllAnswers | WatchLine | Stop
+Order = Begin | Lead | Request | AllAnswers | WatchLine | Retire | Stop
 Report = WorkerReady | StartFailed | Figures | Everywhere | WorkerAnswer | WatchLine | LogEntry
 
 

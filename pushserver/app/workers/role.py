@@ -21,7 +21,7 @@ from pushserver.app.dev import Dev, greet, withdraw_address
 from pushserver.app.log import Output
 from pushserver.app.process import ProcessReactor
 from pushserver.app.reload import Reloader
-from pushserver.app.workers.messages import Adopt, AllAnswers, Question, ReloadAll
+from pushserver.app.workers.messages import Adopt, AllAnswers, Question, ReadRestart, ReloadAll, RestartWorkers
 from pushserver.app.workers.metrics import Source, text
 from pushserver.config.sections import Config
 from pushserver.core.errors import ConfigError
@@ -116,6 +116,8 @@ class SingleProcess:
                 return AllAnswers(0, [msgspec.to_builtins(await self.reloader.reload())], [])
             except ConfigError as problem:
                 return AllAnswers(0, [], [], str(problem))
+        if isinstance(question, RestartWorkers | ReadRestart):
+            return AllAnswers(0, [], [], "this server has no workers (--workers): restart it behind a held socket")
         return AllAnswers(0, [await self._carry_out(question)], [])
 
     def show(self, watcher: int, watch: int, text: str, ended: bool) -> None:

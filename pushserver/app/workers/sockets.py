@@ -125,7 +125,7 @@ def _turn(
     if turns.yields() and not port.waited:
         port.waited = True
         port.stopReading()
-        port.reactor.callLater(GRACE, lambda: port.connected and not port.disconnecting and port.startReading())
+        port.reactor.callLater(GRACE, _go_on, port)
         return
     port.waited = False
     port.numberAccepts = min(port.numberAccepts, AT_ONCE)
@@ -133,9 +133,29 @@ def _turn(
     turns.accepted()
 
 
+def _go_on(
+    port: Any,  # Any: as above
+) -> None:
+    if port.connected and not port.disconnecting and not port.resting:
+        port.startReading()
+
+
+def rest(
+    port: Any,  # Any: one of the two below
+    resting: bool,
+) -> None:
+    """Leave what comes to the others behind the same socket, or accept again."""
+    port.resting = resting
+    if resting:
+        port.stopReading()
+    else:
+        _go_on(port)
+
+
 class _SharedTcp(tcp.Port):
     turns: Turns
     waited = False
+    resting = False
 
     def doRead(self) -> None:
         _turn(self, self.turns, super().doRead)
@@ -144,6 +164,7 @@ class _SharedTcp(tcp.Port):
 class _SharedUnix(unix.Port):
     turns: Turns
     waited = False
+    resting = False
     # That would end it for all who share it.
     _shouldShutdown = False
 

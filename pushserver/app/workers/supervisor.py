@@ -5,6 +5,7 @@ that end, replaces those that hang, and takes them down in order. It accepts not
 
     start   bind -> spawn all -> each is told who it is -> each is ready -> greeting
     end     of a worker: at once, or after a growing pause where it did not live long -> spawn again
+    restart the workers are replaced one by one (`pushserver.app.workers.rolling_restart`)
     hang    of a worker (no row in the load table for `SILENCE`): logged, counted, killed, and so replaced
     stop    tell all to drain -> close the sockets after ``shutdown_delay`` -> they end -> end; who does not is killed
 """
@@ -37,6 +38,7 @@ from pushserver.app.workers.messages import (
     Adopt,
     AllAnswers,
     Begin,
+    DrainAll,
     EndWatch,
     Everywhere,
     Figures,
@@ -44,10 +46,15 @@ from pushserver.app.workers.messages import (
     Measure,
     Prepare,
     Question,
+    ReadRestart,
     ReloadAll,
     Report,
+    Rest,
+    RestartWorkers,
+    Retire,
     StartFailed,
     Stop,
+    UndrainAll,
     WatchLine,
     WorkerAnswer,
     WorkerReady,
@@ -55,9 +62,11 @@ from pushserver.app.workers.messages import (
 from pushserver.app.workers.metrics import Totals
 from pushserver.app.workers.questions import Questions
 from pushserver.app.workers.role import give_up
+from pushserver.app.workers.rolling_restart import RollingRestart
 from pushserver.app.workers.sockets import bind
 from pushserver.config.sections import Config
 from pushserver.core.errors import ConfigError
+from pushserver.core.restart import RestartState
 from pushserver.server.clock import Clock, Recurring
 
 #: A worker that lived for so many seconds may be started again at once.
@@ -102,6 +111,8 @@ class Supervisor(LoggedService):
         self._config = config
         self._dev = dev
         self._count = count
+        #: of the workers, and of the one that is there beside them while they are replaced
+        self._numbers = range(1, count + 2)
         self._clock = clock
         self.name = config.server.node_name or f"{gethostname().partition('.')[0]}-{token_hex(3)}"
         self._ports: dict[str, IListeningPort] = {}
@@ -111,14 +122,17 @@ class Supervisor(LoggedService):
         self._questions = Questions(reactor, self._node_of)
         self._children: dict[int, Child] = {}
         #: ends, and starts that failed, one after another
-        self._deaths = dict.fromkeys(range(1, count + 1), 0)
+        self._deaths = dict.fromkeys(self._numbers, 0)
         self._restarts: dict[int, IDelayedCall] = {}
         self._restarted = 0
         self._hung = 0
         self._leader: Child | None = None
         self._seen_ready: set[int] = set()
         self._greeted = False
-        self._stopping = False
+        self._rolling: RollingRestart | None = None
+        #: whether the workers take no new connections
+        self._drained = False
+        self.stopping = False
         self._empty: Deferred[None] | None = None
         self._starting: Deferred[None] | None = None
         self.reloader = Reloader(config, source, self._adopt, output)
@@ -138,8 +152,8 @@ class Supervisor(LoggedService):
             self._config, port = await open_console(self._config, self._dev, self._bind)
             self._ports[self._config.manhole.listen] = port
             self.reloader.config = self._config
-        self._table = load_table.make(self._count)
-        self._load_table = load_table.LoadTable(self._table, self._count, 0, self._clock.milliseconds)
+        self._table = load_table.make(len(self._numbers))
+        self._load_table = load_table.LoadTable(self._table, len(self._numbers), 0, self._clock.milliseconds)
         for number in range(1, self._count + 1):
             self._spawn(number)
         self._looks = self._clock.every(LOOK_EVERY, self._look, self._log, "looking after the workers")
@@ -155,7 +169,7 @@ class Supervisor(LoggedService):
             raise ConfigError(f"cannot listen on {description}: {problem}") from None
 
     def _failed(self, failure: Failure) -> None:
-        self._stopping = True
+        self.stopping = True
         give_up(self._reactor, self._log, failure)
 
     def stopService(self) -> Deferred[None]:
@@ -163,7 +177,7 @@ class Supervisor(LoggedService):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        self._stopping = True
+        self.stopping = True
         for call in self._restarts.values():
             call.cancel()
         self._restarts.clear()
@@ -206,9 +220,8 @@ class Supervisor(LoggedService):
 
     def _spawn(self, number: int) -> None:
         self._restarts.pop(number, None)
-        child = Child(number, self._receive, self._gone)
         try:
-            sockets = child.start(self._reactor, self._table, self._ports)
+            self._start_child(number)
         except OSError as problem:
             pause = self._pause(number)
             self._log.error(
@@ -219,10 +232,15 @@ class Supervisor(LoggedService):
                 pause=pause,
             )
             self._restarts[number] = self._reactor.callLater(pause, self._spawn, number)
-            return
+
+    def _start_child(self, number: int) -> Child:
+        """Start a worker. Raises OSError."""
+        child = Child(number, self._receive, self._gone)
+        sockets = child.start(self._reactor, self._table, self._ports)
         self._children[number] = child
-        dev = self._dev is not None
-        child.send(Begin(self._config, dev, number, self._count, self._node_of(child), sockets, TABLE_FD))
+        dev, rows = self._dev is not None, len(self._numbers)
+        child.send(Begin(self._config, dev, number, rows, self._node_of(child), sockets, TABLE_FD))
+        return child
 
     def _receive(self, child: Child, report: Report) -> None:
         match report:
@@ -230,6 +248,8 @@ class Supervisor(LoggedService):
                 child.ready_at = self._reactor.seconds()
                 self._log.info("worker {number} is ready", event="worker_ready", number=child.number)
                 self._seen_ready.add(child.number)
+                if self._drained:
+                    self._questions.ask([child], DrainAll(0))
                 self._appoint()
                 self._greet()
             case StartFailed(why, hopeless):
@@ -245,7 +265,8 @@ class Supervisor(LoggedService):
                     self._children[watcher].send(report)
 
     def _start_failed(self, child: Child, why: str, hopeless: bool) -> None:
-        if (hopeless or not self._seen_ready) and len(self._seen_ready) < self._count and not self._stopping:
+        child.problem = why
+        if (hopeless or not self._seen_ready) and len(self._seen_ready) < self._count and not self.stopping:
             self._failed(Failure(ConfigError(why) if hopeless else RuntimeError(why)))
         else:
             self._log.error("worker {number} cannot start: {why}", number=child.number, why=why)
@@ -267,7 +288,7 @@ class Supervisor(LoggedService):
     def _appoint(self) -> None:
         """Some things are one worker's alone; when it dies another takes them over."""
         ready = self._ready()
-        if self._leader is None and ready and not self._stopping:
+        if self._leader is None and ready and not self.stopping:
             self._leader = ready[0]
             self._leader.send(Lead())
 
@@ -284,9 +305,11 @@ class Supervisor(LoggedService):
         if self._leader is child:
             self._leader = None
             self._appoint()
-        if self._stopping:
+        if self.stopping:
             return
         self._questions.ask(self._children.values(), EndWatch(child.number, 0))
+        if child.leaving:
+            return
         lived_long = child.ready_at is not None and self._reactor.seconds() - child.ready_at >= LONG
         if lived_long:
             self._deaths[child.number] = 0
@@ -333,6 +356,39 @@ class Supervisor(LoggedService):
         """SIGHUP: read the configuration anew."""
         self._clock.detach(self.reloader.on_signal(), self._log, "reloading")
 
+    # -- `rolling_restart.RestartedWorkers` ---------------------------------------------------------------------------
+
+    def _begin_restart(self) -> RestartState:
+        if self._rolling is not None and self._rolling.state.running:
+            raise ConfigError("the workers are being replaced already")
+        if self.stopping or len(self._ready()) < self._count:
+            raise ConfigError("not all workers are ready: try again when they are")
+        self._rolling = RollingRestart(self, self._clock, self._config.server.shutdown_drain / 1000)
+        self._clock.detach(self._rolling.run(), self._log, "replacing the workers")
+        return self._rolling.state
+
+    def living(self) -> list[Child]:
+        living = [child for child in self._children.values() if not child.leaving]
+        return sorted(living, key=lambda child: (child is self._leader, child.number))
+
+    def start_beside(self) -> Child:
+        free = next(n for n in self._numbers if n not in self._children and n not in self._restarts)
+        child = self._start_child(free)
+        # Until it is ready, its end is the affair of the restart.
+        child.leaving = True
+        return child
+
+    async def rest(self, children: list[Child], resting: bool) -> None:
+        await self._questions.ask(children, Rest(resting))
+
+    def retire(self, child: Child) -> None:
+        child.leaving = True
+        child.send(Retire())
+
+    def kill(self, child: Child) -> None:
+        child.leaving = True
+        child.signal("KILL")
+
     # -- what concerns all workers ------------------------------------------------------------------------------------
 
     async def _answer(self, child: Child, asked: Everywhere) -> None:
@@ -343,8 +399,17 @@ class Supervisor(LoggedService):
         child.send(msgspec.structs.replace(answers, number=asked.number))
 
     async def _all_say(self, asker: int, question: Question) -> AllAnswers:
-        if isinstance(question, ReloadAll):
-            return AllAnswers(0, [msgspec.to_builtins(await self.reloader.reload())], [])
+        match question:
+            case ReloadAll():
+                return AllAnswers(0, [msgspec.to_builtins(await self.reloader.reload())], [])
+            case RestartWorkers():
+                return AllAnswers(0, [msgspec.to_builtins(self._begin_restart())], [])
+            case ReadRestart():
+                state = RestartState() if self._rolling is None else self._rolling.state
+                return AllAnswers(0, [msgspec.to_builtins(state)], [])
+            case DrainAll() | UndrainAll():
+                # Who becomes ready later is told too.
+                self._drained = isinstance(question, DrainAll)
         answers = await self._questions.ask(self._ready(), question, asker)
         if isinstance(question, Measure):
             text = self._totals.text(self._own_metrics())

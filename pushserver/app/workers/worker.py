@@ -42,6 +42,7 @@ from pushserver.app.workers.messages import (
     Question,
     Report,
     Request,
+    Retire,
     StartFailed,
     Stop,
     WatchLine,
@@ -115,8 +116,17 @@ class Worker:
             case WatchLine(_, watch, text, ended):
                 if self._service is not None:
                     self._service.watches.show(watch, text, ended)
+            case Retire():
+                self._clock.detach(self._retire(), self._log, "sending the clients away")
             case Stop():
                 self.end()
+
+    async def _retire(self) -> None:
+        try:
+            if self._service is not None:
+                await self._service.retire()
+        finally:
+            self.end()
 
     def end(self) -> None:
         """Drain, and end the process: nobody would start it again, or stop it, without a supervisor."""

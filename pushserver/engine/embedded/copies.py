@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Final
 
 from pushserver.core.errors import ConfigError
 
-from .database import FILE, StoreInUse, hold
+from .database import FILE, StoreInUse, hold, vacuum
 from .marks import new_mark
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["BEFORE", "FILE", "StoreInUse", "back_up", "move_epochs", "restore"]
+__all__ = ["BEFORE", "FILE", "StoreInUse", "back_up", "compact", "move_epochs", "restore"]
 
 #: What a store that was there before is called after another one took its place.
 BEFORE: Final = f"{FILE}.before"
@@ -94,6 +94,24 @@ def restore(directory: Path, source: Path, again: bool = False) -> None:
             raise ConfigError(f"{store}: expected a file that can be written: {_why(error)}") from None
         finally:
             _remove(unfinished)
+
+
+def compact(directory: Path) -> tuple[int, int]:
+    """Make a directory's store over without free room; return its size before and after, bytes.
+
+    It takes as much room again while it is done. Raises `ConfigError` with one line, also where a server uses it.
+    """
+    with _held(directory):
+        store = directory / FILE
+        _check(store)
+        before = store.stat().st_size
+        try:
+            with closing(_open(store)) as connection:
+                vacuum(connection)
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error as error:
+            raise ConfigError(f"{store}: expected a file that can be written: {_why(error)}") from None
+        return before, store.stat().st_size
 
 
 def move_epochs(directory: Path) -> None:

@@ -26,6 +26,16 @@ if TYPE_CHECKING:
 FILE: Final = "pushserver.db"
 LOCK: Final = "pushserver.lock"
 
+#: SQLite's `auto_vacuum`: free pages leave the file when that is asked for.
+INCREMENTAL: Final = 2
+#: Bytes of a file without it that is made over at its opening: that takes a moment, and as much room again.
+MADE_OVER: Final = 64 << 20
+#: Free pages that stay in the file for what comes next, at least, and as a part of all.
+SLACK: Final = 256
+SLACK_PART: Final = 8
+#: Pages that leave at a time: for each the interpreter's lock is given up, as for a statement (`_CHUNKS`).
+AT_ONCE: Final = 16
+
 #: How many rows one statement carries. Each statement gives up the interpreter's lock once, and on a busy reactor it
 #: may take 5 ms to get it back, so the fewer statements a batch needs, the better.
 _CHUNKS: Final = (32, 4, 1)
@@ -112,6 +122,7 @@ class Database:
             if verdict != "ok":
                 raise sqlite3.DatabaseError(verdict)
             self._upgrade(connection)
+            self._make_over(connection)
             self.empty_log()
         except ConfigError:
             self.drop()
@@ -143,6 +154,8 @@ class Database:
                 missing = sqlite3.DatabaseError(f"{FILE} is not the store that was opened")
                 missing.sqlite_errorcode = sqlite3.SQLITE_NOTADB
                 raise missing
+            # Without an effect on a file that has pages already.
+            connection.execute(f"PRAGMA auto_vacuum = {INCREMENTAL}")
             connection.execute("PRAGMA journal_mode = WAL").fetchone()
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA temp_store = MEMORY")
@@ -172,6 +185,13 @@ class Database:
                 script = entry.read_text(encoding="utf-8")
                 connection.executescript(f"BEGIN;\n{script}\nPRAGMA user_version = {number};\nCOMMIT;")
         self._version = newest
+
+    def _make_over(self, connection: sqlite3.Connection) -> None:
+        if self.keeps_free_pages and self.path.stat().st_size <= MADE_OVER:
+            try:
+                vacuum(connection)
+            except sqlite3.OperationalError:
+                pass  # Without room for it the file stays as it was, and is as good.
 
     def secret(self) -> bytes:
         """Return this store's secret, 32 random bytes made when it is first asked for. Raises `ConfigError`."""
@@ -207,6 +227,20 @@ class Database:
             except sqlite3.Error:
                 pass  # There is no room for that either: it is tried again with the next write.
 
+    @property
+    def keeps_free_pages(self) -> bool:
+        """Return whether the file never gets smaller: one of an earlier version, and larger than `MADE_OVER`."""
+        (mode,) = self.connection.execute("PRAGMA auto_vacuum").fetchone()
+        return bool(mode != INCREMENTAL)
+
+    def give_back(self, pages: int) -> None:
+        """Take so many free pages out of the file, in a transaction of its own. It is shorter after a checkpoint."""
+        try:
+            # Not `execute`, which ends with the first page.
+            self.connection.executescript(f"PRAGMA incremental_vacuum({pages})")
+        except sqlite3.Error:
+            self.rollback()  # They leave another time: nothing that was kept hangs on it.
+
     def measure(self) -> tuple[int, int]:
         """Return how many bytes the files have, and how many are free on their file system. Raises OSError."""
         size = sum(entry.stat().st_size for entry in self._directory.glob(f"{FILE}*"))
@@ -236,6 +270,26 @@ class Database:
             # What stays in the log is as durable there; the next start reads it.
             self.empty_log()
             self.drop()
+
+
+def vacuum(connection: sqlite3.Connection) -> None:
+    """Make the file over without free pages, and so that it gives back those that come. Raises `sqlite3.Error`."""
+    connection.execute(f"PRAGMA auto_vacuum = {INCREMENTAL}")
+    connection.execute("VACUUM")
+
+
+def spare_pages(connection: sqlite3.Connection) -> int:
+    """Return how many free pages may leave the file now.
+
+    Some stay, so that a file whose rows come and go does not shrink and grow all the time. None leave one that was made
+    by an earlier version (`Database.keeps_free_pages`).
+    """
+    (mode,) = connection.execute("PRAGMA auto_vacuum").fetchone()
+    if mode != INCREMENTAL:
+        return 0
+    free: int = connection.execute("PRAGMA freelist_count").fetchone()[0]
+    pages: int = connection.execute("PRAGMA page_count").fetchone()[0]
+    return min(AT_ONCE, max(0, free - max(SLACK, pages // SLACK_PART)))
 
 
 @lru_cache(maxsize=64)

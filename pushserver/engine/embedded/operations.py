@@ -17,6 +17,7 @@ from pushserver.core.task import TaskState
 from pushserver.engine.identity import CHANNEL, INBOX, TASK, content_digest, key_digest
 from pushserver.engine.interfaces import PublishResult
 
+from .database import spare_pages
 from .rows import deliveries as deliveryrows
 from .rows import revocations as revocationrows
 
@@ -468,7 +469,8 @@ class MoveEpochs(Operation[None]):
 
 
 class Sweep(Operation[bool]):
-    """One small step of removing what is past its age; true where there may be more."""
+    """One small step of removing what is past its age, and of giving the disk its room back; true where there may be
+    more."""
 
     __slots__ = ("_limit",)
     name = "sweep"
@@ -483,7 +485,8 @@ class Sweep(Operation[bool]):
         removed.append(revocationrows.sweep(store.connection, store.now, limit))
         removed.append(store.events.sweep(store.connection, store.now, limit))
         removed.append(deliveryrows.sweep(store.connection, store.now, limit))
-        return max(removed) >= limit
+        store.spare_pages = spare_pages(store.connection)
+        return max(removed) >= limit or store.spare_pages > 0
 
 
 class MeasureStore(Operation[tuple[int, int]]):

@@ -92,6 +92,8 @@ class Store:
         #: the version that a new state of a task has at least
         self.lowest_version = 1
         self.connection: sqlite3.Connection
+        #: free pages that leave the file after the batch under way
+        self.spare_pages = 0
         self.keys = IdempotencyRows()
         self.epochs = Epochs()
         self.quarantine = QuarantineRows()
@@ -138,6 +140,8 @@ class Store:
             remarks.append(
                 f"{self._database.path} is not as it was left (restored, replaced or moved): every position moves on"
             )
+        if self._database.keeps_free_pages:
+            remarks.append(f"{self._database.path} never gets smaller: stop the server once and say `pushctl compact`")
         self._alone(self.renew_mark)
         self._displaced = False
         return Opened(revocationrows.revocations(self._database.connection, now), tuple(remarks))
@@ -246,14 +250,18 @@ class Store:
         if self._displaced:
             self._look_again()
         try:
-            return self._transaction(operations)
+            answers = self._transaction(operations)
+            if self.spare_pages:
+                spare, self.spare_pages = self.spare_pages, 0
+                self._database.give_back(spare)
+            return answers
         except Exception as error:
             self._take_back(error)
             if disk_failed(error):
                 raise
             if len(operations) == 1:
                 return [Failure()]  # type: ignore[no-untyped-call]
-        answers: list[Any] = []
+        answers = []
         for operation in operations:
             try:
                 answers += self._transaction([operation])

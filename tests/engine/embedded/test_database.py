@@ -10,10 +10,14 @@ from pathlib import Path
 import pytest
 
 from pushserver.core.errors import ConfigError
-from pushserver.engine.embedded.database import FILE, Database, read_rows, write_rows
+from pushserver.engine.embedded import database
+from pushserver.engine.embedded.copies import compact
+from pushserver.engine.embedded.database import FILE, INCREMENTAL, SLACK, Database, StoreInUse, read_rows, write_rows
+from pushserver.engine.embedded.operations import AppendToInbox, Sweep
 from pushserver.engine.embedded.store import Store
+from pushserver.engine.interfaces import InboxRules
 
-from .stores import RULES, OpenStore
+from .stores import RULES, OpenStore, publication
 
 ROOT = Path(__file__).parents[3]
 
@@ -155,3 +159,85 @@ def test_rows_go_and_come_in_chunks(tmp_path: Path, count: int) -> None:
     )
     assert sorted(read) == rows
     database.close()
+
+
+# -- room that is given back ------------------------------------------------------------------------------------------
+
+
+def fill(store: OpenStore, messages: int = 2_000) -> None:
+    for _ in range(messages // 100):
+        store.batch(
+            *[AppendToInbox(publication("user:7", "x" * 4_000), "7", False, None, None, None) for _ in range(100)]
+        )
+
+
+def swept(store: OpenStore) -> int:
+    """Remove what is past its age; return how large the file is then."""
+    store.now += 1_000
+    while store.do(Sweep(100)):
+        pass
+    store.store._database.empty_log()
+    return store.store._database.path.stat().st_size
+
+
+def mode(path: Path) -> int:
+    connection = sqlite3.connect(path)
+    (found,) = connection.execute("PRAGMA auto_vacuum").fetchone()
+    assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    connection.close()
+    return int(found)
+
+
+def without_auto_vacuum(directory: Path) -> Path:
+    """Leave the store there as an earlier version made it; return its file."""
+    connection = sqlite3.connect(directory / FILE)
+    connection.execute("PRAGMA auto_vacuum = 0")
+    connection.execute("VACUUM")
+    connection.close()
+    assert mode(directory / FILE) == 0
+    return directory / FILE
+
+
+def test_the_file_shrinks_when_what_it_held_is_gone(tmp_path: Path) -> None:
+    store = OpenStore(tmp_path, InboxRules(size=10_000, chat_size=10, ttl=100))
+    fill(store)
+    store.store._database.empty_log()
+    full = (tmp_path / FILE).stat().st_size
+    assert full > 2_000 * 4_000
+    (page,) = store.store.connection.execute("PRAGMA page_size").fetchone()
+    # Some room stays for what comes next.
+    assert swept(store) < (SLACK + 64) * page < full / 4
+    fill(store, 100)
+    store.close()
+    assert mode(tmp_path / FILE) == INCREMENTAL
+
+
+def test_a_file_of_an_earlier_version_gives_back_too(tmp_path: Path) -> None:
+    store = OpenStore(tmp_path, InboxRules(size=10_000, chat_size=10, ttl=100))
+    fill(store, 1_000)
+    store.close()
+    without_auto_vacuum(tmp_path)
+    store.open()
+    assert store.remarks == ()
+    assert swept(store) < 2_000_000
+    store.close()
+    assert mode(tmp_path / FILE) == INCREMENTAL
+
+
+def test_a_large_one_is_made_over_when_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = OpenStore(tmp_path, InboxRules(size=10_000, chat_size=10, ttl=100))
+    fill(store, 1_000)
+    store.close()
+    without_auto_vacuum(tmp_path)
+    monkeypatch.setattr(database, "MADE_OVER", 1_000_000)
+    store.open()
+    assert [remark.endswith("say `pushctl compact`") for remark in store.remarks] == [True]
+    assert swept(store) > 4_000_000
+    with pytest.raises(StoreInUse):
+        compact(tmp_path)
+    store.close()
+    before, after = compact(tmp_path)
+    assert before > 4_000_000 > 1_000_000 > after == (tmp_path / FILE).stat().st_size
+    store.open()
+    assert store.remarks == ()
+    store.close()
