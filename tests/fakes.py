@@ -209,7 +209,7 @@ class House:
         self.clock = task.Clock()
         self.clock.advance(START)
         inbox = self.config.inbox
-        rules = InboxRules(inbox.max_messages, inbox.max_chat_messages, inbox.ttl)
+        rules = InboxRules(inbox.max_messages, inbox.max_chat_messages, inbox.ttl, inbox.max_task_messages)
         clock = Clock(self.clock, self.now)
         self.engine = engine or EmbeddedEngine(reactor, clock, place / "state", rules, self.config.tasks.ttl, "here")
         self.node = make_node(clock, self.config, self.engine, "here")

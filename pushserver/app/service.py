@@ -468,7 +468,8 @@ async def _stopped(port: IListeningPort) -> None:
 
 
 def _inbox_rules(config: Config) -> InboxRules:
-    return InboxRules(config.inbox.max_messages, config.inbox.max_chat_messages, config.inbox.ttl)
+    inbox = config.inbox
+    return InboxRules(inbox.max_messages, inbox.max_chat_messages, inbox.ttl, inbox.max_task_messages)
 
 
 def make_engine(

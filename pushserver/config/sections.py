@@ -191,6 +191,7 @@ class InboxSection(Section, frozen=True, kw_only=True):
     max_messages: Annotated[int, whole(1)] = 100
     #: never more than ``max_messages`` once loaded
     max_chat_messages: Annotated[int, whole(0)] = 20
+    max_task_messages: Annotated[int, whole(0)] = 50
     ttl: Annotated[int, duration()] = 604_800_000
 
 

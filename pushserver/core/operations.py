@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from pushserver.core.errors import Code
+from pushserver.core.inbox import Selection, Unread
 from pushserver.core.positions import Position
 from pushserver.core.publication import Publication
 from pushserver.core.task import TaskState
@@ -70,6 +71,26 @@ class Acknowledge(Struct, frozen=True):
     position: Position
 
 
+class ReadInbox(Struct, frozen=True):
+    """A page of one's inbox, newest first: at most ``limit`` messages ``before`` a position (None: from the newest),
+    with ``unread`` only those that were not read."""
+
+    before: Position | None = None
+    limit: int = 50
+    unread: bool = False
+
+
+class MarkInbox(Struct, frozen=True):
+    """Messages were read, or (not ``read``) count as unread again."""
+
+    selection: Selection
+    read: bool = True
+
+
+class DeleteFromInbox(Struct, frozen=True):
+    selection: Selection
+
+
 class ReadHistory(Struct, frozen=True):
     channel: str
     limit: int
@@ -96,6 +117,9 @@ Operation = (
     | Publish
     | SendChat
     | Acknowledge
+    | ReadInbox
+    | MarkInbox
+    | DeleteFromInbox
     | ReadHistory
     | ReadPresence
     | ReadTask
@@ -139,6 +163,7 @@ class InboxSummary(Struct, frozen=True):
     epoch: str
     acked: int
     pending: int
+    unread: Unread
 
 
 class Authenticated(Struct, frozen=True):
@@ -189,6 +214,26 @@ class Acknowledged(Struct, frozen=True):
     offset: int
 
 
+class InboxRead(Struct, frozen=True):
+    """A page of an inbox, newest first. ``more``: there are older ones of the kind that was asked for; ``offset``: the
+    newest."""
+
+    messages: tuple[Publication, ...]
+    more: bool
+    unread: Unread
+    offset: int
+    epoch: str
+
+
+class InboxMarked(Struct, frozen=True):
+    unread: Unread
+
+
+class InboxDeleted(Struct, frozen=True):
+    deleted: int
+    unread: Unread
+
+
 class HistoryRead(Struct, frozen=True):
     """A page of a history. ``more``: it was ended by what a reply may hold; ``offset`` is then where to read on, but in
     a reversed one the newest, as where all is told."""
@@ -215,6 +260,9 @@ Outcome = (
     | PublicationTaken
     | ChatTaken
     | Acknowledged
+    | InboxRead
+    | InboxMarked
+    | InboxDeleted
     | HistoryRead
     | PresenceRead
     | TaskRead

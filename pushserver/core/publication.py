@@ -28,6 +28,7 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
         message_id: unique for one publication; a repeat of the same publication carries the same one.
         sender: the user who published it, where a client did.
         offset, epoch: its position, where the channel keeps messages.
+        read_at: when its user read it, ms since the epoch, where an inbox keeps it and it was read; never kept with it.
         exclude_user, exclude_connection: who shall not receive it; never on the wire to clients.
     """
 
@@ -39,12 +40,13 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     offset: int | None = None
     epoch: str | None = None
     sender: str | None = msgspec.field(default=None, name="from")
+    read_at: int | None = msgspec.field(default=None, name="readAt")
     exclude_user: str | None = msgspec.field(default=None, name="excludeUser")
     exclude_connection: str | None = msgspec.field(default=None, name="excludeConnection")
 
-    def positioned(self, offset: int, epoch: str) -> Publication:
+    def positioned(self, offset: int, epoch: str, read_at: int | None = None) -> Publication:
         """The same publication at its place in its channel's history."""
-        return msgspec.structs.replace(self, offset=offset, epoch=epoch)
+        return msgspec.structs.replace(self, offset=offset, epoch=epoch, read_at=read_at)
 
     @property
     def for_all(self) -> bool:

@@ -23,6 +23,7 @@ from zope.interface import Attribute, Interface
 
 from pushserver.core.events import NewEvent
 from pushserver.core.histogram import Histograms
+from pushserver.core.inbox import InboxChange, Selection, Unread
 from pushserver.core.positions import Position
 from pushserver.core.publication import Publication
 from pushserver.core.task import TaskState
@@ -115,7 +116,8 @@ class HistoryPage(msgspec.Struct, frozen=True):
 
 
 class InboxRules(msgspec.Struct):
-    """The bounds of every inbox: ``size`` messages, of these ``chat_size`` direct chat, each for ``ttl`` ms.
+    """The bounds of every inbox: ``size`` messages, of these ``chat_size`` direct chat, beside them ``task_size`` ends
+    of tasks, each for ``ttl`` ms.
 
     One object for all who keep inboxes, read at each use: `adopt` changes it for all of them.
     """
@@ -123,10 +125,12 @@ class InboxRules(msgspec.Struct):
     size: int
     chat_size: int
     ttl: int
+    task_size: int = 50
 
     def adopt(self, other: InboxRules) -> None:
         """Hold for what comes from now on; what is kept is cut when the next message comes."""
         self.size, self.chat_size, self.ttl = other.size, other.chat_size, other.ttl
+        self.task_size = other.task_size
 
 
 class EventRules(msgspec.Struct):
@@ -202,12 +206,14 @@ DEAD_TTL: Final = 7 * 24 * 3600 * 1000
 
 
 class InboxNumbers(msgspec.Struct, frozen=True):
-    """An inbox in numbers: its newest offset, its epoch, the cursor, and how many messages wait after the cursor."""
+    """An inbox in numbers: its newest offset, its epoch, the cursor, how many messages wait after the cursor, and how
+    many were not read."""
 
     offset: int
     epoch: str
     acked: int
     pending: int
+    unread: Unread = Unread()
 
 
 class InboxPage(msgspec.Struct, frozen=True):
@@ -228,10 +234,34 @@ class InboxPage(msgspec.Struct, frozen=True):
     pending: int
     more: bool = False
     previous_epoch: str | None = None
+    unread: Unread = Unread()
 
     def current(self, since: Position) -> Position:
         """Return a position as it counts now: 0 of the epoch before is 0 of this one, every other one is itself."""
         return _current(since, self.previous_epoch, self.epoch)
+
+
+class InboxListing(msgspec.Struct, frozen=True):
+    """Some of an inbox, newest first. ``more``: there are older ones of the kind that was asked for. ``offset``,
+    ``epoch``, ``previous_epoch`` and ``unread`` are the inbox', as in `InboxPage`."""
+
+    messages: list[Publication]
+    more: bool
+    offset: int
+    epoch: str
+    unread: Unread
+    previous_epoch: str | None = None
+
+    def current(self, since: Position) -> Position:
+        """As `InboxPage.current`."""
+        return _current(since, self.previous_epoch, self.epoch)
+
+
+class InboxResult(msgspec.Struct, frozen=True):
+    """How many messages a change of an inbox changed, and how many are unread then."""
+
+    changed: int
+    unread: Unread
 
 
 class QuarantinedRow(msgspec.Struct, frozen=True):
@@ -350,6 +380,14 @@ class Listener(Protocol):
 
     def deliver(self, publication: Publication) -> None:
         """A publication on a channel that this node subscribed to."""
+
+    def inbox_changed(self, user_id: str, change: InboxChange) -> None:
+        """Messages of a user's inbox were read or deleted, by whomever; in the order of the changes, and among the
+        messages of ``user:<id>`` where it belongs. Only where this node subscribed to that channel."""
+
+    def unread_lost(self, user_id: str) -> None:
+        """Unread messages of a user went by the inbox' limits or their age; it falls to this node to have that told
+        (`IInbox.announce_unread`)."""
 
     def task_event(self, event: TaskEvent, to_owner: bool) -> None:
         """A task changed. ``to_owner``: received on the owner's channel (final events are not sent there: they come as
@@ -498,7 +536,10 @@ class IHistory(Interface):
 
 
 class IInbox(Interface):
-    """What users have waiting. The cursor is the offset up to which the user has acknowledged."""
+    """What users have waiting. The cursor is the offset up to which the user has acknowledged; each message has its own
+    `Publication.read_at` beside. A change of these is notified (`Listener.inbox_changed`) before its call fires, where
+    something changed at all. Ends of tasks (`ITaskStore.replace`) have a quota of their own: neither they nor the other
+    messages evict the others."""
 
     def append(
         publication: Publication,
@@ -512,7 +553,8 @@ class IInbox(Interface):
     ) -> Deferred[PublishResult]:
         """Keep a message and then deliver it live on its channel. ``chat``: counts against the chat quota and evicts
         only chat (perhaps itself), or, in a full inbox within the quota, the oldest message where that is acknowledged.
-        ``collapse_key`` replaces an unread one with the same key. ``ttl`` beyond the inbox' own is the inbox' own.
+        ``collapse_key`` replaces the newest with the same key where it was not read, and that is notified like a
+        deletion. ``ttl`` beyond the inbox' own is the inbox' own.
         ``events`` are kept with it. ``unread_after``: where it is kept and not read so many ms later,
         `IEvents.tell_unread` tells."""
 
@@ -526,6 +568,24 @@ class IInbox(Interface):
     def state(user_id: str) -> Deferred[InboxNumbers]:
         """Return the inbox in numbers. Reading writes nothing, as in `IHistory.read`."""
 
+    def list(
+        user_id: str, before: int | None, limit: int, unread: bool, max_bytes: int | None = None
+    ) -> Deferred[InboxListing]:
+        """Return at most ``limit`` messages before offset ``before`` (None: from the newest), newest first, with
+        ``unread`` only those that were not read; with ``max_bytes`` at most so many bytes of them, or one message.
+        Reading writes nothing, as in `IHistory.read`."""
+
+    def mark(user_id: str, selection: Selection, read_at: int | None, exclude: str | None) -> Deferred[InboxResult]:
+        """Note when messages were read, ms; one that was read before stays as it was. None: they count as unread again.
+        Offsets that are not kept are passed over. ``exclude``: the connection that asked for it. Fails as `acknowledge`
+        does; an offset beyond the newest is `errors.Invalid` as ``up_to`` alone."""
+
+    def delete(user_id: str, selection: Selection, exclude: str | None) -> Deferred[InboxResult]:
+        """Delete messages: they come in no page any more, and do not count as lost. Otherwise as `mark`."""
+
+    def announce_unread(user_id: str) -> Deferred[None]:
+        """Notify every node that follows the user's channel of how many messages are unread."""
+
     def acknowledge(user_id: str, offset: int, epoch: str) -> Deferred[int]:
         """Move the cursor up to ``offset`` (never back) and return the cursor. Another epoch fails with
         `errors.Conflict` (but position 0 of the one before, as in `InboxPage.current`), an offset beyond the newest
@@ -533,7 +593,7 @@ class IInbox(Interface):
 
     def clear(user_id: str) -> Deferred[int]:
         """Delete every message and return how many there were. Positions go on from where they were; nothing counts as
-        lost."""
+        lost. It is notified as `delete`."""
 
 
 class ITaskStore(Interface):

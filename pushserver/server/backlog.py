@@ -42,7 +42,7 @@ class Waiting(Struct, frozen=True):
     def inbox(self) -> InboxSummary:
         """Return the inbox in numbers."""
         page = self.start.page
-        return InboxSummary(page.offset, page.epoch, page.acked, page.pending)
+        return InboxSummary(page.offset, page.epoch, page.acked, page.pending, page.unread)
 
 
 class Backlog:
@@ -79,7 +79,8 @@ class Backlog:
             start_of_inbox(self._inbox, user_id, None, 0),
             self._tasks.of_user(user_id, unfinished=True, limit=LISTED + 1),
         )
-        return InboxSummary(start.page.offset, start.page.epoch, start.page.acked, 0), tasks
+        page = start.page
+        return InboxSummary(page.offset, page.epoch, page.acked, 0, page.unread), tasks
 
     async def _read_notices(self, since: Position | None) -> Recovery | None:
         namespace = self._publishing.namespace(SYSTEM)

@@ -32,7 +32,7 @@ class CatchUp:
     leaving the channel, ends it (`current`): who still works on it then stops.
     """
 
-    __slots__ = ("_held", "_octets", "channel", "connection", "cut", "interrupts", "resync")
+    __slots__ = ("_held", "_octets", "channel", "connection", "cut", "interrupts", "resync", "unplaced")
 
     def __init__(self, channel: Channel, connection: Connection, interrupts: bool) -> None:
         self.channel = channel
@@ -45,6 +45,8 @@ class CatchUp:
         self.cut = 0
         #: the channel's messages may have been lost meanwhile: to be said once the past is told
         self.resync = False
+        #: something without a position is held, or was
+        self.unplaced = False
 
     @property
     def current(self) -> bool:
@@ -55,6 +57,7 @@ class CatchUp:
     def hold(self, publication: Publication) -> None:
         held = self._held
         held.append(publication)
+        self.unplaced = self.unplaced or publication.offset is None
         self._octets += len(publication.data)
         # As much as may wait for the connection when it is live, and in number.
         while len(held) > MAX_HELD or (self._octets > self.connection.outbox.limit and len(held) > 1):

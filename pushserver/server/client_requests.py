@@ -74,7 +74,13 @@ class ClientRequests:
             case operations.SendChat():
                 reply(await self._chat.send(_in(connection, operation.channel, identity), operation))
             case operations.Acknowledge(position):
-                reply(await self._reading.acknowledge(identity.user_id, position))
+                reply(await self._reading.inbox.acknowledge(identity.user_id, position))
+            case operations.ReadInbox():
+                reply(await self._reading.inbox.read(identity.user_id, operation, connection))
+            case operations.MarkInbox(selection, read):
+                reply(await self._reading.inbox.mark(identity.user_id, selection, read, connection))
+            case operations.DeleteFromInbox(selection):
+                reply(await self._reading.inbox.delete(identity.user_id, selection, connection))
             case operations.ReadHistory():
                 here = _in(connection, operation.channel, identity)
                 reply(await self._reading.history(connection, here.grants, operation))

@@ -62,6 +62,17 @@ class FanOut:
                 self._scheduled = True
                 self._clock.later(0, self._flush)
 
+    def send_now(self, channel: Channel) -> None:
+        """Hand out what gathers for a channel that has few followers, ahead of its turn."""
+        if channel.batches and len(channel.followers) <= FEW:
+            self._send(channel)
+
+    def _send(self, channel: Channel) -> None:
+        while channel.batches:
+            batch = channel.batches.pop(0)
+            self._one_by_one(channel, batch, tuple(channel.followers))
+            self._delivered(batch)
+
     def _flush(self) -> None:
         """Begin what was published; where it is for many channels, others get their turn in between."""
         began = self._clock.seconds()
@@ -71,10 +82,7 @@ class FanOut:
             if len(channel.followers) > FEW:
                 self._run(channel, self._steps(channel))
             else:
-                while channel.batches:
-                    batch = channel.batches.pop(0)
-                    self._one_by_one(channel, batch, tuple(channel.followers))
-                    self._delivered(batch)
+                self._send(channel)
                 channel.batches = None
             if dirty and self._clock.seconds() - began > SLICE:
                 self._clock.later(0, self._flush)

@@ -69,6 +69,7 @@ class Hub:
         self._deserted: Callable[[str], None] = _nobody_listens
         self._followed: Callable[[str], None] = _nobody_listens
         self._changed: Callable[[], None] = _nobody_listens
+        self._recount: Callable[[str], None] = _nobody_listens
 
     def bind(
         self,
@@ -77,6 +78,7 @@ class Hub:
         deserted: Callable[[str], None],
         resend_latest: Callable[[Connection, str], None],
         followed: Callable[[str], None] = _nobody_listens,
+        recount: Callable[[str], None] = _nobody_listens,
     ) -> None:
         """Say whom to call.
 
@@ -86,11 +88,13 @@ class Hub:
             deserted: with a channel that nobody here follows any more.
             followed: with a channel that somebody here follows, and nobody did before.
             resend_latest: with a connection that has drained, and a subject whose newest push was left out for it.
+            recount: with a user one of whose connections was told of a change of the inbox out of its place.
         """
         self._lagged = lagged
         self._inbox_moved = inbox_moved
         self._deserted = deserted
         self._followed = followed
+        self._recount = recount
         self.fan_out.bind(resend_latest)
 
     def bind_changed(self, changed: Callable[[], None]) -> None:
@@ -231,6 +235,8 @@ class Hub:
         for publication in catchup.after(offset):
             if connection in channel.followers:
                 self.fan_out.hand_over(connection, publication, connection.dialect.publication(publication))
+        if catchup.unplaced and channel.name.startswith(INBOXES):
+            self._recount(channel.name.removeprefix(INBOXES))
         return True
 
     def resync(self, name: str) -> list[Connection]:
@@ -297,10 +303,18 @@ class Hub:
         if channel.followers:
             self.fan_out.take(channel, publication)
 
+    def send_now(self, name: str) -> None:
+        """Hand out what was published on a channel, so that what follows it on a connection comes behind it."""
+        channel = self.channels.get(name)
+        if channel is not None:
+            self.fan_out.send_now(channel)
+
     def left_out(self, connection: Connection, mark: Mark) -> None:
         """A live message did not fit. Where its channel keeps messages, they are read again when the socket drained."""
         self.fan_out.left_out(connection, mark)
         channel = self.channels.get(mark.channel)
+        if mark.offset is None and mark.channel.startswith(INBOXES):
+            self._recount(mark.channel.removeprefix(INBOXES))
         if mark.offset is None or connection.gone or channel is None or connection not in channel.followers:
             return
         channel.dismiss(connection)

@@ -20,6 +20,7 @@ from twisted.logger import Logger
 from pushserver.core import errors
 from pushserver.core.channels import Namespaces
 from pushserver.core.errors import Code, ConfigError
+from pushserver.core.inbox import InboxChange
 from pushserver.core.positions import NOWHERE, Position
 from pushserver.core.publication import Publication
 from pushserver.core.throttle import ThrottleRules
@@ -41,6 +42,8 @@ from pushserver.server.events.recorder import EventRecorder
 from pushserver.server.explanation import Explainer
 from pushserver.server.heartbeat import Heartbeat
 from pushserver.server.hub import Hub
+from pushserver.server.inbox_changes import InboxChanges
+from pushserver.server.inbox_requests import InboxRequests
 from pushserver.server.limits import Limits
 from pushserver.server.node_view import NodeViews
 from pushserver.server.peers import Peers
@@ -132,6 +135,7 @@ class Node:
             throttle=settings.throttle,
             stale_after=settings.stale_after,
         )
+        self._inbox_changes = InboxChanges(clock, engine.inbox, self.hub)
         self.replay = Replay(engine, self.hub, self.publishing, clock, self.tasks.replayed)
         self.hub.bind(
             lagged=self.replay.read_again,
@@ -139,6 +143,7 @@ class Node:
             deserted=self._deserted,
             resend_latest=self.tasks.resend_latest,
             followed=self._occupancy.followed,
+            recount=self._inbox_changes.recount,
         )
         self.heartbeat = Heartbeat(
             clock,
@@ -179,7 +184,8 @@ class Node:
         self._user_rates = UserRates(clock, engine.broker, settings.user_rates)
         user_publishing = UserPublishing(self.publishing, self._user_rates)
         chat = Chat(self.hub, self.publishing, user_publishing, self.presence, self.cluster)
-        self.reading = ReadRequests(engine, self.publishing, self.presence, limits=limits)
+        inbox = InboxRequests(clock, engine.inbox, self.hub, self._inbox_changes)
+        self.reading = ReadRequests(engine, self.publishing, self.presence, inbox, limits=limits)
         self.requests = ClientRequests(
             sign_in,
             self.subscriptions,
@@ -277,6 +283,7 @@ class Node:
         self._channel_tokens.stop()
         self.revocations.stop()
         self.tasks.stop()
+        self._inbox_changes.stop()
         self.presence.stop()
         self.heartbeat.stop()
         self._clock_watch.stop()
@@ -289,6 +296,12 @@ class Node:
         if publication.type in FINAL_TYPES and publication.channel.startswith("user:"):
             self.tasks.finished(publication)
         self.hub.deliver(publication)
+
+    def inbox_changed(self, user_id: str, change: InboxChange) -> None:
+        self._inbox_changes.changed(user_id, change)
+
+    def unread_lost(self, user_id: str) -> None:
+        self._inbox_changes.recount(user_id)
 
     def task_event(self, event: TaskEvent, to_owner: bool) -> None:
         self.tasks.event(event, to_owner)

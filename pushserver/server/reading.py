@@ -18,6 +18,7 @@ from pushserver.core.publication import Publication
 from pushserver.core.tokens import Identity
 from pushserver.engine.interfaces import PAGE_BYTES, HistoryPage, InboxPage
 from pushserver.server.connection import Connection
+from pushserver.server.inbox_requests import InboxRequests
 from pushserver.server.limits import Limits
 from pushserver.server.presence import Presence
 from pushserver.server.publishing import Publishing
@@ -31,10 +32,13 @@ if TYPE_CHECKING:
 class ReadRequests:
     """Reads from the engine."""
 
-    def __init__(self, engine: IEngine, publishing: Publishing, presence: Presence, *, limits: Limits) -> None:
+    def __init__(
+        self, engine: IEngine, publishing: Publishing, presence: Presence, inbox: InboxRequests, *, limits: Limits
+    ) -> None:
         self._engine = engine
         self._publishing = publishing
         self._presence = presence
+        self.inbox = inbox
         self._limits = limits
 
     async def history(
@@ -125,10 +129,6 @@ class ReadRequests:
             raise NotFound("no presence is kept here")
         users = await self._presence.members(name)
         return operations.PresenceRead([_user(m.user_id, m.connections, m.info) for m in users], len(users))
-
-    async def acknowledge(self, user_id: str, position: Position) -> operations.Acknowledged:
-        """Move the cursor of a user's inbox."""
-        return operations.Acknowledged(await self._engine.inbox.acknowledge(user_id, position.offset, position.epoch))
 
 
 def _user(user_id: str, connections: int, info: msgspec.Raw | None) -> dict[str, object]:

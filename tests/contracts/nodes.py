@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.defer import Deferred, succeed
 
+from pushserver.core.inbox import InboxChange
 from pushserver.core.positions import Position
 from pushserver.core.publication import Publication, body
 from pushserver.engine.interfaces import IEngine, InboxRules, Member, TaskEvent
@@ -93,6 +94,16 @@ class Recorder:
     def deliver(self, publication: Publication) -> None:
         self._record("deliver", publication)
 
+    def inbox_changed(self, user_id: str, change: InboxChange) -> None:
+        self._record("inbox_changed", user_id, change)
+
+    def unread_lost(self, user_id: str) -> None:
+        self._record("unread_lost", user_id)
+
+    @property
+    def inbox_changes(self) -> list[InboxChange]:
+        return [event[2] for event in self.events if event[0] == "inbox_changed"]
+
     def task_event(self, event: TaskEvent, to_owner: bool) -> None:
         self._record("task_event", event, to_owner)
 
@@ -152,6 +163,14 @@ class RunningNode:
         await waiting.addTimeout(10, reactor)
         return self.listener.delivered
 
+    async def changes(self, count: int) -> list[InboxChange]:
+        """What the first ``count`` changes of inboxes were, after waiting for them."""
+        from twisted.internet import reactor
+
+        waiting = self.listener.until(lambda: len(self.listener.inbox_changes) >= count)
+        await waiting.addTimeout(10, reactor)
+        return self.listener.inbox_changes
+
     async def resynced(self, *channels: str) -> None:
         """Wait until each of these was said to be missing something."""
         from twisted.internet import reactor
@@ -178,10 +197,17 @@ class Nodes:
         await self.backend.advance(int(units * self.backend.unit))
 
     async def start(
-        self, name: str = "a", *, size: int = 5, chat_size: int = 2, ttl: int = 20, task_ttl: int = 20
+        self,
+        name: str = "a",
+        *,
+        size: int = 5,
+        chat_size: int = 2,
+        task_size: int = 50,
+        ttl: int = 20,
+        task_ttl: int = 20,
     ) -> RunningNode:
         """Starts a node; ``ttl`` and ``task_ttl`` are in units of the backend's time."""
-        rules = InboxRules(size=size, chat_size=chat_size, ttl=ttl * self.unit)
+        rules = InboxRules(size=size, chat_size=chat_size, ttl=ttl * self.unit, task_size=task_size)
         node = RunningNode(name, self.backend.engine(name, rules, task_ttl * self.unit))
         assert IEngine.providedBy(node.engine)
         await node.engine.start(node.listener)

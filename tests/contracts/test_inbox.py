@@ -8,7 +8,9 @@ import pytest
 from twisted.internet.defer import gatherResults
 
 from pushserver.core import errors
-from pushserver.engine.interfaces import IdempotencyKey, InboxNumbers
+from pushserver.core.inbox import InboxChange, Selection, Unread
+from pushserver.core.task import NewTask, create, fail, restart
+from pushserver.engine.interfaces import IdempotencyKey, InboxNumbers, InboxResult, TaskEvent
 
 from .nodes import contents, publication
 
@@ -50,7 +52,7 @@ async def test_an_untouched_inbox_has_an_epoch_that_stays(nodes: Nodes) -> None:
     assert state.epoch
     (published,) = await put(node, "x")
     assert (published.offset, published.epoch) == (1, state.epoch)
-    assert await node.inbox.state("7") == InboxNumbers(1, state.epoch, 0, 1)
+    assert await node.inbox.state("7") == InboxNumbers(1, state.epoch, 0, 1, Unread(1))
     assert (await node.inbox.state("8")).epoch != state.epoch
 
 
@@ -94,7 +96,7 @@ async def test_acknowledging_moves_the_cursor_and_deletes_nothing(nodes: Nodes) 
     epoch = published.epoch
     assert await node.inbox.acknowledge("7", 2, epoch) == 2
     assert await node.inbox.acknowledge("7", 1, epoch) == 2
-    assert await node.inbox.state("7") == InboxNumbers(3, epoch, 2, 1)
+    assert await node.inbox.state("7") == InboxNumbers(3, epoch, 2, 1, Unread(3))
     assert await waiting(node) == (["c"], 0)
     assert await waiting(node, after=0) == (["a", "b", "c"], 0)
     assert (await node.inbox.read("7", None, 0)).pending == 1
@@ -132,7 +134,7 @@ async def test_the_oldest_goes_first_and_is_counted_as_lost(nodes: Nodes) -> Non
     assert await waiting(node) == ([4, 5, 6, 7, 8], 3)
     assert await waiting(node, after=1) == ([4, 5, 6, 7, 8], 2)
     assert await waiting(node, after=3) == ([4, 5, 6, 7, 8], 0)
-    assert await node.inbox.state("7") == InboxNumbers(8, published.epoch, 0, 5)
+    assert await node.inbox.state("7") == InboxNumbers(8, published.epoch, 0, 5, Unread(5))
     await node.inbox.acknowledge("7", 3, published.epoch)
     assert await waiting(node) == ([4, 5, 6, 7, 8], 0)
 
@@ -207,7 +209,7 @@ async def test_age_removes_and_counts_as_lost(nodes: Nodes) -> None:
     (published,) = await put(node, "c")
     await nodes.advance(5)
     assert await waiting(node) == (["c"], 2)
-    assert await node.inbox.state("7") == InboxNumbers(3, published.epoch, 0, 1)
+    assert await node.inbox.state("7") == InboxNumbers(3, published.epoch, 0, 1, Unread(1))
     await nodes.advance(6)
     assert await waiting(node) == ([], 3)
     (published,) = await put(node, "d")
@@ -256,6 +258,7 @@ async def test_a_collapse_key_replaces_what_is_unread(nodes: Nodes) -> None:
     await put(node, "elsewhere", user="8", collapse="k")
     assert await waiting(node) == (["b", "a2", "other"], 0)
     await node.inbox.acknowledge("7", 4, first.epoch)
+    await node.inbox.mark("7", Selection(first.epoch, (), 4), 50, None)
     await put(node, "a3", collapse="k")
     assert await waiting(node) == (["a3"], 0)
     assert await waiting(node, after=0) == (["b", "a2", "other", "a3"], 0)
@@ -353,3 +356,270 @@ async def test_reading_and_appending_at_once_leaves_no_hole(nodes: Nodes) -> Non
     heard = await node.heard(60)
     assert contents(page.messages) == contents(heard)[: page.offset]
     assert [each.offset for each in heard] == list(range(1, 61))
+
+
+async def listed(node: RunningNode, before: int | None = None, limit: int = 100, unread: bool = False) -> list[Any]:
+    return contents((await node.inbox.list("7", before, limit, unread)).messages)
+
+
+async def end_task(node: RunningNode, number: int, user: str = "7") -> None:
+    """A task begins and ends, so that its end is in its owner's inbox."""
+    begun = create(NewTask(task_id=f"t{user}-{number}", user_id=user), 1_000)
+    await node.tasks.create(TaskEvent("task_created", begun), None)
+    ended = fail(begun, "why", 2_000)
+    final = publication(f"user:{user}", number, type="task_failed")
+    assert await node.tasks.replace(TaskEvent("task_failed", ended), final, None)
+
+
+async def test_messages_are_listed_from_the_newest(nodes: Nodes) -> None:
+    node = await nodes.start(size=10)
+    published = await put(node, *range(1, 8))
+    epoch = published[0].epoch
+    assert await listed(node) == [7, 6, 5, 4, 3, 2, 1]
+    listing = await node.inbox.list("7", None, 3, False)
+    assert (contents(listing.messages), listing.more) == ([7, 6, 5], True)
+    assert (listing.offset, listing.epoch, listing.unread) == (7, epoch, Unread(7))
+    assert [(each.offset, each.epoch, each.read_at) for each in listing.messages] == [
+        (n, epoch, None) for n in (7, 6, 5)
+    ]
+    listing = await node.inbox.list("7", 5, 4, False)
+    assert (contents(listing.messages), listing.more) == ([4, 3, 2, 1], False)
+    assert await listed(node, before=1) == []
+    assert await listed(node, before=0) == []
+    assert await listed(node, before=2**53) == [7, 6, 5, 4, 3, 2, 1]
+    await node.inbox.mark("7", Selection(epoch, (2, 6, 7)), 50, None)
+    assert await listed(node, unread=True) == [5, 4, 3, 1]
+    listing = await node.inbox.list("7", 5, 2, True)
+    assert (contents(listing.messages), listing.more, listing.unread) == ([4, 3], True, Unread(4))
+    assert (await node.inbox.list("7", 3, 2, True)).more is False
+    whole = await node.inbox.list("7", None, 10, False, max_bytes=1)
+    assert (contents(whole.messages), whole.more) == ([7], True)
+
+
+async def test_an_inbox_that_was_never_written_is_listed_and_left_alone(nodes: Nodes) -> None:
+    node = await nodes.start()
+    before = nodes.backend.footprint()
+    listing = await node.inbox.list("7", None, 50, False)
+    assert (listing.messages, listing.more, listing.offset, listing.unread) == ([], False, 0, Unread())
+    assert await node.inbox.mark("7", Selection(listing.epoch, (1, 2)), 50, None) == InboxResult(0, Unread())
+    assert await node.inbox.mark("7", Selection(listing.epoch, (), 0), 50, None) == InboxResult(0, Unread())
+    assert await node.inbox.delete("7", Selection(listing.epoch, (1,)), None) == InboxResult(0, Unread())
+    assert nodes.backend.footprint() == before
+    (published,) = await put(node, "x")
+    assert published.epoch == listing.epoch
+
+
+async def test_reading_is_noted_once_and_moves_no_cursor(nodes: Nodes) -> None:
+    node = await nodes.start()
+    (published, *_) = await put(node, "a", "b", "c", "d")
+    epoch = published.epoch
+    assert await node.inbox.mark("7", Selection(epoch, (3, 1, 3, 99, 2**62)), 50, None) == InboxResult(2, Unread(2))
+    assert await node.inbox.mark("7", Selection(epoch, (1, 2)), 60, None) == InboxResult(1, Unread(1))
+    assert await node.inbox.mark("7", Selection(epoch, (1, 2)), 70, None) == InboxResult(0, Unread(1))
+    for page in (await node.inbox.read("7", 0, 100), await node.inbox.list("7", None, 100, False)):
+        assert {each.offset: each.read_at for each in page.messages} == {1: 50, 2: 60, 3: 50, 4: None}
+        assert page.unread == Unread(1)
+    state = await node.inbox.state("7")
+    assert (state.acked, state.pending, state.unread) == (0, 4, Unread(1))
+    assert await node.inbox.mark("7", Selection(epoch, (3,)), None, None) == InboxResult(1, Unread(2))
+    assert await node.inbox.mark("7", Selection(epoch, (), 3), 80, None) == InboxResult(1, Unread(1))
+    assert await node.inbox.mark("7", Selection(epoch, (), 4), None, None) == InboxResult(3, Unread(4))
+    assert await node.inbox.mark("7", Selection(epoch, (), 0), 90, None) == InboxResult(0, Unread(4))
+    assert {each.read_at for each in (await node.inbox.read("7", 0, 100)).messages} == {None}
+    await node.inbox.acknowledge("7", 4, epoch)
+    assert (await node.inbox.state("7")).unread == Unread(4)
+
+
+async def test_what_is_deleted_is_gone_and_no_loss(nodes: Nodes) -> None:
+    node = await nodes.start(size=6)
+    (published, *_) = await put(node, *range(1, 7))
+    epoch = published.epoch
+    await node.inbox.mark("7", Selection(epoch, (1, 2)), 50, None)
+    assert await node.inbox.delete("7", Selection(epoch, (2, 4, 4, 77)), None) == InboxResult(2, Unread(3))
+    assert await node.inbox.delete("7", Selection(epoch, (2, 4)), None) == InboxResult(0, Unread(3))
+    assert await waiting(node) == ([1, 3, 5, 6], 0)
+    assert await listed(node) == [6, 5, 3, 1]
+    assert await node.inbox.delete("7", Selection(epoch, (), 5), None) == InboxResult(3, Unread(1))
+    assert await waiting(node) == ([6], 0)
+    await put(node, 7)
+    assert await waiting(node, after=0) == ([6, 7], 0)
+    await put(node, *range(8, 13))
+    assert await waiting(node) == ([7, 8, 9, 10, 11, 12], 1)
+
+
+@pytest.mark.parametrize("call", ["mark", "delete"])
+async def test_a_wrong_choice_changes_nothing(nodes: Nodes, call: str) -> None:
+    node = await nodes.start()
+    (published, *_) = await put(node, "a", "b")
+
+    async def choose(selection: Selection, user: str = "7") -> Any:
+        if call == "mark":
+            return await node.inbox.mark(user, selection, 50, None)
+        return await node.inbox.delete(user, selection, None)
+
+    with pytest.raises(errors.Conflict):
+        await choose(Selection("another", (1,)))
+    with pytest.raises(errors.Conflict):
+        await choose(Selection("another", (), 0))
+    with pytest.raises(errors.Conflict):
+        await choose(Selection("another", (1,)), "unknown")
+    for beyond in (3, 2**53, 2**63 - 1):
+        with pytest.raises(errors.Invalid):
+            await choose(Selection(published.epoch, (), beyond))
+    with pytest.raises(errors.Invalid):
+        await choose(Selection((await node.inbox.state("unknown")).epoch, (), 1), "unknown")
+    assert await waiting(node) == (["a", "b"], 0)
+    assert (await node.inbox.state("7")).unread == Unread(2)
+
+
+async def test_each_kind_of_message_is_counted_by_itself(nodes: Nodes) -> None:
+    node = await nodes.start(size=6, chat_size=3)
+    await put(node, "n1", "n2")
+    await put(node, "c3", chat=True)
+    await end_task(node, 4)
+    await end_task(node, 5)
+    assert (await node.inbox.state("7")).unread == Unread(2, 1, 2)
+    epoch = (await node.inbox.state("7")).epoch
+    assert await node.inbox.mark("7", Selection(epoch, (1, 3, 4)), 50, None) == InboxResult(3, Unread(1, 0, 1))
+    assert await node.inbox.delete("7", Selection(epoch, (3, 5)), None) == InboxResult(2, Unread(1, 0, 0))
+    await nodes.stop(node)
+    node = await nodes.start(size=6, chat_size=3)
+    assert (await node.inbox.state("7")).unread == Unread(1, 0, 0)
+    assert {each.offset: each.read_at for each in (await node.inbox.read("7", 0, 9)).messages} == {
+        1: 50,
+        2: None,
+        4: 50,
+    }
+    assert await node.inbox.clear("7") == 3
+    assert (await node.inbox.state("7")).unread == Unread()
+
+
+async def test_ends_of_tasks_and_other_messages_evict_only_their_own_kind(nodes: Nodes) -> None:
+    node = await nodes.start(size=3, chat_size=1, task_size=2)
+    await end_task(node, 1)
+    await put(node, "n2", "n3")
+    await end_task(node, 4)
+    await put(node, "n5")
+    await end_task(node, 6)
+    assert await waiting(node) == (["n2", "n3", 4, "n5", 6], 1)
+    await put(node, "c7", chat=True)
+    assert await waiting(node) == (["n2", "n3", 4, "n5", 6], 2)
+    await put(node, "n8", "n9", "n10")
+    assert await waiting(node) == ([4, 6, "n8", "n9", "n10"], 5)
+    assert (await node.inbox.state("7")).unread == Unread(3, 0, 2)
+    await end_task(node, 11)
+    await end_task(node, 12)
+    assert await waiting(node) == (["n8", "n9", "n10", 11, 12], 7)
+    assert (await node.inbox.state("7")).unread == Unread(3, 0, 2)
+
+
+async def test_a_collapse_key_replaces_what_is_acknowledged_but_not_what_was_read(nodes: Nodes) -> None:
+    node = await nodes.start()
+    await node.broker.subscribe("user:7")
+    (first,) = await put(node, "a1", collapse="k")
+    await node.inbox.acknowledge("7", 1, first.epoch)
+    await put(node, "a2", collapse="k")
+    assert await listed(node) == ["a2"]
+    assert await node.changes(1) == [InboxChange(Unread(1), first.epoch, (1,), deleted=True)]
+    assert [event[0] for event in node.listener.events] == ["deliver", "deliver", "inbox_changed"]
+    await node.inbox.mark("7", Selection(first.epoch, (2,)), 50, None)
+    await put(node, "a3", collapse="k")
+    assert await listed(node) == ["a3", "a2"]
+    await node.inbox.mark("7", Selection(first.epoch, (3,)), 60, None)
+    await node.inbox.mark("7", Selection(first.epoch, (3,)), None, None)
+    await put(node, "a4", collapse="k")
+    assert await listed(node) == ["a4", "a2"]
+    assert (await node.inbox.state("7")).unread == Unread(1)
+
+
+async def test_changes_are_told_to_every_node_in_their_order(nodes: Nodes) -> None:
+    node = await nodes.start()
+    other = await nodes.second(node)
+    await node.broker.subscribe("user:7")
+    await other.broker.subscribe("user:7")
+    (first, *_) = await put(node, "a", "b", "c", "d")
+    epoch = first.epoch
+    await node.inbox.mark("7", Selection(epoch, (2, 1, 9)), 50, "c1")
+    assert node.listener.inbox_changes[-1] == InboxChange(Unread(2), epoch, (1, 2), read_at=50, exclude="c1")
+    await other.inbox.mark("7", Selection(epoch, (1,)), 60, None)
+    await other.inbox.mark("7", Selection(epoch, (), 3), 70, None)
+    await put(other, "e")
+    await node.inbox.mark("7", Selection(epoch, (3,)), None, 'a "quoted" one')
+    await other.inbox.delete("7", Selection(epoch, (1, 5)), None)
+    await node.inbox.delete("7", Selection(epoch, (), 2), None)
+    await node.inbox.announce_unread("7")
+    await node.inbox.clear("7")
+    expected = [
+        InboxChange(Unread(2), epoch, (1, 2), read_at=50, exclude="c1"),
+        InboxChange(Unread(1), epoch, up_to=3, read_at=70),
+        InboxChange(Unread(3), epoch, (3,), exclude='a "quoted" one'),
+        InboxChange(Unread(2), epoch, (1, 5), deleted=True),
+        InboxChange(Unread(2), epoch, up_to=2, deleted=True),
+        InboxChange(Unread(2)),
+        InboxChange(Unread(), epoch, up_to=5, deleted=True),
+    ]
+    for each in (node, other):
+        assert await each.changes(7) == expected
+        kinds = [event[0] for event in each.listener.events]
+        assert kinds == ["deliver"] * 4 + ["inbox_changed"] * 2 + ["deliver"] + ["inbox_changed"] * 5
+
+
+async def test_the_end_that_another_attempt_takes_back_is_told(nodes: Nodes) -> None:
+    node = await nodes.start()
+    await node.broker.subscribe("user:7")
+    await end_task(node, 1)
+    state = await node.tasks.get("t7-1")
+    epoch = (await node.inbox.state("7")).epoch
+    begun = restart(state, NewTask(task_id="t7-1", user_id="7", restart=True), 3_000)
+    assert await node.tasks.restart(TaskEvent("task_created", begun), None, state.version)
+    assert await node.changes(1) == [InboxChange(Unread(), epoch, (1,), deleted=True)]
+    assert await waiting(node) == ([], 0)
+
+
+async def test_unread_messages_that_go_by_the_limits_or_by_age_are_noticed(nodes: Nodes) -> None:
+    node = await nodes.start(size=2, ttl=10)
+    await node.broker.subscribe("user:7")
+
+    def noticed() -> list[str]:
+        return [event[1] for event in node.listener.events if event[0] == "unread_lost"]
+
+    (first, *_) = await put(node, "a", "b")
+    await node.inbox.mark("7", Selection(first.epoch, (1,)), 50, None)
+    await put(node, "c")
+    assert noticed() == []
+    await put(node, "d")
+    assert noticed() == ["7"]
+    await nodes.advance(11)
+    assert (await node.inbox.state("7")).unread == Unread()
+    assert noticed() == ["7", "7"]
+    assert (await node.inbox.list("7", None, 9, False)).messages == []
+    assert noticed() == ["7", "7"]
+
+
+async def test_marks_go_with_their_messages(nodes: Nodes) -> None:
+    node = await nodes.start(size=2, ttl=10)
+    (first, *_) = await put(node, "a", "b")
+    await node.inbox.mark("7", Selection(first.epoch, (), 2), 50, None)
+    await put(node, "c", "d", "e")
+    assert (await node.inbox.state("7")).unread == Unread(2)
+    await node.inbox.mark("7", Selection(first.epoch, (5,)), 50, None)
+    await nodes.advance(11)
+    assert (await node.inbox.state("7")).unread == Unread()
+    await put(node, "f")
+    assert (await node.inbox.state("7")).unread == Unread(1)
+
+
+async def test_two_devices_read_and_delete_at_once(nodes: Nodes) -> None:
+    node = await nodes.start(size=50)
+    other = await nodes.second(node)
+    (first, *_) = await put(node, *range(1, 41))
+    epoch = first.epoch
+    reads = [node.inbox.mark("7", Selection(epoch, tuple(range(n, n + 10))), 50, None) for n in range(1, 40, 3)]
+    deletions = [other.inbox.delete("7", Selection(epoch, (n, n + 1)), None) for n in range(5, 40, 7)]
+    results = await gatherResults([*reads, *deletions], consumeErrors=True)
+    gone = {n + step for n in range(5, 40, 7) for step in (0, 1)}
+    assert sum(each.changed for each in results[len(reads) :]) == len(gone)
+    page = await node.inbox.read("7", 0, 100)
+    assert [each.offset for each in page.messages] == [n for n in range(1, 41) if n not in gone]
+    assert {each.read_at for each in page.messages} == {50}
+    assert page.unread == Unread()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pushserver.core.events import NewEvent
+    from pushserver.core.inbox import InboxChange
     from pushserver.core.publication import Publication
     from pushserver.engine.interfaces import EngineClock, IdempotencyKey, Listener, Retention, TaskEvent
 
@@ -73,6 +74,16 @@ class LocalDelivery:
                 publication = publication.positioned(offset, epoch)
                 self._channels[publication.channel] = Position(offset, epoch)
             self._listener.deliver(publication)
+
+    def inbox_changed(self, user_id: str, change: InboxChange) -> None:
+        """Notify the node of what became of messages of an inbox."""
+        if f"user:{user_id}" in self._channels and self._listener is not None:
+            self._listener.inbox_changed(user_id, change)
+
+    def unread_lost(self, user_id: str) -> None:
+        """Notify the node that unread messages of a user went by the limits or by age."""
+        if f"user:{user_id}" in self._channels and self._listener is not None:
+            self._listener.unread_lost(user_id)
 
     def epochs_moved(self) -> None:
         """Notify the node that what it knows of positions is of an earlier epoch."""

@@ -40,6 +40,9 @@ AT_ONCE: Final = 16
 #: may take 5 ms to get it back, so the fewer statements a batch needs, the better.
 _CHUNKS: Final = (32, 4, 1)
 
+#: How many values a list in a statement has, so that there are few statements; the last one stands for those that miss.
+_LISTS: Final = (1, 10, 50, 200)
+
 #: The primary result codes after which the disk, not the statement, is to blame.
 _DISK: Final = frozenset(
     {
@@ -308,19 +311,21 @@ def write_rows(connection: sqlite3.Connection, head: str, rows: Sequence[tuple[o
             done += size
 
 
-def take_rows(found: sqlite3.Cursor, max_bytes: int | None) -> tuple[list[tuple[int, bytes]], bool]:
-    """Return rows of ``offset, body`` up to so many bytes of bodies, or one, and whether there were more."""
+def take_rows(
+    found: sqlite3.Cursor, max_bytes: int | None
+) -> tuple[list[Any], bool]:  # Any: SQLite says the types of columns only when it runs
+    """Return rows of ``offset, body, …`` up to so many bytes of bodies, or one, and whether there were more."""
     if max_bytes is None:
         return found.fetchall(), False
-    taken: list[tuple[int, bytes]] = []
+    taken: list[Any] = []
     total = 0
-    for offset, body in found:
+    for row in found:
         # A damaged row may hold anything.
-        total += len(body) if isinstance(body, bytes | str) else 8
+        total += len(row[1]) if isinstance(row[1], bytes | str) else 8
         if taken and total > max_bytes:
             found.close()
             return taken, True
-        taken.append((offset, body))
+        taken.append(row)
     return taken, False
 
 
@@ -340,3 +345,12 @@ def read_rows(
         while len(keys) - done >= size:
             yield from connection.execute(_listed(query, size), tuple(keys[done : done + size])).fetchall()
             done += size
+
+
+def run_listed(
+    connection: sqlite3.Connection, query: str, before: Sequence[object], keys: Sequence[object]
+) -> sqlite3.Cursor:
+    """Carry out one statement in which the keys stand where it says ``(*)``, behind the values ``before``."""
+    size = next((size for size in _LISTS if size >= len(keys)), len(keys))
+    filling = [keys[-1] if keys else None] * (size - len(keys))
+    return connection.execute(_listed(query, size), (*before, *keys, *filling))

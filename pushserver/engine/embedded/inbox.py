@@ -8,7 +8,7 @@ from zope.interface import implementer
 
 from pushserver.engine.interfaces import IInbox
 
-from .operations import AppendToInbox, InboxCall
+from .operations import AnnounceUnread, AppendToInbox, InboxCall, InboxWrite
 from .rows.inbox import Inboxes
 
 if TYPE_CHECKING:
@@ -17,9 +17,17 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
     from pushserver.core.events import NewEvent
+    from pushserver.core.inbox import Selection
     from pushserver.core.positions import Position
     from pushserver.core.publication import Publication
-    from pushserver.engine.interfaces import IdempotencyKey, InboxNumbers, InboxPage, PublishResult
+    from pushserver.engine.interfaces import (
+        IdempotencyKey,
+        InboxListing,
+        InboxNumbers,
+        InboxPage,
+        InboxResult,
+        PublishResult,
+    )
 
     from .writer import Writer
 
@@ -55,8 +63,24 @@ class EmbeddedInbox:
     def state(self, user_id: str) -> Deferred[InboxNumbers]:
         return self._writer.submit(InboxCall(Inboxes.state, user_id))
 
+    def list(
+        self, user_id: str, before: int | None, limit: int, unread: bool, max_bytes: int | None = None
+    ) -> Deferred[InboxListing]:
+        return self._writer.submit(InboxCall(Inboxes.list, user_id, before, limit, unread, max_bytes))
+
+    def mark(
+        self, user_id: str, selection: Selection, read_at: int | None, exclude: str | None
+    ) -> Deferred[InboxResult]:
+        return self._writer.submit(InboxWrite(Inboxes.mark, user_id, selection, read_at, exclude))
+
+    def delete(self, user_id: str, selection: Selection, exclude: str | None) -> Deferred[InboxResult]:
+        return self._writer.submit(InboxWrite(Inboxes.delete, user_id, selection, exclude))
+
+    def announce_unread(self, user_id: str) -> Deferred[None]:
+        return self._writer.submit(AnnounceUnread(user_id))
+
     def acknowledge(self, user_id: str, offset: int, epoch: str) -> Deferred[int]:
         return self._writer.submit(InboxCall(Inboxes.acknowledge, user_id, offset, epoch))
 
     def clear(self, user_id: str) -> Deferred[int]:
-        return self._writer.submit(InboxCall(Inboxes.clear, user_id))
+        return self._writer.submit(InboxWrite(Inboxes.clear, user_id))

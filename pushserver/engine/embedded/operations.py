@@ -13,6 +13,7 @@ import msgspec
 
 from pushserver.core import errors, publication
 from pushserver.core.events import unread
+from pushserver.core.inbox import InboxChange, Unread
 from pushserver.core.task import TaskState
 from pushserver.engine.identity import CHANNEL, INBOX, TASK, content_digest, key_digest
 from pushserver.engine.interfaces import PublishResult
@@ -42,6 +43,12 @@ class KeptListener(Protocol):
 
     def deliver(self, publication: Publication, offset: int | None = None, epoch: str | None = None) -> None:
         """A publication, with its position."""
+
+    def inbox_changed(self, user_id: str, change: InboxChange) -> None:
+        """Messages of an inbox were read or deleted."""
+
+    def unread_lost(self, user_id: str) -> None:
+        """Unread messages of a user went by the limits or by age."""
 
     def task_event(self, event: TaskEvent) -> None:
         """A change of a task."""
@@ -123,6 +130,25 @@ class InboxCall(_Call[T]):
 
     def carry_out(self, store: Store) -> T:
         return self._method(store.inboxes, store.connection, store.now, *self._arguments)
+
+
+class InboxWrite(InboxCall[T]):
+    """``method(inboxes, connection, now, user_id, …)``, which returns its answer, and what is told of it."""
+
+    __slots__ = ("_change",)
+
+    def __init__(self, method: Callable[..., tuple[T, InboxChange | None]], user_id: str, *arguments: object) -> None:
+        super().__init__(method, user_id, *arguments)  # type: ignore[arg-type]
+        self._change: InboxChange | None = None
+
+    def carry_out(self, store: Store) -> T:
+        answer: tuple[T, InboxChange | None] = super().carry_out(store)  # type: ignore[assignment]
+        self._change = answer[1]
+        return answer[0]
+
+    def notify(self, delivery: KeptListener, answer: T) -> None:
+        if self._change is not None and self.user_id is not None:
+            delivery.inbox_changed(self.user_id, self._change)
 
 
 class TaskCall(_Call[T]):
@@ -223,6 +249,7 @@ class AppendToInbox(Operation[PublishResult]):
 
     __slots__ = (
         "_body",
+        "_change",
         "_chat",
         "_collapse_key",
         "_events",
@@ -253,13 +280,14 @@ class AppendToInbox(Operation[PublishResult]):
         self._chat = chat
         self._ttl = ttl
         self._collapse_key = collapse_key
+        self._change: InboxChange | None = None
 
     def carry_out(self, store: Store) -> PublishResult:
         user_id, digest = self.user_id, self.digest
         assert user_id is not None
         if digest is not None and (earlier := _earlier(store, digest, self._publication)) is not None:
             return earlier
-        offset, epoch = store.inboxes.append(
+        offset, epoch, self._change = store.inboxes.append(
             store.connection, store.now, user_id, self._chat, self._ttl, self._collapse_key, self._body
         )
         if self._events:
@@ -272,6 +300,8 @@ class AppendToInbox(Operation[PublishResult]):
     def notify(self, delivery: KeptListener, answer: PublishResult) -> None:
         if not answer.duplicate:
             delivery.deliver(self._publication, answer.offset, answer.epoch)
+            if self._change is not None and self.user_id is not None:
+                delivery.inbox_changed(self.user_id, self._change)
 
 
 class CreateTask(Operation[TaskState]):
@@ -349,9 +379,10 @@ class ReplaceTask(Operation[bool]):
         if version != self._kept:
             return False
         if self._final is not None:
-            self._position = store.inboxes.append(
-                store.connection, store.now, state.user_id, False, None, None, self._body
+            offset, epoch, _ = store.inboxes.append(
+                store.connection, store.now, state.user_id, False, None, None, self._body, task=True
             )
+            self._position = offset, epoch
         store.tasks.put(state, store.now, self._position)
         if self._events:
             store.events.append(store.connection, store.now, self._events)
@@ -370,7 +401,7 @@ class ReplaceTask(Operation[bool]):
 class RestartTask(Operation[TaskState | None]):
     """The first state of another attempt; the earlier one's end leaves the owner's inbox."""
 
-    __slots__ = ("_changed", "_event", "_kept", "digest", "task_id", "user_id")
+    __slots__ = ("_changed", "_event", "_kept", "_withdrawn", "digest", "task_id", "user_id")
     name = "task_restart"
 
     def __init__(self, event: TaskEvent, key: IdempotencyKey | None, kept: int | None = None) -> None:
@@ -380,6 +411,7 @@ class RestartTask(Operation[TaskState | None]):
         self.digest = key_digest(TASK, event.state.task_id, key) if key is not None else None
         self._event = event
         self._changed = False
+        self._withdrawn: InboxChange | None = None
 
     def carry_out(self, store: Store) -> TaskState | None:
         state = self._event.state
@@ -392,7 +424,7 @@ class RestartTask(Operation[TaskState | None]):
             return None
         end = store.tasks.end(store.connection, state.task_id)
         if end is not None:
-            store.inboxes.withdraw(store.connection, store.now, state.user_id, *end)
+            self._withdrawn = store.inboxes.withdraw(store.connection, store.now, state.user_id, *end)
         store.tasks.put(state, store.now)
         if self.digest is not None:
             store.keys.remember(self.digest, _encode(state), None, store.now)
@@ -401,6 +433,8 @@ class RestartTask(Operation[TaskState | None]):
 
     def notify(self, delivery: KeptListener, answer: TaskState | None) -> None:
         if self._changed:
+            if self._withdrawn is not None:
+                delivery.inbox_changed(self._event.state.user_id, self._withdrawn)
             delivery.task_event(self._event)
 
 
@@ -415,6 +449,23 @@ class TaskDone(Operation[bool]):
 
     def carry_out(self, store: Store) -> bool:
         return self.digest is not None and store.keys.answer(self.digest) is not None
+
+
+class AnnounceUnread(Operation[None]):
+    """How many messages of a user are unread is told."""
+
+    __slots__ = ("_unread", "user_id")
+    name = "inbox_announce_unread"
+
+    def __init__(self, user_id: str) -> None:
+        self.user_id: str = user_id
+        self._unread = Unread()
+
+    def carry_out(self, store: Store) -> None:
+        self._unread = store.inboxes.count_unread(store.connection, store.now, self.user_id)
+
+    def notify(self, delivery: KeptListener, answer: None) -> None:
+        delivery.inbox_changed(self.user_id, InboxChange(self._unread))
 
 
 class AppendEvents(Operation[None]):
@@ -522,7 +573,10 @@ class Probe(Operation[None]):
 NAMES: Final = (
     "publish",
     "history_read",
-    *(f"inbox_{name}" for name in ("append", "read", "state", "acknowledge", "clear")),
+    *(
+        f"inbox_{name}"
+        for name in ("append", "read", "list", "mark", "delete", "announce_unread", "state", "acknowledge", "clear")
+    ),
     *(f"task_{name}" for name in ("create", "replace", "restart", "get", "of_user", "stale", "done")),
     "revoke",
     "seen",

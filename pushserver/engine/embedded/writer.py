@@ -182,6 +182,8 @@ class Writer:
         elif self._fault is not None:
             self._fault = None
             self._log.info("The store can be written and read again")
+        for user_id in self._store.inboxes.take_unread_lost():
+            self._delivery.unread_lost(user_id)
         for (operation, deferred), answer in zip(batch, answers, strict=True):
             if isinstance(answer, Failure):
                 if not isinstance(answer.value, PushError):

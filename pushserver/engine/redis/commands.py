@@ -83,6 +83,7 @@ class RedisCommands:
         self.lowest_version = 1
         self.fill = FillLevel("redis.url")
         self._moved: Callable[[], None] | None = None
+        self._unread_lost: Callable[[str], None] | None = None
         self.refused = 0
         #: how long scripts (by their names) and commands (in capitals) took
         known = (*self._scripts, *_COMMANDS)
@@ -98,11 +99,17 @@ class RedisCommands:
         return next((f"Redis: {each.trouble}" for each in self.connections if each.trouble is not None), None)
 
     def start(
-        self, ready: Callable[[], None], moved: Callable[[], None], unusable: Callable[[Exception], None]
+        self,
+        ready: Callable[[], None],
+        moved: Callable[[], None],
+        unusable: Callable[[Exception], None],
+        unread_lost: Callable[[str], None],
     ) -> list[Deferred[None]]:
         """Connect; return what `RedisConnection.start` does for each connection. ``ready`` is called for each
-        connection that was made, ``moved`` when the generation moved on, ``unusable`` as there."""
+        connection that was made, ``moved`` when the generation moved on, ``unusable`` as there, ``unread_lost`` with
+        the key of an inbox that a script has found to have lost unread messages."""
         self._moved = moved
+        self._unread_lost = unread_lost
         return [each.start(ready=ready, unusable=unusable) for each in self.connections]
 
     # -- generation ---------------------------------------------------------------------------------------------------
@@ -270,8 +277,12 @@ class RedisCommands:
             known, writes = self.generation, self.writes
             reply = await self._run(name, keys, known, EPOCH_PERIOD, *arguments, writes, durable=durable, waited=waited)
             if reply[0].startswith(b"ok "):
+                _, count, *noticed = reply[0].split()
                 if self.generation == known:
-                    self.writes = max(self.writes, int(reply[0][3:]))
+                    self.writes = max(self.writes, int(count))
+                for key in noticed:
+                    if self._unread_lost is not None:
+                        self._unread_lost(key.decode())
                 return reply[1:]
             if reply[0] != b"generation":
                 return reply

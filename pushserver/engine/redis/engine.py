@@ -102,6 +102,7 @@ class RedisEngine:
         pages = Pages(self._commands, names, limits, self._quarantine)
         self._feeds = ChannelFeeds(clock, pages, ordered=not self._commands.waits)
         self._live = Live(clock, self._commands, self._subscriber, names, self._feeds, options.accepts)
+        self._inboxes = names.inbox("")
         self._cluster = RedisCluster(
             clock, self._commands, self._subscriber, names, self._settings, (options.node_name, lease)
         )
@@ -140,7 +141,7 @@ class RedisEngine:
         self._cluster.start(listener, self.presence)
         self._stopped = ""
         try:
-            connecting = self._commands.start(self._commands_ready, self._moved, self._unusable)
+            connecting = self._commands.start(self._commands_ready, self._moved, self._unusable, self._unread_lost)
             connecting.append(self._subscriber.start(self))
             first: list[tuple[bool, Any]] = await DeferredList(connecting, consumeErrors=True)
             for success, result in first:
@@ -244,6 +245,10 @@ class RedisEngine:
     def _unusable(self, error: Exception) -> None:
         if not self._stopped:
             self._listener.unusable(str(error) if isinstance(error, errors.ConfigError) else f"redis: {error}")
+
+    def _unread_lost(self, key: str) -> None:
+        if not self._stopped:
+            self._listener.unread_lost(key.removeprefix(self._inboxes))
 
     def _moved(self) -> None:
         self._cluster.renew()

@@ -18,10 +18,13 @@ from twisted.logger import Logger
 from pushserver.core import errors
 from pushserver.core.positions import Position, Sequencer, Verdict
 
+from .names import USER
+
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
     from twisted.python.failure import Failure
 
+    from pushserver.core.inbox import InboxChange
     from pushserver.core.publication import Publication
     from pushserver.engine.interfaces import EngineClock, Listener
 
@@ -63,11 +66,13 @@ class ChannelFeed:
     __slots__ = (
         "_call",
         "_catching",
+        "_echoes",
         "_held",
         "_reads",
         "_target",
         "_waiting",
         "channel",
+        "delivered",
         "feeds",
         "sequencer",
         "waiters",
@@ -90,13 +95,44 @@ class ChannelFeed:
         self._reads = 0
         #: the positions that are waited for, and how many readings had begun by then
         self._waiting: list[tuple[Position, int, Deferred[None]]] = []
+        #: how much the listener was notified of
+        self.delivered = 0
+        #: own changes of an inbox that the listener was not notified of yet
+        self._echoes: dict[str, Deferred[int]] = {}
 
     # -- messages -----------------------------------------------------------------------------------------------------
 
     def plain(self, publication: Publication) -> None:
         """A message without a position."""
         if self.wanted:
+            self.delivered += 1
             self.feeds.listener.deliver(publication)
+
+    def change(self, change: InboxChange) -> None:
+        """What became of messages of the inbox behind this channel."""
+        if self.wanted:
+            self.delivered += 1
+            self.feeds.listener.inbox_changed(self.channel.removeprefix(USER), change)
+
+    def expect(self, tag: str) -> Deferred[int] | None:
+        """Return what fires when the listener was notified of an own change of this mark, with `delivered` then, or
+        with -1 where that cannot be known any more. None where nobody is notified."""
+        if self._held is not None or not self.wanted:
+            return None
+        echo: Deferred[int] = Deferred()
+        self._echoes[tag] = echo
+        return echo
+
+    def echoed(self, tag: str, delivered: int) -> None:
+        """The listener was notified of an own change, or will not be."""
+        echo = self._echoes.pop(tag, None)
+        if echo is not None:
+            echo.callback(delivered)
+
+    def release_echoes(self) -> None:
+        """No own change that was expected comes any more."""
+        for tag in list(self._echoes):
+            self.echoed(tag, -1)
 
     def receive(self, publication: Publication, own: bool = False) -> None:
         """A message with a position, from Pub/Sub, or ``own``: this node wrote it, and Redis has answered."""
@@ -139,6 +175,7 @@ class ChannelFeed:
 
     def _deliver(self, publication: Publication) -> None:
         if self.wanted:
+            self.delivered += 1
             self.feeds.delivered += 1
             self.feeds.listener.deliver(publication)
 
@@ -166,6 +203,7 @@ class ChannelFeed:
         for each in waiters:
             each.errback(errors.Unavailable(reason))
         self._release(None)
+        self.release_echoes()
 
     def compare(self, newest: Position, patient: bool) -> None:
         """The engine's word on the newest position. ``patient``: what is missing may still be under way."""

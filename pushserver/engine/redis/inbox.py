@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+import msgspec
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from pushserver.core import errors
 from pushserver.core import publication as publications
+from pushserver.core.inbox import Unread
 from pushserver.core.positions import Position
 from pushserver.engine.identity import INBOX, content_digest
-from pushserver.engine.interfaces import IInbox, InboxNumbers, InboxPage, PublishResult
+from pushserver.engine.interfaces import IInbox, InboxListing, InboxNumbers, InboxPage, InboxResult, PublishResult
 
 from .broker import repeated
 from .events import packed
@@ -22,14 +24,18 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pushserver.core.events import NewEvent
+    from pushserver.core.inbox import Selection
     from pushserver.core.publication import Publication
     from pushserver.engine.interfaces import EventRules, IdempotencyKey
 
     from .commands import RedisCommands
+    from .connection import Reply
     from .inbox_limits import InboxLimits
     from .live import Live
     from .names import Names
     from .pages import Pages
+
+_encode: Final = msgspec.json.Encoder().encode
 
 
 @implementer(IInbox)
@@ -103,6 +109,8 @@ class RedisInbox:
         self.appended += 1
         position = Position(int(reply[0]), reply[1].decode())
         await self._live.kept(publication, body, position)
+        if reply[2] and self._commands.waits:
+            await self._live.spread(publication.channel, "-", reply[2])
         return PublishResult(publication.message_id, position.offset, position.epoch)
 
     def read(self, user_id: str, after: int | None, limit: int, max_bytes: int | None = None) -> Deferred[InboxPage]:
@@ -122,7 +130,70 @@ class RedisInbox:
 
     async def _state(self, user_id: str) -> InboxNumbers:
         page = await self._pages.inbox(user_id, None, 0)
-        return InboxNumbers(page.offset, page.epoch, page.acked, page.pending)
+        return InboxNumbers(page.offset, page.epoch, page.acked, page.pending, page.unread)
+
+    def list(
+        self, user_id: str, before: int | None, limit: int, unread: bool, max_bytes: int | None = None
+    ) -> Deferred[InboxListing]:
+        return Deferred.fromCoroutine(self._list(user_id, before, limit, unread, max_bytes))
+
+    async def _list(
+        self, user_id: str, before: int | None, limit: int, unread: bool, max_bytes: int | None
+    ) -> InboxListing:
+        listing = await self._pages.inbox_list(user_id, before, limit, unread, max_bytes)
+        await self._live.feeds.reached(USER + user_id, Position(listing.offset, listing.epoch))
+        return listing
+
+    def mark(
+        self, user_id: str, selection: Selection, read_at: int | None, exclude: str | None
+    ) -> Deferred[InboxResult]:
+        what = "unread" if read_at is None else "read"
+        return Deferred.fromCoroutine(self._change(user_id, selection, what, read_at, exclude))
+
+    def delete(self, user_id: str, selection: Selection, exclude: str | None) -> Deferred[InboxResult]:
+        return Deferred.fromCoroutine(self._change(user_id, selection, "delete", None, exclude))
+
+    async def _change(
+        self, user_id: str, selection: Selection, what: str, read_at: int | None, exclude: str | None
+    ) -> InboxResult:
+        """Return the counts among what the listener is notified of, where the change belongs there: whoever counts
+        along has neither a message of before the change still to come, nor one of after it already."""
+        channel = USER + user_id
+        tag, echo = self._live.expect(channel)
+        told = b""
+        try:
+            reply = await self._commands.run_in_epoch(
+                "inbox_change",
+                [self._names.inbox(user_id)],
+                what,
+                selection.epoch,
+                "" if selection.up_to is None else min(selection.up_to, BEYOND),
+                " ".join(map(str, sorted({each for each in selection.offsets if each <= BEYOND}))),
+                "" if read_at is None else read_at,
+                "" if exclude is None else _encode(exclude),
+                "" if self._commands.waits else self._names.live(channel),
+                tag,
+                *self._limits.ttls,
+                durable=True,
+            )
+            _check(reply)
+            changed, *unread, told = reply
+            if told and self._commands.waits:
+                await self._live.spread(channel, tag, told)
+        finally:
+            if not told:
+                self._live.unexpect(channel, tag)
+        if echo is not None and told and await echo != self._live.delivered(channel):
+            # Something came in between, so the counts are behind it; they are told anew.
+            self._live.feeds.listener.unread_lost(user_id)
+        return InboxResult(int(changed), Unread(*map(int, unread)))
+
+    def announce_unread(self, user_id: str) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._announce_unread(user_id))
+
+    async def _announce_unread(self, user_id: str) -> None:
+        live = self._names.live(USER + user_id)
+        await self._commands.run_in_epoch("inbox_announce", [self._names.inbox(user_id)], live, *self._limits.ttls)
 
     def acknowledge(self, user_id: str, offset: int, epoch: str) -> Deferred[int]:
         return Deferred.fromCoroutine(self._acknowledge(user_id, offset, epoch))
@@ -131,10 +202,7 @@ class RedisInbox:
         reply = await self._commands.run_in_epoch(
             "acknowledge", [self._names.inbox(user_id)], min(offset, BEYOND), epoch, *self._limits.ttls
         )
-        if reply[0] == b"conflict":
-            raise errors.Conflict("the inbox has another epoch")
-        if reply[0] == b"invalid":
-            raise errors.Invalid("the offset is beyond the newest message")
+        _check(reply)
         return int(reply[0])
 
     def clear(self, user_id: str) -> Deferred[int]:
@@ -142,6 +210,18 @@ class RedisInbox:
 
     async def _clear(self, user_id: str) -> int:
         reply = await self._commands.run_in_epoch(
-            "clear", [self._names.inbox(user_id)], *self._limits.ttls, durable=True
+            "clear",
+            [self._names.inbox(user_id)],
+            *self._limits.ttls,
+            self._names.live(USER + user_id),
+            durable=True,
         )
         return int(reply[0])
+
+
+def _check(reply: list[Reply]) -> None:
+    """Raise what a script says of the position that it was given."""
+    if reply[0] == b"conflict":
+        raise errors.Conflict("the inbox has another epoch")
+    if reply[0] == b"invalid":
+        raise errors.Invalid("the offset is beyond the newest message")

@@ -20,8 +20,8 @@ _LOST_TTL: Final = 365 * 24 * 3600 * 1000
 class InboxLimits:
     """The bounds of every inbox as the scripts take them, while nodes differ the widest of them.
 
-    ``rules``: size, size of its chat, ttl of a message (ms). ``ttls``, ms: how long an inbox stays that never had a
-    message, one that had, and one whose user does not know of a loss yet.
+    ``rules``: size, size of its chat, ttl of a message (ms), how many ends of tasks. ``ttls``, ms: how long an inbox
+    stays that never had a message, one that had, and one whose user does not know of a loss yet.
     """
 
     __slots__ = ("_rules", "_settings")
@@ -31,12 +31,13 @@ class InboxLimits:
         self._settings = settings
 
     @property
-    def rules(self) -> tuple[int, int, int]:
+    def rules(self) -> tuple[int, int, int, int]:
         widest, own = self._settings.widest, self._rules
         return (
             widest("inbox.max_messages", own.size),
             widest("inbox.max_chat_messages", own.chat_size),
             widest("inbox.ttl", own.ttl),
+            widest("inbox.max_task_messages", own.task_size),
         )
 
     @property

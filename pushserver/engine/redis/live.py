@@ -5,6 +5,7 @@ A message of a node is one line that says what it is, and then JSON:
     m <incarnation>.<number>      a publication without position
     p <offset> <epoch> <writes>   a publication with its position; how many writes Redis knew of (version 1: not said)
     t <incarnation>.<number>      a task's event
+    i <incarnation>.<number>      what became of messages of an inbox; "i -" where nobody waits for its echo
 
 Another program's message is ``{"type"?, "data"}``; it becomes a publication without a position here.
 """
@@ -21,6 +22,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
 from pushserver.core import errors, publication
+from pushserver.core.inbox import InboxChange
 from pushserver.core.positions import Position
 from pushserver.core.publication import Publication
 from pushserver.engine.interfaces import TaskEvent
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 _BATCH: Final = 200
 
 _event: Final = msgspec.json.Decoder(TaskEvent)
+_change: Final = msgspec.json.Decoder(InboxChange)
 
 
 #: The type of a message that names none; it may always be sent.
@@ -187,6 +190,8 @@ class Live:
         for feed in [feed for feed in self.feeds.channels.values() if not feed.wanted]:
             del self.feeds.channels[feed.channel]
             feed.end("the subscription is over")
+        for feed in list(self.feeds.channels.values()):
+            feed.release_echoes()
 
     # -- positions ----------------------------------------------------------------------------------------------------
 
@@ -243,6 +248,10 @@ class Live:
             if writes:
                 self._commands.learn(epoch, int(writes[0]))
             feed.receive(publication.decode(body).positioned(int(offset), epoch))
+            return
+        if kind == "i":
+            feed.change(_change.decode(body))
+            feed.echoed(words[0], feed.delivered)
             return
         own = words[0].startswith(self._origin + ".")
         if own and not self.feeds.claim(feed.channel, words[0]):
@@ -301,6 +310,33 @@ class Live:
         for channel in channels:
             if self.feeds.claim(channel, tag) and happened and self.feeds.wanted(channel) is not None:
                 self.feeds.listener.task_event(event, channel.startswith(USER))
+
+    def expect(self, channel: str) -> tuple[str, Deferred[int] | None]:
+        """Return a mark for a change of an inbox that this node is about to ask for, and what fires with it, as
+        `ChannelFeed.expect`."""
+        self._number += 1
+        tag = f"{self._origin}.{self._number}"
+        feed = self.feeds.channels.get(channel)
+        return tag, None if feed is None else feed.expect(tag)
+
+    def unexpect(self, channel: str, tag: str) -> None:
+        """The change was not made, or nobody will be told of it."""
+        feed = self.feeds.channels.get(channel)
+        if feed is not None:
+            feed.echoed(tag, -1)
+
+    async def spread(self, channel: str, tag: str, change: bytes) -> None:
+        """Publish what became of messages of an inbox, where it waited for replicas."""
+        try:
+            await self._commands.call("PUBLISH", self._names.live(channel), f"i {tag}\n".encode() + change)
+        except errors.Unavailable:
+            # It stands; who was not told of it reads the inbox anew when Redis is back.
+            self.unexpect(channel, tag)
+
+    def delivered(self, channel: str) -> int:
+        """Return of how much of a channel the listener was notified."""
+        feed = self.feeds.channels.get(channel)
+        return 0 if feed is None else feed.delivered
 
     async def kept(self, publication: Publication, body: bytes, position: Position) -> None:
         """Redis keeps a publication at its position: wait until the listener was notified, where it is subscribed, or

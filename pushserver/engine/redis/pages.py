@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from pushserver.core.inbox import Unread
 from pushserver.core.positions import Position
-from pushserver.engine.interfaces import PAGE_BYTES, HistoryPage, InboxPage
+from pushserver.engine.interfaces import PAGE_BYTES, HistoryPage, InboxListing, InboxPage
 
 from .names import USER
 from .quarantine import read_publications
@@ -76,13 +77,37 @@ class Pages:
             max_bytes or 0,
         )
         newest, epoch, acked, lost, beyond, pending = int(reply[0]), reply[1].decode(), *map(int, reply[2:6])
-        messages, damaged = read_publications(zip(reply[8::2], reply[9::2], strict=True), epoch)
+        messages, damaged = read_publications(zip(reply[11::3], reply[12::3], reply[13::3], strict=True), epoch)
         if damaged:
-            for offset, body, reason in damaged:
-                await self._quarantine.put("inbox", user_id, self._names.inbox(user_id), body, reason, offset)
+            await self._set_aside(user_id, damaged)
             return await self.inbox(user_id, after, limit, max_bytes)
-        previous = reply[6].decode() or None
-        return InboxPage(messages, newest, epoch, acked, lost, beyond, pending, bool(reply[7]), previous)
+        previous, unread = reply[6].decode() or None, Unread(*map(int, reply[8:11]))
+        return InboxPage(messages, newest, epoch, acked, lost, beyond, pending, bool(reply[7]), previous, unread)
+
+    async def inbox_list(
+        self, user_id: str, before: int | None, limit: int, unread: bool, max_bytes: int | None = None
+    ) -> InboxListing:
+        """As `interfaces.IInbox.list`."""
+        reply = await self._commands.run_in_epoch(
+            "inbox_list",
+            [self._names.inbox(user_id)],
+            "" if before is None else max(0, min(before, BEYOND)),
+            max(0, limit),
+            "unread" if unread else "",
+            *self._limits.ttls,
+            max_bytes or 0,
+        )
+        newest, epoch = int(reply[0]), reply[1].decode()
+        messages, damaged = read_publications(zip(reply[7::3], reply[8::3], reply[9::3], strict=True), epoch)
+        if damaged:
+            await self._set_aside(user_id, damaged)
+            return await self.inbox_list(user_id, before, limit, unread, max_bytes)
+        counts = Unread(*map(int, reply[3:6]))
+        return InboxListing(messages, bool(reply[6]), newest, epoch, counts, reply[2].decode() or None)
+
+    async def _set_aside(self, user_id: str, damaged: list[tuple[str, bytes, str]]) -> None:
+        for offset, body, reason in damaged:
+            await self._quarantine.put("inbox", user_id, self._names.inbox(user_id), body, reason, offset)
 
     async def locate(self, channel: str, since: Position) -> Position | None:
         """As `interfaces.IHistory.locate`; the inbox of ``user:<id>``."""

@@ -69,15 +69,18 @@ def _row(fields: dict[bytes, bytes]) -> QuarantinedRow:
 
 
 def read_publications(
-    rows: Iterable[tuple[Any, bytes]],  # Any: the parser says only when it runs what Redis gives
+    rows: Iterable[tuple[Any, ...]],  # Any: the parser says only when it runs what Redis gives
     epoch: str,
 ) -> tuple[list[Publication], list[tuple[str, bytes, str]]]:
-    """Return the publications of rows of ``offset, body``, and the rows that hold none, with why not."""
+    """Return the publications of rows of ``offset, body`` and, of an inbox, when it was read; and the rows that hold
+    none, with why not."""
     messages: list[Publication] = []
     damaged: list[tuple[str, bytes, str]] = []
-    for offset, body in rows:
+    for offset, body, *read_at in rows:
         try:
-            messages.append(publications.read_kept(body).positioned(int(offset), epoch))
+            messages.append(
+                publications.read_kept(body).positioned(int(offset), epoch, *(int(at) for at in read_at if at))
+            )
         except ValueError as error:
             damaged.append((str(int(offset)), body, str(error)))
     return messages, damaged

@@ -15,6 +15,8 @@ One text frame is one JSON object::
     publish      ->  published                     task_cancel     ->  task
     chat_message ->  message_sent                  history         ->  history
     ack          ->  ack_success                   presence        ->  presence
+    inbox        ->  inbox
+    inbox_read   ->  inbox_read_success            inbox_delete    ->  inbox_delete_success
     anything     ->  error
 
 Unknown fields are ignored, wrong types are errors. Decoding and validating are one step; only a message that fails it
@@ -30,6 +32,7 @@ from msgspec import Meta, Struct
 
 from pushserver.core import publication
 from pushserver.core.errors import Code, Invalid, PushError
+from pushserver.core.inbox import Selection
 from pushserver.core.message_types import MessageId
 
 #: A request's own id. 64-bit integers, as JSON libraries read them without loss.
@@ -38,6 +41,9 @@ Offset = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 #: How many messages one `history` may ask for.
 MAX_HISTORY: Final = 1000
+#: How many messages one `inbox` may ask for, and `inbox_read` and `inbox_delete` may name.
+MAX_INBOX: Final = 200
+Offsets = Annotated[tuple[Offset, ...], Meta(min_length=1, max_length=MAX_INBOX)]
 
 
 class Since(Struct, frozen=True):
@@ -82,6 +88,31 @@ class ChatData(Struct, frozen=True, rename="camel"):
 class AckData(Struct, frozen=True):
     offset: Offset
     epoch: Annotated[str, Meta(max_length=64)]
+
+
+class InboxData(Struct, frozen=True):
+    limit: Annotated[int, Meta(ge=1, le=MAX_INBOX)] = 50
+    before: Since | None = None
+    unread: bool = False
+
+
+class SelectionData(Struct, frozen=True, rename="camel"):
+    """Some messages of one's inbox: `selection` reads what is meant."""
+
+    epoch: Annotated[str, Meta(max_length=64)]
+    offsets: Offsets | None = None
+    up_to: Offset | None = None
+
+    @property
+    def selection(self) -> Selection:
+        """Return the messages that are meant. Raises `errors.Invalid` where it cannot be told."""
+        if (self.offsets is None) == (self.up_to is None):
+            raise Invalid("either offsets or upTo")
+        return Selection(self.epoch, self.offsets or (), self.up_to)
+
+
+class InboxReadData(SelectionData, frozen=True):
+    read: bool = True
 
 
 class HistoryData(Struct, frozen=True):
@@ -134,6 +165,21 @@ class AckRequest(Struct, frozen=True, tag_field="type", tag="ack"):
     id: RequestId = None
 
 
+class InboxRequest(Struct, frozen=True, tag_field="type", tag="inbox"):
+    data: InboxData = InboxData()
+    id: RequestId = None
+
+
+class InboxReadRequest(Struct, frozen=True, tag_field="type", tag="inbox_read"):
+    data: InboxReadData
+    id: RequestId = None
+
+
+class InboxDeleteRequest(Struct, frozen=True, tag_field="type", tag="inbox_delete"):
+    data: SelectionData
+    id: RequestId = None
+
+
 class HistoryRequest(Struct, frozen=True, tag_field="type", tag="history"):
     data: HistoryData
     id: RequestId = None
@@ -167,6 +213,9 @@ Request = (
     | PublishRequest
     | ChatRequest
     | AckRequest
+    | InboxRequest
+    | InboxReadRequest
+    | InboxDeleteRequest
     | HistoryRequest
     | PresenceRequest
     | TaskSubscribeRequest
@@ -267,6 +316,12 @@ def push(message: publication.Publication) -> bytes:
     if message.exclude_user is not None or message.exclude_connection is not None:
         message = msgspec.structs.replace(message, exclude_user=None, exclude_connection=None)
     return publication.encode(message)
+
+
+def inbox_message(message: publication.Publication) -> bytes:
+    """A publication as a list of an inbox shows it: also that it was not read."""
+    shown = push(message)
+    return shown if message.read_at is not None else shown[:-1] + b',"readAt":null}'
 
 
 def notice(type: str, channel: str | None, data: Any, now: int, message_id: str) -> bytes:

@@ -129,6 +129,12 @@ class NativeSession:
                 )
             case messages.AckRequest(data=ack):
                 return operations.Acknowledge(Position(ack.offset, ack.epoch))
+            case messages.InboxRequest(data=page):
+                return operations.ReadInbox(_maybe(page.before), page.limit, page.unread)
+            case messages.InboxReadRequest(data=chosen):
+                return operations.MarkInbox(chosen.selection, chosen.read)
+            case messages.InboxDeleteRequest(data=chosen):
+                return operations.DeleteFromInbox(chosen.selection)
             case messages.HistoryRequest(data=h):
                 return operations.ReadHistory(h.channel, h.limit, _maybe(h.since), h.reverse)
             case messages.PresenceRequest(data=where):
@@ -268,6 +274,18 @@ def reply_of(outcome: operations.Outcome) -> tuple[str, Any]:
             return "message_sent", data | _repeat(duplicate, conflict)
         case operations.Acknowledged(offset):
             return "ack_success", {"offset": offset}
+        case operations.InboxRead(kept, more, unread, offset, epoch):
+            return "inbox", {
+                "messages": [msgspec.Raw(messages.inbox_message(m)) for m in kept],
+                "more": more,
+                "unread": unread,
+                "offset": offset,
+                "epoch": epoch,
+            }
+        case operations.InboxMarked(unread):
+            return "inbox_read_success", {"unread": unread}
+        case operations.InboxDeleted(deleted, unread):
+            return "inbox_delete_success", {"deleted": deleted, "unread": unread}
         case operations.HistoryRead(kept, offset, epoch, more):
             data = {"messages": [msgspec.Raw(messages.push(m)) for m in kept], "offset": offset, "epoch": epoch}
             return "history", data | ({"more": True} if more else {})

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-RULES = InboxRules(size=5, chat_size=2, ttl=100)
+RULES = InboxRules(size=5, chat_size=2, ttl=100, task_size=2)
 
 
 def publication(channel: str, data: Any, message_id: str = "m") -> Publication:

@@ -14,10 +14,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from twisted.python.failure import Failure
 
 from pushserver.core import errors
+from pushserver.core.inbox import Selection, Unread
+from pushserver.core.publication import encode
 from pushserver.engine.embedded.operations import AppendToInbox, Sweep
 from pushserver.engine.embedded.rows import inbox as inboxes
 from pushserver.engine.embedded.rows.inbox import InboxHead
-from pushserver.engine.interfaces import ONCE_TTL, POSITION_TTL, IdempotencyKey, InboxRules
+from pushserver.engine.interfaces import ONCE_TTL, POSITION_TTL, IdempotencyKey, InboxResult, InboxRules
 
 from .stores import RULES, Asking, Failing, OpenStore, contents, publication
 
@@ -30,6 +32,8 @@ class Kept:
     expires_at: int
     own_ttl: bool
     collapse_key: str | None
+    task: bool = False
+    read_at: int | None = None
 
 
 @dataclass
@@ -50,35 +54,62 @@ class Model:
                     self.lost.add(message.offset)
 
     def append(
-        self, text: str, chat: bool, ttl: int | None, collapse_key: str | None, once: str | None, now: int
+        self,
+        text: str,
+        chat: bool,
+        ttl: int | None,
+        collapse_key: str | None,
+        once: str | None,
+        now: int,
+        task: bool = False,
     ) -> int:
         self.expire(now)
         if once is not None and once in self.answers and self.answers[once][1] > now:
             return self.answers[once][0]
         if collapse_key is not None:
-            self.messages = [m for m in self.messages if m.collapse_key != collapse_key or m.offset <= self.acked]
+            # The newest of a key alone may be replaced, however many of it were read before.
+            newest = max((m.offset for m in self.messages if m.collapse_key == collapse_key), default=0)
+            self.messages = [m for m in self.messages if m.offset != newest or m.read_at is not None]
         self.newest += 1
         own_ttl = ttl is not None and ttl < RULES.ttl
         expires_at = now + (ttl if own_ttl and ttl is not None else RULES.ttl)
-        self.messages.append(Kept(self.newest, text, chat, expires_at, own_ttl, collapse_key))
+        self.messages.append(Kept(self.newest, text, chat, expires_at, own_ttl, collapse_key, task))
         if once is not None:
             self.answers[once] = (self.newest, now + ONCE_TTL)
-        while self._over(chat):
-            oldest_chat = next((m for m in self.messages if m.chat), None)
-            oldest = self.messages[0]
-            too_much_chat = sum(m.chat for m in self.messages) > RULES.chat_size
-            going = oldest_chat if too_much_chat or (chat and oldest.offset > self.acked) else oldest
-            assert going is not None
+        while (going := self._too_much(chat)) is not None:
             self.messages.remove(going)
             self.lost.add(going.offset)
         return self.newest
 
-    def _over(self, chat: bool) -> bool:
-        return len(self.messages) > RULES.size or sum(m.chat for m in self.messages) > RULES.chat_size
+    def _too_much(self, chat: bool) -> Kept | None:
+        """What has to go next, where something has."""
+        tasks = [m for m in self.messages if m.task]
+        others = [m for m in self.messages if not m.task]
+        chats = [m for m in others if m.chat]
+        if len(tasks) > RULES.task_size:
+            return tasks[0]
+        if len(chats) > RULES.chat_size:
+            return chats[0]
+        if len(others) > RULES.size:
+            return chats[0] if chat and others[0].offset > self.acked else others[0]
+        return None
+
+    @property
+    def unread(self) -> Unread:
+        unread = [m for m in self.messages if m.read_at is None]
+        chats, tasks = sum(m.chat for m in unread), sum(m.task for m in unread)
+        return Unread(len(unread) - chats - tasks, chats, tasks)
+
+    def chosen(self, offsets: list[int] | int) -> list[Kept]:
+        """The kept messages of these offsets, or up to one."""
+        if isinstance(offsets, int):
+            return [m for m in self.messages if m.offset <= offsets]
+        return [m for m in self.messages if m.offset in offsets]
 
 
 USERS = ("ann", "bob")
 times = st.integers(1, 40)
+choices = st.integers(0, 14) | st.lists(st.integers(0, 14), min_size=1, max_size=4)
 appends = st.tuples(
     st.sampled_from(USERS),
     st.booleans(),
@@ -153,12 +184,73 @@ class InboxMachine(RuleBasedStateMachine):
             assert answer == model.acked
 
     @rule(user=st.sampled_from(USERS))
+    def end_task(self, user: str) -> None:
+        self.count += 1
+        text, model = f"text {self.count}", self.models[user]
+        body = encode(publication(f"user:{user}", text))
+        offset, *_ = self._ask(
+            user,
+            lambda store: store.inboxes.append(store.connection, store.now, user, False, None, None, body, task=True),
+        )
+        assert offset == model.append(text, False, None, None, None, self.opened.now, task=True)
+
+    @rule(user=st.sampled_from(USERS), offsets=choices, read=st.booleans())
+    def mark(self, user: str, offsets: list[int] | int, read: bool) -> None:
+        model = self.models[user]
+        # Which of two with one key is the newest nobody knows once that is deleted and the other counts as unread.
+        read = read or any(m.collapse_key for m in model.chosen(offsets))
+        read_at = self.opened.now if read else None
+
+        def mark(store: Any, selection: Selection) -> Any:
+            return store.inboxes.mark(store.connection, store.now, user, selection, read_at, None)
+
+        def marked() -> list[int]:
+            changed = [m for m in model.chosen(offsets) if (m.read_at is None) == read]
+            for each in changed:
+                each.read_at = read_at
+            return [each.offset for each in changed]
+
+        self._choose(user, offsets, mark, marked)
+
+    @rule(user=st.sampled_from(USERS), offsets=choices)
+    def delete(self, user: str, offsets: list[int] | int) -> None:
+        model = self.models[user]
+
+        def delete(store: Any, selection: Selection) -> Any:
+            return store.inboxes.delete(store.connection, store.now, user, selection, None)
+
+        def deleted() -> list[int]:
+            gone = model.chosen(offsets)
+            model.messages = [m for m in model.messages if m not in gone]
+            return [each.offset for each in gone]
+
+        self._choose(user, offsets, delete, deleted)
+
+    def _choose(self, user: str, offsets: list[int] | int, do: Any, expect: Any) -> None:
+        model = self.models[user]
+        model.expire(self.opened.now)
+        epoch = self.epochs.get(user, "none")
+        selection = Selection(epoch, (), offsets) if isinstance(offsets, int) else Selection(epoch, tuple(offsets))
+        answer = self._ask(user, lambda store: do(store, selection))
+        if user not in self.epochs:
+            assert isinstance(answer.value, errors.Conflict)
+        elif isinstance(offsets, int) and offsets > model.newest:
+            assert isinstance(answer.value, errors.Invalid)
+        else:
+            changed = expect()
+            result, change = answer
+            assert result == InboxResult(len(changed), model.unread)
+            assert (change is not None) == bool(changed)
+            if change is not None:
+                assert change.offsets == (() if isinstance(offsets, int) else tuple(changed))
+
+    @rule(user=st.sampled_from(USERS))
     def clear(self, user: str) -> None:
         model = self.models[user]
         model.expire(self.opened.now)
-        assert self._ask(user, lambda store: store.inboxes.clear(store.connection, store.now, user)) == len(
-            model.messages
-        )
+        cleared, change = self._ask(user, lambda store: store.inboxes.clear(store.connection, store.now, user))
+        assert cleared == len(model.messages)
+        assert (change is not None) == (cleared > 0)
         model.messages.clear()
         model.lost.clear()
 
@@ -187,6 +279,17 @@ class InboxMachine(RuleBasedStateMachine):
         assert contents(page.messages) == [m.text for m in model.messages if m.offset > after][:limit]
         assert page.lost == sum(offset > after for offset in model.lost)
 
+    @rule(user=st.sampled_from(USERS), before=st.integers(0, 12), limit=st.integers(0, 6), unread=st.booleans())
+    def list(self, user: str, before: int, limit: int, unread: bool) -> None:
+        model = self.models[user]
+        model.expire(self.opened.now)
+        listing = self._ask(
+            user, lambda store: store.inboxes.list(store.connection, store.now, user, before, limit, unread)
+        )
+        meant = [m for m in reversed(model.messages) if m.offset < before and not (unread and m.read_at is not None)]
+        assert [(m.offset, m.read_at) for m in listing.messages] == [(m.offset, m.read_at) for m in meant[:limit]]
+        assert listing.more == (len(meant) > limit)
+
     @invariant()
     def same(self) -> None:
         for user, model in self.models.items():
@@ -198,6 +301,8 @@ class InboxMachine(RuleBasedStateMachine):
                 user, lambda store, user=user: store.inboxes.read(store.connection, store.now, user, 0, 100)
             )
             assert contents(whole.messages) == [m.text for m in model.messages]
+            assert [m.read_at for m in whole.messages] == [m.read_at for m in model.messages]
+            assert whole.unread == model.unread
             waiting = [m for m in model.messages if m.offset > model.acked]
             assert [(m.offset, *contents([m])) for m in page.messages] == [(m.offset, m.text) for m in waiting]
             assert (page.offset, page.acked, page.pending) == (model.newest, model.acked, len(waiting))

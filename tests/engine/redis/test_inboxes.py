@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from pushserver.core.inbox import Selection
+from pushserver.core.task import NewTask, create, fail
 from pushserver.engine.embedded import EmbeddedEngine
-from pushserver.engine.interfaces import InboxRules
+from pushserver.engine.interfaces import InboxRules, TaskEvent
 from pushserver.engine.redis import RedisEngine
 from pushserver.engine.registry import EngineOptions
 from pushserver.server.clock import Clock
@@ -19,7 +21,14 @@ from tests.engine.clocks import FakeTime
 from .nodes import settings
 from .servers import RedisServer
 
-RULES = InboxRules(size=6, chat_size=3, ttl=3_600_000)
+RULES = InboxRules(size=6, chat_size=3, ttl=3_600_000, task_size=2)
+
+
+async def end_task(engine: Any, number: int) -> None:
+    begun = create(NewTask(task_id=f"t{number}", user_id="7"), 1_000)
+    await engine.tasks.create(TaskEvent("task_created", begun), None)
+    final = publication("user:7", number, type="task_failed")
+    assert await engine.tasks.replace(TaskEvent("task_failed", fail(begun, "why", 2_000)), final, None)
 
 
 async def answers(engine: Any, seed: int) -> list[Any]:
@@ -29,7 +38,8 @@ async def answers(engine: Any, seed: int) -> list[Any]:
     told: list[Any] = []
     newest = 0
     for number in range(120):
-        match chance.choice(["append"] * 6 + ["read"] * 3 + ["acknowledge", "acknowledge", "state", "clear"]):
+        calls = ["append"] * 6 + ["read"] * 3 + ["mark", "mark", "delete", "end", "end"]
+        match chance.choice([*calls, "list", "list", "acknowledge", "acknowledge", "state", "clear"]):
             case "append":
                 collapse = chance.choice([None, None, "k1", "k2", f"k{number}"])
                 chat = chance.random() < 0.4
@@ -43,12 +53,29 @@ async def answers(engine: Any, seed: int) -> list[Any]:
                 told.append(
                     (contents(page.messages), offsets, page.offset, page.acked, page.lost, page.beyond, page.pending)
                 )
+                told.append(([each.read_at for each in page.messages], page.unread))
+            case "mark" | "delete" as call:
+                epoch = (await inbox.state("7")).epoch
+                offsets = tuple(chance.randint(0, newest + 1) for _ in range(3))
+                selection = Selection(epoch, offsets) if chance.random() < 0.7 else Selection(epoch, (), newest // 2)
+                if call == "delete":
+                    told.append(await inbox.delete("7", selection, None))
+                else:
+                    told.append(await inbox.mark("7", selection, chance.choice([number, number, None]), None))
+            case "list":
+                before, unread = chance.choice([None, newest, newest // 2]), chance.random() < 0.5
+                listing = await inbox.list("7", before, chance.choice([2, 100]), unread)
+                told.append(([each.offset for each in listing.messages], listing.more, listing.unread))
+            case "end":
+                newest += 1
+                await end_task(engine, number)
+                told.append(newest)
             case "acknowledge":
                 state = await inbox.state("7")
                 told.append(await inbox.acknowledge("7", chance.randint(0, newest), state.epoch))
             case "state":
                 state = await inbox.state("7")
-                told.append((state.offset, state.acked, state.pending))
+                told.append((state.offset, state.acked, state.pending, state.unread))
             case "clear" if chance.random() < 0.2:
                 told.append(await inbox.clear("7"))
     return told

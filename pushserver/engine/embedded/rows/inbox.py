@@ -1,22 +1,30 @@
 """What users have waiting, as rows (on the writer thread).
 
-Of each user in use a `InboxHead` is in memory: it knows the offsets of the kept messages, so that an append needs no
-query, neither for its offset nor for what must go. It is always what the transaction under way would read; after a
-rollback every head is forgotten.
+Of each user in use a `InboxHead` is in memory: it knows the offsets of the kept messages, of which kind they are, and
+which were read, so that an append needs no query, neither for its offset nor for what must go, and counting none. It is
+always what the transaction under way would read; after a rollback every head is forgotten.
 """
 
 from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from pushserver.core import errors
+from pushserver.core.inbox import InboxChange, Selection, Unread
 from pushserver.core.positions import base_of
-from pushserver.engine.embedded.database import read_rows, take_rows, write_rows
-from pushserver.engine.interfaces import POSITION_TTL, InboxNumbers, InboxPage, InboxRules
+from pushserver.engine.embedded.database import read_rows, run_listed, take_rows, write_rows
+from pushserver.engine.interfaces import (
+    POSITION_TTL,
+    InboxListing,
+    InboxNumbers,
+    InboxPage,
+    InboxResult,
+    InboxRules,
+)
 
 from .quarantine import read_publications
 
@@ -30,8 +38,14 @@ if TYPE_CHECKING:
 
     from .quarantine import QuarantineRows
 
+#: What a row's ``kind`` is made of.
 _CHAT: Final = 1
 _OWN_TTL: Final = 2
+_TASK: Final = 4
+#: What an entry of a head is made of, below its offset: of the kinds `_CHAT` and `_TASK`, and whether it was read.
+_READ: Final = 2
+_MARKS: Final = _CHAT | _READ | _TASK
+_SHIFT: Final = 3
 
 #: How many heads are kept in memory, of some 1 to 2 KiB each.
 _HEADS: Final = 8192
@@ -40,6 +54,8 @@ _STRETCHES: Final = 64
 #: How often a head says that it is in use, ms.
 _TOUCH: Final = 24 * 3600 * 1000
 _NEVER: Final = 1 << 62
+#: More than any offset is, and little enough for an entry.
+_NEWEST: Final = 1 << 58
 #: What the epochs of inboxes are derived under.
 _KIND: Final = "inbox"
 
@@ -49,8 +65,9 @@ _lost = msgspec.json.Decoder(list[list[int]])
 class InboxHead:
     """One user's inbox without its messages.
 
-    ``kept`` holds for each kept message ``offset << 1 | chat``, ascending; ``collapse`` the newest offset by key;
-    ``lost`` stretches ``[first, last, how many]``; ``next_expiry`` is never later than the first message's.
+    ``kept`` holds for each kept message its offset and below that its marks, ascending; ``unread`` counts those without
+    `_READ` by their other marks; ``collapse`` the newest offset by key; ``lost`` stretches ``[first, last, how many]``;
+    ``next_expiry`` is never later than the first message's.
     """
 
     __slots__ = (
@@ -63,7 +80,11 @@ class InboxHead:
         "lost",
         "newest",
         "next_expiry",
+        "tasks",
         "touched_at",
+        "unread_chats",
+        "unread_others",
+        "unread_tasks",
         "user",
         "user_id",
     )
@@ -81,20 +102,51 @@ class InboxHead:
         self.acked = acked
         self.touched_at = touched_at
         self.lost: list[list[int]] = []
+        self.empty()
+
+    def empty(self) -> None:
+        """Nothing is kept."""
         self.kept = array("q")
-        self.chats = 0
+        self.chats = self.tasks = 0
+        self.unread_others = self.unread_chats = self.unread_tasks = 0
         self.collapse: dict[str, int] | None = None
         self.next_expiry = _NEVER
 
     @property
-    def pending(self) -> int:
-        """How many messages wait after the cursor."""
-        return len(self.kept) - bisect_left(self.kept, (self.acked + 1) << 1)
+    def unread(self) -> Unread:
+        """How many messages were not read."""
+        return Unread(self.unread_others, self.unread_chats, self.unread_tasks)
+
+    def count(self, entry: int, by: int) -> None:
+        """An entry came, or went."""
+        self.chats += by * bool(entry & _CHAT)
+        self.tasks += by * bool(entry & _TASK)
+        if not entry & _READ:
+            self.count_unread(entry, by)
+
+    def count_unread(self, entry: int, by: int) -> None:
+        """A message became unread, or no longer is."""
+        if entry & _TASK:
+            self.unread_tasks += by
+        elif entry & _CHAT:
+            self.unread_chats += by
+        else:
+            self.unread_others += by
+
+    def after(self, offset: int) -> int:
+        """How many messages are kept after an offset."""
+        return len(self.kept) - self.up_to(offset)
+
+    def up_to(self, offset: int) -> int:
+        """How many messages are kept up to and with an offset."""
+        return bisect_left(self.kept, (min(offset, _NEWEST) + 1) << _SHIFT)
 
     def place(self, offset: int) -> int | None:
         """Where an offset stands in ``kept``."""
-        index = bisect_left(self.kept, offset << 1)
-        return index if index < len(self.kept) and self.kept[index] >> 1 == offset else None
+        if offset > self.newest:
+            return None
+        index = bisect_left(self.kept, offset << _SHIFT)
+        return index if index < len(self.kept) and self.kept[index] >> _SHIFT == offset else None
 
     def lose(self, offset: int) -> None:
         """Counts a message as lost."""
@@ -136,8 +188,11 @@ class Inboxes:
         self._rows: list[tuple[int, int, int, int, str | None, bytes]] = []
         self._removed: list[tuple[int, int]] = []
         self._changed: dict[str, InboxHead] = {}
+        #: users of whom unread messages went by the limits or by age
+        self._unread_lost: set[str] = set()
 
     def forget(self) -> None:
+        self._unread_lost.clear()
         self._heads.clear()
         self._absent.clear()
         self._rows.clear()
@@ -168,13 +223,13 @@ class Inboxes:
                 head.lost = [[head.newest, head.newest, 1]]
                 self._quarantine.put(connection, now, "inbox", head.user_id, None, lost, str(error))
                 self._changed[head.user_id] = head
-        for user, offset, kind, expires_at, collapse_key in read_rows(
+        for user, offset, kind, expires_at, collapse_key, read in read_rows(
             connection,
-            "SELECT user, offset, kind, expires_at, collapse_key FROM inbox WHERE user IN (*) ORDER BY user, offset",
+            "SELECT user, offset, kind, expires_at, collapse_key, read_at IS NOT NULL FROM inbox WHERE user IN (*)"
+            " ORDER BY user, offset",
             list(by_number),
         ):
-            head = by_number[user]
-            self._register(head, offset, kind, expires_at, collapse_key)
+            self._register(by_number[user], offset, kind, expires_at, collapse_key, _READ * read)
         self._absent.update(user_id for user_id in missing if user_id not in self._heads)
 
     def _create(self, connection: sqlite3.Connection, now: int, user_id: str) -> InboxHead:
@@ -188,9 +243,12 @@ class Inboxes:
         return head
 
     @staticmethod
-    def _register(head: InboxHead, offset: int, kind: int, expires_at: int, collapse_key: str | None) -> None:
-        head.kept.append(offset << 1 | kind & _CHAT)
-        head.chats += kind & _CHAT
+    def _register(
+        head: InboxHead, offset: int, kind: int, expires_at: int, collapse_key: str | None, read: int = 0
+    ) -> None:
+        entry = offset << _SHIFT | kind & (_CHAT | _TASK) | read
+        head.kept.append(entry)
+        head.count(entry, 1)
         if offset > head.newest:
             head.newest = offset
         if expires_at < head.next_expiry:
@@ -225,20 +283,34 @@ class Inboxes:
             "SELECT offset, kind FROM inbox WHERE user = ? AND expires_at <= ? ORDER BY offset", (head.user, now)
         ).fetchall()
         for offset, kind in expired:
-            self._remove(head, offset, lost=not kind & _OWN_TTL)
+            self._evict(head, offset, lost=not kind & _OWN_TTL)
         self._flush_rows(connection)
         (next_expiry,) = connection.execute("SELECT min(expires_at) FROM inbox WHERE user = ?", (head.user,)).fetchone()
         head.next_expiry = next_expiry if next_expiry is not None else _NEVER
         return len(expired)
 
-    def _remove(self, head: InboxHead, offset: int, lost: bool) -> None:
+    def _remove(self, head: InboxHead, offset: int) -> bool:
+        """Take a message out; return whether it was there, and unread."""
         index = head.place(offset)
-        if index is not None:
-            head.chats -= head.kept.pop(index) & _CHAT
-            self._removed.append((head.user, offset))
-            if lost:
-                head.lose(offset)
-            self._changed[head.user_id] = head
+        if index is None:
+            return False
+        entry = head.kept.pop(index)
+        head.count(entry, -1)
+        self._removed.append((head.user, offset))
+        self._changed[head.user_id] = head
+        return not entry & _READ
+
+    def _evict(self, head: InboxHead, offset: int, lost: bool = True) -> None:
+        """A message, which is kept, goes by the inbox' limits or by age. ``lost``: its reader has to know."""
+        if self._remove(head, offset):
+            self._unread_lost.add(head.user_id)
+        if lost:
+            head.lose(offset)
+
+    def take_unread_lost(self) -> list[str]:
+        """Return the users of whom unread messages went by the limits or by age since this was last asked."""
+        users, self._unread_lost = sorted(self._unread_lost), set()
+        return users
 
     def append(
         self,
@@ -249,43 +321,71 @@ class Inboxes:
         ttl: int | None,
         collapse_key: str | None,
         body: bytes,
-    ) -> tuple[int, str]:
-        """Keep a message; return its offset and epoch."""
+        task: bool = False,
+    ) -> tuple[int, str, InboxChange | None]:
+        """Keep a message; return its offset and epoch, and what became of the one that it replaces. ``task``: it is the
+        end of a task."""
         head = self._head(connection, now, user_id) or self._create(connection, now, user_id)
+        replaced = 0
         if collapse_key is not None and head.collapse is not None:
-            earlier = head.collapse.get(collapse_key, 0)
-            if earlier > head.acked:
-                self._remove(head, earlier, lost=False)
+            earlier = head.place(head.collapse.get(collapse_key, 0))
+            if earlier is not None and not head.kept[earlier] & _READ:
+                replaced = head.kept[earlier] >> _SHIFT
+                self._remove(head, replaced)
         offset = head.newest + 1
         rules = self._rules
         own = ttl is not None and ttl < rules.ttl
         expires_at = now + (ttl if own and ttl is not None else rules.ttl)
-        kind = (_CHAT if chat else 0) | (_OWN_TTL if own else 0)
+        kind = (_CHAT if chat else 0) | (_OWN_TTL if own else 0) | (_TASK if task else 0)
         self._register(head, offset, kind, expires_at, collapse_key)
         self._rows.append((head.user, offset, kind, expires_at, collapse_key, body))
-        kept = head.kept
-        # Chat gives way to what is unread and matters more, but not to what was read long ago: acknowledging deletes
-        # nothing, so a busy user's inbox is always full.
-        while head.chats > rules.chat_size or (chat and len(kept) > rules.size and kept[0] >> 1 > head.acked):
-            self._remove(head, next(entry for entry in kept if entry & _CHAT) >> 1, lost=True)
-        while len(kept) > rules.size:
-            self._remove(head, kept[0] >> 1, lost=True)
+        self._make_room(head, chat)
         if head.collapse is not None and len(head.collapse) > 2 * rules.size:
             head.collapse = {key: at for key, at in head.collapse.items() if head.place(at) is not None}
-        return offset, self._epochs.full(head.base)
+        epoch = self._epochs.full(head.base)
+        change = InboxChange(head.unread, epoch, (replaced,), deleted=True) if replaced else None
+        return offset, epoch, change
 
-    def withdraw(self, connection: sqlite3.Connection, now: int, user_id: str, offset: int, epoch: str) -> None:
-        """Remove a message, where it is still kept; it does not count as lost."""
+    def _make_room(self, head: InboxHead, chat: bool) -> None:
+        """Let go what is too much now that a message came. ``chat``: it is direct chat."""
+        kept, rules = head.kept, self._rules
+
+        def oldest(marks: int, value: int) -> int:
+            return next(entry for entry in kept if entry & marks == value) >> _SHIFT
+
+        while head.tasks > rules.task_size:
+            self._evict(head, oldest(_TASK, _TASK))
+        # Chat gives way to what is unread and matters more, but not to what was read long ago: acknowledging deletes
+        # nothing, so a busy user's inbox is always full.
+        while head.chats > rules.chat_size or (
+            chat and len(kept) - head.tasks > rules.size and oldest(_TASK, 0) > head.acked
+        ):
+            self._evict(head, oldest(_CHAT, _CHAT))
+        while len(kept) - head.tasks > rules.size:
+            self._evict(head, oldest(_TASK, 0))
+
+    def withdraw(
+        self, connection: sqlite3.Connection, now: int, user_id: str, offset: int, epoch: str
+    ) -> InboxChange | None:
+        """Remove a message; it does not count as lost. Return what is told of that; None where it is not kept."""
         head = self._head(connection, now, user_id)
-        if head is not None and head.base == base_of(epoch):
-            self._flush_rows(connection)
-            self._remove(head, offset, lost=False)
+        if head is None or head.base != base_of(epoch) or head.place(offset) is None:
+            return None
+        self._flush_rows(connection)
+        self._remove(head, offset)
+        return InboxChange(head.unread, self._epochs.full(head.base), (offset,), deleted=True)
 
     def state(self, connection: sqlite3.Connection, now: int, user_id: str) -> InboxNumbers:
         head = self._head(connection, now, user_id)
         if head is None:
             return InboxNumbers(0, self._epochs.full(self._epochs.current(_KIND, user_id, now)), 0, 0)
-        return InboxNumbers(head.newest, self._epochs.full(head.base), head.acked, head.pending)
+        pending = head.after(head.acked)
+        return InboxNumbers(head.newest, self._epochs.full(head.base), head.acked, pending, head.unread)
+
+    def count_unread(self, connection: sqlite3.Connection, now: int, user_id: str) -> Unread:
+        """Return how many messages were not read."""
+        head = self._head(connection, now, user_id)
+        return Unread() if head is None else head.unread
 
     def read(
         self,
@@ -305,22 +405,153 @@ class Inboxes:
         since = head.acked if after is None else after
         self._flush_rows(connection)
         found = connection.execute(
-            "SELECT offset, body FROM inbox WHERE user = ? AND offset > ? ORDER BY offset LIMIT ?",
+            "SELECT offset, body, read_at FROM inbox WHERE user = ? AND offset > ? ORDER BY offset LIMIT ?",
             (head.user, min(since, _NEVER), max(limit, 0)),
         )
         rows, more = take_rows(found, max_bytes)
         epoch = self._epochs.full(head.base)
         messages, damaged = read_publications(rows, epoch)
         if damaged:
-            for offset, body, reason in damaged:
-                self._quarantine.put(connection, now, "inbox", user_id, offset, body, reason)
-                self._remove(head, offset, lost=True)
+            self._set_aside(connection, now, head, damaged)
             return self.read(connection, now, user_id, after, limit, max_bytes)
-        pending = len(head.kept) - bisect_left(head.kept, (min(since, _NEVER) + 1) << 1)
+        pending = head.after(since)
         last = since if not messages or messages[-1].offset is None else messages[-1].offset
         lost, beyond = head.lost_after(since), head.lost_after(last)
         previous = self._epochs.previous(_KIND, user_id, head.base, now)
-        return InboxPage(messages, head.newest, epoch, head.acked, lost, beyond, pending, more, previous)
+        return InboxPage(messages, head.newest, epoch, head.acked, lost, beyond, pending, more, previous, head.unread)
+
+    def _set_aside(
+        self,
+        connection: sqlite3.Connection,
+        now: int,
+        head: InboxHead,
+        damaged: list[tuple[int, Any, str]],  # Any: what a damaged row holds
+    ) -> None:
+        for offset, body, reason in damaged:
+            self._quarantine.put(connection, now, "inbox", head.user_id, offset, body, reason)
+            self._evict(head, offset)
+
+    def list(
+        self,
+        connection: sqlite3.Connection,
+        now: int,
+        user_id: str,
+        before: int | None,
+        limit: int,
+        unread: bool,
+        max_bytes: int | None = None,
+    ) -> InboxListing:
+        """As `interfaces.IInbox.list`."""
+        head = self._head(connection, now, user_id)
+        base = self._epochs.current(_KIND, user_id, now) if head is None else head.base
+        epoch, previous = self._epochs.full(base), self._epochs.previous(_KIND, user_id, base, now)
+        if head is None:
+            return InboxListing([], False, 0, epoch, Unread(), previous)
+        self._flush_rows(connection)
+        offsets: list[int] = []
+        more = False
+        for index in range(len(head.kept) if before is None else head.up_to(before - 1), 0, -1):
+            if unread and head.kept[index - 1] & _READ:
+                continue
+            if len(offsets) >= limit:
+                more = True
+                break
+            offsets.append(head.kept[index - 1] >> _SHIFT)
+        found = run_listed(
+            connection,
+            "SELECT offset, body, read_at FROM inbox WHERE user = ? AND offset IN (*) ORDER BY offset DESC",
+            (head.user,),
+            offsets,
+        )
+        rows, cut = take_rows(found, max_bytes)
+        messages, damaged = read_publications(rows, epoch)
+        if damaged:
+            self._set_aside(connection, now, head, damaged)
+            return self.list(connection, now, user_id, before, limit, unread, max_bytes)
+        return InboxListing(messages, more or cut, head.newest, epoch, head.unread, previous)
+
+    def mark(
+        self,
+        connection: sqlite3.Connection,
+        now: int,
+        user_id: str,
+        selection: Selection,
+        read_at: int | None,
+        exclude: str | None,
+    ) -> tuple[InboxResult, InboxChange | None]:
+        """As `interfaces.IInbox.mark`; also return what is told of it."""
+        head, chosen = self._chosen(connection, now, user_id, selection)
+        read = 0 if read_at is None else _READ
+        changed = [] if head is None else [index for index in chosen if head.kept[index] & _READ != read]
+        if head is None or not changed:
+            return InboxResult(0, Unread() if head is None else head.unread), None
+        for index in changed:
+            head.count_unread(head.kept[index], -1 if read else 1)
+            head.kept[index] ^= _READ
+        offsets = [head.kept[index] >> _SHIFT for index in changed]
+        self._flush_rows(connection)
+        if selection.up_to is None:
+            update = "UPDATE inbox SET read_at = ? WHERE user = ? AND offset IN (*)"
+            run_listed(connection, update, (read_at, head.user), offsets)
+        else:
+            before = "read_at IS NULL" if read else "read_at IS NOT NULL"
+            update = f"UPDATE inbox SET read_at = ? WHERE user = ? AND offset <= ? AND {before}"
+            connection.execute(update, (read_at, head.user, selection.up_to))
+        return self._changed_by(selection, head, offsets, InboxChange(head.unread, read_at=read_at, exclude=exclude))
+
+    def delete(
+        self, connection: sqlite3.Connection, now: int, user_id: str, selection: Selection, exclude: str | None
+    ) -> tuple[InboxResult, InboxChange | None]:
+        """As `interfaces.IInbox.delete`; also return what is told of it."""
+        head, chosen = self._chosen(connection, now, user_id, selection)
+        if head is None or not chosen:
+            return InboxResult(0, Unread() if head is None else head.unread), None
+        offsets = [head.kept[index] >> _SHIFT for index in chosen]
+        self._flush_rows(connection)
+        if selection.up_to is None:
+            for offset in offsets:
+                self._remove(head, offset)
+        else:
+            for index in chosen:
+                head.count(head.kept[index], -1)
+            del head.kept[: len(chosen)]
+            connection.execute("DELETE FROM inbox WHERE user = ? AND offset <= ?", (head.user, selection.up_to))
+            self._changed[user_id] = head
+        return self._changed_by(selection, head, offsets, InboxChange(head.unread, deleted=True, exclude=exclude))
+
+    def _chosen(
+        self, connection: sqlite3.Connection, now: int, user_id: str, selection: Selection
+    ) -> tuple[InboxHead | None, Sequence[int]]:
+        """Return the head, and where in ``kept`` the messages are that are chosen, ascending. Raises
+        `errors.PushError`."""
+        head = self._head(connection, now, user_id)
+        up_to = selection.up_to
+        self._check(now, user_id, head, up_to, selection.epoch)
+        if head is None:
+            return None, ()
+        if up_to is not None:
+            return head, range(head.up_to(up_to))
+        places = map(head.place, sorted(set(selection.offsets)))
+        return head, [place for place in places if place is not None]
+
+    def _changed_by(
+        self, selection: Selection, head: InboxHead, offsets: Sequence[int], change: InboxChange
+    ) -> tuple[InboxResult, InboxChange]:
+        named = () if selection.up_to is not None else tuple(offsets)
+        epoch = self._epochs.full(head.base)
+        change = msgspec.structs.replace(change, epoch=epoch, offsets=named, up_to=selection.up_to)
+        return InboxResult(len(offsets), head.unread), change
+
+    def _check(self, now: int, user_id: str, head: InboxHead | None, offset: int | None, epoch: str) -> None:
+        """Raise `errors.Conflict` where this is not the inbox' epoch (0 of the one before is 0 of this one), and
+        `errors.Invalid` where the offset is beyond the newest."""
+        base = head.base if head is not None else self._epochs.current(_KIND, user_id, now)
+        if epoch != self._epochs.full(base) and (
+            offset != 0 or epoch != self._epochs.previous(_KIND, user_id, base, now)
+        ):
+            raise errors.Conflict("the inbox has another epoch")
+        if (offset or 0) > (0 if head is None else head.newest):
+            raise errors.Invalid("the offset is beyond the newest message")
 
     def locate(self, connection: sqlite3.Connection, now: int, user_id: str, since: Position) -> Position | None:
         """As `interfaces.IInbox.locate`."""
@@ -342,43 +573,35 @@ class Inboxes:
     ) -> tuple[Publication, bool] | None:
         """Return a message, and whether a device took it; None where it is not kept, or was read."""
         page = self.read(connection, now, user_id, offset - 1, 1)
-        if base_of(page.epoch) != base_of(epoch) or not page.messages or page.messages[0].offset != offset:
+        if base_of(page.epoch) != base_of(epoch) or not page.messages:
             return None
-        return page.messages[0], offset <= page.acked
+        message = page.messages[0]
+        return None if message.offset != offset or message.read_at is not None else (message, offset <= page.acked)
 
     def acknowledge(self, connection: sqlite3.Connection, now: int, user_id: str, offset: int, epoch: str) -> int:
         """As `interfaces.IInbox.acknowledge`."""
         head = self._head(connection, now, user_id)
-        base = head.base if head is not None else self._epochs.current(_KIND, user_id, now)
-        own, before = self._epochs.full(base), self._epochs.previous(_KIND, user_id, base, now)
-        if epoch != own and (offset > 0 or epoch != before):
-            raise errors.Conflict("the inbox has another epoch")
+        self._check(now, user_id, head, offset, epoch)
         if head is None:
-            if offset > 0:
-                raise errors.Invalid("the offset is beyond the newest message")
             return 0
-        if offset > head.newest:
-            raise errors.Invalid("the offset is beyond the newest message")
         if offset > head.acked:
             head.acked = offset
             self._changed[user_id] = head
         return head.acked
 
-    def clear(self, connection: sqlite3.Connection, now: int, user_id: str) -> int:
-        """As `interfaces.IInbox.clear`."""
+    def clear(self, connection: sqlite3.Connection, now: int, user_id: str) -> tuple[int, InboxChange | None]:
+        """As `interfaces.IInbox.clear`; also return what is told of it."""
         head = self._head(connection, now, user_id)
         if head is None:
-            return 0
+            return 0, None
         self._flush_rows(connection)
         connection.execute("DELETE FROM inbox WHERE user = ?", (head.user,))
         count = len(head.kept)
-        head.kept = array("q")
-        head.chats = 0
-        head.collapse = None
+        head.empty()
         head.lost = []
-        head.next_expiry = _NEVER
         self._changed[user_id] = head
-        return count
+        told = InboxChange(Unread(), self._epochs.full(head.base), up_to=head.newest, deleted=True)
+        return count, told if count else None
 
     def _flush_rows(self, connection: sqlite3.Connection) -> None:
         if self._rows:
@@ -430,7 +653,7 @@ class Inboxes:
             for (user_id,) in connection.execute(
                 "SELECT user_id FROM inbox_user WHERE user IN (SELECT user FROM"
                 " (SELECT user, expires_at FROM inbox ORDER BY id LIMIT :limit) WHERE expires_at <= :now UNION ALL"
-                f" SELECT * FROM (SELECT user FROM inbox WHERE kind >= {_OWN_TTL} AND expires_at <= :now LIMIT :limit)"
+                f" SELECT * FROM (SELECT user FROM inbox WHERE kind & {_OWN_TTL} AND expires_at <= :now LIMIT :limit)"
                 ")",
                 {"now": now, "limit": limit},
             ).fetchall()

@@ -60,15 +60,16 @@ class QuarantineRows:
 
 
 def read_publications(
-    rows: Iterable[tuple[int, Any]],  # Any: what a damaged row holds
+    rows: Iterable[tuple[Any, ...]],  # Any: what a damaged row holds
     epoch: str,
 ) -> tuple[list[Publication], list[tuple[int, Any, str]]]:
-    """Return the publications of rows of ``offset, body``, and the rows that hold none, with why not."""
+    """Return the publications of rows of ``offset, body`` and, of an inbox, when it was read; and the rows that hold
+    none, with why not."""
     messages: list[Publication] = []
     damaged: list[tuple[int, Any, str]] = []
-    for offset, body in rows:
+    for offset, body, *read_at in rows:
         try:
-            messages.append(publication.read_kept(body).positioned(offset, epoch))
+            messages.append(publication.read_kept(body).positioned(offset, epoch, *read_at))
         except (ValueError, TypeError) as error:
             damaged.append((offset, body, str(error)))
     return messages, damaged

@@ -6,9 +6,11 @@ local generation, secret, writes = known_server[1], known_server[2], tonumber(kn
 if not secret or generation ~= ARGV[1] or writes < tonumber(table.remove(ARGV)) then
   return {'generation'}
 end
+-- The keys of inboxes of which unread messages went by their limits or by age, each behind a space.
+local noticed = ''
 -- What every script that checks the generation answers first.
 local function ok()
-  return string.format('ok %d', writes)
+  return string.format('ok %d', writes) .. noticed
 end
 -- Something was written that has to last.
 local function wrote()

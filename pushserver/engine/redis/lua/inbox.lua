@@ -2,11 +2,19 @@
 --   index:    17 bytes for each kept message, ascending: offset, kind, when it ends. It is cut and joined, not decoded:
 --             an inbox in use is always full, and most appends touch its two ends only
 --   chats, next: how many of these are chat, and a time before which none ends
+--   tasks:    8 bytes for each of these that is the end of a task, ascending: its offset
+--   r<offset>: when a message was read, ms; those that were not have none
+--   unread:   how many were not, of each class
+--   counted:  offset and length of the index when `tasks` and `unread` were written. A node of version 1 changes the one or
+--             the other and knows nothing of these three, so they are made anew then (`recount`)
 --   lost:     packed {first, last, how many} of each stretch of messages that went by the inbox' limits, ascending
 --   collapse: packed offsets by collapse key; some may be gone
 local CHAT, OWN = 1, 2
+local OTHER, CHATS, TASKS = 1, 2, 3
 local STRETCHES = 64
 local RECORD, FORMAT = 17, '>I8BI8'
+local PLACE = '>I8'
+local ENDS = {task_completed = true, task_failed = true, task_status_changed = true}
 
 local function count(box)
   return #box.index / RECORD
@@ -15,6 +23,47 @@ end
 -- offset, kind, when it ends
 local function record(box, at)
   return struct.unpack(FORMAT, box.index, (at - 1) * RECORD + 1)
+end
+
+-- How many are kept up to and with an offset.
+local function up_to(box, offset)
+  local low, high = 0, count(box)
+  while low < high do
+    local middle = math.floor((low + high + 1) / 2)
+    if record(box, middle) <= offset then
+      low = middle
+    else
+      high = middle - 1
+    end
+  end
+  return low
+end
+
+local function find(box, offset)
+  local at = up_to(box, offset)
+  if at > 0 and record(box, at) == offset then
+    return at
+  end
+end
+
+-- Where in `tasks` an offset stands.
+local function task_place(box, offset)
+  local from, wanted = 1, struct.pack(PLACE, offset)
+  repeat
+    local at = string.find(box.tasks, wanted, from, true)
+    if at and at % 8 == 1 then
+      return at
+    end
+    from = at and at + 1
+  until not at
+end
+
+local function class_of(box, offset, kind)
+  return kind % 2 == CHAT and CHATS or box.tasks ~= '' and task_place(box, offset) and TASKS or OTHER
+end
+
+local function read_at(box, offset)
+  return redis.call('HGET', box.key, string.format('r%d', offset))
 end
 
 local function lose(box, offset)
@@ -60,24 +109,64 @@ local function lost_after(box, offset)
   return sum
 end
 
+-- Takes a message out; returns whether it was not read.
 local function remove(box, at, lost)
   local offset, kind = record(box, at)
+  local field, class = string.format('%d', offset), class_of(box, offset, kind)
   box.index = string.sub(box.index, 1, (at - 1) * RECORD) .. string.sub(box.index, at * RECORD + 1)
   box.chats = box.chats - kind % 2
-  redis.call('HDEL', box.key, string.format('%d', offset))
+  if class == TASKS then
+    local place = task_place(box, offset)
+    box.tasks = string.sub(box.tasks, 1, place - 1) .. string.sub(box.tasks, place + 8)
+  end
+  local unread = redis.call('HDEL', box.key, 'r' .. field) == 0
+  if unread then
+    box.unread[class] = box.unread[class] - 1
+  end
+  redis.call('HDEL', box.key, field)
   if lost then
     lose(box, offset)
   end
   box.changed = true
+  return unread
 end
 
-local function find(box, offset)
-  for at = count(box), 1, -1 do
-    local here = record(box, at)
-    if here <= offset then
-      return here == offset and at or nil
+-- A message goes by the limits or by age; where it was not read, that is noticed in the answer (`ok`).
+local function evict(box, at, lost)
+  if remove(box, at, lost) and not box.noticed then
+    box.noticed = true
+    noticed = noticed .. ' ' .. box.key
+  end
+end
+
+-- Takes out so many of the oldest, in one go; none counts as lost.
+local function remove_first(box, number)
+  local fields = {}
+  local function delete()
+    if #fields > 0 then
+      redis.call('HDEL', box.key, unpack(fields))
+      fields = {}
     end
   end
+  local tasks = 0
+  for at = 1, number do
+    local offset, kind = record(box, at)
+    local class = class_of(box, offset, kind)
+    box.chats = box.chats - kind % 2
+    tasks = tasks + (class == TASKS and 1 or 0)
+    if not read_at(box, offset) then
+      box.unread[class] = box.unread[class] - 1
+    end
+    fields[#fields + 1] = string.format('%d', offset)
+    fields[#fields + 1] = string.format('r%d', offset)
+    if #fields >= 1000 then
+      delete()
+    end
+  end
+  delete()
+  box.index = string.sub(box.index, number * RECORD + 1)
+  box.tasks = string.sub(box.tasks, tasks * 8 + 1)
+  box.changed = true
 end
 
 -- What was packed; nil where that is damaged.
@@ -86,8 +175,45 @@ local function unpacked(text)
   return whole and type(value) == 'table' and value or nil
 end
 
+-- A number that changes with whatever a node of version 1 does.
+local function print_of(box)
+  return string.format('%d %d', box.offset, #box.index)
+end
+
+-- Finds out anew which messages are ends of tasks, and how many were not read.
+local function recount(box)
+  if box.counted then
+    for _, field in ipairs(redis.call('HKEYS', box.key)) do
+      local offset = string.match(field, '^r(%d+)$')
+      if offset and not find(box, tonumber(offset)) then
+        redis.call('HDEL', box.key, field)
+      end
+    end
+  end
+  local tasks = {}
+  box.unread = {0, 0, 0}
+  for at = 1, count(box) do
+    local offset, kind = record(box, at)
+    local class = kind % 2 == CHAT and CHATS or OTHER
+    if class == OTHER then
+      local body = redis.call('HGET', box.key, string.format('%d', offset)) or ''
+      if ENDS[string.match(body, '^{"type":"([a-z_]+)",') or ''] then
+        class = TASKS
+        tasks[#tasks + 1] = struct.pack(PLACE, offset)
+      end
+    end
+    if not read_at(box, offset) then
+      box.unread[class] = box.unread[class] + 1
+    end
+  end
+  box.tasks = table.concat(tasks)
+  box.changed = true
+end
+
 local function open(key, now)
-  local known = redis.call('HMGET', key, 'epoch', 'offset', 'acked', 'index', 'lost', 'chats', 'next', 'generation', 'moves')
+  local known = redis.call('HMGET', key, 'epoch', 'offset', 'acked', 'index', 'lost', 'chats', 'next', 'generation', 'moves',
+    'tasks', 'unread', 'counted')
+  local others, chats, ends = string.match(known[11] or '', '^(%d+) (%d+) (%d+)$')
   local box = {
     key = key,
     epoch = known[1] or derived(key, 0),
@@ -100,15 +226,21 @@ local function open(key, now)
     next = tonumber(known[7] or 0),
     written_in = known[8],
     moves = known[9],
+    tasks = known[10] or '',
+    unread = {tonumber(others or 0), tonumber(chats or 0), tonumber(ends or 0)},
+    counted = known[12],
     exists = known[1] and true,
     changed = false,
   }
+  if box.counted ~= print_of(box) and (box.counted or box.index ~= '') then
+    recount(box)
+  end
   if box.index ~= '' and box.next <= now then
     box.next = math.huge
     for at = count(box), 1, -1 do
       local _, kind, ends = record(box, at)
       if ends <= now then
-        remove(box, at, kind < OWN)
+        evict(box, at, kind < OWN)
       else
         box.next = math.min(box.next, ends)
       end
@@ -121,7 +253,8 @@ local function open(key, now)
   return box
 end
 
--- ttls: of an inbox that never had a message, of one that had, and of one with unread messages lost
+-- ttls: of an inbox that never had a message, of one that had, and of one with unread messages lost; without them it stays
+-- as long as it would have
 local function save(box, ttls)
   if not box.exists and not box.changed then
     return
@@ -129,10 +262,14 @@ local function save(box, ttls)
   if box.changed then
     redis.call('HSET', box.key, 'epoch', box.epoch, 'offset', string.format('%d', box.offset),
       'acked', string.format('%d', box.acked), 'index', box.index, 'chats', box.chats,
-      'next', box.next < math.huge and string.format('%d', box.next) or '0')
+      'next', box.next < math.huge and string.format('%d', box.next) or '0', 'tasks', box.tasks,
+      'unread', table.concat(box.unread, ' '), 'counted', print_of(box))
     if box.lost_changed then
       redis.call('HSET', box.key, 'lost', cmsgpack.pack(box.lost))
     end
+  end
+  if not ttls then
+    return
   end
   local ttl = box.offset == 0 and ttls[1] or lost_after(box, box.acked) > 0 and ttls[3] or ttls[2]
   if box.changed or redis.call('PTTL', box.key) < ttl / 2 then
@@ -142,31 +279,34 @@ end
 
 -- How many are kept after an offset.
 local function pending(box, after)
-  local waiting = 0
-  for at = count(box), 1, -1 do
-    if record(box, at) <= after then
-      break
-    end
-    waiting = waiting + 1
-  end
-  return waiting
+  return count(box) - up_to(box, after)
 end
 
 -- Whether a message is kept and was not read.
 local function unread(box, offset, epoch)
-  return box.epoch == epoch and find(box, offset) ~= nil
+  return box.epoch == epoch and find(box, offset) ~= nil and not read_at(box, offset)
 end
 
--- Takes out an unread message with the same key, and remembers the new one.
+-- What nodes tell each other of an inbox. `change`: JSON of what became of messages, behind a comma, or ''.
+local function change_of(box, change)
+  return string.format('{"unread":{"notification":%d,"chat":%d,"task":%d}%s}', box.unread[1], box.unread[2], box.unread[3],
+    change)
+end
+
+-- That messages are gone; `offsets`: with commas between.
+local function deletion_of(box, offsets)
+  return change_of(box, ',"epoch":"' .. full(box.epoch) .. '","deleted":true,"offsets":[' .. offsets .. ']')
+end
+
+-- Takes out a message with the same key that was not read, and remembers the new one. Returns the offset of the one.
 local function collapse_into(box, key, limit)
   local known = redis.call('HGET', box.key, 'collapse')
   local keys = known and unpacked(known) or {}
-  local earlier = keys[key]
-  if earlier and earlier > box.acked then
-    local at = find(box, earlier)
-    if at then
-      remove(box, at, false)
-    end
+  local earlier, replaced = keys[key], nil
+  local at = earlier and find(box, earlier)
+  if at and not read_at(box, earlier) then
+    remove(box, at, false)
+    replaced = earlier
   end
   keys[key] = box.offset + 1
   local held = 0
@@ -181,12 +321,39 @@ local function collapse_into(box, key, limit)
     end
   end
   redis.call('HSET', box.key, 'collapse', cmsgpack.pack(keys))
+  return replaced
 end
 
-local function append(box, body, chat, ttl, collapse, rules, now)
-  if collapse ~= '' then
-    collapse_into(box, collapse, 2 * rules.size)
+-- Where the oldest message stands that is, or is not, of a class.
+local function oldest(box, class, is)
+  for at = 1, count(box) do
+    local offset, kind = record(box, at)
+    if (class_of(box, offset, kind) == class) == is then
+      return at, offset
+    end
   end
+end
+
+-- Lets go what is too much now that a message of this class came.
+local function make_room(box, class, rules)
+  local function others()
+    return count(box) - #box.tasks / 8
+  end
+  while #box.tasks / 8 > rules.task_size do
+    evict(box, find(box, (struct.unpack(PLACE, box.tasks))), true)
+  end
+  -- Chat gives way to what is unread and matters more, but not to what was read: acknowledging deletes nothing.
+  while box.chats > rules.chat_size or class == CHATS and others() > rules.size and select(2, oldest(box, TASKS, false)) > box.acked do
+    evict(box, (oldest(box, CHATS, true)), true)
+  end
+  while others() > rules.size do
+    evict(box, (oldest(box, TASKS, false)), true)
+  end
+end
+
+-- Returns the offset of the message that it replaces, where there is one.
+local function append(box, body, class, ttl, collapse, rules, now)
+  local replaced = collapse ~= '' and collapse_into(box, collapse, 2 * rules.size) or nil
   box.epoch = box.exists and box.epoch or first_epoch(box.key)
   local moves = moved(box.written_in, box.moves, box.offset)
   if moves then
@@ -196,21 +363,12 @@ local function append(box, body, chat, ttl, collapse, rules, now)
   box.changed = true
   local own = ttl ~= nil and ttl < rules.ttl
   local ends = now + (own and ttl or rules.ttl)
-  box.index = box.index .. struct.pack(FORMAT, box.offset, (chat and CHAT or 0) + (own and OWN or 0), ends)
+  box.index = box.index .. struct.pack(FORMAT, box.offset, (class == CHATS and CHAT or 0) + (own and OWN or 0), ends)
   box.next = math.min(box.next, ends)
-  box.chats = box.chats + (chat and 1 or 0)
+  box.chats = box.chats + (class == CHATS and 1 or 0)
+  box.tasks = class == TASKS and box.tasks .. struct.pack(PLACE, box.offset) or box.tasks
+  box.unread[class] = box.unread[class] + 1
   redis.call('HSET', box.key, string.format('%d', box.offset), body)
-  -- Chat gives way to what is unread and matters more, but not to what was read: acknowledging deletes nothing.
-  while box.chats > rules.chat_size or (chat and count(box) > rules.size and record(box, 1) > box.acked) do
-    for at = 1, count(box) do
-      local _, kind = record(box, at)
-      if kind % 2 == CHAT then
-        remove(box, at, true)
-        break
-      end
-    end
-  end
-  while count(box) > rules.size do
-    remove(box, 1, true)
-  end
+  make_room(box, class, rules)
+  return replaced
 end

@@ -9,7 +9,7 @@ if kind == 'inbox' then
     local at = find(box, tonumber(place))
     if at then
       wrote()
-      remove(box, at, true)
+      evict(box, at, true)
       save(box, {tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])})
       taken = true
     end

@@ -24,6 +24,7 @@ if kept[2] then
   local at = box.epoch == epoch and find(box, tonumber(offset))
   if at then
     remove(box, at, false)
+    redis.call('PUBLISH', ARGV[14], 'i -\n' .. deletion_of(box, offset))
   end
   save(box, {tonumber(ARGV[15]), tonumber(ARGV[16]), tonumber(ARGV[17])})
 end

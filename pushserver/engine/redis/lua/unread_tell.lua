@@ -3,8 +3,10 @@
 for at = 4, #ARGV, 2 do
   local timer = ARGV[at]
   local offset, epoch, user = string.match(timer, '^(%d+) (%S+) (%S+)$')
+  local box = open(ARGV[3] .. user, now)
+  save(box)
   -- Whoever removes the timer tells; and it may have been read since it was looked at.
-  if redis.call('ZREM', KEYS[2], timer) == 1 and unread(open(ARGV[3] .. user, now), tonumber(offset), epoch) then
+  if redis.call('ZREM', KEYS[2], timer) == 1 and unread(box, tonumber(offset), epoch) then
     emit(KEYS[3], KEYS[4], ARGV[at + 1])
   end
 end

@@ -1,0 +1,78 @@
+"""A user's inbox as its owner, or the server side, reads it, marks it and clears it up."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pushserver.core import operations
+from pushserver.core.errors import Conflict
+from pushserver.core.inbox import Selection
+from pushserver.core.positions import Position
+from pushserver.engine.interfaces import PAGE_BYTES, InboxResult
+from pushserver.server.clock import Clock
+from pushserver.server.connection import Connection
+from pushserver.server.hub import INBOXES, Hub
+from pushserver.server.inbox_changes import InboxChanges
+from pushserver.server.reply_room import ReplyRoom
+
+if TYPE_CHECKING:
+    from pushserver.engine.interfaces import IInbox
+
+
+class InboxRequests:
+    """Reads and changes inboxes. ``connection``: who asked, which is answered and not told beside; None: the server
+    side."""
+
+    def __init__(self, clock: Clock, inbox: IInbox, hub: Hub, changes: InboxChanges) -> None:
+        self._clock = clock
+        self._inbox = inbox
+        self._hub = hub
+        self._changes = changes
+
+    async def read(
+        self, user_id: str, asked: operations.ReadInbox, connection: Connection | None = None
+    ) -> operations.InboxRead:
+        """Return a page, newest first, in the room of one reply. Another epoch raises `errors.Conflict`."""
+        before = None if asked.before is None else asked.before.offset
+        listing = await self._inbox.list(user_id, before, asked.limit, asked.unread, PAGE_BYTES)
+        if asked.before is not None and listing.current(asked.before).epoch != listing.epoch:
+            raise Conflict("the inbox has another epoch")
+        taken = ReplyRoom().take(listing.messages)
+        more = listing.more or len(taken) < len(listing.messages)
+        if connection is not None:
+            taken = [message for message in taken if not message.excludes(user_id, connection.id)]
+            self._hub.send_now(INBOXES + user_id)
+        return operations.InboxRead(tuple(taken), more, listing.unread, listing.offset, listing.epoch)
+
+    async def mark(
+        self, user_id: str, selection: Selection, read: bool, connection: Connection | None = None
+    ) -> operations.InboxMarked:
+        """Note that messages were read now, or that they count as unread again. Raises `errors.Conflict` and
+        `errors.Invalid`."""
+        read_at = self._clock.now() if read else None
+        result = await self._inbox.mark(user_id, selection, read_at, _id(connection))
+        return operations.InboxMarked(self._told(user_id, result, connection).unread)
+
+    async def delete(
+        self, user_id: str, selection: Selection, connection: Connection | None = None
+    ) -> operations.InboxDeleted:
+        """Delete messages. Raises as `mark` does."""
+        result = await self._inbox.delete(user_id, selection, _id(connection))
+        return operations.InboxDeleted(result.changed, self._told(user_id, result, connection).unread)
+
+    def _told(self, user_id: str, result: InboxResult, connection: Connection | None) -> InboxResult:
+        """What came before the answer goes out before it, so that who counts along counts right."""
+        if connection is not None:
+            channel = INBOXES + user_id
+            self._hub.send_now(channel)
+            if not self._hub.live(connection, channel):
+                self._changes.recount(user_id)
+        return result
+
+    async def acknowledge(self, user_id: str, position: Position) -> operations.Acknowledged:
+        """Move the cursor of a user's inbox."""
+        return operations.Acknowledged(await self._inbox.acknowledge(user_id, position.offset, position.epoch))
+
+
+def _id(connection: Connection | None) -> str | None:
+    return None if connection is None else connection.id
