@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pushserver.core.events import NewEvent
+    from pushserver.core.output import OutputPublication
     from pushserver.core.publication import Publication
     from pushserver.engine.interfaces import EngineClock, IdempotencyKey, Listener, Retention, TaskEvent
 
@@ -72,6 +73,11 @@ class LocalDelivery:
             if offset is not None and epoch is not None:
                 publication = publication.positioned(offset, epoch)
                 self._channels[publication.channel] = Position(offset, epoch)
+            self._listener.deliver(publication)
+
+    def append(self, publication: OutputPublication) -> None:
+        """Notify the node of what was appended to an output."""
+        if publication.channel in self._channels and self._listener is not None:
             self._listener.deliver(publication)
 
     def epochs_moved(self) -> None:

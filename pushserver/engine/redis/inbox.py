@@ -13,10 +13,10 @@ from pushserver.core.positions import Position
 from pushserver.engine.identity import INBOX, content_digest
 from pushserver.engine.interfaces import IInbox, InboxNumbers, InboxPage, PublishResult
 
+from .between import BEYOND
 from .broker import repeated
 from .events import packed
 from .names import USER
-from .pages import BEYOND
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
