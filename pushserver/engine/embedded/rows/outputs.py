@@ -37,7 +37,7 @@ _REMEMBERED: Final = 1_000
 _PRODUCERS: Final = 100
 
 
-class _Output:
+class _KeptOutput:
     """An output's row, its newest piece, and what is to be written of it."""
 
     __slots__ = (
@@ -85,8 +85,8 @@ class OutputRows:
     def __init__(self, rules: OutputRules, epochs: Epochs) -> None:
         self._rules = rules
         self._epochs = epochs
-        self._known: dict[tuple[str, str], _Output] = {}
-        self._changed: dict[tuple[str, str], _Output] = {}
+        self._known: dict[tuple[str, str], _KeptOutput] = {}
+        self._changed: dict[tuple[str, str], _KeptOutput] = {}
         self._newest = -1
         self.appended = self.trimmed = 0
 
@@ -128,7 +128,7 @@ class OutputRows:
     def _epoch(self, task: TaskBrief, name: str) -> str:
         return self._epochs.full(self._epochs.lasting("output", task.task_id, name, task.created_at, task.attempt))
 
-    def _find(self, connection: sqlite3.Connection, task: TaskBrief, name: str) -> _Output | None:
+    def _find(self, connection: sqlite3.Connection, task: TaskBrief, name: str) -> _KeptOutput | None:
         """Return an output of the task's attempt; None where there is none yet."""
         key = (task.task_id, name)
         found = self._known.get(key)
@@ -148,7 +148,7 @@ class OutputRows:
         ).fetchall()
         for name, number, begun_at, kind, *numbers in rows:
             if (task_id, name) not in self._known:
-                found = _Output(number, begun_at, OutputKind(kind), *numbers)
+                found = _KeptOutput(number, begun_at, OutputKind(kind), *numbers)
                 piece = connection.execute(
                     "SELECT position, body FROM output_chunk WHERE id = ?", (number * _SPAN + found.last,)
                 ).fetchone()
@@ -167,12 +167,12 @@ class OutputRows:
         )
         return len({*(name for (name,) in names), *new})
 
-    def _begin(self, connection: sqlite3.Connection, task: TaskBrief, new: NewOutput) -> _Output:
+    def _begin(self, connection: sqlite3.Connection, task: TaskBrief, new: NewOutput) -> _KeptOutput:
         if self._newest < 0:
             (newest,) = connection.execute("SELECT max(output) FROM output").fetchone()
             self._newest = newest or 0
         self._newest += 1
-        found = _Output(self._newest, task.created_at, new.kind, 0, 0, 0, 0)
+        found = _KeptOutput(self._newest, task.created_at, new.kind, 0, 0, 0, 0)
         # Of an earlier attempt, where there is one.
         connection.execute(
             "UPDATE output SET abandoned = 1 WHERE task_id = ? AND name = ? AND abandoned = 0", (task.task_id, new.name)
@@ -180,7 +180,7 @@ class OutputRows:
         self._known[task.task_id, new.name] = found
         return found
 
-    def _producer(self, connection: sqlite3.Connection, found: _Output, id: str) -> tuple[int, int, int] | None:
+    def _producer(self, connection: sqlite3.Connection, found: _KeptOutput, id: str) -> tuple[int, int, int] | None:
         if id not in found.producers:
             if len(found.producers) >= _PRODUCERS:
                 found.producers = {known: found.producers[known] for known in found.used}
@@ -189,7 +189,7 @@ class OutputRows:
             ).fetchone()
         return found.producers[id]
 
-    def _grow(self, found: _Output, new: NewOutput) -> None:
+    def _grow(self, found: _KeptOutput, new: NewOutput) -> None:
         position, tail = found.tail
         body = memoryview(new.body)
         while body:
@@ -210,7 +210,7 @@ class OutputRows:
 
     # -- trimming -----------------------------------------------------------------------------------------------------
 
-    def _trim(self, connection: sqlite3.Connection, found: _Output) -> None:
+    def _trim(self, connection: sqlite3.Connection, found: _KeptOutput) -> None:
         limit = self._rules.max_bytes
         least = found.octets - limit
         if found.first >= least:
@@ -235,7 +235,7 @@ class OutputRows:
                 "DELETE FROM output_chunk WHERE id BETWEEN ? AND ?", (base + before // CHUNK, base + cut // CHUNK - 1)
             )
 
-    def _after_line(self, connection: sqlite3.Connection, found: _Output, least: int, most: int) -> int | None:
+    def _after_line(self, connection: sqlite3.Connection, found: _KeptOutput, least: int, most: int) -> int | None:
         """Return the first place behind a line that is not below ``least`` nor above ``most``."""
         at = least - 1
         while at < most:
@@ -247,10 +247,10 @@ class OutputRows:
             at = (number + 1) * CHUNK
         return None
 
-    def _octet(self, connection: sqlite3.Connection, found: _Output, at: int) -> int:
+    def _octet(self, connection: sqlite3.Connection, found: _KeptOutput, at: int) -> int:
         return self._piece(connection, found, at // CHUNK)[1][at % CHUNK]
 
-    def _piece(self, connection: sqlite3.Connection, found: _Output, number: int) -> tuple[int, bytes]:
+    def _piece(self, connection: sqlite3.Connection, found: _KeptOutput, number: int) -> tuple[int, bytes]:
         """Return a piece, written or not: where its first byte stands, and its bytes."""
         if number == found.last:
             return found.tail
@@ -289,7 +289,7 @@ class OutputRows:
         offset = after + self._positions(found.kind, body)
         return replace(empty, body=body, offset=offset, more=offset < newest)
 
-    def _place(self, connection: sqlite3.Connection, found: _Output, position: int) -> int:
+    def _place(self, connection: sqlite3.Connection, found: _KeptOutput, position: int) -> int:
         """Return how many bytes come before a position."""
         if found.kind is OutputKind.TEXT:
             return position
@@ -307,7 +307,7 @@ class OutputRows:
             at = body.index(b"\n", at + 1)
         return int(number) * CHUNK + at + 1
 
-    def _body(self, connection: sqlite3.Connection, found: _Output, at: int, max_bytes: int) -> bytes:
+    def _body(self, connection: sqlite3.Connection, found: _KeptOutput, at: int, max_bytes: int) -> bytes:
         """Return what is kept from a place on: more than so many bytes, with a whole item, where there is as much."""
         parts: list[bytes] = []
         octets = 0
@@ -322,7 +322,7 @@ class OutputRows:
                 break
         return b"".join(parts)
 
-    def _pieces(self, connection: sqlite3.Connection, found: _Output, number: int) -> Iterator[bytes]:
+    def _pieces(self, connection: sqlite3.Connection, found: _KeptOutput, number: int) -> Iterator[bytes]:
         base = found.number * _SPAN
         rows = connection.execute(
             "SELECT body FROM output_chunk WHERE id BETWEEN ? AND ? ORDER BY id", (base + number, base + found.last)
@@ -361,7 +361,7 @@ class OutputRows:
             return
         if len(self._known) > _REMEMBERED:
             self._known.clear()
-        news: dict[int, _Output] = {}
+        news: dict[int, _KeptOutput] = {}
         for task_id, name, number, begun_at, kind, *numbers in read_rows(
             connection,
             "SELECT task_id, name, output, begun_at, kind, start, offset, first, bytes FROM output"
@@ -369,7 +369,7 @@ class OutputRows:
             asked,
         ):
             if (task_id, name) not in self._known:
-                found = self._known[task_id, name] = _Output(number, begun_at, OutputKind(kind), *numbers)
+                found = self._known[task_id, name] = _KeptOutput(number, begun_at, OutputKind(kind), *numbers)
                 found.tail = (found.offset, b"")
                 news[number * _SPAN + found.last] = found
         for id, position, body in read_rows(
