@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from pushserver.config import values
-from pushserver.core import channels, events, permissions, publication, tokens
+from pushserver.core import channels, events, output, permissions, publication, tokens
 from pushserver.core.errors import PushError
 from pushserver.core.message_types import may_send
 from pushserver.core.rate_limit import KeyedTokenBuckets
@@ -146,8 +146,20 @@ PARSERS: dict[str, Parser] = {
         (repeat(b"\x81\x80aaaa"), repeat(b"\x81\x84aaaabbbb"), repeat(b"\x81")),
     ),
     "name": Parser(
-        ("core.channels._channel_match", "core.channels._id_match", "core.channels._namespace_match"),
-        _latin(lambda text: (channels.is_channel(text), channels.is_id(text), channels.is_namespace_name(text))),
+        (
+            "core.channels._channel_match",
+            "core.channels._id_match",
+            "core.channels._namespace_match",
+            "core.output._name_match",
+        ),
+        _latin(
+            lambda text: (
+                channels.is_channel(text),
+                channels.is_id(text),
+                channels.is_namespace_name(text),
+                output.is_output_name(text),
+            )
+        ),
         _NAMES,
     ),
     "glob": Parser(

@@ -41,13 +41,13 @@ TWINS = (("engine/embedded", "engine/redis"), ("client/aio", "client/tx"))
 #: Public names of the Python client and the publisher, and one of Twisted's for a plugin: each is what its users write,
 #: and the server has the same thing, or another one, under the field's word for it.
 PUBLIC_NAMES = {
-    "InboxChange": ("client/messages.py", "publisher/receipts.py"),
+    "InboxChange": ("client/messages.py", "core/inbox.py", "publisher/receipts.py"),
     "InboxPage": ("client/messages.py", "engine/interfaces.py", "publisher/receipts.py"),
     "Options": ("client/state.py", "tap.py"),
     "Position": ("client/messages.py", "core/positions.py"),
     "Presence": ("client/messages.py", "server/presence.py"),
     "TaskState": ("client/messages.py", "core/task.py"),
-    "Unread": ("client/messages.py", "publisher/receipts.py"),
+    "Unread": ("client/messages.py", "core/inbox.py", "publisher/receipts.py"),
 }
 
 #: Classes that users make, by module: their keyword-only parameters are settings with defaults, of which a user writes

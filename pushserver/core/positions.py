@@ -74,13 +74,14 @@ class Sequencer:
         """After the last message that was delivered."""
         return Position(self._offset, self._epoch)
 
-    def receive(self, offset: int, epoch: str) -> Verdict:
-        """Judge a live message; DELIVER has moved the position past it."""
+    def receive(self, offset: int, epoch: str, before: int | None = None) -> Verdict:
+        """Judge a live message; DELIVER has moved the position past it. ``before``: the position that it follows, where
+        it takes more than one (None: one below its own)."""
         if epoch != self._epoch:
             return Verdict.EPOCH
         if offset <= self._offset:
             return Verdict.REPEAT
-        if offset != self._offset + 1:
+        if self._offset != (offset - 1 if before is None else before):
             return Verdict.GAP
         self._offset = offset
         return Verdict.DELIVER

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 CHANNEL: Final = "channel"
 INBOX: Final = "inbox"
 TASK: Final = "task"
+OUTPUT: Final = "output"
 
 _SIZE: Final = 16
 

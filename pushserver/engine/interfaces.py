@@ -24,6 +24,7 @@ from zope.interface import Attribute, Interface
 from pushserver.core.events import NewEvent
 from pushserver.core.histogram import Histograms
 from pushserver.core.inbox import InboxChange, Selection, Unread
+from pushserver.core.output import NewOutput, OutputKind, Producer
 from pushserver.core.positions import Position
 from pushserver.core.publication import Publication
 from pushserver.core.task import TaskState
@@ -147,6 +148,50 @@ class EventRules(msgspec.Struct):
         self.retention, self.max_bytes = other.retention, other.max_bytes
 
 
+class OutputRules(msgspec.Struct):
+    """The bounds of every output: at most ``max_bytes`` of each are kept.
+
+    Read at each use, as `InboxRules`.
+    """
+
+    max_bytes: int = 4 * 1024 * 1024
+
+    def adopt(self, other: OutputRules) -> None:
+        """Hold for what comes from now on."""
+        self.max_bytes = other.max_bytes
+
+
+class OutputTaken(msgspec.Struct, frozen=True):
+    """What became of an append: the position after it. ``cancel_requested``: the task's owner wants it to end."""
+
+    offset: int
+    epoch: str
+    duplicate: bool = False
+    cancel_requested: bool = False
+
+
+class OutputPage(msgspec.Struct, frozen=True):
+    """Some of an output: ``body``, as `pushserver.core.output` says it rests, from the position ``after`` up to
+    ``offset``.
+
+    ``kind`` is None before the first append. ``start`` is the first position that is kept. ``closed``: nothing follows
+    what is kept. ``more``: the page was ended by its limit. ``trimmed``: some of what followed the position asked for
+    is gone; ``reset``: that position is of another life of the output, or beyond its end. In both cases the page
+    begins at ``start``.
+    """
+
+    kind: OutputKind | None
+    body: bytes
+    after: int
+    offset: int
+    epoch: str
+    start: int
+    closed: bool
+    more: bool = False
+    trimmed: bool = False
+    reset: bool = False
+
+
 class StoredEvent(msgspec.Struct, frozen=True, gc=False):
     """An event in the outbox; ``body`` is its JSON (`pushserver.core.events.decode`)."""
 
@@ -257,7 +302,7 @@ class InboxListing(msgspec.Struct, frozen=True):
         return _current(since, self.previous_epoch, self.epoch)
 
 
-class InboxResult(msgspec.Struct, frozen=True):
+class InboxOutcome(msgspec.Struct, frozen=True):
     """How many messages a change of an inbox changed, and how many are unread then."""
 
     changed: int
@@ -434,6 +479,7 @@ class IEngine(Interface):
     history: IHistory = Attribute("what channels keep")
     inbox: IInbox = Attribute("what users have waiting")
     tasks: ITaskStore = Attribute("the states of tasks")
+    outputs: IOutputs = Attribute("what tasks write while they work")
     presence: IPresence = Attribute("who is where")
     revocations: IRevocations = Attribute("which tokens no longer hold")
     events: IEvents = Attribute("what the backend is told")
@@ -575,12 +621,12 @@ class IInbox(Interface):
         ``unread`` only those that were not read; with ``max_bytes`` at most so many bytes of them, or one message.
         Reading writes nothing, as in `IHistory.read`."""
 
-    def mark(user_id: str, selection: Selection, read_at: int | None, exclude: str | None) -> Deferred[InboxResult]:
+    def mark(user_id: str, selection: Selection, read_at: int | None, exclude: str | None) -> Deferred[InboxOutcome]:
         """Note when messages were read, ms; one that was read before stays as it was. None: they count as unread again.
         Offsets that are not kept are passed over. ``exclude``: the connection that asked for it. Fails as `acknowledge`
         does; an offset beyond the newest is `errors.Invalid` as ``up_to`` alone."""
 
-    def delete(user_id: str, selection: Selection, exclude: str | None) -> Deferred[InboxResult]:
+    def delete(user_id: str, selection: Selection, exclude: str | None) -> Deferred[InboxOutcome]:
         """Delete messages: they come in no page any more, and do not count as lost. Otherwise as `mark`."""
 
     def announce_unread(user_id: str) -> Deferred[None]:
@@ -613,11 +659,13 @@ class ITaskStore(Interface):
         once: IdempotencyKey | None,
         kept: int | None = None,
         events: Sequence[NewEvent] = (),
+        output: NewOutput | None = None,
     ) -> Deferred[bool]:
         """Keep a state in the place of one whose version is ``kept`` (None: one below the state's), and notify who
         listens. Return False, with nothing changed, where the kept version is another (somebody was quicker: read and
         decide again). ``final``: the owner's inbox message of a final state, appended together with it.
-        ``events`` are kept in the same transaction, and not by a repeat of ``once``."""
+        ``events`` are kept in the same transaction, and not by a repeat of ``once``. ``output`` is appended in it,
+        and fails all of it as in `IOutputs.append`; a final state closes the task's outputs."""
 
     def restart(event: TaskEvent, once: IdempotencyKey | None, kept: int | None = None) -> Deferred[TaskState | None]:
         """Keep the first state of another attempt, in the place of one as in `replace`, and notify who listens: an
@@ -638,6 +686,32 @@ class ITaskStore(Interface):
 
     def done(task_id: str, key: str) -> Deferred[bool]:
         """Return whether a write with this `IdempotencyKey.key` was already carried out on this task."""
+
+
+class IOutputs(Interface):
+    """What tasks write while they work. An output belongs to one attempt of its task: with another attempt, or where
+    the data may have gone back, it is another one, with another epoch. It goes with its task."""
+
+    rules: OutputRules = Attribute("the bounds; `OutputRules.adopt` changes them")
+
+    def append(
+        task_id: str,
+        new: NewOutput,
+        producer: Producer | None,
+        attempt: int | None,
+        once: IdempotencyKey | None,
+    ) -> Deferred[OutputTaken]:
+        """Append, and notify who listens on the output's channel with an `pushserver.core.output.OutputPublication`.
+        An append that its ``producer``, or ``once``, had before changes nothing.
+
+        Fails with `errors.NotFound` where the task is not known, with `errors.Conflict` where it has ended, the output
+        is of another kind or ``attempt`` (None: whichever it is) is another, with `errors.Refused` for one output too
+        many, and with what `pushserver.core.output.is_repeat` raises."""
+
+    def read(task_id: str, name: str, since: Position | None, max_bytes: int) -> Deferred[OutputPage]:
+        """Return what is kept after a position (None: from the first kept), at most ``max_bytes`` of it, or one item or
+        character. Reading writes nothing. Fails with `errors.NotFound` where the task is not known, and with
+        `errors.Invalid` for a position inside a character."""
 
 
 class IPresence(Interface):

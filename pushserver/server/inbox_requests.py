@@ -8,7 +8,7 @@ from pushserver.core import operations
 from pushserver.core.errors import Conflict
 from pushserver.core.inbox import Selection
 from pushserver.core.positions import Position
-from pushserver.engine.interfaces import PAGE_BYTES, InboxResult
+from pushserver.engine.interfaces import PAGE_BYTES, InboxOutcome
 from pushserver.server.clock import Clock
 from pushserver.server.connection import Connection
 from pushserver.server.hub import INBOXES, Hub
@@ -60,7 +60,7 @@ class InboxRequests:
         result = await self._inbox.delete(user_id, selection, _id(connection))
         return operations.InboxDeleted(result.changed, self._told(user_id, result, connection).unread)
 
-    def _told(self, user_id: str, result: InboxResult, connection: Connection | None) -> InboxResult:
+    def _told(self, user_id: str, result: InboxOutcome, connection: Connection | None) -> InboxOutcome:
         """What came before the answer goes out before it, so that who counts along counts right."""
         if connection is not None:
             channel = INBOXES + user_id

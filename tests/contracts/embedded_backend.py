@@ -43,6 +43,17 @@ class EmbeddedBackend:
         finally:
             connection.close()
 
+    def octets(self) -> int:
+        connection = sqlite3.connect(f"{(self.directory / 'state' / FILE).as_uri()}?mode=ro", uri=True)
+        try:
+            pages, free, size = (
+                connection.execute(f"PRAGMA {name}").fetchone()[0]
+                for name in ("page_count", "freelist_count", "page_size")
+            )
+            return int((pages - free) * size)
+        finally:
+            connection.close()
+
     def spoil(self, kind: str, name: str, offset: int = 0, body: bytes = b"\xff\x00") -> None:
         statements = {
             "inbox": "UPDATE inbox SET body = ? WHERE offset = ?"

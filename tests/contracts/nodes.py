@@ -44,6 +44,9 @@ class Backend(Protocol):
     def footprint(self) -> Any:
         """Everything that is stored by name, in whatever form: the same where nothing was added or removed."""
 
+    def octets(self) -> int:
+        """How many bytes everything that is stored takes, once it is at rest."""
+
     def spoil(self, kind: str, name: str, offset: int = 0, body: bytes = b"\xff\x00") -> None:
         """Put something else in the place of what is kept: a message of an ``inbox`` or a ``history``, the state of a
         ``task``, when a user was last seen (``status``)."""
@@ -150,6 +153,7 @@ class RunningNode:
         self.history = engine.history
         self.inbox = engine.inbox
         self.tasks = engine.tasks
+        self.outputs = engine.outputs
         self.presence = engine.presence
         self.revocations = engine.revocations
         self.events = engine.events

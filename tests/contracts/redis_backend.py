@@ -53,6 +53,13 @@ class RedisBackend:
     def footprint(self) -> Any:
         return sorted(self.server.command("KEYS", "*").split())
 
+    def octets(self) -> int:
+        script = (
+            "local sum = 0 for _, key in ipairs(redis.call('KEYS', '*')) do"
+            " sum = sum + redis.call('MEMORY', 'USAGE', key, 'SAMPLES', 0) end return sum"
+        )
+        return int(self.server.command("EVAL", script, "0").lstrip(":"))
+
     def spoil(self, kind: str, name: str, offset: int = 0, body: bytes = b"\xff\x00") -> None:
         escaped = "".join(f"\\{octet:03d}" for octet in body)
         scripts = {

@@ -10,7 +10,7 @@ from twisted.internet.defer import gatherResults
 from pushserver.core import errors
 from pushserver.core.inbox import InboxChange, Selection, Unread
 from pushserver.core.task import NewTask, create, fail, restart
-from pushserver.engine.interfaces import IdempotencyKey, InboxNumbers, InboxResult, TaskEvent
+from pushserver.engine.interfaces import IdempotencyKey, InboxNumbers, InboxOutcome, TaskEvent
 
 from .nodes import contents, publication
 
@@ -401,9 +401,9 @@ async def test_an_inbox_that_was_never_written_is_listed_and_left_alone(nodes: N
     before = nodes.backend.footprint()
     listing = await node.inbox.list("7", None, 50, False)
     assert (listing.messages, listing.more, listing.offset, listing.unread) == ([], False, 0, Unread())
-    assert await node.inbox.mark("7", Selection(listing.epoch, (1, 2)), 50, None) == InboxResult(0, Unread())
-    assert await node.inbox.mark("7", Selection(listing.epoch, (), 0), 50, None) == InboxResult(0, Unread())
-    assert await node.inbox.delete("7", Selection(listing.epoch, (1,)), None) == InboxResult(0, Unread())
+    assert await node.inbox.mark("7", Selection(listing.epoch, (1, 2)), 50, None) == InboxOutcome(0, Unread())
+    assert await node.inbox.mark("7", Selection(listing.epoch, (), 0), 50, None) == InboxOutcome(0, Unread())
+    assert await node.inbox.delete("7", Selection(listing.epoch, (1,)), None) == InboxOutcome(0, Unread())
     assert nodes.backend.footprint() == before
     (published,) = await put(node, "x")
     assert published.epoch == listing.epoch
@@ -413,18 +413,18 @@ async def test_reading_is_noted_once_and_moves_no_cursor(nodes: Nodes) -> None:
     node = await nodes.start()
     (published, *_) = await put(node, "a", "b", "c", "d")
     epoch = published.epoch
-    assert await node.inbox.mark("7", Selection(epoch, (3, 1, 3, 99, 2**62)), 50, None) == InboxResult(2, Unread(2))
-    assert await node.inbox.mark("7", Selection(epoch, (1, 2)), 60, None) == InboxResult(1, Unread(1))
-    assert await node.inbox.mark("7", Selection(epoch, (1, 2)), 70, None) == InboxResult(0, Unread(1))
+    assert await node.inbox.mark("7", Selection(epoch, (3, 1, 3, 99, 2**62)), 50, None) == InboxOutcome(2, Unread(2))
+    assert await node.inbox.mark("7", Selection(epoch, (1, 2)), 60, None) == InboxOutcome(1, Unread(1))
+    assert await node.inbox.mark("7", Selection(epoch, (1, 2)), 70, None) == InboxOutcome(0, Unread(1))
     for page in (await node.inbox.read("7", 0, 100), await node.inbox.list("7", None, 100, False)):
         assert {each.offset: each.read_at for each in page.messages} == {1: 50, 2: 60, 3: 50, 4: None}
         assert page.unread == Unread(1)
     state = await node.inbox.state("7")
     assert (state.acked, state.pending, state.unread) == (0, 4, Unread(1))
-    assert await node.inbox.mark("7", Selection(epoch, (3,)), None, None) == InboxResult(1, Unread(2))
-    assert await node.inbox.mark("7", Selection(epoch, (), 3), 80, None) == InboxResult(1, Unread(1))
-    assert await node.inbox.mark("7", Selection(epoch, (), 4), None, None) == InboxResult(3, Unread(4))
-    assert await node.inbox.mark("7", Selection(epoch, (), 0), 90, None) == InboxResult(0, Unread(4))
+    assert await node.inbox.mark("7", Selection(epoch, (3,)), None, None) == InboxOutcome(1, Unread(2))
+    assert await node.inbox.mark("7", Selection(epoch, (), 3), 80, None) == InboxOutcome(1, Unread(1))
+    assert await node.inbox.mark("7", Selection(epoch, (), 4), None, None) == InboxOutcome(3, Unread(4))
+    assert await node.inbox.mark("7", Selection(epoch, (), 0), 90, None) == InboxOutcome(0, Unread(4))
     assert {each.read_at for each in (await node.inbox.read("7", 0, 100)).messages} == {None}
     await node.inbox.acknowledge("7", 4, epoch)
     assert (await node.inbox.state("7")).unread == Unread(4)
@@ -435,11 +435,11 @@ async def test_what_is_deleted_is_gone_and_no_loss(nodes: Nodes) -> None:
     (published, *_) = await put(node, *range(1, 7))
     epoch = published.epoch
     await node.inbox.mark("7", Selection(epoch, (1, 2)), 50, None)
-    assert await node.inbox.delete("7", Selection(epoch, (2, 4, 4, 77)), None) == InboxResult(2, Unread(3))
-    assert await node.inbox.delete("7", Selection(epoch, (2, 4)), None) == InboxResult(0, Unread(3))
+    assert await node.inbox.delete("7", Selection(epoch, (2, 4, 4, 77)), None) == InboxOutcome(2, Unread(3))
+    assert await node.inbox.delete("7", Selection(epoch, (2, 4)), None) == InboxOutcome(0, Unread(3))
     assert await waiting(node) == ([1, 3, 5, 6], 0)
     assert await listed(node) == [6, 5, 3, 1]
-    assert await node.inbox.delete("7", Selection(epoch, (), 5), None) == InboxResult(3, Unread(1))
+    assert await node.inbox.delete("7", Selection(epoch, (), 5), None) == InboxOutcome(3, Unread(1))
     assert await waiting(node) == ([6], 0)
     await put(node, 7)
     assert await waiting(node, after=0) == ([6, 7], 0)
@@ -480,8 +480,8 @@ async def test_each_kind_of_message_is_counted_by_itself(nodes: Nodes) -> None:
     await end_task(node, 5)
     assert (await node.inbox.state("7")).unread == Unread(2, 1, 2)
     epoch = (await node.inbox.state("7")).epoch
-    assert await node.inbox.mark("7", Selection(epoch, (1, 3, 4)), 50, None) == InboxResult(3, Unread(1, 0, 1))
-    assert await node.inbox.delete("7", Selection(epoch, (3, 5)), None) == InboxResult(2, Unread(1, 0, 0))
+    assert await node.inbox.mark("7", Selection(epoch, (1, 3, 4)), 50, None) == InboxOutcome(3, Unread(1, 0, 1))
+    assert await node.inbox.delete("7", Selection(epoch, (3, 5)), None) == InboxOutcome(2, Unread(1, 0, 0))
     await nodes.stop(node)
     node = await nodes.start(size=6, chat_size=3)
     assert (await node.inbox.state("7")).unread == Unread(1, 0, 0)

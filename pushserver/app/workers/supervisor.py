@@ -372,8 +372,8 @@ class Supervisor(LoggedService):
         return sorted(living, key=lambda child: (child is self._leader, child.number))
 
     def start_beside(self) -> Child:
-        free = next(n for n in self._numbers if n not in self._children and n not in self._restarts)
-        child = self._start_child(free)
+        number = next(n for n in self._numbers if n not in self._children and n not in self._restarts)
+        child = self._start_child(number)
         # Until it is ready, its end is the affair of the restart.
         child.leaving = True
         return child

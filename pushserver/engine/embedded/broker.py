@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from pushserver.core.events import NewEvent
     from pushserver.core.inbox import InboxChange
+    from pushserver.core.output import OutputPublication
     from pushserver.core.publication import Publication
     from pushserver.engine.interfaces import EngineClock, IdempotencyKey, Listener, Retention, TaskEvent
 
@@ -84,6 +85,11 @@ class LocalDelivery:
         """Notify the node that unread messages of a user went by the limits or by age."""
         if f"user:{user_id}" in self._channels and self._listener is not None:
             self._listener.unread_lost(user_id)
+
+    def append(self, publication: OutputPublication) -> None:
+        """Notify the node of what was appended to an output."""
+        if publication.channel in self._channels and self._listener is not None:
+            self._listener.deliver(publication)
 
     def epochs_moved(self) -> None:
         """Notify the node that what it knows of positions is of an earlier epoch."""

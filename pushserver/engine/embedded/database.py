@@ -290,9 +290,9 @@ def spare_pages(connection: sqlite3.Connection) -> int:
     (mode,) = connection.execute("PRAGMA auto_vacuum").fetchone()
     if mode != INCREMENTAL:
         return 0
-    free: int = connection.execute("PRAGMA freelist_count").fetchone()[0]
+    unused: int = connection.execute("PRAGMA freelist_count").fetchone()[0]
     pages: int = connection.execute("PRAGMA page_count").fetchone()[0]
-    return min(AT_ONCE, max(0, free - max(SLACK, pages // SLACK_PART)))
+    return min(AT_ONCE, max(0, unused - max(SLACK, pages // SLACK_PART)))
 
 
 @lru_cache(maxsize=64)

@@ -18,6 +18,7 @@ from .events import EmbeddedDeliveries, EmbeddedEvents
 from .history import EmbeddedHistory
 from .inbox import EmbeddedInbox
 from .operations import MeasureStore, MoveEpochs, NoteChanges, Probe, RowCall, Sweep
+from .outputs import EmbeddedOutputs
 from .presence import EmbeddedPresence
 from .revocations import EmbeddedRevocations
 from .rows.quarantine import QuarantineRows
@@ -82,6 +83,7 @@ class EmbeddedEngine:
         self.history = EmbeddedHistory(self._writer)
         self.inbox = EmbeddedInbox(self._writer)
         self.tasks = EmbeddedTasks(self._writer, store)
+        self.outputs = EmbeddedOutputs(self._writer, store.output_rules)
         self.presence = EmbeddedPresence(self._writer, clock)
         self.revocations = EmbeddedRevocations(self._writer, clock)
         self.events = EmbeddedEvents(self._writer, store.event_rules)
@@ -164,6 +166,8 @@ class EmbeddedEngine:
             "channels": self._delivery.channels,
             "online_users": self.presence.users,
             "revocations": len(self.revocations),
+            "output_bytes_in_total": self._store.outputs.appended,
+            "output_bytes_trimmed_total": self._store.outputs.trimmed,
         } | self._fill.figures()
 
     async def _sweep(self) -> None:

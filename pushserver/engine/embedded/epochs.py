@@ -45,6 +45,11 @@ class Epochs:
         text = f"epoch:{period}:{kind}:{name}".encode("utf-8", "surrogatepass")
         return hmac.digest(self._secret, text, "sha256").hex()[:16]
 
+    def lasting(self, kind: str, *parts: object) -> str:
+        """Return the base of what is told apart from everything before it by these, at whatever time."""
+        text = "\0".join(("lasting", kind, *map(str, parts))).encode("utf-8", "surrogatepass")
+        return hmac.digest(self._secret, text, "sha256").hex()[:16]
+
     def current(self, kind: str, name: str, now: int) -> str:
         """Return the base of a name that was never written, at ``now``, ms."""
         return self._base(kind, name, now // EPOCH_PERIOD)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         InboxListing,
         InboxNumbers,
         InboxPage,
-        InboxResult,
+        InboxOutcome,
         PublishResult,
     )
 
@@ -70,10 +70,10 @@ class EmbeddedInbox:
 
     def mark(
         self, user_id: str, selection: Selection, read_at: int | None, exclude: str | None
-    ) -> Deferred[InboxResult]:
+    ) -> Deferred[InboxOutcome]:
         return self._writer.submit(InboxWrite(Inboxes.mark, user_id, selection, read_at, exclude))
 
-    def delete(self, user_id: str, selection: Selection, exclude: str | None) -> Deferred[InboxResult]:
+    def delete(self, user_id: str, selection: Selection, exclude: str | None) -> Deferred[InboxOutcome]:
         return self._writer.submit(InboxWrite(Inboxes.delete, user_id, selection, exclude))
 
     def announce_unread(self, user_id: str) -> Deferred[None]:

@@ -12,20 +12,24 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Protocol, TypeV
 import msgspec
 
 from pushserver.core import errors, publication
+from pushserver.core import output as outputs
 from pushserver.core.events import unread
 from pushserver.core.inbox import InboxChange, Unread
 from pushserver.core.task import TaskState
-from pushserver.engine.identity import CHANNEL, INBOX, TASK, content_digest, key_digest
-from pushserver.engine.interfaces import PublishResult
+from pushserver.engine.identity import CHANNEL, INBOX, OUTPUT, TASK, content_digest, key_digest
+from pushserver.engine.interfaces import OutputPage, OutputTaken, PublishResult
 
 from .database import spare_pages
 from .rows import deliveries as deliveryrows
 from .rows import revocations as revocationrows
+from .rows.tasks import TaskBrief
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pushserver.core.events import NewEvent
+    from pushserver.core.output import NewOutput, OutputPublication, Producer
+    from pushserver.core.positions import Position
     from pushserver.core.publication import Publication
     from pushserver.engine.interfaces import IdempotencyKey, Retention, TaskEvent
 
@@ -36,6 +40,7 @@ T = TypeVar("T")
 _encode = msgspec.json.Encoder().encode
 _published = msgspec.json.Decoder(PublishResult)
 _task = msgspec.json.Decoder(TaskState)
+_output_taken = msgspec.json.Decoder(OutputTaken)
 
 
 class KeptListener(Protocol):
@@ -49,6 +54,9 @@ class KeptListener(Protocol):
 
     def unread_lost(self, user_id: str) -> None:
         """Unread messages of a user went by the limits or by age."""
+
+    def append(self, publication: OutputPublication) -> None:
+        """What was appended to an output."""
 
     def task_event(self, event: TaskEvent) -> None:
         """A change of a task."""
@@ -71,6 +79,8 @@ class Operation(Generic[T]):
     channel: str | None = None
     #: which task
     task_id: str | None = None
+    #: which output: its task, and its name
+    output: tuple[str, str] | None = None
 
     def carry_out(self, store: Store) -> T:
         """Do it, and return its answer. A `PushError` means that nothing was changed."""
@@ -343,8 +353,11 @@ class ReplaceTask(Operation[bool]):
         "_events",
         "_final",
         "_kept",
+        "_output",
         "_position",
+        "_told",
         "digest",
+        "output",
         "task_id",
         "user_id",
     )
@@ -357,8 +370,12 @@ class ReplaceTask(Operation[bool]):
         key: IdempotencyKey | None,
         kept: int | None = None,
         events: Sequence[NewEvent] = (),
+        output: NewOutput | None = None,
     ) -> None:
         self._events = events
+        self._output = output
+        self.output = None if output is None else (event.state.task_id, output.name)
+        self._told: list[OutputPublication] = []
         self._kept = event.state.version - 1 if kept is None else kept
         self.task_id = event.state.task_id
         self.user_id = event.state.user_id if final is not None else None
@@ -378,6 +395,7 @@ class ReplaceTask(Operation[bool]):
             raise errors.NotFound("no such task")
         if version != self._kept:
             return False
+        self._told = self._append(store)
         if self._final is not None:
             offset, epoch, _ = store.inboxes.append(
                 store.connection, store.now, state.user_id, False, None, None, self._body, task=True
@@ -391,8 +409,22 @@ class ReplaceTask(Operation[bool]):
         self._changed = True
         return True
 
+    def _append(self, store: Store) -> list[OutputPublication]:
+        """Append what comes with the change, and return what is told of that, and of outputs that it closes."""
+        state, new = self._event.state, self._output
+        told: list[OutputPublication] = []
+        task = TaskBrief.of(state)
+        if new is not None:
+            taken, before = store.outputs.append(store.connection, task, new)
+            told.append(_appended(state.task_id, new, taken, before, closes=state.final))
+        if state.final and (store.tasks.wrote(state.task_id) or store.outputs.wrote(state.task_id)):
+            told += store.outputs.closings(store.connection, task, told[0] if told else None, state.updated_at)
+        return told
+
     def notify(self, delivery: KeptListener, answer: bool) -> None:
         if self._changed:
+            for each in self._told:
+                delivery.append(each)
             if self._final is not None and self._position is not None:
                 delivery.deliver(self._final, *self._position)
             delivery.task_event(self._event)
@@ -436,6 +468,72 @@ class RestartTask(Operation[TaskState | None]):
             if self._withdrawn is not None:
                 delivery.inbox_changed(self._event.state.user_id, self._withdrawn)
             delivery.task_event(self._event)
+
+
+def _appended(task_id: str, new: NewOutput, taken: OutputTaken, before: int, closes: bool = False) -> OutputPublication:
+    return outputs.appended(
+        outputs.channel_of(new.name, task_id),
+        taken.epoch,
+        (before, taken.offset),
+        outputs.literal(new.kind, new.body),
+        new.timestamp,
+        closes=closes,
+    )
+
+
+class AppendOutput(Operation[OutputTaken]):
+    """What a task wrote."""
+
+    __slots__ = ("_attempt", "_before", "_new", "_producer", "digest", "output")
+    name = "output_append"
+
+    def __init__(
+        self, task_id: str, new: NewOutput, producer: Producer | None, attempt: int | None, key: IdempotencyKey | None
+    ) -> None:
+        self.output = (task_id, new.name)
+        self.digest = key_digest(OUTPUT, task_id, key) if key is not None else None
+        self._new = new
+        self._producer = producer
+        self._attempt = attempt
+        self._before: int | None = None
+
+    def carry_out(self, store: Store) -> OutputTaken:
+        assert self.output is not None
+        if self.digest is not None and (earlier := store.keys.answer(self.digest)) is not None:
+            return msgspec.structs.replace(_output_taken.decode(earlier), duplicate=True)
+        task = store.tasks.brief(store.connection, store.now, self.output[0])
+        if self._attempt is not None and self._attempt != task.attempt:
+            raise errors.Conflict(f"the task is in attempt {task.attempt}")
+        if task.final:
+            raise errors.Conflict("the task has ended")
+        taken, before = store.outputs.append(store.connection, task, self._new, self._producer)
+        if not taken.duplicate:
+            self._before = before
+        if self.digest is not None:
+            store.keys.remember(self.digest, _encode(taken), None, store.now)
+        return msgspec.structs.replace(taken, cancel_requested=task.cancel_requested)
+
+    def notify(self, delivery: KeptListener, answer: OutputTaken) -> None:
+        if self._before is not None and self.output is not None:
+            delivery.append(_appended(self.output[0], self._new, answer, self._before))
+
+
+class ReadOutput(Operation[OutputPage]):
+    """Some of what a task wrote."""
+
+    __slots__ = ("_max_bytes", "_since", "output")
+    name = "output_read"
+
+    def __init__(self, task_id: str, name: str, since: Position | None, max_bytes: int) -> None:
+        self.output = (task_id, name)
+        self._since = since
+        self._max_bytes = max_bytes
+
+    def carry_out(self, store: Store) -> OutputPage:
+        assert self.output is not None
+        task_id, name = self.output
+        task = store.tasks.brief(store.connection, store.now, task_id)
+        return store.outputs.read(store.connection, task, name, self._since, self._max_bytes)
 
 
 class TaskDone(Operation[bool]):
@@ -533,6 +631,7 @@ class Sweep(Operation[bool]):
         limit = self._limit
         removed = [part.sweep(store.connection, store.now, limit) for part in (store.keys, store.tasks)]
         removed += [part.sweep(store.connection, store.now, limit) for part in (store.inboxes, store.histories)]
+        removed.append(store.outputs.sweep(store.connection, limit))
         removed.append(revocationrows.sweep(store.connection, store.now, limit))
         removed.append(store.events.sweep(store.connection, store.now, limit))
         removed.append(deliveryrows.sweep(store.connection, store.now, limit))
@@ -578,6 +677,8 @@ NAMES: Final = (
         for name in ("append", "read", "list", "mark", "delete", "announce_unread", "state", "acknowledge", "clear")
     ),
     *(f"task_{name}" for name in ("create", "replace", "restart", "get", "of_user", "stale", "done")),
+    "output_append",
+    "output_read",
     "revoke",
     "seen",
     "save_seen",

@@ -17,7 +17,7 @@ import msgspec
 from twisted.python.failure import Failure
 
 from pushserver.core.errors import PushError, Unavailable
-from pushserver.engine.interfaces import EventRules
+from pushserver.engine.interfaces import EventRules, OutputRules
 
 from .database import LOCK, Database, disk_failed, hold
 from .epochs import Epochs
@@ -27,6 +27,7 @@ from .rows.events import EventRows
 from .rows.history import Histories
 from .rows.idempotency import IdempotencyRows
 from .rows.inbox import Inboxes
+from .rows.outputs import OutputRows
 from .rows.quarantine import QuarantineRows
 from .rows.tasks import TaskRows
 
@@ -53,6 +54,9 @@ class BatchItem(Protocol):
 
     @property
     def task_id(self) -> str | None: ...
+
+    @property
+    def output(self) -> tuple[str, str] | None: ...
 
     def carry_out(self, store: Store) -> Any: ...  # Any: each has an answer of its own kind
 
@@ -102,7 +106,9 @@ class Store:
         self.tasks = TaskRows(task_ttl, self.quarantine)
         self.event_rules = EventRules()
         self.events = EventRows(self.event_rules)
-        self._parts = (self.keys, self.inboxes, self.histories, self.tasks, self.events)
+        self.output_rules = OutputRules()
+        self.outputs = OutputRows(self.output_rules, self.epochs)
+        self._parts = (self.keys, self.inboxes, self.histories, self.tasks, self.outputs, self.events)
 
     def open(self, now: int) -> Opened:
         """Take the directory and open the file. Raises `ConfigError`."""
@@ -299,6 +305,9 @@ class Store:
             self.histories.fetch(connection, now, channels)
         if task_ids := [each.task_id for each in operations if each.task_id is not None]:
             self.tasks.fetch(connection, now, task_ids)
+        if outputs := [each.output for each in operations if each.output is not None]:
+            self.tasks.fetch_briefs(connection, now, [task_id for task_id, _ in outputs])
+            self.outputs.fetch(connection, outputs)
         answers: list[Any] = []
         for operation in operations:
             try:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
     from pushserver.core.events import NewEvent
+    from pushserver.core.output import NewOutput
     from pushserver.core.publication import Publication
     from pushserver.core.task import TaskState
     from pushserver.engine.interfaces import TaskEvent
@@ -46,8 +47,9 @@ class EmbeddedTasks:
         once: IdempotencyKey | None,
         kept: int | None = None,
         events: Sequence[NewEvent] = (),
+        output: NewOutput | None = None,
     ) -> Deferred[bool]:
-        return self._writer.submit(ReplaceTask(event, final, once, kept, events))
+        return self._writer.submit(ReplaceTask(event, final, once, kept, events, output))
 
     def restart(
         self, event: TaskEvent, once: IdempotencyKey | None, kept: int | None = None

@@ -30,6 +30,8 @@ from .inbox_limits import InboxLimits
 from .ingest import RedisIngest
 from .live import Live
 from .names import Names
+from .output_pages import OutputPages
+from .outputs import RedisOutputs
 from .pages import Pages
 from .presence import RedisPresence
 from .quarantine import Quarantine
@@ -99,7 +101,8 @@ class RedisEngine:
             settings,
         )
         self._quarantine = Quarantine(self._commands, names, limits)
-        pages = Pages(self._commands, names, limits, self._quarantine)
+        output_pages = OutputPages(self._commands, names)
+        pages = Pages(self._commands, names, limits, self._quarantine, output_pages)
         self._feeds = ChannelFeeds(clock, pages, ordered=not self._commands.waits)
         self._live = Live(clock, self._commands, self._subscriber, names, self._feeds, options.accepts)
         self._inboxes = names.inbox("")
@@ -112,7 +115,16 @@ class RedisEngine:
         self.broker = RedisBroker(self._commands, self._live, self._cluster, names, rules, self._settings)
         self.history = RedisHistory(pages, self._feeds)
         self.inbox = RedisInbox(self._commands, pages, self._live, names, limits, rules)
-        self.tasks = RedisTasks(self._commands, self._live, names, limits, self._quarantine, options.task_ttl, rules)
+        self.outputs = RedisOutputs(self._commands, self._live, names, output_pages)
+        self.tasks = RedisTasks(
+            self._commands,
+            self._live,
+            names,
+            limits,
+            self._quarantine,
+            options.task_ttl,
+            (rules, self.outputs),
+        )
         self.presence = RedisPresence(self._commands, self._cluster, names, self._quarantine, clock)
         self.revocations = RedisRevocations(self._commands, names)
         self._ingest = RedisIngest(clock, self._commands, reading, names)
@@ -229,6 +241,7 @@ class RedisEngine:
             "redis_subscriptions": float(self._subscriber.names),
             "redis_published_total": float(self.broker.published),
             "redis_inbox_appended_total": float(self.inbox.appended),
+            "output_bytes_in_total": float(self.outputs.appended),
             "redis_messages_received_total": float(self._live.received),
             "redis_messages_dropped_total": float(self._live.dropped),
             "redis_catch_ups_total": float(feeds.gaps),

@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from pushserver.core import errors
+from pushserver.core.output import OutputPublication
 from pushserver.core.positions import Position, Sequencer, Verdict
 
 from .names import USER
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from pushserver.core.publication import Publication
     from pushserver.engine.interfaces import EngineClock, Listener
 
-    from .pages import Between
+    from .between import Between
 
 #: How long Pub/Sub has to bring what an answer or a look at the positions spoke of, s, before it is read instead.
 _UNDER_WAY: Final = 0.25
@@ -146,9 +147,10 @@ class ChannelFeed:
         if self.sequencer is None:
             # There was no history when the channel was subscribed to, so this should be its first message.
             self.sequencer = Sequencer(Position(0, epoch))
-        if offset == 1:
+        before = publication.before if isinstance(publication, OutputPublication) else offset - 1
+        if before == 0:
             self._follow_epoch(epoch)
-        verdict = self.sequencer.receive(offset, epoch)
+        verdict = self.sequencer.receive(offset, epoch, before)
         if verdict is Verdict.DELIVER:
             self._deliver(publication)
             self._moved()

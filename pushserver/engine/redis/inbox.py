@@ -13,12 +13,12 @@ from pushserver.core import publication as publications
 from pushserver.core.inbox import Unread
 from pushserver.core.positions import Position
 from pushserver.engine.identity import INBOX, content_digest
-from pushserver.engine.interfaces import IInbox, InboxListing, InboxNumbers, InboxPage, InboxResult, PublishResult
+from pushserver.engine.interfaces import IInbox, InboxListing, InboxNumbers, InboxPage, InboxOutcome, PublishResult
 
+from .between import BEYOND
 from .broker import repeated
 from .events import packed
 from .names import USER
-from .pages import BEYOND
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -146,16 +146,16 @@ class RedisInbox:
 
     def mark(
         self, user_id: str, selection: Selection, read_at: int | None, exclude: str | None
-    ) -> Deferred[InboxResult]:
+    ) -> Deferred[InboxOutcome]:
         what = "unread" if read_at is None else "read"
         return Deferred.fromCoroutine(self._change(user_id, selection, what, read_at, exclude))
 
-    def delete(self, user_id: str, selection: Selection, exclude: str | None) -> Deferred[InboxResult]:
+    def delete(self, user_id: str, selection: Selection, exclude: str | None) -> Deferred[InboxOutcome]:
         return Deferred.fromCoroutine(self._change(user_id, selection, "delete", None, exclude))
 
     async def _change(
         self, user_id: str, selection: Selection, what: str, read_at: int | None, exclude: str | None
-    ) -> InboxResult:
+    ) -> InboxOutcome:
         """Return the counts among what the listener is notified of, where the change belongs there: whoever counts
         along has neither a message of before the change still to come, nor one of after it already."""
         channel = USER + user_id
@@ -186,7 +186,7 @@ class RedisInbox:
         if echo is not None and told and await echo != self._live.delivered(channel):
             # Something came in between, so the counts are behind it; they are told anew.
             self._live.feeds.listener.unread_lost(user_id)
-        return InboxResult(int(changed), Unread(*map(int, unread)))
+        return InboxOutcome(int(changed), Unread(*map(int, unread)))
 
     def announce_unread(self, user_id: str) -> Deferred[None]:
         return Deferred.fromCoroutine(self._announce_unread(user_id))

@@ -6,6 +6,8 @@ A message of a node is one line that says what it is, and then JSON:
     p <offset> <epoch> <writes>   a publication with its position; how many writes Redis knew of (version 1: not said)
     t <incarnation>.<number>      a task's event
     i <incarnation>.<number>      what became of messages of an inbox; "i -" where nobody waits for its echo
+    o <offset> <epoch> <writes> <before> <timestamp> <closes>
+                                  what was appended to an output (`pushserver.core.output.literal`), or its end
 
 Another program's message is ``{"type"?, "data"}``; it becomes a publication without a position here.
 """
@@ -21,20 +23,22 @@ import msgspec
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
-from pushserver.core import errors, publication
+from pushserver.core import errors, output, publication
 from pushserver.core.inbox import InboxChange
+from pushserver.core.output import NOTHING
 from pushserver.core.positions import Position
 from pushserver.core.publication import Publication
 from pushserver.engine.interfaces import TaskEvent
 
 from .feeds import ChannelFeed
-from .names import STATUS, TASK, USER, Names
+from .names import OUTPUT, STATUS, TASK, USER, Names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from twisted.internet.interfaces import IDelayedCall
 
+    from pushserver.core.output import OutputPublication
     from pushserver.engine.interfaces import EngineClock
 
     from .commands import RedisCommands
@@ -63,6 +67,14 @@ _external: Final = msgspec.json.Decoder(_External)
 def _is_behind(position: Position | None, told: Position | None) -> bool:
     """Return whether a channel's newest position is below what was told of it, in the same epoch."""
     return position is not None and told is not None and position.epoch == told.epoch and position.offset < told.offset
+
+
+def _appended(channel: str, words: list[str], content: bytes) -> OutputPublication:
+    """Return what an output's line tells: the words of its head, and what is behind it. Raises ValueError."""
+    offset, epoch, _, before, timestamp, closes = words
+    closed = closes == "1"
+    span = (int(before), int(offset) - closed)
+    return output.appended(channel, epoch, span, None if content == NOTHING else content, int(timestamp), closes=closed)
 
 
 class Live:
@@ -119,7 +131,7 @@ class Live:
 
     def _want(self, feed: ChannelFeed) -> list[Deferred[None]]:
         live, pub = self._names.live(feed.channel), self._names.pub(feed.channel)
-        foreign = self._refused if feed.channel.startswith((TASK, STATUS)) else self._external
+        foreign = self._refused if feed.channel.startswith((TASK, STATUS, OUTPUT)) else self._external
         return [
             self._subscriber.want(live, partial(self._internal, feed)),
             self._subscriber.want(pub, partial(foreign, feed)),
@@ -243,6 +255,10 @@ class Live:
     def _read(self, feed: ChannelFeed, payload: bytes) -> None:
         head, _, body = payload.partition(b"\n")
         kind, *words = head.decode().split(" ")
+        if kind == "o":
+            self._commands.learn(words[1], int(words[2]))
+            feed.receive(_appended(feed.channel, words, body))
+            return
         if kind == "p":
             offset, epoch, *writes = words
             if writes:
@@ -351,7 +367,25 @@ class Live:
             except errors.Unavailable:
                 # It is kept and safe; a look at the positions finds it on every node.
                 pass
-        waiting = self.feeds.answered(publication.positioned(position.offset, position.epoch))
+        await self._answered(publication.positioned(position.offset, position.epoch))
+
+    async def appended(self, live: str, line: bytes) -> None:
+        """Redis keeps what an output was appended, which nodes are told by this line under this name: wait as `kept`
+        does, and publish it where replicas are waited for."""
+        if self._commands.waits:
+            try:
+                await self._commands.call("PUBLISH", live, line)
+            except errors.Unavailable:
+                # As in `kept`.
+                pass
+        found = self._names.channel_of(live)
+        assert found is not None
+        if found[0] in self.feeds.channels:
+            head, _, content = line.partition(b"\n")
+            await self._answered(_appended(found[0], head.decode().split(" ")[1:], content))
+
+    async def _answered(self, publication: Publication) -> None:
+        waiting = self.feeds.answered(publication)
         if waiting is not None:
             try:
                 await waiting

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 USER = "user:"
 TASK = "task:"
 STATUS = "status:"
+OUTPUT = "output:"
 
 
 class Names:
@@ -92,6 +93,8 @@ class Names:
 
     def position(self, channel: str) -> str:
         """The hash that holds a channel's ``epoch`` and ``offset``."""
+        if channel.startswith(OUTPUT):
+            return self.output(channel)[0]
         return self.inbox(channel[len(USER) :]) if channel.startswith(USER) else self.history(channel)
 
     def task(self, task_id: str) -> str:
@@ -104,6 +107,10 @@ class Names:
             f"{self.prefix}:tasks:final:{user_id}",
             f"{self.prefix}:tasks:until:{user_id}",
         )
+
+    def output(self, channel: str) -> tuple[str, str]:
+        """An output, by its channel, and its pieces."""
+        return f"{self.prefix}:{channel}", f"{self.prefix}:chunks:{channel[len(OUTPUT) :]}"
 
     def once(self, kind: str, scope: str, once: IdempotencyKey) -> str:
         return f"{self.prefix}:once:{key_digest(kind, scope, once).hex()}"

@@ -2,43 +2,36 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
-
-import msgspec
+from typing import TYPE_CHECKING, Any
 
 from pushserver.core.inbox import Unread
 from pushserver.core.positions import Position
 from pushserver.engine.interfaces import PAGE_BYTES, HistoryPage, InboxListing, InboxPage
 
-from .names import USER
+from .between import BEYOND, Between
+from .names import OUTPUT, USER
 from .quarantine import read_publications
 
 if TYPE_CHECKING:
-    from pushserver.core.publication import Publication
-
     from .commands import RedisCommands
     from .inbox_limits import InboxLimits
     from .names import Names
+    from .output_pages import OutputPages
     from .quarantine import Quarantine
-
-#: The largest offset that Lua's numbers hold exactly; there is nothing after it.
-BEYOND: Final = 2**53 - 1
-
-
-class Between(msgspec.Struct, frozen=True):
-    """What lies after a position: messages in order, the newest position, whether nothing of it is gone, and whether
-    the page is the last one."""
-
-    messages: list[Publication]
-    newest: Position
-    complete: bool
-    last: bool
 
 
 class Pages:
     """Read histories and inboxes. Every call is one script; it fails with `errors.Unavailable`."""
 
-    def __init__(self, commands: RedisCommands, names: Names, limits: InboxLimits, quarantine: Quarantine) -> None:
+    def __init__(
+        self,
+        commands: RedisCommands,
+        names: Names,
+        limits: InboxLimits,
+        quarantine: Quarantine,
+        outputs: OutputPages,
+    ) -> None:
+        self._outputs = outputs
         self._commands = commands
         self._names = names
         self._limits = limits
@@ -118,6 +111,8 @@ class Pages:
 
     async def between(self, channel: str, after: int, limit: int) -> Between:
         """Return a page of what lies after an offset, for a feed that missed it."""
+        if channel.startswith(OUTPUT):
+            return await self._outputs.between(channel, after)
         if channel.startswith(USER):
             inbox = await self.inbox(channel[len(USER) :], after, limit, PAGE_BYTES)
             last = len(inbox.messages) < limit and not inbox.more

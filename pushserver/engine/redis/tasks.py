@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pushserver.core.events import NewEvent
+    from pushserver.core.output import NewOutput
     from pushserver.core.publication import Publication
     from pushserver.engine.interfaces import EventRules, TaskEvent
 
@@ -30,10 +31,14 @@ if TYPE_CHECKING:
     from .inbox_limits import InboxLimits
     from .live import Live
     from .names import Names
+    from .outputs import RedisOutputs
     from .quarantine import Quarantine
 
 #: An unfinished task without news is failed as stale long before; this only keeps Redis clean where nobody runs, ms.
 _UNFINISHED_TTL: Final = 365 * 24 * 3600 * 1000
+
+#: How a script answers that nothing was changed.
+_REFUSED: Final = (b"duplicate", b"unknown", b"version", b"ended", b"kind", b"many")
 
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(TaskState).decode
@@ -51,9 +56,10 @@ class RedisTasks:
         limits: InboxLimits,
         quarantine: Quarantine,
         ttl: int,
-        rules: EventRules,
+        rules: tuple[EventRules, RedisOutputs],
     ) -> None:
-        self._rules = rules
+        """``rules``: of the outbox of events, and of outputs."""
+        self._rules, self._outputs = rules
         self._commands = commands
         self._quarantine = quarantine
         self._live = live
@@ -111,11 +117,19 @@ class RedisTasks:
         once: IdempotencyKey | None,
         kept: int | None = None,
         events: Sequence[NewEvent] = (),
+        output: NewOutput | None = None,
     ) -> Deferred[bool]:
-        return Deferred.fromCoroutine(self._replace(event, final, once, kept, packed(events, self._rules)))
+        last = b"" if output is None else self._outputs.packed(output)
+        return Deferred.fromCoroutine(self._replace(event, final, once, kept, packed(events, self._rules), last))
 
     async def _replace(
-        self, event: TaskEvent, final: Publication | None, once: IdempotencyKey | None, kept: int | None, told: bytes
+        self,
+        event: TaskEvent,
+        final: Publication | None,
+        once: IdempotencyKey | None,
+        kept: int | None,
+        told: bytes,
+        last: bytes,
     ) -> bool:
         state = event.state
         done = state.final
@@ -132,16 +146,19 @@ class RedisTasks:
             *self._limits.ttls,
             "" if self._commands.waits or final is None else self._names.live(final.channel),
             state.version - 1 if kept is None else kept,
+            last,
+            "later" if self._commands.waits else "",
             once=self._once(state.task_id, once),
             told=told,
-            durable=done or bool(told),
+            durable=done or bool(told) or bool(last),
         )
-        happened = not reply or reply[0] not in (b"duplicate", b"unknown", b"version")
+        happened = not reply or reply[0] not in _REFUSED
         self._live.changed(event, tag, channels, happened)
         if not happened:
-            if reply[0] == b"unknown":
-                raise errors.NotFound("no such task")
+            self._outputs.check(reply)
             return bool(reply[0] == b"duplicate")
+        for live, line in zip(reply[2::2], reply[3::2], strict=True):
+            await self._live.appended(live.decode(), line)
         if reply and final is not None:
             await self._live.kept(final, body, Position(int(reply[0]), reply[1].decode()))
         return True

@@ -19,7 +19,7 @@ from pushserver.core.publication import encode
 from pushserver.engine.embedded.operations import AppendToInbox, Sweep
 from pushserver.engine.embedded.rows import inbox as inboxes
 from pushserver.engine.embedded.rows.inbox import InboxHead
-from pushserver.engine.interfaces import ONCE_TTL, POSITION_TTL, IdempotencyKey, InboxResult, InboxRules
+from pushserver.engine.interfaces import ONCE_TTL, POSITION_TTL, IdempotencyKey, InboxOutcome, InboxRules
 
 from .stores import RULES, Asking, Failing, OpenStore, contents, publication
 
@@ -239,7 +239,7 @@ class InboxMachine(RuleBasedStateMachine):
         else:
             changed = expect()
             result, change = answer
-            assert result == InboxResult(len(changed), model.unread)
+            assert result == InboxOutcome(len(changed), model.unread)
             assert (change is not None) == bool(changed)
             if change is not None:
                 assert change.offsets == (() if isinstance(offsets, int) else tuple(changed))

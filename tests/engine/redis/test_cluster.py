@@ -53,7 +53,7 @@ async def test_a_dead_nodes_users_are_announced_once_by_one(cluster: Cluster, re
 async def test_who_left_a_node_that_died_before_it_said_so_is_announced_by_another(
     cluster: Cluster, redis: RedisServer
 ) -> None:
-    dead, living = [await cluster.start(redis.url, name, lease=400) for name in ("dead", "living")]
+    dead, living = [await cluster.start(redis.url, name, lease=1_500) for name in ("dead", "living")]
     for user in ("gone", "said", "back"):
         await dead.presence.connect(user, "c")
         assert await dead.presence.disconnect(user, "c", 12_345)

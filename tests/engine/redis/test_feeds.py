@@ -10,8 +10,8 @@ from twisted.internet.defer import Deferred
 from pushserver.core import errors
 from pushserver.core.positions import Position
 from pushserver.core.publication import Publication
+from pushserver.engine.redis.between import Between
 from pushserver.engine.redis.feeds import _PAGE, ChannelFeed, ChannelFeeds
-from pushserver.engine.redis.pages import Between
 from tests.conftest import LoggedErrors
 from tests.contracts.nodes import Recorder, contents, publication
 from tests.engine.clocks import FakeTime

@@ -22,7 +22,7 @@ from pushserver.engine.interfaces import (
     InboxListing,
     InboxNumbers,
     InboxPage,
-    InboxResult,
+    InboxOutcome,
     InboxRules,
 )
 
@@ -478,13 +478,13 @@ class Inboxes:
         selection: Selection,
         read_at: int | None,
         exclude: str | None,
-    ) -> tuple[InboxResult, InboxChange | None]:
+    ) -> tuple[InboxOutcome, InboxChange | None]:
         """As `interfaces.IInbox.mark`; also return what is told of it."""
         head, chosen = self._chosen(connection, now, user_id, selection)
         read = 0 if read_at is None else _READ
         changed = [] if head is None else [index for index in chosen if head.kept[index] & _READ != read]
         if head is None or not changed:
-            return InboxResult(0, Unread() if head is None else head.unread), None
+            return InboxOutcome(0, Unread() if head is None else head.unread), None
         for index in changed:
             head.count_unread(head.kept[index], -1 if read else 1)
             head.kept[index] ^= _READ
@@ -501,11 +501,11 @@ class Inboxes:
 
     def delete(
         self, connection: sqlite3.Connection, now: int, user_id: str, selection: Selection, exclude: str | None
-    ) -> tuple[InboxResult, InboxChange | None]:
+    ) -> tuple[InboxOutcome, InboxChange | None]:
         """As `interfaces.IInbox.delete`; also return what is told of it."""
         head, chosen = self._chosen(connection, now, user_id, selection)
         if head is None or not chosen:
-            return InboxResult(0, Unread() if head is None else head.unread), None
+            return InboxOutcome(0, Unread() if head is None else head.unread), None
         offsets = [head.kept[index] >> _SHIFT for index in chosen]
         self._flush_rows(connection)
         if selection.up_to is None:
@@ -536,11 +536,11 @@ class Inboxes:
 
     def _changed_by(
         self, selection: Selection, head: InboxHead, offsets: Sequence[int], change: InboxChange
-    ) -> tuple[InboxResult, InboxChange]:
+    ) -> tuple[InboxOutcome, InboxChange]:
         named = () if selection.up_to is not None else tuple(offsets)
         epoch = self._epochs.full(head.base)
         change = msgspec.structs.replace(change, epoch=epoch, offsets=named, up_to=selection.up_to)
-        return InboxResult(len(offsets), head.unread), change
+        return InboxOutcome(len(offsets), head.unread), change
 
     def _check(self, now: int, user_id: str, head: InboxHead | None, offset: int | None, epoch: str) -> None:
         """Raise `errors.Conflict` where this is not the inbox' epoch (0 of the one before is 0 of this one), and

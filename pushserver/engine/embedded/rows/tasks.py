@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from pushserver.core import errors
-from pushserver.core.task import TaskState
+from pushserver.core.task import Status, TaskState
 from pushserver.engine.embedded.database import read_rows, write_rows
 
 if TYPE_CHECKING:
@@ -19,6 +19,33 @@ if TYPE_CHECKING:
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(TaskState).decode
 
+
+class _KeptTask(msgspec.Struct, rename="camel"):
+    """What of a kept state matters to outputs."""
+
+    status: Status
+    created_at: int
+    attempt: int = 1
+    cancel_requested: bool = False
+
+
+_decode_brief = msgspec.json.Decoder(_KeptTask).decode
+
+
+class TaskBrief(NamedTuple):
+    """What of a task matters to what it writes. ``created_at`` is the attempt's."""
+
+    task_id: str
+    created_at: int
+    attempt: int
+    final: bool
+    cancel_requested: bool
+
+    @classmethod
+    def of(cls, state: TaskState) -> TaskBrief:
+        return cls(state.task_id, state.created_at, state.attempt, state.final, state.cancel_requested is True)
+
+
 _Row = tuple[str, str, int, int, int, int | None, bytes, int | None, str | None]
 
 
@@ -29,20 +56,62 @@ class TaskRows:
         self._ttl = ttl
         self._quarantine = quarantine
         self._versions: dict[str, int | None] = {}
+        self._writers: set[str] = set()
         self._rows: dict[str, _Row] = {}
+        #: of the tasks whose outputs this batch asks for; None where the task is not known
+        self._briefs: dict[str, TaskBrief | None] = {}
 
     def forget(self) -> None:
         self._versions.clear()
+        self._writers.clear()
         self._rows.clear()
+        self._briefs.clear()
 
     def fetch(self, connection: sqlite3.Connection, now: int, task_ids: Sequence[str]) -> None:
         """Read the versions that this batch will ask for."""
         self._versions = dict.fromkeys(task_ids)
-        for task_id, version, expires_at in read_rows(
-            connection, "SELECT task_id, version, expires_at FROM task WHERE task_id IN (*)", list(self._versions)
+        self._writers.clear()
+        for task_id, version, expires_at, outputs in read_rows(
+            connection,
+            "SELECT task_id, version, expires_at, outputs FROM task WHERE task_id IN (*)",
+            list(self._versions),
         ):
             if expires_at is None or expires_at > now:
                 self._versions[task_id] = version
+                if outputs:
+                    self._writers.add(task_id)
+
+    def fetch_briefs(self, connection: sqlite3.Connection, now: int, task_ids: Sequence[str]) -> None:
+        """Read the tasks whose outputs this batch will ask for."""
+        self._briefs = {}
+        for task_id, expires_at, body in read_rows(
+            connection, "SELECT task_id, expires_at, body FROM task WHERE task_id IN (*)", list(set(task_ids))
+        ):
+            if expires_at is None or expires_at > now:
+                self._briefs[task_id] = self._brief(task_id, body)
+
+    @staticmethod
+    def _brief(
+        task_id: str,
+        body: Any,  # Any: what a damaged row holds
+    ) -> TaskBrief | None:
+        try:
+            kept = _decode_brief(body)
+        except (msgspec.MsgspecError, TypeError):
+            return None
+        return TaskBrief(task_id, kept.created_at, kept.attempt, kept.status.final, kept.cancel_requested)
+
+    def brief(self, connection: sqlite3.Connection, now: int, task_id: str) -> TaskBrief:
+        """Return what matters of a task as it is by now. Raises `errors.NotFound`."""
+        found = self._briefs.get(task_id)
+        if found is None:
+            # Made within this batch, or not known, or damaged, which reading it takes care of.
+            found = self._briefs[task_id] = TaskBrief.of(self.get(connection, now, task_id))
+        return found
+
+    def wrote(self, task_id: str) -> bool:
+        """Return whether a task had outputs when this batch began."""
+        return task_id in self._writers
 
     def version(self, task_id: str) -> int | None:
         """The kept state's version; None where the task is not known."""
@@ -58,6 +127,8 @@ class TaskRows:
     def put(self, state: TaskState, now: int, end: tuple[int, str] | None = None) -> None:
         """Keep a state; ``end`` is the place of the owner's message of a final one."""
         self._versions[state.task_id] = state.version
+        if state.task_id in self._briefs:
+            self._briefs[state.task_id] = TaskBrief.of(state)
         self._rows[state.task_id] = (
             state.task_id,
             state.user_id,

@@ -2,15 +2,58 @@
 -- ARGV: 5 task id, 6 state, 7 version, 8 created at, 9 updated at, 10 ttl of the task from now on, 11 event, 12 tag,
 --       13 live channel of the task, 14 of the owner, 15 'final' or '', 16 publication for the owner or ''
 --       17 size, 18 chat size, 19 ttl of every message, 20 how many ends of tasks, 21 to 23 the inbox' ttls,
---       24 live channel of the inbox ('': who kept it publishes it), 25 the version that is replaced
-local kept = redis.call('HGET', KEYS[4], 'version')
-if not kept then
+--       24 live channel of the inbox ('': who kept it publishes it), 25 the version that is replaced,
+--       26 packed: what is appended to an output with it, or '', 27 '': what is told of outputs is published here
+-- Returns the place of the owner's message, where there is one, then channel and message of what is told of outputs.
+local kept = redis.call('HMGET', KEYS[4], 'version', 'outputs')
+if not kept[1] then
   return {'unknown'}
 end
-if tonumber(kept) ~= tonumber(ARGV[25]) then
+if tonumber(kept[1]) ~= tonumber(ARGV[25]) then
   return {'version'}
 end
+local last
+if ARGV[26] ~= '' then
+  local name, kind, body, count, literal, timestamp, max_bytes, most = unpack(cmsgpack.unpack(ARGV[26]))
+  local place = name .. '/' .. ARGV[5]
+  local prefix = string.sub(KEYS[4], 1, #KEYS[4] - #ARGV[5] - 5)
+  last = {name = name, timestamp = timestamp, literal = literal}
+  last.out = open_output(prefix .. 'output:' .. place, prefix .. 'chunks:' .. place, ARGV[8])
+  local names = output_names(kept[2], ARGV[8])
+  local refusal = refuse_output(last.out, kind, names, most)
+  if refusal then
+    return refusal
+  end
+  last.before = last.out.offset
+  append_output(last.out, KEYS[4], name, names, kind, body, count, max_bytes)
+  kept[2] = redis.call('HGET', KEYS[4], 'outputs')
+end
 wrote()
+-- Tells who follows the task's outputs of what was appended, and closes them where the state is final.
+local function tell_outputs(answer)
+  local prefix = string.sub(KEYS[4], 1, #KEYS[4] - #ARGV[5] - 5)
+  local live = string.sub(ARGV[13], 1, #ARGV[13] - #ARGV[5] - 5)
+  local final = ARGV[15] == 'final'
+  for _, name in ipairs(final and output_names(kept[2], ARGV[8]) or {last.name}) do
+    local place = name .. '/' .. ARGV[5]
+    local appended = last and last.name == name
+    local out = appended and last.out or open_output(prefix .. 'output:' .. place, prefix .. 'chunks:' .. place, ARGV[8])
+    out.closed = final
+    save_output(out)
+    if final then
+      redis.call('PEXPIRE', out.key, ARGV[10])
+      redis.call('PEXPIRE', out.chunks, ARGV[10])
+    end
+    local told = told_output(out, appended and last.before or out.offset, appended and last.timestamp or ARGV[9],
+      appended and last.literal or 'null')
+    answer[#answer + 1] = live .. 'output:' .. place
+    answer[#answer + 1] = told
+    if ARGV[27] == '' then
+      redis.call('PUBLISH', live .. 'output:' .. place, told)
+    end
+  end
+  return answer
+end
 redis.call('HSET', KEYS[4], 'state', ARGV[6], 'version', ARGV[7])
 redis.call('PEXPIRE', KEYS[4], ARGV[10])
 remember('1')
@@ -19,7 +62,7 @@ if ARGV[15] ~= 'final' then
   extend(KEYS[5], ARGV[10])
   redis.call('PUBLISH', ARGV[14], 't ' .. ARGV[12] .. '\n' .. ARGV[11])
   redis.call('PUBLISH', ARGV[13], 't ' .. ARGV[12] .. '\n' .. ARGV[11])
-  return {ok()}
+  return last and tell_outputs({ok(), '', ''}) or {ok()}
 end
 redis.call('ZREM', KEYS[8], ARGV[5])
 redis.call('ZREM', KEYS[5], ARGV[5])
@@ -38,6 +81,9 @@ if ARGV[16] ~= '' then
     noticed = ''
   end
   answer = {ok(), box.offset, full(box.epoch)}
+end
+if kept[2] then
+  answer = tell_outputs({answer[1], answer[2] or '', answer[3] or ''})
 end
 redis.call('PUBLISH', ARGV[13], 't ' .. ARGV[12] .. '\n' .. ARGV[11])
 return answer

@@ -1,0 +1,168 @@
+-- An output is a hash, and a hash of its pieces beside it:
+--   of: the `createdAt` of the attempt that writes it     epoch     kind     closed
+--   offset: the position after the newest, and one more once it is closed     start: the first position that is kept
+--   bytes: all that were appended     first: bytes before what is kept     tail: the newest piece, which is not full
+--   ended: positions of items before the tail     'p ' and a producer: its epoch, its newest `seq`, the position after it
+-- Pieces are of CHUNK bytes, by their numbers: each fills what is allocated for it. 'i' and a number: how many items end
+-- before that piece. A piece that is full is not written again.
+local CHUNK = 8180
+
+local function integer(number)
+  return string.format('%d', number)
+end
+
+-- The epoch that an attempt's output has, written or not.
+local function output_epoch(key, created)
+  local inner = redis.sha1hex(secret .. 'output:' .. created .. ':' .. key)
+  return string.sub(redis.sha1hex(secret .. inner), 1, 20)
+end
+
+-- The output of an attempt; with `kind` nil where it was not written yet.
+local function open_output(key, chunks, created)
+  local known = redis.call('HMGET', key, 'of', 'kind', 'offset', 'start', 'first', 'bytes', 'tail', 'ended', 'closed')
+  local out = {key = key, chunks = chunks, of = created, epoch = output_epoch(key, created)}
+  if known[1] ~= created then
+    out.stale = known[1]
+    out.offset, out.start, out.first, out.bytes, out.tail, out.ended, out.closed = 0, 0, 0, 0, '', 0, false
+    return out
+  end
+  out.kind, out.tail, out.closed = known[2], known[7], known[9]
+  out.offset = tonumber(known[3]) - (out.closed and 1 or 0)
+  out.start, out.first, out.bytes, out.ended =
+    tonumber(known[4]), tonumber(known[5]), tonumber(known[6]), tonumber(known[8])
+  return out
+end
+
+local function lines(text, to)
+  local found, at = 0, 0
+  repeat
+    at = string.find(text, '\n', at + 1, true)
+    if at and at <= to then
+      found = found + 1
+    end
+  until not at or at > to
+  return found
+end
+
+local function piece(out, number)
+  if number == math.floor(out.bytes / CHUNK) then
+    return out.tail
+  end
+  return redis.call('HGET', out.chunks, integer(number))
+end
+
+-- The first place behind a line that is not below `least` nor above `most`.
+local function after_line(out, least, most)
+  local at = least - 1
+  while at < most do
+    local number = math.floor(at / CHUNK)
+    local found = string.find(piece(out, number), '\n', at - number * CHUNK + 1, true)
+    if found then
+      local place = number * CHUNK + found
+      return place <= most and place or nil
+    end
+    at = (number + 1) * CHUNK
+  end
+  return nil
+end
+
+local function trim_output(out, max_bytes)
+  local least = out.bytes - max_bytes
+  if out.first >= least then
+    return
+  end
+  local text = out.kind == 'text'
+  local cut = after_line(out, least, text and least + math.floor(max_bytes / 10) or out.bytes)
+  if not cut then
+    cut = least
+    while cut < out.bytes do
+      local octet = string.byte(piece(out, math.floor(cut / CHUNK)), cut % CHUNK + 1)
+      if octet < 0x80 or octet > 0xBF then
+        break
+      end
+      cut = cut + 1
+    end
+  end
+  local before, number = math.floor(out.first / CHUNK), math.floor(cut / CHUNK)
+  out.first = cut
+  if text then
+    out.start = cut
+  else
+    local ended = number == math.floor(out.bytes / CHUNK) and out.ended
+      or tonumber(redis.call('HGET', out.chunks, 'i' .. integer(number)) or 0)
+    out.start = ended + lines(piece(out, number), cut % CHUNK)
+  end
+  for gone = before, number - 1 do
+    redis.call('HDEL', out.chunks, integer(gone), 'i' .. integer(gone))
+  end
+end
+
+-- What stands against appending this: an answer, or nil.
+local function refuse_output(out, kind, names, most)
+  if out.closed then
+    return {'ended'}
+  end
+  if out.kind and out.kind ~= kind then
+    return {'kind', out.kind}
+  end
+  if not out.kind and #names >= most then
+    return {'many'}
+  end
+  return nil
+end
+
+-- The names of an attempt's outputs, as the task's hash has them: its `createdAt`, then the names.
+local function output_names(kept, created)
+  local names = {}
+  for each in string.gmatch(kept or '', '%S+') do
+    names[#names + 1] = each
+  end
+  return table.remove(names, 1) == created and names or {}
+end
+
+-- `task`: the task's key, which outlives its outputs.
+local function append_output(out, task, name, names, kind, body, count, max_bytes)
+  local new = not out.kind
+  if new then
+    if out.stale then
+      redis.call('DEL', out.key, out.chunks)
+    end
+    out.kind = kind
+    names[#names + 1] = name
+    redis.call('HSET', task, 'outputs', out.of .. ' ' .. table.concat(names, ' '))
+    redis.call('HSET', out.key, 'of', out.of, 'epoch', out.epoch, 'kind', kind)
+    redis.call('PEXPIRE', out.key, redis.call('PTTL', task))
+  end
+  local number, rest, full = math.floor(out.bytes / CHUNK), out.tail .. body, false
+  local at = 1
+  while #rest - at + 1 >= CHUNK do
+    local taken = string.sub(rest, at, at + CHUNK - 1)
+    redis.call('HSET', out.chunks, integer(number), taken)
+    number, at, full = number + 1, at + CHUNK, true
+    if kind == 'items' then
+      out.ended = out.ended + lines(taken, CHUNK)
+      redis.call('HSET', out.chunks, 'i' .. integer(number), integer(out.ended))
+    end
+  end
+  out.tail = string.sub(rest, at)
+  out.bytes = out.bytes + #body
+  out.offset = out.offset + count
+  trim_output(out, max_bytes)
+  if full then
+    redis.call('PEXPIRE', out.chunks, redis.call('PTTL', out.key))
+  end
+end
+
+local function save_output(out)
+  redis.call('HSET', out.key, 'offset', integer(out.offset + (out.closed and 1 or 0)), 'start', integer(out.start),
+    'first', integer(out.first), 'bytes', integer(out.bytes), 'tail', out.tail, 'ended', integer(out.ended))
+  if out.closed then
+    redis.call('HSET', out.key, 'closed', 1)
+  end
+end
+
+-- What nodes are told of an append or the end.
+local function told_output(out, before, timestamp, literal)
+  return string.format('o %d %s %d %d %d %d\n', out.offset + (out.closed and 1 or 0), full(out.epoch), writes, before,
+    timestamp, out.closed and 1 or 0) .. literal
+end

@@ -1,0 +1,133 @@
+"""`IOutputs`: what tasks write while they work, appended and read by one script each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from twisted.internet.defer import Deferred
+from zope.interface import implementer
+
+from pushserver.core import errors, output
+from pushserver.core.output import MAX_OUTPUTS, OutputKind, ProducerConflict
+from pushserver.engine.identity import OUTPUT as OUTPUT_KEYS
+from pushserver.engine.interfaces import IOutputs, OutputPage, OutputRules, OutputTaken
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pushserver.core.output import NewOutput, Producer
+    from pushserver.core.positions import Position
+    from pushserver.engine.interfaces import IdempotencyKey
+
+    from .commands import RedisCommands
+    from .connection import Reply
+    from .live import Live
+    from .names import Names
+    from .output_pages import OutputPages
+
+_pack: Final = msgspec.msgpack.Encoder().encode
+
+
+@implementer(IOutputs)
+class RedisOutputs:
+    """Each output in a hash, and its pieces in another."""
+
+    def __init__(self, commands: RedisCommands, live: Live, names: Names, pages: OutputPages) -> None:
+        self._commands = commands
+        self._live = live
+        self._names = names
+        self._pages = pages
+        self.rules = OutputRules()
+        self.appended = 0
+
+    def append(
+        self,
+        task_id: str,
+        new: NewOutput,
+        producer: Producer | None,
+        attempt: int | None,
+        once: IdempotencyKey | None,
+    ) -> Deferred[OutputTaken]:
+        return Deferred.fromCoroutine(self._append(task_id, new, producer, attempt, once))
+
+    async def _append(
+        self,
+        task_id: str,
+        new: NewOutput,
+        producer: Producer | None,
+        attempt: int | None,
+        once: IdempotencyKey | None,
+    ) -> OutputTaken:
+        channel = output.channel_of(new.name, task_id)
+        live, literal = self._names.live(channel), output.literal(new.kind, new.body)
+        reply = await self._commands.write(
+            "output_append",
+            [self._names.task(task_id), *self._names.output(channel)],
+            new.name,
+            new.kind.value,
+            new.body,
+            new.count,
+            "" if attempt is None else attempt,
+            *(("", "", "") if producer is None else (producer.id, producer.epoch, producer.seq)),
+            self.rules.max_bytes,
+            "" if self._commands.waits else live,
+            literal,
+            new.timestamp,
+            MAX_OUTPUTS,
+            once=None if once is None else (self._names.once(OUTPUT_KEYS, task_id, once), once),
+        )
+        if reply[0] == b"duplicate":
+            offset, epoch = reply[1].decode().split(" ")
+            return OutputTaken(int(offset), epoch, duplicate=True)
+        if reply[0] == b"repeat":
+            return OutputTaken(int(reply[1]), reply[2].decode(), duplicate=True, cancel_requested=bool(reply[3]))
+        self.check(reply)
+        offset, epoch, wish, before = int(reply[0]), reply[1].decode(), bool(reply[2]), int(reply[3])
+        self.appended += len(new.body)
+        line = f"o {offset} {epoch} {self._commands.writes} {before} {new.timestamp} 0\n".encode() + literal
+        await self._live.appended(live, line)
+        return OutputTaken(offset, epoch, cancel_requested=wish)
+
+    def packed(self, new: NewOutput) -> bytes:
+        """Return what is appended as ``task_replace.lua`` takes it."""
+        literal = output.literal(new.kind, new.body).decode()
+        return _pack(
+            (new.name, new.kind.value, new.body.decode(), new.count, literal, new.timestamp, self.rules.max_bytes,
+             MAX_OUTPUTS)
+        )  # fmt: skip
+
+    @staticmethod
+    def check(reply: Sequence[Reply]) -> None:
+        """Raise what a script refused an append with, where it did."""
+        match reply[0]:
+            case b"unknown":
+                raise errors.NotFound("no such task")
+            case b"attempt":
+                raise errors.Conflict(f"the task is in attempt {reply[1]}")
+            case b"ended":
+                raise errors.Conflict("the task has ended")
+            case b"kind":
+                raise errors.Conflict(f"the output holds {reply[1].decode()}")
+            case b"many":
+                output.check_number(MAX_OUTPUTS)
+            case b"begin":
+                raise errors.Invalid("a producer's epoch begins at seq 0")
+            case b"fenced":
+                raise ProducerConflict("the producer has a later epoch", int(reply[1]), int(reply[2]))
+            case b"gap":
+                raise ProducerConflict(
+                    "appends of the producer are missing before this one", int(reply[1]), int(reply[2])
+                )
+            case _:
+                return
+
+    def read(self, task_id: str, name: str, since: Position | None, max_bytes: int) -> Deferred[OutputPage]:
+        return Deferred.fromCoroutine(self._read(output.channel_of(name, task_id), since, max_bytes))
+
+    async def _read(self, channel: str, since: Position | None, max_bytes: int) -> OutputPage:
+        after, epoch = (None, "") if since is None else (since.offset, since.epoch)
+        page = await self._pages.page(channel, after, epoch, max_bytes)
+        if page.kind is OutputKind.TEXT and page.body and not output.begins_character(page.body[0]):
+            raise errors.Invalid("the position lies inside a character")
+        return page
