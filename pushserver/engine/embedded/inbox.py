@@ -24,8 +24,8 @@ if TYPE_CHECKING:
         IdempotencyKey,
         InboxListing,
         InboxNumbers,
-        InboxPage,
         InboxOutcome,
+        InboxPage,
         PublishResult,
     )
 

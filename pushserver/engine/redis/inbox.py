@@ -13,7 +13,7 @@ from pushserver.core import publication as publications
 from pushserver.core.inbox import Unread
 from pushserver.core.positions import Position
 from pushserver.engine.identity import INBOX, content_digest
-from pushserver.engine.interfaces import IInbox, InboxListing, InboxNumbers, InboxPage, InboxOutcome, PublishResult
+from pushserver.engine.interfaces import IInbox, InboxListing, InboxNumbers, InboxOutcome, InboxPage, PublishResult
 
 from .between import BEYOND
 from .broker import repeated

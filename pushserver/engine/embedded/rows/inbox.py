@@ -21,8 +21,8 @@ from pushserver.engine.interfaces import (
     POSITION_TTL,
     InboxListing,
     InboxNumbers,
-    InboxPage,
     InboxOutcome,
+    InboxPage,
     InboxRules,
 )
 
