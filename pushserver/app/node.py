@@ -8,7 +8,7 @@ from pushserver.config import derived
 from pushserver.config.sections import Config
 from pushserver.core.errors import ConfigError
 from pushserver.core.events import chosen
-from pushserver.engine.interfaces import EventRules
+from pushserver.engine.interfaces import EventRules, OutputRules
 from pushserver.server.auth import Authenticator
 from pushserver.server.clock import Clock
 from pushserver.server.events.service import EventSettings
@@ -65,6 +65,8 @@ def settings_of(config: Config, name: str) -> NodeSettings:
         ),
         throttle=derived.throttle_rules(config),
         stale_after=config.tasks.stale_after,
+        outputs=OutputRules(config.tasks.output_max_bytes),
+        output_interval=config.tasks.output_interval,
         events=chosen(config.events.types),
         unread_after=config.events.unread_after,
     )

@@ -29,6 +29,8 @@ _KEYS: Final = frozenset(
         "tasks.min_interval",
         "tasks.min_delta",
         "tasks.stale_after",
+        "tasks.output_max_bytes",
+        "tasks.output_interval",
         "auth.algorithms",
         "auth.secret",
         "auth.secret_file",

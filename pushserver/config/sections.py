@@ -185,6 +185,8 @@ class TasksSection(Section, frozen=True, kw_only=True):
     min_delta: Annotated[float, number(0, 100)] = 1.0
     ttl: Annotated[int, duration()] = 1_800_000
     stale_after: Annotated[int, duration()] = 86_400_000
+    output_max_bytes: Annotated[int, whole(1024)] = 4_194_304
+    output_interval: Annotated[int, duration(0)] = 40
 
 
 class InboxSection(Section, frozen=True, kw_only=True):

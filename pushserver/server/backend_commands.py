@@ -16,6 +16,7 @@ from pushserver.core import durations, publication
 from pushserver.core.channels import Kind, is_channel, is_id
 from pushserver.core.errors import Code, Invalid, NotFound, PushError, Refused
 from pushserver.core.message_types import MessageId, may_send
+from pushserver.core.output import MAIN, NewOutput, Producer, ProducerConflict, new_output
 from pushserver.core.task import MAX_INTEGER, NewTask, Progress, TaskState
 from pushserver.engine.interfaces import IdempotencyKey, PublishResult
 from pushserver.server.cluster import Cluster, Disconnection, Target, TargetChannels, with_unanswered
@@ -80,28 +81,62 @@ class NotifyParams(Struct, frozen=True, rename="camel"):
     unread_after: str | Annotated[int, Meta(ge=0, le=MAX_INTEGER)] | None = None
 
 
+class LastOutput(Struct, frozen=True):
+    """What is appended to an output together with a change of its task: ``text`` or ``items``."""
+
+    text: str | None = None
+    items: list[Any] | None = None
+    name: str = MAIN
+
+    def new(self, now: int) -> NewOutput:
+        """Return it as it is appended. Raises `errors.Invalid`."""
+        return new_output(self.name, self.text, self.items, now)
+
+
+class ProducerParams(Struct, frozen=True):
+    """Who appends, so that each append happens once: ``seq`` counts from 0 in each epoch."""
+
+    id: Annotated[str, Meta(min_length=1, max_length=200)]
+    epoch: Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
+    seq: Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
+
+
+class OutputParams(Struct, frozen=True):
+    """``text`` or ``items``."""
+
+    text: str | None = None
+    items: list[Any] | None = None
+    name: str = MAIN
+    producer: ProducerParams | None = None
+    attempt: int | None = None
+
+
 class StatusParams(Struct, frozen=True, rename="camel"):
     status: str
     message: str | None = None
     attempt: int | None = None
+    output: LastOutput | None = None
 
 
 class CancelParams(Struct, frozen=True):
     message: str | None = None
     truncated: bool = False
     attempt: int | None = None
+    output: LastOutput | None = None
 
 
 class CompleteParams(Struct, frozen=True):
     result: Any | UnsetType = UNSET
     truncated: bool = False
     attempt: int | None = None
+    output: LastOutput | None = None
 
 
 class FailParams(Struct, frozen=True):
     error: str
     truncated: bool = False
     attempt: int | None = None
+    output: LastOutput | None = None
 
 
 class TaskId(Struct, frozen=True):
@@ -164,7 +199,10 @@ def duration(value: str | int, or_none: bool = False) -> int:
 
 
 def error_of(problem: PushError) -> dict[str, object]:
-    return {"code": problem.code.value, "message": problem.message}
+    error: dict[str, object] = {"code": problem.code.value, "message": problem.message}
+    if isinstance(problem, ProducerConflict):
+        error |= {"epoch": problem.epoch, "expected": problem.expected}
+    return error
 
 
 #: The scope that a method needs.
@@ -178,6 +216,7 @@ SCOPES: Final[dict[str, str]] = {
     "task.complete": "tasks",
     "task.fail": "tasks",
     "task.cancel": "tasks",
+    "task.output": "tasks",
     "subscribe": "admin",
     "unsubscribe": "admin",
     "disconnect": "sessions",
@@ -213,6 +252,7 @@ class BackendCommands:
             "notify": self._notify,
             "task.create": self._create_task,
             **{method: partial(self._named_task, method) for method in _CHANGES},
+            "task.output": self._named_output,
             "subscribe": self._subscribe,
             "unsubscribe": self._unsubscribe,
             "disconnect": self._disconnect,
@@ -332,16 +372,40 @@ class BackendCommands:
         match asked:
             case Progress():
                 return await self._tasks.report(task_id, asked, once)
-            case StatusParams(status, message, attempt):
-                return await self._tasks.set_status(task_id, status, message, once, attempt)
-            case CompleteParams(result, truncated, attempt):
-                return await self._tasks.complete(task_id, result, once, attempt, truncated)
-            case FailParams(error, truncated, attempt):
-                return await self._tasks.fail(task_id, error, once, attempt, truncated)
-            case CancelParams(message, truncated, attempt):
-                return await self._tasks.cancel(task_id, message, once, attempt, truncated)
+            case StatusParams(status, message, attempt, last):
+                return await self._tasks.set_status(task_id, status, message, once, attempt, self._last(last))
+            case CompleteParams(result, truncated, attempt, last):
+                return await self._tasks.complete(task_id, result, once, attempt, truncated, self._last(last))
+            case FailParams(error, truncated, attempt, last):
+                return await self._tasks.fail(task_id, error, once, attempt, truncated, self._last(last))
+            case CancelParams(message, truncated, attempt, last):
+                return await self._tasks.cancel(task_id, message, once, attempt, truncated, self._last(last))
             case _:
                 raise AssertionError(method)
+
+    def _last(self, given: LastOutput | None) -> NewOutput | None:
+        return None if given is None else given.new(self._publishing.now())
+
+    async def _named_output(self, params: msgspec.Raw, once: IdempotencyKey | None) -> dict[str, object]:
+        return await self.append_output(decode(params, TaskId).task_id, params, once)
+
+    async def append_output(
+        self, task_id: str, params: msgspec.Raw | bytes, once: IdempotencyKey | None
+    ) -> dict[str, object]:
+        """Append to an output of a task that is named beside the parameters."""
+        if not is_id(task_id):
+            raise NotFound("no such task")
+        asked = decode(params, OutputParams)
+        new = new_output(asked.name, asked.text, asked.items, self._publishing.now())
+        given = asked.producer
+        producer = None if given is None else Producer(given.id, given.epoch, given.seq)
+        taken = await self._tasks.append_output(task_id, new, producer, asked.attempt, once)
+        answer: dict[str, object] = {"offset": taken.offset, "epoch": taken.epoch}
+        if taken.duplicate:
+            answer["duplicate"] = True
+        if taken.cancel_requested:
+            answer["cancelRequested"] = True
+        return answer
 
     # -- connections --------------------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from pushserver.core.inbox import InboxChange
 from pushserver.core.positions import NOWHERE, Position
 from pushserver.core.publication import Publication
 from pushserver.core.throttle import ThrottleRules
+from pushserver.engine.interfaces import OutputRules
 from pushserver.server.answers import NodeAnswers
 from pushserver.server.auth import Authenticator
 from pushserver.server.backend_commands import BackendCommands
@@ -76,6 +77,8 @@ class NodeSettings(Struct, frozen=True, kw_only=True):
         max_token_lifetime, leeway: how long a token may be valid, and how much clocks may differ.
         user_rates: how fast one user may publish.
         stale_after: a task without a change for so long has failed.
+        outputs: the bounds of the outputs of tasks.
+        output_interval: what is appended to an output within so long leaves as one push.
         events: the types that the backend is told.
         unread_after: a notification that was not read for so long is told.
     """
@@ -90,6 +93,8 @@ class NodeSettings(Struct, frozen=True, kw_only=True):
     stale_after: int
     events: frozenset[str] = frozenset()
     unread_after: int = 300_000
+    outputs: OutputRules = msgspec.field(default_factory=OutputRules)
+    output_interval: int = 40
 
 
 def _nobody_ends(problem: ConfigError) -> None:
@@ -113,6 +118,7 @@ class Node:
         self.name = limits.node
         self.clock = clock
         self.engine = engine
+        engine.outputs.rules.adopt(settings.outputs)
         self.namespaces = namespaces
         self.authenticator = authenticator
         maker = EventMaker(clock, settings.events, settings.unread_after)
@@ -242,6 +248,7 @@ class Node:
         self._limits.adopt(settings.limits)
         self._user_rates.adopt(settings.user_rates)
         self.tasks.adopt(settings.throttle, settings.stale_after)
+        self.engine.outputs.rules.adopt(settings.outputs)
         self._maker.adopt(settings.events, settings.unread_after)
         self._occupancy.adopt(list(self.hub.channels))
         self.explainer.adopt(settings.stale_after)

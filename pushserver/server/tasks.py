@@ -26,11 +26,13 @@ from pushserver.core import task as progress
 from pushserver.core.channels import is_id
 from pushserver.core.errors import Conflict, NotFound, Unavailable
 from pushserver.core.events import NewEvent
+from pushserver.core.output import NewOutput, Producer
+from pushserver.core.positions import Position
 from pushserver.core.publication import Publication
 from pushserver.core.task import NewTask, Progress, StatusChanged, TaskState
 from pushserver.core.throttle import Throttle, ThrottleRules
 from pushserver.core.tokens import Identity
-from pushserver.engine.interfaces import IdempotencyKey, TaskEvent
+from pushserver.engine.interfaces import IdempotencyKey, OutputPage, OutputTaken, TaskEvent
 from pushserver.server.clock import Clock, Recurring
 from pushserver.server.connection import Connection
 from pushserver.server.hub import Hub
@@ -203,9 +205,10 @@ class Tasks:
         message: str | None,
         once: IdempotencyKey | None = None,
         attempt: int | None = None,
+        output: NewOutput | None = None,
     ) -> TaskState:
         return await self._change(
-            task_id, lambda state, now: progress.set_status(state, status, message, now), once, attempt
+            task_id, lambda state, now: progress.set_status(state, status, message, now), once, attempt, output=output
         )
 
     async def complete(
@@ -215,9 +218,10 @@ class Tasks:
         once: IdempotencyKey | None = None,
         attempt: int | None = None,
         truncated: bool = False,
+        output: NewOutput | None = None,
     ) -> TaskState:
         return await self._change(
-            task_id, lambda state, now: progress.complete(state, result, now, truncated), once, attempt
+            task_id, lambda state, now: progress.complete(state, result, now, truncated), once, attempt, output=output
         )
 
     async def fail(
@@ -227,9 +231,10 @@ class Tasks:
         once: IdempotencyKey | None = None,
         attempt: int | None = None,
         truncated: bool = False,
+        output: NewOutput | None = None,
     ) -> TaskState:
         return await self._change(
-            task_id, lambda state, now: progress.fail(state, error, now, truncated), once, attempt
+            task_id, lambda state, now: progress.fail(state, error, now, truncated), once, attempt, output=output
         )
 
     async def cancel(
@@ -239,14 +244,31 @@ class Tasks:
         once: IdempotencyKey | None = None,
         attempt: int | None = None,
         truncated: bool = False,
+        output: NewOutput | None = None,
     ) -> TaskState:
         return await self._change(
-            task_id, lambda state, now: progress.cancel(state, message, now, truncated), once, attempt
+            task_id, lambda state, now: progress.cancel(state, message, now, truncated), once, attempt, output=output
         )
 
     async def request_cancel(self, task_id: str) -> TaskState:
         """The owner asks for the end; whoever works on the task sees it in the next answer."""
         return await self._change(task_id, progress.request_cancel, None)
+
+    async def append_output(
+        self,
+        task_id: str,
+        new: NewOutput,
+        producer: Producer | None,
+        attempt: int | None,
+        once: IdempotencyKey | None,
+    ) -> OutputTaken:
+        """Append to an output. Raises what `IOutputs.append` fails with. A producer's own numbers make it happen once;
+        ``once`` does where there are none."""
+        return await self._engine.outputs.append(task_id, new, producer, attempt, None if producer else once)
+
+    async def read_output(self, task_id: str, name: str, since: Position | None, max_bytes: int) -> OutputPage:
+        """Return a page of an output. Raises what `IOutputs.read` fails with."""
+        return await self._engine.outputs.read(task_id, name, since, max_bytes)
 
     async def get(self, task_id: str) -> TaskState:
         return await self._engine.tasks.get(task_id)
@@ -268,7 +290,9 @@ class Tasks:
         once: IdempotencyKey | None,
         attempt: int | None = None,
         reported: bool = False,
+        output: NewOutput | None = None,
     ) -> TaskState:
+        """Change a task's state; ``output`` is appended in the same transaction."""
         store = self._engine.tasks
         if once is not None and await store.done(task_id, once.key):
             return await store.get(task_id)
@@ -277,11 +301,13 @@ class Tasks:
             progress.check_attempt(old, attempt)
             new = change(old, self._clock.now())
             if new is old:
+                if output is not None:
+                    await self.append_output(task_id, output, None, attempt, once)
                 return old
             new = progress.at_least(new, store.lowest_version())
             type, data = progress.event_of(old, new, reported=reported)
             event = TaskEvent(type, new, data.old_status if isinstance(data, StatusChanged) else None)
-            if await store.replace(event, self._final(event), once, old.version, self._told(old, new)):
+            if await store.replace(event, self._final(event), once, old.version, self._told(old, new), output):
                 if new.final:
                     self._counters.tasks_queued += 1
                 return new

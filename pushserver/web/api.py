@@ -27,6 +27,7 @@ from pushserver.core import operations
 from pushserver.core.channels import is_id
 from pushserver.core.errors import HTTP_STATUS, Code, Invalid, NotFound, PushError, Refused
 from pushserver.core.histogram import Histogram
+from pushserver.core.output import OutputKind, is_output_name, literal
 from pushserver.core.positions import Position
 from pushserver.core.task import TaskState
 from pushserver.engine.interfaces import PAGE_BYTES, QuarantinedRow
@@ -39,8 +40,16 @@ from pushserver.server.reading import ReadRequests
 from pushserver.server.reply_room import ReplyRoom
 from pushserver.server.tasks import Tasks
 from pushserver.web.context import Context
-from pushserver.web.http import Refusal, argument, headers_of, respond, respond_error, respond_options
-from pushserver.web.parameters import AnyUserQuery, ChannelQuery, HistoryQuery, PatternQuery, UserQuery, query
+from pushserver.web.http import PlainText, Refusal, argument, headers_of, respond, respond_error, respond_options
+from pushserver.web.parameters import (
+    AnyUserQuery,
+    ChannelQuery,
+    HistoryQuery,
+    OutputQuery,
+    PatternQuery,
+    UserQuery,
+    query,
+)
 from pushserver.web.port import peer_address
 from pushserver.web.reach import READING, Reach, touched
 from pushserver.web.reach import execute as execute_within
@@ -181,6 +190,10 @@ class Api(Resource):
         self._task_routes = {
             verb: {"POST": self._task_command(f"task.{verb}")}
             for verb in ("progress", "status", "cancel", "complete", "fail")
+        }
+        self._task_routes["output"] = {
+            "POST": Route(SCOPES["task.output"], self._append_output),
+            "GET": Route("read", self._read_output),
         }
 
         for call, _, _ in self.routes():
@@ -377,6 +390,9 @@ class Api(Resource):
             lambda request, path: self._commands.change_task(path[1], method, _body(request), None),
         )
 
+    async def _append_output(self, request: Request, path: list[str]) -> Any:
+        return await self._commands.append_output(path[1], _body(request), None)
+
     async def _batch(self, request: Request, path: list[str]) -> dict[str, Any]:
         scopes = self._keys.scopes(request) or frozenset()
 
@@ -397,6 +413,27 @@ class Api(Resource):
         if not is_id(path[1]):
             raise NotFound("no such task")
         return await self._tasks.get(path[1])
+
+    async def _read_output(self, request: Request, path: list[str]) -> Any:
+        asked = query(request, OutputQuery)
+        if not is_id(path[1]):
+            raise NotFound("no such task")
+        if not is_output_name(asked.name):
+            raise Invalid("the name of an output is 1 to 32 of a-z, 0-9, _ and -")
+        since: Position | None = None
+        if asked.offset is not None:
+            if asked.epoch is None:
+                raise Invalid("offset needs epoch")
+            since = Position(asked.offset, asked.epoch)
+        page = await self._tasks.read_output(path[1], asked.name, since, asked.limit)
+        numbers: dict[str, Any] = {"offset": page.offset, "epoch": page.epoch, "start": page.start}
+        if prefers_text(headers_of(request).get("accept", "")):
+            told = {f"output-{name}": str(value) for name, value in numbers.items()}
+            return PlainText(page.body, told | {"output-more": "true" if page.more else "false"})
+        content = msgspec.Raw(literal(page.kind, page.body))
+        numbers |= {"closed": page.closed, "more": page.more}
+        numbers |= {name: True for name in ("trimmed", "reset") if getattr(page, name)}
+        return {"items" if page.kind is OutputKind.ITEMS else "text": content} | numbers
 
     async def _list_tasks(self, request: Request, path: list[str]) -> Any:
         tasks = await self._tasks.of_user(_user(request), unfinished=False, limit=MAX_TASKS)
@@ -458,6 +495,12 @@ def explain(explainer: Explainer) -> Callable[[Request, list[str]], Awaitable[An
         return with_unanswered(shown, shown.pop("unanswered"))
 
     return respond
+
+
+def prefers_text(accept: str) -> bool:
+    """Return whether an ``Accept`` names plain text before JSON, or without it."""
+    kinds = [each.partition(";")[0].strip().lower() for each in accept.split(",")]
+    return "text/plain" in kinds and "application/json" not in kinds[: kinds.index("text/plain")]
 
 
 def _row(row: QuarantinedRow) -> dict[str, object]:

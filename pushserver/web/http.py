@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from io import BytesIO
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from twisted.internet.error import ConnectionDone
@@ -19,6 +19,7 @@ from twisted.web.server import Request, Site
 from zope.interface import implementer
 
 from pushserver.core.errors import HTTP_STATUS, Code, Invalid, PushError, Refused
+from pushserver.server.backend_commands import error_of
 from pushserver.web.context import Context
 from pushserver.web.farewell import hang_up
 from pushserver.web.port import MAX_HEAD, answer, check_hosts, origin_form
@@ -57,11 +58,23 @@ def argument(request: Request, name: str) -> str | None:
     return values[-1].decode("utf-8", "replace") if values else None
 
 
+class PlainText(NamedTuple):
+    """What is answered as it is, and what else its head says."""
+
+    octets: bytes
+    headers: dict[str, str]
+
+
 def respond(request: Request, status: int, body: Any) -> None:
-    """Answers with JSON."""
-    octets = body if isinstance(body, bytes) else msgspec.json.encode(body)
+    """Answers with JSON, or with a `PlainText`."""
+    if isinstance(body, PlainText):
+        octets, kind = body.octets, "text/plain; charset=utf-8"
+        for name, value in body.headers.items():
+            request.setHeader(name, value)
+    else:
+        octets, kind = body if isinstance(body, bytes) else msgspec.json.encode(body), "application/json"
     request.setResponseCode(status)
-    request.setHeader("content-type", "application/json")
+    request.setHeader("content-type", kind)
     request.setHeader("cache-control", "no-store")
     request.setHeader("content-length", str(len(octets)))
     request.write(octets)
@@ -72,7 +85,7 @@ def respond_error(request: Request, problem: PushError, status: int | None = Non
     """Answers with an error, in the shape that every error here has."""
     if problem.retry_after is not None:
         request.setHeader("retry-after", str(-(-problem.retry_after // 1000)))
-    body = {"error": {"code": problem.code.value, "message": problem.message}}
+    body = {"error": error_of(problem)}
     respond(request, HTTP_STATUS[problem.code] if status is None else status, body)
 
 

@@ -119,6 +119,19 @@ OPERATIONS: Final[dict[tuple[str, str], ApiCall]] = {
     ("tasks/{id}/cancel", "POST"): _change("cancelTask", "End a task as cancelled", commands.CancelParams),
     ("tasks/{id}/complete", "POST"): _change("completeTask", "End a task as completed", commands.CompleteParams),
     ("tasks/{id}/fail", "POST"): _change("failTask", "End a task as failed", commands.FailParams),
+    ("tasks/{id}/output", "POST"): ApiCall(
+        name="appendOutput",
+        summary="Append to an output of a task",
+        body=commands.OutputParams,
+        result=results.OutputTakenResult,
+        conflicts=True,
+    ),
+    ("tasks/{id}/output", "GET"): ApiCall(
+        name="readOutput",
+        summary="What is kept of an output of a task; its bytes alone where text/plain is accepted",
+        query=parameters.OutputQuery,
+        result=results.OutputResult,
+    ),
     ("history", "GET"): ApiCall(
         name="readHistory",
         summary="What a channel keeps",

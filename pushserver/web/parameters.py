@@ -10,6 +10,8 @@ from twisted.web.server import Request
 
 from pushserver.core import durations
 from pushserver.core.errors import Invalid
+from pushserver.core.output import MAIN
+from pushserver.engine.interfaces import PAGE_BYTES
 from pushserver.protocols.native.messages import MAX_HISTORY, Offset
 from pushserver.web.http import argument
 
@@ -50,6 +52,15 @@ class HistoryQuery(Struct, frozen=True):
     @property
     def backwards(self) -> bool:
         return self.reverse.lower() in ("1", "true", "yes")
+
+
+class OutputQuery(Struct, frozen=True):
+    """``offset`` needs ``epoch``; ``limit``: bytes."""
+
+    name: str = MAIN
+    offset: Offset | None = None
+    epoch: str | None = None
+    limit: Annotated[int, Meta(ge=1, le=PAGE_BYTES)] = 1024 * 1024
 
 
 class EventsQuery(Struct, frozen=True):

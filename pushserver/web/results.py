@@ -17,10 +17,13 @@ from pushserver.server.recent import RecentEvent
 
 
 class ErrorBody(Struct, frozen=True):
-    """What went wrong, in a code of the protocol and a sentence."""
+    """What went wrong, in a code of the protocol and a sentence. ``epoch``, ``expected``: of an output's producer, what
+    it has to go on with."""
 
     code: Code
     message: str
+    epoch: int | UnsetType = UNSET
+    expected: int | UnsetType = UNSET
 
 
 class ErrorResult(Struct, frozen=True):
@@ -112,6 +115,31 @@ class InboxResult(Struct, frozen=True):
 
 class DeletedResult(Struct, frozen=True):
     deleted: int
+
+
+class OutputTakenResult(Struct, frozen=True, rename="camel"):
+    """The position after what was appended. ``duplicate``: it was appended before; ``cancel_requested``: the owner
+    wants the task to end."""
+
+    offset: int
+    epoch: str
+    duplicate: bool | UnsetType = UNSET
+    cancel_requested: bool | UnsetType = UNSET
+
+
+class OutputResult(Struct, frozen=True):
+    """``text`` or ``items``, and the position behind; ``start``: the first that is kept. ``trimmed``: some of what was
+    asked for is gone; ``reset``: the position asked from is of another attempt, or beyond the end."""
+
+    offset: int
+    epoch: str
+    start: int
+    closed: bool
+    more: bool
+    text: str | UnsetType = UNSET
+    items: list[Any] | UnsetType = UNSET
+    trimmed: bool | UnsetType = UNSET
+    reset: bool | UnsetType = UNSET
 
 
 class HistoryResult(Struct, frozen=True):

@@ -115,7 +115,7 @@ class RedisEngine:
         self.broker = RedisBroker(self._commands, self._live, self._cluster, names, rules, self._settings)
         self.history = RedisHistory(pages, self._feeds)
         self.inbox = RedisInbox(self._commands, pages, self._live, names, limits, rules)
-        self.outputs = RedisOutputs(self._commands, self._live, names, output_pages)
+        self.outputs = RedisOutputs(self._commands, self._live, names, output_pages, self._settings)
         self.tasks = RedisTasks(
             self._commands,
             self._live,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .live import Live
     from .names import Names
     from .output_pages import OutputPages
+    from .shared_settings import SharedSettings
 
 _pack: Final = msgspec.msgpack.Encoder().encode
 
@@ -33,12 +34,15 @@ _pack: Final = msgspec.msgpack.Encoder().encode
 class RedisOutputs:
     """Each output in a hash, and its pieces in another."""
 
-    def __init__(self, commands: RedisCommands, live: Live, names: Names, pages: OutputPages) -> None:
+    def __init__(
+        self, commands: RedisCommands, live: Live, names: Names, pages: OutputPages, settings: SharedSettings
+    ) -> None:
         self._commands = commands
         self._live = live
         self._names = names
         self._pages = pages
         self.rules = OutputRules()
+        self._settings = settings
         self.appended = 0
 
     def append(
@@ -70,7 +74,7 @@ class RedisOutputs:
             new.count,
             "" if attempt is None else attempt,
             *(("", "", "") if producer is None else (producer.id, producer.epoch, producer.seq)),
-            self.rules.max_bytes,
+            self._max_bytes,
             "" if self._commands.waits else live,
             literal,
             new.timestamp,
@@ -89,11 +93,16 @@ class RedisOutputs:
         await self._live.appended(live, line)
         return OutputTaken(offset, epoch, cancel_requested=wish)
 
+    @property
+    def _max_bytes(self) -> int:
+        """While nodes differ, the widest of their bounds."""
+        return self._settings.widest("tasks.output_max_bytes", self.rules.max_bytes)
+
     def packed(self, new: NewOutput) -> bytes:
         """Return what is appended as ``task_replace.lua`` takes it."""
         literal = output.literal(new.kind, new.body).decode()
         return _pack(
-            (new.name, new.kind.value, new.body.decode(), new.count, literal, new.timestamp, self.rules.max_bytes,
+            (new.name, new.kind.value, new.body.decode(), new.count, literal, new.timestamp, self._max_bytes,
              MAX_OUTPUTS)
         )  # fmt: skip
 
