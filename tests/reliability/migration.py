@@ -59,7 +59,7 @@ def _format(state: Path) -> tuple[int, list[tuple[str, str]]]:
 def kill_half_way(place: Path, scratch: Path) -> int:
     """Migrate copies of a store, each killed before another statement; return how many were killed.
 
-    What is left each time must be the old format or the new one, whole. Raises `Broken`.
+    What is left each time must be whole: of the old format, the new one, or one between. Raises `Broken`.
     """
     old = _format(place / "state")
     left: list[tuple[int, list[tuple[str, str]]]] = []
@@ -76,9 +76,11 @@ def kill_half_way(place: Path, scratch: Path) -> int:
             raise Broken(f"opening the store ended with status {status} before statement {number}")
     else:
         raise Broken(f"opening the store has more than {STATEMENTS} statements")
-    for number, found in enumerate(left, 1):
-        if found not in (old, new):
-            raise Broken(f"killed before statement {number}, the store is neither of version {old[0]} nor of {new[0]}")
+    whole = dict((old, new))
+    for number, (version, tables) in enumerate(left, 1):
+        # Of the formats between, each is a step of its own: all copies that stand there must look alike.
+        if whole.setdefault(version, tables) != tables:
+            raise Broken(f"killed before statement {number}, the store is not whole in any version")
     return len(left) - 1
 
 

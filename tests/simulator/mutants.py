@@ -119,7 +119,7 @@ MUTANTS = (
     _mutant(
         "gap-delivered",
         "core/positions.py",
-        "        if offset != self._offset + 1:\n            return Verdict.GAP\n",
+        "        if self._offset != (offset - 1 if before is None else before):\n            return Verdict.GAP\n",
         "",
     ),
     _mutant(

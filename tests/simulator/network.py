@@ -205,11 +205,40 @@ class Port:
         self.address = address
         self.process = process
         self.factory = factory
+        self.connected, self.disconnecting = True, False
+        #: who has connected and was not accepted; None while everybody is accepted at once
+        self._waiting: list[End] | None = None
         factory.doStart()
 
+    def stopReading(self) -> None:
+        self._waiting = self._waiting or []
+
+    def startReading(self) -> None:
+        waiting, self._waiting = self._waiting or [], None
+        for far in waiting:
+            self.accept(far)
+
     def stopListening(self) -> None:
+        self.connected = False
         if self._network.ports.pop(self.address, None) is not None:
+            self.startReading()
             self.factory.doStop()
+
+    def accept(self, far: End) -> None:
+        """Give the other end of a connection its protocol, or hang up where nobody listens any more."""
+        if not far.connected:
+            return
+        if self._waiting is not None:
+            self._waiting.append(far)
+            return
+        protocol = self.factory.buildProtocol(far.getPeer()) if self._network.ports.get(self.address) is self else None
+        if protocol is None:
+            far.protocol = _Nobody()
+            far.abortConnection()
+            return
+        far.protocol = protocol
+        protocol.makeConnection(far)
+        far.resumeProducing()
 
     def getHost(self) -> IPv4Address:
         return IPv4Address("TCP", *self.address)
@@ -267,25 +296,13 @@ class Network:
         self.ends[near] = self.ends[far] = None
         # What arrives before the other side has accepted waits, as it does in a listening socket.
         far._reading = False
-        self.process_later(port.process, self._accept, port, far)
+        self.process_later(port.process, port.accept, far)
         near.protocol = build(near.getPeer())
         if near.protocol is None:
             near.protocol = _Nobody()
             near.abortConnection()
         else:
             near.protocol.makeConnection(near)
-
-    def _accept(self, port: Port, far: End) -> None:
-        if not far.connected:
-            return
-        protocol = port.factory.buildProtocol(far.getPeer()) if self.ports.get(port.address) is port else None
-        if protocol is None:
-            far.protocol = _Nobody()
-            far.abortConnection()
-            return
-        far.protocol = protocol
-        protocol.makeConnection(far)
-        far.resumeProducing()
 
     def tell(self, end: End, kind: type[Exception]) -> None:
         self.process_later(end.process, self._lost, end, kind)
