@@ -198,18 +198,50 @@ class End:
 
 
 class Port:
-    """A place where a process listens."""
+    """A place where a process listens; what comes while it does not read waits."""
+
+    connected = True
+    disconnecting = False
 
     def __init__(self, network: Network, address: tuple[str, int], process: Process, factory: Any) -> None:
         self._network = network
         self.address = address
         self.process = process
         self.factory = factory
+        self._reading = True
+        self._waiting: list[End] = []
         factory.doStart()
+
+    def stopReading(self) -> None:
+        self._reading = False
+
+    def startReading(self) -> None:
+        self._reading = True
+        waiting, self._waiting = self._waiting, []
+        for far in waiting:
+            self.process.later(0, self.accept, far)
 
     def stopListening(self) -> None:
         if self._network.ports.pop(self.address, None) is not None:
+            self.startReading()
             self.factory.doStop()
+
+    def accept(self, far: End) -> None:
+        """A connection is here, and is taken, or refused where nobody listens any more."""
+        if not far.connected:
+            return
+        if not self._reading:
+            self._waiting.append(far)
+            return
+        listening = self._network.ports.get(self.address) is self
+        protocol = self.factory.buildProtocol(far.getPeer()) if listening else None
+        if protocol is None:
+            far.protocol = _Nobody()
+            far.abortConnection()
+            return
+        far.protocol = protocol
+        protocol.makeConnection(far)
+        far.resumeProducing()
 
     def getHost(self) -> IPv4Address:
         return IPv4Address("TCP", *self.address)
@@ -267,25 +299,13 @@ class Network:
         self.ends[near] = self.ends[far] = None
         # What arrives before the other side has accepted waits, as it does in a listening socket.
         far._reading = False
-        self.process_later(port.process, self._accept, port, far)
+        self.process_later(port.process, port.accept, far)
         near.protocol = build(near.getPeer())
         if near.protocol is None:
             near.protocol = _Nobody()
             near.abortConnection()
         else:
             near.protocol.makeConnection(near)
-
-    def _accept(self, port: Port, far: End) -> None:
-        if not far.connected:
-            return
-        protocol = port.factory.buildProtocol(far.getPeer()) if self.ports.get(port.address) is port else None
-        if protocol is None:
-            far.protocol = _Nobody()
-            far.abortConnection()
-            return
-        far.protocol = protocol
-        protocol.makeConnection(far)
-        far.resumeProducing()
 
     def tell(self, end: End, kind: type[Exception]) -> None:
         self.process_later(end.process, self._lost, end, kind)
