@@ -10,7 +10,7 @@ Repeats are allowed here (a message has its id), silence is not.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
@@ -19,6 +19,9 @@ from pushserver.engine.interfaces import InboxPage
 
 if TYPE_CHECKING:
     from pushserver.engine.interfaces import IInbox
+
+#: So often two questions are asked anew that something was written between.
+_TRIES: Final = 5
 
 
 class InboxStart(Struct, frozen=True):
@@ -57,6 +60,10 @@ async def start_of_inbox(
                 page = await inbox.read(user_id, after, limit, max_bytes)
             if place.epoch == page.epoch:
                 return InboxStart(page, after, 0, False)
-    unread = await inbox.read(user_id, None, 0)
-    page = await inbox.read(user_id, 0, limit, max_bytes)
+    for _ in range(_TRIES):
+        unread = await inbox.read(user_id, None, 0)
+        page = await inbox.read(user_id, 0, limit, max_bytes)
+        if (page.offset, page.acked) == (unread.offset, unread.acked):
+            # Of one moment: what came between the two may have taken the place of messages that one of them counts.
+            break
     return InboxStart(page, 0, max(0, page.lost - unread.lost), False)

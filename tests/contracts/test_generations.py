@@ -37,6 +37,42 @@ async def test_a_position_of_the_same_data_stands_after_the_move(nodes: Nodes) -
     assert await located(node, *(Position(5, new.epoch) for new in after)) == (None, None)
 
 
+async def test_a_position_stands_over_many_moves_as_far_as_it_was_given_out_by_then(nodes: Nodes) -> None:
+    node = await nodes.start()
+    known = [await write(node, 2)]
+    for _ in range(4):
+        await node.engine.move_epochs()
+        known.append(await write(node, 2))
+    newest = known[-1]
+    for each in known:
+        assert await located(node, *each) == tuple(
+            Position(old.offset, new.epoch) for old, new in zip(each, newest, strict=True)
+        )
+        beyond = [Position(old.offset + 1, old.epoch) for old in each]
+        assert await located(node, *beyond) == (None, None)
+    # Nothing is written between two moves: positions of both count.
+    await node.engine.move_epochs()
+    await node.engine.move_epochs()
+    last = await write(node, 1)
+    for each in (known[0], newest):
+        assert await located(node, *each) == tuple(
+            Position(old.offset, new.epoch) for old, new in zip(each, last, strict=True)
+        )
+
+
+async def test_of_many_moves_the_last_ones_are_known(nodes: Nodes) -> None:
+    node = await nodes.start()
+    known = []
+    for _ in range(10):
+        known.append(await write(node, 1))
+        await node.engine.move_epochs()
+    newest = await write(node, 1)
+    stands = [await located(node, *each) != (None, None) for each in known]
+    assert (stands[0], stands[3:]) == (False, [True] * 7)
+    # What is not known is of no use to anybody, and harms nobody.
+    assert await located(node, *newest) == newest
+
+
 async def test_a_position_of_another_life_stands_nowhere(nodes: Nodes) -> None:
     node = await nodes.start()
     newest = await write(node, 3)

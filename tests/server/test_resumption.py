@@ -13,6 +13,8 @@ import pytest_twisted
 from pushserver.core.errors import Unavailable
 from pushserver.core.positions import Position, base_of
 from pushserver.engine.embedded.database import FILE
+from pushserver.engine.interfaces import InboxPage
+from pushserver.server.resumption import start_of_inbox
 from tests.fakes import Client, House
 
 SETTINGS = """
@@ -66,6 +68,23 @@ async def test_a_device_that_was_away_is_sent_what_another_acknowledged(house: H
     # From now on the new epoch counts like any.
     again, told = await sign_in(house, {"offset": 4, "epoch": told["inbox"]["epoch"]})
     assert (sent(again), told["results"][OWN]["recovered"]) == ([5], True)
+
+
+async def test_what_was_lost_is_counted_at_one_moment(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    await notify(house, *range(1, 51))
+    read, asked = house.engine.inbox.read, 0
+
+    async def between(user_id: str, after: int | None, limit: int, max_bytes: int | None = None) -> InboxPage:
+        nonlocal asked
+        asked += 1
+        if asked == 3:
+            # After the count of what is unread, before that of all.
+            await notify(house, 51, 52)
+        return await read(user_id, after, limit, max_bytes)
+
+    monkeypatch.setattr(house.engine.inbox, "read", between)
+    start = await start_of_inbox(house.engine.inbox, "ann", Position(48, "of another life"), 5)
+    assert (start.page.offset, start.page.lost, start.told_lost) == (52, 12, 0)
 
 
 async def test_the_cursor_counts_where_it_is_behind(house: House) -> None:

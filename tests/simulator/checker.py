@@ -111,9 +111,8 @@ class DeviceView:
     #: by user: the status that was told last, and the one that was read at the end
     statuses: dict[str, str] = field(default_factory=dict)
     final_statuses: dict[str, str] = field(default_factory=dict)
-    #: messages that it was told were lost, and when it was last told of a loss without number
+    #: messages that it was told were lost
     told_lost: int = 0
-    told_at: float = -1.0
     connected: bool = False
     wanted: bool = True
     #: of this connection: where the inbox began, offsets delivered, and losses told
@@ -130,7 +129,6 @@ class Checker:
         self._lines = lines
         begin = lines[0]
         self._begin = begin
-        self._open = frozenset(begin.get("open", ()))
         self._strict = frozenset(begin.get("strict", ()))
         self.violations: list[Violation] = []
         self._calls: dict[int, Call] = {}
@@ -257,8 +255,6 @@ class Checker:
         device.tasks = {}
         inbox, given = line["inbox"], line["given"].get(own)
         result = line["results"].get(own)
-        if given is not None and (result is None or not result["recovered"]):
-            device.told_at = line["at"]
         epoch = inbox["epoch"]
         recovered = result is not None and result["recovered"]
         if given is None:
@@ -386,7 +382,6 @@ class Checker:
             channel = data["channel"]
             device.followers[channel] = Follower(None, True)
             if channel == own:
-                device.told_at = line["at"]
                 device.began = None
                 device.tasks = {}
 
@@ -482,7 +477,7 @@ class Checker:
                 if not device.acks and call.at < device.first_signed_in:
                     continue
                 arrived = key in (device.tasks_ended if call.what in ENDS else device.seen[f"user:{user}"])
-                if not arrived and not self._excused(device, call):
+                if not arrived:
                     absent[device.name].append(key)
         for name, keys in absent.items():
             told = self._devices[name].told_lost
@@ -492,10 +487,6 @@ class Checker:
         for (what, user), result in self._finals.items():
             if what == "inbox":
                 self._judge_kept(at, f"user:{user}", result["messages"], limit)
-
-    def _excused(self, device: DeviceView, call: Call) -> bool:
-        """Return whether what another device acknowledged may be missing here, where that promise is not made yet."""
-        return "every-device" in self._open and not device.acks and device.told_at >= call.at
 
     def _judge_kept(self, at: float, channel: str, messages: list[Any], limit: int) -> None:
         """What was answered, or seen, is still there; each once."""

@@ -198,40 +198,43 @@ class End:
 
 
 class Port:
-    """A place where a process listens."""
+    """A place where a process listens; what comes while it does not read waits."""
+
+    connected = True
+    disconnecting = False
 
     def __init__(self, network: Network, address: tuple[str, int], process: Process, factory: Any) -> None:
         self._network = network
         self.address = address
         self.process = process
         self.factory = factory
-        self.connected, self.disconnecting = True, False
-        #: who has connected and was not accepted; None while everybody is accepted at once
-        self._waiting: list[End] | None = None
+        self._reading = True
+        self._waiting: list[End] = []
         factory.doStart()
 
     def stopReading(self) -> None:
-        self._waiting = self._waiting or []
+        self._reading = False
 
     def startReading(self) -> None:
-        waiting, self._waiting = self._waiting or [], None
+        self._reading = True
+        waiting, self._waiting = self._waiting, []
         for far in waiting:
-            self.accept(far)
+            self.process.later(0, self.accept, far)
 
     def stopListening(self) -> None:
-        self.connected = False
         if self._network.ports.pop(self.address, None) is not None:
             self.startReading()
             self.factory.doStop()
 
     def accept(self, far: End) -> None:
-        """Give the other end of a connection its protocol, or hang up where nobody listens any more."""
+        """A connection is here, and is taken, or refused where nobody listens any more."""
         if not far.connected:
             return
-        if self._waiting is not None:
+        if not self._reading:
             self._waiting.append(far)
             return
-        protocol = self.factory.buildProtocol(far.getPeer()) if self._network.ports.get(self.address) is self else None
+        listening = self._network.ports.get(self.address) is self
+        protocol = self.factory.buildProtocol(far.getPeer()) if listening else None
         if protocol is None:
             far.protocol = _Nobody()
             far.abortConnection()

@@ -27,9 +27,6 @@ from .world import Process, World
 SETTLING = 50.0
 #: Seconds that the reading at the end takes at most.
 READING = 12.0
-#: Promises that are not judged, since the product does not keep them yet.
-#: every-device: where an epoch moved on, a second device is sent what the first one acknowledged.
-OPEN_PROMISES = {"every-device"}
 #: The limits of a node with a narrower configuration.
 NARROW = {"inbox": {"max_messages": 2}, "tasks": {"ttl": "1m"}}
 
@@ -156,7 +153,6 @@ class Run:
             nodes=[node.name for node in self.nodes],
             devices=[device.describe() for device in self.devices],
             settings=plan.settings,
-            open=sorted(OPEN_PROMISES),
             strict=list(plan.strict),
         )
         for node in self.nodes:

@@ -41,6 +41,15 @@ def test_what_is_wrong_is_told_to_the_trusted_alone() -> None:
         assert (asked.responseCode, msgspec.json.decode(body(asked))) == (503, expected)
 
 
+def test_a_clock_that_differs_is_a_reason_though_the_node_is_ready() -> None:
+    skewed = ["the clock of this node is 31 s behind Redis'"]
+    for trusted, more in ((True, {"reason": skewed[0]}), (False, {})):
+        asked = ask(Ready(lambda: None, lambda request, trusted=trusted: trusted, lambda: skewed))
+        assert (asked.responseCode or 200, msgspec.json.decode(body(asked))) == (200, {"status": "ready"} | more)
+    away = ask(Ready(lambda: "away", lambda request: True, lambda: skewed))
+    assert msgspec.json.decode(body(away)) == {"status": "unavailable", "reason": "away"}
+
+
 def test_metrics_are_for_the_trusted_and_say_when_they_cannot_be_had() -> None:
     async def render() -> bytes:
         return b"up 1\n"

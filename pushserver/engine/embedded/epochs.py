@@ -11,9 +11,16 @@ base alone: where the data may have gone back, one row moves every epoch on.
 from __future__ import annotations
 
 import hmac
+from typing import Final
 
 from pushserver.core.positions import Position
 from pushserver.engine.interfaces import EPOCH_GRACE, EPOCH_PERIOD
+
+#: So many moves of the generation are remembered.
+MOVES: Final = 8
+#: What is kept of a name's newest offsets when the generation moved on, the last move first (``carried``), where this
+#: is the newest one now: `MOVES` of at most 16 digits, and some.
+CARRY: Final = "substr({} || ' ' || carried, 1, 160)"
 
 
 class Epochs:
@@ -22,16 +29,23 @@ class Epochs:
     def __init__(self) -> None:
         self._secret = b""
         self._generation = ""
-        self._before: str | None = None
+        #: the generations before, the newest first
+        self._before: tuple[str, ...] = ()
 
     def load(self, secret: bytes, generation: str, before: str | None) -> None:
-        """Take the secret of the open store, its generation, and the one before (None: there was none)."""
-        self._secret, self._generation, self._before = secret, generation, before
+        """Take the secret of the open store, its generation, and those before, as `life` gives them."""
+        self._secret, self._generation = secret, generation
+        self._before = () if before is None else tuple(before.split(","))
 
     @property
     def life(self) -> tuple[str, str | None]:
-        """Return the generation, and the one before."""
-        return self._generation, self._before
+        """Return the generation, and those before, the newest first (None: there was none)."""
+        return self._generation, ",".join(self._before) if self._before else None
+
+    @property
+    def passed(self) -> str:
+        """Return what the generations before will be when this one is over."""
+        return ",".join((self._generation, *self._before)[:MOVES])
 
     def derive(self, purpose: str) -> bytes:
         """Return a secret for one purpose, 32 bytes."""
@@ -60,18 +74,21 @@ class Epochs:
             return None
         return self.full(self._base(kind, name, now // EPOCH_PERIOD - 1))
 
-    def locate(self, since: Position, base: str, newest: int, carried: int) -> Position | None:
+    def locate(self, since: Position, base: str, newest: int, carried: str) -> Position | None:
         """As `interfaces.IHistory.locate`, for a name of this base.
 
-        ``newest`` is its newest offset, ``carried`` the newest one when the generation moved on.
+        ``newest`` is its newest offset, ``carried`` the newest ones when the generation moved on, the last move first.
         """
         epoch = self.full(base)
-        if since.epoch == epoch:
-            limit = newest
-        elif self._before is not None and since.epoch == _joined(self._before, base):
-            limit = carried
-        else:
-            return None
+        limit = newest
+        if since.epoch != epoch:
+            moves = next((at for at, each in enumerate(self._before, 1) if since.epoch == _joined(each, base)), None)
+            if moves is None:
+                return None
+            offsets = carried.split()[:moves]
+            # What stands above one of these was written after that move: the position may be of what was lost by it. A
+            # name that was not there at a move had no messages then.
+            limit = min(map(int, offsets)) if len(offsets) == moves else 0
         return Position(since.offset, epoch) if since.offset <= limit else None
 
 

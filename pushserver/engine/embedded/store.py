@@ -83,7 +83,7 @@ class Store:
         self._database = Database(directory, migrations)
         self.now = 0
         self._secret = b""
-        #: the generation of the data on the disk, and the one before
+        #: the generation of the data on the disk, and those before
         self._life: tuple[str, str | None] = ("", None)
         self._marks: MarkFile
         self._mark: str | None = None
@@ -220,11 +220,12 @@ class Store:
         generation = secrets.token_hex(6)
         self.inboxes.carry(self.connection)
         self.histories.carry(self.connection)
-        self.connection.execute("UPDATE life SET before = generation, generation = ?", (generation,))
+        passed = self.epochs.passed
+        self.connection.execute("UPDATE life SET before = ?, generation = ?", (passed, generation))
         # What is known of names is read anew.
         self.inboxes.forget()
         self.histories.forget()
-        self.epochs.load(self._secret, generation, self._life[0])
+        self.epochs.load(self._secret, generation, passed)
         self.lowest_version = max(self.lowest_version, self.now)
 
     def close(self) -> None:

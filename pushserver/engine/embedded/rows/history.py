@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from pushserver.core.positions import Position
 from pushserver.engine.embedded.database import read_rows, take_rows, write_rows
+from pushserver.engine.embedded.epochs import CARRY
 from pushserver.engine.interfaces import POSITION_TTL, HistoryPage, Retention
 
 from .quarantine import read_publications
@@ -55,14 +56,14 @@ class HistoryHead:
         newest: int,
         floor: int,
         touched_at: int,
-        carried: int = 0,
+        carried: str = "",
     ) -> None:
         self.channel = channel
         self.name = name
         #: its epoch, without the generation
         self.base = base
-        #: the newest offset when the generation moved on
-        self.carried = carried
+        #: the newest offsets when the generation moved on, the last move first
+        self.carried = str(carried)
         #: the highest offset of a message that could not be read
         self.damaged = 0
         self.newest = newest
@@ -266,15 +267,17 @@ class Histories:
         """As `interfaces.IHistory.locate`."""
         head = self._head(connection, now, name)
         if head is None:
-            return self._epochs.locate(since, self._epochs.current(_KIND, name, now), 0, 0)
+            return self._epochs.locate(since, self._epochs.current(_KIND, name, now), 0, "")
         return self._epochs.locate(since, head.base, head.newest, head.carried)
 
     @staticmethod
     def carry(connection: sqlite3.Connection) -> None:
         """The generation moves on: note how far each channel has come."""
         connection.execute(
-            "UPDATE channel SET carried = max(newest,"
-            " coalesce((SELECT max(offset) FROM history WHERE history.channel = channel.channel), 0))"
+            "UPDATE channel SET carried = "
+            + CARRY.format(
+                "max(newest, coalesce((SELECT max(offset) FROM history WHERE history.channel = channel.channel), 0))"
+            )
         )
 
     def _flush_rows(self, connection: sqlite3.Connection) -> None:

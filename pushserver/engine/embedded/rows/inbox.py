@@ -17,6 +17,7 @@ from pushserver.core import errors
 from pushserver.core.inbox import InboxChange, Selection, Unread
 from pushserver.core.positions import base_of
 from pushserver.engine.embedded.database import read_rows, run_listed, take_rows, write_rows
+from pushserver.engine.embedded.epochs import CARRY
 from pushserver.engine.interfaces import (
     POSITION_TTL,
     InboxListing,
@@ -90,14 +91,14 @@ class InboxHead:
     )
 
     def __init__(
-        self, user: int, user_id: str, base: str, newest: int, acked: int, touched_at: int, carried: int = 0
+        self, user: int, user_id: str, base: str, newest: int, acked: int, touched_at: int, carried: str = ""
     ) -> None:
         self.user = user
         self.user_id = user_id
         #: its epoch, without the generation
         self.base = base
-        #: the newest offset when the generation moved on
-        self.carried = carried
+        #: the newest offsets when the generation moved on, the last move first
+        self.carried = str(carried)
         self.newest = newest
         self.acked = acked
         self.touched_at = touched_at
@@ -557,15 +558,17 @@ class Inboxes:
         """As `interfaces.IInbox.locate`."""
         head = self._head(connection, now, user_id)
         if head is None:
-            return self._epochs.locate(since, self._epochs.current(_KIND, user_id, now), 0, 0)
+            return self._epochs.locate(since, self._epochs.current(_KIND, user_id, now), 0, "")
         return self._epochs.locate(since, head.base, head.newest, head.carried)
 
     @staticmethod
     def carry(connection: sqlite3.Connection) -> None:
         """The generation moves on: note how far each inbox has come."""
         connection.execute(
-            "UPDATE inbox_user SET carried = max(newest,"
-            " coalesce((SELECT max(offset) FROM inbox WHERE inbox.user = inbox_user.user), 0))"
+            "UPDATE inbox_user SET carried = "
+            + CARRY.format(
+                "max(newest, coalesce((SELECT max(offset) FROM inbox WHERE inbox.user = inbox_user.user), 0))"
+            )
         )
 
     def unread(

@@ -1,15 +1,15 @@
 -- Which life of the data this is. The generation stands before every epoch, and moves on where the data may have gone back;
--- `carried` is how far a name had come when it moved on last: up to there positions of the generation before still count.
+-- `carried` is how far a name had come at each of the last moves: up to there positions of the generations before still count.
 CREATE TABLE life (
     life INTEGER PRIMARY KEY CHECK (life = 1),
     generation TEXT NOT NULL,        -- '' before it moved on for the first time
-    before TEXT,                     -- null before that
+    before TEXT,                     -- those before, the newest first, with commas between; null before that
     mark TEXT,                       -- shared with the file beside the store; null where it was never opened
     origin TEXT                      -- the mark of the copy that this store was restored from
 );
 INSERT INTO life (life, generation) VALUES (1, '');
-ALTER TABLE inbox_user ADD COLUMN carried INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE channel ADD COLUMN carried INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE inbox_user ADD COLUMN carried TEXT NOT NULL DEFAULT '';
+ALTER TABLE channel ADD COLUMN carried TEXT NOT NULL DEFAULT '';
 
 -- The highest offset of a message that could not be read: nobody resumes over it.
 ALTER TABLE channel ADD COLUMN damaged INTEGER NOT NULL DEFAULT 0;

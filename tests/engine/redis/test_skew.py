@@ -1,0 +1,37 @@
+"""A node whose wall clock differs from Redis': what an operator is told of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from .nodes import Cluster
+from .servers import RedisServer
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (30, []),
+        (-30, []),
+        (31, ["the clock of this node is 31 s behind Redis'"]),
+        (-3600, ["the clock of this node is 3600 s ahead of Redis'"]),
+    ],
+)
+async def test_a_node_knows_how_far_its_clock_is_from_redis(
+    cluster: Cluster, redis: RedisServer, monkeypatch: pytest.MonkeyPatch, seconds: int, told: list[str]
+) -> None:
+    node = cluster.make(redis.url)
+    commands = node.engine._commands
+    commands.note_time(commands._clock.now() + seconds * 1000)
+    # As long as one look at the clock takes lies between.
+    assert node.engine.clock_skew() == pytest.approx(seconds, abs=0.9)
+    monkeypatch.setattr(commands, "skew", seconds * 1000)
+    assert node.engine.warnings() == told
+
+
+async def test_a_heartbeat_measures_it(cluster: Cluster, redis: RedisServer) -> None:
+    node = await cluster.start(redis.url)
+    node.engine._commands.skew = 99_000
+    await node.engine._cluster.heartbeat()
+    assert abs(node.engine.clock_skew()) < 5
+    assert node.engine.warnings() == []
