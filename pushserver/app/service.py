@@ -65,6 +65,7 @@ from pushserver.web.context import Context, NodeRooms, Sections
 from pushserver.web.doors import Doors, Facts
 from pushserver.web.events import EventCalls
 from pushserver.web.metrics import EventMeasures, Measures, NodeFacts, registry_of
+from pushserver.web.operators import OperatorCalls
 from pushserver.web.tickets import Tickets
 
 if TYPE_CHECKING:
@@ -191,6 +192,7 @@ class PushService(log.LoggedService):
         EventCalls(self.clock, node.engine, lambda: [entry.name for entry in self._config.events.webhooks]).add_to(
             calls
         )
+        OperatorCalls(node.cluster, node.explainer, node.engine.deliveries).add_to(calls)
         calls.add("explain", "GET", api.Route("read", api.explain(node.explainer)))
         calls.add("reload", "POST", api.Route("admin", self.administration.post_reload))
         calls.add("drain", "POST", api.Route("admin", self.administration.post_drain))

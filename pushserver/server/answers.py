@@ -15,6 +15,7 @@ from pushserver.server.chat import Chat
 from pushserver.server.cluster import ChannelUsers, NodeState, PostOutcome, Target, TargetChannels
 from pushserver.server.connection import Connection
 from pushserver.server.hub import Hub
+from pushserver.server.listing import count_channels, select_connections
 from pushserver.server.node_view import NodeViews
 from pushserver.server.presence import Presence
 from pushserver.server.revocations import Revocations
@@ -85,6 +86,10 @@ class NodeAnswers:
                 return [self._views.info(c) for c in self._listed(target)[:MAX_LISTED]]
             case cluster.ChannelsQuestion(pattern):
                 return self._channels(pattern)
+            case cluster.ListConnectionsQuestion(page):
+                return select_connections(self._hub, self._views.info, page)
+            case cluster.CountChannelsQuestion(match):
+                return count_channels(self._hub, match)
             case cluster.RoomsQuestion(user_id):
                 return self._chat.rooms(user_id)
             case cluster.PostQuestion((connection_id, text)):

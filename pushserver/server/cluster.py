@@ -98,6 +98,31 @@ class ChannelUsers(msgspec.Struct, frozen=True):
     users: list[str]
 
 
+class ConnectionsPage(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """Which connections a list shows (`pushserver.server.listing`).
+
+    Attributes:
+        user_id: only this user's.
+        match: only those of which the user, the address, the client or the id has this text, whatever its case.
+        sort: a column.
+        reverse: in the order that the column does not have by itself.
+        count: how many of the first.
+    """
+
+    user_id: str | None = None
+    match: str = ""
+    sort: str = "since"
+    reverse: bool = False
+    count: int = 50
+
+
+class ListedConnections(msgspec.Struct, frozen=True):
+    """The first connections of a list, and how many it has."""
+
+    total: int
+    connections: list[ConnectionInfo]
+
+
 class PostOutcome(Enum):
     """What came of a message for a stream.
 
@@ -180,6 +205,20 @@ class ChannelsQuestion(_Question[list[ChannelUsers]], frozen=True, array_like=Tr
     Answer = list[ChannelUsers]
 
 
+class ListConnectionsQuestion(_Question[ListedConnections], frozen=True, array_like=True, tag="list_connections"):
+    """Tell the first connections of a list, and how many it has."""
+
+    page: ConnectionsPage
+    Answer = ListedConnections
+
+
+class CountChannelsQuestion(_Question[list[tuple[str, int, int]]], frozen=True, array_like=True, tag="count_channels"):
+    """Tell the channels whose names have a text, each with its connections and users."""
+
+    match: str
+    Answer = list[tuple[str, int, int]]
+
+
 class RoomsQuestion(_Question[set[str]], frozen=True, array_like=True, tag="rooms"):
     """List the chat rooms that a user is in."""
 
@@ -254,6 +293,8 @@ Question = (
     | RevokeQuestion
     | ConnectionsQuestion
     | ChannelsQuestion
+    | ListConnectionsQuestion
+    | CountChannelsQuestion
     | RoomsQuestion
     | CountQuestion
     | PostQuestion

@@ -99,6 +99,11 @@ class Doors:
         root.bodies["api"] = self._calls.allow
         root.putChild(b"readyz", Ready(facts.trouble, self._trusted, facts.warnings))
         root.putChild(b"metrics", Metrics(facts.metrics, self._trusted))
+        if self.context.sections.server.page:
+            # The operators' page stands where the API is that it calls.
+            static = StaticFiles()
+            root.putChild(b"page", static.folder("page"))
+            root.putChild(b"operators", static.operators())
 
     def _trusted(self, request: Request) -> bool:
         if self.context.sections.server.metrics_public or self._keys.scopes(request) is not None:

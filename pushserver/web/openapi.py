@@ -218,6 +218,30 @@ OPERATIONS: Final[dict[tuple[str, str], ApiCall]] = {
         summary="Begin new epochs, after the data went back unnoticed",
         result=results.MovedResult,
     ),
+    ("operators/connections", "GET"): ApiCall(
+        name="pageConnections",
+        summary="A page of the connections on all nodes, searched and sorted",
+        query=parameters.ConnectionListQuery,
+        result=results.ConnectionListResult,
+    ),
+    ("operators/channels", "GET"): ApiCall(
+        name="pageChannels",
+        summary="A page of the channels with followers on all nodes, searched and sorted",
+        query=parameters.ChannelListQuery,
+        result=results.ChannelListResult,
+    ),
+    ("operators/user", "GET"): ApiCall(
+        name="pageUser",
+        summary="What explain says of a user, in rows that are short",
+        query=parameters.UserPageQuery,
+        result=results.UserResult,
+    ),
+    ("operators/dead", "GET"): ApiCall(
+        name="pageDeadEvents",
+        summary="A page of the events that a webhook did not take, without their data",
+        query=parameters.PageQuery,
+        result=results.DeadListResult,
+    ),
     ("reload", "POST"): ApiCall(
         name="reload", summary="Read the configuration anew, on all processes of this server", result=Changes
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -61,6 +61,44 @@ class OutputQuery(Struct, frozen=True):
     offset: Offset | None = None
     epoch: str | None = None
     limit: Annotated[int, Meta(ge=1, le=PAGE_BYTES)] = 1024 * 1024
+
+
+class PageQuery(Struct, frozen=True, kw_only=True):
+    """``limit`` rows behind the first ``skip``."""
+
+    limit: Annotated[int, Meta(ge=1, le=200)] = 50
+    skip: Annotated[int, Meta(ge=0, le=10_000)] = 0
+
+
+class ListQuery(PageQuery, frozen=True, kw_only=True):
+    """``match``: a text that rows have, whatever its case. ``order``: where it is not said, texts go up and numbers
+    down."""
+
+    match: Annotated[str, Meta(max_length=200)] = ""
+    order: Literal["asc", "desc"] | None = None
+
+
+class ConnectionListQuery(ListQuery, frozen=True, kw_only=True, rename="camel"):
+    user_id: str | None = None
+    sort: Literal["user", "node", "address", "since", "heard", "queued", "errors", "channels"] = "since"
+
+    @property
+    def reverse(self) -> bool:
+        """Return whether the order is not the column's own."""
+        return self.order is not None and (self.order == "asc") != (self.sort in ("user", "node", "address"))
+
+
+class ChannelListQuery(ListQuery, frozen=True, kw_only=True):
+    sort: Literal["channel", "connections", "users"] = "connections"
+
+    @property
+    def reverse(self) -> bool:
+        """Return whether the order is not the column's own."""
+        return self.order is not None and (self.order == "asc") != (self.sort == "channel")
+
+
+class UserPageQuery(PageQuery, frozen=True, kw_only=True, rename="camel"):
+    user_id: str
 
 
 class EventsQuery(Struct, frozen=True):

@@ -10,9 +10,10 @@ from typing import Any
 from msgspec import UNSET, Struct, UnsetType, field
 
 from pushserver.core.errors import Code
-from pushserver.core.task import TaskState
+from pushserver.core.task import Status, TaskState
 from pushserver.server.cluster import ChannelInfo, ConnectionInfo, NodeState
 from pushserver.server.findings import InboxView
+from pushserver.server.listing import ConnectionRow
 from pushserver.server.recent import RecentEvent
 
 
@@ -290,6 +291,62 @@ class DeadItem(Struct, frozen=True, rename="camel"):
 
 class DeadResult(Struct, frozen=True):
     events: list[DeadItem]
+
+
+class ConnectionListResult(Unanswered, frozen=True, kw_only=True):
+    """A page of a list, which has ``total`` rows."""
+
+    connections: list[ConnectionRow]
+    total: int
+
+
+class ChannelListResult(Unanswered, frozen=True, kw_only=True):
+    """A page of a list, which has ``total`` rows."""
+
+    channels: list[ChannelInfo]
+    total: int
+
+
+class TaskRow(Struct, frozen=True, rename="camel"):
+    """A task without its details."""
+
+    task_id: str
+    status: Status
+    percentage: int | float
+    updated_at: int
+    title: str | UnsetType = UNSET
+
+
+class UserResult(Unanswered, frozen=True, kw_only=True, rename="camel"):
+    """What `ExplainResult` has, in rows that are short: some of the ``connection_count`` connections, and tasks
+    without their details."""
+
+    user_id: str
+    connections: list[ConnectionRow]
+    connection_count: int
+    recent: list[RecentEvent]
+    inbox: InboxView | None
+    tasks: list[TaskRow] | None
+    findings: list[str]
+
+
+class DeadRow(Struct, frozen=True, rename="camel"):
+    """A dead event without its data."""
+
+    webhook: str
+    id: str
+    type: str
+    timestamp: int
+    attempts: int
+    error: str
+    died_at: int
+
+
+class DeadListResult(Struct, frozen=True):
+    """A page of a list, which has ``total`` rows."""
+
+    events: list[DeadRow]
+    total: int
 
 
 class RetriedResult(Struct, frozen=True):

@@ -231,6 +231,10 @@ class StaticFiles:
         """Return a file of the root."""
         return _read(self._root, name, public=public)
 
+    def operators(self) -> StaticFile:
+        """Return the operators' page: the same for everybody, since it asks for a key."""
+        return _read(_SOURCES, "operators.html", public=False)
+
     def folder(self, name: str, *, public: bool = False) -> Folder:
         """Return a folder of the root, with all that is in it."""
         return _read_folder(self._root.joinpath(name), public)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import Server, start
+from tests.rawsocket import RawSocket
 
 HERE = Path(__file__).resolve().parent
 #: Seconds for one scenario, on a machine that does other things beside.
@@ -50,10 +51,27 @@ def scenario(name: str, server: Server, **env: str) -> Iterator[subprocess.Popen
         script.wait()
 
 
-@pytest.mark.parametrize("name", ["two_tabs", "sizes", "tasks", "keyboard", "server"])
+@pytest.mark.parametrize("name", ["two_tabs", "sizes", "tasks", "keyboard"])
 def test_in_development_mode(name: str, start_server: Callable[..., Server]) -> None:
     with scenario(name, start_server(dev=True)):
         pass
+
+
+@pytest.mark.full
+def test_the_operators_page(start_server: Callable[..., Server]) -> None:
+    server = start_server(dev=True)
+    names = ['<script>document.title="owned"</script>', *(f"user-{number}" for number in range(120))]
+    clients = [RawSocket(server.port) for _ in names]
+    try:
+        for client, name in zip(clients, names, strict=True):
+            client.upgrade()
+            client.ask({"type": "auth", "id": 1, "data": {"token": server.token(name)}})
+            client.ask({"type": "subscribe", "id": 2, "data": {"channels": ["chat:lobby"]}})
+        with scenario("operators", server):
+            pass
+    finally:
+        for client in clients:
+            client.close()
 
 
 def test_a_server_that_stops_and_starts(tmp_path: Path, start_server: Callable[..., Server]) -> None:

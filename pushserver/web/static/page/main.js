@@ -42,13 +42,13 @@ function notices() {
   });
 }
 
-const messages = messagesPanel(client);
+messagesPanel(client);
 connectionPanel(client);
 statisticsPanel(client);
 tasksPanel(client);
 inboxPanel(client);
 chatPanel(client);
-serverPanel(client, messages);
+serverPanel();
 notices();
 
 for (const element of document.querySelectorAll('.dev-only')) element.hidden = !isDevelopment;

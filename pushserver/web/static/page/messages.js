@@ -117,15 +117,4 @@ export function messagesPanel(client) {
     follow(FIRST_CHANNEL).catch(() => {});
   }
   draw();
-
-  /** Follows a channel and shows its traffic alone. */
-  return {
-    watch(channel) {
-      follow(channel).catch(() => {});
-      byId('filter').value = channel;
-      draw();
-      byId('messages').scrollIntoView();
-      byId('filter').focus({ preventScroll: true });
-    },
-  };
 }
