@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Final
+
 import msgspec
+from msgspec import Meta
+
+from pushserver.core.errors import Invalid
+
+#: How many messages a page of an inbox has at most, and how many one request may name.
+MAX_INBOX: Final = 200
+
+_Offset = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
 class Unread(msgspec.Struct, frozen=True):
@@ -19,6 +29,21 @@ class Selection(msgspec.Struct, frozen=True):
     epoch: str
     offsets: tuple[int, ...] = ()
     up_to: int | None = None
+
+
+class ChosenMessages(msgspec.Struct, frozen=True, rename="camel"):
+    """A `Selection` as it is asked for."""
+
+    epoch: Annotated[str, Meta(max_length=64)]
+    offsets: Annotated[tuple[_Offset, ...], Meta(min_length=1, max_length=MAX_INBOX)] | None = None
+    up_to: _Offset | None = None
+
+    @property
+    def selection(self) -> Selection:
+        """Return the messages that are meant. Raises `errors.Invalid` where that is not said, or twice."""
+        if (self.offsets is None) == (self.up_to is None):
+            raise Invalid("either offsets or upTo")
+        return Selection(self.epoch, self.offsets or (), self.up_to)
 
 
 class InboxChange(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):

@@ -15,12 +15,14 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from pushserver.core import durations, publication
 from pushserver.core.channels import Kind, is_channel, is_id
 from pushserver.core.errors import Code, Invalid, NotFound, PushError, Refused
+from pushserver.core.inbox import ChosenMessages
 from pushserver.core.message_types import MessageId, may_send
 from pushserver.core.output import MAIN, NewOutput, Producer, ProducerConflict, new_output
 from pushserver.core.task import MAX_INTEGER, NewTask, Progress, TaskState
 from pushserver.engine.interfaces import IdempotencyKey, PublishResult
 from pushserver.server.cluster import Cluster, Disconnection, Target, TargetChannels, with_unanswered
 from pushserver.server.hub import Hub
+from pushserver.server.inbox_requests import InboxRequests
 from pushserver.server.publishing import Publishing
 from pushserver.server.revocations import Revocations
 from pushserver.server.tasks import Tasks, user_channel
@@ -109,6 +111,14 @@ class OutputParams(Struct, frozen=True):
     name: str = MAIN
     producer: ProducerParams | None = None
     attempt: int | None = None
+
+
+class InboxDeleteParams(ChosenMessages, frozen=True, rename="camel", kw_only=True):
+    user_id: Id
+
+
+class InboxReadParams(InboxDeleteParams, frozen=True, rename="camel", kw_only=True):
+    read: bool = True
 
 
 class StatusParams(Struct, frozen=True, rename="camel"):
@@ -210,6 +220,8 @@ SCOPES: Final[dict[str, str]] = {
     "publish": "publish",
     "broadcast": "publish",
     "notify": "notify",
+    "inbox.read": "notify",
+    "inbox.delete": "notify",
     "task.create": "tasks",
     "task.progress": "tasks",
     "task.status": "tasks",
@@ -239,10 +251,17 @@ class BackendCommands:
     """Carries out what the server side asks for."""
 
     def __init__(
-        self, hub: Hub, publishing: Publishing, tasks: Tasks, cluster: Cluster, revocations: Revocations
+        self,
+        hub: Hub,
+        publishing: Publishing,
+        inbox: InboxRequests,
+        tasks: Tasks,
+        cluster: Cluster,
+        revocations: Revocations,
     ) -> None:
         self._hub = hub
         self._publishing = publishing
+        self._inbox = inbox
         self._tasks = tasks
         self._cluster = cluster
         self._revocations = revocations
@@ -250,6 +269,8 @@ class BackendCommands:
             "publish": self._publish,
             "broadcast": self._broadcast,
             "notify": self._notify,
+            "inbox.read": self._read_inbox,
+            "inbox.delete": self._delete_from_inbox,
             "task.create": self._create_task,
             **{method: partial(self._named_task, method) for method in _CHANGES},
             "task.output": self._named_output,
@@ -353,6 +374,16 @@ class BackendCommands:
             delivered = self._publishing.delivered(channel, message_id, published, here)
             results.append({"userId": user_id, "delivered": delivered} | _published(published))
         return {"results": results}
+
+    async def _read_inbox(self, params: msgspec.Raw, once: IdempotencyKey | None) -> dict[str, object]:
+        asked = decode(params, InboxReadParams)
+        marked = await self._inbox.mark(id_of(asked.user_id, "userId"), asked.selection, asked.read)
+        return {"unread": marked.unread}
+
+    async def _delete_from_inbox(self, params: msgspec.Raw, once: IdempotencyKey | None) -> dict[str, object]:
+        asked = decode(params, InboxDeleteParams)
+        gone = await self._inbox.delete(id_of(asked.user_id, "userId"), asked.selection)
+        return {"deleted": gone.deleted, "unread": gone.unread}
 
     # -- tasks --------------------------------------------------------------------------------------------------------
 

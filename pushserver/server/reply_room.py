@@ -14,7 +14,7 @@ from pushserver.engine.interfaces import PAGE_BYTES
 TOGETHER: Final = 64
 
 #: Bytes of a message in a reply beside its texts: the names of its fields, its numbers, the comma behind it.
-_FRAME: Final = 140
+_FRAME: Final = 170
 
 
 def size_of(message: Publication) -> int:

@@ -1,6 +1,7 @@
 """The HTTP API of the server side, under ``/api``.
 
     POST   publish broadcast notify batch subscribe unsubscribe disconnect revoke         one command each
+           inbox/read  inbox/delete
     POST   tasks   tasks/<id>/progress status cancel complete fail                        a task's changes
     GET    tasks/<id>  tasks?userId=  inbox?userId=  history?channel=  presence?channel=
            channels?pattern=  connections?userId=  explain?userId=  stats  nodes
@@ -31,7 +32,7 @@ from pushserver.core.output import OutputKind, is_output_name, literal
 from pushserver.core.positions import Position
 from pushserver.core.task import TaskState
 from pushserver.engine.interfaces import PAGE_BYTES, QuarantinedRow
-from pushserver.protocols.native.messages import push
+from pushserver.protocols.native.messages import inbox_message
 from pushserver.protocols.native.session import reply_of
 from pushserver.server.backend_commands import SCOPES, BackendCommands, CommandBatch, decode
 from pushserver.server.cluster import Target, with_unanswered
@@ -45,6 +46,7 @@ from pushserver.web.parameters import (
     AnyUserQuery,
     ChannelQuery,
     HistoryQuery,
+    InboxQuery,
     OutputQuery,
     PatternQuery,
     UserQuery,
@@ -176,6 +178,8 @@ class Api(Resource):
             **{name: {"POST": self._command(name)} for name in SCOPES if "." not in name},
             "batch": {"POST": Route("", self._batch)},
             "tasks": {"POST": self._command("task.create", _created), "GET": Route("read", self._list_tasks)},
+            "inbox/read": {"POST": self._command("inbox.read")},
+            "inbox/delete": {"POST": self._command("inbox.delete")},
             "inbox": {"GET": Route("read", self._inbox), "DELETE": Route("admin", self._clear_inbox)},
             "history": {"GET": Route("read", self._history)},
             "presence": {"GET": Route("read", self._presence)},
@@ -228,6 +232,8 @@ class Api(Resource):
                 return "tasks/{id}"
             case ["tasks", _, verb] if verb in self._task_routes:
                 return f"tasks/{{id}}/{verb}"
+            case [_, _] if "/".join(path) in self._routes:
+                return "/".join(path)
             case _:
                 return UNKNOWN
 
@@ -371,6 +377,8 @@ class Api(Resource):
                 reach.check([f"task:{task_id}"])
             case b"POST", [name] if name in SCOPES or name in ("batch", "tasks"):
                 return
+            case b"POST", ["inbox", _]:
+                return
             case _, ["openapi.json"]:
                 return
             case b"POST", ["tickets"]:
@@ -440,10 +448,15 @@ class Api(Resource):
         return {"tasks": tasks}
 
     async def _inbox(self, request: Request, path: list[str]) -> Any:
-        page = await self._engine.inbox.read(_user(request), 0, 1_000_000, PAGE_BYTES)
+        asked = query(request, InboxQuery)
+        user_id = _user(request)
+        if asked.page is not None:
+            return reply_of(await self._reading.inbox.read(user_id, asked.page))[1]
+        page = await self._engine.inbox.read(user_id, 0, 1_000_000, PAGE_BYTES)
         taken = ReplyRoom().take(page.messages)
-        kept = [msgspec.Raw(push(m)) for m in taken]
+        kept = [msgspec.Raw(inbox_message(m)) for m in taken]
         inbox = {"messages": kept, "offset": page.offset, "epoch": page.epoch, "acked": page.acked}
+        inbox["unread"] = page.unread
         return inbox | ({"more": True} if page.more or len(taken) < len(page.messages) else {})
 
     async def _clear_inbox(self, request: Request, path: list[str]) -> Any:

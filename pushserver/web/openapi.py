@@ -89,9 +89,24 @@ OPERATIONS: Final[dict[tuple[str, str], ApiCall]] = {
     ),
     ("inbox", "GET"): ApiCall(
         name="readInbox",
-        summary="What the inbox of a user keeps, oldest first",
-        query=parameters.UserQuery,
+        summary="What the inbox of a user keeps, oldest first, or a page of it, newest first",
+        query=parameters.InboxQuery,
         result=results.InboxResult,
+        conflicts=True,
+    ),
+    ("inbox/read", "POST"): ApiCall(
+        name="markRead",
+        summary="Mark messages of an inbox as read, or as unread again",
+        body=commands.InboxReadParams,
+        result=results.MarkedResult,
+        conflicts=True,
+    ),
+    ("inbox/delete", "POST"): ApiCall(
+        name="deleteFromInbox",
+        summary="Delete messages of an inbox",
+        body=commands.InboxDeleteParams,
+        result=results.DeletedFromInboxResult,
+        conflicts=True,
     ),
     ("inbox", "DELETE"): ApiCall(
         name="clearInbox",

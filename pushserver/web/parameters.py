@@ -10,7 +10,10 @@ from twisted.web.server import Request
 
 from pushserver.core import durations
 from pushserver.core.errors import Invalid
+from pushserver.core.inbox import MAX_INBOX
+from pushserver.core.operations import ReadInbox
 from pushserver.core.output import MAIN
+from pushserver.core.positions import Position
 from pushserver.engine.interfaces import PAGE_BYTES
 from pushserver.protocols.native.messages import MAX_HISTORY, Offset
 from pushserver.web.http import argument
@@ -20,6 +23,12 @@ T = TypeVar("T", bound=Struct)
 #: Events of one answer, and how many there are where nobody says.
 MAX_EVENTS = 1_000
 DEFAULT_EVENTS = 100
+#: Messages of a page of an inbox where nobody says.
+DEFAULT_INBOX = 50
+
+
+def _is_yes(text: str | None) -> bool:
+    return (text or "").lower() in ("1", "true", "yes")
 
 
 class UserQuery(Struct, frozen=True, rename="camel"):
@@ -51,7 +60,30 @@ class HistoryQuery(Struct, frozen=True):
 
     @property
     def backwards(self) -> bool:
-        return self.reverse.lower() in ("1", "true", "yes")
+        return _is_yes(self.reverse)
+
+
+class InboxQuery(Struct, frozen=True, rename="camel"):
+    """Without ``limit``, ``before`` and ``unread`` all, oldest first; else a page, newest first. ``before`` needs
+    ``epoch``; ``unread`` is ``1``, ``true`` or ``yes`` for what was not read."""
+
+    user_id: str
+    limit: Annotated[int, Meta(ge=1, le=MAX_INBOX)] | None = None
+    before: Offset | None = None
+    epoch: str | None = None
+    unread: str | None = None
+
+    @property
+    def page(self) -> ReadInbox | None:
+        """Return the page that is asked for; None: all. Raises `errors.Invalid`."""
+        if self.limit is None and self.before is None and self.unread is None:
+            return None
+        before: Position | None = None
+        if self.before is not None:
+            if self.epoch is None:
+                raise Invalid("before needs epoch")
+            before = Position(self.before, self.epoch)
+        return ReadInbox(before, self.limit or DEFAULT_INBOX, _is_yes(self.unread))
 
 
 class OutputQuery(Struct, frozen=True):

@@ -67,7 +67,7 @@ def touched(method: str, params: bytes | msgspec.Raw) -> list[str] | None:
     match method:
         case "publish":
             return [str(asked.channel)]
-        case "notify" | "disconnect" | "revoke":
+        case "notify" | "inbox.read" | "inbox.delete" | "disconnect" | "revoke":
             return users or None
         case "subscribe" | "unsubscribe" | "tickets":
             return [*users, *map(str, _listed(asked.channels, "channels"))] if users else None

@@ -109,9 +109,20 @@ class InboxResult(Struct, frozen=True):
     messages: list[Message]
     offset: int
     epoch: str
+    unread: UnreadCounts
     acked: int | UnsetType = UNSET
-    unread: UnreadCounts | UnsetType = UNSET
     more: bool | UnsetType = UNSET
+
+
+class MarkedResult(Struct, frozen=True):
+    unread: UnreadCounts
+
+
+class DeletedFromInboxResult(Struct, frozen=True):
+    """``deleted``: how many messages."""
+
+    deleted: int
+    unread: UnreadCounts
 
 
 class DeletedResult(Struct, frozen=True):

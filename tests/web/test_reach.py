@@ -49,6 +49,7 @@ MESSAGE = {"data": 1}
         ("POST notify", {"userId": "acme-ann", **MESSAGE}),
         ("POST notify", {"userIds": ["acme-ann", "acme-bob"], **MESSAGE}),
         ("GET inbox?userId=acme-ann", None),
+        ("GET inbox?userId=acme-ann&limit=5", None),
         ("DELETE inbox?userId=acme-ann", None),
         ("POST tasks", {"taskId": "acme-2", "userId": "acme-ann"}),
         ("POST tasks/acme-1/progress", {"percentage": 5}),
@@ -78,6 +79,9 @@ def test_what_lies_within_is_done(server: Server, call: str, body: Any) -> None:
         ("POST notify", {"userId": 7, **MESSAGE}),
         ("POST notify", {"userIds": ["acme-ann", "rival"], **MESSAGE}),
         ("POST notify", {"userIds": [], **MESSAGE}),
+        ("POST inbox/read", {"userId": "rival", "epoch": "e", "upTo": 0}),
+        ("POST inbox/delete", {"userId": "rival", "epoch": "e", "upTo": 0}),
+        ("POST inbox/delete", {"epoch": "e", "upTo": 0}),
         ("GET inbox?userId=rival", None),
         ("DELETE inbox?userId=rival", None),
         ("GET inbox", None),
@@ -150,3 +154,16 @@ def test_a_broadcast_is_judged_item_by_item(server: Server) -> None:
 def test_nonsense_passes_no_key(server: Server, body: bytes) -> None:
     for call in ("publish", "broadcast", "notify", "subscribe"):
         assert server.api("POST", f"/api/{call}", body, key=KEY).status in (400, 403)
+
+
+def test_an_inbox_within_is_marked_and_cleared_up(server: Server) -> None:
+    notified = ask(server, "POST notify", {"userId": "acme-bob", **MESSAGE}).body["results"][0]
+    chosen = {"userId": "acme-bob", "epoch": notified["epoch"], "upTo": notified["offset"]}
+    assert ask(server, "POST inbox/read", chosen).status == 200
+    commands = [
+        {"method": "inbox.delete", "params": chosen},
+        {"method": "inbox.read", "params": {**chosen, "userId": "rival"}},
+    ]
+    done, refused = ask(server, "POST batch", {"commands": commands}).body["replies"]
+    assert done["result"]["deleted"] >= 1
+    assert refused["error"]["code"] == "PERMISSION_DENIED"

@@ -32,7 +32,7 @@ from msgspec import Meta, Struct
 
 from pushserver.core import publication
 from pushserver.core.errors import Code, Invalid, PushError
-from pushserver.core.inbox import Selection
+from pushserver.core.inbox import MAX_INBOX, ChosenMessages
 from pushserver.core.message_types import MessageId
 
 #: A request's own id. 64-bit integers, as JSON libraries read them without loss.
@@ -41,9 +41,6 @@ Offset = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 #: How many messages one `history` may ask for.
 MAX_HISTORY: Final = 1000
-#: How many messages one `inbox` may ask for, and `inbox_read` and `inbox_delete` may name.
-MAX_INBOX: Final = 200
-Offsets = Annotated[tuple[Offset, ...], Meta(min_length=1, max_length=MAX_INBOX)]
 
 
 class Since(Struct, frozen=True):
@@ -96,22 +93,7 @@ class InboxData(Struct, frozen=True):
     unread: bool = False
 
 
-class SelectionData(Struct, frozen=True, rename="camel"):
-    """Some messages of one's inbox: `selection` reads what is meant."""
-
-    epoch: Annotated[str, Meta(max_length=64)]
-    offsets: Offsets | None = None
-    up_to: Offset | None = None
-
-    @property
-    def selection(self) -> Selection:
-        """Return the messages that are meant. Raises `errors.Invalid` where it cannot be told."""
-        if (self.offsets is None) == (self.up_to is None):
-            raise Invalid("either offsets or upTo")
-        return Selection(self.epoch, self.offsets or (), self.up_to)
-
-
-class InboxReadData(SelectionData, frozen=True):
+class InboxReadData(ChosenMessages, frozen=True):
     read: bool = True
 
 
@@ -176,7 +158,7 @@ class InboxReadRequest(Struct, frozen=True, tag_field="type", tag="inbox_read"):
 
 
 class InboxDeleteRequest(Struct, frozen=True, tag_field="type", tag="inbox_delete"):
-    data: SelectionData
+    data: ChosenMessages
     id: RequestId = None
 
 
