@@ -76,6 +76,8 @@ def fuzz(fuzzer: Path, server: Server, seconds: int, description: Any, *options:
         f"--checks={','.join(CHECKS)}",
         f"--max-time={seconds}",
         "--continue-on-failure",
+        # Ten thousand channels, each synced to disk, on a busy machine.
+        "--request-timeout=120",
         "--warnings=off",
         "--suppress-health-check=all",
         *options,
