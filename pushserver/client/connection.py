@@ -233,7 +233,7 @@ class LastingConnection:
             self._hang_up(now, 3000, "not a message of this protocol")
             return
         if frame.type in ANSWERS and frame.id is not None:
-            self._subscriptions.inbox.learn(frame)
+            self._subscriptions.inbox.learn(frame, now)
         if self._requests.reply(frame, now) or self.state is State.CLOSING:
             return
         data = frame.data if isinstance(frame.data, dict) else {}

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from pushserver.client.effects import InboxChanged, Readable
 from pushserver.client.errors import ClientClosed
-from pushserver.client.feeds import ReadChannel, ReaderFeed
+from pushserver.client.feeds import ReadChannel, ReaderFeed, newer
 from pushserver.client.line import CoreLine
 from pushserver.client.messages import Frame, InboxChange, Position, Unread, Welcome
 
@@ -18,8 +18,15 @@ from pushserver.client.messages import Frame, InboxChange, Position, Unread, Wel
 ANSWERS: Final = frozenset({"inbox", "inbox_read_success", "inbox_delete_success"})
 
 
+#: What messages are counted as, by the first word of their type; all else are notifications.
+_KINDS: Final = {"chat": "chat", "task": "task"}
+#: Milliseconds within which two things may have passed each other on their way.
+_TOGETHER: Final = 2_000
+
+
 class _InboxFigures(Struct, frozen=True):
     unread: Unread | None = None
+    offset: int = 0
     epoch: str | None = None
 
 
@@ -35,6 +42,11 @@ class KeptInbox:
         self.epoch: str | None = None
         #: how many kept messages are unread; None before the server said it, and where it is of version 1
         self.unread: Unread | None = None
+        #: the newest message that `unread` counts, or passes over as read
+        self._counted: Position | None = None
+        #: when a message came last, and when this client was last told a count that names no offset
+        self._came_at = self._told_at = -_TOGETHER
+        self._recounting = False
 
     @property
     def name(self) -> str:
@@ -60,7 +72,7 @@ class KeptInbox:
             self._move_to(self._shelf())
             self._is_read = False
 
-    def welcomed(self, welcome: Welcome, known: Position | None) -> None:
+    def welcomed(self, welcome: Welcome, known: Position | None, now: int) -> None:
         """Signed in. `known` is where an earlier process stopped."""
         self.channel.name = f"user:{welcome.user_id}"
         feed = self.feed
@@ -74,16 +86,55 @@ class KeptInbox:
                 feed.position = feed.taken = Position(inbox.offset, inbox.epoch)
             self.epoch = inbox.epoch
             self.unread = inbox.unread
+            self._counted = Position(inbox.offset, inbox.epoch)
+            self._recounting = False
         feed.confirmed = True
         self._line.emit(Readable(feed))
         for message in (welcome.results.get(self.name) or {}).get("messages", ()):
-            self.receive(msgspec.convert(message, Frame))
+            self.receive(msgspec.convert(message, Frame), now)
 
-    def learn(self, frame: Frame) -> None:
-        """The server answered what was asked about the inbox."""
+    def learn(self, frame: Frame, now: int) -> None:
+        """The server answered what was asked about the inbox, this client's own question included."""
         told = msgspec.convert(frame.data, _InboxFigures)
         self.unread = told.unread or self.unread
-        self.epoch = told.epoch or self.epoch
+        if told.epoch is None:
+            self._told_at = now
+            self._doubt(now)
+            return
+        self.epoch = told.epoch
+        at, place = self._counted, Position(told.offset, told.epoch)
+        self._counted = newer(at, place)
+        if self._counted != place:
+            # It was made before the newest messages came.
+            self._recount(now)
+
+    def _count(self, frame: Frame, now: int) -> None:
+        """A message that came live is one more, unless the count knew of it."""
+        at, place = self._counted, frame.position
+        if self.unread is None or place is None or frame.read_at is not None:
+            return
+        if at is not None and at.epoch == place.epoch and place.offset <= at.offset:
+            return
+        self._counted = place
+        kind = _KINDS.get(frame.type.partition("_")[0], "notification")
+        self.unread = msgspec.structs.replace(self.unread, **{kind: getattr(self.unread, kind) + 1})
+        self._came_at = now
+        self._doubt(now)
+
+    def _doubt(self, now: int) -> None:
+        """A message, and an answer that says how many are unread but not up to where, came at the same time."""
+        if abs(self._came_at - self._told_at) < _TOGETHER:
+            self._recount(now)
+
+    def _recount(self, now: int) -> None:
+        if self._recounting or not self._line.connected:
+            return
+
+        def done(_frame: Frame, _now: int) -> None:
+            self._recounting = False
+
+        self._recounting = True
+        self._line.ask("inbox", {"limit": 1}, now, done)
 
     def changed(self, frame: Frame) -> None:
         """Another device read or deleted messages, or limits removed unread ones."""
@@ -91,7 +142,8 @@ class KeptInbox:
         self.unread = change.unread
         self._line.emit(InboxChanged(change))
 
-    def receive(self, frame: Frame) -> None:
+    def receive(self, frame: Frame, now: int) -> None:
+        self._count(frame, now)
         seen = self.channel.has_seen(frame)
         if self.feed.offer(frame, seen, self._line.options.max_pending):
             self.channel.remember(frame)
@@ -119,7 +171,7 @@ class KeptInbox:
         self.channel = ReadChannel("")
         self.feed = self._shelf()
         self._is_read = False
-        self.epoch = self.unread = None
+        self.epoch = self.unread = self._counted = None
         return left
 
     def _move_to(self, feed: ReaderFeed) -> None:

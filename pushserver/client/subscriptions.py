@@ -144,7 +144,7 @@ class ClientSubscriptions:
     def welcomed(self, welcome: Welcome, now: int) -> None:
         for state in welcome.tasks:
             self._learn(state, as_push(state))
-        self.inbox.welcomed(welcome, self._known.pop(f"user:{welcome.user_id}", None))
+        self.inbox.welcomed(welcome, self._known.pop(f"user:{welcome.user_id}", None), now)
 
     def resume(self, now: int) -> None:
         """Authenticated: subscribe to everything that is read."""
@@ -216,7 +216,7 @@ class ClientSubscriptions:
             if (state := push.task) is not None:
                 self._learn(state, push)
         if frame.channel and frame.channel == self.inbox.name:
-            self.inbox.receive(frame)
+            self.inbox.receive(frame, now)
         channel = self._channels.get(frame.channel or "")
         if channel is not None and not channel.name.startswith("task:"):
             self._receive(channel, frame)

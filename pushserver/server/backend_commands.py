@@ -34,7 +34,8 @@ MAX_BATCH: Final = 1_000
 #: Channels of one broadcast, users of one notify.
 MAX_FANNED: Final = 10_000
 
-Id = Annotated[str, Meta(max_length=200)] | int
+Id = Annotated[str, Meta(max_length=200, examples=["42"])] | int
+Channel = Annotated[str, Meta(examples=["chat:lobby"])]
 #: A duration, as `duration` reads it, and a moment, ms. What is larger no JSON reader holds exactly.
 Duration = str | Annotated[int, Meta(gt=0, le=MAX_INTEGER)]
 Moment = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
@@ -55,7 +56,7 @@ def _type(type: str) -> str:
 
 
 class PublishParams(Struct, frozen=True, rename="camel"):
-    channel: str
+    channel: Channel
     data: Any
     type: str = "message"
     message_id: MessageId | None = None
@@ -64,7 +65,7 @@ class PublishParams(Struct, frozen=True, rename="camel"):
 
 
 class BroadcastParams(Struct, frozen=True, rename="camel"):
-    channels: Annotated[list[str], Meta(max_length=MAX_FANNED)]
+    channels: Annotated[list[Channel], Meta(max_length=MAX_FANNED)]
     data: Any
     type: str = "message"
     message_id: MessageId | None = None
@@ -154,7 +155,7 @@ class TaskId(Struct, frozen=True):
 
 
 class SubscribeParams(Struct, frozen=True, rename="camel"):
-    channels: list[str]
+    channels: list[Channel]
     user_id: Id | None = None
     connection_id: str | None = None
 

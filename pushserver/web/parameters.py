@@ -16,6 +16,7 @@ from pushserver.core.output import MAIN
 from pushserver.core.positions import Position
 from pushserver.engine.interfaces import PAGE_BYTES
 from pushserver.protocols.native.messages import MAX_HISTORY, Offset
+from pushserver.server.backend_commands import Channel
 from pushserver.web.http import argument
 
 T = TypeVar("T", bound=Struct)
@@ -31,16 +32,19 @@ def _is_yes(text: str | None) -> bool:
     return (text or "").lower() in ("1", "true", "yes")
 
 
+UserId = Annotated[str, Meta(examples=["42"])]
+
+
 class UserQuery(Struct, frozen=True, rename="camel"):
-    user_id: str
+    user_id: UserId
 
 
 class AnyUserQuery(Struct, frozen=True, rename="camel"):
-    user_id: str | None = None
+    user_id: UserId | None = None
 
 
 class ChannelQuery(Struct, frozen=True):
-    channel: str
+    channel: Channel
 
 
 class PatternQuery(Struct, frozen=True):
@@ -52,7 +56,7 @@ class PatternQuery(Struct, frozen=True):
 class HistoryQuery(Struct, frozen=True):
     """``offset`` needs ``epoch``; ``reverse`` is ``1``, ``true`` or ``yes`` for the newest first."""
 
-    channel: str
+    channel: Channel
     limit: Annotated[int, Meta(ge=0, le=MAX_HISTORY)] = 100
     offset: Offset | None = None
     epoch: str | None = None

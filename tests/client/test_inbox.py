@@ -37,6 +37,41 @@ def test_the_counts_come_with_the_sign_in_and_with_every_answer() -> None:
     assert shell.core.unread.total == 2
 
 
+def test_messages_that_come_count_once() -> None:
+    shell = signed_in()
+    # What waited was counted at the sign-in.
+    shell.push("user:42", "waited", 9)
+    assert shell.core.unread == Unread(2, 1, 0)
+    shell.push("user:42", "new", 10, type="user_notification")
+    shell.push("user:42", {"content": "Hello"}, 11, type="chat_message")
+    shell.push("user:42", {"taskId": "t", "status": "completed"}, 12, type="task_completed")
+    shell.push("user:42", "new", 10, type="user_notification")
+    assert shell.core.unread == Unread(3, 2, 1)
+    assert shell.sent[-1]["type"] == "auth"
+
+
+def test_a_count_that_passed_a_message_on_its_way_is_asked_for_again() -> None:
+    shell = signed_in()
+    asked(shell, calls.mark_read(calls.choice([9], None, "e"), True))
+    shell.reply("inbox_read_success", {"unread": {"notification": 2, "chat": 1, "task": 0}})
+    # Whether that counts this one, nobody can say.
+    shell.push("user:42", "new", 10)
+    assert (shell.sent[-1]["type"], shell.sent[-1]["data"]) == ("inbox", {"limit": 1})
+    page = {"messages": [], "more": True, "unread": COUNTS, "offset": 10, "epoch": "e"}
+    shell.reply("inbox", page)
+    assert shell.core.unread == Unread(2, 1, 0)
+    shell.after(5_000)
+    shell.push("user:42", "new", 11)
+    assert shell.core.unread == Unread(3, 1, 0)
+    assert sum(message["type"] == "inbox" for message in shell.sent) == 1
+    # A page that was made before the last message came.
+    asked(shell, calls.inbox(None, None, False))
+    shell.reply("inbox", page)
+    assert shell.sent[-1]["data"] == {"limit": 1}
+    shell.reply("inbox", {**page, "unread": {"notification": 3, "chat": 1, "task": 0}, "offset": 11})
+    assert shell.core.unread == Unread(3, 1, 0)
+
+
 def test_a_server_of_version_1_says_no_counts() -> None:
     shell = Shell().start(inbox=STATE)
     assert shell.core.unread is None
@@ -49,12 +84,13 @@ def test_what_other_devices_do_is_told_and_is_no_message_of_the_inbox() -> None:
     change = {"offsets": [10], "epoch": "e", "readAt": 1_700_000_000_000, "unread": COUNTS}
     shell.say("inbox_changed", change, channel="user:42", timestamp=1)
     shell.say("inbox_changed", {"unread": {"notification": 0, "chat": 0, "task": 0}}, channel="user:42")
+    assert shell.core.unread == Unread()
     shell.push("user:42", "b", 11)
     assert shell.inbox_changes == [
         InboxChange(Unread(2, 1, 0), offsets=[10], epoch="e", read_at=1_700_000_000_000),
         InboxChange(Unread(0, 0, 0)),
     ]
-    assert shell.core.unread == Unread()
+    assert shell.core.unread == Unread(1, 0, 0)
     assert shell.read(inbox) == ["a", "b"]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pushserver.client import Backoff, Client, Disconnected, Options, State, SubscriptionEnded
+from pushserver.client import Backoff, Client, Disconnected, InboxChange, Options, State, SubscriptionEnded, Unread
 from pushserver.publisher import AsyncPublisher, Publisher
 from tests.harness import Server
 
@@ -173,6 +173,43 @@ async def test_a_token_for_one_channel_is_renewed_when_it_ended_and_revoked(star
         await publisher.revoke(jti=fetched[1], expires_at=in_an_hour)
         with pytest.raises(SubscriptionEnded, match="TOKEN_BLACKLISTED"):
             await anext(sealed)
+
+
+@in_asyncio
+async def test_two_devices_agree_on_what_is_read(start_server: Starting) -> None:
+    server = await asyncio.to_thread(start_server, config=CONFIG)
+    told: asyncio.Queue[InboxChange] = asyncio.Queue()
+    token = server.token("42")
+    async with (
+        asyncio.timeout(40),
+        Client(server.ws_url, token=token, options=QUICK) as one,
+        Client(server.ws_url, token=token, options=QUICK, on_inbox_changed=told.put_nowait) as other,
+        AsyncPublisher(server.url, api_key=server.api_key) as publisher,
+    ):
+        arrived = other.inbox()
+        for n in range(3):
+            await publisher.notify(42, {"n": n})
+        assert [push.data["n"] for push in await take(arrived, 3)] == [0, 1, 2]
+        assert other.unread == Unread(3, 0, 0)
+        page = await one.read_inbox(limit=2)
+        assert ([push.data["n"] for push in page.messages], page.more, page.unread) == ([2, 1], True, Unread(3, 0, 0))
+        change = await one.mark_read(page.messages)
+        assert change.unread == one.unread == Unread(1, 0, 0)
+        change = await told.get()
+        assert change.offsets is not None
+        assert sorted(change.offsets) == sorted(push.offset for push in page.messages if push.offset is not None)
+        assert (change.unread, change.epoch, other.unread) == (Unread(1, 0, 0), page.epoch, Unread(1, 0, 0))
+        assert change.read_at is not None
+        left = await other.read_inbox(unread=True)
+        assert [(push.data["n"], push.read_at) for push in left.messages] == [(0, None)]
+        assert (await one.mark_read(page.messages[:1], read=False)).unread == Unread(2, 0, 0)
+        assert (await one.delete_from_inbox(up_to=page.messages[0])).deleted == 3
+        while not (change := await told.get()).deleted:
+            pass
+        assert (change.up_to, other.unread) == (page.messages[0].offset, Unread())
+    async with Client(server.ws_url, token=token, options=QUICK) as later:
+        assert later.unread == Unread()
+        assert (await later.read_inbox()).messages == []
 
 
 @in_asyncio
