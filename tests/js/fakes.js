@@ -170,6 +170,7 @@ export function fakeLine(more = {}) {
     clock,
     now: () => clock.time,
     since: (time) => Math.abs(clock.time - time),
+    serverNow: () => clock.time,
     random: () => 0.5,
     later: (delay, act) => {
       const timer = clock.environment.setTimeout(act, delay);
@@ -183,7 +184,8 @@ export function fakeLine(more = {}) {
     watched: 0,
     tasksForgotten: 0,
     ask(type, data, reply, failed) {
-      if (line.link) line.asked.push({ type, data, reply, failed });
+      // As it travels: without what is undefined.
+      if (line.link) line.asked.push({ type, data: JSON.parse(JSON.stringify(data)), reply, failed });
       else failed(null);
     },
     emit: (type, value) => line.told.push([type, value]),
@@ -194,6 +196,9 @@ export function fakeLine(more = {}) {
     },
     applyTasks: (states) => states,
     forgetTasks: () => (line.tasksForgotten += 1),
+    shown: [],
+    showInbox: (inbox) => line.shown.push(inbox),
+    inboxList: { add: () => {}, changed: () => {}, refresh: () => {} },
     watch: () => (line.watched += 1),
     debug: () => {},
     ...more,

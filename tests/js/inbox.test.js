@@ -122,6 +122,7 @@ test('the end of a task is taken by the store, and everything by a page that sho
   inbox.take(push(2), []);
   await line.clock.advance(1000);
   assert.deepEqual(acks(), [{ offset: 1, epoch: 'e' }]);
+  line.inboxList.isWanted = true;
   inbox.showWhole();
   inbox.take(push(3), []);
   await line.clock.advance(1000);

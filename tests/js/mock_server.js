@@ -27,6 +27,8 @@ export class MockServer {
     this.messageIds = new Map();
     this.userOf = (token) => token.split('.')[0];
     this.refuse = () => null;
+    /** The code with which a subscription with this token is refused, if it is. */
+    this.judge = () => null;
     this.reply = () => undefined;
   }
 
@@ -90,7 +92,7 @@ export class MockServer {
     const inbox = this.inbox(userId);
     inbox.offset += 1;
     const push = { type, channel, data, timestamp: Date.now(), messageId: `n${++serial}`, offset: inbox.offset, epoch: this.epoch };
-    inbox.messages.push(push);
+    inbox.messages.push({ ...push, readAt: null });
     for (const link of this.links) if (link.userId === userId) link.send(push);
     return push;
   }
@@ -102,6 +104,33 @@ export class MockServer {
     const push = { type, channel: `task:${state.taskId}`, data: state, timestamp: Date.now(), messageId: `t${++serial}` };
     for (const link of this.links) if (link.userId === state.userId || link.channels.has(push.channel)) link.send(push);
     return push;
+  }
+
+  unread(userId) {
+    const unread = { notification: 0, chat: 0, task: 0 };
+    for (const { type, readAt } of this.inbox(userId).messages) {
+      if (readAt === null) unread[type === 'chat_message' ? 'chat' : type.startsWith('task_') ? 'task' : 'notification'] += 1;
+    }
+    return unread;
+  }
+
+  /** A page of an inbox, newest first. */
+  page(userId, { limit = 50, before, unread = false }) {
+    const { offset, messages } = this.inbox(userId);
+    const found = messages.filter((each) => each.offset < (before?.offset ?? Infinity) && !(unread && each.readAt !== null)).reverse();
+    return { messages: found.slice(0, limit), more: found.length > limit, unread: this.unread(userId), offset, epoch: this.epoch };
+  }
+
+  /** Marks or deletes messages, and tells every connection of the user but `except`. Returns how many there were. */
+  change(userId, { offsets, upTo, readAt, deleted }, except) {
+    const inbox = this.inbox(userId);
+    const concerned = inbox.messages.filter(({ offset }) => (offsets ? offsets.includes(offset) : offset <= upTo));
+    if (deleted) inbox.messages = inbox.messages.filter((each) => !concerned.includes(each));
+    else for (const each of concerned) each.readAt = readAt && (each.readAt ?? readAt);
+    const data = { offsets, upTo, epoch: this.epoch, readAt, deleted, unread: this.unread(userId) };
+    const push = { type: 'inbox_changed', channel: `user:${userId}`, data, timestamp: Date.now(), messageId: `x${++serial}` };
+    for (const link of this.links) if (link.userId === userId && link !== except) link.send(push);
+    return concerned.length;
   }
 
   of(type) {
@@ -147,9 +176,25 @@ export class MockServer {
       inbox.acked = Math.max(inbox.acked, data.offset);
       return answer('ack_success', { offset: inbox.acked });
     }
+    if (type.startsWith('inbox') && (data.before ?? data).epoch !== undefined && (data.before ?? data).epoch !== this.epoch) {
+      return answer('error', { code: 'CONFLICT', message: 'another epoch' });
+    }
+    if (type === 'inbox') return answer('inbox', this.page(link.userId, data));
+    if (type === 'inbox_read') {
+      this.change(link.userId, { ...data, readAt: data.read === false ? null : Date.now() }, link);
+      return answer('inbox_read_success', { unread: this.unread(link.userId) });
+    }
+    if (type === 'inbox_delete') {
+      const deleted = this.change(link.userId, { ...data, deleted: true }, link);
+      return answer('inbox_delete_success', { deleted, unread: this.unread(link.userId) });
+    }
+    if (type === 'history' && data.since && data.since.epoch !== this.epoch) {
+      return answer('error', { code: 'CONFLICT', message: 'the epoch is another one by now' });
+    }
     if (type === 'history') {
       const kept = data.channel.startsWith('user:') ? this.inbox(link.userId) : this.channels.get(data.channel);
-      return answer('history', { messages: kept?.messages ?? [], offset: kept?.offset ?? 0, epoch: this.epoch });
+      const messages = (kept?.messages ?? []).filter(({ offset }) => offset > (data.since?.offset ?? 0));
+      return answer('history', { messages: messages.map((push) => ({ ...push, epoch: this.epoch })), offset: kept?.offset ?? 0, epoch: this.epoch });
     }
     if (type === 'task_get') return answer('task', this.tasks.get(data.taskId));
     return answer('error', { code: 'UNKNOWN_MESSAGE_TYPE', message: type });
@@ -184,7 +229,10 @@ export class MockServer {
       results,
       heartbeat: { interval: this.options.interval, timeout: this.options.timeout },
       node: 'mock',
-      inbox: { offset: inbox.offset, epoch: this.epoch, acked: inbox.acked, pending: inbox.offset - inbox.acked },
+      inbox: {
+        offset: inbox.offset, epoch: this.epoch, acked: inbox.acked, pending: inbox.offset - inbox.acked,
+        ...(this.options.version !== 1 && { unread: this.unread(link.userId) }),
+      },
       tasks: [...this.tasks.values()].filter((task) => task.userId === link.userId && !['completed', 'failed', 'cancelled'].includes(task.status)),
     };
   }
@@ -201,7 +249,9 @@ export class MockServer {
     if (!kept) return {};
     const first = kept.messages[0]?.offset ?? kept.offset + 1;
     const recovered = Boolean(since) && since.epoch === this.epoch && since.offset <= kept.offset && since.offset >= first - 1;
-    const messages = recovered ? kept.messages.filter((push) => push.offset > since.offset) : [];
+    // Of an earlier epoch of the same data.
+    const stands = Boolean(since) && this.earlier?.includes(since.epoch);
+    const messages = recovered || stands ? kept.messages.filter((push) => push.offset > since.offset).map((push) => ({ ...push, epoch: this.epoch })) : [];
     return { recovered, offset: kept.offset, epoch: this.epoch, messages };
   }
 
@@ -212,6 +262,11 @@ export class MockServer {
       const channel = item.channel ?? item;
       if (channel.startsWith('secret:')) {
         rejected[channel] = { code: 'PERMISSION_DENIED', message: 'not for you' };
+        continue;
+      }
+      const refusal = this.judge(channel, item.token);
+      if (refusal) {
+        rejected[channel] = { code: refusal, message: refusal };
         continue;
       }
       link.channels.add(channel);

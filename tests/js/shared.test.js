@@ -389,3 +389,137 @@ test('a subscription made and left before the tab is admitted is never asked for
   await stays.ready;
   assert.ok(!JSON.stringify(server.of('subscribe')).includes('left'));
 });
+
+/** The messages that a tab shows, and how many of the inbox are not read. */
+const shownIn = (client) => {
+  const { messages, unread } = client.getState().inbox;
+  return [messages.map(({ data, readAt }) => (readAt === null ? data : `(${data})`)).join(' '), unread.notification];
+};
+
+test('one inbox in all tabs: what one reads, marks or deletes is so in the others', async (context) => {
+  const { server, clients } = await tabs(context, 3);
+  for (const data of ['a', 'b', 'c']) server.notify('42', data);
+  await clients[0].connect();
+  await clients[1].connect();
+  await until(() => clients[1].getState().inbox.unread.notification === 3);
+  const { messages, more } = await clients[0].inbox({ limit: 2 });
+  assert.deepEqual([messages.map(({ data }) => data), more], [['c', 'b'], true]);
+  await until(() => server.inbox('42').acked === 3, 'who shows the inbox has taken it');
+  const agree = (...shown) => until(() => clients.slice(0, 2).every((client) => String(shownIn(client)) === String(shown)), `${shown}`);
+  await agree('c b', 3);
+  await clients[1].markRead([3]);
+  await agree('(c) b', 2);
+  server.notify('42', 'd');
+  await agree('d (c) b', 3);
+  server.change('42', { offsets: [2], deleted: true });
+  await agree('d (c)', 2);
+  await clients[1].inbox({ before: { offset: 2, epoch: 'e1' } });
+  await agree('d (c) a', 2);
+  await clients[0].markAllRead();
+  await agree('(d) (c) (a)', 0);
+  await clients[0].deleteFromInbox([4]);
+  await agree('(c) (a)', 0);
+  await clients[2].connect();
+  await until(() => String(shownIn(clients[2])) === '(c) (a),0', 'a tab that comes later');
+});
+
+test('what was read while the connection was away is read once it is back', async (context) => {
+  const { server, clients } = await tabs(context, 1);
+  const [client] = clients;
+  server.notify('42', 'a');
+  server.notify('42', 'b');
+  await client.connect();
+  await client.inbox();
+  for (const socket of server.sockets) socket.destroy();
+  await until(() => !client.getState().isConnected);
+  server.notify('42', 'c');
+  server.change('42', { offsets: [1], deleted: true });
+  await client.markRead([2]);
+  await until(() => String(shownIn(client)) === 'c (b),1', 'the list');
+  assert.deepEqual(server.unread('42'), { notification: 1, chat: 0, task: 0 });
+});
+
+test('a tab that shows its inbox goes on to, also as another user', async (context) => {
+  const { server, clients } = await tabs(context, 1);
+  const [client] = clients;
+  byClaim(server);
+  server.notify('alice', 'mine');
+  server.notify('bob', 'theirs');
+  client.setToken(() => tokenOf('alice'));
+  await client.connect();
+  await client.inbox();
+  client.setToken(() => tokenOf('bob'));
+  await until(() => String(shownIn(client)) === 'theirs,1');
+});
+
+test('with recover a tab that is loaded anew shows what an earlier epoch has kept for it', async (context) => {
+  globalThis.sessionStorage = fakeStorage();
+  context.after(() => delete globalThis.sessionStorage);
+  const { server, clients } = await tabs(context, 3, { recover: true });
+  const [before, other, after] = clients;
+  const shown = clients.map((client) => {
+    const data = [];
+    client.on('user_notification', (push) => data.push(push.data));
+    return data;
+  });
+  const errors = [];
+  after.on('error', (error) => errors.push(error));
+  await Promise.all([before.connect(), other.connect()]);
+  server.notify('42', 1);
+  await until(() => server.inbox('42').acked === 1 && shown[0].length === 1);
+  before.disconnect();
+  // The engine was started anew, and nothing is lost; the other tab takes what comes before this one is back.
+  [server.earlier, server.epoch] = [['e1'], 'e2'];
+  for (const socket of server.sockets) socket.destroy();
+  await until(() => server.handshakes === 2 && other.getState().isConnected);
+  server.notify('42', 2);
+  await until(() => server.inbox('42').acked === 2);
+  await after.connect();
+  server.notify('42', 3);
+  await until(() => shown[2].length > 1);
+  assert.deepEqual([shown[2], errors], [[2, 3], []]);
+});
+
+test('a channel that is resumed from an earlier epoch is subscribed, and says what may be missing', async (context) => {
+  const { server, clients } = await tabs(context, 2);
+  const gaps = [];
+  const shown = [];
+  clients[1].on('gap', (gap) => gaps.push(gap));
+  await clients[0].connect();
+  await clients[0].subscribeChannel('news', () => {}).ready;
+  server.publish('news', 1);
+  await until(() => clients[0].getPosition('news')?.offset === 1);
+  await clients[1].connect();
+  const subscription = clients[1].subscribeChannel('news', ({ data }) => shown.push(data), { since: { offset: 1, epoch: 'e0' } });
+  await subscription.ready;
+  assert.deepEqual(gaps, [{ channel: 'news', cause: 'not_recovered' }]);
+  server.publish('news', 2);
+  await until(() => shown.at(-1) === 2);
+});
+
+test('a token for a channel is asked of a tab that has one', async (context) => {
+  const { server, clients } = await tabs(context, 2);
+  server.judge = (channel, token) => (channel.startsWith('doc:') && token !== 'good' ? 'INVALID_TOKEN' : null);
+  await Promise.all(clients.map((client) => client.connect()));
+  const asked = [];
+  const token = (given) => {
+    asked.push(given);
+    return 'good';
+  };
+  await clients[0].subscribeChannel('doc:17', () => {}, { token }).ready;
+  assert.deepEqual(asked, [{ channel: 'doc:17' }]);
+  await assert.rejects(clients[1].subscribeChannel('doc:18', () => {}, { token: 'bad' }).ready, { code: 'INVALID_TOKEN' });
+  await clients[1].subscribeChannel('doc:19', () => {}, { token: 'good' }).ready;
+  for (const socket of server.sockets) socket.destroy();
+  await until(() => server.of('auth').length === 2 && clients.every((client) => client.getState().isConnected));
+  await until(() => [...server.links].some((link) => link.channels.has('doc:17') && link.channels.has('doc:19')));
+  assert.equal(asked.length, 1, 'what it gave is kept');
+});
+
+test('a token that comes with a later handler of a tab is shown', async (context) => {
+  const { server, clients } = await tabs(context, 1);
+  await clients[0].connect();
+  await clients[0].subscribeChannel('doc:17', () => {}).ready;
+  clients[0].subscribeChannel('doc:17', () => {}, { token: () => 'good' });
+  await until(() => JSON.stringify(server.of('subscribe')).includes('"token":"good"'));
+});

@@ -18,12 +18,13 @@ const TARGET = ['es2022', 'chrome94', 'firefox93', 'safari16.4', 'node20'];
 // Names that the client's parts have for each other. They stand in no declaration, in no message (neither to the server nor
 // between a tab and its worker), in nothing stored and in nothing that is the platform's: they become letters.
 const INTERNAL = [
-  '_events', '_inboxPosition', '_listening', '_request', 'alive', 'applyTasks', 'arm', 'ask', 'asked', 'begin', 'cursor', 'cursors',
-  'deadline', 'discard', 'dispatch', 'emit', 'end', 'era', 'fail', 'failure', 'fallback', 'flush', 'forget', 'forgetTasks',
-  'forgiven', 'handler', 'handlers', 'heard', 'held', 'isArmed', 'isEmpty', 'isOpen', 'isRenewable', 'isStranger', 'kept',
-  'kind', 'late', 'later', 'link', 'listen', 'lose', 'moveTo', 'offer', 'opened', 'outbox', 'probe', 'promise', 'pump',
-  'receive', 'receivedAt', 'renew', 'renewed', 'schedule', 'sentAt', 'settle', 'showWhole', 'signedOut', 'stranger',
-  'strays', 'subscriptions', 'succeed', 'tick', 'toOpen', 'until', 'upgrade', 'watch', 'widen', 'within', 'woke',
+  '_events', '_inboxPosition', '_listening', '_request', 'address', 'alive', 'applyTasks', 'arm', 'ask', 'asked', 'begin',
+  'changed', 'closed', 'cursor', 'cursors', 'deadline', 'discard', 'dispatch', 'emit', 'end', 'era', 'fail', 'failure', 'fallback',
+  'flush', 'forget', 'forgetTasks', 'forgiven', 'grant', 'handler', 'handlers', 'heard', 'held', 'inboxList', 'isArmed', 'isDue',
+  'isEmpty', 'isOpen', 'isRenewable', 'isStranger', 'isWanted', 'kept', 'kind', 'late', 'later', 'link', 'listen', 'lose', 'moveTo',
+  'offer', 'opened', 'outbox', 'probe', 'promise', 'pump', 'receive', 'receivedAt', 'refresh', 'refused', 'renew', 'renewed',
+  'reset', 'schedule', 'sentAt', 'serverNow', 'settle', 'showInbox', 'showWhole', 'signedOut', 'stop', 'stranger', 'strays',
+  'subscriptions', 'succeed', 'take', 'tick', 'toOpen', 'until', 'upgrade', 'watch', 'widen', 'within', 'woke', 'write',
 ];
 
 const COMMON = {
@@ -55,7 +56,7 @@ async function bundleAndShrink(options) {
       toplevel: true,
       ecma: 2022,
       // Of 'use client' the minifier knows nothing.
-      compress: { directives: false },
+      compress: { directives: false, passes: 3 },
       sourceMap: { content: texts.get(`${path}.map`), includeSources: true, url: `${basename(path)}.map` },
     });
     await mkdir(dirname(path), { recursive: true });

@@ -2,7 +2,7 @@
 import createDefault, { createClient, PushError, selectProgress, Unauthorized, type Push, type TaskState } from 'pushclient';
 import { createSharedClient } from 'pushclient/shared';
 import { FakeServer } from 'pushclient/testing';
-import { configure, useChannel, useSelector, useTask, useWebSocket } from 'pushclient/react';
+import { configure, useChannel, useInbox, usePresence, useRoom, useSelector, useTask, useWebSocket } from 'pushclient/react';
 
 const client = createClient({
   url: 'wss://push.example.com/ws',
@@ -62,6 +62,20 @@ async function calls(): Promise<void> {
     if (error instanceof PushError) console.log(error.code, error.retryAfter, later, queued, users, state);
   }
   client.getState().taskProgress.get('t1')?.toFixed();
+  const { messages, more, unread } = await client.inbox({ limit: 20, before: { offset: 7, epoch: 'e' }, unread: true });
+  const readAt: number | null = messages[0]!.readAt;
+  const { deleted } = await client.deleteFromInbox([messages[0]!.offset], { timeout: 500 });
+  const left = (await client.markRead([1, 2], { read: false })).unread.task + (await client.markAllRead()).unread.chat;
+  await client.request('inbox_read', { epoch: 'e', upTo: 4 });
+  // @ts-expect-error Either some messages, or all up to one.
+  await client.request('inbox_read', { epoch: 'e' });
+  // @ts-expect-error Offsets are numbers.
+  await client.markRead(['1']);
+  typed.on('inbox_changed', (push) => push.data.unread.notification + (push.data.upTo ?? 0));
+  client.subscribeChannel('doc:17', () => {}, { token: async ({ channel }) => channel });
+  console.log(more, unread.chat, readAt, deleted, left, client.getState().inbox.messages[0]?.epoch);
+  // @ts-expect-error The state is not written to.
+  client.getState().inbox.unread.chat = 0;
   // @ts-expect-error A snapshot cannot be written to.
   client.getState().isConnected = true;
   // @ts-expect-error A channel has a name.
@@ -78,6 +92,12 @@ export function Component(): number {
   useChannel('news', (push) => console.log(push.data));
   const attempts: number = useSelector((state) => state.reconnectAttempts);
   const task = useTask('t1');
+  const inbox = useInbox({ autoConnect: false });
+  const { users } = usePresence('chat:lobby');
+  const room = useRoom('chat:lobby');
+  useChannel('doc:17', () => {}, { channelToken: 'signed' });
+  void inbox.markRead([inbox.messages[0]?.offset ?? 0]).then(inbox.markAllRead).then(() => inbox.remove([1])).then(inbox.loadOlder);
+  void room.send(room.messages[0]?.data.content ?? '').then(({ messageId }) => messageId.length + users.length);
   void reconnect;
   void calls;
   void live.publish('news', null);
@@ -94,6 +114,7 @@ const fake = new FakeServer({
 configure({ create: fake.create });
 const percentage: number = fake.task({ taskId: 't1', percentage: 40 }).percentage;
 const sent: { type: string }[] = fake.sent;
+fake.markRead(fake.inbox.map(({ offset }) => offset));
 void [percentage, sent, fake.create().getPosition('news')];
 // @ts-expect-error A task has an id.
 fake.task({ percentage: 40 });

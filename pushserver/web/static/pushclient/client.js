@@ -85,6 +85,26 @@ export class ClientBase {
     return this.request('presence', { channel }, options);
   }
 
+  /** A page of one's inbox, newest first: the newest ones, or those before a position; `unread`: only these. */
+  inbox({ limit, before, unread, ...options } = {}) {
+    return this.request('inbox', { limit, before, unread }, options);
+  }
+
+  /** Marks messages of the inbox as read, by their offsets; with `read: false` as not read. */
+  markRead(offsets, { read, ...options } = {}) {
+    return this.request('inbox_read', { offsets, epoch: this.getState().inbox.epoch, read }, options);
+  }
+
+  /** Marks all of the inbox as read that has come so far. */
+  markAllRead(options) {
+    const { offset: upTo, epoch } = this.getState().inbox;
+    return this.request('inbox_read', { upTo, epoch }, options);
+  }
+
+  deleteFromInbox(offsets, options) {
+    return this.request('inbox_delete', { offsets, epoch: this.getState().inbox.epoch }, options);
+  }
+
   task(taskId) {
     return taskHandle(this, taskId);
   }
@@ -151,10 +171,11 @@ export class PushClient extends ClientBase {
 
   /**
    * Calls `handler(push)` for each push of a channel, from now on or from `since` (`{offset, epoch}`), through all
-   * reconnections. Returns the subscription; its `ready` resolves with the server's first result.
+   * reconnections. Returns the subscription; its `ready` resolves with the server's first result. `token`: a token for this
+   * channel, or a function that is asked for one, and anew before it ends.
    */
-  subscribeChannel(channel, handler, { since } = {}) {
-    return this._listening(this.#connection.subscriptions.add(channel, handler, since));
+  subscribeChannel(channel, handler, { since, token } = {}) {
+    return this._listening(this.#connection.subscriptions.add(channel, handler, since, token));
   }
 
   /** Ends one handler's subscription, or the whole channel's. */
@@ -179,9 +200,7 @@ export class PushClient extends ClientBase {
   _request(type, data, options) {
     const { connectionState, error } = this.getState();
     if (connectionState === 'closed') return Promise.reject(new PushError('CLOSED', error ?? 'disconnected'));
-    // Whoever reads the inbox as a whole shows what no handler took.
-    if (type === 'inbox') this.#connection.inbox?.showWhole();
-    return this.#connection.outbox.request(type, data, options);
+    return this.#connection.request(type, data, options);
   }
 
   /** Somebody began to listen: what nobody took goes there, once the present turn is over. */

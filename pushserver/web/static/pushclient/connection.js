@@ -2,6 +2,7 @@ import { createBackoff } from './backoff.js';
 import { CLOSE_CODE_OF, errorOf, mayReconnect, PushError } from './errors.js';
 import { run } from './events.js';
 import { createInbox } from './inbox.js';
+import { createInboxList, NO_INBOX } from './inbox_list.js';
 import { openWebSocket, webSocketUrl } from './links/websocket.js';
 import { createOutbox } from './outbox.js';
 import { deferred, quiet } from './promises.js';
@@ -38,6 +39,7 @@ const told = (error) => ({ error: error && error.message, lastError: error });
  *
  *   now(), random(), later(ms, run)   the platform's; `later` returns what cancels it
  *   since(time)                       the ms since then, whichever way the clock was set
+ *   serverNow()                       the time on the server's clock
  *   link                              the link that is signed in, or null; `link.later` ends with the link
  *   user                              whose connection it is or was: `{id, token, cursors, inbox, kept}`, or null
  *   ask(type, data, reply, failed)    a request of the client's own; `failed(null)` when the link is gone
@@ -45,6 +47,8 @@ const told = (error) => ({ error: error && error.message, lastError: error });
  *   dispatch(push)                    hands a push to the application; returns the results of its handlers
  *   applyTasks(states)                takes what is newer of these task states; returns that
  *   forgetTasks()                     what is known of tasks holds no more
+ *   showInbox(inbox)                  what the application sees of its inbox
+ *   inboxList                         what comes to the inbox is told to it
  *   watch()                           sees to it that time is looked after
  *   debug(event, details)             the log for those who look for a fault; never a token, never a message's body
  */
@@ -82,6 +86,7 @@ export function createConnection(options, env, store, events) {
     random: env.random,
     later,
     since,
+    serverNow: () => session.serverNow(),
     get link() {
       return link?.ready ? link : null;
     },
@@ -93,12 +98,17 @@ export function createConnection(options, env, store, events) {
     dispatch: (push) => events.dispatch(push, subscriptions.handlers(push.channel)),
     applyTasks: (states) => store.applyTasks(states),
     forgetTasks: () => set(NO_TASKS),
+    showInbox: (inbox) => set({ inbox }),
+    get inboxList() {
+      return inboxList;
+    },
     watch: () => watchdog.isArmed || arm(),
     debug,
   };
   const backoff = createBackoff(options, env);
   const outbox = createOutbox(line, options);
-  const subscriptions = createSubscriptions(line);
+  let inboxList = createInboxList(line, options);
+  const subscriptions = createSubscriptions(line, options);
   const session = createSession(line, options, {
     renewed({ permissions }) {
       set({ permissions: Object.freeze(permissions ?? []) });
@@ -117,6 +127,7 @@ export function createConnection(options, env, store, events) {
       outbox.tick();
       if (link) watch(link);
       session.tick();
+      subscriptions.tick();
       keepPositions();
       if (wanted || !outbox.isEmpty) arm();
     },
@@ -244,6 +255,7 @@ export function createConnection(options, env, store, events) {
       const kept = (recover && storage.read(`positions ${id}`)) || {};
       user = { id, token: null, cursors: new Map(), inbox: createInbox(line, options), kept };
     }
+    if (inbox) inboxList.open(inbox);
     given.token.then((token) => given === link && (user.token = token));
     subscriptions.open(data.channels ?? [], inbox);
     store.applyTasks(data.tasks ?? []);
@@ -267,6 +279,8 @@ export function createConnection(options, env, store, events) {
     subscriptions.begin(given, data);
     user?.inbox.flush();
     outbox.pump();
+    // After what the application has changed meanwhile.
+    if (inboxList.isWanted) inboxList.refresh();
     given.upgrade?.();
   };
 
@@ -281,7 +295,8 @@ export function createConnection(options, env, store, events) {
     user = null;
     subscriptions.forget();
     outbox.fail(new PushError('CLOSED', 'the user changed'));
-    set({ ...NO_TASKS, userId: null, permissions: NO_PERMISSIONS });
+    inboxList = createInboxList(line, options, inboxList.isWanted);
+    set({ ...NO_TASKS, inbox: NO_INBOX, userId: null, permissions: NO_PERMISSIONS });
   };
 
   /** The link is no more: closes it from this side, too, and lets go of what hung on it. */
@@ -444,11 +459,19 @@ export function createConnection(options, env, store, events) {
   };
 
   const connection = {
-    outbox,
     subscriptions,
 
     get inbox() {
       return user?.inbox;
+    },
+
+    /** A request of the application. */
+    request(type, data, options) {
+      const reply = outbox.request(type, data, options);
+      if (/^inbox/.test(type)) inboxList.follow(type, data, reply);
+      // Whoever reads the inbox as a whole shows what no handler took.
+      if (type === 'inbox') user?.inbox.showWhole();
+      return reply;
     },
 
     connect(other = url) {

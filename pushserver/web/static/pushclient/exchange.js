@@ -88,11 +88,13 @@ class Room {
       promise.then(forget, forget);
       this.#reply(tab, n, promise);
     } else if (what === 'subscribe') {
-      const { channel, since } = message;
+      const { channel, since, token } = message;
       // Other tabs have read on: what lies between concerns this one alone, which reads it for itself.
       const known = this.#client.getPosition(channel);
       const behind = Boolean(since && known) && (known.epoch !== since.epoch || known.offset > since.offset);
-      const subscription = this.#client.subscribeChannel(channel, () => UNTAKEN, { since });
+      // `true` stands for a function, which has to be asked where it is.
+      const source = token === true ? (context) => this.#askTabs(context) : token;
+      const subscription = this.#client.subscribeChannel(channel, () => UNTAKEN, { since, token: source });
       tab.channels.get(channel)?.unsubscribe();
       tab.channels.set(channel, subscription);
       // It is where the tabs are that it joins, wherever these began.
@@ -166,13 +168,19 @@ class Room {
     entry.resolve(taken ? undefined : UNTAKEN);
   }
 
-  /** A token from whichever tab gives one first: some may be frozen, and their number must not count. */
-  #askToken({ reason }) {
+  #askToken(context) {
     const given = this.#token;
     this.#token = undefined;
-    if (given && reason !== 'expired') return given;
+    return given && context.reason !== 'expired' ? given : this.#askTabs(context);
+  }
+
+  /**
+   * A token from whichever tab gives one first: some may be frozen, and their number must not count. One for a channel is
+   * asked of those that subscribed to it.
+   */
+  #askTabs({ reason, channel }) {
     const n = ++this.#serial;
-    const silent = new Set(this.#tabs);
+    const silent = new Set([...this.#tabs].filter((tab) => channel === undefined || tab.channels.has(channel)));
     let failure = new PushError('TOKEN', 'no tab answered');
     return new Promise((resolve, reject) => {
       const end = () => (clearTimeout(timer), this.#asked.delete(n));
@@ -185,7 +193,7 @@ class Room {
         if (token) resolve(token);
         else reject(failure);
       });
-      this.#tell({ is: 'ask', n, reason });
+      for (const tab of silent) tab.say({ is: 'ask', n, reason, channel });
     });
   }
 }

@@ -1,12 +1,10 @@
 import { isTemporary, PushError } from './errors.js';
 import { UNTAKEN } from './events.js';
-import { isFinal } from './tasks.js';
+import { isTaskEnd } from './tasks.js';
 
 /** With so many behind it (as many as an inbox keeps by default) a handler has no more than so many ms left. */
 const CROWD = 100;
 const CROWDED = 1000;
-
-const isTaskEnd = ({ type, data }) => type.startsWith('task_') && isFinal(data);
 
 /**
  * One user's inbox: who took its messages, and what of it is acknowledged.
@@ -15,13 +13,12 @@ const isTaskEnd = ({ type, data }) => type.startsWith('task_') && isFinal(data);
  * over all before it. What nobody took is held, and offered to each handler that comes; after `holdUnhandled` it is let
  * go, unread.
  *
- * Of the line it needs `now`, `later`, `link`, `ask`, `emit` and `dispatch`.
+ * Of the line it needs `now`, `later`, `link`, `ask`, `emit`, `dispatch` and `inboxList`.
  */
 export function createInbox(line, { autoAck, ackDelay, holdUnhandled, handlerTimeout }) {
   let epoch = null;
   let handled = 0;
   let acked = 0;
-  let whole = false;
   let gathering = null;
   /** Messages whose way is not yet clear, oldest first: `{push, done, held, end, late}`; `end()` stops their timer. */
   let entries = [];
@@ -47,7 +44,7 @@ export function createInbox(line, { autoAck, ackDelay, holdUnhandled, handlerTim
     }
     Promise.all(results).then((values) => {
       if (entry.done) return;
-      if (whole || isTaskEnd(entry.push) || values.some((value) => value !== UNTAKEN)) return finish(entry);
+      if (line.inboxList.isWanted || isTaskEnd(entry.push) || values.some((value) => value !== UNTAKEN)) return finish(entry);
       hold(entry);
     });
   };
@@ -106,9 +103,8 @@ export function createInbox(line, { autoAck, ackDelay, holdUnhandled, handlerTim
       }
     },
 
-    /** From now on the whole inbox is shown: nothing of it needs a handler. */
+    /** The whole inbox is shown from now on: nothing of it needs a handler. */
     showWhole() {
-      whole = true;
       for (const entry of held()) finish(entry);
     },
 

@@ -86,6 +86,9 @@ export interface TokenContext {
 
 export type Token = string | ((context: TokenContext) => string | null | undefined | Promise<string | null | undefined>);
 
+/** A token for one channel, or a function that is asked for it, and anew before it ends. */
+export type ChannelToken = string | ((context: { channel: string }) => string | Promise<string>);
+
 export type Transport = 'websocket' | 'sse';
 
 /** What replaces the platform, for tests. */
@@ -159,6 +162,43 @@ export interface History {
   more?: boolean;
 }
 
+/** How many messages of an inbox were not read: direct chat, ends of tasks, and all else. */
+export interface Unread {
+  notification: number;
+  chat: number;
+  task: number;
+}
+
+/** A message of an inbox, and when it was read (ms since the epoch), if it was. */
+export interface InboxMessage<Data = any> extends Push<Data> {
+  offset: number;
+  epoch: string;
+  readAt: number | null;
+}
+
+/** A page of an inbox, newest first. `offset`: the newest of all. */
+export interface InboxPage {
+  messages: InboxMessage[];
+  more: boolean;
+  unread: Unread;
+  offset: number;
+  epoch: string;
+}
+
+/** The inbox as it is shown: the messages once `inbox()` was used, `unread` from the sign-in on. */
+export interface InboxState {
+  readonly messages: readonly InboxMessage[];
+  readonly unread: Readonly<Unread>;
+  /** Whether there are older messages than those. */
+  readonly more: boolean;
+  /** The newest message, and the epoch of all of them: null before the sign-in, and where the server is of version 1. */
+  readonly offset: number;
+  readonly epoch: string | null;
+}
+
+/** Some messages, or all up to one. */
+export type InboxPlace = { epoch: string } & ({ offsets: number[] } | { upTo: number });
+
 export interface Presence {
   users: { userId: string; connections: number; info?: unknown }[];
   total: number;
@@ -173,7 +213,7 @@ export interface Subscribed {
 /** What the protocol's messages take and are answered with. */
 export interface Requests {
   ping: [data: object, reply: { timestamp: number; [key: string]: unknown }];
-  subscribe: [data: { channels: (string | { channel: string; since?: Position })[] }, reply: Subscribed];
+  subscribe: [data: { channels: (string | { channel: string; since?: Position; token?: string })[] }, reply: Subscribed];
   unsubscribe: [data: { channels: string[] }, reply: { channels: string[]; rejected: Subscribed['rejected'] }];
   publish: [data: { channel: string; data: unknown; messageType?: string; messageId?: string }, reply: Published];
   chat_message: [
@@ -181,6 +221,9 @@ export interface Requests {
     reply: ChatSent,
   ];
   ack: [data: Position, reply: { offset: number }];
+  inbox: [data: { limit?: number; before?: Position; unread?: boolean }, reply: InboxPage];
+  inbox_read: [data: InboxPlace & { read?: boolean }, reply: { unread: Unread }];
+  inbox_delete: [data: InboxPlace, reply: { deleted: number; unread: Unread }];
   history: [data: { channel: string; limit?: number; since?: Position; reverse?: boolean }, reply: History];
   presence: [data: { channel: string }, reply: Presence];
   task_subscribe: [data: { taskId: string }, reply: Subscribed];
@@ -223,6 +266,7 @@ export interface ClientState extends Readonly<Calls> {
   readonly taskProgress: ReadonlyMap<string, number>;
   readonly taskStatus: ReadonlyMap<string, TaskStatus | string>;
   readonly tasks: ReadonlyMap<string, TaskState>;
+  readonly inbox: InboxState;
 }
 
 export type SubscriptionResult =
@@ -249,7 +293,7 @@ export interface ClientEvents {
     transport: Transport;
     /** As `auth_success` had them; unknown to a tab that joins a shared connection later. */
     node?: string | null;
-    inbox?: { offset: number; epoch: string; acked: number; pending: number; unread?: Record<string, number> } | null;
+    inbox?: { offset: number; epoch: string; acked: number; pending: number; unread?: Unread } | null;
   };
   disconnect: { code: number; reason: string; willReconnect: boolean };
   error: PushError;
@@ -274,6 +318,14 @@ export interface ServerPushes {
   presence_leave: { userId: string; info?: unknown };
   maintenance_alert: { message: string; startsAt: number; endsAt: number };
   unsubscribed: { channel: string; code: string; reason: string };
+  inbox_changed: {
+    offsets?: number[];
+    upTo?: number;
+    epoch?: string;
+    readAt?: number | null;
+    deleted?: true;
+    unread: Unread;
+  };
   inbox_overflow: { lost: number };
   resync: { channel: string };
   going_away: { reconnectAfter?: number };
@@ -348,7 +400,7 @@ export class ClientBase<Events extends object = {}> implements Calls {
   subscribeChannel<Data = any>(
     channel: string,
     handler: (push: Push<Data>) => unknown,
-    options?: { since?: Position },
+    options?: { since?: Position; token?: ChannelToken },
   ): Subscription;
   unsubscribeChannel(channel: string, handler?: (push: Push) => unknown): void;
   getPosition(channel: string): Position | undefined;
@@ -368,6 +420,14 @@ export class ClientBase<Events extends object = {}> implements Calls {
     options?: { limit?: number; since?: Position; reverse?: boolean } & RequestOptions,
   ): Promise<History>;
   presence(channel: string, options?: RequestOptions): Promise<Presence>;
+
+  /** A page of one's inbox, newest first. From the first call on the state's `inbox` has the messages. */
+  inbox(options?: { limit?: number; before?: Position; unread?: boolean } & RequestOptions): Promise<InboxPage>;
+  /** Marks messages as read; with `read: false` as not read. At most 200 at a time. */
+  markRead(offsets: number[], options?: { read?: boolean } & RequestOptions): Promise<{ unread: Unread }>;
+  /** Marks everything as read that has come so far. */
+  markAllRead(options?: RequestOptions): Promise<{ unread: Unread }>;
+  deleteFromInbox(offsets: number[], options?: RequestOptions): Promise<{ deleted: number; unread: Unread }>;
 
   task(taskId: string): TaskHandle;
   updateTaskProgress(taskId: string, progress: number, options?: { force?: boolean }): void;

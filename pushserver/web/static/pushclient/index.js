@@ -7,7 +7,9 @@
  *   outbox.js           requests, and the queue while there is no link
  *   subscriptions.js    channels, how far each was read, and what comes on them
  *   cursor.js           how far one channel was read
+ *   channel_token.js    the token for one channel, and its renewal; loaded when there is one
  *   inbox.js            one user's inbox: who took what, and its acks
+ *   inbox_list.js       the inbox as the application sees it: messages, what was read, counts
  *   session.js          the token, the server's clock, the renewal
  *   watchdog.js         time: the tick, sleep and wake, the page's events
  *   backoff.js          when the next attempt falls
@@ -16,7 +18,7 @@
  *   storage.js          what is kept over a reload
  *   options.js, errors.js, tokens.js, promises.js   values and small tools
  *
- * react.js is the entry for React, shared.js that for one connection of all tabs (exchange.js, worker.js).
+ * react.js is the entry for React (presence.js, room.js, followed.js), shared.js that for one connection of all tabs (exchange.js, worker.js).
  */
 export { reconnectWindow } from './backoff.js';
 export { ClientBase, createClient, createClient as default, PushClient } from './client.js';

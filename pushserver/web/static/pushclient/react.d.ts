@@ -1,4 +1,19 @@
-import { ClientBase, ClientEvents, ClientOptions, ClientState, PushError, Push, TaskState, TaskStatus } from './index.js';
+import {
+  ChannelToken,
+  ChatSent,
+  ClientBase,
+  ClientEvents,
+  ClientOptions,
+  ClientState,
+  InboxMessage,
+  Presence,
+  PushError,
+  Push,
+  RequestOptions,
+  TaskState,
+  TaskStatus,
+  Unread,
+} from './index.js';
 
 export interface HookOptions extends ClientOptions {
   /** How the shared client is made: `createSharedClient` for one connection over all tabs. */
@@ -23,5 +38,40 @@ export function useTask(taskId: string, options?: HookOptions): TaskState | unde
 export function useChannel<Data = any>(
   channel: string,
   handler: (push: Push<Data>) => unknown,
-  options?: HookOptions,
+  options?: ChannelOptions,
 ): void;
+
+export interface ChannelOptions extends HookOptions {
+  /** The token for this channel, where joining it takes one. */
+  channelToken?: ChannelToken;
+}
+
+export interface Inbox {
+  /** Newest first. */
+  readonly messages: readonly InboxMessage[];
+  readonly unread: Readonly<Unread>;
+  /** Whether there are older ones. */
+  readonly more: boolean;
+  markRead(offsets: number[], options?: { read?: boolean } & RequestOptions): Promise<{ unread: Unread }>;
+  markAllRead(): Promise<{ unread: Unread }>;
+  remove(offsets: number[]): Promise<{ deleted: number; unread: Unread }>;
+  loadOlder(): Promise<void>;
+}
+
+export interface Room {
+  /** Oldest first. */
+  readonly messages: readonly Push<{ from: string; content: string; messageType: string }>[];
+  /** Whether there are older ones. */
+  readonly more: boolean;
+  readonly error: PushError | null;
+  send(content: string, options?: { messageType?: string; messageId?: string } & RequestOptions): Promise<ChatSent>;
+  loadOlder(): Promise<void>;
+}
+
+export function useInbox(options?: HookOptions): Inbox;
+export function usePresence(
+  channel: string,
+  options?: ChannelOptions,
+): { readonly users: Presence['users']; readonly error: PushError | null };
+/** `channel`: a room, `chat:lobby` for one. */
+export function useRoom(channel: string, options?: ChannelOptions): Room;

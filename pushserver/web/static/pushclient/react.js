@@ -3,8 +3,10 @@
  * React's entry. `useWebSocket(options)` in any number of components: those with the same `url` share one client and so
  * one socket, and each hook connects it (`autoConnect: false`: none does); the last to unmount closes it. React 18 or 19.
  */
-import { useEffect, useLayoutEffect, useMemo, useReducer, useRef, useSyncExternalStore } from 'react';
+import { useCallback, useEffect, useLayoutEffect, useMemo, useReducer, useRef, useSyncExternalStore } from 'react';
 import { createClient } from './index.js';
+import { NO_PRESENCE, presenceOf } from './presence.js';
+import { NO_ROOM, roomOf } from './room.js';
 
 /** url -> {client, users, closing, token} */
 const shared = new Map();
@@ -110,14 +112,73 @@ export function useTask(taskId, options) {
   return useSelector((state) => state.tasks.get(taskId), options);
 }
 
-/** Subscribes to a channel while mounted. The latest `handler` is called, without subscribing anew. */
+/**
+ * Subscribes to a channel while mounted. The latest `handler` is called, without subscribing anew. `options.channelToken`: the
+ * token for this channel, or a function that is asked for it.
+ */
 export function useChannel(channel, handler, options) {
   const client = usePushClient(options);
   const latest = useLatest(handler);
+  const token = useChannelToken(options);
   useEffect(() => {
-    const subscription = client.subscribeChannel(channel, (push) => latest.current?.(push));
+    const subscription = client.subscribeChannel(channel, (push) => latest.current?.(push), { token });
     return () => subscription.unsubscribe();
-  }, [client, channel, latest]);
+  }, [client, channel, latest, token]);
+}
+
+/** The option `channelToken`: of functions the latest is asked, and another one is no other token. */
+function useChannelToken({ channelToken } = {}) {
+  const latest = useLatest(channelToken);
+  const ask = useCallback((context) => latest.current(context), [latest]);
+  return typeof channelToken === 'function' ? ask : channelToken;
+}
+
+/** Clients whose inbox was asked for; once is enough, whatever becomes of the connection. */
+const withInbox = new WeakSet();
+const OLDER = 50;
+
+/** The inbox: its messages, newest first, how many were not read, whether there are older ones, and what is done with it. */
+export function useInbox(options) {
+  const client = usePushClient(options);
+  const { messages, unread, more } = useSelector(inboxOf, options);
+  const isConnected = useSelector(connectedOf, options);
+  useEffect(() => {
+    if (!isConnected || withInbox.has(client)) return;
+    withInbox.add(client);
+    client.inbox().catch(() => withInbox.delete(client));
+  }, [client, isConnected]);
+  const calls = useMemo(() => ({
+    markRead: (offsets, values) => client.markRead(offsets, values),
+    markAllRead: () => client.markAllRead(),
+    remove: (offsets) => client.deleteFromInbox(offsets),
+    loadOlder: async () => {
+      const { messages: shown, more: isMore, epoch } = client.getState().inbox;
+      if (isMore && shown.length > 0) await client.inbox({ limit: OLDER, before: { offset: shown.at(-1).offset, epoch } });
+    },
+  }), [client]);
+  return useMemo(() => ({ messages, unread, more, ...calls }), [messages, unread, more, calls]);
+}
+
+const inboxOf = (state) => state.inbox;
+const connectedOf = (state) => state.isConnected;
+
+/** Who is in a channel now: `{users, error}`. All components that ask this of a channel share one subscription. */
+export function usePresence(channel, options) {
+  const presence = useFollowed(presenceOf, channel, options);
+  return useSyncExternalStore(presence.subscribe, presence.getState, () => NO_PRESENCE);
+}
+
+/** A chat room: its messages, oldest first, whether there are older ones, and `send(content)` and `loadOlder()`. */
+export function useRoom(channel, options) {
+  const room = useFollowed(roomOf, channel, options);
+  const state = useSyncExternalStore(room.subscribe, room.getState, () => NO_ROOM);
+  return useMemo(() => ({ ...state, send: room.send, loadOlder: room.loadOlder }), [state, room]);
+}
+
+function useFollowed(followedOf, channel, options) {
+  const client = usePushClient(options);
+  const token = useChannelToken(options);
+  return useMemo(() => followedOf(client, channel, { token }), [followedOf, client, channel, token]);
 }
 
 function useLatest(value) {

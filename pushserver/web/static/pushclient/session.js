@@ -46,6 +46,8 @@ export function createSession(line, { token: source, connectTimeout }, on) {
   };
 
   const session = {
+    serverNow,
+
     /** Whether another token can be had by asking. */
     get isRenewable() {
       return typeof source === 'function';

@@ -11,6 +11,7 @@
 import { Exchange } from './exchange.js';
 import { ClientBase, createClient, DEFAULTS, PushClient, PushError } from './index.js';
 import { callable } from './events.js';
+import { NO_INBOX } from './inbox_list.js';
 import { platform } from './options.js';
 import { deferred, quiet } from './promises.js';
 import { createStorage } from './storage.js';
@@ -59,6 +60,8 @@ export class SharedClient extends ClientBase {
   #user = null;
   #lastUserId = null;
   #whole = false;
+  /** Whether the application shows its inbox: it goes on to, wherever this tab is connected. */
+  #showsInbox = false;
   #kept = {};
   #inbox = createTabInbox();
 
@@ -121,14 +124,17 @@ export class SharedClient extends ClientBase {
     if (this.#port !== null && this.#outgoing === null) this.#renew();
   }
 
-  subscribeChannel(channel, handler, { since } = {}) {
+  subscribeChannel(channel, handler, { since, token } = {}) {
     callable(handler, channel);
     if (this.#port === null) this.#attach();
     let entry = this.#channels.get(channel);
     if (!entry || entry.state === 'rejected') {
-      entry = { handlers: entry?.handlers ?? new Set(), since, state: 'subscribing', error: null };
+      entry = { handlers: entry?.handlers ?? new Set(), since, token: token ?? entry?.token, state: 'subscribing', error: null };
       this.#channels.set(channel, entry);
       entry.ready = this.#subscribe(channel, entry);
+    } else if (token && token !== entry.token) {
+      entry.token = token;
+      this.#subscribe(channel, entry);
     }
     const subscriber = { handler };
     entry.handlers.add(subscriber);
@@ -193,6 +199,7 @@ export class SharedClient extends ClientBase {
     }
     if (signal?.aborted) return Promise.reject(signal.reason);
     if (this.#port === null) this.#attach();
+    this.#showsInbox ||= type === 'inbox';
     const { n, promise } = this.#ask({ do: 'request', type, data, timeout });
     signal?.addEventListener('abort', () => {
       this.#waiting.get(n)?.reject(signal.reason);
@@ -255,6 +262,7 @@ export class SharedClient extends ClientBase {
     const asked = new Set(waiting.map(({ channel }) => channel));
     for (const [channel, entry] of this.#channels) if (!asked.has(channel)) this.#subscribe(channel, entry);
     for (const call of calls) this.#post(call);
+    if (this.#showsInbox && !waiting.some(({ type }) => type === 'inbox')) this._request('inbox', {});
     this.#post({ do: 'offer' });
     this.#catchUp(visit);
     if (this.#ownOpen) {
@@ -268,13 +276,21 @@ export class SharedClient extends ClientBase {
     const source = this.#token;
     if (typeof source !== 'function') return source ?? null;
     try {
-      const limit = this.#options.connectTimeout ?? DEFAULTS.connectTimeout;
-      const token = await askForToken(source, { reason }, later, limit);
+      const token = await askForToken(source, { reason }, later, this.#tokenLimit);
       if (source === this.#token) return token;
     } catch (error) {
       if (source === this.#token) throw error;
     }
     return this.#take(reason);
+  }
+
+  async #takeFor(channel) {
+    const { token } = this.#channels.get(channel) ?? {};
+    return typeof token === 'function' ? askForToken(token, { channel }, later, this.#tokenLimit) : token;
+  }
+
+  get #tokenLimit() {
+    return this.#options.connectTimeout ?? DEFAULTS.connectTimeout;
   }
 
   /** Another token was set: the same user's renews the connection of all, another's leads this tab elsewhere. */
@@ -293,10 +309,15 @@ export class SharedClient extends ClientBase {
     }
   }
 
-  /** The worker wants a token, of any of its tabs. */
-  async #answer({ n, reason }) {
+  /** The worker wants a token, of any of its tabs: the user's, or one for a channel. */
+  async #answer({ n, reason, channel }) {
     const port = this.#port;
     try {
+      if (channel !== undefined) {
+        const token = await this.#takeFor(channel);
+        if (port === this.#port) this.#post({ do: 'answer', n, token });
+        return;
+      }
       const token = await this.#take(reason);
       if (port !== this.#port) return;
       if (userOf(token, this.#whole) === this.#user) {
@@ -325,7 +346,7 @@ export class SharedClient extends ClientBase {
     this.#held.clear();
     this.#kept = {};
     this.#inbox = createTabInbox();
-    this.store.set({ ...NO_TASKS, userId: null, permissions: [] });
+    this.store.set({ ...NO_TASKS, inbox: NO_INBOX, userId: null, permissions: [] });
   }
 
   /** The worker did not load, or says nothing: from now on this tab has a connection of its own. */
@@ -373,7 +394,9 @@ export class SharedClient extends ClientBase {
   // --- messages ------------------------------------------------------------------------------------------------------
 
   #subscribe(channel, entry) {
-    const { promise } = this.#ask({ do: 'subscribe', channel, since: entry.since });
+    // A function stays here, and is asked when the worker needs what it gives.
+    const token = typeof entry.token === 'function' || entry.token;
+    const { promise } = this.#ask({ do: 'subscribe', channel, since: entry.since, token });
     const settled = (state, error = null) => {
       if (this.#channels.get(channel) === entry) this.#turn(entry, state, error);
     };
@@ -422,14 +445,34 @@ export class SharedClient extends ClientBase {
   /** Shows the history of a channel behind a position. Resolves with whether this tab is still there to see it. */
   async #read(channel, from, visit) {
     for (let since = from, more = true; more;) {
-      const read = await this._request('history', { channel, since, limit: 1000 });
+      const read = await this.#readPage(channel, since);
       if (visit !== this.#visit) return false;
+      if (read.moved) this.#moved(channel, read);
       for (const push of read.messages) this.#show(push);
       const { offset, epoch } = read;
       since = { offset, epoch };
       more = read.more;
     }
     return true;
+  }
+
+  /** What follows a position. What one of an earlier epoch is worth the server tells to who subscribes with it. */
+  async #readPage(channel, since) {
+    try {
+      return await this._request('history', { channel, since, limit: 1000 });
+    } catch (error) {
+      if (error.code !== 'CONFLICT') throw error;
+      const { results, rejected } = await this._request('subscribe', { channels: [{ channel, since }] });
+      if (rejected[channel]) throw new PushError(rejected[channel].code, rejected[channel].message);
+      return { messages: [], ...results[channel], moved: true, more: true };
+    }
+  }
+
+  /** A channel has another epoch than the position from which it was to be resumed. */
+  #moved(channel, { messages, offset, epoch }) {
+    const [first = { offset: offset + 1 }] = messages;
+    if (channel === `user:${this.getState().userId}`) this.#inbox.goOn({ offset: first.offset - 1, epoch });
+    else this._events.emit('gap', { channel, cause: 'not_recovered' });
   }
 
   #leave(channel, entry) {

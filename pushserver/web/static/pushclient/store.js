@@ -1,4 +1,5 @@
 import { run } from './events.js';
+import { NO_INBOX } from './inbox_list.js';
 import { DEFAULTS } from './options.js';
 import { NO_TASKS, selectProgress, selectStatus, setProgress, setStatus, takeTasks } from './tasks.js';
 
@@ -18,6 +19,7 @@ const INITIAL = {
   nextAttemptAt: null,
   error: null,
   lastError: null,
+  inbox: NO_INBOX,
   ...NO_TASKS,
 };
 

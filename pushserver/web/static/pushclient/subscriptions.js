@@ -2,22 +2,26 @@ import { createCursor } from './cursor.js';
 import { errorOf, isTemporary, PushError } from './errors.js';
 import { callable } from './events.js';
 import { deferred } from './promises.js';
+import { askForToken, claimsOf } from './tokens.js';
 
 const MAX_SUBSCRIBE_CHARS = 30000;
 const MAX_QUERY_CHARS = 1500;
+
+/** So long (ms) a channel waits whose token could not be had. */
+const RETRY_TOKEN = 5000;
 
 const isInbox = (channel) => channel.startsWith('user:');
 
 /**
  * The channels: which are wanted, how far each was read, and what comes on them.
  *
- * A subscription `{channel, handlers, ready, cursor, state, error}` begins with a channel's first handler and
+ * A subscription `{channel, handlers, ready, cursor, token, state, error}` begins with a channel's first handler and
  * ends with its last; its position ends with it. The channels that the server subscribes are the user's, and so are
  * their cursors. `link.asked` says for which subscription a channel was asked on that link.
  *
- * Of the line it needs `random`, `link`, `user`, `ask`, `emit`, `dispatch`, `applyTasks` and `forgetTasks`.
+ * Of the line it needs `random`, `later`, `serverNow`, `link`, `user`, `ask`, `emit`, `dispatch`, `applyTasks`, `forgetTasks` and `inboxList`.
  */
-export function createSubscriptions(line) {
+export function createSubscriptions(line, { connectTimeout } = {}) {
   const { ask, emit, applyTasks } = line;
   const channels = new Map();
   let flushing = false;
@@ -76,17 +80,16 @@ export function createSubscriptions(line) {
     send(link, [...new Set([...wanted.map(({ channel }) => channel), ...extra])]);
   };
   const send = (link, names) => {
-    const { kept } = line.user;
     const batches = [];
     let room = 0;
     for (const channel of names) {
-      if (channels.has(channel)) link.asked.set(channel, channels.get(channel));
-      const cursor = cursorOf(link, channel);
-      if (kept[channel] && !cursor.position) cursor.moveTo(kept[channel]);
-      delete kept[channel];
-      const since = cursor.position;
-      if (since && cursor.held?.link !== link) cursor.held = { link, pushes: [] };
-      const item = since ? { channel, since } : channel;
+      const subscription = channels.get(channel);
+      if (subscription) link.asked.set(channel, subscription);
+      if (subscription?.token) {
+        sendWithToken(link, subscription);
+        continue;
+      }
+      const item = itemOf(link, channel);
       room -= JSON.stringify(item).length;
       if (room < 0) {
         batches.push([]);
@@ -94,11 +97,42 @@ export function createSubscriptions(line) {
       }
       batches.at(-1).push(item);
     }
-    for (const items of batches) {
-      const asked = items.map((item) => asking(link, item.channel ?? item, item.since));
-      const failed = (error) => error && refuse(link, asked, error);
-      ask('subscribe', { channels: items }, (data) => subscribed(link, asked, data), failed);
+    for (const items of batches) sendItems(link, items);
+  };
+  const sendItems = (link, items) => {
+    const asked = items.map((item) => asking(link, item.channel ?? item, item.since));
+    const failed = (error) => error && refuse(link, asked, error);
+    ask('subscribe', { channels: items }, (data) => subscribed(link, asked, data), failed);
+  };
+  const itemOf = (link, channel, token) => {
+    const { kept } = line.user;
+    const cursor = cursorOf(link, channel);
+    if (kept[channel] && !cursor.position) cursor.moveTo(kept[channel]);
+    delete kept[channel];
+    const since = cursor.position;
+    if (since && cursor.held?.link !== link) cursor.held = { link, pushes: [] };
+    return since || token ? { channel, since, token } : channel;
+  };
+  const sendWithToken = async (link, subscription) => {
+    const { channel, token } = subscription;
+    const asked = asking(link, channel);
+    const isStill = () => stands(link, asked) && subscription.token === token;
+    try {
+      const shown = typeof token.source === 'function' ? await takeToken(subscription) : token.source;
+      if (isStill()) sendItems(link, [itemOf(link, channel, shown)]);
+    } catch (error) {
+      if (!isStill()) return;
+      if (error.code === 'UNAUTHORIZED') return void refuse(link, [asked], error);
+      emit('error', error);
+      link.later(RETRY_TOKEN, () => isStill() && send(link, [channel]));
     }
+  };
+  const takeToken = async (subscription) => {
+    const { channel, token } = subscription;
+    // Most pages never need it.
+    const { createChannelToken } = await import('./channel_token.js');
+    const askFor = () => askForToken(token.source, { channel }, line.later, connectTimeout);
+    return (token.grant ??= createChannelToken(line, askFor, claimsOf)).take();
   };
   /**
    * Where it failed for now: tries again on the same link, after the time that the server asked for or a second or two.
@@ -148,6 +182,10 @@ export function createSubscriptions(line) {
       receiveAll(link, take(link, cursor));
       const subscription = channels.get(channel);
       if (!subscription || link !== line.link) continue;
+      if (/TOKEN/.test(error.code) && subscription.token?.grant?.refused()) {
+        send(link, [channel]);
+        continue;
+      }
       turn(subscription, 'rejected', error);
       emit('rejected', { channel, code: error.code, message: error.message });
     }
@@ -164,9 +202,16 @@ export function createSubscriptions(line) {
   };
 
   const ended = (link, channel, { code = 'CLOSED', reason } = {}) => {
+    const subscription = channels.get(channel);
     link.asked.delete(channel);
     line.user.cursors.delete(channel);
-    if (channels.has(channel)) leave(channels.get(channel), new PushError(code, reason));
+    if (code === 'TOKEN_EXPIRED' && subscription?.token?.grant) {
+      subscription.token.grant.refused();
+      turn(subscription, 'subscribing');
+      flush();
+    } else if (subscription) {
+      leave(subscription, new PushError(code, reason));
+    }
   };
   const resync = (link, channel) => {
     const cursor = cursorOf(link, channel);
@@ -178,8 +223,12 @@ export function createSubscriptions(line) {
     emit('gap', { channel, cause: 'resync' });
     if (link !== line.link) return;
     link.asked.delete(channel);
-    if (inbox) reread(link, asking(link, channel));
-    else sync([channel]);
+    if (inbox) {
+      reread(link, asking(link, channel));
+      line.inboxList.refresh();
+    } else {
+      sync([channel]);
+    }
   };
   /** After a `resync` of the inbox: what it still holds, less what was shown already; then what came meanwhile. */
   const reread = (link, asked) => {
@@ -202,7 +251,7 @@ export function createSubscriptions(line) {
   const subscriptions = {
     // --- for the application -----------------------------------------------------------------------------------------
 
-    add(channel, handler, since) {
+    add(channel, handler, since, source) {
       const subscriber = { handler: callable(handler, channel) };
       let subscription = channels.get(channel);
       if (!subscription) {
@@ -213,6 +262,11 @@ export function createSubscriptions(line) {
       } else if (subscription.state === 'rejected') {
         subscription.ready = deferred();
         turn(subscription, 'subscribing');
+        line.link?.asked.delete(channel);
+      }
+      // The one that was given last counts.
+      if (source && source !== subscription.token?.source) {
+        subscription.token = { source };
         line.link?.asked.delete(channel);
       }
       const { handlers, ready } = subscription;
@@ -269,7 +323,7 @@ export function createSubscriptions(line) {
     toOpen(link) {
       let room = MAX_QUERY_CHARS;
       for (const [channel, subscription] of channels) {
-        if (subscription.cursor.position) continue;
+        if (subscription.cursor.position || subscription.token) continue;
         room -= channel.length;
         if (room < 0) break;
         link.asked.set(channel, subscription);
@@ -318,6 +372,12 @@ export function createSubscriptions(line) {
       sync([...line.user.cursors.keys()].filter((channel) => sse || missing(channel)));
     },
 
+    /** Renews the tokens that are due. */
+    tick() {
+      const due = [...channels.values()].filter(({ token }) => token?.grant?.isDue());
+      if (line.link) send(line.link, due.map(({ channel }) => channel));
+    },
+
     /** The link is gone: what was subscribed waits to be so again. */
     lost() {
       for (const each of channels.values()) if (each.state === 'subscribed') turn(each, 'subscribing');
@@ -353,6 +413,8 @@ export function createSubscriptions(line) {
       const isNew = cursor.accept(push);
       if (isNew === undefined) return;
       const task = typeof data?.taskId === 'string' && typeof data.version === 'number' && type.startsWith('task_');
+      if (isNew && inbox) line.inboxList.add(push);
+      if (type === 'inbox_changed' && data) line.inboxList.changed(data);
       const stale = task && isNew && applyTasks([data]).length === 0;
       // A final event from the inbox is a message of its own: it is told even where its state was known by other ways.
       const results = isNew && !(stale && offset === undefined) ? line.dispatch(push) : [null];

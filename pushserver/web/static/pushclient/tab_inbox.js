@@ -34,13 +34,19 @@ export function createTabInbox() {
 
     /** All tabs together have dealt with what is up to here: this one begins behind it, where it knows no better. */
     begin(from) {
-      if (position?.epoch !== from?.epoch) begin(from);
+      // Where the way from before a reload is read, it is known what was not shown here.
+      if (held === null && position?.epoch !== from?.epoch) begin(from);
     },
 
     /** Goes on from where the page was; from now on what comes is held. */
     resume(from) {
       begin(from);
       held = [];
+    },
+
+    /** What it resumes from is here in another epoch. */
+    goOn(from) {
+      begin(from);
     },
 
     /** Keeps a message for later, where something is held. */

@@ -3,6 +3,9 @@ import { quiet } from './promises.js';
 /** Whether a task in this state has ended. */
 export const isFinal = (state) => /^(completed|failed|cancelled)$/.test(state?.status);
 
+/** Whether a push tells the end of a task. */
+export const isTaskEnd = ({ type, data }) => type.startsWith('task_') && isFinal(data);
+
 const MAX_TASKS = 1000;
 
 /** Selectors for `select` and for hooks. */

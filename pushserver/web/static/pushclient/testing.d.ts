@@ -1,4 +1,4 @@
-import { ClientOptions, ErrorCode, Push, PushClient, TaskState } from './index.js';
+import { ClientOptions, ErrorCode, InboxMessage, Push, PushClient, TaskState } from './index.js';
 
 /** The data of a reply, or what makes it out of the request's data; a `PushError` that it throws is the answer. */
 export type Reply = object | ((data: any) => object | undefined);
@@ -29,6 +29,8 @@ export class FakeServer {
   readonly sent: { type: string; data: any }[];
   /** What it is subscribed to. */
   readonly channels: Set<string>;
+  /** The inbox, newest first. */
+  readonly inbox: InboxMessage[];
   /** The offset up to which the inbox is acknowledged. */
   readonly acked: number;
   /** Makes a client of this server: where `createClient` stands, and for React's `create`. */
@@ -37,6 +39,9 @@ export class FakeServer {
   reply(type: string, answer: Reply): void;
   /** The handlers were called when it returns; while nobody is signed in it waits. */
   push(push: Partial<Push>): Push;
+  /** Another device of the user does so. */
+  markRead(offsets: number[]): void;
+  deleteFromInbox(offsets: number[]): void;
   task(state: Partial<TaskState> & { taskId: string }): TaskState;
   drop(code?: number, reason?: string): void;
   /** Disconnects every client that it made. */

@@ -23,9 +23,10 @@ const REPLIES = {
   ack: ['ack_success', ({ offset }) => ({ offset })],
   history: ['history', () => ({ messages: [], offset: 0, epoch: EPOCH, more: false })],
   presence: ['presence', () => ({ users: [], total: 0 })],
-  inbox: ['inbox', (_, fake) => fake._inbox()],
-  inbox_read: ['inbox_read_success', (_, fake) => ({ unread: fake._inbox().unread })],
-  inbox_delete: ['inbox_delete_success', (_, fake) => ({ deleted: 0, unread: fake._inbox().unread })],
+  inbox: ['inbox', (data, fake) => fake._page(data)],
+  inbox_read: ['inbox_read_success', ({ read = true, ...data }, fake, link) =>
+    fake._change({ ...data, readAt: read ? Date.now() : null }, link)],
+  inbox_delete: ['inbox_delete_success', (data, fake, link) => fake._change({ ...data, deleted: true }, link)],
   task_get: ['task', ({ taskId }, fake) => fake._task(taskId)],
   task_cancel: ['task', ({ taskId }, fake) => ({ ...fake._task(taskId), cancelRequested: true })],
   subscribe: ['subscription_success', ({ channels }, fake) => fake._subscribe(channels)],
@@ -52,6 +53,8 @@ export class FakeServer {
   #rejected;
   #tasks = new Map();
   #waiting = [];
+  /** By user, newest first. */
+  #inboxes = new Map();
   #offset = 0;
   #serial = 0;
 
@@ -88,10 +91,26 @@ export class FakeServer {
   push({ type = 'message', data = null, channel = `user:${this.userId}`, ...rest }) {
     const push = { type, channel, data, timestamp: Date.now(), messageId: `fake-${++this.#serial}`, ...rest };
     if (channel.startsWith('user:') && push.offset === undefined) Object.assign(push, { offset: ++this.#offset, epoch: EPOCH });
-    const links = [...this.#links].filter((link) => link.isSignedIn);
+    if (push.epoch === EPOCH) this.#inboxes.set(channel, [{ readAt: null, ...push }, ...(this.#inboxes.get(channel) ?? [])]);
+    const links = this.#signedIn();
     if (links.length === 0) this.#waiting.push(push);
     for (const link of links) link.receive(push);
     return push;
+  }
+
+  /** The messages of the inbox, newest first, with `readAt`. */
+  get inbox() {
+    return [...(this.#inboxes.get(this.#own()[1]) ?? [])];
+  }
+
+  /** Another device of the user marks messages of the inbox as read. */
+  markRead(offsets) {
+    this._change({ offsets, epoch: EPOCH, readAt: Date.now() });
+  }
+
+  /** Another device of the user deletes messages of the inbox. */
+  deleteFromInbox(offsets) {
+    this._change({ offsets, epoch: EPOCH, deleted: true });
   }
 
   /** Brings a task to a state: what is given changes, the rest stays. The push has the type that fits its status. */
@@ -119,8 +138,25 @@ export class FakeServer {
     this.#clients.clear();
   }
 
-  _inbox() {
-    return { messages: [], more: false, unread: { notification: 0, chat: 0, task: 0 }, offset: this.#offset, epoch: EPOCH };
+  _page({ limit = 50, before, unread: filtered = false }) {
+    const found = this.inbox.filter(({ offset, readAt }) => !(offset >= before?.offset) && !(filtered && readAt));
+    const messages = found.slice(0, limit);
+    return { messages, more: messages.length < found.length, unread: this.#unread(), offset: this.#offset, epoch: EPOCH };
+  }
+
+  /** Changes messages, and tells every connection but the one that asked for it. */
+  _change({ offsets, upTo, epoch, readAt, deleted }, asking) {
+    if (epoch !== EPOCH) throw new PushError('CONFLICT', 'the epoch is another one by now');
+    if (!offsets === (upTo === undefined)) throw new PushError('INVALID_MESSAGE', 'either offsets or upTo');
+    const concerned = this.inbox.filter(({ offset }) => (offsets ? offsets.includes(offset) : offset <= upTo));
+    const own = this.#own()[1];
+    if (deleted) this.#inboxes.set(own, this.inbox.filter((each) => !concerned.includes(each)));
+    else for (const each of concerned) each.readAt = readAt && (each.readAt ?? readAt);
+    const unread = this.#unread();
+    const data = { offsets, upTo, epoch, readAt, deleted, unread };
+    const push = { type: 'inbox_changed', channel: own, data, timestamp: Date.now(), messageId: `fake-${++this.#serial}` };
+    for (const link of this.#signedIn()) if (link !== asking) link.receive(push);
+    return { ...(deleted && { deleted: concerned.length }), unread };
   }
 
   _task(taskId) {
@@ -160,9 +196,24 @@ export class FakeServer {
       results: {},
       heartbeat: { interval: LONG, timeout: LONG },
       node: 'fake',
-      inbox: { offset: this.#offset, epoch: EPOCH, acked: this.acked, pending: this.#waiting.length },
+      inbox: {
+        offset: this.#offset, epoch: EPOCH, acked: this.acked, pending: this.#waiting.length, unread: this.#unread(),
+      },
       tasks: [...this.#tasks.values()].filter(({ status }) => !FINAL.includes(status)),
     };
+  }
+
+  #signedIn() {
+    return [...this.#links].filter((link) => link.isSignedIn);
+  }
+
+  #unread() {
+    const unread = { notification: 0, chat: 0, task: 0 };
+    for (const { type, data, readAt } of this.inbox) {
+      const isTask = type.startsWith('task_') && FINAL.includes(data?.status);
+      if (!readAt) unread[isTask ? 'task' : type === 'chat_message' ? 'chat' : 'notification'] += 1;
+    }
+    return unread;
   }
 
   #own() {
@@ -238,7 +289,7 @@ export class FakeServer {
     const answer = (reply, body) => socket.receive({ type: reply, ...(id !== undefined && { id }), data: body });
     let reply;
     try {
-      reply = this.#answer(type, data);
+      reply = this.#answer(type, data, socket);
     } catch (error) {
       if (!(error instanceof PushError)) throw error;
       const { code, message, retryAfter } = error;
@@ -261,12 +312,12 @@ export class FakeServer {
     if (channels.length > 0) this.sent.push({ type, data: { ...data, channels } });
   }
 
-  #answer(type, data) {
+  #answer(type, data, link) {
     const scripted = this.#replies.get(type);
     const [kind, usual] = type === 'auth' ? ['auth_success', () => this._signIn()] : (REPLIES[type] ?? [type]);
     const given = typeof scripted === 'function' ? scripted(data) : scripted;
     if (given !== undefined) return [kind, type === 'auth' ? { ...usual(data, this), ...given } : given];
     if (!usual) throw new PushError('UNKNOWN_MESSAGE_TYPE', `the test gives no reply to ${type}: fake.reply('${type}', …)`);
-    return [kind, usual(data, this)];
+    return [kind, usual(data, this, link)];
   }
 }

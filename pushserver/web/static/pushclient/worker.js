@@ -4,6 +4,7 @@ import { Exchange } from './exchange.js';
 export { Exchange };
 // With it here, what connection.js loads on demand lies in the worker's own file: Vite before 8 makes no worker of several.
 export { openEventStream } from './links/eventstream.js';
+export { createChannelToken } from './channel_token.js';
 
 if (typeof SharedWorkerGlobalScope !== 'undefined') {
   const exchanges = new Map();
