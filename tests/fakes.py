@@ -105,7 +105,7 @@ class Client:
             PLAIN,
             self,
             outbox,
-            session.notify,
+            lambda *notice: self.inbound.notify(*notice),
             Peer("192.0.2.1", "paper", SUBPROTOCOL, house.now()),
             house.node.counters,
         )

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import msgspec
+
 from pushserver.config import values
 from pushserver.core import channels, events, output, permissions, publication, tokens
 from pushserver.core.errors import PushError
@@ -22,7 +24,15 @@ from pushserver.core.message_types import may_send
 from pushserver.core.rate_limit import KeyedTokenBuckets
 from pushserver.manhole import tables, tracing
 from pushserver.protocols import rfc6455
+from pushserver.protocols.centrifuge.json import JsonCodec
+from pushserver.protocols.centrifuge.messages import payload
+from pushserver.protocols.centrifuge.protobuf import ProtobufCodec, varint
+from pushserver.protocols.centrifuge.protocol import CentrifugeEndpoint
+from pushserver.protocols.centrifuge.pushes import Names
+from pushserver.protocols.centrifuge.session import Rules
+from pushserver.protocols.centrifuge.session import _bearer as bearer
 from pushserver.protocols.native import messages
+from pushserver.protocols.native.session import Rates
 from pushserver.server import backend_commands
 from pushserver.web import admission, event_ids, handshake, places, port, proxy_protocol, static_files, tickets
 
@@ -101,6 +111,7 @@ def _admission(**named: Any) -> admission.Admission:
 
 
 _ADMISSION = _admission()
+_ENDPOINT = CentrifugeEndpoint("/c", Rates(0, 0, 0), Rules(names=Names("{id}"), anonymous=False, ping=1), 1)
 _HEAD = port.Head("GET", "/ws", {"upgrade": "websocket", "connection": "upgrade"})
 
 
@@ -126,9 +137,39 @@ _JSON = (
 _NAMES = (repeat(b"a"), repeat(b":"), repeat(b"*"), repeat(b"a:"), repeat(b"!\x00"))
 _LISTS = (repeat(b","), repeat(b"a,"), repeat(b" "), repeat(b"10.0.0.1,"), repeat(b"[,"), repeat(b":"))
 
+
+def _subs(size: int) -> bytes:
+    """A connect command that asks for as many channels as have room."""
+    subs = (b"\x1a\x7f\x12\x7d" + b"\x0a\x7b" + b"a" * 123) * (size // 129)
+    request = b"\x22" + varint(len(subs)) + subs
+    return varint(len(request)) + request
+
+
 PARSERS: dict[str, Parser] = {
     "nesting": Parser(("core.publication._brackets", "core.publication.too_deep"), publication.too_deep, _JSON),
     "message": Parser(("protocols.native.messages.decode",), _quietly(messages.decode), _JSON),
+    "commands in JSON": Parser(
+        ("protocols.centrifuge.json.JsonCodec.commands",),
+        _quietly(JsonCodec().commands),
+        (
+            repeat(b"{}" + b" " * 200 + b"\n"),
+            repeat(b" ", b"{}\n"),
+            repeat(b"[", b'{"id":'),
+            repeat(b"9", b'{"id":', b"}"),
+        ),
+    ),
+    "commands in Protobuf": Parser((), _quietly(ProtobufCodec().commands), (repeat(b"\x80"), _subs)),
+    "data of a command": Parser((), _quietly(lambda octets: payload(msgspec.Raw(octets))), _JSON[:3]),
+    "protocol of a query": Parser(
+        ("protocols.centrifuge.protocol.CentrifugeEndpoint.choose",),
+        _latin(lambda text: _ENDPOINT.choose(None, text)),
+        (repeat(b"&"), repeat(b"format=protobuf&"), repeat(b"a")),
+    ),
+    "token among headers": Parser(
+        ("protocols.centrifuge.session._bearer",),
+        _latin(lambda text: bearer({"authorization": text})),
+        (repeat(b" ", b"Bearer"), repeat(b"a", b"Bearer ")),
+    ),
     "publication": Parser(("core.publication.decode",), _quietly(publication.decode), _JSON),
     "command": Parser(
         ("server.backend_commands.decode",),
@@ -188,7 +229,7 @@ PARSERS: dict[str, Parser] = {
     "what is shown": Parser(("manhole.tracing.shown",), tracing.shown, (*_JSON, repeat(b"eyJ", b'"', b'"'))),
     "terminal": Parser((), _latin(tables.printable), (repeat(b"\x1b["), repeat(b"a"))),
     "head": Parser(
-        ("web.port.parse_head", "web.port.Head.path", "web.port._METHOD", "web.port._FIELDS"),
+        ("web.port.parse_head", "web.port.Head.path", "web.port.Head.query", "web.port._METHOD", "web.port._FIELDS"),
         _quietly(port.parse_head),
         (
             repeat(b"a: b\r\n", b"GET / HTTP/1.1\r\n"),
@@ -304,6 +345,7 @@ NOT_FROM_OUTSIDE: dict[str, str] = {
     "config.values._redis_url": "the operator's file",
     "config.values._api_key": "the operator's file",
     "core.tokens._PEM_BLOCK": "the operator's key file",
+    "protocols.centrifuge.pushes.Names.__init__": "the operator's file",
     "client.tx_link._STATUS": "the WebSocket library's own words",
     "web.tls.endpoint": "the operator's file",
     "web.tls.renew": "the TLS library's own words",

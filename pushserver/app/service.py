@@ -460,7 +460,14 @@ class PushService(log.LoggedService):
 
 
 def _sections(config: Config) -> Sections:
-    return Sections(server=config.server, auth=config.auth, delivery=config.delivery, rate_limits=config.rate_limits)
+    return Sections(
+        server=config.server,
+        auth=config.auth,
+        delivery=config.delivery,
+        rate_limits=config.rate_limits,
+        heartbeat=config.heartbeat,
+        centrifuge=config.centrifuge,
+    )
 
 
 async def _stopped(port: IListeningPort) -> None:

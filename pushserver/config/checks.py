@@ -26,6 +26,7 @@ from pushserver.config.sections import (
     SECTIONS,
     ApiSection,
     AuthSection,
+    CentrifugeSection,
     Config,
     DeliverySection,
     EngineSection,
@@ -50,6 +51,7 @@ __all__ = [
     "ApiKey",
     "ApiSection",
     "AuthSection",
+    "CentrifugeSection",
     "Config",
     "DeliverySection",
     "EngineSection",
@@ -169,6 +171,7 @@ class _Checks:
             manhole=manhole,
             log=self._section(LogSection),
             events=self._check_events(server),
+            centrifuge=self._check_centrifuge(server),
             certificates={one: digest for one in server.listen if (digest := values.certificates_digest(one))},
             roles=self._draft.roles,
             namespaces=tuple(self._draft.namespaces),
@@ -283,6 +286,14 @@ class _Checks:
             wanted = f"expected at least {server.max_message_size}, what one event may take (server.max_message_size)"
             raise self._mistake("events.max_bytes", wanted, events.max_bytes)
         return msgspec.structs.replace(events, webhooks=entries, contents=contents)
+
+    def _check_centrifuge(self, server: ServerSection) -> CentrifugeSection:
+        centrifuge = self._section(CentrifugeSection)
+        taken = (*_TAKEN, server.websocket_path.split("/")[1])
+        if centrifuge.enabled and centrifuge.path.split("/")[1] in taken:
+            problem = "expected a path that the server does not use itself"
+            raise self._mistake("centrifuge.path", problem, centrifuge.path)
+        return centrifuge
 
     def _file_mistake(self, full_key: str, path: str, wanted: str) -> ConfigError:
         source = self._draft.sources.get("events.webhooks", "default")

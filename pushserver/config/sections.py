@@ -266,6 +266,18 @@ class EventsSection(Section, frozen=True, kw_only=True):
         return list(dict.fromkeys(filter(None, found)))
 
 
+class CentrifugeSection(Section, frozen=True, kw_only=True):
+    """The door for client SDKs of Centrifugo."""
+
+    enabled: Annotated[bool, flag()] = False
+    path: Annotated[str, text('a path such as "/connection"', r"(/[A-Za-z0-9._~-]+)+")] = "/connection"
+    #: what clients call a user's inbox
+    inbox_channel: Annotated[
+        str, text('a name with {id} in it, such as "user:{id}"', r"[!-)+\--z|~]{0,50}\{id\}[!-)+\--z|~]{0,50}")
+    ] = "user:{id}"
+    inbox_ack: Annotated[str, choice("pong", "explicit")] = "pong"
+
+
 #: How the keys of an entry of ``[[namespaces]]`` are read: fields of `Namespace`.
 NAMESPACE: Final[dict[str, Setting]] = {
     "name": text('up to 255 visible characters without "*", "," and ":"', r"[!-)+\--9;-~]{0,255}"),
@@ -294,6 +306,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     manhole: ManholeSection = ManholeSection()
     log: LogSection = LogSection()
     events: EventsSection = EventsSection()
+    centrifuge: CentrifugeSection = CentrifugeSection()
     #: permissions by role
     roles: dict[str, tuple[str, ...]] = {}
     #: a digest of what the files of each listener's certificates held, by endpoint
@@ -316,6 +329,7 @@ SECTIONS: Final[dict[str, type[Section]]] = {
     "manhole": ManholeSection,
     "log": LogSection,
     "events": EventsSection,
+    "centrifuge": CentrifugeSection,
 }
 
 #: How the permissions of a role are read.

@@ -3,6 +3,7 @@
     octets --Session.receive--> Send, Disconnect, Perform …                  in the order in which they shall happen
     Perform --carried out--> outcome --Session.answer--> Send …
                              problem --Session.fail----> Send, perhaps Disconnect
+    Answered, Leave          what the client's side of the protocol did by itself
 
 One frame may lead to any number of effects. `pushserver.server.inbound` carries them out one after another, each done
 before the next begins.
@@ -24,16 +25,34 @@ class Send(Struct, frozen=True):
 
 
 class Disconnect(Struct, frozen=True):
-    """Close the connection. What stands behind it does not happen."""
+    """Close the connection. What stands behind it does not happen. ``wait``: ms that the client has to read what it was
+    told, and to close by itself; nothing more of it is taken meanwhile."""
 
     close: Close
+    wait: int = 0
 
 
 class Perform(Struct, frozen=True):
-    """Carry this out, and give what comes of it to the session. ``id``: the client's own name for it, if it has one."""
+    """Carry this out, and give what comes of it to the session.
+
+    Attributes:
+        id: the client's own name for it, if it has one.
+        request: what of the protocol's own it was made of, where the session wants to see that again.
+    """
 
     operation: Operation
     id: str | int | None = None
+    request: object = None
 
 
-Effect = Send | Disconnect | Perform
+class Answered(Struct, frozen=True):
+    """The client has answered a ping by a message."""
+
+
+class Leave(Struct, frozen=True):
+    """The client has left this channel by what it was just told; nothing of the channel may follow."""
+
+    channel: str
+
+
+Effect = Send | Disconnect | Perform | Answered | Leave

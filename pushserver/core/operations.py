@@ -22,10 +22,16 @@ from pushserver.core.task import TaskState
 
 
 class Authenticate(Struct, frozen=True):
-    """Show a token: the first one signs in, a later one refreshes. ``positions``: where to resume, by channel."""
+    """Show a token: the first one signs in, a later one refreshes.
+
+    Attributes:
+        positions: where to resume, by channel.
+        items: channels to subscribe to at the sign-in, so that its answer tells of them too.
+    """
 
     token: str
     positions: dict[str, Position]
+    items: tuple[SubscribeItem, ...] = ()
 
 
 class SubscribeItem(Struct, frozen=True):
@@ -47,7 +53,10 @@ class Subscribe(Struct, frozen=True):
 
 
 class Unsubscribe(Struct, frozen=True):
+    """``any``: also what the server subscribed, until the connection ends."""
+
     channels: tuple[str, ...]
+    any: bool = False
 
 
 class Publish(Struct, frozen=True):
@@ -110,6 +119,20 @@ class CancelTask(Struct, frozen=True):
     task_id: str
 
 
+class ReadSession(Struct, frozen=True):
+    """What the answer to a sign-in told, as it stands now."""
+
+
+class RenewChannelToken(Struct, frozen=True):
+    """Show a newer token for a channel. ``channel``: None where the token alone says which."""
+
+    token: str
+    channel: str | None
+
+    def __repr__(self) -> str:
+        return f"RenewChannelToken(<hidden>, {self.channel!r})"
+
+
 Operation = (
     Authenticate
     | Subscribe
@@ -124,6 +147,8 @@ Operation = (
     | ReadPresence
     | ReadTask
     | CancelTask
+    | ReadSession
+    | RenewChannelToken
 )
 
 # -- what comes of it -------------------------------------------------------------------------------------------------
@@ -181,12 +206,24 @@ class Authenticated(Struct, frozen=True):
     tasks_truncated: bool
     #: what follows of the inbox follows this offset, in the inbox' epoch
     inbox_after: int
+    #: where ``system`` stands, where it keeps messages; None for a refresh
+    notices: Recovery | None = None
+    #: what came of `Authenticate.items`
+    subscribed: Subscribed | None = None
 
 
 class Subscribed(Struct, frozen=True):
+    """``expiries``: when the tokens end that were shown for channels, ms since the epoch."""
+
     channels: list[str]
     results: dict[str, Result]
     rejected: dict[str, Rejection]
+    expiries: dict[str, int] = {}
+
+
+class ChannelTokenRenewed(Struct, frozen=True):
+    channel: str
+    expires_at: int
 
 
 class Unsubscribed(Struct, frozen=True):
@@ -266,6 +303,7 @@ Outcome = (
     | HistoryRead
     | PresenceRead
     | TaskRead
+    | ChannelTokenRenewed
 )
 
 # -- what a connection is told without asking, beside publications ----------------------------------------------------
@@ -277,6 +315,13 @@ class SubscriptionLost(Struct, frozen=True):
     channel: str
     code: Code
     reason: str
+
+
+class SubscriptionGained(Struct, frozen=True):
+    """The server subscribed the connection to a channel. ``newest``: where that stands, if it keeps messages."""
+
+    channel: str
+    newest: Recovery | None
 
 
 class InboxOverflow(Struct, frozen=True):
@@ -298,4 +343,4 @@ class GoingAway(Struct, frozen=True):
     reconnect_after: int
 
 
-Notice = SubscriptionLost | InboxOverflow | Resync | GoingAway
+Notice = SubscriptionLost | SubscriptionGained | InboxOverflow | Resync | GoingAway

@@ -15,11 +15,15 @@ from typing import Protocol
 from pushserver.core.effects import Effect, Perform
 from pushserver.core.errors import Close, PushError
 from pushserver.core.operations import Notice, Outcome
+from pushserver.core.positions import Position
 from pushserver.core.publication import Publication
 
 
 class Session(Protocol):
     """One connection's side of a protocol. `at` is ms of a clock that does not go back, `now` ms since the epoch."""
+
+    def opened(self, connection_id: str, token: str | None) -> Sequence[Effect]:
+        """Return what follows from the opened connection. ``token``: what came with the request that opened it."""
 
     def receive(self, payload: bytes, at: int, now: int) -> Sequence[Effect]:
         """Return what follows from one frame of the client, which arrived at ``at``, in order. Never raises."""
@@ -33,8 +37,15 @@ class Session(Protocol):
     def refuse(self, asked: Perform, problem: PushError, close: Close) -> Sequence[Effect]:
         """Return how the client is told of a failed authentication that ends the connection."""
 
-    def notify(self, notice: Notice, now: int, message_id: str) -> bytes:
-        """Return the payload of what the server tells this connection by itself."""
+    def notify(self, notice: Notice, now: int, message_id: str) -> Sequence[Effect]:
+        """Return how the client is told what it did not ask for; no operation is among it."""
+
+    def pinged(self, reached: Position | None) -> None:
+        """The client is asked for a sign of life. ``reached``: how far it was sent its user's inbox before that; None
+        where that cannot be told."""
+
+    def answered(self) -> Sequence[Effect]:
+        """Return what follows from the client's answer to a ping, where both were control frames."""
 
 
 class Dialect(Protocol):
@@ -62,10 +73,30 @@ class ClientProtocol(Protocol):
 
     @property
     def subprotocol(self) -> str:
-        """What it is called in ``Sec-WebSocket-Protocol``."""
+        """What it is called in ``Sec-WebSocket-Protocol``, and in lists of connections."""
+
+    @property
+    def binary(self) -> bool:
+        """Whether its messages travel in binary frames rather than in text frames; the other kind is an error."""
 
     def session(self) -> Session:
         """Return a session for a new connection."""
 
     def dialect(self, window: int | None) -> Dialect:
         """Return the dialect for connections with this negotiated compression window (RFC 7692); None: without."""
+
+
+class Endpoint(Protocol):
+    """A path on which WebSockets are opened, and which protocol is spoken there."""
+
+    @property
+    def path(self) -> str:
+        """The path, from its first slash on."""
+
+    @property
+    def subprotocols(self) -> Sequence[str]:
+        """What a client may offer in ``Sec-WebSocket-Protocol``, the usual one first."""
+
+    def choose(self, subprotocol: str | None, query: str) -> ClientProtocol:
+        """Return what is spoken. ``subprotocol``: what was agreed on, None where the client offers none of these;
+        ``query``: what stands behind the path's question mark."""

@@ -6,9 +6,11 @@ A frame is bytes that may go to any number of connections; nothing here depends 
 from __future__ import annotations
 
 import struct
+import zlib
 from typing import Final
 
 TEXT: Final = 0x1
+BINARY: Final = 0x2
 CLOSE: Final = 0x8
 PING: Final = 0x9
 PONG: Final = 0xA
@@ -40,6 +42,19 @@ def text(payload: bytes) -> bytes:
     if 126 <= size < 65536:
         return _medium(FIN | TEXT, 126, size) + payload
     return frame(TEXT, payload)
+
+
+def deflated(opcode: int, payload: bytes, window: int, min_size: int) -> bytes:
+    """Return a final frame, compressed where that pays (RFC 7692) without context from one message to the next, so that
+    one compressed frame serves every connection with this window. ``min_size``: fewer bytes are left as they are."""
+    if len(payload) >= min_size:
+        compressor = zlib.compressobj(zlib.Z_DEFAULT_COMPRESSION, zlib.DEFLATED, -window)
+        packed = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
+        # RFC 7692 section 7.2.1: the empty block at the end is left out.
+        packed = packed[:-4]
+        if len(packed) < len(payload):
+            return frame(opcode, packed, rsv1=True)
+    return frame(opcode, payload)
 
 
 def close(code: int, reason: str) -> bytes:

@@ -21,6 +21,8 @@ from pushserver.server.connection import Connection
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+#: What the names of channels begin with behind which there is an inbox.
+INBOXES: Final = "user:"
 #: So many live messages are held for a follower that catches up; more, and the engine is read again.
 MAX_HELD: Final = 1000
 
@@ -137,10 +139,12 @@ class Lanes:
 class Channel:
     """A channel with followers on this node."""
 
-    __slots__ = ("_lanes", "batches", "catching_up", "followers", "name", "number", "refused", "waiters")
+    __slots__ = ("_lanes", "batches", "catching_up", "followers", "inbox", "name", "number", "refused", "waiters")
 
     def __init__(self, name: str) -> None:
         self.name = name
+        #: whether its messages are those of a user's inbox
+        self.inbox = name.startswith(INBOXES)
         #: who is live here, and the number of the first batch that is meant for them
         self.followers: dict[Connection, int] = {}
         #: the number of the batch that gathers now

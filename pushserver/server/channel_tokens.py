@@ -64,8 +64,8 @@ class ChannelTokens:
         for each in self._recurring:
             each.stop()
 
-    async def check(self, connection: Connection, channel: str, token: str) -> ChannelToken:
-        """Return what a token says that a connection shows for a channel.
+    async def check(self, connection: Connection, channel: str | None, token: str) -> ChannelToken:
+        """Return what a token says that a connection shows for a channel; None: for the one that it is for.
 
         Raises `errors.Refused`: NOT_AUTHENTICATED for who has not signed in, INVALID_TOKEN for another user's token or
         another channel's, and what is wrong with the token itself; `errors.Unavailable` where that cannot be told now.
@@ -76,7 +76,7 @@ class ChannelTokens:
         found = await self._authenticator.identify_channel(token)
         if found.user_id != identity.user_id:
             raise Refused("invalid token: it is another user's", Code.INVALID_TOKEN)
-        if found.channel != channel:
+        if channel is not None and found.channel != channel:
             raise Refused("invalid token: it is for another channel", Code.INVALID_TOKEN)
         return found
 

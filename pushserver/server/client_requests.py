@@ -49,6 +49,11 @@ class ClientRequests:
         """A connection has ended, or is about to: nothing of it stays behind. May be called more than once."""
         self._sign_in.leave(connection)
 
+    def leave_channel(self, connection: Connection, name: str) -> None:
+        """The client has left a channel by itself."""
+        if name in connection.channels:
+            self._subscriptions.drop(connection, name)
+
     async def sign_in(
         self, connection: Connection, identity: Identity, positions: dict[str, Position], reply: Reply
     ) -> None:
@@ -67,8 +72,8 @@ class ClientRequests:
         match operation:
             case operations.Subscribe():
                 await self._subscriptions.subscribe(connection, operation, reply)
-            case operations.Unsubscribe(channels):
-                self._subscriptions.unsubscribe(connection, channels, reply)
+            case operations.Unsubscribe():
+                self._subscriptions.unsubscribe(connection, operation, reply)
             case operations.Publish():
                 reply(await self._publishing.take(_in(connection, operation.channel, identity), operation))
             case operations.SendChat():
@@ -89,6 +94,10 @@ class ClientRequests:
             case operations.ReadTask(task_id):
                 here = _in(connection, task_channel(task_id), identity)
                 reply(operations.TaskRead(await self._tasks.get_visible(task_id, here)))
+            case operations.ReadSession():
+                reply(await self._sign_in.describe(connection, identity))
+            case operations.RenewChannelToken():
+                reply(await self._subscriptions.renew_token(connection, operation))
             case operations.CancelTask(task_id):
                 state = await self._tasks.get(task_id)
                 if state.user_id != identity.user_id:
@@ -102,8 +111,8 @@ class ClientRequests:
             match operation:
                 case operations.Subscribe():
                     return await self._subscriptions.subscribe(connection, operation, reply)
-                case operations.Unsubscribe(channels):
-                    return self._subscriptions.unsubscribe(connection, channels, reply)
+                case operations.Unsubscribe():
+                    return self._subscriptions.unsubscribe(connection, operation, reply)
                 case operations.ReadHistory():
                     return reply(await self._reading.history(connection, NOBODY, operation))
                 case _:

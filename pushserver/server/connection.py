@@ -15,6 +15,7 @@ from twisted.internet.defer import DeferredLock
 
 from pushserver.core import errors, operations
 from pushserver.core.errors import Close
+from pushserver.core.positions import Position
 from pushserver.core.protocol import Dialect
 from pushserver.core.publication import Publication
 from pushserver.core.tokens import ChannelToken, Identity
@@ -75,14 +76,14 @@ class Connection:
     """One client's connection, from the accepted handshake to its end.
 
     Args:
-        encode_notice: (notice, ms since the epoch, message id) -> payload, in this connection's protocol.
+        tell: tells the client what it did not ask for: a notice, ms since the epoch, a message id.
     """
 
     id: str
     dialect: Dialect
     line: Line
     outbox: Outbox
-    encode_notice: Callable[[operations.Notice, int, str], bytes]
+    tell: Callable[[operations.Notice, int, str], None]
     peer: Peer
     counters: Counters
     #: None until authenticated
@@ -113,6 +114,8 @@ class Connection:
     #: its requests that were answered with an error
     errors: int = field(init=False, default=0)
     trace: Trace | None = field(init=False, default=None)
+    #: how far it was sent its user's inbox; None where that cannot be told
+    inbox_reached: Position | None = field(init=False, default=None)
     #: held by what reads its channels again, one after the other; None until something does
     replaying: DeferredLock | None = field(init=False, default=None)
 
@@ -132,9 +135,17 @@ class Connection:
             self.outbox.write(frame)
             self.counters.sent(1, len(frame))
 
+    def reach(self, message: Publication) -> None:
+        """A message of its user's inbox was sent, behind all before it."""
+        before = self.inbox_reached
+        if before is None or message.offset is None or message.epoch is None:
+            return
+        if before.epoch != message.epoch or before.offset < message.offset:
+            self.inbox_reached = Position(message.offset, message.epoch)
+
     def notify(self, notice: operations.Notice, now: int, message_id: str) -> None:
         """Send what the client did not ask for."""
-        self.send(self.encode_notice(notice, now, message_id))
+        self.tell(notice, now, message_id)
 
     def close(self, close: Close, discard: bool = False) -> None:
         """Close it with this code; the first reason stands. ``discard``: what waits is not sent any more."""

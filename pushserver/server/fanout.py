@@ -71,7 +71,7 @@ class FanOut:
         while channel.batches:
             batch = channel.batches.pop(0)
             self._one_by_one(channel, batch, tuple(channel.followers))
-            self._delivered(batch)
+            self._delivered(channel, batch)
 
     def _flush(self) -> None:
         """Begin what was published; where it is for many channels, others get their turn in between."""
@@ -123,10 +123,14 @@ class FanOut:
             for start in range(0, len(lanes.aside), STRIDE):
                 self._one_by_one(channel, batch, lanes.aside[start : start + STRIDE])
                 yield
-            self._delivered(batch)
+            self._delivered(channel, batch)
 
-    def _delivered(self, batch: Batch) -> None:
+    def _delivered(self, channel: Channel, batch: Batch) -> None:
         """Every follower's socket has a batch: note how old its first message is by now."""
+        if channel.inbox:
+            for connection in channel.followers:
+                for publication in batch.publications:
+                    connection.reach(publication)
         # Another node's clock may be ahead of this one, and what is summed up never goes back.
         age = max(0, self._clock.now() - batch.publications[0].timestamp)
         self._counters.timings.delivery.observe(age / 1000, len(batch.publications))

@@ -14,7 +14,7 @@ Three indexes (connections, users, channels); `remove` takes a connection out of
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 from pushserver.core.errors import Close, Unavailable
 from pushserver.core.operations import Resync
 from pushserver.core.publication import Publication
-from pushserver.server.channel import CatchUp, Channel
+from pushserver.server.channel import INBOXES, CatchUp, Channel
 from pushserver.server.clock import Clock
 from pushserver.server.connection import Connection, Trace
 from pushserver.server.fanout import FanOut
@@ -32,10 +32,6 @@ from pushserver.server.stats import Counters
 
 if TYPE_CHECKING:
     from pushserver.engine.interfaces import IBroker
-
-
-#: What the names of channels begin with behind which there is an inbox.
-INBOXES: Final = "user:"
 
 
 def _nobody_listens(*_: object) -> None:
@@ -175,6 +171,8 @@ class Hub:
             self._followed(name)
         elif channel.refused is not None:
             self._subscribe(channel)
+        if name.startswith(INBOXES):
+            connection.inbox_reached = None
         if channel.catching_up is None:
             channel.catching_up = {}
         under_way = channel.batches is not None and connection in channel.followers
@@ -235,6 +233,8 @@ class Hub:
         for publication in catchup.after(offset):
             if connection in channel.followers:
                 self.fan_out.hand_over(connection, publication, connection.dialect.publication(publication))
+                if channel.inbox:
+                    connection.reach(publication)
         if catchup.unplaced and channel.name.startswith(INBOXES):
             self._recount(channel.name.removeprefix(INBOXES))
         return True
@@ -258,6 +258,8 @@ class Hub:
     def unfollow(self, connection: Connection, name: str) -> None:
         """The connection no longer follows the channel; nothing that still waits for it there is sent."""
         connection.channels.discard(name)
+        if name.startswith(INBOXES):
+            connection.inbox_reached = None
         channel = self.channels.get(name)
         if channel is None:
             return

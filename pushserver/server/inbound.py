@@ -2,6 +2,7 @@
 
     frame -> Session.receive -> effects -> one after another, each done before the next begins
                                            Send, Disconnect, Perform -> `ClientRequests` -> outcome -> Session.answer
+                                           Answered, Leave
 
 A frame may carry any number of operations. One that has to wait for the engine holds this queue and nothing else. While
 it waits, or while the client does not read its replies, no more is read from its socket: what a client can make wait
@@ -17,9 +18,9 @@ from typing import TYPE_CHECKING, Final
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
-from pushserver.core.effects import Disconnect, Effect, Perform, Send
+from pushserver.core.effects import Answered, Disconnect, Effect, Leave, Perform, Send
 from pushserver.core.errors import Code, PushError
-from pushserver.core.operations import Authenticate
+from pushserver.core.operations import Notice
 from pushserver.core.protocol import Session
 from pushserver.server.client_requests import ClientRequests
 from pushserver.server.clock import Clock
@@ -28,6 +29,7 @@ from pushserver.server.sign_in import AuthenticationFailed
 from pushserver.server.stats import Counters
 
 if TYPE_CHECKING:
+    from twisted.internet.interfaces import IDelayedCall
     from twisted.python.failure import Failure
 
 #: So many frames and effects may wait before reading pauses.
@@ -44,6 +46,7 @@ class Inbound:
         "_connection",
         "_counters",
         "_current",
+        "_farewell",
         "_paused",
         "_queue",
         "_requests",
@@ -67,11 +70,13 @@ class Inbound:
         self._current: Deferred[None] | None = None
         self._running = False
         self._paused = False
+        #: a close that leaves the client time to close by itself
+        self._farewell: IDelayedCall | None = None
 
     def receive(self, payload: bytes) -> None:
         """Take a whole frame from the client."""
         connection = self._connection
-        if connection.closing is not None or connection.gone:
+        if connection.closing is not None or connection.gone or self._farewell is not None:
             return
         self._counters.received(len(payload))
         if connection.trace is not None:
@@ -93,14 +98,38 @@ class Inbound:
         if self._queue is not None or connection.outbox.stalled:
             self._run()
 
-    def sign_in(self, token: str) -> None:
-        """Authenticate by a token that came with the connection itself, as if the client had sent it first."""
-        self._put_first((Perform(Authenticate(token, {})),))
-        self._run()
+    def open(self, token: str | None = None) -> None:
+        """Begin. ``token``: what came with the connection itself."""
+        effects = self._session.opened(self._connection.id, token)
+        if effects:
+            self._put_first(effects)
+            self._run()
+
+    def notify(self, notice: Notice, now: int, message_id: str) -> None:
+        """Tell the client at once what it did not ask for."""
+        for effect in self._session.notify(notice, now, message_id):
+            self._carry_out(effect)
+
+    def pinged(self) -> None:
+        """The client is asked for a sign of life."""
+        connection = self._connection
+        # Where something waits, the ping goes before it.
+        self._session.pinged(None if connection.outbox.stalled else connection.inbox_reached)
+
+    def answered(self) -> None:
+        """The client answered a ping by a control frame."""
+        self._connection.answered(self._clock.milliseconds())
+        effects = self._session.answered()
+        if effects and self._connection.open:
+            self._put_first(effects)
+            if self._current is None and not self._running:
+                self._run()
 
     def end(self) -> None:
         """The connection is over: what waits is forgotten, what is under way is cancelled."""
         self._queue = None
+        if self._farewell is not None and self._farewell.active():
+            self._farewell.cancel()
         current, self._current = self._current, None
         if current is not None:
             current.cancel()
@@ -189,7 +218,18 @@ class Inbound:
         elif type(effect) is Perform:
             self._wait_for(Deferred.fromCoroutine(self._perform(effect)))
         elif type(effect) is Disconnect:
+            self._close(effect)
+        elif type(effect) is Leave:
+            self._requests.leave_channel(self._connection, effect.channel)
+        elif type(effect) is Answered:
+            self._connection.answered(self._clock.milliseconds())
+
+    def _close(self, effect: Disconnect) -> None:
+        if not effect.wait:
             self._connection.close(effect.close)
+        elif self._farewell is None and self._connection.open:
+            self._queue = None
+            self._farewell = self._clock.later(effect.wait / 1000, self._connection.close, effect.close)
 
     def _note_error(self, code: Code, reason: str) -> None:
         connection = self._connection

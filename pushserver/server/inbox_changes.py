@@ -14,8 +14,9 @@ from pushserver.core import publication
 from pushserver.core.errors import Unavailable
 from pushserver.core.inbox import InboxChange
 from pushserver.core.publication import Publication
+from pushserver.server.channel import INBOXES
 from pushserver.server.clock import Clock
-from pushserver.server.hub import INBOXES, Hub
+from pushserver.server.hub import Hub
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall

@@ -9,9 +9,10 @@ from pushserver.core.errors import Conflict
 from pushserver.core.inbox import Selection
 from pushserver.core.positions import Position
 from pushserver.engine.interfaces import PAGE_BYTES, InboxOutcome
+from pushserver.server.channel import INBOXES
 from pushserver.server.clock import Clock
 from pushserver.server.connection import Connection
-from pushserver.server.hub import INBOXES, Hub
+from pushserver.server.hub import Hub
 from pushserver.server.inbox_changes import InboxChanges
 from pushserver.server.reply_room import ReplyRoom
 

@@ -153,6 +153,8 @@ class Replay:
         page, after, epoch = start.page, start.after, start.page.epoch
         # How many lost messages after the position have been told of: a page counts all that were lost after it.
         told = start.told_lost
+        if catchup.current:
+            connection.inbox_reached = Position(after, epoch)
         while catchup.current:
             if page.lost > told:
                 connection.notify(
@@ -164,9 +166,13 @@ class Replay:
                     return
                 self._replayed(message)
                 after = await self._send(connection, message)
+                if catchup.current:
+                    connection.inbox_reached = Position(after, epoch)
             if len(page.messages) < PAGE:
                 # The page was the last one: everything up to its newest is sent, replaced, or past its time.
                 after, told = max(after, page.offset), 0
+                if catchup.current:
+                    connection.inbox_reached = Position(after, epoch)
                 if self._hub.go_live(catchup, after):
                     return
             page = await self._engine.inbox.read(user_id, after, PAGE)
@@ -176,6 +182,8 @@ class Replay:
                 connection.notify(Resync(name), self._clock.now(), self._publishing.message_id())
                 start = await start_of_inbox(self._engine.inbox, user_id, Position(after, epoch), PAGE)
                 page, after, epoch, told = start.page, start.after, start.page.epoch, start.told_lost
+                if catchup.current:
+                    connection.inbox_reached = Position(after, epoch)
 
     async def _take_turn(self, catchup: CatchUp, after: int | Position) -> None:
         connection = catchup.connection

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
@@ -43,6 +44,10 @@ _CLOSES: Final[dict[Code, Close]] = {
     Code.TOKEN_EXPIRED: errors.EXPIRED,
     Code.UNAVAILABLE: errors.INTERNAL,
 }
+
+
+def _nothing() -> None:
+    """Follows where no channel was asked for."""
 
 
 class AuthenticationFailed(PushError):
@@ -116,7 +121,7 @@ class SignIn:
         try:
             identity = await self._authenticator.identify(asked.token)
             if known is None:
-                await self.sign_in(connection, identity, asked.positions, reply)
+                await self.sign_in(connection, identity, asked.positions, reply, asked.items)
             elif known.user_id == identity.user_id:
                 await self._refresh(connection, identity, reply)
             else:
@@ -138,10 +143,20 @@ class SignIn:
             raise AuthenticationFailed(trouble, errors.INTERNAL) from None
 
     async def sign_in(
-        self, connection: Connection, identity: Identity, positions: dict[str, Position], reply: Reply
+        self,
+        connection: Connection,
+        identity: Identity,
+        positions: dict[str, Position],
+        reply: Reply,
+        items: tuple[operations.SubscribeItem, ...] = (),
     ) -> None:
         """Make the connection the user's, and send what waits for them behind ``reply``. Without a reply the connection
-        was closed instead: the user has too many. ``positions``: where the client wants to go on, by channel."""
+        was closed instead: the user has too many.
+
+        Args:
+            positions: where the client wants to go on, by channel.
+            items: channels that it subscribes to with it.
+        """
         timings = self._hub.counters.timings
         began = timings.seconds()
         # Before the revocations are asked for: one that comes after the answer finds this connection in the index.
@@ -157,7 +172,12 @@ class SignIn:
         own, system = await self._follow(connection, identity)
         waiting = await self._backlog.read(identity.user_id, positions)
         await self._subscriptions.present(connection)
-        self._begin(connection, identity, own, system, waiting, reply)
+        subscribed: operations.Subscribed | None = None
+        go_live = _nothing
+        if items:
+            subscribed, go_live = await self._subscriptions.open(connection, operations.Subscribe(items))
+        self._begin(connection, identity, own, system, waiting, reply, subscribed)
+        go_live()
         timings.sign_in.observe(timings.seconds() - began)
 
     def _note_full(self, connection: Connection, user_id: str) -> None:
@@ -190,6 +210,7 @@ class SignIn:
         system: CatchUp,
         waiting: Waiting,
         reply: Reply,
+        subscribed: operations.Subscribed | None,
     ) -> None:
         self._heartbeat.authenticated(connection)
         self._hub.counters.authenticated()
@@ -197,11 +218,17 @@ class SignIn:
             name: without_excluded(told, connection) if isinstance(told, Recovery) else told
             for name, told in waiting.results.items()
         }
-        reply(self._authenticated(connection, identity, results, waiting.inbox, waiting.tasks, waiting.start.after))
+        answer = self._authenticated(connection, identity, results, waiting.inbox, waiting.tasks, waiting.start.after)
+        reply(msgspec.structs.replace(answer, notices=waiting.notices, subscribed=subscribed))
         connection.greeted = True
         self._backlog.show_tasks(connection, own, waiting)
         self._subscriptions.go_live(system, waiting.notices)
         self._backlog.replay(own, waiting)
+
+    async def describe(self, connection: Connection, identity: Identity) -> operations.Authenticated:
+        """Return what the answer to the sign-in told, as it stands now. Fails with `errors.Unavailable`."""
+        inbox, tasks = await self._backlog.read_again(identity.user_id)
+        return self._authenticated(connection, identity, {}, inbox, tasks, inbox.offset)
 
     # -- a newer token ------------------------------------------------------------------------------------------------
 

@@ -18,9 +18,10 @@ from twisted.python.failure import Failure
 
 from pushserver.core import operations
 from pushserver.core.channels import Kind, Namespace, Namespaces
-from pushserver.core.errors import Code, Invalid, PushError, Refused
+from pushserver.core.errors import Code, Invalid, NotFound, PushError, Refused
 from pushserver.core.operations import Recovery, Rejection, Result, SubscribeItem
 from pushserver.core.permissions import Grants, may_subscribe
+from pushserver.core.positions import Position
 from pushserver.core.task import TaskState
 from pushserver.core.tokens import ChannelToken
 from pushserver.server.channel import CatchUp
@@ -78,6 +79,15 @@ class Subscriptions:
 
     async def subscribe(self, connection: Connection, asked: operations.Subscribe, reply: Reply) -> None:
         """Open all channels that were asked for, answer, and let what follows the answer begin."""
+        outcome, go_live = await self.open(connection, asked)
+        reply(outcome)
+        go_live()
+
+    async def open(
+        self, connection: Connection, asked: operations.Subscribe
+    ) -> tuple[operations.Subscribed, Callable[[], None]]:
+        """Open all channels that were asked for. Return what came of it, and what lets the rest begin once that is
+        told."""
         _check_number(asked.items)
         results: dict[str, Result] = {}
         rejected: dict[str, Rejection] = {}
@@ -91,10 +101,14 @@ class Subscriptions:
         for token in granted:
             if token.channel not in connection.channels:
                 self._tokens.forget(connection, token.channel)
-        reply(operations.Subscribed(sorted(connection.channels), results, rejected))
         self._remember(connection, rejected)
-        for go_live in opened:
-            go_live()
+
+        def go_live() -> None:
+            for each in opened:
+                each()
+
+        expiries = {token.channel: token.expires_at for token in granted if token.channel in results}
+        return operations.Subscribed(sorted(connection.channels), results, rejected, expiries), go_live
 
     async def _check_tokens(
         self, connection: Connection, items: dict[str, SubscribeItem], rejected: dict[str, Rejection]
@@ -238,6 +252,8 @@ class Subscriptions:
     def go_live(self, catchup: CatchUp, told: Recovery | None) -> None:
         """Let a follower that was told this of the past go on: with what is left of it, then with the present."""
         offset = 0 if told is None else told.offset
+        if told is not None and not told.more and catchup.current and catchup.channel.inbox:
+            catchup.connection.inbox_reached = Position(offset, told.epoch)
         if told is not None and told.more:
             self._replay.rest(catchup, offset)
         elif not self._hub.go_live(catchup, offset):
@@ -276,11 +292,23 @@ class Subscriptions:
         opened.append(go_live)
         return state
 
-    def unsubscribe(self, connection: Connection, names: tuple[str, ...], reply: Reply) -> None:
-        _check_number(names)
+    async def renew_token(
+        self, connection: Connection, asked: operations.RenewChannelToken
+    ) -> operations.ChannelTokenRenewed:
+        """Let a newer token count for a channel that the connection is subscribed to. Raises as `ChannelTokens.check`
+        does, and `errors.NotFound` where it is not subscribed."""
+        found = await self._tokens.check(connection, asked.channel, asked.token)
+        if found.channel not in connection.channels:
+            raise NotFound("not subscribed to this channel")
+        self._tokens.grant(connection, found)
+        return operations.ChannelTokenRenewed(found.channel, found.expires_at)
+
+    def unsubscribe(self, connection: Connection, asked: operations.Unsubscribe, reply: Reply) -> None:
+        """End subscriptions. What the server subscribed stays, unless any may be left."""
+        _check_number(asked.channels)
         rejected: dict[str, Rejection] = {}
-        for name in names:
-            if name in connection.server_channels:
+        for name in asked.channels:
+            if name in connection.server_channels and not asked.any:
                 rejected[name] = Rejection(Code.PERMISSION_DENIED, "subscribed by the server")
             elif name in connection.channels:
                 self.drop(connection, name)
@@ -337,6 +365,8 @@ class Subscriptions:
                 raise
             if catchup.current:
                 connection.server_channels = (*connection.server_channels, name)
+                gained = operations.SubscriptionGained(name, newest)
+                connection.notify(gained, self._publishing.now(), self._publishing.message_id())
                 self.go_live(catchup, newest)
                 if namespace.kind is Kind.TASK:
                     self._tasks.caught_up(connection, name, {name.partition(":")[2]: version})

@@ -10,7 +10,14 @@ from hashlib import blake2b
 from typing import Any, Final, Protocol
 from weakref import WeakSet
 
-from pushserver.config.sections import AuthSection, DeliverySection, RateLimitsSection, ServerSection
+from pushserver.config.sections import (
+    AuthSection,
+    CentrifugeSection,
+    DeliverySection,
+    HeartbeatSection,
+    RateLimitsSection,
+    ServerSection,
+)
 from pushserver.core.rate_limit import KeyedTokenBuckets
 from pushserver.engine.interfaces import NodeInfo
 from pushserver.protocols.native.session import Rates
@@ -68,6 +75,8 @@ class Sections:
     auth: AuthSection = field(default_factory=AuthSection)
     delivery: DeliverySection = field(default_factory=DeliverySection)
     rate_limits: RateLimitsSection = field(default_factory=RateLimitsSection)
+    heartbeat: HeartbeatSection = field(default_factory=HeartbeatSection)
+    centrifuge: CentrifugeSection = field(default_factory=CentrifugeSection)
 
     @property
     def places(self) -> tuple[int, int]:

@@ -47,24 +47,27 @@ class Doors:
         self._keys = keys
         self._calls = calls
         self._facts = facts
-        sockets = self._sockets = WebSocketDoorFactory(context)
+        self._sockets = WebSocketDoorFactory(context)
         self.streams = EventStreams(context, facts.tickets)
         calls.add("tickets", "POST", Route("sessions", issuer(facts.tickets, context.clock.now)))
         calls.add("openapi.json", "GET", Route("", describer(calls)))
         root, apart = Root(context.admission), bool(context.sections.server.api_listen)
-        self.public = PortFactory(context, PushSite(context, root, root.allow).http, sockets.door)
+        self.public = self._port(root)
         self._add_public(root)
         if apart:
             root.putChild(b"readyz", Ready(facts.trouble, lambda request: False))
             inner = Root(context.admission)
-            self.private: PortFactory | None = PortFactory(
-                context, PushSite(context, inner, inner.allow).http, sockets.door
-            )
+            self.private: PortFactory | None = self._port(inner)
             inner.putChild(b"healthz", Health())
             self._add_private(inner)
         else:
             self.private = None
             self._add_private(root)
+
+    def _port(self, root: Root) -> PortFactory:
+        sockets = self._sockets
+        site = PushSite(self.context, root, root.allow)
+        return PortFactory(self.context, site.http, sockets.door, sockets.endpoints)
 
     def adopt(self, sections: Sections) -> None:
         """Go by these sections from now on."""
@@ -89,9 +92,11 @@ class Doors:
         if context.sections.server.page:
             root.putChild(b"", Page(path, facts.token))
             root.putChild(b"page", static.folder("page"))
-        root.place(
-            path, WebSocketPath(lambda transport, head, octets: self.public.upgrade(None, transport, head, octets))
-        )
+        for endpoint in self._sockets.endpoints:
+            root.place(
+                endpoint,
+                WebSocketPath(lambda transport, head, octets: self.public.upgrade(None, transport, head, octets)),
+            )
 
     def _add_private(self, root: Root) -> None:
         facts = self._facts

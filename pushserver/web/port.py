@@ -10,7 +10,7 @@ would cost it memory for as long as it lives. The head is bounded in size and ti
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -65,6 +65,10 @@ class Head(msgspec.Struct, frozen=True):
     @property
     def path(self) -> str:
         return self.target.partition("?")[0]
+
+    @property
+    def query(self) -> str:
+        return self.target.partition("?")[2]
 
     @property
     def upgrades(self) -> bool:
@@ -193,7 +197,7 @@ class PortProtocol(Protocol):
         octets = bytes(self._buffer)
         try:
             head = parse_head(octets[:end])
-            upgrade = head.upgrades and head.path == self._factory.websocket_path
+            upgrade = head.upgrades and head.path in self._factory.endpoints
             if upgrade and head.has_body:
                 raise Invalid("an upgrade has no body")
         except Invalid as problem:
@@ -244,6 +248,7 @@ class PortFactory(Factory):
     Args:
         http: makes the HTTP channel for an address.
         websocket: takes an admitted upgrade: (head, peer's address) to its protocol. Raises `errors.PushError`.
+        endpoints: the paths on which WebSockets are opened.
     """
 
     noisy = False
@@ -253,9 +258,10 @@ class PortFactory(Factory):
         context: Context,
         http: Callable[[IAddress], IProtocol],
         websocket: Callable[[Head, str], Any],
+        endpoints: Collection[str],
     ) -> None:
         self.clock: IReactorTime = context.reactor
-        self.websocket_path = context.sections.server.websocket_path
+        self.endpoints = endpoints
         self.http = http
         self._admission = context.admission
         self._counters = context.counters

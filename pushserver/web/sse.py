@@ -177,7 +177,7 @@ class Stream:
             self.dialect,
             self,
             self.outbox,
-            session.notify,
+            self._tell,
             Peer(
                 context.admission.address(peer_address(request.transport), headers),
                 headers.get("user-agent", "")[:_MAX_USER_AGENT],
@@ -248,6 +248,9 @@ class Stream:
         first = messages.reply("subscription_success", None, data)
         request.write(b"id: %b\ndata: %b\n\n" % (self._start.id(), first))
         self.outbox.resumeProducing()
+
+    def _tell(self, notice: operations.Notice, now: int, message_id: str) -> None:
+        self.inbound.notify(notice, now, message_id)
 
     # -- `connection.Line` --------------------------------------------------------------------------------------------
 

@@ -9,20 +9,22 @@ nothing more is read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from secrets import token_urlsafe
 from typing import Final
 
 from pushserver.core import errors
 from pushserver.core.errors import Close
-from pushserver.core.protocol import ClientProtocol
+from pushserver.core.operations import Notice
+from pushserver.core.protocol import ClientProtocol, Endpoint
 from pushserver.protocols import rfc6455
-from pushserver.protocols.native.protocol import NativeProtocol
+from pushserver.protocols.native.framing import SUBPROTOCOL
 from pushserver.server.connection import Connection, Peer
 from pushserver.server.inbound import Inbound
 from pushserver.server.outbox import Mark, Outbox, no_delay
 from pushserver.web.autobahn_reader import PIECE, AutobahnFactory, AutobahnReader, Inflation
 from pushserver.web.context import Context
+from pushserver.web.endpoints import endpoints as configured_endpoints
 from pushserver.web.handshake import Offer
 from pushserver.web.port import Head
 
@@ -59,14 +61,17 @@ class WebSocketDoor(AutobahnReader):
     #: frames that may still come, and when that was reckoned, s; None while there were no others than ordinary ones
     _frames: tuple[float, float] | None = None
 
-    def __init__(self, offer: Offer, address: str, user_agent: str) -> None:
+    #: whether the client's messages travel in binary frames
+    _binary = False
+
+    def __init__(self, offer: Offer, protocol: ClientProtocol, address: str, user_agent: str) -> None:
         super().__init__()
-        self._arrival: tuple[Offer, str, str] | None = (offer, address, user_agent)
+        self._arrival: tuple[Offer, ClientProtocol, str, str] | None = (offer, protocol, address, user_agent)
 
     def connectionMade(self) -> None:
         """The offer was found good: answer it, and the WebSocket is open."""
         assert self._arrival is not None
-        (offer, address, user_agent), self._arrival = self._arrival, None
+        (offer, protocol, address, user_agent), self._arrival = self._arrival, None
         factory = self._factory
         context = factory.context
         outbox = self._outbox = Outbox(
@@ -75,21 +80,20 @@ class WebSocketDoor(AutobahnReader):
         no_delay(self.transport)
         outbox.write(offer.response)
         self.begin(None if offer.deflation is None else Inflation(offer.deflation.client_window))
-        protocol = factory.protocols[offer.protocol or NativeProtocol.subprotocol]
         session = protocol.session()
+        self._binary = protocol.binary
         connection = self.connection = Connection(
             token_urlsafe(ID_BYTES),
             protocol.dialect(None if offer.deflation is None else offer.deflation.server_window),
             self,
             outbox,
-            session.notify,
+            self._tell,
             Peer(address, user_agent, protocol.subprotocol, context.clock.now()),
             context.counters,
         )
         self._inbound = Inbound(connection, session, context.rooms.requests, context.counters, context.clock)
         context.rooms.requests.arrive(connection)
-        if offer.token is not None:
-            self._inbound.sign_in(offer.token)
+        self._inbound.open(offer.token)
 
     # -- in -----------------------------------------------------------------------------------------------------------
 
@@ -116,7 +120,7 @@ class WebSocketDoor(AutobahnReader):
                 if self._after_close > CLOSING:
                     break
                 self._after_close += PIECE
-            elif self.between_frames:
+            elif self.between_frames and not self._binary:
                 payloads, at = rfc6455.take_text_frames(
                     data, at, self._factory.context.sections.server.max_message_size, AT_ONCE
                 )
@@ -158,8 +162,11 @@ class WebSocketDoor(AutobahnReader):
         connection, inbound = self.connection, self._inbound
         if connection is None or inbound is None:
             return
-        if binary:
+        if binary is not self._binary:
             connection.close(errors.BAD_REQUEST)
+            return
+        if binary:
+            inbound.receive(payload)
             return
         try:
             payload.decode()
@@ -175,8 +182,8 @@ class WebSocketDoor(AutobahnReader):
             self.sendPong(payload)
 
     def on_pong(self) -> None:
-        if self.connection is not None:
-            self.connection.answered(self._factory.context.clock.milliseconds())
+        if self._inbound is not None:
+            self._inbound.answered()
 
     def on_frame(self) -> None:
         # Frames pay what messages pay: an empty ping costs as much to read as a message.
@@ -229,6 +236,10 @@ class WebSocketDoor(AutobahnReader):
 
     # -- out ----------------------------------------------------------------------------------------------------------
 
+    def _tell(self, notice: Notice, now: int, message_id: str) -> None:
+        if self._inbound is not None:
+            self._inbound.notify(notice, now, message_id)
+
     def write(self, octets: bytes) -> None:
         if self._outbox is not None:
             self._outbox.write(octets)
@@ -248,6 +259,8 @@ class WebSocketDoor(AutobahnReader):
         if self.is_up and outbox is not None and self.connection is not None:
             outbox.write_first(self.connection.dialect.ping())
             outbox.moved = False
+            if self._inbound is not None:
+                self._inbound.pinged()
             # While it is us who do not read, because the engine is slow, nothing can be heard of the client.
             return not self._paused or outbox.stalled
         return True
@@ -300,31 +313,29 @@ class WebSocketDoorFactory(AutobahnFactory):
     """Makes the doors, and holds what they share.
 
     Args:
-        protocols: the client protocols that are spoken here beside the native one, which is the usual one.
+        endpoints: makes the paths on which WebSockets are opened, by the context's sections.
     """
 
-    def __init__(self, context: Context, protocols: Sequence[ClientProtocol] = ()) -> None:
-        super().__init__(context.reactor, NativeProtocol.subprotocol, context.sections.server.max_message_size)
+    def __init__(
+        self, context: Context, endpoints: Callable[[Context], Sequence[Endpoint]] = configured_endpoints
+    ) -> None:
+        super().__init__(context.reactor, SUBPROTOCOL, context.sections.server.max_message_size)
         self.context = context
-        #: by what they are called in the handshake, the usual one first
-        self.protocols: dict[str, ClientProtocol] = {NativeProtocol.subprotocol: self._native()}
-        self.protocols |= {one.subprotocol: one for one in protocols}
+        self._make = endpoints
+        #: by their paths
+        self.endpoints = {one.path: one for one in endpoints(context)}
         self._door = self.kind(WebSocketDoor, _factory=self)
 
     def adopt(self) -> None:
         """The context has other sections: go by them, also for the messages of who is here."""
         self.limit_messages(self._door, self.context.sections.server.max_message_size)
-        self.protocols[NativeProtocol.subprotocol] = self._native()
-
-    def _native(self) -> NativeProtocol:
-        context = self.context
-        return NativeProtocol(
-            context.rates, context.sections.auth.anonymous, context.sections.delivery.compression_min_size
-        )
+        self.endpoints |= {one.path: one for one in self._make(self.context) if one.path in self.endpoints}
 
     def door(self, head: Head, address: str) -> WebSocketDoor:
         """Return the protocol for an admitted upgrade. Raises `errors.Invalid` for an offer that cannot be met."""
         agent = head.headers.get("user-agent", "")[:MAX_USER_AGENT]
-        offer = Offer(head, self.context.sections.delivery.compression, tuple(self.protocols))
-        protocol: WebSocketDoor = self._door(offer, address, agent)
-        return protocol
+        endpoint = self.endpoints[head.path]
+        offer = Offer(head, self.context.sections.delivery.compression, endpoint.subprotocols)
+        spoken = endpoint.choose(offer.protocol, head.query)
+        door: WebSocketDoor = self._door(offer, spoken, address, agent)
+        return door

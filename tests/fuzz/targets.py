@@ -42,6 +42,9 @@ from pushserver.engine.redis.live import Live
 from pushserver.engine.redis.names import Names
 from pushserver.engine.redis.shared_settings import SharedSettings
 from pushserver.manhole.terminal import Terminal
+from pushserver.protocols.centrifuge.protocol import CentrifugeEndpoint
+from pushserver.protocols.centrifuge.pushes import Names as ChannelNames
+from pushserver.protocols.centrifuge.session import Rules
 from pushserver.protocols.native.session import NativeSession, Rates
 from pushserver.server.backend_commands import SCOPES, BackendCommands, CommandBatch, decode
 from pushserver.server.clock import Clock
@@ -195,6 +198,39 @@ def messages(octets: bytes) -> None:
             assert isinstance(reply, effects.Send)
             said = json.loads(reply.payload)
             assert isinstance(said["type"], str)
+
+
+def _take_commands(octets: bytes, binary: bool) -> None:
+    """Each command has one reply with its id, one operation, or ends the connection. Octets are cut at two NULs."""
+    session = _CENTRIFUGE.choose("centrifuge-protobuf" if binary else None, "").session()
+    session.opened("c", None)
+    for at, payload in enumerate(octets.split(b"\0\0")[:30]):
+        if at % 3 == 2:
+            session.pinged(Position(at, "e"))
+        for effect in session.receive(payload, at, NOW + at):
+            replies = [effect]
+            if isinstance(effect, effects.Perform):
+                if effect.request is None:
+                    continue
+                replies = list(session.fail(effect, Refused("not here"), NOW))
+            for reply in replies:
+                if isinstance(reply, effects.Disconnect):
+                    return
+                if isinstance(reply, effects.Send) and not binary:
+                    assert json.loads(reply.payload)["id"] > 0
+
+
+def commands_json(octets: bytes) -> None:
+    _take_commands(octets, binary=False)
+
+
+def commands_protobuf(octets: bytes) -> None:
+    _take_commands(octets, binary=True)
+
+
+_CENTRIFUGE = CentrifugeEndpoint(
+    "/c", Rates(0, 0, 0), Rules(names=ChannelNames("user:{id}"), anonymous=True, ping=1), 512
+)
 
 
 # -- heads ------------------------------------------------------------------------------------------------------------
@@ -588,6 +624,20 @@ def _event_id() -> bytes:
     return ids.id()
 
 
+_COMMANDS = tuple(
+    b'{"id":1,"connect":{"token":"a","subs":{"a":{"recover":true,"offset":1,"epoch":"e"}}}}\n'
+    + json.dumps(one).encode()
+    for one in (
+        {"id": 2, "subscribe": {"channel": "a", "recover": True, "offset": 5, "epoch": "e", "flag": 2}},
+        {"id": 3, "publish": {"channel": "chat:a", "data": {"content": "c"}}},
+        {"id": 4, "history": {"channel": "a", "limit": -1, "since": {"offset": 1, "epoch": "e"}, "reverse": True}},
+        {"id": 5, "rpc": {"method": "ack", "data": {"offset": 1, "epoch": "e"}}},
+        {"id": 6, "sub_refresh": {"channel": "a", "token": "t"}},
+        {"id": 7, "unsubscribe": {"channel": "a"}},
+        {},
+    )
+)
+
 TARGETS: dict[str, Target] = {
     "frames": Target(
         frames,
@@ -602,6 +652,16 @@ TARGETS: dict[str, Target] = {
         2048,
     ),
     "messages": Target(messages, (*_MESSAGES, b"\0".join(_MESSAGES))),
+    "commands in json": Target(commands_json, _COMMANDS),
+    "commands in protobuf": Target(
+        commands_protobuf,
+        (
+            b"\x05\x08\x01\x22\x01\x0a\0\0",
+            b"\x0a\x08\x01\x22\x06\x1a\x04\x0a\x02ab\0",
+            b"\x04\x08\x01\x22\0\x0b\x08\x02\x2a\x07\x0a\x01a\x18\x01\x38\x05",
+            b"\x04\x08\x01\x22\0\x0c\x08\x03\x6a\x08\x0a\x02{}\x12\x02ab",
+        ),
+    ),
     "heads": Target(heads, (_HEAD, b"GET http://a/b?c HTTP/1.1\r\nHost: a", b"POST / HTTP/1.0\r\nContent-Length: 5")),
     "bodies": Target(
         bodies,

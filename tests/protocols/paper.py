@@ -212,7 +212,7 @@ class Paper:
             protocol.dialect(None),
             self,
             Outbox(self.socket, 1 << 20, Policy.DISCONNECT, self),
-            session.notify,
+            lambda *notice: self.inbound.notify(*notice),
             Peer("192.0.2.1", "paper", protocol.subprotocol, wall_clock()),
             node.counters,
         )
@@ -264,6 +264,7 @@ class Paper:
 
     def ping(self) -> bool:
         self.connection.outbox.write_first(self.connection.dialect.ping())
+        self.inbound.pinged()
         return True
 
     def identified(self) -> None:

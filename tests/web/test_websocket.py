@@ -15,9 +15,11 @@ from twisted.internet.testing import StringTransport
 
 from pushserver.config.sections import AuthSection, DeliverySection, RateLimitsSection, ServerSection
 from pushserver.core.errors import Close, Invalid
+from pushserver.core.protocol import ClientProtocol, Endpoint
 from pushserver.server.clock import Clock
 from pushserver.server.stats import Counters
 from pushserver.web.context import Context, NodeRooms, Sections
+from pushserver.web.endpoints import endpoints
 from pushserver.web.handshake import Offer
 from pushserver.web.port import Head, WrongVersion
 from pushserver.web.websocket import TURN, WebSocketDoor, WebSocketDoorFactory
@@ -278,7 +280,7 @@ def test_compression_can_be_off() -> None:
 
 
 def test_another_protocol_is_chosen_by_its_name() -> None:
-    doors = WebSocketDoorFactory(context(), [NdjsonOverWebSocket()])
+    doors = WebSocketDoorFactory(context(), lambda context: [_Both(endpoints(context)[0])])
     asked, usual = (
         _opened(doors.door(head(sec_websocket_protocol=names), "127.0.0.1"))
         for names in ("ndjson, pushserver.v1.json", "other")
@@ -300,6 +302,19 @@ def test_another_protocol_is_chosen_by_its_name() -> None:
     assert b"Sec-WebSocket-Protocol" not in transport.value()
     assert door.connection is not None
     assert door.connection.peer.protocol == "pushserver.v1.json"
+
+
+class _Both:
+    """The usual path, where the tests' second protocol is spoken too."""
+
+    subprotocols = ("pushserver.v1.json", "ndjson")
+
+    def __init__(self, usual: Endpoint) -> None:
+        self.path = usual.path
+        self._usual = usual
+
+    def choose(self, subprotocol: str | None, query: str) -> ClientProtocol:
+        return NdjsonOverWebSocket() if subprotocol == "ndjson" else self._usual.choose(subprotocol, query)
 
 
 class NdjsonOverWebSocket(NdjsonProtocol):

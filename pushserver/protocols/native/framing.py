@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from typing import Final
 
 from pushserver.core.errors import Close
@@ -33,8 +32,7 @@ class Plain:
 
 
 class Deflated(Plain):
-    """Text frames, compressed where that pays (RFC 7692) without context from one message to the next, so that one
-    compressed frame serves every connection with these parameters."""
+    """Text frames, compressed where that pays: one compressed frame serves every connection with this window."""
 
     def __init__(self, window: int, min_size: int) -> None:
         self._window = window
@@ -44,10 +42,4 @@ class Deflated(Plain):
         return self.text(messages.push(publication))
 
     def text(self, payload: bytes) -> bytes:
-        if len(payload) < self._min_size:
-            return rfc6455.text(payload)
-        compressor = zlib.compressobj(zlib.Z_DEFAULT_COMPRESSION, zlib.DEFLATED, -self._window)
-        packed = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
-        # RFC 7692 section 7.2.1: the empty block at the end is left out.
-        packed = packed[:-4]
-        return rfc6455.frame(rfc6455.TEXT, packed, rsv1=True) if len(packed) < len(payload) else rfc6455.text(payload)
+        return rfc6455.deflated(rfc6455.TEXT, payload, self._window, self._min_size)

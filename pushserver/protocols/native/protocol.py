@@ -6,6 +6,19 @@ from pushserver.protocols.native.framing import SUBPROTOCOL, Deflated, Plain
 from pushserver.protocols.native.session import NativeSession, Rates
 
 
+class NativeEndpoint:
+    """The path on which the native protocol is spoken (`core.protocol.Endpoint`)."""
+
+    subprotocols = (SUBPROTOCOL,)
+
+    def __init__(self, path: str, protocol: NativeProtocol) -> None:
+        self.path = path
+        self._protocol = protocol
+
+    def choose(self, subprotocol: str | None, query: str) -> NativeProtocol:
+        return self._protocol
+
+
 class NativeProtocol:
     """Makes sessions and dialects (`core.protocol.ClientProtocol`).
 
@@ -16,6 +29,7 @@ class NativeProtocol:
     """
 
     subprotocol = SUBPROTOCOL
+    binary = False
 
     def __init__(self, rates: Rates, anonymous: bool, compression_min_size: int) -> None:
         self._rates = rates

@@ -63,6 +63,10 @@ class NativeSession:
 
     # -- in -----------------------------------------------------------------------------------------------------------
 
+    def opened(self, connection_id: str, token: str | None) -> tuple[Effect, ...]:
+        """Return the authentication by a token that came with the upgrade, as if the client had sent it first."""
+        return () if token is None else (Perform(Authenticate(token, {})),)
+
     def receive(self, payload: bytes, at: int, now: int) -> tuple[Effect, ...]:
         """Return what follows from one message (`core.protocol.Session`)."""
         wait = self._messages.take(at)
@@ -94,59 +98,13 @@ class NativeSession:
         return (Perform(operation, request.id),)
 
     def _operation(self, request: messages.Request, at: int) -> operations.Operation:
-        match request:
-            case messages.Auth(data=data):
-                wait = self._authentications.take(at)
-                if wait:
-                    raise Hammering(wait)
-                if data is None or not data.token:
-                    raise Refused("auth needs a token", Code.MISSING_TOKEN)
-                return Authenticate(data.token, {c: _position(s) for c, s in data.positions.items()})
-            case messages.SubscribeRequest(data=data):
-                self._messages.drain(at, len(data.channels) / NAMES_PER_MESSAGE)
-                return operations.Subscribe(
-                    tuple(
-                        operations.SubscribeItem(c)
-                        if isinstance(c, str)
-                        else operations.SubscribeItem(c.channel, _maybe(c.since), c.token)
-                        for c in data.channels
-                    )
-                )
-            case messages.UnsubscribeRequest(data=names):
-                self._messages.drain(at, len(names.channels) / NAMES_PER_MESSAGE)
-                return operations.Unsubscribe(tuple(names.channels))
-            case messages.PublishRequest(data=publish):
-                if not may_send(publish.message_type, server_side=False):
-                    raise Invalid(f"clients cannot publish messages of type {publish.message_type[:64]!r}")
-                return operations.Publish(
-                    publish.channel, publish.message_type, publication.body(publish.data), publish.message_id
-                )
-            case messages.ChatRequest(data=chat):
-                if chat.target_id is not None and chat.channel is not None:
-                    raise Invalid("either targetId or channel")
-                return operations.SendChat(
-                    chat.content, chat.message_type, chat.target_id, chat.channel or LOBBY, chat.message_id
-                )
-            case messages.AckRequest(data=ack):
-                return operations.Acknowledge(Position(ack.offset, ack.epoch))
-            case messages.InboxRequest(data=page):
-                return operations.ReadInbox(_maybe(page.before), page.limit, page.unread)
-            case messages.InboxReadRequest(data=chosen):
-                return operations.MarkInbox(chosen.selection, chosen.read)
-            case messages.InboxDeleteRequest(data=chosen):
-                return operations.DeleteFromInbox(chosen.selection)
-            case messages.HistoryRequest(data=h):
-                return operations.ReadHistory(h.channel, h.limit, _maybe(h.since), h.reverse)
-            case messages.PresenceRequest(data=where):
-                return operations.ReadPresence(where.channel)
-            case messages.TaskSubscribeRequest(data=task):
-                return operations.Subscribe((operations.SubscribeItem(f"task:{task.task_id}"),))
-            case messages.TaskGetRequest(data=task):
-                return operations.ReadTask(task.task_id)
-            case messages.TaskCancelRequest(data=task):
-                return operations.CancelTask(task.task_id)
-            case _:
-                raise AssertionError(request)
+        if isinstance(request, messages.Auth):
+            wait = self._authentications.take(at)
+            if wait:
+                raise Hammering(wait)
+        elif isinstance(request, messages.SubscribeRequest | messages.UnsubscribeRequest):
+            self._messages.drain(at, len(request.data.channels) / NAMES_PER_MESSAGE)
+        return operation_of(request)
 
     # -- out ----------------------------------------------------------------------------------------------------------
 
@@ -183,9 +141,23 @@ class NativeSession:
         data = {"code": problem.code.value, "message": problem.message}
         return (Send(messages.reply("auth_failed", asked.id, data), problem.code), Disconnect(close))
 
-    def notify(self, notice: operations.Notice, now: int, message_id: str) -> bytes:
-        """Return the text of what the server tells this connection by itself."""
+    def pinged(self, reached: Position | None) -> None:
+        """Clients acknowledge their inbox by messages."""
+
+    def answered(self) -> tuple[Effect, ...]:
+        """Nothing follows from a pong."""
+        return ()
+
+    def notify(self, notice: operations.Notice, now: int, message_id: str) -> tuple[Effect, ...]:
+        """Return what the server tells this connection by itself."""
+        told = self._notice(notice, now, message_id)
+        return () if told is None else (Send(told),)
+
+    def _notice(self, notice: operations.Notice, now: int, message_id: str) -> bytes | None:
         match notice:
+            case operations.SubscriptionGained():
+                # Clients learn of it by the channel's messages.
+                return None
             case operations.SubscriptionLost(channel, code, reason):
                 data: dict[str, Any] = {"channel": channel, "code": code.value, "reason": reason}
                 return messages.notice("unsubscribed", channel, data, now, message_id)
@@ -197,6 +169,58 @@ class NativeSession:
                 return messages.notice("going_away", None, {"reconnectAfter": after}, now, message_id)
 
     push = staticmethod(messages.push)
+
+
+def operation_of(request: messages.Request) -> operations.Operation:
+    """Return what a request asks the rooms for. Raises `errors.PushError` for what it may not ask for."""
+    match request:
+        case messages.Auth(data=data):
+            if data is None or not data.token:
+                raise Refused("auth needs a token", Code.MISSING_TOKEN)
+            return Authenticate(data.token, {c: _position(s) for c, s in data.positions.items()})
+        case messages.SubscribeRequest(data=data):
+            return operations.Subscribe(
+                tuple(
+                    operations.SubscribeItem(c)
+                    if isinstance(c, str)
+                    else operations.SubscribeItem(c.channel, _maybe(c.since), c.token)
+                    for c in data.channels
+                )
+            )
+        case messages.UnsubscribeRequest(data=names):
+            return operations.Unsubscribe(tuple(names.channels))
+        case messages.PublishRequest(data=publish):
+            if not may_send(publish.message_type, server_side=False):
+                raise Invalid(f"clients cannot publish messages of type {publish.message_type[:64]!r}")
+            return operations.Publish(
+                publish.channel, publish.message_type, publication.body(publish.data), publish.message_id
+            )
+        case messages.ChatRequest(data=chat):
+            if chat.target_id is not None and chat.channel is not None:
+                raise Invalid("either targetId or channel")
+            return operations.SendChat(
+                chat.content, chat.message_type, chat.target_id, chat.channel or LOBBY, chat.message_id
+            )
+        case messages.AckRequest(data=ack):
+            return operations.Acknowledge(Position(ack.offset, ack.epoch))
+        case messages.InboxRequest(data=page):
+            return operations.ReadInbox(_maybe(page.before), page.limit, page.unread)
+        case messages.InboxReadRequest(data=chosen):
+            return operations.MarkInbox(chosen.selection, chosen.read)
+        case messages.InboxDeleteRequest(data=chosen):
+            return operations.DeleteFromInbox(chosen.selection)
+        case messages.HistoryRequest(data=h):
+            return operations.ReadHistory(h.channel, h.limit, _maybe(h.since), h.reverse)
+        case messages.PresenceRequest(data=where):
+            return operations.ReadPresence(where.channel)
+        case messages.TaskSubscribeRequest(data=task):
+            return operations.Subscribe((operations.SubscribeItem(f"task:{task.task_id}"),))
+        case messages.TaskGetRequest(data=task):
+            return operations.ReadTask(task.task_id)
+        case messages.TaskCancelRequest(data=task):
+            return operations.CancelTask(task.task_id)
+        case _:
+            raise AssertionError(request)
 
 
 _STRANGER: Final = Refused("authenticate first", Code.NOT_AUTHENTICATED)
@@ -293,3 +317,5 @@ def reply_of(outcome: operations.Outcome) -> tuple[str, Any]:
             return "presence", {"users": users, "total": total}
         case operations.TaskRead(state):
             return "task", state
+        case operations.ChannelTokenRenewed():
+            raise AssertionError(outcome)

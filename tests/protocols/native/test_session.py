@@ -177,11 +177,11 @@ def test_what_cannot_be_asked_is_invalid(data: Any) -> None:
 
 def test_notices_and_refusals_have_their_shapes() -> None:
     session = NativeSession(FREE)
-    assert json.loads(session.notify(operations.GoingAway(9), 1, "m"))["data"] == {"reconnectAfter": 9}
-    assert json.loads(session.notify(operations.InboxOverflow("user:a", 2), 1, "m"))["data"] == {"lost": 2}
-    assert json.loads(session.notify(operations.Resync("a"), 1, "m"))["type"] == "resync"
+    assert sent(session.notify(operations.GoingAway(9), 1, "m"))[0]["data"] == {"reconnectAfter": 9}
+    assert sent(session.notify(operations.InboxOverflow("user:a", 2), 1, "m"))[0]["data"] == {"lost": 2}
+    assert sent(session.notify(operations.Resync("a"), 1, "m"))[0]["type"] == "resync"
     ended = operations.SubscriptionLost("a", Code.PERMISSION_DENIED, "r")
-    assert json.loads(session.notify(ended, 1, "m"))["data"] == {
+    assert sent(session.notify(ended, 1, "m"))[0]["data"] == {
         "channel": "a",
         "code": "PERMISSION_DENIED",
         "reason": "r",

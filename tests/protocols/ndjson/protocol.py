@@ -43,6 +43,15 @@ class NdjsonSession:
     def __init__(self) -> None:
         self._errors = 0
 
+    def opened(self, connection_id: str, token: str | None) -> Sequence[Effect]:
+        return ()
+
+    def pinged(self, reached: Position | None) -> None:
+        """Acknowledgements are commands."""
+
+    def answered(self) -> Sequence[Effect]:
+        return ()
+
     def receive(self, payload: bytes, at: int, now: int) -> Sequence[Effect]:
         effects: list[Effect] = []
         for line in payload.splitlines():
@@ -79,8 +88,8 @@ class NdjsonSession:
     def refuse(self, asked: Perform, problem: PushError, close: Close) -> Sequence[Effect]:
         return (Send(encode(["no", asked.id, problem.code]), problem.code), Disconnect(close))
 
-    def notify(self, notice: Notice, now: int, message_id: str) -> bytes:
-        return encode(["push", "", type(notice).__name__, notice, None])
+    def notify(self, notice: Notice, now: int, message_id: str) -> Sequence[Effect]:
+        return (Send(encode(["push", "", type(notice).__name__, notice, None])),)
 
 
 class NdjsonDialect:
@@ -107,6 +116,7 @@ class NdjsonProtocol:
     """What a door asks for (`core.protocol.ClientProtocol`)."""
 
     subprotocol = "ndjson"
+    binary = False
 
     def __init__(self) -> None:
         self._dialect = NdjsonDialect()

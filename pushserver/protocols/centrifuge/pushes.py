@@ -1,0 +1,88 @@
+"""Publications as the Centrifuge protocol tells them: what kind of message one is stands in its tags. Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from msgspec import Raw
+
+from pushserver.core.errors import Code
+from pushserver.core.publication import Publication
+from pushserver.protocols.centrifuge import messages
+
+#: A frame of more octets is not sent whole: clients close at 1 MiB, come back, and would be sent it again.
+MAX_FRAME: Final = 1_000_000
+_NOTHING: Final = Raw(b"null")
+_INBOX: Final = "user:"
+
+
+class Names:
+    """What clients call the inbox of a user, and every other channel.
+
+    Args:
+        inbox: ``{id}`` in it stands for the user's id.
+    """
+
+    __slots__ = ("_after", "_before")
+
+    def __init__(self, inbox: str) -> None:
+        self._before, _, self._after = inbox.partition("{id}")
+
+    def outward(self, channel: str) -> str:
+        """Return what clients call a channel."""
+        if channel.startswith(_INBOX):
+            return f"{self._before}{channel[len(_INBOX) :]}{self._after}"
+        return channel
+
+    def inward(self, name: str) -> str:
+        """Return the channel that a client means."""
+        before, after = self._before, self._after
+        if len(name) > len(before) + len(after) and name.startswith(before) and name.endswith(after):
+            return f"{_INBOX}{name[len(before) : len(name) - len(after)]}"
+        return name
+
+
+def told(publication: Publication, size: int = 0) -> messages.Publication:
+    """Return a publication in this protocol's terms; ``size``: octets of what stands around its data."""
+    tags = {"type": publication.type, "messageId": publication.message_id}
+    if publication.read_at is not None:
+        tags["readAt"] = str(publication.read_at)
+    data = publication.data
+    if len(data) + size > MAX_FRAME:
+        data, tags["truncated"] = _NOTHING, "true"
+    info = None if publication.sender is None else messages.ClientInfo(publication.sender, "")
+    return messages.Publication(data, info, publication.offset or 0, tags, publication.timestamp)
+
+
+#: Octets of a frame beside its data: names, numbers, tags.
+_AROUND: Final = 2_048
+
+
+def push(publication: Publication, names: Names) -> messages.Reply:
+    """Return the push of a publication."""
+    pub = told(publication, _AROUND)
+    return messages.Reply(push=messages.Push(names.outward(publication.channel), pub=pub))
+
+
+#: What an error is called here.
+CODES: Final[dict[Code, int]] = {
+    Code.INVALID_MESSAGE: 107,
+    Code.UNKNOWN_MESSAGE_TYPE: 108,
+    Code.MESSAGE_TOO_LARGE: 107,
+    Code.INVALID_CHANNEL: 107,
+    Code.UNKNOWN_CHANNEL: 102,
+    Code.NOT_FOUND: 102,
+    Code.PERMISSION_DENIED: 103,
+    Code.INVALID_TOKEN: 103,
+    Code.TOKEN_BLACKLISTED: 103,
+    Code.MISSING_TOKEN: 101,
+    Code.NOT_AUTHENTICATED: 101,
+    Code.TOKEN_EXPIRED: 109,
+    Code.LIMIT_EXCEEDED: 106,
+    Code.RATE_LIMITED: 111,
+    Code.CONFLICT: 112,
+    Code.UNAVAILABLE: 100,
+    Code.INTERNAL_ERROR: 100,
+}
+#: Errors after which the same request may succeed.
+TEMPORARY: Final = frozenset({Code.RATE_LIMITED, Code.UNAVAILABLE, Code.INTERNAL_ERROR})

@@ -1,0 +1,595 @@
+"""One connection's session in the Centrifuge protocol: frames in, effects out. Pure.
+
+A frame is any number of commands, and each leads to its effects in order. `pushserver.core.operations` is what they are
+mapped onto; the native protocol's requests come through as remote calls (`calls`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import msgspec
+from msgspec import Raw, Struct
+
+from pushserver import __version__
+from pushserver.core import errors, operations
+from pushserver.core.effects import Answered, Disconnect, Effect, Leave, Perform, Send
+from pushserver.core.errors import Close, Code, Invalid, PushError, Refused
+from pushserver.core.operations import Recovery, SubscribeItem
+from pushserver.core.positions import Position
+from pushserver.core.publication import Publication, body
+from pushserver.core.rate_limit import TokenBucket
+from pushserver.protocols.centrifuge import calls, messages
+from pushserver.protocols.centrifuge.messages import Codec, Reply
+from pushserver.protocols.centrifuge.pushes import CODES, TEMPORARY, Names, push, told
+from pushserver.protocols.native.session import Hammering, Rates
+
+#: So many errors in a row end a connection; so many refusals for speed do.
+MAX_ERRORS: Final = 10
+MAX_RATE_LIMITED: Final = 100
+#: ms that a client has to close by itself once it was told that it may not connect.
+FAREWELL: Final = 4_000
+#: ms after the opening in which a client may subscribe to all its channels at any pace: it does so one by one.
+RUSH: Final = 10_000
+#: Octets of missed publications in one reply; more follow as pushes.
+MAX_RECOVERED: Final = 262_144
+#: Octets of publications in one reply to a question for history, and how many.
+MAX_HISTORY_SIZE: Final = 786_432
+MAX_HISTORY: Final = 1_000
+#: Octets of a publication beside its data in such a reply.
+_AROUND: Final = 256
+#: A subscription that is ended by such a code is over; by the other it is begun anew.
+ENDED: Final = 2000
+STALE: Final = 2500
+EXPIRED: Final = 2501
+#: A flag of a subscription: a position that is lost is an error.
+_STRICT: Final = 2
+
+_NO_FILTER: Final = frozenset({b"", b"null"})
+_CHAT: Final = "chat:"
+_INBOX: Final = "user:"
+_SYSTEM: Final = "system"
+_OUTPUT: Final = "output:"
+
+
+class Rules(Struct, frozen=True, kw_only=True):
+    """What all sessions go by.
+
+    Attributes:
+        names: what channels are called.
+        anonymous: whether who shows no token may stay.
+        ping: s between two pings.
+        pings: whether these are messages (else control frames, which a client need not be told of).
+        acknowledges: whether the answer to a ping acknowledges what was sent of the inbox before it.
+        subscribes: how many subscriptions at the beginning count as no messages.
+    """
+
+    names: Names
+    anonymous: bool
+    ping: int
+    pings: bool = True
+    acknowledges: bool = True
+    subscribes: int = 128
+
+
+class CentrifugeSession:
+    """The Centrifuge protocol's side of one connection."""
+
+    __slots__ = (
+        "_acked",
+        "_authentications",
+        "_codec",
+        "_connected",
+        "_due",
+        "_errors",
+        "_explicit",
+        "_id",
+        "_messages",
+        "_now",
+        "_opened_at",
+        "_rate_limited",
+        "_reached",
+        "_rules",
+        "_rush",
+        "_server",
+        "_token",
+    )
+
+    def __init__(self, codec: Codec, rates: Rates, rules: Rules) -> None:
+        self._codec = codec
+        self._rules = rules
+        self._messages = TokenBucket(rates.messages)
+        self._authentications = TokenBucket(rates.authentications)
+        self._errors = 0
+        self._rate_limited = 0
+        self._id = ""
+        self._token = ""
+        #: a connect command has come
+        self._connected = False
+        self._now = 0
+        #: what may still be subscribed beyond the rate, and since when
+        self._rush = rules.subscribes
+        self._opened_at: int | None = None
+        #: channels that the server subscribed
+        self._server: set[str] = set()
+        #: pings without an answer; what the first of them acknowledges, and what was acknowledged last
+        self._due = 0
+        self._reached: Position | None = None
+        self._acked: Position | None = None
+        self._explicit = not rules.acknowledges
+
+    # -- in -----------------------------------------------------------------------------------------------------------
+
+    def opened(self, connection_id: str, token: str | None) -> tuple[Effect, ...]:
+        """Wait for the connect command; a token of the upgrade counts where that has none."""
+        self._id = connection_id
+        self._token = token or ""
+        return ()
+
+    def receive(self, payload: bytes, at: int, now: int) -> list[Effect]:
+        """Return what follows from one frame (`core.protocol.Session`)."""
+        self._now = now
+        if self._opened_at is None:
+            self._opened_at = at
+        try:
+            commands = self._codec.commands(payload)
+        except messages.Malformed:
+            return [_BAD]
+        if not commands:
+            return [_BAD]
+        effects: list[Effect] = []
+        for command in commands:
+            effects += self._take(command, at)
+            if effects and effects[-1] is _BAD:
+                break
+        return effects
+
+    def _take(self, command: messages.Command, at: int) -> Iterable[Effect]:
+        request, id = command.request, command.id or 0
+        if request is None:
+            return (_BAD,) if id else self._pong(at)
+        if isinstance(request, messages.SendRequest):
+            return (Disconnect(errors.NO_MESSAGES),)
+        if not id or isinstance(request, messages.ConnectRequest) is self._connected:
+            # Without an id; before the connect command; a second one.
+            return (_BAD,)
+        self._connected = True
+        wait = 0 if self._costs_nothing(request, at) else self._messages.take(at)
+        try:
+            if wait:
+                raise Refused("too many messages", Code.RATE_LIMITED, retry_after=wait)
+            if isinstance(request, messages.PingRequest):
+                self._went_well()
+                return (self._reply(Reply(id, ping=messages.PingResult())),)
+            return (Perform(self._operation(request, at), id, request),)
+        except PushError as problem:
+            return self._failed(id, request, problem)
+
+    def _costs_nothing(self, request: messages.Request, at: int) -> bool:
+        """Return whether a request counts as no message."""
+        if not isinstance(request, messages.SubscribeRequest) or not self._rush:
+            return False
+        assert self._opened_at is not None
+        self._rush = self._rush - 1 if at - self._opened_at <= RUSH else 0
+        return self._rush > 0
+
+    def _pong(self, at: int) -> Iterable[Effect]:
+        if not self._due:
+            if self._messages.take(at):
+                self._rate_limited += 1
+                if self._rate_limited >= MAX_RATE_LIMITED:
+                    return (Disconnect(errors.TOO_MANY_REQUESTS),)
+            return ()
+        return (Answered(), *self.answered())
+
+    def pinged(self, reached: Position | None) -> None:
+        """A ping goes out. The first that is not answered yet says what its answer acknowledges."""
+        self._due += 1
+        if self._due == 1 and not self._explicit:
+            self._reached = reached
+
+    def answered(self) -> tuple[Effect, ...]:
+        """Return the acknowledgement of what was sent before the ping that is answered."""
+        self._due = max(0, self._due - 1)
+        reached, self._reached = self._reached, None
+        if reached is None or self._explicit or reached == self._acked:
+            return ()
+        self._acked = reached
+        return (Perform(operations.Acknowledge(reached)),)
+
+    # -- what is asked for --------------------------------------------------------------------------------------------
+
+    def _operation(self, request: messages.Request, at: int) -> operations.Operation:
+        match request:
+            case messages.ConnectRequest():
+                return self._connect(request, at)
+            case messages.RefreshRequest(token=token):
+                self._count_authentication(at)
+                return operations.Authenticate(_given(token, Code.MISSING_TOKEN), {})
+            case messages.SubRefreshRequest(channel=channel, token=token, type=type):
+                if type:
+                    raise _missing("nothing is tracked here")
+                name = self._rules.names.inward(channel) if channel else None
+                return operations.RenewChannelToken(_given(token, Code.MISSING_TOKEN), name)
+            case messages.SubscribeRequest():
+                if request.type:
+                    raise _missing("there are no maps here")
+                if bytes(request.tf) not in _NO_FILTER:
+                    raise Invalid("there are no filters here")
+                return operations.Subscribe((self._item(self._channel(request.channel), request),))
+            case messages.UnsubscribeRequest(channel=channel):
+                return operations.Unsubscribe((self._rules.names.inward(channel or ""),), any=True)
+            case messages.PublishRequest():
+                return self._publish(request)
+            case messages.PresenceRequest(channel=channel) | messages.PresenceStatsRequest(channel=channel):
+                raise _missing("presence is not told here")
+            case messages.HistoryRequest():
+                return self._history(request)
+            case messages.RpcRequest(method=method, data=data):
+                operation = calls.operation(method or "", data)
+                if isinstance(operation, operations.Acknowledge):
+                    self._explicit = True
+                return operation
+            case _:
+                raise AssertionError(request)
+
+    def _count_authentication(self, at: int) -> None:
+        wait = self._authentications.take(at)
+        if wait:
+            raise Hammering(wait)
+
+    def _connect(self, request: messages.ConnectRequest, at: int) -> operations.Operation:
+        token = request.token or self._token or _bearer(request.headers or {})
+        self._token = ""
+        items: list[SubscribeItem] = []
+        positions: dict[str, Position] = {}
+        for name, asked in (request.subs or {}).items():
+            channel = self._rules.names.inward(name)
+            item = self._item(channel, asked)
+            if channel.startswith(_INBOX) or channel == _SYSTEM:
+                if item.since is not None:
+                    positions[channel] = item.since
+            else:
+                items.append(item)
+        if token:
+            self._count_authentication(at)
+            return operations.Authenticate(token, positions, tuple(items))
+        if not self._rules.anonymous:
+            raise Refused("connect needs a token", Code.MISSING_TOKEN)
+        return operations.Subscribe(tuple(items))
+
+    def _channel(self, name: str | None) -> str:
+        if not name:
+            raise Invalid("a channel is needed")
+        if name.startswith(_OUTPUT):
+            raise _missing("outputs are read over HTTP")
+        return self._rules.names.inward(name)
+
+    @staticmethod
+    def _item(channel: str, request: messages.SubscribeRequest) -> SubscribeItem:
+        since: Position | None = None
+        if request.recover and request.epoch:
+            since = Position(request.offset or 0, request.epoch)
+        return SubscribeItem(channel, since, request.token or None)
+
+    def _publish(self, request: messages.PublishRequest) -> operations.Operation:
+        if request.type:
+            raise _missing("there are no maps here")
+        channel = self._channel(request.channel)
+        data = messages.payload(request.data)
+        if channel.startswith(_CHAT):
+            return operations.SendChat(_content(data), "text", None, channel, None)
+        return operations.Publish(channel, "message", data, None)
+
+    def _history(self, request: messages.HistoryRequest) -> operations.Operation:
+        limit = request.limit or 0
+        since: Position | None = None
+        if request.since is not None:
+            offset, epoch = request.since.offset or 0, request.since.epoch
+            if epoch:
+                since = Position(offset, epoch)
+            elif offset:
+                raise Refused("a position has an epoch", Code.CONFLICT)
+        count = MAX_HISTORY if limit < 0 else min(limit, MAX_HISTORY)
+        return operations.ReadHistory(self._channel(request.channel), count, since, request.reverse or False)
+
+    # -- out ----------------------------------------------------------------------------------------------------------
+
+    def answer(self, asked: Perform, outcome: operations.Outcome) -> list[Effect]:
+        """Return the reply to what was carried out."""
+        request, id = asked.request, asked.id
+        if request is None or not isinstance(id, int):
+            # Nobody asked for the acknowledgement.
+            return []
+        self._went_well()
+        reply = Reply(id)
+        rest: list[Effect] = []
+        match request, outcome:
+            case messages.ConnectRequest(), operations.Authenticated():
+                reply, rest = self._answer_connect(id, request, outcome)
+            case messages.ConnectRequest(), operations.Subscribed():
+                subs, rest = self._subscriptions(outcome, request.subs or {})
+                reply = Reply(id, connect=self._hello(subs, None, None))
+            case messages.RefreshRequest(), operations.Authenticated():
+                ttl = self._ttl(outcome.expires_at)
+                reply = Reply(id, refresh=messages.RefreshResult(self._id, __version__, True, ttl))
+            case messages.SubRefreshRequest(), operations.ChannelTokenRenewed():
+                reply = Reply(id, sub_refresh=messages.SubRefreshResult(True, self._ttl(outcome.expires_at)))
+            case messages.SubscribeRequest(), operations.Subscribed():
+                return self._answer_subscribe(id, request, outcome)
+            case messages.UnsubscribeRequest(channel=channel), operations.Unsubscribed():
+                self._server.discard(self._rules.names.inward(channel or ""))
+                reply = Reply(id, unsubscribe=messages.UnsubscribeResult())
+            case messages.PublishRequest(), _:
+                reply = Reply(id, publish=messages.PublishResult())
+            case messages.HistoryRequest(), operations.HistoryRead():
+                reply = Reply(id, history=_page(outcome))
+            case messages.RpcRequest(), _:
+                reply = Reply(id, rpc=messages.RpcResult(calls.result(outcome)))
+        return [self._reply(reply), *rest]
+
+    def _reply(self, reply: Reply, error: Code | None = None) -> Send:
+        return Send(self._codec.reply(reply), error)
+
+    def _ttl(self, expires_at: int) -> int:
+        return max(1, (expires_at - self._now) // 1000)
+
+    def _hello(
+        self, subs: Mapping[str, messages.SubscribeResult], expires_at: int | None, data: Raw | None
+    ) -> messages.ConnectResult:
+        rules = self._rules
+        return messages.ConnectResult(
+            client=self._id,
+            version=__version__,
+            expires=expires_at is not None,
+            ttl=0 if expires_at is None else self._ttl(expires_at),
+            data=data,
+            subs=dict(subs),
+            ping=rules.ping if rules.pings else 0,
+            pong=rules.pings,
+        )
+
+    def _answer_connect(
+        self, id: int, request: messages.ConnectRequest, who: operations.Authenticated
+    ) -> tuple[Reply, list[Effect]]:
+        own = f"{_INBOX}{who.user_id}"
+        recovered = who.results.get(own)
+        subs = {
+            self._rules.names.outward(own): messages.SubscribeResult(
+                recoverable=True,
+                positioned=True,
+                epoch=who.inbox.epoch,
+                # Where delivery begins: what waits follows as pushes, since clients take it from here only when it
+                # comes to who was there before.
+                offset=who.inbox_after,
+                recovered=isinstance(recovered, Recovery) and recovered.recovered,
+                was_recovering=own in who.results,
+            )
+        }
+        rest: list[Effect] = []
+        self._server = {own, _SYSTEM}
+        notices = who.results.get(_SYSTEM, who.notices)
+        subs[_SYSTEM], pushes = self._subscription(notices, (request.subs or {}).get(_SYSTEM))
+        rest += pushes
+        if who.subscribed is not None:
+            more, pushes = self._subscriptions(who.subscribed, request.subs or {})
+            subs |= more
+            rest += pushes
+        data = calls.result(who) if _wants_session(request.data) else None
+        return Reply(id, connect=self._hello(subs, who.expires_at, data)), rest
+
+    def _subscriptions(
+        self, outcome: operations.Subscribed, asked: Mapping[str, messages.SubscribeRequest]
+    ) -> tuple[dict[str, messages.SubscribeResult], list[Effect]]:
+        """Return what the reply to a connect command says of the channels that were subscribed with it, and the pushes
+        behind it. Those that were rejected are left out: clients report them as unsubscribed."""
+        found: dict[str, messages.SubscribeResult] = {}
+        rest: list[Effect] = []
+        for name, request in asked.items():
+            channel = self._rules.names.inward(name)
+            if channel in outcome.results:
+                self._server.add(channel)
+                found[name], pushes = self._subscription(
+                    outcome.results[channel], request, outcome.expiries.get(channel)
+                )
+                rest += pushes
+        return found, rest
+
+    def _answer_subscribe(
+        self, id: int, request: messages.SubscribeRequest, outcome: operations.Subscribed
+    ) -> list[Effect]:
+        channel = self._rules.names.inward(request.channel or "")
+        rejection = outcome.rejected.get(channel)
+        if rejection is not None:
+            return self._failed(id, request, PushError(rejection.message, rejection.code))
+        result = outcome.results[channel]
+        lost = request.recover and isinstance(result, Recovery) and not result.recovered
+        if lost and (request.flag or 0) & _STRICT:
+            leave = Leave(channel)
+            return [leave, *self._failed(id, request, Refused("the position is lost", Code.CONFLICT))]
+        self._server.discard(channel)
+        begun, pushes = self._subscription(result, request, outcome.expiries.get(channel))
+        return [self._reply(Reply(id, subscribe=begun)), *pushes]
+
+    def _subscription(
+        self, result: operations.Result, request: messages.SubscribeRequest | None, expires_at: int | None = None
+    ) -> tuple[messages.SubscribeResult, list[Effect]]:
+        """Return what a reply says of a subscription, and the pushes behind it. ``request``: what was asked for, where
+        it was the client that did."""
+        expires, ttl = (False, 0) if expires_at is None else (True, self._ttl(expires_at))
+        if result is None:
+            return messages.SubscribeResult(expires=expires, ttl=ttl), []
+        if not isinstance(result, Recovery):
+            name = "status" if isinstance(result, operations.UserStatus) else "task"
+            return messages.SubscribeResult(expires=expires, ttl=ttl, data=body({name: result})), []
+        asked = request is not None and bool(request.recover)
+        recovered = asked and result.recovered
+        missed = result.messages if recovered else ()
+        rest: list[Effect] = []
+        if sum(len(m.data) + _AROUND for m in missed) > MAX_RECOVERED:
+            rest, missed = [self._push(m) for m in missed], ()
+        offset = result.offset
+        if recovered and request is not None:
+            # The client goes on from its own position, by each message that follows.
+            offset = request.offset or 0
+        begun = messages.SubscribeResult(
+            expires=expires,
+            ttl=ttl,
+            recoverable=True,
+            positioned=True,
+            epoch=result.epoch,
+            publications=tuple(map(told, missed)),
+            recovered=recovered,
+            offset=offset,
+            was_recovering=asked,
+        )
+        return begun, rest
+
+    def _push(self, publication: Publication) -> Send:
+        return self._reply(push(publication, self._rules.names))
+
+    # -- what goes wrong ----------------------------------------------------------------------------------------------
+
+    def fail(self, asked: Perform, problem: PushError, now: int) -> list[Effect]:
+        """Return the reply to what could not be carried out; too many of them in a row end the connection."""
+        if asked.request is None or not isinstance(asked.id, int):
+            # The acknowledgement of a pong is nobody's request: what it did not reach comes again.
+            return []
+        return self._failed(asked.id, asked.request, problem)
+
+    def refuse(self, asked: Perform, problem: PushError, close: Close) -> list[Effect]:
+        """Return the reply to a failed authentication that ends the connection."""
+        if close == errors.INVALID_TOKEN or not isinstance(asked.id, int):
+            return [Disconnect(close)]
+        return [self._error(asked.id, asked.request, problem), Disconnect(close, FAREWELL)]
+
+    def _failed(self, id: int, request: object, problem: PushError) -> list[Effect]:
+        effects: list[Effect] = [self._error(id, request, problem)]
+        if isinstance(problem, Hammering):
+            return [*effects, Disconnect(errors.TOO_MANY_REQUESTS)]
+        if isinstance(request, messages.ConnectRequest):
+            return [*effects, Disconnect(errors.CONNECTION_CLOSED, FAREWELL)]
+        if problem.code is Code.RATE_LIMITED:
+            self._rate_limited += 1
+            if self._rate_limited >= MAX_RATE_LIMITED:
+                effects.append(Disconnect(errors.TOO_MANY_REQUESTS))
+            return effects
+        self._rate_limited = 0
+        if not isinstance(request, messages.SubscribeRequest):
+            # Clients subscribe to all their channels one by one, also to those that they may not.
+            self._errors += 1
+            if self._errors >= MAX_ERRORS:
+                effects.append(Disconnect(errors.TOO_MANY_ERRORS))
+        return effects
+
+    def _error(self, id: int, request: object, problem: PushError) -> Send:
+        code = CODES[problem.code]
+        temporary = problem.code in TEMPORARY
+        if isinstance(request, messages.RpcRequest):
+            code = _CALL_CODES.get(problem.code, code)
+        elif problem.code is Code.NOT_FOUND and not isinstance(request, messages.SubscribeRequest):
+            # Nothing is kept there.
+            code = CODES[Code.UNKNOWN_MESSAGE_TYPE]
+        elif problem.code is Code.TOKEN_EXPIRED:
+            # Else clients would give up where a newer token is all that is wanted.
+            temporary = isinstance(request, messages.RefreshRequest | messages.SubRefreshRequest)
+        error = messages.ErrorResult(code, problem.message or "error", temporary)
+        return self._reply(Reply(id, error=error), problem.code)
+
+    def _went_well(self) -> None:
+        self._errors = self._rate_limited = 0
+
+    # -- what is told unasked -----------------------------------------------------------------------------------------
+
+    def notify(self, notice: operations.Notice, now: int, message_id: str) -> tuple[Effect, ...]:
+        """Return how the client is told what it did not ask for."""
+        names = self._rules.names
+        match notice:
+            case operations.SubscriptionLost(channel, code, reason):
+                self._server.discard(channel)
+                ended = messages.Unsubscribe(EXPIRED if code is Code.TOKEN_EXPIRED else ENDED, reason)
+                return (self._reply(Reply(push=messages.Push(names.outward(channel), unsubscribe=ended))),)
+            case operations.SubscriptionGained(channel, newest):
+                self._server.add(channel)
+                begun = messages.Subscribe()
+                if newest is not None:
+                    begun = messages.Subscribe(True, newest.epoch, newest.offset, True)
+                return (self._reply(Reply(push=messages.Push(names.outward(channel), subscribe=begun))),)
+            case operations.InboxOverflow(channel, lost):
+                data = body({"lost": lost})
+                overflow = Publication(
+                    type="inbox_overflow", channel=channel, data=data, timestamp=now, message_id=message_id
+                )
+                return (self._push(overflow),)
+            case operations.Resync(channel):
+                if channel in self._server:
+                    # Clients begin such a subscription anew with their connection alone.
+                    return (Disconnect(errors.INSUFFICIENT_STATE),)
+                stale = messages.Unsubscribe(STALE, "insufficient state")
+                return (
+                    self._reply(Reply(push=messages.Push(names.outward(channel), unsubscribe=stale))),
+                    Leave(channel),
+                )
+            case operations.GoingAway():
+                # The close says it.
+                return ()
+
+
+_BAD: Final = Disconnect(errors.BAD_REQUEST)
+#: Errors that a remote call knows by other codes.
+_CALL_CODES: Final = {Code.NOT_FOUND: 404, Code.CONFLICT: 409}
+
+
+def _missing(what: str) -> Refused:
+    return Refused(what, Code.UNKNOWN_MESSAGE_TYPE)
+
+
+def _given(token: str | None, code: Code) -> str:
+    if not token:
+        raise Refused("a token is needed", code)
+    return token
+
+
+def _bearer(headers: Mapping[str, str]) -> str:
+    """Return the token that a client put among the headers that its platform could not send."""
+    for name, value in headers.items():
+        if name.lower() == "authorization":
+            scheme, _, credentials = value.partition(" ")
+            return credentials.strip() if scheme.lower() == "bearer" else ""
+    return ""
+
+
+class _Wish(Struct):
+    session: bool = False
+
+
+class _Content(Struct):
+    content: str
+
+
+def _wants_session(data: Raw) -> bool:
+    try:
+        return msgspec.json.decode(data, type=_Wish).session
+    except (ValueError, RecursionError):
+        return False
+
+
+def _content(data: Raw) -> str:
+    """Return what a chat message says: a text, or an object with ``content``."""
+    try:
+        found = msgspec.json.decode(data, type=str | _Content)
+    except (ValueError, RecursionError):
+        raise Invalid("a chat message is a text, or an object with content") from None
+    return found if isinstance(found, str) else found.content
+
+
+def _page(outcome: operations.HistoryRead) -> messages.HistoryResult:
+    kept: list[messages.Publication] = []
+    size = 0
+    for message in outcome.messages:
+        size += len(message.data) + _AROUND
+        if size > MAX_HISTORY_SIZE and kept:
+            break
+        kept.append(told(message))
+    return messages.HistoryResult(tuple(kept), outcome.epoch, outcome.offset)

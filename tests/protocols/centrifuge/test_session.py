@@ -1,0 +1,470 @@
+"""The Centrifuge session on a real node, on both engines and in both codecs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pushserver import __version__
+from pushserver.core import errors
+from pushserver.protocols.centrifuge.pushes import Names
+from pushserver.protocols.centrifuge.session import MAX_ERRORS, MAX_RATE_LIMITED
+from pushserver.protocols.native.session import Rates
+from tests.protocols.centrifuge.sdk import LANGUAGES, Json, Sdk
+from tests.protocols.paper import Place
+
+
+@pytest.fixture(params=sorted(LANGUAGES))
+def language(request: pytest.FixtureRequest) -> Any:
+    return LANGUAGES[request.param]()
+
+
+def error(code: int, reply: Any, temporary: bool = False) -> None:
+    assert list(reply) == ["error"]
+    assert (reply["error"]["code"], reply["error"].get("temporary", False)) == (code, temporary)
+    assert reply["error"]["message"]
+
+
+# -- connect ----------------------------------------------------------------------------------------------------------
+
+
+async def test_the_answer_to_connect_tells_of_the_connection(place: Place, language: Any) -> None:
+    ann = Sdk(place, language)
+    told = await ann.connect("ann")
+    assert (told["client"], told["version"]) == (ann.connection.id, __version__)
+    assert (told["expires"], told["ping"], told["pong"]) == (True, 10, True)
+    assert 3_500 < told["ttl"] <= 3_600
+    assert sorted(told["subs"]) == ["system", "user:ann"]
+    assert "data" not in told
+    assert "session" not in told
+
+
+async def test_a_client_that_asks_for_it_is_told_the_session(place: Place, language: Any) -> None:
+    told = await Sdk(place, language).connect("ann", data={"session": True})
+    assert (told["data"]["userId"], told["data"]["inbox"]["pending"]) == ("ann", 0)
+
+
+async def test_connect_and_subscriptions_in_one_frame_are_carried_out_in_order(place: Place, language: Any) -> None:
+    ann = Sdk(place, language)
+    replies = await ann.calls(
+        {"connect": {"token": place.token("ann")}},
+        {"subscribe": {"channel": "kept:a"}},
+        {"publish": {"channel": "kept:a", "data": 1}},
+        {"history": {"channel": "kept:a", "limit": -1}},
+        {"unsubscribe": {"channel": "kept:a"}},
+        {"ping": {}},
+    )
+    assert [list(reply) for reply in replies] == [
+        ["connect"], ["subscribe"], ["publish"], ["history"], ["unsubscribe"], ["ping"],
+    ]  # fmt: skip
+    assert [p["data"] for p in replies[3]["history"]["publications"]] == [1]
+
+
+@pytest.mark.parametrize("token", ["header", "upgrade"])
+async def test_a_token_may_come_beside_the_command(place: Place, language: Any, token: str) -> None:
+    ann = Sdk(place, language)
+    headers = {}
+    if token == "upgrade":
+        ann.inbound.open(place.token("ann"))
+    else:
+        headers = {"headers": {"Authorization": f"Bearer {place.token('ann')}"}}
+    if language.ping != Json.ping and headers:
+        pytest.skip("the SDK's message classes know no headers")
+    reply = await ann.call(connect={"name": "js", **headers})
+    assert "user:ann" in reply["connect"]["subs"]
+
+
+async def test_who_cannot_connect_is_told_why_and_nothing_more_is_read(place: Place, language: Any) -> None:
+    ann = Sdk(place, language)
+    ann.send({"id": 1, "connect": {}}, {"id": 2, "ping": {}})
+    reply = await place.until(lambda: ann.answer_to(1))
+    error(101, reply)
+    ann.send({"id": 3, "ping": {}})
+    assert (ann.closed, len(ann.all)) == (None, 1)
+    place.time.advance(5)
+    assert ann.closed == errors.CONNECTION_CLOSED
+
+
+async def test_a_bad_token_is_a_close(place: Place, language: Any) -> None:
+    ann = Sdk(place, language)
+    ann.send({"id": 1, "connect": {"token": "no token"}})
+    assert await place.until(lambda: ann.closed) == errors.INVALID_TOKEN
+    assert ann.all == []
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [
+        [{"id": 1, "ping": {}}],
+        [{"id": 1}],
+        [{"connect": {}}],
+        [{"id": 0, "ping": {}}],
+    ],
+)
+async def test_what_is_out_of_order_is_a_close(place: Place, language: Any, commands: list[Any]) -> None:
+    ann = Sdk(place, language)
+    ann.send(*commands)
+    assert ann.closed == errors.BAD_REQUEST
+    assert ann.all == []
+
+
+async def test_a_second_connect_is_a_close(place: Place, language: Any) -> None:
+    ann = Sdk(place, language)
+    await ann.connect("ann")
+    ann.send({"id": 99, "connect": {}})
+    assert ann.closed == errors.BAD_REQUEST
+
+
+async def test_a_message_without_a_reply_is_a_close(place: Place, language: Any) -> None:
+    ann = Sdk(place, language)
+    await ann.connect("ann")
+    ann.send({"send": {"data": 1}})
+    assert ann.closed == errors.NO_MESSAGES
+
+
+# -- channels ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_publication_says_what_it_is(place: Place, language: Any) -> None:
+    ann, bob = Sdk(place, language), Sdk(place, language)
+    await ann.connect("ann")
+    await bob.connect("bob")
+    begun = (await bob.call(subscribe={"channel": "kept:a"}))["subscribe"]
+    assert (begun["recoverable"], begun["positioned"], begun["offset"]) == (True, True, 0)
+    assert (begun["recovered"], begun["was_recovering"]) == (False, False)
+    assert (await ann.call(publish={"channel": "kept:a", "data": {"n": 1}}))["publish"] == {}
+    await place.until(lambda: bob.published("kept:a"))
+    (pub,) = bob.published("kept:a")
+    assert (pub["data"], pub["offset"], pub["tags"]["type"]) == ({"n": 1}, 1, "message")
+    assert pub["info"]["user"] == "ann"
+    assert abs(pub["time"] - place.node.clock.now()) < 60_000
+    assert (await bob.call(subscribe={"channel": "kept:a"}))["subscribe"]["offset"] == 1
+    assert (await bob.call(unsubscribe={"channel": "kept:a"})) == {"unsubscribe": {}}
+    await ann.call(publish={"channel": "kept:a", "data": 2})
+    await bob.call(ping={})
+    assert len(bob.published("kept:a")) == 1
+
+
+async def test_what_was_missed_comes_with_the_reply(place: Place, language: Any) -> None:
+    ann = Sdk(place, language)
+    await ann.connect("ann")
+    epoch = (await ann.call(subscribe={"channel": "kept:a"}))["subscribe"]["epoch"]
+    for n in range(3):
+        await ann.call(publish={"channel": "kept:a", "data": n})
+    since = {"channel": "kept:a", "recover": True, "offset": 1, "epoch": epoch}
+    begun = (await ann.call(subscribe=since))["subscribe"]
+    assert (begun["recovered"], begun["was_recovering"], begun["offset"]) == (True, True, 1)
+    assert [(p["offset"], p["data"]) for p in begun["publications"]] == [(2, 1), (3, 2)]
+    begun = (await ann.call(subscribe=since | {"epoch": "other"}))["subscribe"]
+    assert (begun["recovered"], begun["was_recovering"], begun["offset"]) == (False, True, 3)
+    assert not begun["publications"]
+    assert (await ann.call(subscribe=since | {"offset": 3}))["subscribe"]["recovered"]
+
+
+async def test_much_that_was_missed_follows_the_reply(place: Place, language: Any) -> None:
+    ann, bob = Sdk(place, language), Sdk(place, language)
+    await ann.connect("ann")
+    await bob.connect("bob")
+    epoch = (await ann.call(subscribe={"channel": "kept:a"}))["subscribe"]["epoch"]
+    for n in range(5):
+        await ann.call(publish={"channel": "kept:a", "data": f"{n}" * 60_000})
+    begun = await bob.call(subscribe={"channel": "kept:a", "recover": True, "offset": 0, "epoch": epoch})
+    assert (begun["subscribe"]["recovered"], begun["subscribe"].get("publications", [])) == (True, [])
+    await ann.call(publish={"channel": "kept:a", "data": 9})
+    await place.until(lambda: len(bob.published("kept:a")) == 6)
+    assert [p["offset"] for p in bob.published("kept:a")] == [1, 2, 3, 4, 5, 6]
+
+
+async def test_a_lost_position_is_an_error_for_who_wants_it_so(place: Place) -> None:
+    ann = Sdk(place, Json())
+    await ann.connect("ann")
+    lost = {"channel": "kept:a", "recover": True, "offset": 9, "epoch": "other"}
+    error(112, await ann.call(subscribe=lost | {"flag": 2}))
+    assert "kept:a" not in ann.connection.channels
+    assert not (await ann.call(subscribe=lost))["subscribe"]["recovered"]
+
+
+async def test_errors_have_the_codes_that_clients_know(place: Place, language: Any) -> None:
+    ann = Sdk(place, language)
+    await ann.connect("ann")
+    error(102, await ann.call(subscribe={"channel": "nowhere:a"}))
+    error(107, await ann.call(subscribe={"channel": "kept:*"}))
+    error(107, await ann.call(subscribe={}))
+    error(103, await ann.call(subscribe={"channel": "user:bob"}))
+    error(102, await ann.call(subscribe={"channel": "task:none"}))
+    error(108, await ann.call(subscribe={"channel": "output:a"}))
+    error(103, await ann.call(subscribe={"channel": "kept:a", "token": "no token"}))
+    error(108, await ann.call(history={"channel": "free:a"}))
+    error(108, await ann.call(presence={"channel": "kept:a"}))
+    error(108, await ann.call(rpc={"method": "nothing", "data": {}}))
+    error(103, await ann.call(publish={"channel": "user:bob", "data": 1}))
+    assert (await ann.call(ping={})) == {"ping": {}}
+    error(112, await ann.call(history={"channel": "kept:a", "limit": 1, "since": {"offset": 1, "epoch": "other"}}))
+    error(404, await ann.call(rpc={"method": "task_get", "data": {"taskId": "none"}}))
+    error(107, await ann.call(rpc={"method": "task_get", "data": {}}))
+    error(103, await ann.call(refresh={"token": place.token("bob")}))
+
+
+async def test_rejected_subscriptions_do_not_end_a_connection_and_other_errors_do(place: Place, language: Any) -> None:
+    ann = Sdk(place, language)
+    await ann.connect("ann")
+    for n in range(MAX_ERRORS + 2):
+        error(102, await ann.call(subscribe={"channel": f"nowhere:{n}"}))
+    for _ in range(MAX_ERRORS):
+        assert ann.closed is None
+        error(108, await ann.call(rpc={"method": "nothing", "data": {}}))
+    assert ann.closed == errors.TOO_MANY_ERRORS
+
+
+async def test_a_page_of_history(place: Place, language: Any) -> None:
+    ann = Sdk(place, language)
+    await ann.connect("ann")
+    for n in range(4):
+        await ann.call(publish={"channel": "kept:a", "data": n})
+    where = (await ann.call(history={"channel": "kept:a"}))["history"]
+    assert (where["offset"], where["publications"]) == (4, [])
+    since = {"offset": 2, "epoch": where["epoch"]}
+    found = (await ann.call(history={"channel": "kept:a", "limit": 1, "since": since}))["history"]
+    assert [p["offset"] for p in found["publications"]] == [3]
+    found = (await ann.call(history={"channel": "kept:a", "limit": 2, "reverse": True}))["history"]
+    assert [p["offset"] for p in found["publications"]] == [4, 3]
+
+
+async def test_chat_is_said_by_publishing(place: Place, language: Any) -> None:
+    ann = Sdk(place, language)
+    await ann.connect("ann")
+    await ann.call(subscribe={"channel": "chat:a"})
+    await ann.call(publish={"channel": "chat:a", "data": "hello"})
+    await ann.call(publish={"channel": "chat:a", "data": {"content": "you"}})
+    error(107, await ann.call(publish={"channel": "chat:a", "data": 1}))
+
+    def said() -> list[Any]:
+        return [p["data"]["content"] for p in ann.published("chat:a") if p["tags"]["type"] == "chat_message"]
+
+    assert await place.until(lambda: len(said()) == 2 and said()) == ["hello", "you"]
+
+
+# -- calls ------------------------------------------------------------------------------------------------------------
+
+
+async def test_calls_are_the_native_requests(place: Place, language: Any) -> None:
+    ann = Sdk(place, language)
+    await ann.connect("ann")
+    await place.execute("task.create", taskId="t1", userId="ann", title="work")
+    task = (await ann.call(rpc={"method": "task_get", "data": {"taskId": "t1"}}))["rpc"]["data"]
+    assert (task["taskId"], task["status"]) == ("t1", "pending")
+    ended = (await ann.call(rpc={"method": "task_cancel", "data": {"taskId": "t1"}}))["rpc"]["data"]
+    assert ended["cancelRequested"] is True
+    told = (await ann.call(rpc={"method": "session", "data": None}))["rpc"]["data"]
+    assert [task["taskId"] for task in told["tasks"]] == ["t1"]
+    begun = (await ann.call(subscribe={"channel": "task:t1"}))["subscribe"]
+    assert begun["data"]["task"]["taskId"] == "t1"
+
+
+async def test_the_inbox_is_read_and_kept_by_calls(place: Place, language: Any) -> None:
+    for n in range(2):
+        await place.execute("notify", userId="ann", data=n)
+    ann, phone = Sdk(place, language), Sdk(place, language)
+    epoch = (await ann.connect("ann"))["subs"]["user:ann"]["epoch"]
+    await phone.connect("ann")
+    await place.until(lambda: len(phone.published("user:ann")) == 2)
+    page = (await ann.call(rpc={"method": "inbox", "data": {"limit": 1}}))["rpc"]["data"]
+    assert ([m["offset"] for m in page["messages"]], page["more"]) == ([2], True)
+    read = await ann.call(rpc={"method": "inbox_read", "data": {"epoch": epoch, "offsets": [1]}})
+    assert read["rpc"]["data"]["unread"]["notification"] == 1
+    await place.until(lambda: len(phone.published("user:ann")) == 3)
+    changed = phone.published("user:ann")[-1]
+    assert (changed["tags"]["type"], changed["data"]["offsets"]) == ("inbox_changed", [1])
+    assert "offset" not in changed
+    gone = await ann.call(rpc={"method": "inbox_delete", "data": {"epoch": epoch, "upTo": 2}})
+    assert gone["rpc"]["data"]["deleted"] == 2
+    error(409, await ann.call(rpc={"method": "inbox_read", "data": {"epoch": "other", "offsets": [1]}}))
+
+
+# -- the inbox --------------------------------------------------------------------------------------------------------
+
+
+async def test_what_waits_follows_the_connect_reply(place: Place, language: Any) -> None:
+    for n in range(3):
+        await place.execute("notify", userId="ann", data=n)
+    ann = Sdk(place, language)
+    own = (await ann.connect("ann"))["subs"]["user:ann"]
+    assert (own["offset"], own["recoverable"], own["was_recovering"]) == (0, True, False)
+    await place.until(lambda: len(ann.published("user:ann")) == 3)
+    assert [(p["offset"], p["data"], p["tags"]["type"]) for p in ann.published("user:ann")] == [
+        (n + 1, n, "user_notification") for n in range(3)
+    ]
+    assert ann.all[0].get("connect") is not None
+
+
+async def test_a_pong_acknowledges_what_was_sent_before_its_ping(place: Place, language: Any) -> None:
+    for n in range(2):
+        await place.execute("notify", userId="ann", data=n)
+    ann = Sdk(place, language)
+    await ann.connect("ann")
+    await place.until(lambda: len(ann.published("user:ann")) == 2)
+    ann.ping()
+    await place.execute("notify", userId="ann", data=2)
+    await place.until(lambda: len(ann.published("user:ann")) == 3)
+    assert (await place.engine.inbox.state("ann")).acked == 0
+    ann.pong()
+    await ann.call(ping={})
+    assert (await place.engine.inbox.state("ann")).acked == 2
+    ann.pong()  # unasked: it acknowledges nothing
+    await ann.call(ping={})
+    assert (await place.engine.inbox.state("ann")).acked == 2
+    ann.ping()
+    ann.pong()
+    await ann.call(ping={})
+    assert (await place.engine.inbox.state("ann")).acked == 3
+    ann.vanish()
+    again = Sdk(place, language)
+    assert (await again.connect("ann"))["subs"]["user:ann"]["offset"] == 3
+
+
+async def test_who_acknowledges_by_calls_does_so_alone(place: Place, language: Any) -> None:
+    for n in range(3):
+        await place.execute("notify", userId="ann", data=n)
+    ann = Sdk(place, language)
+    own = (await ann.connect("ann"))["subs"]["user:ann"]
+    await place.until(lambda: len(ann.published("user:ann")) == 3)
+    called = await ann.call(rpc={"method": "ack", "data": {"offset": 1, "epoch": own["epoch"]}})
+    assert called["rpc"]["data"] == {"offset": 1}
+    ann.ping()
+    ann.pong()
+    await ann.call(ping={})
+    assert (await place.engine.inbox.state("ann")).acked == 1
+
+
+async def test_a_client_goes_on_in_its_inbox_where_it_was(place: Place, language: Any) -> None:
+    for n in range(3):
+        await place.execute("notify", userId="ann", data=n)
+    ann = Sdk(place, language)
+    epoch = (await ann.connect("ann"))["subs"]["user:ann"]["epoch"]
+    await place.until(lambda: len(ann.published("user:ann")) == 3)
+    ann.vanish()
+    ann = Sdk(place, language)
+    since = {"user:ann": {"recover": True, "offset": 2, "epoch": epoch}}
+    own = (await ann.connect("ann", subs=since))["subs"]["user:ann"]
+    assert (own["offset"], own["recovered"], own["was_recovering"]) == (2, True, True)
+    await place.until(lambda: len(ann.published("user:ann")) == 1)
+    ann.ping()
+    ann.pong()
+    await ann.call(ping={})
+    assert (await place.engine.inbox.state("ann")).acked == 3
+    ann.vanish()
+    lost = {"user:ann": {"recover": True, "offset": 2, "epoch": "other"}}
+    ann = Sdk(place, language)
+    own = (await ann.connect("ann", subs=lost))["subs"]["user:ann"]
+    assert (own["recovered"], own["offset"]) == (False, 0)
+    await place.until(lambda: len(ann.published("user:ann")) == 3)
+
+
+async def test_who_left_its_inbox_is_sent_nothing_of_it_and_acknowledges_nothing(place: Place, language: Any) -> None:
+    ann = Sdk(place, language)
+    await ann.connect("ann")
+    assert await ann.call(unsubscribe={"channel": "user:ann"}) == {"unsubscribe": {}}
+    await place.execute("notify", userId="ann", data=1)
+    ann.ping()
+    ann.pong()
+    await ann.call(ping={})
+    assert ann.published("user:ann") == []
+    assert (await place.engine.inbox.state("ann")).acked == 0
+
+
+async def test_an_inbox_has_the_name_that_was_chosen(place: Place) -> None:
+    ann = Sdk(place, Json(names=Names("#{id}")))
+    assert sorted((await ann.connect("ann"))["subs"]) == ["#ann", "system"]
+    await place.execute("notify", userId="ann", data=1)
+    await place.until(lambda: ann.published("#ann"))
+    assert (await ann.call(history={"channel": "#ann", "limit": 1}))["history"]["offset"] == 1
+
+
+async def test_channels_that_connect_asks_for_are_subscribed_with_it(place: Place, language: Any) -> None:
+    ann = Sdk(place, language)
+    await ann.connect("ann")
+    epoch = (await ann.call(subscribe={"channel": "kept:a"}))["subscribe"]["epoch"]
+    for n in range(3):
+        await ann.call(publish={"channel": "kept:a", "data": n})
+    asked = {
+        "kept:a": {"recover": True, "offset": 1, "epoch": epoch},
+        "free:a": {},
+        "nowhere:a": {},
+        "user:bob": {},
+    }
+    bob = Sdk(place, language)
+    subs = (await bob.connect("cid", subs=asked))["subs"]
+    assert sorted(subs) == ["free:a", "kept:a", "system", "user:cid"]
+    assert [p["offset"] for p in subs["kept:a"]["publications"]] == [2, 3]
+    await ann.call(publish={"channel": "kept:a", "data": 9})
+    await place.until(lambda: bob.published("kept:a"))
+    assert [p["data"] for p in bob.published("kept:a")] == [9]
+
+
+# -- life -------------------------------------------------------------------------------------------------------------
+
+
+async def test_who_answers_no_ping_is_closed(place: Place, language: Any) -> None:
+    ann, bob = Sdk(place, language), Sdk(place, language)
+    await ann.connect("ann")
+    await bob.connect("bob")
+    for _ in range(72):
+        place.time.advance(0.25)
+        ann.answer_ping()
+    assert ann.pings >= 1
+    assert (ann.closed, bob.closed) == (None, errors.NO_HEARTBEAT)
+
+
+async def test_a_lost_history_ends_the_subscription_for_the_client_to_begin_anew(place: Place, language: Any) -> None:
+    ann = Sdk(place, language)
+    await ann.connect("ann")
+    await ann.call(subscribe={"channel": "kept:a"})
+    place.node.hub.resync("kept:a")
+    assert ann.told[-1] == {"channel": "kept:a", "unsubscribe": {"code": 2500, "reason": "insufficient state"}}
+    assert not place.node.hub.follows(ann.connection, "kept:a")
+    assert (await ann.call(subscribe={"channel": "kept:a"}))["subscribe"]["recoverable"]
+    place.node.hub.resync("system")
+    assert ann.closed == errors.INSUFFICIENT_STATE
+
+
+async def test_what_the_server_subscribes_and_ends_is_told(place: Place, language: Any) -> None:
+    ann = Sdk(place, language)
+    await ann.connect("ann")
+    subscriptions = place.node.subscriptions
+    await subscriptions.force_subscribe(ann.connection, ("kept:a", "free:a"))
+    assert [push.get("channel") for push in ann.told] == ["kept:a", "free:a"]
+    assert ann.told[0]["subscribe"]["recoverable"] is True
+    assert "recoverable" not in ann.told[1]["subscribe"]
+    subscriptions.force_unsubscribe(ann.connection, ("free:a",))
+    assert ann.told[-1]["unsubscribe"]["code"] == 2000
+
+
+async def test_too_many_commands_are_refused_and_then_end_it(place: Place) -> None:
+    ann = Sdk(place, Json(Rates(1, 3, 0), subscribes=2))
+    await ann.connect("ann")
+    await ann.calls(*({"subscribe": {"channel": f"free:{n}"}} for n in range(2)))
+    replies = await ann.calls(*({"ping": {}} for _ in range(4)))
+    error(111, replies[-1], temporary=True)
+    for _ in range(MAX_RATE_LIMITED):
+        ann.send({"id": 7, "ping": {}})
+    assert ann.closed == errors.TOO_MANY_REQUESTS
+
+
+async def test_a_refresh_extends_the_session(place: Place, language: Any) -> None:
+    ann = Sdk(place, language)
+    await ann.connect("ann")
+    told = (await ann.call(refresh={"token": place.token("ann")}))["refresh"]
+    assert (told["client"], told["expires"]) == (ann.connection.id, True)
+    assert told["ttl"] > 3_500
+
+
+async def test_a_client_need_not_be_anybody_where_that_is_allowed(place: Place) -> None:
+    place.node.requests._anonymous = True
+    ann = Sdk(place, Json(anonymous=True))
+    told = (await ann.call(connect={"subs": {"public:a": {}, "kept:a": {}}}))["connect"]
+    assert sorted(told["subs"]) == ["public:a"]
+    assert "expires" not in told
+    await place.execute("publish", channel="public:a", data=1)
+    await place.until(lambda: ann.published("public:a"))
+    error(101, await ann.call(publish={"channel": "public:a", "data": 1}))
