@@ -38,6 +38,9 @@ PARAMETERS = 7
 #: Places that may use a class name once each.
 TWINS = (("engine/embedded", "engine/redis"), ("client/aio", "client/tx"))
 
+#: Modules that name messages as another project's protocol definition does.
+FOREIGN = ("protocols/centrifuge/messages.py",)
+
 #: Public names of the Python client and the publisher, and one of Twisted's for a plugin: each is what its users write,
 #: and the server has the same thing, or another one, under the field's word for it.
 PUBLIC_NAMES = {

@@ -76,14 +76,14 @@ class Connection:
     """One client's connection, from the accepted handshake to its end.
 
     Args:
-        tell: tells the client what it did not ask for: a notice, ms since the epoch, a message id.
+        send_notice: sends the client what it did not ask for: a notice, ms since the epoch, a message id.
     """
 
     id: str
     dialect: Dialect
     line: Line
     outbox: Outbox
-    tell: Callable[[operations.Notice, int, str], None]
+    send_notice: Callable[[operations.Notice, int, str], None]
     peer: Peer
     counters: Counters
     #: None until authenticated
@@ -145,7 +145,7 @@ class Connection:
 
     def notify(self, notice: operations.Notice, now: int, message_id: str) -> None:
         """Send what the client did not ask for."""
-        self.tell(notice, now, message_id)
+        self.send_notice(notice, now, message_id)
 
     def close(self, close: Close, discard: bool = False) -> None:
         """Close it with this code; the first reason stands. ``discard``: what waits is not sent any more."""

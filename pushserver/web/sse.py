@@ -177,7 +177,7 @@ class Stream:
             self.dialect,
             self,
             self.outbox,
-            self._tell,
+            self._send_notice,
             Peer(
                 context.admission.address(peer_address(request.transport), headers),
                 headers.get("user-agent", "")[:_MAX_USER_AGENT],
@@ -249,7 +249,7 @@ class Stream:
         request.write(b"id: %b\ndata: %b\n\n" % (self._start.id(), first))
         self.outbox.resumeProducing()
 
-    def _tell(self, notice: operations.Notice, now: int, message_id: str) -> None:
+    def _send_notice(self, notice: operations.Notice, now: int, message_id: str) -> None:
         self.inbound.notify(notice, now, message_id)
 
     # -- `connection.Line` --------------------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ class WebSocketDoor(AutobahnReader):
             protocol.dialect(None if offer.deflation is None else offer.deflation.server_window),
             self,
             outbox,
-            self._tell,
+            self._send_notice,
             Peer(address, user_agent, protocol.subprotocol, context.clock.now()),
             context.counters,
         )
@@ -236,7 +236,7 @@ class WebSocketDoor(AutobahnReader):
 
     # -- out ----------------------------------------------------------------------------------------------------------
 
-    def _tell(self, notice: Notice, now: int, message_id: str) -> None:
+    def _send_notice(self, notice: Notice, now: int, message_id: str) -> None:
         if self._inbound is not None:
             self._inbound.notify(notice, now, message_id)
 
