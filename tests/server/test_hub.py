@@ -69,7 +69,7 @@ class World:
             PLAIN,
             line,
             outbox,
-            lambda *_: b"{}",
+            lambda *_: line.connection.send(b"{}"),
             Peer("", "", "", 0),
             self.counters,
         )
