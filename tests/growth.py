@@ -28,13 +28,13 @@ from pushserver.protocols.centrifuge.json import JsonCodec
 from pushserver.protocols.centrifuge.messages import payload
 from pushserver.protocols.centrifuge.protobuf import ProtobufCodec, varint
 from pushserver.protocols.centrifuge.protocol import CentrifugeEndpoint
-from pushserver.protocols.centrifuge.pushes import Names
+from pushserver.protocols.centrifuge.pushes import ChannelNames
 from pushserver.protocols.centrifuge.session import Rules
 from pushserver.protocols.centrifuge.session import _bearer as bearer
 from pushserver.protocols.native import messages
 from pushserver.protocols.native.session import Rates
 from pushserver.server import backend_commands
-from pushserver.web import admission, event_ids, handshake, places, port, proxy_protocol, static_files, tickets
+from pushserver.web import admission, api, event_ids, handshake, places, port, proxy_protocol, static_files, tickets
 
 #: Sizes of the texts, in bytes: from one that is measurable on, doubled up to 1 MiB.
 SIZES = tuple(1 << power for power in range(14, 21))
@@ -111,7 +111,7 @@ def _admission(**named: Any) -> admission.Admission:
 
 
 _ADMISSION = _admission()
-_ENDPOINT = CentrifugeEndpoint("/c", Rates(0, 0, 0), Rules(names=Names("{id}"), anonymous=False, ping=1), 1)
+_ENDPOINT = CentrifugeEndpoint("/c", Rates(0, 0, 0), Rules(names=ChannelNames("{id}"), anonymous=False, ping=1), 1)
 _HEAD = port.Head("GET", "/ws", {"upgrade": "websocket", "connection": "upgrade"})
 
 
@@ -228,6 +228,11 @@ PARSERS: dict[str, Parser] = {
     ),
     "what is shown": Parser(("manhole.tracing.shown",), tracing.shown, (*_JSON, repeat(b"eyJ", b'"', b'"'))),
     "terminal": Parser((), _latin(tables.printable), (repeat(b"\x1b["), repeat(b"a"))),
+    "accept": Parser(
+        ("web.api.prefers_text",),
+        _latin(api.prefers_text),
+        (repeat(b","), repeat(b" "), repeat(b"a/b;q=1,"), repeat(b"a/b,", after=b"text/plain")),
+    ),
     "head": Parser(
         ("web.port.parse_head", "web.port.Head.path", "web.port.Head.query", "web.port._METHOD", "web.port._FIELDS"),
         _quietly(port.parse_head),
@@ -345,7 +350,7 @@ NOT_FROM_OUTSIDE: dict[str, str] = {
     "config.values._redis_url": "the operator's file",
     "config.values._api_key": "the operator's file",
     "core.tokens._PEM_BLOCK": "the operator's key file",
-    "protocols.centrifuge.pushes.Names.__init__": "the operator's file",
+    "protocols.centrifuge.pushes.ChannelNames.__init__": "the operator's file",
     "client.tx_link._STATUS": "the WebSocket library's own words",
     "web.tls.endpoint": "the operator's file",
     "web.tls.renew": "the TLS library's own words",

@@ -6,7 +6,8 @@ Prints, of the working tree, or of a commit and the working tree (``before -> af
 
 - lines by folder, without blank lines, comments and docstrings; docstrings beside them;
 - class names that two modules use. Not counted: the same name in ``engine/embedded`` and ``engine/redis``, and in the
-  two client shells, ``client/aio`` and ``client/tx``; nor the public names of `PUBLIC_NAMES`;
+  two client shells, ``client/aio`` and ``client/tx``; nor the public names of `PUBLIC_NAMES`; nor what is named as in
+  another project's protocol (`FOREIGN`);
 - constructors of collaborators that take more than seven parameters. Values are apart: frozen dataclasses, named
   tuples, enumerations, msgspec's structs. The keyword-only settings of the classes that users make, `PUBLIC_CLASSES`,
   are counted apart;
@@ -105,7 +106,8 @@ def measure(sources: Mapping[str, str]) -> Shape:
         shape.lines[folder] += len(_code(sources[path]) - documented)
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef):
-                names[node.name].append(f"{path}:{node.lineno}")
+                if path not in FOREIGN:
+                    names[node.name].append(f"{path}:{node.lineno}")
                 wide = 0 if node.name in values else _parameters(node)
                 place = f"{path}:{node.lineno} {node.name}"
                 if PUBLIC_CLASSES.get(path) == node.name:

@@ -3,7 +3,7 @@
     octets --Session.receive--> Send, Disconnect, Perform …                  in the order in which they shall happen
     Perform --carried out--> outcome --Session.answer--> Send …
                              problem --Session.fail----> Send, perhaps Disconnect
-    Answered, Leave          what the client's side of the protocol did by itself
+    Alive, Leave          what the client's side of the protocol did by itself
 
 One frame may lead to any number of effects. `pushserver.server.inbound` carries them out one after another, each done
 before the next begins.
@@ -45,7 +45,7 @@ class Perform(Struct, frozen=True):
     request: object = None
 
 
-class Answered(Struct, frozen=True):
+class Alive(Struct, frozen=True):
     """The client has answered a ping by a message."""
 
 
@@ -55,4 +55,4 @@ class Leave(Struct, frozen=True):
     channel: str
 
 
-Effect = Send | Disconnect | Perform | Answered | Leave
+Effect = Send | Disconnect | Perform | Alive | Leave

@@ -88,7 +88,6 @@ INTERNAL: Final = Close(3004, "internal error")
 EXPIRED: Final = Close(3005, "token expired")
 SLOW: Final = Close(3008, "slow consumer")
 RECONNECT: Final = Close(3011, "reconnect")
-INSUFFICIENT_STATE: Final = Close(3010, "insufficient state")
 NO_HEARTBEAT: Final = Close(3012, "no heartbeat")
 TOO_MANY_REQUESTS: Final = Close(3013, "too many requests")
 
@@ -98,7 +97,6 @@ NOT_AUTHENTICATED: Final = Close(3502, "not authenticated in time")
 DISCONNECTED: Final = Close(3503, "disconnected by the server")
 CONNECTION_LIMIT: Final = Close(3504, "connection limit")
 PERMISSION_DENIED: Final = Close(3507, "permission denied")
-NO_MESSAGES: Final = Close(3508, "messages without a reply are not taken")
 TOO_MANY_ERRORS: Final = Close(3509, "too many errors")
 
 

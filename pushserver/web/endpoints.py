@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pushserver.core.protocol import Endpoint
 from pushserver.protocols.centrifuge.protocol import CentrifugeEndpoint
-from pushserver.protocols.centrifuge.pushes import Names
+from pushserver.protocols.centrifuge.pushes import ChannelNames
 from pushserver.protocols.centrifuge.session import Rules
 from pushserver.protocols.native.protocol import NativeEndpoint, NativeProtocol
 from pushserver.web.context import Context
@@ -19,7 +19,7 @@ def endpoints(context: Context) -> list[Endpoint]:
     door = sections.centrifuge
     if door.enabled:
         rules = Rules(
-            names=Names(door.inbox_channel),
+            names=ChannelNames(door.inbox_channel),
             anonymous=sections.auth.anonymous,
             ping=-(-sections.heartbeat.interval // 1000),
             acknowledges=door.inbox_ack == "pong",

@@ -43,7 +43,7 @@ from pushserver.engine.redis.names import Names
 from pushserver.engine.redis.shared_settings import SharedSettings
 from pushserver.manhole.terminal import Terminal
 from pushserver.protocols.centrifuge.protocol import CentrifugeEndpoint
-from pushserver.protocols.centrifuge.pushes import Names as ChannelNames
+from pushserver.protocols.centrifuge.pushes import ChannelNames
 from pushserver.protocols.centrifuge.session import Rules
 from pushserver.protocols.native.session import NativeSession, Rates
 from pushserver.server.backend_commands import SCOPES, BackendCommands, CommandBatch, decode
@@ -297,20 +297,22 @@ class _Tasks:
         return tasks.progress(self._begun, report, NOW)
 
     async def set_status(
-        self, task_id: str, status: str, message: str | None, once: object, attempt: int | None
+        self, task_id: str, status: str, message: str | None, once: object, attempt: int | None, output: object
     ) -> TaskState:
         return tasks.set_status(self._begun, status, message, NOW)
 
     async def complete(
-        self, task_id: str, result: Any, once: object, attempt: int | None, truncated: bool
+        self, task_id: str, result: Any, once: object, attempt: int | None, truncated: bool, output: object
     ) -> TaskState:
         return tasks.complete(self._begun, result, NOW, truncated)
 
-    async def fail(self, task_id: str, error: str, once: object, attempt: int | None, truncated: bool) -> TaskState:
+    async def fail(
+        self, task_id: str, error: str, once: object, attempt: int | None, truncated: bool, output: object
+    ) -> TaskState:
         return tasks.fail(self._begun, error, NOW, truncated)
 
     async def cancel(
-        self, task_id: str, message: str | None, once: object, attempt: int | None, truncated: bool
+        self, task_id: str, message: str | None, once: object, attempt: int | None, truncated: bool, output: object
     ) -> TaskState:
         return tasks.cancel(self._begun, message, NOW, truncated)
 
@@ -358,7 +360,7 @@ def _commands() -> BackendCommands:
     clock = Clock(task.Clock(), lambda: NOW)
     nobody = _Nobody()
     publishing = Publishing(_Store(), Namespaces(()), Counters(0), clock, EventMaker(clock, (), 0))  # type: ignore[arg-type]
-    return BackendCommands(nobody, publishing, _Tasks(), nobody, nobody)  # type: ignore[arg-type]
+    return BackendCommands(nobody, publishing, nobody, _Tasks(), nobody, nobody)  # type: ignore[arg-type]
 
 
 def bodies(octets: bytes) -> None:

@@ -148,7 +148,7 @@ def test_auth_in_band(server: Server) -> None:
         assert data["channels"] == ["system", "user:a1"]
         assert data["heartbeat"] == {"interval": 25_000, "timeout": 10_000}
         assert (data["results"], data["tasks"]) == ({}, [])
-        assert set(data["inbox"]) == {"offset", "epoch", "acked", "pending"}
+        assert set(data["inbox"]) == {"offset", "epoch", "acked", "pending", "unread"}
 
 
 def test_a_numeric_user(server: Server) -> None:
@@ -597,7 +597,8 @@ def test_inbox(server: Server) -> None:
 
     data, pending = arrive()
     epoch = data["inbox"]["epoch"]
-    assert data["inbox"] == {"offset": 3, "epoch": epoch, "acked": 0, "pending": 3}
+    unread = {"notification": 3, "chat": 0, "task": 0}
+    assert data["inbox"] == {"offset": 3, "epoch": epoch, "acked": 0, "pending": 3, "unread": unread}
     assert pending == [1, 2, 3]
     with signed_in(server, "m1") as client:
         assert client.data("ack", "ack_success", offset=2, epoch=epoch) == {"offset": 2}

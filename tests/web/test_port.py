@@ -33,7 +33,7 @@ class Bare(StringTransport):
 class World:
     """As much of a house as a doorway needs."""
 
-    websocket_path = "/ws"
+    endpoints = ("/ws",)
 
     def __init__(self) -> None:
         self.clock = Clock()

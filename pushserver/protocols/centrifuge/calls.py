@@ -21,7 +21,7 @@ METHODS: Final = frozenset(
 SESSION: Final = "session"
 
 
-class _Request(Struct):
+class _NativeRequest(Struct):
     type: str
     data: Raw
 
@@ -33,7 +33,7 @@ def operation(method: str, data: Raw) -> operations.Operation:
         return operations.ReadSession()
     if method not in METHODS:
         raise Refused("no such method", Code.UNKNOWN_MESSAGE_TYPE)
-    return operation_of(native.decode(msgspec.json.encode(_Request(method, payload(data)))))
+    return operation_of(native.decode(msgspec.json.encode(_NativeRequest(method, payload(data)))))
 
 
 def result(outcome: operations.Outcome) -> Raw:

@@ -10,7 +10,7 @@ from pushserver.core.errors import Close
 from pushserver.core.publication import Publication
 from pushserver.protocols import rfc6455
 from pushserver.protocols.centrifuge.messages import PING, Codec
-from pushserver.protocols.centrifuge.pushes import Names, push
+from pushserver.protocols.centrifuge.pushes import ChannelNames, push
 
 #: A close without a reason is none to clients: they come back, whatever its code.
 NO_REASON: Final = "closed"
@@ -29,7 +29,7 @@ class WebSocketDialect:
     def __init__(
         self,
         codec: Codec,
-        names: Names,
+        names: ChannelNames,
         *,
         binary: bool,
         window: int | None = None,

@@ -16,7 +16,7 @@ _NOTHING: Final = Raw(b"null")
 _INBOX: Final = "user:"
 
 
-class Names:
+class ChannelNames:
     """What clients call the inbox of a user, and every other channel.
 
     Args:
@@ -58,7 +58,7 @@ def told(publication: Publication, size: int = 0) -> messages.Publication:
 _AROUND: Final = 2_048
 
 
-def push(publication: Publication, names: Names) -> messages.Reply:
+def push(publication: Publication, names: ChannelNames) -> messages.Reply:
     """Return the push of a publication."""
     pub = told(publication, _AROUND)
     return messages.Reply(push=messages.Push(names.outward(publication.channel), pub=pub))

@@ -14,7 +14,7 @@ from msgspec import Raw, Struct
 
 from pushserver import __version__
 from pushserver.core import errors, operations
-from pushserver.core.effects import Answered, Disconnect, Effect, Leave, Perform, Send
+from pushserver.core.effects import Alive, Disconnect, Effect, Leave, Perform, Send
 from pushserver.core.errors import Close, Code, Invalid, PushError, Refused
 from pushserver.core.operations import Recovery, SubscribeItem
 from pushserver.core.positions import Position
@@ -22,7 +22,7 @@ from pushserver.core.publication import Publication, body
 from pushserver.core.rate_limit import TokenBucket
 from pushserver.protocols.centrifuge import calls, messages
 from pushserver.protocols.centrifuge.messages import Codec, Reply
-from pushserver.protocols.centrifuge.pushes import CODES, TEMPORARY, Names, push, told
+from pushserver.protocols.centrifuge.pushes import CODES, TEMPORARY, ChannelNames, push, told
 from pushserver.protocols.native.session import Hammering, Rates
 
 #: So many errors in a row end a connection; so many refusals for speed do.
@@ -43,6 +43,9 @@ _AROUND: Final = 256
 ENDED: Final = 2000
 STALE: Final = 2500
 EXPIRED: Final = 2501
+#: Closes that are this protocol's alone.
+INSUFFICIENT_STATE: Final = Close(3010, "insufficient state")
+NO_MESSAGES: Final = Close(3508, "messages without a reply are not taken")
 #: A flag of a subscription: a position that is lost is an error.
 _STRICT: Final = 2
 
@@ -65,7 +68,7 @@ class Rules(Struct, frozen=True, kw_only=True):
         subscribes: how many subscriptions at the beginning count as no messages.
     """
 
-    names: Names
+    names: ChannelNames
     anonymous: bool
     ping: int
     pings: bool = True
@@ -150,7 +153,7 @@ class CentrifugeSession:
         if request is None:
             return (_BAD,) if id else self._pong(at)
         if isinstance(request, messages.SendRequest):
-            return (Disconnect(errors.NO_MESSAGES),)
+            return (Disconnect(NO_MESSAGES),)
         if not id or isinstance(request, messages.ConnectRequest) is self._connected:
             # Without an id; before the connect command; a second one.
             return (_BAD,)
@@ -181,7 +184,7 @@ class CentrifugeSession:
                 if self._rate_limited >= MAX_RATE_LIMITED:
                     return (Disconnect(errors.TOO_MANY_REQUESTS),)
             return ()
-        return (Answered(), *self.answered())
+        return (Alive(), *self.answered())
 
     def pinged(self, reached: Position | None) -> None:
         """A ping goes out. The first that is not answered yet says what its answer acknowledges."""
@@ -525,7 +528,7 @@ class CentrifugeSession:
             case operations.Resync(channel):
                 if channel in self._server:
                     # Clients begin such a subscription anew with their connection alone.
-                    return (Disconnect(errors.INSUFFICIENT_STATE),)
+                    return (Disconnect(INSUFFICIENT_STATE),)
                 stale = messages.Unsubscribe(STALE, "insufficient state")
                 return (
                     self._reply(Reply(push=messages.Push(names.outward(channel), unsubscribe=stale))),

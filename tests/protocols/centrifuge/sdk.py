@@ -11,14 +11,14 @@ from msgspec import Raw
 from pushserver.core.protocol import ClientProtocol
 from pushserver.protocols.centrifuge import messages, protobuf
 from pushserver.protocols.centrifuge.protocol import CentrifugeEndpoint
-from pushserver.protocols.centrifuge.pushes import Names
+from pushserver.protocols.centrifuge.pushes import ChannelNames
 from pushserver.protocols.centrifuge.session import Rules
 from pushserver.protocols.native.session import Rates
 from tests.protocols.paper import Paper, Place
 
 
 def endpoint(rates: Rates | None = None, **rules: Any) -> CentrifugeEndpoint:
-    given: dict[str, Any] = {"names": Names("user:{id}"), "anonymous": False, "ping": 10} | rules
+    given: dict[str, Any] = {"names": ChannelNames("user:{id}"), "anonymous": False, "ping": 10} | rules
     return CentrifugeEndpoint("/connection/websocket", rates or Rates(0, 0, 0), Rules(**given), 512)
 
 
