@@ -100,6 +100,34 @@ async def test_what_is_lost_while_the_rest_is_sent_is_told_as_well(tmp_path: Pat
     await house.stop()
 
 
+async def test_another_device_acknowledges_while_a_replay_waits_and_messages_are_replaced_and_go(
+    tmp_path: Path,
+) -> None:
+    house = await House(tmp_path, "[inbox]\nmax_messages = 50").start()
+    await notify(house, 30)
+    laptop = house.connect()
+    laptop.socket.blocked = True
+    await laptop.ask("auth", token=house.token("ann"))
+    phone = await house.client("ann")
+    newest = await house.execute("notify", userId="ann", data={"n": 30}, collapseKey="k")
+    await drain(house, phone)
+    (result,) = newest["results"]
+    await phone.ask("ack", offset=result["offset"], epoch=result["epoch"])
+    # The first of the laptop's pages are on their way; what is behind them is replaced, or goes by the limit.
+    for n in range(31, 70):
+        await house.execute("notify", userId="ann", data={"n": n}, collapseKey="k" if n == 31 else None)
+    await drain(house, laptop)
+    offsets = [m["offset"] for m in laptop.pushes("user_notification")]
+    assert offsets == sorted(set(offsets))
+    assert offsets[-1] == 70
+    missing = sorted(set(range(1, 71)) - set(offsets))
+    assert 31 in missing
+    lost = sum(m["data"]["lost"] for m in laptop.pushes("inbox_overflow"))
+    # One was replaced, which is no loss.
+    assert lost == len(missing) - 1
+    await house.stop()
+
+
 async def test_a_replay_that_cannot_be_read_asks_the_client_to_come_back(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,6 +46,13 @@ MUTANTS = (
         "if not generation or known[1] ~= ARGV[1] or older or back and generation == ARGV[4] then",
         "if not generation then",
     ),
+    # The generation stays where the node that attaches first finds nothing amiss (docs/decisions/0081).
+    _mutant(
+        "generation-kept-by-count",
+        _LUA + "attach.lua",
+        "if not generation or known[1] ~= ARGV[1] or older or back and generation == ARGV[4] then",
+        "if not generation or known[1] ~= ARGV[1] and ARGV[4] == '' or older or back and generation == ARGV[4] then",
+    ),
     _mutant(
         "generation-returned",
         "engine/redis/commands.py",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import resource
@@ -49,9 +50,11 @@ def talk() -> Iterator[Talks]:
         yield talks
 
 
-def begin(house: Place, workers: int = 2, *options: str, config: str = CONFIG, **settings: Any) -> Server:
+def begin(
+    house: Place, workers: int = 2, *options: str, config: str = CONFIG, prefix: str = "", **settings: Any
+) -> Server:
     (redis,) = house._redis
-    prefix = f"p{house.count}"
+    prefix = prefix or f"p{house.count}"
     config = f'{config}\n[redis]\nprefix = "{prefix}"' if "[redis]" not in config else config.replace(
         "[redis]", f'[redis]\nprefix = "{prefix}"')  # fmt: skip
     server = house.server("--redis", redis.url, "--workers", str(workers), *options, config=config, **settings)
@@ -172,6 +175,26 @@ def test_workers_end_with_their_supervisor(house: Place, talk: Talks) -> None:
     client.push("going_away")
     assert client.closed() == 3001
     wait_until(lambda: not any(map(alive, workers)))
+
+
+@pytest.mark.full
+def test_entries_outlive_a_supervisor_that_is_killed_while_a_worker_carries_them_out(house: Place) -> None:
+    prefix = f"p{house.count}"
+    server = begin(house)
+    (redis,) = house._redis
+    workers = children(server.pid)
+    for n in range(60):
+        command = {"method": "notify", "params": {"userId": "42", "data": {"n": n}}}
+        redis.command("XADD", f"{prefix}:ingest", "*", "cmd", json.dumps(command))
+        if n == 30:
+            server.signal(signal.SIGKILL)
+    server.wait()
+    wait_until(lambda: not any(map(alive, workers)))
+    again = begin(house, prefix=prefix)
+    # The lease of a worker that could not give it back has to end.
+    wait_until(lambda: redis.command("XLEN", f"{prefix}:ingest") == ":0\r\n", 30, again.log)
+    kept = again.api("GET", "/api/inbox?userId=42").body["messages"]
+    assert [message["data"]["n"] for message in kept] == list(range(60))
 
 
 def test_the_limit_of_connections_is_that_of_all(house: Place, talk: Talks) -> None:

@@ -186,6 +186,32 @@ async def test_who_is_back_is_announced_also_where_redis_answer_was_lost(cluster
     assert (events(node, "online"), [event[0] for event in events(node, "present")]) == ([("7",)], ["chat:a"])
 
 
+async def test_two_ends_of_one_moment_whose_answers_were_lost_are_announced_once(
+    cluster: Cluster, redis: RedisServer
+) -> None:
+    node = await cluster.start(redis.url, "a")
+    for connection in ("c1", "c2"):
+        await node.presence.connect("7", connection)
+        await node.presence.join("chat:a", "7", connection, None)
+    commands = node.engine._commands
+    run = commands.run
+
+    async def loses(*arguments: Any, **options: Any) -> Any:
+        await run(*arguments, **options)
+        raise Unavailable("the answer was lost")
+
+    commands.run = loses
+    for connection in ("c1", "c2"):
+        with pytest.raises(Unavailable):
+            await node.presence.disconnect("7", connection, 12_345)
+        with pytest.raises(Unavailable):
+            await node.presence.leave("chat:a", "7", connection)
+    commands.run = run
+    await node.presence.remove_ended()
+    assert events(node, "offline") == [("7", 12_345)]
+    assert [event[0] for event in events(node, "absent")] == ["chat:a"]
+
+
 async def test_whoever_notices_at_the_call_that_it_was_taken_for_dead(cluster: Cluster, redis: RedisServer) -> None:
     node = await cluster.start(redis.url, "a")
     await node.presence.connect("7", "c1")

@@ -244,6 +244,27 @@ async def test_data_that_goes_back_inside_a_running_redis_is_noticed_at_the_next
     assert contents((await node.history.read("a", None, 10, False)).messages) == [0, 1, 2, 3, 4, "new"]
 
 
+async def test_a_repeat_of_what_went_with_the_data_is_written_anew(cluster: Cluster, redis: RedisServer) -> None:
+    node = await cluster.start(redis.url)
+    kept, gone = IdempotencyKey("kept"), IdempotencyKey("gone")
+
+    async def write(n: int, once: IdempotencyKey) -> tuple[bool, bool]:
+        notice = await node.inbox.append(publication("user:7", n), "7", False, None, None, once)
+        message = await node.broker.publish(publication("a", n), KEPT, once)
+        return notice.duplicate, message.duplicate
+
+    assert await write(1, kept) == (False, False)
+    keep_a_copy(redis)
+    assert await write(2, gone) == (False, False)
+    assert await write(2, gone) == (True, True)
+    put_it_back(redis)
+    # The key stands and falls with what it was used for: they are written by one script.
+    assert await write(2, gone) == (False, False)
+    assert await write(1, kept) == (True, True)
+    assert contents((await node.inbox.read("7", 0, 10)).messages) == [1, 2]
+    assert contents((await node.history.read("a", None, 10, False)).messages) == [1, 2]
+
+
 async def test_data_that_goes_back_before_a_generation_moves_on_again(cluster: Cluster, redis: RedisServer) -> None:
     node = await cluster.start(redis.url)
     first = await node.broker.publish(publication("a", 1), KEPT, None)
