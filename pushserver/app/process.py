@@ -18,6 +18,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
+from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IReactorCore, IReactorProcess, IReactorSocket
 
 from pushserver.engine.registry import EngineReactor
@@ -56,15 +57,23 @@ def count_monotonic(reactor: IReactorTime) -> None:
 
 
 def end_once(reactor: ProcessReactor) -> None:
-    """Once the end has begun, let a second SIGTERM change nothing, and a second Ctrl-C end it at once.
+    """Let a second SIGTERM change nothing, and, once the end has begun, a second Ctrl-C end it at once.
 
-    Twisted would log a failure for the first.
+    Twisted would log a failure for the first, which may come before the reactor has heard of the one before it.
     """
+    stop = reactor.stop
+
+    def stop_once() -> None:
+        try:
+            stop()
+        except ReactorNotRunning:
+            pass  # It ends already.
 
     def ending() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+    reactor.stop = stop_once  # type: ignore[method-assign]
     reactor.addSystemEventTrigger("before", "shutdown", ending)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import socket
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -14,6 +15,8 @@ from pushserver.pushctl.place import ServerPlace
 
 #: Seconds for an answer. The server itself gives its other nodes two.
 TIMEOUT: Final = 15
+#: Seconds without a sign of life after which a stream is dead: servers give one each ``heartbeat.interval``.
+SILENCE: Final = 120
 
 
 class Unreachable(click.ClickException):
@@ -71,6 +74,50 @@ def call(place: ServerPlace, method: str, path: str, body: Any = None, **query: 
     return _warned(_call(place, last, method, target, body))
 
 
+def stream(place: ServerPlace, channels: Sequence[str]) -> Iterator[bytes]:
+    """Yield the messages of channels as they come, each as JSON, with the first of the place's keys that may read.
+
+    Ends where the server ends the stream. Raises `CallRefused` or `Unreachable`.
+    """
+    *others, last = place.api_keys
+    for key in others:
+        try:
+            yield from _stream(place, key, channels)
+            return
+        except CallRefused as refused:
+            if refused.status != 403:
+                raise
+    yield from _stream(place, last, channels)
+
+
+def _stream(place: ServerPlace, key: str, channels: Sequence[str]) -> Iterator[bytes]:
+    connection = _connect(place.url)
+    try:
+        headers = {"X-API-Key": key, "User-Agent": "pushctl"}
+        connection.request("GET", f"/sse?{urlencode({'channels': ','.join(channels)})}", headers=headers)
+        answer = connection.getresponse()
+        if answer.status != 200:
+            raise _refusal(answer.status, answer.read())
+        if connection.sock is not None:
+            connection.sock.settimeout(SILENCE)
+        for line in answer:
+            if line.startswith(b"data: "):
+                yield line.removeprefix(b"data: ").rstrip(b"\r\n")
+    except (OSError, http.client.HTTPException) as problem:
+        raise Unreachable(f"no answer from {place.url}: {problem}") from None
+    finally:
+        connection.close()
+
+
+def _refusal(status: int, said: bytes) -> CallRefused:
+    try:
+        result = msgspec.json.decode(said)
+    except msgspec.DecodeError:
+        return CallRefused(status, "", "not an answer of a push server")
+    error = result.get("error", {}) if isinstance(result, dict) else {}
+    return CallRefused(status, str(error.get("code", "")), str(error.get("message", "")))
+
+
 def _warned(result: Any) -> Any:
     unanswered = result.get("unanswered") if isinstance(result, dict) else None
     if unanswered:
@@ -93,14 +140,12 @@ def _call(place: ServerPlace, key: str, method: str, target: str, body: Any) -> 
         raise Unreachable(f"no answer from {place.url}: {problem}") from None
     finally:
         connection.close()
+    if answer.status >= 400:
+        raise _refusal(answer.status, said)
     try:
-        result = msgspec.json.decode(said)
+        return msgspec.json.decode(said)
     except msgspec.DecodeError:
         raise CallRefused(answer.status, "", "not an answer of a push server") from None
-    if answer.status >= 400:
-        error = result.get("error", {}) if isinstance(result, dict) else {}
-        raise CallRefused(answer.status, str(error.get("code", "")), str(error.get("message", "")))
-    return result
 
 
 def task_path(task_id: str, verb: str = "") -> str:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
+from typing import Any, Final
 
 import click
+import msgspec
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 from twisted.python.failure import Failure
 
 from pushserver.client.messages import Push
-from pushserver.pushctl.calls import Unreachable, call
+from pushserver.pushctl.calls import Unreachable, call, stream
 from pushserver.pushctl.place import ServerPlace
 from pushserver.pushctl.show import cell, compact, moment, table
+
+#: Seconds until a stream that broke is opened again, and the close code from which on it is not.
+RETURN: Final = 1.0
+RETURN_BELOW: Final = 3500
 
 
 def line_of(push: Push, as_json: bool) -> str:
@@ -27,7 +32,47 @@ def line_of(push: Push, as_json: bool) -> str:
 
 
 def listen(place: ServerPlace, channels: tuple[str, ...], count: int | None) -> None:
-    """Follows the channels until interrupted, or until ``count`` messages have come."""
+    """Follow the channels until interrupted, or until ``count`` messages have come: with an API key, in no presence,
+    or as the user of a token."""
+    if place.names_token or not place.has_api_key:
+        _listen_as_user(place, channels, count)
+        return
+    try:
+        _listen_by_key(place, channels, count)
+    except KeyboardInterrupt:
+        pass
+    except BrokenPipeError:
+        # Whoever read this has had enough.
+        sys.stdout = None  # type: ignore[assignment]
+
+
+def _listen_by_key(place: ServerPlace, channels: tuple[str, ...], count: int | None) -> None:
+    left, begun = count, False
+    while True:
+        try:
+            for text in stream(place, channels):
+                begun = True
+                push = msgspec.json.decode(text, type=Push)
+                if push.type == "closed" and push.data["code"] >= RETURN_BELOW:
+                    raise click.ClickException(f"closed by the server: {push.data['reason']}")
+                if push.type == "unsubscribed":
+                    raise click.ClickException(f"{push.channel}: {push.data['reason']}")
+                if not push.channel:
+                    continue
+                print(line_of(push, place.as_json), flush=True)
+                left = None if left is None else left - 1
+                if left == 0:
+                    return
+            problem = f"{place.url} has ended the stream"
+        except Unreachable as lost:
+            if not begun:
+                raise
+            problem = lost.message
+        click.echo(f"warning: {problem}; what came meanwhile is not shown", err=True)
+        time.sleep(RETURN)
+
+
+def _listen_as_user(place: ServerPlace, channels: tuple[str, ...], count: int | None) -> None:
     from twisted.internet import reactor
 
     from pushserver.client.tx import ClientService
@@ -85,7 +130,17 @@ def _number(figures: Any, *names: str) -> Any:
     return figures if isinstance(figures, int | float) else 0
 
 
-def view(stats: dict[str, Any], channels: list[dict[str, Any]], nodes: list[dict[str, Any]], rows: int) -> Group:
+#: What ``top`` asks of one list, and what it shows of connections.
+WORST: Final = "operators/connections"
+CONNECTION_HEADINGS: Final = ("connection", "user", "node", "queued", "errors")
+
+
+def view(
+    stats: dict[str, Any],
+    channels: dict[str, Any],
+    nodes: list[dict[str, Any]],
+    connections: list[dict[str, Any]],
+) -> Group:
     """What ``top`` shows of one moment."""
     total = stats.get("total", {})
     rates = total.get("rates", {}) if isinstance(total, dict) else {}
@@ -95,26 +150,38 @@ def view(stats: dict[str, Any], channels: list[dict[str, Any]], nodes: list[dict
         ("   nodes ", "dim"),
         (str(len(nodes)), "bold"),
         ("   channels ", "dim"),
-        (str(len(channels)), "bold"),
+        (cell(channels["total"]), "bold"),
         ("   in/s ", "dim"),
         (cell(float(_number(rates, "messagesIn"))), "bold"),
         ("   out/s ", "dim"),
         (cell(float(_number(rates, "messagesOut"))), "bold"),
+        ("   left out ", "dim"),
+        (cell(_number(total, "messages", "leftOut")), "bold"),
     )
-    busiest = sorted(channels, key=lambda c: (-c["connections"], c["channel"]))[:rows]
-    listed = table(("channel", "connections", "users"), ((c["channel"], c["connections"], c["users"]) for c in busiest))
+    rows = ((c["channel"], c["connections"], c["users"]) for c in channels["channels"])
+    listed = table(("channel", "connections", "users"), rows)
     per_node = table(
-        ("node", "since", "connections"), ((n["node"], moment(n["startedAt"]), n["connections"]) for n in nodes)
+        ("node", "state", "since", "connections"),
+        ((n["node"], n.get("state"), moment(n["startedAt"]), n["connections"]) for n in nodes),
     )
-    return Group(head, Text(), per_node, Text(), listed)
+    worst = table(
+        CONNECTION_HEADINGS,
+        ((c["connectionId"], c["userId"], c["node"], c["queued"], c["errors"]) for c in connections),
+    )
+    parts: list[Any] = [head, Text(), per_node, Text(), listed]  # Any: rich takes whatever it can show
+    return Group(*parts, *((Text(), worst) if connections else ()))
 
 
 def _look(place: ServerPlace, rows: int) -> Group:
+    half = str(max(3, rows // 2))
+    queued = call(place, "GET", WORST, sort="queued", limit=half)["connections"]
+    failing = call(place, "GET", WORST, sort="errors", limit=half)["connections"]
+    troubled = {c["connectionId"]: c for c in (*queued, *failing) if c["queued"] or c["errors"]}
     return view(
         call(place, "GET", "stats"),
-        call(place, "GET", "channels")["channels"],
+        call(place, "GET", "operators/channels", limit=half),
         call(place, "GET", "nodes")["nodes"],
-        rows,
+        list(troubled.values())[: int(half)],
     )
 
 

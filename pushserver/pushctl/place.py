@@ -131,6 +131,19 @@ class ServerPlace:
             )
         return [key]
 
+    @property
+    def has_api_key(self) -> bool:
+        """Return whether there is a key to call the API with."""
+        try:
+            return bool(self.api_keys)
+        except click.UsageError:
+            return False
+
+    @property
+    def names_token(self) -> bool:
+        """Return whether a token was given to listen with."""
+        return self._token is not None
+
     def _secret(self) -> bytes:
         config = self.config()
         if config is not None and config.auth.has_secret:

@@ -60,6 +60,10 @@ class ClientRequests:
         """Make the connection the user's (`SignIn.sign_in`)."""
         await self._sign_in.sign_in(connection, identity, positions, reply)
 
+    async def follow(self, connection: Connection, channels: tuple[str, ...]) -> None:
+        """Let a connection of the server side follow channels (`Subscriptions.force_subscribe`)."""
+        await self._subscriptions.force_subscribe(connection, channels)
+
     async def carry_out(self, connection: Connection, operation: operations.Operation, reply: Reply) -> None:
         """Do what was asked. Raises `errors.PushError` for whatever the client is to be told instead."""
         if isinstance(operation, operations.Authenticate):

@@ -126,6 +126,11 @@ class Heartbeat:
         connection.deadline = self._clock.milliseconds() + self._token_left(connection.identity)
         self._schedule(connection)
 
+    def admitted(self, connection: Connection) -> None:
+        """The connection is the server side's: it may stay without a token."""
+        connection.deadline = 0
+        self._schedule(connection)
+
     def _token_left(self, identity: Identity) -> int:
         """Return ms for which a token still holds, its grace included, as the wall clock says now."""
         return identity.expires_at + self._grace - self._clock.now()

@@ -29,15 +29,11 @@ from pushserver.server.hub import Hub
 
 
 class Column(NamedTuple):
-    """What a list is put in order by: the value of a connection, and the same of what is told of it.
-
-    Attributes:
-        largest_first: whether it is a number.
-    """
+    """What a list is put in order by, the least first: of a connection, and the same of what is told of it. Numbers are
+    negative, so that the largest is first."""
 
     of: Callable[[Connection], Any]  # Any: values of one column compare, those of two need not
     told: Callable[[ConnectionInfo], Any]  # Any: as above
-    largest_first: bool = True
 
 
 class ConnectionRow(msgspec.Struct, frozen=True, rename="camel"):
@@ -74,21 +70,25 @@ class ListedChannels(NamedTuple):
 
 #: The columns of a list of connections.
 CONNECTIONS: Final = {
-    "user": Column(lambda c: c.user_id or "", lambda told: told.user_id or "", False),
-    "node": Column(lambda c: "", lambda told: told.node, False),
-    "address": Column(lambda c: c.peer.address, lambda told: told.address, False),
-    "since": Column(lambda c: c.peer.connected_at, lambda told: told.connected_at),
-    "heard": Column(lambda c: c.heard_at, lambda told: told.last_heard_at),
-    "queued": Column(lambda c: c.outbox.counted, lambda told: told.queued),
-    "errors": Column(lambda c: c.errors, lambda told: told.errors),
-    "channels": Column(lambda c: len(c.channels), lambda told: len(told.channels)),
+    "user": Column(lambda c: c.user_id or "", lambda told: told.user_id or ""),
+    "node": Column(lambda c: "", lambda told: told.node),
+    "address": Column(lambda c: c.peer.address, lambda told: told.address),
+    "since": Column(lambda c: -c.peer.connected_at, lambda told: -told.connected_at),
+    "heard": Column(lambda c: -c.heard_at, lambda told: -told.last_heard_at),
+    "queued": Column(lambda c: -c.outbox.counted, lambda told: -told.queued),
+    "errors": Column(lambda c: -c.errors, lambda told: -told.errors),
+    "channels": Column(lambda c: -len(c.channels), lambda told: -len(told.channels)),
 }
-#: The columns of a list of channels, by their places in a row.
-CHANNELS: Final = {"channel": 0, "connections": 1, "users": 2}
+#: The columns of a list of channels, alike.
+CHANNELS: Final[dict[str, Callable[[tuple[str, int, int]], Any]]] = {  # Any: as above
+    "channel": lambda row: row[0],
+    "connections": lambda row: -row[1],
+    "users": lambda row: -row[2],
+}
 
 
-def _pick(largest: bool) -> Callable[..., list[Any]]:  # Any: whatever is picked from
-    return nlargest if largest else nsmallest
+def _pick(reverse: bool) -> Callable[..., list[Any]]:  # Any: whatever is picked from
+    return nlargest if reverse else nsmallest
 
 
 def select_connections(
@@ -100,7 +100,7 @@ def select_connections(
         wanted = page.match.lower()
         some = [c for c in some if wanted in f"{c.user_id}\n{c.peer.address}\n{c.peer.user_agent}\n{c.id}".lower()]
     column = CONNECTIONS[page.sort]
-    pick = _pick(column.largest_first != page.reverse)
+    pick = _pick(page.reverse)
     first = pick(page.count, some, key=lambda c: (column.of(c), c.id))
     return ListedConnections(len(some), [info(connection) for connection in first])
 
@@ -110,7 +110,7 @@ async def list_connections(cluster: Cluster, page: ConnectionsPage, skip: int) -
     asked = msgspec.structs.replace(page, count=page.count + skip)
     answers = await cluster.ask(ListConnectionsQuestion(asked))
     column = CONNECTIONS[page.sort]
-    pick = _pick(column.largest_first != page.reverse)
+    pick = _pick(page.reverse)
     every = [one for told in answers.by_node.values() for one in told.connections]
     first = pick(asked.count, every, key=lambda told: (column.told(told), told.connection_id))
     total = sum(told.total for told in answers.by_node.values())
@@ -152,7 +152,6 @@ async def list_channels(
         for name, connections, users in told:
             _, before, users_before = sums.get(name, (name, 0, 0))
             sums[name] = (name, before + connections, users_before + users)
-    place = CHANNELS[sort]
-    pick = _pick((sort != "channel") != reverse)
-    first = pick(count + skip, sums.values(), key=lambda row: (row[place], row[0]))
+    column = CHANNELS[sort]
+    first = _pick(reverse)(count + skip, sums.values(), key=lambda row: (column(row), row[0]))
     return Answer(ListedChannels(len(sums), [ChannelInfo(*row) for row in first[skip:]]), answers.unanswered)

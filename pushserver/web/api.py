@@ -301,6 +301,14 @@ class Api(Resource):
             raise Refused(f"the key lacks the scope {route.scope}")
         return route
 
+    def check(self, request: Request, channels: Sequence[str]) -> None:
+        """Raise `errors.PushError` unless the request's key may read these channels."""
+        if "read" not in self._scopes(request):
+            raise Refused("the key lacks the scope read")
+        reach = self._keys.reach(request)
+        if reach is not None:
+            reach.check(channels)
+
     def _scopes(self, request: Request) -> frozenset[str]:
         """What the request's key may do. Who shows one takes no place of a stranger's; wrong ones come slowly."""
         scopes = self._keys.scopes(request)

@@ -48,10 +48,12 @@ class Doors:
         self._calls = calls
         self._facts = facts
         self._sockets = WebSocketDoorFactory(context)
-        self.streams = EventStreams(context, facts.tickets)
+        apart = bool(context.sections.server.api_listen)
+        # Where the API has a port of its own, its keys open nothing on the public one.
+        self.streams = EventStreams(context, facts.tickets, None if apart else calls)
         calls.add("tickets", "POST", Route("sessions", issuer(facts.tickets, context.clock.now)))
         calls.add("openapi.json", "GET", Route("", describer(calls)))
-        root, apart = Root(context.admission), bool(context.sections.server.api_listen)
+        root = Root(context.admission)
         self.public = self._port(root)
         self._add_public(root)
         if apart:

@@ -1,6 +1,7 @@
 """The door for server-sent events, for where WebSocket is blocked.
 
-    GET  /sse?channels=a,b           one stream: ``data:`` is one message of the native protocol, ``id:`` its position
+    GET  /sse?channels=a,b           one stream: ``data:`` is one message of the native protocol, ``id:`` its position;
+                                     with an API key, for the server side: of any channels but users' own, for nobody
     POST /sse/<connectionId>         one message the other way; its reply comes on the stream
 
 The same rooms as behind a WebSocket: a stream is a `Connection` with a dialect of its own, since each event carries the
@@ -11,10 +12,10 @@ the middle of one: the stream ends there, and its client comes back with the las
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from hashlib import sha256
 from secrets import token_urlsafe
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import parse_qs
 
 import msgspec
@@ -238,6 +239,22 @@ class Stream:
         self._start.update(positions)
         self.dialect.ids.update(positions)
 
+    async def follow(self, channels: tuple[str, ...]) -> dict[str, Any]:
+        """Follow channels as the server side, which is nobody and in no presence; return the data of the first message.
+
+        Raises `errors.PushError` where one cannot be followed.
+        """
+        rooms = self._door.context.rooms
+        rooms.heartbeat.admitted(self.connection)
+        for name in channels:
+            try:
+                await rooms.requests.follow(self.connection, (name,))
+            except PushError as problem:
+                raise Refused(f"{name}: {problem.message}", problem.code) from None
+        if self.connection.closing is not None:
+            raise _refusal(self.connection.closing)
+        return {"channels": list(channels), "results": {}, "rejected": {}, "connectionId": self.connection.id}
+
     def begin(self, data: dict[str, Any]) -> None:
         """Sends the head and the first message, and lets what waits follow."""
         request = self._request
@@ -326,16 +343,27 @@ class Stream:
             self._door.forget(self, self._code)
 
 
+class StreamKeys(Protocol):
+    """The API keys, as far as streams ask."""
+
+    def check(self, request: Request, channels: Sequence[str]) -> None:
+        """Raise `errors.PushError` unless the request's key may read these channels."""
+
+
 class EventStreams(Resource):
     """The streams of this node."""
 
     isLeaf = True
     _log = Logger()
 
-    def __init__(self, context: Context, tickets: Callable[[], Awaitable[Tickets]]) -> None:
+    def __init__(
+        self, context: Context, tickets: Callable[[], Awaitable[Tickets]], keys: StreamKeys | None = None
+    ) -> None:
+        """``keys``: what the server side may open streams with; None: with nothing."""
         super().__init__()
         self.context = context
         self._tickets = tickets
+        self._keys = keys
         self._streams: dict[str, Stream] = {}
         #: the names of the living nodes, by what their streams' ids begin with
         self._makers: dict[str, str] = {}
@@ -434,22 +462,33 @@ class EventStreams(Resource):
         context = self.context
         transport, headers = request.transport, headers_of(request)
         context.admission.admit(peer_address(transport), headers)
+        channels = [name for name in (argument(request, "channels") or "").split(",") if name]
+        if self._keys is not None and "x-api-key" in headers:
+            self._keys.check(request, channels)
+            context.limits.places.leave(transport)
+            stream = Stream(self, request, None)
+            await self._start(stream, request, stream.follow(tuple(channels)))
+            return
         credential = _credential(request)
         identity = await self._identify(credential, request)
         if identity is not None:
             context.limits.places.leave(transport)
         else:
             context.limits.places.register(transport, context.admission.address(peer_address(transport), headers))
-        channels = [name for name in (argument(request, "channels") or "").split(",") if name]
         resume = request.getHeader("last-event-id") or argument(request, "lastEventId")
         stream = Stream(self, request, identity)
         stream.dialect.proof = proof_of(credential.text) if credential is not None else ""
-        request.notifyFinish().addBoth(lambda _: stream.end())
-        self._streams[stream.connection.id] = stream
-        context.rooms.requests.arrive(stream.connection)
         own = [] if identity is None else [user_channel(identity.user_id), "system"]
+        # The server side's are not among them: nobody sends messages into those.
+        self._streams[stream.connection.id] = stream
+        await self._start(stream, request, stream.open(positions_of(resume, [*channels, *own]), channels))
+
+    async def _start(self, stream: Stream, request: Request, opening: Coroutine[Any, Any, dict[str, Any]]) -> None:
+        """Let a stream begin with the data that opening it answers."""
+        request.notifyFinish().addBoth(lambda _: stream.end())
+        self.context.rooms.requests.arrive(stream.connection)
         try:
-            data = await stream.open(positions_of(resume, [*channels, *own]), channels)
+            data = await opening
         except BaseException:
             # Nothing was written yet, so the answer can still be a status.
             request.unregisterProducer()

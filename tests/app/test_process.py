@@ -10,7 +10,7 @@ import pytest
 from twisted.internet import base
 from twisted.internet.selectreactor import SelectReactor
 
-from pushserver.app.process import count_monotonic
+from pushserver.app.process import count_monotonic, end_once
 
 
 @pytest.fixture
@@ -59,3 +59,16 @@ def test_a_second_time_changes_nothing(reactor: Any) -> None:
     reactor.callLater(1, print)
     count_monotonic(reactor)
     assert reactor.seconds is time.monotonic
+
+
+def test_a_second_signal_before_the_first_was_heard_is_no_failure(
+    reactor: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[str] = []
+    monkeypatch.setattr("signal.signal", lambda number, handler: None)
+    end_once(reactor)
+    reactor.addSystemEventTrigger("before", "shutdown", ended.append, "ended")
+    reactor.callWhenRunning(reactor.sigTerm, 15)
+    reactor.callWhenRunning(reactor.sigTerm, 15)
+    reactor.run(installSignalHandlers=False)
+    assert ended == ["ended"]

@@ -204,12 +204,14 @@ def test_a_token_is_one_that_the_server_takes(ctl: Callable[..., Said], server: 
 
 
 def test_listen_prints_what_comes_and_an_operator_sees_who_listens(ctl: Callable[..., Said], server: Server) -> None:
-    listening = spawn(server, "listen", "demo:live", "chat:lobby", "--count", "4")
+    listening = spawn(server, "listen", "demo:live", "chat:lobby", "--count", "2")
     try:
         wait_until(lambda: ctl("--json", "channels", "chat:lobby").json["channels"])
         wait_until(lambda: ctl("--json", "channels", "demo:live").json["channels"])
-        assert "pushctl" in ctl("connections", "--user", "pushctl").out
-        assert "pushctl" in ctl("presence", "demo:live").out
+        # Whoever listens with an API key is nobody, and in no presence.
+        (one,) = ctl("--json", "connections").json["connections"]
+        assert (one["userId"], one["userAgent"], one["protocol"]) == (None, "pushctl", "sse")
+        assert ctl("presence", "demo:live").out == "nobody is there\n"
         assert "demo:live" in ctl("channels").out
         ctl("publish", "demo:live", '{"n": "\\u001b[2J"}')
         ctl("publish", "demo:live", "2", "--type", "app.tick")
@@ -233,6 +235,20 @@ def test_listen_says_why_it_cannot(server: Server) -> None:
     assert listening.returncode == 1
     assert "nope:x" in err
     assert "Traceback" not in err + out
+
+
+def test_listen_as_the_user_of_a_token(ctl: Callable[..., Said], server: Server) -> None:
+    token = ctl("token", "--user", "ann").out.strip()
+    listening = spawn(server, "--token", token, "listen", "public:ann", "--count", "1")
+    try:
+        wait_until(lambda: ctl("--json", "channels", "public:ann").json["channels"])
+        assert ctl("--json", "connections").json["connections"][0]["userId"] == "ann"
+        ctl("publish", "public:ann", "3")
+        out, err = listening.communicate(timeout=20)
+        assert (listening.returncode, "public:ann message 3" in out) == (0, True), err
+    finally:
+        listening.kill()
+        listening.wait()
 
 
 def test_listen_ends_quietly_when_interrupted(ctl: Callable[..., Said], server: Server) -> None:
@@ -390,7 +406,7 @@ def test_cells_are_text() -> None:
 def test_top_bears_figures_of_any_shape() -> None:
     node = {"node": "n", "startedAt": 0, "connections": 1}
     for stats in ({}, {"total": None}, {"total": {"rates": {"messagesOut": 2.5}}}, {"total": {"rates": []}}):
-        assert live.view(stats, [{"channel": "a", "connections": 1, "users": 1}], [node], 3)
+        assert live.view(stats, {"channels": [{"channel": "a", "connections": 1, "users": 1}], "total": 1}, [node], [])
 
 
 def test_reload_and_drain(ctl: Callable[..., Said]) -> None:

@@ -160,6 +160,15 @@ def test_who_does_not_authenticate_in_time_goes_and_whose_token_ends_too() -> No
     world.heartbeat.stop()
 
 
+def test_the_server_sides_connection_stays_without_a_token() -> None:
+    world = World(auth_timeout=3_000)
+    own = world.connection()
+    world.heartbeat.admitted(own.connection)
+    world.run(30)
+    assert (own.ended, bool(own.pings)) == (None, True)
+    world.heartbeat.stop()
+
+
 def test_where_the_process_slept_nobody_is_judged_before_being_heard(world: World) -> None:
     line = world.connection(answers=False)
     world.run(15)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import msgspec
@@ -77,6 +80,69 @@ def test_a_dead_event_is_told_without_its_data() -> None:
 def test_what_cannot_be_asked(server: Server, path: str) -> None:
     answer = server.api("GET", f"/api/operators/{path}")
     assert (answer.status, answer.body["error"]["code"]) == (400, "INVALID_MESSAGE")
+
+
+class Listener:
+    """A stream of the server side, opened with an API key."""
+
+    def __init__(self, server: Server, channels: str, key: str) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=15)
+        self._connection.request("GET", f"/sse?channels={channels}", headers={"X-API-Key": key})
+        self._answer = self._connection.getresponse()
+        self.status = self._answer.status
+
+    def next(self) -> Any:
+        for line in self._answer:
+            if line.startswith(b"data: "):
+                return json.loads(line.removeprefix(b"data: "))
+        raise AssertionError("the stream has ended")
+
+    def refusal(self) -> str:
+        code: str = json.loads(self._answer.read())["error"]["code"]
+        return code
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+READ, PUBLISH, SOME = "key-that-reads----", "key-that-publishes", "key-of-some-------"
+KEYS = [
+    {"key": READ, "scopes": ["read", "publish"]},
+    {"key": PUBLISH, "scopes": ["publish"]},
+    {"key": SOME, "scopes": ["read"], "channels": ["chat:a*"]},
+]
+
+
+def test_a_key_opens_a_stream_of_channels_for_nobody(start_server: Callable[..., Server]) -> None:
+    env = {"PUSHSERVER_API__KEYS": json.dumps(KEYS)}
+    server = start_server(env=env)
+    for channels, key, status, code in (
+        ("chat:a", "no-key-of-anybody-", 401, "NOT_AUTHENTICATED"),
+        ("chat:a", PUBLISH, 403, "PERMISSION_DENIED"),
+        ("user:42", READ, 403, "PERMISSION_DENIED"),
+        ("nope:a", READ, 404, "UNKNOWN_CHANNEL"),
+        ("chat:b", SOME, 403, "PERMISSION_DENIED"),
+    ):
+        refused = Listener(server, channels, key)
+        assert (refused.status, refused.refusal()) == (status, code)
+        refused.close()
+    listener = Listener(server, "chat:a", READ)
+    with closing(listener), closing(follow(server, "ann", "chat:a")):
+        first = listener.next()
+        assert (first["type"], first["data"]["channels"]) == ("subscription_success", ["chat:a"])
+        assert listener.next()["data"] == {"userId": "ann"}
+        present = server.api("GET", "/api/presence?channel=chat:a", key=READ).body["users"]
+        assert [user["userId"] for user in present] == ["ann"]
+        # Nobody makes it a user's.
+        posted = server.api(
+            "POST",
+            f"/sse/{first['data']['connectionId']}",
+            {"type": "auth", "id": 1, "data": {"token": server.token("42")}},
+            key=server.token("42"),
+        )
+        assert posted.status == 404
+        server.api("POST", "/api/publish", {"channel": "chat:a", "data": 1}, key=READ)
+        assert listener.next()["data"] == 1
 
 
 def test_the_page_stands_where_the_api_is(start_server: Callable[..., Server]) -> None:
