@@ -21,8 +21,10 @@ from pushserver.core.output import MAIN, NewOutput, Producer, ProducerConflict, 
 from pushserver.core.task import MAX_INTEGER, NewTask, Progress, TaskState
 from pushserver.engine.interfaces import IdempotencyKey, PublishResult
 from pushserver.server.cluster import Cluster, Disconnection, Target, TargetChannels, with_unanswered
+from pushserver.server.concurrency import together
 from pushserver.server.hub import Hub
 from pushserver.server.inbox_requests import InboxRequests
+from pushserver.server.presence import Presence
 from pushserver.server.publishing import Publishing
 from pushserver.server.revocations import Revocations
 from pushserver.server.tasks import Tasks, user_channel
@@ -257,12 +259,14 @@ class BackendCommands:
         publishing: Publishing,
         inbox: InboxRequests,
         tasks: Tasks,
+        presence: Presence,
         cluster: Cluster,
         revocations: Revocations,
     ) -> None:
         self._hub = hub
         self._publishing = publishing
         self._inbox = inbox
+        self._presence = presence
         self._tasks = tasks
         self._cluster = cluster
         self._revocations = revocations
@@ -361,7 +365,7 @@ class BackendCommands:
         results: list[dict[str, object]] = []
         for user_id in ids:
             channel = user_channel(user_id)
-            published = await self._publishing.publish(
+            publishing = self._publishing.publish(
                 channel,
                 asked.type,
                 data,
@@ -371,10 +375,17 @@ class BackendCommands:
                 unread_after=unread_after,
                 fence=None if once is None else once.fence,
             )
+            published, online = await together(publishing, self._is_online(user_id))
             here = len(self._hub.followers(channel))
             delivered = self._publishing.delivered(channel, message_id, published, here)
-            results.append({"userId": user_id, "delivered": delivered} | _published(published))
+            results.append({"userId": user_id, "delivered": delivered, "online": online} | _published(published))
         return {"results": results}
+
+    async def _is_online(self, user_id: str) -> bool | None:
+        """Return whether the user has a connection on any node. The engine is asked where there is none here."""
+        if any(connection.greeted for connection in self._hub.of_user(user_id)):
+            return True
+        return await self._presence.is_online(user_id)
 
     async def _read_inbox(self, params: msgspec.Raw, once: IdempotencyKey | None) -> dict[str, object]:
         asked = decode(params, InboxReadParams)

@@ -201,7 +201,9 @@ class Node:
             self.tasks,
             anonymous=limits.anonymous,
         )
-        self.commands = BackendCommands(self.hub, self.publishing, inbox, self.tasks, self.cluster, self.revocations)
+        self.commands = BackendCommands(
+            self.hub, self.publishing, inbox, self.tasks, self.presence, self.cluster, self.revocations
+        )
         self._views = NodeViews(clock, self.name, self.hub, engine, self.recent)
         self.explainer = Explainer(clock, engine, self.cluster, self.peers, self._views, settings.stale_after)
         self._answers = NodeAnswers(

@@ -150,6 +150,13 @@ class Presence:
         else:
             self._detach(self._confirm_left(user_id, last_seen_at))
 
+    async def is_online(self, user_id: str) -> bool | None:
+        """Return whether a user has a connection on any node; None where that cannot be told now."""
+        try:
+            return (await self._engine.presence.online(user_id)).online
+        except Unavailable:
+            return None
+
     def online(self, user_id: str) -> None:
         """A user's connections, which others said had gone, are still here; it falls to this node to say so."""
         self._detach(self._announce_status(user_id, "online", self._clock.now()))

@@ -61,7 +61,7 @@ class NotifiedItem(PublishedResult, frozen=True, rename="camel", kw_only=True):
 
     user_id: str
     delivered: int
-    online: bool | UnsetType | None = UNSET
+    online: bool | None
 
 
 class NotifiedResult(Struct, frozen=True):

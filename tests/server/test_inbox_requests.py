@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet.defer import fail
+from twisted.internet.defer import fail, succeed
 
 from pushserver.core.errors import Unavailable
+from pushserver.engine.interfaces import Online
 from tests.fakes import Client, House
 
 
@@ -348,3 +349,17 @@ async def test_a_page_holds_what_a_reply_may_hold(tmp_path: Path) -> None:
     rest = (await ann.ask("inbox", before={"offset": 2, "epoch": page["epoch"]}))["data"]
     assert ([each["offset"] for each in rest["messages"]], rest["more"]) == ([1], False)
     await house.stop()
+
+
+async def test_who_notifies_learns_whether_the_user_is_online(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (await notify(house, "a"))["online"] is False
+    ann = await house.client("ann")
+    assert (await notify(house, "b"))["online"] is True
+    ann.vanish()
+    await house.advance(10)
+    assert (await notify(house, "c"))["online"] is False
+    monkeypatch.setattr(house.engine.presence, "online", lambda user_id: succeed(Online(user_id, True, 1)))
+    assert (await notify(house, "d", messageId="m"))["online"] is True
+    monkeypatch.setattr(house.engine.presence, "online", lambda user_id: fail(Unavailable("away")))
+    again = await notify(house, "d", messageId="m")
+    assert (again["online"], again["duplicate"], again["offset"]) == (None, True, 4)

@@ -100,7 +100,7 @@ MUTANTS = (
             "        try:\n"
             "            return await self._commands.write(*parts, **more)\n"
             "        except errors.Unavailable:\n"
-            '            return [1, b"hoped.for"]\n\n'
+            '            return [1, b"hoped.for", b""]\n\n'
             "    async def _append(",
         ),
         ("from typing import TYPE_CHECKING", "from typing import TYPE_CHECKING, Any"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from pushserver.core import publication as publications
+from pushserver.core.inbox import Unread
 from pushserver.core.task import NewTask, create
 from pushserver.engine.embedded.database import FILE
 from pushserver.engine.embedded.operations import AppendToInbox, HistoryCall, InboxCall, KeepPublication, TaskCall
@@ -16,7 +17,7 @@ from pushserver.engine.embedded.rows.history import Histories
 from pushserver.engine.embedded.rows.inbox import Inboxes
 from pushserver.engine.embedded.rows.tasks import TaskRows
 from pushserver.engine.identity import CHANNEL, key_digest
-from pushserver.engine.interfaces import IdempotencyKey, Retention
+from pushserver.engine.interfaces import IdempotencyKey, InboxRules, Retention
 
 from .stores import OpenStore, contents, publication
 
@@ -67,6 +68,25 @@ def test_all_of_it_goes_on(tmp_path: Path) -> None:
     store.restart()
     page = store.do(HistoryCall(Histories.read, "a", None, 10, False))
     assert contents(page.messages) == [1, 2, 3]
+    store.close()
+
+
+def test_ends_of_tasks_that_an_older_version_kept_are_told_apart(tmp_path: Path) -> None:
+    version_1(tmp_path / "state")
+    connection = sqlite3.connect(tmp_path / "state" / FILE)
+    types = ["task_completed", "task_failed", "task_status_changed", "task_completed_by_hand", "chat_message"]
+    for offset, type in enumerate(types, start=2):
+        body = publications.encode(msgspec.structs.replace(publication("user:7", offset), type=type))
+        kind = int(type == "chat_message")
+        connection.execute("INSERT INTO inbox VALUES (?, 1, ?, ?, ?, NULL, ?)", (offset, offset, kind, LATER, body))
+    connection.commit()
+    connection.close()
+    rules = InboxRules(size=10, chat_size=5, ttl=60_000)
+    store = OpenStore(tmp_path / "state", rules)
+    store.now = NOW
+    assert store.do(InboxCall(Inboxes.state, "7")).unread == Unread(2, 1, 3)
+    page = store.do(InboxCall(Inboxes.read, "7", None, 10))
+    assert [each.read_at for each in page.messages] == [None] * 6
     store.close()
 
 

@@ -8,17 +8,18 @@ from typing import Any
 
 import pytest
 
-from pushserver.core.inbox import Selection
+from pushserver.core import publication as publications
+from pushserver.core.inbox import Selection, Unread
 from pushserver.core.task import NewTask, create, fail
 from pushserver.engine.embedded import EmbeddedEngine
-from pushserver.engine.interfaces import InboxRules, TaskEvent
+from pushserver.engine.interfaces import InboxOutcome, InboxRules, TaskEvent
 from pushserver.engine.redis import RedisEngine
 from pushserver.engine.registry import EngineOptions
 from pushserver.server.clock import Clock
 from tests.contracts.nodes import Recorder, contents, publication
 from tests.engine.clocks import FakeTime
 
-from .nodes import settings
+from .nodes import Cluster, settings
 from .servers import RedisServer
 
 RULES = InboxRules(size=6, chat_size=3, ttl=3_600_000, task_size=2)
@@ -108,3 +109,44 @@ async def test_both_engines_answer_the_same(redis: RedisServer, tmp_path: Path, 
             await engine.stop()
     assert len(told[0]) > 80
     assert told[0] == told[1]
+
+
+#: What a node of version 1 does: it appends a message (ARGV[1]) and takes the oldest out, knowing of nothing else.
+VERSION_1 = """
+local known = redis.call('HMGET', KEYS[1], 'offset', 'index')
+local offset = known[1] + 1
+local oldest = struct.unpack('>I8', known[2])
+redis.call('HDEL', KEYS[1], oldest)
+redis.call('HSET', KEYS[1], 'offset', offset, offset, ARGV[1],
+  'index', string.sub(known[2], 18) .. struct.pack('>I8BI8', offset, 0, 4000000000000))
+return {oldest, offset}
+"""
+
+
+async def test_what_a_node_of_version_1_does_is_counted_anew(redis: RedisServer, cluster: Cluster) -> None:
+    node = await cluster.start(redis.url, command_timeout=20_000)
+    inbox, key = node.engine.inbox, "push:inbox:7"
+    published = [await inbox.append(publication("user:7", n), "7", False, None, None, None) for n in range(1, 6)]
+    epoch = published[0].epoch
+    await inbox.mark("7", Selection(epoch, (1, 3)), 50, None)
+    ended = publications.encode(publication("user:7", 6, type="task_completed")).decode()
+    redis.command("EVAL", VERSION_1, "1", key, ended)
+    redis.command("EVAL", VERSION_1, "1", key, publications.encode(publication("user:7", 7)).decode())
+    listing = await inbox.list("7", None, 10, False)
+    assert [(each.offset, each.read_at) for each in listing.messages] == [
+        (7, None), (6, None), (5, None), (4, None), (3, 50)
+    ]  # fmt: skip
+    assert listing.unread == Unread(3, 0, 1)
+    assert "r1" not in redis.command("HKEYS", key).split()
+    assert await inbox.mark("7", Selection(epoch, (), 6), 60, None) == InboxOutcome(3, Unread(1))
+
+
+async def test_an_inbox_of_version_1_is_counted_when_it_is_first_used(redis: RedisServer, cluster: Cluster) -> None:
+    node = await cluster.start(redis.url, command_timeout=20_000)
+    inbox, key = node.engine.inbox, "push:inbox:7"
+    await inbox.append(publication("user:7", 1), "7", False, None, None, None)
+    await inbox.append(publication("user:7", 2), "7", True, None, None, None)
+    await end_task(node.engine, 3)
+    redis.command("HDEL", key, "unread", "counted", "tasks")
+    assert (await inbox.state("7")).unread == Unread(1, 1, 1)
+    assert redis.command("HGET", key, "unread").split("\r\n")[1] == "1 1 1"
