@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from pushserver.config.changes import Changes
 from pushserver.config.sections import LOG_LEVELS
 from pushserver.core.errors import Invalid, NotFound
+from pushserver.core.inbox import Unread
 from pushserver.manhole.tables import VerbAnswer, arranged, compact, facts, line, moment, span, table
 from pushserver.server.backend_commands import BackendCommands, id_of
 from pushserver.server.cluster import Answer, Cluster, ConnectionInfo, Target
@@ -154,6 +155,8 @@ class ConsoleVerbs:
             self.publish,
             self.notify,
             self.inbox,
+            self.mark_read,
+            self.delete_from_inbox,
             self.tasks,
             self.task,
         ]
@@ -299,17 +302,30 @@ class ConsoleVerbs:
         return VerbAnswer(found, *table(("node", "state", "since", "last heard", "connections"), rows))
 
     async def inbox(self, user: str | int) -> VerbAnswer:
-        """What waits for a user, and how far the user has acknowledged."""
+        """What a user's inbox keeps, what of it was read, and how far the user has acknowledged."""
         page = await self._rooms.engine.inbox.read(id_of(user, "user"), 0, 1_000_000)
         kept = page.messages[-LISTED:]
         rows = [
-            (m.offset, "read" if (m.offset or 0) <= page.acked else "", moment(m.timestamp), m.type, _short(m.data))
-            for m in kept
+            (m.offset, "" if m.read_at is None else "read", moment(m.timestamp), m.type, _short(m.data)) for m in kept
         ]
-        state = f"{len(page.messages)} messages, newest offset {page.offset}, acknowledged {page.acked}"
+        state = f"{len(page.messages)} messages, newest offset {page.offset}, acknowledged {page.acked}; "
+        state += _unread(page.unread)
         if len(kept) < len(page.messages):
             state += f"; the newest {LISTED}:"
         return VerbAnswer(page, *line(state), *table(("offset", "", "at", "type", "data"), rows, "nothing"))
+
+    async def mark_read(self, user: str | int, *offsets: int, read: bool = True) -> VerbAnswer:
+        """Marks messages of a user's inbox as read on all devices, or all of them; read=False: as unread."""
+        chosen = await self._chosen(user, offsets)
+        said = await self._execute("inbox.read", read=read, **chosen)
+        return VerbAnswer(said, *line(_unread(said["unread"])))
+
+    async def delete_from_inbox(self, user: str | int, *offsets: int) -> VerbAnswer:
+        """Deletes messages of a user's inbox, by their offsets, on all devices."""
+        if not offsets:
+            raise Invalid("which offsets?")
+        said = await self._execute("inbox.delete", **await self._chosen(user, offsets))
+        return VerbAnswer(said, *line(f"deleted {said['deleted']}; {_unread(said['unread'])}"))
 
     async def tasks(self, user: str | int) -> VerbAnswer:
         """A user's tasks, the newest first."""
@@ -426,12 +442,22 @@ class ConsoleVerbs:
     async def _connections(self, user: str | int | None) -> Answer[list[ConnectionInfo]]:
         return await self._rooms.cluster.connections(Target(user_id=None if user is None else str(user)))
 
+    async def _chosen(self, user: str | int, offsets: tuple[int, ...]) -> dict[str, Any]:
+        """Return what names messages of an inbox as it is now: these, or all."""
+        page = await self._rooms.engine.inbox.read(id_of(user, "user"), None, 0)
+        named: dict[str, Any] = {"offsets": offsets} if offsets else {"upTo": page.offset}
+        return {"userId": str(user), "epoch": page.epoch, **named}
+
     async def _execute(self, method: str, **params: Any) -> Any:
         try:
             octets = msgspec.json.encode(params)
         except (TypeError, ValueError) as problem:
             raise Invalid(f"not JSON: {problem}") from None
         return await self._rooms.commands.execute(method, octets)
+
+
+def _unread(unread: Unread) -> str:
+    return f"unread: {unread.notification} notification, {unread.chat} chat, {unread.task} task"
 
 
 def _short(data: msgspec.Raw) -> str:

@@ -90,3 +90,14 @@ class CommandGroup(PlaceCommand, click.Group):
 
     command_class = PlaceCommand
     group_class = type
+
+
+class InboxGroup(CommandGroup):
+    """A group of which something else than a command's name is what its ``list`` takes."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands:
+            args = ["list", *args]
+        return super().resolve_command(ctx, args)

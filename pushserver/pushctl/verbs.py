@@ -15,7 +15,7 @@ from pushserver.config.checks import load
 from pushserver.core import durations, errors
 from pushserver.core.task import Status
 from pushserver.pushctl.calls import call, task_path
-from pushserver.pushctl.options import CommandGroup
+from pushserver.pushctl.options import CommandGroup, InboxGroup
 from pushserver.pushctl.place import ServerPlace
 from pushserver.pushctl.show import Presenter, arranged, cell, compact, moment
 from pushserver.pushctl.store import backup, compact_store, new_epoch, quarantine, restore
@@ -186,23 +186,70 @@ def history(place: ServerPlace, channel: str, limit: int) -> None:
     Presenter(place).rows(answer, ("offset", "time", "type", "from", "data"), rows, "nothing is kept")
 
 
-@pushctl.command()
+@pushctl.group(cls=InboxGroup)
+def inbox() -> None:
+    """Show a user's inbox: inbox USER is short for inbox list USER. Mark its messages as read, or delete them."""
+
+
+def _unread(answer: dict[str, Any]) -> str:
+    return "unread: " + ", ".join(f"{count} {kind}" for kind, count in answer["unread"].items())
+
+
+def _chosen(place: ServerPlace, user: str, offsets: tuple[int, ...], up_to: int | None) -> dict[str, Any]:
+    """Return what names messages of an inbox, in its present epoch."""
+    if bool(offsets) == (up_to is not None):
+        raise click.UsageError("name messages by their offsets, or give --up-to")
+    chosen = {"offsets": list(offsets)} if offsets else {"upTo": up_to}
+    return {"userId": user, "epoch": call(place, "GET", "inbox", userId=user, limit="1")["epoch"], **chosen}
+
+
+@inbox.command("list")
 @click.argument("user")
+@click.option("--limit", type=click.IntRange(1, 200), help="Only so many, the newest first.")
+@click.option("--unread", is_flag=True, help="Only what was not read, the newest first.")
 @pass_place
-def inbox(place: ServerPlace, user: str) -> None:
-    """Show what waits in a USER's inbox, and how far it was acknowledged."""
-    answer = call(place, "GET", "inbox", userId=user)
+def list_inbox(place: ServerPlace, user: str, limit: int | None, unread: bool) -> None:
+    """Show what a USER's inbox keeps, and what of it was read."""
+    most = str(limit) if limit is not None else "200" if unread else None
+    answer = call(place, "GET", "inbox", userId=user, limit=most, unread="true" if unread else None)
     rows = (
         (
             m["offset"],
-            "" if m["offset"] > answer["acked"] else "read",
+            "read" if m["readAt"] is not None else "",
             moment(m["timestamp"]),
             m["type"],
             compact(m["data"]),
         )
         for m in answer["messages"]
     )
-    Presenter(place).rows(answer, ("offset", "", "time", "type", "data"), rows, "the inbox is empty")
+    presenter = Presenter(place)
+    presenter.rows(answer, ("offset", "", "time", "type", "data"), rows, "the inbox is empty")
+    if answer["messages"] and not place.as_json:
+        click.echo(_unread(answer))
+
+
+@inbox.command("read")
+@click.argument("user")
+@click.argument("offsets", nargs=-1, type=click.IntRange(1))
+@click.option("--up-to", type=click.IntRange(1), metavar="OFFSET", help="All up to this one.")
+@click.option("--unread", is_flag=True, help="Mark them as unread.")
+@pass_place
+def mark_read(place: ServerPlace, user: str, offsets: tuple[int, ...], up_to: int | None, unread: bool) -> None:
+    """Mark messages of a USER's inbox as read on all devices, by their OFFSETS."""
+    body = _chosen(place, user, offsets, up_to) | ({"read": False} if unread else {})
+    answer = call(place, "POST", "inbox/read", body)
+    Presenter(place).line(answer, _unread(answer))
+
+
+@inbox.command("delete")
+@click.argument("user")
+@click.argument("offsets", nargs=-1, type=click.IntRange(1))
+@click.option("--up-to", type=click.IntRange(1), metavar="OFFSET", help="All up to this one.")
+@pass_place
+def delete_from_inbox(place: ServerPlace, user: str, offsets: tuple[int, ...], up_to: int | None) -> None:
+    """Delete messages of a USER's inbox on all devices, by their OFFSETS."""
+    answer = call(place, "POST", "inbox/delete", _chosen(place, user, offsets, up_to))
+    Presenter(place).line(answer, f"deleted {answer['deleted']}; {_unread(answer)}")
 
 
 # -- tasks ------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pushserver.client import Backoff, Client, Disconnected, InboxChange, Options, State, SubscriptionEnded, Unread
-from pushserver.publisher import AsyncPublisher, Publisher
+from pushserver.publisher import AsyncPublisher, Publisher, PublishRefused, receipts
 from tests.harness import Server
 
 QUICK = Options(backoff=Backoff(first=100, cap=300, alone=20))
@@ -210,6 +210,40 @@ async def test_two_devices_agree_on_what_is_read(start_server: Starting) -> None
     async with Client(server.ws_url, token=token, options=QUICK) as later:
         assert later.unread == Unread()
         assert (await later.read_inbox()).messages == []
+
+
+@in_asyncio
+async def test_a_backend_reads_and_marks_the_inbox_that_a_client_shows(start_server: Starting) -> None:
+    server = await asyncio.to_thread(start_server, config=CONFIG)
+    told: asyncio.Queue[InboxChange] = asyncio.Queue()
+    async with (
+        asyncio.timeout(40),
+        Client(server.ws_url, token=server.token("42"), options=QUICK, on_inbox_changed=told.put_nowait) as client,
+        AsyncPublisher(server.url, api_key=server.api_key) as publisher,
+    ):
+        await publisher.notify(42, {"n": 0})
+        await publisher.notify(42, {"n": 1})
+        page = await publisher.inbox(42, limit=1)
+        assert ([message.data["n"] for message in page.messages], page.more) == ([1], True)
+        assert page.unread is not None
+        assert page.unread.total == 2
+        older = await publisher.inbox(42, before=page.messages[0])
+        assert [message.data["n"] for message in older.messages] == [0]
+        assert (await publisher.mark_read(42, page.messages)).unread == receipts.Unread(1, 0, 0)
+        change = await told.get()
+        assert change.offsets == [page.messages[0].offset]
+        assert client.unread == Unread(1, 0, 0)
+        assert [message.data["n"] for message in (await publisher.inbox(42, unread=True)).messages] == [0]
+        deleted = await publisher.delete_from_inbox(42, up_to=page.messages[0])
+        assert deleted.deleted == 2
+        assert (await told.get()).deleted is True
+        assert client.unread == Unread()
+        with pytest.raises(PublishRefused, match="CONFLICT"):
+            await publisher.mark_read(42, [1], epoch="another")
+        news = await client.subscribe("news:a").ready()
+        await publisher.publish("news:a", "hello")
+        assert [message.data for message in (await publisher.history("news:a")).messages] == ["hello"]
+        assert news.channel == "news:a"
 
 
 @in_asyncio

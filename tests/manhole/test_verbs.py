@@ -82,7 +82,15 @@ async def test_stepping_in(tmp_path: Path) -> None:
         await me.notify(42, "soup", type="meal")
         said = [await deferToThread(client.message) for _ in range(2)]
         assert [(m["type"], m["data"]) for m in said] == [("message", {"n": 1}), ("meal", "soup")]
-        assert "soup" in repr(await me.inbox(42))
+        shown = repr(await me.inbox(42))
+        assert "soup" in shown
+        assert "unread: 1 notification, 0 chat, 0 task" in shown
+        assert repr(await me.mark_read(42)) == "unread: 0 notification, 0 chat, 0 task"
+        assert "read" in repr(await me.inbox(42)).splitlines()[-1].split()
+        assert (await me.mark_read(42, 1, read=False)).value["unread"].notification == 1
+        with pytest.raises(Invalid, match="which offsets"):
+            await me.delete_from_inbox(42)
+        assert repr(await me.delete_from_inbox(42, 1)).startswith("deleted 1; unread: 0 ")
         with pytest.raises(Invalid, match="not JSON"):
             await me.publish("chat:tea", object())
         with pytest.raises(Invalid, match="user= or jti="):

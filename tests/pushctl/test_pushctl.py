@@ -170,6 +170,26 @@ def test_the_inbox(ctl: Callable[..., Said]) -> None:
     assert ctl("inbox", "nobody").out == "the inbox is empty\n"
 
 
+def test_an_inbox_is_read_and_cleared_by_offsets(ctl: Callable[..., Said]) -> None:
+    for n in range(3):
+        ctl("notify", "u9", f'{{"n": {n}}}')
+    listed = ctl("inbox", "list", "u9")
+    assert listed.out.splitlines()[-1] == "unread: 3 notification, 0 chat, 0 task"
+    assert ctl("inbox", "read", "u9", "1", "3").out == "unread: 1 notification, 0 chat, 0 task\n"
+    unread = ctl("--json", "inbox", "u9", "--unread").json
+    assert [m["data"] for m in unread["messages"]] == [{"n": 1}]
+    newest = ctl("--json", "inbox", "u9", "--limit", "2").json
+    assert [(m["offset"], m["readAt"] is None) for m in newest["messages"]] == [(3, False), (2, True)]
+    assert "  read  " in ctl("inbox", "u9").out
+    assert ctl("inbox", "read", "u9", "3", "--unread").out == "unread: 2 notification, 0 chat, 0 task\n"
+    assert ctl("inbox", "delete", "u9", "--up-to", "2").out == "deleted 2; unread: 1 notification, 0 chat, 0 task\n"
+    assert ctl("--json", "inbox", "delete", "u9", "3").json["deleted"] == 1
+    for wrong in (("read", "u9"), ("delete", "u9", "1", "--up-to", "1"), ("read", "u9", "0")):
+        assert ctl("inbox", *wrong).status == 2
+    refused = ctl("inbox", "read", "u9", "--up-to", "9")
+    assert (refused.status, "INVALID_MESSAGE" in refused.err) == (1, True)
+
+
 def test_a_task_from_start_to_end(ctl: Callable[..., Said]) -> None:
     assert ctl("task", "create", "u2", "--id", "t1", "--title", "Import").out == "t1  pending  0 %\n"
     assert ctl("task", "progress", "t1", "--step", "3", "--of", "10", "--message", "rows").out == (
