@@ -9,9 +9,13 @@ export class Chromium extends Driven {
     return browser;
   }
 
-  /** A new tab at `url`, in a `window` of its own or not; `before` runs in it ahead of the page's own scripts. */
-  async open(url, before, window = false) {
-    const { targetId } = await this.call('Target.createTarget', { url: 'about:blank', newWindow: window });
+  /**
+   * A new tab at `url`, in a `window` of its own or not, in a profile of its own (`apart`) or not; `before` runs in it ahead of
+   * the page's own scripts.
+   */
+  async open(url, before, window = false, apart = false) {
+    const profile = apart ? await this.call('Target.createBrowserContext') : {};
+    const { targetId } = await this.call('Target.createTarget', { url: 'about:blank', newWindow: window || apart, ...profile });
     const { sessionId } = await this.call('Target.attachToTarget', { targetId, flatten: true });
     const call = (method, params) => this.call(method, params, { sessionId });
     const opened = tab(async (expression) => {

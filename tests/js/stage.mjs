@@ -75,14 +75,19 @@ const commands = {
     browser = await BROWSERS[kind].start();
     return browser.pid;
   },
-  open: async ({ url, before, window }) => tabs.push(await browser.open(url, before, window)) - 1,
+  open: async ({ url, before, window, apart }) => tabs.push(await browser.open(url, before, window, apart)) - 1,
   run: ({ tab, expression }) => of(tab).run(expression),
   until: ({ tab, expression, limit }) => of(tab).until(expression, limit),
   cover: ({ tab }) => of(tab).cover(),
   reload: ({ tab }) => of(tab).reload(),
   close: ({ tab }) => of(tab).close(),
   freeze: ({ frozen }) => of().call('Page.setWebLifecycleState', { state: frozen ? 'frozen' : 'active' }),
-  screenshot: async () => (await of().call('Page.captureScreenshot', { format: 'png' })).data,
+  size: ({ tab, width, height }) =>
+    of(tab).call('Emulation.setDeviceMetricsOverride', { width, height, deviceScaleFactor: 1, mobile: width < 600 }),
+  key: async ({ tab, key, text }) => {
+    for (const type of ['keyDown', 'keyUp']) await of(tab).call('Input.dispatchKeyEvent', { type, key, text: type === 'keyDown' ? text : undefined });
+  },
+  screenshot: async ({ tab }) => (await of(tab).call('Page.captureScreenshot', { format: 'png' })).data,
   proxy: ({ target }) => proxy.begin(target),
   turn: ({ mode }) => proxy.turn(mode),
   serve: ({ folder }) => serve(folder),

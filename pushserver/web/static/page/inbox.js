@@ -1,8 +1,8 @@
-/** The inbox: what was sent to this user, read or not. The cursor moves when the reader says so. */
+/** The inbox: what was sent to this user, as the server keeps it. What is read or removed here is so on every device. */
 
 import { byId, h, keyed, put, soon, stamp, textOf } from './dom.js';
 
-const SHOWN = 50;
+const PAGE = 50;
 
 /** What a message says: title, text, and how serious it is. */
 function tell({ type, data, from }) {
@@ -21,68 +21,58 @@ function tell({ type, data, from }) {
 
 export function inboxPanel(client) {
   const list = byId('inbox-list');
-  const items = new Map();
-  let epoch = null;
-  let acked = 0;
+  /** The newest message at the sign-in: what comes after it is announced. */
+  let known = 0;
 
-  const mine = (push) => push.offset !== undefined
-    && (push.channel === `user:${client.getState().userId}` || push.channel?.startsWith('task:'));
-
+  const rowOf = (push) => {
+    const { title, text, level } = tell(push);
+    const name = title || text;
+    const read = h('button', { type: 'button', class: 'read', onclick: () => client.markRead([push.offset]), 'aria-label': `Mark as read: ${name}` }, 'Read');
+    const remove = h('button', { type: 'button', onclick: () => client.deleteFromInbox([push.offset]), 'aria-label': `Remove: ${name}` }, '×');
+    return h('li', { data: { level, offset: push.offset } },
+      h('span', { class: 'mark', 'aria-hidden': 'true' }),
+      h('div', {}, title ? h('h3', {}, title) : null, text ? h('p', {}, text) : null),
+      h('div', { class: 'side' }, stamp(push.timestamp), read, remove), h('span', { class: 'unseen' }));
+  };
   const draw = () => {
-    const shown = [...items.values()].sort((a, b) => b.offset - a.offset);
-    for (const old of shown.splice(SHOWN)) items.delete(old.offset);
-    const unread = shown.filter((push) => push.offset > acked).length;
-    keyed(list, shown, (push) => `${push.epoch} ${push.offset}`, (push) => {
-      const { title, text, level } = tell(push);
-      return h('li', { data: { level, offset: push.offset } },
-        h('span', { class: 'mark', 'aria-hidden': 'true' }),
-        h('div', {}, title ? h('h3', {}, title) : null, text ? h('p', {}, text) : null),
-        stamp(push.timestamp), h('span', { class: 'unseen' }));
-    }, (item, push) => {
-      item.classList.toggle('unread', push.offset > acked);
-      put(item.lastElementChild, push.offset > acked ? 'not read' : 'read');
+    const { inbox: { messages, unread, more }, isConnected } = client.getState();
+    const count = unread.notification + unread.chat + unread.task;
+    keyed(list, messages, (push) => `${push.epoch} ${push.offset}`, rowOf, (item, push) => {
+      const isUnread = push.readAt === null;
+      const button = item.querySelector('.read');
+      // Who marks by keyboard goes on from the button beside it.
+      if (!isUnread && button === document.activeElement) button.nextElementSibling.focus();
+      button.hidden = !isUnread;
+      item.classList.toggle('unread', isUnread);
+      put(item.lastElementChild, isUnread ? 'not read' : 'read');
     });
-    byId('inbox-empty').hidden = shown.length > 0;
-    byId('mark-read').disabled = unread === 0 || !client.getState().isConnected;
-    put(byId('cursor'), shown.length === 0 ? '' : unread ? `${unread} not read` : 'all read');
-    put(byId('unread-count'), unread);
-    byId('unread-count').hidden = unread === 0;
-    document.title = unread ? `(${unread}) pushserver` : 'pushserver';
+    byId('inbox-empty').hidden = messages.length > 0;
+    byId('older-inbox').hidden = !more;
+    byId('mark-read').disabled = count === 0 || !isConnected;
+    put(byId('cursor'), count ? `${count} not read` : messages.length > 0 ? 'all read' : '');
+    put(byId('unread-count'), count);
+    byId('unread-count').hidden = count === 0;
+    document.title = count ? `(${count}) pushserver` : 'pushserver';
   };
   const drawSoon = soon(draw);
 
-  client.on('connect', async ({ userId, inbox }) => {
-    if (!inbox) return;
-    if (inbox.epoch !== epoch) items.clear();
-    epoch = inbox.epoch;
-    acked = Math.max(inbox.acked, 0);
-    drawSoon();
-    // What was read before is shown too; what was not comes by itself.
-    const { messages = [] } = await client.history(`user:${userId}`, { limit: SHOWN, reverse: true });
-    for (const push of messages) if (push.epoch === undefined || push.epoch === epoch) items.set(push.offset, { ...push, epoch });
-    drawSoon();
-  });
-  client.on('*', (push) => {
-    if (!mine(push)) return;
-    if (push.epoch !== epoch) {
-      items.clear();
-      epoch = push.epoch;
-      acked = 0;
-    }
-    items.set(push.offset, push);
-    drawSoon();
-    if (push.offset > acked && push.type === 'user_notification') put(byId('announce'), `New: ${tell(push).title || tell(push).text}`);
+  client.on('connect', ({ inbox }) => (known = inbox?.offset ?? 0));
+  client.on('user_notification', (push) => {
+    if (push.offset > known) put(byId('announce'), `New: ${tell(push).title || tell(push).text}`);
   });
   client.subscribe(drawSoon);
 
-  byId('mark-read').addEventListener('click', async () => {
-    const newest = Math.max(0, ...items.keys());
-    // The client gathers acks and repeats them until they are through; what is read here is read at once.
-    client.ack(newest);
-    acked = newest;
-    draw();
+  byId('mark-read').addEventListener('click', () => {
+    client.markAllRead();
+    client.ack(client.getState().inbox.offset);
     byId('inbox-title').closest('section').focus();
   });
+  byId('older-inbox').addEventListener('click', () => {
+    const { messages, epoch } = client.getState().inbox;
+    client.inbox({ limit: PAGE, before: { offset: messages.at(-1).offset, epoch } });
+  });
   byId('inbox').setAttribute('tabindex', '-1');
+  // What fails here is made up for at the next sign-in.
+  client.inbox({ limit: PAGE }).catch(() => {});
   draw();
 }

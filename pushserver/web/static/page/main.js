@@ -14,7 +14,7 @@ import { tasksPanel } from './tasks.js';
 const client = createClient({
   url: socketPath,
   token,
-  // The inbox is read when its reader says so.
+  // What was not read comes to every new tab, so that its panels know of it: tasks that ended, say.
   autoAck: false,
   // A page for a few operators: no herd comes back with it, so it may be quicker than an application's client.
   reconnectInterval: 500,

@@ -1,0 +1,183 @@
+"""The bells of examples/bell in a real browser, against a real server: tabs and profiles agree, whatever one of them does."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.harness import ROOT, Server
+from tests.js_stage import Stage
+from tests.test_pushclient_js import NODE, TESTS, program, run
+from tests.test_pushclient_js import node_modules as node_modules
+from tests.test_pushclient_js import stage as stage
+from tests.test_pushclient_js import unpacked as unpacked
+
+pytestmark = [pytest.mark.full, pytest.mark.browser]
+
+CONFIG = '[server]\nallowed_origins = ["*"]\n'
+
+
+@pytest.fixture
+def bells(unpacked: Path, node_modules: Path) -> Path:
+    """tests/js/bell with both bells, built by Vite with the packed package."""
+    for name in ("react-dom", "scheduler"):
+        link = unpacked / "node_modules" / name
+        if not link.exists():
+            link.symlink_to(node_modules / name)
+    for path in [*(TESTS / "bell").iterdir(), *(ROOT / "examples" / "bell").iterdir()]:
+        shutil.copy(path, unpacked / path.name)
+    vite = str(NODE / "node_modules" / "vite" / "bin" / "vite.js")
+    done = run(program("node"), vite, "build", "--base", "./", "--outDir", "bells", cwd=unpacked)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return unpacked / "bells"
+
+
+#: What a tab shows: the badge, and the messages, those not read with a star.
+SHOWN = """[document.querySelector('.badge:not([hidden])')?.textContent ?? 0,
+ ...[...document.querySelectorAll('#bell li')].map((li) => (li.className === 'unread' ? '*' : '') + li.firstChild.textContent)
+].join(' ')"""
+
+
+def test_tabs_and_profiles_agree(
+    stage: Stage, bells: Path, start_server: Callable[..., Server], tmp_path: Path
+) -> None:
+    server = start_server(config=CONFIG)
+
+    def notify(*titles: str) -> None:
+        for title in titles:
+            server.api("POST", "/api/notify", {"userId": "42", "data": {"title": title}})
+
+    notify(*(f"m{n}" for n in range(1, 53)))
+    page = stage("serve", folder=str(bells))
+    stage("browser")
+    before = f"window.token = {json.dumps(server.token('42'))}"
+    url = f"http://127.0.0.1:{page}/?url={server.ws_url}&bell="
+    tabs = [
+        stage("open", url=f"{url}react", before=before),
+        stage("open", url=f"{url}react", before=before),
+        stage("open", url=f"{url}plain", before=before, apart=True),
+    ]
+
+    def click(tab: int, button: str) -> None:
+        found = f"[...document.querySelectorAll('#bell button')].find((each) => {button})"
+        stage("until", tab=tab, expression=f"{found} && !{found}.disabled")
+        stage("run", tab=tab, expression=f"{found}.click(), 0")
+
+    def agree(count: int, first: str, items: int) -> None:
+        for tab in tabs:
+            expression = f"((shown) => shown.startsWith('{count} {first}') && shown.split(' ').length === {items + 1})({SHOWN})"
+            stage("until", tab=tab, expression=expression)
+
+    for tab in tabs:
+        click(tab, "each.ariaExpanded !== null")
+    agree(52, "*m52 *m51", 50)
+    click(tabs[0], "each.textContent === 'm52'")
+    agree(51, "m52 *m51", 50)
+    click(tabs[2], "each.ariaLabel === 'Remove: m51'")
+    agree(50, "m52 *m50", 49)
+    notify("news")
+    agree(51, "*news m52 *m50", 50)
+    # The first two share a connection, and so the list.
+    for tab in (tabs[0], tabs[2]):
+        click(tab, "each.textContent === 'Load older'")
+    agree(51, "*news m52 *m50", 52)
+    for tab in (tabs[0], tabs[2]):
+        for width, height in ((360, 740), (1280, 800)):
+            stage("size", tab=tab, width=width, height=height)
+            picture = base64.b64decode(stage("screenshot", tab=tab))
+            (tmp_path / f"bell-{tab}-{width}.png").write_bytes(picture)
+            assert stage("run", tab=tab, expression="document.documentElement.scrollWidth <= innerWidth"), width
+    stage("run", tab=tabs[1], expression="client.reconnect(), 0")
+    click(tabs[1], "each.textContent === 'Mark all read'")
+    agree(0, "news m52 m50", 52)
+    stage("reload", tab=tabs[0])
+    stage("until", tab=tabs[0], expression="window.client?.getState().isConnected")
+    notify("last")
+    click(tabs[0], "each.ariaExpanded === 'false'")
+    stage("until", tab=tabs[0], expression=f"{SHOWN}.startsWith('1 *last news m52')")
+    counted = stage("run", tab=tabs[2], expression="client.inbox({ unread: true }).then(({ unread }) => unread)")
+    assert counted == {"notification": 1, "chat": 0, "task": 0}
+
+
+@pytest.mark.parametrize("kind", ["react", "plain"])
+def test_with_the_keyboard_alone(
+    kind: str, stage: Stage, bells: Path, start_server: Callable[..., Server]
+) -> None:
+    server = start_server(config=CONFIG)
+    server.api("POST", "/api/notify", {"userId": "42", "data": {"title": "first"}})
+    server.api("POST", "/api/notify", {"userId": "42", "data": {"title": "second"}})
+    page = stage("serve", folder=str(bells))
+    stage("browser")
+    before = f"window.token = {json.dumps(server.token('42'))}"
+    stage("open", url=f"http://127.0.0.1:{page}/?url={server.ws_url}&bell={kind}", before=before)
+    label = "document.activeElement.ariaLabel"
+    stage("until", expression="document.querySelector('#bell button')?.ariaLabel === 'Notifications, 2 not read'")
+
+    def press(key: str) -> None:
+        stage("key", key=key, text="\r" if key == "Enter" else "")
+
+    def reach(expression: str) -> None:
+        """Go on with the Tab key to what is wanted."""
+        for _ in range(8):
+            if stage("run", expression=expression):
+                return
+            press("Tab")
+        raise AssertionError(expression)
+
+    reach(f"{label} === 'Notifications, 2 not read'")
+    press("Enter")
+    stage("until", expression="document.querySelectorAll('#bell li').length === 2")
+    reach("document.activeElement.textContent === 'second'")
+    press("Enter")
+    stage("until", expression="document.querySelector('#bell button').ariaLabel === 'Notifications, 1 not read'")
+    reach(f"{label} === 'Remove: second'")
+    press("Enter")
+    stage("until", expression="document.querySelectorAll('#bell li').length === 1")
+    assert stage("run", expression="document.activeElement.className") == "panel"
+    press("Escape")
+    stage("until", expression=f"{label} === 'Notifications, 1 not read' && document.activeElement.ariaExpanded === 'false'")
+
+
+def test_one_desktop_notification_of_three_tabs(
+    stage: Stage, bells: Path, start_server: Callable[..., Server]
+) -> None:
+    """The recipe of docs/browser.md as it stands there."""
+    guide = (ROOT / "docs" / "browser.md").read_text()
+    (recipe,) = re.findall(r"```js\n(let isChosen.*?)```", guide, re.DOTALL)
+    server = start_server(config=CONFIG)
+    page = stage("serve", folder=str(bells))
+    stage("browser")
+    before = f"""window.token = {json.dumps(server.token('42'))};
+      window.heard = 0;
+      window.Notification = class {{
+        static permission = 'granted';
+        constructor(title) {{ localStorage.shown = `${{localStorage.shown ?? ''}} ${{title}}`; }}
+      }};"""
+    tabs = []
+    for _ in range(3):
+        tabs.append(stage("open", url=f"http://127.0.0.1:{page}/?url={server.ws_url}&bell=plain", before=before))
+        stage("until", expression="window.client?.getState().isConnected")
+        script = f"Object.assign(document.createElement('script'), {{textContent: {json.dumps(recipe)}}})"
+        stage("run", expression=f"document.head.append({script})")
+        stage("run", expression="void client.on('user_notification', () => (heard += 1))")
+        if len(tabs) == 1:
+            # The lock is the first one's before the others ask for it.
+            stage("until", expression="isChosen")
+
+    def told(title: str, heard: int, by: list[int]) -> None:
+        server.api("POST", "/api/notify", {"userId": "42", "data": {"title": title}})
+        for tab in by:
+            stage("until", tab=tab, expression=f"heard === {heard}")
+
+    told("one", 1, tabs)
+    assert stage("run", expression="localStorage.shown") == " one"
+    stage("close", tab=tabs[0])
+    stage("until", tab=tabs[1], expression="isChosen")
+    told("two", 2, tabs[1:])
+    assert stage("run", expression="localStorage.shown") == " one two"
