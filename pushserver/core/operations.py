@@ -111,6 +111,12 @@ class ReadPresence(Struct, frozen=True):
     channel: str
 
 
+class ReadConnections(Struct, frozen=True):
+    """Who is present in a channel, connection by connection."""
+
+    channel: str
+
+
 class ReadTask(Struct, frozen=True):
     task_id: str
 
@@ -145,6 +151,7 @@ Operation = (
     | DeleteFromInbox
     | ReadHistory
     | ReadPresence
+    | ReadConnections
     | ReadTask
     | CancelTask
     | ReadSession
@@ -286,6 +293,23 @@ class PresenceRead(Struct, frozen=True):
     total: int
 
 
+class PresentConnection(Struct, frozen=True):
+    """A connection that follows a channel.
+
+    Attributes:
+        info: what the user's token says of the user; ``channel_info``: what a token for this channel does. JSON.
+    """
+
+    connection_id: str
+    user_id: str
+    info: msgspec.Raw | None = None
+    channel_info: msgspec.Raw | None = None
+
+
+class ConnectionsRead(Struct, frozen=True):
+    connections: list[PresentConnection]
+
+
 class TaskRead(Struct, frozen=True):
     state: TaskState
 
@@ -302,6 +326,7 @@ Outcome = (
     | InboxDeleted
     | HistoryRead
     | PresenceRead
+    | ConnectionsRead
     | TaskRead
     | ChannelTokenRenewed
 )

@@ -18,6 +18,7 @@ from pushserver.server.hub import Hub
 from pushserver.server.listing import count_channels, select_connections
 from pushserver.server.node_view import NodeViews
 from pushserver.server.presence import Presence
+from pushserver.server.present import present_here
 from pushserver.server.revocations import Revocations
 from pushserver.server.stats_channel import StatsChannel
 from pushserver.server.subscriptions import Subscriptions
@@ -92,6 +93,8 @@ class NodeAnswers:
                 return count_channels(self._hub, match)
             case cluster.RoomsQuestion(user_id):
                 return self._chat.rooms(user_id)
+            case cluster.PresentQuestion(channel):
+                return present_here(self._hub, channel)
             case cluster.PostQuestion((connection_id, text)):
                 return self._receive(connection_id, text)
             case cluster.CountQuestion(user_id):

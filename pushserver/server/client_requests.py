@@ -95,6 +95,8 @@ class ClientRequests:
                 reply(await self._reading.history(connection, here.grants, operation))
             case operations.ReadPresence(channel):
                 reply(await self._reading.presence(_in(connection, channel, identity), channel))
+            case operations.ReadConnections(channel):
+                reply(await self._reading.connections(_in(connection, channel, identity), channel))
             case operations.ReadTask(task_id):
                 here = _in(connection, task_channel(task_id), identity)
                 reply(operations.TaskRead(await self._tasks.get_visible(task_id, here)))

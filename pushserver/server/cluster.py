@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NamedTuple, Typ
 
 import msgspec
 
-from pushserver.core.errors import Invalid
+from pushserver.core.errors import Invalid, Unavailable
+from pushserver.core.operations import PresentConnection
 from pushserver.server.recent import RecentEvent
 
 if TYPE_CHECKING:
@@ -226,6 +227,13 @@ class RoomsQuestion(_Question[set[str]], frozen=True, array_like=True, tag="room
     Answer = set[str]
 
 
+class PresentQuestion(_Question[list[PresentConnection]], frozen=True, array_like=True, tag="present"):
+    """List the connections that follow a channel."""
+
+    channel: str
+    Answer = list[PresentConnection]
+
+
 class PostQuestion(_Question[PostOutcome], frozen=True, array_like=True, tag="post"):
     """A message for a stream of the node that is asked, by its connection's id; answered with what came of it."""
 
@@ -296,6 +304,7 @@ Question = (
     | ListConnectionsQuestion
     | CountChannelsQuestion
     | RoomsQuestion
+    | PresentQuestion
     | CountQuestion
     | PostQuestion
     | GoneQuestion
@@ -398,6 +407,14 @@ class Cluster:
     async def rooms(self, user_id: str) -> set[str]:
         """Return the chat rooms that a user is in, through any node."""
         return set().union(*(await self.ask(RoomsQuestion(user_id))).by_node.values())
+
+    async def present(self, channel: str) -> list[PresentConnection]:
+        """Return the connections that follow a channel, on all nodes. Raises `errors.Unavailable` where a node does not
+        say."""
+        answers = await self.ask(PresentQuestion(channel))
+        if answers.unanswered:
+            raise Unavailable("not every node said who is present")
+        return [connection for some in answers.by_node.values() for connection in some]
 
     async def count_connections(self, user_id: str) -> int:
         """Return how many connections a user has, on the nodes that answer."""

@@ -191,7 +191,7 @@ class Node:
         user_publishing = UserPublishing(self.publishing, self._user_rates)
         chat = Chat(self.hub, self.publishing, user_publishing, self.presence, self.cluster)
         inbox = InboxRequests(clock, engine.inbox, self.hub, self._inbox_changes)
-        self.reading = ReadRequests(engine, self.publishing, self.presence, inbox, limits=limits)
+        self.reading = ReadRequests(engine, self.publishing, self.presence, inbox, self.cluster, limits=limits)
         self.requests = ClientRequests(
             sign_in,
             self.subscriptions,

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from pushserver.core import operations
 from pushserver.core.channels import Kind
-from pushserver.core.errors import Conflict, NotFound, Refused
+from pushserver.core.errors import Code, Conflict, NotFound, Refused
 from pushserver.core.permissions import Grants, may_read_history, may_read_presence
 from pushserver.core.positions import Position
 from pushserver.core.publication import Publication
 from pushserver.core.tokens import Identity
 from pushserver.engine.interfaces import PAGE_BYTES, HistoryPage, InboxPage
+from pushserver.server.cluster import Cluster
 from pushserver.server.connection import Connection
 from pushserver.server.inbox_requests import InboxRequests
 from pushserver.server.limits import Limits
@@ -29,16 +30,28 @@ if TYPE_CHECKING:
     from pushserver.engine.interfaces import IEngine
 
 
+#: Connections of one answer about who is present.
+MAX_PRESENT: Final = 5_000
+
+
 class ReadRequests:
     """Reads from the engine."""
 
     def __init__(
-        self, engine: IEngine, publishing: Publishing, presence: Presence, inbox: InboxRequests, *, limits: Limits
+        self,
+        engine: IEngine,
+        publishing: Publishing,
+        presence: Presence,
+        inbox: InboxRequests,
+        cluster: Cluster,
+        *,
+        limits: Limits,
     ) -> None:
         self._engine = engine
         self._publishing = publishing
         self._presence = presence
         self.inbox = inbox
+        self._cluster = cluster
         self._limits = limits
 
     async def history(
@@ -122,6 +135,20 @@ class ReadRequests:
         if refusal is not None:
             raise Refused(REASONS.get(refusal, "not allowed to look here"), refusal)
         return await self.read_presence(name)
+
+    async def connections(self, identity: Identity, name: str) -> operations.ConnectionsRead:
+        """Return who is present, connection by connection, for a user. Raises as `presence` does, and
+        `errors.Unavailable` where a node does not say; LIMIT_EXCEEDED where they are too many for one reply."""
+        namespace = self._publishing.namespace(name)
+        refusal = may_read_presence(namespace, name, identity.user_id, identity.grants)
+        if refusal is not None:
+            raise Refused(REASONS.get(refusal, "not allowed to look here"), refusal)
+        if not namespace.presence:
+            raise NotFound("no presence is kept here")
+        found = await self._cluster.present(name)
+        if len(found) > MAX_PRESENT:
+            raise Refused("too many are present", Code.LIMIT_EXCEEDED)
+        return operations.ConnectionsRead(found)
 
     async def read_presence(self, name: str) -> operations.PresenceRead:
         """Return who is present, for whoever may look. Raises `errors.NotFound` where the namespace keeps none."""

@@ -226,7 +226,7 @@ class CentrifugeSession:
             case messages.PublishRequest():
                 return self._publish(request)
             case messages.PresenceRequest(channel=channel) | messages.PresenceStatsRequest(channel=channel):
-                raise _missing("presence is not told here")
+                return operations.ReadConnections(self._channel(channel))
             case messages.HistoryRequest():
                 return self._history(request)
             case messages.RpcRequest(method=method, data=data):
@@ -324,6 +324,15 @@ class CentrifugeSession:
             case messages.UnsubscribeRequest(channel=channel), operations.Unsubscribed():
                 self._server.discard(self._rules.names.inward(channel or ""))
                 reply = Reply(id, unsubscribe=messages.UnsubscribeResult())
+            case messages.PresenceRequest(), operations.ConnectionsRead(present):
+                clients = {
+                    one.connection_id: messages.ClientInfo(one.user_id, one.connection_id, one.info, one.channel_info)
+                    for one in present
+                }
+                reply = Reply(id, presence=messages.PresenceResult(clients))
+            case messages.PresenceStatsRequest(), operations.ConnectionsRead(present):
+                users = len({one.user_id for one in present})
+                reply = Reply(id, presence_stats=messages.PresenceStatsResult(len(present), users))
             case messages.PublishRequest(), _:
                 reply = Reply(id, publish=messages.PublishResult())
             case messages.HistoryRequest(), operations.HistoryRead():

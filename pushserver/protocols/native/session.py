@@ -317,5 +317,5 @@ def reply_of(outcome: operations.Outcome) -> tuple[str, Any]:
             return "presence", {"users": users, "total": total}
         case operations.TaskRead(state):
             return "task", state
-        case operations.ChannelTokenRenewed():
+        case operations.ChannelTokenRenewed() | operations.ConnectionsRead():
             raise AssertionError(outcome)

@@ -245,6 +245,26 @@ async def test_chat_is_said_by_publishing(place: Place, language: Any) -> None:
     assert await place.until(lambda: len(said()) == 2 and said()) == ["hello", "you"]
 
 
+async def test_presence_is_told_by_connection(place: Place, language: Any) -> None:
+    ann, again, bob = (Sdk(place, language) for _ in range(3))
+    for client, user in ((ann, "ann"), (again, "ann"), (bob, "bob")):
+        await client.connect(user)
+    assert (await ann.call(presence={"channel": "chat:a"})) == {"presence": {"presence": {}}}
+    for client in (ann, again, bob):
+        await client.call(subscribe={"channel": "chat:a"})
+        present = (await client.call(presence={"channel": "chat:a"}))["presence"]["presence"]
+        assert client.connection.id in present
+    assert {id: info["user"] for id, info in present.items()} == {
+        ann.connection.id: "ann", again.connection.id: "ann", bob.connection.id: "bob",
+    }  # fmt: skip
+    stats = (await bob.call(presence_stats={"channel": "chat:a"}))["presence_stats"]
+    assert stats == {"num_clients": 3, "num_users": 2}
+    await again.call(unsubscribe={"channel": "chat:a"})
+    assert (await bob.call(presence_stats={"channel": "chat:a"}))["presence_stats"]["num_clients"] == 2
+    error(108, await bob.call(presence={"channel": "kept:a"}))
+    error(103, await bob.call(presence={"channel": "user:ann"}))
+
+
 # -- calls ------------------------------------------------------------------------------------------------------------
 
 

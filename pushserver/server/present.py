@@ -1,0 +1,27 @@
+"""Who is present in a channel, connection by connection: what the hub of one node knows."""
+
+from __future__ import annotations
+
+import msgspec
+
+from pushserver.core.operations import PresentConnection
+from pushserver.server.connection import Connection
+from pushserver.server.hub import Hub
+
+
+def present_here(hub: Hub, channel: str) -> list[PresentConnection]:
+    """Return this node's connections that follow a channel. Anonymous ones are nobody, so they are not present."""
+    return [_shown(connection, channel) for connection in hub.followers(channel) if connection.identity is not None]
+
+
+def _shown(connection: Connection, channel: str) -> PresentConnection:
+    identity = connection.identity
+    assert identity is not None
+    token = (connection.channel_tokens or {}).get(channel)
+    return PresentConnection(
+        connection.id, identity.user_id, _raw(identity.info), None if token is None else _raw(token.info)
+    )
+
+
+def _raw(info: bytes | None) -> msgspec.Raw | None:
+    return None if info is None else msgspec.Raw(info)
