@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from pushserver.core.errors import Code, Refused
+from pushserver.core.output import is_output_name, parts_of
 
 MAX_CHANNEL_LENGTH: Final = 255
 MAX_ID_LENGTH: Final = 200
@@ -60,6 +61,7 @@ class Kind(Enum):
 
     USER = "user"
     TASK = "task"
+    OUTPUT = "output"
     SYSTEM = "system"
     STATS = "stats"
     CHAT = "chat"
@@ -69,11 +71,11 @@ class Kind(Enum):
 
 
 #: Kinds whose channels no client publishes to, whatever is configured or granted.
-NO_CLIENT_PUBLISHES: Final = frozenset({Kind.USER, Kind.TASK, Kind.SYSTEM, Kind.STATS, Kind.STATUS})
+NO_CLIENT_PUBLISHES: Final = frozenset({Kind.USER, Kind.TASK, Kind.OUTPUT, Kind.SYSTEM, Kind.STATS, Kind.STATUS})
 
 # What is part of the meaning: who receives, and what is kept. Options of these names have no effect there.
-_FIXED_SUBSCRIBE = frozenset({Kind.USER, Kind.TASK, Kind.SYSTEM})
-_FIXED_HISTORY = frozenset({Kind.USER, Kind.TASK, Kind.STATUS})
+_FIXED_SUBSCRIBE = frozenset({Kind.USER, Kind.TASK, Kind.OUTPUT, Kind.SYSTEM})
+_FIXED_HISTORY = frozenset({Kind.USER, Kind.TASK, Kind.OUTPUT, Kind.STATUS})
 _SINGLE_CHANNEL = frozenset({Kind.SYSTEM, Kind.STATS})
 # The rest of these channels' names is an id.
 _NAMED_BY_ID = frozenset({Kind.USER, Kind.TASK, Kind.STATUS})
@@ -113,7 +115,11 @@ class Namespace(msgspec.Struct, frozen=True):
         return self.presence and self.join_leave
 
     def names(self, channel: str) -> bool:
-        """Whether a channel of this namespace is well named: ``user:``, ``task:`` and ``status:`` want an id."""
+        """Whether a channel of this namespace is well named: ``user:``, ``task:`` and ``status:`` want an id,
+        ``output:`` the name of an output and a task's id."""
+        if self.kind is Kind.OUTPUT:
+            name, task_id = parts_of(channel)
+            return is_output_name(name) and is_id(task_id)
         return self.kind not in _NAMED_BY_ID or is_id(channel[len(self.name) + 1 :])
 
 
@@ -126,6 +132,7 @@ BUILT_IN: Final[Mapping[str, Namespace]] = MappingProxyType(
         for namespace in (
             Namespace("user", Kind.USER, Rule.AUTHENTICATED, Rule.NOBODY),
             Namespace("task", Kind.TASK, Rule.PERMISSION, Rule.NOBODY),
+            Namespace("output", Kind.OUTPUT, Rule.PERMISSION, Rule.NOBODY),
             Namespace("system", Kind.SYSTEM, Rule.AUTHENTICATED, Rule.NOBODY, history_size=50, history_ttl=_DAY),
             Namespace("stats", Kind.STATS, Rule.PERMISSION, Rule.NOBODY),
             Namespace(
@@ -156,9 +163,9 @@ def is_built_in(channel: str) -> bool:
 def configured(name: str, **options: Any) -> Namespace:
     """Return the namespace of a name with these options, by the names of `Namespace`'s fields.
 
-    A built-in one keeps what is not given, and its meaning: who receives a ``user:``, ``task:`` or ``system`` channel,
-    what is kept of ``user:``, ``task:`` and ``status:``, and that no client publishes to these and ``stats``, whatever
-    the options say.
+    A built-in one keeps what is not given, and its meaning: who receives a ``user:``, ``task:``, ``output:`` or
+    ``system`` channel, what is kept of ``user:``, ``task:``, ``output:`` and ``status:``, and that no client publishes
+    to these and ``stats``, whatever the options say.
     """
     namespace = BUILT_IN.get(name, Namespace(name))
     fixed: set[str] = set()

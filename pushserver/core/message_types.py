@@ -28,8 +28,8 @@ REPLIES: Final = frozenset({
 #: Pushes that the server itself makes.
 SERVER_PUSHES: Final = frozenset({
     "task_created", "task_progress", "task_completed", "task_failed", "task_status_changed", "user_status",
-    "presence_join", "presence_leave", "system_stats", "unsubscribed", "inbox_overflow", "inbox_changed", "resync",
-    "going_away", "closed",
+    "presence_join", "presence_leave", "system_stats", "output", "unsubscribed", "inbox_overflow", "inbox_changed",
+    "resync", "going_away", "closed",
 })  # fmt: skip
 #: Pushes with a defined shape that the server side (API, ingest, Redis, console) may send, and clients may not.
 NOTICES: Final = frozenset({"user_notification", "system_notification", "maintenance_alert"})

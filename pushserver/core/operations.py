@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from pushserver.core.errors import Code
 from pushserver.core.inbox import Selection, Unread
+from pushserver.core.output import OutputKind
 from pushserver.core.positions import Position
 from pushserver.core.publication import Publication
 from pushserver.core.task import TaskState
@@ -186,8 +187,34 @@ class UserStatus(Struct, frozen=True, rename="camel"):
     last_seen_at: int | None
 
 
+class OutputStart(Struct, frozen=True):
+    """What is kept of an output after the position asked from, or all of it. ``content`` is its JSON: a string, or an
+    array of items. ``closed``: nothing follows. ``trimmed`` and ``reset`` as in `OutputPublication`."""
+
+    kind: OutputKind | None
+    content: bytes
+    offset: int
+    epoch: str
+    start: int
+    closed: bool
+    trimmed: bool = False
+    reset: bool = False
+
+    def shown(self) -> dict[str, object]:
+        """Return it as clients of every protocol are told it."""
+        fields: dict[str, object] = {
+            "items" if self.kind is OutputKind.ITEMS else "text": msgspec.Raw(self.content),
+            "offset": self.offset,
+            "epoch": self.epoch,
+            "start": self.start,
+            "closed": self.closed,
+            "kind": self.kind,
+        }
+        return fields | {name: True for name in ("trimmed", "reset") if getattr(self, name)}
+
+
 #: What a subscription is answered with: what its channel keeps, a task's state, a user's status, or nothing.
-Result = Recovery | TaskState | UserStatus | None
+Result = Recovery | OutputStart | TaskState | UserStatus | None
 
 
 class InboxSummary(Struct, frozen=True):

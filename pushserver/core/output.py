@@ -254,6 +254,18 @@ def merged(publications: Sequence[Publication]) -> OutputPublication:
     )
 
 
+def cut(publication: OutputPublication, after: int) -> OutputPublication:
+    """Return what a publication tells after a position within it."""
+    if publication.before >= after or publication.data == NOTHING:
+        return publication
+    content = msgspec.json.decode(publication.data)
+    if isinstance(content, str):
+        rest: Any = content.encode()[after - publication.before :].decode()
+    else:
+        rest = content[after - publication.before :]
+    return msgspec.structs.replace(publication, data=msgspec.Raw(_encode(rest) if rest else NOTHING), before=after)
+
+
 def told(publication: OutputPublication) -> Publication:
     """Return a publication as clients are told it."""
     content = bytes(publication.data)

@@ -31,6 +31,7 @@ from pushserver.core.channels import (
     is_built_in,
 )
 from pushserver.core.errors import Code, Invalid
+from pushserver.core.output import parts_of
 
 ADMIN: Final = "admin"
 
@@ -136,8 +137,8 @@ class Grants:
 def may_subscribe(namespace: Namespace, channel: str, user_id: str | None, grants: Grants) -> Code | None:
     """Return whether a client may subscribe to a channel of this namespace.
 
-    For ``task:`` this is what the grants say. A task's owner needs none: ask only where the user is not the owner, and
-    the refusal is NOT_FOUND, so that nobody learns that the task exists.
+    For ``task:`` and ``output:`` this is what the grants say. A task's owner needs none: ask only where the user is not
+    the owner, and the refusal is NOT_FOUND, so that nobody learns that the task exists.
     """
     if not namespace.names(channel):
         return Code.INVALID_CHANNEL
@@ -147,6 +148,10 @@ def may_subscribe(namespace: Namespace, channel: str, user_id: str | None, grant
         return None if _own(channel, user_id) else Code.PERMISSION_DENIED
     if namespace.kind is Kind.TASK:
         return None if grants.subscribe(channel) else Code.NOT_FOUND
+    if namespace.kind is Kind.OUTPUT:
+        # Who may follow the task may read what it writes.
+        task = f"task:{parts_of(channel)[1]}"
+        return None if grants.subscribe(task) or grants.subscribe(channel) else Code.NOT_FOUND
     return _allow(namespace.subscribe, grants.subscribe, channel)
 
 

@@ -17,7 +17,7 @@ from pushserver.core.channels import Kind, is_channel, is_id
 from pushserver.core.errors import Code, Invalid, NotFound, PushError, Refused
 from pushserver.core.inbox import ChosenMessages
 from pushserver.core.message_types import MessageId, may_send
-from pushserver.core.output import MAIN, NewOutput, Producer, ProducerConflict, new_output
+from pushserver.core.output import MAIN, NewOutput, Producer, ProducerConflict, new_output, parts_of
 from pushserver.core.task import MAX_INTEGER, NewTask, Progress, TaskState
 from pushserver.engine.interfaces import IdempotencyKey, PublishResult
 from pushserver.server.cluster import Cluster, Disconnection, Target, TargetChannels, with_unanswered
@@ -458,6 +458,8 @@ class BackendCommands:
         for channel, kind in kinds.items():
             if kind is Kind.TASK:
                 await self._tasks.get(channel.partition(":")[2])
+            if kind is Kind.OUTPUT:
+                await self._tasks.get(parts_of(channel)[1])
         own = {channel for channel, kind in kinds.items() if kind is Kind.USER}
         for user_id in await self._owners(asked) if own else ():
             if user_id is None or own != {user_channel(user_id)}:

@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Final
 
 from twisted.internet.defer import Deferred
 
+from pushserver.core.output import OutputPublication, merged, told
 from pushserver.core.protocol import Dialect
 from pushserver.core.publication import Publication
 from pushserver.server.connection import Connection
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from twisted.internet.interfaces import IDelayedCall
 
 #: What the names of channels begin with behind which there is an inbox.
 INBOXES: Final = "user:"
@@ -86,6 +89,8 @@ class Batch:
     """Publications that leave together, for those whose first batch it is, or an earlier one was."""
 
     __slots__ = ("number", "plain", "publications")
+    #: whether it is what one output was appended
+    merges = False
 
     def __init__(self, number: int, publication: Publication) -> None:
         self.number = number
@@ -101,6 +106,26 @@ class Batch:
         """The publications as a kind of client is told them: a frame for each, and all in one."""
         each = [*map(dialect.publication, self.publications)]
         return each, each[0] if len(each) == 1 else b"".join(each)
+
+
+class OutputBatch(Batch):
+    """What an output was appended, which leaves as one publication."""
+
+    __slots__ = ()
+    merges = True
+
+    def frames(self, dialect: Dialect) -> tuple[list[bytes], bytes]:
+        frame = dialect.publication(told(self.whole))
+        return [frame], frame
+
+    @property
+    def whole(self) -> OutputPublication:
+        """Return all of it as one publication."""
+        if len(self.publications) > 1:
+            self.publications = [merged(self.publications)]
+        (whole,) = self.publications
+        assert isinstance(whole, OutputPublication)
+        return whole
 
 
 class Lane:
@@ -140,6 +165,9 @@ class Channel:
     """A channel with followers on this node."""
 
     __slots__ = ("_lanes", "batches", "catching_up", "followers", "inbox", "name", "number", "refused", "waiters")
+    #: whether its publications are what an output was appended (`OutputChannel`)
+    merges = False
+    _batch: type[Batch] = Batch
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -175,12 +203,12 @@ class Channel:
         that is on its way."""
         batches = self.batches
         if batches is None:
-            self.batches = [Batch(self.number, publication)]
+            self.batches = [self._batch(self.number, publication)]
             return True
         if batches and batches[-1].number == self.number:
             batches[-1].add(publication)
         else:
-            batches.append(Batch(self.number, publication))
+            batches.append(self._batch(self.number, publication))
         return False
 
     # -- lanes --------------------------------------------------------------------------------------------------------
@@ -199,3 +227,35 @@ class Channel:
     def route_changed(self) -> None:
         """A follower's socket takes whole frames, or is watched, as it was not before."""
         self._lanes = None
+
+
+class OutputChannel(Channel):
+    """An output with followers on this node: what it is appended within an interval leaves as one publication."""
+
+    __slots__ = ("due", "epoch", "leaving", "owner", "written")
+    merges = True
+    _batch = OutputBatch
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        #: the life of the output that its followers were told of; None: none yet
+        self.epoch: str | None = None
+        #: the user whose task it is; None: not known yet
+        self.owner: str | None = None
+        #: whether it is known to hold something
+        self.written = False
+        #: when something may leave next, s of the monotonic clock, and the call that lets it
+        self.due = 0.0
+        self.leaving: IDelayedCall | None = None
+
+    def enter(self, epoch: str) -> bool:
+        """What comes from now on is of this life of the output. Return whether its followers were told of another."""
+        another = self.epoch is not None and self.epoch != epoch
+        self.epoch = epoch
+        return another
+
+    def stop(self) -> None:
+        """Nobody follows it any more."""
+        if self.leaving is not None:
+            self.leaving.cancel()
+            self.leaving = None

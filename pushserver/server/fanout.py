@@ -17,9 +17,10 @@ from typing import Final
 from twisted.logger import Logger
 
 from pushserver.core import errors
+from pushserver.core.output import OutputPublication, told
 from pushserver.core.protocol import Dialect
 from pushserver.core.publication import Publication
-from pushserver.server.channel import Batch, Channel
+from pushserver.server.channel import Batch, Channel, OutputBatch, OutputChannel
 from pushserver.server.clock import Clock
 from pushserver.server.connection import Connection
 from pushserver.server.outbox import CHUNK, Mark, Overflow, Policy, refused, send_each
@@ -46,21 +47,55 @@ class FanOut:
         #: the newest push of each subject to a connection whose socket is full; None once that was left out
         self._newest: dict[Connection, dict[str, Mark | None]] = {}
         self._resend_latest: Callable[[Connection, str], None] = lambda connection, subject: None
+        self._fell_behind: Callable[[Connection, OutputPublication], None] = lambda connection, publication: None
+        #: what an output is appended within so many s leaves as one
+        self._output_interval = 0.04
 
-    def bind(self, resend_latest: Callable[[Connection, str], None]) -> None:
+    def bind(
+        self,
+        resend_latest: Callable[[Connection, str], None],
+        fell_behind: Callable[[Connection, OutputPublication], None],
+    ) -> None:
         """``resend_latest`` is called with a connection that has drained, and a subject whose newest push was left out
-        for it."""
+        for it; ``fell_behind`` with one whose socket is full, and what of an output it was not given for that."""
         self._resend_latest = resend_latest
+        self._fell_behind = fell_behind
+
+    def adopt(self, output_interval: int) -> None:
+        """What an output is appended within so many ms leaves as one publication."""
+        self._output_interval = output_interval / 1000
 
     # -- to a channel's followers -------------------------------------------------------------------------------------
 
     def take(self, channel: Channel, publication: Publication) -> None:
         """A publication for everyone who follows the channel now; it goes out when the turn ends."""
         if channel.gather(publication):
-            self._dirty.append(channel)
-            if not self._scheduled:
-                self._scheduled = True
-                self._clock.later(0, self._flush)
+            self._put(channel)
+
+    def _put(self, channel: Channel) -> None:
+        self._dirty.append(channel)
+        if not self._scheduled:
+            self._scheduled = True
+            self._clock.later(0, self._flush)
+
+    def take_output(self, channel: OutputChannel, publication: OutputPublication) -> None:
+        """What an output was appended: the first goes out when the turn ends, what follows within the interval later
+        and together, the end with all before it at once."""
+        first = channel.gather(publication)
+        if first:
+            wait = channel.due - self._clock.seconds()
+            if wait <= 0 or publication.closes:
+                self._leave(channel)
+            else:
+                channel.leaving = self._clock.later(wait, self._leave, channel)
+        elif publication.closes and channel.leaving is not None:
+            channel.leaving.cancel()
+            self._leave(channel)
+
+    def _leave(self, channel: OutputChannel) -> None:
+        channel.leaving = None
+        channel.due = self._clock.seconds() + self._output_interval
+        self._put(channel)
 
     def send_now(self, channel: Channel) -> None:
         """Hand out what gathers for a channel that has few followers, ahead of its turn."""
@@ -177,6 +212,10 @@ class FanOut:
             if followers.get(connection, number + 1) > number:
                 continue
             try:
+                if isinstance(batch, OutputBatch) and connection.outbox.stalled:
+                    # It is not framed for it either: a frame may say how far its connection has come.
+                    self._fell_behind(connection, batch.whole)
+                    continue
                 dialect = connection.dialect
                 if dialect not in frames:
                     frames[dialect] = batch.frames(dialect)
@@ -222,7 +261,8 @@ class FanOut:
         if not connection.open or publication.excludes(connection.user_id, connection.id):
             return
         if connection.trace is not None:
-            connection.trace.pushed(connection, publication)
+            shown = told(publication) if isinstance(publication, OutputPublication) else publication
+            connection.trace.pushed(connection, shown)
         mark = Mark(publication.channel, publication.offset, subject)
         if subject and connection.outbox.stalled and connection.outbox.policy is not Policy.DISCONNECT:
             self._remember(connection, mark)

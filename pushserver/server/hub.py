@@ -22,8 +22,10 @@ from twisted.python.failure import Failure
 
 from pushserver.core.errors import Close, Unavailable
 from pushserver.core.operations import Resync
+from pushserver.core.output import PREFIX, OutputPublication, cut, merged, told
+from pushserver.core.positions import NOWHERE, Position
 from pushserver.core.publication import Publication
-from pushserver.server.channel import INBOXES, CatchUp, Channel
+from pushserver.server.channel import INBOXES, CatchUp, Channel, OutputChannel
 from pushserver.server.clock import Clock
 from pushserver.server.connection import Connection, Trace
 from pushserver.server.fanout import FanOut
@@ -60,7 +62,9 @@ class Hub:
         #: who watches a user's messages, by user
         self.traced: dict[str, Trace] = {}
         self.fan_out = FanOut(clock, counters)
-        self._lagged: Callable[[Connection, str, int], None] = _nobody_listens
+        self._lagged: Callable[[Connection, str, int | Position], None] = _nobody_listens
+        #: channels that this node hears whether anybody follows them here or not, and for how many reasons
+        self._held: dict[str, int] = {}
         self._inbox_moved: Callable[[Connection, str], None] = _nobody_listens
         self._deserted: Callable[[str], None] = _nobody_listens
         self._followed: Callable[[str], None] = _nobody_listens
@@ -69,7 +73,7 @@ class Hub:
 
     def bind(
         self,
-        lagged: Callable[[Connection, str, int], None],
+        lagged: Callable[[Connection, str, int | Position], None],
         inbox_moved: Callable[[Connection, str], None],
         deserted: Callable[[str], None],
         resend_latest: Callable[[Connection, str], None],
@@ -79,7 +83,8 @@ class Hub:
         """Say whom to call.
 
         Args:
-            lagged: with a connection that missed messages of a channel that keeps them, and the offset to read on from.
+            lagged: with a connection that missed messages of a channel that keeps them, and the offset to read on from;
+                of an output the position.
             inbox_moved: with a connection that was catching up with an inbox when its epoch moved on.
             deserted: with a channel that nobody here follows any more.
             followed: with a channel that somebody here follows, and nobody did before.
@@ -91,7 +96,7 @@ class Hub:
         self._deserted = deserted
         self._followed = followed
         self._recount = recount
-        self.fan_out.bind(resend_latest)
+        self.fan_out.bind(resend_latest, self.fell_behind)
 
     def bind_changed(self, changed: Callable[[], None]) -> None:
         """``changed`` is called when there are more or fewer connections."""
@@ -166,7 +171,7 @@ class Hub:
             raise CancelledError
         channel = self.channels.get(name)
         if channel is None:
-            channel = self.channels[name] = Channel(name)
+            channel = self.channels[name] = OutputChannel(name) if name.startswith(PREFIX) else Channel(name)
             self._subscribe(channel)
             self._followed(name)
         elif channel.refused is not None:
@@ -197,6 +202,20 @@ class Hub:
 
         self._broker.subscribe(channel.name).addBoth(done)
 
+    async def hold(self, name: str) -> None:
+        """Hear what is published on a channel until `release`, also while nobody follows it here. Fails as
+        `IBroker.subscribe` does."""
+        self._held[name] = self._held.get(name, 0) + 1
+        await self._broker.subscribe(name)
+
+    def release(self, name: str) -> None:
+        """End a `hold`."""
+        self._held[name] -= 1
+        if not self._held[name]:
+            del self._held[name]
+            if name not in self.channels:
+                self._broker.unsubscribe(name)
+
     async def confirmed(self, catchup: CatchUp) -> None:
         """Wait until the engine has subscribed this node to the channel. Fails as `IBroker.subscribe` does."""
         channel = catchup.channel
@@ -207,22 +226,27 @@ class Hub:
         elif channel.refused is not None:
             raise Unavailable(channel.refused)
 
-    def go_live(self, catchup: CatchUp, offset: int) -> bool:
+    def go_live(self, catchup: CatchUp, offset: int, epoch: str = "") -> bool:
         """End a `begin`: what was held after ``offset`` goes out, and the connection is live.
 
         Return False, and do nothing, where something after ``offset`` is held no more: read on, and try again. There is
         nothing to do where the connection has left or begun anew since. A loss that came up meanwhile is told now,
-        behind the answer that it makes stale.
+        behind the answer that it makes stale. ``epoch``: of an output, whose past is told up to there.
         """
         if not catchup.current:
             return True
-        if not catchup.complete_after(offset):
-            return False
         channel, connection = catchup.channel, catchup.connection
+        # What is held of an output that is read anew does not count: it may be of another life.
+        anew = catchup.resync and isinstance(channel, OutputChannel)
+        if not (anew or catchup.complete_after(offset)):
+            return False
         assert channel.catching_up is not None
         del channel.catching_up[connection]
         if not channel.catching_up:
             channel.catching_up = None
+        if isinstance(channel, OutputChannel):
+            self._go_live_with_output(channel, catchup, offset, epoch)
+            return True
         channel.admit(connection)
         if catchup.resync:
             self._resync(connection, channel.name)
@@ -238,6 +262,36 @@ class Hub:
         if catchup.unplaced and channel.name.startswith(INBOXES):
             self._recount(channel.name.removeprefix(INBOXES))
         return True
+
+    def _go_live_with_output(self, channel: OutputChannel, catchup: CatchUp, offset: int, epoch: str) -> None:
+        connection = catchup.connection
+        if catchup.resync:
+            channel.admit(connection)
+            self._lagged(connection, channel.name, NOWHERE)
+            return
+        if channel.enter(epoch):
+            self.read_output_again(channel.name)
+        channel.admit(connection)
+        held = catchup.after(offset)
+        if held:
+            self.fan_out.replay(connection, told(cut(merged(held), offset)))
+
+    def read_output_again(self, name: str) -> None:
+        """What was told of an output may not be all, or is of a life of it that is over: everybody is told anew."""
+        channel = self.channels.get(name)
+        if channel is None:
+            return
+        for catchup in (channel.catching_up or {}).values():
+            catchup.resync = True
+        for connection in list(channel.followers):
+            self._lagged(connection, name, NOWHERE)
+
+    def fell_behind(self, connection: Connection, publication: OutputPublication) -> None:
+        """A connection could not be given what an output was appended: it is read again when its socket drained."""
+        channel = self.channels.get(publication.channel)
+        if channel is not None and connection in channel.followers and not connection.gone:
+            assert publication.epoch is not None
+            self._lagged(connection, publication.channel, Position(publication.before, publication.epoch))
 
     def resync(self, name: str) -> list[Connection]:
         """Messages of the channel may be missing: notify who is live, and note it for who is catching up. Return whom
@@ -272,7 +326,10 @@ class Hub:
             connection.outbox.drop_channel(name)
         if not channel.followers and channel.catching_up is None:
             del self.channels[name]
-            self._broker.unsubscribe(name)
+            if isinstance(channel, OutputChannel):
+                channel.stop()
+            if name not in self._held:
+                self._broker.unsubscribe(name)
             self._deserted(name)
 
     def follows(self, connection: Connection, name: str) -> bool:
@@ -299,11 +356,26 @@ class Hub:
         channel = self.channels.get(publication.channel)
         if channel is None:
             return
+        if isinstance(publication, OutputPublication):
+            self._deliver_output(channel, publication)
+            return
         if channel.catching_up is not None:
             for catchup in channel.catching_up.values():
                 catchup.hold(publication)
         if channel.followers:
             self.fan_out.take(channel, publication)
+
+    def _deliver_output(self, channel: Channel, publication: OutputPublication) -> None:
+        assert isinstance(channel, OutputChannel)
+        assert publication.epoch is not None
+        channel.written = True
+        if channel.enter(publication.epoch):
+            self.read_output_again(channel.name)
+            return
+        for catchup in (channel.catching_up or {}).values():
+            catchup.hold(publication)
+        if channel.followers:
+            self.fan_out.take_output(channel, publication)
 
     def send_now(self, name: str) -> None:
         """Hand out what was published on a channel, so that what follows it on a connection comes behind it."""

@@ -21,6 +21,7 @@ from pushserver.core import errors
 from pushserver.core.channels import Namespaces
 from pushserver.core.errors import Code, ConfigError
 from pushserver.core.inbox import InboxChange
+from pushserver.core.output import PREFIX
 from pushserver.core.positions import NOWHERE, Position
 from pushserver.core.publication import Publication
 from pushserver.core.throttle import ThrottleRules
@@ -47,6 +48,7 @@ from pushserver.server.inbox_changes import InboxChanges
 from pushserver.server.inbox_requests import InboxRequests
 from pushserver.server.limits import Limits
 from pushserver.server.node_view import NodeViews
+from pushserver.server.outputs import Outputs
 from pushserver.server.peers import Peers
 from pushserver.server.presence import Presence
 from pushserver.server.publishing import Publishing
@@ -151,6 +153,8 @@ class Node:
             followed=self._occupancy.followed,
             recount=self._inbox_changes.recount,
         )
+        self.hub.fan_out.adopt(settings.output_interval)
+        self._outputs = Outputs(clock, engine, self.hub, self.replay)
         self.heartbeat = Heartbeat(
             clock,
             interval=limits.heartbeat_interval,
@@ -175,7 +179,7 @@ class Node:
         self._channel_tokens = ChannelTokens(clock, authenticator, self.hub, grace=settings.refresh_grace)
         authenticator.bind(self._channel_tokens.revoke)
         self.subscriptions = Subscriptions(
-            self.hub, self.publishing, self.presence, self.tasks, self.replay, self._channel_tokens, limits=limits
+            self.hub, self.publishing, self.presence, self.tasks, self._outputs, self._channel_tokens, limits=limits
         )
         self._channel_tokens.bind(self.subscriptions.end_token)
         sign_in = SignIn(
@@ -213,6 +217,7 @@ class Node:
     def _deserted(self, channel: str) -> None:
         """Nobody here follows the channel any more."""
         self.tasks.forget(channel)
+        self._outputs.deserted(channel)
         self._occupancy.deserted(channel)
 
     # -- what is above ------------------------------------------------------------------------------------------------
@@ -251,6 +256,7 @@ class Node:
         self._user_rates.adopt(settings.user_rates)
         self.tasks.adopt(settings.throttle, settings.stale_after)
         self.engine.outputs.rules.adopt(settings.outputs)
+        self.hub.fan_out.adopt(settings.output_interval)
         self._maker.adopt(settings.events, settings.unread_after)
         self._occupancy.adopt(list(self.hub.channels))
         self.explainer.adopt(settings.stale_after)
@@ -314,8 +320,13 @@ class Node:
 
     def task_event(self, event: TaskEvent, to_owner: bool) -> None:
         self.tasks.event(event, to_owner)
+        if not to_owner:
+            self._outputs.task_event(event)
 
     def resync(self, channel: str, reached: Position | None) -> None:
+        if channel.startswith(PREFIX):
+            self.hub.read_output_again(channel)
+            return
         namespace = self.namespaces.find(channel)
         if namespace is None or not namespace.has_positions:
             return
@@ -327,6 +338,7 @@ class Node:
     def refresh(self) -> None:
         self.revocations.recheck_soon()
         self._channel_tokens.recheck_soon()
+        self._outputs.refresh()
         self.clock.detach(self._refresh_tasks(), self._log, "reading tasks again")
 
     async def _refresh_tasks(self) -> None:

@@ -83,7 +83,7 @@ class Publishing:
         (``task:``, ``status:``, ``stats``: the server's own), and what the engine raises.
         """
         namespace = self.namespace(channel)
-        if namespace.kind in (Kind.TASK, Kind.STATUS, Kind.STATS):
+        if namespace.kind in (Kind.TASK, Kind.OUTPUT, Kind.STATUS, Kind.STATS):
             raise Refused("only the server itself publishes here")
         publication = Publication(
             type=type,

@@ -10,12 +10,13 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from pushserver.core import errors, positions
+from pushserver.core import errors, output, positions
 from pushserver.core.channels import Kind
-from pushserver.core.errors import Unavailable
+from pushserver.core.errors import NotFound, Unavailable
 from pushserver.core.operations import InboxOverflow, Recovery, Resync
 from pushserver.core.positions import NOWHERE, Position, base_of
 from pushserver.core.publication import Publication
+from pushserver.core.task import MAX_INTEGER
 from pushserver.engine.interfaces import HistoryPage, InboxPage
 from pushserver.server.channel import CatchUp
 from pushserver.server.clock import Clock
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 #: Messages read at a time while the socket drains.
 PAGE: Final = 20
+#: Bytes of an output read at a time while it does.
+OUTPUT_PAGE: Final = 64 * 1024
 
 
 class Replay:
@@ -129,12 +132,12 @@ class Replay:
         """Send what waits in the user's inbox, then lets the connection go live."""
         self._detach(catchup.connection, self._replay(catchup, start))
 
-    def read_again(self, connection: Connection, name: str, after: int) -> None:
+    def read_again(self, connection: Connection, name: str, after: int | Position) -> None:
         """Read again what did not fit when it was live, once the socket has drained."""
         # At once: what is published from now on has to be held.
         self.rest(self._hub.begin(connection, name), after)
 
-    def rest(self, catchup: CatchUp, after: int) -> None:
+    def rest(self, catchup: CatchUp, after: int | Position) -> None:
         """Send what a channel keeps after an offset once the socket has drained, then let the connection go live. A
         connection's channels take turns, so that one page of them waits for its socket."""
         self._detach(catchup.connection, self._take_turn(catchup, after))
@@ -197,6 +200,9 @@ class Replay:
         await connection.outbox.drained()
         if not catchup.current:
             return
+        if name.startswith(output.PREFIX):
+            await self._read_output(catchup, after)
+            return
         if self._publishing.namespace(name).kind is Kind.USER:
             user_id = name.partition(":")[2]
             if isinstance(after, Position):
@@ -222,6 +228,36 @@ class Replay:
                     continue
                 after = max(after, kept.newest.offset)
             if self._hub.go_live(catchup, after):
+                return
+
+    async def _read_output(self, catchup: CatchUp, after: int | Position) -> None:
+        """Send what an output keeps after a position at the pace of the socket, then let the connection go live."""
+        assert isinstance(after, Position)
+        connection, channel = catchup.connection, catchup.channel.name
+        name, task_id = output.parts_of(channel)
+        while catchup.current:
+            try:
+                page = await self._engine.outputs.read(task_id, name, after, OUTPUT_PAGE)
+            except NotFound:
+                # It has gone with its task: nothing of it comes any more.
+                self._hub.go_live(catchup, MAX_INTEGER, after.epoch)
+                return
+            if not catchup.current:
+                return
+            closes = page.closed and not page.more
+            anew = page.reset or page.trimmed
+            if page.body or closes or anew:
+                content = output.literal(page.kind, page.body) if page.body or anew else None
+                span = (page.after, page.offset)
+                told = output.appended(
+                    channel, page.epoch, span, content, self._clock.now(),
+                    closes=closes, reset=page.reset, trimmed=page.trimmed,
+                )  # fmt: skip
+                self._hub.fan_out.replay(connection, output.told(told))
+                if connection.outbox.stalled:
+                    await connection.outbox.drained()
+            after = Position(page.offset, page.epoch)
+            if not page.more and self._hub.go_live(catchup, page.offset + closes, page.epoch):
                 return
 
     async def _send(self, connection: Connection, message: Publication) -> int:

@@ -54,6 +54,10 @@ class ReplyRoom:
         """Return whether a channel's first page may be smaller than the room."""
         return self._share < PAGE_BYTES
 
+    def spend(self, octets: int) -> None:
+        """So many bytes that are no messages go into the reply."""
+        self.left = max(0, self.left - octets)
+
     def take(self, messages: Sequence[Publication]) -> list[Publication]:
         """Return the first of these messages, as many as there is room for; one always has room where none is yet."""
         taken: list[Publication] = []

@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from pushserver.core import operations
 from pushserver.core.channels import Kind, Namespace, Namespaces
 from pushserver.core.errors import Code, Invalid, NotFound, PushError, Refused
-from pushserver.core.operations import Recovery, Rejection, Result, SubscribeItem
+from pushserver.core.operations import OutputStart, Recovery, Rejection, Result, SubscribeItem
 from pushserver.core.permissions import Grants, may_subscribe
 from pushserver.core.positions import Position
 from pushserver.core.task import TaskState
@@ -30,9 +30,10 @@ from pushserver.server.concurrency import together
 from pushserver.server.connection import Connection
 from pushserver.server.hub import Hub
 from pushserver.server.limits import Limits
+from pushserver.server.outputs import Outputs, outputs_of
 from pushserver.server.presence import Presence
 from pushserver.server.publishing import Publishing
-from pushserver.server.replay import Replay, without_excluded
+from pushserver.server.replay import without_excluded
 from pushserver.server.reply_room import ReplyRoom
 from pushserver.server.tasks import Tasks
 
@@ -42,6 +43,8 @@ Reply = Callable[[operations.Outcome], None]
 MAX_NAMES: Final = 1_000
 #: Rejected channels of one request that are remembered.
 REMEMBERED: Final = 10
+#: Channels that a task's owner needs no permission for.
+OF_TASKS: Final = frozenset({Kind.TASK, Kind.OUTPUT})
 #: What an anonymous connection is granted.
 NOBODY: Final = Grants.of(())
 #: What a refusal says, where its code does not say enough.
@@ -64,16 +67,18 @@ class Subscriptions:
         publishing: Publishing,
         presence: Presence,
         tasks: Tasks,
-        replay: Replay,
+        outputs: Outputs,
         tokens: ChannelTokens,
         *,
         limits: Limits,
     ) -> None:
+        """``outputs`` opens what tasks write; its `Outputs.replay` brings the past of all else."""
         self._hub = hub
         self._publishing = publishing
         self._presence = presence
         self._tasks = tasks
-        self._replay = replay
+        self._outputs = outputs
+        self._replay = outputs.replay
         self._tokens = tokens
         self._limits = limits
 
@@ -188,7 +193,7 @@ class Subscriptions:
         user_id = None if identity is None else identity.user_id
         refusal = may_subscribe(namespace, name, user_id, grants)
         # Whose task it is, only the task says.
-        if refusal is not None and not (namespace.kind is Kind.TASK and refusal is Code.NOT_FOUND):
+        if refusal is not None and not (namespace.kind in OF_TASKS and refusal is Code.NOT_FOUND):
             raise Refused(REASONS.get(refusal, "not allowed"), refusal)
 
     async def _open(
@@ -208,6 +213,9 @@ class Subscriptions:
         try:
             if namespace.kind is Kind.TASK:
                 results[name] = await self._open_task(connection, name, opened)
+                return
+            if namespace.kind is Kind.OUTPUT:
+                results[name] = await self._open_output(connection, item, room, opened)
                 return
             if not known or (namespace.has_positions and not self._inbox_is_coming(connection, item)):
                 catchup = self._hub.begin(connection, name)
@@ -303,6 +311,21 @@ class Subscriptions:
         self._tokens.grant(connection, found)
         return operations.ChannelTokenRenewed(found.channel, found.expires_at)
 
+    async def _open_output(
+        self, connection: Connection, item: SubscribeItem, room: ReplyRoom, opened: list[Callable[[], None]]
+    ) -> OutputStart:
+        await self._outputs.check(connection, item.channel)
+        catchup = self._hub.begin(connection, item.channel)
+        try:
+            start, page = await self._outputs.open(catchup, item.since, room)
+            await self._outputs.check(connection, item.channel)
+        except BaseException:
+            # Where it was known already it stays so; where it was not, the caller takes it away.
+            opened.append(partial(self._outputs.resume, catchup))
+            raise
+        opened.append(partial(self._outputs.go_live, catchup, page))
+        return start
+
     def unsubscribe(self, connection: Connection, asked: operations.Unsubscribe, reply: Reply) -> None:
         """End subscriptions. What the server subscribed stays, unless any may be left."""
         _check_number(asked.channels)
@@ -320,11 +343,13 @@ class Subscriptions:
         self._tokens.forget(connection, name)
 
     def end_token(self, connection: Connection, name: str, code: Code) -> None:
-        """A token for a channel counts no more: the subscription ends where nothing else allows it."""
-        known = name in connection.channels and name not in connection.server_channels
-        if known and self.no_longer_allowed(connection, name):
-            self.drop(connection, name)
-            self.notify_ended(connection, name, code, "the channel's token counts no more")
+        """A token for a channel counts no more: the subscription ends where nothing else allows it, and with one of a
+        task those of its outputs."""
+        for each in (name, *outputs_of(connection, name)):
+            known = each in connection.channels and each not in connection.server_channels
+            if known and self.no_longer_allowed(connection, each):
+                self.drop(connection, each)
+                self.notify_ended(connection, each, code, "the channel's token counts no more")
 
     def notify_ended(self, connection: Connection, name: str, code: Code, reason: str) -> None:
         notice = operations.SubscriptionLost(name, code, reason)
@@ -353,6 +378,12 @@ class Subscriptions:
                     connection.channels.add(name)
                     connection.server_channels = (*connection.server_channels, name)
                     continue
+            if namespace.kind is Kind.OUTPUT:
+                await self._outputs.check(None, name)
+                catchup = self._hub.begin(connection, name)
+                connection.server_channels = (*connection.server_channels, name)
+                self._outputs.resume(catchup)
+                continue
             catchup = self._hub.begin(connection, name)
             try:
                 await self._hub.confirmed(catchup)
@@ -388,6 +419,8 @@ class Subscriptions:
         identity = connection.identity_for(name)
         assert identity is not None
         namespace = self._publishing.namespace(name)
+        if namespace.kind is Kind.OUTPUT:
+            return not self._outputs.allowed(connection, name)
         if namespace.kind is Kind.TASK and not self._hub.follows(connection, name):
             return False
         return may_subscribe(namespace, name, identity.user_id, identity.grants) is not None
@@ -399,6 +432,9 @@ class Subscriptions:
             namespace = namespaces.find(name)
             if namespace is None:
                 found.append((name, Code.UNKNOWN_CHANNEL))
+            elif namespace.kind is Kind.OUTPUT:
+                if not self._outputs.allowed(connection, name):
+                    found.append((name, Code.NOT_FOUND))
             elif namespace.kind is not Kind.TASK or self._hub.follows(connection, name):
                 identity = connection.identity_for(name)
                 grants = NOBODY if identity is None else identity.grants

@@ -27,7 +27,7 @@ from twisted.web.server import NOT_DONE_YET, Request
 from pushserver.core import errors, operations
 from pushserver.core.effects import Effect, Perform
 from pushserver.core.errors import Close, Code, Invalid, NotFound, PushError, Refused, Unavailable
-from pushserver.core.operations import Recovery, SubscribeItem
+from pushserver.core.operations import OutputStart, Recovery, SubscribeItem
 from pushserver.core.positions import Position
 from pushserver.core.publication import Publication
 from pushserver.core.tokens import Identity
@@ -92,7 +92,8 @@ class EventStream:
 
 def standing(results: dict[str, operations.Result]) -> dict[str, tuple[int, str]]:
     """Where channels stood when they were subscribed to."""
-    return {name: (result.offset, result.epoch) for name, result in results.items() if isinstance(result, Recovery)}
+    kept = (Recovery, OutputStart)
+    return {name: (result.offset, result.epoch) for name, result in results.items() if isinstance(result, kept)}
 
 
 def proof_of(credential: str) -> str:

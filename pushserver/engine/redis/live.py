@@ -77,6 +77,13 @@ def _appended(channel: str, words: list[str], content: bytes) -> OutputPublicati
     return output.appended(channel, epoch, span, None if content == NOTHING else content, int(timestamp), closes=closed)
 
 
+def channel_ended(channel: str, position: Position | None, told: Position | None) -> bool:
+    """Return whether the end of an output may be all that was told beyond its newest position."""
+    if position is None or told is None or not channel.startswith(OUTPUT):
+        return False
+    return told.offset == position.offset + 1
+
+
 class Live:
     """This node's subscriptions, and the way of each message to the listener."""
 
@@ -227,7 +234,8 @@ class Live:
             told = [feed.sequencer.position if feed.sequencer is not None else None for feed in batch]
             positions = await self.positions([feed.channel for feed in batch])
             for feed, position, before in zip(batch, positions, told, strict=True):
-                if _is_behind(position, before):
+                # The end of an output counts, but not where a node of an older version ended the task.
+                if _is_behind(position, before) and not channel_ended(feed.channel, position, before):
                     # Less than had been told when it was asked: the data went back, and nothing else noticed.
                     await self._commands.move_epochs()
                     return
@@ -383,6 +391,10 @@ class Live:
         if found[0] in self.feeds.channels:
             head, _, content = line.partition(b"\n")
             await self._answered(_appended(found[0], head.decode().split(" ")[1:], content))
+
+    async def reached(self, channel: str, position: Position) -> None:
+        """As `ChannelFeeds.reached`."""
+        await self.feeds.reached(channel, position)
 
     async def _answered(self, publication: Publication) -> None:
         waiting = self.feeds.answered(publication)

@@ -10,6 +10,7 @@ from zope.interface import implementer
 
 from pushserver.core import errors, output
 from pushserver.core.output import MAX_OUTPUTS, OutputKind, ProducerConflict
+from pushserver.core.positions import Position
 from pushserver.engine.identity import OUTPUT as OUTPUT_KEYS
 from pushserver.engine.interfaces import IOutputs, OutputPage, OutputRules, OutputTaken
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pushserver.core.output import NewOutput, Producer
-    from pushserver.core.positions import Position
     from pushserver.engine.interfaces import IdempotencyKey
 
     from .commands import RedisCommands
@@ -137,6 +137,9 @@ class RedisOutputs:
     async def _read(self, channel: str, since: Position | None, max_bytes: int) -> OutputPage:
         after, epoch = (None, "") if since is None else (since.offset, since.epoch)
         page = await self._pages.page(channel, after, epoch, max_bytes)
+        if page.kind is not None:
+            closes = page.closed and not page.more
+            await self._live.reached(channel, Position(page.offset + closes, page.epoch))
         if page.kind is OutputKind.TEXT and page.body and not output.begins_character(page.body[0]):
             raise errors.Invalid("the position lies inside a character")
         return page

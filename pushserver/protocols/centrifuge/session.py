@@ -432,6 +432,8 @@ class CentrifugeSession:
         expires, ttl = (False, 0) if expires_at is None else (True, self._ttl(expires_at))
         if result is None:
             return messages.SubscribeResult(expires=expires, ttl=ttl), []
+        if isinstance(result, operations.OutputStart):
+            return messages.SubscribeResult(expires=expires, ttl=ttl, data=body({"output": result.shown()})), []
         if not isinstance(result, Recovery):
             name = "status" if isinstance(result, operations.UserStatus) else "task"
             return messages.SubscribeResult(expires=expires, ttl=ttl, data=body({name: result})), []

@@ -248,6 +248,8 @@ def result(value: operations.Result) -> Any:
             }
         case operations.UserStatus():
             return {"status": value}
+        case operations.OutputStart() as start:
+            return {"output": start.shown()}
         case state:
             return {"task": state}
 

@@ -30,7 +30,7 @@ VACATED_AFTER: Final = 5_000
 MARK: Final = "*"
 
 #: Channels of these kinds are never told.
-_UNTOLD: Final = frozenset({Kind.USER, Kind.TASK, Kind.STATUS, Kind.SYSTEM, Kind.STATS})
+_UNTOLD: Final = frozenset({Kind.USER, Kind.TASK, Kind.OUTPUT, Kind.STATUS, Kind.SYSTEM, Kind.STATS})
 _TYPES: Final = frozenset({"channel.occupied", "channel.vacated"})
 
 

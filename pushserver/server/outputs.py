@@ -1,0 +1,162 @@
+"""Outputs of tasks, as their followers see them: opening one, and its end where nothing was written.
+
+    subscribe -> may it see the task? -> `Hub.begin` -> the engine confirms -> what is kept -> the answer -> live
+
+What is appended comes to the hub like every publication. The end of an output that holds something comes the same way;
+of one that holds nothing no engine knows, so whoever follows one also hears of its task.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twisted.logger import Logger
+
+from pushserver.core import output
+from pushserver.core.errors import NotFound, Unavailable
+from pushserver.core.operations import OutputStart
+from pushserver.core.positions import NOWHERE, Position
+from pushserver.engine.interfaces import OutputPage, TaskEvent
+from pushserver.server.channel import CatchUp, OutputChannel
+from pushserver.server.clock import Clock
+from pushserver.server.connection import Connection
+from pushserver.server.hub import Hub
+from pushserver.server.replay import Replay
+from pushserver.server.reply_room import ReplyRoom
+from pushserver.server.tasks import task_channel
+
+if TYPE_CHECKING:
+    from pushserver.engine.interfaces import IEngine
+
+
+def may_read(connection: Connection, channel: str, owner: str | None) -> bool:
+    """Return whether a connection may read what a task of this user writes: who it is in the output's channel, or in
+    the task's, owns the task or may follow either."""
+    task = task_channel(output.parts_of(channel)[1])
+    return any(
+        each.user_id == owner or each.grants.subscribe(task) or each.grants.subscribe(channel)
+        for each in (connection.identity_for(channel), connection.identity_for(task))
+        if each is not None
+    )
+
+
+def outputs_of(connection: Connection, channel: str) -> list[str]:
+    """Return the outputs of a task, by its channel, that the connection follows."""
+    return [
+        name
+        for name in connection.channels
+        if name.startswith(output.PREFIX) and task_channel(output.parts_of(name)[1]) == channel
+    ]
+
+
+class Outputs:
+    """Opens outputs for connections, and tells their followers of ends."""
+
+    _log = Logger()
+
+    def __init__(self, clock: Clock, engine: IEngine, hub: Hub, replay: Replay) -> None:
+        self._clock = clock
+        self._engine = engine
+        self._hub = hub
+        self.replay = replay
+        #: the outputs that are followed here, by their task
+        self._followed: dict[str, set[str]] = {}
+
+    async def check(self, connection: Connection | None, channel: str) -> None:
+        """Raise `errors.NotFound` where there is no such task, or the connection (None: the server side) may not see
+        it."""
+        state = await self._engine.tasks.get(output.parts_of(channel)[1])
+        if connection is not None and not may_read(connection, channel, state.user_id):
+            raise NotFound("no such task")
+        followed = self._hub.channels.get(channel)
+        if isinstance(followed, OutputChannel):
+            followed.owner = state.user_id
+
+    def allowed(self, connection: Connection, channel: str) -> bool:
+        """Return whether a connection may still follow an output that it follows."""
+        followed = self._hub.channels.get(channel)
+        owner = followed.owner if isinstance(followed, OutputChannel) else None
+        return may_read(connection, channel, owner)
+
+    async def open(self, catchup: CatchUp, since: Position | None, room: ReplyRoom) -> tuple[OutputStart, OutputPage]:
+        """Return what a follower is answered, and the page that it is made of. Raises `errors.PushError`."""
+        channel = catchup.channel.name
+        name, task_id = output.parts_of(channel)
+        await self._hub.confirmed(catchup)
+        await self._hear(task_id, channel)
+        async with room.places:
+            page = await self._engine.outputs.read(task_id, name, since, room.page)
+            room.spend(len(page.body))
+        start = OutputStart(
+            page.kind,
+            output.literal(page.kind, page.body),
+            page.offset,
+            page.epoch,
+            page.start,
+            page.closed and not page.more,
+            page.trimmed,
+            page.reset,
+        )
+        return start, page
+
+    async def _hear(self, task_id: str, channel: str) -> None:
+        """Hear of the task while the output is followed here."""
+        followed = self._followed.setdefault(task_id, set())
+        if channel not in followed and channel in self._hub.channels:
+            followed.add(channel)
+            if len(followed) == 1:
+                await self._hub.hold(task_channel(task_id))
+        elif not followed:
+            del self._followed[task_id]
+
+    def deserted(self, channel: str) -> None:
+        """Nobody here follows the channel any more."""
+        task_id = output.parts_of(channel)[1] if channel.startswith(output.PREFIX) else ""
+        followed = self._followed.get(task_id)
+        if followed is not None and channel in followed:
+            followed.remove(channel)
+            if not followed:
+                del self._followed[task_id]
+                self._hub.release(task_channel(task_id))
+
+    def go_live(self, catchup: CatchUp, page: OutputPage) -> None:
+        """Let a follower that was answered with this page go on: with what is left, then with the present."""
+        channel = catchup.channel
+        assert isinstance(channel, OutputChannel)
+        channel.written = channel.written or page.kind is not None
+        offset = page.offset + page.closed
+        if page.more or not self._hub.go_live(catchup, offset, page.epoch):
+            self.replay.rest(catchup, Position(page.offset, page.epoch))
+
+    def resume(self, catchup: CatchUp) -> None:
+        """Let a follower that could not be answered go on: from the beginning."""
+        self.replay.rest(catchup, NOWHERE)
+
+    # -- ends ---------------------------------------------------------------------------------------------------------
+
+    def task_event(self, event: TaskEvent) -> None:
+        """A task changed."""
+        if event.state.final and event.state.task_id in self._followed:
+            self._close_soon(event.state.task_id)
+
+    def refresh(self) -> None:
+        """Word of ends may have been lost on the way."""
+        for task_id in self._followed:
+            self._close_soon(task_id)
+
+    def _close_soon(self, task_id: str) -> None:
+        self._clock.detach(self._close(task_id), self._log, "closing outputs")
+
+    async def _close(self, task_id: str) -> None:
+        """Tell the end of the task's outputs that are followed here and hold nothing."""
+        for name in tuple(self._followed.get(task_id, ())):
+            channel = self._hub.channels.get(name)
+            if not isinstance(channel, OutputChannel) or channel.written:
+                continue
+            try:
+                page = await self._engine.outputs.read(task_id, output.parts_of(name)[0], None, 1)
+            except (NotFound, Unavailable):
+                continue
+            if page.closed and page.kind is None and not channel.written:
+                ended = output.appended(name, page.epoch, (0, 0), None, self._clock.now(), closes=True)
+                self._hub.deliver(ended)

@@ -1,0 +1,371 @@
+"""Outputs of tasks as their followers see them: past joined to present, merged on the way, read again by the slow."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+
+from tests.fakes import Client, House, hurried
+
+SETTINGS = """
+[server]
+max_channels_per_connection = 4
+[tasks]
+output_max_bytes = 4096
+"""
+MAIN = "output:main/t"
+
+
+@pytest_twisted.async_yield_fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    house = await House(tmp_path, SETTINGS).start()
+    await house.execute("task.create", taskId="t", userId="ann")
+    yield house
+    await house.stop()
+
+
+async def append(house: House, text: str, name: str = "main") -> Any:
+    taken = await house.execute("task.output", taskId="t", text=text, name=name)
+    await house.settle()
+    return taken
+
+
+async def follow(client: Client, channel: str = MAIN, since: Any = None) -> Any:
+    item: Any = channel if since is None else {"channel": channel, "since": since}
+    data = (await client.ask("subscribe", channels=[item]))["data"]
+    assert data["rejected"] == {}, data
+    assert channel in data["channels"]
+    return data["results"][channel]["output"]
+
+
+class Reader:
+    """What a client has of an output, put together as a client does: nothing may be missing, or come twice."""
+
+    def __init__(self, client: Client, start: Any) -> None:
+        self.client = client
+        self.text = start["text"]
+        self.offset, self.epoch = start["offset"], start["epoch"]
+        self.closed = start["closed"]
+        self.pushes = 0
+
+    def look(self) -> Reader:
+        for push in self.client.new():
+            if push["type"] != "output":
+                continue
+            self.pushes += 1
+            data = push["data"]
+            assert not self.closed
+            if "reset" in data or "trimmed" in data:
+                self.text, self.offset, self.epoch = "", data["start"], push["epoch"]
+            assert push["epoch"] == self.epoch
+            added = data.get("text", "")
+            assert self.offset + len(added.encode()) == push["offset"]
+            self.text, self.offset = self.text + added, push["offset"]
+            self.closed = data.get("closed", False)
+        return self
+
+
+async def reader(house: House, user: str = "ann", since: Any = None, **options: Any) -> Reader:
+    client = await house.client(user, {"permissions": ["subscribe:task:*"]}, **options)
+    start = await follow(client, since=since)
+    client.new()
+    return Reader(client, start)
+
+
+async def test_what_is_kept_is_answered_and_what_comes_follows(house: House) -> None:
+    taken = await append(house, "zwölf ")
+    client = await house.client("ann")
+    start = await follow(client)
+    assert start == {
+        "text": "zwölf ", "offset": 7, "epoch": taken["epoch"], "start": 0, "closed": False, "kind": "text",
+    }  # fmt: skip
+    client.new()
+    await append(house, "Worte")
+    (push,) = client.new()
+    assert push["type"] == "output"
+    assert push["channel"] == MAIN
+    assert push["data"] == {"text": "Worte"}
+    assert (push["offset"], push["epoch"]) == (12, taken["epoch"])
+    assert set(push) == {"type", "channel", "data", "timestamp", "messageId", "offset", "epoch"}
+    # Subscribing again is answered like the first time.
+    again = await follow(client, since={"offset": 7, "epoch": taken["epoch"]})
+    assert (again["text"], again["offset"]) == ("Worte", 12)
+
+
+async def test_an_output_without_content_is_empty_and_not_closed(house: House) -> None:
+    client = await house.client("ann")
+    start = await follow(client)
+    assert start == {
+        "text": "", "offset": 0, "epoch": start["epoch"], "start": 0, "closed": False, "kind": None,
+    }  # fmt: skip
+    client.new()
+    await house.execute("task.complete", taskId="t")
+    await house.settle()
+    (push,) = [m for m in client.new() if m["type"] == "output"]
+    assert (push["data"], push["offset"], push["epoch"]) == ({"closed": True}, 0, start["epoch"])
+    assert (await follow(client))["closed"]
+
+
+async def test_items_come_as_items(house: House) -> None:
+    client = await house.client("ann")
+    await house.execute("task.output", taskId="t", items=[1], name="steps")
+    start = await follow(client, "output:steps/t")
+    assert (start["items"], start["offset"], start["kind"]) == ([1], 1, "items")
+    client.new()
+    await house.execute("task.output", taskId="t", items=[2], name="steps")
+    await house.settle()
+    await house.execute("task.output", taskId="t", items=[{"n": 3}], name="steps")
+    await house.execute("task.output", taskId="t", items=["[4]", 5], name="steps")
+    await house.advance(0.04)
+    first, rest = client.new()
+    assert (first["data"], first["offset"]) == ({"items": [2]}, 2)
+    assert (rest["data"], rest["offset"]) == ({"items": [{"n": 3}, "[4]", 5]}, 5)
+
+
+async def test_the_first_goes_out_at_once_and_what_follows_together(house: House) -> None:
+    one = await reader(house)
+    await append(house, "a")
+    assert one.look().text == "a"
+    for letter in "bcd":
+        await append(house, letter)
+    await house.advance(0.03)
+    assert one.look().text == "a"
+    # Whoever comes meanwhile is answered with all, and told nothing twice.
+    late = await reader(house)
+    assert late.text == "abcd"
+    await append(house, "e")
+    await house.advance(0.01)
+    # Two, since somebody came in between: for those who were there before, and for all.
+    assert (one.look().text, one.pushes) == ("abcde", 3)
+    assert (late.look().text, late.pushes) == ("abcde", 1)
+    await house.advance(1)
+    await append(house, "f")
+    assert (one.look().text, one.pushes) == ("abcdef", 4)
+    for letter in "ghi":
+        await append(house, letter)
+    await house.advance(0.04)
+    assert (one.look().text, one.pushes) == ("abcdefghi", 5)
+
+
+async def test_the_end_comes_at_once_with_what_waited(house: House) -> None:
+    one = await reader(house)
+    await append(house, "a")
+    await append(house, "b")
+    await house.execute("task.fail", taskId="t", error="no", output={"text": "c"})
+    await house.settle()
+    assert (one.look().text, one.closed, one.pushes) == ("abc", True, 2)
+    late = await reader(house)
+    assert (late.text, late.closed) == ("abc", True)
+    position = {"offset": one.offset, "epoch": one.epoch}
+    assert ((await reader(house, since=position)).text, late.closed) == ("", True)
+
+
+async def test_who_may_follow_the_task_may_read(house: House) -> None:
+    await append(house, "secret")
+    stranger = await house.client("bob")
+    for channel in (MAIN, "output:main/unknown", "output:other/t"):
+        data = (await stranger.ask("subscribe", channels=[channel]))["data"]
+        assert data["rejected"][channel]["code"] == "NOT_FOUND"
+    for wrong in ("output:main", "output:Main/t", "output:/t", "output:main/", "output:main/a*"):
+        data = (await stranger.ask("subscribe", channels=[wrong]))["data"]
+        assert data["rejected"][wrong]["code"] == "INVALID_CHANNEL"
+    for permission in ("subscribe:task:t", "subscribe:output:*", "admin"):
+        friend = await house.client("bob", {"permissions": [permission]})
+        assert (await follow(friend))["text"] == "secret"
+    # A loose glob covers nothing that is built in.
+    loose = await house.client("bob", {"permissions": ["subscribe:*"]})
+    assert MAIN in (await loose.ask("subscribe", channels=[MAIN]))["data"]["rejected"]
+    for client in (stranger, await house.client("ann", {"permissions": ["admin"]})):
+        reply = await client.ask("publish", channel=MAIN, data={"text": "forged"})
+        assert reply["data"]["code"] == "PERMISSION_DENIED"
+
+
+async def test_the_owner_keeps_it_at_a_refresh_and_who_lost_the_right_is_told(house: House) -> None:
+    owner, friend = await reader(house), await reader(house, "bob")
+    await owner.client.ask("auth", token=house.token("ann"))
+    await friend.client.ask("auth", token=house.token("bob"))
+    await house.settle()
+    assert [push["data"]["channel"] for push in friend.client.pushes("unsubscribed")] == [MAIN]
+    assert owner.client.pushes("unsubscribed") == []
+    await append(house, "a")
+    assert (owner.look().text, friend.look().text) == ("a", "")
+
+
+async def test_a_channel_token_grants_one_output(house: House) -> None:
+    await append(house, "text")
+    client = await house.client("bob")
+    token = house.token("bob", channel=MAIN)
+    data = (await client.ask("subscribe", channels=[{"channel": MAIN, "token": token}]))["data"]
+    assert data["results"][MAIN]["output"]["text"] == "text"
+    other = "output:log/t"
+    data = (await client.ask("subscribe", channels=[other]))["data"]
+    assert data["rejected"][other]["code"] == "NOT_FOUND"
+
+
+async def test_a_position_is_inside_a_character_of_another_life_or_trimmed(house: House) -> None:
+    taken = await append(house, "é" * 100)
+    client = await house.client("ann")
+    epoch = taken["epoch"]
+    item = {"channel": MAIN, "since": {"offset": 1, "epoch": epoch}}
+    assert (await client.ask("subscribe", channels=[item]))["data"]["rejected"][MAIN]["code"] == "INVALID_MESSAGE"
+    for since in ({"offset": 2, "epoch": "other"}, {"offset": 201, "epoch": epoch}):
+        start = await follow(client, since=since)
+        assert (start["reset"], start["text"]) == (True, "é" * 100)
+    await append(house, "x" * 5_000)
+    start = await follow(client, since={"offset": 2, "epoch": epoch})
+    assert start["trimmed"]
+    assert start["start"] == 5_200 - 4_096
+    assert start["text"] == "x" * 4_096
+
+
+async def test_another_attempt_is_told_as_a_reset(house: House) -> None:
+    one = await reader(house)
+    await append(house, "first")
+    assert one.look().text == "first"
+    await house.execute("task.create", taskId="t", userId="ann", restart=True)
+    await append(house, "second")
+    await house.advance(1)
+    assert one.look().text == "second"
+    await append(house, " and on")
+    assert one.look().text == "second and on"
+    # One that comes before anything is written tells those who are here.
+    await house.execute("task.create", taskId="t", userId="ann", restart=True)
+    late = await reader(house)
+    await house.settle()
+    assert (one.look().text, one.epoch) == ("", late.epoch)
+
+
+async def test_a_slow_connection_loses_nothing(house: House) -> None:
+    one, slow = await reader(house), await reader(house, limit=300)
+    slow.client.socket.blocked = True
+    written = ""
+    for n in range(40):
+        written += f"{n:>49}\n"
+        await append(house, f"{n:>49}\n")
+        await house.advance(0.05)
+    assert one.look().text == written
+    assert slow.client.closed is None
+    slow.client.socket.unblock()
+    await house.advance(0.05)
+    assert slow.look().text == written
+    # What waited was merged.
+    assert slow.pushes < 5
+    await append(house, "live")
+    assert slow.look().text == written + "live"
+
+
+async def test_what_went_while_a_connection_was_slow_is_told(house: House) -> None:
+    slow = await reader(house)
+    await append(house, "a")
+    slow.client.socket.blocked = True
+    for _ in range(3):
+        await append(house, "x" * 3_000)
+        await house.advance(0.05)
+    slow.client.socket.unblock()
+    await house.advance(0.05)
+    trimmed = [push["data"] for push in slow.client.pushes("output") if "trimmed" in push["data"]]
+    assert [data["start"] for data in trimmed] == [9_001 - 4_096]
+    assert slow.look().text == "x" * 4_096
+
+
+async def test_a_long_past_follows_as_pushes_before_anything_live(tmp_path: Path) -> None:
+    house = await House(tmp_path / "long", "[tasks]\noutput_max_bytes = 8388608\n").start()
+    await house.execute("task.create", taskId="t", userId="ann")
+    kept = ""
+    for n in range(6):
+        kept += str(n) * 900_000
+        await append(house, str(n) * 900_000)
+    client = await house.client("ann")
+    await append(house, "beside", "log")
+    results = (await client.ask("subscribe", channels=["output:log/t", MAIN]))["data"]["results"]
+    assert results["output:log/t"]["output"]["text"] == "beside"
+    one = Reader(client, results[MAIN]["output"])
+    assert len(one.text) < len(kept)
+    assert not one.closed
+    await append(house, "live")
+    # A page at a time, and each waits for the engine.
+    for _ in range(40):
+        await house.advance(0.05)
+    texts = [push["data"]["text"] for push in client.pushes("output") if push["channel"] == MAIN]
+    whole = results[MAIN]["output"]["text"] + "".join(texts)
+    # No difference of megabytes is shown.
+    assert (len(whole), whole == kept + "live") == (len(kept) + 4, True)
+    await house.stop()
+
+
+async def test_the_server_side_subscribes_and_an_output_takes_a_place(house: House) -> None:
+    await append(house, "kept")
+    client = await house.client("bob")
+    await house.execute("subscribe", userId="bob", channels=[MAIN])
+    await house.settle()
+    (push,) = client.pushes("output")
+    assert push["data"] == {"text": "kept", "reset": True, "start": 0}
+    await append(house, " live")
+    assert client.pushes("output")[-1]["data"] == {"text": " live"}
+    owner = await house.client("ann")
+    names = [f"output:n{n}/t" for n in range(6)]
+    data = (await owner.ask("subscribe", channels=names))["data"]
+    assert len(data["results"]) == 4
+    assert {rejection["code"] for rejection in data["rejected"].values()} == {"LIMIT_EXCEEDED"}
+
+
+async def test_nothing_is_left_of_outputs_that_nobody_follows(house: House) -> None:
+    one = await reader(house)
+    await append(house, "a")
+    await append(house, "b")
+    await one.client.ask("unsubscribe", channels=[MAIN])
+    await append(house, "c")
+    assert one.look().text == "a"
+    one.client.vanish()
+    await house.settle()
+    assert house.leftovers() == {}
+    assert house.node._outputs._followed == {}
+
+
+@pytest.mark.parametrize("hasty", [False, True])
+@pytest.mark.parametrize("seed", range(6))
+async def test_every_reader_has_every_byte_once(house: House, seed: int, hasty: bool) -> None:
+    """Random appends, joins, resumes, cuts, full sockets and steps of time."""
+    chance = random.Random(seed)
+    written = ""
+    readers: list[Reader] = []
+    with hurried(hasty):
+        for _ in range(150):
+            what = chance.randrange(10)
+            if what < 5 and len(written.encode()) < 3_500:
+                text = "".join(chance.choices('aé三𝄞\n"\\', k=chance.randrange(1, 12)))
+                written += text
+                await house.execute("task.output", taskId="t", text=text)
+            elif what == 5:
+                await house.advance(chance.choice([0.01, 0.05]))
+            elif what == 6 and len(readers) < 12:
+                readers.append(await reader(house, chance.choice(["ann", "bob"])))
+            elif what == 7 and readers:
+                # A cut, and a new connection that goes on from there.
+                one = readers.pop(chance.randrange(len(readers)))
+                one.client.socket.blocked and one.client.socket.unblock()
+                one.look()
+                one.client.vanish()
+                other = await reader(house, since={"offset": one.offset, "epoch": one.epoch})
+                other.text = one.text + other.text
+                readers.append(other)
+            elif what == 8 and readers:
+                chance.choice(readers).client.socket.blocked = True
+            elif what == 9 and readers:
+                for one in readers:
+                    one.client.socket.unblock()
+            for one in readers:
+                assert written.startswith(one.look().text)
+        await house.execute("task.complete", taskId="t", output={"text": "."})
+        for _ in range(3):
+            for one in readers:
+                one.client.socket.unblock()
+            await house.advance(0.05)
+        for one in readers:
+            assert (one.look().text, one.closed) == (written + ".", True)
+        assert readers
