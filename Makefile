@@ -74,6 +74,7 @@ coverage: venv tools
 	@$(BIN)/coverage report
 
 full: venv tools
+	@tools/packages.sh prometheus:prometheus promtool:prometheus haproxy:haproxy systemd-socket-activate:systemd
 	@$(BIN)/python -m tools.full $(ARGS)
 
 conformance: venv
