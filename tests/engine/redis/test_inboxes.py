@@ -90,7 +90,7 @@ async def test_both_engines_answer_the_same(redis: RedisServer, tmp_path: Path, 
     shared = RedisEngine(
         reactor,
         Clock(reactor),
-        settings(redis.url),
+        settings(redis.url, connect_timeout=20_000, command_timeout=20_000),
         EngineOptions(
             node_name="a",
             state_dir=tmp_path,
@@ -124,7 +124,7 @@ return {oldest, offset}
 
 
 async def test_what_a_node_of_version_1_does_is_counted_anew(redis: RedisServer, cluster: Cluster) -> None:
-    node = await cluster.start(redis.url, command_timeout=20_000)
+    node = await cluster.start(redis.url, connect_timeout=20_000, command_timeout=20_000)
     inbox, key = node.engine.inbox, "push:inbox:7"
     published = [await inbox.append(publication("user:7", n), "7", False, None, None, None) for n in range(1, 6)]
     epoch = published[0].epoch
@@ -142,7 +142,7 @@ async def test_what_a_node_of_version_1_does_is_counted_anew(redis: RedisServer,
 
 
 async def test_an_inbox_of_version_1_is_counted_when_it_is_first_used(redis: RedisServer, cluster: Cluster) -> None:
-    node = await cluster.start(redis.url, command_timeout=20_000)
+    node = await cluster.start(redis.url, connect_timeout=20_000, command_timeout=20_000)
     inbox, key = node.engine.inbox, "push:inbox:7"
     await inbox.append(publication("user:7", 1), "7", False, None, None, None)
     await inbox.append(publication("user:7", 2), "7", True, None, None, None)

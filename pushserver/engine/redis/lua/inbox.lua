@@ -14,6 +14,8 @@ local OTHER, CHATS, TASKS = 1, 2, 3
 local STRETCHES = 64
 local RECORD, FORMAT = 17, '>I8BI8'
 local PLACE = '>I8'
+-- So many fields are asked for, or written, at once.
+local CHUNK = 200
 local ENDS = {task_completed = true, task_failed = true, task_status_changed = true}
 
 local function count(box)
@@ -23,6 +25,15 @@ end
 -- offset, kind, when it ends
 local function record(box, at)
   return struct.unpack(FORMAT, box.index, (at - 1) * RECORD + 1)
+end
+
+-- When the messages were read that stand at `places[first]` to `places[last]`; false where one was not.
+local function marks(box, places, first, last)
+  local fields = {}
+  for i = first, last do
+    fields[#fields + 1] = string.format('r%d', (record(box, places[i])))
+  end
+  return redis.call('HMGET', box.key, unpack(fields))
 end
 
 -- How many are kept up to and with an offset.
@@ -141,29 +152,26 @@ end
 
 -- Takes out so many of the oldest, in one go; none counts as lost.
 local function remove_first(box, number)
-  local fields = {}
-  local function delete()
-    if #fields > 0 then
-      redis.call('HDEL', box.key, unpack(fields))
-      fields = {}
-    end
-  end
-  local tasks = 0
+  local places, tasks = {}, 0
   for at = 1, number do
-    local offset, kind = record(box, at)
-    local class = class_of(box, offset, kind)
-    box.chats = box.chats - kind % 2
-    tasks = tasks + (class == TASKS and 1 or 0)
-    if not read_at(box, offset) then
-      box.unread[class] = box.unread[class] - 1
-    end
-    fields[#fields + 1] = string.format('%d', offset)
-    fields[#fields + 1] = string.format('r%d', offset)
-    if #fields >= 1000 then
-      delete()
-    end
+    places[at] = at
   end
-  delete()
+  for first = 1, number, CHUNK do
+    local last, fields = math.min(first + CHUNK - 1, number), {}
+    local read = marks(box, places, first, last)
+    for at = first, last do
+      local offset, kind = record(box, at)
+      local class = class_of(box, offset, kind)
+      box.chats = box.chats - kind % 2
+      tasks = tasks + (class == TASKS and 1 or 0)
+      if not read[at - first + 1] then
+        box.unread[class] = box.unread[class] - 1
+      end
+      fields[#fields + 1] = string.format('%d', offset)
+      fields[#fields + 1] = string.format('r%d', offset)
+    end
+    redis.call('HDEL', box.key, unpack(fields))
+  end
   box.index = string.sub(box.index, number * RECORD + 1)
   box.tasks = string.sub(box.tasks, tasks * 8 + 1)
   box.changed = true

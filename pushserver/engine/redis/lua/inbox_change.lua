@@ -12,36 +12,46 @@ end
 if bound and bound > box.offset then
   return {'invalid'}
 end
-local meant = {}
+local places = {}
 if bound then
   for at = 1, up_to(box, bound) do
-    meant[at] = record(box, at)
+    places[at] = at
   end
 else
   for each in string.gmatch(ARGV[6], '%d+') do
-    local at = find(box, tonumber(each))
-    meant[#meant + 1] = at and record(box, at)
+    places[#places + 1] = find(box, tonumber(each))
   end
 end
 local changed = {}
-for _, offset in ipairs(meant) do
-  local field = string.format('%d', offset)
-  local class = class_of(box, offset, select(2, record(box, find(box, offset))))
-  if ARGV[3] == 'read' and redis.call('HSETNX', KEYS[2], 'r' .. field, ARGV[7]) == 1 then
-    box.unread[class] = box.unread[class] - 1
-    changed[#changed + 1] = field
-  elseif ARGV[3] == 'unread' and redis.call('HDEL', KEYS[2], 'r' .. field) == 1 then
-    box.unread[class] = box.unread[class] + 1
-    changed[#changed + 1] = field
-  elseif ARGV[3] == 'delete' then
-    changed[#changed + 1] = field
-    if not bound then
-      remove(box, find(box, offset), false)
+if ARGV[3] == 'delete' then
+  for i, at in ipairs(places) do
+    changed[i] = string.format('%d', (record(box, at)))
+  end
+  if bound then
+    remove_first(box, #places)
+  else
+    for _, offset in ipairs(changed) do
+      remove(box, find(box, tonumber(offset)), false)
     end
   end
-end
-if ARGV[3] == 'delete' and bound then
-  remove_first(box, #meant)
+else
+  for first = 1, #places, CHUNK do
+    local last = math.min(first + CHUNK - 1, #places)
+    local read, written = marks(box, places, first, last), {}
+    for i = first, last do
+      local offset, kind = record(box, places[i])
+      local class, unread = class_of(box, offset, kind), not read[i - first + 1]
+      if unread == (ARGV[3] == 'read') then
+        box.unread[class] = box.unread[class] + (unread and -1 or 1)
+        changed[#changed + 1] = string.format('%d', offset)
+        written[#written + 1] = string.format('r%d', offset)
+        written[#written + 1] = unread and ARGV[7] or nil
+      end
+    end
+    if #written > 0 then
+      redis.call(ARGV[3] == 'read' and 'HSET' or 'HDEL', KEYS[2], unpack(written))
+    end
+  end
 end
 local told = ''
 if #changed > 0 then
