@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import urlsplit
 
 import msgspec
 
+from pushserver.protocols.native.server_messages import PushMessage, ServerReply
 from pushserver.web.openapi import OPERATIONS, ApiCall, document
 from pushserver.web.results import ErrorResult
 from tests.harness import Answer
@@ -18,6 +19,9 @@ STATUSES = {
     for methods in document((path, method, "") for path, method in OPERATIONS)["paths"].values()
     for described in methods.values()
 }
+
+#: What replies are called; "inbox", "history" and "presence" are requests, too.
+REPLY_TYPES = {reply.__struct_config__.tag for reply in get_args(ServerReply)}
 
 
 def operation_of(method: str, target: str) -> ApiCall | None:
@@ -43,6 +47,12 @@ def check(method: str, target: str, status: int, body: Any) -> None:
     kind = operation.result if status < 300 else ErrorResult
     # What the type does not know is lost on the way, and what it knows otherwise is an error.
     assert msgspec.to_builtins(msgspec.convert(body, kind)) == body, f"{method} {target}: {body}"
+
+
+def check_message(message: Any) -> None:
+    """Fail where what the server says to a client is nothing that the description has."""
+    kind: Any = ServerReply if message["type"] in REPLY_TYPES and "channel" not in message else PushMessage
+    assert msgspec.to_builtins(msgspec.convert(message, kind)) == message, message
 
 
 def checked(api: Callable[..., Answer]) -> Callable[..., Answer]:

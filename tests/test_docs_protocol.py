@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.answers import check, check_message
 from tests.harness import ROOT, Server, start
 from tests.rawsocket import Closed, RawSocket
 
@@ -70,7 +71,9 @@ class Replay:
                 self._client(who).message()
             assert caught.value.code == int(what.removeprefix("close "))
         else:
-            self._compare(self._client(who).message(), what)
+            message = self._client(who).message()
+            check_message(message)
+            self._compare(message, what)
 
     def _api(self, way: str, what: str) -> None:
         if way == ">":
@@ -78,6 +81,7 @@ class Replay:
             given = self._with_meant(json.loads(body[0])) if body else None
             answer = self._server.api(method, path, given)
             self._answer = answer.status, answer.body
+            check(method, path, answer.status, answer.body)
         else:
             status, _, body_text = what.partition(" ")
             assert self._answer is not None

@@ -19,7 +19,7 @@ from pushserver import __version__
 from pushserver.config.changes import Changes
 from pushserver.core.restart import RestartState
 from pushserver.core.task import NewTask, Progress, TaskState
-from pushserver.protocols.native import messages
+from pushserver.protocols.native import messages, server_messages
 from pushserver.server import backend_commands as commands
 from pushserver.web import parameters, results
 from pushserver.web.api import Api
@@ -282,8 +282,12 @@ OPERATIONS: Final[dict[tuple[str, str], ApiCall]] = {
     ("openapi.json", "GET"): ApiCall(name="describe", summary="This description", result=dict[str, Any]),
 }
 
-#: The messages of the WebSocket protocol, and of ``POST /sse/<connectionId>``: what clients send.
-MESSAGES: Final[dict[str, Any]] = {"ClientMessage": messages.Request}
+#: The messages of the WebSocket protocol, and of server-sent events: what clients send, and what they are told.
+MESSAGES: Final[dict[str, Any]] = {
+    "ClientMessage": messages.Request,
+    "ServerReply": server_messages.ServerReply,
+    "PushMessage": server_messages.PushMessage,
+}
 
 
 def document(routes: Iterable[tuple[str, str, str]]) -> dict[str, Any]:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from msgspec import UNSET, Struct, UnsetType, field
+from msgspec import UNSET, Struct, UnsetType
 
 from pushserver.core.errors import Code
 from pushserver.core.task import Status, TaskState
+from pushserver.protocols.native.server_messages import PushMessage, UserPresence
 from pushserver.server.cluster import ChannelInfo, ConnectionInfo, NodeState
 from pushserver.server.findings import InboxView
 from pushserver.server.listing import ConnectionRow
@@ -81,20 +82,6 @@ class BatchResult(Struct, frozen=True):
     replies: list[BatchReply]
 
 
-class Message(Struct, frozen=True, kw_only=True, rename="camel"):
-    """A message as clients see it; ``from``: the user who published it, where a client did."""
-
-    type: str
-    channel: str
-    data: Any
-    timestamp: int
-    message_id: str
-    offset: int | UnsetType = UNSET
-    epoch: str | UnsetType = UNSET
-    sender: str | UnsetType = field(name="from", default=UNSET)
-    read_at: int | UnsetType | None = UNSET
-
-
 class UnreadCounts(Struct, frozen=True):
     """How many kept messages are unread."""
 
@@ -106,7 +93,7 @@ class UnreadCounts(Struct, frozen=True):
 class InboxResult(Struct, frozen=True):
     """``acked``: the cursor, up to which a client acknowledged; ``more``: there is more than this answer holds."""
 
-    messages: list[Message]
+    messages: list[PushMessage]
     offset: int
     epoch: str
     unread: UnreadCounts
@@ -157,16 +144,10 @@ class OutputResult(Struct, frozen=True):
 class HistoryResult(Struct, frozen=True):
     """``more``: there is more than this answer holds; ``offset`` is then where to read on."""
 
-    messages: list[Message]
+    messages: list[PushMessage]
     offset: int
     epoch: str
     more: bool | UnsetType = UNSET
-
-
-class UserPresence(Struct, frozen=True, rename="camel"):
-    user_id: str
-    connections: int
-    info: Any = UNSET
 
 
 class PresenceResult(Struct, frozen=True):

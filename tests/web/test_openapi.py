@@ -14,11 +14,12 @@ from twisted.internet.threads import deferToThread
 
 from pushserver import __version__
 from pushserver.config.checks import ApiKey, ApiSection
+from pushserver.core.message_types import REPLIES
 from pushserver.protocols.native import messages
 from pushserver.server.backend_commands import NotifyParams, decode
 from pushserver.web import openapi, results
 from pushserver.web.openapi import OPERATIONS, document
-from tests.answers import STATUSES, check, operation_of
+from tests.answers import REPLY_TYPES, STATUSES, check, check_message, operation_of
 from tests.inside import running
 
 ROOT = Path(__file__).parent.parent.parent
@@ -106,6 +107,19 @@ def test_the_messages_of_clients_are_there() -> None:
     assert set(told["discriminator"]["mapping"]) == set(messages.REQUEST_TYPES)
     for reference in told["discriminator"]["mapping"].values():
         assert schema(reference.rpartition("/")[2])["properties"]["type"]["enum"]
+
+
+def test_what_the_server_says_is_there() -> None:
+    told = schema("ServerReply")
+    assert set(told["discriminator"]["mapping"]) == REPLIES | {"inbox", "history", "presence"} == REPLY_TYPES
+    assert schema("PushMessage")["required"] == ["type", "data", "timestamp", "messageId"]
+    for message in (
+        {"type": "published", "id": 1, "data": {"messageId": "m", "surprise": 1}},
+        {"type": "ack_success", "data": {"offset": "1"}},
+        {"type": "message", "data": 1, "timestamp": 1},
+    ):
+        with pytest.raises((AssertionError, msgspec.ValidationError)):
+            check_message(message)
 
 
 def test_a_planted_difference_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
