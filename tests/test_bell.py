@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.engine.redis.servers import RedisServer
 from tests.harness import ROOT, Server
 from tests.js_stage import Stage
 from tests.test_pushclient_js import NODE, TESTS, program, run
@@ -103,6 +105,57 @@ def test_tabs_and_profiles_agree(
     stage("until", tab=tabs[0], expression=f"{SHOWN}.startsWith('1 *last news m52')")
     counted = stage("run", tab=tabs[2], expression="client.inbox({ unread: true }).then(({ unread }) => unread)")
     assert counted == {"notification": 1, "chat": 0, "task": 0}
+
+
+@pytest.mark.parametrize("transport", ["websocket", "sse"])
+def test_the_inbox_and_a_token_for_a_channel(
+    transport: str, node_modules: Path, start_server: Callable[..., Server]
+) -> None:
+    """tests/js/inbox_walk.mjs: what it did with two clients, and what both saw in the end."""
+    server = start_server(config=CONFIG + '[[namespaces]]\nname = "doc"\nsubscribe = "permission"\nhistory_size = 10\n')
+    for title in ("a", "b", "c"):
+        server.api("POST", "/api/notify", {"userId": "42", "data": title})
+    tokens = [server.token("42"), server.token("42", channel="doc:17"), server.token("42", channel="doc:18")]
+    done = run(program("node"), str(TESTS / "inbox_walk.mjs"), server.ws_url, transport, *tokens, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {
+        "unread": [1, 1],
+        "shown": ["(c) a", "(c) a"],
+        "doc": "subscribed",
+        "wrong": "INVALID_TOKEN",
+        "without": "PERMISSION_DENIED",
+    }
+
+
+QUICK = CONFIG + "[rate_limits]\nmessages_per_second = 0\n"
+
+
+def soak(server: Server, *urls: str) -> None:
+    """tests/js/inbox_soak.mjs, with a seed that a failure tells."""
+    seed = str(random.randrange(10**6))
+    command = [str(TESTS / "inbox_soak.mjs"), seed, ",".join(urls), server.url, server.api_key, server.token("42")]
+    done = run(program("node"), *command, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_clients_agree_after_two_hundred_actions(node_modules: Path, start_server: Callable[..., Server]) -> None:
+    server = start_server(config=QUICK)
+    soak(server, server.ws_url)
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path / "redis").start()
+    yield server
+    server.kill()
+
+
+def test_clients_of_two_nodes_agree(
+    node_modules: Path, redis: RedisServer, start_server: Callable[..., Server]
+) -> None:
+    first = start_server("--redis", redis.url, config=QUICK)
+    second = start_server("--redis", redis.url, config=QUICK, secret=first.secret)
+    soak(first, first.ws_url, second.ws_url)
 
 
 @pytest.mark.parametrize("kind", ["react", "plain"])
