@@ -28,11 +28,13 @@ class Authenticate(Struct, frozen=True):
     Attributes:
         positions: where to resume, by channel.
         items: channels to subscribe to at the sign-in, so that its answer tells of them too.
+        named: also subscribe to those that the token names.
     """
 
     token: str
     positions: dict[str, Position]
     items: tuple[SubscribeItem, ...] = ()
+    named: bool = False
 
 
 class SubscribeItem(Struct, frozen=True):

@@ -94,7 +94,8 @@ class TokenRules(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What a valid token says. Times are in ms since the epoch; `info` is JSON of at most 1 KiB."""
+    """What a valid token says. Times are in ms since the epoch; `info` is JSON of at most 1 KiB; `named`: the channels
+    that its claim ``channels`` names one by one."""
 
     user_id: str
     grants: Grants
@@ -102,6 +103,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     issued_at: int | None = None
     jti: str | None = None
     info: bytes | None = None
+    named: tuple[str, ...] = ()
     #: the token's roles, and what it grants without them: what `with_roles` begins with
     roles: tuple[str, ...] = ()
     own: Grants | None = None
@@ -265,6 +267,7 @@ def _identity(claims: dict[str, Any], rules: TokenRules, now: int) -> Identity:
         issued_at=facts.issued_at,
         jti=facts.jti,
         info=facts.info,
+        named=_named(claims.get("channels", ())),
         roles=roles,
         own=own if roles else None,
     )
@@ -287,6 +290,11 @@ def _channel_token(claims: dict[str, Any], rules: TokenRules, now: int) -> Chann
         jti=facts.jti,
         info=facts.info,
     )
+
+
+def _named(channels: Sequence[str]) -> tuple[str, ...]:
+    """Return those that are no globs; a user's own channel needs no naming."""
+    return tuple(name for name in channels if "*" not in name and not name.startswith("user:"))
 
 
 class _Facts(msgspec.Struct, frozen=True):

@@ -33,7 +33,7 @@ from pushserver.server.hub import Hub
 from pushserver.server.limits import Limits
 from pushserver.server.replay import without_excluded
 from pushserver.server.stats import Counters
-from pushserver.server.subscriptions import Reply, Subscriptions
+from pushserver.server.subscriptions import MAX_NAMES, Reply, Subscriptions
 from pushserver.server.tasks import LISTED, user_channel
 from pushserver.server.user_places import UserPlaces
 
@@ -44,6 +44,14 @@ _CLOSES: Final[dict[Code, Close]] = {
     Code.TOKEN_EXPIRED: errors.EXPIRED,
     Code.UNAVAILABLE: errors.INTERNAL,
 }
+
+
+def _items(asked: operations.Authenticate, identity: Identity) -> tuple[operations.SubscribeItem, ...]:
+    """Return the channels that are subscribed with a sign-in."""
+    known = {item.channel for item in asked.items}
+    named = identity.named if asked.named else ()
+    more = [operations.SubscribeItem(name) for name in named if name not in known]
+    return (*asked.items, *more[: max(0, MAX_NAMES - len(asked.items))])
 
 
 def _nothing() -> None:
@@ -121,7 +129,7 @@ class SignIn:
         try:
             identity = await self._authenticator.identify(asked.token)
             if known is None:
-                await self.sign_in(connection, identity, asked.positions, reply, asked.items)
+                await self.sign_in(connection, identity, asked.positions, reply, _items(asked, identity))
             elif known.user_id == identity.user_id:
                 await self._refresh(connection, identity, reply)
             else:

@@ -174,9 +174,9 @@ class Place:
             await deferLater(reactor, 0.002)
         return answer
 
-    def token(self, user: str) -> str:
+    def token(self, user: str, **claims: Any) -> str:
         now = wall_clock() // 1000
-        return jwt.encode({"sub": user, "iat": now - 5, "exp": now + 3600}, SECRET, "HS256")
+        return jwt.encode({"sub": user, "iat": now - 5, "exp": now + 3600, **claims}, SECRET, "HS256")
 
     def connect(self, language: Any) -> Paper:
         client = Paper(self, language)

@@ -257,7 +257,7 @@ class CentrifugeSession:
                 items.append(item)
         if token:
             self._count_authentication(at)
-            return operations.Authenticate(token, positions, tuple(items))
+            return operations.Authenticate(token, positions, tuple(items), named=True)
         if not self._rules.anonymous:
             raise Refused("connect needs a token", Code.MISSING_TOKEN)
         return operations.Subscribe(tuple(items))
@@ -398,14 +398,11 @@ class CentrifugeSession:
         behind it. Those that were rejected are left out: clients report them as unsubscribed."""
         found: dict[str, messages.SubscribeResult] = {}
         rest: list[Effect] = []
-        for name, request in asked.items():
-            channel = self._rules.names.inward(name)
-            if channel in outcome.results:
-                self._server.add(channel)
-                found[name], pushes = self._subscription(
-                    outcome.results[channel], request, outcome.expiries.get(channel)
-                )
-                rest += pushes
+        for channel, result in outcome.results.items():
+            self._server.add(channel)
+            name = self._rules.names.outward(channel)
+            found[name], pushes = self._subscription(result, asked.get(name), outcome.expiries.get(channel))
+            rest += pushes
         return found, rest
 
     def _answer_subscribe(

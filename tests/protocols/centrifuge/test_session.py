@@ -422,6 +422,18 @@ async def test_channels_that_connect_asks_for_are_subscribed_with_it(place: Plac
     assert [p["data"] for p in bob.published("kept:a")] == [9]
 
 
+async def test_channels_that_a_token_names_are_subscribed_with_it(place: Place, language: Any) -> None:
+    ann = Sdk(place, language)
+    named = {"channels": ["kept:a", "news:*", "user:bob", "nowhere:a"]}
+    told = (await ann.call(connect={"token": place.token("ann", **named)}))["connect"]
+    assert sorted(told["subs"]) == ["kept:a", "system", "user:ann"]
+    await ann.call(publish={"channel": "kept:a", "data": 1})
+    await place.until(lambda: ann.published("kept:a"))
+    assert await ann.call(unsubscribe={"channel": "kept:a"}) == {"unsubscribe": {}}
+    await ann.call(publish={"channel": "kept:a", "data": 2})
+    assert len(ann.published("kept:a")) == 1
+
+
 # -- life -------------------------------------------------------------------------------------------------------------
 
 
