@@ -237,7 +237,7 @@ def merged(publications: Sequence[Publication]) -> OutputPublication:
     assert isinstance(last, OutputPublication)
     if first is last:
         return first
-    contents = [bytes(each.data) for each in publications if each.data != NOTHING]
+    contents = [content for each in publications if (content := bytes(each.data)) != NOTHING]
     data = NOTHING
     if contents:
         text = contents[0].startswith(b'"')
@@ -256,7 +256,7 @@ def merged(publications: Sequence[Publication]) -> OutputPublication:
 
 def cut(publication: OutputPublication, after: int) -> OutputPublication:
     """Return what a publication tells after a position within it."""
-    if publication.before >= after or publication.data == NOTHING:
+    if publication.before >= after or bytes(publication.data) == NOTHING:
         return publication
     content = msgspec.json.decode(publication.data)
     if isinstance(content, str):

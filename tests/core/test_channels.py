@@ -131,11 +131,11 @@ def test_an_entry_never_changes_the_meaning(name: str) -> None:
     changed, before = Namespaces([open_to_all]).all[name], BUILT_IN[name]
     assert changed.kind is before.kind
     assert changed.presence
-    if name in ("user", "task", "system"):
+    if name in ("user", "task", "output", "system"):
         assert changed.subscribe is before.subscribe
-    if name in ("user", "task", "status", "system", "stats"):
+    if name in ("user", "task", "output", "status", "system", "stats"):
         assert changed.publish is Rule.NOBODY
-    if name in ("user", "task", "status"):
+    if name in ("user", "task", "output", "status"):
         assert (changed.history_size, changed.history_ttl) == (before.history_size, before.history_ttl)
     else:
         assert (changed.history_size, changed.history_ttl) == (9, 5)

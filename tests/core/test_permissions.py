@@ -244,10 +244,10 @@ def test_a_channel_without_its_id_is_badly_named(question) -> None:
         assert asked(question, channel, "42", "admin") == Code.INVALID_CHANNEL
 
 
-@pytest.mark.parametrize("name", ["user", "task", "status", "system", "stats"])
+@pytest.mark.parametrize("name", ["user", "task", "output", "status", "system", "stats"])
 def test_no_client_publishes_to_the_servers_channels_whatever_the_rule(name: str) -> None:
     careless = msgspec.structs.replace(BUILT_IN[name], publish=Rule.ANYONE)
-    channel = name if name in ("system", "stats") else f"{name}:42"
+    channel = name if name in ("system", "stats") else f"{name}:main/42" if name == "output" else f"{name}:42"
     assert may_publish(careless, channel, "42", Grants.of(["admin", f"publish:{channel}"])) == DENIED
 
 

@@ -165,6 +165,15 @@ async def test_the_end_comes_at_once_with_what_waited(house: House) -> None:
     assert ((await reader(house, since=position)).text, late.closed) == ("", True)
 
 
+async def test_an_end_without_a_last_append_comes_with_what_waited(house: House) -> None:
+    one = await reader(house)
+    for letter in "abc":
+        await append(house, letter)
+    await house.execute("task.complete", taskId="t")
+    await house.settle()
+    assert (one.look().text, one.closed, one.pushes) == ("abc", True, 2)
+
+
 async def test_who_may_follow_the_task_may_read(house: House) -> None:
     await append(house, "secret")
     stranger = await house.client("bob")
