@@ -23,6 +23,8 @@ const kindOf = (push) => (push.type === 'chat_message' ? 'chat' : isTaskEnd(push
  */
 export function createInboxList(line, { ackDelay }, isWanted = false) {
   let inbox = NO_INBOX;
+  /** Down to which offset the list is whole, also where what stood there was deleted since. */
+  let bottom = 0;
   /** Reads under way. */
   let reads = 0;
   /** What came since the counts were last certain: 1 a message, 2 counts without a place; 4 beside: they will be asked for. */
@@ -55,12 +57,14 @@ export function createInboxList(line, { ackDelay }, isWanted = false) {
     if (unread) suspect(2);
   };
 
-  /** Takes a page: the newest one begins the list anew, the one before the last message continues it. */
+  /** Takes a page: the newest one begins the list anew, one that leaves nothing out below the list continues it. */
   const take = ({ messages, more, unread, offset, epoch }, { before, unread: filtered }) => {
     enter(epoch);
-    if (!filtered && (!before || before.offset === inbox.messages.at(-1)?.offset)) {
+    if (!filtered && (!before || (inbox.messages.length > 0 && before.offset >= bottom))) {
       const kept = inbox.messages.filter((each) => before || each.offset > offset);
-      show({ messages: [...kept, ...messages], more });
+      const older = messages.filter((each) => !before || each.offset < bottom);
+      bottom = messages.at(-1)?.offset ?? bottom;
+      show({ messages: [...kept, ...older], more });
     }
     // What was changed while this was on its way may be in it or not.
     if (doubt & 2) line.link?.later(ackDelay, list.refresh);
@@ -111,9 +115,9 @@ export function createInboxList(line, { ackDelay }, isWanted = false) {
 
     /** Reads anew what is shown: it may have changed in ways that nobody told. */
     refresh() {
-      const bottom = inbox.messages.at(-1)?.offset;
-      if (inbox.epoch === null || (!bottom && reads > 0)) return;
-      if (list.isWanted) follow({}, readTo(bottom));
+      const last = inbox.messages.at(-1)?.offset;
+      if (inbox.epoch === null || (!last && reads > 0)) return;
+      if (list.isWanted) follow({}, readTo(last));
       else count();
     },
 
@@ -126,7 +130,9 @@ export function createInboxList(line, { ackDelay }, isWanted = false) {
       const messages = list.isWanted ? [{ readAt: null, ...push }, ...inbox.messages] : [];
       const more = inbox.more || messages.length > MAX_MESSAGES;
       const unread = { ...inbox.unread, [kind]: inbox.unread[kind] + 1 };
-      show({ messages: messages.slice(0, MAX_MESSAGES), more, unread, offset });
+      const kept = messages.slice(0, MAX_MESSAGES);
+      if (inbox.messages.length === 0 || kept.length < messages.length) bottom = kept.at(-1)?.offset;
+      show({ messages: kept, more, unread, offset });
       suspect(1);
     },
 
