@@ -127,6 +127,20 @@ test('a page that a change has overtaken is read once more', async () => {
   assert.equal(s.line.asked.length, 1, 'now it is certain');
 });
 
+test('a change that overtakes a count alone is counted once more, and no message is read for it', async () => {
+  const s = stage({ epoch: 'e', offset: 9, unread: counts(2) });
+  await s.ask('inbox', { limit: 2 })(page([kept(9), kept(8)], { more: true, unread: counts(2) }));
+  s.list.changed({ offsets: [9], epoch: 'e', readAt: 77, unread: counts(1) });
+  s.list.add(message(10));
+  await s.line.clock.advance(300);
+  s.list.changed({ offsets: [8], epoch: 'e', readAt: 77, unread: counts(1) });
+  await s.answer(page([kept(10)], { more: true, offset: 10, unread: counts(2) }));
+  await s.line.clock.advance(300);
+  assert.deepEqual(s.line.asked.map(({ data }) => data), [{ limit: 1, unread: true }, { limit: 1, unread: true }]);
+  await s.answer(page([kept(10)], { more: true, offset: 10, unread: counts(1) }));
+  assert.deepEqual([s.offsets, s.now.unread], [[10, 9, 8], counts(1)]);
+});
+
 test('a message near a count may be counted already: the server is asked once for both', async () => {
   const s = stage({ epoch: 'e', offset: 9, unread: counts(2) });
   s.list.changed({ offsets: [9], epoch: 'e', readAt: 77, unread: counts(2) });

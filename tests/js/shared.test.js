@@ -413,7 +413,7 @@ test('one inbox in all tabs: what one reads, marks or deletes is so in the other
   await agree('d (c) b', 3);
   server.change('42', { offsets: [2], deleted: true });
   await agree('d (c)', 2);
-  await clients[1].inbox({ before: { offset: 2, epoch: 'e1' } });
+  await clients[1].inbox({ before: { offset: 3, epoch: 'e1' } });
   await agree('d (c) a', 2);
   await clients[0].markAllRead();
   await agree('(d) (c) (a)', 0);

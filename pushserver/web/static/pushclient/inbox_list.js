@@ -67,7 +67,7 @@ export function createInboxList(line, { ackDelay }, isWanted = false) {
       show({ messages: [...kept, ...older], more });
     }
     // What was changed while this was on its way may be in it or not.
-    if (doubt & 2) line.link?.later(ackDelay, list.refresh);
+    if (doubt & 2 && !filtered) line.link?.later(ackDelay, list.refresh);
     else if (doubt || offset < inbox.offset) suspect(3);
     else show({ unread, offset });
   };
