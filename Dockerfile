@@ -19,7 +19,8 @@ ENV PATH=/opt/pushserver/bin:$PATH \
     PUSHSERVER_SERVER__LISTEN='["tcp:8080"]' \
     PUSHSERVER_SERVER__STATE_DIR=/var/lib/pushserver \
     PUSHCTL_URL=http://127.0.0.1:8080
-USER pushserver
+# By its number, so that whoever runs it can tell that it is not root.
+USER 10001
 WORKDIR /var/lib/pushserver
 VOLUME /var/lib/pushserver
 EXPOSE 8080

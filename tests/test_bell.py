@@ -1,4 +1,4 @@
-"""The bells of examples/bell in a real browser, against a real server: tabs and profiles agree, whatever one of them does."""
+"""The bells of examples/bell in a real browser, against a real server: tabs and profiles agree, whatever one does."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def bells(unpacked: Path, node_modules: Path) -> Path:
 
 #: What a tab shows: the badge, and the messages, those not read with a star.
 SHOWN = """[document.querySelector('.badge:not([hidden])')?.textContent ?? 0,
- ...[...document.querySelectorAll('#bell li')].map((li) => (li.className === 'unread' ? '*' : '') + li.firstChild.textContent)
+ ...[...document.querySelectorAll('#bell li')]
+   .map((li) => (li.className === 'unread' ? '*' : '') + li.firstChild.textContent)
 ].join(' ')"""
 
 
@@ -73,7 +74,9 @@ def test_tabs_and_profiles_agree(
 
     def agree(count: int, first: str, items: int) -> None:
         for tab in tabs:
-            expression = f"((shown) => shown.startsWith('{count} {first}') && shown.split(' ').length === {items + 1})({SHOWN})"
+            expression = (
+                f"((shown) => shown.startsWith('{count} {first}') && shown.split(' ').length === {items + 1})({SHOWN})"
+            )
             stage("until", tab=tab, expression=expression)
 
     for tab in tabs:
@@ -159,9 +162,7 @@ def test_clients_of_two_nodes_agree(
 
 
 @pytest.mark.parametrize("kind", ["react", "plain"])
-def test_with_the_keyboard_alone(
-    kind: str, stage: Stage, bells: Path, start_server: Callable[..., Server]
-) -> None:
+def test_with_the_keyboard_alone(kind: str, stage: Stage, bells: Path, start_server: Callable[..., Server]) -> None:
     server = start_server(config=CONFIG)
     server.api("POST", "/api/notify", {"userId": "42", "data": {"title": "first"}})
     server.api("POST", "/api/notify", {"userId": "42", "data": {"title": "second"}})
@@ -194,19 +195,20 @@ def test_with_the_keyboard_alone(
     stage("until", expression="document.querySelectorAll('#bell li').length === 1")
     assert stage("run", expression="document.activeElement.className") == "panel"
     press("Escape")
-    stage("until", expression=f"{label} === 'Notifications, 1 not read' && document.activeElement.ariaExpanded === 'false'")
+    stage(
+        "until",
+        expression=f"{label} === 'Notifications, 1 not read' && document.activeElement.ariaExpanded === 'false'",
+    )
 
 
-def test_one_desktop_notification_of_three_tabs(
-    stage: Stage, bells: Path, start_server: Callable[..., Server]
-) -> None:
+def test_one_desktop_notification_of_three_tabs(stage: Stage, bells: Path, start_server: Callable[..., Server]) -> None:
     """The recipe of docs/browser.md as it stands there."""
     guide = (ROOT / "docs" / "browser.md").read_text()
     (recipe,) = re.findall(r"```js\n(let isChosen.*?)```", guide, re.DOTALL)
     server = start_server(config=CONFIG)
     page = stage("serve", folder=str(bells))
     stage("browser")
-    before = f"""window.token = {json.dumps(server.token('42'))};
+    before = f"""window.token = {json.dumps(server.token("42"))};
       window.heard = 0;
       window.Notification = class {{
         static permission = 'granted';

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import subprocess
 import threading
 from collections.abc import Callable
@@ -102,15 +101,19 @@ def test_real_prometheus_scrapes_and_answers_each_query_of_the_dashboard(
             found: list[object] = json.load(answer)["data"]["result"]
             return found
 
-    def listening() -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
+    def ready() -> bool:
+        # It listens before it answers, with 503 until then.
+        try:
+            with urlopen(f"http://127.0.0.1:{port}/-/ready", timeout=10):
+                return True
+        except OSError:
+            return False
 
     try:
         with RawSocket(server.port) as client:
             client.upgrade()
             client.ask({"type": "auth", "id": 1, "data": {"token": server.token("42")}})
-            wait_until(listening, 30)
+            wait_until(ready, 60)
             done = threading.Event()
 
             def work() -> None:
