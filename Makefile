@@ -9,6 +9,7 @@
 #              make matrix ARGS=clients; the tables into docs/reliability.md: make matrix ARGS=--write
 # make attack  strangers at every door, over every transport and both engines: under 20 minutes
 # make fuzz    the parsers of what comes from outside, guided by coverage: 20 minutes each; more: make fuzz ARGS=--help
+# make sdks    client SDKs of Centrifugo, unmodified, against this server: each command in each codec, and a killed server
 # make clients-tls  real clients on every way of TLS: browsers, curl, node, Python, Go, Prometheus; nginx and haproxy before it
 # make audit   advisories of what is installed
 # make bench   the measurements
@@ -41,7 +42,7 @@ PYTEST := -m pytest --hypothesis-seed=$(SEED)
 ORDINARY = $(PYTEST) -q -m "not slow and not full" -n $(JOBS) --dist worksteal
 
 .PHONY: run test check suite coverage full conformance test-newest test-oldest sim mutants soak upgrade matrix bench dist
-.PHONY: attack fuzz clients-tls audit clean venv tools
+.PHONY: attack fuzz sdks clients-tls audit clean venv tools
 
 run:
 	@tools/venv.sh run
@@ -112,7 +113,7 @@ dist: venv tools
 clean:
 	@rm -rf .venv .venv-matrix .venv-newest-* .venv-oldest-* build dist *.egg-info .coverage .coverage.* htmlcov
 	@rm -rf .mypy_cache .ruff_cache .hypothesis _trial_temp
-	@rm -rf tests/node/node_modules tests/node/react-18/node_modules tools/node/node_modules twisted/plugins/dropin.cache
+	@rm -rf tests/node/node_modules tests/node/react-18/node_modules tests/sdks/node/node_modules tools/node/node_modules twisted/plugins/dropin.cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 attack: venv tools
@@ -120,6 +121,9 @@ attack: venv tools
 
 fuzz: venv
 	@$(BIN)/python -m tests.fuzz $(ARGS)
+
+sdks: venv tools
+	@$(BIN)/python $(PYTEST) -q -s -m full tests/sdks $(ARGS)
 
 clients-tls: venv tools
 	@$(BIN)/python -m tests.clients $(ARGS)

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The npm packages that the tests drive (tests/node, and React 18 beside the newest) and that make dist needs (tools/node),
+# The npm packages that the tests drive (tests/node, React 18 beside the newest, SDKs that visit) and that make dist needs (tools/node),
 # exactly as locked. Quick when nothing has changed.
 set -eu
 cd "$(dirname "$0")/.."
 . tools/lib.sh
 
-for folder in tests/node tests/node/react-18 tools/node; do
+for folder in tests/node tests/node/react-18 tests/sdks/node tools/node; do
   wanted=$(cat "$folder/package.json" "$folder/package-lock.json" | sha256sum)
   installed=$folder/node_modules/.installed
   if ! [ -f "$installed" ] || [ "$(cat "$installed")" != "$wanted" ]; then

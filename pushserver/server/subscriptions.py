@@ -335,6 +335,9 @@ class Subscriptions:
                 rejected[name] = Rejection(Code.PERMISSION_DENIED, "subscribed by the server")
             elif name in connection.channels:
                 self.drop(connection, name)
+                first, rest = connection.server_channels[:2], connection.server_channels[2:]
+                if name in rest:
+                    connection.server_channels = (*first, *(one for one in rest if one != name))
         reply(operations.Unsubscribed(sorted(connection.channels), rejected))
 
     def drop(self, connection: Connection, name: str) -> None:

@@ -102,7 +102,7 @@ def framed(octets: bytes) -> bytes:
     return protobuf.varint(len(octets)) + octets
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(NUMBER, REQUESTS), min_size=1, max_size=4))
 def test_what_the_sdk_writes_is_read(commands: list[tuple[int, dict[str, Any]]]) -> None:
     frame = b"".join(framed(fill(client_pb2.Command(id=id), request).SerializeToString()) for id, request in commands)
@@ -178,7 +178,7 @@ REPLIES = st.one_of(
 )
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(REPLIES)
 def test_the_sdk_reads_what_is_written(reply: messages.Reply) -> None:
     octets = CODEC.reply(reply)
@@ -251,6 +251,7 @@ def test_unknown_fields_of_every_kind_are_passed_over() -> None:
     assert (command.id, command.request) == (5, messages.PingRequest())
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_whatever_comes_is_read_or_refused(octets: bytes) -> None:
     for codec in (CODEC, JsonCodec()):
@@ -261,6 +262,7 @@ def test_whatever_comes_is_read_or_refused(octets: bytes) -> None:
         assert all(isinstance(command, Command) for command in found)
 
 
+@settings(deadline=None)
 @given(OFFSET)
 def test_a_number_is_read_as_it_was_written(number: int) -> None:
     octets = protobuf.varint(number)

@@ -470,6 +470,8 @@ async def test_what_the_server_subscribes_and_ends_is_told(place: Place, languag
     assert "recoverable" not in ann.told[1]["subscribe"]
     subscriptions.force_unsubscribe(ann.connection, ("free:a",))
     assert ann.told[-1]["unsubscribe"]["code"] == 2000
+    assert await ann.call(unsubscribe={"channel": "kept:a"}) == {"unsubscribe": {}}
+    assert ann.connection.server_channels == ("user:ann", "system")
 
 
 async def test_too_many_commands_are_refused_and_then_end_it(place: Place) -> None:

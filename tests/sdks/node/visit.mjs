@@ -1,0 +1,62 @@
+// A visit by centrifuge-js, unmodified: what it is told and what it is answered, one JSON object on each line. It speaks
+// as visit.py does.
+import { createInterface } from 'node:readline';
+
+import { Centrifuge } from 'centrifuge';
+import { Centrifuge as WithProtobuf } from 'centrifuge/build/protobuf';
+import WebSocket from 'ws';
+
+const [address, codec, token] = process.argv.slice(2);
+const protobuf = codec === 'protobuf';
+const say = (what, more = {}) => console.log(JSON.stringify({ what, ...more }));
+const pack = data => (protobuf ? new TextEncoder().encode(JSON.stringify(data)) : data);
+const unpack = data => (protobuf && data?.length ? JSON.parse(new TextDecoder().decode(data)) : data);
+const pub = ctx => ({ offset: ctx.offset, data: unpack(ctx.data), tags: ctx.tags });
+
+const client = new (protobuf ? WithProtobuf : Centrifuge)(address, { token, websocket: WebSocket, minReconnectDelay: 100 });
+client.on('connecting', ({ code, reason }) => say('connecting', { code, reason }));
+client.on('connected', ctx => say('connected', { client: ctx.client, version: ctx.version }));
+client.on('disconnected', ({ code, reason }) => say('disconnected', { code, reason }));
+client.on('error', ({ error }) => say('error', { code: error.code, error: error.message }));
+client.on('subscribed', ctx => say('subscribed', { channel: ctx.channel, recovered: ctx.recovered, server: true }));
+client.on('unsubscribed', ctx => say('unsubscribed', { channel: ctx.channel, server: true }));
+client.on('publication', ctx => say('publication', { channel: ctx.channel, ...pub(ctx) }));
+
+const words = {
+  connect: async () => { client.connect(); await client.ready(30000); },
+  disconnect: async () => client.disconnect(),
+  subscribe: async channel => {
+    const sub = client.newSubscription(channel);
+    sub.on('subscribed', ctx => say('subscribed', { channel, recovered: ctx.recovered, server: false }));
+    sub.on('unsubscribed', ({ code }) => say('unsubscribed', { channel, code, server: false }));
+    sub.on('publication', ctx => say('publication', { channel, ...pub(ctx) }));
+    sub.on('error', ({ error }) => say('error', { channel, code: error.code, error: error.message }));
+    sub.subscribe();
+  },
+  unsubscribe: async channel => client.getSubscription(channel).unsubscribe(),
+  publish: async (channel, data) => { await client.publish(channel, pack(data)); return {}; },
+  history: async channel => {
+    const found = await client.history(channel, { limit: -1 });
+    return { offset: found.offset, epoch: found.epoch, data: found.publications.map(one => unpack(one.data)) };
+  },
+  presence: async channel => ({
+    users: Object.values((await client.presence(channel)).clients).map(info => info.user).sort(),
+  }),
+  presence_stats: async channel => {
+    const stats = await client.presenceStats(channel);
+    return { clients: stats.numClients, users: stats.numUsers };
+  },
+  rpc: async (method, data) => ({ data: unpack((await client.rpc(method, pack(data))).data) }),
+};
+
+say('ready', { sdk: 'centrifuge-js' });
+for await (const line of createInterface({ input: process.stdin })) {
+  const [word, ...args] = JSON.parse(line);
+  try {
+    const found = await words[word](...args);
+    if (found) say('done', { word, ...found });
+  } catch (problem) {
+    say('failed', { word, error: `${problem.code ?? ''} ${problem.message ?? problem}` });
+  }
+}
+process.exit(0);

@@ -1,0 +1,177 @@
+"""Client SDKs of Centrifugo, unmodified, against a real server, in both codecs, through a killed server and a drain."""
+
+from __future__ import annotations
+
+import json
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness import Server, start
+
+pytestmark = pytest.mark.full
+
+FOLDER = Path(__file__).parent
+CONFIG = """
+[centrifuge]
+enabled = true
+[heartbeat]
+interval = "1s"
+timeout = "20s"
+[[namespaces]]
+name = "news"
+publish = "authenticated"
+history_size = 100
+presence = true
+"""
+#: s that a step may take, on a machine that is busy with other tests
+DEADLINE = 60.0
+
+SDKS = {
+    "centrifuge-python": [sys.executable, str(FOLDER / "visit.py")],
+    "centrifuge-js": ["node", str(FOLDER / "node" / "visit.mjs")],
+}
+
+
+class Visitor:
+    """One SDK in a process of its own: words in, and what it says."""
+
+    def __init__(self, sdk: str, address: str, codec: str, token: str) -> None:
+        self._process = subprocess.Popen(
+            [*SDKS[sdk], address, codec, token], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self._lines: queue.Queue[Any] = queue.Queue()
+        self.said: list[dict[str, Any]] = []
+        threading.Thread(target=self._read, daemon=True).start()
+        self.hear(lambda said: said["what"] == "ready")
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.put(json.loads(line))
+
+    def do(self, *word: Any) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(word) + "\n")
+        self._process.stdin.flush()
+
+    def hear(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Return the next thing that is like this."""
+        while True:
+            try:
+                said = self._lines.get(timeout=DEADLINE)
+            except queue.Empty:
+                raise AssertionError(self.said[-5:]) from None
+            self.said.append(said)
+            if wanted(said):
+                return said  # type: ignore[no-any-return]
+
+    def ask(self, *word: Any) -> dict[str, Any]:
+        self.do(*word)
+        found = self.hear(lambda said: said.get("word") == word[0])
+        assert found["what"] == "done", found
+        return found
+
+    def publications(self, channel: str, count: int) -> list[dict[str, Any]]:
+        """Wait until so many messages came on a channel, and return all."""
+
+        def came() -> list[dict[str, Any]]:
+            return [
+                said
+                for said in self.said
+                if said["what"] == "publication" and said["channel"] == channel and said.get("offset")
+            ]
+
+        while len(came()) < count:
+            self.hear(lambda said: said["what"] == "publication")
+        return came()
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+class Stage:
+    """A server that can be killed and started again where it was, and its visitors."""
+
+    def __init__(self, place: Path) -> None:
+        self._place = place
+        self.server = start(place, config=CONFIG)
+        self._visitors: list[Visitor] = []
+
+    def visitor(self, sdk: str, codec: str, user: str) -> Visitor:
+        query = "?cf_protocol=protobuf" if codec == "protobuf" else ""
+        address = f"ws://127.0.0.1:{self.server.port}/connection/websocket{query}"
+        visitor = Visitor(sdk, address, codec, self.server.token(user))
+        self._visitors.append(visitor)
+        return visitor
+
+    def restart(self) -> None:
+        before: Server = self.server
+        before.kill()
+        before.wait()
+        self.server = start(self._place, config=CONFIG, port=before.port, secret=before.secret, api_key=before.api_key)
+
+    def api(self, call: str, **body: Any) -> Any:
+        answer = self.server.api("POST", f"/api/{call}", body)
+        assert answer.status == 200, answer
+        return answer.body
+
+    def stop(self) -> None:
+        for visitor in self._visitors:
+            visitor.stop()
+        self.server.stop()
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    stage = Stage(tmp_path)
+    try:
+        yield stage
+    finally:
+        stage.stop()
+
+
+@pytest.mark.parametrize("codec", ["json", "protobuf"])
+@pytest.mark.parametrize("sdk", SDKS)
+def test_a_visit(stage: Stage, sdk: str, codec: str) -> None:
+    if sdk == "centrifuge-python":
+        print(f"\n{sdk} {version(sdk)}, {codec}")
+    for n in range(2):
+        stage.api("notify", userId="ann", data=n)
+    ann = stage.visitor(sdk, codec, "ann")
+    ann.do("connect")
+    ann.hear(lambda said: said["what"] == "connected")
+    assert [p["data"] for p in ann.publications("user:ann", 2)] == [0, 1]
+    ann.do("subscribe", "news:a")
+    assert ann.hear(lambda said: said["what"] == "subscribed" and not said["server"])["channel"] == "news:a"
+    ann.ask("publish", "news:a", {"n": 1})
+    (first,) = ann.publications("news:a", 1)
+    assert (first["data"], first["offset"], first["tags"]["type"]) == ({"n": 1}, 1, "message")
+    assert ann.ask("history", "news:a")["data"] == [{"n": 1}]
+    assert ann.ask("presence", "news:a")["users"] == ["ann"]
+    stats = ann.ask("presence_stats", "news:a")
+    assert (stats["clients"], stats["users"]) == (1, 1)
+    assert ann.ask("rpc", "session", {})["data"]["userId"] == "ann"
+
+    # What is published while the client finds its way back to a server that was killed comes once, and in order.
+    stage.restart()
+    for n in range(2, 5):
+        stage.api("publish", channel="news:a", data={"n": n})
+    assert [p["data"]["n"] for p in ann.publications("news:a", 4)] == [1, 2, 3, 4]
+    ann.ask("publish", "news:a", {"n": 5})
+    assert [p["offset"] for p in ann.publications("news:a", 5)] == [1, 2, 3, 4, 5]
+    stage.api("notify", userId="ann", data=2)
+    assert ann.publications("user:ann", 3)[-1]["data"] == 2
+
+    stage.api("unsubscribe", userId="ann", channels=["news:a"])
+    assert ann.hear(lambda said: said["what"] == "unsubscribed")["code"] == 2000
+    stage.api("disconnect", userId="ann")
+    assert ann.hear(lambda said: said["what"] == "disconnected")["code"] == 3503
