@@ -248,7 +248,7 @@ class OutputChannel(Channel):
         self.due = 0.0
         self.leaving: IDelayedCall | None = None
 
-    def enter(self, epoch: str) -> bool:
+    def begin_epoch(self, epoch: str) -> bool:
         """What comes from now on is of this life of the output. Return whether its followers were told of another."""
         another = self.epoch is not None and self.epoch != epoch
         self.epoch = epoch

@@ -269,7 +269,7 @@ class Hub:
             channel.admit(connection)
             self._lagged(connection, channel.name, NOWHERE)
             return
-        if channel.enter(epoch):
+        if channel.begin_epoch(epoch):
             self.read_output_again(channel.name)
         channel.admit(connection)
         held = catchup.after(offset)
@@ -369,7 +369,7 @@ class Hub:
         assert isinstance(channel, OutputChannel)
         assert publication.epoch is not None
         channel.written = True
-        if channel.enter(publication.epoch):
+        if channel.begin_epoch(publication.epoch):
             self.read_output_again(channel.name)
             return
         for catchup in (channel.catching_up or {}).values():

@@ -337,7 +337,7 @@ class _Store:
 
 
 class _Nobody:
-    """A cluster, and revocations, that close nothing."""
+    """What knows of nobody, and closes nothing."""
 
     async def connections(self, *_: object) -> Any:
         return SimpleNamespace(value=[])
@@ -347,6 +347,11 @@ class _Nobody:
 
     def followers(self, *_: object) -> tuple[()]:
         return ()
+
+    of_user = followers
+
+    async def is_online(self, *_: object) -> bool:
+        return False
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         async def none(*_: object) -> tuple[int, list[str]]:
@@ -360,7 +365,7 @@ def _commands() -> BackendCommands:
     clock = Clock(task.Clock(), lambda: NOW)
     nobody = _Nobody()
     publishing = Publishing(_Store(), Namespaces(()), Counters(0), clock, EventMaker(clock, (), 0))  # type: ignore[arg-type]
-    return BackendCommands(nobody, publishing, nobody, _Tasks(), nobody, nobody)  # type: ignore[arg-type]
+    return BackendCommands(nobody, publishing, nobody, _Tasks(), nobody, nobody, nobody)  # type: ignore[arg-type]
 
 
 def bodies(octets: bytes) -> None:

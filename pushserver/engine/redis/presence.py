@@ -191,7 +191,7 @@ class RedisPresence:
     async def remove_ended(self) -> None:
         """Remove what ended while Redis was away, and announce it. Fails with `errors.Unavailable`."""
         # What several ends left behind does not tell which of them was the last, where their answers were lost.
-        announced: set[tuple[str | None, str]] = set()
+        notified: set[tuple[str | None, str]] = set()
 
         async def remove(entry: Entry) -> None:
             at, info, announces = self._ended.pop(entry)
@@ -201,9 +201,9 @@ class RedisPresence:
                 self._ended[entry] = (at, info, announces)
                 raise
             channel, user_id, _ = entry
-            if not (last and announces) or (channel, user_id) in announced:
+            if not (last and announces) or (channel, user_id) in notified:
                 return
-            announced.add((channel, user_id))
+            notified.add((channel, user_id))
             if channel is None:
                 self._listener.offline(user_id, at)
             else:
