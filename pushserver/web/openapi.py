@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct
 from twisted.web.server import Request
 
 from pushserver import __version__
@@ -340,6 +340,11 @@ def _schemas(described: Iterable[ApiCall]) -> tuple[dict[Any, Any], dict[str, An
         types += [each for each in (operation.body, operation.query, operation.result) if each is not None]
     unique = list(dict.fromkeys(types))
     found, components = msgspec.json.schema_components(unique, ref_template=REF)
+    for component in components.values():
+        for field in component.get("properties", {}).values():
+            if field.get("default", UNSET) is None:
+                # That is what absent means, and generators take a field with a default for one that is always there.
+                del field["default"]
     return dict(zip(unique, found, strict=True)), dict(components)
 
 

@@ -94,6 +94,8 @@ def test_what_is_asked_is_described_by_what_decodes_it() -> None:
     fields = msgspec.structs.fields(NotifyParams)
     assert list(told["properties"]) == [field.encode_name for field in fields]
     assert told["required"] == [field.encode_name for field in fields if field.required]
+    assert "default" not in told["properties"]["collapseKey"]
+    assert told["properties"]["type"]["default"] == "user_notification"
     assert told["properties"]["collapseKey"]["anyOf"][0] == {"type": "string", "minLength": 1, "maxLength": 200}
     history = {one["name"]: one for one in DOCUMENT["paths"]["/api/history"]["get"]["parameters"]}
     assert [name for name, one in history.items() if one["required"]] == ["channel"]
