@@ -287,6 +287,7 @@ NAMESPACE: Final[dict[str, Setting]] = {
     "history_ttl": duration(),
     "presence": flag(),
     "join_leave": flag(),
+    "user_limited": flag(),
 }
 
 

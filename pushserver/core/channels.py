@@ -82,7 +82,9 @@ _NAMED_BY_ID = frozenset({Kind.USER, Kind.TASK, Kind.STATUS})
 
 
 class Namespace(msgspec.Struct, frozen=True):
-    """What the channels of one namespace may do. `history_ttl` is in milliseconds; 0 messages of history: none kept."""
+    """What the channels of one namespace may do. `history_ttl` is in milliseconds; 0 messages of history: none kept.
+    `user_limited`: a channel whose name has a ``#`` is for the user alone whose id stands behind its last one.
+    """
 
     name: str
     kind: Kind = Kind.PLAIN
@@ -92,6 +94,7 @@ class Namespace(msgspec.Struct, frozen=True):
     history_ttl: int = 600_000
     presence: bool = False
     join_leave: bool = False
+    user_limited: bool = False
 
     @property
     def durable(self) -> bool:
@@ -113,6 +116,10 @@ class Namespace(msgspec.Struct, frozen=True):
     def announces_presence(self) -> bool:
         """Return whether its channels are told of users who come and go."""
         return self.presence and self.join_leave
+
+    def only_user(self, channel: str) -> str | None:
+        """Return the one user that a channel is for by its name; None where it is for others too."""
+        return channel.rpartition("#")[2] if self.user_limited and "#" in channel else None
 
     def names(self, channel: str) -> bool:
         """Whether a channel of this namespace is well named: ``user:``, ``task:`` and ``status:`` want an id,

@@ -142,8 +142,12 @@ def may_subscribe(namespace: Namespace, channel: str, user_id: str | None, grant
     """
     if not namespace.names(channel):
         return Code.INVALID_CHANNEL
+    only = namespace.only_user(channel)
     if user_id is None:
-        return None if namespace.subscribe is Rule.ANYONE else Code.NOT_AUTHENTICATED
+        return None if namespace.subscribe is Rule.ANYONE and only is None else Code.NOT_AUTHENTICATED
+    if only is not None:
+        allowed = only == user_id and namespace.subscribe is not Rule.NOBODY
+        return None if allowed else Code.PERMISSION_DENIED
     if namespace.kind is Kind.USER:
         return None if _own(channel, user_id) else Code.PERMISSION_DENIED
     if namespace.kind is Kind.TASK:
@@ -161,7 +165,7 @@ def may_publish(namespace: Namespace, channel: str, user_id: str | None, grants:
         return Code.INVALID_CHANNEL
     if user_id is None:
         return Code.NOT_AUTHENTICATED
-    if namespace.kind in NO_CLIENT_PUBLISHES:
+    if namespace.kind in NO_CLIENT_PUBLISHES or namespace.only_user(channel) not in (None, user_id):
         return Code.PERMISSION_DENIED
     return _allow(namespace.publish, grants.publish, channel)
 
@@ -172,7 +176,7 @@ def may_read_history(namespace: Namespace, channel: str, user_id: str | None, gr
     An inbox is its user's alone. For ``task:``, as `may_subscribe`: ask where the user is not the owner.
     """
     refusal = may_subscribe(namespace, channel, user_id, grants)
-    if _past_help(refusal, namespace) or not grants.history(channel):
+    if _past_help(refusal, namespace, channel) or not grants.history(channel):
         return refusal
     return None
 
@@ -186,7 +190,7 @@ def may_read_presence(namespace: Namespace, channel: str, user_id: str | None, g
     if user_id is None:
         return Code.NOT_AUTHENTICATED if namespace.names(channel) else Code.INVALID_CHANNEL
     refusal = may_subscribe(namespace, channel, user_id, grants)
-    if _past_help(refusal, namespace) or not grants.presence(channel):
+    if _past_help(refusal, namespace, channel) or not grants.presence(channel):
         return refusal
     return None
 
@@ -201,9 +205,11 @@ def _allow(rule: Rule, granted: Callable[[str], bool], channel: str) -> Code | N
     return Code.PERMISSION_DENIED
 
 
-def _past_help(refusal: Code | None, namespace: Namespace) -> bool:
+def _past_help(refusal: Code | None, namespace: Namespace, channel: str) -> bool:
     # What no narrower grant can mend: nothing was refused, nobody is signed in, or the channel is a user's own.
-    return refusal in (None, Code.NOT_AUTHENTICATED, Code.INVALID_CHANNEL) or namespace.kind is Kind.USER
+    if refusal in (None, Code.NOT_AUTHENTICATED, Code.INVALID_CHANNEL):
+        return True
+    return namespace.kind is Kind.USER or namespace.only_user(channel) is not None
 
 
 def _strings(claim: object, name: str) -> list[str]:

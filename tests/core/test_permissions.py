@@ -28,6 +28,8 @@ NAMESPACES = Namespaces(
         configured("open", subscribe=Rule.ANYONE, publish=Rule.ANYONE),
         configured("closed", subscribe=Rule.PERMISSION, publish=Rule.PERMISSION),
         configured("sealed", subscribe=Rule.NOBODY, publish=Rule.NOBODY),
+        configured("own", subscribe=Rule.PERMISSION, publish=Rule.AUTHENTICATED, user_limited=True),
+        configured("shut", subscribe=Rule.NOBODY, user_limited=True),
     ]
 )
 ADMIN = Grants.of(["admin"])
@@ -273,3 +275,19 @@ def test_configured_options_of_built_in_namespaces_are_followed_within_their_mea
     assert may_subscribe(opened.all["stats"], "stats", "42", NOBODY) is None
     assert may_subscribe(opened.all["user"], "user:43", "42", NOBODY) == DENIED
     assert may_subscribe(opened.all["user"], "user:43", None, NOBODY) == ANONYMOUS
+
+
+def test_a_name_for_one_user_is_for_that_user_alone() -> None:
+    everything = ("admin", "subscribe:own:*", "history:own:*", "presence:own:*", "publish:own:*")
+    for question in (may_subscribe, may_read_history, may_read_presence):
+        assert asked(question, "own:a#42") is None
+        assert asked(question, "own:a#42", "43", *everything) is DENIED
+        assert asked(question, "own:42#a", "42", *everything) is DENIED
+        assert asked(question, "own:a#42", None) is ANONYMOUS
+        assert asked(question, "own:a") is DENIED
+        assert asked(question, "own:a", "42", "subscribe:own:*") is None
+    assert asked(may_publish, "own:a#42") is None
+    assert asked(may_publish, "own:a#42", "43", *everything) is DENIED
+    assert asked(may_publish, "own:a") is None
+    assert asked(may_subscribe, "shut:a#42") is DENIED
+    assert asked(may_subscribe, "news:a#42", "43") is None
