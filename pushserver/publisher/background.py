@@ -334,7 +334,7 @@ class Background:
         now = time.monotonic()
         for entry in entries:
             command = entry.command
-            if command is None or command.method != "task.progress" or entry.reporter is None:
+            if command is None or command.method not in ("task.progress", "task.output") or entry.reporter is None:
                 continue
             task_id = str(command.params.get("taskId"))
             if now < self._asked_at.get(task_id, 0.0):

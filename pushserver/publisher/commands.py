@@ -266,6 +266,12 @@ def status(task_id: str, status: str, message: Any) -> Command:
     return Command("task.status", {"taskId": task_id, "status": text(status), **told})
 
 
+def output(task_id: str, name: str, content: dict[str, Any], producer: str, seq: int) -> Command:
+    """Return an append of text or items to an output of a task, the next of its producer."""
+    made = {"id": producer, "epoch": 0, "seq": seq}
+    return Command("task.output", {"taskId": task_id, "name": name, **content, "producer": made})
+
+
 def complete(task_id: str, result: Any) -> tuple[Command, bool]:
     """Return the command, and whether something of it had to be left out; so do `fail` and `cancel`."""
     if result is None:
@@ -333,6 +339,16 @@ def parts(commands: Sequence[Command], count: int = COUNT_LIMIT) -> list[list[Co
         found[-1].append(command)
         room -= size
     return found
+
+
+def item(value: Any) -> tuple[Any, bool]:
+    """Return an item of an output as it goes, and whether something of it had to be left out."""
+    return _plain(value)
+
+
+def size_of(value: Any) -> int:
+    """Return how many bytes of JSON a value is."""
+    return len(msgspec.json.encode(value))
 
 
 def _chosen(offsets: list[int] | None, up_to: int | None) -> dict[str, Any]:

@@ -10,10 +10,15 @@ Only who sends touches an outbox; others hand their entries over through a queue
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from pushserver.publisher.commands import Command, merged
 from pushserver.publisher.delivery import Delivery
+
+#: Seconds between two appends of one task.
+OUTPUT_INTERVAL: Final = 0.04
+#: Characters, or bytes of items, of one append: as JSON at most six times as much, which one request holds.
+APPEND_LIMIT: Final = 100_000
 
 
 class Reporter(Protocol):
@@ -24,6 +29,13 @@ class Reporter(Protocol):
 
     def receive(self, command: Command, state: Any, error: Exception | None) -> None:
         """Take what the server said."""
+
+
+class OutputSource(Protocol):
+    """An output of a task, as its entries see it."""
+
+    def append(self, pieces: list[Any]) -> Command:
+        """Return the command that appends these, the next of its producer."""
 
 
 class Entry:
@@ -96,6 +108,52 @@ class Entry:
                 return found
 
 
+class OutputEntry(Entry):
+    """What a task writes: it takes pieces up until it goes, and then goes as one append.
+
+    Each piece stands in a list of its own, and whoever empties that has it: the sender in their order, or who wrote it
+    and found the entry gone.
+    """
+
+    __slots__ = ("_pieces", "_room", "_writer")
+
+    def __init__(self, name: str, writer: OutputSource, reporter: Reporter) -> None:
+        super().__init__(name, reporter=reporter)
+        self.durable = True
+        self._writer = writer
+        self._pieces: deque[list[Any]] = deque()
+        self._room = APPEND_LIMIT
+
+    def take_up(self, piece: Any, size: int) -> bool:
+        """Return whether the piece goes with this entry. From any thread."""
+        if self._taken or self._room <= 0:
+            return False
+        self._room -= size
+        own = [piece]
+        self._pieces.append(own)
+        return not (self._taken and self._claimed(own))
+
+    def refresh(self) -> bool:
+        if self.command is None:
+            # As in `Entry.refresh`.
+            self._taken = True
+            found = [piece for own in list(self._pieces) for piece in self._emptied(own)]
+            if found:
+                self.command = self._writer.append(found)
+        return self.command is not None
+
+    @classmethod
+    def _claimed(cls, own: list[Any]) -> bool:
+        return bool(cls._emptied(own))
+
+    @staticmethod
+    def _emptied(own: list[Any]) -> list[Any]:
+        try:
+            return [own.pop()]
+        except IndexError:
+            return []
+
+
 class TaskLane:
     __slots__ = ("entries", "name", "next_progress", "not_before", "under_way")
 
@@ -154,6 +212,9 @@ class CommandQueue:
                 continue
             entry.tries += 1
             lane.under_way = True
+            if isinstance(entry, OutputEntry):
+                # What is written meanwhile goes together; an end that somebody waits for does not wait for it.
+                lane.not_before = now + OUTPUT_INTERVAL
             if not entry.durable:
                 lane.next_progress = now + self.min_interval
             taken.append(entry)

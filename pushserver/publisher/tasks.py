@@ -8,18 +8,25 @@ the first end waits.
 from __future__ import annotations
 
 import asyncio
+import codecs
+import io
 import logging
 import os
+import subprocess
 from collections.abc import Generator
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Final, Self, Unpack
 
-from pushserver.publisher import commands
+from pushserver.publisher import commands, outputs
 from pushserver.publisher.background import Background
 from pushserver.publisher.commands import Command, ProgressOptions
 from pushserver.publisher.errors import TaskCancelled
-from pushserver.publisher.outbox import Entry
+from pushserver.publisher.outbox import Entry, OutputEntry
+from pushserver.publisher.outputs import OutputProducer, OutputWriter
 from pushserver.publisher.plain import text
+
+#: The output where none is named.
+MAIN: Final = "main"
 
 
 class BaseTask:
@@ -36,6 +43,9 @@ class BaseTask:
         self._over = False
         self._given_up = False
         self._ending: Entry | None = None
+        self._producers: dict[str, OutputProducer] = {}
+        #: characters that were written, and of these sent
+        self._written = self._sent = 0
         #: where progress is gathered until it goes
         self._progress: Entry | None = None
         command, cut = commands.create_task(self.task_id, user_id, title, details, restart=task_id is not None)
@@ -82,6 +92,40 @@ class BaseTask:
         self._progress = None
         self._background.put(Entry(self._lane, commands.status(self.task_id, status, message), reporter=self))
 
+    def write(self, text: Any, name: str = MAIN) -> None:
+        """Append text to an output. It is sent from the background, and what comes within 40 ms goes together.
+
+        Beyond 8 Mi characters that wait for the server, new ones are left out, and the text says so.
+        """
+        for piece in outputs.pieces(outputs.whole(str(text))):
+            self._append(name, "text", piece, len(piece))
+
+    def emit(self, item: Any, name: str = MAIN) -> None:
+        """Append an item, any value that can go as JSON, to an output of items."""
+        value, cut = commands.item(item)
+        command = commands.output(self.task_id, name, {}, "", 0)
+        self._warn(cut, command)
+        self._append(name, "items", value, commands.size_of(value))
+
+    def output(self, name: str) -> OutputWriter:
+        """Return a file that writes to an output: 1 to 32 of ``a-z``, ``0-9``, ``_`` and ``-``."""
+        return OutputWriter(self, name)
+
+    @property
+    def out(self) -> OutputWriter:
+        """The output ``main`` as a file."""
+        return self.output(MAIN)
+
+    def run(self, args: Any, *, output: str = MAIN, **options: Any) -> int:
+        """Run a program, write what it says, and return its status. `options`: as `subprocess.Popen` takes them."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options) as program:
+            assert isinstance(program.stdout, io.BufferedReader)
+            while said := program.stdout.read1(65_536):
+                self.write(decoder.decode(said), output)
+        self.write(decoder.decode(b"", final=True), output)
+        return program.returncode
+
     def abandon(self, error: str) -> None:
         """For finalisers: fail it without waiting, and without taking a lock."""
         if not self._over and self._is_ours:
@@ -100,6 +144,9 @@ class BaseTask:
     # What the background asks
 
     def receive(self, command: Command, state: Any, error: Exception | None) -> None:
+        if command.method == "task.output":
+            text, items = command.params.get("text"), command.params.get("items")
+            self._sent += sum(map(commands.size_of, items or ())) if text is None else len(text)
         if isinstance(state, dict):
             if command.method == "task.create" and isinstance(state.get("attempt"), int):
                 self.attempt = state["attempt"]
@@ -113,6 +160,35 @@ class BaseTask:
             self._over = True
 
     # The rest
+
+    def _append(self, name: str, kind: str, piece: Any, size: int) -> None:
+        if self._over or (not piece and kind == "text"):
+            return
+        producer = self._producers.get(name)
+        if producer is None or producer.process != os.getpid():
+            if not outputs.is_name(name):
+                self._background.say("name", logging.WARNING, "%r is no name of an output", name)
+                return
+            producer = self._producers[name] = OutputProducer(self.task_id, name, kind)
+        if producer.kind != kind:
+            self._background.say("kind", logging.WARNING, "the output %s holds %s", name, producer.kind)
+            return
+        if self._written - self._sent > outputs.MAX_WAITING:
+            producer.left_out += size
+            return
+        if producer.left_out and kind == "text":
+            piece, producer.left_out = outputs.is_left_out(producer.left_out) + piece, 0
+        self._written += size
+        entry = producer.entry
+        if entry is not None and entry.take_up(piece, size):
+            return
+        entry = OutputEntry(self._lane, producer, self)
+        entry.take_up(piece, size)
+        if self._background.put(entry):
+            producer.entry = entry
+        else:
+            self._sent += size
+            producer.left_out += size
 
     def _report(self, command: Command | None) -> None:
         if command is None or self._over:

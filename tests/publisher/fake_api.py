@@ -32,6 +32,9 @@ class FakeApi:
         self.tasks: dict[str, dict[str, Any]] = {}
         self.published: dict[str, dict[str, Any]] = {}
         self.cancel_requested: set[str] = set()
+        #: what was appended to each output, and each producer's newest seq
+        self.outputs: dict[tuple[str, str], list[Any]] = {}
+        self.appended: dict[tuple[str, str], dict[str, int]] = {}
         #: what is answered about inboxes, histories and who is present
         message = {"type": "message", "channel": "c", "data": 1, "timestamp": 5, "messageId": "m", "epoch": "e"}
         self.kept: dict[str, dict[str, Any]] = {
@@ -174,6 +177,8 @@ class FakeApi:
             return _error("CONFLICT")
         if self.version > 1 and params.get("attempt", state["attempt"]) != state["attempt"]:
             return _error("CONFLICT")
+        if method == "task.output":
+            return self.append(task_id, params)
         state |= params
         status = {
             "task.progress": "running",
@@ -185,6 +190,19 @@ class FakeApi:
         if method == "task.complete":
             state["percentage"] = 100.0
         return {"result": {**state, "cancelRequested": task_id in self.cancel_requested}}
+
+    def append(self, task_id: str, params: dict[str, Any]) -> dict[str, Any]:
+        producer = params["producer"]
+        known = self.appended.setdefault((task_id, params["name"]), {})
+        expected = known.get(producer["id"], -1) + 1
+        if producer["seq"] > expected:
+            return _error("CONFLICT")
+        duplicate = producer["seq"] < expected
+        if not duplicate:
+            known[producer["id"]] = producer["seq"]
+            self.outputs.setdefault((task_id, params["name"]), []).append(params.get("text", params.get("items")))
+        answer: dict[str, Any] = {"offset": 1, "epoch": "e"} | ({"duplicate": True} if duplicate else {})
+        return {"result": answer | ({"cancelRequested": True} if task_id in self.cancel_requested else {})}
 
     def create(self, task_id: str, state: dict[str, Any] | None, params: dict[str, Any]) -> dict[str, Any]:
         attempt = 1

@@ -1,0 +1,98 @@
+"""What a task writes: text, or items, sent from the background as it comes.
+
+Pieces are gathered and sent as one append, the first at once and what follows every 40 ms. Each output has a producer
+of its own in each process, so that a repeat after a lost answer appends nothing twice.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+from pushserver.publisher import commands
+from pushserver.publisher.commands import Command
+from pushserver.publisher.outbox import APPEND_LIMIT, OutputEntry
+
+if TYPE_CHECKING:
+    from pushserver.publisher.tasks import BaseTask
+
+#: Characters, or bytes of items, of one task that may wait for the server.
+MAX_WAITING: Final = 8 * 1024 * 1024
+
+#: The characters of an output's name, and how many it has at most.
+_LETTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-")
+_LONGEST: Final = 32
+
+
+class OutputProducer:
+    """One output of a task in one process: what it appends, in order."""
+
+    def __init__(self, task_id: str, name: str, kind: str) -> None:
+        self.task_id = task_id
+        self.name = name
+        self.kind = kind
+        self.process = os.getpid()
+        self.entry: OutputEntry | None = None
+        #: characters that were left out since something was taken last
+        self.left_out = 0
+        self._id = commands.new_id()
+        self._seq = 0
+
+    def append(self, pieces: list[Any]) -> Command:
+        content = {"text": "".join(pieces)} if self.kind == "text" else {"items": pieces}
+        seq, self._seq = self._seq, self._seq + 1
+        return commands.output(self.task_id, self.name, content, self._id, seq)
+
+
+class OutputWriter(io.TextIOBase):
+    """A file that writes to an output of a task: for ``print(file=)``, `logging.StreamHandler`, ``redirect_stdout``.
+
+    It never raises, and closing it changes nothing: the end of the task closes its outputs.
+    """
+
+    def __init__(self, task: BaseTask, name: str) -> None:
+        self._task = task
+        self.name = name
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return "utf-8"
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self._task.write(text, self.name)
+        return len(text)
+
+    def emit(self, item: Any) -> None:
+        """Append an item, to an output of items."""
+        self._task.emit(item, self.name)
+
+    def close(self) -> None:
+        """Nothing is held here."""
+
+
+def is_left_out(size: int) -> str:
+    """Return what stands in the place of so many characters that were not sent."""
+    return f"\n[{size} characters left out]\n"
+
+
+def is_name(name: str) -> bool:
+    """Return whether the server takes this for the name of an output."""
+    return 0 < len(name) <= _LONGEST and _LETTERS.issuperset(name)
+
+
+def whole(text: str) -> str:
+    """Return a text without lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def pieces(text: str) -> list[str]:
+    """Cut a text into what one append may hold."""
+    return [text[at : at + APPEND_LIMIT] for at in range(0, len(text), APPEND_LIMIT)]

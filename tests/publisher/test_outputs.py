@@ -1,0 +1,184 @@
+"""What tasks write, as a worker does it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import threading
+import time
+
+import pytest
+
+from pushserver.publisher import Publisher, TaskCancelled
+from pushserver.publisher.outbox import APPEND_LIMIT, CommandQueue, OutputEntry
+from pushserver.publisher.outputs import OutputProducer
+from tests.publisher.fake_api import KEY, FakeApi
+
+
+def text_of(api: FakeApi, task_id: str, name: str = "main") -> str:
+    return "".join(api.outputs.get((task_id, name), []))
+
+
+def test_what_is_written_arrives_in_order_before_the_end(api: FakeApi, publisher: Publisher) -> None:
+    with publisher.task(42) as task:
+        for n in range(1_000):
+            task.write(f"{n} ")
+        task.progress(percentage=50)
+        task.write("end")
+    assert text_of(api, task.task_id) == "".join(f"{n} " for n in range(1_000)) + "end"
+    methods = api.methods(task.task_id)
+    assert (methods[0], methods[-1]) == ("task.create", "task.complete")
+    assert methods.count("task.output") < 100
+
+
+def test_items_and_other_outputs_have_a_place_of_their_own(api: FakeApi, publisher: Publisher) -> None:
+    with publisher.task(42) as task:
+        for n in range(3):
+            task.emit({"row": n}, "rows")
+        task.output("stderr").write("oh\n")
+        task.output("rows").emit(None)
+        # Neither raises.
+        task.write("not text", "rows")
+        task.write("nowhere", "Not A Name")
+    rows = [row for part in api.outputs[task.task_id, "rows"] for row in part]
+    assert rows == [{"row": 0}, {"row": 1}, {"row": 2}, None]
+    assert text_of(api, task.task_id, "stderr") == "oh\n"
+    assert {name for _, name in api.outputs} == {"rows", "stderr"}
+
+
+def test_an_output_is_a_file(api: FakeApi, publisher: Publisher) -> None:
+    with publisher.task(42) as task:
+        print("one", 1, file=task.out)
+        with contextlib.redirect_stdout(task.out):
+            print("two")
+        log = logging.Logger("work")
+        log.addHandler(logging.StreamHandler(task.out))
+        log.warning("three")
+        program = "import sys; print('four'); print('five', file=sys.stderr); sys.stdout.buffer.write('é'.encode())"
+        assert task.run([sys.executable, "-u", "-c", program]) == 0
+        assert task.run([sys.executable, "-c", "raise SystemExit(3)"]) == 3
+        task.write("\ud800\0\x1b[31m")
+    assert text_of(api, task.task_id) == "one 1\ntwo\nthree\nfour\nfive\né\ufffd\0\x1b[31m"
+
+
+def test_a_lost_answer_appends_nothing_twice(api: FakeApi, publisher: Publisher) -> None:
+    with publisher.task(42) as task:
+        task.write("a")
+        publisher.flush(10)
+        api.lose_answers = 1
+        task.write("b")
+        publisher.flush(10)
+        task.write("c")
+    assert text_of(api, task.task_id) == "abc"
+    # It was sent twice, with the same number.
+    assert api.methods(task.task_id).count("task.output") == 4
+
+
+def test_a_long_text_goes_in_pieces_that_a_request_holds(api: FakeApi, publisher: Publisher) -> None:
+    long = "\0" * (3 * APPEND_LIMIT) + "end"
+    with publisher.task(42) as task:
+        task.write(long)
+    assert text_of(api, task.task_id) == long
+    assert max(map(len, api.outputs[task.task_id, "main"])) <= APPEND_LIMIT
+
+
+def test_who_only_writes_sees_that_the_owner_asks_to_cancel(api: FakeApi, publisher: Publisher) -> None:
+    def work() -> None:
+        with publisher.task(42) as task:
+            api.cancel_requested.add(task.task_id)
+            deadline = time.monotonic() + 10
+            while time.monotonic() < deadline:
+                task.write(".")
+                task.raise_if_cancelled()
+                time.sleep(0.005)
+
+    with pytest.raises(TaskCancelled):
+        work()
+
+
+def test_many_threads_write_whole_pieces_each_in_its_order(api: FakeApi, publisher: Publisher) -> None:
+    with publisher.task(42) as task:
+
+        def write(letter: str) -> None:
+            for n in range(500):
+                task.write(f"{letter}{n} ")
+
+        threads = [threading.Thread(target=write, args=(letter,)) for letter in "abcd"]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    words = text_of(api, task.task_id).split()
+    for letter in "abcd":
+        assert [word for word in words if word.startswith(letter)] == [f"{letter}{n}" for n in range(500)]
+    assert len(words) == 2_000
+
+
+def test_what_waits_is_bounded_and_what_is_left_out_is_said(api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pushserver.publisher.outputs.MAX_WAITING", 1_000)
+    with Publisher(api.url, api_key=KEY) as publisher:
+        api.gate.clear()
+        task = publisher.task(42)
+        for _ in range(100):
+            task.write("x" * 100)
+        api.gate.set()
+        assert publisher.flush(10)
+        task.write("on")
+        task.complete()
+    text = text_of(api, task.task_id)
+    kept = text.count("x")
+    assert 1_000 < kept < 1_200
+    assert text == "x" * kept + f"\n[{10_000 - kept} characters left out]\non"
+
+
+def test_a_forked_child_is_a_producer_of_its_own(api: FakeApi, publisher: Publisher) -> None:
+    task = publisher.task(42)
+    task.write("parent ")
+    assert publisher.flush(10)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            task.write("child ")
+            status = 0 if publisher.flush(10) else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    task.write("parent again")
+    task.complete()
+    assert text_of(api, task.task_id) == "parent child parent again"
+
+
+def test_the_first_goes_at_once_and_what_follows_after_an_interval() -> None:
+    queue = CommandQueue(0.5)
+    producer = OutputProducer("t", "main", "text")
+
+    class Nobody:
+        attempt = None
+
+        def receive(self, command: object, state: object, error: object) -> None: ...
+
+    def write(text: str) -> OutputEntry:
+        entry = OutputEntry("task:t", producer, Nobody())
+        assert entry.take_up(text, len(text))
+        queue.add(entry)
+        return entry
+
+    first = write("a")
+    assert first.take_up("b", 1)
+    assert queue.take(10.0, 5) == [first]
+    assert first.command is not None
+    assert first.command.params["text"] == "ab"
+    assert not first.take_up("c", 1)
+    second = write("c")
+    queue.settled(first)
+    assert queue.take(10.03, 5) == []
+    assert queue.due_at() == pytest.approx(10.04)
+    assert queue.take(10.04, 5) == [second]
+    # Sent again, it is the same.
+    queue.returned(second)
+    assert queue.take(11.0, 5) == [second]
+    assert second.command is not None
+    assert (second.command.params["text"], second.command.params["producer"]["seq"]) == ("c", 1)
