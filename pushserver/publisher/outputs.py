@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import io
 import os
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from pushserver.publisher import commands
 from pushserver.publisher.commands import Command
 from pushserver.publisher.outbox import APPEND_LIMIT, OutputEntry
-
-if TYPE_CHECKING:
-    from pushserver.publisher.tasks import BaseTask
 
 #: Characters, or bytes of items, of one task that may wait for the server.
 MAX_WAITING: Final = 8 * 1024 * 1024
@@ -23,6 +20,16 @@ MAX_WAITING: Final = 8 * 1024 * 1024
 #: The characters of an output's name, and how many it has at most.
 _LETTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-")
 _LONGEST: Final = 32
+
+
+class WritingTask(Protocol):
+    """A task, as far as its outputs need it."""
+
+    def write(self, text: Any, name: str) -> None:
+        """Append text to an output."""
+
+    def emit(self, item: Any, name: str) -> None:
+        """Append an item to an output of items."""
 
 
 class OutputProducer:
@@ -51,7 +58,7 @@ class OutputWriter(io.TextIOBase):
     It never raises, and closing it changes nothing: the end of the task closes its outputs.
     """
 
-    def __init__(self, task: BaseTask, name: str) -> None:
+    def __init__(self, task: WritingTask, name: str) -> None:
         self._task = task
         self.name = name
 
