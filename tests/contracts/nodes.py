@@ -207,7 +207,7 @@ class Nodes:
         size: int = 5,
         chat_size: int = 2,
         task_size: int = 50,
-        ttl: int = 20,
+        ttl: int = 1_000,
         task_ttl: int = 20,
     ) -> RunningNode:
         """Starts a node; ``ttl`` and ``task_ttl`` are in units of the backend's time."""

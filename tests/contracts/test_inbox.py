@@ -565,7 +565,7 @@ async def test_changes_are_told_to_every_node_in_their_order(nodes: Nodes) -> No
 
 
 async def test_the_end_that_another_attempt_takes_back_is_told(nodes: Nodes) -> None:
-    node = await nodes.start()
+    node = await nodes.start(task_ttl=1_000)
     await node.broker.subscribe("user:7")
     await end_task(node, 1)
     state = await node.tasks.get("t7-1")
@@ -577,7 +577,7 @@ async def test_the_end_that_another_attempt_takes_back_is_told(nodes: Nodes) -> 
 
 
 async def test_unread_messages_that_go_by_the_limits_or_by_age_are_noticed(nodes: Nodes) -> None:
-    node = await nodes.start(size=2, ttl=10)
+    node = await nodes.start(size=2)
     await node.broker.subscribe("user:7")
 
     def noticed() -> list[str]:
@@ -589,24 +589,27 @@ async def test_unread_messages_that_go_by_the_limits_or_by_age_are_noticed(nodes
     assert noticed() == []
     await put(node, "d")
     assert noticed() == ["7"]
-    await nodes.advance(11)
-    assert (await node.inbox.state("7")).unread == Unread()
+    await put(node, "short", ttl=5 * nodes.unit)
     assert noticed() == ["7", "7"]
-    assert (await node.inbox.list("7", None, 9, False)).messages == []
-    assert noticed() == ["7", "7"]
+    await nodes.advance(6)
+    assert (await node.inbox.state("7")).unread == Unread(1)
+    assert noticed() == ["7", "7", "7"]
+    assert await listed(node) == ["d"]
+    assert noticed() == ["7", "7", "7"]
 
 
 async def test_marks_go_with_their_messages(nodes: Nodes) -> None:
-    node = await nodes.start(size=2, ttl=10)
+    node = await nodes.start(size=2)
     (first, *_) = await put(node, "a", "b")
     await node.inbox.mark("7", Selection(first.epoch, (), 2), 50, None)
     await put(node, "c", "d", "e")
     assert (await node.inbox.state("7")).unread == Unread(2)
-    await node.inbox.mark("7", Selection(first.epoch, (5,)), 50, None)
-    await nodes.advance(11)
-    assert (await node.inbox.state("7")).unread == Unread()
-    await put(node, "f")
+    await put(node, "short", ttl=5 * nodes.unit)
+    await node.inbox.mark("7", Selection(first.epoch, (6,)), 50, None)
+    await nodes.advance(6)
     assert (await node.inbox.state("7")).unread == Unread(1)
+    await put(node, "f")
+    assert (await node.inbox.state("7")).unread == Unread(2)
 
 
 async def test_two_devices_read_and_delete_at_once(nodes: Nodes) -> None:
