@@ -4,7 +4,6 @@ import { isTaskEnd } from './tasks.js';
 
 /** So many messages are kept when more come by themselves. */
 const MAX_MESSAGES = 1000;
-const PAGE = 200;
 const RETRY = 1000;
 
 export const NO_INBOX = { messages: [], unread: { notification: 0, chat: 0, task: 0 }, more: false, offset: 0, epoch: null };
@@ -24,7 +23,7 @@ const kindOf = (push) => (push.type === 'chat_message' ? 'chat' : isTaskEnd(push
 export function createInboxList(line, { ackDelay }, isWanted = false) {
   let inbox = NO_INBOX;
   /** Down to which offset the list is whole, also where what stood there was deleted since. */
-  let bottom = 0;
+  let bottom = Infinity;
   /** Reads under way. */
   let reads = 0;
   /** What came since the counts were last certain: 1 a message, 2 counts without a place; 4 beside: they will be asked for. */
@@ -60,14 +59,14 @@ export function createInboxList(line, { ackDelay }, isWanted = false) {
   /** Takes a page: the newest one begins the list anew, one that leaves nothing out below the list continues it. */
   const take = ({ messages, more, unread, offset, epoch }, { before, unread: filtered }) => {
     enter(epoch);
-    if (!filtered && (!before || (inbox.messages.length > 0 && before.offset >= bottom))) {
+    if (!filtered && (!before || before.offset >= bottom)) {
       const kept = inbox.messages.filter((each) => before || each.offset > offset);
       const older = messages.filter((each) => !before || each.offset < bottom);
       bottom = messages.at(-1)?.offset ?? bottom;
       show({ messages: [...kept, ...older], more });
     }
     // What was changed while this was on its way may be in it or not.
-    if (doubt & 2 && !filtered) line.link?.later(ackDelay, list.refresh);
+    if (!filtered && doubt & 2) line.link?.later(ackDelay, list.refresh);
     else if (doubt || offset < inbox.offset) suspect(3);
     else show({ unread, offset });
   };
@@ -94,8 +93,8 @@ export function createInboxList(line, { ackDelay }, isWanted = false) {
   const count = () => follow({ unread: true }, ask({ limit: 1, unread: true }));
   /** The newest page, and what lies before it down to `bottom`. */
   const readTo = async (bottom, before) => {
-    const page = await ask({ limit: bottom && PAGE, before });
-    const { offset } = page.messages.at(-1) ?? {};
+    const page = await ask({ limit: 200, before });
+    const { offset } = page.messages.at(-1) ?? page;
     if (!page.more || !(offset > bottom)) return page;
     const { messages, more } = await readTo(bottom, { offset, epoch: page.epoch });
     return { ...page, messages: [...page.messages, ...messages], more };
@@ -116,7 +115,7 @@ export function createInboxList(line, { ackDelay }, isWanted = false) {
     /** Reads anew what is shown: it may have changed in ways that nobody told. */
     refresh() {
       const last = inbox.messages.at(-1)?.offset;
-      if (inbox.epoch === null || (!last && reads > 0)) return;
+      if (!inbox.epoch || (!last && reads)) return;
       if (list.isWanted) follow({}, readTo(last));
       else count();
     },
@@ -124,15 +123,13 @@ export function createInboxList(line, { ackDelay }, isWanted = false) {
     /** A message of the inbox came. Those that waited for the sign-in are counted already, and read with a page. */
     add(push) {
       const { offset, epoch } = push;
-      if (epoch !== inbox.epoch) return void list.refresh();
+      if (epoch !== inbox.epoch) return list.refresh();
       if (offset <= inbox.offset) return;
       const kind = kindOf(push);
       const messages = list.isWanted ? [{ readAt: null, ...push }, ...inbox.messages] : [];
-      const more = inbox.more || messages.length > MAX_MESSAGES;
-      const unread = { ...inbox.unread, [kind]: inbox.unread[kind] + 1 };
-      const kept = messages.slice(0, MAX_MESSAGES);
-      if (inbox.messages.length === 0 || kept.length < messages.length) bottom = kept.at(-1)?.offset;
-      show({ messages: kept, more, unread, offset });
+      const isFull = messages.length > MAX_MESSAGES;
+      if (isFull) bottom = messages[--messages.length - 1].offset;
+      show({ messages, more: inbox.more || isFull, unread: { ...inbox.unread, [kind]: inbox.unread[kind] + 1 }, offset });
       suspect(1);
     },
 
@@ -140,8 +137,7 @@ export function createInboxList(line, { ackDelay }, isWanted = false) {
     changed(data) {
       if (data.epoch !== undefined) return change(data);
       show({ unread: data.unread });
-      if (list.isWanted) list.refresh();
-      else suspect(2);
+      list.refresh();
     },
 
     /** The application asks: what it changes is so at once, and counted with the answer; what it reads becomes part of the list. */

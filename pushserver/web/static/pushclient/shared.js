@@ -11,7 +11,6 @@
 import { Exchange } from './exchange.js';
 import { ClientBase, createClient, DEFAULTS, PushClient, PushError } from './index.js';
 import { callable } from './events.js';
-import { NO_INBOX } from './inbox_list.js';
 import { platform } from './options.js';
 import { deferred, quiet } from './promises.js';
 import { createStorage } from './storage.js';
@@ -346,7 +345,7 @@ export class SharedClient extends ClientBase {
     this.#held.clear();
     this.#kept = {};
     this.#inbox = createTabInbox();
-    this.store.set({ ...NO_TASKS, inbox: NO_INBOX, userId: null, permissions: [] });
+    this.store.set({ ...NO_TASKS, inbox: this.store.getInitialState().inbox, userId: null, permissions: [] });
   }
 
   /** The worker did not load, or says nothing: from now on this tab has a connection of its own. */

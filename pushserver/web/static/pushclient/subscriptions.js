@@ -414,7 +414,7 @@ export function createSubscriptions(line, { connectTimeout } = {}) {
       if (isNew === undefined) return;
       const task = typeof data?.taskId === 'string' && typeof data.version === 'number' && type.startsWith('task_');
       if (isNew && inbox) line.inboxList.add(push);
-      if (type === 'inbox_changed' && data) line.inboxList.changed(data);
+      if (type === 'inbox_changed') line.inboxList.changed(data);
       const stale = task && isNew && applyTasks([data]).length === 0;
       // A final event from the inbox is a message of its own: it is told even where its state was known by other ways.
       const results = isNew && !(stale && offset === undefined) ? line.dispatch(push) : [null];
