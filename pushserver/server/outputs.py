@@ -3,7 +3,7 @@
     subscribe -> may it see the task? -> `Hub.begin` -> the engine confirms -> what is kept -> the answer -> live
 
 What is appended comes to the hub like every publication. The end of an output that holds something comes the same way;
-of one that holds nothing no engine knows, so whoever follows one also hears of its task.
+of one that holds nothing no engine knows, so whoever follows one is also told of its task.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Outputs:
         channel = catchup.channel.name
         name, task_id = output.parts_of(channel)
         await self._hub.confirmed(catchup)
-        await self._follow_task(task_id, channel)
+        await self._watch_task(task_id, channel)
         async with room.places:
             page = await self._engine.outputs.read(task_id, name, since, room.page)
             room.spend(len(page.body))
@@ -99,8 +99,8 @@ class Outputs:
         )
         return start, page
 
-    async def _follow_task(self, task_id: str, channel: str) -> None:
-        """Receive what becomes of the task while the output is followed here."""
+    async def _watch_task(self, task_id: str, channel: str) -> None:
+        """Be told of the task while the output is followed here."""
         followed = self._followed.setdefault(task_id, set())
         if channel not in followed and channel in self._hub.channels:
             followed.add(channel)
