@@ -102,13 +102,17 @@ class Server:
         key: str | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: float = 15.0,
+        source: str = "",
     ) -> Answer:
-        """One request with the API key (``key=""``: without); ``json_body`` may be bytes, sent as they are."""
+        """One request with the API key (``key=""``: without); ``json_body`` may be bytes, sent as they are. ``source``:
+        the address that it comes from."""
         body = json_body if isinstance(json_body, bytes | None) else json.dumps(json_body).encode()
         sent = {"Content-Type": "application/json"} if body is not None else {}
         if key != "":
             sent["Authorization"] = f"Bearer {key or self.api_key}"
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        connection = http.client.HTTPConnection(
+            "127.0.0.1", self.port, timeout=timeout, source_address=(source, 0) if source else None
+        )
         try:
             connection.request(method, path, body, {**sent, **(headers or {})})
             response = connection.getresponse()

@@ -320,7 +320,7 @@ class Api(Resource):
         if self._keys.given(request):
             context = self._context
             address = context.admission.address(peer_address(request.transport), headers_of(request))
-            wait = context.limits.wrong_keys.wait(address, context.clock.now())
+            wait = context.limits.wrong_keys.wait(address, context.clock.milliseconds())
             if wait:
                 raise Refused("too many wrong API keys", Code.RATE_LIMITED, retry_after=max(1000, wait))
         raise Refused("a valid API key is needed", Code.NOT_AUTHENTICATED)
