@@ -89,8 +89,6 @@ class Batch:
     """Publications that leave together, for those whose first batch it is, or an earlier one was."""
 
     __slots__ = ("number", "plain", "publications")
-    #: whether it is what one output was appended
-    merges = False
 
     def __init__(self, number: int, publication: Publication) -> None:
         self.number = number
@@ -112,7 +110,6 @@ class OutputBatch(Batch):
     """What an output was appended, which leaves as one publication."""
 
     __slots__ = ()
-    merges = True
 
     def frames(self, dialect: Dialect) -> tuple[list[bytes], bytes]:
         frame = dialect.publication(told(self.whole))
@@ -165,8 +162,6 @@ class Channel:
     """A channel with followers on this node."""
 
     __slots__ = ("_lanes", "batches", "catching_up", "followers", "inbox", "name", "number", "refused", "waiters")
-    #: whether its publications are what an output was appended (`OutputChannel`)
-    merges = False
     _batch: type[Batch] = Batch
 
     def __init__(self, name: str) -> None:
@@ -233,7 +228,6 @@ class OutputChannel(Channel):
     """An output with followers on this node: what it is appended within an interval leaves as one publication."""
 
     __slots__ = ("due", "epoch", "leaving", "owner", "written")
-    merges = True
     _batch = OutputBatch
 
     def __init__(self, name: str) -> None:

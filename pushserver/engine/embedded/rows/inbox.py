@@ -45,7 +45,6 @@ _OWN_TTL: Final = 2
 _TASK: Final = 4
 #: What an entry of a head is made of, below its offset: of the kinds `_CHAT` and `_TASK`, and whether it was read.
 _READ: Final = 2
-_MARKS: Final = _CHAT | _READ | _TASK
 _SHIFT: Final = 3
 
 #: How many heads are kept in memory, of some 1 to 2 KiB each.
