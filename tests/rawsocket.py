@@ -1,7 +1,7 @@
 """A client that says anything: HTTP and RFC 6455 by hand, on a blocking socket, with no manners of its own.
 
-It answers no ping, masks as it is told to, and remembers every byte that it sent. Blocking is right where the server is
-another process; where it runs on the test's own reactor, drive it in a thread.
+It answers pings while it waits for a message, masks as it is told to, and remembers every byte that it sent. Blocking
+is right where the server is another process; where it runs on the test's own reactor, drive it in a thread.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import socket
 import struct
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -178,11 +179,15 @@ class RawSocket:
         return first & 0xF, payload
 
     def message(self) -> Any:
-        """The next message."""
+        """The next message. Pings before it are answered, so that no slow machine makes a test's client a dead one."""
         while True:
             opcode, payload = self.frame()
             if opcode == TEXT:
                 return json.loads(payload)
+            if opcode == PING:
+                # Where the server has closed meanwhile, the next frame says so.
+                with suppress(OSError):
+                    self.send(frame(PONG, payload))
 
     def ask(self, message: dict[str, Any]) -> Any:
         """Says it, and gives the reply to it; what else comes before is passed over."""

@@ -287,11 +287,15 @@ def test_a_console_that_nobody_placed_finds_a_free_port(house: Place) -> None:
 
 def test_one_leads_and_another_takes_over(house: Place) -> None:
     server = begin(house)
-    (first,) = re.findall(r"node (\S+) leads", server.log)
+
+    def led() -> list[str]:
+        return re.findall(r"node (\S+) leads", server.log)
+
+    (first,) = wait_until(led)
     number = int(first.rpartition("-")[2])
     os.kill(children(server.pid)[number - 1], signal.SIGKILL)
-    wait_until(lambda: len(re.findall(r"node (\S+) leads", server.log)) == 2)
-    assert re.findall(r"node (\S+) leads", server.log)[1] != first
+    wait_until(lambda: len(led()) == 2)
+    assert led()[1] != first
 
 
 def _metrics(server: Server) -> dict[str, float]:
