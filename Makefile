@@ -39,7 +39,8 @@ endif
 suite coverage full test-newest test-oldest soak upgrade matrix: export SEED := $(SEED)
 suite coverage full test-newest test-oldest soak upgrade matrix: export PYTHONHASHSEED := $(SEED)
 PYTEST := -m pytest --hypothesis-seed=$(SEED)
-ORDINARY = $(PYTEST) -q -m "not slow and not full" -n $(JOBS) --dist worksteal
+WHICH := -q -m "not slow and not full" -n $(JOBS) --dist worksteal
+ORDINARY = $(PYTEST) $(WHICH)
 
 .PHONY: run test check suite coverage full conformance test-newest test-oldest sim mutants soak upgrade matrix bench dist
 .PHONY: attack fuzz sdks clients-tls audit clean venv tools
@@ -65,7 +66,7 @@ check: venv
 
 suite: venv tools
 	@echo "-- pytest, seed $(SEED)"
-	@$(BIN)/python $(ORDINARY) $(ARGS)
+	@$(BIN)/python -m tools.ordinary --hypothesis-seed=$(SEED) $(WHICH) $(ARGS)
 
 coverage: venv tools
 	@echo "-- pytest, seed $(SEED), and what it does not reach"
