@@ -68,6 +68,8 @@ class RawSocket:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout, (source, 0) if source else None)
         self._buffer = b""
         self.sent = bytearray()
+        #: whether `message` answers the pings that come before it
+        self.answers_pings = True
 
     def __enter__(self) -> Self:
         return self
@@ -184,7 +186,7 @@ class RawSocket:
             opcode, payload = self.frame()
             if opcode == TEXT:
                 return json.loads(payload)
-            if opcode == PING:
+            if opcode == PING and self.answers_pings:
                 # Where the server has closed meanwhile, the next frame says so.
                 with suppress(OSError):
                     self.send(frame(PONG, payload))

@@ -806,7 +806,8 @@ def _(client: RawSocket) -> str:
 
 @row("no answer to the server's pings", heartbeat=HeartbeatSection(interval=100, timeout=100))
 def _(client: RawSocket) -> str:
-    return told(signed_in(client))
+    signed_in(client).answers_pings = False
+    return told(client)
 
 
 # -- the tests --------------------------------------------------------------------------------------------------------
