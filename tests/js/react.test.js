@@ -37,7 +37,10 @@ async function mount(element) {
   return root;
 }
 
-const later = () => act(async () => { await new Promise((resolve) => setTimeout(resolve, 5)); });
+/** Until chains of timers that are due have run, however slow the machine is: each of ours comes after one of theirs. */
+const later = () => act(async () => {
+  for (let n = 0; n < 10; n += 1) await new Promise((resolve) => setTimeout(resolve, 1));
+});
 
 function Show({ options, seen, ...callbacks }) {
   const socket = useWebSocket({ ...options, ...callbacks });
