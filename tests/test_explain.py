@@ -117,7 +117,7 @@ def slow(scene: Scene) -> None:
         scene.post("publish", channel="big:file", data="x" * 200_000)
         return "3008" in scene.server.api("GET", "/api/stats").body["total"]["closes"]
 
-    wait_until(closed, 20)
+    wait_until(closed)
 
 
 def full_inbox(scene: Scene) -> None:

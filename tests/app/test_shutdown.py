@@ -16,7 +16,7 @@ CLIENTS = 40
 
 
 def follow(server: Server, user: str) -> RawSocket:
-    client = RawSocket(server.port, timeout=20)
+    client = RawSocket(server.port, timeout=60)
     client.upgrade()
     client.ask({"type": "auth", "id": 1, "data": {"token": server.token(user)}})
     client.ask({"type": "subscribe", "id": 2, "data": {"channels": ["public:load", "chat:lobby"]}})
@@ -123,7 +123,7 @@ def test_nobody_comes_in_while_the_server_ends(start_server: Callable[..., Serve
 
 def test_while_it_drains_each_http_connection_ends_with_its_next_answer(start_server: Callable[..., Server]) -> None:
     server = start_server()
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
 
     def answered() -> tuple[int, str | None]:
         connection.request("GET", "/api/nodes", headers={"X-API-Key": server.api_key})

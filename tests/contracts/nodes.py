@@ -164,7 +164,7 @@ class RunningNode:
         from twisted.internet import reactor
 
         waiting = self.listener.until(lambda: len(self.listener.delivered) >= count)
-        await waiting.addTimeout(10, reactor)
+        await waiting.addTimeout(60, reactor)
         return self.listener.delivered
 
     async def changes(self, count: int) -> list[InboxChange]:
@@ -172,7 +172,7 @@ class RunningNode:
         from twisted.internet import reactor
 
         waiting = self.listener.until(lambda: len(self.listener.inbox_changes) >= count)
-        await waiting.addTimeout(10, reactor)
+        await waiting.addTimeout(60, reactor)
         return self.listener.inbox_changes
 
     async def resynced(self, *channels: str) -> None:
@@ -180,7 +180,7 @@ class RunningNode:
         from twisted.internet import reactor
 
         waiting = self.listener.until(lambda: self.listener.reached.keys() >= set(channels))
-        await waiting.addTimeout(10, reactor)
+        await waiting.addTimeout(60, reactor)
 
 
 class Nodes:

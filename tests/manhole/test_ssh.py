@@ -28,7 +28,7 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b.")
 
 def make_key(path: Path) -> Path:
     subprocess.run(
-        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", str(path)], check=True, timeout=20
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", str(path)], check=True, timeout=60
     )
     return path
 
@@ -53,7 +53,7 @@ class Operator:
     def say(self, text: str, **named: Any) -> subprocess.CompletedProcess[str]:
         """One command without a terminal."""
         return subprocess.run(
-            self.command(text, **named), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30
+            self.command(text, **named), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
         )
 
 
@@ -72,7 +72,7 @@ class Screen:
     def type(self, text: str) -> None:
         os.write(self._fd, text.encode())
 
-    def until(self, text: str, deadline: float = 15.0) -> str:
+    def until(self, text: str, deadline: float = 60.0) -> str:
         """Reads until ``text`` is there; answers all that came, and forgets it."""
         end = time.monotonic() + deadline
         while text not in self.seen:
@@ -90,7 +90,7 @@ class Screen:
 
     def status(self) -> int:
         """The client's exit status, once it has ended."""
-        end = time.monotonic() + 15
+        end = time.monotonic() + 60
         while self._status is None:
             if select.select([self._fd], [], [], 0.05)[0]:
                 try:
@@ -247,7 +247,7 @@ def test_what_is_published_at_the_console_arrives_and_is_not_in_the_log(operator
 
 def test_a_text_on_standard_input_is_carried_out(operator: Operator) -> None:
     def pipe(text: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(operator.command("-T"), input=text, capture_output=True, text=True, timeout=30)
+        return subprocess.run(operator.command("-T"), input=text, capture_output=True, text=True, timeout=60)
 
     said = pipe("1 + 1\nfor n in range(2):\n  print('a' * 3)\n")
     assert (said.returncode, said.stdout, said.stderr) == (0, "2\naaa\naaa\n", "")

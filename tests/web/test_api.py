@@ -805,7 +805,7 @@ async def test_the_api_on_listeners_of_its_own(tmp_path: Path) -> None:
         client.request("GET", "/healthz")
         assert client.response().status == 200
         with socket.socket(socket.AF_UNIX) as inner:
-            inner.settimeout(10)
+            inner.settimeout(60)
             inner.connect(str(path))
             for request, status in (
                 (b"GET /api/nodes HTTP/1.1\r\nHost: a\r\nX-API-Key: " + API_KEY.encode(), b"200"),
