@@ -29,7 +29,7 @@ class Backend(Protocol):
     shared: bool
     #: time is moved by the test alone, so that hours cost nothing
     fake_time: bool
-    #: how many ms the suite takes as one unit of time (small where `advance` really waits)
+    #: how many ms the suite takes as one unit of time: far more than a call takes
     unit: int
 
     def now(self) -> int:
