@@ -67,7 +67,7 @@ class Inside:
         gc.collect()
         return [one for one in _objects() if id(one) not in self._known]
 
-    async def until(self, what: Callable[[], Any], instead: Callable[[], Any] = str, deadline: float = 5.0) -> Any:
+    async def until(self, what: Callable[[], Any], instead: Callable[[], Any] = str, deadline: float = 30.0) -> Any:
         """The first true answer; fails after ``deadline`` seconds, and shows what there is ``instead``."""
         from twisted.internet import reactor
 

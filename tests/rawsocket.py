@@ -63,7 +63,7 @@ class Closed(Exception):
 class RawSocket:
     """One connection to 127.0.0.1."""
 
-    def __init__(self, port: int, timeout: float = 10.0, source: str = "") -> None:
+    def __init__(self, port: int, timeout: float = 30.0, source: str = "") -> None:
         self.port = port
         self._socket = socket.create_connection(("127.0.0.1", port), timeout, (source, 0) if source else None)
         self._buffer = b""

@@ -102,7 +102,7 @@ class Recorder:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                upstream = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+                upstream = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
                 upstream.request("GET", self.path, headers=dict(self.headers.items()))
                 answer = upstream.getresponse()
                 body = answer.read()

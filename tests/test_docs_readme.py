@@ -98,7 +98,7 @@ def test_the_page(server: Server, origin_port: int, tmp_path: Path) -> None:
         text=True,
     )
     try:
-        wait_until(lambda: server.api("GET", "/api/presence?channel=demo:news").body["total"], 20)
+        wait_until(lambda: server.api("GET", "/api/presence?channel=demo:news").body["total"])
         server.api("POST", "/api/tasks", {"taskId": "readme", "userId": "9"})
         server.api("POST", "/api/tasks/readme/progress", {"percentage": 40})
         server.api("POST", "/api/publish", {"channel": "demo:news", "data": {"headline": "It works"}})

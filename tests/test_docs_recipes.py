@@ -160,7 +160,7 @@ class Application:
         request = urllib.request.Request(self.url + path, body, {k.replace("_", "-"): v for k, v in headers.items()})
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with opener.open(request, timeout=10) as answer:
+            with opener.open(request, timeout=60) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as refused:
             return refused.code, ""
@@ -219,7 +219,7 @@ def begin(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Begin]:
                 )
             )
         application = Application(place, port)
-        wait_until(application.is_up, 30, application.log)
+        wait_until(application.is_up, 60, application.log)
         return application
 
     yield begin
@@ -285,7 +285,7 @@ def test_a_receiver_of_events(framework: str, begin: Begin, tmp_path: Path) -> N
     try:
         with Publisher(server.url, api_key=server.api_key) as publisher:
             publisher.notify("ada", title="Your report")
-        wait_until(lambda: "an e-mail to ada" in receiver.log, 20, "the event")
+        wait_until(lambda: "an e-mail to ada" in receiver.log, 60, "the event")
         assert "Your report" in receiver.log
     finally:
         server.stop()
@@ -302,7 +302,7 @@ def mails(foreign: Path, tmp_path: Path) -> Iterator[tuple[int, Callable[[], lis
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", port)) == 0
 
-    wait_until(is_up, 30, "the mail server")
+    wait_until(is_up, 60, "the mail server")
     yield port, lambda: [*mailbox.Maildir(box)]
     process.terminate()
     process.wait(20)
@@ -320,7 +320,7 @@ def test_a_mail_is_sent_for_what_nobody_read(begin: Begin, mails: Any, tmp_path:
         with Publisher(server.url, api_key=server.api_key) as publisher:
             publisher.notify("nobody-knows", title="No address")
             publisher.notify("ada", title="Your report", message="It is ready.")
-        (mail,) = wait_until(taken, 30, "the mail")
+        (mail,) = wait_until(taken, 60, "the mail")
         assert (mail["To"], mail["Subject"]) == ("ada@example.com", "Your report")
         assert mail.get_payload().strip() == "It is ready."
     finally:
@@ -388,7 +388,7 @@ def test_a_browser_can_read_what_is_pushed_to_it(begin: Begin, foreign: Path, tm
         try:
             with Publisher(server.url, api_key=server.api_key) as publisher:
                 publisher.notify("ada", title="Your report", message="It is ready.")
-            wait_until(lambda: service.taken, 30, "the message")
+            wait_until(lambda: service.taken, 60, "the message")
         finally:
             server.stop()
         ((headers, body),) = service.taken

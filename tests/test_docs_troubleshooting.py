@@ -86,7 +86,7 @@ class Sick:
 def sick(tmp_path: Path) -> Iterator[Callable[[str], Sick]]:
     made: list[Sick] = []
     key, port = tmp_path / "key", free_port()
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True, timeout=20)
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True, timeout=60)
 
     def make(config: str) -> Sick:
         home = tmp_path / "server"
@@ -137,7 +137,7 @@ def not_reading(make: Callable[[str], Sick]) -> Sick:
         (connection,) = server.server.api("GET", "/api/connections").body["connections"]
         return bool(connection["queued"])
 
-    wait_until(queued, 20)
+    wait_until(queued)
     return server
 
 

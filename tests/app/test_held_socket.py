@@ -52,7 +52,7 @@ class Held:
         twistd += ["--config", str(self._place / "pushserver.toml"), "--state-dir", str(self._place / "state")]
         command = [sys.executable, "-c", HAND_OVER, str(self.socket.fileno()), *twistd, *self._options]
         server = self._spawn(command, place, (self.socket.fileno(),))
-        wait_until(lambda: server.api("GET", "/healthz").status == 200, 30)
+        wait_until(lambda: server.api("GET", "/healthz").status == 200, 60)
         return server
 
     def _spawn(self, command: list[str], place: Path, passed: tuple[int, ...]) -> Server:
@@ -144,7 +144,7 @@ def test_nobody_is_refused_over_stop_and_start(held: Held) -> None:
             answered = visitors.answered
             held.start()
             wait_until(lambda: visitors.answered > answered + 50)
-            waiting.join(30)
+            waiting.join(60)
         finally:
             visitors.end()
         assert visitors.failed == []
@@ -166,7 +166,7 @@ def test_the_real_program_of_systemd_hands_it_over(held: Held, tmp_path: Path) -
     keys = ["PUSHSERVER_AUTH__SECRET", "PUSHSERVER_API__KEYS", "PYTHONPATH", "PYTHONUNBUFFERED", "PATH"]
     passed = [word for key in keys for word in ("-E", key)]
     server = held._spawn([program, "--fdname=push", "-l", f"127.0.0.1:{held.port}", *passed, *twistd], place, ())
-    wait_until(lambda: "Listening on" in server.log, 10)
+    wait_until(lambda: "Listening on" in server.log)
     # The first that connects waits until the server is there.
     assert server.api("GET", "/healthz", timeout=60).status == 200
     with talking() as talk:

@@ -100,7 +100,7 @@ def test_a_server_starts_again_where_one_was_killed(tmp_path: Path) -> None:
     server = start(tmp_path, "--listen", f"unix:{path}", ready=False)
     try:
         with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(20)
+            client.settimeout(60)
             while True:
                 try:
                     client.connect(str(path))

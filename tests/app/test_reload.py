@@ -322,7 +322,7 @@ def test_certificates_are_read_anew_and_a_broken_one_changes_nothing(kind: str, 
     config = f"[server]\nlisten = [{json.dumps('tcp:0:interface=127.0.0.1')}, {json.dumps(description)}]\n"
     server = start(tmp_path, "--listen", description, config=config, ready=False)
     try:
-        wait_until(lambda: "listens on" in server.log, 20, server.log)
+        wait_until(lambda: "listens on" in server.log)
         before = served(port)
         assert before == ssl.PEM_cert_to_DER_cert(first["cert"].read_text())
         put(second)

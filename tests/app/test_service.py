@@ -23,7 +23,7 @@ def test_a_second_development_server_has_its_console_elsewhere(tmp_path: Path) -
         try:
             said = wait_until(lambda: re.search(r"ssh -p (\d+) admin@127\.0\.0\.1", server.log))
             assert said[1] != "8022"
-            with socket.create_connection(("127.0.0.1", int(said[1])), timeout=10) as console:
+            with socket.create_connection(("127.0.0.1", int(said[1])), timeout=60) as console:
                 assert console.recv(8) == b"SSH-2.0-"
         finally:
             server.stop()

@@ -22,7 +22,7 @@ class Systemd:
         self.path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(path))
-        self._socket.settimeout(20)
+        self._socket.settimeout(60)
 
     def next(self) -> str:
         return self._socket.recv(4096).decode()
@@ -52,7 +52,7 @@ def test_a_state_is_told_where_somebody_listens(systemd: Systemd) -> None:
 def test_the_abstract_kind_of_socket_is_told_too() -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind(f"\0pushserver-{os.getpid()}")
-        receiver.settimeout(5)
+        receiver.settimeout(60)
         assert notify("STOPPING=1", {"NOTIFY_SOCKET": f"@pushserver-{os.getpid()}"})
         assert receiver.recv(100) == b"STOPPING=1"
 

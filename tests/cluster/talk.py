@@ -15,7 +15,7 @@ from websockets.sync.client import connect
 
 from tests.harness import Server
 
-PATIENCE = 15.0
+PATIENCE = 30.0
 
 Message = dict[str, Any]
 
@@ -130,7 +130,7 @@ def talking() -> Iterator[Talks]:
         talks.end()
 
 
-def settles(what: Callable[[], Any], expected: Any, deadline: float = 10.0) -> None:
+def settles(what: Callable[[], Any], expected: Any, deadline: float = 30.0) -> None:
     """Asks until the answer is the expected one."""
     end = time.monotonic() + deadline
     answer = what()

@@ -29,7 +29,7 @@ class Backend(Protocol):
     shared: bool
     #: time is moved by the test alone, so that hours cost nothing
     fake_time: bool
-    #: how many ms the suite takes as one unit of time (small where `advance` really waits)
+    #: how many ms the suite takes as one unit of time: far more than a call takes
     unit: int
 
     def now(self) -> int:
@@ -164,7 +164,7 @@ class RunningNode:
         from twisted.internet import reactor
 
         waiting = self.listener.until(lambda: len(self.listener.delivered) >= count)
-        await waiting.addTimeout(10, reactor)
+        await waiting.addTimeout(60, reactor)
         return self.listener.delivered
 
     async def changes(self, count: int) -> list[InboxChange]:
@@ -172,7 +172,7 @@ class RunningNode:
         from twisted.internet import reactor
 
         waiting = self.listener.until(lambda: len(self.listener.inbox_changes) >= count)
-        await waiting.addTimeout(10, reactor)
+        await waiting.addTimeout(60, reactor)
         return self.listener.inbox_changes
 
     async def resynced(self, *channels: str) -> None:
@@ -180,7 +180,7 @@ class RunningNode:
         from twisted.internet import reactor
 
         waiting = self.listener.until(lambda: self.listener.reached.keys() >= set(channels))
-        await waiting.addTimeout(10, reactor)
+        await waiting.addTimeout(60, reactor)
 
 
 class Nodes:

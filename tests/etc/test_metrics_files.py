@@ -97,14 +97,14 @@ def test_real_prometheus_scrapes_and_answers_each_query_of_the_dashboard(
 
     def query(expression: str) -> list[object]:
         url = f"http://127.0.0.1:{port}/api/v1/query?query={quote(expression)}"
-        with urlopen(url, timeout=10) as answer:
+        with urlopen(url, timeout=60) as answer:
             found: list[object] = json.load(answer)["data"]["result"]
             return found
 
     def ready() -> bool:
         # It listens before it answers, with 503 until then.
         try:
-            with urlopen(f"http://127.0.0.1:{port}/-/ready", timeout=10):
+            with urlopen(f"http://127.0.0.1:{port}/-/ready", timeout=60):
                 return True
         except OSError:
             return False

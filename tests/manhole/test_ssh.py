@@ -28,7 +28,7 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b.")
 
 def make_key(path: Path) -> Path:
     subprocess.run(
-        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", str(path)], check=True, timeout=20
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", str(path)], check=True, timeout=60
     )
     return path
 
@@ -53,7 +53,7 @@ class Operator:
     def say(self, text: str, **named: Any) -> subprocess.CompletedProcess[str]:
         """One command without a terminal."""
         return subprocess.run(
-            self.command(text, **named), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30
+            self.command(text, **named), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
         )
 
 
@@ -72,7 +72,7 @@ class Screen:
     def type(self, text: str) -> None:
         os.write(self._fd, text.encode())
 
-    def until(self, text: str, deadline: float = 15.0) -> str:
+    def until(self, text: str, deadline: float = 60.0) -> str:
         """Reads until ``text`` is there; answers all that came, and forgets it."""
         end = time.monotonic() + deadline
         while text not in self.seen:
@@ -90,7 +90,7 @@ class Screen:
 
     def status(self) -> int:
         """The client's exit status, once it has ended."""
-        end = time.monotonic() + 15
+        end = time.monotonic() + 60
         while self._status is None:
             if select.select([self._fd], [], [], 0.05)[0]:
                 try:
@@ -247,7 +247,7 @@ def test_what_is_published_at_the_console_arrives_and_is_not_in_the_log(operator
 
 def test_a_text_on_standard_input_is_carried_out(operator: Operator) -> None:
     def pipe(text: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(operator.command("-T"), input=text, capture_output=True, text=True, timeout=30)
+        return subprocess.run(operator.command("-T"), input=text, capture_output=True, text=True, timeout=60)
 
     said = pipe("1 + 1\nfor n in range(2):\n  print('a' * 3)\n")
     assert (said.returncode, said.stdout, said.stderr) == (0, "2\naaa\naaa\n", "")
@@ -256,23 +256,20 @@ def test_a_text_on_standard_input_is_carried_out(operator: Operator) -> None:
     assert pipe("#" * 70_000).stderr == "the command is too long\n"
 
 
-@pytest.mark.parametrize(
-    ("text", "why"),
-    [
-        ("while True: print('again')", "stopped: more than"),
+def test_no_mistake_stops_the_server(operator: Operator, client: RawSocket) -> None:
+    for text, why in (
+        ("while True: print('again' * 1000)", "stopped: more than"),
         ("while True: pass", "stopped: it ran for more than"),
         ("while True:\n  try:\n    print('x' * 1000)\n  except Exception: pass", "stopped: more than"),
         ("def f(): f()\nf()", "RecursionError"),
         ("raise GeneratorExit", "GeneratorExit"),
         ("import threading; raise KeyboardInterrupt", "KeyboardInterrupt"),
-    ],
-)
-def test_no_mistake_stops_the_server(operator: Operator, client: RawSocket, text: str, why: str) -> None:
-    said = operator.say(text)
-    assert said.returncode == 1
-    assert why in said.stdout
-    assert len(said.stdout) < 300_000
-    assert client.ask({"type": "ping", "id": 9, "data": {}})["type"] == "pong"
+    ):
+        said = operator.say(text)
+        assert said.returncode == 1, text
+        assert why in said.stdout, text
+        assert len(said.stdout) < 300_000
+        assert client.ask({"type": "ping", "id": text, "data": {}})["type"] == "pong"
     assert operator.say("nodes()").returncode == 0
 
 
@@ -289,30 +286,32 @@ def test_a_wrong_key_is_refused_and_the_log_says_which(operator: Operator, tmp_p
     assert operator.say("1 + 1").stdout == "2\n"
 
 
-@pytest.mark.parametrize("kind", [("rsa", "3072"), ("ecdsa", "256"), ("ecdsa", "521")])
-def test_keys_of_every_modern_kind_open_it(operator: Operator, tmp_path: Path, kind: tuple[str, str]) -> None:
-    key = tmp_path / "other"
-    subprocess.run(["ssh-keygen", "-q", "-t", kind[0], "-b", kind[1], "-N", "", "-f", str(key)], check=True, timeout=60)
-    with open(f"{operator.key}.pub", "a") as file:
-        file.write((tmp_path / "other.pub").read_text())
-    said = operator.say("1 + 1", key=key)
-    assert (said.returncode, said.stdout) == (0, "2\n"), said.stderr
-    if kind[0] == "rsa":
-        for algorithm in ("rsa-sha2-256", "rsa-sha2-512"):
-            options = ("-o", f"PubkeyAcceptedAlgorithms={algorithm}")
-            assert operator.say("1 + 1", key=key, options=options).stdout == "2\n"
-        assert operator.say("1 + 1", key=key, options=("-o", "PubkeyAcceptedAlgorithms=ssh-rsa")).returncode == 255
+def test_keys_of_every_modern_kind_open_it(operator: Operator, tmp_path: Path) -> None:
+    for kind, bits in (("rsa", "3072"), ("ecdsa", "256"), ("ecdsa", "521")):
+        key = tmp_path / f"{kind}-{bits}"
+        subprocess.run(["ssh-keygen", "-q", "-t", kind, "-b", bits, "-N", "", "-f", str(key)], check=True, timeout=60)
+        with open(f"{operator.key}.pub", "a") as file:
+            file.write(Path(f"{key}.pub").read_text())
+        said = operator.say("1 + 1", key=key)
+        assert (said.returncode, said.stdout) == (0, "2\n"), said.stderr
+    key = tmp_path / "rsa-3072"
+    for algorithm in ("rsa-sha2-256", "rsa-sha2-512"):
+        options = ("-o", f"PubkeyAcceptedAlgorithms={algorithm}")
+        assert operator.say("1 + 1", key=key, options=options).stdout == "2\n"
+    assert operator.say("1 + 1", key=key, options=("-o", "PubkeyAcceptedAlgorithms=ssh-rsa")).returncode == 255
 
 
-@pytest.mark.parametrize(
-    ("option", "name"),
-    [("Ciphers=aes128-cbc", "cipher"), ("MACs=hmac-sha1", "MAC"), ("KexAlgorithms=diffie-hellman-group14-sha1", "key")],
-)
-def test_outdated_algorithms_are_refused_and_the_log_says_which(operator: Operator, option: str, name: str) -> None:
-    refused = operator.say("1 + 1", options=("-o", option))
-    assert refused.returncode == 255
-    wait_until(lambda: f"127.0.0.1 has no algorithm in common with this server: {name}" in operator.server.log)
-    assert option.partition("=")[2] in operator.server.log
+def test_outdated_algorithms_are_refused_and_the_log_says_which(operator: Operator) -> None:
+    for option, name in (
+        ("Ciphers=aes128-cbc", "cipher"),
+        ("MACs=hmac-sha1", "MAC"),
+        ("KexAlgorithms=diffie-hellman-group14-sha1", "key"),
+    ):
+        refused = operator.say("1 + 1", options=("-o", option))
+        assert refused.returncode == 255
+        line = f"127.0.0.1 has no algorithm in common with this server: {name}"
+        wait_until(lambda line=line: line in operator.server.log)
+        assert option.partition("=")[2] in operator.server.log
 
 
 def test_passwords_open_it_where_there_is_one_and_guesses_are_slowed(operator: Operator, tmp_path: Path) -> None:

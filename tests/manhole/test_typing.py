@@ -65,7 +65,7 @@ class Window:
     def type(self, text: str) -> None:
         os.write(self._fd, text.encode())
 
-    def until(self, what: Callable[[], object], deadline: float = 20.0) -> None:
+    def until(self, what: Callable[[], object], deadline: float = 60.0) -> None:
         """Read until it is so."""
         end = time.monotonic() + deadline
         while not what():
@@ -102,7 +102,7 @@ class Busy:
 
     def __init__(self, operator: Operator) -> None:
         self._server = operator.server
-        self._client = RawSocket(operator.server.port, timeout=20)
+        self._client = RawSocket(operator.server.port, timeout=60)
         self._client.upgrade()
         self._client.ask({"type": "auth", "id": 1, "data": {"token": operator.server.token("42")}})
         self._client.ask({"type": "subscribe", "id": 2, "data": {"channels": ["live:load"]}})
@@ -130,7 +130,7 @@ class Busy:
         """Return what came, once all that was sent has."""
         self._over.set()
         for thread in self._threads:
-            thread.join(20)
+            thread.join(60)
         self._client.close()
         return self.came
 

@@ -235,7 +235,7 @@ def test_listen_prints_what_comes_and_an_operator_sees_who_listens(ctl: Callable
         assert "demo:live" in ctl("channels").out
         ctl("publish", "demo:live", '{"n": "\\u001b[2J"}')
         ctl("publish", "demo:live", "2", "--type", "app.tick")
-        out, err = listening.communicate(timeout=20)
+        out, err = listening.communicate(timeout=60)
         assert listening.returncode == 0, err
         assert "\\u001b[2J" in out
         assert "\x1b" not in out
@@ -251,7 +251,7 @@ def test_listen_prints_what_comes_and_an_operator_sees_who_listens(ctl: Callable
 
 def test_listen_says_why_it_cannot(server: Server) -> None:
     listening = spawn(server, "listen", "nope:x")
-    out, err = listening.communicate(timeout=20)
+    out, err = listening.communicate(timeout=60)
     assert listening.returncode == 1
     assert "nope:x" in err
     assert "Traceback" not in err + out
@@ -264,7 +264,7 @@ def test_listen_as_the_user_of_a_token(ctl: Callable[..., Said], server: Server)
         wait_until(lambda: ctl("--json", "channels", "public:ann").json["channels"])
         assert ctl("--json", "connections").json["connections"][0]["userId"] == "ann"
         ctl("publish", "public:ann", "3")
-        out, err = listening.communicate(timeout=20)
+        out, err = listening.communicate(timeout=60)
         assert (listening.returncode, "public:ann message 3" in out) == (0, True), err
     finally:
         listening.kill()
@@ -279,7 +279,7 @@ def test_listen_ends_quietly_when_interrupted(ctl: Callable[..., Said], server: 
         assert listening.stdout is not None
         assert json.loads(listening.stdout.readline())["data"] == "x"
         listening.send_signal(signal.SIGINT)
-        _, err = listening.communicate(timeout=20)
+        _, err = listening.communicate(timeout=60)
         assert "Traceback" not in err
     finally:
         listening.kill()
@@ -293,7 +293,7 @@ def test_disconnect_and_revoke(ctl: Callable[..., Said], server: Server) -> None
         (one,) = ctl("--json", "connections").json["connections"]
         said = ctl("disconnect", "--connection", one["connectionId"], "--code", "3503", "--reason", "enough")
         assert said.out == "closed 1\n"
-        _, err = listening.communicate(timeout=20)
+        _, err = listening.communicate(timeout=60)
         assert listening.returncode == 1
         assert "Traceback" not in err
     finally:

@@ -85,7 +85,7 @@ async def signed_in(house: House, user: str) -> Client:
 async def until(house: House, holds: Any) -> None:
     from twisted.internet import reactor
 
-    end = time.monotonic() + 10
+    end = time.monotonic() + 30
     while not holds():
         assert time.monotonic() < end
         await house.settle()

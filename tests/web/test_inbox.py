@@ -27,7 +27,7 @@ class Stream:
     def __init__(self, server: Server, user: str) -> None:
         self._server = server
         self._headers = {"Authorization": f"Bearer {server.token(user)}"}
-        self._connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+        self._connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
         self._connection.request("GET", "/sse", headers=self._headers)
         self._response = self._connection.getresponse()
         self.first = self.message()
@@ -39,7 +39,7 @@ class Stream:
 
     def ask(self, message: dict[str, Any]) -> Any:
         """Post a request and return the reply to it, which comes by the stream."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._server.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self._server.port, timeout=60)
         path = f"/sse/{self.first['data']['connectionId']}"
         connection.request("POST", path, json.dumps(message), self._headers)
         assert connection.getresponse().status in (200, 202, 204)

@@ -36,7 +36,7 @@ def references(value: Any) -> set[str]:
 
 
 def description(port: int, key: str) -> Any:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         connection.request("GET", "/api/openapi.json", headers={"X-API-Key": key})
         response = connection.getresponse()

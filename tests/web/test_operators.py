@@ -86,7 +86,7 @@ class Listener:
     """A stream of the server side, opened with an API key."""
 
     def __init__(self, server: Server, channels: str, key: str) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=15)
+        self._connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
         self._connection.request("GET", f"/sse?channels={channels}", headers={"X-API-Key": key})
         self._answer = self._connection.getresponse()
         self.status = self._answer.status

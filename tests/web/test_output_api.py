@@ -56,7 +56,7 @@ def read(server: Server, task: str, **query: Any) -> Any:
 
 
 def plain(server: Server, path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     try:
         connection.request("GET", path, headers={"X-API-Key": "everything-there-is", **headers})
         response = connection.getresponse()

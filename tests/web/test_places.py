@@ -103,7 +103,7 @@ max_pending_per_address = 3
 
 def test_who_signed_in_takes_no_strangers_place(start_server: Callable[..., Server]) -> None:
     server = start_server(config=CONFIG)
-    with closing(HTTPConnection("127.0.0.1", server.port, timeout=15)) as idle, ExitStack() as stack:
+    with closing(HTTPConnection("127.0.0.1", server.port, timeout=60)) as idle, ExitStack() as stack:
 
         def status() -> int:
             idle.request("GET", "/healthz")

@@ -90,7 +90,7 @@ def test_a_server_says_which_page_it_refused(path: str, start_server: Callable[.
     if path == "/ws":
         headers |= {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
         headers["Sec-WebSocket-Key"] = "AAAAAAAAAAAAAAAAAAAAAA=="
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     connection.request("GET", path, headers=headers)
     assert connection.getresponse().status == 403
     connection.close()

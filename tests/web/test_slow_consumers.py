@@ -174,7 +174,7 @@ def flood(raw: RawSocket, seed: int) -> None:
     """Asks much and reads in pieces of any size; every answer must come, in the order of the questions."""
     lot = random.Random(seed)
     asked = 2_000
-    raw._socket.settimeout(20)
+    raw._socket.settimeout(60)
 
     def ask() -> None:
         octets = b"".join(_ping(n) for n in range(asked))
@@ -280,7 +280,7 @@ def test_a_flood_over_tls(start_server: Callable[..., Server], certificate: Path
         raw._socket = context.wrap_socket(raw._socket)
         return raw
 
-    with wait_until(connected, 20) as raw:
+    with wait_until(connected) as raw:
         assert raw.upgrade().status == 101
         raw.ask({"type": "auth", "id": 1, "data": {"token": server.token("u")}})
         raw.ask({"type": "subscribe", "id": 2, "data": {"channels": ["public:a"]}})

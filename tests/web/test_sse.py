@@ -78,7 +78,7 @@ class Events:
     """A stream as a client reads it: lines, nothing else."""
 
     def __init__(self, server: Server, query: str = "", **headers: str) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+        self._connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
         self._connection.request("GET", f"/sse{query}", headers={k.replace("_", "-"): v for k, v in headers.items()})
         self.response = self._connection.getresponse()
         self.status = self.response.status

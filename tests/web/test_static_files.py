@@ -82,7 +82,7 @@ class Got(NamedTuple):
 
 
 def get(server: Server, path: str, method: str = "GET", **headers: str) -> Got:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     try:
         connection.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
         answer = connection.getresponse()

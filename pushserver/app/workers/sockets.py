@@ -8,6 +8,7 @@ socket (TLS, the PROXY protocol) is around the worker's.
 from __future__ import annotations
 
 import os
+import select
 import socket
 import stat
 from collections.abc import Callable
@@ -137,7 +138,17 @@ def _go_on(
     port: Any,  # Any: as above
 ) -> None:
     if port.connected and not port.disconnecting and not port.resting:
+        # What waits still is nobody else's. Whoever comes later is left to the others again.
+        port.waited = port.waited and _somebody_waits(port)
         port.startReading()
+
+
+def _somebody_waits(
+    port: Any,  # Any: as above
+) -> bool:
+    poll = select.poll()
+    poll.register(port.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def rest(

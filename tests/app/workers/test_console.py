@@ -25,10 +25,10 @@ def test_the_leader_opens_it_and_the_next_leader_takes_it_over(tmp_path: Path) -
             said = operator.say("import os; os.getpid()")
             return int(said.stdout) if said.returncode == 0 else None
 
-        first = wait_until(leader, 20)
-        wait_until(lambda: {"n-1", "n-2"} <= set(operator.say("nodes()").stdout.split()), 20)
+        first = wait_until(leader)
+        wait_until(lambda: {"n-1", "n-2"} <= set(operator.say("nodes()").stdout.split()))
         os.kill(first, signal.SIGKILL)
-        second = wait_until(leader, 20)
+        second = wait_until(leader)
         assert second != first
         assert "connections" in operator.say("stats()").stdout
     finally:

@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred
 from pushserver.app.workers.child import Child
 from pushserver.app.workers.rolling_restart import GONE_TIMEOUT, READY_TIMEOUT, RestartState, RollingRestart
 from pushserver.server.clock import Clock
-from tests.app.workers.test_supervisor import alive, children, node_of, on_both
+from tests.app.workers.test_supervisor import alive, children, leaders, node_of, on_both
 from tests.cluster.conftest import CONFIG, Place
 from tests.cluster.talk import Talk, Talks, talking
 from tests.harness import ROOT, Server, wait_until
@@ -176,7 +176,7 @@ def server(tmp_path: Path, tree: Path) -> Iterator[Server]:
     try:
         redis = place.redis()
         running = place.server("--redis", redis.url, "--workers", "2", env={"PYTHONPATH": str(tree)}, config=CONFIG)
-        wait_until(lambda: running.log.count(" is ready") == 2, 30, running.log)
+        wait_until(lambda: running.log.count(" is ready") == 2)
         yield running
     finally:
         place.end()
@@ -208,7 +208,7 @@ class Publisher(threading.Thread):
                 self.failed.append(repr(problem))
 
     def _call(self) -> None:
-        connection = self._connection or http.client.HTTPConnection("127.0.0.1", self._server.port, timeout=20)
+        connection = self._connection or http.client.HTTPConnection("127.0.0.1", self._server.port, timeout=60)
         headers = {"X-API-Key": self._server.api_key, "Connection": "keep-alive" if self._kept else "close"}
         self.calls += 1
         connection.request(
@@ -286,7 +286,7 @@ def test_each_client_moves_once_no_call_fails_and_the_new_code_runs(server: Serv
 
 def _move(server: Server, talk: Talks, talks: list[Talk]) -> list[Talk]:
     """Come back with each connection once it is sent away; who leads is replaced last."""
-    (leader,) = re.findall(r"node (\S+) leads", server.log)
+    (leader,) = leaders(server)
     moved: list[Talk] = []
     for each in sorted(talks, key=lambda each: node_of(each) == leader):
         each.push("going_away")
@@ -300,7 +300,7 @@ def test_sigterm_while_workers_are_replaced_ends_all(server: Server, talk: Talks
     workers = children(server.pid)
     said = server.api("POST", "/api/restart-workers")
     assert said.status == 200, (said, server.log)
-    workers += wait_until(lambda: len(found := children(server.pid)) == 3 and found, 10, server.log)
+    workers += wait_until(lambda: len(found := children(server.pid)) == 3 and found)
     server.signal(signal.SIGTERM)
     client.push("going_away")
     assert client.closed() == 3001

@@ -12,6 +12,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def begin(
         "[redis]", f'[redis]\nprefix = "{prefix}"')  # fmt: skip
     server = house.server("--redis", redis.url, "--workers", str(workers), *options, config=config, **settings)
     if "--listen" not in options:
-        wait_until(lambda: server.log.count(" is ready") == workers, 20, server.log)
+        wait_until(lambda: server.log.count(" is ready") == workers)
     return server
 
 
@@ -83,31 +84,60 @@ def node_of(talk: Any) -> str:
     return node
 
 
+@contextmanager
+def stopped(*pids: int) -> Iterator[None]:
+    """As long as this lasts, these processes do nothing."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        for pid in pids:
+            wait_until(lambda pid=pid: "\nState:\tT" in Path(f"/proc/{pid}/status").read_text())
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
 def on_both(server: Server, talk: Talks, *channels: str, user: str = "42") -> list[Talk]:
-    """Connections of one user, at least two to each of two workers."""
+    """Connections of one user, two to each of two workers: while one takes them, the other is stopped."""
     talks: list[Talk] = []
-    while len(talks) < 40:
-        talks.append(talk(server, user, *channels))
-        spread = Counter(map(node_of, talks))
-        if len(spread) == 2 and min(spread.values()) >= 2:
-            return talks
-    raise AssertionError(f"one worker takes all: {spread}")
+    for other in children(server.pid):
+        with stopped(other):
+            talks += [talk(server, user, *channels) for _ in range(2)]
+    assert sorted(Counter(map(node_of, talks)).values()) == [2, 2]
+    return talks
 
 
-def test_connections_spread_and_verbs_reach_every_worker(house: Place, talk: Talks) -> None:
+def leaders(server: Server) -> list[str]:
+    """The nodes that have led, the first one first. A worker's line comes to the log a little later than its deeds."""
+    found: list[str] = wait_until(lambda: re.findall(r"node (\S+) leads", server.log))
+    return found
+
+
+def test_verbs_reach_the_connections_of_every_worker(house: Place, talk: Talks) -> None:
     server = begin(house)
     assert len(children(server.pid)) == 2
-    assert len(nodes_of(server)) == 2
-    talks = [talk(server, "42", "news:x") for _ in range(60)]
-    spread = Counter(map(node_of, talks))
-    assert sorted(spread) == nodes_of(server)
-    assert min(spread.values()) >= 15, spread
-    assert len(server.api("GET", "/api/connections?userId=42").body["connections"]) == 60
+    talks = on_both(server, talk, "news:x")
+    assert sorted(set(map(node_of, talks))) == nodes_of(server)
+    assert len(server.api("GET", "/api/connections?userId=42").body["connections"]) == len(talks)
     server.api("POST", "/api/publish", {"channel": "news:x", "data": {"n": 1}})
     for each in talks:
         each.push("message", n=1)
-    assert server.api("POST", "/api/disconnect", {"userId": "42"}).body == {"closed": 60}
+    assert server.api("POST", "/api/disconnect", {"userId": "42"}).body == {"closed": len(talks)}
     assert {each.closed() for each in talks} == {3503}
+
+
+@pytest.mark.full
+def test_connections_spread(house: Place, talk: Talks) -> None:
+    """However the machine divides its time: whoever comes late is served by whoever has fewer."""
+    server = begin(house)
+    spread: Counter[str] = Counter()
+
+    def enough() -> bool:
+        spread[node_of(talk(server, "42"))] += 1
+        return len(spread) == 2 and min(spread.values()) >= 15
+
+    wait_until(enough, 60)
 
 
 def test_a_worker_that_dies_takes_only_its_own_along_and_comes_back(house: Place, talk: Talks) -> None:
@@ -115,18 +145,19 @@ def test_a_worker_that_dies_takes_only_its_own_along_and_comes_back(house: Place
     talks = on_both(server, talk)
     victim, other = children(server.pid)
     os.kill(victim, signal.SIGKILL)
+    # Again, before it has lived long: with a pause.
+    (again,) = wait_until(lambda: set(children(server.pid)) - {victim, other})
+    os.kill(again, signal.SIGKILL)
+    wait_until(lambda: "and starts again in 0.25 s" in server.log)
+    ready = server.log.count(" is ready")
     # Whoever comes now is served by the other, at once.
     newcomers = [talk(server, "42") for _ in range(12)]
-    wait_until(lambda: server.log.count(" is ready") == 3)
-    assert len(set(children(server.pid)) - {victim, other}) == 1
+    wait_until(lambda: server.log.count(" is ready") > ready)
+    assert len(set(children(server.pid)) - {victim, other, again}) == 1
     for each in (*newcomers, *(each for each in talks if node_of(each).endswith("-2"))):
         each.barrier()
     assert "process ended by signal 9" in server.log
-    assert "and starts again in 0.0 s" in server.log
-    # Again, before it has lived long: with a pause.
-    os.kill(next(pid for pid in children(server.pid) if pid != other), signal.SIGKILL)
-    wait_until(lambda: "and starts again in 0.25 s" in server.log)
-    wait_until(lambda: server.log.count(" is ready") == 4)
+    assert re.findall(r"and starts again in (\S+) s", server.log) == ["0.0", "0.25"]
 
 
 def test_a_worker_that_is_asked_to_end_drains_and_is_replaced(house: Place, talk: Talks) -> None:
@@ -214,15 +245,15 @@ def test_a_unix_socket_is_shared_and_survives_a_worker(house: Place, tmp_path: P
 
     def health() -> bytes:
         with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(5)
+            client.settimeout(30)
             client.connect(str(path))
             client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             return client.recv(1000)
 
-    wait_until(lambda: server.log.count(" is ready") == 2, 20)
+    wait_until(lambda: server.log.count(" is ready") == 2)
     assert b"200 OK" in health()
     os.kill(children(server.pid)[0], signal.SIGTERM)
-    wait_until(lambda: server.log.count(" is ready") == 3, 20)
+    wait_until(lambda: server.log.count(" is ready") == 3)
     assert path.stat().st_mode & 0o777 == 0o600
     assert b"200 OK" in health()
     server.terminate()
@@ -281,7 +312,7 @@ def test_a_console_that_nobody_placed_finds_a_free_port(house: Place) -> None:
         server = begin(house, 2, "--manhole", "", dev=True)
         said = wait_until(lambda: re.search(r"ssh -p (\d+) admin@127\.0\.0\.1", server.log))
         assert said[1] != "8022"
-        with socket.create_connection(("127.0.0.1", int(said[1])), timeout=10) as console:
+        with socket.create_connection(("127.0.0.1", int(said[1])), timeout=30) as console:
             assert console.recv(8) == b"SSH-2.0-"
 
 
@@ -308,6 +339,8 @@ def _metrics(server: Server) -> dict[str, float]:
 def test_one_scrape_shows_the_totals_and_no_counter_goes_back(house: Place, talk: Talks) -> None:
     server = begin(house)
     talks = on_both(server, talk)
+    # What a worker does not tell in time is shown as it was told last.
+    settles(lambda: _metrics(server)["pushserver_connections"], len(talks))
     # Whichever worker answers.
     for _ in range(6):
         said = _metrics(server)
@@ -335,7 +368,7 @@ def test_one_console_reaches_every_worker_and_survives_its_own(house: Place, tal
     said = operator.say("connections('42')")
     assert said.returncode == 0, said.stderr
     assert all(said.stdout.count(node) == sum(node_of(each) == node for each in talks) for node in nodes), said.stdout
-    (leader,) = re.findall(r"node (\S+) leads", server.log)
+    (leader,) = leaders(server)
     os.kill(children(server.pid)[int(leader.rpartition("-")[2]) - 1], signal.SIGKILL)
     # Whoever knocks while nobody leads waits for the next; it is the same host, with the same key.
     said = operator.say("disconnect('42')")
@@ -361,7 +394,7 @@ def test_a_worker_that_cannot_be_made_is_made_once_that_is_possible(house: Place
     # The other one works meanwhile.
     talk(server, "42").barrier()
     resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (most, most))
-    wait_until(lambda: server.log.count(" is ready") == 3, 20)
+    wait_until(lambda: server.log.count(" is ready") == 3)
 
 
 def test_sigterm_ends_a_supervisor_that_cannot_make_a_worker(house: Place) -> None:
@@ -374,17 +407,18 @@ def test_sigterm_ends_a_supervisor_that_cannot_make_a_worker(house: Place) -> No
     server.signal(signal.SIGTERM)
     # What measures the coverage writes a file at the end.
     resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (most, most))
-    assert server.wait(5) == -signal.SIGTERM
+    assert server.wait() == -signal.SIGTERM
 
 
+@pytest.mark.full
 def test_a_worker_that_hangs_is_killed_and_replaced(house: Place, talk: Talks) -> None:
     server = begin(house)
     victim = children(server.pid)[0]
     os.kill(victim, signal.SIGSTOP)
     began = time.monotonic()
-    wait_until(lambda: "has been silent for 10 s and is killed [event=worker_hung]" in server.log, 20)
-    assert 8 <= time.monotonic() - began <= 16
-    wait_until(lambda: server.log.count(" is ready") == 3, 20)
+    wait_until(lambda: "has been silent for 10 s and is killed [event=worker_hung]" in server.log, 60)
+    assert time.monotonic() - began >= 8
+    wait_until(lambda: server.log.count(" is ready") == 3)
     assert not alive(victim)
     said = _metrics(server)
     assert (said["pushserver_worker_hangs_total"], said["pushserver_worker_restarts_total"]) == (1, 1)
@@ -439,7 +473,8 @@ def test_draining_is_for_all_workers(house: Place, talk: Talks) -> None:
         assert server.api("GET", "/readyz").body == {"status": "unavailable", "reason": "draining"}
         with pytest.raises(Exception, match="503"):
             talk.guest(server)
-    assert server.api("POST", "/api/drain").body == {"draining": True, "connections": 0}
+    # Their sockets may be closing still.
+    settles(lambda: server.api("POST", "/api/drain").body, {"draining": True, "connections": 0})
     assert server.api("DELETE", "/api/drain").body == {"draining": False}
     on_both(server, talk)
     for each in [talk(server, "42") for _ in range(4)]:
@@ -473,7 +508,7 @@ def test_a_reload_counts_on_each_worker_or_on_none(house: Place, talk: Talks) ->
         assert list(each.ask("subscribe", channels=["fresh:3"])["data"]["rejected"]) == ["fresh:3"]
     # Who starts later starts with it.
     os.kill(victim, signal.SIGKILL)
-    wait_until(lambda: server.log.count(" is ready") == 3, 20)
+    wait_until(lambda: server.log.count(" is ready") == 3)
     for each in on_both(server, talk):
         assert list(each.ask("subscribe", channels=["fresh:3"])["data"]["rejected"]) == ["fresh:3"]
 
@@ -511,7 +546,7 @@ async def test_a_start_without_a_process_tries_again_and_can_be_stopped(tmp_path
     await started_and_stopped()
     before = opened()
     await started_and_stopped()
-    deadline = poor.seconds() + 5
+    deadline = poor.seconds() + 30
     # What was opened closes in the reactor's next turns.
     while opened() > before:
         assert poor.seconds() < deadline

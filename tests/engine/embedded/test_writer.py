@@ -49,7 +49,7 @@ class Running:
         return self.writer.submit(Asking(call))
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        for _ in range(500):
+        for _ in range(3_000):
             if condition():
                 return
             await deferLater(self.reactor, 0.01)
@@ -83,7 +83,7 @@ async def test_what_one_turn_asks_for_is_one_batch(running: Running) -> None:
 
 async def test_what_comes_meanwhile_is_the_next_batch(running: Running) -> None:
     admission = threading.Event()
-    first = running.ask(lambda store: admission.wait(10))
+    first = running.ask(lambda store: admission.wait(60))
     await deferLater(running.reactor, 0)
     await deferLater(running.reactor, 0)
     later = []

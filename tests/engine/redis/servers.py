@@ -12,7 +12,7 @@ from typing import Any
 from tests.ports import free_port as free_port
 
 #: How long a process may take to answer, s.
-PATIENCE = 15.0
+PATIENCE = 30.0
 
 
 class RedisServer:
