@@ -27,8 +27,8 @@ from tests.ports import free_port as free_port
 ROOT = Path(__file__).resolve().parent.parent
 
 #: Seconds until a server must answer, and until it must be gone after SIGTERM.
-START_DEADLINE = 20.0
-STOP_DEADLINE = 20.0
+START_DEADLINE = 60.0
+STOP_DEADLINE = 60.0
 
 
 @contextmanager
@@ -45,7 +45,7 @@ def taken(port: int) -> Iterator[None]:
         yield
 
 
-def wait_until(what: Callable[[], Any], deadline: float = 10.0, describe: str = "") -> Any:
+def wait_until(what: Callable[[], Any], deadline: float = 30.0, describe: str = "") -> Any:
     """The first true answer of ``what``, asked every 20 ms; fails after ``deadline`` seconds."""
     end = time.monotonic() + deadline
     while True:
