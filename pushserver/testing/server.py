@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from pushserver.publisher import Publisher
 
 #: Seconds until it must answer, and until it must be gone after it was asked to end.
-_START: Final = 30.0
-_STOP: Final = 15.0
+_START: Final = 60.0
+_STOP: Final = 30.0
 #: As systemd hands a listening socket over (sd_listen_fds): descriptor 3, and the process that it is for.
 _HAND_OVER: Final = (
     "import os, sys; os.dup2(int(sys.argv.pop(1)), 3); os.set_inheritable(3, True); "
@@ -156,7 +156,7 @@ class PushServer:
                 raise RuntimeError(f"the push server ended with status {process.returncode}:\n{self.log}")
             try:
                 # The port is open from the beginning: this waits until somebody answers there.
-                with opener.open(f"{self.url}/readyz", timeout=1):
+                with opener.open(f"{self.url}/readyz", timeout=5):
                     return
             except (URLError, OSError):
                 time.sleep(0.05)

@@ -24,7 +24,7 @@ class FakeProxy:
     def close(self) -> None:
         self._run(self._stop())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(30)
         self._loop.close()
 
     @property
@@ -41,7 +41,7 @@ class FakeProxy:
         self._run(cut())
 
     def _run(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
 
     async def _stop(self) -> None:
         self._server.close()

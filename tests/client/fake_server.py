@@ -17,6 +17,8 @@ from typing import Any
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
+from tests.ports import free_port
+
 
 class Peer:
     """One connection as the fake server knows it."""
@@ -49,7 +51,8 @@ class FakeServer:
         self.deaf = False
         self.drop_replies = 0
         self.peers: dict[int, Peer] = {}
-        self.port = 0
+        #: its own also while it is away
+        self.port = free_port()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fake push server", daemon=True)
         self._thread.start()
@@ -62,7 +65,7 @@ class FakeServer:
         return f"wss://localhost:{self.port}/ws" if self.tls else f"ws://127.0.0.1:{self.port}/ws"
 
     def run(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
 
     def start(self) -> None:
         self.run(self._start())
@@ -74,7 +77,7 @@ class FakeServer:
     def close(self) -> None:
         self.stop()
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(30)
         self._loop.close()
 
     def push(self, channel: str, data: Any, **fields: Any) -> dict[str, Any]:
@@ -114,7 +117,7 @@ class FakeServer:
     def received(self, type: str) -> list[dict[str, Any]]:
         return [message.get("data") or {} for _, message in list(self.log) if message["type"] == type]
 
-    def until(self, condition: Callable[[], Any], timeout: float = 10) -> Any:
+    def until(self, condition: Callable[[], Any], timeout: float = 30) -> Any:
         deadline = time.monotonic() + timeout
         while True:
             value = condition()
@@ -136,7 +139,6 @@ class FakeServer:
             ping_interval=None,
             ssl=self.tls,
         )
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def _stop(self) -> None:
         if self._server is None:

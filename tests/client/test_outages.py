@@ -35,8 +35,8 @@ history_size = 1000
 
 QUICK = Options(backoff=Backoff(first=100, cap=300, alone=50))
 
-#: Seconds within which a client is back after a lone cut: the first window, and time to connect on a busy machine.
-SOON = 5.0
+#: The most ms that a client waits after a lone cut before it comes back.
+SOON = 1_000
 
 
 class Subject(ABC):
@@ -47,14 +47,21 @@ class Subject(ABC):
     def __init__(self, **options: Any) -> None:
         self.ahead = 0.0
         self.states: list[State] = []
+        #: ms, of each wait for the next attempt
+        self.waits: list[int] = []
         self.shown: list[Any] = []
         self.changes: list[UserChanged] = []
         self.options = {
             "clock": lambda: time.monotonic() + self.ahead,
-            "on_state": self.states.append,
+            "on_state": self.note,
             "on_user_changed": self.changed,
             **options,
         }
+
+    def note(self, state: State) -> None:
+        self.states.append(state)
+        if state is State.WAITING:
+            self.waits.append((self.client._core.deadline() or 0) - self.client._now())
 
     def changed(self, change: UserChanged) -> None:
         """Read on as whoever came."""
@@ -91,7 +98,7 @@ class Subject(ABC):
         """Call what blocks, while the client goes on."""
 
     async def until(self, condition: Callable[[], Any]) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not condition():
             assert time.monotonic() < deadline, (self.shown, self.states)
             await self.pause(0.01)
@@ -174,7 +181,7 @@ class World:
         self._start = start_server
         self.proxy = proxy
         self.server = start_server(config=CONFIG)
-        self.publisher = Publisher(self.server.url, api_key=self.server.api_key)
+        self.publisher = Publisher(self.server.url, api_key=self.server.api_key, timeout=30)
         self.sent = 0
 
     def options(self, **more: Any) -> dict[str, Any]:
@@ -224,10 +231,9 @@ async def test_cut(world: World, kind: type[Subject]) -> None:
         for n in range(3):
             await subject.call(world.send)
             world.proxy.cut()
-            cut_at = time.monotonic()
             await subject.call(world.send)
             await subject.until(lambda n=n: subject.connections() == n + 2)
-            assert time.monotonic() - cut_at < SOON
+        assert subject.waits[0] <= SOON
         await subject.call(world.send)
         await subject.until(lambda: everything(world, subject))
         await subject.close()
@@ -243,6 +249,7 @@ async def test_node_killed(world: World, kind: type[Subject]) -> None:
         subject = kind(**world.options(options=QUICK))
         await subject.open()
         await subject.call(world.send)
+        await subject.until(lambda: everything(world, subject))
         await subject.call(world.kill)
         await subject.call(world.start_again)
         await subject.call(world.send)
@@ -256,17 +263,18 @@ async def test_node_killed(world: World, kind: type[Subject]) -> None:
 @both
 @pytest_twisted.ensureDeferred
 async def test_token_expired(world: World, kind: type[Subject]) -> None:
-    lives = iter([2, 3600])
-
     async def row() -> None:
-        subject = kind(**world.options(token=lambda: world.server.token("42", exp=int(time.time()) + next(lives))))
+        def token() -> str:
+            # A busy machine may be late with the first one: then it gets another that ends soon.
+            life = 3600 if subject.connections() else 2
+            return world.server.token("42", exp=int(time.time()) + life)
+
+        subject = kind(**world.options(token=token))
         await subject.open()
         await subject.call(world.send)
-        await subject.until(lambda: State.WAITING in subject.states)
-        lost_at = time.monotonic()
-        await subject.call(world.send)
         await subject.until(lambda: subject.connections() == 2)
-        assert time.monotonic() - lost_at < SOON
+        assert subject.waits[0] <= SOON
+        await subject.call(world.send)
         await subject.until(lambda: everything(world, subject))
         await subject.close()
 
@@ -309,7 +317,7 @@ async def test_clock_an_hour_wrong(
 
     def fetch() -> str:
         fetched.append(1)
-        return world.server.token("42", exp=int(time.time()) + 100)
+        return world.server.token("42", exp=int(time.time()) + 1_000)
 
     async def row() -> None:
         wall = SimpleNamespace(time=lambda: time.time() + wrong_by)
@@ -320,12 +328,12 @@ async def test_clock_an_hour_wrong(
         await subject.call(world.send)
         await subject.until(lambda: everything(world, subject))
         await subject.until(subject.idle)
-        subject.ahead = 60.0
+        subject.ahead = 600.0
         await subject.call(world.send)
         await subject.until(lambda: everything(world, subject))
         assert len(fetched) == 1
         await subject.until(subject.idle)
-        subject.ahead = 95.0
+        subject.ahead = 950.0
         await subject.call(world.send)
         await subject.until(lambda: len(fetched) == 2)
         await subject.call(world.send)

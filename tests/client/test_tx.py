@@ -63,11 +63,11 @@ class Clients:
 
 
 def soon(deferred: Deferred[Any]) -> Deferred[Any]:
-    return deferred.addTimeout(10, reactor)
+    return deferred.addTimeout(30, reactor)
 
 
 async def until(condition: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not (value := condition()):
         assert time.monotonic() < deadline, "it did not come to that in time"
         pause: Deferred[None] = Deferred()
@@ -246,8 +246,8 @@ async def test_upgrades_refused(server: FakeServer, clients: Clients) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_dead_link_is_left_and_stopping_while_dialing_is_clean(server: FakeServer, clients: Clients) -> None:
-    server.heartbeat = {"interval": 50, "timeout": 50}
-    await clients.opened(options=Options(backoff=QUICK.backoff, connect_timeout=300))
+    server.heartbeat = {"interval": 200, "timeout": 200}
+    await clients.opened(options=Options(backoff=QUICK.backoff, connect_timeout=1_000))
     await until(lambda: server.received("ping"))
     server.deaf = True
     await until(lambda: server.connections >= 2)

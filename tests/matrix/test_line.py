@@ -43,7 +43,7 @@ def line() -> Iterator[Line]:
 
 
 def connect(line: Line) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", line.port), timeout=5)
+    return socket.create_connection(("127.0.0.1", line.port), timeout=60)
 
 
 def said(connection: socket.socket, count: int) -> bytes:

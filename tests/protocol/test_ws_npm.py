@@ -32,7 +32,7 @@ def test_walk(start_server: Callable[..., Server]) -> None:
         assert walk.stdout is not None
         if walk.stdout.readline().strip() == "ready":
             server.signal(signal.SIGTERM)
-        _, trouble = walk.communicate(timeout=20)
+        _, trouble = walk.communicate(timeout=60)
     finally:
         walk.kill()
         walk.wait()

@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from pushserver.publisher import Publisher
-from tests.publisher.fake_api import KEY, FakeApi
+from tests.publisher.fake_api import KEY, PATIENT, FakeApi
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def api() -> Iterator[FakeApi]:
 
 @pytest.fixture
 def publisher(api: FakeApi) -> Iterator[Publisher]:
-    with Publisher(api.url, api_key=KEY, min_interval=0.02) as publisher:
+    with Publisher(api.url, api_key=KEY, min_interval=0.02, **PATIENT) as publisher:
         yield publisher
 
 
@@ -41,7 +41,7 @@ def redis_url() -> Iterator[str]:
     try:
         url = f"unix://{where / 's'}"
         client = redis.Redis.from_url(url)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while True:
             try:
                 client.ping()
@@ -54,5 +54,5 @@ def redis_url() -> Iterator[str]:
         yield url
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(30)
         shutil.rmtree(where)

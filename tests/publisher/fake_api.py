@@ -12,9 +12,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from tests.ports import free_port
+
 KEY = "test-key"
 ROOT = Path(__file__).resolve().parents[2]
 FINAL = {"completed", "failed", "cancelled"}
+#: Seconds that a publisher of a test waits, where a shorter wait is not what is tested: the machine may be busy.
+PATIENT: dict[str, Any] = {"timeout": 30.0, "exit_timeout": 30.0, "end_timeout": 30.0}
 
 
 def child_environment(**more: str) -> dict[str, str]:
@@ -60,7 +64,8 @@ class FakeApi:
         #: set: every request waits for it
         self.gate = threading.Event()
         self.gate.set()
-        self.port = 0
+        #: its own also while it is away
+        self.port = free_port()
         self._server: ThreadingHTTPServer | None = None
 
     @property
@@ -86,7 +91,6 @@ class FakeApi:
             allow_reuse_address = True
 
         self._server = Server(("127.0.0.1", self.port), Handler)
-        self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
     def stop(self) -> None:
@@ -95,7 +99,7 @@ class FakeApi:
             self._server.server_close()
             self._server = None
 
-    def until(self, condition: Callable[[], Any], timeout: float = 10) -> Any:
+    def until(self, condition: Callable[[], Any], timeout: float = 30) -> Any:
         deadline = time.monotonic() + timeout
         while True:
             if value := condition():

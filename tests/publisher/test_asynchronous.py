@@ -11,12 +11,12 @@ from collections.abc import AsyncIterator
 import pytest
 
 from pushserver.publisher import AsyncPublisher, PublishRefused, PublishUnavailable
-from tests.publisher.fake_api import KEY, FakeApi, child_environment
+from tests.publisher.fake_api import KEY, PATIENT, FakeApi, child_environment
 
 
 def test_the_same_calls_awaited(api: FakeApi) -> None:
     async def main() -> None:
-        async with AsyncPublisher(api.url, api_key=KEY, min_interval=0.01) as publisher:
+        async with AsyncPublisher(api.url, api_key=KEY, min_interval=0.01, **PATIENT) as publisher:
             assert (await publisher.publish("news", 1)).offset == 1
             (_, bad) = await publisher.broadcast(["news", "bad"], 1)
             assert isinstance(bad, PublishRefused)
@@ -24,7 +24,7 @@ def test_the_same_calls_awaited(api: FakeApi) -> None:
             assert len(await publisher.batch([("publish", {"channel": "c", "data": 1})] * 1_001)) == 1_001
             receipt = await publisher.publish("later", 1, background=True)
             await publisher.notify(3, message="later", background=True)
-            assert await publisher.flush(10)
+            assert await publisher.flush(30)
             assert receipt.message_id in api.published
             with pytest.raises(ValueError):
                 await publisher.publish("news", 1, live=True)
@@ -46,7 +46,7 @@ def test_tasks_and_loops(api: FakeApi) -> None:
             yield n
 
     async def main() -> None:
-        async with AsyncPublisher(api.url, api_key=KEY, min_interval=0.01) as publisher:
+        async with AsyncPublisher(api.url, api_key=KEY, min_interval=0.01, **PATIENT) as publisher:
             async with publisher.task(42, "whole") as task:
                 task.progress(1, of=2)
             assert [n async for n in publisher.track(source(), 42, "stream", total=3)] == [0, 1, 2]
@@ -65,7 +65,7 @@ def test_tasks_and_loops(api: FakeApi) -> None:
 
 
 def test_one_publisher_over_several_loops_at_once_and_one_after_another(api: FakeApi) -> None:
-    publisher = AsyncPublisher(api.url, api_key=KEY)
+    publisher = AsyncPublisher(api.url, api_key=KEY, **PATIENT)
 
     async def work(name: str) -> None:
         async with publisher.task(42, name) as task:
@@ -88,7 +88,7 @@ def test_both_sides_of_a_fork_have_sockets_of_their_own(api: FakeApi) -> None:
     program = f"""
 import asyncio, os, sys
 from pushserver.publisher import AsyncPublisher
-publisher = AsyncPublisher({api.url!r}, api_key={KEY!r})
+publisher = AsyncPublisher({api.url!r}, api_key={KEY!r}, **{PATIENT!r})
 async def work(n):
     for m in range(20):
         await publisher.publish("news", [n, m])
@@ -100,14 +100,14 @@ if child == 0:
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     command = [sys.executable, "-c", program]
-    ended = subprocess.run(command, env=child_environment(), capture_output=True, text=True, timeout=30, check=False)
+    ended = subprocess.run(command, env=child_environment(), capture_output=True, text=True, timeout=60, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert len(api.published) == 60
 
 
 def test_what_a_call_returns_may_be_left_or_awaited(api: FakeApi) -> None:
     async def main() -> list[bool]:
-        async with AsyncPublisher(api.url, api_key=KEY) as publisher:
+        async with AsyncPublisher(api.url, api_key=KEY, **PATIENT) as publisher:
             publisher.task(1).complete()
             return [await publisher.task(2).fail("no"), await publisher.task(3).cancel("enough")]
 

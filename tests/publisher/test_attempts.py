@@ -13,6 +13,7 @@ import pytest
 from pushserver.publisher import Publisher
 from pushserver.testing import PushServer
 from tests.harness import wait_until
+from tests.publisher.fake_api import PATIENT
 
 _numbers = itertools.count(1)
 
@@ -53,9 +54,9 @@ def way(request: pytest.FixtureRequest, redis_url: str) -> Iterator[Way]:
 
     def publisher() -> Publisher:
         if request.param == "ingest":
-            made = Publisher(redis_url, http_url=server.url, api_key=server.api_key, min_interval=0.02)
+            made = Publisher(redis_url, http_url=server.url, api_key=server.api_key, min_interval=0.02, **PATIENT)
         else:
-            made = server.publisher(min_interval=0.02)
+            made = server.publisher(min_interval=0.02, **PATIENT)
         opened.append(made)
         return made
 
@@ -75,15 +76,15 @@ def test_a_worker_thought_dead_harms_nothing_and_is_told(way: Way, job: str) -> 
     slow, other = way.publisher(), way.publisher()
     first = slow.task(job, "Import", task_id=job)
     first.progress(4, of=10)
-    assert slow.flush(10)
+    assert slow.flush(30)
     wait_until(lambda: way.state(job).get("percentage") == 40)
     second = other.task(job, "Import", task_id=job)
     second.progress(1, of=10)
-    assert other.flush(10)
+    assert other.flush(30)
     state = wait_until(lambda: (now := way.state(job))["percentage"] == 10 and now)
     assert (state["attempt"], state["status"]) == (2, "running")
     first.progress(5, of=10)
-    assert slow.flush(10)
+    assert slow.flush(30)
     wait_until(lambda: first.cancelled)
     assert not first.complete("of the first")
     assert second.complete("of the second")
@@ -99,7 +100,7 @@ def test_a_retry_takes_back_the_failure(way: Way, job: str) -> None:
             raise LookupError("the database is gone")
     wait_until(lambda: way.ends(job) == [("task_failed", 1)])
     with publisher.task(job, "Import again", task_id=job) as again:
-        publisher.flush(10)
+        publisher.flush(30)
         begun = wait_until(lambda: (now := way.state(job))["attempt"] == 2 and now)
         assert (begun["status"], begun["title"], begun["details"]) == ("pending", "Import again", {"rows": 10})
         assert "error" not in begun
@@ -113,7 +114,7 @@ def test_what_is_completed_stays_so(way: Way, job: str, caplog: pytest.LogCaptur
     wait_until(lambda: way.ends(job) == [("task_completed", 1)])
     publisher = way.publisher()
     with publisher.task(job, task_id=job) as again:
-        publisher.flush(10)
+        publisher.flush(30)
         again.progress(1, of=10)
         again.raise_if_cancelled()
     state = way.state(job)
@@ -136,11 +137,11 @@ def test_an_end_whose_result_cannot_go_is_cut_and_the_next_attempt_is_whole(way:
 def test_the_task_of_another_user_is_left_alone(way: Way, job: str) -> None:
     publisher = way.publisher()
     publisher.task(job, task_id=job).progress(4, of=10)
-    publisher.flush(10)
+    publisher.flush(30)
     wait_until(lambda: way.state(job).get("percentage") == 40)
     with publisher.task("somebody-else", task_id=job) as theirs:
         theirs.progress(9, of=10)
-    publisher.flush(10)
+    publisher.flush(30)
     state = way.state(job)
     assert (state["userId"], state["status"], state["percentage"], state["attempt"]) == (job, "running", 40, 1)
 
@@ -192,11 +193,11 @@ class Mute:
 @pytest.mark.parametrize("engine", ["embedded", "on_redis"])
 def test_a_lost_answer_makes_no_attempt_of_its_own(engine: str, job: str, request: pytest.FixtureRequest) -> None:
     server: PushServer = request.getfixturevalue(engine)
-    with server.publisher() as publisher:
+    with server.publisher(**PATIENT) as publisher:
         publisher.task(job, task_id=job).fail("once")
     mute = Mute(server.port)
     try:
-        with Publisher(mute.url, api_key=server.api_key) as publisher:
+        with Publisher(mute.url, api_key=server.api_key, **PATIENT) as publisher:
             with publisher.task(job, task_id=job):
                 pass
     finally:
@@ -206,7 +207,7 @@ def test_a_lost_answer_makes_no_attempt_of_its_own(engine: str, job: str, reques
 
 
 def test_over_redis_alone_a_job_begins_anew_too(on_redis: PushServer, redis_url: str, job: str) -> None:
-    with Publisher(redis_url) as publisher:
+    with Publisher(redis_url, **PATIENT) as publisher:
         publisher.task(job, task_id=job).fail("once")
         with publisher.task(job, task_id=job) as again:
             again.progress(1, of=2)

@@ -15,7 +15,7 @@ import pytest
 from tqdm import tqdm as plain_tqdm
 
 from pushserver.publisher import Publisher, tqdm, trange
-from tests.publisher.fake_api import KEY, FakeApi, child_environment
+from tests.publisher.fake_api import KEY, PATIENT, FakeApi, child_environment
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ def test_without_configuration_it_is_the_plain_one(api: FakeApi) -> None:
 
 def test_iteration_is_told(api: FakeApi, publisher: Publisher, bar: dict[str, Any]) -> None:
     assert list(tqdm("abc", desc="Import", **bar)) == ["a", "b", "c"]
-    publisher.flush(10)
+    publisher.flush(30)
     state = api.only_task()
     assert (state["status"], state["currentStep"], state["totalSteps"]) == ("completed", 3, 3)
     assert (state["title"], state["userId"]) == ("Import", "42")
@@ -54,23 +54,23 @@ def test_update_and_postfix(api: FakeApi, publisher: Publisher, bar: dict[str, A
     with tqdm(total=10, desc="Load", **bar) as progress:
         progress.update(4)
         progress.set_postfix(loss="0.5")
-        publisher.flush(10)
+        publisher.flush(30)
         state = api.only_task()
         assert (state["status"], state["percentage"], state["message"]) == ("running", 40.0, "Load, loss=0.5")
         progress.set_description("Save")
         progress.update(6)
-    publisher.flush(10)
+    publisher.flush(30)
     assert (api.only_task()["status"], api.only_task()["message"]) == ("completed", "Save, loss=0.5")
 
 
 def test_without_a_total_steps_are_counted(api: FakeApi, publisher: Publisher, bar: dict[str, Any]) -> None:
     progress = tqdm(total=None, **bar)
     progress.update(7)
-    publisher.flush(10)
+    publisher.flush(30)
     assert api.only_task()["currentStep"] == 7
     assert "totalSteps" not in api.only_task()
     progress.close()
-    publisher.flush(10)
+    publisher.flush(30)
     assert api.only_task()["status"] == "completed"
     progress.close()
 
@@ -79,7 +79,7 @@ def test_what_is_left_early_is_not_shown_as_done(api: FakeApi, publisher: Publis
     for n in tqdm(range(10), **bar):
         if n == 3:
             break
-    publisher.flush(10)
+    publisher.flush(30)
     assert (api.only_task()["status"], api.only_task()["error"]) == ("failed", "stopped after 3 of 10")
 
 
@@ -97,7 +97,7 @@ def test_exceptions_fail_it_with_their_message(api: FakeApi, publisher: Publishe
 
     with pytest.raises(KeyError):
         body()
-    publisher.flush(10)
+    publisher.flush(30)
     errors = {state["title"]: state["error"] for state in api.tasks.values()}
     assert errors == {"source": "disk is gone", "body": "'no'"}
 
@@ -106,16 +106,16 @@ def test_an_abandoned_bar_is_not_shown_as_done(api: FakeApi, publisher: Publishe
     progress = tqdm(total=10, **bar)
     progress.update(2)
     del progress
-    publisher.flush(10)
+    publisher.flush(30)
     assert api.only_task()["error"] == "stopped after 2 of 10"
 
 
 def test_a_reset_bar_may_go_back(api: FakeApi, publisher: Publisher, bar: dict[str, Any]) -> None:
     with tqdm(total=10, **bar) as progress:
         progress.update(9)
-        publisher.flush(10)
+        publisher.flush(30)
         progress.reset()
-        publisher.flush(10)
+        publisher.flush(30)
         assert (api.only_task()["percentage"], api.only_task()["force"]) == (0.0, True)
 
 
@@ -125,7 +125,7 @@ def test_nested_bars_are_each_their_own_or_plain(
     for _ in trange(2, title="outer", **bar):
         for _ in tqdm(range(2), title="inner", **bar):
             pass
-    publisher.flush(10)
+    publisher.flush(30)
     titles = [params["title"] for method, params in api.log if method == "task.create"]
     assert titles == ["outer", "inner", "inner"]
     assert {state["status"] for state in api.tasks.values()} == {"completed"}
@@ -145,7 +145,7 @@ def test_nested_bars_are_each_their_own_or_plain(
 def test_a_disabled_bar_tells_nothing(api: FakeApi, publisher: Publisher, bar: dict[str, Any]) -> None:
     assert list(tqdm(range(3), disable=True, **bar)) == [0, 1, 2]
     assert list(tqdm(range(3), user_id=42, file=bar["file"])) == [0, 1, 2]
-    publisher.flush(10)
+    publisher.flush(30)
     assert api.requests == 0
 
 
@@ -156,7 +156,7 @@ def test_a_quiet_terminal_keeps_no_user_waiting(
     monkeypatch.setenv("TQDM_DISABLE", "1")
     code = (
         "from pushserver.publisher import Publisher, tqdm\n"
-        f"publisher = Publisher({api.url!r}, api_key={KEY!r})\n"
+        f"publisher = Publisher({api.url!r}, api_key={KEY!r}, **{PATIENT!r})\n"
         "list(tqdm(range(3), user_id=42, publisher=publisher)); list(tqdm(range(3)))"
     )
     ended = subprocess.run([sys.executable, "-c", code], env=child_environment(), capture_output=True, check=True)
@@ -204,10 +204,10 @@ def test_one_that_begins_while_an_exception_is_handled_is_its_own(api: FakeApi, 
 def test_a_total_may_grow(api: FakeApi, publisher: Publisher, bar: dict[str, Any]) -> None:
     progress = tqdm(total=10, **bar)
     progress.update(5)
-    publisher.flush(10)
+    publisher.flush(30)
     progress.total = 100
     progress.update(20)
-    publisher.flush(10)
+    publisher.flush(30)
     state = api.only_task()
     assert (state["currentStep"], state["totalSteps"], state["percentage"]) == (25, 100, 25.0)
     assert state["force"]
@@ -233,7 +233,7 @@ def test_async_loops_and_gather(api: FakeApi, bar: dict[str, Any]) -> None:
                 pass
 
     asyncio.run(main())
-    bar["publisher"].flush(10)
+    bar["publisher"].flush(30)
     assert {state["title"]: state["status"] for state in api.tasks.values()} == {
         "loop": "completed",
         "gather": "completed",
@@ -260,7 +260,7 @@ def test_what_is_outermost_is_told_by_thread_and_by_asyncio_task(
 
     asyncio.run(main())
     assert list(tqdm(range(2), title="after", **bar)) == [0, 1]
-    bar["publisher"].flush(10)
+    bar["publisher"].flush(30)
     assert {s["title"] for s in api.tasks.values()} == {"closed elsewhere", "a", "b", "after"}
 
 
@@ -294,7 +294,7 @@ def test_bars_in_cycles_are_ended_by_the_sender_alone(api: FakeApi, publisher: P
     del progress
     with publisher._background._condition:
         gc.collect()
-    publisher.flush(10)
+    publisher.flush(30)
     assert api.only_task()["error"] == "stopped after 0 of 10"
 
 

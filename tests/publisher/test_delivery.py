@@ -15,7 +15,7 @@ def test_it_is_told_once_to_all_who_wait() -> None:
     assert not delivery.wait(0)
     assert not delivery.wait(0.01)
     threading.Thread(target=delivery.settle, args=({"n": 1},)).start()
-    assert delivery.wait(10)
+    assert delivery.wait(30)
     delivery.then(lambda d: heard.append("late"))
     delivery.settle(None, ValueError())
     assert (delivery.reply, delivery.error, heard) == ({"n": 1}, None, ["early", "late"])
@@ -29,7 +29,7 @@ def test_event_loops_wait_too_and_may_end_before() -> None:
 
     async def until_then() -> bool:
         threading.Timer(0.01, delivery.settle, (None,)).start()
-        return await delivery.arrival(10)
+        return await delivery.arrival(30)
 
     assert not asyncio.run(in_vain())
     # The first loop is gone, and waits still.

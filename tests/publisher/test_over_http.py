@@ -9,7 +9,7 @@ import pytest
 
 from pushserver.publisher import Publisher, PublishRefused, PublishUnavailable
 from pushserver.publisher.over_http import _read
-from tests.publisher.fake_api import KEY, FakeApi
+from tests.publisher.fake_api import KEY, PATIENT, FakeApi
 
 
 def test_nothing_above_debug_is_logged_for_what_goes_well(
@@ -24,7 +24,7 @@ def test_nothing_above_debug_is_logged_for_what_goes_well(
 
 def test_a_proxy_is_gone_through(api: FakeApi) -> None:
     api.answers = [(404, {})]
-    with Publisher("http://push.example", api_key=KEY, proxy=api.url) as publisher:
+    with Publisher("http://push.example", api_key=KEY, proxy=api.url, **PATIENT) as publisher:
         with pytest.raises(PublishRefused):
             publisher.publish("news", 1)
     assert api.requests == 1

@@ -15,7 +15,7 @@ from pushserver.publisher import AsyncPublisher, Publisher, PublishRefused, Publ
 from tests.engine.redis.servers import RedisServer
 from tests.engine.redis.test_connection import certificates
 from tests.ports import free_port
-from tests.publisher.fake_api import KEY, FakeApi
+from tests.publisher.fake_api import KEY, PATIENT, FakeApi
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def ingest(client: Any, prefix: str = "push") -> list[dict[str, Any]]:
 
 
 def test_what_is_durable_goes_into_the_stream(client: Any, redis_url: str) -> None:
-    with Publisher(redis_url) as publisher:
+    with Publisher(redis_url, **PATIENT) as publisher:
         receipt = publisher.publish("news", {"n": 1})
         (notified,) = publisher.notify(42, message="m")
         both = publisher.broadcast(["a", "b"], 1)
@@ -51,18 +51,18 @@ def test_what_is_durable_goes_into_the_stream(client: Any, redis_url: str) -> No
 def test_live_goes_by_publish(client: Any, redis_url: str) -> None:
     listener = client.pubsub()
     listener.subscribe("other:pub:news")
-    assert listener.get_message(timeout=5)["type"] == "subscribe"
-    with Publisher(redis_url, prefix="other") as publisher:
+    assert listener.get_message(timeout=30)["type"] == "subscribe"
+    with Publisher(redis_url, prefix="other", **PATIENT) as publisher:
         publisher.publish("news", [1], type="headline", live=True)
         publisher.publish("news", None, live=True)
-        assert json.loads(listener.get_message(timeout=5)["data"]) == {"type": "headline", "data": [1]}
-        assert json.loads(listener.get_message(timeout=5)["data"]) == {"data": None}
+        assert json.loads(listener.get_message(timeout=30)["data"]) == {"type": "headline", "data": [1]}
+        assert json.loads(listener.get_message(timeout=30)["data"]) == {"data": None}
     assert ingest(client, "other") == []
     listener.close()
 
 
 def test_a_task_goes_in_order(client: Any, redis_url: str) -> None:
-    with Publisher(redis_url, prefix="p") as publisher:
+    with Publisher(redis_url, prefix="p", **PATIENT) as publisher:
         with publisher.task(42, "Render") as task:
             for n in range(1, 101):
                 task.progress(n, of=100)
@@ -75,7 +75,7 @@ def test_a_task_goes_in_order(client: Any, redis_url: str) -> None:
 
 
 def test_over_redis_the_wish_to_cancel_is_asked_over_http(client: Any, redis_url: str, api: FakeApi) -> None:
-    with Publisher(redis_url, http_url=api.url, api_key=KEY, min_interval=0.01) as publisher:
+    with Publisher(redis_url, http_url=api.url, api_key=KEY, min_interval=0.01, **PATIENT) as publisher:
         with publisher.task(42) as task:
             api.tasks[task.task_id] = {"taskId": task.task_id, "status": "running", "cancelRequested": True}
             task.progress(1)
@@ -89,14 +89,14 @@ def test_a_redis_that_is_away_and_one_that_refuses(client: Any, redis_url: str) 
         with pytest.raises(PublishUnavailable):
             publisher.publish("news", 1, live=True)
     client.set("push:ingest", "not a stream")
-    with Publisher(redis_url) as publisher:
+    with Publisher(redis_url, **PATIENT) as publisher:
         with pytest.raises(PublishRefused, match="WRONGTYPE"):
             publisher.publish("news", 1)
 
 
 def test_asyncio_does_the_same(client: Any, redis_url: str) -> None:
     async def main() -> None:
-        async with AsyncPublisher(redis_url) as publisher:
+        async with AsyncPublisher(redis_url, **PATIENT) as publisher:
             await publisher.publish("news", 1)
             await publisher.publish("news", 1, live=True)
             await publisher.notify([1, 2], message="m")
@@ -115,14 +115,14 @@ def test_a_redis_that_asks_for_certificates(tmp_path: Path) -> None:
     server = RedisServer(tmp_path / "redis", port=port, **{"tls-port": port, **tls}).start()
     try:
         url = f"rediss://127.0.0.1:{port}/0?ca={files['ca']}"
-        with Publisher(f"{url}&cert={files['cert']}&key={files['key']}") as publisher:
+        with Publisher(f"{url}&cert={files['cert']}&key={files['key']}", **PATIENT) as publisher:
             publisher.notify(42, title="t")
-        with Publisher(url, cert=files["cert"], key=files["key"]) as publisher:
+        with Publisher(url, cert=files["cert"], key=files["key"], **PATIENT) as publisher:
             publisher.notify(42, title="t")
         with Publisher(url, timeout=1) as without, pytest.raises(PublishUnavailable):
             without.notify(42, title="t")
         stranger = f"rediss://127.0.0.1:{port}/0?ca={strangers['ca']}&cert={files['cert']}&key={files['key']}"
-        with Publisher(stranger) as publisher, pytest.raises(PublishUnavailable, match="certificate"):
+        with Publisher(stranger, **PATIENT) as publisher, pytest.raises(PublishUnavailable, match="certificate"):
             publisher.notify(42, title="t")
     finally:
         server.kill()
@@ -130,13 +130,15 @@ def test_a_redis_that_asks_for_certificates(tmp_path: Path) -> None:
 
 def test_a_redis_that_is_away_for_a_while_gets_all_in_order(tmp_path: Path) -> None:
     server = RedisServer(tmp_path / "redis")
-    with Publisher(f"redis://127.0.0.1:{server.port}/0", end_timeout=0.1, min_interval=0.01) as publisher:
+    with Publisher(
+        f"redis://127.0.0.1:{server.port}/0", min_interval=0.01, **PATIENT | {"end_timeout": 0.1}
+    ) as publisher:
         with publisher.task(42) as task:
             task.progress(1, of=2)
         assert not task.answered
         server.start()
         try:
-            assert publisher.flush(10)
+            assert publisher.flush(30)
             assert task.answered
             client = redis.Redis(port=server.port)
             methods = [entry["method"] for entry in ingest(client)]

@@ -12,7 +12,7 @@ from pushserver.publisher.commands import Command
 from pushserver.publisher.over_redis import RedisTransport
 from pushserver.publisher.receipts import InboxChange, KeptMessage, Participant, Unread
 from pushserver.publisher.transport import Place
-from tests.publisher.fake_api import KEY, FakeApi
+from tests.publisher.fake_api import KEY, PATIENT, FakeApi
 
 
 def test_an_inbox_is_read_by_pages(api: FakeApi, publisher: Publisher) -> None:
@@ -78,7 +78,7 @@ def test_histories_and_presence_are_read(api: FakeApi, publisher: Publisher) -> 
 
 def test_asyncio_has_the_same(api: FakeApi) -> None:
     async def main() -> None:
-        async with AsyncPublisher(api.url, api_key=KEY) as publisher:
+        async with AsyncPublisher(api.url, api_key=KEY, **PATIENT) as publisher:
             page = await publisher.inbox(42)
             assert (await publisher.mark_read(42, page.messages)).unread == Unread(1, 0, 0)
             assert (await publisher.delete_from_inbox(42, up_to=page.messages[0])).deleted == 1

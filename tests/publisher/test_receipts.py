@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pushserver.publisher import AsyncPublisher, Publisher, PublishRefused, PublishUnavailable, Receipt
-from tests.publisher.fake_api import KEY, FakeApi
+from tests.publisher.fake_api import KEY, PATIENT, FakeApi
 
 
 def test_a_receipt_can_be_waited_for(api: FakeApi, publisher: Publisher) -> None:
@@ -21,16 +21,16 @@ def test_a_receipt_can_be_waited_for(api: FakeApi, publisher: Publisher) -> None
     with pytest.raises(PublishUnavailable, match="no answer within"):
         receipt.wait(0.01)
     api.gate.set()
-    assert receipt.wait(10) == Receipt(receipt.message_id, 1, "e")
-    assert [one.wait(10).user_id for one in notified] == ["1", "2"]
+    assert receipt.wait(30) == Receipt(receipt.message_id, 1, "e")
+    assert [one.wait(30).user_id for one in notified] == ["1", "2"]
     assert receipt.done
 
 
 def test_a_refusal_is_raised_by_who_waits(api: FakeApi) -> None:
-    with Publisher(api.url, api_key="wrong") as publisher:
+    with Publisher(api.url, api_key="wrong", **PATIENT) as publisher:
         receipt: Any = publisher.publish("news", 1, background=True)
         with pytest.raises(PublishRefused, match="NOT_AUTHENTICATED"):
-            receipt.wait(10)
+            receipt.wait(30)
 
 
 def test_callbacks_hear_the_answer_or_the_error(api: FakeApi, publisher: Publisher) -> None:
@@ -39,19 +39,20 @@ def test_callbacks_hear_the_answer_or_the_error(api: FakeApi, publisher: Publish
     receipt: Any = publisher.publish("news", 1, background=True)
     receipt.add_done_callback(heard.append)
     receipt.add_done_callback(lambda _: done.set())
-    assert done.wait(10)
-    with Publisher(api.url, api_key="wrong") as stranger:
+    assert done.wait(30)
+    with Publisher(api.url, api_key="wrong", **PATIENT) as stranger:
         refused: Any = stranger.publish("news", 1, background=True)
         refused.add_done_callback(heard.append)
+        assert stranger.flush(30)
     assert heard[0].offset == 1
     assert isinstance(heard[1], PublishRefused)
 
 
 def test_in_an_event_loop_it_is_awaited(api: FakeApi) -> None:
     async def main() -> Any:
-        async with AsyncPublisher(api.url, api_key=KEY) as publisher:
+        async with AsyncPublisher(api.url, api_key=KEY, **PATIENT) as publisher:
             receipt: Any = await publisher.publish("news", 1, background=True)
-            return await receipt.arrival(10)
+            return await receipt.arrival(30)
 
     assert asyncio.run(main()).offset == 1
 
@@ -62,5 +63,5 @@ def test_where_too_much_waits_it_says_so(api: FakeApi) -> None:
         publisher.publish("news", 1, background=True)
         receipt: Any = publisher.publish("news", 2, background=True)
         with pytest.raises(PublishUnavailable, match="too much waits"):
-            receipt.wait(10)
+            receipt.wait(30)
         publisher.close(0)

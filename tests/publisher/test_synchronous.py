@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pushserver.publisher import Publisher, PublishError, PublishRefused, PublishUnavailable
-from tests.publisher.fake_api import KEY, FakeApi
+from tests.publisher.fake_api import KEY, PATIENT, FakeApi
 
 
 def test_publishes_and_says_where(api: FakeApi, publisher: Publisher) -> None:
@@ -73,7 +73,7 @@ def test_a_passing_refusal_is_tried_again(api: FakeApi, publisher: Publisher) ->
 
 
 def test_what_went_wrong_has_a_type(api: FakeApi, publisher: Publisher) -> None:
-    with Publisher(api.url, api_key="wrong") as stranger:
+    with Publisher(api.url, api_key="wrong", **PATIENT) as stranger:
         with pytest.raises(PublishRefused) as refused:
             stranger.publish("news", 1)
         assert refused.value.code == "NOT_AUTHENTICATED"
@@ -92,10 +92,10 @@ def test_what_went_wrong_has_a_type(api: FakeApi, publisher: Publisher) -> None:
 
 
 def test_in_the_background_nothing_is_waited_for_and_nothing_lost(api: FakeApi) -> None:
-    with Publisher(api.url, api_key=KEY) as publisher:
+    with Publisher(api.url, api_key=KEY, **PATIENT) as publisher:
         api.stop()
         receipt = publisher.publish("news", 1, background=True)
         (notified,) = publisher.notify(42, message="m", background=True)
         api.start()
-        assert publisher.flush(10)
+        assert publisher.flush(30)
     assert {receipt.message_id, notified.message_id} == set(api.published)
