@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pushserver.client.aio import Client
-    from pushserver.client.aio_readers import Inbox, Subscription, TaskUpdates
+    from pushserver.client.aio_readers import Inbox, Subscription, TaskOutput, TaskUpdates
     from pushserver.client.backoff import Backoff, Retry
     from pushserver.client.core import ClientCore
     from pushserver.client.errors import (
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         History,
         InboxChange,
         InboxPage,
+        OutputChunk,
         Position,
         Presence,
         PresentUser,
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "pushserver.client.aio": ("Client",),
-    "pushserver.client.aio_readers": ("Inbox", "Subscription", "TaskUpdates"),
+    "pushserver.client.aio_readers": ("Inbox", "Subscription", "TaskOutput", "TaskUpdates"),
     "pushserver.client.backoff": ("Backoff", "Retry"),
     "pushserver.client.core": ("ClientCore",),
     "pushserver.client.errors": (
@@ -72,6 +73,7 @@ _HOMES = {
         "History",
         "InboxChange",
         "InboxPage",
+        "OutputChunk",
         "Position",
         "Presence",
         "PresentUser",
@@ -103,6 +105,7 @@ __all__ = [
     "InboxPage",
     "NotOpened",
     "Options",
+    "OutputChunk",
     "Position",
     "Presence",
     "PresentUser",
@@ -117,6 +120,7 @@ __all__ = [
     "State",
     "Subscription",
     "SubscriptionEnded",
+    "TaskOutput",
     "TaskState",
     "TaskUpdates",
     "Unauthorized",

@@ -29,7 +29,7 @@ except ImportError as error:  # pragma: no cover - an installation without the e
 from pushserver.client import calls
 from pushserver.client.address import Tls, proxy_for
 from pushserver.client.aio_link import Link, is_lasting
-from pushserver.client.aio_readers import Inbox, Reader, Subscription, TaskUpdates
+from pushserver.client.aio_readers import Inbox, Reader, Subscription, TaskOutput, TaskUpdates
 from pushserver.client.clock import steady
 from pushserver.client.core import ClientCore
 from pushserver.client.errors import ClientClosed, NotOpened, RequestTimeout, UserChanged
@@ -221,6 +221,10 @@ class Client(Shell[Reader[Any]]):
     def task(self, task_id: str) -> TaskUpdates:
         """Read one task's states until its final one."""
         return self._reading(TaskUpdates(self, self._core.subscribe(f"task:{task_id}", self._now())))
+
+    def task_output(self, task_id: str, name: str = "main", *, since: Position | None = None) -> TaskOutput:
+        """Read what a task writes to an output until that is closed: all that is kept, or what follows `since`."""
+        return self._reading(TaskOutput(self, self._core.open_output(task_id, name, self._now(), since)))
 
     def tasks(self, *, follow: bool = False) -> TaskUpdates:
         """Read the states of all the user's own tasks, beginning with the unfinished ones.

@@ -7,7 +7,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from pushserver.client.errors import ClientClosed, NotOpened
 from pushserver.client.feeds import ReaderFeed
-from pushserver.client.messages import Position, Push, TaskState
+from pushserver.client.messages import OutputChunk, Position, Push, TaskState
 from pushserver.client.shell import Shell
 from pushserver.client.state import State
 
@@ -114,6 +114,31 @@ class Inbox(Reader[Push]):
         if self._last is not None:
             self._client._ack(self._feed, self._last)
             self._last = None
+
+
+class TaskOutput(Reader[OutputChunk]):
+    """What a task writes to one output, from its beginning or from a position on, over as many connections as it takes.
+
+    Each byte comes once and in order; a chunk says where some is gone (`trimmed`), or where the task began anew
+    (`reset`). Ends behind the chunk that is `closed`, with SubscriptionEnded where there is no such task, and with
+    UserChanged where another user signs in.
+    """
+
+    #: the position behind the last chunk read
+    position: Position | None = None
+    #: whether everything was read that will ever come
+    closed = False
+
+    async def __anext__(self) -> OutputChunk:
+        if self.closed:
+            raise StopAsyncIteration
+        while (chunk := (await self._next()).output) is None:
+            pass
+        self.position = chunk.position
+        if chunk.closed:
+            self.closed = True
+            self.close()
+        return chunk
 
 
 class TaskUpdates(Reader[TaskState]):

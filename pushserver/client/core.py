@@ -10,7 +10,7 @@ tells what happened to them, carries out the effects and calls `tick` when `dead
       backoff       when to come back          closes      whether to
       requests      what was asked             cursor      what was acknowledged
       subscriptions what is read: channels, with `inbox` and `tasks`; `feeds`, where messages wait for their readers;
-                    `channel_tokens`, what some channels are subscribed with
+                    `channel_tokens`, what some channels are subscribed with; `outputs`, what tasks write
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pushserver.client.connection import LastingConnection
 from pushserver.client.errors import Unauthorized
 from pushserver.client.feeds import ReaderFeed
 from pushserver.client.messages import Position, Push, TaskState, Unread, Welcome
+from pushserver.client.outputs import OUTPUTS
 
 
 class ClientCore(LastingConnection):
@@ -64,6 +65,9 @@ class ClientCore(LastingConnection):
         self, name: str, now: int, since: Position | None = None, token: str | TokenFunction | None = None
     ) -> ReaderFeed:
         return self._subscriptions.subscribe(name, now, since, None if token is None else KeptToken(token))
+
+    def open_output(self, task_id: str, name: str, now: int, since: Position | None = None) -> ReaderFeed:
+        return self._subscriptions.subscribe(f"{OUTPUTS}{name}/{task_id}", now, since)
 
     def channel_token(self, token: KeptToken, text: object, now: int) -> None:
         """The application's answer to FetchChannelToken. Nothing, or what is no text, ends the subscription."""

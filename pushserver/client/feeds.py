@@ -70,6 +70,13 @@ class ReaderFeed:
         #: set once nothing more will come: why
         self.ended: Exception | None = None
 
+    def receive(self, frame: Frame, seen: bool, most: int) -> bool:
+        """Take a live message, as `offer` does, unless what lies before it is on its way."""
+        if self.asked is not None:
+            self.passed = newer(self.passed, frame.position) or self.passed
+            return False
+        return not self.catching_up and self.offer(frame, seen, most)
+
     def offer(self, frame: Frame, seen: bool, most: int) -> bool:
         """Take a message unless it was here or there is no room, and return whether it was taken.
 
@@ -142,6 +149,10 @@ class ReadChannel:
         if self.confirmed and not any(feed.catching_up for feed in self.feeds):
             return None
         return self.since()
+
+    def can_catch_up(self, feed: ReaderFeed) -> bool:
+        """Return whether what a reader was too full for can be fetched from its position on."""
+        return feed.position is not None and self.position is not None and feed.position.epoch == self.position.epoch
 
     def has_seen(self, frame: Frame) -> bool:
         """Return whether a message of this id was here within the time that makes it a repeat."""

@@ -45,6 +45,13 @@ class Push(Struct, frozen=True, omit_defaults=True):
         return Position(self.offset, self.epoch)
 
     @property
+    def output(self) -> OutputChunk | None:
+        """What was appended to the output of a task, in an ``output`` message."""
+        if self.type != "output":
+            return None
+        return msgspec.convert({**self.data, "offset": self.offset, "epoch": self.epoch}, OutputChunk)
+
+    @property
     def task(self) -> TaskState | None:
         """The task's state, in a ``task_…`` message."""
         if not self.type.startswith("task_"):
@@ -78,6 +85,38 @@ class TaskState(Struct, frozen=True, rename="camel", omit_defaults=True):
     @property
     def final(self) -> bool:
         return self.status in FINAL_STATUSES
+
+
+class OutputChunk(Struct, frozen=True, omit_defaults=True):
+    """What a task wrote: `text`, or `items`, up to the position `offset`, which counts bytes of UTF-8, or items.
+
+    `closed`: nothing follows. `trimmed`: what lay before `start` is gone, and the reader has not had all of it.
+    `reset`: the task began anew, in another `epoch`; what was read before is void.
+    """
+
+    text: str = ""
+    items: list[Any] = []
+    offset: int = 0
+    epoch: str = ""
+    closed: bool = False
+    trimmed: bool = False
+    reset: bool = False
+    start: int = 0
+
+    @property
+    def position(self) -> Position:
+        """The position behind it, to read on from."""
+        return Position(self.offset, self.epoch)
+
+    @property
+    def size(self) -> int:
+        """How many positions it takes."""
+        return len(self.text.encode()) + len(self.items)
+
+    @property
+    def before(self) -> int:
+        """The position before it."""
+        return self.offset - self.size
 
 
 class HeartbeatTimes(Struct, frozen=True):

@@ -17,6 +17,7 @@ from pushserver.client.feeds import ReadChannel, ReaderFeed, newer
 from pushserver.client.inbox import KeptInbox
 from pushserver.client.line import PASSING, RETRY, CoreLine
 from pushserver.client.messages import Frame, Position, Push, TaskState, Welcome
+from pushserver.client.outputs import OutputChannel, read_channel
 from pushserver.client.tasks import KnownTasks, as_push
 from pushserver.client.token_renewal import TokenRenewal
 
@@ -57,18 +58,18 @@ class ClientSubscriptions:
             self._line.ask_time()
         channel = self._channels.get(name)
         if channel is None:
-            channel = ReadChannel(name, since or self._known.pop(name, None), token)
-            self._channels[name] = channel
-        elif since is not None:
+            since = since or self._known.pop(name, None)
+            channel = self._channels[name] = read_channel(name, since, token)
+        elif since is not None and not isinstance(channel, OutputChannel):
             raise ValueError(f"{name} is read here already; since can only be given by its first reader")
         elif token is not None:
             channel.token = token
-        feed = ReaderFeed(name, channel)
+        feed = channel.open(since) if isinstance(channel, OutputChannel) else ReaderFeed(name, channel)
         feed.confirmed = channel.confirmed
         channel.feeds.append(feed)
         if name.startswith("task:") and (state := self.tasks.states.get(name[5:])) is not None:
             feed.queue.append(as_push(state))
-        if token is not None or (not channel.confirmed and channel.asked is None):
+        if token is not None or (channel.asked is None and (feed.catching_up or not channel.confirmed)):
             self._subscribe([channel], now)
         return feed
 
@@ -285,6 +286,9 @@ class ClientSubscriptions:
         if "task" in result:
             state = msgspec.convert(result["task"], TaskState)
             self._learn(state, as_push(state))
+        elif isinstance(channel, OutputChannel):
+            channel.joined(result["output"], since)
+            waiting = []
         elif "offset" in result:
             self._recover(channel, result, waiting, since)
         for feed in waiting:
@@ -360,10 +364,8 @@ class ClientSubscriptions:
         # In one epoch a later offset is a new message, whatever its id.
         seen = not comparable and channel.has_seen(frame)
         for feed in channel.feeds:
-            if feed.asked is not None:
-                feed.passed = newer(feed.passed, frame.position) or feed.passed
-            elif not feed.catching_up:
-                self._offer(feed, frame, seen)
+            if feed.receive(frame, seen, self._line.options.max_pending):
+                self._line.emit(Readable(feed))
         if not seen:
             channel.remember(frame)
 
@@ -378,7 +380,7 @@ class ClientSubscriptions:
             return
         if feed is self.inbox.feed:
             self.inbox.caught_up(now)
-        elif feed.position is None or channel.position is None or feed.position.epoch != channel.position.epoch:
+        elif not channel.can_catch_up(feed):
             feed.lose(channel.position)
             self._line.emit(Readable(feed))
         else:

@@ -31,6 +31,7 @@ from pushserver.client.messages import (
     History,
     InboxChange,
     InboxPage,
+    OutputChunk,
     Position,
     Presence,
     Published,
@@ -186,6 +187,23 @@ class ClientService(Shell[Reading], Service):
         """
         return self._task_reading(self._core.open_tasks(), hear, follow)
 
+    def task_output(
+        self, task_id: str, hear: Callable[[OutputChunk], Any], name: str = "main", *, since: Position | None = None
+    ) -> Reading:
+        """Call `hear` with what a task writes to one of its outputs: all that is kept, or what follows `since`.
+
+        Each byte comes once and in order. Reading is done behind the chunk that is `closed`.
+        """
+
+        def heard(push: Push) -> Any:
+            return hear(chunk) if (chunk := push.output) is not None else None
+
+        def is_last(push: Push) -> bool:
+            return push.output is not None and push.output.closed
+
+        feed = self._core.open_output(task_id, name, self._now(), since)
+        return self._reading(Reading(self, feed, heard, is_last=is_last))
+
     # Asking
 
     def request(self, type: str, data: Mapping[str, Any] | None = None) -> Deferred[Any]:
@@ -269,7 +287,10 @@ class ClientService(Shell[Reading], Service):
             state = push.task
             return hear(state) if state is not None else None
 
-        return self._reading(Reading(self, feed, heard, is_last=lambda state: self._is_last(feed, state, follow)))
+        def is_last(push: Push) -> bool:
+            return (state := push.task) is not None and self._is_last(feed, state, follow)
+
+        return self._reading(Reading(self, feed, heard, is_last=is_last))
 
     def _call(self, call: calls.Call[T]) -> Deferred[T]:
         try:

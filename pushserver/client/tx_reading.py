@@ -10,7 +10,7 @@ from twisted.python.failure import Failure
 
 from pushserver.client.errors import ClientClosed
 from pushserver.client.feeds import ReaderFeed
-from pushserver.client.messages import Push, TaskState
+from pushserver.client.messages import Push
 from pushserver.client.shell import Shell
 
 
@@ -28,7 +28,7 @@ class Reading:
         feed: ReaderFeed,
         hear: Callable[[Push], Any],
         acks: bool = False,
-        is_last: Callable[[TaskState], bool] = lambda state: False,
+        is_last: Callable[[Push], bool] = lambda push: False,
     ) -> None:
         self.done: Deferred[None] = Deferred()
         self._service = service
@@ -77,7 +77,7 @@ class Reading:
         self._busy = False
         if self._acks and push.position is not None:
             self._service._ack(self._feed, push.position)
-        if (state := push.task) is not None and self._is_last(state):
+        if self._is_last(push):
             self._finish(None)
             return
         # The next one in a turn of its own: a long backlog must not be a deep recursion, nor hold the reactor.

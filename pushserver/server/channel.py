@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IDelayedCall
 
+    from pushserver.server.outbox import Outbox
+
 #: What the names of channels begin with behind which there is an inbox.
 INBOXES: Final = "user:"
 #: So many live messages are held for a follower that catches up; more, and the engine is read again.
@@ -105,6 +107,10 @@ class Batch:
         each = [*map(dialect.publication, self.publications)]
         return each, each[0] if len(each) == 1 else b"".join(each)
 
+    def left_behind(self, outbox: Outbox) -> OutputPublication | None:
+        """Return what is not even framed for a connection with this outbox, since it reads it later; None: nothing."""
+        return None
+
 
 class OutputBatch(Batch):
     """What an output was appended, which leaves as one publication."""
@@ -114,6 +120,10 @@ class OutputBatch(Batch):
     def frames(self, dialect: Dialect) -> tuple[list[bytes], bytes]:
         frame = dialect.publication(told(self.whole))
         return [frame], frame
+
+    def left_behind(self, outbox: Outbox) -> OutputPublication | None:
+        # A frame may say how far its connection has come.
+        return self.whole if outbox.stalled else None
 
     @property
     def whole(self) -> OutputPublication:

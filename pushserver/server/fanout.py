@@ -20,7 +20,7 @@ from pushserver.core import errors
 from pushserver.core.output import OutputPublication, told
 from pushserver.core.protocol import Dialect
 from pushserver.core.publication import Publication
-from pushserver.server.channel import Batch, Channel, OutputBatch, OutputChannel
+from pushserver.server.channel import Batch, Channel, OutputChannel
 from pushserver.server.clock import Clock
 from pushserver.server.connection import Connection
 from pushserver.server.outbox import CHUNK, Mark, Overflow, Policy, refused, send_each
@@ -212,15 +212,15 @@ class FanOut:
             if followers.get(connection, number + 1) > number:
                 continue
             try:
-                if isinstance(batch, OutputBatch) and connection.outbox.stalled:
-                    # It is not framed for it either: a frame may say how far its connection has come.
-                    self._fell_behind(connection, batch.whole)
+                outbox = connection.outbox
+                behind = batch.left_behind(outbox)
+                if behind is not None:
+                    self._fell_behind(connection, behind)
                     continue
                 dialect = connection.dialect
                 if dialect not in frames:
                     frames[dialect] = batch.frames(dialect)
                 each, joined = frames[dialect]
-                outbox = connection.outbox
                 direct = outbox.direct_socket
                 if (
                     not plain

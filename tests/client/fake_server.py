@@ -38,6 +38,9 @@ class FakeServer:
         self.acked: dict[str, int] = {}
         self.channel_tokens: dict[str, str] = {}
         self.tasks: dict[str, dict[str, Any]] = {}
+        #: the bytes of outputs, by channel, and those that are closed
+        self.outputs: dict[str, bytes] = {}
+        self.closed_outputs: set[str] = set()
         self.published: dict[tuple[str, str], dict[str, Any]] = {}
         #: every message received, with the number of its connection
         self.log: list[tuple[int, dict[str, Any]]] = []
@@ -88,6 +91,10 @@ class FakeServer:
 
     def task(self, task_id: str, user: str, **changes: Any) -> dict[str, Any]:
         return self.run(self._task(task_id, user, changes))
+
+    def write(self, output: str, text: str, *, closes: bool = False) -> None:
+        """Append text to the output of a task, by its channel."""
+        self.run(self._write(output, text, closes))
 
     def say(self, message: dict[str, Any]) -> None:
         """The same message to every connection, as it is."""
@@ -275,6 +282,9 @@ class FakeServer:
                 else:
                     peer.channels.add(name)
                     results[name] = {"task": state}
+            elif name.startswith("output:"):
+                peer.channels.add(name)
+                results[name] = {"output": self._output(name, since)}
             else:
                 peer.channels.add(name)
                 results[name] = self._resume(name, since) if self._keeps(name) else {}
@@ -289,6 +299,27 @@ class FakeServer:
             result["recovered"] = True
             result["messages"] = [push for push in kept if push["offset"] > since["offset"]]
         return result
+
+    def _output(self, name: str, since: dict[str, Any] | None) -> dict[str, Any]:
+        kept = self.outputs.get(name, b"")
+        told: dict[str, Any] = {"kind": "text" if kept else None, "start": 0, "closed": name in self.closed_outputs}
+        start = 0
+        if since and since["epoch"] == self.epoch:
+            start = since["offset"]
+        elif since:
+            told["reset"] = True
+        return {"text": kept[start:].decode(), "offset": len(kept), "epoch": self.epoch, **told}
+
+    async def _write(self, name: str, text: str, closes: bool) -> None:
+        self.outputs[name] = self.outputs.get(name, b"") + text.encode()
+        data: dict[str, Any] = {"text": text} if text else {}
+        if closes:
+            self.closed_outputs.add(name)
+            data["closed"] = True
+        place = {"offset": len(self.outputs[name]), "epoch": self.epoch}
+        for peer in list(self.peers.values()):
+            if name in peer.channels:
+                await self._send(peer, {"type": "output", "channel": name, "data": data, "timestamp": _now(), **place})
 
     def _on_unsubscribe(self, peer: Peer, data: dict[str, Any]) -> Any:
         peer.channels -= set(data["channels"])

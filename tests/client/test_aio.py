@@ -226,6 +226,25 @@ async def test_a_task_that_ended_meanwhile_is_told(server: FakeServer) -> None:
 
 
 @in_asyncio
+async def test_the_output_of_a_task_is_read_to_its_end_over_cuts(server: FakeServer) -> None:
+    server.write("output:log/t1", "Grüße, ")
+    async with Client(server.url, token="user-42", options=QUICK) as client:
+        output = client.task_output("t1", "log")
+        (first,) = await take(output, 1)
+        assert (first.text, first.position) == ("Grüße, ", Position(9, "e1"))
+        await asyncio.to_thread(server.stop)
+        server.write("output:log/t1", "Jürgen")
+        await asyncio.to_thread(server.start)
+        assert [chunk.text for chunk in await take(output, 1)] == ["Jürgen"]
+        server.write("output:log/t1", "!", closes=True)
+        assert [(chunk.text, chunk.closed) async for chunk in output] == [("!", True)]
+        assert (output.closed, output.position) == (True, Position(17, "e1"))
+        late = client.task_output("t1", "log", since=first.position)
+        assert [chunk.text async for chunk in late] == ["Jürgen!"]
+        await until(server, lambda: server.received("unsubscribe"))
+
+
+@in_asyncio
 async def test_a_refused_subscription_ends_and_the_others_go_on(server: FakeServer) -> None:
     async with Client(server.url, token="user-42", options=QUICK) as client:
         news = await client.subscribe("news").ready()

@@ -182,6 +182,22 @@ async def test_tasks(server: FakeServer, clients: Clients) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_the_output_of_a_task(server: FakeServer, clients: Clients) -> None:
+    server.write("output:main/t", "one ")
+    client = await clients.opened()
+    heard: list[str] = []
+    reading = client.task_output("t", lambda chunk: heard.append(chunk.text))
+    await until(lambda: heard == ["one "])
+    await deferToThread(server.stop)
+    server.write("output:main/t", "two ")
+    await deferToThread(server.start)
+    await until(lambda: heard == ["one ", "two "])
+    server.write("output:main/t", "three", closes=True)
+    await soon(reading.done)
+    assert heard == ["one ", "two ", "three"]
+
+
+@pytest_twisted.ensureDeferred
 async def test_refused_subscriptions_and_closes(server: FakeServer, clients: Clients) -> None:
     client = await clients.opened()
     locked = client.subscribe("locked", lambda _: None)
