@@ -134,7 +134,7 @@ FAULTS = {
     "not-permitted": (not_permitted, "rejected with PERMISSION_DENIED: secret:plan"),
     "throttled": (throttled, "sent too much and was limited"),
     "slow": (slow, "did not read what it was sent"),
-    "full-inbox": (full_inbox, "10 unread messages fell out of the inbox"),
+    "full-inbox": (full_inbox, "10 messages fell out of the inbox"),
     "stuck": (stuck, "Task report is running at 40 %"),
 }
 

@@ -260,7 +260,8 @@ class ConsoleVerbs:
         )
         parts += table(headings, recent, "nothing went wrong within the last hour")
         if known.inbox is not None:
-            parts += line(f"inbox: {known.inbox.unread} unread are kept, {known.inbox.evicted} fell out unread")
+            kept = known.inbox
+            parts += line(f"inbox: {kept.unread} unread, {kept.pending} that no device took, {kept.evicted} fell out")
         unfinished = [(t.task_id, t.status, t.percentage, moment(t.updated_at)) for t in known.tasks or ()]
         parts += table(("task", "status", "%", "updated"), unfinished, "no unfinished tasks")
         return VerbAnswer(known, *parts, *_lacking(known.unanswered))

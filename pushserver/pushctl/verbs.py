@@ -474,7 +474,9 @@ def explain(place: ServerPlace, user: str) -> None:
     click.echo()
     kept = answer["inbox"]
     if kept is not None:
-        click.echo(f"inbox: {kept['unread']} unread are kept, {kept['evicted']} fell out unread")
+        # A server of an earlier version says less, and counts as unread what no device took.
+        taken = f", {kept['pending']} that no device took" if "pending" in kept else ""
+        click.echo(f"inbox: {kept['unread']} unread{taken}, {kept['evicted']} fell out")
     tasks = [(t["taskId"], t["status"], t["percentage"], moment(t["updatedAt"])) for t in answer["tasks"] or ()]
     presenter.rows(answer, ("task", "status", "%", "updated"), tasks, "no unfinished tasks")
 

@@ -115,7 +115,8 @@ class Explainer:
 
     async def _inbox(self, user_id: str) -> InboxView:
         page = await self._engine.inbox.read(user_id, None, 0)
-        return InboxView(page.offset, page.epoch, page.acked, page.pending, page.lost)
+        unread = sum(msgspec.structs.astuple(page.unread))
+        return InboxView(page.offset, page.epoch, page.acked, unread, page.lost, page.pending)
 
     async def _tasks(self, user_id: str) -> list[TaskState]:
         return await self._engine.tasks.of_user(user_id, True, MAX_TASKS)

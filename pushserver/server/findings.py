@@ -27,14 +27,20 @@ MUCH_QUEUED: Final = 65_536
 
 
 class InboxView(msgspec.Struct, frozen=True):
-    """An inbox in numbers. ``unread``: kept messages after the cursor; ``evicted``: those after it that went by the
-    inbox' limits."""
+    """An inbox in numbers.
+
+    Attributes:
+        unread: kept messages that were not read, acknowledged or not.
+        evicted: messages after the cursor that went by the inbox' limits.
+        pending: kept messages after the cursor.
+    """
 
     offset: int
     epoch: str
     acked: int
     unread: int
     evicted: int
+    pending: int
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):
@@ -189,7 +195,7 @@ def _throttled(case: Case) -> Match:
 def _evicted(case: Case) -> Match:
     if case.inbox is None or not case.inbox.evicted:
         return None
-    return {"evicted": case.inbox.evicted, "unread": case.inbox.unread}
+    return {"evicted": case.inbox.evicted, "pending": case.inbox.pending}
 
 
 def _stuck(case: Case) -> Match:
@@ -302,7 +308,7 @@ RULES: Final = (
     ),
     FindingRule(
         "old notifications are missing",
-        "{evicted} unread messages fell out of the inbox, in which {unread} are left.",
+        "{evicted} messages fell out of the inbox before a device took them; {pending} that none has taken are left.",
         "Let the client acknowledge, send fewer, or raise inbox.max_messages.",
         _evicted,
     ),

@@ -5,7 +5,9 @@
     of an earlier epoch of the same data          after it, or the cursor where that is behind; told (`recovered` false)
     any other: data that was lost, another life   all that is kept; told
 
-Repeats are allowed here (a message has its id), silence is not.
+Repeats are allowed here (a message has its id), silence is not. What went by the limits after that place is counted
+for the device. Of another life it has seen nothing, so all that went counts; where data was lost, what surely came
+after the position, or was not acknowledged (docs/decisions/0128).
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ class InboxStart(Struct, frozen=True):
 
     Attributes:
         page: the first messages; ``after``: the offset that they follow.
-        told_lost: how many of the page's lost messages need no telling: they went before the cursor.
+        told_lost: how many of the page's lost messages need no telling: they may have been seen before they went.
         recovered: whether nothing after the device's position is missing; None where it had none.
     """
 
@@ -60,10 +62,13 @@ async def start_of_inbox(
                 page = await inbox.read(user_id, after, limit, max_bytes)
             if place.epoch == page.epoch:
                 return InboxStart(page, after, 0, False)
+    if base_of(since.epoch) != base_of(page.epoch):
+        return InboxStart(await inbox.read(user_id, 0, limit, max_bytes), 0, 0, False)
+    seen = min(since.offset, page.acked)
     for _ in range(_TRIES):
-        unread = await inbox.read(user_id, None, 0)
+        unseen = await inbox.read(user_id, seen, 0)
         page = await inbox.read(user_id, 0, limit, max_bytes)
-        if (page.offset, page.acked) == (unread.offset, unread.acked):
+        if (page.offset, page.acked) == (unseen.offset, unseen.acked):
             # Of one moment: what came between the two may have taken the place of messages that one of them counts.
             break
-    return InboxStart(page, 0, max(0, page.lost - unread.lost), False)
+    return InboxStart(page, 0, max(0, page.lost - unseen.lost), False)

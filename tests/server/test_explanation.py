@@ -99,7 +99,21 @@ async def test_a_full_inbox_says_how_much_fell_out(house: House) -> None:
     for n in range(16):
         await house.execute("notify", userId="ann", data={"n": n})
     known = await explain(house, "ann")
-    assert known.findings[0].startswith("6 unread messages fell out of the inbox, in which 10 are left")
+    assert known.findings[0].startswith(
+        "6 messages fell out of the inbox before a device took them; 10 that none has taken are left"
+    )
+
+
+async def test_what_is_unread_is_what_was_not_read_also_where_it_was_acknowledged(house: House) -> None:
+    ann = await house.client("ann")
+    for n in range(16):
+        (newest,) = (await house.execute("notify", userId="ann", data={"n": n}))["results"]
+    position = {"offset": newest["offset"], "epoch": newest["epoch"]}
+    await ann.ask("ack", **position | {"offset": 13})
+    await ann.ask("inbox_read", epoch=position["epoch"], offsets=[7, 8, 16])
+    known = await explain(house, "ann")
+    assert known.inbox is not None
+    assert (known.inbox.unread, known.inbox.pending, known.inbox.evicted) == (7, 3, 0)
 
 
 async def test_a_task_that_stands_still_is_named(house: House) -> None:

@@ -26,7 +26,7 @@ def first(*, connections: list[ConnectionInfo] | None = None, **known: Any) -> s
     view: dict[str, Any] = {"refused_origins": [], "engine_ms": 1.0, "trouble": ""}
     view |= {name: known.pop(name) for name in tuple(known) if name in view}
     connected = [HEALTHY] if connections is None else connections
-    case: dict[str, Any] = {"recent": [], "inbox": InboxView(9, "e", 9, 0, 0), "tasks": [], "unanswered": []}
+    case: dict[str, Any] = {"recent": [], "inbox": InboxView(9, "e", 9, 0, 0, 0), "tasks": [], "unanswered": []}
     found = findings(
         Case(
             now=NOW,
@@ -80,7 +80,7 @@ def test_where_all_is_well_nothing_is_found() -> None:
             {"recent": [event("subscription_rejected", "PERMISSION_DENIED", "a:b: no")]},
         ),
         ("was limited 3 times", {"recent": [event("rate_limited", "RATE_LIMITED", times=3)]}),
-        ("60 unread messages fell out", {"inbox": InboxView(160, "e", 0, 100, 60)}),
+        ("60 messages fell out", {"inbox": InboxView(160, "e", 0, 90, 60, 100)}),
         ("Task t is running at 40 %", {"tasks": [task(600_000)]}),
         ("refused once with NOT_FOUND", {"recent": [event("request_refused", "NOT_FOUND")]}),
         (

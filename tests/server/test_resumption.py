@@ -51,6 +51,11 @@ async def sign_in(house: House, position: dict[str, Any] | None) -> tuple[Client
     return client, reply["data"]
 
 
+def of_lost_data(newest: dict[str, Any]) -> str:
+    """Return an epoch of the same inbox that its data knows nothing of any more."""
+    return f"lost.{base_of(newest['epoch'])}"
+
+
 def sent(client: Client) -> list[int]:
     return [m["data"]["n"] for m in client.pushes("user_notification")]
 
@@ -71,19 +76,19 @@ async def test_a_device_that_was_away_is_sent_what_another_acknowledged(house: H
 
 
 async def test_what_was_lost_is_counted_at_one_moment(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    await notify(house, *range(1, 51))
+    newest = await notify(house, *range(1, 51))
     read, asked = house.engine.inbox.read, 0
 
     async def between(user_id: str, after: int | None, limit: int, max_bytes: int | None = None) -> InboxPage:
         nonlocal asked
         asked += 1
         if asked == 3:
-            # After the count of what is unread, before that of all.
+            # After the count of what it cannot have seen, before that of all.
             await notify(house, 51, 52)
         return await read(user_id, after, limit, max_bytes)
 
     monkeypatch.setattr(house.engine.inbox, "read", between)
-    start = await start_of_inbox(house.engine.inbox, "ann", Position(48, "of another life"), 5)
+    start = await start_of_inbox(house.engine.inbox, "ann", Position(48, of_lost_data(newest)), 5)
     assert (start.page.offset, start.page.lost, start.told_lost) == (52, 12, 0)
 
 
@@ -94,24 +99,31 @@ async def test_the_cursor_counts_where_it_is_behind(house: House) -> None:
 
 
 @pytest.mark.parametrize("epoch", ["of another life", "{}x"])
-async def test_a_position_that_says_nothing_is_sent_all_that_is_kept(house: House, epoch: str) -> None:
+@pytest.mark.parametrize("offset", [0, 48])
+async def test_of_another_life_all_that_is_kept_is_sent_and_all_that_went_is_told(
+    house: House, epoch: str, offset: int
+) -> None:
     phone = await house.client("ann")
     newest = await notify(house, *range(1, 51))
     await phone.ask("ack", **newest)
-    laptop, told = await sign_in(house, {"offset": 48, "epoch": epoch.format(newest["epoch"])})
+    laptop, told = await sign_in(house, {"offset": offset, "epoch": epoch.format(newest["epoch"])})
     assert sent(laptop) == [*range(11, 51)]
-    # The ten that went by the limits were acknowledged.
-    assert laptop.pushes("inbox_overflow") == []
+    # That the phone has acknowledged these takes nothing from the laptop, which has seen none of them.
+    assert [m["data"]["lost"] for m in laptop.pushes("inbox_overflow")] == [10]
     assert told["results"][OWN]["recovered"] is False
 
 
-async def test_unread_ones_that_went_are_told_to_who_is_sent_all(house: House) -> None:
+@pytest.mark.parametrize(("offset", "acked", "lost"), [(48, 50, []), (48, 3, [7]), (4, 50, [6])])
+async def test_after_lost_data_all_that_is_kept_is_sent_and_told_what_surely_went_unseen(
+    house: House, offset: int, acked: int, lost: list[int]
+) -> None:
     phone = await house.client("ann")
-    await phone.ask("ack", **await notify(house, 1, 2, 3))
-    await notify(house, *range(4, 51))
-    laptop, _ = await sign_in(house, {"offset": 1, "epoch": "other"})
-    assert [m["data"]["lost"] for m in laptop.pushes("inbox_overflow")] == [7]
+    newest = await notify(house, *range(1, 51))
+    await phone.ask("ack", **newest | {"offset": acked})
+    laptop, told = await sign_in(house, {"offset": offset, "epoch": of_lost_data(newest)})
     assert sent(laptop) == [*range(11, 51)]
+    assert [m["data"]["lost"] for m in laptop.pushes("inbox_overflow")] == lost
+    assert told["results"][OWN]["recovered"] is False
 
 
 async def test_who_is_connected_is_sent_what_it_was_not_sent_itself(house: House) -> None:

@@ -137,7 +137,7 @@ async function user() {
   keyed(byId('findings'), found, (sentence) => sentence, (sentence) => h('li', {}, sentence));
   byId('findings').classList.toggle('well', !answer.findings.length);
   const { inbox } = answer;
-  put(byId('inbox'), inbox ? `Inbox: ${count(inbox.unread, 'message')} unread, ${inbox.evicted} fell out unread, newest ${inbox.offset}, acknowledged ${inbox.acked}` : 'The inbox cannot be read now');
+  put(byId('inbox'), inbox ? `Inbox: ${count(inbox.unread, 'message')} unread, ${inbox.pending} that no device took, ${inbox.evicted} fell out, newest ${inbox.offset}, acknowledged ${inbox.acked}` : 'The inbox cannot be read now');
   put(byId('user-connections').querySelector('.number'), answer.connectionCount > ROWS ? `${ROWS} of ${answer.connectionCount}` : answer.connectionCount);
   fill(byId('user-connections'), CONNECTIONS, answer.connections, (c) => c.connectionId);
   fill(byId('recent'), RECENT, answer.recent, (e) => `${e.at} ${e.event} ${e.code} ${e.node} ${e.connectionId} ${e.reason}`);
