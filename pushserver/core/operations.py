@@ -331,8 +331,8 @@ class PresentConnection(Struct, frozen=True):
 
     connection_id: str
     user_id: str
-    info: msgspec.Raw | None = None
-    channel_info: msgspec.Raw | None = None
+    info: str | None = None
+    channel_info: str | None = None
 
 
 class ConnectionsRead(Struct, frozen=True):
@@ -372,10 +372,12 @@ class SubscriptionLost(Struct, frozen=True):
 
 
 class SubscriptionGained(Struct, frozen=True):
-    """The server subscribed the connection to a channel. ``newest``: where that stands, if it keeps messages."""
+    """The server subscribed the connection to a channel. ``newest``: where that stands, if it keeps messages, or with
+    ``recovered`` the position from which what is kept follows. ``data``: what the server side sends along, JSON."""
 
     channel: str
     newest: Recovery | None
+    data: str | None = None
 
 
 class InboxOverflow(Struct, frozen=True):

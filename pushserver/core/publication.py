@@ -13,8 +13,22 @@ from typing import Any, Final
 
 import msgspec
 
+from pushserver.core.errors import Invalid
+
 #: What an application may call its own message types (the native protocol's own names are refused beside this).
 TYPE: Final = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
+
+
+#: Bytes of JSON that a publisher's own tags may be.
+MAX_TAGS_SIZE: Final = 1_024
+
+
+class Sender(msgspec.Struct, frozen=True):
+    """A client that publishes: its user, its connection, and what the user's token says of the user (JSON)."""
+
+    user_id: str
+    connection_id: str
+    info: str | None = None
 
 
 class Publication(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -27,6 +41,9 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
         timestamp: when it was taken in, ms since the epoch.
         message_id: unique for one publication; a repeat of the same publication carries the same one.
         sender: the user who published it, where a client did.
+        sender_connection, sender_info: that client's connection, and what the user's token says of the user, JSON of at
+            most 1 KiB; protocols whose clients ask for these are told.
+        tags: short texts by name that the server side sent along, at most `MAX_TAGS_SIZE` of JSON.
         offset, epoch: its position, where the channel keeps messages.
         read_at: when its user read it, ms since the epoch, where an inbox keeps it and it was read; never kept with it.
         exclude_user, exclude_connection: who shall not receive it; never on the wire to clients.
@@ -43,6 +60,9 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     read_at: int | None = msgspec.field(default=None, name="readAt")
     exclude_user: str | None = msgspec.field(default=None, name="excludeUser")
     exclude_connection: str | None = msgspec.field(default=None, name="excludeConnection")
+    tags: dict[str, str] | None = None
+    sender_connection: str | None = msgspec.field(default=None, name="client")
+    sender_info: str | None = msgspec.field(default=None, name="info")
 
     def positioned(self, offset: int, epoch: str, read_at: int | None = None) -> Publication:
         """The same publication at its place in its channel's history."""
@@ -52,6 +72,12 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     def for_all(self) -> bool:
         """Return whether nobody is excluded."""
         return self.exclude_user is None and self.exclude_connection is None
+
+    @property
+    def size(self) -> int:
+        """Return how many bytes of JSON its data, its tags and what is said of its sender are."""
+        tags = 0 if self.tags is None else len(_encoder.encode(self.tags))
+        return len(self.data) + tags + len(self.sender_connection or "") + len((self.sender_info or "").encode())
 
     def excludes(self, user_id: str | None, connection_id: str) -> bool:
         return (self.exclude_user is not None and self.exclude_user == user_id) or (
@@ -109,6 +135,13 @@ def too_deep(octets: bytes) -> bool:
         elif found[0][:1] != b'"':
             depth -= 1
     return False
+
+
+def check_tags(tags: dict[str, str] | None) -> dict[str, str] | None:
+    """Return a publisher's tags; None where there are none. Raises `errors.Invalid` for too many of them."""
+    if tags and len(_encoder.encode(tags)) > MAX_TAGS_SIZE:
+        raise Invalid(f"tags are larger than {MAX_TAGS_SIZE} bytes")
+    return tags or None
 
 
 def body(value: Any) -> msgspec.Raw:

@@ -580,6 +580,10 @@ class IHistory(Interface):
         that it covers is of the data that is kept on from. None where some of that may be lost, or it is of another
         life of the channel. A position of the present epoch stands where it is, unless it is beyond the newest."""
 
+    def clear(channel: str) -> Deferred[None]:
+        """Remove every message. Positions go on from where they were: who is at the newest has lost nothing, and
+        everybody behind it has, as where messages went by age. Clearing what was never written writes nothing."""
+
 
 class IInbox(Interface):
     """What users have waiting. The cursor is the offset up to which the user has acknowledged; each message has its own

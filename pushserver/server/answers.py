@@ -80,7 +80,8 @@ class NodeAnswers:
                 )
             case cluster.DisconnectQuestion(asked):
                 targets = self._targets(asked.user_id, asked.connection_id)
-                return self._hub.close(targets, Close(asked.code, asked.reason))
+                wanted = [one for one in targets if one.id not in asked.spared]
+                return self._hub.close(wanted, Close(asked.code, asked.reason))
             case cluster.RevokeQuestion(asked):
                 return self._revocations.apply(asked)
             case cluster.ConnectionsQuestion(target):
@@ -115,7 +116,9 @@ class NodeAnswers:
         for connection in self._targets(asked.user_id, asked.connection_id):
             # Before its sign-in is answered, nothing is sent to a connection.
             if connection.greeted and connection.open and not set(asked.channels) <= connection.channels:
-                await self._subscriptions.force_subscribe(connection, asked.channels)
+                await self._subscriptions.force_subscribe(
+                    connection, asked.channels, since=asked.since, data=asked.data, info=asked.info
+                )
                 changed += 1
         return changed
 

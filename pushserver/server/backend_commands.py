@@ -13,14 +13,14 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from pushserver.core import durations, publication
-from pushserver.core.channels import Kind, is_channel, is_id
+from pushserver.core.channels import Kind, is_id
 from pushserver.core.errors import Code, Invalid, NotFound, PushError, Refused
 from pushserver.core.inbox import ChosenMessages
 from pushserver.core.message_types import MessageId, may_send
 from pushserver.core.output import MAIN, NewOutput, Producer, ProducerConflict, new_output, parts_of
 from pushserver.core.task import MAX_INTEGER, NewTask, Progress, TaskState
 from pushserver.engine.interfaces import IdempotencyKey, PublishResult
-from pushserver.server.cluster import Cluster, Disconnection, Target, TargetChannels, with_unanswered
+from pushserver.server.cluster import Answer, Cluster, Disconnection, Target, TargetChannels, with_unanswered
 from pushserver.server.concurrency import together
 from pushserver.server.hub import Hub
 from pushserver.server.inbox_requests import InboxRequests
@@ -38,6 +38,8 @@ MAX_FANNED: Final = 10_000
 
 Id = Annotated[str, Meta(max_length=200, examples=["42"])] | int
 Channel = Annotated[str, Meta(examples=["chat:lobby"])]
+#: Short texts by name, which clients get with the message.
+Tags = Annotated[dict[str, str], Meta(examples=[{"source": "billing"}])]
 #: A duration, as `duration` reads it, and a moment, ms. What is larger no JSON reader holds exactly.
 Duration = str | Annotated[int, Meta(gt=0, le=MAX_INTEGER)]
 Moment = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
@@ -64,6 +66,8 @@ class PublishParams(Struct, frozen=True, rename="camel"):
     message_id: MessageId | None = None
     exclude_user: Id | None = None
     exclude_connection: str | None = None
+    tags: Tags | None = None
+    skip_history: bool = False
 
 
 class BroadcastParams(Struct, frozen=True, rename="camel"):
@@ -73,6 +77,8 @@ class BroadcastParams(Struct, frozen=True, rename="camel"):
     message_id: MessageId | None = None
     exclude_user: Id | None = None
     exclude_connection: str | None = None
+    tags: Tags | None = None
+    skip_history: bool = False
 
 
 class NotifyParams(Struct, frozen=True, rename="camel"):
@@ -84,6 +90,7 @@ class NotifyParams(Struct, frozen=True, rename="camel"):
     ttl: Duration | None = None
     collapse_key: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
     unread_after: str | Annotated[int, Meta(ge=0, le=MAX_INTEGER)] | None = None
+    tags: Tags | None = None
 
 
 class LastOutput(Struct, frozen=True):
@@ -319,16 +326,18 @@ class BackendCommands:
 
     async def _publish(self, params: msgspec.Raw, once: IdempotencyKey | None) -> dict[str, object]:
         asked = decode(params, PublishParams)
-        return await self._one(asked.channel, publication.body(asked.data), asked, once)
+        tags = publication.check_tags(asked.tags)
+        return await self._one(asked.channel, publication.body(asked.data), tags, asked, once)
 
     async def _broadcast(self, params: msgspec.Raw, once: IdempotencyKey | None) -> dict[str, object]:
         asked = decode(params, BroadcastParams)
         _type(asked.type)
+        tags = publication.check_tags(asked.tags)
         data = publication.body(asked.data)
         results: list[dict[str, object]] = []
         for channel in asked.channels:
             try:
-                results.append({"result": await self._one(channel, data, asked, once)})
+                results.append({"result": await self._one(channel, data, tags, asked, once)})
             except PushError as problem:
                 if once is not None and problem.code is Code.UNAVAILABLE:
                     raise  # the whole command is tried again; what was done is not repeated
@@ -336,7 +345,12 @@ class BackendCommands:
         return {"results": results}
 
     async def _one(
-        self, channel: str, data: msgspec.Raw, asked: PublishParams | BroadcastParams, once: IdempotencyKey | None
+        self,
+        channel: str,
+        data: msgspec.Raw,
+        tags: dict[str, str] | None,
+        asked: PublishParams | BroadcastParams,
+        once: IdempotencyKey | None,
     ) -> dict[str, object]:
         user = asked.exclude_user
         published = await self._publishing.publish(
@@ -347,6 +361,8 @@ class BackendCommands:
             exclude_user=None if user is None else id_of(user, "excludeUser"),
             exclude_connection=asked.exclude_connection,
             fence=None if once is None else once.fence,
+            tags=tags,
+            live=asked.skip_history,
         )
         return _published(published)
 
@@ -360,6 +376,7 @@ class BackendCommands:
         _type(asked.type)
         ttl = None if asked.ttl is None else duration(asked.ttl)
         unread_after = None if asked.unread_after is None else duration(asked.unread_after, or_none=True)
+        tags = publication.check_tags(asked.tags)
         data = publication.body(asked.data)
         message_id = _message_id(asked.message_id, once)
         results: list[dict[str, object]] = []
@@ -374,12 +391,17 @@ class BackendCommands:
                 collapse_key=asked.collapse_key,
                 unread_after=unread_after,
                 fence=None if once is None else once.fence,
+                tags=tags,
             )
             published, online = await together(publishing, self._is_online(user_id))
             here = len(self._hub.followers(channel))
             delivered = self._publishing.delivered(channel, message_id, published, here)
             results.append({"userId": user_id, "delivered": delivered, "online": online} | _published(published))
         return {"results": results}
+
+    async def clear_history(self, channel: str) -> None:
+        """Remove what a channel or an inbox keeps (`Publishing.clear`)."""
+        await self._publishing.clear(channel)
 
     async def _is_online(self, user_id: str) -> bool | None:
         """Return whether the user has a connection on any node. The engine is asked where there is none here."""
@@ -453,7 +475,11 @@ class BackendCommands:
     # -- connections --------------------------------------------------------------------------------------------------
 
     async def _subscribe(self, params: msgspec.Raw, once: IdempotencyKey | None) -> dict[str, object]:
-        asked = self._subscriptions(params)
+        changed, unanswered = await self.subscribe(self._subscriptions(params))
+        return with_unanswered({"connections": changed}, unanswered)
+
+    async def subscribe(self, asked: TargetChannels) -> Answer[int]:
+        """Subscribe connections, on all nodes; return how many were changed. Raises `errors.PushError`."""
         kinds = {channel: self._publishing.namespace(channel).kind for channel in asked.channels}
         for channel, kind in kinds.items():
             if kind is Kind.TASK:
@@ -464,8 +490,7 @@ class BackendCommands:
         for user_id in await self._owners(asked) if own else ():
             if user_id is None or own != {user_channel(user_id)}:
                 raise Refused("the channel is another user's own")
-        changed, unanswered = await self._cluster.subscribe(asked)
-        return with_unanswered({"connections": changed}, unanswered)
+        return await self._cluster.subscribe(asked)
 
     async def _owners(self, asked: TargetChannels) -> set[str | None]:
         """Return whose connections are meant."""
@@ -475,16 +500,18 @@ class BackendCommands:
         return {one.user_id for one in found.value}
 
     async def _unsubscribe(self, params: msgspec.Raw, once: IdempotencyKey | None) -> dict[str, object]:
-        changed, unanswered = await self._cluster.unsubscribe(self._subscriptions(params))
+        changed, unanswered = await self.unsubscribe(self._subscriptions(params))
         return with_unanswered({"connections": changed}, unanswered)
+
+    async def unsubscribe(self, asked: TargetChannels) -> Answer[int]:
+        """As `subscribe`, the other way."""
+        for channel in asked.channels:
+            self._publishing.namespace(channel)
+        return await self._cluster.unsubscribe(asked)
 
     def _subscriptions(self, params: msgspec.Raw) -> TargetChannels:
         asked = decode(params, SubscribeParams)
         user_id, connection_id = _whose(asked.user_id, asked.connection_id)
-        for channel in asked.channels:
-            if not is_channel(channel):
-                raise Invalid("not the name of a channel", Code.INVALID_CHANNEL)
-            self._publishing.namespace(channel)
         return TargetChannels(tuple(asked.channels), user_id, connection_id)
 
     async def _disconnect(self, params: msgspec.Raw, once: IdempotencyKey | None) -> dict[str, object]:

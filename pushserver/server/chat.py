@@ -6,6 +6,7 @@ from pushserver.core import operations, publication
 from pushserver.core.channels import Kind, is_id
 from pushserver.core.errors import Invalid, Refused
 from pushserver.core.permissions import may_publish
+from pushserver.core.publication import Sender
 from pushserver.core.tokens import Identity
 from pushserver.server.cluster import Cluster
 from pushserver.server.hub import Hub
@@ -33,8 +34,9 @@ class Chat:
         self._presence = presence
         self._cluster = cluster
 
-    async def send(self, identity: Identity, asked: operations.SendChat) -> operations.ChatTaken:
-        """Send a message to a room or a user. Raises `errors.Invalid`, `errors.Refused`, and what the engine raises."""
+    async def send(self, identity: Identity, sender: Sender, asked: operations.SendChat) -> operations.ChatTaken:
+        """Send a message to a room or a user. ``identity``: who the sender is in the room. Raises `errors.Invalid`,
+        `errors.Refused`, and what the engine raises."""
         target = asked.target_id
         if target is not None and not is_id(target):
             raise Invalid("targetId is not an id")
@@ -54,7 +56,7 @@ class Chat:
         if target is not None:
             data["targetId"] = target
         published = await self._user_publishing.publish(
-            identity.user_id,
+            sender,
             name,
             "chat_message",
             publication.body(data),

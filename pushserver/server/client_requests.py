@@ -9,6 +9,7 @@ from __future__ import annotations
 from pushserver.core import operations
 from pushserver.core.errors import Code, NotFound, Refused
 from pushserver.core.positions import Position
+from pushserver.core.publication import Sender
 from pushserver.core.tokens import Identity
 from pushserver.server.chat import Chat
 from pushserver.server.connection import Connection
@@ -79,9 +80,11 @@ class ClientRequests:
             case operations.Unsubscribe():
                 self._subscriptions.unsubscribe(connection, operation, reply)
             case operations.Publish():
-                reply(await self._publishing.take(_in(connection, operation.channel, identity), operation))
+                here = _in(connection, operation.channel, identity)
+                reply(await self._publishing.take(here, _sender(connection, identity), operation))
             case operations.SendChat():
-                reply(await self._chat.send(_in(connection, operation.channel, identity), operation))
+                here = _in(connection, operation.channel, identity)
+                reply(await self._chat.send(here, _sender(connection, identity), operation))
             case operations.Acknowledge(position):
                 reply(await self._reading.inbox.acknowledge(identity.user_id, position))
             case operations.ReadInbox():
@@ -124,6 +127,11 @@ class ClientRequests:
                 case _:
                     pass
         raise Refused("authenticate first", Code.NOT_AUTHENTICATED)
+
+
+def _sender(connection: Connection, identity: Identity) -> Sender:
+    """Return whose messages a connection publishes."""
+    return Sender(identity.user_id, connection.id, None if identity.info is None else identity.info.decode())
 
 
 def _in(connection: Connection, channel: str, identity: Identity) -> Identity:

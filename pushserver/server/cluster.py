@@ -14,6 +14,7 @@ import msgspec
 
 from pushserver.core.errors import Invalid, Unavailable
 from pushserver.core.operations import PresentConnection
+from pushserver.core.positions import Position
 from pushserver.server.recent import RecentEvent
 
 if TYPE_CHECKING:
@@ -33,20 +34,30 @@ class Target(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
 
 
 class TargetChannels(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """Channels, and the connections to subscribe or unsubscribe."""
+    """Channels, and the connections to subscribe or unsubscribe: a user's, one, or with both one of that user's.
+
+    Attributes:
+        since: what is kept after this position follows, where that is known.
+        data: what clients are told with the subscription, where their protocol has a place for it, JSON.
+        info: what is said of the user in these channels, JSON.
+    """
 
     channels: tuple[str, ...]
     user_id: str | None = None
     connection_id: str | None = None
+    since: Position | None = None
+    data: str | None = None
+    info: str | None = None
 
 
 class Disconnection(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """Connections to close, and how."""
+    """Connections to close, and how. ``spared``: those that stay, by their ids."""
 
     code: int
     reason: str
     user_id: str | None = None
     connection_id: str | None = None
+    spared: tuple[str, ...] = ()
 
 
 class Revoked(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):

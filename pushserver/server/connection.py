@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 from twisted.internet.defer import DeferredLock
 
 from pushserver.core import errors, operations
@@ -97,6 +98,8 @@ class Connection:
     server_channels: tuple[str, ...] = field(init=False, default=())
     #: tokens for one channel each, by channel; None until there is one
     channel_tokens: dict[str, ChannelToken] | None = field(init=False, default=None)
+    #: what the server side says of the user in channels that it subscribed, JSON by channel; None until it does
+    server_info: dict[str, bytes] | None = field(init=False, default=None)
     #: the close that was asked for; nothing more is sent to the client
     closing: Close | None = field(init=False, default=None)
     #: the socket is gone; nothing may be registered for this connection any more
@@ -164,9 +167,22 @@ class Connection:
             self.line.hang_up(close, discard)
 
     def identity_for(self, channel: str) -> Identity | None:
-        """Return who this is in a channel: a token for that channel alone may grant more there."""
-        held = None if self.channel_tokens is None else self.channel_tokens.get(channel)
-        return self.identity if self.identity is None or held is None else held.extend(self.identity)
+        """Return who this is in a channel: a token for that channel alone may grant more there, and it or the server
+        side may say something else of the user."""
+        identity = self.identity
+        if identity is None or (self.channel_tokens is None and self.server_info is None):
+            return identity
+        held = (self.channel_tokens or {}).get(channel)
+        told = (self.server_info or {}).get(channel)
+        if held is not None:
+            identity = held.extend(identity)
+        return identity if told is None else replace(identity, info=told)
+
+    def info_in(self, channel: str) -> bytes | None:
+        """Return what is said of the user in this channel alone, JSON."""
+        told = (self.server_info or {}).get(channel)
+        held = (self.channel_tokens or {}).get(channel)
+        return told if told is not None or held is None else held.info
 
     @property
     def open(self) -> bool:

@@ -344,6 +344,11 @@ class Hub:
         channel = self.channels.get(name)
         return channel is not None and connection in channel.followers
 
+    @property
+    def subscriptions(self) -> int:
+        """Return how many subscriptions there are: those of each connection."""
+        return sum(len(connection.channels) for connection in self.connections.values())
+
     def followers(self, name: str) -> list[Connection]:
         """Who follows the channel here."""
         channel = self.channels.get(name)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from pushserver.core.operations import PresentConnection
 from pushserver.server.connection import Connection
 from pushserver.server.hub import Hub
@@ -17,11 +15,8 @@ def present_here(hub: Hub, channel: str) -> list[PresentConnection]:
 def _shown(connection: Connection, channel: str) -> PresentConnection:
     identity = connection.identity
     assert identity is not None
-    token = (connection.channel_tokens or {}).get(channel)
-    return PresentConnection(
-        connection.id, identity.user_id, _raw(identity.info), None if token is None else _raw(token.info)
-    )
+    return PresentConnection(connection.id, identity.user_id, _text(identity.info), _text(connection.info_in(channel)))
 
 
-def _raw(info: bytes | None) -> msgspec.Raw | None:
-    return None if info is None else msgspec.Raw(info)
+def _text(info: bytes | None) -> str | None:
+    return None if info is None else info.decode()

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from pushserver.core.channels import Kind, Namespace, Namespaces
-from pushserver.core.errors import Refused
-from pushserver.core.publication import Publication
+from pushserver.core.errors import NotFound, Refused
+from pushserver.core.publication import Publication, Sender
 from pushserver.engine.interfaces import ONCE_TTL, IdempotencyKey, PublishResult, Retention
 from pushserver.server.clock import Clock
 from pushserver.server.events.maker import EventMaker
@@ -64,7 +64,7 @@ class Publishing:
         data: msgspec.Raw,
         *,
         message_id: str | None = None,
-        sender: str | None = None,
+        sender: Sender | None = None,
         exclude_user: str | None = None,
         exclude_connection: str | None = None,
         chat: bool = False,
@@ -73,14 +73,17 @@ class Publishing:
         unread_after: int | None = None,
         fence: Fence | None = None,
         create: bool = True,
+        tags: dict[str, str] | None = None,
+        live: bool = False,
     ) -> PublishResult:
         """Publish to a channel; on a user's it goes to the inbox first.
 
-        ``message_id``: given by the publisher, it makes the publication happen once; each ``sender`` has keys of their
-        own, and the server side (None) has its own. ``unread_after``: ms until a notification should be read (None: as
-        configured; 0: whenever). ``create``: whether this may be the first message that a channel keeps; else such a
-        channel fails with `errors.NotFound`. Raises `errors.Refused` for a channel that cannot be published to
-        (``task:``, ``status:``, ``stats``: the server's own), and what the engine raises.
+        ``message_id``: given by the publisher, it makes the publication happen once; each user has keys of their own,
+        and the server side (no ``sender``) has its own. ``live``: nothing is kept, whatever the channel keeps.
+        ``unread_after``: ms until a notification should be read (None: as configured; 0: whenever). ``create``: whether
+        this may be the first message that a channel keeps; else such a channel fails with `errors.NotFound`. Raises
+        `errors.Refused` for a channel that cannot be published to (``task:``, ``status:``, ``stats``: the server's
+        own), and what the engine raises.
         """
         namespace = self.namespace(channel)
         if namespace.kind in (Kind.TASK, Kind.OUTPUT, Kind.STATUS, Kind.STATS):
@@ -91,16 +94,19 @@ class Publishing:
             data=data,
             timestamp=self._clock.now(),
             message_id=message_id or self.message_id(),
-            sender=sender,
+            sender=None if sender is None else sender.user_id,
+            sender_connection=None if sender is None else sender.connection_id,
+            sender_info=None if sender is None else sender.info,
+            tags=tags,
             exclude_user=exclude_user,
             exclude_connection=exclude_connection,
         )
         once = (
-            IdempotencyKey(publication.message_id, fence, sender)
+            IdempotencyKey(publication.message_id, fence, publication.sender)
             if message_id is not None or fence is not None
             else None
         )
-        if namespace.kind is Kind.USER:
+        if namespace.kind is Kind.USER and not live:
             published = await self._engine.inbox.append(
                 publication,
                 channel.partition(":")[2],
@@ -113,7 +119,11 @@ class Publishing:
             )
         else:
             published = await self._engine.broker.publish(
-                publication, self.retention(namespace), once, create, self.events.published(publication)
+                publication,
+                None if live else self.retention(namespace),
+                once,
+                create,
+                self.events.published(publication),
             )
         if not published.duplicate:
             self._counters.published()
@@ -143,6 +153,19 @@ class Publishing:
             del known[next(iter(known))]
         known[key] = (now + ONCE_TTL, followers)
         return followers
+
+    async def clear(self, channel: str) -> None:
+        """Remove what a channel keeps, or a user's inbox; positions stay, and nothing of an inbox counts as lost.
+
+        Raises `errors.NotFound` where nothing is kept, and what the engine raises.
+        """
+        namespace = self.namespace(channel)
+        if namespace.kind is Kind.USER:
+            await self._engine.inbox.clear(channel.partition(":")[2])
+        elif namespace.history_size > 0:
+            await self._engine.history.clear(channel)
+        else:
+            raise NotFound("this channel keeps no messages")
 
     async def announce(self, channel: str, type: str, data: msgspec.Raw) -> None:
         """Say something live on a channel that keeps nothing of it: who came, who left, how things stand."""

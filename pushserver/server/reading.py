@@ -139,11 +139,15 @@ class ReadRequests:
     async def connections(self, identity: Identity, name: str) -> operations.ConnectionsRead:
         """Return who is present, connection by connection, for a user. Raises as `presence` does, and
         `errors.Unavailable` where a node does not say; LIMIT_EXCEEDED where they are too many for one reply."""
-        namespace = self._publishing.namespace(name)
-        refusal = may_read_presence(namespace, name, identity.user_id, identity.grants)
+        refusal = may_read_presence(self._publishing.namespace(name), name, identity.user_id, identity.grants)
         if refusal is not None:
             raise Refused(REASONS.get(refusal, "not allowed to look here"), refusal)
-        if not namespace.presence:
+        return await self.read_connections(name)
+
+    async def read_connections(self, name: str) -> operations.ConnectionsRead:
+        """Return who is present, connection by connection, for whoever may look. Raises `errors.NotFound` where the
+        namespace keeps no presence, and as `connections` does."""
+        if not self._publishing.namespace(name).presence:
             raise NotFound("no presence is kept here")
         found = await self._cluster.present(name)
         if len(found) > MAX_PRESENT:

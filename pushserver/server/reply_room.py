@@ -20,7 +20,7 @@ _FRAME: Final = 170
 def size_of(message: Publication) -> int:
     """Return how many bytes a message takes in a reply: never fewer than it does."""
     texts = (message.channel, message.type, message.message_id, message.sender or "", message.epoch or "")
-    return len(message.data) + sum(map(len, texts)) + _FRAME
+    return message.size + sum(map(len, texts)) + _FRAME
 
 
 class ReplyRoom:

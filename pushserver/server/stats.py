@@ -12,6 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final, Protocol, TypeVar
 
+from pushserver import __version__
 from pushserver.core.errors import PushError
 from pushserver.core.histogram import Histogram, Histograms
 
@@ -266,7 +267,14 @@ def busiest(counts: Iterable[tuple[str, int]], count_name: str) -> list[dict[str
 
 
 def figures(
-    counters: Counters, node: str, at: int, *, open_now: int, users: Mapping[str, Collection[object]], channels: int
+    counters: Counters,
+    node: str,
+    at: int,
+    *,
+    open_now: int,
+    users: Mapping[str, Collection[object]],
+    channels: int,
+    subscriptions: int,
 ) -> dict[str, object]:
     """Return one node's figures, ready for JSON.
 
@@ -275,6 +283,7 @@ def figures(
     failed = sum(counters.auth_failures.values())
     return {
         "node": node,
+        "version": __version__,
         "startedAt": counters.started_at,
         "uptime": counters.uptime(at),
         "connections": {
@@ -287,7 +296,7 @@ def figures(
             "current": len(users),
             "busiest": busiest(((user, len(mine)) for user, mine in users.items()), "connections"),
         },
-        "channels": {"current": channels},
+        "channels": {"current": channels, "subscriptions": subscriptions},
         "messages": {
             "in": counters.messages_in,
             "out": counters.messages_out,
@@ -333,7 +342,7 @@ def total(
     summed: dict[str, Any] = {"nodes": len(every)}
     for one in every:
         for name, value in one.items():
-            if name not in ("node", "startedAt", "uptime"):
+            if name not in ("node", "version", "startedAt", "uptime"):
                 summed[name] = _added(summed.get(name), value)
     if every:
         summed["startedAt"] = min(one["startedAt"] for one in every)

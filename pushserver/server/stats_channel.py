@@ -72,6 +72,7 @@ class StatsChannel:
             open_now=len(hub.connections),
             users=hub.users,
             channels=len(hub.channels),
+            subscriptions=hub.subscriptions,
         )
 
     async def everything(self) -> dict[str, object]:

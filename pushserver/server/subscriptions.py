@@ -344,6 +344,8 @@ class Subscriptions:
         self._hub.unfollow(connection, name)
         self.absent(connection, name)
         self._tokens.forget(connection, name)
+        if connection.server_info is not None:
+            connection.server_info.pop(name, None)
 
     def end_token(self, connection: Connection, name: str, code: Code) -> None:
         """A token for a channel counts no more: the subscription ends where nothing else allows it, and with one of a
@@ -358,10 +360,20 @@ class Subscriptions:
         notice = operations.SubscriptionLost(name, code, reason)
         connection.notify(notice, self._publishing.now(), self._publishing.message_id())
 
-    async def force_subscribe(self, connection: Connection, names: tuple[str, ...]) -> None:
+    async def force_subscribe(
+        self,
+        connection: Connection,
+        names: tuple[str, ...],
+        *,
+        since: Position | None = None,
+        data: str | None = None,
+        info: str | None = None,
+    ) -> None:
         """The server side subscribes a connection, whatever its permissions; it cannot leave these by itself.
 
-        Raises `errors.NotFound` for a task that is not there, and what the engine raises.
+        ``since``: what a channel keeps after this position follows, where that is known to be all. ``data``: what the
+        client is told with it, ``info``: what is said of the user there, both JSON. Raises `errors.NotFound` for a task
+        that is not there, and what the engine raises.
         """
         for name in names:
             namespace = self._publishing.namespace(name)
@@ -388,18 +400,25 @@ class Subscriptions:
                 self._outputs.resume(catchup)
                 continue
             catchup = self._hub.begin(connection, name)
+            if info is not None:
+                connection.server_info = {**(connection.server_info or {}), name: info.encode()}
             try:
                 await self._hub.confirmed(catchup)
                 newest: Recovery | None = None
                 if namespace.has_positions:
-                    newest = await self._replay.history(name, None, 0)
+                    newest = await self._replay.history(name, since, namespace.history_size)
+                    if since is not None and newest.recovered:
+                        # All of it follows behind the notice.
+                        newest = Recovery(True, since.offset, newest.epoch, more=True)
+                    else:
+                        newest = Recovery(False, newest.offset, newest.epoch)
                 await self._presence.join(connection, namespace, name)
             except BaseException:
                 self.drop(connection, name)
                 raise
             if catchup.current:
                 connection.server_channels = (*connection.server_channels, name)
-                gained = operations.SubscriptionGained(name, newest)
+                gained = operations.SubscriptionGained(name, newest, data)
                 connection.notify(gained, self._publishing.now(), self._publishing.message_id())
                 self.go_live(catchup, newest)
                 if namespace.kind is Kind.TASK:

@@ -10,6 +10,7 @@ from pushserver.core import operations
 from pushserver.core.channels import Kind
 from pushserver.core.errors import Code, NotFound, Refused
 from pushserver.core.permissions import may_publish
+from pushserver.core.publication import Sender
 from pushserver.core.tokens import Identity
 from pushserver.engine.interfaces import PublishResult
 from pushserver.server.publishing import Publishing
@@ -27,16 +28,15 @@ class UserPublishing:
         self._publishing = publishing
         self._rates = rates
 
-    async def take(self, identity: Identity, asked: operations.Publish) -> operations.PublicationTaken:
-        """Publish what a user asks for. Raises `errors.Refused`, and what the engine raises."""
+    async def take(self, identity: Identity, sender: Sender, asked: operations.Publish) -> operations.PublicationTaken:
+        """Publish what a user asks for. ``identity``: who that is in the channel. Raises `errors.Refused`, and what the
+        engine raises."""
         namespace = self._publishing.namespace(asked.channel)
         self.count(identity.user_id, namespace.kind)
         refusal = may_publish(namespace, asked.channel, identity.user_id, identity.grants)
         if refusal is not None:
             raise Refused(REASONS.get(refusal, "not allowed to publish here"), refusal)
-        published = await self.publish(
-            identity.user_id, asked.channel, asked.type, asked.data, message_id=asked.message_id
-        )
+        published = await self.publish(sender, asked.channel, asked.type, asked.data, message_id=asked.message_id)
         return operations.PublicationTaken(
             published.message_id, published.offset, published.epoch, published.duplicate, published.conflict
         )
@@ -47,7 +47,7 @@ class UserPublishing:
         self._rates.take_publication(user_id, chat=kind in (Kind.CHAT, Kind.USER))
 
     async def publish(
-        self, user_id: str, channel: str, type: str, data: msgspec.Raw, *, message_id: str | None, chat: bool = False
+        self, sender: Sender, channel: str, type: str, data: msgspec.Raw, *, message_id: str | None, chat: bool = False
     ) -> PublishResult:
         """Publish a user's message, after `count`. Raises `errors.Refused` with RATE_LIMITED for too many bytes or new
         channels, and what `Publishing.publish` raises."""
@@ -55,20 +55,20 @@ class UserPublishing:
         inbox = namespace.kind is Kind.USER
         kept = inbox or self._publishing.retention(namespace) is not None
         if kept:
-            size = len(data) + len(channel) + len(type) + len(message_id or "") + len(user_id) + ENVELOPE
-            self._rates.take_bytes(user_id, size)
+            texts = (channel, type, message_id or "", sender.user_id, sender.connection_id, sender.info or "")
+            self._rates.take_bytes(sender.user_id, len(data) + sum(map(len, texts)) + ENVELOPE)
         if inbox or not kept:
-            return await self._publishing.publish(channel, type, data, message_id=message_id, sender=user_id, chat=chat)
-        return await self._publish_kept(user_id, channel, type, data, message_id)
+            return await self._publishing.publish(channel, type, data, message_id=message_id, sender=sender, chat=chat)
+        return await self._publish_kept(sender, channel, type, data, message_id)
 
     async def _publish_kept(
-        self, user_id: str, channel: str, type: str, data: msgspec.Raw, message_id: str | None
+        self, sender: Sender, channel: str, type: str, data: msgspec.Raw, message_id: str | None
     ) -> PublishResult:
-        wait = self._rates.take_new_channel(user_id)
+        wait = self._rates.take_new_channel(sender.user_id)
         new = False
         try:
             published = await self._publishing.publish(
-                channel, type, data, message_id=message_id, sender=user_id, create=not wait
+                channel, type, data, message_id=message_id, sender=sender, create=not wait
             )
             new = published.offset == 1 and not published.duplicate
             return published
@@ -78,4 +78,4 @@ class UserPublishing:
             raise Refused("too many new channels", Code.RATE_LIMITED, retry_after=wait) from None
         finally:
             if not wait and not new:
-                self._rates.give_back_new_channel(user_id)
+                self._rates.give_back_new_channel(sender.user_id)

@@ -6,7 +6,7 @@
     GET    tasks/<id>  tasks?userId=  inbox?userId=  history?channel=  presence?channel=
            channels?pattern=  connections?userId=  explain?userId=  stats  nodes
            events  events/dead (`pushserver.web.events`)   openapi.json (`pushserver.web.openapi`)
-    DELETE inbox?userId=
+    DELETE inbox?userId=  history?channel=
 
 A path is a `Route` for each HTTP method: the scope it needs and a coroutine. What that raises of `errors.PushError` is
 the answer; anything else is logged here and answered as INTERNAL_ERROR.
@@ -41,7 +41,16 @@ from pushserver.server.reading import ReadRequests
 from pushserver.server.reply_room import ReplyRoom
 from pushserver.server.tasks import Tasks
 from pushserver.web.context import Context
-from pushserver.web.http import PlainText, Refusal, argument, headers_of, respond, respond_error, respond_options
+from pushserver.web.http import (
+    PlainText,
+    Refusal,
+    argument,
+    body_of,
+    headers_of,
+    respond,
+    respond_error,
+    respond_options,
+)
 from pushserver.web.parameters import (
     AnyUserQuery,
     ChannelQuery,
@@ -63,6 +72,8 @@ if TYPE_CHECKING:
 AUDITED: Final = frozenset({"admin", "sessions"})
 #: What the metrics call a path that is no call.
 UNKNOWN: Final = "unknown"
+#: What stands before a key in ``Authorization``; the second is Centrifugo's.
+_SCHEMES: Final = frozenset({"bearer", "apikey"})
 #: Tasks of one answer.
 MAX_TASKS: Final = 1_000
 #: Rows that could not be read, in one answer.
@@ -113,7 +124,7 @@ class ApiKeys:
         given = request.getHeader("x-api-key")
         if given is None:
             scheme, _, credentials = (request.getHeader("authorization") or "").partition(" ")
-            given = credentials.strip() if scheme.lower() == "bearer" else None
+            given = credentials.strip() if scheme.lower() in _SCHEMES else None
         return given or None
 
     def scopes(self, request: Request) -> frozenset[str] | None:
@@ -131,6 +142,31 @@ class ApiKeys:
     def _digest(self, request: Request) -> bytes:
         given = self.given(request)
         return b"" if given is None else sha256(given.encode("utf-8", "surrogateescape")).digest()
+
+
+class KeyCheck:
+    """Whether a request shows a key, and what that may do."""
+
+    def __init__(self, context: Context, keys: ApiKeys) -> None:
+        self._context = context
+        self._keys = keys
+
+    def scopes(self, request: Request) -> frozenset[str]:
+        """Return what the request's key may do. Who shows one takes no place of a stranger's; wrong ones come slowly.
+        Raises `errors.Refused`."""
+        scopes = self._keys.scopes(request)
+        if scopes is not None:
+            channel: Any = request.channel
+            if channel is not None:
+                self._context.limits.places.leave(channel.transport)
+            return scopes
+        if self._keys.given(request):
+            context = self._context
+            address = context.admission.address(peer_address(request.transport), headers_of(request))
+            wait = context.limits.wrong_keys.wait(address, context.clock.milliseconds())
+            if wait:
+                raise Refused("too many wrong API keys", Code.RATE_LIMITED, retry_after=max(1000, wait))
+        raise Refused("a valid API key is needed", Code.NOT_AUTHENTICATED)
 
 
 class WrongMethod(Refused):
@@ -167,6 +203,7 @@ class Api(Resource):
         super().__init__()
         self._context = context
         self._keys = keys
+        self._key_check = KeyCheck(context, keys)
         self._engine = engine
         self._commands = commands
         self._cluster = context.rooms.cluster
@@ -181,7 +218,7 @@ class Api(Resource):
             "inbox/read": {"POST": self._command("inbox.read")},
             "inbox/delete": {"POST": self._command("inbox.delete")},
             "inbox": {"GET": Route("read", self._inbox), "DELETE": Route("admin", self._clear_inbox)},
-            "history": {"GET": Route("read", self._history)},
+            "history": {"GET": Route("read", self._history), "DELETE": Route("admin", self._clear_history)},
             "presence": {"GET": Route("read", self._presence)},
             "channels": {"GET": Route("read", self._channels)},
             "connections": {"GET": Route("read", self._connections)},
@@ -290,7 +327,7 @@ class Api(Resource):
     def _find(self, request: Request, method: str, path: list[str]) -> Route:
         if not self._keys:
             raise NotFound("no API key is configured")
-        scopes = self._scopes(request)
+        scopes = self._key_check.scopes(request)
         routes = self._routes_of(path)
         if routes is None:
             raise NotFound("no such call")
@@ -303,27 +340,11 @@ class Api(Resource):
 
     def check(self, request: Request, channels: Sequence[str]) -> None:
         """Raise `errors.PushError` unless the request's key may read these channels."""
-        if "read" not in self._scopes(request):
+        if "read" not in self._key_check.scopes(request):
             raise Refused("the key lacks the scope read")
         reach = self._keys.reach(request)
         if reach is not None:
             reach.check(channels)
-
-    def _scopes(self, request: Request) -> frozenset[str]:
-        """What the request's key may do. Who shows one takes no place of a stranger's; wrong ones come slowly."""
-        scopes = self._keys.scopes(request)
-        if scopes is not None:
-            channel: Any = request.channel
-            if channel is not None:
-                self._context.limits.places.leave(channel.transport)
-            return scopes
-        if self._keys.given(request):
-            context = self._context
-            address = context.admission.address(peer_address(request.transport), headers_of(request))
-            wait = context.limits.wrong_keys.wait(address, context.clock.milliseconds())
-            if wait:
-                raise Refused("too many wrong API keys", Code.RATE_LIMITED, retry_after=max(1000, wait))
-        raise Refused("a valid API key is needed", Code.NOT_AUTHENTICATED)
 
     async def _answer(self, request: Request, route: Route, path: list[str], gone: list[bool]) -> None:
         if route.scope in AUDITED:
@@ -366,7 +387,7 @@ class Api(Resource):
     # -- commands -----------------------------------------------------------------------------------------------------
 
     def _command(self, method: str, status: int | Callable[[Any], int] = 200) -> Route:
-        return Route(SCOPES[method], lambda request, path: self._execute(request, method, _body(request)), status)
+        return Route(SCOPES[method], lambda request, path: self._execute(request, method, body_of(request)), status)
 
     async def _execute(self, request: Request, method: str, params: bytes | msgspec.Raw) -> object:
         reach = self._keys.reach(request)
@@ -390,7 +411,7 @@ class Api(Resource):
             case _, ["openapi.json"]:
                 return
             case b"POST", ["tickets"]:
-                reach.check(touched("tickets", _body(request)))
+                reach.check(touched("tickets", body_of(request)))
                 assert request.content is not None
                 request.content.seek(0)
             case ((b"GET" | b"HEAD" | b"DELETE"), [name]) if name in READING:
@@ -403,11 +424,11 @@ class Api(Resource):
     def _task_command(self, method: str) -> Route:
         return Route(
             SCOPES[method],
-            lambda request, path: self._commands.change_task(path[1], method, _body(request), None),
+            lambda request, path: self._commands.change_task(path[1], method, body_of(request), None),
         )
 
     async def _append_output(self, request: Request, path: list[str]) -> Any:
-        return await self._commands.append_output(path[1], _body(request), None)
+        return await self._commands.append_output(path[1], body_of(request), None)
 
     async def _batch(self, request: Request, path: list[str]) -> dict[str, Any]:
         scopes = self._keys.scopes(request) or frozenset()
@@ -421,7 +442,7 @@ class Api(Resource):
         async def execute(method: str, params: msgspec.Raw) -> object:
             return await self._execute(request, method, params)
 
-        return {"replies": await self._commands.batch(decode(_body(request), CommandBatch), refusal, execute)}
+        return {"replies": await self._commands.batch(decode(body_of(request), CommandBatch), refusal, execute)}
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -480,6 +501,10 @@ class Api(Resource):
         page = operations.ReadHistory(asked.channel, asked.limit, since, asked.backwards)
         return reply_of(await self._reading.read_history(page))[1]
 
+    async def _clear_history(self, request: Request, path: list[str]) -> Any:
+        await self._commands.clear_history(query(request, ChannelQuery).channel)
+        return {"cleared": True}
+
     async def _presence(self, request: Request, path: list[str]) -> Any:
         return reply_of(await self._reading.read_presence(query(request, ChannelQuery).channel))[1]
 
@@ -531,17 +556,6 @@ def _row(row: QuarantinedRow) -> dict[str, object]:
 
 def _path(request: Request) -> list[str]:
     return [segment.decode("utf-8", "replace") for segment in request.postpath or ()]
-
-
-def _body(request: Request) -> bytes:
-    assert request.content is not None
-    octets: bytes = request.content.read()
-    try:
-        # What goes on as it is must be valid text, whoever reads it then.
-        octets.decode("utf-8")
-    except UnicodeDecodeError:
-        raise Invalid("not UTF-8") from None
-    return octets or b"{}"
 
 
 def _user(request: Request) -> str:

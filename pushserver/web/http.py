@@ -65,6 +65,18 @@ class PlainText(NamedTuple):
     headers: dict[str, str]
 
 
+def body_of(request: Request) -> bytes:
+    """Return the body; without one an empty object. Raises `errors.Invalid` where it is no text."""
+    assert request.content is not None
+    octets: bytes = request.content.read()
+    try:
+        # What goes on as it is must be valid text, whoever reads it then.
+        octets.decode("utf-8")
+    except UnicodeDecodeError:
+        raise Invalid("not UTF-8") from None
+    return octets or b"{}"
+
+
 def respond(request: Request, status: int, body: Any) -> None:
     """Answers with JSON, or with a `PlainText`."""
     if isinstance(body, PlainText):

@@ -154,6 +154,12 @@ OPERATIONS: Final[dict[tuple[str, str], ApiCall]] = {
         result=results.HistoryResult,
         conflicts=True,
     ),
+    ("history", "DELETE"): ApiCall(
+        name="clearHistory",
+        summary="Remove what a channel keeps; its positions stay",
+        query=parameters.ChannelQuery,
+        result=results.ClearedResult,
+    ),
     ("presence", "GET"): ApiCall(
         name="readPresence",
         summary="Who is present in a channel",

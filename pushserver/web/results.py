@@ -150,6 +150,10 @@ class HistoryResult(Struct, frozen=True):
     more: bool | UnsetType = UNSET
 
 
+class ClearedResult(Struct, frozen=True):
+    cleared: bool
+
+
 class PresenceResult(Struct, frozen=True):
     users: list[UserPresence]
     total: int

@@ -77,13 +77,42 @@ async def test_reading_forward_and_backward(nodes: Nodes) -> None:
 async def test_a_kept_message_comes_back_as_it_was_published(nodes: Nodes) -> None:
     node = await nodes.start()
     sent = publication(
-        "a", {"n": [1, None, "é\u2028"]}, "m", sender="7", type="x", exclude_user="8", exclude_connection="c9"
+        "a",
+        {"n": [1, None, "é\u2028"]},
+        "m",
+        sender="7",
+        type="x",
+        exclude_user="8",
+        exclude_connection="c9",
+        tags={"colour": "blue\n"},
+        sender_connection="c7",
+        sender_info='{"name":"Ann\\n"}',
     )
     answer = await node.broker.publish(sent, Retention(10, 10 * nodes.unit), None)
     assert answer.offset is not None
     assert answer.epoch is not None
     page = await node.history.read("a", None, 10, False)
     assert page.messages == [sent.positioned(answer.offset, answer.epoch)]
+
+
+async def test_what_is_cleared_is_gone_and_positions_go_on(nodes: Nodes) -> None:
+    node = await nodes.start()
+    other = await nodes.second(node)
+    retention = Retention(10, 10 * nodes.unit)
+    before = nodes.backend.footprint()
+    await node.history.clear("a")
+    assert nodes.backend.footprint() == before
+    published = await fill(node, retention, 1, 2)
+    await fill(node, retention, 1, channel="b")
+    await other.history.clear("a")
+    page = await node.history.read("a", 0, 10, False)
+    assert (page.messages, page.newest.offset, page.floor) == ([], 2, 2)
+    assert page.newest.epoch == published[0].epoch
+    assert (await node.history.read("b", 0, 10, False)).floor == 0
+    (third,) = await fill(node, retention, 3)
+    assert (third.offset, third.epoch) == (3, page.newest.epoch)
+    page = await node.history.read("a", 2, 10, False)
+    assert (contents(page.messages), page.floor) == ([3], 2)
 
 
 async def test_the_floor_rises_with_what_size_removes(nodes: Nodes) -> None:

@@ -10,7 +10,7 @@ import pytest
 import pytest_twisted
 
 import pushserver.server.publishing
-from pushserver.core.errors import Code, Refused
+from pushserver.core.errors import Code, Invalid, NotFound, Refused
 from pushserver.engine.interfaces import ONCE_TTL, PublishResult, Retention
 from tests.fakes import House
 
@@ -56,6 +56,72 @@ async def test_an_id_of_the_publishers_makes_it_happen_once(house: House) -> Non
     again = await publish("news:a", "message", msgspec.Raw(b"1"), message_id="m")
     assert (first.offset, first.duplicate) == (1, False)
     assert (again.offset, again.duplicate) == (1, True)
+
+
+async def test_tags_come_with_the_message_live_and_kept(house: House) -> None:
+    ann = await house.client("ann")
+    await ann.ask("subscribe", channels=["news:a"])
+    tags = {"colour": "blue"}
+    await house.execute("publish", channel="news:a", data=1, tags=tags)
+    await house.execute("broadcast", channels=["news:a"], data=2, tags=tags)
+    await house.execute("notify", userId="ann", data=3, tags=tags)
+    await house.execute("publish", channel="news:a", data=4, tags={})
+    kept = (await ann.ask("history", channel="news:a"))["data"]["messages"]
+    assert [one.get("tags") for one in kept] == [tags, tags, None]
+    assert [one.get("tags") for one in ann.pushes("message")] == [tags, tags, None]
+    assert [one.get("tags") for one in ann.pushes("user_notification")] == [tags]
+
+
+@pytest.mark.parametrize("tags", [{"a": "b" * 1100}, {"a": 1}, ["a"], "a"])
+@pytest.mark.parametrize("method", ["publish", "broadcast", "notify"])
+async def test_tags_are_few_and_texts(house: House, method: str, tags: object) -> None:
+    with pytest.raises(Invalid):
+        await house.execute(method, channel="news:a", channels=["news:a"], userId="ann", data=1, tags=tags)
+
+
+async def test_of_who_published_clients_are_told_the_user_and_the_rest_is_kept(house: House) -> None:
+    ann = await house.client("ann", {"info": {"name": "Ann"}, "permissions": ["publish:news:*"]})
+    await ann.ask("subscribe", channels=["news:a"])
+    await ann.ask("publish", channel="news:a", data=1)
+    (push,) = ann.pushes("message")
+    assert (push["from"], {"client", "info"} & set(push)) == ("ann", set())
+    (kept,) = (await house.engine.history.read("news:a", None, 10, False)).messages
+    assert (kept.sender, kept.sender_connection) == ("ann", ann.connection.id)
+    assert kept.sender_info == '{"name":"Ann"}'
+
+
+async def test_what_shall_not_be_kept_is_live_alone(house: House) -> None:
+    ann = await house.client("ann")
+    await ann.ask("subscribe", channels=["news:a"])
+    for channel in ("news:a", "user:ann"):
+        published = await house.execute("publish", channel=channel, data=1, skipHistory=True)
+        assert list(published) == ["messageId"]
+    await house.settle()
+    assert [(one["channel"], "offset" in one) for one in ann.pushes("message")] == [
+        ("news:a", False),
+        ("user:ann", False),
+    ]
+    assert (await ann.ask("history", channel="news:a"))["data"]["messages"] == []
+    assert (await house.engine.inbox.state("ann")).offset == 0
+
+
+async def test_what_is_cleared_is_lost_for_who_was_behind_it(house: House) -> None:
+    ann = await house.client("ann")
+    first = await house.execute("publish", channel="news:a", data=1)
+    second = await house.execute("publish", channel="news:a", data=2)
+    await house.execute("notify", userId="ann", data=3)
+    for channel in ("news:a", "user:ann"):
+        await house.node.publishing.clear(channel)
+    results = []
+    for offset in (first["offset"], second["offset"]):
+        since = {"offset": offset, "epoch": first["epoch"]}
+        reply = await ann.ask("subscribe", channels=[{"channel": "news:a", "since": since}])
+        result = reply["data"]["results"]["news:a"]
+        results.append((result["recovered"], result["offset"], result["messages"]))
+    assert results == [(False, 2, []), (True, 2, [])]
+    assert (await house.engine.inbox.read("ann", 0, 10)).messages == []
+    with pytest.raises(NotFound):
+        await house.node.publishing.clear("public:a")
 
 
 async def test_what_a_namespace_keeps_is_how_long(house: House) -> None:

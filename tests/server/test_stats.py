@@ -19,7 +19,10 @@ def figures(
     counters: Counters, now: int, node: str = "n1", users: dict[str, list[str]] | None = None
 ) -> dict[str, Any]:
     users = users or {}
-    return stats.figures(counters, node, now, open_now=sum(map(len, users.values())), users=users, channels=len(users))
+    open_now = sum(map(len, users.values()))
+    return stats.figures(
+        counters, node, now, open_now=open_now, users=users, channels=len(users), subscriptions=open_now
+    )
 
 
 def numbers(value: Any) -> list[float]:

@@ -22,6 +22,7 @@ from tests.rawsocket import RawSocket
 class FakeHub:
     def __init__(self) -> None:
         self.connections: dict[str, Any] = {}
+        self.subscriptions = 0
         self.users: dict[str, Any] = {}
         self.channels: dict[str, Any] = {}
         self.delivered: list[Publication] = []

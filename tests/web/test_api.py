@@ -110,6 +110,7 @@ CALLS = [
     ("POST", "/api/inbox/delete", {"userId": "scopes", "epoch": "e", "upTo": 0}, "notify"),
     ("DELETE", "/api/inbox?userId=scopes", None, "admin"),
     ("GET", "/api/history?channel=news:scopes", None, "read"),
+    ("DELETE", "/api/history?channel=news:scopes", None, "admin"),
     ("GET", "/api/presence?channel=news:scopes", None, "read"),
     ("GET", "/api/channels", None, "read"),
     ("GET", "/api/connections", None, "read"),

@@ -34,3 +34,6 @@ class EmbeddedHistory:
 
     def locate(self, channel: str, since: Position) -> Deferred[Position | None]:
         return self._writer.submit(HistoryCall(Histories.locate, channel, since))
+
+    def clear(self, channel: str) -> Deferred[None]:
+        return self._writer.submit(HistoryCall(Histories.clear, channel))

@@ -672,6 +672,7 @@ class Probe(Operation[None]):
 NAMES: Final = (
     "publish",
     "history_read",
+    "history_clear",
     *(
         f"inbox_{name}"
         for name in ("append", "read", "list", "mark", "delete", "announce_unread", "state", "acknowledge", "clear")

@@ -113,7 +113,7 @@ class RedisEngine:
         self.events = RedisEvents(clock, self._commands, names, rules)
         self.deliveries = RedisDeliveries(clock, self._commands, names)
         self.broker = RedisBroker(self._commands, self._live, self._cluster, names, rules, self._settings)
-        self.history = RedisHistory(pages, self._feeds)
+        self.history = RedisHistory(self._commands, names, pages, self._feeds)
         self.inbox = RedisInbox(self._commands, pages, self._live, names, limits, rules)
         self.outputs = RedisOutputs(self._commands, self._live, names, output_pages, self._settings)
         self.tasks = RedisTasks(

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from pushserver.core.positions import Position
     from pushserver.engine.interfaces import HistoryPage
 
+    from .commands import RedisCommands
     from .feeds import ChannelFeeds
+    from .names import Names
     from .pages import Pages
 
 
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
 class RedisHistory:
     """Histories; reading one also brings this node's listener up to what was read, so that past and present join."""
 
-    def __init__(self, pages: Pages, feeds: ChannelFeeds) -> None:
+    def __init__(self, commands: RedisCommands, names: Names, pages: Pages, feeds: ChannelFeeds) -> None:
+        self._commands = commands
+        self._names = names
         self._pages = pages
         self._feeds = feeds
 
@@ -32,6 +36,13 @@ class RedisHistory:
 
     def locate(self, channel: str, since: Position) -> Deferred[Position | None]:
         return Deferred.fromCoroutine(self._pages.locate(channel, since))
+
+    def clear(self, channel: str) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._clear(channel))
+
+    async def _clear(self, channel: str) -> None:
+        keys = [self._names.history(channel), self._names.messages(channel)]
+        await self._commands.run_in_epoch("history_clear", keys, durable=True)
 
     async def _read(
         self, channel: str, since: int | None, limit: int, reverse: bool, max_bytes: int | None

@@ -12,6 +12,7 @@ _PARTS: Final[dict[str, tuple[str, ...]]] = {
     "attach": ("clock",),
     "publish": ("clock", "epoch", "events", "write"),
     "history": ("clock", "epoch"),
+    "history_clear": ("clock", "epoch"),
     "positions": ("clock", "epoch"),
     "locate": ("clock", "epoch"),
     "append": ("clock", "epoch", "events", "write", "inbox"),

@@ -314,6 +314,11 @@ class Malformed(Invalid):
     """A frame that cannot be read."""
 
 
+def raw(text: str | None) -> Raw | None:
+    """Return JSON as it goes into a message; None where there is none."""
+    return None if text is None else Raw(text.encode())
+
+
 _LINE_ENDS: Final = bytes.maketrans(b"\r\n", b"  ")
 _any: Final = msgspec.json.Decoder(Any)
 

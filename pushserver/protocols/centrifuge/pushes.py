@@ -47,15 +47,21 @@ def told(publication: Publication, size: int = 0) -> messages.Publication:
     tags = {"type": publication.type, "messageId": publication.message_id}
     if publication.read_at is not None:
         tags["readAt"] = str(publication.read_at)
+    if publication.tags is not None:
+        # The publisher's own win.
+        tags |= publication.tags
     data = publication.data
     if len(data) + size > MAX_FRAME:
         data, tags["truncated"] = _NOTHING, "true"
-    info = None if publication.sender is None else messages.ClientInfo(publication.sender, "")
+    info: messages.ClientInfo | None = None
+    if publication.sender is not None:
+        connection = publication.sender_connection or ""
+        info = messages.ClientInfo(publication.sender, connection, messages.raw(publication.sender_info))
     return messages.Publication(data, info, publication.offset or 0, tags, publication.timestamp)
 
 
-#: Octets of a frame beside its data: names, numbers, tags.
-_AROUND: Final = 2_048
+#: Octets of a frame beside its data: names, numbers, tags, who published it.
+_AROUND: Final = 4_096
 
 
 def push(publication: Publication, names: ChannelNames) -> messages.Reply:

@@ -20,7 +20,7 @@ from pushserver.core.operations import Recovery, SubscribeItem
 from pushserver.core.positions import Position
 from pushserver.core.publication import Publication, body
 from pushserver.core.rate_limit import TokenBucket
-from pushserver.protocols.centrifuge import calls, messages
+from pushserver.protocols.centrifuge import calls, history, messages, presence
 from pushserver.protocols.centrifuge.messages import Codec, Reply
 from pushserver.protocols.centrifuge.pushes import CODES, TEMPORARY, ChannelNames, push, told
 from pushserver.protocols.native.session import Hammering, Rates
@@ -34,11 +34,6 @@ FAREWELL: Final = 4_000
 RUSH: Final = 10_000
 #: Octets of missed publications in one reply; more follow as pushes.
 MAX_RECOVERED: Final = 262_144
-#: Octets of publications in one reply to a question for history, and how many.
-MAX_HISTORY_SIZE: Final = 786_432
-MAX_HISTORY: Final = 1_000
-#: Octets of a publication beside its data in such a reply.
-_AROUND: Final = 256
 #: A subscription that is ended by such a code is over; by the other it is begun anew.
 ENDED: Final = 2000
 STALE: Final = 2500
@@ -286,16 +281,7 @@ class CentrifugeSession:
         return operations.Publish(channel, "message", data, None)
 
     def _history(self, request: messages.HistoryRequest) -> operations.Operation:
-        limit = request.limit or 0
-        since: Position | None = None
-        if request.since is not None:
-            offset, epoch = request.since.offset or 0, request.since.epoch
-            if epoch:
-                since = Position(offset, epoch)
-            elif offset:
-                raise Refused("a position has an epoch", Code.CONFLICT)
-        count = MAX_HISTORY if limit < 0 else min(limit, MAX_HISTORY)
-        return operations.ReadHistory(self._channel(request.channel), count, since, request.reverse or False)
+        return history.asked(self._channel(request.channel), request.limit, request.since, request.reverse)
 
     # -- out ----------------------------------------------------------------------------------------------------------
 
@@ -325,18 +311,13 @@ class CentrifugeSession:
                 self._server.discard(self._rules.names.inward(channel or ""))
                 reply = Reply(id, unsubscribe=messages.UnsubscribeResult())
             case messages.PresenceRequest(), operations.ConnectionsRead(present):
-                clients = {
-                    one.connection_id: messages.ClientInfo(one.user_id, one.connection_id, one.info, one.channel_info)
-                    for one in present
-                }
-                reply = Reply(id, presence=messages.PresenceResult(clients))
+                reply = Reply(id, presence=presence.clients(present))
             case messages.PresenceStatsRequest(), operations.ConnectionsRead(present):
-                users = len({one.user_id for one in present})
-                reply = Reply(id, presence_stats=messages.PresenceStatsResult(len(present), users))
+                reply = Reply(id, presence_stats=presence.numbers(present))
             case messages.PublishRequest(), _:
                 reply = Reply(id, publish=messages.PublishResult())
             case messages.HistoryRequest(), operations.HistoryRead():
-                reply = Reply(id, history=_page(outcome))
+                reply = Reply(id, history=history.page(outcome))
             case messages.RpcRequest(), _:
                 reply = Reply(id, rpc=messages.RpcResult(calls.result(outcome)))
         return [self._reply(reply), *rest]
@@ -438,7 +419,7 @@ class CentrifugeSession:
         recovered = asked and result.recovered
         missed = result.messages if recovered else ()
         rest: list[Effect] = []
-        if sum(len(m.data) + _AROUND for m in missed) > MAX_RECOVERED:
+        if sum(m.size + history.AROUND for m in missed) > MAX_RECOVERED:
             rest, missed = [self._push(m) for m in missed], ()
         offset = result.offset
         if recovered and request is not None:
@@ -521,11 +502,12 @@ class CentrifugeSession:
                 self._server.discard(channel)
                 ended = messages.Unsubscribe(EXPIRED if code is Code.TOKEN_EXPIRED else ENDED, reason)
                 return (self._reply(Reply(push=messages.Push(names.outward(channel), unsubscribe=ended))),)
-            case operations.SubscriptionGained(channel, newest):
+            case operations.SubscriptionGained(channel, newest, told_along):
                 self._server.add(channel)
-                begun = messages.Subscribe()
+                along = messages.raw(told_along)
+                begun = messages.Subscribe(data=along)
                 if newest is not None:
-                    begun = messages.Subscribe(True, newest.epoch, newest.offset, True)
+                    begun = messages.Subscribe(True, newest.epoch, newest.offset, True, along)
                 return (self._reply(Reply(push=messages.Push(names.outward(channel), subscribe=begun))),)
             case operations.InboxOverflow(channel, lost):
                 data = body({"lost": lost})
@@ -593,14 +575,3 @@ def _content(data: Raw) -> str:
     except (ValueError, RecursionError):
         raise Invalid("a chat message is a text, or an object with content") from None
     return found if isinstance(found, str) else found.content
-
-
-def _page(outcome: operations.HistoryRead) -> messages.HistoryResult:
-    kept: list[messages.Publication] = []
-    size = 0
-    for message in outcome.messages:
-        size += len(message.data) + _AROUND
-        if size > MAX_HISTORY_SIZE and kept:
-            break
-        kept.append(told(message))
-    return messages.HistoryResult(tuple(kept), outcome.epoch, outcome.offset)

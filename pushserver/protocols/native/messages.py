@@ -294,9 +294,11 @@ def error(problem: PushError, id: str | int | None, now: int) -> bytes:
 
 
 def push(message: publication.Publication) -> bytes:
-    """A publication as the client sees it: who is left out of it is not said."""
-    if message.exclude_user is not None or message.exclude_connection is not None:
-        message = msgspec.structs.replace(message, exclude_user=None, exclude_connection=None)
+    """A publication as the client sees it: not who is left out of it, and of who published it the user alone."""
+    if not message.for_all or message.sender_connection is not None or message.sender_info is not None:
+        message = msgspec.structs.replace(
+            message, exclude_user=None, exclude_connection=None, sender_connection=None, sender_info=None
+        )
     return publication.encode(message)
 
 

@@ -18,7 +18,8 @@ from pushserver.core.task import TaskState
 
 class PushMessage(Struct, frozen=True, kw_only=True, rename="camel"):
     """A message that nobody asked for, or that is kept. ``from``: the user who published it, where a client did;
-    ``offset``, ``epoch``: where the channel keeps messages; ``readAt``: of a message of an inbox, null where unread."""
+    ``offset``, ``epoch``: where the channel keeps messages; ``readAt``: of a message of an inbox, null where unread;
+    ``tags``: what the server side sent along."""
 
     type: str
     channel: str | UnsetType = UNSET
@@ -29,6 +30,7 @@ class PushMessage(Struct, frozen=True, kw_only=True, rename="camel"):
     epoch: str | UnsetType = UNSET
     sender: str | UnsetType = field(name="from", default=UNSET)
     read_at: int | UnsetType | None = UNSET
+    tags: dict[str, str] | UnsetType = UNSET
 
 
 class RefusalData(Struct, frozen=True):

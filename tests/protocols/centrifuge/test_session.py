@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
 
 from pushserver import __version__
 from pushserver.core import errors
+from pushserver.core.positions import Position
 from pushserver.protocols.centrifuge.pushes import ChannelNames
 from pushserver.protocols.centrifuge.session import INSUFFICIENT_STATE, MAX_ERRORS, MAX_RATE_LIMITED, NO_MESSAGES
 from pushserver.protocols.native.session import Rates
+from pushserver.server.cluster import TargetChannels
 from tests.protocols.centrifuge.sdk import LANGUAGES, Json, Sdk
 from tests.protocols.paper import Place
 
@@ -243,6 +246,42 @@ async def test_chat_is_said_by_publishing(place: Place, language: Any) -> None:
         return [p["data"]["content"] for p in ann.published("chat:a") if p["tags"]["type"] == "chat_message"]
 
     assert await place.until(lambda: len(said()) == 2 and said()) == ["hello", "you"]
+
+
+async def test_presence_says_what_tokens_say_of_their_users(place: Place, language: Any) -> None:
+    ann = Sdk(place, language)
+    await ann.connect("ann", token=place.token("ann", info={"name": "Ann"}))
+    await ann.call(subscribe={"channel": "chat:a"})
+    (shown,) = (await ann.call(presence={"channel": "chat:a"}))["presence"]["presence"].values()
+    assert shown == {"user": "ann", "client": ann.connection.id, "conn_info": {"name": "Ann"}}
+
+
+async def test_a_publication_says_which_connection_made_it(place: Place, language: Any) -> None:
+    ann, bob = Sdk(place, language), Sdk(place, language)
+    await ann.connect("ann", token=place.token("ann", info={"name": "Ann"}))
+    await bob.connect("bob")
+    await bob.call(subscribe={"channel": "kept:a"})
+    await ann.call(publish={"channel": "kept:a", "data": 1})
+    await place.execute("publish", channel="kept:a", data=2, tags={"type": "mine", "colour": "blue"})
+    first, second = await place.until(lambda: len(bob.published("kept:a")) == 2 and bob.published("kept:a"))
+    assert first["info"] == {"user": "ann", "client": ann.connection.id, "conn_info": {"name": "Ann"}}
+    assert "info" not in second
+    # The publisher's own tags win.
+    assert (second["tags"]["type"], second["tags"]["colour"]) == ("mine", "blue")
+
+
+async def test_the_server_subscribes_from_a_position_and_says_something_with_it(place: Place, language: Any) -> None:
+    ann = Sdk(place, language)
+    await ann.connect("ann")
+    first = await place.execute("publish", channel="kept:a", data=1)
+    await place.execute("publish", channel="kept:a", data=2)
+    since = Position(first["offset"], first["epoch"])
+    asked = TargetChannels(("kept:a",), "ann", None, since, '{"hello":1}')
+    assert await Deferred.fromCoroutine(place.node.commands.subscribe(asked)) == (1, [])
+    await place.until(lambda: ann.published("kept:a"))
+    (begun,) = [push["subscribe"] for push in ann.told if "subscribe" in push]
+    assert (begun["offset"], begun["epoch"], begun["data"]) == (1, first["epoch"], {"hello": 1})
+    assert [one["data"] for one in ann.published("kept:a")] == [2]
 
 
 async def test_presence_is_told_by_connection(place: Place, language: Any) -> None:

@@ -270,6 +270,14 @@ class Histories:
             return self._epochs.locate(since, self._epochs.current(_KIND, name, now), 0, "")
         return self._epochs.locate(since, head.base, head.newest, head.carried)
 
+    def clear(self, connection: sqlite3.Connection, now: int, name: str) -> None:
+        """As `interfaces.IHistory.clear`."""
+        head = self._head(connection, now, name)
+        if head is not None:
+            self._flush_rows(connection)
+            self._trim(head, head.newest)
+            head.counted_from = head.written
+
     @staticmethod
     def carry(connection: sqlite3.Connection) -> None:
         """The generation moves on: note how far each channel has come."""

@@ -42,6 +42,8 @@ export interface Push<Data = any> {
   epoch?: string;
   /** The user who published, where a client did. */
   from?: string;
+  /** Short texts that the server side sent along. */
+  tags?: Record<string, string>;
 }
 
 export type ErrorCode =
