@@ -24,17 +24,29 @@ from pushserver.core.message_types import may_send
 from pushserver.core.rate_limit import KeyedTokenBuckets
 from pushserver.manhole import tables, tracing
 from pushserver.protocols import rfc6455
+from pushserver.protocols.centrifuge.framing import line
 from pushserver.protocols.centrifuge.json import JsonCodec
 from pushserver.protocols.centrifuge.messages import payload
 from pushserver.protocols.centrifuge.protobuf import ProtobufCodec, varint
-from pushserver.protocols.centrifuge.protocol import CentrifugeEndpoint
+from pushserver.protocols.centrifuge.protocol import CentrifugeEndpoint, StreamProtocols
 from pushserver.protocols.centrifuge.pushes import ChannelNames
 from pushserver.protocols.centrifuge.session import Rules
 from pushserver.protocols.centrifuge.session import _bearer as bearer
 from pushserver.protocols.native import messages
 from pushserver.protocols.native.session import Rates
 from pushserver.server import backend_commands
-from pushserver.web import admission, api, event_ids, handshake, places, port, proxy_protocol, static_files, tickets
+from pushserver.web import (
+    admission,
+    api,
+    emulation,
+    event_ids,
+    handshake,
+    places,
+    port,
+    proxy_protocol,
+    static_files,
+    tickets,
+)
 
 #: Sizes of the texts, in bytes: from one that is measurable on, doubled up to 1 MiB.
 SIZES = tuple(1 << power for power in range(14, 21))
@@ -111,7 +123,9 @@ def _admission(**named: Any) -> admission.Admission:
 
 
 _ADMISSION = _admission()
-_ENDPOINT = CentrifugeEndpoint("/c", Rates(0, 0, 0), Rules(names=ChannelNames("{id}"), anonymous=False, ping=1), 1)
+_RULES = Rules(names=ChannelNames("{id}"), anonymous=False, ping=1)
+_ENDPOINT = CentrifugeEndpoint("/c", Rates(0, 0, 0), _RULES, 1)
+_TICKETS = tickets.Tickets(bytes(32), 1)
 _HEAD = port.Head("GET", "/ws", {"upgrade": "websocket", "connection": "upgrade"})
 
 
@@ -159,6 +173,34 @@ PARSERS: dict[str, Parser] = {
         ),
     ),
     "commands in Protobuf": Parser((), _quietly(ProtobufCodec().commands), (repeat(b"\x80"), _subs)),
+    "emulation request in JSON": Parser(
+        ("protocols.centrifuge.json.JsonCodec.emulation_request",),
+        _quietly(JsonCodec().emulation_request),
+        (
+            repeat(b"{}" + b" " * 200),
+            repeat(b"[", b'{"data":'),
+            repeat(b'\\"', b'{"data":"', b'"}'),
+            repeat(b'"a":1,', b"{"),
+        ),
+    ),
+    "emulation request in Protobuf": Parser(
+        (), _quietly(ProtobufCodec().emulation_request), (repeat(b"\x80"), repeat(b"\x0a\x01a"), repeat(b"\x1a\0"))
+    ),
+    "session of a stream": Parser(
+        ("web.emulation.is_session",),
+        _latin(lambda text: emulation.is_session(_TICKETS, "n", text)),
+        (repeat(b"a"), repeat(b"."), repeat(b"\xff")),
+    ),
+    "codec of a stream": Parser(
+        ("protocols.centrifuge.protocol.StreamProtocols.of",),
+        _latin(StreamProtocols(Rates(0, 0, 0), _RULES).of),
+        (repeat(b";"), repeat(b" "), repeat(b"a")),
+    ),
+    "line of a stream": Parser(
+        ("protocols.centrifuge.framing._BEYOND_ASCII", "protocols.centrifuge.framing.line"),
+        _quietly(line),
+        (repeat("é".encode()), repeat("éa".encode()), repeat("\U0001f600".encode())),
+    ),
     "data of a command": Parser((), _quietly(lambda octets: payload(msgspec.Raw(octets))), _JSON[:3]),
     "protocol of a query": Parser(
         ("protocols.centrifuge.protocol.CentrifugeEndpoint.choose",),
@@ -361,6 +403,7 @@ NOT_FROM_OUTSIDE: dict[str, str] = {
 #: What takes apart a piece that something else, which is registered, has bounded or cut out.
 BOUNDED: dict[str, str] = {
     "web.port.PortProtocol.dataReceived": "looks only at what is new, up to MAX_HEAD: tests/web/test_port.py",
+    "web.http.bearer_of": "a head of at most MAX_HEAD, cut at one place",
     "web.sse._credential": "a head of at most MAX_HEAD, cut at one place",
     "web.site.Root.allow": "a target of at most MAX_HEAD, cut at slashes",
     "web.sse.EventStreams._open": "a head of at most MAX_HEAD, cut at commas",

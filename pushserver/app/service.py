@@ -207,7 +207,7 @@ class PushService(log.LoggedService):
             tickets=tickets,
         )
         doors = Doors(context, self._api_keys, calls, shown)
-        node.bind_streams(doors.streams.receive)
+        node.bind_streams(doors.posts.receive)
         return doors
 
     def _demo_token(self, user_id: str) -> str:

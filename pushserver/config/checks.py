@@ -290,9 +290,13 @@ class _Checks:
     def _check_centrifuge(self, server: ServerSection) -> CentrifugeSection:
         centrifuge = self._section(CentrifugeSection)
         taken = (*_TAKEN, server.websocket_path.split("/")[1])
-        if centrifuge.enabled and centrifuge.path.split("/")[1] in taken:
-            problem = "expected a path that the server does not use itself"
-            raise self._mistake("centrifuge.path", problem, centrifuge.path)
+        for key, path in (("path", centrifuge.path), ("emulation_path", centrifuge.emulation_path)):
+            if centrifuge.enabled and path.split("/")[1] in taken:
+                raise self._mistake(f"centrifuge.{key}", "expected a path that the server does not use itself", path)
+        first, second = f"{centrifuge.path}/", f"{centrifuge.emulation_path}/"
+        if centrifuge.enabled and (first.startswith(second) or second.startswith(first)):
+            problem = "expected a path that is not centrifuge.path, nor above or below it"
+            raise self._mistake("centrifuge.emulation_path", problem, centrifuge.emulation_path)
         return centrifuge
 
     def _file_mistake(self, full_key: str, path: str, wanted: str) -> ConfigError:

@@ -271,6 +271,8 @@ class CentrifugeSection(Section, frozen=True, kw_only=True):
 
     enabled: Annotated[bool, flag()] = False
     path: Annotated[str, text('a path such as "/connection"', r"(/[A-Za-z0-9._~-]+)+")] = "/connection"
+    #: where the commands of clients come in that are sent a stream
+    emulation_path: Annotated[str, text('a path such as "/emulation"', r"(/[A-Za-z0-9._~-]+)+")] = "/emulation"
     #: what clients call a user's inbox
     inbox_channel: Annotated[
         str, text('a name with {id} in it, such as "user:{id}"', r"[!-)+\--z|~]{0,50}\{id\}[!-)+\--z|~]{0,50}")

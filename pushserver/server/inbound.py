@@ -125,6 +125,11 @@ class Inbound:
             if self._current is None and not self._running:
                 self._run()
 
+    @property
+    def waiting(self) -> int:
+        """Return how many whole frames wait for the one that is being handled."""
+        return 0 if self._queue is None else sum(type(item) is tuple for item in self._queue)
+
     def end(self) -> None:
         """The connection is over: what waits is forgotten, what is under way is cancelled."""
         self._queue = None

@@ -10,12 +10,14 @@ from twisted.web.server import Request
 
 from pushserver.web.api import Api, ApiKeys, Route
 from pushserver.web.context import Context, Sections
+from pushserver.web.emulation import EmulationDoors
 from pushserver.web.http import PushSite, headers_of
 from pushserver.web.openapi import describer
 from pushserver.web.port import PortFactory, PortProtocol, peer_address
 from pushserver.web.site import Health, Metrics, Ready, Root, WebSocketPath
 from pushserver.web.sse import EventStreams
 from pushserver.web.static_files import Page, StaticFiles
+from pushserver.web.stream_posts import StreamPosts
 from pushserver.web.tickets import Tickets, issuer
 from pushserver.web.websocket import WebSocketDoorFactory
 
@@ -50,7 +52,11 @@ class Doors:
         self._sockets = WebSocketDoorFactory(context)
         apart = bool(context.sections.server.api_listen)
         # Where the API has a port of its own, its keys open nothing on the public one.
-        self.streams = EventStreams(context, facts.tickets, None if apart else calls)
+        self.posts = StreamPosts(context)
+        self._streams = EventStreams(context, facts.tickets, self.posts, None if apart else calls)
+        self._emulation = (
+            EmulationDoors(context, self.posts, facts.tickets) if context.sections.centrifuge.enabled else None
+        )
         calls.add("tickets", "POST", Route("sessions", issuer(facts.tickets, context.clock.now)))
         calls.add("openapi.json", "GET", Route("", describer(calls)))
         root = Root(context.admission)
@@ -75,6 +81,8 @@ class Doors:
         """Go by these sections from now on."""
         self.context.adopt(sections)
         self._sockets.adopt()
+        if self._emulation is not None:
+            self._emulation.adopt()
 
     @property
     def waiting(self) -> set[PortProtocol]:
@@ -84,8 +92,8 @@ class Doors:
     def _add_public(self, root: Root) -> None:
         context, facts = self.context, self._facts
         path = context.sections.server.websocket_path
-        root.putChild(b"sse", self.streams)
-        root.bodies["sse"] = self.streams.allow
+        root.putChild(b"sse", self._streams)
+        root.bodies["sse"] = self._streams.allow
         root.putChild(b"healthz", Health())
         static = StaticFiles()
         root.putChild(b"pushclient.js", static.file("pushclient.js", public=True))
@@ -94,6 +102,10 @@ class Doors:
         if context.sections.server.page:
             root.putChild(b"", Page(path, facts.token))
             root.putChild(b"page", static.folder("page"))
+        if self._emulation is not None:
+            for place, resource in self._emulation.places().items():
+                root.place(place, resource)
+            root.bodies |= self._emulation.bodies()
         for endpoint in self._sockets.endpoints:
             root.place(
                 endpoint,

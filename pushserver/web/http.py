@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from io import BytesIO
 from typing import Any, Final, NamedTuple
 
 import msgspec
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IAddress, IDelayedCall, IHalfCloseableProtocol, IProtocol
 from twisted.internet.protocol import connectionDone
@@ -20,6 +21,7 @@ from zope.interface import implementer
 
 from pushserver.core.errors import HTTP_STATUS, Code, Invalid, PushError, Refused
 from pushserver.server.backend_commands import error_of
+from pushserver.server.stats import Counters
 from pushserver.web.context import Context
 from pushserver.web.farewell import hang_up
 from pushserver.web.port import MAX_HEAD, answer, check_hosts, origin_form
@@ -56,6 +58,12 @@ def argument(request: Request, name: str) -> str | None:
     """The last value of a query argument."""
     values = request.args.get(name.encode()) if request.args else None
     return values[-1].decode("utf-8", "replace") if values else None
+
+
+def bearer_of(request: Request) -> str | None:
+    """Return the token of the request's ``Authorization``, where there is one."""
+    scheme, _, credentials = (request.getHeader("authorization") or "").partition(" ")
+    return credentials.strip() or None if scheme.lower() == "bearer" else None
 
 
 class PlainText(NamedTuple):
@@ -99,6 +107,30 @@ def respond_error(request: Request, problem: PushError, status: int | None = Non
         request.setHeader("retry-after", str(-(-problem.retry_after // 1000)))
     body = {"error": error_of(problem)}
     respond(request, HTTP_STATUS[problem.code] if status is None else status, body)
+
+
+def refuse(request: Request, problem: PushError, counters: Counters) -> None:
+    """Answer with an error, where nothing was answered yet, and count it."""
+    counters.error(problem.code.value)
+    if not request.startedWriting and not request.finished:
+        respond_error(request, problem)
+
+
+def serve(request: Request, work: Coroutine[Any, Any, None], counters: Counters, log: Logger) -> None:
+    """Carry out what answers a request; an error that it raises is the answer. It ends with its client."""
+
+    def failed(failure: Failure) -> None:
+        problem = failure.value
+        if isinstance(problem, CancelledError):
+            return
+        if not isinstance(problem, PushError):
+            log.failure("a stream's request failed", failure)
+            problem = PushError("something went wrong here", Code.INTERNAL_ERROR)
+        refuse(request, problem, counters)
+
+    running = Deferred.fromCoroutine(work)
+    request.notifyFinish().addBoth(lambda _: running.cancel())
+    running.addErrback(failed)
 
 
 def respond_options(request: Request, methods: Iterable[str]) -> None:
@@ -183,6 +215,17 @@ class BoundedRequest(Request):
         deadline, self._deadline = self._deadline, None
         if deadline is not None and deadline.active():
             deadline.cancel()
+
+    def take_body(self) -> bytes:
+        """Return the body, which is held here no longer."""
+        assert self.content is not None
+        octets: bytes = self.content.read()
+        self.content = BytesIO()
+        held, self._held = self._held, 0
+        channel: Any = self.channel
+        if held and channel is not None:
+            channel.site.context.limits.bodies.give(held)
+        return octets
 
     def hand_over(self) -> None:
         """The connection is another protocol's from now on: this request gets no answer here."""

@@ -144,7 +144,7 @@ class Root(Resource):
     def __init__(self, admission: Admission) -> None:
         super().__init__()
         self._admission = admission
-        #: what says, by the first part of the path, how many octets of a body a request may have
+        #: what says, by how the path begins, how many octets of a body a request may have; the longest one counts
         self.bodies: dict[str, Callable[[Request, str, list[str], int | None], int]] = {}
 
     def allow(self, request: Request, head: tuple[str, str, int | None]) -> int:
@@ -159,10 +159,12 @@ class Root(Resource):
             return 0
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise Refusal(415, Invalid("bodies are taken as they are, without Content-Encoding"))
-        first, *path = [unquote(part) for part in target.partition("?")[0].lstrip("/").split("/")]
-        rule = self.bodies.get(first)
-        if rule is not None:
-            return rule(request, method, path, length)
+        path = [unquote(part) for part in target.partition("?")[0].lstrip("/").split("/")]
+        for begin in sorted(self.bodies, key=len, reverse=True):
+            parts = begin.split("/")
+            if path[: len(parts)] == parts:
+                return self.bodies[begin](request, method, path[len(parts) :], length)
+        first = path[0]
         if first.encode() not in self.children and first:
             raise Refusal(404, NotFound("nothing here"))
         if method not in ("GET", "HEAD", "OPTIONS"):

@@ -19,7 +19,6 @@ from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import parse_qs
 
 import msgspec
-from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
@@ -34,15 +33,15 @@ from pushserver.core.tokens import Identity
 from pushserver.protocols.native import messages
 from pushserver.protocols.native.session import NativeSession, Rates, reply_of
 from pushserver.server.cluster import PostOutcome
-from pushserver.server.connection import Connection, Peer
-from pushserver.server.inbound import Inbound
-from pushserver.server.outbox import Mark, Outbox
+from pushserver.server.outbox import Mark
 from pushserver.server.sign_in import note_failed
 from pushserver.server.tasks import user_channel
-from pushserver.web.context import TAG_LENGTH, Context, tag_of
+from pushserver.web.context import TAG_LENGTH, Context
 from pushserver.web.event_ids import EventIds, positions_of
-from pushserver.web.http import Refusal, argument, headers_of, respond, respond_error
+from pushserver.web.http import Refusal, argument, bearer_of, headers_of, refuse, respond, respond_error, serve
 from pushserver.web.port import peer_address
+from pushserver.web.response_line import ResponseLine, Spoken
+from pushserver.web.stream_posts import StreamPosts
 from pushserver.web.tickets import Tickets
 
 #: What the transport is called in lists of connections.
@@ -51,9 +50,6 @@ PROTOCOL: Final = "sse"
 HEARTBEAT: Final = b": \n\n"
 
 _ID_BYTES: Final = 12
-#: Seconds after which the living nodes may be listed again.
-_LIST_AGAIN: Final = 1.0
-_MAX_USER_AGENT: Final = 200
 _NO_POSITION: Final = Position(0, "")
 #: What is answered in place of a stream that is closed before its head is out, where the close's own retry rule does
 #: not say enough.
@@ -124,23 +120,6 @@ def _refusal(close: Close) -> PushError:
     return Unavailable(close.reason) if close.reconnect else Refused(close.reason)
 
 
-class Body:
-    """The body of a response, as an outbox writes it: from `cut` on, what is written goes nowhere."""
-
-    __slots__ = ("_request", "cut")
-
-    def __init__(self, request: Request) -> None:
-        self._request = request
-        self.cut = False
-
-    def registerProducer(self, producer: Any, streaming: bool) -> None:
-        self._request.registerProducer(producer, streaming)
-
-    def write(self, octets: bytes) -> None:
-        if not self.cut:
-            self._request.write(octets)
-
-
 class StreamSession(NativeSession):
     """The native protocol's side of a stream: what a subscription answers goes into the ids of later events."""
 
@@ -160,42 +139,24 @@ class StreamSession(NativeSession):
         return super().answer(asked, outcome)
 
 
-class Stream:
+class Stream(ResponseLine):
     """One stream: the `Line` of its connection."""
 
     def __init__(self, door: EventStreams, request: Request, identity: Identity | None) -> None:
         self._door = door
         context = door.context
-        self._request = request
-        headers = headers_of(request)
-        self._body = Body(request)
-        self.outbox = Outbox(self._body, context.sections.delivery.max_queue_size, context.policy, self)
-        # Until the first message is known, everything else waits behind it.
-        self.outbox.pauseProducing()
         self.dialect = EventStream()
         session = StreamSession(self.dialect, context.rates, identity is not None or context.sections.auth.anonymous)
-        self.connection = Connection(
-            context.tag + token_urlsafe(_ID_BYTES),
-            self.dialect,
-            self,
-            self.outbox,
-            self._send_notice,
-            Peer(
-                context.admission.address(peer_address(request.transport), headers),
-                headers.get("user-agent", "")[:_MAX_USER_AGENT],
-                PROTOCOL,
-                context.clock.now(),
-            ),
-            context.counters,
-        )
-        self.inbound = Inbound(self.connection, session, context.rooms.requests, context.counters, context.clock)
+        spoken = Spoken(PROTOCOL, self.dialect, session)
+        connection_id = context.tag + token_urlsafe(_ID_BYTES)
+        super().__init__(context, request, connection_id, spoken, self._goodbye, self._gone)
+        # Until the first message is known, everything else waits behind it.
+        self.outbox.pauseProducing()
         self.identity = identity
         #: where the channels stand at the stream's first message, whatever waits behind it by then
         self._start = EventIds()
         #: whether no more messages of the client are taken: those before wait for it to read
         self.paused = False
-        self._ended = False
-        self._code = 1005
 
     async def open(self, positions: dict[str, Position], channels: list[str]) -> dict[str, Any]:
         """Signs in, subscribes, and answers the data of the first message. Where the connection is closed meanwhile,
@@ -231,7 +192,7 @@ class Stream:
             wants = tuple(SubscribeItem(name, positions.get(name)) for name in channels)
             await requests.carry_out(connection, operations.Subscribe(wants, before), subscribed)
         if connection.closing is not None:
-            self._code = connection.closing.code
+            self.code = connection.closing.code
             raise _refusal(connection.closing)
         return data | {"results": results, "connectionId": connection.id}
 
@@ -267,45 +228,14 @@ class Stream:
         request.write(b"id: %b\ndata: %b\n\n" % (self._start.id(), first))
         self.outbox.resumeProducing()
 
-    def _send_notice(self, notice: operations.Notice, now: int, message_id: str) -> None:
-        self.inbound.notify(notice, now, message_id)
+    def _goodbye(self, close: Close) -> bytes:
+        data = {"code": close.code, "reason": close.reason}
+        return self.dialect.text(messages.notice("closed", None, data, self._context.clock.now(), token_urlsafe(8)))
+
+    def _gone(self, code: int) -> None:
+        self._door.posts.forget(self.connection.id)
 
     # -- `connection.Line` --------------------------------------------------------------------------------------------
-
-    def identified(self) -> None:
-        """The request itself showed the token."""
-
-    def ping(self) -> bool:
-        self.outbox.write(self.dialect.ping())
-        return False
-
-    def moves(self) -> bool:
-        return False
-
-    def hang_up(self, close: Close, discard: bool) -> None:
-        if discard or self._body.cut:
-            self.outbox.discard()
-            self._body.cut = False
-        # A stream has no close code of its own, so it is said.
-        data = {"code": close.code, "reason": close.reason}
-        self.outbox.write(
-            self.dialect.text(messages.notice("closed", None, data, self._door.context.clock.now(), token_urlsafe(8)))
-        )
-        self._code = close.code
-        self.inbound.end()
-        self._door.context.rooms.requests.leave(self.connection)
-        self._door.context.rooms.heartbeat.closing(self.connection)
-        self.outbox.drained().addCallback(lambda _: self._finish())
-
-    def _finish(self) -> None:
-        if not self._ended:
-            self._request.unregisterProducer()
-            self._request.finish()
-
-    def abort(self) -> None:
-        if not self._ended:
-            channel: Any = self._request.channel
-            channel.forceAbortClient()
 
     def pause(self) -> None:
         # Messages come one in a request: what is too much is refused there.
@@ -321,10 +251,10 @@ class Stream:
             self._door.context.rooms.hub.left_out(self.connection, mark)
             return
         self._door.context.counters.left_out()
-        if not self._body.cut:
+        if not self.body.cut:
             # The ids of what stands behind it tell of it. Nothing of that goes out before the stream is ended, which
             # must wait: this is called while the outbox is at work.
-            self._body.cut = True
+            self.body.cut = True
             self._door.context.clock.later(0, self._fall_behind)
 
     def _fall_behind(self) -> None:
@@ -332,16 +262,23 @@ class Stream:
             self._door.context.counters.slow_consumer()
             self.connection.close(errors.SLOW, discard=True)
 
-    def route_changed(self) -> None:
-        """An HTTP response is never written to past its channel."""
+    # -- the other way ------------------------------------------------------------------------------------------------
 
-    def end(self) -> None:
-        """The client, or we, ended the response."""
-        if not self._ended:
-            self._ended = True
-            self.outbox.close()
-            self.inbound.end()
-            self._door.forget(self, self._code)
+    def take(self, text: str) -> PostOutcome:
+        """Take a message that came in a request. Raises `errors.Invalid` where it is none."""
+        try:
+            posted = msgspec.json.decode(text, type=Posted)
+        except msgspec.MsgspecError as problem:
+            raise Invalid(f"not a message for a stream: {problem}"[:300]) from None
+        if not self.connection.open:
+            return PostOutcome.UNKNOWN
+        own = self.connection.user_id
+        if own is not None and posted.user_id != own and posted.proof != self.dialect.proof:
+            return PostOutcome.OTHER
+        if self.paused:
+            return PostOutcome.UNREAD
+        self.inbound.receive(posted.text.encode())
+        return PostOutcome.TAKEN
 
 
 class StreamKeys(Protocol):
@@ -358,23 +295,18 @@ class EventStreams(Resource):
     _log = Logger()
 
     def __init__(
-        self, context: Context, tickets: Callable[[], Awaitable[Tickets]], keys: StreamKeys | None = None
+        self,
+        context: Context,
+        tickets: Callable[[], Awaitable[Tickets]],
+        posts: StreamPosts,
+        keys: StreamKeys | None = None,
     ) -> None:
         """``keys``: what the server side may open streams with; None: with nothing."""
         super().__init__()
         self.context = context
         self._tickets = tickets
+        self.posts = posts
         self._keys = keys
-        self._streams: dict[str, Stream] = {}
-        #: the names of the living nodes, by what their streams' ids begin with
-        self._makers: dict[str, str] = {}
-        self._listed_at = -_LIST_AGAIN
-
-    def forget(self, stream: Stream, code: int) -> None:
-        self._streams.pop(stream.connection.id, None)
-        self.context.counters.connection_closed(code)
-        self.context.rooms.requests.leave(stream.connection)
-        self.context.rooms.heartbeat.forget(stream.connection)
 
     def allow(self, request: Request, method: str, path: list[str], length: int | None) -> int:
         """Return how many octets of a body a request may have. Raises `http.Refusal`."""
@@ -401,16 +333,17 @@ class EventStreams(Resource):
                     request.setResponseCode(204)
                     request.finish()
                 case b"GET" if not request.postpath:
-                    self._run(request, self._open(request))
+                    serve(request, self._open(request), self.context.counters, self._log)
                 case b"POST" if request.postpath is not None and len(request.postpath) == 1:
-                    self._run(request, self._post(request, request.postpath[0].decode("utf-8", "replace")))
+                    connection_id = request.postpath[0].decode("utf-8", "replace")
+                    serve(request, self._post(request, connection_id), self.context.counters, self._log)
                 case b"GET" | b"POST":
                     raise NotFound("nothing here")
                 case _:
                     request.setHeader("allow", "GET, OPTIONS, POST")
                     respond_error(request, Invalid("use GET or POST"), 405)
         except PushError as problem:
-            self._refuse(request, problem)
+            refuse(request, problem, self.context.counters)
         return NOT_DONE_YET
 
     def _allow_origin(self, request: Request) -> None:
@@ -419,25 +352,6 @@ class EventStreams(Resource):
         request.setHeader("vary", "Origin")
         if "origin" in headers:
             request.setHeader("access-control-allow-origin", headers["origin"])
-
-    def _run(self, request: Request, work: Any) -> None:
-        def failed(failure: Any) -> None:
-            if failure.check(CancelledError):
-                return
-            if failure.check(PushError):
-                self._refuse(request, failure.value)
-                return
-            self._log.failure("a stream's request failed", failure)
-            self._refuse(request, PushError("something went wrong here", Code.INTERNAL_ERROR))
-
-        running = Deferred.fromCoroutine(work)
-        request.notifyFinish().addBoth(lambda _: running.cancel())
-        running.addErrback(failed)
-
-    def _refuse(self, request: Request, problem: PushError) -> None:
-        self.context.counters.error(problem.code.value)
-        if not request.startedWriting and not request.finished:
-            respond_error(request, problem)
 
     async def _identify(self, credential: StreamCredential | None, request: Request) -> Identity | None:
         """Return who asks, or None for nobody, where that is allowed."""
@@ -481,7 +395,7 @@ class EventStreams(Resource):
         stream.dialect.proof = proof_of(credential.text) if credential is not None else ""
         own = [] if identity is None else [user_channel(identity.user_id), "system"]
         # The server side's are not among them: nobody sends messages into those.
-        self._streams[stream.connection.id] = stream
+        self.posts.register(stream.connection.id, stream.take)
         await self._start(stream, request, stream.open(positions_of(resume, [*channels, *own]), channels))
 
     async def _start(self, stream: Stream, request: Request, opening: Coroutine[Any, Any, dict[str, Any]]) -> None:
@@ -518,7 +432,9 @@ class EventStreams(Resource):
         except UnicodeDecodeError:
             raise Invalid("not UTF-8") from None
         posted = Posted(text, user_id, "" if credential is None else proof_of(credential.text))
-        outcome = await self._pass_on(connection_id, posted)
+        text = msgspec.json.encode(posted).decode()
+        # The first characters of an id say which node made it.
+        outcome = await self.posts.post(connection_id[:TAG_LENGTH], connection_id, text)
         if outcome in (PostOutcome.UNKNOWN, PostOutcome.OTHER) and expired is not None:
             raise expired
         match outcome:
@@ -533,48 +449,10 @@ class EventStreams(Resource):
             case PostOutcome.OTHER:
                 raise Refused("this is another user's stream")
 
-    async def _pass_on(self, connection_id: str, posted: Posted) -> PostOutcome:
-        """Let the node that made the id take the message. No node is asked about an id that none of them made."""
-        tag = connection_id[:TAG_LENGTH]
-        if tag == self.context.tag:
-            return self._take(connection_id, posted)
-        node = await self._maker(tag)
-        if node is None:
-            return PostOutcome.UNKNOWN
-        return await self.context.rooms.cluster.pass_on(node, connection_id, msgspec.json.encode(posted).decode())
-
-    async def _maker(self, tag: str) -> str | None:
-        """Return the name of the living node that makes such ids. Nodes are listed anew at most once a second."""
-        now = self.context.reactor.seconds()
-        if now >= self._listed_at + _LIST_AGAIN:
-            self._listed_at = now
-            self._makers = {tag_of(node.name): node.name for node in await self.context.rooms.nodes()}
-        return self._makers.get(tag)
-
-    def receive(self, connection_id: str, text: str) -> PostOutcome:
-        """Take a message that another node passes on. Raises `errors.Invalid` where it is none."""
-        try:
-            posted = msgspec.json.decode(text, type=Posted)
-        except msgspec.MsgspecError as problem:
-            raise Invalid(f"not a message for a stream: {problem}"[:300]) from None
-        return self._take(connection_id, posted)
-
-    def _take(self, connection_id: str, posted: Posted) -> PostOutcome:
-        stream = self._streams.get(connection_id)
-        if stream is None or not stream.connection.open:
-            return PostOutcome.UNKNOWN
-        own = stream.connection.user_id
-        if own is not None and posted.user_id != own and posted.proof != stream.dialect.proof:
-            return PostOutcome.OTHER
-        if stream.paused:
-            return PostOutcome.UNREAD
-        stream.inbound.receive(posted.text.encode())
-        return PostOutcome.TAKEN
-
 
 def _credential(request: Request) -> StreamCredential | None:
-    scheme, _, credentials = (request.getHeader("authorization") or "").partition(" ")
-    if scheme.lower() == "bearer" and credentials.strip():
-        return StreamCredential(credentials.strip(), False)
+    bearer = bearer_of(request)
+    if bearer is not None:
+        return StreamCredential(bearer, False)
     values = parse_qs(request.uri.partition(b"?")[2].decode("latin-1")).get("ticket")
     return StreamCredential(values[-1], True) if values else None

@@ -42,6 +42,8 @@ from pushserver.engine.redis.live import Live
 from pushserver.engine.redis.names import Names
 from pushserver.engine.redis.shared_settings import SharedSettings
 from pushserver.manhole.terminal import Terminal
+from pushserver.protocols.centrifuge.json import JsonCodec
+from pushserver.protocols.centrifuge.protobuf import ProtobufCodec
 from pushserver.protocols.centrifuge.protocol import CentrifugeEndpoint
 from pushserver.protocols.centrifuge.pushes import ChannelNames
 from pushserver.protocols.centrifuge.session import Rules
@@ -226,6 +228,18 @@ def commands_json(octets: bytes) -> None:
 
 def commands_protobuf(octets: bytes) -> None:
     _take_commands(octets, binary=True)
+
+
+def emulation_requests(octets: bytes) -> None:
+    """What is read is read again from JSON. The first octet says which codec."""
+    codec = ProtobufCodec() if octets[:1] == b"\1" else JsonCodec()
+    try:
+        found = codec.emulation_request(octets[1:])
+        found.data.decode()
+    except (Invalid, UnicodeDecodeError):
+        return
+    again = json.dumps({"node": found.node, "session": found.session, "data": found.data.decode()})
+    assert JsonCodec().emulation_request(again.encode()) == found
 
 
 _CENTRIFUGE = CentrifugeEndpoint(
@@ -667,6 +681,14 @@ TARGETS: dict[str, Target] = {
             b"\x0a\x08\x01\x22\x06\x1a\x04\x0a\x02ab\0",
             b"\x04\x08\x01\x22\0\x0b\x08\x02\x2a\x07\x0a\x01a\x18\x01\x38\x05",
             b"\x04\x08\x01\x22\0\x0c\x08\x03\x6a\x08\x0a\x02{}\x12\x02ab",
+        ),
+    ),
+    "emulation requests": Target(
+        emulation_requests,
+        (
+            b'\0{"session":"s.p","node":"n","data":"{\\"id\\":1}\\n{}"}',
+            b"\x01\x0a\x01n\x12\x03s.p\x1a\x02{}",
+            b"\x01\x12\x03s.p\x20\x05\x0a\x02ab\x1a\0",
         ),
     ),
     "heads": Target(heads, (_HEAD, b"GET http://a/b?c HTTP/1.1\r\nHost: a", b"POST / HTTP/1.0\r\nContent-Length: 5")),

@@ -98,7 +98,7 @@ def test_the_native_path_knows_nothing_of_it(server: Server) -> None:
         assert socket.message()["data"]["code"] == "INVALID_MESSAGE"
 
 
-@pytest.mark.parametrize("path", ["/connection", "/connection/http_stream", "/connection/sse", "/connection/uni_sse"])
+@pytest.mark.parametrize("path", ["/connection", "/connection/sockjs", "/connection/uni_sse"])
 def test_what_is_not_there_is_not_found(server: Server, path: str) -> None:
     with RawSocket(server.port) as socket:
         socket.request("GET", path)
@@ -139,8 +139,13 @@ BEFORE: dict[str, tuple[str, int, bytes]] = {
 }
 
 
-#: Closes that take their time: tests/protocols/centrifuge/test_session.py, on a clock that the test moves.
-IN_TIME = {"ten errors in a row, subscriptions apart", "no pong within `heartbeat.timeout`"}
+#: Closes that take their time: tests/protocols/centrifuge/test_session.py, on a clock that the test moves; and those of
+#: streams alone: tests/web/test_emulation.py.
+IN_TIME = {
+    "ten errors in a row, subscriptions apart",
+    "no pong within `heartbeat.timeout`",
+    "over 64 requests that wait",
+}
 
 
 def table() -> dict[str, int]:

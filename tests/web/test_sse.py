@@ -35,6 +35,7 @@ from pushserver.web.admission import Admission
 from pushserver.web.context import Context, NodeRooms, Sections
 from pushserver.web.event_ids import EventIds, positions_of
 from pushserver.web.sse import EventStreams, Posted
+from pushserver.web.stream_posts import StreamPosts
 from pushserver.web.tickets import Tickets
 from tests import inside
 from tests.fakes import House
@@ -526,29 +527,28 @@ class Streams:
             connects=KeyedTokenBuckets(0),
             now=house.now,
         )
-        door = EventStreams(
-            Context(
-                reactor=self.clock,
-                clock=clock.Clock(self.clock, house.now),
-                rooms=NodeRooms(
-                    node="here",
-                    nodes=house.engine.broker.nodes,
-                    hub=node.hub,
-                    requests=node.requests,
-                    cluster=node.cluster,
-                    heartbeat=node.heartbeat,
-                    authenticator=node.authenticator,
-                ),
-                counters=node.counters,
-                admission=admission,
-                sections=Sections(
-                    server=ServerSection(max_message_size=1_000),
-                    delivery=DeliverySection(max_queue_size=1_500, slow_consumer=policy.value),
-                    rate_limits=RateLimitsSection(messages_per_second=0),
-                ),
+        context = Context(
+            reactor=self.clock,
+            clock=clock.Clock(self.clock, house.now),
+            rooms=NodeRooms(
+                node="here",
+                nodes=house.engine.broker.nodes,
+                hub=node.hub,
+                requests=node.requests,
+                cluster=node.cluster,
+                heartbeat=node.heartbeat,
+                authenticator=node.authenticator,
             ),
-            _tickets,
+            counters=node.counters,
+            admission=admission,
+            sections=Sections(
+                server=ServerSection(max_message_size=1_000),
+                delivery=DeliverySection(max_queue_size=1_500, slow_consumer=policy.value),
+                rate_limits=RateLimitsSection(messages_per_second=0),
+            ),
         )
+        self.posts = StreamPosts(context)
+        door = EventStreams(context, _tickets, self.posts)
         self.door = door
         request = PaperRequest(house.token("ann"), channels, last_id)
         opened = Deferred.fromCoroutine(door._open(request))
@@ -631,7 +631,7 @@ async def test_who_does_not_read_its_answers_is_not_asked_for_more(streams: Stre
     request.blocked = True
 
     def post() -> PostOutcome:
-        return streams.door.receive(stream_id, msgspec.json.encode(Posted('{"type": "ping"}', "ann", "")).decode())
+        return streams.posts.receive(stream_id, msgspec.json.encode(Posted('{"type": "ping"}', "ann", "")).decode())
 
     assert [post() for _ in range(18)] == [PostOutcome.TAKEN] * 17 + [PostOutcome.UNREAD]
     request.unblock()

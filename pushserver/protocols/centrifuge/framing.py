@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from json.encoder import encode_basestring_ascii
 from typing import Final
 
 import msgspec
@@ -9,7 +12,8 @@ import msgspec
 from pushserver.core.errors import Close
 from pushserver.core.publication import Publication
 from pushserver.protocols import rfc6455
-from pushserver.protocols.centrifuge.messages import PING, Codec
+from pushserver.protocols.centrifuge import messages
+from pushserver.protocols.centrifuge.messages import PING, Codec, Reply
 from pushserver.protocols.centrifuge.pushes import ChannelNames, push
 
 #: A close without a reason is none to clients: they come back, whatever its code.
@@ -56,10 +60,69 @@ class WebSocketDialect:
         return self._ping
 
     def close(self, close: Close) -> Close:
-        """Return a close with a reason that clients take for one: some parse it, and believe what they find."""
-        reason = close.reason or NO_REASON
-        try:
-            msgspec.json.decode(reason)
-        except (ValueError, RecursionError):
-            return Close(close.code, reason)
-        return Close(close.code, f"{NO_REASON}: {reason}")
+        """Return a close with a reason that clients take for one."""
+        return with_reason(close)
+
+
+def with_reason(close: Close) -> Close:
+    """Return a close with a reason that clients take for one: some parse it, and believe what they find."""
+    reason = close.reason or NO_REASON
+    try:
+        msgspec.json.decode(reason)
+    except (ValueError, RecursionError):
+        return Close(close.code, reason)
+    return Close(close.code, f"{NO_REASON}: {reason}")
+
+
+class StreamDialect:
+    """One reply behind the other in the endless answer to an HTTP request.
+
+    Args:
+        name: what the kind is called in lists of connections.
+        codec, names: as for a WebSocket.
+        pack: makes of a reply the octets that stand for it in the answer.
+    """
+
+    def __init__(self, name: str, codec: Codec, names: ChannelNames, pack: Callable[[bytes], bytes]) -> None:
+        self.name = name
+        self._codec = codec
+        self._names = names
+        self._pack = pack
+        self._ping = pack(codec.reply(PING))
+
+    def publication(self, publication: Publication) -> bytes:
+        return self._pack(self._codec.reply(push(publication, self._names)))
+
+    def text(self, payload: bytes) -> bytes:
+        return self._pack(payload)
+
+    def ping(self) -> bytes:
+        return self._ping
+
+    def close(self, close: Close) -> Close:
+        return with_reason(close)
+
+    def farewell(self, close: Close) -> bytes:
+        """Return what says in the stream that it ends, and why: HTTP has no word for it."""
+        told = messages.Disconnect(close.code, close.reason)
+        return self._pack(self._codec.reply(Reply(push=messages.Push(disconnect=told))))
+
+
+_BEYOND_ASCII: Final = re.compile(r"[^\x00-\x7f]++")
+
+
+def line(payload: bytes) -> bytes:
+    """Return a line of JSON in pure ASCII: clients decode each chunk by itself, and one may end within a character."""
+    if not payload.isascii():
+        payload = _BEYOND_ASCII.sub(lambda run: encode_basestring_ascii(run[0])[1:-1], payload.decode()).encode()
+    return payload + b"\n"
+
+
+def event(payload: bytes) -> bytes:
+    """Return a server-sent event."""
+    return b"data: %b\n\n" % payload
+
+
+def delimited(payload: bytes) -> bytes:
+    """Return a reply in Protobuf, which stands behind its length already."""
+    return payload

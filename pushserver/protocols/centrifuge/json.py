@@ -5,10 +5,19 @@ from __future__ import annotations
 from typing import Final
 
 import msgspec
+from msgspec import Struct
 
 from pushserver.core import publication
-from pushserver.protocols.centrifuge.messages import Command, Malformed, Reply
+from pushserver.protocols.centrifuge.messages import Command, EmulationRequest, Malformed, Reply
 
+
+class _EmulationRequest(Struct, frozen=True):
+    node: str = ""
+    session: str = ""
+    data: str = ""
+
+
+_emulation_decoder: Final = msgspec.json.Decoder(_EmulationRequest)
 _decoder: Final = msgspec.json.Decoder(Command)
 _encoder: Final = msgspec.json.Encoder()
 
@@ -24,6 +33,16 @@ class JsonCodec:
             return [_decoder.decode(line) for line in payload.split(b"\n") if line and not line.isspace()]
         except (ValueError, RecursionError):
             raise Malformed("not commands in JSON") from None
+
+    def emulation_request(self, body: bytes) -> EmulationRequest:
+        """Return what a request to a stream says; its commands are a text in it (`messages.Codec`)."""
+        if publication.too_deep(body):
+            raise Malformed("nested too deep")
+        try:
+            request = _emulation_decoder.decode(body)
+            return EmulationRequest(request.node, request.session, request.data.encode())
+        except (ValueError, RecursionError):
+            raise Malformed("expected an object with session, node and data") from None
 
     def reply(self, reply: Reply) -> bytes:
         """Return one line, without its end."""

@@ -146,6 +146,15 @@ class Command(Struct, frozen=True):
         return None
 
 
+class EmulationRequest(Struct, frozen=True):
+    """Commands for a stream, in a request of their own. ``session`` and ``node``: what the stream's connect reply told;
+    ``data``: what would be a frame elsewhere."""
+
+    node: str = ""
+    session: str = ""
+    data: bytes = b""
+
+
 REQUESTS: Final = tuple(name for name in Command.__struct_fields__ if name != "id")
 
 # -- what a client is told --------------------------------------------------------------------------------------------
@@ -305,6 +314,9 @@ class Codec(Protocol):
 
     def commands(self, payload: bytes) -> Sequence[Command]:
         """Return the commands of a frame. Raises `Malformed`, and nothing else, whatever the octets."""
+
+    def emulation_request(self, body: bytes) -> EmulationRequest:
+        """Return what a request to a stream says. Raises `Malformed`, and nothing else, whatever the octets."""
 
     def reply(self, reply: Reply) -> bytes:
         """Return what stands for a reply in a frame."""

@@ -94,6 +94,7 @@ FIELDS: Final[dict[type[Struct], dict[int, Field]]] = {
     m.RpcRequest: _fields((1, "data", "bytes"), (2, "method", "text")),
     m.RefreshRequest: _fields((1, "token", "text")),
     m.SubRefreshRequest: _fields((1, "channel", "text"), (2, "token", "text"), (5, "type", "int")),
+    m.EmulationRequest: _fields((1, "node", "text"), (2, "session", "text"), (3, "data", "bytes")),
     Reply: _fields(
         (1, "id", "uint"),
         (2, "error", "message", m.ErrorResult),
@@ -191,6 +192,11 @@ class ProtobufCodec:
             found.append(read(Command, payload, at, at + size))
             at += size
         return found
+
+    def emulation_request(self, body: bytes) -> m.EmulationRequest:
+        """Return what a request to a stream says (`messages.Codec`)."""
+        request: m.EmulationRequest = read(m.EmulationRequest, body, 0, len(body))
+        return m.EmulationRequest(request.node, request.session, bytes(request.data))
 
     def reply(self, reply: Reply) -> bytes:
         """Return a reply behind its length."""

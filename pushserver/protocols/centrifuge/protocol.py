@@ -6,16 +6,18 @@ from typing import Final
 
 import msgspec
 
-from pushserver.protocols.centrifuge.framing import WebSocketDialect
+from pushserver.protocols.centrifuge.framing import StreamDialect, WebSocketDialect, delimited, event, line
 from pushserver.protocols.centrifuge.json import JsonCodec
 from pushserver.protocols.centrifuge.messages import Codec
 from pushserver.protocols.centrifuge.protobuf import ProtobufCodec
-from pushserver.protocols.centrifuge.session import CentrifugeSession, Rules
+from pushserver.protocols.centrifuge.session import CentrifugeSession, Emulation, Rules
 from pushserver.protocols.native.session import Rates
 
 #: What clients offer that want Protobuf.
 PROTOBUF: Final = "centrifuge-protobuf"
 JSON: Final = "centrifuge-json"
+#: The type of a request's body in Protobuf; everything else is JSON.
+OCTETS: Final = "application/octet-stream"
 _PROTOBUF_WORDS: Final = frozenset({"cf_protocol=protobuf", "format=protobuf"})
 _FRAME_PINGS: Final = "cf_ws_frame_ping_pong=true"
 
@@ -73,3 +75,39 @@ class CentrifugeEndpoint:
         words = query.split("&")
         binary = subprotocol == PROTOBUF or not _PROTOBUF_WORDS.isdisjoint(words)
         return self._spoken[binary, _FRAME_PINGS not in words]
+
+
+class StreamProtocol:
+    """What is spoken in the endless answer to an HTTP request; the client's commands come in requests of their own.
+
+    Args:
+        content_type: of the answer.
+        dialect: one object for all streams of the kind.
+    """
+
+    def __init__(self, codec: Codec, dialect: StreamDialect, rates: Rates, rules: Rules, content_type: str) -> None:
+        self.codec = codec
+        self.dialect = dialect
+        self.content_type = content_type
+        self._rates = rates
+        self._rules = rules
+
+    def session(self, emulation: Emulation) -> CentrifugeSession:
+        return CentrifugeSession(self.codec, self._rates, self._rules, emulation)
+
+
+class StreamProtocols:
+    """What is spoken where WebSockets cannot be had: in lines of JSON, in Protobuf, in server-sent events."""
+
+    def __init__(self, rates: Rates, rules: Rules) -> None:
+        json, protobuf, names = JsonCodec(), ProtobufCodec(), rules.names
+        lines = StreamDialect("centrifuge-stream-json", json, names, line)
+        pieces = StreamDialect("centrifuge-stream-protobuf", protobuf, names, delimited)
+        events = StreamDialect("centrifuge-sse", json, names, event)
+        self.lines = StreamProtocol(json, lines, rates, rules, "application/json")
+        self.protobuf = StreamProtocol(protobuf, pieces, rates, rules, OCTETS)
+        self.events = StreamProtocol(json, events, rates, rules, "text/event-stream; charset=utf-8")
+
+    def of(self, content_type: str) -> StreamProtocol:
+        """Return what is spoken with a client whose request is of this type."""
+        return self.protobuf if content_type.partition(";")[0].strip().lower() == OCTETS else self.lines

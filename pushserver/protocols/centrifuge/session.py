@@ -71,6 +71,18 @@ class Rules(Struct, frozen=True, kw_only=True):
     subscribes: int = 128
 
 
+class Emulation(Struct, frozen=True):
+    """What a client's requests bring that are for a stream: which stream it is, and whose.
+
+    Attributes:
+        session: the stream's secret.
+        node: the node that has it.
+    """
+
+    session: str
+    node: str
+
+
 class CentrifugeSession:
     """The Centrifuge protocol's side of one connection."""
 
@@ -80,6 +92,7 @@ class CentrifugeSession:
         "_codec",
         "_connected",
         "_due",
+        "_emulation",
         "_errors",
         "_explicit",
         "_id",
@@ -94,9 +107,11 @@ class CentrifugeSession:
         "_token",
     )
 
-    def __init__(self, codec: Codec, rates: Rates, rules: Rules) -> None:
+    def __init__(self, codec: Codec, rates: Rates, rules: Rules, emulation: Emulation | None = None) -> None:
+        """``emulation``: how the client's commands find it, where they come in requests of their own."""
         self._codec = codec
         self._rules = rules
+        self._emulation = emulation or _NO_EMULATION
         self._messages = TokenBucket(rates.messages)
         self._authentications = TokenBucket(rates.authentications)
         self._errors = 0
@@ -341,6 +356,8 @@ class CentrifugeSession:
             subs=dict(subs),
             ping=rules.ping if rules.pings else 0,
             pong=rules.pings,
+            session=self._emulation.session,
+            node=self._emulation.node,
         )
 
     def _answer_connect(
@@ -529,6 +546,7 @@ class CentrifugeSession:
                 return ()
 
 
+_NO_EMULATION: Final = Emulation("", "")
 _BAD: Final = Disconnect(errors.BAD_REQUEST)
 #: Errors that a remote call knows by other codes.
 _CALL_CODES: Final = {Code.NOT_FOUND: 404, Code.CONFLICT: 409}

@@ -62,7 +62,7 @@ class Protobuf(Json):
         for payload in payloads(octets, 2):
             size, at = protobuf.read_varint(payload, 0, len(payload))
             assert size == len(payload) - at
-            found.append(json.loads(msgspec.json.encode(_read(messages.Reply, payload[at:]))))
+            found.append(json.loads(msgspec.json.encode(read_message(messages.Reply, payload[at:]))))
         return found
 
 
@@ -104,7 +104,7 @@ def _fill(message: Any, values: dict[str, Any]) -> Any:
     return message
 
 
-def _read(kind: Any, octets: bytes) -> Any:
+def read_message(kind: Any, octets: bytes) -> Any:
     """A reply, by the field numbers of the codec; that they are right is what `test_protobuf` shows."""
     values: dict[str, Any] = {}
     at = 0
@@ -122,9 +122,9 @@ def _read(kind: Any, octets: bytes) -> Any:
             case "bytes":
                 values[field.name] = Raw(piece)
             case "message":
-                values[field.name] = _read(field.of, piece)
+                values[field.name] = read_message(field.of, piece)
             case "list":
-                values[field.name] = (*values.get(field.name, ()), _read(field.of, piece))
+                values[field.name] = (*values.get(field.name, ()), read_message(field.of, piece))
             case _:
                 entry = _entry(field, piece)
                 values.setdefault(field.name, {}).update(entry)
@@ -149,7 +149,7 @@ def _entry(field: Any, piece: bytes) -> dict[str, Any]:
         else:
             value = piece[at : at + size]
         at += size
-    return {key: value.decode() if field.of is None else _read(field.of, value)}
+    return {key: value.decode() if field.of is None else read_message(field.of, value)}
 
 
 LANGUAGES = {"json": Json, "protobuf": Protobuf}
