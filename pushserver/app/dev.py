@@ -10,15 +10,16 @@ The files lie in the state directory, each with mode 0600, and are used again by
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
 import msgspec
-from twisted.internet.address import IPv4Address
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IListeningPort
 
 from pushserver.config.sections import Config
@@ -152,10 +153,35 @@ async def open_console(
         if dev is None or not dev.any_console_port:
             raise
     port = await listen(FREE_ENDPOINT)
-    host = port.getHost()
-    assert isinstance(host, IPv4Address)
-    found = f"tcp:{host.port}:interface=127.0.0.1"
+    found = _with_port(FREE_ENDPOINT, port)
     return msgspec.structs.replace(config, manhole=msgspec.structs.replace(manhole, listen=found)), port
+
+
+def with_ports(config: Config, ports: Sequence[IListeningPort], console: IListeningPort | None) -> Config:
+    """Return a configuration that says where the server listens, also where it left the port to the system (``tcp:0``).
+
+    ``ports``: those of `server.listen` and then of `server.api_listen`, in order. It is for those who look for the
+    server; a reload compares what was configured.
+    """
+    replace, server, manhole = msgspec.structs.replace, config.server, config.manhole
+    public, private = ports[: len(server.listen)], ports[len(server.listen) :]
+    server = replace(
+        server,
+        listen=tuple(map(_with_port, server.listen, public)),
+        api_listen=tuple(map(_with_port, server.api_listen, private)),
+    )
+    if console is not None:
+        manhole = replace(manhole, listen=_with_port(manhole.listen, console))
+    return replace(config, server=server, manhole=manhole)
+
+
+def _with_port(description: str, port: IListeningPort) -> str:
+    """Return an endpoint with its real port in place of a 0."""
+    host = port.getHost()
+    if not isinstance(host, IPv4Address | IPv6Address):
+        return description
+    # An address has its colons behind backslashes.
+    return re.sub(r"(?<!\\)(:(?:port=)?)0(?=:|$)", rf"\g<1>{host.port}", description, count=1)
 
 
 def keep(state: Path, name: str) -> str:

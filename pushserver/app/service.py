@@ -26,7 +26,7 @@ from twisted.python.failure import Failure
 
 from pushserver.app import log
 from pushserver.app.administration import Administration
-from pushserver.app.dev import Dev, open_console
+from pushserver.app.dev import Dev, open_console, with_ports
 from pushserver.app.leftovers import clear_socket_lock
 from pushserver.app.node import event_settings_of, make_node, settings_of
 from pushserver.app.process import ProcessReactor
@@ -121,6 +121,8 @@ class PushService(log.LoggedService):
             self.clock, self.node.engine, self.node.counters, self._post, event_settings_of(config)
         )
         self._ports: list[IListeningPort] = []
+        #: says where the listeners are
+        self._found = config
         self._starting: Deferred[None] | None = None
         self._ready = self._stopping = self._draining = self._resting = self._retired = False
         self.administration = Administration(role)
@@ -268,10 +270,11 @@ class PushService(log.LoggedService):
                 raise ConfigError(f"cannot listen on {description}: {problem}") from None
         if self._role.leads:
             await self._open_console()
+        self._found = with_ports(self._config, self._ports, self._console_port)
         self._ready = True
-        self._log.info("node {node} listens on {endpoints}", node=self.node.name, endpoints=self._config.server.listen)
+        self._log.info("node {node} listens on {endpoints}", node=self.node.name, endpoints=self._found.server.listen)
         self.note()
-        self._role.ready(self._config, self._dev, self.clock.now())
+        self._role.ready(self._found, self._dev, self.clock.now())
 
     def lead(self) -> None:
         """Of the processes that share the sockets, this one does what one alone does, from now on."""
@@ -431,7 +434,7 @@ class PushService(log.LoggedService):
             await _stopped(port)
         self._ports.clear()
         if self._ready:
-            self._role.closed(self._config, self._dev)
+            self._role.closed(self._found, self._dev)
         await self._send_away(self._config.server.shutdown_drain)
         await self._last_answers(LAST_REQUESTS)
         await self.node.hand_over()

@@ -5,12 +5,13 @@ import re
 import stat
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jwt
 import msgspec
 import pytest
-from twisted.internet.address import IPv4Address
+from twisted.internet.address import IPv4Address, UNIXAddress
+from twisted.internet.interfaces import IListeningPort
 
 from pushserver.app.dev import (
     MANHOLE_ENDPOINT,
@@ -20,6 +21,7 @@ from pushserver.app.dev import (
     leave_address,
     open_console,
     prepare,
+    with_ports,
     withdraw_address,
 )
 from pushserver.config.checks import load
@@ -218,6 +220,11 @@ class Listening:
         return IPv4Address("TCP", "127.0.0.1", 40_123)
 
 
+class ListeningOnPath:
+    def getHost(self) -> UNIXAddress:
+        return UNIXAddress(b"/tmp/0")
+
+
 async def only_free_ones(endpoint: str) -> Listening:
     if not endpoint.startswith("tcp:0:"):
         raise ConfigError(f"cannot listen on {endpoint}")
@@ -237,6 +244,23 @@ async def test_a_console_stays_where_it_was_asked_for(state: Path) -> None:
         await open_console(config, dev, only_free_ones)
     with pytest.raises(ConfigError, match="cannot listen on tcp:8022"):
         await open_console(config, None, only_free_ones)
+
+
+async def test_a_port_that_the_system_chose_is_said(state: Path) -> None:
+    """Who asks for port 0 finds the real one on the terminal and in the state directory."""
+    endpoints = ("tcp:0:interface=127.0.0.1", "tcp6:port=0:interface=\\:\\:0", "tcp:8080", "unix:/tmp/0")
+    config, dev = prepare(configured(state, **{"manhole.listen": "tcp:0:interface=127.0.0.2"}))
+    config = msgspec.structs.replace(config, server=msgspec.structs.replace(config.server, listen=endpoints))
+    # What listens on a path has no port.
+    *tcp, path = cast(list[IListeningPort], [*(Listening() for _ in endpoints[1:]), ListeningOnPath()])
+    found = with_ports(config, [*tcp, path], tcp[0])
+    assert found.server.listen == (
+        "tcp:40123:interface=127.0.0.1", "tcp6:port=40123:interface=\\:\\:0", "tcp:8080", "unix:/tmp/0",
+    )  # fmt: skip
+    text = banner(found, dev, NOW)
+    assert "http://127.0.0.1:40123/#key=" in text
+    assert "ssh -p 40123 admin@127.0.0.2\n" in text
+    assert config.server.listen == endpoints
 
 
 def test_an_address_lies_there_while_its_server_runs(state: Path) -> None:

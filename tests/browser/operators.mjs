@@ -74,7 +74,13 @@ await scenario(async (stage) => {
   await picture(tab, 'operators-dark');
   assert.deepEqual(stage.complaints, []);
 
+  // Who was sent away counts as what went wrong; who closed the connection as one does, or left the page, does not.
   await tab.click('nav >> text=Overview');
+  await seen(tab, '#counts tr', '3503');
+  const { closes } = (await api('GET', 'stats')).total;
+  assert.ok(closes['1000'] > 0 && closes['3503'] > 0, JSON.stringify(closes));
+  assert.deepEqual(await tab.locator('#counts td:nth-child(2)').allTextContents().then((codes) => codes.filter((code) => code === '1000')), []);
+
   await tab.click('#forget-key');
   await tab.fill('#api-key', 'not the key of anybody');
   await tab.press('#api-key', 'Enter');

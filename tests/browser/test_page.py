@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import Server, start
-from tests.rawsocket import RawSocket
+from tests.rawsocket import RawSocket, frame
 
 HERE = Path(__file__).resolve().parent
 #: Seconds for one scenario, on a machine that does other things beside.
@@ -61,6 +61,10 @@ def test_in_development_mode(name: str, start_server: Callable[..., Server]) -> 
 def test_the_operators_page(start_server: Callable[..., Server]) -> None:
     server = start_server(dev=True)
     names = ['<script>document.title="owned"</script>', *(f"user-{number}" for number in range(120))]
+    with RawSocket(server.port) as leaving:
+        leaving.upgrade()
+        leaving.send(frame(8, (1000).to_bytes(2, "big")))
+        assert leaving.close_code() == 1000
     clients = [RawSocket(server.port) for _ in names]
     try:
         for client, name in zip(clients, names, strict=True):

@@ -27,7 +27,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pushserver.app import systemd
-from pushserver.app.dev import Dev, greet, open_console, withdraw_address
+from pushserver.app.dev import Dev, greet, open_console, with_ports, withdraw_address
 from pushserver.app.leftovers import clear_socket_lock
 from pushserver.app.log import LoggedService, Output
 from pushserver.app.process import ProcessReactor
@@ -109,6 +109,8 @@ class Supervisor(LoggedService):
         super().__init__(output)
         self._reactor = reactor
         self._config = config
+        #: says where the listeners are
+        self._found = config
         self._dev = dev
         self._count = count
         #: of the workers, and of the one that is there beside them while they are replaced
@@ -148,10 +150,12 @@ class Supervisor(LoggedService):
     async def _start(self) -> None:
         for description in (*self._config.server.listen, *self._config.server.api_listen):
             self._ports[description] = await self._bind(description)
+        listeners, console = list(self._ports.values()), None
         if self._config.manhole.listen:
-            self._config, port = await open_console(self._config, self._dev, self._bind)
-            self._ports[self._config.manhole.listen] = port
+            self._config, console = await open_console(self._config, self._dev, self._bind)
+            self._ports[self._config.manhole.listen] = console
             self.reloader.config = self._config
+        self._found = with_ports(self._config, listeners, console)
         self._table = load_table.make(len(self._numbers))
         self._load_table = load_table.LoadTable(self._table, len(self._numbers), 0, self._clock.milliseconds)
         for number in range(1, self._count + 1):
@@ -191,7 +195,7 @@ class Supervisor(LoggedService):
             if done is not None:
                 await done
         if self._greeted and self._dev is not None:
-            withdraw_address(self._config)
+            withdraw_address(self._found)
         if not await self._patiently(self._config.server.shutdown_drain / 1000 + STOP_TIMEOUT):
             for child in self._children.values():
                 self._log.error("worker {number} does not end and is killed", number=child.number)
@@ -279,11 +283,11 @@ class Supervisor(LoggedService):
             "{name}: {count} workers listen on {endpoints}",
             name=self.name,
             count=self._count,
-            endpoints=self._config.server.listen,
+            endpoints=self._found.server.listen,
         )
         systemd.notify("READY=1")
         if self._dev is not None:
-            greet(self._config, self._dev, self._clock.now())
+            greet(self._found, self._dev, self._clock.now())
 
     def _appoint(self) -> None:
         """Some things are one worker's alone; when it dies another takes them over."""

@@ -44,6 +44,8 @@ const COUNTS = [
   { name: 'Times', of: ([, , times]) => numberOf(times), number: true },
 ];
 const WRONG = { errors: 'answered with an error', closes: 'closed', refusals: 'refused' };
+/** Codes of a connection that ends as it should: done, the page was left, closed without a code (RFC 6455, 7.4.1). */
+const NORMAL = ['1000', '1001', '1005'];
 
 async function overview() {
   const [stats, { nodes, unanswered }] = await Promise.all([api('GET', 'stats'), api('GET', 'nodes')]);
@@ -63,7 +65,7 @@ async function overview() {
   const wrong = [
     ...Object.entries(total.authentications.failures).map(([code, times]) => ['sign-ins that failed', code, times]),
     ...Object.entries(WRONG).flatMap(([kind, what]) => Object.entries(total[kind]).map(([code, times]) => [what, code, times])),
-  ].sort((a, b) => b[2] - a[2]).slice(0, ROWS);
+  ].filter(([what, code]) => what !== WRONG.closes || !NORMAL.includes(code)).sort((a, b) => b[2] - a[2]).slice(0, ROWS);
   fill(byId('counts'), COUNTS, wrong, ([what, code]) => `${what} ${code}`);
   return unanswered ?? stats.unanswered;
 }
