@@ -391,6 +391,7 @@ NOT_FROM_OUTSIDE: dict[str, str] = {
     "config.values._origin": "the operator's file",
     "config.values._redis_url": "the operator's file",
     "config.values._api_key": "the operator's file",
+    "app.dev._with_port": "the operator's file",
     "core.tokens._PEM_BLOCK": "the operator's key file",
     "protocols.centrifuge.pushes.ChannelNames.__init__": "the operator's file",
     "client.tx_link._STATUS": "the WebSocket library's own words",
