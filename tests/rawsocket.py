@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import os
 import socket
 import struct
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -181,7 +183,11 @@ class RawSocket:
         return first & 0xF, payload
 
     def message(self) -> Any:
-        """The next message. Pings before it are answered, so that no slow machine makes a test's client a dead one."""
+        """The next message. Pings before it are answered, so that no slow machine makes a test's client a dead one.
+
+        Raises `TimeoutError` where none comes in time.
+        """
+        end = time.monotonic() + (self._socket.gettimeout() or math.inf)
         while True:
             opcode, payload = self.frame()
             if opcode == TEXT:
@@ -190,6 +196,8 @@ class RawSocket:
                 # Where the server has closed meanwhile, the next frame says so.
                 with suppress(OSError):
                     self.send(frame(PONG, payload))
+            if time.monotonic() > end:
+                raise TimeoutError("no message")
 
     def ask(self, message: dict[str, Any]) -> Any:
         """Says it, and gives the reply to it; what else comes before is passed over."""

@@ -257,19 +257,20 @@ def test_a_text_on_standard_input_is_carried_out(operator: Operator) -> None:
 
 
 def test_no_mistake_stops_the_server(operator: Operator, client: RawSocket) -> None:
-    for text, why in (
+    mistakes = (
         ("while True: print('again' * 1000)", "stopped: more than"),
         ("while True: pass", "stopped: it ran for more than"),
         ("while True:\n  try:\n    print('x' * 1000)\n  except Exception: pass", "stopped: more than"),
         ("def f(): f()\nf()", "RecursionError"),
         ("raise GeneratorExit", "GeneratorExit"),
         ("import threading; raise KeyboardInterrupt", "KeyboardInterrupt"),
-    ):
+    )
+    for number, (text, why) in enumerate(mistakes):
         said = operator.say(text)
         assert said.returncode == 1, text
         assert why in said.stdout, text
         assert len(said.stdout) < 300_000
-        assert client.ask({"type": "ping", "id": text, "data": {}})["type"] == "pong"
+        assert client.ask({"type": "ping", "id": number, "data": {}})["type"] == "pong"
     assert operator.say("nodes()").returncode == 0
 
 
