@@ -6,8 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from twisted.internet.defer import Deferred, succeed
-from twisted.internet.task import deferLater
+from twisted.internet.defer import Deferred, gatherResults, succeed
 
 from pushserver.core.errors import Unavailable
 from pushserver.engine.redis import cluster as cluster_module
@@ -26,9 +25,26 @@ def die(node: object) -> None:
         cluster._call = None
 
 
+def silent(redis: RedisServer, *nodes: RunningNode) -> None:
+    """Let it be long ago that these nodes showed that they live."""
+    for node in nodes:
+        redis.command("ZADD", "push:nodes", "1000000", node.engine._cluster.incarnation)
+
+
+async def beat(*nodes: RunningNode) -> None:
+    """One heartbeat of each, all at once."""
+    await gatherResults([node.engine._cluster.heartbeat() for node in nodes])
+
+
+def there_for_long(redis: RedisServer, *nodes: RunningNode) -> None:
+    """Let it be long ago that these nodes began: whoever has just come takes nobody for dead."""
+    for node in nodes:
+        redis.command("HSET", f"push:node:{node.engine._cluster.incarnation}", "since", "1000000")
+
+
 async def test_a_dead_nodes_users_are_announced_once_by_one(cluster: Cluster, redis: RedisServer) -> None:
-    dead = await cluster.start(redis.url, "dead", lease=400)
-    living = [await cluster.start(redis.url, name, lease=400) for name in ("a", "b", "c")]
+    dead = await cluster.start(redis.url, "dead")
+    living = [await cluster.start(redis.url, name) for name in ("a", "b", "c")]
     for n in range(250):
         await dead.presence.connect(f"u{n}", f"c{n}")
     await dead.presence.connect("shared", "c1")
@@ -37,6 +53,9 @@ async def test_a_dead_nodes_users_are_announced_once_by_one(cluster: Cluster, re
     await living[0].presence.connect("shared", "c2")
     await living[0].presence.join("chat:a", "shared", "c2", None)
     die(dead)
+    silent(redis, dead)
+    there_for_long(redis, *living)
+    await beat(*living)
     await until(lambda: sum(len(events(each, "offline")) for each in living) >= 250)
     await until(lambda: sum(len(events(each, "absent")) for each in living) >= 1)
     await eventually(lambda: _names(living[0]), {"a", "b", "c"})
@@ -53,13 +72,16 @@ async def test_a_dead_nodes_users_are_announced_once_by_one(cluster: Cluster, re
 async def test_who_left_a_node_that_died_before_it_said_so_is_announced_by_another(
     cluster: Cluster, redis: RedisServer
 ) -> None:
-    dead, living = [await cluster.start(redis.url, name, lease=1_500) for name in ("dead", "living")]
+    dead, living = [await cluster.start(redis.url, name) for name in ("dead", "living")]
     for user in ("gone", "said", "back"):
         await dead.presence.connect(user, "c")
         assert await dead.presence.disconnect(user, "c", 12_345)
     await dead.presence.went("said")
     await dead.presence.connect("back", "d")
     die(dead)
+    silent(redis, dead)
+    there_for_long(redis, living)
+    await beat(living)
     # One script removes, and returns, them all.
     await until(lambda: events(living, "offline"))
     told: dict[str, int] = dict(events(living, "offline"))
@@ -82,12 +104,13 @@ async def _names(node: object) -> set[str]:
 
 
 async def test_a_node_tells_of_all_its_connections(cluster: Cluster, redis: RedisServer) -> None:
-    node, other = [await cluster.start(redis.url, name, lease=400) for name in ("a", "b")]
+    node, other = [await cluster.start(redis.url, name) for name in ("a", "b")]
     for n in range(3):
         await node.presence.connect("7", f"c{n}")
     assert await _connections(other) == {"a": 3, "b": 0}
     # Two more, whose users are not known: told with the next sign of life.
     node.listener.count = 5
+    await beat(node)
     await eventually(lambda: _connections(other), {"a": 5, "b": 0})
     assert await _connections(node) == {"a": 5, "b": 0}
 
@@ -97,23 +120,21 @@ async def _connections(node: RunningNode) -> dict[str, int]:
 
 
 async def test_a_redis_that_was_away_makes_nobody_dead(cluster: Cluster, redis: RedisServer) -> None:
-    from twisted.internet import reactor
-
-    nodes = [await cluster.start(redis.url, name, lease=500) for name in ("a", "b", "c")]
+    nodes = [await cluster.start(redis.url, name) for name in ("a", "b", "c")]
     for n, node in enumerate(nodes):
         await node.presence.connect(f"u{n}", "c")
-    redis.pause()
-    await deferLater(reactor, 1.2)
-    redis.resume()
-    await cluster.healthy(*nodes)
-    await deferLater(reactor, 1.0)
+    there_for_long(redis, *nodes)
+    # Nobody could show that it lives.
+    silent(redis, *nodes)
+    for _ in range(2):
+        await beat(*nodes)
     assert [events(node, "offline") for node in nodes] == [[], [], []]
     assert all([(await node.presence.online(f"u{n}")).online for n, node in enumerate(nodes)])
 
 
 async def test_a_node_that_was_taken_for_dead_comes_to_life_again(cluster: Cluster, redis: RedisServer) -> None:
-    node = await cluster.start(redis.url, "a", lease=600)
-    other = await cluster.start(redis.url, "b", lease=600)
+    node = await cluster.start(redis.url, "a")
+    other = await cluster.start(redis.url, "b")
     info = msgspec.Raw(b'{"name":"Ann"}')
     for each in (node, other):
         await each.presence.connect("both", f"{each.name}1")
@@ -124,7 +145,8 @@ async def test_a_node_that_was_taken_for_dead_comes_to_life_again(cluster: Clust
     before = node.engine._cluster.incarnation
     await other.engine._cluster.expire(before, 0)
     assert [event[0] for event in events(other, "offline")] == ["7"]
-    await until(lambda: node.engine._cluster.incarnation != before)
+    await beat(node)
+    assert node.engine._cluster.incarnation != before
     await eventually(lambda: _online(other), True)
     assert [(each.user_id, each.connections) for each in await other.presence.members("chat:a")] == [
         ("7", 2),
@@ -165,8 +187,8 @@ async def test_a_node_that_comes_back_in_the_middle_of_its_removal_is_all_there(
 
 
 async def test_who_is_back_is_announced_also_where_redis_answer_was_lost(cluster: Cluster, redis: RedisServer) -> None:
-    node = await cluster.start(redis.url, "a", lease=600)
-    other = await cluster.start(redis.url, "b", lease=600)
+    node = await cluster.start(redis.url, "a")
+    other = await cluster.start(redis.url, "b")
     await node.presence.connect("7", "c1")
     await node.presence.join("chat:a", "7", "c1", None)
     server, lost = node.engine._commands, []
@@ -181,7 +203,8 @@ async def test_who_is_back_is_announced_also_where_redis_answer_was_lost(cluster
 
     server.run = loses_two
     await other.engine._cluster.expire(node.engine._cluster.incarnation, 0)
-    await until(lambda: events(node, "present"))
+    for _ in range(3):
+        await beat(node)
     assert len(lost) == 2
     assert (events(node, "online"), [event[0] for event in events(node, "present")]) == ([("7",)], ["chat:a"])
 

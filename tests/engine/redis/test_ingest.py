@@ -11,7 +11,7 @@ from twisted.internet.task import deferLater
 from pushserver.core import errors
 from pushserver.engine.interfaces import IdempotencyKey
 
-from .nodes import Cluster, contents, publication, until
+from .nodes import Cluster, contents, impatient, publication, until
 from .servers import RedisServer
 
 
@@ -190,9 +190,11 @@ async def test_entries_wait_while_redis_is_away(cluster: Cluster, redis: RedisSe
     node = await cluster.start(redis.url)
     executor = working(node)
     add(redis, n=0)
-    await until(lambda: executor.numbers == [0])
+    await until(lambda: executor.numbers == [0] and length(redis) == 0)
     redis.pause()
-    await until(lambda: node.engine.trouble() is not None)
+    with impatient(node):
+        node.engine._cluster.hurry()
+        await until(lambda: node.engine.trouble() is not None)
     redis.resume()
     add(redis, n=1)
     await until(lambda: executor.numbers == [0, 1])

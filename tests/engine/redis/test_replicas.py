@@ -11,7 +11,7 @@ import pytest
 from pushserver.core import errors
 from pushserver.engine.interfaces import IdempotencyKey
 
-from .nodes import KEPT, Cluster, contents, events, eventually, patiently, publication, until
+from .nodes import KEPT, Cluster, contents, events, eventually, impatient, patiently, publication, until
 from .servers import RedisServer, Sentinel
 
 
@@ -95,7 +95,7 @@ async def test_an_answer_waits_for_the_replica_and_nobody_is_told_before(
         lambda: node.inbox.append(publication("user:7", 2, "n2"), "7", False, None, None, IdempotencyKey("n2")),
         lambda: node.revocations.revoke_token("j", 10**14),
     ):
-        with pytest.raises(errors.Unavailable, match="replicas"):
+        with impatient(node), pytest.raises(errors.Unavailable, match="replicas"):
             await call()
     # What needs no replica goes on meanwhile.
     await node.broker.publish(publication("a", "live"), None, None)
