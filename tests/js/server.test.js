@@ -32,14 +32,13 @@ test('a killed server that comes back: nothing missed, nothing twice', async (co
   server.publish('news', 1);
   server.notify('42', 'a');
   await until(() => news.length === 1 && inbox.length === 1);
-  const { port } = server;
-  await server.stop();
+  server.leave();
   await until(() => !client.getState().isConnected);
   const written = client.publish('news', 3);
   server.publish('news', 2);
   server.notify('42', 'b');
-  await new Promise((resolve) => setTimeout(resolve, 150));
-  await server.start(port);
+  await until(() => client.getState().reconnectAttempts >= 2);
+  server.comeBack();
   await written;
   await until(() => news.length === 3 && inbox.length === 2);
   assert.deepEqual(news, [1, 2, 3]);
@@ -108,10 +107,9 @@ test('where WebSocket is blocked the event stream does it all', async (context) 
 test('a server that was merely away is found by WebSocket again', async (context) => {
   const { server, client } = await pair(context);
   await client.connect();
-  const { port } = server;
-  await server.stop();
+  server.leave();
   await until(() => client.getState().reconnectAttempts >= 5);
-  await server.start(port);
+  server.comeBack();
   await until(() => client.getState().isConnected && client.getState().transport === 'websocket');
 });
 
