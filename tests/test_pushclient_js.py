@@ -244,6 +244,7 @@ history_size = 50
 
 
 @pytest.mark.browser
+@pytest.mark.full
 def test_a_react_page_through_every_interruption(
     browser: str, stage: Stage, react_page: Path, start_server: Callable[..., Server], tmp_path: Path
 ) -> None:
