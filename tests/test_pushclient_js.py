@@ -79,6 +79,14 @@ def test_under_node(path: Path, node_modules: Path) -> None:
     assert set(counts.values()) == {"0"}, counts
 
 
+@pytest.mark.full
+def test_many_walks(node_modules: Path) -> None:
+    done = run(
+        "env", "WALKS=600", program("node"), "--test", "--test-reporter=tap", f"{TESTS}/walk.test.js", timeout=900
+    )
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+
+
 @pytest.fixture(params=["chromium", pytest.param("firefox", marks=pytest.mark.full)])
 def browser(request: pytest.FixtureRequest) -> str:
     """A browser that is here."""
@@ -225,7 +233,7 @@ leeway = "0s"
 refresh_grace = "0s"
 [heartbeat]
 interval = "1s"
-timeout = "1s"
+timeout = "4s"
 [tasks]
 min_interval = "50ms"
 [[namespaces]]
@@ -236,6 +244,7 @@ history_size = 50
 
 
 @pytest.mark.browser
+@pytest.mark.full
 def test_a_react_page_through_every_interruption(
     browser: str, stage: Stage, react_page: Path, start_server: Callable[..., Server], tmp_path: Path
 ) -> None:
@@ -267,7 +276,7 @@ def test_a_react_page_through_every_interruption(
         count = len(shown)
         stage("until", expression=f"seen.notices.length >= {count} && seen.room.length >= {count}")
         stage("until", expression=f"document.getElementById('t1').value === {percentage}")
-        assert stage("run", expression="client.getState().isConnected") is True
+        stage("until", expression="client.getState().isConnected")
 
     post("tasks", taskId="t1", userId="42", title="Render")
     stage("until", expression="client.getPosition('demo:room') !== undefined")
@@ -347,7 +356,9 @@ def test_a_react_page_over_the_shared_worker(
     server = start_server(config=CONFIG)
     page = stage("serve", folder=str(react_page))
     stage("browser", kind=browser)
-    before = f"window.token = {json.dumps(server.token('42'))}"
+    # A busy machine may take more than the three seconds that a tab waits for the shared worker.
+    patient = "const wait = setTimeout; window.setTimeout = (act, ms) => wait(act, ms === 3000 ? 60000 : ms);"
+    before = f"{patient} window.token = {json.dumps(server.token('42'))}"
     for _ in range(2):
         stage("open", url=f"http://127.0.0.1:{page}/?shared&url={server.ws_url}", before=before)
         stage("until", expression="seen.events.includes('connect')")

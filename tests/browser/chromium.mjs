@@ -12,7 +12,7 @@ const FLAGS = [
   '--disable-component-update', '--disable-sync', '--disable-dev-shm-usage',
 ];
 /** ms that anything may take before the scenario fails. */
-const PATIENCE = 15_000;
+const PATIENCE = 60_000;
 
 export const DESKTOP = { width: 1280, height: 900 };
 export const PHONE = { width: 375, height: 812 };

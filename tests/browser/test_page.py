@@ -17,7 +17,7 @@ from tests.rawsocket import RawSocket, frame
 
 HERE = Path(__file__).resolve().parent
 #: Seconds for one scenario, on a machine that does other things beside.
-PATIENCE = 90
+PATIENCE = 300
 
 pytestmark = pytest.mark.browser
 
@@ -51,7 +51,10 @@ def scenario(name: str, server: Server, **env: str) -> Iterator[subprocess.Popen
         script.wait()
 
 
-@pytest.mark.parametrize("name", ["two_tabs", "sizes", "tasks", "keyboard"])
+@pytest.mark.parametrize(
+    "name",
+    ["two_tabs", "tasks", *(pytest.param(name, marks=pytest.mark.full) for name in ("sizes", "keyboard"))],
+)
 def test_in_development_mode(name: str, start_server: Callable[..., Server]) -> None:
     with scenario(name, start_server(dev=True)):
         pass

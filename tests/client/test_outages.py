@@ -282,6 +282,7 @@ async def test_token_expired(world: World, kind: type[Subject]) -> None:
 
 
 @both
+@pytest.mark.full
 @pytest_twisted.ensureDeferred
 async def test_another_user(world: World, kind: type[Subject]) -> None:
     users = iter(["42", "7"])
@@ -308,6 +309,7 @@ async def test_another_user(world: World, kind: type[Subject]) -> None:
 
 
 @both
+@pytest.mark.full
 @pytest.mark.parametrize("wrong_by", [-3600, 3600])
 @pytest_twisted.ensureDeferred
 async def test_clock_an_hour_wrong(
@@ -345,6 +347,7 @@ async def test_clock_an_hour_wrong(
 
 
 @both
+@pytest.mark.full
 @pytest_twisted.ensureDeferred
 async def test_asleep_for_ten_minutes(world: World, kind: type[Subject]) -> None:
     async def row() -> None:

@@ -57,7 +57,7 @@ export class Driven {
   /** Ends it by its command of this name. */
   async end(method) {
     const gone = new Promise((resolve) => this.#process.once('exit', resolve));
-    const killer = setTimeout(() => this.#process.kill('SIGKILL'), 5000);
+    const killer = setTimeout(() => this.#process.kill('SIGKILL'), 15000);
     this.call(method).catch(() => {});
     await gone;
     clearTimeout(killer);
@@ -70,10 +70,13 @@ export function tab(run, more) {
   return {
     run,
     /** Waits until an expression is truthy. */
-    async until(expression, limit = 15000) {
+    async until(expression, limit = 60000) {
       const end = Date.now() + limit;
       for (;;) {
-        const value = await run(expression);
+        // A page that is left takes what was asked in it along.
+        const value = await run(expression).catch((error) => {
+          if (!/navigated|context/i.test(error.message)) throw error;
+        });
         if (value) return value;
         if (Date.now() > end) throw new Error(`never came: ${expression}`);
         await new Promise((resolve) => setTimeout(resolve, 20));

@@ -116,6 +116,19 @@ test('after a minute it is let go, unread, counted from when it came', async () 
   assert.deepEqual(line.handed, []);
 });
 
+test('while no connection is wanted no handler is waited for; then it has its time again', async () => {
+  const { line, inbox, acks } = stage();
+  inbox.take(push(1), [new Promise(() => {})]);
+  inbox.rest();
+  assert.equal(line.clock.timers.size, 0, 'a process that has disconnected may end');
+  await line.clock.advance(2 * DEFAULTS.handlerTimeout);
+  inbox.open({ epoch: 'e', acked: 0 });
+  await line.clock.advance(DEFAULTS.handlerTimeout - 100);
+  assert.deepEqual(acks(), []);
+  await line.clock.advance(500);
+  assert.deepEqual(acks(), [{ offset: 1, epoch: 'e' }]);
+});
+
 test('the end of a task is taken by the store, and everything by a page that shows the whole inbox', async () => {
   const { line, inbox, acks } = stage();
   inbox.take(push(1, { type: 'task_completed', data: { status: 'completed' } }), []);

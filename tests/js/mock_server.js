@@ -24,6 +24,7 @@ export class MockServer {
     this.links = new Set();
     this.received = [];
     this.handshakes = 0;
+    this.isAway = false;
     this.messageIds = new Map();
     this.userOf = (token) => token.split('.')[0];
     this.refuse = () => null;
@@ -32,10 +33,11 @@ export class MockServer {
     this.reply = () => undefined;
   }
 
-  async start(port = 0) {
+  async start() {
     this.http = createServer((request, response) => this.#http(request, response));
     this.sockets = new Set();
     this.http.on('connection', (socket) => {
+      if (this.isAway) return void socket.destroy();
       this.sockets.add(socket);
       socket.on('close', () => this.sockets.delete(socket));
     });
@@ -50,16 +52,25 @@ export class MockServer {
       const silent = this.options.websocket === 'silent';
       this.wss.handleUpgrade(request, socket, head, (ws) => (silent ? ws.on('error', () => {}) : this.#accept(ws)));
     });
-    await new Promise((resolve) => this.http.listen(port, '127.0.0.1', resolve));
+    await new Promise((resolve) => this.http.listen(0, '127.0.0.1', resolve));
     this.port = this.http.address().port;
     this.url = `ws://127.0.0.1:${this.port}/ws`;
     return this;
   }
 
-  /** Ends at once, as a killed process does: no close frames. */
-  async stop() {
+  /** Gone at once, as a killed process is: no close frames, and no connection gets through. The port stays its own. */
+  leave() {
+    this.isAway = true;
     for (const socket of this.sockets) socket.destroy();
     this.links.clear();
+  }
+
+  comeBack() {
+    this.isAway = false;
+  }
+
+  async stop() {
+    this.leave();
     await new Promise((resolve) => this.http.close(resolve));
   }
 
@@ -331,7 +342,7 @@ export class MockServer {
 }
 
 /** Resolves once `probe()` is truthy; fails with `what` after `limit` ms. */
-export async function until(probe, what = String(probe), limit = 8000) {
+export async function until(probe, what = String(probe), limit = 60000) {
   const end = Date.now() + limit;
   for (;;) {
     const value = probe();

@@ -1,9 +1,9 @@
-// Nobody ever gets what came for another: two hundred walks of two users over tabs, tokens, workers and reloads.
+// Nobody ever gets what came for another: walks of two users over tabs, tokens, workers and reloads.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { World } from './walk.js';
 
-const WALKS = 200;
+const WALKS = Number(process.env.WALKS ?? 60);
 const STEPS = 25;
 
 /** What may happen next; each takes the world and a tab. */

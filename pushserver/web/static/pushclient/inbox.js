@@ -20,7 +20,9 @@ export function createInbox(line, { autoAck, ackDelay, holdUnhandled, handlerTim
   let handled = 0;
   let acked = 0;
   let gathering = null;
-  /** Messages whose way is not yet clear, oldest first: `{push, done, held, end, late}`; `end()` stops their timer. */
+  /** No connection is wanted: no timer runs. */
+  let resting = false;
+  /** Messages whose way is not yet clear, oldest first: `{push, done, held, end, late, limit}`; `end()` stops their timer. */
   let entries = [];
 
   const finish = (entry) => {
@@ -40,7 +42,8 @@ export function createInbox(line, { autoAck, ackDelay, holdUnhandled, handlerTim
         finish(entry);
         line.emit('error', new PushError('HANDLER', `a handler of ${entry.push.type} has not ended in time`));
       };
-      entry.end = line.later(handlerTimeout, entry.late);
+      entry.limit = handlerTimeout;
+      bound(entry);
     }
     Promise.all(results).then((values) => {
       if (entry.done) return;
@@ -48,12 +51,17 @@ export function createInbox(line, { autoAck, ackDelay, holdUnhandled, handlerTim
       hold(entry);
     });
   };
-  const hold = (entry) => {
+  const arm = (entry, delay, act) => {
     entry.end();
+    if (!resting) entry.end = line.later(delay, act);
+  };
+  /** From now on its handler has `entry.limit` ms. */
+  const bound = (entry) => arm(entry, entry.limit, entry.late);
+  const hold = (entry) => {
     entry.late = null;
     entry.held = true;
     entry.until ??= line.now() + holdUnhandled;
-    entry.end = line.later(entry.until - line.now(), () => finish(entry));
+    arm(entry, entry.until - line.now(), () => finish(entry));
   };
   const stopGathering = () => {
     gathering?.();
@@ -79,7 +87,10 @@ export function createInbox(line, { autoAck, ackDelay, holdUnhandled, handlerTim
       if (epoch !== now) handled = from;
       epoch = now;
       acked = cursor;
+      const rested = resting;
+      resting = false;
       held().forEach(hold);
+      if (rested) entries.filter((entry) => entry.late).forEach(bound);
       return anew;
     },
 
@@ -89,10 +100,9 @@ export function createInbox(line, { autoAck, ackDelay, holdUnhandled, handlerTim
       entries.push(entry);
       deal(entry, results);
       const [oldest] = entries;
-      if (entries.length <= CROWD || !oldest.late) return;
-      oldest.end();
-      oldest.end = line.later(CROWDED, oldest.late);
-      oldest.late = null;
+      if (entries.length <= CROWD || !oldest.late || oldest.limit === CROWDED) return;
+      oldest.limit = CROWDED;
+      bound(oldest);
     },
 
     /** Somebody began to listen: hands over what nobody took. */
@@ -128,10 +138,11 @@ export function createInbox(line, { autoAck, ackDelay, holdUnhandled, handlerTim
       line.ask('ack', { offset: handled, epoch }, () => {}, failed);
     },
 
-    /** No connection is wanted: no timer waits for one. */
+    /** No connection is wanted: neither messages nor handlers are waited for. */
     rest() {
       stopGathering();
-      for (const entry of held()) entry.end();
+      for (const entry of entries) entry.end();
+      resting = true;
     },
 
     /** Its user is gone. */
