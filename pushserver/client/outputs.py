@@ -42,12 +42,14 @@ class OutputFeed(ReaderFeed):
         self.waiting = 0
 
     def receive(self, frame: Frame, seen: bool, most: int) -> bool:
-        missing = self.asked is not None or self.catching_up
         chunk = frame.push().output
-        if chunk is None or (missing and not self._follows(chunk)):
-            # What is asked for brings what is missing, and this behind it.
-            return False
-        return self._take(chunk, False)
+        return chunk is not None and self.take_live(chunk)
+
+    def take_live(self, chunk: OutputChunk) -> bool:
+        """Take what was pushed, and return whether there is something to read."""
+        missing = self.asked is not None or self.catching_up
+        # What is asked for brings what is missing, and this behind it.
+        return not (missing and not self._follows(chunk)) and self._take(chunk, False)
 
     def is_served_by(self, since: Position | None) -> bool:
         """Return whether what follows `since` is all that this reader is owed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any, Final
 
 import click
@@ -47,7 +48,21 @@ def listen(place: ServerPlace, channels: tuple[str, ...], count: int | None) -> 
 
 
 def _listen_by_key(place: ServerPlace, channels: tuple[str, ...], count: int | None) -> None:
-    left, begun = count, False
+    left = count
+    for push in received(place, channels, "what came meanwhile is not shown"):
+        print(line_of(push, place.as_json), flush=True)
+        left = None if left is None else left - 1
+        if left == 0:
+            return
+
+
+def received(place: ServerPlace, channels: tuple[str, ...], meanwhile: str) -> Iterator[Push]:
+    """Yield the messages of channels without end, over as many streams as it takes.
+
+    ``meanwhile`` is said of what came between two streams. Raises `Unreachable` where there is no first one, and
+    `click.ClickException` where the server says that none will do.
+    """
+    begun = False
     while True:
         try:
             for text in stream(place, channels):
@@ -59,16 +74,13 @@ def _listen_by_key(place: ServerPlace, channels: tuple[str, ...], count: int | N
                     raise click.ClickException(f"{push.channel}: {push.data['reason']}")
                 if not push.channel:
                     continue
-                print(line_of(push, place.as_json), flush=True)
-                left = None if left is None else left - 1
-                if left == 0:
-                    return
+                yield push
             problem = f"{place.url} has ended the stream"
         except Unreachable as lost:
             if not begun:
                 raise
             problem = lost.message
-        click.echo(f"warning: {problem}; what came meanwhile is not shown", err=True)
+        click.echo(f"warning: {problem}; {meanwhile}", err=True)
         time.sleep(RETURN)
 
 

@@ -12,10 +12,11 @@ import msgspec
 
 from pushserver import __version__
 from pushserver.config.checks import load
-from pushserver.core import durations, errors
+from pushserver.core import durations, errors, output
 from pushserver.core.task import Status
 from pushserver.pushctl.calls import call, task_path
 from pushserver.pushctl.options import CommandGroup, InboxGroup
+from pushserver.pushctl.output import print_output
 from pushserver.pushctl.place import ServerPlace
 from pushserver.pushctl.show import Presenter, arranged, cell, compact, moment
 from pushserver.pushctl.store import backup, compact_store, new_epoch, quarantine, restore
@@ -347,6 +348,16 @@ def cancel(place: ServerPlace, task_id: str, message: str | None) -> None:
 def get_task(place: ServerPlace, task_id: str) -> None:
     """A task's state."""
     Presenter(place).facts(call(place, "GET", task_path(task_id)))
+
+
+@task.command("output")
+@click.argument("task_id", metavar="ID")
+@click.option("--name", default=output.MAIN, metavar="NAME", help="Of its outputs this one.", show_default=True)
+@click.option("--follow", is_flag=True, help="Go on until it is closed.")
+@pass_place
+def show_output(place: ServerPlace, task_id: str, name: str, follow: bool) -> None:
+    """What a task has written."""
+    print_output(place, task_id, name, follow)
 
 
 @task.command("list")

@@ -214,6 +214,16 @@ def test_a_task_from_start_to_end(ctl: Callable[..., Said]) -> None:
     assert ctl("task", "list", "nobody").out == "no tasks\n"
 
 
+def test_what_a_task_writes(ctl: Callable[..., Said], server: Server) -> None:
+    ctl("task", "create", "u2", "--id", "t5")
+    place = ServerPlace(state_dir=str(server.state_dir))
+    calls.call(place, "POST", "tasks/t5/output", {"text": "one\n"})
+    assert ctl("task", "output", "t5").out == "one\n"
+    calls.call(place, "POST", "tasks/t5/complete", {"output": {"text": "two"}})
+    assert ctl("task", "output", "t5", "--follow").out == "one\ntwo"
+    assert ctl("task", "output", "none").err == "Error: NOT_FOUND: no such task\n"
+
+
 def test_a_token_is_one_that_the_server_takes(ctl: Callable[..., Said], server: Server) -> None:
     made = ctl("token", "--user", "7", "--expires", "10m", "--permission", "subscribe:news:*", "--channel", "a:*")
     secret = (server.state_dir / "token_secret").read_text().strip()

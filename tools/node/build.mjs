@@ -19,11 +19,11 @@ const TARGET = ['es2022', 'chrome94', 'firefox93', 'safari16.4', 'node20'];
 // between a tab and its worker), in nothing stored and in nothing that is the platform's: they become letters.
 const INTERNAL = [
   '_events', '_inboxPosition', '_listening', '_request', 'address', 'alive', 'applyTasks', 'arm', 'ask', 'asked', 'begin',
-  'changed', 'closed', 'cursor', 'cursors', 'deadline', 'discard', 'dispatch', 'emit', 'end', 'era', 'fail', 'failure', 'fallback',
+  'changed', 'cursor', 'cursors', 'deadline', 'discard', 'dispatch', 'emit', 'end', 'era', 'fail', 'failure', 'fallback',
   'flush', 'forget', 'forgetTasks', 'forgiven', 'grant', 'handler', 'handlers', 'heard', 'held', 'hidden', 'inboxList', 'isArmed', 'isDue',
-  'isEmpty', 'isOpen', 'isRenewable', 'isStranger', 'isWanted', 'kept', 'kind', 'late', 'later', 'link', 'listen', 'lose', 'moveTo',
+  'isEmpty', 'isOpen', 'isRenewable', 'isStranger', 'isWanted', 'kept', 'late', 'later', 'link', 'listen', 'lose', 'moveTo',
   'offer', 'opened', 'outbox', 'probe', 'promise', 'pump', 'receive', 'receivedAt', 'refresh', 'refused', 'renew', 'renewed',
-  'reset', 'schedule', 'sentAt', 'serverNow', 'settle', 'showInbox', 'showWhole', 'signedOut', 'stop', 'stranger', 'strays',
+  'schedule', 'sentAt', 'serverNow', 'settle', 'showInbox', 'showWhole', 'signedOut', 'stop', 'stranger', 'strays',
   'subscriptions', 'succeed', 'take', 'tick', 'toOpen', 'until', 'upgrade', 'watch', 'widen', 'within', 'woke', 'write',
 ];
 

@@ -2,7 +2,7 @@
 import createDefault, { createClient, PushError, selectProgress, Unauthorized, type Push, type TaskState } from 'pushclient';
 import { createSharedClient } from 'pushclient/shared';
 import { FakeServer } from 'pushclient/testing';
-import { configure, useChannel, useInbox, usePresence, useRoom, useSelector, useTask, useWebSocket } from 'pushclient/react';
+import { configure, useChannel, useInbox, usePresence, useRoom, useSelector, useTask, useTaskOutput, useWebSocket } from 'pushclient/react';
 
 const client = createClient({
   url: 'wss://push.example.com/ws',
@@ -51,6 +51,9 @@ async function calls(): Promise<void> {
   console.log(acked.toFixed(), timestamp.toFixed(), total.toFixed(), subscription.state === 'rejected', subscription.error?.code);
   const { nextAttemptAt, lastError } = client.getState();
   console.log(nextAttemptAt?.toFixed(), lastError?.code);
+  for await (const { text, closed } of client.task('t1').output()) console.log(text?.length, closed);
+  const output = client.task('t1').output<{ row: number }>('rows');
+  console.log((await output.text()).length, output.position?.offset.toFixed(), output.closed, output.stream().locked);
   client.ack(client.getPosition('user:42')?.offset ?? 0);
   void client.send({ type: 'of_tomorrow', data: { a: 1 } });
   await client.request('of_tomorrow');
@@ -95,6 +98,9 @@ export function Component(): number {
   const inbox = useInbox({ autoConnect: false });
   const { users } = usePresence('chat:lobby');
   const room = useRoom('chat:lobby');
+  const log = useTaskOutput('t1');
+  const rows = useTaskOutput<{ row: number }>('t1', { name: 'rows', autoConnect: false });
+  console.log(log.text?.length, log.closed, log.trimmed, log.error?.code, rows.items?.[0]?.row.toFixed());
   useChannel('doc:17', () => {}, { channelToken: 'signed' });
   void inbox.markRead([inbox.messages[0]?.offset ?? 0]).then(inbox.markAllRead).then(() => inbox.remove([1])).then(inbox.loadOlder);
   void room.send(room.messages[0]?.data.content ?? '').then(({ messageId }) => messageId.length + users.length);

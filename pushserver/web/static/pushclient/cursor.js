@@ -13,7 +13,8 @@ export function createCursor() {
     if (position && position.epoch !== epoch) era += 1;
     position = { offset, epoch };
   };
-  const isBehind = ({ offset, epoch }) => position?.epoch === epoch && offset <= position.offset;
+  // The end of an output takes no position.
+  const isBehind = ({ offset, epoch, type }) => position?.epoch === epoch && offset + (type === 'output') <= position.offset;
 
   return {
     /** The link that resumes here and what came on it meanwhile, `{link, pushes}`: these wait for what lies between. */

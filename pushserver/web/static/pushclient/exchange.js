@@ -8,6 +8,8 @@
  */
 import { createClient, PushError, Unauthorized, UNTAKEN } from './index.js';
 
+/** What each tab has for itself. */
+const OWN = ['socket', 'outputs'];
 const MAPS = ['taskProgress', 'taskStatus', 'tasks'];
 /** Each tab sees for itself that the user changed. */
 const EVENTS = ['connect', 'disconnect', 'error', 'gap', 'recovered', 'rejected', 'subscribed'];
@@ -23,7 +25,7 @@ function difference(now, before) {
   const patch = {};
   const maps = {};
   for (const [key, value] of Object.entries(now)) {
-    if (Object.is(value, before[key]) || typeof value === 'function' || key === 'socket') continue;
+    if (Object.is(value, before[key]) || typeof value === 'function' || OWN.includes(key)) continue;
     if (!MAPS.includes(key)) {
       patch[key] = plain(value);
       continue;

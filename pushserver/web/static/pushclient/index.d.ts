@@ -269,11 +269,14 @@ export interface ClientState extends Readonly<Calls> {
   readonly taskStatus: ReadonlyMap<string, TaskStatus | string>;
   readonly tasks: ReadonlyMap<string, TaskState>;
   readonly inbox: InboxState;
+  /** The outputs that are shown here, by `name/taskId`. */
+  readonly outputs: ReadonlyMap<string, OutputState>;
 }
 
 export type SubscriptionResult =
   | { recovered: boolean; offset: number; epoch: string; messages: Push[] }
   | { task: TaskState }
+  | { output: { text?: string; items?: any[]; start: number; closed: boolean; kind: 'text' | 'items' | null } & Position }
   | { status: { userId: string; status: 'online' | 'offline'; lastSeenAt: number } }
   | Record<string, never>;
 
@@ -330,6 +333,7 @@ export interface ServerPushes {
   };
   inbox_overflow: { lost: number };
   resync: { channel: string };
+  output: { text?: string; items?: any[]; closed?: true; trimmed?: true; reset?: true; start?: number };
   going_away: { reconnectAfter?: number };
 }
 
@@ -338,12 +342,48 @@ export type PushOf<Events, Type> = Push<
   Type extends keyof Events ? Events[Type] : Type extends keyof ServerPushes ? ServerPushes[Type] : any
 >;
 
+/** A part of what a task wrote, up to `offset`, which counts bytes of UTF-8, or items. */
+export interface OutputChunk<Item = any> extends Position {
+  text?: string;
+  items?: Item[];
+  /** Nothing follows. */
+  closed: boolean;
+  /** What lay before this is gone, and was not read. */
+  trimmed: boolean;
+  /** The task began anew: what was read before is void. */
+  reset: boolean;
+}
+
+/** An output as it is shown: what is kept of it here. */
+export interface OutputState<Item = any> {
+  readonly text?: string;
+  readonly items?: readonly Item[];
+  readonly closed: boolean;
+  /** Whether its beginning is gone. */
+  readonly trimmed: boolean;
+  readonly error: PushError | null;
+}
+
+/** What a task writes. Reading it begins with what is kept, and ends with its end. */
+export interface TaskOutput<Item = any> extends AsyncIterable<OutputChunk<Item>> {
+  /** Behind what was read last. */
+  readonly position: Position | undefined;
+  /** Whether all was read that will ever come. */
+  readonly closed: boolean;
+  /** All of its text, once it has ended. */
+  text(): Promise<string>;
+  /** Its text in parts, or its items. */
+  stream(): ReadableStream<string | Item>;
+}
+
 export interface TaskHandle {
   readonly id: string;
   getState(): TaskState | undefined;
   subscribe(listener: (state: TaskState) => void): () => void;
   get(): Promise<TaskState>;
   cancel(): Promise<TaskState>;
+  /** Default: `main`. */
+  output<Item = any>(name?: string): TaskOutput<Item>;
   follow(handler?: (push: Push<TaskState>) => void): Subscription;
 }
 
@@ -457,6 +497,7 @@ export function reconnectWindow(
 
 export function selectProgress(taskId: string): (state: ClientState) => number;
 export function selectStatus(taskId: string): (state: ClientState) => TaskStatus | string | undefined;
+export function selectOutput(taskId: string, name?: string): (state: ClientState) => OutputState | undefined;
 export function selectTask(taskId: string): (state: ClientState) => TaskState | undefined;
 
 export function createClient<Events extends object = {}>(options?: ClientOptions): PushClient<Events>;

@@ -14,6 +14,7 @@
  *   watchdog.js         time: the tick, sleep and wake, the page's events
  *   backoff.js          when the next attempt falls
  *   store.js, tasks.js  the snapshot, and the tasks in it
+ *   output.js           what a task writes; loaded when somebody reads it
  *   events.js           who listens to what
  *   storage.js          what is kept over a reload
  *   options.js, errors.js, tokens.js, promises.js   values and small tools
@@ -26,4 +27,4 @@ export { mayReconnect, PushError, Unauthorized, Unauthorized as UnauthorizedErro
 export { UNTAKEN } from './events.js';
 export { SUBPROTOCOL } from './links/websocket.js';
 export { DEFAULTS } from './options.js';
-export { selectProgress, selectStatus, selectTask } from './tasks.js';
+export { selectOutput, selectProgress, selectStatus, selectTask } from './tasks.js';

@@ -6,6 +6,7 @@ import {
   ClientOptions,
   ClientState,
   InboxMessage,
+  OutputState,
   Presence,
   PushError,
   Push,
@@ -68,6 +69,11 @@ export interface Room {
   loadOlder(): Promise<void>;
 }
 
+/** What a task writes, of the output `name` (`main`). The component renders at most once a frame. */
+export function useTaskOutput<Item = any>(
+  taskId: string,
+  options?: HookOptions & { name?: string; channelToken?: ChannelToken },
+): OutputState<Item>;
 export function useInbox(options?: HookOptions): Inbox;
 export function usePresence(
   channel: string,

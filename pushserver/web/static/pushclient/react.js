@@ -5,6 +5,7 @@
  */
 import { useCallback, useEffect, useLayoutEffect, useMemo, useReducer, useRef, useSyncExternalStore } from 'react';
 import { createClient } from './index.js';
+import { NO_OUTPUT, outputOf } from './output.js';
 import { NO_PRESENCE, presenceOf } from './presence.js';
 import { NO_ROOM, roomOf } from './room.js';
 
@@ -166,6 +167,15 @@ const connectedOf = (state) => state.isConnected;
 export function usePresence(channel, options) {
   const presence = useFollowed(presenceOf, channel, options);
   return useSyncExternalStore(presence.subscribe, presence.getState, () => NO_PRESENCE);
+}
+
+/**
+ * What a task writes: `{text | items, closed, trimmed, error}`, of the output `options.name` ('main'). The component renders at
+ * most once a frame.
+ */
+export function useTaskOutput(taskId, { name = 'main', ...options } = {}) {
+  const output = useFollowed(outputOf, `output:${name}/${taskId}`, options);
+  return useSyncExternalStore(output.subscribe, output.getState, () => NO_OUTPUT);
 }
 
 /** A chat room: its messages, oldest first, whether there are older ones, and `send(content)` and `loadOlder()`. */

@@ -490,6 +490,8 @@ export class SharedClient extends ClientBase {
   }
 
   #moveTo(channel, { offset, epoch }) {
+    // What follows an output knows its own, and what the page before had of it is gone.
+    if (channel.startsWith('output:')) return;
     const position = this.#positions.get(channel);
     if (position?.epoch !== epoch || position.offset < offset) this.#positions.set(channel, { offset, epoch });
   }

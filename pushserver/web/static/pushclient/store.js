@@ -20,6 +20,7 @@ const INITIAL = {
   error: null,
   lastError: null,
   inbox: NO_INBOX,
+  outputs: new Map(),
   ...NO_TASKS,
 };
 

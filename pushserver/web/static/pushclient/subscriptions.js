@@ -155,6 +155,7 @@ export function createSubscriptions(line, { connectTimeout } = {}) {
       }
       const subscription = channels.get(channel);
       const result = results[channel] ?? {};
+      const { output } = result;
       const pushes = take(link, cursor);
       if (result.task) applyTasks([result.task]);
       // Of the inbox `inbox_overflow` and the epoch tell.
@@ -165,7 +166,8 @@ export function createSubscriptions(line, { connectTimeout } = {}) {
       }
       receiveAll(link, result.messages);
       // The inbox's own messages come as pushes after this: its position moves with them alone.
-      if (placed) cursor.moveTo(result);
+      if (output?.reset) cursor.lose();
+      if (placed || output) cursor.moveTo(output ?? result);
       if (subscription) {
         subscription.ready.resolve(result);
         turn(subscription, 'subscribed');
@@ -309,7 +311,8 @@ export function createSubscriptions(line, { connectTimeout } = {}) {
     positions(all) {
       const positions = all ? { ...line.user.kept } : {};
       const add = ({ position }, channel) => {
-        if (position) positions[channel] = position;
+        // What there is of an output is gone with the page.
+        if (position && !channel.startsWith('output:')) positions[channel] = position;
       };
       line.user?.cursors.forEach(add);
       if (all) {

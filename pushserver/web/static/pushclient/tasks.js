@@ -12,6 +12,7 @@ const MAX_TASKS = 1000;
 export const selectProgress = (taskId) => (state) => state.taskProgress.get(taskId) ?? 0;
 export const selectStatus = (taskId) => (state) => state.taskStatus.get(taskId);
 export const selectTask = (taskId) => (state) => state.tasks.get(taskId);
+export const selectOutput = (taskId, name = 'main') => (state) => state.outputs.get(`${name}/${taskId}`);
 
 export const NO_TASKS = Object.freeze({ tasks: new Map(), taskProgress: new Map(), taskStatus: new Map() });
 
@@ -76,6 +77,50 @@ export function setStatus({ taskStatus }, taskId, status) {
   return { taskStatus: bounded(new Map(taskStatus).set(taskId, status)) };
 }
 
+/** One output of a task, as it comes. What reads it is loaded when somebody does. */
+function outputHandle(client, channel) {
+  const handle = {
+    /** Behind what was read, and whether that was all. */
+    position: undefined,
+    closed: false,
+    [Symbol.asyncIterator]() {
+      const reading = import('./output.js').then(({ outputOf }) => outputOf(client, channel).read());
+      return {
+        async next() {
+          const result = await (await reading).next();
+          if (!result.done) {
+            const { offset, epoch, closed } = result.value;
+            Object.assign(handle, { position: { offset, epoch }, closed });
+          }
+          return result;
+        },
+        return: async () => (await reading).return(),
+      };
+    },
+    /** All of it, once it has ended. */
+    async text() {
+      let all = '';
+      for await (const { text = '', reset } of handle) all = reset ? text : all + text;
+      return all;
+    },
+    /** Its text, or its items, as a `ReadableStream`. */
+    stream() {
+      const reader = handle[Symbol.asyncIterator]();
+      return new ReadableStream({
+        async pull(stream) {
+          const { done, value } = await reader.next();
+          if (done) return stream.close();
+          const parts = value.items ?? (value.text ? [value.text] : []);
+          for (const part of parts) stream.enqueue(part);
+          return parts.length > 0 ? undefined : this.pull(stream);
+        },
+        cancel: () => reader.return(),
+      });
+    },
+  };
+  return handle;
+}
+
 /** One task of a client: its state as known here, its news, and its calls. The owner's tasks need no `follow`. */
 export function taskHandle(client, taskId) {
   const known = selectTask(taskId);
@@ -92,6 +137,7 @@ export function taskHandle(client, taskId) {
     subscribe: (listener) => client.select(known, (state) => state && listener(state)),
     get: () => fetch('task_get'),
     cancel: () => fetch('task_cancel'),
+    output: (name = 'main') => outputHandle(client, `output:${name}/${taskId}`),
     follow: (handler) => client.subscribeChannel(`task:${taskId}`, handler ?? (() => {})),
   };
 }

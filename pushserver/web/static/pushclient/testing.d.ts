@@ -43,6 +43,8 @@ export class FakeServer {
   markRead(offsets: number[]): void;
   deleteFromInbox(offsets: number[]): void;
   task(state: Partial<TaskState> & { taskId: string }): TaskState;
+  /** What a task writes to one of its outputs; `closed`: nothing follows. */
+  output(taskId: string, written?: { name?: string; text?: string; items?: unknown[]; closed?: boolean }): void;
   drop(code?: number, reason?: string): void;
   /** Disconnects every client that it made. */
   close(): void;

@@ -12,6 +12,7 @@
 import { PushClient, PushError } from './index.js';
 
 const EPOCH = 'fake';
+const OUTPUT_EPOCH = 'output';
 const LONG = 3_600_000;
 const FINAL = ['completed', 'failed', 'cancelled'];
 
@@ -52,6 +53,8 @@ export class FakeServer {
   #replies;
   #rejected;
   #tasks = new Map();
+  /** By channel: what was written, as bytes or as items, and whether it is closed. */
+  #outputs = new Map();
   #waiting = [];
   /** By user, newest first. */
   #inboxes = new Map();
@@ -127,6 +130,19 @@ export class FakeServer {
     return task;
   }
 
+  /** What a task writes to one of its outputs: `text`, or `items`; `closed`: nothing follows. */
+  output(taskId, { name = 'main', text, items, closed = false } = {}) {
+    const channel = `output:${name}/${taskId}`;
+    const parts = items ?? [...new TextEncoder().encode(text ?? '')];
+    const output = this.#outputs.get(channel) ?? { isText: !items, parts: [], closed };
+    output.parts.push(...parts);
+    output.closed = closed;
+    this.#outputs.set(channel, output);
+    if (!this.channels.has(channel)) return;
+    const data = { ...(text && { text }), ...(items && { items }), ...(closed && { closed }) };
+    this.push({ type: 'output', channel, data, offset: output.parts.length, epoch: OUTPUT_EPOCH });
+  }
+
   /** Cuts every connection, as a network does, or closes it with a code of the server's. */
   drop(code = 1006, reason = '') {
     for (const link of [...this.#links]) link.end(code, reason);
@@ -177,7 +193,8 @@ export class FakeServer {
         continue;
       }
       if (!this.#own().includes(channel)) this.channels.add(channel);
-      results[channel] = taskId ? { task: this.#tasks.get(taskId) } : {};
+      if (channel.startsWith('output:')) results[channel] = { output: this.#told(channel, item.since) };
+      else results[channel] = taskId ? { task: this.#tasks.get(taskId) } : {};
     }
     return { channels: this.#subscribed(), results, rejected };
   }
@@ -201,6 +218,14 @@ export class FakeServer {
       },
       tasks: [...this.#tasks.values()].filter(({ status }) => !FINAL.includes(status)),
     };
+  }
+
+  #told(channel, since) {
+    const { isText, parts, closed } = this.#outputs.get(channel) ?? { isText: true, parts: [], closed: false };
+    const kept = parts.slice(since?.epoch === OUTPUT_EPOCH ? since.offset : 0);
+    const told = isText ? { text: new TextDecoder().decode(new Uint8Array(kept)) } : { items: kept };
+    const kind = parts.length === 0 ? null : isText ? 'text' : 'items';
+    return { ...told, offset: parts.length, epoch: OUTPUT_EPOCH, start: 0, closed, kind };
   }
 
   #signedIn() {
