@@ -126,7 +126,7 @@ class End:
         world = self.network.world
         at = world.now + world.chance.uniform(FASTEST, SLOWEST)
         self._last = max(at, self._last, self.stopped_until)
-        self.peer.process.later(self._last - world.now, call, *args)
+        self.peer.process.at(self._last, call, *args)
 
     def _finish(self) -> None:
         """Close behind all that was written."""

@@ -70,6 +70,10 @@ class Process:
         """Call in this process, ``seconds`` from now."""
         return self.world.schedule(Event(self, self.world.now + max(0.0, seconds), call, args, kwargs))
 
+    def at(self, moment: float, call: Callable[..., Any], *args: Any) -> Event:
+        """Call in this process at a moment of the world: what is asked for one moment comes in the order of asking."""
+        return self.world.schedule(Event(self, max(self.world.now, moment), call, args, {}))
+
     def kill(self) -> None:
         self.alive = False
         self._due.clear()

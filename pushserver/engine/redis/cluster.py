@@ -83,6 +83,9 @@ class Residents(Protocol):
     async def register(self, notify: bool) -> None:
         """Register them under the node's new incarnation; ``notify``: others may have said that they went."""
 
+    async def compare(self) -> None:
+        """Compare some of them with what Redis keeps, and mend that."""
+
 
 class RedisCluster:
     """This node among the others."""
@@ -198,6 +201,7 @@ class RedisCluster:
         self.lag = int(lag)
         await self._commands.compare(generation.decode(), int(writes), known)
         await self._share_settings()
+        await self._residents.compare()
         for dead in dead_nodes:
             await self.expire(dead.decode(), self._lease)
 
@@ -249,7 +253,7 @@ class RedisCluster:
         state = b"more"
         while state == b"more":
             state, count, *rest = await self._commands.run(
-                "expire", names.left_by(incarnation), incarnation, lease, _STEP, names.prefix, SEEN_TTL
+                "expire", names.left_by(incarnation), incarnation, lease, _STEP, names.prefix, SEEN_TTL, PRESENCE_TTL
             )
             users, left = rest[: 2 * int(count)], rest[2 * int(count) :]
             for user, seen_at in zip(users[::2], users[1::2], strict=True):
@@ -282,7 +286,9 @@ class RedisCluster:
         own = self.incarnation
         state = b"more"
         while state == b"more":
-            reply = await self._commands.run("expire", names.left_by(own), own, 0, _STEP, names.prefix, SEEN_TTL)
+            reply = await self._commands.run(
+                "expire", names.left_by(own), own, 0, _STEP, names.prefix, SEEN_TTL, PRESENCE_TTL
+            )
             state = reply[0]
 
     # -- nodes --------------------------------------------------------------------------------------------------------

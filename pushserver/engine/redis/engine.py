@@ -247,6 +247,7 @@ class RedisEngine:
             "redis_catch_ups_total": float(feeds.gaps),
             "redis_resyncs_total": float(feeds.resyncs),
             "redis_offline_announced_total": float(self._cluster.expired),
+            "redis_presence_mended_total": float(self.presence.mended),
             "ingest_lag": float(self._cluster.lag),
             "ingest_active": float(self._ingest.holds),
             "ingest_handled_total": float(self._ingest.handled),

@@ -1,7 +1,8 @@
 """`IPresence`: who is where, counted over all nodes; what this node holds is remembered here as well.
 
 Redis may lose it (restarted empty, or this node was taken for dead), so that it has to be registered again; and what
-ends while Redis is away is removed, and announced, when it is back.
+ends while Redis is away is removed, and announced, when it is back. Some of it may be gone although nothing happened,
+where Redis evicts: so a part is compared with each heartbeat.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 #: So many entries are sent at once, and then their answers awaited.
 _BATCH: Final = 200
+#: So many entries are compared with each heartbeat.
+_COMPARED: Final = 200
 #: How often the keys of what is still present are given their whole time again, s.
 _TOUCH: Final = PRESENCE_TTL / 1000 / 4
 
@@ -63,6 +66,10 @@ class RedisPresence:
         self._doubtful: set[Entry] = set()
         #: what ended while Redis did not say that it knows: when, with what info, and whether to announce it
         self._ended: dict[Entry, tuple[int, bytes, bool]] = {}
+        #: what is compared next, the last first
+        self._to_compare: list[Entry] = []
+        #: how many counts were found wrong in Redis
+        self.mended = 0
 
     def start(self, listener: Listener) -> None:
         """Notify this listener from now on."""
@@ -149,9 +156,11 @@ class RedisPresence:
         else:
             keys = [names.joins(own), names.members(channel), names.infos(channel)]
         kind = "connection" if channel is None else "subscription"
+        evicts = "evicts" if self._commands.evicts else ""
         reply = await self._commands.run(
-            "presence_end", keys, kind, _member(entry), user_id, now, SEEN_TTL, again, PRESENCE_TTL
-        )
+            "presence_end", keys, kind, _member(entry), user_id, now, SEEN_TTL, again, PRESENCE_TTL, names.prefix,
+            evicts, channel or "",
+        )  # fmt: skip
         return bool(reply[0])
 
     def went(self, user_id: str) -> Deferred[None]:
@@ -204,12 +213,61 @@ class RedisPresence:
             if not (last and announces) or (channel, user_id) in notified:
                 return
             notified.add((channel, user_id))
-            if channel is None:
-                self._listener.offline(user_id, at)
-            else:
-                self._listener.absent(channel, _seen(user_id, info))
+            self._notify_gone(entry, info, at)
 
         await self._in_batches(self._ended, remove)
+
+    async def compare(self) -> None:
+        """Compare the next of what this node holds with what Redis keeps of it, and mend that. Who was not there at all
+        is announced: others may have said that they went. Fails with `errors.Unavailable`.
+
+        A Redis that evicts may count too few without missing anybody: there each is counted anew.
+        """
+        if not self._to_compare:
+            self._to_compare = list(self._held)
+        chosen, self._to_compare = self._to_compare[-_COMPARED:], self._to_compare[:-_COMPARED]
+        # What is being registered, or has ended since, is compared another time, or not at all.
+        batch = [entry for entry in chosen if entry in self._held and entry not in self._beginning]
+        parts = [part for entry in batch for part in (entry[0] or "", *entry[1:], self._held[entry])]
+        own, names = self._cluster.incarnation, self._names
+        connections = self.connections
+        most = (connections + len(self._ended), len(self._held) - connections + len(self._ended))
+        sets = (names.connections(own), names.joins(own))
+        reply = await self._commands.run(
+            "presence_compare", [names.nodes, names.node(own), *sets], own, names.prefix, PRESENCE_TTL,
+            "all" if self._commands.evicts else "", *parts,
+        )  # fmt: skip
+        if reply[0] == b"gone":
+            # The next heartbeat registers all of it.
+            return
+        self.mended += int(reply[0])
+        for channel, user, info in zip(reply[3::3], reply[4::3], reply[5::3], strict=True):
+            self._notify_back((channel.decode() or None, user.decode(), ""), info)
+        for kept, size, limit in zip(sets, reply[1:3], most, strict=True):
+            if int(size) > limit:
+                await self._remove_strangers(kept)
+
+    async def _remove_strangers(self, key: str) -> None:
+        """Remove from a set of this node what it does not hold: a registration may have arrived after its end."""
+        for member in await self._commands.call("SMEMBERS", key):
+            channel, user_id, connection_id = ["", "", *member.decode("utf-8", "replace").split(" ")][-3:]
+            entry: Entry = (channel or None, user_id, connection_id)
+            if entry in self._held or entry in self._ended:
+                continue
+            if _member(entry).encode() != member:
+                # Not a member that a node wrote.
+                await self._commands.call("SREM", key, member)
+                continue
+            now = self._clock.now()
+            if await self._remove(entry, now, ""):
+                self._notify_gone(entry, b"", now)
+
+    def _notify_gone(self, entry: Entry, info: bytes, at: int) -> None:
+        channel, user_id, _ = entry
+        if channel is None:
+            self._listener.offline(user_id, at)
+        else:
+            self._listener.absent(channel, _seen(user_id, info))
 
     async def touch(self) -> None:
         """Give the keys of all that is present their whole time again, now and then."""

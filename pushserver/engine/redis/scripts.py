@@ -39,6 +39,7 @@ _PARTS: Final[dict[str, tuple[str, ...]]] = {
     "settings": ("clock",),
     "presence_begin": (),
     "presence_end": ("leave",),
+    "presence_compare": ("leave",),
     "lease": (),
     "ingest_begin": (),
     "ingest_end": (),

@@ -1,6 +1,7 @@
 -- Removes some of what a node that is gone left behind; whoever runs this announces what it returns.
 -- KEYS: 1 nodes, 2 node, 3 its connections, 4 its joins, 5 who left it and was not said to have
--- ARGV: 1 incarnation, 2 its lease in ms (0: it says itself that it is gone), 3 how many, 4 prefix, 5 how long 'seen' is kept
+-- ARGV: 1 incarnation, 2 its lease in ms (0: it says itself that it is gone), 3 how many, 4 prefix, 5 how long 'seen' is kept,
+--       6 how long what belongs to a node stays
 -- Returns 'ok', 'more' or 'done', how many users, each with when it was last seen, then channel, user, info in turns.
 local now = milliseconds()
 local last = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]) or 0)
@@ -19,7 +20,7 @@ for _, member in ipairs(redis.call('SRANDMEMBER', KEYS[3], ARGV[3])) do
   if not user then
     -- Not a member that a node wrote.
     redis.call('SREM', KEYS[3], member)
-  elseif disconnect(KEYS[3], ARGV[4] .. ':online:' .. user, ARGV[4] .. ':seen:' .. user, member, seen, ARGV[5]) then
+  elseif disconnect(ARGV[4], KEYS[3], member, user, seen, ARGV[5], ARGV[6]) then
     users[#users + 1] = user
     users[#users + 1] = seen
   end
@@ -36,7 +37,7 @@ for _, member in ipairs(redis.call('SRANDMEMBER', KEYS[4], ARGV[3])) do
   if not user then
     redis.call('SREM', KEYS[4], member)
   else
-    last_one, info = leave(KEYS[4], ARGV[4] .. ':members:' .. channel, ARGV[4] .. ':infos:' .. channel, member, user)
+    last_one, info = leave(ARGV[4], KEYS[4], member, channel, user, ARGV[6])
   end
   if last_one then
     channels[#channels + 1] = channel

@@ -1,0 +1,159 @@
+"""Presence stays right where Redis evicts what counts it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from pushserver.engine.interfaces import Member
+from tests.contracts.nodes import RunningNode
+
+from .nodes import Cluster, events
+from .servers import RedisServer
+
+#: No heartbeat comes but those that a test asks for.
+LEASE = 10_000_000
+INFO = msgspec.Raw(b'{"name":"Ann"}')
+
+
+async def pair(cluster: Cluster, redis: RedisServer, evicts: bool = True) -> tuple[RunningNode, RunningNode]:
+    """Two nodes: 7 has two connections on the first and one on the second, and is in a room with one of each."""
+    if evicts:
+        redis.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    a, b = [await cluster.start(redis.url, name, allow_eviction=evicts, lease=LEASE) for name in ("a", "b")]
+    # What they told each other at their start hurries a heartbeat: it is over before anything is evicted.
+    await b.broker.survey(b"have you read all?", 10_000)
+    await beat(a, b)
+    for node, connection in ((a, "c1"), (a, "c2"), (b, "c3")):
+        await node.presence.connect("7", connection)
+    for node, connection in ((a, "c1"), (b, "c3")):
+        await node.presence.join("chat:a", "7", connection, INFO)
+    return a, b
+
+
+def evict(redis: RedisServer, *keys: str) -> None:
+    assert redis.command("DEL", *(f"push:{key}" for key in keys)) == f":{len(keys)}\r\n"
+
+
+async def beat(*nodes: RunningNode) -> None:
+    for node in nodes:
+        await node.engine._cluster.heartbeat()
+        assert node.engine.trouble() is None
+
+
+def connections(redis: RedisServer, user: str = "7") -> str:
+    return redis.command("GET", f"push:online:{user}")
+
+
+def bulk(text: str) -> str:
+    return f"${len(text)}\r\n{text}\r\n"
+
+
+@pytest.mark.parametrize("evicts", [True, False])
+async def test_what_is_missing_is_made_anew_by_the_next_heartbeat(
+    cluster: Cluster, redis: RedisServer, evicts: bool
+) -> None:
+    a, b = await pair(cluster, redis, evicts)
+    evict(redis, "online:7", "members:chat:a", "infos:chat:a")
+    assert (await b.presence.online("7")).online is False
+    await beat(a)
+    assert connections(redis) == bulk("3")
+    assert await b.presence.members("chat:a") == [Member("7", 2, INFO)]
+    # Others may have said that 7 went.
+    assert events(a, "online") == [("7",)]
+    assert [(channel, member.user_id) for channel, member in events(a, "present")] == [("chat:a", "7")]
+    assert a.engine.figures()["redis_presence_mended_total"] == 2
+    await beat(a, b)
+    assert (events(a, "online"), events(b, "online")) == ([("7",)], [])
+
+
+@pytest.mark.parametrize("evicts", [True, False])
+async def test_a_nodes_own_set_is_made_anew_and_nobody_counted_twice(
+    cluster: Cluster, redis: RedisServer, evicts: bool
+) -> None:
+    a, b = await pair(cluster, redis, evicts)
+    own = a.engine._cluster.incarnation
+    evict(redis, f"node:{own}:connections", f"node:{own}:joins")
+    await beat(a, b)
+    assert connections(redis) == bulk("3")
+    assert await b.presence.members("chat:a") == [Member("7", 2, INFO)]
+    assert redis.command("SCARD", f"push:node:{own}:connections") == ":2\r\n"
+    for node, connection, last in ((a, "c1", False), (b, "c3", False), (a, "c2", True)):
+        assert await node.presence.disconnect("7", connection, 12_345) is last
+
+
+async def test_who_comes_after_an_eviction_is_not_counted_alone(cluster: Cluster, redis: RedisServer) -> None:
+    a, b = await pair(cluster, redis)
+    evict(redis, "online:7", "members:chat:a")
+    await b.presence.connect("7", "c4")
+    await b.presence.join("chat:a", "7", "c4", INFO)
+    await beat(a)
+    assert connections(redis) == bulk("4")
+    assert await b.presence.members("chat:a") == [Member("7", 3, INFO)]
+
+
+async def test_who_goes_before_the_next_heartbeat_is_counted_at_once(cluster: Cluster, redis: RedisServer) -> None:
+    a, b = await pair(cluster, redis)
+    evict(redis, "online:7", "members:chat:a")
+    assert await a.presence.disconnect("7", "c1", 1) is False
+    assert await a.presence.leave("chat:a", "7", "c1") is False
+    assert connections(redis) == bulk("2")
+    assert [member.connections for member in await b.presence.members("chat:a")] == [1]
+    own = b.engine._cluster.incarnation
+    evict(redis, f"node:{own}:connections", f"node:{own}:joins")
+    assert await b.presence.leave("chat:a", "7", "c3") is True
+    assert await b.presence.disconnect("7", "c3", 2) is False
+    assert connections(redis) == bulk("1")
+    assert await a.presence.disconnect("7", "c2", 3) is True
+    assert redis.command("EXISTS", "push:online:7", "push:members:chat:a") == ":0\r\n"
+
+
+async def test_a_dead_node_takes_nobody_along_whose_count_was_evicted(cluster: Cluster, redis: RedisServer) -> None:
+    a, b = await pair(cluster, redis)
+    evict(redis, "online:7", "members:chat:a")
+    await a.engine._cluster.expire(b.engine._cluster.incarnation, 0)
+    assert connections(redis) == bulk("2")
+    assert [member.connections for member in await a.presence.members("chat:a")] == [1]
+    assert (events(a, "offline"), events(a, "absent")) == ([], [])
+
+
+async def test_what_a_node_does_not_hold_is_removed_and_announced(cluster: Cluster, redis: RedisServer) -> None:
+    a, b = await pair(cluster, redis, evicts=False)
+    own = a.engine._cluster.incarnation
+    # Registrations that arrived after their ends, and what no node wrote.
+    redis.command("SADD", f"push:node:{own}:connections", "7 late", "8 late", "nobody")
+    redis.command("SET", "push:online:7", "4")
+    redis.command("SET", "push:online:8", "1")
+    redis.command("SADD", f"push:node:{own}:joins", "chat:a 8 late")
+    redis.command("HSET", "push:members:chat:a", "8", "1")
+    await beat(a)
+    assert connections(redis) == bulk("3")
+    assert redis.command("EXISTS", "push:online:8") == ":0\r\n"
+    assert redis.command("SCARD", f"push:node:{own}:connections") == ":2\r\n"
+    assert [user for user, _ in events(a, "offline")] == ["8"]
+    assert [(channel, member.user_id) for channel, member in events(a, "absent")] == [("chat:a", "8")]
+    assert [member.user_id for member in await b.presence.members("chat:a")] == ["7"]
+
+
+async def test_each_heartbeat_compares_a_bounded_part_and_some_all(cluster: Cluster, redis: RedisServer) -> None:
+    node = await cluster.start(redis.url, lease=LEASE)
+    for n in range(450):
+        await node.presence.connect(f"u{n}", "c")
+    evict(redis, *(f"online:u{n}" for n in range(450)))
+    run, parts = node.engine._commands.run, []
+
+    async def counting(name: str, keys: Any, *arguments: Any, **options: Any) -> Any:
+        if name == "presence_compare":
+            parts.append(len(arguments) - 4)
+        return await run(name, keys, *arguments, **options)
+
+    node.engine._commands.run = counting  # type: ignore[method-assign]
+    left = []
+    for _ in range(3):
+        await beat(node)
+        left.append(450 - len(events(node, "online")))
+    assert left == [250, 50, 0]
+    assert parts == [800, 800, 200]
+    assert connections(redis, "u0") == connections(redis, "u449") == bulk("1")
