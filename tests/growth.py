@@ -24,6 +24,7 @@ from pushserver.core.message_types import may_send
 from pushserver.core.rate_limit import KeyedTokenBuckets
 from pushserver.manhole import tables, tracing
 from pushserver.protocols import rfc6455
+from pushserver.protocols.centrifuge import server_api
 from pushserver.protocols.centrifuge.framing import line
 from pushserver.protocols.centrifuge.json import JsonCodec
 from pushserver.protocols.centrifuge.messages import payload
@@ -38,6 +39,7 @@ from pushserver.server import backend_commands
 from pushserver.web import (
     admission,
     api,
+    centrifuge_api,
     emulation,
     event_ids,
     handshake,
@@ -347,6 +349,16 @@ PARSERS: dict[str, Parser] = {
         ("web.api.ApiKeys.given",),
         _latin(lambda text: _keys().scopes(cast(Any, _Request({"authorization": text})))),
         (repeat(b" ", b"Bearer"), repeat(b"a", b"Bearer "), repeat(b"\xff", b"Bearer ")),
+    ),
+    "commands of a body, one on each line": Parser(
+        ("web.centrifuge_api._commands",),
+        _quietly(lambda octets: list(centrifuge_api._commands(octets))),
+        (*_JSON, repeat(b"{}\n"), repeat(b"\n"), repeat(b" \n"), repeat(b" ")),
+    ),
+    "data in Base64": Parser(
+        ("protocols.centrifuge.server_api.json_of",),
+        _latin(lambda text: server_api.json_of(server_api.ABSENT, text, "data")),
+        (repeat(b"A"), repeat(b"="), repeat(b"!"), repeat(b"WzFd"), repeat(b"W1tb")),
     ),
     "event id": Parser(
         ("web.event_ids.positions_of", "web.event_ids._read"),

@@ -61,6 +61,7 @@ from pushserver.server.events.attempt_result import AttemptResult
 from pushserver.server.events.service import EventService
 from pushserver.web import api, tls
 from pushserver.web.admission import Admission
+from pushserver.web.centrifuge_api import CentrifugeApi
 from pushserver.web.context import Context, NodeRooms, Sections
 from pushserver.web.doors import Doors, Facts
 from pushserver.web.events import EventCalls
@@ -208,7 +209,10 @@ class PushService(log.LoggedService):
             token=self._demo_token if self._dev else None,
             tickets=tickets,
         )
-        doors = Doors(context, self._api_keys, calls, shown)
+        centrifuge: CentrifugeApi | None = None
+        if config.centrifuge.enabled and config.centrifuge.api_path:
+            centrifuge = CentrifugeApi(context, self._api_keys, node.commands, node.reading)
+        doors = Doors(context, self._api_keys, calls, shown, centrifuge)
         node.bind_streams(doors.posts.receive)
         return doors
 

@@ -293,11 +293,19 @@ class _Checks:
         for key, path in (("path", centrifuge.path), ("emulation_path", centrifuge.emulation_path)):
             if centrifuge.enabled and path.split("/")[1] in taken:
                 raise self._mistake(f"centrifuge.{key}", "expected a path that the server does not use itself", path)
-        first, second = f"{centrifuge.path}/", f"{centrifuge.emulation_path}/"
-        if centrifuge.enabled and (first.startswith(second) or second.startswith(first)):
+        if centrifuge.enabled and _share(f"{centrifuge.path}/", f"{centrifuge.emulation_path}/"):
             problem = "expected a path that is not centrifuge.path, nor above or below it"
             raise self._mistake("centrifuge.emulation_path", problem, centrifuge.emulation_path)
+        self._check_centrifuge_api(centrifuge, taken)
         return centrifuge
+
+    def _check_centrifuge_api(self, centrifuge: CentrifugeSection, taken: tuple[str, ...]) -> None:
+        path = centrifuge.api_path
+        if not (centrifuge.enabled and path):
+            return
+        others = [f"{one}/" for one in (centrifuge.path, centrifuge.emulation_path)]
+        if path.split("/")[1] in taken or any(_share(f"{path}/", other) for other in others):
+            raise self._mistake("centrifuge.api_path", "expected a path that nothing else stands at", path)
 
     def _file_mistake(self, full_key: str, path: str, wanted: str) -> ConfigError:
         source = self._draft.sources.get("events.webhooks", "default")
@@ -327,3 +335,8 @@ class _Checks:
             return read()
         except OSError as problem:
             raise self._mistake(full_key, f"expected a readable file: {problem.strerror}", path) from None
+
+
+def _share(path: str, other: str) -> bool:
+    """Return whether one of two paths is above the other, or the same."""
+    return path.startswith(other) or other.startswith(path)

@@ -278,6 +278,8 @@ class CentrifugeSection(Section, frozen=True, kw_only=True):
         str, text('a name with {id} in it, such as "user:{id}"', r"[!-)+\--z|~]{0,50}\{id\}[!-)+\--z|~]{0,50}")
     ] = "user:{id}"
     inbox_ack: Annotated[str, choice("pong", "explicit")] = "pong"
+    #: where clients of Centrifugo's server API find one; "": nowhere
+    api_path: Annotated[str, text('a path such as "/centrifugo/api", or ""', r"(/[A-Za-z0-9._~-]+)*")] = ""
 
 
 #: How the keys of an entry of ``[[namespaces]]`` are read: fields of `Namespace`.

@@ -9,6 +9,7 @@ from typing import Any
 from twisted.web.server import Request
 
 from pushserver.web.api import Api, ApiKeys, Route
+from pushserver.web.centrifuge_api import CentrifugeApi
 from pushserver.web.context import Context, Sections
 from pushserver.web.emulation import EmulationDoors
 from pushserver.web.http import PushSite, headers_of
@@ -44,10 +45,14 @@ class Facts:
 class Doors:
     """The listeners' factories: `public`, and `private` for ``server.api_listen``, where that is set."""
 
-    def __init__(self, context: Context, keys: ApiKeys, calls: Api, facts: Facts) -> None:
+    def __init__(
+        self, context: Context, keys: ApiKeys, calls: Api, facts: Facts, centrifuge: CentrifugeApi | None = None
+    ) -> None:
+        """``centrifuge``: the API for clients of Centrifugo, where there is one."""
         self.context = context
         self._keys = keys
         self._calls = calls
+        self._centrifuge = centrifuge
         self._facts = facts
         self._sockets = WebSocketDoorFactory(context)
         apart = bool(context.sections.server.api_listen)
@@ -116,6 +121,10 @@ class Doors:
         facts = self._facts
         root.putChild(b"api", self._calls)
         root.bodies["api"] = self._calls.allow
+        if self._centrifuge is not None:
+            path = self.context.sections.centrifuge.api_path
+            root.place(path, self._centrifuge)
+            root.bodies[path.strip("/")] = self._centrifuge.allow
         root.putChild(b"readyz", Ready(facts.trouble, self._trusted, facts.warnings))
         root.putChild(b"metrics", Metrics(facts.metrics, self._trusted))
         if self.context.sections.server.page:
