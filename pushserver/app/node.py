@@ -67,6 +67,7 @@ def settings_of(config: Config, name: str) -> NodeSettings:
         stale_after=config.tasks.stale_after,
         outputs=OutputRules(config.tasks.output_max_bytes),
         output_interval=config.tasks.output_interval,
+        names_authors=config.centrifuge.enabled,
         events=chosen(config.events.types),
         unread_after=config.events.unread_after,
     )

@@ -33,7 +33,7 @@ class OutputFeed(ReaderFeed):
 
     __slots__ = ("closed", "waiting")
 
-    def __init__(self, channel: OutputChannel, since: Position | None) -> None:
+    def __init__(self, channel: ReadOutputChannel, since: Position | None) -> None:
         super().__init__(channel.name, channel)
         self.position = self.taken = since
         #: the end was told
@@ -121,7 +121,7 @@ class OutputFeed(ReaderFeed):
         self.queue.append(Push("output", self.key, data, offset=chunk.offset, epoch=chunk.epoch))
 
 
-class OutputChannel(ReadChannel):
+class ReadOutputChannel(ReadChannel):
     """One output, and everyone here who reads it, each from its own position."""
 
     __slots__ = ()
@@ -164,4 +164,4 @@ class OutputChannel(ReadChannel):
 
 def read_channel(name: str, since: Position | None, token: KeptToken | None) -> ReadChannel:
     """Return the record of a channel that is read from now on."""
-    return (OutputChannel if name.startswith(OUTPUTS) else ReadChannel)(name, since, token)
+    return (ReadOutputChannel if name.startswith(OUTPUTS) else ReadChannel)(name, since, token)

@@ -17,7 +17,7 @@ from pushserver.client.feeds import ReadChannel, ReaderFeed, newer
 from pushserver.client.inbox import KeptInbox
 from pushserver.client.line import PASSING, RETRY, CoreLine
 from pushserver.client.messages import Frame, Position, Push, TaskState, Welcome
-from pushserver.client.outputs import OutputChannel, read_channel
+from pushserver.client.outputs import ReadOutputChannel, read_channel
 from pushserver.client.tasks import KnownTasks, as_push
 from pushserver.client.token_renewal import TokenRenewal
 
@@ -60,11 +60,11 @@ class ClientSubscriptions:
         if channel is None:
             since = since or self._known.pop(name, None)
             channel = self._channels[name] = read_channel(name, since, token)
-        elif since is not None and not isinstance(channel, OutputChannel):
+        elif since is not None and not isinstance(channel, ReadOutputChannel):
             raise ValueError(f"{name} is read here already; since can only be given by its first reader")
         elif token is not None:
             channel.token = token
-        feed = channel.open(since) if isinstance(channel, OutputChannel) else ReaderFeed(name, channel)
+        feed = channel.open(since) if isinstance(channel, ReadOutputChannel) else ReaderFeed(name, channel)
         feed.confirmed = channel.confirmed
         channel.feeds.append(feed)
         if name.startswith("task:") and (state := self.tasks.states.get(name[5:])) is not None:
@@ -286,7 +286,7 @@ class ClientSubscriptions:
         if "task" in result:
             state = msgspec.convert(result["task"], TaskState)
             self._learn(state, as_push(state))
-        elif isinstance(channel, OutputChannel):
+        elif isinstance(channel, ReadOutputChannel):
             channel.joined(result["output"], since)
             waiting = []
         elif "offset" in result:

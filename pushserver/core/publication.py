@@ -23,7 +23,7 @@ TYPE: Final = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
 MAX_TAGS_SIZE: Final = 1_024
 
 
-class Sender(msgspec.Struct, frozen=True):
+class Author(msgspec.Struct, frozen=True):
     """A client that publishes: its user, its connection, and what the user's token says of the user (JSON)."""
 
     user_id: str

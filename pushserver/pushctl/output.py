@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from pushserver.client.messages import OutputChunk
-from pushserver.client.outputs import OUTPUTS, OutputChannel, OutputFeed
+from pushserver.client.outputs import OUTPUTS, ReadOutputChannel, OutputFeed
 from pushserver.pushctl.calls import call, task_path
 from pushserver.pushctl.live import received
 from pushserver.pushctl.place import ServerPlace
@@ -48,7 +48,7 @@ def _kept(place: ServerPlace, task_id: str, name: str) -> Iterator[OutputChunk]:
 def _followed(place: ServerPlace, task_id: str, name: str) -> Iterator[OutputChunk]:
     channel = f"{OUTPUTS}{name}/{task_id}"
     # A stream tells it from the beginning whenever it is opened: what was printed is a repeat.
-    feed = OutputFeed(OutputChannel(channel), None)
+    feed = OutputFeed(ReadOutputChannel(channel), None)
     for push in received(place, (channel,), "it goes on from there"):
         chunk = push.output
         if chunk is None or not feed.take_live(chunk):

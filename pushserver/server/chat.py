@@ -6,7 +6,7 @@ from pushserver.core import operations, publication
 from pushserver.core.channels import Kind, is_id
 from pushserver.core.errors import Invalid, Refused
 from pushserver.core.permissions import may_publish
-from pushserver.core.publication import Sender
+from pushserver.core.publication import Author
 from pushserver.core.tokens import Identity
 from pushserver.server.cluster import Cluster
 from pushserver.server.hub import Hub
@@ -34,7 +34,7 @@ class Chat:
         self._presence = presence
         self._cluster = cluster
 
-    async def send(self, identity: Identity, sender: Sender, asked: operations.SendChat) -> operations.ChatTaken:
+    async def send(self, identity: Identity, sender: Author, asked: operations.SendChat) -> operations.ChatTaken:
         """Send a message to a room or a user. ``identity``: who the sender is in the room. Raises `errors.Invalid`,
         `errors.Refused`, and what the engine raises."""
         target = asked.target_id

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pushserver.core import operations
 from pushserver.core.errors import Code, NotFound, Refused
 from pushserver.core.positions import Position
-from pushserver.core.publication import Sender
+from pushserver.core.publication import Author
 from pushserver.core.tokens import Identity
 from pushserver.server.chat import Chat
 from pushserver.server.connection import Connection
@@ -129,9 +129,9 @@ class ClientRequests:
         raise Refused("authenticate first", Code.NOT_AUTHENTICATED)
 
 
-def _sender(connection: Connection, identity: Identity) -> Sender:
+def _sender(connection: Connection, identity: Identity) -> Author:
     """Return whose messages a connection publishes."""
-    return Sender(identity.user_id, connection.id, None if identity.info is None else identity.info.decode())
+    return Author(identity.user_id, connection.id, None if identity.info is None else identity.info.decode())
 
 
 def _in(connection: Connection, channel: str, identity: Identity) -> Identity:

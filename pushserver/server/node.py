@@ -83,6 +83,7 @@ class NodeSettings(Struct, frozen=True, kw_only=True):
         output_interval: what is appended to an output within so long leaves as one push.
         events: the types that the backend is told.
         unread_after: a notification that was not read for so long is told.
+        names_authors: what a client publishes says from which connection, for protocols whose clients ask for it.
     """
 
     limits: Limits
@@ -97,6 +98,7 @@ class NodeSettings(Struct, frozen=True, kw_only=True):
     unread_after: int = 300_000
     outputs: OutputRules = msgspec.field(default_factory=OutputRules)
     output_interval: int = 40
+    names_authors: bool = True
 
 
 def _nobody_ends(problem: ConfigError) -> None:
@@ -130,7 +132,7 @@ class Node:
         self.events = EventLog(clock, self.recent, recorder.refused)
         self.counters = Counters(clock.now(), clock.milliseconds(), self.events, clock.seconds)
         self._reactor_lag = ReactorLag(clock, self.counters.timings.reactor_lag)
-        self.publishing = Publishing(engine, namespaces, self.counters, clock, maker)
+        self.publishing = Publishing(engine, namespaces, self.counters, clock, maker, settings.names_authors)
         self.hub = Hub(clock, engine.broker, self.counters, self.publishing.message_id)
         self._occupancy = Occupancy(clock, engine.presence, namespaces, maker, recorder, self.name)
         self.presence = Presence(clock, engine, self.publishing, recorder, self._occupancy)

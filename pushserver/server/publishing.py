@@ -10,7 +10,7 @@ import msgspec
 
 from pushserver.core.channels import Kind, Namespace, Namespaces
 from pushserver.core.errors import NotFound, Refused
-from pushserver.core.publication import Publication, Sender
+from pushserver.core.publication import Author, Publication
 from pushserver.engine.interfaces import ONCE_TTL, IdempotencyKey, PublishResult, Retention
 from pushserver.server.clock import Clock
 from pushserver.server.events.maker import EventMaker
@@ -24,16 +24,27 @@ MAX_REMEMBERED: Final = 100_000
 
 
 class Publishing:
-    """Takes a message in, gives it its identity, and lets the engine keep and spread it."""
+    """Takes a message in, gives it its identity, and lets the engine keep and spread it.
+
+    ``names_authors``: what a client publishes also says from which connection, and what the user's token says of the
+    user; that costs room in each message.
+    """
 
     def __init__(
-        self, engine: IEngine, namespaces: Namespaces, counters: Counters, clock: Clock, events: EventMaker
+        self,
+        engine: IEngine,
+        namespaces: Namespaces,
+        counters: Counters,
+        clock: Clock,
+        events: EventMaker,
+        names_authors: bool = True,
     ) -> None:
         self._engine = engine
         self.events = events
         self._namespaces = namespaces
         self._counters = counters
         self._clock = clock
+        self._names_authors = names_authors
         # Unique without asking anyone, and cheap: who made it, and its number there.
         self._prefix = token_hex(6)
         self._numbers = count(1)
@@ -64,7 +75,7 @@ class Publishing:
         data: msgspec.Raw,
         *,
         message_id: str | None = None,
-        sender: Sender | None = None,
+        sender: Author | None = None,
         exclude_user: str | None = None,
         exclude_connection: str | None = None,
         chat: bool = False,
@@ -88,6 +99,7 @@ class Publishing:
         namespace = self.namespace(channel)
         if namespace.kind in (Kind.TASK, Kind.OUTPUT, Kind.STATUS, Kind.STATS):
             raise Refused("only the server itself publishes here")
+        named = sender if self._names_authors else None
         publication = Publication(
             type=type,
             channel=channel,
@@ -95,8 +107,8 @@ class Publishing:
             timestamp=self._clock.now(),
             message_id=message_id or self.message_id(),
             sender=None if sender is None else sender.user_id,
-            sender_connection=None if sender is None else sender.connection_id,
-            sender_info=None if sender is None else sender.info,
+            sender_connection=None if named is None else named.connection_id,
+            sender_info=None if named is None else named.info,
             tags=tags,
             exclude_user=exclude_user,
             exclude_connection=exclude_connection,

@@ -10,7 +10,7 @@ from pushserver.core import operations
 from pushserver.core.channels import Kind
 from pushserver.core.errors import Code, NotFound, Refused
 from pushserver.core.permissions import may_publish
-from pushserver.core.publication import Sender
+from pushserver.core.publication import Author
 from pushserver.core.tokens import Identity
 from pushserver.engine.interfaces import PublishResult
 from pushserver.server.publishing import Publishing
@@ -28,7 +28,7 @@ class UserPublishing:
         self._publishing = publishing
         self._rates = rates
 
-    async def take(self, identity: Identity, sender: Sender, asked: operations.Publish) -> operations.PublicationTaken:
+    async def take(self, identity: Identity, sender: Author, asked: operations.Publish) -> operations.PublicationTaken:
         """Publish what a user asks for. ``identity``: who that is in the channel. Raises `errors.Refused`, and what the
         engine raises."""
         namespace = self._publishing.namespace(asked.channel)
@@ -47,7 +47,7 @@ class UserPublishing:
         self._rates.take_publication(user_id, chat=kind in (Kind.CHAT, Kind.USER))
 
     async def publish(
-        self, sender: Sender, channel: str, type: str, data: msgspec.Raw, *, message_id: str | None, chat: bool = False
+        self, sender: Author, channel: str, type: str, data: msgspec.Raw, *, message_id: str | None, chat: bool = False
     ) -> PublishResult:
         """Publish a user's message, after `count`. Raises `errors.Refused` with RATE_LIMITED for too many bytes or new
         channels, and what `Publishing.publish` raises."""
@@ -62,7 +62,7 @@ class UserPublishing:
         return await self._publish_kept(sender, channel, type, data, message_id)
 
     async def _publish_kept(
-        self, sender: Sender, channel: str, type: str, data: msgspec.Raw, message_id: str | None
+        self, sender: Author, channel: str, type: str, data: msgspec.Raw, message_id: str | None
     ) -> PublishResult:
         wait = self._rates.take_new_channel(sender.user_id)
         new = False

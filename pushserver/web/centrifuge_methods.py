@@ -169,7 +169,7 @@ class CentrifugeMethods:
             "skipHistory": asked.skip_history,
         }
 
-    async def _publish(self, caller: Caller, asked: server_api.ApiPublish) -> server_api.Published:
+    async def _publish(self, caller: Caller, asked: server_api.ApiPublish) -> server_api.MessagePublished:
         channel = self._channel(asked.channel)
         caller.need(_scope(channel))
         return _published(await self._execute(caller, "publish", {"channel": channel} | self._message(asked)))
@@ -312,8 +312,8 @@ def _scope(channel: str) -> str:
     return "notify" if channel.startswith(_INBOX) else "publish"
 
 
-def _published(told: dict[str, Any]) -> server_api.Published:
-    return server_api.Published(told.get("offset", 0), told.get("epoch", ""))
+def _published(told: dict[str, Any]) -> server_api.MessagePublished:
+    return server_api.MessagePublished(told.get("offset", 0), told.get("epoch", ""))
 
 
 def _response(told: dict[str, Any]) -> dict[str, object]:

@@ -29,6 +29,8 @@ from tests.fakes import SECRET, Socket, texts
 from tests.protocols.ndjson.protocol import NdjsonProtocol
 
 SETTINGS = """
+[centrifuge]
+enabled = true
 [[namespaces]]
 name = "free"
 publish = "authenticated"

@@ -14,7 +14,7 @@ from twisted.internet.task import deferLater
 
 from pushserver.core import operations
 from pushserver.core.positions import Position
-from pushserver.core.publication import Sender, body
+from pushserver.core.publication import Author, body
 from pushserver.engine.interfaces import PAGE_BYTES, InboxRules
 from pushserver.protocols.native.messages import push
 from pushserver.server.reply_room import size_of
@@ -264,7 +264,7 @@ async def test_a_message_larger_than_a_reply_comes_alone(house: House) -> None:
 
 
 async def test_a_message_takes_no_more_room_than_is_counted(house: House) -> None:
-    await house.node.publishing.publish("news:a", "message", body({}), sender=Sender("ann", "c"), exclude_user="bob")
+    await house.node.publishing.publish("news:a", "message", body({}), sender=Author("ann", "c"), exclude_user="bob")
     page = await house.node.reading.read_history(operations.ReadHistory("news:a", 10, None, False))
     (message,) = page.messages
     assert len(push(message)) < size_of(message)

@@ -79,15 +79,20 @@ async def test_tags_are_few_and_texts(house: House, method: str, tags: object) -
         await house.execute(method, channel="news:a", channels=["news:a"], userId="ann", data=1, tags=tags)
 
 
-async def test_of_who_published_clients_are_told_the_user_and_the_rest_is_kept(house: House) -> None:
+@pytest.mark.parametrize("others", [True, False], ids=["clients that ask for it", "none"])
+async def test_of_who_published_clients_are_told_the_user_and_the_rest_is_kept_for_those_who_ask(
+    tmp_path: Path, others: bool
+) -> None:
+    house = await House(tmp_path, f"{SETTINGS}[centrifuge]\nenabled = {str(others).lower()}\n").start()
     ann = await house.client("ann", {"info": {"name": "Ann"}, "permissions": ["publish:news:*"]})
     await ann.ask("subscribe", channels=["news:a"])
     await ann.ask("publish", channel="news:a", data=1)
     (push,) = ann.pushes("message")
     assert (push["from"], {"client", "info"} & set(push)) == ("ann", set())
     (kept,) = (await house.engine.history.read("news:a", None, 10, False)).messages
-    assert (kept.sender, kept.sender_connection) == ("ann", ann.connection.id)
-    assert kept.sender_info == '{"name":"Ann"}'
+    shown = (ann.connection.id, '{"name":"Ann"}') if others else (None, None)
+    assert (kept.sender, kept.sender_connection, kept.sender_info) == ("ann", *shown)
+    await house.stop()
 
 
 async def test_what_shall_not_be_kept_is_live_alone(house: House) -> None:

@@ -135,7 +135,7 @@ class ApiCommand(Struct, frozen=True):
 # -- what is answered -------------------------------------------------------------------------------------------------
 
 
-class Published(Struct, frozen=True):
+class MessagePublished(Struct, frozen=True):
     offset: int
     epoch: str
 
