@@ -20,8 +20,8 @@ shutdown_drain = "1s"
 [engine]
 position_check = "1s"
 [redis]
-connect_timeout = "2s"
-command_timeout = "2s"
+connect_timeout = "20s"
+command_timeout = "20s"
 [[namespaces]]
 name = "news"
 subscribe = "authenticated"

@@ -108,7 +108,7 @@ def test_a_node_that_does_not_answer(place: Place, talk: Talks) -> None:
 def test_redis_that_does_not_answer(place: Place, talk: Talks) -> None:
     redis = place.redis()
     server = place.server(
-        "--redis", redis.url, config=CONFIG.replace('command_timeout = "2s"', 'command_timeout = "1s"')
+        "--redis", redis.url, config=CONFIG.replace('command_timeout = "20s"', 'command_timeout = "1s"')
     )
     talk(server, "42")
     redis.pause()
@@ -121,8 +121,7 @@ def test_redis_that_does_not_answer(place: Place, talk: Talks) -> None:
 def test_redis_that_answers_slowly(place: Place, talk: Talks) -> None:
     way = SlowWay(place.redis().port)
     try:
-        config = CONFIG.replace('command_timeout = "2s"', 'command_timeout = "20s"')
-        server = place.server("--redis", way.url, config=config)
+        server = place.server("--redis", way.url)
         talk(server, "42")
         assert " answers slowly: " not in first(server, "42")
         way.late = LATE

@@ -101,7 +101,7 @@ class RedisServer:
 class Sentinel(RedisServer):
     """One ``redis-server --sentinel``, which watches one master."""
 
-    def __init__(self, directory: Path, master: RedisServer, quorum: int, down_after: int = 600) -> None:
+    def __init__(self, directory: Path, master: RedisServer, quorum: int, down_after: int = 3_000) -> None:
         super().__init__(directory)
         self.master = master
         self.lines = [
