@@ -38,7 +38,7 @@ class Stage:
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
-            self._process.wait(15)
+            self._process.wait(60)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

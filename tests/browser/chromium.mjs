@@ -36,7 +36,7 @@ export async function scenario(play) {
     await play(new Stage(context));
   } finally {
     await context.close();
-    rmSync(profile, { recursive: true, force: true, maxRetries: 5 });
+    rmSync(profile, { recursive: true, force: true, maxRetries: 20 });
   }
 }
 

@@ -92,7 +92,7 @@ async function inFirefox(visitAll) {
     browser.removeAllListeners('exit');
     browser.kill('SIGKILL');
     await new Promise((resolve) => (browser.exitCode === null && browser.signalCode === null ? browser.on('exit', resolve) : resolve()));
-    rmSync(profile, { recursive: true, force: true, maxRetries: 5 });
+    rmSync(profile, { recursive: true, force: true, maxRetries: 20 });
   }
 }
 

@@ -61,7 +61,7 @@ export class Driven {
     this.call(method).catch(() => {});
     await gone;
     clearTimeout(killer);
-    rmSync(this.profile, { recursive: true, force: true, maxRetries: 5 });
+    rmSync(this.profile, { recursive: true, force: true, maxRetries: 20 });
   }
 }
 
@@ -75,7 +75,7 @@ export function tab(run, more) {
       for (;;) {
         // A page that is left takes what was asked in it along.
         const value = await run(expression).catch((error) => {
-          if (!/navigated|context/i.test(error.message)) throw error;
+          if (!/target navigated|cannot find (default )?(execution )?context|context was destroyed/i.test(error.message)) throw error;
         });
         if (value) return value;
         if (Date.now() > end) throw new Error(`never came: ${expression}`);
