@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from pushserver.client.messages import OutputChunk
-from pushserver.client.outputs import OUTPUTS, ReadOutputChannel, OutputFeed
+from pushserver.client.outputs import OUTPUTS, OutputFeed, ReadOutputChannel
 from pushserver.pushctl.calls import call, task_path
 from pushserver.pushctl.live import received
 from pushserver.pushctl.place import ServerPlace
