@@ -16,8 +16,10 @@ from twisted.logger import Logger
 
 from pushserver.config.changes import Changes
 from pushserver.config.sections import LOG_LEVELS
+from pushserver.core import output
 from pushserver.core.errors import Invalid, NotFound
 from pushserver.core.inbox import Unread
+from pushserver.core.positions import Position
 from pushserver.manhole.tables import VerbAnswer, arranged, compact, facts, line, moment, span, table
 from pushserver.server.backend_commands import BackendCommands, id_of
 from pushserver.server.cluster import Answer, Cluster, ConnectionInfo, Target
@@ -28,8 +30,10 @@ from pushserver.server.stats_channel import StatsChannel
 if TYPE_CHECKING:
     from pushserver.engine.interfaces import IEngine
 
-#: Messages of an inbox, and tasks of a user, that are listed.
+#: Messages of an inbox, tasks of a user, and lines of an output that are listed.
 LISTED: Final = 50
+#: Bytes of an output that are read at a time.
+OUTPUT_PAGE: Final = 1024 * 1024
 
 
 class DrainResult(Protocol):
@@ -159,6 +163,7 @@ class ConsoleVerbs:
             self.delete_from_inbox,
             self.tasks,
             self.task,
+            self.output,
         ]
         methods += [
             self.trace,
@@ -339,6 +344,19 @@ class ConsoleVerbs:
         state = await self._rooms.engine.tasks.get(id)
         shown = {name: _plain(name, value) for name, value in msgspec.to_builtins(state).items()}
         return VerbAnswer(state, *facts(shown))
+
+    async def output(self, id: str, name: str = output.MAIN) -> VerbAnswer:
+        """The newest lines that a task has written, to this of its outputs."""
+        if not output.is_output_name(name):
+            raise Invalid("the name of an output is 1 to 32 of a-z, 0-9, _ and -")
+        body, at, more = b"", None, True
+        while more:
+            page = await self._rooms.engine.outputs.read(id, name, at, OUTPUT_PAGE)
+            body = page.body if page.trimmed or page.reset else body + page.body
+            at, more = Position(page.offset, page.epoch), page.more
+        lines = body.decode().splitlines()
+        shown = lines[-LISTED:] or ["nothing is written"]
+        return VerbAnswer(lines, *(part for each in shown for part in line(each)))
 
     # -- watching -----------------------------------------------------------------------------------------------------
 

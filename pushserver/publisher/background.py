@@ -42,12 +42,15 @@ class Background:
         *,
         min_interval: float,
         max_pending: int,
+        max_pending_bytes: int,
         exit_timeout: float,
         end_timeout: float,
     ) -> None:
         self._make_transport = transport
         self._min_interval = min_interval
         self._max_pending = max_pending
+        #: of what one task writes
+        self.max_pending_bytes = max_pending_bytes
         self.exit_timeout = exit_timeout
         self.end_timeout = end_timeout
         self._abandoned: deque[tuple[Callable[[str], Any], str]] = deque()

@@ -38,6 +38,8 @@ T = TypeVar("T")
 
 #: Tries of a direct call. All carry the same message id, so that one of them happens.
 TRIES: Final = 3
+#: Bytes of what one task writes that wait for the server.
+MAX_PENDING_BYTES: Final = 8 * 1024 * 1024
 
 
 class CommandCall(Struct, Generic[T], frozen=True):
@@ -58,6 +60,7 @@ class PublisherSettings(Struct, frozen=True, kw_only=True):
     timeout: float = 5.0
     min_interval: float = 0.5
     max_pending: int = 10_000
+    max_pending_bytes: int = MAX_PENDING_BYTES
     exit_timeout: float = 5.0
     end_timeout: float = 2.0
     trust: Trust = Trust()
@@ -68,8 +71,9 @@ class PublisherSettings(Struct, frozen=True, kw_only=True):
             value = getattr(self, name)
             if not value >= 0:
                 raise ValueError(f"{name}: {value!r}: expected a number of seconds, 0 or more")
-        if not self.max_pending > 0:
-            raise ValueError(f"max_pending: {self.max_pending!r}: expected a number above 0")
+        for name in ("max_pending", "max_pending_bytes"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: {getattr(self, name)!r}: expected a number above 0")
 
 
 class Core:
@@ -89,6 +93,7 @@ class Core:
             self._address.transport,
             min_interval=settings.min_interval,
             max_pending=settings.max_pending,
+            max_pending_bytes=settings.max_pending_bytes,
             exit_timeout=settings.exit_timeout,
             end_timeout=settings.end_timeout,
         )
@@ -213,6 +218,7 @@ class PublisherBase(Core):
         timeout: float = 5.0,
         min_interval: float = 0.5,
         max_pending: int = 10_000,
+        max_pending_bytes: int = MAX_PENDING_BYTES,
         exit_timeout: float = 5.0,
         end_timeout: float = 2.0,
         ca: str | os.PathLike[str] | None = None,
@@ -225,8 +231,9 @@ class PublisherBase(Core):
         `http_url`: over Redis, where to ask whether a task's owner wants to cancel. Seconds: `timeout` of one exchange,
         `min_interval` between two progresses of one task, `end_timeout` for the answer to a task's end (0: it is not
         waited for), `exit_timeout` for what waits at the process's end. `max_pending`: commands that may wait while the
-        server is away. `ca`, `cert`, `key`: PEM files, whom to trust and what to show who asks. `proxy`: an address;
-        None: as the environment says, but never to this machine; False: none.
+        server is away; `max_pending_bytes`: how much of what one task writes may. `ca`, `cert`, `key`: PEM files, whom
+        to trust and what to show who asks. `proxy`: an address; None: as the environment says, but never to this
+        machine; False: none.
 
         Raises ValueError for what cannot be right, ImportError for a library that is not installed.
         """
@@ -239,6 +246,7 @@ class PublisherBase(Core):
             timeout=timeout,
             min_interval=min_interval,
             max_pending=max_pending,
+            max_pending_bytes=max_pending_bytes,
             exit_timeout=exit_timeout,
             end_timeout=end_timeout,
             trust=trust,

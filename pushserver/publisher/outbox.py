@@ -17,7 +17,7 @@ from pushserver.publisher.delivery import Delivery
 
 #: Seconds between two appends of one task.
 OUTPUT_INTERVAL: Final = 0.04
-#: Characters, or bytes of items, of one append: as JSON at most six times as much, which one request holds.
+#: Bytes of one append, but for a piece that crosses it: as JSON at most six times as much, which one request holds.
 APPEND_LIMIT: Final = 100_000
 
 
@@ -34,8 +34,8 @@ class Reporter(Protocol):
 class OutputSource(Protocol):
     """An output of a task, as its entries see it."""
 
-    def append(self, pieces: list[Any]) -> Command:
-        """Return the command that appends these, the next of its producer."""
+    def append(self, pieces: list[Any], left_out: int) -> Command:
+        """Return the command that appends these behind so much that was left out, the next of its producer."""
 
 
 class Entry:
@@ -131,27 +131,73 @@ class OutputEntry(Entry):
         self._room -= size
         own = [piece]
         self._pieces.append(own)
-        return not (self._taken and self._claimed(own))
+        return not (self._taken and self.claimed(own))
 
     def refresh(self) -> bool:
         if self.command is None:
             # As in `Entry.refresh`.
             self._taken = True
-            found = [piece for own in list(self._pieces) for piece in self._emptied(own)]
+            found = [piece for own in list(self._pieces) for piece in self.emptied(own)]
             if found:
-                self.command = self._writer.append(found)
+                self.command = self._writer.append(found, self.left_out)
         return self.command is not None
 
+    @property
+    def left_out(self) -> int:
+        """How many characters or items were written before its pieces, and will not go."""
+        return 0
+
+    @property
+    def size(self) -> int:
+        """Bytes that it holds, about."""
+        return APPEND_LIMIT - self._room
+
     @classmethod
-    def _claimed(cls, own: list[Any]) -> bool:
-        return bool(cls._emptied(own))
+    def claimed(cls, own: list[Any]) -> bool:
+        return bool(cls.emptied(own))
 
     @staticmethod
-    def _emptied(own: list[Any]) -> list[Any]:
+    def emptied(own: list[Any]) -> list[Any]:
         try:
             return [own.pop()]
         except IndexError:
             return []
+
+
+class TailEntry(OutputEntry):
+    """What a task writes while too much of it waits: of this the newest, as much as one append holds."""
+
+    __slots__ = ("_gone", "_sizes")
+
+    def __init__(self, name: str, writer: OutputSource, reporter: Reporter) -> None:
+        super().__init__(name, writer, reporter)
+        #: the size of each piece, in their order
+        self._sizes: deque[int] = deque()
+        #: what each piece that was left out was, in characters or items
+        self._gone: deque[int] = deque()
+
+    def take_up(self, piece: Any, size: int) -> bool:
+        if self._taken:
+            return False
+        self._room -= size
+        self._sizes.append(size)
+        own = [piece]
+        self._pieces.append(own)
+        while self._room < 0 and len(self._pieces) > 1:
+            self._leave_out()
+        return not (self._taken and self.claimed(own))
+
+    def _leave_out(self) -> None:
+        try:
+            oldest, size = self._pieces.popleft(), self._sizes.popleft()
+        except IndexError:
+            return
+        self._room += size
+        self._gone.extend(len(piece) if isinstance(piece, str) else 1 for piece in self.emptied(oldest))
+
+    @property
+    def left_out(self) -> int:
+        return sum(self._gone)
 
 
 class TaskLane:

@@ -7,15 +7,11 @@ of its own in each process, so that a repeat after a lost answer appends nothing
 from __future__ import annotations
 
 import io
-import os
 from typing import Any, Final, Protocol
 
 from pushserver.publisher import commands
 from pushserver.publisher.commands import Command
 from pushserver.publisher.outbox import APPEND_LIMIT, OutputEntry
-
-#: Characters, or bytes of items, of one task that may wait for the server.
-MAX_WAITING: Final = 8 * 1024 * 1024
 
 #: The characters of an output's name, and how many it has at most.
 _LETTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-")
@@ -39,15 +35,18 @@ class OutputProducer:
         self.task_id = task_id
         self.name = name
         self.kind = kind
-        self.process = os.getpid()
         self.entry: OutputEntry | None = None
-        #: characters that were left out since something was taken last
-        self.left_out = 0
+        #: characters or items that were not taken, and not said so yet
+        self.lost = 0
         self._id = commands.new_id()
         self._seq = 0
 
-    def append(self, pieces: list[Any]) -> Command:
-        content = {"text": "".join(pieces)} if self.kind == "text" else {"items": pieces}
+    def append(self, pieces: list[Any], left_out: int) -> Command:
+        left_out, self.lost = left_out + self.lost, 0
+        if self.kind == "text":
+            content: dict[str, Any] = {"text": "".join([is_left_out(left_out), *pieces] if left_out else pieces)}
+        else:
+            content = {"items": pieces}
         seq, self._seq = self._seq, self._seq + 1
         return commands.output(self.task_id, self.name, content, self._id, seq)
 
@@ -82,7 +81,7 @@ class OutputWriter(io.TextIOBase):
 
 
 def is_left_out(size: int) -> str:
-    """Return what stands in the place of so many characters that were not sent."""
+    """Return what stands in the place of so many characters that are not sent."""
     return f"\n[{size} characters left out]\n"
 
 

@@ -21,7 +21,7 @@ from pushserver.publisher import commands, outputs
 from pushserver.publisher.background import Background
 from pushserver.publisher.commands import Command, ProgressOptions
 from pushserver.publisher.errors import TaskCancelled
-from pushserver.publisher.outbox import Entry, OutputEntry
+from pushserver.publisher.outbox import Entry, OutputEntry, TailEntry
 from pushserver.publisher.outputs import OutputProducer, OutputWriter
 from pushserver.publisher.plain import text
 
@@ -44,8 +44,9 @@ class BaseTask:
         self._given_up = False
         self._ending: Entry | None = None
         self._producers: dict[str, OutputProducer] = {}
-        #: characters that were written, and of these sent
-        self._written = self._sent = 0
+        #: the process that they are of, and what it has written and not sent
+        self._writing = self._process
+        self._unsent: list[OutputEntry] = []
         #: where progress is gathered until it goes
         self._progress: Entry | None = None
         command, cut = commands.create_task(self.task_id, user_id, title, details, restart=task_id is not None)
@@ -95,10 +96,11 @@ class BaseTask:
     def write(self, text: Any, name: str = MAIN) -> None:
         """Append text to an output. It is sent from the background, and what comes within 40 ms goes together.
 
-        Beyond 8 Mi characters that wait for the server, new ones are left out, and the text says so.
+        Where more than `max_pending_bytes` wait for the server, wait for room, for at most `end_timeout` and never in
+        an event loop. Of what is written while there is none the newest is kept, and the text says how much is missing.
         """
         for piece in outputs.pieces(outputs.whole(str(text))):
-            self._append(name, "text", piece, len(piece))
+            self._append(name, "text", piece, len(piece.encode()))
 
     def emit(self, item: Any, name: str = MAIN) -> None:
         """Append an item, any value that can go as JSON, to an output of items."""
@@ -144,9 +146,6 @@ class BaseTask:
     # What the background asks
 
     def receive(self, command: Command, state: Any, error: Exception | None) -> None:
-        if command.method == "task.output":
-            text, items = command.params.get("text"), command.params.get("items")
-            self._sent += sum(map(commands.size_of, items or ())) if text is None else len(text)
         if isinstance(state, dict):
             if command.method == "task.create" and isinstance(state.get("attempt"), int):
                 self.attempt = state["attempt"]
@@ -164,8 +163,11 @@ class BaseTask:
     def _append(self, name: str, kind: str, piece: Any, size: int) -> None:
         if self._over or (not piece and kind == "text"):
             return
+        if self._writing != os.getpid():
+            # What the parent had waiting is the parent's to send.
+            self._writing, self._producers, self._unsent = os.getpid(), {}, []
         producer = self._producers.get(name)
-        if producer is None or producer.process != os.getpid():
+        if producer is None:
             if not outputs.is_name(name):
                 self._background.say("name", logging.WARNING, "%r is no name of an output", name)
                 return
@@ -173,22 +175,33 @@ class BaseTask:
         if producer.kind != kind:
             self._background.say("kind", logging.WARNING, "the output %s holds %s", name, producer.kind)
             return
-        if self._written - self._sent > outputs.MAX_WAITING:
-            producer.left_out += size
-            return
-        if producer.left_out and kind == "text":
-            piece, producer.left_out = outputs.is_left_out(producer.left_out) + piece, 0
-        self._written += size
         entry = producer.entry
         if entry is not None and entry.take_up(piece, size):
             return
-        entry = OutputEntry(self._lane, producer, self)
+        entry = (OutputEntry if self._has_room() else TailEntry)(self._lane, producer, self)
         entry.take_up(piece, size)
         if self._background.put(entry):
             producer.entry = entry
+            self._unsent = [*self._unsent, entry]
         else:
-            self._sent += size
-            producer.left_out += size
+            producer.lost += len(piece) if kind == "text" else 1
+
+    def _has_room(self) -> bool:
+        """Return whether more may wait for the server; where it may not, wait for that as `write` says."""
+        limit, patience = self._background.max_pending_bytes, 0.0
+        if self._waiting() > limit and not _in_event_loop():
+            patience = self._background.patience
+        if patience > 0 and self._unsent:
+            # Whoever writes without end goes on by half of what may wait.
+            middle = self._unsent[len(self._unsent) // 2]
+            if not middle.delivery.wait(patience):
+                self._background.waited_in_vain(middle)
+        return self._waiting() <= limit
+
+    def _waiting(self) -> int:
+        """Return how many bytes are written and not sent, about."""
+        self._unsent = [entry for entry in self._unsent if not entry.delivery.settled]
+        return sum(entry.size for entry in self._unsent)
 
     def _report(self, command: Command | None) -> None:
         if command is None or self._over:

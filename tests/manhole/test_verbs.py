@@ -108,6 +108,15 @@ async def test_tasks(tmp_path: Path) -> None:
         assert "pending" in repr(await me.task("t1"))
         with pytest.raises(NotFound):
             await me.task("t2")
+        assert repr(await me.output("t1")) == "nothing is written"
+        await me.verbs._execute("task.output", taskId="t1", text="one\n\x1b[2Jtwo\n" + "…\n" * 50)
+        answer = await me.output("t1")
+        assert answer.value[:2] == ["one", "\x1b[2Jtwo"]
+        assert repr(answer) == "\n".join("…" * 50)
+        await me.verbs._execute("task.output", taskId="t1", name="rows", items=[{"n": 1}, "\x1b"])
+        assert repr(await me.output("t1", "rows")) == '{"n":1}\n"\\u001b"'
+        with pytest.raises(Invalid, match="name of an output"):
+            await me.output("t1", "Rows")
 
 
 async def test_a_connection_is_traced_by_one_login_at_a_time(tmp_path: Path) -> None:

@@ -68,7 +68,13 @@ def paper() -> Paper:
 
 @pytest.fixture
 def sender(paper: Paper) -> Iterator[Background]:
-    options: dict[str, Any] = {"min_interval": 0.0, "max_pending": 100, "exit_timeout": 0.2, "end_timeout": 0.2}
+    options: dict[str, Any] = {
+        "min_interval": 0.0,
+        "max_pending": 100,
+        "max_pending_bytes": 100,
+        "exit_timeout": 0.2,
+        "end_timeout": 0.2,
+    }
     sender = Background(lambda: paper, **options)  # type: ignore[arg-type,return-value]
     yield sender
     sender.close(0)
@@ -107,7 +113,13 @@ def test_one_thread_for_all_which_ends_with_the_last(paper: Paper) -> None:
 
 def test_a_dropped_one_sends_what_it_has(paper: Paper) -> None:
     paper.answer = lambda commands: [{} for _ in commands]
-    options: dict[str, Any] = {"min_interval": 0.0, "max_pending": 9, "exit_timeout": 1.0, "end_timeout": 1.0}
+    options: dict[str, Any] = {
+        "min_interval": 0.0,
+        "max_pending": 9,
+        "max_pending_bytes": 9,
+        "exit_timeout": 1.0,
+        "end_timeout": 1.0,
+    }
     dropped = Background(lambda: paper, **options)  # type: ignore[arg-type,return-value]
     gone = weakref.ref(dropped)
     entry = put(dropped, "a")

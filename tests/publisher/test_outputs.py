@@ -118,21 +118,48 @@ def test_many_threads_write_whole_pieces_each_in_its_order(api: FakeApi, publish
     assert len(words) == 2_000
 
 
-def test_what_waits_is_bounded_and_what_is_left_out_is_said(api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pushserver.publisher.outputs.MAX_WAITING", 1_000)
-    with Publisher(api.url, api_key=KEY, **PATIENT) as publisher:
+def test_what_waits_is_bounded_and_the_middle_is_left_out(api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pushserver.publisher.outbox.APPEND_LIMIT", 200)
+    options = PATIENT | {"end_timeout": 0.0, "max_pending_bytes": 1_000}
+    words = [f"{n:99} " for n in range(100)]
+    with Publisher(api.url, api_key=KEY, **options) as publisher:
         api.gate.clear()
         task = publisher.task(42)
-        for _ in range(100):
-            task.write("x" * 100)
+        for word in words:
+            task.write(word)
+        for n in range(3):
+            task.emit("i" * 2_000 + str(n), "rows")
         api.gate.set()
         assert publisher.flush(30)
         task.write("on")
         task.complete()
-    text = text_of(api, task.task_id)
-    kept = text.count("x")
-    assert 1_000 < kept < 1_200
-    assert text == "x" * kept + f"\n[{10_000 - kept} characters left out]\non"
+    # What came first, as much as may wait, and what came last, as much as one append holds.
+    left_out = "\n[8600 characters left out]\n"
+    assert text_of(api, task.task_id) == "".join(words[:12]) + left_out + "".join(words[98:]) + "on"
+    (rows,) = api.outputs[task.task_id, "rows"]
+    assert rows == ["i" * 2_000 + "2"]
+
+
+def test_who_writes_more_than_may_wait_waits_for_room(api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pushserver.publisher.outbox.APPEND_LIMIT", 200)
+    words = [f"{n:99} " for n in range(50)]
+    most: list[int] = []
+    with Publisher(api.url, api_key=KEY, **(PATIENT | {"max_pending_bytes": 1_000})) as publisher:
+        api.gate.clear()
+        task = publisher.task(42)
+
+        def write() -> None:
+            for word in words:
+                task.write(word)
+                most.append(task._waiting())
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        api.gate.set()
+        writer.join()
+        task.complete()
+    assert text_of(api, task.task_id) == "".join(words)
+    assert max(most) <= 1_200
 
 
 def test_a_forked_child_is_a_producer_of_its_own(api: FakeApi, publisher: Publisher) -> None:
