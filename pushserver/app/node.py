@@ -8,6 +8,7 @@ from pushserver.config import derived
 from pushserver.config.sections import Config
 from pushserver.core.errors import ConfigError
 from pushserver.core.events import chosen
+from pushserver.core.tokens import ENDLESS
 from pushserver.engine.interfaces import EventRules, OutputRules
 from pushserver.server.auth import Authenticator
 from pushserver.server.clock import Clock
@@ -55,7 +56,7 @@ def settings_of(config: Config, name: str) -> NodeSettings:
         ),
         auth_timeout=None if auth.anonymous else auth.timeout,
         refresh_grace=auth.refresh_grace,
-        max_token_lifetime=auth.max_token_lifetime,
+        max_token_lifetime=ENDLESS if derived.token_rules(config).without_exp else auth.max_token_lifetime,
         leeway=auth.leeway,
         user_rates=UserRateSettings(
             chat=config.rate_limits.chat_messages_per_second,

@@ -11,7 +11,7 @@ from pushserver.core.tokens import Keys, TokenRules
 
 def namespaces(config: Config) -> Namespaces:
     """Return all namespaces, the built-in ones among them."""
-    return Namespaces(config.namespaces)
+    return Namespaces(config.namespaces, private=config.centrifuge.enabled)
 
 
 def keys(config: Config) -> Keys:
@@ -33,6 +33,8 @@ def token_rules(config: Config) -> TokenRules:
         leeway=auth.leeway,
         max_token_lifetime=auth.max_token_lifetime,
         roles=config.roles,
+        centrifuge=config.centrifuge.enabled,
+        without_exp=config.centrifuge.enabled and config.centrifuge.tokens_without_exp,
     )
 
 

@@ -280,6 +280,8 @@ class CentrifugeSection(Section, frozen=True, kw_only=True):
     inbox_ack: Annotated[str, choice("pong", "explicit")] = "pong"
     #: where clients of Centrifugo's server API find one; "": nowhere
     api_path: Annotated[str, text('a path such as "/centrifugo/api", or ""', r"(/[A-Za-z0-9._~-]+)*")] = ""
+    #: tokens need not end
+    tokens_without_exp: Annotated[bool, flag()] = False
 
 
 #: How the keys of an entry of ``[[namespaces]]`` are read: fields of `Namespace`.

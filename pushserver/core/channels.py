@@ -185,13 +185,18 @@ def configured(name: str, **options: Any) -> Namespace:
     return msgspec.structs.replace(namespace, **{key: value for key, value in options.items() if key not in fixed})
 
 
+#: How names begin that are for who has a permission or a token for them, where there are such names.
+PRIVATE: Final = "$"
+
+
 class Namespaces:
     """All namespaces of a server: the built-in ones, and in their place or beside them those `configured`."""
 
-    __slots__ = ("_by_name", "_known", "_single", "_unnamed", "all")
+    __slots__ = ("_by_name", "_known", "_private", "_single", "_unnamed", "all")
 
-    def __init__(self, entries: Iterable[Namespace] = ()) -> None:
-        """Raises ValueError for a name that no namespace can have, and for one that comes twice."""
+    def __init__(self, entries: Iterable[Namespace] = (), *, private: bool = False) -> None:
+        """``private``: channels whose names begin with `PRIVATE` need a permission to subscribe, whatever their
+        namespace says. Raises ValueError for a name that no namespace can have, and for one that comes twice."""
         namespaces = dict(BUILT_IN)
         seen: set[str] = set()
         for entry in entries:
@@ -206,13 +211,14 @@ class Namespaces:
         self._single = {name: namespaces[name] for name in _SINGLE}
         self._unnamed = namespaces.get("")
         self._by_name = {name: found for name, found in namespaces.items() if name not in _SINGLE}
+        self._private = private
         #: channels that were looked up, since each is looked up many times
         self._known: dict[str, Namespace] = {}
 
     def adopt(self, other: Namespaces) -> None:
         """Be as another from now on, for all who hold this one."""
         self.all, self._single = other.all, other._single
-        self._unnamed, self._by_name = other._unnamed, other._by_name
+        self._unnamed, self._by_name, self._private = other._unnamed, other._by_name, other._private
         self._known = {}
 
     def of(self, channel: str) -> Namespace:
@@ -235,7 +241,8 @@ class Namespaces:
     def find(self, channel: str) -> Namespace | None:
         """The namespace of a channel, which is presumed to be well formed; None: unknown, so refuse it."""
         name, colon, _ = channel.partition(":")
-        if colon:
-            # A name that begins with ":" has the empty namespace as well.
-            return self._by_name.get(name)
-        return self._single.get(channel, self._unnamed)
+        # A name that begins with ":" has the empty namespace as well.
+        found = self._by_name.get(name) if colon else self._single.get(channel, self._unnamed)
+        if found is None or not (self._private and channel.startswith(PRIVATE)) or found.subscribe is Rule.NOBODY:
+            return found
+        return msgspec.structs.replace(found, subscribe=Rule.PERMISSION)

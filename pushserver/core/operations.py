@@ -249,12 +249,14 @@ class Authenticated(Struct, frozen=True):
 
 
 class Subscribed(Struct, frozen=True):
-    """``expiries``: when the tokens end that were shown for channels, ms since the epoch."""
+    """``expiries``: when the tokens end that were shown for channels, ms since the epoch; ``data``: what tokens have
+    the client told with a subscription, JSON by channel."""
 
     channels: list[str]
     results: dict[str, Result]
     rejected: dict[str, Rejection]
     expiries: dict[str, int] = {}
+    data: dict[str, bytes] = {}
 
 
 class ChannelTokenRenewed(Struct, frozen=True):

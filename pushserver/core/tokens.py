@@ -14,7 +14,7 @@ import functools
 import hashlib
 import math
 import re
-from base64 import urlsafe_b64decode
+from base64 import b64decode, urlsafe_b64decode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from sys import intern
 from types import MappingProxyType
@@ -51,6 +51,10 @@ ALGORITHMS: Final = HMAC_ALGORITHMS | PUBLIC_KEY_ALGORITHMS
 
 # Seconds. Beyond the year 9999 nothing is a date; JSON's 1e300 would not even be a sane integer.
 _MAX_SECONDS: Final = 253_402_300_799
+#: When a token ends that does not say so, ms since the epoch.
+NEVER: Final = _MAX_SECONDS * 1000
+#: How long such tokens are taken for valid where that has to be a duration, ms: a hundred years.
+ENDLESS: Final = 100 * 365 * 86_400_000
 
 _PEM_BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----.+?-----END \1-----", re.DOTALL)
 
@@ -81,7 +85,9 @@ _signatures = _make_signatures()
 class TokenRules(msgspec.Struct, frozen=True, kw_only=True):
     """What a token must be like. Empty `algorithms`: what the keys imply; empty `issuer` and `audience`: not checked.
 
-    `leeway` and `max_token_lifetime` are in ms; `roles` are the permissions that a role gives.
+    `leeway` and `max_token_lifetime` are in ms; `roles` are the permissions that a role gives. `centrifuge`: claims of
+    Centrifugo's tokens count as well (``expire_at``, ``b64info``, ``subs``; ``client``, ``data`` of one for a channel);
+    `without_exp`: ``exp`` may lack.
     """
 
     algorithms: frozenset[str] = frozenset()
@@ -91,11 +97,21 @@ class TokenRules(msgspec.Struct, frozen=True, kw_only=True):
     leeway: int = 5_000
     max_token_lifetime: int = 30 * 86_400_000
     roles: Mapping[str, Sequence[str]] = MappingProxyType({})
+    centrifuge: bool = False
+    without_exp: bool = False
+
+
+class NamedChannel(msgspec.Struct, frozen=True, gc=False):
+    """What a token says of a channel that it names: of the user there, and to the client that is subscribed. JSON."""
+
+    info: bytes | None = None
+    data: bytes | None = None
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a valid token says. Times are in ms since the epoch; `info` is JSON of at most 1 KiB; `named`: the channels
-    that its claim ``channels`` names one by one."""
+    that its claims ``channels`` and ``subs`` name one by one, `subs`: what the latter says of them. `user_id` is "" for
+    a token of no user, where such was asked for."""
 
     user_id: str
     grants: Grants
@@ -104,6 +120,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     jti: str | None = None
     info: bytes | None = None
     named: tuple[str, ...] = ()
+    subs: dict[str, NamedChannel] | None = None
     #: the token's roles, and what it grants without them: what `with_roles` begins with
     roles: tuple[str, ...] = ()
     own: Grants | None = None
@@ -118,7 +135,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 class ChannelToken(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a token for one channel says: its user may subscribe there, and with ``publish`` publish, whatever else the
-    user may do. Times are in ms since the epoch; ``info`` is what presence shows there, JSON of at most 1 KiB."""
+    user may do. Times are in ms since the epoch; ``info`` is what presence shows there, JSON of at most 1 KiB;
+    ``connection_id``: the only connection that it is for; ``data``: what its client is told with the subscription."""
 
     user_id: str
     channel: str
@@ -127,6 +145,8 @@ class ChannelToken(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     issued_at: int | None = None
     jti: str | None = None
     info: bytes | None = None
+    connection_id: str | None = None
+    data: bytes | None = None
 
     def extend(self, identity: Identity) -> Identity:
         """Return the identity as it counts in this channel."""
@@ -229,13 +249,13 @@ def unverified_header(token: str) -> tuple[str, str | None]:
     return _header(token.partition(".")[0])
 
 
-def verify(token: str, keys: KeySource, rules: TokenRules, now: int) -> Identity:
-    """Who holds this token, at `now` (ms since the epoch).
+def verify(token: str, keys: KeySource, rules: TokenRules, now: int, *, anonymous: bool = False) -> Identity:
+    """Who holds this token, at `now` (ms since the epoch). ``anonymous``: it may be nobody's.
 
     Raises `errors.TokenRefused`: TOKEN_EXPIRED for a token in which nothing else is wrong, INVALID_TOKEN for every
     other fault; a token for one channel signs nobody in.
     """
-    return _judged(token, keys, rules, lambda claims: _identity(claims, rules, now))
+    return _judged(token, keys, rules, lambda claims: _identity(claims, rules, now, anonymous))
 
 
 def verify_channel(token: str, keys: KeySource, rules: TokenRules, now: int) -> ChannelToken:
@@ -254,11 +274,12 @@ def _judged(token: str, keys: KeySource, rules: TokenRules, judge: Callable[[dic
         raise TokenRefused(problem.message, problem.code, _claimed_user(said, rules.user_claim), verified) from None
 
 
-def _identity(claims: dict[str, Any], rules: TokenRules, now: int) -> Identity:
+def _identity(claims: dict[str, Any], rules: TokenRules, now: int, anonymous: bool) -> Identity:
     if "channel" in claims:
         raise _invalid("it is for one channel")
-    facts = _facts(claims, rules, now)
-    roles, own, grants = _grants(claims, rules.roles)
+    facts = _facts(claims, rules, now, anonymous)
+    subs = _subs(claims["subs"]) if rules.centrifuge and claims.get("subs") is not None else {}
+    roles, own, grants = _grants(claims, subs, rules.roles)
     _check_end(facts, rules, now)
     return Identity(
         user_id=facts.user_id,
@@ -267,7 +288,8 @@ def _identity(claims: dict[str, Any], rules: TokenRules, now: int) -> Identity:
         issued_at=facts.issued_at,
         jti=facts.jti,
         info=facts.info,
-        named=_named(claims.get("channels", ())),
+        named=_named(dict.fromkeys([*claims.get("channels", ()), *subs])),
+        subs=subs or None,
         roles=roles,
         own=own if roles else None,
     )
@@ -289,18 +311,52 @@ def _channel_token(claims: dict[str, Any], rules: TokenRules, now: int) -> Chann
         issued_at=facts.issued_at,
         jti=facts.jti,
         info=facts.info,
+        connection_id=_client(claims) if rules.centrifuge else None,
+        data=_json(claims, "data") if rules.centrifuge else None,
     )
 
 
-def _named(channels: Sequence[str]) -> tuple[str, ...]:
+def _client(claims: dict[str, Any]) -> str | None:
+    client = claims.get("client") or None
+    if client is not None and not isinstance(client, str):
+        raise _invalid("malformed client")
+    return client
+
+
+def _subs(claim: object) -> dict[str, NamedChannel]:
+    """Return what a token says of the channels that it names in its claim ``subs``."""
+    if not isinstance(claim, dict):
+        raise _invalid("malformed subs")
+    found: dict[str, NamedChannel] = {}
+    for name, options in claim.items():
+        if not is_channel(name) or not isinstance(options, dict):
+            raise _invalid("malformed subs")
+        found[name] = NamedChannel(_info(options), _json(options, "data"))
+    return found
+
+
+def _json(claims: dict[str, Any], name: str) -> bytes | None:
+    """Return JSON that a claim holds, or its twin in Base64 (``b64…``), which wins; None where neither does."""
+    encoded = claims.get(f"b64{name}")
+    if encoded is None or encoded == "":
+        return None if claims.get(name) is None else msgspec.json.encode(claims[name])
+    try:
+        octets = b64decode(encoded, validate=True)
+        return msgspec.json.encode(msgspec.json.decode(octets))
+    except (TypeError, ValueError, RecursionError):
+        raise _invalid(f"malformed b64{name}") from None
+
+
+def _named(channels: Iterable[str]) -> tuple[str, ...]:
     """Return those that are no globs; a user's own channel needs no naming."""
     return tuple(name for name in channels if "*" not in name and not name.startswith("user:"))
 
 
 class _Facts(msgspec.Struct, frozen=True):
-    """What every token says."""
+    """What every token says. ``valid_until``: when it ends, ``expires_at``: when what it opened does."""
 
     user_id: str
+    valid_until: int
     expires_at: int
     issued_at: int | None
     jti: str | None
@@ -308,7 +364,7 @@ class _Facts(msgspec.Struct, frozen=True):
 
 
 def _check_end(facts: _Facts, rules: TokenRules, now: int) -> None:
-    if now >= facts.expires_at + rules.leeway:
+    if now >= min(facts.valid_until, facts.expires_at) + rules.leeway:
         raise Refused("token expired", Code.TOKEN_EXPIRED)
 
 
@@ -340,29 +396,45 @@ def _signed_claims(token: str, keys: KeySource, rules: TokenRules) -> dict[str, 
     return _claims(_payload(token, algorithm, keys.candidates(algorithm, key_id)))
 
 
-def _facts(claims: dict[str, Any], rules: TokenRules, now: int) -> _Facts:
+def _facts(claims: dict[str, Any], rules: TokenRules, now: int, anonymous: bool = False) -> _Facts:
     """Return what every token says; all but its end was checked. Raises `errors.Refused` for what cannot be taken."""
     if rules.issuer and claims.get("iss") != rules.issuer:
         raise _invalid("another issuer")
     if rules.audience and not _is_for(rules.audience, claims.get("aud")):
         raise _invalid("another audience")
-    user_id = _user_id(claims.get(rules.user_claim))
+    nobody = anonymous and claims.get(rules.user_claim, "") == ""
+    user_id = "" if nobody else _user_id(claims.get(rules.user_claim))
     issued_at = _time(claims, "iat")
     not_before = _time(claims, "nbf")
-    expires_at = _time(claims, "exp")
-    if expires_at is None:
+    valid_until = _time(claims, "exp")
+    if valid_until is None and not rules.without_exp:
         raise _invalid("no exp")
     if issued_at is not None and issued_at > now + rules.leeway:
         raise _invalid("issued in the future")
     if not_before is not None and not_before > now + rules.leeway:
         raise _invalid("not valid yet")
     # Without iat the token cannot have been made later than now, give or take the clocks.
-    if expires_at - (now + rules.leeway if issued_at is None else issued_at) > rules.max_token_lifetime:
+    longest = (now + rules.leeway if issued_at is None else issued_at) + rules.max_token_lifetime
+    if valid_until is not None and valid_until > longest:
         raise _invalid("valid for too long")
     jti = claims.get("jti")
     if "jti" in claims and (not isinstance(jti, str) or not jti):
         raise _invalid("malformed jti")
-    return _Facts(user_id, expires_at, issued_at, jti, _info(claims.get("info")))
+    valid_until = NEVER if valid_until is None else valid_until
+    info = _info(claims if rules.centrifuge else {"info": claims.get("info")})
+    return _Facts(user_id, valid_until, _end(claims, rules, now, valid_until), issued_at, jti, info)
+
+
+def _end(claims: dict[str, Any], rules: TokenRules, now: int, valid_until: int) -> int:
+    """Return when what a token opens ends: with it, or when its claim ``expire_at`` says."""
+    end = _time(claims, "expire_at") if rules.centrifuge else None
+    if end is None:
+        return valid_until
+    if end == 0:
+        return NEVER if rules.without_exp else now + rules.max_token_lifetime
+    if end > now + rules.leeway + rules.max_token_lifetime:
+        raise _invalid("valid for too long")
+    return end
 
 
 def issue(
@@ -475,27 +547,28 @@ def _time(claims: dict[str, Any], name: str) -> int | None:
     return milliseconds
 
 
-def _info(claim: object) -> bytes | None:
-    if claim is None:
-        return None
-    info = msgspec.json.encode(claim)
-    if len(info) > MAX_INFO_SIZE:
+def _info(claims: dict[str, Any]) -> bytes | None:
+    info = _json(claims, "info")
+    if info is not None and len(info) > MAX_INFO_SIZE:
         raise _invalid(f"info is larger than {MAX_INFO_SIZE} bytes")
     return info
 
 
 def _grants(
-    claims: dict[str, Any], role_permissions: Mapping[str, Sequence[str]]
+    claims: dict[str, Any], subs: Iterable[str], role_permissions: Mapping[str, Sequence[str]]
 ) -> tuple[tuple[str, ...], Grants, Grants]:
     """Return the roles, what is granted without them, and what is granted with them."""
     roles = claims.get("roles", [])
     if "role" in claims and isinstance(roles, list):
         roles = [*roles, claims["role"]]
+    permissions, channels = claims.get("permissions", []), claims.get("channels", [])
+    if isinstance(channels, list):
+        channels = [*channels, *subs]
     try:
-        own = Grants.parse(claims.get("permissions", []), claims.get("channels", []))
+        own = Grants.parse(permissions, channels)
         if roles == []:
             return (), own, own
-        grants = Grants.parse(claims.get("permissions", []), claims.get("channels", []), roles, role_permissions)
+        grants = Grants.parse(permissions, channels, roles, role_permissions)
         return tuple(intern(role) for role in roles), own, grants
     except Invalid as error:
         raise _invalid(error.message) from None

@@ -20,6 +20,7 @@ from pushserver.core import output
 from pushserver.core.errors import Invalid, NotFound
 from pushserver.core.inbox import Unread
 from pushserver.core.positions import Position
+from pushserver.core.tokens import NEVER
 from pushserver.manhole.tables import VerbAnswer, arranged, compact, facts, line, moment, span, table
 from pushserver.server.backend_commands import BackendCommands, id_of
 from pushserver.server.cluster import Answer, Cluster, ConnectionInfo, Target
@@ -244,7 +245,8 @@ class ConsoleVerbs:
         local = self._rooms.hub.connections.get(id)
         if local is not None and local.identity is not None:
             who = local.identity
-            shown |= {"tokenExpiresAt": moment(who.expires_at), "permissions": who.grants.strings}
+            ends = "never" if who.expires_at == NEVER else moment(who.expires_at)
+            shown |= {"tokenExpiresAt": ends, "permissions": who.grants.strings}
         return VerbAnswer(one, *facts(shown))
 
     async def explain(self, user: str | int) -> VerbAnswer:

@@ -50,13 +50,14 @@ class Authenticator:
         self._keys = keys
         self._rules = rules
 
-    async def identify(self, token: str) -> Identity:
-        """Who the token says it is.
+    async def identify(self, token: str, *, anonymous: bool = False) -> Identity:
+        """Who the token says it is; ``anonymous``: it may be nobody's.
 
         Raises `errors.Refused` with INVALID_TOKEN or TOKEN_EXPIRED, and `errors.Unavailable` where the keys to verify
         it with cannot be had.
         """
-        return tokens.verify(token, await self._keys_for(token), self._rules, self._clock.now())
+        keys = await self._keys_for(token)
+        return tokens.verify(token, keys, self._rules, self._clock.now(), anonymous=anonymous)
 
     async def identify_channel(self, token: str) -> ChannelToken:
         """Return what a token for one channel says. Raises as `identify` and `check` do."""

@@ -76,6 +76,8 @@ class ChannelTokens:
         found = await self._authenticator.identify_channel(token)
         if found.user_id != identity.user_id:
             raise Refused("invalid token: it is another user's", Code.INVALID_TOKEN)
+        if found.connection_id is not None and found.connection_id != connection.id:
+            raise Refused("invalid token: it is for another connection", Code.INVALID_TOKEN)
         if channel is not None and found.channel != channel:
             raise Refused("invalid token: it is for another channel", Code.INVALID_TOKEN)
         return found

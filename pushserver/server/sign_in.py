@@ -12,6 +12,7 @@ Whatever a step registers, `SignIn.leave` takes back, at whatever moment the con
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -127,11 +128,15 @@ class SignIn:
         """Sign in, or refresh. Raises `AuthenticationFailed` where the connection ends, else `errors.PushError`."""
         known = connection.identity
         try:
-            identity = await self._authenticator.identify(asked.token)
-            if known is None:
+            nobody = asked.named and known is None and self._limits.anonymous
+            identity = await self._authenticator.identify(asked.token, anonymous=nobody)
+            if not identity.user_id:
+                await self._authenticator.check(identity)
+                await self._subscriptions.subscribe(connection, operations.Subscribe(asked.items), reply)
+            elif known is None:
                 await self.sign_in(connection, identity, asked.positions, reply, _items(asked, identity))
             elif known.user_id == identity.user_id:
-                await self._refresh(connection, identity, reply)
+                await self._refresh(connection, identity, reply, asked.named)
             else:
                 raise Refused("this connection belongs to another user")
         except PushError as problem:
@@ -183,10 +188,22 @@ class SignIn:
         subscribed: operations.Subscribed | None = None
         go_live = _nothing
         if items:
-            subscribed, go_live = await self._subscriptions.open(connection, operations.Subscribe(items))
+            subscribed, go_live = await self._open_named(connection, identity, items)
         self._begin(connection, identity, own, system, waiting, reply, subscribed)
         go_live()
         timings.sign_in.observe(timings.seconds() - began)
+
+    async def _open_named(
+        self, connection: Connection, identity: Identity, items: tuple[operations.SubscribeItem, ...]
+    ) -> tuple[operations.Subscribed, Callable[[], None]]:
+        """Open channels, with what the token says of those that it names."""
+        said = {item.channel: one for item in items if (one := (identity.subs or {}).get(item.channel)) is not None}
+        infos = {name: one.info for name, one in said.items() if one.info is not None}
+        if infos:
+            connection.server_info = (connection.server_info or {}) | infos
+        subscribed, go_live = await self._subscriptions.open(connection, operations.Subscribe(items))
+        data = {name: one.data for name, one in said.items() if one.data is not None}
+        return msgspec.structs.replace(subscribed, data=data | subscribed.data), go_live
 
     def _note_full(self, connection: Connection, user_id: str) -> None:
         limit = Refused("the user has too many connections", Code.LIMIT_EXCEEDED)
@@ -240,7 +257,10 @@ class SignIn:
 
     # -- a newer token ------------------------------------------------------------------------------------------------
 
-    async def _refresh(self, connection: Connection, identity: Identity, reply: Reply) -> None:
+    async def _refresh(self, connection: Connection, identity: Identity, reply: Reply, named: bool) -> None:
+        """``named``: channels that the newer token names and the earlier one did not are subscribed to, and the other
+        way round."""
+        before = () if connection.identity is None else connection.identity.named
         inbox, tasks = await self._backlog.read_again(identity.user_id)
         # Last, so that no revocation comes between the answer and the identity that a revocation looks for.
         await self._authenticator.check(identity)
@@ -248,12 +268,26 @@ class SignIn:
         self._heartbeat.authenticated(connection)
         self._hub.counters.authenticated()
         own = connection.channels.difference(connection.server_channels)
-        ended = [name for name in own if self._subscriptions.no_longer_allowed(connection, name)]
+        gone = set(before).difference(identity.named) if named else set[str]()
+        ended = [name for name in own if name in gone or self._subscriptions.no_longer_allowed(connection, name)]
         for name in ended:
             self._subscriptions.drop(connection, name)
         reply(self._authenticated(connection, identity, {}, inbox, tasks, inbox.offset))
         for name in ended:
             self._subscriptions.notify_ended(connection, name, Code.PERMISSION_DENIED, "no longer allowed")
+        new = [name for name in identity.named if named and name not in before and name not in connection.channels]
+        if new:
+            await self._subscribe_named(connection, identity, new)
+
+    async def _subscribe_named(self, connection: Connection, identity: Identity, names: list[str]) -> None:
+        items = tuple(operations.SubscribeItem(name) for name in names[:MAX_NAMES])
+        subscribed, go_live = await self._open_named(connection, identity, items)
+        for name, result in subscribed.results.items():
+            data = subscribed.data.get(name)
+            newest = result if isinstance(result, Recovery) else None
+            gained = operations.SubscriptionGained(name, newest, None if data is None else data.decode())
+            self._subscriptions.notify(connection, gained)
+        go_live()
 
     def _authenticated(
         self,

@@ -112,8 +112,10 @@ class Subscriptions:
             for each in opened:
                 each()
 
-        expiries = {token.channel: token.expires_at for token in granted if token.channel in results}
-        return operations.Subscribed(sorted(connection.channels), results, rejected, expiries), go_live
+        held = [token for token in granted if token.channel in results]
+        expiries = {token.channel: token.expires_at for token in held}
+        data = {token.channel: token.data for token in held if token.data is not None}
+        return operations.Subscribed(sorted(connection.channels), results, rejected, expiries, data), go_live
 
     async def _check_tokens(
         self, connection: Connection, items: dict[str, SubscribeItem], rejected: dict[str, Rejection]
@@ -357,7 +359,10 @@ class Subscriptions:
                 self.notify_ended(connection, each, code, "the channel's token counts no more")
 
     def notify_ended(self, connection: Connection, name: str, code: Code, reason: str) -> None:
-        notice = operations.SubscriptionLost(name, code, reason)
+        self.notify(connection, operations.SubscriptionLost(name, code, reason))
+
+    def notify(self, connection: Connection, notice: operations.Notice) -> None:
+        """Send a connection what it did not ask for."""
         connection.notify(notice, self._publishing.now(), self._publishing.message_id())
 
     async def force_subscribe(
@@ -418,8 +423,7 @@ class Subscriptions:
                 raise
             if catchup.current:
                 connection.server_channels = (*connection.server_channels, name)
-                gained = operations.SubscriptionGained(name, newest, data)
-                connection.notify(gained, self._publishing.now(), self._publishing.message_id())
+                self.notify(connection, operations.SubscriptionGained(name, newest, data))
                 self.go_live(catchup, newest)
                 if namespace.kind is Kind.TASK:
                     self._tasks.caught_up(connection, name, {name.partition(":")[2]: version})

@@ -183,3 +183,16 @@ def test_a_channels_namespace_is_remembered_and_follows_what_is_adopted(monkeypa
     for number in range(10):
         namespaces.of(f"chat:{number}")
         assert len(namespaces._known) <= 3
+
+
+def test_names_that_begin_with_a_dollar_need_a_permission_where_there_are_such_names() -> None:
+    entries = [configured(name, subscribe=Rule.ANYONE, history_size=3) for name in ("", "$docs", "news")]
+    entries.append(configured("$closed", subscribe=Rule.NOBODY))
+    plain, private = Namespaces(entries), Namespaces(entries, private=True)
+    rules = {name: private.of(name).subscribe for name in ("$docs:1", "$a", "news:$a", "$closed:1")}
+    assert list(rules.values()) == [Rule.PERMISSION, Rule.PERMISSION, Rule.ANYONE, Rule.NOBODY]
+    assert private.of("$docs:1").history_size == 3
+    assert plain.of("$docs:1").subscribe is Rule.ANYONE
+    assert private.find("$other:1") is None
+    plain.adopt(private)
+    assert plain.of("$docs:1").subscribe is Rule.PERMISSION

@@ -483,3 +483,103 @@ def test_an_identity_is_a_value() -> None:
     with pytest.raises(AttributeError):
         one.user_id = "43"  # type: ignore[misc]
     assert isinstance(one, msgspec.Struct)
+
+
+# -- claims of Centrifugo's tokens ------------------------------------------------------------------------------------
+
+THEIRS = TokenRules(centrifuge=True, max_token_lifetime=24 * HOUR)
+ENDLESS = TokenRules(centrifuge=True, without_exp=True, max_token_lifetime=24 * HOUR)
+
+
+def b64(value: Any) -> str:
+    return base64.b64encode(json.dumps(value).encode()).decode()
+
+
+def test_a_connection_ends_when_its_token_says_so() -> None:
+    for expire_at, rules, end in (
+        (NOW_S + 60, THEIRS, NOW + 60_000),
+        (NOW_S + 20 * 3600, THEIRS, NOW + 20 * HOUR),
+        (0, THEIRS, NOW + 24 * HOUR),
+        (0, ENDLESS, tokens.NEVER),
+        (..., THEIRS, NOW + HOUR),
+        # What means nothing here is passed over.
+        (NOW_S + 60, RULES, NOW + HOUR),
+    ):
+        assert verify(signed(claims(expire_at=expire_at)), KEYS, rules, NOW).expires_at == end
+    assert refusal(signed(claims(expire_at=NOW_S + 25 * 3600)), rules=THEIRS) is Code.INVALID_TOKEN
+    assert refusal(signed(claims(expire_at=NOW_S - 10)), rules=THEIRS) is Code.TOKEN_EXPIRED
+    # The token itself is over, whatever it says of the connection.
+    assert refusal(signed(claims(exp=NOW_S - 10, expire_at=NOW_S + 60)), rules=THEIRS) is Code.TOKEN_EXPIRED
+
+
+def test_a_token_may_be_without_an_end_where_that_is_allowed() -> None:
+    token = signed(claims(exp=...))
+    assert verify(token, KEYS, ENDLESS, NOW + 10**9 * 1000).expires_at == tokens.NEVER
+    assert refusal(token, rules=THEIRS) is Code.INVALID_TOKEN
+    assert verify(signed(claims(exp=..., expire_at=NOW_S + 60)), KEYS, ENDLESS, NOW).expires_at == NOW + 60_000
+    # One that has an end keeps to it.
+    assert refusal(signed(claims(exp=NOW_S + 25 * 3600)), rules=ENDLESS) is Code.INVALID_TOKEN
+    assert refusal(signed(claims(exp=NOW_S - 10)), rules=ENDLESS) is Code.TOKEN_EXPIRED
+
+
+def test_channels_that_a_token_names_and_what_it_says_of_them() -> None:
+    subs = {
+        "news:a": {"info": {"seat": 1}, "b64data": b64([1]), "override": {}},
+        "user:7": {},
+        "news:b": {"data": None},
+    }
+    identity = verify(signed(claims(subs=subs, channels=["x:*", "y:a"], b64info=b64({"n": 1}))), KEYS, THEIRS, NOW)
+    assert identity.named == ("y:a", "news:a", "news:b")
+    assert identity.subs is not None
+    assert identity.subs["news:a"] == tokens.NamedChannel(b'{"seat":1}', b"[1]")
+    assert identity.subs["news:b"] == tokens.NamedChannel()
+    assert identity.info == b'{"n":1}'
+    assert set(identity.grants.strings) == {f"subscribe:{name}" for name in ("x:*", "y:a", *subs)}
+    ours = verify(signed(claims(subs=subs, b64info=b64(1), info=2)), KEYS, RULES, NOW)
+    assert (ours.named, ours.subs, ours.info, ours.grants.strings) == ((), None, b"2", ())
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"expire_at": "soon"},
+        {"expire_at": None},
+        {"expire_at": 1e300},
+        {"subs": ["news:a"]},
+        {"subs": {"news:*": {}}},
+        {"subs": {"": {}}},
+        {"subs": {"news:a": 1}},
+        {"subs": {"news:a": {"info": "x" * 1100}}},
+        {"subs": {"news:a": {"b64info": "!"}}},
+        {"subs": {"news:a": {"b64data": 7}}},
+        {"b64info": "é"},
+        {"b64info": base64.b64encode(b"{").decode()},
+        {"b64info": b64("x" * 1100)},
+        {"b64info": 7},
+        {"channels": "news:a", "subs": {"news:b": {}}},
+        {"channel": "news:a"},
+    ],
+)
+def test_malformed_claims_of_centrifugo(changed: dict[str, Any]) -> None:
+    assert refusal(signed(claims(**changed)), rules=THEIRS) is Code.INVALID_TOKEN
+
+
+def test_a_token_of_nobody_is_for_who_asks_for_it() -> None:
+    for changed in ({"sub": ...}, {"sub": ""}):
+        token = signed(claims(**changed))
+        assert verify(token, KEYS, THEIRS, NOW, anonymous=True).user_id == ""
+        assert refusal(token, rules=THEIRS) is Code.INVALID_TOKEN
+    for changed in ({"sub": None}, {"sub": "a b"}, {"sub": ..., "exp": ...}, {"sub": ..., "info": "x" * 1100}):
+        with pytest.raises(Refused):
+            verify(signed(claims(**changed)), KEYS, THEIRS, NOW, anonymous=True)
+
+
+def test_a_token_for_one_channel_may_name_a_connection_and_say_something() -> None:
+    given = {"channel": "news:a", "client": "c1", "data": {"hello": 1}, "expire_at": NOW_S + 60, "b64info": b64(1)}
+    found = tokens.verify_channel(signed(claims(**given)), KEYS, THEIRS, NOW)
+    assert (found.connection_id, found.data, found.expires_at) == ("c1", b'{"hello":1}', NOW + 60_000)
+    assert found.info == b"1"
+    ours = tokens.verify_channel(signed(claims(**given)), KEYS, RULES, NOW)
+    assert (ours.connection_id, ours.data, ours.expires_at, ours.info) == (None, None, NOW + HOUR, None)
+    with pytest.raises(Refused):
+        tokens.verify_channel(signed(claims(**(given | {"client": 7}))), KEYS, THEIRS, NOW)

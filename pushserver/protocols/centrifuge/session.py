@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import UNSET, Raw, Struct
 
 from pushserver import __version__
 from pushserver.core import errors, operations
@@ -20,6 +20,7 @@ from pushserver.core.operations import Recovery, SubscribeItem
 from pushserver.core.positions import Position
 from pushserver.core.publication import Publication, body
 from pushserver.core.rate_limit import TokenBucket
+from pushserver.core.tokens import NEVER
 from pushserver.protocols.centrifuge import calls, history, messages, presence
 from pushserver.protocols.centrifuge.messages import Codec, Reply
 from pushserver.protocols.centrifuge.pushes import CODES, TEMPORARY, ChannelNames, push, told
@@ -219,7 +220,7 @@ class CentrifugeSession:
                 return self._connect(request, at)
             case messages.RefreshRequest(token=token):
                 self._count_authentication(at)
-                return operations.Authenticate(_given(token, Code.MISSING_TOKEN), {})
+                return operations.Authenticate(_given(token, Code.MISSING_TOKEN), {}, named=True)
             case messages.SubRefreshRequest(channel=channel, token=token, type=type):
                 if type:
                     raise _missing("nothing is tracked here")
@@ -316,10 +317,13 @@ class CentrifugeSession:
                 subs, rest = self._subscriptions(outcome, request.subs or {})
                 reply = Reply(id, connect=self._hello(subs, None, None))
             case messages.RefreshRequest(), operations.Authenticated():
-                ttl = self._ttl(outcome.expires_at)
-                reply = Reply(id, refresh=messages.RefreshResult(self._id, __version__, True, ttl))
+                expires, ttl = self._expiry(outcome.expires_at)
+                reply = Reply(id, refresh=messages.RefreshResult(self._id, __version__, expires, ttl))
+            case messages.RefreshRequest(), operations.Subscribed():
+                # A token of nobody: there is nothing to end.
+                reply = Reply(id, refresh=messages.RefreshResult(self._id, __version__))
             case messages.SubRefreshRequest(), operations.ChannelTokenRenewed():
-                reply = Reply(id, sub_refresh=messages.SubRefreshResult(True, self._ttl(outcome.expires_at)))
+                reply = Reply(id, sub_refresh=messages.SubRefreshResult(*self._expiry(outcome.expires_at)))
             case messages.SubscribeRequest(), operations.Subscribed():
                 return self._answer_subscribe(id, request, outcome)
             case messages.UnsubscribeRequest(channel=channel), operations.Unsubscribed():
@@ -340,18 +344,22 @@ class CentrifugeSession:
     def _reply(self, reply: Reply, error: Code | None = None) -> Send:
         return Send(self._codec.reply(reply), error)
 
-    def _ttl(self, expires_at: int) -> int:
-        return max(1, (expires_at - self._now) // 1000)
+    def _expiry(self, expires_at: int | None) -> tuple[bool, int]:
+        """Return whether something ends, and after how many s."""
+        if expires_at is None or expires_at == NEVER:
+            return False, 0
+        return True, max(1, (expires_at - self._now) // 1000)
 
     def _hello(
         self, subs: Mapping[str, messages.SubscribeResult], expires_at: int | None, data: Raw | None
     ) -> messages.ConnectResult:
         rules = self._rules
+        expires, ttl = self._expiry(expires_at)
         return messages.ConnectResult(
             client=self._id,
             version=__version__,
-            expires=expires_at is not None,
-            ttl=0 if expires_at is None else self._ttl(expires_at),
+            expires=expires,
+            ttl=ttl,
             data=data,
             subs=dict(subs),
             ping=rules.ping if rules.pings else 0,
@@ -399,7 +407,8 @@ class CentrifugeSession:
         for channel, result in outcome.results.items():
             self._server.add(channel)
             name = self._rules.names.outward(channel)
-            found[name], pushes = self._subscription(result, asked.get(name), outcome.expiries.get(channel))
+            begun, pushes = self._subscription(result, asked.get(name), outcome.expiries.get(channel))
+            found[name] = _with_data(begun, outcome.data.get(channel))
             rest += pushes
         return found, rest
 
@@ -417,6 +426,7 @@ class CentrifugeSession:
             return [leave, *self._failed(id, request, Refused("the position is lost", Code.CONFLICT))]
         self._server.discard(channel)
         begun, pushes = self._subscription(result, request, outcome.expiries.get(channel))
+        begun = _with_data(begun, outcome.data.get(channel))
         return [self._reply(Reply(id, subscribe=begun)), *pushes]
 
     def _subscription(
@@ -424,7 +434,7 @@ class CentrifugeSession:
     ) -> tuple[messages.SubscribeResult, list[Effect]]:
         """Return what a reply says of a subscription, and the pushes behind it. ``request``: what was asked for, where
         it was the client that did."""
-        expires, ttl = (False, 0) if expires_at is None else (True, self._ttl(expires_at))
+        expires, ttl = self._expiry(expires_at)
         if result is None:
             return messages.SubscribeResult(expires=expires, ttl=ttl), []
         if isinstance(result, operations.OutputStart):
@@ -550,6 +560,13 @@ _NO_EMULATION: Final = Emulation("", "")
 _BAD: Final = Disconnect(errors.BAD_REQUEST)
 #: Errors that a remote call knows by other codes.
 _CALL_CODES: Final = {Code.NOT_FOUND: 404, Code.CONFLICT: 409}
+
+
+def _with_data(begun: messages.SubscribeResult, data: bytes | None) -> messages.SubscribeResult:
+    """Return the answer to a subscription with what a token has the client told; a state of its own comes first."""
+    if data is None or begun.data is not UNSET:
+        return begun
+    return msgspec.structs.replace(begun, data=Raw(data))
 
 
 def _missing(what: str) -> Refused:

@@ -61,7 +61,7 @@ class SignedInData(Struct, frozen=True, rename="camel"):
     connection_id: str
     user_id: str
     permissions: list[str]
-    expires_at: int
+    expires_at: int | None
     channels: list[str]
     results: dict[str, ChannelState]
     heartbeat: HeartbeatData

@@ -18,6 +18,7 @@ from pushserver.core.message_types import may_send
 from pushserver.core.operations import Authenticate
 from pushserver.core.positions import Position
 from pushserver.core.rate_limit import Rate, TokenBucket
+from pushserver.core.tokens import NEVER
 from pushserver.protocols.native import messages
 
 #: So many errors in a row end a connection; so many refusals for speed do.
@@ -271,7 +272,7 @@ def reply_of(outcome: operations.Outcome) -> tuple[str, Any]:
                 "connectionId": who.connection_id,
                 "userId": who.user_id,
                 "permissions": who.permissions,
-                "expiresAt": who.expires_at,
+                "expiresAt": None if who.expires_at == NEVER else who.expires_at,
                 "channels": who.channels,
                 "results": {channel: result(value) for channel, value in who.results.items()},
                 "heartbeat": {"interval": who.heartbeat_interval, "timeout": who.heartbeat_timeout},

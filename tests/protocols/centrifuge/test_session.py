@@ -10,10 +10,12 @@ from twisted.internet.defer import Deferred
 from pushserver import __version__
 from pushserver.core import errors
 from pushserver.core.positions import Position
+from pushserver.core.tokens import Keys, TokenRules
 from pushserver.protocols.centrifuge.pushes import ChannelNames
 from pushserver.protocols.centrifuge.session import INSUFFICIENT_STATE, MAX_ERRORS, MAX_RATE_LIMITED, NO_MESSAGES
 from pushserver.protocols.native.session import Rates
 from pushserver.server.cluster import TargetChannels
+from tests.fakes import SECRET
 from tests.protocols.centrifuge.sdk import LANGUAGES, Json, Sdk
 from tests.protocols.paper import Place
 
@@ -27,6 +29,13 @@ def error(code: int, reply: Any, temporary: bool = False) -> None:
     assert list(reply) == ["error"]
     assert (reply["error"]["code"], reply["error"].get("temporary", False)) == (code, temporary)
     assert reply["error"]["message"]
+
+
+def theirs(place: Place, **rules: bool) -> None:
+    """Let claims of Centrifugo's tokens count."""
+    authenticator = place.node.authenticator
+    given = TokenRules(centrifuge=True, **rules)  # type: ignore[arg-type]
+    authenticator.adopt(Keys(SECRET), given)
 
 
 # -- connect ----------------------------------------------------------------------------------------------------------
@@ -246,6 +255,57 @@ async def test_chat_is_said_by_publishing(place: Place, language: Any) -> None:
         return [p["data"]["content"] for p in ann.published("chat:a") if p["tags"]["type"] == "chat_message"]
 
     assert await place.until(lambda: len(said()) == 2 and said()) == ["hello", "you"]
+
+
+async def test_channels_that_a_token_names_come_with_what_it_says_of_them(place: Place, language: Any) -> None:
+    theirs(place)
+    ann = Sdk(place, language)
+    subs = {"kept:a": {"data": {"hello": 1}}, "chat:a": {"info": {"seat": 4}}, "nowhere:a": {}}
+    told = await ann.connect("ann", token=place.token("ann", subs=subs))
+    assert sorted(told["subs"]) == ["chat:a", "kept:a", "system", "user:ann"]
+    assert told["subs"]["kept:a"]["data"] == {"hello": 1}
+    (present,) = (await ann.call(presence={"channel": "chat:a"}))["presence"]["presence"].values()
+    assert present["chan_info"] == {"seat": 4}
+    # A newer token: what it names no more ends, what it names anew begins.
+    token = place.token("ann", subs={"kept:a": {}, "kept:b": {"data": 2}})
+    assert "refresh" in await ann.call(refresh={"token": token})
+    await place.until(lambda: len([push for push in ann.told if "pub" not in push]) == 2)
+    ended, begun = [push for push in ann.told if "pub" not in push]
+    assert (ended["channel"], ended["unsubscribe"]["code"]) == ("chat:a", 2000)
+    assert (begun["channel"], begun["subscribe"]["data"]) == ("kept:b", 2)
+    await place.execute("publish", channel="kept:b", data=1)
+    await place.until(lambda: ann.published("kept:b"))
+
+
+async def test_a_token_without_an_end_opens_a_connection_without_one(place: Place, language: Any) -> None:
+    theirs(place, without_exp=True)
+    ann = Sdk(place, language)
+    token = place.token("ann", expire_at=0)
+    told = await ann.connect("ann", token=token)
+    assert (told.get("expires", False), told.get("ttl", 0)) == (False, 0)
+    refreshed = (await ann.call(refresh={"token": token}))["refresh"]
+    assert (refreshed.get("expires", False), refreshed["client"]) == (False, ann.connection.id)
+    place.time.advance(1)
+    assert ann.closed is None
+
+
+async def test_a_token_for_a_channel_may_be_for_one_connection(place: Place, language: Any) -> None:
+    theirs(place)
+    ann, again = Sdk(place, language), Sdk(place, language)
+    await ann.connect("ann")
+    await again.connect("ann")
+    token = place.token("ann", channel="kept:a", client=ann.connection.id, data={"hello": 1})
+    reply = await ann.call(subscribe={"channel": "kept:a", "token": token})
+    assert reply["subscribe"]["data"] == {"hello": 1}
+    error(103, await again.call(subscribe={"channel": "kept:a", "token": token}))
+
+
+async def test_a_token_of_nobody_is_refused_where_nobody_may_stay(place: Place, language: Any) -> None:
+    theirs(place)
+    ann = Sdk(place, language)
+    ann.send({"id": 1, "connect": {"token": place.token("")}})
+    await place.until(lambda: ann.closed)
+    assert ann.closed == errors.INVALID_TOKEN
 
 
 async def test_presence_says_what_tokens_say_of_their_users(place: Place, language: Any) -> None:
