@@ -175,6 +175,14 @@ PARSERS: dict[str, Parser] = {
         ),
     ),
     "commands in Protobuf": Parser((), _quietly(ProtobufCodec().commands), (repeat(b"\x80"), _subs)),
+    "commands as they are shown": Parser(
+        ("protocols.centrifuge.json.JsonCodec.readable",),
+        _quietly(lambda octets: JsonCodec().readable(octets, True)),
+        (repeat(b"\n"), repeat(b"{}\n"), repeat(b" ")),
+    ),
+    "Protobuf as it is shown": Parser(
+        (), _quietly(lambda octets: ProtobufCodec().readable(octets, True)), (repeat(b"\0"), repeat(b"\x80"), _subs)
+    ),
     "emulation request in JSON": Parser(
         ("protocols.centrifuge.json.JsonCodec.emulation_request",),
         _quietly(JsonCodec().emulation_request),

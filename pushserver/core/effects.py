@@ -3,7 +3,7 @@
     octets --Session.receive--> Send, Disconnect, Perform …                  in the order in which they shall happen
     Perform --carried out--> outcome --Session.answer--> Send …
                              problem --Session.fail----> Send, perhaps Disconnect
-    Alive, Leave          what the client's side of the protocol did by itself
+    Alive, Leave, Introduce    what the client's side of the protocol did by itself
 
 One frame may lead to any number of effects. `pushserver.server.inbound` carries them out one after another, each done
 before the next begins.
@@ -55,4 +55,17 @@ class Leave(Struct, frozen=True):
     channel: str
 
 
-Effect = Send | Disconnect | Perform | Alive | Leave
+class ClientName(Struct, frozen=True):
+    """Which program a client is, as it says itself."""
+
+    name: str
+    version: str
+
+
+class Introduce(Struct, frozen=True):
+    """The client has said which program it is."""
+
+    client: ClientName
+
+
+Effect = Send | Disconnect | Perform | Alive | Leave | Introduce

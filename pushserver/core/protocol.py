@@ -55,6 +55,10 @@ class Dialect(Protocol):
     def name(self) -> str:
         """What the kind is called in lists of connections."""
 
+    @property
+    def first_ping(self) -> float:
+        """The part of an interval that goes by in any case before a connection's first ping."""
+
     def publication(self, publication: Publication) -> bytes:
         """Return the frame of a publication."""
 
@@ -66,6 +70,10 @@ class Dialect(Protocol):
 
     def close(self, close: Close) -> Close:
         """Return the code and reason by which the client is told of a close."""
+
+    def readable(self, payload: bytes, inbound: bool) -> bytes:
+        """Return in JSON, for an operator who looks on, what came from a client (``inbound``) or goes to one; as it is
+        where it cannot be read."""
 
 
 class ClientProtocol(Protocol):

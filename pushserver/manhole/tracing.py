@@ -26,7 +26,7 @@ MAX_SHOWN: Final = 2_000
 
 HIDDEN: Final = "<hidden>"
 
-_SECRETS: Final = frozenset({"token", "ticket", "password", "secret", "authorization"})
+_SECRETS: Final = frozenset({"token", "ticket", "password", "secret", "authorization", "session"})
 # Three segments, each taken whole and never given back; whether the first one is a token's header is asked afterwards.
 _SEGMENTS: Final = re.compile(r"(?<![A-Za-z0-9_-])([A-Za-z0-9_-]++)\.[A-Za-z0-9_-]++\.[A-Za-z0-9_-]*+")
 
@@ -98,10 +98,10 @@ class MessageWatch:
             self.stop()
 
     def inbound(self, connection: Connection, payload: bytes) -> None:
-        self._line(connection, "->", lambda: shown(payload))
+        self._line(connection, "->", lambda: shown(connection.dialect.readable(payload, True)))
 
     def outbound(self, connection: Connection, payload: bytes) -> None:
-        self._line(connection, "<-", lambda: shown(payload))
+        self._line(connection, "<-", lambda: shown(connection.dialect.readable(payload, False)))
 
     def pushed(self, connection: Connection, message: Publication) -> None:
         self._line(connection, "<-", lambda: shown(publication.encode(message)))

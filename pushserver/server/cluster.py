@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NamedTuple, Typ
 
 import msgspec
 
+from pushserver.core.effects import ClientName
 from pushserver.core.errors import Invalid, Unavailable
 from pushserver.core.operations import PresentConnection
 from pushserver.core.positions import Position
@@ -77,6 +78,7 @@ class ConnectionInfo(msgspec.Struct, frozen=True, rename="camel"):
         rtt: ms from the last ping to its answer; None where none was answered yet.
         errors: how many of its requests were answered with an error.
         unanswered_for: ms for which a ping has waited for its answer.
+        client: which program its client is, where that has said so.
     """
 
     connection_id: str
@@ -92,6 +94,7 @@ class ConnectionInfo(msgspec.Struct, frozen=True, rename="camel"):
     rtt: int | None = None
     errors: int = 0
     unanswered_for: int = 0
+    client: ClientName | None = None
 
 
 class ChannelInfo(msgspec.Struct, frozen=True):

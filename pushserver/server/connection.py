@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from twisted.internet.defer import DeferredLock
 
 from pushserver.core import errors, operations
+from pushserver.core.effects import ClientName
 from pushserver.core.errors import Close
 from pushserver.core.positions import Position
 from pushserver.core.protocol import Dialect
@@ -114,6 +115,8 @@ class Connection:
     rtt: int | None = field(init=False, default=None)
     #: when a message or the answer to a ping came last, ms of the monotonic clock; 0: never
     heard_at: int = field(init=False, default=0)
+    #: which program its client is, where that has said so
+    client: ClientName | None = field(init=False, default=None)
     #: its requests that were answered with an error
     errors: int = field(init=False, default=0)
     trace: Trace | None = field(init=False, default=None)

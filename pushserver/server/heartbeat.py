@@ -116,7 +116,8 @@ class Heartbeat:
     def watch(self, connection: Connection) -> None:
         """A new connection: it has a while to authenticate, and is pinged from now on."""
         now = self._clock.milliseconds()
-        connection.ping_at = now + int(self._interval * (0.1 + 0.9 * self._jitter()))
+        earliest = connection.dialect.first_ping
+        connection.ping_at = now + int(self._interval * (earliest + (1 - earliest) * self._jitter()))
         connection.deadline = 0 if self._auth_timeout is None else now + self._auth_timeout
         self._schedule(connection)
 

@@ -2,7 +2,7 @@
 
     frame -> Session.receive -> effects -> one after another, each done before the next begins
                                            Send, Disconnect, Perform -> `ClientRequests` -> outcome -> Session.answer
-                                           Alive, Leave
+                                           Alive, Leave, Introduce
 
 A frame may carry any number of operations. One that has to wait for the engine holds this queue and nothing else. While
 it waits, or while the client does not read its replies, no more is read from its socket: what a client can make wait
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
-from pushserver.core.effects import Alive, Disconnect, Effect, Leave, Perform, Send
+from pushserver.core.effects import Alive, Disconnect, Effect, Introduce, Leave, Perform, Send
 from pushserver.core.errors import Code, PushError
 from pushserver.core.operations import Notice
 from pushserver.core.protocol import Session
@@ -228,6 +228,8 @@ class Inbound:
             self._requests.leave_channel(self._connection, effect.channel)
         elif type(effect) is Alive:
             self._connection.answered(self._clock.milliseconds())
+        elif type(effect) is Introduce:
+            self._connection.client = effect.client
 
     def _close(self, effect: Disconnect) -> None:
         if not effect.wait:

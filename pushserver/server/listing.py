@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from pushserver.core.effects import ClientName
 from pushserver.server.channel import Channel
 from pushserver.server.cluster import (
     Answer,
@@ -52,6 +53,7 @@ class ConnectionRow(msgspec.Struct, frozen=True, rename="camel"):
     errors: int
     unanswered_for: int
     channel_count: int
+    client: ClientName | None
 
 
 class ListedRows(NamedTuple):

@@ -82,4 +82,5 @@ class NodeViews:
             connection.rtt,
             connection.errors,
             hub.elapsed(connection.pinged_at) if connection.pinged_at else 0,
+            connection.client,
         )

@@ -5,6 +5,7 @@ Nothing is kept here and nothing registers itself: counting costs an integer on 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from platform import python_version
@@ -122,6 +123,13 @@ class Measures:
         yield _gauge("uptime_seconds", "How long the node runs.", max(0, facts.now() - counters.started_at) / 1000)
         yield _gauge("nodes", "Nodes that live, as far as this one knows.", facts.nodes())
         yield _gauge("connections", "Open connections.", len(hub.connections))
+        kinds = Counter(connection.dialect.name for connection in hub.connections.values())
+        by_dialect = GaugeMetricFamily(
+            "pushserver_dialect_connections", "Open connections, by what is spoken on them.", labels=["dialect"]
+        )
+        for name, count in sorted(kinds.items()):
+            by_dialect.add_metric([name], count)
+        yield by_dialect
         yield _gauge("connections_limit", "Connections that the server takes.", facts.connections_limit())
         yield _gauge("connections_closing", "Sockets in a closing handshake.", counters.sockets - len(hub.connections))
         yield _gauge("connections_highest", "The most connections at one moment.", counters.connections_highest)

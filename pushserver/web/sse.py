@@ -31,6 +31,7 @@ from pushserver.core.positions import Position
 from pushserver.core.publication import Publication
 from pushserver.core.tokens import Identity
 from pushserver.protocols.native import messages
+from pushserver.protocols.native.framing import FIRST_PING
 from pushserver.protocols.native.session import NativeSession, Rates, reply_of
 from pushserver.server.cluster import PostOutcome
 from pushserver.server.outbox import Mark
@@ -64,6 +65,7 @@ class EventStream:
     """The dialect of one stream: events whose ids hold the positions of all of its channels."""
 
     __slots__ = ("ids", "name", "proof")
+    first_ping = FIRST_PING
 
     def __init__(self) -> None:
         self.name = PROTOCOL
@@ -84,6 +86,9 @@ class EventStream:
 
     def close(self, close: Close) -> Close:
         return close
+
+    def readable(self, payload: bytes, inbound: bool) -> bytes:
+        return payload
 
 
 def standing(results: dict[str, operations.Result]) -> dict[str, tuple[int, str]]:

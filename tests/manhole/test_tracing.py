@@ -8,6 +8,7 @@ from twisted.logger import Logger, LogLevel
 from pushserver.core.errors import Close
 from pushserver.manhole.tracing import MAX_SHOWN, LogWatch, MessageWatch, shown
 from pushserver.server.connection import Peer
+from tests.fakes import PLAIN
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiI0MiJ9.c2lnbmF0dXJl"
 
@@ -27,6 +28,7 @@ class FakeHub:
 class FakeConnection:
     def __init__(self, id: str = "c1") -> None:
         self.id, self.user_id, self.peer = id, "42", Peer("192.0.2.1", "", "", 0)
+        self.dialect = PLAIN
         self.trace: Any = None
         self.closing: Close | None = None
 
@@ -39,6 +41,7 @@ class FakeConnection:
         b'{"type":"auth","data":{"\\u0074oken":"short"}}',
         b'{"type":"message","data":[{"password":"short"},{"ticket":"short"}]}',
         b'{"type":"message","data":"see %s here"}' % TOKEN.encode(),
+        b'{"id":1,"connect":{"client":"c","session":"short"}}',
         b"auth short %s" % TOKEN.encode(),
         b"[" * 100_000 + b'"short"',
     ],

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from twisted.internet import task
 
 from pushserver.core import errors
+from pushserver.core.protocol import Dialect
+from pushserver.protocols.native.framing import Plain
 from pushserver.server.clock import Clock
 from pushserver.server.connection import Connection, Peer
 from pushserver.server.heartbeat import Heartbeat, Wheel
@@ -54,6 +56,10 @@ class Line:
         self.aborted = True
 
 
+class Late(Plain):
+    first_ping = 0.5
+
+
 class World:
     def __init__(self, **options: Any) -> None:
         self.clock = task.Clock()
@@ -68,13 +74,13 @@ class World:
     def now(self) -> int:
         return round(self.clock.seconds() * 1000) + self.shift
 
-    def connection(self, answers: bool = True) -> Any:
+    def connection(self, answers: bool = True, dialect: Dialect = PLAIN) -> Any:
         line = Line(self.clock)
         line.answers, line.heartbeat = answers, self.heartbeat
         sink: Any = line
         line.connection = Connection(
             "c",
-            PLAIN,
+            dialect,
             sink,
             Outbox(Socket(), 1, Policy.DISCONNECT),
             None,
@@ -143,6 +149,14 @@ def test_heartbeats_are_spread_and_nobody_is_looked_at_who_is_not_due(
     assert max(seconds.values()) <= 60
     # A look for each ping, and one at the end of the time for its answer.
     assert len(looks) <= 2 * 1000 + 50
+
+
+def test_a_kind_of_client_may_expect_no_ping_for_a_part_of_the_interval(world: World) -> None:
+    world.jitters = iter([0.0, 0.0])
+    early, late = world.connection(), world.connection(dialect=Late())
+    world.run(13)
+    assert [round(ping - 1_000, 1) for ping in early.pings] == [2.5]
+    assert [round(ping - 1_000, 1) for ping in late.pings] == [12.5]
 
 
 def test_who_does_not_authenticate_in_time_goes_and_whose_token_ends_too() -> None:

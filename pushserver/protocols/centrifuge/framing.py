@@ -18,6 +18,8 @@ from pushserver.protocols.centrifuge.pushes import ChannelNames, push
 
 #: A close without a reason is none to clients: they come back, whatever its code.
 NO_REASON: Final = "closed"
+#: The part of an interval before the first ping: clients reckon with whole intervals.
+FIRST_PING: Final = 0.5
 
 
 class WebSocketDialect:
@@ -29,6 +31,8 @@ class WebSocketDialect:
         window, min_size: the compression window (None: without), and the size from which on messages are compressed.
         frame_pings: whether the client is asked for a sign of life by control frames instead of messages.
     """
+
+    first_ping = FIRST_PING
 
     def __init__(
         self,
@@ -63,6 +67,9 @@ class WebSocketDialect:
         """Return a close with a reason that clients take for one."""
         return with_reason(close)
 
+    def readable(self, payload: bytes, inbound: bool) -> bytes:
+        return self._codec.readable(payload, inbound)
+
 
 def with_reason(close: Close) -> Close:
     """Return a close with a reason that clients take for one: some parse it, and believe what they find."""
@@ -83,6 +90,8 @@ class StreamDialect:
         pack: makes of a reply the octets that stand for it in the answer.
     """
 
+    first_ping = FIRST_PING
+
     def __init__(self, name: str, codec: Codec, names: ChannelNames, pack: Callable[[bytes], bytes]) -> None:
         self.name = name
         self._codec = codec
@@ -101,6 +110,9 @@ class StreamDialect:
 
     def close(self, close: Close) -> Close:
         return with_reason(close)
+
+    def readable(self, payload: bytes, inbound: bool) -> bytes:
+        return self._codec.readable(payload, inbound)
 
     def farewell(self, close: Close) -> bytes:
         """Return what says in the stream that it ends, and why: HTTP has no word for it."""

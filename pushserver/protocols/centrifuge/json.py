@@ -47,3 +47,8 @@ class JsonCodec:
     def reply(self, reply: Reply) -> bytes:
         """Return one line, without its end."""
         return _encoder.encode(reply)
+
+    def readable(self, payload: bytes, inbound: bool) -> bytes:
+        """Return one command or reply as it is, several as an array (`messages.Codec`)."""
+        lines = [line for line in payload.split(b"\n") if line.strip()]
+        return payload if len(lines) == 1 else b"[%b]" % b",".join(lines)

@@ -321,6 +321,9 @@ class Codec(Protocol):
     def reply(self, reply: Reply) -> bytes:
         """Return what stands for a reply in a frame."""
 
+    def readable(self, payload: bytes, inbound: bool) -> bytes:
+        """Return the commands or the reply of a frame in JSON, for an operator; as it is where it cannot be read."""
+
 
 class Malformed(Invalid):
     """A frame that cannot be read."""

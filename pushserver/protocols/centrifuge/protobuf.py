@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
+import msgspec
 from msgspec import UNSET, Raw, Struct
 
 from pushserver.protocols.centrifuge import messages as m
@@ -203,6 +204,19 @@ class ProtobufCodec:
         octets = write(reply)
         return varint(len(octets)) + octets
 
+    def readable(self, payload: bytes, inbound: bool) -> bytes:
+        """Return the commands or the reply of a frame in JSON (`messages.Codec`)."""
+        found: list[dict[str, Any]] = []
+        at = 0
+        try:
+            while at < len(payload):
+                size, at = read_varint(payload, at, len(payload))
+                found.append(described(Command if inbound else Reply, payload[at : at + size]))
+                at += size
+            return msgspec.json.encode(found[0] if len(found) == 1 else found)
+        except (Malformed, ValueError):
+            return payload
+
 
 # -- reading ----------------------------------------------------------------------------------------------------------
 
@@ -303,6 +317,55 @@ def _entry(field: Field, octets: bytes, at: int, end: int) -> tuple[str, Any]:
             value = _text(octets, at, at + length) if field.of is None else read(field.of, octets, at, at + length)
         at += length
     return key, value
+
+
+def described(kind: type[Struct], octets: bytes) -> dict[str, Any]:
+    """Return what a message of this kind says, by the names of its fields; what is unknown is left out. Raises
+    `Malformed`."""
+    found: dict[str, Any] = {}
+    at = 0
+    while at < len(octets):
+        key, at = read_varint(octets, at, len(octets))
+        size, at = read_varint(octets, at, len(octets))
+        field = FIELDS[kind].get(key >> 3)
+        if key & 7 == VARINT:
+            if field is not None:
+                found[field.name] = _number(field, size)
+            continue
+        piece = octets[at : at + size]
+        at += size
+        if key & 7 != LENGTH or len(piece) < size:
+            raise Malformed("not a message")
+        if field is None:
+            continue
+        match field.kind:
+            case "list":
+                assert field.of is not None
+                found.setdefault(field.name, []).append(described(field.of, piece))
+            case "map":
+                assert field.of is not None
+                name, value = _pair(piece)
+                found.setdefault(field.name, {})[name] = described(field.of, value)
+            case "message":
+                assert field.of is not None
+                found[field.name] = described(field.of, piece)
+            case "bytes":
+                found[field.name] = msgspec.json.decode(piece) if piece else None
+            case _:
+                found[field.name] = _piece(found, field, piece, 0, len(piece))
+    return found
+
+
+def _pair(octets: bytes) -> tuple[str, bytes]:
+    """Return the key and the value of an entry of a map, where both are there."""
+    values = {1: b"", 2: b""}
+    at = 0
+    while at < len(octets):
+        key, at = read_varint(octets, at, len(octets))
+        size, at = read_varint(octets, at, len(octets))
+        values[key >> 3] = octets[at : at + size]
+        at += size
+    return _text(values[1], 0, len(values[1])), values[2]
 
 
 _NUMBERS: Final = frozenset({"uint", "int", "bool"})

@@ -14,7 +14,7 @@ from msgspec import UNSET, Raw, Struct
 
 from pushserver import __version__
 from pushserver.core import errors, operations
-from pushserver.core.effects import Alive, Disconnect, Effect, Leave, Perform, Send
+from pushserver.core.effects import Alive, ClientName, Disconnect, Effect, Introduce, Leave, Perform, Send
 from pushserver.core.errors import Close, Code, Invalid, PushError, Refused
 from pushserver.core.operations import Recovery, SubscribeItem
 from pushserver.core.positions import Position
@@ -26,6 +26,8 @@ from pushserver.protocols.centrifuge.messages import Codec, Reply
 from pushserver.protocols.centrifuge.pushes import CODES, TEMPORARY, ChannelNames, push, told
 from pushserver.protocols.native.session import Hammering, Rates
 
+#: Characters that are kept of a client's name, and of its version.
+MAX_NAME: Final = 64
 #: So many errors in a row end a connection; so many refusals for speed do.
 MAX_ERRORS: Final = 10
 MAX_RATE_LIMITED: Final = 100
@@ -176,7 +178,11 @@ class CentrifugeSession:
             if isinstance(request, messages.PingRequest):
                 self._went_well()
                 return (self._reply(Reply(id, ping=messages.PingResult())),)
-            return (Perform(self._operation(request, at), id, request),)
+            asked = Perform(self._operation(request, at), id, request)
+            if isinstance(request, messages.ConnectRequest) and (request.name or request.version):
+                name, version = (request.name or "")[:MAX_NAME], (request.version or "")[:MAX_NAME]
+                return (Introduce(ClientName(name, version)), asked)
+            return (asked,)
         except PushError as problem:
             return self._failed(id, request, problem)
 

@@ -11,12 +11,15 @@ from pushserver.protocols.native import messages
 
 #: What the native protocol is called in ``Sec-WebSocket-Protocol``.
 SUBPROTOCOL: Final = "pushserver.v1.json"
+#: The part of an interval before the first ping: those who come together are spread over nearly all of it.
+FIRST_PING: Final = 0.1
 
 
 class Plain:
     """Whole text frames."""
 
     name = SUBPROTOCOL
+    first_ping = FIRST_PING
 
     def publication(self, publication: Publication) -> bytes:
         return rfc6455.text(messages.push(publication))
@@ -29,6 +32,9 @@ class Plain:
 
     def close(self, close: Close) -> Close:
         return close
+
+    def readable(self, payload: bytes, inbound: bool) -> bytes:
+        return payload
 
 
 class Deflated(Plain):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -267,3 +268,15 @@ def test_whatever_comes_is_read_or_refused(octets: bytes) -> None:
 def test_a_number_is_read_as_it_was_written(number: int) -> None:
     octets = protobuf.varint(number)
     assert protobuf.read_varint(octets, 0, len(octets)) == (number, len(octets))
+
+
+@given(st.binary(max_size=60))
+def test_what_cannot_be_read_is_shown_as_it_is(octets: bytes) -> None:
+    for inbound in (False, True):
+        shown = CODEC.readable(octets, inbound)
+        assert shown == octets or isinstance(json.loads(shown), dict | list)
+
+
+def test_unknown_fields_are_not_shown() -> None:
+    reply = client_pb2.Reply(id=5, ping=client_pb2.PingResult()).SerializeToString() + b"\xc8\x01\x07\xd2\x01\x01a"
+    assert CODEC.readable(protobuf.varint(len(reply)) + reply, False) == b'{"id":5,"ping":{}}'

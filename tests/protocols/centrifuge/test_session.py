@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -11,10 +12,11 @@ from pushserver import __version__
 from pushserver.core import errors
 from pushserver.core.positions import Position
 from pushserver.core.tokens import Keys, TokenRules
+from pushserver.manhole.tracing import MessageWatch
 from pushserver.protocols.centrifuge.pushes import ChannelNames
 from pushserver.protocols.centrifuge.session import INSUFFICIENT_STATE, MAX_ERRORS, MAX_RATE_LIMITED, NO_MESSAGES
 from pushserver.protocols.native.session import Rates
-from pushserver.server.cluster import TargetChannels
+from pushserver.server.cluster import Target, TargetChannels
 from tests.fakes import SECRET
 from tests.protocols.centrifuge.sdk import LANGUAGES, Json, Sdk
 from tests.protocols.paper import Place
@@ -601,3 +603,34 @@ async def test_a_client_need_not_be_anybody_where_that_is_allowed(place: Place) 
     await place.execute("publish", channel="public:a", data=1)
     await place.until(lambda: ann.published("public:a"))
     error(101, await ann.call(publish={"channel": "public:a", "data": 1}))
+
+
+# -- what operators see -----------------------------------------------------------------------------------------------
+
+
+async def test_lists_name_the_program_of_a_client(place: Place, language: Any) -> None:
+    ann, bob = Sdk(place, language), Sdk(place, language)
+    await ann.connect("ann", name="js", version="5.8" + "0" * 100)
+    await bob.connect("bob")
+    shown = await place.node.cluster.connections(Target("ann"))
+    (listed,) = shown.value
+    assert listed.client is not None
+    assert (listed.client.name, listed.client.version) == ("js", "5.8" + "0" * 61)
+    assert bob.connection.client is None
+
+
+async def test_a_trace_shows_what_was_said_without_what_is_secret(place: Place, language: Any) -> None:
+    said: list[str] = []
+    watch = MessageWatch(place.node.hub, said.append, "ann")
+    ann = Sdk(place, language)
+    watch.opened(ann.connection)
+    await ann.connect("ann", name="js")
+    await ann.calls({"subscribe": {"channel": "kept:a"}}, {"rpc": {"method": "inbox", "data": {}}})
+    watch.stop()
+    lines = [line.partition(" -> ")[2] or line.partition(" <- ")[2] for line in said]
+    # Of the commands, the replies, and nothing else.
+    first, hello, both, *replies = [json.loads(line) for line in lines if line[:1] in ("{", "[")]
+    assert first["connect"] == {"token": "<hidden>", "name": "js"}
+    assert hello["connect"]["client"] == ann.connection.id
+    assert [list(command)[1] for command in both] == ["subscribe", "rpc"]
+    assert [list(reply)[1] for reply in replies] == ["subscribe", "rpc"]

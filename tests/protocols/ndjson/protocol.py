@@ -96,6 +96,7 @@ class NdjsonDialect:
     """Netstrings; a ping is an empty one."""
 
     name = "ndjson"
+    first_ping = 0.1
 
     def publication(self, publication: Publication) -> bytes:
         push = ["push", publication.channel, publication.type, publication.data, publication.offset]
@@ -110,6 +111,9 @@ class NdjsonDialect:
     def close(self, close: Close) -> Close:
         # This protocol knows one number for "come back", and one for "do not".
         return Close(1 if close.reconnect else 0, close.reason)
+
+    def readable(self, payload: bytes, inbound: bool) -> bytes:
+        return payload
 
 
 class NdjsonProtocol:

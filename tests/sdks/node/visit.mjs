@@ -4,6 +4,7 @@ import { createInterface } from 'node:readline';
 
 import { Centrifuge } from 'centrifuge';
 import { Centrifuge as WithProtobuf } from 'centrifuge/build/protobuf';
+import { EventSource } from 'eventsource';
 import WebSocket from 'ws';
 
 const [address, codec, token] = process.argv.slice(2);
@@ -13,7 +14,12 @@ const pack = data => (protobuf ? new TextEncoder().encode(JSON.stringify(data)) 
 const unpack = data => (protobuf && data?.length ? JSON.parse(new TextDecoder().decode(data)) : data);
 const pub = ctx => ({ offset: ctx.offset, data: unpack(ctx.data), tags: ctx.tags });
 
-const client = new (protobuf ? WithProtobuf : Centrifuge)(address, { token, websocket: WebSocket, minReconnectDelay: 100 });
+// An address of HTTP ends with the name of its transport.
+const transport = address.startsWith('ws') ? 'websocket' : address.split('/').at(-1);
+const client = new (protobuf ? WithProtobuf : Centrifuge)([{ transport, endpoint: address }], {
+  token, websocket: WebSocket, eventsource: EventSource, minReconnectDelay: 100,
+  emulationEndpoint: new URL('/emulation', address.replace(/^ws/, 'http')).href,
+});
 client.on('connecting', ({ code, reason }) => say('connecting', { code, reason }));
 client.on('connected', ctx => say('connected', { client: ctx.client, version: ctx.version }));
 client.on('disconnected', ({ code, reason }) => say('disconnected', { code, reason }));

@@ -76,7 +76,7 @@ const CONNECTIONS = [
   { name: 'User', sort: 'user', of: (c) => userLink(c.userId), key: (c) => c.userId },
   { name: 'Node', sort: 'node', of: (c) => c.node },
   { name: 'Address', sort: 'address', of: (c) => c.address },
-  { name: 'Over', of: (c) => c.protocol, title: (c) => c.userAgent },
+  { name: 'Over', of: (c) => c.protocol, title: (c) => (c.client ? `${c.client.name} ${c.client.version}, ${c.userAgent}` : c.userAgent) },
   { name: 'Since', sort: 'since', of: (c) => momentOf(c.connectedAt) },
   { name: 'Last heard', sort: 'heard', of: (c) => timeOf(c.lastHeardAt) },
   { name: 'Channels', sort: 'channels', of: (c) => c.channelCount, number: true },
