@@ -79,6 +79,26 @@ export async function until(ask, what) {
   }
 }
 
+/** Presses Tab until an element that `selector` finds has the focus; each on the way has a name and a visible ring. */
+export async function tabTo(tab, selector) {
+  const passed = [];
+  for (let presses = 0; presses < 60; presses += 1) {
+    await tab.keyboard.press('Tab');
+    const at = await tab.evaluate((wanted) => {
+      const { activeElement: here } = document;
+      const { outlineStyle, outlineWidth } = getComputedStyle(here);
+      return { id: here.id, tag: here.tagName, ring: outlineStyle !== 'none' && outlineWidth !== '0px', name: here.getAttribute('aria-label') ?? here.labels?.[0]?.textContent ?? here.textContent, found: here.matches(wanted) };
+    }, selector);
+    // Behind the last element comes the document itself, and then the first.
+    if (at.tag === 'BODY') continue;
+    assert.ok(at.ring, `no focus ring on ${at.tag} ${at.id}`);
+    assert.ok(at.name.trim(), `no name on ${at.tag} ${at.id}`);
+    if (at.found) return;
+    passed.push(at.id || at.name.trim());
+  }
+  throw new Error(`Tab never came to ${selector}: ${passed}`);
+}
+
 /** A picture of the whole page, and a check that nothing is wider than the window. */
 export async function picture(tab, name) {
   const overflow = await tab.evaluate(() => document.documentElement.scrollWidth - innerWidth);

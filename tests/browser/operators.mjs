@@ -1,6 +1,6 @@
 // The operators' page: five views by the API key, searched and sorted by the server, without a connection of its own.
 import assert from 'node:assert/strict';
-import { DESKTOP, PHONE, api, picture, scenario, seen, told, until } from './chromium.mjs';
+import { DESKTOP, PHONE, api, picture, scenario, seen, tabTo, told, until } from './chromium.mjs';
 
 const HOSTILE = '<script>document.title="owned"</script>';
 /** Bytes of one look, at most. */
@@ -65,10 +65,17 @@ await scenario(async (stage) => {
   // By keyboard, on a phone, in the dark.
   await tab.setViewportSize(PHONE);
   await tab.emulateMedia({ colorScheme: 'dark', reducedMotion: 'reduce' });
-  await tab.focus('nav >> text=Connections');
+  await tab.focus('.brand');
+  await tabTo(tab, 'nav a[href="#connections"]');
   await tab.keyboard.press('Enter');
-  await tab.fill('#view-connections input', '');
+  await tabTo(tab, '#view-connections input');
+  await tab.keyboard.press('Control+A');
+  await tab.keyboard.press('Delete');
   await until(async () => (await where('connections').textContent()).endsWith(`of ${before - 1}`), 'all of them');
+  // What does harm is asked once more here, too.
+  await tabTo(tab, '#connections .danger');
+  await tab.keyboard.press('Enter');
+  await seen(tab, '#connections .danger', 'Really?');
   await picture(tab, 'operators-phone-dark');
   await tab.setViewportSize(DESKTOP);
   await picture(tab, 'operators-dark');

@@ -26,6 +26,7 @@ export class Chromium extends Driven {
       call,
       close: () => this.call('Target.closeTarget', { targetId }),
       reload: () => call('Page.reload'),
+      size: (width, height) => call('Emulation.setDeviceMetricsOverride', { width, height, deviceScaleFactor: 1, mobile: width < 600 }),
       /** Another tab comes before it, so that it is hidden. */
       cover: () => call('Runtime.evaluate', { expression: "void window.open('about:blank')", userGesture: true }),
     });

@@ -40,6 +40,7 @@ export class Firefox extends Driven {
     }, {
       close: () => this.call('browsingContext.close', { context }),
       reload: () => this.call('browsingContext.reload', { context, wait: 'none' }),
+      size: (width, height) => this.call('browsingContext.setViewport', { context, viewport: { width, height } }),
       /** Another tab comes before it, so that it is hidden. */
       cover: () => this.call('browsingContext.create', { type: 'tab', referenceContext: context }),
     });

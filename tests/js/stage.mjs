@@ -1,6 +1,6 @@
 // The stage of a test that is written elsewhere: a browser, a proxy that can be cut, a server for files, many clients.
 // One command a line on standard input, {"do": name, ...}; one answer a line on standard output.
-import { createReadStream, existsSync } from 'node:fs';
+import { createReadStream, existsSync, readFileSync } from 'node:fs';
 import { createServer as createHttp } from 'node:http';
 import { createRequire } from 'node:module';
 import { connect, createServer as createTcp } from 'node:net';
@@ -10,7 +10,8 @@ import { createClient } from '../../pushserver/web/static/pushclient/index.js';
 import { Chromium } from './chromium.js';
 import { Firefox } from './firefox.js';
 
-const { WebSocket } = createRequire(new URL('../node/package.json', import.meta.url))('ws');
+const require = createRequire(new URL('../node/package.json', import.meta.url));
+const { WebSocket } = require('ws');
 const TYPES = { '.html': 'text/html', '.js': 'text/javascript', '.css': 'text/css' };
 
 /** A proxy in front of the server: `open` passes on, `cut` ends all and refuses, `stall` goes on in silence. */
@@ -65,6 +66,15 @@ const crowd = {
   },
 };
 
+/** What axe-core objects to in a page as it is now, and how many of its rules the page keeps. */
+async function judge(tab) {
+  await tab.run(`(() => {\n${readFileSync(require.resolve('axe-core/axe.min.js'), 'utf8')}\n})()`);
+  return tab.run(`axe.run().then(({ violations, passes }) => ({
+    kept: passes.length,
+    broken: violations.flatMap(({ id, nodes }) => nodes.map(({ target, failureSummary }) => [id, target.join(' '), failureSummary].join(': '))),
+  }))`);
+}
+
 const BROWSERS = { chromium: Chromium, firefox: Firefox };
 let browser = null;
 const tabs = [];
@@ -82,8 +92,13 @@ const commands = {
   reload: ({ tab }) => of(tab).reload(),
   close: ({ tab }) => of(tab).close(),
   freeze: ({ frozen }) => of().call('Page.setWebLifecycleState', { state: frozen ? 'frozen' : 'active' }),
-  size: ({ tab, width, height }) =>
-    of(tab).call('Emulation.setDeviceMetricsOverride', { width, height, deviceScaleFactor: 1, mobile: width < 600 }),
+  size: ({ tab, width, height }) => of(tab).size(width, height),
+  // Without motion, so that no colour is on its way to another one.
+  dark: ({ tab }) =>
+    of(tab).call('Emulation.setEmulatedMedia', {
+      features: [{ name: 'prefers-color-scheme', value: 'dark' }, { name: 'prefers-reduced-motion', value: 'reduce' }],
+    }),
+  axe: ({ tab }) => judge(of(tab)),
   key: async ({ tab, key, text }) => {
     for (const type of ['keyDown', 'keyUp']) await of(tab).call('Input.dispatchKeyEvent', { type, key, text: type === 'keyDown' ? text : undefined });
   },

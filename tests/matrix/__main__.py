@@ -33,6 +33,9 @@ def main() -> int:
     parser.add_argument("--only", action="append", default=[], help="rows whose text holds this; repeatable, all must")
     parser.add_argument("--python", type=Path, help="of an environment that has the frameworks already")
     parser.add_argument("--write", action="store_true", help="the tables into docs/reliability.md")
+    parser.add_argument(
+        "--keep", type=Path, help="a file of the workers' rows that hold: a run with it plays those that are not there"
+    )
     options = parser.parse_args()
     if options.write and options.only:
         parser.error("--write wants the whole table, --only leaves rows out")
@@ -49,18 +52,20 @@ def play_workers(options: argparse.Namespace) -> int:
     rows = every(axes, workers.possible) if options.all or options.only else pairwise(axes, workers.possible, seed)
     rows = [row for row in rows if all(text in " ".join(row) for text in options.only)]
     python = options.python or environment.python()
+    kept = workers.Kept(options.keep)
     say(f"{len(rows)} rows of {workers.ENDS} ends, seed {seed}")
     say(f"{'worker':17} {'leaves':9} {'server':6} {'by':5}  done  arrived  answered  lines  seconds")
-    started = time.monotonic()
-    outcomes: list[workers.Outcome] = []
+    outcomes = [outcome for outcome in kept.outcomes if outcome.row in rows]
     with stage() as built:
-        for number, row in enumerate(rows):
+        for number, row in enumerate(filter(kept.lacks, rows)):
             outcomes.append(workers.play(built, python, row, number))
+            kept.add(outcomes[-1])
             say(worker_line(outcomes[-1]))
     failed = [outcome for outcome in outcomes if not outcome.holds]
     done, arrived = sum(o.done for o in outcomes), sum(o.arrived for o in outcomes)
     lost = sum(outcome.lost for outcome in outcomes)
-    seconds = time.monotonic() - started
+    # One row after another, also of a run that was broken off.
+    seconds = sum(outcome.seconds for outcome in outcomes)
     say(
         f"{len(outcomes)} rows, {done} ends done, {arrived} arrived, {lost} lost, {len(failed)} rows failed, "
         f"{seconds:.0f} s, seed {seed}"

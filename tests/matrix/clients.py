@@ -135,6 +135,11 @@ class Books:
         return shown.to == self.user and (left or late)
 
 
+def mark_of(fault: str, seed: int) -> str:
+    """Return what stands in the names of a row's users alone: what others were sent stays on the server."""
+    return f"{seed}-{FAULTS.index(fault)}"
+
+
 def play(nodes: Nodes, browsers: Browsers, fault: str, clients: list[str], seed: int) -> list[Outcome]:
     """One fault, met by all of these clients."""
     with ExitStack() as stack:
@@ -154,8 +159,7 @@ class Row:
         self._fault = fault
         self._players = players
         self._chance = random.Random(f"{fault} {seed}")
-        self._mark = "".join(filter(str.isalnum, f"{seed}{fault}"))
-        self._users = {client: f"u{place}-{self._mark}" for place, client in enumerate(players)}
+        self._users = {client: f"u{place}-{mark_of(fault, seed)}" for place, client in enumerate(players)}
         #: numbers of the messages that were sent, to everybody alike: the last of all, and before and under the fault
         self._last = self._last_before = self._last_under = 0
         #: since then, seconds since 1970, a client can be back; and the last message that was sent before

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.matrix.clients import FAULTS, OTHER, Books, cells, play, why_empty
+from tests.matrix.clients import FAULTS, OTHER, Books, cells, mark_of, play, why_empty
 from tests.matrix.nodes import nodes
 from tests.matrix.players import Browsers, Shown
 
@@ -65,6 +65,10 @@ def test_a_cell_that_cannot_be_has_a_name() -> None:
     assert there["hidden"] == there["page reloaded"] == ["Chromium", "Chromium, shared", "Firefox", "Firefox, shared"]
     assert len(there["cut"]) == 8
     assert (why_empty("hidden", "Node 24"), why_empty("cut", "Node 24")) == ("no tab", "")
+
+
+def test_no_two_rows_have_users_of_the_same_name() -> None:
+    assert len({mark_of(fault, seed) for fault in FAULTS for seed in (1, 2, 10)}) == 3 * len(FAULTS)
 
 
 @pytest.mark.full

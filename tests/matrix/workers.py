@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from pushserver.testing.server import PushServer
 from tests.matrix.cover import Row
 from tests.matrix.stage import Stage
@@ -24,7 +26,7 @@ AXES = (WORKERS, ("returns", "raises", "os._exit", "SIGTERM"), ("up", "slow", "a
 #: Who ends its processes by SIGTERM when it ends itself.
 KILLS = ("Pool", "huey")
 #: Seconds for a row, and for what is on its way after it.
-_ROW = 180.0
+_ROW = 300.0
 _ARRIVAL = 10.0
 
 
@@ -45,6 +47,23 @@ class Outcome(NamedTuple):
     @property
     def holds(self) -> bool:
         return self.done == ENDS and not self.lost and not self.fault
+
+
+class Kept:
+    """Rows that were played and hold, in a file, a line each: a run that was broken off goes on from there."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        lines = path.read_bytes().splitlines() if path is not None and path.exists() else []
+        self.outcomes = [msgspec.json.decode(line, type=Outcome) for line in lines]
+
+    def lacks(self, row: Row) -> bool:
+        return all(outcome.row != row for outcome in self.outcomes)
+
+    def add(self, outcome: Outcome) -> None:
+        if self._path is not None and outcome.holds:
+            with self._path.open("ab") as file:
+                file.write(msgspec.json.encode(outcome) + b"\n")
 
 
 def possible(row: Row) -> bool:

@@ -26,7 +26,7 @@ from jobs import ENDS, LEAVES
 
 BIN = Path(sys.executable).parent
 #: Seconds that the jobs of a row may take altogether, and a worker to end.
-_PATIENCE = 75.0
+_PATIENCE = 280.0
 #: Whether the process that does a job is gone after it.
 DIES = LEAVES in ("os._exit", "SIGTERM")
 

@@ -102,7 +102,7 @@ export function chatPanel(client) {
     }
     keyed(list, lines, (line) => `${current.key} ${line.messageId}`, (line) => {
       const bubble = h('p', { class: 'bubble' }, line.text);
-      const item = h('li', { class: line.author === me() ? 'mine' : 'theirs' },
+      const item = h('div', { class: line.author === me() ? 'mine' : 'theirs' },
         h('p', { class: 'author' }, line.author, ' ', stamp(line.timestamp)), bubble);
       item.style.setProperty('--hue', hueOf(line.author));
       return item;
