@@ -322,6 +322,11 @@ class ClientSubscriptions:
                     # Offsets may skip: what is behind the last message was looked at too.
                     feed.position = newer(feed.position, newest)
         for feed in channel.feeds:
+            at = feed.position
+            if feed not in waiting and not feed.catching_up and at is not None and at.epoch == newest.epoch:
+                # What another reader asked for may hold what was published meanwhile, and then it comes here alone.
+                for frame in missed:
+                    self._offer(feed, frame, seen=False)
             feed.position = feed.position or newest
             feed.taken = feed.taken or feed.position
         for frame in missed:

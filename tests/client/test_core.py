@@ -8,7 +8,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pushserver.client import (
@@ -833,6 +833,7 @@ def test_messages_are_frozen_values_with_python_names() -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.sampled_from(["publish", "deliver", "lose", "read", "read other", "duplicate"]), max_size=80))
+@example([*["publish"] * 5, "lose", "read", "publish", "read other"])
 def test_a_channel_with_history_is_read_once_and_in_order_whatever_happens(events: list[str]) -> None:
     """A server on paper: what it publishes is delivered late, twice or not at all; its history has it.
 

@@ -225,7 +225,8 @@ def _comparable(reply: Reply) -> Any:
 
 def _sorted_users(parts: Sequence[Any], reply: Any, digest: str) -> Any:
     """What a node left comes in any order: members are drawn by chance."""
-    if parts[0] != "EVALSHA" or parts[1] != digest or not isinstance(reply, list):
+    if parts[0] != "EVALSHA" or parts[1] != digest or not isinstance(reply, list) or len(reply) < 4:
+        # Of another script, or it found nobody.
         return reply
     count = reply[3]
     users, rest = reply[4 : 4 + count], reply[4 + count :]
