@@ -6,6 +6,7 @@ outside; a test that also runs Twisted code starts the server before it and ends
 
 from __future__ import annotations
 
+import fcntl
 import http.client
 import json
 import os
@@ -14,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,8 +35,12 @@ STOP_DEADLINE = 60.0
 
 @contextmanager
 def taken(port: int) -> Iterator[None]:
-    """As long as this lasts, somebody else listens on that port of 127.0.0.1."""
-    with socket.socket() as other:
+    """As long as this lasts, somebody else listens on that port of 127.0.0.1.
+
+    Where several tests want that at once, one after the other has it: whoever finds it taken cannot tell for how long.
+    """
+    with open(Path(tempfile.gettempdir()) / f"pushserver-tests-{port}.lock", "w") as lock, socket.socket() as other:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             other.bind(("127.0.0.1", port))
