@@ -42,7 +42,8 @@ def embedded() -> Iterator[PushServer]:
 
 @pytest.fixture(scope="module")
 def on_redis(redis_url: str) -> Iterator[PushServer]:
-    with PushServer(f'[engine]\nkind = "redis"\n[redis]\nurl = "{redis_url}"\n') as server:
+    redis = f'[engine]\nkind = "redis"\n[redis]\nurl = "{redis_url}"\ncommand_timeout = "60s"\n'
+    with PushServer(redis) as server:
         yield server
 
 

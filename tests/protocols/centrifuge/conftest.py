@@ -18,6 +18,8 @@ def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         return
     server = RedisServer(tmp_path / "redis").start()
     try:
-        yield f'[engine]\nkind = "redis"\n[redis]\nurl = "{server.url}"\n'
+        # A busy machine may hold up both for longer than the default.
+        patient = 'connect_timeout = "60s"\ncommand_timeout = "60s"\n'
+        yield f'[engine]\nkind = "redis"\n[redis]\nurl = "{server.url}"\n{patient}'
     finally:
         server.kill()
