@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
 
     from pushserver.server.outbox import Outbox
+    from pushserver.server.stats import Counters
 
 #: What the names of channels begin with behind which there is an inbox.
 INBOXES: Final = "user:"
@@ -107,6 +108,9 @@ class Batch:
         each = [*map(dialect.publication, self.publications)]
         return each, each[0] if len(each) == 1 else b"".join(each)
 
+    def delivered(self, counters: Counters, followers: int) -> None:
+        """Count what is special about it, once so many followers have it."""
+
     def left_behind(self, outbox: Outbox) -> OutputPublication | None:
         """Return what is not even framed for a connection with this outbox, since it reads it later; None: nothing."""
         return None
@@ -115,7 +119,19 @@ class Batch:
 class OutputBatch(Batch):
     """What an output was appended, which leaves as one publication."""
 
-    __slots__ = ()
+    __slots__ = ("merged",)
+
+    def __init__(self, number: int, publication: Publication) -> None:
+        super().__init__(number, publication)
+        #: how many leave with the first
+        self.merged = 0
+
+    def add(self, publication: Publication) -> None:
+        super().add(publication)
+        self.merged += 1
+
+    def delivered(self, counters: Counters, followers: int) -> None:
+        counters.output_delivered(len(bytes(self.whole.data)), followers, self.merged)
 
     def frames(self, dialect: Dialect) -> tuple[list[bytes], bytes]:
         frame = dialect.publication(told(self.whole))

@@ -166,6 +166,7 @@ class FanOut:
             for connection in channel.followers:
                 for publication in batch.publications:
                     connection.reach(publication)
+        batch.delivered(self._counters, len(channel.followers))
         # Another node's clock may be ahead of this one, and what is summed up never goes back.
         age = max(0, self._clock.now() - batch.publications[0].timestamp)
         self._counters.timings.delivery.observe(age / 1000, len(batch.publications))

@@ -122,6 +122,8 @@ class Counters:
         "messages_in",
         "messages_left_out",
         "messages_out",
+        "output_bytes_out",
+        "output_merged",
         "publications",
         "refusals",
         "samples",
@@ -151,6 +153,9 @@ class Counters:
         self.bytes_in = 0
         self.bytes_out = 0
         self.publications = 0
+        #: of outputs: bytes of JSON given to live followers, and appends that left together with an earlier one
+        self.output_bytes_out = 0
+        self.output_merged = 0
         self.messages_left_out = 0
         self.slow_consumers = 0
         self.auth_successes = 0
@@ -169,6 +174,11 @@ class Counters:
         self.webhook_failed: Counter[str] = Counter()
         #: (ms, the rated counts), one a second, for the rates
         self.samples: deque[tuple[int, tuple[int, ...]]] = deque(maxlen=WINDOW + 1)
+
+    def output_delivered(self, octets: int, followers: int, merged: int) -> None:
+        """So many bytes of an output left for its followers, with so many appends behind the first in them."""
+        self.output_bytes_out += octets * followers
+        self.output_merged += merged
 
     def connection_opened(self, open_now: int) -> None:
         self.connections_total += 1

@@ -168,6 +168,8 @@ class Measures:
         failures = c.auth_failures
         yield _by("authentication_failures_total", "Failed authentications, by code.", "code", failures, _FAILURES)
         yield _by("errors_total", "Errors that were answered, by code.", "code", c.errors, _ERRORS)
+        yield _counter("output_sent_bytes_total", "What tasks wrote, to live followers, in bytes.", c.output_bytes_out)
+        yield _counter("output_merged_total", "Appends that left together with an earlier one.", c.output_merged)
         yield _counter("task_events_pushed_total", "Events of tasks that were shown.", c.tasks_pushed)
         yield _counter("task_events_throttled_total", "Events of tasks that were held back.", c.tasks_throttled)
         yield _counter("task_events_queued_total", "Final events of tasks put into inboxes.", c.tasks_queued)

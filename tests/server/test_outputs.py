@@ -152,6 +152,17 @@ async def test_the_first_goes_out_at_once_and_what_follows_together(house: House
     assert (one.look().text, one.pushes) == ("abcdefghi", 5)
 
 
+async def test_what_is_given_to_followers_and_what_left_together_is_counted(house: House) -> None:
+    await reader(house)
+    await reader(house, "bob")
+    await append(house, "ab")
+    for letter in "cde":
+        await append(house, letter)
+    await house.advance(0.04)
+    counters = house.node.counters
+    assert (counters.output_bytes_out, counters.output_merged) == (2 * len('"ab""cde"'), 2)
+
+
 async def test_the_end_comes_at_once_with_what_waited(house: House) -> None:
     one = await reader(house)
     await append(house, "a")
