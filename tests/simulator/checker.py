@@ -25,6 +25,11 @@ HARMLESS = frozenset({"hold", "stop", "drop_device", "slow_device", "redis_full"
 ENDS = {"task.complete": "completed", "task.fail": "failed", "task.cancel": "cancelled"}
 FINAL = frozenset(ENDS.values())
 
+#: The types of their messages in an inbox.
+END_TYPES = ("task_completed", "task_failed", "task_status_changed")
+#: What a device asks of its own inbox that changes it.
+CHANGES = ("inbox.read", "inbox.delete")
+
 Line = dict[str, Any]
 
 
@@ -113,6 +118,8 @@ class DeviceView:
     final_statuses: dict[str, str] = field(default_factory=dict)
     #: messages that it was told were lost
     told_lost: int = 0
+    #: offsets up to which it was told, at these moments, that nobody can say what it has seen: data was lost under them
+    unsure: list[tuple[int, float]] = field(default_factory=list)
     connected: bool = False
     wanted: bool = True
     #: of this connection: where the inbox began, offsets delivered, and losses told
@@ -141,6 +148,8 @@ class Checker:
         self._losses: list[tuple[float, float]] = []
         #: by channel and epoch: what stands at which offset
         self._kept: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
+        #: by channel and message, or task that ended: the offsets that it had
+        self._offsets: dict[tuple[str, str], set[int]] = defaultdict(set)
         self._settled_at = float("inf")
         #: whether live messages without a position may have been lost
         self._lossy = False
@@ -149,6 +158,10 @@ class Checker:
         self._without: dict[tuple[str, str], str] = {}
         #: by user: how many messages replace an earlier one
         self._collapsing: dict[str, int] = defaultdict(int)
+        #: of each change of an inbox: the messages that it names
+        self._named: dict[int, set[str]] = {}
+        #: by user: what was deleted, or may have been; messages, and tasks that ended
+        self._deleted: dict[str, set[str]] = defaultdict(set)
 
     def judge(self) -> list[Violation]:
         """Return what was broken. Raises `Unjudged` where nothing that matters happened."""
@@ -156,6 +169,7 @@ class Checker:
             self._index(line)
         self._refuse_empty()
         self._find_offsets()
+        self._find_changes()
         for line in self._lines:
             self._follow(line)
         self._judge_end()
@@ -209,11 +223,33 @@ class Checker:
         for line in self._lines:
             if line["event"] == "delivery" and "offset" in line:
                 self._keep(line["at"], line["channel"], line["epoch"], line["offset"], line["messageId"])
+                if line["type"].startswith("task_"):
+                    self._offsets[line["channel"], line["data"]["taskId"]].add(line["offset"])
         for call in self._calls.values():
             if call.what == "notify" and "collapseKey" in call.arguments:
                 self._collapsing[call.arguments["userId"]] += 1
             elif call.what == "publish" and "excludeUser" in call.arguments:
                 self._without[call.arguments["channel"], call.arguments["messageId"]] = call.arguments["excludeUser"]
+
+    def _find_changes(self) -> None:
+        """Find out which messages were meant by offsets."""
+        tasks = {
+            line["messageId"]: line["data"]["taskId"]
+            for line in self._lines
+            if line["event"] == "delivery" and line["type"].startswith("task_")
+        }
+        for number, call in self._calls.items():
+            # What is said to be unavailable may have been carried out.
+            if call.what not in CHANGES or (call.outcome == "refused" and call.code != "UNAVAILABLE"):
+                continue
+            user, wanted = self._devices[call.by].user, call.arguments
+            self._named[number] = named = {
+                message_id
+                for offset, message_id in self._kept[f"user:{user}", wanted["epoch"]].items()
+                if (offset <= wanted["upTo"] if "upTo" in wanted else offset in wanted["offsets"])
+            }
+            if call.what == "inbox.delete":
+                self._deleted[user] |= named | {tasks[each] for each in named if each in tasks}
 
     def _note_final(self, call: Call) -> None:
         """Remember what was read at the end."""
@@ -227,6 +263,7 @@ class Checker:
                 self._keep(call.answered_at, channel, push["epoch"], push["offset"], push["messageId"])
 
     def _keep(self, at: float, channel: str, epoch: str, offset: int, message_id: str) -> None:
+        self._offsets[channel, message_id].add(offset)
         known = self._kept[channel, epoch].setdefault(offset, message_id)
         if known != message_id:
             self._broken("one-offset", at, f"{channel} {epoch}:{offset} is both {known} and {message_id}")
@@ -266,9 +303,16 @@ class Checker:
         else:
             # Of another epoch: where the replay begins is not told.
             device.began = None
+            self._doubt(device, given[0], line["at"])
         device.inbox, device.lost_here, device.delivered_since_told = set(), 0, True
         for state in line["tasks"]:
             self._show_task(device, line["at"], state)
+
+    def _doubt(self, device: DeviceView, offset: int, at: float) -> None:
+        """A device was told that its position says nothing any more: where data went back, what has these offsets now
+        may be what it has seen, and need not be counted for it."""
+        if any(since > 0 and lost_at <= at for since, lost_at in self._losses):
+            device.unsure.append((offset, at))
 
     def _subscribed(self, device: DeviceView, line: Line) -> None:
         for channel, result in line["results"].items():
@@ -380,6 +424,9 @@ class Checker:
             device.delivered_since_told = False
         elif line["what"] == "resync":
             channel = data["channel"]
+            position = device.followers[channel].position
+            if channel == own and position is not None:
+                self._doubt(device, position[0], line["at"])
             device.followers[channel] = Follower(None, True)
             if channel == own:
                 device.began = None
@@ -401,7 +448,8 @@ class Checker:
         after, _ = device.began
         newest = max(device.inbox)
         missing = newest - after - len([offset for offset in device.inbox if offset > after])
-        replaced = self._collapsing[device.user]
+        # What took another one's place, or was deleted, is no loss.
+        replaced = self._collapsing[device.user] + len(self._deleted[device.user])
         if device.lost_here > missing:
             self._broken("lost-count", at, f"{device.name} was told of {device.lost_here} lost, and misses {missing}")
         elif missing - device.lost_here > replaced:
@@ -469,7 +517,7 @@ class Checker:
     def _judge_inboxes(self, at: float) -> None:
         absent: dict[str, list[str]] = defaultdict(list)
         for call, user, key in self._due():
-            if self._call_lost(call):
+            if self._call_lost(call) or key in self._deleted[user]:
                 continue
             for device in self._devices.values():
                 if device.user != user or not device.connected or device.first_signed_in is None:
@@ -477,7 +525,12 @@ class Checker:
                 if not device.acks and call.at < device.first_signed_in:
                     continue
                 arrived = key in (device.tasks_ended if call.what in ENDS else device.seen[f"user:{user}"])
-                if not arrived:
+                doubted = any(
+                    offset <= most and call.answered_at <= until
+                    for most, until in device.unsure
+                    for offset in self._offsets[f"user:{user}", key]
+                )
+                if not arrived and not doubted:
                     absent[device.name].append(key)
         for name, keys in absent.items():
             told = self._devices[name].told_lost
@@ -487,15 +540,71 @@ class Checker:
         for (what, user), result in self._finals.items():
             if what == "inbox":
                 self._judge_kept(at, f"user:{user}", result["messages"], limit)
+                self._judge_unread(at, f"user:{user} in the end", result)
+                self._judge_changes(at, user, result["messages"])
+        for call in self._calls.values():
+            if call.what == "inbox.list" and call.outcome == "done" and not call.result["more"]:
+                self._judge_unread(call.answered_at, f"user:{self._devices[call.by].user}", call.result)
+
+    def _judge_unread(self, at: float, place: str, listing: Any) -> None:
+        """What is counted as unread is what is kept and was not read."""
+        counted = {"notification": 0, "chat": 0, "task": 0}
+        for push in listing["messages"]:
+            if push["readAt"] is None:
+                kinds = {"chat_message": "chat"} | dict.fromkeys(END_TYPES, "task")
+                counted[kinds.get(push["type"], "notification")] += 1
+        if counted != listing["unread"]:
+            self._broken("unread", at, f"{place}: {counted} are unread, and {listing['unread']} are said to be")
+
+    def _judge_changes(self, at: float, user: str, messages: list[Any]) -> None:
+        """What was answered to be read is so, and what was answered to be deleted is gone, also for who comes later."""
+        if self._losses:
+            # Then it may be as before, and a message be sent once more.
+            return
+        unread = {push["messageId"] for push in messages if push["readAt"] is None}
+        kept = {push["messageId"] for push in messages}
+        of_user = [
+            (call, named)
+            for number, named in self._named.items()
+            if self._devices[(call := self._calls[number]).by].user == user
+        ]
+        for call, named in of_user:
+            if call.outcome != "done":
+                continue
+            if call.what == "inbox.delete":
+                self._judge_deleted(at, user, call, named, kept)
+            elif call.arguments["read"]:
+                again = [
+                    other for later, other in of_user
+                    if later.what == "inbox.read" and not later.arguments["read"] and later.answered_at >= call.at
+                ]  # fmt: skip
+                for message_id in sorted(named & unread - set().union(*again)):
+                    self._broken("marked", at, f"user:{user}: {message_id} was read, and counts as unread")
+
+    def _judge_deleted(self, at: float, user: str, call: Call, named: set[str], kept: set[str]) -> None:
+        for message_id in sorted(named & kept):
+            self._broken("deleted", at, f"user:{user}: {message_id} was deleted, and is kept")
+        since: dict[tuple[str, int], float] = {}
+        for line in self._lines:
+            if line["event"] == "opened":
+                since[line["device"], line["connection"]] = line["at"]
+            elif (
+                line["event"] == "delivery"
+                and line["channel"] == f"user:{user}"
+                and line["messageId"] in named
+                and since.get((line["device"], line["connection"]), 0) > call.answered_at
+            ):
+                self._broken("deleted", line["at"], f"{line['device']} was sent {line['messageId']}, which was deleted")
 
     def _judge_kept(self, at: float, channel: str, messages: list[Any], limit: int) -> None:
         """What was answered, or seen, is still there; each once."""
         ids = [push["messageId"] for push in messages]
         for twice in sorted({each for each in ids if ids.count(each) > 1}):
             self._broken("once", at, f"{channel} keeps {twice} more than once")
-        if len(messages) >= limit:
+        deleted = self._deleted[channel.removeprefix("user:")] if channel.startswith("user:") else set()
+        if len(messages) + len(deleted) >= limit:
             return
-        kept = set(ids)
+        kept = set(ids) | deleted
         replaced = bool(self._collapsing[channel.removeprefix("user:")]) if channel.startswith("user:") else False
         chat = self._begin["settings"].get("inbox", {}).get("max_chat_messages", 20)
         for call in self._calls.values():
@@ -514,7 +623,8 @@ class Checker:
                     self._broken(
                         "kept", at, f"{channel}: {message_id} was answered at {call.answered_at:.0f} and is gone"
                     )
-        if replaced or (channel.startswith("user:") and chat < 20):
+        ends = self._begin["settings"].get("inbox", {}).get("max_task_messages", 50)
+        if replaced or (channel.startswith("user:") and (chat < 20 or ends < 50)):
             return
         for line in self._lines:
             if line["event"] != "delivery" or line["channel"] != channel or "offset" not in line:
@@ -552,7 +662,7 @@ class Checker:
                 continue
             state = call.result
             before = [each for each in shown if each[0] < call.at and each[1] == state["taskId"]]
-            higher = [version for _, _, version, _ in before if version > state["version"]]
+            higher = [version for _, _, version, _ in before if version >= state["version"]]
             if higher and state["percentage"] > max(percentage for _, _, _, percentage in before):
                 self._broken(
                     "task-version", call.answered_at,

@@ -7,12 +7,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from .plan import EMBEDDED_FAULTS, FAULTS, OPEN_EMBEDDED_FAULTS, OPEN_FAULTS
+from .plan import EMBEDDED_FAULTS, EVICTING_FAULTS, FAULTS, OPEN_EMBEDDED_FAULTS, OPEN_FAULTS
 
 #: What is asked, in the order of the table; a device's way in counts as two operations.
 OPERATIONS = (
     "notify", "publish", "task.create", "task.progress", "task.complete", "task.fail", "task.cancel", "ingest", "chat",
-    "direct", "ack", "inbox", "history", "sign_in", "subscribe",
+    "direct", "ack", "inbox", "inbox.list", "inbox.read", "inbox.delete", "history", "sign_in", "subscribe",
 )  # fmt: skip
 
 #: How long what a fault sets off goes on after it, ms.
@@ -66,7 +66,7 @@ def under_way(history: str) -> Cells:
 
 def possible(fault: str, operation: str) -> bool:
     """Return whether there is such an operation where this fault is."""
-    return operation != "ingest" or fault in FAULTS or fault in OPEN_FAULTS
+    return operation != "ingest" or fault in FAULTS | EVICTING_FAULTS | OPEN_FAULTS
 
 
 def table(cells: Cells, faults: Iterable[str]) -> tuple[str, list[tuple[str, str]]]:
@@ -86,7 +86,7 @@ def table(cells: Cells, faults: Iterable[str]) -> tuple[str, list[tuple[str, str
 
 def all_faults(open_faults: bool) -> list[str]:
     """Return the names of all faults that plans choose from."""
-    names = list(FAULTS) + list(EMBEDDED_FAULTS)
+    names = list(FAULTS) + list(EVICTING_FAULTS) + list(EMBEDDED_FAULTS)
     if open_faults:
         names += list(OPEN_FAULTS) + list(OPEN_EMBEDDED_FAULTS)
     return list(dict.fromkeys(names))

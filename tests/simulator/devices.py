@@ -28,6 +28,9 @@ PING, SILENCE = 8.0, 12.0
 #: Seconds that connecting and the handshake may take.
 OPENING = 5.0
 
+#: Of so many messages that came last some are marked, or deleted.
+RECENT = 8
+
 #: A position: offset and epoch.
 Position = tuple[int, str]
 
@@ -141,6 +144,8 @@ class Device:
         self._requests: dict[int, Callable[[str, Any], None]] = {}
         self._number = 0
         self._acked: Position | None = None
+        #: by epoch: the offsets in the inbox of what came, in that order
+        self._inbox: dict[str, list[int]] = {}
         self._acking = False
         #: channels that are subscribed to once more in a moment
         self._again_soon: set[str] = set()
@@ -345,6 +350,23 @@ class Device:
 
         self._ask(type, data, settle)
 
+    def change_inbox(self, what: str, more: dict[str, Any], up_to: bool) -> None:
+        """Mark some of the messages that came last, all up to one (``up_to``), or delete them."""
+        self.process.later(0, self._change_inbox, what, more, up_to)
+
+    def _change_inbox(self, what: str, more: dict[str, Any], up_to: bool) -> None:
+        position = self.positions.get(f"user:{self.user}")
+        latest = [] if position is None else self._inbox.get(position[1], [])[-RECENT:]
+        if position is None or not latest:
+            return
+        offsets = sorted(self.world.chance.sample(latest, min(len(latest), self.world.chance.randint(1, 3))))
+        chosen: dict[str, Any] = {"upTo": offsets[-1]} if up_to else {"offsets": offsets}
+        self.call(what, what.replace(".", "_"), {"epoch": position[1]} | chosen | more)
+
+    def list_inbox(self, unread: bool) -> None:
+        """Ask for the newest page of the inbox."""
+        self.process.later(0, self.call, "inbox.list", "inbox", {"limit": 50, "unread": unread})
+
     # -- what comes ---------------------------------------------------------------------------------------------------
 
     def receive(self, line: Line, message: Any) -> None:
@@ -385,6 +407,8 @@ class Device:
         if "offset" not in push:
             return
         self.positions[channel] = (push["offset"], push["epoch"])
+        if channel == f"user:{self.user}":
+            self._inbox.setdefault(push["epoch"], []).append(push["offset"])
         if self.acks and channel == f"user:{self.user}" and not self._acking:
             self._acking = True
             self.process.later(self.world.chance.uniform(0, 0.5), self._ack, line)

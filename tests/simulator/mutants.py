@@ -173,6 +173,30 @@ MUTANTS = (
         "  while count(box) > 0 and record(box, 1) <= offset do\n    remove(box, 1, false)\n  end\n",
     ),
     _mutant(
+        "read-and-not-counted",
+        _LUA + "inbox_change.lua",
+        "        box.unread[class] = box.unread[class] + (unread and -1 or 1)\n",
+        "",
+    ),
+    _mutant(
+        "mark-not-kept",
+        _LUA + "inbox_change.lua",
+        "      redis.call(ARGV[3] == 'read' and 'HSET' or 'HDEL', KEYS[2], unpack(written))\n",
+        "",
+    ),
+    _mutant(
+        "deleted-and-kept",
+        _LUA + "inbox_change.lua",
+        "      remove(box, find(box, tonumber(offset)), false)\n",
+        "",
+    ),
+    _mutant(
+        "gone-and-counted",
+        _LUA + "inbox.lua",
+        "  if unread then\n    box.unread[class] = box.unread[class] - 1\n  end\n",
+        "",
+    ),
+    _mutant(
         "end-not-kept",
         _LUA + "task_replace.lua",
         "if ARGV[16] ~= '' then",

@@ -42,6 +42,8 @@ EMBEDDED_FAULTS: dict[str, int] = {
     "drop_device": 2,
     "slow_device": 1,
 }
+#: What comes besides where Redis may evict.
+EVICTING_FAULTS: dict[str, int] = {"evict_presence": 4}
 #: Faults that are simulated and that the product does not survive yet: they are chosen where they are asked for.
 OPEN_FAULTS: dict[str, int] = {
     "redis_rollback": 2,
@@ -61,6 +63,9 @@ OPERATIONS: dict[str, int] = {
     "chat": 2,
     "direct": 2,
     "collapse": 1,
+    "mark": 2,
+    "delete": 1,
+    "list": 1,
     "burst": 1,
     "resubscribe": 1,
     "leave": 1,
@@ -137,10 +142,17 @@ def make(seed: int, operations: int = 60, faults: int = 4, open_faults: bool = F
     settings: dict[str, dict[str, Any]] = {
         "engine": {"kind": "embedded" if embedded else "redis", "position_check": chance.choice(("2s", "10s"))},
         "redis": {"command_timeout": chance.choice(("1s", "3s")), "connect_timeout": "2s"},
-        "inbox": {"max_messages": chance.choice((3, 8, 100, 100)), "max_chat_messages": chance.choice((3, 20))},
+        "inbox": {
+            "max_messages": chance.choice((3, 8, 100, 100)),
+            "max_chat_messages": chance.choice((3, 20)),
+            "max_task_messages": chance.choice((2, 50)),
+        },
         "tasks": {"min_interval": chance.choice(("200ms", "1s"))},
     }
-    if open_faults:
+    evicts = not embedded and chance.random() < 0.2
+    if evicts:
+        kinds = kinds | EVICTING_FAULTS
+    if evicts or open_faults:
         settings["redis"]["allow_eviction"] = True
     steps = [_operation(chance, wanted, number, seconds) for number in range(operations)]
     steps += [_fault(chance, kinds, nodes, seconds) for _ in range(faults)]
@@ -152,7 +164,7 @@ def make(seed: int, operations: int = 60, faults: int = 4, open_faults: bool = F
         settings,
         tuple(_devices(chance)),
         tuple(steps),
-        "allkeys-lru" if open_faults else "noeviction",
+        "allkeys-lru" if open_faults or evicts else "noeviction",
     )
 
 
@@ -203,7 +215,7 @@ def _operation(chance: random.Random, kinds: dict[str, int], number: int, second
             if chance.random() < 0.2:
                 with_["without"] = user
         case "task":
-            steps = sorted(chance.sample(range(1, 100), chance.randint(0, 6)))
+            steps = sorted(chance.sample(range(1, 100), chance.randint(0, 12)))
             with_ = {
                 "task": f"t{number}",
                 "user": user,
@@ -216,8 +228,12 @@ def _operation(chance: random.Random, kinds: dict[str, int], number: int, second
             with_ = {"user": user, "key": key}
         case "direct":
             with_ = {"user": user, "to": chance.choice([other for other in USERS if other != user]), "key": key}
-        case "leave" | "come" | "resubscribe":
+        case "leave" | "come" | "resubscribe" | "mark" | "delete" | "list":
             with_ = {"device": chance.choice([f"{user}-phone", "ann-laptop", "bob-laptop"])}
+            if do == "mark":
+                with_ |= {"read": chance.random() < 0.8, "up_to": chance.random() < 0.3}
+            elif do == "list":
+                with_ |= {"unread": chance.random() < 0.5}
         case "read":
             with_ = {"user": user, "channel": chance.choice(NEWS)}
     return Step(at, do, with_)
@@ -259,7 +275,7 @@ def _fault(chance: random.Random, kinds: dict[str, int], nodes: int, seconds: fl
             with_ = {"seconds": chance.choice((0.5, 3))}
         case "redis_rollback":
             with_ = {"lag": chance.choice((0.5, 2, 5))}
-        case "evict":
+        case "evict" | "evict_presence":
             with_ = {"share": chance.choice((0.2, 0.6))}
         case "drop_device" | "slow_device":
             device = chance.choice(("ann-phone", "bob-phone", "cy-phone", "ann-laptop", "bob-laptop"))

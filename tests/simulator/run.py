@@ -302,6 +302,15 @@ class Run:
     def _come(self, step: Step, device: str) -> None:
         self._device(device).start()
 
+    def _mark(self, step: Step, device: str, read: bool, up_to: bool) -> None:
+        self._device(device).change_inbox("inbox.read", {"read": read}, up_to)
+
+    def _delete(self, step: Step, device: str) -> None:
+        self._device(device).change_inbox("inbox.delete", {}, False)
+
+    def _list(self, step: Step, device: str, unread: bool) -> None:
+        self._device(device).list_inbox(unread)
+
     def _read(self, step: Step, user: str, channel: str) -> None:
         self.publisher.read("inbox", "/api/inbox", userId=user)
         self.publisher.read("history", "/api/history", channel=channel, limit="1000")
@@ -447,6 +456,11 @@ class Run:
     def _redis_rollback(self, step: Step, lag: float) -> None:
         """The data goes back inside the same process."""
         self.redis.model.database.load(self._older(step))
+
+    def _evict_presence(self, step: Step, share: float) -> None:
+        # What a node says of itself is used every few seconds: that goes last.
+        kinds = ("online", "seen", "members", "infos")
+        self.redis.model.evict([f"push:{kind}:".encode() for kind in kinds], share)
 
     def _evict(self, step: Step, share: float) -> None:
         kinds = ("inbox", "history", "messages", "online", "members", "task")

@@ -23,7 +23,7 @@ EPOCH = "g.e"
 
 def push(key: str, offset: int, channel: str = "user:ann", **more: Any) -> dict[str, Any]:
     fields = {"channel": channel, "offset": offset, "epoch": EPOCH, "messageId": key, "type": "message", "data": {}}
-    return fields | more
+    return fields | {"readAt": None} | more
 
 
 class Story:
@@ -35,6 +35,8 @@ class Story:
         self.news: list[dict[str, Any]] = []
         self.tasks: list[dict[str, Any]] = []
         self.status = "online"
+        #: how many messages count as unread, beside those that were not read
+        self.miscounted = 0
         self._calls = 0
         self.add("begin", format=checker.FORMAT, seed=1, nodes=["n1"], devices=DEVICES, settings={})
         for device in ("phone", "laptop"):
@@ -53,9 +55,9 @@ class Story:
             "signed_in", device=device, connection=connection, given=positions, results=results, inbox=inbox, tasks=[]
         )
 
-    def call(self, what: str, arguments: Any, result: Any) -> None:
+    def call(self, what: str, arguments: Any, result: Any, by: str = "publisher") -> None:
         self._calls += 1
-        self.add("call", call=self._calls, by="publisher", to="n1", what=what, arguments=arguments)
+        self.add("call", call=self._calls, by=by, to="n1", what=what, arguments=arguments)
         self.add("answer", call=self._calls, outcome="done", result=result)
 
     def notify(self, key: str, offset: int, *devices: str) -> None:
@@ -83,7 +85,9 @@ class Story:
     def text(self) -> str:
         self.add("settled")
         newest = {"offset": len(self.news), "epoch": EPOCH}
-        self.call("inbox", "/api/inbox?userId=ann", {"messages": self.inbox})
+        unread = len([each for each in self.inbox if each["readAt"] is None]) + self.miscounted
+        counts = {"notification": unread, "chat": 0, "task": 0}
+        self.call("inbox", "/api/inbox?userId=ann", {"messages": self.inbox, "unread": counts})
         self.call("history", "/api/history?channel=news%3Aa&limit=1000", {"messages": self.news, **newest})
         self.call("tasks", "/api/tasks?userId=ann", {"tasks": self.tasks})
         self.call("presence", "/api/presence?channel=chat%3Alobby", {"users": [{"userId": "ann", "connections": 1}]})
@@ -252,6 +256,98 @@ def test_what_is_lost_is_counted_from_the_position_that_was_given() -> None:
     story.lines[-1]["inbox"]["offset"] = 4
     story.add("told", device="laptop", connection=2, what="inbox_overflow", data={"lost": 1})
     story.deliver("laptop", push("d", 4), 2)
+    assert rules(story) == set()
+
+
+def lost_under_a_position(since: float, offset: int) -> Story:
+    """The laptop stands at 2; the data goes back to 1; the phone is sent another 2, and 3, and both go."""
+    story = good()
+    story.inbox.pop()
+    story.add("data_lost", since=since)
+    for key, at in (("c", 2), ("d", 3)):
+        result = {"userId": "ann", "messageId": key, "offset": at, "epoch": "h.e"}
+        story.call("notify", {"userId": "ann", "messageId": key}, {"results": [result]})
+        story.deliver("phone", push(key, at, epoch="h.e"))
+    story.add("lost", device="laptop", connection=1, code=None)
+    story.sign_in("laptop", 2, position=[offset, EPOCH])
+    story.lines[-1]["results"]["user:ann"] = {"recovered": False, "offset": 3, "epoch": "h.e"}
+    story.lines[-1]["inbox"] |= {"epoch": "h.e", "offset": 3, "acked": 3}
+    return story
+
+
+def test_what_took_the_place_of_lost_data_need_not_be_counted_but_what_came_after_it_must() -> None:
+    story = lost_under_a_position(35, 2)
+    assert any(
+        each.rule == "delivered" and "['d'] (1), and was told of 0 lost" in each.text for each in judge(story.text())
+    )
+    story = lost_under_a_position(35, 2)
+    story.add("told", device="laptop", connection=2, what="inbox_overflow", data={"lost": 1})
+    assert "delivered" not in rules(story)
+
+
+def test_nothing_is_excused_where_all_data_was_gone() -> None:
+    story = lost_under_a_position(0, 2)
+    story.add("told", device="laptop", connection=2, what="inbox_overflow", data={"lost": 1})
+    assert "delivered" in rules(story)
+
+
+def test_a_change_whose_version_was_shown_before() -> None:
+    def changed(version: int) -> Story:
+        story = good()
+        story.task("phone", 3, "running")
+        state = {"taskId": "t", "userId": "ann", "version": version, "status": "running", "percentage": 5.0}
+        story.call("task.progress", {}, state)
+        return story
+
+    assert "task-version" in rules(changed(3))
+    assert "task-version" not in rules(changed(4))
+
+
+def test_a_count_of_what_is_unread_that_is_wrong() -> None:
+    story = good()
+    story.miscounted = 1
+    assert rules(story) == {"unread"}
+    story = good()
+    page = {"messages": [push("b", 2), push("a", 1, readAt=5)], "more": False}
+    story.call("inbox.list", {}, page | {"unread": {"notification": 2, "chat": 0, "task": 0}}, by="phone")
+    assert rules(story) == {"unread"}
+
+
+def test_a_mark_that_is_gone() -> None:
+    def marked(*reads: bool) -> set[str]:
+        story = good()
+        for read in reads:
+            story.call("inbox.read", {"epoch": EPOCH, "upTo": 1, "read": read}, {}, by="phone")
+        return rules(story)
+
+    assert marked(True) == {"marked"}
+    assert marked(True, False) == marked(False) == set()
+
+
+def test_what_was_deleted_and_is_there() -> None:
+    story = good()
+    story.call("inbox.delete", {"epoch": EPOCH, "offsets": [2]}, {}, by="phone")
+    assert rules(story) == {"deleted"}
+
+
+@pytest.mark.parametrize("sent", [True, False])
+def test_what_was_deleted_and_is_sent_to_who_comes_later(sent: bool) -> None:
+    story = good()
+    story.call("inbox.delete", {"epoch": EPOCH, "offsets": [2]}, {}, by="phone")
+    story.inbox.pop()
+    story.add("opened", device="laptop", connection=2, node="n1")
+    story.sign_in("laptop", 2, acked=1)
+    if sent:
+        story.deliver("laptop", push("b", 2), 2)
+    assert rules(story) == ({"deleted"} if sent else set())
+
+
+def test_what_was_deleted_is_owed_to_nobody_and_is_no_loss() -> None:
+    story = good()
+    story.notify("c", 3, "phone")
+    story.notify("d", 4, "phone", "laptop")
+    story.call("inbox.delete", {"epoch": EPOCH, "offsets": [3]}, {}, by="phone")
+    del story.inbox[2]
     assert rules(story) == set()
 
 

@@ -150,3 +150,40 @@ async def test_an_inbox_of_version_1_is_counted_when_it_is_first_used(redis: Red
     redis.command("HDEL", key, "unread", "counted", "tasks")
     assert (await inbox.state("7")).unread == Unread(1, 1, 1)
     assert redis.command("HGET", key, "unread").split("\r\n")[1] == "1 1 1"
+
+
+def asked(redis: RedisServer) -> int:
+    """How many commands read or wrote a hash since the last call, those of scripts included."""
+    stats = redis.command("INFO", "commandstats")
+    redis.command("CONFIG", "RESETSTAT")
+    calls = [line.partition("calls=")[2].partition(",")[0] for line in stats.split("\r\n") if "cmdstat_h" in line]
+    return sum(int(each) for each in calls if each)
+
+
+async def test_a_page_asks_for_many_messages_at_once(redis: RedisServer, cluster: Cluster) -> None:
+    rules = InboxRules(size=1_000, chat_size=3, ttl=3_600_000, task_size=2)
+    node = await cluster.start(redis.url, connect_timeout=20_000, command_timeout=20_000, inbox=rules)
+    inbox = node.engine.inbox
+    for n in range(1, 301):
+        last = await inbox.append(publication("user:7", n), "7", False, None, None, None)
+    await inbox.mark("7", Selection(last.epoch, tuple(range(101, 300))), 50, None)
+    asked(redis)
+    page = await inbox.read("7", 40, 200)
+    assert (contents(page.messages), page.more) == ([*range(41, 241)], False)
+    assert [each.offset for each in page.messages if each.read_at == 50] == [*range(101, 241)]
+    # Eight times 25 messages, and what is known of the inbox and the server.
+    assert asked(redis) <= 12
+    listing = await inbox.list("7", None, 200, False)
+    assert (contents(listing.messages), listing.more) == ([*range(300, 100, -1)], True)
+    assert asked(redis) <= 14
+    listing = await inbox.list("7", None, 60, True)
+    assert (contents(listing.messages), listing.more) == ([300, *range(100, 41, -1)], True)
+    assert asked(redis) <= 9
+    listing = await inbox.list("7", 31, 30, False)
+    assert (contents(listing.messages), listing.more) == ([*range(30, 0, -1)], False)
+    # The bytes end a page in the midst of what was asked for at once.
+    size = len(publications.encode(publication("user:7", 100)))
+    page = await inbox.read("7", 99, 50, 30 * size)
+    assert (contents(page.messages), page.more) == ([*range(100, 130)], True)
+    listing = await inbox.list("7", 130, 50, False, 30 * size)
+    assert (contents(listing.messages), listing.more) == ([*range(129, 99, -1)], True)

@@ -14,8 +14,8 @@ local OTHER, CHATS, TASKS = 1, 2, 3
 local STRETCHES = 64
 local RECORD, FORMAT = 17, '>I8BI8'
 local PLACE = '>I8'
--- So many fields are asked for, or written, at once.
-local CHUNK = 200
+-- So many fields are asked for, or written, at once; and so many messages, of which the last ones may not be wanted.
+local CHUNK, BODIES = 200, 25
 local ENDS = {task_completed = true, task_failed = true, task_status_changed = true}
 
 local function count(box)

@@ -8,32 +8,46 @@ local answer = {ok(), box.offset, full(box.epoch), previous(KEYS[2], box.epoch),
 local unread_left = box.unread[1] + box.unread[2] + box.unread[3]
 local left, room = tonumber(ARGV[4]), tonumber(ARGV[9])
 local newest = ARGV[3] == '' and count(box) or up_to(box, tonumber(ARGV[3]) - 1)
+local only_unread, bounded = ARGV[5] == 'unread', room > 0
 -- One more than is wanted, which says that there are more; where what was read is passed over, as many as may be.
-local step = ARGV[5] == 'unread' and CHUNK or math.min(CHUNK, left + 1)
-local at, places, read = newest, {}, {}
-while at >= 1 and not (ARGV[5] == 'unread' and unread_left == 0) do
-  local place = (newest - at) % step + 1
-  if place == 1 then
-    places = {}
-    for each = at, math.max(1, at - step + 1), -1 do
-      places[#places + 1] = each
-    end
-    read = marks(box, places, 1, #places)
+local step = only_unread and CHUNK or math.min(CHUNK, left + 1)
+local at = newest
+while at >= 1 and answer[8] == 0 and not (only_unread and unread_left == 0) do
+  local places, wanted = {}, {}
+  for place = at, math.max(1, at - step + 1), -1 do
+    places[#places + 1] = place
   end
-  unread_left = unread_left - (read[place] and 0 or 1)
-  if not (read[place] and ARGV[5] == 'unread') then
-    local offset = record(box, at)
-    local body = left > 0 and redis.call('HGET', KEYS[2], string.format('%d', offset)) or ''
-    room = room - #body
-    if left <= 0 or tonumber(ARGV[9]) > 0 and room < 0 and #answer > 8 then
+  local read = marks(box, places, 1, #places)
+  for i in ipairs(places) do
+    unread_left = unread_left - (read[i] and 0 or 1)
+    if not (read[i] and only_unread) then
+      wanted[#wanted + 1] = i
+    end
+  end
+  local first = 1
+  while first <= #wanted and answer[8] == 0 do
+    local fields = {}
+    for i = first, math.min(first + math.min(BODIES, left) - 1, #wanted) do
+      fields[#fields + 1] = string.format('%d', (record(box, places[wanted[i]])))
+    end
+    local found = #fields > 0 and redis.call('HMGET', KEYS[2], unpack(fields)) or {}
+    if #fields == 0 then
       answer[8] = 1
-      break
     end
-    left = left - 1
-    answer[#answer + 1] = offset
-    answer[#answer + 1] = body
-    answer[#answer + 1] = read[place] or ''
+    for i = 1, #fields do
+      local body = found[i] or ''
+      room = room - #body
+      if bounded and room < 0 and #answer > 8 then
+        answer[8] = 1
+        break
+      end
+      left = left - 1
+      answer[#answer + 1] = record(box, places[wanted[first]])
+      answer[#answer + 1] = body
+      answer[#answer + 1] = read[wanted[first]] or ''
+      first = first + 1
+    end
   end
-  at = at - 1
+  at = at - #places
 end
 return answer

@@ -7,23 +7,30 @@ local after = tonumber(ARGV[3]) or box.acked
 local answer = {ok(), box.offset, full(box.epoch), box.acked, lost_after(box, after), 0, pending(box, after), previous(KEYS[2], box.epoch), 0,
   box.unread[1], box.unread[2], box.unread[3]}
 local last = after
-local left, room = tonumber(ARGV[4]), tonumber(ARGV[8])
-for at = up_to(box, after) + 1, count(box) do
-  if left <= 0 then
-    break
+local left, room, bounded = tonumber(ARGV[4]), tonumber(ARGV[8]), tonumber(ARGV[8]) > 0
+local at = up_to(box, after) + 1
+while at <= count(box) and left > 0 and answer[9] == 0 do
+  local fields = {}
+  for place = at, math.min(at + math.min(BODIES, left) - 1, count(box)) do
+    local offset = record(box, place)
+    fields[#fields + 1] = string.format('%d', offset)
+    fields[#fields + 1] = string.format('r%d', offset)
   end
-  local offset = record(box, at)
-  local body = redis.call('HGET', KEYS[2], string.format('%d', offset)) or ''
-  room = room - #body
-  if tonumber(ARGV[8]) > 0 and room < 0 and last > after then
-    answer[9] = 1
-    break
+  local found = redis.call('HMGET', KEYS[2], unpack(fields))
+  for i = 1, #fields, 2 do
+    local body = found[i] or ''
+    room = room - #body
+    if bounded and room < 0 and last > after then
+      answer[9] = 1
+      break
+    end
+    left = left - 1
+    last = record(box, at)
+    at = at + 1
+    answer[#answer + 1] = last
+    answer[#answer + 1] = body
+    answer[#answer + 1] = found[i + 1] or ''
   end
-  left = left - 1
-  last = offset
-  answer[#answer + 1] = offset
-  answer[#answer + 1] = body
-  answer[#answer + 1] = read_at(box, offset) or ''
 end
 answer[6] = lost_after(box, last)
 return answer
