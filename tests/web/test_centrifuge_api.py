@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from twisted.internet.threads import deferToThread
 from pushserver.config.checks import ApiKey, ApiSection, CentrifugeSection, ServerSection, load
 from pushserver.core.channels import Namespace
 from pushserver.core.errors import ConfigError, Unavailable
-from tests.harness import free_port
+from tests.harness import ROOT, free_port
 from tests.inside import Inside, running
 
 KEY, READER = "a-key-for-everything", "a-key-that-only-reads"
@@ -156,6 +157,38 @@ async def test_a_key_of_some_channels_is_held_to_them(inside: Inside) -> None:
         assert (answer.status, answer.value["error"]["code"]) == (200, 103)
     line = json.dumps({"method": "publish", "params": {"channel": "room:b", "data": 1}}).encode()
     assert (await ask(inside, "", line, **few)).value["error"]["code"] == 103
+
+
+#: A call as the docs show it, and its answer.
+DOCUMENTED = re.compile(
+    r"```sh\ncurl -H \"(.*?): (.*?)\" -d '(.*?)' \\\n  http://127\.0\.0\.1:8080(\S+)\n```\n\n```json\n(.*?)```",
+    re.DOTALL,
+)
+
+
+def resembles(shown: Any, told: Any) -> bool:
+    """Return whether an answer is as the docs show it: texts of chance, and times, apart."""
+    if isinstance(shown, dict):
+        return set(shown) == set(told) and all(resembles(shown[name], told[name]) for name in shown)
+    if isinstance(shown, list):
+        return len(shown) == len(told) and all(map(resembles, shown, told))
+    return shown == told or (shown in ("…", 1_790_000_000_000) and bool(told))
+
+
+async def test_the_documented_calls_are_true(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "centrifuge.md").read_text()
+    calls = DOCUMENTED.findall(text)
+    assert len(calls) == text.count("```sh\ncurl") == 4
+    async with running(
+        tmp_path,
+        api=ApiSection(keys=(ApiKey("a-long-random-key"),)),
+        centrifuge=CentrifugeSection(enabled=True, api_path=PATH),
+        namespaces=(Namespace("news", history_size=5, presence=True),),
+    ) as inside:
+        for name, value, body, path, answer in calls:
+            told = await deferToThread(request, inside.port, "POST", path, body.encode(), {name: value})
+            assert told.status == 200
+            assert resembles(json.loads(answer), told.value), told.body
 
 
 async def test_an_engine_that_is_away_is_a_status(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
