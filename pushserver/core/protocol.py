@@ -60,7 +60,7 @@ class Dialect(Protocol):
         """The part of an interval that goes by in any case before a connection's first ping."""
 
     def publication(self, publication: Publication) -> bytes:
-        """Return the frame of a publication."""
+        """Return the frame of a publication; empty where clients of the kind are not told of it."""
 
     def text(self, payload: bytes) -> bytes:
         """Return the frame of a reply or notice."""

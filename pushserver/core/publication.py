@@ -24,7 +24,7 @@ MAX_TAGS_SIZE: Final = 1_024
 
 
 class Author(msgspec.Struct, frozen=True):
-    """A client that publishes: its user, its connection, and what the user's token says of the user (JSON)."""
+    """A client that publishes, comes or goes: its user, its connection, and what the user's token says of it (JSON)."""
 
     user_id: str
     connection_id: str
@@ -46,6 +46,7 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
         tags: short texts by name that the server side sent along, at most `MAX_TAGS_SIZE` of JSON.
         offset, epoch: its position, where the channel keeps messages.
         read_at: when its user read it, ms since the epoch, where an inbox keeps it and it was read; never kept with it.
+        by_connection: it tells of one connection of a user who has others there; for protocols that count connections.
         exclude_user, exclude_connection: who shall not receive it; never on the wire to clients.
     """
 
@@ -63,6 +64,7 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     tags: dict[str, str] | None = None
     sender_connection: str | None = msgspec.field(default=None, name="client")
     sender_info: str | None = msgspec.field(default=None, name="info")
+    by_connection: bool = msgspec.field(default=False, name="byConnection")
 
     def positioned(self, offset: int, epoch: str, read_at: int | None = None) -> Publication:
         """The same publication at its place in its channel's history."""
@@ -70,8 +72,8 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
 
     @property
     def for_all(self) -> bool:
-        """Return whether nobody is excluded."""
-        return self.exclude_user is None and self.exclude_connection is None
+        """Return whether nobody is excluded, and every kind of client is told."""
+        return self.exclude_user is None and self.exclude_connection is None and not self.by_connection
 
     @property
     def size(self) -> int:

@@ -96,7 +96,7 @@ class Batch:
     def __init__(self, number: int, publication: Publication) -> None:
         self.number = number
         self.publications = [publication]
-        #: whether nobody is excluded
+        #: whether nobody is excluded, and every kind of client is told
         self.plain = publication.for_all
 
     def add(self, publication: Publication) -> None:

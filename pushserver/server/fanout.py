@@ -259,7 +259,7 @@ class FanOut:
 
     def hand_over(self, connection: Connection, publication: Publication, frame: bytes, subject: str = "") -> None:
         """Hand one publication to one connection, with everything that is special about either."""
-        if not connection.open or publication.excludes(connection.user_id, connection.id):
+        if not frame or not connection.open or publication.excludes(connection.user_id, connection.id):
             return
         if connection.trace is not None:
             shown = told(publication) if isinstance(publication, OutputPublication) else publication

@@ -83,7 +83,8 @@ class NodeSettings(Struct, frozen=True, kw_only=True):
         output_interval: what is appended to an output within so long leaves as one push.
         events: the types that the backend is told.
         unread_after: a notification that was not read for so long is told.
-        names_authors: what a client publishes says from which connection, for protocols whose clients ask for it.
+        names_authors: what a client publishes, and word of who comes and goes, says which connection it is, for
+            protocols whose clients ask for it.
     """
 
     limits: Limits

@@ -18,6 +18,7 @@ from pushserver.core import publication
 from pushserver.core.channels import Namespace
 from pushserver.core.errors import Unavailable
 from pushserver.core.operations import UserStatus
+from pushserver.core.publication import Author
 from pushserver.core.tokens import Identity
 from pushserver.engine.interfaces import Member
 from pushserver.server.clock import Clock
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 
 #: ms between a user's last connection's end and the announcement that the user is offline.
 OFFLINE_GRACE: Final = 5_000
+
+
+#: What is announced: of who has gone, and of who has come.
+_TYPES: Final = ("presence_leave", "presence_join")
 
 
 class _Joined(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -192,8 +197,7 @@ class Presence:
 
     async def _join(self, connection: Connection, namespace: Namespace, channel: str, identity: Identity) -> None:
         first = await self._engine.presence.join(channel, identity.user_id, connection.id, _info(identity))
-        if first:
-            await self._changed(namespace, channel, True, identity.user_id, _info(identity))
+        await self._moved(connection, namespace, channel, True, identity, first)
         if connection.gone or channel not in connection.channels:
             # It left while the engine was asked.
             await self._leave(connection, namespace, channel)
@@ -206,8 +210,20 @@ class Presence:
         identity = connection.identity_for(channel)
         assert identity is not None
         last = await self._engine.presence.leave(channel, identity.user_id, connection.id)
-        if last:
-            await self._changed(namespace, channel, False, identity.user_id, _info(identity))
+        await self._moved(connection, namespace, channel, False, identity, last)
+
+    async def _moved(
+        self, connection: Connection, namespace: Namespace, channel: str, here: bool, identity: Identity, counts: bool
+    ) -> None:
+        """A connection has come, or has gone. ``counts``: its user with it, as the first or the last one."""
+        own = connection.identity
+        told = None if own is None or own.info is None else own.info.decode()
+        who = Author(identity.user_id, connection.id, told)
+        if counts:
+            await self._changed(namespace, channel, here, identity.user_id, _info(identity), who)
+        elif namespace.announces_presence:
+            data = publication.body(_Joined(identity.user_id, _info(identity)))
+            await self._publishing.announce(channel, _TYPES[here], data, who, by_connection=True)
 
     def absent(self, channel: str, member: Member, namespace: Namespace | None) -> None:
         """A user's presence went with a node; it falls to this one to say so."""
@@ -224,12 +240,17 @@ class Presence:
             self._detach(self._changed(namespace, channel, True, member.user_id, member.info))
 
     async def _changed(
-        self, namespace: Namespace, channel: str, here: bool, user_id: str, info: msgspec.Raw | None
+        self,
+        namespace: Namespace,
+        channel: str,
+        here: bool,
+        user_id: str,
+        info: msgspec.Raw | None,
+        who: Author | None = None,
     ) -> None:
-        """Say that a user has come, or has gone."""
+        """Say that a user has come, or has gone. ``who``: with which connection, where that is known."""
         if namespace.announces_presence:
-            type = "presence_join" if here else "presence_leave"
-            await self._publishing.announce(channel, type, publication.body(_Joined(user_id, info)))
+            await self._publishing.announce(channel, _TYPES[here], publication.body(_Joined(user_id, info)), who)
         if namespace.tracks_presence:
             self._recorder.record("presence.join" if here else "presence.leave", _Moved(channel, user_id, info))
 

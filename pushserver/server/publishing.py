@@ -27,7 +27,7 @@ class Publishing:
     """Takes a message in, gives it its identity, and lets the engine keep and spread it.
 
     ``names_authors``: what a client publishes also says from which connection, and what the user's token says of the
-    user; that costs room in each message.
+    user, and so does word of who comes and goes; that costs room in each message, and a message for each connection.
     """
 
     def __init__(
@@ -179,11 +179,28 @@ class Publishing:
         else:
             raise NotFound("this channel keeps no messages")
 
-    async def announce(self, channel: str, type: str, data: msgspec.Raw) -> None:
-        """Say something live on a channel that keeps nothing of it: who came, who left, how things stand."""
+    async def announce(
+        self, channel: str, type: str, data: msgspec.Raw, who: Author | None = None, by_connection: bool = False
+    ) -> None:
+        """Say something live on a channel that keeps nothing of it: who came, who left, how things stand.
+
+        ``who``: the client that came or left; ``by_connection``: its user has other connections there, so it is said
+        only for protocols that count these.
+        """
+        if not self._names_authors:
+            if by_connection:
+                return
+            who = None
         await self._engine.broker.publish(
             Publication(
-                type=type, channel=channel, data=data, timestamp=self._clock.now(), message_id=self.message_id()
+                type=type,
+                channel=channel,
+                data=data,
+                timestamp=self._clock.now(),
+                message_id=self.message_id(),
+                sender_connection=None if who is None else who.connection_id,
+                sender_info=None if who is None else who.info,
+                by_connection=by_connection,
             ),
             None,
             None,

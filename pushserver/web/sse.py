@@ -74,6 +74,8 @@ class EventStream:
         self.proof = ""
 
     def publication(self, publication: Publication) -> bytes:
+        if publication.by_connection:
+            return b""
         if publication.offset is not None and publication.epoch is not None:
             self.ids.set(publication.channel, publication.offset, publication.epoch)
         return b"id: %b\ndata: %b\n\n" % (self.ids.id(), messages.push(publication))

@@ -134,6 +134,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return CANNOT_RUN
     outcomes: list[Outcome] = []
     for target in options.target or TARGETS:
+        # What is instrumented takes a while to import, and on a busy machine longer than a short run.
+        print(f"{target} ...", flush=True)
         outcome = fuzz(target, options.minutes, options.seed)
         print("  ".join(outcome.cells()), flush=True)
         if options.keep and not outcome.fault:

@@ -38,6 +38,10 @@ publish = "authenticated"
 name = "kept"
 publish = "authenticated"
 history_size = 10
+[[namespaces]]
+name = "team"
+presence = true
+join_leave = true
 [heartbeat]
 interval = "10s"
 timeout = "5s"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from msgspec import Raw
+import msgspec
+from msgspec import Raw, Struct, field
 
 from pushserver.core.errors import Code
 from pushserver.core.publication import Publication
@@ -65,9 +66,31 @@ _AROUND: Final = 4_096
 
 
 def push(publication: Publication, names: ChannelNames) -> messages.Reply:
-    """Return the push of a publication."""
-    pub = told(publication, _AROUND)
-    return messages.Reply(push=messages.Push(names.outward(publication.channel), pub=pub))
+    """Return the push of a publication. Of who comes and goes it is one of their own, connection by connection."""
+    channel = names.outward(publication.channel)
+    match publication.type:
+        case "presence_join":
+            return messages.Reply(push=messages.Push(channel, join=messages.Join(_moved(publication))))
+        case "presence_leave":
+            return messages.Reply(push=messages.Push(channel, leave=messages.Leave(_moved(publication))))
+        case _:
+            return messages.Reply(push=messages.Push(channel, pub=told(publication, _AROUND)))
+
+
+class _UserMoved(Struct):
+    user_id: str = field(name="userId")
+    info: Raw = messages.ABSENT
+
+
+def _moved(publication: Publication) -> messages.ClientInfo:
+    """Return who has come or gone. The connection is unknown of who went with a node."""
+    user = msgspec.json.decode(publication.data, type=_UserMoved)
+    own, there = publication.sender_info, bytes(user.info).decode()
+    if publication.sender_connection is None:
+        return messages.ClientInfo(user.user_id, "", messages.raw(there or None))
+    # A token for the channel may say something else there.
+    in_channel = None if there in ("", own) else user.info
+    return messages.ClientInfo(user.user_id, publication.sender_connection, messages.raw(own), in_channel)
 
 
 #: What an error is called here.

@@ -22,7 +22,8 @@ class Plain:
     first_ping = FIRST_PING
 
     def publication(self, publication: Publication) -> bytes:
-        return rfc6455.text(messages.push(publication))
+        # Users are counted here.
+        return b"" if publication.by_connection else self.text(messages.push(publication))
 
     def text(self, payload: bytes) -> bytes:
         return rfc6455.text(payload)
@@ -43,9 +44,6 @@ class Deflated(Plain):
     def __init__(self, window: int, min_size: int) -> None:
         self._window = window
         self._min_size = min_size
-
-    def publication(self, publication: Publication) -> bytes:
-        return self.text(messages.push(publication))
 
     def text(self, payload: bytes) -> bytes:
         return rfc6455.deflated(rfc6455.TEXT, payload, self._window, self._min_size)

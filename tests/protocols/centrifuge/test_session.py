@@ -19,7 +19,7 @@ from pushserver.protocols.native.session import Rates
 from pushserver.server.cluster import Target, TargetChannels
 from tests.fakes import SECRET
 from tests.protocols.centrifuge.sdk import LANGUAGES, Json, Sdk
-from tests.protocols.paper import Place
+from tests.protocols.paper import Native, Place
 
 
 @pytest.fixture(params=sorted(LANGUAGES))
@@ -271,8 +271,12 @@ async def test_channels_that_a_token_names_come_with_what_it_says_of_them(place:
     # A newer token: what it names no more ends, what it names anew begins.
     token = place.token("ann", subs={"kept:a": {}, "kept:b": {"data": 2}})
     assert "refresh" in await ann.call(refresh={"token": token})
-    await place.until(lambda: len([push for push in ann.told if "pub" not in push]) == 2)
-    ended, begun = [push for push in ann.told if "pub" not in push]
+
+    def changed() -> list[Any]:
+        return [push for push in ann.told if "subscribe" in push or "unsubscribe" in push]
+
+    await place.until(lambda: len(changed()) == 2)
+    ended, begun = changed()
     assert (ended["channel"], ended["unsubscribe"]["code"]) == ("chat:a", 2000)
     assert (begun["channel"], begun["subscribe"]["data"]) == ("kept:b", 2)
     await place.execute("publish", channel="kept:b", data=1)
@@ -634,3 +638,42 @@ async def test_a_trace_shows_what_was_said_without_what_is_secret(place: Place, 
     assert hello["connect"]["client"] == ann.connection.id
     assert [list(command)[1] for command in both] == ["subscribe", "rpc"]
     assert [list(reply)[1] for reply in replies] == ["subscribe", "rpc"]
+
+
+async def test_each_connection_that_comes_or_goes_is_told(place: Place, language: Any) -> None:
+    eve = Sdk(place, language)
+    await eve.connect("eve")
+    await eve.call(subscribe={"channel": "team:a"})
+    native = await place.client(Native(), "native")
+    await native.ask("sub", "team:a")
+    ann = [Sdk(place, language), Sdk(place, language)]
+    for one in ann:
+        await one.call(connect={"token": place.token("ann", info={"name": "Ann"})})
+        await one.call(subscribe={"channel": "team:a"})
+
+    def moved() -> list[Any]:
+        return [
+            (kind, push[kind]["info"]["user"], push[kind]["info"]["client"], push[kind]["info"].get("conn_info"))
+            for push in eve.told
+            for kind in ("join", "leave")
+            if kind in push
+        ]
+
+    await ann[0].call(unsubscribe={"channel": "team:a"})
+    await place.until(lambda: len(moved()) == 5)
+    ann[1].vanish()
+    await place.until(lambda: len(moved()) == 6)
+    name = {"name": "Ann"}
+    assert moved() == [
+        ("join", "eve", eve.connection.id, None),
+        ("join", "native", native.connection.id, None),
+        ("join", "ann", ann[0].connection.id, name),
+        ("join", "ann", ann[1].connection.id, name),
+        ("leave", "ann", ann[0].connection.id, name),
+        ("leave", "ann", ann[1].connection.id, name),
+    ]
+    # Both joiners were told of themselves, and the native client of users.
+    for one in ann:
+        assert one.connection.id in [push["join"]["info"]["client"] for push in one.told if "join" in push]
+    assert [data["userId"] for data in native.pushes("team:a")] == ["native", "ann", "ann"]
+    assert not any("pub" in push for push in eve.told if push["channel"] == "team:a")
