@@ -16,7 +16,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from tests.matrix import clients, environment, tables, workers
-from tests.matrix.cover import every, pairwise
 from tests.matrix.nodes import nodes
 from tests.matrix.players import Browsers
 from tests.matrix.stage import stage
@@ -48,8 +47,8 @@ def main() -> int:
 
 def play_workers(options: argparse.Namespace) -> int:
     """Play the workers' rows; return how many failed."""
-    axes, seed = workers.AXES, options.seed
-    rows = every(axes, workers.possible) if options.all or options.only else pairwise(axes, workers.possible, seed)
+    seed = options.seed
+    rows = workers.all_rows() if options.all or options.only else workers.choose(seed)
     rows = [row for row in rows if all(text in " ".join(row) for text in options.only)]
     python = options.python or environment.python()
     kept = workers.Kept(options.keep)

@@ -118,6 +118,11 @@ class Books:
             backs.append(min(returned) / 1000 - self.over_at if returned else math.inf)
         return Outcome(self.fault, self.client, len(due) * len(tabs), missing, twice, wrong, max(0.0, *backs))
 
+    def missing(self, tabs: list[list[Shown]]) -> str:
+        """Return what each tab did not show, for who looks for the cause."""
+        lacking = [sorted(self.due() - {(kind, to, number) for kind, to, number, _, _ in tab}) for tab in tabs]
+        return f"{self.fault}, {self.client}, before {self.before}, under {self.under}: {lacking}"
+
     def _tells_return(self, shown: Shown) -> bool:
         """Return whether it could not have been shown before the client was back."""
         return shown.to != self.user if self.fault == OTHER else shown.number > self.missed
@@ -182,7 +187,13 @@ class Row:
             # A barrier: what comes twice, or to the wrong one, has come before these.
             self._send()
             self._until(self._all_shown, _PATIENCE)
-        return [self._books(client).judge(player.shown()) for client, player in self._players.items()]
+        outcomes: list[Outcome] = []
+        for client, player in self._players.items():
+            shown, books = player.shown(), self._books(client)
+            outcomes.append(books.judge(shown))
+            if outcomes[-1].missing:
+                sys.stdout.write(books.missing(shown) + "\n")
+        return outcomes
 
     def _lifetime(self, client: str) -> float:
         if self._fault == "token expired":

@@ -19,12 +19,14 @@ def of_workers(outcomes: Iterable[workers.Outcome], seed: int, seconds: float) -
     """One line for each kind of worker, over all its rows."""
     by_worker: dict[str, list[workers.Outcome]] = defaultdict(list)
     for outcome in outcomes:
-        by_worker[outcome.row[0]].append(outcome)
+        worker, leaves, *_ = outcome.row
+        by_worker[worker + ", killed and run again" * (leaves == workers.KILLED)].append(outcome)
     lines = [
         f"| {_today()}, seed {seed}, {seconds:.0f} s | rows | ends done | arrived | lost | lines logged |",
         "|---|---|---|---|---|---|",
     ]
-    named = [(worker, by_worker[worker]) for worker in workers.WORKERS if worker in by_worker]
+    kinds = [kind for worker in workers.WORKERS for kind in (worker, f"{worker}, killed and run again")]
+    named = [(kind, by_worker[kind]) for kind in kinds if kind in by_worker]
     for name, each in [*named, ("all", [outcome for _, rows in named for outcome in rows])]:
         sums = [sum(getattr(o, field) for o in each) for field in ("done", "arrived", "lost", "logged")]
         lines.append(f"| {name} | {len(each)} | " + " | ".join(f"{value:,}" for value in sums) + " |")

@@ -27,11 +27,13 @@ def test_a_cell_says_when_it_was_back_that_it_failed_or_why_it_is_empty() -> Non
 def test_the_workers_are_summed_up_by_kind() -> None:
     rows = [workers.Outcome(("Pool", "returns", "up", by), 20, 20, 20, 0, 1, 2.0) for by in ("HTTP", "Redis")]
     rows.append(workers.Outcome(("huey", "raises", "up", "HTTP"), 20, 20, 19, 1, 0, 2.0))
+    rows.append(workers.Outcome(("celery prefork", workers.KILLED, "up", "HTTP"), 20, 20, 20, 0, 0, 2.0))
     lines = tables.of_workers(rows, 7, 100.0).splitlines()
     assert lines[2:] == [
+        "| celery prefork, killed and run again | 1 | 20 | 20 | 0 | 0 |",
         "| Pool | 2 | 40 | 40 | 0 | 2 |",
         "| huey | 1 | 20 | 19 | 1 | 0 |",
-        "| all | 3 | 60 | 59 | 1 | 2 |",
+        "| all | 4 | 80 | 79 | 1 | 2 |",
     ]
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from pushserver.testing.server import PushServer
-from tests.matrix.cover import Row
+from tests.matrix.cover import Row, every, pairwise
 from tests.matrix.stage import Stage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,6 +23,9 @@ WORKERS = (
     "runserver", "asyncio",
 )  # fmt: skip
 AXES = (WORKERS, ("returns", "raises", "os._exit", "SIGTERM"), ("up", "slow", "away", "413"), ("HTTP", "Redis"))
+#: What runs a job again whose process was killed: the first run of each job is, once the server knows of its task.
+KILLED = "killed"
+AGAIN = (("rq Worker", "celery prefork"), (KILLED,), ("up", "slow", "away"), AXES[3])
 #: Who ends its processes by SIGTERM when it ends itself.
 KILLS = ("Pool", "huey")
 #: Seconds for a row, and for what is on its way after it.
@@ -71,6 +74,15 @@ def possible(row: Row) -> bool:
     return row[2:] != ("413", "Redis")
 
 
+def choose(seed: int) -> list[Row]:
+    """Return as many rows as hold every pair of values."""
+    return [*pairwise(AXES, possible, seed), *pairwise(AGAIN, possible, seed)]
+
+
+def all_rows() -> list[Row]:
+    return [*every(AXES, possible), *every(AGAIN, possible)]
+
+
 def play(stage: Stage, python: Path, row: Row, number: int) -> Outcome:
     worker, leaves, link, transport = row
     place = stage.place / f"row-{number}"
@@ -110,7 +122,7 @@ def play(stage: Stage, python: Path, row: Row, number: int) -> Outcome:
     # Who is killed loses what had no answer by then; all others send it before they end.
     killed = leaves == "SIGTERM" or worker in KILLS
     due = [n for n, how in reported.items() if how == "answered" or not killed]
-    arrived = _arrived(server, f"row-{number}", list(reported), due)
+    arrived = _arrived(server, f"row-{number}", list(reported), due, attempt=2 if leaves == KILLED else None)
     logged = sum("pushserver.publisher" in line for line in (place / "log").read_text(errors="replace").splitlines())
     wire.close()
     outcome = Outcome(
@@ -128,12 +140,13 @@ def play(stage: Stage, python: Path, row: Row, number: int) -> Outcome:
     return outcome
 
 
-def _arrived(server: PushServer, row: str, reported: list[str], due: list[str]) -> set[str]:
-    """The numbers of the ends that the server has; waits for those that are due."""
+def _arrived(server: PushServer, row: str, reported: list[str], due: list[str], attempt: int | None) -> set[str]:
+    """The numbers of the ends that the server has, of this attempt where one is named; waits for those that are due."""
     deadline = time.monotonic() + _ARRIVAL
     while True:
-        states = {n: server.api("GET", f"/api/tasks/{row}-{n}").get("status") for n in reported}
-        arrived = {n for n, status in states.items() if status in ("completed", "failed")}
+        states = {n: server.api("GET", f"/api/tasks/{row}-{n}") for n in reported}
+        ended = {n: state for n, state in states.items() if state.get("status") in ("completed", "failed")}
+        arrived = {n for n, state in ended.items() if attempt in (None, state["attempt"])}
         if set(due) <= arrived or time.monotonic() > deadline:
             return arrived
         time.sleep(0.2)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,9 @@ if FRAMEWORK.startswith("celery"):
 
     celery = Celery("matrix", broker=BROKER)
     celery.conf.broker_connection_retry_on_startup = True
-    celery_job = celery.task(jobs.job, name="job", ignore_result=True)
+    # As for jobs that may be run twice: a message is done with when its job is, and goes back where its process died.
+    again = jobs.LEAVES == "killed"
+    celery_job = celery.task(jobs.job, name="job", ignore_result=True, acks_late=again, reject_on_worker_lost=again)
 
 elif FRAMEWORK == "dramatiq":
     import dramatiq
@@ -67,4 +71,6 @@ if __name__ == "__main__":
     # Django's manage.py.
     from django.core.management import execute_from_command_line
 
-    execute_from_command_line(["manage.py", *os.sys.argv[1:]])  # type: ignore[attr-defined]
+    # As runserver itself does with its reloader, without which SIGTERM would end it on the spot.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    execute_from_command_line(["manage.py", *sys.argv[1:]])

@@ -43,11 +43,11 @@ def at_once() -> list[tuple[int, int]]:
 
 def rq(kind: str) -> None:
     import redis
-    from rq import Queue
+    from rq import Queue, Retry
 
     queue = Queue(connection=redis.Redis.from_url(apps.BROKER))
     for first, count in at_once() if kind == "SimpleWorker" else one_by_one():
-        queue.enqueue(jobs.job, first, count)
+        queue.enqueue(jobs.job, first, count, retry=Retry(max=1) if LEAVES == "killed" else None)
     command = [BIN / "rq", "worker", "--burst", "--url", apps.BROKER, "--worker-class", f"rq.worker.{kind}"]
     with worker(command) as process:
         process.wait(_PATIENCE)

@@ -72,8 +72,12 @@ class Player:
                 self.given = command["token"]
                 self.begin(command["url"])
                 self.read(command["user"])
-            case "give" | "become":
+            case "give":
                 self.given = command["token"]
+            case "become":
+                self.given = command["token"]
+                # Until the client has asked for its token and follows the other user's channel.
+                self.subscribed = False
             case "clock":
                 self.clock.set(command["at"], command["by"], command["slept"])
             case "ready":

@@ -68,8 +68,8 @@ export function createInbox(line, { autoAck, ackDelay, holdUnhandled, handlerTim
     gathering = null;
   };
   const held = () => entries.filter((entry) => entry.held);
-  const schedule = () => {
-    if (!gathering && line.link && handled > acked) gathering = line.later(ackDelay, inbox.flush);
+  const schedule = (pause = ackDelay) => {
+    if (!gathering && line.link && handled > acked) gathering = line.later(pause, inbox.flush);
   };
 
   const inbox = {
@@ -133,7 +133,8 @@ export function createInbox(line, { autoAck, ackDelay, holdUnhandled, handlerTim
       const failed = (error) => {
         if (error === null || !isTemporary(error)) return;
         acked = Math.min(acked, before);
-        schedule();
+        // As for all that is asked again: ten errors in a row end a connection.
+        schedule(1000 * (1 + line.random()));
       };
       line.ask('ack', { offset: handled, epoch }, () => {}, failed);
     },
