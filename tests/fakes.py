@@ -89,8 +89,8 @@ def hurried(hasty: bool) -> Iterator[None]:
 class Client:
     """One client and its connection; it is the connection's `Line`."""
 
-    def __init__(self, house: House, rates: Rates, policy: Policy = Policy.DISCONNECT, limit: int = 1 << 20) -> None:
-        self.house = house
+    def __init__(self, rig: Rig, rates: Rates, policy: Policy = Policy.DISCONNECT, limit: int = 1 << 20) -> None:
+        self.rig = rig
         self.socket = Socket()
         self.closed: Close | None = None
         self.aborted = False
@@ -98,28 +98,28 @@ class Client:
         self.answers = True
         self.pings = 0
         self._read = 0
-        session = NativeSession(rates, house.anonymous)
+        session = NativeSession(rates, rig.anonymous)
         outbox = Outbox(self.socket, limit, policy, self)
         self.connection = Connection(
-            f"c{next(house.numbers)}",
+            f"c{next(rig.numbers)}",
             PLAIN,
             self,
             outbox,
             lambda *notice: self.inbound.notify(*notice),
-            Peer("192.0.2.1", "paper", SUBPROTOCOL, house.now()),
-            house.node.counters,
+            Peer("192.0.2.1", "paper", SUBPROTOCOL, rig.now()),
+            rig.node.counters,
         )
-        node = house.node
+        node = rig.node
         self.inbound = Inbound(self.connection, session, node.requests, node.counters, node.clock)
         node.requests.arrive(self.connection)
 
     # -- `delivery.Owner` ---------------------------------------------------------------------------------------------
 
     def left_out(self, mark: Mark) -> None:
-        self.house.node.hub.left_out(self.connection, mark)
+        self.rig.node.hub.left_out(self.connection, mark)
 
     def route_changed(self) -> None:
-        self.house.node.hub.route_changed(self.connection)
+        self.rig.node.hub.route_changed(self.connection)
 
     # -- the client's side --------------------------------------------------------------------------------------------
 
@@ -129,11 +129,11 @@ class Client:
 
     async def ask(self, type: str, **data: Any) -> Any:
         """Sends a request and answers its reply."""
-        id = f"r{next(self.house.numbers)}"
+        id = f"r{next(self.rig.numbers)}"
         self.send(type, id, **data)
         replies: list[Any] = []
         for _ in range(50):
-            await self.house.settle()
+            await self.rig.settle()
             replies = [m for m in self.all if m.get("id") == id]
             if replies:
                 break
@@ -157,15 +157,15 @@ class Client:
         """The socket is gone, without a word."""
         self.connection.outbox.close()
         self.inbound.end()
-        self.house.node.requests.leave(self.connection)
-        self.house.node.heartbeat.forget(self.connection)
+        self.rig.node.requests.leave(self.connection)
+        self.rig.node.heartbeat.forget(self.connection)
 
     # -- `connection.Line` --------------------------------------------------------------------------------------------
 
     def ping(self) -> bool:
         self.pings += 1
         if self.answers:
-            self.house.clock.callLater(0, self._pong)
+            self.rig.clock.callLater(0, self._pong)
         return True
 
     def _pong(self) -> None:
@@ -180,8 +180,8 @@ class Client:
     def hang_up(self, close: Close, discard: bool) -> None:
         self.closed = close
         self.inbound.end()
-        self.house.node.requests.leave(self.connection)
-        self.house.node.heartbeat.closing(self.connection)
+        self.rig.node.requests.leave(self.connection)
+        self.rig.node.heartbeat.closing(self.connection)
 
     def abort(self) -> None:
         self.aborted = True
@@ -194,7 +194,7 @@ class Client:
         self.reading = True
 
 
-class House:
+class Rig:
     """A node and its clients."""
 
     def __init__(self, place: Path, settings: str = "", engine: Any = None) -> None:
@@ -218,7 +218,7 @@ class House:
     def now(self) -> int:
         return int(self.clock.seconds() * 1000)
 
-    async def start(self) -> House:
+    async def start(self) -> Rig:
         await self.engine.start(self.node)
         self.node.start()
         return self

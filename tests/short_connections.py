@@ -22,7 +22,7 @@ class Tally:
         self.opened = 0
         self.said = 0
         self.said_bytes = 0
-        self.heard = 0
+        self.received = 0
         self.heard_bytes = 0
         #: of the close frame that came first, from either side
         self.codes: list[int] = []
@@ -52,7 +52,7 @@ async def _one(port: int, says: Sequence[bytes], replies: int, code: int, tally:
                 writer.write(frame(CLOSE, payload[:2]))
             break
         if opcode == TEXT:
-            tally.heard += 1
+            tally.received += 1
             tally.heard_bytes += octets
             replies -= 1
             if not replies and code:

@@ -209,7 +209,7 @@ def test_one_desktop_notification_of_three_tabs(stage: Stage, bells: Path, start
     page = stage("serve", folder=str(bells))
     stage("browser")
     before = f"""window.token = {json.dumps(server.token("42"))};
-      window.heard = 0;
+      window.received = 0;
       window.Notification = class {{
         static permission = 'granted';
         constructor(title) {{ localStorage.shown = `${{localStorage.shown ?? ''}} ${{title}}`; }}
@@ -220,15 +220,15 @@ def test_one_desktop_notification_of_three_tabs(stage: Stage, bells: Path, start
         stage("until", expression="window.client?.getState().isConnected")
         script = f"Object.assign(document.createElement('script'), {{textContent: {json.dumps(recipe)}}})"
         stage("run", expression=f"document.head.append({script})")
-        stage("run", expression="void client.on('user_notification', () => (heard += 1))")
+        stage("run", expression="void client.on('user_notification', () => (received += 1))")
         if len(tabs) == 1:
             # The lock is the first one's before the others ask for it.
             stage("until", expression="isChosen")
 
-    def told(title: str, heard: int, by: list[int]) -> None:
+    def told(title: str, received: int, by: list[int]) -> None:
         server.api("POST", "/api/notify", {"userId": "42", "data": {"title": title}})
         for tab in by:
-            stage("until", tab=tab, expression=f"heard === {heard}")
+            stage("until", tab=tab, expression=f"received === {received}")
 
     told("one", 1, tabs)
     assert stage("run", expression="localStorage.shown") == " one"

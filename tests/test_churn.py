@@ -63,7 +63,7 @@ class Peer(Protocol):
     def __init__(self, script: bytes, cut: int, patience: int, end: str) -> None:
         self.script, self.cut, self.patience, self.end = script, cut, patience, end
         self.gone: Deferred[None] = Deferred()
-        self.heard = 0
+        self.received = 0
         self.octets = b""
 
     def connectionMade(self) -> None:
@@ -72,9 +72,9 @@ class Peer(Protocol):
             self.finish()
 
     def dataReceived(self, data: bytes) -> None:
-        self.heard += len(data)
+        self.received += len(data)
         self.octets += data
-        if self.patience and self.heard >= self.patience:
+        if self.patience and self.received >= self.patience:
             self.patience = 0
             self.finish()
 

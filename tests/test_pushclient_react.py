@@ -84,6 +84,6 @@ def test_a_part_that_is_hydrated_when_the_store_is_live(
     server.api("POST", "/api/tasks/report/progress", {"percentage": 60})
     stage("until", expression="document.getElementById('late').textContent === '42 60'")
     server.api("POST", "/api/publish", {"channel": "demo:room", "data": "hello"})
-    stage("until", expression="heard.join() === 'hello'")
+    stage("until", expression="received.join() === 'hello'")
     assert stage("run", expression="complaints") == []
     assert len(server.api("GET", "/api/connections?userId=42").body["connections"]) == 1

@@ -10,7 +10,7 @@ import pytest
 
 from pushserver.core.errors import Unavailable
 from tests import inside
-from tests.fakes import House
+from tests.fakes import Rig
 from tests.harness import start, taken, wait_until
 
 #: The server makes its own keys, and nobody says where the console listens.
@@ -50,22 +50,22 @@ async def test_a_node_is_ready_from_its_start_to_its_stop(tmp_path: Path) -> Non
 
 
 async def test_who_went_is_known_to_the_engine_before_a_node_stops(tmp_path: Path) -> None:
-    house = await House(tmp_path).start()
+    rig = await Rig(tmp_path).start()
     try:
-        client = await house.client("ann")
+        client = await rig.client("ann")
         client.vanish()
-        assert await house.node.presence.flush() == {"ann": house.now()}
-        online = await house.engine.presence.online("ann")
-        assert (online.online, online.last_seen_at) == (False, house.now())
-        await house.node.hand_over()  # nobody is left to hand anything to
+        assert await rig.node.presence.flush() == {"ann": rig.now()}
+        online = await rig.engine.presence.online("ann")
+        assert (online.online, online.last_seen_at) == (False, rig.now())
+        await rig.node.hand_over()  # nobody is left to hand anything to
     finally:
-        await house.stop()
+        await rig.stop()
 
 
 async def test_a_stop_goes_on_though_the_engine_cannot_be_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    house = await House(tmp_path).start()
+    rig = await Rig(tmp_path).start()
     try:
-        client = await house.client("ann")
+        client = await rig.client("ann")
         client.vanish()
         asked = []
 
@@ -73,8 +73,8 @@ async def test_a_stop_goes_on_though_the_engine_cannot_be_told(tmp_path: Path, m
             asked.append(True)
             raise Unavailable("no answer")
 
-        monkeypatch.setattr(house.engine.broker, "nodes", cannot)
-        await house.node.hand_over()
+        monkeypatch.setattr(rig.engine.broker, "nodes", cannot)
+        await rig.node.hand_over()
         assert asked == [True]
     finally:
-        await house.stop()
+        await rig.stop()

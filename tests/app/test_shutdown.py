@@ -55,9 +55,9 @@ def quiet(log: str) -> bool:
 def test_sigterm_under_load(start_server: Callable[..., Server]) -> None:
     server = start_server(config='[server]\nshutdown_drain = "60s"\n')
     clients = [follow(server, f"u{n}") for n in range(CLIENTS)]
-    heard: dict[int, tuple[list[Any], int | None]] = {}
+    received: dict[int, tuple[list[Any], int | None]] = {}
     readers = [
-        threading.Thread(target=lambda n=n, c=c: heard.__setitem__(n, last_words(c))) for n, c in enumerate(clients)
+        threading.Thread(target=lambda n=n, c=c: received.__setitem__(n, last_words(c))) for n, c in enumerate(clients)
     ]
     stop = threading.Event()
     sent: list[int] = []
@@ -79,9 +79,9 @@ def test_sigterm_under_load(start_server: Callable[..., Server]) -> None:
     assert status == -signal.SIGTERM
     # Everybody has gone: nobody is waited for.
     assert time.monotonic() - began < 60
-    assert len(heard) == CLIENTS
+    assert len(received) == CLIENTS
     delays = []
-    for messages, code in heard.values():
+    for messages, code in received.values():
         assert code == 3001
         *before, last = messages
         assert last["type"] == "going_away"

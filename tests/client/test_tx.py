@@ -97,17 +97,17 @@ def clients(server: FakeServer) -> Iterator[Clients]:
 @pytest_twisted.ensureDeferred
 async def test_reads_what_is_published_and_resumes(server: FakeServer, clients: Clients) -> None:
     client = await clients.opened()
-    heard: list[Any] = []
-    news = client.subscribe("news", lambda push: heard.append(push.data))
+    received: list[Any] = []
+    news = client.subscribe("news", lambda push: received.append(push.data))
     await soon(news.ready())
     assert (await soon(client.publish("news", 1))).offset == 1
-    await until(lambda: heard == [1])
+    await until(lambda: received == [1])
     await deferToThread(server.stop)
     await deferToThread(server.push, "news", 2)
     waiting = client.publish("news", 3)
     await deferToThread(server.start)
     assert (await soon(waiting)).offset == 3
-    await until(lambda: heard == [1, 2, 3])
+    await until(lambda: received == [1, 2, 3])
     assert news.recovered is True
     assert client.positions() == {"news": Position(3, "e1")}
     news.close()
@@ -150,8 +150,8 @@ async def test_a_failing_reader_stops_and_acks_nothing(server: FakeServer, clien
 @pytest_twisted.ensureDeferred
 async def test_the_other_requests(server: FakeServer, clients: Clients) -> None:
     client = await clients.opened()
-    heard: list[Any] = []
-    await soon(client.subscribe("chat:lobby", heard.append).ready())
+    received: list[Any] = []
+    await soon(client.subscribe("chat:lobby", received.append).ready())
     assert [u.user_id for u in (await soon(client.presence("chat:lobby"))).users] == ["42"]
     assert (await soon(client.chat("you", to=42))).queued
     server.push("news", "old")
@@ -185,16 +185,16 @@ async def test_tasks(server: FakeServer, clients: Clients) -> None:
 async def test_the_output_of_a_task(server: FakeServer, clients: Clients) -> None:
     server.write("output:main/t", "one ")
     client = await clients.opened()
-    heard: list[str] = []
-    reading = client.task_output("t", lambda chunk: heard.append(chunk.text))
-    await until(lambda: heard == ["one "])
+    received: list[str] = []
+    reading = client.task_output("t", lambda chunk: received.append(chunk.text))
+    await until(lambda: received == ["one "])
     await deferToThread(server.stop)
     server.write("output:main/t", "two ")
     await deferToThread(server.start)
-    await until(lambda: heard == ["one ", "two "])
+    await until(lambda: received == ["one ", "two "])
     server.write("output:main/t", "three", closes=True)
     await soon(reading.done)
-    assert heard == ["one ", "two ", "three"]
+    assert received == ["one ", "two ", "three"]
 
 
 @pytest_twisted.ensureDeferred
@@ -297,11 +297,11 @@ async def test_a_stopped_service_starts_again_where_it_was(server: FakeServer, c
     client.startService()
     clients.made.append(client)
     await soon(client.when_connected())
-    heard: list[Any] = []
-    first = client.subscribe("news", lambda push: heard.append(push.data))
+    received: list[Any] = []
+    first = client.subscribe("news", lambda push: received.append(push.data))
     await soon(first.ready())
     server.push("news", 1)
-    await until(lambda: heard == [1])
+    await until(lambda: received == [1])
     ended = client.ended
     stopped = client.stopService()
     await soon(first.done)
@@ -312,8 +312,8 @@ async def test_a_stopped_service_starts_again_where_it_was(server: FakeServer, c
     server.push("news", 2)
     client.startService()
     await soon(client.when_connected())
-    client.subscribe("news", lambda push: heard.append(push.data))
-    await until(lambda: heard == [1, 2])
+    client.subscribe("news", lambda push: received.append(push.data))
+    await until(lambda: received == [1, 2])
     # Stopped and started in one turn: the old socket is on its way out, and the new one not disturbed by it.
     stopped = client.stopService()
     client.startService()
@@ -331,21 +331,21 @@ async def test_a_change_of_user_ends_what_was_the_first_ones(server: FakeServer,
     client = await clients.opened(
         lambda: next(tokens), on_user_changed=changes.append, clock=lambda: time.monotonic() + ahead
     )
-    heard: list[Any] = []
-    inbox = client.inbox(lambda push: heard.append(push.data))
+    received: list[Any] = []
+    inbox = client.inbox(lambda push: received.append(push.data))
     # The server's clock is known once anything asked later has its answer.
     await soon(client.publish("news", 1))
     ahead = 15.0
     server.notify("42", "for 42")
     with pytest.raises(UserChanged):
         await soon(inbox.done)
-    assert heard == ["for 42"]
+    assert received == ["for 42"]
     assert [(change.from_, change.to) for change in changes] == [("42", "7")]
     await soon(client.when_connected())
-    client.inbox(lambda push: heard.append(push.data))
+    client.inbox(lambda push: received.append(push.data))
     server.notify("42", "not for you")
     server.notify("7", "for you")
-    await until(lambda: heard == ["for 42", "for you"])
+    await until(lambda: received == ["for 42", "for you"])
     assert client.user_id == "7"
 
 
@@ -421,8 +421,8 @@ async def test_a_channels_token_is_asked_for_again_when_it_ended(server: FakeSer
         return answer
 
     client = await clients.opened()
-    heard: list[Any] = []
-    reading = client.subscribe("sealed:1", lambda push: heard.append(push.data), token=fetch)
+    received: list[Any] = []
+    reading = client.subscribe("sealed:1", lambda push: received.append(push.data), token=fetch)
     await soon(reading.ready())
     server.channel_tokens["sealed:1"] = "second"
     server.say({"type": "unsubscribed", "data": {"channel": "sealed:1", "code": "TOKEN_EXPIRED", "reason": "over"}})
@@ -430,7 +430,7 @@ async def test_a_channels_token_is_asked_for_again_when_it_ended(server: FakeSer
     # Its answer comes before this one's.
     await soon(client.presence("sealed:1"))
     server.push("sealed:1", "hello")
-    await until(lambda: heard == ["hello"])
+    await until(lambda: received == ["hello"])
     assert given == ["first", "second"]
 
 

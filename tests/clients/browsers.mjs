@@ -16,12 +16,12 @@ const visit = `(async () => {
   const { createClient } = await import('/pushclient.js');
   const client = createClient({ url: '/ws', token: ${JSON.stringify(token)}, sharedWorker: false });
   const channel = 'live:${name}', text = String(Math.random());
-  const heard = new Promise((resolve) => client.subscribeChannel(channel, (push) => push.data === text && resolve()));
+  const received = new Promise((resolve) => client.subscribeChannel(channel, (push) => push.data === text && resolve()));
   await client.connect();
   await client.publish(channel, text);
-  await Promise.race([heard, new Promise((_, reject) => setTimeout(() => reject(new Error('nothing came')), 15000))]);
+  await Promise.race([received, new Promise((_, reject) => setTimeout(() => reject(new Error('nothing came')), 15000))]);
   await client.disconnect?.();
-  return 'heard';
+  return 'received';
 })()`;
 
 async function inChromium(visitAll) {

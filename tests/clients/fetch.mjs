@@ -5,12 +5,12 @@ const signal = AbortSignal.timeout(20_000);
 const stream = await fetch(`${url}/sse?channels=live:fetch`, { headers: { authorization: `Bearer ${token}` }, signal });
 if (stream.status !== 200) throw new Error(`the stream was answered with ${stream.status}`);
 const reader = stream.body.pipeThrough(new TextDecoderStream()).getReader();
-let heard = '';
+let received = '';
 async function until(text) {
-  while (!heard.includes(text)) {
+  while (!received.includes(text)) {
     const { value, done } = await reader.read();
     if (done) throw new Error('the stream ended');
-    heard += value;
+    received += value;
   }
 }
 await until('subscription_success');

@@ -12,17 +12,17 @@ from pushserver.client.tx import ClientService
 
 async def visit(reactor: Any, url: str, token: str, ca: str) -> None:
     client = ClientService(url, token=token, ca_file=ca)
-    heard: defer.Deferred[Any] = defer.Deferred()
+    received: defer.Deferred[Any] = defer.Deferred()
 
     def hear(message: Any) -> None:
-        if not heard.called and message.data == {"from": token[-8:]}:
-            heard.callback(message)
+        if not received.called and message.data == {"from": token[-8:]}:
+            received.callback(message)
 
     client.startService()
     await client.when_connected()
     await client.subscribe("live:twisted", hear).ready()
     await client.publish("live:twisted", {"from": token[-8:]})
-    await heard.addTimeout(20, reactor)
+    await received.addTimeout(20, reactor)
     await client.stopService()
 
 

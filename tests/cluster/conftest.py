@@ -74,7 +74,7 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """For a whole module."""
     place = Place(tmp_path_factory.mktemp("cluster"))
     yield place

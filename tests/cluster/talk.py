@@ -21,7 +21,7 @@ Message = dict[str, Any]
 
 
 class Talk:
-    """One connection. Everything that came is in `heard`, in its order."""
+    """One connection. Everything that came is in `received`, in its order."""
 
     def __init__(self, url: str, patience: float = PATIENCE) -> None:
         self._stack = ExitStack()
@@ -30,7 +30,7 @@ class Talk:
         )
         self._patience = patience
         self._ids = itertools.count(1)
-        self.heard: list[Message] = []
+        self.received: list[Message] = []
         self.welcome: Message = {}
 
     def say(self, type: str, id: int | None = None, **data: Any) -> None:
@@ -38,20 +38,20 @@ class Talk:
 
     def _next(self, end: float) -> Message:
         message: Message = json.loads(self._socket.recv(timeout=max(0.01, end - time.monotonic())))
-        self.heard.append(message)
+        self.received.append(message)
         return message
 
     def until(self, what: Callable[[Message], Any]) -> Message:
         """The first message that fits, of those that came already and those that come."""
         end = time.monotonic() + self._patience
-        for message in self.heard:
+        for message in self.received:
             if what(message):
                 return message
         while True:
             try:
                 message = self._next(end)
             except TimeoutError:
-                raise AssertionError(f"it did not come; what came: {self.heard[-10:]}") from None
+                raise AssertionError(f"it did not come; what came: {self.received[-10:]}") from None
             if what(message):
                 return message
 
@@ -73,7 +73,7 @@ class Talk:
 
     def count(self, what: Callable[[Message], Any]) -> int:
         self.barrier()
-        return sum(1 for message in self.heard if what(message))
+        return sum(1 for message in self.received if what(message))
 
     def closed(self) -> int:
         """Waits for the close; its code."""

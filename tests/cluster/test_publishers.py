@@ -35,13 +35,13 @@ def program(name: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def redis(house: Place) -> RedisServer:
-    return house.redis()
+def redis(site: Place) -> RedisServer:
+    return site.redis()
 
 
 @pytest.fixture(scope="module")
-def server(house: Place, redis: RedisServer) -> Server:
-    return house.server("--redis", redis.url)
+def server(site: Place, redis: RedisServer) -> Server:
+    return site.server("--redis", redis.url)
 
 
 def cli(redis: RedisServer, *arguments: str) -> str:
@@ -138,7 +138,7 @@ def test_what_is_published_while_every_server_is_away_is_kept_in_order(place: Pl
         redis.command("XADD", "push:ingest", "*", "cmd", json.dumps(command))
     client = talk(place.server("--redis", redis.url), "47")
     client.push("user_notification", n=19)
-    assert [m["data"]["n"] for m in client.heard if m["type"] == "user_notification"] == list(range(20))
+    assert [m["data"]["n"] for m in client.received if m["type"] == "user_notification"] == list(range(20))
 
 
 @pytest.mark.browser

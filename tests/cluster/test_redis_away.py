@@ -57,7 +57,7 @@ def test_redis_is_killed_and_comes_back(place: Place, talk: Talks) -> None:
     redis = place.redis(appendonly="yes", appendfsync="always")
     server = place.server("--redis", redis.url)
     client = works(server, talk, "42")
-    before = client.heard[-1]
+    before = client.received[-1]
     redis.kill()
     refuses(server, talk, client)
     redis.start()
@@ -73,7 +73,7 @@ def test_redis_is_killed_and_comes_back(place: Place, talk: Talks) -> None:
     # What was kept is still there, and a second device gets it.
     second = talk(server, "42")
     second.push("user_notification", kept="42")
-    assert before["messageId"] in [m.get("messageId") for m in second.heard]
+    assert before["messageId"] in [m.get("messageId") for m in second.received]
     works(server, talk, "43")
 
 
@@ -151,7 +151,7 @@ def test_sentinel_leads_to_the_new_master(place: Place, talk: Talks) -> None:
         back.kill()
     client.push("user_notification", n=2)
     # Nothing that was answered is lost.
-    assert kept["messageId"] in [m.get("messageId") for m in client.heard]
+    assert kept["messageId"] in [m.get("messageId") for m in client.received]
     second = talk(server, "42")
     second.push("user_notification", n=1)
 

@@ -28,10 +28,10 @@ class Nodes(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def nodes(house: Place) -> Nodes:
-    redis = house.redis()
+def nodes(site: Place) -> Nodes:
+    redis = site.redis()
     config = CONFIG.replace("[server]", "[server]\nmax_connections_per_user = 2") + LIMITS
-    a, b = (house.server("--redis", redis.url, config=config) for _ in "ab")
+    a, b = (site.server("--redis", redis.url, config=config) for _ in "ab")
     wait_until(lambda: len(a.api("GET", "/api/nodes").body["nodes"]) == 2)
     return Nodes(a, b)
 
@@ -66,7 +66,7 @@ def test_a_users_new_channels_count_on_all_nodes(nodes: Nodes, talk: Talks) -> N
 
     replies = [publish(connection, f"{n}{at}") for n in range(3) for at, connection in enumerate((here, there))]
     made = sum(reply["type"] == "published" for reply in replies)
-    # Alone, a node that is out of them has the next one after 20 s: longer means that it has heard of the other.
+    # Alone, a node that is out of them has the next one after 20 s: longer means that it knows of the other.
     wait_until(lambda: publish(here, "more")["data"].get("retryAfter", 0) > 25_000 or made == 3)
     assert made >= 3
     assert publish(here, "00")["type"] == "published"

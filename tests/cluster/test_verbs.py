@@ -20,9 +20,9 @@ class Nodes(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def nodes(house: Place) -> Nodes:
-    redis = house.redis()
-    a, b = (house.server("--redis", redis.url, config=CONFIG.replace("[server]", f'[server]\nnode_name = "{name}"'))
+def nodes(site: Place) -> Nodes:
+    redis = site.redis()
+    a, b = (site.server("--redis", redis.url, config=CONFIG.replace("[server]", f'[server]\nnode_name = "{name}"'))
             for name in "ab")  # fmt: skip
     wait_until(lambda: len(_get(a, "nodes")["nodes"]) == 2)
     return Nodes(a, b, redis.url)
@@ -136,7 +136,7 @@ def test_a_user_comes_and_goes_once_over_all_nodes(nodes: Nodes, talk: Talks) ->
     second.leave()
     for watcher in watchers:
         watcher.push("user_status", userId="roams", status="offline")
-        changes = [m["data"]["status"] for m in watcher.heard if m["type"] == "user_status"]
+        changes = [m["data"]["status"] for m in watcher.received if m["type"] == "user_status"]
         assert changes == ["online", "offline"]
 
 
@@ -164,7 +164,7 @@ def test_events_of_a_task_come_once_to_each_connection(nodes: Nodes, talk: Talks
         assert each.push("task_completed")["channel"] == "user:owner"
     assert follower.push("task_completed")["channel"] == "task:both"
     for each in (*owners, follower):
-        events = [(m["type"], m["data"]["version"]) for m in each.heard if m["type"].startswith("task_")]
+        events = [(m["type"], m["data"]["version"]) for m in each.received if m["type"].startswith("task_")]
         assert len(events) == len(set(events)), events
         assert each.count(lambda m: m["type"] == "task_completed") == 1
 
@@ -177,14 +177,14 @@ def test_each_node_throttles_for_its_own_and_loses_no_last_value(nodes: Nodes, t
         _post((nodes.a, nodes.b)[percentage % 2], "tasks/fast/progress", percentage=percentage)
     for each in (here, there):
         each.push("task_progress", percentage=60)
-        shown = [m["data"]["percentage"] for m in each.heard if m["type"] == "task_progress"]
+        shown = [m["data"]["percentage"] for m in each.received if m["type"] == "task_progress"]
         assert shown == sorted(set(shown))
         assert len(shown) < 60
 
 
 @pytest.mark.full
-def test_what_a_dead_node_held_is_gone_within_a_minute_and_told_once(nodes: Nodes, house: Place, talk: Talks) -> None:
-    dying = house.server("--redis", nodes.redis, config=CONFIG.replace("[server]", '[server]\nnode_name = "dying"'))
+def test_what_a_dead_node_held_is_gone_within_a_minute_and_told_once(nodes: Nodes, site: Place, talk: Talks) -> None:
+    dying = site.server("--redis", nodes.redis, config=CONFIG.replace("[server]", '[server]\nnode_name = "dying"'))
     watchers = [talk(node, "watcher", "status:victim", "room:d") for node in (nodes.a, nodes.b)]
     victim = talk(dying, "victim", "room:d")
     for watcher in watchers:

@@ -159,7 +159,7 @@ class RunningNode:
         self.events = engine.events
         self.deliveries = engine.deliveries
 
-    async def heard(self, count: int) -> list[Publication]:
+    async def received(self, count: int) -> list[Publication]:
         """The first ``count`` publications that were delivered here, after waiting for them."""
         from twisted.internet import reactor
 

@@ -30,9 +30,9 @@ async def test_a_subscribed_node_hears_in_order_with_every_field(nodes: Nodes) -
     published = await gatherResults(answers, consumeErrors=True)
     assert [each.message_id for each in published] == [f"m{n}" for n in range(50)]
     assert all(each.offset is None and each.epoch is None and not each.duplicate for each in published)
-    heard = await other.heard(50)
-    assert heard[0] == first
-    assert [each.message_id for each in heard] == [f"m{n}" for n in range(50)]
+    received = await other.received(50)
+    assert received[0] == first
+    assert [each.message_id for each in received] == [f"m{n}" for n in range(50)]
 
 
 async def test_the_publishers_own_node_heard_it_before_the_answer(nodes: Nodes) -> None:
@@ -50,13 +50,13 @@ async def test_a_node_hears_only_what_it_subscribed_to(nodes: Nodes) -> None:
     await node.broker.subscribe("a")
     await node.broker.publish(publication("b", 1), None, None)
     await node.broker.publish(publication("a", 2), None, None)
-    assert contents(await node.heard(1)) == [2]
+    assert contents(await node.received(1)) == [2]
     node.broker.unsubscribe("a")
     node.broker.unsubscribe("never-subscribed")
     await node.broker.subscribe("b")
     await node.broker.subscribe("a")
     await node.broker.publish(publication("a", 3), None, None)
-    assert contents(await node.heard(2)) == [2, 3]
+    assert contents(await node.received(2)) == [2, 3]
 
 
 async def test_every_node_hears_kept_messages_with_their_positions(nodes: Nodes) -> None:
@@ -69,9 +69,9 @@ async def test_every_node_hears_kept_messages_with_their_positions(nodes: Nodes)
     )
     assert [each.offset for each in published] == list(range(1, 21))
     assert len({each.epoch for each in published}) == 1
-    heard = await other.heard(20)
-    assert [(each.offset, each.epoch) for each in heard] == [(each.offset, each.epoch) for each in published]
-    assert contents(heard) == list(range(20))
+    received = await other.received(20)
+    assert [(each.offset, each.epoch) for each in received] == [(each.offset, each.epoch) for each in published]
+    assert contents(received) == list(range(20))
 
 
 @pytest.mark.parametrize("kept", [False, True])
@@ -103,8 +103,8 @@ async def test_concurrent_repeats_happen_once(nodes: Nodes, kept: bool) -> None:
     published = await gatherResults(answers, consumeErrors=True)
     assert sorted(each.duplicate for each in published) == [False, True, True, True, True]
     assert len({(each.message_id, each.offset) for each in published}) == 1
-    heard = await node.heard(1)
-    assert [each.message_id for each in heard] == [published[0].message_id]
+    received = await node.received(1)
+    assert [each.message_id for each in received] == [published[0].message_id]
 
 
 async def test_a_key_is_forgotten_after_its_ttl(nodes: Nodes) -> None:

@@ -209,10 +209,10 @@ async def test_reading_and_publishing_at_once_leaves_no_hole(nodes: Nodes) -> No
     answers += [writer.broker.publish(publication("a", n), retention, None) for n in range(41, 81)]
     page = await asked
     await gatherResults(answers, consumeErrors=True)
-    heard = await node.heard(80)
+    received = await node.received(80)
     assert contents(page.messages) == list(range(1, page.newest.offset + 1))
-    assert contents(heard) == list(range(1, 81))
-    assert [each.offset for each in heard] == list(range(1, 81))
+    assert contents(received) == list(range(1, 81))
+    assert [each.offset for each in received] == list(range(1, 81))
 
 
 async def test_a_channel_without_news_loses_its_position_in_the_end(nodes: Nodes) -> None:

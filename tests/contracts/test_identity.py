@@ -39,7 +39,7 @@ async def test_nobody_uses_up_anothers_key(nodes: Nodes, kind: str) -> None:
     for publisher in ("mallory", None, "ann"):
         again = await send(node, nodes, kind, f"{publisher}", publisher)
         assert (again.duplicate, again.conflict) == (True, False)
-    assert contents(await node.heard(3)) == ["mallory", "None", "ann"]
+    assert contents(await node.received(3)) == ["mallory", "None", "ann"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

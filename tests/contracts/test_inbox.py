@@ -76,10 +76,10 @@ async def test_it_is_delivered_live_after_it_is_kept(nodes: Nodes) -> None:
     other = await nodes.second(node)
     await other.broker.subscribe("user:7")
     published = await put(node, *range(20))
-    heard = await other.heard(20)
-    assert [each.offset for each in heard] == list(range(1, 21))
-    assert {each.epoch for each in heard} == {published[0].epoch}
-    assert contents(heard) == list(range(20))
+    received = await other.received(20)
+    assert [each.offset for each in received] == list(range(1, 21))
+    assert {each.epoch for each in received} == {published[0].epoch}
+    assert contents(received) == list(range(20))
 
 
 async def test_users_do_not_share_anything(nodes: Nodes) -> None:
@@ -183,7 +183,7 @@ async def test_chat_beside_a_full_inbox_evicts_only_itself(nodes: Nodes) -> None
     await put(node, "n1", "n2", "n3")
     await put(node, "c4", chat=True)
     assert await waiting(node) == (["n1", "n2", "n3"], 1)
-    assert contents(await node.heard(4)) == ["n1", "n2", "n3", "c4"]
+    assert contents(await node.received(4)) == ["n1", "n2", "n3", "c4"]
     (published,) = await put(node, "n5")
     assert published.offset == 5
     assert await waiting(node) == (["n2", "n3", "n5"], 2)
@@ -289,7 +289,7 @@ async def test_a_repeat_appends_nothing(nodes: Nodes) -> None:
     (elsewhere,) = await put(node, "e", user="8", once="k")
     assert not elsewhere.duplicate
     await put(node, "last")
-    assert [each.offset for each in await node.heard(2)] == [1, 2]
+    assert [each.offset for each in await node.received(2)] == [1, 2]
     again = await node.inbox.append(publication("user:7", "z"), "7", False, None, None, IdempotencyKey("k"))
     assert (again.duplicate, again.offset, again.epoch) == (True, 1, answers[0].epoch)
     assert (await node.inbox.state("7")).offset == 2
@@ -353,9 +353,9 @@ async def test_reading_and_appending_at_once_leaves_no_hole(nodes: Nodes) -> Non
     page = await asked
     await first
     await gatherResults(answers, consumeErrors=True)
-    heard = await node.heard(60)
-    assert contents(page.messages) == contents(heard)[: page.offset]
-    assert [each.offset for each in heard] == list(range(1, 61))
+    received = await node.received(60)
+    assert contents(page.messages) == contents(received)[: page.offset]
+    assert [each.offset for each in received] == list(range(1, 61))
 
 
 async def listed(node: RunningNode, before: int | None = None, limit: int = 100, unread: bool = False) -> list[Any]:

@@ -346,11 +346,11 @@ async def test_who_listens_hears_each_append_in_order(nodes: Nodes) -> None:
     await append(node, items(1, [2], name="log"))
     await append(node, items(1, name="unheard"))
     await node.tasks.replace(completed(first, nodes), None, None, output=text("end"))
-    await other.heard(6)
-    heard = told(other)
-    main = [each for each in heard if each.channel == "output:main/t"]
-    log = [each for each in heard if each.channel == "output:log/t"]
-    assert len(heard) == len(main) + len(log)
+    await other.received(6)
+    received = told(other)
+    main = [each for each in received if each.channel == "output:main/t"]
+    log = [each for each in received if each.channel == "output:log/t"]
+    assert len(received) == len(main) + len(log)
     assert [(each.before, each.offset, each.reached, json.loads(bytes(each.data)), each.closes) for each in main] == [
         (0, 3, 3, "one", False),
         (3, 6, 6, "two", False),

@@ -104,7 +104,7 @@ async def test_who_listens_hears_each_change_once(nodes: Nodes) -> None:
     await node.tasks.replace(running(first, percentage=50.0), None, None)
     final = completed(second.state, nodes)
     await node.tasks.replace(final, publication("user:7", "done", "m"), None)
-    await other.heard(1)
+    await other.received(1)
     await other.listener.until(lambda: len(other.listener.task_events) >= 5)
     owner = [event for event, to_owner in other.listener.task_events if to_owner]
     others = [event for event, to_owner in other.listener.task_events if not to_owner]

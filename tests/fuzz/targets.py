@@ -166,9 +166,9 @@ def _heard(pieces: list[bytes], deflate: bool) -> bytes:
         if transport.disconnecting or transport.disconnected:
             break
         door.dataReceived(piece)
-    heard = transport.value()
+    received = transport.value()
     door.connectionLost(connectionDone)
-    return heard
+    return received
 
 
 def frames(octets: bytes) -> None:

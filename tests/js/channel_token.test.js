@@ -112,7 +112,7 @@ test('an old token that is refused has a better successor; a fresh one is refuse
   assert.deepEqual(s.serials(), [1, 2]);
   await s.reject('INVALID_TOKEN');
   assert.equal(s.asked.length, 2);
-  assert.deepEqual(s.r.heard('rejected'), [{ channel: doc, code: 'INVALID_TOKEN', message: 'INVALID_TOKEN' }]);
+  assert.deepEqual(s.r.received('rejected'), [{ channel: doc, code: 'INVALID_TOKEN', message: 'INVALID_TOKEN' }]);
 });
 
 test('a token that ended unseen is replaced; one that was revoked ends the subscription', async () => {
@@ -148,7 +148,7 @@ test('a function that fails is told and asked again; one that says no ends it', 
   };
   const subscription = s.r.client.subscribeChannel(doc, () => {}, { token: (context) => act(context) });
   await settle();
-  assert.equal(s.r.heard('error')[0].code, 'TOKEN');
+  assert.equal(s.r.received('error')[0].code, 'TOKEN');
   act = s.grant;
   await s.r.clock.advance(5000);
   assert.deepEqual(s.serials(), [1]);
@@ -171,7 +171,7 @@ test('a renewal that fails is tried again while the subscription lasts', async (
   await s.accept();
   fails = true;
   await s.pass(545_000);
-  assert.ok(s.r.heard('error').length >= 1);
+  assert.ok(s.r.received('error').length >= 1);
   fails = false;
   await s.pass(10_000);
   assert.deepEqual(s.serials(), [1, 2]);

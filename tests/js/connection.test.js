@@ -19,7 +19,7 @@ test('sign-in: subprotocol, auth first, connected only after auth_success', asyn
   assert.equal(now.socket, r.socket());
   assert.equal(now.userId, '42');
   assert.equal(now.transport, 'websocket');
-  assert.deepEqual(r.heard('connect'), [{ connectionId: 'c1', userId: '42', transport: 'websocket', node: null, inbox: WELCOME.inbox }]);
+  assert.deepEqual(r.received('connect'), [{ connectionId: 'c1', userId: '42', transport: 'websocket', node: null, inbox: WELCOME.inbox }]);
 });
 
 test('connect twice is one connection', async () => {
@@ -65,7 +65,7 @@ for (const code of [1002, 1007, 1009, 3500, 3501, 3503, 3504, 3507, 3509]) {
     const now = r.client.getState();
     assert.equal(now.connectionState, 'closed');
     assert.match(now.error, /because/);
-    assert.equal(r.heard('error')[0].closeCode, code);
+    assert.equal(r.received('error')[0].closeCode, code);
     await assert.rejects(r.client.publish('a', 1), { code: 'CLOSED' });
   });
 }
@@ -257,7 +257,7 @@ test('disconnect ends everything at once, and no timer brings it back', async ()
   await r.clock.advance(3_600_000);
   assert.equal(r.Socket.all.length, 1);
   assert.equal(r.clock.timers.size, 0);
-  assert.deepEqual(r.heard('disconnect').map((each) => each.willReconnect), [false]);
+  assert.deepEqual(r.received('disconnect').map((each) => each.willReconnect), [false]);
 });
 
 test('disconnect while waiting ends the waiting', async () => {

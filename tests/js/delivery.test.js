@@ -150,8 +150,8 @@ test('the position of what the server subscribes is asked for once', async () =>
 test('after a reconnect all is subscribed again with its position, in one message', async () => {
   const r = rig(createClient);
   const socket = await r.connect();
-  const heard = [];
-  const a = r.client.subscribeChannel('a', (push) => heard.push(push.offset));
+  const received = [];
+  const a = r.client.subscribeChannel('a', (push) => received.push(push.offset));
   r.client.subscribeChannel('b', nothing);
   await settle();
   socket.answer('subscribe', ...subscribed({ a: { recovered: false, offset: 4, epoch: 'e' }, b: {} }));
@@ -163,8 +163,8 @@ test('after a reconnect all is subscribed again with its position, in one messag
   after.answer('subscribe', ...subscribed({ a: { recovered: true, offset: 9, epoch: 'e', messages: missed }, b: {} }));
   after.receive('message', 0, { channel: 'a', offset: 9, epoch: 'e', messageId: 'm9' });
   after.receive('message', 0, { channel: 'a', offset: 10, epoch: 'e', messageId: 'm10' });
-  assert.deepEqual(heard, [5, 7, 9, 10]);
-  assert.deepEqual(r.heard('recovered'), [{ channel: 'a' }]);
+  assert.deepEqual(received, [5, 7, 9, 10]);
+  assert.deepEqual(r.received('recovered'), [{ channel: 'a' }]);
   assert.deepEqual(r.client.getPosition('a'), { offset: 10, epoch: 'e' });
 });
 
@@ -175,10 +175,10 @@ test('recovered false and resync are told, and the channel goes on from now', as
   await settle();
   assert.deepEqual(socket.of('subscribe').at(-1).data.channels, [{ channel: 'a', since: { offset: 3, epoch: 'old' } }]);
   socket.answer('subscribe', ...subscribed({ a: { recovered: false, offset: 1, epoch: 'new', messages: [] } }));
-  assert.deepEqual(r.heard('gap'), [{ channel: 'a', cause: 'not_recovered' }]);
+  assert.deepEqual(r.received('gap'), [{ channel: 'a', cause: 'not_recovered' }]);
   assert.deepEqual(r.client.getPosition('a'), { offset: 1, epoch: 'new' });
   socket.receive('resync', { channel: 'a' }, { channel: 'a' });
-  assert.deepEqual(r.heard('gap').at(-1), { channel: 'a', cause: 'resync' });
+  assert.deepEqual(r.received('gap').at(-1), { channel: 'a', cause: 'resync' });
   assert.deepEqual(socket.of('subscribe').at(-1).data.channels, ['a']);
   socket.answer('subscribe', ...subscribed({ a: { recovered: false, offset: 0, epoch: 'newer' } }));
   socket.receive('message', 1, { channel: 'a', offset: 1, epoch: 'newer', messageId: 'x' });
@@ -188,9 +188,9 @@ test('recovered false and resync are told, and the channel goes on from now', as
 test('several handlers share a channel; the last to leave leaves', async () => {
   const r = rig(createClient);
   const socket = await r.connect();
-  const heard = [];
-  const one = r.client.subscribeChannel('a', () => heard.push(1));
-  const two = r.client.subscribeChannel('a', () => heard.push(2));
+  const received = [];
+  const one = r.client.subscribeChannel('a', () => received.push(1));
+  const two = r.client.subscribeChannel('a', () => received.push(2));
   await settle();
   socket.answer('subscribe', ...subscribed({ a: {} }));
   socket.receive('message', 0, { channel: 'a', messageId: 'm1' });
@@ -198,7 +198,7 @@ test('several handlers share a channel; the last to leave leaves', async () => {
   one.unsubscribe();
   await settle();
   socket.receive('message', 0, { channel: 'a', messageId: 'm2' });
-  assert.deepEqual(heard, [1, 2, 2]);
+  assert.deepEqual(received, [1, 2, 2]);
   assert.equal(socket.of('unsubscribe').length, 0);
   two.unsubscribe();
   await settle();
@@ -247,7 +247,7 @@ test('a refused channel is told, not asked for again, but after new permissions'
   const refusal = { rejected: { 'secret:x': { code: 'PERMISSION_DENIED', message: 'no' } } };
   socket.answer('subscribe', ...subscribed({}, refusal));
   await assert.rejects(ready, { code: 'PERMISSION_DENIED' });
-  assert.deepEqual(r.heard('rejected'), [{ channel: 'secret:x', code: 'PERMISSION_DENIED', message: 'no' }]);
+  assert.deepEqual(r.received('rejected'), [{ channel: 'secret:x', code: 'PERMISSION_DENIED', message: 'no' }]);
   const asked = () => socket.of('subscribe').filter((message) => message.data.channels.includes('secret:x')).length;
   await r.clock.advance(20000);
   assert.equal(asked(), 1);
@@ -274,8 +274,8 @@ test('a subscription that the server cannot serve now is tried again', async () 
 test('what comes while a channel waits to resume is held, so that no gap stays hidden', async () => {
   const r = rig(createClient);
   const socket = await r.connect();
-  const heard = [];
-  r.client.subscribeChannel('a', (push) => heard.push(push.offset), { since: { offset: 1, epoch: 'e' } });
+  const received = [];
+  r.client.subscribeChannel('a', (push) => received.push(push.offset), { since: { offset: 1, epoch: 'e' } });
   await settle();
   const live = (offset) => socket.receive('message', 0, { channel: 'a', offset, epoch: 'e', messageId: `m${offset}` });
   live(4);
@@ -285,7 +285,7 @@ test('what comes while a channel waits to resume is held, so that no gap stays h
   assert.deepEqual(socket.of('subscribe').at(-1).data.channels, [{ channel: 'a', since: { offset: 1, epoch: 'e' } }]);
   const messages = [2, 3, 4].map((offset) => ({ type: 'message', channel: 'a', data: 0, offset, epoch: 'e', messageId: `m${offset}` }));
   socket.answer('subscribe', ...subscribed({ a: { recovered: true, offset: 4, epoch: 'e', messages } }));
-  assert.deepEqual(heard, [2, 3, 4, 5]);
+  assert.deepEqual(received, [2, 3, 4, 5]);
 });
 
 test('a refused channel that is asked for again by the application is asked for again', async () => {
@@ -330,23 +330,23 @@ test('very many channels are several messages, each within the size limit', asyn
 test('a repeat is dropped by its messageId, also without offsets', async () => {
   const r = rig(createClient);
   const socket = await r.connect();
-  const heard = [];
-  r.client.on('message', (push) => heard.push(push.messageId));
+  const received = [];
+  r.client.on('message', (push) => received.push(push.messageId));
   for (const messageId of ['a', 'b', 'a']) socket.receive('message', 0, { channel: 'x', messageId });
   socket.receive('message', 0, { channel: 'y', messageId: 'a' });
-  assert.deepEqual(heard, ['a', 'b', 'a']);
+  assert.deepEqual(received, ['a', 'b', 'a']);
 });
 
 test('what was seen is remembered within bounds', async () => {
   const r = rig(createClient);
   const socket = await r.connect();
-  let heard = 0;
-  r.client.on('message', () => (heard += 1));
+  let received = 0;
+  r.client.on('message', () => (received += 1));
   for (let n = 0; n <= 4096; n += 1) socket.receive('message', 0, { channel: 'x', messageId: `m${n}` });
   socket.receive('message', 0, { channel: 'x', messageId: 'm4096' });
-  assert.equal(heard, 4097);
+  assert.equal(received, 4097);
   socket.receive('message', 0, { channel: 'x', messageId: 'm0' });
-  assert.equal(heard, 4098, 'the oldest is forgotten');
+  assert.equal(received, 4098, 'the oldest is forgotten');
 });
 
 test('inbox messages are acked together, after a quiet moment, with the highest offset', async () => {
@@ -398,14 +398,14 @@ test('an ack that found no link goes with the next', async () => {
 test('a final task event through the inbox is shown once and acked', async () => {
   const r = rig(createClient);
   const socket = await r.connect();
-  let heard = 0;
-  r.client.on('task_completed', () => (heard += 1));
+  let received = 0;
+  r.client.on('task_completed', () => (received += 1));
   const done = { taskId: 't1', userId: '42', status: 'completed', percentage: 100, version: 5, createdAt: 1, updatedAt: 2 };
   const event = ['task_completed', done, { channel: 'task:t1', offset: 1, epoch: 'i1', messageId: 'f1' }];
   socket.receive(...event);
   socket.receive(...event);
   await r.clock.advance(300);
-  assert.equal(heard, 1);
+  assert.equal(received, 1);
   assert.deepEqual(socket.of('ack').map((message) => message.data.offset), [1]);
   assert.equal(r.client.getTaskProgress('t1'), 100);
 });
@@ -413,15 +413,15 @@ test('a final task event through the inbox is shown once and acked', async () =>
 test('a final task event is told although the state was known before', async () => {
   const r = rig(createClient);
   const socket = await r.connect();
-  let heard = 0;
-  r.client.on('task_completed', () => (heard += 1));
+  let received = 0;
+  r.client.on('task_completed', () => (received += 1));
   const done = { taskId: 't1', userId: '42', status: 'completed', percentage: 100, version: 5, createdAt: 1, updatedAt: 2 };
   r.client.task('t1').get();
   socket.answer('task_get', 'task', done);
   await settle();
   assert.equal(r.client.getTaskStatus('t1'), 'completed');
   socket.receive('task_completed', done, { channel: 'task:t1', offset: 1, epoch: 'i1', messageId: 'f1' });
-  assert.equal(heard, 1);
+  assert.equal(received, 1);
 });
 
 test('autoAck false leaves it to the application', async () => {
@@ -453,22 +453,22 @@ test('inbox_overflow and an inbox made anew are told as gaps', async () => {
   const r = rig(createClient);
   const socket = await r.connect();
   socket.receive('inbox_overflow', { lost: 3 }, { channel: 'user:42' });
-  assert.deepEqual(r.heard('gap'), [{ channel: 'user:42', cause: 'overflow', lost: 3 }]);
+  assert.deepEqual(r.received('gap'), [{ channel: 'user:42', cause: 'overflow', lost: 3 }]);
   const after = await again(r, { inbox: { offset: 1, epoch: 'i2', acked: 0, pending: 1 } });
-  assert.deepEqual(r.heard('gap').at(-1), { channel: 'user:42', cause: 'not_recovered' });
-  const heard = [];
-  r.client.on('user_notification', (push) => heard.push(push.offset));
+  assert.deepEqual(r.received('gap').at(-1), { channel: 'user:42', cause: 'not_recovered' });
+  const received = [];
+  r.client.on('user_notification', (push) => received.push(push.offset));
   after.receive(...inboxPush(1, { epoch: 'i2', messageId: 'new' }));
   await r.clock.advance(300);
-  assert.deepEqual(heard, [1]);
+  assert.deepEqual(received, [1]);
   assert.deepEqual(after.of('ack').map((message) => message.data), [{ offset: 1, epoch: 'i2' }]);
 });
 
 test('a position of an earlier epoch is kept, so that what another device acknowledged is not missing here', async () => {
   const r = rig(createClient);
   const socket = await r.connect();
-  const heard = [];
-  r.client.on('user_notification', (push) => heard.push(push.messageId));
+  const received = [];
+  r.client.on('user_notification', (push) => received.push(push.messageId));
   for (const offset of [1, 2]) socket.receive(...inboxPush(offset));
   const moved = { inbox: { offset: 4, epoch: 'i2', acked: 4, pending: 2 } };
   let after = await again(r, moved);
@@ -477,7 +477,7 @@ test('a position of an earlier epoch is kept, so that what another device acknow
   after = await again(r, moved);
   assert.deepEqual(after.of('auth')[0].data.positions['user:42'], { offset: 2, epoch: 'i1' });
   for (const offset of [3, 4]) after.receive(...inboxPush(offset, { epoch: 'i2' }));
-  assert.deepEqual(heard, ['n1', 'n2', 'n3', 'n4']);
+  assert.deepEqual(received, ['n1', 'n2', 'n3', 'n4']);
   assert.deepEqual(r.client.getPosition('user:42'), { offset: 4, epoch: 'i2' });
   after.receive('resync', { channel: 'user:42' }, { channel: 'user:42' });
   after = await again(r, { inbox: { offset: 5, epoch: 'i3', acked: 5, pending: 1 } });
@@ -486,20 +486,20 @@ test('a position of an earlier epoch is kept, so that what another device acknow
 
 test('what is kept after a position of an earlier epoch is told, and that it may not be all', async () => {
   const r = rig(createClient);
-  const heard = [];
-  r.client.subscribeChannel('a', (push) => heard.push(push.offset), { since: { offset: 3, epoch: 'e1' } });
+  const received = [];
+  r.client.subscribeChannel('a', (push) => received.push(push.offset), { since: { offset: 3, epoch: 'e1' } });
   const socket = await r.connect();
   const messages = [4, 5].map((offset) => ({ type: 'message', channel: 'a', data: 0, offset, epoch: 'e2', messageId: `m${offset}` }));
   socket.answer('subscribe', ...subscribed({ a: { recovered: false, offset: 5, epoch: 'e2', messages } }));
-  assert.deepEqual([heard, r.heard('gap')], [[4, 5], [{ channel: 'a', cause: 'not_recovered' }]]);
+  assert.deepEqual([received, r.received('gap')], [[4, 5], [{ channel: 'a', cause: 'not_recovered' }]]);
   assert.deepEqual(r.client.getPosition('a'), { offset: 5, epoch: 'e2' });
 });
 
 test('a resync of the inbox reads what it still holds and shows nothing twice', async () => {
   const r = rig(createClient);
   const socket = await r.connect();
-  const heard = [];
-  r.client.on('user_notification', (push) => heard.push(push.messageId));
+  const received = [];
+  r.client.on('user_notification', (push) => received.push(push.messageId));
   for (const offset of [1, 2]) socket.receive(...inboxPush(offset));
   socket.receive('resync', { channel: 'user:42' }, { channel: 'user:42' });
   const held = [1, 2, 3].map((offset) => {
@@ -507,7 +507,7 @@ test('a resync of the inbox reads what it still holds and shows nothing twice', 
     return { type, data, ...more };
   });
   socket.answer('history', 'history', { messages: held, offset: 3, epoch: 'i2' });
-  assert.deepEqual(heard, ['n1', 'n2', 'n3']);
+  assert.deepEqual(received, ['n1', 'n2', 'n3']);
   assert.deepEqual(r.client.getPosition('user:42'), { offset: 3, epoch: 'i2' });
   await r.clock.advance(300);
   assert.deepEqual(socket.of('ack').at(-1).data, { offset: 3, epoch: 'i2' });
@@ -537,6 +537,6 @@ test('a push named like one of the client\'s own events does not pass for it', a
   const everything = [];
   r.client.on('*', (push) => everything.push(push.type));
   socket.receive('connect', {}, { channel: 'a', messageId: 'm' });
-  assert.equal(r.heard('connect').length, 1);
+  assert.equal(r.received('connect').length, 1);
   assert.deepEqual(everything, ['connect']);
 });

@@ -12,23 +12,23 @@ test('a push goes to those of its type, of its channel and of everything, in thi
 
 test('the client\'s own events and pushes of their names are apart', () => {
   const events = createEvents();
-  const heard = [];
-  events.on('connect', () => heard.push('own'));
-  events.onPush('connect', () => heard.push('push'));
+  const received = [];
+  events.on('connect', () => received.push('own'));
+  events.onPush('connect', () => received.push('push'));
   events.emit('connect', {});
   events.dispatch({ type: 'connect' });
-  assert.deepEqual(heard, ['own', 'push']);
+  assert.deepEqual(received, ['own', 'push']);
 });
 
 test('the same function may listen twice, and each ends for itself, also from inside', () => {
   const events = createEvents();
-  let heard = 0;
-  const handler = () => (heard += 1);
+  let received = 0;
+  const handler = () => (received += 1);
   events.on('a', handler);
   const end = events.on('a', () => (handler(), end()));
   events.dispatch({ type: 'a' });
   events.dispatch({ type: 'a' });
-  assert.equal(heard, 3);
+  assert.equal(received, 3);
 });
 
 test('one that fails is reported and keeps nobody from hearing', async (context) => {
@@ -36,7 +36,7 @@ test('one that fails is reported and keeps nobody from hearing', async (context)
   const events = createEvents();
   events.on('a', () => { throw new Error('now'); });
   events.on('a', async () => { throw new Error('later'); });
-  events.on('a', () => 'heard');
-  assert.deepEqual(await Promise.all(events.dispatch({ type: 'a' })), [undefined, undefined, 'heard']);
+  events.on('a', () => 'received');
+  assert.deepEqual(await Promise.all(events.dispatch({ type: 'a' })), [undefined, undefined, 'received']);
   assert.deepEqual(report.mock.calls.map((call) => call.arguments[0].message), ['now', 'later']);
 });

@@ -145,7 +145,7 @@ export function rig(createClient, options = {}) {
     socket,
     ...page,
     /** The events of one type, in order. */
-    heard: (type) => events.filter(([each]) => each === type).map(([, value]) => value),
+    received: (type) => events.filter(([each]) => each === type).map(([, value]) => value),
     async welcome(more = {}) {
       socket().open();
       await settle();

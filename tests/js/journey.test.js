@@ -62,12 +62,12 @@ test('what no handler took is not acknowledged; a handler that comes later gets 
   push(2);
   await r.clock.advance(5000);
   assert.deepEqual(socket.of('ack'), []);
-  const heard = [];
+  const received = [];
   r.client.on('chat_message', nothing);
-  const end = r.client.on('user_notification', (each) => heard.push(each.data));
-  assert.deepEqual(heard, [], 'after the present turn: the page may still be on its way');
+  const end = r.client.on('user_notification', (each) => received.push(each.data));
+  assert.deepEqual(received, [], 'after the present turn: the page may still be on its way');
   await settle();
-  assert.deepEqual(heard, [1, 2]);
+  assert.deepEqual(received, [1, 2]);
   await r.clock.advance(300);
   assert.deepEqual(socket.of('ack').map(({ data }) => data.offset), [2]);
   end();
@@ -120,13 +120,13 @@ test('what hung on a link or waited leaves no timer when the application disconn
 test('once, pushes of any name, and what is no function', async () => {
   const r = rig(createClient);
   const socket = await r.connect();
-  const heard = [];
-  r.client.once('message', (push) => heard.push(push.data));
-  r.client.onPush('gap', (push) => heard.push(push.type));
+  const received = [];
+  r.client.once('message', (push) => received.push(push.data));
+  r.client.onPush('gap', (push) => received.push(push.type));
   for (const n of [1, 2]) socket.receive('message', n, { channel: 'a', messageId: `m${n}` });
   socket.receive('gap', {}, { channel: 'a', messageId: 'g' });
-  assert.deepEqual(heard, [1, 'gap']);
-  assert.deepEqual(r.heard('gap'), []);
+  assert.deepEqual(received, [1, 'gap']);
+  assert.deepEqual(r.received('gap'), []);
   for (const call of [() => r.client.on('message'), () => r.client.once('message'), () => r.client.onPush('x', null), () => r.client.subscribeChannel('x')]) {
     assert.throws(call, TypeError);
   }

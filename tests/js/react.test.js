@@ -97,9 +97,9 @@ test('one that joins a live connection hears onConnect', async () => {
   const s = stage();
   const one = await mount(h(Show, { options: s.options }));
   await act(() => s.r.welcome());
-  let heard = 0;
-  const two = await mount(h(Show, { options: s.options, onConnect: () => (heard += 1) }));
-  assert.equal(heard, 1);
+  let received = 0;
+  const two = await mount(h(Show, { options: s.options, onConnect: () => (received += 1) }));
+  assert.equal(received, 1);
   await act(async () => (one.unmount(), two.unmount()));
   await later();
 });
@@ -169,12 +169,12 @@ test('another token signs in anew on the same socket; a new callback does nothin
 test('useTask, useSelector and useChannel render for their own slice', async () => {
   const s = stage();
   let renders = 0;
-  const heard = [];
+  const received = [];
   function One({ mark }) {
     renders += 1;
     const state = useTask('t1', s.options);
     const ids = useSelector((now) => [...now.tasks.keys()].length, s.options);
-    useChannel('news', (push) => heard.push([mark, push.data]), s.options);
+    useChannel('news', (push) => received.push([mark, push.data]), s.options);
     return `${state?.percentage} ${ids > 0}`;
   }
   const hook = await mount(h(Show, { options: s.options }));
@@ -187,7 +187,7 @@ test('useTask, useSelector and useChannel render for their own slice', async () 
   assert.equal(renders, before);
   await act(async () => root.update(h(One, { mark: 'b' })));
   await act(async () => s.r.socket().receive('message', 1, { channel: 'news', messageId: 'n1' }));
-  assert.deepEqual(heard, [['b', 1]]);
+  assert.deepEqual(received, [['b', 1]]);
   assert.equal(s.r.socket().of('subscribe').filter((message) => message.data.channels.includes('news')).length, 1);
   await act(async () => root.unmount());
   await act(settle);

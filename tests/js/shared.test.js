@@ -40,10 +40,10 @@ async function tabs(context, count, options = {}) {
 
 test('three tabs, one connection, one sign-in', async (context) => {
   const { server, clients } = await tabs(context, 3);
-  const heard = [0, 0, 0];
-  clients.forEach((client, index) => client.on('connect', () => (heard[index] += 1)));
+  const received = [0, 0, 0];
+  clients.forEach((client, index) => client.on('connect', () => (received[index] += 1)));
   for (const client of clients) await client.connect();
-  await until(() => heard.every((each) => each === 1), 'each tab hears connect once');
+  await until(() => received.every((each) => each === 1), 'each tab hears connect once');
   assert.equal(server.handshakes, 1);
   assert.equal(server.of('auth').length, 1);
   for (const client of clients) {
@@ -78,15 +78,15 @@ test('every tab sees the inbox and the tasks; a channel only those that asked', 
 
 test('closing any tab loses nothing, the last one closes the connection', async (context) => {
   const { server, clients } = await tabs(context, 3);
-  const heard = [];
+  const received = [];
   await Promise.all(clients.map((client) => client.connect()));
-  clients[2].on('user_notification', (push) => heard.push(push.data));
+  clients[2].on('user_notification', (push) => received.push(push.data));
   clients[0].disconnect();
   server.notify('42', 1);
-  await until(() => heard.length === 1);
+  await until(() => received.length === 1);
   clients[1].disconnect();
   server.notify('42', 2);
-  await until(() => heard.length === 2);
+  await until(() => received.length === 2);
   assert.equal(server.handshakes, 1);
   await until(() => server.inbox('42').acked === 2);
   clients[2].disconnect();
@@ -104,13 +104,13 @@ test('a push that a dying tab took with it goes to one that lives', async (conte
   });
   server.notify('42', 'precious');
   await until(() => taken === 1);
-  const heard = [];
-  clients[1].on('user_notification', (push) => heard.push(push.data));
+  const received = [];
+  clients[1].on('user_notification', (push) => received.push(push.data));
   await clients[1].connect();
   assert.equal(server.inbox('42').acked, 0);
   clients[0].disconnect();
-  await until(() => heard.length === 1);
-  assert.deepEqual(heard, ['precious']);
+  await until(() => received.length === 1);
+  assert.deepEqual(received, ['precious']);
   await until(() => server.inbox('42').acked === 1);
 });
 
@@ -122,10 +122,10 @@ test('a push that the only tab took with it comes again with the next connection
   server.notify('42', 'precious');
   await until(() => taken === 1);
   clients[0].disconnect();
-  const heard = [];
-  clients[1].on('user_notification', (push) => heard.push(push.data));
+  const received = [];
+  clients[1].on('user_notification', (push) => received.push(push.data));
   await clients[1].connect();
-  await until(() => heard.length === 1);
+  await until(() => received.length === 1);
 });
 
 test('the token is asked of a tab that lives, errors travel whole', async (context) => {
@@ -148,7 +148,7 @@ test('what is done by hand is the same in all tabs', async (context) => {
   await until(() => clients[1].getTaskProgress('t') === 12 && clients[1].getTaskStatus('t') === 'running');
 });
 
-test('a server that says no for good is heard in every tab', async (context) => {
+test('a server that says no for good is noticed in every tab', async (context) => {
   const { server, clients } = await tabs(context, 2);
   server.refuse = () => ({ code: 'INVALID_TOKEN' });
   for (const client of clients) await assert.rejects(client.connect(), { code: 'INVALID_TOKEN' });
@@ -209,7 +209,7 @@ test('a tab whose user changes goes over to the tabs of that user, with nothing 
   await until(() => server.of('auth').at(-1).data.token === tokenOf('alice', { iat: 2 }), 'the same user: a renewal');
 });
 
-test('what the tabs that it left are still told is not heard by a tab, and answers nobody', async (context) => {
+test('what the tabs that it left are still told does not reach a tab, and answers nobody', async (context) => {
   const { server, clients, ports } = await tabs(context, 1);
   byClaim(server);
   const [client] = clients;
@@ -321,10 +321,10 @@ test('a message is taken by a handler in any tab; what none has waits for the fi
   await clients[0].request('ping', {});
   await new Promise((resolve) => setTimeout(resolve, 50));
   assert.equal(server.inbox('42').acked, 0);
-  const heard = [];
-  clients[1].on('user_notification', (push) => heard.push(push.data));
+  const received = [];
+  clients[1].on('user_notification', (push) => received.push(push.data));
   await until(() => server.inbox('42').acked === 1);
-  assert.deepEqual(heard, ['precious']);
+  assert.deepEqual(received, ['precious']);
 });
 
 test('positions, acks and signals work in a shared tab', async (context) => {
@@ -372,12 +372,12 @@ test('a worker that does not load, or says nothing, leaves the tab with a connec
     for (const port of ports) port.close();
     await server.stop();
   });
-  const heard = [];
-  clients.forEach((client) => client.on('user_notification', (push) => heard.push(push.data)));
+  const received = [];
+  clients.forEach((client) => client.on('user_notification', (push) => received.push(push.data)));
   await Promise.all(clients.map((client) => client.connect()));
   assert.equal(server.handshakes, 2);
   server.notify('42', 'a');
-  await until(() => heard.length === 2);
+  await until(() => received.length === 2);
   assert.equal(warn.mock.callCount(), 2);
 });
 

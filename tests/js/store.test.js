@@ -39,27 +39,27 @@ test('a snapshot is the same object until something changes, and never changes i
 
 test('listeners hear each change with what was before, until they end', () => {
   const client = createClient();
-  const heard = [];
-  const end = client.subscribe((now, before) => heard.push([before.taskStatus.get('a'), now.taskStatus.get('a')]));
+  const received = [];
+  const end = client.subscribe((now, before) => received.push([before.taskStatus.get('a'), now.taskStatus.get('a')]));
   client.updateTaskStatus('a', 'running');
   client.updateTaskStatus('a', 'running');
   client.updateTaskStatus('a', 'completed');
   end();
   client.updateTaskStatus('a', 'failed');
-  assert.deepEqual(heard, [[undefined, 'running'], ['running', 'completed']]);
+  assert.deepEqual(received, [[undefined, 'running'], ['running', 'completed']]);
   assert.equal(client.getTaskStatus('a'), 'failed');
   assert.equal(client.getTaskStatus('unknown'), undefined);
   assert.equal(client.getTaskProgress('unknown'), 0);
 });
 
-test('a selector is heard for its own slice only', () => {
+test('a selector is called for its own slice only', () => {
   const client = createClient();
-  const heard = [];
-  client.select(selectProgress('a'), (next, previous) => heard.push([previous, next]));
+  const received = [];
+  client.select(selectProgress('a'), (next, previous) => received.push([previous, next]));
   client.updateTaskProgress('b', 5);
   client.updateTaskProgress('a', 7);
   client.updateTaskStatus('a', 'running');
-  assert.deepEqual(heard, [[0, 7]]);
+  assert.deepEqual(received, [[0, 7]]);
 });
 
 test('progress by hand is a number from 0 to 100 that does not run backwards', () => {
@@ -75,28 +75,28 @@ test('progress by hand is a number from 0 to 100 that does not run backwards', (
 test('one failing listener is reported and harms no other', (context) => {
   const report = context.mock.method(console, 'error', () => {});
   const client = createClient();
-  let heard = 0;
+  let received = 0;
   client.subscribe(() => {
     throw new Error('mine');
   });
-  client.subscribe(() => (heard += 1));
+  client.subscribe(() => (received += 1));
   client.updateTaskStatus('a', 'running');
-  assert.equal(heard, 1);
+  assert.equal(received, 1);
   assert.equal(report.mock.callCount(), 1);
 });
 
 test('of a task only newer states count, whatever order they come in', async () => {
   const r = rig(createClient);
   const { client } = r;
-  const heard = [];
-  client.on('task_progress', (each) => heard.push(each.data.version));
+  const received = [];
+  client.on('task_progress', (each) => received.push(each.data.version));
   const socket = await r.connect();
   socket.receive(...push(state({ version: 3, percentage: 50 })));
   socket.receive(...push(state({ version: 2, percentage: 90 })));
   socket.receive(...push(state({ version: 3, percentage: 10 })));
   assert.equal(client.getTaskProgress('t1'), 50);
   socket.receive(...push(state({ version: 4, percentage: 60, status: 'completed' }), 'task_completed'));
-  assert.deepEqual(heard, [3]);
+  assert.deepEqual(received, [3]);
   assert.equal(client.getTaskStatus('t1'), 'completed');
   socket.receive(...push(state({ version: 1, createdAt: 200, percentage: 1 })));
   assert.equal(client.getTaskProgress('t1'), 1, 'a task made anew starts over');
@@ -116,15 +116,15 @@ test('a task handle fetches, cancels and tells', async () => {
   const r = rig(createClient);
   const socket = await r.connect();
   const task = r.client.task('t1');
-  const heard = [];
-  task.subscribe((now) => heard.push(now.version));
+  const received = [];
+  task.subscribe((now) => received.push(now.version));
   const fetched = task.get();
   socket.answer('task_get', 'task', state({ version: 2 }));
   assert.equal((await fetched).version, 2);
   const cancelled = task.cancel();
   socket.answer('task_cancel', 'task', state({ version: 3, cancelRequested: true }));
   assert.equal((await cancelled).cancelRequested, true);
-  assert.deepEqual(heard, [2, 3]);
+  assert.deepEqual(received, [2, 3]);
   assert.equal(task.getState().version, 3);
 });
 

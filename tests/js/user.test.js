@@ -24,7 +24,7 @@ test('another user\'s token: the old link ends at once, nothing of the last user
   await assert.rejects(written, { code: 'CLOSED', message: 'the user changed' });
   const queued = r.client.publish('news', 'of bob');
   await r.welcome(BOB);
-  assert.deepEqual(r.heard('user_changed'), [{ from: '42', to: 'bob' }]);
+  assert.deepEqual(r.received('user_changed'), [{ from: '42', to: 'bob' }]);
   const socket = r.socket();
   assert.equal(socket.of('auth')[0].data.token, tokenOf('bob'));
   assert.equal(socket.of('auth')[0].data.positions, undefined);
@@ -44,9 +44,9 @@ test('another user whom only the server can tell', async () => {
   assert.ok(old.closed);
   assert.equal(r.client.getState().tasks.size, 0);
   await r.welcome(BOB);
-  assert.deepEqual(r.heard('user_changed'), [{ from: '42', to: 'bob' }]);
+  assert.deepEqual(r.received('user_changed'), [{ from: '42', to: 'bob' }]);
   assert.equal(r.socket().of('auth')[0].data.token, 'opaque-2');
-  assert.deepEqual(r.heard('error'), []);
+  assert.deepEqual(r.received('error'), []);
 });
 
 test('a callback that names another user at the next refresh, and one whose user changed while away', async () => {
@@ -63,7 +63,7 @@ test('a callback that names another user at the next refresh, and one whose user
   r.socket().drop(3005, 'expired');
   await r.clock.advance(1000);
   await r.welcome();
-  assert.deepEqual(r.heard('user_changed'), [{ from: '42', to: 'bob' }, { from: 'bob', to: '42' }]);
+  assert.deepEqual(r.received('user_changed'), [{ from: '42', to: 'bob' }, { from: 'bob', to: '42' }]);
 });
 
 test('a callback that names another user while away: the last one is forgotten before the server is asked', async () => {
@@ -77,7 +77,7 @@ test('a callback that names another user while away: the last one is forgotten b
   assert.deepEqual([r.client.getState().userId, r.client.getState().tasks.size], [null, 0]);
   await assert.rejects(asked, { code: 'CLOSED', message: 'the user changed' });
   await r.welcome(BOB);
-  assert.deepEqual(r.heard('user_changed'), [{ from: '42', to: 'bob' }]);
+  assert.deepEqual(r.received('user_changed'), [{ from: '42', to: 'bob' }]);
 });
 
 test('no token any more: nobody is signed in', async () => {
@@ -87,7 +87,7 @@ test('no token any more: nobody is signed in', async () => {
   assert.ok(socket.closed);
   r.socket().open();
   await settle();
-  assert.deepEqual(r.heard('user_changed'), [{ from: '42', to: null }]);
+  assert.deepEqual(r.received('user_changed'), [{ from: '42', to: null }]);
 });
 
 test('a token is kept over reconnections; one that is refused has a successor, and that one counts', async () => {
@@ -130,7 +130,7 @@ for (const [name, token] of Object.entries({
     await r.clock.advance(600_000);
     assert.equal(r.Socket.all.length, 1);
     assert.equal(r.client.getState().connectionState, 'closed');
-    assert.deepEqual(r.heard('error').map(({ code }) => code), ['UNAUTHORIZED']);
+    assert.deepEqual(r.received('error').map(({ code }) => code), ['UNAUTHORIZED']);
     r.client.setToken('token');
     await r.welcome();
     assert.equal(r.client.getState().isConnected, true, 'signed in again');
@@ -156,7 +156,7 @@ test('every failure of the callback is an error event', async () => {
     await settle();
     await r.clock.advance(12_000);
   }
-  assert.deepEqual(r.heard('error').map(({ code, message }) => [code, message]), Array(2).fill(['TOKEN', 'the token callback failed: login away']));
+  assert.deepEqual(r.received('error').map(({ code, message }) => [code, message]), Array(2).fill(['TOKEN', 'the token callback failed: login away']));
 });
 
 test('signing out forgets all, and the next user is no change', async () => {
@@ -166,7 +166,7 @@ test('signing out forgets all, and the next user is no change', async () => {
   r.client.setToken(tokenOf('bob'));
   await r.connect(BOB);
   assert.equal(r.client.getState().userId, 'bob');
-  assert.deepEqual(r.heard('user_changed'), []);
+  assert.deepEqual(r.received('user_changed'), []);
 });
 
 test('who connects again may be another: the callback is asked anew', async () => {
@@ -177,7 +177,7 @@ test('who connects again may be another: the callback is asked anew', async () =
   user = 'bob';
   await r.connect(BOB);
   assert.equal(r.socket().of('auth')[0].data.token, tokenOf('bob'));
-  assert.deepEqual(r.heard('user_changed'), [{ from: '42', to: 'bob' }]);
+  assert.deepEqual(r.received('user_changed'), [{ from: '42', to: 'bob' }]);
 });
 
 test('an inbox made anew at sign-in forgets the tasks; the server tells those that it has', async () => {

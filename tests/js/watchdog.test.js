@@ -44,7 +44,7 @@ test('a tick that is late was a sleep, one that is early a clock set back; in a 
   assert.deepEqual(seen, ['woke', 'tick']);
 });
 
-test('the page\'s events are heard until it is stopped', () => {
+test('the page\'s events are received until it is stopped', () => {
   const { watchdog, seen, window, document } = stage();
   watchdog.listen();
   const fire = () => {

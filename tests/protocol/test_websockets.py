@@ -538,7 +538,7 @@ def test_user_status_and_its_grace(server: Server) -> None:
             assert (online["channel"], online["data"]["status"]) == ("status:w2", "online")
         with signed_in(server, "w2"):
             leaving = time.time()
-        # Nobody has heard that it was away for a moment.
+        # Nobody knows that it was away for a moment.
         offline = watcher.until("user_status")
         assert (offline["data"]["userId"], offline["data"]["status"]) == ("w2", "offline")
         assert leaving - 0.1 <= offline["data"]["lastSeenAt"] / 1000 < time.time()

@@ -55,10 +55,10 @@ class Task:
     attempt: int | None = None
 
     def __init__(self) -> None:
-        self.heard: list[Any] = []
+        self.received: list[Any] = []
 
     def receive(self, command: Command, state: Any, error: Exception | None) -> None:
-        self.heard.append(state if error is None else getattr(error, "code", error))
+        self.received.append(state if error is None else getattr(error, "code", error))
 
 
 @pytest.fixture
@@ -325,8 +325,8 @@ def test_a_fault_after_sending_keeps_what_was_not_settled(
 
     class Faulty(Task):
         def receive(self, command: Command, state: Any, error: Exception | None) -> None:
-            self.heard.append(state)
-            if len(self.heard) == 1:
+            self.received.append(state)
+            if len(self.received) == 1:
                 raise ZeroDivisionError
 
     with sender._condition:
@@ -361,7 +361,7 @@ def test_a_refused_creation_settles_all_of_its_lane(paper: Paper, sender: Backgr
     with sender._condition:
         entries = [put(sender, "t", method, reporter=task) for method in ("task.create", "task.complete")]
     assert sender.flush(30)
-    assert task.heard == ["PERMISSION_DENIED"]
+    assert task.received == ["PERMISSION_DENIED"]
     assert all(entry.delivery.error is not None for entry in entries)
 
 

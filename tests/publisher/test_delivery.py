@@ -10,15 +10,15 @@ from pushserver.publisher.delivery import Delivery
 
 def test_it_is_told_once_to_all_who_wait() -> None:
     delivery = Delivery()
-    heard: list[str] = []
-    delivery.then(lambda d: heard.append("early"))
+    received: list[str] = []
+    delivery.then(lambda d: received.append("early"))
     assert not delivery.wait(0)
     assert not delivery.wait(0.01)
     threading.Thread(target=delivery.settle, args=({"n": 1},)).start()
     assert delivery.wait(30)
-    delivery.then(lambda d: heard.append("late"))
+    delivery.then(lambda d: received.append("late"))
     delivery.settle(None, ValueError())
-    assert (delivery.reply, delivery.error, heard) == ({"n": 1}, None, ["early", "late"])
+    assert (delivery.reply, delivery.error, received) == ({"n": 1}, None, ["early", "late"])
 
 
 def test_event_loops_wait_too_and_may_end_before() -> None:

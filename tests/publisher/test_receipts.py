@@ -34,18 +34,18 @@ def test_a_refusal_is_raised_by_who_waits(api: FakeApi) -> None:
 
 
 def test_callbacks_hear_the_answer_or_the_error(api: FakeApi, publisher: Publisher) -> None:
-    heard: list[Any] = []
+    received: list[Any] = []
     done = threading.Event()
     receipt: Any = publisher.publish("news", 1, background=True)
-    receipt.add_done_callback(heard.append)
+    receipt.add_done_callback(received.append)
     receipt.add_done_callback(lambda _: done.set())
     assert done.wait(30)
     with Publisher(api.url, api_key="wrong", **PATIENT) as stranger:
         refused: Any = stranger.publish("news", 1, background=True)
-        refused.add_done_callback(heard.append)
+        refused.add_done_callback(received.append)
         assert stranger.flush(30)
-    assert heard[0].offset == 1
-    assert isinstance(heard[1], PublishRefused)
+    assert received[0].offset == 1
+    assert isinstance(received[1], PublishRefused)
 
 
 def test_in_an_event_loop_it_is_awaited(api: FakeApi) -> None:

@@ -13,20 +13,20 @@ from pushserver.core.errors import Code, Refused
 from pushserver.core.tokens import Keys
 from pushserver.server.auth import Authenticator
 from pushserver.server.clock import Clock
-from tests.fakes import SECRET, House
+from tests.fakes import SECRET, Rig
 
 
 async def test_a_token_is_verified_and_asked_about(tmp_path: Any) -> None:
-    house = await House(tmp_path).start()
+    rig = await Rig(tmp_path).start()
     try:
-        reply = await house.connect().ask("auth", token=house.token("ann", exp=int(house.clock.seconds()) - 60))
+        reply = await rig.connect().ask("auth", token=rig.token("ann", exp=int(rig.clock.seconds()) - 60))
         assert reply["data"]["code"] == "TOKEN_EXPIRED"
-        reply = await house.connect().ask("auth", token=jwt.encode({"sub": "a", "exp": 1}, "x" * 40, "HS256"))
+        reply = await rig.connect().ask("auth", token=jwt.encode({"sub": "a", "exp": 1}, "x" * 40, "HS256"))
         assert reply["data"]["code"] == "INVALID_TOKEN"
-        reply = await house.connect().ask("auth", token="x" * 60_000)
+        reply = await rig.connect().ask("auth", token="x" * 60_000)
         assert reply["data"]["code"] == "INVALID_TOKEN"
     finally:
-        await house.stop()
+        await rig.stop()
 
 
 async def test_word_that_comes_while_the_engine_is_asked_counts() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from tests.fakes import START, Client, House
+from tests.fakes import START, Client, Rig
 
 SETTINGS = """
 [auth]
@@ -31,10 +31,10 @@ name = "open"
 
 
 @pytest_twisted.async_yield_fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
-    house = await House(tmp_path, SETTINGS).start()
-    yield house
-    await house.stop()
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    rig = await Rig(tmp_path, SETTINGS).start()
+    yield rig
+    await rig.stop()
 
 
 async def subscribe(client: Client, channel: str, token: str | None) -> Any:
@@ -45,9 +45,9 @@ async def subscribe(client: Client, channel: str, token: str | None) -> Any:
     return data["rejected"].get(channel, {}).get("code") or data["results"][channel]
 
 
-async def test_a_token_opens_its_channel_and_no_other(house: House) -> None:
-    client = await house.client("7")
-    token = house.token("7", channel="doc:17")
+async def test_a_token_opens_its_channel_and_no_other(rig: Rig) -> None:
+    client = await rig.client("7")
+    token = rig.token("7", channel="doc:17")
     assert await subscribe(client, "doc:17", None) == "PERMISSION_DENIED"
     assert (await subscribe(client, "doc:17", token))["offset"] == 0
     assert await subscribe(client, "doc:18", None) == "PERMISSION_DENIED"
@@ -55,8 +55,8 @@ async def test_a_token_opens_its_channel_and_no_other(house: House) -> None:
     assert (await client.ask("history", channel="doc:17"))["type"] == "history"
     assert (await client.ask("presence", channel="doc:17"))["data"]["total"] == 1
     assert (await client.ask("publish", channel="doc:17", data=1))["data"]["code"] == "PERMISSION_DENIED"
-    await house.execute("publish", channel="doc:17", data="hello")
-    await house.settle()
+    await rig.execute("publish", channel="doc:17", data="hello")
+    await rig.settle()
     assert [m["data"] for m in client.pushes("message")] == ["hello"]
     # Left, it counts no more.
     await client.ask("unsubscribe", channels=["doc:17"])
@@ -64,9 +64,9 @@ async def test_a_token_opens_its_channel_and_no_other(house: House) -> None:
     assert (await client.ask("history", channel="doc:17"))["data"]["code"] == "PERMISSION_DENIED"
 
 
-async def test_a_token_may_allow_to_publish_and_say_who_one_is_there(house: House) -> None:
-    client = await house.client("7", {"info": {"name": "Ada"}})
-    token = house.token("7", channel="doc:17", publish=True, info={"role": "editor"})
+async def test_a_token_may_allow_to_publish_and_say_who_one_is_there(rig: Rig) -> None:
+    client = await rig.client("7", {"info": {"name": "Ada"}})
+    token = rig.token("7", channel="doc:17", publish=True, info={"role": "editor"})
     await subscribe(client, "doc:17", token)
     assert (await client.ask("publish", channel="doc:17", data=1))["type"] == "published"
     assert (await client.ask("publish", channel="doc:18", data=1))["data"]["code"] == "PERMISSION_DENIED"
@@ -98,9 +98,9 @@ async def test_a_token_may_allow_to_publish_and_say_who_one_is_there(house: Hous
         ("none:1", {"channel": "none:1"}, "UNKNOWN_CHANNEL"),
     ],
 )
-async def test_a_bad_token_rejects_its_channel(house: House, channel: str, claims: Any, code: str) -> None:
-    client = await house.client("7")
-    assert await subscribe(client, channel, house.token("7", **claims)) == code
+async def test_a_bad_token_rejects_its_channel(rig: Rig, channel: str, claims: Any, code: str) -> None:
+    client = await rig.client("7")
+    assert await subscribe(client, channel, rig.token("7", **claims)) == code
     assert client.connection.open
     assert not client.connection.channel_tokens
     # The next one is served.
@@ -108,102 +108,102 @@ async def test_a_bad_token_rejects_its_channel(house: House, channel: str, claim
 
 
 @pytest.mark.parametrize("token", ["", "nonsense", "a.b.c"])
-async def test_what_is_no_token_rejects_its_channel(house: House, token: str) -> None:
-    client = await house.client("7")
+async def test_what_is_no_token_rejects_its_channel(rig: Rig, token: str) -> None:
+    client = await rig.client("7")
     assert await subscribe(client, "doc:17", token) == "INVALID_TOKEN"
-    forged = house.token("7", channel="doc:17")[:-4] + "AAAA"
+    forged = rig.token("7", channel="doc:17")[:-4] + "AAAA"
     assert await subscribe(client, "doc:17", forged) == "INVALID_TOKEN"
 
 
-async def test_a_token_of_one_kind_is_none_of_the_other(house: House) -> None:
-    client = house.connect()
-    reply = await client.ask("auth", token=house.token("7", channel="doc:17"))
+async def test_a_token_of_one_kind_is_none_of_the_other(rig: Rig) -> None:
+    client = rig.connect()
+    reply = await client.ask("auth", token=rig.token("7", channel="doc:17"))
     assert (reply["type"], reply["data"]["code"]) == ("auth_failed", "INVALID_TOKEN")
-    signed_in = await house.client("7")
-    assert await subscribe(signed_in, "doc:17", house.token("7")) == "INVALID_TOKEN"
-    reply = await signed_in.ask("auth", token=house.token("7", channel="doc:17"))
+    signed_in = await rig.client("7")
+    assert await subscribe(signed_in, "doc:17", rig.token("7")) == "INVALID_TOKEN"
+    reply = await signed_in.ask("auth", token=rig.token("7", channel="doc:17"))
     assert reply["data"]["code"] == "INVALID_TOKEN"
 
 
 async def test_before_sign_in_no_token_counts(tmp_path: Path) -> None:
-    house = await House(tmp_path, SETTINGS.replace("[auth]", "[auth]\nanonymous = true")).start()
+    rig = await Rig(tmp_path, SETTINGS.replace("[auth]", "[auth]\nanonymous = true")).start()
     try:
-        client = house.connect()
-        assert await subscribe(client, "doc:17", house.token("7", channel="doc:17")) == "NOT_AUTHENTICATED"
+        client = rig.connect()
+        assert await subscribe(client, "doc:17", rig.token("7", channel="doc:17")) == "NOT_AUTHENTICATED"
     finally:
-        await house.stop()
+        await rig.stop()
 
 
-async def test_it_ends_with_its_time_and_the_grace_unless_it_is_renewed(house: House) -> None:
-    client = await house.client("7")
-    await subscribe(client, "doc:1", house.token("7", channel="doc:1", exp=START + 20))
-    await subscribe(client, "doc:2", house.token("7", channel="doc:2", exp=START + 20))
-    await house.advance(10)
-    await subscribe(client, "doc:2", house.token("7", channel="doc:2", exp=START + 90))
-    await house.advance(14)
+async def test_it_ends_with_its_time_and_the_grace_unless_it_is_renewed(rig: Rig) -> None:
+    client = await rig.client("7")
+    await subscribe(client, "doc:1", rig.token("7", channel="doc:1", exp=START + 20))
+    await subscribe(client, "doc:2", rig.token("7", channel="doc:2", exp=START + 20))
+    await rig.advance(10)
+    await subscribe(client, "doc:2", rig.token("7", channel="doc:2", exp=START + 90))
+    await rig.advance(14)
     assert client.pushes("unsubscribed") == []
     # A refresh of the sign-in ends nothing of it.
-    await client.ask("auth", token=house.token("7"))
+    await client.ask("auth", token=rig.token("7"))
     assert client.pushes("unsubscribed") == []
-    await house.advance(2)
+    await rig.advance(2)
     (ended,) = client.pushes("unsubscribed")
     assert (ended["data"]["channel"], ended["data"]["code"]) == ("doc:1", "TOKEN_EXPIRED")
     assert client.connection.channels >= {"doc:2"}
     assert "doc:1" not in client.connection.channels
-    await house.advance(70)
+    await rig.advance(70)
     assert [push["data"]["channel"] for push in client.pushes("unsubscribed")] == ["doc:1", "doc:2"]
 
 
-async def test_a_bad_renewal_is_told_and_ends_nothing(house: House) -> None:
-    client = await house.client("7")
-    await subscribe(client, "doc:1", house.token("7", channel="doc:1", exp=START + 20))
-    assert await subscribe(client, "doc:1", house.token("7", channel="doc:2")) == "INVALID_TOKEN"
+async def test_a_bad_renewal_is_told_and_ends_nothing(rig: Rig) -> None:
+    client = await rig.client("7")
+    await subscribe(client, "doc:1", rig.token("7", channel="doc:1", exp=START + 20))
+    assert await subscribe(client, "doc:1", rig.token("7", channel="doc:2")) == "INVALID_TOKEN"
     assert "doc:1" in client.connection.channels
     assert (await client.ask("history", channel="doc:1"))["type"] == "history"
 
 
-async def test_where_something_else_allows_it_too_the_subscription_stays(house: House) -> None:
-    client = await house.client("7")
-    await subscribe(client, "open:1", house.token("7", channel="open:1", exp=START + 20))
-    await house.advance(40)
+async def test_where_something_else_allows_it_too_the_subscription_stays(rig: Rig) -> None:
+    client = await rig.client("7")
+    await subscribe(client, "open:1", rig.token("7", channel="open:1", exp=START + 20))
+    await rig.advance(40)
     assert "open:1" in client.connection.channels
     assert not client.connection.channel_tokens
 
 
-async def test_a_revocation_ends_it(house: House) -> None:
-    client = await house.client("7")
-    await subscribe(client, "doc:1", house.token("7", channel="doc:1", jti="j-one"))
-    await subscribe(client, "doc:2", house.token("7", channel="doc:2", jti="j-two"))
-    assert await house.execute("revoke", jti="j-one") == {"closed": 0}
+async def test_a_revocation_ends_it(rig: Rig) -> None:
+    client = await rig.client("7")
+    await subscribe(client, "doc:1", rig.token("7", channel="doc:1", jti="j-one"))
+    await subscribe(client, "doc:2", rig.token("7", channel="doc:2", jti="j-two"))
+    assert await rig.execute("revoke", jti="j-one") == {"closed": 0}
     (ended,) = client.pushes("unsubscribed")
     assert (ended["data"]["channel"], ended["data"]["code"]) == ("doc:1", "TOKEN_BLACKLISTED")
-    assert await subscribe(client, "doc:1", house.token("7", channel="doc:1", jti="j-one")) == "TOKEN_BLACKLISTED"
+    assert await subscribe(client, "doc:1", rig.token("7", channel="doc:1", jti="j-one")) == "TOKEN_BLACKLISTED"
     # Word of it that did not come is found by asking again.
-    await house.engine.revocations.revoke_token("j-two", (START + 9_999) * 1000)
-    await house.advance(61)
+    await rig.engine.revocations.revoke_token("j-two", (START + 9_999) * 1000)
+    await rig.advance(61)
     assert [push["data"]["channel"] for push in client.pushes("unsubscribed")] == ["doc:1", "doc:2"]
 
 
-async def test_revoking_the_user_ends_what_was_issued_before(house: House) -> None:
-    client = await house.client("7")
-    await subscribe(client, "doc:1", house.token("7", channel="doc:1", iat=START - 10))
-    assert (await house.execute("revoke", userId="7", issuedBefore=(START - 5) * 1000))["closed"] == 0
+async def test_revoking_the_user_ends_what_was_issued_before(rig: Rig) -> None:
+    client = await rig.client("7")
+    await subscribe(client, "doc:1", rig.token("7", channel="doc:1", iat=START - 10))
+    assert (await rig.execute("revoke", userId="7", issuedBefore=(START - 5) * 1000))["closed"] == 0
     (ended,) = client.pushes("unsubscribed")
     assert (ended["data"]["channel"], ended["data"]["code"]) == ("doc:1", "TOKEN_BLACKLISTED")
 
 
-async def test_a_token_opens_another_users_task(house: House) -> None:
-    await house.execute("task.create", taskId="t", userId="8")
-    client = await house.client("7")
+async def test_a_token_opens_another_users_task(rig: Rig) -> None:
+    await rig.execute("task.create", taskId="t", userId="8")
+    client = await rig.client("7")
     assert await subscribe(client, "task:t", None) == "NOT_FOUND"
-    assert (await subscribe(client, "task:t", house.token("7", channel="task:t")))["task"]["userId"] == "8"
+    assert (await subscribe(client, "task:t", rig.token("7", channel="task:t")))["task"]["userId"] == "8"
     assert (await client.ask("task_get", taskId="t"))["type"] == "task"
 
 
-async def test_nothing_of_it_is_left(house: House) -> None:
-    client = await house.client("7")
-    await subscribe(client, "doc:1", house.token("7", channel="doc:1", exp=START + 20))
+async def test_nothing_of_it_is_left(rig: Rig) -> None:
+    client = await rig.client("7")
+    await subscribe(client, "doc:1", rig.token("7", channel="doc:1", exp=START + 20))
     client.vanish()
-    await house.advance(40)
-    assert house.node._channel_tokens._ends == []
-    assert house.leftovers() == {}
+    await rig.advance(40)
+    assert rig.node._channel_tokens._ends == []
+    assert rig.leftovers() == {}

@@ -15,7 +15,7 @@ from pushserver.core.positions import Position
 from pushserver.protocols.native.session import Rates
 from pushserver.server.outbox import Policy
 from tests.conftest import LoggedErrors
-from tests.fakes import House
+from tests.fakes import Rig
 
 SETTINGS = """
 [auth]
@@ -41,14 +41,14 @@ publish = "authenticated"
 
 
 @pytest_twisted.async_yield_fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
-    house = await House(tmp_path, SETTINGS).start()
-    yield house
-    await house.stop()
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    rig = await Rig(tmp_path, SETTINGS).start()
+    yield rig
+    await rig.stop()
 
 
-async def test_every_request_gets_its_one_reply_in_order(house: House) -> None:
-    client = await house.client("ann")
+async def test_every_request_gets_its_one_reply_in_order(rig: Rig) -> None:
+    client = await rig.client("ann")
     for id, (type, data) in enumerate(
         [
             ("subscribe", {"channels": ["news:a", "live:a"]}),
@@ -64,8 +64,8 @@ async def test_every_request_gets_its_one_reply_in_order(house: House) -> None:
         ]
     ):
         client.send(type, id, **data)
-    await house.settle()
-    await house.settle()
+    await rig.settle()
+    await rig.settle()
     replies = [m for m in client.all if isinstance(m.get("id"), int)]
     assert [m["id"] for m in replies] == list(range(10))
     subscribed, first, repeat, history, presence, pong, chat, task, left, none = (m["data"] for m in replies)
@@ -82,17 +82,17 @@ async def test_every_request_gets_its_one_reply_in_order(house: House) -> None:
     assert left["rejected"]["system"]["code"] == "PERMISSION_DENIED"
 
 
-async def test_live_messages_follow_a_recovered_past_without_gap_or_repeat(house: House) -> None:
-    writer = await house.client("bob")
+async def test_live_messages_follow_a_recovered_past_without_gap_or_repeat(rig: Rig) -> None:
+    writer = await rig.client("bob")
     for n in range(1, 6):
         await writer.ask("publish", channel="news:a", data=n)
-    reader = await house.client("ann")
+    reader = await rig.client("ann")
     epoch = (await reader.ask("subscribe", channels=["news:a"]))["data"]["results"]["news:a"]["epoch"]
     reader.send("subscribe", "again", channels=[{"channel": "news:a", "since": {"offset": 2, "epoch": epoch}}])
     for n in range(6, 10):
         writer.send("publish", None, channel="news:a", data=n)
-    await house.settle()
-    await house.settle()
+    await rig.settle()
+    await rig.settle()
     (reply,) = [m for m in reader.all if m.get("id") == "again"]
     result = reply["data"]["results"]["news:a"]
     assert result["recovered"] is True
@@ -101,17 +101,17 @@ async def test_live_messages_follow_a_recovered_past_without_gap_or_repeat(house
     assert seen == list(range(3, 10))
 
 
-async def test_a_past_longer_than_is_read_is_not_called_recovered(house: House) -> None:
-    client = await house.client("ann")
+async def test_a_past_longer_than_is_read_is_not_called_recovered(rig: Rig) -> None:
+    client = await rig.client("ann")
     for n in range(10):
-        await house.execute("publish", channel="news:a", data=n)
+        await rig.execute("publish", channel="news:a", data=n)
     position = (await client.ask("history", channel="news:a"))["data"]
-    past = await house.node.replay.history("news:a", Position(1, position["epoch"]), 5)
+    past = await rig.node.replay.history("news:a", Position(1, position["epoch"]), 5)
     assert past.recovered is False
 
 
-async def test_limits_and_rules_of_subscriptions(house: House) -> None:
-    client = await house.client("ann")
+async def test_limits_and_rules_of_subscriptions(rig: Rig) -> None:
+    client = await rig.client("ann")
     wanted = ["news:a", "news:b", "news:c", "news:d", "news:e", "no where", "nix:a", "user:bob", "stats", "task:none"]
     data = (await client.ask("subscribe", channels=wanted))["data"]
     codes = {name: refusal["code"] for name, refusal in data["rejected"].items()}
@@ -135,17 +135,17 @@ async def test_limits_and_rules_of_subscriptions(house: House) -> None:
     assert data["channels"] == ["system", "user:ann"]
 
 
-async def test_the_newest_connection_over_the_limit_goes(house: House) -> None:
+async def test_the_newest_connection_over_the_limit_goes(rig: Rig) -> None:
     for _ in range(3):
-        await house.client("ann")
-    fourth = house.connect()
-    fourth.send("auth", 1, token=house.token("ann"))
-    await house.settle()
+        await rig.client("ann")
+    fourth = rig.connect()
+    fourth.send("auth", 1, token=rig.token("ann"))
+    await rig.settle()
     assert fourth.closed == errors.CONNECTION_LIMIT
 
 
-async def test_anonymous_connections_hear_what_anyone_may_hear(house: House) -> None:
-    client = house.connect()
+async def test_anonymous_connections_hear_what_anyone_may_hear(rig: Rig) -> None:
+    client = rig.connect()
     reply = await client.ask("subscribe", channels=["public:a", "news:a"])
     assert reply["data"]["channels"] == ["public:a"]
     assert reply["data"]["rejected"]["news:a"]["code"] == "NOT_AUTHENTICATED"
@@ -155,35 +155,35 @@ async def test_anonymous_connections_hear_what_anyone_may_hear(house: House) -> 
 
 
 async def test_a_sign_in_that_fails_half_way_ends_the_connection(
-    house: House, monkeypatch: pytest.MonkeyPatch, flush_errors: LoggedErrors
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, flush_errors: LoggedErrors
 ) -> None:
     for problem, code in ((errors.Unavailable("away"), "UNAVAILABLE"), (ZeroDivisionError(), "INTERNAL_ERROR")):
-        monkeypatch.setattr(house.engine.presence, "connect", lambda *_, problem=problem: fail(problem))
-        client = house.connect()
-        reply = await client.ask("auth", token=house.token("ann"))
+        monkeypatch.setattr(rig.engine.presence, "connect", lambda *_, problem=problem: fail(problem))
+        client = rig.connect()
+        reply = await client.ask("auth", token=rig.token("ann"))
         assert (reply["type"], reply["data"]["code"]) == ("auth_failed", code)
         assert client.closed == errors.INTERNAL
         client.vanish()
         monkeypatch.undo()
-    await house.settle()
-    assert house.leftovers() == {}
+    await rig.settle()
+    assert rig.leftovers() == {}
     assert len(flush_errors(ZeroDivisionError)) == 1
 
 
-async def test_a_connection_that_closes_while_it_subscribes_is_no_internal_error(house: House) -> None:
-    client = await house.client("ann")
+async def test_a_connection_that_closes_while_it_subscribes_is_no_internal_error(rig: Rig) -> None:
+    client = await rig.client("ann")
     client.send("subscribe", 1, channels=["news:a", "news:b"])
     client.vanish()
-    await house.settle()
-    assert house.leftovers() == {}
+    await rig.settle()
+    assert rig.leftovers() == {}
 
 
 async def test_a_subscription_that_cannot_be_opened_is_rejected_alone(
-    house: House, monkeypatch: pytest.MonkeyPatch, flush_errors: LoggedErrors
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, flush_errors: LoggedErrors
 ) -> None:
-    client = await house.client("ann")
+    client = await rig.client("ann")
     await client.ask("subscribe", channels=["news:b"])
-    history = house.node.replay.history
+    history = rig.node.replay.history
 
     async def sometimes(channel: str, *args: object) -> object:
         if channel == "news:a":
@@ -192,35 +192,35 @@ async def test_a_subscription_that_cannot_be_opened_is_rejected_alone(
             raise errors.Unavailable("away")
         return await history(channel, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(house.node.replay, "history", sometimes)
+    monkeypatch.setattr(rig.node.replay, "history", sometimes)
     data = (await client.ask("subscribe", channels=["news:a", "news:b", "news:c"]))["data"]
     assert {name: r["code"] for name, r in data["rejected"].items()} == {
         "news:a": "INTERNAL_ERROR",
         "news:b": "UNAVAILABLE",
     }
     assert data["channels"] == ["news:b", "news:c", "system", "user:ann"]
-    await house.execute("publish", channel="news:b", data="still live")
-    await house.settle()
+    await rig.execute("publish", channel="news:b", data="still live")
+    await rig.settle()
     assert client.pushes()[-1]["data"] == "still live"
     assert len(flush_errors(ZeroDivisionError)) == 1
 
 
 async def test_a_subscription_forced_upon_a_connection_that_ends_leaves_nothing(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = await house.client("ann")
+    client = await rig.client("ann")
     held: Deferred[None] = Deferred()
-    monkeypatch.setattr(house.engine.broker, "subscribe", lambda channel: held)
-    work = Deferred.fromCoroutine(house.node.subscriptions.force_subscribe(client.connection, ("news:a", "news:b")))
+    monkeypatch.setattr(rig.engine.broker, "subscribe", lambda channel: held)
+    work = Deferred.fromCoroutine(rig.node.subscriptions.force_subscribe(client.connection, ("news:a", "news:b")))
     client.vanish()
     held.callback(None)
     await work
-    await house.settle()
-    assert house.leftovers() == {}
+    await rig.settle()
+    assert rig.leftovers() == {}
 
 
-async def test_who_is_refused_takes_nobodys_room(house: House) -> None:
-    client = await house.client("ann")
+async def test_who_is_refused_takes_nobodys_room(rig: Rig) -> None:
+    client = await rig.client("ann")
     wanted = ["task:none", "news:a", "task:other", "news:b", "news:c", "news:d", "news:e"]
     data = (await client.ask("subscribe", channels=wanted))["data"]
     assert [name for name in data["channels"] if name.startswith("news:")] == ["news:a", "news:b", "news:c", "news:d"]
@@ -231,84 +231,84 @@ async def test_who_is_refused_takes_nobodys_room(house: House) -> None:
     }
 
 
-async def test_a_task_that_is_forced_upon_its_owner_is_still_heard_once(house: House) -> None:
-    owner, other = await house.client("ann"), await house.client("bob")
-    await house.execute("task.create", taskId="t", userId="ann")
-    await house.advance(2)
+async def test_a_task_that_is_forced_upon_its_owner_is_still_heard_once(rig: Rig) -> None:
+    owner, other = await rig.client("ann"), await rig.client("bob")
+    await rig.execute("task.create", taskId="t", userId="ann")
+    await rig.advance(2)
     for client in (owner, other):
         client.new()
     for user in ("ann", "bob"):
-        assert await house.execute("subscribe", userId=user, channels=["task:t"]) == {"connections": 1}
-    await house.execute("task.progress", taskId="t", percentage=40)
-    await house.advance(2)
-    await house.execute("task.complete", taskId="t")
-    await house.settle()
+        assert await rig.execute("subscribe", userId=user, channels=["task:t"]) == {"connections": 1}
+    await rig.execute("task.progress", taskId="t", percentage=40)
+    await rig.advance(2)
+    await rig.execute("task.complete", taskId="t")
+    await rig.settle()
     for client, final in ((owner, "user:ann"), (other, "task:t")):
-        heard = [(push["type"], push["channel"]) for push in client.new() if push["type"].startswith("task_")]
-        assert heard == [("task_progress", "task:t"), ("task_completed", final)]
-    assert await house.execute("unsubscribe", userId="ann", channels=["task:t"]) == {"connections": 1}
+        received = [(push["type"], push["channel"]) for push in client.new() if push["type"].startswith("task_")]
+        assert received == [("task_progress", "task:t"), ("task_completed", final)]
+    assert await rig.execute("unsubscribe", userId="ann", channels=["task:t"]) == {"connections": 1}
     assert "task:t" not in owner.connection.channels
     with pytest.raises(errors.NotFound):
-        await house.execute("subscribe", userId="bob", channels=["task:none"])
+        await rig.execute("subscribe", userId="bob", channels=["task:none"])
 
 
-async def test_a_forced_subscription_that_fails_is_taken_back(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    client = await house.client("ann")
+async def test_a_forced_subscription_that_fails_is_taken_back(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = await rig.client("ann")
 
     async def away(*args: object) -> object:
         raise errors.Unavailable("away")
 
-    monkeypatch.setattr(house.node.replay, "history", away)
+    monkeypatch.setattr(rig.node.replay, "history", away)
     with pytest.raises(errors.Unavailable):
-        await house.node.subscriptions.force_subscribe(client.connection, ("news:a",))
-    assert "news:a" not in house.node.hub.channels
+        await rig.node.subscriptions.force_subscribe(client.connection, ("news:a",))
+    assert "news:a" not in rig.node.hub.channels
     assert "news:a" not in client.connection.channels
 
 
-async def test_the_server_side_subscribes_and_ends_subscriptions(house: House) -> None:
-    client = await house.client("ann")
-    assert await house.execute("subscribe", userId="ann", channels=["news:a"]) == {"connections": 1}
-    await house.execute("publish", channel="news:a", data=1)
-    await house.settle()
+async def test_the_server_side_subscribes_and_ends_subscriptions(rig: Rig) -> None:
+    client = await rig.client("ann")
+    assert await rig.execute("subscribe", userId="ann", channels=["news:a"]) == {"connections": 1}
+    await rig.execute("publish", channel="news:a", data=1)
+    await rig.settle()
     assert client.pushes("message")[-1]["data"] == 1
     left = await client.ask("unsubscribe", channels=["news:a"])
     assert left["data"]["rejected"]["news:a"]["code"] == "PERMISSION_DENIED"
-    assert await house.execute("unsubscribe", userId="ann", channels=["news:a", "system"]) == {"connections": 1}
+    assert await rig.execute("unsubscribe", userId="ann", channels=["news:a", "system"]) == {"connections": 1}
     assert client.pushes("unsubscribed")[-1]["data"]["channel"] == "news:a"
     assert sorted(client.connection.channels) == ["system", "user:ann"]
 
 
-async def test_a_refresh_ends_what_is_no_longer_allowed_and_keeps_an_owners_task(house: House) -> None:
-    await house.execute("task.create", taskId="t", userId="ann")
-    owner = await house.client("ann", {"permissions": ["subscribe:stats"]})
-    watcher = await house.client("bob", {"permissions": ["subscribe:task:*"]})
+async def test_a_refresh_ends_what_is_no_longer_allowed_and_keeps_an_owners_task(rig: Rig) -> None:
+    await rig.execute("task.create", taskId="t", userId="ann")
+    owner = await rig.client("ann", {"permissions": ["subscribe:stats"]})
+    watcher = await rig.client("bob", {"permissions": ["subscribe:task:*"]})
     await owner.ask("task_subscribe", taskId="t")
     await owner.ask("subscribe", channels=["stats"])
     await watcher.ask("task_subscribe", taskId="t")
-    reply = await owner.ask("auth", token=house.token("ann"))
+    reply = await owner.ask("auth", token=rig.token("ann"))
     assert reply["type"] == "auth_success"
     assert [m["channel"] for m in owner.pushes("unsubscribed")] == ["stats"]
     assert "task:t" in owner.connection.channels
-    await watcher.ask("auth", token=house.token("bob"))
+    await watcher.ask("auth", token=rig.token("bob"))
     assert [m["channel"] for m in watcher.pushes("unsubscribed")] == ["task:t"]
 
 
-async def test_a_refresh_announces_nothing_of_the_inbox(house: House) -> None:
-    await house.execute("notify", userId="ann", data=1)
-    client = house.connect()
+async def test_a_refresh_announces_nothing_of_the_inbox(rig: Rig) -> None:
+    await rig.execute("notify", userId="ann", data=1)
+    client = rig.connect()
     for pending in (1, 0):
-        reply = await client.ask("auth", token=house.token("ann"))
+        reply = await client.ask("auth", token=rig.token("ann"))
         inbox = reply["data"]["inbox"]
         assert (inbox["offset"], inbox["acked"], inbox["pending"]) == (1, 0, pending)
     assert len(client.pushes("user_notification")) == 1
 
 
-async def test_direct_chat_needs_a_shared_room_or_a_permission(house: House) -> None:
-    ann, bob = await house.client("ann"), await house.client("bob")
+async def test_direct_chat_needs_a_shared_room_or_a_permission(rig: Rig) -> None:
+    ann, bob = await rig.client("ann"), await rig.client("bob")
     refused = await ann.ask("chat_message", content="hi", targetId="bob")
     assert refused["data"]["code"] == "PERMISSION_DENIED"
     await bob.ask("subscribe", channels=["chat:x"])
-    other = await house.client("ann")
+    other = await rig.client("ann")
     await other.ask("subscribe", channels=["chat:x"])
     sent = await ann.ask("chat_message", content="hi", targetId="bob")
     assert (sent["data"]["delivered"], sent["data"]["queued"]) == (1, True)
@@ -316,113 +316,113 @@ async def test_direct_chat_needs_a_shared_room_or_a_permission(house: House) -> 
 
 
 async def test_a_room_is_shared_whether_or_not_its_presence_is_shown(tmp_path: Path) -> None:
-    house = await House(tmp_path, '[[namespaces]]\nname = "chat"\npresence = false').start()
+    rig = await Rig(tmp_path, '[[namespaces]]\nname = "chat"\npresence = false').start()
     try:
-        ann, bob = await house.client("ann"), await house.client("bob")
+        ann, bob = await rig.client("ann"), await rig.client("bob")
         for each in (ann, bob):
             await each.ask("subscribe", channels=["chat:x"])
         assert (await ann.ask("chat_message", content="hi", targetId="bob"))["type"] == "message_sent"
         assert (await ann.ask("presence", channel="chat:x"))["data"]["code"] == "NOT_FOUND"
         bob.vanish()
-        await house.settle()
+        await rig.settle()
         assert (await ann.ask("chat_message", content="hi", targetId="bob"))["data"]["code"] == "PERMISSION_DENIED"
         ann.vanish()
-        await house.settle()
+        await rig.settle()
         assert ann.pushes("presence_join", "presence_leave") == []
-        assert house.leftovers() == {}
+        assert rig.leftovers() == {}
     finally:
-        await house.stop()
+        await rig.stop()
 
 
 async def test_a_pending_inbox_is_replayed_at_the_pace_of_the_socket_and_task_events_do_not_wait_for_it(
-    house: House,
+    rig: Rig,
 ) -> None:
     for n in range(60):
-        await house.execute("notify", userId="ann", data={"n": n})
-    await house.execute("task.create", taskId="t", userId="ann")
-    client = house.connect()
+        await rig.execute("notify", userId="ann", data={"n": n})
+    await rig.execute("task.create", taskId="t", userId="ann")
+    client = rig.connect()
     client.socket.blocked = True
-    client.send("auth", 1, token=house.token("ann"))
-    await house.settle()
+    client.send("auth", 1, token=rig.token("ann"))
+    await rig.settle()
     assert len(client.pushes("user_notification")) < 5
-    await house.execute("task.progress", taskId="t", percentage=50)
-    again = house.node.hub.channels["user:ann"]
+    await rig.execute("task.progress", taskId="t", percentage=50)
+    again = rig.node.hub.channels["user:ann"]
     assert client.connection in (again.catching_up or {})
     client.send("subscribe", 2, channels=["user:ann"])
     for _ in range(200):
         client.socket.unblock()
-        await house.settle()
-    await house.execute("notify", userId="ann", data={"n": 60})
-    await house.settle()
+        await rig.settle()
+    await rig.execute("notify", userId="ann", data={"n": 60})
+    await rig.settle()
     assert [m["data"]["n"] for m in client.pushes("user_notification")] == list(range(61))
     assert client.pushes("task_progress")[-1]["data"]["percentage"] == 50
 
 
-async def test_what_a_slow_consumer_left_out_is_read_again(house: House) -> None:
-    client = await house.client("ann", policy=Policy.DROP_OLDEST, limit=500)
+async def test_what_a_slow_consumer_left_out_is_read_again(rig: Rig) -> None:
+    client = await rig.client("ann", policy=Policy.DROP_OLDEST, limit=500)
     await client.ask("subscribe", channels=["news:a"])
     client.socket.blocked = True
     for n in range(1, 31):
-        await house.execute("publish", channel="news:a", data=n)
-        await house.settle()
+        await rig.execute("publish", channel="news:a", data=n)
+        await rig.settle()
     for _ in range(100):
         client.socket.unblock()
-        await house.settle()
+        await rig.settle()
     assert [m["data"] for m in client.pushes("message")] == list(range(1, 31))
 
 
-async def test_a_slow_consumer_is_disconnected_where_so_configured(house: House) -> None:
-    client = await house.client("ann", limit=500)
+async def test_a_slow_consumer_is_disconnected_where_so_configured(rig: Rig) -> None:
+    client = await rig.client("ann", limit=500)
     await client.ask("subscribe", channels=["live:a"])
     client.socket.blocked = True
     for n in range(30):
-        await house.execute("publish", channel="live:a", data=n)
-        await house.settle()
+        await rig.execute("publish", channel="live:a", data=n)
+        await rig.settle()
     assert client.closed == errors.SLOW
-    assert house.node.counters.slow_consumers == 1
+    assert rig.node.counters.slow_consumers == 1
 
 
-async def test_who_signs_in_later_is_present_where_they_already_were(house: House) -> None:
-    watcher = await house.client("eve")
+async def test_who_signs_in_later_is_present_where_they_already_were(rig: Rig) -> None:
+    watcher = await rig.client("eve")
     await watcher.ask("subscribe", channels=["public:room"])
-    client = house.connect()
+    client = rig.connect()
     await client.ask("subscribe", channels=["public:room"])
     assert [m["data"]["userId"] for m in watcher.pushes("presence_join")] == ["eve"]
-    assert (await client.ask("auth", token=house.token("ann")))["type"] == "auth_success"
+    assert (await client.ask("auth", token=rig.token("ann")))["type"] == "auth_success"
     present = await watcher.ask("presence", channel="public:room")
     assert [user["userId"] for user in present["data"]["users"]] == ["ann", "eve"]
     assert [m["data"]["userId"] for m in watcher.pushes("presence_join") if m["data"]["userId"] == "ann"] == ["ann"]
     client.vanish()
-    await house.settle()
+    await rig.settle()
     assert [m["data"]["userId"] for m in watcher.pushes("presence_leave")] == ["ann"]
 
 
-async def test_presence_joins_and_leaves_come_in_pairs(house: House) -> None:
-    watcher = await house.client("eve")
+async def test_presence_joins_and_leaves_come_in_pairs(rig: Rig) -> None:
+    watcher = await rig.client("eve")
     await watcher.ask("subscribe", channels=["news:a", "status:ann"])
-    clients = [await house.client("ann"), await house.client("ann")]
+    clients = [await rig.client("ann"), await rig.client("ann")]
     for client in clients:
         await client.ask("subscribe", channels=["news:a"])
     for client in clients:
         client.vanish()
-    await house.settle()
+    await rig.settle()
     kinds = [m["type"] for m in watcher.pushes("presence_join", "presence_leave") if m["data"]["userId"] == "ann"]
     assert kinds == ["presence_join", "presence_leave"]
-    again = await house.client("ann")
-    await house.advance(6)
+    again = await rig.client("ann")
+    await rig.advance(6)
     assert [m["data"]["status"] for m in watcher.pushes("user_status")] == ["online"]
     again.vanish()
-    await house.advance(6)
+    await rig.advance(6)
     assert [m["data"]["status"] for m in watcher.pushes("user_status")] == ["online", "offline"]
-    assert house.node.presence._leaving == {}
+    assert rig.node.presence._leaving == {}
 
 
-async def test_chat_that_is_too_fast_is_refused_and_in_the_end_closed(house: House) -> None:
-    client = await house.client("ann", rates=Rates(0, 0, 0))
+async def test_chat_that_is_too_fast_is_refused_and_in_the_end_closed(rig: Rig) -> None:
+    client = await rig.client("ann", rates=Rates(0, 0, 0))
     refused = 0
     for _ in range(110):
         client.send("chat_message", None, content="x")
-        await house.settle()
+        await rig.settle()
         refused += 1
         if client.closed:
             break
@@ -431,22 +431,22 @@ async def test_chat_that_is_too_fast_is_refused_and_in_the_end_closed(house: Hou
 
 
 async def test_a_revocation_that_comes_while_the_engine_is_asked_is_not_missed(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer: Deferred[list[bool]] = Deferred()
-    monkeypatch.setattr(house.engine.revocations, "revoked", lambda credentials: answer)
-    client = house.connect()
-    client.send("auth", 1, token=house.token("ann"))
-    await house.advance(1)
-    await house.execute("revoke", userId="ann")
+    monkeypatch.setattr(rig.engine.revocations, "revoked", lambda credentials: answer)
+    client = rig.connect()
+    client.send("auth", 1, token=rig.token("ann"))
+    await rig.advance(1)
+    await rig.execute("revoke", userId="ann")
     answer.callback([False])
-    await house.settle()
+    await rig.settle()
     assert client.closed == errors.INVALID_TOKEN
 
 
-async def test_no_client_uses_up_the_message_id_of_the_server_side_or_of_another(house: House) -> None:
-    ann = await house.client("ann", {"permissions": ["chat:*", "publish:*"]})
-    mallory = await house.client("mallory", {"permissions": ["chat:*", "publish:*"]})
+async def test_no_client_uses_up_the_message_id_of_the_server_side_or_of_another(rig: Rig) -> None:
+    ann = await rig.client("ann", {"permissions": ["chat:*", "publish:*"]})
+    mallory = await rig.client("mallory", {"permissions": ["chat:*", "publish:*"]})
     for client in (ann, mallory):
         await client.ask("subscribe", channels=["news:a"])
     await mallory.ask("subscribe", channels=["chat:lobby"])
@@ -455,21 +455,21 @@ async def test_no_client_uses_up_the_message_id_of_the_server_side_or_of_another
         await mallory.ask("chat_message", content="forged", messageId=message_id)
     sent = await mallory.ask("chat_message", content="other", messageId="order-1")
     assert (sent["data"]["duplicate"], sent["data"]["conflict"]) == (True, True)
-    published = await house.execute("publish", channel="news:a", data="true", messageId="order-1")
+    published = await rig.execute("publish", channel="news:a", data="true", messageId="order-1")
     assert "duplicate" not in published
-    (notified,) = (await house.execute("notify", userId="ann", data="paid", messageId="order-1"))["results"]
+    (notified,) = (await rig.execute("notify", userId="ann", data="paid", messageId="order-1"))["results"]
     assert "duplicate" not in notified
     own = await ann.ask("publish", channel="news:a", data="hers", messageId="order-2")
     assert "duplicate" not in own["data"]
-    await house.settle()
+    await rig.settle()
     assert [push["data"] for push in ann.pushes("user_notification")] == ["paid"]
     assert [push["data"] for push in ann.pushes("message")] == ["forged", "forged", "true", "hers"]
 
 
 async def test_chat_counts_whichever_message_carries_it(tmp_path: Path) -> None:
-    house = await House(tmp_path, "[rate_limits]\nchat_messages_per_second = 2\n").start()
+    rig = await Rig(tmp_path, "[rate_limits]\nchat_messages_per_second = 2\n").start()
     try:
-        ann = await house.client("ann")
+        ann = await rig.client("ann")
         assert (await ann.ask("chat_message", content="hi"))["type"] == "message_sent"
         assert (await ann.ask("publish", channel="chat:a", data=1))["type"] == "published"
         for refused in (
@@ -479,28 +479,28 @@ async def test_chat_counts_whichever_message_carries_it(tmp_path: Path) -> None:
             assert refused["data"]["code"] == "RATE_LIMITED"
             assert refused["data"]["retryAfter"] > 0
     finally:
-        await house.stop()
+        await rig.stop()
 
 
-async def test_a_request_names_a_thousand_channels_at_most(house: House) -> None:
-    ann = await house.client("ann")
+async def test_a_request_names_a_thousand_channels_at_most(rig: Rig) -> None:
+    ann = await rig.client("ann")
     for type in ("subscribe", "unsubscribe"):
         many = [f"chat:{n}" for n in range(1_001)]
         assert (await ann.ask(type, channels=many))["data"]["code"] == "INVALID_MESSAGE"
         assert (await ann.ask(type, channels=many[1:]))["type"].endswith("subscription_success")
 
 
-async def test_nobody_is_subscribed_to_another_users_channel(house: House) -> None:
-    ann = await house.client("ann")
-    stranger = house.connect()
+async def test_nobody_is_subscribed_to_another_users_channel(rig: Rig) -> None:
+    ann = await rig.client("ann")
+    stranger = rig.connect()
     for whose in ({"userId": "ann"}, {"connectionId": ann.connection.id}):
         with pytest.raises(Refused) as refused:
-            await house.execute("subscribe", channels=["chat:a", "user:bob"], **whose)
+            await rig.execute("subscribe", channels=["chat:a", "user:bob"], **whose)
         assert refused.value.code is Code.PERMISSION_DENIED
         assert ann.connection.channels == {"user:ann", "system"}
     with pytest.raises(Refused):
-        await house.execute("subscribe", channels=["user:bob"], connectionId=stranger.connection.id)
-    assert await house.execute("subscribe", channels=["user:ann"], userId="ann") == {"connections": 0}
-    assert await house.execute("subscribe", channels=["user:bob"], connectionId="gone") == {"connections": 0}
+        await rig.execute("subscribe", channels=["user:bob"], connectionId=stranger.connection.id)
+    assert await rig.execute("subscribe", channels=["user:ann"], userId="ann") == {"connections": 0}
+    assert await rig.execute("subscribe", channels=["user:bob"], connectionId="gone") == {"connections": 0}
     with pytest.raises(Refused):
-        await house.node.subscriptions.force_subscribe(ann.connection, ("user:bob",))
+        await rig.node.subscriptions.force_subscribe(ann.connection, ("user:bob",))

@@ -13,22 +13,22 @@ from pushserver.core import errors
 from pushserver.engine.interfaces import IdempotencyKey
 from pushserver.server.backend_commands import BackendCommand, CommandBatch, duration
 from pushserver.server.cluster import Target
-from tests.fakes import House
+from tests.fakes import Rig
 
 
 @pytest_twisted.async_yield_fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
-    house = await House(tmp_path).start()
-    yield house
-    await house.stop()
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    rig = await Rig(tmp_path).start()
+    yield rig
+    await rig.stop()
 
 
-async def test_connections_and_channels_are_listed(house: House) -> None:
-    ann, bob = await house.client("ann"), await house.client("bob")
-    house.connect()
+async def test_connections_and_channels_are_listed(rig: Rig) -> None:
+    ann, bob = await rig.client("ann"), await rig.client("bob")
+    rig.connect()
     await ann.ask("subscribe", channels=["chat:a"])
     await bob.ask("subscribe", channels=["chat:a"])
-    cluster = house.node.cluster
+    cluster = rig.node.cluster
     assert [c.user_id for c in (await cluster.connections(Target())).value] == ["ann", "bob", None]
     ((one,), unanswered) = await cluster.connections(Target(user_id="ann"))
     assert unanswered == []
@@ -40,18 +40,18 @@ async def test_connections_and_channels_are_listed(house: House) -> None:
     assert len((await cluster.channels(None)).value) == 4
     assert list((await cluster.stats()).value) == ["here"]
     (node,) = (await cluster.nodes()).value
-    assert (node.node, node.state, node.connections, node.last_heard_at) == ("here", "ok", 3, house.now())
-    house.node.bind_draining(lambda: True)
+    assert (node.node, node.state, node.connections, node.last_heard_at) == ("here", "ok", 3, rig.now())
+    rig.node.bind_draining(lambda: True)
     assert [node.state for node in (await cluster.nodes()).value] == ["draining"]
 
 
-async def test_a_pattern_knows_no_wildcard_but_the_star(house: House) -> None:
-    ann = await house.client("ann")
+async def test_a_pattern_knows_no_wildcard_but_the_star(rig: Rig) -> None:
+    ann = await rig.client("ann")
     names = ["chat:a", "chat:[ab]", "chat:?", "chat:a[1]b"]
     await ann.ask("subscribe", channels=names)
 
     async def found(pattern: str) -> list[str]:
-        return [channel.channel for channel in (await house.node.cluster.channels(pattern)).value]
+        return [channel.channel for channel in (await rig.node.cluster.channels(pattern)).value]
 
     assert await found("chat:[ab]") == ["chat:[ab]"]
     assert await found("chat:?") == ["chat:?"]
@@ -61,37 +61,37 @@ async def test_a_pattern_knows_no_wildcard_but_the_star(house: House) -> None:
     assert await found("*") == sorted([*names, "system", "user:ann"])
 
 
-async def test_a_user_is_disconnected_once(house: House) -> None:
-    ann = await house.client("ann")
-    assert await house.execute("disconnect", userId="ann", code=3011, reason="move") == {"closed": 1}
+async def test_a_user_is_disconnected_once(rig: Rig) -> None:
+    ann = await rig.client("ann")
+    assert await rig.execute("disconnect", userId="ann", code=3011, reason="move") == {"closed": 1}
     assert ann.closed == errors.Close(3011, "move")
-    assert await house.execute("disconnect", connectionId=ann.connection.id) == {"closed": 0}
+    assert await rig.execute("disconnect", connectionId=ann.connection.id) == {"closed": 0}
 
 
-async def test_a_revocation_that_was_not_heard_is_found(house: House) -> None:
-    ann = await house.client("ann", {"jti": "x"})
-    await house.engine.revocations.revoke_token("x", house.now() + 1_000_000)
-    await house.node.revocations.recheck()
+async def test_a_revocation_that_was_not_heard_is_found(rig: Rig) -> None:
+    ann = await rig.client("ann", {"jti": "x"})
+    await rig.engine.revocations.revoke_token("x", rig.now() + 1_000_000)
+    await rig.node.revocations.recheck()
     assert ann.closed == errors.DISCONNECTED
 
 
 @pytest.mark.parametrize("by", ["jti", "userId"])
-async def test_a_revoked_token_is_blocked_for_as_long_as_it_would_be_taken(house: House, by: str) -> None:
-    lifetime = house.node.revocations._max_token_lifetime // 1000
-    now = int(house.clock.seconds())
-    token = house.token("ann", jti="x", iat=now - 1, exp=now - 1 + lifetime)
-    await house.execute("revoke", **{by: {"jti": "x", "userId": "ann"}[by]})
-    await house.advance(lifetime + 3)
-    reply = await house.connect().ask("auth", token=token)
+async def test_a_revoked_token_is_blocked_for_as_long_as_it_would_be_taken(rig: Rig, by: str) -> None:
+    lifetime = rig.node.revocations._max_token_lifetime // 1000
+    now = int(rig.clock.seconds())
+    token = rig.token("ann", jti="x", iat=now - 1, exp=now - 1 + lifetime)
+    await rig.execute("revoke", **{by: {"jti": "x", "userId": "ann"}[by]})
+    await rig.advance(lifetime + 3)
+    reply = await rig.connect().ask("auth", token=token)
     assert (reply["type"], reply["data"]["code"]) == ("auth_failed", "TOKEN_BLACKLISTED")
 
 
-async def test_a_question_that_nobody_knows_is_refused(house: House) -> None:
+async def test_a_question_that_nobody_knows_is_refused(rig: Rig) -> None:
     with pytest.raises(errors.Invalid):
-        await house.node.answer(b'["what",null]')
+        await rig.node.answer(b'["what",null]')
 
 
-async def test_a_batch_goes_on_after_a_failure(house: House) -> None:
+async def test_a_batch_goes_on_after_a_failure(rig: Rig) -> None:
     import msgspec
 
     commands = [
@@ -102,7 +102,7 @@ async def test_a_batch_goes_on_after_a_failure(house: House) -> None:
         BackendCommand("broadcast", msgspec.Raw(b'{"channels":["chat:a","nix:a"],"data":2}')),
         BackendCommand("notify", msgspec.Raw(b'{"userIds":["a",7],"data":3,"ttl":"10m"}')),
     ]
-    work = house.node.commands.batch(CommandBatch(commands), lambda method: None)
+    work = rig.node.commands.batch(CommandBatch(commands), lambda method: None)
     replies = await Deferred.fromCoroutine(work)
     assert [r["error"]["code"] if "error" in r else "ok" for r in replies] == [
         "ok",
@@ -136,18 +136,18 @@ async def test_a_batch_goes_on_after_a_failure(house: House) -> None:
     ],
 )
 async def test_what_cannot_be_carried_out_is_the_callers_mistake(
-    house: House, method: str, params: dict[str, object]
+    rig: Rig, method: str, params: dict[str, object]
 ) -> None:
     with pytest.raises(errors.CallerError):
-        await house.execute(method, **params)
+        await rig.execute(method, **params)
 
 
-async def test_a_command_with_a_key_of_its_own_happens_once(house: House) -> None:
+async def test_a_command_with_a_key_of_its_own_happens_once(rig: Rig) -> None:
     for _ in range(2):
         await Deferred.fromCoroutine(
-            house.node.commands.execute("notify", b'{"userId":"ann","data":1}', IdempotencyKey("entry-1"))
+            rig.node.commands.execute("notify", b'{"userId":"ann","data":1}', IdempotencyKey("entry-1"))
         )
-    assert (await house.engine.inbox.state("ann")).offset == 1
+    assert (await rig.engine.inbox.state("ann")).offset == 1
 
 
 def test_durations_are_numbers_or_texts() -> None:
@@ -164,17 +164,17 @@ def test_durations_are_numbers_or_texts() -> None:
             duration(bad)
 
 
-async def test_a_users_tokens_are_revoked_up_to_a_moment(house: House) -> None:
-    now = house.now()
-    older = await house.client("ann", {"iat": now / 1000 - 10})
-    newer = await house.client("ann", {"iat": now / 1000 - 9.25})
+async def test_a_users_tokens_are_revoked_up_to_a_moment(rig: Rig) -> None:
+    now = rig.now()
+    older = await rig.client("ann", {"iat": now / 1000 - 10})
+    newer = await rig.client("ann", {"iat": now / 1000 - 9.25})
     moment = now - 9_250
-    assert await house.execute("revoke", userId="ann", issuedBefore=moment) == {"closed": 1, "issuedBefore": moment}
+    assert await rig.execute("revoke", userId="ann", issuedBefore=moment) == {"closed": 1, "issuedBefore": moment}
     assert (older.closed, newer.closed) == (errors.DISCONNECTED, None)
     tries = ((now / 1000 - 9.251, "auth_failed"), (now / 1000 - 9.25, "auth_success"), (None, "auth_failed"))
     for iat, answer in tries:
-        reply = await house.connect().ask("auth", token=house.token("ann", iat=iat))
+        reply = await rig.connect().ask("auth", token=rig.token("ann", iat=iat))
         assert reply["type"] == answer
-    assert await house.execute("revoke", userId="bob") == {"closed": 0, "issuedBefore": now}
+    assert await rig.execute("revoke", userId="bob") == {"closed": 0, "issuedBefore": now}
     with pytest.raises(errors.Invalid):
-        await house.execute("revoke", userId="ann", issuedBefore=now + 3_600_000)
+        await rig.execute("revoke", userId="ann", issuedBefore=now + 3_600_000)

@@ -11,20 +11,20 @@ from twisted.internet.defer import Deferred
 
 from pushserver.server.inbound import MAX_WAITING
 from tests.conftest import LoggedErrors
-from tests.fakes import House
+from tests.fakes import Rig
 
 
 @pytest_twisted.async_yield_fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
-    house = await House(tmp_path).start()
-    yield house
-    await house.stop()
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    rig = await Rig(tmp_path).start()
+    yield rig
+    await rig.stop()
 
 
-async def test_reading_pauses_while_the_engine_is_waited_for(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    client = await house.client("ann")
+async def test_reading_pauses_while_the_engine_is_waited_for(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = await rig.client("ann")
     answer: Deferred[None] = Deferred()
-    monkeypatch.setattr(house.node.reading, "presence", lambda *_: answer)
+    monkeypatch.setattr(rig.node.reading, "presence", lambda *_: answer)
     client.send("presence", "slow", channel="chat:a")
     for n in range(MAX_WAITING):
         assert client.reading
@@ -33,7 +33,7 @@ async def test_reading_pauses_while_the_engine_is_waited_for(house: House, monke
     assert client.new() == []
     monkeypatch.undo()
     answer.errback(ZeroDivisionError())
-    await house.settle()
+    await rig.settle()
     assert client.reading
     assert [m["id"] for m in client.new()] == ["slow", *range(MAX_WAITING)]
 
@@ -44,8 +44,8 @@ def _expected(flush_errors: LoggedErrors) -> object:
     flush_errors(ZeroDivisionError)
 
 
-async def test_a_client_that_does_not_read_is_answered_no_further(house: House) -> None:
-    client = await house.client("ann")
+async def test_a_client_that_does_not_read_is_answered_no_further(rig: Rig) -> None:
+    client = await rig.client("ann")
     client.socket.blocked = True
     for n in range(5):
         client.send("ping", n)
@@ -55,22 +55,22 @@ async def test_a_client_that_does_not_read_is_answered_no_further(house: House) 
     assert [m["id"] for m in client.new()] == [1, 2, 3, 4]
 
 
-async def test_what_waits_is_forgotten_with_the_connection(house: House) -> None:
-    client = await house.client("ann")
+async def test_what_waits_is_forgotten_with_the_connection(rig: Rig) -> None:
+    client = await rig.client("ann")
     client.send("history", 1, channel="chat:a")
     client.send("chat_message", 2, content="never said")
     client.vanish()
     client.send("ping", 3)
-    await house.settle()
+    await rig.settle()
     assert client.new() == []
-    assert house.node.counters.publications == 0
+    assert rig.node.counters.publications == 0
 
 
-async def test_a_socket_that_ends_while_it_does_not_read_ends_the_queue(house: House) -> None:
-    client = await house.client("ann")
+async def test_a_socket_that_ends_while_it_does_not_read_ends_the_queue(rig: Rig) -> None:
+    client = await rig.client("ann")
     client.socket.blocked = True
     for n in range(5):
         client.send("ping", n)
     client.vanish()
-    await house.settle()
+    await rig.settle()
     assert len(client.new()) == 1

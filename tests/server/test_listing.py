@@ -10,14 +10,14 @@ import pytest_twisted
 
 from pushserver.server.cluster import ChannelInfo, ConnectionsPage, NodesAnswers
 from pushserver.server.listing import CONNECTIONS, list_channels, list_connections, row_of, select_connections
-from tests.fakes import House
+from tests.fakes import Rig
 
 
 @pytest_twisted.async_yield_fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
-    house = await House(tmp_path).start()
-    yield house
-    await house.stop()
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    rig = await Rig(tmp_path).start()
+    yield rig
+    await rig.stop()
 
 
 class Nodes:
@@ -33,33 +33,33 @@ class Nodes:
         return NodesAnswers(self._answers, self._unanswered)
 
 
-async def users(house: House, page: ConnectionsPage, skip: int = 0) -> tuple[int, list[str | None]]:
-    (total, rows), unanswered = await list_connections(house.node.cluster, page, skip)
+async def users(rig: Rig, page: ConnectionsPage, skip: int = 0) -> tuple[int, list[str | None]]:
+    (total, rows), unanswered = await list_connections(rig.node.cluster, page, skip)
     assert unanswered == []
     return total, [row.user_id for row in rows]
 
 
-async def test_connections_are_searched_sorted_and_cut(house: House) -> None:
+async def test_connections_are_searched_sorted_and_cut(rig: Rig) -> None:
     for number, name in enumerate(("dora", "Anna", "bert", "carl")):
-        client = await house.client(name)
+        client = await rig.client(name)
         await client.ask("subscribe", channels=[f"chat:{n}" for n in range(number)])
-        await house.advance(1)
-    house.connect()
-    assert await users(house, ConnectionsPage(sort="user")) == (5, [None, "Anna", "bert", "carl", "dora"])
-    assert await users(house, ConnectionsPage(sort="user", reverse=True, count=2)) == (5, ["dora", "carl"])
-    assert await users(house, ConnectionsPage(sort="user", count=2), skip=3) == (5, ["carl", "dora"])
-    assert await users(house, ConnectionsPage(sort="channels", count=2)) == (5, ["carl", "bert"])
-    assert (await users(house, ConnectionsPage(sort="since")))[1][0] is None
-    assert await users(house, ConnectionsPage(match="ANN")) == (1, ["Anna"])
-    assert await users(house, ConnectionsPage(user_id="bert")) == (1, ["bert"])
-    assert await users(house, ConnectionsPage(match="<script>")) == (0, [])
+        await rig.advance(1)
+    rig.connect()
+    assert await users(rig, ConnectionsPage(sort="user")) == (5, [None, "Anna", "bert", "carl", "dora"])
+    assert await users(rig, ConnectionsPage(sort="user", reverse=True, count=2)) == (5, ["dora", "carl"])
+    assert await users(rig, ConnectionsPage(sort="user", count=2), skip=3) == (5, ["carl", "dora"])
+    assert await users(rig, ConnectionsPage(sort="channels", count=2)) == (5, ["carl", "bert"])
+    assert (await users(rig, ConnectionsPage(sort="since")))[1][0] is None
+    assert await users(rig, ConnectionsPage(match="ANN")) == (1, ["Anna"])
+    assert await users(rig, ConnectionsPage(user_id="bert")) == (1, ["bert"])
+    assert await users(rig, ConnectionsPage(match="<script>")) == (0, [])
     for column in CONNECTIONS:
-        assert (await users(house, ConnectionsPage(sort=column)))[0] == 5
+        assert (await users(rig, ConnectionsPage(sort=column)))[0] == 5
 
 
-async def test_a_row_counts_the_channels_that_a_connection_names(house: House) -> None:
-    await house.client("ann")
-    (told,) = select_connections(house.node.hub, house.node._views.info, ConnectionsPage()).connections
+async def test_a_row_counts_the_channels_that_a_connection_names(rig: Rig) -> None:
+    await rig.client("ann")
+    (told,) = select_connections(rig.node.hub, rig.node._views.info, ConnectionsPage()).connections
     row = row_of(told)
     assert (row.user_id, row.channel_count, told.channels) == ("ann", 2, ["system", "user:ann"])
 
@@ -76,26 +76,26 @@ async def test_channels_of_all_nodes_are_added_up() -> None:
     assert backwards == [ChannelInfo("chat:z", 1, 1)]
 
 
-async def test_channels_are_searched_in_the_node(house: House) -> None:
-    ann, bob = await house.client("ann"), await house.client("bob")
+async def test_channels_are_searched_in_the_node(rig: Rig) -> None:
+    ann, bob = await rig.client("ann"), await rig.client("bob")
     await ann.ask("subscribe", channels=["chat:Tea", "chat:b"])
     await bob.ask("subscribe", channels=["chat:Tea"])
-    (total, found), _ = await list_channels(house.node.cluster, "tea", "users", False, 50, 0)
+    (total, found), _ = await list_channels(rig.node.cluster, "tea", "users", False, 50, 0)
     assert (total, found) == (1, [ChannelInfo("chat:Tea", 2, 2)])
-    (total, _), _ = await list_channels(house.node.cluster, "", "connections", False, 1, 0)
+    (total, _), _ = await list_channels(rig.node.cluster, "", "connections", False, 1, 0)
     assert total == 5
 
 
-async def test_a_page_costs_what_it_shows(house: House) -> None:
+async def test_a_page_costs_what_it_shows(rig: Rig) -> None:
     """Of ten thousand connections those are told that a page shows."""
-    await house.client("ann")
-    (one,) = house.node.hub.connections.values()
+    await rig.client("ann")
+    (one,) = rig.node.hub.connections.values()
     hub: Any = type("Crowd", (), {"connections": dict.fromkeys(range(10_000), one), "users": {}})()
     told: list[Any] = []
 
     def info(connection: Any) -> Any:
         told.append(connection)
-        return house.node._views.info(connection)
+        return rig.node._views.info(connection)
 
     listed = select_connections(hub, info, ConnectionsPage(sort="queued"))
     assert (listed.total, len(listed.connections), len(told)) == (10_000, 50, 50)

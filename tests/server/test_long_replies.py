@@ -21,7 +21,7 @@ from pushserver.server.reply_room import size_of
 from tests.contracts.embedded_backend import EmbeddedBackend
 from tests.contracts.nodes import Backend
 from tests.contracts.redis_backend import RedisBackend
-from tests.fakes import Client, House
+from tests.fakes import Client, Rig
 
 SETTINGS = """
 [[namespaces]]
@@ -44,56 +44,56 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest_twisted.async_yield_fixture
-async def house(backend_name: str, tmp_path: Path) -> AsyncIterator[House]:
+async def rig(backend_name: str, tmp_path: Path) -> AsyncIterator[Rig]:
     place = tmp_path / "store"
     place.mkdir()
     backend = BACKENDS[backend_name](place)
     hour = 3600 * 1000
-    house = await House(tmp_path, SETTINGS, backend.engine("a", InboxRules(1000, 500, hour), hour)).start()
+    rig = await Rig(tmp_path, SETTINGS, backend.engine("a", InboxRules(1000, 500, hour), hour)).start()
     try:
-        yield house
+        yield rig
     finally:
         try:
-            await house.stop()
+            await rig.stop()
         finally:
             await backend.close()
 
 
-async def publish(house: House, channel: str, count: int = MANY, size: int = LONG, **more: Any) -> None:
+async def publish(rig: Rig, channel: str, count: int = MANY, size: int = LONG, **more: Any) -> None:
     """Publish messages whose data is their number and a text."""
     data = [[n, "x" * size] for n in range(1, count + 1)]
-    publishing = house.node.publishing
+    publishing = rig.node.publishing
     await gatherResults(
         [Deferred.fromCoroutine(publishing.publish(channel, "message", body(one), **more)) for one in data]
     )
 
 
-async def ask(house: House, client: Client, type: str, id: str = "long", **data: Any) -> Any:
+async def ask(rig: Rig, client: Client, type: str, id: str = "long", **data: Any) -> Any:
     """Return the data of the reply, once it has come."""
     client.send(type, id, **data)
-    await until(house, lambda: any(m.get("id") == id for m in client.all))
+    await until(rig, lambda: any(m.get("id") == id for m in client.all))
     (reply,) = [m for m in client.all if m.get("id") == id]
     return reply["data"]
 
 
-async def signed_in(house: House, user: str) -> Client:
-    client = house.connect()
-    assert (await ask(house, client, "auth", "in", token=house.token(user)))["userId"] == user
+async def signed_in(rig: Rig, user: str) -> Client:
+    client = rig.connect()
+    assert (await ask(rig, client, "auth", "in", token=rig.token(user)))["userId"] == user
     return client
 
 
-async def until(house: House, holds: Any) -> None:
+async def until(rig: Rig, holds: Any) -> None:
     from twisted.internet import reactor
 
     end = time.monotonic() + 30
     while not holds():
         assert time.monotonic() < end
-        await house.settle()
+        await rig.settle()
         await deferLater(reactor, 0)
 
 
-async def epoch_of(house: House, channel: str) -> str:
-    return (await house.engine.history.read(channel, None, 0, False)).newest.epoch
+async def epoch_of(rig: Rig, channel: str) -> str:
+    return (await rig.engine.history.read(channel, None, 0, False)).newest.epoch
 
 
 def numbers(messages: list[Any]) -> list[int]:
@@ -113,22 +113,20 @@ def size(messages: list[Any]) -> int:
 
 
 @pytest.mark.parametrize("blocked", [False, True])
-async def test_a_long_recovery_is_told_in_part_and_the_rest_comes_before_what_is_live(
-    house: House, blocked: bool
-) -> None:
-    await publish(house, "news:a")
-    client = await signed_in(house, "ann")
+async def test_a_long_recovery_is_told_in_part_and_the_rest_comes_before_what_is_live(rig: Rig, blocked: bool) -> None:
+    await publish(rig, "news:a")
+    client = await signed_in(rig, "ann")
     client.socket.blocked = blocked
-    since = {"offset": 5, "epoch": await epoch_of(house, "news:a")}
-    data = await ask(house, client, "subscribe", channels=[{"channel": "news:a", "since": since}])
+    since = {"offset": 5, "epoch": await epoch_of(rig, "news:a")}
+    data = await ask(rig, client, "subscribe", channels=[{"channel": "news:a", "since": since}])
     told = data["results"]["news:a"]
     assert told["recovered"] is True
     assert PAGE_BYTES - 2 * LONG < size(told["messages"]) <= PAGE_BYTES
     assert told["offset"] == told["messages"][-1]["offset"] < MANY
     assert "more" not in told
-    await publish(house, "news:a", 3, 10)
+    await publish(rig, "news:a", 3, 10)
     if blocked:
-        await house.settle()
+        await rig.settle()
         # The socket takes nothing, so nothing more is made for it.
         assert behind(client) == []
 
@@ -137,23 +135,23 @@ async def test_a_long_recovery_is_told_in_part_and_the_rest_comes_before_what_is
             client.socket.unblock()
         return len(behind(client)) >= MANY + 3 - int(told["offset"])
 
-    await until(house, unblocked)
+    await until(rig, unblocked)
     assert numbers(told["messages"]) + numbers(behind(client)) == list(range(6, MANY + 4))
 
 
-async def test_one_reply_for_many_channels_has_one_room(house: House) -> None:
+async def test_one_reply_for_many_channels_has_one_room(rig: Rig) -> None:
     channels = ["news:a", "news:b", "news:c"]
     for channel in channels:
-        await publish(house, channel, 40)
-    since = {channel: {"offset": 0, "epoch": await epoch_of(house, channel)} for channel in channels}
-    client = await signed_in(house, "ann")
+        await publish(rig, channel, 40)
+    since = {channel: {"offset": 0, "epoch": await epoch_of(rig, channel)} for channel in channels}
+    client = await signed_in(rig, "ann")
     data = await ask(
-        house, client, "subscribe", channels=[{"channel": channel, "since": since[channel]} for channel in channels]
+        rig, client, "subscribe", channels=[{"channel": channel, "since": since[channel]} for channel in channels]
     )
     results = data["results"]
     assert all(results[channel]["recovered"] for channel in channels)
     assert PAGE_BYTES - 2 * LONG < sum(size(results[channel]["messages"]) for channel in channels) <= PAGE_BYTES
-    await until(house, lambda: len(behind(client)) + sum(len(results[c]["messages"]) for c in channels) >= 120)
+    await until(rig, lambda: len(behind(client)) + sum(len(results[c]["messages"]) for c in channels) >= 120)
     for channel in channels:
         told = results[channel]
         assert told["offset"] == len(told["messages"])
@@ -161,51 +159,51 @@ async def test_one_reply_for_many_channels_has_one_room(house: House) -> None:
         assert numbers(told["messages"]) + numbers(rest) == list(range(1, 41))
 
 
-async def test_a_long_channel_takes_the_room_that_others_leave(house: House) -> None:
-    await publish(house, "news:a", 60)
+async def test_a_long_channel_takes_the_room_that_others_leave(rig: Rig) -> None:
+    await publish(rig, "news:a", 60)
     channels = ["news:a", "news:b", "news:c"]
-    since = {channel: {"offset": 0, "epoch": await epoch_of(house, channel)} for channel in channels}
-    client = await signed_in(house, "ann")
-    data = await ask(house, client, "subscribe", channels=[{"channel": c, "since": since[c]} for c in channels])
+    since = {channel: {"offset": 0, "epoch": await epoch_of(rig, channel)} for channel in channels}
+    client = await signed_in(rig, "ann")
+    data = await ask(rig, client, "subscribe", channels=[{"channel": c, "since": since[c]} for c in channels])
     assert numbers(data["results"]["news:a"]["messages"]) == list(range(1, 61))
     assert data["results"]["news:a"]["offset"] == 60
 
 
-async def test_a_long_recovery_of_ones_own_channel_goes_on_as_pushes(house: House) -> None:
-    await publish(house, "user:ann")
-    epoch = (await house.engine.inbox.state("ann")).epoch
-    await house.engine.inbox.acknowledge("ann", MANY, epoch)
-    client = await signed_in(house, "ann")
+async def test_a_long_recovery_of_ones_own_channel_goes_on_as_pushes(rig: Rig) -> None:
+    await publish(rig, "user:ann")
+    epoch = (await rig.engine.inbox.state("ann")).epoch
+    await rig.engine.inbox.acknowledge("ann", MANY, epoch)
+    client = await signed_in(rig, "ann")
     since = {"offset": 2, "epoch": epoch}
-    data = await ask(house, client, "subscribe", channels=[{"channel": "user:ann", "since": since}])
+    data = await ask(rig, client, "subscribe", channels=[{"channel": "user:ann", "since": since}])
     told = data["results"]["user:ann"]
     assert told["recovered"] is True
     assert told["offset"] == told["messages"][-1]["offset"] < MANY
-    await publish(house, "user:ann", 2, 10)
-    await until(house, lambda: len(behind(client)) >= MANY + 2 - told["offset"])
+    await publish(rig, "user:ann", 2, 10)
+    await until(rig, lambda: len(behind(client)) >= MANY + 2 - told["offset"])
     assert numbers(told["messages"]) + numbers(behind(client)) == list(range(3, MANY + 3))
 
 
-async def test_a_sign_in_tells_system_in_part(house: House) -> None:
-    await publish(house, "system", exclude_user="ann", count=1, size=1)
-    await publish(house, "system")
-    position = {"offset": 0, "epoch": await epoch_of(house, "system")}
-    client = house.connect()
-    data = await ask(house, client, "auth", token=house.token("ann"), positions={"system": position})
+async def test_a_sign_in_tells_system_in_part(rig: Rig) -> None:
+    await publish(rig, "system", exclude_user="ann", count=1, size=1)
+    await publish(rig, "system")
+    position = {"offset": 0, "epoch": await epoch_of(rig, "system")}
+    client = rig.connect()
+    data = await ask(rig, client, "auth", token=rig.token("ann"), positions={"system": position})
     told = data["results"]["system"]
     assert told["recovered"] is True
     assert told["offset"] == told["messages"][-1]["offset"] < MANY
     assert size(told["messages"]) <= PAGE_BYTES
-    await publish(house, "system", 2, 10)
-    await until(house, lambda: len(behind(client)) >= MANY + 3 - told["offset"])
+    await publish(rig, "system", 2, 10)
+    await until(rig, lambda: len(behind(client)) >= MANY + 3 - told["offset"])
     # The first one is not for ann.
     assert numbers(told["messages"]) + numbers(behind(client)) == list(range(2, MANY + 4))
 
 
 @pytest.mark.parametrize("channel", ["news:a", "user:ann"])
-async def test_a_history_is_read_in_pages_either_way(house: House, channel: str) -> None:
-    await publish(house, channel)
-    reading = house.node.reading
+async def test_a_history_is_read_in_pages_either_way(rig: Rig, channel: str) -> None:
+    await publish(rig, channel)
+    reading = rig.node.reading
     for reverse in (False, True):
         found: list[int] = []
         since: Position | None = None
@@ -224,47 +222,47 @@ async def test_a_history_is_read_in_pages_either_way(house: House, channel: str)
     assert (len(page.messages), page.more, page.offset) == (3, False, MANY)
 
 
-async def test_a_client_is_not_shown_what_excludes_it(house: House) -> None:
-    client = await signed_in(house, "ann")
+async def test_a_client_is_not_shown_what_excludes_it(rig: Rig) -> None:
+    client = await signed_in(rig, "ann")
     for n in range(12):
         hiding = ({"exclude_user": "ann"}, {"exclude_connection": client.connection.id}, {})[n % 3]
-        await publish(house, "news:a", 1, n, **hiding)
-    assert numbers((await ask(house, client, "history", channel="news:a"))["messages"]) == [3, 6, 9, 12]
+        await publish(rig, "news:a", 1, n, **hiding)
+    assert numbers((await ask(rig, client, "history", channel="news:a"))["messages"]) == [3, 6, 9, 12]
     # A page that lost some to the filter is filled up, and says nothing of more.
-    data = await ask(house, client, "history", "three", channel="news:a", limit=3)
+    data = await ask(rig, client, "history", "three", channel="news:a", limit=3)
     assert (numbers(data["messages"]), data["offset"], "more" in data) == ([3, 6, 9], 12, False)
-    data = await ask(house, client, "history", "reversed", channel="news:a", limit=3, reverse=True)
+    data = await ask(rig, client, "history", "reversed", channel="news:a", limit=3, reverse=True)
     assert (numbers(data["messages"]), data["offset"], "more" in data) == ([12, 9, 6], 12, False)
-    other = await signed_in(house, "ann")
-    assert numbers((await ask(house, other, "history", channel="news:a"))["messages"]) == [2, 3, 5, 6, 8, 9, 11, 12]
-    everything = await house.node.reading.read_history(operations.ReadHistory("news:a", 100, None, False))
+    other = await signed_in(rig, "ann")
+    assert numbers((await ask(rig, other, "history", channel="news:a"))["messages"]) == [2, 3, 5, 6, 8, 9, 11, 12]
+    everything = await rig.node.reading.read_history(operations.ReadHistory("news:a", 100, None, False))
     assert len(everything.messages) == 12
 
 
-async def test_what_is_hidden_ends_no_history(house: House) -> None:
-    await publish(house, "news:a", exclude_user="ann")
-    await publish(house, "news:a", 2, 10)
-    await publish(house, "news:a", exclude_user="ann")
-    client = await signed_in(house, "ann")
-    data = await ask(house, client, "history", channel="news:a", limit=1000)
+async def test_what_is_hidden_ends_no_history(rig: Rig) -> None:
+    await publish(rig, "news:a", exclude_user="ann")
+    await publish(rig, "news:a", 2, 10)
+    await publish(rig, "news:a", exclude_user="ann")
+    client = await signed_in(rig, "ann")
+    data = await ask(rig, client, "history", channel="news:a", limit=1000)
     # Of the hidden ones behind not all were looked at: the client reads on from the last that was.
     assert numbers(data["messages"]) == [MANY + 1, MANY + 2]
     assert data["more"] is True
     since = {"offset": data["offset"], "epoch": data["epoch"]}
     assert MANY + 2 <= data["offset"] < 2 * MANY + 2
-    data = await ask(house, client, "history", "rest", channel="news:a", since=since)
+    data = await ask(rig, client, "history", "rest", channel="news:a", since=since)
     assert (data["messages"], data["offset"], "more" in data) == ([], 2 * MANY + 2, False)
 
 
-async def test_a_message_larger_than_a_reply_comes_alone(house: House) -> None:
-    await house.node.publishing.publish("news:a", "message", body("x" * (PAGE_BYTES + 1)))
-    await house.node.publishing.publish("news:a", "message", body("next"))
-    page = await house.node.reading.read_history(operations.ReadHistory("news:a", 10, None, False))
+async def test_a_message_larger_than_a_reply_comes_alone(rig: Rig) -> None:
+    await rig.node.publishing.publish("news:a", "message", body("x" * (PAGE_BYTES + 1)))
+    await rig.node.publishing.publish("news:a", "message", body("next"))
+    page = await rig.node.reading.read_history(operations.ReadHistory("news:a", 10, None, False))
     assert ([m.offset for m in page.messages], page.more, page.offset) == ([1], True, 1)
 
 
-async def test_a_message_takes_no_more_room_than_is_counted(house: House) -> None:
-    await house.node.publishing.publish("news:a", "message", body({}), sender=Author("ann", "c"), exclude_user="bob")
-    page = await house.node.reading.read_history(operations.ReadHistory("news:a", 10, None, False))
+async def test_a_message_takes_no_more_room_than_is_counted(rig: Rig) -> None:
+    await rig.node.publishing.publish("news:a", "message", body({}), sender=Author("ann", "c"), exclude_user="bob")
+    page = await rig.node.reading.read_history(operations.ReadHistory("news:a", 10, None, False))
     (message,) = page.messages
     assert len(push(message)) < size_of(message)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from tests.fakes import Client, House, hurried
+from tests.fakes import Client, Rig, hurried
 
 SETTINGS = """
 [server]
@@ -22,16 +22,16 @@ MAIN = "output:main/t"
 
 
 @pytest_twisted.async_yield_fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
-    house = await House(tmp_path, SETTINGS).start()
-    await house.execute("task.create", taskId="t", userId="ann")
-    yield house
-    await house.stop()
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    rig = await Rig(tmp_path, SETTINGS).start()
+    await rig.execute("task.create", taskId="t", userId="ann")
+    yield rig
+    await rig.stop()
 
 
-async def append(house: House, text: str, name: str = "main") -> Any:
-    taken = await house.execute("task.output", taskId="t", text=text, name=name)
-    await house.settle()
+async def append(rig: Rig, text: str, name: str = "main") -> Any:
+    taken = await rig.execute("task.output", taskId="t", text=text, name=name)
+    await rig.settle()
     return taken
 
 
@@ -70,22 +70,22 @@ class Reader:
         return self
 
 
-async def reader(house: House, user: str = "ann", since: Any = None, **options: Any) -> Reader:
-    client = await house.client(user, {"permissions": ["subscribe:task:*"]}, **options)
+async def reader(rig: Rig, user: str = "ann", since: Any = None, **options: Any) -> Reader:
+    client = await rig.client(user, {"permissions": ["subscribe:task:*"]}, **options)
     start = await follow(client, since=since)
     client.new()
     return Reader(client, start)
 
 
-async def test_what_is_kept_is_answered_and_what_comes_follows(house: House) -> None:
-    taken = await append(house, "zwölf ")
-    client = await house.client("ann")
+async def test_what_is_kept_is_answered_and_what_comes_follows(rig: Rig) -> None:
+    taken = await append(rig, "zwölf ")
+    client = await rig.client("ann")
     start = await follow(client)
     assert start == {
         "text": "zwölf ", "offset": 7, "epoch": taken["epoch"], "start": 0, "closed": False, "kind": "text",
     }  # fmt: skip
     client.new()
-    await append(house, "Worte")
+    await append(rig, "Worte")
     (push,) = client.new()
     assert push["type"] == "output"
     assert push["channel"] == MAIN
@@ -97,97 +97,97 @@ async def test_what_is_kept_is_answered_and_what_comes_follows(house: House) -> 
     assert (again["text"], again["offset"]) == ("Worte", 12)
 
 
-async def test_an_output_without_content_is_empty_and_not_closed(house: House) -> None:
-    client = await house.client("ann")
+async def test_an_output_without_content_is_empty_and_not_closed(rig: Rig) -> None:
+    client = await rig.client("ann")
     start = await follow(client)
     assert start == {
         "text": "", "offset": 0, "epoch": start["epoch"], "start": 0, "closed": False, "kind": None,
     }  # fmt: skip
     client.new()
-    await house.execute("task.complete", taskId="t")
-    await house.settle()
+    await rig.execute("task.complete", taskId="t")
+    await rig.settle()
     (push,) = [m for m in client.new() if m["type"] == "output"]
     assert (push["data"], push["offset"], push["epoch"]) == ({"closed": True}, 0, start["epoch"])
     assert (await follow(client))["closed"]
 
 
-async def test_items_come_as_items(house: House) -> None:
-    client = await house.client("ann")
-    await house.execute("task.output", taskId="t", items=[1], name="steps")
+async def test_items_come_as_items(rig: Rig) -> None:
+    client = await rig.client("ann")
+    await rig.execute("task.output", taskId="t", items=[1], name="steps")
     start = await follow(client, "output:steps/t")
     assert (start["items"], start["offset"], start["kind"]) == ([1], 1, "items")
     client.new()
-    await house.execute("task.output", taskId="t", items=[2], name="steps")
-    await house.settle()
-    await house.execute("task.output", taskId="t", items=[{"n": 3}], name="steps")
-    await house.execute("task.output", taskId="t", items=["[4]", 5], name="steps")
-    await house.advance(0.04)
+    await rig.execute("task.output", taskId="t", items=[2], name="steps")
+    await rig.settle()
+    await rig.execute("task.output", taskId="t", items=[{"n": 3}], name="steps")
+    await rig.execute("task.output", taskId="t", items=["[4]", 5], name="steps")
+    await rig.advance(0.04)
     first, rest = client.new()
     assert (first["data"], first["offset"]) == ({"items": [2]}, 2)
     assert (rest["data"], rest["offset"]) == ({"items": [{"n": 3}, "[4]", 5]}, 5)
 
 
-async def test_the_first_goes_out_at_once_and_what_follows_together(house: House) -> None:
-    one = await reader(house)
-    await append(house, "a")
+async def test_the_first_goes_out_at_once_and_what_follows_together(rig: Rig) -> None:
+    one = await reader(rig)
+    await append(rig, "a")
     assert one.look().text == "a"
     for letter in "bcd":
-        await append(house, letter)
-    await house.advance(0.03)
+        await append(rig, letter)
+    await rig.advance(0.03)
     assert one.look().text == "a"
     # Whoever comes meanwhile is answered with all, and told nothing twice.
-    late = await reader(house)
+    late = await reader(rig)
     assert late.text == "abcd"
-    await append(house, "e")
-    await house.advance(0.01)
+    await append(rig, "e")
+    await rig.advance(0.01)
     # Two, since somebody came in between: for those who were there before, and for all.
     assert (one.look().text, one.pushes) == ("abcde", 3)
     assert (late.look().text, late.pushes) == ("abcde", 1)
-    await house.advance(1)
-    await append(house, "f")
+    await rig.advance(1)
+    await append(rig, "f")
     assert (one.look().text, one.pushes) == ("abcdef", 4)
     for letter in "ghi":
-        await append(house, letter)
-    await house.advance(0.04)
+        await append(rig, letter)
+    await rig.advance(0.04)
     assert (one.look().text, one.pushes) == ("abcdefghi", 5)
 
 
-async def test_what_is_given_to_followers_and_what_left_together_is_counted(house: House) -> None:
-    await reader(house)
-    await reader(house, "bob")
-    await append(house, "ab")
+async def test_what_is_given_to_followers_and_what_left_together_is_counted(rig: Rig) -> None:
+    await reader(rig)
+    await reader(rig, "bob")
+    await append(rig, "ab")
     for letter in "cde":
-        await append(house, letter)
-    await house.advance(0.04)
-    counters = house.node.counters
+        await append(rig, letter)
+    await rig.advance(0.04)
+    counters = rig.node.counters
     assert (counters.output_bytes_out, counters.output_merged) == (2 * len('"ab""cde"'), 2)
 
 
-async def test_the_end_comes_at_once_with_what_waited(house: House) -> None:
-    one = await reader(house)
-    await append(house, "a")
-    await append(house, "b")
-    await house.execute("task.fail", taskId="t", error="no", output={"text": "c"})
-    await house.settle()
+async def test_the_end_comes_at_once_with_what_waited(rig: Rig) -> None:
+    one = await reader(rig)
+    await append(rig, "a")
+    await append(rig, "b")
+    await rig.execute("task.fail", taskId="t", error="no", output={"text": "c"})
+    await rig.settle()
     assert (one.look().text, one.closed, one.pushes) == ("abc", True, 2)
-    late = await reader(house)
+    late = await reader(rig)
     assert (late.text, late.closed) == ("abc", True)
     position = {"offset": one.offset, "epoch": one.epoch}
-    assert ((await reader(house, since=position)).text, late.closed) == ("", True)
+    assert ((await reader(rig, since=position)).text, late.closed) == ("", True)
 
 
-async def test_an_end_without_a_last_append_comes_with_what_waited(house: House) -> None:
-    one = await reader(house)
+async def test_an_end_without_a_last_append_comes_with_what_waited(rig: Rig) -> None:
+    one = await reader(rig)
     for letter in "abc":
-        await append(house, letter)
-    await house.execute("task.complete", taskId="t")
-    await house.settle()
+        await append(rig, letter)
+    await rig.execute("task.complete", taskId="t")
+    await rig.settle()
     assert (one.look().text, one.closed, one.pushes) == ("abc", True, 2)
 
 
-async def test_who_may_follow_the_task_may_read(house: House) -> None:
-    await append(house, "secret")
-    stranger = await house.client("bob")
+async def test_who_may_follow_the_task_may_read(rig: Rig) -> None:
+    await append(rig, "secret")
+    stranger = await rig.client("bob")
     for channel in (MAIN, "output:main/unknown", "output:other/t"):
         data = (await stranger.ask("subscribe", channels=[channel]))["data"]
         assert data["rejected"][channel]["code"] == "NOT_FOUND"
@@ -195,31 +195,31 @@ async def test_who_may_follow_the_task_may_read(house: House) -> None:
         data = (await stranger.ask("subscribe", channels=[wrong]))["data"]
         assert data["rejected"][wrong]["code"] == "INVALID_CHANNEL"
     for permission in ("subscribe:task:t", "subscribe:output:*", "admin"):
-        friend = await house.client("bob", {"permissions": [permission]})
+        friend = await rig.client("bob", {"permissions": [permission]})
         assert (await follow(friend))["text"] == "secret"
     # A loose glob covers nothing that is built in.
-    loose = await house.client("bob", {"permissions": ["subscribe:*"]})
+    loose = await rig.client("bob", {"permissions": ["subscribe:*"]})
     assert MAIN in (await loose.ask("subscribe", channels=[MAIN]))["data"]["rejected"]
-    for client in (stranger, await house.client("ann", {"permissions": ["admin"]})):
+    for client in (stranger, await rig.client("ann", {"permissions": ["admin"]})):
         reply = await client.ask("publish", channel=MAIN, data={"text": "forged"})
         assert reply["data"]["code"] == "PERMISSION_DENIED"
 
 
-async def test_the_owner_keeps_it_at_a_refresh_and_who_lost_the_right_is_told(house: House) -> None:
-    owner, friend = await reader(house), await reader(house, "bob")
-    await owner.client.ask("auth", token=house.token("ann"))
-    await friend.client.ask("auth", token=house.token("bob"))
-    await house.settle()
+async def test_the_owner_keeps_it_at_a_refresh_and_who_lost_the_right_is_told(rig: Rig) -> None:
+    owner, friend = await reader(rig), await reader(rig, "bob")
+    await owner.client.ask("auth", token=rig.token("ann"))
+    await friend.client.ask("auth", token=rig.token("bob"))
+    await rig.settle()
     assert [push["data"]["channel"] for push in friend.client.pushes("unsubscribed")] == [MAIN]
     assert owner.client.pushes("unsubscribed") == []
-    await append(house, "a")
+    await append(rig, "a")
     assert (owner.look().text, friend.look().text) == ("a", "")
 
 
-async def test_a_channel_token_grants_one_output(house: House) -> None:
-    await append(house, "text")
-    client = await house.client("bob")
-    token = house.token("bob", channel=MAIN)
+async def test_a_channel_token_grants_one_output(rig: Rig) -> None:
+    await append(rig, "text")
+    client = await rig.client("bob")
+    token = rig.token("bob", channel=MAIN)
     data = (await client.ask("subscribe", channels=[{"channel": MAIN, "token": token}]))["data"]
     assert data["results"][MAIN]["output"]["text"] == "text"
     other = "output:log/t"
@@ -227,129 +227,129 @@ async def test_a_channel_token_grants_one_output(house: House) -> None:
     assert data["rejected"][other]["code"] == "NOT_FOUND"
 
 
-async def test_a_position_is_inside_a_character_of_another_life_or_trimmed(house: House) -> None:
-    taken = await append(house, "é" * 100)
-    client = await house.client("ann")
+async def test_a_position_is_inside_a_character_of_another_life_or_trimmed(rig: Rig) -> None:
+    taken = await append(rig, "é" * 100)
+    client = await rig.client("ann")
     epoch = taken["epoch"]
     item = {"channel": MAIN, "since": {"offset": 1, "epoch": epoch}}
     assert (await client.ask("subscribe", channels=[item]))["data"]["rejected"][MAIN]["code"] == "INVALID_MESSAGE"
     for since in ({"offset": 2, "epoch": "other"}, {"offset": 201, "epoch": epoch}):
         start = await follow(client, since=since)
         assert (start["reset"], start["text"]) == (True, "é" * 100)
-    await append(house, "x" * 5_000)
+    await append(rig, "x" * 5_000)
     start = await follow(client, since={"offset": 2, "epoch": epoch})
     assert start["trimmed"]
     assert start["start"] == 5_200 - 4_096
     assert start["text"] == "x" * 4_096
 
 
-async def test_another_attempt_is_told_as_a_reset(house: House) -> None:
-    one = await reader(house)
-    await append(house, "first")
+async def test_another_attempt_is_told_as_a_reset(rig: Rig) -> None:
+    one = await reader(rig)
+    await append(rig, "first")
     assert one.look().text == "first"
-    await house.execute("task.create", taskId="t", userId="ann", restart=True)
-    await append(house, "second")
-    await house.advance(1)
+    await rig.execute("task.create", taskId="t", userId="ann", restart=True)
+    await append(rig, "second")
+    await rig.advance(1)
     assert one.look().text == "second"
-    await append(house, " and on")
+    await append(rig, " and on")
     assert one.look().text == "second and on"
     # One that comes before anything is written tells those who are here.
-    await house.execute("task.create", taskId="t", userId="ann", restart=True)
-    late = await reader(house)
-    await house.settle()
+    await rig.execute("task.create", taskId="t", userId="ann", restart=True)
+    late = await reader(rig)
+    await rig.settle()
     assert (one.look().text, one.epoch) == ("", late.epoch)
 
 
-async def test_a_slow_connection_loses_nothing(house: House) -> None:
-    one, slow = await reader(house), await reader(house, limit=300)
+async def test_a_slow_connection_loses_nothing(rig: Rig) -> None:
+    one, slow = await reader(rig), await reader(rig, limit=300)
     slow.client.socket.blocked = True
     written = ""
     for n in range(40):
         written += f"{n:>49}\n"
-        await append(house, f"{n:>49}\n")
-        await house.advance(0.05)
+        await append(rig, f"{n:>49}\n")
+        await rig.advance(0.05)
     assert one.look().text == written
     assert slow.client.closed is None
     slow.client.socket.unblock()
-    await house.advance(0.05)
+    await rig.advance(0.05)
     assert slow.look().text == written
     # What waited was merged.
     assert slow.pushes < 5
-    await append(house, "live")
+    await append(rig, "live")
     assert slow.look().text == written + "live"
 
 
-async def test_what_went_while_a_connection_was_slow_is_told(house: House) -> None:
-    slow = await reader(house)
-    await append(house, "a")
+async def test_what_went_while_a_connection_was_slow_is_told(rig: Rig) -> None:
+    slow = await reader(rig)
+    await append(rig, "a")
     slow.client.socket.blocked = True
     for _ in range(3):
-        await append(house, "x" * 3_000)
-        await house.advance(0.05)
+        await append(rig, "x" * 3_000)
+        await rig.advance(0.05)
     slow.client.socket.unblock()
-    await house.advance(0.05)
+    await rig.advance(0.05)
     trimmed = [push["data"] for push in slow.client.pushes("output") if "trimmed" in push["data"]]
     assert [data["start"] for data in trimmed] == [9_001 - 4_096]
     assert slow.look().text == "x" * 4_096
 
 
 async def test_a_long_past_follows_as_pushes_before_anything_live(tmp_path: Path) -> None:
-    house = await House(tmp_path / "long", "[tasks]\noutput_max_bytes = 8388608\n").start()
-    await house.execute("task.create", taskId="t", userId="ann")
+    rig = await Rig(tmp_path / "long", "[tasks]\noutput_max_bytes = 8388608\n").start()
+    await rig.execute("task.create", taskId="t", userId="ann")
     kept = ""
     for n in range(6):
         kept += str(n) * 900_000
-        await append(house, str(n) * 900_000)
-    client = await house.client("ann")
-    await append(house, "beside", "log")
+        await append(rig, str(n) * 900_000)
+    client = await rig.client("ann")
+    await append(rig, "beside", "log")
     results = (await client.ask("subscribe", channels=["output:log/t", MAIN]))["data"]["results"]
     assert results["output:log/t"]["output"]["text"] == "beside"
     one = Reader(client, results[MAIN]["output"])
     assert len(one.text) < len(kept)
     assert not one.closed
-    await append(house, "live")
+    await append(rig, "live")
     # A page at a time, and each waits for the engine.
     for _ in range(40):
-        await house.advance(0.05)
+        await rig.advance(0.05)
     texts = [push["data"]["text"] for push in client.pushes("output") if push["channel"] == MAIN]
     whole = results[MAIN]["output"]["text"] + "".join(texts)
     # No difference of megabytes is shown.
     assert (len(whole), whole == kept + "live") == (len(kept) + 4, True)
-    await house.stop()
+    await rig.stop()
 
 
-async def test_the_server_side_subscribes_and_an_output_takes_a_place(house: House) -> None:
-    await append(house, "kept")
-    client = await house.client("bob")
-    await house.execute("subscribe", userId="bob", channels=[MAIN])
-    await house.settle()
+async def test_the_server_side_subscribes_and_an_output_takes_a_place(rig: Rig) -> None:
+    await append(rig, "kept")
+    client = await rig.client("bob")
+    await rig.execute("subscribe", userId="bob", channels=[MAIN])
+    await rig.settle()
     (push,) = client.pushes("output")
     assert push["data"] == {"text": "kept", "reset": True, "start": 0}
-    await append(house, " live")
+    await append(rig, " live")
     assert client.pushes("output")[-1]["data"] == {"text": " live"}
-    owner = await house.client("ann")
+    owner = await rig.client("ann")
     names = [f"output:n{n}/t" for n in range(6)]
     data = (await owner.ask("subscribe", channels=names))["data"]
     assert len(data["results"]) == 4
     assert {rejection["code"] for rejection in data["rejected"].values()} == {"LIMIT_EXCEEDED"}
 
 
-async def test_nothing_is_left_of_outputs_that_nobody_follows(house: House) -> None:
-    one = await reader(house)
-    await append(house, "a")
-    await append(house, "b")
+async def test_nothing_is_left_of_outputs_that_nobody_follows(rig: Rig) -> None:
+    one = await reader(rig)
+    await append(rig, "a")
+    await append(rig, "b")
     await one.client.ask("unsubscribe", channels=[MAIN])
-    await append(house, "c")
+    await append(rig, "c")
     assert one.look().text == "a"
     one.client.vanish()
-    await house.settle()
-    assert house.leftovers() == {}
-    assert house.node._outputs._followed == {}
+    await rig.settle()
+    assert rig.leftovers() == {}
+    assert rig.node._outputs._followed == {}
 
 
 @pytest.mark.parametrize("hasty", [False, True])
 @pytest.mark.parametrize("seed", range(6))
-async def test_every_reader_has_every_byte_once(house: House, seed: int, hasty: bool) -> None:
+async def test_every_reader_has_every_byte_once(rig: Rig, seed: int, hasty: bool) -> None:
     """Random appends, joins, resumes, cuts, full sockets and steps of time."""
     chance = random.Random(seed)
     written = ""
@@ -360,18 +360,18 @@ async def test_every_reader_has_every_byte_once(house: House, seed: int, hasty: 
             if what < 5 and len(written.encode()) < 3_500:
                 text = "".join(chance.choices('aé三𝄞\n"\\', k=chance.randrange(1, 12)))
                 written += text
-                await house.execute("task.output", taskId="t", text=text)
+                await rig.execute("task.output", taskId="t", text=text)
             elif what == 5:
-                await house.advance(chance.choice([0.01, 0.05]))
+                await rig.advance(chance.choice([0.01, 0.05]))
             elif what == 6 and len(readers) < 12:
-                readers.append(await reader(house, chance.choice(["ann", "bob"])))
+                readers.append(await reader(rig, chance.choice(["ann", "bob"])))
             elif what == 7 and readers:
                 # A cut, and a new connection that goes on from there.
                 one = readers.pop(chance.randrange(len(readers)))
                 one.client.socket.blocked and one.client.socket.unblock()
                 one.look()
                 one.client.vanish()
-                other = await reader(house, since={"offset": one.offset, "epoch": one.epoch})
+                other = await reader(rig, since={"offset": one.offset, "epoch": one.epoch})
                 other.text = one.text + other.text
                 readers.append(other)
             elif what == 8 and readers:
@@ -381,11 +381,11 @@ async def test_every_reader_has_every_byte_once(house: House, seed: int, hasty: 
                     one.client.socket.unblock()
             for one in readers:
                 assert written.startswith(one.look().text)
-        await house.execute("task.complete", taskId="t", output={"text": "."})
+        await rig.execute("task.complete", taskId="t", output={"text": "."})
         for _ in range(3):
             for one in readers:
                 one.client.socket.unblock()
-            await house.advance(0.05)
+            await rig.advance(0.05)
         for one in readers:
             assert (one.look().text, one.closed) == (written + ".", True)
         assert readers

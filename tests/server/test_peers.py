@@ -15,12 +15,12 @@ class Broker:
     """Lists nodes by the moment of their last sign of life."""
 
     def __init__(self) -> None:
-        self.heard: dict[str, int] | None = {}
+        self.received: dict[str, int] | None = {}
 
     def nodes(self) -> Deferred[list[NodeInfo]]:
-        if self.heard is None:
+        if self.received is None:
             return fail(Unavailable("away"))
-        return succeed([NodeInfo(name, 0, 0, at) for name, at in self.heard.items()])
+        return succeed([NodeInfo(name, 0, 0, at) for name, at in self.received.items()])
 
 
 class World:
@@ -29,9 +29,9 @@ class World:
         self.broker = Broker()
         self.peers = Peers(Clock(self.reactor, lambda: 0), self.broker, "n1")  # type: ignore[arg-type]
 
-    def look(self, **heard: int) -> list[str]:
+    def look(self, **received: int) -> list[str]:
         """The silent nodes after a look at these."""
-        self.broker.heard = heard
+        self.broker.received = received
         if self.peers._looking is None:
             self.peers.start()
         else:
@@ -67,7 +67,7 @@ def test_a_node_that_says_goodbye_is_not_silent() -> None:
 def test_what_was_known_stands_while_the_engine_is_away() -> None:
     world = World()
     world.look(n1=100_000, n2=100_000)
-    world.broker.heard = None
+    world.broker.received = None
     world.reactor.advance(LOOK)
     assert world.peers.living == 2
     world.peers.stop()

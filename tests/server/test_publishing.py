@@ -12,7 +12,7 @@ import pytest_twisted
 import pushserver.server.publishing
 from pushserver.core.errors import Code, Invalid, NotFound, Refused
 from pushserver.engine.interfaces import ONCE_TTL, PublishResult, Retention
-from tests.fakes import House
+from tests.fakes import Rig
 
 SETTINGS = """
 [[namespaces]]
@@ -23,10 +23,10 @@ history_ttl = "1m"
 
 
 @pytest_twisted.async_yield_fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
-    house = await House(tmp_path, SETTINGS).start()
-    yield house
-    await house.stop()
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    rig = await Rig(tmp_path, SETTINGS).start()
+    yield rig
+    await rig.stop()
 
 
 @pytest.mark.parametrize(
@@ -38,34 +38,34 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
         ("user:", Code.INVALID_CHANNEL),
     ],
 )
-async def test_a_channel_must_be_one(house: House, channel: str, code: Code) -> None:
+async def test_a_channel_must_be_one(rig: Rig, channel: str, code: Code) -> None:
     with pytest.raises(Refused) as refused:
-        house.node.publishing.namespace(channel)
+        rig.node.publishing.namespace(channel)
     assert refused.value.code is code
 
 
 @pytest.mark.parametrize("channel", ["task:a", "status:a", "stats"])
-async def test_the_servers_own_channels_are_its_own(house: House, channel: str) -> None:
+async def test_the_servers_own_channels_are_its_own(rig: Rig, channel: str) -> None:
     with pytest.raises(Refused):
-        await house.node.publishing.publish(channel, "message", msgspec.Raw(b"1"))
+        await rig.node.publishing.publish(channel, "message", msgspec.Raw(b"1"))
 
 
-async def test_an_id_of_the_publishers_makes_it_happen_once(house: House) -> None:
-    publish = house.node.publishing.publish
+async def test_an_id_of_the_publishers_makes_it_happen_once(rig: Rig) -> None:
+    publish = rig.node.publishing.publish
     first = await publish("news:a", "message", msgspec.Raw(b"1"), message_id="m")
     again = await publish("news:a", "message", msgspec.Raw(b"1"), message_id="m")
     assert (first.offset, first.duplicate) == (1, False)
     assert (again.offset, again.duplicate) == (1, True)
 
 
-async def test_tags_come_with_the_message_live_and_kept(house: House) -> None:
-    ann = await house.client("ann")
+async def test_tags_come_with_the_message_live_and_kept(rig: Rig) -> None:
+    ann = await rig.client("ann")
     await ann.ask("subscribe", channels=["news:a"])
     tags = {"colour": "blue"}
-    await house.execute("publish", channel="news:a", data=1, tags=tags)
-    await house.execute("broadcast", channels=["news:a"], data=2, tags=tags)
-    await house.execute("notify", userId="ann", data=3, tags=tags)
-    await house.execute("publish", channel="news:a", data=4, tags={})
+    await rig.execute("publish", channel="news:a", data=1, tags=tags)
+    await rig.execute("broadcast", channels=["news:a"], data=2, tags=tags)
+    await rig.execute("notify", userId="ann", data=3, tags=tags)
+    await rig.execute("publish", channel="news:a", data=4, tags={})
     kept = (await ann.ask("history", channel="news:a"))["data"]["messages"]
     assert [one.get("tags") for one in kept] == [tags, tags, None]
     assert [one.get("tags") for one in ann.pushes("message")] == [tags, tags, None]
@@ -74,49 +74,49 @@ async def test_tags_come_with_the_message_live_and_kept(house: House) -> None:
 
 @pytest.mark.parametrize("tags", [{"a": "b" * 1100}, {"a": 1}, ["a"], "a"])
 @pytest.mark.parametrize("method", ["publish", "broadcast", "notify"])
-async def test_tags_are_few_and_texts(house: House, method: str, tags: object) -> None:
+async def test_tags_are_few_and_texts(rig: Rig, method: str, tags: object) -> None:
     with pytest.raises(Invalid):
-        await house.execute(method, channel="news:a", channels=["news:a"], userId="ann", data=1, tags=tags)
+        await rig.execute(method, channel="news:a", channels=["news:a"], userId="ann", data=1, tags=tags)
 
 
 @pytest.mark.parametrize("others", [True, False], ids=["clients that ask for it", "none"])
 async def test_of_who_published_clients_are_told_the_user_and_the_rest_is_kept_for_those_who_ask(
     tmp_path: Path, others: bool
 ) -> None:
-    house = await House(tmp_path, f"{SETTINGS}[centrifuge]\nenabled = {str(others).lower()}\n").start()
-    ann = await house.client("ann", {"info": {"name": "Ann"}, "permissions": ["publish:news:*"]})
+    rig = await Rig(tmp_path, f"{SETTINGS}[centrifuge]\nenabled = {str(others).lower()}\n").start()
+    ann = await rig.client("ann", {"info": {"name": "Ann"}, "permissions": ["publish:news:*"]})
     await ann.ask("subscribe", channels=["news:a"])
     await ann.ask("publish", channel="news:a", data=1)
     (push,) = ann.pushes("message")
     assert (push["from"], {"client", "info"} & set(push)) == ("ann", set())
-    (kept,) = (await house.engine.history.read("news:a", None, 10, False)).messages
+    (kept,) = (await rig.engine.history.read("news:a", None, 10, False)).messages
     shown = (ann.connection.id, '{"name":"Ann"}') if others else (None, None)
     assert (kept.sender, kept.sender_connection, kept.sender_info) == ("ann", *shown)
-    await house.stop()
+    await rig.stop()
 
 
-async def test_what_shall_not_be_kept_is_live_alone(house: House) -> None:
-    ann = await house.client("ann")
+async def test_what_shall_not_be_kept_is_live_alone(rig: Rig) -> None:
+    ann = await rig.client("ann")
     await ann.ask("subscribe", channels=["news:a"])
     for channel in ("news:a", "user:ann"):
-        published = await house.execute("publish", channel=channel, data=1, skipHistory=True)
+        published = await rig.execute("publish", channel=channel, data=1, skipHistory=True)
         assert list(published) == ["messageId"]
-    await house.settle()
+    await rig.settle()
     assert [(one["channel"], "offset" in one) for one in ann.pushes("message")] == [
         ("news:a", False),
         ("user:ann", False),
     ]
     assert (await ann.ask("history", channel="news:a"))["data"]["messages"] == []
-    assert (await house.engine.inbox.state("ann")).offset == 0
+    assert (await rig.engine.inbox.state("ann")).offset == 0
 
 
-async def test_what_is_cleared_is_lost_for_who_was_behind_it(house: House) -> None:
-    ann = await house.client("ann")
-    first = await house.execute("publish", channel="news:a", data=1)
-    second = await house.execute("publish", channel="news:a", data=2)
-    await house.execute("notify", userId="ann", data=3)
+async def test_what_is_cleared_is_lost_for_who_was_behind_it(rig: Rig) -> None:
+    ann = await rig.client("ann")
+    first = await rig.execute("publish", channel="news:a", data=1)
+    second = await rig.execute("publish", channel="news:a", data=2)
+    await rig.execute("notify", userId="ann", data=3)
     for channel in ("news:a", "user:ann"):
-        await house.node.publishing.clear(channel)
+        await rig.node.publishing.clear(channel)
     results = []
     for offset in (first["offset"], second["offset"]):
         since = {"offset": offset, "epoch": first["epoch"]}
@@ -124,40 +124,40 @@ async def test_what_is_cleared_is_lost_for_who_was_behind_it(house: House) -> No
         result = reply["data"]["results"]["news:a"]
         results.append((result["recovered"], result["offset"], result["messages"]))
     assert results == [(False, 2, []), (True, 2, [])]
-    assert (await house.engine.inbox.read("ann", 0, 10)).messages == []
+    assert (await rig.engine.inbox.read("ann", 0, 10)).messages == []
     with pytest.raises(NotFound):
-        await house.node.publishing.clear("public:a")
+        await rig.node.publishing.clear("public:a")
 
 
-async def test_what_a_namespace_keeps_is_how_long(house: House) -> None:
-    publishing = house.node.publishing
+async def test_what_a_namespace_keeps_is_how_long(rig: Rig) -> None:
+    publishing = rig.node.publishing
     assert publishing.retention(publishing.namespace("news:a")) == Retention(5, 60_000)
     assert publishing.retention(publishing.namespace("public:a")) is None
 
 
-async def test_a_repeat_says_what_the_first_answer_said_of_whom_it_reached(house: House) -> None:
-    ann = await house.client("ann")
-    bob = await house.client("bob", {"permissions": ["publish:user:*"]})
+async def test_a_repeat_says_what_the_first_answer_said_of_whom_it_reached(rig: Rig) -> None:
+    ann = await rig.client("ann")
+    bob = await rig.client("bob", {"permissions": ["publish:user:*"]})
     for n in range(2):
-        (notified,) = (await house.execute("notify", userId="ann", data=n, messageId="m"))["results"]
+        (notified,) = (await rig.execute("notify", userId="ann", data=n, messageId="m"))["results"]
         said = (await bob.ask("chat_message", content=str(n), targetId="ann", messageId="c"))["data"]
         assert [(each["delivered"], each.get("duplicate", False)) for each in (notified, said)] == [(1, n == 1)] * 2
         # Whoever is there by now did not get it.
-        await house.client("ann")
+        await rig.client("ann")
     assert len(ann.pushes("user_notification", "chat_message")) == 2
 
 
 async def test_whom_a_message_reached_is_remembered_as_long_as_its_key(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pushserver.server.publishing, "MAX_REMEMBERED", 2)
-    delivered = house.node.publishing.delivered
+    delivered = rig.node.publishing.delivered
     first, repeat = PublishResult("m"), PublishResult("m", duplicate=True)
     assert delivered("user:a", None, first, 7) == 7
     for n, user in enumerate("abc", 1):
         assert delivered(f"user:{user}", "m", first, n) == n
     assert [delivered(f"user:{user}", "m", repeat, 9) for user in "abc"] == [0, 2, 3]
-    house.clock.advance(ONCE_TTL / 1000)
+    rig.clock.advance(ONCE_TTL / 1000)
     assert delivered("user:c", "m", repeat, 9) == 0
     assert delivered("user:d", "m", first, 4) == 4
-    assert len(house.node.publishing._delivered) == 1
+    assert len(rig.node.publishing._delivered) == 1

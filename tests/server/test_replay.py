@@ -15,7 +15,7 @@ from pushserver.core.positions import Position
 from pushserver.core.publication import body
 from pushserver.engine.interfaces import Member
 from pushserver.server.outbox import Policy
-from tests.fakes import Client, House
+from tests.fakes import Client, Rig
 
 SETTINGS = """
 [inbox]
@@ -29,94 +29,94 @@ join_leave = true
 
 
 @pytest_twisted.async_yield_fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
-    house = await House(tmp_path, SETTINGS).start()
-    yield house
-    await house.stop()
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    rig = await Rig(tmp_path, SETTINGS).start()
+    yield rig
+    await rig.stop()
 
 
-async def slow_reader(house: House, channel: str) -> Client:
-    client = await house.client("ann", policy=Policy.DROP_OLDEST, limit=300)
+async def slow_reader(rig: Rig, channel: str) -> Client:
+    client = await rig.client("ann", policy=Policy.DROP_OLDEST, limit=300)
     await client.ask("subscribe", channels=[channel])
     client.socket.blocked = True
     return client
 
 
-async def drain(house: House, client: Client) -> None:
+async def drain(rig: Rig, client: Client) -> None:
     for _ in range(60):
         client.socket.unblock()
-        await house.settle()
+        await rig.settle()
 
 
-async def test_what_was_trimmed_before_it_was_read_is_told_as_a_loss(house: House) -> None:
-    client = await slow_reader(house, "short:a")
+async def test_what_was_trimmed_before_it_was_read_is_told_as_a_loss(rig: Rig) -> None:
+    client = await slow_reader(rig, "short:a")
     for n in range(20):
-        await house.execute("publish", channel="short:a", data=n)
-        await house.settle()
-    await drain(house, client)
+        await rig.execute("publish", channel="short:a", data=n)
+        await rig.settle()
+    await drain(rig, client)
     assert [m["data"]["channel"] for m in client.pushes("resync")] == ["short:a"]
-    await house.execute("publish", channel="short:a", data="live again")
-    await house.settle()
+    await rig.execute("publish", channel="short:a", data="live again")
+    await rig.settle()
     assert client.pushes()[-1]["data"] == "live again"
 
 
-async def test_unread_messages_that_went_are_counted(house: House) -> None:
+async def test_unread_messages_that_went_are_counted(rig: Rig) -> None:
     for n in range(8):
-        await house.execute("notify", userId="ann", data={"n": n})
-    client = await house.client("ann")
-    await house.settle()
+        await rig.execute("notify", userId="ann", data={"n": n})
+    client = await rig.client("ann")
+    await rig.settle()
     assert [m["data"]["lost"] for m in client.pushes("inbox_overflow")] == [3]
     assert [m["data"]["n"] for m in client.pushes("user_notification")] == [3, 4, 5, 6, 7]
 
 
-async def notify(house: House, count: int) -> None:
+async def notify(rig: Rig, count: int) -> None:
     for n in range(count):
-        await house.execute("notify", userId="ann", data={"n": n})
+        await rig.execute("notify", userId="ann", data={"n": n})
 
 
 async def test_a_loss_beyond_the_first_page_is_told_once(tmp_path: Path) -> None:
-    house = await House(tmp_path).start()
-    await notify(house, 30)
+    rig = await Rig(tmp_path).start()
+    await notify(rig, 30)
     for n in range(25):
-        await house.node.publishing.publish("user:ann", "chat_message", body(n), chat=True)
-    client = await house.client("ann")
-    await drain(house, client)
+        await rig.node.publishing.publish("user:ann", "chat_message", body(n), chat=True)
+    client = await rig.client("ann")
+    await drain(rig, client)
     assert [m["data"]["lost"] for m in client.pushes("inbox_overflow")] == [5]
     assert len(client.pushes("user_notification", "chat_message")) == 50
-    await house.stop()
+    await rig.stop()
 
 
 async def test_what_is_lost_while_the_rest_is_sent_is_told_as_well(tmp_path: Path) -> None:
-    house = await House(tmp_path, "[inbox]\nmax_messages = 50").start()
-    await notify(house, 55)
-    client = house.connect()
+    rig = await Rig(tmp_path, "[inbox]\nmax_messages = 50").start()
+    await notify(rig, 55)
+    client = rig.connect()
     client.socket.blocked = True
-    await client.ask("auth", token=house.token("ann"))
+    await client.ask("auth", token=rig.token("ann"))
     # The first page, 6 to 25, is read and not sent yet; what comes now evicts up to 28.
-    await notify(house, 23)
-    await drain(house, client)
+    await notify(rig, 23)
+    await drain(rig, client)
     assert [m["data"]["lost"] for m in client.pushes("inbox_overflow")] == [5, 3]
     assert [m["offset"] for m in client.pushes("user_notification")] == [*range(6, 26), *range(29, 79)]
-    await house.stop()
+    await rig.stop()
 
 
 async def test_another_device_acknowledges_while_a_replay_waits_and_messages_are_replaced_and_go(
     tmp_path: Path,
 ) -> None:
-    house = await House(tmp_path, "[inbox]\nmax_messages = 50").start()
-    await notify(house, 30)
-    laptop = house.connect()
+    rig = await Rig(tmp_path, "[inbox]\nmax_messages = 50").start()
+    await notify(rig, 30)
+    laptop = rig.connect()
     laptop.socket.blocked = True
-    await laptop.ask("auth", token=house.token("ann"))
-    phone = await house.client("ann")
-    newest = await house.execute("notify", userId="ann", data={"n": 30}, collapseKey="k")
-    await drain(house, phone)
+    await laptop.ask("auth", token=rig.token("ann"))
+    phone = await rig.client("ann")
+    newest = await rig.execute("notify", userId="ann", data={"n": 30}, collapseKey="k")
+    await drain(rig, phone)
     (result,) = newest["results"]
     await phone.ask("ack", offset=result["offset"], epoch=result["epoch"])
     # The first of the laptop's pages are on their way; what is behind them is replaced, or goes by the limit.
     for n in range(31, 70):
-        await house.execute("notify", userId="ann", data={"n": n}, collapseKey="k" if n == 31 else None)
-    await drain(house, laptop)
+        await rig.execute("notify", userId="ann", data={"n": n}, collapseKey="k" if n == 31 else None)
+    await drain(rig, laptop)
     offsets = [m["offset"] for m in laptop.pushes("user_notification")]
     assert offsets == sorted(set(offsets))
     assert offsets[-1] == 70
@@ -125,52 +125,52 @@ async def test_another_device_acknowledges_while_a_replay_waits_and_messages_are
     lost = sum(m["data"]["lost"] for m in laptop.pushes("inbox_overflow"))
     # One was replaced, which is no loss.
     assert lost == len(missing) - 1
-    await house.stop()
+    await rig.stop()
 
 
 async def test_a_replay_that_cannot_be_read_asks_the_client_to_come_back(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = await slow_reader(house, "short:a")
-    monkeypatch.setattr(house.engine.history, "read", lambda *_: fail(errors.Unavailable("away")))
+    client = await slow_reader(rig, "short:a")
+    monkeypatch.setattr(rig.engine.history, "read", lambda *_: fail(errors.Unavailable("away")))
     for n in range(6):
-        await house.execute("publish", channel="short:a", data=n)
-        await house.settle()
-    await drain(house, client)
+        await rig.execute("publish", channel="short:a", data=n)
+        await rig.settle()
+    await drain(rig, client)
     assert client.closed == errors.INTERNAL
 
 
-async def test_a_given_position_is_recovered_or_said_not_to_be(house: House) -> None:
+async def test_a_given_position_is_recovered_or_said_not_to_be(rig: Rig) -> None:
     for n in range(3):
-        await house.execute("notify", userId="ann", data={"n": n})
-    epoch = (await house.engine.inbox.state("ann")).epoch
-    replay = house.node.replay
+        await rig.execute("notify", userId="ann", data={"n": n})
+    epoch = (await rig.engine.inbox.state("ann")).epoch
+    replay = rig.node.replay
     past = await replay.inbox("ann", Position(1, epoch), 5)
     assert (past.recovered, [m.offset for m in past.messages]) == (True, [2, 3])
     for since, size in ((Position(1, "other"), 5), (Position(9, epoch), 5), (Position(0, epoch), 2), (None, 5)):
         assert not (await replay.inbox("ann", since, size)).recovered
 
 
-async def test_who_went_with_a_dead_node_is_announced_here(house: House) -> None:
-    watcher = await house.client("eve")
+async def test_who_went_with_a_dead_node_is_announced_here(rig: Rig) -> None:
+    watcher = await rig.client("eve")
     await watcher.ask("subscribe", channels=["short:a", "status:ann"])
-    house.node.offline("ann", 5)
-    house.node.absent("short:a", Member("ann", 0))
-    await house.settle()
+    rig.node.offline("ann", 5)
+    rig.node.absent("short:a", Member("ann", 0))
+    await rig.settle()
     assert [m["data"]["status"] for m in watcher.pushes("user_status")] == ["offline"]
     assert [m["data"] for m in watcher.pushes("presence_leave")] == [{"userId": "ann"}]
 
 
-async def test_who_went_by_mistake_is_announced_here(house: House) -> None:
-    watcher = await house.client("eve")
+async def test_who_went_by_mistake_is_announced_here(rig: Rig) -> None:
+    watcher = await rig.client("eve")
     await watcher.ask("subscribe", channels=["short:a", "status:ann"])
     watcher.new()
-    house.node.online("ann")
-    house.node.present("short:a", Member("ann", 0, msgspec.Raw(b'{"name":"Ann"}')))
-    house.node.present("unknown:a", Member("ann", 0))
-    await house.settle()
+    rig.node.online("ann")
+    rig.node.present("short:a", Member("ann", 0, msgspec.Raw(b'{"name":"Ann"}')))
+    rig.node.present("unknown:a", Member("ann", 0))
+    await rig.settle()
     told = [(m["channel"], m["type"], m["data"]) for m in watcher.new()]
     assert sorted(told, key=str) == [
         ("short:a", "presence_join", {"userId": "ann", "info": {"name": "Ann"}}),
-        ("status:ann", "user_status", {"userId": "ann", "status": "online", "lastSeenAt": house.now()}),
+        ("status:ann", "user_status", {"userId": "ann", "status": "online", "lastSeenAt": rig.now()}),
     ]

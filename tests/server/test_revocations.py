@@ -7,28 +7,28 @@ from typing import Any
 
 import pytest
 
-from tests.fakes import House
+from tests.fakes import Rig
 
 
 async def test_tokens_need_not_end_where_that_is_configured_and_their_users_are_revoked_for_good(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    house = await House(tmp_path, "[centrifuge]\nenabled = true\ntokens_without_exp = true\n").start()
-    ann = house.connect()
-    token = house.token("ann", exp=None)
+    rig = await Rig(tmp_path, "[centrifuge]\nenabled = true\ntokens_without_exp = true\n").start()
+    ann = rig.connect()
+    token = rig.token("ann", exp=None)
     reply = await ann.ask("auth", token=token)
     assert (reply["type"], reply["data"]["expiresAt"]) == ("auth_success", None)
-    revoke, remembered = house.engine.revocations.revoke_user, []
+    revoke, remembered = rig.engine.revocations.revoke_user, []
 
     def noted(user_id: str, issued_until: int, until: int) -> Any:
         remembered.append(until)
         return revoke(user_id, issued_until, until)
 
-    monkeypatch.setattr(house.engine.revocations, "revoke_user", noted)
-    await house.advance(1)
-    assert (await house.execute("revoke", userId="ann"))["closed"] == 1
-    assert remembered[0] > house.now() + 90 * 365 * 86_400_000
-    again = house.connect()
+    monkeypatch.setattr(rig.engine.revocations, "revoke_user", noted)
+    await rig.advance(1)
+    assert (await rig.execute("revoke", userId="ann"))["closed"] == 1
+    assert remembered[0] > rig.now() + 90 * 365 * 86_400_000
+    again = rig.connect()
     reply = await again.ask("auth", token=token)
     assert (reply["type"], reply["data"]["code"]) == ("auth_failed", "TOKEN_BLACKLISTED")
-    await house.stop()
+    await rig.stop()

@@ -203,10 +203,10 @@ def test_after_many_short_connections_all_figures_agree(start_server: Callable[.
         "successRate": 0.9,
     }
     assert node["errors"] == {"INVALID_TOKEN": count // 10, "UNKNOWN_MESSAGE_TYPE": count // 10}
-    assert node["messages"] == {"in": tally.said, "out": tally.heard, "leftOut": 0}
+    assert node["messages"] == {"in": tally.said, "out": tally.received, "leftOut": 0}
     assert node["bytes"] == {"in": tally.said_bytes, "out": tally.heard_bytes}
     text = server.api("GET", "/metrics").body
     assert f"pushserver_connections_opened_total {float(count)}" in text
     assert "pushserver_connections 0.0" in text
     assert f'pushserver_connections_closed_total{{code="other"}} {count / 10}' in text
-    assert f"pushserver_messages_sent_total {float(tally.heard)}" in text
+    assert f"pushserver_messages_sent_total {float(tally.received)}" in text

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred, fail
 from pushserver.core import errors
 from pushserver.core.publication import Publication, body
 from pushserver.server.channel import MAX_HELD
-from tests.fakes import Client, House
+from tests.fakes import Client, Rig
 
 SETTINGS = """
 [[namespaces]]
@@ -24,26 +24,26 @@ NEWS = "news:a"
 
 
 @pytest_twisted.async_yield_fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
-    house = await House(tmp_path, SETTINGS).start()
-    yield house
-    await house.stop()
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    rig = await Rig(tmp_path, SETTINGS).start()
+    yield rig
+    await rig.stop()
 
 
-async def follower(house: House) -> Client:
-    client = await house.client("ann")
+async def follower(rig: Rig) -> Client:
+    client = await rig.client("ann")
     await client.ask("subscribe", channels=[NEWS])
     client.new()
     return client
 
 
-def deliver(house: House, offset: int) -> None:
-    house.node.hub.deliver(
+def deliver(rig: Rig, offset: int) -> None:
+    rig.node.hub.deliver(
         Publication(
             type="message",
             channel=NEWS,
             data=body(offset),
-            timestamp=house.now(),
+            timestamp=rig.now(),
             message_id=f"m{offset}",
             offset=offset,
             epoch="e",
@@ -60,66 +60,66 @@ def told(client: Client) -> list[Any]:
 
 
 async def test_who_is_refused_while_the_engine_is_away_is_told_of_no_loss(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = await follower(house)
-    monkeypatch.setattr(house.engine.history, "read", lambda *_: fail(errors.Unavailable("away")))
+    client = await follower(rig)
+    monkeypatch.setattr(rig.engine.history, "read", lambda *_: fail(errors.Unavailable("away")))
     for _ in range(3):
         # As our clients do after each `resync`: a loss told each time would make them ask for as long as it lasts.
         await client.ask("subscribe", channels=[NEWS])
-    deliver(house, 1)
-    await house.settle()
+    deliver(rig, 1)
+    await rig.settle()
     assert told(client) == ["UNAVAILABLE", "UNAVAILABLE", "UNAVAILABLE", 1]
 
 
 async def test_what_was_on_its_way_when_the_past_could_not_be_read_is_told_as_lost(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = await follower(house)
-    monkeypatch.setattr(house.engine.history, "read", lambda *_: fail(errors.Unavailable("away")))
-    deliver(house, 1)
+    client = await follower(rig)
+    monkeypatch.setattr(rig.engine.history, "read", lambda *_: fail(errors.Unavailable("away")))
+    deliver(rig, 1)
     # Before the turn ends, in which it goes out.
     await client.ask("subscribe", channels=[NEWS])
-    deliver(house, 2)
-    await house.settle()
+    deliver(rig, 2)
+    await rig.settle()
     assert told(client) == ["UNAVAILABLE", "resync", 2]
 
 
 async def test_what_comes_while_the_past_is_read_in_vain_follows_the_refusal(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = await follower(house)
+    client = await follower(rig)
     page: Deferred[Any] = Deferred()
-    monkeypatch.setattr(house.engine.history, "read", lambda *_: page)
+    monkeypatch.setattr(rig.engine.history, "read", lambda *_: page)
     client.send("subscribe", 1, channels=[NEWS])
-    await house.settle()
-    deliver(house, 1)
-    deliver(house, 2)
+    await rig.settle()
+    deliver(rig, 1)
+    deliver(rig, 2)
     page.errback(errors.Unavailable("away"))
-    await house.settle()
+    await rig.settle()
     assert told(client) == ["UNAVAILABLE", 1, 2]
 
 
-async def test_more_than_is_held_meanwhile_is_told_as_lost(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    client = await follower(house)
+async def test_more_than_is_held_meanwhile_is_told_as_lost(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = await follower(rig)
     page: Deferred[Any] = Deferred()
-    monkeypatch.setattr(house.engine.history, "read", lambda *_: page)
+    monkeypatch.setattr(rig.engine.history, "read", lambda *_: page)
     client.send("subscribe", 1, channels=[NEWS])
-    await house.settle()
+    await rig.settle()
     for offset in range(1, MAX_HELD + 3):
-        deliver(house, offset)
+        deliver(rig, offset)
     page.errback(errors.Unavailable("away"))
-    await house.settle()
+    await rig.settle()
     assert told(client) == ["UNAVAILABLE", "resync", *range(3, MAX_HELD + 3)]
 
 
-async def test_an_inbox_that_cannot_be_read_goes_on_as_it_was(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    client = await house.client("ann")
+async def test_an_inbox_that_cannot_be_read_goes_on_as_it_was(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = await rig.client("ann")
     with monkeypatch.context() as patch:
-        patch.setattr(house.engine.inbox, "read", lambda *_: fail(errors.Unavailable("away")))
+        patch.setattr(rig.engine.inbox, "read", lambda *_: fail(errors.Unavailable("away")))
         reply = await client.ask("subscribe", channels=[{"channel": "user:ann", "since": {"offset": 0, "epoch": "e"}}])
         assert reply["data"]["rejected"]["user:ann"]["code"] == "UNAVAILABLE"
-    await house.execute("notify", userId="ann", data={"n": 1})
-    await house.settle()
+    await rig.execute("notify", userId="ann", data={"n": 1})
+    await rig.settle()
     assert [m["type"] for m in client.new()] == ["subscription_success", "user_notification"]
     assert client.closed is None

@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from pushserver.core.errors import Refused, Unavailable
 from pushserver.server.clock import Clock
 from pushserver.server.user_rates import UserRates, UserRateSettings
-from tests.fakes import House
+from tests.fakes import Rig
 
 SETTINGS = """
 [rate_limits]
@@ -34,10 +34,10 @@ publish = "authenticated"
 
 
 @pytest_twisted.async_yield_fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
-    house = await House(tmp_path, SETTINGS).start()
-    yield house
-    await house.stop()
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    rig = await Rig(tmp_path, SETTINGS).start()
+    yield rig
+    await rig.stop()
 
 
 def limited(reply: dict[str, object]) -> bool:
@@ -46,8 +46,8 @@ def limited(reply: dict[str, object]) -> bool:
     return data.get("code") == "RATE_LIMITED"
 
 
-async def test_publishing_and_chat_share_a_rate_of_one_user(house: House) -> None:
-    first, second, other = [await house.client(user) for user in ("ann", "ann", "bob")]
+async def test_publishing_and_chat_share_a_rate_of_one_user(rig: Rig) -> None:
+    first, second, other = [await rig.client(user) for user in ("ann", "ann", "bob")]
     asked = [await client.ask("publish", channel="live:a", data=1) for client in (first, second) * 2]
     asked += [await first.ask("chat_message", content="hi") for _ in range(2)]
     assert not any(map(limited, asked))
@@ -58,58 +58,58 @@ async def test_publishing_and_chat_share_a_rate_of_one_user(house: House) -> Non
         assert limited(refused)
         assert refused["data"]["retryAfter"] <= 1000 / 6 + 1
     assert not limited(await other.ask("publish", channel="live:a", data=1))
-    await house.advance(0.2)
+    await rig.advance(0.2)
     assert not limited(await second.ask("publish", channel="live:a", data=1))
     # The server side has no such limit.
     for _ in range(20):
-        await house.execute("publish", channel="live:a", data=1)
+        await rig.execute("publish", channel="live:a", data=1)
 
 
-async def test_new_channels_are_counted_and_old_ones_are_not(house: House) -> None:
-    ann = await house.client("ann")
+async def test_new_channels_are_counted_and_old_ones_are_not(rig: Rig) -> None:
+    ann = await rig.client("ann")
 
     async def publish(channel: str) -> bool:
         reply = await ann.ask("publish", channel=channel, data=1)
-        await house.advance(1)
+        await rig.advance(1)
         return not limited(reply)
 
-    await house.execute("publish", channel="news:old", data=1)
+    await rig.execute("publish", channel="news:old", data=1)
     assert all([await publish(f"news:{name}") for name in ("old", "a", "b", "c", "a", "old")])
     refused = await ann.ask("publish", channel="news:d", data=1)
     assert limited(refused)
     assert 10_000 < refused["data"]["retryAfter"] <= 20_000
-    page = await house.engine.history.read("news:d", None, 10, False)
+    page = await rig.engine.history.read("news:d", None, 10, False)
     assert page.newest.offset == 0
     # What is there is published to as before, what keeps nothing too.
     assert all([await publish(f"{name}") for name in ("news:a", "news:old", "live:x", "live:y")])
-    await house.advance(20)
+    await rig.advance(20)
     assert await publish("news:d")
     assert not await publish("news:e")
-    bob = await house.client("bob")
+    bob = await rig.client("bob")
     assert not limited(await bob.ask("publish", channel="news:e", data=1))
 
 
-async def test_a_channel_that_could_not_be_made_is_not_counted(house: House) -> None:
-    ann = await house.client("ann")
-    broker = house.engine.broker
+async def test_a_channel_that_could_not_be_made_is_not_counted(rig: Rig) -> None:
+    ann = await rig.client("ann")
+    broker = rig.engine.broker
     publish, broker.publish = broker.publish, lambda *_: fail(Unavailable("away"))
     for n in range(5):
         assert (await ann.ask("publish", channel=f"news:{n}", data=1))["data"]["code"] == "UNAVAILABLE"
     broker.publish = publish
-    await house.advance(1)
+    await rig.advance(1)
     for n in range(3):
         assert not limited(await ann.ask("publish", channel=f"news:{n}", data=1))
 
 
-async def test_bytes_are_of_what_is_kept(house: House) -> None:
-    ann = await house.client("ann")
+async def test_bytes_are_of_what_is_kept(rig: Rig) -> None:
+    ann = await rig.client("ann")
     assert not limited(await ann.ask("publish", channel="live:a", data="x" * 5_000))
     assert not limited(await ann.ask("publish", channel="news:a", data="x" * 1_500))
     refused = await ann.ask("publish", channel="news:a", data="x" * 1_500)
     assert limited(refused)
-    await house.advance(refused["data"]["retryAfter"] / 1000)
+    await rig.advance(refused["data"]["retryAfter"] / 1000)
     assert not limited(await ann.ask("publish", channel="news:a", data="x" * 1_500))
-    await house.advance(1)
+    await rig.advance(1)
     # A message larger than a second's bytes is taken, and paid for afterwards.
     assert not limited(await ann.ask("publish", channel="news:a", data="x" * 7_000))
     refused = await ann.ask("publish", channel="news:a", data="x")

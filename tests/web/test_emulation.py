@@ -30,7 +30,7 @@ from pushserver.web.http import PushChannel, PushSite
 from pushserver.web.site import Root
 from pushserver.web.stream_posts import StreamPosts
 from pushserver.web.tickets import Tickets
-from tests.fakes import House
+from tests.fakes import Rig
 from tests.protocols.centrifuge.sdk import Protobuf, read_message
 
 SETTINGS = """
@@ -137,10 +137,10 @@ class Exchange:
 class Door:
     """The three paths on a node without sockets."""
 
-    def __init__(self, house: House, policy: Policy = Policy.DISCONNECT, **server: Any) -> None:
-        self.house = house
+    def __init__(self, rig: Rig, policy: Policy = Policy.DISCONNECT, **server: Any) -> None:
+        self.rig = rig
         self.exchanges: list[Exchange] = []
-        node = house.node
+        node = rig.node
         admission = Admission(
             allowed_origins=[ORIGIN],
             trusted_proxies=(),
@@ -148,14 +148,14 @@ class Door:
             max_connections=100,
             open_now=lambda: len(node.hub.connections),
             connects=KeyedTokenBuckets(0),
-            now=house.now,
+            now=rig.now,
         )
         self.context = Context(
-            reactor=house.clock,
-            clock=Clock(house.clock, house.now),
+            reactor=rig.clock,
+            clock=Clock(rig.clock, rig.now),
             rooms=NodeRooms(
                 node="here",
-                nodes=house.engine.broker.nodes,
+                nodes=rig.engine.broker.nodes,
                 hub=node.hub,
                 requests=node.requests,
                 cluster=node.cluster,
@@ -191,7 +191,7 @@ class Door:
             answer = what()
             if answer:
                 return answer
-            await self.house.settle()
+            await self.rig.settle()
         raise AssertionError([exchange.transport.value() for exchange in self.exchanges])
 
     async def reply(self, stream: Exchange, id: int) -> Any:
@@ -199,7 +199,7 @@ class Door:
 
     async def open(self, kind: str = "http_stream", user: str = "ann", **more: Any) -> tuple[Exchange, Any]:
         """Open a stream; return it and what its connect reply says."""
-        command = {"id": 1, "connect": {"token": self.house.token(user), **more}}
+        command = {"id": 1, "connect": {"token": self.rig.token(user), **more}}
         match kind:
             case "http_stream":
                 stream = self.ask("POST", STREAM, json.dumps(command).encode(), JSON)
@@ -232,19 +232,19 @@ def emulation(node: str, session: str, data: bytes) -> bytes:
 
 
 @pytest_twisted.async_yield_fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
-    house = await House(tmp_path, SETTINGS).start()
-    yield house
-    await house.stop()
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    rig = await Rig(tmp_path, SETTINGS).start()
+    yield rig
+    await rig.stop()
 
 
 @pytest_twisted.async_yield_fixture
-async def door(house: House) -> AsyncIterator[Door]:
-    door = Door(house)
+async def door(rig: Rig) -> AsyncIterator[Door]:
+    door = Door(rig)
     yield door
     door.vanish()
-    await house.settle()
-    assert house.leftovers() == {}
+    await rig.settle()
+    assert rig.leftovers() == {}
     assert door.posts._takes == {}
     assert len(door.context.limits.places) == 0
     assert door.context.limits.bodies.held == 0
@@ -269,7 +269,7 @@ async def test_a_stream_and_the_commands_for_it(door: Door, kind: str) -> None:
     stream, hello = await door.open(kind)
     assert (stream.head["content-type"], stream.head["cache-control"]) == (TYPES[kind], "no-store")
     assert stream.head["x-accel-buffering"] == "no"
-    connection = door.house.node.hub.connections[hello["client"]]
+    connection = door.rig.node.hub.connections[hello["client"]]
     assert connection.peer.protocol == connection.dialect.name == NAMES[kind]
     assert (hello["node"], hello["pong"]) == (tag_of("here"), True)
     assert hello["client"] not in hello["session"]
@@ -279,7 +279,7 @@ async def test_a_stream_and_the_commands_for_it(door: Door, kind: str) -> None:
     assert await door.until(lambda: answer.status) == 204
     assert "subscribe" in await door.reply(stream, 2)
     assert (await door.reply(stream, 3))["ping"] == {}
-    await door.house.execute("publish", channel="kept:a", data={"n": "é\U0001f600"})
+    await door.rig.execute("publish", channel="kept:a", data={"n": "é\U0001f600"})
     push = await door.until(lambda: stream.told and stream.told[-1])
     assert (push["channel"], push["pub"]["data"], push["pub"]["offset"]) == ("kept:a", {"n": "é\U0001f600"}, 1)
 
@@ -290,7 +290,7 @@ async def test_what_is_missed_is_recovered_over_a_stream(door: Door) -> None:
     begun = (await door.reply(stream, 2))["subscribe"]
     stream.vanish()
     for n in range(3):
-        await door.house.execute("publish", channel="kept:a", data=n)
+        await door.rig.execute("publish", channel="kept:a", data=n)
     again, hello = await door.open("sse")
     asked = {"channel": "kept:a", "recover": True, "epoch": begun["epoch"], "offset": begun["offset"]}
     door.send(hello, {"id": 2, "subscribe": asked})
@@ -300,7 +300,7 @@ async def test_what_is_missed_is_recovered_over_a_stream(door: Door) -> None:
 
 async def test_a_close_is_told_before_the_end(door: Door) -> None:
     stream, _ = await door.open()
-    await door.house.execute("disconnect", userId="ann")
+    await door.rig.execute("disconnect", userId="ann")
     push = await door.until(lambda: stream.told and stream.told[-1])
     assert push == {"disconnect": {"code": 3503, "reason": "disconnected by the server"}}
     assert stream.ended
@@ -327,12 +327,12 @@ async def test_who_cannot_connect_is_told_why_and_has_five_seconds(door: Door) -
     stream = door.ask("POST", STREAM, b'{"id":1,"connect":{}}', JSON)
     assert (await door.reply(stream, 1))["error"]["code"] == 101
     assert not stream.ended
-    door.house.clock.advance(5)
+    door.rig.clock.advance(5)
     assert stream.ended
 
 
 async def test_a_token_may_come_in_the_head_of_the_request(door: Door) -> None:
-    headers = (JSON, ("Authorization", f"Bearer {door.house.token('ann')}"))
+    headers = (JSON, ("Authorization", f"Bearer {door.rig.token('ann')}"))
     stream = door.ask("POST", STREAM, b'{"id":1,"connect":{}}', *headers)
     assert "user:ann" in (await door.reply(stream, 1))["connect"]["subs"]
 
@@ -363,7 +363,7 @@ async def test_a_session_that_was_not_made_here_is_not_found_and_nobody_is_asked
     async def asked(*_: object) -> PostOutcome:
         raise AssertionError("another node was asked")
 
-    monkeypatch.setattr(door.house.node.cluster, "pass_on", asked)
+    monkeypatch.setattr(door.rig.node.cluster, "pass_on", asked)
     stream, hello = await door.open()
     before = stream.replies
     for node, session in forged(hello):
@@ -476,11 +476,11 @@ def check_origins(door: Door, path: str) -> None:
     assert door.ask("OPTIONS", path, b"", bad, asked).status == 403
     method = "GET" if path == SSE else "POST"
     assert door.ask(method, path, b"{}" if method == "POST" else b"", bad).status == 403
-    assert door.house.node.hub.connections == {}
+    assert door.rig.node.hub.connections == {}
 
 
 async def test_a_page_of_an_allowed_origin_may_read_its_stream(door: Door) -> None:
-    body = json.dumps({"id": 1, "connect": {"token": door.house.token("ann")}}).encode()
+    body = json.dumps({"id": 1, "connect": {"token": door.rig.token("ann")}}).encode()
     stream = door.ask("POST", STREAM, body, JSON, ("Origin", ORIGIN))
     hello = (await door.reply(stream, 1))["connect"]
     assert stream.head["access-control-allow-origin"] == ORIGIN
@@ -497,7 +497,7 @@ async def test_nobody_comes_in_while_the_server_stops(door: Door) -> None:
     door.context.admission.closed = True
     for answer in (door.ask("POST", STREAM, b"{}", JSON), door.ask("GET", f"{SSE}?cf_connect=%7B%7D")):
         assert answer.status == 503
-    assert door.house.node.hub.connections == {}
+    assert door.rig.node.hub.connections == {}
 
 
 async def test_a_stream_is_a_strangers_until_it_has_signed_in(door: Door) -> None:
@@ -540,8 +540,8 @@ async def test_a_slow_stream_is_closed(door: Door) -> None:
     await door.reply(stream, 2)
     stream.transport.full = True
     for _ in range(4):
-        await door.house.execute("publish", channel="kept:a", data="x" * 1_000)
-        await door.house.settle()
+        await door.rig.execute("publish", channel="kept:a", data="x" * 1_000)
+        await door.rig.settle()
     stream.transport.full = False
     stream.transport.producer.resumeProducing()
     assert stream.told[-1]["disconnect"]["code"] == 3008
@@ -551,23 +551,23 @@ async def test_a_slow_stream_is_closed(door: Door) -> None:
 async def test_who_never_reads_again_is_cut_off(door: Door) -> None:
     stream, _ = await door.open()
     stream.transport.full = True
-    await door.house.execute("publish", channel="system", data=1)
-    await door.house.settle()
-    await door.house.execute("disconnect", userId="ann")
+    await door.rig.execute("publish", channel="system", data=1)
+    await door.rig.settle()
+    await door.rig.execute("disconnect", userId="ann")
     assert not stream.transport.disconnecting
-    await door.house.advance(3)
+    await door.rig.advance(3)
     assert stream.transport.disconnecting
 
 
-async def test_what_a_slow_stream_was_not_given_is_read_again(house: House) -> None:
-    door = Door(house, Policy.DROP_OLDEST)
+async def test_what_a_slow_stream_was_not_given_is_read_again(rig: Rig) -> None:
+    door = Door(rig, Policy.DROP_OLDEST)
     stream, hello = await door.open()
     door.send(hello, {"id": 2, "subscribe": {"channel": "kept:a"}})
     await door.reply(stream, 2)
     stream.transport.full = True
     for n in range(6):
-        await house.execute("publish", channel="kept:a", data=str(n) * 1_000)
-        await house.settle()
+        await rig.execute("publish", channel="kept:a", data=str(n) * 1_000)
+        await rig.settle()
     stream.transport.full = False
     stream.transport.producer.resumeProducing()
 
@@ -585,7 +585,7 @@ async def test_what_a_slow_stream_was_not_given_is_read_again(house: House) -> N
 async def test_pings_are_messages_and_their_answers_keep_a_stream(door: Door) -> None:
     stream, hello = await door.open()
     for n in range(1, 4):
-        await door.until(lambda n=n: door.house.clock.advance(0.5) or stream.replies.count({}) == n)
+        await door.until(lambda n=n: door.rig.clock.advance(0.5) or stream.replies.count({}) == n)
         answer = door.send(hello, {})
         assert await door.until(lambda answer=answer: answer.status) == 204
     assert not stream.ended
@@ -593,7 +593,7 @@ async def test_pings_are_messages_and_their_answers_keep_a_stream(door: Door) ->
 
 async def test_a_stream_whose_pings_are_not_answered_is_closed(door: Door) -> None:
     stream, _ = await door.open()
-    await door.until(lambda: door.house.clock.advance(0.5) or stream.ended)
+    await door.until(lambda: door.rig.clock.advance(0.5) or stream.ended)
     assert stream.told[-1]["disconnect"]["code"] == 3012
 
 
@@ -602,5 +602,5 @@ async def test_a_stream_whose_pings_are_not_answered_is_closed(door: Door) -> No
 
 async def test_no_reason_of_a_close_is_empty_or_json(door: Door) -> None:
     stream, hello = await door.open()
-    door.house.node.hub.connections[hello["client"]].close(Close(4001, ""))
+    door.rig.node.hub.connections[hello["client"]].close(Close(4001, ""))
     assert stream.told[-1]["disconnect"]["reason"] == "closed"

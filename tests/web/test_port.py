@@ -31,7 +31,7 @@ class Bare(StringTransport):
 
 
 class World:
-    """As much of a house as a doorway needs."""
+    """As much of a server as a port needs."""
 
     endpoints = ("/ws",)
 

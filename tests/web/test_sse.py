@@ -38,7 +38,7 @@ from pushserver.web.sse import EventStreams, Posted
 from pushserver.web.stream_posts import StreamPosts
 from pushserver.web.tickets import Tickets
 from tests import inside
-from tests.fakes import House
+from tests.fakes import Rig
 from tests.harness import ROOT, Server, start, wait_until
 from tests.rawsocket import RawSocket, Response
 
@@ -511,13 +511,13 @@ async def _tickets() -> Tickets:
 class Streams:
     """The door, under a clock of its own, on a node without sockets."""
 
-    def __init__(self, house: House) -> None:
-        self.house = house
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
         self.clock = Clock()
-        self.node = house.node
+        self.node = rig.node
 
     async def open(self, policy: Policy, channels: str, last_id: str = "") -> PaperRequest:
-        house, node = self.house, self.node
+        rig, node = self.rig, self.node
         admission = Admission(
             allowed_origins=(),
             trusted_proxies=(),
@@ -525,14 +525,14 @@ class Streams:
             max_connections=100,
             open_now=lambda: 0,
             connects=KeyedTokenBuckets(0),
-            now=house.now,
+            now=rig.now,
         )
         context = Context(
             reactor=self.clock,
-            clock=clock.Clock(self.clock, house.now),
+            clock=clock.Clock(self.clock, rig.now),
             rooms=NodeRooms(
                 node="here",
-                nodes=house.engine.broker.nodes,
+                nodes=rig.engine.broker.nodes,
                 hub=node.hub,
                 requests=node.requests,
                 cluster=node.cluster,
@@ -550,23 +550,23 @@ class Streams:
         self.posts = StreamPosts(context)
         door = EventStreams(context, _tickets, self.posts)
         self.door = door
-        request = PaperRequest(house.token("ann"), channels, last_id)
+        request = PaperRequest(rig.token("ann"), channels, last_id)
         opened = Deferred.fromCoroutine(door._open(request))
-        await house.settle()
+        await rig.settle()
         await opened
         return request
 
     async def publish(self, channel: str, *values: Any) -> None:
         for value in values:
-            await self.house.execute("publish", channel=channel, data=value)
-            await self.house.settle()
+            await self.rig.execute("publish", channel=channel, data=value)
+            await self.rig.settle()
 
 
 @pytest_twisted.async_yield_fixture
 async def streams(tmp_path: Path) -> AsyncIterator[Streams]:
-    house = await House(tmp_path, '[[namespaces]]\nname = "kept"\nhistory_size = 100').start()
-    yield Streams(house)
-    await house.stop()
+    rig = await Rig(tmp_path, '[[namespaces]]\nname = "kept"\nhistory_size = 100').start()
+    yield Streams(rig)
+    await rig.stop()
 
 
 @pytest.mark.parametrize("policy", [Policy.DROP_OLDEST, Policy.LATEST])
@@ -608,9 +608,9 @@ async def test_a_stream_goes_on_where_what_is_left_out_has_no_position(streams: 
 
 async def test_the_first_id_does_not_tell_of_what_waits_behind_it(streams: Streams) -> None:
     for n in range(3):
-        await streams.house.execute("notify", userId="ann", data=n)
+        await streams.rig.execute("notify", userId="ann", data=n)
     request = await streams.open(Policy.DISCONNECT, "kept:a")
-    await streams.house.settle()
+    await streams.rig.settle()
     assert request.data == [0, 1, 2]
     offsets = [positions_of(id, ["user:ann"])["user:ann"].offset for id, message in request.events]
     assert offsets == [0, 1, 2, 3]
@@ -635,7 +635,7 @@ async def test_who_does_not_read_its_answers_is_not_asked_for_more(streams: Stre
 
     assert [post() for _ in range(18)] == [PostOutcome.TAKEN] * 17 + [PostOutcome.UNREAD]
     request.unblock()
-    await streams.house.settle()
+    await streams.rig.settle()
     assert post() is PostOutcome.TAKEN
     assert sum(message["type"] == "pong" for _, message in request.events) == 18
     request.finish()

@@ -73,14 +73,14 @@ def context(
     )
 
 
-def house(compression: bool = True, limit: int = LIMIT) -> WebSocketDoorFactory:
+def factory(compression: bool = True, limit: int = LIMIT) -> WebSocketDoorFactory:
     return WebSocketDoorFactory(context(compression, limit))
 
 
 def answers(pieces: list[bytes], headers: dict[str, str] = UPGRADE) -> bytes:
     """What a client hears that says this, in these pieces."""
     transport = StringTransport()
-    door = house().door(Head("GET", "/ws", headers), "127.0.0.1")
+    door = factory().door(Head("GET", "/ws", headers), "127.0.0.1")
     door.makeConnection(transport)
     for piece in pieces:
         if transport.disconnecting or transport.disconnected:
@@ -161,7 +161,7 @@ def test_what_comes_behind_a_message_whose_end_is_corrupt_is_passed_over(behind:
 @pytest.mark.parametrize("size", [100, 101, 125, 126])
 def test_a_small_limit_is_one_too(size: int) -> None:
     transport = StringTransport()
-    door = house(limit=100).door(head(), "127.0.0.1")
+    door = factory(limit=100).door(head(), "127.0.0.1")
     door.makeConnection(transport)
     transport.clear()
     door.dataReceived(frame(TEXT, ping(1).ljust(size)))
@@ -172,7 +172,7 @@ def test_a_small_limit_is_one_too(size: int) -> None:
 
 def test_messages_of_one_read_are_answered_in_one_write() -> None:
     transport = StringTransport()
-    door = house().door(head(), "127.0.0.1")
+    door = factory().door(head(), "127.0.0.1")
     door.makeConnection(transport)
     writes: list[bytes] = []
     transport.write = writes.append  # type: ignore[method-assign,assignment]
@@ -182,7 +182,7 @@ def test_messages_of_one_read_are_answered_in_one_write() -> None:
 
 
 def test_a_door_keeps_few_attributes_of_its_own() -> None:
-    door = house().door(head(), "127.0.0.1")
+    door = factory().door(head(), "127.0.0.1")
     door.makeConnection(StringTransport())
     door.dataReceived(frame(TEXT, ping(1)[:5], fin=False) + frame(CONTINUATION, ping(1)[5:]) + frame(PING))
     # Instances of a class share the keys of their attributes only up to 30.
@@ -341,10 +341,10 @@ def _opened(door: WebSocketDoor) -> tuple[WebSocketDoor, StringTransport]:
 def test_inflating_stops_at_the_limit() -> None:
     bomb = deflated(b" " * 50_000_000)
     assert len(bomb) < 100_000
-    heard = answers([frame(TEXT, bomb[:900], rsv=4)], DEFLATE)
-    assert heard.partition(b"\r\n\r\n")[2][:4] == b"\x88" + heard.partition(b"\r\n\r\n")[2][1:2] + (1009).to_bytes(
-        2, "big"
-    )
+    received = answers([frame(TEXT, bomb[:900], rsv=4)], DEFLATE)
+    assert received.partition(b"\r\n\r\n")[2][:4] == b"\x88" + received.partition(b"\r\n\r\n")[2][1:2] + (
+        1009
+    ).to_bytes(2, "big")
 
 
 class Hasty(task.Clock):
@@ -372,7 +372,7 @@ def test_a_read_that_takes_longer_than_a_turn_goes_on_in_the_next_one() -> None:
         clock.advance(0)
     assert transport.producerState == "producing"
     straight = StringTransport()
-    other = house().door(head(), "127.0.0.1")
+    other = factory().door(head(), "127.0.0.1")
     other.makeConnection(straight)
     straight.clear()
     other.dataReceived(octets + frame(TEXT, ping(200)))

@@ -31,7 +31,7 @@ from tests.manhole.test_ssh import Operator, make_key
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     place = Place(tmp_path_factory.mktemp("workers"))
     place.redis()
     yield place
@@ -39,10 +39,10 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 
 @pytest.fixture(autouse=True)
-def _end(house: Place) -> Iterator[None]:
+def _end(site: Place) -> Iterator[None]:
     """Ends what a test started: the next one has the machine to itself."""
     yield
-    house.end_servers()
+    site.end_servers()
 
 
 @pytest.fixture
@@ -52,13 +52,13 @@ def talk() -> Iterator[Talks]:
 
 
 def begin(
-    house: Place, workers: int = 2, *options: str, config: str = CONFIG, prefix: str = "", **settings: Any
+    site: Place, workers: int = 2, *options: str, config: str = CONFIG, prefix: str = "", **settings: Any
 ) -> Server:
-    (redis,) = house._redis
-    prefix = prefix or f"p{house.count}"
+    (redis,) = site._redis
+    prefix = prefix or f"p{site.count}"
     config = f'{config}\n[redis]\nprefix = "{prefix}"' if "[redis]" not in config else config.replace(
         "[redis]", f'[redis]\nprefix = "{prefix}"')  # fmt: skip
-    server = house.server("--redis", redis.url, "--workers", str(workers), *options, config=config, **settings)
+    server = site.server("--redis", redis.url, "--workers", str(workers), *options, config=config, **settings)
     if "--listen" not in options:
         wait_until(lambda: server.log.count(" is ready") == workers)
     return server
@@ -114,8 +114,8 @@ def leaders(server: Server) -> list[str]:
     return found
 
 
-def test_verbs_reach_the_connections_of_every_worker(house: Place, talk: Talks) -> None:
-    server = begin(house)
+def test_verbs_reach_the_connections_of_every_worker(site: Place, talk: Talks) -> None:
+    server = begin(site)
     assert len(children(server.pid)) == 2
     talks = on_both(server, talk, "news:x")
     assert sorted(set(map(node_of, talks))) == nodes_of(server)
@@ -128,9 +128,9 @@ def test_verbs_reach_the_connections_of_every_worker(house: Place, talk: Talks) 
 
 
 @pytest.mark.full
-def test_connections_spread(house: Place, talk: Talks) -> None:
+def test_connections_spread(site: Place, talk: Talks) -> None:
     """However the machine divides its time: whoever comes late is served by whoever has fewer."""
-    server = begin(house)
+    server = begin(site)
     spread: Counter[str] = Counter()
 
     def enough() -> bool:
@@ -140,8 +140,8 @@ def test_connections_spread(house: Place, talk: Talks) -> None:
     wait_until(enough, 60)
 
 
-def test_a_worker_that_dies_takes_only_its_own_along_and_comes_back(house: Place, talk: Talks) -> None:
-    server = begin(house)
+def test_a_worker_that_dies_takes_only_its_own_along_and_comes_back(site: Place, talk: Talks) -> None:
+    server = begin(site)
     talks = on_both(server, talk)
     victim, other = children(server.pid)
     os.kill(victim, signal.SIGKILL)
@@ -160,8 +160,8 @@ def test_a_worker_that_dies_takes_only_its_own_along_and_comes_back(house: Place
     assert re.findall(r"and starts again in (\S+) s", server.log) == ["0.0", "0.25"]
 
 
-def test_a_worker_that_is_asked_to_end_drains_and_is_replaced(house: Place, talk: Talks) -> None:
-    server = begin(house)
+def test_a_worker_that_is_asked_to_end_drains_and_is_replaced(site: Place, talk: Talks) -> None:
+    server = begin(site)
     talks = on_both(server, talk)
     os.kill(children(server.pid)[0], signal.SIGTERM)
     for each in talks:
@@ -173,8 +173,8 @@ def test_a_worker_that_is_asked_to_end_drains_and_is_replaced(house: Place, talk
     wait_until(lambda: server.log.count(" is ready") == 3)
 
 
-def test_sigterm_drains_all(house: Place, talk: Talks) -> None:
-    server = begin(house)
+def test_sigterm_drains_all(site: Place, talk: Talks) -> None:
+    server = begin(site)
     talks = on_both(server, talk)
     workers = children(server.pid)
     server.signal(signal.SIGTERM)
@@ -187,8 +187,8 @@ def test_sigterm_drains_all(house: Place, talk: Talks) -> None:
     assert "Traceback" not in server.log
 
 
-def test_an_interrupt_of_the_whole_terminal_drains_too(house: Place, talk: Talks) -> None:
-    server = begin(house)
+def test_an_interrupt_of_the_whole_terminal_drains_too(site: Place, talk: Talks) -> None:
+    server = begin(site)
     client = talk(server, "42")
     os.killpg(server.pid, signal.SIGINT)
     client.push("going_away")
@@ -197,8 +197,8 @@ def test_an_interrupt_of_the_whole_terminal_drains_too(house: Place, talk: Talks
     assert server.log.count("has stopped") == 2
 
 
-def test_workers_end_with_their_supervisor(house: Place, talk: Talks) -> None:
-    server = begin(house)
+def test_workers_end_with_their_supervisor(site: Place, talk: Talks) -> None:
+    server = begin(site)
     client = talk(server, "42")
     workers = children(server.pid)
     server.signal(signal.SIGKILL)
@@ -209,10 +209,10 @@ def test_workers_end_with_their_supervisor(house: Place, talk: Talks) -> None:
 
 
 @pytest.mark.full
-def test_entries_outlive_a_supervisor_that_is_killed_while_a_worker_carries_them_out(house: Place) -> None:
-    prefix = f"p{house.count}"
-    server = begin(house)
-    (redis,) = house._redis
+def test_entries_outlive_a_supervisor_that_is_killed_while_a_worker_carries_them_out(site: Place) -> None:
+    prefix = f"p{site.count}"
+    server = begin(site)
+    (redis,) = site._redis
     workers = children(server.pid)
     for n in range(60):
         command = {"method": "notify", "params": {"userId": "42", "data": {"n": n}}}
@@ -221,15 +221,15 @@ def test_entries_outlive_a_supervisor_that_is_killed_while_a_worker_carries_them
             server.signal(signal.SIGKILL)
     server.wait()
     wait_until(lambda: not any(map(alive, workers)))
-    again = begin(house, prefix=prefix)
+    again = begin(site, prefix=prefix)
     # The lease of a worker that could not give it back has to end.
     wait_until(lambda: redis.command("XLEN", f"{prefix}:ingest") == ":0\r\n", 30, again.log)
     kept = again.api("GET", "/api/inbox?userId=42").body["messages"]
     assert [message["data"]["n"] for message in kept] == list(range(60))
 
 
-def test_the_limit_of_connections_is_that_of_all(house: Place, talk: Talks) -> None:
-    server = begin(house, config=CONFIG.replace("[server]", "[server]\nmax_connections = 5"))
+def test_the_limit_of_connections_is_that_of_all(site: Place, talk: Talks) -> None:
+    server = begin(site, config=CONFIG.replace("[server]", "[server]\nmax_connections = 5"))
     talks = [talk(server, "42") for _ in range(5)]
     for _ in range(4):
         with pytest.raises(Exception, match="503"):
@@ -239,9 +239,9 @@ def test_the_limit_of_connections_is_that_of_all(house: Place, talk: Talks) -> N
     talk(server, "42").barrier()
 
 
-def test_a_unix_socket_is_shared_and_survives_a_worker(house: Place, tmp_path: Path) -> None:
+def test_a_unix_socket_is_shared_and_survives_a_worker(site: Place, tmp_path: Path) -> None:
     path = tmp_path / "push.sock"
-    server = begin(house, 2, "--listen", f"unix:{path}:mode=600", ready=False)
+    server = begin(site, 2, "--listen", f"unix:{path}:mode=600", ready=False)
 
     def health() -> bytes:
         with socket.socket(socket.AF_UNIX) as client:
@@ -260,8 +260,8 @@ def test_a_unix_socket_is_shared_and_survives_a_worker(house: Place, tmp_path: P
     assert not path.exists()
 
 
-def test_no_secret_is_on_a_workers_command_line(house: Place) -> None:
-    server = begin(house)
+def test_no_secret_is_on_a_workers_command_line(site: Place) -> None:
+    server = begin(site)
     for pid in children(server.pid):
         line = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         assert line[1:3] == [b"-m", b"pushserver.app.workers.worker"]
@@ -272,19 +272,19 @@ def test_no_secret_is_on_a_workers_command_line(house: Place) -> None:
     assert server.secret not in server.log
 
 
-def test_a_port_that_is_taken_is_said_in_one_line(house: Place, tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_said_in_one_line(site: Place, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        server = begin(house, 2, "--listen", f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1", ready=False)
+        server = begin(site, 2, "--listen", f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1", ready=False)
         assert server.wait() == 1
     assert "pushserver: cannot listen on" in server.log
     assert "Traceback" not in server.log
 
 
-def test_what_no_worker_can_start_with_ends_the_whole(house: Place, tmp_path: Path) -> None:
-    (redis,) = house._redis
-    server = house.server(
+def test_what_no_worker_can_start_with_ends_the_whole(site: Place, tmp_path: Path) -> None:
+    (redis,) = site._redis
+    server = site.server(
         "--workers", "2", "--redis", f"redis://nobody:wrong@127.0.0.1:{redis.port}/0", ready=False, config=""
     )
     assert server.wait() == 1
@@ -293,8 +293,8 @@ def test_what_no_worker_can_start_with_ends_the_whole(house: Place, tmp_path: Pa
     assert "wrong@" not in server.log
 
 
-def test_development_mode_greets_once(house: Place, talk: Talks) -> None:
-    server = begin(house, 2, dev=True)
+def test_development_mode_greets_once(site: Place, talk: Talks) -> None:
+    server = begin(site, 2, dev=True)
     wait_until(lambda: "pushserver in development mode" in server.log)
     assert server.log.count("pushserver in development mode") == 1
     server.secret = ""
@@ -307,17 +307,17 @@ def test_development_mode_greets_once(house: Place, talk: Talks) -> None:
     assert not (server.state_dir / "address").exists()
 
 
-def test_a_console_that_nobody_placed_finds_a_free_port(house: Place) -> None:
+def test_a_console_that_nobody_placed_finds_a_free_port(site: Place) -> None:
     with taken(8022):
-        server = begin(house, 2, "--manhole", "", dev=True)
+        server = begin(site, 2, "--manhole", "", dev=True)
         said = wait_until(lambda: re.search(r"ssh -p (\d+) admin@127\.0\.0\.1", server.log))
         assert said[1] != "8022"
         with socket.create_connection(("127.0.0.1", int(said[1])), timeout=30) as console:
             assert console.recv(8) == b"SSH-2.0-"
 
 
-def test_one_leads_and_another_takes_over(house: Place) -> None:
-    server = begin(house)
+def test_one_leads_and_another_takes_over(site: Place) -> None:
+    server = begin(site)
 
     def led() -> list[str]:
         return re.findall(r"node (\S+) leads", server.log)
@@ -336,8 +336,8 @@ def _metrics(server: Server) -> dict[str, float]:
     return {name: float(value) for name, _, value in lines}
 
 
-def test_one_scrape_shows_the_totals_and_no_counter_goes_back(house: Place, talk: Talks) -> None:
-    server = begin(house)
+def test_one_scrape_shows_the_totals_and_no_counter_goes_back(site: Place, talk: Talks) -> None:
+    server = begin(site)
     talks = on_both(server, talk)
     # What a worker does not tell in time is shown as it was told last.
     settles(lambda: _metrics(server)["pushserver_connections"], len(talks))
@@ -358,10 +358,10 @@ def test_one_scrape_shows_the_totals_and_no_counter_goes_back(house: Place, talk
     settles(lambda: _metrics(server)["pushserver_connections"], sum(node_of(each)[-2:] == "-2" for each in talks))
 
 
-def test_one_console_reaches_every_worker_and_survives_its_own(house: Place, talk: Talks, tmp_path: Path) -> None:
+def test_one_console_reaches_every_worker_and_survives_its_own(site: Place, talk: Talks, tmp_path: Path) -> None:
     key, port = make_key(tmp_path / "key"), free_port()
     config = f'{CONFIG}\n[manhole]\nlisten = "tcp:{port}:interface=127.0.0.1"\nauthorized_keys = "{key}.pub"\n'
-    server = begin(house, config=config)
+    server = begin(site, config=config)
     talks = on_both(server, talk)
     nodes = {node_of(each) for each in talks}
     operator = Operator(server, port, key)
@@ -378,8 +378,8 @@ def test_one_console_reaches_every_worker_and_survives_its_own(house: Place, tal
             assert each.closed() == 3503
 
 
-def test_a_worker_that_cannot_be_made_is_made_once_that_is_possible(house: Place, talk: Talks) -> None:
-    server = begin(house)
+def test_a_worker_that_cannot_be_made_is_made_once_that_is_possible(site: Place, talk: Talks) -> None:
+    server = begin(site)
     _, most = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (5, most))
     os.kill(children(server.pid)[0], signal.SIGKILL)
@@ -397,8 +397,8 @@ def test_a_worker_that_cannot_be_made_is_made_once_that_is_possible(house: Place
     wait_until(lambda: server.log.count(" is ready") == 3)
 
 
-def test_sigterm_ends_a_supervisor_that_cannot_make_a_worker(house: Place) -> None:
-    server = begin(house)
+def test_sigterm_ends_a_supervisor_that_cannot_make_a_worker(site: Place) -> None:
+    server = begin(site)
     _, most = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (5, most))
     for child in children(server.pid):
@@ -411,8 +411,8 @@ def test_sigterm_ends_a_supervisor_that_cannot_make_a_worker(house: Place) -> No
 
 
 @pytest.mark.full
-def test_a_worker_that_hangs_is_killed_and_replaced(house: Place, talk: Talks) -> None:
-    server = begin(house)
+def test_a_worker_that_hangs_is_killed_and_replaced(site: Place, talk: Talks) -> None:
+    server = begin(site)
     victim = children(server.pid)[0]
     os.kill(victim, signal.SIGSTOP)
     began = time.monotonic()
@@ -462,8 +462,8 @@ def test_looks_are_counted_and_not_seconds() -> None:
     table.close()
 
 
-def test_draining_is_for_all_workers(house: Place, talk: Talks) -> None:
-    server = begin(house)
+def test_draining_is_for_all_workers(site: Place, talk: Talks) -> None:
+    server = begin(site)
     talks = on_both(server, talk)
     assert server.api("POST", "/api/drain", {"over": "soon"}).status == 400
     said = server.api("POST", "/api/drain", {"over": "0s"})
@@ -481,8 +481,8 @@ def test_draining_is_for_all_workers(house: Place, talk: Talks) -> None:
         each.barrier()
 
 
-def test_a_reload_counts_on_each_worker_or_on_none(house: Place, talk: Talks) -> None:
-    server = begin(house)
+def test_a_reload_counts_on_each_worker_or_on_none(site: Place, talk: Talks) -> None:
+    server = begin(site)
     path = server.place / "pushserver.toml"
     text = path.read_text()
     talks = on_both(server, talk)

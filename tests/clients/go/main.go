@@ -40,19 +40,19 @@ func main() {
 	}
 	say("auth", 1, map[string]string{"token": os.Args[2]})
 	for {
-		var heard message
-		if problem := socket.ReadJSON(&heard); problem != nil {
+		var received message
+		if problem := socket.ReadJSON(&received); problem != nil {
 			fail(problem)
 		}
 		switch {
-		case heard.Type == "auth_success":
+		case received.Type == "auth_success":
 			say("subscribe", 2, map[string]any{"channels": []string{"live:go"}})
-		case heard.ID == 2.0:
+		case received.ID == 2.0:
 			say("publish", 3, map[string]string{"channel": "live:go", "data": "by Go"})
-		case heard.Type == "message" && heard.Data == "by Go":
+		case received.Type == "message" && received.Data == "by Go":
 			return
-		case heard.Type == "error" || heard.Type == "auth_failed":
-			fail(fmt.Errorf("%v", heard))
+		case received.Type == "error" || received.Type == "auth_failed":
+			fail(fmt.Errorf("%v", received))
 		}
 	}
 }

@@ -1,4 +1,4 @@
-"""Nodes of tests that hurt Redis, and what their listeners heard.
+"""Nodes of tests that hurt Redis, and what their listeners received.
 
 They wait for Redis far longer than a busy machine holds it up; `impatient` is for a Redis that is to say nothing.
 """

@@ -70,7 +70,7 @@ async def works(node: Any) -> None:
     await node.broker.subscribe("a")
     await node.broker.publish(publication("a", 1), None, None)
     await node.broker.publish(publication("a", 2), KEPT, IdempotencyKey(node.name))
-    await node.heard(2)
+    await node.received(2)
     await node.history.read("a", 0, 10, False)
     published = await node.inbox.append(publication("user:7", 1), "7", True, 1000, "c", None)
     await node.inbox.read("7", None, 10)
@@ -103,7 +103,7 @@ async def test_deployments_in_two_databases_do_not_hear_each_other(cluster: Clus
         await each.broker.subscribe("a")
     await node.broker.publish(publication("a", 1), None, None)
     await foreign.broker.publish(publication("a", 2), None, None)
-    await foreign.heard(1)
+    await foreign.received(1)
     assert [len(each.listener.delivered) for each in (node, foreign)] == [1, 1]
 
 

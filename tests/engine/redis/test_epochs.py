@@ -50,9 +50,9 @@ async def test_who_follows_a_quiet_channel_into_another_period_misses_nothing(
     await next_period()
     await node.broker.publish(publication("a", 1), KEPT, None)
     await node.broker.publish(publication("a", 2), KEPT, None)
-    heard = await node.heard(2)
-    assert contents(heard) == [1, 2]
-    assert heard[0].epoch not in (None, old.epoch)
+    received = await node.received(2)
+    assert contents(received) == [1, 2]
+    assert received[0].epoch not in (None, old.epoch)
     assert events(node, "resync") == []
 
 
@@ -232,7 +232,7 @@ async def test_data_that_goes_back_inside_a_running_redis_is_noticed_at_the_next
     for n in range(5, 8):
         lost = await node.broker.publish(publication("a", n), KEPT, None)
     # It wrote nothing itself, but was told.
-    await other.heard(8)
+    await other.received(8)
     put_it_back(redis)
     if by == "heartbeat":
         await other.engine._cluster.heartbeat()

@@ -30,7 +30,7 @@ async def test_any_program_reaches_a_channel(cluster: Cluster, redis: RedisServe
     tell(redis, "public:x", '{"type": "order.paid", "data": 7}')
     tell(redis, "public:x", '{"data": null}')
     for node in nodes:
-        first, second, third = await node.heard(3)
+        first, second, third = await node.received(3)
         assert bytes(first.data) == '{"a":[1,"é\u2028"],"b":null}'.encode()
         assert (first.type, first.channel, first.offset, first.sender) == ("message", "public:x", None, None)
         assert abs(first.timestamp - node.engine.presence._clock.now()) < 5_000
@@ -49,7 +49,7 @@ async def test_what_no_program_may_send_is_dropped_and_counted(cluster: Cluster,
     await node.broker.subscribe("public:x")
     tell(redis, "public:x", text)
     tell(redis, "public:x", '{"data": "after"}')
-    assert contents(await node.heard(1)) == ["after"]
+    assert contents(await node.received(1)) == ["after"]
     assert node.engine.figures()["redis_messages_dropped_total"] == 1
 
 
@@ -60,7 +60,7 @@ async def test_invalid_utf8_is_dropped(cluster: Cluster, redis: RedisServer) -> 
     await node.broker.subscribe("public:x")
     await node.engine._commands.call("PUBLISH", "push:pub:public:x", b'{"data": "\xff\xfe"}')
     tell(redis, "public:x", '{"data": "after"}')
-    assert contents(await node.heard(1)) == ["after"]
+    assert contents(await node.received(1)) == ["after"]
     assert encoded("a") == b"*1\r\n$1\r\na\r\n"
 
 
@@ -82,7 +82,7 @@ async def test_a_forged_internal_message_is_dropped_without_harm(cluster: Cluste
         redis.command("PUBLISH", "push:live:0:a", text)
         redis.command("PUBLISH", "push:control:0", text)
     await node.broker.publish(publication("a", 1), None, None)
-    assert contents(await node.heard(1)) == [1]
+    assert contents(await node.received(1)) == [1]
     await until(lambda: node.engine.figures()["redis_messages_received_total"] >= 9)
     assert node.engine.trouble() is None
 
@@ -95,8 +95,8 @@ async def test_an_inbox_channel_takes_a_message_from_outside_without_position(
     await node.inbox.append(publication("user:7", 1), "7", False, None, None, None)
     tell(redis, "user:7", '{"type": "user_notification", "data": {}}')
     await node.inbox.append(publication("user:7", 2), "7", False, None, None, None)
-    heard = await node.heard(3)
-    assert sorted((each.offset or 0) for each in heard) == [0, 1, 2]
+    received = await node.received(3)
+    assert sorted((each.offset or 0) for each in received) == [0, 1, 2]
     assert (await node.inbox.state("7")).offset == 2
 
 
@@ -117,7 +117,7 @@ async def test_who_comes_and_goes_costs_redis_nothing(
     assert node.engine.figures()["redis_subscriptions"] == 2
     await node.broker.subscribe("a")
     await node.broker.publish(publication("a", "again"), None, None)
-    assert contents(await node.heard(21))[-1] == "again"
+    assert contents(await node.received(21))[-1] == "again"
 
 
 async def test_what_passes_unheard_in_between_is_not_told(cluster: Cluster, redis: RedisServer) -> None:
@@ -125,14 +125,14 @@ async def test_what_passes_unheard_in_between_is_not_told(cluster: Cluster, redi
     other = await cluster.start(redis.url, "b")
     await node.broker.subscribe("a")
     await other.broker.publish(publication("a", 1), KEPT, None)
-    await node.heard(1)
+    await node.received(1)
     node.broker.unsubscribe("a")
     await other.broker.publish(publication("a", 2), KEPT, None)
     await other.broker.publish(publication("a", 3), KEPT, None)
     await until(lambda: node.engine.figures()["redis_messages_received_total"] == 3)
     await node.broker.subscribe("a")
     await other.broker.publish(publication("a", 4), KEPT, None)
-    assert contents(await node.heard(2)) == [1, 4]
+    assert contents(await node.received(2)) == [1, 4]
     assert events(node, "resync") == []
 
 
@@ -142,7 +142,7 @@ async def test_many_subscriptions_of_a_turn_are_few_commands(cluster: Cluster, r
     calls = redis.command("INFO", "commandstats")
     assert "cmdstat_subscribe:calls=7," in calls
     await node.broker.publish(publication("c1499", 1), None, None)
-    assert contents(await node.heard(1)) == [1]
+    assert contents(await node.received(1)) == [1]
     redis.command("CLIENT", "KILL", "TYPE", "pubsub")
     await until(lambda: events(node, "refresh"))
     assert node.engine.figures()["redis_subscriptions"] == 3002
@@ -158,7 +158,7 @@ async def test_a_subscription_given_up_before_it_stood(cluster: Cluster, redis: 
         await asked
     await node.broker.subscribe("a")
     await node.broker.publish(publication("a", 1), None, None)
-    assert contents(await node.heard(1)) == [1]
+    assert contents(await node.received(1)) == [1]
 
 
 async def test_many_publishers_and_a_bad_line_leave_no_gap_and_no_repeat(
@@ -197,8 +197,8 @@ async def test_many_publishers_and_a_bad_line_leave_no_gap_and_no_repeat(
     for node in nodes:
         for channel, count in sent.items():
             await eventually(lambda node=node, channel=channel: _offsets(node, channel), list(range(1, count + 1)))
-            heard = [each for each in node.listener.delivered if each.channel == channel]
-            assert len({each.message_id for each in heard}) == count
+            received = [each for each in node.listener.delivered if each.channel == channel]
+            assert len({each.message_id for each in received}) == count
         assert events(node, "resync") == []
 
 

@@ -82,7 +82,7 @@ async def test_a_redis_that_comes_back_empty_moves_every_epoch_on(cluster: Clust
         await each.broker.subscribe("public:x")
     before = await publish(node, 1, 2, 3)
     kept = await node.inbox.append(publication("user:7", "n"), "7", False, None, None, None)
-    await other.heard(4)
+    await other.received(4)
     redis.kill()
     await until(lambda: node.engine.trouble() and other.engine.trouble())
     redis.start()
@@ -94,8 +94,8 @@ async def test_a_redis_that_comes_back_empty_moves_every_epoch_on(cluster: Clust
     assert after.offset == 1
     assert after.epoch != before[0].epoch
     assert (await node.inbox.state("7")).epoch != kept.epoch
-    assert contents(await other.heard(5))[-1] == 4
-    assert contents(await node.heard(5))[-1] == 4
+    assert contents(await other.received(5))[-1] == 4
+    assert contents(await node.received(5))[-1] == 4
 
 
 async def test_a_redis_with_older_data_gives_no_offset_twice_in_one_epoch(cluster: Cluster, redis: RedisServer) -> None:
@@ -120,7 +120,7 @@ async def test_a_pause_loses_nothing_and_says_nothing(cluster: Cluster, redis: R
     other = await cluster.start(redis.url, "b")
     await other.broker.subscribe("a")
     await publish(node, 1, 2)
-    await other.heard(2)
+    await other.received(2)
     redis.pause()
     with impatient(node, other):
         message = await refused(
@@ -134,7 +134,7 @@ async def test_a_pause_loses_nothing_and_says_nothing(cluster: Cluster, redis: R
     await patiently(lambda: node.broker.publish(publication("a", "unsure", "m3"), KEPT, IdempotencyKey("m3")))
     await publish(node, 4)
     await cluster.healthy(node, other)
-    await other.heard(4)
+    await other.received(4)
     await eventually(lambda: _settled(other), [1, 2, "unsure", 4])
     assert events(other, "resync") == []
     assert [each.offset for each in other.listener.delivered] == [1, 2, 3, 4]
@@ -150,16 +150,16 @@ async def test_a_killed_pubsub_connection_is_replayed(cluster: Cluster, redis: R
     await other.broker.subscribe("a")
     await other.broker.subscribe("user:7")
     await publish(node, 1)
-    await other.heard(1)
+    await other.received(1)
     for round in range(3):
         redis.command("CLIENT", "KILL", "TYPE", "pubsub")
         await publish(node, f"missed {round}")
         await node.inbox.append(publication("user:7", f"inbox {round}"), "7", False, None, None, None)
     await cluster.healthy(node, other)
-    await other.heard(7)
-    heard = other.listener.delivered
-    assert contents([each for each in heard if each.channel == "a"]) == [1, "missed 0", "missed 1", "missed 2"]
-    assert contents([each for each in heard if each.channel == "user:7"]) == ["inbox 0", "inbox 1", "inbox 2"]
+    await other.received(7)
+    received = other.listener.delivered
+    assert contents([each for each in received if each.channel == "a"]) == [1, "missed 0", "missed 1", "missed 2"]
+    assert contents([each for each in received if each.channel == "user:7"]) == ["inbox 0", "inbox 1", "inbox 2"]
     assert events(other, "resync") == []
     await until(lambda: events(other, "refresh"))
 
@@ -171,7 +171,7 @@ async def test_more_missed_than_is_kept_is_said(cluster: Cluster, redis: RedisSe
     other = await cluster.start(redis.url, "b")
     await other.broker.subscribe("a")
     await publish(node, 1)
-    await other.heard(1)
+    await other.received(1)
     redis.command("CLIENT", "PAUSE", "0")
     redis.command("CLIENT", "KILL", "TYPE", "pubsub")
     for n in range(2, 6):
@@ -179,7 +179,7 @@ async def test_more_missed_than_is_kept_is_said(cluster: Cluster, redis: RedisSe
     await cluster.healthy(node, other)
     await until(lambda: events(other, "resync") == [("a",)])
     await publish(node, 6)
-    assert contents(await other.heard(2)) == [1, 6]
+    assert contents(await other.received(2)) == [1, 6]
 
 
 async def test_a_lost_live_message_is_found_by_looking_at_positions(
@@ -190,13 +190,13 @@ async def test_a_lost_live_message_is_found_by_looking_at_positions(
     await other.broker.subscribe("a")
     await other.broker.subscribe("user:7")
     await publish(node, 1)
-    await other.heard(1)
+    await other.received(1)
     proxy.change = lambda outer, data: b"" if b":live:" in data else data
     await publish(node, 2, 3)
     await node.inbox.append(publication("user:7", "n"), "7", False, None, None, None)
-    heard = await other.heard(4)
-    assert contents([each for each in heard if each.channel == "a"]) == [1, 2, 3]
-    assert contents([each for each in heard if each.channel == "user:7"]) == ["n"]
+    received = await other.received(4)
+    assert contents([each for each in received if each.channel == "a"]) == [1, 2, 3]
+    assert contents([each for each in received if each.channel == "user:7"]) == ["n"]
     assert events(other, "resync") == []
     assert events(other, "refresh") == []
 
@@ -208,7 +208,7 @@ async def test_a_deaf_pubsub_connection_is_found_out(redis: RedisServer, proxy: 
     deaf = list(proxy.outers)
     proxy.change = lambda outer, data: b"" if outer in deaf and outer.subscribed else data
     await publish(node, 1)
-    assert contents(await other.heard(1)) == [1]
+    assert contents(await other.received(1)) == [1]
     assert events(other, "resync") == []
 
 
@@ -230,7 +230,7 @@ async def test_a_connection_cut_in_the_middle_of_a_reply(redis: RedisServer, pro
     assert contents(page.messages) == list(range(20))
     await cluster.healthy(node)
     await publish(node, 20)
-    assert contents(await node.heard(21)) == list(range(21))
+    assert contents(await node.received(21)) == list(range(21))
 
 
 async def test_a_storm_of_cuts_loses_nothing(redis: RedisServer, proxy: Proxy, cluster: Cluster) -> None:
@@ -242,7 +242,7 @@ async def test_a_storm_of_cuts_loses_nothing(redis: RedisServer, proxy: Proxy, c
         if n % 3 == 0:
             proxy.cut()
             await deferLater(proxy.reactor, 0.03)
-    assert contents(await other.heard(30)) == list(range(30))
+    assert contents(await other.received(30)) == list(range(30))
     assert events(other, "resync") == []
 
 
@@ -346,7 +346,7 @@ async def test_a_node_starts_without_redis_and_finds_it_later(cluster: Cluster, 
     await cluster.healthy(node)
     await node.broker.subscribe("a")
     await publish(node, 1)
-    assert contents(await node.heard(1)) == [1]
+    assert contents(await node.received(1)) == [1]
 
 
 async def test_a_short_pause_of_one_reply_is_waited_for(cluster: Cluster, redis: RedisServer) -> None:
@@ -374,7 +374,7 @@ async def test_who_leaves_during_an_outage_and_comes_after_it_hears(cluster: Clu
     await node.broker.subscribe("a")
     assert redis.command("PUBSUB", "NUMSUB", "push:live:0:a").endswith(":1\r\n")
     redis.command("PUBLISH", "push:pub:a", '{"data": 1}')
-    assert contents(await node.heard(1)) == [1]
+    assert contents(await node.received(1)) == [1]
 
 
 async def test_a_past_that_the_listener_was_not_told_is_not_handed_out_and_a_write_beside_it_stands(
@@ -385,7 +385,7 @@ async def test_a_past_that_the_listener_was_not_told_is_not_handed_out_and_a_wri
     for channel in ("a", "user:7"):
         await other.broker.subscribe(channel)
     await publish(node, 1)
-    await other.heard(1)
+    await other.received(1)
     proxy.change = lambda outer, data: b"" if b":live:" in data else data
     pages = other.engine._feeds.pages
     monkeypatch.setattr(pages, "between", _away)

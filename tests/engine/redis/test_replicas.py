@@ -47,7 +47,7 @@ async def test_sentinels_lead_to_the_new_master(
     before = await first.broker.publish(publication("a", 1), KEPT, None)
     for n in range(5):
         await first.inbox.append(publication("user:7", n), "7", False, None, None, IdempotencyKey(f"{n}"))
-    await other.heard(6)
+    await other.received(6)
     master.kill()
     await until(lambda: all(node.engine.trouble() for node in nodes))
     # One sentinel less makes no difference.
@@ -88,7 +88,7 @@ async def test_an_answer_waits_for_the_replica_and_nobody_is_told_before(
         await each.broker.subscribe("user:7")
     assert (await node.broker.publish(publication("a", 1), KEPT, None)).offset == 1
     assert (await node.inbox.append(publication("user:7", 1), "7", False, None, None, None)).offset == 1
-    await other.heard(2)
+    await other.received(2)
     replica.pause()
     for call in (
         lambda: node.broker.publish(publication("a", 2, "m2"), KEPT, IdempotencyKey("m2")),
@@ -128,8 +128,8 @@ async def test_many_writes_share_one_wait(cluster: Cluster, start_redis: Callabl
     )
     assert sorted(each.offset or 0 for each in answers) == list(range(1, 101))
     for node in nodes:
-        heard = await node.heard(100)
-        assert [each.offset for each in heard] == list(range(1, 101))
+        received = await node.received(100)
+        assert [each.offset for each in received] == list(range(1, 101))
         assert events(node, "resync") == []
     stats = master.command("INFO", "commandstats")
     waits = next(line for line in stats.splitlines() if line.startswith("cmdstat_wait:"))

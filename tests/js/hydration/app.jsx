@@ -20,7 +20,7 @@ function Late({ options }) {
   if (!ready) throw waiting;
   const percentage = useTask('report', options)?.percentage ?? 'unknown';
   const user = useSelector((state) => state.userId ?? 'nobody', options);
-  useChannel('demo:room', ({ data }) => globalThis.heard.push(data), options);
+  useChannel('demo:room', ({ data }) => globalThis.received.push(data), options);
   return <p id="late">{user} {percentage}</p>;
 }
 

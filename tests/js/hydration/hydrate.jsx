@@ -4,7 +4,7 @@ import { hydrateRoot } from 'react-dom/client';
 import { App, release } from './app.jsx';
 
 window.complaints = [];
-window.heard = [];
+window.received = [];
 console.error = (...values) => complaints.push(values.map(String).join(' '));
 const options = { url: new URLSearchParams(location.search).get('url'), token: async () => window.token };
 const onRecoverableError = (error) => complaints.push(String(error));
