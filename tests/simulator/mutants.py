@@ -108,7 +108,7 @@ MUTANTS = (
     _mutant(
         "version-not-raised",
         _LUA + "attach.lua",
-        "versions = (generation or ARGV[4] ~= '') and string.format('%d', math.max(milliseconds(), before + 1)) or '1'",
+        "versions = (generation or ARGV[4] ~= '') and string.format('%d', above) or '1'",
         "versions = '1'",
     ),
     _mutant(

@@ -44,17 +44,18 @@ if older then
 end
 local writes = tonumber(known[7] or 0)
 local back = ARGV[5] == 'move' or writes < tonumber(ARGV[6])
+-- Above all that were given out, also where the generation moves twice within a millisecond.
+local above = math.max(milliseconds(), tonumber(string.match(versions or '', ' (%d+)$') or 0) + 1)
 if not generation or known[1] ~= ARGV[1] or older or back and generation == ARGV[4] then
   redis.call('HSET', KEYS[1], 'run_id', ARGV[1], 'generation', ARGV[2])
-  local before = tonumber(string.match(versions or '', ' (%d+)$') or 0)
-  versions = (generation or ARGV[4] ~= '') and string.format('%d', math.max(milliseconds(), before + 1)) or '1'
+  versions = (generation or ARGV[4] ~= '') and string.format('%d', above) or '1'
   generation = ARGV[2]
   all[#all + 1] = generation
 elseif versions then
   versions = string.match(versions, '^' .. generation .. ' (%d+)$')
 end
 -- They stand beside the generation: a node of an older version moves that alone.
-versions = versions or string.format('%d', milliseconds())
+versions = versions or string.format('%d', above)
 redis.call('HSET', KEYS[1], 'versions', generation .. ' ' .. versions, 'generations', joined(all))
 if ARGV[7] == 'evicts' then
   redis.call('HSET', KEYS[1], 'evicts', 1)
