@@ -172,7 +172,11 @@ class Device:
         self.process.later(0, self._leave)
 
     def _leave(self) -> None:
-        if self.line is not None:
+        if self.line is None:
+            return
+        if self.line.transport is None:
+            self._give_up(self.line)
+        else:
             self.line.close()
 
     def drop(self) -> None:
