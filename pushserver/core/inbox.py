@@ -9,6 +9,8 @@ from msgspec import Meta
 
 from pushserver.core.errors import Invalid
 
+#: The channel of a user's inbox is this and the user's id.
+INBOXES: Final = "user:"
 #: How many messages a page of an inbox has at most, and how many one request may name.
 MAX_INBOX: Final = 200
 

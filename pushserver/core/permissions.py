@@ -31,6 +31,7 @@ from pushserver.core.channels import (
     is_built_in,
 )
 from pushserver.core.errors import Code, Invalid
+from pushserver.core.inbox import INBOXES
 from pushserver.core.output import parts_of
 
 ADMIN: Final = "admin"
@@ -196,7 +197,7 @@ def may_read_presence(namespace: Namespace, channel: str, user_id: str | None, g
 
 
 def _own(channel: str, user_id: str) -> bool:
-    return channel.startswith("user:") and channel[5:] == user_id
+    return channel == INBOXES + user_id
 
 
 def _allow(rule: Rule, granted: Callable[[str], bool], channel: str) -> Code | None:

@@ -30,6 +30,7 @@ from jwt.algorithms import HMACAlgorithm
 
 from pushserver.core.channels import MAX_ID_LENGTH, is_channel, is_id
 from pushserver.core.errors import Code, Invalid, Refused, TokenRefused
+from pushserver.core.inbox import INBOXES
 from pushserver.core.permissions import Grants
 
 T = TypeVar("T")
@@ -349,7 +350,7 @@ def _json(claims: dict[str, Any], name: str) -> bytes | None:
 
 def _named(channels: Iterable[str]) -> tuple[str, ...]:
     """Return those that are no globs; a user's own channel needs no naming."""
-    return tuple(name for name in channels if "*" not in name and not name.startswith("user:"))
+    return tuple(name for name in channels if "*" not in name and not name.startswith(INBOXES))
 
 
 class _Facts(msgspec.Struct, frozen=True):

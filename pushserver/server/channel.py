@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from twisted.internet.defer import Deferred
 
+from pushserver.core.inbox import INBOXES
 from pushserver.core.output import OutputPublication, merged, told
 from pushserver.core.protocol import Dialect
 from pushserver.core.publication import Publication
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from pushserver.server.outbox import Outbox
     from pushserver.server.stats import Counters
 
-#: What the names of channels begin with behind which there is an inbox.
-INBOXES: Final = "user:"
 #: So many live messages are held for a follower that catches up; more, and the engine is read again.
 MAX_HELD: Final = 1000
 

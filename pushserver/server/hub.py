@@ -21,11 +21,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pushserver.core.errors import Close, Unavailable
+from pushserver.core.inbox import INBOXES
 from pushserver.core.operations import Resync
 from pushserver.core.output import PREFIX, OutputPublication, cut, merged, told
 from pushserver.core.positions import NOWHERE, Position
 from pushserver.core.publication import Publication
-from pushserver.server.channel import INBOXES, CatchUp, Channel, OutputChannel
+from pushserver.server.channel import CatchUp, Channel, OutputChannel
 from pushserver.server.clock import Clock
 from pushserver.server.connection import Connection, Trace
 from pushserver.server.fanout import FanOut

@@ -12,9 +12,8 @@ from twisted.logger import Logger
 
 from pushserver.core import publication
 from pushserver.core.errors import Unavailable
-from pushserver.core.inbox import InboxChange
+from pushserver.core.inbox import INBOXES, InboxChange
 from pushserver.core.publication import Publication
-from pushserver.server.channel import INBOXES
 from pushserver.server.clock import Clock
 from pushserver.server.hub import Hub
 

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 from pushserver.core import operations
 from pushserver.core.errors import Conflict
-from pushserver.core.inbox import Selection
+from pushserver.core.inbox import INBOXES, Selection
 from pushserver.core.positions import Position
 from pushserver.engine.interfaces import PAGE_BYTES, InboxOutcome
-from pushserver.server.channel import INBOXES
 from pushserver.server.clock import Clock
 from pushserver.server.connection import Connection
 from pushserver.server.hub import Hub

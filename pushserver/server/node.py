@@ -20,7 +20,7 @@ from twisted.logger import Logger
 from pushserver.core import errors
 from pushserver.core.channels import Namespaces
 from pushserver.core.errors import Code, ConfigError
-from pushserver.core.inbox import InboxChange
+from pushserver.core.inbox import INBOXES, InboxChange
 from pushserver.core.output import PREFIX
 from pushserver.core.positions import NOWHERE, Position
 from pushserver.core.publication import Publication
@@ -311,7 +311,7 @@ class Node:
     # -- `engine.interfaces.Listener` ---------------------------------------------------------------------------------
 
     def deliver(self, publication: Publication) -> None:
-        if publication.type in FINAL_TYPES and publication.channel.startswith("user:"):
+        if publication.type in FINAL_TYPES and publication.channel.startswith(INBOXES):
             self.tasks.finished(publication)
         self.hub.deliver(publication)
 
@@ -334,7 +334,7 @@ class Node:
         if namespace is None or not namespace.has_positions:
             return
         notified = self.hub.resync(channel)
-        if channel.startswith("user:"):
+        if channel.startswith(INBOXES):
             for connection in notified:
                 self.replay.resume_inbox(connection, channel, reached or NOWHERE)
 

@@ -26,6 +26,7 @@ from pushserver.core import task as progress
 from pushserver.core.channels import is_id
 from pushserver.core.errors import Conflict, NotFound, Unavailable
 from pushserver.core.events import NewEvent
+from pushserver.core.inbox import INBOXES
 from pushserver.core.output import NewOutput, Producer
 from pushserver.core.positions import Position
 from pushserver.core.publication import Publication
@@ -482,7 +483,7 @@ class Tasks:
 
     def _audience_of(self, channel: str, feed: Feed) -> list[Connection]:
         assert feed.shown is not None
-        return self._audience(channel, feed.shown.state, to_owner=channel.startswith("user:"))
+        return self._audience(channel, feed.shown.state, to_owner=channel.startswith(INBOXES))
 
     async def _show_end(self, connection: Connection, task_id: str, known: int) -> None:
         while self._hub.live(connection, task_channel(task_id)):

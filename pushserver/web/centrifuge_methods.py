@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
@@ -16,6 +16,7 @@ from msgspec import Raw, Struct
 from pushserver.core import errors, publication
 from pushserver.core.channels import is_id
 from pushserver.core.errors import Code, Invalid, NotFound, PushError, Refused, Unavailable
+from pushserver.core.inbox import INBOXES
 from pushserver.core.positions import Position
 from pushserver.protocols.centrifuge import history, presence, server_api
 from pushserver.protocols.centrifuge.messages import ABSENT, HistoryResult, PresenceResult, PresenceStatsResult
@@ -30,8 +31,6 @@ from pushserver.web.reach import Reach
 from pushserver.web.reach import execute as execute_within
 
 T = TypeVar("T", bound=Struct)
-
-_INBOX: Final = "user:"
 
 
 class NotJson(Invalid):
@@ -265,7 +264,7 @@ class CentrifugeMethods:
 
     def _target(self, caller: Caller, asked: server_api.ApiSubscribe | server_api.ApiUnsubscribe) -> TargetChannels:
         user, channel = _user(asked.user), self._channel(asked.channel)
-        caller.check(_INBOX + user, channel)
+        caller.check(INBOXES + user, channel)
         return TargetChannels((channel,), user, asked.client or None)
 
     async def _disconnect(self, caller: Caller, asked: server_api.ApiDisconnect) -> Done:
@@ -275,13 +274,13 @@ class CentrifugeMethods:
         if not 3000 <= code <= 4999:
             raise Invalid("a code of a disconnection is 3000 to 4999")
         user = _user(asked.user)
-        caller.check(_INBOX + user)
+        caller.check(INBOXES + user)
         await self._close(Disconnection(code, reason, user, asked.client or None, tuple(asked.whitelist or ())))
         return Done()
 
     async def _refresh(self, caller: Caller, asked: server_api.ApiRefresh) -> Done:
         user = _user(asked.user)
-        caller.check(_INBOX + user)
+        caller.check(INBOXES + user)
         past = asked.expire_at is not None and 0 < asked.expire_at * 1000 <= self._clock.now()
         if not (asked.expired or past):
             raise not_available("how long a connection lasts is said by its token")
@@ -309,7 +308,7 @@ class CentrifugeMethods:
 
 def _scope(channel: str) -> str:
     """Return the scope that publishing to a channel needs."""
-    return "notify" if channel.startswith(_INBOX) else "publish"
+    return "notify" if channel.startswith(INBOXES) else "publish"
 
 
 def _published(told: dict[str, Any]) -> server_api.MessagePublished:

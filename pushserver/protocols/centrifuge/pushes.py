@@ -8,13 +8,13 @@ import msgspec
 from msgspec import Raw, Struct, field
 
 from pushserver.core.errors import Code
+from pushserver.core.inbox import INBOXES
 from pushserver.core.publication import Publication
 from pushserver.protocols.centrifuge import messages
 
 #: A frame of more octets is not sent whole: clients close at 1 MiB, come back, and would be sent it again.
 MAX_FRAME: Final = 1_000_000
 _NOTHING: Final = Raw(b"null")
-_INBOX: Final = "user:"
 
 
 class ChannelNames:
@@ -31,15 +31,15 @@ class ChannelNames:
 
     def outward(self, channel: str) -> str:
         """Return what clients call a channel."""
-        if channel.startswith(_INBOX):
-            return f"{self._before}{channel[len(_INBOX) :]}{self._after}"
+        if channel.startswith(INBOXES):
+            return f"{self._before}{channel[len(INBOXES) :]}{self._after}"
         return channel
 
     def inward(self, name: str) -> str:
         """Return the channel that a client means."""
         before, after = self._before, self._after
         if len(name) > len(before) + len(after) and name.startswith(before) and name.endswith(after):
-            return f"{_INBOX}{name[len(before) : len(name) - len(after)]}"
+            return f"{INBOXES}{name[len(before) : len(name) - len(after)]}"
         return name
 
 

@@ -16,6 +16,7 @@ from pushserver import __version__
 from pushserver.core import errors, operations
 from pushserver.core.effects import Alive, ClientName, Disconnect, Effect, Introduce, Leave, Perform, Send
 from pushserver.core.errors import Close, Code, Invalid, PushError, Refused
+from pushserver.core.inbox import INBOXES
 from pushserver.core.operations import Recovery, SubscribeItem
 from pushserver.core.positions import Position
 from pushserver.core.publication import Publication, body
@@ -49,7 +50,6 @@ _STRICT: Final = 2
 
 _NO_FILTER: Final = frozenset({b"", b"null"})
 _CHAT: Final = "chat:"
-_INBOX: Final = "user:"
 _SYSTEM: Final = "system"
 _OUTPUT: Final = "output:"
 
@@ -267,7 +267,7 @@ class CentrifugeSession:
         for name, asked in (request.subs or {}).items():
             channel = self._rules.names.inward(name)
             item = self._item(channel, asked)
-            if channel.startswith(_INBOX) or channel == _SYSTEM:
+            if channel.startswith(INBOXES) or channel == _SYSTEM:
                 if item.since is not None:
                     positions[channel] = item.since
             else:
@@ -377,7 +377,7 @@ class CentrifugeSession:
     def _answer_connect(
         self, id: int, request: messages.ConnectRequest, who: operations.Authenticated
     ) -> tuple[Reply, list[Effect]]:
-        own = f"{_INBOX}{who.user_id}"
+        own = f"{INBOXES}{who.user_id}"
         recovered = who.results.get(own)
         subs = {
             self._rules.names.outward(own): messages.SubscribeResult(
