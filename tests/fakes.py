@@ -29,6 +29,7 @@ from pushserver.server.clock import Clock
 from pushserver.server.connection import Connection, Peer
 from pushserver.server.inbound import Inbound
 from pushserver.server.outbox import Mark, Outbox, Policy
+from pushserver.web.context import NodeRooms
 
 SECRET = "a secret of at least thirty-two bytes"
 START = 1_700_000_000
@@ -214,6 +215,20 @@ class Rig:
         self.engine = engine or EmbeddedEngine(reactor, clock, place / "state", rules, self.config.tasks.ttl, "here")
         self.node = make_node(clock, self.config, self.engine, "here")
         self.numbers = itertools.count(1)
+
+    @property
+    def rooms(self) -> NodeRooms:
+        """What the doors know of the node."""
+        node = self.node
+        return NodeRooms(
+            node="here",
+            nodes=self.engine.broker.nodes,
+            hub=node.hub,
+            requests=node.requests,
+            cluster=node.cluster,
+            heartbeat=node.heartbeat,
+            authenticator=node.authenticator,
+        )
 
     def now(self) -> int:
         return int(self.clock.seconds() * 1000)

@@ -24,7 +24,7 @@ from pushserver.server.clock import Clock
 from pushserver.server.cluster import PostOutcome
 from pushserver.server.outbox import Policy
 from pushserver.web.admission import Admission
-from pushserver.web.context import Context, NodeRooms, Sections, tag_of
+from pushserver.web.context import Context, Sections, tag_of
 from pushserver.web.emulation import MAX_WAITING, EmulationDoors, is_session, new_session
 from pushserver.web.http import PushChannel, PushSite
 from pushserver.web.site import Root
@@ -153,15 +153,7 @@ class Door:
         self.context = Context(
             reactor=rig.clock,
             clock=Clock(rig.clock, rig.now),
-            rooms=NodeRooms(
-                node="here",
-                nodes=rig.engine.broker.nodes,
-                hub=node.hub,
-                requests=node.requests,
-                cluster=node.cluster,
-                heartbeat=node.heartbeat,
-                authenticator=node.authenticator,
-            ),
+            rooms=rig.rooms,
             counters=node.counters,
             admission=admission,
             sections=Sections(

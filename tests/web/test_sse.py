@@ -32,7 +32,7 @@ from pushserver.server.cluster import PostOutcome
 from pushserver.server.connection import Connection
 from pushserver.server.outbox import Policy
 from pushserver.web.admission import Admission
-from pushserver.web.context import Context, NodeRooms, Sections
+from pushserver.web.context import Context, Sections
 from pushserver.web.event_ids import EventIds, positions_of
 from pushserver.web.sse import EventStreams, Posted
 from pushserver.web.stream_posts import StreamPosts
@@ -530,15 +530,7 @@ class Streams:
         context = Context(
             reactor=self.clock,
             clock=clock.Clock(self.clock, rig.now),
-            rooms=NodeRooms(
-                node="here",
-                nodes=rig.engine.broker.nodes,
-                hub=node.hub,
-                requests=node.requests,
-                cluster=node.cluster,
-                heartbeat=node.heartbeat,
-                authenticator=node.authenticator,
-            ),
+            rooms=rig.rooms,
             counters=node.counters,
             admission=admission,
             sections=Sections(
