@@ -192,8 +192,12 @@ class CommandBatch(Struct, frozen=True):
     commands: Annotated[list[BackendCommand], Meta(max_length=MAX_BATCH)]
 
 
+class NotJson(Invalid):
+    """What cannot be read at all."""
+
+
 def decode(octets: bytes | msgspec.Raw, type: type[T]) -> T:
-    """Read parameters. Raises `errors.Invalid`, with where and why, whatever the octets."""
+    """Read parameters. Raises `NotJson`, and `errors.Invalid` for JSON of another shape, with where and why."""
     if publication.too_deep(bytes(octets)):
         raise Invalid("nested too deep")
     try:
@@ -201,7 +205,7 @@ def decode(octets: bytes | msgspec.Raw, type: type[T]) -> T:
     except (msgspec.ValidationError, RecursionError) as problem:
         raise Invalid(str(problem)[:300]) from None
     except ValueError:
-        raise Invalid("not JSON") from None
+        raise NotJson("not JSON") from None
 
 
 def duration(value: str | int, or_none: bool = False) -> int:

@@ -23,10 +23,10 @@ from twisted.web.server import NOT_DONE_YET, Request
 from pushserver.core.errors import HTTP_STATUS, Code, Invalid, NotFound, PushError, Unavailable
 from pushserver.protocols.centrifuge.pushes import ChannelNames
 from pushserver.protocols.centrifuge.server_api import MAX_COMMANDS, ApiCommand, MethodNotFound, error_of
-from pushserver.server.backend_commands import BackendCommands
+from pushserver.server.backend_commands import BackendCommands, NotJson, decode
 from pushserver.server.reading import ReadRequests
 from pushserver.web.api import AUDITED, UNKNOWN, ApiKeys, KeyCheck, WrongMethod, refusal_of
-from pushserver.web.centrifuge_methods import Caller, CentrifugeMethods, NotJson, ScopeMissing, decode
+from pushserver.web.centrifuge_methods import Caller, CentrifugeMethods, ScopeMissing
 from pushserver.web.context import Context
 from pushserver.web.http import Refusal, body_of, respond, respond_error, respond_options
 from pushserver.web.port import peer_address

@@ -8,12 +8,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Raw, Struct
 
-from pushserver.core import errors, publication
+from pushserver.core import errors
 from pushserver.core.channels import is_id
 from pushserver.core.errors import Code, Invalid, NotFound, PushError, Refused, Unavailable
 from pushserver.core.inbox import INBOXES
@@ -23,18 +23,12 @@ from pushserver.protocols.centrifuge.messages import ABSENT, HistoryResult, Pres
 from pushserver.protocols.centrifuge.messages import StreamPosition as Since
 from pushserver.protocols.centrifuge.pushes import ChannelNames
 from pushserver.protocols.centrifuge.server_api import Done, MethodNotFound, error_of, json_of, not_available, required
-from pushserver.server.backend_commands import BackendCommands
+from pushserver.server.backend_commands import BackendCommands, decode
 from pushserver.server.clock import Clock
 from pushserver.server.cluster import Cluster, Disconnection, TargetChannels
 from pushserver.server.reading import ReadRequests
 from pushserver.web.reach import Reach
 from pushserver.web.reach import execute as execute_within
-
-T = TypeVar("T", bound=Struct)
-
-
-class NotJson(Invalid):
-    """A body that cannot be read at all."""
 
 
 class ScopeMissing(Refused):
@@ -72,18 +66,6 @@ class Method(NamedTuple):
     scopes: tuple[str, ...]
     asks: type[Struct]
     carry_out: Callable[[Caller, Any], Awaitable[Struct]]
-
-
-def decode(octets: bytes | Raw, type: type[T]) -> T:
-    """Read what is asked for. Raises `NotJson`, and `errors.Invalid` for JSON of another shape."""
-    if publication.too_deep(bytes(octets)):
-        raise Invalid("nested too deep")
-    try:
-        return msgspec.json.decode(octets, type=type)
-    except (msgspec.ValidationError, RecursionError) as problem:
-        raise Invalid(str(problem)[:300]) from None
-    except ValueError:
-        raise NotJson("not JSON") from None
 
 
 class CentrifugeMethods:
@@ -154,7 +136,7 @@ class CentrifugeMethods:
             return await self._commands.execute(method, octets)
         return await execute_within(self._commands, caller.reach, method, octets)
 
-    def _message(self, asked: server_api.ApiPublish | server_api.ApiBroadcast) -> dict[str, object]:
+    def _message(self, asked: server_api.ApiMessage) -> dict[str, object]:
         if asked.version:
             raise not_available("versions of messages are not kept here")
         data = json_of(asked.data, asked.b64data, "data")

@@ -22,43 +22,23 @@ NO_REASON: Final = "closed"
 FIRST_PING: Final = 0.5
 
 
-class WebSocketDialect:
-    """One reply in each frame of a WebSocket: JSON in text frames, Protobuf in binary ones.
-
-    Args:
-        codec, binary: which of the two.
-        names: what channels are called.
-        window, min_size: the compression window (None: without), and the size from which on messages are compressed.
-        frame_pings: whether the client is asked for a sign of life by control frames instead of messages.
-    """
+class _Dialect:
+    """What is the same however replies are framed; ``ping``: the frame that asks for a sign of life."""
 
     first_ping = FIRST_PING
 
-    def __init__(
-        self,
-        codec: Codec,
-        names: ChannelNames,
-        *,
-        binary: bool,
-        window: int | None = None,
-        min_size: int = 0,
-        frame_pings: bool = False,
-    ) -> None:
-        self.name = "centrifuge-protobuf" if binary else "centrifuge-json"
+    def __init__(self, name: str, codec: Codec, names: ChannelNames, ping: bytes) -> None:
+        self.name = name
         self._codec = codec
         self._names = names
-        self._opcode = rfc6455.BINARY if binary else rfc6455.TEXT
-        self._window = window
-        self._min_size = min_size
-        self._ping = rfc6455.HEARTBEAT if frame_pings else rfc6455.frame(self._opcode, codec.reply(PING))
+        self._ping = ping
+
+    def text(self, payload: bytes) -> bytes:
+        """Frame a reply."""
+        raise NotImplementedError
 
     def publication(self, publication: Publication) -> bytes:
         return self.text(self._codec.reply(push(publication, self._names)))
-
-    def text(self, payload: bytes) -> bytes:
-        if self._window is None:
-            return rfc6455.frame(self._opcode, payload)
-        return rfc6455.deflated(self._opcode, payload, self._window, self._min_size)
 
     def ping(self) -> bytes:
         return self._ping
@@ -71,6 +51,38 @@ class WebSocketDialect:
         return self._codec.readable(payload, inbound)
 
 
+class WebSocketDialect(_Dialect):
+    """One reply in each frame of a WebSocket: JSON in text frames, Protobuf in binary ones.
+
+    Args:
+        codec, binary: which of the two.
+        names: what channels are called.
+        window, min_size: the compression window (None: without), and the size from which on messages are compressed.
+        frame_pings: whether the client is asked for a sign of life by control frames instead of messages.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        names: ChannelNames,
+        *,
+        binary: bool,
+        window: int | None = None,
+        min_size: int = 0,
+        frame_pings: bool = False,
+    ) -> None:
+        self._opcode = rfc6455.BINARY if binary else rfc6455.TEXT
+        self._window = window
+        self._min_size = min_size
+        ping = rfc6455.HEARTBEAT if frame_pings else rfc6455.frame(self._opcode, codec.reply(PING))
+        super().__init__("centrifuge-protobuf" if binary else "centrifuge-json", codec, names, ping)
+
+    def text(self, payload: bytes) -> bytes:
+        if self._window is None:
+            return rfc6455.frame(self._opcode, payload)
+        return rfc6455.deflated(self._opcode, payload, self._window, self._min_size)
+
+
 def with_reason(close: Close) -> Close:
     """Return a close with a reason that clients take for one: some parse it, and believe what they find."""
     reason = close.reason or NO_REASON
@@ -81,7 +93,7 @@ def with_reason(close: Close) -> Close:
     return Close(close.code, f"{NO_REASON}: {reason}")
 
 
-class StreamDialect:
+class StreamDialect(_Dialect):
     """One reply behind the other in the endless answer to an HTTP request.
 
     Args:
@@ -90,29 +102,12 @@ class StreamDialect:
         pack: makes of a reply the octets that stand for it in the answer.
     """
 
-    first_ping = FIRST_PING
-
     def __init__(self, name: str, codec: Codec, names: ChannelNames, pack: Callable[[bytes], bytes]) -> None:
-        self.name = name
-        self._codec = codec
-        self._names = names
+        super().__init__(name, codec, names, pack(codec.reply(PING)))
         self._pack = pack
-        self._ping = pack(codec.reply(PING))
-
-    def publication(self, publication: Publication) -> bytes:
-        return self._pack(self._codec.reply(push(publication, self._names)))
 
     def text(self, payload: bytes) -> bytes:
         return self._pack(payload)
-
-    def ping(self) -> bytes:
-        return self._ping
-
-    def close(self, close: Close) -> Close:
-        return with_reason(close)
-
-    def readable(self, payload: bytes, inbound: bool) -> bytes:
-        return self._codec.readable(payload, inbound)
 
     def farewell(self, close: Close) -> bytes:
         """Return what says in the stream that it ends, and why: HTTP has no word for it."""

@@ -27,8 +27,9 @@ MAX_COMMANDS: Final = 1_000
 # -- what is asked for ------------------------------------------------------------------------------------------------
 
 
-class ApiPublish(Struct, frozen=True):
-    channel: str | None = None
+class ApiMessage(Struct, frozen=True):
+    """What is published."""
+
     data: Raw = ABSENT
     b64data: str | None = None
     tags: dict[str, str] | None = None
@@ -38,14 +39,12 @@ class ApiPublish(Struct, frozen=True):
     version: Signed | None = None
 
 
-class ApiBroadcast(Struct, frozen=True):
+class ApiPublish(ApiMessage, frozen=True):
+    channel: str | None = None
+
+
+class ApiBroadcast(ApiMessage, frozen=True):
     channels: Annotated[list[str], Meta(max_length=10_000)] | None = None
-    data: Raw = ABSENT
-    b64data: str | None = None
-    tags: dict[str, str] | None = None
-    idempotency_key: str | None = None
-    skip_history: bool | None = None
-    version: Signed | None = None
 
 
 class ApiChannel(Struct, frozen=True):
