@@ -43,10 +43,21 @@ def node(folder: Path) -> tuple[str, int | None]:
     name = str(folder.relative_to(ROOT))
     status, said, why = _run("npm", "audit", "--json", cwd=folder)
     try:
-        counts = json.loads(said)["metadata"]["vulnerabilities"]
-    except (ValueError, KeyError, TypeError):
+        answer = json.loads(said)
+        counts = answer["metadata"]["vulnerabilities"]
+    except ValueError:
         return f"{name}: no answer ({_last(why) or f'status {status}'})", None
+    except (KeyError, TypeError):
+        return f"{name}: no answer (the registry says {answer.get('statusCode', 'nothing')})", None
     return f"{name}: {counts['total']} advisories", int(counts["total"])
+
+
+def packages() -> list[Path]:
+    """Return the folders whose npm packages are locked to versions, in order."""
+    listed = subprocess.run(
+        ("git", "ls-files", "*package-lock.json"), cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    return [(ROOT / line).parent for line in listed.splitlines()]
 
 
 def _last(text: str) -> str:
@@ -58,7 +69,7 @@ def _last(text: str) -> str:
 def main() -> int:
     answers = [python()]
     if shutil.which("npm") is not None:
-        answers += [node(path.parent) for path in sorted(ROOT.glob("tests/*/package.json"))]
+        answers += [node(folder) for folder in packages()]
     for line, _ in answers:
         print(line)
     if any(count for _, count in answers):
