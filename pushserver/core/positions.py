@@ -28,6 +28,8 @@ class Position(msgspec.Struct, frozen=True, gc=False):
 
 #: A position of no life of any history.
 NOWHERE: Final = Position(0, "-")
+#: Before the first message, in whichever life.
+BEGINNING: Final = Position(0, "")
 
 
 def base_of(epoch: str) -> str:

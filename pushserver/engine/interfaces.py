@@ -25,7 +25,7 @@ from pushserver.core.events import NewEvent
 from pushserver.core.histogram import Histograms
 from pushserver.core.inbox import InboxChange, Selection, Unread
 from pushserver.core.output import NewOutput, OutputKind, Producer
-from pushserver.core.positions import Position
+from pushserver.core.positions import BEGINNING, Position
 from pushserver.core.publication import Publication
 from pushserver.core.task import TaskState
 
@@ -94,7 +94,8 @@ class PublishResult(msgspec.Struct, frozen=True):
 
 
 def _current(since: Position, previous_epoch: str | None, epoch: str) -> Position:
-    return Position(0, epoch) if since.offset == 0 and since.epoch == previous_epoch else since
+    first = since.offset == 0 and since.epoch in (previous_epoch, BEGINNING.epoch)
+    return Position(0, epoch) if first else since
 
 
 class HistoryPage(msgspec.Struct, frozen=True):
@@ -112,7 +113,8 @@ class HistoryPage(msgspec.Struct, frozen=True):
     previous_epoch: str | None = None
 
     def current(self, since: Position) -> Position:
-        """Return a position as it counts now: 0 of the epoch before is 0 of this one, every other one is itself."""
+        """Return a position as it counts now: 0 of the epoch before, and `BEGINNING`, is 0 of this one, every other one
+        is itself."""
         return _current(since, self.previous_epoch, self.newest.epoch)
 
 
@@ -282,7 +284,7 @@ class InboxPage(msgspec.Struct, frozen=True):
     unread: Unread = Unread()
 
     def current(self, since: Position) -> Position:
-        """Return a position as it counts now: 0 of the epoch before is 0 of this one, every other one is itself."""
+        """As `HistoryPage.current`."""
         return _current(since, self.previous_epoch, self.epoch)
 
 
@@ -448,8 +450,9 @@ class Listener(Protocol):
     def offline(self, user_id: str, last_seen_at: int) -> None:
         """A user's connections vanished with their node; it falls to this node to announce it."""
 
-    def absent(self, channel: str, member: Member) -> None:
-        """A user's presence in a channel vanished with a node; it falls to this node to announce it."""
+    def absent(self, channel: str, member: Member, connection_id: str, last: bool) -> None:
+        """A connection's presence in a channel vanished with a node; it falls to this node to announce it. ``last``:
+        its user is not there any more."""
 
     def connections(self) -> int:
         """How many connections this node has, whoever they belong to."""
@@ -458,9 +461,9 @@ class Listener(Protocol):
         """A user whose connections had vanished with this node is here after all; it falls to this node to announce
         it."""
 
-    def present(self, channel: str, member: Member) -> None:
+    def present(self, channel: str, member: Member, connection_id: str) -> None:
         """A user whose presence in a channel had vanished with this node is here after all; it falls to this node to
-        announce it."""
+        announce it. ``connection_id``: with which connection; "": with some."""
 
     def answer(self, question: bytes) -> Deferred[bytes]:
         """Another node's (or one's own) question, to every node or to this one."""

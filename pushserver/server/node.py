@@ -353,8 +353,8 @@ class Node:
     def offline(self, user_id: str, last_seen_at: int) -> None:
         self.presence.offline(user_id, last_seen_at)
 
-    def absent(self, channel: str, member: Member) -> None:
-        self.presence.absent(channel, member, self.namespaces.find(channel))
+    def absent(self, channel: str, member: Member, connection_id: str, last: bool) -> None:
+        self.presence.absent(channel, member, connection_id, last, self.namespaces.find(channel))
 
     def connections(self) -> int:
         return len(self.hub.connections)
@@ -362,8 +362,8 @@ class Node:
     def online(self, user_id: str) -> None:
         self.presence.online(user_id)
 
-    def present(self, channel: str, member: Member) -> None:
-        self.presence.present(channel, member, self.namespaces.find(channel))
+    def present(self, channel: str, member: Member, connection_id: str) -> None:
+        self.presence.present(channel, member, connection_id, self.namespaces.find(channel))
 
     def answer(self, question: bytes) -> Deferred[bytes]:
         return self._answers.answer(question)

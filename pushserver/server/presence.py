@@ -181,7 +181,11 @@ class Presence:
     # -- channels -----------------------------------------------------------------------------------------------------
 
     async def join(self, connection: Connection, namespace: Namespace, channel: str) -> None:
-        """A connection follows a channel. Anonymous ones are nobody, so they are not present."""
+        """A connection follows a channel. An anonymous one is nobody: it is present for protocols that count
+        connections alone."""
+        if connection.identity is None:
+            await self._nobody_moved(connection, namespace, channel, True)
+            return
         identity = connection.identity_for(channel)
         if not namespace.tracks_presence or identity is None:
             return
@@ -195,6 +199,11 @@ class Presence:
         Deferred.fromCoroutine(self._join(connection, namespace, channel, identity)).addBoth(finished)
         await done
 
+    async def turn(self, connection: Connection, namespace: Namespace, channel: str) -> None:
+        """Who followed a channel as nobody has signed in."""
+        await self._nobody_moved(connection, namespace, channel, False)
+        await self.join(connection, namespace, channel)
+
     async def _join(self, connection: Connection, namespace: Namespace, channel: str, identity: Identity) -> None:
         first = await self._engine.presence.join(channel, identity.user_id, connection.id, _info(identity))
         await self._moved(connection, namespace, channel, True, identity, first)
@@ -203,8 +212,17 @@ class Presence:
             await self._leave(connection, namespace, channel)
 
     def leave(self, connection: Connection, namespace: Namespace, channel: str) -> None:
-        if namespace.tracks_presence and connection.identity is not None:
+        if connection.identity is None:
+            self._detach(self._nobody_moved(connection, namespace, channel, False))
+        elif namespace.tracks_presence:
             self._detach(self._leave(connection, namespace, channel))
+
+    async def _nobody_moved(self, connection: Connection, namespace: Namespace, channel: str, here: bool) -> None:
+        """An anonymous connection has come, or has gone. All of them are one user, who is never the first or last."""
+        if namespace.announces_presence:
+            info = connection.info_in(channel)
+            data = publication.body(_Joined("", None if info is None else msgspec.Raw(info)))
+            await self._publishing.announce(channel, _TYPES[here], data, Author("", connection.id), by_connection=True)
 
     async def _leave(self, connection: Connection, namespace: Namespace, channel: str) -> None:
         identity = connection.identity_for(channel)
@@ -225,19 +243,32 @@ class Presence:
             data = publication.body(_Joined(identity.user_id, _info(identity)))
             await self._publishing.announce(channel, _TYPES[here], data, who, by_connection=True)
 
-    def absent(self, channel: str, member: Member, namespace: Namespace | None) -> None:
-        """A user's presence went with a node; it falls to this one to say so."""
+    def absent(self, channel: str, member: Member, connection_id: str, last: bool, namespace: Namespace | None) -> None:
+        """A connection's presence went with a node, with ``last`` its user's; it falls to this one to say so."""
         if channel.startswith(MARK):
-            self._occupancy.absent(channel.removeprefix(MARK))
+            if last:
+                self._occupancy.absent(channel.removeprefix(MARK))
         elif namespace is not None:
-            self._detach(self._changed(namespace, channel, False, member.user_id, member.info))
+            self._detach(self._announce(namespace, channel, False, member, connection_id, last))
 
-    def present(self, channel: str, member: Member, namespace: Namespace | None) -> None:
+    def present(self, channel: str, member: Member, connection_id: str, namespace: Namespace | None) -> None:
         """A user's presence, which others said had gone, is still here; it falls to this node to say so."""
         if channel.startswith(MARK):
             self._occupancy.present(channel.removeprefix(MARK))
         elif namespace is not None:
-            self._detach(self._changed(namespace, channel, True, member.user_id, member.info))
+            self._detach(self._announce(namespace, channel, True, member, connection_id, True))
+
+    async def _announce(
+        self, namespace: Namespace, channel: str, here: bool, member: Member, connection_id: str, counts: bool
+    ) -> None:
+        """Say what the engine found. What it keeps of a user stands for what the user's token says."""
+        told = None if member.info is None else bytes(member.info).decode()
+        who = Author(member.user_id, connection_id, told) if connection_id else None
+        if counts:
+            await self._changed(namespace, channel, here, member.user_id, member.info, who)
+        elif namespace.announces_presence:
+            data = publication.body(_Joined(member.user_id, member.info))
+            await self._publishing.announce(channel, _TYPES[here], data, who, by_connection=True)
 
     async def _changed(
         self,

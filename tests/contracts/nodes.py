@@ -120,8 +120,10 @@ class Recorder:
     def offline(self, user_id: str, last_seen_at: int) -> None:
         self._record("offline", user_id, last_seen_at)
 
-    def absent(self, channel: str, member: Member) -> None:
-        self._record("absent", channel, member)
+    def absent(self, channel: str, member: Member, connection_id: str, last: bool) -> None:
+        self._record("left", channel, member.user_id, connection_id, last)
+        if last:
+            self._record("absent", channel, member)
 
     def connections(self) -> int:
         return self.count
@@ -129,7 +131,8 @@ class Recorder:
     def online(self, user_id: str) -> None:
         self._record("online", user_id)
 
-    def present(self, channel: str, member: Member) -> None:
+    def present(self, channel: str, member: Member, connection_id: str) -> None:
+        self._record("back", channel, member.user_id, connection_id)
         self._record("present", channel, member)
 
     def answer(self, question: bytes) -> Deferred[bytes]:

@@ -155,7 +155,7 @@ async def test_who_went_with_a_dead_node_is_announced_here(rig: Rig) -> None:
     watcher = await rig.client("eve")
     await watcher.ask("subscribe", channels=["short:a", "status:ann"])
     rig.node.offline("ann", 5)
-    rig.node.absent("short:a", Member("ann", 0))
+    rig.node.absent("short:a", Member("ann", 0), "c1", True)
     await rig.settle()
     assert [m["data"]["status"] for m in watcher.pushes("user_status")] == ["offline"]
     assert [m["data"] for m in watcher.pushes("presence_leave")] == [{"userId": "ann"}]
@@ -166,8 +166,8 @@ async def test_who_went_by_mistake_is_announced_here(rig: Rig) -> None:
     await watcher.ask("subscribe", channels=["short:a", "status:ann"])
     watcher.new()
     rig.node.online("ann")
-    rig.node.present("short:a", Member("ann", 0, msgspec.Raw(b'{"name":"Ann"}')))
-    rig.node.present("unknown:a", Member("ann", 0))
+    rig.node.present("short:a", Member("ann", 0, msgspec.Raw(b'{"name":"Ann"}')), "c1")
+    rig.node.present("unknown:a", Member("ann", 0), "")
     await rig.settle()
     told = [(m["channel"], m["type"], m["data"]) for m in watcher.new()]
     assert sorted(told, key=str) == [

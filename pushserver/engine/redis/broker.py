@@ -88,7 +88,8 @@ class RedisBroker:
         tag = self._live.tag(channel)
         live, body = self._names.live(channel), publications.encode(publication)
         if once is None and not told:
-            await self._commands.call("PUBLISH", live, b"m %s\n%s" % (tag.encode(), body))
+            kind = b"c" if publication.by_connection else b"m"
+            await self._commands.call("PUBLISH", live, b"%s %s\n%s" % (kind, tag.encode(), body))
             self._live.published(publication, tag, True)
         else:
             keys = [self._names.history(channel), self._names.messages(channel)]

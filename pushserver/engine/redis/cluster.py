@@ -258,8 +258,9 @@ class RedisCluster:
             users, left = rest[: 2 * int(count)], rest[2 * int(count) :]
             for user, seen_at in zip(users[::2], users[1::2], strict=True):
                 self._listener.offline(user.decode(), int(seen_at))
-            for channel, user, info in zip(left[::3], left[1::3], left[2::3], strict=True):
-                self._listener.absent(channel.decode(), Member(user.decode(), 0, msgspec.Raw(info) if info else None))
+            for channel, user, connection, info, last in zip(*(left[at::5] for at in range(5)), strict=True):
+                member = Member(user.decode(), 0, msgspec.Raw(info) if info else None)
+                self._listener.absent(channel.decode(), member, connection.decode(), bool(last))
             self.expired += int(count)
 
     async def stop(self) -> None:

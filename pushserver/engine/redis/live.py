@@ -3,6 +3,7 @@
 A message of a node is one line that says what it is, and then JSON:
 
     m <incarnation>.<number>      a publication without position
+    c <incarnation>.<number>      the same, of one connection of a user who has others there; version 1 drops it
     p <offset> <epoch> <writes>   a publication with its position; how many writes Redis knew of (version 1: not said)
     t <incarnation>.<number>      a task's event
     i <incarnation>.<number>      what became of messages of an inbox; "i -" where nobody waits for its echo
@@ -280,7 +281,7 @@ class Live:
         own = words[0].startswith(self._origin + ".")
         if own and not self.feeds.claim(feed.channel, words[0]):
             return
-        if kind == "m":
+        if kind in ("m", "c"):
             feed.plain(publication.decode(body))
         elif feed.wanted:
             self.feeds.listener.task_event(_event.decode(body), feed.channel.startswith(USER))

@@ -191,11 +191,11 @@ class RedisPresence:
         self._doubtful.clear()
 
     def _notify_back(self, entry: Entry, info: bytes) -> None:
-        channel, user_id, _ = entry
+        channel, user_id, connection_id = entry
         if channel is None:
             self._listener.online(user_id)
         else:
-            self._listener.present(channel, _seen(user_id, info))
+            self._listener.present(channel, _seen(user_id, info), connection_id)
 
     async def remove_ended(self) -> None:
         """Remove what ended while Redis was away, and announce it. Fails with `errors.Unavailable`."""
@@ -209,11 +209,10 @@ class RedisPresence:
             except errors.Unavailable:
                 self._ended[entry] = (at, info, announces)
                 raise
-            channel, user_id, _ = entry
-            if not (last and announces) or (channel, user_id) in notified:
-                return
-            notified.add((channel, user_id))
-            self._notify_gone(entry, info, at)
+            if announces:
+                self._notify_gone(entry, info, at, last and entry[:2] not in notified)
+            if last and announces:
+                notified.add(entry[:2])
 
         await self._in_batches(self._ended, remove)
 
@@ -260,14 +259,14 @@ class RedisPresence:
                 continue
             now = self._clock.now()
             if await self._remove(entry, now, ""):
-                self._notify_gone(entry, b"", now)
+                self._notify_gone(entry, b"", now, True)
 
-    def _notify_gone(self, entry: Entry, info: bytes, at: int) -> None:
-        channel, user_id, _ = entry
-        if channel is None:
+    def _notify_gone(self, entry: Entry, info: bytes, at: int, last: bool) -> None:
+        channel, user_id, connection_id = entry
+        if channel is not None:
+            self._listener.absent(channel, _seen(user_id, info), connection_id, last)
+        elif last:
             self._listener.offline(user_id, at)
-        else:
-            self._listener.absent(channel, _seen(user_id, info))
 
     async def touch(self) -> None:
         """Give the keys of all that is present their whole time again, now and then."""

@@ -157,6 +157,11 @@ async def test_a_node_that_was_taken_for_dead_comes_to_life_again(cluster: Clust
     assert events(node, "online") == [("7",)]
     ((channel, member),) = events(node, "present")
     assert (channel, member.user_id, bytes(member.info)) == ("chat:a", "7", b'{"name":"Ann"}')
+    assert events(node, "back") == [("chat:a", "7", "c1")]
+    # The other node was told of each connection, and which of them was its user's last.
+    left = events(other, "left")
+    assert sorted(one[:3] for one in left) == [("chat:a", "7", "c1"), ("chat:a", "7", "c2"), ("chat:a", "both", "a1")]
+    assert [one[1] for one in left if one[3]] == ["7"]
     assert [events(other, kind) for kind in ("online", "present")] == [[], []]
 
 
@@ -233,6 +238,7 @@ async def test_two_ends_of_one_moment_whose_answers_were_lost_are_announced_once
     await node.presence.remove_ended()
     assert events(node, "offline") == [("7", 12_345)]
     assert [event[0] for event in events(node, "absent")] == ["chat:a"]
+    assert sorted(one[2] for one in events(node, "left")) == ["c1", "c2"]
 
 
 async def test_whoever_notices_at_the_call_that_it_was_taken_for_dead(cluster: Cluster, redis: RedisServer) -> None:

@@ -6,10 +6,11 @@ import json
 import random
 from typing import Any
 
+import msgspec
 import pytest
 from twisted.internet.defer import gatherResults
 
-from pushserver.engine.interfaces import IdempotencyKey, Retention
+from pushserver.engine.interfaces import IdempotencyKey, Retention, TaskEvent
 from pushserver.engine.redis import connection, subscriber
 
 from .nodes import KEPT, Cluster, contents, events, eventually, patiently, publication, until
@@ -85,6 +86,31 @@ async def test_a_forged_internal_message_is_dropped_without_harm(cluster: Cluste
     assert contents(await node.received(1)) == [1]
     await until(lambda: node.engine.figures()["redis_messages_received_total"] >= 9)
     assert node.engine.trouble() is None
+
+
+async def test_what_only_some_protocols_count_is_nothing_to_a_node_of_version_1(
+    cluster: Cluster, redis: RedisServer
+) -> None:
+    node = await cluster.start(redis.url)
+    other = await cluster.start(redis.url, "b")
+    await other.broker.subscribe("a")
+    call, sent = node.engine._commands.call, []
+
+    async def noted(*words: Any) -> Any:
+        sent.append(words[-1])
+        return await call(*words)
+
+    node.engine._commands.call = noted
+    moved = msgspec.structs.replace(publication("a", 1), by_connection=True)
+    await node.broker.publish(moved, None, None)
+    (told,) = await other.received(1)
+    assert told.by_connection
+    # Version 1 takes every line for a task's event that is neither "m" nor "p", and drops what is none.
+    (line,) = sent
+    head, _, body = line.partition(b"\n")
+    assert head.startswith(b"c ")
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(body, type=TaskEvent)
 
 
 async def test_an_inbox_channel_takes_a_message_from_outside_without_position(

@@ -2,7 +2,8 @@
 -- KEYS: 1 nodes, 2 node, 3 its connections, 4 its joins, 5 who left it and was not said to have
 -- ARGV: 1 incarnation, 2 its lease in ms (0: it says itself that it is gone), 3 how many, 4 prefix, 5 how long 'seen' is kept,
 --       6 how long what belongs to a node stays
--- Returns 'ok', 'more' or 'done', how many users, each with when it was last seen, then channel, user, info in turns.
+-- Returns 'ok', 'more' or 'done', how many users, each with when it was last seen, then channel, user, connection, info
+-- and whether it was the user's last there, in turns.
 local now = milliseconds()
 local last = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]) or 0)
 if now - last < tonumber(ARGV[2]) then
@@ -32,17 +33,17 @@ for at = 1, #left, 2 do
   users[#users + 1] = left[at + 1]
 end
 for _, member in ipairs(redis.call('SRANDMEMBER', KEYS[4], ARGV[3])) do
-  local channel, user = string.match(member, '^(%S+) (%S+) ')
-  local last_one, info
+  local channel, user, connection = string.match(member, '^(%S+) (%S+) (%S+)$')
   if not user then
     redis.call('SREM', KEYS[4], member)
   else
-    last_one, info = leave(ARGV[4], KEYS[4], member, channel, user, ARGV[6])
-  end
-  if last_one then
+    local info = redis.call('HGET', ARGV[4] .. ':infos:' .. channel, user)
+    local last_one = leave(ARGV[4], KEYS[4], member, channel, user, ARGV[6])
     channels[#channels + 1] = channel
     channels[#channels + 1] = user
-    channels[#channels + 1] = info
+    channels[#channels + 1] = connection
+    channels[#channels + 1] = info or ''
+    channels[#channels + 1] = last_one and '1' or ''
   end
 end
 local state = 'more'
