@@ -150,7 +150,12 @@ class _Checks:
         if len({key.key for key in api.keys}) != len(api.keys):
             raise self._mistake("api.keys", "expected each key once", list(api.keys))
         if dev:
-            self._check_loopback(server, manhole)
+            self._check_loopback(server, manhole, "--dev")
+        centrifuge = self._check_centrifuge(server)
+        if centrifuge.enabled and centrifuge.insecure:
+            self._check_loopback(server, manhole, "centrifuge.insecure")
+            # Whoever connects may stay, through whichever door.
+            auth = msgspec.structs.replace(auth, anonymous=True)
         if workers < 1:
             raise ConfigError(f"option --workers: workers = {workers}: expected a whole number from 1")
         if workers > 1 and engine.kind != "redis":
@@ -171,7 +176,7 @@ class _Checks:
             manhole=manhole,
             log=self._section(LogSection),
             events=self._check_events(server),
-            centrifuge=self._check_centrifuge(server),
+            centrifuge=centrifuge,
             certificates={one: digest for one in server.listen if (digest := values.certificates_digest(one))},
             roles=self._draft.roles,
             namespaces=tuple(self._draft.namespaces),
@@ -321,14 +326,14 @@ class _Checks:
                 "manhole.listen", "expected manhole.authorized_keys or manhole.password_file beside it", manhole.listen
             )
 
-    def _check_loopback(self, server: ServerSection, manhole: ManholeSection) -> None:
+    def _check_loopback(self, server: ServerSection, manhole: ManholeSection, option: str) -> None:
         for key, listen in [
             *(("server.listen", one) for one in server.listen),
             *(("server.api_listen", one) for one in server.api_listen),
             ("manhole.listen", manhole.listen),
         ]:
             if listen and not values.is_loopback(listen):
-                raise self._mistake(key, "expected a loopback interface (interface=127.0.0.1) with --dev", listen)
+                raise self._mistake(key, f"expected a loopback interface (interface=127.0.0.1) with {option}", listen)
 
     def _read_file(self, full_key: str, path: str, read: Callable[[], bytes]) -> bytes:
         try:

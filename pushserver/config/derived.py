@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+import msgspec
+
 from pushserver.config.sections import Config
-from pushserver.core.channels import Namespaces
+from pushserver.core.channels import Kind, Namespaces
 from pushserver.core.errors import ConfigError
 from pushserver.core.throttle import ThrottleRules
 from pushserver.core.tokens import Keys, TokenRules
 
+_MAY_BE_OPEN: Final = frozenset({Kind.PLAIN, Kind.PUBLIC})
+
 
 def namespaces(config: Config) -> Namespaces:
-    """Return all namespaces, the built-in ones among them."""
-    return Namespaces(config.namespaces, private=config.centrifuge.enabled)
+    """Return all namespaces, the built-in ones among them. On an insecure server those that are configured, and that
+    mean nothing to the server itself, are open."""
+    entries = config.namespaces
+    if config.centrifuge.enabled and config.centrifuge.insecure:
+        entries = tuple(msgspec.structs.replace(one, open=one.kind in _MAY_BE_OPEN) for one in entries)
+    return Namespaces(entries, private=config.centrifuge.enabled)
 
 
 def keys(config: Config) -> Keys:

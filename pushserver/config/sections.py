@@ -282,6 +282,8 @@ class CentrifugeSection(Section, frozen=True, kw_only=True):
     api_path: Annotated[str, text('a path such as "/centrifugo/api", or ""', r"(/[A-Za-z0-9._~-]+)*")] = ""
     #: tokens need not end
     tokens_without_exp: Annotated[bool, flag()] = False
+    #: nobody needs a token, and configured namespaces are open to all; on loopback alone
+    insecure: Annotated[bool, flag()] = False
 
 
 #: How the keys of an entry of ``[[namespaces]]`` are read: fields of `Namespace`.

@@ -83,7 +83,8 @@ _NAMED_BY_ID = frozenset({Kind.USER, Kind.TASK, Kind.STATUS})
 
 class Namespace(msgspec.Struct, frozen=True):
     """What the channels of one namespace may do. `history_ttl` is in milliseconds; 0 messages of history: none kept.
-    `user_limited`: a channel whose name has a ``#`` is for the user alone whose id stands behind its last one.
+    `user_limited`: a channel whose name has a ``#`` is for the user alone whose id stands behind its last one. `open`:
+    whoever connects may do everything there, signed in or not.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Namespace(msgspec.Struct, frozen=True):
     presence: bool = False
     join_leave: bool = False
     user_limited: bool = False
+    open: bool = False
 
     @property
     def durable(self) -> bool:

@@ -29,12 +29,14 @@ class Authenticate(Struct, frozen=True):
         positions: where to resume, by channel.
         items: channels to subscribe to at the sign-in, so that its answer tells of them too.
         named: also subscribe to those that the token names.
+        refresh: it renews what is there, also where that is nobody's: it signs nobody in.
     """
 
     token: str
     positions: dict[str, Position]
     items: tuple[SubscribeItem, ...] = ()
     named: bool = False
+    refresh: bool = False
 
 
 class SubscribeItem(Struct, frozen=True):
@@ -49,10 +51,12 @@ class SubscribeItem(Struct, frozen=True):
 
 
 class Subscribe(Struct, frozen=True):
-    """``before``: messages of another outcome that the reply tells beside this one's."""
+    """``before``: messages of another outcome that the reply tells beside this one's; ``nobody``: who has not signed in
+    may show tokens of no user."""
 
     items: tuple[SubscribeItem, ...]
     before: tuple[Publication, ...] = ()
+    nobody: bool = False
 
 
 class Unsubscribe(Struct, frozen=True):

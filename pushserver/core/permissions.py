@@ -139,10 +139,13 @@ def may_subscribe(namespace: Namespace, channel: str, user_id: str | None, grant
     """Return whether a client may subscribe to a channel of this namespace.
 
     For ``task:`` and ``output:`` this is what the grants say. A task's owner needs none: ask only where the user is not
-    the owner, and the refusal is NOT_FOUND, so that nobody learns that the task exists.
+    the owner, and the refusal is NOT_FOUND, so that nobody learns that the task exists. ``user_id``: None for who
+    shows no token, "" for who shows one of no user for this channel.
     """
     if not namespace.names(channel):
         return Code.INVALID_CHANNEL
+    if namespace.open:
+        return None
     only = namespace.only_user(channel)
     if user_id is None:
         return None if namespace.subscribe is Rule.ANYONE and only is None else Code.NOT_AUTHENTICATED
@@ -164,7 +167,9 @@ def may_publish(namespace: Namespace, channel: str, user_id: str | None, grants:
     """Whether a client may publish to a channel of this namespace. Direct chat is `Grants.direct_chat`'s to allow."""
     if not namespace.names(channel):
         return Code.INVALID_CHANNEL
-    if user_id is None:
+    if namespace.open:
+        return None
+    if user_id is None or (not user_id and not grants.publish(channel)):
         return Code.NOT_AUTHENTICATED
     if namespace.kind in NO_CLIENT_PUBLISHES or namespace.only_user(channel) not in (None, user_id):
         return Code.PERMISSION_DENIED
@@ -185,10 +190,10 @@ def may_read_history(namespace: Namespace, channel: str, user_id: str | None, gr
 def may_read_presence(namespace: Namespace, channel: str, user_id: str | None, grants: Grants) -> Code | None:
     """Whether a client may see who is on a channel: who may subscribe may, and ``presence:`` grants that alone.
 
-    Never before authentication, also where anyone may subscribe. A user's own channel is that user's alone; for
-    ``task:``, as `may_subscribe`. Whether the namespace keeps presence at all is not asked here.
+    Never before authentication, also where anyone may subscribe, unless the namespace is open. A user's own channel is
+    that user's alone; for ``task:``, as `may_subscribe`. Whether the namespace keeps presence at all is not asked here.
     """
-    if user_id is None:
+    if user_id is None and not namespace.open:
         return Code.NOT_AUTHENTICATED if namespace.names(channel) else Code.INVALID_CHANNEL
     refusal = may_subscribe(namespace, channel, user_id, grants)
     if _past_help(refusal, namespace, channel) or not grants.presence(channel):

@@ -126,6 +126,11 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     roles: tuple[str, ...] = ()
     own: Grants | None = None
 
+    @property
+    def holder(self) -> str | None:
+        """Return who permissions are asked for: a user, "" for nobody who shows a token, None for who shows none."""
+        return self.user_id if self.user_id or self.grants.strings else None
+
     def with_roles(self, role_permissions: Mapping[str, Sequence[str]]) -> Identity:
         """Return the same identity where its roles give other permissions than when the token was verified."""
         if self.own is None:
@@ -134,10 +139,15 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return msgspec.structs.replace(self, grants=Grants.of([*self.own.strings, *given]))
 
 
+#: Who has not signed in.
+NOBODY: Final = Identity(user_id="", grants=Grants.of(()), expires_at=NEVER)
+
+
 class ChannelToken(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a token for one channel says: its user may subscribe there, and with ``publish`` publish, whatever else the
     user may do. Times are in ms since the epoch; ``info`` is what presence shows there, JSON of at most 1 KiB;
-    ``connection_id``: the only connection that it is for; ``data``: what its client is told with the subscription."""
+    ``connection_id``: the only connection that it is for; ``data``: what its client is told with the subscription.
+    ``user_id`` is "" for a token of no user, where such was asked for."""
 
     user_id: str
     channel: str
@@ -259,9 +269,11 @@ def verify(token: str, keys: KeySource, rules: TokenRules, now: int, *, anonymou
     return _judged(token, keys, rules, lambda claims: _identity(claims, rules, now, anonymous))
 
 
-def verify_channel(token: str, keys: KeySource, rules: TokenRules, now: int) -> ChannelToken:
+def verify_channel(
+    token: str, keys: KeySource, rules: TokenRules, now: int, *, anonymous: bool = False
+) -> ChannelToken:
     """Return what a token for one channel says, at `now`. Raises as `verify` does, also for one without a channel."""
-    return _judged(token, keys, rules, lambda claims: _channel_token(claims, rules, now))
+    return _judged(token, keys, rules, lambda claims: _channel_token(claims, rules, now, anonymous))
 
 
 def _judged(token: str, keys: KeySource, rules: TokenRules, judge: Callable[[dict[str, Any]], T]) -> T:
@@ -296,13 +308,13 @@ def _identity(claims: dict[str, Any], rules: TokenRules, now: int, anonymous: bo
     )
 
 
-def _channel_token(claims: dict[str, Any], rules: TokenRules, now: int) -> ChannelToken:
+def _channel_token(claims: dict[str, Any], rules: TokenRules, now: int, anonymous: bool) -> ChannelToken:
     channel, publish = claims.get("channel"), claims.get("publish", False)
     if not isinstance(channel, str) or not is_channel(channel):
         raise _invalid("it is for no channel")
     if not isinstance(publish, bool):
         raise _invalid("malformed publish")
-    facts = _facts(claims, rules, now)
+    facts = _facts(claims, rules, now, anonymous)
     _check_end(facts, rules, now)
     return ChannelToken(
         user_id=facts.user_id,

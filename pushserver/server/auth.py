@@ -59,9 +59,11 @@ class Authenticator:
         keys = await self._keys_for(token)
         return tokens.verify(token, keys, self._rules, self._clock.now(), anonymous=anonymous)
 
-    async def identify_channel(self, token: str) -> ChannelToken:
-        """Return what a token for one channel says. Raises as `identify` and `check` do."""
-        found = tokens.verify_channel(token, await self._keys_for(token), self._rules, self._clock.now())
+    async def identify_channel(self, token: str, *, anonymous: bool = False) -> ChannelToken:
+        """Return what a token for one channel says; ``anonymous``: it may be nobody's. Raises as `identify` and `check`
+        do."""
+        keys = await self._keys_for(token)
+        found = tokens.verify_channel(token, keys, self._rules, self._clock.now(), anonymous=anonymous)
         await self.check(found)
         return found
 

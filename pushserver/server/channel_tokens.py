@@ -15,7 +15,7 @@ from weakref import ref
 from twisted.logger import Logger
 
 from pushserver.core.errors import Code, Refused, Unavailable
-from pushserver.core.tokens import ChannelToken
+from pushserver.core.tokens import NOBODY, ChannelToken
 from pushserver.server.auth import Authenticator
 from pushserver.server.clock import Clock, Recurring
 from pushserver.server.connection import Connection
@@ -64,17 +64,20 @@ class ChannelTokens:
         for each in self._recurring:
             each.stop()
 
-    async def check(self, connection: Connection, channel: str | None, token: str) -> ChannelToken:
-        """Return what a token says that a connection shows for a channel; None: for the one that it is for.
+    async def check(
+        self, connection: Connection, channel: str | None, token: str, nobody: bool = False
+    ) -> ChannelToken:
+        """Return what a token says that a connection shows for a channel; None: for the one that it is for. ``nobody``:
+        who has not signed in may show one of no user.
 
         Raises `errors.Refused`: NOT_AUTHENTICATED for who has not signed in, INVALID_TOKEN for another user's token or
         another channel's, and what is wrong with the token itself; `errors.Unavailable` where that cannot be told now.
         """
         identity = connection.identity
-        if identity is None:
+        if identity is None and not nobody:
             raise Refused("authenticate first", Code.NOT_AUTHENTICATED)
-        found = await self._authenticator.identify_channel(token)
-        if found.user_id != identity.user_id:
+        found = await self._authenticator.identify_channel(token, anonymous=identity is None)
+        if found.user_id != (identity or NOBODY).user_id:
             raise Refused("invalid token: it is another user's", Code.INVALID_TOKEN)
         if found.connection_id is not None and found.connection_id != connection.id:
             raise Refused("invalid token: it is for another connection", Code.INVALID_TOKEN)

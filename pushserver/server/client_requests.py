@@ -10,12 +10,12 @@ from pushserver.core import operations
 from pushserver.core.errors import Code, NotFound, Refused
 from pushserver.core.positions import Position
 from pushserver.core.publication import Author
-from pushserver.core.tokens import Identity
+from pushserver.core.tokens import NOBODY, Identity
 from pushserver.server.chat import Chat
 from pushserver.server.connection import Connection
 from pushserver.server.reading import ReadRequests
 from pushserver.server.sign_in import SignIn
-from pushserver.server.subscriptions import NOBODY, Reply, Subscriptions
+from pushserver.server.subscriptions import Reply, Subscriptions
 from pushserver.server.tasks import Tasks, task_channel
 from pushserver.server.user_publishing import UserPublishing
 
@@ -95,7 +95,7 @@ class ClientRequests:
                 reply(await self._reading.inbox.delete(identity.user_id, selection, connection))
             case operations.ReadHistory():
                 here = _in(connection, operation.channel, identity)
-                reply(await self._reading.history(connection, here.grants, operation))
+                reply(await self._reading.history(connection, here, operation))
             case operations.ReadPresence(channel):
                 reply(await self._reading.presence(_in(connection, channel, identity), channel))
             case operations.ReadConnections(channel):
@@ -122,8 +122,17 @@ class ClientRequests:
                     return await self._subscriptions.subscribe(connection, operation, reply)
                 case operations.Unsubscribe():
                     return self._subscriptions.unsubscribe(connection, operation, reply)
-                case operations.ReadHistory():
-                    return reply(await self._reading.history(connection, NOBODY, operation))
+                case operations.ReadHistory(channel=channel):
+                    here = _in(connection, channel, NOBODY)
+                    return reply(await self._reading.history(connection, here, operation))
+                case operations.ReadConnections(channel):
+                    return reply(await self._reading.connections(_in(connection, channel, NOBODY), channel))
+                case operations.Publish(channel=channel):
+                    here = _in(connection, channel, NOBODY)
+                    if self._publishing.takes_from_nobody(here, channel):
+                        return reply(await self._publishing.take(here, _sender(connection, here), operation))
+                case operations.RenewChannelToken():
+                    return reply(await self._subscriptions.renew_token(connection, operation))
                 case _:
                     pass
         raise Refused("authenticate first", Code.NOT_AUTHENTICATED)

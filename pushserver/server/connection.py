@@ -20,7 +20,7 @@ from pushserver.core.errors import Close
 from pushserver.core.positions import Position
 from pushserver.core.protocol import Dialect
 from pushserver.core.publication import Publication
-from pushserver.core.tokens import ChannelToken, Identity
+from pushserver.core.tokens import NOBODY, ChannelToken, Identity
 from pushserver.server.outbox import Outbox
 from pushserver.server.stats import Counters
 
@@ -171,11 +171,13 @@ class Connection:
 
     def identity_for(self, channel: str) -> Identity | None:
         """Return who this is in a channel: a token for that channel alone may grant more there, and it or the server
-        side may say something else of the user."""
+        side may say something else of the user. None for who has not signed in, and shows no token there."""
         identity = self.identity
-        if identity is None or (self.channel_tokens is None and self.server_info is None):
+        if self.channel_tokens is None and self.server_info is None:
             return identity
         held = (self.channel_tokens or {}).get(channel)
+        if identity is None:
+            return None if held is None else held.extend(NOBODY)
         told = (self.server_info or {}).get(channel)
         if held is not None:
             identity = held.extend(identity)

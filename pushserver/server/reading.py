@@ -12,7 +12,7 @@ import msgspec
 from pushserver.core import operations
 from pushserver.core.channels import Kind
 from pushserver.core.errors import Code, Conflict, NotFound, Refused
-from pushserver.core.permissions import Grants, may_read_history, may_read_presence
+from pushserver.core.permissions import may_read_history, may_read_presence
 from pushserver.core.positions import Position
 from pushserver.core.publication import Publication
 from pushserver.core.tokens import Identity
@@ -55,10 +55,11 @@ class ReadRequests:
         self._limits = limits
 
     async def history(
-        self, connection: Connection, grants: Grants, asked: operations.ReadHistory
+        self, connection: Connection, identity: Identity, asked: operations.ReadHistory
     ) -> operations.HistoryRead:
-        """Return a page of what a channel keeps, without what this client shall not receive."""
-        user_id = None if connection.identity is None else connection.identity.user_id
+        """Return a page of what a channel keeps, without what this client shall not receive. ``identity``: who that is
+        in the channel."""
+        user_id, grants = identity.holder, identity.grants
         refusal = may_read_history(self._publishing.namespace(asked.channel), asked.channel, user_id, grants)
         if refusal is not None:
             raise Refused(REASONS.get(refusal, "not allowed to read here"), refusal)
@@ -131,7 +132,7 @@ class ReadRequests:
 
     async def presence(self, identity: Identity, name: str) -> operations.PresenceRead:
         """Return who is present, for a user."""
-        refusal = may_read_presence(self._publishing.namespace(name), name, identity.user_id, identity.grants)
+        refusal = may_read_presence(self._publishing.namespace(name), name, identity.holder, identity.grants)
         if refusal is not None:
             raise Refused(REASONS.get(refusal, "not allowed to look here"), refusal)
         return await self.read_presence(name)
@@ -139,7 +140,7 @@ class ReadRequests:
     async def connections(self, identity: Identity, name: str) -> operations.ConnectionsRead:
         """Return who is present, connection by connection, for a user. Raises as `presence` does, and
         `errors.Unavailable` where a node does not say; LIMIT_EXCEEDED where they are too many for one reply."""
-        refusal = may_read_presence(self._publishing.namespace(name), name, identity.user_id, identity.grants)
+        refusal = may_read_presence(self._publishing.namespace(name), name, identity.holder, identity.grants)
         if refusal is not None:
             raise Refused(REASONS.get(refusal, "not allowed to look here"), refusal)
         return await self.read_connections(name)

@@ -132,16 +132,16 @@ class SignIn:
             identity = await self._authenticator.identify(asked.token, anonymous=nobody)
             if not identity.user_id:
                 await self._authenticator.check(identity)
-                await self._subscriptions.subscribe(connection, operations.Subscribe(asked.items), reply)
-            elif known is None:
+                await self._subscriptions.subscribe(connection, operations.Subscribe(asked.items, nobody=True), reply)
+            elif known is None and not asked.refresh:
                 await self.sign_in(connection, identity, asked.positions, reply, _items(asked, identity))
-            elif known.user_id == identity.user_id:
+            elif known is not None and known.user_id == identity.user_id:
                 await self._refresh(connection, identity, reply, asked.named)
             else:
                 raise Refused("this connection belongs to another user")
         except PushError as problem:
             note_failed(self._hub.counters, problem, connection.peer.address, connection.id, connection.user_id)
-            if known is None:
+            if known is None and not asked.refresh:
                 raise AuthenticationFailed(problem, _CLOSES.get(problem.code, errors.INTERNAL)) from None
             if problem.code not in (Code.INVALID_TOKEN, Code.TOKEN_BLACKLISTED):
                 raise

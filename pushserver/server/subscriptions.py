@@ -20,10 +20,10 @@ from pushserver.core import operations
 from pushserver.core.channels import Kind, Namespace, Namespaces
 from pushserver.core.errors import Code, Invalid, NotFound, PushError, Refused
 from pushserver.core.operations import OutputStart, Recovery, Rejection, Result, SubscribeItem
-from pushserver.core.permissions import Grants, may_subscribe
+from pushserver.core.permissions import may_subscribe
 from pushserver.core.positions import Position
 from pushserver.core.task import TaskState
-from pushserver.core.tokens import ChannelToken
+from pushserver.core.tokens import NOBODY, ChannelToken
 from pushserver.server.channel import CatchUp
 from pushserver.server.channel_tokens import ChannelTokens
 from pushserver.server.concurrency import together
@@ -45,8 +45,6 @@ MAX_NAMES: Final = 1_000
 REMEMBERED: Final = 10
 #: Channels that a task's owner needs no permission for.
 OF_TASKS: Final = frozenset({Kind.TASK, Kind.OUTPUT})
-#: What an anonymous connection is granted.
-NOBODY: Final = Grants.of(())
 #: What a refusal says, where its code does not say enough.
 REASONS: Final[dict[Code, str]] = {
     Code.NOT_AUTHENTICATED: "authenticate first",
@@ -97,7 +95,7 @@ class Subscriptions:
         results: dict[str, Result] = {}
         rejected: dict[str, Rejection] = {}
         unique = {item.channel: item for item in asked.items}
-        granted = await self._check_tokens(connection, unique, rejected)
+        granted = await self._check_tokens(connection, asked, unique, rejected)
         opened: list[Callable[[], None]] = []
         waiting = [item for name, item in unique.items() if name not in rejected]
         room = ReplyRoom(sum(item.since is not None for item in waiting), asked.before)
@@ -118,7 +116,11 @@ class Subscriptions:
         return operations.Subscribed(sorted(connection.channels), results, rejected, expiries, data), go_live
 
     async def _check_tokens(
-        self, connection: Connection, items: dict[str, SubscribeItem], rejected: dict[str, Rejection]
+        self,
+        connection: Connection,
+        asked: operations.Subscribe,
+        items: dict[str, SubscribeItem],
+        rejected: dict[str, Rejection],
     ) -> list[ChannelToken]:
         """Let the tokens of items count, and return what they say. A bad one rejects its channel, allowed anyway or
         not."""
@@ -127,7 +129,7 @@ class Subscriptions:
         async def check(channel: str, token: str) -> None:
             try:
                 self._publishing.namespace(channel)
-                found = await self._tokens.check(connection, channel, token)
+                found = await self._tokens.check(connection, channel, token, asked.nobody)
                 # At once, so that word of a revocation finds it.
                 self._tokens.grant(connection, found)
                 granted.append(found)
@@ -190,10 +192,8 @@ class Subscriptions:
         return []
 
     def _allow(self, connection: Connection, namespace: Namespace, name: str) -> None:
-        identity = connection.identity_for(name)
-        grants = NOBODY if identity is None else identity.grants
-        user_id = None if identity is None else identity.user_id
-        refusal = may_subscribe(namespace, name, user_id, grants)
+        identity = connection.identity_for(name) or NOBODY
+        refusal = may_subscribe(namespace, name, identity.holder, identity.grants)
         # Whose task it is, only the task says.
         if refusal is not None and not (namespace.kind in OF_TASKS and refusal is Code.NOT_FOUND):
             raise Refused(REASONS.get(refusal, "not allowed"), refusal)
@@ -307,7 +307,7 @@ class Subscriptions:
     ) -> operations.ChannelTokenRenewed:
         """Let a newer token count for a channel that the connection is subscribed to. Raises as `ChannelTokens.check`
         does, and `errors.NotFound` where it is not subscribed."""
-        found = await self._tokens.check(connection, asked.channel, asked.token)
+        found = await self._tokens.check(connection, asked.channel, asked.token, nobody=True)
         if found.channel not in connection.channels:
             raise NotFound("not subscribed to this channel")
         self._tokens.grant(connection, found)
@@ -442,14 +442,13 @@ class Subscriptions:
 
     def no_longer_allowed(self, connection: Connection, name: str) -> bool:
         """Whether a subscription of a channel is no longer allowed. A task's owner needs no permission for it."""
-        identity = connection.identity_for(name)
-        assert identity is not None
+        identity = connection.identity_for(name) or NOBODY
         namespace = self._publishing.namespace(name)
         if namespace.kind is Kind.OUTPUT:
             return not self._outputs.allowed(connection, name)
         if namespace.kind is Kind.TASK and not self._hub.follows(connection, name):
             return False
-        return may_subscribe(namespace, name, identity.user_id, identity.grants) is not None
+        return may_subscribe(namespace, name, identity.holder, identity.grants) is not None
 
     def refused(self, connection: Connection, namespaces: Namespaces) -> list[tuple[str, Code]]:
         """Return the connection's own channels that these namespaces would refuse it, and why."""
@@ -462,18 +461,17 @@ class Subscriptions:
                 if not self._outputs.allowed(connection, name):
                     found.append((name, Code.NOT_FOUND))
             elif namespace.kind is not Kind.TASK or self._hub.follows(connection, name):
-                identity = connection.identity_for(name)
-                grants = NOBODY if identity is None else identity.grants
-                user_id = None if identity is None else identity.user_id
-                refusal = may_subscribe(namespace, name, user_id, grants)
+                identity = connection.identity_for(name) or NOBODY
+                refusal = may_subscribe(namespace, name, identity.holder, identity.grants)
                 if refusal is not None:
                     found.append((name, refusal))
         return found
 
     async def present(self, connection: Connection) -> None:
         """The connection is its user's now: the user is present in ``system``, and where it subscribed as nobody."""
-        for name in ("system", *connection.channels.difference(connection.server_channels)):
-            await self._presence.join(connection, self._publishing.namespace(name), name)
+        await self._presence.join(connection, self._publishing.namespace("system"), "system")
+        for name in connection.channels.difference(connection.server_channels):
+            await self._presence.turn(connection, self._publishing.namespace(name), name)
 
     def absent(self, connection: Connection, name: str) -> None:
         """The connection is not present in the channel any more."""

@@ -28,12 +28,20 @@ class UserPublishing:
         self._publishing = publishing
         self._rates = rates
 
+    def takes_from_nobody(self, identity: Identity, channel: str) -> bool:
+        """Return whether who has not signed in may publish to a channel. ``identity``: who that is there."""
+        try:
+            namespace = self._publishing.namespace(channel)
+        except Refused:
+            return False
+        return may_publish(namespace, channel, identity.holder, identity.grants) is None
+
     async def take(self, identity: Identity, sender: Author, asked: operations.Publish) -> operations.PublicationTaken:
         """Publish what a user asks for. ``identity``: who that is in the channel. Raises `errors.Refused`, and what the
         engine raises."""
         namespace = self._publishing.namespace(asked.channel)
         self.count(identity.user_id, namespace.kind)
-        refusal = may_publish(namespace, asked.channel, identity.user_id, identity.grants)
+        refusal = may_publish(namespace, asked.channel, identity.holder, identity.grants)
         if refusal is not None:
             raise Refused(REASONS.get(refusal, "not allowed to publish here"), refusal)
         published = await self.publish(sender, asked.channel, asked.type, asked.data, message_id=asked.message_id)

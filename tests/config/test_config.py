@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pushserver.config.checks import load
+from pushserver.config.derived import namespaces
 from pushserver.config.loader import RawConfig
 from pushserver.config.sections import NAMESPACE, SECTIONS, keys_of
 from pushserver.config.values import SCOPES, ApiKey
@@ -458,6 +459,29 @@ def test_development_mode_is_for_loopback_alone(endpoint: str) -> None:
     line = mistake(overrides={"server.listen": [endpoint]}, dev=True)
     assert line.startswith("option --listen: server.listen = ")
     assert "loopback" in line
+
+
+def test_an_insecure_server_is_for_loopback_alone() -> None:
+    insecure = {"auth.secret": SECRET, "centrifuge.enabled": True, "centrifuge.insecure": True}
+    listen = {"server.listen": ["tcp:8080:interface=127.0.0.1"]}
+    assert "centrifuge.insecure" in mistake(overrides=insecure | {"server.listen": ["tcp:8080"]})
+    assert "centrifuge.insecure" in mistake(overrides=insecure | listen | {"server.api_listen": ["tcp:8081"]})
+    config = load(overrides=insecure | listen)
+    assert config.auth.anonymous
+    # Without the door it is as if it were not there.
+    assert not load(overrides=insecure | {"centrifuge.enabled": False, "server.listen": ["tcp:8080"]}).auth.anonymous
+
+
+def test_an_insecure_server_opens_what_is_configured(write: Write) -> None:
+    names = '[[namespaces]]\nname = "news"\n[[namespaces]]\nname = "chat"\n[[namespaces]]\nname = "public"\n'
+    door = f'[auth]\nsecret = "{SECRET}"\n[centrifuge]\nenabled = true\n'
+    listen = '[server]\nlisten = ["tcp:8080:interface=127.0.0.1"]\n'
+
+    def opened(text: str) -> list[str]:
+        return [name for name, one in namespaces(load(write(text))).all.items() if one.open]
+
+    assert opened(f"{door}{listen}{names}") == []
+    assert sorted(opened(f"{door}insecure = true\n{listen}{names}")) == ["news", "public"]
 
 
 def test_the_console_of_development_mode_too() -> None:

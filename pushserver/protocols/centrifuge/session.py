@@ -18,7 +18,7 @@ from pushserver.core.effects import Alive, ClientName, Disconnect, Effect, Intro
 from pushserver.core.errors import Close, Code, Invalid, PushError, Refused
 from pushserver.core.inbox import INBOXES
 from pushserver.core.operations import Recovery, SubscribeItem
-from pushserver.core.positions import Position
+from pushserver.core.positions import BEGINNING, Position
 from pushserver.core.publication import Publication, body
 from pushserver.core.rate_limit import TokenBucket
 from pushserver.core.tokens import NEVER
@@ -226,18 +226,14 @@ class CentrifugeSession:
                 return self._connect(request, at)
             case messages.RefreshRequest(token=token):
                 self._count_authentication(at)
-                return operations.Authenticate(_given(token, Code.MISSING_TOKEN), {}, named=True)
+                return operations.Authenticate(_given(token, Code.MISSING_TOKEN), {}, named=True, refresh=True)
             case messages.SubRefreshRequest(channel=channel, token=token, type=type):
                 if type:
                     raise _missing("nothing is tracked here")
                 name = self._rules.names.inward(channel) if channel else None
                 return operations.RenewChannelToken(_given(token, Code.MISSING_TOKEN), name)
             case messages.SubscribeRequest():
-                if request.type:
-                    raise _missing("there are no maps here")
-                if bytes(request.tf) not in _NO_FILTER:
-                    raise Invalid("there are no filters here")
-                return operations.Subscribe((self._item(self._channel(request.channel), request),))
+                return operations.Subscribe((self._item(request.channel, request),), nobody=True)
             case messages.UnsubscribeRequest(channel=channel):
                 return operations.Unsubscribe((self._rules.names.inward(channel or ""),), any=True)
             case messages.PublishRequest():
@@ -265,11 +261,14 @@ class CentrifugeSession:
         items: list[SubscribeItem] = []
         positions: dict[str, Position] = {}
         for name, asked in (request.subs or {}).items():
-            channel = self._rules.names.inward(name)
-            item = self._item(channel, asked)
-            if channel.startswith(INBOXES) or channel == _SYSTEM:
+            try:
+                item = self._item(name, asked)
+            except PushError:
+                # As what may not be subscribed: it is left out of the answer.
+                continue
+            if item.channel.startswith(INBOXES) or item.channel == _SYSTEM:
                 if item.since is not None:
-                    positions[channel] = item.since
+                    positions[item.channel] = item.since
             else:
                 items.append(item)
         if token:
@@ -277,7 +276,7 @@ class CentrifugeSession:
             return operations.Authenticate(token, positions, tuple(items), named=True)
         if not self._rules.anonymous:
             raise Refused("connect needs a token", Code.MISSING_TOKEN)
-        return operations.Subscribe(tuple(items))
+        return operations.Subscribe(tuple(items), nobody=True)
 
     def _channel(self, name: str | None) -> str:
         if not name:
@@ -286,11 +285,17 @@ class CentrifugeSession:
             raise _missing("outputs are read over HTTP")
         return self._rules.names.inward(name)
 
-    @staticmethod
-    def _item(channel: str, request: messages.SubscribeRequest) -> SubscribeItem:
+    def _item(self, name: str | None, request: messages.SubscribeRequest) -> SubscribeItem:
+        channel = self._channel(name)
+        if request.type:
+            raise _missing("there are no maps here")
+        if bytes(request.tf) not in _NO_FILTER:
+            raise Invalid("there are no filters here")
         since: Position | None = None
         if request.recover and request.epoch:
             since = Position(request.offset or 0, request.epoch)
+        elif request.recover and not request.offset:
+            since = BEGINNING
         return SubscribeItem(channel, since, request.token or None)
 
     def _publish(self, request: messages.PublishRequest) -> operations.Operation:

@@ -10,12 +10,15 @@ from twisted.internet.defer import Deferred
 
 from pushserver import __version__
 from pushserver.core import errors
+from pushserver.core.channels import Namespace, Namespaces, Rule
+from pushserver.core.errors import Code
 from pushserver.core.positions import Position
 from pushserver.core.tokens import Keys, TokenRules
 from pushserver.manhole.tracing import MessageWatch
 from pushserver.protocols.centrifuge.pushes import ChannelNames
 from pushserver.protocols.centrifuge.session import INSUFFICIENT_STATE, MAX_ERRORS, MAX_RATE_LIMITED, NO_MESSAGES
 from pushserver.protocols.native.session import Rates
+from pushserver.server.clock import wall_clock
 from pushserver.server.cluster import Target, TargetChannels
 from tests.fakes import SECRET
 from tests.protocols.centrifuge.sdk import LANGUAGES, Json, Sdk
@@ -537,6 +540,164 @@ async def test_channels_that_a_token_names_are_subscribed_with_it(place: Place, 
     assert await ann.call(unsubscribe={"channel": "kept:a"}) == {"unsubscribe": {}}
     await ann.call(publish={"channel": "kept:a", "data": 2})
     assert len(ann.published("kept:a")) == 1
+
+
+async def test_channels_that_connect_asks_for_in_vain_are_left_out(place: Place) -> None:
+    asked: dict[str, Any] = {"free:a": {}, "kept:a": {"type": 1}, "kept:b": {"tf": {"key": "a"}}, "output:log:t": {}}
+    ann = Sdk(place, Json())
+    assert sorted((await ann.connect("ann", subs=asked))["subs"]) == ["free:a", "system", "user:ann"]
+
+
+async def test_a_client_of_no_epoch_is_given_all_that_is_kept(place: Place, language: Any) -> None:
+    ann, bob = Sdk(place, language), Sdk(place, language)
+    await ann.connect("ann")
+    await bob.connect("bob")
+    beginning = {"channel": "kept:a", "recover": True, "offset": 0, "epoch": ""}
+    begun = (await bob.call(subscribe=beginning))["subscribe"]
+    assert (begun["recovered"], begun.get("publications"), begun["was_recovering"]) == (True, [], True)
+    assert begun["epoch"]
+    for n in range(10):
+        await ann.call(publish={"channel": "kept:a", "data": n})
+    begun = (await bob.call(subscribe=beginning))["subscribe"]
+    assert (begun["recovered"], begun["offset"]) == (True, 0)
+    assert [p["offset"] for p in begun["publications"]] == [*range(1, 11)]
+    begun = (await bob.call(subscribe=beginning | {"offset": 3}))["subscribe"]
+    assert (begun["recovered"], begun["publications"], begun["offset"]) == (False, [], 10)
+    # From here on the first one is gone.
+    await ann.call(publish={"channel": "kept:a", "data": 10})
+    begun = (await bob.call(subscribe=beginning))["subscribe"]
+    assert (begun["recovered"], begun["publications"], begun["offset"]) == (False, [], 11)
+    error(112, await bob.call(subscribe=beginning | {"flag": 2}))
+
+
+async def test_an_inbox_from_its_beginning(place: Place, language: Any) -> None:
+    for n in range(3):
+        await place.execute("notify", userId="ann", data=n)
+    ann = Sdk(place, language)
+    own = (await ann.connect("ann", subs={"user:ann": {"recover": True}}))["subs"]["user:ann"]
+    assert (own["recovered"], own["offset"]) == (True, 0)
+    await place.until(lambda: len(ann.published("user:ann")) == 3)
+
+
+# -- nobody -----------------------------------------------------------------------------------------------------------
+
+
+class Nobody:
+    """A place where who shows no token may stay, in its namespaces: ``room`` is for anyone, ``team`` for users."""
+
+    def __init__(self, place: Place, language: Any, *, open: bool = False) -> None:
+        self.place = place
+        self.language = LANGUAGES["protobuf" if language.ping.startswith(b"\x82") else "json"](anonymous=True)
+        place.node.requests._anonymous = True
+        place.node._limits.anonymous = True
+        shown: dict[str, Any] = {"presence": True, "join_leave": True, "history_size": 10, "open": open}
+        room = Namespace("room", subscribe=Rule.ANYONE, **shown)
+        others = [Namespace(name, **shown) for name in ("team", "$own")]
+        place.node.namespaces.adopt(Namespaces([room, *others], private=True))
+
+    async def connect(self, token: str | None = None) -> Sdk:
+        client = Sdk(self.place, self.language)
+        assert "connect" in await client.call(connect={} if token is None else {"token": token})
+        return client
+
+
+async def test_who_is_nobody_is_one_user_in_presence(place: Place, language: Any) -> None:
+    nobody = Nobody(place, language)
+    ann = Sdk(place, language)
+    await ann.connect("ann")
+    await ann.call(subscribe={"channel": "room:a"})
+    native = await place.client(Native(), "native")
+    await native.ask("sub", "room:a")
+    some = [await nobody.connect(), await nobody.connect()]
+    for one in some:
+        assert "subscribe" in await one.call(subscribe={"channel": "room:a"})
+    present = (await ann.call(presence={"channel": "room:a"}))["presence"]["presence"]
+    assert sorted(shown.get("user", "") for shown in present.values()) == ["", "", "ann", "native"]
+    assert {one.connection.id for one in some} <= set(present)
+    stats = (await ann.call(presence_stats={"channel": "room:a"}))["presence_stats"]
+    assert (stats["num_clients"], stats["num_users"]) == (4, 3)
+    # Where anyone may subscribe, who is there is shown to users alone.
+    error(101, await some[0].call(presence={"channel": "room:a"}))
+    some[0].vanish()
+    await place.until(lambda: any("leave" in push for push in ann.told))
+    moved = [(kind, push[kind]["info"]) for push in ann.told for kind in ("join", "leave") if kind in push]
+    ids = [one.connection.id for one in some]
+    expected = [("join", ids[0]), ("join", ids[1]), ("leave", ids[0])]
+    assert moved[2:] == [(kind, {"user": "", "client": id}) for kind, id in expected]
+    # Native clients are told of users.
+    assert [data["userId"] for data in native.pushes("room:a")] == ["native"]
+    assert [user.user_id for user in await place.engine.presence.members("room:a")] == ["ann", "native"]
+
+
+async def test_who_is_nobody_may_show_a_token_of_no_user_for_a_channel(place: Place, language: Any) -> None:
+    theirs(place)
+    nobody = Nobody(place, language)
+    one = await nobody.connect()
+    error(101, await one.call(subscribe={"channel": "team:a"}))
+    error(103, await one.call(subscribe={"channel": "team:a", "token": place.token("ann", channel="team:a")}))
+    error(103, await one.call(subscribe={"channel": "team:b", "token": place.token("", channel="team:a")}))
+    error(103, await one.call(subscribe={"channel": "user:ann", "token": place.token("", channel="user:ann")}))
+    token = place.token("", channel="team:a", info={"seat": 1})
+    begun = (await one.call(subscribe={"channel": "team:a", "token": token}))["subscribe"]
+    assert begun["expires"]
+    shown = (await one.call(presence={"channel": "team:a"}))["presence"]["presence"][one.connection.id]
+    assert shown.get("chan_info") == {"seat": 1}
+    error(101, await one.call(publish={"channel": "team:a", "data": 1}))
+    assert "history" in await one.call(history={"channel": "team:a"})
+    await place.execute("publish", channel="team:a", data=1)
+    await place.until(lambda: one.published("team:a"))
+    # Another kind of connection takes none.
+    ann = Sdk(place, language)
+    await ann.connect("ann")
+    error(103, await ann.call(subscribe={"channel": "team:a", "token": token}))
+    # A newer one is for as long as it says; when that is over the subscription ends.
+    soon = place.token("", channel="team:a", exp=wall_clock() // 1000 + 60)
+    renewed = (await one.call(sub_refresh={"channel": "team:a", "token": soon}))["sub_refresh"]
+    assert 0 < renewed["ttl"] <= 60
+    for connection, held in list(place.node._channel_tokens.held()):
+        place.node._channel_tokens.end(connection, held, Code.TOKEN_EXPIRED)
+    await place.until(lambda: any("unsubscribe" in push for push in one.told))
+    ((channel, code),) = [(p["channel"], p["unsubscribe"]["code"]) for p in one.told if "unsubscribe" in p]
+    assert (channel, code) == ("team:a", 2501)
+
+
+async def test_a_token_of_nobody_with_publish_publishes_there(place: Place, language: Any) -> None:
+    theirs(place)
+    one = await Nobody(place, language).connect()
+    token = place.token("", channel="$own:a", publish=True)
+    error(101, await one.call(subscribe={"channel": "$own:a"}))
+    await one.call(subscribe={"channel": "$own:a", "token": token})
+    assert "publish" in await one.call(publish={"channel": "$own:a", "data": 1})
+    (told,) = await place.until(lambda: one.published("$own:a"))
+    assert told["info"] == {"user": "", "client": one.connection.id}
+
+
+async def test_who_is_nobody_stays_nobody(place: Place, language: Any) -> None:
+    theirs(place)
+    one = await Nobody(place, language).connect(place.token(""))
+    error(103, await one.call(refresh={"token": place.token("ann")}))
+    refreshed = (await one.call(refresh={"token": place.token("")}))["refresh"]
+    assert refreshed["client"] == one.connection.id
+    assert one.connection.identity is None
+    assert one.closed is None
+
+
+async def test_open_namespaces_are_for_all(place: Place, language: Any) -> None:
+    nobody = Nobody(place, language, open=True)
+    one = await nobody.connect()
+    for channel in ("team:a", "$own:a"):
+        begun = (await one.call(subscribe={"channel": channel}))["subscribe"]
+        assert begun["recoverable"]
+        assert "publish" in await one.call(publish={"channel": channel, "data": {"n": 1}})
+        (told,) = await place.until(lambda channel=channel: one.published(channel))
+        assert (told["data"], told["info"]) == ({"n": 1}, {"user": "", "client": one.connection.id})
+        assert (await one.call(history={"channel": channel, "limit": -1}))["history"]["offset"] == 1
+        present = (await one.call(presence={"channel": channel}))["presence"]["presence"]
+        assert list(present) == [one.connection.id]
+    for channel in ("user:ann", "stats", "chat:a"):
+        error(101, await one.call(subscribe={"channel": channel}))
+    error(101, await one.call(publish={"channel": "chat:a", "data": "hello"}))
+    error(101, await one.call(rpc={"method": "inbox", "data": {}}))
 
 
 # -- life -------------------------------------------------------------------------------------------------------------
