@@ -19,10 +19,8 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
-from twisted.internet.defer import Deferred
 from twisted.logger import Logger
-from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Request
+from twisted.web.server import Request
 
 from pushserver.core import operations
 from pushserver.core.channels import is_id
@@ -40,16 +38,15 @@ from pushserver.server.explanation import Explainer
 from pushserver.server.reading import ReadRequests
 from pushserver.server.reply_room import ReplyRoom
 from pushserver.server.tasks import Tasks
+from pushserver.web.calls import Calls, WrongMethod
 from pushserver.web.context import Context
 from pushserver.web.http import (
     PlainText,
-    Refusal,
     argument,
     body_of,
     headers_of,
     respond,
     respond_error,
-    respond_options,
 )
 from pushserver.web.parameters import (
     AnyUserQuery,
@@ -169,25 +166,9 @@ class KeyCheck:
         raise Refused("a valid API key is needed", Code.NOT_AUTHENTICATED)
 
 
-class WrongMethod(Refused):
-    """No code of the protocol stands for this; the status 405 does."""
-
-    def __init__(self, methods: Iterable[str]) -> None:
-        self.allow = ", ".join(sorted(methods))
-        super().__init__(f"use {' or '.join(sorted(methods))}", Code.INVALID_MESSAGE)
-
-
-def refusal_of(problem: PushError) -> Refusal:
-    """Return how a problem with a request's head is answered."""
-    if isinstance(problem, WrongMethod):
-        return Refusal(405, problem, f"Allow: {problem.allow}\r\n")
-    return Refusal(HTTP_STATUS[problem.code], problem)
-
-
-class Api(Resource):
+class Api(Calls["Route"]):
     """The routes, their keys and scopes."""
 
-    isLeaf = True
     _log = Logger()
 
     def __init__(
@@ -200,8 +181,7 @@ class Api(Resource):
         tasks: Tasks,
         stats: Callable[[], Awaitable[Any]],
     ) -> None:
-        super().__init__()
-        self._context = context
+        super().__init__(context)
         self._keys = keys
         self._key_check = KeyCheck(context, keys)
         self._engine = engine
@@ -209,7 +189,6 @@ class Api(Resource):
         self._cluster = context.rooms.cluster
         self._reading = reading
         self._tasks = tasks
-        self._counters = context.counters
         self._stats = stats
         self._routes: dict[str, dict[str, Route]] = {
             **{name: {"POST": self._command(name)} for name in SCOPES if "." not in name},
@@ -276,40 +255,11 @@ class Api(Resource):
 
     # -- the way through ----------------------------------------------------------------------------------------------
 
-    def allow(self, request: Request, method: str, path: list[str], length: int | None) -> int:
-        """Return how many octets of a body a request may have. Raises `http.Refusal`: key, path and method are checked
-        before any of it is taken."""
-        if method != "OPTIONS":
-            try:
-                self._find(request, "GET" if method == "HEAD" else method, path)
-            except PushError as problem:
-                refusal = refusal_of(problem)
-                self._note(self._call_of(path), refusal.status).observe(0)
-                raise refusal from None
-        return self._context.sections.server.max_body_size
+    def _methods_of(self, path: list[str]) -> Iterable[str]:
+        return self._routes_of(path) or ("DELETE", "GET", "POST")
 
-    def render(self, request: Request) -> Any:
-        method = "GET" if request.method == b"HEAD" else request.method.decode("latin-1")
-        path = _path(request)
-        if method == "OPTIONS":
-            routes = self._routes_of(path)
-            respond_options(request, routes or ("DELETE", "GET", "POST"))
-            return NOT_DONE_YET
-        try:
-            route = self._find(request, method, path)
-        except PushError as problem:
-            self._counters.error(problem.code.value)
-            refusal = refusal_of(problem)
-            self._note(self._call_of(path), refusal.status).observe(0)
-            if isinstance(problem, WrongMethod):
-                request.setHeader("allow", problem.allow)
-            respond_error(request, refusal.problem, refusal.status)
-            return NOT_DONE_YET
-        gone: list[bool] = []
-        request.notifyFinish().addBoth(lambda _: gone.append(True))
-        work = Deferred.fromCoroutine(self._answer(request, route, path, gone))
-        work.addErrback(lambda failure: self._log.failure("answering {path} failed", failure, path=request.path))
-        return NOT_DONE_YET
+    def _note_refused(self, path: list[str], status: int) -> None:
+        self._note(self._call_of(path), status).observe(0)
 
     def _routes_of(self, path: list[str]) -> dict[str, Route] | None:
         match path:
@@ -552,10 +502,6 @@ def prefers_text(accept: str) -> bool:
 def _row(row: QuarantinedRow) -> dict[str, object]:
     found = {"kind": row.kind, "name": row.name, "body": row.body, "reason": row.reason, "at": row.at}
     return found if row.offset is None else found | {"offset": row.offset}
-
-
-def _path(request: Request) -> list[str]:
-    return [segment.decode("utf-8", "replace") for segment in request.postpath or ()]
 
 
 def _user(request: Request) -> str:

@@ -11,39 +11,36 @@ broken transport. What was not carried out for want of an engine is one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Final
+from collections.abc import Iterable, Iterator
+from typing import Final
 
 import msgspec
-from twisted.internet.defer import Deferred
 from twisted.logger import Logger
-from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Request
+from twisted.web.server import Request
 
 from pushserver.core.errors import HTTP_STATUS, Code, Invalid, NotFound, PushError, Unavailable
 from pushserver.protocols.centrifuge.pushes import ChannelNames
 from pushserver.protocols.centrifuge.server_api import MAX_COMMANDS, ApiCommand, MethodNotFound, error_of
 from pushserver.server.backend_commands import BackendCommands, NotJson, decode
 from pushserver.server.reading import ReadRequests
-from pushserver.web.api import AUDITED, UNKNOWN, ApiKeys, KeyCheck, WrongMethod, refusal_of
+from pushserver.web.api import AUDITED, UNKNOWN, ApiKeys, KeyCheck
+from pushserver.web.calls import Calls, WrongMethod
 from pushserver.web.centrifuge_methods import Caller, CentrifugeMethods, ScopeMissing
 from pushserver.web.context import Context
-from pushserver.web.http import Refusal, body_of, respond, respond_error, respond_options
+from pushserver.web.http import Refusal, body_of, respond
 from pushserver.web.port import peer_address
 
 #: What the metrics call a method of this door.
 _CALL: Final = "centrifuge/{name}"
 
 
-class CentrifugeApi(Resource):
+class CentrifugeApi(Calls[tuple[str, Caller]]):
     """The methods over HTTP."""
 
-    isLeaf = True
     _log = Logger()
 
     def __init__(self, context: Context, keys: ApiKeys, commands: BackendCommands, reading: ReadRequests) -> None:
-        super().__init__()
-        self._context = context
+        super().__init__(context)
         self._keys = keys
         self._check = KeyCheck(context, keys)
         self._methods = CentrifugeMethods(
@@ -56,32 +53,16 @@ class CentrifugeApi(Resource):
         for name in ("", *self._methods.names):
             self._note(name, 200, None)
 
-    def allow(self, request: Request, method: str, path: list[str], length: int | None) -> int:
-        """Return how many octets of a body a request may have (`site.Root.bodies`). Raises `http.Refusal`: key and
-        method are checked before any of it is taken."""
-        if method != "OPTIONS":
-            try:
-                self._find(request, method, path)
-            except PushError as problem:
-                raise _refusal(problem) from None
-        return self._context.sections.server.max_body_size
+    def _methods_of(self, path: list[str]) -> Iterable[str]:
+        return ("POST",)
 
-    def render(self, request: Request) -> Any:
-        method = request.method.decode("latin-1")
-        if method == "OPTIONS":
-            respond_options(request, ("POST",))
-            return NOT_DONE_YET
-        path = [part.decode("utf-8", "replace") for part in request.postpath or ()]
-        try:
-            name, caller = self._find(request, method, path)
-        except PushError as problem:
-            self._refuse(request, problem)
-            return NOT_DONE_YET
-        gone: list[bool] = []
-        request.notifyFinish().addBoth(lambda _: gone.append(True))
-        work = Deferred.fromCoroutine(self._answer(request, name, caller, gone))
-        work.addErrback(lambda failure: self._log.failure("answering {path} failed", failure, path=request.path))
-        return NOT_DONE_YET
+    def _note_refused(self, path: list[str], status: int) -> None:
+        self._note(UNKNOWN, status, 0)
+
+    def _refusal(self, problem: PushError) -> Refusal:
+        if isinstance(problem, MethodNotFound):
+            return Refusal(404, NotFound(problem.message))
+        return super()._refusal(problem)
 
     def _find(self, request: Request, method: str, path: list[str]) -> tuple[str, Caller]:
         """Return the method that is asked for ("": lines of them), and what the key may do.
@@ -99,16 +80,9 @@ class CentrifugeApi(Resource):
             caller.need(*scopes)
         return name, caller
 
-    def _refuse(self, request: Request, problem: PushError) -> None:
-        self._context.counters.error(problem.code.value)
-        refusal = _refusal(problem)
-        if isinstance(problem, WrongMethod):
-            request.setHeader("allow", problem.allow)
-        self._note(UNKNOWN, refusal.status, 0)
-        respond_error(request, refusal.problem, refusal.status)
-
-    async def _answer(self, request: Request, name: str, caller: Caller, gone: list[bool]) -> None:
-        timings = self._context.counters.timings
+    async def _answer(self, request: Request, found: tuple[str, Caller], path: list[str], gone: list[bool]) -> None:
+        name, caller = found
+        timings = self._counters.timings
         began = timings.seconds()
         status, body = await self._result(request, name, caller)
         if not gone:
@@ -126,7 +100,7 @@ class CentrifugeApi(Resource):
             # A batch has no result but its replies.
             return 200, msgspec.json.encode(result if name == "batch" else {"result": result})
         except PushError as problem:
-            self._context.counters.error(problem.code.value)
+            self._counters.error(problem.code.value)
             status = 200
             if isinstance(problem, NotJson | ScopeMissing | Unavailable):
                 status = HTTP_STATUS[problem.code]
@@ -165,15 +139,9 @@ class CentrifugeApi(Resource):
     def _note(self, name: str, status: int, seconds: float | None) -> None:
         """Count a request, and how long it took; without that make it known alone."""
         call = name if name == UNKNOWN else _CALL.format(name=name or "lines")
-        found = self._context.counters.timings.api_request.of(call, str(status))
+        found = self._counters.timings.api_request.of(call, str(status))
         if seconds is not None:
             found.observe(seconds)
-
-
-def _refusal(problem: PushError) -> Refusal:
-    if isinstance(problem, MethodNotFound):
-        return Refusal(404, NotFound(problem.message))
-    return refusal_of(problem)
 
 
 def _readable(request: Request) -> bytes:
