@@ -219,9 +219,11 @@ def _past_help(refusal: Code | None, namespace: Namespace, channel: str) -> bool
 
 
 def _strings(claim: object, name: str) -> list[str]:
-    if not isinstance(claim, list | tuple) or not all(isinstance(item, str) for item in claim):
-        raise Invalid(f"{name} is not a list of strings")
-    return list(claim)
+    if isinstance(claim, list | tuple):
+        strings = [item for item in claim if isinstance(item, str)]
+        if len(strings) == len(claim):
+            return strings
+    raise Invalid(f"{name} is not a list of strings")
 
 
 class _Globs:

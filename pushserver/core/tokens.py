@@ -15,6 +15,7 @@ import hashlib
 import math
 import re
 from base64 import b64decode, urlsafe_b64decode
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from sys import intern
 from types import MappingProxyType
@@ -56,6 +57,9 @@ _MAX_SECONDS: Final = 253_402_300_799
 NEVER: Final = _MAX_SECONDS * 1000
 #: How long such tokens are taken for valid where that has to be a duration, ms: a hundred years.
 ENDLESS: Final = 100 * 365 * 86_400_000
+
+_FROM_BASE64URL: Final = bytes.maketrans(b"-_", b"+/")
+_TO_BASE64URL: Final = bytes.maketrans(b"+/", b"-_")
 
 _PEM_BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----.+?-----END \1-----", re.DOTALL)
 
@@ -510,7 +514,8 @@ def _header(segment: str) -> tuple[str, str | None]:
     except jwt.PyJWTError:
         raise _invalid("malformed") from None
     algorithm = header.get("alg")
-    if not isinstance(algorithm, str):
+    # What is signed beside the token (RFC 7797) is nothing for us.
+    if not isinstance(algorithm, str) or header.get("b64") is False:
         raise _invalid("malformed")
     return algorithm, header.get("kid")
 
@@ -518,15 +523,33 @@ def _header(segment: str) -> tuple[str, str | None]:
 def _payload(token: str, algorithm: str, candidates: Sequence[Any]) -> bytes:
     if not candidates:
         raise _invalid("no key for it")
+    # PyJWT's `decode` would read the header once more, and look at every character.
+    signed, _, signature = token.encode("ascii").rpartition(b".")
+    payload, proof = _octets(signed.partition(b".")[2]), _octets(signature)
+    method = _signatures.get_algorithm_by_name(algorithm)
     for key in candidates:
         try:
-            payload: bytes = _signatures.decode(token, key, algorithms=[algorithm])
-        except (jwt.InvalidSignatureError, jwt.InvalidKeyError):
+            if method.verify(signed, method.prepare_key(key), proof):
+                return payload
+        except jwt.InvalidKeyError:
             continue
-        except jwt.PyJWTError:
-            raise _invalid("malformed") from None
-        return payload
     raise _invalid("wrong signature")
+
+
+def _octets(segment: bytes) -> bytes:
+    """Return what a segment of a token holds, in Base64 for URLs (RFC 4648 section 5), padded or not. Raises
+    `errors.Refused` for octets that are written in another way."""
+    text = segment.rstrip(b"=")
+    padding = len(segment) - len(text)
+    try:
+        octets = a2b_base64(text.translate(_FROM_BASE64URL) + b"==")
+    except ValueError:
+        raise _invalid("malformed") from None
+    # Other characters are passed over as it is read, and leftover bits are lost.
+    written = b2a_base64(octets, newline=False).translate(_TO_BASE64URL)
+    if written.rstrip(b"=") != text or (padding and written != segment):
+        raise _invalid("malformed")
+    return octets
 
 
 def _claims(payload: bytes) -> dict[str, Any]:

@@ -1,67 +1,110 @@
-"""Waiting for several things at once."""
+"""Running coroutines: several at once, or one by itself. Only what really waits costs a Deferred."""
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Generator
-from types import coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from twisted.internet.defer import Deferred, FirstError, gatherResults
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+#: What `together` and `begin` run: a coroutine that awaits Deferreds.
+Work = Coroutine[Any, Any, Any]  # Any: what it awaits, is given and returns
 
 
-async def together(
-    *work: Coroutine[Any, Any, Any],
-) -> list[Any]:  # Any: each returns a value of its own type
+async def together(*work: Work) -> list[Any]:  # Any: each returns a value of its own type
     """Run coroutines side by side; return what each returns, in their order. Raises what the first to fail raises; the
-    others go on, and their failures count no more. Cancelling it cancels all.
-
-    Only what really waits costs a Deferred: most of the work of a sign-in need not.
-    """
+    others go on, and their failures count no more. Cancelling it cancels all."""
     results: list[Any] = [None] * len(work)
-    waiting: dict[int, Any] = {}  # Any: a generator that may be awaited
-    problems: list[Exception] = []
+    waiting: dict[int, Deferred[object]] = {}
+    problems: list[BaseException] = []
     for place, one in enumerate(work):
         try:
-            waiting[place] = _continue(one, one.send(None))
+            waiting[place] = one.send(None)
         except StopIteration as end:
             results[place] = end.value
         except Exception as problem:
             problems = problems or [problem]
-    if len(waiting) == 1 and not problems:
-        ((place, rest),) = waiting.items()
-        results[place] = await rest
-        return results
-    running = [Deferred.fromCoroutine(rest) for rest in waiting.values()]
+    if waiting:
+        rest = _Rest(work, waiting, results, problems)
+        if problems:
+            # Nobody waits for the others.
+            rest.done.callback(None)
+        else:
+            await rest.done
     if problems:
-        for other in running:
-            other.addErrback(lambda _: None)
         # Taken out, so that this frame, which its traceback holds, does not hold it.
         raise problems.pop()
-    try:
-        values = await gatherResults(running, consumeErrors=True)
-    except FirstError as first:
-        first.subFailure.raiseException()
-        raise
-    for place, value in zip(waiting, values, strict=True):
-        results[place] = value
     return results
 
 
-@coroutine
-def _continue(
-    work: Coroutine[Any, Any, Any], awaited: Any
-) -> Generator[Any, Any, Any]:  # Any: what a coroutine awaits, is given and returns
-    """Go on with a coroutine that has begun, and waits for this."""
+def begin(work: Coroutine[Any, Any, None], failed: Callable[[Failure], None]) -> Deferred[None] | None:
+    """Run a coroutine by itself, at once as far as it goes. ``failed`` is given what it raises.
+
+    Return None where it has ended, else a Deferred that fires with None when it does; to cancel it is to cancel what
+    the coroutine waits for.
+    """
     try:
-        while True:
-            try:
-                value = yield awaited
-            except GeneratorExit:
-                work.close()
-                raise
-            except BaseException as problem:
-                awaited = work.throw(problem)
-            else:
-                awaited = work.send(value)
-    except StopIteration as end:
-        return end.value
+        awaited = work.send(None)
+    except StopIteration:
+        return None
+    except Exception:
+        failed(Failure())
+        return None
+    problems: list[BaseException] = []
+
+    def ended(result: Failure | None) -> None:
+        if problems:
+            failed(Failure(problems.pop()))
+        elif result is not None:
+            failed(result)
+
+    return _Rest((work,), {0: awaited}, [None], problems).done.addBoth(ended)
+
+
+class _Rest:
+    """What is left of coroutines that have begun, each with the Deferred that it waits for.
+
+    ``done`` fires with None when all have ended, or the first has failed; to cancel it is to cancel what they wait for.
+    What each returns is put into ``results``, by its place, and what the first raises into ``problems``.
+    """
+
+    __slots__ = ("_problems", "_results", "_waiting", "_work", "done")
+
+    def __init__(
+        self,
+        work: Sequence[Work],
+        waiting: dict[int, Deferred[object]],
+        results: list[Any],  # Any: see `together`
+        problems: list[BaseException],
+    ) -> None:
+        self.done: Deferred[None] = Deferred(self._cancel)
+        self._work = work
+        self._waiting = waiting
+        self._results = results
+        self._problems = problems
+        for place, awaited in tuple(waiting.items()):
+            awaited.addBoth(self._go_on, place)
+
+    def _go_on(self, came: object, place: int) -> None:
+        """What a coroutine waits for has come, or failed."""
+        work = self._work[place]
+        try:
+            awaited = came.throwExceptionIntoGenerator(work) if isinstance(came, Failure) else work.send(came)
+        except StopIteration as end:
+            self._results[place] = end.value
+            del self._waiting[place]
+            if not self._waiting and not self.done.called:
+                self.done.callback(None)
+        except BaseException as problem:
+            del self._waiting[place]
+            if not self.done.called:
+                self._problems.append(problem)
+                self.done.callback(None)
+        else:
+            self._waiting[place] = awaited
+            awaited.addBoth(self._go_on, place)
+
+    def _cancel(self, _: Deferred[None]) -> None:
+        for awaited in tuple(self._waiting.values()):
+            awaited.cancel()

@@ -24,6 +24,7 @@ from pushserver.core.operations import Notice
 from pushserver.core.protocol import Session
 from pushserver.server.client_requests import ClientRequests
 from pushserver.server.clock import Clock
+from pushserver.server.concurrency import begin
 from pushserver.server.connection import Connection
 from pushserver.server.sign_in import AuthenticationFailed
 from pushserver.server.stats import Counters
@@ -196,13 +197,9 @@ class Inbound:
             self._connection.line.pause()
 
     def _wait_for(self, work: Deferred[None]) -> None:
-        if work.called and not getattr(work, "paused", 0):
-            # Nothing had to wait; failures are handled in the coroutine itself.
-            work.addErrback(self._failed)
-            return
-        self._current = work
-        work.addErrback(self._failed)
-        work.addBoth(self._go_on)
+        if not work.called:
+            self._current = work
+            work.addBoth(self._go_on)
 
     def _go_on(self, _: object) -> None:
         self._current = None
@@ -221,7 +218,9 @@ class Inbound:
                 self._note_error(effect.error, "")
             self._connection.send(effect.payload)
         elif type(effect) is Perform:
-            self._wait_for(Deferred.fromCoroutine(self._perform(effect)))
+            rest = begin(self._perform(effect), self._failed)
+            if rest is not None:
+                self._wait_for(rest)
         elif type(effect) is Disconnect:
             self._close(effect)
         elif type(effect) is Leave:

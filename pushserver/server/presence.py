@@ -22,6 +22,7 @@ from pushserver.core.publication import Author
 from pushserver.core.tokens import Identity
 from pushserver.engine.interfaces import Member
 from pushserver.server.clock import Clock
+from pushserver.server.concurrency import begin
 from pushserver.server.connection import Connection
 from pushserver.server.events.occupancy import MARK, Occupancy
 from pushserver.server.events.recorder import EventRecorder
@@ -297,8 +298,8 @@ class Presence:
             else:
                 self._log.failure("telling presence failed", failure)
 
-        telling = Deferred.fromCoroutine(work).addErrback(failed)
-        if not telling.called:
+        telling = begin(work, failed)
+        if telling is not None:
             self._telling.add(telling)
             telling.addBoth(lambda _: self._telling.discard(telling))
 

@@ -20,6 +20,7 @@ from pushserver.core.task import MAX_INTEGER
 from pushserver.engine.interfaces import HistoryPage, InboxPage
 from pushserver.server.channel import CatchUp
 from pushserver.server.clock import Clock
+from pushserver.server.concurrency import begin
 from pushserver.server.connection import Connection
 from pushserver.server.hub import Hub
 from pushserver.server.publishing import Publishing
@@ -278,7 +279,7 @@ class Replay:
             # The client cannot be told what it missed; when it comes back, it is asked anew.
             connection.close(errors.INTERNAL)
 
-        Deferred.fromCoroutine(work).addErrback(failed)
+        begin(work, failed)
 
 
 def without_excluded(recovery: Recovery, connection: Connection) -> Recovery:

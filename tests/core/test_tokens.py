@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import base64
+import hmac
 import json
+from collections.abc import Callable
 from typing import Any
 
 import jwt
@@ -284,6 +286,46 @@ def test_what_is_no_token(token: str) -> None:
 )  # fmt: skip
 def test_what_is_signed_but_no_claims(payload: bytes) -> None:
     assert refusal(signed(payload)) is Code.INVALID_TOKEN
+
+
+#: A payload whose Base64 needs padding, with bits left over, and characters that both alphabets write differently.
+ODD = b'{"sub":"42","exp":%d,"x":"\xc3\xbf\xc3\xbe?>~"}  ' % (NOW_S + 3600)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda text: text,
+        lambda text: text + "=",
+        lambda text: text + "==",
+        lambda text: text + "===",
+        lambda text: text + "====",
+        lambda text: text[:-1] + chr(ord(text[-1]) + 1),
+        lambda text: text.replace("-", "+").replace("_", "/"),
+        lambda text: text[:9] + "!" + text[9:],
+        lambda text: text[:8] + "=" + text[8:],
+        lambda text: text[:8] + "\n" + text[8:],
+        lambda text: "",
+    ],
+)
+@pytest.mark.parametrize("spaces", [0, 1, 2])
+@pytest.mark.parametrize("place", ["payload", "signature"])
+def test_base64_is_written_in_one_way_with_its_padding_or_without(
+    written: Callable[[str], str], spaces: int, place: str
+) -> None:
+    header, payload = segment({"alg": "HS256"}), segment(ODD[: len(ODD) - spaces])
+    proof = segment(hmac.digest(SECRET.encode(), f"{header}.{payload}".encode(), "sha256"))
+    text = payload if place == "payload" else proof
+    if place == "payload":
+        payload = written(text)
+        proof = segment(hmac.digest(SECRET.encode(), f"{header}.{payload}".encode(), "sha256"))
+    else:
+        proof = written(text)
+    token = f"{header}.{payload}.{proof}"
+    if written(text) in (text, text + "=" * (-len(text) % 4)):
+        assert verify(token, KEYS, RULES, NOW).user_id == "42"
+    else:
+        assert refusal(token) is Code.INVALID_TOKEN
 
 
 def test_a_token_that_is_too_long_is_not_even_read() -> None:

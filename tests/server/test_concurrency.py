@@ -5,13 +5,14 @@ from __future__ import annotations
 import gc
 import sys
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.python.failure import Failure
 
-from pushserver.server.concurrency import together
+from pushserver.server.concurrency import begin, together
 
 
 def result_of(work: Deferred[Any]) -> Any:
@@ -146,3 +147,52 @@ def test_what_never_ends_is_closed_without_a_complaint(count: int, monkeypatch: 
     del both
     gc.collect()
     assert (closed, complaints) == (["closed"] * count, [])
+
+
+# -- one by itself -----------------------------------------------------------------------------------------------------
+
+
+def heard(failures: list[str]) -> Callable[[Failure], None]:
+    return lambda failure: failures.append(f"{failure.type.__name__}: {failure.value}")
+
+
+def test_what_ends_at_once_costs_no_deferred() -> None:
+    failures: list[str] = []
+    assert begin(at_once(None), heard(failures)) is None
+    assert begin(fail(ValueError, "at once"), heard(failures)) is None
+    assert failures == ["ValueError: at once"]
+
+
+def test_what_waits_goes_on_by_itself() -> None:
+    failures: list[str] = []
+    first, second = Deferred[int](), Deferred[int]()
+    ends, fails = begin(wait_for(first), heard(failures)), begin(fail(ValueError, "late", second), heard(failures))
+    assert ends is not None
+    assert fails is not None
+    first.callback(1)
+    assert (result_of(ends), fails.called, failures) == (None, False, [])
+    second.callback(2)
+    assert (result_of(fails), failures) == (None, ["ValueError: late"])
+
+
+def test_what_fails_while_it_is_waited_for_is_told() -> None:
+    failures: list[str] = []
+    first = Deferred[int]()
+    rest = begin(wait_for(first), heard(failures))
+    first.errback(LookupError("gone"))
+    assert rest is not None
+    assert (result_of(rest), failures) == (None, ["LookupError: gone"])
+
+
+def test_to_cancel_it_is_to_cancel_what_it_waits_for() -> None:
+    failures: list[str] = []
+    cancelled: list[Deferred[Any]] = []
+    waits = Deferred[int](cancelled.append)
+    rest = begin(wait_for(waits), heard(failures))
+    assert rest is not None
+    rest.cancel()
+    assert (result_of(rest), cancelled, failures) == (None, [waits], ["CancelledError: "])
+
+
+async def wait_for(wait: Deferred[Any]) -> None:
+    await wait
