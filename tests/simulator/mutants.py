@@ -175,13 +175,13 @@ MUTANTS = (
     _mutant(
         "read-and-not-counted",
         _LUA + "inbox_change.lua",
-        "        box.unread[class] = box.unread[class] + (unread and -1 or 1)\n",
+        "      box.unread[class] = box.unread[class] + (reads and -1 or 1)\n",
         "",
     ),
     _mutant(
         "mark-not-kept",
         _LUA + "inbox_change.lua",
-        "      redis.call(ARGV[3] == 'read' and 'HSET' or 'HDEL', KEYS[2], unpack(written))\n",
+        "      redis.call(reads and 'HSET' or 'HDEL', KEYS[2], unpack(written))\n",
         "",
     ),
     _mutant(

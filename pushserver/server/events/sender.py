@@ -85,12 +85,21 @@ class WebhookSender:
     Args:
         post: makes one attempt; never raises but CancelledError.
         age: ms since this webhook is known here: where one begins that the store does not know.
+        may_send: whether this node has the lease, by the clock: a process that stood still for longer finds answers
+            to go on from before the timer runs that ends its work.
     """
 
     _log = Logger()
 
     def __init__(
-        self, clock: Clock, engine: IEngine, webhook: Webhook, post: Post, counters: Counters, age: Callable[[], int]
+        self,
+        clock: Clock,
+        engine: IEngine,
+        webhook: Webhook,
+        post: Post,
+        counters: Counters,
+        age: Callable[[], int],
+        may_send: Callable[[], bool],
     ) -> None:
         self._clock = clock
         self._outbox = engine.events
@@ -100,6 +109,7 @@ class WebhookSender:
         self._post = post
         self._counters = counters
         self._age = age
+        self._may_send = may_send
         self._window: deque[_Entry] = deque()
         self._lanes: dict[str, _Lane] = {}
         self._ready: deque[_Lane] = deque()
@@ -289,7 +299,7 @@ class WebhookSender:
 
     @property
     def _going(self) -> bool:
-        return not (self._stopping or self.gone) and self._problem is None
+        return not (self._stopping or self.gone) and self._problem is None and self._may_send()
 
     # -- attempts -----------------------------------------------------------------------------------------------------
 

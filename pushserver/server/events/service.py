@@ -182,6 +182,7 @@ class EventService:
             self._post,
             self._counters,
             lambda: round(1000 * (self._clock.seconds() - known)),
+            lambda: self.holds,
         )
         self._senders[webhook.name] = sender
         try:

@@ -317,6 +317,30 @@ TestInboxMachine = InboxMachine.TestCase
 TestInboxMachine.settings = settings(max_examples=80, stateful_step_count=30, deadline=None, derandomize=True)
 
 
+class Counted(bytearray):
+    """Counts how often it is looked at."""
+
+    looks = 0
+
+    def rfind(self, *where: Any) -> int:
+        self.looks += 1
+        return super().rfind(*where)
+
+    def __getitem__(self, at: Any) -> Any:
+        self.looks += 1
+        return super().__getitem__(at)
+
+
+def test_what_is_unread_is_found_without_a_look_at_all_that_was_read() -> None:
+    head = InboxHead(1, "7", "e", 10_000, 0, 0)
+    for offset in range(1, 10_001):
+        head.append(offset << 3, offset not in (1, 5_000))
+    assert head.unread == Unread(2)
+    head.read = read = Counted(head.read)
+    assert list(head.newest_first(10_000, unread=True)) == [4_999, 0]
+    assert read.looks == 3
+
+
 def test_lost_messages_join_into_stretches() -> None:
     head = InboxHead(1, "7", "e", 20, 0, 0)
     for offset in (5, 3, 7, 4, 6, 1):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.internet.defer import gatherResults
 
 from pushserver.core import publication as publications
 from pushserver.core.inbox import Selection, Unread
@@ -187,3 +188,34 @@ async def test_a_page_asks_for_many_messages_at_once(redis: RedisServer, cluster
     assert (contents(page.messages), page.more) == ([*range(100, 130)], True)
     listing = await inbox.list("7", 130, 50, False, 30 * size)
     assert (contents(listing.messages), listing.more) == ([*range(129, 99, -1)], True)
+
+
+async def test_a_page_of_what_is_unread_passes_over_what_was_read(redis: RedisServer, cluster: Cluster) -> None:
+    rules = InboxRules(size=1_200, chat_size=3, ttl=3_600_000, task_size=2)
+    node = await cluster.start(redis.url, connect_timeout=20_000, command_timeout=20_000, inbox=rules)
+    inbox = node.engine.inbox
+    appended = [inbox.append(publication("user:7", n), "7", False, None, None, None) for n in range(1, 1_201)]
+    last = (await gatherResults(appended))[-1]
+    await inbox.mark("7", Selection(last.epoch, (), 1_200), 50, None)
+    await inbox.mark("7", Selection(last.epoch, (1, 500)), None, None)
+    asked(redis)
+    listing = await inbox.list("7", None, 50, True)
+    assert ([each.offset for each in listing.messages], listing.more, listing.unread) == ([500, 1], False, Unread(2))
+    # What is known of the inbox and the server, and both messages.
+    assert asked(redis) <= 4
+    listing = await inbox.list("7", 500, 1, True)
+    assert ([each.offset for each in listing.messages], listing.more) == ([1], False)
+    assert asked(redis) <= 4
+
+
+async def test_an_inbox_of_before_its_bytes_of_what_was_read_is_read_anew(redis: RedisServer, cluster: Cluster) -> None:
+    node = await cluster.start(redis.url, connect_timeout=20_000, command_timeout=20_000)
+    inbox, key = node.engine.inbox, "push:inbox:7"
+    for n in range(1, 5):
+        last = await inbox.append(publication("user:7", n), "7", False, None, None, None)
+    await inbox.mark("7", Selection(last.epoch, (2, 4)), 50, None)
+    redis.command("HDEL", key, "read")
+    redis.command("HSET", key, "counted", "4 68")
+    listing = await inbox.list("7", None, 50, True)
+    assert ([each.offset for each in listing.messages], listing.unread) == ([3, 1], Unread(2))
+    assert redis.command("HGET", key, "read").split("\r\n")[1] == "0101"

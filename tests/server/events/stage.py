@@ -117,7 +117,9 @@ class RunningSender:
 
     def __init__(self, stage: Stage, webhook: Webhook, age: int) -> None:
         self._stage = stage
-        self.sender = WebhookSender(stage.time.clock, stage.engine, webhook, stage.post, stage.counters, lambda: age)
+        self.sender = WebhookSender(
+            stage.time.clock, stage.engine, webhook, stage.post, stage.counters, lambda: age, lambda: True
+        )
         self.running: Deferred[Any] = Deferred.fromCoroutine(self.sender.run())
 
     async def stop(self) -> None:

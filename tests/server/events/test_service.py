@@ -15,6 +15,7 @@ from pushserver.core.errors import Unavailable
 from pushserver.core.events import SUBJECTS
 from pushserver.engine.interfaces import EventRules
 from pushserver.server.events.attempt_result import AttemptResult
+from pushserver.server.events.sender import AT_ONCE, WINDOW
 from pushserver.server.events.service import LEASE, EventService, EventSettings
 from tests.contracts.nodes import publication
 from tests.server.events.stage import GONE, MAIL, OK, Stage
@@ -87,6 +88,35 @@ async def test_a_lease_that_cannot_be_renewed_ends_in_time(stage: Stage, leased:
     stage.answer = lambda event: OK
     await stage.pass_time(5)
     assert stage.taken == [("user:7", 1)]
+
+
+async def test_a_node_that_stood_still_for_longer_than_its_lease_sends_nothing_more(
+    stage: Stage, leased: Leased
+) -> None:
+    await stage.pass_time(1)
+    hanging: list[Deferred[AttemptResult]] = []
+
+    def hang(event: events.Event) -> Deferred[AttemptResult]:
+        hanging.append(Deferred())
+        return hanging[-1]
+
+    stage.answer = hang
+    # As many as it reads ahead: it needs nothing of the store before it sends the next ones.
+    await stage.tell(*[(str(n), n) for n in range(WINDOW)])
+    await stage.pass_time(1)
+    assert len(stage.attempts) == AT_ONCE
+    # What came meanwhile is dealt with before the timers.
+    leased.free = False
+    stage.time.reactor.rightNow += LEASE / 1000
+    for each in hanging:
+        each.callback(OK)
+    await stage.pass_time(1)
+    assert len(stage.attempts) == AT_ONCE
+    assert not leased.service.holds
+    leased.free = True
+    stage.answer = lambda event: OK
+    await stage.pass_time(5)
+    assert {n for _, n in stage.taken} == set(range(WINDOW))
 
 
 async def test_a_store_that_fails_for_a_while_loses_nothing(stage: Stage, leased: Leased) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -31,7 +32,7 @@ from .quarantine import read_publications
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from pushserver.core.positions import Position
     from pushserver.core.publication import Publication
@@ -43,9 +44,11 @@ if TYPE_CHECKING:
 _CHAT: Final = 1
 _OWN_TTL: Final = 2
 _TASK: Final = 4
-#: What an entry of a head is made of, below its offset: of the kinds `_CHAT` and `_TASK`, and whether it was read.
-_READ: Final = 2
+#: How far an entry of a head stands above its kind.
 _SHIFT: Final = 3
+#: What a head says of each message.
+_UNREAD: Final = 0
+_READ: Final = 1
 
 #: How many heads are kept in memory, of some 1 to 2 KiB each.
 _HEADS: Final = 8192
@@ -65,9 +68,9 @@ _lost = msgspec.json.Decoder(list[list[int]])
 class InboxHead:
     """One user's inbox without its messages.
 
-    ``kept`` holds for each kept message its offset and below that its marks, ascending; ``unread`` counts those without
-    `_READ` by their other marks; ``collapse`` the newest offset by key; ``lost`` stretches ``[first, last, how many]``;
-    ``next_expiry`` is never later than the first message's.
+    ``kept`` holds for each kept message its offset and below that its kind, ascending, and ``read`` in the same order
+    whether it was read; ``unread`` counts those that were not by their kind; ``collapse`` the newest offset by key;
+    ``lost`` stretches ``[first, last, how many]``; ``next_expiry`` is never later than the first message's.
     """
 
     __slots__ = (
@@ -80,6 +83,7 @@ class InboxHead:
         "lost",
         "newest",
         "next_expiry",
+        "read",
         "tasks",
         "touched_at",
         "unread_chats",
@@ -107,6 +111,7 @@ class InboxHead:
     def empty(self) -> None:
         """Nothing is kept."""
         self.kept = array("q")
+        self.read = bytearray()
         self.chats = self.tasks = 0
         self.unread_others = self.unread_chats = self.unread_tasks = 0
         self.collapse: dict[str, int] | None = None
@@ -117,15 +122,36 @@ class InboxHead:
         """How many messages were not read."""
         return Unread(self.unread_others, self.unread_chats, self.unread_tasks)
 
-    def count(self, entry: int, by: int) -> None:
-        """An entry came, or went."""
+    def append(self, entry: int, read: int) -> None:
+        """A message is kept after all others."""
+        self.kept.append(entry)
+        self.read.append(read)
+        self._count(entry, read, 1)
+
+    def pop(self, index: int) -> int:
+        """Take a message out; return whether it was read."""
+        entry, read = self.kept.pop(index), self.read.pop(index)
+        self._count(entry, read, -1)
+        return read
+
+    def drop(self, number: int) -> None:
+        """Take out so many of the oldest."""
+        for index in range(number):
+            self._count(self.kept[index], self.read[index], -1)
+        del self.kept[:number], self.read[:number]
+
+    def mark(self, index: int, read: int) -> None:
+        """A message that was unread is read now, or the other way round."""
+        self.read[index] = read
+        self._count_unread(self.kept[index], -1 if read else 1)
+
+    def _count(self, entry: int, read: int, by: int) -> None:
         self.chats += by * bool(entry & _CHAT)
         self.tasks += by * bool(entry & _TASK)
-        if not entry & _READ:
-            self.count_unread(entry, by)
+        if read == _UNREAD:
+            self._count_unread(entry, by)
 
-    def count_unread(self, entry: int, by: int) -> None:
-        """A message became unread, or no longer is."""
+    def _count_unread(self, entry: int, by: int) -> None:
         if entry & _TASK:
             self.unread_tasks += by
         elif entry & _CHAT:
@@ -140,6 +166,12 @@ class InboxHead:
     def up_to(self, offset: int) -> int:
         """How many messages are kept up to and with an offset."""
         return bisect_left(self.kept, (min(offset, _NEWEST) + 1) << _SHIFT)
+
+    def newest_first(self, end: int, unread: bool) -> Iterator[int]:
+        """Return where the messages before place ``end`` stand in ``kept``, the newest first. ``unread``: only those
+        that were not read."""
+        while (end := self.read.rfind(_UNREAD, 0, end) if unread else end - 1) >= 0:
+            yield end
 
     def place(self, offset: int) -> int | None:
         """Where an offset stands in ``kept``."""
@@ -229,7 +261,7 @@ class Inboxes:
             " ORDER BY user, offset",
             list(by_number),
         ):
-            self._register(by_number[user], offset, kind, expires_at, collapse_key, _READ * read)
+            self._register(by_number[user], offset, kind, expires_at, collapse_key, read)
         self._absent.update(user_id for user_id in missing if user_id not in self._heads)
 
     def _create(self, connection: sqlite3.Connection, now: int, user_id: str) -> InboxHead:
@@ -244,11 +276,9 @@ class Inboxes:
 
     @staticmethod
     def _register(
-        head: InboxHead, offset: int, kind: int, expires_at: int, collapse_key: str | None, read: int = 0
+        head: InboxHead, offset: int, kind: int, expires_at: int, collapse_key: str | None, read: int = _UNREAD
     ) -> None:
-        entry = offset << _SHIFT | kind & (_CHAT | _TASK) | read
-        head.kept.append(entry)
-        head.count(entry, 1)
+        head.append(offset << _SHIFT | kind & (_CHAT | _TASK), read)
         if offset > head.newest:
             head.newest = offset
         if expires_at < head.next_expiry:
@@ -294,11 +324,10 @@ class Inboxes:
         index = head.place(offset)
         if index is None:
             return False
-        entry = head.kept.pop(index)
-        head.count(entry, -1)
+        read = head.pop(index)
         self._removed.append((head.user, offset))
         self._changed[head.user_id] = head
-        return not entry & _READ
+        return read == _UNREAD
 
     def _evict(self, head: InboxHead, offset: int, lost: bool = True) -> None:
         """A message, which is kept, goes by the inbox' limits or by age. ``lost``: its reader has to know."""
@@ -329,7 +358,7 @@ class Inboxes:
         replaced = 0
         if collapse_key is not None and head.collapse is not None:
             earlier = head.place(head.collapse.get(collapse_key, 0))
-            if earlier is not None and not head.kept[earlier] & _READ:
+            if earlier is not None and head.read[earlier] == _UNREAD:
                 replaced = head.kept[earlier] >> _SHIFT
                 self._remove(head, replaced)
         offset = head.newest + 1
@@ -448,15 +477,11 @@ class Inboxes:
         if head is None:
             return InboxListing([], False, 0, epoch, Unread(), previous)
         self._flush_rows(connection)
-        offsets: list[int] = []
-        more = False
-        for index in range(len(head.kept) if before is None else head.up_to(before - 1), 0, -1):
-            if unread and head.kept[index - 1] & _READ:
-                continue
-            if len(offsets) >= limit:
-                more = True
-                break
-            offsets.append(head.kept[index - 1] >> _SHIFT)
+        end = len(head.kept) if before is None else head.up_to(before - 1)
+        # One more than is wanted says that there are more.
+        places = list(islice(head.newest_first(end, unread), limit + 1))
+        more = len(places) > limit
+        offsets = [head.kept[place] >> _SHIFT for place in places[:limit]]
         found = run_listed(
             connection,
             "SELECT offset, body, read_at FROM inbox WHERE user = ? AND offset IN (*) ORDER BY offset DESC",
@@ -481,13 +506,12 @@ class Inboxes:
     ) -> tuple[InboxOutcome, InboxChange | None]:
         """As `interfaces.IInbox.mark`; also return what is told of it."""
         head, chosen = self._chosen(connection, now, user_id, selection)
-        read = 0 if read_at is None else _READ
-        changed = [] if head is None else [index for index in chosen if head.kept[index] & _READ != read]
+        read = _UNREAD if read_at is None else _READ
+        changed = [] if head is None else [index for index in chosen if head.read[index] != read]
         if head is None or not changed:
             return InboxOutcome(0, Unread() if head is None else head.unread), None
         for index in changed:
-            head.count_unread(head.kept[index], -1 if read else 1)
-            head.kept[index] ^= _READ
+            head.mark(index, read)
         offsets = [head.kept[index] >> _SHIFT for index in changed]
         self._flush_rows(connection)
         if selection.up_to is None:
@@ -512,9 +536,7 @@ class Inboxes:
             for offset in offsets:
                 self._remove(head, offset)
         else:
-            for index in chosen:
-                head.count(head.kept[index], -1)
-            del head.kept[: len(chosen)]
+            head.drop(len(chosen))
             connection.execute("DELETE FROM inbox WHERE user = ? AND offset <= ?", (head.user, selection.up_to))
             self._changed[user_id] = head
         return self._changed_by(selection, head, offsets, InboxChange(head.unread, deleted=True, exclude=exclude))

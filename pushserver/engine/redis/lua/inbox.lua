@@ -4,9 +4,10 @@
 --   chats, next: how many of these are chat, and a time before which none ends
 --   tasks:    8 bytes for each of these that is the end of a task, ascending: its offset
 --   r<offset>: when a message was read, ms; those that were not have none
---   unread:   how many were not, of each class
---   counted:  offset and length of the index when `tasks` and `unread` were written. A node of version 1 changes the one or
---             the other and knows nothing of these three, so they are made anew then (`recount`)
+--   read:     a byte for each kept message, in the order of the index: READ, or UNREAD
+--   unread:   how many were not read, of each class
+--   counted:  offset and lengths of `index` and `read` when `tasks`, `read` and `unread` were written. A node of version 1
+--             changes one of the first two and knows nothing of these four, so they are made anew then (`recount`)
 --   lost:     packed {first, last, how many} of each stretch of messages that went by the inbox' limits, ascending
 --   collapse: packed offsets by collapse key; some may be gone
 local CHAT, OWN = 1, 2
@@ -14,6 +15,7 @@ local OTHER, CHATS, TASKS = 1, 2, 3
 local STRETCHES = 64
 local RECORD, FORMAT = 17, '>I8BI8'
 local PLACE = '>I8'
+local READ, UNREAD = '1', '0'
 -- So many fields are asked for, or written, at once; and so many messages, of which the last ones may not be wanted.
 local CHUNK, BODIES = 200, 25
 local ENDS = {task_completed = true, task_failed = true, task_status_changed = true}
@@ -27,13 +29,14 @@ local function record(box, at)
   return struct.unpack(FORMAT, box.index, (at - 1) * RECORD + 1)
 end
 
--- When the messages were read that stand at `places[first]` to `places[last]`; false where one was not.
-local function marks(box, places, first, last)
-  local fields = {}
-  for i = first, last do
-    fields[#fields + 1] = string.format('r%d', (record(box, places[i])))
-  end
-  return redis.call('HMGET', box.key, unpack(fields))
+local function is_read(box, at)
+  return string.sub(box.read, at, at) == READ
+end
+
+-- All messages from one place to another are read now, or are not.
+local function mark(box, first, last, reads)
+  box.read = string.sub(box.read, 1, first - 1) .. string.rep(reads and READ or UNREAD, last - first + 1)
+    .. string.sub(box.read, last + 1)
 end
 
 -- How many are kept up to and with an offset.
@@ -71,10 +74,6 @@ end
 
 local function class_of(box, offset, kind)
   return kind % 2 == CHAT and CHATS or box.tasks ~= '' and task_place(box, offset) and TASKS or OTHER
-end
-
-local function read_at(box, offset)
-  return redis.call('HGET', box.key, string.format('r%d', offset))
 end
 
 local function lose(box, offset)
@@ -124,17 +123,18 @@ end
 local function remove(box, at, lost)
   local offset, kind = record(box, at)
   local field, class = string.format('%d', offset), class_of(box, offset, kind)
+  local unread = not is_read(box, at)
   box.index = string.sub(box.index, 1, (at - 1) * RECORD) .. string.sub(box.index, at * RECORD + 1)
+  box.read = string.sub(box.read, 1, at - 1) .. string.sub(box.read, at + 1)
   box.chats = box.chats - kind % 2
   if class == TASKS then
     local place = task_place(box, offset)
     box.tasks = string.sub(box.tasks, 1, place - 1) .. string.sub(box.tasks, place + 8)
   end
-  local unread = redis.call('HDEL', box.key, 'r' .. field) == 0
   if unread then
     box.unread[class] = box.unread[class] - 1
   end
-  redis.call('HDEL', box.key, field)
+  redis.call('HDEL', box.key, field, 'r' .. field)
   if lost then
     lose(box, offset)
   end
@@ -152,19 +152,15 @@ end
 
 -- Takes out so many of the oldest, in one go; none counts as lost.
 local function remove_first(box, number)
-  local places, tasks = {}, 0
-  for at = 1, number do
-    places[at] = at
-  end
+  local tasks = 0
   for first = 1, number, CHUNK do
-    local last, fields = math.min(first + CHUNK - 1, number), {}
-    local read = marks(box, places, first, last)
-    for at = first, last do
+    local fields = {}
+    for at = first, math.min(first + CHUNK - 1, number) do
       local offset, kind = record(box, at)
       local class = class_of(box, offset, kind)
       box.chats = box.chats - kind % 2
       tasks = tasks + (class == TASKS and 1 or 0)
-      if not read[at - first + 1] then
+      if not is_read(box, at) then
         box.unread[class] = box.unread[class] - 1
       end
       fields[#fields + 1] = string.format('%d', offset)
@@ -173,6 +169,7 @@ local function remove_first(box, number)
     redis.call('HDEL', box.key, unpack(fields))
   end
   box.index = string.sub(box.index, number * RECORD + 1)
+  box.read = string.sub(box.read, number + 1)
   box.tasks = string.sub(box.tasks, tasks * 8 + 1)
   box.changed = true
 end
@@ -185,10 +182,10 @@ end
 
 -- A number that changes with whatever a node of version 1 does.
 local function print_of(box)
-  return string.format('%d %d', box.offset, #box.index)
+  return string.format('%d %d %d', box.offset, #box.index, #box.read)
 end
 
--- Finds out anew which messages are ends of tasks, and how many were not read.
+-- Finds out anew which messages are ends of tasks, and which were read.
 local function recount(box)
   if box.counted then
     for _, field in ipairs(redis.call('HKEYS', box.key)) do
@@ -198,7 +195,7 @@ local function recount(box)
       end
     end
   end
-  local tasks = {}
+  local tasks, read = {}, {}
   box.unread = {0, 0, 0}
   for at = 1, count(box) do
     local offset, kind = record(box, at)
@@ -210,17 +207,18 @@ local function recount(box)
         tasks[#tasks + 1] = struct.pack(PLACE, offset)
       end
     end
-    if not read_at(box, offset) then
+    read[at] = redis.call('HEXISTS', box.key, string.format('r%d', offset)) == 1 and READ or UNREAD
+    if read[at] == UNREAD then
       box.unread[class] = box.unread[class] + 1
     end
   end
-  box.tasks = table.concat(tasks)
+  box.tasks, box.read = table.concat(tasks), table.concat(read)
   box.changed = true
 end
 
 local function open(key, now)
   local known = redis.call('HMGET', key, 'epoch', 'offset', 'acked', 'index', 'lost', 'chats', 'next', 'generation', 'moves',
-    'tasks', 'unread', 'counted')
+    'tasks', 'unread', 'counted', 'read')
   local others, chats, ends = string.match(known[11] or '', '^(%d+) (%d+) (%d+)$')
   local box = {
     key = key,
@@ -237,6 +235,7 @@ local function open(key, now)
     tasks = known[10] or '',
     unread = {tonumber(others or 0), tonumber(chats or 0), tonumber(ends or 0)},
     counted = known[12],
+    read = known[13] or '',
     exists = known[1] and true,
     changed = false,
   }
@@ -271,7 +270,7 @@ local function save(box, ttls)
     redis.call('HSET', box.key, 'epoch', box.epoch, 'offset', string.format('%d', box.offset),
       'acked', string.format('%d', box.acked), 'index', box.index, 'chats', box.chats,
       'next', box.next < math.huge and string.format('%d', box.next) or '0', 'tasks', box.tasks,
-      'unread', table.concat(box.unread, ' '), 'counted', print_of(box))
+      'read', box.read, 'unread', table.concat(box.unread, ' '), 'counted', print_of(box))
     if box.lost_changed then
       redis.call('HSET', box.key, 'lost', cmsgpack.pack(box.lost))
     end
@@ -292,7 +291,8 @@ end
 
 -- Whether a message is kept and was not read.
 local function unread(box, offset, epoch)
-  return box.epoch == epoch and find(box, offset) ~= nil and not read_at(box, offset)
+  local at = box.epoch == epoch and find(box, offset)
+  return at and not is_read(box, at)
 end
 
 -- What nodes tell each other of an inbox. `change`: JSON of what became of messages, behind a comma, or ''.
@@ -312,7 +312,7 @@ local function collapse_into(box, key, limit)
   local keys = known and unpacked(known) or {}
   local earlier, replaced = keys[key], nil
   local at = earlier and find(box, earlier)
-  if at and not read_at(box, earlier) then
+  if at and not is_read(box, at) then
     remove(box, at, false)
     replaced = earlier
   end
@@ -372,6 +372,7 @@ local function append(box, body, class, ttl, collapse, rules, now)
   local own = ttl ~= nil and ttl < rules.ttl
   local ends = now + (own and ttl or rules.ttl)
   box.index = box.index .. struct.pack(FORMAT, box.offset, (class == CHATS and CHAT or 0) + (own and OWN or 0), ends)
+  box.read = box.read .. UNREAD
   box.next = math.min(box.next, ends)
   box.chats = box.chats + (class == CHATS and 1 or 0)
   box.tasks = class == TASKS and box.tasks .. struct.pack(PLACE, box.offset) or box.tasks

@@ -35,22 +35,33 @@ if ARGV[3] == 'delete' then
     end
   end
 else
-  for first = 1, #places, CHUNK do
-    local last = math.min(first + CHUNK - 1, #places)
-    local read, written = marks(box, places, first, last), {}
-    for i = first, last do
-      local offset, kind = record(box, places[i])
-      local class, unread = class_of(box, offset, kind), not read[i - first + 1]
-      if unread == (ARGV[3] == 'read') then
-        box.unread[class] = box.unread[class] + (unread and -1 or 1)
-        changed[#changed + 1] = string.format('%d', offset)
-        written[#written + 1] = string.format('r%d', offset)
-        written[#written + 1] = unread and ARGV[7] or nil
+  local reads, written = ARGV[3] == 'read', {}
+  local function write()
+    if #written > 0 then
+      redis.call(reads and 'HSET' or 'HDEL', KEYS[2], unpack(written))
+      written = {}
+    end
+  end
+  for _, at in ipairs(places) do
+    if is_read(box, at) ~= reads then
+      local offset, kind = record(box, at)
+      local class = class_of(box, offset, kind)
+      box.unread[class] = box.unread[class] + (reads and -1 or 1)
+      changed[#changed + 1] = string.format('%d', offset)
+      written[#written + 1] = string.format('r%d', offset)
+      written[#written + 1] = reads and ARGV[7] or nil
+      -- All that lie up to a bound are marked at once, below.
+      if not bound then
+        mark(box, at, at, reads)
+      end
+      if #written >= CHUNK then
+        write()
       end
     end
-    if #written > 0 then
-      redis.call(ARGV[3] == 'read' and 'HSET' or 'HDEL', KEYS[2], unpack(written))
-    end
+  end
+  write()
+  if bound then
+    mark(box, 1, #places, reads)
   end
 end
 local told = ''

@@ -5,49 +5,47 @@
 local box = open(KEYS[2], now)
 save(box, {tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])})
 local answer = {ok(), box.offset, full(box.epoch), previous(KEYS[2], box.epoch), box.unread[1], box.unread[2], box.unread[3], 0}
-local unread_left = box.unread[1] + box.unread[2] + box.unread[3]
-local left, room = tonumber(ARGV[4]), tonumber(ARGV[9])
+local limit, room = tonumber(ARGV[4]), tonumber(ARGV[9])
 local newest = ARGV[3] == '' and count(box) or up_to(box, tonumber(ARGV[3]) - 1)
-local only_unread, bounded = ARGV[5] == 'unread', room > 0
--- One more than is wanted, which says that there are more; where what was read is passed over, as many as may be.
-local step = only_unread and CHUNK or math.min(CHUNK, left + 1)
-local at = newest
-while at >= 1 and answer[8] == 0 and not (only_unread and unread_left == 0) do
-  local places, wanted = {}, {}
-  for place = at, math.max(1, at - step + 1), -1 do
-    places[#places + 1] = place
+local bounded = room > 0
+-- What was read is passed over by a search in its bytes, backwards.
+local backwards = ARGV[5] == 'unread' and string.reverse(string.sub(box.read, 1, newest))
+-- Where the messages stand that are wanted, and one more, which says that there are more.
+local wanted, step = {}, 0
+while #wanted <= limit do
+  step = step + 1
+  if backwards then
+    step = string.find(backwards, UNREAD, step, true)
   end
-  local read = marks(box, places, 1, #places)
-  for i in ipairs(places) do
-    unread_left = unread_left - (read[i] and 0 or 1)
-    if not (read[i] and only_unread) then
-      wanted[#wanted + 1] = i
-    end
+  if not step or step > newest then
+    break
   end
-  local first = 1
-  while first <= #wanted and answer[8] == 0 do
-    local fields = {}
-    for i = first, math.min(first + math.min(BODIES, left) - 1, #wanted) do
-      fields[#fields + 1] = string.format('%d', (record(box, places[wanted[i]])))
-    end
-    local found = #fields > 0 and redis.call('HMGET', KEYS[2], unpack(fields)) or {}
-    if #fields == 0 then
-      answer[8] = 1
-    end
-    for i = 1, #fields do
-      local body = found[i] or ''
-      room = room - #body
-      if bounded and room < 0 and #answer > 8 then
-        answer[8] = 1
-        break
-      end
-      left = left - 1
-      answer[#answer + 1] = record(box, places[wanted[first]])
-      answer[#answer + 1] = body
-      answer[#answer + 1] = read[wanted[first]] or ''
-      first = first + 1
-    end
+  wanted[#wanted + 1] = newest - step + 1
+end
+if #wanted > limit then
+  answer[8] = 1
+  wanted[#wanted] = nil
+end
+local at, whole = 1, true
+while at <= #wanted and whole do
+  local fields = {}
+  for i = at, math.min(at + BODIES - 1, #wanted) do
+    local offset = record(box, wanted[i])
+    fields[#fields + 1] = string.format('%d', offset)
+    fields[#fields + 1] = string.format('r%d', offset)
   end
-  at = at - #places
+  local found = redis.call('HMGET', KEYS[2], unpack(fields))
+  for i = 1, #fields, 2 do
+    local body = found[i] or ''
+    room = room - #body
+    if bounded and room < 0 and at > 1 then
+      answer[8], whole = 1, false
+      break
+    end
+    answer[#answer + 1] = record(box, wanted[at])
+    answer[#answer + 1] = body
+    answer[#answer + 1] = found[i + 1] or ''
+    at = at + 1
+  end
 end
 return answer
