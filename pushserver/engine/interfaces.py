@@ -688,8 +688,12 @@ class ITaskStore(Interface):
         """Return at most ``limit`` of the user's tasks, the newest (by creation) first."""
 
     def stale(age: int, limit: int) -> Deferred[list[TaskState]]:
-        """Return unfinished tasks without a change for so long (ms), the oldest first: by the time that all nodes go
-        by, and none while that has been set lately."""
+        """Return unfinished tasks that did not change, nor write, for so long (ms), the oldest first: by the time that
+        all nodes go by, and none while that has been set lately."""
+
+    def idle(task_ids: Sequence[str]) -> Deferred[list[int]]:
+        """Return for how long each of these unfinished tasks did not change, nor write, in ms: by the time that all
+        nodes go by. Of one that has ended, or is not known, -1."""
 
     def done(task_id: str, key: str) -> Deferred[bool]:
         """Return whether a write with this `IdempotencyKey.key` was already carried out on this task."""

@@ -294,6 +294,11 @@ def cancel(task_id: str, message: Any) -> tuple[Command, bool]:
     return _end("task.cancel", task_id, {"message": value}, cut)
 
 
+def truncated(ending: Command) -> Command:
+    """Return an end that says that some of what the task told or wrote is missing."""
+    return Command(ending.method, {**ending.params, "truncated": True})
+
+
 def merged(older: Command | None, newer: Command) -> Command:
     """Return two progresses of one task as one: the newer values, and what only the older one says."""
     return newer if older is None else Command(newer.method, older.params | newer.params)

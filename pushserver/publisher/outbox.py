@@ -148,6 +148,11 @@ class OutputEntry(Entry):
         return 0
 
     @property
+    def is_incomplete(self) -> bool:
+        """Whether some of what it took up will not go."""
+        return False
+
+    @property
     def size(self) -> int:
         """Bytes that it holds, about."""
         return APPEND_LIMIT - self._room
@@ -198,6 +203,10 @@ class TailEntry(OutputEntry):
     @property
     def left_out(self) -> int:
         return sum(self._gone)
+
+    @property
+    def is_incomplete(self) -> bool:
+        return bool(self._gone)
 
 
 class TaskLane:

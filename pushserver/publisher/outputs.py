@@ -38,11 +38,14 @@ class OutputProducer:
         self.entry: OutputEntry | None = None
         #: characters or items that were not taken, and not said so yet
         self.lost = 0
+        #: whether some of what was written is missing in what was sent
+        self.incomplete = False
         self._id = commands.new_id()
         self._seq = 0
 
     def append(self, pieces: list[Any], left_out: int) -> Command:
         left_out, self.lost = left_out + self.lost, 0
+        self.incomplete = self.incomplete or left_out > 0
         if self.kind == "text":
             content: dict[str, Any] = {"text": "".join([is_left_out(left_out), *pieces] if left_out else pieces)}
         else:

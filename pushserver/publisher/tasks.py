@@ -177,6 +177,8 @@ class BaseTask:
             return
         entry = producer.entry
         if entry is not None and entry.take_up(piece, size):
+            if entry.is_incomplete:
+                self._say_left_out(name)
             return
         entry = (OutputEntry if self._has_room() else TailEntry)(self._lane, producer, self)
         entry.take_up(piece, size)
@@ -185,6 +187,18 @@ class BaseTask:
             self._unsent = [*self._unsent, entry]
         else:
             producer.lost += len(piece) if kind == "text" else 1
+            self._say_left_out(name)
+
+    def _say_left_out(self, name: str) -> None:
+        words = "too much waits for the server: some of what a task writes to its output %s is left out"
+        self._background.say("output left out", logging.WARNING, words, name)
+
+    @property
+    def _has_left_out(self) -> bool:
+        """Whether some of what was written will be missing in its outputs."""
+        return any(each.incomplete or each.lost for each in self._producers.values()) or any(
+            entry.is_incomplete for entry in self._unsent
+        )
 
     def _has_room(self) -> bool:
         """Return whether more may wait for the server; where it may not, wait for that as `write` says."""
@@ -222,6 +236,8 @@ class BaseTask:
             return None
         self._over = True
         self._warn(cut, command)
+        if self._has_left_out:
+            command = commands.truncated(command)
         entry = Entry(self._lane, command, reporter=self, ends=True)
         if not self._background.put(entry, waits):
             return None

@@ -8,7 +8,7 @@ What does not answer in time is left out, and named.
 from __future__ import annotations
 
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import msgspec
 from twisted.internet.defer import Deferred, TimeoutError
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 #: Unfinished tasks that are told.
 MAX_TASKS: Final = 50
-#: ms without a change after which an unfinished task is stuck, at most; else a tenth of ``tasks.stale_after``.
+#: ms without a change, or output, after which an unfinished task is stuck, at most; else a tenth of
+#: ``tasks.stale_after``.
 STUCK: Final = 600_000
 
 T = TypeVar("T")
@@ -46,6 +47,13 @@ class Explanation(msgspec.Struct, frozen=True, rename="camel"):
     tasks: list[TaskState] | None
     findings: list[str]
     unanswered: list[str]
+
+
+class _UserTasks(NamedTuple):
+    """A user's unfinished tasks, and for how long each did not change, nor write, ms."""
+
+    states: list[TaskState]
+    idle: list[int]
 
 
 class Explainer:
@@ -87,12 +95,13 @@ class Explainer:
             connections=sorted(connections, key=lambda c: (c.connected_at, c.connection_id)),
             recent=recent,
             inbox=inbox,
-            tasks=tasks,
+            tasks=None if tasks is None else tasks.states,
+            idle=[] if tasks is None else tasks.idle,
             nodes=nodes,
             unanswered=answers.unanswered,
             stuck_after=min(STUCK, self._stale_after // 10),
         )
-        return Explanation(user_id, case.connections, recent, inbox, tasks, findings(case), answers.unanswered)
+        return Explanation(user_id, case.connections, recent, inbox, case.tasks, findings(case), answers.unanswered)
 
     async def _nodes(self, user_id: str) -> NodesAnswers[NodeView]:
         own = {self._views.node: self._views.of(user_id)}
@@ -118,8 +127,9 @@ class Explainer:
         unread = sum(msgspec.structs.astuple(page.unread))
         return InboxView(page.offset, page.epoch, page.acked, unread, page.lost, page.pending)
 
-    async def _tasks(self, user_id: str) -> list[TaskState]:
-        return await self._engine.tasks.of_user(user_id, True, MAX_TASKS)
+    async def _tasks(self, user_id: str) -> _UserTasks:
+        states = await self._engine.tasks.of_user(user_id, True, MAX_TASKS)
+        return _UserTasks(states, await self._engine.tasks.idle([each.task_id for each in states]))
 
 
 def _newest(events: list[RecentEvent]) -> list[RecentEvent]:

@@ -50,9 +50,10 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
         now: ms since the epoch.
         recent: the newest first.
         inbox, tasks: None where the engine could not say.
+        idle: for how long each of the tasks did not change, nor write, ms.
         nodes: what each node that answered knows.
         unanswered: the nodes that did not.
-        stuck_after: ms without a change after which an unfinished task is stuck.
+        stuck_after: ms without a change, or output, after which an unfinished task is stuck.
     """
 
     now: int
@@ -60,6 +61,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     recent: list[RecentEvent]
     inbox: InboxView | None
     tasks: list[TaskState] | None
+    idle: list[int]
     nodes: dict[str, NodeView]
     unanswered: list[str]
     stuck_after: int
@@ -199,8 +201,7 @@ def _evicted(case: Case) -> Match:
 
 
 def _stuck(case: Case) -> Match:
-    for task in case.tasks or ():
-        idle = case.now - task.updated_at
+    for task, idle in zip(case.tasks or (), case.idle, strict=True):
         if not task.final and idle >= case.stuck_after:
             status, percentage = task.status.value, task.percentage
             return {"task": task.task_id, "status": status, "percentage": percentage, "idle": idle // 1000}
@@ -314,7 +315,7 @@ RULES: Final = (
     ),
     FindingRule(
         "a bar of progress stands still",
-        "Task {task} is {status} at {percentage} %, and has not changed for {idle} s.",
+        "Task {task} is {status} at {percentage} %, and has not changed or written for {idle} s.",
         "Look at the worker that does it; tasks.stale_after lets such tasks fail.",
         _stuck,
     ),

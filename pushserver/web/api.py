@@ -414,12 +414,11 @@ class Api(Calls["Route"]):
             since = Position(asked.offset, asked.epoch)
         page = await self._tasks.read_output(path[1], asked.name, since, asked.limit)
         numbers: dict[str, Any] = {"offset": page.offset, "epoch": page.epoch, "start": page.start}
-        if prefers_text(headers_of(request).get("accept", "")):
-            told = {f"output-{name}": str(value) for name, value in numbers.items()}
-            return PlainText(page.body, told | {"output-more": "true" if page.more else "false"})
-        content = msgspec.Raw(literal(page.kind, page.body))
         numbers |= {"closed": page.closed, "more": page.more}
         numbers |= {name: True for name in ("trimmed", "reset") if getattr(page, name)}
+        if prefers_text(headers_of(request).get("accept", "")):
+            return PlainText(page.body, {f"output-{name}": _header(value) for name, value in numbers.items()})
+        content = msgspec.Raw(literal(page.kind, page.body))
         return {"items" if page.kind is OutputKind.ITEMS else "text": content} | numbers
 
     async def _list_tasks(self, request: Request, path: list[str]) -> Any:
@@ -502,6 +501,11 @@ def prefers_text(accept: str) -> bool:
 def _row(row: QuarantinedRow) -> dict[str, object]:
     found = {"kind": row.kind, "name": row.name, "body": row.body, "reason": row.reason, "at": row.at}
     return found if row.offset is None else found | {"offset": row.offset}
+
+
+def _header(value: str | int) -> str:
+    """Return a number, a text, or ``true`` or ``false``, as a header holds it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _user(request: Request) -> str:

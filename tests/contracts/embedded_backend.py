@@ -54,6 +54,9 @@ class EmbeddedBackend:
         finally:
             connection.close()
 
+    async def measure(self, engine: Any) -> None:
+        await engine._sweep()
+
     def spoil(self, kind: str, name: str, offset: int = 0, body: bytes = b"\xff\x00") -> None:
         statements = {
             "inbox": "UPDATE inbox SET body = ? WHERE offset = ?"

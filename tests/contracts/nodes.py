@@ -47,6 +47,9 @@ class Backend(Protocol):
     def octets(self) -> int:
         """How many bytes everything that is stored takes, once it is at rest."""
 
+    async def measure(self, engine: Any) -> None:
+        """Has an engine count now what it counts from time to time."""
+
     def spoil(self, kind: str, name: str, offset: int = 0, body: bytes = b"\xff\x00") -> None:
         """Put something else in the place of what is kept: a message of an ``inbox`` or a ``history``, the state of a
         ``task``, when a user was last seen (``status``)."""

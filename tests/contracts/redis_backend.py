@@ -108,6 +108,9 @@ class RedisBackend:
         )
         return int(self.server.command("EVAL", script, "0").lstrip(":"))
 
+    async def measure(self, engine: Any) -> None:
+        await engine._measure()
+
     def spoil(self, kind: str, name: str, offset: int = 0, body: bytes = b"\xff\x00") -> None:
         escaped = "".join(f"\\{octet:03d}" for octet in body)
         scripts = {

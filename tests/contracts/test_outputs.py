@@ -316,6 +316,29 @@ async def test_of_items_whole_ones_go(nodes: Nodes) -> None:
     assert (await read(node)).body == b'"z"\n'
 
 
+async def test_what_is_appended_kept_and_trimmed_is_counted(nodes: Nodes) -> None:
+    node = await nodes.start(task_ttl=50_000)
+    node.outputs.rules.adopt(OutputRules(max_bytes=1_000))
+
+    def counted() -> list[float]:
+        figures = node.engine.figures()
+        return [figures[f"output_bytes_{each}"] for each in ("in_total", "kept", "trimmed_total")]
+
+    first = await begun(nodes, node)
+    await append(node, text("x" * 900))
+    await append(node, text("y" * 300))
+    assert counted() == [1_200, 1_000, 200]
+    # An attempt that has ended with an append, and another that begins anew.
+    ended = completed(first, nodes)
+    await node.tasks.replace(ended, None, None, output=text("z" * 100))
+    assert counted() == [1_300, 1_000, 300]
+    again = msgspec.structs.replace(first, attempt=2, version=9, created_at=first.created_at + 1)
+    await node.tasks.restart(TaskEvent("task_created", again), None, ended.state.version)
+    await append(node, text("new"))
+    await nodes.backend.measure(node.engine)
+    assert counted() == [1_303, 3, 300]
+
+
 async def test_what_is_kept_takes_little_more_room_than_the_text(nodes: Nodes) -> None:
     node = await nodes.start()
     await begun(nodes, node)

@@ -9,6 +9,7 @@ import pytest
 from twisted.internet.defer import gatherResults
 
 from pushserver.core import errors
+from pushserver.core.output import new_output
 from pushserver.core.task import Status, TaskState
 from pushserver.engine.interfaces import IdempotencyKey, TaskEvent
 
@@ -187,6 +188,18 @@ async def test_stale_tasks_oldest_first(nodes: Nodes) -> None:
     assert [each.task_id for each in await node.tasks.stale(0, 10)] == ["t2", "t3", "t0"]
     assert [each.task_id for each in await node.tasks.stale(0, 1)] == ["t2"]
     assert await node.tasks.stale(3_600_000, 10) == []
+
+
+async def test_a_task_that_writes_is_not_stale(nodes: Nodes) -> None:
+    node = await nodes.start()
+    for task_id in ("quiet", "writing"):
+        await node.tasks.create(created(state(nodes, task_id)), None)
+    await nodes.advance(20)
+    await node.outputs.append("writing", new_output("main", "x", None, 0), None, None, None)
+    quiet, writing, unknown = await node.tasks.idle(["quiet", "writing", "unknown"])
+    assert quiet - writing >= 20 * nodes.backend.unit
+    assert unknown == -1
+    assert [each.task_id for each in await node.tasks.stale(quiet - 1, 9)] == ["quiet"]
 
 
 async def test_a_final_task_is_forgotten_after_its_ttl(nodes: Nodes) -> None:

@@ -118,7 +118,9 @@ def test_many_threads_write_whole_pieces_each_in_its_order(api: FakeApi, publish
     assert len(words) == 2_000
 
 
-def test_what_waits_is_bounded_and_the_middle_is_left_out(api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_waits_is_bounded_and_the_middle_is_left_out(
+    api: FakeApi, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr("pushserver.publisher.outbox.APPEND_LIMIT", 200)
     options = PATIENT | {"end_timeout": 0.0, "max_pending_bytes": 1_000}
     words = [f"{n:99} " for n in range(100)]
@@ -138,6 +140,9 @@ def test_what_waits_is_bounded_and_the_middle_is_left_out(api: FakeApi, monkeypa
     assert text_of(api, task.task_id) == "".join(words[:12]) + left_out + "".join(words[98:]) + "on"
     (rows,) = api.outputs[task.task_id, "rows"]
     assert rows == ["i" * 2_000 + "2"]
+    # The text says it; of items, the log and the end of the task do.
+    assert [each for each in caplog.messages if "to its output" in each] != []
+    assert api.tasks[task.task_id]["truncated"]
 
 
 def test_who_writes_more_than_may_wait_waits_for_room(api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,12 +27,14 @@ def first(*, connections: list[ConnectionInfo] | None = None, **known: Any) -> s
     view |= {name: known.pop(name) for name in tuple(known) if name in view}
     connected = [HEALTHY] if connections is None else connections
     case: dict[str, Any] = {"recent": [], "inbox": InboxView(9, "e", 9, 0, 0, 0), "tasks": [], "unanswered": []}
+    idle = [NOW - each.updated_at for each in known.get("tasks") or ()]
     found = findings(
         Case(
             now=NOW,
             connections=connected,
             nodes={"n1": NodeView(connected, [], **view)},
             stuck_after=600_000,
+            idle=idle,
             **(case | known),
         )
     )

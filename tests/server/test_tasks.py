@@ -138,6 +138,16 @@ async def test_a_task_without_news_fails_by_itself(rig: Rig) -> None:
     assert (await rig.node.tasks.get("t")).error == "stale"
 
 
+async def test_a_task_that_writes_is_not_without_news(rig: Rig) -> None:
+    await rig.execute("task.create", taskId="t", userId="ann")
+    for _ in range(3):
+        await rig.advance(3_000)
+        await rig.execute("task.output", taskId="t", text=".")
+    assert not (await rig.node.tasks.get("t")).final
+    await rig.advance(3_700)
+    assert (await rig.node.tasks.get("t")).error == "stale"
+
+
 async def test_an_end_that_comes_before_the_answer_is_shown_behind_it(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

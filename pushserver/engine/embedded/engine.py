@@ -167,6 +167,7 @@ class EmbeddedEngine:
             "online_users": self.presence.users,
             "revocations": len(self.revocations),
             "output_bytes_in_total": self._store.outputs.appended,
+            "output_bytes_kept": self._store.outputs.kept,
             "output_bytes_trimmed_total": self._store.outputs.trimmed,
         } | self._fill.figures()
 

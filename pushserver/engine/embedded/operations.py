@@ -415,7 +415,7 @@ class ReplaceTask(Operation[bool]):
         told: list[OutputPublication] = []
         task = TaskBrief.of(state)
         if new is not None:
-            taken, before = store.outputs.append(store.connection, task, new)
+            taken, before = store.outputs.append(store.connection, store.now, task, new)
             told.append(_appended(state.task_id, new, taken, before, closes=state.final))
         if state.final and (store.tasks.wrote(state.task_id) or store.outputs.wrote(state.task_id)):
             told += store.outputs.closings(store.connection, task, told[0] if told else None, state.updated_at)
@@ -506,7 +506,7 @@ class AppendOutput(Operation[OutputTaken]):
             raise errors.Conflict(f"the task is in attempt {task.attempt}")
         if task.final:
             raise errors.Conflict("the task has ended")
-        taken, before = store.outputs.append(store.connection, task, self._new, self._producer)
+        taken, before = store.outputs.append(store.connection, store.now, task, self._new, self._producer)
         if not taken.duplicate:
             self._before = before
         if self.digest is not None:
@@ -646,6 +646,7 @@ class MeasureStore(Operation[tuple[int, int]]):
     name = "measure"
 
     def carry_out(self, store: Store) -> tuple[int, int]:
+        store.outputs.measure(store.connection)
         return store.measure()
 
 
@@ -677,7 +678,7 @@ NAMES: Final = (
         f"inbox_{name}"
         for name in ("append", "read", "list", "mark", "delete", "announce_unread", "state", "acknowledge", "clear")
     ),
-    *(f"task_{name}" for name in ("create", "replace", "restart", "get", "of_user", "stale", "done")),
+    *(f"task_{name}" for name in ("create", "replace", "restart", "get", "of_user", "stale", "idle", "done")),
     "output_append",
     "output_read",
     "revoke",

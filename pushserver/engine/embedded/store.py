@@ -148,6 +148,7 @@ class Store:
             )
         if self._database.keeps_free_pages:
             remarks.append(f"{self._database.path} never gets smaller: stop the server once and say `pushctl compact`")
+        self.outputs.measure(self._database.connection)
         self._alone(self.renew_mark)
         self._displaced = False
         return Opened(revocationrows.revocations(self._database.connection, now), tuple(remarks))

@@ -65,5 +65,8 @@ class EmbeddedTasks:
     def stale(self, age: int, limit: int) -> Deferred[list[TaskState]]:
         return self._writer.submit(TaskCall(TaskRows.stale, age, limit))
 
+    def idle(self, task_ids: Sequence[str]) -> Deferred[list[int]]:
+        return self._writer.submit(TaskCall(TaskRows.idle, task_ids))
+
     def done(self, task_id: str, key: str) -> Deferred[bool]:
         return self._writer.submit(TaskDone(task_id, IdempotencyKey(key)))

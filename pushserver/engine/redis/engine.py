@@ -230,29 +230,32 @@ class RedisEngine:
 
     def figures(self) -> dict[str, float]:
         feeds = self._feeds
-        return {
-            "redis_up": float(self.trouble() is None),
-            "nodes_with_other_settings": float(len(self._settings.differences())),
-            "quarantined_total": float(self._quarantine.total),
-            "redis_commands_waiting": float(sum(each.waiting for each in self._links)),
-            "redis_connection_attempts_total": float(sum(each.attempts for each in self._links)),
-            "redis_connections_lost_total": float(sum(each.interruptions for each in self._links)),
-            "redis_commands_refused_total": float(self._commands.refused),
-            "redis_subscriptions": float(self._subscriber.names),
-            "redis_published_total": float(self.broker.published),
-            "redis_inbox_appended_total": float(self.inbox.appended),
-            "output_bytes_in_total": float(self.outputs.appended),
-            "redis_messages_received_total": float(self._live.received),
-            "redis_messages_dropped_total": float(self._live.dropped),
-            "redis_catch_ups_total": float(feeds.gaps),
-            "redis_resyncs_total": float(feeds.resyncs),
-            "redis_offline_announced_total": float(self._cluster.expired),
-            "redis_presence_mended_total": float(self.presence.mended),
-            "ingest_lag": float(self._cluster.lag),
-            "ingest_active": float(self._ingest.holds),
-            "ingest_handled_total": float(self._ingest.handled),
-            "ingest_dead_total": float(self._ingest.dead),
-        } | self._commands.fill.figures()
+        return (
+            {
+                "redis_up": float(self.trouble() is None),
+                "nodes_with_other_settings": float(len(self._settings.differences())),
+                "quarantined_total": float(self._quarantine.total),
+                "redis_commands_waiting": float(sum(each.waiting for each in self._links)),
+                "redis_connection_attempts_total": float(sum(each.attempts for each in self._links)),
+                "redis_connections_lost_total": float(sum(each.interruptions for each in self._links)),
+                "redis_commands_refused_total": float(self._commands.refused),
+                "redis_subscriptions": float(self._subscriber.names),
+                "redis_published_total": float(self.broker.published),
+                "redis_inbox_appended_total": float(self.inbox.appended),
+                "redis_messages_received_total": float(self._live.received),
+                "redis_messages_dropped_total": float(self._live.dropped),
+                "redis_catch_ups_total": float(feeds.gaps),
+                "redis_resyncs_total": float(feeds.resyncs),
+                "redis_offline_announced_total": float(self._cluster.expired),
+                "redis_presence_mended_total": float(self.presence.mended),
+                "ingest_lag": float(self._cluster.lag),
+                "ingest_active": float(self._ingest.holds),
+                "ingest_handled_total": float(self._ingest.handled),
+                "ingest_dead_total": float(self._ingest.dead),
+            }
+            | self.outputs.figures()
+            | self._commands.fill.figures()
+        )
 
     # -- when Redis comes back ----------------------------------------------------------------------------------------
 
@@ -351,6 +354,7 @@ class RedisEngine:
     async def _measure(self) -> None:
         try:
             await self._commands.measure()
+            await self.outputs.measure()
         except errors.Unavailable:
             # The last measure stands until Redis is back.
             return

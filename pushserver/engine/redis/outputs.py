@@ -43,7 +43,9 @@ class RedisOutputs:
         self._pages = pages
         self.rules = OutputRules()
         self._settings = settings
-        self.appended = 0
+        self.appended = self.trimmed = 0
+        #: bytes that all nodes' outputs held when they were last counted, and what this node added since
+        self._counted = 0
 
     def append(
         self,
@@ -67,7 +69,7 @@ class RedisOutputs:
         live, literal = self._names.live(channel), output.literal(new.kind, new.body)
         reply = await self._commands.write(
             "output_append",
-            [self._names.task(task_id), *self._names.output(channel)],
+            [self._names.task(task_id), *self._names.output(channel), self._names.stale],
             new.name,
             new.kind.value,
             new.body,
@@ -79,6 +81,7 @@ class RedisOutputs:
             literal,
             new.timestamp,
             MAX_OUTPUTS,
+            task_id,
             once=None if once is None else (self._names.once(OUTPUT_KEYS, task_id, once), once),
         )
         if reply[0] == b"duplicate":
@@ -88,10 +91,27 @@ class RedisOutputs:
             return OutputTaken(int(reply[1]), reply[2].decode(), duplicate=True, cancel_requested=bool(reply[3]))
         self.check(reply)
         offset, epoch, wish, before = int(reply[0]), reply[1].decode(), bool(reply[2]), int(reply[3])
-        self.appended += len(new.body)
+        self.note(new, int(reply[4]))
         line = f"o {offset} {epoch} {self._commands.writes} {before} {new.timestamp} 0\n".encode() + literal
         await self._live.appended(live, line)
         return OutputTaken(offset, epoch, cancel_requested=wish)
+
+    def note(self, new: NewOutput, trimmed: int) -> None:
+        """Count what was appended, and the bytes of the oldest that went for it."""
+        self.appended += len(new.body)
+        self.trimmed += trimmed
+        self._counted += len(new.body) - trimmed
+
+    async def measure(self) -> None:
+        """Count what is kept. Fails with `errors.Unavailable`."""
+        (self._counted,) = await self._commands.run_in_epoch("outputs_kept", [])
+
+    def figures(self) -> dict[str, float]:
+        return {
+            "output_bytes_in_total": float(self.appended),
+            "output_bytes_kept": float(self._counted),
+            "output_bytes_trimmed_total": float(self.trimmed),
+        }
 
     @property
     def _max_bytes(self) -> int:

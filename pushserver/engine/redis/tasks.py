@@ -119,8 +119,7 @@ class RedisTasks:
         events: Sequence[NewEvent] = (),
         output: NewOutput | None = None,
     ) -> Deferred[bool]:
-        last = b"" if output is None else self._outputs.packed(output)
-        return Deferred.fromCoroutine(self._replace(event, final, once, kept, packed(events, self._rules), last))
+        return Deferred.fromCoroutine(self._replace(event, final, once, kept, packed(events, self._rules), output))
 
     async def _replace(
         self,
@@ -129,13 +128,14 @@ class RedisTasks:
         once: IdempotencyKey | None,
         kept: int | None,
         told: bytes,
-        last: bytes,
+        output: NewOutput | None,
     ) -> bool:
         state = event.state
         done = state.final
         channels = (TASK + state.task_id,) if done else (USER + state.user_id, TASK + state.task_id)
         tag = self._live.tag(*channels)
         body = publications.encode(final) if final is not None else b""
+        last = b"" if output is None else self._outputs.packed(output)
         reply = await self._commands.write(
             "task_replace",
             [*self._keys(state), self._names.inbox(state.user_id)],
@@ -157,7 +157,9 @@ class RedisTasks:
         if not happened:
             self._outputs.check(reply)
             return bool(reply[0] == b"duplicate")
-        for live, line in zip(reply[2::2], reply[3::2], strict=True):
+        if reply and output is not None:
+            self._outputs.note(output, int(reply[2]))
+        for live, line in zip(reply[3::2], reply[4::2], strict=True):
             await self._live.appended(live.decode(), line)
         if reply and final is not None:
             await self._live.kept(final, body, Position(int(reply[0]), reply[1].decode()))
@@ -227,6 +229,12 @@ class RedisTasks:
         )
         self._commands.note_time(now)
         return [] if self._commands.time.step else await self._read(states)
+
+    def idle(self, task_ids: Sequence[str]) -> Deferred[list[int]]:
+        return Deferred.fromCoroutine(self._idle(task_ids))
+
+    async def _idle(self, task_ids: Sequence[str]) -> list[int]:
+        return [int(each) for each in await self._commands.run_in_epoch("tasks_idle", [self._names.stale], *task_ids)]
 
     def done(self, task_id: str, key: str) -> Deferred[bool]:
         return Deferred.fromCoroutine(self._done(task_id, key))

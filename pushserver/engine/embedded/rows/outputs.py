@@ -41,6 +41,7 @@ class _KeptOutput:
     """An output's row, its newest piece, and what is to be written of it."""
 
     __slots__ = (
+        "appended_at",
         "begun_at",
         "first",
         "full",
@@ -58,6 +59,7 @@ class _KeptOutput:
         self, number: int, begun_at: int, kind: OutputKind, start: int, offset: int, first: int, octets: int
     ) -> None:
         self.number = number
+        self.appended_at = 0
         self.begun_at = begun_at
         self.kind = kind
         self.start = start
@@ -89,6 +91,7 @@ class OutputRows:
         self._changed: dict[tuple[str, str], _KeptOutput] = {}
         self._newest = -1
         self.appended = self.trimmed = 0
+        self._counted = 0
 
     def forget(self) -> None:
         self._known.clear()
@@ -98,7 +101,12 @@ class OutputRows:
     # -- appending ----------------------------------------------------------------------------------------------------
 
     def append(
-        self, connection: sqlite3.Connection, task: TaskBrief, new: NewOutput, producer: Producer | None = None
+        self,
+        connection: sqlite3.Connection,
+        now: int,
+        task: TaskBrief,
+        new: NewOutput,
+        producer: Producer | None = None,
     ) -> tuple[OutputTaken, int]:
         """Append to an output of a task; return what is answered, and the position before it. Raises what
         `interfaces.IOutputs.append` says of kind, number and producer, with nothing changed."""
@@ -117,6 +125,7 @@ class OutputRows:
             found = self._begin(connection, task, new)
         before_it = found.offset
         self._grow(found, new)
+        found.appended_at = now
         self._trim(connection, found)
         if producer is not None:
             found.producers[producer.id] = (producer.epoch, producer.seq, found.offset)
@@ -387,7 +396,7 @@ class OutputRows:
         for (task_id, name), each in changed.items():
             outputs.append(
                 (each.number, task_id, name, each.begun_at, each.kind.value, each.start, each.offset, each.first,
-                 each.octets)
+                 each.octets, each.appended_at)
             )  # fmt: skip
             base = each.number * _SPAN
             pieces += [(base + number, *piece) for number, piece in each.full.items()]
@@ -398,10 +407,10 @@ class OutputRows:
             each.used.clear()
         write_rows(
             connection,
-            "INSERT INTO output (output, task_id, name, begun_at, kind, start, offset, first, bytes)",
+            "INSERT INTO output (output, task_id, name, begun_at, kind, start, offset, first, bytes, appended_at)",
             outputs,
             "ON CONFLICT (output) DO UPDATE SET start = excluded.start, offset = excluded.offset,"
-            " first = excluded.first, bytes = excluded.bytes",
+            " first = excluded.first, bytes = excluded.bytes, appended_at = excluded.appended_at",
         )
         write_rows(
             connection,
@@ -419,6 +428,16 @@ class OutputRows:
         connection.executemany(
             "UPDATE task SET outputs = 1 WHERE task_id = ? AND outputs = 0", [(task_id,) for task_id, _ in changed]
         )
+
+    def measure(self, connection: sqlite3.Connection) -> None:
+        """Count what is kept."""
+        (kept,) = connection.execute("SELECT total(bytes - first) FROM output WHERE abandoned = 0").fetchone()
+        self._counted = int(kept) - self.appended + self.trimmed
+
+    @property
+    def kept(self) -> int:
+        """Bytes that are kept: as last counted, and what came and went since, but for what went with its task."""
+        return self._counted + self.appended - self.trimmed
 
     def sweep(self, connection: sqlite3.Connection, limit: int) -> int:
         """Remove some of what is abandoned; return how many pieces and outputs went."""

@@ -183,10 +183,26 @@ class TaskRows:
     def stale(self, connection: sqlite3.Connection, now: int, age: int, limit: int) -> list[TaskState]:
         self.flush(connection)
         rows = connection.execute(
-            "SELECT task_id, body FROM task WHERE expires_at IS NULL AND updated_at < ? ORDER BY updated_at LIMIT ?",
-            (now - age, max(limit, 0)),
+            "SELECT task_id, body FROM task WHERE expires_at IS NULL AND updated_at < :since AND NOT (outputs"
+            " AND EXISTS (SELECT 1 FROM output WHERE output.task_id = task.task_id AND abandoned = 0"
+            " AND appended_at >= :since)) ORDER BY updated_at LIMIT :limit",
+            {"since": now - age, "limit": max(limit, 0)},
         ).fetchall()
         return self._read(connection, now, rows)
+
+    def idle(self, connection: sqlite3.Connection, now: int, task_ids: Sequence[str]) -> list[int]:
+        """As `interfaces.ITaskStore.idle`."""
+        self.flush(connection)
+        news: dict[str, int] = dict(
+            read_rows(
+                connection,
+                "SELECT task_id, max(updated_at, (SELECT coalesce(max(appended_at), 0) FROM output"
+                " WHERE output.task_id = task.task_id AND abandoned = 0)) FROM task"
+                " WHERE expires_at IS NULL AND task_id IN (*)",
+                list(task_ids),
+            )
+        )
+        return [now - news[each] if each in news else -1 for each in task_ids]
 
     def flush(self, connection: sqlite3.Connection) -> None:
         if self._rows:

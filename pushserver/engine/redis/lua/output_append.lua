@@ -1,8 +1,9 @@
--- KEYS: 4 task, 5 output, 6 its pieces
+-- KEYS: 4 task, 5 output, 6 its pieces, 7 stale
 -- ARGV: 5 name, 6 kind, 7 body, 8 how many positions, 9 attempt ('': any), 10 producer ('': none), 11 its epoch, 12 its seq,
 --       13 how many bytes are kept, 14 live channel ('': who appended it publishes it), 15 what is published of it,
---       16 when it came, 17 how many outputs a task may have
--- Returns the position after it, the epoch, whether the owner asked for the end, and the position before it.
+--       16 when it came, 17 how many outputs a task may have, 18 task id
+-- Returns the position after it, the epoch, whether the owner asked for the end, and the position before it, and how many bytes
+-- of the oldest went.
 local kept = redis.call('HMGET', KEYS[4], 'state', 'outputs')
 local readable, task = pcall(cjson.decode, kept[1] or '')
 if not kept[1] or not readable then
@@ -45,6 +46,7 @@ wrote()
 local before = out.offset
 append_output(out, KEYS[4], ARGV[5], names, ARGV[6], ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[13]))
 save_output(out)
+redis.call('ZADD', KEYS[7], string.format('%d', now), ARGV[18])
 if ARGV[10] ~= '' then
   redis.call('HSET', KEYS[5], 'p ' .. ARGV[10], ARGV[11] .. ' ' .. ARGV[12] .. ' ' .. integer(out.offset))
 end
@@ -52,4 +54,4 @@ remember(integer(out.offset) .. ' ' .. full(out.epoch))
 if ARGV[14] ~= '' then
   redis.call('PUBLISH', ARGV[14], told_output(out, before, ARGV[16], ARGV[15]))
 end
-return {ok(), out.offset, full(out.epoch), wish, before}
+return {ok(), out.offset, full(out.epoch), wish, before, out.trimmed}

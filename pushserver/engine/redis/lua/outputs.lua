@@ -5,10 +5,27 @@
 --   ended: positions of items before the tail     'p ' and a producer: its epoch, its newest `seq`, the position after it
 -- Pieces are of CHUNK bytes, by their numbers: each fills what is allocated for it. 'i' and a number: how many items end
 -- before that piece. A piece that is full is not written again.
+-- Beside them all, one hash counts the bytes that are kept: 'live' of unfinished tasks, and by the hour in which they go
+-- of ended ones.
 local CHUNK = 8180
+
+local HOUR = 3600000
 
 local function integer(number)
   return string.format('%d', number)
+end
+
+local kept_bytes = string.sub(KEYS[1], 1, -#'server' - 1) .. 'outputs'
+
+local function count_kept(bytes, field)
+  if bytes ~= 0 then
+    redis.call('HINCRBY', kept_bytes, field, integer(bytes))
+  end
+end
+
+-- The field that counts what goes in so many ms.
+local function goes_in(ttl)
+  return integer(math.floor((now + ttl) / HOUR))
 end
 
 -- The epoch that an attempt's output has, written or not.
@@ -22,7 +39,8 @@ local function open_output(key, chunks, created)
   local known = redis.call('HMGET', key, 'of', 'kind', 'offset', 'start', 'first', 'bytes', 'tail', 'ended', 'closed')
   local out = {key = key, chunks = chunks, of = created, epoch = output_epoch(key, created)}
   if known[1] ~= created then
-    out.stale = known[1]
+    out.stale, out.stale_bytes = known[1], known[1] and known[6] - known[5]
+    out.stale_closed = known[9]
     out.offset, out.start, out.first, out.bytes, out.tail, out.ended, out.closed = 0, 0, 0, 0, '', 0, false
     return out
   end
@@ -125,6 +143,7 @@ local function append_output(out, task, name, names, kind, body, count, max_byte
   local new = not out.kind
   if new then
     if out.stale then
+      count_kept(-out.stale_bytes, out.stale_closed and goes_in(redis.call('PTTL', out.key)) or 'live')
       redis.call('DEL', out.key, out.chunks)
     end
     out.kind = kind
@@ -147,7 +166,10 @@ local function append_output(out, task, name, names, kind, body, count, max_byte
   out.tail = string.sub(rest, at)
   out.bytes = out.bytes + #body
   out.offset = out.offset + count
+  local first = out.first
   trim_output(out, max_bytes)
+  out.trimmed = out.first - first
+  count_kept(#body - out.trimmed, 'live')
   if full then
     redis.call('PEXPIRE', out.chunks, redis.call('PTTL', out.key))
   end

@@ -4,7 +4,8 @@
 --       17 size, 18 chat size, 19 ttl of every message, 20 how many ends of tasks, 21 to 23 the inbox' ttls,
 --       24 live channel of the inbox ('': who kept it publishes it), 25 the version that is replaced,
 --       26 packed: what is appended to an output with it, or '', 27 '': what is told of outputs is published here
--- Returns the place of the owner's message, where there is one, then channel and message of what is told of outputs.
+-- Returns the place of the owner's message, where there is one, then how many bytes of the oldest went for what was appended,
+-- then channel and message of what is told of outputs.
 local kept = redis.call('HMGET', KEYS[4], 'version', 'outputs')
 if not kept[1] then
   return {'unknown'}
@@ -34,6 +35,7 @@ local function tell_outputs(answer)
   local prefix = string.sub(KEYS[4], 1, #KEYS[4] - #ARGV[5] - 5)
   local live = string.sub(ARGV[13], 1, #ARGV[13] - #ARGV[5] - 5)
   local final = ARGV[15] == 'final'
+  answer[#answer + 1] = last and last.out.trimmed or 0
   for _, name in ipairs(final and output_names(kept[2], ARGV[8]) or {last.name}) do
     local place = name .. '/' .. ARGV[5]
     local appended = last and last.name == name
@@ -41,6 +43,8 @@ local function tell_outputs(answer)
     out.closed = final
     save_output(out)
     if final then
+      count_kept(out.first - out.bytes, 'live')
+      count_kept(out.bytes - out.first, goes_in(ARGV[10]))
       redis.call('PEXPIRE', out.key, ARGV[10])
       redis.call('PEXPIRE', out.chunks, ARGV[10])
     end

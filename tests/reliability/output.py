@@ -1,0 +1,342 @@
+"""Tasks that write under faults, readers that come late and are cut, and whether each has every byte, once.
+
+    python -m tests.reliability.output [--seed N] [--engine embedded|redis] [--tasks N] [--joins N] [--kills N]
+                                       [--sizes]
+
+For each engine: so many tasks write text of random lengths, each append once by its producer, repeated until it is
+answered; readers join at random moments, from the beginning or with the position that they had, and are cut; nodes are
+killed (of the embedded engine the one, on Redis any of two). In the end every task is ended, and what each reader put
+together is compared with what was answered to have been written: by its SHA-256.
+
+Then how much room outputs take: on disk, and by ``MEMORY USAGE``, after 10 appends and after 100,000.
+
+Written against the documented protocol alone. Prints the seed and a table; exit status 1 where anything differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import json
+import os
+import random
+import sqlite3
+import sys
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import websockets
+
+from tests.engine.redis.servers import RedisServer
+from tests.harness import Server, free_port, start
+from tests.reliability.audit import Api
+
+CONFIG = """
+[rate_limits]
+messages_per_second = 0
+"""
+#: What text is made of: characters of one to four bytes.
+LETTERS = "ab cd\n\x1bé€漢😀"
+#: Nodes on one Redis.
+NODES = 2
+#: Stored bytes for each byte of text, at most; and what a task takes beside that.
+SHARE, BESIDE = 1.1, 12_000
+
+
+class Differs(Exception):
+    """A reader was told what does not follow from what it was told before."""
+
+
+class ReadText:
+    """What a reader has of an output, put together by the documented rules."""
+
+    def __init__(self) -> None:
+        self.octets = b""
+        self.epoch: str | None = None
+        self.closed = False
+        self.resets = 0
+
+    @property
+    def since(self) -> dict[str, Any] | None:
+        """The position that it reached; None where it was told nothing yet."""
+        return None if self.epoch is None else {"offset": len(self.octets), "epoch": self.epoch}
+
+    def begin(self, output: dict[str, Any]) -> None:
+        """Take the answer to a subscription that gave `since`."""
+        self._take(output["text"], output["offset"], output["epoch"], output)
+
+    def push(self, push: dict[str, Any]) -> None:
+        """Take a push of type ``output``."""
+        if self.closed:
+            raise Differs("something came behind the end")
+        self._take(push["data"].get("text", ""), push["offset"], push["epoch"], push["data"])
+
+    def _take(self, text: str, offset: int, epoch: str, told: dict[str, Any]) -> None:
+        if told.get("trimmed"):
+            raise Differs("less than the limit was written, and some is gone")
+        if told.get("reset"):
+            self.octets, self.epoch, self.closed = b"", None, False
+            self.resets += 1
+        if self.epoch not in (None, epoch):
+            raise Differs(f"the epoch {self.epoch} became {epoch} without a word")
+        added = text.encode()
+        if len(self.octets) + len(added) != offset:
+            raise Differs(f"{len(added)} bytes up to {offset}, behind {len(self.octets)}")
+        self.octets, self.epoch, self.closed = self.octets + added, epoch, told.get("closed", False)
+
+
+@dataclass
+class Books:
+    """What was written, and what readers had of it."""
+
+    #: by task: what was answered to be appended
+    written: dict[str, bytes] = field(default_factory=dict)
+    readers: list[tuple[str, ReadText]] = field(default_factory=list)
+    appends: int = 0
+    repeats: int = 0
+    cuts: int = 0
+    kills: int = 0
+    faults: list[str] = field(default_factory=list)
+
+    def unlike(self) -> list[str]:
+        """Return the tasks of readers whose text is another than what was written."""
+        whole = {task: hashlib.sha256(text).hexdigest() for task, text in self.written.items()}
+        return [
+            task
+            for task, read in self.readers
+            if not read.closed or hashlib.sha256(read.octets).hexdigest() != whole[task]
+        ]
+
+    def table(self) -> dict[str, Any]:
+        return {
+            "tasks": len(self.written),
+            "bytes written": sum(map(len, self.written.values())),
+            "appends answered": self.appends,
+            "of them repeats, appended once": self.repeats,
+            "kills": self.kills,
+            "readers": len(self.readers),
+            "cuts": self.cuts,
+            "told to begin anew": sum(read.resets for _, read in self.readers),
+            "readers whose whole differs": len(self.unlike()),
+            "faults": self.faults[:5],
+        }
+
+
+def some_text(chance: random.Random) -> str:
+    """Return a little text, now and then a lot."""
+    size = 20_000 if chance.random() < 0.01 else chance.randint(1, 30)
+    return "".join(chance.choices(LETTERS, k=size))
+
+
+class Nodes:
+    """The servers of one engine."""
+
+    def __init__(self, place: Path, engine: str) -> None:
+        self.redis: RedisServer | None = None
+        options: tuple[str, ...] = ()
+        if engine == "redis":
+            self.redis = RedisServer(place / "redis", appendonly="yes", appendfsync="always").start()
+            options = ("--redis", self.redis.url)
+        self._options = options
+        self._places = [place / f"node{n}" for n in range(NODES if engine == "redis" else 1)]
+        self._ports = [free_port() for _ in self._places]
+        self.servers: list[Server] = []
+        try:
+            for number, each in enumerate(self._places):
+                each.mkdir()
+                self.servers.append(self._start(number))
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start(self, number: int) -> Server:
+        known = {"port": self._ports[number], "secret": "s" * 40, "api_key": "k" * 20}
+        return start(self._places[number], *self._options, config=CONFIG, **known)  # type: ignore[arg-type]
+
+    def restart(self, number: int) -> None:
+        self.servers[number].kill()
+        self.servers[number] = self._start(number)
+
+    def octets(self, task: str) -> int:
+        """Return how much room is taken: of the whole store on disk; of a task and its output in Redis."""
+        if self.redis is not None:
+            keys = (f"push:task:{task}", f"push:output:main/{task}", f"push:chunks:main/{task}")
+            usage = [self.redis.command("MEMORY", "USAGE", key, "SAMPLES", "0").lstrip(":") for key in keys]
+            return sum(int(each) for each in usage if each.isdigit())
+        file = next(self._places[0].rglob("pushserver.db"))
+        connection = sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)
+        try:
+            names = ("page_count", "freelist_count", "page_size")
+            pages, free, size = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
+            return int((pages - free) * size)
+        finally:
+            connection.close()
+
+    def stop(self) -> None:
+        for each in self.servers:
+            each.stop()
+        if self.redis is not None:
+            self.redis.kill()
+
+
+async def write(api: Api, books: Books, task: str, chance: random.Random, rate: float, stop: asyncio.Event) -> None:
+    """A worker: its next append only after the one before was answered, each with its number."""
+    await api.call("tasks", {"taskId": task, "userId": "u", "messageId": task})
+    books.written[task] = b""
+    seq = 0
+    while not stop.is_set():
+        text = some_text(chance)
+        body = {"text": text, "producer": {"id": "w", "epoch": 0, "seq": seq}}
+        status, said = await api.call(f"tasks/{task}/output", body)
+        if status != 200:
+            books.faults.append(f"an append of {task} was answered {status} {said}")
+            return
+        seq += 1
+        books.appends += 1
+        books.repeats += bool(said.get("duplicate"))
+        books.written[task] += text.encode()
+        if said["offset"] != len(books.written[task]):
+            books.faults.append(f"{task} has {said['offset']} bytes, and {len(books.written[task])} were written")
+            return
+        await asyncio.sleep(chance.expovariate(rate))
+    last = some_text(chance)
+    status, said = await api.call(f"tasks/{task}/complete", {"output": {"text": last}})
+    # A repeat of an end that happened is a conflict.
+    if status not in (200, 409):
+        books.faults.append(f"the end of {task} was answered {status} {said}")
+    books.written[task] += last.encode()
+
+
+async def follow(
+    node: Callable[[], Server], books: Books, task: str, chance: random.Random, stop: asyncio.Event
+) -> None:
+    """A reader: comes, is cut, stays away, comes back with its position, until it has read the end."""
+    read = ReadText()
+    books.readers.append((task, read))
+    channel = f"output:main/{task}"
+    while not read.closed:
+        server = node()
+        seconds = 60.0 if stop.is_set() else chance.uniform(0.05, 2.0)
+        try:
+            async with asyncio.timeout(seconds), websockets.connect(server.ws_url, max_size=None) as socket:
+                await socket.send(json.dumps({"type": "auth", "data": {"token": server.token("u")}}))
+                item: Any = channel if read.since is None else {"channel": channel, "since": read.since}
+                await socket.send(json.dumps({"type": "subscribe", "id": 1, "data": {"channels": [item]}}))
+                async for text in socket:
+                    message = json.loads(text)
+                    if message["type"] == "subscription_success":
+                        if channel not in message["data"]["results"]:
+                            break
+                        read.begin(message["data"]["results"][channel]["output"])
+                    elif message["type"] == "output":
+                        read.push(message)
+                    if read.closed:
+                        return
+        except (OSError, websockets.WebSocketException, TimeoutError):
+            pass
+        except Differs as difference:
+            books.faults.append(f"a reader of {task}: {difference}")
+            return
+        books.cuts += 1
+        # Away for longer than it was there: most of the time few are connected.
+        with_end = asyncio.create_task(stop.wait())
+        await asyncio.wait([with_end], timeout=chance.uniform(0.1, 20.0))
+        with_end.cancel()
+        await asyncio.sleep(0.05)
+
+
+async def run(nodes: Nodes, seed: int, tasks: int, joins: int, kills: int, rate: float = 10.0) -> Books:
+    """Return the books of a run."""
+    chance = random.Random(seed)
+    books, stop = Books(), asyncio.Event()
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(tasks + 8))
+
+    def node() -> Server:
+        return chance.choice(nodes.servers)
+
+    names = [f"t{number}" for number in range(tasks)]
+    work = [
+        asyncio.create_task(write(Api(node), books, name, random.Random(f"{seed} {name}"), rate, stop))
+        for name in names
+    ]
+    while len(books.written) < tasks:
+        await asyncio.sleep(0.02)
+    try:
+        each = -(-joins // max(kills, 1))
+        for _ in range(max(kills, 1)):
+            for _ in range(min(each, joins - len(books.readers))):
+                of = random.Random(f"{seed} {len(books.readers)}")
+                work.append(asyncio.create_task(follow(node, books, chance.choice(names), of, stop)))
+                await asyncio.sleep(0)
+            await asyncio.sleep(chance.uniform(0.05, 1.0))
+            if kills:
+                number = chance.randrange(len(nodes.servers))
+                await asyncio.to_thread(nodes.restart, number)
+                books.kills += 1
+        await asyncio.sleep(1.0)
+        stop.set()
+        _, late = await asyncio.wait(work, timeout=300)
+        books.faults += [f"{len(late)} writers and readers did not come to an end"] * bool(late)
+        books.faults += [repr(done.exception()) for done in work if done.done() and done.exception() is not None]
+    finally:
+        for one in work:
+            one.cancel()
+        await asyncio.gather(*work, return_exceptions=True)
+    return books
+
+
+async def sizes(nodes: Nodes) -> list[tuple[str, int, int]]:
+    """Return for 10 appends of 10,000 bytes and 100,000 of 10 what was written, and the room that it took."""
+    api = Api(lambda: nodes.servers[0])
+    rows = []
+    for count, text in ((10, "123456789\n" * 1_000), (100_000, "123456789\n")):
+        task = f"size{count}"
+        await api.call("tasks", {"taskId": task, "userId": "u"})
+        before = nodes.octets(task)
+        for at in range(0, count, 100):
+            command = {"method": "task.output", "params": {"taskId": task, "text": text}}
+            status, said = await api.call("batch", {"commands": [command] * min(100, count - at)})
+            if status != 200 or any("error" in each for each in said["replies"]):
+                raise Differs(f"a batch of appends was answered {status} {str(said)[:300]}")
+        rows.append((f"{count} appends of {len(text)} bytes", count * len(text), nodes.octets(task) - before))
+    return rows
+
+
+def broken(books: Books) -> bool:
+    return bool(books.faults or books.unlike() or not books.readers or not books.appends)
+
+
+def main(words: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.reliability.output", description=__doc__)
+    parser.add_argument("--seed", type=int, default=int(os.environ.get("SEED") or random.randrange(2**31)))
+    parser.add_argument("--engine", choices=("embedded", "redis"), action="append")
+    parser.add_argument("--tasks", type=int, default=50)
+    parser.add_argument("--joins", type=int, default=1000)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--sizes", action="store_true", help="only how much room outputs take")
+    asked = parser.parse_args(words)
+    print(f"seed {asked.seed}", flush=True)
+    failed = False
+    for engine in asked.engine or ("embedded", "redis"):
+        with tempfile.TemporaryDirectory() as folder:
+            nodes = Nodes(Path(folder), engine)
+            try:
+                if not asked.sizes:
+                    books = asyncio.run(run(nodes, asked.seed, asked.tasks, asked.joins, asked.kills))
+                    print(engine, json.dumps(books.table(), indent=1), flush=True)
+                    failed = failed or broken(books)
+                for what, written, taken in asyncio.run(sizes(nodes)):
+                    print(f"{engine}: {what}: {taken} bytes stored, {taken / written:.3f} of the text", flush=True)
+                    failed = failed or taken > SHARE * written + BESIDE
+            finally:
+                nodes.stop()
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
