@@ -66,7 +66,15 @@ def free_port() -> int:
 
 @contextmanager
 def redis_server() -> Iterator[int]:
-    """A Redis of its own, in memory alone; answers its port. Whoever is slow shall be slow, and not be thrown out."""
+    """A Redis of its own; answers its port."""
+    with redis_process() as (port, _):
+        yield port
+
+
+@contextmanager
+def redis_process() -> Iterator[tuple[int, int]]:
+    """A Redis of its own, in memory alone; answers its port and its process. Whoever is slow shall be slow, and not be
+    thrown out."""
     install("redis")
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="bench-redis-") as place:
@@ -84,7 +92,7 @@ def redis_server() -> Iterator[int]:
                     if time.monotonic() > end:
                         raise
                     time.sleep(0.02)
-            yield port
+            yield port, process.pid
         finally:
             process.terminate()
             process.wait()
