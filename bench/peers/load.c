@@ -14,7 +14,10 @@
      pace N                              opens at most N connections a second from now on (0: as they can)
                                                                                                 -> ok
      cut                                 ends all connections at once; others can be opened     -> ok
+     keep HEX N                          of what greets a connection, keeps the N characters behind these; when they are
+                                         opened again, they stand where the greeting has N octets of 1     -> ok
      reset                               forgets what was counted                               -> ok
+     tally HEX                           the same, and counts from now on where this stands     -> ok
      await N MS                          waits until N messages have come (they carry "sent":"<16 digits, µs>")
                                                                                                 -> got N SECONDS
      counts                              the fewest and the most messages that one connection has had since reset, how
@@ -81,7 +84,9 @@ static char buffer[KEEP + (1 << 20)];
 static int addresses, disordered;
 static uint64_t octets;
 static char ping[64], answer[64];
-static size_t ping_size, answer_size;
+static size_t ping_size, answer_size, keep_size;
+static char before_kept[64], *kept;
+static int kept_room;
 
 static double now(void) {
   struct timespec t;
@@ -175,11 +180,26 @@ static void walk(conn *c, const char *data, size_t size) {
   }
 }
 
+/* What a connection was told, by its number: it stays when the connection is cut. */
+static char *kept_of(int i) { return kept + (size_t)i * keep_size; }
+
+/* Greets, with what was kept of the connection of the same number before. */
+static void greet(conn *c, int i) {
+  char ones[KEEP], *hole;
+  memset(ones, 1, sizeof ones);
+  if (keep_size && (hole = memmem(greetings[i], greeting_sizes[i], ones, keep_size)))
+    memcpy(hole, kept_of(i), keep_size);
+  if (greeting_sizes[i] && send(c->fd, greetings[i], greeting_sizes[i], 0) != greeting_sizes[i]) die("send");
+}
+
 /* What has come behind the head of the upgrade's answer: frames, in which are greetings and messages. */
 static void take(conn *c, char *data, size_t size) {
   walk(c, data, size);
   octets += size;
   if (c->state == GREETING) {
+    char *told = keep_size ? memmem(data, size, before_kept, strlen(before_kept)) : NULL;
+    if (told && told + strlen(before_kept) + keep_size <= data + size)
+      memcpy(kept_of(c - conns), told + strlen(before_kept), keep_size);
     c->greeted += search(c, &c->greeting, data, size, ready_marker, strlen(ready_marker));
     if (measuring) received += search(c, &c->data, data, size, marker, need);
     if (c->greeted < ready_times) return;
@@ -212,7 +232,7 @@ static void readable(conn *c, int i) {
       memcpy(t->keep, data + n - t->kept, t->kept);
       if (head) {
         c->state = GREETING;
-        if (greeting_sizes[i] && send(c->fd, greetings[i], greeting_sizes[i], 0) != greeting_sizes[i]) die("send");
+        greet(c, i);
         size_t rest = data + n - (head + 4);
         memmove(data, head + 4, rest);
         take(c, data, rest);
@@ -380,6 +400,11 @@ int main(int argc, char **argv) {
         greetings[i] = piece(&at, &greeting_sizes[i]);
       }
       count = a;
+      if (keep_size && count > kept_room) {
+        kept = realloc(kept, (size_t)count * keep_size);
+        memset(kept_of(kept_room), 0, (size_t)(count - kept_room) * keep_size);
+        kept_room = count;
+      }
       opened = started = ended = 0;
       began = now();
       fill();
@@ -392,6 +417,10 @@ int main(int argc, char **argv) {
       need = strlen(sent) + DIGITS;
       for (int i = 0; i < started; i++) conns[i].last = conns[i].messages = 0;
       printf("ok\n");
+    } else if (sscanf(line, "tally %127s", word) == 1) {
+      received = measuring = 0;
+      need = from_hex(word, marker);
+      printf("ok\n");
     } else if (sscanf(line, "from %d", &addresses) == 1) {
       printf("ok\n");
     } else if (sscanf(line, "pace %lf", &pace) == 1) {
@@ -402,6 +431,10 @@ int main(int argc, char **argv) {
     } else if (sscanf(line, "pong %127s %127s", word, ready_marker) == 2) {
       ping_size = from_hex(word, ping);
       answer_size = from_hex(ready_marker, answer);
+      printf("ok\n");
+    } else if (sscanf(line, "keep %127s %d", word, &a) == 2 && a < KEEP) {
+      from_hex(word, before_kept);
+      keep_size = a;
       printf("ok\n");
     } else if (!strcmp(line, "cut")) {
       cut();

@@ -49,6 +49,8 @@ class Clients(Load):
         self.ask(f"mark {server.mark.encode().hex()}")
         if server.ping is not None:
             self.ask("pong {} {}".format(*(octets.hex() for octets in server.ping)))
+        if server.kept is not None:
+            self.ask(f"keep {server.kept[0].hex()} {server.kept[1]}")
         if addresses:
             self.ask(f"from {addresses}")
 
@@ -104,6 +106,11 @@ class Clients(Load):
         """Return how many connections the server has ended."""
         return int(self.ask("lost")[1])
 
+    def count_text(self, text: str) -> None:
+        """Forget what was counted, and count the places where this text stands from now on."""
+        self.ask(f"tally {text.encode().hex()}")
+        self.expected = 0
+
     def counts(self) -> Counts:
         return Counts(*map(int, self.ask("counts")[1:]))
 
@@ -123,13 +130,16 @@ class Posts:
     def __init__(self, port: int, connections: int) -> None:
         install("post")
         self._place = tempfile.TemporaryDirectory(prefix="bench-post-")
-        self._process = subprocess.Popen(
-            [str(PEERS / "build/post"), "127.0.0.1", str(port), str(connections)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            bufsize=1,
-        )
+        self._log = Path(self._place.name) / "log"
+        with open(self._log, "wb") as log:
+            self._process = subprocess.Popen(
+                [str(PEERS / "build/post"), "127.0.0.1", str(port), str(connections)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                bufsize=1,
+            )
 
     @property
     def pid(self) -> int:
@@ -150,8 +160,10 @@ class Posts:
         assert self._process.stdout is not None
         self._process.stdin.write(f"post {path} {count} {timeout}\n")
         answer = self._process.stdout.readline().split()
-        if answer[:1] != ["posted"] or int(answer[1]) != count:
-            raise NotAvailable(f"{answer[1] if answer[1:] else 0} of {count} requests were answered with 200")
+        if not answer:
+            raise NotAvailable(f"the publisher ended: {self._log.read_text()[-300:].strip()}")
+        if int(answer[1]) != count:
+            raise NotAvailable(f"{answer[1]} of {count} requests were answered with 200")
         return float(answer[2])
 
     def close(self) -> None:

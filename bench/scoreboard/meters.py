@@ -6,15 +6,18 @@ CPU of the whole server, of Redis, and what the clients and everything else used
 
 from __future__ import annotations
 
+import itertools
+import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import Any
 
 from bench.measure import resident
 from bench.scoreboard.clients import Clients, Posts, Wrong, allow_descriptors
-from bench.scoreboard.peers import Peer, Position, Positions
+from bench.scoreboard.peers import Peer, Position, Positions, compact
 from bench.scoreboard.quiet import Processes, Watch
 from bench.scoreboard.records import Facts
 from bench.servers import CHANNEL, Http, NotAvailable, redis_process
@@ -328,6 +331,100 @@ def kept(stage: Stage, kind: type[Peer], redis: bool) -> Meter:
         if redis:
             figures["redis"] = watch.redis / count * 1e6
         return taken(watch, figures)
+
+    return meter
+
+
+# -- what no peer has -------------------------------------------------------------------------------------------------
+
+
+def notified(stage: Stage, kind: type[Peer]) -> Meter:
+    """Return how durable messages to one user each are taken: publishers at once, each user connected."""
+    users, count = stage.sizes.connections, stage.sizes.posts
+    allow_descriptors(users)
+    server = stage.server(kind)
+    clients = stage.clients(server)
+    clients.connect(clients.greet(range(users), THREE))
+    posts = stage.posts(server, stage.sizes.publishers)
+
+    def meter() -> Taken:
+        first = time.monotonic_ns() // 1000
+        data = [{"userId": f"u{n % users}", "data": {"sent": f"{first + n:016d}", "text": "x"}} for n in range(count)]
+        clients.reset()
+        with stage.watch(server, clients, posts) as watch:
+            seconds = posts.post(server.request_to("/api/notify", each) for each in data)
+            clients.wait(count)
+        clients.check(count // users, ordered=False)
+        return taken(watch, {"rate": count / seconds, "cpu": watch.server / count * 1e6})
+
+    return meter
+
+
+def progress(stage: Stage, kind: type[Peer]) -> Meter:
+    """Return how progress of tasks is taken: 1,000 at once, in batches of 100, each task's owner connected."""
+    tasks, batch, updates = stage.sizes.connections, 100, 10
+    allow_descriptors(tasks)
+    server = stage.server(kind)
+    clients = stage.clients(server)
+    clients.connect(clients.greet(range(tasks), THREE))
+
+    def commands(method: str, **each: Any) -> Iterator[dict[str, Any]]:
+        """Yield the batches with a command for each task."""
+        for first in range(0, tasks, batch):
+            numbers = range(first, min(first + batch, tasks))
+            yield {
+                "commands": [
+                    {"method": method, "params": {"taskId": f"t{n}", "userId": f"u{n}", **each}} for n in numbers
+                ]
+            }
+
+    for body in commands("task.create"):
+        server.http.post(server.batch_path, compact(body), server.headers)
+    posts = stage.posts(server, 1)
+    percentages = itertools.count(1)
+
+    def meter() -> Taken:
+        percentage = 0.0
+        bodies: list[dict[str, Any]] = []
+        for _ in range(updates):
+            percentage = next(percentages) / 100
+            bodies += commands("task.progress", percentage=percentage)
+        with stage.watch(server, clients, posts) as watch:
+            seconds = posts.post(server.request_to(server.batch_path, body) for body in bodies)
+        # The last once more changes nothing, and says where the tasks are.
+        replies = json.loads(server.http.post(server.batch_path, compact(bodies[-1]), server.headers))["replies"]
+        if any(reply["result"]["percentage"] != percentage for reply in replies):
+            raise Wrong(f"not all tasks are at {percentage} %")
+        done = updates * tasks
+        return taken(watch, {"rate": done / seconds, "cpu": watch.server / done * 1e6})
+
+    return meter
+
+
+def output(stage: Stage, kind: type[Peer]) -> Meter:
+    """Return how a task's output is taken: 100 bytes an append, publishers at once, one follower for each task."""
+    many, appends = stage.sizes.publishers, stage.sizes.posts
+    text = "x" * 99 + "\n"
+    server = stage.server(kind)
+    clients = stage.clients(server)
+    for n in range(many):
+        server.http.post("/api/tasks", compact({"taskId": f"t{n}", "userId": f"u{n}"}), server.headers)
+    clients.connect(clients.greet(range(many), (), own=["output:main/t{user}"]))
+    posts = stage.posts(server, many)
+    # A client is sent what came together in one push: its octets are counted, not its pushes.
+    arrived = itertools.count(1)
+
+    def meter() -> Taken:
+        last = f'"offset":{next(arrived) * (appends // many) * len(text)}'
+        clients.count_text(last)
+        with stage.watch(server, clients, posts) as watch:
+            seconds = posts.post(
+                server.request_to(f"/api/tasks/t{n % many}/output", {"text": text})
+                for n in range(appends // many * many)
+            )
+            clients.wait(many)
+        done = appends // many * many
+        return taken(watch, {"rate": done / seconds, "cpu": watch.server / done * 1e6})
 
     return meter
 

@@ -43,6 +43,8 @@ class Path:
 #: Who stands beside us where everybody has the same.
 FOLLOWED = (Ours, Centrifugo, Sockudo, Nats, SocketIo, MicroWebSockets, NodeWs, NchanPeer, FloorInC, FloorInPython)
 BOTH = (Ours, Centrifugo)
+#: Of what the peers have nothing that compares.
+ALONE = (Ours,)
 DELIVERY = {"cpu": "µs of CPU for a delivery"}
 
 STORED = "without Redis, pushserver has histories in SQLite, on the disk before the answer; Centrifugo, in memory"
@@ -132,9 +134,9 @@ PATHS: tuple[Path, ...] = (
             "cpu": "µs of CPU for a client",
             "meanwhile": "ms, 99th percentile of 20 publications a second to 100 others",
         },
-        BOTH,
+        (Ours, Centrifugo, SocketIo),
         meters.storm,
-        (Target("seconds", 0.7, "Centrifugo"),),
+        (Target("seconds", 0.7, "Centrifugo"), Target("seconds", 0.5, "socket.io")),
         (STORED,),
     ),
     Path(
@@ -169,6 +171,27 @@ PATHS: tuple[Path, ...] = (
         BOTH,
         meters.idle,
         (Target("memory", 0.3, "Centrifugo"), Target("cpu", 1.0, "Centrifugo")),
+    ),
+    Path(
+        "inbox",
+        "Durable messages to the inboxes of 1,000 connected users, 32 publishers at once, one message a request",
+        {"rate": "messages a second", "cpu": "µs of CPU for a message"},
+        ALONE,
+        meters.notified,
+    ),
+    Path(
+        "progress",
+        "Progress of 1,000 tasks in batches of 100, their owners connected, shown at most once a second",
+        {"rate": "updates a second", "cpu": "µs of CPU for an update"},
+        ALONE,
+        meters.progress,
+    ),
+    Path(
+        "output",
+        "Output of 32 tasks at once, 100 bytes an append, a follower for each",
+        {"rate": "appends a second", "cpu": "µs of CPU for an append"},
+        ALONE,
+        meters.output,
     ),
     *map(_latency, (Centrifugo, Sockudo, Nats, SocketIo, MicroWebSockets, NodeWs)),
     Path(

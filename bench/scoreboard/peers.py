@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import json
 import re
+import struct
 import subprocess
 import time
 from collections.abc import Sequence
@@ -62,6 +63,13 @@ def compact(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
+def unmasked(payload: bytes) -> bytes:
+    """Return a client's text frame whose mask is of zeros: the load client can write into it."""
+    size = len(payload)
+    head = struct.pack("!BBH", 0x81, 0x80 | 126, size) if size > 125 else bytes((0x81, 0x80 | size))
+    return head + bytes(4) + payload
+
+
 class Peer(Server):
     """A server of the scoreboard."""
 
@@ -71,6 +79,9 @@ class Peer(Server):
     mark: ClassVar[str] = '"sent":"'
     #: A message of the protocol that a client must answer, and the octets of the answer's frame.
     ping: ClassVar[tuple[bytes, bytes] | None] = None
+    #: What a client is told when it comes, and must show when it comes back: what stands before it, and its length. In
+    #: a greeting, so many octets of 1 are its place.
+    kept: ClassVar[tuple[bytes, int] | None] = None
     #: Messages of a burst differ in their times.
     distinct: ClassVar[bool] = True
     #: Bytes of a delivered frame without the filling of its text.
@@ -101,11 +112,15 @@ class Peer(Server):
 
     def request(self, channel: str, sent: str) -> bytes:
         """Return a whole HTTP request that publishes to a channel."""
-        body = self.body(channel, sent)
-        head = (
-            f"POST {self.publish_path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{self.headers}Content-Length: {len(body)}\r\n\r\n"
-        )
-        return head.encode() + body
+        return self._request(self.publish_path, self.body(channel, sent))
+
+    def request_to(self, path: str, body: Any) -> bytes:
+        """Return a whole HTTP request that posts JSON."""
+        return self._request(path, compact(body))
+
+    def _request(self, path: str, body: bytes) -> bytes:
+        first = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+        return f"{first}{self.headers}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
     def send(self, channel: str, http: Http | None = None) -> Any:
         """Publish to a channel; return the answer's JSON."""
@@ -400,6 +415,9 @@ class SocketIo(Peer):
     ready = ('42["ready"', 1)
     path = "/socket.io/?EIO=4&transport=websocket"
     ping = (b"2", masked(b"3"))
+    #: Characters of the name of a connection's state.
+    STATE = 20
+    kept = (b'"pid":"', STATE)
     bare = 65
 
     @classmethod
@@ -417,7 +435,17 @@ class SocketIo(Peer):
         return ["node", str(PEERS / "socketio/server.mjs"), str(self.port)]
 
     def greeting(self, user: str, channels: Sequence[str], positions: Positions | None = None) -> bytes:
-        return masked(b"40" + json.dumps({"token": token(user), "channels": list(channels)}).encode())
+        auth = {"token": token(user), "channels": list(channels)}
+        if not positions:
+            return masked(b"40" + compact(auth))
+        # All channels share one order: the newest position is the connection's.
+        *_, newest = positions.values()
+        hole = b"?" * self.STATE
+        state = compact({**auth, "pid": hole.decode(), "offset": newest.epoch})
+        return unmasked(b"40" + state.replace(hole, b"\x01" * self.STATE))
+
+    def position(self, answer: Any) -> Position:
+        return Position(0, answer["id"])
 
 
 class MicroWebSockets(Peer):

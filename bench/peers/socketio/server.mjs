@@ -19,7 +19,8 @@ const http = createServer((request, response) => {
     const commands = request.url === "/batch" ? body.commands.map((command) => command.params) : [body];
     for (const { channel, data } of commands) io.to(channel).emit("message", data);
     response.setHeader("Content-Type", "application/json");
-    response.end("{}");
+    // By its id a client says what it had last.
+    response.end(JSON.stringify({ id: io.of("/").adapter.packets.at(-1).id }));
   });
 });
 
