@@ -13,6 +13,8 @@
 # make clients-tls  real clients on every way of TLS: browsers, curl, node, Python, Go, Prometheus; nginx and haproxy before it
 # make audit   advisories of what is installed
 # make bench   the measurements
+# make scoreboard  the measurements beside today's servers, on a quiet machine; goes on where an interrupted run was
+# make scoreboard-plots  their newest record: tables, history, and a picture for each figure in build/scoreboard
 # make dist    the packages for others, in dist/: wheel, sdist, npm tarball
 # make clean   away with everything that the others made, except the server's state in var/
 #
@@ -43,7 +45,7 @@ WHICH := -q -m "not slow and not full" -n $(JOBS) --dist worksteal
 ORDINARY = $(PYTEST) $(WHICH)
 
 .PHONY: run test check suite coverage full conformance test-newest test-oldest sim mutants soak upgrade matrix bench dist
-.PHONY: attack fuzz sdks clients-tls audit clean venv tools
+.PHONY: scoreboard scoreboard-plots attack fuzz sdks clients-tls audit clean venv tools
 
 run:
 	@tools/venv.sh run
@@ -107,6 +109,14 @@ matrix: venv tools
 
 bench: venv tools
 	@$(BIN)/python -m bench $(ARGS)
+
+scoreboard: venv tools
+	@$(BIN)/python -m bench scoreboard $(ARGS)
+
+# matplotlib is for these pictures alone: beside the environment of everything else.
+scoreboard-plots: venv
+	@test -d build/plots || $(BIN)/pip install --quiet --target build/plots "matplotlib >= 3.9, < 4"
+	@PYTHONPATH=build/plots $(BIN)/python -m bench --report --plots build/scoreboard $(ARGS)
 
 dist: venv tools
 	@$(BIN)/python -m tools.dist

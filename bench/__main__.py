@@ -1,7 +1,9 @@
-"""The whole server beside its peers, or (``compare``) beside what it was at a commit.
+"""The whole server beside its peers, beside what it was at a commit (``compare``), or beside today's (``scoreboard``).
 
 python -m bench [--only NAME]… [--rounds N] [--json FILE] [--plot DIR]
 python -m bench compare COMMIT [FIGURE ...] [--rounds N] [--seed N]
+python -m bench scoreboard [PATH ...] [--rounds N] [--results FILE] [--quick]
+python -m bench --report [FILE] [--plots DIR] [--write]
 
 Exit status 1 where something was not measured, or a target was missed.
 """
@@ -16,6 +18,7 @@ from pathlib import Path
 
 from bench import compare
 from bench.measure import Progress, Table, machine, plot
+from bench.scoreboard import command, report
 from bench.servers import NotAvailable
 from bench.suite import BENCHMARKS
 
@@ -23,6 +26,10 @@ from bench.suite import BENCHMARKS
 def main() -> int:
     if sys.argv[1:2] == ["compare"]:
         return compare.main(sys.argv[2:])
+    if sys.argv[1:2] == ["scoreboard"]:
+        return command.main(sys.argv[2:])
+    if sys.argv[1:2] == ["--report"]:
+        return report.main(sys.argv[2:])
     options = argparse.ArgumentParser(
         prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

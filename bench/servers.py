@@ -66,7 +66,15 @@ def free_port() -> int:
 
 @contextmanager
 def redis_server() -> Iterator[int]:
-    """A Redis of its own, in memory alone; answers its port. Whoever is slow shall be slow, and not be thrown out."""
+    """A Redis of its own; answers its port."""
+    with redis_process() as (port, _):
+        yield port
+
+
+@contextmanager
+def redis_process() -> Iterator[tuple[int, int]]:
+    """A Redis of its own, in memory alone; answers its port and its process. Whoever is slow shall be slow, and not be
+    thrown out."""
     install("redis")
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="bench-redis-") as place:
@@ -84,7 +92,7 @@ def redis_server() -> Iterator[int]:
                     if time.monotonic() > end:
                         raise
                     time.sleep(0.02)
-            yield port
+            yield port, process.pid
         finally:
             process.terminate()
             process.wait()
@@ -394,13 +402,16 @@ class Load:
         install("load")
         self._server = server
         self._place = tempfile.TemporaryDirectory(prefix="bench-load-")
-        self._process = subprocess.Popen(
-            [str(PEERS / "build/load"), "127.0.0.1", str(server.port)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            bufsize=1,
-        )
+        self._log = Path(self._place.name) / "log"
+        with open(self._log, "wb") as log:
+            self._process = subprocess.Popen(
+                [str(PEERS / "build/load"), "127.0.0.1", str(server.port)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                bufsize=1,
+            )
         self.expected = 0
         self.count = 0
 
@@ -410,7 +421,7 @@ class Load:
         self._process.stdin.write(command + "\n")
         answer = self._process.stdout.readline().split()
         if not answer:
-            raise RuntimeError(f"the load client ended at: {command}")
+            raise RuntimeError(f"the load client ended at {command.split()[0]}: {self._log.read_text()[-300:].strip()}")
         return answer
 
     def prepare(self, count: int, channels: Sequence[str] = (CHANNEL,), own: int = 0, first: int = 0) -> Path:

@@ -5,10 +5,25 @@
      open FILE COUNT WINDOW READY TIMES  connects COUNT, WINDOW at a time. FILE holds, for each connection, the upgrade
                                          request and what to send after its answer (u32 length and octets each). A
                                          connection is ready when READY has come TIMES times.   -> opened N SECONDS
+     from N                              connects from N addresses in turns: 127.0.1.1 and what follows it
+                                                                                                -> ok
+     mark HEX                            what stands before the 16 digits of a message's time, instead of "sent":"
+                                                                                                -> ok
+     pong HEX HEX                        a text or binary message to answer, and the octets of the answer's frame
+                                                                                                -> ok
+     pace N                              opens at most N connections a second from now on (0: as they can)
+                                                                                                -> ok
+     cut                                 ends all connections at once; others can be opened     -> ok
+     keep HEX N                          of what greets a connection, keeps the N characters behind these; when they are
+                                         opened again, they stand where the greeting has N octets of 1     -> ok
      reset                               forgets what was counted                               -> ok
+     tally HEX                           the same, and counts from now on where this stands     -> ok
      await N MS                          waits until N messages have come (they carry "sent":"<16 digits, µs>")
                                                                                                 -> got N SECONDS
-     latencies                           of what has come since reset, in µs                    -> lat N P50 P99 MAX
+     counts                              the fewest and the most messages that one connection has had since reset, how
+                                         many came out of order (their times do not rise), and all octets
+                                                                                                -> counts MIN MAX N OCTETS
+     latencies                           of what has come since reset, in µs               -> lat N P50 P99 MAX P99.9
      flood FILE MARKER N MS              every connection sends FILE's octets; waits for N MARKERs in the answers
                                                                                                 -> got N SECONDS
      stall I                             stops reading connection I                             -> ok
@@ -38,27 +53,40 @@
 
 enum { CONNECTING, UPGRADING, GREETING, READY, ENDED };
 
+/* The end of what was read: what is searched for may have begun in it. */
 typedef struct {
-  int fd, state, greeted, kept, writing, had;
-  uint64_t left;
+  int kept;
+  char keep[KEEP];
+} tail;
+
+typedef struct {
+  int fd, state, greeted, writing, had, met;
+  uint64_t left, last;
   unsigned char head[10];
   size_t off, out_at;
-  char keep[KEEP];
+  long messages;
+  tail greeting, data;
 } conn;
 
 static conn *conns;
 static char **requests, **greetings;
 static uint32_t *request_sizes, *greeting_sizes;
 static int count, opened, started, ended, window, ready_times, poller, measuring;
-static char ready_marker[128], marker[128];
+static char ready_marker[128], marker[128], sent[64];
 static size_t need;
 static long received, wanted;
-static double began;
+static double began, pace;
 static uint32_t *samples;
 static char *flood;
 static size_t flood_size;
 static struct sockaddr_in address;
 static char buffer[KEEP + (1 << 20)];
+static int addresses, disordered;
+static uint64_t octets;
+static char ping[64], answer[64];
+static size_t ping_size, answer_size, keep_size;
+static char before_kept[64], *kept;
+static int kept_room;
 
 static double now(void) {
   struct timespec t;
@@ -83,13 +111,19 @@ static void start(int i) {
   c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
   if (c->fd < 0) die("socket");
   setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+  if (addresses) {
+    struct sockaddr_in source = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(0x7f000101 + i % addresses)};
+    setsockopt(c->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one);
+    if (bind(c->fd, (struct sockaddr *)&source, sizeof source) < 0) die("bind");
+  }
   if (connect(c->fd, (struct sockaddr *)&address, sizeof address) < 0 && errno != EINPROGRESS) die("connect");
   c->state = CONNECTING;
   poll_for(c, EPOLL_CTL_ADD, EPOLLOUT);
 }
 
 static void fill(void) {
-  while (started < count && started - opened - ended < window) start(started++);
+  while (started < count && started - opened - ended < window && (!pace || (now() - began) * pace >= started))
+    start(started++);
 }
 
 static void end(conn *c) {
@@ -98,32 +132,41 @@ static void end(conn *c) {
   ended++;
 }
 
-/* Every whole occurrence of the marker and what belongs to it; what may be the beginning of one is kept. */
-static int search(conn *c, char *data, size_t size, const char *what, size_t whole) {
+/* Every whole occurrence of the marker and what belongs to it in the octets at buffer + KEEP; what may be the beginning
+   of one is kept. */
+static int search(conn *c, tail *t, char *data, size_t size, const char *what, size_t whole) {
   int found = 0;
   size_t length = strlen(what);
+  data -= t->kept, size += t->kept;
+  memcpy(data, t->keep, t->kept);
   char *at = data, *stop = data + size;
   while ((size_t)(stop - at) >= whole && (at = memmem(at, stop - at, what, length)) && (size_t)(stop - at) >= whole) {
     found++;
-    if (measuring && whole > length && received + found <= SAMPLES) {
-      uint64_t sent = strtoull(at + length, NULL, 10);
-      samples[received + found - 1] = (uint32_t)(now() * 1e6 - sent);
+    if (measuring && whole > length) {
+      uint64_t at_time = strtoull(at + length, NULL, 10);
+      if (received + found <= SAMPLES) samples[received + found - 1] = (uint32_t)(now() * 1e6 - at_time);
+      if (at_time <= c->last) disordered++;
+      c->last = at_time;
+      c->messages++;
     }
     at += whole;
   }
   size_t keep = whole - 1;
   if (at == NULL || at < data || stop - at > (ptrdiff_t)keep) at = size > keep ? stop - keep : data;
-  c->kept = stop - at;
-  memcpy(c->keep, at, c->kept);
+  t->kept = stop - at;
+  memcpy(t->keep, at, t->kept);
   return found;
 }
 
-/* Walks over the frames and answers pings, as every client must. */
+/* Walks over the frames and answers pings, as every client must: those of WebSocket, and a protocol's own. */
 static void walk(conn *c, const char *data, size_t size) {
   while (size) {
     if (c->left) {
       size_t skip = size < c->left ? size : c->left;
+      if (c->met >= 0)
+        c->met = c->met + skip <= ping_size && !memcmp(ping + c->met, data, skip) ? c->met + (int)skip : -1;
       data += skip, size -= skip, c->left -= skip;
+      if (!c->left && c->met == (int)ping_size) send(c->fd, answer, answer_size, MSG_NOSIGNAL);
       continue;
     }
     c->head[c->had++] = *data++, size--;
@@ -132,47 +175,70 @@ static void walk(conn *c, const char *data, size_t size) {
     c->left = whole == 2 ? length : 0;
     for (int k = 2; k < whole; k++) c->left = c->left << 8 | c->head[k];
     if ((c->head[0] & 15) == 9) send(c->fd, "\x8a\x80\0\0\0", 6, MSG_NOSIGNAL);
+    c->met = ping_size && c->left == ping_size ? 0 : -1;
     c->had = 0;
+  }
+}
+
+/* What a connection was told, by its number: it stays when the connection is cut. */
+static char *kept_of(int i) { return kept + (size_t)i * keep_size; }
+
+/* Greets, with what was kept of the connection of the same number before. */
+static void greet(conn *c, int i) {
+  char ones[KEEP], *hole;
+  memset(ones, 1, sizeof ones);
+  if (keep_size && (hole = memmem(greetings[i], greeting_sizes[i], ones, keep_size)))
+    memcpy(hole, kept_of(i), keep_size);
+  if (greeting_sizes[i] && send(c->fd, greetings[i], greeting_sizes[i], 0) != greeting_sizes[i]) die("send");
+}
+
+/* What has come behind the head of the upgrade's answer: frames, in which are greetings and messages. */
+static void take(conn *c, char *data, size_t size) {
+  walk(c, data, size);
+  octets += size;
+  if (c->state == GREETING) {
+    char *told = keep_size ? memmem(data, size, before_kept, strlen(before_kept)) : NULL;
+    if (told && told + strlen(before_kept) + keep_size <= data + size)
+      memcpy(kept_of(c - conns), told + strlen(before_kept), keep_size);
+    c->greeted += search(c, &c->greeting, data, size, ready_marker, strlen(ready_marker));
+    if (measuring) received += search(c, &c->data, data, size, marker, need);
+    if (c->greeted < ready_times) return;
+    c->state = READY;
+    opened++;
+  } else {
+    received += search(c, &c->data, data, size, marker, need);
   }
 }
 
 static void readable(conn *c, int i) {
   for (;;) {
-    ssize_t n = recv(c->fd, buffer + KEEP, sizeof buffer - KEEP, 0);
+    char *data = buffer + KEEP;
+    ssize_t n = recv(c->fd, data, sizeof buffer - KEEP, 0);
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
     if (n <= 0) {
       end(c);
       return;
     }
-    char *data = buffer + KEEP - c->kept;
-    memcpy(data, c->keep, c->kept);
-    size_t size = n + c->kept;
     if (c->state == UPGRADING) {
-      if (search(c, data, size, "\r\n\r\n", 4)) {
-        if (strncmp(data, "HTTP/1.1 101", 12) != 0 && c->off == 0) {
-          fprintf(stderr, "load: not upgraded: %.200s\n", data);
-          exit(1);
-        }
-        c->state = GREETING;
-        if (greeting_sizes[i] && send(c->fd, greetings[i], greeting_sizes[i], 0) != greeting_sizes[i]) die("send");
-        /* What came behind the head counts already. */
-        char *rest = memmem(data, size, "\r\n\r\n", 4);
-        rest += 4;
-        walk(c, rest, data + size - rest);
-        c->greeted += search(c, rest, data + size - rest, ready_marker, strlen(ready_marker));
+      if (c->off == 0 && strncmp(data, "HTTP/1.1 101", 12) != 0) {
+        fprintf(stderr, "load: not upgraded: %.200s\n", data);
+        exit(1);
       }
-      c->off = size;
-    } else if (c->state == GREETING) {
-      walk(c, buffer + KEEP, n);
-      c->greeted += search(c, data, size, ready_marker, strlen(ready_marker));
+      c->off += n;
+      /* The end of the head may come in two pieces. */
+      tail *t = &c->greeting;
+      char *from = memcpy(data - t->kept, t->keep, t->kept), *head = memmem(from, data + n - from, "\r\n\r\n", 4);
+      t->kept = head || n < 3 ? 0 : 3;
+      memcpy(t->keep, data + n - t->kept, t->kept);
+      if (head) {
+        c->state = GREETING;
+        greet(c, i);
+        size_t rest = data + n - (head + 4);
+        memmove(data, head + 4, rest);
+        take(c, data, rest);
+      }
     } else {
-      walk(c, buffer + KEEP, n);
-      received += search(c, data, size, marker, need);
-    }
-    if (c->state == GREETING && c->greeted >= ready_times) {
-      c->state = READY;
-      c->kept = 0;
-      opened++;
+      take(c, data, n);
     }
     if ((size_t)n < sizeof buffer - KEEP) return;
   }
@@ -242,7 +308,8 @@ static void work(double until, int (*done)(void)) {
     if (done && done()) return;
     double left = until - now();
     if (left <= 0 && until > 0) return;
-    int n = epoll_wait(poller, events, 512, until > 0 ? (int)(left * 1000) + 1 : 0);
+    int wait = until == 0 ? 0 : pace && started < count ? 1 : (int)(left * 1000) + 1;
+    int n = epoll_wait(poller, events, 512, wait);
     if (n < 0 && errno != EINTR) die("epoll_wait");
     for (int k = 0; k < n; k++) {
       conn *c = events[k].data.ptr;
@@ -260,6 +327,26 @@ static void work(double until, int (*done)(void)) {
 static int all_open(void) { return opened + ended >= count; }
 static int enough(void) { return received >= wanted; }
 
+static size_t from_hex(const char *text, char *out) {
+  size_t n = 0;
+  for (unsigned octet; n < 63 && sscanf(text + 2 * n, "%2x", &octet) == 1; n++) out[n] = octet;
+  out[n] = 0;
+  return n;
+}
+
+/* A reset to the server, so that no port here waits for its last answer. */
+static void cut(void) {
+  struct linger gone = {.l_onoff = 1};
+  for (int i = 0; i < started; i++)
+    if (conns[i].state != ENDED) {
+      setsockopt(conns[i].fd, SOL_SOCKET, SO_LINGER, &gone, sizeof gone);
+      close(conns[i].fd);
+    }
+  free(conns), free(requests), free(greetings), free(request_sizes), free(greeting_sizes);
+  conns = NULL, requests = greetings = NULL, request_sizes = greeting_sizes = NULL;
+  count = opened = started = ended = 0;
+}
+
 int main(int argc, char **argv) {
   if (argc != 3) return 2;
   address.sin_family = AF_INET;
@@ -267,8 +354,9 @@ int main(int argc, char **argv) {
   inet_pton(AF_INET, argv[1], &address.sin_addr);
   poller = epoll_create1(0);
   samples = malloc(SAMPLES * sizeof *samples);
-  strcpy(marker, SENT);
-  need = strlen(SENT) + DIGITS;
+  strcpy(sent, SENT);
+  strcpy(marker, sent);
+  need = strlen(sent) + DIGITS;
   /* Standard input wakes the loop too. */
   struct epoll_event input = {.events = EPOLLIN, .data.ptr = NULL};
   epoll_ctl(poller, EPOLL_CTL_ADD, 0, &input);
@@ -312,16 +400,52 @@ int main(int argc, char **argv) {
         greetings[i] = piece(&at, &greeting_sizes[i]);
       }
       count = a;
+      if (keep_size && count > kept_room) {
+        kept = realloc(kept, (size_t)count * keep_size);
+        memset(kept_of(kept_room), 0, (size_t)(count - kept_room) * keep_size);
+        kept_room = count;
+      }
+      opened = started = ended = 0;
       began = now();
       fill();
       work(now() + 300, all_open);
       printf("opened %d %.6f\n", opened, now() - began);
     } else if (!strcmp(line, "reset")) {
-      received = 0;
+      received = disordered = octets = 0;
       measuring = 1;
-      strcpy(marker, SENT);
-      need = strlen(SENT) + DIGITS;
+      strcpy(marker, sent);
+      need = strlen(sent) + DIGITS;
+      for (int i = 0; i < started; i++) conns[i].last = conns[i].messages = 0;
       printf("ok\n");
+    } else if (sscanf(line, "tally %127s", word) == 1) {
+      received = measuring = 0;
+      need = from_hex(word, marker);
+      printf("ok\n");
+    } else if (sscanf(line, "from %d", &addresses) == 1) {
+      printf("ok\n");
+    } else if (sscanf(line, "pace %lf", &pace) == 1) {
+      printf("ok\n");
+    } else if (sscanf(line, "mark %127s", word) == 1) {
+      from_hex(word, sent);
+      printf("ok\n");
+    } else if (sscanf(line, "pong %127s %127s", word, ready_marker) == 2) {
+      ping_size = from_hex(word, ping);
+      answer_size = from_hex(ready_marker, answer);
+      printf("ok\n");
+    } else if (sscanf(line, "keep %127s %d", word, &a) == 2 && a < KEEP) {
+      from_hex(word, before_kept);
+      keep_size = a;
+      printf("ok\n");
+    } else if (!strcmp(line, "cut")) {
+      cut();
+      printf("ok\n");
+    } else if (!strcmp(line, "counts")) {
+      long least = -1, most = 0;
+      for (int i = 0; i < started; i++) {
+        if (least < 0 || conns[i].messages < least) least = conns[i].messages;
+        if (conns[i].messages > most) most = conns[i].messages;
+      }
+      printf("counts %ld %ld %d %llu\n", least < 0 ? 0 : least, most, disordered, (unsigned long long)octets);
     } else if (sscanf(line, "await %ld %d", &wanted, &b) == 2) {
       began = now();
       work(began + b / 1000.0, enough);
@@ -329,8 +453,10 @@ int main(int argc, char **argv) {
     } else if (!strcmp(line, "latencies")) {
       n = received < SAMPLES ? received : SAMPLES;
       qsort(samples, n, sizeof *samples, ascending);
-      if (n) printf("lat %ld %u %u %u\n", n, samples[n / 2], samples[(long)(n * 0.99)], samples[n - 1]);
-      else printf("lat 0 0 0 0\n");
+      if (n)
+        printf("lat %ld %u %u %u %u\n", n, samples[n / 2], samples[(long)(n * 0.99)], samples[n - 1],
+               samples[(long)(n * 0.999)]);
+      else printf("lat 0 0 0 0 0\n");
     } else if (sscanf(line, "flood %4095s %127s %ld %d", name, word, &n, &b) == 4) {
       flood = whole_file(name, &flood_size);
       strcpy(marker, word);

@@ -1,0 +1,76 @@
+"""python -m bench scoreboard [PATH ...] [--rounds N] [--most N] [--results FILE] [--quick]
+
+Takes the figures of the paths (default: all) beside today's peers, and keeps each round in FILE. The same command
+goes on where an interrupted run was. Exit status 1 where something was not measured or a target is not met.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+from bench.measure import Progress, machine
+from bench.scoreboard.meters import FULL, QUICK
+from bench.scoreboard.paths import BY_NAME
+from bench.scoreboard.records import Book, Run, Unusable
+from bench.scoreboard.report import RESULTS, all_met, text
+from bench.scoreboard.rounds import Rounds
+from bench.scoreboard.verdicts import LEAST_ROUNDS
+from tools.trees import ROOT
+
+
+def commit() -> str:
+    """Return the commit of the working tree, with a plus where it was changed since."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(("git", *words), cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+    return git("rev-parse", "--short=10", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+
+
+def _terminated(number: int, _: FrameType | None) -> None:
+    """As for an interrupt: what was started is stopped on the way out."""
+    sys.exit(128 + number)
+
+
+def main(words: list[str]) -> int:
+    options = argparse.ArgumentParser(
+        prog="python -m bench scoreboard", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("paths", nargs="*", metavar="PATH", help=f"of {', '.join(BY_NAME)}")
+    options.add_argument("--rounds", type=int, default=LEAST_ROUNDS, help=f"a verdict needs {LEAST_ROUNDS}")
+    options.add_argument("--most", type=int, default=15, help="rounds while a target is open (default 15)")
+    options.add_argument("--results", type=Path, metavar="FILE", help="default: bench/results/DATE.jsonl")
+    options.add_argument("--quick", action="store_true", help="tiny sizes on a busy machine: shows that it works")
+    given = options.parse_args(words)
+    for name in given.paths:
+        if name not in BY_NAME:
+            options.error(f"no such path: {name} (there are {', '.join(BY_NAME)})")
+    signal.signal(signal.SIGTERM, _terminated)
+    sizes = QUICK if given.quick else FULL
+    date = time.strftime("%Y-%m-%d", time.gmtime())
+    usual = ROOT / "build" / "quick.jsonl" if given.quick else RESULTS / f"{date}.jsonl"
+    command = " ".join(("python -m bench scoreboard", *(word for word in words if not word.startswith("--results"))))
+    run = Run(date, machine(), command, commit(), sizes.name)
+    try:
+        book = Book(given.results or usual, run)
+    except Unusable as problem:
+        print(problem, file=sys.stderr)
+        return 1
+    progress = Progress()
+    paths = [BY_NAME[name] for name in given.paths or BY_NAME]
+    try:
+        rounds = Rounds(book, sizes, given.rounds, max(given.rounds, given.most), progress, tolerant=given.quick)
+        for path in paths:
+            rounds.take(path)
+            progress.done()
+            print(f"\n{text(book.record, path)}", flush=True)
+    finally:
+        progress.done()
+        book.close()
+    return 0 if all_met(book.record, paths) else 1

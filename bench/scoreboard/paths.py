@@ -1,0 +1,207 @@
+"""The paths: what is measured, of whom, in which figures, and what is to be reached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+from bench.scoreboard import meters
+from bench.scoreboard.meters import Meter, Stage
+from bench.scoreboard.peers import (
+    Centrifugo,
+    FloorInC,
+    FloorInPython,
+    MicroWebSockets,
+    Nats,
+    NchanPeer,
+    NodeWs,
+    Ours,
+    Peer,
+    SocketIo,
+    Sockudo,
+)
+from bench.scoreboard.verdicts import Target
+
+#: Starts one peer of a path on a stage, and returns what takes its rounds.
+Prepare = Callable[[Stage, type[Peer]], Meter]
+
+
+@dataclass(frozen=True)
+class Path:
+    """One path that a user pays for. ``figures``: what each name of its figures means, with the unit."""
+
+    name: str
+    title: str
+    figures: Mapping[str, str]
+    peers: tuple[type[Peer], ...]
+    prepare: Prepare
+    targets: tuple[Target, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+
+#: Who stands beside us where everybody has the same.
+FOLLOWED = (Ours, Centrifugo, Sockudo, Nats, SocketIo, MicroWebSockets, NodeWs, NchanPeer, FloorInC, FloorInPython)
+BOTH = (Ours, Centrifugo)
+#: Of what the peers have nothing that compares.
+ALONE = (Ours,)
+DELIVERY = {"cpu": "µs of CPU for a delivery"}
+
+STORED = "without Redis, pushserver has histories in SQLite, on the disk before the answer; Centrifugo, in memory"
+
+
+def _latency(kind: type[Peer]) -> Path:
+    """The latencies of both at half of what the peer can; the peer is prepared first, and says how much that is."""
+
+    def prepare(stage: Stage, which: type[Peer]) -> Meter:
+        return meters.paced(stage, which, sets_rate=which is kind)
+
+    return Path(
+        f"latency-{kind.name.lower().replace(' ', '-')}",
+        f"Publication to receipt at half of what {kind.name} can, 1,000 connections",
+        {"p50": "median, ms", "p99": "99th percentile, ms", "p99.9": "99.9th percentile, ms"},
+        (kind, Ours),
+        prepare,
+        (Target("p99", 0.8, kind.name),),
+    )
+
+
+PATHS: tuple[Path, ...] = (
+    Path(
+        "fanout",
+        "Fan-out to 1,000 connections, one publication a turn",
+        DELIVERY,
+        FOLLOWED,
+        meters.one_a_turn,
+        (
+            Target("cpu", 0.6, "Centrifugo"),
+            Target("cpu", 0.8, "sockudo"),
+            Target("cpu", 1.3, "µWebSockets"),
+            Target("cpu", 0.5, "NATS"),
+            Target("cpu", 1.3, "C floor"),
+        ),
+    ),
+    Path(
+        "bursts",
+        "Fan-out to 1,000 connections, bursts of 10 in one request",
+        DELIVERY,
+        FOLLOWED,
+        meters.ten_a_turn,
+        notes=(
+            "nchan takes one message a request, so its ten come one after another; socket.io writes each by itself",
+        ),
+    ),
+    Path(
+        "publish-history",
+        "Publish with history, 32 publishers at once, one message a request",
+        {"rate": "messages a second", "cpu": "µs of CPU for a message"},
+        BOTH,
+        partial(meters.kept, redis=False),
+        notes=(STORED,),
+    ),
+    Path(
+        "publish-history-redis",
+        "Publish with history through Redis, 32 publishers at once, one message a request",
+        {"rate": "messages a second", "cpu": "µs of CPU for a message", "redis": "µs of Redis' CPU for a message"},
+        BOTH,
+        partial(meters.kept, redis=True),
+        (Target("rate", 1.0, "Centrifugo", least=True),),
+    ),
+    Path(
+        "sign-in",
+        "Connect, sign in with a JWT and subscribe to 3 channels, 1,000 clients, 64 at a time",
+        {"cpu": "µs of CPU for a client", "wait": "ms for a client, one by one"},
+        (Ours, Centrifugo, SocketIo, MicroWebSockets, NodeWs),
+        partial(meters.arrivals, redis=False),
+    ),
+    Path(
+        "sign-in-redis",
+        "Connect, sign in with a JWT and subscribe to 3 channels over Redis, 1,000 clients, 64 at a time",
+        {
+            "cpu": "µs of CPU for a client",
+            "wait": "ms for a client, one by one",
+            "redis": "µs of Redis' CPU for a client",
+        },
+        BOTH,
+        partial(meters.arrivals, redis=True),
+        (Target("cpu", 0.7, "Centrifugo"), Target("wait", 0.7, "Centrifugo")),
+    ),
+    Path(
+        "storm",
+        "Reconnect storm: 5,000 clients of 50 addresses, cut at once, with positions in 3 channels, 20 messages missed",
+        {
+            "seconds": "s until all are live and have what they missed",
+            "cpu": "µs of CPU for a client",
+            "meanwhile": "ms, 99th percentile of 20 publications a second to 100 others",
+        },
+        (Ours, Centrifugo, SocketIo),
+        meters.storm,
+        (Target("seconds", 0.7, "Centrifugo"), Target("seconds", 0.5, "socket.io")),
+        (STORED,),
+    ),
+    Path(
+        "recovery",
+        "Recovery: 1,000 clients sign in and are told the 100 messages behind their position",
+        {"cpu": "µs of CPU for a client", "seconds": "s for all"},
+        BOTH,
+        meters.recovery,
+        (Target("cpu", 0.7, "Centrifugo"),),
+        (STORED,),
+    ),
+    Path(
+        "presence",
+        "Presence: 10,000 in one channel, 200 more sign in and join in a second",
+        {"cpu": "ms of CPU for a join"},
+        BOTH,
+        meters.presence,
+        (Target("cpu", 0.7, "Centrifugo"),),
+        ("presence is kept; joins are not announced to the 10,000",),
+    ),
+    Path(
+        "channels",
+        "100,000 channels of one subscriber, 100 to a connection: publications to one after another",
+        {"cpu": "µs of CPU for a publication", "memory": "bytes of memory for a channel, connections among them"},
+        BOTH,
+        meters.own_channels,
+    ),
+    Path(
+        "idle",
+        "10,000 idle connections, signed in, 3 subscriptions, pings on",
+        {"memory": "KiB of memory for a connection", "cpu": "ms of CPU a second, for all"},
+        BOTH,
+        meters.idle,
+        (Target("memory", 0.3, "Centrifugo"), Target("cpu", 1.0, "Centrifugo")),
+    ),
+    Path(
+        "inbox",
+        "Durable messages to the inboxes of 1,000 connected users, 32 publishers at once, one message a request",
+        {"rate": "messages a second", "cpu": "µs of CPU for a message"},
+        ALONE,
+        meters.notified,
+    ),
+    Path(
+        "progress",
+        "Progress of 1,000 tasks in batches of 100, their owners connected, shown at most once a second",
+        {"rate": "updates a second", "cpu": "µs of CPU for an update"},
+        ALONE,
+        meters.progress,
+    ),
+    Path(
+        "output",
+        "Output of 32 tasks at once, 100 bytes an append, a follower for each",
+        {"rate": "appends a second", "cpu": "µs of CPU for an append"},
+        ALONE,
+        meters.output,
+    ),
+    *map(_latency, (Centrifugo, Sockudo, Nats, SocketIo, MicroWebSockets, NodeWs)),
+    Path(
+        "start",
+        "Process start to ready",
+        {"seconds": "s"},
+        (Ours, Centrifugo, SocketIo, MicroWebSockets, NodeWs),
+        meters.start,
+        (Target("seconds", 1.5),),
+    ),
+)
+
+BY_NAME = {path.name: path for path in PATHS}
