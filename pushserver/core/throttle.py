@@ -50,9 +50,14 @@ class Throttle:
         """When `flush` will show what waits, in ms; None while nothing waits."""
         return None if self._held is None else self._due
 
+    @property
+    def newest(self) -> TaskState | None:
+        """The newest state that was shown or waits; None before the first."""
+        return self._held or self._shown
+
     def offer(self, state: TaskState, now: int) -> bool:
         """Whether to show this state now. If not, it waits (`due`), or it was older than one shown or waiting."""
-        shown, newest = self._shown, self._held or self._shown
+        shown, newest = self._shown, self.newest
         if newest is not None and state.version <= newest.version:
             return False
         if (

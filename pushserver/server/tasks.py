@@ -450,12 +450,15 @@ class Tasks:
         """A connection was answered with states of these versions, by task, and follows the channel from now on.
 
         What was shown to others between the answer's reading and now is shown to it as well; what is shown later is
-        shown to it only where it is newer than the answer.
+        shown to it only where it is newer than the answer. Where the data went back in between, what was shown before
+        that is not what is kept.
         """
+        lowest = self._engine.tasks.lowest_version()
         for task_id, feed in self._feeds.get(channel, {}).items():
             version = known.get(task_id, 0)
             if feed.shown is not None and feed.shown.state.version > version:
-                self._push(feed.shown, (connection,))
+                if feed.shown.state.version >= lowest:
+                    self._push(feed.shown, (connection,))
             elif feed.throttle.due is not None or feed.shown is None or feed.shown.state.version < version:
                 feed.floors[connection] = version
         for task_id, version in known.items():
@@ -507,13 +510,28 @@ class Tasks:
             try:
                 if kind == "user":
                     for state in await self.of_user(id, unfinished=True, limit=LISTED):
-                        self.event(TaskEvent("task_progress", state), to_owner=True)
+                        if not self._forget_lost(channel, state):
+                            self.event(TaskEvent("task_progress", state), to_owner=True)
                 elif kind == "task":
                     self._show_state(await self.get(id))
             except Unavailable:
                 raise
             except Exception:
                 self._log.failure("reading the tasks of {channel} again failed", channel=channel)
+
+    def _forget_lost(self, channel: str, state: TaskState) -> bool:
+        """Forget what was shown of a task, or waits to be, where the data went back to this state; return whether it
+        did. Who was shown it was told that its inbox moved."""
+        feeds = self._feeds.get(channel, {})
+        feed = feeds.get(state.task_id)
+        newest = None if feed is None else feed.throttle.newest
+        if feed is None or newest is None:
+            return False
+        if not state.version < newest.version < self._engine.tasks.lowest_version():
+            return False
+        self._disarm(feed)
+        del feeds[state.task_id]
+        return True
 
     def _show_state(self, state: TaskState) -> None:
         old = self._feeds.get(task_channel(state.task_id), {}).get(state.task_id)

@@ -412,8 +412,9 @@ class EventStreams(Resource):
         try:
             data = await opening
         except BaseException:
-            # Nothing was written yet, so the answer can still be a status.
-            request.unregisterProducer()
+            # Nothing was written yet, so the answer can still be a status, where the client has not left.
+            if request.channel is not None:
+                request.unregisterProducer()
             stream.end()
             raise
         stream.begin(data)

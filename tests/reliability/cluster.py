@@ -17,6 +17,7 @@ import http.client
 import itertools
 import json
 import random
+import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,6 +67,7 @@ class Books:
 
     #: by user: message id -> the era of Redis' data in which it was answered
     answered: dict[str, dict[str, int]] = field(default_factory=dict)
+    #: by device, which is called as its user, or its user/and something
     arrived: dict[str, set[str]] = field(default_factory=dict)
     repeated: int = 0
     #: by task that was ended: the era in which it was begun
@@ -90,11 +92,11 @@ class Books:
     done: dict[str, int] = field(default_factory=dict)
 
     def lost(self) -> tuple[int, int]:
-        """How many answered inbox messages are missing, and how many went with Redis' data."""
+        """How many answered inbox messages are missing on a device, and how many went with Redis' data."""
         missing = excused = 0
-        for user, ids in self.answered.items():
-            for message_id, era in ids.items():
-                if message_id not in self.arrived.get(user, ()):
+        for device, arrived in self.arrived.items():
+            for message_id, era in self.answered.get(device.partition("/")[0], {}).items():
+                if message_id not in arrived:
                     if era == self.era:
                         missing += 1
                     else:
@@ -129,6 +131,7 @@ class Books:
         return {
             "faults": dict(sorted(self.done.items())),
             "inbox messages answered": sum(map(len, self.answered.values())),
+            "devices": len(self.arrived),
             "inbox messages delivered": sum(map(len, self.arrived.values())),
             "repeats dropped by their id": self.repeated,
             "missing": missing,
@@ -148,18 +151,28 @@ class Books:
 
 
 class Cluster:
-    """The nodes and their Redis. ``programs``: for each node the folder of its programs; None: those that run this."""
+    """The nodes and their Redis. ``programs``: for each node the folder of its programs; None: those that run this.
+
+    Attributes:
+        options: of each server.
+        workers: how many processes of a server are nodes, each for itself.
+        ingests: whether what is left in the ingest stream is as durable as what a node answers.
+    """
+
+    options: Sequence[str] = ()
+    workers = 1
+    ingests = True
 
     def __init__(self, place: Path, programs: Sequence[Path | None]) -> None:
         self.secret, self.api_key = "s" * 40, "k" * 20
-        self.redis = RedisServer(place / "redis", appendonly="yes", appendfsync="always")
-        self.redis.start()
+        self.place = place
         self.programs = list(programs)
         self._places = [place / f"node{n}" for n in range(len(programs))]
         self._ports = [free_port() for _ in programs]
         for each in self._places:
             each.mkdir()
         self.nodes: list[Server] = []
+        self.redis = self.make_redis()
         try:
             for number in range(len(programs)):
                 self.nodes.append(self._start(number))
@@ -167,11 +180,26 @@ class Cluster:
             self.stop()
             raise
 
+    def make_redis(self) -> RedisServer:
+        """Return the Redis of this cluster, which runs."""
+        return RedisServer(self.place / "redis", appendonly="yes", appendfsync="always").start()
+
+    def environment(self, number: int) -> dict[str, str]:
+        """Return what a node's environment has besides."""
+        return {}
+
+    def logs(self) -> Iterator[tuple[int, str]]:
+        """Yield the number of each node, and its log."""
+        for number, each in enumerate(self._places):
+            yield number, (each / "log").read_text(errors="replace")
+
     def _start(self, number: int) -> Server:
         return start(
             self._places[number],
             "--redis",
             self.redis.url,
+            *self.options,
+            env=self.environment(number),
             config=CONFIG,
             port=self._ports[number],
             secret=self.secret,
@@ -192,18 +220,23 @@ class Cluster:
 
 
 class Client:
-    """A user's client: comes back to any node, with its positions, acknowledges, drops repeats."""
+    """A user's client: comes back to any node, with its positions, acknowledges or does not, drops repeats.
 
-    def __init__(self, cluster: Cluster, books: Books, user: str, lot: random.Random) -> None:
+    Args:
+        device: the user, or the user/and something.
+    """
+
+    def __init__(self, cluster: Cluster, books: Books, device: str, lot: random.Random, acks: bool = True) -> None:
         self._cluster = cluster
         self._books = books
-        self._user = user
+        self._user = device.partition("/")[0]
         self._lot = lot
-        self._token = cluster.nodes[0].token(user)
+        self._acks = acks
+        self._token = cluster.nodes[0].token(self._user, exp=int(time.time()) + 7 * 86400)
         self._positions: dict[str, dict[str, Any]] = {}
         #: by id of a request to subscribe that is not answered yet: the position that it gave
         self._asked: dict[int, dict[str, Any] | None] = {}
-        self._seen = books.arrived.setdefault(user, set())
+        self._seen = books.arrived.setdefault(device, set())
         #: by task: the newest version that came, and the era in which it did
         self._versions: dict[str, tuple[int, int]] = {}
         #: of the node that it is connected to, or was last
@@ -260,7 +293,7 @@ class Client:
             elif channel == own and "offset" in message:
                 self._inbox(own, message)
                 unacknowledged += 1
-                if unacknowledged >= 3:
+                if unacknowledged >= 3 and self._acks:
                     unacknowledged = 0
                     await socket.send(json.dumps({"type": "ack", "data": self._positions[own]}))
 
@@ -404,9 +437,9 @@ async def run_tasks(cluster: Cluster, books: Books, users: list[str], lot: rando
         await asyncio.sleep(0.05)
 
 
-def _settled(cluster: Cluster, users: list[str]) -> str:
-    """Return what a node still says that is not so, or nothing: who is present, and which nodes there are."""
-    wanted = dict.fromkeys(users, 1)
+def _settled(cluster: Cluster, wanted: dict[str, int]) -> str:
+    """Return what a node still says that is not so, or nothing: how many connections of each user are present, and
+    which nodes there are."""
     for number, node in enumerate(cluster.nodes):
         try:
             present = node.api("GET", f"/api/presence?channel={LIVE_CHANNEL}&limit=1000")
@@ -418,8 +451,8 @@ def _settled(cluster: Cluster, users: list[str]) -> str:
         seen = {each["userId"]: each["connections"] for each in present.body["users"]}
         if seen != wanted:
             wrong = {user: seen.get(user, 0) for user in seen.keys() | wanted if seen.get(user) != wanted.get(user)}
-            return f"node {number}: connections of users who have one: {dict(list(wrong.items())[:5])}"
-        if len(nodes.body["nodes"]) != len(cluster.nodes):
+            return f"node {number}: connections of users who have others: {dict(list(wrong.items())[:5])}"
+        if len(nodes.body["nodes"]) != len(cluster.nodes) * cluster.workers:
             return f"node {number} knows of {len(nodes.body['nodes'])} nodes"
     return ""
 
@@ -498,13 +531,21 @@ async def run(
     programs: Sequence[Path | None] = (None, None, None),
     steps: Callable[[random.Random], Steps] = faults_in_turn,
     least: int = 0,
+    kind: type[Cluster] = Cluster,
+    second_devices: int = 0,
 ) -> Books:
-    """One run: steps that the seed decides, for so many seconds and at least so many; then time to settle."""
+    """One run: steps that the seed decides, for so many seconds and at least so many; then time to settle.
+
+    Args:
+        second_devices: so many users have another device, which acknowledges nothing.
+    """
     lot = random.Random(seed)
-    cluster = await asyncio.to_thread(Cluster, place, programs)
+    cluster = await asyncio.to_thread(kind, place, programs)
     books, stop = Books(), asyncio.Event()
     users = [f"u{n}" for n in range(clients)]
     everyone = [Client(cluster, books, user, random.Random(f"{seed}{user}")) for user in users]
+    for user in users[:second_devices]:
+        everyone.append(Client(cluster, books, f"{user}/laptop", random.Random(f"{seed}{user}laptop"), acks=False))
     running = [asyncio.create_task(each.run()) for each in everyone]
     publishers: list[asyncio.Task[None]] = []
     try:
@@ -514,7 +555,8 @@ async def run(
         for number in range(3):
             publishers.append(asyncio.create_task(notify(cluster, books, users, random.Random(seed + number), stop)))
         publishers.append(asyncio.create_task(publish(cluster, books, random.Random(seed + 10), stop)))
-        publishers.append(asyncio.create_task(ingest(cluster, books, users, random.Random(seed + 11), stop)))
+        if cluster.ingests:
+            publishers.append(asyncio.create_task(ingest(cluster, books, users, random.Random(seed + 11), stop)))
         publishers.append(asyncio.create_task(run_tasks(cluster, books, users, random.Random(seed + 12), stop)))
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
@@ -531,7 +573,9 @@ async def run(
             async with asyncio.timeout(60):
                 while books.lost()[0] or books.lost_tasks() or not all(each.connected for each in everyone):
                     await asyncio.sleep(0.1)
-        books.faults += await _disagreement(cluster, users)
+        connections = {user: 1 + (number < second_devices) for number, user in enumerate(users)}
+        books.faults += await _disagreement(cluster, connections)
+        books.faults += [f"node {number} logged a traceback: {text}" for number, text in _tracebacks(cluster)]
     finally:
         for task in (*running, *publishers):
             task.cancel()
@@ -540,7 +584,14 @@ async def run(
     return books
 
 
-async def _disagreement(cluster: Cluster, users: list[str]) -> list[str]:
+def _tracebacks(cluster: Cluster) -> Iterator[tuple[int, str]]:
+    """Yield the first traceback in each node's log."""
+    for number, log in cluster.logs():
+        if "Traceback" in log:
+            yield number, log[log.index("Traceback") :][:2000]
+
+
+async def _disagreement(cluster: Cluster, users: dict[str, int]) -> list[str]:
     """Return what the nodes still say wrongly when the leases of the dead have run out."""
     end = asyncio.get_running_loop().time() + 60
     while (wrong := await asyncio.to_thread(_settled, cluster, users)) and asyncio.get_running_loop().time() < end:

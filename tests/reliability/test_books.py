@@ -46,7 +46,7 @@ RESYNC = {"type": "resync", "data": {"channel": HISTORY_CHANNEL}}
 
 async def gaps_of(*messages: dict[str, Any]) -> list[str]:
     books = Books()
-    node = SimpleNamespace(token=lambda user: "t")
+    node = SimpleNamespace(token=lambda user, **claims: "t")
     place: Any = SimpleNamespace(nodes=[node], programs=[None])
     client = Client(place, books, "ann", None)  # type: ignore[arg-type]
     await client._converse(Script(*messages))
@@ -77,7 +77,7 @@ async def test_a_gap_that_nobody_told_of_is_noted(wrong: tuple[dict[str, Any], .
 
 async def test_an_answer_that_does_not_follow_the_position_that_was_given_is_noted() -> None:
     books = Books()
-    node: Any = SimpleNamespace(token=lambda user: "t")
+    node: Any = SimpleNamespace(token=lambda user, **claims: "t")
     client = Client(SimpleNamespace(nodes=[node], programs=[None]), books, "ann", None)  # type: ignore[arg-type]
     client._positions[HISTORY_CHANNEL] = {"offset": 7, "epoch": "e"}
     await client._converse(Script(push(8), push(9), answer(0, 9, [push(8), push(9)])))

@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from pushserver.core import errors
+from pushserver.core.task import Status
 from pushserver.engine.interfaces import TaskEvent
 from pushserver.server.outbox import Policy
 from tests.fakes import Rig
@@ -130,6 +132,29 @@ async def test_a_lost_event_is_shown_when_all_is_read_again(rig: Rig, monkeypatc
     await rig.advance(2)
     for client in (owner, watcher):
         assert client.pushes()[-1]["data"]["percentage"] == 50
+
+
+async def test_a_state_that_went_with_the_data_is_shown_to_nobody_who_comes(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = await rig.client("ann")
+    running = await rig.execute("task.create", taskId="t", userId="ann")
+    # What the data knows no more: one that was shown, and one that waits for its turn.
+    for version, percentage in ((2, 40.0), (3, 60.0)):
+        state = msgspec.structs.replace(running, version=version, percentage=percentage, status=Status.RUNNING)
+        rig.node.tasks.event(TaskEvent("task_progress", state), to_owner=True)
+    await rig.settle()
+    assert versions(owner.pushes()) == [1, 2]
+    monkeypatch.setattr(rig.engine.tasks, "lowest_version", lambda: 1_000)
+    late = await rig.client("ann")
+    rig.node.refresh()
+    await rig.advance(5)
+    assert versions(late.pushes()) == []
+    assert versions(owner.pushes()) == [1, 2]
+    await rig.execute("task.progress", taskId="t", percentage=50)
+    await rig.advance(1)
+    assert versions(late.pushes()) == [1_000]
+    assert versions(owner.pushes()) == [1, 2, 1_000]
 
 
 async def test_a_task_without_news_fails_by_itself(rig: Rig) -> None:

@@ -27,6 +27,8 @@ FINAL = frozenset(ENDS.values())
 
 #: The types of their messages in an inbox.
 END_TYPES = ("task_completed", "task_failed", "task_status_changed")
+#: An event's id is shorter than this, octets.
+MAX_ID = 4096
 #: What a device asks of its own inbox that changes it.
 CHANGES = ("inbox.read", "inbox.delete")
 
@@ -291,10 +293,13 @@ class Checker:
         device.followers = defaultdict(Follower)
         device.tasks = {}
         inbox, given = line["inbox"], line["given"].get(own)
+        unsaid = own in line["given"] and given is None
         result = line["results"].get(own)
         epoch = inbox["epoch"]
         recovered = result is not None and result["recovered"]
-        if given is None:
+        if unsaid:
+            device.began = None
+        elif given is None:
             device.began = (inbox["acked"], epoch)
         elif recovered or (given[1] == epoch and given[0] <= inbox["offset"]):
             # Position 0 may be of the epoch of the period before, and counts in this one. What follows a position of
@@ -380,6 +385,8 @@ class Checker:
             self._broken("privacy", at, f"{device.name} of {device.user} was sent a task of {data.get('userId')}")
         if device.user == self._without.get((channel, line["messageId"])):
             self._broken("privacy", at, f"{device.name} was sent {line['messageId']}, which leaves {device.user} out")
+        if "idSize" in line and "offset" in line and not 0 < line["idSize"] < MAX_ID:
+            self._broken("event-id", at, f"{device.name} got {channel} with an id of {line['idSize']} octets")
         device.seen[channel].add(line["messageId"])
         if line["type"].startswith("task_"):
             self._show_task(device, at, data)

@@ -9,7 +9,7 @@ sends a `ping` when nothing comes, and takes a connection that stays silent for 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jwt
@@ -23,8 +23,6 @@ from .network import Network
 from .nodes import PORT, SECRET
 from .world import BEGINNING, Process, World
 
-#: Seconds of silence until a device sends a ping, and until it gives a connection up.
-PING, SILENCE = 8.0, 12.0
 #: Seconds that connecting and the handshake may take.
 OPENING = 5.0
 
@@ -42,9 +40,11 @@ def token(world: World, user: str, **claims: Any) -> str:
 
 
 class Line(Protocol):
-    """A device's connection."""
+    """A device's connection: a WebSocket."""
 
     transport: Any
+    #: seconds of silence until its device sends a ping, and until it gives the connection up
+    ping_after, silence = 8.0, 12.0
 
     def __init__(self, device: Device, number: int) -> None:
         self._device = device
@@ -130,9 +130,9 @@ class Device:
         self.acks = acks
         self.with_positions = positions
         self.channels = channels
-        self._network = network
+        self.network = network
         self._history = history
-        self._choose = choose
+        self.choose = choose
         self.process = Process(world, name, f"10.0.2.{number}")
         self.line: Line | None = None
         self._node = ""
@@ -141,7 +141,8 @@ class Device:
         #: whether it is to be connected
         self.wanted = True
         self.signed_in = False
-        self._requests: dict[int, Callable[[str, Any], None]] = {}
+        #: by number: what is called with the reply
+        self.requests: dict[int, Callable[[str, Any], None]] = {}
         self._number = 0
         self._acked: Position | None = None
         #: by epoch: the offsets in the inbox of what came, in that order
@@ -187,22 +188,26 @@ class Device:
     def _connect(self) -> None:
         if not self.wanted or self.line is not None:
             return
-        chosen = self._choose()
+        chosen = self.choose()
         if chosen is None:
             self._again()
             return
         self._node, host = chosen
         self._connections += 1
-        line = self.line = Line(self, self._connections)
-        self._requests = {}
+        line = self.line = self.make_line(self._connections)
+        self.requests = {}
         self._again_soon = set()
         self.signed_in = self._acking = False
 
         def build(address: IPv4Address) -> Line | None:
             return None if line.over else line
 
-        self._network.connect(self.process, (host, PORT), build, lambda failure: self.lost(line, None))
+        self.network.connect(self.process, (host, PORT), build, lambda failure: self.lost(line, None))
         self.process.later(OPENING, self._late, line)
+
+    def make_line(self, number: int) -> Line:
+        """Return a connection that is to be made."""
+        return Line(self, number)
 
     def _late(self, line: Line) -> None:
         if self.line is line and not self.signed_in:
@@ -224,20 +229,28 @@ class Device:
         self.line = None
         self.signed_in = False
         self._history.note("lost", device=self.name, connection=line.number, code=code)
-        for settle in list(self._requests.values()):
+        for settle in list(self.requests.values()):
             settle("lost", None)
-        self._requests = {}
+        self.requests = {}
         if self.wanted:
             self._again()
 
     def opened(self, line: Line) -> None:
-        self._history.note("opened", device=self.name, connection=line.number, node=self._node)
+        self.begin(line)
         own = f"user:{self.user}"
         given = {own: self.positions[own]} if self.with_positions and own in self.positions else {}
-        data: dict[str, Any] = {"token": token(self.world, self.user, permissions=["publish:user:*"])}
+        data: dict[str, Any] = {"token": self.token()}
         if given:
             data["positions"] = {name: {"offset": at, "epoch": epoch} for name, (at, epoch) in given.items()}
         self._ask("auth", data, lambda type, data: self._signed_in(line, given, type, data))
+
+    def token(self) -> str:
+        """Return a token of the user, who may write to others."""
+        return token(self.world, self.user, permissions=["publish:user:*"])
+
+    def begin(self, line: Line) -> None:
+        """A connection begins: from now on it is watched."""
+        self._history.note("opened", device=self.name, connection=line.number, node=self._node)
         self._watch(line)
 
     def _watch(self, line: Line) -> None:
@@ -245,33 +258,36 @@ class Device:
         if self.line is not line:
             return
         silence = self.world.now - line.heard_at
-        if silence >= SILENCE:
+        if silence >= line.silence:
             self._give_up(line)
             return
-        if silence >= PING:
+        if silence >= line.ping_after:
             line.send("ping", {})
         self.process.later(1.0, self._watch, line)
 
     def _signed_in(self, line: Line, given: dict[str, Position], type: str, data: Any) -> None:
         if type != "auth_success":
             return
-        own = f"user:{self.user}"
+        self.note_signed_in(line, given, data.get("results", {}), data)
+        inbox = data["inbox"]
+        # Where it stood holds until something else came, also over a loss: what it has not seen is still after that.
+        if inbox["pending"] == 0:
+            self.positions[f"user:{self.user}"] = (inbox["offset"], inbox["epoch"])
+        if self.channels:
+            self._subscribe(self.channels)
+
+    def note_signed_in(self, line: Line, given: Mapping[str, Position | None], results: Any, data: Any) -> None:
+        """It is signed in. ``given``: the positions that it signed in with."""
         self.signed_in = True
         self._history.note(
             "signed_in",
             device=self.name,
             connection=line.number,
             given=given,
-            results=data.get("results", {}),
+            results=results,
             inbox=data["inbox"],
             tasks=data["tasks"],
         )
-        inbox = data["inbox"]
-        # Where it stood holds until something else came, also over a loss: what it has not seen is still after that.
-        if inbox["pending"] == 0:
-            self.positions[own] = (inbox["offset"], inbox["epoch"])
-        if self.channels:
-            self._subscribe(self.channels)
 
     def _subscribe(self, channels: list[str]) -> None:
         line = self.line
@@ -284,11 +300,12 @@ class Device:
 
         def answered(type: str, data: Any) -> None:
             if type == "subscription_success":
-                self._subscribed(line, channels, given, data)
+                self.subscribed(line, channels, given, data)
 
         self._ask("subscribe", {"channels": items}, answered)
 
-    def _subscribed(self, line: Line, channels: list[str], given: dict[str, Position], data: Any) -> None:
+    def subscribed(self, line: Line, channels: list[str], given: Mapping[str, Position], data: Any) -> None:
+        """An answer came of a subscription to these channels."""
         results = {name: data["results"][name] for name in channels if name in data["results"]}
         plain = {name: {k: v for k, v in result.items() if k != "messages"} for name, result in results.items()}
         rejected = {name: problem["code"] for name, problem in data.get("rejected", {}).items()}
@@ -297,15 +314,15 @@ class Device:
         )
         for name, result in results.items():
             for push in result.get("messages", []):
-                self._deliver(line, push, replay=True)
+                self.deliver(line, push, replay=True)
             if "offset" in result:
                 self.positions[name] = (result["offset"], result["epoch"])
         again = [name for name, code in rejected.items() if code == "UNAVAILABLE"]
         for name in again:
-            self._subscribe_soon(line, name, 0.5)
+            self.subscribe_soon(line, name, 0.5)
 
-    def _subscribe_soon(self, line: Line, channel: str, seconds: float) -> None:
-        """Subscribe once more, however often that is asked meanwhile."""
+    def subscribe_soon(self, line: Line, channel: str, seconds: float) -> None:
+        """Subscribe once more after so long, however often that is asked meanwhile."""
         if channel not in self._again_soon:
             self._again_soon.add(channel)
             self.process.later(seconds, self._subscribe_again, line, channel)
@@ -335,7 +352,7 @@ class Device:
         """Send a request; ``settle`` is called with the reply's type and data, or ``lost``."""
         assert self.line is not None
         self._number += 1
-        self._requests[self._number] = settle
+        self.requests[self._number] = settle
         self.line.send(type, data, self._number)
 
     def call(self, what: str, type: str, data: Any) -> None:
@@ -373,16 +390,17 @@ class Device:
 
     # -- what comes ---------------------------------------------------------------------------------------------------
 
-    def receive(self, line: Line, message: Any) -> None:
+    def receive(self, line: Line, message: Any, **more: Any) -> None:
+        """Something came. ``more``: what else the history says of it where it is a message of a channel."""
         if self.line is not line:
             return
-        settle = self._requests.pop(message["id"], None) if "id" in message else None
+        settle = self.requests.pop(message["id"], None) if "id" in message else None
         if settle is not None:
             settle(message["type"], message.get("data"))
         elif message["type"] in ("resync", "inbox_overflow", "unsubscribed", "going_away", "error", "inbox_changed"):
             self._told(line, message)
         elif "channel" in message:
-            self._deliver(line, message, replay=False)
+            self.deliver(line, message, replay=False, **more)
 
     def _told(self, line: Line, message: Any) -> None:
         data = message.get("data") or {}
@@ -392,9 +410,10 @@ class Device:
         channel = data.get("channel") or message.get("channel")
         if channel in self.channels:
             self.positions.pop(channel, None)
-            self._subscribe_soon(line, channel, self.world.chance.uniform(0.01, 0.2))
+            self.subscribe_soon(line, channel, self.world.chance.uniform(0.01, 0.2))
 
-    def _deliver(self, line: Line, push: Any, replay: bool) -> None:
+    def deliver(self, line: Line, push: Any, replay: bool, **more: Any) -> None:
+        """A message came. ``more``: what else the history says of it."""
         channel = push["channel"]
         fields = {name: push[name] for name in ("offset", "epoch", "from") if name in push}
         self._history.note(
@@ -407,6 +426,7 @@ class Device:
             data=push["data"],
             replay=replay,
             **fields,
+            **more,
         )
         if "offset" not in push:
             return

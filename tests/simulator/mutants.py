@@ -72,6 +72,18 @@ MUTANTS = (
         "start_of_inbox(self._inbox, user_id, None, PAGE)",
     ),
     _mutant(
+        "stream-begun-anew",
+        "web/sse.py",
+        "stream.open(positions_of(resume, [*channels, *own]), channels)",
+        "stream.open(positions_of(resume, channels), channels)",
+    ),
+    _mutant(
+        "counted-and-held-by-nobody",
+        "engine/redis/presence.py",
+        "        if self._commands.evicts:\n            await self._sweep()\n",
+        "",
+    ),
+    _mutant(
         "positions-not-compared",
         "engine/redis/live.py",
         "                    feed.compare(position, patient)\n",

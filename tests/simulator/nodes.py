@@ -66,8 +66,9 @@ def _toml(value: Any) -> str:
 class SimulatedRedis:
     """Redis as a process that can be restarted."""
 
-    def __init__(self, world: World, network: Network, policy: str) -> None:
-        self.process = Process(world, "redis", REDIS_HOST)
+    def __init__(self, world: World, network: Network, policy: str, host: str = REDIS_HOST) -> None:
+        self.host = host
+        self.process = Process(world, "redis", host)
         self.model = ModelRedis(self.process.wall, self.process.later, world.chance, policy)
         self._network = network
         self.start()

@@ -44,6 +44,9 @@ EMBEDDED_FAULTS: dict[str, int] = {
 }
 #: What comes besides where Redis may evict.
 EVICTING_FAULTS: dict[str, int] = {"evict_presence": 4}
+#: What comes besides where sentinels watch over a master and its replica, and where a replica may be behind.
+SENTINEL_FAULTS: dict[str, int] = {"failover": 4, "failover_back": 4}
+LAGGING_FAULTS: dict[str, int] = {"failover_lost": 4}
 #: Faults that are simulated and that the product does not survive yet: they are chosen where they are asked for.
 OPEN_FAULTS: dict[str, int] = {
     "redis_rollback": 2,
@@ -77,6 +80,10 @@ USERS = ("ann", "bob", "cy")
 NEWS = ("news:a", "news:b")
 ORDERS = "orders:main"
 ROOM = "chat:lobby"
+#: Where sentinels are, and what they call the master.
+SENTINELS = ("10.0.5.1", "10.0.5.2", "10.0.5.3")
+SENTINEL_PORT = 26379
+SERVICE = "main"
 #: Who watches the status of the others, and does nothing else.
 WATCHER = "eve"
 
@@ -100,6 +107,7 @@ class Plan:
     """A run.
 
     Attributes:
+        devices: what each is made of (`devices.Device`); one with ``stream`` reads server-sent events.
         seconds: how long there are operations and faults; then all is mended, and time passes until it is judged.
         strict: rules that are judged although a fault could excuse what breaks them.
     """
@@ -152,6 +160,12 @@ def make(seed: int, operations: int = 60, faults: int = 4, open_faults: bool = F
     evicts = not embedded and chance.random() < 0.2
     if evicts:
         kinds = kinds | EVICTING_FAULTS
+    if not embedded and chance.random() < 0.25:
+        replicas = chance.choice((0, 1))
+        addresses = [f"{host}:{SENTINEL_PORT}" for host in SENTINELS]
+        settings["redis"] |= {"sentinels": addresses, "service": SERVICE, "wait_replicas": replicas}
+        # Where an answer waits for the replica, that has all that was answered.
+        kinds = kinds | SENTINEL_FAULTS | ({} if replicas else LAGGING_FAULTS)
     if evicts or open_faults:
         settings["redis"]["allow_eviction"] = True
     steps = [_operation(chance, wanted, number, seconds) for number in range(operations)]
@@ -172,19 +186,28 @@ def _devices(chance: random.Random) -> list[dict[str, Any]]:
     devices: list[dict[str, Any]] = []
     for user in USERS:
         follows = [chance.choice(NEWS), ROOM]
+        stream = chance.random() < 0.15
         devices.append(
             {
                 "name": f"{user}-phone",
                 "user": user,
                 "acks": True,
-                "positions": chance.random() < 0.3,
+                "positions": stream or chance.random() < 0.3,
                 "channels": follows,
+                "stream": stream,
             }
         )
         if user != USERS[-1]:
             channels = [*NEWS, ORDERS] if chance.random() < 0.7 else [ORDERS]
             devices.append(
-                {"name": f"{user}-laptop", "user": user, "acks": False, "positions": True, "channels": channels}
+                {
+                    "name": f"{user}-laptop",
+                    "user": user,
+                    "acks": False,
+                    "positions": True,
+                    "channels": channels,
+                    "stream": chance.random() < 0.4,
+                }
             )
     statuses = [f"status:{user}" for user in USERS]
     devices.append(
@@ -265,6 +288,12 @@ def _fault(chance: random.Random, kinds: dict[str, int], nodes: int, seconds: fl
             with_ = {"seconds": chance.choice((0.5, 5, 12))}
         case "redis_lost":
             with_ = {"seconds": chance.choice((0.1, 1)), "lag": chance.choice((0.2, 1, 4))}
+        case "failover" | "failover_back" | "failover_lost":
+            with_ = {"seconds": chance.choice((0.5, 3, 8))}
+            if do == "failover_lost":
+                with_ |= {"lag": chance.choice((0.2, 1, 4))}
+            elif do == "failover_back":
+                with_ |= {"back": True}
         case "redis_flush":
             with_ = {"seconds": chance.choice((0.1, 1))}
         case "disk_full" | "disk_slow":

@@ -8,56 +8,18 @@ from typing import Any
 from urllib.parse import quote
 
 import hiredis
-from twisted.internet.address import IPv4Address
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from . import wire
 from .history import History
 from .network import Network
-from .nodes import API_KEY, PORT, REDIS_HOST, REDIS_PORT
+from .nodes import API_KEY, REDIS_PORT
+from .requests import Settle, send
 from .world import Process, World
 
-#: Seconds that a call may take, and how often one is tried.
-PATIENCE = 8.0
+#: How often a call is tried.
 TRIES = 40
-
-#: A call's end: the status, 0 where no answer came, and the body.
-Settle = Callable[[int, Any], None]
-
-
-class _Request(Protocol):
-    """One request, on a connection of its own."""
-
-    transport: Any
-
-    def __init__(self, octets: bytes, settle: Settle) -> None:
-        self._octets = octets
-        self._buffer = b""
-        self.settle: Settle | None = settle
-
-    def connectionMade(self) -> None:
-        self.transport.purpose = "api"
-        self.transport.write(self._octets)
-
-    def dataReceived(self, data: bytes) -> None:
-        self._buffer += data
-        try:
-            status, body = wire.take_answer(self._buffer)
-        except wire.Incomplete:
-            return
-        self.end(status, body)
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.end(0, None)
-
-    def end(self, status: int, body: Any) -> None:
-        settle, self.settle = self.settle, None
-        if settle is None:
-            return
-        if self.transport is not None:
-            self.transport.abortConnection()
-        settle(status, body)
 
 
 class Publisher:
@@ -82,16 +44,6 @@ class Publisher:
         self._history = history
         self._choose = choose
         self.process = Process(world, name, f"10.0.3.{number}")
-
-    def send(self, host: str, octets: bytes, settle: Settle) -> None:
-        """Send a request; ``settle`` is called once."""
-        request = _Request(octets, settle)
-
-        def build(address: IPv4Address) -> _Request | None:
-            return request if request.settle is not None else None
-
-        self._network.connect(self.process, (host, PORT), build, lambda failure: request.end(0, None))
-        self.process.later(PATIENCE, request.end, 0, None)
 
     def call(self, what: str, method: str, path: str, body: Any, then: Settle | None = None) -> None:
         """Make a call, and again while it is not known to have happened, or not to."""
@@ -128,7 +80,7 @@ class Publisher:
                 elif then is not None:
                     then(status, answer)
 
-        self.send(host, wire.request(method, path, body, API_KEY), settle)
+        send(self._network, self.process, host, wire.request(method, path, body, API_KEY), settle)
 
     def _note_done(self, number: int, answer: Any) -> bool:
         """Write the answer down; return whether a part of it failed."""
@@ -193,13 +145,16 @@ class Ingester(Protocol):
 
     transport: Any
 
-    def __init__(self, world: World, network: Network, history: History, name: str, channel: str, number: int) -> None:
-        self._world = world
+    def __init__(
+        self, world: World, network: Network, history: History, where: Callable[[], str], name: str, channel: str
+    ) -> None:
+        """``where``: returns the host of Redis."""
         self._network = network
+        self._where = where
         self._history = history
         self._name = name
         self._channel = channel
-        self.process = Process(world, name, f"10.0.4.{number}")
+        self.process = Process(world, name, "10.0.4.1")
         self._reader = hiredis.Reader()
         self._made = 0
         self._waiting: list[int] = []
@@ -212,13 +167,18 @@ class Ingester(Protocol):
 
     def _add(self, keyed: bool) -> None:
         if not self._up:
-            self._network.connect(self.process, (REDIS_HOST, REDIS_PORT), lambda address: self, self._failed)
+            self._network.connect(self.process, (self._where(), REDIS_PORT), lambda address: self, self._failed)
             self._up = True
         if self.transport is None:
             # Until the connection stands nothing can be left: what was meant for now is given up.
             self.process.later(0.05, self._write, keyed)
         else:
             self._write(keyed)
+
+    def drop(self) -> None:
+        """Leave this Redis: another one is the master."""
+        if self.transport is not None:
+            self.transport.cut()
 
     def _failed(self, failure: Failure) -> None:
         self._up = False

@@ -21,12 +21,16 @@ from .nodes import REDIS_HOST, REDIS_PORT, FailureObserver, Node, SimulatedRedis
 from .plan import NEWS, ORDERS, ROOM, USERS, Plan, Step
 from .publishers import Ingester, Publisher, Worker
 from .redis.server import RedisSession
+from .sentinels import MISTAKEN, Sentinels
+from .streams import StreamDevice
 from .world import Process, World
 
 #: Seconds that pass after everything was mended, until it is judged: a lease, a look at positions, and some.
 SETTLING = 50.0
 #: Seconds that the reading at the end takes at most.
 READING = 12.0
+#: Where the replica is, where there are sentinels.
+REPLICA_HOST = "10.0.1.2"
 #: The limits of a node with a narrower configuration.
 NARROW = {"inbox": {"max_messages": 2}, "tasks": {"ttl": "1m"}}
 
@@ -50,11 +54,12 @@ class Run:
         #: by node: where its store lies now, and how often it has begun
         self._stores: dict[str, Path] = {}
         self._starts = 0
-        self.redis = SimulatedRedis(self.world, self.network, plan.policy)
-        self.redis.model.stale_write = self._stale_write
-        self.redis.model.entry_begun = self._entry_begun
-        self.redis.model.is_late = self._is_late
-        self.redis.model.leased = self._leased
+        self.redis = self._make_redis(REDIS_HOST)
+        self.sentinels: Sentinels | None = None
+        #: when they replaced the master last, s
+        self._replaced_at = 0.0
+        if "sentinels" in plan.settings.get("redis", {}):
+            self.sentinels = Sentinels(self.world, self.network, self.redis, self._make_redis(REPLICA_HOST))
         #: who begins an entry next is killed after so many seconds, for as many
         self._doomed: list[tuple[Step, float, float]] = []
         #: for how long who writes under a lease next stands still
@@ -68,15 +73,24 @@ class Run:
             Node(self.world, self.network, number, lambda number=number: self._configure(f"n{number}"), self._failed)
             for number in range(1, plan.nodes + 1)
         ]
-        self.devices = [
-            Device(self.world, self.network, self.history, choose=self._choose, number=number, **each)
-            for number, each in enumerate(plan.devices, 1)
-        ]
+        self.devices = [self._make_device(number, **each) for number, each in enumerate(plan.devices, 1)]
         self.publisher = Publisher(self.world, self.network, self.history, "publisher", self._choose, 1)
         self.auditor = Publisher(self.world, self.network, self.history, "auditor", self._choose_ready, 2)
-        self.ingester = Ingester(self.world, self.network, self.history, "ingester", ORDERS, 1)
+        self.ingester = Ingester(self.world, self.network, self.history, lambda: self.redis.host, "ingester", ORDERS)
         self.world.failed = self._raised
         self._mended = False
+
+    def _make_redis(self, host: str) -> SimulatedRedis:
+        made = SimulatedRedis(self.world, self.network, self._plan.policy, host)
+        made.model.stale_write = self._stale_write
+        made.model.entry_begun = self._entry_begun
+        made.model.is_late = self._is_late
+        made.model.leased = self._leased
+        return made
+
+    def _make_device(self, number: int, *, stream: bool = False, **each: Any) -> Device:
+        kind = StreamDevice if stream else Device
+        return kind(self.world, self.network, self.history, choose=self._choose, number=number, **each)
 
     def _configure(self, name: str) -> Any:
         settings = {section: dict(values) for section, values in self._plan.settings.items()}
@@ -185,6 +199,8 @@ class Run:
             self.redis.process.go_on()
         if not self.redis.process.alive:
             self.redis.start()
+        if self.sentinels is not None and not self.sentinels.ready:
+            self._old_returns(self.redis)
         late = {session.transport.peer.process for session in self._late}
         for node in self.nodes:
             # A lease has to end before what is late arrives: that is longer than most runs.
@@ -252,7 +268,7 @@ class Run:
 
     def _arrive(self, session: RedisSession) -> None:
         if self._late.pop(session, None) is not None:
-            self.redis.process.later(0, session.arrive)
+            session.transport.process.later(0, session.arrive)
 
     def _go_on(self, session: RedisSession) -> None:
         self._arrive(session)
@@ -405,12 +421,12 @@ class Run:
         if flush:
             self.redis.model.database.flush()
         self.redis.model.restart(saved)
-        self._later(seconds, self._start_redis)
+        self._later(seconds, self._start_redis, self.redis)
 
-    def _start_redis(self) -> None:
-        if not self.redis.process.alive:
+    def _start_redis(self, redis: SimulatedRedis) -> None:
+        if not redis.process.alive:
             self.history.note("started", node="redis")
-            self.redis.start()
+            redis.start()
 
     def _redis_restart(self, step: Step, seconds: float) -> None:
         self._end_redis(seconds, None)
@@ -448,6 +464,46 @@ class Run:
             self.history.note("data_lost", since=0)
             self._end_redis(seconds, None, flush=True)
 
+    def _failover(self, step: Step, seconds: float, lag: float = 0.0, back: bool = False) -> None:
+        """The sentinels make the replica the master.
+
+        Args:
+            lag: how far the replica is behind, s.
+            back: the old master stands still, and takes itself for the master for a moment when it goes on.
+        """
+        old = self.redis
+        if self.sentinels is None or not self.sentinels.ready or not old.process.alive or old.process.held:
+            return
+        data = self._older(step) if lag else old.model.database.save()
+        self.redis, self._replaced_at = self.sentinels.promote(data, old), self.world.now
+        # A program that leaves entries learns it from the sentinels at once.
+        self.ingester.drop()
+        old.model.followed = False
+        if back:
+            old.process.hold()
+        else:
+            old.stop()
+        self._later(seconds, self._old_returns, self.redis)
+
+    _failover_lost = _failover_back = _failover
+
+    def _old_returns(self, master: SimulatedRedis) -> None:
+        """What was the master follows this one, at once or after a moment in which it does not know that yet."""
+        assert self.sentinels is not None
+        old = self.sentinels.replica
+        if old.process.held:
+            old.process.go_on()
+            self.world.at(self.world.now + MISTAKEN, self._corrected, master)
+        elif not old.process.alive:
+            self.sentinels.follow(master)
+
+    def _corrected(self, master: SimulatedRedis) -> None:
+        assert self.sentinels is not None
+        if not self._plan.settings["redis"]["wait_replicas"]:
+            # What the old master answered while nobody followed it.
+            self.history.note("data_lost", since=round(self._replaced_at * 1000, 3))
+        self.sentinels.follow(master)
+
     def _redis_full(self, step: Step, seconds: float) -> None:
         database = self.redis.model.database
         database.full = "OOM command not allowed when used memory > 'maxmemory'."
@@ -461,6 +517,8 @@ class Run:
         # What a node says of itself is used every few seconds: that goes last.
         kinds = ("online", "seen", "members", "infos")
         self.redis.model.evict([f"push:{kind}:".encode() for kind in kinds], share)
+        sets = [key for key in self.redis.model.database.all_keys() if key.endswith((b":connections", b":joins"))]
+        self.redis.model.evict(sorted(sets), share)
 
     def _evict(self, step: Step, share: float) -> None:
         kinds = ("inbox", "history", "messages", "online", "members", "task")

@@ -259,6 +259,26 @@ def test_what_is_lost_is_counted_from_the_position_that_was_given() -> None:
     assert rules(story) == set()
 
 
+def test_losses_are_not_counted_from_a_position_that_only_the_server_knows() -> None:
+    story = good()
+    story.notify("c", 3, "phone")
+    story.notify("d", 4, "phone")
+    story.add("lost", device="laptop", connection=1, code=None)
+    story.sign_in("laptop", 2, acked=3, position=None)
+    story.lines[-1]["inbox"]["offset"] = 4
+    story.add("told", device="laptop", connection=2, what="inbox_overflow", data={"lost": 1})
+    story.deliver("laptop", push("d", 4), 2)
+    assert rules(story) == set()
+
+
+@pytest.mark.parametrize(("size", "broken"), [(0, True), (1, False), (4095, False), (4096, True)])
+def test_the_id_of_an_event_that_has_a_position(size: int, broken: bool) -> None:
+    story = good()
+    story.publish("z", 3, "phone")
+    story.lines[-1]["idSize"] = size
+    assert rules(story) == ({"event-id"} if broken else set())
+
+
 def lost_under_a_position(since: float, offset: int) -> Story:
     """The laptop stands at 2; the data goes back to 1; the phone is sent another 2, and 3, and both go."""
     story = good()

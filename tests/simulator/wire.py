@@ -12,7 +12,7 @@ class Incomplete(Exception):
 
 
 def request(method: str, path: str, body: Any = None, key: str = "") -> bytes:
-    """Return a request on a connection of its own."""
+    """Return a request on a connection of its own. ``key``: an API key, or a user's token."""
     content = b"" if body is None else json.dumps(body).encode()
     head = f"{method} {path} HTTP/1.1\r\nHost: server\r\nConnection: close\r\n"
     if key:
@@ -42,18 +42,39 @@ def take_answer(octets: bytes) -> tuple[int, Any]:
     return status, json.loads(body) if body else None
 
 
+def take_chunk(octets: bytes) -> tuple[bytes, bytes]:
+    """Return a chunk of a body, empty at its end, and what follows. Raises `Incomplete`."""
+    size, end, rest = octets.partition(b"\r\n")
+    length = int(size, 16) if end else 0
+    if not end or len(rest) < length + 2:
+        raise Incomplete
+    return rest[:length], rest[length + 2 :]
+
+
 def _dechunk(octets: bytes) -> bytes:
     body = b""
     while True:
-        size, end, octets = octets.partition(b"\r\n")
-        if not end:
-            raise Incomplete
-        length = int(size, 16)
-        if length == 0:
+        chunk, octets = take_chunk(octets)
+        if not chunk:
             return body
-        if len(octets) < length + 2:
-            raise Incomplete
-        body, octets = body + octets[:length], octets[length + 2 :]
+        body += chunk
+
+
+def open_stream(channels: list[str], token: str, last_id: str) -> bytes:
+    """Return the request of a stream of events; ``last_id`` is where it goes on, or empty."""
+    head = f"GET /sse?channels={','.join(channels)} HTTP/1.1\r\nHost: server\r\nAuthorization: Bearer {token}\r\n"
+    if last_id:
+        head += f"Last-Event-ID: {last_id}\r\n"
+    return head.encode() + b"\r\n"
+
+
+def take_event(octets: bytes) -> tuple[str, str, bytes]:
+    """Return id and data of an event, each empty where it has none, and what follows. Raises `Incomplete`."""
+    event, end, rest = octets.partition(b"\n\n")
+    if not end:
+        raise Incomplete
+    fields = dict(line.split(": ", 1) for line in event.decode().split("\n") if ": " in line)
+    return fields.get("id", ""), fields.get("data", ""), rest
 
 
 def upgrade() -> bytes:

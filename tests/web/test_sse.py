@@ -453,6 +453,31 @@ async def test_a_stream_that_is_closed_before_it_begins_is_answered_with_a_statu
         await running.until(lambda: not node.hub.connections)
 
 
+async def test_who_leaves_while_a_stream_opens_is_gone_without_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with inside.running(tmp_path) as running:
+        node = running.service.node
+        waiting: list[Deferred[None]] = []
+
+        async def never(*arguments: Any) -> None:
+            waiting.append(Deferred())
+            await waiting[-1]
+
+        monkeypatch.setattr(node.requests, "carry_out", never)
+        raw = await deferToThread(ask_for_stream, running.port, inside.token("7"))
+        await running.until(lambda: waiting)
+        raw.close()
+        await running.until(lambda: waiting[0].called)
+        assert not node.hub.connections
+
+
+def ask_for_stream(port: int, token: str) -> RawSocket:
+    raw = RawSocket(port)
+    raw.request("GET", "/sse?channels=public:a", headers=[("Authorization", f"Bearer {token}")])
+    return raw
+
+
 def open_stream(port: int, token: str) -> Response:
     with RawSocket(port) as raw:
         raw.request("GET", "/sse?channels=public:a", headers=[("Authorization", f"Bearer {token}")])

@@ -80,6 +80,10 @@ class Residents(Protocol):
     def connections(self) -> int:
         """How many connections are registered."""
 
+    @property
+    def held(self) -> int:
+        """How many connections and subscriptions are registered."""
+
     async def register(self, notify: bool) -> None:
         """Register them under the node's new incarnation; ``notify``: others may have said that they went."""
 
@@ -243,7 +247,7 @@ class RedisCluster:
         anonymous = max(0, self._listener.connections() - self._residents.connections)
         return await self._commands.run(
             "heartbeat", keys, self.incarnation, self._lease, PRESENCE_TTL, self._name, self._started_at, new,
-            anonymous, self.replies, self._settings.encoded(),
+            anonymous, self.replies, self._settings.encoded(), self._residents.held,
         )  # fmt: skip
 
     async def expire(self, incarnation: str, lease: int) -> None:

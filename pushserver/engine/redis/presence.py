@@ -2,7 +2,8 @@
 
 Redis may lose it (restarted empty, or this node was taken for dead), so that it has to be registered again; and what
 ends while Redis is away is removed, and announced, when it is back. Some of it may be gone although nothing happened,
-where Redis evicts: so a part is compared with each heartbeat.
+where Redis evicts: so a part is compared with each heartbeat. What a node holds may be evicted before the node dies, so
+that nobody knows whom to remove: where Redis evicts, the counts are gone through as well, for those whom no node holds.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pushserver.engine.interfaces import IPresence, Member, Online
 from .cluster import PRESENCE_TTL, SEEN_TTL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Coroutine, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable
 
     from pushserver.engine.interfaces import EngineClock, Listener
 
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 _BATCH: Final = 200
 #: So many entries are compared with each heartbeat.
 _COMPARED: Final = 200
+#: About so many keys of Redis are gone through with each heartbeat, where it evicts.
+_SCANNED: Final = 1000
+#: So many of whom no node seems to hold are remembered until it is known.
+_REMEMBERED: Final = 1000
 #: How often the keys of what is still present are given their whole time again, s.
 _TOUCH: Final = PRESENCE_TTL / 1000 / 4
 
@@ -40,6 +45,8 @@ T = TypeVar("T")
 
 #: A connection of a user (``channel`` None), or a subscription of a channel.
 Entry = tuple[str | None, str, str]
+#: Channels, or an empty text for a user's connections, each with a user.
+Entries = list[tuple[str, str]]
 
 
 @implementer(IPresence)
@@ -68,6 +75,11 @@ class RedisPresence:
         self._ended: dict[Entry, tuple[int, bytes, bool]] = {}
         #: what is compared next, the last first
         self._to_compare: list[Entry] = []
+        #: the counts of Redis that are still to be gone through in this round
+        self._counts: AsyncIterator[Entries] | None = None
+        #: who was counted and held by no node: by channel and user, at which heartbeat that was seen first
+        self._unheld: dict[tuple[str, str], int] = {}
+        self._heartbeats = 0
         #: how many counts were found wrong in Redis
         self.mended = 0
 
@@ -78,6 +90,10 @@ class RedisPresence:
     @property
     def connections(self) -> int:
         return sum(1 for channel, _, _ in self._held if channel is None)
+
+    @property
+    def held(self) -> int:
+        return len(self._held)
 
     # -- beginning ----------------------------------------------------------------------------------------------------
 
@@ -245,6 +261,61 @@ class RedisPresence:
         for kept, size, limit in zip(sets, reply[1:3], most, strict=True):
             if int(size) > limit:
                 await self._remove_strangers(kept)
+        if self._commands.evicts:
+            await self._sweep()
+
+    async def _sweep(self) -> None:
+        """Look at some of the counts for who is held by no node, and remove who was not for long enough: a node that
+        lost its set has compared all that it holds by then. Fails with `errors.Unavailable`."""
+        self._heartbeats += 1
+        if self._counts is None:
+            self._counts = self._walk()
+        try:
+            found = await anext(self._counts, None)
+        except errors.Unavailable:
+            self._counts = None
+            raise
+        if found is None:
+            self._counts, found = None, []
+        most, unheld = await self._find_unheld(found, None)
+        room = _REMEMBERED - len(self._unheld)
+        for channel, user, _ in unheld[:room]:
+            self._unheld.setdefault((channel, user), self._heartbeats)
+        patience = 2 + most // _COMPARED
+        due = [each for each, since in self._unheld.items() if self._heartbeats - since > patience][:_COMPARED]
+        for each in due:
+            del self._unheld[each]
+        now = self._clock.now()
+        _, removed = await self._find_unheld(due, now)
+        for channel, user, info in removed:
+            self.mended += 1
+            self._notify_gone((channel or None, user, ""), info, now)
+
+    async def _find_unheld(self, entries: Entries, at: int | None) -> tuple[int, list[tuple[str, str, bytes]]]:
+        """Return how much a node holds at most, and which of these no node holds, with their info. ``at``: they are
+        removed, and said to have gone then."""
+        own = {(channel or "", user) for channel, user, _ in (*self._held, *self._beginning)} if entries else set()
+        asked = [part for each in entries if each not in own for part in each]
+        if not asked:
+            return 0, []
+        reply = await self._commands.run(
+            "presence_sweep", [self._names.nodes], self._names.prefix, "" if at is None else at, SEEN_TTL, *asked
+        )
+        parts = zip(reply[1::3], reply[2::3], reply[3::3], strict=True)
+        return int(reply[0]), [(channel.decode(), user.decode(), info) for channel, user, info in parts]
+
+    async def _walk(self) -> AsyncIterator[Entries]:
+        """Go through all counts, some at a time: a channel, or an empty text for connections, and a user."""
+        call, names = self._commands.call, self._names
+        online, members = names.online(""), names.members("")
+        async for keys in _scan(lambda at: call("SCAN", at, "MATCH", online + "*", "COUNT", _SCANNED)):
+            yield [("", key.decode("utf-8", "replace").removeprefix(online)) for key in keys]
+        async for keys in _scan(lambda at: call("SCAN", at, "MATCH", members + "*", "COUNT", _SCANNED)):
+            yield []
+            for key in keys:
+                channel = key.decode("utf-8", "replace").removeprefix(members)
+                async for pairs in _scan(lambda at, key=key: call("HSCAN", key, at, "COUNT", _COMPARED)):  # type: ignore[misc]
+                    yield [(channel, user.decode("utf-8", "replace")) for user in pairs[::2]]
 
     async def _remove_strangers(self, key: str) -> None:
         """Remove from a set of this node what it does not hold: a registration may have arrived after its end."""
@@ -329,6 +400,16 @@ class RedisPresence:
                 continue
             members.append(Member(user_id, connections, None if info is None else msgspec.Raw(info)))
         return sorted(members, key=lambda member: member.user_id)
+
+
+async def _scan(ask: Callable[[bytes], Awaitable[list[Any]]]) -> AsyncIterator[list[bytes]]:  # Any: Redis' answer
+    """Yield what each part of a scan finds. ``ask``: asks for the part at a cursor."""
+    cursor = b"0"
+    while True:
+        cursor, found = await ask(cursor)
+        yield found
+        if cursor == b"0":
+            return
 
 
 def _number(text: bytes | None) -> int | None:

@@ -42,6 +42,7 @@ _PARTS: Final[dict[str, tuple[str, ...]]] = {
     "presence_begin": (),
     "presence_end": ("leave",),
     "presence_compare": ("leave",),
+    "presence_sweep": ("leave",),
     "lease": (),
     "ingest_begin": (),
     "ingest_end": (),

@@ -157,3 +157,74 @@ async def test_each_heartbeat_compares_a_bounded_part_and_some_all(cluster: Clus
     assert left == [250, 50, 0]
     assert parts == [800, 800, 200]
     assert connections(redis, "u0") == connections(redis, "u449") == bulk("1")
+
+
+async def die_without_a_set(cluster: Cluster, redis: RedisServer, node: RunningNode, other: RunningNode) -> None:
+    """A node's own set is evicted, and the node dies before it could make it anew."""
+    own = node.engine._cluster.incarnation
+    evict(redis, f"node:{own}:connections", f"node:{own}:joins")
+    await other.engine._cluster.expire(own, 0)
+
+
+async def test_who_was_on_a_dead_node_that_lost_its_set_is_found_and_announced(
+    cluster: Cluster, redis: RedisServer
+) -> None:
+    a, b = await pair(cluster, redis)
+    await b.presence.connect("8", "c4")
+    await b.presence.join("chat:a", "8", "c4", INFO)
+    await b.presence.join("chat:b", "7", "c3", None)
+    await die_without_a_set(cluster, redis, b, a)
+    for _ in range(12):
+        await beat(a)
+    assert (await a.presence.online("8")).online is False
+    assert connections(redis) == bulk("2")
+    assert await a.presence.members("chat:a") == [Member("7", 1, INFO)]
+    assert redis.command("EXISTS", "push:members:chat:b", "push:online:8") == ":0\r\n"
+    assert [user for user, _ in events(a, "offline")] == ["8"]
+    assert sorted((channel, member.user_id) for channel, member in events(a, "absent")) == [
+        ("chat:a", "8"),
+        ("chat:b", "7"),
+    ]
+
+
+async def test_who_is_on_a_living_node_that_lost_its_set_is_left_there(cluster: Cluster, redis: RedisServer) -> None:
+    a, b = await pair(cluster, redis)
+    await b.presence.connect("8", "c4")
+    own = b.engine._cluster.incarnation
+    evict(redis, f"node:{own}:connections", f"node:{own}:joins")
+    for _ in range(8):
+        if not a.engine.presence._unheld:
+            await beat(a)
+    assert set(a.engine.presence._unheld) == {("", "8")}
+    for _ in range(6):
+        await beat(b, a)
+    assert connections(redis, "8") == bulk("1")
+    assert a.engine.presence._unheld == {}
+    assert (events(a, "offline"), events(b, "offline")) == ([], [])
+
+
+async def test_each_heartbeat_goes_through_a_bounded_part_of_the_counts(cluster: Cluster, redis: RedisServer) -> None:
+    a, b = await pair(cluster, redis)
+    for n in range(600):
+        await b.presence.join("chat:a", f"u{n}", "c", None)
+    await die_without_a_set(cluster, redis, b, a)
+    run, asked = a.engine._commands.run, []
+
+    async def counting(name: str, keys: Any, *arguments: Any, **options: Any) -> Any:
+        if name == "presence_sweep":
+            asked.append(len(arguments[3:]) // 2)
+        return await run(name, keys, *arguments, **options)
+
+    a.engine._commands.run = counting  # type: ignore[method-assign]
+    for _ in range(40):
+        await beat(a)
+    assert len(events(a, "absent")) == 600
+    # Redis hands out some more than it was asked for.
+    assert max(asked) <= 400
+    assert [member.user_id for member in await a.presence.members("chat:a")] == ["7"]
+
+
+async def test_nothing_is_gone_through_where_redis_does_not_evict(cluster: Cluster, redis: RedisServer) -> None:
+    a, _ = await pair(cluster, redis, evicts=False)
+    await beat(a)
+    assert a.engine.presence._counts is None

@@ -56,6 +56,8 @@ class ModelRedis(ServerFactory):
         self.sessions: dict[RedisSession, None] = {}
         self.blocked: dict[RedisSession, None] = {}
         self.run_id = self._new_id()
+        #: whether it takes writes, and whether a replica follows it
+        self.master = self.followed = True
         #: called with each command
         self.see: Callable[[Sequence[bytes]], None] = lambda parts: None
         #: called where a script wrote under a lease that is not its token's
@@ -269,6 +271,16 @@ def _unsubscribe(redis: ModelRedis, session: RedisSession, a: Sequence[bytes]) -
     return NOTHING
 
 
+def _scan(redis: ModelRedis, session: RedisSession, a: Sequence[bytes]) -> Reply:
+    if len(a) != 5 or a[1].upper() != b"MATCH" or a[2][-1:] != b"*":
+        raise RedisError("ERR the model knows SCAN cursor MATCH prefix* COUNT n alone")
+    return [b"0", sorted(key for key in redis.database.all_keys() if key.startswith(a[2][:-1]))]
+
+
+def _hscan(redis: ModelRedis, session: RedisSession, a: Sequence[bytes]) -> Reply:
+    return [b"0", commands.run(redis.database, [b"HGETALL", a[0]])]
+
+
 def _xread(redis: ModelRedis, session: RedisSession, a: Sequence[bytes]) -> Reply:
     options = [each.upper() for each in a[:5:2]]
     if options != [b"COUNT", b"BLOCK", b"STREAMS"] or len(a) != 7:
@@ -288,8 +300,10 @@ _SPECIAL: dict[bytes, Callable[[ModelRedis, RedisSession, Sequence[bytes]], Repl
     b"SUBSCRIBE": _subscribe,
     b"UNSUBSCRIBE": _unsubscribe,
     b"XREAD": _xread,
+    b"SCAN": _scan,
+    b"HSCAN": _hscan,
     b"SELECT": lambda redis, session, a: OK,
     b"INFO": lambda redis, session, a: redis.info(a[0] if a else b"server"),
-    b"ROLE": lambda redis, session, a: [b"master", 0, []],
-    b"WAIT": lambda redis, session, a: commands.integer(a[0]),
+    b"ROLE": lambda redis, session, a: [b"master" if redis.master else b"slave"],
+    b"WAIT": lambda redis, session, a: commands.integer(a[0]) if redis.followed else 0,
 }
