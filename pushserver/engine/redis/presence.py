@@ -289,7 +289,7 @@ class RedisPresence:
         _, removed = await self._find_unheld(due, now)
         for channel, user, info in removed:
             self.mended += 1
-            self._notify_gone((channel or None, user, ""), info, now)
+            self._notify_gone((channel or None, user, ""), info, now, True)
 
     async def _find_unheld(self, entries: Entries, at: int | None) -> tuple[int, list[tuple[str, str, bytes]]]:
         """Return how much a node holds at most, and which of these no node holds, with their info. ``at``: they are
