@@ -38,7 +38,10 @@ async def together(*work: Work) -> list[Any]:  # Any: each returns a value of it
     return results
 
 
-def begin(work: Coroutine[Any, Any, None], failed: Callable[[Failure], None]) -> Deferred[None] | None:
+def begin(
+    work: Coroutine[Any, Any, None],  # Any: what it awaits and is given
+    failed: Callable[[Failure], None],
+) -> Deferred[None] | None:
     """Run a coroutine by itself, at once as far as it goes. ``failed`` is given what it raises.
 
     Return None where it has ended, else a Deferred that fires with None when it does; to cancel it is to cancel what
