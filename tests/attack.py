@@ -15,6 +15,7 @@ import argparse
 import itertools
 import json
 import multiprocessing
+import os
 import random
 import re
 import resource
@@ -507,6 +508,19 @@ def _p99(waits: list[float]) -> float:
     return ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)]
 
 
+def at_low_priority(work: Callable[[], object]) -> None:
+    """Run this in a thread that leaves the processor to others: the attackers are elsewhere, in earnest."""
+
+    def run() -> None:
+        # On Linux this thread's alone.
+        os.nice(10)
+        work()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+
+
 def worst(results: list[Result]) -> str:
     """Return the cell of one row of the table: the worst over all transports and engines."""
     faults = sorted({f"{fault} ({one.transport}, {one.engine})" for one in results for fault in one.faults})
@@ -541,7 +555,7 @@ def run(
                 attack = Attack(stack, transport, engine, seed, bin)
                 print(attack.calm(), flush=True)
                 for row in rows:
-                    attack.strike(row)
+                    at_low_priority(partial(attack.strike, row))
                 thread = threading.Thread(target=finish, args=(attack, stack.pop_all()))
             thread.start()
             threads.append((attack, thread))

@@ -111,7 +111,7 @@ class Client:
             rig.node.counters,
         )
         node = rig.node
-        self.inbound = Inbound(self.connection, session, node.requests, node.counters, node.clock)
+        self.inbound = Inbound(self.connection, session, node.requests, node.counters, node.clock, node.hub.turns)
         node.requests.arrive(self.connection)
 
     # -- `delivery.Owner` ---------------------------------------------------------------------------------------------

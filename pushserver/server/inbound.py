@@ -6,7 +6,8 @@
 
 A frame may carry any number of operations. One that has to wait for the engine holds this queue and nothing else. While
 it waits, or while the client does not read its replies, no more is read from its socket: what a client can make wait
-here is bounded by what one frame held and TCP had already brought. Nothing runs after the close.
+here is bounded by what one frame held and TCP had already brought. Nothing runs after the close. What a user asks for
+over many connections at once takes its turn (`server.turns`).
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
     from twisted.python.failure import Failure
 
+    from pushserver.server.turns import Turns
+
 #: So many frames and effects may wait before reading pauses.
 MAX_WAITING: Final = 16
 #: What waits is handled for so long, s, before everybody else has a turn.
@@ -45,26 +48,40 @@ class Inbound:
     __slots__ = (
         "_clock",
         "_connection",
+        "_counted",
         "_counters",
         "_current",
         "_farewell",
+        "_granted",
         "_paused",
         "_queue",
         "_requests",
         "_running",
         "_session",
+        "_turns",
     )
 
     _log = Logger()
 
     def __init__(
-        self, connection: Connection, session: Session, requests: ClientRequests, counters: Counters, clock: Clock
+        self,
+        connection: Connection,
+        session: Session,
+        requests: ClientRequests,
+        counters: Counters,
+        clock: Clock,
+        turns: Turns,
     ) -> None:
         self._connection = connection
         self._session = session
         self._requests = requests
         self._counters = counters
         self._clock = clock
+        self._turns = turns
+        #: whose operation waits for the engine; None where none does
+        self._counted: str | None = None
+        #: whether the next operation has waited for its turn
+        self._granted = False
         #: the effects of the frame that is being handled, then frames with the moments of their arrival
         self._queue: deque[Effect | tuple[bytes, int]] | None = None
         #: what the queue waits for
@@ -203,11 +220,21 @@ class Inbound:
 
     def _go_on(self, _: object) -> None:
         self._current = None
+        counted, self._counted = self._counted, None
+        if counted is not None:
+            self._turns.end(counted)
         self._run()
 
     def _next_turn(self) -> Deferred[None]:
         turn: Deferred[None] = Deferred()
-        self._clock.later(0, lambda: None if turn.called else turn.callback(None))
+
+        def granted() -> None:
+            if not turn.called:
+                self._granted = True
+                turn.callback(None)
+                self._granted = False
+
+        self._turns.ask(self._connection.user_id, granted)
         return turn
 
     # -- one effect ---------------------------------------------------------------------------------------------------
@@ -218,9 +245,7 @@ class Inbound:
                 self._note_error(effect.error, "")
             self._connection.send(effect.payload)
         elif type(effect) is Perform:
-            rest = begin(self._perform(effect), self._failed)
-            if rest is not None:
-                self._wait_for(rest)
+            self._begin(effect)
         elif type(effect) is Disconnect:
             self._close(effect)
         elif type(effect) is Leave:
@@ -229,6 +254,21 @@ class Inbound:
             self._connection.answered(self._clock.milliseconds())
         elif type(effect) is Introduce:
             self._connection.client = effect.client
+
+    def _begin(self, effect: Perform) -> None:
+        """Begin what was asked for, or wait until it is this user's turn."""
+        user_id, turns = self._connection.user_id, self._turns
+        if user_id in turns.crowded and not self._granted:
+            self._put_first((effect,))
+            self._wait_for(self._next_turn())
+            return
+        self._granted = False
+        rest = begin(self._perform(effect), self._failed)
+        if rest is not None:
+            self._wait_for(rest)
+            if user_id is not None and self._current is not None:
+                self._counted = user_id
+                turns.begin(user_id)
 
     def _close(self, effect: Disconnect) -> None:
         if not effect.wait:

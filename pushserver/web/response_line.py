@@ -80,7 +80,14 @@ class ResponseLine:
         self.connection = Connection(
             connection_id, spoken.dialect, line, self.outbox, self._send_notice, peer, context.counters
         )
-        self.inbound = Inbound(self.connection, spoken.session, context.rooms.requests, context.counters, context.clock)
+        self.inbound = Inbound(
+            self.connection,
+            spoken.session,
+            context.rooms.requests,
+            context.counters,
+            context.clock,
+            context.rooms.hub.turns,
+        )
         self._ended = False
         self.code = 1005
 

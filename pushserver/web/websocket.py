@@ -91,7 +91,9 @@ class WebSocketDoor(AutobahnReader):
             Peer(address, user_agent, protocol.subprotocol, context.clock.now()),
             context.counters,
         )
-        self._inbound = Inbound(connection, session, context.rooms.requests, context.counters, context.clock)
+        self._inbound = Inbound(
+            connection, session, context.rooms.requests, context.counters, context.clock, context.rooms.hub.turns
+        )
         context.rooms.requests.arrive(connection)
         self._inbound.open(offer.token)
 
@@ -104,6 +106,8 @@ class WebSocketDoor(AutobahnReader):
         if self._unread:
             # TLS gives all that it had decrypted, also to who pauses.
             self._unread += data
+        elif connection is not None and connection.user_id in self._factory.context.rooms.hub.turns.waiting:
+            self._wait(data)
         else:
             self._take(data)
 
@@ -136,12 +140,20 @@ class WebSocketDoor(AutobahnReader):
             if not until:
                 until = seconds() + (TURN if self._identified else STRANGERS_TURN)
             elif seconds() >= until:
-                self._unread = data[at:]
-                self.transport.pauseProducing()
-                self._factory.context.reactor.callLater(0, self._go_on)
+                self._wait(data[at:])
                 break
         if corked and outbox is not None:
             outbox.uncork()
+
+    def _wait(self, data: bytes) -> None:
+        """Read this when it is this user's turn, and nothing more before."""
+        self._unread = data
+        self.transport.pauseProducing()
+        self._ask()
+
+    def _ask(self) -> None:
+        user_id = None if self.connection is None else self.connection.user_id
+        self._factory.context.rooms.hub.turns.ask(user_id, self._go_on)
 
     def _go_on(self) -> None:
         if not self._unread or self._paused or self.is_gone:
@@ -294,7 +306,7 @@ class WebSocketDoor(AutobahnReader):
     def resume(self) -> None:
         self._paused = False
         if self._unread:
-            self._factory.context.reactor.callLater(0, self._go_on)
+            self._ask()
         elif not self.is_gone:
             self.transport.resumeProducing()
 

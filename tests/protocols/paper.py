@@ -222,7 +222,7 @@ class Paper:
             Peer("192.0.2.1", "paper", protocol.subprotocol, wall_clock()),
             node.counters,
         )
-        self.inbound = Inbound(self.connection, session, node.requests, node.counters, node.clock)
+        self.inbound = Inbound(self.connection, session, node.requests, node.counters, node.clock, node.hub.turns)
         node.requests.arrive(self.connection)
 
     # -- the client's side --------------------------------------------------------------------------------------------

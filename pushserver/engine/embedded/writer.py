@@ -1,13 +1,14 @@
 """The way to the store and back: batches between the reactor and the one writer thread.
 
 What is submitted in one turn of the reactor becomes one batch; while the thread carries it out, the next one gathers.
-When a batch is on the disk, the reactor is called once, and fires the operations' Deferreds in their order.
+When a batch is on the disk, the reactor is called once, and fires the operations' Deferreds in their order, as many in
+a turn as leave time for others.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import Counter, deque
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 _BATCH: Final = 1000
 #: How many may wait; beyond it the store is far too slow for what is asked of it, and says so.
 _WAITING: Final = 100_000
+#: Seconds of one turn in which answers are given, at least.
+_SLICE: Final = 0.002
 
 
 def _unavailable(why: str) -> Failure:
@@ -67,6 +70,10 @@ class Writer:
         self._gathering_since = self._carrying_out_since = 0.0
         self._scheduled = False
         self._busy = False
+        #: operations that were carried out, each with its answer of its own kind
+        self._answers: deque[tuple[tuple[Operation[Any], Deferred[Any]], Any]] = deque()
+        #: when the last ones were given, s
+        self._rested_at = 0.0
         self._idle: Deferred[None] | None = None
         self.accepting = False
         self._fault: str | None = None
@@ -184,7 +191,18 @@ class Writer:
             self._log.info("The store can be written and read again")
         for user_id in self._store.inboxes.take_unread_lost():
             self._delivery.unread_lost(user_id)
-        for (operation, deferred), answer in zip(batch, answers, strict=True):
+        self._answers.extend(zip(batch, answers, strict=True))
+        self._hand_out(_SLICE)
+
+    def _hand_out(self, seconds: float) -> None:
+        """Give each operation its answer, for so long; the rest come in later turns."""
+        began = self._clock.seconds()
+        while self._answers:
+            if self._clock.seconds() - began > seconds:
+                self._rested_at = self._clock.seconds()
+                self._reactor.callLater(0, self._hand_out_rest)
+                return
+            (operation, deferred), answer = self._answers.popleft()
             if isinstance(answer, Failure):
                 if not isinstance(answer.value, PushError):
                     self._log.failure("An operation on the store failed", failure=answer)
@@ -203,6 +221,10 @@ class Writer:
         elif self._idle is not None:
             idle, self._idle = self._idle, None
             idle.callback(None)
+
+    def _hand_out_rest(self) -> None:
+        # As long as the turn took for all else: what waits here does not grow.
+        self._hand_out(max(_SLICE, self._clock.seconds() - self._rested_at))
 
     def _note_duration(
         self,

@@ -113,6 +113,29 @@ async def test_answers_come_in_order_each_after_the_listener_was_told(running: R
     assert seen == [(n, n) for n in range(1, 11)]
 
 
+async def test_answers_leave_time_for_others_in_each_turn(running: Running) -> None:
+    turns: list[int] = [0]
+    given: list[int] = []
+
+    def turn() -> None:
+        turns[0] += 1
+        if len(given) < 10:
+            running.reactor.callLater(0, turn)
+
+    def took(_: object) -> None:
+        given.append(turns[0])
+        running.time.reactor.rightNow += writer._SLICE * 0.6
+
+    turn()
+    answers = running.append(*range(10))
+    for answer in answers:
+        answer.addCallback(took)
+    await gatherResults(answers)
+    # Two fit into a slice, and between two slices there is a turn.
+    assert [given.count(number) for number in sorted(set(given))] == [2] * 5
+    assert running.writer.batches == 1
+
+
 async def test_a_queue_without_end_is_refused(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "_WAITING", 3)
     assert await outcomes(running.append(*range(5))) == ["PublishResult"] * 3 + ["Unavailable"] * 2

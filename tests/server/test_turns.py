@@ -1,0 +1,159 @@
+"""All connections of a user together hold the reactor about as long as one of them may."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from twisted.internet import task
+from twisted.internet.defer import Deferred
+
+from pushserver.core.errors import NotFound
+from pushserver.server.clock import Clock
+from pushserver.server.turns import ALL, SLICE, UNDER_WAY, Turns
+from tests.fakes import Rig
+
+
+class Work:
+    """Calls that take their time, and what became of them."""
+
+    def __init__(self) -> None:
+        self.reactor = task.Clock()
+        self.turns = Turns(Clock(self.reactor))
+        self.done: list[str] = []
+
+    def ask(self, user: str | None, name: str, seconds: float = 0.0, then: str = "") -> None:
+        def call() -> None:
+            self.reactor.rightNow += seconds
+            self.done.append(name)
+            if then:
+                self.ask(user, then)
+
+        self.turns.ask(user, call)
+
+    def turn(self) -> list[str]:
+        """Return what one turn of the reactor does."""
+        calls, self.reactor.calls = self.reactor.calls, []
+        for call in calls:
+            call.func(*call.args)
+        done, self.done = self.done, []
+        return done
+
+
+def test_a_user_has_a_slice_of_each_turn_in_the_order_of_asking() -> None:
+    work = Work()
+    for n in range(4):
+        work.ask("ann", f"ann {n}", seconds=SLICE * 0.6)
+    work.ask("bob", "bob", seconds=SLICE * 2)
+    assert work.turn() == ["ann 0", "ann 1", "bob"]
+    assert work.turns.crowded == {"ann"}
+    assert work.turn() == ["ann 2", "ann 3"]
+    assert not work.turns.crowded
+    assert work.turn() == []
+    assert work.reactor.getDelayedCalls() == []
+
+
+def test_what_is_asked_for_meanwhile_comes_behind_what_waits() -> None:
+    work = Work()
+    work.ask("ann", "first", seconds=SLICE * 2, then="third")
+    work.ask("ann", "second")
+    assert work.turn() == ["first"]
+    assert work.turn() == ["second", "third"]
+
+
+def test_many_users_share_a_turn_and_each_comes_first_once() -> None:
+    work = Work()
+    users = [f"u{n}" for n in range(40)]
+    for user in users:
+        for n in range(2):
+            work.ask(user, f"{user} {n}", seconds=SLICE * 1.5)
+    first, second = work.turn(), work.turn()
+    assert len(first) == int(ALL / (SLICE * 1.5)) + 1
+    assert not {done.partition(" ")[0] for done in first} & {done.partition(" ")[0] for done in second}
+    while done := work.turn():
+        first += done
+    assert len(first + second) == 80
+
+
+def test_who_has_no_user_waits_for_nobody() -> None:
+    work = Work()
+    for n in range(3):
+        work.ask(None, str(n), seconds=SLICE * 2)
+    assert work.turn() == ["0", "1", "2"]
+    assert not work.turns.waiting
+
+
+def test_further_operations_wait_while_enough_are_under_way() -> None:
+    work = Work()
+    for _ in range(UNDER_WAY):
+        assert not work.turns.crowded
+        work.turns.begin("ann")
+    assert work.turns.crowded == {"ann"}
+    work.ask("ann", "ann")
+    work.ask("bob", "bob")
+    assert work.turn() == ["bob"]
+    # Nobody looks again and again.
+    assert work.reactor.getDelayedCalls() == []
+    work.turns.end("ann")
+    assert work.turn() == ["ann"]
+    for _ in range(UNDER_WAY - 1):
+        work.turns.end("ann")
+    assert (work.turns.crowded, work.turns.waiting) == (set(), {})
+    with pytest.raises(KeyError):
+        work.turns.end("ann")
+
+
+def test_a_call_that_fails_keeps_no_other_waiting() -> None:
+    work = Work()
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    work.turns.ask("ann", fail)
+    work.ask("ann", "ann")
+    work.ask("bob", "bob")
+    with pytest.raises(ZeroDivisionError):
+        work.turn()
+    assert work.turn() == ["bob", "ann"]
+
+
+@pytest_twisted.async_yield_fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    rig = await Rig(tmp_path).start()
+    yield rig
+    await rig.stop()
+
+
+async def test_one_users_operations_do_not_all_begin_at_once(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    mallory = [await rig.client("mallory") for _ in range(UNDER_WAY + 5)]
+    ann = await rig.client("ann")
+    asked: list[Deferred[object]] = []
+
+    def presence(*_: object) -> Deferred[object]:
+        asked.append(Deferred())
+        return asked[-1]
+
+    monkeypatch.setattr(rig.node.reading, "presence", presence)
+    for client in mallory:
+        client.send("presence", 1, channel="chat:a")
+    rig.clock.advance(0)
+    assert len(asked) == UNDER_WAY
+    # Others begin.
+    ann.send("presence", 1, channel="chat:a")
+    assert len(asked) == UNDER_WAY + 1
+    gone, waiting = mallory[-1], mallory[-2]
+    gone.vanish()
+    for number in range(4):
+        asked[number].errback(NotFound("nobody"))
+        rig.clock.advance(0)
+    assert len(asked) == UNDER_WAY + 5
+    assert gone.new() == []
+    assert waiting.new() == []
+    for each in asked[4:]:
+        each.errback(NotFound("nobody"))
+    assert [message["id"] for message in waiting.new()] == [1]
+    rig.clock.advance(0)
+    assert not rig.node.hub.turns.crowded
+    assert rig.node.hub.turns.waiting == {}
