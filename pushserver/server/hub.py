@@ -32,7 +32,7 @@ from pushserver.server.connection import Connection, Trace
 from pushserver.server.fanout import FanOut
 from pushserver.server.outbox import Mark
 from pushserver.server.stats import Counters
-from pushserver.server.turns import Turns
+from pushserver.server.user_turns import UserTurns
 
 if TYPE_CHECKING:
     from pushserver.engine.interfaces import IBroker
@@ -64,7 +64,7 @@ class Hub:
         #: who watches a user's messages, by user
         self.traced: dict[str, Trace] = {}
         self.fan_out = FanOut(clock, counters)
-        self.turns = Turns(clock)
+        self.turns = UserTurns(clock)
         self._lagged: Callable[[Connection, str, int | Position], None] = _nobody_listens
         #: channels that this node hears whether anybody follows them here or not, and for how many reasons
         self._held: dict[str, int] = {}

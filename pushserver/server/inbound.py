@@ -7,7 +7,7 @@
 A frame may carry any number of operations. One that has to wait for the engine holds this queue and nothing else. While
 it waits, or while the client does not read its replies, no more is read from its socket: what a client can make wait
 here is bounded by what one frame held and TCP had already brought. Nothing runs after the close. What a user asks for
-over many connections at once takes its turn (`server.turns`).
+over many connections at once takes its turn (`server.user_turns`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
     from twisted.python.failure import Failure
 
-    from pushserver.server.turns import Turns
+    from pushserver.server.user_turns import UserTurns
 
 #: So many frames and effects may wait before reading pauses.
 MAX_WAITING: Final = 16
@@ -70,7 +70,7 @@ class Inbound:
         requests: ClientRequests,
         counters: Counters,
         clock: Clock,
-        turns: Turns,
+        turns: UserTurns,
     ) -> None:
         self._connection = connection
         self._session = session

@@ -18,6 +18,7 @@ from pushserver.core.errors import Close, Invalid
 from pushserver.core.protocol import ClientProtocol, Endpoint
 from pushserver.server.clock import Clock
 from pushserver.server.stats import Counters
+from pushserver.server.user_turns import UserTurns
 from pushserver.web.context import Context, NodeRooms, Sections
 from pushserver.web.endpoints import endpoints
 from pushserver.web.handshake import Offer
@@ -48,7 +49,8 @@ def context(
     def nothing(*_: Any) -> None: ...
 
     names = ("arrive", "leave", "forget", "closing", "left_out", "route_changed")
-    room: Any = SimpleNamespace(**dict.fromkeys(names, nothing))
+    clock = Clock(reactor or task.Clock(), lambda: 1_700_000_000_000)
+    room: Any = SimpleNamespace(**dict.fromkeys(names, nothing), turns=UserTurns(clock))
     rooms = NodeRooms(
         node="here",
         nodes=list,  # type: ignore[arg-type,return-value]
@@ -60,7 +62,7 @@ def context(
     )
     return Context(
         reactor=reactor or task.Clock(),
-        clock=Clock(reactor or task.Clock(), lambda: 1_700_000_000_000),
+        clock=clock,
         rooms=rooms,
         counters=Counters(0),
         admission=room,

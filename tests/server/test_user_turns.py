@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 
 from pushserver.core.errors import NotFound
 from pushserver.server.clock import Clock
-from pushserver.server.turns import ALL, SLICE, UNDER_WAY, Turns
+from pushserver.server.user_turns import ALL, SLICE, UNDER_WAY, UserTurns
 from tests.fakes import Rig
 
 
@@ -21,7 +21,7 @@ class Work:
 
     def __init__(self) -> None:
         self.reactor = task.Clock()
-        self.turns = Turns(Clock(self.reactor))
+        self.turns = UserTurns(Clock(self.reactor))
         self.done: list[str] = []
 
     def ask(self, user: str | None, name: str, seconds: float = 0.0, then: str = "") -> None:

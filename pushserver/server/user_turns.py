@@ -1,6 +1,6 @@
 """Whose work the reactor does in a turn: all connections of a user together hold it about as long as one may.
 
-    a connection that has used its slice ---------------------> Turns.ask -> in a later turn, in the order of asking
+    a connection that has used its slice ---------------------> UserTurns.ask -> in a later turn, in the order of asking
     an operation, where enough of its user's wait already ---/
 
 Else one user with a hundred connections would have a hundred slices of each turn, and others would wait for all.
@@ -21,7 +21,7 @@ ALL: Final = 0.02
 UNDER_WAY: Final = 8
 
 
-class Turns:
+class UserTurns:
     """What has to wait for a later turn, by user."""
 
     __slots__ = ("_armed", "_clock", "_under_way", "crowded", "waiting")
