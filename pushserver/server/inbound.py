@@ -245,7 +245,15 @@ class Inbound:
                 self._note_error(effect.error, "")
             self._connection.send(effect.payload)
         elif type(effect) is Perform:
-            self._begin(effect)
+            if self._turns.crowded and not self._granted and self._connection.user_id in self._turns.crowded:
+                self._put_first((effect,))
+                self._wait_for(self._next_turn())
+                return
+            self._granted = False
+            rest = begin(self._perform(effect), self._failed)
+            if rest is not None:
+                self._wait_for(rest)
+                self._count()
         elif type(effect) is Disconnect:
             self._close(effect)
         elif type(effect) is Leave:
@@ -255,20 +263,12 @@ class Inbound:
         elif type(effect) is Introduce:
             self._connection.client = effect.client
 
-    def _begin(self, effect: Perform) -> None:
-        """Begin what was asked for, or wait until it is this user's turn."""
-        user_id, turns = self._connection.user_id, self._turns
-        if user_id in turns.crowded and not self._granted:
-            self._put_first((effect,))
-            self._wait_for(self._next_turn())
-            return
-        self._granted = False
-        rest = begin(self._perform(effect), self._failed)
-        if rest is not None:
-            self._wait_for(rest)
-            if user_id is not None and self._current is not None:
-                self._counted = user_id
-                turns.begin(user_id)
+    def _count(self) -> None:
+        """An operation of this user waits for the engine."""
+        user_id = self._connection.user_id
+        if user_id is not None and self._current is not None:
+            self._counted = user_id
+            self._turns.begin(user_id)
 
     def _close(self, effect: Disconnect) -> None:
         if not effect.wait:

@@ -9,7 +9,7 @@ nothing more is read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from secrets import token_urlsafe
 from typing import Final
 
@@ -49,6 +49,8 @@ class WebSocketDoor(AutobahnReader):
 
     connection: Connection | None = None
     _factory: WebSocketDoorFactory
+    #: who has something waiting for a later turn (`UserTurns.waiting`)
+    _waiting_users: Mapping[str, object]
     _inbound: Inbound | None = None
     _outbox: Outbox | None = None
     _paused = False
@@ -106,7 +108,7 @@ class WebSocketDoor(AutobahnReader):
         if self._unread:
             # TLS gives all that it had decrypted, also to who pauses.
             self._unread += data
-        elif connection is not None and connection.user_id in self._factory.context.rooms.hub.turns.waiting:
+        elif self._waiting_users and connection is not None and connection.user_id in self._waiting_users:
             self._wait(data)
         else:
             self._take(data)
@@ -336,7 +338,7 @@ class WebSocketDoorFactory(AutobahnFactory):
         self._make = endpoints
         #: by their paths
         self.endpoints = {one.path: one for one in endpoints(context)}
-        self._door = self.kind(WebSocketDoor, _factory=self)
+        self._door = self.kind(WebSocketDoor, _factory=self, _waiting_users=context.rooms.hub.turns.waiting)
 
     def adopt(self) -> None:
         """The context has other sections: go by them, also for the messages of who is here."""
