@@ -39,7 +39,7 @@ from tests.engine.redis.servers import RedisServer
 from tests.engine.redis.test_connection import certificates
 from tests.harness import ROOT, Server, start
 from tests.ports import free_port
-from tests.rawsocket import CONTINUATION, PING, TEXT, RawSocket, frame
+from tests.rawsocket import BINARY, CONTINUATION, PING, TEXT, RawSocket, frame
 from tests.tables import write_column
 
 #: The heading of the table in docs/security.md.
@@ -74,6 +74,25 @@ def say(type: str, **data: Any) -> bytes:
     """Return a message as a client sends it."""
     # Not masked, so that the number of a socket can be put into it: zeros change nothing.
     return frame(TEXT, json.dumps({"type": type, "data": data}).encode(), mask=bytes(4))
+
+
+#: The same for client SDKs of Centrifugo.
+SDK_UPGRADE = UPGRADE.replace(b"/ws ", b"/connection/websocket ")
+SDK_OPEN = SDK_UPGRADE + b"\r\n"
+SDK_SIGNED_IN = SDK_UPGRADE + b"Authorization: Bearer " + TOKEN + b"\r\n\r\n"
+PROTOBUF_OPEN = SDK_OPEN.replace(b"/websocket ", b"/websocket?cf_protocol=protobuf ")
+
+
+def commands(*given: dict[str, Any]) -> bytes:
+    """Return commands of an SDK in one message."""
+    lines = (json.dumps({"id": 2 + at} | each) for at, each in enumerate(given))
+    return frame(TEXT, "\n".join(lines).encode(), mask=bytes(4))
+
+
+def posted(path: bytes, body: bytes) -> bytes:
+    """Return a request with a body."""
+    head = b"POST %b HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    return head % (path, len(body)) + body
 
 
 class Row(NamedTuple):
@@ -150,6 +169,37 @@ ROWS = (
         user=True,
     ),
     Row("a user floods", USERS, SIGNED_IN, (say("ping") + frame(PING)) * 500, user=True),
+    Row("SDKs without a token", 2 * PLACES, SDK_OPEN),
+    Row("streams for SDKs without a token", PLACES, posted(b"/connection/http_stream", b'{"id":1,"connect":{}}')),
+    Row("sessions that nobody made", 200, posted(b"/emulation", b'{"session":"a.b","node":"n","data":"{}"}') * 20),
+    Row("a flood of pongs", 20, SDK_OPEN + frame(TEXT, b"{}\n" * 20_000), frame(TEXT, b"{}\n" * 20_000)),
+    Row("20,000 commands in Protobuf", 20, PROTOBUF_OPEN + frame(BINARY, b"\x02\x08\x01" * 20_000)),
+    Row("a number that never ends", 20, PROTOBUF_OPEN + frame(BINARY, b"\x80" * 60_000)),
+    Row(
+        "a user of an SDK makes rooms",
+        USERS,
+        SDK_SIGNED_IN + commands({"id": 1, "connect": {}}),
+        commands(*({"publish": {"channel": f"chat:%NUMBER%-{n}", "data": "x"}} for n in range(50))),
+        user=True,
+        reads=True,
+    ),
+    Row(
+        "a user of an SDK asks for all, and reads nothing",
+        USERS,
+        SDK_SIGNED_IN + commands({"id": 1, "connect": {}}),
+        commands(
+            *({"subscribe": {"channel": f"chat:{n:08}", "recover": True}} for n in range(100)),
+            *({"history": {"channel": f"chat:{n:08}", "limit": -1}} for n in range(20)),
+        ),
+        user=True,
+    ),
+    Row(
+        "a user of an SDK floods",
+        USERS,
+        SDK_SIGNED_IN + commands({"id": 1, "connect": {}}),
+        commands(*({"ping": {}} for _ in range(500))),
+        user=True,
+    ),
 )
 
 
@@ -418,7 +468,10 @@ def target(place: Path, transport: str, engine: str, bin: Path | None) -> Iterat
             stack.callback(redis.kill)
             options += ["--redis", redis.url]
             store = partial(_redis_size, redis)
-        server = start(place, *options, config=f"[server]\nmax_connections = {PLACES}\n", port=port, bin=bin)
+        # Another installation may know nothing of that door.
+        door = "" if bin else "[centrifuge]\nenabled = true\n"
+        config = f"[server]\nmax_connections = {PLACES}\n{door}"
+        server = start(place, *options, config=config, port=port, bin=bin)
         stack.callback(server.stop)
         yield Place(server, address, context, store)
 

@@ -144,11 +144,11 @@ LANGUAGES: dict[str, Callable[[], Any]] = {"native": Native, "ndjson": Ndjson}
 class Place:
     """A node in this process, on one engine."""
 
-    def __init__(self, directory: Path, engine: str) -> None:
+    def __init__(self, directory: Path, engine: str, settings: str = SETTINGS) -> None:
         from twisted.internet import reactor
 
         path = directory / "pushserver.toml"
-        path.write_text(f'[server]\nstate_dir = "{directory}/state"\n{engine}{SETTINGS}')
+        path.write_text(f'[server]\nstate_dir = "{directory}/state"\n{engine}{settings}')
         config = load(str(path), {"PUSHSERVER_AUTH__SECRET": SECRET})
         self.time = task.Clock()
         self.time.advance(1_000)

@@ -157,7 +157,7 @@ class Door:
             counters=node.counters,
             admission=admission,
             sections=Sections(
-                server=ServerSection(max_message_size=4_000, **server),
+                server=ServerSection(**{"max_message_size": 4_000} | server),
                 delivery=DeliverySection(max_queue_size=2_000, slow_consumer=policy.value),
                 heartbeat=HeartbeatSection(interval=10_000, timeout=5_000),
                 centrifuge=CentrifugeSection(enabled=True),
@@ -213,7 +213,7 @@ class Door:
         return self.ask("POST", EMULATION, json.dumps(body).encode(), JSON)
 
     def vanish(self) -> None:
-        for exchange in self.exchanges:
+        for exchange in list(self.exchanges):
             exchange.vanish()
 
 
