@@ -28,7 +28,8 @@ from pushserver.protocols.native.session import NativeSession, Rates
 from pushserver.server.clock import Clock
 from pushserver.server.connection import Connection, Peer
 from pushserver.server.inbound import Inbound
-from pushserver.server.outbox import Mark, Outbox, Policy
+from pushserver.server.outbox import Outbox, Policy
+from pushserver.server.waiting import Mark
 from pushserver.web.context import NodeRooms
 
 SECRET = "a secret of at least thirty-two bytes"

@@ -23,8 +23,9 @@ from pushserver.core.publication import Publication
 from pushserver.server.channel import Batch, Channel, OutputChannel
 from pushserver.server.clock import Clock
 from pushserver.server.connection import Connection
-from pushserver.server.outbox import CHUNK, Mark, Overflow, Policy, refused, send_each
+from pushserver.server.outbox import CHUNK, Overflow, Policy, refused, send_each
 from pushserver.server.stats import Counters
+from pushserver.server.waiting import Mark
 
 #: A fan-out yields to the reactor after so many seconds, so that nobody else waits noticeably longer than that.
 SLICE: Final = 0.002

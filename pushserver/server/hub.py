@@ -30,9 +30,9 @@ from pushserver.server.channel import CatchUp, Channel, OutputChannel
 from pushserver.server.clock import Clock
 from pushserver.server.connection import Connection, Trace
 from pushserver.server.fanout import FanOut
-from pushserver.server.outbox import Mark
 from pushserver.server.stats import Counters
 from pushserver.server.user_turns import UserTurns
+from pushserver.server.waiting import Mark
 
 if TYPE_CHECKING:
     from pushserver.engine.interfaces import IBroker

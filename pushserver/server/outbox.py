@@ -12,36 +12,29 @@ the `Policy` when they go over it.
 from __future__ import annotations
 
 import socket
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from itertools import repeat
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
 from twisted.internet import tcp
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPullProducer, IPushProducer
 from zope.interface import implementer
 
+from pushserver.server.waiting import Mark, WaitingFrames
+
 #: Frames that wait are handed over in pieces of about this size: large enough for one system call to be worth it.
 CHUNK: Final = 65536
 
 
 class Policy(StrEnum):
-    """What becomes of live messages that a connection cannot take in time."""
+    """What becomes of live messages that a connection cannot take in time; with ``latest`` only the newest of each
+    channel and subject waits."""
 
     DISCONNECT = "disconnect"
     DROP_OLDEST = "drop_oldest"
     LATEST = "latest"
-
-
-class Mark(NamedTuple):
-    """What a waiting live message is, for choosing what to leave out: its channel, its offset there, and what it is the
-    newest value of (`Policy.LATEST` keeps one for each ``subject``)."""
-
-    channel: str
-    offset: int | None
-    subject: str
 
 
 class Overflow(Exception):
@@ -78,7 +71,6 @@ class Outbox:
         "_transport",
         "_waiters",
         "_waiting",
-        "counted",
         "direct_socket",
         "limit",
         "moved",
@@ -100,21 +92,24 @@ class Outbox:
         self._closed = False
         #: frames kept back by `cork`
         self._corked: list[bytes] | None = None
-        self._waiting: deque[tuple[bytes, Mark | None]] | None = None
+        self._waiting: WaitingFrames | None = None
         self._waiters: list[Deferred[None]] | None = None
         self._owner = owner
         self.limit = limit
         self.policy = policy
         #: whether something of what waited has gone since this was last set back
         self.moved = False
-        #: bytes of live messages waiting
-        self.counted = 0
         #: the socket, while whole frames may be given to it and nothing is before them: a fan-out sends by itself then,
         #: and tells `rest` what was not taken. None while anything waits or is kept back, on a transport that is no
         #: plain socket, and from the moment that the connection ends.
         self.direct_socket: socket.socket | None = transport.socket if self._direct else None
         if not self._direct:
             transport.registerProducer(self, True)
+
+    @property
+    def counted(self) -> int:
+        """Return the bytes of live messages that wait."""
+        return 0 if self._waiting is None else self._waiting.counted
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -135,7 +130,7 @@ class Outbox:
     def write_first(self, frame: bytes) -> None:
         """Send a frame whose place among the others does not matter before all that waits."""
         if self.stalled and self._waiting:
-            self._waiting.appendleft((frame, None))
+            self._waiting.prepend(frame)
         else:
             self.write(frame)
 
@@ -192,25 +187,24 @@ class Outbox:
         transport.registerProducer(self, False)
 
     def _wait(self, frame: bytes, mark: Mark | None) -> None:
-        if self._closed:
+        if self._closed or not frame:
             return
         if self._waiting is None:
-            self._waiting = deque()
-        self._waiting.append((frame, mark))
-        if mark is not None:
-            self.counted += len(frame)
+            self._waiting = WaitingFrames(self.policy is Policy.LATEST)
+        self._waiting.append(frame, mark)
 
     def _push_waiting(self, frame: bytes, mark: Mark) -> bool:
         if self._closed:
             return False
-        behind: set[str] = set()
-        if self.policy is Policy.LATEST:
-            behind = self._drop(lambda waiting: waiting.subject == mark.subject and waiting.channel == mark.channel)
+        waiting, behind = self._waiting, set[str]()
+        if waiting is not None:
+            behind = self._report(waiting.leave_out_older(mark))
         excess = self.counted + len(frame) - self.limit
         if excess > 0:
             if self.policy is Policy.DISCONNECT:
                 raise Overflow
-            behind |= self._make_room(excess)
+            if waiting is not None:
+                behind |= self._report(waiting.leave_out_oldest(excess))
             if self.counted + len(frame) > self.limit:
                 self._leave_out(mark)
                 return False
@@ -223,42 +217,14 @@ class Outbox:
 
     def drop_channel(self, channel: str) -> None:
         """Forget the waiting live messages of a channel: they will be read again, or nobody wants them any more."""
-        if self.counted:
-            self._drop(lambda waiting: waiting.channel == channel, report=False)
+        if self._waiting is not None:
+            self._waiting.leave_out_channel(channel)
 
-    def _make_room(self, excess: int) -> set[str]:
-        """Leave out the oldest live messages that wait, whole, until so many bytes are free. Return as `_drop` does."""
-        waiting = self._waiting if self._waiting is not None else deque()
-        asked_for: list[tuple[bytes, Mark | None]] = []
-        dropped: list[Mark] = []
-        while excess > 0 and waiting:
-            frame, mark = waiting.popleft()
-            if mark is None:
-                asked_for.append((frame, None))
-                continue
-            excess -= len(frame)
-            self.counted -= len(frame)
-            dropped.append(mark)
-        waiting.extendleft(reversed(asked_for))
-        return self._report(dropped)
-
-    def _drop(self, unwanted: Callable[[Mark], bool], report: bool = True) -> set[str]:
-        """Leave out waiting live messages. Return the channels that keep messages and are now behind."""
-        kept: deque[tuple[bytes, Mark | None]] = deque()
-        dropped: list[Mark] = []
-        for frame, mark in self._waiting or ():
-            if mark is not None and unwanted(mark):
-                self.counted -= len(frame)
-                dropped.append(mark)
-            else:
-                kept.append((frame, mark))
-        self._waiting = kept
-        return self._report(dropped) if report else set()
-
-    def _report(self, dropped: list[Mark]) -> set[str]:
-        for mark in dropped:
+    def _report(self, left_out: list[Mark]) -> set[str]:
+        """Tell the owner; return the channels that keep messages and are now behind."""
+        for mark in left_out:
             self._leave_out(mark)
-        return {mark.channel for mark in dropped if mark.offset is not None}
+        return {mark.channel for mark in left_out if mark.offset is not None}
 
     def _leave_out(self, mark: Mark) -> None:
         if self._owner is not None:
@@ -292,9 +258,7 @@ class Outbox:
             pieces: list[bytes] = []
             size = 0
             while self._waiting and size < CHUNK:
-                frame, mark = self._waiting.popleft()
-                if mark is not None:
-                    self.counted -= len(frame)
+                frame = self._waiting.take()
                 pieces.append(frame)
                 size += len(frame)
             self._put(b"".join(pieces))
@@ -317,7 +281,6 @@ class Outbox:
     def discard(self) -> None:
         """Forget everything that waits; what the transport holds already still goes."""
         self._waiting = None
-        self.counted = 0
         if self._corked is not None:
             self._corked.clear()
 

@@ -64,7 +64,7 @@ FINAL_TYPES: Final = frozenset({"task_completed", "task_failed", "task_status_ch
 
 
 def user_channel(user_id: str) -> str:
-    return f"user:{user_id}"
+    return INBOXES + user_id
 
 
 def task_channel(task_id: str) -> str:

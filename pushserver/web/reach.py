@@ -13,14 +13,15 @@ from typing import Any, Final
 import msgspec
 
 from pushserver.core.errors import Invalid, Refused
+from pushserver.core.inbox import INBOXES
 from pushserver.core.permissions import matcher
 from pushserver.server.backend_commands import BackendCommands, BroadcastParams, decode, error_of
 
 #: What a limited key may read, the argument that says what is touched, and what stands before it in the channel's name.
 READING: Final = {
-    "inbox": ("userId", "user:"),
-    "tasks": ("userId", "user:"),
-    "connections": ("userId", "user:"),
+    "inbox": ("userId", INBOXES),
+    "tasks": ("userId", INBOXES),
+    "connections": ("userId", INBOXES),
     "history": ("channel", ""),
     "presence": ("channel", ""),
 }
@@ -63,7 +64,7 @@ def touched(method: str, params: bytes | msgspec.Raw) -> list[str] | None:
     asked = decode(params, _Touched)
     if asked.connection_id is not None or asked.jti is not None:
         return None
-    users = [f"user:{user}" for user in [asked.user_id, *_listed(asked.user_ids, "userIds")] if user is not None]
+    users = [INBOXES + str(user) for user in [asked.user_id, *_listed(asked.user_ids, "userIds")] if user is not None]
     match method:
         case "publish":
             return [str(asked.channel)]

@@ -12,7 +12,8 @@ from pushserver.core.operations import Notice
 from pushserver.core.protocol import Dialect, Session
 from pushserver.server.connection import Connection, Peer
 from pushserver.server.inbound import Inbound
-from pushserver.server.outbox import Mark, Outbox
+from pushserver.server.outbox import Outbox
+from pushserver.server.waiting import Mark
 from pushserver.web.context import Context
 from pushserver.web.http import headers_of
 from pushserver.web.port import peer_address

@@ -34,9 +34,9 @@ from pushserver.protocols.native import messages
 from pushserver.protocols.native.framing import FIRST_PING
 from pushserver.protocols.native.session import NativeSession, Rates, reply_of
 from pushserver.server.cluster import PostOutcome
-from pushserver.server.outbox import Mark
 from pushserver.server.sign_in import note_failed
 from pushserver.server.tasks import user_channel
+from pushserver.server.waiting import Mark
 from pushserver.web.context import TAG_LENGTH, Context
 from pushserver.web.event_ids import EventIds, positions_of
 from pushserver.web.http import Refusal, argument, bearer_of, headers_of, refuse, respond, respond_error, serve

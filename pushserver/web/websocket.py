@@ -21,7 +21,8 @@ from pushserver.protocols import rfc6455
 from pushserver.protocols.native.framing import SUBPROTOCOL
 from pushserver.server.connection import Connection, Peer
 from pushserver.server.inbound import Inbound
-from pushserver.server.outbox import Mark, Outbox, no_delay
+from pushserver.server.outbox import Outbox, no_delay
+from pushserver.server.waiting import Mark
 from pushserver.web.autobahn_reader import PIECE, AutobahnFactory, AutobahnReader, Inflation
 from pushserver.web.context import Context
 from pushserver.web.endpoints import endpoints as configured_endpoints

@@ -24,7 +24,8 @@ from pushserver.protocols.native.session import Rates
 from pushserver.server.clock import Clock, wall_clock
 from pushserver.server.connection import Connection, Peer
 from pushserver.server.inbound import Inbound
-from pushserver.server.outbox import Mark, Outbox, Policy
+from pushserver.server.outbox import Outbox, Policy
+from pushserver.server.waiting import Mark
 from tests.fakes import SECRET, Socket, texts
 from tests.protocols.ndjson.protocol import NdjsonProtocol
 

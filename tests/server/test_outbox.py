@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from twisted.internet import tcp
 from twisted.internet.protocol import Protocol
 
-from pushserver.server.outbox import Mark, Outbox, Overflow, Policy, refused
+from pushserver.server.outbox import Outbox, Overflow, Policy, refused
+from pushserver.server.waiting import Mark
 
 
 class Kernel:
@@ -183,7 +184,7 @@ def test_what_waits_stays_within_its_limit_and_frames_stay_whole(
         wire.outbox.push(frame, Mark(f"c{channel}", None, ""))
         assert wire.outbox.counted <= limit
         if policy is Policy.LATEST:
-            waiting = [mark.channel for _, mark in wire.outbox._waiting or () if mark is not None]
+            waiting = [] if wire.outbox._waiting is None else [mark.channel for mark in wire.outbox._waiting.marks]
             assert len(waiting) == len(set(waiting))
         if n % 3 == 0:
             wire.turn()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pushserver.server.outbox import Mark, Outbox, Overflow, Policy
+from pushserver.server.outbox import Outbox, Overflow, Policy
+from pushserver.server.waiting import Mark
 from tests.fakes import Socket
 
 

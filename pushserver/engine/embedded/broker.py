@@ -10,6 +10,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from pushserver.core.errors import Unavailable
+from pushserver.core.inbox import INBOXES
 from pushserver.core.positions import Position
 from pushserver.engine.deadlines import limited
 from pushserver.engine.identity import CHANNEL, content_digest, key_digest
@@ -78,12 +79,12 @@ class LocalDelivery:
 
     def inbox_changed(self, user_id: str, change: InboxChange) -> None:
         """Notify the node of what became of messages of an inbox."""
-        if f"user:{user_id}" in self._channels and self._listener is not None:
+        if INBOXES + user_id in self._channels and self._listener is not None:
             self._listener.inbox_changed(user_id, change)
 
     def unread_lost(self, user_id: str) -> None:
         """Notify the node that unread messages of a user went by the limits or by age."""
-        if f"user:{user_id}" in self._channels and self._listener is not None:
+        if INBOXES + user_id in self._channels and self._listener is not None:
             self._listener.unread_lost(user_id)
 
     def append(self, publication: OutputPublication) -> None:
@@ -103,7 +104,7 @@ class LocalDelivery:
         """Notify the node of a change of a task, as the owner's and as the task's own."""
         if self._listener is not None:
             state = event.state
-            if not state.final and f"user:{state.user_id}" in self._channels:
+            if not state.final and INBOXES + state.user_id in self._channels:
                 self._listener.task_event(event, True)
             if f"task:{state.task_id}" in self._channels:
                 self._listener.task_event(event, False)

@@ -16,10 +16,9 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from pushserver.core import errors
+from pushserver.core.inbox import INBOXES
 from pushserver.core.output import OutputPublication
 from pushserver.core.positions import Position, Sequencer, Verdict
-
-from .names import USER
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
@@ -113,7 +112,7 @@ class ChannelFeed:
         """What became of messages of the inbox behind this channel."""
         if self.wanted:
             self.delivered += 1
-            self.feeds.listener.inbox_changed(self.channel.removeprefix(USER), change)
+            self.feeds.listener.inbox_changed(self.channel.removeprefix(INBOXES), change)
 
     def expect(self, tag: str) -> Deferred[int] | None:
         """Return what fires when the listener was notified of an own change of this mark, with `delivered` then, or

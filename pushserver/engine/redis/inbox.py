@@ -10,7 +10,7 @@ from zope.interface import implementer
 
 from pushserver.core import errors
 from pushserver.core import publication as publications
-from pushserver.core.inbox import Unread
+from pushserver.core.inbox import INBOXES, Unread
 from pushserver.core.positions import Position
 from pushserver.engine.identity import INBOX, content_digest
 from pushserver.engine.interfaces import IInbox, InboxListing, InboxNumbers, InboxOutcome, InboxPage, PublishResult
@@ -18,7 +18,6 @@ from pushserver.engine.interfaces import IInbox, InboxListing, InboxNumbers, Inb
 from .between import BEYOND
 from .broker import repeated
 from .events import packed
-from .names import USER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -119,11 +118,11 @@ class RedisInbox:
     async def _read(self, user_id: str, after: int | None, limit: int, max_bytes: int | None) -> InboxPage:
         """Return a page, after the listener was notified of all that it covers: past and present join."""
         page = await self._pages.inbox(user_id, after, limit, max_bytes)
-        await self._live.feeds.reached(USER + user_id, Position(page.offset, page.epoch))
+        await self._live.feeds.reached(INBOXES + user_id, Position(page.offset, page.epoch))
         return page
 
     def locate(self, user_id: str, since: Position) -> Deferred[Position | None]:
-        return Deferred.fromCoroutine(self._pages.locate(USER + user_id, since))
+        return Deferred.fromCoroutine(self._pages.locate(INBOXES + user_id, since))
 
     def state(self, user_id: str) -> Deferred[InboxNumbers]:
         return Deferred.fromCoroutine(self._state(user_id))
@@ -141,7 +140,7 @@ class RedisInbox:
         self, user_id: str, before: int | None, limit: int, unread: bool, max_bytes: int | None
     ) -> InboxListing:
         listing = await self._pages.inbox_list(user_id, before, limit, unread, max_bytes)
-        await self._live.feeds.reached(USER + user_id, Position(listing.offset, listing.epoch))
+        await self._live.feeds.reached(INBOXES + user_id, Position(listing.offset, listing.epoch))
         return listing
 
     def mark(
@@ -158,7 +157,7 @@ class RedisInbox:
     ) -> InboxOutcome:
         """Return the counts among what the listener is notified of, where the change belongs there: whoever counts
         along has neither a message of before the change still to come, nor one of after it already."""
-        channel = USER + user_id
+        channel = INBOXES + user_id
         tag, echo = self._live.expect(channel)
         told = b""
         try:
@@ -192,7 +191,7 @@ class RedisInbox:
         return Deferred.fromCoroutine(self._announce_unread(user_id))
 
     async def _announce_unread(self, user_id: str) -> None:
-        live = self._names.live(USER + user_id)
+        live = self._names.live(INBOXES + user_id)
         await self._commands.run_in_epoch("inbox_announce", [self._names.inbox(user_id)], live, *self._limits.ttls)
 
     def acknowledge(self, user_id: str, offset: int, epoch: str) -> Deferred[int]:
@@ -213,7 +212,7 @@ class RedisInbox:
             "clear",
             [self._names.inbox(user_id)],
             *self._limits.ttls,
-            self._names.live(USER + user_id),
+            self._names.live(INBOXES + user_id),
             durable=True,
         )
         return int(reply[0])

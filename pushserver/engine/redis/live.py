@@ -25,14 +25,14 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
 from pushserver.core import errors, output, publication
-from pushserver.core.inbox import InboxChange
+from pushserver.core.inbox import INBOXES, InboxChange
 from pushserver.core.output import NOTHING
 from pushserver.core.positions import Position
 from pushserver.core.publication import Publication
 from pushserver.engine.interfaces import TaskEvent
 
 from .feeds import ChannelFeed
-from .names import OUTPUT, STATUS, TASK, USER, Names
+from .names import STATUS, TASK, Names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -80,7 +80,7 @@ def _appended(channel: str, words: list[str], content: bytes) -> OutputPublicati
 
 def channel_ended(channel: str, position: Position | None, told: Position | None) -> bool:
     """Return whether the end of an output may be all that was told beyond its newest position."""
-    if position is None or told is None or not channel.startswith(OUTPUT):
+    if position is None or told is None or not channel.startswith(output.PREFIX):
         return False
     return told.offset == position.offset + 1
 
@@ -139,7 +139,7 @@ class Live:
 
     def _want(self, feed: ChannelFeed) -> list[Deferred[None]]:
         live, pub = self._names.live(feed.channel), self._names.pub(feed.channel)
-        foreign = self._refused if feed.channel.startswith((TASK, STATUS, OUTPUT)) else self._external
+        foreign = self._refused if feed.channel.startswith((TASK, STATUS, output.PREFIX)) else self._external
         return [
             self._subscriber.want(live, partial(self._internal, feed)),
             self._subscriber.want(pub, partial(foreign, feed)),
@@ -284,7 +284,7 @@ class Live:
         if kind in ("m", "c"):
             feed.plain(publication.decode(body))
         elif feed.wanted:
-            self.feeds.listener.task_event(_event.decode(body), feed.channel.startswith(USER))
+            self.feeds.listener.task_event(_event.decode(body), feed.channel.startswith(INBOXES))
 
     def _external(self, feed: ChannelFeed, payload: bytes) -> None:
         """Another program's message."""
@@ -334,7 +334,7 @@ class Live:
         """Redis answered a task's change."""
         for channel in channels:
             if self.feeds.claim(channel, tag) and happened and self.feeds.wanted(channel) is not None:
-                self.feeds.listener.task_event(event, channel.startswith(USER))
+                self.feeds.listener.task_event(event, channel.startswith(INBOXES))
 
     def expect(self, channel: str) -> tuple[str, Deferred[int] | None]:
         """Return a mark for a change of an inbox that this node is about to ask for, and what fires with it, as

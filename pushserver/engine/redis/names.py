@@ -5,16 +5,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pushserver.core import output
+from pushserver.core.inbox import INBOXES
 from pushserver.engine.identity import key_digest
 
 if TYPE_CHECKING:
     from pushserver.engine.interfaces import IdempotencyKey
 
-#: The channels of users: behind such a name stands an inbox, behind every other one a history.
-USER = "user:"
 TASK = "task:"
 STATUS = "status:"
-OUTPUT = "output:"
 
 
 class Names:
@@ -93,9 +92,9 @@ class Names:
 
     def position(self, channel: str) -> str:
         """The hash that holds a channel's ``epoch`` and ``offset``."""
-        if channel.startswith(OUTPUT):
+        if channel.startswith(output.PREFIX):
             return self.output(channel)[0]
-        return self.inbox(channel[len(USER) :]) if channel.startswith(USER) else self.history(channel)
+        return self.inbox(channel[len(INBOXES) :]) if channel.startswith(INBOXES) else self.history(channel)
 
     def task(self, task_id: str) -> str:
         return f"{self.prefix}:task:{task_id}"
@@ -110,7 +109,7 @@ class Names:
 
     def output(self, channel: str) -> tuple[str, str]:
         """An output, by its channel, and its pieces."""
-        return f"{self.prefix}:{channel}", f"{self.prefix}:chunks:{channel[len(OUTPUT) :]}"
+        return f"{self.prefix}:{channel}", f"{self.prefix}:chunks:{channel[len(output.PREFIX) :]}"
 
     def once(self, kind: str, scope: str, once: IdempotencyKey) -> str:
         return f"{self.prefix}:once:{key_digest(kind, scope, once).hex()}"

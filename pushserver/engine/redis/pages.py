@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pushserver.core.inbox import Unread
+from pushserver.core import output
+from pushserver.core.inbox import INBOXES, Unread
 from pushserver.core.positions import Position
 from pushserver.engine.interfaces import PAGE_BYTES, HistoryPage, InboxListing, InboxPage
 
 from .between import BEYOND, Between
-from .names import OUTPUT, USER
 from .quarantine import read_publications
 
 if TYPE_CHECKING:
@@ -111,10 +111,10 @@ class Pages:
 
     async def between(self, channel: str, after: int, limit: int) -> Between:
         """Return a page of what lies after an offset, for a feed that missed it."""
-        if channel.startswith(OUTPUT):
+        if channel.startswith(output.PREFIX):
             return await self._outputs.between(channel, after)
-        if channel.startswith(USER):
-            inbox = await self.inbox(channel[len(USER) :], after, limit, PAGE_BYTES)
+        if channel.startswith(INBOXES):
+            inbox = await self.inbox(channel[len(INBOXES) :], after, limit, PAGE_BYTES)
             last = len(inbox.messages) < limit and not inbox.more
             return Between(inbox.messages, Position(inbox.offset, inbox.epoch), inbox.lost == 0, last)
         page = await self.history(channel, after, limit, False, PAGE_BYTES)

@@ -10,13 +10,14 @@ from zope.interface import implementer
 
 from pushserver.core import errors
 from pushserver.core import publication as publications
+from pushserver.core.inbox import INBOXES
 from pushserver.core.positions import Position
 from pushserver.core.task import TaskState
 from pushserver.engine.identity import TASK as TASK_KEYS
 from pushserver.engine.interfaces import IdempotencyKey, ITaskStore
 
 from .events import packed
-from .names import TASK, USER
+from .names import TASK
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,7 +79,7 @@ class RedisTasks:
 
     async def _create(self, event: TaskEvent, once: IdempotencyKey | None) -> TaskState:
         state = event.state
-        channels = (USER + state.user_id, TASK + state.task_id)
+        channels = (INBOXES + state.user_id, TASK + state.task_id)
         tag = self._live.tag(*channels)
         reply = await self._commands.write(
             "task_create",
@@ -104,7 +105,7 @@ class RedisTasks:
             _encode(event),
             tag,
             self._names.live(TASK + state.task_id),
-            self._names.live(USER + state.user_id),
+            self._names.live(INBOXES + state.user_id),
         ]
 
     def lowest_version(self) -> int:
@@ -132,7 +133,7 @@ class RedisTasks:
     ) -> bool:
         state = event.state
         done = state.final
-        channels = (TASK + state.task_id,) if done else (USER + state.user_id, TASK + state.task_id)
+        channels = (TASK + state.task_id,) if done else (INBOXES + state.user_id, TASK + state.task_id)
         tag = self._live.tag(*channels)
         body = publications.encode(final) if final is not None else b""
         last = b"" if output is None else self._outputs.packed(output)
@@ -172,7 +173,7 @@ class RedisTasks:
 
     async def _restart(self, event: TaskEvent, once: IdempotencyKey | None, kept: int | None) -> TaskState | None:
         state = event.state
-        channels = (USER + state.user_id, TASK + state.task_id)
+        channels = (INBOXES + state.user_id, TASK + state.task_id)
         tag = self._live.tag(*channels)
         reply = await self._commands.write(
             "task_restart",
