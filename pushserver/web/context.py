@@ -103,6 +103,9 @@ class HttpChannel(Protocol):
     def used_since(self, moment: float) -> bool:
         """Return whether the client has come or asked since then, and may ask again."""
 
+    def keep_alive(self) -> None:
+        """The time that a connection may be idle is another: where nothing is asked, it begins now."""
+
 
 class Context:
     """The rooms of one node, and how its doors are configured.
@@ -162,6 +165,8 @@ class Context:
         """Let the doors go by these sections from now on: for who comes, and for limits of one message or body."""
         self.sections = sections
         self.limits.places.limit(*sections.places)
+        for channel in list(self.http_channels):
+            channel.keep_alive()
 
     @property
     def rates(self) -> Rates:

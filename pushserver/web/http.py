@@ -258,10 +258,21 @@ class PushChannel(HTTPChannel):
     def __init__(self, site: PushSite) -> None:
         super().__init__()
         self.site = self.factory = site
-        self.timeOut = site.context.sections.server.keep_alive / 1000
+        self.timeOut = self._idle_time
         self.callLater = site.context.reactor.callLater  # type: ignore[method-assign]
         self._used_at = site.context.clock.seconds()
         site.context.http_channels.add(self)
+
+    @property
+    def _idle_time(self) -> float:
+        return self.site.context.sections.server.keep_alive / 1000
+
+    def keep_alive(self) -> None:
+        """As `HttpChannel.keep_alive`. While an answer is made, or waits for a client that does not read, this counts
+        from its end on."""
+        waits = self.timeOut is None or self._waits is not None
+        if not (self._ended or waits):
+            self.setTimeout(self._idle_time)
 
     def used_since(self, moment: float) -> bool:
         """Return whether the client may still ask here, and has come or asked since that moment of the monotonic
@@ -339,6 +350,8 @@ class PushChannel(HTTPChannel):
         elif self._half_closed:
             self.loseConnection()
             self._end_of_answers()
+        else:
+            self.setTimeout(self._idle_time)
 
     def _next(self) -> None:
         self._resumes = None
@@ -351,7 +364,7 @@ class PushChannel(HTTPChannel):
         data, self._waits = self._waits + b"".join(self._dataBuffer), None
         self._dataBuffer = []
         self._handlingRequest = False
-        self.setTimeout(self.timeOut)
+        self.setTimeout(self._idle_time)
         self._networkProducer.resumeProducing()
         self.setLineMode(data)
 

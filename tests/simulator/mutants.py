@@ -251,8 +251,11 @@ def apply(mutant: Mutant, package: Path) -> None:
         file.write_text(text.replace(old, new))
 
 
-def hunt(mutant: Mutant, first: int, seeds: int, seconds: float) -> tuple[str, str] | None:
-    """Return the seed that finds a mutant and the rule that it breaks; None where none does."""
+def hunt(
+    mutant: Mutant, first: int, seeds: int, seconds: float, program: str = "tests.simulator"
+) -> tuple[str, str] | None:
+    """Return the seed that finds a mutant and the rule that it breaks; None where none does. ``program``: what tries
+    seeds."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         ignored = shutil.ignore_patterns("__pycache__", "static", "dist")
@@ -262,7 +265,7 @@ def hunt(mutant: Mutant, first: int, seeds: int, seconds: float) -> tuple[str, s
                 (place / "pushserver" / "web" / name).symlink_to(ROOT / "pushserver" / "web" / name)
         (place / "tests").symlink_to(ROOT / "tests")
         apply(mutant, place / "pushserver")
-        command = [sys.executable, "-m", "tests.simulator", "--from", str(first), "--seeds", str(seeds)]
+        command = [sys.executable, "-m", program, "--from", str(first), "--seeds", str(seeds)]
         command += ["--seconds", str(seconds), "--no-shrink", "--faults", "6"]
         done = subprocess.run(
             command, cwd=place, env=os.environ | {"PYTHONPATH": folder}, capture_output=True, text=True

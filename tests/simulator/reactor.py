@@ -166,6 +166,7 @@ class VirtualReactor:
     ) -> _Connector:
         connector = _Connector(factory, (host, port))
         factory.doStart()
+        factory.startedConnecting(connector)
         self.callLater(timeout, connector.failed, Failure(error.TimeoutError()))
         self._network.connect(self.process, (host, port), connector.build, connector.failed)
         return connector

@@ -20,6 +20,7 @@ from .network import End, Network
 from .nodes import REDIS_HOST, REDIS_PORT, FailureObserver, Node, SimulatedRedis, configuration
 from .plan import NEWS, ORDERS, ROOM, USERS, Plan, Step
 from .publishers import Ingester, Publisher, Worker
+from .receivers import EventReceiver
 from .redis.server import RedisSession
 from .sentinels import MISTAKEN, Sentinels
 from .streams import StreamDevice
@@ -31,6 +32,8 @@ SETTLING = 50.0
 READING = 12.0
 #: Where the replica is, where there are sentinels.
 REPLICA_HOST = "10.0.1.2"
+#: Seconds more until an event that failed twice was sent once more, where there are events.
+TRYING_AGAIN = 45.0
 #: The limits of a node with a narrower configuration.
 NARROW = {"inbox": {"max_messages": 2}, "tasks": {"ttl": "1m"}}
 
@@ -76,6 +79,7 @@ class Run:
         self.devices = [self._make_device(number, **each) for number, each in enumerate(plan.devices, 1)]
         self.publisher = Publisher(self.world, self.network, self.history, "publisher", self._choose, 1)
         self.auditor = Publisher(self.world, self.network, self.history, "auditor", self._choose_ready, 2)
+        self._receiver = EventReceiver(self.world, self.network, self.history) if "events" in plan.settings else None
         self.ingester = Ingester(self.world, self.network, self.history, lambda: self.redis.host, "ingester", ORDERS)
         self.world.failed = self._raised
         self._mended = False
@@ -150,9 +154,10 @@ class Run:
                     self._schedule(step)
                 self.world.run(plan.seconds)
                 self._mend()
-                self.world.run(plan.seconds + SETTLING)
+                settling = SETTLING + (TRYING_AGAIN if self._receiver is not None else 0)
+                self.world.run(plan.seconds + settling)
                 self._read_all()
-                self.world.run(plan.seconds + SETTLING + READING)
+                self.world.run(plan.seconds + settling + READING)
                 self._judge_devices()
         finally:
             globalLogPublisher.removeObserver(observer)
@@ -190,6 +195,8 @@ class Run:
         self.history.note("mended")
         self._mended = True
         self._narrowed.clear()
+        if self._receiver is not None:
+            self._receiver.well = True
         self.network.unreachable.clear()
         self.redis.model.database.full = ""
         self.disk.slow = 0
@@ -221,6 +228,8 @@ class Run:
             self.auditor.read("history", "/api/history", channel=channel, limit="1000")
         self.auditor.read("presence", "/api/presence", channel=ROOM)
         self.auditor.read("nodes", "/api/nodes")
+        if self._receiver is not None:
+            self.auditor.read("events", "/api/events", limit="1000")
 
     def _judge_devices(self) -> None:
         for device in self.devices:

@@ -195,6 +195,7 @@ class Sequences:
                     ("ZRANGE", key, upper, bound, "BYSCORE", "REV", "LIMIT", 0, index),
                     ("ZRANGE", key, bound, upper, "BYSCORE", "LIMIT", 1, 1),
                     ("ZRANGE", key, index, -1, "REV", "WITHSCORES"),
+                    ("ZRANGE", key, "-", "+", "BYLEX", "LIMIT", 0, index), ("ZRANGE", key, f"[{member}", "(z", "BYLEX"),
                     ("ZRANGE", key, index, index, "WITHSCORES"), ("ZREMRANGEBYSCORE", key, bound, upper),
                     ("XADD", key, f"{number}-{index}", "f", member),
                     ("XADD", key, "MAXLEN", "=", number, "9-1", "f", member),

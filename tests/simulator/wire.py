@@ -24,12 +24,27 @@ def request(method: str, path: str, body: Any = None, key: str = "") -> bytes:
 
 def take_head(octets: bytes) -> tuple[int, dict[str, str], bytes]:
     """Return status, headers and what follows. Raises `Incomplete`."""
+    first, headers, rest = _take_lines(octets)
+    return int(first.split(" ")[1]), headers, rest
+
+
+def _take_lines(octets: bytes) -> tuple[str, dict[str, str], bytes]:
+    """Return the first line, headers and what follows. Raises `Incomplete`."""
     head, end, rest = octets.partition(b"\r\n\r\n")
     if not end:
         raise Incomplete
     first, *lines = head.decode("latin-1").split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    return int(first.split(" ")[1]), headers, rest
+    return first, headers, rest
+
+
+def take_request(octets: bytes) -> tuple[Any, bytes]:
+    """Return the JSON of a whole request, and what follows. Raises `Incomplete`."""
+    _, headers, rest = _take_lines(octets)
+    size = int(headers["content-length"])
+    if len(rest) < size:
+        raise Incomplete
+    return json.loads(rest[:size]), rest[size:]
 
 
 def take_answer(octets: bytes) -> tuple[int, Any]:

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final
 
 from OpenSSL import SSL
 from service_identity import VerificationError
 from twisted.internet import error
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.interfaces import IConsumer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import (
     Agent,
-    FileBodyProducer,
     HTTPConnectionPool,
     RequestTransmissionFailed,
     ResponseDone,
@@ -29,7 +28,8 @@ from twisted.web.client import (
 )
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
+from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer, IResponse
+from zope.interface import implementer
 
 from pushserver import __version__
 from pushserver.core import durations, webhooks
@@ -98,6 +98,28 @@ class _Attempt:
         transport: Any = None if self.connection is None else self.connection.transport
         if transport is not None:
             transport.abortConnection()
+
+
+@implementer(IBodyProducer)
+class _Body:
+    """An event, written at once: it is small, and no other reactor is asked for turns."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self.length = len(body)
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        consumer.write(self._body)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        """Everything was written."""
+
+    def resumeProducing(self) -> None:
+        """Everything was written."""
+
+    def stopProducing(self) -> None:
+        """Everything was written."""
 
 
 class _Answer(Protocol):
@@ -171,9 +193,7 @@ class Receiver:
         )
         self._pool.attempt = attempt
         try:
-            requesting = self._agent.request(
-                b"POST", webhook.url.encode("ascii"), headers, FileBodyProducer(BytesIO(body))
-            )
+            requesting = self._agent.request(b"POST", webhook.url.encode("ascii"), headers, _Body(body))
         finally:
             self._pool.attempt = None
         try:

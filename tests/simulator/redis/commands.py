@@ -358,7 +358,7 @@ def _bounds(least: bytes, most: bytes) -> Callable[[float], bool]:
 @command("ZRANGE", 3, more=True)
 def zrange(database: Database, a: Sequence[bytes]) -> Reply:
     first, last = a[1], a[2]
-    reverse = by_score = with_scores = False
+    reverse = by_score = by_text = with_scores = False
     skip, count = 0, -1
     options = [each.upper() for each in a[3:]]
     while options:
@@ -367,16 +367,25 @@ def zrange(database: Database, a: Sequence[bytes]) -> Reply:
             reverse = True
         elif option == b"BYSCORE":
             by_score = True
+        elif option == b"BYLEX":
+            by_text = True
         elif option == b"WITHSCORES":
             with_scores = True
         elif option == b"LIMIT" and len(options) >= 2:
             skip, count = integer(options.pop(0)), integer(options.pop(0))
         else:
             raise RedisError(SYNTAX)
-    if by_score:
-        between = _bounds(*((last, first) if reverse else (first, last)))
-        known = database.get(a[0], SortedSet) or SortedSet()
-        found = [each for each in known.ranked() if between(each[0])]
+    if by_score or by_text:
+        if by_text and (by_score or reverse or with_scores):
+            raise RedisError(SYNTAX)
+        bounds = (last, first) if reverse else (first, last)
+        known = (database.get(a[0], SortedSet) or SortedSet()).ranked()
+        if by_text:
+            among = _texts_between(*bounds)
+            found = [each for each in known if among(each[1])]
+        else:
+            between = _bounds(*bounds)
+            found = [each for each in known if between(each[0])]
         if reverse:
             found.reverse()
         found = found[skip:] if count < 0 else found[skip : skip + count]
@@ -404,14 +413,19 @@ def _lexical(text: bytes) -> tuple[int, bytes, bool]:
     return 0, text[1:], text[:1] == b"("
 
 
+def _texts_between(first: bytes, last: bytes) -> Callable[[bytes], bool]:
+    (low, least, without_least), (high, most, without_most) = _lexical(first), _lexical(last)
+
+    def between(member: bytes) -> bool:
+        above = (0, member) >= (low, least) and not (without_least and member == least)
+        return above and (0, member) <= (high, most) and not (without_most and member == most)
+
+    return between
+
+
 @command("ZLEXCOUNT", 3)
 def zlexcount(database: Database, a: Sequence[bytes]) -> Reply:
-    (low, least, without_least), (high, most, without_most) = _lexical(a[1]), _lexical(a[2])
-    found = 0
-    for member in database.get(a[0], SortedSet) or ():
-        above = (0, member) >= (low, least) and not (without_least and member == least)
-        found += above and (0, member) <= (high, most) and not (without_most and member == most)
-    return found
+    return sum(map(_texts_between(a[1], a[2]), database.get(a[0], SortedSet) or ()))
 
 
 @command("ZREMRANGEBYSCORE", 3, writes=True)
