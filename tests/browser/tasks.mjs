@@ -17,6 +17,12 @@ await scenario(async (stage) => {
   await until(async () => (await shown(tab)) === 60, 'the bar at 60');
   assert.ok((await width(tab)) > before * 2, 'the bar itself has moved');
   await seen(tab, `${card} .message`, '<b>frame 3</b>');
+  // What it writes, from the beginning and as it comes; nothing of it is markup.
+  await api('POST', 'tasks/render/output', { text: 'one <b>\0\x1b[2J\n' });
+  await tab.click(`${card} summary`);
+  await seen(tab, `${card} pre`, 'one <b>··[2J\n');
+  await api('POST', 'tasks/render/output', { text: 'two\n' });
+  await seen(tab, `${card} pre`, 'one <b>··[2J\ntwo\n');
   await picture(tab, 'task-running');
 
   // Closed and opened in the middle.
@@ -26,7 +32,7 @@ await scenario(async (stage) => {
   await tab.click(`${card} button`);
   await seen(tab, `${card} .status`, 'cancel asked for');
 
-  await api('POST', 'tasks/render/complete', { result: { file: 'out.mp4' } });
+  await api('POST', 'tasks/render/complete', { result: { file: 'out.mp4' }, output: { text: 'end' } });
   await seen(tab, `${card} .status`, 'completed');
   assert.equal(await shown(tab), 100);
   await seen(tab, '#inbox-list .unread', 'Render: completed');
@@ -39,6 +45,8 @@ await scenario(async (stage) => {
   await tab.close();
   tab = await stage.open('/');
   await seen(tab, `${card} .status`, 'completed');
+  await tab.click(`${card} summary`);
+  await seen(tab, `${card} pre`, 'one <b>··[2J\ntwo\nend');
   await seen(tab, '#inbox-list .unread', 'Render: completed');
   await tab.click('#mark-read');
   await until(async () => (await tab.locator('#inbox-list .unread').count()) === 0, 'everything read');

@@ -24,6 +24,7 @@ def _arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--operations", type=int, default=60)
     parser.add_argument("--faults", type=int, default=4)
     parser.add_argument("--open", action="store_true", help="also the faults that the product does not survive yet")
+    parser.add_argument("--outputs", action="store_true", help="also tasks that write, and who reads along")
     parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
     parser.add_argument("--keep", help="of one seed, run these steps alone: 0,3,7")
     parser.add_argument("--plan", type=Path, help="run this plan, in place of a seed's")
@@ -47,7 +48,7 @@ def _one(options: argparse.Namespace) -> int:
     if options.plan is not None:
         plan = Plan.from_text(options.plan.read_text())
     else:
-        plan = Options(options.operations, options.faults, options.open).plan(options.first)
+        plan = Options(options.operations, options.faults, options.open, options.outputs).plan(options.first)
     if options.keep is not None:
         plan = plan.keeping(frozenset(int(each) for each in options.keep.split(",") if each))
     if options.save is not None:
@@ -74,7 +75,7 @@ def _many(options: argparse.Namespace) -> int:
     from .coverage import Cells, all_faults, table
     from .suite import Options, smaller, try_seeds
 
-    made = Options(options.operations, options.faults, options.open)
+    made = Options(options.operations, options.faults, options.open, options.outputs)
     print(f"first seed {options.first}", flush=True)
     tried = failed = 0
     cells: Cells = Counter()

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.simulator.output_rules import OutputRules
+
 FORMAT = 1
 
 #: Faults that take nothing of what is published live: where there were no others, that has arrived.
@@ -175,6 +177,7 @@ class Checker:
         for line in self._lines:
             self._follow(line)
         self._judge_end()
+        self.violations += [Violation(*broken) for broken in OutputRules(self._lines).judge()]
         return sorted(self.violations, key=lambda each: each.at)
 
     def _broken(self, rule: str, at: float, text: str) -> None:
@@ -503,7 +506,8 @@ class Checker:
                 continue
             key = (call.what, str(call.arguments))
             reads.add(key)
-            if call.outcome == "done":
+            # Of what was lost there is no output to read.
+            if call.outcome == "done" or (call.what == "output" and call.code == "NOT_FOUND" and self._losses):
                 done.add(key)
         for what, arguments in sorted(reads - done):
             self._broken("recovers", at, f"{what} {arguments} is not answered in the end")

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -31,10 +31,16 @@ class Mutant:
 
     name: str
     changes: tuple[Change, ...]
+    #: whether it takes tasks that write to find it
+    outputs: bool = False
 
 
 def _mutant(name: str, file: str, old: str, new: str, *more: tuple[str, str]) -> Mutant:
     return Mutant(name, ((file, old, new), *((file, *each) for each in more)))
+
+
+def _of_output(name: str, file: str, old: str, new: str) -> Mutant:
+    return replace(_mutant(name, file, old, new), outputs=True)
 
 
 _LUA = "engine/redis/lua/"
@@ -234,6 +240,30 @@ MUTANTS = (
         '                await self._patiently("ingest_end", done, entry_id, "", text)\n'
         "                error = await self._carry_out(entry_id, command)\n",
     ),
+    _of_output(
+        "output-off-by-one",
+        "core/output.py",
+        "            count = len(body)\n",
+        "            count = max(1, len(body) - 1)\n",
+    ),
+    _of_output(
+        "output-merge-loses-tail",
+        "core/output.py",
+        "for each in publications if (content :=",
+        "for each in publications[:-1] if (content :=",
+    ),
+    _of_output(
+        "output-closed-early",
+        "core/output.py",
+        "NOTHING if content is None else content",
+        "NOTHING if content is None or closes else content",
+    ),
+    _of_output(
+        "output-producer-unchecked",
+        _LUA + "output_append.lua",
+        "if ARGV[10] ~= '' then\n  local epoch",
+        "if false then\n  local epoch",
+    ),
 )  # fmt: skip
 
 
@@ -267,6 +297,7 @@ def hunt(
         apply(mutant, place / "pushserver")
         command = [sys.executable, "-m", program, "--from", str(first), "--seeds", str(seeds)]
         command += ["--seconds", str(seconds), "--no-shrink", "--faults", "6"]
+        command += ["--outputs"] * mutant.outputs
         done = subprocess.run(
             command, cwd=place, env=os.environ | {"PYTHONPATH": folder}, capture_output=True, text=True
         )

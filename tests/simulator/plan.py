@@ -137,8 +137,8 @@ class Plan:
         return replace(self, steps=steps)
 
 
-def make(seed: int, operations: int = 60, faults: int = 4, open_faults: bool = False) -> Plan:
-    """Return a seed's plan."""
+def make(seed: int, operations: int = 60, faults: int = 4, open_faults: bool = False, outputs: bool = False) -> Plan:
+    """Return a seed's plan. ``outputs``: with tasks that write, beside what the seed has without them."""
     chance = random.Random(f"plan {seed}")
     embedded = chance.random() < 0.25
     nodes = 1 if embedded else chance.choice((2, 2, 3))
@@ -170,6 +170,10 @@ def make(seed: int, operations: int = 60, faults: int = 4, open_faults: bool = F
         settings["redis"]["allow_eviction"] = True
     steps = [_operation(chance, wanted, number, seconds) for number in range(operations)]
     steps += [_fault(chance, kinds, nodes, seconds) for _ in range(faults)]
+    if outputs:
+        own = random.Random(f"outputs {seed}")
+        settings["tasks"]["output_max_bytes"] = own.choice((1024, 4096, 4096))
+        steps += [_output(own, number, seconds) for number in range(3)]
     steps.sort(key=lambda step: step.at)
     return Plan(
         seed,
@@ -260,6 +264,13 @@ def _operation(chance: random.Random, kinds: dict[str, int], number: int, second
         case "read":
             with_ = {"user": user, "channel": chance.choice(NEWS)}
     return Step(at, do, with_)
+
+
+def _output(chance: random.Random, number: int, seconds: float) -> Step:
+    """Return a task that writes so many texts, and who reads along: after so many seconds each."""
+    readers = [round(chance.uniform(0, seconds), 3) for _ in range(chance.randint(2, 4))]
+    with_ = {"task": f"o{number}", "count": chance.randint(5, 60), "readers": readers}
+    return Step(round(chance.uniform(0.5, seconds / 2), 3), "output", with_)
 
 
 def _fault(chance: random.Random, kinds: dict[str, int], nodes: int, seconds: float) -> Step:

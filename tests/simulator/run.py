@@ -18,6 +18,7 @@ from .disk import Disk, copy_store, fill
 from .history import FORMAT, History
 from .network import End, Network
 from .nodes import REDIS_HOST, REDIS_PORT, FailureObserver, Node, SimulatedRedis, configuration
+from .outputs import OWNER, Reader, Writer, texts
 from .plan import NEWS, ORDERS, ROOM, USERS, Plan, Step
 from .publishers import Ingester, Publisher, Worker
 from .receivers import EventReceiver
@@ -81,6 +82,9 @@ class Run:
         self.auditor = Publisher(self.world, self.network, self.history, "auditor", self._choose_ready, 2)
         self._receiver = EventReceiver(self.world, self.network, self.history) if "events" in plan.settings else None
         self.ingester = Ingester(self.world, self.network, self.history, lambda: self.redis.host, "ingester", ORDERS)
+        #: who reads along what tasks write, and these tasks
+        self.readers: list[Reader] = []
+        self._writing: list[str] = []
         self.world.failed = self._raised
         self._mended = False
 
@@ -194,6 +198,8 @@ class Run:
         """Everything works again from now on."""
         self.history.note("mended")
         self._mended = True
+        for reader in self.readers:
+            reader.settle()
         self._narrowed.clear()
         if self._receiver is not None:
             self._receiver.well = True
@@ -226,6 +232,10 @@ class Run:
             self.auditor.read("tasks", "/api/tasks", userId=user)
         for channel in (*NEWS, ORDERS, ROOM):
             self.auditor.read("history", "/api/history", channel=channel, limit="1000")
+        for task in self._writing:
+            self.auditor.read("output", f"/api/tasks/{task}/output")
+        if self._writing:
+            self.auditor.read("tasks", "/api/tasks", userId=OWNER)
         self.auditor.read("presence", "/api/presence", channel=ROOM)
         self.auditor.read("nodes", "/api/nodes")
         if self._receiver is not None:
@@ -236,6 +246,8 @@ class Run:
             self.history.note(
                 "device", device=device.name, connected=device.signed_in, wanted=device.wanted, user=device.user
             )
+        for reader in self.readers:
+            reader.note()
 
     def _node(self, name: str) -> Node:
         return next(node for node in self.nodes if node.name == name)
@@ -305,6 +317,18 @@ class Run:
 
     def _task(self, step: Step, task: str, user: str, steps: list[int], end: str) -> None:
         Worker(self.publisher, task, user, steps, end)
+
+    def _output(self, step: Step, task: str, count: int, readers: list[float]) -> None:
+        self._writing.append(task)
+        Writer(self.publisher, task, texts(self._plan.seed, task, count))
+        for after in readers:
+            self.world.at(self.world.now + after, self._read_along, task)
+
+    def _read_along(self, task: str) -> None:
+        number = len(self.readers) + 1
+        self.readers.append(Reader(self.world, self.network, self.history, self._choose, task, number))
+        if self._mended:
+            self.readers[-1].settle()
 
     def _ingest(self, step: Step, keyed: bool) -> None:
         self.ingester.add(keyed)

@@ -27,14 +27,15 @@ class Options:
     operations: int = 60
     faults: int = 4
     open_faults: bool = False
+    outputs: bool = False
 
     def plan(self, seed: int) -> Plan:
-        return plans.make(seed, self.operations, self.faults, self.open_faults)
+        return plans.make(seed, self.operations, self.faults, self.open_faults, self.outputs)
 
     def words(self) -> str:
         """Return what repeats this on the command line."""
         text = f"--operations {self.operations} --faults {self.faults}"
-        return text + (" --open" if self.open_faults else "")
+        return text + (" --open" if self.open_faults else "") + (" --outputs" if self.outputs else "")
 
 
 @dataclass(frozen=True)

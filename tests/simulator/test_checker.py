@@ -7,11 +7,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
-from tests.simulator import checker
+from tests.simulator import checker, output_rules
 from tests.simulator.checker import Unjudged, judge
 
 DEVICES = [
@@ -158,14 +159,16 @@ def test_the_command_says_in_one_line_what_it_cannot_judge(tmp_path: Path) -> No
     assert done.stderr == f"{file}: the history is cut in its last line: what followed cannot be judged\n"
 
 
-def test_it_imports_nothing_of_the_server_or_the_simulator() -> None:
-    tree = ast.parse(Path(checker.__file__).read_text())
+@pytest.mark.parametrize("module", [checker, output_rules])
+def test_it_imports_nothing_of_the_server_or_the_simulator(module: ModuleType) -> None:
+    tree = ast.parse(Path(module.__file__ or "").read_text())
     imported = {
         name.name if isinstance(node, ast.Import) else node.module or "."
         for node in ast.walk(tree)
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in node.names
     }
+    imported.discard(output_rules.__name__)
     assert all(name.partition(".")[0] in sys.stdlib_module_names for name in imported)
 
 

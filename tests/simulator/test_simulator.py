@@ -37,6 +37,14 @@ def test_fresh_seeds_hold_what_is_promised(seeds: int) -> None:
     assert f"{seeds} seeds, 0 of them" in done.stdout
 
 
+@pytest.mark.parametrize("seeds", [2, pytest.param(ALL_SEEDS, marks=pytest.mark.full)])
+def test_readers_of_what_tasks_write_have_all_of_it(seeds: int) -> None:
+    seed = os.environ.get("SEED")
+    words = ["--from", seed] if seed is not None else []
+    done = simulate(*words, "--outputs", "--seeds", str(seeds))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("found", sorted(FOUND.glob("*.json")), ids=lambda found: found.stem)
 def test_what_a_seed_found_does_not_come_back(found: Path) -> None:
     done = simulate("--plan", str(found))

@@ -1,7 +1,9 @@
-"""Scripts, in Lua 5.1 as Redis runs them: `redis.call`, `redis.pcall`, `redis.sha1hex`, `struct`, `cmsgpack`."""
+"""Scripts, in Lua 5.1 as Redis runs them: `redis.call`, `redis.pcall`, `redis.sha1hex`, `struct`, `cmsgpack`,
+`cjson.decode`."""
 
 from __future__ import annotations
 
+import json
 import struct as packing
 from collections.abc import Sequence
 from hashlib import sha1
@@ -39,6 +41,7 @@ class Scripts:
             }
         )
         self._lua.globals()[b"struct"] = self._table({b"pack": _pack, b"unpack": _unpack})
+        self._lua.globals()[b"cjson"] = self._table({b"decode": lambda text: self._from_json(json.loads(text))})
         self._lua.globals()[b"cmsgpack"] = self._table({b"pack": self._encode, b"unpack": self._decode})
 
     def load(self, text: bytes) -> bytes:
@@ -116,6 +119,16 @@ class Scripts:
         while (each := value[len(found) + 1]) is not None:
             found.append(self._reply(each))
         return found
+
+    def _from_json(self, value: Any) -> Any:
+        """Return parsed JSON as scripts get it; null is a table, as good as any value that is not nil."""
+        if isinstance(value, str):
+            return value.encode()
+        if isinstance(value, dict):
+            return self._table({name.encode(): self._from_json(each) for name, each in value.items()})
+        if isinstance(value, list):
+            return self._table([self._from_json(each) for each in value])
+        return self._table({}) if value is None else value
 
     # -- cmsgpack -----------------------------------------------------------------------------------------------------
 

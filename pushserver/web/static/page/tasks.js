@@ -40,7 +40,8 @@ export function tasksPanel(client) {
     };
     const item = h('li', { class: 'task', data: { task: taskId } },
       h('div', { class: 'task-head' }, part.title, part.status, part.percent),
-      part.bar, h('div', { class: 'task-foot' }, h('div', {}, part.message, part.facts), part.cancel));
+      part.bar, h('div', { class: 'task-foot' }, h('div', {}, part.message, part.facts), part.cancel),
+      outputPane(client, taskId));
     parts.set(item, part);
     return item;
   };
@@ -82,6 +83,46 @@ export function tasksPanel(client) {
   draw();
 }
 
+/** So many characters of an output are shown: the newest. */
+const OUTPUT = 200_000;
+const CONTROLS = /[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g;
+
+/** What a task writes, for who opens it: text as it stands, items as lines of JSON, a dot for what would show nothing. */
+function outputPane(client, taskId) {
+  const text = document.createTextNode('');
+  const pane = h('pre', { tabindex: '0', role: 'log', 'aria-label': 'Output' }, text);
+  const add = (more) => {
+    const isAtEnd = pane.scrollHeight - pane.scrollTop - pane.clientHeight < 24;
+    text.appendData(more.replace(CONTROLS, '·'));
+    if (text.length > OUTPUT) text.deleteData(0, text.length - OUTPUT);
+    if (isAtEnd) pane.scrollTop = pane.scrollHeight;
+  };
+  let reading;
+  const read = async (parts) => {
+    try {
+      for await (const { text: written, items, reset, trimmed, closed } of { [Symbol.asyncIterator]: () => parts }) {
+        if (reset) text.data = '';
+        if (trimmed) add('…\n');
+        add(written ?? items.map((item) => `${JSON.stringify(item)}\n`).join(''));
+        if (closed && text.length === 0) add('Nothing was written.');
+      }
+    } catch (error) {
+      if (reading === parts) add(describe(error));
+    }
+  };
+  return h('details', {
+    class: 'output',
+    ontoggle: ({ target }) => {
+      reading?.return();
+      reading = undefined;
+      if (!target.open) return;
+      text.data = '';
+      reading = client.task(taskId).output()[Symbol.asyncIterator]();
+      read(reading);
+    },
+  }, h('summary', {}, 'Output'), pane);
+}
+
 /** With the API key the page can play a worker: what a newcomer wants to see before writing one. */
 function sampleTask(client) {
   const button = byId('try-task');
@@ -98,6 +139,7 @@ function sampleTask(client) {
       const { taskId } = await call('tasks', { userId: client.getState().userId, title: 'Sample: twelve frames' });
       for (let frame = 1; frame <= 12; frame += 1) {
         await new Promise((resolve) => setTimeout(resolve, 700));
+        await call(`tasks/${taskId}/output`, { text: `frame ${frame} of 12: ${frame * 211} triangles\n` });
         const task = await call(`tasks/${taskId}/progress`, { percentage: (frame / 12) * 100, currentStep: frame, totalSteps: 12, message: `frame ${frame} rendered`, eta: (12 - frame) * 700 });
         if (task.cancelRequested) {
           await call(`tasks/${taskId}/status`, { status: 'cancelled', message: 'stopped as its owner wished' });
