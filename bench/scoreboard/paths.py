@@ -205,3 +205,5 @@ PATHS: tuple[Path, ...] = (
 )
 
 BY_NAME = {path.name: path for path in PATHS}
+
+PEERS = {kind.name: kind for path in PATHS for kind in path.peers if kind is not Ours}
