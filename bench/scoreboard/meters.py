@@ -273,7 +273,7 @@ def own_channels(stage: Stage, kind: type[Peer]) -> Meter:
 def paced(stage: Stage, kind: type[Peer], sets_rate: bool) -> Meter:
     """Return how latencies are taken, at half of what one of the path's peers can publish: it is prepared first."""
     if not sets_rate and not stage.rate:
-        raise NotAvailable("nobody says how many publications a second")
+        raise NotAvailable("no rate without the peer, which says how much it can")
     server, clients = _followed(stage, kind)
     connections = stage.sizes.connections
     if sets_rate:

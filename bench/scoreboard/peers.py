@@ -458,11 +458,11 @@ class MicroWebSockets(Peer):
         "a program in C over the library of socketify (libuv, not its own loop); the library publishes to topics, "
         "automatic pings, no compression: as in µWebSockets' example Broadcast.cpp"
     )
-    bare = 139
+    bare = 138
 
     @classmethod
     def version(cls) -> str:
-        return f"the library of socketify {(PLACE / 'uws/version').read_text().strip()}"
+        return f"of socketify {(PLACE / 'uws/version').read_text().strip()}"
 
     def command(self) -> list[str]:
         return [str(PLACE / "uws/uws"), str(self.port)]
@@ -476,7 +476,7 @@ class NodeWs(Peer, NodeServer):
         "a server of 100 lines, ours; as the README of ws recommends for speed: no compression, bufferutil; and the "
         "octets of a message are made once"
     )
-    bare = 140
+    bare = 139
 
     @classmethod
     def version(cls) -> str:
@@ -488,7 +488,7 @@ class NchanPeer(Peer, Nchan):
 
     name = "nchan"
     configuration = "nchan.io, one worker, messages kept for 2 s; its subscribers show no token"
-    bare = 40
+    bare = 41
 
     @classmethod
     def version(cls) -> str:

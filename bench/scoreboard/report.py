@@ -120,7 +120,7 @@ def text(record: Record, path: Path, red: bool | None = None) -> str:
     heads = ["", *path.figures.values(), *(["bytes of a frame"] if _has_frames(record, path) else [])]
     rows = [heads, *(_row(record, path, peer) for peer in usable_peers(record, path))]
     widths = [max(len(row[n]) for row in rows) for n in range(len(heads))]
-    lines = [path.title]
+    lines = [path.title if record.run.sizes == "full" else f"{path.title} [{record.run.sizes} sizes: no figures]"]
     for first, *others in rows:
         cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]
         lines.append("  ".join(["", *cells]).rstrip())
