@@ -51,10 +51,14 @@ class NotAvailable(Exception):
 
 
 def install(*peers: str) -> None:
-    """Installs and builds; raises `NotAvailable` with the reason."""
-    done = subprocess.run([str(PEERS / "install.sh"), *peers], stdout=sys.stderr, check=False)
+    """Installs and builds; raises `NotAvailable` with the reason, the last line that the script says."""
+    done = subprocess.run(
+        [str(PEERS / "install.sh"), *peers], stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False
+    )
     if done.returncode:
-        raise NotAvailable(f"could not install: {', '.join(peers)}")
+        sys.stderr.write(done.stderr)
+        said = done.stderr.strip().splitlines()
+        raise NotAvailable(f"could not install {', '.join(peers)}: {said[-1] if said else f'status {done.returncode}'}")
 
 
 def free_port() -> int:

@@ -145,25 +145,28 @@ class Posts:
     def pid(self) -> int:
         return self._process.pid
 
-    def post(self, requests: Iterable[bytes], timeout: int = 120_000) -> float:
-        """Send each request once; the n-th goes over the connection n mod their number.
-
-        Return the seconds until the last answer. Raises NotAvailable for an answer that is none of 200's.
-        """
-        path = Path(self._place.name) / "requests"
-        count = 0
-        with open(path, "wb") as file:
+    def prepare(self, requests: Iterable[bytes]) -> None:
+        """Keep what is to be posted: the n-th request goes over the connection n mod their number."""
+        self._path = Path(self._place.name) / "requests"
+        self.count = 0
+        with open(self._path, "wb") as file:
             for request in requests:
                 file.write(struct.pack("=I", len(request)) + request)
-                count += 1
+                self.count += 1
+
+    def post(self, timeout: int = 120_000) -> float:
+        """Send each request once; return the seconds until the last answer.
+
+        Raises NotAvailable where one was not answered with 200.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(f"post {path} {count} {timeout}\n")
+        self._process.stdin.write(f"post {self._path} {self.count} {timeout}\n")
         answer = self._process.stdout.readline().split()
         if not answer:
             raise NotAvailable(f"the publisher ended: {self._log.read_text()[-300:].strip()}")
-        if int(answer[1]) != count:
-            raise NotAvailable(f"{answer[1]} of {count} requests were answered with 200")
+        if int(answer[1]) != self.count:
+            raise NotAvailable(f"{answer[1]} of {self.count} requests were answered with 200")
         return float(answer[2])
 
     def close(self) -> None:

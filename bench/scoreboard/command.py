@@ -1,4 +1,4 @@
-"""python -m bench scoreboard [PATH ...] [--rounds N] [--most N] [--results FILE] [--quick]
+"""python -m bench scoreboard [PATH ...] [--rounds N] [--most N] [--results FILE] [--without PEER] [--quick]
 
 Takes the figures of the paths (default: all) beside today's peers, and keeps each round in FILE. The same command
 goes on where an interrupted run was. Exit status 1 where something was not measured or a target is not met.
@@ -16,7 +16,7 @@ from types import FrameType
 
 from bench.measure import Progress, machine
 from bench.scoreboard.meters import FULL, QUICK
-from bench.scoreboard.paths import BY_NAME
+from bench.scoreboard.paths import BY_NAME, PEERS
 from bench.scoreboard.records import Book, Run, Unusable
 from bench.scoreboard.report import RESULTS, all_met, text
 from bench.scoreboard.rounds import Rounds
@@ -47,6 +47,7 @@ def main(words: list[str]) -> int:
     options.add_argument("--most", type=int, default=15, help="rounds while a target is open (default 15)")
     options.add_argument("--results", type=Path, metavar="FILE", help="default: bench/results/DATE.jsonl")
     options.add_argument("--quick", action="store_true", help="tiny sizes on a busy machine: shows that it works")
+    options.add_argument("--without", action="append", default=[], choices=PEERS, metavar="PEER", help="repeatable")
     given = options.parse_args(words)
     for name in given.paths:
         if name not in BY_NAME:
@@ -66,6 +67,8 @@ def main(words: list[str]) -> int:
     paths = [BY_NAME[name] for name in given.paths or BY_NAME]
     try:
         rounds = Rounds(book, sizes, given.rounds, max(given.rounds, given.most), progress, tolerant=given.quick)
+        for name in given.without:
+            rounds.leave_out(PEERS[name])
         for path in paths:
             rounds.take(path)
             progress.done()

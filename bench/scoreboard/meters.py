@@ -190,6 +190,11 @@ def _followed(stage: Stage, kind: type[Peer]) -> tuple[Peer, Clients]:
     server = stage.server(kind)
     clients = stage.clients(server)
     clients.connect(clients.greet(range(connections), (CHANNEL,)))
+    # Once for what is made at the first of them.
+    clients.reset()
+    for _ in range(10):
+        server.publish()
+        clients.wait(connections)
     return server, clients
 
 
@@ -254,9 +259,10 @@ def own_channels(stage: Stage, kind: type[Peer]) -> Meter:
         first = time.monotonic_ns() // 1000
         users = [n * 7919 % connections for n in range(count)]
         names = [f"public:own-{user}-{n // connections % each}" for n, user in enumerate(users)]
+        posts.prepare(server.request(name, f"{first + n:016d}") for n, name in enumerate(names))
         clients.reset()
         with stage.watch(server, clients, posts) as watch:
-            posts.post(server.request(name, f"{first + n:016d}") for n, name in enumerate(names))
+            posts.post()
             clients.wait(count)
         clients.check(count // connections, ordered=False)
         return taken(watch, {"cpu": watch.server / count * 1e6, "memory": kept})
@@ -267,7 +273,7 @@ def own_channels(stage: Stage, kind: type[Peer]) -> Meter:
 def paced(stage: Stage, kind: type[Peer], sets_rate: bool) -> Meter:
     """Return how latencies are taken, at half of what one of the path's peers can publish: it is prepared first."""
     if not sets_rate and not stage.rate:
-        raise NotAvailable("nobody says how many publications a second")
+        raise NotAvailable("no rate without the peer, which says how much it can")
     server, clients = _followed(stage, kind)
     connections = stage.sizes.connections
     if sets_rate:
@@ -320,9 +326,10 @@ def kept(stage: Stage, kind: type[Peer], redis: bool) -> Meter:
 
     def meter() -> Taken:
         first = time.monotonic_ns() // 1000
+        posts.prepare(server.request(f"log:own-{n % many}", f"{first + n:016d}") for n in range(count))
         clients.reset()
         with stage.watch(server, clients, posts) as watch:
-            seconds = posts.post(server.request(f"log:own-{n % many}", f"{first + n:016d}") for n in range(count))
+            seconds = posts.post()
             clients.wait(count)
         counts = clients.counts()
         if counts.disordered or counts.most - counts.least > 1:
@@ -350,9 +357,10 @@ def notified(stage: Stage, kind: type[Peer]) -> Meter:
     def meter() -> Taken:
         first = time.monotonic_ns() // 1000
         data = [{"userId": f"u{n % users}", "data": {"sent": f"{first + n:016d}", "text": "x"}} for n in range(count)]
+        posts.prepare(server.request_to("/api/notify", each) for each in data)
         clients.reset()
         with stage.watch(server, clients, posts) as watch:
-            seconds = posts.post(server.request_to("/api/notify", each) for each in data)
+            seconds = posts.post()
             clients.wait(count)
         clients.check(count // users, ordered=False)
         return taken(watch, {"rate": count / seconds, "cpu": watch.server / count * 1e6})
@@ -389,8 +397,9 @@ def progress(stage: Stage, kind: type[Peer]) -> Meter:
         for _ in range(updates):
             percentage = next(percentages) / 100
             bodies += commands("task.progress", percentage=percentage)
+        posts.prepare(server.request_to(server.batch_path, body) for body in bodies)
         with stage.watch(server, clients, posts) as watch:
-            seconds = posts.post(server.request_to(server.batch_path, body) for body in bodies)
+            seconds = posts.post()
         # The last once more changes nothing, and says where the tasks are.
         replies = json.loads(server.http.post(server.batch_path, compact(bodies[-1]), server.headers))["replies"]
         if any(reply["result"]["percentage"] != percentage for reply in replies):
@@ -411,19 +420,16 @@ def output(stage: Stage, kind: type[Peer]) -> Meter:
         server.http.post("/api/tasks", compact({"taskId": f"t{n}", "userId": f"u{n}"}), server.headers)
     clients.connect(clients.greet(range(many), (), own=["output:main/t{user}"]))
     posts = stage.posts(server, many)
-    # A client is sent what came together in one push: its octets are counted, not its pushes.
+    # A follower is sent what came together in one push: the position behind the last byte shows that all has come.
+    done = appends // many * many
     arrived = itertools.count(1)
 
     def meter() -> Taken:
-        last = f'"offset":{next(arrived) * (appends // many) * len(text)}'
-        clients.count_text(last)
+        posts.prepare(server.request_to(f"/api/tasks/t{n % many}/output", {"text": text}) for n in range(done))
+        clients.count_text(f'"offset":{next(arrived) * (done // many) * len(text)}')
         with stage.watch(server, clients, posts) as watch:
-            seconds = posts.post(
-                server.request_to(f"/api/tasks/t{n % many}/output", {"text": text})
-                for n in range(appends // many * many)
-            )
+            seconds = posts.post()
             clients.wait(many)
-        done = appends // many * many
         return taken(watch, {"rate": done / seconds, "cpu": watch.server / done * 1e6})
 
     return meter
@@ -533,12 +539,12 @@ def storm(stage: Stage, kind: type[Peer]) -> Meter:
         path = clients.greet(range(count), THREE_KEPT, positions)
         clients.reset()
         with own.watch(server, clients) as watch, bystanders:
+            began = time.monotonic()
             clients.connect(path, window=count)
             clients.wait(missed * count)
+            seconds = time.monotonic() - began
         clients.check(missed)
-        return taken(
-            watch, {"seconds": watch.seconds, "cpu": watch.server / count * 1e6, "meanwhile": bystanders.p99()}
-        )
+        return taken(watch, {"seconds": seconds, "cpu": watch.server / count * 1e6, "meanwhile": bystanders.p99()})
 
     return each_anew(stage, take)
 

@@ -45,6 +45,8 @@ FOLLOWED = (Ours, Centrifugo, Sockudo, Nats, SocketIo, MicroWebSockets, NodeWs, 
 BOTH = (Ours, Centrifugo)
 #: Of what the peers have nothing that compares.
 ALONE = (Ours,)
+#: Names of paths are typed.
+PLAIN = str.maketrans({" ": "-", "µ": "u"})
 DELIVERY = {"cpu": "µs of CPU for a delivery"}
 
 STORED = "without Redis, pushserver has histories in SQLite, on the disk before the answer; Centrifugo, in memory"
@@ -57,7 +59,7 @@ def _latency(kind: type[Peer]) -> Path:
         return meters.paced(stage, which, sets_rate=which is kind)
 
     return Path(
-        f"latency-{kind.name.lower().replace(' ', '-')}",
+        f"latency-{kind.name.lower().translate(PLAIN)}",
         f"Publication to receipt at half of what {kind.name} can, 1,000 connections",
         {"p50": "median, ms", "p99": "99th percentile, ms", "p99.9": "99.9th percentile, ms"},
         (kind, Ours),
@@ -130,14 +132,17 @@ PATHS: tuple[Path, ...] = (
         "storm",
         "Reconnect storm: 5,000 clients of 50 addresses, cut at once, with positions in 3 channels, 20 messages missed",
         {
-            "seconds": "s until all are live and have what they missed",
+            "seconds": "s until all are live",
             "cpu": "µs of CPU for a client",
-            "meanwhile": "ms, 99th percentile of 20 publications a second to 100 others",
+            "meanwhile": "ms for the others, 99th percentile",
         },
         (Ours, Centrifugo, SocketIo),
         meters.storm,
         (Target("seconds", 0.7, "Centrifugo"), Target("seconds", 0.5, "socket.io")),
-        (STORED,),
+        (
+            "live: subscribed to all three, with the 20; the others: 100 that stay and are sent 20 messages a second",
+            STORED,
+        ),
     ),
     Path(
         "recovery",
@@ -160,9 +165,10 @@ PATHS: tuple[Path, ...] = (
     Path(
         "channels",
         "100,000 channels of one subscriber, 100 to a connection: publications to one after another",
-        {"cpu": "µs of CPU for a publication", "memory": "bytes of memory for a channel, connections among them"},
+        {"cpu": "µs of CPU for a publication", "memory": "bytes of memory for a channel"},
         BOTH,
         meters.own_channels,
+        notes=("a channel's memory holds its part of the connection",),
     ),
     Path(
         "idle",
@@ -205,3 +211,5 @@ PATHS: tuple[Path, ...] = (
 )
 
 BY_NAME = {path.name: path for path in PATHS}
+
+PEERS = {kind.name: kind for path in PATHS for kind in path.peers if kind is not Ours}

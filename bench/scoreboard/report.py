@@ -39,6 +39,16 @@ def number(value: float) -> str:
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
+def named(record: Record, peer: str) -> str:
+    """Return a peer's name with its version; the floors have none."""
+    return f"{peer} {record.versions.get(peer, '')}".strip(" -")
+
+
+def titled(record: Record, path: Path) -> str:
+    """Return a path's title; what was taken with tiny sizes says so."""
+    return path.title if record.run.sizes == "full" else f"{path.title} [{record.run.sizes} sizes: no figures]"
+
+
 def usable_peers(record: Record, path: Path) -> list[str]:
     """Return the peers of a path whose figures count, ours first."""
     rounds = record.rounds.get(path.name, {}).values()
@@ -83,7 +93,7 @@ def said(verdict: Verdict, path: Path) -> str:
 
 def _row(record: Record, path: Path, peer: str) -> list[str]:
     """Return a peer's cells: its name and version, then the median and the range of each figure."""
-    cells = [f"{peer} {record.versions.get(peer, '')}".strip(" -")]
+    cells = [named(record, peer)]
     for figure in path.figures:
         values = [values for (values,) in record.figures(path.name, figure, peer)]
         if values:
@@ -120,7 +130,7 @@ def text(record: Record, path: Path, red: bool | None = None) -> str:
     heads = ["", *path.figures.values(), *(["bytes of a frame"] if _has_frames(record, path) else [])]
     rows = [heads, *(_row(record, path, peer) for peer in usable_peers(record, path))]
     widths = [max(len(row[n]) for row in rows) for n in range(len(heads))]
-    lines = [path.title]
+    lines = [titled(record, path)]
     for first, *others in rows:
         cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]
         lines.append("  ".join(["", *cells]).rstrip())
@@ -141,7 +151,7 @@ def whole(record: Record) -> str:
     """Return all tables of a record."""
     measured = record.rounds.keys() | record.missing.keys()
     tables = [text(record, path, red=False) for path in PATHS if path.name in measured]
-    configured = [f"  {name} {version}: {record.configurations[name]}" for name, version in record.versions.items()]
+    configured = [f"  {named(record, peer)}: {said}" for peer, said in record.configurations.items()]
     return "\n\n".join([about(record), *tables, "\n".join(["Configurations", *configured])])
 
 
@@ -264,7 +274,7 @@ def plots(record: Record) -> Iterator[Plot]:
             rows = [(peer, values) for peer, values in rows if values]
             if rows:
                 axis = f"{meaning}: median and range, {record.run.date}"
-                yield Plot(f"{path.name}-{figure}", path.title, axis, tuple(rows))
+                yield Plot(f"{path.name}-{figure}", titled(record, path), axis, tuple(rows))
 
 
 def draw(plot: Plot, folder: File) -> File:

@@ -66,6 +66,12 @@ class Rounds:
         self._most = most
         self._progress = progress
         self._tolerant = tolerant
+        #: Why a peer cannot be had: asked once, for all paths.
+        self._absent: dict[type[Peer], str] = {}
+
+    def leave_out(self, kind: type[Peer]) -> None:
+        """Measure nothing of a peer: each table says so."""
+        self._absent[kind] = "left out"
 
     def take(self, path: Path, install: Callable[[type[Peer]], str] = usable) -> None:
         """Take what a path lacks; what hinders a peer, or the path, is in the book."""
@@ -90,8 +96,11 @@ class Rounds:
     def _is_there(self, path: Path, kind: type[Peer], install: Callable[[type[Peer]], str]) -> bool:
         self._progress.say(f"{path.name}: installing {kind.name}")
         try:
+            if kind in self._absent:
+                raise NotAvailable(self._absent[kind])
             version = install(kind)
         except TROUBLE as problem:
+            self._absent[kind] = one_line(problem)
             self._miss(path, kind, problem)
             return False
         if self._book.record.versions.get(kind.name) != version:

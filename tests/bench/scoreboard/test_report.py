@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path as File
 
 import pytest
@@ -53,6 +54,14 @@ def test_a_table_names_versions_ranges_frames_and_targets() -> None:
         "  Centrifugo 6.9.1        5.00 (5.00 - 5.00)               185",
         "  µs of CPU for a delivery: 0.51 (0.50 - 0.51) × Centrifugo, target ≤ 0.6 × Centrifugo: met, 7 rounds",
     ]
+
+
+def test_a_table_of_tiny_sizes_says_so() -> None:
+    tiny = record(2.5)
+    tiny.run = replace(RUN, sizes="quick")
+    assert text(tiny, FANOUT).startswith(
+        "Fan-out to 1,000 connections, one publication a turn [quick sizes: no figures]\n"
+    )
 
 
 def test_who_is_missing_is_named_and_its_target_not_measured() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path as File
 
 import pytest
@@ -160,6 +160,26 @@ def test_a_peer_that_cannot_be_had_is_named(book: Book) -> None:
     Rounds(book, QUICK, 2, 2, Progress()).take(path, install)
     assert book.record.missing["played"] == {"Centrifugo": "missing: go"}
     assert play.measured() == ["pushserver", "pushserver"]
+
+
+def test_who_cannot_be_had_is_asked_for_once_and_who_is_left_out_never(book: Book) -> None:
+    asked: list[str] = []
+
+    def install(kind: type[Peer]) -> str:
+        asked.append(kind.name)
+        if kind is Centrifugo:
+            raise NotAvailable("could not install centrifugo: missing: go")
+        return "1.0"
+
+    play = steady()
+    rounds = Rounds(book, QUICK, 1, 1, Progress())
+    rounds.leave_out(Nats)
+    path = play.path(peers=(Ours, Centrifugo, Nats))
+    rounds.take(path, install)
+    rounds.take(replace(path, name="another"), install)
+    assert asked == ["pushserver", "Centrifugo", "pushserver"]
+    why = {"Centrifugo": "could not install centrifugo: missing: go", "NATS": "left out"}
+    assert book.record.missing == {"played": why, "another": why}
 
 
 def test_without_ours_there_is_nothing_to_measure(book: Book) -> None:

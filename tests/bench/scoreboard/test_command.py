@@ -1,0 +1,83 @@
+"""``python -m bench scoreboard``: what it refuses, and that a signal leaves nothing running."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bench.scoreboard import command
+from bench.scoreboard.records import parse
+from tools.trees import ROOT
+
+BEGUN = '{"run": {"date": "D", "machine": "m", "command": "c", "commit": "another", "sizes": "quick"}}\n'
+
+
+@pytest.mark.parametrize("words", [["no-such-path"], ["start", "--without", "nobody"], ["start", "--rounds", "many"]])
+def test_words_that_mean_nothing_are_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command.main(words)
+    assert ended.value.code == 2
+    assert "usage: python -m bench scoreboard" in capsys.readouterr().err
+
+
+def test_a_file_of_another_commit_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "begun.jsonl"
+    file.write_text(BEGUN)
+    monkeypatch.setattr(command, "commit", lambda: "this")
+    monkeypatch.setattr(command.signal, "signal", lambda number, handler: None)
+    assert command.main(["start", "--quick", "--results", str(file)]) == 1
+    said = capsys.readouterr()
+    assert said.err == "begun.jsonl was begun at another with quick sizes: name another file\n"
+    assert file.read_text() == BEGUN
+
+
+def servers_of(pid: int) -> list[int]:
+    """The servers that a process has started: each leads a session."""
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,sid="], capture_output=True, text=True, check=True).stdout
+    lines = (map(int, line.split()) for line in listed.splitlines())
+    return [child for child, parent, session in lines if parent == pid and session == child]
+
+
+#: Seconds for what takes a few, on a machine that has much else to do.
+PATIENCE = 300
+
+
+@pytest.mark.full
+def test_a_signal_leaves_nothing_and_the_run_goes_on(tmp_path: Path) -> None:
+    file = tmp_path / "quick.jsonl"
+    words = [sys.executable, "-m", "bench", "scoreboard", "start", "--quick", "--rounds", "2", "--most", "2"]
+    for peer in ("Centrifugo", "socket.io", "node ws"):
+        words += ["--without", peer]
+    words += ["--results", str(file)]
+    running = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + PATIENCE
+        started: list[int] = []
+        # Until a round is kept and the next has started a server.
+        while not (started and '"round": 1' in file.read_text()):
+            started = servers_of(running.pid)
+            assert running.poll() is None
+            assert time.monotonic() < end
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(PATIENCE) == 128 + signal.SIGTERM
+    finally:
+        running.kill()
+        running.wait()
+    for pid in started:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    begun = len(file.read_text().splitlines())
+    # The status says whether the target of the start was met: on a slow machine it is not, and that is no matter here.
+    subprocess.run(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=PATIENCE, check=False)
+    record = parse(file.read_text())
+    assert len(file.read_text().splitlines()) > begun
+    assert record.missing["start"] == dict.fromkeys(("Centrifugo", "socket.io", "node ws"), "left out")
+    assert len(record.whole("start", {"pushserver", "µWebSockets"})) == 2
