@@ -91,7 +91,7 @@ test-newest test-oldest: test-%: venv tools
 	@$(BIN)/python -m tools.versions $* --hypothesis-seed=$(SEED) $(ARGS)
 
 sim: venv
-	@$(BIN)/python -m tests.simulator --seeds $(or $(SEEDS),100) $(if $(FROM),--from $(FROM)) --jobs $(JOBS) $(ARGS)
+	@$(BIN)/python -m tests.simulator --seeds $(or $(SEEDS),100) $(if $(FROM),--from $(FROM)) --jobs $(JOBS) $(if $(filter 1,$(SEEDS)),,--table) $(ARGS)
 
 mutants: venv
 	@$(BIN)/python -m tests.simulator.mutants $(ARGS)

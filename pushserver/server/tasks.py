@@ -510,7 +510,7 @@ class Tasks:
             try:
                 if kind == "user":
                     for state in await self.of_user(id, unfinished=True, limit=LISTED):
-                        if not self._forget_lost(channel, state):
+                        if not self._goes_back(channel, state):
                             self.event(TaskEvent("task_progress", state), to_owner=True)
                 elif kind == "task":
                     self._show_state(await self.get(id))
@@ -519,9 +519,9 @@ class Tasks:
             except Exception:
                 self._log.failure("reading the tasks of {channel} again failed", channel=channel)
 
-    def _forget_lost(self, channel: str, state: TaskState) -> bool:
-        """Forget what was shown of a task, or waits to be, where the data went back to this state; return whether it
-        did. Who was shown it was told that its inbox moved."""
+    def _goes_back(self, channel: str, state: TaskState) -> bool:
+        """Return whether the data went back to this state. What was shown later, or waits to be, counts no more then:
+        who saw it is shown the next state that there is."""
         feeds = self._feeds.get(channel, {})
         feed = feeds.get(state.task_id)
         newest = None if feed is None else feed.throttle.newest
@@ -530,7 +530,9 @@ class Tasks:
         if not state.version < newest.version < self._engine.tasks.lowest_version():
             return False
         self._disarm(feed)
-        del feeds[state.task_id]
+        feed = feeds[state.task_id] = Feed(self._throttle)
+        feed.throttle.offer(state, self._clock.milliseconds())
+        feed.shown = TaskEvent("task_progress", state)
         return True
 
     def _show_state(self, state: TaskState) -> None:

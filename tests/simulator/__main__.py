@@ -7,6 +7,10 @@ import os
 import secrets
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .suite import Options, Verdict
 
 #: Sets are gone through in an order that the hashes of texts decide: the same for every run.
 _HASHES = "0"
@@ -34,8 +38,19 @@ def _arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--steps", action="store_true", help="of one seed, print the steps")
     parser.add_argument("--no-shrink", action="store_true", help="leave the plan of a failing seed as it is")
     parser.add_argument("--go-on", action="store_true", help="do not stop at the first failing seed")
-    parser.add_argument("--table", action="store_true", help="show which operations were under way in which faults")
+    parser.add_argument("--aim", nargs=2, default=[], metavar=("FAULT", "OPERATION"), help="have it come meanwhile")
+    parser.add_argument(
+        "--table",
+        action="store_true",
+        help="show which operations were under way in which faults, and aim at what chance left out",
+    )
     return parser.parse_args(words)
+
+
+def _made(options: argparse.Namespace) -> Options:
+    from .suite import Options
+
+    return Options(options.operations, options.faults, options.open, options.outputs, tuple(options.aim))
 
 
 def _one(options: argparse.Namespace) -> int:
@@ -43,12 +58,9 @@ def _one(options: argparse.Namespace) -> int:
     from .checker import judge
     from .plan import Plan
     from .run import run
-    from .suite import Options
 
-    if options.plan is not None:
-        plan = Plan.from_text(options.plan.read_text())
-    else:
-        plan = Options(options.operations, options.faults, options.open, options.outputs).plan(options.first)
+    given = options.plan is not None
+    plan = Plan.from_text(options.plan.read_text()) if given else _made(options).plan(options.first)
     if options.keep is not None:
         plan = plan.keeping(frozenset(int(each) for each in options.keep.split(",") if each))
     if options.save is not None:
@@ -69,36 +81,49 @@ def _one(options: argparse.Namespace) -> int:
     return 1 if violations else 0
 
 
+def _show(verdict: Verdict, made: Options, shrinks: bool) -> None:
+    """Print what a seed broke, and how to repeat it."""
+    from .suite import smaller
+
+    first = verdict.violations[0]
+    again = f"python -m tests.simulator --from {verdict.seed} --seeds 1 {made.words()}"
+    print(f"seed {verdict.seed}: {first}\n  again: {again}", flush=True)
+    if shrinks:
+        plan, kept = smaller(verdict.seed, first.rule, made)
+        print(f"  smaller: {again} --keep {','.join(map(str, kept))}")
+        for step in plan.steps:
+            print(f"    {step}")
+
+
 def _many(options: argparse.Namespace) -> int:
     from collections import Counter
 
     from .coverage import Cells, all_faults, table
-    from .suite import Options, smaller, try_seeds
+    from .suite import fill, try_seeds
 
-    made = Options(options.operations, options.faults, options.open, options.outputs)
+    made = _made(options)
     print(f"first seed {options.first}", flush=True)
-    tried = failed = 0
+    tried = aimed = failed = 0
     cells: Cells = Counter()
     for verdict in try_seeds(options.first, options.seeds, made, seconds=options.seconds, jobs=options.jobs):
         tried += 1
         cells.update(verdict.under_way)
-        if not verdict.violations:
-            continue
-        failed += 1
-        first = verdict.violations[0]
-        again = f"python -m tests.simulator --from {verdict.seed} --seeds 1 {made.words()}"
-        print(f"seed {verdict.seed}: {first}\n  again: {again}", flush=True)
-        if not options.no_shrink:
-            plan, kept = smaller(verdict.seed, first.rule, made)
-            print(f"  smaller: {again} --keep {','.join(map(str, kept))}")
-            for step in plan.steps:
-                print(f"    {step}")
-        if not options.go_on:
-            break
+        if verdict.violations:
+            failed += 1
+            _show(verdict, made, not options.no_shrink)
+            if not options.go_on:
+                break
+    if options.table and (not failed or options.go_on):
+        for aiming, verdict in fill(options.first, cells, made):
+            aimed += 1
+            if verdict.violations:
+                failed += 1
+                _show(verdict, aiming, not options.no_shrink)
     if options.table:
         shown, empty = table(cells, all_faults(options.open))
         print(shown)
         print("empty: " + (", ".join(" × ".join(cell) for cell in empty) or "none"))
+        print(f"{aimed} plans were aimed at what chance left empty")
     print(f"{tried} seeds, {failed} of them broke a promise")
     return 1 if failed else 0
 

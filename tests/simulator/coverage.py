@@ -7,7 +7,18 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from .plan import EMBEDDED_FAULTS, EVICTING_FAULTS, FAULTS, OPEN_EMBEDDED_FAULTS, OPEN_FAULTS
+from .plan import (
+    EMBEDDED_FAULTS,
+    EVICTING_FAULTS,
+    FAULTS,
+    LAGGING_FAULTS,
+    OPEN_EMBEDDED_FAULTS,
+    OPEN_FAULTS,
+    SENTINEL_FAULTS,
+)
+
+#: Those of nodes on Redis.
+_ON_REDIS = FAULTS | EVICTING_FAULTS | SENTINEL_FAULTS | LAGGING_FAULTS
 
 #: What is asked, in the order of the table; a device's way in counts as two operations.
 OPERATIONS = (
@@ -66,7 +77,7 @@ def under_way(history: str) -> Cells:
 
 def possible(fault: str, operation: str) -> bool:
     """Return whether there is such an operation where this fault is."""
-    return operation != "ingest" or fault in FAULTS | EVICTING_FAULTS | OPEN_FAULTS
+    return operation != "ingest" or fault in _ON_REDIS | OPEN_FAULTS
 
 
 def table(cells: Cells, faults: Iterable[str]) -> tuple[str, list[tuple[str, str]]]:
@@ -86,7 +97,7 @@ def table(cells: Cells, faults: Iterable[str]) -> tuple[str, list[tuple[str, str
 
 def all_faults(open_faults: bool) -> list[str]:
     """Return the names of all faults that plans choose from."""
-    names = list(FAULTS) + list(EVICTING_FAULTS) + list(EMBEDDED_FAULTS)
+    names = list(_ON_REDIS) + list(EMBEDDED_FAULTS)
     if open_faults:
         names += list(OPEN_FAULTS) + list(OPEN_EMBEDDED_FAULTS)
     return list(dict.fromkeys(names))

@@ -186,6 +186,11 @@ def make(seed: int, operations: int = 60, faults: int = 4, open_faults: bool = F
     )
 
 
+def fault(chance: random.Random, name: str, plan: Plan) -> Step:
+    """Return a fault of this name for a plan, at some moment."""
+    return _fault(chance, {name: 1}, plan.nodes, plan.seconds)
+
+
 def _devices(chance: random.Random) -> list[dict[str, Any]]:
     devices: list[dict[str, Any]] = []
     for user in USERS:

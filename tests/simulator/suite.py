@@ -5,17 +5,20 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from twisted.logger import globalLogBeginner
 
 from . import plan as plans
+from .aims import aim
 from .checker import Unjudged, Violation, judge
-from .coverage import Cells, under_way
+from .coverage import Cells, all_faults, table, under_way
 from .plan import Plan
 from .run import run
 from .shrink import shrink
 
+#: So often an empty cell is aimed at.
+AIMS = 8
 #: The runs that shrinking may take.
 SHRINKING = 120
 
@@ -28,13 +31,19 @@ class Options:
     faults: int = 4
     open_faults: bool = False
     outputs: bool = False
+    #: a fault and the operation that it shall interrupt; empty: whatever chance chooses
+    aim: tuple[str, ...] = ()
 
     def plan(self, seed: int) -> Plan:
+        if self.aim:
+            return aim(seed, *self.aim, self.open_faults)
         return plans.make(seed, self.operations, self.faults, self.open_faults, self.outputs)
 
     def words(self) -> str:
         """Return what repeats this on the command line."""
         text = f"--operations {self.operations} --faults {self.faults}"
+        if self.aim:
+            text = f"--aim {' '.join(self.aim)}"
         return text + (" --open" if self.open_faults else "") + (" --outputs" if self.outputs else "")
 
 
@@ -83,6 +92,18 @@ def try_seeds(
             yield verdict
             if end is not None and time.monotonic() > end:
                 return
+
+
+def fill(first: int, cells: Cells, options: Options) -> Iterator[tuple[Options, Verdict]]:
+    """Yield the verdicts of plans that aim at the empty cells of the table, each with how it was made, until each has
+    something, or was aimed at often enough. ``cells`` grows meanwhile."""
+    for seed in range(first, first + AIMS):
+        for cell in table(cells, all_faults(options.open_faults))[1]:
+            if not cells[cell]:
+                made = replace(options, aim=cell)
+                verdict = try_seed(seed, made)
+                cells.update(verdict.under_way)
+                yield made, verdict
 
 
 def smaller(seed: int, rule: str, options: Options) -> tuple[Plan, list[int]]:

@@ -3,6 +3,7 @@
     Pub/Sub, own answers --> ChannelFeed.receive --DELIVER--> listener
                                                  --GAP--> (Pub/Sub brings it, or after a moment) catch up: read, deliver
     position check --------> ChannelFeed.compare --EPOCH, or what lies between is gone--> resync
+                             (where the data is the same, what is kept after the position follows)
 
 A message with a position is delivered once, in order, whatever way it came. One without is delivered as it comes; what
 this node published itself is delivered when Redis has answered or when Pub/Sub brings it back, whichever is first.
@@ -17,8 +18,8 @@ from twisted.logger import Logger
 
 from pushserver.core import errors
 from pushserver.core.inbox import INBOXES
-from pushserver.core.output import OutputPublication
-from pushserver.core.positions import Position, Sequencer, Verdict
+from pushserver.core.output import PREFIX, OutputPublication
+from pushserver.core.positions import Position, Sequencer, Verdict, base_of
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
@@ -324,7 +325,10 @@ class ChannelFeed:
                 # It followed the channel into another epoch meanwhile: what was read says nothing of that one.
                 continue
             if newest.epoch != before.epoch or not between.complete or newest.offset < target:
-                self._lose(newest)
+                goes_on = between.complete and self._goes_on(before, newest)
+                self._lose(Position(before.offset, newest.epoch) if goes_on else newest)
+                if goes_on:
+                    continue
                 return
             if between.messages:
                 await self.feeds.pages.secure()
@@ -340,10 +344,17 @@ class ChannelFeed:
             if sequencer.position.offset >= max(newest.offset, self._target):
                 return
 
-    def _lose(self, newest: Position) -> None:
+    def _goes_on(self, before: Position, newest: Position) -> bool:
+        """Return whether what is kept after a position of an earlier epoch is told behind the loss: of the same data,
+        and no inbox, which each connection is sent from its own position."""
+        same = base_of(before.epoch) == base_of(newest.epoch) and before.offset <= newest.offset
+        return same and before.epoch != newest.epoch and not self.channel.startswith((INBOXES, PREFIX))
+
+    def _lose(self, position: Position) -> None:
+        """Messages may be missing: say so, and go on from there."""
         assert self.sequencer is not None
         reached = self.sequencer.position
-        self._go_on_from(newest)
+        self._go_on_from(position)
         self.feeds.resyncs += 1
         self.feeds.listener.resync(self.channel, reached)
 

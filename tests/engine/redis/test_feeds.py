@@ -361,3 +361,31 @@ def test_who_waits_for_an_epoch_that_is_over_waits_for_one_reading(room: Room) -
     room.readings.answer([], 1, "new")
     assert outcome_of(waiting) is None
     assert room.readings.asked == []
+
+
+@pytest.mark.parametrize(
+    ("channel", "epoch", "newest", "told"),
+    [
+        ("a", "g2.e", 6, [4, 5, 6]),
+        ("a", "g2.other", 6, []),
+        ("a", "g2.e", 2, []),
+        # Each connection is sent its inbox from its own position.
+        ("user:7", "g2.e", 6, []),
+    ],
+)
+def test_what_the_same_data_keeps_after_the_position_is_told_behind_the_loss(
+    channel: str, epoch: str, newest: int, told: list[int]
+) -> None:
+    room = Room()
+    room.feed = room.feeds.channels[channel] = ChannelFeed(room.feeds, channel)
+    room.feed.begin(Position(3, "g1.e"))
+    room.feed.compare(Position(newest, epoch), patient=False)
+    room.time.advance(0)
+    kept = [at(offset, epoch) for offset in range(4, newest + 1)]
+    while room.readings.asked:
+        assert room.readings.answer(kept, newest, epoch) == 3
+    assert room.listener.events[0] == ("resync", channel)
+    assert sum(event[0] == "resync" for event in room.listener.events) == 1
+    assert room.told == told
+    room.feed.receive(at(newest + 1, epoch))
+    assert room.told == [*told, newest + 1]
