@@ -34,7 +34,7 @@ from types import FrameType
 from bench.figures import idle_memory, inbound, one_a_turn, running, sign_in, ten_a_turn, warm
 from bench.measure import Progress, machine
 from bench.ratios import ratio
-from bench.servers import Load, NotAvailable, PushServer, Server, redis_server
+from bench.servers import Load, NotAvailable, PushServer, SecurePushServer, Server, redis_server
 from tools.trees import WORKING_TREE, CannotBuild, Tree, build
 
 #: Takes a figure once.
@@ -61,17 +61,30 @@ class RoundDied(Exception):
     """A round did not come to its end; the message is one line."""
 
 
-def _fan_out(take: Callable[[Server, Load, int, int], float], times: int, stack: ExitStack, tree: Tree) -> Meter:
+def _fan_out(
+    take: Callable[[Server, Load, int, int], float],
+    times: int,
+    stack: ExitStack,
+    tree: Tree,
+    kind: type[Server] = PushServer,
+) -> Meter:
     connections = 1_000
-    server, load = stack.enter_context(running(PushServer, connections, tree=tree))
+    server, load = stack.enter_context(running(kind, connections, tree=tree))
     take(server, load, 10, connections)
     return partial(take, server, load, times, connections)
 
 
-def _sign_in(stack: ExitStack, tree: Tree, which: int = 0, window: int = 64, redis: bool = False) -> Meter:
+def _sign_in(
+    stack: ExitStack,
+    tree: Tree,
+    which: int = 0,
+    window: int = 64,
+    redis: bool = False,
+    kind: type[Server] = PushServer,
+) -> Meter:
     """Clients of other users in each slice; they stay until the round is over, so that no leaving is measured."""
     url = f"redis://127.0.0.1:{stack.enter_context(redis_server())}/0" if redis else ""
-    server, _ = stack.enter_context(running(PushServer, tree=tree, redis=url))
+    server, _ = stack.enter_context(running(kind, tree=tree, redis=url))
     warm(server, 200)
     clients = 100 if window == 1 else 400
     firsts = count(1_000, clients)
@@ -112,6 +125,12 @@ FIGURES = {
     "redis-sign-in": Figure("sign-in over Redis", "µs of CPU", partial(_sign_in, redis=True), slices=3),
     "redis-wait": Figure(
         "sign-in over Redis, one by one", "ms", partial(_sign_in, which=1, window=1, redis=True), slices=4
+    ),
+    "tls-fanout": Figure(
+        "fan-out over TLS", "µs of CPU", partial(_fan_out, one_a_turn, 20, kind=SecurePushServer), slices=4
+    ),
+    "tls-accept": Figure(
+        "accept over TLS with sign-in", "µs of CPU", partial(_sign_in, kind=SecurePushServer), slices=3
     ),
     "inbound": Figure("inbound", "µs of CPU", _inbound, slices=4),
     "memory": Figure("idle memory", "KiB", _memory),

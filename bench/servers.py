@@ -14,10 +14,15 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
 import jwt
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from tools.trees import WORKING_TREE, Tree
 
@@ -121,6 +126,21 @@ def masked(payload: bytes, opcode: int = 0x81) -> bytes:
     return head + mask + (int.from_bytes(payload, "big") ^ int.from_bytes(pad, "big")).to_bytes(size, "big")
 
 
+def certificate(place: Path) -> Path:
+    """Return a file with a new key and its certificate: ECDSA on P-256, as certificate authorities issue it today."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    made = made.serial_number(x509.random_serial_number()).not_valid_before(now)
+    signed = made.not_valid_after(now + timedelta(days=1)).sign(key, hashes.SHA256())
+    file = place / "certificate.pem"
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    file.write_bytes(private + signed.public_bytes(pem))
+    return file
+
+
 def stamp() -> str:
     return f"{time.monotonic_ns() // 1000:016d}"
 
@@ -181,6 +201,8 @@ class Server:
     #: what shows that a connection is ready, and how often it comes
     ready: ClassVar[tuple[str, int]] = ("subscription_success", 1)
     path: ClassVar[str] = "/ws"
+    #: whether the clients come by TLS, to a port of their own; what is published comes to the other
+    secure: ClassVar[bool] = False
 
     def __init__(
         self, compression: bool = False, redis: str = "", queue: int = 1 << 20, tree: Tree = WORKING_TREE
@@ -193,6 +215,8 @@ class Server:
         self.port = free_port()
         self._place = tempfile.TemporaryDirectory(prefix="bench-")
         self.place = Path(self._place.name)
+        self.clients_port = free_port() if self.secure else self.port
+        self.certificate = certificate(self.place) if self.secure else None
         began = time.monotonic()
         with open(self.place / "log", "wb") as log:
             self.process = subprocess.Popen(
@@ -222,7 +246,13 @@ class Server:
         raise NotImplementedError
 
     def environment(self) -> dict[str, str]:
-        return {"BENCH_SECRET": SECRET, "BENCH_REDIS": self.redis, "BENCH_COMPRESSION": "1" if self.compression else ""}
+        return {
+            "BENCH_SECRET": SECRET,
+            "BENCH_REDIS": self.redis,
+            "BENCH_COMPRESSION": "1" if self.compression else "",
+            "BENCH_TLS_PORT": str(self.clients_port),
+            "BENCH_CERTIFICATE": str(self.certificate or ""),
+        }
 
     def _wait(self) -> None:
         end = time.monotonic() + 30
@@ -293,9 +323,13 @@ class PushServer(Server):
     def command(self) -> list[str]:
         (self.place / "pushserver.toml").write_text(CONFIG.format(queue=self.queue))
         redis = ["--redis", self.redis] if self.redis else []
+        clients = (
+            f"ssl:{self.clients_port}:interface=127.0.0.1:privateKey={self.certificate}:certKey={self.certificate}"
+        )
         return [
             *(str(self.tree.twistd), "-n", "--pidfile=", "pushserver", "--config", str(self.place / "pushserver.toml")),
             *("--state-dir", str(self.place / "state"), "--listen", f"tcp:{self.port}:interface=127.0.0.1", *redis),
+            *(("--listen", clients) if self.secure else ()),
         ]
 
     def environment(self) -> dict[str, str]:
@@ -315,6 +349,12 @@ class PushServer(Server):
             return False
 
 
+class SecurePushServer(PushServer):
+    """The same, whose clients come to an ``ssl:`` listener."""
+
+    secure = True
+
+
 class NodeServer(Server):
     """ws on Node, with jsonwebtoken and ioredis."""
 
@@ -323,6 +363,13 @@ class NodeServer(Server):
 
     def command(self) -> list[str]:
         return ["node", str(PEERS / "server.mjs"), str(self.port)]
+
+
+class SecureNodeServer(NodeServer):
+    """The same over ``https``."""
+
+    name = "node wss"
+    secure = True
 
 
 class Centrifuge(Server):
@@ -403,13 +450,14 @@ class Load:
     """The client process of one server."""
 
     def __init__(self, server: Server) -> None:
-        install("load")
+        client = "load-tls" if server.secure else "load"
+        install(client)
         self._server = server
         self._place = tempfile.TemporaryDirectory(prefix="bench-load-")
         self._log = Path(self._place.name) / "log"
         with open(self._log, "wb") as log:
             self._process = subprocess.Popen(
-                [str(PEERS / "build/load"), "127.0.0.1", str(server.port)],
+                [str(PEERS / "build" / client), "127.0.0.1", str(server.clients_port)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

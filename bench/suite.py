@@ -14,8 +14,8 @@ from functools import partial
 from typing import Any
 
 from bench import redis_publish
-from bench.figures import idle_memory, inbound, one_a_turn, running, sign_in, ten_a_turn, warm
-from bench.measure import Progress, Table, Target, cpu, in_turns, percentile
+from bench.figures import SETTLED, idle_memory, inbound, one_a_turn, running, sign_in, ten_a_turn, warm
+from bench.measure import Progress, Table, Target, cpu, in_turns, percentile, resident
 from bench.servers import (
     Centrifuge,
     Floor,
@@ -25,6 +25,8 @@ from bench.servers import (
     NotAvailable,
     PushServer,
     PythonFloor,
+    SecureNodeServer,
+    SecurePushServer,
     Server,
     command,
     install,
@@ -134,6 +136,51 @@ def flatness(progress: Progress, rounds: int) -> Table:
                 runs.append((f"{kind.name}, {name}", partial(one_a_turn, server, load, count, connections)))
         in_turns(rounds, progress, table, runs)
     return table
+
+
+# -- TLS --------------------------------------------------------------------------------------------------------------
+
+
+def tls_fanout(progress: Progress, rounds: int) -> Table:
+    table = Table(
+        "tls-fanout",
+        f"Fan-out to {CONNECTIONS} connections over TLS 1.3, one publication a turn",
+        "µs of CPU for a delivery",
+        targets=[Target(0.8, "node wss")],
+    )
+    table.row("pushserver")
+    with ExitStack() as stack:
+        there = _beside(
+            stack, table, progress, (SecurePushServer, SecureNodeServer, PushServer), connections=CONNECTIONS
+        )
+        names = ("pushserver", "node wss", "pushserver, without TLS")
+        runs: list[Run] = [
+            (name, partial(one_a_turn, server, load, 100, CONNECTIONS))
+            for name, (_, server, load) in zip(names, there, strict=True)
+        ]
+        in_turns(rounds, progress, table, runs)
+    return table
+
+
+def tls_accept(progress: Progress, rounds: int) -> list[Table]:
+    count = 1_000
+    title = f"Accept over TLS 1.3 (ECDSA) with sign-in and 3 channels, {count} connections, 64 at a time"
+    each = Table("tls-accept", title, "µs of CPU for a connection", targets=[Target(1.0, "node wss")])
+    size = Table("tls-memory", f"{title}: resident memory", "KiB for a connection", targets=[Target(34.0)])
+    kinds = (SecurePushServer, SecureNodeServer)
+
+    def run(kind: type[Server]) -> float:
+        with running(kind) as (server, load):
+            warm(server, 200)
+            before = resident(server.pid)
+            used, _ = sign_in(server, load, count)
+            time.sleep(SETTLED)
+            size.row(kind.name).values.append((resident(server.pid) - before) / count)
+            return used
+
+    install("node")
+    in_turns(rounds, progress, each, [(kind.name, partial(run, kind)) for kind in kinds])
+    return [each, size]
 
 
 # -- Redis ------------------------------------------------------------------------------------------------------------
@@ -388,6 +435,8 @@ BENCHMARKS: dict[str, Callable[[Progress, int], Table | list[Table]]] = {
     "redis": redis,
     "redis-publish": redis_publish.redis_publish,
     "accept": accept,
+    "tls-fanout": tls_fanout,
+    "tls-accept": tls_accept,
     "memory": memory,
     "latency": latency,
     "slow": slow,

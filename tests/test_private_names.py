@@ -16,14 +16,17 @@ from tests.test_layers import MODULES
 
 #: What is used, by the module or class that has it.
 PRIVATE: dict[str, set[str]] = {
+    "OpenSSL.SSL.Connection": {"_raise_ssl_error", "_ssl"},
+    "OpenSSL._util": {"ffi", "lib"},
     "httpcore._backends.sync": set(),
     "httpcore._sync.http11": set(),
     "twisted.internet.abstract.FileDescriptor": {"_tempDataLen"},
+    "twisted.internet.tcp.Connection": {"_postLoseConnection", "_writeDisconnected"},
     "twisted.internet.tcp.Port": {"_fromListeningDescriptor"},
     "twisted.internet.unix.Port": {"_bindPath", "_fromListeningDescriptor"},
     "twisted.protocols._sni": {"PEMObjects", "SNIConnectionCreator", "autoReloadingDirectoryOfPEMs"},
     "twisted.protocols._sni.PEMObjects": {"fromDirectory", "inferDomainMapping"},
-    "twisted.protocols._sni.SNIConnectionCreator": {"defaultContext", "serverConnectionForTLS"},
+    "twisted.protocols._sni.SNIConnectionCreator": {"defaultContext"},
     "twisted.protocols.haproxy._info": {"ProxyInfo"},
     "twisted.protocols.haproxy._wrapper": {"HAProxyProtocolWrapper", "HAProxyWrappingFactory"},
     "twisted.protocols.haproxy._wrapper.HAProxyProtocolWrapper": {"_proxyInfo"},

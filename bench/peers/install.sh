@@ -28,15 +28,21 @@ slowly() {
   nice -n 15 env GOFLAGS=-p=1 CARGO_BUILD_JOBS=1 "$@"
 }
 
-compile() {
-  [ "build/$1" -nt "$1.c" ] || quietly "compiling $1.c" cc -O2 -Wall -o "build/$1" "$1.c"
+compile() { # PROGRAM SOURCE OPTION...
+  local program=$1 source=$2
+  shift 2
+  [ "build/$program" -nt "$source" ] || quietly "compiling $source" cc -O2 -Wall -o "build/$program" "$source" "$@"
 }
 
 for peer in "$@"; do
   case $peer in
   load | floor | post)
     command -v cc >/dev/null || install_packages gcc libc6-dev
-    compile "$peer"
+    compile "$peer" "$peer.c"
+    ;;
+  load-tls)
+    [ -f /usr/include/openssl/ssl.h ] || install_packages gcc libc6-dev libssl-dev
+    compile load-tls load.c -DTLS -lssl -lcrypto
     ;;
   node)
     command -v npm >/dev/null || install_packages nodejs npm

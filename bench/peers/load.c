@@ -1,4 +1,5 @@
 /* The benchmarks' client: many WebSocket connections in one process, which counts what comes and is never the limit.
+   Compiled with -DTLS, all of them speak TLS.
 
    load HOST PORT, commands on standard input, one line each, one line of answer:
 
@@ -36,6 +37,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -45,13 +47,16 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef TLS
+#include <openssl/ssl.h>
+#endif
 
 #define SENT "\"sent\":\""
 #define DIGITS 16
 #define KEEP 64
 #define SAMPLES 8000000
 
-enum { CONNECTING, UPGRADING, GREETING, READY, ENDED };
+enum { CONNECTING, SHAKING_HANDS, UPGRADING, GREETING, READY, ENDED };
 
 /* The end of what was read: what is searched for may have begun in it. */
 typedef struct {
@@ -66,6 +71,9 @@ typedef struct {
   size_t off, out_at;
   long messages;
   tail greeting, data;
+#ifdef TLS
+  SSL *tls;
+#endif
 } conn;
 
 static conn *conns;
@@ -104,6 +112,27 @@ static void poll_for(conn *c, int op, uint32_t events) {
   if (epoll_ctl(poller, op, c->fd, &e) < 0) die("epoll_ctl");
 }
 
+#ifdef TLS
+static SSL_CTX *context;
+
+/* As the system's calls: -1 and EAGAIN where there is nothing for now, 0 at the end. */
+static ssize_t result(conn *c, int n) {
+  if (n > 0) return n;
+  int error = SSL_get_error(c->tls, n);
+  if (error == SSL_ERROR_WANT_READ || error == SSL_ERROR_WANT_WRITE) {
+    errno = EAGAIN;
+    return -1;
+  }
+  return 0;
+}
+
+static ssize_t receive(conn *c, void *data, size_t size) { return result(c, SSL_read(c->tls, data, size)); }
+static ssize_t give(conn *c, const void *data, size_t size) { return result(c, SSL_write(c->tls, data, size)); }
+#else
+static ssize_t receive(conn *c, void *data, size_t size) { return recv(c->fd, data, size, 0); }
+static ssize_t give(conn *c, const void *data, size_t size) { return send(c->fd, data, size, MSG_NOSIGNAL); }
+#endif
+
 static void start(int i) {
   conn *c = &conns[i];
   int one = 1;
@@ -127,6 +156,9 @@ static void fill(void) {
 }
 
 static void end(conn *c) {
+#ifdef TLS
+  SSL_free(c->tls);
+#endif
   close(c->fd);
   c->state = ENDED;
   ended++;
@@ -166,7 +198,7 @@ static void walk(conn *c, const char *data, size_t size) {
       if (c->met >= 0)
         c->met = c->met + skip <= ping_size && !memcmp(ping + c->met, data, skip) ? c->met + (int)skip : -1;
       data += skip, size -= skip, c->left -= skip;
-      if (!c->left && c->met == (int)ping_size) send(c->fd, answer, answer_size, MSG_NOSIGNAL);
+      if (!c->left && c->met == (int)ping_size) give(c, answer, answer_size);
       continue;
     }
     c->head[c->had++] = *data++, size--;
@@ -174,7 +206,7 @@ static void walk(conn *c, const char *data, size_t size) {
     if (c->had < whole) continue;
     c->left = whole == 2 ? length : 0;
     for (int k = 2; k < whole; k++) c->left = c->left << 8 | c->head[k];
-    if ((c->head[0] & 15) == 9) send(c->fd, "\x8a\x80\0\0\0", 6, MSG_NOSIGNAL);
+    if ((c->head[0] & 15) == 9) give(c, "\x8a\x80\0\0\0", 6);
     c->met = ping_size && c->left == ping_size ? 0 : -1;
     c->had = 0;
   }
@@ -189,7 +221,7 @@ static void greet(conn *c, int i) {
   memset(ones, 1, sizeof ones);
   if (keep_size && (hole = memmem(greetings[i], greeting_sizes[i], ones, keep_size)))
     memcpy(hole, kept_of(i), keep_size);
-  if (greeting_sizes[i] && send(c->fd, greetings[i], greeting_sizes[i], 0) != greeting_sizes[i]) die("send");
+  if (greeting_sizes[i] && give(c, greetings[i], greeting_sizes[i]) != greeting_sizes[i]) die("send");
 }
 
 /* What has come behind the head of the upgrade's answer: frames, in which are greetings and messages. */
@@ -210,10 +242,30 @@ static void take(conn *c, char *data, size_t size) {
   }
 }
 
+static void upgrade(conn *c, int i) {
+  if (give(c, requests[i], request_sizes[i]) != request_sizes[i]) die("send");
+  c->state = UPGRADING;
+  poll_for(c, EPOLL_CTL_MOD, EPOLLIN);
+}
+
+#ifdef TLS
+static void shake_hands(conn *c, int i) {
+  int n = SSL_do_handshake(c->tls);
+  if (n == 1) return upgrade(c, i);
+  int error = SSL_get_error(c->tls, n);
+  if (error == SSL_ERROR_WANT_READ) poll_for(c, EPOLL_CTL_MOD, EPOLLIN);
+  else if (error == SSL_ERROR_WANT_WRITE) poll_for(c, EPOLL_CTL_MOD, EPOLLOUT);
+  else end(c);
+}
+#endif
+
 static void readable(conn *c, int i) {
+#ifdef TLS
+  if (c->state == SHAKING_HANDS) return shake_hands(c, i);
+#endif
   for (;;) {
     char *data = buffer + KEEP;
-    ssize_t n = recv(c->fd, data, sizeof buffer - KEEP, 0);
+    ssize_t n = receive(c, data, sizeof buffer - KEEP);
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
     if (n <= 0) {
       end(c);
@@ -240,13 +292,15 @@ static void readable(conn *c, int i) {
     } else {
       take(c, data, n);
     }
+#ifndef TLS
     if ((size_t)n < sizeof buffer - KEEP) return;
+#endif
   }
 }
 
 static void pour(conn *c) {
   while (c->out_at < flood_size) {
-    ssize_t n = send(c->fd, flood + c->out_at, flood_size - c->out_at, MSG_NOSIGNAL);
+    ssize_t n = give(c, flood + c->out_at, flood_size - c->out_at);
     if (n < 0) {
       if (errno != EAGAIN) return end(c);
       if (!c->writing) poll_for(c, EPOLL_CTL_MOD, EPOLLIN | EPOLLOUT);
@@ -268,9 +322,17 @@ static void writable(conn *c, int i) {
       errno = error;
       die("connect");
     }
-    if (send(c->fd, requests[i], request_sizes[i], 0) != request_sizes[i]) die("send");
-    c->state = UPGRADING;
-    poll_for(c, EPOLL_CTL_MOD, EPOLLIN);
+#ifdef TLS
+    c->tls = SSL_new(context);
+    SSL_set_fd(c->tls, c->fd);
+    SSL_set_connect_state(c->tls);
+    c->state = SHAKING_HANDS;
+    shake_hands(c, i);
+  } else if (c->state == SHAKING_HANDS) {
+    shake_hands(c, i);
+#else
+    upgrade(c, i);
+#endif
   } else {
     pour(c);
   }
@@ -340,6 +402,9 @@ static void cut(void) {
   for (int i = 0; i < started; i++)
     if (conns[i].state != ENDED) {
       setsockopt(conns[i].fd, SOL_SOCKET, SO_LINGER, &gone, sizeof gone);
+#ifdef TLS
+      if (conns[i].tls) SSL_free(conns[i].tls);
+#endif
       close(conns[i].fd);
     }
   free(conns), free(requests), free(greetings), free(request_sizes), free(greeting_sizes);
@@ -349,6 +414,11 @@ static void cut(void) {
 
 int main(int argc, char **argv) {
   if (argc != 3) return 2;
+#ifdef TLS
+  signal(SIGPIPE, SIG_IGN);
+  context = SSL_CTX_new(TLS_client_method());
+  SSL_CTX_set_mode(context, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+#endif
   address.sin_family = AF_INET;
   address.sin_port = htons(atoi(argv[2]));
   inet_pton(AF_INET, argv[1], &address.sin_addr);

@@ -1,6 +1,8 @@
 // The peer on node: ws, with jsonwebtoken and ioredis, doing what pushserver does for the same clients.
 // As ws' documentation recommends for speed: no compression, bufferutil, the frame's octets made once and shared.
+import { readFileSync } from "node:fs";
 import { createServer } from "node:http";
+import { createServer as createSecureServer } from "node:https";
 import { randomBytes } from "node:crypto";
 import { createRequire } from "node:module";
 const require = createRequire(import.meta.url);
@@ -69,8 +71,11 @@ const http = createServer((request, response) => {
   });
 });
 
+// Beside the port for publishing, one with TLS where there is a certificate.
+const [securePort, certificate] = [Number(process.env.BENCH_TLS_PORT), process.env.BENCH_CERTIFICATE];
+const https = certificate && createSecureServer({ key: readFileSync(certificate), cert: readFileSync(certificate) });
 const sockets = new WebSocketServer({
-  server: http,
+  server: https || http,
   path: "/ws",
   perMessageDeflate: compression ? { serverNoContextTakeover: true, clientNoContextTakeover: true } : false,
   maxPayload: 65536,
@@ -97,4 +102,5 @@ if (redis) {
     publish(name.slice(prefix.length), type, data);
   });
 }
+if (https) https.listen(securePort, "127.0.0.1", 4096);
 http.listen(port, "127.0.0.1", 4096);

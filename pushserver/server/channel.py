@@ -151,7 +151,8 @@ class OutputBatch(Batch):
 
 
 class Lane:
-    """Followers that the same octets may go to, past everything else: their sockets take whole frames."""
+    """Followers that the same octets may go to, past everything else: their sockets take whole frames, and are of one
+    class."""
 
     __slots__ = ("connections", "dialect", "sockets")
 
@@ -167,20 +168,21 @@ class Lanes:
     __slots__ = ("aside", "lanes")
 
     def __init__(self, followers: Iterable[Connection]) -> None:
-        #: who has to be looked at closer: something waits before them, somebody watches, it is no plain socket
+        #: who has to be looked at closer: something waits before them, somebody watches, it has no socket of its own
         self.aside: list[Connection] = []
-        by_dialect: dict[Dialect, Lane] = {}
+        lanes: dict[tuple[Dialect, type[socket.socket]], Lane] = {}
         for connection in followers:
             direct, dialect = connection.outbox.direct_socket, connection.dialect
             if direct is None or connection.trace is not None:
                 self.aside.append(connection)
                 continue
-            lane = by_dialect.get(dialect)
+            kind = (dialect, type(direct))
+            lane = lanes.get(kind)
             if lane is None:
-                lane = by_dialect[dialect] = Lane(dialect)
+                lane = lanes[kind] = Lane(dialect)
             lane.connections.append(connection)
             lane.sockets.append(direct)
-        self.lanes = tuple(by_dialect.values())
+        self.lanes = tuple(lanes.values())
 
 
 class Channel:

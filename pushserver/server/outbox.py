@@ -56,8 +56,9 @@ class Outbox:
     """The way out of one connection.
 
     Args:
-        transport: where the bytes go. A plain TCP or Unix socket of Twisted is written to directly; anything else (TLS,
-            an HTTP response) through its ``write``, paced as its consumer interface says.
+        transport: where the bytes go. The socket of a TCP or Unix connection of Twisted is written to directly (a
+            socket that speaks TLS by itself too); anything else (TLS through memory, an HTTP response) through its
+            ``write``, paced as its consumer interface says.
         limit: bytes of live messages that may wait.
         policy: what to do beyond that.
         owner: who is told of what is left out, and of when the way to the socket changed.
@@ -100,8 +101,8 @@ class Outbox:
         #: whether something of what waited has gone since this was last set back
         self.moved = False
         #: the socket, while whole frames may be given to it and nothing is before them: a fan-out sends by itself then,
-        #: and tells `rest` what was not taken. None while anything waits or is kept back, on a transport that is no
-        #: plain socket, and from the moment that the connection ends.
+        #: and tells `rest` what was not taken. None while anything waits or is kept back, on a transport without
+        #: one, and from the moment that the connection ends.
         self.direct_socket: socket.socket | None = transport.socket if self._direct else None
         if not self._direct:
             transport.registerProducer(self, True)
@@ -306,17 +307,15 @@ def refused(problem: OSError) -> int:
     return 0 if isinstance(problem, BlockingIOError | InterruptedError) else -1
 
 
-_send: Final = socket.socket.send
-
-
 def send_each(sockets: Sequence[socket.socket], octets: bytes) -> list[int]:
-    """Give the same octets to each socket; return what each took: less where it is full, -1 where it is lost.
+    """Give the same octets to each socket, all of one class; return what each took: less where it is full, -1 where it
+    is lost.
 
     The loop runs in C, without an instruction of Python's for each socket. A socket that raises ends ``extend``, which
     keeps what it had by then, and ``map`` goes on behind that socket.
     """
     taken: list[int] = []
-    sending = map(_send, sockets, repeat(octets))
+    sending = map(type(sockets[0]).send, sockets, repeat(octets))
     while len(taken) < len(sockets):
         try:
             taken.extend(sending)

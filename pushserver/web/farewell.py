@@ -7,8 +7,9 @@ from typing import Any, Final
 
 from twisted.internet.interfaces import IDelayedCall, IProtocol, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
-from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
+
+from pushserver.web.tls_transport import is_secure, shakes_hands
 
 #: Seconds that a client has for reading its answer and closing.
 LINGER: Final = 5
@@ -71,12 +72,11 @@ def hang_up(clock: IReactorTime, transport: Any, octets: bytes, gone: Callable[[
     farewell = Farewell(clock, LINGER, gone)
     pass_on(transport, farewell)
     farewell.makeConnection(transport)
-    secure = isinstance(transport, TLSMemoryBIOProtocol)
-    if secure and not transport._handshakeDone:
+    if shakes_hands(transport):
         transport.abortConnection()
         return farewell
     transport.write(octets)
-    if secure or not hasattr(transport, "loseWriteConnection"):
+    if is_secure(transport) or not hasattr(transport, "loseWriteConnection"):
         transport.loseConnection()
     else:
         # The answer and the end of what we say; what the client still sends is read, until it has closed too.

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from twisted.internet.interfaces import IAddress, IHandshakeListener, IProtocol
 from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -24,6 +23,7 @@ from pushserver.core.errors import HTTP_STATUS, Invalid, PushError
 from pushserver.web.context import Context
 from pushserver.web.farewell import hang_up, pass_on
 from pushserver.web.places import plain_address
+from pushserver.web.tls_transport import shakes_hands
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -167,7 +167,7 @@ class PortProtocol(Protocol):
     def connectionMade(self) -> None:
         self._factory.waiting.add(self)
         self._factory.register(self.transport)
-        self.handshaking = isinstance(self.transport, TLSMemoryBIOProtocol)
+        self.handshaking = shakes_hands(self.transport)
         self._deadline = self._factory.clock.callLater(HEAD_TIMEOUT, self._late)
 
     def handshakeCompleted(self) -> None:

@@ -31,6 +31,7 @@ from zope.interface import implementer
 
 from pushserver.config.values import endpoint_arguments
 from pushserver.web.proxy_protocol import ProxyFactory
+from pushserver.web.tls_transport import SecureFactory, secure
 
 PROTOCOL: Final = b"http/1.1"
 CIPHERS: Final = b"ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:DHE+CHACHA20"
@@ -190,9 +191,12 @@ class _Folder:
         self._creator = _by_name(path)
         _in_use.add(self)
 
+    def getContext(self) -> SSL.Context:
+        context: SSL.Context = self._creator.defaultContext
+        return context
+
     def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
-        connection: SSL.Connection = self._creator.serverConnectionForTLS(protocol)
-        return connection
+        return SSL.Connection(self.getContext())
 
     def expiry(self) -> int | None:
         # The library reads the folder by itself when it changes, and says nothing of what it read.
@@ -230,36 +234,45 @@ def _by_name(path: str) -> Any:
 
 
 class _Reactor:
-    """A reactor whose listeners have TLS of ours, and the PROXY protocol before it."""
+    """A reactor whose listeners have TLS of ours, and the PROXY protocol before it where they are ``proxied``."""
 
-    def __init__(
-        self, reactor: Any, wrap: Callable[[IProtocolFactory], IProtocolFactory], description: str = ""
-    ) -> None:
+    def __init__(self, reactor: Any, proxied: bool, description: str) -> None:
         self._reactor = reactor
-        self._wrap = wrap
+        self._proxied = proxied
         self._description = description
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reactor, name)
 
+    def _wrapped(self, factory: IProtocolFactory) -> IProtocolFactory:
+        return ProxyFactory(factory) if self._proxied else factory
+
+    def secured(self, contexts: _Options | _Folder, factory: IProtocolFactory) -> IProtocolFactory:
+        """Return a factory with TLS: on the socket itself where nothing comes before it."""
+        if self._proxied:
+            return TLSMemoryBIOFactory(contexts, False, factory, self._reactor)
+        return SecureFactory(contexts, factory)
+
     def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> IListeningPort:
-        listening: IListeningPort = self._reactor.listenTCP(port, self._wrap(factory), backlog, interface)
+        listening: IListeningPort = self._reactor.listenTCP(port, self._wrapped(factory), backlog, interface)
+        if isinstance(factory, SecureFactory):
+            secure(listening)
         return listening
 
     def listenSSL(
         self, port: int, factory: Any, contextFactory: Any, backlog: int = 50, interface: str = ""
     ) -> IListeningPort:
-        secure = TLSMemoryBIOFactory(_Options(contextFactory, self._description), False, factory)
-        return self.listenTCP(port, secure, backlog, interface)
+        options = _Options(contextFactory, self._description)
+        return self.listenTCP(port, self.secured(options, factory), backlog, interface)
 
     def listenUNIX(
         self, address: str, factory: Any, backlog: int = 50, mode: int = 0o666, wantPID: bool = False
     ) -> IListeningPort:
-        listening: IListeningPort = self._reactor.listenUNIX(address, self._wrap(factory), backlog, mode, wantPID)
+        listening: IListeningPort = self._reactor.listenUNIX(address, self._wrapped(factory), backlog, mode, wantPID)
         return listening
 
     def adoptStreamPort(self, descriptor: int, family: Any, factory: Any) -> IListeningPort:
-        listening: IListeningPort = self._reactor.adoptStreamPort(descriptor, family, self._wrap(factory))
+        listening: IListeningPort = self._reactor.adoptStreamPort(descriptor, family, self._wrapped(factory))
         return listening
 
 
@@ -267,19 +280,19 @@ class _Reactor:
 class _Named:
     """``tls:folder:port``: certificates by name."""
 
-    def __init__(self, endpoint: Any, path: str) -> None:
-        self._endpoint = endpoint
-        self._creator = _Folder(path)
+    def __init__(self, reactor: _Reactor, description: str, path: str) -> None:
+        self._reactor = reactor
+        self._endpoint = serverFromString(reactor, description)
+        self._folder = _Folder(path)
 
     def listen(self, factory: Any) -> Any:
-        return self._endpoint.listen(TLSMemoryBIOFactory(self._creator, False, factory))
+        return self._endpoint.listen(self._reactor.secured(self._folder, factory))
 
 
 def endpoint(reactor: Any, description: str) -> Any:
     """Return the `IStreamServerEndpoint` of a description; raises ValueError and the like where it is none."""
-    proxied = description.startswith("haproxy:")
     inner = description.removeprefix("haproxy:")
-    wrapped = _Reactor(reactor, ProxyFactory if proxied else _as_it_is, inner)
+    wrapped = _Reactor(reactor, description != inner, inner)
     kind = inner.partition(":")[0]
     if kind != "tls":
         return serverFromString(wrapped, inner)
@@ -288,8 +301,4 @@ def endpoint(reactor: Any, description: str) -> Any:
     port = positional[2] if len(positional) > 2 else keywords.pop("port", "443")
     rest = [f"{name}={quoteStringArgument(value)}" for name, value in keywords.items() if name != "path"]
     path = positional[1] if len(positional) > 1 else keywords["path"]
-    return _Named(serverFromString(wrapped, ":".join(["tcp6", port, *rest])), path)
-
-
-def _as_it_is(factory: IProtocolFactory) -> IProtocolFactory:
-    return factory
+    return _Named(wrapped, ":".join(["tcp6", port, *rest]), path)

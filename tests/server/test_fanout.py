@@ -15,7 +15,6 @@ from twisted.internet import task
 from pushserver.core.publication import Publication, body
 from pushserver.protocols.native.framing import Deflated, Plain
 from pushserver.server import fanout
-from pushserver.server import outbox as delivery
 from pushserver.server.channel import Channel
 from pushserver.server.clock import Clock
 from pushserver.server.connection import Connection, Peer
@@ -28,12 +27,6 @@ from tests.server.test_hub import Broker
 from tests.server.test_outbox import Kernel, Wire, takes
 
 PLAIN, DEFLATED = Plain(), Deflated(15, 1 << 20)
-
-
-@pytest.fixture(autouse=True)
-def kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `send_each` calls is the test's kernel, as the socket's own method otherwise."""
-    monkeypatch.setattr(delivery, "_send", Kernel.send)
 
 
 class Node:
@@ -217,6 +210,25 @@ def test_a_lost_socket_among_many_is_its_own_trouble(flush_errors: LoggedErrors)
     assert all(node.received(str(n)) == [1] for n in range(20) if n not in (3, 5))
 
 
+def test_sockets_of_two_classes_are_each_sent_to_their_own_way() -> None:
+    class Encrypted(Kernel):
+        def send(self, data: bytes) -> int:
+            return super().send(data.upper())
+
+    node = Node()
+    for n in range(20):
+        node.follow(node.connect(str(n), []))
+    for n in (3, 5):
+        outbox: Any = node.wires[str(n)].outbox
+        outbox.direct_socket = node.wires[str(n)].kernel = Encrypted([])
+        node.hub.route_changed(node.hub.connections[str(n)])
+    node.publish()
+    node.settle()
+    sent = {n: bytes(node.wires[str(n)].kernel.octets) for n in range(20)}
+    assert sent[3] == sent[5] == sent[0].upper() != sent[0]
+    assert all(sent[n] == sent[0] for n in range(20) if n not in (3, 5))
+
+
 def test_what_is_counted_is_what_was_handed_over() -> None:
     node = Node()
     for n in range(30):
@@ -292,7 +304,6 @@ def test_a_fan_out_yields_and_others_come_in_between(monkeypatch: pytest.MonkeyP
         return len(octets)
 
     monkeypatch.setattr(Kernel, "send", send)
-    monkeypatch.setattr(delivery, "_send", send)
     monkeypatch.setattr(fanout, "STRIDE", 4)
     monkeypatch.setattr(fanout, "SLICE", -1.0)
     node = Node()
@@ -357,7 +368,6 @@ def pairs() -> Iterator[list[tuple[socket.socket, socket.socket]]]:
 def test_send_each_goes_on_behind_sockets_that_are_full_or_lost(
     pairs: list[tuple[socket.socket, socket.socket]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delivery, "_send", socket.socket.send)
     full, part, lost, closed = (pairs[n][0] for n in (1, 3, 5, 7))
     filled = 0
     try:
