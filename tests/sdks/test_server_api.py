@@ -13,6 +13,7 @@ import pytest
 
 from tests.harness import Server, start
 from tests.rawsocket import RawSocket
+from tests.sdks.programs import go_version, go_visit
 
 pytestmark = pytest.mark.full
 
@@ -47,6 +48,34 @@ def server(tmp_path: Path) -> Iterator[Server]:
         yield server
     finally:
         server.stop()
+
+
+def test_gocent(server: Server) -> None:
+    print(f"\ngocent {go_version('github.com/centrifugal/gocent')}")
+    ann = RawSocket(server.port)
+    ann.upgrade()
+    ann.ask({"type": "auth", "id": "in", "data": {"token": server.token("ann", info={"name": "Ann"})}})
+    command = [go_visit(), "api", f"http://127.0.0.1:{server.port}/centrifugo/api", KEY, "ann"]
+    visit = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=120)
+    said: dict[str, Any] = {one.pop("what"): one for one in map(json.loads, visit.stdout.splitlines())}
+    results = {what: one["result"] for what, one in said.items() if "result" in one}
+    errors = {what: one["error"] for what, one in said.items() if "error" in one}
+    assert errors == {"publish nowhere": 102, "wrong key": 401}
+    epoch = results["publish"]["epoch"]
+    assert results["publish"] == {"offset": 1, "epoch": epoch}
+    assert results["broadcast"]["responses"][0]["result"] == {"offset": 2, "epoch": epoch}
+    assert results["broadcast"]["responses"][1]["error"]["code"] == 102
+    (present,) = results["presence"]["presence"].values()
+    assert (present["user"], present["conn_info"]) == ("ann", {"name": "Ann"})
+    assert results["presence_stats"] == {"num_clients": 1, "num_users": 1}
+    assert [one["data"] for one in results["history"]["publications"]] == [{"n": 1}, {"n": 2}]
+    # It looks for another number than there is.
+    assert list(results["channels"]["channels"]) == ["news:gocent"]
+    assert results["info"]["nodes"][0]["num_clients"] == 1
+    assert results["pipe"] == 2
+    for method in ("subscribe", "history_remove", "unsubscribe", "disconnect"):
+        assert results[method] == {}, method
+    assert ann.close_code() == 3503
 
 
 def test_cent(server: Server, python: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from tests.engine.redis.servers import RedisServer
 from tests.harness import Server, start
+from tests.sdks.programs import go_version, go_visit, java_version, java_visit
 
 pytestmark = pytest.mark.full
 
@@ -35,17 +36,21 @@ presence = true
 #: s that a step may take, on a machine that is busy with other tests
 DEADLINE = 60.0
 
+#: What starts each SDK's program.
+SDKS: dict[str, Callable[[], list[str | Path]]] = {
+    "centrifuge-python": lambda: [sys.executable, FOLDER / "visit.py"],
+    "centrifuge-js": lambda: ["node", FOLDER / "node" / "visit.mjs"],
+    "centrifuge-go": lambda: [go_visit()],
+    "centrifuge-java": java_visit,
+}
 #: What each SDK has. Left out: JavaScript's Protobuf over http_stream, which fails where a chunk cuts a message, and
-#: over sse, which is text; Python knows WebSockets alone.
+#: over sse, which is text; Python, Go and Java know WebSockets alone, and Java Protobuf alone.
 VISITS = [
-    *((sdk, "websocket", codec) for sdk in ("centrifuge-python", "centrifuge-js") for codec in ("json", "protobuf")),
+    *((sdk, "websocket", "json") for sdk in SDKS if sdk != "centrifuge-java"),
+    *((sdk, "websocket", "protobuf") for sdk in SDKS),
     ("centrifuge-js", "http_stream", "json"),
     ("centrifuge-js", "sse", "json"),
 ]
-SDKS = {
-    "centrifuge-python": [sys.executable, str(FOLDER / "visit.py")],
-    "centrifuge-js": ["node", str(FOLDER / "node" / "visit.mjs")],
-}
 
 
 class Visitor:
@@ -53,7 +58,7 @@ class Visitor:
 
     def __init__(self, sdk: str, address: str, codec: str, token: str) -> None:
         self._process = subprocess.Popen(
-            [*SDKS[sdk], address, codec, token], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [*SDKS[sdk](), address, codec, token], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         self._lines: queue.Queue[Any] = queue.Queue()
         self.said: list[dict[str, Any]] = []
@@ -142,6 +147,10 @@ class Stage:
 def version_of(sdk: str) -> str:
     if sdk == "centrifuge-python":
         return version(sdk)
+    if sdk == "centrifuge-go":
+        return go_version(sdk)
+    if sdk == "centrifuge-java":
+        return java_version()
     package = FOLDER / "node" / "node_modules" / "centrifuge" / "package.json"
     found: str = json.loads(package.read_text())["version"]
     return found

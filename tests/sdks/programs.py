@@ -1,0 +1,48 @@
+"""The visits that are compiled: programs of SDKs in Go and Java, made in ``build/sdks``."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+
+from tests.harness import ROOT
+
+FOLDER = Path(__file__).parent
+BUILD = ROOT / "build" / "sdks"
+
+
+@cache
+def go_visit() -> Path:
+    """Return the program of the visits in Go. The module proxy and Go's own cache bring what it is made of."""
+    program = BUILD / "go-visit"
+    environment = os.environ | {"GOFLAGS": "-mod=readonly -p=1"}
+    subprocess.run(["go", "build", "-o", program, "."], cwd=FOLDER / "go", env=environment, check=True)
+    return program
+
+
+def go_version(module: str) -> str:
+    """Return the version of a module that the visits in Go are made of."""
+    found = re.search(rf"{re.escape(module)}(?:/v\d+)? v(\S+)", (FOLDER / "go" / "go.mod").read_text())
+    assert found is not None, module
+    return found[1]
+
+
+@cache
+def java_visit() -> list[str | Path]:
+    """Return the command of the visits in Java. Maven brings what they are made of."""
+    libraries, classes = BUILD / "java" / "libraries", BUILD / "java" / "classes"
+    source = FOLDER / "java"
+    copy = ["mvn", "-q", "-B", "dependency:copy-dependencies", f"-DoutputDirectory={libraries}"]
+    subprocess.run(copy, cwd=source, check=True)
+    subprocess.run(["javac", "-d", classes, "-cp", f"{libraries}/*", source / "Visit.java"], check=True)
+    return ["java", "-Xmx256m", "-cp", f"{classes}:{libraries}/*", "Visit"]
+
+
+def java_version() -> str:
+    """Return the version of the SDK in Java that is asked for."""
+    found = re.search(r"centrifuge-java</artifactId>\s*<version>(.+?)<", (FOLDER / "java" / "pom.xml").read_text())
+    assert found is not None
+    return found[1]
