@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from twisted.internet import task
@@ -27,7 +27,7 @@ from twisted.logger import LogEvent, globalLogPublisher
 from pushserver.config.checks import checked
 from pushserver.config.loader import RawConfig
 from pushserver.config.sections import AuthSection, DeliverySection, ServerSection
-from pushserver.core import effects, publication
+from pushserver.core import effects, operations, publication
 from pushserver.core import task as tasks
 from pushserver.core.channels import Namespaces
 from pushserver.core.errors import ConfigError, Invalid, PushError, Refused
@@ -54,7 +54,9 @@ from pushserver.server.events.maker import EventMaker
 from pushserver.server.publishing import Publishing
 from pushserver.server.stats import Counters
 from pushserver.server.user_rates import UserRates, UserRateSettings
+from pushserver.web import centrifuge_api
 from pushserver.web.admission import Admission
+from pushserver.web.centrifuge_methods import Caller, CentrifugeMethods
 from pushserver.web.context import Context, NodeRooms, Sections
 from pushserver.web.event_ids import EventIds, positions_of
 from pushserver.web.handshake import Offer
@@ -342,6 +344,13 @@ class _Store:
     def inbox(self) -> _Store:
         return self
 
+    history = inbox
+
+    def clear(self, name: str) -> Deferred[None]:
+        done: Deferred[None] = Deferred()
+        done.callback(None)
+        return done
+
     def publish(self, *_: object) -> Deferred[PublishResult]:
         done: Deferred[PublishResult] = Deferred()
         done.callback(PublishResult("m"))
@@ -395,6 +404,55 @@ def bodies(octets: bytes) -> None:
     except PushError:
         return
     msgspec.json.encode(result)
+
+
+class _NoCluster(_Nobody):
+    """A cluster without channels and nodes."""
+
+    async def channels(self, pattern: str | None) -> tuple[list[Any], list[str]]:
+        return [], []
+
+    async def stats(self) -> tuple[dict[str, Any], list[str]]:
+        return {}, []
+
+
+class _Reading:
+    """Reads of an engine that keeps nothing."""
+
+    async def read_history(self, asked: operations.ReadHistory) -> operations.HistoryRead:
+        return operations.HistoryRead((), 0, "e")
+
+    async def read_connections(self, channel: str) -> operations.ConnectionsRead:
+        return operations.ConnectionsRead([])
+
+
+@cache
+def _centrifuge_methods() -> CentrifugeMethods:
+    clock, names = Clock(task.Clock(), lambda: NOW), ChannelNames("user:{id}")
+    return CentrifugeMethods(clock, _NoCluster(), _commands(), _Reading(), names)  # type: ignore[arg-type]
+
+
+_ALL: Final = Caller(frozenset({"publish", "notify", "read", "admin", "sessions"}), None)
+
+
+def centrifuge_bodies(octets: bytes) -> None:
+    """Parameters of a method of Centrifugo's server API are carried out or refused, and what comes of it is JSON. The
+    first octet says which method they are for."""
+    methods = _centrifuge_methods()
+    which, body = (octets[0], octets[1:]) if octets else (0, b"")
+    told = _run(methods.reply(methods.names[which % len(methods.names)], body, _ALL))
+    assert set(msgspec.json.decode(msgspec.json.encode(told))) in ({"result"}, {"error"})
+
+
+def centrifuge_lines(octets: bytes) -> None:
+    """Each line of a body is answered by one, or none where one cannot be read."""
+    try:
+        commands = list(centrifuge_api._commands(octets))
+    except Invalid:
+        return
+    for command in commands:
+        told = _run(_centrifuge_methods().reply(command.method or "", command.params, _ALL))
+        assert b"\n" not in msgspec.json.encode(told)
 
 
 # -- what comes from Redis --------------------------------------------------------------------------------------------
@@ -659,6 +717,20 @@ _COMMANDS = tuple(
     )
 )
 
+_CENTRIFUGE_BODIES: dict[str, dict[str, Any]] = {
+    "publish": {"channel": "public:a", "data": {"n": 1}, "tags": {"type": "message"}, "idempotency_key": "k"},
+    "broadcast": {"channels": ["public:a", "user:u"], "b64data": "e30=", "skip_history": True},
+    "history": {"channel": "chat:a", "limit": -1, "since": {"offset": 1, "epoch": "e"}, "reverse": True},
+    "presence": {"channel": "chat:a"},
+    "channels": {"pattern": "a*"},
+    "subscribe": {"user": "u", "channel": "chat:a", "info": {}, "recover_since": {"offset": 1, "epoch": "e"}},
+    "unsubscribe": {"user": "u", "channel": "chat:a", "client": "c"},
+    "disconnect": {"user": "u", "whitelist": ["c"], "disconnect": {"code": 3500, "reason": "no"}},
+    "refresh": {"user": "u", "expired": True, "expire_at": 1},
+    "history_remove": {"channel": "chat:a"},
+    "batch": {"commands": [{"publish": {"channel": "public:a", "data": 1}}, {"info": {}}, {"batch": {}}]},
+}
+
 TARGETS: dict[str, Target] = {
     "frames": Target(
         frames,
@@ -698,6 +770,20 @@ TARGETS: dict[str, Target] = {
             *(bytes([_METHODS.index(method)]) + json.dumps(body).encode() for method, body in _BODIES.items()),
             bytes([len(_METHODS)])
             + json.dumps({"commands": [{"method": m, "params": p} for m, p in _BODIES.items()]}).encode(),
+        ),
+    ),
+    "centrifuge bodies": Target(
+        centrifuge_bodies,
+        tuple(
+            bytes([_centrifuge_methods().names.index(method)]) + json.dumps(body).encode()
+            for method, body in _CENTRIFUGE_BODIES.items()
+        ),
+    ),
+    "centrifuge lines": Target(
+        centrifuge_lines,
+        (
+            b"\n".join(json.dumps({"method": m, "params": p}).encode() for m, p in _CENTRIFUGE_BODIES.items()),
+            b'{"method":"info"}\n\n{"method":"rpc","params":{}}',
         ),
     ),
     "redis": Target(
