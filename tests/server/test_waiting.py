@@ -21,7 +21,7 @@ def subject(mark: Mark | None) -> tuple[str, str] | None:
     return None if mark is None else (mark.channel, mark.subject)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.booleans(), steps)
 def test_what_waits_and_what_is_left_out(latest: bool, steps: list[tuple[str, Mark | int | str | None]]) -> None:
     waiting = WaitingFrames(latest)
