@@ -166,8 +166,9 @@ class Nodes:
         """Return how much room is taken: of the whole store on disk; of a task and its output in Redis."""
         if self.redis is not None:
             keys = (f"push:task:{task}", f"push:output:main/{task}", f"push:chunks:main/{task}")
-            usage = [self.redis.command("MEMORY", "USAGE", key, "SAMPLES", "0").lstrip(":") for key in keys]
-            return sum(int(each) for each in usage if each.isdigit())
+            usage = [self.redis.command("MEMORY", "USAGE", key, "SAMPLES", "0").strip() for key in keys]
+            # Of a key that is not there: `$-1`.
+            return sum(int(each[1:]) for each in usage if each.startswith(":"))
         file = next(self._places[0].rglob("pushserver.db"))
         connection = sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)
         try:
@@ -332,7 +333,7 @@ def main(words: list[str]) -> int:
                     failed = failed or broken(books)
                 for what, written, taken in asyncio.run(sizes(nodes)):
                     print(f"{engine}: {what}: {taken} bytes stored, {taken / written:.3f} of the text", flush=True)
-                    failed = failed or taken > SHARE * written + BESIDE
+                    failed = failed or not written <= taken <= SHARE * written + BESIDE
             finally:
                 nodes.stop()
     return int(failed)
