@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from random import Random
@@ -15,6 +16,7 @@ from bench.scoreboard.quiet import MOST_OTHER
 from bench.scoreboard.records import Book
 from bench.scoreboard.verdicts import judge
 from bench.servers import NotAvailable
+from tools.trees import ROOT
 
 #: How often a round is taken until it is quiet.
 TRIES = 5
@@ -28,8 +30,9 @@ class Busy(Exception):
 
 
 def one_line(problem: BaseException) -> str:
-    """Return what a table says of a trouble."""
-    return f"{type(problem).__name__}: {' '.join(str(problem).split())[-200:]}".removeprefix("NotAvailable: ")
+    """Return what a table says of a trouble, without where things lie on this machine."""
+    said = " ".join(str(problem).split()).replace(f"{ROOT}/", "").replace(f"{tempfile.gettempdir()}/", "")
+    return f"{type(problem).__name__}: {said[-200:]}".removeprefix("NotAvailable: ")
 
 
 def quietly(meter: Meter, tolerant: bool = False) -> tuple[Taken, int]:
