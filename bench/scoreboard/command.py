@@ -7,6 +7,7 @@ goes on where an interrupted run was. Exit status 1 where something was not meas
 from __future__ import annotations
 
 import argparse
+import shlex
 import signal
 import subprocess
 import sys
@@ -33,6 +34,13 @@ def commit() -> str:
     return git("rev-parse", "--short=10", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
 
 
+def said(given: argparse.Namespace) -> str:
+    """Return the command that takes the same figures: what a record tells of it, without where the record lies."""
+    without = [f"--without {shlex.quote(name)}" for name in given.without]
+    options = [f"--rounds {given.rounds}", f"--most {given.most}", *without, *(["--quick"] if given.quick else [])]
+    return " ".join(["python -m bench scoreboard", *given.paths, *options])
+
+
 def _terminated(number: int, _: FrameType | None) -> None:
     """As for an interrupt: what was started is stopped on the way out."""
     sys.exit(128 + number)
@@ -56,8 +64,7 @@ def main(words: list[str]) -> int:
     sizes = QUICK if given.quick else FULL
     date = time.strftime("%Y-%m-%d", time.gmtime())
     usual = ROOT / "build" / "quick.jsonl" if given.quick else RESULTS / f"{date}.jsonl"
-    command = " ".join(("python -m bench scoreboard", *(word for word in words if not word.startswith("--results"))))
-    run = Run(date, machine(), command, commit(), sizes.name)
+    run = Run(date, machine(), said(given), commit(), sizes.name)
     try:
         book = Book(given.results or usual, run)
     except Unusable as problem:

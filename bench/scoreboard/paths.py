@@ -16,8 +16,11 @@ from bench.scoreboard.peers import (
     Nats,
     NchanPeer,
     NodeWs,
+    NodeWss,
     Ours,
     Peer,
+    SecureCentrifugo,
+    SecureOurs,
     SocketIo,
     Sockudo,
 )
@@ -43,12 +46,14 @@ class Path:
 #: Who stands beside us where everybody has the same.
 FOLLOWED = (Ours, Centrifugo, Sockudo, Nats, SocketIo, MicroWebSockets, NodeWs, NchanPeer, FloorInC, FloorInPython)
 BOTH = (Ours, Centrifugo)
+SECURE = (SecureOurs, SecureCentrifugo, NodeWss)
 #: Of what the peers have nothing that compares.
 ALONE = (Ours,)
 #: Names of paths are typed.
 PLAIN = str.maketrans({" ": "-", "µ": "u"})
 DELIVERY = {"cpu": "µs of CPU for a delivery"}
 
+CERTIFICATE = "an ECDSA key on P-256, TLS 1.3; what is published comes to a plain port"
 STORED = "without Redis, pushserver has histories in SQLite, on the disk before the answer; Centrifugo, in memory"
 
 
@@ -92,6 +97,24 @@ PATHS: tuple[Path, ...] = (
         notes=(
             "nchan takes one message a request, so its ten come one after another; socket.io writes each by itself",
         ),
+    ),
+    Path(
+        "tls-fanout",
+        "Fan-out over TLS to 1,000 connections, one publication a turn",
+        DELIVERY,
+        SECURE,
+        meters.one_a_turn,
+        (Target("cpu", 0.8, "node wss"), Target("cpu", 1.0, "Centrifugo")),
+        (CERTIFICATE,),
+    ),
+    Path(
+        "tls-sign-in",
+        "Connect over TLS, sign in with a JWT and subscribe to 3 channels, 1,000 clients, 64 at a time",
+        {"cpu": "µs of CPU for a client", "wait": "ms for a client, one by one"},
+        SECURE,
+        partial(meters.arrivals, redis=False),
+        (Target("cpu", 1.0, "node wss"),),
+        (CERTIFICATE,),
     ),
     Path(
         "publish-history",
@@ -212,4 +235,4 @@ PATHS: tuple[Path, ...] = (
 
 BY_NAME = {path.name: path for path in PATHS}
 
-PEERS = {kind.name: kind for path in PATHS for kind in path.peers if kind is not Ours}
+PEERS = {kind.name: kind for path in PATHS for kind in path.peers if not issubclass(kind, Ours)}

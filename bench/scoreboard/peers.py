@@ -204,6 +204,12 @@ presence = true
         return Position(answer["offset"], answer["epoch"])
 
 
+class SecureOurs(Ours):
+    """The same, whose clients come to an ``ssl:`` listener."""
+
+    secure = True
+
+
 class Centrifugo(Peer):
     """Centrifugo, over its JSON protocol and its HTTP API."""
 
@@ -239,6 +245,15 @@ class Centrifugo(Peer):
             "channel": {"namespaces": namespaces},
             "websocket": {"use_write_buffer_pool": True, "read_buffer_size": 512},
         }
+        if self.secure:
+            # Its API stays on the plain port, where the benchmarks publish.
+            settings["http_server"] |= {
+                "port": self.clients_port,
+                "internal_address": "127.0.0.1",
+                "internal_port": str(self.port),
+                "tls_external": True,
+                "tls": {"enabled": True, "cert_pem": str(self.certificate), "key_pem": str(self.certificate)},
+            }
         if self.redis:
             settings["engine"] = {"type": "redis", "redis": {"address": self.redis}}
         (self.place / "config.json").write_text(json.dumps(settings))
@@ -262,6 +277,12 @@ class Centrifugo(Peer):
 
     def position(self, answer: Any) -> Position:
         return Position(answer["result"]["offset"], answer["result"]["epoch"])
+
+
+class SecureCentrifugo(Centrifugo):
+    """The same, whose clients come by its own TLS."""
+
+    secure = True
 
 
 class Sockudo(Peer):
@@ -481,6 +502,13 @@ class NodeWs(Peer, NodeServer):
     @classmethod
     def version(cls) -> str:
         return _npm_version("ws", "bench/peers")
+
+
+class NodeWss(NodeWs):
+    """The same over ``https``."""
+
+    name = "node wss"
+    secure = True
 
 
 class NchanPeer(Peer, Nchan):

@@ -185,6 +185,8 @@ def history(records: Iterable[Record]) -> str:
 #: What the tables of the READMEs call the rows of the targets: in English and in Chinese.
 BRIEF = {
     "fanout": ("CPU for a delivery, 1,000 connections", "每次投递的 CPU，1,000 个连接"),
+    "tls-fanout": ("the same over TLS", "同上，经 TLS"),
+    "tls-sign-in": ("sign-in over TLS", "经 TLS 登录"),
     "publish-history-redis": ("published with history through Redis, a second", "经 Redis 发布并保留历史，每秒"),
     "sign-in-redis": ("sign-in with 3 subscriptions over Redis", "经 Redis 登录并订阅 3 个频道"),
     "storm": ("reconnect storm of 5,000, until all are live", "5,000 个客户端同时重连，到全部恢复"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from random import Random
@@ -15,6 +16,7 @@ from bench.scoreboard.quiet import MOST_OTHER
 from bench.scoreboard.records import Book
 from bench.scoreboard.verdicts import judge
 from bench.servers import NotAvailable
+from tools.trees import ROOT
 
 #: How often a round is taken until it is quiet.
 TRIES = 5
@@ -28,8 +30,9 @@ class Busy(Exception):
 
 
 def one_line(problem: BaseException) -> str:
-    """Return what a table says of a trouble."""
-    return f"{type(problem).__name__}: {' '.join(str(problem).split())[-200:]}".removeprefix("NotAvailable: ")
+    """Return what a table says of a trouble, without where things lie on this machine."""
+    said = " ".join(str(problem).split()).replace(f"{ROOT}/", "").replace(f"{tempfile.gettempdir()}/", "")
+    return f"{type(problem).__name__}: {said[-200:]}".removeprefix("NotAvailable: ")
 
 
 def quietly(meter: Meter, tolerant: bool = False) -> tuple[Taken, int]:
@@ -67,11 +70,11 @@ class Rounds:
         self._progress = progress
         self._tolerant = tolerant
         #: Why a peer cannot be had: asked once, for all paths.
-        self._absent: dict[type[Peer], str] = {}
+        self._absent: dict[str, str] = {}
 
     def leave_out(self, kind: type[Peer]) -> None:
         """Measure nothing of a peer: each table says so."""
-        self._absent[kind] = "left out"
+        self._absent[kind.name] = "left out"
 
     def take(self, path: Path, install: Callable[[type[Peer]], str] = usable) -> None:
         """Take what a path lacks; what hinders a peer, or the path, is in the book."""
@@ -88,7 +91,10 @@ class Rounds:
                 except TROUBLE as problem:
                     self._miss(path, kind, problem)
             try:
-                while Ours in meters and (number := self._next(path, list(meters))) is not None:
+                while (
+                    any(issubclass(kind, Ours) for kind in meters)
+                    and (number := self._next(path, list(meters))) is not None
+                ):
                     self._round(path, meters, number)
             except Busy as problem:
                 self._book.add(path=path.name, stopped=str(problem))
@@ -96,11 +102,11 @@ class Rounds:
     def _is_there(self, path: Path, kind: type[Peer], install: Callable[[type[Peer]], str]) -> bool:
         self._progress.say(f"{path.name}: installing {kind.name}")
         try:
-            if kind in self._absent:
-                raise NotAvailable(self._absent[kind])
+            if kind.name in self._absent:
+                raise NotAvailable(self._absent[kind.name])
             version = install(kind)
         except TROUBLE as problem:
-            self._absent[kind] = one_line(problem)
+            self._absent[kind.name] = one_line(problem)
             self._miss(path, kind, problem)
             return False
         if self._book.record.versions.get(kind.name) != version:

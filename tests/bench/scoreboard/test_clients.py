@@ -43,7 +43,7 @@ class Scripted(Peer):
         self.heard: list[bytes] = []
         self._part = part
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
+        self.port = self.clients_port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:

@@ -46,6 +46,18 @@ def servers_of(pid: int) -> list[int]:
     return [child for child, parent, session in lines if parent == pid and session == child]
 
 
+def test_a_record_says_the_command_and_not_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "record.jsonl"
+    monkeypatch.setattr(command, "commit", lambda: "this")
+    monkeypatch.setattr(command.signal, "signal", lambda number, handler: None)
+    monkeypatch.setattr(command.Rounds, "take", lambda rounds, path: None)
+    words = ["start", "--rounds", "9", "--without", "node ws", "--quick"]
+    # Nothing was taken, so no target is met.
+    assert command.main([*words, "--results", str(file)]) == 1
+    said = "python -m bench scoreboard start --rounds 9 --most 15 --without 'node ws' --quick"
+    assert parse(file.read_text()).run.command == said
+
+
 #: Seconds for what takes a few, on a machine that has much else to do.
 PATIENCE = 300
 

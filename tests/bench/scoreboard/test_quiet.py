@@ -59,5 +59,10 @@ def test_something_else_is_noticed(machine: dict[str, float]) -> None:
     assert not watch.quiet
 
 
+def test_three_ticks_of_a_short_round_are_chance(machine: dict[str, float]) -> None:
+    assert watched(machine, time=0.1, server=0.06, busy=0.09).quiet
+    assert not watched(machine, time=0.1, server=0.06, busy=0.11).quiet
+
+
 def test_ticks_that_are_not_counted_yet_are_no_work(machine: dict[str, float]) -> None:
     assert watched(machine, time=1.0, server=0.01, busy=0.0).other == 0.0

@@ -19,6 +19,7 @@ from bench.scoreboard.report import text, usable_peers
 from bench.scoreboard.rounds import TRIES, Rounds
 from bench.scoreboard.verdicts import LEAST_ROUNDS, Target
 from bench.servers import NotAvailable
+from tools.trees import ROOT
 
 RUN = Run("2026-11-26", "2 cores", "a command", "abc", "quick")
 
@@ -129,6 +130,7 @@ def test_a_run_goes_on_where_it_was(book: Book) -> None:
         (Wrong("connections received 9 to 10 messages, not 10 each"), "Wrong: connections received 9 to 10 messages"),
         (RuntimeError("the load client\nended"), "RuntimeError: the load client ended"),
         (ConnectionResetError("gone"), "ConnectionResetError: gone"),
+        (NotAvailable(f"{ROOT}/build/peers/x: it is not there"), "build/peers/x: it is not there"),
     ],
 )
 def test_a_peer_that_cannot_go_on_has_no_figure_of_what_is_left(book: Book, problem: Exception, said: str) -> None:
