@@ -99,6 +99,7 @@ mutants: venv
 soak: venv tools
 	@echo "-- pytest, seed $(SEED)"
 	@$(BIN)/python $(PYTEST) -m slow $(ARGS)
+	@$(BIN)/python -m tests.reliability.soak --seed $(SEED)
 	@$(BIN)/python -m tests.matrix --all --seed $(SEED)
 
 upgrade: venv tools
