@@ -39,7 +39,7 @@ KIB = 1 << 10
 #: Octets that the kernel keeps of each way of a connection: less than what the tests send.
 KEPT = 64 * KIB
 #: Seconds in which a test comes to its end, or fails.
-DEADLINE = 30.0
+DEADLINE = 100.0
 
 
 @implementer(IHandshakeListener)
