@@ -12,12 +12,9 @@ from pathlib import Path
 from types import CodeType, FrameType, SimpleNamespace
 from typing import Any
 
-import pytest
-
 import pushserver
 from pushserver.core.publication import Publication, body
 from pushserver.protocols.native.framing import Plain
-from pushserver.server import outbox
 from pushserver.server.channel import Channel
 from pushserver.server.connection import Connection, Peer
 from pushserver.server.fanout import FanOut
@@ -25,7 +22,7 @@ from pushserver.server.outbox import Policy
 from pushserver.server.stats import Counters
 from tests.harness import Server, wait_until
 from tests.rawsocket import RawSocket
-from tests.server.test_outbox import Kernel, Wire
+from tests.server.test_outbox import Wire
 
 FOLLOWERS = 50
 
@@ -179,9 +176,7 @@ def fan_out(followers: int, publications: int, joined: int = 0) -> tuple[int, li
         channel.gather(
             Publication(type="message", channel="public:a", data=body({"n": n}), timestamp=0, message_id=f"m{n}")
         )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(outbox, "_send", Kernel.send)
-        return opcodes(lambda: list(fan._steps(channel))), wires
+    return opcodes(lambda: list(fan._steps(channel))), wires
 
 
 def test_bytecode_of_a_delivery() -> None:
