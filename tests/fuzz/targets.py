@@ -54,6 +54,7 @@ from pushserver.server.events.maker import EventMaker
 from pushserver.server.publishing import Publishing
 from pushserver.server.stats import Counters
 from pushserver.server.user_rates import UserRates, UserRateSettings
+from pushserver.server.user_turns import UserTurns
 from pushserver.web import centrifuge_api
 from pushserver.web.admission import Admission
 from pushserver.web.centrifuge_methods import Caller, CentrifugeMethods
@@ -114,6 +115,8 @@ def _pieces(octets: bytes, size: int) -> list[bytes]:
 
 class _Requests:
     """Rooms that refuse everything."""
+
+    turns = UserTurns(Clock(task.Clock()))
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *_: None
