@@ -38,6 +38,7 @@ def test_a_store_is_of_the_old_format_or_the_new_one_before_whichever_statement_
     assert kill_half_way(place, tmp_path / "scratch") > migrated
 
 
+@pytest.mark.full
 def test_half_a_migration_is_seen(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     halves = "database.connection.execute('CREATE TABLE half (a)')\n"
     monkeypatch.setattr(migration, "OPENER", migration.OPENER.replace("database.open()", halves + "database.open()"))

@@ -195,7 +195,9 @@ class Sequences:
                     ("ZRANGE", key, upper, bound, "BYSCORE", "REV", "LIMIT", 0, index),
                     ("ZRANGE", key, bound, upper, "BYSCORE", "LIMIT", 1, 1),
                     ("ZRANGE", key, index, -1, "REV", "WITHSCORES"),
-                    ("ZRANGE", key, "-", "+", "BYLEX", "LIMIT", 0, index), ("ZRANGE", key, f"[{member}", "(z", "BYLEX"),
+                    ("ZRANGE", key, "-", "+", "BYLEX", "LIMIT", 0, index), ("ZADD", "same", 0, member),
+                    # Between texts Redis answers rightly where all scores are the same.
+                    ("ZRANGE", "same", f"[{member}", "(z", "BYLEX"), ("ZLEXCOUNT", "same", f"({member}", "+"),
                     ("ZRANGE", key, index, index, "WITHSCORES"), ("ZREMRANGEBYSCORE", key, bound, upper),
                     ("XADD", key, f"{number}-{index}", "f", member),
                     ("XADD", key, "MAXLEN", "=", number, "9-1", "f", member),

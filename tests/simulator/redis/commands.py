@@ -355,6 +355,10 @@ def _bounds(least: bytes, most: bytes) -> Callable[[float], bool]:
     return between
 
 
+def _ranked(database: Database, key: bytes) -> list[tuple[float, bytes]]:
+    return (database.get(key, SortedSet) or SortedSet()).ranked()
+
+
 @command("ZRANGE", 3, more=True)
 def zrange(database: Database, a: Sequence[bytes]) -> Reply:
     first, last = a[1], a[2]
@@ -379,13 +383,13 @@ def zrange(database: Database, a: Sequence[bytes]) -> Reply:
         if by_text and (by_score or reverse or with_scores):
             raise RedisError(SYNTAX)
         bounds = (last, first) if reverse else (first, last)
-        known = (database.get(a[0], SortedSet) or SortedSet()).ranked()
+        # Redis reads the bounds before it looks at the key.
         if by_text:
             among = _texts_between(*bounds)
-            found = [each for each in known if among(each[1])]
+            found = [each for each in _ranked(database, a[0]) if among(each[1])]
         else:
             between = _bounds(*bounds)
-            found = [each for each in known if between(each[0])]
+            found = [each for each in _ranked(database, a[0]) if between(each[0])]
         if reverse:
             found.reverse()
         found = found[skip:] if count < 0 else found[skip : skip + count]
@@ -393,7 +397,7 @@ def zrange(database: Database, a: Sequence[bytes]) -> Reply:
         if count >= 0 or skip:
             raise RedisError("ERR syntax error, LIMIT is only supported in combination with either BYSCORE or BYLEX")
         start, end = integer(first), integer(last)
-        found = (database.get(a[0], SortedSet) or SortedSet()).ranked()
+        found = _ranked(database, a[0])
         if reverse:
             found.reverse()
         start = max(0, start + len(found)) if start < 0 else start
