@@ -277,10 +277,11 @@ static void readable(conn *c, int i) {
         exit(1);
       }
       c->off += n;
-      /* The end of the head may come in two pieces. */
+      /* The end of the head may come in pieces. */
       tail *t = &c->greeting;
       char *from = memcpy(data - t->kept, t->keep, t->kept), *head = memmem(from, data + n - from, "\r\n\r\n", 4);
-      t->kept = head || n < 3 ? 0 : 3;
+      size_t known = data + n - from;
+      t->kept = head ? 0 : known < 3 ? known : 3;
       memcpy(t->keep, data + n - t->kept, t->kept);
       if (head) {
         c->state = GREETING;
