@@ -201,41 +201,36 @@ def _followed(stage: Stage, kind: type[Peer]) -> tuple[Peer, Clients]:
 def one_a_turn(stage: Stage, kind: type[Peer]) -> Meter:
     """Return how a publication to everybody is taken: the next when the last has come to all."""
     server, clients = _followed(stage, kind)
-    times, connections = stage.sizes.publications, stage.sizes.connections
-
-    def meter() -> Taken:
-        clients.reset()
-        with stage.watch(server, clients) as watch:
-            for _ in range(times):
-                server.publish()
-                clients.wait(connections)
-        counts = clients.check(times)
-        return taken(
-            watch,
-            {"cpu": watch.server / times / connections * 1e6},
-            frame=counts.octets / times / connections,
-        )
-
-    return meter
+    return _fanned_out(stage, server, clients, stage.sizes.publications, 1, server.publish)
 
 
 def ten_a_turn(stage: Stage, kind: type[Peer]) -> Meter:
     """The same with ten in one request."""
     server, clients = _followed(stage, kind)
-    times, connections = stage.sizes.bursts, stage.sizes.connections
+    return _fanned_out(stage, server, clients, stage.sizes.bursts, 10, lambda: server.burst(10), kind.distinct)
+
+
+def _fanned_out(
+    stage: Stage,
+    server: Peer,
+    clients: Clients,
+    times: int,
+    each: int,
+    publish: Callable[[], None],
+    ordered: bool = True,
+) -> Meter:
+    """Return how this is taken so many times, with so many publications each time."""
+    connections = stage.sizes.connections
 
     def meter() -> Taken:
         clients.reset()
         with stage.watch(server, clients) as watch:
             for _ in range(times):
-                server.burst(10)
-                clients.wait(10 * connections)
-        counts = clients.check(10 * times, kind.distinct)
-        return taken(
-            watch,
-            {"cpu": watch.server / times / 10 / connections * 1e6},
-            frame=counts.octets / times / 10 / connections,
-        )
+                publish()
+                clients.wait(each * connections)
+        deliveries = times * each * connections
+        counts = clients.check(times * each, ordered)
+        return taken(watch, {"cpu": watch.server / deliveries * 1e6}, frame=counts.octets / deliveries)
 
     return meter
 
