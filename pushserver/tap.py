@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import gc
 import os
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from twisted.application.service import IService
 from twisted.python import usage
 
-from pushserver.app.leftovers import pid_file
-from pushserver.config.checks import Config, load
 from pushserver.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pushserver.config.checks import Config
 
 #: Allocations between two collections of the collector's generations until `app.process.freeze_gc` sets its own.
 STARTING: Final = (100_000, 50, 50)
@@ -54,6 +55,8 @@ class Options(usage.Options):
     ]
 
     def __init__(self) -> None:
+        # What is imported and made from here on stays: looking for garbage in it would be a tenth of the start.
+        gc.set_threshold(*STARTING)
         super().__init__()  # type: ignore[no-untyped-call]
         self["listen"] = []
 
@@ -72,6 +75,8 @@ class Options(usage.Options):
             raise SystemExit(f"pushserver: {' '.join(str(mistake).split())}") from None
         twistd = self.parent
         if twistd is not None and "pidfile" in twistd:
+            from pushserver.app.leftovers import pid_file
+
             twistd["pidfile"] = pid_file(twistd["pidfile"], bool(twistd["nodaemon"]))
 
     def overrides(self) -> dict[str, Any]:
@@ -89,13 +94,13 @@ class Options(usage.Options):
 def makeService(options: Options) -> IService:
     """Return the tree of services that ``twistd`` starts. Raises SystemExit with one line where the configuration is
     wrong."""
+    from pushserver.config.checks import load
+
     dev, workers = bool(options["dev"]), options["workers"]
 
     def read() -> Config:
         return load(options["config"], os.environ, options.overrides(), dev=dev, workers=workers)
 
-    # What is imported and made from here on stays: looking for garbage in it would be a tenth of the start.
-    gc.set_threshold(*STARTING)
     try:
         # A mistake is found before the service is imported: that installs the reactor, which twistd has chosen by now.
         read()

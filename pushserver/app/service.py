@@ -61,7 +61,6 @@ from pushserver.server.events.attempt_result import AttemptResult
 from pushserver.server.events.service import EventService
 from pushserver.web import api, tls
 from pushserver.web.admission import Admission
-from pushserver.web.centrifuge_api import CentrifugeApi
 from pushserver.web.context import Context, NodeRooms, Sections
 from pushserver.web.doors import Doors, Facts
 from pushserver.web.events import EventCalls
@@ -72,6 +71,7 @@ from pushserver.web.tickets import Tickets
 if TYPE_CHECKING:
     from pushserver.manhole.ssh import Console
     from pushserver.server.events.receiver import Receiver
+    from pushserver.web.centrifuge_api import CentrifugeApi
 
 #: Seconds that a process which ends waits for who has a connection: to ask for something, or to ask again. One that
 #: retires has the time, since others serve meanwhile.
@@ -211,6 +211,8 @@ class PushService(log.LoggedService):
         )
         centrifuge: CentrifugeApi | None = None
         if config.centrifuge.enabled and config.centrifuge.api_path:
+            from pushserver.web.centrifuge_api import CentrifugeApi
+
             centrifuge = CentrifugeApi(context, self._api_keys, node.commands, node.reading)
         doors = Doors(context, self._api_keys, calls, shown, centrifuge)
         node.bind_streams(doors.posts.receive)

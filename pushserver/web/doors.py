@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.web.server import Request
 
 from pushserver.web.api import Api, ApiKeys, Route
-from pushserver.web.centrifuge_api import CentrifugeApi
 from pushserver.web.context import Context, Sections
-from pushserver.web.emulation import EmulationDoors
 from pushserver.web.http import PushSite, headers_of
 from pushserver.web.openapi import describer
 from pushserver.web.port import PortFactory, PortProtocol, peer_address
@@ -21,6 +19,10 @@ from pushserver.web.static_files import Page, StaticFiles
 from pushserver.web.stream_posts import StreamPosts
 from pushserver.web.tickets import Tickets, issuer
 from pushserver.web.websocket import WebSocketDoorFactory
+
+if TYPE_CHECKING:
+    from pushserver.web.centrifuge_api import CentrifugeApi
+    from pushserver.web.emulation import EmulationDoors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,9 +61,11 @@ class Doors:
         # Where the API has a port of its own, its keys open nothing on the public one.
         self.posts = StreamPosts(context)
         self._streams = EventStreams(context, facts.tickets, self.posts, None if apart else calls)
-        self._emulation = (
-            EmulationDoors(context, self.posts, facts.tickets) if context.sections.centrifuge.enabled else None
-        )
+        self._emulation: EmulationDoors | None = None
+        if context.sections.centrifuge.enabled:
+            from pushserver.web.emulation import EmulationDoors
+
+            self._emulation = EmulationDoors(context, self.posts, facts.tickets)
         calls.add("tickets", "POST", Route("sessions", issuer(facts.tickets, context.clock.now)))
         calls.add("openapi.json", "GET", Route("", describer(calls)))
         root = Root(context.admission)

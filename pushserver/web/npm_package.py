@@ -7,7 +7,6 @@ zlib differs from another. `archive` stores without compressing; a packaged serv
 
 from __future__ import annotations
 
-import tarfile
 from collections.abc import Iterable
 from io import BytesIO
 from struct import pack
@@ -22,6 +21,9 @@ BLOCK = 65_535
 
 def tar(files: Iterable[tuple[str, bytes]]) -> bytes:
     """Return a tar of these files, path and content, in the order of their paths, below ``package/``."""
+    # Where nobody asks for the package, the server starts without it.
+    import tarfile
+
     output = BytesIO()
     with tarfile.open(fileobj=output, mode="w", format=tarfile.USTAR_FORMAT) as archived:
         for path, octets in sorted(files):

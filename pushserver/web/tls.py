@@ -30,7 +30,6 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from pushserver.config.values import endpoint_arguments
-from pushserver.web.proxy_protocol import ProxyFactory
 from pushserver.web.tls_transport import SecureFactory, secure
 
 PROTOCOL: Final = b"http/1.1"
@@ -245,7 +244,12 @@ class _Reactor:
         return getattr(self._reactor, name)
 
     def _wrapped(self, factory: IProtocolFactory) -> IProtocolFactory:
-        return ProxyFactory(factory) if self._proxied else factory
+        if not self._proxied:
+            return factory
+        # Imported where a listener asks for it: the others start without it.
+        from pushserver.web.proxy_protocol import ProxyFactory
+
+        return ProxyFactory(factory)
 
     def secured(self, contexts: _Options | _Folder, factory: IProtocolFactory) -> IProtocolFactory:
         """Return a factory with TLS: on the socket itself where nothing comes before it."""

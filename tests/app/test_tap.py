@@ -13,6 +13,7 @@ from twisted.application.service import MultiService
 
 from pushserver.tap import Options, makeService
 from tests.harness import ROOT
+from tests.publisher.fake_api import child_environment
 
 TWISTD = str(Path(sys.executable).with_name("twistd"))
 
@@ -138,3 +139,14 @@ def test_the_pid_file_that_nobody_asked_for_is_not_used_in_the_foreground() -> N
     options.parent = {"pidfile": "twistd.pid", "nodaemon": 1}
     options.parseOptions([])
     assert options.parent["pidfile"] == ""
+
+
+def test_what_is_off_by_default_is_not_imported_at_the_start() -> None:
+    code = """
+import sys
+import pushserver.app.main, pushserver.engine.embedded
+late = ("pushserver.protocols.centrifuge", "pushserver.web.centrifuge", "pushserver.web.emulation", "tarfile",
+        "pushserver.web.proxy_protocol", "pushserver.manhole", "pushserver.engine.redis")
+assert not [name for name in sys.modules if name.startswith(late)], sorted(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, env=child_environment())

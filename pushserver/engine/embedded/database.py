@@ -183,10 +183,15 @@ class Database:
             raise self._unusable(
                 f"expected a store of version {newest} or older", f"it has version {version}, of a newer pushserver"
             )
-        for number, entry in steps:
-            if number > version:
-                script = entry.read_text(encoding="utf-8")
-                connection.executescript(f"BEGIN;\n{script}\nPRAGMA user_version = {number};\nCOMMIT;")
+        scripts = [
+            f"{entry.read_text(encoding='utf-8')}\nPRAGMA user_version = {number};"
+            for number, entry in steps
+            if number > version
+        ]
+        # Each transaction waits for the disk: a new file is made in one. One that holds data goes on step by step, so
+        # that the write-ahead log never holds more than one step has changed.
+        for script in ["\n".join(scripts)] if self.fresh else scripts:
+            connection.executescript(f"BEGIN;\n{script}\nCOMMIT;")
         self._version = newest
 
     def _make_over(self, connection: sqlite3.Connection) -> None:

@@ -241,3 +241,19 @@ def test_a_large_one_is_made_over_when_that_is_said(tmp_path: Path, monkeypatch:
     store.open()
     assert store.remarks == ()
     store.close()
+
+
+def test_a_new_file_is_made_whole_or_not_at_all(tmp_path: Path) -> None:
+    migrations = tmp_path / "sql"
+    migrations.mkdir()
+    (migrations / "0001.sql").write_text("CREATE TABLE first (a);")
+    (migrations / "0002.sql").write_text("CREATE TABLE second (a); not SQL;")
+    assert "syntax error" in refusal(tmp_path, migrations)
+    with sqlite3.connect(tmp_path / FILE) as connection:
+        assert connection.execute("SELECT name FROM sqlite_schema").fetchall() == []
+    connection.close()
+    (migrations / "0002.sql").write_text("CREATE TABLE second (a);")
+    database = opened(tmp_path, migrations)
+    assert database.fresh
+    assert database.connection.execute("PRAGMA user_version").fetchone() == (2,)
+    database.close()
