@@ -115,7 +115,7 @@ class Client:
         self.inbound = Inbound(self.connection, session, node.requests, node.counters, node.clock, node.hub.turns)
         node.requests.arrive(self.connection)
 
-    # -- `delivery.Owner` ---------------------------------------------------------------------------------------------
+    # -- `outbox.Owner` -----------------------------------------------------------------------------------------------
 
     def left_out(self, mark: Mark) -> None:
         self.rig.node.hub.left_out(self.connection, mark)

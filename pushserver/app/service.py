@@ -150,7 +150,7 @@ class PushService(log.LoggedService):
             max_connections=config.server.max_connections,
             open_now=lambda: len(self.node.hub.connections) + self._role.elsewhere(),
             connects=KeyedTokenBuckets(config.rate_limits.connects_per_second),
-            now=self.clock.now,
+            now=self.clock.milliseconds,
         )
 
     def _make_doors(self) -> Doors:
@@ -175,7 +175,7 @@ class PushService(log.LoggedService):
         )
         facts = NodeFacts(
             node=node.name,
-            now=self.clock.now,
+            uptime=lambda: node.counters.uptime(self.clock.milliseconds()),
             ready=lambda: self.trouble() is None,
             nodes=lambda: node.peers.living,
             connections_limit=lambda: self._config.server.max_connections,

@@ -821,7 +821,8 @@ class IDeliveries(Interface):
         they are taken."""
 
     def retried(webhook: str) -> Deferred[list[DeadEvent]]:
-        """Return what is to be tried once more, in the order of ids; each is returned once."""
+        """Return what is to be tried once more, in the order of ids. Each stays until `add_dead` or `revive` says what
+        came of it."""
 
     def revive(webhook: str, id: str) -> Deferred[None]:
         """A dead event was taken after all: forget it."""

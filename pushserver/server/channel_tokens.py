@@ -25,6 +25,9 @@ from pushserver.server.revocations import RECHECK_BATCH, RECHECK_EVERY
 #: Seconds between two looks at whose time is over.
 TICK: Final = 0.5
 
+#: Ends that are noted before those are left out that tell nothing any more.
+MANY: Final = 1_000
+
 Ended = Callable[[Connection, str, Code], None]
 
 
@@ -44,6 +47,7 @@ class ChannelTokens:
         self._grace = grace
         #: when a token ends (ms, wall clock), a number that breaks ties, whose it is, and for which channel
         self._ends: list[tuple[int, int, ref[Connection], str]] = []
+        self._most_ends = MANY
         self._numbers = count()
         self._recurring: list[Recurring] = []
         self._ended: Ended = _nobody_listens
@@ -90,8 +94,15 @@ class ChannelTokens:
         if connection.channel_tokens is None:
             connection.channel_tokens = {}
         connection.channel_tokens[token.channel] = token
-        end = token.expires_at + self._grace
-        heapq.heappush(self._ends, (end, next(self._numbers), ref(connection), token.channel))
+        heapq.heappush(self._ends, self._end_of(connection, token))
+        if len(self._ends) > self._most_ends:
+            # Each renewal and each connection that left has an end here, which may be a month away.
+            self._ends = [self._end_of(holder, held) for holder, held in self.held()]
+            heapq.heapify(self._ends)
+            self._most_ends = max(MANY, 2 * len(self._ends))
+
+    def _end_of(self, connection: Connection, token: ChannelToken) -> tuple[int, int, ref[Connection], str]:
+        return token.expires_at + self._grace, next(self._numbers), ref(connection), token.channel
 
     def forget(self, connection: Connection, channel: str) -> None:
         """The connection left the channel."""

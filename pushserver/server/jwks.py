@@ -4,6 +4,7 @@ token names a key that is not among them."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from http.client import HTTPException
 from typing import Any, Final
 from urllib.request import Request, urlopen
 
@@ -26,7 +27,7 @@ MAX_SIZE: Final = 1 << 20
 
 
 def fetch(url: str) -> bytes:
-    """Get the document; blocks, so it runs in a thread. Raises OSError or ValueError."""
+    """Get the document; blocks, so it runs in a thread. Raises OSError, ValueError or HTTPException."""
     request = Request(url, headers={"Accept": "application/json"})
     with urlopen(request, timeout=TIMEOUT) as answer:
         document: bytes = answer.read(MAX_SIZE + 1)
@@ -107,8 +108,8 @@ class KeySet:
         try:
             self._keys = Keys.from_jwks(await deferToThread(self._fetch, self._url))
             self._fetched_at = self._clock.milliseconds()
-        except (OSError, ValueError) as problem:
-            self._log.warn("the key set could not be fetched: {problem}", problem=str(problem))
+        except (OSError, ValueError, HTTPException) as problem:
+            self._log.warn("the key set could not be fetched: {problem}", problem=str(problem) or repr(problem))
         except Refused as problem:
             self._log.warn("the key set could not be read: {problem}", problem=problem.message)
         finally:

@@ -141,7 +141,7 @@ class Outputs:
 
     def refresh(self) -> None:
         """Word of ends may have been lost on the way."""
-        for task_id in self._followed:
+        for task_id in tuple(self._followed):
             self._close_soon(task_id)
 
     def _close_soon(self, task_id: str) -> None:

@@ -400,6 +400,8 @@ class Subscriptions:
                     continue
             if namespace.kind is Kind.OUTPUT:
                 await self._outputs.check(None, name)
+                if not connection.open:
+                    return
                 catchup = self._hub.begin(connection, name)
                 connection.server_channels = (*connection.server_channels, name)
                 self._outputs.resume(catchup)

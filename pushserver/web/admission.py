@@ -34,6 +34,7 @@ class Admission:
         trusted_proxies: networks whose X-Forwarded-For and X-Forwarded-Host are believed.
         loopback_only: answer only requests whose Host is a loopback name.
         max_connections, open_now: how many WebSockets there may be, and are.
+        now: ms of a clock that does not go back.
     """
 
     def __init__(

@@ -63,7 +63,7 @@ class NodeFacts:
 
     Attributes:
         node: its name.
-        now: ms since the epoch.
+        uptime: how long it runs, ms.
         ready: whether it takes connections and its engine answers.
         nodes: how many nodes there are.
         connections_limit: how many connections the server takes.
@@ -72,7 +72,7 @@ class NodeFacts:
     """
 
     node: str
-    now: Callable[[], int]
+    uptime: Callable[[], int]
     ready: Callable[[], bool]
     nodes: Callable[[], int]
     connections_limit: Callable[[], int]
@@ -120,7 +120,7 @@ class Measures:
         counters, hub, facts = self._counters, self._hub, self._facts
         yield _gauge("ready", "1 while the node takes connections and its engine answers.", float(facts.ready()))
         yield _gauge("start_time_seconds", "When the node started, since the epoch.", counters.started_at / 1000)
-        yield _gauge("uptime_seconds", "How long the node runs.", max(0, facts.now() - counters.started_at) / 1000)
+        yield _gauge("uptime_seconds", "How long the node runs.", facts.uptime() / 1000)
         yield _gauge("nodes", "Nodes that live, as far as this one knows.", facts.nodes())
         yield _gauge("connections", "Open connections.", len(hub.connections))
         kinds = Counter(connection.dialect.name for connection in hub.connections.values())

@@ -89,19 +89,25 @@ class Metrics(ReadOnly):
         request.notifyFinish().addErrback(gone.append)
 
         async def answer() -> None:
+            problem: PushError | None = None
+            octets = b""
             try:
                 octets = await self._render()
-            except PushError as problem:
-                if not gone:
-                    respond_error(request, problem)
+            except PushError as refusal:
+                problem = refusal
+            except Exception:
+                self._log.failure("the metrics could not be told")
+                problem = PushError("something went wrong here", Code.INTERNAL_ERROR)
+            if gone:
                 return
-            if not gone:
-                request.setHeader("content-type", "text/plain; version=0.0.4; charset=utf-8")
-                request.write(octets)
-                request.finish()
+            if problem is not None:
+                respond_error(request, problem)
+                return
+            request.setHeader("content-type", "text/plain; version=0.0.4; charset=utf-8")
+            request.write(octets)
+            request.finish()
 
-        done = Deferred.fromCoroutine(answer())
-        done.addErrback(lambda failure: self._log.failure("the metrics could not be told", failure))
+        Deferred.fromCoroutine(answer())
         return NOT_DONE_YET
 
 

@@ -251,7 +251,7 @@ class Stream(ResponseLine):
     def resume(self) -> None:
         self.paused = False
 
-    # -- `delivery.Owner` ---------------------------------------------------------------------------------------------
+    # -- `outbox.Owner` -----------------------------------------------------------------------------------------------
 
     def left_out(self, mark: Mark) -> None:
         if mark.offset is None:

@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
 from pushserver.server.cluster import PostOutcome
 from pushserver.web.context import Context, tag_of
 
 #: Seconds after which the living nodes may be listed again.
-_LIST_AGAIN: Final = 1.0
+_LIST_AGAIN: Final = 0.25
 
 #: Takes a message for one stream. Raises `errors.PushError`.
 Take = Callable[[str], PostOutcome]
@@ -28,6 +31,8 @@ class StreamPosts:
         #: the names of the living nodes, by their tags
         self._makers: dict[str, str] = {}
         self._listed_at = -_LIST_AGAIN
+        #: who waits for the list that is under way, in the order in which they came
+        self._waiting: list[Deferred[None]] = []
 
     def register(self, stream: str, take: Take) -> None:
         """A stream has begun here. ``stream``: a name that nobody else has."""
@@ -53,9 +58,34 @@ class StreamPosts:
         return PostOutcome.UNKNOWN if take is None else take(text)
 
     async def _maker(self, tag: str) -> str | None:
-        """Return the name of the living node with this tag. Nodes are listed anew at most once a second."""
-        now = self._context.reactor.seconds()
-        if now >= self._listed_at + _LIST_AGAIN:
-            self._listed_at = now
-            self._makers = {tag_of(node.name): node.name for node in await self._context.rooms.nodes()}
+        """Return the name of the living node with this tag, from a list that is at most `_LIST_AGAIN` old. Raises
+        `errors.Unavailable` where there is none."""
+        clock = self._context.clock
+        age = clock.seconds() - self._listed_at
+        if tag not in self._makers and age < _LIST_AGAIN:
+            # The node may have come since.
+            await clock.sleep(_LIST_AGAIN - age)
+        if clock.seconds() >= self._listed_at + _LIST_AGAIN:
+            await self._list()
         return self._makers.get(tag)
+
+    def _list(self) -> Deferred[None]:
+        """List the living nodes, once for all who wait for it. Fails with `errors.Unavailable` where they cannot be
+        listed."""
+        waiting: Deferred[None] = Deferred()
+        self._waiting.append(waiting)
+        if len(self._waiting) == 1:
+            Deferred.fromCoroutine(self._update()).addBoth(self._listed)
+        return waiting
+
+    async def _update(self) -> None:
+        self._makers = {tag_of(node.name): node.name for node in await self._context.rooms.nodes()}
+        self._listed_at = self._context.clock.seconds()
+
+    def _listed(self, result: Failure | None) -> None:
+        """Let all who wait go on, in the order in which they came: so do the messages for a stream."""
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            # Whoever has left meanwhile was called by that.
+            if not one.called:
+                one.callback(result)

@@ -13,7 +13,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from tests.harness import ROOT, Server, free_port, start
@@ -24,22 +25,32 @@ USERS = [f"u{n}" for n in range(4)]
 #: Statements of opening and migrating a store before which the process is killed, at most.
 STATEMENTS = 100
 
-#: Opens the store in a directory as the server does, and kills itself before the statement with that number.
+#: For each line, the number of a statement and a directory: opens the store there as the server does, in a process of
+#: its own that kills itself before that statement, and says how the process ended.
 OPENER = """
 import os, signal, sys
 from pathlib import Path
 from pushserver.engine.embedded.database import Database
 
-database, left = Database(Path(sys.argv[1])), int(sys.argv[2])
+def open_store(left, place):
+    def count(statement):
+        nonlocal left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-def count(statement):
-    global left
-    left -= 1
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
+    signal.alarm(60)
+    database = Database(Path(place))
+    database.connection.set_trace_callback(count)
+    database.open()
 
-database.connection.set_trace_callback(count)
-database.open()
+for line in sys.stdin:
+    number, place = line.rstrip().split(" ", 1)
+    child = os.fork()
+    if child == 0:
+        open_store(int(number), place)
+        sys.exit()
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
@@ -63,19 +74,20 @@ def kill_half_way(place: Path, scratch: Path) -> int:
     """
     old = _format(place / "state")
     left: list[tuple[int, list[tuple[str, str]]]] = []
-    for number in range(1, STATEMENTS + 1):
-        copy = scratch / f"copy{number}"
-        shutil.copytree(place / "state", copy / "state")
-        status = _open(copy / "state", number)
-        left.append(_format(copy / "state"))
-        shutil.rmtree(copy)
-        if status == 0:
-            new = left[-1]
-            break
-        if status != -signal.SIGKILL:
-            raise Broken(f"opening the store ended with status {status} before statement {number}")
-    else:
-        raise Broken(f"opening the store has more than {STATEMENTS} statements")
+    with _opener() as open_store:
+        for number in range(1, STATEMENTS + 1):
+            copy = scratch / f"copy{number}"
+            shutil.copytree(place / "state", copy / "state")
+            status = open_store(copy / "state", number)
+            left.append(_format(copy / "state"))
+            shutil.rmtree(copy)
+            if status == 0:
+                new = left[-1]
+                break
+            if status != -signal.SIGKILL:
+                raise Broken(f"opening the store ended with status {status} before statement {number}")
+        else:
+            raise Broken(f"opening the store has more than {STATEMENTS} statements")
     whole = dict((old, new))
     for number, (version, tables) in enumerate(left, 1):
         # Of the formats between, each is a step of its own: all copies that stand there must look alike.
@@ -84,11 +96,27 @@ def kill_half_way(place: Path, scratch: Path) -> int:
     return len(left) - 1
 
 
-def _open(state: Path, number: int) -> int:
+@contextmanager
+def _opener() -> Iterator[Callable[[Path, int], int]]:
+    """What opens a store in a process that is killed before a statement; it returns how that process ended."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, "-c", OPENER, str(state), str(number)], env=environment, timeout=60, check=False
-    ).returncode
+    command = [sys.executable, "-c", OPENER]
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        asked, told = process.stdin, process.stdout
+
+        def open_store(state: Path, number: int) -> int:
+            asked.write(f"{number} {state}\n")
+            asked.flush()
+            answer = told.readline()
+            if not answer:
+                raise Broken(f"what opens the store ended with status {process.wait()}")
+            return int(answer)
+
+        yield open_store
 
 
 async def migrate(place: Path, scratch: Path, seed: int, seconds: float, old: Path) -> tuple[Books, dict[str, int]]:

@@ -40,7 +40,7 @@ def test_a_store_is_of_the_old_format_or_the_new_one_before_whichever_statement_
 
 @pytest.mark.full
 def test_half_a_migration_is_seen(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    halves = "database.connection.execute('CREATE TABLE half (a)')\n"
+    halves = "database.connection.execute('CREATE TABLE half (a)'); "
     monkeypatch.setattr(migration, "OPENER", migration.OPENER.replace("database.open()", halves + "database.open()"))
     with pytest.raises(Broken, match=r"before statement \d+, the store is not whole in any version"):
         kill_half_way(place, tmp_path / "scratch")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 
+from pushserver.server import channel_tokens
 from tests.fakes import START, Client, Rig
 
 SETTINGS = """
@@ -198,6 +199,25 @@ async def test_a_token_opens_another_users_task(rig: Rig) -> None:
     assert await subscribe(client, "task:t", None) == "NOT_FOUND"
     assert (await subscribe(client, "task:t", rig.token("7", channel="task:t")))["task"]["userId"] == "8"
     assert (await client.ask("task_get", taskId="t"))["type"] == "task"
+
+
+async def test_renewals_and_connections_that_left_take_no_room(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = rig.node._channel_tokens
+    monkeypatch.setattr(tokens, "_most_ends", 8)
+    monkeypatch.setattr(channel_tokens, "MANY", 8)
+    for _ in range(5):
+        passing = await rig.client("8")
+        await subscribe(passing, "doc:1", rig.token("8", channel="doc:1", exp=START + 9_000))
+        passing.vanish()
+    client = await rig.client("7")
+    for n in range(20):
+        await subscribe(client, "doc:1", rig.token("7", channel="doc:1", exp=START + 20 + n))
+        assert len(tokens._ends) <= 9
+    # The last one counts, and ends in its time.
+    await rig.advance(43)
+    assert client.pushes("unsubscribed") == []
+    await rig.advance(2)
+    assert [push["data"]["code"] for push in client.pushes("unsubscribed")] == ["TOKEN_EXPIRED"]
 
 
 async def test_nothing_of_it_is_left(rig: Rig) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_twisted
@@ -217,6 +218,24 @@ async def test_a_subscription_forced_upon_a_connection_that_ends_leaves_nothing(
     await work
     await rig.settle()
     assert rig.leftovers() == {}
+
+
+async def test_an_output_forced_upon_a_connection_that_ends_keeps_it_from_nobody(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, other = await rig.client("ann"), await rig.client("ann")
+    await rig.execute("task.create", taskId="t", userId="ann")
+    get = rig.engine.tasks.get
+
+    def leaves(task_id: str) -> Any:
+        gone.vanish()
+        return get(task_id)
+
+    monkeypatch.setattr(rig.engine.tasks, "get", leaves)
+    for client in (gone, other):
+        await rig.node.subscriptions.force_subscribe(client.connection, ("output:main/t",))
+    await rig.settle()
+    assert rig.node.hub.followers("output:main/t") == [other.connection]
 
 
 async def test_who_is_refused_takes_nobodys_room(rig: Rig) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from http.client import BadStatusLine, IncompleteRead
 from pathlib import Path
 from typing import Any
 
@@ -120,9 +121,10 @@ async def test_old_keys_stay_in_use_while_newer_ones_cannot_be_had() -> None:
     assert world.fetches == 3
 
 
-async def test_without_any_keys_nobody_gets_in() -> None:
+@pytest.mark.parametrize("problem", [OSError("away"), BadStatusLine("nonsense"), IncompleteRead(b"{")])
+async def test_without_any_keys_nobody_gets_in(problem: Exception) -> None:
     world = World()
-    world.answers = [OSError("away")]
+    world.answers = [problem]
     for _ in range(2):
         with pytest.raises(Unavailable):
             await world.ask("1")

@@ -40,7 +40,7 @@ def measures_of(
 ) -> Measures:
     facts = NodeFacts(
         node="n1",
-        now=lambda: 61_000,
+        uptime=lambda: 60_000,
         ready=lambda: True,
         nodes=lambda: 3,
         connections_limit=lambda: 500,

@@ -62,6 +62,16 @@ def test_metrics_are_for_the_trusted_and_say_when_they_cannot_be_had() -> None:
     assert ask(Metrics(cannot, lambda request: True)).responseCode == 503
 
 
+def test_metrics_that_fail_are_answered_too(flush_errors: Any) -> None:
+    async def fails() -> bytes:
+        raise ZeroDivisionError
+
+    asked = ask(Metrics(fails, lambda request: True))
+    assert asked.responseCode == 500
+    assert msgspec.json.decode(body(asked))["error"]["code"] == "INTERNAL_ERROR"
+    assert len(flush_errors(ZeroDivisionError)) == 1
+
+
 def test_what_can_only_be_read_says_so() -> None:
     async def render() -> bytes:
         return b"up 1\n"

@@ -21,6 +21,8 @@ from .operations import AppendEvents, KeepPublication
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from twisted.python.failure import Failure
+
     from pushserver.core.events import NewEvent
     from pushserver.core.inbox import InboxChange
     from pushserver.core.output import OutputPublication
@@ -123,6 +125,8 @@ class EmbeddedBroker:
         self._node_name = node_name
         #: by the key's digest: when it is forgotten (s, monotonic), the first one's message id, its content's digest
         self._keys: dict[bytes, tuple[float, str, bytes]] = {}
+        #: by the key's digest: who waits for a publication whose events are being kept, and for which answer
+        self._under_way: dict[bytes, list[tuple[Deferred[PublishResult], PublishResult]]] = {}
         self._started_at = 0
 
     def start(self) -> None:
@@ -155,24 +159,49 @@ class EmbeddedBroker:
         if once is not None:
             earlier = self._remembered(publication, once)
             if earlier is not None:
-                return succeed(earlier)
+                return self._repeated(publication, once, earlier)
         if events:
-            return Deferred.fromCoroutine(self._publish_with(publication, once, events))
+            return self._publish_with(publication, once, events)
         self._delivery.deliver(publication)
         return succeed(PublishResult(publication.message_id))
 
-    async def _publish_with(
+    def _publish_with(
         self, publication: Publication, once: IdempotencyKey | None, events: Sequence[NewEvent]
-    ) -> PublishResult:
-        """Deliver what is told in events, once they are kept."""
-        try:
-            await self._writer.submit(AppendEvents(events))
-        except Unavailable:
-            if once is not None:
-                self._keys.pop(key_digest(CHANNEL, publication.channel, once), None)
-            raise
-        self._delivery.deliver(publication)
-        return PublishResult(publication.message_id)
+    ) -> Deferred[PublishResult]:
+        """Deliver what is told in events, once they are kept, also where nobody waits for the answer any more."""
+        answer: Deferred[PublishResult] = Deferred()
+        waiting = [(answer, PublishResult(publication.message_id))]
+        digest = b"" if once is None else key_digest(CHANNEL, publication.channel, once)
+        if digest:
+            self._under_way[digest] = waiting
+
+        def kept(_: object) -> None:
+            self._under_way.pop(digest, None)
+            self._delivery.deliver(publication)
+            for each, result in waiting:
+                if not each.called:
+                    each.callback(result)
+
+        def failed(failure: Failure) -> None:
+            self._under_way.pop(digest, None)
+            self._keys.pop(digest, None)
+            for each, _ in waiting:
+                if not each.called:
+                    each.errback(failure)
+
+        self._writer.submit(AppendEvents(events)).addCallbacks(kept, failed)
+        return answer
+
+    def _repeated(
+        self, publication: Publication, once: IdempotencyKey, earlier: PublishResult
+    ) -> Deferred[PublishResult]:
+        """Return what a repeat is answered, once the first one has happened."""
+        waiting = self._under_way.get(key_digest(CHANNEL, publication.channel, once)) if self._under_way else None
+        if waiting is None:
+            return succeed(earlier)
+        answer: Deferred[PublishResult] = Deferred()
+        waiting.append((answer, earlier))
+        return answer
 
     def _remembered(self, publication: Publication, once: IdempotencyKey) -> PublishResult | None:
         """Return what a key answered before, or None after remembering it. Keys stand in the order of their age."""

@@ -40,8 +40,11 @@ FORMAT: Final = 2
 _LEAVE: Final = ("READONLY", "MASTERDOWN", "NOAUTH")
 #: So often a script is tried anew after the generation moved on under it.
 _ATTEMPTS: Final = 3
-#: The commands that are sent beside scripts.
-_COMMANDS: Final = ("PUBLISH", "PING", "INFO", "MGET", "HGET", "HGETALL", "EXISTS", "PEXPIRE", "ZREM")
+#: The commands that are sent beside scripts, and measured.
+COMMANDS: Final = (
+    "EXISTS", "HGET", "HGETALL", "HSCAN", "INFO", "MGET", "PEXPIRE", "PING", "PUBLISH", "SCAN", "SMEMBERS", "SREM",
+    "XRANGE", "XREVRANGE", "ZRANGE", "ZREM",
+)  # fmt: skip
 
 
 class RedisCommands:
@@ -86,7 +89,7 @@ class RedisCommands:
         self._unread_lost: Callable[[str], None] | None = None
         self.refused = 0
         #: how long scripts (by their names) and commands (in capitals) took
-        known = (*self._scripts, *_COMMANDS)
+        known = (*self._scripts, *COMMANDS)
         self.durations = Histograms(("operation",), ((name,) for name in known))
 
     @property

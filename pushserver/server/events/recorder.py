@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from twisted.internet.defer import Deferred
@@ -39,6 +40,8 @@ class EventRecorder:
         self._maker = maker
         self._waiting: deque[NewEvent] = deque()
         self._writing: Deferred[None] | None = None
+        #: whether the engine is keeping some of them now
+        self._asked = False
         self._stopping = False
         self._by_address = KeyedTokenBuckets(REFUSED_PER_ADDRESS)
         self._by_node = KeyedTokenBuckets(REFUSED)
@@ -73,18 +76,27 @@ class EventRecorder:
         # At the end of the turn, so that what comes together is kept together.
         await self._clock.sleep(0)
         while self._waiting:
-            batch = list(self._waiting)[:BATCH]
-            try:
-                await self._store.append(batch)
-            except Unavailable:
-                if self._stopping:
-                    raise
-                await self._clock.sleep(AGAIN)
+            if await self._keep_oldest():
                 continue
-            for event in batch:
-                # Where too many came meanwhile, the first of these are gone already.
-                if self._waiting and self._waiting[0] is event:
-                    self._waiting.popleft()
+            if self._stopping:
+                return
+            await self._clock.sleep(AGAIN)
+
+    async def _keep_oldest(self) -> bool:
+        """Keep a batch of what waits; return whether the engine could."""
+        batch = list(islice(self._waiting, BATCH))
+        self._asked = True
+        try:
+            await self._store.append(batch)
+        except Unavailable:
+            return False
+        finally:
+            self._asked = False
+        for event in batch:
+            # Where too many came meanwhile, the first of these are gone already.
+            if self._waiting and self._waiting[0] is event:
+                self._waiting.popleft()
+        return True
 
     def _written(self, _: None) -> None:
         self._writing = None
@@ -97,6 +109,10 @@ class EventRecorder:
 
     async def flush(self) -> None:
         """Keep what waits, as far as the engine answers, and take nothing more."""
+        self._stopping = True
+        if self._asked and self._writing is not None:
+            # It goes on with the rest. Asked for anew, the engine would keep these twice.
+            await self._writing
         self.stop()
         if self._waiting:
             try:

@@ -113,10 +113,13 @@ class WebhookSender:
         self._window: deque[_Entry] = deque()
         self._lanes: dict[str, _Lane] = {}
         self._ready: deque[_Lane] = deque()
+        #: when each held subject is sent again, ms of the monotonic clock
         self._due: list[tuple[int, str]] = []
         self._to_hold: set[_Lane] = set()
         self._under_way: set[Deferred[None]] = set()
         self._again_under_way = 0
+        #: the ids of dead events that are being tried once more, or are about to be
+        self._again: set[str] = set()
         self._position = self._cursor = self._kept_cursor = events.BEGINNING
         self._settled_at = self._looked_at = 0.0
         self._resting: Deferred[None] | None = None
@@ -150,7 +153,7 @@ class WebhookSender:
         for held in state.subjects:
             lane = self._lane(held.subject)
             lane.held = held
-            heapq.heappush(self._due, (held.due, held.subject))
+            self._note_due(held.due, held.subject)
         while not self._stopping:
             if not self.gone:
                 await self._look_again()
@@ -196,7 +199,7 @@ class WebhookSender:
             return
         seconds = POLL
         if self._due and not self.gone and self._again_under_way < AGAIN_AT_ONCE:
-            seconds = min(seconds, max(0.0, (self._due[0][0] - self._clock.now()) / 1000))
+            seconds = min(seconds, max(0.0, (self._due[0][0] - self._clock.milliseconds()) / 1000))
         self._resting = Deferred()
         call = self._clock.later(seconds, self._wake)
         await self._resting
@@ -279,7 +282,11 @@ class WebhookSender:
             return
         self._looked_at = now
         for dead in await self._store.retried(self._name):
-            lane = self._lane(events.decode(bytes(dead.event)).subject)
+            event = events.decode(bytes(dead.event))
+            if event.id in self._again:
+                continue
+            self._again.add(event.id)
+            lane = self._lane(event.subject)
             lane.again.append(dead)
             self._note(lane)
 
@@ -305,7 +312,7 @@ class WebhookSender:
 
     def _start(self) -> None:
         """Begin as many attempts as may be under way."""
-        now = self._clock.now()
+        now = self._clock.milliseconds()
         while self._going and self._due and self._due[0][0] <= now and self._again_under_way < AGAIN_AT_ONCE:
             _, subject = heapq.heappop(self._due)
             lane = self._lanes.get(subject)
@@ -372,7 +379,7 @@ class WebhookSender:
             state = HeldSubject(lane.subject, 1, due)
             await self._hold(lane, state, list(lane.queue))
             lane.held = state
-        heapq.heappush(self._due, (due, lane.subject))
+        self._note_due(due, lane.subject)
 
     async def _send_held(self, lane: _Lane) -> None:
         """Send what is held of a subject, until something fails or nothing is left."""
@@ -401,7 +408,7 @@ class WebhookSender:
             async with lane.lock:
                 lane.held = HeldSubject(lane.subject, failures, due)
                 await self._hold(lane, lane.held, [])
-            heapq.heappush(self._due, (due, lane.subject))
+            self._note_due(due, lane.subject)
             return
 
     async def _release(self, lane: _Lane, id: str, dead: DeadEvent | None) -> None:
@@ -420,6 +427,7 @@ class WebhookSender:
             await self._store.revive(self._name, event.id)
         else:
             await self._store.add_dead([self._dead(event, body, outcome, dead.attempts + 1)])
+        self._again.discard(event.id)
 
     async def _attempt(self, event: Event, body: bytes) -> AttemptResult:
         outcome = await self._post(self.webhook, event.id, body)
@@ -449,11 +457,19 @@ class WebhookSender:
         return outcome
 
     def _next(self, event: Event, failures: int, outcome: AttemptResult) -> int | None:
-        """Return when an event is sent again, ms; None where it is dead by then, or the receiver is gone."""
+        """Return when an event is sent again, ms since the epoch; None where it is dead by then, or the receiver is
+        gone."""
         if outcome.status == GONE:
             return None
-        due = self._clock.now() + webhooks.delay(failures, outcome.retry_after, random())
-        return due if due < event.timestamp + self._outbox.rules.retention else None
+        delay = webhooks.delay(failures, outcome.retry_after, random())
+        # A wall clock that was set makes no event older.
+        now = min(self._clock.now(), self._clock.settled())
+        return self._clock.now() + delay if now + delay < event.timestamp + self._outbox.rules.retention else None
+
+    def _note_due(self, due: int, subject: str) -> None:
+        """A held subject is sent again at ``due``, ms since the epoch, however the wall clock is set until then."""
+        wait = max(0, due - self._clock.now())
+        heapq.heappush(self._due, (self._clock.milliseconds() + wait, subject))
 
     def _dead(self, event: Event, body: bytes, outcome: AttemptResult, attempts: int) -> DeadEvent:
         return DeadEvent(self._name, msgspec.Raw(body), outcome.problem, attempts, self._clock.now())

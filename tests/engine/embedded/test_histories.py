@@ -140,7 +140,12 @@ class HistoryMachine(RuleBasedStateMachine):
 
 
 TestHistoryMachine = HistoryMachine.TestCase
-TestHistoryMachine.settings = settings(max_examples=80, stateful_step_count=30, deadline=None, derandomize=True)
+TestHistoryMachine.settings = settings(max_examples=25, stateful_step_count=30, deadline=None, derandomize=True)
+
+
+@pytest.mark.full
+class TestManyHistories(HistoryMachine.TestCase):  # type: ignore[name-defined,misc]
+    settings = settings(max_examples=300, stateful_step_count=30, deadline=None)
 
 
 def test_a_retention_of_nothing_keeps_the_position_only(tmp_path: Path) -> None:

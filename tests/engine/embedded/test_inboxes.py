@@ -314,7 +314,12 @@ class InboxMachine(RuleBasedStateMachine):
 
 
 TestInboxMachine = InboxMachine.TestCase
-TestInboxMachine.settings = settings(max_examples=80, stateful_step_count=30, deadline=None, derandomize=True)
+TestInboxMachine.settings = settings(max_examples=25, stateful_step_count=30, deadline=None, derandomize=True)
+
+
+@pytest.mark.full
+class TestManyInboxes(InboxMachine.TestCase):  # type: ignore[name-defined,misc]
+    settings = settings(max_examples=300, stateful_step_count=30, deadline=None)
 
 
 class Counted(bytearray):

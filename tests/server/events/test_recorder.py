@@ -91,3 +91,25 @@ def test_the_end_keeps_what_waits() -> None:
     recording.time.advance(5)
     assert recording.outbox.kept == [1, 2]
     assert recording.time.getDelayedCalls() == []
+
+
+def test_the_end_keeps_nothing_twice_that_the_engine_has_already() -> None:
+    recording = Recording("user.online")
+    asked: list[tuple[list[Any], Deferred[None]]] = []
+
+    def append(made: Sequence[NewEvent]) -> Deferred[None]:
+        answer: Deferred[None] = Deferred()
+        asked.append(([msgspec.json.decode(event.data)["n"] for event in made], answer))
+        return answer
+
+    recording.outbox.append = append
+    recording.record(1, 2)
+    recording.time.advance(0)
+    recording.record(3)
+    done = Deferred.fromCoroutine(recording.recorder.flush())
+    asked[0][1].callback(None)
+    assert not done.called
+    asked[1][1].callback(None)
+    assert done.called
+    assert [numbers for numbers, _ in asked] == [[1, 2], [3]]
+    assert recording.time.getDelayedCalls() == []

@@ -107,6 +107,24 @@ async def test_the_pauses_are_those_that_are_promised(stage: Stage) -> None:
     await sender.stop()
 
 
+@pytest.mark.parametrize("step", [-2 * HOUR, 7 * 24 * HOUR])
+async def test_a_wall_clock_that_is_set_holds_nothing_up_and_ends_nothing(stage: Stage, step: int) -> None:
+    stage.answer = lambda event: FAILED
+    sender = stage.sender()
+    await stage.settle()
+    await stage.tell(("7", 1))
+    await stage.pass_time(1)
+    assert stage.attempts == [("user:7", 1)]
+    stage.time.step(step)
+    await stage.pass_time(8, 0.5)
+    assert stage.attempts == [("user:7", 1)] * 2
+    stage.answer = lambda event: OK
+    await stage.pass_time(40, 0.5)
+    assert stage.taken == [("user:7", 1)]
+    assert await stage.dead() == []
+    await sender.stop()
+
+
 async def test_an_event_is_dead_when_its_retention_ends_and_the_next_one_follows(stage: Stage) -> None:
     stage.engine.events.rules.adopt(EventRules(60_000, 1 << 30))
     bad = {0, 1}
@@ -133,6 +151,34 @@ async def test_an_event_is_dead_when_its_retention_ends_and_the_next_one_follows
     assert stage.taken[1:] == [("user:7", 0)]
     (left,) = await stage.dead()
     assert (bytes(left.event), left.attempts) == (bytes(dead[1].event), 3)
+    await sender.stop()
+
+
+async def test_what_is_to_be_tried_once_more_outlives_the_sender_that_began(stage: Stage) -> None:
+    stage.engine.events.rules.adopt(EventRules(60_000, 1 << 30))
+    stage.answer = lambda event: FAILED
+    sender = stage.sender()
+    await stage.settle()
+    await stage.tell(("7", 0))
+    await stage.pass_time(80, 0.5)
+    assert len(await stage.dead()) == 1
+    hanging: list[Deferred[AttemptResult]] = []
+
+    def hang(event: events.Event) -> Deferred[AttemptResult]:
+        hanging.append(Deferred())
+        return hanging[-1]
+
+    stage.answer = hang
+    assert await stage.engine.deliveries.retry("mail", None) == 1
+    await stage.pass_time(5)
+    # Once, however often it was looked for meanwhile.
+    assert len(hanging) == 1
+    await sender.die()
+    stage.answer = lambda event: OK
+    sender = stage.sender()
+    await stage.pass_time(3)
+    assert stage.taken == [("user:7", 0)]
+    assert await stage.dead() == []
     await sender.stop()
 
 

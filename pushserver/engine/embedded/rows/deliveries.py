@@ -109,7 +109,6 @@ def retry(connection: sqlite3.Connection, webhook: str, ids: Sequence[str] | Non
 
 def retried(connection: sqlite3.Connection, webhook: str) -> list[DeadEvent]:
     rows = connection.execute("SELECT body FROM webhook_dead WHERE webhook = ? AND again = 1", (webhook,)).fetchall()
-    connection.execute("UPDATE webhook_dead SET again = 0 WHERE webhook = ? AND again = 1", (webhook,))
     found = [_dead(body) for (body,) in rows]
     return sorted(found, key=lambda each: events.number_of(events.decode(bytes(each.event)).id))
 

@@ -3,8 +3,12 @@
 local answer = {'ok'}
 for _, field in ipairs(redis.call('SMEMBERS', KEYS[3])) do
   if string.sub(field, 1, #ARGV[2]) == ARGV[2] then
-    redis.call('SREM', KEYS[3], field)
-    answer[#answer + 1] = redis.call('HGET', KEYS[2], field) or nil
+    local event = redis.call('HGET', KEYS[2], field)
+    if event then
+      answer[#answer + 1] = event
+    else
+      redis.call('SREM', KEYS[3], field)
+    end
   end
 end
 return answer
