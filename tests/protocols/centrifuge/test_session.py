@@ -682,6 +682,23 @@ async def test_who_is_nobody_stays_nobody(place: Place, language: Any) -> None:
     assert one.closed is None
 
 
+async def test_a_connection_of_nobody_ends_with_its_token(place: Place, language: Any) -> None:
+    theirs(place)
+    one = Nobody(place, language)
+    client = Sdk(place, one.language)
+    soon = place.token("", exp=wall_clock() // 1000 + 60)
+    told = (await client.call(connect={"token": soon, "subs": {"room:a": {}}}))["connect"]
+    assert (told["expires"], sorted(told["subs"])) == (True, ["room:a"])
+    assert 0 < told["ttl"] <= 60
+    # A newer token counts instead.
+    refreshed = (await client.call(refresh={"token": place.token("")}))["refresh"]
+    assert 3_500 < refreshed["ttl"] <= 3_600
+    error(109, await client.call(refresh={"token": place.token("", exp=wall_clock() // 1000 - 60)}), temporary=True)
+    place.node.heartbeat.visits(client.connection, wall_clock() - 3_600_000)
+    await place.until(lambda: place.time.advance(1) or client.closed)
+    assert client.closed == errors.EXPIRED
+
+
 async def test_open_namespaces_are_for_all(place: Place, language: Any) -> None:
     nobody = Nobody(place, language, open=True)
     one = await nobody.connect()
