@@ -376,6 +376,22 @@ async def test_presence_is_told_by_connection(place: Place, language: Any) -> No
 # -- calls ------------------------------------------------------------------------------------------------------------
 
 
+async def test_an_owner_is_told_of_a_task_on_a_channel_that_it_follows(place: Place, language: Any) -> None:
+    ann = Sdk(place, language)
+    await ann.connect("ann")
+    await place.execute("task.create", taskId="t1", userId="ann")
+    (told,) = await place.until(lambda: ann.published("user:ann"))
+    assert (told["tags"]["type"], told["data"]["taskId"], "offset" in told) == ("task_created", "t1", False)
+    await ann.call(subscribe={"channel": "task:t1"})
+    place.time.advance(2)
+    await place.execute("task.progress", taskId="t1", percentage=50)
+    (told,) = await place.until(lambda: ann.published("task:t1"))
+    assert (told["tags"]["type"], told["data"]["percentage"]) == ("task_progress", 50)
+    await place.execute("task.complete", taskId="t1")
+    created, ended = await place.until(lambda: ann.published("user:ann")[1:] and ann.published("user:ann"))
+    assert (created["tags"]["type"], ended["tags"]["type"], ended["offset"]) == ("task_created", "task_completed", 1)
+
+
 async def test_calls_are_the_native_requests(place: Place, language: Any) -> None:
     ann = Sdk(place, language)
     await ann.connect("ann")
