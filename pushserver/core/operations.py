@@ -254,13 +254,15 @@ class Authenticated(Struct, frozen=True):
 
 class Subscribed(Struct, frozen=True):
     """``expiries``: when the tokens end that were shown for channels, ms since the epoch; ``data``: what tokens have
-    the client told with a subscription, JSON by channel."""
+    the client told with a subscription, JSON by channel; ``expires_at``: when the token of nobody ends that was shown
+    with it, ms since the epoch."""
 
     channels: list[str]
     results: dict[str, Result]
     rejected: dict[str, Rejection]
     expiries: dict[str, int] = {}
     data: dict[str, bytes] = {}
+    expires_at: int | None = None
 
 
 class ChannelTokenRenewed(Struct, frozen=True):

@@ -47,6 +47,8 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
         offset, epoch: its position, where the channel keeps messages.
         read_at: when its user read it, ms since the epoch, where an inbox keeps it and it was read; never kept with it.
         by_connection: it tells of one connection of a user who has others there; for protocols that count connections.
+        by_way_of: the channel that its receiver follows, where it does not follow ``channel``; for protocols whose
+            clients hear of no channel that they do not follow.
         exclude_user, exclude_connection: who shall not receive it; never on the wire to clients.
     """
 
@@ -65,6 +67,7 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     sender_connection: str | None = msgspec.field(default=None, name="client")
     sender_info: str | None = msgspec.field(default=None, name="info")
     by_connection: bool = msgspec.field(default=False, name="byConnection")
+    by_way_of: str | None = msgspec.field(default=None, name="byWayOf")
 
     def positioned(self, offset: int, epoch: str, read_at: int | None = None) -> Publication:
         """The same publication at its place in its channel's history."""

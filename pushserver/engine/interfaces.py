@@ -461,9 +461,9 @@ class Listener(Protocol):
         """A user whose connections had vanished with this node is here after all; it falls to this node to announce
         it."""
 
-    def present(self, channel: str, member: Member, connection_id: str) -> None:
-        """A user whose presence in a channel had vanished with this node is here after all; it falls to this node to
-        announce it. ``connection_id``: with which connection; "": with some."""
+    def present(self, channel: str, member: Member, connection_id: str, first: bool) -> None:
+        """A connection whose presence in a channel had vanished with this node is here after all; it falls to this node
+        to announce it. ``connection_id``: which; "": some of the user's. ``first``: its user is back with it."""
 
     def answer(self, question: bytes) -> Deferred[bytes]:
         """Another node's (or one's own) question, to every node or to this one."""

@@ -90,6 +90,8 @@ class Connection:
     counters: Counters
     #: None until authenticated
     identity: Identity | None = field(init=False, default=None)
+    #: when the token of nobody ends that it showed, ms since the epoch; None: it showed none
+    visit_ends_at: int | None = field(init=False, default=None)
     #: the user whose index this connection stands in; set a little before `identity`
     user_id: str | None = field(init=False, default=None)
     #: the answer to its sign-in is out: pushes may follow

@@ -16,7 +16,6 @@ from typing import Final
 from twisted.logger import Logger
 
 from pushserver.core import errors
-from pushserver.core.tokens import Identity
 from pushserver.server.clock import Clock, Recurring
 from pushserver.server.connection import Connection
 
@@ -124,7 +123,15 @@ class Heartbeat:
     def authenticated(self, connection: Connection) -> None:
         """The connection showed a token, or a newer one: it may stay until that ends."""
         assert connection.identity is not None
-        connection.deadline = self._clock.milliseconds() + self._token_left(connection.identity)
+        self._expect(connection, connection.identity.expires_at)
+
+    def visits(self, connection: Connection, ends_at: int) -> None:
+        """The connection showed a token of nobody, or a newer one: it may stay until then (ms since the epoch)."""
+        connection.visit_ends_at = ends_at
+        self._expect(connection, ends_at)
+
+    def _expect(self, connection: Connection, ends_at: int) -> None:
+        connection.deadline = self._clock.milliseconds() + self._token_left(ends_at)
         self._schedule(connection)
 
     def admitted(self, connection: Connection) -> None:
@@ -132,9 +139,9 @@ class Heartbeat:
         connection.deadline = 0
         self._schedule(connection)
 
-    def _token_left(self, identity: Identity) -> int:
+    def _token_left(self, ends_at: int) -> int:
         """Return ms for which a token still holds, its grace included, as the wall clock says now."""
-        return identity.expires_at + self._grace - self._clock.now()
+        return ends_at + self._grace - self._clock.now()
 
     def closing(self, connection: Connection) -> None:
         """A closing handshake began: the peer has a while to finish it."""
@@ -165,9 +172,10 @@ class Heartbeat:
 
     def _look(self, connection: Connection, now: int, fair: bool) -> None:
         identity = connection.identity
-        if connection.closing is None and identity is not None:
+        ends_at = connection.visit_ends_at if identity is None else identity.expires_at
+        if connection.closing is None and ends_at is not None:
             # Whatever the wall clock did meanwhile, it alone says when a token ends.
-            left = self._token_left(identity)
+            left = self._token_left(ends_at)
             if left <= 0:
                 connection.close(errors.EXPIRED)
                 return

@@ -362,8 +362,8 @@ class Node:
     def online(self, user_id: str) -> None:
         self.presence.online(user_id)
 
-    def present(self, channel: str, member: Member, connection_id: str) -> None:
-        self.presence.present(channel, member, connection_id, self.namespaces.find(channel))
+    def present(self, channel: str, member: Member, connection_id: str, first: bool) -> None:
+        self.presence.present(channel, member, connection_id, first, self.namespaces.find(channel))
 
     def answer(self, question: bytes) -> Deferred[bytes]:
         return self._answers.answer(question)

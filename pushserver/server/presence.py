@@ -252,12 +252,16 @@ class Presence:
         elif namespace is not None:
             self._detach(self._announce(namespace, channel, False, member, connection_id, last))
 
-    def present(self, channel: str, member: Member, connection_id: str, namespace: Namespace | None) -> None:
-        """A user's presence, which others said had gone, is still here; it falls to this node to say so."""
+    def present(
+        self, channel: str, member: Member, connection_id: str, first: bool, namespace: Namespace | None
+    ) -> None:
+        """A connection's presence, which others said had gone, is still here, with ``first`` its user's; it falls to
+        this node to say so."""
         if channel.startswith(MARK):
-            self._occupancy.present(channel.removeprefix(MARK))
+            if first:
+                self._occupancy.present(channel.removeprefix(MARK))
         elif namespace is not None:
-            self._detach(self._announce(namespace, channel, True, member, connection_id, True))
+            self._detach(self._announce(namespace, channel, True, member, connection_id, first))
 
     async def _announce(
         self, namespace: Namespace, channel: str, here: bool, member: Member, connection_id: str, counts: bool

@@ -131,8 +131,7 @@ class SignIn:
             nobody = asked.named and known is None and self._limits.anonymous
             identity = await self._authenticator.identify(asked.token, anonymous=nobody)
             if not identity.user_id:
-                await self._authenticator.check(identity)
-                await self._subscriptions.subscribe(connection, operations.Subscribe(asked.items, nobody=True), reply)
+                await self._visit(connection, identity, asked.items, reply)
             elif known is None and not asked.refresh:
                 await self.sign_in(connection, identity, asked.positions, reply, _items(asked, identity))
             elif known is not None and known.user_id == identity.user_id:
@@ -154,6 +153,17 @@ class SignIn:
             self._hub.counters.authentication_failed(trouble.code.value)
             # Half signed in is neither in nor out.
             raise AuthenticationFailed(trouble, errors.INTERNAL) from None
+
+    async def _visit(
+        self, connection: Connection, identity: Identity, items: tuple[operations.SubscribeItem, ...], reply: Reply
+    ) -> None:
+        """Let the connection stay as nobody's until its token ends."""
+        await self._authenticator.check(identity)
+        self._heartbeat.visits(connection, identity.expires_at)
+        asked = operations.Subscribe(items, nobody=True)
+        subscribed, go_live = await self._subscriptions.open(connection, asked)
+        reply(msgspec.structs.replace(subscribed, expires_at=identity.expires_at))
+        go_live()
 
     async def sign_in(
         self,

@@ -434,17 +434,23 @@ class Tasks:
         return [] if known is None else list(known.followers)
 
     def _push(self, event: TaskEvent, audience: Iterable[Connection]) -> None:
-        self._hub.fan_out.send(
-            Publication(
-                type=event.type,
-                channel=task_channel(event.state.task_id),
-                data=_data(event),
-                timestamp=self._clock.now(),
-                message_id=self._publishing.message_id(),
-            ),
-            audience,
-            subject=event.state.task_id,
+        state = event.state
+        publication = Publication(
+            type=event.type,
+            channel=task_channel(state.task_id),
+            data=_data(event),
+            timestamp=self._clock.now(),
+            message_id=self._publishing.message_id(),
         )
+        followers: list[Connection] = []
+        owners: list[Connection] = []
+        for connection in audience:
+            by_inbox = connection.user_id == state.user_id and publication.channel not in connection.channels
+            (owners if by_inbox else followers).append(connection)
+        self._hub.fan_out.send(publication, followers, subject=state.task_id)
+        if owners:
+            told = msgspec.structs.replace(publication, by_way_of=user_channel(state.user_id))
+            self._hub.fan_out.send(told, owners, subject=state.task_id)
 
     def caught_up(self, connection: Connection, channel: str, known: dict[str, int]) -> None:
         """A connection was answered with states of these versions, by task, and follows the channel from now on.

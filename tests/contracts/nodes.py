@@ -134,9 +134,10 @@ class Recorder:
     def online(self, user_id: str) -> None:
         self._record("online", user_id)
 
-    def present(self, channel: str, member: Member, connection_id: str) -> None:
-        self._record("back", channel, member.user_id, connection_id)
-        self._record("present", channel, member)
+    def present(self, channel: str, member: Member, connection_id: str, first: bool) -> None:
+        self._record("back", channel, member.user_id, connection_id, first)
+        if first:
+            self._record("present", channel, member)
 
     def answer(self, question: bytes) -> Deferred[bytes]:
         return self.reply(question)

@@ -166,8 +166,8 @@ async def test_who_went_by_mistake_is_announced_here(rig: Rig) -> None:
     await watcher.ask("subscribe", channels=["short:a", "status:ann"])
     watcher.new()
     rig.node.online("ann")
-    rig.node.present("short:a", Member("ann", 0, msgspec.Raw(b'{"name":"Ann"}')), "c1")
-    rig.node.present("unknown:a", Member("ann", 0), "")
+    rig.node.present("short:a", Member("ann", 0, msgspec.Raw(b'{"name":"Ann"}')), "c1", True)
+    rig.node.present("unknown:a", Member("ann", 0), "", True)
     await rig.settle()
     told = [(m["channel"], m["type"], m["data"]) for m in watcher.new()]
     assert sorted(told, key=str) == [

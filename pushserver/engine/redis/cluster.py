@@ -87,6 +87,12 @@ class Residents(Protocol):
     async def register(self, notify: bool) -> None:
         """Register them under the node's new incarnation; ``notify``: others may have said that they went."""
 
+    def keeps(self, channel: str, user_id: str, connection_id: str) -> bool:
+        """Return whether a subscription that is left of an earlier incarnation is still here."""
+
+    def announce_returned(self) -> None:
+        """Nothing is left of earlier incarnations: announce who is back beside those of `register`."""
+
     async def compare(self) -> None:
         """Compare some of them with what Redis keeps, and mend that."""
 
@@ -224,6 +230,7 @@ class RedisCluster:
             self._expired = False
             if old:
                 await self.expire(old, 0)
+            self._residents.announce_returned()
         except errors.Unavailable:
             self._stale = True
             raise
@@ -263,6 +270,8 @@ class RedisCluster:
             for user, seen_at in zip(users[::2], users[1::2], strict=True):
                 self._listener.offline(user.decode(), int(seen_at))
             for channel, user, connection, info, last in zip(*(left[at::5] for at in range(5)), strict=True):
+                if not last and self._residents.keeps(channel.decode(), user.decode(), connection.decode()):
+                    continue
                 member = Member(user.decode(), 0, msgspec.Raw(info) if info else None)
                 self._listener.absent(channel.decode(), member, connection.decode(), bool(last))
             self.expired += int(count)

@@ -71,6 +71,8 @@ class RedisPresence:
         self._beginning: dict[Entry, bool] = {}
         #: what may have been the first when it was registered anew, but Redis' answer did not come
         self._doubtful: set[Entry] = set()
+        #: subscriptions that are back beside their users' first, and were not announced yet
+        self._returned: set[Entry] = set()
         #: what ended while Redis did not say that it knows: when, with what info, and whether to announce it
         self._ended: dict[Entry, tuple[int, bytes, bool]] = {}
         #: what is compared next, the last first
@@ -189,7 +191,8 @@ class RedisPresence:
 
     async def register(self, notify: bool) -> None:
         """Register all that this node holds under its incarnation. ``notify``: others may have said that it went,
-        so the listener is notified of each user who is back. Fails with `errors.Unavailable`."""
+        so the listener is notified of each user who is back; `announce_returned` does so for their other subscriptions.
+        Fails with `errors.Unavailable`."""
 
         async def register(entry: Entry) -> None:
             info = self._held[entry]
@@ -201,17 +204,33 @@ class RedisPresence:
             if entry in self._beginning:
                 self._beginning[entry] = self._beginning[entry] or first
             elif notify and (first or entry in self._doubtful):
-                self._notify_back(entry, info)
+                self._notify_back(entry, info, True)
+            elif notify and entry[0] is not None:
+                self._returned.add(entry)
 
         await self._in_batches(self._held, register)
         self._doubtful.clear()
 
-    def _notify_back(self, entry: Entry, info: bytes) -> None:
+    def keeps(self, channel: str, user_id: str, connection_id: str) -> bool:
+        """Return whether a subscription is left of an earlier incarnation of this node, and still here: then nobody has
+        said that it went."""
+        entry: Entry = (channel, user_id, connection_id)
+        self._returned.discard(entry)
+        return entry in self._held
+
+    def announce_returned(self) -> None:
+        """Nothing is left of earlier incarnations: notify the listener of what others have said went, and is here."""
+        returned, self._returned = self._returned, set()
+        for entry in self._held:
+            if entry in returned:
+                self._notify_back(entry, self._held[entry], False)
+
+    def _notify_back(self, entry: Entry, info: bytes, first: bool) -> None:
         channel, user_id, connection_id = entry
         if channel is None:
             self._listener.online(user_id)
         else:
-            self._listener.present(channel, _seen(user_id, info), connection_id)
+            self._listener.present(channel, _seen(user_id, info), connection_id, first)
 
     async def remove_ended(self) -> None:
         """Remove what ended while Redis was away, and announce it. Fails with `errors.Unavailable`."""
@@ -257,7 +276,7 @@ class RedisPresence:
             return
         self.mended += int(reply[0])
         for channel, user, info in zip(reply[3::3], reply[4::3], reply[5::3], strict=True):
-            self._notify_back((channel.decode() or None, user.decode(), ""), info)
+            self._notify_back((channel.decode() or None, user.decode(), ""), info, True)
         for kept, size, limit in zip(sets, reply[1:3], most, strict=True):
             if int(size) > limit:
                 await self._remove_strangers(kept)

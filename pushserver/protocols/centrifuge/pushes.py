@@ -67,7 +67,7 @@ _AROUND: Final = 4_096
 
 def push(publication: Publication, names: ChannelNames) -> messages.Reply:
     """Return the push of a publication. Of who comes and goes it is one of their own, connection by connection."""
-    channel = names.outward(publication.channel)
+    channel = names.outward(publication.by_way_of or publication.channel)
     match publication.type:
         case "presence_join":
             return messages.Reply(push=messages.Push(channel, join=messages.Join(_moved(publication))))

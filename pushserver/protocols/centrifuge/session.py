@@ -326,13 +326,10 @@ class CentrifugeSession:
                 reply, rest = self._answer_connect(id, request, outcome)
             case messages.ConnectRequest(), operations.Subscribed():
                 subs, rest = self._subscriptions(outcome, request.subs or {})
-                reply = Reply(id, connect=self._hello(subs, None, None))
-            case messages.RefreshRequest(), operations.Authenticated():
+                reply = Reply(id, connect=self._hello(subs, outcome.expires_at, None))
+            case messages.RefreshRequest(), operations.Authenticated() | operations.Subscribed():
                 expires, ttl = self._expiry(outcome.expires_at)
                 reply = Reply(id, refresh=messages.RefreshResult(self._id, __version__, expires, ttl))
-            case messages.RefreshRequest(), operations.Subscribed():
-                # A token of nobody: there is nothing to end.
-                reply = Reply(id, refresh=messages.RefreshResult(self._id, __version__))
             case messages.SubRefreshRequest(), operations.ChannelTokenRenewed():
                 reply = Reply(id, sub_refresh=messages.SubRefreshResult(*self._expiry(outcome.expires_at)))
             case messages.SubscribeRequest(), operations.Subscribed():

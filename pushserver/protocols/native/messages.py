@@ -294,10 +294,17 @@ def error(problem: PushError, id: str | int | None, now: int) -> bytes:
 
 
 def push(message: publication.Publication) -> bytes:
-    """A publication as the client sees it: not who is left out of it, and of who published it the user alone."""
-    if not message.for_all or message.sender_connection is not None or message.sender_info is not None:
+    """A publication as the client sees it: not who is left out of it, nor why it comes, and of who published it the
+    user alone."""
+    inner = message.sender_connection is not None or message.sender_info is not None or message.by_way_of is not None
+    if inner or not message.for_all:
         message = msgspec.structs.replace(
-            message, exclude_user=None, exclude_connection=None, sender_connection=None, sender_info=None
+            message,
+            exclude_user=None,
+            exclude_connection=None,
+            sender_connection=None,
+            sender_info=None,
+            by_way_of=None,
         )
     return publication.encode(message)
 

@@ -153,16 +153,39 @@ async def test_a_node_that_was_taken_for_dead_comes_to_life_again(cluster: Clust
         ("both", 2),
     ]
     assert await node.presence.connect("7", "c3") == 3
-    # Others announced that they went, so this node announces that they are here.
+    # Others announced that they went, so this node announces that they are here: users, and each of their connections.
     assert events(node, "online") == [("7",)]
     ((channel, member),) = events(node, "present")
     assert (channel, member.user_id, bytes(member.info)) == ("chat:a", "7", b'{"name":"Ann"}')
-    assert events(node, "back") == [("chat:a", "7", "c1")]
+    assert events(node, "back") == [
+        ("chat:a", "7", "c1", True),
+        ("chat:a", "both", "a1", False),
+        ("chat:a", "7", "c2", False),
+    ]
     # The other node was told of each connection, and which of them was its user's last.
     left = events(other, "left")
     assert sorted(one[:3] for one in left) == [("chat:a", "7", "c1"), ("chat:a", "7", "c2"), ("chat:a", "both", "a1")]
     assert [one[1] for one in left if one[3]] == ["7"]
     assert [events(other, kind) for kind in ("online", "present")] == [[], []]
+
+
+async def test_who_was_not_said_to_have_gone_with_a_node_does_not_come_back(
+    cluster: Cluster, redis: RedisServer
+) -> None:
+    node = await cluster.start(redis.url, "a")
+    other = await cluster.start(redis.url, "b")
+    for connection in ("c1", "c2", "c3"):
+        await node.presence.join("chat:a", "7", connection, None)
+    before = node.engine._cluster.incarnation
+    # One step of its removal, and whoever took it is gone.
+    names = other.engine._cluster._names
+    times = (cluster_module.SEEN_TTL, cluster_module.PRESENCE_TTL)
+    reply = await other.engine._commands.run("expire", names.left_by(before), before, 0, 1, names.prefix, *times)
+    gone = reply[4].decode()
+    await beat(node)
+    assert events(node, "back") == [("chat:a", "7", gone, False)]
+    assert events(node, "left") == []
+    assert [(each.user_id, each.connections) for each in await other.presence.members("chat:a")] == [("7", 3)]
 
 
 async def test_a_node_that_comes_back_in_the_middle_of_its_removal_is_all_there(

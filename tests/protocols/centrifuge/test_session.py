@@ -376,6 +376,22 @@ async def test_presence_is_told_by_connection(place: Place, language: Any) -> No
 # -- calls ------------------------------------------------------------------------------------------------------------
 
 
+async def test_an_owner_is_told_of_a_task_on_a_channel_that_it_follows(place: Place, language: Any) -> None:
+    ann = Sdk(place, language)
+    await ann.connect("ann")
+    await place.execute("task.create", taskId="t1", userId="ann")
+    (told,) = await place.until(lambda: ann.published("user:ann"))
+    assert (told["tags"]["type"], told["data"]["taskId"], "offset" in told) == ("task_created", "t1", False)
+    await ann.call(subscribe={"channel": "task:t1"})
+    place.time.advance(2)
+    await place.execute("task.progress", taskId="t1", percentage=50)
+    (told,) = await place.until(lambda: ann.published("task:t1"))
+    assert (told["tags"]["type"], told["data"]["percentage"]) == ("task_progress", 50)
+    await place.execute("task.complete", taskId="t1")
+    created, ended = await place.until(lambda: ann.published("user:ann")[1:] and ann.published("user:ann"))
+    assert (created["tags"]["type"], ended["tags"]["type"], ended["offset"]) == ("task_created", "task_completed", 1)
+
+
 async def test_calls_are_the_native_requests(place: Place, language: Any) -> None:
     ann = Sdk(place, language)
     await ann.connect("ann")
@@ -680,6 +696,23 @@ async def test_who_is_nobody_stays_nobody(place: Place, language: Any) -> None:
     assert refreshed["client"] == one.connection.id
     assert one.connection.identity is None
     assert one.closed is None
+
+
+async def test_a_connection_of_nobody_ends_with_its_token(place: Place, language: Any) -> None:
+    theirs(place)
+    one = Nobody(place, language)
+    client = Sdk(place, one.language)
+    soon = place.token("", exp=wall_clock() // 1000 + 60)
+    told = (await client.call(connect={"token": soon, "subs": {"room:a": {}}}))["connect"]
+    assert (told["expires"], sorted(told["subs"])) == (True, ["room:a"])
+    assert 0 < told["ttl"] <= 60
+    # A newer token counts instead.
+    refreshed = (await client.call(refresh={"token": place.token("")}))["refresh"]
+    assert 3_500 < refreshed["ttl"] <= 3_600
+    error(109, await client.call(refresh={"token": place.token("", exp=wall_clock() // 1000 - 60)}), temporary=True)
+    place.node.heartbeat.visits(client.connection, wall_clock() - 3_600_000)
+    await place.until(lambda: place.time.advance(1) or client.closed)
+    assert client.closed == errors.EXPIRED
 
 
 async def test_open_namespaces_are_for_all(place: Place, language: Any) -> None:
