@@ -37,6 +37,8 @@ class Push(Struct, frozen=True, omit_defaults=True):
     sender: str | None = field(name="from", default=None)
     #: when the user read it, in an inbox; None: unread
     read_at: int | None = field(name="readAt", default=None)
+    #: short texts by name that the server side sent along
+    tags: dict[str, str] | None = None
 
     @property
     def position(self) -> Position | None:
@@ -63,7 +65,10 @@ class Push(Struct, frozen=True, omit_defaults=True):
 
 
 class TaskState(Struct, frozen=True, rename="camel", omit_defaults=True):
-    """One task as the server knows it; `version` rises by one with each change."""
+    """One task as the server knows it; `version` rises with each change.
+
+    `attempt` counts from 1 how often it was begun; `truncated`: the worker could not send all of its result or error.
+    """
 
     task_id: str
     user_id: str = ""
@@ -81,6 +86,8 @@ class TaskState(Struct, frozen=True, rename="camel", omit_defaults=True):
     cancel_requested: bool = False
     created_at: int = 0
     updated_at: int = 0
+    attempt: int = 1
+    truncated: bool = False
 
     @property
     def final(self) -> bool:
@@ -194,21 +201,26 @@ class Welcome(Struct, frozen=True, rename="camel"):
 
 
 class Published(Struct, frozen=True, rename="camel"):
-    """The answer to `publish`."""
+    """The answer to `publish`.
+
+    `duplicate`: it was published before, and this is the first answer; `conflict`: that was with other data.
+    """
 
     message_id: str = ""
     offset: int | None = None
     epoch: str | None = None
     duplicate: bool = False
+    conflict: bool = False
 
 
 class ChatReceipt(Struct, frozen=True, rename="camel"):
-    """The answer to `chat`: `queued` where the message rests in the target's inbox."""
+    """The answer to `chat`: `queued` where the message rests in the target's inbox; the rest as in `Published`."""
 
     message_id: str = ""
     delivered: int = 0
     queued: bool = False
     duplicate: bool = False
+    conflict: bool = False
 
 
 class History(Struct, frozen=True):
@@ -252,6 +264,7 @@ class Frame(Struct, frozen=True):
     epoch: str | None = None
     sender: str | None = field(name="from", default=None)
     read_at: int | None = field(name="readAt", default=None)
+    tags: dict[str, str] | None = None
 
     @property
     def position(self) -> Position | None:
@@ -268,6 +281,7 @@ class Frame(Struct, frozen=True):
             self.epoch,
             self.sender,
             self.read_at,
+            self.tags,
         )
 
 

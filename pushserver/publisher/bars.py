@@ -136,7 +136,8 @@ class tqdm(_tqdm):  # type: ignore[misc]
             for row in rows:  # noqa: UP028 - `yield from` would close the bar before GeneratorExit is seen here
                 yield row
         except GeneratorExit:
-            # Perhaps the collector's.
+            # Now tqdm counts what it had not shown yet. Perhaps it is the collector that ends this: nothing waits.
+            rows.close()
             self._abandon()
             raise
         except BaseException as error:

@@ -59,11 +59,14 @@ class PublishOptions(TypedDict, total=False):
     message_id: str | None
     exclude_user: str | int | None
     exclude_connection: str | None
+    #: short texts by name that come with the message
+    tags: Mapping[str, str] | None
+    #: live alone, whatever the channel keeps
+    skip_history: bool
 
 
-class BroadcastOptions(TypedDict, total=False):
-    type: str | None
-    message_id: str | None
+class BroadcastOptions(PublishOptions, total=False):
+    """The same, for each channel."""
 
 
 class NotifyOptions(TypedDict, total=False):
@@ -76,6 +79,10 @@ class NotifyOptions(TypedDict, total=False):
     ttl: str | int | None
     #: replaces an unread one with the same key
     collapse_key: str | None
+    #: how long it may stay unread before the backend is told: seconds, or text as "5m"; 0: it is never told
+    unread_after: str | int | None
+    #: short texts by name that come with the message
+    tags: Mapping[str, str] | None
 
 
 class ProgressOptions(TypedDict, total=False):
@@ -99,15 +106,28 @@ def publish(
     message_id: str | None = None,
     exclude_user: str | int | None = None,
     exclude_connection: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    skip_history: bool = False,
 ) -> Command:
     fields = {"channel": channel, "data": data, "messageId": message_id or new_id()}
-    exclude = None if exclude_user is None else str(exclude_user)
-    return Command("publish", fields | _present(type=type, excludeUser=exclude, excludeConnection=exclude_connection))
+    more = _publication(type, exclude_user, exclude_connection, tags, skip_history)
+    return Command("publish", fields | more)
 
 
-def broadcast(channels: Iterable[str], data: Any, *, type: str | None = None, message_id: str | None = None) -> Command:
+def broadcast(
+    channels: Iterable[str],
+    data: Any,
+    *,
+    type: str | None = None,
+    message_id: str | None = None,
+    exclude_user: str | int | None = None,
+    exclude_connection: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    skip_history: bool = False,
+) -> Command:
     fields = {"channels": list(channels), "data": data, "messageId": message_id or new_id()}
-    return Command("broadcast", fields | _present(type=type))
+    more = _publication(type, exclude_user, exclude_connection, tags, skip_history)
+    return Command("broadcast", fields | more)
 
 
 def notify(
@@ -121,12 +141,16 @@ def notify(
     message_id: str | None = None,
     ttl: str | int | None = None,
     collapse_key: str | None = None,
+    unread_after: str | int | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> Command:
     """`users`: an id of any kind that has a text (a number, a UUID), or an iterable of such."""
     many = isinstance(users, Iterable) and not isinstance(users, (str, bytes))
     to: dict[str, Any] = {"userIds": [str(user) for user in users]} if many else {"userId": str(users)}
     told = _present(level=level, title=_text_or_none(title), message=_text_or_none(message)) | dict(data or {})
-    more = _present(type=type, ttl=_lifetime(ttl), collapseKey=collapse_key)
+    more = _present(
+        type=type, ttl=_lifetime(ttl), collapseKey=collapse_key, unreadAfter=_lifetime(unread_after), tags=tags
+    )
     return Command("notify", {**to, "data": told, "messageId": message_id or new_id(), **more})
 
 
@@ -377,6 +401,23 @@ def _short(value: Any) -> tuple[str, bool]:
 
 def _text_or_none(value: Any) -> str | None:
     return None if value is None else text(value)
+
+
+def _publication(
+    type: str | None,
+    exclude_user: str | int | None,
+    exclude_connection: str | None,
+    tags: Mapping[str, str] | None,
+    skip_history: bool,
+) -> dict[str, Any]:
+    """Return what may be said of a publication beside its channel and data."""
+    return _present(
+        type=type,
+        excludeUser=_id(exclude_user),
+        excludeConnection=exclude_connection,
+        tags=tags,
+        skipHistory=skip_history or None,
+    )
 
 
 def _lifetime(ttl: str | int | None) -> str | None:

@@ -126,7 +126,8 @@ class _Walk:
             self.room -= _OVERHEAD
             if isinstance(inside, Mapping):
                 return self._mapping(inside, depth + 1)
-            if isinstance(inside, Iterable):
+            # A text inside, as in an array of one moment, is no list of characters.
+            if isinstance(inside, Iterable) and not isinstance(inside, (str, bytes)):
                 return self._list(inside, depth + 1)
             return self.value(inside, depth + 1)
         finally:

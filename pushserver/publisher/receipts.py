@@ -77,6 +77,8 @@ class KeptMessage(Struct, frozen=True, rename="camel"):
     #: the user who published, where a client did
     sender: str | None = field(name="from", default=None)
     read_at: int | None = None
+    #: short texts by name that were sent along
+    tags: dict[str, str] | None = None
 
 
 class Unread(Struct, frozen=True):

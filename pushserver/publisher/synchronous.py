@@ -44,7 +44,8 @@ class Publisher(PublisherBase):
         background: bool = False,
         **options: Unpack[PublishOptions],
     ) -> Receipt:
-        """Publish to a channel. Also `type`, `message_id`, `exclude_user`, `exclude_connection`.
+        """Publish to a channel. Also `type`, `message_id`, `exclude_user`, `exclude_connection`, `tags` (short texts by
+        name that come with it), `skip_history` (live alone, whatever the channel keeps).
 
         `live`, over Redis: by PUBLISH, to who is connected now, at most once. `background`: returns a `PendingReceipt`
         at once.
@@ -57,7 +58,7 @@ class Publisher(PublisherBase):
     def broadcast(
         self, channels: Iterable[str], data: Any, **options: Unpack[BroadcastOptions]
     ) -> list[Receipt | PublishError]:
-        """Publish the same to many channels: one receipt or error for each, in order. Also `type`, `message_id`."""
+        """Publish the same to many channels: one receipt or error for each, in order. Also as for `publish`."""
         return self._perform(core.broadcast(channels, data, options))
 
     def notify(
@@ -71,7 +72,8 @@ class Publisher(PublisherBase):
         """Put a message into one user's inbox, or many users': durable, seen when they come.
 
         `users`: an id (a text, a number, a UUID) or an iterable of such. Also `title`, `message`, `level`, `type`,
-        `message_id`, `ttl` (seconds, or "7d"), `collapse_key` (replaces an unread one with the same key).
+        `message_id`, `ttl` (seconds, or "7d"), `collapse_key` (replaces an unread one with the same key), `tags`,
+        `unread_after` (seconds, or "5m": how long it may stay unread until the backend is told; 0: it is never told).
         `background`: returns `PendingNotified`s at once.
         """
         call = core.notify(users, data, options)

@@ -75,8 +75,12 @@ def test_without_a_total_steps_are_counted(api: FakeApi, publisher: Publisher, b
     progress.close()
 
 
-def test_what_is_left_early_is_not_shown_as_done(api: FakeApi, publisher: Publisher, bar: dict[str, Any]) -> None:
-    for n in tqdm(range(10), **bar):
+@pytest.mark.parametrize("mininterval", [0, 3600])
+def test_what_is_left_early_is_not_shown_as_done(
+    api: FakeApi, publisher: Publisher, bar: dict[str, Any], mininterval: float
+) -> None:
+    # Also where tqdm, which counts as often as it draws, has not drawn yet.
+    for n in tqdm(range(10), **bar | {"mininterval": mininterval}):
         if n == 3:
             break
     publisher.flush(30)

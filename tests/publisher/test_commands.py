@@ -10,9 +10,11 @@ from uuid import UUID
 
 import msgspec
 import pytest
+from msgspec.structs import fields
 
 from pushserver.publisher import commands
 from pushserver.publisher.commands import BODY_LIMIT, TEXT_LIMIT, Command, parts, smaller
+from pushserver.server.backend_commands import BroadcastParams, NotifyParams, PublishParams
 
 
 def test_one_user_or_many_by_any_kind_of_id() -> None:
@@ -75,6 +77,32 @@ def test_requests_are_bounded_by_bytes_and_by_number() -> None:
     assert [len(part) for part in parts([small] * 5, 2)] == [2, 2, 1]
     assert [len(part) for part in parts([large, large, small, large])] == [1, 2, 1]
     assert parts([]) == []
+
+
+def test_publications_and_notifications_say_all_that_the_api_takes() -> None:
+    options: dict[str, Any] = {
+        "type": "t", "message_id": "m", "exclude_user": 7, "exclude_connection": "c", "tags": {"by": "x"},
+        "skip_history": True,
+    }  # fmt: skip
+    published = {
+        "data": 1, "type": "t", "messageId": "m", "excludeUser": "7", "excludeConnection": "c", "tags": {"by": "x"},
+        "skipHistory": True,
+    }  # fmt: skip
+    assert commands.publish("news", 1, **options).params == {"channel": "news", **published}
+    assert commands.broadcast(["a", "b"], 1, **options).params == {"channels": ["a", "b"], **published}
+    notified = commands.notify(
+        42, {"n": 1}, type="t", message_id="m", ttl="7d", collapse_key="k", unread_after=90, tags={"by": "x"}
+    )
+    told = {"type": "t", "messageId": "m", "ttl": "7d", "collapseKey": "k", "unreadAfter": "90s", "tags": {"by": "x"}}
+    assert notified.params == {"userId": "42", "data": {"n": 1}, **told}
+    assert commands.notify(42, {}, unread_after=0).params["unreadAfter"] == "0s"
+    for asked, said in (
+        (PublishParams, commands.publish("news", 1, **options)),
+        (BroadcastParams, commands.broadcast(["news"], 1, **options)),
+        (NotifyParams, notified),
+    ):
+        # One user, or many.
+        assert {field.encode_name for field in fields(asked)} - {"userIds"} == said.params.keys()
 
 
 def test_what_nobody_knows_is_a_mistake_of_the_program() -> None:

@@ -71,6 +71,13 @@ class Moments:
         return SimpleNamespace(tolist=lambda: ["2026-01-01"])
 
 
+class Moment(Moments):
+    """As numpy's datetime64 itself, or an array of one that has no length: a text by way of `astype`."""
+
+    def astype(self, kind: type) -> Any:
+        return SimpleNamespace(tolist=lambda: "2026-01-01")
+
+
 class Frame:
     """As pandas' DataFrame."""
 
@@ -107,6 +114,7 @@ class Frame:
         (Point(1, math.nan), {"x": 1, "y": None}),
         (Scalar(), 0.5),
         (Moments(), ["2026-01-01"]),
+        (Moment(), "2026-01-01"),
         (Frame(), [{"a": 1, "2": None}, {"a": 2, "2": 0.5}]),
         ({1: "a", (1, 2): "b", None: "c"}, {"1": "a", "(1, 2)": "b", "null": "c"}),
         ({True: "d"}, {"true": "d"}),

@@ -7,8 +7,12 @@ import threading
 from typing import Any
 
 import pytest
+from msgspec import Struct
+from msgspec.structs import fields
 
-from pushserver.publisher import AsyncPublisher, Publisher, PublishRefused, PublishUnavailable, Receipt
+from pushserver.protocols.native.server_messages import PushMessage
+from pushserver.publisher import AsyncPublisher, Publisher, PublishRefused, PublishUnavailable, Receipt, receipts
+from pushserver.web import results
 from tests.publisher.fake_api import KEY, PATIENT, FakeApi
 
 
@@ -65,3 +69,21 @@ def test_where_too_much_waits_it_says_so(api: FakeApi) -> None:
         with pytest.raises(PublishUnavailable, match="too much waits"):
             receipt.wait(30)
         publisher.close(0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "receipt"),
+    [
+        (results.PublishedResult, receipts.Receipt),
+        (results.NotifiedItem, receipts.Notified),
+        (results.ClosedResult, receipts.DisconnectResult),
+        (results.RevokedResult, receipts.RevokeResult),
+        (results.TicketResult, receipts.Ticket),
+        (results.DeletedFromInboxResult, receipts.InboxChange),
+        (results.HistoryResult, receipts.KeptMessages),
+        (results.PresenceResult, receipts.Participants),
+        (PushMessage, receipts.KeptMessage),
+    ],
+)
+def test_nothing_that_the_api_answers_is_left_out(answer: type[Struct], receipt: type[Struct]) -> None:
+    assert {field.encode_name for field in fields(answer)} <= {field.encode_name for field in fields(receipt)}

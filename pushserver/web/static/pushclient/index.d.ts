@@ -18,7 +18,8 @@ export interface TaskState {
   currentStep?: number;
   totalSteps?: number;
   message?: string;
-  eta?: number;
+  /** The worker's own: a number, or a text. */
+  eta?: number | string;
   details?: unknown;
   result?: unknown;
   error?: string;

@@ -252,7 +252,7 @@ export class FakeServer {
   #keep({ taskId, ...given }) {
     const now = Date.now();
     const before = this.#tasks.get(taskId) ?? {
-      taskId, userId: this.userId, title: taskId, status: 'running', percentage: 0, version: 0, createdAt: now,
+      taskId, userId: this.userId, title: taskId, status: 'running', percentage: 0, attempt: 1, version: 0, createdAt: now,
     };
     const whole = given.status === 'completed' && { percentage: 100 };
     const task = { ...before, ...whole, ...given, version: before.version + 1, updatedAt: now };
