@@ -212,52 +212,75 @@ class Fared(NamedTuple):
 
 
 class _HonestUser:
-    """Pings over one connection, and signs in over others, each in a thread, until the pipe says that it is over."""
+    """Pings over one connection, and signs in over others, each in a thread, until the pipe says that it is over.
+
+    Whatever breaks is noted, and begun anew: what one row does to this user is not the next one's fault.
+    """
 
     def __init__(self, pipe: Pipe, port: int, tokens: list[str]) -> None:
         self._pipe = pipe
         self._port = port
         self._tokens = itertools.cycle(tokens)
         self._done = threading.Event()
+        self._client: RawSocket | None = None
+        self._noting = threading.Lock()
         self._fared = Fared([], 0.0, "")
 
     def _sign_in(self) -> RawSocket:
         client = RawSocket(self._port, source=HONEST)
         client.upgrade({"Authorization": f"Bearer {next(self._tokens)}"})
-        assert client.message()["type"] == "auth_success"
+        answer = client.message()
+        if answer["type"] != "auth_success":
+            client.close()
+            raise ConnectionRefusedError(f"instead of auth_success: {answer}")
         return client
 
     def run(self) -> None:
-        client = self._sign_in()
-        pinging = threading.Thread(target=self._repeat, args=(partial(self._ping, client), 0.03))
+        self._client = self._sign_in()
+        pinging = threading.Thread(target=self._repeat, args=(self._ping, 0.03))
         signing = threading.Thread(target=self._repeat, args=(self._sign_in_again, 0.1))
         for thread in (pinging, signing):
             thread.start()
         self._pipe.send(None)
         while self._pipe.recv():
-            fared, self._fared = self._fared, Fared([], 0.0, self._fared.broken)
+            with self._noting:
+                fared, self._fared = self._fared, Fared([], 0.0, "")
             self._pipe.send(fared)
         self._done.set()
         for thread in (pinging, signing):
             thread.join()
-        client.close()
+        self._leave()
+
+    def _leave(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
 
     def _repeat(self, what: Callable[[], None], pause: float) -> None:
-        try:
-            while not self._done.wait(pause):
+        while not self._done.wait(pause):
+            try:
                 what()
-        except Exception as problem:
-            self._fared = self._fared._replace(broken=f"{type(problem).__name__} {problem}".strip())
+            except Exception as problem:
+                with self._noting:
+                    self._fared = self._fared._replace(broken=f"{type(problem).__name__} {problem}".strip())
 
-    def _ping(self, client: RawSocket) -> None:
+    def _ping(self) -> None:
         begin = time.monotonic()
-        client.ask({"type": "ping", "id": str(begin)})
-        self._fared.waits.append(time.monotonic() - begin)
+        try:
+            if self._client is None:
+                self._client = self._sign_in()
+            self._client.ask({"type": "ping", "id": str(begin)})
+        except Exception:
+            self._leave()
+            raise
+        with self._noting:
+            self._fared.waits.append(time.monotonic() - begin)
 
     def _sign_in_again(self) -> None:
         begin = time.monotonic()
         self._sign_in().close()
-        self._fared = self._fared._replace(sign_in=max(self._fared.sign_in, time.monotonic() - begin))
+        with self._noting:
+            self._fared = self._fared._replace(sign_in=max(self._fared.sign_in, time.monotonic() - begin))
 
 
 def _honest_user(pipe: Pipe, port: int, tokens: list[str]) -> None:
@@ -379,6 +402,46 @@ class Attacker:
             one.close()
 
 
+class Vigil:
+    """Looks after the sockets of every row, also while later rows go on, and notes when each row's last one is gone."""
+
+    def __init__(self) -> None:
+        self._attackers: list[tuple[Attacker, float]] = []
+        #: s from a row's last word until its last socket was gone, by its place
+        self.gone: dict[int, float] = {}
+        self._over = threading.Event()
+        self._watching = threading.Thread(target=self._watch, daemon=True)
+
+    def start(self) -> None:
+        self._watching.start()
+
+    def add(self, attacker: Attacker, now: float) -> None:
+        """A row has said its last word."""
+        self._attackers.append((attacker, now))
+
+    def look(self, now: float) -> None:
+        """Note which rows have no socket left, or are long over the time."""
+        for number, (attacker, since) in enumerate(self._attackers):
+            if number not in self.gone and (not attacker.left() or now - since > GONE + 10):
+                self.gone[number] = now - since
+                attacker.end()
+
+    @property
+    def done(self) -> bool:
+        return len(self.gone) == len(self._attackers)
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.5):
+            self.look(time.monotonic())
+
+    def end(self) -> None:
+        """Close what is left."""
+        self._over.set()
+        self._watching.join()
+        for attacker, _ in self._attackers:
+            attacker.end()
+
+
 class Result(NamedTuple):
     """What came of a row: times in s, ``memory`` in bytes, ``growth`` of the store in bytes a second."""
 
@@ -487,13 +550,10 @@ class Attack:
         self._seed = seed
         self._honest = Honest(self._place.server)
         stack.callback(self._honest.end)
-        self._attackers: list[tuple[Attacker, float]] = []
-        stack.callback(self._end)
+        self._vigil = Vigil()
+        self._vigil.start()
+        stack.callback(self._vigil.end)
         self.results: list[Result] = []
-
-    def _end(self) -> None:
-        for attacker, _ in self._attackers:
-            attacker.end()
 
     def calm(self) -> str:
         """Let the other one ping alone for a second; return how that went."""
@@ -527,7 +587,7 @@ class Attack:
         attacker.go_on(row, seconds or (USERS_TIME if row.user else STRANGERS_TIME), watch)
         # The first second may take a second's burst beside.
         growth = (self._place.store() - stored) / (time.monotonic() - began + 1)
-        self._attackers.append((attacker, time.monotonic()))
+        self._vigil.add(attacker, time.monotonic())
         fared = honest.fared()
         result = Result(
             row, self._transport, self._engine, len(attacker.sockets), fared.sign_in,
@@ -542,16 +602,10 @@ class Attack:
 
     def wait(self) -> None:
         """Wait until every socket of every row is gone, and note when that was, s after its last word."""
-        found: dict[int, float] = {}
-        while len(found) < len(self._attackers):
-            now = time.monotonic()
-            for number, (attacker, since) in enumerate(self._attackers):
-                if number not in found and (not attacker.left() or now - since > GONE + 10):
-                    found[number] = now - since
-                    attacker.end()
+        while not self._vigil.done:
             time.sleep(0.5)
         self.results = [
-            result if result.row.user else result._replace(gone=found[number])
+            result if result.row.user else result._replace(gone=self._vigil.gone[number])
             for number, result in enumerate(self.results)
         ]
 

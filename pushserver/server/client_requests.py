@@ -78,7 +78,7 @@ class ClientRequests:
             case operations.Subscribe():
                 await self._subscriptions.subscribe(connection, operation, reply)
             case operations.Unsubscribe():
-                self._subscriptions.unsubscribe(connection, operation, reply)
+                await self._subscriptions.unsubscribe(connection, operation, reply)
             case operations.Publish():
                 here = _in(connection, operation.channel, identity)
                 reply(await self._publishing.take(here, _sender(connection, identity), operation))
@@ -121,7 +121,7 @@ class ClientRequests:
                 case operations.Subscribe():
                     return await self._subscriptions.subscribe(connection, operation, reply)
                 case operations.Unsubscribe():
-                    return self._subscriptions.unsubscribe(connection, operation, reply)
+                    return await self._subscriptions.unsubscribe(connection, operation, reply)
                 case operations.ReadHistory(channel=channel):
                     here = _in(connection, channel, NOBODY)
                     return reply(await self._reading.history(connection, here, operation))

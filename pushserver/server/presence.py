@@ -6,7 +6,8 @@ The last one's going is announced only after a while, so that a page that is rel
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -27,6 +28,7 @@ from pushserver.server.connection import Connection
 from pushserver.server.events.occupancy import MARK, Occupancy
 from pushserver.server.events.recorder import EventRecorder
 from pushserver.server.publishing import Publishing
+from pushserver.server.user_turns import UserTurns
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
 
 #: ms between a user's last connection's end and the announcement that the user is offline.
 OFFLINE_GRACE: Final = 5_000
+#: Departures of one user that the engine is told of at a time: a hundred connections of a hundred channels each may end
+#: in one turn, and what waits for the engine is bounded for all.
+DEPARTING: Final = 32
 
 
 #: What is announced: of who has gone, and of who has come.
@@ -77,6 +82,7 @@ class Presence:
         self._doubtful: set[str] = set()
         #: what the engine is being notified of
         self._telling: set[Deferred[Any]] = set()
+        self._departures = UserTurns(clock, DEPARTING)
         self._stopped = False
         #: channels that this node followed when it stopped
         self._left_channels: list[str] = []
@@ -97,10 +103,9 @@ class Presence:
         return count
 
     def disconnect(self, connection: Connection, user_id: str) -> None:
-        self._detach(self._disconnect(user_id, connection.id))
+        self._depart(user_id, partial(self._disconnect, user_id, connection.id, self._clock.now()))
 
-    async def _disconnect(self, user_id: str, connection_id: str) -> None:
-        now = self._clock.now()
+    async def _disconnect(self, user_id: str, connection_id: str, now: int) -> None:
         if await self._engine.presence.disconnect(user_id, connection_id, now):
             self.take_over({user_id: now})
 
@@ -124,7 +129,8 @@ class Presence:
     async def flush(self) -> dict[str, int]:
         """Wait until the engine knows who has gone. Return the users who have not been announced as offline yet, and
         when they were last seen: this node is about to stop, and another one says so when their time has come."""
-        await DeferredList([*self._telling])
+        while self._telling:
+            await DeferredList([*self._telling])
         gone = {user_id: last_seen_at for user_id, (_, last_seen_at) in self._leaving.items()}
         self._left_channels = await self._occupancy.flush()
         now = self._clock.now()
@@ -218,6 +224,37 @@ class Presence:
         elif namespace.tracks_presence:
             self._detach(self._leave(connection, namespace, channel))
 
+    def depart(self, connection: Connection, namespace: Namespace, channel: str) -> None:
+        """As `leave`, of a connection that has ended, or is about to: it comes back to nothing."""
+        if connection.identity is None:
+            if namespace.announces_presence:
+                self._depart("", partial(self._nobody_moved, connection, namespace, channel, False))
+        elif namespace.tracks_presence:
+            self._depart(connection.identity.user_id, partial(self._leave, connection, namespace, channel))
+
+    def _depart(self, user_id: str, work: Callable[[], Coroutine[Deferred[object], object, None]]) -> None:
+        """Do this now, or when enough of what this user did before is done."""
+        departures = self._departures
+
+        def go() -> None:
+            telling = self._detach(work())
+            if telling is not None:
+                departures.begin(user_id)
+                telling.addBoth(lambda _: departures.end(user_id))
+
+        if user_id not in departures.crowded:
+            go()
+            return
+        waiting: Deferred[None] = Deferred()
+        self._telling.add(waiting)
+
+        def go_later() -> None:
+            go()
+            self._telling.discard(waiting)
+            waiting.callback(None)
+
+        departures.ask(user_id, go_later)
+
     async def _nobody_moved(self, connection: Connection, namespace: Namespace, channel: str, here: bool) -> None:
         """An anonymous connection has come, or has gone. All of them are one user, who is never the first or last."""
         if namespace.announces_presence:
@@ -295,7 +332,9 @@ class Presence:
 
     # -- the rest -----------------------------------------------------------------------------------------------------
 
-    def _detach(self, work: Coroutine[Deferred[object], object, None]) -> None:
+    def _detach(self, work: Coroutine[Deferred[object], object, None]) -> Deferred[None] | None:
+        """Let the engine know; return what fires when it does, None where it does already."""
+
         def failed(failure: Failure) -> None:
             if failure.check(Unavailable):
                 self._log.warn("presence could not be told: the engine cannot answer now")
@@ -306,6 +345,7 @@ class Presence:
         if telling is not None:
             self._telling.add(telling)
             telling.addBoth(lambda _: self._telling.discard(telling))
+        return telling
 
     def stop(self) -> None:
         self._stopped = True

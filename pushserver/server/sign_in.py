@@ -120,8 +120,7 @@ class SignIn:
         """A connection has ended, or is about to: nothing of it stays behind. May be called more than once."""
         if connection.gone:
             return
-        for name in tuple(connection.channels):
-            self._subscriptions.absent(connection, name)
+        self._subscriptions.end(connection)
         self._places.leave(connection)
 
     async def authenticate(self, connection: Connection, asked: operations.Authenticate, reply: Reply) -> None:

@@ -36,6 +36,7 @@ from pushserver.server.publishing import Publishing
 from pushserver.server.replay import without_excluded
 from pushserver.server.reply_room import ReplyRoom
 from pushserver.server.tasks import Tasks
+from pushserver.server.user_turns import Slice
 
 Reply = Callable[[operations.Outcome], None]
 
@@ -125,8 +126,11 @@ class Subscriptions:
         """Let the tokens of items count, and return what they say. A bad one rejects its channel, allowed anyway or
         not."""
         granted: list[ChannelToken] = []
+        part = self._hub.turns.slice()
 
         async def check(channel: str, token: str) -> None:
+            if part.over:
+                await self._hub.turns.go_on(connection.user_id)
             try:
                 self._publishing.namespace(channel)
                 found = await self._tokens.check(connection, channel, token, asked.nobody)
@@ -168,7 +172,11 @@ class Subscriptions:
         places_left = self._limits.channels_per_connection - len(connection.channels) + len(connection.server_channels)
         surplus: list[SubscribeItem] = []
         work: list[Coroutine[Any, Any, None]] = []
+        part = self._hub.turns.slice()
         for item in items:
+            if part.over:
+                await self._hub.turns.go_on(connection.user_id)
+                part = self._hub.turns.slice()
             known = item.channel in connection.channels
             try:
                 namespace = self._publishing.namespace(item.channel)
@@ -180,7 +188,7 @@ class Subscriptions:
                 surplus.append(item)
                 continue
             places_left -= not known
-            work.append(self._open(connection, namespace, item, known, room, results, rejected, opened))
+            work.append(self._open_in_turn(connection, part, namespace, item, room, results, rejected, opened))
         before = len(rejected)
         if work:
             # None of them fails but by being cancelled.
@@ -198,12 +206,33 @@ class Subscriptions:
         if refusal is not None and not (namespace.kind in OF_TASKS and refusal is Code.NOT_FOUND):
             raise Refused(REASONS.get(refusal, "not allowed"), refusal)
 
+    async def _open_in_turn(
+        self,
+        connection: Connection,
+        part: Slice,
+        namespace: Namespace,
+        item: SubscribeItem,
+        room: ReplyRoom,
+        results: dict[str, Result],
+        rejected: dict[str, Rejection],
+        opened: list[Callable[[], None]],
+    ) -> None:
+        """Open one channel of several, in a turn of its own where those before it have used their slice."""
+        if part.over:
+            await self._hub.turns.go_on(connection.user_id)
+            try:
+                # A right may have ended meanwhile, and nothing would have been there to be ended with it.
+                self._allow(connection, namespace, item.channel)
+            except PushError as problem:
+                rejected[item.channel] = Rejection(problem.code, problem.message)
+                return
+        await self._open(connection, namespace, item, room, results, rejected, opened)
+
     async def _open(
         self,
         connection: Connection,
         namespace: Namespace,
         item: SubscribeItem,
-        known: bool,
         room: ReplyRoom,
         results: dict[str, Result],
         rejected: dict[str, Rejection],
@@ -211,6 +240,7 @@ class Subscriptions:
     ) -> None:
         """Open one channel for a connection: what it answers goes into ``results``, what follows into ``opened``."""
         name = item.channel
+        known = name in connection.channels
         catchup: CatchUp | None = None
         try:
             if namespace.kind is Kind.TASK:
@@ -328,11 +358,15 @@ class Subscriptions:
         opened.append(partial(self._outputs.go_live, catchup, page))
         return start
 
-    def unsubscribe(self, connection: Connection, asked: operations.Unsubscribe, reply: Reply) -> None:
+    async def unsubscribe(self, connection: Connection, asked: operations.Unsubscribe, reply: Reply) -> None:
         """End subscriptions. What the server subscribed stays, unless any may be left."""
         _check_number(asked.channels)
         rejected: dict[str, Rejection] = {}
+        part = self._hub.turns.slice()
         for name in asked.channels:
+            if part.over:
+                await self._hub.turns.go_on(connection.user_id)
+                part = self._hub.turns.slice()
             if name in connection.server_channels and not asked.any:
                 rejected[name] = Rejection(Code.PERMISSION_DENIED, "subscribed by the server")
             elif name in connection.channels:
@@ -344,7 +378,7 @@ class Subscriptions:
 
     def drop(self, connection: Connection, name: str) -> None:
         self._hub.unfollow(connection, name)
-        self.absent(connection, name)
+        self._presence.leave(connection, self._publishing.namespace(name), name)
         self._tokens.forget(connection, name)
         if connection.server_info is not None:
             connection.server_info.pop(name, None)
@@ -475,9 +509,10 @@ class Subscriptions:
         for name in connection.channels.difference(connection.server_channels):
             await self._presence.turn(connection, self._publishing.namespace(name), name)
 
-    def absent(self, connection: Connection, name: str) -> None:
-        """The connection is not present in the channel any more."""
-        self._presence.leave(connection, self._publishing.namespace(name), name)
+    def end(self, connection: Connection) -> None:
+        """The connection has ended, or is about to: it is present nowhere any more."""
+        for name in tuple(connection.channels):
+            self._presence.depart(connection, self._publishing.namespace(name), name)
 
 
 def _check_number(named: Sized) -> None:

@@ -1,7 +1,8 @@
 """Whose work the reactor does in a turn: all connections of a user together hold it about as long as one may.
 
-    a connection that has used its slice ---------------------> UserTurns.ask -> in a later turn, in the order of asking
+    a connection that has used its slice ---------------------> UserTurns.ask ---> a later turn, in the order of asking
     an operation, where enough of its user's wait already ---/
+    the rest of an operation that has used its slice ---------> UserTurns.go_on -> a later turn, before all of these
 
 Else one user with a hundred connections would have a hundred slices of each turn, and others would wait for all.
 """
@@ -12,6 +13,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from twisted.internet.defer import Deferred
+
 from pushserver.server.clock import Clock
 
 #: Seconds of one turn for what one user has waiting, and for what all have.
@@ -21,15 +24,48 @@ ALL: Final = 0.02
 UNDER_WAY: Final = 8
 
 
+class Slice:
+    """The time for which an operation may hold the reactor, from now on."""
+
+    __slots__ = ("_seconds", "_until")
+
+    def __init__(self, seconds: Callable[[], float]) -> None:
+        """``seconds`` tells a monotonic time."""
+        self._seconds = seconds
+        self._until = seconds() + SLICE
+
+    @property
+    def over(self) -> bool:
+        """Return whether the rest has to wait for a later turn."""
+        return self._seconds() >= self._until
+
+
+class _Waiting:
+    """What one user has waiting."""
+
+    __slots__ = ("asked", "begun")
+
+    def __init__(self) -> None:
+        #: operations that have begun
+        self.begun: deque[Deferred[None]] = deque()
+        #: what has not
+        self.asked: deque[Callable[[], None]] = deque()
+
+
 class UserTurns:
-    """What has to wait for a later turn, by user."""
+    """What has to wait for a later turn, by user.
 
-    __slots__ = ("_armed", "_clock", "_under_way", "crowded", "waiting")
+    Args:
+        under_way: operations of one user that may wait for the engine at a time.
+    """
 
-    def __init__(self, clock: Clock) -> None:
+    __slots__ = ("_armed", "_clock", "_most", "_under_way", "crowded", "waiting")
+
+    def __init__(self, clock: Clock, under_way: int = UNDER_WAY) -> None:
         self._clock = clock
-        #: the calls of each user that are due in later turns
-        self.waiting: dict[str, deque[Callable[[], None]]] = {}
+        self._most = under_way
+        #: what is due in later turns, by user
+        self.waiting: dict[str, _Waiting] = {}
         self._under_way: dict[str, int] = {}
         self._armed = False
         #: the users whose further work has to ask first
@@ -39,15 +75,31 @@ class UserTurns:
         """Make a call in a later turn, behind what this user asked for before; for who has no user, in the next."""
         if user_id is None:
             self._clock.later(0, call)
-            return
-        self.waiting.setdefault(user_id, deque()).append(call)
+        else:
+            self._wait(user_id).asked.append(call)
+
+    def slice(self) -> Slice:
+        """Return the slice of an operation that begins now."""
+        return Slice(self._clock.seconds)
+
+    def go_on(self, user_id: str | None) -> Deferred[None]:
+        """Return what fires in a later turn, for the rest of an operation that has begun. It may be cancelled."""
+        turn: Deferred[None] = Deferred()
+        if user_id is None:
+            self._clock.later(0, turn.callback, None)
+        else:
+            self._wait(user_id).begun.append(turn)
+        return turn
+
+    def _wait(self, user_id: str) -> _Waiting:
         self.crowded.add(user_id)
         self._arm()
+        return self.waiting.setdefault(user_id, _Waiting())
 
     def begin(self, user_id: str) -> None:
         """An operation of this user waits for the engine from now on."""
         count = self._under_way[user_id] = self._under_way.get(user_id, 0) + 1
-        if count >= UNDER_WAY:
+        if count >= self._most:
             self.crowded.add(user_id)
 
     def end(self, user_id: str) -> None:
@@ -59,8 +111,11 @@ class UserTurns:
             del self._under_way[user_id]
         if user_id in self.waiting:
             self._arm()
-        elif count < UNDER_WAY:
+        elif count < self._most:
             self.crowded.discard(user_id)
+
+    def _has_room(self, user_id: str) -> bool:
+        return self._under_way.get(user_id, 0) < self._most
 
     def _arm(self) -> None:
         if not self._armed:
@@ -78,21 +133,27 @@ class UserTurns:
                     break
                 self._serve(user_id)
         finally:
-            if any(self._under_way.get(user_id, 0) < UNDER_WAY for user_id in self.waiting):
+            if any(waiting.begun or self._has_room(user_id) for user_id, waiting in self.waiting.items()):
                 self._arm()
 
     def _serve(self, user_id: str) -> None:
         waiting = self.waiting.pop(user_id)
         began = self._clock.seconds()
         try:
-            while waiting and self._under_way.get(user_id, 0) < UNDER_WAY:
-                waiting.popleft()()
+            while waiting.begun or (waiting.asked and self._has_room(user_id)):
+                if waiting.begun:
+                    waiting.begun.popleft().callback(None)
+                else:
+                    waiting.asked.popleft()()
                 if self._clock.seconds() - began > SLICE:
                     break
         finally:
             # Behind the others, and before what was asked for meanwhile.
-            waiting.extend(self.waiting.pop(user_id, ()))
-            if waiting:
+            newer = self.waiting.pop(user_id, None)
+            if newer is not None:
+                waiting.begun.extend(newer.begun)
+                waiting.asked.extend(newer.asked)
+            if waiting.begun or waiting.asked:
                 self.waiting[user_id] = waiting
-            elif self._under_way.get(user_id, 0) < UNDER_WAY:
+            elif self._has_room(user_id):
                 self.crowded.discard(user_id)

@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
+from msgspec.structs import replace
 from twisted.internet import task
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 
 from pushserver.core.errors import NotFound
+from pushserver.core.permissions import Grants
+from pushserver.server import user_turns
 from pushserver.server.clock import Clock
+from pushserver.server.presence import DEPARTING
 from pushserver.server.user_turns import ALL, SLICE, UNDER_WAY, UserTurns
 from tests.fakes import Rig
 
@@ -119,6 +123,46 @@ def test_a_call_that_fails_keeps_no_other_waiting() -> None:
     assert work.turn() == ["bob", "ann"]
 
 
+def test_the_rest_of_what_has_begun_comes_first_however_many_are_under_way() -> None:
+    work = Work()
+    for _ in range(UNDER_WAY):
+        work.turns.begin("ann")
+    work.ask("ann", "further")
+    for name in ("first", "second"):
+        work.turns.go_on("ann").addCallback(lambda _, name=name: work.done.append(name))
+    given_up = work.turns.go_on("ann")
+    given_up.cancel()
+    given_up.addErrback(lambda failure: failure.trap(CancelledError))
+    assert work.turn() == ["first", "second"]
+    assert work.reactor.getDelayedCalls() == []
+    for _ in range(UNDER_WAY):
+        work.turns.end("ann")
+    assert work.turn() == ["further"]
+    assert (work.turns.crowded, work.turns.waiting) == (set(), {})
+    work.turns.go_on(None).addCallback(lambda _: work.done.append("nobody"))
+    assert work.turn() == ["nobody"]
+
+
+def test_what_has_begun_has_a_slice_of_each_turn_too() -> None:
+    work = Work()
+
+    def long(name: str) -> None:
+        def go_on(_: None) -> None:
+            work.done.append(name)
+            work.reactor.rightNow += SLICE * 1.5
+
+        work.turns.go_on("ann").addCallback(go_on)
+
+    for name in ("first", "second"):
+        long(name)
+    work.ask("ann", "further")
+    assert [work.turn() for _ in range(3)] == [["first"], ["second"], ["further"]]
+    part = work.turns.slice()
+    assert not part.over
+    work.reactor.rightNow += SLICE
+    assert part.over
+
+
 @pytest_twisted.async_yield_fixture
 async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     rig = await Rig(tmp_path).start()
@@ -157,3 +201,107 @@ async def test_one_users_operations_do_not_all_begin_at_once(rig: Rig, monkeypat
     rig.clock.advance(0)
     assert not rig.node.hub.turns.crowded
     assert rig.node.hub.turns.waiting == {}
+
+
+ROOMS = [f"chat:{n}" for n in range(5)]
+
+
+def turn(rig: Rig) -> None:
+    """One turn of the reactor: what is due now, and not what that asks for."""
+    for call in [call for call in rig.clock.calls if call.getTime() <= rig.clock.seconds()]:
+        rig.clock.calls.remove(call)
+        call.called = 1
+        call.func(*call.args, **call.kw)
+
+
+async def test_an_operation_of_many_channels_takes_many_turns(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    ann = await rig.client("ann")
+    mine = ann.connection.channels
+    before = len(mine)
+    monkeypatch.setattr(user_turns, "SLICE", -1.0)
+    ann.send("subscribe", 1, channels=ROOMS)
+    opened = []
+    for _ in range(2 * len(ROOMS)):
+        opened.append(len(mine) - before)
+        turn(rig)
+    # Each is looked at in a turn of its own, and opened in another one.
+    assert opened == [0] * len(ROOMS) + list(range(len(ROOMS)))
+    for _ in ROOMS:
+        await rig.settle()
+    (subscribed,) = [message for message in ann.new() if message.get("id") == 1]
+    assert sorted(subscribed["data"]["results"]) == ROOMS
+    ann.send("unsubscribe", 2, channels=ROOMS)
+    left = []
+    for _ in ROOMS:
+        left.append(len(mine) - before)
+        turn(rig)
+    assert left == list(range(len(ROOMS), 0, -1))
+    assert len(mine) == before
+    assert [message["id"] for message in ann.new() if "id" in message] == [2]
+    ann.vanish()
+    await rig.settle()
+    assert rig.leftovers() == {}
+
+
+async def test_who_goes_in_the_middle_of_a_long_operation_leaves_nothing(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(user_turns, "SLICE", -1.0)
+    for turns in range(2 * len(ROOMS) + 2):
+        ann = await rig.client("ann")
+        ann.send("subscribe", 1, channels=ROOMS)
+        for _ in range(turns):
+            turn(rig)
+        ann.vanish()
+        await rig.settle()
+    await rig.advance(0)
+    assert rig.leftovers() == {}
+
+
+async def test_a_right_that_ends_meanwhile_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = await Rig(tmp_path, '[[namespaces]]\nname = "secret"\nsubscribe = "permission"\n').start()
+    ann = await rig.client("ann", {"permissions": ["subscribe:secret:*"]})
+    identity = ann.connection.identity
+    assert identity is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(user_turns, "SLICE", -1.0)
+        ann.send("subscribe", 1, channels=["secret:a", "chat:a"])
+        # Both were found allowed; neither is open yet.
+        for _ in range(2):
+            turn(rig)
+        ann.connection.identity = replace(identity, grants=Grants.of(()))
+        for _ in range(4):
+            await rig.settle()
+    (subscribed,) = [message for message in ann.new() if message.get("id") == 1]
+    assert list(subscribed["data"]["results"]) == ["chat:a"]
+    assert subscribed["data"]["rejected"]["secret:a"]["code"] == "PERMISSION_DENIED"
+    await rig.stop()
+
+
+async def test_a_crowd_that_leaves_at_once_leaves_a_few_at_a_time(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    clients = [await rig.client("mallory") for _ in range(3)]
+    for client in clients:
+        await client.ask("subscribe", channels=[f"chat:{n}" for n in range(DEPARTING)])
+    ann = await rig.client("ann")
+    told: list[Deferred[bool]] = []
+
+    def leave(*_: object) -> Deferred[bool]:
+        told.append(Deferred())
+        return told[-1]
+
+    monkeypatch.setattr(rig.engine.presence, "leave", leave)
+    for client in clients:
+        client.vanish()
+    rig.clock.advance(0)
+    assert len(told) == DEPARTING
+    await ann.ask("subscribe", channels=["chat:0"])
+    ann.vanish()
+    assert len(told) == DEPARTING + 1
+    flushed = Deferred.fromCoroutine(rig.node.presence.flush())
+    for number in range(3 * DEPARTING + 1):
+        assert not flushed.called
+        told[number].callback(False)
+        rig.clock.advance(0)
+    assert len(told) == 3 * DEPARTING + 1
+    await rig.settle()
+    assert flushed.called

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from tests.attack import MEMORY, ROWS, USER_MEMORY, Attack, Result, worst
+from tests.attack import GONE, MEMORY, ROWS, USER_MEMORY, Attack, Result, Vigil, worst
 
 
 def test_nobody_else_pays_for_an_attack() -> None:
@@ -33,3 +33,33 @@ def test_what_is_said_of_a_row_is_the_worst_of_all() -> None:
     filled = good._replace(row=user, memory=100 << 20, growth=1.5e6, gone=None)
     assert filled.faults == ["store"]
     assert "store 1.5 MB/s" in worst([filled])
+
+
+class Socketed:
+    """An attacker with so many sockets left."""
+
+    def __init__(self) -> None:
+        self.sockets = 3
+        self.ended = False
+
+    def left(self) -> int:
+        return self.sockets
+
+    def end(self) -> None:
+        self.ended = True
+
+
+def test_when_the_last_socket_of_a_row_is_gone_is_seen_while_other_rows_go_on() -> None:
+    vigil = Vigil()
+    first, second = Socketed(), Socketed()
+    vigil.add(first, 10)  # type: ignore[arg-type]
+    vigil.look(15)
+    assert (vigil.gone, vigil.done) == ({}, False)
+    first.sockets = 0
+    vigil.add(second, 20)  # type: ignore[arg-type]
+    vigil.look(22)
+    vigil.look(50)
+    assert (vigil.gone, first.ended, second.ended) == ({0: 12}, True, False)
+    vigil.look(21 + GONE + 10)
+    assert vigil.gone == {0: 12, 1: GONE + 11}
+    assert (vigil.done, second.ended) == (True, True)

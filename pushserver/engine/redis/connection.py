@@ -41,6 +41,8 @@ MAX_PENDING_BYTES: Final = 64 * 1024 * 1024
 #: The pause before a new attempt, s: doubled with each failure in a row, between these two, and then 50 to 100 % of it.
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 3.0
+#: Seconds of one turn of the reactor in which replies are given, at least.
+SLICE: Final = 0.002
 #: A connection that lasted so long, s, counts as a success.
 _LASTED: Final = 5.0
 #: What the scripts and commands in use need.
@@ -70,7 +72,11 @@ class Misconfigured(Exception):
 
 
 class CommandProtocol(txredisapi.RedisProtocol):  # type: ignore[misc]
-    """Replies in the order of their commands; the oldest unanswered one ends the connection when it is too old."""
+    """Replies in the order of their commands; the oldest unanswered one ends the connection when it is too old.
+
+    One read may hold thousands of replies, and each lets somebody go on. They are given for a while; the rest waits for
+    later turns of the reactor, and meanwhile nothing more is read.
+    """
 
     def __init__(self, clock: EngineClock) -> None:
         super().__init__(charset=None, convertNumbers=False)
@@ -78,6 +84,9 @@ class CommandProtocol(txredisapi.RedisProtocol):  # type: ignore[misc]
         self._pending: deque[tuple[Deferred[Any], float, int]] = deque()
         self._octets = 0
         self._alarm: IDelayedCall | None = None
+        #: the call that gives the rest of the replies, and since when they wait for it, s
+        self._resting: IDelayedCall | None = None
+        self._rested_at = 0.0
         self.lost: Deferred[None] = Deferred()
         self.reason = _LOST
         #: why its certificate is not to be trusted
@@ -89,12 +98,6 @@ class CommandProtocol(txredisapi.RedisProtocol):  # type: ignore[misc]
         transport = self.transport
         if hasattr(transport, "setTcpNoDelay"):
             transport.setTcpNoDelay(True)
-
-    def tryConvertData(self, data: Reply) -> Reply:
-        return data
-
-    def handleTransactionData(self, reply: Reply) -> Reply:
-        return reply
 
     @property
     def waiting(self) -> int:
@@ -116,6 +119,45 @@ class CommandProtocol(txredisapi.RedisProtocol):  # type: ignore[misc]
         self.transport.write(octets)
         return answer
 
+    def dataReceived(self, data: bytes, unpause: bool = False) -> None:
+        self._reader.feed(data)
+        if self._resting is None:
+            self._hand_out(SLICE)
+
+    def _hand_out(self, seconds: float) -> None:
+        """Give replies for so long; the rest come in later turns."""
+        clock = self._clock.seconds
+        until = clock() + seconds
+        while self._give_replies():
+            if clock() >= until:
+                self._rest()
+                return
+
+    def _give_replies(self) -> bool:
+        """Give the next one, or some that cost little; return whether there may be more."""
+        reply = self._reader.gets()
+        if reply is False:
+            return False
+        self.replyReceived(reply)
+        return True
+
+    def _rest(self) -> None:
+        self._rested_at = self._clock.seconds()
+        self._resting = self._clock.later(0, self._go_on)
+        self.transport.pauseProducing()
+
+    def _go_on(self) -> None:
+        self._resting = None
+        try:
+            # As long as the turn took for all else: what waits here does not grow.
+            self._hand_out(max(SLICE, self._clock.seconds() - self._rested_at))
+        except Exception as problem:
+            # As where it fails while it is read.
+            self.abort(f"what Redis sends cannot be taken: {problem}")
+            raise
+        if self._resting is None and self.connected:
+            self.transport.resumeProducing()
+
     def replyReceived(self, reply: Reply) -> None:
         if not self._pending:
             # Redis says why before it closes, as in "max number of clients reached".
@@ -135,8 +177,9 @@ class CommandProtocol(txredisapi.RedisProtocol):  # type: ignore[misc]
         if not self._pending:
             return
         left = self._pending[0][1] - self._clock.seconds()
-        if left > 0:
-            self._alarm = self._clock.later(left, self._look)
+        if left > 0 or self._resting is not None:
+            # What has come, and waits here for its turn, is not late.
+            self._alarm = self._clock.later(max(left, SLICE), self._look)
         else:
             self.abort("Redis did not answer in time")
 
@@ -153,9 +196,10 @@ class CommandProtocol(txredisapi.RedisProtocol):  # type: ignore[misc]
             self.reason = _text_of(problem)
             if "certificate" in self.reason or isinstance(problem, VerificationError | CertificateError):
                 self.distrust = self.reason
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
+        for call in (self._alarm, self._resting):
+            if call is not None:
+                call.cancel()
+        self._alarm = self._resting = None
         pending, self._pending = self._pending, deque()
         for answer, _, _ in pending:
             answer.errback(Unavailable(self.reason))

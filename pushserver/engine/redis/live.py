@@ -16,6 +16,7 @@ Another program's message is ``{"type"?, "data"}``; it becomes a publication wit
 from __future__ import annotations
 
 import secrets
+from collections import deque
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
@@ -31,6 +32,7 @@ from pushserver.core.positions import Position
 from pushserver.core.publication import Publication
 from pushserver.engine.interfaces import TaskEvent
 
+from .connection import SLICE
 from .feeds import ChannelFeed
 from .names import STATUS, TASK, Names
 
@@ -107,6 +109,9 @@ class Live:
         self.feeds = feeds
         self._new: list[ChannelFeed] = []
         self._starting: IDelayedCall | None = None
+        #: feeds that can begin, and where; they do for a while in each turn, since each lets somebody go on
+        self._placed: deque[tuple[ChannelFeed, Position | None]] = deque()
+        self._beginning: IDelayedCall | None = None
         self._origin = secrets.token_hex(4)
         # What other programs publish gets its identity here, on each node its own: random once, then counted.
         self._prefix = secrets.token_hex(8)
@@ -171,9 +176,20 @@ class Live:
                 for feed in batch:
                     self._give_up(feed, str(error))
                 continue
-            for feed, position in zip(batch, positions, strict=True):
-                if self.feeds.channels.get(feed.channel) is feed:
-                    feed.begin(position)
+            self._placed.extend(zip(batch, positions, strict=True))
+            if self._beginning is None:
+                self._begin_some()
+
+    def _begin_some(self) -> None:
+        self._beginning = None
+        until = self._clock.seconds() + SLICE
+        while self._placed:
+            feed, position = self._placed.popleft()
+            if self.feeds.channels.get(feed.channel) is feed:
+                feed.begin(position)
+            if self._placed and self._clock.seconds() >= until:
+                self._beginning = self._clock.later(0, self._begin_some)
+                return
 
     def _give_up(self, feed: ChannelFeed, reason: str) -> None:
         if self.feeds.channels.get(feed.channel) is feed:
@@ -409,9 +425,10 @@ class Live:
     # -- life ---------------------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        if self._starting is not None:
-            self._starting.cancel()
-            self._starting = None
+        for call in (self._starting, self._beginning):
+            if call is not None:
+                call.cancel()
+        self._starting = self._beginning = None
         self.feeds.stop()
 
     def _detach(

@@ -10,6 +10,7 @@ A `PING` goes out regularly and must come back in time: a connection that only l
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, Final, Protocol
 
 import hiredis
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from .route import RedisRoute
     from .settings import RedisSettings
 
+#: So many messages are given between two looks at the clock.
+_STRIDE: Final = 8
 #: So many names go into one command.
 _BATCH: Final = 500
 #: How long a name that is no longer wanted is still subscribed to, s: who comes and goes costs Redis nothing.
@@ -91,13 +94,14 @@ class SubscriberProtocol(CommandProtocol):
         for start in range(0, len(batch), _BATCH):
             self.transport.write(hiredis.pack_command((command, *batch[start : start + _BATCH])))
 
-    def dataReceived(self, data: bytes, unpause: bool = False) -> None:
+    def _give_replies(self) -> bool:
         if not self._listening:
-            super().dataReceived(data, unpause)
-            return
-        reader, names = self._reader, self._names
-        reader.feed(data)
-        while (reply := reader.gets()) is not False:
+            return super()._give_replies()
+        gets, names = self._reader.gets, self._names
+        for _ in range(_STRIDE):
+            reply = gets()
+            if reply is False:
+                return False
             # Once for each message of every channel: from here it is one call to whoever receives it.
             if type(reply) is list and reply[0] == b"message":
                 name = names.get(reply[1])
@@ -105,6 +109,7 @@ class SubscriberProtocol(CommandProtocol):
                     name.receive(reply[2])
             else:
                 self.replyReceived(reply)
+        return True
 
     def replyReceived(self, reply: Reply) -> None:
         if not self._listening:
@@ -119,7 +124,8 @@ class SubscriberProtocol(CommandProtocol):
 
     def _ping(self) -> None:
         now = self._clock.seconds()
-        if self._pings and now - self._pings[0] >= self._patience:
+        # What has come and was not looked at yet may hold the answer.
+        if self._pings and self._resting is None and now - self._pings[0] >= self._patience:
             self._round = None
             self.abort("the Pub/Sub connection is deaf")
             return
@@ -261,7 +267,7 @@ class Subscriber:
     def _sweep(self) -> None:
         self._sweeping = None
         now = self._clock.seconds()
-        due = [key for key, at in self._leaving.items() if at <= now]
+        due = list(islice((key for key, at in self._leaving.items() if at <= now), _BATCH))
         for key in due:
             del self._leaving[key]
             self._names.pop(key, None)
@@ -270,7 +276,9 @@ class Subscriber:
         if due and self._protocol is not None:
             self._protocol.write("UNSUBSCRIBE", (key.decode() for key in due))
         if self._leaving:
-            self._sweeping = self._clock.later(max(0.0, min(self._leaving.values()) - now), self._sweep)
+            # A crowd that left at once is left a part at a time.
+            pause = 0.0 if len(due) == _BATCH else max(0.0, min(self._leaving.values()) - now)
+            self._sweeping = self._clock.later(pause, self._sweep)
 
     def _left(self, key: bytes) -> None:
         if self._listener is not None:

@@ -9,16 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import txredisapi
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from twisted.internet import task
 from twisted.internet.defer import DeferredList
+from twisted.internet.error import ConnectionDone
 from twisted.internet.task import deferLater
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
 
 from pushserver.core import errors
 from pushserver.engine.interfaces import IdempotencyKey
 from pushserver.engine.redis import connection
+from pushserver.server.clock import Clock
 
 from .nodes import KEPT, Cluster, impatient, publication, until
 from .servers import RedisServer, free_port
@@ -231,3 +237,98 @@ async def test_stopping_before_redis_was_ever_there(cluster: Cluster, redis: Red
     cluster.running.remove(node)
     await node.engine.stop()
     assert node.engine.trouble() == "the engine is stopped"
+
+
+class Moving:
+    """A connection on paper, whose clock moves on with every reply."""
+
+    def __init__(self, seconds: float) -> None:
+        self.reactor = task.Clock()
+        self.protocol = connection.CommandProtocol(Clock(self.reactor))
+        self.transport = StringTransport()
+        self.protocol.makeConnection(self.transport)
+        self.given: list[Any] = []
+        self._seconds = seconds
+
+    def ask(self, count: int) -> None:
+        for _ in range(count):
+            self.protocol.send(5, "PING").addCallbacks(self._note, lambda failure: self._note(failure.value))
+
+    def _note(self, reply: Any) -> None:
+        self.given.append(reply)
+        self.reactor.rightNow += self._seconds
+
+    def turn(self) -> None:
+        """One turn of the reactor: what is due now, and not what that asks for."""
+        for call in [call for call in self.reactor.calls if call.getTime() <= self.reactor.seconds()]:
+            self.reactor.calls.remove(call)
+            call.called = 1
+            call.func(*call.args, **call.kw)
+
+    def take(self) -> int:
+        given, self.given = self.given, []
+        return len(given)
+
+
+def test_replies_that_came_at_once_are_given_over_several_turns_in_their_order() -> None:
+    stage = Moving(connection.SLICE / 2.5)
+    stage.ask(10)
+    stage.protocol.dataReceived(b"".join(b":%d\r\n" % n for n in range(8)))
+    assert stage.given == [0, 1, 2]
+    assert stage.transport.producerState == "paused"
+    # What was on its way already waits behind them.
+    stage.protocol.dataReceived(b":8\r\n:")
+    assert stage.given == [0, 1, 2]
+    stage.turn()
+    assert stage.given == [0, 1, 2, 3, 4, 5]
+    stage.turn()
+    assert stage.given == list(range(9))
+    stage.turn()
+    assert stage.transport.producerState == "producing"
+    stage.protocol.dataReceived(b"9\r\n")
+    assert stage.given == list(range(10))
+    assert stage.protocol.waiting == 0
+
+
+def test_replies_that_wait_have_as_long_as_the_turn_took_for_all_else() -> None:
+    stage = Moving(connection.SLICE)
+    stage.ask(10)
+    stage.protocol.dataReceived(b":1\r\n" * 10)
+    assert stage.take() == 1
+    stage.reactor.rightNow += 3.5 * connection.SLICE
+    stage.turn()
+    assert stage.take() == 4
+
+
+def test_what_has_come_and_waits_for_its_turn_is_not_late() -> None:
+    stage = Moving(connection.SLICE)
+    stage.ask(3)
+    stage.protocol.dataReceived(b":1\r\n:2\r\n")
+    (turn,) = [call for call in stage.reactor.calls if call.func == stage.protocol._go_on]
+    turn.delay(10)
+    stage.reactor.advance(6)
+    assert stage.given == [1]
+    assert stage.protocol.connected
+    stage.reactor.advance(10)
+    assert stage.given[:2] == [1, 2]
+    # The third never came.
+    assert not stage.protocol.connected
+
+
+def test_what_is_lost_in_between_gives_nothing_more() -> None:
+    stage = Moving(connection.SLICE)
+    stage.ask(3)
+    stage.protocol.dataReceived(b":1\r\n:2\r\n:3\r\n")
+    stage.protocol.connectionLost(Failure(ConnectionDone()))
+    assert [stage.given[0], *map(type, stage.given[1:])] == [1, errors.Unavailable, errors.Unavailable]
+    assert stage.reactor.getDelayedCalls() == []
+
+
+def test_what_is_no_reply_ends_the_connection_also_in_a_later_turn() -> None:
+    stage = Moving(connection.SLICE)
+    stage.ask(3)
+    stage.protocol.dataReceived(b":1\r\n?\r\n")
+    with pytest.raises(txredisapi.InvalidData):
+        stage.reactor.advance(0)
+    assert not stage.protocol.connected
+    assert "cannot be taken" in stage.protocol.reason
