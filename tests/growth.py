@@ -56,6 +56,8 @@ SIZES = tuple(1 << power for power in range(14, 21))
 FACTOR = 2.5
 #: Work below so many seconds is too quick to be compared: what grows too fast takes far longer at 1 MiB.
 QUICK = 0.005
+#: So often a text is tried again whose work seems to grow too fast.
+PATIENCE = 12
 
 #: What a function does that takes a text apart.
 ACTS = frozenset(
@@ -511,11 +513,12 @@ def excess(parser: Parser, text: Text, sizes: tuple[int, ...] = SIZES) -> str | 
         before = took.get(size // 4, 0.0)
         if before <= QUICK or took[size] <= FACTOR**2 * before:
             continue
-        # Again, with patience: only what is slow each time is slow.
+        # Again, with patience: only what is slow each time is slow. Four of the shorter are as much work as the longer,
+        # so what else runs on the machine meets both alike.
         shorter = text(size // 4)
-        for _ in range(10):
-            before = min(before, seconds(parser.parse, shorter, 4))
-            took[size] = min(took[size], seconds(parser.parse, longer, 1))
+        for _ in range(PATIENCE):
+            before = sum(seconds(parser.parse, shorter, 1) for _ in range(4)) / 4
+            took[size] = seconds(parser.parse, longer, 1)
             if took[size] <= FACTOR**2 * before:
                 break
         else:

@@ -281,6 +281,10 @@ class NotApplicable(Exception):
     """A change does not apply to the package as it stands."""
 
 
+class NoVerdict(Exception):
+    """A run ended in another way than with a verdict: that is no proof of the checker."""
+
+
 def apply(mutant: Mutant, package: Path) -> None:
     """Put a mutant into a package. Raises `NotApplicable`."""
     for name, old, new in mutant.changes:
@@ -319,9 +323,21 @@ def hunt(
     if found is not None:
         return found[1], found[2]
     if done.returncode != 0:
-        # It fell over in another way than a promise is broken: that is no proof of the checker.
-        raise RuntimeError(f"{mutant.name}: {done.stdout}{done.stderr}")
+        raise NoVerdict(how_it_ended(done.returncode, done.stderr))
     return None
+
+
+def how_it_ended(status: int, errors: str) -> str:
+    """Return in one line what a run said last: the exception, in which seed, and where; or the status alone."""
+    lines = errors.strip().splitlines()
+    places = [line.strip() for line in lines if line.startswith("  File ")]
+    # What is not indented behind the last traceback is the exception and its notes.
+    last = lines[-1:]
+    for line in reversed(lines[:-1]):
+        if line.startswith((" ", "Traceback")):
+            break
+        last.insert(0, line)
+    return ", ".join([f"status {status}", *last, *places[-1:]])
 
 
 def main(words: list[str]) -> int:
@@ -341,8 +357,9 @@ def main(words: list[str]) -> int:
         try:
             first = options.first or (1 if options.search else FOUND.get(mutant.name, 1))
             found = hunt(mutant, first, options.seeds, options.seconds)
-        except NotApplicable as problem:
-            print(f"{mutant.name:28} {'-':>8}  does not apply: {problem}")
+        except (NotApplicable, NoVerdict) as problem:
+            what = "does not apply" if isinstance(problem, NotApplicable) else "no verdict"
+            print(f"{mutant.name:28} {'-':>8}  {what}: {problem}", flush=True)
             missed += 1
             continue
         seed, rule = found or ("-", "not found")

@@ -257,16 +257,18 @@ class Run:
 
     # -- faults in the midst of an entry ------------------------------------------------------------------------------
 
-    def _owner(self, session: RedisSession) -> Node:
-        return next(node for node in self.nodes if node.process is session.transport.peer.process)
+    def _owner(self, session: RedisSession) -> Node | None:
+        """Return whose session it is; None where that one has ended since, also where another began under its name."""
+        return next((node for node in self.nodes if node.process is session.transport.peer.process), None)
 
     def _kill_ingest(self, step: Step, after: float, seconds: float) -> None:
         self._doomed.append((step, after, seconds))
 
     def _entry_begun(self, session: RedisSession) -> None:
-        if self._doomed and not self._mended:
+        owner = self._owner(session)
+        if self._doomed and not self._mended and owner is not None:
             step, after, seconds = self._doomed.pop()
-            self.world.at(self.world.now + after, self._kill, step, self._owner(session).name, seconds)
+            self.world.at(self.world.now + after, self._kill, step, owner.name, seconds)
 
     def _late_write(self, step: Step, seconds: float) -> None:
         self._stalling.append(seconds)

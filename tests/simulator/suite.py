@@ -62,13 +62,17 @@ def silence() -> None:
 
 
 def try_seed(seed: int, options: Options) -> Verdict:
-    """Run a seed's plan, and judge it."""
-    history = run(options.plan(seed))
+    """Run a seed's plan, and judge it. What raises says in which seed."""
     try:
-        violations = judge(history)
-    except Unjudged as problem:
-        violations = [Violation("unjudged", 0, str(problem))]
-    return Verdict(seed, violations, under_way(history))
+        history = run(options.plan(seed))
+        try:
+            violations = judge(history)
+        except Unjudged as problem:
+            violations = [Violation("unjudged", 0, str(problem))]
+        return Verdict(seed, violations, under_way(history))
+    except Exception as problem:
+        problem.add_note(f"in seed {seed}: {options.words()}")
+        raise
 
 
 def _try(argument: tuple[int, Options]) -> Verdict:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulator.mutants import MUTANTS, ROOT, Mutant, NotApplicable, apply, main
+from tests.simulator.mutants import MUTANTS, ROOT, Mutant, NotApplicable, apply, how_it_ended, main
 
 #: How many fresh seeds the ordinary suite tries, and `make full`: a number, so that a quick machine tries no others.
 SEEDS, ALL_SEEDS = 12, 200
@@ -89,6 +89,18 @@ def test_a_mutant_that_applies_no_more_fails(tmp_path: Path) -> None:
     mutant = next(each for each in MUTANTS if each.name == "gap-delivered")
     with pytest.raises(NotApplicable, match=r"gap-delivered: core/positions\.py holds this 0 times"):
         apply(mutant, tmp_path)
+
+
+def test_a_run_without_a_verdict_says_what_it_fell_over_and_in_which_seed() -> None:
+    errors = """Traceback (most recent call last):
+  File "/a/checker.py", line 3, in judge
+    wrong[1]
+KeyError: 1
+in seed 17: --faults 6
+"""
+    said = how_it_ended(1, errors)
+    assert said == 'status 1, KeyError: 1, in seed 17: --faults 6, File "/a/checker.py", line 3, in judge'
+    assert how_it_ended(-9, "") == "status -9"
 
 
 @pytest.mark.full

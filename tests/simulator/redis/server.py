@@ -140,6 +140,8 @@ class RedisSession(Protocol):
         self._unread: list[bytes] = []
         #: a command that has not arrived yet
         self._late: list[bytes] | None = None
+        #: whether what is carried out was late: it is not once more
+        self.was_late = False
 
     def connectionMade(self) -> None:
         self._redis.sessions[self] = None
@@ -193,7 +195,10 @@ class RedisSession(Protocol):
         """What was under way is here."""
         parts, self._late = self._late, None
         if parts is not None and self in self._redis.sessions:
-            self._answer(encode(self._redis.run(self, parts)))
+            self.was_late = True
+            reply = self._redis.run(self, parts)
+            self.was_late = False
+            self._answer(encode(reply))
             self._redis.wake()
 
     # -- blocking reads -----------------------------------------------------------------------------------------------
@@ -233,7 +238,7 @@ _BEGIN, _LEASE = (load()[name].digest.encode() for name in ("ingest_begin", "lea
 def _evaluate(redis: ModelRedis, session: RedisSession, a: Sequence[bytes]) -> Reply:
     count = commands.integer(a[1])
     keys, arguments = a[2 : 2 + count], a[2 + count :]
-    if a[0] in _FENCED and arguments[3] and redis.is_late(session, keys[2]):
+    if a[0] in _FENCED and arguments[3] and not session.was_late and redis.is_late(session, keys[2]):
         session.delay([b"EVALSHA", *a])
         return NOTHING
     reply = redis.scripts.run(a[0], keys, arguments)
