@@ -44,7 +44,7 @@ COMMON: Final = (
         metavar="DIR",
         help="Its state directory; a server in development mode leaves keys there.",
     ),
-    Common(["--json", "as_json"], is_flag=True, default=None, help="Presenter with JSON, for programs."),
+    Common(["--json", "as_json"], is_flag=True, default=None, help="Answer with JSON, for programs."),
 )
 
 
