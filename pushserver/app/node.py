@@ -9,7 +9,7 @@ from pushserver.config.sections import Config
 from pushserver.core.errors import ConfigError
 from pushserver.core.events import chosen
 from pushserver.core.tokens import ENDLESS
-from pushserver.engine.interfaces import EventRules, OutputRules
+from pushserver.engine.interfaces import EventRules, OutputRules, TaskRules
 from pushserver.server.auth import Authenticator
 from pushserver.server.clock import Clock
 from pushserver.server.events.service import EventSettings
@@ -66,6 +66,7 @@ def settings_of(config: Config, name: str) -> NodeSettings:
         ),
         throttle=derived.throttle_rules(config),
         stale_after=config.tasks.stale_after,
+        tasks=TaskRules(config.tasks.ttl),
         outputs=OutputRules(config.tasks.output_max_bytes),
         output_interval=config.tasks.output_interval,
         names_authors=config.centrifuge.enabled,

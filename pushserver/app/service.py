@@ -187,7 +187,7 @@ class PushService(log.LoggedService):
         self.metrics = registry_of(measures, EventMeasures(self._events, node.counters, self.clock.now))
 
         async def tickets() -> Tickets:
-            return Tickets(await node.engine.secret("tickets"), config.auth.max_token_lifetime)
+            return Tickets(await node.engine.secret("tickets"), self._config.auth.max_token_lifetime)
 
         calls = api.Api(
             context, self._api_keys, node.engine, node.commands, node.reading, node.tasks, node.stats_channel.everything

@@ -9,7 +9,7 @@ import msgspec
 from pushserver.config.sections import SECTIONS, Config, keys_of
 
 #: Sections of which every key counts at once.
-_WHOLE_SECTIONS: Final = frozenset({"api", "delivery", "events", "inbox", "log", "rate_limits"})
+_WHOLE_SECTIONS: Final = frozenset({"api", "delivery", "events", "inbox", "log", "rate_limits", "tasks"})
 
 #: Keys of other sections that count at once. The files of the console are read at each login.
 _KEYS: Final = frozenset(
@@ -26,11 +26,6 @@ _KEYS: Final = frozenset(
         "server.keep_alive",
         "server.shutdown_delay",
         "server.shutdown_drain",
-        "tasks.min_interval",
-        "tasks.min_delta",
-        "tasks.stale_after",
-        "tasks.output_max_bytes",
-        "tasks.output_interval",
         "auth.algorithms",
         "auth.secret",
         "auth.secret_file",

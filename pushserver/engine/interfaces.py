@@ -150,6 +150,19 @@ class EventRules(msgspec.Struct):
         self.retention, self.max_bytes = other.retention, other.max_bytes
 
 
+class TaskRules(msgspec.Struct):
+    """How long every ended task stays known: ``ttl`` ms.
+
+    Read at each use, as `InboxRules`.
+    """
+
+    ttl: int = 1_800_000
+
+    def adopt(self, other: TaskRules) -> None:
+        """Hold for what ends from now on."""
+        self.ttl = other.ttl
+
+
 class OutputRules(msgspec.Struct):
     """The bounds of every output: at most ``max_bytes`` of each are kept.
 
@@ -651,6 +664,8 @@ class IInbox(Interface):
 
 class ITaskStore(Interface):
     """The states of tasks, changed by comparing versions."""
+
+    rules: TaskRules = Attribute("how long ended ones stay known; `TaskRules.adopt` changes it")
 
     def create(event: TaskEvent, once: IdempotencyKey | None) -> Deferred[TaskState]:
         """Keep a new task's first state, return it, and notify who listens. An id that exists fails with

@@ -145,6 +145,8 @@ def _number(figures: Any, *names: str) -> Any:
 #: What ``top`` asks of one list, and what it shows of connections.
 WORST: Final = "operators/connections"
 CONNECTION_HEADINGS: Final = ("connection", "user", "node", "queued", "errors")
+#: Rows of what is printed for programs.
+ROWS: Final = 40
 
 
 def view(
@@ -184,21 +186,43 @@ def view(
     return Group(*parts, *((Text(), worst) if connections else ()))
 
 
-def _look(place: ServerPlace, rows: int) -> Group:
+def _ask(place: ServerPlace, rows: int) -> dict[str, Any]:
+    """Return what there is to see now: ``stats``, ``channels``, ``nodes`` and ``connections``, the busiest alone."""
     half = str(max(3, rows // 2))
     queued = call(place, "GET", WORST, sort="queued", limit=half)["connections"]
     failing = call(place, "GET", WORST, sort="errors", limit=half)["connections"]
     troubled = {c["connectionId"]: c for c in (*queued, *failing) if c["queued"] or c["errors"]}
-    return view(
-        call(place, "GET", "stats"),
-        call(place, "GET", "operators/channels", limit=half),
-        call(place, "GET", "nodes")["nodes"],
-        list(troubled.values())[: int(half)],
-    )
+    return {
+        "stats": call(place, "GET", "stats"),
+        "channels": call(place, "GET", "operators/channels", limit=half),
+        "nodes": call(place, "GET", "nodes")["nodes"],
+        "connections": list(troubled.values())[: int(half)],
+    }
+
+
+def _look(place: ServerPlace, rows: int) -> Group:
+    return view(**_ask(place, rows))
+
+
+def _print_looks(place: ServerPlace, interval: float, once: bool) -> None:
+    try:
+        while True:
+            print(compact(_ask(place, ROWS)), flush=True)
+            if once:
+                return
+            time.sleep(interval)
+    except KeyboardInterrupt:
+        pass
+    except BrokenPipeError:
+        # Whoever read this has had enough.
+        sys.stdout = None  # type: ignore[assignment]
 
 
 def top(place: ServerPlace, interval: float, once: bool) -> None:
-    """Looks again and again, and shows it in the same place."""
+    """Look again and again, and show it in the same place; with ``--json`` each look is a line."""
+    if place.as_json:
+        _print_looks(place, interval, once)
+        return
     console = Console(highlight=False)
     rows = max(3, console.height - 8)
     first = _look(place, rows)

@@ -25,7 +25,7 @@ from pushserver.core.output import PREFIX
 from pushserver.core.positions import NOWHERE, Position
 from pushserver.core.publication import Publication
 from pushserver.core.throttle import ThrottleRules
-from pushserver.engine.interfaces import OutputRules
+from pushserver.engine.interfaces import OutputRules, TaskRules
 from pushserver.server.answers import NodeAnswers
 from pushserver.server.auth import Authenticator
 from pushserver.server.backend_commands import BackendCommands
@@ -79,6 +79,7 @@ class NodeSettings(Struct, frozen=True, kw_only=True):
         max_token_lifetime, leeway: how long a token may be valid, and how much clocks may differ.
         user_rates: how fast one user may publish.
         stale_after: a task without a change for so long has failed.
+        tasks: how long ended ones stay known, from a reload on; at the start the engine goes by it already.
         outputs: the bounds of the outputs of tasks.
         output_interval: what is appended to an output within so long leaves as one push.
         events: the types that the backend is told.
@@ -97,6 +98,7 @@ class NodeSettings(Struct, frozen=True, kw_only=True):
     stale_after: int
     events: frozenset[str] = frozenset()
     unread_after: int = 300_000
+    tasks: TaskRules = msgspec.field(default_factory=TaskRules)
     outputs: OutputRules = msgspec.field(default_factory=OutputRules)
     output_interval: int = 40
     names_authors: bool = True
@@ -258,6 +260,7 @@ class Node:
         self._limits.adopt(settings.limits)
         self._user_rates.adopt(settings.user_rates)
         self.tasks.adopt(settings.throttle, settings.stale_after)
+        self.engine.tasks.rules.adopt(settings.tasks)
         self.engine.outputs.rules.adopt(settings.outputs)
         self.hub.fan_out.adopt(settings.output_interval)
         self._maker.adopt(settings.events, settings.unread_after)

@@ -39,6 +39,11 @@ def test_what_counts_at_once_is_taken_and_the_rest_is_named_until_a_new_start() 
     assert (changes.changed, changes.restart_needed) == ([], ["server.listen"])
 
 
+@pytest.mark.parametrize("section", ["inbox", "tasks", "delivery", "log", "events", "rate_limits", "api"])
+def test_every_key_of_these_counts_at_once(section: str) -> None:
+    assert all(counts_at_once(f"{section}.{key}") for key in keys_of(SECTIONS[section]))
+
+
 def test_a_file_with_another_content_is_a_change_of_its_key(tmp_path: Path) -> None:
     (tmp_path / "one").write_text("1" * 40)
     (tmp_path / "two").write_text("2" * 40)

@@ -11,7 +11,7 @@ from twisted.internet.defer import gatherResults
 from pushserver.core import errors
 from pushserver.core.output import new_output
 from pushserver.core.task import Status, TaskState
-from pushserver.engine.interfaces import IdempotencyKey, TaskEvent
+from pushserver.engine.interfaces import IdempotencyKey, TaskEvent, TaskRules
 
 from .nodes import contents, publication
 
@@ -322,6 +322,21 @@ async def test_a_repeat_of_a_restart_begins_nothing(nodes: Nodes) -> None:
     assert await node.tasks.replace(running(event.state), None, None)
     assert await node.tasks.restart(restarted(running(event.state).state, nodes), key) == event.state
     assert (await node.tasks.get("t")).attempt == 2
+
+
+async def test_how_long_a_final_task_stays_known_changes_for_what_ends_from_then_on(nodes: Nodes) -> None:
+    node = await nodes.start(task_ttl=10)
+    for name, units in (("before", 10), ("after", 30)):
+        node.tasks.rules.adopt(TaskRules(units * nodes.backend.unit))
+        first = await node.tasks.create(created(state(nodes, name)), None)
+        assert await node.tasks.replace(completed(first, nodes), None, None)
+    await nodes.advance(15)
+    with pytest.raises(errors.NotFound):
+        await node.tasks.get("before")
+    assert (await node.tasks.get("after")).final
+    await nodes.advance(20)
+    with pytest.raises(errors.NotFound):
+        await node.tasks.get("after")
 
 
 async def test_the_order_follows_the_newest_attempt_and_restarts_outlive_the_end(nodes: Nodes) -> None:

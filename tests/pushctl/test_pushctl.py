@@ -320,6 +320,7 @@ def test_figures(ctl: Callable[..., Said]) -> None:
     assert ctl("--json", "stats").json
     top = ctl("top", "--once")
     assert (top.status, "connections" in top.out) == (0, True)
+    assert set(ctl("--json", "top", "--once").json) == {"stats", "channels", "nodes", "connections"}
 
 
 def test_check_config(ctl: Callable[..., Said], tmp_path: Path) -> None:

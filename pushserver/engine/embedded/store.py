@@ -17,7 +17,7 @@ import msgspec
 from twisted.python.failure import Failure
 
 from pushserver.core.errors import PushError, Unavailable
-from pushserver.engine.interfaces import EventRules, OutputRules
+from pushserver.engine.interfaces import EventRules, OutputRules, TaskRules
 
 from .database import LOCK, Database, disk_failed, hold
 from .epochs import Epochs
@@ -103,7 +103,8 @@ class Store:
         self.quarantine = QuarantineRows()
         self.inboxes = Inboxes(inbox, self.epochs, self.quarantine)
         self.histories = Histories(self.epochs, self.quarantine)
-        self.tasks = TaskRows(task_ttl, self.quarantine)
+        self.task_rules = TaskRules(task_ttl)
+        self.tasks = TaskRows(self.task_rules, self.quarantine)
         self.event_rules = EventRules()
         self.events = EventRows(self.event_rules)
         self.output_rules = OutputRules()

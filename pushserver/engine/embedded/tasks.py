@@ -33,6 +33,7 @@ class EmbeddedTasks:
     def __init__(self, writer: Writer, store: Store) -> None:
         self._writer = writer
         self._store = store
+        self.rules = store.task_rules
 
     def create(self, event: TaskEvent, once: IdempotencyKey | None) -> Deferred[TaskState]:
         return self._writer.submit(CreateTask(event, once))

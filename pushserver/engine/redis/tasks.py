@@ -14,7 +14,7 @@ from pushserver.core.inbox import INBOXES
 from pushserver.core.positions import Position
 from pushserver.core.task import TaskState
 from pushserver.engine.identity import TASK as TASK_KEYS
-from pushserver.engine.interfaces import IdempotencyKey, ITaskStore
+from pushserver.engine.interfaces import IdempotencyKey, ITaskStore, TaskRules
 
 from .events import packed
 from .names import TASK
@@ -57,16 +57,17 @@ class RedisTasks:
         limits: InboxLimits,
         quarantine: Quarantine,
         ttl: int,
-        rules: tuple[EventRules, RedisOutputs],
+        others: tuple[EventRules, RedisOutputs],
     ) -> None:
-        """``rules``: of the outbox of events, and of outputs."""
-        self._rules, self._outputs = rules
+        """``ttl``: how long an ended task stays known at first, ms. ``others``: the rules of the outbox of events, and
+        the outputs."""
+        self.rules = TaskRules(ttl)
+        self._event_rules, self._outputs = others
         self._commands = commands
         self._quarantine = quarantine
         self._live = live
         self._names = names
         self._limits = limits
-        self._ttl = ttl
 
     def _once(self, task_id: str, once: IdempotencyKey | None) -> tuple[str, IdempotencyKey] | None:
         return (self._names.once(TASK_KEYS, task_id, once), once) if once is not None else None
@@ -120,7 +121,9 @@ class RedisTasks:
         events: Sequence[NewEvent] = (),
         output: NewOutput | None = None,
     ) -> Deferred[bool]:
-        return Deferred.fromCoroutine(self._replace(event, final, once, kept, packed(events, self._rules), output))
+        return Deferred.fromCoroutine(
+            self._replace(event, final, once, kept, packed(events, self._event_rules), output)
+        )
 
     async def _replace(
         self,
@@ -140,7 +143,7 @@ class RedisTasks:
         reply = await self._commands.write(
             "task_replace",
             [*self._keys(state), self._names.inbox(state.user_id)],
-            *self._arguments(state, self._limits.task_ttl(self._ttl) if done else _UNFINISHED_TTL, event, tag),
+            *self._arguments(state, self._limits.task_ttl(self.rules.ttl) if done else _UNFINISHED_TTL, event, tag),
             "final" if done else "",
             body,
             *self._limits.rules,

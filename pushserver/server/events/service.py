@@ -77,11 +77,12 @@ class EventService:
 
     @property
     def waiting(self) -> dict[str, int]:
-        """Return how many events wait for each webhook, on the node that sends."""
-        return {
-            name: sender.held + max(0, self.figures.newest - number_of(sender.cursor))
-            for name, sender in self._senders.items()
-        }
+        """Return how many events wait for each webhook, on the node that sends; 0 on the others."""
+        waiting = dict.fromkeys((webhook.name for webhook in self._settings.webhooks), 0)
+        if self.holds:
+            for name, sender in self._senders.items():
+                waiting[name] = sender.held + max(0, self.figures.newest - number_of(sender.cursor))
+        return waiting
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -117,7 +118,7 @@ class EventService:
         changed = [
             webhook.name
             for webhook in self._settings.webhooks
-            if webhook not in settings.webhooks or (webhook.name in self._senders and self._senders[webhook.name].gone)
+            if webhook not in settings.webhooks or self._is_gone(webhook.name)
         ]
         self._adopt(settings)
         self._clock.detach(self._stop_senders(changed, PATIENCE), self._log, "stopping senders")
@@ -161,7 +162,7 @@ class EventService:
         if not (self.holds and self._running):
             return
         for webhook in self._settings.webhooks:
-            if webhook.name not in self._sending:
+            if webhook.name not in self._sending and not self._is_gone(webhook.name):
                 self._sending[webhook.name] = self._clock.detach(
                     self._send(webhook), self._log, f"sending to webhook {webhook.name}"
                 )
@@ -169,7 +170,14 @@ class EventService:
 
     def _ended(self, _: None, name: str) -> None:
         self._sending.pop(name, None)
-        self._senders.pop(name, None)
+        if not self._is_gone(name):
+            self._senders.pop(name, None)
+
+    def _is_gone(self, name: str) -> bool:
+        """Return whether a receiver has answered that it is gone. It counts until a reload, whatever becomes of the
+        lease and the store meanwhile."""
+        sender = self._senders.get(name)
+        return sender is not None and sender.gone
 
     async def _send(self, webhook: Webhook) -> None:
         # At the end of the turn: the caller has not noted this one yet.
@@ -193,7 +201,8 @@ class EventService:
 
     async def _stop_senders(self, names: Sequence[str], patience: float) -> None:
         for name in names:
-            sender = self._senders.get(name)
+            # Whatever it was told of its receiver counts no more.
+            sender = self._senders.pop(name, None)
             if sender is not None:
                 await sender.stop(patience)
         if self._running:

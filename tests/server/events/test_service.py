@@ -165,6 +165,30 @@ async def test_a_reload_restarts_what_changed_and_what_was_gone(stage: Stage, le
     assert stage.taken[1:] == [("user:7", 4)]
 
 
+async def test_who_was_gone_is_asked_nothing_before_a_reload_whatever_becomes_of_the_lease(
+    stage: Stage, leased: Leased
+) -> None:
+    stage.answer = lambda event: GONE
+    await stage.pass_time(1)
+    await stage.tell(("7", 1), ("8", 2))
+    await stage.pass_time(1)
+    attempts = len(stage.attempts)
+    stage.answer = lambda event: OK
+    leased.free = False
+    await stage.pass_time(LEASE / 1000)
+    assert leased.service.waiting == {"mail": 0}
+    leased.free = True
+    await stage.pass_time(LEASE / 1000)
+    await stage.tell(("7", 3))
+    await stage.pass_time(3)
+    assert leased.service.holds
+    assert len(stage.attempts) == attempts
+    assert leased.service.waiting["mail"] > 0
+    leased.service.adopt(SETTINGS)
+    await stage.pass_time(3)
+    assert stage.taken[-1:] == [("user:7", 3)]
+
+
 async def test_what_is_not_read_in_time_is_told(stage: Stage, leased: Leased) -> None:
     stage.answer = lambda event: OK
     await stage.engine.inbox.append(publication("user:7", 1), "7", False, None, None, None, (), 3_000)

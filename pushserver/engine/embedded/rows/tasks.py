@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Sequence
 
+    from pushserver.engine.interfaces import TaskRules
+
     from .quarantine import QuarantineRows
 
 _encode = msgspec.json.Encoder().encode
@@ -52,8 +54,8 @@ _Row = tuple[str, str, int, int, int, int | None, bytes, int | None, str | None]
 class TaskRows:
     """Every task's newest state. What a batch reads and writes is held until its end."""
 
-    def __init__(self, ttl: int, quarantine: QuarantineRows) -> None:
-        self._ttl = ttl
+    def __init__(self, rules: TaskRules, quarantine: QuarantineRows) -> None:
+        self._rules = rules
         self._quarantine = quarantine
         self._versions: dict[str, int | None] = {}
         self._writers: set[str] = set()
@@ -136,7 +138,7 @@ class TaskRows:
             state.created_at,
             # Not the state's own: that is the wall clock's, which may have been set.
             now,
-            now + self._ttl if state.final else None,
+            now + self._rules.ttl if state.final else None,
             _encode(state),
             *(end or (None, None)),
         )
