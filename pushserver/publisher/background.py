@@ -234,6 +234,10 @@ class Background:
                 self.say("cut", logging.WARNING, "%s was too large: its data was cut", command.method)
                 entry.command = less
                 self._outbox.returned(entry)
+            elif isinstance(reply, PublishError) and entry.renumber(reply):
+                words = "the push server has lost some of what a task wrote: the rest follows (%s)"
+                self.say("renumbered", logging.WARNING, words, reply)
+                self._outbox.returned(entry)
             elif not _is_passing(reply):
                 self._settle(entry, command, reply)
             elif answered or too_large(reply):

@@ -21,6 +21,8 @@ class PublishError(Exception):
         self.message = message
         #: milliseconds after which trying again makes sense, where the server said so
         self.retry_after = retry_after
+        #: of an append to an output: the number that the server expects of its producer, where that is what is wrong
+        self.expected: int | None = None
 
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions cross processes, in a pool for one, by what their class is called with.
@@ -65,7 +67,10 @@ def from_reply(error: dict[str, object]) -> PublishError:
     after = retry_after if isinstance(retry_after, int) else None
     if code in PASSING:
         return PublishUnavailable(message, code, after)
-    return PublishRefused(code, message, after)
+    refused = PublishRefused(code, message, after)
+    if isinstance(expected := error.get("expected"), int):
+        refused.expected = expected
+    return refused
 
 
 def _again(kind: type[PublishError], code: str, message: str, retry_after: int | None) -> PublishError:

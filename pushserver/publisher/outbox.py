@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 
 from pushserver.publisher.commands import Command, merged
 from pushserver.publisher.delivery import Delivery
+from pushserver.publisher.errors import PublishError
 
 #: Seconds between two appends of one task.
 OUTPUT_INTERVAL: Final = 0.04
@@ -36,6 +37,9 @@ class OutputSource(Protocol):
 
     def append(self, pieces: list[Any], left_out: int) -> Command:
         """Return the command that appends these behind so much that was left out, the next of its producer."""
+
+    def renumbered(self, command: Command, error: PublishError) -> Command | None:
+        """Return a refused append with another number; None where it would be refused as well."""
 
 
 class Entry:
@@ -76,6 +80,10 @@ class Entry:
     def is_hurried(self) -> bool:
         """Whether somebody waits for it, or for what comes after it in its lane."""
         return self.lane is not None and any(entry.delivery.hurried for entry in self.lane.entries)
+
+    def renumber(self, error: PublishError) -> bool:
+        """Whether it is worth to be sent again after this refusal, with another number now."""
+        return False
 
     def report(self, command: Command) -> Command | None:
         """Take a progress up; return what was not, since this one has gone already. From any thread."""
@@ -141,6 +149,12 @@ class OutputEntry(Entry):
             if found:
                 self.command = self._writer.append(found, self.left_out)
         return self.command is not None
+
+    def renumber(self, error: PublishError) -> bool:
+        assert self.command is not None
+        again = self._writer.renumbered(self.command, error)
+        self.command = again or self.command
+        return again is not None
 
     @property
     def left_out(self) -> int:

@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol
 
 from pushserver.publisher import commands
 from pushserver.publisher.commands import Command
+from pushserver.publisher.errors import PublishError
 from pushserver.publisher.outbox import APPEND_LIMIT, OutputEntry
 
 #: The characters of an output's name, and how many it has at most.
@@ -50,6 +51,20 @@ class OutputProducer:
             content: dict[str, Any] = {"text": "".join([is_left_out(left_out), *pieces] if left_out else pieces)}
         else:
             content = {"items": pieces}
+        return self._next(content)
+
+    def renumbered(self, command: Command, error: PublishError) -> Command | None:
+        """Return a refused append as the first of another producer, where the server knows less of this one than it has
+        answered: as after data that went back."""
+        # A gap; or the server has nothing of this producer, so that any number but 0 is wrong.
+        unknown = error.expected is not None or error.code == "INVALID_MESSAGE"
+        if not unknown or command.params["producer"]["seq"] == 0:
+            return None
+        self.incomplete = True
+        self._id, self._seq = commands.new_id(), 0
+        return self._next({name: command.params[name] for name in ("text", "items") if name in command.params})
+
+    def _next(self, content: dict[str, Any]) -> Command:
         seq, self._seq = self._seq, self._seq + 1
         return commands.output(self.task_id, self.name, content, self._id, seq)
 

@@ -254,7 +254,7 @@ class Channel:
 class OutputChannel(Channel):
     """An output with followers on this node: what it is appended within an interval leaves as one publication."""
 
-    __slots__ = ("due", "epoch", "leaving", "owner", "written")
+    __slots__ = ("due", "ended", "epoch", "leaving", "owner")
     _batch = OutputBatch
 
     def __init__(self, name: str) -> None:
@@ -263,8 +263,8 @@ class OutputChannel(Channel):
         self.epoch: str | None = None
         #: the user whose task it is; None: not known yet
         self.owner: str | None = None
-        #: whether it is known to hold something
-        self.written = False
+        #: the life of the output in which it held nothing, and ended: its followers were told
+        self.ended: str | None = None
         #: when something may leave next, s of the monotonic clock, and the call that lets it
         self.due = 0.0
         self.leaving: IDelayedCall | None = None

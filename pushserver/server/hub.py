@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 from pushserver.core.errors import Close, Unavailable
 from pushserver.core.inbox import INBOXES
 from pushserver.core.operations import Resync
-from pushserver.core.output import PREFIX, OutputPublication, cut, merged, told
+from pushserver.core.output import PREFIX, OutputPublication, appended, cut, merged, told
 from pushserver.core.positions import NOWHERE, Position
 from pushserver.core.publication import Publication
 from pushserver.server.channel import CatchUp, Channel, OutputChannel
@@ -229,12 +229,13 @@ class Hub:
         elif channel.refused is not None:
             raise Unavailable(channel.refused)
 
-    def go_live(self, catchup: CatchUp, offset: int, epoch: str = "") -> bool:
+    def go_live(self, catchup: CatchUp, offset: int, epoch: str = "", *, empty: bool = False) -> bool:
         """End a `begin`: what was held after ``offset`` goes out, and the connection is live.
 
         Return False, and do nothing, where something after ``offset`` is held no more: read on, and try again. There is
         nothing to do where the connection has left or begun anew since. A loss that came up meanwhile is told now,
-        behind the answer that it makes stale. ``epoch``: of an output, whose past is told up to there.
+        behind the answer that it makes stale. ``epoch``: of an output, whose past is told up to there; ``empty``: that
+        was its end alone.
         """
         if not catchup.current:
             return True
@@ -248,7 +249,7 @@ class Hub:
         if not channel.catching_up:
             channel.catching_up = None
         if isinstance(channel, OutputChannel):
-            self._go_live_with_output(channel, catchup, offset, epoch)
+            self._go_live_with_output(channel, catchup, offset, epoch, empty)
             return True
         channel.admit(connection)
         if catchup.resync:
@@ -266,7 +267,9 @@ class Hub:
             self._recount(channel.name.removeprefix(INBOXES))
         return True
 
-    def _go_live_with_output(self, channel: OutputChannel, catchup: CatchUp, offset: int, epoch: str) -> None:
+    def _go_live_with_output(
+        self, channel: OutputChannel, catchup: CatchUp, offset: int, epoch: str, empty: bool
+    ) -> None:
         connection = catchup.connection
         if catchup.resync:
             channel.admit(connection)
@@ -274,6 +277,9 @@ class Hub:
             return
         if channel.begin_epoch(epoch):
             self.read_output_again(channel.name)
+        if empty:
+            # Told to this one already, so to all others now.
+            self.end_empty_output(channel.name, epoch)
         channel.admit(connection)
         held = catchup.after(offset)
         if held:
@@ -376,7 +382,6 @@ class Hub:
     def _deliver_output(self, channel: Channel, publication: OutputPublication) -> None:
         assert isinstance(channel, OutputChannel)
         assert publication.epoch is not None
-        channel.written = True
         if channel.begin_epoch(publication.epoch):
             self.read_output_again(channel.name)
             return
@@ -384,6 +389,13 @@ class Hub:
             catchup.hold(publication)
         if channel.followers:
             self.fan_out.take_output(channel, publication)
+
+    def end_empty_output(self, name: str, epoch: str) -> None:
+        """An output has ended that holds nothing, of which the engine notifies nobody: tell its followers, once."""
+        channel = self.channels.get(name)
+        if isinstance(channel, OutputChannel) and channel.ended != epoch:
+            channel.ended = epoch
+            self._deliver_output(channel, appended(name, epoch, (0, 0), None, self._clock.now(), closes=True))
 
     def send_now(self, name: str) -> None:
         """Hand out what was published on a channel, so that what follows it on a connection comes behind it."""

@@ -121,11 +121,8 @@ class Outputs:
 
     def go_live(self, catchup: CatchUp, page: OutputPage) -> None:
         """Let a follower that was answered with this page go on: with what is left, then with the present."""
-        channel = catchup.channel
-        assert isinstance(channel, OutputChannel)
-        channel.written = channel.written or page.kind is not None
-        offset = page.offset + page.closed
-        if page.more or not self._hub.go_live(catchup, offset, page.epoch):
+        offset, empty = page.offset + page.closed, page.closed and page.kind is None
+        if page.more or not self._hub.go_live(catchup, offset, page.epoch, empty=empty):
             self.replay.rest(catchup, Position(page.offset, page.epoch))
 
     def resume(self, catchup: CatchUp) -> None:
@@ -150,13 +147,9 @@ class Outputs:
     async def _close(self, task_id: str) -> None:
         """Tell the end of the task's outputs that are followed here and hold nothing."""
         for name in tuple(self._followed.get(task_id, ())):
-            channel = self._hub.channels.get(name)
-            if not isinstance(channel, OutputChannel) or channel.written:
-                continue
             try:
                 page = await self._engine.outputs.read(task_id, output.parts_of(name)[0], None, 1)
             except (NotFound, Unavailable):
                 continue
-            if page.closed and page.kind is None and not channel.written:
-                ended = output.appended(name, page.epoch, (0, 0), None, self._clock.now(), closes=True)
-                self._hub.deliver(ended)
+            if page.closed and page.kind is None:
+                self._hub.end_empty_output(name, page.epoch)

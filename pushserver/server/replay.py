@@ -258,7 +258,8 @@ class Replay:
                 if connection.outbox.stalled:
                     await connection.outbox.drained()
             after = Position(page.offset, page.epoch)
-            if not page.more and self._hub.go_live(catchup, page.offset + closes, page.epoch):
+            empty = closes and page.kind is None
+            if not page.more and self._hub.go_live(catchup, page.offset + closes, page.epoch, empty=empty):
                 return
 
     async def _send(self, connection: Connection, message: Publication) -> int:

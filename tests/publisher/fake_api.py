@@ -200,7 +200,8 @@ class FakeApi:
         known = self.appended.setdefault((task_id, params["name"]), {})
         expected = known.get(producer["id"], -1) + 1
         if producer["seq"] > expected:
-            return _error("CONFLICT")
+            gap = {"epoch": 0, "expected": expected} if expected else {}
+            return {"error": {"code": "CONFLICT" if gap else "INVALID_MESSAGE", "message": "refused", **gap}}
         duplicate = producer["seq"] < expected
         if not duplicate:
             known[producer["id"]] = producer["seq"]

@@ -78,6 +78,27 @@ def test_a_lost_answer_appends_nothing_twice(api: FakeApi, publisher: Publisher)
     assert api.methods(task.task_id).count("task.output") == 4
 
 
+@pytest.mark.parametrize("known", [0, 1])
+def test_what_follows_arrives_where_the_server_lost_what_it_had_answered(
+    api: FakeApi, publisher: Publisher, known: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with publisher.task(42) as task:
+        for word in ("a", "b", "c"):
+            task.write(word)
+            publisher.flush(30)
+        kept = (task.task_id, "main")
+        # Its data went back: to what it knew of the producer's first append, or to nothing at all.
+        api.outputs[kept] = api.outputs[kept][:known]
+        api.appended[kept] = {producer: 0 for producer in api.appended[kept] if known}
+        for word in ("d", "e"):
+            task.write(word)
+            publisher.flush(30)
+        assert not task.cancelled
+    assert text_of(api, task.task_id) == "a" * known + "de"
+    assert (api.only_task()["status"], api.only_task()["truncated"]) == ("completed", True)
+    assert len([each for each in caplog.messages if "has lost some" in each]) == 1
+
+
 def test_a_long_text_goes_in_pieces_that_a_request_holds(api: FakeApi, publisher: Publisher) -> None:
     long = "\0" * (3 * APPEND_LIMIT) + "end"
     with publisher.task(42) as task:

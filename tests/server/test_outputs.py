@@ -111,6 +111,23 @@ async def test_an_output_without_content_is_empty_and_not_closed(rig: Rig) -> No
     assert (await follow(client))["closed"]
 
 
+async def test_another_attempt_that_ends_without_content_is_told_once(rig: Rig) -> None:
+    one, other = await reader(rig), await reader(rig, "bob")
+    await append(rig, "first")
+    for _ in range(2):
+        await rig.execute("task.create", taskId="t", userId="ann", restart=True)
+        await rig.execute("task.fail", taskId="t", error="no")
+        # Whoever comes at the same moment is answered so, and told nothing more.
+        late = await reader(rig)
+        await rig.advance(1)
+        for each in (one, other):
+            assert (each.look().text, each.offset, each.closed) == ("", 0, True)
+            assert each.client.pushes("output")[-1]["data"] == {"text": "", "closed": True, "reset": True, "start": 0}
+            each.closed = False
+        assert (late.closed, late.look().pushes) == (True, 0)
+    assert [each.pushes for each in (one, other)] == [3, 3]
+
+
 async def test_items_come_as_items(rig: Rig) -> None:
     client = await rig.client("ann")
     await rig.execute("task.output", taskId="t", items=[1], name="steps")

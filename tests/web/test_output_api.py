@@ -1,99 +1,86 @@
-"""The output of tasks over the HTTP API: what is appended and read, and what each wrong request is answered."""
+"""The output of tasks over the HTTP API: what is appended and read, and who may."""
 
 from __future__ import annotations
 
-import http.client
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import pytest_twisted
 
-from tests.answers import checked
-from tests.harness import Server, start
+from tests.fakes import Rig
+from tests.web.paper_http import PaperHttp
 
 CONFIG = """
-[api]
-keys = ["everything-there-is",
-        {key = "read-key-of-the-tests", scopes = ["read"]},
-        {key = "reaches-one-task-only", scopes = ["tasks", "read"], channels = ["task:near"]}]
 [tasks]
 output_max_bytes = 2048
 """
+READER, NARROW = "read-key-of-the-tests", "reaches-one-task-only"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    process = start(
-        tmp_path_factory.mktemp("output"),
-        config=CONFIG,
-        api_key="everything-there-is",
-        env={"PUSHSERVER_API__KEYS": ""},
-    )
-    process.api = checked(process.api)  # type: ignore[method-assign]
-    yield process
-    process.stop()
+@pytest_twisted.async_yield_fixture(scope="module")
+async def http(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[PaperHttp]:
+    rig = await Rig(tmp_path_factory.mktemp("output"), CONFIG).start()
+    yield PaperHttp(rig, (READER, ("read",), "", ()), (NARROW, ("tasks", "read"), "", ("task:near",)))
+    await rig.stop()
 
 
-@pytest.fixture
-def task(server: Server, request: pytest.FixtureRequest) -> str:
+@pytest_twisted.async_fixture
+async def task(http: PaperHttp, request: pytest.FixtureRequest) -> str:
     name = request.node.name
-    assert server.api("POST", "/api/tasks", {"taskId": name, "userId": "42"}).status == 201
+    assert (await http.api("POST", "/api/tasks", {"taskId": name, "userId": "42"})).status == 201
     return f"/api/tasks/{name}"
 
 
-def append(server: Server, task: str, **params: Any) -> Any:
-    answer = server.api("POST", f"{task}/output", params)
+async def append(http: PaperHttp, task: str, **params: Any) -> Any:
+    answer = await http.api("POST", f"{task}/output", params)
     assert answer.status == 200, answer
     return answer.body
 
 
-def read(server: Server, task: str, **query: Any) -> Any:
+async def read(http: PaperHttp, task: str, **query: Any) -> Any:
     arguments = "&".join(f"{name}={value}" for name, value in query.items())
-    answer = server.api("GET", f"{task}/output?{arguments}")
+    answer = await http.api("GET", f"{task}/output?{arguments}")
     assert answer.status == 200, answer
     return answer.body
 
 
-def plain(server: Server, path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
-    try:
-        connection.request("GET", path, headers={"X-API-Key": "everything-there-is", **headers})
-        response = connection.getresponse()
-        return response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
-    finally:
-        connection.close()
-
-
-def test_text_is_appended_and_read_from_a_position(server: Server, task: str) -> None:
-    first = append(server, task, text="zwölf ")
+@pytest_twisted.ensureDeferred
+async def test_text_is_appended_and_read_from_a_position(http: PaperHttp, task: str) -> None:
+    first = await append(http, task, text="zwölf ")
     assert set(first) == {"offset", "epoch"}
     epoch = first["epoch"]
-    assert append(server, task, text="Worte\0\x1b[31m") == {"offset": 18, "epoch": epoch}
+    assert await append(http, task, text="Worte\0\x1b[31m") == {"offset": 18, "epoch": epoch}
     whole = "zwölf Worte\0\x1b[31m"
     kept = {"offset": 18, "epoch": epoch, "start": 0, "closed": False, "more": False}
-    assert read(server, task) == {"text": whole} | kept
-    assert read(server, task, offset=7, epoch=epoch) == {"text": whole[6:]} | kept
-    assert read(server, task, limit=3) == {"text": "zw"} | kept | {"offset": 2, "more": True}
-    other = read(server, task, offset=7, epoch="other")
+    assert await read(http, task) == {"text": whole} | kept
+    assert await read(http, task, offset=7, epoch=epoch) == {"text": whole[6:]} | kept
+    assert await read(http, task, limit=3) == {"text": "zw"} | kept | {"offset": 2, "more": True}
+    other = await read(http, task, offset=7, epoch="other")
     assert other == {"text": whole, "reset": True} | kept
-    status, headers, octets = plain(server, f"{task}/output?name=main", Accept="text/plain")
-    assert (status, octets) == (200, whole.encode())
-    assert headers["content-type"] == "text/plain; charset=utf-8"
-    assert (headers["output-offset"], headers["output-epoch"], headers["output-more"]) == ("18", epoch, "false")
-    assert json.loads(plain(server, f"{task}/output", Accept="*/*")[2]) == {"text": whole} | kept
+    plain = await http.api("GET", f"{task}/output?name=main", Accept="text/plain")
+    assert (plain.status, plain.body) == (200, whole.encode())
+    assert plain.headers["content-type"] == "text/plain; charset=utf-8"
+    names = ("output-offset", "output-epoch", "output-more")
+    assert [plain.headers[name] for name in names] == ["18", epoch, "false"]
+    assert (await http.api("GET", f"{task}/output", Accept="*/*")).body == {"text": whole} | kept
 
 
-def test_items_have_an_output_of_their_own(server: Server, task: str) -> None:
-    taken = append(server, task, items=[1, {"a": None}], name="steps")
+@pytest_twisted.ensureDeferred
+async def test_items_have_an_output_of_their_own(http: PaperHttp, task: str) -> None:
+    taken = await append(http, task, items=[1, {"a": None}], name="steps")
     assert taken["offset"] == 2
-    assert read(server, task, name="steps")["items"] == [1, {"a": None}]
-    assert read(server, task, name="steps", offset=1, epoch=taken["epoch"])["items"] == [{"a": None}]
-    empty = read(server, task)
+    assert (await read(http, task, name="steps"))["items"] == [1, {"a": None}]
+    assert (await read(http, task, name="steps", offset=1, epoch=taken["epoch"]))["items"] == [{"a": None}]
+    lines = await http.api("GET", f"{task}/output?name=steps", Accept="text/plain")
+    assert [json.loads(line) for line in lines.body.splitlines()] == [1, {"a": None}]
+    empty = await read(http, task)
     assert (empty["text"], empty["offset"], empty["closed"]) == ("", 0, False)
 
 
-def test_a_batch_and_every_end_of_a_task_append(server: Server) -> None:
+@pytest_twisted.ensureDeferred
+async def test_a_batch_and_every_end_of_a_task_append(http: PaperHttp) -> None:
     commands: list[dict[str, Any]] = []
     ends = {
         "task.complete": {"result": 1},
@@ -110,85 +97,56 @@ def test_a_batch_and_every_end_of_a_task_append(server: Server) -> None:
             {"method": "task.status", "params": name | {"status": "running", "output": {"text": "three "}}},
             {"method": method, "params": name | params | {"output": {"text": "end"}}},
         ]
-    replies = server.api("POST", "/api/batch", {"commands": commands}).body["replies"]
+    replies = (await http.api("POST", "/api/batch", {"commands": commands})).body["replies"]
     assert [reply for reply in replies if "error" in reply] == []
     for method in ends:
-        page = read(server, f"/api/tasks/{method}")
+        page = await read(http, f"/api/tasks/{method}")
         assert (page["text"], page["closed"]) == ("one two three end", True)
-    late = server.api("POST", "/api/tasks/task.fail/output", {"text": "late"})
+    late = await http.api("POST", "/api/tasks/task.fail/output", {"text": "late"})
     assert (late.status, late.body["error"]["code"]) == (409, "CONFLICT")
 
 
-def test_a_producer_is_told_what_is_expected(server: Server, task: str) -> None:
-    first = append(server, task, text="a", producer={"id": "p", "epoch": 3, "seq": 0})
-    assert append(server, task, text="a", producer={"id": "p", "epoch": 3, "seq": 0}) == first | {"duplicate": True}
+@pytest_twisted.ensureDeferred
+async def test_a_producer_is_told_what_is_expected(http: PaperHttp, task: str) -> None:
+    first = await append(http, task, text="a", producer={"id": "p", "epoch": 3, "seq": 0})
+    again = await append(http, task, text="a", producer={"id": "p", "epoch": 3, "seq": 0})
+    assert again == first | {"duplicate": True}
     for epoch, seq in ((3, 2), (2, 0)):
-        answer = server.api(
-            "POST", f"{task}/output", {"text": "b", "producer": {"id": "p", "epoch": epoch, "seq": seq}}
-        )
+        wrong = {"text": "b", "producer": {"id": "p", "epoch": epoch, "seq": seq}}
+        answer = await http.api("POST", f"{task}/output", wrong)
         error = answer.body["error"]
         assert (answer.status, error["code"], error["epoch"], error["expected"]) == (409, "CONFLICT", 3, 1)
     params = {"taskId": task.split("/")[-1], "text": "b", "producer": {"id": "p", "epoch": 3, "seq": 9}}
     batch = {"commands": [{"method": "task.output", "params": params}]}
-    reply = server.api("POST", "/api/batch", batch).body["replies"][0]
+    reply = (await http.api("POST", "/api/batch", batch)).body["replies"][0]
     assert (reply["error"]["epoch"], reply["error"]["expected"]) == (3, 1)
-    assert read(server, task)["text"] == "a"
+    assert (await read(http, task))["text"] == "a"
 
 
-def test_an_older_attempt_is_refused_and_another_begins_anew(server: Server, task: str) -> None:
-    taken = append(server, task, text="first", attempt=1)
+@pytest_twisted.ensureDeferred
+async def test_an_older_attempt_is_refused_and_another_begins_anew(http: PaperHttp, task: str) -> None:
+    taken = await append(http, task, text="first", attempt=1)
     again = {"taskId": task.split("/")[-1], "userId": "42", "restart": True}
-    assert server.api("POST", "/api/tasks", again).body["attempt"] == 2
-    answer = server.api("POST", f"{task}/output", {"text": "x", "attempt": 1})
+    assert (await http.api("POST", "/api/tasks", again)).body["attempt"] == 2
+    answer = await http.api("POST", f"{task}/output", {"text": "x", "attempt": 1})
     assert (answer.status, answer.body["error"]["code"]) == (409, "CONFLICT")
-    page = read(server, task, offset=5, epoch=taken["epoch"])
+    page = await read(http, task, offset=5, epoch=taken["epoch"])
     assert (page["text"], page["reset"]) == ("", True)
-    assert append(server, task, text="second", attempt=2) == {"offset": 6, "epoch": page["epoch"]}
+    assert await append(http, task, text="second", attempt=2) == {"offset": 6, "epoch": page["epoch"]}
 
 
-def test_what_is_beyond_the_limit_is_trimmed(server: Server, task: str) -> None:
-    for n in range(100):
-        taken = append(server, task, text=f"{n:>49}\n")
-    page = read(server, task, offset=50, epoch=taken["epoch"])
+@pytest_twisted.ensureDeferred
+async def test_what_is_beyond_the_limit_is_trimmed(http: PaperHttp, task: str) -> None:
+    for n in range(50):
+        taken = await append(http, task, text=f"{2 * n:>49}\n{2 * n + 1:>49}\n")
+    page = await read(http, task, offset=50, epoch=taken["epoch"])
     assert page["trimmed"]
     assert page["start"] % 50 == 0
     assert 1_998 < len(page["text"]) <= 2_048
     assert page["start"] + len(page["text"]) == page["offset"] == 5_000
     # One that is larger than the limit by itself.
-    assert append(server, task, text="y" * 5_000)["offset"] == 10_000
-    assert read(server, task)["text"] == "y" * 2_048
-
-
-@pytest.mark.parametrize(
-    ("params", "status", "code"),
-    [
-        ({}, 400, "INVALID_MESSAGE"),
-        ({"text": ""}, 400, "INVALID_MESSAGE"),
-        ({"items": []}, 400, "INVALID_MESSAGE"),
-        ({"text": "a", "items": [1]}, 400, "INVALID_MESSAGE"),
-        ({"text": "\ud800"}, 400, "INVALID_MESSAGE"),
-        ({"items": ["\udfff"]}, 400, "INVALID_MESSAGE"),
-        ({"text": 7}, 400, "INVALID_MESSAGE"),
-        ({"items": "a"}, 400, "INVALID_MESSAGE"),
-        ({"text": "a", "name": ""}, 400, "INVALID_MESSAGE"),
-        ({"text": "a", "name": "Main"}, 400, "INVALID_MESSAGE"),
-        ({"text": "a", "name": "a/b"}, 400, "INVALID_MESSAGE"),
-        ({"text": "a", "name": "a" * 33}, 400, "INVALID_MESSAGE"),
-        ({"text": "a", "producer": {"id": "p", "epoch": 0, "seq": 1}}, 400, "INVALID_MESSAGE"),
-        ({"text": "a", "producer": {"id": "p", "epoch": -1, "seq": 0}}, 400, "INVALID_MESSAGE"),
-        ({"text": "a", "producer": {"id": "p", "epoch": 0, "seq": 2**53}}, 400, "INVALID_MESSAGE"),
-        ({"text": "a", "producer": {"id": "", "epoch": 0, "seq": 0}}, 400, "INVALID_MESSAGE"),
-        ({"text": "a", "attempt": 2}, 409, "CONFLICT"),
-        ({"items": [1], "name": "text"}, 409, "CONFLICT"),
-        ({"text": "x", "name": "another"}, 429, "LIMIT_EXCEEDED"),
-    ],
-)
-def test_what_cannot_be_appended_is_refused(server: Server, params: Any, status: int, code: str) -> None:
-    server.api("POST", "/api/tasks", {"taskId": "refusing", "userId": "42"})
-    for name in ("main", "text", *(f"n{n}" for n in range(14))):
-        append(server, "/api/tasks/refusing", text="x", name=name)
-    answer = server.api("POST", "/api/tasks/refusing/output", params)
-    assert (answer.status, answer.body["error"]["code"]) == (status, code)
+    assert (await append(http, task, text="y" * 5_000))["offset"] == 10_000
+    assert (await read(http, task))["text"] == "y" * 2_048
 
 
 @pytest.mark.parametrize(
@@ -201,19 +159,21 @@ def test_what_cannot_be_appended_is_refused(server: Server, params: Any, status:
         ("limit=0", 400, "INVALID_MESSAGE"),
     ],
 )
-def test_what_cannot_be_read_is_refused(server: Server, query: str, status: int, code: str) -> None:
-    server.api("POST", "/api/tasks", {"taskId": "read", "userId": "42"})
-    epoch = append(server, "/api/tasks/read", text="é")["epoch"]
-    answer = server.api("GET", "/api/tasks/read/output?" + query.format(epoch=epoch))
+@pytest_twisted.ensureDeferred
+async def test_what_cannot_be_read_is_refused(http: PaperHttp, query: str, status: int, code: str) -> None:
+    await http.api("POST", "/api/tasks", {"taskId": "read", "userId": "42"})
+    epoch = (await append(http, "/api/tasks/read", text="é", producer={"id": "p", "epoch": 0, "seq": 0}))["epoch"]
+    answer = await http.api("GET", "/api/tasks/read/output?" + query.format(epoch=epoch))
     assert (answer.status, answer.body["error"]["code"]) == (status, code)
 
 
-def test_scopes_and_reach_hold(server: Server, task: str) -> None:
+@pytest_twisted.ensureDeferred
+async def test_scopes_and_reach_hold(http: PaperHttp, task: str) -> None:
     for method, body in (("POST", {"text": "x"}), ("GET", None)):
-        assert server.api(method, "/api/tasks/unknown/output", body).status == 404
-        far = server.api(method, f"{task}/output", body, key="reaches-one-task-only")
+        assert (await http.api(method, "/api/tasks/unknown/output", body)).status == 404
+        far = await http.api(method, f"{task}/output", body, key=NARROW)
         assert (far.status, far.body["error"]["code"]) == (403, "PERMISSION_DENIED")
-    assert server.api("POST", f"{task}/output", {"text": "x"}, key="read-key-of-the-tests").status == 403
-    assert server.api("GET", f"{task}/output", key="read-key-of-the-tests").status == 200
-    server.api("POST", "/api/tasks", {"taskId": "near", "userId": "42"})
-    assert server.api("POST", "/api/tasks/near/output", {"text": "x"}, key="reaches-one-task-only").status == 200
+    assert (await http.api("POST", f"{task}/output", {"text": "x"}, key=READER)).status == 403
+    assert (await http.api("GET", f"{task}/output", key=READER)).status == 200
+    await http.api("POST", "/api/tasks", {"taskId": "near", "userId": "42"})
+    assert (await http.api("POST", "/api/tasks/near/output", {"text": "x"}, key=NARROW)).status == 200

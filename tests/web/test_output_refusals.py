@@ -1,4 +1,4 @@
-"""What each door answers to what is wrong with an output: the tables of docs/output.md, row by row.
+"""What each door answers to what is wrong with an output: the tables of docs/output.md, row by row, on paper.
 
 Appends come by the HTTP API, by a batch, with the change of a task, and by the ingest stream; readers by WebSocket, by
 an event stream with requests that are posted, and by the HTTP API.
@@ -6,10 +6,8 @@ an event stream with requests that are posted, and by the HTTP API.
 
 from __future__ import annotations
 
-import http.client
 import json
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -19,11 +17,9 @@ from twisted.internet.defer import Deferred
 
 from pushserver.core.errors import PushError
 from pushserver.engine.interfaces import IdempotencyKey
-from tests.answers import checked
 from tests.fakes import Rig
-from tests.harness import ROOT, Server, start
-from tests.rawsocket import RawSocket
-from tests.web.test_inbox import Stream
+from tests.harness import ROOT
+from tests.web.paper_http import PaperHttp
 
 CONFIG = """
 [tasks]
@@ -116,15 +112,13 @@ READS = (
 )
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    process = start(tmp_path_factory.mktemp("refusals"), config=CONFIG)
-    process.api = checked(process.api)  # type: ignore[method-assign]
+@pytest_twisted.async_yield_fixture(scope="module")
+async def http(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[PaperHttp]:
+    rig = await Rig(tmp_path_factory.mktemp("refusals"), CONFIG).start()
     for method, params in preparation():
-        answer = process.api("POST", "/api/batch", {"commands": [{"method": method, "params": params}]})
-        assert "error" not in answer.body["replies"][0], answer
-    yield process
-    process.stop()
+        await rig.execute(method, **params)
+    yield PaperHttp(rig)
+    await rig.stop()
 
 
 def preparation() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -152,92 +146,61 @@ def named(row: Append) -> bytes:
 
 
 @pytest.mark.parametrize("row", APPENDS, ids=lambda row: f"{row.what}: {ascii(row.params)[:60]}")
-def test_what_cannot_be_appended_is_refused_by_every_door(server: Server, row: Append) -> None:
-    answers = [server.api("POST", f"/api/tasks/{row.task}/output", text_of(row)).body]
+@pytest_twisted.ensureDeferred
+async def test_what_cannot_be_appended_is_refused_by_every_door(http: PaperHttp, row: Append) -> None:
+    answers = [(await http.api("POST", f"/api/tasks/{row.task}/output", text_of(row))).body]
     batch = b'{"commands": [{"method": "task.output", "params": ' + named(row) + b"}]}"
-    said = server.api("POST", "/api/batch", batch).body
+    said = (await http.api("POST", "/api/batch", batch)).body
     # What is no text at all spoils the batch that it comes with.
     answers += said.get("replies", [said])
     if isinstance(row.params, bytes) or not row.params.keys() - {"text", "items", "name"}:
         # The last append of a task is refused together with its end.
         last = b'{"output": ' + text_of(row) + b"}"
-        answers.append(server.api("POST", f"/api/tasks/{row.task}/complete", last).body)
+        answers.append((await http.api("POST", f"/api/tasks/{row.task}/complete", last)).body)
     for answer in answers:
         assert answer["error"]["code"] == row.code, answer
         if "gap" in row.what:
             assert (answer["error"]["epoch"], answer["error"]["expected"]) == (3, 1)
+    # From the ingest stream, where an entry's id makes it happen once.
+    work = http.rig.node.commands.execute("task.output", msgspec.Raw(named(row)), IdempotencyKey(str(row)))
+    with pytest.raises(PushError) as refused:
+        await Deferred.fromCoroutine(work)
+    assert refused.value.code == row.code
     if row.task == "writing":
-        assert server.api("GET", "/api/tasks/writing").body["status"] == "pending"
-        assert server.api("GET", "/api/tasks/writing/output").body["text"] == "x"
-        assert server.api("GET", "/api/tasks/writing/output?name=rows").body["items"] == [1]
+        assert (await http.api("GET", "/api/tasks/writing")).body["status"] == "pending"
+        assert (await http.api("GET", "/api/tasks/writing/output")).body["text"] == "x"
+        assert (await http.api("GET", "/api/tasks/writing/output?name=rows")).body["items"] == [1]
 
 
-@pytest_twisted.ensureDeferred
-async def test_what_cannot_be_appended_is_refused_by_the_ingest_stream(tmp_path: Path) -> None:
-    rig = await Rig(tmp_path, CONFIG).start()
-    try:
-        for method, params in preparation():
-            await rig.execute(method, **params)
-        for number, row in enumerate(APPENDS):
-            once = IdempotencyKey(f"{number}-0")
-            work = rig.node.commands.execute("task.output", msgspec.Raw(named(row)), once)
-            with pytest.raises(PushError) as refused:
-                await Deferred.fromCoroutine(work)
-            assert refused.value.code == row.code, row
-        assert (await rig.node.tasks.read_output("writing", "main", None, KIB)).body == b"x"
-    finally:
-        await rig.stop()
-
-
-class Doors:
-    """What readers of both kinds are answered."""
-
-    def __init__(self, server: Server, user: str) -> None:
-        self._server = server
-        self._socket = RawSocket(server.port)
-        self._socket.upgrade()
-        self._socket.ask({"type": "auth", "id": 0, "data": {"token": server.token(user)}})
-        self._stream = Stream(server, user)
-        self._number = 0
-
-    def close(self) -> None:
-        self._socket.close()
-        self._stream.close()
-
-    def subscribed(self, row: Read, epoch: str) -> Iterator[tuple[str, Any]]:
-        """The code, or the output, by each door of clients."""
-        channel = f"output:{row.output}/{row.task}"
-        item: Any = channel
-        if row.offset is not None:
-            item = {"channel": channel, "since": {"offset": row.offset, "epoch": row.epoch or epoch}}
-        for door in (self._socket, self._stream):
-            self._number += 1
-            reply = door.ask({"type": "subscribe", "id": self._number, "data": {"channels": [item]}})["data"]
-            rejected = reply.get("rejected", {}).get(channel)
-            if "code" in reply or rejected is not None:
-                yield (rejected or reply)["code"], None
-            else:
-                yield "", reply["results"][channel]["output"]
-
-
-@pytest.fixture(scope="module")
-def doors(server: Server) -> Iterator[Doors]:
-    made = Doors(server, "ann")
-    yield made
-    made.close()
+async def subscribed(http: PaperHttp, user: str, row: Read, epoch: str) -> list[tuple[str, Any]]:
+    """Return the code, or the output, that a user is answered by each door of clients."""
+    channel = f"output:{row.output}/{row.task}"
+    item: Any = channel
+    if row.offset is not None:
+        item = {"channel": channel, "since": {"offset": row.offset, "epoch": row.epoch or epoch}}
+    socket, stream = await http.rig.client(user), await http.stream(user)
+    found: list[tuple[str, Any]] = []
+    for door in (socket, stream):
+        reply = (await door.ask("subscribe", channels=[item]))["data"]
+        rejected = reply.get("rejected", {}).get(channel)
+        if "code" in reply or rejected is not None:
+            found.append(((rejected or reply)["code"], None))
+        else:
+            found.append(("", reply["results"][channel]["output"]))
+    socket.vanish()
+    stream.exchange.vanish()
+    return found
 
 
 @pytest.mark.parametrize("row", READS, ids=lambda row: f"{row.what}: {row.output[:9]} {row.offset}")
-def test_where_nothing_can_be_read_from_is_answered_alike_by_every_door(
-    server: Server, doors: Doors, row: Read
-) -> None:
+@pytest_twisted.ensureDeferred
+async def test_where_nothing_can_be_read_from_is_answered_alike_by_every_door(http: PaperHttp, row: Read) -> None:
     refused, _, as_channel = row.code.partition(", as a channel ")
     known = row.output if row.output in ("main", "log", "err") else "main"
-    epoch = server.api("GET", f"/api/tasks/reading/output?name={known}").body["epoch"]
+    epoch = (await http.api("GET", f"/api/tasks/reading/output?name={known}")).body["epoch"]
     place = "" if row.offset is None else f"&offset={row.offset}&epoch={row.epoch or epoch}"
-    page = server.api("GET", f"/api/tasks/{row.task}/output?name={row.output}{place}").body
-    answers = list(doors.subscribed(row, epoch))
-    assert len(answers) == 2
+    page = (await http.api("GET", f"/api/tasks/{row.task}/output?name={row.output}{place}")).body
+    answers = await subscribed(http, "ann", row, epoch)
     if refused.isupper():
         assert page["error"]["code"] == refused
         assert [code for code, _ in answers] == [as_channel or refused] * 2
@@ -248,33 +211,28 @@ def test_where_nothing_can_be_read_from_is_answered_alike_by_every_door(
         assert (kept["text"], kept["offset"] - kept["start"], kept["closed"]) == (whole, len(whole.encode()), False)
 
 
-def test_what_is_anothers_is_not_found_and_a_stranger_signs_in_first(server: Server) -> None:
-    others = Doors(server, "bob")
-    assert [code for code, _ in others.subscribed(Read("", ""), "")] == ["NOT_FOUND", "NOT_FOUND"]
-    others.close()
-    with RawSocket(server.port) as stranger:
-        stranger.upgrade()
-        said = stranger.ask({"type": "subscribe", "id": 1, "data": {"channels": ["output:main/reading"]}})
+@pytest_twisted.ensureDeferred
+async def test_what_is_anothers_is_not_found_and_a_stranger_signs_in_first(http: PaperHttp) -> None:
+    assert await subscribed(http, "bob", Read("", ""), "") == [("NOT_FOUND", None)] * 2
+    stranger = http.rig.connect()
+    said = await stranger.ask("subscribe", channels=["output:main/reading"])
     assert said["data"]["code"] == "NOT_AUTHENTICATED"
+    stranger.vanish()
 
 
-def test_controls_are_kept_and_one_append_may_be_larger_than_what_is_kept(server: Server) -> None:
-    server.api("POST", "/api/tasks", {"taskId": "taken", "userId": "ann"})
+@pytest_twisted.ensureDeferred
+async def test_controls_are_kept_and_one_append_may_be_larger_than_what_is_kept(http: PaperHttp) -> None:
+    await http.api("POST", "/api/tasks", {"taskId": "taken", "userId": "ann"})
     words = "a\0\x1b[2J\x07\u202e\r\n\ufeff"
     for number in range(2):
-        taken = server.api("POST", "/api/tasks/taken/output", {"text": words} | by(0, 0) | {"text": words}).body
+        taken = (await http.api("POST", "/api/tasks/taken/output", by(0, 0) | {"text": words})).body
         assert taken.get("duplicate", False) == bool(number)
-    assert server.api("GET", "/api/tasks/taken/output").body["text"] == words
-    large = server.api("POST", "/api/tasks/taken/output", {"text": "三" * KIB, "name": "large"}).body
-    page = server.api("GET", "/api/tasks/taken/output?name=large").body
+    assert (await http.api("GET", "/api/tasks/taken/output")).body["text"] == words
+    large = (await http.api("POST", "/api/tasks/taken/output", {"text": "三" * KIB, "name": "large"})).body
+    page = (await http.api("GET", "/api/tasks/taken/output?name=large")).body
     assert (page["offset"], page["text"]) == (large["offset"], "三" * (2 * KIB // 3))
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
-    headers = {"X-API-Key": server.api_key, "Accept": "text/plain"}
-    connection.request("GET", "/api/tasks/ended/output", headers=headers)
-    response = connection.getresponse()
-    assert response.read() == b"x"
-    assert response.getheader("Output-Closed") == "true"
-    connection.close()
+    ended = await http.api("GET", "/api/tasks/ended/output", Accept="text/plain")
+    assert (ended.body, ended.headers["output-closed"]) == (b"x", "true")
 
 
 def test_the_tables_of_the_documentation_are_these_rows() -> None:

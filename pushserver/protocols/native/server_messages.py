@@ -13,6 +13,7 @@ from msgspec import UNSET, Struct, UnsetType, field
 from pushserver.core.errors import Code
 from pushserver.core.inbox import Unread
 from pushserver.core.operations import InboxSummary, UserStatus
+from pushserver.core.output import OutputKind
 from pushserver.core.task import TaskState
 
 
@@ -38,9 +39,25 @@ class RefusalData(Struct, frozen=True):
     message: str
 
 
+class OutputState(Struct, frozen=True):
+    """What is kept of a task's output: ``text`` or ``items``, and the position behind; ``start``: the first that is
+    kept; ``kind``: null before the first append. ``trimmed``: some of what was asked for is gone; ``reset``: the
+    position asked from is of another attempt, or beyond the end."""
+
+    offset: int
+    epoch: str
+    start: int
+    closed: bool
+    kind: OutputKind | None
+    text: str | UnsetType = UNSET
+    items: list[Any] | UnsetType = UNSET
+    trimmed: bool | UnsetType = UNSET
+    reset: bool | UnsetType = UNSET
+
+
 class ChannelState(Struct, frozen=True):
     """What a subscription begins with: of a channel that keeps messages the first four, of a task's or a user's channel
-    its state, of others nothing."""
+    its state, of an output what is kept of it, of others nothing."""
 
     recovered: bool | UnsetType = UNSET
     offset: int | UnsetType = UNSET
@@ -48,6 +65,7 @@ class ChannelState(Struct, frozen=True):
     messages: list[PushMessage] | UnsetType = UNSET
     task: TaskState | UnsetType = UNSET
     status: UserStatus | UnsetType = UNSET
+    output: OutputState | UnsetType = UNSET
 
 
 class HeartbeatData(Struct, frozen=True):
