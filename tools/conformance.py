@@ -18,6 +18,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,11 +28,14 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.protocol import Protocol
 from twisted.internet.threads import deferToThread
 
+from pushserver.config.sections import AuthSection, DeliverySection, RateLimitsSection, ServerSection
 from pushserver.protocols import rfc6455
-from pushserver.protocols.native.session import Rates
-from pushserver.server.outbox import Policy
+from pushserver.server.clock import Clock
+from pushserver.server.connection import Connection
 from pushserver.server.stats import Counters
-from pushserver.web.port import Head, PortFactory
+from pushserver.server.user_turns import UserTurns
+from pushserver.web.context import Context, NodeRooms, Sections
+from pushserver.web.port import PortFactory
 from pushserver.web.websocket import WebSocketDoor, WebSocketDoorFactory
 
 #: The largest message of the testsuite is 16 MiB.
@@ -43,63 +47,64 @@ reactor: Any = running
 
 
 class Echo:
-    """A conversation that says everything back."""
+    """What a connection's messages go to: it says each back."""
 
-    def __init__(self, door: WebSocketDoor) -> None:
-        self._door = door
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
     def receive(self, octets: bytes) -> None:
-        assert self._door.connection is not None
-        self._door.connection.say(octets)
+        self._connection.send(octets)
+
+    def answered(self) -> None: ...
 
     def end(self) -> None: ...
 
 
-class EchoDoor:
-    """What is different about the doors here: binary messages are said back too, which the server itself refuses."""
+class EchoDoor(WebSocketDoor):
+    """The server's own, whose messages are said back, binary ones too, which the server itself refuses."""
 
     def connectionMade(self) -> None:
-        super().connectionMade()  # type: ignore[misc]
-        self._inbound = Echo(self)  # type: ignore[arg-type]
+        super().connectionMade()
+        assert self.connection is not None
+        inbound: Any = Echo(self.connection)
+        self._inbound = inbound
 
-    def onMessage(self, payload: bytes, isBinary: bool) -> None:
-        door: Any = self
-        if isBinary:
-            door.connection.outbox.write(rfc6455.frame(0x2, payload))
+    def on_message(self, payload: bytes, binary: bool) -> None:
+        if binary and self.connection is not None:
+            self.connection.outbox.write(rfc6455.frame(0x2, payload))
         else:
-            super().onMessage(payload, isBinary)  # type: ignore[misc]
+            super().on_message(payload, binary)
 
 
 def factory() -> PortFactory:
-    """A port that echoes."""
-    counters = Counters(0)
+    """Return a port that echoes."""
 
     def nothing(*_: Any) -> None: ...
 
-    names = ("arrive", "leave", "forget", "closing", "left_out", "switched")
-    rooms: Any = SimpleNamespace(**dict.fromkeys(names, nothing))
-    doors = WebSocketDoorFactory(
-        reactor,
-        rooms,
-        rooms,
-        rooms,
-        counters,
-        lambda: int(reactor.seconds() * 1000),
-        rates=Rates(0, 0, 0),
-        anonymous=True,
-        max_message_size=LIMIT,
-        max_queue_size=LIMIT,
-        policy=Policy.DISCONNECT,
-        compression=True,
-        compression_min_size=0,
+    clock = Clock(reactor, lambda: int(time.time() * 1000))
+    names = ("arrive", "leave", "forget", "closing", "left_out", "route_changed")
+    room: Any = SimpleNamespace(**dict.fromkeys(names, nothing), turns=UserTurns(clock))
+    admission: Any = SimpleNamespace(
+        admit=nothing, address=lambda peer, headers: peer, is_proxy=lambda peer: False, is_local=lambda *_: True
     )
+    context = Context(
+        reactor=reactor,
+        clock=clock,
+        rooms=NodeRooms(
+            node="here", nodes=room, hub=room, requests=room, cluster=room, heartbeat=room, authenticator=room
+        ),
+        counters=Counters(0),
+        admission=admission,
+        sections=Sections(
+            server=ServerSection(websocket_path="/", max_message_size=LIMIT),
+            auth=AuthSection(anonymous=True),
+            delivery=DeliverySection(compression=True, compression_min_size=0, max_queue_size=LIMIT),
+            rate_limits=RateLimitsSection(messages_per_second=0),
+        ),
+    )
+    doors = WebSocketDoorFactory(context)
     doors._door = type("EchoDoor", (EchoDoor, doors._door), {})
-    admission: Any = SimpleNamespace(admit=nothing, address=lambda peer, headers: peer)
-
-    def door(head: Head, address: str) -> WebSocketDoor:
-        return doors.door(head, address)
-
-    return PortFactory(reactor, admission, counters, "/", lambda address: Protocol(), door)
+    return PortFactory(context, lambda address: Protocol(), doors.door, doors.endpoints)
 
 
 def judge(place: Path) -> int:
