@@ -22,9 +22,13 @@ PATIENT: dict[str, Any] = {"timeout": 30.0, "exit_timeout": 30.0, "end_timeout":
 
 
 def child_environment(**more: str) -> dict[str, str]:
-    """For a Python of ours: it finds the project before it runs its first line, as measuring it needs."""
+    """For a Python of ours: it finds the project before it runs its first line, as measuring it needs.
+
+    From 3.12 on Python warns of each fork beside a thread: that is what is tried here, and what a publisher allows.
+    """
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": path, **more}
+    quiet = "ignore:This process (pid:DeprecationWarning"
+    return {**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": quiet, **more}
 
 
 class FakeApi:
