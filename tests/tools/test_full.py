@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 import select
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tools.full import STEPS, Step, play
+from tools.full import STEPS, Step, end, play
 
 PASSES = Step("passes", ["true"], 10)
 FAILS = Step("fails", ["sh", "-c", "echo it broke here; exit 3"], 10)
@@ -52,6 +53,16 @@ def test_a_step_that_takes_too_long_is_ended_with_its_children(
     # Killed, but perhaps not yet gone: the descriptor can be read when it is.
     assert select.select([child], [], [], 10)[0]
     os.close(child)
+
+
+def test_a_step_whose_time_is_over_says_what_it_has_to_say() -> None:
+    script = "trap 'echo two had failed; exit 1' INT; echo ready; sleep 600 & wait"
+    process = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, start_new_session=True)
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        end(process)
+        assert process.stdout.read() == b"two had failed\n"
 
 
 def test_what_the_hour_does_not_hold_has_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
