@@ -145,6 +145,9 @@ class Replay:
 
     def resume_inbox(self, connection: Connection, name: str, reached: Position) -> None:
         """Send what the connection's inbox keeps after what it was sent itself, whatever became of the epoch since."""
+        if not connection.open:
+            # In some protocols it is the end of a connection to be told of a loss.
+            return
         self._detach(connection, self._take_turn(self._hub.begin(connection, name), reached))
 
     def read_all(self, connection: Connection, name: str) -> None:

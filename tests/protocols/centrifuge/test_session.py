@@ -759,6 +759,13 @@ async def test_a_lost_history_ends_the_subscription_for_the_client_to_begin_anew
     assert ann.closed == INSUFFICIENT_STATE
 
 
+async def test_a_lost_inbox_ends_the_connection(place: Place, language: Any) -> None:
+    ann = Sdk(place, language)
+    await ann.connect("ann")
+    place.node.resync("user:ann", None)
+    assert ann.closed == INSUFFICIENT_STATE
+
+
 async def test_what_the_server_subscribes_and_ends_is_told(place: Place, language: Any) -> None:
     ann = Sdk(place, language)
     await ann.connect("ann")
