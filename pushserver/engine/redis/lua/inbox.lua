@@ -284,6 +284,31 @@ local function save(box, ttls)
   end
 end
 
+-- Adds the messages of these places to an answer: offset, publication, and when it was read, or '', in turns; not more than
+-- so many bytes (0: no limit), but at least one. Returns how many it added.
+local function tell(box, places, room, answer)
+  local bounded = room > 0
+  for first = 1, #places, BODIES do
+    local fields = {}
+    for at = first, math.min(first + BODIES - 1, #places) do
+      local offset = record(box, places[at])
+      fields[#fields + 1] = string.format('%d', offset)
+      fields[#fields + 1] = string.format('r%d', offset)
+    end
+    local found = redis.call('HMGET', box.key, unpack(fields))
+    for i = 1, #fields, 2 do
+      local at, body = first + (i - 1) / 2, found[i] or ''
+      room = room - #body
+      if bounded and room < 0 and at > 1 then
+        return at - 1
+      end
+      answer[#answer + 1] = record(box, places[at])
+      answer[#answer + 1] = body
+      answer[#answer + 1] = found[i + 1] or ''
+    end
+  end
+  return #places
+end
 -- How many are kept after an offset.
 local function pending(box, after)
   return count(box) - up_to(box, after)
