@@ -60,9 +60,13 @@ class Outcome:
         return self.verdict.startswith("failed")
 
 
+#: Most of these tests wait for other programs. Those of one file share a server or a browser.
+_TWO = ("-n", "2", "--dist", "loadfile")
+
+
 def _pytest(marker: str) -> list[str]:
     # By name, so that the log says what took how long, and which failed where the step's time was over.
-    return [sys.executable, "-m", "pytest", "-v", "--tb=short", "--durations=25", "-m", marker]
+    return [sys.executable, "-m", "pytest", "-v", "--tb=short", "--durations=25", *_TWO, "-m", marker]
 
 
 def _versions(kind: str, pythons: Iterable[str]) -> list[str]:
