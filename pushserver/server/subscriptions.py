@@ -7,10 +7,10 @@ All channels of one request are opened at once; the answer comes before any push
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sized
+from collections.abc import Callable, Sized
 from functools import partial
 from itertools import islice
-from typing import Any, Final
+from typing import Final
 
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
@@ -171,7 +171,7 @@ class Subscriptions:
         again since others were refused."""
         places_left = self._limits.channels_per_connection - len(connection.channels) + len(connection.server_channels)
         surplus: list[SubscribeItem] = []
-        work: list[Coroutine[Any, Any, None]] = []
+        allowed: list[tuple[Namespace, SubscribeItem]] = []
         part = self._hub.turns.slice()
         for item in items:
             if part.over:
@@ -188,11 +188,16 @@ class Subscriptions:
                 surplus.append(item)
                 continue
             places_left -= not known
-            work.append(self._open_in_turn(connection, part, namespace, item, room, results, rejected, opened))
+            allowed.append((namespace, item))
         before = len(rejected)
-        if work:
+        if allowed:
             # None of them fails but by being cancelled.
-            await together(*work)
+            await together(
+                *(
+                    self._open_in_turn(connection, part, namespace, item, room, results, rejected, opened)
+                    for namespace, item in allowed
+                )
+            )
         if surplus and len(rejected) > before:
             return surplus
         for item in surplus:

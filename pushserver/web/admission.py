@@ -21,6 +21,8 @@ LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 #: Who names one of these passes on what somebody else asked.
 _FORWARDED: Final = frozenset({"forwarded", "via", "x-real-ip"})
 
+#: What a browser's Origin may name: letters, digits and the rest of a host, and its port.
+_HOST: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-._:[]")
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443", "ws": "80", "wss": "443"}
 
 Headers = Mapping[str, str]
@@ -142,7 +144,7 @@ class Admission:
             port = parts.port
         except ValueError:
             return False
-        if not parts.scheme or not parts.hostname:
+        if not parts.scheme or not parts.hostname or not _HOST.issuperset(parts.netloc.lower()):
             return False
         if _origin(origin) in self._origins:
             return True

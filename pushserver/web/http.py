@@ -30,6 +30,8 @@ from pushserver.web.port import MAX_HEAD, answer, check_hosts, origin_form
 REQUEST_TIMEOUT: Final = 30
 #: Seconds in which a client takes the last answer of its connection.
 ANSWER_TIMEOUT: Final = 60
+#: Digits of a Content-Length: Python reads no number of thousands of them.
+MAX_DIGITS: Final = 20
 
 
 class Refusal(Exception):
@@ -302,6 +304,11 @@ class PushChannel(HTTPChannel):
     def rawDataReceived(self, data: bytes) -> None:
         if not self._ended:
             super().rawDataReceived(data)
+
+    def _maybeChooseTransferDecoder(self, header: bytes, data: bytes) -> bool:
+        too_long = header.lower() == b"content-length" and len(data) > MAX_DIGITS
+        # As what is no number.
+        return bool(super()._maybeChooseTransferDecoder(header, b"-" if too_long else data))
 
     def allHeadersReceived(self) -> None:
         request = self.requests[-1]

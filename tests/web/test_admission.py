@@ -112,6 +112,9 @@ def test_the_operator_on_this_machine_is_known(peer: str, headers: dict[str, str
         ("https://aexample.com", False),
         ("https://a.example.com.evil.example", False),
         ("https://.example.com", False),
+        ("https://evil\\.example.com", False),
+        ("https://evil@a.example.com", False),
+        ("https://ev il.example.com", False),
     ],
 )
 def test_a_pattern_of_origins_is_its_subdomains(origin: str, allowed: bool) -> None:

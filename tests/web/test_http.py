@@ -114,6 +114,18 @@ def test_an_answer_that_is_being_made_is_not_cut_and_its_connection_goes_by_it_t
     assert not stage.pass_time(0.2)
 
 
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_length_of_thousands_of_digits_is_refused_on_each_request(stage: Stage, before: int) -> None:
+    length = b"Content-Length: " + b"9" * 5_000 + b"\r\n\r\n"
+    stage.channel.dataReceived(before * REQUEST + REQUEST.removesuffix(b"\r\n") + length)
+    if before:
+        stage.page.answer()
+        stage.pass_time(0)
+    assert stage.transport.value().count(b"HTTP/1.1 200 OK\r\n") == before
+    assert stage.transport.value().count(b"HTTP/1.1 400 Bad Request\r\n") == 1
+    assert not stage.pass_time(0)
+
+
 def test_what_was_sent_ahead_is_answered_before(stage: Stage) -> None:
     stage.channel.dataReceived(2 * REQUEST)
     stage.page.answer()

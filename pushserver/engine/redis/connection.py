@@ -41,8 +41,9 @@ MAX_PENDING_BYTES: Final = 64 * 1024 * 1024
 #: The pause before a new attempt, s: doubled with each failure in a row, between these two, and then 50 to 100 % of it.
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 3.0
-#: Seconds of one turn of the reactor in which replies are given, at least.
+#: Seconds of one turn of the reactor in which replies are given, at least and at most.
 SLICE: Final = 0.002
+LONGEST_SLICE: Final = 0.02
 #: A connection that lasted so long, s, counts as a success.
 _LASTED: Final = 5.0
 #: What the scripts and commands in use need.
@@ -150,7 +151,7 @@ class CommandProtocol(txredisapi.RedisProtocol):  # type: ignore[misc]
         self._resting = None
         try:
             # As long as the turn took for all else: what waits here does not grow.
-            self._hand_out(max(SLICE, self._clock.seconds() - self._rested_at))
+            self._hand_out(min(LONGEST_SLICE, max(SLICE, self._clock.seconds() - self._rested_at)))
         except Exception as problem:
             # As where it fails while it is read.
             self.abort(f"what Redis sends cannot be taken: {problem}")
