@@ -28,6 +28,9 @@ from pushserver.web.tickets import TicketParams
 #: Where a schema stands that others refer to.
 REF: Final = "#/components/schemas/{name}"
 
+#: The largest integer of 32 bits.
+_LARGEST_INT32: Final = 2**31 - 1
+
 #: What any call may be answered with, beside its results.
 _PROBLEMS: Final = {
     400: "INVALID_MESSAGE, INVALID_CHANNEL: the body or an argument is wrong",
@@ -351,7 +354,21 @@ def _schemas(described: Iterable[ApiCall]) -> tuple[dict[Any, Any], dict[str, An
             if field.get("default", UNSET) is None:
                 # That is what absent means, and generators take a field with a default for one that is always there.
                 del field["default"]
+    _widen(components)
     return dict(zip(unique, found, strict=True)), dict(components)
+
+
+def _widen(schema: Any) -> None:
+    """Say of every integer in a schema that may not fit into 32 bits, as moments do not, that it has 64: generators for
+    Java, C# and others take it for one of 32 else."""
+    if isinstance(schema, list):
+        for each in schema:
+            _widen(each)
+    elif isinstance(schema, dict):
+        if schema.get("type") == "integer" and schema.get("maximum", _LARGEST_INT32 + 1) > _LARGEST_INT32:
+            schema["format"] = "int64"
+        for each in schema.values():
+            _widen(each)
 
 
 def _described(

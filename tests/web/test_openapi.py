@@ -104,6 +104,26 @@ def test_what_is_asked_is_described_by_what_decodes_it() -> None:
     assert DOCUMENT["paths"]["/api/drain"]["post"]["requestBody"]["required"] is False
 
 
+def integers(value: Any) -> list[dict[str, Any]]:
+    """Every schema of an integer."""
+    if isinstance(value, list):
+        return [found for each in value for found in integers(each)]
+    if not isinstance(value, dict):
+        return []
+    return [value] * (value.get("type") == "integer") + [found for each in value.values() for found in integers(each)]
+
+
+def test_integers_of_more_than_32_bits_say_so() -> None:
+    assert schema("PushMessage")["properties"]["timestamp"] == {"type": "integer", "format": "int64"}
+    assert schema("PushMessage")["properties"]["readAt"]["anyOf"][0] == {"type": "integer", "format": "int64"}
+    assert schema("InboxReadParams")["properties"]["upTo"]["anyOf"][0]["format"] == "int64"
+    before = {one["name"]: one for one in DOCUMENT["paths"]["/api/inbox"]["get"]["parameters"]}["before"]["schema"]
+    assert {one.get("format") for one in integers(before)} == {"int64"}
+    narrow = [one for one in integers(DOCUMENT) if "format" not in one]
+    assert narrow
+    assert all(one["maximum"] < 2**31 for one in narrow)
+
+
 def test_the_messages_of_clients_are_there() -> None:
     told = schema("ClientMessage")
     assert set(told["discriminator"]["mapping"]) == set(messages.REQUEST_TYPES)
