@@ -56,10 +56,15 @@ class ClientRequests:
             self._subscriptions.drop(connection, name)
 
     async def sign_in(
-        self, connection: Connection, identity: Identity, positions: dict[str, Position], reply: Reply
+        self,
+        connection: Connection,
+        identity: Identity,
+        positions: dict[str, Position],
+        reply: Reply,
+        items: tuple[operations.SubscribeItem, ...] = (),
     ) -> None:
         """Make the connection the user's (`SignIn.sign_in`)."""
-        await self._sign_in.sign_in(connection, identity, positions, reply)
+        await self._sign_in.sign_in(connection, identity, positions, reply, items)
 
     async def follow(self, connection: Connection, channels: tuple[str, ...]) -> None:
         """Let a connection of the server side follow channels (`Subscriptions.force_subscribe`)."""

@@ -23,6 +23,7 @@ from pushserver.core import errors, operations
 from pushserver.core.errors import Close, Code, PushError, Refused, TokenRefused
 from pushserver.core.operations import InboxSummary, Recovery, Result
 from pushserver.core.positions import Position
+from pushserver.core.publication import Publication
 from pushserver.core.task import TaskState
 from pushserver.core.tokens import Identity
 from pushserver.server.auth import Authenticator
@@ -197,20 +198,27 @@ class SignIn:
         subscribed: operations.Subscribed | None = None
         go_live = _nothing
         if items:
-            subscribed, go_live = await self._open_named(connection, identity, items)
+            told = [result for result in waiting.results.values() if isinstance(result, Recovery)]
+            before = tuple(message for result in told for message in result.messages)
+            subscribed, go_live = await self._open_named(connection, identity, items, before)
         self._begin(connection, identity, own, system, waiting, reply, subscribed)
         go_live()
         timings.sign_in.observe(timings.seconds() - began)
 
     async def _open_named(
-        self, connection: Connection, identity: Identity, items: tuple[operations.SubscribeItem, ...]
+        self,
+        connection: Connection,
+        identity: Identity,
+        items: tuple[operations.SubscribeItem, ...],
+        before: tuple[Publication, ...] = (),
     ) -> tuple[operations.Subscribed, Callable[[], None]]:
-        """Open channels, with what the token says of those that it names."""
+        """Open channels, with what the token says of those that it names. ``before``: messages that the same reply
+        tells."""
         said = {item.channel: one for item in items if (one := (identity.subs or {}).get(item.channel)) is not None}
         infos = {name: one.info for name, one in said.items() if one.info is not None}
         if infos:
             connection.server_info = (connection.server_info or {}) | infos
-        subscribed, go_live = await self._subscriptions.open(connection, operations.Subscribe(items))
+        subscribed, go_live = await self._subscriptions.open(connection, operations.Subscribe(items, before))
         data = {name: one.data for name, one in said.items() if one.data is not None}
         return msgspec.structs.replace(subscribed, data=data | subscribed.data), go_live
 

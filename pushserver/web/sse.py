@@ -169,11 +169,11 @@ class Stream(ResponseLine):
         """Signs in, subscribes, and answers the data of the first message. Where the connection is closed meanwhile,
         raises what says so."""
         connection, requests = self.connection, self._door.context.rooms.requests
-        # What was asked for stands in the ids until it is answered: also an early event's id resumes all of it.
+        # What was asked for stands in the ids until it is answered, and where it is rejected: it may be allowed later.
         self._stand({n: (p.offset, p.epoch) for n, p in positions.items() if n in channels})
         data: dict[str, Any] = {}
         results: dict[str, Any] = {}
-        before: tuple[Publication, ...] = ()
+        items = tuple(SubscribeItem(name, positions.get(name)) for name in channels)
 
         def welcome(outcome: operations.Outcome) -> None:
             assert isinstance(outcome, operations.Authenticated)
@@ -183,8 +183,7 @@ class Stream(ResponseLine):
             results.update(data["results"])
             if "system" not in positions:
                 results.pop("system", None)
-            nonlocal before
-            before = tuple(m for told in outcome.results.values() if isinstance(told, Recovery) for m in told.messages)
+            subscribed(outcome.subscribed or operations.Subscribed(outcome.channels, {}, {}))
 
         def subscribed(outcome: operations.Outcome) -> None:
             assert isinstance(outcome, operations.Subscribed)
@@ -192,12 +191,12 @@ class Stream(ResponseLine):
             data.update(reply_of(outcome)[1])
             results.update(data["results"])
 
-        if self.identity is not None:
+        if self.identity is None:
+            await requests.carry_out(connection, operations.Subscribe(items), subscribed)
+        else:
+            # The channels are opened before anything is sent of the inbox, so that the ids of that tell of them, too.
             # A position for "system" in any case, so that the answer says where it stands.
-            await requests.sign_in(connection, self.identity, {"system": _NO_POSITION} | positions, welcome)
-        if connection.open:
-            wants = tuple(SubscribeItem(name, positions.get(name)) for name in channels)
-            await requests.carry_out(connection, operations.Subscribe(wants, before), subscribed)
+            await requests.sign_in(connection, self.identity, {"system": _NO_POSITION} | positions, welcome, items)
         if connection.closing is not None:
             self.code = connection.closing.code
             raise _refusal(connection.closing)
@@ -317,7 +316,9 @@ class EventStreams(Resource):
 
     def allow(self, request: Request, method: str, path: list[str], length: int | None) -> int:
         """Return how many octets of a body a request may have. Raises `http.Refusal`."""
-        if method == "POST" and len(path) == 1:
+        if method == "POST" and len(path) != 1:
+            raise Refusal(404, NotFound("nothing here"))
+        if method == "POST":
             if _credential(request) is None and not self.context.sections.auth.anonymous:
                 raise Refusal(401, Refused("a token or a ticket is needed", Code.MISSING_TOKEN))
             if length is not None and length > self.context.sections.server.max_message_size:

@@ -224,7 +224,8 @@ def test_messages_go_the_other_way_by_post(server: Server) -> None:
         assert say("nonsense", 5)["data"]["code"] == "UNKNOWN_MESSAGE_TYPE"
         assert server.api("POST", to, b"x" * 70_000, key="", headers=own).status == 413
         assert server.api("POST", to, b"\xff", key="", headers=own).status == 400
-    assert server.api("POST", "/sse/nobody", {"type": "ping"}, key="", headers=own).status == 404
+    for path in ("/sse/nobody", "/sse", "/sse/nobody/x"):
+        assert server.api("POST", path, {"type": "ping"}, key="", headers=own).status == 404
 
 
 def test_a_token_for_one_channel_counts_on_a_stream_until_it_is_revoked(server: Server) -> None:
@@ -440,13 +441,13 @@ async def test_a_stream_that_is_closed_before_it_begins_is_answered_with_a_statu
 ) -> None:
     async with inside.running(tmp_path) as running:
         node = running.service.node
-        carry_out = node.requests.carry_out
+        sign_in = node.requests.sign_in
 
         async def closed_meanwhile(connection: Connection, *arguments: Any) -> None:
-            await carry_out(connection, *arguments)
+            await sign_in(connection, *arguments)
             connection.close(close)
 
-        monkeypatch.setattr(node.requests, "carry_out", closed_meanwhile)
+        monkeypatch.setattr(node.requests, "sign_in", closed_meanwhile)
         answer = await deferToThread(open_stream, running.port, inside.token("7"))
         assert (answer.status, answer.json["error"]["code"]) == (status, code)
         assert node.counters.closes[close.code] == 1
@@ -464,7 +465,7 @@ async def test_who_leaves_while_a_stream_opens_is_gone_without_a_word(
             waiting.append(Deferred())
             await waiting[-1]
 
-        monkeypatch.setattr(node.requests, "carry_out", never)
+        monkeypatch.setattr(node.requests, "sign_in", never)
         raw = await deferToThread(ask_for_stream, running.port, inside.token("7"))
         await running.until(lambda: waiting)
         raw.close()
@@ -632,6 +633,22 @@ async def test_the_first_id_does_not_tell_of_what_waits_behind_it(streams: Strea
     offsets = [positions_of(id, ["user:ann"])["user:ann"].offset for id, message in request.events]
     assert offsets == [0, 1, 2, 3]
     request.finish()
+
+
+async def test_what_waits_behind_the_first_event_resumes_every_channel(streams: Streams) -> None:
+    await streams.rig.execute("notify", userId="ann", data="waiting")
+    request = await streams.open(Policy.DISCONNECT, "kept:a,kept:b")
+    await streams.rig.settle()
+    assert request.data == ["waiting"]
+    last_id, _ = request.events[-1]
+    request.finish()
+    await streams.publish("kept:a", "missed")
+    again = await streams.open(Policy.DISCONNECT, "kept:a,kept:b", last_id)
+    results = again.events[0][1]["data"]["results"]
+    assert [message["data"] for message in results["kept:a"]["messages"]] == ["missed"]
+    assert [results[name]["recovered"] for name in ("kept:a", "kept:b")] == [True, True]
+    assert again.data == []
+    again.finish()
 
 
 def test_an_id_that_is_none_holds_nothing() -> None:

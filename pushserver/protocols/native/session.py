@@ -199,9 +199,8 @@ def operation_of(request: messages.Request) -> operations.Operation:
         case messages.ChatRequest(data=chat):
             if chat.target_id is not None and chat.channel is not None:
                 raise Invalid("either targetId or channel")
-            return operations.SendChat(
-                chat.content, chat.message_type, chat.target_id, chat.channel or LOBBY, chat.message_id
-            )
+            channel = LOBBY if chat.channel is None else chat.channel
+            return operations.SendChat(chat.content, chat.message_type, chat.target_id, channel, chat.message_id)
         case messages.AckRequest(data=ack):
             return operations.Acknowledge(Position(ack.offset, ack.epoch))
         case messages.InboxRequest(data=page):

@@ -142,6 +142,11 @@ def test_a_stranger_may_not_ping() -> None:
             {"type": "chat_message", "data": {"content": "x"}},
             operations.SendChat("x", "text", None, "chat:lobby", None),
         ),
+        # No room of that name is let pass as the lobby, where all would read it.
+        (
+            {"type": "chat_message", "data": {"content": "x", "channel": ""}},
+            operations.SendChat("x", "text", None, "", None),
+        ),
         ({"type": "ack", "data": {"offset": 3, "epoch": "e"}}, operations.Acknowledge(Position(3, "e"))),
         ({"type": "history", "data": {"channel": "a"}}, operations.ReadHistory("a", 100, None, False)),
         ({"type": "presence", "data": {"channel": "a"}}, operations.ReadPresence("a")),
