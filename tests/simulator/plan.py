@@ -74,7 +74,15 @@ OPERATIONS: dict[str, int] = {
     "leave": 1,
     "come": 1,
     "read": 1,
+    "rush": 2,
+    "away": 2,
 }
+#: How often an operation is asked around the beginning of a fault, when mistakes show; and from how many seconds before
+#: it to how many after it.
+AROUND_FAULTS = 0.4
+BEFORE, AFTER = 0.3, 1.0
+#: How often the machine of a Redis whose data goes back is a node's, too.
+ONE_MACHINE = 0.4
 
 USERS = ("ann", "bob", "cy")
 NEWS = ("news:a", "news:b")
@@ -168,8 +176,9 @@ def make(seed: int, operations: int = 60, faults: int = 4, open_faults: bool = F
         kinds = kinds | SENTINEL_FAULTS | ({} if replicas else LAGGING_FAULTS)
     if evicts or open_faults:
         settings["redis"]["allow_eviction"] = True
-    steps = [_operation(chance, wanted, number, seconds) for number in range(operations)]
-    steps += [_fault(chance, kinds, nodes, seconds) for _ in range(faults)]
+    steps = [_fault(chance, kinds, nodes, seconds) for _ in range(faults)]
+    moments = [step.at for step in steps]
+    steps += [_operation(chance, wanted, number, _moment(chance, moments, seconds)) for number in range(operations)]
     if outputs:
         own = random.Random(f"outputs {seed}")
         settings["tasks"]["output_max_bytes"] = own.choice((1024, 4096, 4096))
@@ -229,8 +238,15 @@ def _choose(chance: random.Random, weights: dict[str, int]) -> str:
     return chance.choices(list(weights), list(weights.values()))[0]
 
 
-def _operation(chance: random.Random, kinds: dict[str, int], number: int, seconds: float) -> Step:
-    at = round(chance.uniform(1.0, seconds), 3)
+def _moment(chance: random.Random, faults: list[float], seconds: float) -> float:
+    """Return when something is asked: at any time, or around the beginning of a fault."""
+    if faults and chance.random() < AROUND_FAULTS:
+        at = chance.choice(faults) + chance.uniform(-BEFORE, AFTER)
+        return round(min(max(at, 1.0), seconds), 3)
+    return round(chance.uniform(1.0, seconds), 3)
+
+
+def _operation(chance: random.Random, kinds: dict[str, int], number: int, at: float) -> Step:
     do = _choose(chance, kinds)
     user = chance.choice(USERS)
     key = f"k{number}"
@@ -246,6 +262,13 @@ def _operation(chance: random.Random, kinds: dict[str, int], number: int, second
             with_ = {"channel": chance.choice(NEWS), "key": key}
             if chance.random() < 0.2:
                 with_["without"] = user
+        case "rush":
+            keys = [f"{key}.{n}" for n in range(chance.randint(3, 8))]
+            with_ = {"channel": chance.choice(NEWS), "keys": keys, "seconds": chance.choice((0.02, 0.2, 1))}
+        case "away":
+            device = chance.choice([f"{user}-phone", "ann-laptop", "bob-laptop"])
+            keys = [f"{key}.{n}" for n in range(chance.choice((0, 2, 5, 10)))]
+            with_ = {"device": device, "seconds": chance.choice((0.5, 2, 4)), "keys": keys}
         case "task":
             steps = sorted(chance.sample(range(1, 100), chance.randint(0, 12)))
             with_ = {
@@ -304,10 +327,14 @@ def _fault(chance: random.Random, kinds: dict[str, int], nodes: int, seconds: fl
             with_ = {"seconds": chance.choice((0.5, 5, 12))}
         case "redis_lost":
             with_ = {"seconds": chance.choice((0.1, 1)), "lag": chance.choice((0.2, 1, 4))}
+            if chance.random() < ONE_MACHINE:
+                with_ |= {"node": node}
         case "failover" | "failover_back" | "failover_lost":
             with_ = {"seconds": chance.choice((0.5, 3, 8))}
             if do == "failover_lost":
                 with_ |= {"lag": chance.choice((0.2, 1, 4))}
+                if chance.random() < ONE_MACHINE:
+                    with_ |= {"node": node}
             elif do == "failover_back":
                 with_ |= {"back": True}
         case "redis_flush":

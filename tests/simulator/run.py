@@ -35,6 +35,8 @@ READING = 12.0
 REPLICA_HOST = "10.0.1.2"
 #: Seconds more until an event that failed twice was sent once more, where there are events.
 TRYING_AGAIN = 45.0
+#: Seconds until a node is back that ended with Redis.
+BACK_LATER = 4.0
 #: The limits of a node with a narrower configuration.
 NARROW = {"inbox": {"max_messages": 2}, "tasks": {"ttl": "1m"}}
 
@@ -165,6 +167,8 @@ class Run:
                 self._judge_devices()
         finally:
             globalLogPublisher.removeObserver(observer)
+        if observer.outside:
+            raise RuntimeError(f"a failure outside of every node: {observer.outside[0]}")
         return self.history.end()
 
     def _begin(self) -> None:
@@ -307,6 +311,19 @@ class Run:
     def _burst(self, step: Step, user: str, keys: list[str]) -> None:
         for key in keys:
             self.publisher.notify(user, key)
+
+    def _rush(self, step: Step, channel: str, keys: list[str], seconds: float) -> None:
+        """Publish so many messages in so short a time."""
+        for number, key in enumerate(keys):
+            self.world.at(self.world.now + seconds * number / len(keys), self.publisher.publish, channel, key)
+
+    def _away(self, step: Step, device: str, seconds: float, keys: list[str]) -> None:
+        """A device leaves and comes back; meanwhile its user is sent these."""
+        chosen = self._device(device)
+        chosen.leave()
+        for number, key in enumerate(keys, 1):
+            self.world.at(self.world.now + seconds * number / (len(keys) + 1), self.publisher.notify, chosen.user, key)
+        self.world.at(self.world.now + seconds, chosen.start)
 
     def _resubscribe(self, step: Step, device: str) -> None:
         self._device(device).resubscribe()
@@ -489,21 +506,28 @@ class Run:
         self.history.note("data_lost", since=round(since * 1000, 3))
         return saved
 
-    def _redis_lost(self, step: Step, seconds: float, lag: float) -> None:
-        """Another process begins with older data: a dump, or a replica that was behind."""
+    def _redis_lost(self, step: Step, seconds: float, lag: float, node: str = "") -> None:
+        """Another process begins with older data: a dump, or a replica that was behind. ``node``: who ends with it."""
         if self.redis.process.alive:
             self._end_redis(seconds, self._older(step))
+            self._end_with_redis(step, node)
+
+    def _end_with_redis(self, step: Step, node: str) -> None:
+        """The node on Redis' machine ends too, and is back when others have found the new Redis."""
+        if node:
+            self._kill(step, node, BACK_LATER)
 
     def _redis_flush(self, step: Step, seconds: float) -> None:
         if self.redis.process.alive:
             self.history.note("data_lost", since=0)
             self._end_redis(seconds, None, flush=True)
 
-    def _failover(self, step: Step, seconds: float, lag: float = 0.0, back: bool = False) -> None:
+    def _failover(self, step: Step, seconds: float, lag: float = 0.0, back: bool = False, node: str = "") -> None:
         """The sentinels make the replica the master.
 
         Args:
             lag: how far the replica is behind, s.
+            node: who ends with the master.
             back: the old master stands still, and takes itself for the master for a moment when it goes on.
         """
         old = self.redis
@@ -519,6 +543,7 @@ class Run:
         else:
             old.stop()
         self._later(seconds, self._old_returns, self.redis)
+        self._end_with_redis(step, node)
 
     _failover_lost = _failover_back = _failover
 
