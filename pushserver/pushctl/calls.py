@@ -23,6 +23,7 @@ class Unreachable(click.ClickException):
     """There is no server there, or it does not answer."""
 
     exit_code = 3
+    code = "UNREACHABLE"
 
 
 class CallRefused(click.ClickException):
@@ -34,6 +35,8 @@ class CallRefused(click.ClickException):
         super().__init__(f"{code or status}: {message}" if message else f"the server answered {status}")
         self.status = status
         self.code = code
+        #: what the server said, without the code
+        self.said = message
 
 
 class _UnixConnection(http.client.HTTPConnection):

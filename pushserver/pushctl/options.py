@@ -81,8 +81,9 @@ class CommandGroup(PlaceCommand, click.Group):
         try:
             status = super().main(args, standalone_mode=False, **named)
         except click.ClickException as problem:
-            error = {"code": getattr(problem, "code", "") or "USAGE", "message": problem.format_message()}
-            click.echo(msgspec.json.encode({"error": error}), err=True)
+            code = getattr(problem, "code", "") or ("USAGE" if isinstance(problem, click.UsageError) else "FAILED")
+            message = getattr(problem, "said", "") or problem.format_message()
+            click.echo(msgspec.json.encode({"error": {"code": code, "message": message}}), err=True)
             status = problem.exit_code
         except click.Abort:
             status = 1

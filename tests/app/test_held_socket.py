@@ -35,13 +35,13 @@ HAND_OVER = (
 class Held:
     """A listening socket, and the servers that are started on it, one after another."""
 
-    def __init__(self, place: Path, options: list[str]) -> None:
+    def __init__(self, place: Path, options: list[str], config: str = CONFIG) -> None:
         self.socket = socket.create_server(("127.0.0.1", 0), backlog=4096)
         self.port: int = self.socket.getsockname()[1]
         self._options = options
         self._place = place
         self._started: list[Server] = []
-        (place / "pushserver.toml").write_text(CONFIG)
+        (place / "pushserver.toml").write_text(config)
 
     def start(self) -> Server:
         """A server that was given the socket by the protocol of sd_listen_fds(3)."""
@@ -52,7 +52,8 @@ class Held:
         twistd += ["--config", str(self._place / "pushserver.toml"), "--state-dir", str(self._place / "state")]
         command = [sys.executable, "-c", HAND_OVER, str(self.socket.fileno()), *twistd, *self._options]
         server = self._spawn(command, place, (self.socket.fileno(),))
-        wait_until(lambda: server.api("GET", "/healthz").status == 200, 60)
+        # It waits in the socket until somebody accepts.
+        assert server.api("GET", "/healthz", timeout=120).status == 200, server.log
         return server
 
     def _spawn(self, command: list[str], place: Path, passed: tuple[int, ...]) -> Server:

@@ -465,10 +465,15 @@ def test_the_key_that_has_the_scope_is_used(tmp_path: Path) -> None:
 
 
 def test_what_is_wrong_is_json_where_json_was_asked_for(ctl: Callable[..., Said]) -> None:
-    said = ctl("task", "get", "no-such-task", "--json")
-    assert (said.status, json.loads(said.err)["error"]["code"]) == (1, "NOT_FOUND")
-    assert (ctl("--json", "disconnect").status, ctl("--json", "--url", "http://127.0.0.1:1", "nodes").status) == (2, 3)
-    assert json.loads(ctl("--json", "disconnect").err)["error"]["message"] == "either --user or --connection"
+    def error(*words: str) -> tuple[int, str, str]:
+        said = ctl("--json", *words)
+        found = json.loads(said.err)["error"]
+        return said.status, found["code"], found["message"]
+
+    assert error("task", "get", "no-such-task") == (1, "NOT_FOUND", "no such task")
+    assert error("disconnect") == (2, "USAGE", "either --user or --connection")
+    assert error("check-config", "/nowhere.toml")[:2] == (1, "FAILED")
+    assert error("--url", "http://127.0.0.1:1", "nodes")[:2] == (3, "UNREACHABLE")
 
 
 def test_a_row_in_a_pipe_is_one_line(ctl: Callable[..., Said]) -> None:
