@@ -118,8 +118,7 @@ class BaseTask:
         """The output ``main`` as a file."""
         return self.output(MAIN)
 
-    def run(self, args: Any, *, output: str = MAIN, **options: Any) -> int:
-        """Run a program, write what it says, and return its status. `options`: as `subprocess.Popen` takes them."""
+    def _run(self, args: Any, output: str, options: dict[str, Any]) -> int:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options) as program:
             assert isinstance(program.stdout, io.BufferedReader)
@@ -272,6 +271,10 @@ class Task(BaseTask):
     server has answered.
     """
 
+    def run(self, args: Any, *, output: str = MAIN, **options: Any) -> int:
+        """Run a program, write what it says, and return its status. `options`: as `subprocess.Popen` takes them."""
+        return self._run(args, output, options)
+
     def complete(self, result: Any = None) -> bool:
         return self._end_and_wait(*commands.complete(self.task_id, result))
 
@@ -320,6 +323,10 @@ class AsyncTask(BaseTask):
 
     A call that is not awaited is sent all the same.
     """
+
+    def run(self, args: Any, *, output: str = MAIN, **options: Any) -> asyncio.Future[int]:
+        """As `Task.run`, while the event loop goes on: await the status."""
+        return asyncio.get_running_loop().run_in_executor(None, self._run, args, output, options)
 
     def complete(self, result: Any = None) -> Ending:
         return Ending(self, *commands.complete(self.task_id, result))

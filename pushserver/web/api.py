@@ -26,7 +26,7 @@ from pushserver.core import operations
 from pushserver.core.channels import is_id
 from pushserver.core.errors import HTTP_STATUS, Code, Invalid, NotFound, PushError, Refused
 from pushserver.core.histogram import Histogram
-from pushserver.core.output import OutputKind, is_output_name, literal
+from pushserver.core.output import MAIN, OutputKind, channel_of, is_output_name, literal
 from pushserver.core.positions import Position
 from pushserver.core.task import TaskState
 from pushserver.engine.interfaces import PAGE_BYTES, QuarantinedRow
@@ -59,7 +59,7 @@ from pushserver.web.parameters import (
     query,
 )
 from pushserver.web.port import peer_address
-from pushserver.web.reach import READING, Reach, touched
+from pushserver.web.reach import READING, Reach, named_output, touched
 from pushserver.web.reach import execute as execute_within
 
 if TYPE_CHECKING:
@@ -352,6 +352,11 @@ class Api(Calls["Route"]):
         if reach is None:
             return
         match request.method, path:
+            case b"GET", ["tasks", task_id, "output"]:
+                reach.check([channel_of(argument(request, "name") or MAIN, task_id)])
+            case b"POST", ["tasks", _, "output"]:
+                # Its body says which.
+                return
             case _, ["tasks", task_id, *_]:
                 reach.check([f"task:{task_id}"])
             case b"POST", [name] if name in SCOPES or name in ("batch", "tasks"):
@@ -378,7 +383,10 @@ class Api(Calls["Route"]):
         )
 
     async def _append_output(self, request: Request, path: list[str]) -> Any:
-        return await self._commands.append_output(path[1], body_of(request), None)
+        body, reach = body_of(request), self._keys.reach(request)
+        if reach is not None:
+            reach.check([channel_of(named_output(body), path[1])])
+        return await self._commands.append_output(path[1], body, None)
 
     async def _batch(self, request: Request, path: list[str]) -> dict[str, Any]:
         scopes = self._keys.scopes(request) or frozenset()

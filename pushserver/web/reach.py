@@ -1,7 +1,8 @@
 """Keys that reach some channels only: what a call touches, and whether that is within.
 
 notify, inbox          user:<id>          a task's calls            task:<id>
-publish, history, …    the channel        batch and broadcast       item by item
+publish, history, …    the channel        an output of a task       output:<name>/<id>, or task:<id>
+                                          batch and broadcast       item by item
 everything else        refused: it touches everything, or nobody can tell what
 """
 
@@ -14,6 +15,7 @@ import msgspec
 
 from pushserver.core.errors import Invalid, Refused
 from pushserver.core.inbox import INBOXES
+from pushserver.core.output import MAIN, PREFIX, channel_of, parts_of
 from pushserver.core.permissions import matcher
 from pushserver.server.backend_commands import BackendCommands, BroadcastParams, decode, error_of
 
@@ -35,6 +37,7 @@ class _Touched(msgspec.Struct, frozen=True, rename="camel"):
     user_id: Any = None
     user_ids: Any = None
     task_id: Any = None
+    name: Any = MAIN
     connection_id: Any = None
     jti: Any = None
 
@@ -48,7 +51,10 @@ class Reach:
         self._matchers = tuple(map(matcher, globs))
 
     def covers(self, channel: str) -> bool:
-        return any(matches(channel) for matches in self._matchers)
+        """Return whether the channel is reached; an output also with its task."""
+        if any(matches(channel) for matches in self._matchers):
+            return True
+        return channel.startswith(PREFIX) and self.covers(f"task:{parts_of(channel)[1]}")
 
     def check(self, touched: Iterable[str] | None) -> None:
         """Raise `errors.Refused` where any of these lies outside; None: everything is touched."""
@@ -57,6 +63,11 @@ class Reach:
         for channel in touched:
             if not self.covers(channel):
                 raise Refused("the key does not reach this channel")
+
+
+def named_output(params: bytes) -> str:
+    """Return the name of the output that an append is for. Raises `errors.Invalid`."""
+    return str(decode(params, _Touched).name)
 
 
 def touched(method: str, params: bytes | msgspec.Raw) -> list[str] | None:
@@ -72,6 +83,8 @@ def touched(method: str, params: bytes | msgspec.Raw) -> list[str] | None:
             return users or None
         case "subscribe" | "unsubscribe" | "tickets":
             return [*users, *map(str, _listed(asked.channels, "channels"))] if users else None
+        case "task.output":
+            return [channel_of(str(asked.name), "" if asked.task_id is None else str(asked.task_id))]
         case _ if method.startswith("task."):
             return [f"task:{'' if asked.task_id is None else asked.task_id}"]
         case _:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -11,7 +12,7 @@ import time
 
 import pytest
 
-from pushserver.publisher import Publisher, TaskCancelled
+from pushserver.publisher import AsyncPublisher, Publisher, TaskCancelled
 from pushserver.publisher.outbox import APPEND_LIMIT, CommandQueue, OutputEntry
 from pushserver.publisher.outputs import OutputProducer
 from tests.publisher.fake_api import KEY, PATIENT, FakeApi
@@ -76,6 +77,29 @@ def test_a_lost_answer_appends_nothing_twice(api: FakeApi, publisher: Publisher)
     assert text_of(api, task.task_id) == "abc"
     # It was sent twice, with the same number.
     assert api.methods(task.task_id).count("task.output") == 4
+
+
+def test_an_event_loop_goes_on_while_a_program_writes(api: FakeApi) -> None:
+    program = "import sys; print('asked', flush=True); print('answered', sys.stdin.readline())"
+
+    async def work() -> int:
+        async with AsyncPublisher(api.url, api_key=KEY, **PATIENT) as publisher:
+            reading, writing = os.pipe()
+            async with publisher.task(42) as task:
+                running = task.run([sys.executable, "-c", program], stdin=reading)
+                async with asyncio.timeout(60):
+                    while "asked" not in text_of(api, task.task_id):
+                        await asyncio.sleep(0.005)
+                # Only who is not held up can answer.
+                os.write(writing, b"yes\n")
+                status = await running
+                os.close(reading)
+                os.close(writing)
+        return status
+
+    assert asyncio.run(work()) == 0
+    ((task_id, _),) = api.outputs
+    assert text_of(api, task_id) == "asked\nanswered yes\n\n"
 
 
 @pytest.mark.parametrize("known", [0, 1])

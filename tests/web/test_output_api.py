@@ -10,19 +10,24 @@ import pytest
 import pytest_twisted
 
 from tests.fakes import Rig
-from tests.web.paper_http import PaperHttp
+from tests.web.paper_http import Exchange, PaperHttp
 
 CONFIG = """
 [tasks]
 output_max_bytes = 2048
 """
-READER, NARROW = "read-key-of-the-tests", "reaches-one-task-only"
+READER, NARROW, SINGLE = "read-key-of-the-tests", "reaches-one-task-only", "reaches-one-output-only"
 
 
 @pytest_twisted.async_yield_fixture(scope="module")
 async def http(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[PaperHttp]:
     rig = await Rig(tmp_path_factory.mktemp("output"), CONFIG).start()
-    yield PaperHttp(rig, (READER, ("read",), "", ()), (NARROW, ("tasks", "read"), "", ("task:near",)))
+    yield PaperHttp(
+        rig,
+        (READER, ("read",), "", ()),
+        (NARROW, ("tasks", "read"), "", ("task:near",)),
+        (SINGLE, ("tasks", "read"), "", ("output:log/*",)),
+    )
     await rig.stop()
 
 
@@ -177,3 +182,24 @@ async def test_scopes_and_reach_hold(http: PaperHttp, task: str) -> None:
     assert (await http.api("GET", f"{task}/output", key=READER)).status == 200
     await http.api("POST", "/api/tasks", {"taskId": "near", "userId": "42"})
     assert (await http.api("POST", "/api/tasks/near/output", {"text": "x"}, key=NARROW)).status == 200
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_output_is_reached_with_its_task_and_by_its_own_name(http: PaperHttp, task: str) -> None:
+    own, far = {"text": "x", "name": "log"}, {"text": "x"}
+    assert (await http.api("POST", f"{task}/output", own, key=SINGLE)).status == 200
+    assert (await http.api("GET", f"{task}/output?name=log", key=SINGLE)).body["text"] == "x"
+    for wrong in (far, {"text": "x", "name": "logs"}, {"text": "x", "name": "main/log"}):
+        assert (await http.api("POST", f"{task}/output", wrong, key=SINGLE)).status == 403
+        assert (await http.api("GET", f"{task}/output?name={wrong.get('name', '')}", key=SINGLE)).status == 403
+    assert (await http.api("GET", task, key=SINGLE)).status == 403
+    named = [{"method": "task.output", "params": {"taskId": task.split("/")[-1], **params}} for params in (own, far)]
+    replies = (await http.api("POST", "/api/batch", {"commands": named}, key=SINGLE)).body["replies"]
+    assert ["error" in reply for reply in replies] == [False, True]
+    # A stream, too, follows the outputs of a task that its key reaches.
+    await http.api("POST", "/api/tasks", {"taskId": "near", "userId": "42"})
+    for key, status in ((NARROW, 200), (SINGLE, 403)):
+        stream = Exchange(http.site).ask("GET", "/sse?channels=output:main/near", **{"X-API-Key": key})
+        await http.until(lambda stream=stream: stream.transport.value())
+        assert stream.transport.value().startswith(b"HTTP/1.1 %d " % status)
+        stream.vanish()

@@ -1,4 +1,4 @@
-"""Presence stays right where Redis evicts what counts it."""
+"""Presence stays right where Redis evicts what counts it, and no position of an output means two things."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from pushserver.engine.interfaces import Member
+from pushserver.core import output
+from pushserver.core.positions import Position
+from pushserver.core.task import Status, TaskState
+from pushserver.engine.interfaces import Member, TaskEvent
 from tests.contracts.nodes import RunningNode
 
 from .nodes import Cluster, events
@@ -228,3 +231,29 @@ async def test_nothing_is_gone_through_where_redis_does_not_evict(cluster: Clust
     a, _ = await pair(cluster, redis, evicts=False)
     await beat(a)
     assert a.engine.presence._counts is None
+
+
+@pytest.mark.parametrize("gone", [("output:main/t", "chunks:main/t"), ("output:main/t",), ("chunks:main/t",)])
+async def test_an_output_that_is_gone_begins_anew_in_another_epoch(
+    cluster: Cluster, redis: RedisServer, gone: tuple[str, ...]
+) -> None:
+    a, b = await pair(cluster, redis)
+    state = TaskState(
+        task_id="t", user_id="7", status=Status.PENDING, percentage=0.0, version=1, created_at=1_000, updated_at=1_000
+    )
+    await a.tasks.create(TaskEvent("task_created", state), None)
+
+    async def append(node: RunningNode, words: str) -> Position:
+        taken = await node.outputs.append("t", output.new_output("main", words, None, 1_000), None, None, None)
+        return Position(taken.offset, taken.epoch)
+
+    before = [await append(a, "x" * 9_000), await append(b, "y")]
+    assert before[0].epoch == before[1].epoch
+    evict(redis, *gone)
+    page = await b.outputs.read("t", "main", before[1], 10_000)
+    assert (page.kind, page.body, page.reset) == (None, b"", True)
+    after = await append(b, "new")
+    assert (after.offset, after.epoch != before[0].epoch) == (3, True)
+    assert await append(a, "er") == Position(5, after.epoch)
+    page = await a.outputs.read("t", "main", Position(3, before[0].epoch), 10_000)
+    assert (page.body, page.reset, page.epoch) == (b"newer", True, after.epoch)

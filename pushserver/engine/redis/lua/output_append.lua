@@ -18,7 +18,7 @@ end
 local created, wish = integer(task.createdAt), task.cancelRequested == true and 1 or 0
 local out = open_output(KEYS[5], KEYS[6], created)
 local names = output_names(kept[2], created)
-local refusal = refuse_output(out, ARGV[6], names, tonumber(ARGV[17]))
+local refusal = refuse_output(out, ARGV[6], ARGV[5], names, tonumber(ARGV[17]))
 if refusal then
   return refusal
 end

@@ -34,11 +34,19 @@ local function output_epoch(key, created)
   return string.sub(redis.sha1hex(secret .. inner), 1, 20)
 end
 
--- The output of an attempt; with `kind` nil where it was not written yet.
+-- Whether a Redis that evicts has left an output without its pieces.
+local function in_part(key_of_pieces, first, bytes)
+  return known_server[4] and math.floor(first / CHUNK) < math.floor(bytes / CHUNK)
+    and redis.call('EXISTS', key_of_pieces) == 0
+end
+
+-- The output of an attempt; with `kind` nil where it was not written yet, or is gone.
 local function open_output(key, chunks, created)
-  local known = redis.call('HMGET', key, 'of', 'kind', 'offset', 'start', 'first', 'bytes', 'tail', 'ended', 'closed')
-  local out = {key = key, chunks = chunks, of = created, epoch = output_epoch(key, created)}
-  if known[1] ~= created then
+  local known = redis.call('HMGET', key, 'of', 'kind', 'offset', 'start', 'first', 'bytes', 'tail', 'ended', 'closed',
+    'epoch')
+  local out = {key = key, chunks = chunks, of = created, epoch = known[10] or output_epoch(key, created)}
+  if known[1] ~= created or in_part(chunks, known[5], known[6]) then
+    out.epoch = output_epoch(key, created)
     out.stale, out.stale_bytes = known[1], known[1] and known[6] - known[5]
     out.stale_closed = known[9]
     out.offset, out.start, out.first, out.bytes, out.tail, out.ended, out.closed = 0, 0, 0, 0, '', 0, false
@@ -115,15 +123,24 @@ local function trim_output(out, max_bytes)
   end
 end
 
+local function has_name(names, name)
+  for _, each in ipairs(names) do
+    if each == name then
+      return true
+    end
+  end
+  return false
+end
+
 -- What stands against appending this: an answer, or nil.
-local function refuse_output(out, kind, names, most)
+local function refuse_output(out, kind, name, names, most)
   if out.closed then
     return {'ended'}
   end
   if out.kind and out.kind ~= kind then
     return {'kind', out.kind}
   end
-  if not out.kind and #names >= most then
+  if not out.kind and #names >= most and not has_name(names, name) then
     return {'many'}
   end
   return nil
@@ -147,7 +164,13 @@ local function append_output(out, task, name, names, kind, body, count, max_byte
       redis.call('DEL', out.key, out.chunks)
     end
     out.kind = kind
-    names[#names + 1] = name
+    if has_name(names, name) then
+      -- Redis has evicted it: what is written now is another one.
+      redis.call('DEL', out.chunks)
+      out.epoch = string.sub(redis.sha1hex(secret .. 'lost:' .. writes .. ':' .. now .. ':' .. out.key), 1, 20)
+    else
+      names[#names + 1] = name
+    end
     redis.call('HSET', task, 'outputs', out.of .. ' ' .. table.concat(names, ' '))
     redis.call('HSET', out.key, 'of', out.of, 'epoch', out.epoch, 'kind', kind)
     redis.call('PEXPIRE', out.key, redis.call('PTTL', task))

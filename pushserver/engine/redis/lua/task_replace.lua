@@ -21,7 +21,7 @@ if ARGV[26] ~= '' then
   last = {name = name, timestamp = timestamp, literal = literal}
   last.out = open_output(prefix .. 'output:' .. place, prefix .. 'chunks:' .. place, ARGV[8])
   local names = output_names(kept[2], ARGV[8])
-  local refusal = refuse_output(last.out, kind, names, most)
+  local refusal = refuse_output(last.out, kind, name, names, most)
   if refusal then
     return refusal
   end
