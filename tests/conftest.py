@@ -25,6 +25,13 @@ from tests.harness import Server, start
 _TURNS = 50
 
 
+def pytest_collection_finish() -> None:
+    """Let whoever collects garbage, or looks through all objects, pass over what was imported and collected: it stays,
+    and there is so much of it that each look would take a good part of a second."""
+    gc.collect()
+    gc.freeze()
+
+
 class LoggedErrors:
     """The failures that were logged during one test; call it with exception types to take those back."""
 
