@@ -1,4 +1,5 @@
-"""Client SDKs of Centrifugo, unmodified, against a real server, in both codecs, through a killed server and a drain."""
+"""Client SDKs of Centrifugo, unmodified, against a real server: what each of them has, over each way that it knows, on
+both engines and on two workers; through a killed server."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ import pytest
 
 from tests.engine.redis.servers import RedisServer
 from tests.harness import Server, start
+from tests.rawsocket import RawSocket
 from tests.sdks.programs import go_version, go_visit, java_version, java_visit
 
 pytestmark = pytest.mark.full
@@ -32,7 +34,9 @@ name = "news"
 publish = "authenticated"
 history_size = 100
 presence = true
+join_leave = true
 """
+ENGINES = ("embedded", "redis", "workers")
 #: s that a step may take, on a machine that is busy with other tests
 DEADLINE = 60.0
 
@@ -43,12 +47,13 @@ SDKS: dict[str, Callable[[], list[str | Path]]] = {
     "centrifuge-go": lambda: [go_visit()],
     "centrifuge-java": java_visit,
 }
-#: What each SDK has. Left out: JavaScript's Protobuf over http_stream, which fails where a chunk cuts a message, and
-#: over sse, which is text; Python, Go and Java know WebSockets alone, and Java Protobuf alone.
+#: What each SDK has. Left out: Protobuf over sse, which is text; Python, Go and Java know WebSockets alone, and Java
+#: Protobuf alone.
 VISITS = [
     *((sdk, "websocket", "json") for sdk in SDKS if sdk != "centrifuge-java"),
     *((sdk, "websocket", "protobuf") for sdk in SDKS),
     ("centrifuge-js", "http_stream", "json"),
+    ("centrifuge-js", "http_stream", "protobuf"),
     ("centrifuge-js", "sse", "json"),
 ]
 
@@ -112,18 +117,24 @@ class Visitor:
 
 
 class Stage:
-    """A server that can be killed and started again where it was, and its visitors."""
+    """A server that can be killed and started again where it was, its Redis, and its visitors."""
 
-    def __init__(self, place: Path, *options: str) -> None:
+    def __init__(self, place: Path, engine: str) -> None:
         self._place = place
-        self.server = start(place, *options, config=CONFIG)
+        self._redis = None if engine == "embedded" else RedisServer(place / "redis").start()
+        self._options = () if self._redis is None else ("--redis", self._redis.url)
+        if engine == "workers":
+            self._options += ("--workers", "2")
         self._visitors: list[Visitor] = []
+        self.server = start(place, *self._options, config=CONFIG)
 
-    def visitor(self, sdk: str, transport: str, codec: str, user: str) -> Visitor:
-        query = "?cf_protocol=protobuf" if codec == "protobuf" else ""
+    def address(self, transport: str, codec: str) -> str:
+        query = "?cf_protocol=protobuf" if codec == "protobuf" and transport == "websocket" else ""
         scheme = "ws" if transport == "websocket" else "http"
-        address = f"{scheme}://127.0.0.1:{self.server.port}/connection/{transport}{query}"
-        visitor = Visitor(sdk, address, codec, self.server.token(user))
+        return f"{scheme}://127.0.0.1:{self.server.port}/connection/{transport}{query}"
+
+    def visitor(self, sdk: str, transport: str, codec: str, token: str) -> Visitor:
+        visitor = Visitor(sdk, self.address(transport, codec), codec, token)
         self._visitors.append(visitor)
         return visitor
 
@@ -131,17 +142,26 @@ class Stage:
         before: Server = self.server
         before.kill()
         before.wait()
-        self.server = start(self._place, config=CONFIG, port=before.port, secret=before.secret, api_key=before.api_key)
+        self.server = start(
+            self._place,
+            *self._options,
+            config=CONFIG,
+            port=before.port,
+            secret=before.secret,
+            api_key=before.api_key,
+        )
 
     def api(self, call: str, **body: Any) -> Any:
         answer = self.server.api("POST", f"/api/{call}", body)
-        assert answer.status == 200, answer
+        assert answer.status in (200, 201), answer
         return answer.body
 
     def stop(self) -> None:
         for visitor in self._visitors:
             visitor.stop()
         self.server.stop()
+        if self._redis is not None:
+            self._redis.kill()
 
 
 def version_of(sdk: str) -> str:
@@ -157,20 +177,30 @@ def version_of(sdk: str) -> str:
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> Iterator[Stage]:
-    stage = Stage(tmp_path)
+def engine() -> str:
+    return "embedded"
+
+
+@pytest.fixture
+def stage(tmp_path: Path, engine: str) -> Iterator[Stage]:
+    stage = Stage(tmp_path, engine)
     try:
         yield stage
     finally:
         stage.stop()
 
 
+def is_of_task(said: dict[str, Any], type: str) -> bool:
+    return said["what"] == "publication" and said["tags"]["type"] == type
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(("sdk", "transport", "codec"), VISITS)
-def test_a_visit(stage: Stage, sdk: str, transport: str, codec: str) -> None:
-    print(f"\n{sdk} {version_of(sdk)}, {transport}, {codec}")
+def test_a_visit(stage: Stage, engine: str, sdk: str, transport: str, codec: str) -> None:
+    print(f"\n{sdk} {version_of(sdk)}, {transport}, {codec}, {engine}")
     for n in range(2):
         stage.api("notify", userId="ann", data=n)
-    ann = stage.visitor(sdk, transport, codec, "ann")
+    ann = stage.visitor(sdk, transport, codec, stage.server.token("ann"))
     ann.do("connect")
     ann.hear(lambda said: said["what"] == "connected")
     assert [p["data"] for p in ann.publications("user:ann", 2)] == [0, 1]
@@ -184,6 +214,20 @@ def test_a_visit(stage: Stage, sdk: str, transport: str, codec: str) -> None:
     stats = ann.ask("presence_stats", "news:a")
     assert (stats["clients"], stats["users"]) == (1, 1)
     assert ann.ask("rpc", "session", {})["data"]["userId"] == "ann"
+    with RawSocket(stage.server.port) as bob:
+        bob.upgrade()
+        bob.ask({"type": "auth", "id": 1, "data": {"token": stage.server.token("bob")}})
+        bob.ask({"type": "subscribe", "id": 2, "data": {"channels": ["news:a"]}})
+        ann.hear(lambda said: said["what"] == "join" and said["user"] == "bob")
+    ann.hear(lambda said: said["what"] == "leave" and said["user"] == "bob")
+
+    # Its tasks come to it without being asked for, and their ends to the inbox.
+    stage.api("tasks", taskId="t", userId="ann")
+    stage.api("tasks/t/progress", percentage=50, force=True)
+    ann.hear(lambda said: is_of_task(said, "task_progress") and said["data"]["percentage"] == 50)
+    stage.api("tasks/t/complete", result={"pages": 3})
+    ended = ann.hear(lambda said: is_of_task(said, "task_completed"))
+    assert (ended["channel"], ended["data"]["result"]) == ("user:ann", {"pages": 3})
 
     # What is published while the client finds its way back to a server that was killed comes once, and in order.
     stage.restart()
@@ -193,7 +237,7 @@ def test_a_visit(stage: Stage, sdk: str, transport: str, codec: str) -> None:
     ann.ask("publish", "news:a", {"n": 5})
     assert [p["offset"] for p in ann.publications("news:a", 5)] == [1, 2, 3, 4, 5]
     stage.api("notify", userId="ann", data=2)
-    assert ann.publications("user:ann", 3)[-1]["data"] == 2
+    assert ann.publications("user:ann", 4)[-1]["data"] == 2
 
     stage.api("unsubscribe", userId="ann", channels=["news:a"])
     assert ann.hear(lambda said: said["what"] == "unsubscribed")["code"] == 2000
@@ -202,23 +246,16 @@ def test_a_visit(stage: Stage, sdk: str, transport: str, codec: str) -> None:
 
 
 @pytest.mark.parametrize("transport", ["http_stream", "sse"])
-def test_commands_reach_the_worker_that_has_the_stream(tmp_path: Path, transport: str) -> None:
-    redis = RedisServer(tmp_path / "redis").start()
-    stage: Stage | None = None
-    try:
-        stage = Stage(tmp_path, "--redis", redis.url, "--workers", "2")
-        ann = stage.visitor("centrifuge-js", transport, "json", "ann")
-        ann.do("connect")
-        ann.hear(lambda said: said["what"] == "connected")
-        ann.do("subscribe", "news:a")
-        ann.hear(lambda said: said["what"] == "subscribed" and not said["server"])
-        for n in range(20):
-            ann.ask("publish", "news:a", n)
-        assert [p["data"] for p in ann.publications("news:a", 20)] == list(range(20))
-        (listed,) = stage.server.api("GET", "/api/connections?userId=ann").body["connections"]
-        assert listed["protocol"] == {"http_stream": "centrifuge-stream-json", "sse": "centrifuge-sse"}[transport]
-        assert listed["client"]["name"] == "js"
-    finally:
-        if stage is not None:
-            stage.stop()
-        redis.kill()
+@pytest.mark.parametrize("engine", ["workers"])
+def test_commands_reach_the_worker_that_has_the_stream(stage: Stage, transport: str) -> None:
+    ann = stage.visitor("centrifuge-js", transport, "json", stage.server.token("ann"))
+    ann.do("connect")
+    ann.hear(lambda said: said["what"] == "connected")
+    ann.do("subscribe", "news:a")
+    ann.hear(lambda said: said["what"] == "subscribed" and not said["server"])
+    for n in range(20):
+        ann.ask("publish", "news:a", n)
+    assert [p["data"] for p in ann.publications("news:a", 20)] == list(range(20))
+    (listed,) = stage.server.api("GET", "/api/connections?userId=ann").body["connections"]
+    assert listed["protocol"] == {"http_stream": "centrifuge-stream-json", "sse": "centrifuge-sse"}[transport]
+    assert listed["client"]["name"] == "js"

@@ -29,6 +29,7 @@ def _arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--faults", type=int, default=4)
     parser.add_argument("--open", action="store_true", help="also the faults that the product does not survive yet")
     parser.add_argument("--outputs", action="store_true", help="also tasks that write, and who reads along")
+    parser.add_argument("--sdks", action="store_true", help="some devices speak the Centrifuge protocol")
     parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
     parser.add_argument("--keep", help="of one seed, run these steps alone: 0,3,7")
     parser.add_argument("--plan", type=Path, help="run this plan, in place of a seed's")
@@ -50,7 +51,7 @@ def _arguments(words: list[str]) -> argparse.Namespace:
 def _made(options: argparse.Namespace) -> Options:
     from .suite import Options
 
-    return Options(options.operations, options.faults, options.open, options.outputs, tuple(options.aim))
+    return Options(options.operations, options.faults, options.open, options.outputs, options.sdks, tuple(options.aim))
 
 
 def _one(options: argparse.Namespace) -> int:

@@ -115,7 +115,8 @@ class Plan:
     """A run.
 
     Attributes:
-        devices: what each is made of (`devices.Device`); one with ``stream`` reads server-sent events.
+        devices: what each is made of (`devices.Device`); one with ``stream`` reads server-sent events, one with ``sdk``
+            speaks the Centrifuge protocol.
         seconds: how long there are operations and faults; then all is mended, and time passes until it is judged.
         strict: rules that are judged although a fault could excuse what breaks them.
     """
@@ -145,8 +146,16 @@ class Plan:
         return replace(self, steps=steps)
 
 
-def make(seed: int, operations: int = 60, faults: int = 4, open_faults: bool = False, outputs: bool = False) -> Plan:
-    """Return a seed's plan. ``outputs``: with tasks that write, beside what the seed has without them."""
+def make(
+    seed: int,
+    operations: int = 60,
+    faults: int = 4,
+    open_faults: bool = False,
+    outputs: bool = False,
+    sdks: bool = False,
+) -> Plan:
+    """Return a seed's plan. ``outputs``: with tasks that write, beside what the seed has without them; ``sdks``: some
+    of its devices speak the Centrifuge protocol."""
     chance = random.Random(f"plan {seed}")
     embedded = chance.random() < 0.25
     nodes = 1 if embedded else chance.choice((2, 2, 3))
@@ -184,12 +193,16 @@ def make(seed: int, operations: int = 60, faults: int = 4, open_faults: bool = F
         settings["tasks"]["output_max_bytes"] = own.choice((1024, 4096, 4096))
         steps += [_output(own, number, seconds) for number in range(3)]
     steps.sort(key=lambda step: step.at)
+    devices = _devices(chance)
+    if sdks:
+        settings |= {"centrifuge": {"enabled": True}, "heartbeat": {"interval": "2s", "timeout": "8s"}}
+        _give_sdks(random.Random(f"sdks {seed}"), devices)
     return Plan(
         seed,
         nodes,
         seconds,
         settings,
-        tuple(_devices(chance)),
+        tuple(devices),
         tuple(steps),
         "allkeys-lru" if open_faults or evicts else "noeviction",
     )
@@ -232,6 +245,13 @@ def _devices(chance: random.Random) -> list[dict[str, Any]]:
         {"name": f"{WATCHER}-wall", "user": WATCHER, "acks": False, "positions": False, "channels": [*statuses, ORDERS]}
     )
     return devices
+
+
+def _give_sdks(chance: random.Random, devices: list[dict[str, Any]]) -> None:
+    """Let some devices have an SDK: those that acknowledge, since an SDK does, and who watches."""
+    fitting = [device for device in devices if device["acks"] or device["user"] == WATCHER]
+    for device in chance.sample(fitting, chance.randint(1, len(fitting))):
+        device |= {"sdk": True, "stream": False, "positions": True}
 
 
 def _choose(chance: random.Random, weights: dict[str, int]) -> str:

@@ -23,6 +23,7 @@ from .plan import NEWS, ORDERS, ROOM, USERS, Plan, Step
 from .publishers import Ingester, Publisher, Worker
 from .receivers import EventReceiver
 from .redis.server import RedisSession
+from .sdks import SdkDevice
 from .sentinels import MISTAKEN, Sentinels
 from .streams import StreamDevice
 from .world import Process, World
@@ -98,8 +99,8 @@ class Run:
         made.model.leased = self._leased
         return made
 
-    def _make_device(self, number: int, *, stream: bool = False, **each: Any) -> Device:
-        kind = StreamDevice if stream else Device
+    def _make_device(self, number: int, *, stream: bool = False, sdk: bool = False, **each: Any) -> Device:
+        kind = StreamDevice if stream else SdkDevice if sdk else Device
         return kind(self.world, self.network, self.history, choose=self._choose, number=number, **each)
 
     def _configure(self, name: str) -> Any:

@@ -31,20 +31,22 @@ class Options:
     faults: int = 4
     open_faults: bool = False
     outputs: bool = False
+    sdks: bool = False
     #: a fault and the operation that it shall interrupt; empty: whatever chance chooses
     aim: tuple[str, ...] = ()
 
     def plan(self, seed: int) -> Plan:
         if self.aim:
             return aim(seed, *self.aim, self.open_faults)
-        return plans.make(seed, self.operations, self.faults, self.open_faults, self.outputs)
+        return plans.make(seed, self.operations, self.faults, self.open_faults, self.outputs, self.sdks)
 
     def words(self) -> str:
         """Return what repeats this on the command line."""
         text = f"--operations {self.operations} --faults {self.faults}"
         if self.aim:
             text = f"--aim {' '.join(self.aim)}"
-        return text + (" --open" if self.open_faults else "") + (" --outputs" if self.outputs else "")
+        chosen = {" --open": self.open_faults, " --outputs": self.outputs, " --sdks": self.sdks}
+        return text + "".join(word for word, wanted in chosen.items() if wanted)
 
 
 @dataclass(frozen=True)

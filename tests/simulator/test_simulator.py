@@ -45,6 +45,13 @@ def test_readers_of_what_tasks_write_have_all_of_it(seeds: int) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.full
+def test_devices_with_an_sdk_are_kept_what_is_promised() -> None:
+    # The first of them found what an inbox that was lost did to its node.
+    done = simulate("--from", os.environ.get("SEED", "141161778"), "--sdks", "--seeds", "8")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("found", sorted(FOUND.glob("*.json")), ids=lambda found: found.stem)
 def test_what_a_seed_found_does_not_come_back(found: Path) -> None:
     done = simulate("--plan", str(found))

@@ -92,13 +92,15 @@ def take_event(octets: bytes) -> tuple[str, str, bytes]:
     return fields.get("id", ""), fields.get("data", ""), rest
 
 
-def upgrade() -> bytes:
-    """Return the head of a WebSocket's request."""
-    return (
-        b"GET /ws HTTP/1.1\r\nHost: server\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
-        b"Sec-WebSocket-Protocol: pushserver.v1.json\r\n\r\n"
+def upgrade(path: str = "/ws", subprotocol: str = "pushserver.v1.json") -> bytes:
+    """Return the head of a WebSocket's request; ``subprotocol``: what is offered, or empty."""
+    head = (
+        f"GET {path} HTTP/1.1\r\nHost: server\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
     )
+    if subprotocol:
+        head += f"Sec-WebSocket-Protocol: {subprotocol}\r\n"
+    return head.encode() + b"\r\n"
 
 
 TEXT, CLOSE, PING, PONG = 1, 8, 9, 10

@@ -86,6 +86,8 @@ func (v *visit) subscribe(channel string) error {
 	sub.OnUnsubscribed(func(e centrifuge.UnsubscribedEvent) {
 		say("unsubscribed", fields{"channel": channel, "code": e.Code, "server": false})
 	})
+	sub.OnJoin(func(e centrifuge.JoinEvent) { say("join", fields{"channel": channel, "user": e.User}) })
+	sub.OnLeave(func(e centrifuge.LeaveEvent) { say("leave", fields{"channel": channel, "user": e.User}) })
 	sub.OnPublication(func(e centrifuge.PublicationEvent) { publication(channel, e.Publication) })
 	sub.OnError(func(e centrifuge.SubscriptionErrorEvent) {
 		say("error", fields{"channel": channel, "error": e.Error.Error()})

@@ -139,6 +139,16 @@ public class Visit {
         }
 
         @Override
+        public void onJoin(Subscription sub, JoinEvent event) {
+            say("join", "channel", quoted(sub.getChannel()), "user", quoted(event.getInfo().getUser()));
+        }
+
+        @Override
+        public void onLeave(Subscription sub, LeaveEvent event) {
+            say("leave", "channel", quoted(sub.getChannel()), "user", quoted(event.getInfo().getUser()));
+        }
+
+        @Override
         public void onError(Subscription sub, SubscriptionErrorEvent event) {
             say("error", "channel", quoted(sub.getChannel()), "error", quoted(event.getError()));
         }

@@ -36,6 +36,8 @@ const words = {
     sub.on('subscribed', ctx => say('subscribed', { channel, recovered: ctx.recovered, server: false }));
     sub.on('unsubscribed', ({ code }) => say('unsubscribed', { channel, code, server: false }));
     sub.on('publication', ctx => say('publication', { channel, ...pub(ctx) }));
+    sub.on('join', ({ info }) => say('join', { channel, user: info.user }));
+    sub.on('leave', ({ info }) => say('leave', { channel, user: info.user }));
     sub.on('error', ({ error }) => say('error', { channel, code: error.code, error: error.message }));
     sub.subscribe();
   },
