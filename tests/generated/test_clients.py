@@ -86,3 +86,18 @@ def test_typescript(server: Server) -> None:
     options = ("--bundle", "--platform=node", "--format=esm", "--log-level=warning")
     run(programs / "esbuild", "visit.ts", *options, "--outfile=visit.mjs", cwd=folder)
     check(server, json.loads(run("node", "visit.mjs", server.url, server.api_key, cwd=folder)))
+
+
+def test_java(server: Server) -> None:
+    folder = BUILD / "java"
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in (FOLDER / "java").iterdir():
+        shutil.copy(path, folder)
+    describe(server, folder)
+    shutil.rmtree(folder / "target" / "generated-sources", ignore_errors=True)
+    goals = ("generate-sources", "dependency:copy-dependencies", "-DoutputDirectory=target/libraries")
+    run("mvn", "-q", "-B", *goals, cwd=folder)
+    sources = sorted((folder / "target" / "generated-sources").rglob("*.java"))
+    run("javac", "-nowarn", "-d", "target/classes", "-cp", "target/libraries/*", *sources, "Visit.java", cwd=folder)
+    command = ("java", "-Xmx256m", "-cp", "target/classes:target/libraries/*", "Visit", server.url, server.api_key)
+    check(server, json.loads(run(*command, cwd=folder)))
