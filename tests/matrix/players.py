@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from tests.harness import ROOT
+from tests.harness import ROOT, Server
 from tests.js_stage import Stage
 from tests.matrix.nodes import INSIDE, Nodes
 
@@ -66,7 +66,7 @@ class Program:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self._process = subprocess.Popen(command, text=True, env=environment, **pipes)
 
-    def begin(self, nodes: Nodes, user: str, token: str) -> None:
+    def begin(self, nodes: Nodes | Server, user: str, token: str) -> None:
         self._do("begin", url=nodes.ws_url, user=user, token=token)
 
     def give(self, token: str) -> None:

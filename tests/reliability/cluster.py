@@ -50,6 +50,11 @@ publish = "authenticated"
 history_size = 2000
 history_ttl = "1h"
 [[namespaces]]
+name = "news"
+subscribe = "authenticated"
+history_size = 2000
+history_ttl = "1h"
+[[namespaces]]
 name = "live"
 subscribe = "authenticated"
 presence = true
@@ -90,6 +95,8 @@ class Books:
     unavailable: int = 0
     faults: list[str] = field(default_factory=list)
     done: dict[str, int] = field(default_factory=dict)
+    #: by client of the project: how many messages it showed
+    shown: dict[str, int] = field(default_factory=dict)
 
     def lost(self) -> tuple[int, int]:
         """How many answered inbox messages are missing on a device, and how many went with Redis' data."""
@@ -145,6 +152,7 @@ class Books:
             "tasks going backwards": len(self.backwards),
             "of both, at an older node after Redis lost its data": len(self.excused),
             "live messages delivered": self.live_delivered,
+            "messages shown by the project's clients": dict(sorted(self.shown.items())),
             "connections that came back": self.returns,
             "calls answered UNAVAILABLE": self.unavailable,
         }
@@ -248,15 +256,19 @@ class Client:
             number = self._lot.randrange(len(self._cluster.nodes))
             node, self._program = self._cluster.nodes[number], self._cluster.programs[number]
             try:
-                async with websockets.connect(
-                    node.ws_url, open_timeout=5, ping_interval=None, compression=None, max_size=None
-                ) as socket:
-                    await self._converse(socket)
-            except (OSError, websockets.WebSocketException, TimeoutError):
+                await self._visit(node)
+            except (OSError, EOFError, websockets.WebSocketException, TimeoutError):
                 pass
             self.connected = False
             self._books.returns += 1
             await asyncio.sleep(0.1 + self._lot.random() * 0.9)
+
+    async def _visit(self, node: Server) -> None:
+        """Be connected to this node, as long as that lasts."""
+        async with websockets.connect(
+            node.ws_url, open_timeout=5, ping_interval=None, compression=None, max_size=None
+        ) as socket:
+            await self._converse(socket)
 
     async def _converse(self, socket: Any) -> None:
         own = f"user:{self._user}"
@@ -267,9 +279,7 @@ class Client:
         unacknowledged = 0
         async for text in socket:
             message = json.loads(text)
-            kind, channel = message["type"], message.get("channel")
-            if kind in TASK_EVENTS:
-                self._task(kind, message["data"])
+            kind = message["type"]
             if kind == "subscription_success":
                 since = self._asked.pop(message["id"])
                 if HISTORY_CHANNEL in message["data"]["results"]:
@@ -284,14 +294,7 @@ class Client:
                 if message["data"]["channel"] == HISTORY_CHANNEL:
                     self._positions.pop(HISTORY_CHANNEL, None)
                     await self._subscribe(socket)
-            elif kind == "inbox_overflow":
-                self._books.announced += 1
-            elif channel == HISTORY_CHANNEL:
-                self._history(message)
-            elif channel == LIVE_CHANNEL:
-                self._books.live_delivered += 1
-            elif channel == own and "offset" in message:
-                self._inbox(own, message)
+            elif self._take(message):
                 unacknowledged += 1
                 if unacknowledged >= 3 and self._acks:
                     unacknowledged = 0
@@ -327,6 +330,22 @@ class Client:
         if before is not None and (before["epoch"] != epoch or before["offset"] + 1 != offset):
             self._note(self._books.gaps, f"{self._user}: {before} then {offset} {epoch}")
         self._positions[HISTORY_CHANNEL] = {"offset": offset, "epoch": epoch}
+
+    def _take(self, message: dict[str, Any]) -> bool:
+        """Something came that answers nothing. Return whether it is of the inbox."""
+        kind, channel, own = message["type"], message.get("channel"), f"user:{self._user}"
+        if kind in TASK_EVENTS:
+            self._task(kind, message["data"])
+        if kind == "inbox_overflow":
+            self._books.announced += 1
+        elif channel == HISTORY_CHANNEL:
+            self._history(message)
+        elif channel == LIVE_CHANNEL:
+            self._books.live_delivered += 1
+        elif channel == own and "offset" in message:
+            self._inbox(own, message)
+            return True
+        return False
 
     def _task(self, kind: str, state: dict[str, Any]) -> None:
         task_id, version = state["taskId"], state["version"]
@@ -366,7 +385,7 @@ def _post(node: Server, path: str, body: Any) -> int:
         connection.close()
 
 
-async def _until_answered(
+async def until_answered(
     cluster: Cluster, books: Books, lot: random.Random, path: str, body: Any, expected: Collection[int] = (200,)
 ) -> int:
     """Repeat a call, on any node, until it is answered; return the status. One that is not expected is a fault."""
@@ -390,7 +409,7 @@ async def notify(cluster: Cluster, books: Books, users: list[str], lot: random.R
         user, message_id = lot.choice(users), f"n{next(_numbers)}"
         era = books.era
         body = {"userId": user, "data": {}, "messageId": message_id}
-        await _until_answered(cluster, books, lot, "notify", body)
+        await until_answered(cluster, books, lot, "notify", body)
         books.answered.setdefault(user, {})[message_id] = era
         await asyncio.sleep(0.01)
 
@@ -398,7 +417,7 @@ async def notify(cluster: Cluster, books: Books, users: list[str], lot: random.R
 async def publish(cluster: Cluster, books: Books, lot: random.Random, stop: asyncio.Event) -> None:
     while not stop.is_set():
         body = {"channel": HISTORY_CHANNEL, "data": {}, "messageId": f"h{next(_numbers)}"}
-        await _until_answered(cluster, books, lot, "publish", body)
+        await until_answered(cluster, books, lot, "publish", body)
         await asyncio.sleep(0.03)
 
 
@@ -426,11 +445,11 @@ async def run_tasks(cluster: Cluster, books: Books, users: list[str], lot: rando
         task_id, era = f"t{next(_numbers)}", books.era
         # 409: the answer to an earlier try was lost. 404: it went with Redis' data, or it was lost; the era tells.
         begin = {"taskId": task_id, "userId": lot.choice(users)}
-        await _until_answered(cluster, books, lot, "tasks", begin, (201, 409))
+        await until_answered(cluster, books, lot, "tasks", begin, (201, 409))
         for percentage in (30, 60, 90):
             body = {"percentage": percentage}
-            await _until_answered(cluster, books, lot, f"tasks/{task_id}/progress", body, (200, 404))
-        if await _until_answered(cluster, books, lot, f"tasks/{task_id}/complete", {}, (200, 404, 409)) == 404:
+            await until_answered(cluster, books, lot, f"tasks/{task_id}/progress", body, (200, 404))
+        if await until_answered(cluster, books, lot, f"tasks/{task_id}/complete", {}, (200, 404, 409)) == 404:
             books.unknown[task_id] = era
         else:
             books.ended[task_id] = era
@@ -523,6 +542,17 @@ def faults_in_turn(lot: random.Random) -> Steps:
         yield from order
 
 
+def laptop(cluster: Cluster, books: Books, user: str, seed: int) -> Client:
+    """Return a second device of a user, which acknowledges nothing."""
+    return Client(cluster, books, f"{user}/laptop", random.Random(f"{seed}{user}laptop"), acks=False)
+
+
+#: Makes a second device of a user.
+MakeDevice = Callable[[Cluster, Books, str, int], Client]
+#: Goes on beside the run until it is told to stop, and then until what it waits for has come.
+Companion = Callable[[Cluster, Books, random.Random, asyncio.Event], Awaitable[None]]
+
+
 async def run(
     place: Path,
     seconds: float,
@@ -533,19 +563,21 @@ async def run(
     least: int = 0,
     kind: type[Cluster] = Cluster,
     second_devices: int = 0,
+    devices: Sequence[MakeDevice] = (laptop,),
+    companions: Sequence[Companion] = (),
 ) -> Books:
     """One run: steps that the seed decides, for so many seconds and at least so many; then time to settle.
 
     Args:
-        second_devices: so many users have another device, which acknowledges nothing.
+        second_devices: so many users have another device, of these kinds in turns.
     """
     lot = random.Random(seed)
     cluster = await asyncio.to_thread(kind, place, programs)
     books, stop = Books(), asyncio.Event()
     users = [f"u{n}" for n in range(clients)]
     everyone = [Client(cluster, books, user, random.Random(f"{seed}{user}")) for user in users]
-    for user in users[:second_devices]:
-        everyone.append(Client(cluster, books, f"{user}/laptop", random.Random(f"{seed}{user}laptop"), acks=False))
+    for number, user in enumerate(users[:second_devices]):
+        everyone.append(devices[number % len(devices)](cluster, books, user, seed))
     running = [asyncio.create_task(each.run()) for each in everyone]
     publishers: list[asyncio.Task[None]] = []
     try:
@@ -558,6 +590,8 @@ async def run(
         if cluster.ingests:
             publishers.append(asyncio.create_task(ingest(cluster, books, users, random.Random(seed + 11), stop)))
         publishers.append(asyncio.create_task(run_tasks(cluster, books, users, random.Random(seed + 12), stop)))
+        for number, companion in enumerate(companions):
+            publishers.append(asyncio.create_task(companion(cluster, books, random.Random(seed + 20 + number), stop)))
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         for name, step in steps(lot):
@@ -567,7 +601,7 @@ async def run(
             books.done[name] = books.done.get(name, 0) + 1
             await asyncio.sleep(lot.uniform(1.0, 3.0))
         stop.set()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             await asyncio.gather(*publishers)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(60):

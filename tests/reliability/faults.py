@@ -26,12 +26,14 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tests.engine.redis.servers import RedisServer, Sentinel
 from tests.harness import wait_until
 from tests.reliability import cluster
 from tests.reliability.cluster import Books, Cluster, Fault, Steps
+from tests.reliability.devices import PROGRAMS, accompany, stream
 
 #: Longer than the lease of a node, and than those of its work, s.
 BEYOND = 24.0
@@ -309,8 +311,9 @@ def play(name: str, place: Path, seed: int, seconds: float, clients: int) -> Boo
     """Play a part, each of its faults at least once; return the books."""
     part = PARTS[name]
     playing = cluster.run(
-        place, seconds, seed, clients, (None, None), part.steps, len(part.faults), part.kind, clients // 3
-    )
+        place, seconds, seed, clients, (None, None), part.steps, len(part.faults), part.kind, clients // 3,
+        (cluster.laptop, stream), [partial(accompany, client) for client in PROGRAMS],
+    )  # fmt: skip
     return asyncio.run(playing)
 
 

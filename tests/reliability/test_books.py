@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.reliability.cluster import HISTORY_CHANNEL, Books, Client
+from tests.reliability.devices import StreamClient
 
 
 class Script:
@@ -85,3 +86,43 @@ async def test_an_answer_that_does_not_follow_the_position_that_was_given_is_not
     client._positions[HISTORY_CHANNEL] = {"offset": 7, "epoch": "e"}
     await client._converse(Script(answer(0, 9, [push(9)])))
     assert len(books.gaps) == 1
+
+
+def stream_of(*events: tuple[str, dict[str, Any]]) -> tuple[StreamClient, Books]:
+    """Return a device that was sent these events, each an id and a message; an answer begins a stream anew."""
+    books = Books()
+    node: Any = SimpleNamespace(token=lambda user, **claims: "t")
+    place: Any = SimpleNamespace(nodes=[node], programs=[None])
+    device = StreamClient(place, books, "ann/stream", None)  # type: ignore[arg-type]
+    for event_id, message in events:
+        device._begun = device._begun and message["type"] != "subscription_success"
+        device._take_event(f"id: {event_id}\ndata: {json.dumps(message)}")
+        device._take_event(": ")
+    return device, books
+
+
+def test_a_stream_goes_on_from_what_its_last_id_stood_for() -> None:
+    first = answer(0, 3, [], False)
+    device, books = stream_of(("a", first), ("b", push(4)), ("c", answer(0, 6, [push(5), push(6)])), ("d", push(7)))
+    assert (books.gaps, books.history_delivered, device._last_id) == ([], 4, "d")
+    # A loss that is told begins anew.
+    _, books = stream_of(("a", first), ("b", push(4)), ("c", answer(0, 9, [push(8), push(9)], False)), ("d", push(10)))
+    assert (books.gaps, books.announced) == ([], 1)
+    _, books = stream_of(("a", first), ("b", RESYNC), ("c", push(9)), ("d", push(10)))
+    assert (books.gaps, books.announced) == ([], 1)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [(push(4), push(6)), (push(4), push(4)), (push(4), answer(0, 6, [push(6)]))],
+    ids=["left out", "again", "left out while it was away"],
+)
+def test_a_gap_on_a_stream_that_nobody_told_of_is_noted(wrong: tuple[dict[str, Any], ...]) -> None:
+    _, books = stream_of(("a", answer(0, 3, [], False)), *(("b", message) for message in wrong))
+    assert len(books.gaps) == 1
+
+
+def test_what_comes_on_a_stream_into_the_inbox_has_arrived() -> None:
+    notice = push(1) | {"type": "user_notification", "channel": "user:ann", "messageId": "m"}
+    _, books = stream_of(("a", answer(0, 0, [], False)), ("b", notice))
+    assert books.arrived == {"ann/stream": {"m"}}

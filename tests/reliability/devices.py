@@ -1,0 +1,152 @@
+"""Devices beside those of `cluster`: on server-sent events, and the project's own clients, each in its own program."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import random
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tests.harness import Server
+from tests.matrix import environment
+from tests.matrix.players import Program, node_program, python_program
+from tests.reliability.cluster import HISTORY_CHANNEL, LIVE_CHANNEL, Books, Client, Cluster, until_answered
+
+#: Seconds of silence after which a stream is taken for lost: the server says every 25 s that it is there.
+SILENCE = 35.0
+#: Seconds until a program is connected at first, and until it has shown all that is due in the end.
+START, SETTLING = 60.0, 75.0
+
+
+class StreamClient(Client):
+    """A device that reads server-sent events, acknowledges nothing, and comes back with the last event's id alone."""
+
+    def __init__(self, cluster: Cluster, books: Books, device: str, lot: random.Random) -> None:
+        super().__init__(cluster, books, device, lot, acks=False)
+        self._last_id = ""
+        #: where it stood when that came
+        self._stood: dict[str, Any] | None = None
+        self._begun = False
+
+    async def _visit(self, node: Server) -> None:
+        self._begun = False
+        reader, writer = await asyncio.open_connection("127.0.0.1", node.port)
+        try:
+            head = f"GET /sse?channels={HISTORY_CHANNEL},{LIVE_CHANNEL} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+            head += f"Authorization: Bearer {self._token}\r\n"
+            if self._last_id:
+                head += f"Last-Event-ID: {self._last_id}\r\n"
+            writer.write(head.encode() + b"\r\n")
+            async with asyncio.timeout(SILENCE):
+                answer = await reader.readuntil(b"\r\n\r\n")
+            if b" 200 " not in answer.partition(b"\r\n")[0]:
+                return
+            events = b""
+            while True:
+                async with asyncio.timeout(SILENCE):
+                    size = int(await reader.readuntil(b"\r\n"), 16)
+                    chunk = await reader.readexactly(size + 2)
+                if not size:
+                    return
+                *whole, events = (events + chunk[:-2]).split(b"\n\n")
+                for event in whole:
+                    self._take_event(event.decode())
+        finally:
+            writer.close()
+
+    def _take_event(self, event: str) -> None:
+        fields = dict(line.split(": ", 1) for line in event.split("\n") if ": " in line)
+        if "data" in fields:
+            message = json.loads(fields["data"])
+            if not self._begun:
+                self._begin(message["data"])
+            elif message["type"] == "resync" and message["data"]["channel"] == HISTORY_CHANNEL:
+                self._books.announced += 1
+                self._positions.pop(HISTORY_CHANNEL, None)
+            else:
+                self._take(message)
+        if "id" in fields:
+            self._last_id, self._stood = fields["id"], self._positions.get(HISTORY_CHANNEL)
+
+    def _begin(self, data: dict[str, Any]) -> None:
+        if data["rejected"]:
+            raise ConnectionError(f"not all is to be had now: {data['rejected']}")
+        self._begun = self.connected = True
+        self._subscribed(data["results"][HISTORY_CHANNEL], self._stood)
+
+
+def stream(cluster: Cluster, books: Books, user: str, seed: int) -> Client:
+    """Return a second device of a user, on a stream."""
+    return StreamClient(cluster, books, f"{user}/stream", random.Random(f"{seed}{user}stream"))
+
+
+#: The project's own clients: pushclient by server-sent events (Node 20 has no WebSocket), by WebSocket, and Python's.
+PROGRAMS: dict[str, Callable[[], Program]] = {
+    "node-20": lambda: node_program(environment.node(20)),
+    "node-24": lambda: node_program(environment.node(24)),
+    "asyncio": lambda: python_program(sys.executable, "asyncio"),
+    "twisted": lambda: python_program(sys.executable, "twisted"),
+}
+
+
+async def accompany(name: str, cluster: Cluster, books: Books, lot: random.Random, stop: asyncio.Event) -> None:
+    """Have one of the project's clients along: its user is sent a notice, a message of a history and the end of a task
+    in turns, and in the end it must have shown all of them."""
+    program = await asyncio.to_thread(PROGRAMS[name])
+    try:
+        await _follow(name, program, cluster, books, lot, stop)
+    finally:
+        program.end()
+
+
+async def _follow(
+    name: str, program: Program, cluster: Cluster, books: Books, lot: random.Random, stop: asyncio.Event
+) -> None:
+    # Without `iat`: a node's clock may be set back.
+    token = cluster.nodes[0].token(name, iat=None, exp=int(time.time()) + 7 * 86400)
+    await asyncio.to_thread(program.begin, cluster.nodes[0], name, token)
+    async with asyncio.timeout(START):
+        while not await asyncio.to_thread(program.is_ready):
+            await asyncio.sleep(0.1)
+    due: dict[tuple[str, int], int] = {}
+    for number in itertools.count(1):
+        if stop.is_set():
+            break
+        await _send(name, number, due, cluster, books, lot)
+        await asyncio.sleep(0.2)
+    loop = asyncio.get_running_loop()
+    end = loop.time() + SETTLING
+    while True:
+        shown = {(each.kind, each.number) for tab in await asyncio.to_thread(program.shown) for each in tab}
+        missing = [what for what, era in due.items() if era == books.era and what not in shown]
+        if not missing or loop.time() > end:
+            break
+        await asyncio.sleep(0.2)
+    books.shown[name] = len(shown)
+    if missing:
+        books.faults.append(f"{name} never showed {len(missing)} of {len(due)}: {missing[:5]}")
+    if not due:
+        books.faults.append(f"{name} was sent nothing")
+
+
+async def _send(
+    name: str, number: int, due: dict[tuple[str, int], int], cluster: Cluster, books: Books, lot: random.Random
+) -> None:
+    """Send one of each kind, and note what was answered, in which era of the data it was asked for."""
+    era, mark = books.era, f"{name}-{number}"
+    data = {"to": name, "n": number}
+    for kind, path, body in (
+        ("notice", "notify", {"userId": name, "data": data, "messageId": f"notice-{mark}"}),
+        ("news", "publish", {"channel": f"news:{name}", "data": data, "messageId": f"news-{mark}"}),
+    ):
+        await until_answered(cluster, books, lot, path, body)
+        due[kind, number] = era
+    # 409: the answer to an earlier try was lost. 404: it went with Redis' data.
+    await until_answered(cluster, books, lot, "tasks", {"taskId": mark, "userId": name}, (201, 409))
+    ended = await until_answered(cluster, books, lot, f"tasks/{mark}/complete", {"result": data}, (200, 404, 409))
+    if ended != 404:
+        due["end", number] = era
