@@ -1,16 +1,18 @@
 """Tasks that write under faults, readers that come late and are cut, and whether each has every byte, once.
 
     python -m tests.reliability.output [--seed N] [--engine embedded|redis] [--tasks N] [--joins N] [--kills N]
-                                       [--sizes]
+                                       [--stops N] [--write]
 
 For each engine: so many tasks write text of random lengths, each append once by its producer, repeated until it is
 answered; readers join at random moments, from the beginning or with the position that they had, and are cut; nodes are
 killed (of the embedded engine the one, on Redis any of two). In the end every task is ended, and what each reader put
 together is compared with what was answered to have been written: by its SHA-256.
 
-Then how much room outputs take: on disk, and by ``MEMORY USAGE``, after 10 appends and after 100,000.
+Then how soon a worker, the package's publisher in a thread, sees that the owner asks to stop, from a connection that
+resumed. Last, how much room outputs take: on disk, and by ``MEMORY USAGE``, after 10 appends and after 100,000.
 
-Written against the documented protocol alone. Prints the seed and a table; exit status 1 where anything differs.
+All else is written against the documented protocol alone. Prints the seed and a table, and with --write puts it into
+docs/reliability.md; exit status 1 where anything differs.
 """
 
 from __future__ import annotations
@@ -22,9 +24,12 @@ import json
 import os
 import random
 import sqlite3
+import statistics
 import sys
 import tempfile
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,9 +37,11 @@ from typing import Any
 
 import websockets
 
+from pushserver.publisher import Publisher, TaskCancelled
 from tests.engine.redis.servers import RedisServer
-from tests.harness import Server, free_port, start
+from tests.harness import ROOT, Server, free_port, start
 from tests.reliability.audit import Api
+from tests.tables import write_column
 
 CONFIG = """
 [rate_limits]
@@ -46,6 +53,11 @@ LETTERS = "ab cd\n\x1bé€漢😀"
 NODES = 2
 #: Stored bytes for each byte of text, at most; and what a task takes beside that.
 SHARE, BESIDE = 1.1, 12_000
+#: How often a worker writes, and within what it must have seen that it shall stop, s.
+WRITES, SEEN_WITHIN = 1 / 30, 1.0
+#: Where --write puts what came out, in a column for each engine.
+PAGE, TITLE = ROOT / "docs" / "reliability.md", "What a task writes"
+COLUMNS = {"embedded": "embedded", "redis": "Redis"}
 
 
 class Differs(Exception):
@@ -291,12 +303,66 @@ async def run(nodes: Nodes, seed: int, tasks: int, joins: int, kills: int, rate:
     return books
 
 
+def work(server: Server, task_id: str, over: threading.Event) -> float:
+    """Write like a model that streams, until the owner asks to stop, or all is over; return when that was seen."""
+    with Publisher(server.url, api_key=server.api_key) as publisher:
+        try:
+            with publisher.task(user_id="u", task_id=task_id) as task:
+                while not over.wait(WRITES):
+                    task.raise_if_cancelled()
+                    task.write("word ")
+        except TaskCancelled:
+            return time.monotonic()
+    raise AssertionError("nobody asked to stop")
+
+
+async def read_on(server: Server, channel: str, read: ReadText, then: Callable[[Any], Awaitable[None]]) -> None:
+    """Read more than was read before, by a connection of its own, which does something then."""
+    before = len(read.octets)
+    async with websockets.connect(server.ws_url) as socket:
+        await socket.send(json.dumps({"type": "auth", "data": {"token": server.token("u")}}))
+        item: Any = channel if read.since is None else {"channel": channel, "since": read.since}
+        await socket.send(json.dumps({"type": "subscribe", "id": 1, "data": {"channels": [item]}}))
+        while len(read.octets) <= before:
+            message = json.loads(await socket.recv())
+            if message["type"] == "subscription_success":
+                read.begin(message["data"]["results"][channel]["output"])
+            elif message["type"] == "output":
+                read.push(message)
+        await then(socket)
+
+
+async def stop_once(servers: Sequence[Server], task: str) -> float:
+    """Stop a task from a connection that resumed, to the last of the nodes; return how many s later its worker, at the
+    first, saw that."""
+    await Api(lambda: servers[0]).call("tasks", {"taskId": task, "userId": "u"})
+    over, read, asked = threading.Event(), ReadText(), [0.0]
+
+    async def nothing(socket: Any) -> None: ...
+
+    async def stop(socket: Any) -> None:
+        asked[0] = time.monotonic()
+        await socket.send(json.dumps({"type": "task_cancel", "id": 2, "data": {"taskId": task}}))
+        while json.loads(await socket.recv()).get("id") != 2:
+            pass
+
+    working = asyncio.create_task(asyncio.to_thread(work, servers[0], task, over))
+    try:
+        await read_on(servers[0], f"output:main/{task}", read, nothing)
+        await read_on(servers[-1], f"output:main/{task}", read, stop)
+        async with asyncio.timeout(60):
+            return await working - asked[0]
+    finally:
+        over.set()
+
+
 async def sizes(nodes: Nodes) -> list[tuple[str, int, int]]:
-    """Return for 10 appends of 10,000 bytes and 100,000 of 10 what was written, and the room that it took."""
+    """Return for 10 appends of 10,000 bytes, 100,000 of 10 and 100,000 of one what was written, and the room that it
+    took."""
     api = Api(lambda: nodes.servers[0])
     rows = []
-    for count, text in ((10, "123456789\n" * 1_000), (100_000, "123456789\n")):
-        task = f"size{count}"
+    for count, text in ((10, "123456789\n" * 1_000), (100_000, "123456789\n"), (100_000, "x")):
+        task = f"size{count}-{len(text)}"
         await api.call("tasks", {"taskId": task, "userId": "u"})
         before = nodes.octets(task)
         for at in range(0, count, 100):
@@ -304,12 +370,33 @@ async def sizes(nodes: Nodes) -> list[tuple[str, int, int]]:
             status, said = await api.call("batch", {"commands": [command] * min(100, count - at)})
             if status != 200 or any("error" in each for each in said["replies"]):
                 raise Differs(f"a batch of appends was answered {status} {str(said)[:300]}")
-        rows.append((f"{count} appends of {len(text)} bytes", count * len(text), nodes.octets(task) - before))
+        rows.append((f"{count:,} appends of {len(text):,} bytes", count * len(text), nodes.octets(task) - before))
     return rows
 
 
 def broken(books: Books) -> bool:
     return bool(books.faults or books.unlike() or not books.readers or not books.appends)
+
+
+def is_small(row: tuple[str, int, int]) -> bool:
+    """Return whether what was written took no more room than it may, and not none."""
+    _, written, taken = row
+    return written <= taken <= SHARE * written + BESIDE
+
+
+async def stopped(nodes: Nodes, times: int) -> list[float]:
+    """Return how many s each worker wrote on after it was asked to stop."""
+    return [await stop_once(nodes.servers, f"stop{number}") for number in range(times)]
+
+
+def column(books: Books, stops: Sequence[float], rows: Sequence[tuple[str, int, int]]) -> dict[str, str]:
+    """Return what came out, as a column of the table in the documentation."""
+    found = books.table()
+    faults = found.pop("faults")
+    cells = {name: f"{number:,}" for name, number in found.items()} | {"faults": f"{len(faults):,}"}
+    middle, last = (1000 * each for each in (statistics.median(stops or [0]), max(stops, default=0)))
+    cells[f"{len(stops)} stops: median, latest"] = f"{middle:.0f} ms, {last:.0f} ms"
+    return cells | {f"stored: {what}": f"{taken:,} bytes, {taken / written:.3f}" for what, written, taken in rows}
 
 
 def main(words: list[str]) -> int:
@@ -319,23 +406,27 @@ def main(words: list[str]) -> int:
     parser.add_argument("--tasks", type=int, default=50)
     parser.add_argument("--joins", type=int, default=1000)
     parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--sizes", action="store_true", help="only how much room outputs take")
+    parser.add_argument("--stops", type=int, default=50, help="how many tasks are stopped")
+    parser.add_argument("--write", action="store_true", help="the table into docs/reliability.md")
     asked = parser.parse_args(words)
     print(f"seed {asked.seed}", flush=True)
     failed = False
     for engine in asked.engine or ("embedded", "redis"):
+        began = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             nodes = Nodes(Path(folder), engine)
             try:
-                if not asked.sizes:
-                    books = asyncio.run(run(nodes, asked.seed, asked.tasks, asked.joins, asked.kills))
-                    print(engine, json.dumps(books.table(), indent=1), flush=True)
-                    failed = failed or broken(books)
-                for what, written, taken in asyncio.run(sizes(nodes)):
-                    print(f"{engine}: {what}: {taken} bytes stored, {taken / written:.3f} of the text", flush=True)
-                    failed = failed or not written <= taken <= SHARE * written + BESIDE
+                books = asyncio.run(run(nodes, asked.seed, asked.tasks, asked.joins, asked.kills))
+                print(engine, json.dumps(books.table(), indent=1), flush=True)
+                stops = asyncio.run(stopped(nodes, asked.stops))
+                rows = asyncio.run(sizes(nodes))
             finally:
                 nodes.stop()
+        cells = {"seed, s": f"{asked.seed}, {time.monotonic() - began:,.0f}", **column(books, stops, rows)}
+        print("\n".join(f"{engine}: {name}: {cell}" for name, cell in cells.items()), flush=True)
+        if asked.write:
+            write_column(PAGE, TITLE, COLUMNS[engine], cells)
+        failed = failed or broken(books) or max(stops, default=0) > SEEN_WITHIN or not all(map(is_small, rows))
     return int(failed)
 
 
