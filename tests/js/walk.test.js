@@ -5,6 +5,8 @@ import { World } from './walk.js';
 
 const WALKS = Number(process.env.WALKS ?? 60);
 const STEPS = 25;
+/** Seeds of walks that have shown somebody what was another's. */
+const FOUND = [304, 472];
 
 /** What may happen next; each takes the world and a tab. */
 const MOVES = {
@@ -70,7 +72,7 @@ async function walk(seed) {
 
 test(`${WALKS} walks of two users`, async () => {
   let shown = 0;
-  for (let seed = 1; seed <= WALKS; seed += 1) {
+  for (const seed of [...FOUND, ...Array(WALKS).keys()]) {
     const { wrong, shown: here } = await walk(seed);
     assert.deepEqual(wrong, [], `seed ${seed}`);
     shown += here;

@@ -104,6 +104,8 @@ export function createSession(line, { token: source, connectTimeout }, on) {
     /** Signs in anew on the live link, with another token. */
     async renew() {
       const { link } = line;
+      // Nobody waits for the answer about an earlier token before another user's.
+      if (session.isStranger(source)) return void on.stranger();
       if (renewing) {
         again = true;
         return;

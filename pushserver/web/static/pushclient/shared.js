@@ -273,6 +273,7 @@ export class SharedClient extends ClientBase {
   /** The token as it is now: null for none. What a callback answers counts no more once another source was set. */
   async #take(reason) {
     const source = this.#token;
+    const port = this.#port;
     if (typeof source !== 'function') return source ?? null;
     try {
       const token = await askForToken(source, { reason }, later, this.#tokenLimit);
@@ -280,7 +281,8 @@ export class SharedClient extends ClientBase {
     } catch (error) {
       if (source === this.#token) throw error;
     }
-    return this.#take(reason);
+    // Where the tab has left meanwhile, nobody would look at the answer: it might name another user than the one who comes.
+    return port === this.#port ? this.#take(reason) : undefined;
   }
 
   async #takeFor(channel) {
