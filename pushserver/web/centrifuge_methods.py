@@ -211,7 +211,7 @@ class CentrifugeMethods:
         found, unanswered = await self._cluster.channels(asked.pattern)
         _all_answered(unanswered)
         return server_api.ChannelsFound(
-            {self._names.outward(one.channel): server_api.ChannelClients(one.connections, one.users) for one in found}
+            {self._names.outward(one.channel): server_api.ChannelClients(one.connections) for one in found}
         )
 
     async def _info(self, caller: Caller, asked: server_api.ApiNothing) -> server_api.NodesFound:

@@ -146,10 +146,7 @@ class Broadcast(Struct, frozen=True):
 
 
 class ChannelClients(Struct, frozen=True):
-    """``num_users``: what gocent reads."""
-
     num_clients: int
-    num_users: int
 
 
 class ChannelsFound(Struct, frozen=True):
