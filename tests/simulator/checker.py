@@ -248,9 +248,13 @@ class Checker:
             if call.what not in CHANGES or (call.outcome == "refused" and call.code != "UNAVAILABLE"):
                 continue
             user, wanted = self._devices[call.by].user, call.arguments
+            # What became unread by it may have been seen in an earlier epoch alone.
+            unread = wanted.get("read") is False
             self._named[number] = named = {
                 message_id
-                for offset, message_id in self._kept[f"user:{user}", wanted["epoch"]].items()
+                for (channel, epoch), kept in self._kept.items()
+                if channel == f"user:{user}" and (unread or epoch == wanted["epoch"])
+                for offset, message_id in kept.items()
                 if (offset <= wanted["upTo"] if "upTo" in wanted else offset in wanted["offsets"])
             }
             if call.what == "inbox.delete":
