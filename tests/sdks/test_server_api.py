@@ -69,7 +69,7 @@ def test_gocent(server: Server) -> None:
     assert (present["user"], present["conn_info"]) == ("ann", {"name": "Ann"})
     assert results["presence_stats"] == {"num_clients": 1, "num_users": 1}
     assert [one["data"] for one in results["history"]["publications"]] == [{"n": 1}, {"n": 2}]
-    assert results["channels"]["channels"] == {"news:gocent": {"num_users": 1}}
+    assert results["channels"]["channels"] == {"news:gocent": {"num_users": 0}}
     assert results["info"]["nodes"][0]["num_clients"] == 1
     assert results["pipe"] == 2
     for method in ("subscribe", "history_remove", "unsubscribe", "disconnect"):
