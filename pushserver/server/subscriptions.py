@@ -42,6 +42,8 @@ Reply = Callable[[operations.Outcome], None]
 
 #: Channels of one request.
 MAX_NAMES: Final = 1_000
+#: So many are opened without a look at the clock: they take less than a slice.
+FEW: Final = 8
 #: Rejected channels of one request that are remembered.
 REMEMBERED: Final = 10
 #: Channels that a task's owner needs no permission for.
@@ -191,12 +193,10 @@ class Subscriptions:
             allowed.append((namespace, item))
         before = len(rejected)
         if allowed:
+            begin = self._open if len(allowed) <= FEW else partial(self._open_in_turn, part)
             # None of them fails but by being cancelled.
             await together(
-                *(
-                    self._open_in_turn(connection, part, namespace, item, room, results, rejected, opened)
-                    for namespace, item in allowed
-                )
+                *(begin(connection, namespace, item, room, results, rejected, opened) for namespace, item in allowed)
             )
         if surplus and len(rejected) > before:
             return surplus
@@ -213,8 +213,8 @@ class Subscriptions:
 
     async def _open_in_turn(
         self,
-        connection: Connection,
         part: Slice,
+        connection: Connection,
         namespace: Namespace,
         item: SubscribeItem,
         room: ReplyRoom,

@@ -13,7 +13,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from pushserver.core.errors import NotFound
 from pushserver.core.permissions import Grants
-from pushserver.server import user_turns
+from pushserver.server import subscriptions, user_turns
 from pushserver.server.clock import Clock
 from pushserver.server.presence import DEPARTING
 from pushserver.server.user_turns import ALL, SLICE, UNDER_WAY, UserTurns
@@ -219,6 +219,7 @@ async def test_an_operation_of_many_channels_takes_many_turns(rig: Rig, monkeypa
     mine = ann.connection.channels
     before = len(mine)
     monkeypatch.setattr(user_turns, "SLICE", -1.0)
+    monkeypatch.setattr(subscriptions, "FEW", 0)
     ann.send("subscribe", 1, channels=ROOMS)
     opened = []
     for _ in range(2 * len(ROOMS)):
@@ -247,6 +248,7 @@ async def test_who_goes_in_the_middle_of_a_long_operation_leaves_nothing(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(user_turns, "SLICE", -1.0)
+    monkeypatch.setattr(subscriptions, "FEW", 0)
     for turns in range(2 * len(ROOMS) + 2):
         ann = await rig.client("ann")
         ann.send("subscribe", 1, channels=ROOMS)
@@ -265,6 +267,7 @@ async def test_a_right_that_ends_meanwhile_counts(tmp_path: Path, monkeypatch: p
     assert identity is not None
     with monkeypatch.context() as patch:
         patch.setattr(user_turns, "SLICE", -1.0)
+        patch.setattr(subscriptions, "FEW", 0)
         ann.send("subscribe", 1, channels=["secret:a", "chat:a"])
         # Both were found allowed; neither is open yet.
         for _ in range(2):

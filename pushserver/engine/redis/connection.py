@@ -41,9 +41,12 @@ MAX_PENDING_BYTES: Final = 64 * 1024 * 1024
 #: The pause before a new attempt, s: doubled with each failure in a row, between these two, and then 50 to 100 % of it.
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 3.0
-#: Seconds of one turn of the reactor in which replies are given, at least and at most.
-SLICE: Final = 0.002
+#: Seconds of one turn of the reactor in which replies are given, at least and at most. What the replies of one read let
+#: be asked goes to Redis in one write: in shorter slices, a crowd that signs in cost a tenth more.
+SLICE: Final = 0.01
 LONGEST_SLICE: Final = 0.02
+#: So many replies are given between two looks at the clock.
+STRIDE: Final = 8
 #: A connection that lasted so long, s, counts as a success.
 _LASTED: Final = 5.0
 #: What the scripts and commands in use need.
@@ -135,11 +138,13 @@ class CommandProtocol(txredisapi.RedisProtocol):  # type: ignore[misc]
                 return
 
     def _give_replies(self) -> bool:
-        """Give the next one, or some that cost little; return whether there may be more."""
-        reply = self._reader.gets()
-        if reply is False:
-            return False
-        self.replyReceived(reply)
+        """Give the next few; return whether there may be more."""
+        gets = self._reader.gets
+        for _ in range(STRIDE):
+            reply = gets()
+            if reply is False:
+                return False
+            self.replyReceived(reply)
         return True
 
     def _rest(self) -> None:

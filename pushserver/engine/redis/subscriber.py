@@ -20,7 +20,7 @@ from twisted.logger import Logger
 from pushserver.core.errors import Unavailable
 from pushserver.engine.deadlines import limited
 
-from .connection import CommandProtocol, RedisConnection, Reply
+from .connection import STRIDE, CommandProtocol, RedisConnection, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from .route import RedisRoute
     from .settings import RedisSettings
 
-#: So many messages are given between two looks at the clock.
-_STRIDE: Final = 8
 #: So many names go into one command.
 _BATCH: Final = 500
 #: How long a name that is no longer wanted is still subscribed to, s: who comes and goes costs Redis nothing.
@@ -98,7 +96,7 @@ class SubscriberProtocol(CommandProtocol):
         if not self._listening:
             return super()._give_replies()
         gets, names = self._reader.gets, self._names
-        for _ in range(_STRIDE):
+        for _ in range(STRIDE):
             reply = gets()
             if reply is False:
                 return False
