@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
@@ -25,14 +26,19 @@ _encoder: Final = msgspec.json.Encoder()
 class JsonCodec:
     """Reads and writes JSON."""
 
-    def commands(self, payload: bytes) -> list[Command]:
-        """Return the commands of a frame (`messages.Codec`)."""
-        if publication.too_deep(payload):
-            raise Malformed("nested too deep")
-        try:
-            return [_decoder.decode(line) for line in payload.split(b"\n") if line and not line.isspace()]
-        except (ValueError, RecursionError):
-            raise Malformed("not commands in JSON") from None
+    def commands(self, payload: bytes) -> Iterator[Command]:
+        """Read the commands of a frame (`messages.Codec`)."""
+        for line in payload.split(b"\n"):
+            if not line or line.isspace():
+                continue
+            # Looked at line by line: a frame may hold thousands, each of them flat.
+            if publication.too_deep(line):
+                raise Malformed("nested too deep")
+            try:
+                command = _decoder.decode(line)
+            except (ValueError, RecursionError):
+                raise Malformed("not commands in JSON") from None
+            yield command
 
     def emulation_request(self, body: bytes) -> EmulationRequest:
         """Return what a request to a stream says; its commands are a text in it (`messages.Codec`)."""

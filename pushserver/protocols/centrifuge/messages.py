@@ -9,7 +9,7 @@ payload of an application (``data``, ``info``) is JSON in both, and passes as it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Annotated, Any, Final, Protocol
 
 import msgspec
@@ -312,8 +312,9 @@ PING: Final = Reply()
 class Codec(Protocol):
     """One way to write messages down."""
 
-    def commands(self, payload: bytes) -> Sequence[Command]:
-        """Return the commands of a frame. Raises `Malformed`, and nothing else, whatever the octets."""
+    def commands(self, payload: bytes) -> Iterator[Command]:
+        """Read the commands of a frame one by one: one that ends the connection may stand before thousands. Raises
+        `Malformed`, and nothing else, whatever the octets."""
 
     def emulation_request(self, body: bytes) -> EmulationRequest:
         """Return what a request to a stream says. Raises `Malformed`, and nothing else, whatever the octets."""

@@ -7,6 +7,7 @@ refused. Work grows with the octets alone: each is looked at once at each level,
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -182,17 +183,15 @@ FIELDS: Final[dict[type[Struct], dict[int, Field]]] = {
 class ProtobufCodec:
     """Reads and writes Protobuf."""
 
-    def commands(self, payload: bytes) -> list[Command]:
-        """Return the commands of a frame (`messages.Codec`)."""
-        found: list[Command] = []
+    def commands(self, payload: bytes) -> Iterator[Command]:
+        """Read the commands of a frame (`messages.Codec`)."""
         at = 0
         while at < len(payload):
             size, at = read_varint(payload, at, len(payload))
             if size > len(payload) - at:
                 raise Malformed("a message is longer than its frame")
-            found.append(read(Command, payload, at, at + size))
+            yield read(Command, payload, at, at + size)
             at += size
-        return found
 
     def emulation_request(self, body: bytes) -> m.EmulationRequest:
         """Return what a request to a stream says (`messages.Codec`)."""

@@ -148,18 +148,18 @@ class CentrifugeSession:
         self._now = now
         if self._opened_at is None:
             self._opened_at = at
+        effects: list[Effect] = []
+        empty = True
         try:
-            commands = self._codec.commands(payload)
+            for command in self._codec.commands(payload):
+                empty = False
+                effects += self._take(command, at)
+                if effects and isinstance(effects[-1], Disconnect):
+                    # What stands behind it is not even read: it may be thousands.
+                    return effects
         except messages.Malformed:
             return [_BAD]
-        if not commands:
-            return [_BAD]
-        effects: list[Effect] = []
-        for command in commands:
-            effects += self._take(command, at)
-            if effects and effects[-1] is _BAD:
-                break
-        return effects
+        return [_BAD] if empty else effects
 
     def _take(self, command: messages.Command, at: int) -> Iterable[Effect]:
         request, id = command.request, command.id or 0

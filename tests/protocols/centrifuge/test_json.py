@@ -47,7 +47,7 @@ def test_null_is_absence() -> None:
 )
 def test_what_cannot_be_read_is_refused(payload: bytes) -> None:
     with pytest.raises(Malformed):
-        CODEC.commands(payload)
+        list(CODEC.commands(payload))
 
 
 @pytest.mark.parametrize("data", [b"1", b"{}", b'"a"', b"[1]", b"null"])
@@ -79,3 +79,10 @@ def test_a_reply_is_one_line() -> None:
     assert json.loads(reply) == {
         "push": {"channel": "news", "pub": {"data": {"a": 1}, "offset": 3, "tags": {"type": "message"}, "time": 5}}
     }
+
+
+def test_commands_are_read_one_by_one() -> None:
+    commands = CODEC.commands(b'{"id":1,"ping":{}}\nno JSON' + b"\n{}" * 20_000)
+    assert next(commands).id == 1
+    with pytest.raises(Malformed):
+        next(commands)

@@ -220,7 +220,7 @@ def test_an_empty_result_is_written() -> None:
 
 def test_a_ping_is_an_empty_message_in_both() -> None:
     assert (CODEC.reply(messages.PING), JsonCodec().reply(messages.PING)) == (b"\0", b"{}")
-    assert CODEC.commands(b"\0\0") == JsonCodec().commands(b"{}\n{}") == [Command(), Command()]
+    assert [*CODEC.commands(b"\0\0")] == [*JsonCodec().commands(b"{}\n{}")] == [Command(), Command()]
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_a_ping_is_an_empty_message_in_both() -> None:
 )
 def test_what_cannot_be_read_is_refused(octets: bytes) -> None:
     with pytest.raises(Malformed):
-        CODEC.commands(octets)
+        list(CODEC.commands(octets))
 
 
 def test_unknown_fields_of_every_kind_are_passed_over() -> None:
@@ -257,7 +257,7 @@ def test_unknown_fields_of_every_kind_are_passed_over() -> None:
 def test_whatever_comes_is_read_or_refused(octets: bytes) -> None:
     for codec in (CODEC, JsonCodec()):
         try:
-            found = codec.commands(octets)
+            found = list(codec.commands(octets))
         except Malformed:
             continue
         assert all(isinstance(command, Command) for command in found)
@@ -280,3 +280,10 @@ def test_what_cannot_be_read_is_shown_as_it_is(octets: bytes) -> None:
 def test_unknown_fields_are_not_shown() -> None:
     reply = client_pb2.Reply(id=5, ping=client_pb2.PingResult()).SerializeToString() + b"\xc8\x01\x07\xd2\x01\x01a"
     assert CODEC.readable(protobuf.varint(len(reply)) + reply, False) == b'{"id":5,"ping":{}}'
+
+
+def test_commands_are_read_one_by_one() -> None:
+    commands = CODEC.commands(b"\x00\xff" + b"\x00" * 20_000)
+    assert next(commands) == Command()
+    with pytest.raises(Malformed):
+        next(commands)
