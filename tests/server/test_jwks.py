@@ -99,6 +99,15 @@ async def test_only_an_answer_of_the_provider_makes_a_key_unknown() -> None:
     assert world.fetches == 3
 
 
+@pytest.mark.parametrize("algorithm", ["HS256", "none"])
+async def test_for_a_token_that_no_public_key_verifies_nobody_is_asked(algorithm: str) -> None:
+    world = World()
+    made = jwt.encode({"sub": "a"}, "x" * 32 if algorithm == "HS256" else None, algorithm)
+    found = await world.keys.keys_for(made, Keys())
+    assert not found.candidates(algorithm, None)
+    assert world.fetches == 0
+
+
 async def test_while_no_key_is_held_the_provider_is_asked_again_soon() -> None:
     world = World()
     world.answers = [OSError("away"), document("1")]
