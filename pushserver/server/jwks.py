@@ -13,7 +13,7 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
 from pushserver.core.errors import Refused, Unavailable
-from pushserver.core.tokens import Keys, KeySource, unverified_header
+from pushserver.core.tokens import PUBLIC_KEY_ALGORITHMS, Keys, KeySource, unverified_header
 from pushserver.server.clock import Clock
 
 #: Keys are asked for anew after so many ms, and an unknown key id does so at most this often.
@@ -74,7 +74,8 @@ class KeySet:
         and the provider may not be asked, or does not answer, now: it may well have that key.
         """
         algorithm, key_id = unverified_header(token)
-        if configured.candidates(algorithm, key_id):
+        if configured.candidates(algorithm, key_id) or algorithm not in PUBLIC_KEY_ALGORITHMS:
+            # A key set has public keys alone: it has no key for any other token, whenever it is asked.
             return configured
         now = self._clock.milliseconds()
         keys = self._keys
