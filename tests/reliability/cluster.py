@@ -549,8 +549,8 @@ def laptop(cluster: Cluster, books: Books, user: str, seed: int) -> Client:
 
 #: Makes a second device of a user.
 MakeDevice = Callable[[Cluster, Books, str, int], Client]
-#: Goes on beside the run until it is told to stop, and then until what it waits for has come.
-Companion = Callable[[Cluster, Books, random.Random, asyncio.Event], Awaitable[None]]
+#: Says that it has begun, goes on beside the run until it is told to stop, and then until what it waits for has come.
+Companion = Callable[[Cluster, Books, random.Random, asyncio.Event, asyncio.Event], Awaitable[None]]
 
 
 async def run(
@@ -590,8 +590,12 @@ async def run(
         if cluster.ingests:
             publishers.append(asyncio.create_task(ingest(cluster, books, users, random.Random(seed + 11), stop)))
         publishers.append(asyncio.create_task(run_tasks(cluster, books, users, random.Random(seed + 12), stop)))
-        for number, companion in enumerate(companions):
-            publishers.append(asyncio.create_task(companion(cluster, books, random.Random(seed + 20 + number), stop)))
+        begun = [asyncio.Event() for _ in companions]
+        for number, (companion, its) in enumerate(zip(companions, begun, strict=True)):
+            lone = random.Random(seed + 20 + number)
+            publishers.append(asyncio.create_task(companion(cluster, books, lone, its, stop)))
+        async with asyncio.timeout(120):
+            await asyncio.gather(*(each.wait() for each in begun))
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         for name, step in steps(lot):

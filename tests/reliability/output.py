@@ -356,12 +356,12 @@ async def stop_once(servers: Sequence[Server], task: str) -> float:
         over.set()
 
 
-async def sizes(nodes: Nodes) -> list[tuple[str, int, int]]:
-    """Return for 10 appends of 10,000 bytes, 100,000 of 10 and 100,000 of one what was written, and the room that it
+async def sizes(nodes: Nodes, many: int = 100_000) -> list[tuple[str, int, int]]:
+    """Return for 10 appends of 10,000 bytes, so many of 10 and so many of one what was written, and the room that it
     took."""
     api = Api(lambda: nodes.servers[0])
     rows = []
-    for count, text in ((10, "123456789\n" * 1_000), (100_000, "123456789\n"), (100_000, "x")):
+    for count, text in ((10, "123456789\n" * 1_000), (many, "123456789\n"), (many, "x")):
         task = f"size{count}-{len(text)}"
         await api.call("tasks", {"taskId": task, "userId": "u"})
         before = nodes.octets(task)

@@ -227,7 +227,7 @@ def test_every_reader_has_the_whole_over_kills(nodes: Nodes) -> None:
 
 @pytest.mark.full
 def test_what_is_stored_is_near_the_text(nodes: Nodes) -> None:
-    rows = asyncio.run(sizes(nodes))
+    rows = asyncio.run(sizes(nodes, many=10_000))
     assert [row for row in rows if not is_small(row)] == []
 
 
