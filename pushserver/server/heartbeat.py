@@ -152,7 +152,10 @@ class Heartbeat:
         self.wheel.forget(connection)
 
     def _schedule(self, connection: Connection) -> None:
-        at = connection.pinged_at + self._timeout if connection.pinged_at else connection.ping_at
+        # Where the time for an answer is longer than the interval, the next ping is due before that time has passed.
+        at = connection.ping_at
+        if connection.pinged_at:
+            at = min(at, connection.pinged_at + self._timeout)
         if connection.deadline and (connection.closing is not None or connection.deadline < at):
             at = connection.deadline
         self.wheel.set(connection, at)
@@ -193,8 +196,9 @@ class Heartbeat:
                     return
                 # Slow, but alive: the ping stands behind what the client is still taking.
                 connection.pinged_at = now
-            if not connection.pinged_at and now >= connection.ping_at:
-                if connection.line.ping():
+            if now >= connection.ping_at:
+                # None while one is unanswered.
+                if not connection.pinged_at and connection.line.ping():
                     connection.pinged_at = connection.asked_at = now
                 connection.ping_at += self._interval
                 if connection.ping_at <= now:
