@@ -16,6 +16,7 @@ from typing import Final
 from twisted.logger import Logger
 
 from pushserver.core import errors
+from pushserver.core.tokens import Identity
 from pushserver.server.clock import Clock, Recurring
 from pushserver.server.connection import Connection
 
@@ -125,10 +126,10 @@ class Heartbeat:
         assert connection.identity is not None
         self._expect(connection, connection.identity.expires_at)
 
-    def visits(self, connection: Connection, ends_at: int) -> None:
-        """The connection showed a token of nobody, or a newer one: it may stay until then (ms since the epoch)."""
-        connection.visit_ends_at = ends_at
-        self._expect(connection, ends_at)
+    def visits(self, connection: Connection, visit: Identity) -> None:
+        """The connection showed a token of nobody, or a newer one: it may stay until that ends."""
+        connection.visit = visit
+        self._expect(connection, visit.expires_at)
 
     def _expect(self, connection: Connection, ends_at: int) -> None:
         connection.deadline = self._clock.milliseconds() + self._token_left(ends_at)
@@ -174,11 +175,10 @@ class Heartbeat:
                 connection.line.abort()
 
     def _look(self, connection: Connection, now: int, fair: bool) -> None:
-        identity = connection.identity
-        ends_at = connection.visit_ends_at if identity is None else identity.expires_at
-        if connection.closing is None and ends_at is not None:
+        shown = connection.shown
+        if connection.closing is None and shown is not None:
             # Whatever the wall clock did meanwhile, it alone says when a token ends.
-            left = self._token_left(ends_at)
+            left = self._token_left(shown.expires_at)
             if left <= 0:
                 connection.close(errors.EXPIRED)
                 return
