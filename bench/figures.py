@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -20,25 +20,27 @@ SETTLED = 2.0
 
 
 @contextmanager
-def running(kind: type[Server], connections: int = 0, own: int = 0, **options: Any) -> Iterator[tuple[Server, Load]]:
-    """A server of its own, with the client that loads it; both are gone afterwards."""
+def running(
+    kind: type[Server], connections: int = 0, own: int = 0, load: Callable[[Server], Load] = Load, **options: Any
+) -> Iterator[tuple[Server, Load]]:
+    """A server of its own, with the client that loads it (``load`` makes it); both are gone afterwards."""
     with ExitStack() as stack:
         server = kind(**options)
         stack.callback(server.stop)
-        load = Load(server)
-        stack.callback(load.close)
+        client = load(server)
+        stack.callback(client.close)
         if connections:
-            load.open(connections, own=own)
-        yield server, load
+            client.open(connections, own=own)
+        yield server, client
 
 
-def warm(server: Server, connections: int) -> None:
+def warm(server: Server, connections: int, load: Callable[[Server], Load] = Load) -> None:
     """A first few come and go, so that no figure pays for what is done once."""
-    load = Load(server)
+    client = load(server)
     try:
-        load.open(connections, channels=CHANNELS)
+        client.open(connections, channels=CHANNELS)
     finally:
-        load.close()
+        client.close()
     time.sleep(REST)
 
 

@@ -281,11 +281,13 @@ class Server:
 
     # -- what is said -------------------------------------------------------------------------------------------------
 
-    def upgrade(self) -> bytes:
+    def upgrade(self, path: str = "") -> bytes:
+        """Return a request for a WebSocket; ``path``: another than most clients ask for."""
         key = base64.b64encode(os.urandom(16)).decode()
         offer = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n" if self.compression else ""
         return (
-            f"GET {self.path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"GET {path or self.path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n"
+            "Upgrade: websocket\r\nConnection: Upgrade\r\n"
             f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n{offer}\r\n"
         ).encode()
 
@@ -319,9 +321,11 @@ class PushServer(Server):
     publish_path = "/api/publish"
     batch_path = "/api/batch"
     headers = f"Content-Type: application/json\r\nX-API-Key: {API_KEY}\r\n"
+    #: what its configuration has beside that of all
+    settings: ClassVar[str] = ""
 
     def command(self) -> list[str]:
-        (self.place / "pushserver.toml").write_text(CONFIG.format(queue=self.queue))
+        (self.place / "pushserver.toml").write_text(CONFIG.format(queue=self.queue) + self.settings)
         redis = ["--redis", self.redis] if self.redis else []
         clients = (
             f"ssl:{self.clients_port}:interface=127.0.0.1:privateKey={self.certificate}:certKey={self.certificate}"
@@ -467,6 +471,15 @@ class Load:
         self.expected = 0
         self.count = 0
 
+    @property
+    def ready(self) -> tuple[str, int]:
+        """What shows that a connection is ready, and how often it comes."""
+        return self._server.ready
+
+    def says(self, user: str, channels: Sequence[str]) -> tuple[bytes, bytes]:
+        """Return what a connection says: its upgrade, and what follows the answer."""
+        return self._server.upgrade(), self._server.greeting(user, channels)
+
     def ask(self, command: str) -> list[str]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -483,7 +496,7 @@ class Load:
             for n in range(first, first + count):
                 user = f"u{n}"
                 mine = [*channels, *(f"public:own-{n}-{k}" for k in range(own))]
-                for part in (self._server.upgrade(), self._server.greeting(user, mine)):
+                for part in self.says(user, mine):
                     file.write(struct.pack("=I", len(part)) + part)
         self.count = count
         return path
@@ -491,7 +504,7 @@ class Load:
     def open(self, count: int, window: int = 64, path: Path | None = None, **more: Any) -> float:
         """Connects, authenticates and subscribes; answers how long that took for all, s."""
         path = path or self.prepare(count, **more)
-        marker, times = self._server.ready
+        marker, times = self.ready
         answer = self.ask(f"open {path} {count} {window} {marker} {times}")
         if int(answer[1]) != count:
             raise RuntimeError(f"{self._server.name}: {answer[1]} of {count} connections")

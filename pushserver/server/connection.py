@@ -90,8 +90,8 @@ class Connection:
     counters: Counters
     #: None until authenticated
     identity: Identity | None = field(init=False, default=None)
-    #: when the token of nobody ends that it showed, ms since the epoch; None: it showed none
-    visit_ends_at: int | None = field(init=False, default=None)
+    #: what the token of nobody says that it showed; None: it showed none
+    visit: Identity | None = field(init=False, default=None)
     #: the user whose index this connection stands in; set a little before `identity`
     user_id: str | None = field(init=False, default=None)
     #: the answer to its sign-in is out: pushes may follow
@@ -126,6 +126,11 @@ class Connection:
     inbox_reached: Position | None = field(init=False, default=None)
     #: held by what reads its channels again, one after the other; None until something does
     replaying: DeferredLock | None = field(init=False, default=None)
+
+    @property
+    def shown(self) -> Identity | None:
+        """Return what the token says that counts, a user's or nobody's; None: it showed none."""
+        return self.visit if self.identity is None else self.identity
 
     def answered(self, now: int) -> None:
         """The client answered a ping; ``now``: ms of the monotonic clock."""

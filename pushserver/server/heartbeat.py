@@ -16,6 +16,7 @@ from typing import Final
 from twisted.logger import Logger
 
 from pushserver.core import errors
+from pushserver.core.tokens import Identity
 from pushserver.server.clock import Clock, Recurring
 from pushserver.server.connection import Connection
 
@@ -125,10 +126,10 @@ class Heartbeat:
         assert connection.identity is not None
         self._expect(connection, connection.identity.expires_at)
 
-    def visits(self, connection: Connection, ends_at: int) -> None:
-        """The connection showed a token of nobody, or a newer one: it may stay until then (ms since the epoch)."""
-        connection.visit_ends_at = ends_at
-        self._expect(connection, ends_at)
+    def visits(self, connection: Connection, visit: Identity) -> None:
+        """The connection showed a token of nobody, or a newer one: it may stay until that ends."""
+        connection.visit = visit
+        self._expect(connection, visit.expires_at)
 
     def _expect(self, connection: Connection, ends_at: int) -> None:
         connection.deadline = self._clock.milliseconds() + self._token_left(ends_at)
@@ -152,7 +153,10 @@ class Heartbeat:
         self.wheel.forget(connection)
 
     def _schedule(self, connection: Connection) -> None:
-        at = connection.pinged_at + self._timeout if connection.pinged_at else connection.ping_at
+        # Where the time for an answer is longer than the interval, the next ping is due before that time has passed.
+        at = connection.ping_at
+        if connection.pinged_at:
+            at = min(at, connection.pinged_at + self._timeout)
         if connection.deadline and (connection.closing is not None or connection.deadline < at):
             at = connection.deadline
         self.wheel.set(connection, at)
@@ -171,11 +175,10 @@ class Heartbeat:
                 connection.line.abort()
 
     def _look(self, connection: Connection, now: int, fair: bool) -> None:
-        identity = connection.identity
-        ends_at = connection.visit_ends_at if identity is None else identity.expires_at
-        if connection.closing is None and ends_at is not None:
+        shown = connection.shown
+        if connection.closing is None and shown is not None:
             # Whatever the wall clock did meanwhile, it alone says when a token ends.
-            left = self._token_left(ends_at)
+            left = self._token_left(shown.expires_at)
             if left <= 0:
                 connection.close(errors.EXPIRED)
                 return
@@ -193,8 +196,9 @@ class Heartbeat:
                     return
                 # Slow, but alive: the ping stands behind what the client is still taking.
                 connection.pinged_at = now
-            if not connection.pinged_at and now >= connection.ping_at:
-                if connection.line.ping():
+            if now >= connection.ping_at:
+                # None while one is unanswered.
+                if not connection.pinged_at and connection.line.ping():
                     connection.pinged_at = connection.asked_at = now
                 connection.ping_at += self._interval
                 if connection.ping_at <= now:

@@ -97,7 +97,7 @@ class Revocations:
         self._authenticator.revoked(concerns)
         hub = self._hub
         among = hub.connections.values() if revoked.user_id is None else hub.of_user(revoked.user_id)
-        targets = [c for c in among if c.identity is not None and concerns(c.identity)]
+        targets = [c for c in among if c.shown is not None and concerns(c.shown)]
         return hub.close(targets, errors.DISCONNECTED)
 
     def recheck_soon(self) -> Deferred[None]:
@@ -107,15 +107,15 @@ class Revocations:
     async def recheck(self) -> None:
         """Ask again whether what is connected was revoked: word of it may not have reached this node. Where the engine
         cannot say now, the next look will."""
-        held = [(c, c.identity) for c in self._hub.connections.values() if c.identity is not None]
+        held = [(c, c.shown) for c in self._hub.connections.values() if c.shown is not None]
         for start in range(0, len(held), RECHECK_BATCH):
             batch = held[start : start + RECHECK_BATCH]
             try:
-                revoked = await self._store.revoked([credential(identity) for _, identity in batch])
+                revoked = await self._store.revoked([credential(shown) for _, shown in batch])
             except Unavailable:
                 return
             # A token that was refreshed meanwhile is not the one that was asked about.
             self._hub.close(
-                [c for (c, identity), gone in zip(batch, revoked, strict=True) if gone and c.identity is identity],
+                [c for (c, shown), gone in zip(batch, revoked, strict=True) if gone and c.shown is shown],
                 errors.DISCONNECTED,
             )

@@ -159,7 +159,7 @@ class SignIn:
     ) -> None:
         """Let the connection stay as nobody's until its token ends."""
         await self._authenticator.check(identity)
-        self._heartbeat.visits(connection, identity.expires_at)
+        self._heartbeat.visits(connection, identity)
         asked = operations.Subscribe(items, nobody=True)
         subscribed, go_live = await self._subscriptions.open(connection, asked)
         reply(msgspec.structs.replace(subscribed, expires_at=identity.expires_at))

@@ -112,6 +112,21 @@ def test_a_living_peer_is_pinged_once_an_interval(world: World) -> None:
     assert line.ended is None
 
 
+def test_a_living_peer_is_pinged_once_an_interval_though_it_has_longer_to_answer() -> None:
+    world = World(interval=1_000, timeout=20_000)
+    living, gone = world.connection(), world.connection(answers=False)
+    world.run(10.5)
+    assert len(living.pings) == 10
+    # No second one while one is unanswered.
+    assert len(gone.pings) == 1
+    gone.connection.pinged_at = 0
+    world.run(1.1)
+    assert len(gone.pings) == 2
+    world.run(21.1)
+    assert (living.ended, gone.ended) == (None, errors.NO_HEARTBEAT)
+    world.heartbeat.stop()
+
+
 def test_a_vanished_peer_is_gone_within_interval_and_timeout(world: World) -> None:
     world.jitters = iter([0.999])
     line = world.connection(answers=False)

@@ -173,7 +173,12 @@ class CentrifugeSession:
         self._connected = True
         wait = 0 if self._costs_nothing(request, at) else self._messages.take(at)
         try:
-            if wait:
+            if wait and isinstance(request, messages.UnsubscribeRequest):
+                # Carried out: clients break the connection at an error here, and come back.
+                ended = self._beyond_rate()
+                if ended:
+                    return ended
+            elif wait:
                 raise Refused("too many messages", Code.RATE_LIMITED, retry_after=wait)
             if isinstance(request, messages.PingRequest):
                 self._went_well()
@@ -196,11 +201,7 @@ class CentrifugeSession:
 
     def _pong(self, at: int) -> Iterable[Effect]:
         if not self._due:
-            if self._messages.take(at):
-                self._rate_limited += 1
-                if self._rate_limited >= MAX_RATE_LIMITED:
-                    return (Disconnect(errors.TOO_MANY_REQUESTS),)
-            return ()
+            return self._beyond_rate() if self._messages.take(at) else ()
         return (Alive(), *self.answered())
 
     def pinged(self, reached: Position | None) -> None:
@@ -318,7 +319,11 @@ class CentrifugeSession:
         if request is None or not isinstance(id, int):
             # Nobody asked for the acknowledgement.
             return []
-        self._went_well()
+        if isinstance(request, messages.UnsubscribeRequest):
+            # Answered at any rate: no sign that the client keeps to it.
+            self._errors = 0
+        else:
+            self._went_well()
         reply = Reply(id)
         rest: list[Effect] = []
         match request, outcome:
@@ -498,10 +503,7 @@ class CentrifugeSession:
         if isinstance(request, messages.ConnectRequest):
             return [*effects, Disconnect(errors.CONNECTION_CLOSED, FAREWELL)]
         if problem.code is Code.RATE_LIMITED:
-            self._rate_limited += 1
-            if self._rate_limited >= MAX_RATE_LIMITED:
-                effects.append(Disconnect(errors.TOO_MANY_REQUESTS))
-            return effects
+            return [*effects, *self._beyond_rate()]
         self._rate_limited = 0
         if not isinstance(request, messages.SubscribeRequest):
             # Clients subscribe to all their channels one by one, also to those that they may not.
@@ -523,6 +525,11 @@ class CentrifugeSession:
             temporary = isinstance(request, messages.RefreshRequest | messages.SubRefreshRequest)
         error = messages.ErrorResult(code, problem.message or "error", temporary)
         return self._reply(Reply(id, error=error), problem.code)
+
+    def _beyond_rate(self) -> tuple[Effect, ...]:
+        """Count a message beyond the rate; too many in a row end the connection."""
+        self._rate_limited += 1
+        return (Disconnect(errors.TOO_MANY_REQUESTS),) if self._rate_limited >= MAX_RATE_LIMITED else ()
 
     def _went_well(self) -> None:
         self._errors = self._rate_limited = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from twisted.internet.defer import Deferred
 
@@ -710,9 +711,23 @@ async def test_a_connection_of_nobody_ends_with_its_token(place: Place, language
     refreshed = (await client.call(refresh={"token": place.token("")}))["refresh"]
     assert 3_500 < refreshed["ttl"] <= 3_600
     error(109, await client.call(refresh={"token": place.token("", exp=wall_clock() // 1000 - 60)}), temporary=True)
-    place.node.heartbeat.visits(client.connection, wall_clock() - 3_600_000)
+    assert client.connection.visit is not None
+    over = msgspec.structs.replace(client.connection.visit, expires_at=wall_clock() - 3_600_000)
+    place.node.heartbeat.visits(client.connection, over)
     await place.until(lambda: place.time.advance(1) or client.closed)
     assert client.closed == errors.EXPIRED
+
+
+async def test_a_revoked_token_of_nobody_ends_its_connection(place: Place, language: Any) -> None:
+    theirs(place)
+    nobody = Nobody(place, language)
+    told, untold, other = [await nobody.connect(place.token("", jti=jti)) for jti in ("a", "b", "c")]
+    assert (await place.execute("revoke", jti="a"))["closed"] == 1
+    assert told.closed == errors.DISCONNECTED
+    # Word of another did not come: it is found when all are looked at.
+    await place.engine.revocations.revoke_token("b", wall_clock() + 3_600_000)
+    await place.node.revocations.recheck()
+    assert (untold.closed, other.closed) == (errors.DISCONNECTED, None)
 
 
 async def test_open_namespaces_are_for_all(place: Place, language: Any) -> None:
@@ -788,6 +803,23 @@ async def test_too_many_commands_are_refused_and_then_end_it(place: Place) -> No
     error(111, replies[-1], temporary=True)
     for _ in range(MAX_RATE_LIMITED):
         ann.send({"id": 7, "ping": {}})
+    assert ann.closed == errors.TOO_MANY_REQUESTS
+
+
+async def test_who_leaves_a_channel_is_told_so_at_any_rate(place: Place) -> None:
+    ann = Sdk(place, Json(Rates(1, 3, 0), subscribes=2))
+    await ann.connect("ann")
+    await ann.call(subscribe={"channel": "free:a"})
+    for _ in range(3):
+        ann.send({"id": 7, "ping": {}})
+    # An error would have clients break the connection.
+    assert await ann.call(unsubscribe={"channel": "free:a"}) == {"unsubscribe": {}}
+    assert "free:a" not in ann.connection.channels
+    # It is no way around the limit.
+    for _ in range(MAX_RATE_LIMITED // 2):
+        ann.send({"id": 8, "unsubscribe": {"channel": "free:a"}})
+        ann.send({"id": 9, "ping": {}})
+    await place.until(lambda: ann.closed)
     assert ann.closed == errors.TOO_MANY_REQUESTS
 
 
