@@ -106,6 +106,14 @@ def decode(octets: bytes) -> Event:
     return _decoder.decode(octets)
 
 
+def read_kept(octets: bytes) -> Event:
+    """As `decode`, for what was kept and may be damaged. Raises ValueError where it is not whole: text that is no UTF-8
+    would spoil the answer that it stands in."""
+    found = decode(octets)
+    octets.decode()
+    return found
+
+
 def number_of(id: str) -> int:
     """Return the number of an event in its store, from its id; 0 for `BEGINNING`. Raises `errors.Invalid`."""
     if id == BEGINNING:

@@ -327,8 +327,8 @@ class InboxOutcome(msgspec.Struct, frozen=True):
 class QuarantinedRow(msgspec.Struct, frozen=True):
     """A row that could not be read, and was taken out of use.
 
-    ``kind``: inbox, history, task, presence or status; ``name``: whose (a user, a channel, a task); ``at``: when it was
-    found, ms.
+    ``kind``: inbox, history, task, presence, status or event (a dead one); ``name``: whose (a user, a channel, a task,
+    a webhook); ``at``: when it was found, ms.
     """
 
     kind: str

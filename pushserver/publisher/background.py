@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from pushserver.publisher.commands import Command, parts, smaller
+from pushserver.publisher.commands import Command, parts
 from pushserver.publisher.errors import PublishError, PublishRefused, PublishUnavailable, settles, too_large
 from pushserver.publisher.outbox import CommandQueue, Entry
 from pushserver.publisher.sender import sender
@@ -230,15 +230,13 @@ class Background:
         answered = any(not _is_passing(reply) for reply in replies)
         again: list[tuple[Entry, PublishError]] = []
         for entry, command, reply in zip(entries, commands, replies, strict=True):
-            if isinstance(reply, PublishError) and too_large(reply) and (less := smaller(command)) is not None:
-                self.say("cut", logging.WARNING, "%s was too large: its data was cut", command.method)
-                entry.command = less
+            if isinstance(reply, PublishError) and too_large(reply) and self._reduce(entry):
                 self._outbox.returned(entry)
             elif isinstance(reply, PublishError) and entry.renumber(reply):
                 words = "the push server has lost some of what a task wrote: the rest follows (%s)"
                 self.say("renumbered", logging.WARNING, words, reply)
                 self._outbox.returned(entry)
-            elif not _is_passing(reply):
+            elif not _is_passing(reply) or (too_large(reply) and entry.given_up()):
                 self._settle(entry, command, reply)
             elif answered or too_large(reply):
                 self._postpone(entry, reply)
@@ -249,6 +247,15 @@ class Background:
         elif answered:
             self._came_back()
         self._ask_for_states(entries)
+
+    def _reduce(self, entry: Entry) -> bool:
+        """Make a command smaller that was too large; return whether that could be."""
+        is_smaller, rest = entry.reduced()
+        if rest is not None:
+            self._outbox.put_behind(entry, rest)
+        elif is_smaller and entry.command is not None:
+            self.say("cut", logging.WARNING, "%s was too large: its data was cut", entry.command.method)
+        return is_smaller
 
     def _exchange(self, commands: list[Command]) -> list[Any]:
         """Return a result or an error for each, whatever happens."""

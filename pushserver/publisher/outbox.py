@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from typing import Any, Final, Protocol
 
-from pushserver.publisher.commands import Command, merged
+from pushserver.publisher.commands import Command, merged, smaller, truncated
 from pushserver.publisher.delivery import Delivery
 from pushserver.publisher.errors import PublishError
 
@@ -40,6 +40,13 @@ class OutputSource(Protocol):
 
     def renumbered(self, command: Command, error: PublishError) -> Command | None:
         """Return a refused append with another number; None where it would be refused as well."""
+
+    def halved(self, command: Command) -> tuple[Command, list[Any]] | None:
+        """Return the first half of an append that was too large, and the pieces of the other; None where it cannot be
+        smaller."""
+
+    def left_out(self, command: Command) -> None:
+        """Note that an append never came to the server."""
 
 
 class Entry:
@@ -83,6 +90,17 @@ class Entry:
 
     def renumber(self, error: PublishError) -> bool:
         """Whether it is worth to be sent again after this refusal, with another number now."""
+        return False
+
+    def reduced(self) -> tuple[bool, Entry | None]:
+        """Make it smaller, since it was too large; return whether it is, and what of it goes behind it instead."""
+        less = None if self.command is None else smaller(self.command)
+        self.command = less or self.command
+        return less is not None, None
+
+    def given_up(self) -> bool:
+        """Return whether it is given up where something before the server finds it too large: it is kept, and may pass
+        later."""
         return False
 
     def report(self, command: Command) -> Command | None:
@@ -153,8 +171,35 @@ class OutputEntry(Entry):
     def renumber(self, error: PublishError) -> bool:
         assert self.command is not None
         again = self._writer.renumbered(self.command, error)
+        if again is not None:
+            self._cut_the_end()
         self.command = again or self.command
         return again is not None
+
+    def reduced(self) -> tuple[bool, Entry | None]:
+        assert self.command is not None
+        halves = self._writer.halved(self.command)
+        if halves is None:
+            return False, None
+        assert self.reporter is not None
+        # It has a number, and its other half gets one when it goes.
+        self.command, pieces = halves
+        behind = OutputEntry(self.name, self._writer, self.reporter)
+        behind._pieces.extend([piece] for piece in pieces)
+        return True, behind
+
+    def given_up(self) -> bool:
+        # All that the task does waits behind it.
+        assert self.command is not None
+        self._writer.left_out(self.command)
+        self._cut_the_end()
+        return True
+
+    def _cut_the_end(self) -> None:
+        """Have the end say that something is missing, where it waits already."""
+        for entry in self.lane.entries if self.lane is not None else ():
+            if entry.ends and entry.command is not None:
+                entry.command = truncated(entry.command)
 
     @property
     def left_out(self) -> int:
@@ -318,6 +363,13 @@ class CommandQueue:
                 following.command = entry.command
             lane.entries.popleft()
             self.pending -= 1
+
+    def put_behind(self, entry: Entry, rest: Entry) -> None:
+        """Have a part of an entry that waits at the head of its lane follow it."""
+        assert entry.lane is not None
+        rest.lane = entry.lane
+        entry.lane.entries.insert(1, rest)
+        self.pending += 1
 
     def release(self, entries: list[Entry]) -> None:
         """After a fault: what was taken, and neither settled nor returned, goes again."""

@@ -17,6 +17,8 @@ from pushserver.publisher.outbox import APPEND_LIMIT, OutputEntry
 #: The characters of an output's name, and how many it has at most.
 _LETTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-")
 _LONGEST: Final = 32
+#: Characters below which text is not cut further.
+LEAST_TEXT: Final = 512
 
 
 class WritingTask(Protocol):
@@ -63,6 +65,24 @@ class OutputProducer:
         self.incomplete = True
         self._id, self._seq = commands.new_id(), 0
         return self._next({name: command.params[name] for name in ("text", "items") if name in command.params})
+
+    def halved(self, command: Command) -> tuple[Command, list[Any]] | None:
+        """Return the first half of an append that was too large, and the pieces of the other; None where it is one
+        item, or text that is short already."""
+        kind = "text" if "text" in command.params else "items"
+        content = command.params[kind]
+        middle = len(content) // 2
+        if middle < (LEAST_TEXT if kind == "text" else 1):
+            return None
+        rest = content[middle:]
+        first = Command(command.method, {**command.params, kind: content[:middle]})
+        return first, [rest] if kind == "text" else rest
+
+    def left_out(self, command: Command) -> None:
+        """Note that an append never came to the server: what follows has its number, and says what is missing."""
+        self.lost += len(command.params["text" if "text" in command.params else "items"])
+        self.incomplete = True
+        self._seq = command.params["producer"]["seq"]
 
     def _next(self, content: dict[str, Any]) -> Command:
         seq, self._seq = self._seq, self._seq + 1

@@ -59,8 +59,8 @@ def cell(value: Any) -> str:
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
-    """A plain table: headings, and values as text, never as markup."""
-    result = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    """A plain table: headings, where there is one, and values as text, never as markup."""
+    result = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0), show_header=any(headings))
     for heading in headings:
         result.add_column(heading, overflow="fold")
     for row in rows:

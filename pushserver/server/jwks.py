@@ -3,10 +3,11 @@ token names a key that is not among them."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
-from http.client import HTTPException
-from typing import Any, Final
-from urllib.request import Request, urlopen
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from typing import TYPE_CHECKING, Any, Final
+from urllib.request import HTTPHandler, HTTPSHandler, Request, build_opener
 
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
@@ -16,20 +17,72 @@ from pushserver.core.errors import Refused, Unavailable
 from pushserver.core.tokens import PUBLIC_KEY_ALGORITHMS, Keys, KeySource, unverified_header
 from pushserver.server.clock import Clock
 
+if TYPE_CHECKING:
+    import socket
+
+    from _typeshed import WriteableBuffer
+
 #: Keys are asked for anew after so many ms, and an unknown key id does so at most this often.
 MAX_AGE: Final = 5 * 60 * 1000
 COOLDOWN: Final = 30 * 1000
 #: The same while no key is held at all, and nobody gets in.
 RETRY: Final = 1_000
-#: One fetch: seconds, and bytes of the answer.
+#: One fetch: seconds until its whole answer is here, whatever is read and in however many pieces; bytes of the answer.
 TIMEOUT: Final = 10
 MAX_SIZE: Final = 1 << 20
 
 
-def fetch(url: str) -> bytes:
-    """Get the document; blocks, so it runs in a thread. Raises OSError, ValueError or HTTPException."""
+class _Received(io.RawIOBase):
+    """What comes over a socket until a moment; behind it TimeoutError. A socket's own time limit begins anew with each
+    byte."""
+
+    def __init__(self, sock: socket.socket, left: Callable[[], float]) -> None:
+        self._sock = sock
+        self._left = left
+        self._received = sock.makefile("rb", buffering=0)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int | None:
+        left = self._left()
+        if left <= 0:
+            raise TimeoutError(f"no whole answer within {TIMEOUT} s")
+        self._sock.settimeout(left)
+        return self._received.readinto(buffer)
+
+    def close(self) -> None:
+        self._received.close()
+        super().close()
+
+
+def fetch(url: str, seconds: Callable[[], float]) -> bytes:
+    """Get the document; blocks, so it runs in a thread. ``seconds``: a monotonic time. Raises OSError, ValueError or
+    HTTPException."""
+    ends = seconds() + TIMEOUT
+
+    class Response(HTTPResponse):
+        def __init__(self, sock: socket.socket, *args: Any, **named: Any) -> None:  # Any: as http.client has them
+            super().__init__(sock, *args, **named)
+            self.fp.close()
+            self.fp = io.BufferedReader(_Received(sock, lambda: ends - seconds()))
+
+    class Http(HTTPConnection):
+        response_class = Response
+
+    class Https(HTTPSConnection):
+        response_class = Response
+
+    class ByHttp(HTTPHandler):
+        def http_open(self, request: Request) -> HTTPResponse:
+            return self.do_open(Http, request)
+
+    class ByHttps(HTTPSHandler):
+        def https_open(self, request: Request) -> HTTPResponse:
+            return self.do_open(Https, request)
+
     request = Request(url, headers={"Accept": "application/json"})
-    with urlopen(request, timeout=TIMEOUT) as answer:
+    with build_opener(ByHttp, ByHttps).open(request, timeout=TIMEOUT) as answer:
         document: bytes = answer.read(MAX_SIZE + 1)
     if len(document) > MAX_SIZE:
         raise ValueError("the key set is too large")
@@ -57,7 +110,7 @@ class KeySet:
 
     _log = Logger()
 
-    def __init__(self, url: str, clock: Clock, fetch: Callable[[str], bytes] = fetch) -> None:
+    def __init__(self, url: str, clock: Clock, fetch: Callable[[str, Callable[[], float]], bytes] = fetch) -> None:
         self._url = url
         self._clock = clock
         self._fetch = fetch
@@ -107,7 +160,7 @@ class KeySet:
 
     async def _update(self) -> None:
         try:
-            self._keys = Keys.from_jwks(await deferToThread(self._fetch, self._url))
+            self._keys = Keys.from_jwks(await deferToThread(self._fetch, self._url, self._clock.seconds))
             self._fetched_at = self._clock.milliseconds()
         except (OSError, ValueError, HTTPException) as problem:
             self._log.warn("the key set could not be fetched: {problem}", problem=str(problem) or repr(problem))

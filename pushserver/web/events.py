@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from twisted.web.server import Request
 
-from pushserver.core import durations
+from pushserver.core import durations, events
 from pushserver.core.errors import Invalid, NotFound
 from pushserver.engine.interfaces import PAGE_BYTES
 from pushserver.server.backend_commands import decode
@@ -55,8 +55,9 @@ class EventCalls:
             if page.events or page.lost or left <= 0 or ended:
                 break
             await self._clock.sleep(min(POLL, left))
-        answer: dict[str, object] = {"events": [msgspec.Raw(each.body) for each in page.events], "last": page.last}
-        return answer | ({"lost": True} if page.lost else {})
+        whole = [msgspec.Raw(each.body) for each in page.events if _is_whole(each.body)]
+        answer: dict[str, object] = {"events": whole, "last": page.last}
+        return answer | ({"lost": True} if page.lost or len(whole) < len(page.events) else {})
 
     async def _dead(self, request: Request, path: list[str]) -> dict[str, Any]:
         return {"events": await self._engine.deliveries.dead()}
@@ -67,6 +68,15 @@ class EventCalls:
         if asked.webhook not in self._webhooks():
             raise NotFound("no such webhook")
         return {"retried": await self._engine.deliveries.retry(asked.webhook, asked.ids)}
+
+
+def _is_whole(body: bytes) -> bool:
+    """Return whether this is an event: one that is damaged would spoil the answer for the others."""
+    try:
+        events.read_kept(body)
+    except ValueError:
+        return False
+    return True
 
 
 def _wait(given: str) -> int:

@@ -25,10 +25,12 @@ from pushserver import __version__
 from pushserver.core import errors
 from pushserver.core.errors import HTTP_STATUS, Code
 from pushserver.core.histogram import Histogram, Histograms
+from pushserver.protocols.centrifuge import framing as centrifuge
+from pushserver.protocols.native import framing as native
 from pushserver.server.events.service import EventService
 from pushserver.server.hub import Hub
 from pushserver.server.stats import Counters
-from pushserver.web import tls
+from pushserver.web import sse, tls
 
 if TYPE_CHECKING:
     from pushserver.engine.interfaces import IEngine
@@ -53,6 +55,8 @@ _FAILURES: Final = frozenset(
         "INTERNAL_ERROR",
     }
 )
+#: What is spoken on connections.
+_DIALECTS: Final = (native.SUBPROTOCOL, sse.PROTOCOL, *centrifuge.DIALECTS)
 #: The engine's figures that are not its own matter, but the operator's: they stand without its name before them.
 _STORE: Final = ("store_bytes", "store_room_bytes")
 
@@ -127,8 +131,8 @@ class Measures:
         by_dialect = GaugeMetricFamily(
             "pushserver_dialect_connections", "Open connections, by what is spoken on them.", labels=["dialect"]
         )
-        for name, count in sorted(kinds.items()):
-            by_dialect.add_metric([name], count)
+        for name in sorted({*_DIALECTS, *kinds}):
+            by_dialect.add_metric([name], kinds[name])
         yield by_dialect
         yield _gauge("connections_limit", "Connections that the server takes.", facts.connections_limit())
         yield _gauge("connections_closing", "Sockets in a closing handshake.", counters.sockets - len(hub.connections))

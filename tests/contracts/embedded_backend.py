@@ -64,6 +64,7 @@ class EmbeddedBackend:
             "history": "UPDATE history SET body = ? WHERE offset = ?"
             " AND channel = (SELECT channel FROM channel WHERE name = ?)",
             "task": "UPDATE task SET body = ? WHERE 0 = ? AND task_id = ?",
+            "event": "UPDATE webhook_dead SET body = ? WHERE 0 = ? AND event_id = ?",
             "status": "INSERT OR REPLACE INTO last_seen (seen_at, user_id) SELECT ?, ?3 WHERE ?2 = 0",
         }
         connection = sqlite3.connect(self.directory / "state" / FILE)

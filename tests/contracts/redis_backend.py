@@ -120,6 +120,7 @@ class RedisBackend:
             f" local body = string.match(entry[1], '^{offset}%-') and '{escaped}' or entry[2][2]"
             " redis.call('XADD', key, entry[1], 'd', body, 'n', entry[2][4]) end",
             "task": f"return redis.call('HSET', 'contract:task:{name}', 'state', '{escaped}')",
+            "event": f"return redis.call('HSET', 'contract:events:dead', 'mail {name}', '{escaped}')",
             "status": f"return redis.call('SET', 'contract:seen:{name}', '{escaped}')",
         }
         assert "ERR" not in self.server.command("EVAL", scripts[kind], "0")

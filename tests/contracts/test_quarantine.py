@@ -10,9 +10,11 @@ from pushserver.core import errors
 from pushserver.core.positions import recovered
 from pushserver.core.publication import encode
 from pushserver.core.task import NewTask, create
+from pushserver.engine import dead_events
 from pushserver.engine.interfaces import Retention, TaskEvent
 
 from .nodes import contents, publication
+from .test_deliveries import dead
 
 if TYPE_CHECKING:
     from .nodes import Nodes, RunningNode
@@ -97,6 +99,28 @@ async def test_the_state_of_a_task(nodes: Nodes) -> None:
     with pytest.raises(errors.NotFound):
         await node.tasks.get("good")
     assert len(await aside(node)) == 2
+
+
+@pytest.mark.parametrize("body", [b"\xff\x00", b'{"webhook":"mail"', b'{"webhook":"mail","event":{"id":1}}', None])
+async def test_a_dead_event(nodes: Nodes, body: bytes | None) -> None:
+    node = await nodes.start()
+    assert await node.deliveries.lease(60_000)
+    whole, damaged, later = dead(nodes, "1-1", age=2), dead(nodes, "1-2", age=1), dead(nodes, "1-3")
+    await node.deliveries.add_dead([whole, damaged, later])
+    if body is None:
+        # Its text is no UTF-8.
+        body = dead_events.encode(damaged).replace(b'"7"', b'"\xff"')
+    assert await node.deliveries.retry("mail", ["1-1", "1-2"]) == 2
+    nodes.backend.spoil("event", "1-2", body=body)
+    # Whoever reads it first keeps it aside.
+    assert await node.deliveries.retried("mail") == [whole]
+    assert await node.deliveries.dead() == [whole, later]
+    assert await node.deliveries.retried("mail") == [whole]
+    assert await aside(node) == [("event", "mail", None, body)]
+    nodes.backend.spoil("event", "1-3")
+    assert await node.deliveries.dead() == [whole]
+    assert len(await aside(node)) == 2
+    assert await node.deliveries.retry("mail", None) == 1
 
 
 async def test_when_a_user_was_last_seen(nodes: Nodes) -> None:

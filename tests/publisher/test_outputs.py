@@ -131,6 +131,27 @@ def test_a_long_text_goes_in_pieces_that_a_request_holds(api: FakeApi, publisher
     assert max(map(len, api.outputs[task.task_id, "main"])) <= APPEND_LIMIT
 
 
+def test_what_something_before_the_server_finds_too_large_goes_in_halves(
+    api: FakeApi, publisher: Publisher, caplog: pytest.LogCaptureFixture
+) -> None:
+    api.proxy_limit = 2_500
+    text = "".join(f"{n} " for n in range(2_000))
+    with publisher.task(42) as task:
+        task.write(text)
+        for n in range(50):
+            task.emit("i" * 90 + str(n), "rows")
+        # One of its items never passes, and nothing waits for it.
+        task.emit("i" * 3_000, "rows")
+        task.emit("last", "rows")
+    assert text_of(api, task.task_id) == text
+    rows = [row for part in api.outputs[task.task_id, "rows"] for row in part]
+    assert rows == [*("i" * 90 + str(n) for n in range(50)), "last"]
+    assert (api.only_task()["status"], api.only_task()["truncated"]) == ("completed", True)
+    assert [each for each in caplog.messages if "HTTP_413" in each] == [
+        "the push server refused task.output: HTTP_413: an answer of something before the push server"
+    ]
+
+
 def test_who_only_writes_sees_that_the_owner_asks_to_cancel(api: FakeApi, publisher: Publisher) -> None:
     def work() -> None:
         with publisher.task(42) as task:

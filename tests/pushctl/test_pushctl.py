@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import io
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ import click
 import jwt
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from pushserver.pushctl import calls, live, show
 from pushserver.pushctl.options import COMMON
@@ -432,6 +434,13 @@ def test_cells_are_text() -> None:
     ]
     assert show.moment(None) == ""
     assert show.moment(0).startswith("19")
+
+
+def test_facts_begin_with_the_first_of_them() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    console.print(show.table(("", ""), show.facts({"users": 2, "rates": {"in": 1.5}})), end="")
+    assert isinstance(console.file, io.StringIO)
+    assert [line.split() for line in console.file.getvalue().splitlines()] == [["users", "2"], ["rates.in", "1.5"]]
 
 
 def test_top_bears_figures_of_any_shape() -> None:

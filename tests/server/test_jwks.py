@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import socket
 import threading
+from collections.abc import Callable
 from http.client import BadStatusLine, IncompleteRead
 from pathlib import Path
 from typing import Any
@@ -41,7 +44,7 @@ class World:
         self.admission.set()
         self.keys = KeySet("https://id.example/keys", Clock(self.clock), self.fetch)
 
-    def fetch(self, url: str) -> bytes:
+    def fetch(self, url: str, seconds: Callable[[], float]) -> bytes:
         self.admission.wait(10)
         self.fetches += 1
         answer = self.answers.pop(0)
@@ -151,10 +154,34 @@ async def test_a_configured_key_needs_no_fetch() -> None:
 def test_a_document_is_read_up_to_its_bound(tmp_path: Path) -> None:
     keys = tmp_path / "keys.json"
     keys.write_bytes(document("1"))
-    assert fetch(keys.as_uri()) == document("1")
+    assert fetch(keys.as_uri(), lambda: 0.0) == document("1")
     keys.write_bytes(b" " * (MAX_SIZE + 1))
     with pytest.raises(ValueError, match="too large"):
-        fetch(keys.as_uri())
+        fetch(keys.as_uri(), lambda: 0.0)
+
+
+@pytest.mark.parametrize(
+    "begun", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\n\r\n"], ids=["status", "head", "body"]
+)
+def test_an_answer_that_comes_byte_by_byte_has_one_time_limit(begun: bytes) -> None:
+    def drip(listener: socket.socket) -> None:
+        with listener.accept()[0] as connection:
+            connection.sendall(begun)
+            try:
+                while True:
+                    connection.sendall(b"H")
+            except OSError:
+                # It was given up.
+                return
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        provider = threading.Thread(target=drip, args=[listener])
+        provider.start()
+        with pytest.raises(OSError, match="no whole answer within 10 s"):
+            # Each look at the clock finds it three seconds later.
+            fetch(f"http://127.0.0.1:{listener.getsockname()[1]}/keys", itertools.count(step=3).__next__)
+        provider.join(30)
+    assert not provider.is_alive()
 
 
 async def test_a_key_set_of_the_wrong_shape_lets_nobody_in() -> None:

@@ -35,7 +35,7 @@ MUTANTS = (
             (
                 _SENDER,
                 _FAILED,
-                f"        lane.queue.popleft()\n        entry.settled = True\n        return\n{_FAILED}",
+                f"        lane.queue.popleft()\n        self._finish(entry)\n        return\n{_FAILED}",
             ),
         ),
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from pushserver.engine.embedded.database import FILE
 from pushserver.pushctl.verbs import pushctl
 from tests.harness import Server, start, wait_until
 from tests.webhooks import HttpReceiver, receiving
@@ -62,6 +64,21 @@ def test_an_event_comes_to_the_webhook_and_is_pulled(server: Server, receiver: H
     assert (event["type"], event["data"]["status"]) == ("task.finished", "completed")
     assert pull(server, f"?after={event['id']}") == {"events": [], "last": event["id"]}
     assert receiver.faults == []
+
+
+def test_one_that_is_damaged_is_told_as_lost(server: Server) -> None:
+    before = pull(server)["last"]
+    for task_id in ("whole", "damaged", "later"):
+        end_task(server, task_id)
+    (_, damaged, _) = pull(server, f"?after={before}")["events"]
+    connection = sqlite3.connect(server.state_dir / FILE)
+    spoil = "UPDATE event SET body = replace(body, ?, ?) WHERE event_id = ?"
+    assert connection.execute(spoil, (b"damaged", b"dam\xffged", damaged["id"])).rowcount == 1
+    connection.commit()
+    connection.close()
+    answer = pull(server, f"?after={before}")
+    assert [event["data"]["taskId"] for event in answer["events"]] == ["whole", "later"]
+    assert answer["lost"]
 
 
 def test_pulling_waits_for_an_event(server: Server) -> None:

@@ -130,6 +130,11 @@ def test_what_is_told_apart_by_a_label_is_there_at_zero_from_the_start() -> None
     assert said["pushserver_authentication_failures_total{code=TOKEN_EXPIRED}"] == 0
     assert said["pushserver_errors_total{code=RATE_LIMITED}"] == 0
     assert said["pushserver_engine_seconds_count{operation=publish}"] == 0
+    spoken = {name for name in said if name.startswith("pushserver_dialect_connections")}
+    kinds = ["pushserver.v1.json", "sse", *(f"centrifuge-{kind}" for kind in ("json", "protobuf", "sse"))]
+    kinds += ["centrifuge-stream-json", "centrifuge-stream-protobuf"]
+    assert spoken == {f"pushserver_dialect_connections{{dialect={kind}}}" for kind in kinds}
+    assert {said[name] for name in spoken} == {0}
     assert said["pushserver_delivery_seconds_bucket{le=+Inf}"] == 0
 
 

@@ -10,7 +10,7 @@ from zope.interface import implementer
 from pushserver.core.errors import Unavailable
 from pushserver.engine.interfaces import IDeliveries, IEvents
 
-from .operations import AppendEvents, EventCall, EventRowCall, RowCall, TellUnread, TrimEvents
+from .operations import AppendEvents, DeadEventCall, EventCall, EventRowCall, RowCall, TellUnread, TrimEvents
 from .rows import deliveries
 from .rows.events import EventRows
 
@@ -89,13 +89,13 @@ class EmbeddedDeliveries:
         return self._writer.submit(RowCall(deliveries.add_dead, dead))
 
     def dead(self) -> Deferred[list[DeadEvent]]:
-        return self._writer.submit(RowCall(deliveries.dead, self._clock.now()))
+        return self._writer.submit(DeadEventCall(deliveries.dead))
 
     def retry(self, webhook: str, ids: Sequence[str] | None) -> Deferred[int]:
         return self._writer.submit(RowCall(deliveries.retry, webhook, ids, self._clock.now()))
 
     def retried(self, webhook: str) -> Deferred[list[DeadEvent]]:
-        return self._writer.submit(RowCall(deliveries.retried, webhook))
+        return self._writer.submit(DeadEventCall(deliveries.retried, webhook))
 
     def revive(self, webhook: str, id: str) -> Deferred[None]:
         return self._writer.submit(RowCall(deliveries.revive, webhook, id))

@@ -180,6 +180,15 @@ class RowCall(_Call[T]):
         return self._method(store.connection, *self._arguments)
 
 
+class DeadEventCall(_Call[T]):
+    """``function(connection, quarantine, now, …)``"""
+
+    __slots__ = ()
+
+    def carry_out(self, store: Store) -> T:
+        return self._method(store.connection, store.quarantine, store.now, *self._arguments)
+
+
 class EventRowCall(_Call[T]):
     """``method(events, connection, …)``"""
 

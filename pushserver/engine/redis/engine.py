@@ -111,7 +111,7 @@ class RedisEngine:
         )
         rules = EventRules()
         self.events = RedisEvents(clock, self._commands, names, rules)
-        self.deliveries = RedisDeliveries(clock, self._commands, names)
+        self.deliveries = RedisDeliveries(clock, self._commands, names, self._quarantine)
         self.broker = RedisBroker(self._commands, self._live, self._cluster, names, rules, self._settings)
         self.history = RedisHistory(self._commands, names, pages, self._feeds)
         self.inbox = RedisInbox(self._commands, pages, self._live, names, limits, rules)

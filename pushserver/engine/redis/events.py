@@ -11,6 +11,7 @@ from zope.interface import implementer
 
 from pushserver.core import events as core_events
 from pushserver.core import publication as publications
+from pushserver.engine import dead_events
 from pushserver.engine.interfaces import (
     DEAD_TTL,
     MAX_DEAD,
@@ -33,12 +34,10 @@ if TYPE_CHECKING:
     from .commands import RedisCommands
     from .connection import Part, Reply
     from .names import Names
+    from .quarantine import Quarantine
 
 #: The name of the lease under which one node sends to webhooks.
 LEASE: Final = "events"
-
-_encode: Final = msgspec.json.Encoder().encode
-_dead: Final = msgspec.json.Decoder(DeadEvent).decode
 
 
 def packed(events: Sequence[NewEvent], rules: EventRules) -> bytes:
@@ -115,10 +114,11 @@ class RedisDeliveries:
     """How far webhooks have come: for each a hash with its cursor, one with the subjects that wait, and a sorted set of
     what is held, ``<subject> NUL <number> <id>``, in the order of these texts."""
 
-    def __init__(self, clock: EngineClock, commands: RedisCommands, names: Names) -> None:
+    def __init__(self, clock: EngineClock, commands: RedisCommands, names: Names, quarantine: Quarantine) -> None:
         self._clock = clock
         self._commands = commands
         self._names = names
+        self._quarantine = quarantine
         self._token = secrets.token_hex(12)
         self._lease = names.lease(LEASE)
 
@@ -194,8 +194,19 @@ class RedisDeliveries:
         return Deferred.fromCoroutine(self._dead())
 
     async def _dead(self) -> list[DeadEvent]:
-        reply = await self._commands.run("dead", self._names.dead_events[:2], self._oldest())
-        return [_dead(each) for each in reply]
+        return await self._whole(await self._commands.run("dead", self._names.dead_events[:2], self._oldest()))
+
+    async def _whole(self, reply: Sequence[Reply]) -> list[DeadEvent]:
+        """Return the events of a reply of fields and events; one that cannot be read is kept aside."""
+        found: list[DeadEvent] = []
+        for field, event in zip(reply[::2], reply[1::2], strict=True):
+            try:
+                found.append(dead_events.read_kept(event))
+            except (ValueError, TypeError) as error:
+                place = field.decode()
+                webhook = place.partition(" ")[0]
+                await self._quarantine.put("event", webhook, self._names.dead_events[0], event, str(error), place)
+        return found
 
     def retry(self, webhook: str, ids: Sequence[str] | None) -> Deferred[int]:
         return Deferred.fromCoroutine(self._retry(webhook, ids))
@@ -212,7 +223,7 @@ class RedisDeliveries:
 
     async def _retried(self, webhook: str) -> list[DeadEvent]:
         dead, _, again = self._names.dead_events
-        found = [_dead(each) for each in await self._write("webhook_retried", [dead, again], f"{webhook} ")]
+        found = await self._whole(await self._write("webhook_retried", [dead, again], f"{webhook} "))
         return sorted(found, key=lambda each: core_events.number_of(_id(each)))
 
     def revive(self, webhook: str, id: str) -> Deferred[None]:
@@ -239,4 +250,4 @@ def _id(dead: DeadEvent) -> str:
 
 
 def _buried(dead: DeadEvent) -> list[Part]:
-    return [f"{dead.webhook} {_id(dead)}", _encode(dead), dead.died_at]
+    return [f"{dead.webhook} {_id(dead)}", dead_events.encode(dead), dead.died_at]

@@ -20,6 +20,12 @@ from pushserver.protocols.centrifuge.pushes import ChannelNames, push
 NO_REASON: Final = "closed"
 #: The part of an interval before the first ping: clients reckon with whole intervals.
 FIRST_PING: Final = 0.5
+#: What its kinds are called in lists of connections: the codecs over WebSockets, and those of streams.
+OVER_WEBSOCKETS: Final = ("centrifuge-json", "centrifuge-protobuf")
+STREAM_JSON: Final = "centrifuge-stream-json"
+STREAM_PROTOBUF: Final = "centrifuge-stream-protobuf"
+STREAM_EVENTS: Final = "centrifuge-sse"
+DIALECTS: Final = (*OVER_WEBSOCKETS, STREAM_JSON, STREAM_PROTOBUF, STREAM_EVENTS)
 
 
 class _Dialect:
@@ -75,7 +81,7 @@ class WebSocketDialect(_Dialect):
         self._window = window
         self._min_size = min_size
         ping = rfc6455.HEARTBEAT if frame_pings else rfc6455.frame(self._opcode, codec.reply(PING))
-        super().__init__("centrifuge-protobuf" if binary else "centrifuge-json", codec, names, ping)
+        super().__init__(OVER_WEBSOCKETS[binary], codec, names, ping)
 
     def text(self, payload: bytes) -> bytes:
         if self._window is None:

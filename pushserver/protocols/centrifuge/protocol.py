@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from pushserver.protocols.centrifuge import framing
 from pushserver.protocols.centrifuge.framing import StreamDialect, WebSocketDialect, delimited, event, line
 from pushserver.protocols.centrifuge.json import JsonCodec
 from pushserver.protocols.centrifuge.messages import Codec
@@ -101,9 +102,9 @@ class StreamProtocols:
 
     def __init__(self, rates: Rates, rules: Rules) -> None:
         json, protobuf, names = JsonCodec(), ProtobufCodec(), rules.names
-        lines = StreamDialect("centrifuge-stream-json", json, names, line)
-        pieces = StreamDialect("centrifuge-stream-protobuf", protobuf, names, delimited)
-        events = StreamDialect("centrifuge-sse", json, names, event)
+        lines = StreamDialect(framing.STREAM_JSON, json, names, line)
+        pieces = StreamDialect(framing.STREAM_PROTOBUF, protobuf, names, delimited)
+        events = StreamDialect(framing.STREAM_EVENTS, json, names, event)
         self.lines = StreamProtocol(json, lines, rates, rules, "application/json")
         self.protobuf = StreamProtocol(protobuf, pieces, rates, rules, OCTETS)
         self.events = StreamProtocol(json, events, rates, rules, "text/event-stream; charset=utf-8")

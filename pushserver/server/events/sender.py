@@ -34,8 +34,10 @@ if TYPE_CHECKING:
 #: Attempts at a time, and how many of them may be of subjects that failed before.
 AT_ONCE: Final = 32
 AGAIN_AT_ONCE: Final = AT_ONCE // 2
-#: Events that are read ahead, and those of one read; bytes of one read.
+#: Events that are read ahead and not settled, and how many may lie behind the oldest of them: so long goes on what is
+#: not of its subject, and so many are sent again at most where this node dies. Those of one read; bytes of one read.
 WINDOW: Final = 400
+AHEAD: Final = 5 * WINDOW
 BATCH: Final = 200
 BATCH_BYTES: Final = 4 * 1024 * 1024
 #: Subjects that may be held; beyond it nothing more is read: it is not subjects that fail, but the receiver.
@@ -50,15 +52,25 @@ QUIET: Final = 60.0
 Post = Callable[[Webhook, str, bytes], Awaitable[AttemptResult]]
 
 
+class _Slot:
+    """Where an event stands that was read, and whether it is settled: taken, held in the store, dead, or not wanted."""
+
+    __slots__ = ("id", "settled")
+
+    def __init__(self, id: str) -> None:
+        self.id = id
+        self.settled = False
+
+
 class _Entry:
-    """An event that was read, and whether it is settled: taken, held in the store, dead, or not wanted."""
+    """An event that is not settled."""
 
-    __slots__ = ("body", "event", "settled")
+    __slots__ = ("body", "event", "slot")
 
-    def __init__(self, event: Event, body: bytes) -> None:
+    def __init__(self, event: Event, body: bytes, slot: _Slot) -> None:
         self.event = event
         self.body = body
-        self.settled = False
+        self.slot = slot
 
 
 class _Lane:
@@ -110,7 +122,9 @@ class WebhookSender:
         self._counters = counters
         self._age = age
         self._may_send = may_send
-        self._window: deque[_Entry] = deque()
+        self._window: deque[_Slot] = deque()
+        #: how many of these are not settled
+        self._open = 0
         self._lanes: dict[str, _Lane] = {}
         self._ready: deque[_Lane] = deque()
         #: when each held subject is sent again, ms of the monotonic clock
@@ -136,7 +150,7 @@ class WebhookSender:
     @property
     def waiting(self) -> int:
         """Return how many events are known to wait: read, or held."""
-        return len(self._window) + self.held
+        return self._open + self.held
 
     @property
     def cursor(self) -> str:
@@ -164,6 +178,9 @@ class WebhookSender:
             await self._rest()
             if self._problem is not None:
                 raise self._problem
+        # Nobody else sends to this receiver meanwhile.
+        for attempt in list(self._under_way):
+            await attempt
 
     async def stop(self, patience: float) -> None:
         """Begin nothing more, and wait so many seconds for what is under way; then end it."""
@@ -198,7 +215,7 @@ class WebhookSender:
         if self._stopping or self._problem is not None:
             return
         seconds = POLL
-        if self._due and not self.gone and self._again_under_way < AGAIN_AT_ONCE:
+        if self._due and self._going and self._again_under_way < AGAIN_AT_ONCE:
             seconds = min(seconds, max(0.0, (self._due[0][0] - self._clock.milliseconds()) / 1000))
         self._resting = Deferred()
         call = self._clock.later(seconds, self._wake)
@@ -209,7 +226,7 @@ class WebhookSender:
     # -- from the outbox to the lanes ---------------------------------------------------------------------------------
 
     async def _read(self) -> None:
-        while len(self._window) < WINDOW and len(self._due) < MAX_HELD and not self._stopping:
+        while self._has_room and len(self._due) < MAX_HELD and not self._stopping:
             page = await self._outbox.read(self._position, BATCH, BATCH_BYTES)
             if page.lost:
                 self._log.warn(
@@ -223,21 +240,30 @@ class WebhookSender:
             if len(page.events) == 0:
                 return
 
+    @property
+    def _has_room(self) -> bool:
+        return self._open < WINDOW and len(self._window) < AHEAD
+
     def _take(self, stored: StoredEvent) -> None:
         try:
-            event = events.decode(stored.body)
-        except msgspec.DecodeError:
+            event = events.read_kept(stored.body)
+        except ValueError:
             # Somebody else's entry in the stream.
             self._log.warn("what is kept as {id} is no event", id=stored.id)
             return
-        entry = _Entry(event, stored.body)
-        self._window.append(entry)
+        slot = _Slot(event.id)
+        self._window.append(slot)
         if event.type not in self.webhook.types:
-            entry.settled = True
+            slot.settled = True
             return
+        self._open += 1
         lane = self._lane(event.subject)
-        lane.queue.append(entry)
+        lane.queue.append(_Entry(event, stored.body, slot))
         self._note(lane)
+
+    def _finish(self, entry: _Entry) -> None:
+        entry.slot.settled = True
+        self._open -= 1
 
     def _lane(self, subject: str) -> _Lane:
         lane = self._lanes.get(subject)
@@ -271,7 +297,7 @@ class WebhookSender:
         await self._store.hold(self._name, state, [entry.event.id for entry in entries])
         self.held += len(entries)
         for entry in entries:
-            entry.settled = True
+            self._finish(entry)
             if lane.queue and lane.queue[0] is entry:
                 lane.queue.popleft()
 
@@ -294,7 +320,7 @@ class WebhookSender:
         """Write down how far all is settled, at most every so many seconds."""
         window = self._window
         while window and window[0].settled:
-            self._cursor = window.popleft().event.id
+            self._cursor = window.popleft().id
         if not window:
             self._cursor = self._position
         now = self._clock.seconds()
@@ -367,13 +393,13 @@ class WebhookSender:
         outcome = await self._attempt(entry.event, entry.body)
         if outcome.taken:
             lane.queue.popleft()
-            entry.settled = True
+            self._finish(entry)
             return
         due = self._next(entry.event, 1, outcome)
         if due is None:
             await self._store.add_dead([self._dead(entry.event, entry.body, outcome, 1)])
             lane.queue.popleft()
-            entry.settled = True
+            self._finish(entry)
             return
         async with lane.lock:
             state = HeldSubject(lane.subject, 1, due)
@@ -383,9 +409,15 @@ class WebhookSender:
 
     async def _send_held(self, lane: _Lane) -> None:
         """Send what is held of a subject, until something fails or nothing is left."""
-        while lane.held is not None and self._going:
+        while lane.held is not None:
+            if not self._going:
+                # Where the lease was only late, it goes on; a sender that ends leaves all to the next one.
+                self._note_due(self._clock.now(), lane.subject)
+                return
             stored = await self._store.held(self._name, lane.subject, 1)
-            if not stored or not stored[0].body:
+            try:
+                event = events.read_kept(stored[0].body if stored else b"")
+            except ValueError:
                 if stored:
                     self._log.warn(
                         "webhook {webhook}: an event of {subject} is gone from the outbox before it was taken",
@@ -395,7 +427,6 @@ class WebhookSender:
                     )
                 await self._release(lane, stored[0].id if stored else events.BEGINNING, None)
                 continue
-            event = events.decode(stored[0].body)
             outcome = await self._attempt(event, stored[0].body)
             if outcome.taken:
                 await self._release(lane, event.id, None)

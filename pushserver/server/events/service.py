@@ -182,6 +182,8 @@ class EventService:
     async def _send(self, webhook: Webhook) -> None:
         # At the end of the turn: the caller has not noted this one yet.
         await self._clock.sleep(0)
+        if not self.holds or webhook not in self._settings.webhooks:
+            return
         known = self._known.get(webhook.name, self._clock.seconds())
         sender = WebhookSender(
             self._clock,
@@ -194,9 +196,11 @@ class EventService:
         )
         self._senders[webhook.name] = sender
         try:
-            await sender.run()
+            try:
+                await sender.run()
+            finally:
+                sender.abandon()
         except Unavailable:
-            sender.abandon()
             await self._clock.sleep(AGAIN)
 
     async def _stop_senders(self, names: Sequence[str], patience: float) -> None:

@@ -14,7 +14,7 @@ from twisted.logger import globalLogPublisher
 from pushserver.core import events
 from pushserver.core.errors import Unavailable
 from pushserver.core.webhooks import DELAYS
-from pushserver.engine.interfaces import EventRules
+from pushserver.engine.interfaces import EventRules, StoredEvent
 from pushserver.server.events import sender as senders
 from pushserver.server.events.attempt_result import AttemptResult
 from pushserver.server.events.sender import AGAIN_AT_ONCE, AT_ONCE, QUIET
@@ -83,6 +83,45 @@ async def test_what_fails_holds_up_its_subject_alone(stage: Stage) -> None:
     await stage.pass_time(0.5)
     assert stage.taken[-1] == ("user:bad", 6)
     assert stage.counters.webhook_failed == {"mail": 1}
+    await sender.stop()
+
+
+async def test_what_hangs_holds_up_its_subject_alone(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(senders, "WINDOW", 20)
+    hanging: Deferred[AttemptResult] = Deferred()
+    stage.answer = lambda event: hanging if event.subject == "user:slow" else OK
+    sender = stage.sender()
+    await stage.settle()
+    await stage.tell(("slow", 0))
+    for n in range(1, 4):
+        await stage.tell(*[(str(user), n) for user in range(30)])
+        await stage.pass_time(1)
+    assert len(stage.taken) == 90
+    assert sender.sender.waiting == 1
+    hanging.callback(OK)
+    await stage.pass_time(1)
+    assert sender.sender.waiting == 0
+    await sender.stop()
+
+
+async def test_what_is_held_and_damaged_is_told_and_holds_up_nothing(stage: Stage) -> None:
+    stage.answer = lambda event: FAILED
+    sender = stage.sender()
+    await stage.settle()
+    await stage.tell(("7", 0), ("7", 1))
+    await stage.pass_time(1)
+    held, damaged = stage.engine.deliveries.held, [b"{"]
+
+    def spoilt(*asked: Any) -> Deferred[list[StoredEvent]]:
+        return held(*asked).addCallback(
+            lambda found: [StoredEvent(each.id, damaged.pop() if damaged else each.body) for each in found]
+        )
+
+    stage.engine.deliveries.held = spoilt  # type: ignore[method-assign]
+    stage.answer = lambda event: OK
+    await stage.pass_time(6)
+    assert stage.taken == [("user:7", 1)]
+    assert sender.sender.waiting == 0
     await sender.stop()
 
 

@@ -18,7 +18,7 @@ from pushserver.server.events.attempt_result import AttemptResult
 from pushserver.server.events.sender import AT_ONCE, WINDOW
 from pushserver.server.events.service import LEASE, EventService, EventSettings
 from tests.contracts.nodes import publication
-from tests.server.events.stage import GONE, MAIL, OK, Stage
+from tests.server.events.stage import FAILED, GONE, MAIL, OK, Stage
 
 SETTINGS = EventSettings(types=frozenset(SUBJECTS), rules=EventRules(86_400_000, 1 << 30), webhooks=(MAIL,))
 
@@ -30,12 +30,16 @@ class Leased:
         self.free = True
         self.asked = 0
         self.away = False
+        #: set: who asks for it has to wait for this
+        self.answered: Deferred[bool] | None = None
         stage.engine.deliveries.lease = self._lease  # type: ignore[method-assign]
         self.service = EventService(stage.time.clock, stage.engine, stage.counters, stage.post, SETTINGS)
         self.service.start()
 
     def _lease(self, ttl: int) -> Deferred[bool]:
         self.asked += 1
+        if self.answered is not None:
+            return self.answered
         return fail(Unavailable("away")) if self.away else succeed(self.free and ttl > 0)
 
 
@@ -119,6 +123,49 @@ async def test_a_node_that_stood_still_for_longer_than_its_lease_sends_nothing_m
     assert {n for _, n in stage.taken} == set(range(WINDOW))
 
 
+async def test_what_was_sent_again_as_the_lease_came_late_goes_on(stage: Stage, leased: Leased) -> None:
+    await stage.pass_time(1)
+    stage.answer = lambda event: FAILED
+    await stage.tell(("7", 1), ("7", 2))
+    await stage.pass_time(1)
+    # The first is taken at its second attempt, and what the store says to that comes late.
+    stage.answer = lambda event: OK
+    release, stored = stage.engine.deliveries.release, Deferred[None]()
+    stage.engine.deliveries.release = lambda *given: release(*given).addCallback(  # type: ignore[method-assign]
+        lambda left: stored.addCallback(lambda _: left)
+    )
+    await stage.pass_time(5)
+    assert stage.taken == [("user:7", 1)]
+    asked, leased.answered = leased.asked, Deferred()
+    while leased.asked == asked:
+        await stage.pass_time(0.25)
+    # By its clock this node has the lease no more, until it hears that it has; both before the timers.
+    stage.time.reactor.rightNow += (LEASE - 2_000) / 1000
+    assert not leased.service.holds
+    stored.callback(None)
+    answered, leased.answered = leased.answered, None
+    answered.callback(True)
+    assert leased.service.holds
+    await stage.pass_time(1)
+    assert stage.taken == [("user:7", 1), ("user:7", 2)]
+
+
+async def test_after_a_reload_nothing_is_sent_while_something_is_under_way(stage: Stage, leased: Leased) -> None:
+    await stage.pass_time(1)
+    hanging: Deferred[AttemptResult] = Deferred()
+    stage.answer = lambda event: hanging
+    await stage.tell(("7", 1))
+    await stage.pass_time(1)
+    other = msgspec.structs.replace(MAIL, timeout=2_000)
+    leased.service.adopt(msgspec.structs.replace(SETTINGS, webhooks=(other,)))
+    await stage.pass_time(1.5)
+    hanging.callback(OK)
+    stage.answer = lambda event: OK
+    await stage.tell(("7", 2))
+    await stage.pass_time(3)
+    assert stage.attempts == [("user:7", 1), ("user:7", 2)]
+
+
 async def test_a_store_that_fails_for_a_while_loses_nothing(stage: Stage, leased: Leased) -> None:
     await stage.pass_time(1)
     move_cursor = stage.engine.deliveries.move_cursor
@@ -132,6 +179,7 @@ async def test_a_store_that_fails_for_a_while_loses_nothing(stage: Stage, leased
 
 
 async def test_with_no_types_nothing_is_asked(stage: Stage, leased: Leased) -> None:
+    await stage.pass_time(1)
     leased.service.adopt(EventSettings(types=frozenset(), rules=EventRules(), webhooks=()))
     await stage.pass_time(12)
     asked = leased.asked

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
-
-import msgspec
+from typing import TYPE_CHECKING, Any
 
 from pushserver.core import events
+from pushserver.engine import dead_events
 from pushserver.engine.interfaces import DEAD_TTL, MAX_DEAD, DeadEvent, DeliveryState, HeldSubject
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from pushserver.engine.interfaces import StoredEvent
 
     from .events import EventRows
-
-_encode: Final = msgspec.json.Encoder().encode
-_dead: Final = msgspec.json.Decoder(DeadEvent).decode
+    from .quarantine import QuarantineRows
 
 
 def begin(connection: sqlite3.Connection, rows: EventRows, webhook: str, since: int) -> DeliveryState:
@@ -77,7 +74,7 @@ def release(connection: sqlite3.Connection, webhook: str, subject: str, id: str,
 def add_dead(connection: sqlite3.Connection, gone: Sequence[DeadEvent]) -> None:
     connection.executemany(
         "INSERT OR REPLACE INTO webhook_dead (webhook, event_id, died_at, body, again) VALUES (?, ?, ?, ?, 0)",
-        [(each.webhook, events.decode(bytes(each.event)).id, each.died_at, _encode(each)) for each in gone],
+        [(each.webhook, events.decode(bytes(each.event)).id, each.died_at, dead_events.encode(each)) for each in gone],
     )
     connection.execute(
         "DELETE FROM webhook_dead WHERE (webhook, event_id) IN"
@@ -86,11 +83,13 @@ def add_dead(connection: sqlite3.Connection, gone: Sequence[DeadEvent]) -> None:
     )
 
 
-def dead(connection: sqlite3.Connection, now: int) -> list[DeadEvent]:
+def dead(connection: sqlite3.Connection, quarantine: QuarantineRows, now: int) -> list[DeadEvent]:
     rows = connection.execute(
-        "SELECT body FROM webhook_dead WHERE died_at > ? ORDER BY died_at, webhook, event_id", (now - DEAD_TTL,)
+        "SELECT webhook, event_id, CAST(body AS BLOB) FROM webhook_dead WHERE died_at > ?"
+        " ORDER BY died_at, webhook, event_id",
+        (now - DEAD_TTL,),
     ).fetchall()
-    return [_dead(body) for (body,) in rows]
+    return _whole(connection, quarantine, now, rows)
 
 
 def retry(connection: sqlite3.Connection, webhook: str, ids: Sequence[str] | None, now: int) -> int:
@@ -107,14 +106,33 @@ def retry(connection: sqlite3.Connection, webhook: str, ids: Sequence[str] | Non
     )
 
 
-def retried(connection: sqlite3.Connection, webhook: str) -> list[DeadEvent]:
-    rows = connection.execute("SELECT body FROM webhook_dead WHERE webhook = ? AND again = 1", (webhook,)).fetchall()
-    found = [_dead(body) for (body,) in rows]
+def retried(connection: sqlite3.Connection, quarantine: QuarantineRows, now: int, webhook: str) -> list[DeadEvent]:
+    rows = connection.execute(
+        "SELECT webhook, event_id, CAST(body AS BLOB) FROM webhook_dead WHERE webhook = ? AND again = 1", (webhook,)
+    ).fetchall()
+    found = _whole(connection, quarantine, now, rows)
     return sorted(found, key=lambda each: events.number_of(events.decode(bytes(each.event)).id))
 
 
 def revive(connection: sqlite3.Connection, webhook: str, id: str) -> None:
     connection.execute("DELETE FROM webhook_dead WHERE webhook = ? AND event_id = ?", (webhook, id))
+
+
+def _whole(
+    connection: sqlite3.Connection,
+    quarantine: QuarantineRows,
+    now: int,
+    rows: Iterable[tuple[str, str, Any]],  # Any: what a damaged row holds
+) -> list[DeadEvent]:
+    """Return what these rows of ``webhook, id, body`` hold; one that cannot be read is kept aside."""
+    found: list[DeadEvent] = []
+    for webhook, id, body in rows:
+        try:
+            found.append(dead_events.read_kept(body))
+        except (ValueError, TypeError) as error:
+            quarantine.put(connection, now, "event", webhook, None, body, str(error))
+            revive(connection, webhook, id)
+    return found
 
 
 def sweep(connection: sqlite3.Connection, now: int, limit: int) -> int:

@@ -72,7 +72,7 @@ class EventRows:
         found: list[StoredEvent] = []
         room = max_bytes
         rows = connection.execute(
-            "SELECT event_id, body FROM event WHERE number > ? ORDER BY number LIMIT ?", (number, limit)
+            "SELECT event_id, CAST(body AS BLOB) FROM event WHERE number > ? ORDER BY number LIMIT ?", (number, limit)
         )
         for id, body in rows:
             room -= len(body)
@@ -102,7 +102,7 @@ class EventRows:
         found: list[StoredEvent] = []
         for number, id in held:
             row = connection.execute(
-                "SELECT body FROM event WHERE number = ? AND event_id = ?", (number, id)
+                "SELECT CAST(body AS BLOB) FROM event WHERE number = ? AND event_id = ?", (number, id)
             ).fetchone()
             found.append(StoredEvent(id, b"" if row is None else row[0]))
         return found
