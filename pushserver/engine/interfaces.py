@@ -728,11 +728,12 @@ class IOutputs(Interface):
         once: IdempotencyKey | None,
     ) -> Deferred[OutputTaken]:
         """Append, and notify who listens on the output's channel with an `pushserver.core.output.OutputPublication`.
-        An append that its ``producer``, or ``once``, had before changes nothing.
+        An append that its ``producer``, or ``once``, had before changes nothing, and is answered again: also after the
+        end, and whatever it holds.
 
         Fails with `errors.NotFound` where the task is not known, with `errors.Conflict` where it has ended, the output
         is of another kind or ``attempt`` (None: whichever it is) is another, with `errors.Refused` for one output too
-        many, and with what `pushserver.core.output.is_repeat` raises."""
+        many, and with what `pushserver.core.output.check_next` raises."""
 
     def read(task_id: str, name: str, since: Position | None, max_bytes: int) -> Deferred[OutputPage]:
         """Return what is kept after a position (None: from the first kept), at most ``max_bytes`` of it, or one item or
