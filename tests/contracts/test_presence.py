@@ -16,10 +16,10 @@ async def test_first_and_last_connection_are_told(nodes: Nodes) -> None:
     node = await nodes.start()
     other = await nodes.second(node)
     assert await node.presence.online("7") == Online("7", False, None)
-    assert await node.presence.connect("7", "c1") == 1
-    assert await other.presence.connect("7", "c2") == 2
-    assert await node.presence.connect("7", "c1") == 2
-    assert await node.presence.connect("8", "c3") == 1
+    assert await node.presence.connect("7", "c1") == (1, True)
+    assert await other.presence.connect("7", "c2") == (2, False)
+    assert await node.presence.connect("7", "c1") == (2, False)
+    assert await node.presence.connect("8", "c3") == (1, True)
     assert (await other.presence.online("7")).online is True
     assert await node.presence.disconnect("7", "c1", nodes.now()) is False
     assert await node.presence.disconnect("7", "c1", nodes.now()) is False
@@ -29,8 +29,34 @@ async def test_first_and_last_connection_are_told(nodes: Nodes) -> None:
     assert await other.presence.disconnect("7", "c2", nodes.now()) is False
     assert await node.presence.disconnect("never", "c9", nodes.now()) is False
     assert await node.presence.online("7") == Online("7", False, gone)
-    assert await other.presence.connect("7", "c4") == 1
+    assert await other.presence.connect("7", "c4") == (1, True)
     assert (await node.presence.online("7")).online is True
+
+
+async def test_who_comes_back_elsewhere_before_it_was_said_that_they_went_is_not_new(nodes: Nodes) -> None:
+    node = await nodes.start()
+    other = await nodes.second(node)
+    if other is node:
+        # There is no other node.
+        return
+    await node.presence.connect("7", "c1")
+    await node.presence.disconnect("7", "c1", nodes.now())
+    assert await other.presence.lingers("7")
+    assert not await other.presence.going("7", nodes.now())
+    assert await other.presence.connect("7", "c2") == (1, False)
+    assert not await node.presence.lingers("7")
+    assert not await node.presence.going("7", nodes.now())
+    assert not await node.presence.went("7")
+    # While it is said, and when it has been.
+    await other.presence.disconnect("7", "c2", nodes.now())
+    assert await other.presence.going("7", nodes.now())
+    assert not await node.presence.lingers("7")
+    assert await node.presence.connect("7", "c3") == (1, False)
+    assert not await other.presence.went("7")
+    await node.presence.disconnect("7", "c3", nodes.now())
+    assert await node.presence.going("7", nodes.now())
+    assert await node.presence.went("7")
+    assert await other.presence.connect("7", "c4") == (1, True)
 
 
 async def test_nodes_count_their_connections_whoever_they_belong_to(nodes: Nodes) -> None:
