@@ -780,6 +780,9 @@ class IPresence(Interface):
     def join(channel: str, user_id: str, connection_id: str, info: msgspec.Raw | None) -> Deferred[bool]:
         """Return true where this is the user's first subscription of the channel anywhere."""
 
+    def describe(channel: str, user_id: str, connection_id: str, info: msgspec.Raw | None) -> Deferred[None]:
+        """Replace what a subscription says of its user; nothing where it is not known."""
+
     def leave(channel: str, user_id: str, connection_id: str) -> Deferred[bool]:
         """Return true where it was the last."""
 

@@ -228,6 +228,12 @@ class Presence:
             # It left while the engine was asked.
             await self._leave(connection, namespace, channel)
 
+    async def describe(self, connection: Connection, namespace: Namespace, channel: str) -> None:
+        """A connection that follows a channel shows another token there, which may say something else of its user."""
+        identity = connection.identity_for(channel)
+        if namespace.tracks_presence and identity is not None and connection.identity is not None:
+            await self._engine.presence.describe(channel, identity.user_id, connection.id, _info(identity))
+
     def leave(self, connection: Connection, namespace: Namespace, channel: str) -> None:
         if connection.identity is None:
             self._detach(self._nobody_moved(connection, namespace, channel, False))

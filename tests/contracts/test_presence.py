@@ -100,6 +100,22 @@ async def test_first_and_last_subscription_of_a_channel_are_told(nodes: Nodes) -
     assert await node.presence.members("chat:b") == [Member("7", 1)]
 
 
+async def test_what_a_subscription_says_of_its_user_may_change(nodes: Nodes) -> None:
+    node = await nodes.start()
+    other = await nodes.second(node)
+    await node.presence.join("chat:a", "7", "c1", msgspec.Raw(b"1"))
+    await other.presence.join("chat:a", "7", "c2", msgspec.Raw(b"2"))
+    for info in (msgspec.Raw(b"3"), None, msgspec.Raw(b"4")):
+        await node.presence.describe("chat:a", "7", "c1", info)
+        assert await other.presence.members("chat:a") == [Member("7", 2, info)]
+    await other.presence.describe("chat:a", "7", "c2", msgspec.Raw(b"5"))
+    assert await node.presence.members("chat:a") == [Member("7", 2, msgspec.Raw(b"5"))]
+    for channel, connection in (("chat:a", "c3"), ("chat:b", "c1")):
+        await node.presence.describe(channel, "7", connection, msgspec.Raw(b"6"))
+    assert await node.presence.members("chat:a") == [Member("7", 2, msgspec.Raw(b"5"))]
+    assert await node.presence.members("chat:b") == []
+
+
 async def test_presence_ends_with_its_node(nodes: Nodes) -> None:
     node = await nodes.start()
     await node.presence.connect("7", "c1")

@@ -94,6 +94,13 @@ class EmbeddedPresence:
         connections[connection_id] = info
         return succeed(first)
 
+    def describe(self, channel: str, user_id: str, connection_id: str, info: msgspec.Raw | None) -> Deferred[None]:
+        users = self._members.get(channel, {})
+        if connection_id in users.get(user_id, {}):
+            # The first one's is shown.
+            users[user_id] = {connection_id: info} | {**users[user_id], connection_id: info}
+        return self._answer(None)
+
     def leave(self, channel: str, user_id: str, connection_id: str) -> Deferred[bool]:
         if not self._writer.accepting:
             return self._answer(False)

@@ -146,6 +146,18 @@ class RedisPresence:
         )
         return None if reply[0] == b"gone" else Arrival(int(reply[1]), bool(reply[0]))
 
+    def describe(self, channel: str, user_id: str, connection_id: str, info: msgspec.Raw | None) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._describe((channel, user_id, connection_id), bytes(info) if info else b""))
+
+    async def _describe(self, entry: Entry, info: bytes) -> None:
+        channel, user_id, _ = entry
+        if channel is None or self._held.get(entry, info) == info:
+            return
+        keys = [self._names.joins(self._cluster.incarnation), self._names.infos(channel)]
+        await self._commands.run("presence_describe", keys, _member(entry), user_id, PRESENCE_TTL, info)
+        if entry in self._held:
+            self._held[entry] = info
+
     # -- ending -------------------------------------------------------------------------------------------------------
 
     def disconnect(self, user_id: str, connection_id: str, now: int) -> Deferred[bool]:

@@ -40,6 +40,7 @@ _PARTS: Final[dict[str, tuple[str, ...]]] = {
     "nodes": ("clock",),
     "settings": ("clock",),
     "presence_begin": ("going",),
+    "presence_describe": (),
     "presence_end": ("leave",),
     "presence_going": ("going",),
     "presence_lingers": ("going",),
