@@ -124,20 +124,24 @@ def check_number(outputs: int) -> None:
 
 
 def is_repeat(known: tuple[int, int] | None, producer: Producer) -> bool:
-    """Return whether an append was taken before. ``known``: the epoch and the last ``seq`` of its producer.
+    """Return whether an append was taken before. ``known``: the epoch and the last ``seq`` of its producer."""
+    return known is not None and producer.epoch == known[0] and producer.seq <= known[1]
+
+
+def check_next(known: tuple[int, int] | None, producer: Producer) -> None:
+    """Check that an append which was not taken before is its producer's next one.
 
     Raises `ProducerConflict` for a lower epoch and for a gap, `errors.Invalid` for an epoch that does not begin at 0.
     """
     if known is None or producer.epoch > known[0]:
         if producer.seq != 0:
             raise Invalid("a producer's epoch begins at seq 0")
-        return False
+        return
     epoch, seq = known
     if producer.epoch < epoch:
         raise ProducerConflict("the producer has a later epoch", epoch, seq + 1)
     if producer.seq > seq + 1:
         raise ProducerConflict("appends of the producer are missing before this one", epoch, seq + 1)
-    return producer.seq <= seq
 
 
 def begins_character(octet: int) -> bool:

@@ -16,7 +16,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import msgspec
 from zope.interface import Attribute, Interface
@@ -353,6 +353,18 @@ class Member(msgspec.Struct, frozen=True, omit_defaults=True):
     user_id: str
     connections: int
     info: msgspec.Raw | None = None
+
+
+class Arrival(NamedTuple):
+    """A connection of a user begins.
+
+    Attributes:
+        connections: how many the user has anywhere, this one included.
+        new: whether it is the first, of a user of whom no other node is still to say that they went.
+    """
+
+    connections: int
+    new: bool
 
 
 class Online(msgspec.Struct, frozen=True):
@@ -728,11 +740,12 @@ class IOutputs(Interface):
         once: IdempotencyKey | None,
     ) -> Deferred[OutputTaken]:
         """Append, and notify who listens on the output's channel with an `pushserver.core.output.OutputPublication`.
-        An append that its ``producer``, or ``once``, had before changes nothing.
+        An append that its ``producer``, or ``once``, had before changes nothing, and is answered again: also after the
+        end, and whatever it holds.
 
         Fails with `errors.NotFound` where the task is not known, with `errors.Conflict` where it has ended, the output
         is of another kind or ``attempt`` (None: whichever it is) is another, with `errors.Refused` for one output too
-        many, and with what `pushserver.core.output.is_repeat` raises."""
+        many, and with what `pushserver.core.output.check_next` raises."""
 
     def read(task_id: str, name: str, since: Position | None, max_bytes: int) -> Deferred[OutputPage]:
         """Return what is kept after a position (None: from the first kept), at most ``max_bytes`` of it, or one item or
@@ -743,22 +756,32 @@ class IOutputs(Interface):
 class IPresence(Interface):
     """Who is where: users' connections and their subscriptions, counted over all nodes."""
 
-    def connect(user_id: str, connection_id: str) -> Deferred[int]:
-        """Return how many connections the user has anywhere, this one included: 1 where it is the first. Those of a
-        node that died count until it is taken for dead."""
+    def connect(user_id: str, connection_id: str) -> Deferred[Arrival]:
+        """Return how many connections the user has anywhere, and whether it falls to this node to say that the user
+        came. Connections of a node that died count until it is taken for dead."""
 
     def disconnect(user_id: str, connection_id: str, now: int) -> Deferred[bool]:
-        """Return true where it was the last. It falls to this node to say so, and to call `went` then; where it dies
+        """Return true where it was the last. It falls to this node to say so (`going`, then `went`); where it dies
         before that, another node's listener is notified (`Listener.offline`)."""
 
-    def went(user_id: str) -> Deferred[None]:
-        """It was said that the user went, or that is not so any more."""
+    def going(user_id: str, last_seen_at: int) -> Deferred[bool]:
+        """Return whether this node shall say now that the user went: nobody is here, and no other node is about to."""
+
+    def went(user_id: str) -> Deferred[bool]:
+        """It was said that the user went, or that is not so any more. Return false where another node took the user
+        back since `disconnect` or `going`, and did not say so."""
+
+    def lingers(user_id: str) -> Deferred[bool]:
+        """Return whether the user's last connection has ended on a node that has not begun to say so."""
 
     def online(user_id: str) -> Deferred[Online]:
         """Return whether the user is connected anywhere."""
 
     def join(channel: str, user_id: str, connection_id: str, info: msgspec.Raw | None) -> Deferred[bool]:
         """Return true where this is the user's first subscription of the channel anywhere."""
+
+    def describe(channel: str, user_id: str, connection_id: str, info: msgspec.Raw | None) -> Deferred[None]:
+        """Replace what a subscription says of its user; nothing where it is not known."""
 
     def leave(channel: str, user_id: str, connection_id: str) -> Deferred[bool]:
         """Return true where it was the last."""

@@ -80,6 +80,8 @@ class Presence:
         self._leaving: dict[str, tuple[IDelayedCall, int]] = {}
         #: those of them whom the others may have been told of: no answer came
         self._doubtful: set[str] = set()
+        #: users of whom this node is saying that they went
+        self._saying: set[str] = set()
         #: what the engine is being notified of
         self._telling: set[Deferred[Any]] = set()
         self._departures = UserTurns(clock, DEPARTING)
@@ -92,15 +94,16 @@ class Presence:
     async def connect(self, connection: Connection, user_id: str) -> int:
         """A user's connection is authenticated. Called once for each connection, and undone by `disconnect`. Return
         how many connections the user has on all nodes, as far as the engine knows."""
-        count = await self._engine.presence.connect(user_id, connection.id)
+        arrival = await self._engine.presence.connect(user_id, connection.id)
         waiting = self._leaving.pop(user_id, None)
         if waiting is not None:
             waiting[0].cancel()
+        self._saying.discard(user_id)
         # Who came back before anybody was notified that they had gone need not be announced.
-        if count == 1 and (waiting is None or user_id in self._doubtful):
+        if arrival.new and (waiting is None or user_id in self._doubtful):
             self._detach(self._announce_status(user_id, "online", self._clock.now()))
         self._doubtful.discard(user_id)
-        return count
+        return arrival.connections
 
     def disconnect(self, connection: Connection, user_id: str) -> None:
         self._depart(user_id, partial(self._disconnect, user_id, connection.id, self._clock.now()))
@@ -114,17 +117,24 @@ class Presence:
         self._detach(self._confirm_left(user_id, last_seen_at))
 
     async def _confirm_left(self, user_id: str, last_seen_at: int) -> None:
+        presence = self._engine.presence
+        self._saying.add(user_id)
         try:
-            online = await self._engine.presence.online(user_id)
-            if not online.online:
+            going = await presence.going(user_id, last_seen_at)
+            if going:
                 await self._announce_status(user_id, "offline", last_seen_at)
+            alone = await presence.went(user_id)
+            # Another node may have taken them back meanwhile, without a word.
+            unsaid = not alone if going else user_id in self._doubtful
+            if unsaid and user_id in self._saying and (await presence.online(user_id)).online:
+                await self._announce_status(user_id, "online", self._clock.now())
         except Unavailable:
             # Nobody else will say it: it is tried again after a while.
             self._doubtful.add(user_id)
             self.take_over({user_id: last_seen_at})
             raise
         self._doubtful.discard(user_id)
-        await self._engine.presence.went(user_id)
+        self._saying.discard(user_id)
 
     async def flush(self) -> dict[str, int]:
         """Wait until the engine knows who has gone. Return the users who have not been announced as offline yet, and
@@ -182,7 +192,7 @@ class Presence:
         """How it stands with a user: what a subscription of ``status:<id>`` is answered with."""
         online = await self._engine.presence.online(user_id)
         # Within the grace the user has not been announced as gone yet.
-        present = online.online or user_id in self._leaving
+        present = online.online or user_id in self._leaving or await self._engine.presence.lingers(user_id)
         return UserStatus(user_id, "online" if present else "offline", online.last_seen_at)
 
     # -- channels -----------------------------------------------------------------------------------------------------
@@ -217,6 +227,12 @@ class Presence:
         if connection.gone or channel not in connection.channels:
             # It left while the engine was asked.
             await self._leave(connection, namespace, channel)
+
+    async def describe(self, connection: Connection, namespace: Namespace, channel: str) -> None:
+        """A connection that follows a channel shows another token there, which may say something else of its user."""
+        identity = connection.identity_for(channel)
+        if namespace.tracks_presence and identity is not None and connection.identity is not None:
+            await self._engine.presence.describe(channel, identity.user_id, connection.id, _info(identity))
 
     def leave(self, connection: Connection, namespace: Namespace, channel: str) -> None:
         if connection.identity is None:
@@ -353,4 +369,5 @@ class Presence:
             waiting.cancel()
         self._leaving.clear()
         self._doubtful.clear()
+        self._saying.clear()
         self._occupancy.stop()

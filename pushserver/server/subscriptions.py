@@ -268,6 +268,8 @@ class Subscriptions:
                 results[name] = None if recovery is None else without_excluded(recovery, connection)
             if not known:
                 await self._presence.join(connection, namespace, name)
+            elif item.token is not None:
+                await self._presence.describe(connection, namespace, name)
         except CancelledError:
             raise
         except Exception as problem:
@@ -346,6 +348,7 @@ class Subscriptions:
         if found.channel not in connection.channels:
             raise NotFound("not subscribed to this channel")
         self._tokens.grant(connection, found)
+        await self._presence.describe(connection, self._publishing.namespace(found.channel), found.channel)
         return operations.ChannelTokenRenewed(found.channel, found.expires_at)
 
     async def _open_output(

@@ -202,6 +202,19 @@ async def test_the_end_closes_and_takes_a_last_append(nodes: Nodes) -> None:
         await append(node, text("x"), Producer("p", 0, 0))
 
 
+async def test_a_repeat_is_answered_again_also_after_the_end_and_whatever_it_holds(nodes: Nodes) -> None:
+    node = await nodes.start()
+    other = await nodes.second(node)
+    first = await begun(nodes, node)
+    taken = msgspec.structs.replace(await append(node, text("one"), Producer("p", 3, 0)), duplicate=True)
+    assert await append(other, items(1), Producer("p", 3, 0)) == taken
+    assert await node.tasks.replace(completed(first, nodes), publication("user:7", "done"), None, output=text(", two"))
+    assert await append(other, text("one"), Producer("p", 3, 0)) == taken
+    with pytest.raises(errors.Conflict):
+        await append(node, text("x"), Producer("p", 3, 1))
+    assert await whole(node) == b"one, two"
+
+
 async def test_what_cannot_be_appended_takes_the_change_with_it(nodes: Nodes) -> None:
     node = await nodes.start()
     first = await begun(nodes, node)

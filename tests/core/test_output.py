@@ -102,15 +102,16 @@ def test_what_cannot_be_appended(name: str, text: str | None, items: list[Any] |
 
 
 def test_a_producers_appends_follow_each_other() -> None:
-    assert not output.is_repeat(None, Producer("p", 5, 0))
-    assert not output.is_repeat((5, 0), Producer("p", 5, 1))
+    for known, producer in ((None, Producer("p", 5, 0)), ((5, 0), Producer("p", 5, 1)), ((5, 1), Producer("p", 6, 0))):
+        assert not output.is_repeat(known, producer)
+        output.check_next(known, producer)
     assert output.is_repeat((5, 1), Producer("p", 5, 1))
     assert output.is_repeat((5, 1), Producer("p", 5, 0))
-    assert not output.is_repeat((5, 1), Producer("p", 6, 0))
+    assert not output.is_repeat((5, 1), Producer("p", 4, 0))
     for known, producer in ((None, Producer("p", 0, 1)), ((5, 1), Producer("p", 6, 2))):
         with pytest.raises(Invalid):
-            output.is_repeat(known, producer)
+            output.check_next(known, producer)
     for producer in (Producer("p", 5, 3), Producer("p", 4, 2)):
         with pytest.raises(ProducerConflict) as conflict:
-            output.is_repeat((5, 1), producer)
+            output.check_next((5, 1), producer)
         assert (conflict.value.epoch, conflict.value.expected) == (5, 2)

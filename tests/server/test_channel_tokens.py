@@ -75,6 +75,13 @@ async def test_a_token_may_allow_to_publish_and_say_who_one_is_there(rig: Rig) -
     assert users == [{"userId": "7", "connections": 1, "info": {"role": "editor"}}]
     joined = client.pushes("presence_join")
     assert [push["data"] for push in joined] == [{"userId": "7", "info": {"role": "editor"}}]
+    # A newer one says it anew, and nobody came by that.
+    for said, info in (({"info": {"role": "reader"}}, {"role": "reader"}), ({}, {"name": "Ada"})):
+        await subscribe(client, "doc:17", rig.token("7", channel="doc:17", **said))
+        users = (await client.ask("presence", channel="doc:17"))["data"]["users"]
+        assert users == [{"userId": "7", "connections": 1, "info": info}]
+    await rig.settle()
+    assert client.pushes("presence_join") == joined
 
 
 @pytest.mark.parametrize(

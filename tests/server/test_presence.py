@@ -13,7 +13,7 @@ from pushserver.app.node import make_node
 from pushserver.app.service import make_engine
 from pushserver.config.checks import load
 from pushserver.core.errors import Unavailable
-from pushserver.engine.interfaces import Online
+from pushserver.engine.interfaces import Arrival, Online
 from pushserver.server.clock import Clock, wall_clock
 from pushserver.server.presence import OFFLINE_GRACE, Presence
 from tests.engine.redis.nodes import until
@@ -86,6 +86,37 @@ async def test_fault_7_another_node_knows_who_is_here_and_says_who_went_with_a_n
         await second.stop()
 
 
+async def test_who_comes_back_on_another_node_within_the_grace_has_not_been_away(
+    tmp_path: Path, redis: RedisServer
+) -> None:
+    first, second = [Place(tmp_path, redis, name) for name in ("a", "b")]
+    for place in (first, second):
+        await place.engine.start(place.node)
+    try:
+        here, there = first.node.presence, second.node.presence
+        await here.connect(Connected("c"), "ann")  # type: ignore[arg-type]
+        here.disconnect(Connected("c"), "ann")  # type: ignore[arg-type]
+        await here.flush()
+        assert (await there.status("ann")).status == "online"
+        await there.connect(Connected("d"), "ann")  # type: ignore[arg-type]
+        there.disconnect(Connected("d"), "ann")  # type: ignore[arg-type]
+        await there.flush()
+        # By now it is the second one's to say.
+        first.clock.advance(OFFLINE_GRACE / 1000)
+        await here.flush()
+        assert (await here.status("ann")).status == "online"
+        second.clock.advance(OFFLINE_GRACE / 1000)
+        await there.flush()
+        assert [status for _, _, status in first.announced + second.announced] == ["online", "offline"]
+        assert (await here.status("ann")).status == "offline"
+        await here.connect(Connected("e"), "ann")  # type: ignore[arg-type]
+        await here.flush()
+        assert first.announced[-1] == ("status:ann", "user_status", "online")
+    finally:
+        await first.stop()
+        await second.stop()
+
+
 async def test_the_last_node_stops_without_anyone_to_tell(tmp_path: Path, redis: RedisServer) -> None:
     place = Place(tmp_path, redis, "a")
     await place.engine.start(place.node)
@@ -109,6 +140,8 @@ class Counting:
         self.recorded: list[str] = []
         #: of whom the engine knows that it was said that they went
         self.said: list[str] = []
+        #: whether another node takes the user back while it is said that they went
+        self.comes_back = False
 
     def record(self, type: str, data: Any) -> None:
         self.recorded.append(type)
@@ -122,9 +155,9 @@ class Counting:
     def _answer(self, result: Any) -> defer.Deferred[Any]:
         return defer.fail(Unavailable("away")) if self.away else defer.succeed(result)
 
-    def connect(self, user_id: str, connection_id: str) -> defer.Deferred[int]:
+    def connect(self, user_id: str, connection_id: str) -> defer.Deferred[Arrival]:
         self.here += 1
-        return self._answer(self.here)
+        return self._answer(Arrival(self.here, self.here == 1))
 
     def disconnect(self, user_id: str, connection_id: str, now: int) -> defer.Deferred[bool]:
         self.here -= 1
@@ -133,9 +166,13 @@ class Counting:
     def online(self, user_id: str) -> defer.Deferred[Online]:
         return self._answer(Online(user_id, self.here > 0, None))
 
-    def went(self, user_id: str) -> defer.Deferred[None]:
+    def going(self, user_id: str, last_seen_at: int) -> defer.Deferred[bool]:
+        return self._answer(self.here == 0)
+
+    def went(self, user_id: str) -> defer.Deferred[bool]:
         self.said.append(user_id)
-        return self._answer(None)
+        self.here += self.comes_back
+        return self._answer(not self.comes_back)
 
     async def announce(self, channel: str, type: str, data: Any) -> None:
         self.announced.append("offline" if b'"offline"' in bytes(data) else "online")
@@ -163,13 +200,24 @@ async def test_who_comes_back_after_that_may_have_been_announced_is_announced_to
     presence = Presence(Clock(clock), engine, engine, engine, engine)  # type: ignore[arg-type]
     await presence.connect(Connected("c"), "ann")  # type: ignore[arg-type]
     presence.disconnect(Connected("c"), "ann")  # type: ignore[arg-type]
-    engine.online = lambda user_id: defer.succeed(Online(user_id, False, None))  # type: ignore[method-assign]
+    engine.going = lambda user_id, last_seen_at: defer.succeed(True)  # type: ignore[method-assign]
     engine.away = True
     clock.advance(OFFLINE_GRACE / 1000)
     engine.away = False
     await presence.connect(Connected("d"), "ann")  # type: ignore[arg-type]
     assert engine.announced == ["online", "offline", "online"]
     presence.stop()
+    assert clock.getDelayedCalls() == []
+
+
+async def test_whom_another_node_takes_back_while_it_is_said_that_they_went_is_here() -> None:
+    engine, clock = Counting(), task.Clock()
+    presence = Presence(Clock(clock), engine, engine, engine, engine)  # type: ignore[arg-type]
+    await presence.connect(Connected("c"), "ann")  # type: ignore[arg-type]
+    presence.disconnect(Connected("c"), "ann")  # type: ignore[arg-type]
+    engine.comes_back = True
+    clock.advance(OFFLINE_GRACE / 1000)
+    assert engine.announced == ["online", "offline", "online"]
     assert clock.getDelayedCalls() == []
 
 

@@ -513,11 +513,12 @@ class AppendOutput(Operation[OutputTaken]):
         task = store.tasks.brief(store.connection, store.now, self.output[0])
         if self._attempt is not None and self._attempt != task.attempt:
             raise errors.Conflict(f"the task is in attempt {task.attempt}")
+        # What was taken is answered again, also after the end.
+        if (repeat := store.outputs.repeat(store.connection, task, self.output[1], self._producer)) is not None:
+            return msgspec.structs.replace(repeat, cancel_requested=task.cancel_requested)
         if task.final:
             raise errors.Conflict("the task has ended")
-        taken, before = store.outputs.append(store.connection, store.now, task, self._new, self._producer)
-        if not taken.duplicate:
-            self._before = before
+        taken, self._before = store.outputs.append(store.connection, store.now, task, self._new, self._producer)
         if self.digest is not None:
             store.keys.remember(self.digest, _encode(taken), None, store.now)
         return msgspec.structs.replace(taken, cancel_requested=task.cancel_requested)

@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface import implementer
 
 from pushserver.core.errors import Unavailable
-from pushserver.engine.interfaces import IPresence, Member, Online
+from pushserver.engine.interfaces import Arrival, IPresence, Member, Online
 
 from .operations import RowCall
 from .rows import revocations as revocationrows
@@ -46,12 +46,14 @@ class EmbeddedPresence:
         """Return a value that is known here, or a failure where the engine is stopped."""
         return succeed(value) if self._writer.accepting else fail(Unavailable("the engine is stopped"))
 
-    def connect(self, user_id: str, connection_id: str) -> Deferred[int]:
+    def connect(self, user_id: str, connection_id: str) -> Deferred[Arrival]:
         if not self._writer.accepting:
-            return self._answer(0)
+            return self._answer(Arrival(0, False))
         connections = self._connections.setdefault(user_id, set())
+        known = connection_id in connections
         connections.add(connection_id)
-        return succeed(len(connections))
+        count = len(connections)
+        return succeed(Arrival(count, count == 1 and not known))
 
     def disconnect(self, user_id: str, connection_id: str, now: int) -> Deferred[bool]:
         if not self._writer.accepting:
@@ -66,9 +68,15 @@ class EmbeddedPresence:
         self._unsaved[user_id] = now
         return succeed(True)
 
-    def went(self, user_id: str) -> Deferred[None]:
+    def going(self, user_id: str, last_seen_at: int) -> Deferred[bool]:
         # There is nobody else to say so.
-        return self._answer(None)
+        return self._answer(user_id not in self._connections)
+
+    def went(self, user_id: str) -> Deferred[bool]:
+        return self._answer(True)
+
+    def lingers(self, user_id: str) -> Deferred[bool]:
+        return self._answer(False)
 
     def online(self, user_id: str) -> Deferred[Online]:
         if user_id in self._connections:
@@ -85,6 +93,13 @@ class EmbeddedPresence:
         first = not connections
         connections[connection_id] = info
         return succeed(first)
+
+    def describe(self, channel: str, user_id: str, connection_id: str, info: msgspec.Raw | None) -> Deferred[None]:
+        users = self._members.get(channel, {})
+        if connection_id in users.get(user_id, {}):
+            # The first one's is shown.
+            users[user_id] = {connection_id: info} | {**users[user_id], connection_id: info}
+        return self._answer(None)
 
     def leave(self, channel: str, user_id: str, connection_id: str) -> Deferred[bool]:
         if not self._writer.accepting:

@@ -141,7 +141,8 @@ class Names:
         return f"{self.prefix}:node:{incarnation}:joins"
 
     def leaving(self, incarnation: str) -> str:
-        """The users whose last connection ended on a node that has not said so yet."""
+        """The users whose last connection ended on a node that has not said so yet, each with when that was, ms; below
+        0 from when on it says so."""
         return f"{self.prefix}:node:{incarnation}:leaving"
 
     def left_by(self, incarnation: str) -> list[str]:

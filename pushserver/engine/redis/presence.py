@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from pushserver.core import errors
-from pushserver.engine.interfaces import IPresence, Member, Online
+from pushserver.engine.interfaces import Arrival, IPresence, Member, Online
 
 from .cluster import PRESENCE_TTL, SEEN_TTL
 
@@ -99,41 +99,40 @@ class RedisPresence:
 
     # -- beginning ----------------------------------------------------------------------------------------------------
 
-    def connect(self, user_id: str, connection_id: str) -> Deferred[int]:
+    def connect(self, user_id: str, connection_id: str) -> Deferred[Arrival]:
         return Deferred.fromCoroutine(self._begin((None, user_id, connection_id), b""))
 
     def join(self, channel: str, user_id: str, connection_id: str, info: msgspec.Raw | None) -> Deferred[bool]:
         return Deferred.fromCoroutine(self._join((channel, user_id, connection_id), bytes(info) if info else b""))
 
     async def _join(self, entry: Entry, info: bytes) -> bool:
-        return await self._begin(entry, info) == 1
+        return (await self._begin(entry, info)).new
 
-    async def _begin(self, entry: Entry, info: bytes) -> int:
-        """Register an entry; return how many the user has of its kind now, 1 where it is the first."""
+    async def _begin(self, entry: Entry, info: bytes) -> Arrival:
+        """Register an entry; return how many the user has of its kind now, and whether that is to be said."""
         self._held[entry] = info
         self._ended.pop(entry, None)
         self._beginning[entry] = False
         try:
-            count = await self._register(entry, info)
-            if count is None:
+            arrival = await self._register(entry, info)
+            if arrival is None:
                 # This node was taken for dead. It comes to life with all that it holds, this entry too.
                 await self._cluster.heartbeat()
-                count = await self._register(entry, info)
-                if count is not None and self._beginning.get(entry, False):
-                    count = 1
+                arrival = await self._register(entry, info)
+                if arrival is not None and self._beginning.get(entry, False):
+                    arrival = arrival._replace(new=True)
         except errors.Unavailable:
             if self._held.pop(entry, None) is not None:
                 self._ended[entry] = (self._clock.now(), b"", False)
             raise
         finally:
             self._beginning.pop(entry, None)
-        if count is None:
+        if arrival is None:
             raise errors.Unavailable("this node is not known to Redis")
-        return count
+        return arrival
 
-    async def _register(self, entry: Entry, info: bytes) -> int | None:
-        """Return as `_begin`; None where this node is taken for dead. Of what was registered before, none is the
-        first."""
+    async def _register(self, entry: Entry, info: bytes) -> Arrival | None:
+        """Return as `_begin`; None where this node is taken for dead. Of what was registered before, none is new."""
         channel, user_id, _ = entry
         own = self._cluster.incarnation
         names = self._names
@@ -142,11 +141,22 @@ class RedisPresence:
         else:
             keys = [names.nodes, names.joins(own), names.members(channel), names.infos(channel)]
         kind = "connection" if channel is None else "subscription"
-        reply = await self._commands.run("presence_begin", keys, own, kind, _member(entry), user_id, PRESENCE_TTL, info)
-        if reply[0] == b"gone":
-            return None
-        first, count = int(reply[0]), int(reply[1])
-        return 1 if first else max(2, count)
+        reply = await self._commands.run(
+            "presence_begin", keys, own, kind, _member(entry), user_id, PRESENCE_TTL, info, names.prefix
+        )
+        return None if reply[0] == b"gone" else Arrival(int(reply[1]), bool(reply[0]))
+
+    def describe(self, channel: str, user_id: str, connection_id: str, info: msgspec.Raw | None) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._describe((channel, user_id, connection_id), bytes(info) if info else b""))
+
+    async def _describe(self, entry: Entry, info: bytes) -> None:
+        channel, user_id, _ = entry
+        if channel is None or self._held.get(entry, info) == info:
+            return
+        keys = [self._names.joins(self._cluster.incarnation), self._names.infos(channel)]
+        await self._commands.run("presence_describe", keys, _member(entry), user_id, PRESENCE_TTL, info)
+        if entry in self._held:
+            self._held[entry] = info
 
     # -- ending -------------------------------------------------------------------------------------------------------
 
@@ -181,11 +191,27 @@ class RedisPresence:
         )  # fmt: skip
         return bool(reply[0])
 
-    def went(self, user_id: str) -> Deferred[None]:
+    def going(self, user_id: str, last_seen_at: int) -> Deferred[bool]:
+        return Deferred.fromCoroutine(self._going(user_id, last_seen_at))
+
+    async def _going(self, user_id: str, last_seen_at: int) -> bool:
+        own, names = self._cluster.incarnation, self._names
+        keys = [names.nodes, names.online(user_id), names.leaving(own)]
+        reply = await self._commands.run("presence_going", keys, own, user_id, last_seen_at, PRESENCE_TTL, names.prefix)
+        return bool(reply[0])
+
+    def went(self, user_id: str) -> Deferred[bool]:
         return Deferred.fromCoroutine(self._went(user_id))
 
-    async def _went(self, user_id: str) -> None:
-        await self._commands.call("ZREM", self._names.leaving(self._cluster.incarnation), user_id)
+    async def _went(self, user_id: str) -> bool:
+        return bool(await self._commands.call("ZREM", self._names.leaving(self._cluster.incarnation), user_id))
+
+    def lingers(self, user_id: str) -> Deferred[bool]:
+        return Deferred.fromCoroutine(self._lingers(user_id))
+
+    async def _lingers(self, user_id: str) -> bool:
+        reply = await self._commands.run("presence_lingers", [self._names.nodes], user_id, self._names.prefix)
+        return bool(reply[0])
 
     # -- after Redis was away -----------------------------------------------------------------------------------------
 
@@ -197,10 +223,11 @@ class RedisPresence:
         async def register(entry: Entry) -> None:
             info = self._held[entry]
             try:
-                first = await self._register(entry, info) == 1
+                arrival = await self._register(entry, info)
             except errors.Unavailable:
                 self._doubtful.add(entry)
                 raise
+            first = arrival is not None and arrival.new
             if entry in self._beginning:
                 self._beginning[entry] = self._beginning[entry] or first
             elif notify and (first or entry in self._doubtful):

@@ -152,7 +152,7 @@ async def test_a_node_that_was_taken_for_dead_comes_to_life_again(cluster: Clust
         ("7", 2),
         ("both", 2),
     ]
-    assert await node.presence.connect("7", "c3") == 3
+    assert await node.presence.connect("7", "c3") == (3, False)
     # Others announced that they went, so this node announces that they are here: users, and each of their connections.
     assert events(node, "online") == [("7",)]
     ((channel, member),) = events(node, "present")
@@ -211,7 +211,7 @@ async def test_a_node_that_comes_back_in_the_middle_of_its_removal_is_all_there(
     assert node.engine._cluster.incarnation != before
     for user in ("7", "8", "9"):
         assert (await other.presence.online(user)).online
-    assert await other.presence.connect("7", "d") == 2
+    assert await other.presence.connect("7", "d") == (2, False)
 
 
 async def test_who_is_back_is_announced_also_where_redis_answer_was_lost(cluster: Cluster, redis: RedisServer) -> None:
@@ -268,7 +268,7 @@ async def test_whoever_notices_at_the_call_that_it_was_taken_for_dead(cluster: C
     node = await cluster.start(redis.url, "a")
     await node.presence.connect("7", "c1")
     await node.engine._cluster.expire(node.engine._cluster.incarnation, 0)
-    assert await node.presence.connect("8", "c2") == 1
+    assert await node.presence.connect("8", "c2") == (1, True)
     assert events(node, "online") == [("7",)]
     assert (await node.presence.online("7")).online is True
 

@@ -108,8 +108,8 @@ class OutputRows:
         new: NewOutput,
         producer: Producer | None = None,
     ) -> tuple[OutputTaken, int]:
-        """Append to an output of a task; return what is answered, and the position before it. Raises what
-        `interfaces.IOutputs.append` says of kind, number and producer, with nothing changed."""
+        """Append to an output of a task what is no `repeat`; return what is answered, and the position before it.
+        Raises what `interfaces.IOutputs.append` says of kind, number and producer, with nothing changed."""
         key = (task.task_id, new.name)
         found = self._find(connection, task, new.name)
         if found is None:
@@ -117,10 +117,8 @@ class OutputRows:
         else:
             output.check_kind(found.kind, new.kind)
         if producer is not None:
-            before = None if found is None else self._producer(connection, found, producer.id)
-            if output.is_repeat(None if before is None else before[:2], producer):
-                assert before is not None
-                return OutputTaken(before[2], self._epoch(task, new.name), duplicate=True), before[2]
+            known = None if found is None else self._producer(connection, found, producer.id)
+            output.check_next(None if known is None else known[:2], producer)
         if found is None:
             found = self._begin(connection, task, new)
         before_it = found.offset
@@ -133,6 +131,18 @@ class OutputRows:
         self._changed[key] = found
         self.appended += len(new.body)
         return OutputTaken(found.offset, self._epoch(task, new.name)), before_it
+
+    def repeat(
+        self, connection: sqlite3.Connection, task: TaskBrief, name: str, producer: Producer | None
+    ) -> OutputTaken | None:
+        """Return what an append was answered that was taken before; None where it was not."""
+        found = None if producer is None else self._find(connection, task, name)
+        if producer is None or found is None:
+            return None
+        known = self._producer(connection, found, producer.id)
+        if known is None or not output.is_repeat(known[:2], producer):
+            return None
+        return OutputTaken(known[2], self._epoch(task, name), duplicate=True)
 
     def _epoch(self, task: TaskBrief, name: str) -> str:
         return self._epochs.full(self._epochs.lasting("output", task.task_id, name, task.created_at, task.attempt))

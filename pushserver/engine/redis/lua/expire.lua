@@ -30,7 +30,7 @@ local left = redis.call('ZRANGE', KEYS[5], 0, ARGV[3] - 1, 'WITHSCORES')
 for at = 1, #left, 2 do
   redis.call('ZREM', KEYS[5], left[at])
   users[#users + 1] = left[at]
-  users[#users + 1] = left[at + 1]
+  users[#users + 1] = (string.gsub(left[at + 1], '^%-', ''))
 end
 for _, member in ipairs(redis.call('SRANDMEMBER', KEYS[4], ARGV[3])) do
   local channel, user, connection = string.match(member, '^(%S+) (%S+) (%S+)$')

@@ -12,25 +12,26 @@ end
 if ARGV[9] ~= '' and tonumber(ARGV[9]) ~= (task.attempt or 1) then
   return {'attempt', task.attempt or 1}
 end
+local created, wish = integer(task.createdAt), task.cancelRequested == true and 1 or 0
+local out = open_output(KEYS[5], KEYS[6], created)
+local epoch, seq, newest, last, reached = tonumber(ARGV[11]), tonumber(ARGV[12])
+if ARGV[10] ~= '' and out.kind then
+  newest, last, reached = string.match(redis.call('HGET', KEYS[5], 'p ' .. ARGV[10]) or '', '^(%d+) (%d+) (%d+)$')
+  newest, last, reached = tonumber(newest), tonumber(last), tonumber(reached)
+  if newest and epoch == newest and seq <= last then
+    return {'repeat', reached, full(out.epoch), wish}
+  end
+end
 if task.status ~= 'pending' and task.status ~= 'running' then
   return {'ended'}
 end
-local created, wish = integer(task.createdAt), task.cancelRequested == true and 1 or 0
-local out = open_output(KEYS[5], KEYS[6], created)
 local names = output_names(kept[2], created)
 local refusal = refuse_output(out, ARGV[6], ARGV[5], names, tonumber(ARGV[17]))
 if refusal then
   return refusal
 end
 if ARGV[10] ~= '' then
-  local epoch, seq = tonumber(ARGV[11]), tonumber(ARGV[12])
-  local known = out.kind and redis.call('HGET', KEYS[5], 'p ' .. ARGV[10])
-  local newest, last, reached
-  if known then
-    newest, last, reached = string.match(known, '^(%d+) (%d+) (%d+)$')
-    newest, last, reached = tonumber(newest), tonumber(last), tonumber(reached)
-  end
-  if not known or epoch > newest then
+  if not newest or epoch > newest then
     if seq ~= 0 then
       return {'begin'}
     end
@@ -38,8 +39,6 @@ if ARGV[10] ~= '' then
     return {'fenced', newest, last + 1}
   elseif seq > last + 1 then
     return {'gap', newest, last + 1}
-  elseif seq <= last then
-    return {'repeat', reached, full(out.epoch), wish}
   end
 end
 wrote()

@@ -1,7 +1,8 @@
 -- KEYS: 1 nodes, 2 the node's set, then of a connection: 3 online, 4 who is about to be said to have left this node; of a
 -- subscription: 3 members, 4 infos
--- ARGV: 1 incarnation, 2 'connection' or 'subscription', 3 member, 4 user, 5 ttl, 6 info or ''
--- Returns 'ok', whether it is the user's first, and how many the user has now.
+-- ARGV: 1 incarnation, 2 'connection' or 'subscription', 3 member, 4 user, 5 ttl, 6 info or '', 7 prefix
+-- Returns 'ok', whether it is the user's first, of a connection: and no other node was still to say that the user went, and
+-- how many the user has now.
 if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then
   return {'gone'}
 end
@@ -29,4 +30,12 @@ else
   end
 end
 redis.call('PEXPIRE', KEYS[3], ARGV[5])
-return {'ok', count == 1 and 1 or 0, count}
+local new = count == 1
+if new and ARGV[2] == 'connection' then
+  local _, leaving = gone_from(ARGV[7], KEYS[1], ARGV[1], ARGV[4])
+  if leaving then
+    redis.call('ZREM', leaving, ARGV[4])
+    new = false
+  end
+end
+return {'ok', new and 1 or 0, count}
