@@ -40,6 +40,9 @@ class Code(StrEnum):
     INTERNAL_ERROR = "INTERNAL_ERROR"
 
 
+#: What fails on the server's side, whatever a client does: it is held against nobody.
+SERVER_FAILURES: Final = frozenset({Code.UNAVAILABLE, Code.INTERNAL_ERROR})
+
 #: The HTTP status that says the same as an error code.
 HTTP_STATUS: Final[dict[Code, int]] = {
     Code.INVALID_MESSAGE: 400,

@@ -9,7 +9,7 @@ import pytest
 from twisted.internet.defer import Deferred, fail
 
 from pushserver.core import errors
-from pushserver.core.errors import Unavailable
+from pushserver.core.errors import Conflict, Unavailable
 from pushserver.server.inbound import MAX_WAITING
 from tests.conftest import LoggedErrors
 from tests.protocols.paper import Paper, Place
@@ -163,16 +163,26 @@ async def test_a_slow_engine_holds_the_queue_and_the_socket(place: Place, langua
     assert gate.most == 1
 
 
-async def test_an_engine_that_is_away_ends_it_after_ten(place: Place, language: Any) -> None:
+async def test_an_engine_that_is_away_is_held_against_nobody(place: Place, language: Any) -> None:
     ann, bob = await both(place, language)
     gate = Gate(place, lambda number: fail(Unavailable("the engine is away")))
+    ids = publish(ann)
+    await place.until(lambda: len(outcomes(ann)) == MANY)
+    assert outcomes(ann) == [(id, "no") for id in ids]
+    assert gate.asked == MANY
+    assert ann.closed is None
+    assert bob.pushes("free:a") == []
+
+
+async def test_after_ten_errors_nothing_more_of_the_frame_runs(place: Place, language: Any) -> None:
+    ann, bob = await both(place, language)
+    gate = Gate(place, lambda number: fail(Conflict("no")))
     ids = publish(ann)
     await place.until(lambda: ann.closed)
     assert ann.closed == errors.TOO_MANY_ERRORS
     assert outcomes(ann) == [(id, "no") for id in ids[:10]]
     await bob.ask("history", "kept:a")
     assert gate.asked == 10
-    assert bob.pushes("free:a") == []
 
 
 @pytest.mark.parametrize("problem", [Unavailable, ZeroDivisionError])

@@ -504,6 +504,8 @@ class CentrifugeSession:
             return [*effects, Disconnect(errors.CONNECTION_CLOSED, FAREWELL)]
         if problem.code is Code.RATE_LIMITED:
             return [*effects, *self._beyond_rate()]
+        if problem.code in errors.SERVER_FAILURES:
+            return effects
         self._rate_limited = 0
         if not isinstance(request, messages.SubscribeRequest):
             # Clients subscribe to all their channels one by one, also to those that they may not.

@@ -128,6 +128,8 @@ class NativeSession:
             if self._rate_limited >= MAX_RATE_LIMITED:
                 return (reply, Disconnect(errors.TOO_MANY_REQUESTS))
             return (reply,)
+        if problem.code in errors.SERVER_FAILURES:
+            return (reply,)
         self._rate_limited = 0
         self._errors += 1
         if self._errors >= MAX_ERRORS:

@@ -7,12 +7,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 
 from pushserver import __version__
 from pushserver.core import errors
 from pushserver.core.channels import Namespace, Namespaces, Rule
-from pushserver.core.errors import Code
+from pushserver.core.errors import Code, Unavailable
 from pushserver.core.positions import Position
 from pushserver.core.tokens import Keys, TokenRules
 from pushserver.manhole.tracing import MessageWatch
@@ -233,6 +233,15 @@ async def test_rejected_subscriptions_do_not_end_a_connection_and_other_errors_d
         assert ann.closed is None
         error(108, await ann.call(rpc={"method": "nothing", "data": {}}))
     assert ann.closed == errors.TOO_MANY_ERRORS
+
+
+async def test_what_fails_on_the_side_of_the_server_is_held_against_nobody(place: Place, language: Any) -> None:
+    ann = Sdk(place, language)
+    await ann.connect("ann")
+    place.engine.history.read = lambda *_: fail(Unavailable("away"))
+    for _ in range(MAX_ERRORS + 2):
+        error(100, await ann.call(history={"channel": "kept:a", "limit": 1}), temporary=True)
+    assert ann.closed is None
 
 
 async def test_a_page_of_history(place: Place, language: Any) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pushserver.core import errors, operations
 from pushserver.core.effects import Disconnect, Perform, Send
-from pushserver.core.errors import Code, NotFound, Refused
+from pushserver.core.errors import Code, NotFound, PushError, Refused, Unavailable
 from pushserver.core.positions import Position
 from pushserver.protocols.native import messages
 from pushserver.protocols.native.session import MAX_ERRORS, MAX_RATE_LIMITED, NativeSession, Rates
@@ -85,6 +85,17 @@ def test_ten_errors_in_a_row_close_and_one_success_forgives() -> None:
         session.receive(b'{"type":"ping"}', 0, 0)
     for _ in range(MAX_ERRORS - 1):
         session.receive(b"no", 0, 0)
+    assert session.receive(b"no", 0, 0)[1] == Disconnect(errors.TOO_MANY_ERRORS)
+
+
+def test_what_fails_on_the_side_of_the_server_is_held_against_nobody() -> None:
+    session = NativeSession(FREE, anonymous=True)
+    (asked,) = session.receive(b'{"type":"task_get","id":1,"data":{"taskId":"t"}}', 0, 0)
+    assert isinstance(asked, Perform)
+    for problem in [Unavailable("away"), PushError("fault")] * MAX_ERRORS:
+        assert len(session.fail(asked, problem, 0)) == 1
+    for _ in range(MAX_ERRORS - 1):
+        assert len(session.receive(b"no", 0, 0)) == 1
     assert session.receive(b"no", 0, 0)[1] == Disconnect(errors.TOO_MANY_ERRORS)
 
 

@@ -81,7 +81,8 @@ class NdjsonSession:
         return self._fail(asked.id, problem)
 
     def _fail(self, id: Any, problem: PushError) -> list[Effect]:
-        self._errors += 1
+        if problem.code not in errors.SERVER_FAILURES:
+            self._errors += 1
         effects: list[Effect] = [Send(encode(["no", id, problem.code]), problem.code)]
         return effects if self._errors < MAX_ERRORS else [*effects, Disconnect(errors.TOO_MANY_ERRORS)]
 
