@@ -81,6 +81,10 @@ class Program:
     def shown(self) -> list[list[Shown]]:
         return [[Shown(*line) for line in self._do("shown")]]
 
+    def gaps(self) -> list[str]:
+        """Return the channels of which it was told that messages are missing."""
+        return list(self._do("gaps"))
+
     def set_clock(self, at: float, by: float, *, slept: bool = False) -> None:
         self._do("clock", at=at * 1000, by=by * 1000, slept=slept)
 

@@ -14,7 +14,7 @@ import pytest
 from tests.simulator.mutants import MUTANTS, ROOT, Mutant, NotApplicable, apply, how_it_ended, main
 
 #: How many fresh seeds the ordinary suite tries, and `make full`: a number, so that a quick machine tries no others.
-SEEDS, ALL_SEEDS = 12, 200
+SEEDS, ALL_SEEDS = 12, 100
 #: Plans that broke a promise, each with a line in docs/reliability.md.
 FOUND = Path(__file__).parent / "found"
 #: Beyond this a run does not end, s.

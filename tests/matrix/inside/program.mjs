@@ -5,14 +5,19 @@ import { createClient } from '../../../pushserver/web/static/pushclient/index.js
 import { begin } from './client.js';
 
 const shown = [];
+const gaps = [];
 let played;
 const commands = {
-  begin: (options) => void (played = begin(createClient, options, (line) => shown.push(line))),
+  begin: (options) => {
+    played = begin(createClient, options, (line) => shown.push(line));
+    played.client.on('gap', ({ channel }) => gaps.push(channel));
+  },
   give: ({ token }) => played.give(token),
   become: ({ token }) => played.become(token),
   clock: ({ at, by }) => void setClock({ at, by }),
   ready: () => played.isReady(),
   shown: () => shown,
+  gaps: () => gaps,
 };
 
 for await (const line of createInterface({ input: process.stdin })) {

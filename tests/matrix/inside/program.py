@@ -47,12 +47,17 @@ class Player:
         self.clock = clock
         self.given = ""
         self.shown: list[list[Any]] = []
+        #: the channels of which it was told that messages are missing
+        self.gaps: list[str] = []
         self.subscribed = False
 
     def token(self) -> str:
         return self.given
 
     def note(self, push: Push) -> None:
+        if push.type == "resync":
+            self.gaps.append(push.channel)
+            return
         data = push.data["result"] if push.type == "task_completed" else push.data
         kinds = {"user_notification": "notice", "task_completed": "end", "message": "news"}
         if push.type in kinds:
@@ -84,6 +89,8 @@ class Player:
                 return self.subscribed and self.client.state is State.CONNECTED
             case "shown":
                 return self.shown
+            case "gaps":
+                return self.gaps
         return None
 
     def begin(self, url: str) -> None:
