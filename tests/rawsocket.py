@@ -11,6 +11,7 @@ import json
 import math
 import os
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Mapping, Sequence
@@ -63,11 +64,13 @@ class Closed(Exception):
 
 
 class RawSocket:
-    """One connection to 127.0.0.1."""
+    """One connection to 127.0.0.1, over TLS where ``tls`` says whom to trust."""
 
-    def __init__(self, port: int, timeout: float = 30.0, source: str = "") -> None:
+    def __init__(self, port: int, timeout: float = 30.0, source: str = "", tls: ssl.SSLContext | None = None) -> None:
         self.port = port
         self._socket = socket.create_connection(("127.0.0.1", port), timeout, (source, 0) if source else None)
+        if tls is not None:
+            self._socket = tls.wrap_socket(self._socket, server_hostname="127.0.0.1")
         self._buffer = b""
         self.sent = bytearray()
         #: whether `message` answers the pings that come before it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import ssl
 import subprocess
 from abc import ABC, abstractmethod
@@ -12,12 +13,11 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any, ClassVar
 
-from websockets.sync.client import connect
-
 from tests.clients.stage import find
 from tests.cluster.conftest import API_KEY, Place
 from tests.engine.redis.test_connection import certificates
 from tests.harness import ROOT, Server, free_port, wait_until
+from tests.rawsocket import RawSocket
 
 NODES = ("push-1", "push-2")
 
@@ -36,13 +36,14 @@ class TwoNodes(ABC):
 
     Attributes:
         tls: of a client that trusts its certificate, which stands in `ca`.
-        reads: a path that may be asked for from outside.
     """
 
     #: what the sample says of the server's side
     CONFIG: ClassVar[str]
     #: of the package and its program
     PROGRAM: ClassVar[str]
+    #: seconds between two calls of one address, so that it stays within the sample's limits
+    PAUSE: ClassVar[float] = 0.0
 
     def __init__(self, place: Place, directory: Path, config: str = "") -> None:
         self._place = place
@@ -120,12 +121,13 @@ class TwoNodes(ABC):
 
     def client(self, stack: ExitStack, token: str) -> str:
         """A signed-in client that stays until the stack is closed; its node's name."""
-        address = (f"127.0.2.{next(self._addresses)}", 0)
-        socket = stack.enter_context(
-            connect(self.ws_url, ssl=self.tls, compression=None, close_timeout=1, source_address=address)
-        )
-        socket.send(json.dumps({"type": "auth", "id": 1, "data": {"token": token}}))
-        return str(json.loads(socket.recv(timeout=30))["data"]["node"])
+        socket = self.socket(stack, f"127.0.2.{next(self._addresses)}")
+        assert socket.upgrade().status == 101
+        return str(socket.ask({"type": "auth", "id": 1, "data": {"token": token}})["data"]["node"])
+
+    def socket(self, stack: ExitStack, source: str) -> RawSocket:
+        """Return a connection from an address, which is closed with the stack."""
+        return stack.enter_context(RawSocket(self.port, source=source, tls=self.tls))
 
     def replace(self, name: str, token: str) -> None:
         """Stop a node as systemd does, start it again, and wait until the balancer sends clients there."""
@@ -171,3 +173,47 @@ shutdown_drain = "5s"
         }
         (directory / "haproxy.cfg").write_text(edited("haproxy.cfg", changes))
         return ["-db", "-f", str(directory / "haproxy.cfg")]
+
+
+class Nginx(TwoNodes):
+    """etc/nginx.conf inside of a main configuration; the API stands at ports of its own, inside."""
+
+    PROGRAM = "nginx"
+    PAUSE = 0.15
+    CONFIG = """
+[server]
+trusted_proxies = ["127.0.0.1/32"]
+shutdown_drain = "5s"
+"""
+
+    def listen(self, name: str) -> str:
+        return f"tcp:{self.ports[name]}:interface=127.0.0.1"
+
+    def environment(self, name: str) -> dict[str, str]:
+        api = f"tcp:{self.api_ports[name]}:interface=127.0.0.1"
+        return super().environment(name) | {"PUSHSERVER_SERVER__API_LISTEN": json.dumps([api])}
+
+    def api(self, method: str, path: str, body: Any = None) -> Any:
+        said = self.nodes[NODES[0]].api(method, path, body)
+        assert said.status == 200, said
+        return said.body
+
+    def arguments(self, directory: Path, files: dict[str, Path]) -> list[str]:
+        changes = {
+            "listen 443 ssl;": f"listen 127.0.0.1:{self.port} ssl;",
+            "listen [::]:443 ssl;": "",
+            "server 127.0.0.1:8080;": " ".join(f"server 127.0.0.1:{port};" for port in self.ports.values()),
+            "/etc/ssl/push.example.com.pem": str(files["cert"]),
+            "/etc/ssl/private/push.example.com.key": str(files["key"]),
+            "/var/log/nginx/": f"{directory}/",
+        }
+        paths = "".join(
+            f"{name}_temp_path {directory}/{name}; " for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        user = "user root;" if os.getuid() == 0 else ""
+        (directory / "nginx.conf").write_text(
+            f"daemon off; pid {directory}/nginx.pid; {user}\nerror_log {directory}/nginx.log warn;\n"
+            "worker_processes 1;\nevents { worker_connections 4096; }\n"
+            f"http {{\n{paths}\n{edited('nginx.conf', changes)}\n}}\n"
+        )
+        return ["-c", str(directory / "nginx.conf"), "-p", str(directory), "-e", str(directory / "e.log")]

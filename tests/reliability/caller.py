@@ -41,10 +41,13 @@ class Caller:
         rooms: how many.
         kept: over one connection as long as the server keeps it, else over a new one each time.
         ca: whom to trust, a file.
+        pause: between two calls, s.
     """
 
-    def __init__(self, url: str, key: str = "", rooms: int = 1, kept: bool = False, ca: str = "") -> None:
-        command = [sys.executable, "-m", "tests.reliability.caller", url, "--rooms", str(rooms)]
+    def __init__(
+        self, url: str, key: str = "", rooms: int = 1, kept: bool = False, ca: str = "", pause: float = 0.0
+    ) -> None:
+        command = [sys.executable, "-m", "tests.reliability.caller", url, "--rooms", str(rooms), "--pause", str(pause)]
         command += ["--key", key] * bool(key) + ["--ca", ca] * bool(ca) + ["--kept"] * kept
         self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
@@ -89,6 +92,7 @@ def call(options: argparse.Namespace, ended: threading.Event) -> Calls:
             connection = None
         longest = max(longest, time.monotonic() - began)
         calls += 1
+        ended.wait(options.pause)
         if calls == 1:
             sys.stdout.write("\n")
             sys.stdout.flush()
@@ -117,6 +121,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--rooms", type=int, default=1)
     parser.add_argument("--kept", action="store_true")
     parser.add_argument("--ca", default="")
+    parser.add_argument("--pause", type=float, default=0.0)
     options = parser.parse_args(words)
     ended = threading.Event()
 

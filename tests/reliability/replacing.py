@@ -4,11 +4,12 @@
 
     workers           workers on Redis, one by one, as `pushctl restart-workers` does
     held, held-redis  a whole server behind a listening socket that outlives it, as a unit's socket does
-    haproxy           two nodes on one Redis, one after the other, behind the sample of etc/
+    nginx, haproxy    two nodes on one Redis, one after the other, behind the samples of etc/
 
-Clients follow rooms with a history; two others call without a pause, over a kept connection and over a new one each
-time. Exit status 1 where a call failed or was refused, a client lost a message, was closed in another way than by being
-sent elsewhere or had to move more than once (behind a balancer: for each node), or a call took longer than is allowed.
+Clients follow rooms with a history; two others call as fast as they may, over a kept connection and over a new one
+each time. Exit status 1 where a call failed or was refused, a client lost a message, was closed in another way than by
+being sent elsewhere or had to move more than once (behind a balancer: for each node), or a call took longer than is
+allowed.
 --write puts the figures into docs/reliability.md.
 """
 
@@ -32,7 +33,7 @@ from typing import Final
 from tests.app.test_held_socket import CONFIG as HELD
 from tests.app.test_held_socket import Held
 from tests.cluster.conftest import API_KEY, SECRET, Place
-from tests.etc.balancers import NODES, Haproxy, TwoNodes
+from tests.etc.balancers import NODES, Haproxy, Nginx, TwoNodes
 from tests.harness import ROOT, wait_until
 from tests.reliability.caller import Caller, Calls
 from tests.reliability.crowd import NAMESPACE, Crowd
@@ -82,12 +83,13 @@ class Outcome:
 
     def cells(self) -> dict[str, str]:
         """Return its column of the table."""
+        received = f"{self.received:,}; {len(self.missing)}" if self.received else "none were published"
         least, most = min(self.moves.values(), default=0), max(self.moves.values(), default=0)
         return {
             "clients": f"{self.clients:,}",
             "each had to move": "once" if least == most == 1 else f"{least} to {most} times",
             "connections that failed": f"{len(self.failed)}",
-            "messages to clients; missing": f"{self.received:,}; {len(self.missing)}",
+            "messages to clients; missing": received,
             "calls": f"{sum(calls.calls for calls in self.calls):,}",
             "failed or refused": f"{sum(len(calls.failed) for calls in self.calls)}",
             "longest call; allowed": f"{self.longest:.2f} s; {self.allowed:.2f} s",
@@ -177,7 +179,9 @@ def behind(kind: type[TwoNodes], place: Path, clients: int) -> Outcome:
         stack.callback(pair.end)
         token = pair.nodes[NODES[0]].token("42")
         url = f"https://127.0.0.1:{pair.port}/healthz"
-        callers = [lambda kept=kept: Caller(url, kept=kept, ca=str(pair.ca)) for kept in (False, True)]
+        callers = [
+            lambda kept=kept: Caller(url, kept=kept, ca=str(pair.ca), pause=kind.PAUSE) for kept in (False, True)
+        ]
         with load(outcome, lambda: pair.ws_url, callers, pair.tls) as crowd:
             for name in NODES:
                 pair.replace(name, token)
@@ -189,6 +193,7 @@ PARTS: Final[dict[str, Callable[[Path, int], Outcome]]] = {
     "workers": workers,
     "held": held,
     "held-redis": held_redis,
+    "nginx": lambda place, clients: behind(Nginx, place, clients),
     "haproxy": lambda place, clients: behind(Haproxy, place, clients),
 }
 
