@@ -59,6 +59,9 @@ AGAIN: Final = 1.0
 #: So many tasks that ended are remembered for what comes of them too late.
 REMEMBERED: Final = 1_000
 
+#: Seconds that a change of a task may be on its way from another node: who hears nothing for so long is cut off.
+LATEST: Final = 60.0
+
 #: The kinds of event that end a task.
 FINAL_TYPES: Final = frozenset({"task_completed", "task_failed", "task_status_changed"})
 
@@ -103,6 +106,35 @@ class Feed:
         self.floors: dict[Connection, int] = {}
 
 
+class Answers:
+    """The versions of tasks that connections were answered with, where this node was not told of the task yet: what it
+    is told late may be older. They are kept over one `turn`."""
+
+    __slots__ = ("_before", "_now")
+
+    def __init__(self) -> None:
+        self._now: dict[tuple[Connection, str], dict[str, int]] = {}
+        self._before: dict[tuple[Connection, str], dict[str, int]] = {}
+
+    def note(self, connection: Connection, channel: str, versions: dict[str, int]) -> None:
+        self._now[connection, channel] = versions
+
+    def floors(self, audience: Iterable[Connection], channel: str, task_id: str) -> dict[Connection, int]:
+        """Return the version of this task that those of an audience know who know one."""
+        if not self._now and not self._before:
+            return {}
+        floors = {}
+        for connection in audience:
+            key = connection, channel
+            known = self._now.get(key) or self._before.get(key)
+            if known is not None and task_id in known:
+                floors[connection] = known[task_id]
+        return floors
+
+    def turn(self) -> None:
+        self._before, self._now = self._now, {}
+
+
 class Tasks:
     """Changes of tasks, and their delivery on this node."""
 
@@ -130,7 +162,9 @@ class Tasks:
         self._feeds: dict[str, dict[str, Feed]] = {}
         #: the tasks whose end was told last, by channel and id, and when they began: what comes of these now is old
         self._recently_finished: dict[tuple[str, str], int] = {}
+        self._answers = Answers()
         self._looking: Recurring | None = None
+        self._turning: Recurring | None = None
 
     def adopt(self, throttle: ThrottleRules, stale_after: int) -> None:
         """Go by these rules from now on; a task that is shown already keeps its throttle until it ends."""
@@ -138,14 +172,16 @@ class Tasks:
         self._stale_after = stale_after
 
     def start(self) -> None:
-        """Look for stale tasks from now on."""
+        """Look for stale tasks from now on, and forget what was answered long ago."""
         seconds = min(STALE_EVERY, max(0.25, self._stale_after / 4000))
         self._looking = self._clock.every(seconds, self._fail_stale, self._log, "failing stale tasks")
+        self._turning = self._clock.every(LATEST, self._answers.turn, self._log, "forgetting what was answered")
 
     def stop(self) -> None:
         """Look no more, and forget what waits to be shown. May be called more than once."""
-        if self._looking is not None:
-            self._looking.stop()
+        for recurring in (self._looking, self._turning):
+            if recurring is not None:
+                recurring.stop()
         for channel in tuple(self._feeds):
             self.forget(channel)
 
@@ -344,7 +380,12 @@ class Tasks:
             (channel, state.task_id), -1
         ):
             return
-        feed = self._feeds.setdefault(channel, {}).setdefault(state.task_id, Feed(self._throttle))
+        feeds = self._feeds.setdefault(channel, {})
+        feed = feeds.get(state.task_id)
+        if feed is None:
+            feed = feeds[state.task_id] = Feed(self._throttle)
+            audience = self._audience(channel, state, to_owner)
+            feed.floors = self._answers.floors(audience, channel, state.task_id)
         if feed.throttle.offer(state, self._clock.milliseconds()):
             self._show(channel, feed, event, to_owner)
         elif feed.throttle.due is not None:
@@ -460,13 +501,17 @@ class Tasks:
         that is not what is kept.
         """
         lowest = self._engine.tasks.lowest_version()
-        for task_id, feed in self._feeds.get(channel, {}).items():
+        feeds = self._feeds.get(channel, {})
+        for task_id, feed in feeds.items():
             version = known.get(task_id, 0)
             if feed.shown is not None and feed.shown.state.version > version:
                 if feed.shown.state.version >= lowest:
                     self._push(feed.shown, (connection,))
             elif feed.throttle.due is not None or feed.shown is None or feed.shown.state.version < version:
                 feed.floors[connection] = version
+        unheard = {task_id: version for task_id, version in known.items() if task_id not in feeds}
+        if unheard:
+            self._answers.note(connection, channel, unheard)
         for task_id, version in known.items():
             # Its end was shown meanwhile, and nothing more will be.
             if (channel, task_id) in self._recently_finished:

@@ -70,6 +70,32 @@ async def test_who_signs_in_between_two_events_misses_and_repeats_nothing(rig: R
     await rig.advance(1)
 
 
+async def test_what_a_node_is_told_late_is_not_shown_behind_a_newer_answer(rig: Rig) -> None:
+    first = await rig.execute("task.create", taskId="t", userId="ann")
+    await rig.execute("task.progress", taskId="t", percentage=10)
+    late = rig.connect()
+    reply = await late.ask("auth", token=rig.token("ann"))
+    assert [t["version"] for t in reply["data"]["tasks"]] == [2]
+    # Another node told this one of the first state, and it comes now.
+    rig.node.tasks.event(TaskEvent("task_created", first), True)
+    await rig.advance(2)
+    assert versions(late.pushes()) == []
+    await rig.execute("task.progress", taskId="t", percentage=20)
+    await rig.advance(2)
+    assert versions(late.pushes()) == [3]
+
+
+async def test_what_was_answered_long_ago_is_forgotten(rig: Rig) -> None:
+    first = await rig.execute("task.create", taskId="t", userId="ann")
+    client = await rig.client("ann")
+    for _ in range(2):
+        rig.node.tasks._answers.turn()
+    assert rig.node.tasks._answers.floors([client.connection], "user:ann", "t") == {}
+    rig.node.tasks.event(TaskEvent("task_created", first), True)
+    await rig.advance(2)
+    assert versions(client.pushes()) == [1]
+
+
 async def test_what_comes_after_the_end_of_a_task_is_old(rig: Rig) -> None:
     owner = await rig.client("ann")
     running = await rig.execute("task.create", taskId="t", userId="ann")
