@@ -41,8 +41,8 @@ class OutputRules:
                 self._calls[line["call"]] = line
             elif line["event"] == "answer":
                 self._answers[line["call"]] = line
-        #: by task: all that it wrote, and the bytes of it that were answered
-        self._written: dict[str, bytes] = {}
+        #: by task: all that it wrote, as it may be kept, and the bytes of it that were answered
+        self._written: dict[str, list[bytes]] = {}
         self._answered: dict[str, int] = {}
         #: by task: what was read of it in the end
         self._finals: dict[str, Any] = {}
@@ -65,8 +65,16 @@ class OutputRules:
             elif call["what"] == "task.complete" and "output" in call["arguments"]:
                 ends[call["arguments"]["taskId"]] = call["arguments"]["output"]["text"].encode()
         for task, texts in parts.items():
-            self._written[task] = b"".join(texts[seq] for seq in sorted(texts)) + ends.get(task, b"")
+            ordered = [texts[seq] for seq in sorted(texts)]
+            # Where data was lost, its last appends may be gone, and the text of its end follows what is left.
+            fewest = 0 if self._losses else len(ordered)
+            end = ends.get(task, b"")
+            self._written[task] = [b"".join(ordered[:n]) + end for n in range(len(ordered), fewest - 1, -1)]
             self._answered[task] = sum(len(texts[seq]) for seq in done[task])
+
+    def _wrote(self, task: str, begins: int, offset: int, text: bytes) -> bool:
+        """Return whether a task wrote this there."""
+        return any(each[begins:offset] == text for each in self._written.get(task, [b""]))
 
     def judge(self) -> Iterator[Broken]:
         """Yield what was broken."""
@@ -85,7 +93,7 @@ class OutputRules:
         who, begins = f"{line['reader']} of {task}", offset - len(text)
         known, closed = read.position, read.closed
         read.position, read.closed = (offset, epoch), line.get("closed", False)
-        if self._written.get(task, b"")[begins:offset] != text or begins < 0:
+        if begins < 0 or not self._wrote(task, begins, offset, text):
             yield "output-prefix", at, f"{who} was told {text[:40]!r} at {begins}, where something else was written"
         anew = known is None or line.get("reset", False)
         if not anew and known is not None and known[1] != epoch:
@@ -123,7 +131,7 @@ class OutputRules:
 
     def _kept(self, task: str, page: Any) -> Iterator[Broken]:
         at, start, offset = self._lines[-1]["at"], page["start"], page["offset"]
-        if page["text"].encode() != self._written.get(task, b"")[start:offset]:
+        if not self._wrote(task, start, offset, page["text"].encode()):
             yield "output-kept", at, f"{task} keeps something else from {start} to {offset} than was written"
         if offset < self._answered.get(task, 0) and not self._losses:
             yield "output-kept", at, f"{task} has {offset} bytes, and {self._answered[task]} were answered"

@@ -57,6 +57,16 @@ def test_what_was_trimmed_or_begun_anew_may_be_told() -> None:
     assert story.broken(kept="z", start=4) == set()
 
 
+@pytest.mark.parametrize("lost", [True, False])
+def test_the_end_may_follow_what_lost_data_left(lost: bool) -> None:
+    story = Story()
+    if lost:
+        story.add("data_lost", since=0)
+    story.told("ab", 2, start=0, reset=True, answer=True)
+    story.told("z", 3, closed=True)
+    assert (story.broken(kept="abz", position=3) == set()) is lost
+
+
 @pytest.mark.parametrize(
     ("rule", "told"),
     [
