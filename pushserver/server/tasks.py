@@ -106,7 +106,7 @@ class Feed:
         self.floors: dict[Connection, int] = {}
 
 
-class Answers:
+class AnsweredVersions:
     """The versions of tasks that connections were answered with, where this node was not told of the task yet: what it
     is told late may be older. They are kept over one `turn`."""
 
@@ -162,7 +162,7 @@ class Tasks:
         self._feeds: dict[str, dict[str, Feed]] = {}
         #: the tasks whose end was told last, by channel and id, and when they began: what comes of these now is old
         self._recently_finished: dict[tuple[str, str], int] = {}
-        self._answers = Answers()
+        self._answered = AnsweredVersions()
         self._looking: Recurring | None = None
         self._turning: Recurring | None = None
 
@@ -175,7 +175,7 @@ class Tasks:
         """Look for stale tasks from now on, and forget what was answered long ago."""
         seconds = min(STALE_EVERY, max(0.25, self._stale_after / 4000))
         self._looking = self._clock.every(seconds, self._fail_stale, self._log, "failing stale tasks")
-        self._turning = self._clock.every(LATEST, self._answers.turn, self._log, "forgetting what was answered")
+        self._turning = self._clock.every(LATEST, self._answered.turn, self._log, "forgetting what was answered")
 
     def stop(self) -> None:
         """Look no more, and forget what waits to be shown. May be called more than once."""
@@ -385,7 +385,7 @@ class Tasks:
         if feed is None:
             feed = feeds[state.task_id] = Feed(self._throttle)
             audience = self._audience(channel, state, to_owner)
-            feed.floors = self._answers.floors(audience, channel, state.task_id)
+            feed.floors = self._answered.floors(audience, channel, state.task_id)
         if feed.throttle.offer(state, self._clock.milliseconds()):
             self._show(channel, feed, event, to_owner)
         elif feed.throttle.due is not None:
@@ -511,7 +511,7 @@ class Tasks:
                 feed.floors[connection] = version
         unheard = {task_id: version for task_id, version in known.items() if task_id not in feeds}
         if unheard:
-            self._answers.note(connection, channel, unheard)
+            self._answered.note(connection, channel, unheard)
         for task_id, version in known.items():
             # Its end was shown meanwhile, and nothing more will be.
             if (channel, task_id) in self._recently_finished:

@@ -89,8 +89,8 @@ async def test_what_was_answered_long_ago_is_forgotten(rig: Rig) -> None:
     first = await rig.execute("task.create", taskId="t", userId="ann")
     client = await rig.client("ann")
     for _ in range(2):
-        rig.node.tasks._answers.turn()
-    assert rig.node.tasks._answers.floors([client.connection], "user:ann", "t") == {}
+        rig.node.tasks._answered.turn()
+    assert rig.node.tasks._answered.floors([client.connection], "user:ann", "t") == {}
     rig.node.tasks.event(TaskEvent("task_created", first), True)
     await rig.advance(2)
     assert versions(client.pushes()) == [1]
