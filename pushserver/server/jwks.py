@@ -20,8 +20,6 @@ from pushserver.server.clock import Clock
 if TYPE_CHECKING:
     import socket
 
-    from _typeshed import WriteableBuffer
-
 #: Keys are asked for anew after so many ms, and an unknown key id does so at most this often.
 MAX_AGE: Final = 5 * 60 * 1000
 COOLDOWN: Final = 30 * 1000
@@ -44,7 +42,7 @@ class _Received(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: WriteableBuffer) -> int | None:
+    def readinto(self, buffer: Any) -> int | None:  # Any: what takes bytes has no public type
         left = self._left()
         if left <= 0:
             raise TimeoutError(f"no whole answer within {TIMEOUT} s")

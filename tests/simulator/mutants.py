@@ -259,8 +259,8 @@ MUTANTS = (
     _of_output(
         "output-producer-unchecked",
         _LUA + "output_append.lua",
-        "if ARGV[10] ~= '' then\n  local epoch",
-        "if false then\n  local epoch",
+        "if newest and epoch == newest and seq <= last then",
+        "if false then",
     ),
 )  # fmt: skip
 
