@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import shutil
 import sqlite3
 from functools import lru_cache
 from importlib.resources import files
@@ -33,6 +34,10 @@ MADE_OVER: Final = 64 << 20
 #: Free pages that stay in the file for what comes next, at least, and as a part of all.
 SLACK: Final = 256
 SLACK_PART: Final = 8
+#: Pages of the write-ahead log after which they are brought into the file, at most and at least; octets of a page.
+LOG_PAGES: Final = 4_000
+FEWEST_PAGES: Final = 100
+PAGE: Final = 4_096
 #: Pages that leave at a time: for each the interpreter's lock is given up, as for a statement (`_CHUNKS`).
 AT_ONCE: Final = 16
 
@@ -162,13 +167,22 @@ class Database:
             connection.execute("PRAGMA journal_mode = WAL").fetchone()
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA temp_store = MEMORY")
-            connection.execute("PRAGMA wal_autocheckpoint = 4000")
+            connection.execute(f"PRAGMA wal_autocheckpoint = {self._log_pages()}")
             connection.execute("PRAGMA journal_size_limit = 67108864")
         except BaseException:
             connection.close()
             raise
         self.identity = identity_of(self.path)
         return connection
+
+    def _log_pages(self) -> int:
+        """Return after how many pages the log is brought into the file: before it fills a small disk, where there would
+        be no room left to do that."""
+        try:
+            free = shutil.disk_usage(self.path.parent).free
+        except OSError:
+            return LOG_PAGES
+        return max(FEWEST_PAGES, min(LOG_PAGES, free // (4 * PAGE)))
 
     def _upgrade(self, connection: sqlite3.Connection) -> None:
         steps = sorted(

@@ -6,13 +6,25 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pushserver.core.errors import ConfigError
 from pushserver.engine.embedded import database
 from pushserver.engine.embedded.copies import compact
-from pushserver.engine.embedded.database import FILE, INCREMENTAL, SLACK, Database, StoreInUse, read_rows, write_rows
+from pushserver.engine.embedded.database import (
+    FEWEST_PAGES,
+    FILE,
+    INCREMENTAL,
+    LOG_PAGES,
+    PAGE,
+    SLACK,
+    Database,
+    StoreInUse,
+    read_rows,
+    write_rows,
+)
 from pushserver.engine.embedded.operations import AppendToInbox, Sweep
 from pushserver.engine.embedded.store import Store
 from pushserver.engine.interfaces import InboxRules
@@ -50,6 +62,17 @@ def test_the_file_is_written_ahead_and_fully_synced(tmp_path: Path) -> None:
     assert database.connection.execute("PRAGMA synchronous").fetchone() == (2,)
     database.close()
     assert not (tmp_path / f"{FILE}-wal").exists()
+
+
+@pytest.mark.parametrize(("free", "pages"), [(1 << 30, LOG_PAGES), (12 << 20, 768), (0, FEWEST_PAGES)])
+def test_the_log_leaves_room_on_a_small_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, pages: int
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+    store = opened(tmp_path)
+    assert store.connection.execute("PRAGMA wal_autocheckpoint").fetchone() == (pages,)
+    assert store.connection.execute("PRAGMA page_size").fetchone() == (PAGE,)
+    store.close()
 
 
 def test_a_second_server_on_the_directory_is_refused(tmp_path: Path) -> None:
