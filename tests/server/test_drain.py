@@ -55,6 +55,15 @@ def test_closing_is_spread_evenly_over_the_window() -> None:
     assert all(c.code == 3001 and len(c.notified) == 1 for c in room.hub.connections.values())
 
 
+def test_a_busy_process_keeps_to_the_window() -> None:
+    room = Room(100)
+    done = room.drain.run(1_000)
+    room.clock.advance(0.35)
+    assert room.closed == 45
+    room.clock.advance(0.6)
+    assert room.closed == done.result == 100
+
+
 def test_it_can_be_ended_half_way() -> None:
     room = Room(100)
     done = room.drain.run(1_000)
