@@ -352,6 +352,7 @@ class PushService(log.LoggedService):
                 self._prepare(config)
             case Adopt(config):
                 self._prepare(config)()
+                log.configure(config.log)
             case BeginWatch():
                 return self.watches.watch(question)
             case EndWatch():

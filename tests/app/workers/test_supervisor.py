@@ -12,7 +12,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,11 @@ from pushserver.app.workers import load_table
 from pushserver.app.workers.supervisor import SILENCE, STARTING, Supervisor
 from pushserver.config.checks import Config, load
 from pushserver.server.clock import Clock
-from tests.cluster.conftest import CONFIG, Place
+from tests.cluster.conftest import API_KEY, CONFIG, Place
 from tests.cluster.talk import Talk, Talks, settles, talking
 from tests.harness import Server, free_port, taken, wait_until
 from tests.manhole.test_ssh import Operator, make_key
+from tests.rawsocket import RawSocket
 
 
 @pytest.fixture(scope="module")
@@ -481,6 +482,22 @@ def test_draining_is_for_all_workers(site: Place, talk: Talks) -> None:
         each.barrier()
 
 
+def operate_on_both(server: Server) -> None:
+    """Have each of two workers write down that an operator stepped in."""
+    key = [("X-API-Key", API_KEY)]
+    with ExitStack() as stack:
+        nodes: set[str] = set()
+        while len(nodes) < 2:
+            # As long as they stand, the other worker is more likely to take the next one.
+            connection = stack.enter_context(RawSocket(server.port))
+            connection.request("GET", "/api/stats", headers=key)
+            node = connection.response().json["node"]["node"]
+            if node not in nodes:
+                nodes.add(node)
+                connection.request("POST", "/api/disconnect", b'{"userId":"nobody"}', key)
+                assert connection.response().status == 200
+
+
 def test_a_reload_counts_on_each_worker_or_on_none(site: Place, talk: Talks) -> None:
     server = begin(site)
     path = server.place / "pushserver.toml"
@@ -490,6 +507,13 @@ def test_a_reload_counts_on_each_worker_or_on_none(site: Place, talk: Talks) -> 
     assert server.api("POST", "/api/reload").body == {"changed": ["namespaces"], "restartNeeded": []}
     for each in talks:
         assert each.ask("subscribe", channels=["fresh:1"])["data"]["rejected"] == {}
+    for level in ("error", "info"):
+        path.write_text(text + f'\n[[namespaces]]\nname = "fresh"\n[log]\nlevel = "{level}"\n')
+        assert server.api("POST", "/api/reload").body == {"changed": ["log.level"], "restartNeeded": []}
+        operate_on_both(server)
+    # A worker's lines come in their order: the first ones were not written.
+    wait_until(lambda: server.log.count("/api/disconnect") >= 2)
+    assert server.log.count("/api/disconnect") == 2
     # A mistake, and a worker that does not answer: nothing changes.
     path.write_text(text + '\n[[namespaces]]\nname = "fresh"\nhistory_sise = 3\n')
     refused = server.api("POST", "/api/reload")
@@ -503,7 +527,7 @@ def test_a_reload_counts_on_each_worker_or_on_none(site: Place, talk: Talks) -> 
     for each in talks:
         assert each.ask("subscribe", channels=["fresh:2"])["data"]["rejected"] == {}
     server.signal(signal.SIGHUP)
-    wait_until(lambda: server.log.count("the configuration was reloaded") == 2)
+    wait_until(lambda: server.log.count("the configuration was reloaded") == 3)
     for each in talks:
         assert list(each.ask("subscribe", channels=["fresh:3"])["data"]["rejected"]) == ["fresh:3"]
     # Who starts later starts with it.
