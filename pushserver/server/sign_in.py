@@ -25,7 +25,7 @@ from pushserver.core.operations import InboxSummary, Recovery, Result
 from pushserver.core.positions import Position
 from pushserver.core.publication import Publication
 from pushserver.core.task import TaskState
-from pushserver.core.tokens import Identity
+from pushserver.core.tokens import NOBODY, Identity
 from pushserver.server.auth import Authenticator
 from pushserver.server.backlog import SYSTEM, Backlog, Waiting
 from pushserver.server.channel import CatchUp
@@ -277,7 +277,8 @@ class SignIn:
     async def _refresh(self, connection: Connection, identity: Identity, reply: Reply, named: bool) -> None:
         """``named``: channels that the newer token names and the earlier one did not are subscribed to, and the other
         way round."""
-        before = () if connection.identity is None else connection.identity.named
+        earlier = connection.identity or NOBODY
+        before = earlier.named
         inbox, tasks = await self._backlog.read_again(identity.user_id)
         # Last, so that no revocation comes between the answer and the identity that a revocation looks for.
         await self._authenticator.check(identity)
@@ -295,6 +296,8 @@ class SignIn:
         new = [name for name in identity.named if named and name not in before and name not in connection.channels]
         if new:
             await self._subscribe_named(connection, identity, new)
+        if identity.info != earlier.info:
+            await self._subscriptions.describe(connection)
 
     async def _subscribe_named(self, connection: Connection, identity: Identity, names: list[str]) -> None:
         items = tuple(operations.SubscribeItem(name) for name in names[:MAX_NAMES])

@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 
 from pushserver.core import operations
 from pushserver.core.channels import Kind, Namespace, Namespaces
-from pushserver.core.errors import Code, Invalid, NotFound, PushError, Refused
+from pushserver.core.errors import Code, Invalid, NotFound, PushError, Refused, Unavailable
 from pushserver.core.operations import OutputStart, Recovery, Rejection, Result, SubscribeItem
 from pushserver.core.permissions import may_subscribe
 from pushserver.core.positions import Position
@@ -399,6 +399,16 @@ class Subscriptions:
             if known and self.no_longer_allowed(connection, each):
                 self.drop(connection, each)
                 self.notify_ended(connection, each, code, "the channel's token counts no more")
+            elif each == name and name in connection.channels:
+                self._presence.describe_soon(connection, self._publishing.namespace(name), name)
+
+    async def describe(self, connection: Connection) -> None:
+        """The user's token says something else of its user: let it be shown wherever the connection is present."""
+        try:
+            for name in tuple(connection.channels):
+                await self._presence.describe(connection, self._publishing.namespace(name), name)
+        except Unavailable:
+            self._log.warn("presence could not be told: the engine cannot answer now")
 
     def notify_ended(self, connection: Connection, name: str, code: Code, reason: str) -> None:
         self.notify(connection, operations.SubscriptionLost(name, code, reason))

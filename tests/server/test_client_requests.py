@@ -312,6 +312,15 @@ async def test_a_refresh_ends_what_is_no_longer_allowed_and_keeps_an_owners_task
     assert [m["channel"] for m in watcher.pushes("unsubscribed")] == ["task:t"]
 
 
+async def test_presence_shows_what_the_newer_token_says(rig: Rig) -> None:
+    client = await rig.client("7", {"info": {"name": "Ada"}})
+    await client.ask("subscribe", channels=["chat:lobby"])
+    for info in ({"name": "Ada L."}, None):
+        await client.ask("auth", token=rig.token("7", info=info))
+        (user,) = (await client.ask("presence", channel="chat:lobby"))["data"]["users"]
+        assert (user["connections"], user.get("info")) == (1, info)
+
+
 async def test_a_refresh_announces_nothing_of_the_inbox(rig: Rig) -> None:
     await rig.execute("notify", userId="ann", data=1)
     client = rig.connect()
