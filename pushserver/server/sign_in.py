@@ -238,7 +238,9 @@ class SignIn:
     async def _follow(self, connection: Connection, identity: Identity) -> tuple[CatchUp, CatchUp]:
         own = self._hub.begin(connection, user_channel(identity.user_id))
         system = self._hub.begin(connection, SYSTEM)
-        connection.server_channels = (own.channel.name, system.channel.name)
+        names = (own.channel.name, system.channel.name)
+        # Behind what the server had subscribed nobody to.
+        connection.server_channels = (*names, *(name for name in connection.server_channels if name not in names))
         # Both are on their way to the engine by now.
         await self._hub.confirmed(own)
         await self._hub.confirmed(system)
