@@ -176,6 +176,10 @@ class Connection:
                 )
             self.line.hang_up(close, discard)
 
+    def is_lasting(self, channel: str) -> bool:
+        """Return whether a channel is the user's own, or ``system``: who has signed in keeps them."""
+        return self.user_id is not None and channel in ("system", f"user:{self.user_id}")
+
     def identity_for(self, channel: str) -> Identity | None:
         """Return who this is in a channel: a token for that channel alone may grant more there, and it or the server
         side may say something else of the user. None for who has not signed in, and shows no token there."""

@@ -229,10 +229,14 @@ class Presence:
             await self._leave(connection, namespace, channel)
 
     async def describe(self, connection: Connection, namespace: Namespace, channel: str) -> None:
-        """A connection that follows a channel shows another token there, which may say something else of its user."""
+        """A connection that follows a channel goes by another token there, which may say something else of its user."""
         identity = connection.identity_for(channel)
         if namespace.tracks_presence and identity is not None and connection.identity is not None:
             await self._engine.presence.describe(channel, identity.user_id, connection.id, _info(identity))
+
+    def describe_soon(self, connection: Connection, namespace: Namespace, channel: str) -> None:
+        """As `describe`, beside all else."""
+        self._detach(self.describe(connection, namespace, channel))
 
     def leave(self, connection: Connection, namespace: Namespace, channel: str) -> None:
         if connection.identity is None:

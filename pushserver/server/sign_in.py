@@ -25,7 +25,7 @@ from pushserver.core.operations import InboxSummary, Recovery, Result
 from pushserver.core.positions import Position
 from pushserver.core.publication import Publication
 from pushserver.core.task import TaskState
-from pushserver.core.tokens import Identity
+from pushserver.core.tokens import NOBODY, Identity
 from pushserver.server.auth import Authenticator
 from pushserver.server.backlog import SYSTEM, Backlog, Waiting
 from pushserver.server.channel import CatchUp
@@ -238,7 +238,9 @@ class SignIn:
     async def _follow(self, connection: Connection, identity: Identity) -> tuple[CatchUp, CatchUp]:
         own = self._hub.begin(connection, user_channel(identity.user_id))
         system = self._hub.begin(connection, SYSTEM)
-        connection.server_channels = (own.channel.name, system.channel.name)
+        names = (own.channel.name, system.channel.name)
+        # Behind what the server had subscribed nobody to.
+        connection.server_channels = (*names, *(name for name in connection.server_channels if name not in names))
         # Both are on their way to the engine by now.
         await self._hub.confirmed(own)
         await self._hub.confirmed(system)
@@ -277,7 +279,8 @@ class SignIn:
     async def _refresh(self, connection: Connection, identity: Identity, reply: Reply, named: bool) -> None:
         """``named``: channels that the newer token names and the earlier one did not are subscribed to, and the other
         way round."""
-        before = () if connection.identity is None else connection.identity.named
+        earlier = connection.identity or NOBODY
+        before = earlier.named
         inbox, tasks = await self._backlog.read_again(identity.user_id)
         # Last, so that no revocation comes between the answer and the identity that a revocation looks for.
         await self._authenticator.check(identity)
@@ -295,6 +298,8 @@ class SignIn:
         new = [name for name in identity.named if named and name not in before and name not in connection.channels]
         if new:
             await self._subscribe_named(connection, identity, new)
+        if identity.info != earlier.info:
+            await self._subscriptions.describe(connection)
 
     async def _subscribe_named(self, connection: Connection, identity: Identity, names: list[str]) -> None:
         items = tuple(operations.SubscribeItem(name) for name in names[:MAX_NAMES])

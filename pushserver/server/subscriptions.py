@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 
 from pushserver.core import operations
 from pushserver.core.channels import Kind, Namespace, Namespaces
-from pushserver.core.errors import Code, Invalid, NotFound, PushError, Refused
+from pushserver.core.errors import Code, Invalid, NotFound, PushError, Refused, Unavailable
 from pushserver.core.operations import OutputStart, Recovery, Rejection, Result, SubscribeItem
 from pushserver.core.permissions import may_subscribe
 from pushserver.core.positions import Position
@@ -379,12 +379,11 @@ class Subscriptions:
                 rejected[name] = Rejection(Code.PERMISSION_DENIED, "subscribed by the server")
             elif name in connection.channels:
                 self.drop(connection, name)
-                first, rest = connection.server_channels[:2], connection.server_channels[2:]
-                if name in rest:
-                    connection.server_channels = (*first, *(one for one in rest if one != name))
         reply(operations.Unsubscribed(sorted(connection.channels), rejected))
 
     def drop(self, connection: Connection, name: str) -> None:
+        if name in connection.server_channels and not connection.is_lasting(name):
+            connection.server_channels = tuple(one for one in connection.server_channels if one != name)
         self._hub.unfollow(connection, name)
         self._presence.leave(connection, self._publishing.namespace(name), name)
         self._tokens.forget(connection, name)
@@ -399,6 +398,16 @@ class Subscriptions:
             if known and self.no_longer_allowed(connection, each):
                 self.drop(connection, each)
                 self.notify_ended(connection, each, code, "the channel's token counts no more")
+            elif each == name and name in connection.channels:
+                self._presence.describe_soon(connection, self._publishing.namespace(name), name)
+
+    async def describe(self, connection: Connection) -> None:
+        """The user's token says something else of its user: let it be shown wherever the connection is present."""
+        try:
+            for name in tuple(connection.channels):
+                await self._presence.describe(connection, self._publishing.namespace(name), name)
+        except Unavailable:
+            self._log.warn("presence could not be told: the engine cannot answer now")
 
     def notify_ended(self, connection: Connection, name: str, code: Code, reason: str) -> None:
         self.notify(connection, operations.SubscriptionLost(name, code, reason))
@@ -477,10 +486,9 @@ class Subscriptions:
         and ``system`` stay."""
         changed = False
         for name in names:
-            if name in connection.channels and name not in connection.server_channels[:2]:
+            if name in connection.channels and not connection.is_lasting(name):
                 changed = True
                 self.drop(connection, name)
-                connection.server_channels = tuple(c for c in connection.server_channels if c != name)
                 self.notify_ended(connection, name, Code.PERMISSION_DENIED, "ended by the server")
         return changed
 
@@ -495,8 +503,9 @@ class Subscriptions:
         return may_subscribe(namespace, name, identity.holder, identity.grants) is not None
 
     def refused(self, connection: Connection, namespaces: Namespaces) -> list[tuple[str, Code]]:
-        """Return the connection's own channels that these namespaces would refuse it, and why."""
-        found: list[tuple[str, Code]] = []
+        """Return the connection's channels that these namespaces would refuse it, and why. What the server subscribed
+        needs no permission."""
+        found = [(name, Code.UNKNOWN_CHANNEL) for name in connection.server_channels if namespaces.find(name) is None]
         for name in connection.channels.difference(connection.server_channels):
             namespace = namespaces.find(name)
             if namespace is None:
@@ -514,7 +523,7 @@ class Subscriptions:
     async def present(self, connection: Connection) -> None:
         """The connection is its user's now: the user is present in ``system``, and where it subscribed as nobody."""
         await self._presence.join(connection, self._publishing.namespace("system"), "system")
-        for name in connection.channels.difference(connection.server_channels):
+        for name in [name for name in connection.channels if not connection.is_lasting(name)]:
             await self._presence.turn(connection, self._publishing.namespace(name), name)
 
     def end(self, connection: Connection) -> None:

@@ -28,6 +28,7 @@ subscribe = "nobody"
 publish = "nobody"
 [[namespaces]]
 name = "open"
+presence = true
 """
 
 
@@ -171,9 +172,13 @@ async def test_a_bad_renewal_is_told_and_ends_nothing(rig: Rig) -> None:
 
 
 async def test_where_something_else_allows_it_too_the_subscription_stays(rig: Rig) -> None:
-    client = await rig.client("7")
-    await subscribe(client, "open:1", rig.token("7", channel="open:1", exp=START + 20))
+    client = await rig.client("7", {"info": "Ada"})
+    await subscribe(client, "open:1", rig.token("7", channel="open:1", exp=START + 20, info="the author"))
+    users = [{"userId": "7", "connections": 1, "info": "the author"}]
+    assert (await client.ask("presence", channel="open:1"))["data"]["users"] == users
     await rig.advance(40)
+    users[0]["info"] = "Ada"
+    assert (await client.ask("presence", channel="open:1"))["data"]["users"] == users
     assert "open:1" in client.connection.channels
     assert not client.connection.channel_tokens
 

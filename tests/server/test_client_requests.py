@@ -11,6 +11,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred, fail
 
 from pushserver.core import errors
+from pushserver.core.channels import Namespaces
 from pushserver.core.errors import Code, Refused
 from pushserver.core.positions import Position
 from pushserver.protocols.native.session import Rates
@@ -310,6 +311,41 @@ async def test_a_refresh_ends_what_is_no_longer_allowed_and_keeps_an_owners_task
     assert "task:t" in owner.connection.channels
     await watcher.ask("auth", token=rig.token("bob"))
     assert [m["channel"] for m in watcher.pushes("unsubscribed")] == ["task:t"]
+
+
+async def test_what_the_server_subscribed_goes_with_its_namespace(rig: Rig) -> None:
+    client = await rig.client("ann")
+    connection, subscriptions = client.connection, rig.node.subscriptions
+    await subscriptions.force_subscribe(connection, ("news:a", "chat:lobby"))
+    assert subscriptions.refused(connection, Namespaces()) == [("news:a", Code.UNKNOWN_CHANNEL)]
+    subscriptions.drop(connection, "news:a")
+    assert connection.server_channels == ("user:ann", "system", "chat:lobby")
+    assert connection.channels == {"user:ann", "system", "chat:lobby"}
+
+
+async def test_what_the_server_subscribed_nobody_to_is_its_own_to_end(rig: Rig) -> None:
+    client = rig.connect()
+    await client.ask("subscribe", channels=["public:b"])
+    for channel in ("public:a", "live:a"):
+        await rig.node.subscriptions.force_subscribe(client.connection, (channel,))
+    assert rig.node.subscriptions.force_unsubscribe(client.connection, ("public:a",))
+    assert client.pushes("unsubscribed")[-1]["data"]["channel"] == "public:a"
+    reply = await client.ask("auth", token=rig.token("ann"))
+    assert reply["data"]["channels"] == ["live:a", "system", "user:ann"]
+    left = await client.ask("unsubscribe", channels=["live:a", "public:b"])
+    assert list(left["data"]["rejected"]) == ["live:a"]
+    assert not rig.node.subscriptions.force_unsubscribe(client.connection, ("system", "user:ann"))
+    assert rig.node.subscriptions.force_unsubscribe(client.connection, ("live:a",))
+    assert client.connection.server_channels == ("user:ann", "system")
+
+
+async def test_presence_shows_what_the_newer_token_says(rig: Rig) -> None:
+    client = await rig.client("7", {"info": {"name": "Ada"}})
+    await client.ask("subscribe", channels=["chat:lobby"])
+    for info in ({"name": "Ada L."}, None):
+        await client.ask("auth", token=rig.token("7", info=info))
+        (user,) = (await client.ask("presence", channel="chat:lobby"))["data"]["users"]
+        assert (user["connections"], user.get("info")) == (1, info)
 
 
 async def test_a_refresh_announces_nothing_of_the_inbox(rig: Rig) -> None:
