@@ -60,13 +60,9 @@ class Outcome:
         return self.verdict.startswith("failed")
 
 
-#: Most of these tests wait for other programs. Those of one file share a server or a browser.
-_TWO = ("-n", "2", "--dist", "loadfile")
-
-
-def _pytest(marker: str) -> list[str]:
-    # By name, so that the log says what took how long, and which failed where the step's time was over.
-    return [sys.executable, "-m", "pytest", "-v", "--tb=short", "--durations=25", *_TWO, "-m", marker]
+#: Most of these tests wait for other programs; those of one file share a server or a browser. By name, so that the log
+#: says what took how long, and which failed where the step's time was over.
+_FULL = ["-m", "pytest", "-v", "--tb=short", "--durations=25", "-n", "2", "--dist", "loadfile", "-m", "full"]
 
 
 def _versions(kind: str, pythons: Iterable[str]) -> list[str]:
@@ -80,11 +76,10 @@ _OLDEST, _NEWEST = PYTHONS[0], PYTHONS[-1]
 
 STEPS = (
     Step("coverage", ["make", "check", "coverage"], 1_500),
-    Step("full", _pytest("full"), 2_000),
+    Step("full", [sys.executable, *_FULL], 2_000),
     Step("conformance", ["make", "conformance"], 1_200),
     Step("newest", _versions("newest", [_NEWEST]), 900),
     Step("oldest", _versions("oldest", [_OLDEST]), 900),
-    Step("browsers", _pytest("browser"), 600),
 )
 
 
