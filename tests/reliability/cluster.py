@@ -62,6 +62,8 @@ presence = true
 
 TASK_EVENTS = {"task_created", "task_progress", "task_completed", "task_failed"}
 
+#: Seconds until all that is due has come and the nodes agree, at most: a stream is given up after 35 s of silence.
+SETTLING = 120.0
 #: Histories are checked by the offsets that follow each other; this many bytes of an id are random.
 _numbers = itertools.count(1)
 
@@ -608,7 +610,7 @@ async def run(
         async with asyncio.timeout(120):
             await asyncio.gather(*publishers)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(SETTLING):
                 while books.lost()[0] or books.lost_tasks() or not all(each.connected for each in everyone):
                     await asyncio.sleep(0.1)
         connections = {user: 1 + (number < second_devices) for number, user in enumerate(users)}
@@ -631,7 +633,7 @@ def _tracebacks(cluster: Cluster) -> Iterator[tuple[int, str]]:
 
 async def _disagreement(cluster: Cluster, users: dict[str, int]) -> list[str]:
     """Return what the nodes still say wrongly when the leases of the dead have run out."""
-    end = asyncio.get_running_loop().time() + 60
+    end = asyncio.get_running_loop().time() + SETTLING
     while (wrong := await asyncio.to_thread(_settled, cluster, users)) and asyncio.get_running_loop().time() < end:
         await asyncio.sleep(0.5)
     return [wrong] if wrong else []

@@ -19,7 +19,7 @@ from tests.reliability.cluster import HISTORY_CHANNEL, LIVE_CHANNEL, Books, Clie
 #: Seconds of silence after which a stream is taken for lost: the server says every 25 s that it is there.
 SILENCE = 35.0
 #: Seconds until a program is connected at first, and until it has shown all that is due in the end.
-START, SETTLING = 60.0, 75.0
+START, SETTLING = 60.0, 120.0
 
 
 class StreamClient(Client):
