@@ -64,6 +64,7 @@ TASK_EVENTS = {"task_created", "task_progress", "task_completed", "task_failed"}
 
 #: Seconds until all that is due has come and the nodes agree, at most: a stream is given up after 35 s of silence.
 SETTLING = 120.0
+
 #: Histories are checked by the offsets that follow each other; this many bytes of an id are random.
 _numbers = itertools.count(1)
 
