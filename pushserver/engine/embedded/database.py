@@ -179,10 +179,10 @@ class Database:
         """Return after how many pages the log is brought into the file: before it fills a small disk, where there would
         be no room left to do that."""
         try:
-            free = shutil.disk_usage(self.path.parent).free
+            room = shutil.disk_usage(self.path.parent).free
         except OSError:
             return LOG_PAGES
-        return max(FEWEST_PAGES, min(LOG_PAGES, free // (4 * PAGE)))
+        return max(FEWEST_PAGES, min(LOG_PAGES, room // (4 * PAGE)))
 
     def _upgrade(self, connection: sqlite3.Connection) -> None:
         steps = sorted(
