@@ -85,9 +85,10 @@ class Outcome:
         """Return its column of the table."""
         received = f"{self.received:,}; {len(self.missing)}" if self.received else "none were published"
         least, most = min(self.moves.values(), default=0), max(self.moves.values(), default=0)
+        moved = "once" if least == most == 1 else f"{least} to {most} times" if most else "never"
         return {
             "clients": f"{self.clients:,}",
-            "each had to move": "once" if least == most == 1 else f"{least} to {most} times",
+            "each had to move": moved,
             "connections that failed": f"{len(self.failed)}",
             "messages to clients; missing": received,
             "calls": f"{sum(calls.calls for calls in self.calls):,}",
