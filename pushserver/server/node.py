@@ -256,7 +256,12 @@ class Node:
         # Presence is left by the rules that it was entered by.
         for connection, name, _ in ended:
             self.subscriptions.drop(connection, name)
+        keeps = self.publishing.keeps_presence
+        kept = {name for name in self.hub.channels if keeps(name)}
         self.namespaces.adopt(namespaces)
+        differ = {name for name in self.hub.channels if keeps(name) != (name in kept)}
+        here = self.hub.connections.values()
+        self.presence.follow_rules([(each, name) for each in here for name in differ & each.channels])
         self._limits.adopt(settings.limits)
         self._user_rates.adopt(settings.user_rates)
         self.tasks.adopt(settings.throttle, settings.stale_after)

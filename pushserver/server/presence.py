@@ -6,7 +6,7 @@ The last one's going is announced only after a while, so that a page that is rel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -237,6 +237,22 @@ class Presence:
     def describe_soon(self, connection: Connection, namespace: Namespace, channel: str) -> None:
         """As `describe`, beside all else."""
         self._detach(self.describe(connection, namespace, channel))
+
+    def follow_rules(self, subscriptions: Sequence[tuple[Connection, str]]) -> None:
+        """Begin or end the presence of these, as the rules are by now. Nothing is announced: nobody has moved."""
+        self._detach(self._follow_rules(subscriptions))
+
+    async def _follow_rules(self, subscriptions: Sequence[tuple[Connection, str]]) -> None:
+        presence = self._engine.presence
+        for connection, channel in subscriptions:
+            identity = connection.identity_for(channel)
+            if connection.identity is None or identity is None:
+                continue
+            # The rules may have changed again.
+            if self._publishing.keeps_presence(channel) and channel in connection.channels:
+                await presence.join(channel, identity.user_id, connection.id, _info(identity))
+            if connection.gone or channel not in connection.channels or not self._publishing.keeps_presence(channel):
+                await presence.leave(channel, identity.user_id, connection.id)
 
     def leave(self, connection: Connection, namespace: Namespace, channel: str) -> None:
         if connection.identity is None:

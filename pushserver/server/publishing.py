@@ -63,6 +63,11 @@ class Publishing:
         """Return a channel's namespace. Raises `errors.Refused`: INVALID_CHANNEL, UNKNOWN_CHANNEL."""
         return self._namespaces.of(channel)
 
+    def keeps_presence(self, channel: str) -> bool:
+        """Return whether it is known who follows a channel."""
+        namespace = self._namespaces.find(channel)
+        return namespace is not None and namespace.tracks_presence
+
     def retention(self, namespace: Namespace) -> Retention | None:
         if namespace.history_size > 0:
             return Retention(namespace.history_size, namespace.history_ttl)

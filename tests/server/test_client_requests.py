@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred, fail
 
+from pushserver.app.node import settings_of
 from pushserver.core import errors
 from pushserver.core.channels import Namespaces
 from pushserver.core.errors import Code, Refused
@@ -321,6 +323,22 @@ async def test_what_the_server_subscribed_goes_with_its_namespace(rig: Rig) -> N
     subscriptions.drop(connection, "news:a")
     assert connection.server_channels == ("user:ann", "system", "chat:lobby")
     assert connection.channels == {"user:ann", "system", "chat:lobby"}
+
+
+async def test_presence_goes_by_the_rules_of_a_reload(rig: Rig) -> None:
+    client, nobody = await rig.client("ann"), rig.connect()
+    await client.ask("subscribe", channels=["news:a", "live:a"])
+    await nobody.ask("subscribe", channels=["public:a"])
+    configured = [rig.node.namespaces.all[name] for name in ("news", "live", "public")]
+    await rig.settle()
+    told = len(client.all)
+    for kept, present in ((False, [("live:a", 1), ("news:a", 0)]), (True, [("live:a", 0), ("news:a", 1)])):
+        changed = [replace(each, presence=(each.name == "live") != kept) for each in configured]
+        rig.node.adopt(Namespaces(changed), {}, settings_of(rig.config, "here"))
+        await rig.settle()
+        for channel, count in present:
+            assert len(await rig.engine.presence.members(channel)) == count
+    assert len(client.all) == told
 
 
 async def test_what_the_server_subscribed_nobody_to_is_its_own_to_end(rig: Rig) -> None:
