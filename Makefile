@@ -9,7 +9,7 @@
 #              make matrix ARGS=clients; the tables into docs/reliability.md: make matrix ARGS=--write
 # make attack  strangers at every door, over every transport and both engines: under 20 minutes
 # make fuzz    the parsers of what comes from outside, guided by coverage: 20 minutes each; more: make fuzz ARGS=--help
-# make sdks    client SDKs of Centrifugo, unmodified, against this server: each command in each codec, and a killed server
+# make sdks    client SDKs of Centrifugo, unmodified: each command in each codec, a killed server, tokens that end, a drain
 # make clients-tls  real clients on every way of TLS: browsers, curl, node, Python, Go, Prometheus; nginx and haproxy before it
 # make audit   advisories of what is installed
 # make bench   the measurements

@@ -1,5 +1,5 @@
 """Client SDKs of Centrifugo, unmodified, against a real server: what each of them has, over each way that it knows, on
-both engines and on two workers; through a killed server."""
+both engines and on two workers; through a killed server, tokens that end, and a drain."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import queue
 import subprocess
 import sys
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -24,10 +26,14 @@ pytestmark = pytest.mark.full
 
 FOLDER = Path(__file__).parent
 CONFIG = """
+[server]
+max_connections_per_user = 2000
+[auth]
+refresh_grace = "60s"
 [centrifuge]
 enabled = true
 [heartbeat]
-interval = "1s"
+interval = "{interval}"
 timeout = "20s"
 [[namespaces]]
 name = "news"
@@ -35,8 +41,12 @@ publish = "authenticated"
 history_size = 100
 presence = true
 join_leave = true
+[[namespaces]]
+name = "$docs"
 """
 ENGINES = ("embedded", "redis", "workers")
+#: Clients that are drained, and how long that may take, s.
+CROWD, WINDOW = 1_000, 20
 #: s that a step may take, on a machine that is busy with other tests
 DEADLINE = 60.0
 
@@ -61,9 +71,9 @@ VISITS = [
 class Visitor:
     """One SDK in a process of its own: words in, and what it says."""
 
-    def __init__(self, sdk: str, address: str, codec: str, token: str) -> None:
+    def __init__(self, sdk: str, address: str, codec: str, *tokens: str) -> None:
         self._process = subprocess.Popen(
-            [*SDKS[sdk](), address, codec, token], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [*SDKS[sdk](), address, codec, *tokens], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         self._lines: queue.Queue[Any] = queue.Queue()
         self.said: list[dict[str, Any]] = []
@@ -119,22 +129,24 @@ class Visitor:
 class Stage:
     """A server that can be killed and started again where it was, its Redis, and its visitors."""
 
-    def __init__(self, place: Path, engine: str) -> None:
+    def __init__(self, place: Path, engine: str, interval: str) -> None:
+        """``interval``: between two pings."""
         self._place = place
+        self._config = CONFIG.format(interval=interval)
         self._redis = None if engine == "embedded" else RedisServer(place / "redis").start()
         self._options = () if self._redis is None else ("--redis", self._redis.url)
         if engine == "workers":
             self._options += ("--workers", "2")
         self._visitors: list[Visitor] = []
-        self.server = start(place, *self._options, config=CONFIG)
+        self.server = start(place, *self._options, config=self._config)
 
     def address(self, transport: str, codec: str) -> str:
         query = "?cf_protocol=protobuf" if codec == "protobuf" and transport == "websocket" else ""
         scheme = "ws" if transport == "websocket" else "http"
         return f"{scheme}://127.0.0.1:{self.server.port}/connection/{transport}{query}"
 
-    def visitor(self, sdk: str, transport: str, codec: str, token: str) -> Visitor:
-        visitor = Visitor(sdk, self.address(transport, codec), codec, token)
+    def visitor(self, sdk: str, transport: str, codec: str, *tokens: str) -> Visitor:
+        visitor = Visitor(sdk, self.address(transport, codec), codec, *tokens)
         self._visitors.append(visitor)
         return visitor
 
@@ -145,7 +157,7 @@ class Stage:
         self.server = start(
             self._place,
             *self._options,
-            config=CONFIG,
+            config=self._config,
             port=before.port,
             secret=before.secret,
             api_key=before.api_key,
@@ -182,8 +194,13 @@ def engine() -> str:
 
 
 @pytest.fixture
-def stage(tmp_path: Path, engine: str) -> Iterator[Stage]:
-    stage = Stage(tmp_path, engine)
+def interval() -> str:
+    return "1s"
+
+
+@pytest.fixture
+def stage(tmp_path: Path, engine: str, interval: str) -> Iterator[Stage]:
+    stage = Stage(tmp_path, engine, interval)
     try:
         yield stage
     finally:
@@ -245,6 +262,29 @@ def test_a_visit(stage: Stage, engine: str, sdk: str, transport: str, codec: str
     assert ann.hear(lambda said: said["what"] == "disconnected")["code"] == 3503
 
 
+@pytest.mark.parametrize(("sdk", "transport", "codec"), VISITS)
+def test_tokens_are_renewed_until_there_are_none(stage: Stage, sdk: str, transport: str, codec: str) -> None:
+    def ending(seconds: int, **claims: Any) -> str:
+        return stage.server.token("ann", exp=int(time.time()) + seconds, **claims)
+
+    # Compiled before its tokens begin to end.
+    SDKS[sdk]()
+    ann = stage.visitor(sdk, transport, codec, ending(10), ending(35))
+    ann.do("connect")
+    ann.hear(lambda said: said["what"] == "connected")
+    ann.do("subscribe", "news:a", ending(60, channel="news:b"))
+    assert ann.hear(lambda said: said["what"] == "unsubscribed")["code"] == 103
+    ann.do("subscribe", "$docs:1", ending(8, channel="$docs:1"), ending(14, channel="$docs:1"))
+    ann.hear(lambda said: said["what"] == "subscribed" and said["channel"] == "$docs:1")
+    stage.api("publish", channel="$docs:1", data=1)
+    ann.hear(lambda said: said["what"] == "publication" and said["channel"] == "$docs:1")
+    # The SDK ends both by itself, as it is given no token more.
+    assert ann.hear(lambda said: said["what"] == "unsubscribed" and said["channel"] == "$docs:1")["code"] == 1
+    assert ann.hear(lambda said: said["what"] == "disconnected")["code"] == 1
+    asked = {(said["of"], said["left"]) for said in ann.said if said["what"] == "token"}
+    assert asked == {("", 0), ("", 1), ("$docs:1", 0), ("$docs:1", 1)}
+
+
 @pytest.mark.parametrize("transport", ["http_stream", "sse"])
 @pytest.mark.parametrize("engine", ["workers"])
 def test_commands_reach_the_worker_that_has_the_stream(stage: Stage, transport: str) -> None:
@@ -259,3 +299,24 @@ def test_commands_reach_the_worker_that_has_the_stream(stage: Stage, transport: 
     (listed,) = stage.server.api("GET", "/api/connections?userId=ann").body["connections"]
     assert listed["protocol"] == {"http_stream": "centrifuge-stream-json", "sse": "centrifuge-sse"}[transport]
     assert listed["client"]["name"] == "js"
+
+
+# No pings: a machine that is busy with other tests may not answer a thousand in time.
+@pytest.mark.parametrize("interval", ["1h"])
+def test_a_thousand_clients_are_drained_within_the_window(stage: Stage) -> None:
+    command = ["node", FOLDER / "node" / "crowd.mjs", stage.address("websocket", "json"), stage.server.token("ann")]
+    crowd = subprocess.Popen([*command, str(CROWD)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert crowd.stdout is not None
+        lines = map(json.loads, crowd.stdout)
+        assert next(lines) == {"what": "all"}
+        stage.api("drain", over=f"{WINDOW}s")
+        gone = [next(lines) for _ in range(CROWD)]
+        assert Counter((said["what"], said["code"]) for said in gone) == {("gone", 3001): CROWD}
+        # Spread over the window: who comes back elsewhere does not come all at once.
+        assert WINDOW / 2 < (gone[-1]["at"] - gone[0]["at"]) / 1000 < WINDOW * 2
+        assert stage.server.api("DELETE", "/api/drain").status == 200
+        assert next(lines) == {"what": "all"}
+    finally:
+        crowd.kill()
+        crowd.wait()

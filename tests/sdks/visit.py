@@ -1,6 +1,7 @@
 """A visit by centrifuge-python, unmodified: what it is told and what it is answered, one JSON object on each line.
 
-Arguments: the address, ``json`` or ``protobuf``, and a token. It reads one word on each line of its input and does it.
+Arguments: the address, ``json`` or ``protobuf``, and tokens: the first one, and those that it is given later, one after
+another. It reads one word on each line of its input and does it.
 """
 
 from __future__ import annotations
@@ -17,16 +18,29 @@ def say(what: str, **more: Any) -> None:
     print(json.dumps({"what": what, **more}), flush=True)
 
 
+class Tokens:
+    """Tokens that are given one after another, until there are none."""
+
+    def __init__(self, of: str, tokens: list[str]) -> None:
+        self._of, self._tokens = of, tokens
+
+    async def __call__(self, *_: Any) -> str:
+        say("token", of=self._of, left=len(self._tokens))
+        if not self._tokens:
+            raise centrifuge.UnauthorizedError
+        return self._tokens.pop(0)
+
+
 class Visit:
     """One client, and what its handlers hear."""
 
-    def __init__(self, address: str, protobuf: bool, token: str) -> None:
+    def __init__(self, address: str, protobuf: bool, token: str, *later: str) -> None:
         self.protobuf = protobuf
-        self.token = token
         self.subscriptions: dict[str, centrifuge.Subscription] = {}
         self.client = centrifuge.Client(
-            address, events=_Events(self), token=token, use_protobuf=protobuf, min_reconnect_delay=0.1, proxy=None
-        )
+            address, events=_Events(self), token=token, get_token=Tokens("", [*later]), use_protobuf=protobuf,
+            min_reconnect_delay=0.1, proxy=None,
+        )  # fmt: skip
 
     def pack(self, data: Any) -> Any:
         return json.dumps(data).encode() if self.protobuf else data
@@ -45,9 +59,10 @@ class Visit:
             case "disconnect":
                 await self.client.disconnect()
             case "subscribe":
-                (channel,) = arguments
+                channel, *tokens = arguments
+                own = {"token": tokens[0], "get_token": Tokens(channel, tokens[1:])} if tokens else {}
                 sub = self.subscriptions[channel] = self.client.new_subscription(
-                    channel, events=_SubEvents(self, channel)
+                    channel, events=_SubEvents(self, channel), **own
                 )
                 await sub.subscribe()
             case "unsubscribe":
@@ -110,17 +125,17 @@ class _SubEvents(centrifuge.SubscriptionEventHandler):
         say("publication", channel=self.channel, **self.visit.publication(ctx.pub))
 
     async def on_join(self, ctx: Any) -> None:
-        say("join", channel=self.channel, user=ctx.info.user)
+        say("join", channel=self.channel, user=ctx.info.user, client=ctx.info.client)
 
     async def on_leave(self, ctx: Any) -> None:
-        say("leave", channel=self.channel, user=ctx.info.user)
+        say("leave", channel=self.channel, user=ctx.info.user, client=ctx.info.client)
 
     async def on_error(self, ctx: Any) -> None:
         say("error", channel=self.channel, code=ctx.code, error=str(ctx.error))
 
 
-async def main(address: str, codec: str, token: str) -> None:
-    visit = Visit(address, codec == "protobuf", token)
+async def main(address: str, codec: str, *tokens: str) -> None:
+    visit = Visit(address, codec == "protobuf", *tokens)
     loop = asyncio.get_running_loop()
     say("ready", sdk="centrifuge-python")
     while line := await loop.run_in_executor(None, sys.stdin.readline):
@@ -132,4 +147,4 @@ async def main(address: str, codec: str, token: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:4]))
+    asyncio.run(main(*sys.argv[1:]))

@@ -1,6 +1,6 @@
 // Visits by centrifuge-go and gocent, unmodified: what they are told and answered, one JSON object on each line.
 //
-//	visit ADDRESS CODEC TOKEN       an SDK; it speaks as visit.py does
+//	visit ADDRESS CODEC TOKEN…      an SDK; it speaks as visit.py does
 //	visit api ADDRESS KEY USER      a client of the server API; it calls each method once
 package main
 
@@ -43,12 +43,32 @@ func publication(channel string, pub centrifuge.Publication) {
 	})
 }
 
+// tokens gives one token after another, until there are none.
+type tokens struct {
+	of   string
+	left []string
+}
+
+func (t *tokens) next() (string, error) {
+	say("token", fields{"of": t.of, "left": len(t.left)})
+	if len(t.left) == 0 {
+		return "", centrifuge.ErrUnauthorized
+	}
+	given := t.left[0]
+	t.left = t.left[1:]
+	return given, nil
+}
+
 type visit struct {
 	client *centrifuge.Client
 }
 
-func newVisit(address string, protobuf bool, token string) *visit {
-	config := centrifuge.Config{Token: token, MinReconnectDelay: 100 * time.Millisecond}
+func newVisit(address string, protobuf bool, given []string) *visit {
+	later := &tokens{left: given[1:]}
+	config := centrifuge.Config{
+		Token: given[0], MinReconnectDelay: 100 * time.Millisecond,
+		GetToken: func(centrifuge.ConnectionTokenEvent) (string, error) { return later.next() },
+	}
 	var client *centrifuge.Client
 	if protobuf {
 		client = centrifuge.NewProtobufClient(address, config)
@@ -75,19 +95,29 @@ func newVisit(address string, protobuf bool, token string) *visit {
 	return &visit{client}
 }
 
-func (v *visit) subscribe(channel string) error {
-	sub, err := v.client.NewSubscription(channel)
+func (v *visit) subscribe(channel string, given []string) error {
+	config := centrifuge.SubscriptionConfig{}
+	if len(given) > 0 {
+		later := &tokens{of: channel, left: given[1:]}
+		config.Token = given[0]
+		config.GetToken = func(centrifuge.SubscriptionTokenEvent) (string, error) { return later.next() }
+	}
+	sub, err := v.client.NewSubscription(channel, config)
 	if err != nil {
 		return err
 	}
+	sub.OnJoin(func(e centrifuge.JoinEvent) {
+		say("join", fields{"channel": channel, "user": e.User, "client": e.Client})
+	})
+	sub.OnLeave(func(e centrifuge.LeaveEvent) {
+		say("leave", fields{"channel": channel, "user": e.User, "client": e.Client})
+	})
 	sub.OnSubscribed(func(e centrifuge.SubscribedEvent) {
 		say("subscribed", fields{"channel": channel, "recovered": e.Recovered, "server": false})
 	})
 	sub.OnUnsubscribed(func(e centrifuge.UnsubscribedEvent) {
 		say("unsubscribed", fields{"channel": channel, "code": e.Code, "server": false})
 	})
-	sub.OnJoin(func(e centrifuge.JoinEvent) { say("join", fields{"channel": channel, "user": e.User}) })
-	sub.OnLeave(func(e centrifuge.LeaveEvent) { say("leave", fields{"channel": channel, "user": e.User}) })
 	sub.OnPublication(func(e centrifuge.PublicationEvent) { publication(channel, e.Publication) })
 	sub.OnError(func(e centrifuge.SubscriptionErrorEvent) {
 		say("error", fields{"channel": channel, "error": e.Error.Error()})
@@ -110,7 +140,11 @@ func (v *visit) run(ctx context.Context, word string, args []json.RawMessage) (f
 	case "disconnect":
 		return nil, v.client.Disconnect()
 	case "subscribe":
-		return nil, v.subscribe(text(0))
+		given := []string{}
+		for at := 1; at < len(args); at++ {
+			given = append(given, text(at))
+		}
+		return nil, v.subscribe(text(0), given)
 	case "unsubscribe":
 		sub, found := v.client.GetSubscription(text(0))
 		if !found {
@@ -225,5 +259,5 @@ func main() {
 		callAll(os.Args[2], os.Args[3], os.Args[4])
 		return
 	}
-	listen(newVisit(os.Args[1], os.Args[2] == "protobuf", os.Args[3]))
+	listen(newVisit(os.Args[1], os.Args[2] == "protobuf", os.Args[3:]))
 }

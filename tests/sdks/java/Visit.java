@@ -6,6 +6,10 @@ import io.github.centrifugal.centrifuge.*;
 import java.io.BufferedReader;
 import java.io.InputStreamReader;
 import java.nio.charset.StandardCharsets;
+import java.util.ArrayDeque;
+import java.util.Arrays;
+import java.util.Deque;
+import java.util.List;
 import java.util.Map;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
@@ -17,9 +21,36 @@ public class Visit {
 
     private final Client client;
 
-    Visit(String address, String token) {
+    /** Tokens that are given one after another, until there are none. */
+    private static class Tokens {
+        private final String of;
+        private final Deque<String> left;
+
+        Tokens(String of, List<String> tokens) {
+            this.of = of;
+            left = new ArrayDeque<>(tokens);
+        }
+
+        synchronized void give(TokenCallback callback) {
+            say("token", "of", quoted(of), "left", left.size());
+            if (left.isEmpty()) {
+                callback.Done(new UnauthorizedException(), "");
+            } else {
+                callback.Done(null, left.remove());
+            }
+        }
+    }
+
+    Visit(String address, List<String> tokens) {
+        Tokens later = new Tokens("", tokens.subList(1, tokens.size()));
         Options options = new Options();
-        options.setToken(token);
+        options.setToken(tokens.get(0));
+        options.setTokenGetter(new ConnectionTokenGetter() {
+            @Override
+            public void getConnectionToken(ConnectionTokenEvent event, TokenCallback callback) {
+                later.give(callback);
+            }
+        });
         options.setMinReconnectDelay(100);
         client = new Client(address, options, new Listener());
     }
@@ -67,11 +98,29 @@ public class Visit {
         };
     }
 
+    /** Returns what a subscription goes by; `rest` is what follows the channel in a line: tokens, or nothing. */
+    private static SubscriptionOptions withTokens(String channel, String rest) {
+        SubscriptionOptions options = new SubscriptionOptions();
+        List<String> given = Pattern.compile("\"([^\"]+)\"").matcher(rest).results().map(found -> found.group(1)).toList();
+        if (!given.isEmpty()) {
+            Tokens later = new Tokens(channel, given.subList(1, given.size()));
+            options.setToken(given.get(0));
+            options.setTokenGetter(new SubscriptionTokenGetter() {
+                @Override
+                public void getSubscriptionToken(SubscriptionTokenEvent event, TokenCallback callback) {
+                    later.give(callback);
+                }
+            });
+        }
+        return options;
+    }
+
     private void run(String word, String channel, byte[] data) throws Exception {
         switch (word) {
             case "connect" -> client.connect();
             case "disconnect" -> client.disconnect();
-            case "subscribe" -> client.newSubscription(channel, new SubListener()).subscribe();
+            case "subscribe" -> client.newSubscription(channel, withTokens(channel, text(data)), new SubListener())
+                .subscribe();
             case "unsubscribe" -> client.getSubscription(channel).unsubscribe();
             case "publish" -> client.publish(channel, data, answer(word, done -> new Object[0]));
             case "history" -> client.history(channel, new HistoryOptions.Builder().withLimit(-1).build(),
@@ -140,12 +189,16 @@ public class Visit {
 
         @Override
         public void onJoin(Subscription sub, JoinEvent event) {
-            say("join", "channel", quoted(sub.getChannel()), "user", quoted(event.getInfo().getUser()));
+            moved("join", sub, event.getInfo());
         }
 
         @Override
         public void onLeave(Subscription sub, LeaveEvent event) {
-            say("leave", "channel", quoted(sub.getChannel()), "user", quoted(event.getInfo().getUser()));
+            moved("leave", sub, event.getInfo());
+        }
+
+        private static void moved(String how, Subscription sub, ClientInfo who) {
+            say(how, "channel", quoted(sub.getChannel()), "user", quoted(who.getUser()), "client", quoted(who.getClient()));
         }
 
         @Override
@@ -155,7 +208,7 @@ public class Visit {
     }
 
     public static void main(String[] args) throws Exception {
-        Visit visit = new Visit(args[0], args[2]);
+        Visit visit = new Visit(args[0], Arrays.asList(args).subList(2, args.length));
         say("ready", "sdk", quoted("centrifuge-java"));
         BufferedReader lines = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
         for (String line = lines.readLine(); line != null; line = lines.readLine()) {

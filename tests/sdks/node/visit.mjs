@@ -7,17 +7,25 @@ import { Centrifuge as WithProtobuf } from 'centrifuge/build/protobuf';
 import { EventSource } from 'eventsource';
 import WebSocket from 'ws';
 
-const [address, codec, token] = process.argv.slice(2);
+const [address, codec, token, ...later] = process.argv.slice(2);
 const protobuf = codec === 'protobuf';
+// Each of the two brings its own classes.
+const Sdk = protobuf ? WithProtobuf : Centrifuge;
 const say = (what, more = {}) => console.log(JSON.stringify({ what, ...more }));
 const pack = data => (protobuf ? new TextEncoder().encode(JSON.stringify(data)) : data);
 const unpack = data => (protobuf && data?.length ? JSON.parse(new TextDecoder().decode(data)) : data);
+// Tokens are given one after another, until there are none.
+const tokens = (of, given) => async () => {
+  say('token', { of, left: given.length });
+  if (!given.length) throw new Sdk.UnauthorizedError('');
+  return given.shift();
+};
 const pub = ctx => ({ offset: ctx.offset, data: unpack(ctx.data), tags: ctx.tags });
 
 // An address of HTTP ends with the name of its transport.
 const transport = address.startsWith('ws') ? 'websocket' : address.split('/').at(-1);
-const client = new (protobuf ? WithProtobuf : Centrifuge)([{ transport, endpoint: address }], {
-  token, websocket: WebSocket, eventsource: EventSource, minReconnectDelay: 100,
+const client = new Sdk([{ transport, endpoint: address }], {
+  token, getToken: tokens('', later), websocket: WebSocket, eventsource: EventSource, minReconnectDelay: 100,
   emulationEndpoint: new URL('/emulation', address.replace(/^ws/, 'http')).href,
 });
 client.on('connecting', ({ code, reason }) => say('connecting', { code, reason }));
@@ -31,13 +39,13 @@ client.on('publication', ctx => say('publication', { channel: ctx.channel, ...pu
 const words = {
   connect: async () => { client.connect(); await client.ready(30000); },
   disconnect: async () => client.disconnect(),
-  subscribe: async channel => {
-    const sub = client.newSubscription(channel);
+  subscribe: async (channel, first, ...rest) => {
+    const sub = client.newSubscription(channel, first ? { token: first, getToken: tokens(channel, rest) } : {});
     sub.on('subscribed', ctx => say('subscribed', { channel, recovered: ctx.recovered, server: false }));
     sub.on('unsubscribed', ({ code }) => say('unsubscribed', { channel, code, server: false }));
     sub.on('publication', ctx => say('publication', { channel, ...pub(ctx) }));
-    sub.on('join', ({ info }) => say('join', { channel, user: info.user }));
-    sub.on('leave', ({ info }) => say('leave', { channel, user: info.user }));
+    sub.on('join', ({ info }) => say('join', { channel, user: info.user, client: info.client }));
+    sub.on('leave', ({ info }) => say('leave', { channel, user: info.user, client: info.client }));
     sub.on('error', ({ error }) => say('error', { channel, code: error.code, error: error.message }));
     sub.subscribe();
   },
