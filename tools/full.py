@@ -62,7 +62,7 @@ class Outcome:
 
 #: Most of these tests wait for other programs; those of one file share a server or a browser. By name, so that the log
 #: says what took how long, and which failed where the step's time was over.
-_FULL = ["-m", "pytest", "-v", "--tb=short", "--durations=25", "-n", "2", "--dist", "loadfile", "-m", "full"]
+_FULL = ["-v", "--tb=short", "--durations=25", "-n", "2", "--dist", "loadfile", "-m", "full and not slow"]
 
 
 def _versions(kind: str, pythons: Iterable[str]) -> list[str]:
@@ -76,7 +76,7 @@ _OLDEST, _NEWEST = PYTHONS[0], PYTHONS[-1]
 
 STEPS = (
     Step("coverage", ["make", "check", "coverage"], 1_500),
-    Step("full", [sys.executable, *_FULL], 2_000),
+    Step("full", [sys.executable, "-m", "pytest", *_FULL], 2_000),
     Step("conformance", ["make", "conformance"], 1_200),
     Step("newest", _versions("newest", [_NEWEST]), 900),
     Step("oldest", _versions("oldest", [_OLDEST]), 900),
