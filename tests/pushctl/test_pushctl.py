@@ -236,6 +236,8 @@ def test_a_token_is_one_that_the_server_takes(ctl: Callable[..., Said], server: 
 
 
 def test_listen_prints_what_comes_and_an_operator_sees_who_listens(ctl: Callable[..., Said], server: Server) -> None:
+    # Whoever listened for another test may still be going.
+    wait_until(lambda: not ctl("--json", "connections").json["connections"])
     listening = spawn(server, "listen", "demo:live", "chat:lobby", "--count", "2")
     try:
         wait_until(lambda: ctl("--json", "channels", "chat:lobby").json["channels"])
