@@ -110,7 +110,7 @@ in seed 17: --faults 6
     assert how_it_ended(-9, "") == "status -9"
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_every_mutant_is_found() -> None:
     assert main([]) == 0
 
