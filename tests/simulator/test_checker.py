@@ -249,7 +249,8 @@ def test_more_announced_as_lost_than_was() -> None:
     assert "lost-count" in rules(story)
 
 
-def test_the_newest_may_be_what_was_lost() -> None:
+@pytest.mark.parametrize(("kept", "offset"), [("c", 3), ("d", 4)])
+def test_what_is_lost_is_counted_from_the_position_that_was_given_up_to_the_newest(kept: str, offset: int) -> None:
     story = good()
     story.notify("c", 3, "phone")
     story.notify("d", 4, "phone")
@@ -258,20 +259,7 @@ def test_the_newest_may_be_what_was_lost() -> None:
     story.lines[-1]["results"]["user:ann"]["recovered"] = False
     story.lines[-1]["inbox"]["offset"] = 4
     story.add("told", device="laptop", connection=2, what="inbox_overflow", data={"lost": 1})
-    story.deliver("laptop", push("c", 3), 2)
-    assert rules(story) == set()
-
-
-def test_what_is_lost_is_counted_from_the_position_that_was_given() -> None:
-    story = good()
-    story.notify("c", 3, "phone")
-    story.notify("d", 4, "phone")
-    story.add("lost", device="laptop", connection=1, code=None)
-    story.sign_in("laptop", 2, position=[2, EPOCH])
-    story.lines[-1]["results"]["user:ann"]["recovered"] = False
-    story.lines[-1]["inbox"]["offset"] = 4
-    story.add("told", device="laptop", connection=2, what="inbox_overflow", data={"lost": 1})
-    story.deliver("laptop", push("d", 4), 2)
+    story.deliver("laptop", push(kept, offset), 2)
     assert rules(story) == set()
 
 
