@@ -237,7 +237,7 @@ PARSERS: dict[str, Parser] = {
     ),
     "text frames": Parser(
         (),
-        lambda octets: rfc6455.take_text_frames(octets, 0, 1 << 20, 1 << 20),
+        lambda octets: rfc6455.take_messages(octets, 0, rfc6455.TEXT, 1 << 20, 1 << 20),
         (repeat(b"\x81\x80aaaa"), repeat(b"\x81\x84aaaabbbb"), repeat(b"\x81")),
     ),
     "name": Parser(

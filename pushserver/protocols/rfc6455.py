@@ -71,15 +71,16 @@ def cut(reason: str) -> bytes:
 HEARTBEAT: Final = frame(PING, b"")
 
 
-def take_text_frames(data: bytes, at: int, limit: int, count: int) -> tuple[list[bytes], int]:
+def take_messages(data: bytes, at: int, opcode: int, limit: int, count: int) -> tuple[list[bytes], int]:
     """Take the ordinary messages that stand in ``data`` from ``at`` on, ``count`` of them at most.
 
-    Ordinary is a whole text message in one masked frame, of a length in its shortest form and of at most ``limit``
-    bytes, in valid UTF-8. Return the payloads, and where the first frame begins that is not ordinary or not whole.
+    Ordinary is a whole message of this kind (`TEXT`, in valid UTF-8, or `BINARY`) in one masked frame, of a length in
+    its shortest form and of at most ``limit`` bytes. Return the payloads, and where the first frame begins that is not
+    ordinary or not whole.
     """
     found: list[bytes] = []
     end = len(data)
-    while end - at >= 6 and data[at] == FIN | TEXT and len(found) < count:
+    while end - at >= 6 and data[at] == FIN | opcode and len(found) < count:
         size, head = data[at + 1] & 0x7F, 6
         if size == 126:
             size, head = int.from_bytes(data[at + 2 : at + 4], "big"), 8
@@ -88,10 +89,11 @@ def take_text_frames(data: bytes, at: int, limit: int, count: int) -> tuple[list
         if size > limit or data[at + 1] < 0x80 or (size > 126 and head == 6) or at + head + size > end:
             break
         payload = unmasked(data[at + head - 4 : at + head], data[at + head : at + head + size])
-        try:
-            payload.decode()
-        except UnicodeDecodeError:
-            break
+        if opcode == TEXT:
+            try:
+                payload.decode()
+            except UnicodeDecodeError:
+                break
         at += head + size
         found.append(payload)
     return found, at

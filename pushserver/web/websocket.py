@@ -127,10 +127,10 @@ class WebSocketDoor(AutobahnReader):
                 if self._after_close > CLOSING:
                     break
                 self._after_close += PIECE
-            elif self.between_frames and not self._binary:
-                payloads, at = rfc6455.take_text_frames(
-                    data, at, self._factory.context.sections.server.max_message_size, AT_ONCE
-                )
+            elif self.between_frames:
+                opcode = rfc6455.BINARY if self._binary else rfc6455.TEXT
+                limit = self._factory.context.sections.server.max_message_size
+                payloads, at = rfc6455.take_messages(data, at, opcode, limit, AT_ONCE)
             if payloads:
                 if not corked and outbox is not None and (at < end or len(payloads) > 1):
                     corked = True

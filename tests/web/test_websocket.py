@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from itertools import accumulate, pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ from twisted.internet.testing import StringTransport
 from pushserver.config.sections import AuthSection, DeliverySection, RateLimitsSection, ServerSection
 from pushserver.core.errors import Close, Invalid
 from pushserver.core.protocol import ClientProtocol, Endpoint
+from pushserver.protocols import rfc6455
 from pushserver.server.clock import Clock
 from pushserver.server.stats import Counters
 from pushserver.server.user_turns import UserTurns
@@ -79,10 +81,10 @@ def factory(compression: bool = True, limit: int = LIMIT) -> WebSocketDoorFactor
     return WebSocketDoorFactory(context(compression, limit))
 
 
-def answers(pieces: list[bytes], headers: dict[str, str] = UPGRADE) -> bytes:
+def answers(pieces: list[bytes], headers: dict[str, str] = UPGRADE, doors: WebSocketDoorFactory | None = None) -> bytes:
     """What a client hears that says this, in these pieces."""
     transport = StringTransport()
-    door = factory().door(Head("GET", "/ws", headers), "127.0.0.1")
+    door = (doors or factory()).door(Head("GET", "/ws", headers), "127.0.0.1")
     door.makeConnection(transport)
     for piece in pieces:
         if transport.disconnecting or transport.disconnected:
@@ -137,18 +139,52 @@ odd = st.sampled_from(
 stream = st.lists(st.one_of(whole, whole, parted, odd), max_size=12).map(b"".join)
 
 
+cuts = st.lists(st.integers(1, 300))
+
+
+def pieces_of(octets: bytes, cuts: list[int]) -> list[bytes]:
+    ends = [*accumulate(cuts, initial=0), len(octets)]
+    return [octets[at:end] for at, end in pairwise(ends)]
+
+
 @settings(max_examples=300, deadline=None)
-@given(stream, st.lists(st.integers(1, 300)), st.sampled_from([UPGRADE, DEFLATE]))
+@given(stream, cuts, st.sampled_from([UPGRADE, DEFLATE]))
 def test_how_octets_are_cut_changes_nothing(octets: bytes, cuts: list[int], headers: dict[str, str]) -> None:
-    pieces: list[bytes] = []
-    at = 0
-    for cut in cuts:
-        pieces.append(octets[at : at + cut])
-        at += cut
-    pieces.append(octets[at:])
     general = answers([octets[n : n + 1] for n in range(len(octets))], headers)
     assert answers([octets], headers) == general
-    assert answers(pieces, headers) == general
+    assert answers(pieces_of(octets, cuts), headers) == general
+
+
+in_octets = st.sampled_from(
+    [
+        frame(BINARY, b"?"),
+        frame(BINARY, b"?\n?", mask=b"\x01\x02\x03\x04"),
+        frame(BINARY, b"?\n" * 70),
+        frame(BINARY, b'"\xff"'),
+        frame(BINARY, b""),
+        frame(BINARY, b"?", fin=False) + frame(PING, b"in between") + frame(CONTINUATION, b"\n?"),
+        frame(BINARY, b"?" * (LIMIT + 1)),
+        frame(BINARY, b"?", mask=None),
+        frame(BINARY, b"?", rsv=1),
+        frame(TEXT, b"?"),
+        b"\x82\xfe\x00\x01\0\0\0\0?",
+    ]
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(in_octets, max_size=8).map(b"".join), cuts)
+def test_how_octets_are_cut_changes_nothing_where_messages_are_binary(octets: bytes, cuts: list[int]) -> None:
+    doors = WebSocketDoorFactory(context(), lambda context: [_Both(endpoints(context)[0], NdjsonInOctets())])
+    headers = {**UPGRADE, "sec-websocket-protocol": "ndjson"}
+    general = answers([octets[n : n + 1] for n in range(len(octets))], headers, doors)
+    assert answers([octets], headers, doors) == general
+    assert answers(pieces_of(octets, cuts), headers, doors) == general
+
+
+def test_what_is_not_utf_8_is_a_message_where_messages_are_binary() -> None:
+    assert rfc6455.take_messages(frame(BINARY, b"\xff"), 0, BINARY, 10, 9) == ([b"\xff"], 7)
+    assert rfc6455.take_messages(frame(BINARY, b"\xff"), 0, TEXT, 10, 9) == ([], 0)
 
 
 @pytest.mark.parametrize("behind", [frame(TEXT, b"\x00\x05", rsv=4), frame(CONTINUATION, b"x"), frame(PING)])
@@ -311,12 +347,13 @@ class _Both:
 
     subprotocols = ("pushserver.v1.json", "ndjson")
 
-    def __init__(self, usual: Endpoint) -> None:
+    def __init__(self, usual: Endpoint, second: ClientProtocol | None = None) -> None:
         self.path = usual.path
         self._usual = usual
+        self._second = second or NdjsonOverWebSocket()
 
     def choose(self, subprotocol: str | None, query: str) -> ClientProtocol:
-        return NdjsonOverWebSocket() if subprotocol == "ndjson" else self._usual.choose(subprotocol, query)
+        return self._second if subprotocol == "ndjson" else self._usual.choose(subprotocol, query)
 
 
 class NdjsonOverWebSocket(NdjsonProtocol):
@@ -324,6 +361,12 @@ class NdjsonOverWebSocket(NdjsonProtocol):
 
     def dialect(self, window: int | None) -> NdjsonDialect:
         return _InFrames()
+
+
+class NdjsonInOctets(NdjsonOverWebSocket):
+    """The same in binary frames, from the client's side."""
+
+    binary = True
 
 
 class _InFrames(NdjsonDialect):
