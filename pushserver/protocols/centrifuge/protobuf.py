@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from msgspec import UNSET, Raw, Struct
+from msgspec import Raw, Struct
 
 from pushserver.protocols.centrifuge import messages as m
 from pushserver.protocols.centrifuge.messages import Command, Malformed, Reply
@@ -242,7 +242,11 @@ def read(kind: type[Struct], octets: bytes, at: int, end: int) -> Any:
     fields = FIELDS[kind]
     values: dict[str, Any] = {}
     while at < end:
-        key, at = read_varint(octets, at, end)
+        key = octets[at]
+        if key < 0x80:
+            at += 1
+        else:
+            key, at = read_varint(octets, at, end)
         number, wire = key >> 3, key & 7
         if not 0 < number < 1 << 29:
             raise Malformed("a field without a number")
@@ -388,27 +392,39 @@ def varint(number: int) -> bytes:
 def write(message: Struct) -> bytes:
     """Return a message without its length. What has its default is left out, but an empty message is not."""
     found: list[bytes] = []
-    for field in FIELDS[type(message)].values():
-        value = getattr(message, field.name)
-        if value is None or value is UNSET or value is False or value == 0 or value == "":
+    for name, kind, key in _WRITTEN[type(message)]:
+        value = getattr(message, name)
+        if not value and type(value) is not Raw:
             continue
-        if field.kind in _NUMBERS:
-            found += (varint(field.number << 3), varint(value))
-        elif field.kind == "text":
-            found += _sized(field.number, value.encode())
-        elif field.kind == "bytes":
-            found += _sized(field.number, bytes(value))
-        elif field.kind == "message":
-            found += _sized(field.number, write(value))
-        elif field.kind == "list":
+        if kind in _NUMBERS:
+            found += (key, varint(value))
+        elif kind == "text":
+            found += _sized(key, value.encode())
+        elif kind == "bytes":
+            found += _sized(key, bytes(value))
+        elif kind == "message":
+            found += _sized(key, write(value))
+        elif kind == "list":
             for each in value:
-                found += _sized(field.number, write(each))
+                found += _sized(key, write(each))
         else:
-            for key, each in value.items():
-                octets = each.encode() if field.kind == "tags" else write(each)
-                found += _sized(field.number, b"".join((*_sized(1, key.encode()), *_sized(2, octets))))
+            for word, each in value.items():
+                octets = each.encode() if kind == "tags" else write(each)
+                found += _sized(key, b"".join((*_sized(_KEY, word.encode()), *_sized(_VALUE, octets))))
     return b"".join(found)
 
 
-def _sized(number: int, octets: bytes) -> tuple[bytes, bytes, bytes]:
-    return varint(number << 3 | LENGTH), varint(len(octets)), octets
+def _sized(key: bytes, octets: bytes) -> tuple[bytes, bytes, bytes]:
+    return key, varint(len(octets)), octets
+
+
+def _written(field: Field) -> tuple[str, str, bytes]:
+    wire = VARINT if field.kind in _NUMBERS else LENGTH
+    return field.name, field.kind, varint(field.number << 3 | wire)
+
+
+#: Of the fields of each message what writing them needs: name, kind, and the key that goes before a value.
+_WRITTEN: Final = {kind: tuple(map(_written, fields.values())) for kind, fields in FIELDS.items()}
+#: The keys of an entry of a map.
+_KEY: Final = varint(1 << 3 | LENGTH)
+_VALUE: Final = varint(2 << 3 | LENGTH)
