@@ -40,6 +40,22 @@ def bells(unpacked: Path, node_modules: Path) -> Path:
     return unpacked / "bells"
 
 
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path / "redis").start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(params=["embedded", "workers"])
+def options(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """One process with its own store, or two workers, among which the system spreads the connections."""
+    if request.param == "embedded":
+        return ()
+    redis: RedisServer = request.getfixturevalue("redis")
+    return ("--redis", redis.url, "--workers", "2")
+
+
 #: What a tab shows: the badge, and the messages, those not read with a star.
 SHOWN = """[document.querySelector('.badge:not([hidden])')?.textContent ?? 0,
  ...[...document.querySelectorAll('#bell li')]
@@ -48,9 +64,9 @@ SHOWN = """[document.querySelector('.badge:not([hidden])')?.textContent ?? 0,
 
 
 def test_tabs_and_profiles_agree(
-    stage: Stage, bells: Path, start_server: Callable[..., Server], tmp_path: Path
+    stage: Stage, bells: Path, start_server: Callable[..., Server], options: tuple[str, ...], tmp_path: Path
 ) -> None:
-    server = start_server(config=CONFIG)
+    server = start_server(*options, config=CONFIG)
 
     def notify(*titles: str) -> None:
         for title in titles:
@@ -141,16 +157,11 @@ def soak(server: Server, *urls: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_clients_agree_after_two_hundred_actions(node_modules: Path, start_server: Callable[..., Server]) -> None:
-    server = start_server(config=QUICK)
+def test_clients_agree_after_two_hundred_actions(
+    node_modules: Path, start_server: Callable[..., Server], options: tuple[str, ...]
+) -> None:
+    server = start_server(*options, config=QUICK)
     soak(server, server.ws_url)
-
-
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path / "redis").start()
-    yield server
-    server.kill()
 
 
 def test_clients_of_two_nodes_agree(

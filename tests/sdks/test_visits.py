@@ -263,6 +263,7 @@ def test_a_visit(stage: Stage, engine: str, sdk: str, transport: str, codec: str
 
 
 @pytest.mark.slow  # `make full` has no room for it: `make sdks` runs it
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(("sdk", "transport", "codec"), VISITS)
 def test_tokens_are_renewed_until_there_are_none(stage: Stage, sdk: str, transport: str, codec: str) -> None:
     def ending(seconds: int, **claims: Any) -> str:
@@ -304,6 +305,7 @@ def test_commands_reach_the_worker_that_has_the_stream(stage: Stage, transport: 
 
 # No pings: a machine that is busy with other tests may not answer a thousand in time.
 @pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("interval", ["1h"])
 def test_a_thousand_clients_are_drained_within_the_window(stage: Stage) -> None:
     command = ["node", FOLDER / "node" / "crowd.mjs", stage.address("websocket", "json"), stage.server.token("ann")]
