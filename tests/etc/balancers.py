@@ -42,6 +42,8 @@ class TwoNodes(ABC):
     CONFIG: ClassVar[str]
     #: of the package and its program
     PROGRAM: ClassVar[str]
+    #: whether the sample passes on the API, for callers from inside
+    API: ClassVar[bool] = False
     #: seconds between two calls of one address, so that it stays within the sample's limits
     PAUSE: ClassVar[float] = 0.0
 
@@ -150,6 +152,7 @@ class Haproxy(TwoNodes):
     two looks."""
 
     PROGRAM = "haproxy"
+    API = True
     CONFIG = """
 [server]
 trusted_proxies = ["127.0.0.1/32"]

@@ -328,7 +328,7 @@ def play(
         with ExitStack() as stack:
             visits = Visits(server, nodes)
             stack.callback(visits.close)
-            with load(outcome, lambda: server.ws_url, publishers(server.port, clients)):
+            with load(outcome, lambda: server.ws_url, publishers(server.url, clients)):
                 stream = Stream(server, "room:0")
                 for change in CHANGES:
                     visits.prepare(5)

@@ -119,11 +119,11 @@ def load(
         outcome.failed, outcome.missing = crowd.failed, crowd.missing
 
 
-def publishers(port: int, clients: int) -> list[Callable[[], Caller]]:
+def publishers(origin: str, clients: int, ca: str = "") -> list[Callable[[], Caller]]:
     """Return what makes two callers that publish to the rooms of so many clients."""
-    url = f"http://127.0.0.1:{port}/api/publish"
+    url = f"{origin}/api/publish"
     rooms = max(1, clients // SHARED)
-    return [lambda kept=kept: Caller(url, API_KEY, rooms, kept) for kept in (False, True)]
+    return [lambda kept=kept: Caller(url, API_KEY, rooms, kept, ca) for kept in (False, True)]
 
 
 def workers(place: Path, clients: int) -> Outcome:
@@ -133,7 +133,7 @@ def workers(place: Path, clients: int) -> Outcome:
     try:
         server = site.server("--redis", site.redis().url, "--workers", "2", config=CONFIG)
         wait_until(lambda: server.log.count(" is ready") == 2)
-        with load(outcome, lambda: server.ws_url, publishers(server.port, clients)) as crowd:
+        with load(outcome, lambda: server.ws_url, publishers(server.url, clients)) as crowd:
             assert server.api("POST", "/api/restart-workers").status == 200
             wait_until(lambda: not server.api("GET", "/api/restart-workers", timeout=60).body["running"], PATIENCE)
             assert server.api("GET", "/api/restart-workers").body["problem"] == ""
@@ -149,7 +149,7 @@ def held(place: Path, clients: int, options: Sequence[str] = ()) -> Outcome:
     socket = Held(place, [*options], HELD + NAMESPACE)
     try:
         server = socket.start()
-        with load(outcome, lambda: server.ws_url, publishers(socket.port, clients)) as crowd:
+        with load(outcome, lambda: server.ws_url, publishers(f"http://127.0.0.1:{socket.port}", clients)) as crowd:
             began = time.monotonic()
             server.terminate()
             server = socket.start()
@@ -179,10 +179,13 @@ def behind(kind: type[TwoNodes], place: Path, clients: int) -> Outcome:
         pair = kind(site, place, NAMESPACE)
         stack.callback(pair.end)
         token = pair.nodes[NODES[0]].token("42")
-        url = f"https://127.0.0.1:{pair.port}/healthz"
-        callers = [
-            lambda kept=kept: Caller(url, kept=kept, ca=str(pair.ca), pause=kind.PAUSE) for kept in (False, True)
-        ]
+        url, ca = f"https://127.0.0.1:{pair.port}", str(pair.ca)
+        if kind.API:
+            callers = publishers(url, clients, ca)
+        else:
+            callers = [
+                lambda kept=kept: Caller(f"{url}/healthz", kept=kept, ca=ca, pause=kind.PAUSE) for kept in (False, True)
+            ]
         with load(outcome, lambda: pair.ws_url, callers, pair.tls) as crowd:
             for name in NODES:
                 pair.replace(name, token)
