@@ -35,8 +35,8 @@ from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.certificates import certificates
 from tests.engine.redis.servers import RedisServer
-from tests.engine.redis.test_connection import certificates
 from tests.harness import ROOT, Server, start
 from tests.ports import free_port
 from tests.rawsocket import BINARY, CONTINUATION, PING, TEXT, RawSocket, frame

@@ -15,7 +15,7 @@ from typing import Any
 import jwt
 import pytest
 
-from tests.engine.redis.test_connection import certificates
+from tests.certificates import certificates
 from tests.harness import Server, free_port, start, wait_until
 from tests.rawsocket import RawSocket
 

@@ -22,8 +22,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.certificates import certificates
 from tests.engine.redis.servers import RedisServer
-from tests.engine.redis.test_connection import certificates
 from tests.harness import ROOT, Server, start, wait_until
 from tests.ports import free_port
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+from tests.certificates import certificates
 from tests.clients.__main__ import _cell
 from tests.clients.stage import NGINX, find, site
-from tests.engine.redis.test_connection import certificates
 from tests.harness import ROOT
 
 PORTS = {"nginx_ends": 8443, "tcp": 8080}

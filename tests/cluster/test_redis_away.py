@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from tests.app.workers.test_supervisor import on_both
+from tests.certificates import certificates
 from tests.cluster.conftest import CONFIG, Place
 from tests.cluster.talk import Talks, settles
 from tests.engine.redis.servers import RedisServer, Sentinel
-from tests.engine.redis.test_connection import ACL, certificates
+from tests.engine.redis.test_connection import ACL
 from tests.harness import Server, free_port, wait_until
 
 

@@ -13,9 +13,9 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any, ClassVar
 
+from tests.certificates import certificates
 from tests.clients.stage import find
 from tests.cluster.conftest import API_KEY, Place
-from tests.engine.redis.test_connection import certificates
 from tests.harness import ROOT, Server, free_port, wait_until
 from tests.rawsocket import RawSocket
 

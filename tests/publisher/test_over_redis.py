@@ -12,8 +12,8 @@ import pytest
 import redis
 
 from pushserver.publisher import AsyncPublisher, Publisher, PublishRefused, PublishUnavailable
+from tests.certificates import certificates
 from tests.engine.redis.servers import RedisServer
-from tests.engine.redis.test_connection import certificates
 from tests.ports import free_port
 from tests.publisher.fake_api import KEY, PATIENT, FakeApi
 

@@ -36,8 +36,8 @@ from typing import Any, Final, NamedTuple
 import jwt
 
 from tests.app.test_reload import toml
+from tests.certificates import certificates
 from tests.cluster.conftest import API_KEY, SECRET, Place
-from tests.engine.redis.test_connection import certificates
 from tests.harness import ROOT, Server, free_port, wait_until
 from tests.rawsocket import RawSocket
 from tests.reliability.crowd import NAMESPACE

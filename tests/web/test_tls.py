@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from pushserver.web import tls
 from pushserver.web.tls import failure_reason, harden
-from tests.engine.redis.test_connection import certificates
+from tests.certificates import certificates
 from tests.inside import Inside, running
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"

@@ -33,7 +33,7 @@ from pushserver.server.outbox import Mark, Outbox, Policy, send_each
 from pushserver.web import tls_transport
 from pushserver.web.tls import endpoint
 from pushserver.web.tls_transport import RECORD, SecureFactory, SecureServer, SecureSocket, secure, shakes_hands
-from tests.engine.redis.test_connection import certificates
+from tests.certificates import certificates
 
 KIB = 1 << 10
 #: Octets that the kernel keeps of each way of a connection: less than what the tests send.

@@ -18,7 +18,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.threads import deferToThread
 
 from pushserver.app.workers.sockets import GRACE, _turn, bind, endpoint, passed, widen
-from tests.engine.redis.test_connection import certificates
+from tests.certificates import certificates
 from tests.harness import free_port
 
 

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import txredisapi
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from twisted.internet import task
 from twisted.internet.defer import DeferredList
 from twisted.internet.error import ConnectionDone
@@ -25,6 +19,7 @@ from pushserver.core import errors
 from pushserver.engine.interfaces import IdempotencyKey
 from pushserver.engine.redis import connection
 from pushserver.server.clock import Clock
+from tests.certificates import certificates
 
 from .nodes import KEPT, Cluster, impatient, publication, until
 from .servers import RedisServer, free_port
@@ -34,40 +29,6 @@ ACL = (
     "on >secret resetkeys ~push:* resetchannels &push:* "
     "-@all +@read +@write +@pubsub +@scripting +@connection +time +wait -@dangerous +info +role"
 )
-
-
-def certificates(directory: Path) -> dict[str, Path]:
-    """A private CA and a server's certificate for 127.0.0.1, as PEM files."""
-    directory.mkdir(exist_ok=True)
-    now = datetime.datetime.now(datetime.UTC)
-
-    def name(text: str) -> x509.Name:
-        return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
-
-    def begin(subject: str, key: Any, issuer: str) -> x509.CertificateBuilder:
-        return (
-            x509.CertificateBuilder()
-            .subject_name(name(subject))
-            .issuer_name(name(issuer))
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(days=1))
-            .not_valid_after(now + datetime.timedelta(days=1))
-        )
-
-    authority, own = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
-    root = begin("test CA", authority, "test CA").add_extension(x509.BasicConstraints(True, None), critical=True)
-    leaf = begin("redis", own, "test CA").add_extension(
-        x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]),
-        critical=False,
-    )
-    files = {each: directory / f"{each}.pem" for each in ("ca", "cert", "key")}
-    files["ca"].write_bytes(root.sign(authority, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
-    files["cert"].write_bytes(leaf.sign(authority, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
-    files["key"].write_bytes(
-        own.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return files
 
 
 async def works(node: Any) -> None:

@@ -20,7 +20,7 @@ from pushserver.core.webhooks import Webhook
 from pushserver.server.clock import Clock
 from pushserver.server.events.attempt_result import AttemptResult
 from pushserver.server.events.receiver import MAX_ANSWER, Receiver
-from tests.engine.redis.test_connection import certificates
+from tests.certificates import certificates
 
 KEY = bytes(range(32))
 BODY = b'{"id":"1-1","type":"user.online","timestamp":1,"data":{"userId":"7"}}'
