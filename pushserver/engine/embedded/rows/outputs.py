@@ -367,6 +367,13 @@ class OutputRows:
                 told.append(output.appended(channel, self._epoch(task, name), span, None, timestamp, closes=True))
         return told
 
+    def abandon(self, connection: sqlite3.Connection, task_id: str) -> None:
+        """Give up what the task's attempts have written: another one begins."""
+        connection.execute("UPDATE output SET abandoned = 1 WHERE task_id = ? AND abandoned = 0", (task_id,))
+        for key in [key for key in self._known if key[0] == task_id]:
+            del self._known[key]
+            self._changed.pop(key, None)
+
     def wrote(self, task_id: str) -> bool:
         """Return whether the task has written in this batch."""
         return any(key[0] == task_id for key in self._changed)
