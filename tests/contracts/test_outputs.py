@@ -215,6 +215,21 @@ async def test_a_repeat_is_answered_again_also_after_the_end_and_whatever_it_hol
     assert await whole(node) == b"one, two"
 
 
+async def test_what_is_written_read_and_ended_at_once_is_closed(nodes: Nodes) -> None:
+    node = await nodes.start()
+    first = await begun(nodes, node)
+    await node.broker.subscribe("output:main/t")
+    # An engine may carry them out in one transaction.
+    await gatherResults(
+        [
+            node.outputs.append("t", text("one"), None, None, None),
+            node.outputs.read("t", "main", None, ALL),
+            node.tasks.replace(completed(first, nodes), None, None),
+        ]
+    )
+    assert [each.closes for each in told(node)] == [False, True]
+
+
 async def test_what_cannot_be_appended_takes_the_change_with_it(nodes: Nodes) -> None:
     node = await nodes.start()
     first = await begun(nodes, node)
