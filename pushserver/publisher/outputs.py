@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from typing import Any, Final, Protocol
 
-from pushserver.publisher import commands
+from pushserver.publisher import commands, plain
 from pushserver.publisher.commands import Command
 from pushserver.publisher.errors import PublishError
 from pushserver.publisher.outbox import APPEND_LIMIT, OutputEntry
@@ -107,8 +107,9 @@ class OutputWriter(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
-        self._task.write(text, self.name)
-        return len(text)
+        said = plain.text(text)
+        self._task.write(said, self.name)
+        return len(said)
 
     def emit(self, item: Any) -> None:
         """Append an item, to an output of items."""
@@ -123,18 +124,9 @@ def is_left_out(size: int) -> str:
     return f"\n[{size} characters left out]\n"
 
 
-def is_name(name: str) -> bool:
+def is_name(name: Any) -> bool:  # Any: whatever the job gives
     """Return whether the server takes this for the name of an output."""
-    return 0 < len(name) <= _LONGEST and _LETTERS.issuperset(name)
-
-
-def whole(text: str) -> str:
-    """Return a text without lone surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
+    return isinstance(name, str) and 0 < len(name) <= _LONGEST and _LETTERS.issuperset(name)
 
 
 def pieces(text: str) -> list[str]:

@@ -17,13 +17,12 @@ from collections.abc import Generator
 from types import TracebackType
 from typing import Any, Final, Self, Unpack
 
-from pushserver.publisher import commands, outputs
+from pushserver.publisher import commands, outputs, plain
 from pushserver.publisher.background import Background
 from pushserver.publisher.commands import Command, ProgressOptions
 from pushserver.publisher.errors import TaskCancelled
 from pushserver.publisher.outbox import Entry, OutputEntry, TailEntry
 from pushserver.publisher.outputs import OutputProducer, OutputWriter
-from pushserver.publisher.plain import text
 
 #: The output where none is named.
 MAIN: Final = "main"
@@ -33,7 +32,7 @@ class BaseTask:
     """What tasks of both publishers share: everything but how an end is waited for."""
 
     def __init__(self, background: Background, user_id: Any, title: Any, task_id: Any, details: Any) -> None:
-        self.task_id = commands.new_id() if task_id is None else text(task_id)
+        self.task_id = commands.new_id() if task_id is None else plain.text(task_id)
         #: the server's count of this task's beginnings; None until it has told, and over Redis alone
         self.attempt: int | None = None
         self._background = background
@@ -99,7 +98,7 @@ class BaseTask:
         Where more than `max_pending_bytes` wait for the server, wait for room, for at most `end_timeout` and never in
         an event loop. Of what is written while there is none the newest is kept, and the text says how much is missing.
         """
-        for piece in outputs.pieces(outputs.whole(str(text))):
+        for piece in outputs.pieces(plain.text(text)):
             self._append(name, "text", piece, len(piece.encode()))
 
     def emit(self, item: Any, name: str = MAIN) -> None:
@@ -165,11 +164,11 @@ class BaseTask:
         if self._writing != os.getpid():
             # What the parent had waiting is the parent's to send.
             self._writing, self._producers, self._unsent = os.getpid(), {}, []
+        if not outputs.is_name(name):
+            self._background.say("name", logging.WARNING, "%s is no name of an output", plain.text(name))
+            return
         producer = self._producers.get(name)
         if producer is None:
-            if not outputs.is_name(name):
-                self._background.say("name", logging.WARNING, "%r is no name of an output", name)
-                return
             producer = self._producers[name] = OutputProducer(self.task_id, name, kind)
         if producer.kind != kind:
             self._background.say("kind", logging.WARNING, "the output %s holds %s", name, producer.kind)

@@ -10,8 +10,23 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThread
 
-from pushserver.client import Backoff, Client, Disconnected, InboxChange, Options, State, SubscriptionEnded, Unread
+from pushserver.client import (
+    Backoff,
+    Client,
+    ClientService,
+    Disconnected,
+    InboxChange,
+    Options,
+    OutputChunk,
+    State,
+    SubscriptionEnded,
+    Unread,
+)
 from pushserver.publisher import AsyncPublisher, Publisher, PublishRefused, receipts
 from tests.harness import Server
 
@@ -280,3 +295,49 @@ async def test_a_frozen_server_is_left_and_returned_to(start_server: Starting) -
         finally:
             server.signal(signal.SIGCONT)
         assert (await client.publish("news:a", 1)).offset == 1
+
+
+@pytest.mark.full
+@pytest_twisted.ensureDeferred
+async def test_the_twisted_client_reads_an_output_over_a_server_that_is_killed(start_server: Starting) -> None:
+    server = await deferToThread(start_server, config=CONFIG)
+    heard: list[OutputChunk] = []
+    waiting: list[tuple[str, Deferred[None]]] = []
+
+    def hear(chunk: OutputChunk) -> None:
+        heard.append(chunk)
+        if waiting and "".join(each.text for each in heard) == waiting[0][0]:
+            waiting.pop()[1].callback(None)
+
+    def until(text: str) -> Deferred[None]:
+        reached: Deferred[None] = Deferred()
+        waiting.append((text, reached))
+        return reached.addTimeout(60, reactor)
+
+    async def post(place: str, body: dict[str, Any]) -> None:
+        said = await deferToThread(server.api, "POST", f"/api/tasks{place}", body)
+        assert said.status in (200, 201), said.body
+
+    client = ClientService(server.ws_url, token=server.token("42"), reactor=reactor, options=QUICK)
+    client.startService()
+    try:
+        await post("", {"taskId": "writes", "userId": "42"})
+        await post("/writes/output", {"text": "one "})
+        first = until("one ")
+        reading = client.task_output("writes", hear)
+        await first
+        second = until("one zwölf ")
+        await post("/writes/output", {"text": "zwölf "})
+        await second
+        server.kill()
+        server = await deferToThread(again, start_server, server)
+        third = until("one zwölf drei ")
+        await post("/writes/output", {"text": "drei "})
+        await third
+        await post("/writes/complete", {"output": {"text": "end"}})
+        await reading.done.addTimeout(60, reactor)
+    finally:
+        await client.stopService()
+    assert "".join(each.text for each in heard) == "one zwölf drei end"
+    assert [each.closed for each in heard].index(True) == len(heard) - 1
+    assert not any(each.reset or each.trimmed for each in heard)

@@ -6,9 +6,11 @@ import json
 import os
 import shutil
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from pushserver.publisher import Publisher
 from tests.cluster.conftest import Place
@@ -139,6 +141,33 @@ def test_what_is_published_while_every_server_is_away_is_kept_in_order(place: Pl
     client = talk(place.server("--redis", redis.url), "47")
     client.push("user_notification", n=19)
     assert [m["data"]["n"] for m in client.received if m["type"] == "user_notification"] == list(range(20))
+
+
+@pytest.mark.full
+def test_what_a_task_writes_is_kept_once_where_its_entry_is_delivered_twice(place: Place) -> None:
+    redis = place.redis()
+    with (
+        closing(Redis.from_url(redis.url)) as client,
+        Publisher(redis.url) as publisher,
+        publisher.task(48, "Writes") as task,
+    ):
+        task.write("one ")
+        assert publisher.flush(60)
+        ((_, created), (number, written)) = client.xrange("push:ingest")
+        assert [json.loads(each[b"cmd"])["method"] for each in (created, written)] == ["task.create", "task.output"]
+        server = place.server("--redis", redis.url)
+        wait_until(lambda: client.xlen("push:ingest") == 0)
+        # As where its node has ended between carrying it out and removing it: the stream takes an id once.
+        client.delete("push:ingest")
+        client.xadd("push:ingest", written, id=number)
+        # And as where the answer to the publisher was lost, so that it sends it once more.
+        client.xadd("push:ingest", written)
+        task.write("two")
+        assert publisher.flush(60)
+        wait_until(lambda: client.xlen("push:ingest") == 0)
+        said = server.api("GET", f"/api/tasks/{task.task_id}/output").body
+        assert (said["text"], said["offset"]) == ("one two", 7)
+        assert client.xlen("push:ingest:dead") == 0
 
 
 @pytest.mark.browser

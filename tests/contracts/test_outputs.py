@@ -215,6 +215,21 @@ async def test_a_repeat_is_answered_again_also_after_the_end_and_whatever_it_hol
     assert await whole(node) == b"one, two"
 
 
+async def test_what_is_written_read_and_ended_at_once_is_closed(nodes: Nodes) -> None:
+    node = await nodes.start()
+    first = await begun(nodes, node)
+    await node.broker.subscribe("output:main/t")
+    # An engine may carry them out in one transaction.
+    await gatherResults(
+        [
+            node.outputs.append("t", text("one"), None, None, None),
+            node.outputs.read("t", "main", None, ALL),
+            node.tasks.replace(completed(first, nodes), None, None),
+        ]
+    )
+    assert [each.closes for each in told(node)] == [False, True]
+
+
 async def test_what_cannot_be_appended_takes_the_change_with_it(nodes: Nodes) -> None:
     node = await nodes.start()
     first = await begun(nodes, node)
@@ -271,6 +286,34 @@ async def test_an_output_goes_with_its_task(nodes: Nodes) -> None:
     await append(node, text("new"))
     assert await whole(node) == b"new"
     assert empty
+
+
+async def test_what_an_attempt_wrote_goes_when_another_begins(nodes: Nodes) -> None:
+    node = await nodes.start(task_ttl=50_000)
+
+    async def begin_anew(before: TaskState) -> TaskState:
+        again = state(nodes, attempt=before.attempt + 1, version=before.version + 1, created_at=before.created_at + 1)
+        assert await node.tasks.restart(created(again), None) == again
+        # By steps: one for each output, and one that finds nothing more.
+        for _ in range(4):
+            await nodes.backend.measure(node.engine)
+        assert node.engine.figures()["output_bytes_kept"] == 0
+        return again
+
+    first = await begun(nodes, node)
+    await append(node, text("x" * 9_000), Producer("p", 0, 0))
+    second = await begin_anew(first)
+    empty = nodes.backend.footprint()
+    # Written by an attempt that ended, to other names.
+    await append(node, text("y" * 9_000, "log"))
+    await append(node, items(1, 2, name="rows"))
+    ended = completed(second, nodes)
+    await node.tasks.replace(ended, None, None, output=text("z", "last"))
+    third = await begin_anew(ended.state)
+    assert nodes.backend.footprint() == empty
+    assert (await read(node, name="log")).kind is None
+    await append(node, items("new", name="log"), attempt=third.attempt)
+    assert (await read(node, name="log")).body == b'"new"\n'
 
 
 # -- limits -----------------------------------------------------------------------------------------------------------

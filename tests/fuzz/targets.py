@@ -27,14 +27,15 @@ from twisted.logger import LogEvent, globalLogPublisher
 from pushserver.config.checks import checked
 from pushserver.config.loader import RawConfig
 from pushserver.config.sections import AuthSection, DeliverySection, ServerSection
-from pushserver.core import effects, operations, publication
+from pushserver.core import effects, operations, output, publication
 from pushserver.core import task as tasks
 from pushserver.core.channels import Namespaces
 from pushserver.core.errors import ConfigError, Invalid, PushError, Refused
+from pushserver.core.output import NewOutput, OutputKind, Producer
 from pushserver.core.positions import Position
 from pushserver.core.rate_limit import KeyedTokenBuckets
 from pushserver.core.task import TaskState
-from pushserver.engine.interfaces import PublishResult
+from pushserver.engine.interfaces import OutputTaken, PublishResult
 from pushserver.engine.redis import ingest
 from pushserver.engine.redis.cluster import RedisCluster
 from pushserver.engine.redis.feeds import ChannelFeed, ChannelFeeds
@@ -300,6 +301,10 @@ def heads(octets: bytes) -> None:
 _METHODS = sorted(SCOPES)
 
 
+#: Of each producer: its epoch, and the last `seq` in it.
+_KNOWN: Final = (2, 5)
+
+
 class _Tasks:
     """Tasks that are all there, and go through the rules of tasks alone."""
 
@@ -316,24 +321,54 @@ class _Tasks:
         return tasks.progress(self._begun, report, NOW)
 
     async def set_status(
-        self, task_id: str, status: str, message: str | None, once: object, attempt: int | None, output: object
+        self, task_id: str, status: str, message: str | None, once: object, attempt: int | None, last: NewOutput | None
     ) -> TaskState:
+        self._append(last, attempt)
         return tasks.set_status(self._begun, status, message, NOW)
 
     async def complete(
-        self, task_id: str, result: Any, once: object, attempt: int | None, truncated: bool, output: object
+        self, task_id: str, result: Any, once: object, attempt: int | None, truncated: bool, last: NewOutput | None
     ) -> TaskState:
+        self._append(last, attempt)
         return tasks.complete(self._begun, result, NOW, truncated)
 
     async def fail(
-        self, task_id: str, error: str, once: object, attempt: int | None, truncated: bool, output: object
+        self, task_id: str, error: str, once: object, attempt: int | None, truncated: bool, last: NewOutput | None
     ) -> TaskState:
+        self._append(last, attempt)
         return tasks.fail(self._begun, error, NOW, truncated)
 
     async def cancel(
-        self, task_id: str, message: str | None, once: object, attempt: int | None, truncated: bool, output: object
+        self,
+        task_id: str,
+        message: str | None,
+        once: object,
+        attempt: int | None,
+        truncated: bool,
+        last: NewOutput | None,
     ) -> TaskState:
+        self._append(last, attempt)
         return tasks.cancel(self._begun, message, NOW, truncated)
+
+    async def append_output(
+        self, task_id: str, new: NewOutput, producer: Producer | None, attempt: int | None, once: object
+    ) -> OutputTaken:
+        self._append(new, attempt)
+        if producer is not None:
+            if output.is_repeat(_KNOWN, producer):
+                return OutputTaken(3, "e", duplicate=True)
+            output.check_next(_KNOWN, producer)
+        return OutputTaken(new.count, "e", cancel_requested=True)
+
+    def _append(self, new: NewOutput | None, attempt: int | None) -> None:
+        """What is appended reads as it was counted. Text goes to an output of text alone."""
+        tasks.check_attempt(self._begun, attempt)
+        if new is None:
+            return
+        said = json.loads(output.literal(new.kind, new.body))
+        text = new.kind is OutputKind.TEXT
+        assert new.count == len(said.encode() if text else said)
+        output.check_kind(OutputKind.TEXT if new.name == output.MAIN else OutputKind.ITEMS, new.kind)
 
 
 class _Store:
@@ -394,8 +429,9 @@ def _commands() -> BackendCommands:
     return BackendCommands(nobody, publishing, nobody, _Tasks(), nobody, nobody, nobody)  # type: ignore[arg-type]
 
 
-def bodies(octets: bytes) -> None:
-    """A body is carried out or refused, and what comes of it is JSON. The first octet says which call it is for."""
+def bodies(octets: bytes) -> bytes | None:
+    """A body is carried out or refused (None), and what comes of it is JSON. The first octet says which call it is
+    for."""
     which, body = (octets[0], octets[1:]) if octets else (0, b"")
     commands = _commands()
     method = which % (len(_METHODS) + 1)
@@ -405,8 +441,8 @@ def bodies(octets: bytes) -> None:
         else:
             result = _run(commands.execute(_METHODS[method], body))
     except PushError:
-        return
-    msgspec.json.encode(result)
+        return None
+    return msgspec.json.encode(result)
 
 
 class _NoCluster(_Nobody):
@@ -682,10 +718,11 @@ _BODIES: dict[str, object] = {
     "notify": {"userIds": ["1", 2], "data": [], "ttl": "10m", "collapseKey": "k"},
     "task.create": {"taskId": "t", "userId": "1", "title": "T", "details": {}, "messageId": "m", "restart": True},
     "task.progress": {"taskId": "t", "percentage": 1.5, "currentStep": 1, "totalSteps": 2, "force": True, "attempt": 1},
-    "task.status": {"taskId": "t", "status": "running", "message": "m"},
-    "task.complete": {"taskId": "t", "result": None, "truncated": True},
-    "task.fail": {"taskId": "t", "error": "e"},
-    "task.cancel": {"taskId": "t"},
+    "task.status": {"taskId": "t", "status": "running", "message": "m", "output": {"text": "o"}},
+    "task.complete": {"taskId": "t", "result": None, "truncated": True, "output": {"items": [1, {}], "name": "rows"}},
+    "task.fail": {"taskId": "t", "error": "e", "output": {"text": "\u00e9\n"}},
+    "task.cancel": {"taskId": "t", "attempt": 1},
+    "task.output": {"taskId": "t", "text": "o", "producer": {"id": "p", "epoch": 2, "seq": 6}, "attempt": 1},
     "subscribe": {"channels": ["chat:a", "task:t"], "userId": 7},
     "unsubscribe": {"channels": ["chat:a"], "connectionId": "c"},
     "disconnect": {"userId": "7", "code": 3503, "reason": "r"},

@@ -24,6 +24,13 @@ def test_every_text_of_the_corpus_is_taken_or_refused(name: str) -> None:
             target.parse(text)
 
 
+def test_what_is_done_with_a_task_is_carried_out() -> None:
+    target = TARGETS["bodies"]
+    seeds = [seed for seed in target.seeds if seed[1:].startswith(b'{"taskId"')]
+    refused = [seed for seed in seeds if target.parse(seed) is None]
+    assert (len(seeds), refused) == (7, [])
+
+
 def test_the_corpora_are_small_and_have_targets() -> None:
     paths = list(corpora.FOLDER.iterdir())
     assert {corpora.path_of(name) for name in TARGETS} == set(paths)

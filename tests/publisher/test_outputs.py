@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -64,6 +65,33 @@ def test_an_output_is_a_file(api: FakeApi, publisher: Publisher) -> None:
         assert task.run([sys.executable, "-c", "raise SystemExit(3)"]) == 3
         task.write("\ud800\0\x1b[31m")
     assert text_of(api, task.task_id) == "one 1\ntwo\nthree\nfour\nfive\né\ufffd\0\x1b[31m"
+
+
+class Mute:
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+def test_what_cannot_be_written_never_fails_the_job(api: FakeApi, publisher: Publisher) -> None:
+    with publisher.task(42) as task:
+        task.write(Mute())
+        assert task.out.write(Mute()) == len("Mute")  # type: ignore[arg-type]
+        assert task.out.write(12) == 2  # type: ignore[arg-type]
+        task.emit(Mute(), "rows")
+        for name in (Mute(), 5, ["main"], None):
+            task.write("nowhere", name)  # type: ignore[arg-type]
+            task.emit("nowhere", name)  # type: ignore[arg-type]
+    assert text_of(api, task.task_id) == "MuteMute12"
+    assert {name for _, name in api.outputs} == {"main", "rows"}
+    assert api.only_task()["status"] == "completed"
+
+
+def test_a_program_that_is_killed_inside_a_character_leaves_a_whole_text(api: FakeApi, publisher: Publisher) -> None:
+    program = "import os, signal; os.write(1, 'é漢'.encode()[:-1]); os.kill(os.getpid(), signal.SIGKILL)"
+    with publisher.task(42) as task:
+        assert task.run([sys.executable, "-c", program]) == -signal.SIGKILL
+        task.write("|")
+    assert text_of(api, task.task_id) == "é\ufffd|"
 
 
 def test_a_lost_answer_appends_nothing_twice(api: FakeApi, publisher: Publisher) -> None:

@@ -1,6 +1,6 @@
 """Tasks that write under faults, readers that come late and are cut, and whether each has every byte, once.
 
-    python -m tests.reliability.output [--seed N] [--engine embedded|redis] [--tasks N] [--joins N] [--kills N]
+    python -m tests.reliability.output [--seed N | SEED=N] [--engine embedded|redis] [--tasks N] [--joins N] [--kills N]
                                        [--stops N] [--write]
 
 For each engine: so many tasks write text of random lengths, each append once by its producer, repeated until it is
@@ -399,7 +399,8 @@ def column(books: Books, stops: Sequence[float], rows: Sequence[tuple[str, int, 
     return cells | {f"stored: {what}": f"{taken:,} bytes, {taken / written:.3f}" for what, written, taken in rows}
 
 
-def main(words: list[str]) -> int:
+def arguments(words: Sequence[str]) -> argparse.Namespace:
+    """Return what is asked for; the seed also as `make` takes it."""
     parser = argparse.ArgumentParser(prog="python -m tests.reliability.output", description=__doc__)
     parser.add_argument("--seed", type=int, default=int(os.environ.get("SEED") or random.randrange(2**31)))
     parser.add_argument("--engine", choices=("embedded", "redis"), action="append")
@@ -408,7 +409,11 @@ def main(words: list[str]) -> int:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--stops", type=int, default=50, help="how many tasks are stopped")
     parser.add_argument("--write", action="store_true", help="the table into docs/reliability.md")
-    asked = parser.parse_args(words)
+    return parser.parse_args([f"--seed={word[5:]}" if word.startswith("SEED=") else word for word in words])
+
+
+def main(words: Sequence[str]) -> int:
+    asked = arguments(words)
     print(f"seed {asked.seed}", flush=True)
     failed = False
     for engine in asked.engine or ("embedded", "redis"):

@@ -25,6 +25,7 @@ from tests.reliability.output import (
     Differs,
     Nodes,
     ReadText,
+    arguments,
     broken,
     column,
     is_small,
@@ -204,6 +205,11 @@ def test_what_comes_out_has_a_place_in_the_documentation(tmp_path: Path) -> None
         write_column(page, TITLE, name, cells)
     section = page.read_text().split(f"\n## {TITLE}\n", 1)[1].split("\n## ", 1)[0]
     assert [name for name, cell in cells.items() if f"| {name} | {cell} | {cell} |\n" not in section] == []
+
+
+@pytest.mark.parametrize("words", [["SEED=7"], ["--seed", "7"], ["--tasks=2", "SEED=7", "--write"]])
+def test_a_seed_is_given_in_either_way(words: list[str]) -> None:
+    assert arguments(words).seed == 7
 
 
 @pytest.mark.parametrize(("taken", "small"), [(0, False), (100_000, True), (122_000, True), (122_001, False)])

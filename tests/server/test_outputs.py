@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from tests.fakes import Client, Rig, hurried
+from pushserver.app.node import settings_of
+from pushserver.config import derived
+from pushserver.config.checks import load
+from tests.fakes import SECRET, Client, Rig, hurried
 
 SETTINGS = """
 [server]
@@ -167,6 +170,25 @@ async def test_the_first_goes_out_at_once_and_what_follows_together(rig: Rig) ->
         await append(rig, letter)
     await rig.advance(0.04)
     assert (one.look().text, one.pushes) == ("abcdefghi", 5)
+
+
+async def test_a_reload_of_how_much_and_how_often_counts_at_once(rig: Rig, tmp_path: Path) -> None:
+    one = await reader(rig)
+    await append(rig, "x" * 3_000)
+    await rig.advance(1)
+    (tmp_path / "new.toml").write_text("[tasks]\noutput_max_bytes = 1024\noutput_interval = '500ms'\n")
+    config = load(str(tmp_path / "new.toml"), {"PUSHSERVER_AUTH__SECRET": SECRET})
+    rig.node.adopt(derived.namespaces(config), config.roles, settings_of(config, "here"))
+    await append(rig, "a")
+    page = await rig.engine.outputs.read("t", "main", None, 10_000)
+    assert (page.start, page.body) == (3_001 - 1024, b"x" * 1023 + b"a")
+    assert one.look().text == "x" * 3_000 + "a"
+    await append(rig, "b")
+    await append(rig, "c")
+    await rig.advance(0.4)
+    assert one.look().pushes == 2
+    await rig.advance(0.2)
+    assert (one.look().text[-3:], one.pushes) == ("abc", 3)
 
 
 async def test_what_is_given_to_followers_and_what_left_together_is_counted(rig: Rig) -> None:

@@ -167,6 +167,45 @@ def test_it_resumes_where_it_stopped(server: Server, way: str) -> None:
         assert events.next()["data"] == 3
 
 
+@pytest.mark.full
+def test_an_output_is_followed_live_and_resumed_where_the_stream_broke(server: Server) -> None:
+    def write(text: str) -> None:
+        assert server.api("POST", "/api/tasks/writes/output", {"text": text}).status == 200
+
+    def follow(last: str = "") -> Events:
+        headers = {"Last_Event_ID": last} if last else {}
+        return Events(server, "?channels=output:main/writes", Authorization=token(server), **headers)
+
+    def begun(events: Events) -> Any:
+        return events.next()["data"]["results"]["output:main/writes"]["output"]
+
+    def heard(events: Events) -> Any:
+        push = events.until(lambda message: message["type"] == "output")
+        assert push["channel"] == "output:main/writes"
+        return push["data"]
+
+    server.api("POST", "/api/tasks", {"taskId": "writes", "userId": "42"})
+    write("one ")
+    with closing(follow()) as events:
+        assert (begun(events)["text"], events.last_id != "") == ("one ", True)
+        write("zwölf ")
+        assert heard(events) == {"text": "zwölf "}
+        last = events.last_id
+    write("drei ")
+    with closing(follow(last)) as events:
+        start = begun(events)
+        assert (start["text"], start["offset"], start["closed"]) == ("drei ", 16, False)
+        assert not {"reset", "trimmed"} & set(start)
+        write("vier ")
+        assert heard(events) == {"text": "vier "}
+        last = events.last_id
+    # It ends while nobody is there.
+    server.api("POST", "/api/tasks/writes/complete", {"output": {"text": "end"}})
+    with closing(follow(last)) as events:
+        start = begun(events)
+        assert (start["text"], start["offset"], start["closed"]) == ("end", 24, True)
+
+
 def test_a_long_past_goes_on_behind_the_first_event(server: Server) -> None:
     with closing(Events(server, "?channels=long:a", Authorization=token(server))) as events:
         events.next()

@@ -426,7 +426,7 @@ class ReplaceTask(Operation[bool]):
         if new is not None:
             taken, before = store.outputs.append(store.connection, store.now, task, new)
             told.append(_appended(state.task_id, new, taken, before, closes=state.final))
-        if state.final and (store.tasks.wrote(state.task_id) or store.outputs.wrote(state.task_id)):
+        if state.final and _has_outputs(store, state.task_id):
             told += store.outputs.closings(store.connection, task, told[0] if told else None, state.updated_at)
         return told
 
@@ -437,6 +437,11 @@ class ReplaceTask(Operation[bool]):
             if self._final is not None and self._position is not None:
                 delivery.deliver(self._final, *self._position)
             delivery.task_event(self._event)
+
+
+def _has_outputs(store: Store, task_id: str) -> bool:
+    """Return whether any attempt of a task has written."""
+    return store.tasks.wrote(task_id) or store.outputs.wrote(task_id)
 
 
 class RestartTask(Operation[TaskState | None]):
@@ -466,6 +471,8 @@ class RestartTask(Operation[TaskState | None]):
         end = store.tasks.end(store.connection, state.task_id)
         if end is not None:
             self._withdrawn = store.inboxes.withdraw(store.connection, store.now, state.user_id, *end)
+        if _has_outputs(store, state.task_id):
+            store.outputs.abandon(store.connection, state.task_id)
         store.tasks.put(state, store.now)
         if self.digest is not None:
             store.keys.remember(self.digest, _encode(state), None, store.now)

@@ -25,7 +25,7 @@ _PARTS: Final[dict[str, tuple[str, ...]]] = {
     "quarantine": ("clock", "epoch", "inbox"),
     "task_create": ("clock", "epoch", "events", "write"),
     "task_replace": ("clock", "epoch", "events", "write", "inbox", "outputs"),
-    "task_restart": ("clock", "epoch", "events", "write", "inbox"),
+    "task_restart": ("clock", "epoch", "events", "write", "inbox", "outputs"),
     "output_append": ("clock", "epoch", "events", "write", "outputs"),
     "output_read": ("clock", "epoch", "outputs"),
     "outputs_kept": ("clock", "epoch"),

@@ -89,6 +89,8 @@ class OutputRows:
         self._epochs = epochs
         self._known: dict[tuple[str, str], _KeptOutput] = {}
         self._changed: dict[tuple[str, str], _KeptOutput] = {}
+        #: tasks that have written in this batch, also where that is flushed already
+        self._writers: set[str] = set()
         self._newest = -1
         self.appended = self.trimmed = 0
         self._counted = 0
@@ -96,6 +98,7 @@ class OutputRows:
     def forget(self) -> None:
         self._known.clear()
         self._changed.clear()
+        self._writers.clear()
         self._newest = -1
 
     # -- appending ----------------------------------------------------------------------------------------------------
@@ -129,6 +132,7 @@ class OutputRows:
             found.producers[producer.id] = (producer.epoch, producer.seq, found.offset)
             found.used.add(producer.id)
         self._changed[key] = found
+        self._writers.add(task.task_id)
         self.appended += len(new.body)
         return OutputTaken(found.offset, self._epoch(task, new.name)), before_it
 
@@ -367,14 +371,22 @@ class OutputRows:
                 told.append(output.appended(channel, self._epoch(task, name), span, None, timestamp, closes=True))
         return told
 
+    def abandon(self, connection: sqlite3.Connection, task_id: str) -> None:
+        """Give up what the task's attempts have written: another one begins."""
+        connection.execute("UPDATE output SET abandoned = 1 WHERE task_id = ? AND abandoned = 0", (task_id,))
+        for key in [key for key in self._known if key[0] == task_id]:
+            del self._known[key]
+            self._changed.pop(key, None)
+
     def wrote(self, task_id: str) -> bool:
         """Return whether the task has written in this batch."""
-        return any(key[0] == task_id for key in self._changed)
+        return task_id in self._writers
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
     def fetch(self, connection: sqlite3.Connection, names: Sequence[tuple[str, str]]) -> None:
         """Read the outputs that a batch will ask for, and their newest pieces, by task and name."""
+        self._writers.clear()
         asked = list({task_id for task_id, name in names if (task_id, name) not in self._known})
         if not asked:
             return

@@ -13,6 +13,7 @@ if ARGV[9] ~= '' and tonumber(ARGV[9]) ~= (task.attempt or 1) then
   return {'attempt', task.attempt or 1}
 end
 local created, wish = integer(task.createdAt), task.cancelRequested == true and 1 or 0
+remove_named(KEYS[4], ARGV[18], kept[2], created)
 local out = open_output(KEYS[5], KEYS[6], created)
 local epoch, seq, newest, last, reached = tonumber(ARGV[11]), tonumber(ARGV[12])
 if ARGV[10] ~= '' and out.kind then

@@ -34,6 +34,12 @@ local function output_epoch(key, created)
   return string.sub(redis.sha1hex(secret .. inner), 1, 20)
 end
 
+-- The keys of an output and of its pieces, by its task's.
+local function keys_of_output(task, id, name)
+  local prefix, place = string.sub(task, 1, -#'task:' - #id - 1), name .. '/' .. id
+  return prefix .. 'output:' .. place, prefix .. 'chunks:' .. place
+end
+
 -- Whether a Redis that evicts has left an output without its pieces.
 local function in_part(key_of_pieces, first, bytes)
   return known_server[4] and math.floor(first / CHUNK) < math.floor(bytes / CHUNK)
@@ -155,14 +161,32 @@ local function output_names(kept, created)
   return table.remove(names, 1) == created and names or {}
 end
 
+-- Removes what an earlier attempt wrote to an output.
+local function remove_earlier(out)
+  if out.stale then
+    count_kept(-out.stale_bytes, out.stale_closed and goes_in(redis.call('PTTL', out.key)) or 'live')
+    redis.call('DEL', out.key, out.chunks)
+  end
+end
+
+-- Removes the outputs that the task's hash names, where they are of an earlier attempt: this one may not write to them.
+local function remove_named(task, id, kept, created)
+  local of, names = string.match(kept or '', '^(%S+)(.*)$')
+  if not of or of == created then
+    return
+  end
+  for name in string.gmatch(names, '%S+') do
+    local key, chunks = keys_of_output(task, id, name)
+    remove_earlier(open_output(key, chunks, created))
+  end
+  redis.call('HDEL', task, 'outputs')
+end
+
 -- `task`: the task's key, which outlives its outputs.
 local function append_output(out, task, name, names, kind, body, count, max_bytes)
   local new = not out.kind
   if new then
-    if out.stale then
-      count_kept(-out.stale_bytes, out.stale_closed and goes_in(redis.call('PTTL', out.key)) or 'live')
-      redis.call('DEL', out.key, out.chunks)
-    end
+    remove_earlier(out)
     out.kind = kind
     if has_name(names, name) then
       -- Redis has evicted it: what is written now is another one.

@@ -13,13 +13,12 @@ end
 if tonumber(kept[1]) ~= tonumber(ARGV[25]) then
   return {'version'}
 end
+remove_named(KEYS[4], ARGV[5], kept[2], ARGV[8])
 local last
 if ARGV[26] ~= '' then
   local name, kind, body, count, literal, timestamp, max_bytes, most = unpack(cmsgpack.unpack(ARGV[26]))
-  local place = name .. '/' .. ARGV[5]
-  local prefix = string.sub(KEYS[4], 1, #KEYS[4] - #ARGV[5] - 5)
-  last = {name = name, timestamp = timestamp, literal = literal}
-  last.out = open_output(prefix .. 'output:' .. place, prefix .. 'chunks:' .. place, ARGV[8])
+  local key, chunks = keys_of_output(KEYS[4], ARGV[5], name)
+  last = {name = name, timestamp = timestamp, literal = literal, out = open_output(key, chunks, ARGV[8])}
   local names = output_names(kept[2], ARGV[8])
   local refusal = refuse_output(last.out, kind, name, names, most)
   if refusal then
@@ -32,14 +31,14 @@ end
 wrote()
 -- Tells who follows the task's outputs of what was appended, and closes them where the state is final.
 local function tell_outputs(answer)
-  local prefix = string.sub(KEYS[4], 1, #KEYS[4] - #ARGV[5] - 5)
   local live = string.sub(ARGV[13], 1, #ARGV[13] - #ARGV[5] - 5)
   local final = ARGV[15] == 'final'
   answer[#answer + 1] = last and last.out.trimmed or 0
   for _, name in ipairs(final and output_names(kept[2], ARGV[8]) or {last.name}) do
-    local place = name .. '/' .. ARGV[5]
+    local channel = live .. 'output:' .. name .. '/' .. ARGV[5]
     local appended = last and last.name == name
-    local out = appended and last.out or open_output(prefix .. 'output:' .. place, prefix .. 'chunks:' .. place, ARGV[8])
+    local key, chunks = keys_of_output(KEYS[4], ARGV[5], name)
+    local out = appended and last.out or open_output(key, chunks, ARGV[8])
     out.closed = final
     save_output(out)
     if final then
@@ -50,10 +49,10 @@ local function tell_outputs(answer)
     end
     local told = told_output(out, appended and last.before or out.offset, appended and last.timestamp or ARGV[9],
       appended and last.literal or 'null')
-    answer[#answer + 1] = live .. 'output:' .. place
+    answer[#answer + 1] = channel
     answer[#answer + 1] = told
     if ARGV[27] == '' then
-      redis.call('PUBLISH', live .. 'output:' .. place, told)
+      redis.call('PUBLISH', channel, told)
     end
   end
   return answer

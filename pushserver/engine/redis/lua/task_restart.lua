@@ -1,7 +1,7 @@
 -- KEYS: 4 task, 5 open, 6 final, 7 until, 8 stale, 9 inbox
 -- ARGV: 5 task id, 6 state, 7 version, 8 created at, 9 updated at, 10 ttl of an unfinished task, 11 event, 12 tag,
 --       13 live channel of the task, 14 of the owner, 15 to 17 the inbox' ttls, 18 the version that is replaced
-local kept = redis.call('HMGET', KEYS[4], 'version', 'end')
+local kept = redis.call('HMGET', KEYS[4], 'version', 'end', 'outputs')
 if not kept[1] then
   return {'unknown'}
 end
@@ -9,6 +9,7 @@ if tonumber(kept[1]) ~= tonumber(ARGV[18]) then
   return {'version'}
 end
 wrote()
+remove_named(KEYS[4], ARGV[5], kept[3], ARGV[8])
 redis.call('HSET', KEYS[4], 'state', ARGV[6], 'version', ARGV[7])
 redis.call('HDEL', KEYS[4], 'end')
 redis.call('PEXPIRE', KEYS[4], ARGV[10])
