@@ -200,11 +200,11 @@ class RedisDeliveries:
         """Return the events of a reply of fields and events; one that cannot be read is kept aside."""
         found: list[DeadEvent] = []
         for field, event in zip(reply[::2], reply[1::2], strict=True):
+            place = field.decode()
+            webhook, _, id = place.partition(" ")
             try:
-                found.append(dead_events.read_kept(event))
+                found.append(dead_events.read_kept(event, id))
             except (ValueError, TypeError) as error:
-                place = field.decode()
-                webhook = place.partition(" ")[0]
                 await self._quarantine.put("event", webhook, self._names.dead_events[0], event, str(error), place)
         return found
 

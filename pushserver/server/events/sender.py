@@ -245,21 +245,40 @@ class WebhookSender:
         return self._open < WINDOW and len(self._window) < AHEAD
 
     def _take(self, stored: StoredEvent) -> None:
-        try:
-            event = events.read_kept(stored.body)
-        except ValueError:
-            # Somebody else's entry in the stream.
-            self._log.warn("what is kept as {id} is no event", id=stored.id)
-            return
-        slot = _Slot(event.id)
+        slot = _Slot(stored.id)
         self._window.append(slot)
-        if event.type not in self.webhook.types:
+        event = self._whole(stored)
+        if event is None or event.type not in self.webhook.types:
             slot.settled = True
             return
         self._open += 1
         lane = self._lane(event.subject)
         lane.queue.append(_Entry(event, stored.body, slot))
         self._note(lane)
+
+    def _whole(self, stored: StoredEvent) -> Event | None:
+        """Return an event that was kept. None where it is gone, or damaged, or somebody else's entry in the stream: it
+        is left out, and one that cannot be read counts as dropped."""
+        if not stored.body:
+            self._log.warn(
+                "webhook {webhook}: the event {id} is gone from the outbox before it was taken",
+                event="webhook_lost",
+                webhook=self._name,
+                id=stored.id,
+            )
+            return None
+        try:
+            return events.read_kept(stored.body, stored.id)
+        except ValueError as problem:
+            self._counters.events_dropped += 1
+            self._log.warn(
+                "webhook {webhook}: what is kept as {id} cannot be read and is left out: {reason}",
+                event="webhook_lost",
+                webhook=self._name,
+                id=stored.id,
+                reason=str(problem),
+            )
+            return None
 
     def _finish(self, entry: _Entry) -> None:
         entry.slot.settled = True
@@ -414,27 +433,23 @@ class WebhookSender:
                 # Where the lease was only late, it goes on; a sender that ends leaves all to the next one.
                 self._note_due(self._clock.now(), lane.subject)
                 return
-            stored = await self._store.held(self._name, lane.subject, 1)
-            try:
-                event = events.read_kept(stored[0].body if stored else b"")
-            except ValueError:
-                if stored:
-                    self._log.warn(
-                        "webhook {webhook}: an event of {subject} is gone from the outbox before it was taken",
-                        event="webhook_lost",
-                        webhook=self._name,
-                        subject=lane.subject,
-                    )
-                await self._release(lane, stored[0].id if stored else events.BEGINNING, None)
+            found = await self._store.held(self._name, lane.subject, 1)
+            if not found:
+                await self._release(lane, events.BEGINNING, None)
                 continue
-            outcome = await self._attempt(event, stored[0].body)
+            (stored,) = found
+            event = self._whole(stored)
+            if event is None:
+                await self._release(lane, stored.id, None)
+                continue
+            outcome = await self._attempt(event, stored.body)
             if outcome.taken:
                 await self._release(lane, event.id, None)
                 continue
             failures = lane.held.failures + 1
             due = self._next(event, failures, outcome)
             if due is None:
-                await self._release(lane, event.id, self._dead(event, stored[0].body, outcome, failures))
+                await self._release(lane, event.id, self._dead(event, stored.body, outcome, failures))
                 continue
             async with lane.lock:
                 lane.held = HeldSubject(lane.subject, failures, due)

@@ -14,7 +14,7 @@ from twisted.logger import globalLogPublisher
 from pushserver.core import events
 from pushserver.core.errors import Unavailable
 from pushserver.core.webhooks import DELAYS
-from pushserver.engine.interfaces import EventRules, StoredEvent
+from pushserver.engine.interfaces import EventPage, EventRules, StoredEvent
 from pushserver.server.events import sender as senders
 from pushserver.server.events.attempt_result import AttemptResult
 from pushserver.server.events.sender import AGAIN_AT_ONCE, AT_ONCE, QUIET
@@ -122,6 +122,45 @@ async def test_what_is_held_and_damaged_is_told_and_holds_up_nothing(stage: Stag
     await stage.pass_time(6)
     assert stage.taken == [("user:7", 1)]
     assert sender.sender.waiting == 0
+    await sender.stop()
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b"{",
+        b"x\xff",
+        b'{"id":"ID","type":"user.online","timestamp":1,"data":{}}',
+        b'{"id":"ID","type":"user.online","timestamp":1,"data":1}',
+        b'{"id":"ID","type":"user.online","timestamp":1,"data":' + b"[" * 20_000 + b"]" * 20_000 + b"}",
+        b'{"id":"x","type":"user.online","timestamp":1,"data":{"userId":"7"}}',
+    ],
+    ids=["cut", "octets", "of nobody", "no object", "deep", "another id"],
+)
+async def test_one_that_is_damaged_costs_itself(stage: Stage, damaged: bytes) -> None:
+    read, spoilt = stage.engine.events.read, []
+
+    async def spoiling(after: str | None, limit: int, max_bytes: int) -> EventPage:
+        page = await read(after, limit, max_bytes)
+        found = [StoredEvent(each.id, damaged.replace(b"ID", each.id.encode())) for each in page.events[:1]]
+        spoilt.extend(found)
+        return msgspec.structs.replace(page, events=found + page.events[1:])
+
+    stage.engine.events.read = lambda *asked: Deferred.fromCoroutine(spoiling(*asked))  # type: ignore[method-assign]
+    sender = stage.sender()
+    await stage.settle()
+    await stage.tell(("7", 0), ("7", 1), ("8", 2))
+    await stage.pass_time(1)
+    assert stage.taken == [("user:7", 1), ("user:8", 2)]
+    assert len(spoilt) == stage.counters.events_dropped == 1
+    await sender.stop()
+    # The cursor is behind it: what follows, and nothing twice.
+    stage.engine.events.read = read  # type: ignore[method-assign]
+    assert events.number_of(sender.sender.cursor) == 3
+    sender = stage.sender()
+    await stage.tell(("7", 3))
+    await stage.pass_time(1)
+    assert stage.taken[2:] == [("user:7", 3)]
     await sender.stop()
 
 

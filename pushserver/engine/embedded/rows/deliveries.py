@@ -128,7 +128,7 @@ def _whole(
     found: list[DeadEvent] = []
     for webhook, id, body in rows:
         try:
-            found.append(dead_events.read_kept(body))
+            found.append(dead_events.read_kept(body, id))
         except (ValueError, TypeError) as error:
             quarantine.put(connection, now, "event", webhook, None, body, str(error))
             revive(connection, webhook, id)
