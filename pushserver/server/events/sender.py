@@ -142,7 +142,7 @@ class WebhookSender:
         self._reasons: set[str] = set()
         self._failed_at = 0.0
         self._stopping = False
-        #: it answered that it is gone: nothing more is sent before a reload
+        #: it answered that it is gone: nothing more is sent before a reload, of whichever node
         self.gone = False
         #: events that are held in the store
         self.held = 0
@@ -164,12 +164,17 @@ class WebhookSender:
         state = await self._store.begin(self._name, self._age())
         self._position = self._cursor = self._kept_cursor = state.cursor
         self.held = state.held
+        self.gone = state.gone == self.webhook.address
+        if self.gone:
+            self._say_gone()
         for held in state.subjects:
             lane = self._lane(held.subject)
             lane.held = held
             self._note_due(held.due, held.subject)
         while not self._stopping:
-            if not self.gone:
+            if self.gone:
+                await self._look_whether_gone()
+            else:
                 await self._look_again()
                 await self._read()
                 await self._hold_back()
@@ -335,6 +340,20 @@ class WebhookSender:
             lane.again.append(dead)
             self._note(lane)
 
+    async def _look_whether_gone(self) -> None:
+        """Look whether a node was reloaded since this receiver answered that it is gone."""
+        now = self._clock.seconds()
+        if now - self._looked_at >= LOOK_AGAIN:
+            self._looked_at = now
+            self.gone = await self._store.gone(self._name) == self.webhook.address
+
+    def _say_gone(self) -> None:
+        self._log.error(
+            "webhook {webhook} answered 410: nothing more is sent to it before a reload",
+            event="webhook_gone",
+            webhook=self._name,
+        )
+
     async def _move_cursor(self, seconds: float) -> None:
         """Write down how far all is settled, at most every so many seconds."""
         window = self._window
@@ -487,11 +506,9 @@ class WebhookSender:
         self._failed_at = self._clock.seconds()
         if outcome.status == GONE and not self.gone:
             self.gone = True
-            self._log.error(
-                "webhook {webhook} answered 410: nothing more is sent to it before a reload",
-                event="webhook_gone",
-                webhook=self._name,
-            )
+            self._say_gone()
+            # For whichever node sends next.
+            await self._store.mark_gone(self._name, self.webhook.address)
         elif outcome.problem not in self._reasons and len(self._reasons) < 100:
             self._reasons.add(outcome.problem)
             self._log.warn(

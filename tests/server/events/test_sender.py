@@ -272,10 +272,30 @@ async def test_a_receiver_that_is_gone_is_sent_nothing_more(stage: Stage) -> Non
     assert [each.error for each in await stage.dead()] == [GONE.problem]
     assert sender.sender.gone
     await sender.stop()
+    # The next one knows.
     stage.answer = lambda event: OK
     sender = stage.sender()
-    await stage.pass_time(1)
+    await stage.pass_time(5)
+    assert stage.taken == []
+    # A node was reloaded.
+    await stage.engine.deliveries.forget_gone(["mail"])
+    await stage.pass_time(2)
     assert sorted(stage.taken) == [("user:1", 2), ("user:2", 3)]
+    await sender.stop()
+
+
+async def test_another_address_is_another_receiver(stage: Stage) -> None:
+    stage.answer = lambda event: GONE
+    sender = stage.sender()
+    await stage.settle()
+    await stage.tell(("1", 1))
+    await stage.pass_time(1)
+    await sender.stop()
+    stage.answer = lambda event: OK
+    await stage.tell(("1", 2))
+    sender = stage.sender(msgspec.structs.replace(MAIL, url="http://other/"))
+    await stage.pass_time(1)
+    assert stage.taken == [("user:1", 2)]
     await sender.stop()
 
 
