@@ -6,6 +6,7 @@ a little while, and ended where an answer does not end in time.
 
 from __future__ import annotations
 
+import socket
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
@@ -37,6 +38,7 @@ from pushserver.core.webhooks import Webhook
 from pushserver.engine.registry import EngineReactor
 from pushserver.server.clock import Clock
 from pushserver.server.events.attempt_result import AttemptResult
+from pushserver.server.events.lookups import GetAddresses, HostLookups, LookingUp
 
 if TYPE_CHECKING:
     from twisted.web._newclient import HTTP11ClientProtocol
@@ -149,12 +151,13 @@ class Receiver:
     Args:
         reactor: the real one.
         clock: the wall time that a request says it is made at, and the time limits.
+        getaddrinfo: as that of `socket`.
     """
 
-    def __init__(self, reactor: EngineReactor, clock: Clock) -> None:
+    def __init__(self, reactor: EngineReactor, clock: Clock, getaddrinfo: GetAddresses = socket.getaddrinfo) -> None:
         self._clock = clock
         self._pool = _Pool(reactor)
-        self._agent = Agent(reactor, pool=self._pool)
+        self._agent = Agent(LookingUp(reactor, HostLookups(reactor, getaddrinfo)), pool=self._pool)
 
     async def close(self) -> None:
         """End the connections that are kept."""

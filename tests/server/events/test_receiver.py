@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ from twisted.internet import endpoints
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import LoopingCall, deferLater
+from twisted.internet.threads import deferToThread
 
 from pushserver.core.webhooks import Webhook
 from pushserver.server.clock import Clock
@@ -236,6 +239,35 @@ async def test_a_name_that_does_not_resolve_and_a_port_that_nobody_has(place: Pl
     port = place.port.getHost().port
     await place.deafen()
     assert (await place.post(f"http://127.0.0.1:{port}/")).problem == "its connection was refused"
+
+
+async def test_a_host_whose_lookup_hangs_holds_up_no_other(place: Place) -> None:
+    from twisted.internet import reactor
+
+    asked: list[str] = []
+    hanging = threading.Event()
+
+    def find(host: str, port: None, type: int, flags: int) -> Any:
+        if flags & socket.AI_NUMERICHOST:
+            return socket.getaddrinfo(host, port, type=type, flags=flags)
+        asked.append(host)
+        if host == "alive.example":
+            return socket.getaddrinfo("127.0.0.1", port, type=type)
+        assert hanging.wait(60)
+        raise socket.gaierror
+
+    place.receiver = Receiver(reactor, Clock(reactor), find)
+    port = place.port.getHost().port
+    dead = [Deferred.fromCoroutine(place.post("http://dead.example/")) for _ in range(40)]
+    try:
+        assert (await place.post(f"http://alive.example:{port}/")).taken
+        assert (await place.post(f"http://127.0.0.1:{port}/")).taken
+        # What else waits for a thread finds one.
+        await deferToThread(lambda: None)
+    finally:
+        hanging.set()
+    assert {(await each).problem for each in dead} == {"its name cannot be resolved"}
+    assert sorted(asked) == ["alive.example", "dead.example"]
 
 
 async def test_a_certificate_that_nobody_vouches_for_is_refused(place: Place, tmp_path: Path) -> None:
