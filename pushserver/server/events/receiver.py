@@ -90,10 +90,12 @@ class _Pool(HTTPConnectionPool):
 class _Attempt:
     """One request, and the connection that it is made on."""
 
-    __slots__ = ("connection",)
+    __slots__ = ("cancelled", "connection")
 
     def __init__(self) -> None:
         self.connection: HTTP11ClientProtocol | None = None
+        #: nobody waits for it any more
+        self.cancelled = False
 
     def abort(self) -> None:
         """End the connection, whatever is on its way."""
@@ -168,15 +170,22 @@ class Receiver:
         attempt = _Attempt()
         work = Deferred.fromCoroutine(self._request(webhook, event_id, body, attempt))
         late = self._clock.later(webhook.timeout / 1000, work.cancel)
+
+        def cancel(_: Deferred[AttemptResult]) -> None:
+            attempt.cancelled = True
+            work.cancel()
+
+        # Each step of a request that is cancelled fails in its own way, as if it had failed by itself.
+        outcome: Deferred[AttemptResult] = Deferred(cancel)
+        work.addBoth(lambda result: None if outcome.called else outcome.callback(result))
         try:
-            return await work
+            return await outcome
         except (Exception, CancelledError) as problem:
-            cause = _cause(problem)
+            if attempt.cancelled:
+                raise CancelledError from None
             if not late.active():
                 return AttemptResult(None, f"no whole answer within {durations.write(webhook.timeout)}")
-            if isinstance(cause, CancelledError):
-                raise cause from None
-            return AttemptResult(None, _reason(cause))
+            return AttemptResult(None, _reason(_cause(problem)))
         finally:
             if late.active():
                 late.cancel()

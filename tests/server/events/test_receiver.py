@@ -17,6 +17,7 @@ from twisted.internet import endpoints
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import LoopingCall, deferLater
+from twisted.internet.testing import MemoryReactorClock
 from twisted.internet.threads import deferToThread
 
 from pushserver.core.webhooks import Webhook
@@ -277,6 +278,33 @@ async def test_a_certificate_that_nobody_vouches_for_is_refused(place: Place, tm
     result = await place.post(f"https://localhost:{place.port.getHost().port}/")
     assert "its certificate, or its TLS, is not to be trusted" in result.problem
     assert place.listening.peers == [] or place.listening.peers[0].received == b""
+
+
+def find_never(host: str, port: None, type: int, flags: int) -> Any:
+    """As `socket.getaddrinfo` of a host whose name server does not answer before the test has ended."""
+    if flags & socket.AI_NUMERICHOST and host.startswith("192."):
+        return socket.getaddrinfo(host, port, type=type, flags=flags)
+    return []
+
+
+@pytest.mark.parametrize("url", ["http://192.0.2.1/", "https://192.0.2.1/", "http://hanging.example/"])
+async def test_one_that_is_cancelled_on_its_way_has_not_failed(url: str) -> None:
+    # On paper: nothing is connected, and what a thread found is never told.
+    reactor = MemoryReactorClock()
+    reactor.callFromThread = lambda *call: None
+    receiver = Receiver(reactor, Clock(reactor), find_never)
+    webhook = Webhook(name="mail", url=url, secrets=(KEY,), types=frozenset(), timeout=60_000)
+    attempt = Deferred.fromCoroutine(receiver.post(webhook, "1-1", BODY))
+    assert len(reactor.tcpClients) == url.count("192.")
+    assert not attempt.called
+    attempt.cancel()
+    with pytest.raises(CancelledError):
+        await attempt
+    assert reactor.getDelayedCalls() == []
+    # As one does that is only too late.
+    attempt = Deferred.fromCoroutine(receiver.post(webhook, "1-1", BODY))
+    reactor.advance(60)
+    assert (await attempt).problem.startswith("no whole answer within")
 
 
 async def test_an_attempt_that_is_cancelled_leaves_nothing(place: Place) -> None:
