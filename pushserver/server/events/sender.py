@@ -31,7 +31,7 @@ from pushserver.server.stats import Counters
 if TYPE_CHECKING:
     from pushserver.engine.interfaces import IEngine
 
-#: Attempts at a time, and how many of them may be of subjects that failed before.
+#: Attempts at a time, and how many of them may be of what failed before: what did not always finds a place sooner.
 AT_ONCE: Final = 32
 AGAIN_AT_ONCE: Final = AT_ONCE // 2
 #: Events that are read ahead and not settled, and how many may lie behind the oldest of them: so long goes on what is
@@ -127,7 +127,8 @@ class WebhookSender:
         self._open = 0
         self._lanes: dict[str, _Lane] = {}
         self._ready: deque[_Lane] = deque()
-        #: when each held subject is sent again, ms of the monotonic clock
+        #: when each held subject is sent again, ms of the monotonic clock; and each subject for each dead event of it
+        #: that is to be tried once more
         self._due: list[tuple[int, str]] = []
         self._to_hold: set[_Lane] = set()
         self._under_way: set[Deferred[None]] = set()
@@ -220,7 +221,7 @@ class WebhookSender:
         if self._stopping or self._problem is not None:
             return
         seconds = POLL
-        if self._due and self._going and self._again_under_way < AGAIN_AT_ONCE:
+        if self._due and self._going and self._may_repeat:
             seconds = min(seconds, max(0.0, (self._due[0][0] - self._clock.milliseconds()) / 1000))
         self._resting = Deferred()
         call = self._clock.later(seconds, self._wake)
@@ -301,11 +302,11 @@ class WebhookSender:
             return
         if lane.held is not None and lane.queue:
             self._to_hold.add(lane)
-        if lane.again or (lane.queue and lane.held is None):
+        if lane.queue and lane.held is None:
             if not lane.waiting:
                 lane.waiting = True
                 self._ready.append(lane)
-        elif not lane.waiting and not lane.queue and lane.held is None:
+        elif not (lane.waiting or lane.queue or lane.again) and lane.held is None:
             self._lanes.pop(lane.subject, None)
 
     async def _hold_back(self) -> None:
@@ -336,9 +337,8 @@ class WebhookSender:
             if event.id in self._again:
                 continue
             self._again.add(event.id)
-            lane = self._lane(event.subject)
-            lane.again.append(dead)
-            self._note(lane)
+            self._lane(event.subject).again.append(dead)
+            heapq.heappush(self._due, (self._clock.milliseconds(), event.subject))
 
     async def _look_whether_gone(self) -> None:
         """Look whether a node was reloaded since this receiver answered that it is gone."""
@@ -377,24 +377,26 @@ class WebhookSender:
     def _start(self) -> None:
         """Begin as many attempts as may be under way."""
         now = self._clock.milliseconds()
-        while self._going and self._due and self._due[0][0] <= now and self._again_under_way < AGAIN_AT_ONCE:
+        while self._going and self._due and self._due[0][0] <= now and self._may_repeat:
             _, subject = heapq.heappop(self._due)
             lane = self._lanes.get(subject)
-            if lane is None or lane.held is None:
+            if lane is None or not (lane.again or lane.held):
                 continue
             if lane.busy:
                 heapq.heappush(self._due, (now + 1_000, subject))
-                continue
-            self._begin(lane, self._send_held(lane), again=True)
+            elif lane.again:
+                self._begin(lane, self._send_again(lane.again.popleft()), again=True)
+            else:
+                self._begin(lane, self._send_held(lane), again=True)
         while self._going and self._ready and len(self._under_way) < AT_ONCE:
             lane = self._ready.popleft()
             lane.waiting = False
-            if lane.busy:
-                continue
-            if lane.again:
-                self._begin(lane, self._send_again(lane, lane.again.popleft()))
-            elif lane.queue and lane.held is None:
+            if lane.queue and lane.held is None and not lane.busy:
                 self._begin(lane, self._send(lane))
+
+    @property
+    def _may_repeat(self) -> bool:
+        return self._again_under_way < AGAIN_AT_ONCE and len(self._under_way) < AT_ONCE
 
     def _begin(self, lane: _Lane, work: Awaitable[None], again: bool = False) -> None:
         lane.busy = True
@@ -483,7 +485,7 @@ class WebhookSender:
             self.held = max(0, self.held - 1)
             lane.held = HeldSubject(lane.subject, 0, 0) if left else None
 
-    async def _send_again(self, lane: _Lane, dead: DeadEvent) -> None:
+    async def _send_again(self, dead: DeadEvent) -> None:
         """Try a dead event once more."""
         body = bytes(dead.event)
         event = events.decode(body)

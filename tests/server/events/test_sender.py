@@ -13,8 +13,10 @@ from twisted.logger import globalLogPublisher
 
 from pushserver.core import events
 from pushserver.core.errors import Unavailable
+from pushserver.core.events import NewEvent
+from pushserver.core.publication import body
 from pushserver.core.webhooks import DELAYS
-from pushserver.engine.interfaces import EventPage, EventRules, StoredEvent
+from pushserver.engine.interfaces import DeadEvent, EventPage, EventRules, StoredEvent
 from pushserver.server.events import sender as senders
 from pushserver.server.events.attempt_result import AttemptResult
 from pushserver.server.events.sender import AGAIN_AT_ONCE, AT_ONCE, QUIET
@@ -400,6 +402,63 @@ async def test_subjects_that_failed_leave_room_for_the_others(stage: Stage) -> N
     await stage.tell(("good", 1))
     await stage.pass_time(0.5)
     assert stage.taken == [("user:good", 1)]
+    await sender.die()
+
+
+async def test_the_dead_that_are_tried_once_more_leave_room_for_the_others(stage: Stage) -> None:
+    hanging: list[Deferred[AttemptResult]] = []
+
+    def answer(event: events.Event) -> AttemptResult | Deferred[AttemptResult]:
+        if event.subject == "user:good":
+            return OK
+        hanging.append(Deferred())
+        return hanging[-1]
+
+    stage.answer = answer
+    sender = stage.sender()
+    await stage.settle()
+    made = [events.encode(f"1-{n}", NewEvent("user.online", 1, body({"userId": str(n)}))) for n in range(2 * AT_ONCE)]
+    now = stage.time.now()
+    await stage.engine.deliveries.add_dead([DeadEvent("mail", msgspec.Raw(each), "no", 1, now) for each in made])
+    assert await stage.engine.deliveries.retry("mail", None) == 2 * AT_ONCE
+    await stage.pass_time(2)
+    assert len(hanging) == AGAIN_AT_ONCE
+    await stage.tell(("good", 1))
+    await stage.pass_time(0.5)
+    assert stage.taken == [("user:good", 1)]
+    # All have their turn.
+    stage.answer = lambda event: OK
+    for each in hanging:
+        each.callback(OK)
+    await stage.pass_time(1)
+    assert await stage.dead() == []
+    await sender.stop()
+
+
+async def test_what_failed_before_counts_among_the_attempts_at_a_time(stage: Stage) -> None:
+    stage.answer = lambda event: FAILED
+    sender = stage.sender()
+    await stage.settle()
+    await stage.tell(*[(f"bad{n}", n) for n in range(AT_ONCE)])
+    await stage.pass_time(1)
+    hanging: list[Deferred[AttemptResult]] = []
+
+    def hang(event: events.Event) -> Deferred[AttemptResult]:
+        hanging.append(Deferred())
+        return hanging[-1]
+
+    stage.answer = hang
+    await stage.tell(*[(f"slow{n}", n) for n in range(2 * AT_ONCE)])
+    # Until what failed is due.
+    await stage.pass_time(8)
+    assert len(hanging) == stage.most_at_once == AT_ONCE
+    # It comes before the first attempts that wait, half of the places at most.
+    for each in list(hanging):
+        each.callback(OK)
+    await stage.pass_time(0.5)
+    again = [subject for subject, _ in stage.attempts[2 * AT_ONCE :] if subject.startswith("user:bad")]
+    assert len(again) == AGAIN_AT_ONCE
+    assert stage.most_at_once == AT_ONCE
     await sender.die()
 
 
