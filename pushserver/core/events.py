@@ -106,11 +106,23 @@ def decode(octets: bytes) -> Event:
     return _decoder.decode(octets)
 
 
-def read_kept(octets: bytes) -> Event:
-    """As `decode`, for what was kept and may be damaged. Raises ValueError where it is not whole: text that is no UTF-8
-    would spoil the answer that it stands in."""
-    found = decode(octets)
+def read_kept(octets: bytes, id: str) -> Event:
+    """As `decode`, for what is kept as ``id`` and may be damaged. Raises ValueError where it is not whole: text that is
+    no UTF-8 would spoil the answer that it stands in, and of an event that is about nothing nobody knows its order.
+
+    One of a type that is not in `SUBJECTS` is whole: a newer node may have kept it.
+    """
     octets.decode()
+    try:
+        found = decode(octets)
+        if found.type in SUBJECTS:
+            _ = found.subject
+    except KeyError as missing:
+        raise ValueError(f"says no {missing.args[0]}") from None
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    if found.id != id or _ID.fullmatch(id) is None:
+        raise ValueError("not its own id")
     return found
 
 

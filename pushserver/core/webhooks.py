@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import hmac
 from collections.abc import Iterable
 from typing import Final
@@ -37,6 +38,11 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True):
     secrets: tuple[bytes, ...]
     types: frozenset[str]
     timeout: int
+
+    @property
+    def address(self) -> str:
+        """Return what stands for the URL where that is kept: it may hold a password."""
+        return hashlib.sha256(self.url.encode()).hexdigest()[:16]
 
     def __repr__(self) -> str:
         # Never the secrets, and an address may hold a password.

@@ -243,11 +243,13 @@ class HeldSubject(msgspec.Struct, frozen=True):
 
 
 class DeliveryState(msgspec.Struct, frozen=True):
-    """How far a webhook has come: all up to ``cursor`` was taken, is held or dead. ``held`` counts the held events."""
+    """How far a webhook has come: all up to ``cursor`` was taken, is held or dead. ``held`` counts the held events.
+    ``gone`` is the address whose receiver answered that it is gone; "": none."""
 
     cursor: str
     subjects: list[HeldSubject]
     held: int
+    gone: str = ""
 
 
 class DeadEvent(msgspec.Struct, frozen=True):
@@ -826,8 +828,8 @@ class IEvents(Interface):
 
 
 class IDeliveries(Interface):
-    """How far each webhook has come. One node at a time works on this, under a lease: all else but `dead` and `retry`
-    is its alone, and fails with `errors.Unavailable` where the lease is lost."""
+    """How far each webhook has come. One node at a time works on this, under a lease: all else but `dead`, `retry`,
+    `gone` and `forget_gone` is its alone, and fails with `errors.Unavailable` where the lease is lost."""
 
     def lease(ttl: int) -> Deferred[bool]:
         """Take or keep the lease for ``ttl`` ms, or with 0 give it back. Return whether it is this node's."""
@@ -837,6 +839,15 @@ class IDeliveries(Interface):
 
     def move_cursor(webhook: str, cursor: str) -> Deferred[None]:
         """All up to this id was taken, is held, or dead."""
+
+    def mark_gone(webhook: str, address: str) -> Deferred[None]:
+        """The receiver at this address (`Webhook.address`) answered that it is gone. The webhook has begun."""
+
+    def gone(webhook: str) -> Deferred[str]:
+        """Return the address that `mark_gone` was told of last; "": none, or it was forgotten."""
+
+    def forget_gone(webhooks: Sequence[str]) -> Deferred[None]:
+        """None of these is gone any more."""
 
     def hold(webhook: str, state: HeldSubject, ids: Sequence[str]) -> Deferred[None]:
         """Hold events of a subject back, behind those that are held of it, and keep its state."""

@@ -129,11 +129,11 @@ class Node:
         self.namespaces = namespaces
         self.authenticator = authenticator
         maker = EventMaker(clock, settings.events, settings.unread_after)
-        recorder = self._recorder = EventRecorder(clock, engine.events, maker)
         self._maker = maker
         self.recent = RecentEvents(clock, self.name)
-        self.events = EventLog(clock, self.recent, recorder.refused)
+        self.events = EventLog(clock, self.recent, self._refused)
         self.counters = Counters(clock.now(), clock.milliseconds(), self.events, clock.seconds)
+        recorder = self._recorder = EventRecorder(clock, engine.events, maker, self.counters)
         self._reactor_lag = ReactorLag(clock, self.counters.timings.reactor_lag)
         self.publishing = Publishing(engine, namespaces, self.counters, clock, maker, settings.names_authors)
         self.hub = Hub(clock, engine.broker, self.counters, self.publishing.message_id)
@@ -224,6 +224,10 @@ class Node:
         self.tasks.forget(channel)
         self._outputs.deserted(channel)
         self._occupancy.deserted(channel)
+
+    def _refused(self, address: str, code: str, user_id: str | None) -> None:
+        """A sign-in failed. The recorder counts what it drops, and the counts are written to the log that says this."""
+        self._recorder.refused(address, code, user_id)
 
     # -- what is above ------------------------------------------------------------------------------------------------
 

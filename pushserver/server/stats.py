@@ -119,6 +119,7 @@ class Counters:
         "connections_total",
         "errors",
         "events",
+        "events_dropped",
         "messages_in",
         "messages_left_out",
         "messages_out",
@@ -169,6 +170,8 @@ class Counters:
         self.tasks_throttled = 0
         self.tasks_queued = 0
         self.task_pushes: Counter[str] = Counter()
+        #: events that this node could not keep while the engine was away, or could not read to send them
+        self.events_dropped = 0
         #: attempts to send an event, by webhook
         self.webhook_delivered: Counter[str] = Counter()
         self.webhook_failed: Counter[str] = Counter()

@@ -21,7 +21,7 @@ from pushserver.web.api import Api, Route
 from pushserver.web.parameters import EventsQuery, RetryParams, query
 
 if TYPE_CHECKING:
-    from pushserver.engine.interfaces import IEngine
+    from pushserver.engine.interfaces import IEngine, StoredEvent
 
 SCOPE: Final = "events"
 #: How long an answer may wait for an event, ms, and how often it is looked for meanwhile, s.
@@ -55,7 +55,7 @@ class EventCalls:
             if page.events or page.lost or left <= 0 or ended:
                 break
             await self._clock.sleep(min(POLL, left))
-        whole = [msgspec.Raw(each.body) for each in page.events if _is_whole(each.body)]
+        whole = [msgspec.Raw(each.body) for each in page.events if _is_whole(each)]
         answer: dict[str, object] = {"events": whole, "last": page.last}
         return answer | ({"lost": True} if page.lost or len(whole) < len(page.events) else {})
 
@@ -70,10 +70,10 @@ class EventCalls:
         return {"retried": await self._engine.deliveries.retry(asked.webhook, asked.ids)}
 
 
-def _is_whole(body: bytes) -> bool:
+def _is_whole(stored: StoredEvent) -> bool:
     """Return whether this is an event: one that is damaged would spoil the answer for the others."""
     try:
-        events.read_kept(body)
+        events.read_kept(stored.body, stored.id)
     except ValueError:
         return False
     return True

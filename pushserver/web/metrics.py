@@ -205,7 +205,8 @@ class EventMeasures:
         age = max(0, self._now() - oldest_at) / 1000 if holds and oldest_at is not None else 0
         yield _gauge("events_kept", "Events in the outbox, on the node that works on it.", holds * figures.kept)
         yield _gauge("events_oldest_seconds", "How long the oldest event is in the outbox.", age)
-        yield _counter("events_dropped_total", "Events that went before their time.", holds * figures.dropped)
+        dropped = holds * figures.dropped + counters.events_dropped
+        yield _counter("events_dropped_total", "Events that went before their time.", dropped)
         waiting = GaugeMetricFamily("pushserver_events_waiting", "Events that wait, by webhook.", labels=["webhook"])
         names = self._service.waiting.keys()
         for webhook, count in sorted(self._service.waiting.items()):

@@ -49,6 +49,23 @@ async def test_a_new_webhook_begins_some_time_ago_and_goes_on_where_it_was(nodes
     assert (await node.deliveries.begin("early", 0)).cursor == old[0]
 
 
+async def test_a_receiver_that_is_gone_is_kept_until_that_is_forgotten(nodes: Nodes) -> None:
+    node = await start(nodes)
+    other = await nodes.second(node)
+    assert (await node.deliveries.begin("mail", 0)).gone == ""
+    (id,) = await ids(node, 1)
+    await node.deliveries.mark_gone("mail", "there")
+    await node.deliveries.move_cursor("mail", id)
+    known = await node.deliveries.begin("mail", 0)
+    assert (known.gone, known.cursor) == ("there", id)
+    assert await other.deliveries.gone("mail") == "there"
+    assert await other.deliveries.gone("other") == ""
+    await other.deliveries.forget_gone(["other", "mail"])
+    assert await node.deliveries.gone("mail") == ""
+    known = await node.deliveries.begin("mail", 0)
+    assert (known.gone, known.cursor) == ("", id)
+
+
 async def test_what_is_held_of_a_subject_comes_back_in_its_order(nodes: Nodes) -> None:
     node = await start(nodes)
     await node.deliveries.begin("mail", 0)

@@ -70,7 +70,7 @@ async def test_what_is_no_id_is_refused_and_one_that_was_never_given_is_a_loss(n
     for text in ("", "x", "1", "1-2-3-4", "-", "1-2-" + "f" * 99):
         with pytest.raises(errors.Invalid):
             await node.events.read(text, 10, MANY)
-    for text in ("5-1", "5-77", "999999999999999-77"):
+    for text in ("5-1", "5-77", "999999999999999-77", "5-2-3", "5-2-ab"):
         page = await node.events.read(text, 10, MANY)
         assert page.lost
         assert len(page.events) == 2

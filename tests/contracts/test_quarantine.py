@@ -101,7 +101,24 @@ async def test_the_state_of_a_task(nodes: Nodes) -> None:
     assert len(await aside(node)) == 2
 
 
-@pytest.mark.parametrize("body", [b"\xff\x00", b'{"webhook":"mail"', b'{"webhook":"mail","event":{"id":1}}', None])
+def dead_of(id: str, data: str) -> bytes:
+    """A dead event that is JSON from end to end."""
+    event = f'{{"id":"{id}","type":"user.online","timestamp":1,"data":{data}}}'
+    return f'{{"webhook":"mail","event":{event},"error":"no","attempts":1,"diedAt":1}}'.encode()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\xff\x00",
+        b'{"webhook":"mail"',
+        b'{"webhook":"mail","event":{"id":1}}',
+        dead_of("1-2", "{}"),
+        dead_of("1-2", "1"),
+        dead_of("x", '{"userId":"7"}'),
+        None,
+    ],
+)
 async def test_a_dead_event(nodes: Nodes, body: bytes | None) -> None:
     node = await nodes.start()
     assert await node.deliveries.lease(60_000)

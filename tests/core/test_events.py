@@ -22,6 +22,28 @@ def test_an_event_is_written_with_the_id_that_it_is_given() -> None:
     assert events.number_of(read.id) == 3
 
 
+def kept(id: str, type: str, data: str) -> bytes:
+    return f'{{"id":"{id}","type":"{type}","timestamp":1,"data":{data}}}'.encode()
+
+
+def test_what_was_kept_is_whole_or_refused() -> None:
+    assert events.read_kept(kept("1-1", "user.online", '{"userId":"7"}'), "1-1").subject == "user:7"
+    # Of a newer version: nobody here knows what it is about.
+    assert events.read_kept(kept("1-1", "user.renamed", "[]"), "1-1").type == "user.renamed"
+    for damaged in (
+        kept("1-2", "user.online", '{"userId":"7"}'),
+        kept("1-1", "user.online", '{"channel":"7"}'),
+        kept("1-1", "user.online", "7"),
+        kept("1-1", "user.renamed", "[" * 20_000 + "]" * 20_000),
+        kept("1-1", "user.online", '{"userId":"7"}').replace(b"7", b"\xff"),
+        b"",
+    ):
+        with pytest.raises(ValueError):
+            events.read_kept(damaged, "1-1")
+    with pytest.raises(ValueError):
+        events.read_kept(kept("x", "user.online", '{"userId":"7"}'), "x")
+
+
 @pytest.mark.parametrize("type", SUBJECTS)
 def test_every_type_says_what_it_is_about(type: str) -> None:
     data = {"channel": "news:1", "userId": "7", "taskId": "t", "address": "192.0.2.1", "data": {"userId": "8"}}

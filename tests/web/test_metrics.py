@@ -5,12 +5,14 @@ from collections.abc import Callable
 from typing import Any
 
 import prometheus_client
+import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pushserver.core.histogram import Histograms
+from pushserver.engine.interfaces import OutboxFigures
 from pushserver.server.stats import Counters
-from pushserver.web.metrics import Measures, NodeFacts, registry_of
+from pushserver.web.metrics import EventMeasures, Measures, NodeFacts, registry_of
 from tests.harness import Server
 from tests.rawsocket import RawSocket
 
@@ -96,6 +98,23 @@ def test_the_engines_own_figures_are_there_under_its_name() -> None:
     assert samples(text)["pushserver_engine_store_batches_total"] == 7
     assert "# TYPE pushserver_engine_ingest_lag gauge" in text
     assert "# TYPE pushserver_engine_store_batches_total counter" in text
+
+
+class FakeEventService:
+    def __init__(self, holds: bool) -> None:
+        self.holds = holds
+        self.figures = OutboxFigures(kept=4, dropped=7)
+        self.waiting = {"mail": 3}
+
+
+@pytest.mark.parametrize(("holds", "dropped"), [(True, 9), (False, 2)])
+def test_events_that_a_node_dropped_itself_are_told_by_it(holds: bool, dropped: int) -> None:
+    counters = Counters(0)
+    counters.events_dropped = 2
+    measures = EventMeasures(FakeEventService(holds), counters, lambda: 0)  # type: ignore[arg-type]
+    said = samples(generate_latest(registry_of(measures)).decode())
+    assert said["pushserver_events_dropped_total"] == dropped
+    assert said["pushserver_events_kept"] == 4 * holds
 
 
 def test_clients_cannot_make_series_with_close_codes_of_their_own() -> None:

@@ -76,6 +76,15 @@ class EmbeddedDeliveries:
     def move_cursor(self, webhook: str, cursor: str) -> Deferred[None]:
         return self._writer.submit(RowCall(deliveries.move_cursor, webhook, cursor))
 
+    def mark_gone(self, webhook: str, address: str) -> Deferred[None]:
+        return self._writer.submit(RowCall(deliveries.mark_gone, webhook, address))
+
+    def gone(self, webhook: str) -> Deferred[str]:
+        return self._writer.submit(RowCall(deliveries.gone, webhook))
+
+    def forget_gone(self, webhooks: Sequence[str]) -> Deferred[None]:
+        return self._writer.submit(RowCall(deliveries.forget_gone, webhooks))
+
     def hold(self, webhook: str, state: HeldSubject, ids: Sequence[str]) -> Deferred[None]:
         return self._writer.submit(RowCall(deliveries.hold, webhook, state, ids))
 

@@ -137,18 +137,38 @@ class RedisDeliveries:
 
     async def _begin(self, webhook: str, age: int) -> DeliveryState:
         keys = [*self._names.webhook(webhook), self._names.events, self._names.outbox]
-        cursor, held, *rest = await self._write("webhook_begin", keys, age)
+        cursor, gone, held, *rest = await self._write("webhook_begin", keys, age)
         subjects = [
             HeldSubject(subject.decode(), *map(int, state.split()))
             for subject, state in zip(rest[::2], rest[1::2], strict=True)
         ]
-        return DeliveryState(cursor.decode(), subjects, int(held))
+        return DeliveryState(cursor.decode(), subjects, int(held), gone.decode())
 
     def move_cursor(self, webhook: str, cursor: str) -> Deferred[None]:
         return Deferred.fromCoroutine(self._move_cursor(webhook, cursor))
 
     async def _move_cursor(self, webhook: str, cursor: str) -> None:
         await self._write("webhook_cursor", self._names.webhook(webhook)[:1], cursor)
+
+    def mark_gone(self, webhook: str, address: str) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._mark_gone(webhook, address))
+
+    async def _mark_gone(self, webhook: str, address: str) -> None:
+        await self._write("webhook_gone", self._names.webhook(webhook)[:1], address)
+
+    def gone(self, webhook: str) -> Deferred[str]:
+        return Deferred.fromCoroutine(self._gone(webhook))
+
+    async def _gone(self, webhook: str) -> str:
+        found = await self._commands.call("HGET", self._names.webhook(webhook)[0], "gone")
+        return "" if found is None else found.decode()
+
+    def forget_gone(self, webhooks: Sequence[str]) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._forget_gone(webhooks))
+
+    async def _forget_gone(self, webhooks: Sequence[str]) -> None:
+        for webhook in webhooks:
+            await self._commands.call("HDEL", self._names.webhook(webhook)[0], "gone")
 
     def hold(self, webhook: str, state: HeldSubject, ids: Sequence[str]) -> Deferred[None]:
         return Deferred.fromCoroutine(self._hold(webhook, state, ids))
@@ -200,11 +220,11 @@ class RedisDeliveries:
         """Return the events of a reply of fields and events; one that cannot be read is kept aside."""
         found: list[DeadEvent] = []
         for field, event in zip(reply[::2], reply[1::2], strict=True):
+            place = field.decode()
+            webhook, _, id = place.partition(" ")
             try:
-                found.append(dead_events.read_kept(event))
+                found.append(dead_events.read_kept(event, id))
             except (ValueError, TypeError) as error:
-                place = field.decode()
-                webhook = place.partition(" ")[0]
                 await self._quarantine.put("event", webhook, self._names.dead_events[0], event, str(error), place)
         return found
 

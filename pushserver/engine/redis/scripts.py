@@ -56,6 +56,7 @@ _PARTS: Final[dict[str, tuple[str, ...]]] = {
     "unread_tell": ("clock", "epoch", "events", "inbox"),
     "webhook_begin": ("clock", "webhook"),
     "webhook_cursor": ("webhook",),
+    "webhook_gone": ("webhook",),
     "webhook_hold": ("webhook",),
     "webhook_release": ("webhook", "dead_events"),
     "webhook_dead": ("webhook", "dead_events"),

@@ -6,6 +6,7 @@ a little while, and ended where an answer does not end in time.
 
 from __future__ import annotations
 
+import socket
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
@@ -37,6 +38,7 @@ from pushserver.core.webhooks import Webhook
 from pushserver.engine.registry import EngineReactor
 from pushserver.server.clock import Clock
 from pushserver.server.events.attempt_result import AttemptResult
+from pushserver.server.events.lookups import GetAddresses, HostLookups, LookingUp
 
 if TYPE_CHECKING:
     from twisted.web._newclient import HTTP11ClientProtocol
@@ -88,10 +90,12 @@ class _Pool(HTTPConnectionPool):
 class _Attempt:
     """One request, and the connection that it is made on."""
 
-    __slots__ = ("connection",)
+    __slots__ = ("cancelled", "connection")
 
     def __init__(self) -> None:
         self.connection: HTTP11ClientProtocol | None = None
+        #: nobody waits for it any more
+        self.cancelled = False
 
     def abort(self) -> None:
         """End the connection, whatever is on its way."""
@@ -149,12 +153,13 @@ class Receiver:
     Args:
         reactor: the real one.
         clock: the wall time that a request says it is made at, and the time limits.
+        getaddrinfo: as that of `socket`.
     """
 
-    def __init__(self, reactor: EngineReactor, clock: Clock) -> None:
+    def __init__(self, reactor: EngineReactor, clock: Clock, getaddrinfo: GetAddresses = socket.getaddrinfo) -> None:
         self._clock = clock
         self._pool = _Pool(reactor)
-        self._agent = Agent(reactor, pool=self._pool)
+        self._agent = Agent(LookingUp(reactor, HostLookups(reactor, getaddrinfo)), pool=self._pool)
 
     async def close(self) -> None:
         """End the connections that are kept."""
@@ -165,15 +170,22 @@ class Receiver:
         attempt = _Attempt()
         work = Deferred.fromCoroutine(self._request(webhook, event_id, body, attempt))
         late = self._clock.later(webhook.timeout / 1000, work.cancel)
+
+        def cancel(_: Deferred[AttemptResult]) -> None:
+            attempt.cancelled = True
+            work.cancel()
+
+        # Each step of a request that is cancelled fails in its own way, as if it had failed by itself.
+        outcome: Deferred[AttemptResult] = Deferred(cancel)
+        work.addBoth(lambda result: None if outcome.called else outcome.callback(result))
         try:
-            return await work
+            return await outcome
         except (Exception, CancelledError) as problem:
-            cause = _cause(problem)
+            if attempt.cancelled:
+                raise CancelledError from None
             if not late.active():
                 return AttemptResult(None, f"no whole answer within {durations.write(webhook.timeout)}")
-            if isinstance(cause, CancelledError):
-                raise cause from None
-            return AttemptResult(None, _reason(cause))
+            return AttemptResult(None, _reason(_cause(problem)))
         finally:
             if late.active():
                 late.cancel()

@@ -14,6 +14,7 @@ from pushserver.core.events import NewEvent
 from pushserver.core.rate_limit import KeyedTokenBuckets
 from pushserver.server.clock import Clock
 from pushserver.server.events.maker import EventMaker
+from pushserver.server.stats import Counters
 
 if TYPE_CHECKING:
     from pushserver.engine.interfaces import IEvents
@@ -34,10 +35,11 @@ class EventRecorder:
 
     _log = Logger()
 
-    def __init__(self, clock: Clock, store: IEvents, maker: EventMaker) -> None:
+    def __init__(self, clock: Clock, store: IEvents, maker: EventMaker, counters: Counters) -> None:
         self._clock = clock
         self._store = store
         self._maker = maker
+        self._counters = counters
         self._waiting: deque[NewEvent] = deque()
         self._writing: Deferred[None] | None = None
         #: whether the engine is keeping some of them now
@@ -46,7 +48,7 @@ class EventRecorder:
         self._by_address = KeyedTokenBuckets(REFUSED_PER_ADDRESS)
         self._by_node = KeyedTokenBuckets(REFUSED)
         #: how many went since too many waited
-        self.dropped = 0
+        self._dropped = 0
 
     def record(self, type: str, data: object) -> None:
         """Keep an event, where its type is made."""
@@ -56,8 +58,9 @@ class EventRecorder:
         self._waiting.extend(made)
         if len(self._waiting) > MAX_WAITING:
             self._waiting.popleft()
-            self.dropped += 1
-            if self.dropped % MAX_WAITING == 1:
+            self._counters.events_dropped += 1
+            self._dropped += 1
+            if self._dropped % MAX_WAITING == 1:
                 self._log.warn("events are dropped: the engine is away, and too many wait", event="events_dropped")
         if self._writing is None and not self._stopping:
             self._writing = self._clock.detach(self._write(), self._log, "keeping events")
@@ -118,5 +121,6 @@ class EventRecorder:
             try:
                 await self._store.append(list(self._waiting))
             except Unavailable:
+                self._counters.events_dropped += len(self._waiting)
                 self._log.warn("{count} events could not be kept", event="events_dropped", count=len(self._waiting))
         self._waiting.clear()

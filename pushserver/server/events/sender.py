@@ -31,7 +31,7 @@ from pushserver.server.stats import Counters
 if TYPE_CHECKING:
     from pushserver.engine.interfaces import IEngine
 
-#: Attempts at a time, and how many of them may be of subjects that failed before.
+#: Attempts at a time, and how many of them may be of what failed before: what did not always finds a place sooner.
 AT_ONCE: Final = 32
 AGAIN_AT_ONCE: Final = AT_ONCE // 2
 #: Events that are read ahead and not settled, and how many may lie behind the oldest of them: so long goes on what is
@@ -127,7 +127,8 @@ class WebhookSender:
         self._open = 0
         self._lanes: dict[str, _Lane] = {}
         self._ready: deque[_Lane] = deque()
-        #: when each held subject is sent again, ms of the monotonic clock
+        #: when each held subject is sent again, ms of the monotonic clock; and each subject for each dead event of it
+        #: that is to be tried once more
         self._due: list[tuple[int, str]] = []
         self._to_hold: set[_Lane] = set()
         self._under_way: set[Deferred[None]] = set()
@@ -142,7 +143,7 @@ class WebhookSender:
         self._reasons: set[str] = set()
         self._failed_at = 0.0
         self._stopping = False
-        #: it answered that it is gone: nothing more is sent before a reload
+        #: it answered that it is gone: nothing more is sent before a reload, of whichever node
         self.gone = False
         #: events that are held in the store
         self.held = 0
@@ -164,12 +165,17 @@ class WebhookSender:
         state = await self._store.begin(self._name, self._age())
         self._position = self._cursor = self._kept_cursor = state.cursor
         self.held = state.held
+        self.gone = state.gone == self.webhook.address
+        if self.gone:
+            self._say_gone()
         for held in state.subjects:
             lane = self._lane(held.subject)
             lane.held = held
             self._note_due(held.due, held.subject)
         while not self._stopping:
-            if not self.gone:
+            if self.gone:
+                await self._look_whether_gone()
+            else:
                 await self._look_again()
                 await self._read()
                 await self._hold_back()
@@ -215,7 +221,7 @@ class WebhookSender:
         if self._stopping or self._problem is not None:
             return
         seconds = POLL
-        if self._due and self._going and self._again_under_way < AGAIN_AT_ONCE:
+        if self._due and self._going and self._may_repeat:
             seconds = min(seconds, max(0.0, (self._due[0][0] - self._clock.milliseconds()) / 1000))
         self._resting = Deferred()
         call = self._clock.later(seconds, self._wake)
@@ -245,21 +251,40 @@ class WebhookSender:
         return self._open < WINDOW and len(self._window) < AHEAD
 
     def _take(self, stored: StoredEvent) -> None:
-        try:
-            event = events.read_kept(stored.body)
-        except ValueError:
-            # Somebody else's entry in the stream.
-            self._log.warn("what is kept as {id} is no event", id=stored.id)
-            return
-        slot = _Slot(event.id)
+        slot = _Slot(stored.id)
         self._window.append(slot)
-        if event.type not in self.webhook.types:
+        event = self._whole(stored)
+        if event is None or event.type not in self.webhook.types:
             slot.settled = True
             return
         self._open += 1
         lane = self._lane(event.subject)
         lane.queue.append(_Entry(event, stored.body, slot))
         self._note(lane)
+
+    def _whole(self, stored: StoredEvent) -> Event | None:
+        """Return an event that was kept. None where it is gone, or damaged, or somebody else's entry in the stream: it
+        is left out, and one that cannot be read counts as dropped."""
+        if not stored.body:
+            self._log.warn(
+                "webhook {webhook}: the event {id} is gone from the outbox before it was taken",
+                event="webhook_lost",
+                webhook=self._name,
+                id=stored.id,
+            )
+            return None
+        try:
+            return events.read_kept(stored.body, stored.id)
+        except ValueError as problem:
+            self._counters.events_dropped += 1
+            self._log.warn(
+                "webhook {webhook}: what is kept as {id} cannot be read and is left out: {reason}",
+                event="webhook_lost",
+                webhook=self._name,
+                id=stored.id,
+                reason=str(problem),
+            )
+            return None
 
     def _finish(self, entry: _Entry) -> None:
         entry.slot.settled = True
@@ -277,11 +302,11 @@ class WebhookSender:
             return
         if lane.held is not None and lane.queue:
             self._to_hold.add(lane)
-        if lane.again or (lane.queue and lane.held is None):
+        if lane.queue and lane.held is None:
             if not lane.waiting:
                 lane.waiting = True
                 self._ready.append(lane)
-        elif not lane.waiting and not lane.queue and lane.held is None:
+        elif not (lane.waiting or lane.queue or lane.again) and lane.held is None:
             self._lanes.pop(lane.subject, None)
 
     async def _hold_back(self) -> None:
@@ -312,9 +337,22 @@ class WebhookSender:
             if event.id in self._again:
                 continue
             self._again.add(event.id)
-            lane = self._lane(event.subject)
-            lane.again.append(dead)
-            self._note(lane)
+            self._lane(event.subject).again.append(dead)
+            heapq.heappush(self._due, (self._clock.milliseconds(), event.subject))
+
+    async def _look_whether_gone(self) -> None:
+        """Look whether a node was reloaded since this receiver answered that it is gone."""
+        now = self._clock.seconds()
+        if now - self._looked_at >= LOOK_AGAIN:
+            self._looked_at = now
+            self.gone = await self._store.gone(self._name) == self.webhook.address
+
+    def _say_gone(self) -> None:
+        self._log.error(
+            "webhook {webhook} answered 410: nothing more is sent to it before a reload",
+            event="webhook_gone",
+            webhook=self._name,
+        )
 
     async def _move_cursor(self, seconds: float) -> None:
         """Write down how far all is settled, at most every so many seconds."""
@@ -339,24 +377,26 @@ class WebhookSender:
     def _start(self) -> None:
         """Begin as many attempts as may be under way."""
         now = self._clock.milliseconds()
-        while self._going and self._due and self._due[0][0] <= now and self._again_under_way < AGAIN_AT_ONCE:
+        while self._going and self._due and self._due[0][0] <= now and self._may_repeat:
             _, subject = heapq.heappop(self._due)
             lane = self._lanes.get(subject)
-            if lane is None or lane.held is None:
+            if lane is None or not (lane.again or lane.held):
                 continue
             if lane.busy:
                 heapq.heappush(self._due, (now + 1_000, subject))
-                continue
-            self._begin(lane, self._send_held(lane), again=True)
+            elif lane.again:
+                self._begin(lane, self._send_again(lane.again.popleft()), again=True)
+            else:
+                self._begin(lane, self._send_held(lane), again=True)
         while self._going and self._ready and len(self._under_way) < AT_ONCE:
             lane = self._ready.popleft()
             lane.waiting = False
-            if lane.busy:
-                continue
-            if lane.again:
-                self._begin(lane, self._send_again(lane, lane.again.popleft()))
-            elif lane.queue and lane.held is None:
+            if lane.queue and lane.held is None and not lane.busy:
                 self._begin(lane, self._send(lane))
+
+    @property
+    def _may_repeat(self) -> bool:
+        return self._again_under_way < AGAIN_AT_ONCE and len(self._under_way) < AT_ONCE
 
     def _begin(self, lane: _Lane, work: Awaitable[None], again: bool = False) -> None:
         lane.busy = True
@@ -414,27 +454,23 @@ class WebhookSender:
                 # Where the lease was only late, it goes on; a sender that ends leaves all to the next one.
                 self._note_due(self._clock.now(), lane.subject)
                 return
-            stored = await self._store.held(self._name, lane.subject, 1)
-            try:
-                event = events.read_kept(stored[0].body if stored else b"")
-            except ValueError:
-                if stored:
-                    self._log.warn(
-                        "webhook {webhook}: an event of {subject} is gone from the outbox before it was taken",
-                        event="webhook_lost",
-                        webhook=self._name,
-                        subject=lane.subject,
-                    )
-                await self._release(lane, stored[0].id if stored else events.BEGINNING, None)
+            found = await self._store.held(self._name, lane.subject, 1)
+            if not found:
+                await self._release(lane, events.BEGINNING, None)
                 continue
-            outcome = await self._attempt(event, stored[0].body)
+            (stored,) = found
+            event = self._whole(stored)
+            if event is None:
+                await self._release(lane, stored.id, None)
+                continue
+            outcome = await self._attempt(event, stored.body)
             if outcome.taken:
                 await self._release(lane, event.id, None)
                 continue
             failures = lane.held.failures + 1
             due = self._next(event, failures, outcome)
             if due is None:
-                await self._release(lane, event.id, self._dead(event, stored[0].body, outcome, failures))
+                await self._release(lane, event.id, self._dead(event, stored.body, outcome, failures))
                 continue
             async with lane.lock:
                 lane.held = HeldSubject(lane.subject, failures, due)
@@ -449,7 +485,7 @@ class WebhookSender:
             self.held = max(0, self.held - 1)
             lane.held = HeldSubject(lane.subject, 0, 0) if left else None
 
-    async def _send_again(self, lane: _Lane, dead: DeadEvent) -> None:
+    async def _send_again(self, dead: DeadEvent) -> None:
         """Try a dead event once more."""
         body = bytes(dead.event)
         event = events.decode(body)
@@ -472,11 +508,9 @@ class WebhookSender:
         self._failed_at = self._clock.seconds()
         if outcome.status == GONE and not self.gone:
             self.gone = True
-            self._log.error(
-                "webhook {webhook} answered 410: nothing more is sent to it before a reload",
-                event="webhook_gone",
-                webhook=self._name,
-            )
+            self._say_gone()
+            # For whichever node sends next.
+            await self._store.mark_gone(self._name, self.webhook.address)
         elif outcome.problem not in self._reasons and len(self._reasons) < 100:
             self._reasons.add(outcome.problem)
             self._log.warn(

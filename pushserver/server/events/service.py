@@ -68,6 +68,8 @@ class EventService:
         self._held_until = 0.0
         self._trimmed_at = 0.0
         self._running = False
+        #: the store is to be told of a reload
+        self._reloaded = False
         self.figures = OutboxFigures()
 
     @property
@@ -114,14 +116,30 @@ class EventService:
         self._held_until = 0.0
 
     def adopt(self, settings: EventSettings) -> None:
-        """Go by these from now on. A receiver that was gone is asked again."""
-        changed = [
-            webhook.name
-            for webhook in self._settings.webhooks
-            if webhook not in settings.webhooks or self._is_gone(webhook.name)
-        ]
+        """Go by these from now on: this node was reloaded. A receiver that was gone is asked again, by whichever node
+        sends."""
+        changed = [webhook.name for webhook in self._settings.webhooks if webhook not in settings.webhooks]
         self._adopt(settings)
-        self._clock.detach(self._stop_senders(changed, PATIENCE), self._log, "stopping senders")
+        self._reloaded = True
+        self._clock.detach(self._go_by(changed), self._log, "going by other settings of events")
+
+    async def _go_by(self, changed: Sequence[str]) -> None:
+        await self._stop_senders(changed, PATIENCE)
+        # After them: whatever these were told of their receivers counts no more.
+        await self._forget_gone()
+        if self._running:
+            await self._clock.sleep(0)
+            self._begin()
+
+    async def _forget_gone(self) -> None:
+        if not self._reloaded:
+            return
+        self._reloaded = False
+        try:
+            await self._engine.deliveries.forget_gone([webhook.name for webhook in self._settings.webhooks])
+        except Unavailable:
+            # With the next tick.
+            self._reloaded = True
 
     def _adopt(self, settings: EventSettings) -> None:
         self._settings = settings
@@ -162,7 +180,7 @@ class EventService:
         if not (self.holds and self._running):
             return
         for webhook in self._settings.webhooks:
-            if webhook.name not in self._sending and not self._is_gone(webhook.name):
+            if webhook.name not in self._sending:
                 self._sending[webhook.name] = self._clock.detach(
                     self._send(webhook), self._log, f"sending to webhook {webhook.name}"
                 )
@@ -170,14 +188,7 @@ class EventService:
 
     def _ended(self, _: None, name: str) -> None:
         self._sending.pop(name, None)
-        if not self._is_gone(name):
-            self._senders.pop(name, None)
-
-    def _is_gone(self, name: str) -> bool:
-        """Return whether a receiver has answered that it is gone. It counts until a reload, whatever becomes of the
-        lease and the store meanwhile."""
-        sender = self._senders.get(name)
-        return sender is not None and sender.gone
+        self._senders.pop(name, None)
 
     async def _send(self, webhook: Webhook) -> None:
         # At the end of the turn: the caller has not noted this one yet.
@@ -205,17 +216,14 @@ class EventService:
 
     async def _stop_senders(self, names: Sequence[str], patience: float) -> None:
         for name in names:
-            # Whatever it was told of its receiver counts no more.
             sender = self._senders.pop(name, None)
             if sender is not None:
                 await sender.stop(patience)
-        if self._running:
-            await self._clock.sleep(0)
-            self._begin()
 
     # -- what is due --------------------------------------------------------------------------------------------------
 
     async def _tick(self) -> None:
+        await self._forget_gone()
         if not self.holds:
             return
         self._begin()

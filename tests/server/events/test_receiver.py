@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -15,6 +17,8 @@ from twisted.internet import endpoints
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import LoopingCall, deferLater
+from twisted.internet.testing import MemoryReactorClock
+from twisted.internet.threads import deferToThread
 
 from pushserver.core.webhooks import Webhook
 from pushserver.server.clock import Clock
@@ -238,6 +242,35 @@ async def test_a_name_that_does_not_resolve_and_a_port_that_nobody_has(place: Pl
     assert (await place.post(f"http://127.0.0.1:{port}/")).problem == "its connection was refused"
 
 
+async def test_a_host_whose_lookup_hangs_holds_up_no_other(place: Place) -> None:
+    from twisted.internet import reactor
+
+    asked: list[str] = []
+    hanging = threading.Event()
+
+    def find(host: str, port: None, type: int, flags: int) -> Any:
+        if flags & socket.AI_NUMERICHOST:
+            return socket.getaddrinfo(host, port, type=type, flags=flags)
+        asked.append(host)
+        if host == "alive.example":
+            return socket.getaddrinfo("127.0.0.1", port, type=type)
+        assert hanging.wait(60)
+        raise socket.gaierror
+
+    place.receiver = Receiver(reactor, Clock(reactor), find)
+    port = place.port.getHost().port
+    dead = [Deferred.fromCoroutine(place.post("http://dead.example/")) for _ in range(40)]
+    try:
+        assert (await place.post(f"http://alive.example:{port}/")).taken
+        assert (await place.post(f"http://127.0.0.1:{port}/")).taken
+        # What else waits for a thread finds one.
+        await deferToThread(lambda: None)
+    finally:
+        hanging.set()
+    assert {(await each).problem for each in dead} == {"its name cannot be resolved"}
+    assert sorted(asked) == ["alive.example", "dead.example"]
+
+
 async def test_a_certificate_that_nobody_vouches_for_is_refused(place: Place, tmp_path: Path) -> None:
     files = certificates(tmp_path)
     await place.deafen()
@@ -245,6 +278,33 @@ async def test_a_certificate_that_nobody_vouches_for_is_refused(place: Place, tm
     result = await place.post(f"https://localhost:{place.port.getHost().port}/")
     assert "its certificate, or its TLS, is not to be trusted" in result.problem
     assert place.listening.peers == [] or place.listening.peers[0].received == b""
+
+
+def find_never(host: str, port: None, type: int, flags: int) -> Any:
+    """As `socket.getaddrinfo` of a host whose name server does not answer before the test has ended."""
+    if flags & socket.AI_NUMERICHOST and host.startswith("192."):
+        return socket.getaddrinfo(host, port, type=type, flags=flags)
+    return []
+
+
+@pytest.mark.parametrize("url", ["http://192.0.2.1/", "https://192.0.2.1/", "http://hanging.example/"])
+async def test_one_that_is_cancelled_on_its_way_has_not_failed(url: str) -> None:
+    # On paper: nothing is connected, and what a thread found is never told.
+    reactor = MemoryReactorClock()
+    reactor.callFromThread = lambda *call: None
+    receiver = Receiver(reactor, Clock(reactor), find_never)
+    webhook = Webhook(name="mail", url=url, secrets=(KEY,), types=frozenset(), timeout=60_000)
+    attempt = Deferred.fromCoroutine(receiver.post(webhook, "1-1", BODY))
+    assert len(reactor.tcpClients) == url.count("192.")
+    assert not attempt.called
+    attempt.cancel()
+    with pytest.raises(CancelledError):
+        await attempt
+    assert reactor.getDelayedCalls() == []
+    # As one does that is only too late.
+    attempt = Deferred.fromCoroutine(receiver.post(webhook, "1-1", BODY))
+    reactor.advance(60)
+    assert (await attempt).problem.startswith("no whole answer within")
 
 
 async def test_an_attempt_that_is_cancelled_leaves_nothing(place: Place) -> None:

@@ -16,6 +16,7 @@ from pushserver.server.clock import Clock
 from pushserver.server.events import recorder as recorders
 from pushserver.server.events.maker import EventMaker
 from pushserver.server.events.recorder import EventRecorder
+from pushserver.server.stats import Counters
 
 
 class Outbox:
@@ -37,7 +38,8 @@ class Recording:
         self.time = task.Clock()
         clock = Clock(self.time, lambda: 5)
         self.outbox: Any = Outbox()
-        self.recorder = EventRecorder(clock, self.outbox, EventMaker(clock, types, 1_000))
+        self.counters = Counters(0)
+        self.recorder = EventRecorder(clock, self.outbox, EventMaker(clock, types, 1_000), self.counters)
 
     def record(self, *numbers: int) -> None:
         for n in numbers:
@@ -78,7 +80,7 @@ def test_of_too_many_the_oldest_go(monkeypatch: pytest.MonkeyPatch) -> None:
     recording.outbox.away = False
     recording.time.pump([0.5] * 3)
     assert recording.outbox.kept == [2, 3, 4]
-    assert recording.recorder.dropped == 2
+    assert recording.counters.events_dropped == 2
 
 
 def test_the_end_keeps_what_waits() -> None:
@@ -91,6 +93,14 @@ def test_the_end_keeps_what_waits() -> None:
     recording.time.advance(5)
     assert recording.outbox.kept == [1, 2]
     assert recording.time.getDelayedCalls() == []
+
+
+def test_what_the_end_cannot_keep_is_counted() -> None:
+    recording = Recording("user.online")
+    recording.outbox.away = True
+    recording.record(1, 2)
+    assert Deferred.fromCoroutine(recording.recorder.flush()).called
+    assert recording.counters.events_dropped == 2
 
 
 def test_the_end_keeps_nothing_twice_that_the_engine_has_already() -> None:

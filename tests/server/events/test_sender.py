@@ -13,8 +13,10 @@ from twisted.logger import globalLogPublisher
 
 from pushserver.core import events
 from pushserver.core.errors import Unavailable
+from pushserver.core.events import NewEvent
+from pushserver.core.publication import body
 from pushserver.core.webhooks import DELAYS
-from pushserver.engine.interfaces import EventRules, StoredEvent
+from pushserver.engine.interfaces import DeadEvent, EventPage, EventRules, StoredEvent
 from pushserver.server.events import sender as senders
 from pushserver.server.events.attempt_result import AttemptResult
 from pushserver.server.events.sender import AGAIN_AT_ONCE, AT_ONCE, QUIET
@@ -122,6 +124,45 @@ async def test_what_is_held_and_damaged_is_told_and_holds_up_nothing(stage: Stag
     await stage.pass_time(6)
     assert stage.taken == [("user:7", 1)]
     assert sender.sender.waiting == 0
+    await sender.stop()
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b"{",
+        b"x\xff",
+        b'{"id":"ID","type":"user.online","timestamp":1,"data":{}}',
+        b'{"id":"ID","type":"user.online","timestamp":1,"data":1}',
+        b'{"id":"ID","type":"user.online","timestamp":1,"data":' + b"[" * 20_000 + b"]" * 20_000 + b"}",
+        b'{"id":"x","type":"user.online","timestamp":1,"data":{"userId":"7"}}',
+    ],
+    ids=["cut", "octets", "of nobody", "no object", "deep", "another id"],
+)
+async def test_one_that_is_damaged_costs_itself(stage: Stage, damaged: bytes) -> None:
+    read, spoilt = stage.engine.events.read, []
+
+    async def spoiling(after: str | None, limit: int, max_bytes: int) -> EventPage:
+        page = await read(after, limit, max_bytes)
+        found = [StoredEvent(each.id, damaged.replace(b"ID", each.id.encode())) for each in page.events[:1]]
+        spoilt.extend(found)
+        return msgspec.structs.replace(page, events=found + page.events[1:])
+
+    stage.engine.events.read = lambda *asked: Deferred.fromCoroutine(spoiling(*asked))  # type: ignore[method-assign]
+    sender = stage.sender()
+    await stage.settle()
+    await stage.tell(("7", 0), ("7", 1), ("8", 2))
+    await stage.pass_time(1)
+    assert stage.taken == [("user:7", 1), ("user:8", 2)]
+    assert len(spoilt) == stage.counters.events_dropped == 1
+    await sender.stop()
+    # The cursor is behind it: what follows, and nothing twice.
+    stage.engine.events.read = read  # type: ignore[method-assign]
+    assert events.number_of(sender.sender.cursor) == 3
+    sender = stage.sender()
+    await stage.tell(("7", 3))
+    await stage.pass_time(1)
+    assert stage.taken[2:] == [("user:7", 3)]
     await sender.stop()
 
 
@@ -233,10 +274,30 @@ async def test_a_receiver_that_is_gone_is_sent_nothing_more(stage: Stage) -> Non
     assert [each.error for each in await stage.dead()] == [GONE.problem]
     assert sender.sender.gone
     await sender.stop()
+    # The next one knows.
     stage.answer = lambda event: OK
     sender = stage.sender()
-    await stage.pass_time(1)
+    await stage.pass_time(5)
+    assert stage.taken == []
+    # A node was reloaded.
+    await stage.engine.deliveries.forget_gone(["mail"])
+    await stage.pass_time(2)
     assert sorted(stage.taken) == [("user:1", 2), ("user:2", 3)]
+    await sender.stop()
+
+
+async def test_another_address_is_another_receiver(stage: Stage) -> None:
+    stage.answer = lambda event: GONE
+    sender = stage.sender()
+    await stage.settle()
+    await stage.tell(("1", 1))
+    await stage.pass_time(1)
+    await sender.stop()
+    stage.answer = lambda event: OK
+    await stage.tell(("1", 2))
+    sender = stage.sender(msgspec.structs.replace(MAIL, url="http://other/"))
+    await stage.pass_time(1)
+    assert stage.taken == [("user:1", 2)]
     await sender.stop()
 
 
@@ -341,6 +402,63 @@ async def test_subjects_that_failed_leave_room_for_the_others(stage: Stage) -> N
     await stage.tell(("good", 1))
     await stage.pass_time(0.5)
     assert stage.taken == [("user:good", 1)]
+    await sender.die()
+
+
+async def test_the_dead_that_are_tried_once_more_leave_room_for_the_others(stage: Stage) -> None:
+    hanging: list[Deferred[AttemptResult]] = []
+
+    def answer(event: events.Event) -> AttemptResult | Deferred[AttemptResult]:
+        if event.subject == "user:good":
+            return OK
+        hanging.append(Deferred())
+        return hanging[-1]
+
+    stage.answer = answer
+    sender = stage.sender()
+    await stage.settle()
+    made = [events.encode(f"1-{n}", NewEvent("user.online", 1, body({"userId": str(n)}))) for n in range(2 * AT_ONCE)]
+    now = stage.time.now()
+    await stage.engine.deliveries.add_dead([DeadEvent("mail", msgspec.Raw(each), "no", 1, now) for each in made])
+    assert await stage.engine.deliveries.retry("mail", None) == 2 * AT_ONCE
+    await stage.pass_time(2)
+    assert len(hanging) == AGAIN_AT_ONCE
+    await stage.tell(("good", 1))
+    await stage.pass_time(0.5)
+    assert stage.taken == [("user:good", 1)]
+    # All have their turn.
+    stage.answer = lambda event: OK
+    for each in hanging:
+        each.callback(OK)
+    await stage.pass_time(1)
+    assert await stage.dead() == []
+    await sender.stop()
+
+
+async def test_what_failed_before_counts_among_the_attempts_at_a_time(stage: Stage) -> None:
+    stage.answer = lambda event: FAILED
+    sender = stage.sender()
+    await stage.settle()
+    await stage.tell(*[(f"bad{n}", n) for n in range(AT_ONCE)])
+    await stage.pass_time(1)
+    hanging: list[Deferred[AttemptResult]] = []
+
+    def hang(event: events.Event) -> Deferred[AttemptResult]:
+        hanging.append(Deferred())
+        return hanging[-1]
+
+    stage.answer = hang
+    await stage.tell(*[(f"slow{n}", n) for n in range(2 * AT_ONCE)])
+    # Until what failed is due.
+    await stage.pass_time(8)
+    assert len(hanging) == stage.most_at_once == AT_ONCE
+    # It comes before the first attempts that wait, half of the places at most.
+    for each in list(hanging):
+        each.callback(OK)
+    await stage.pass_time(0.5)
+    again = [subject for subject, _ in stage.attempts[2 * AT_ONCE :] if subject.startswith("user:bad")]
+    assert len(again) == AGAIN_AT_ONCE
+    assert stage.most_at_once == AT_ONCE
     await sender.die()
 
 

@@ -232,9 +232,27 @@ async def test_who_was_gone_is_asked_nothing_before_a_reload_whatever_becomes_of
     assert leased.service.holds
     assert len(stage.attempts) == attempts
     assert leased.service.waiting["mail"] > 0
-    leased.service.adopt(SETTINGS)
+    # Any node may be the one that is reloaded.
+    EventService(stage.time.clock, stage.engine, stage.counters, stage.post, SETTINGS).adopt(SETTINGS)
     await stage.pass_time(3)
     assert stage.taken[-1:] == [("user:7", 3)]
+
+
+async def test_a_reload_counts_also_where_the_store_is_away_just_then(stage: Stage, leased: Leased) -> None:
+    stage.answer = lambda event: GONE
+    await stage.pass_time(1)
+    await stage.tell(("7", 1))
+    await stage.pass_time(1)
+    stage.answer = lambda event: OK
+    await stage.tell(("7", 2))
+    forget_gone = stage.engine.deliveries.forget_gone
+    stage.engine.deliveries.forget_gone = lambda webhooks: fail(Unavailable("away"))  # type: ignore[method-assign]
+    leased.service.adopt(SETTINGS)
+    await stage.pass_time(3)
+    assert stage.taken == []
+    stage.engine.deliveries.forget_gone = forget_gone  # type: ignore[method-assign]
+    await stage.pass_time(3)
+    assert stage.taken == [("user:7", 2)]
 
 
 async def test_what_is_not_read_in_time_is_told(stage: Stage, leased: Leased) -> None:

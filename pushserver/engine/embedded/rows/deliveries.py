@@ -20,19 +20,35 @@ if TYPE_CHECKING:
 
 def begin(connection: sqlite3.Connection, rows: EventRows, webhook: str, since: int) -> DeliveryState:
     """As `interfaces.IDeliveries.begin`; ``since`` is a moment, ms."""
-    row = connection.execute("SELECT cursor FROM webhook WHERE name = ?", (webhook,)).fetchone()
+    row = connection.execute("SELECT cursor, gone FROM webhook WHERE name = ?", (webhook,)).fetchone()
     if row is None:
-        row = (rows.before(connection, since),)
+        row = (rows.before(connection, since), "")
         move_cursor(connection, webhook, row[0])
     subjects = connection.execute(
         "SELECT subject, failures, due FROM webhook_subject WHERE webhook = ?", (webhook,)
     ).fetchall()
     (held,) = connection.execute("SELECT count(*) FROM webhook_held WHERE webhook = ?", (webhook,)).fetchone()
-    return DeliveryState(row[0], [HeldSubject(*each) for each in subjects], held)
+    return DeliveryState(row[0], [HeldSubject(*each) for each in subjects], held, row[1])
 
 
 def move_cursor(connection: sqlite3.Connection, webhook: str, cursor: str) -> None:
-    connection.execute("INSERT OR REPLACE INTO webhook (name, cursor) VALUES (?, ?)", (webhook, cursor))
+    connection.execute(
+        "INSERT INTO webhook (name, cursor) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET cursor = excluded.cursor",
+        (webhook, cursor),
+    )
+
+
+def mark_gone(connection: sqlite3.Connection, webhook: str, address: str) -> None:
+    connection.execute("UPDATE webhook SET gone = ? WHERE name = ?", (address, webhook))
+
+
+def gone(connection: sqlite3.Connection, webhook: str) -> str:
+    row: tuple[str] | None = connection.execute("SELECT gone FROM webhook WHERE name = ?", (webhook,)).fetchone()
+    return "" if row is None else row[0]
+
+
+def forget_gone(connection: sqlite3.Connection, webhooks: Sequence[str]) -> None:
+    connection.executemany("UPDATE webhook SET gone = '' WHERE name = ?", [(webhook,) for webhook in webhooks])
 
 
 def hold(connection: sqlite3.Connection, webhook: str, state: HeldSubject, ids: Sequence[str]) -> None:
@@ -71,10 +87,10 @@ def release(connection: sqlite3.Connection, webhook: str, subject: str, id: str,
     return int(left)
 
 
-def add_dead(connection: sqlite3.Connection, gone: Sequence[DeadEvent]) -> None:
+def add_dead(connection: sqlite3.Connection, made: Sequence[DeadEvent]) -> None:
     connection.executemany(
         "INSERT OR REPLACE INTO webhook_dead (webhook, event_id, died_at, body, again) VALUES (?, ?, ?, ?, 0)",
-        [(each.webhook, events.decode(bytes(each.event)).id, each.died_at, dead_events.encode(each)) for each in gone],
+        [(each.webhook, events.decode(bytes(each.event)).id, each.died_at, dead_events.encode(each)) for each in made],
     )
     connection.execute(
         "DELETE FROM webhook_dead WHERE (webhook, event_id) IN"
@@ -128,7 +144,7 @@ def _whole(
     found: list[DeadEvent] = []
     for webhook, id, body in rows:
         try:
-            found.append(dead_events.read_kept(body))
+            found.append(dead_events.read_kept(body, id))
         except (ValueError, TypeError) as error:
             quarantine.put(connection, now, "event", webhook, None, body, str(error))
             revive(connection, webhook, id)
