@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.threads import deferToThread
 
-from pushserver.core.errors import Invalid, NotFound
+from pushserver.core.errors import Invalid, NotFound, Unavailable
 from pushserver.manhole.verbs import ConsoleVerbs, Rooms
 from tests.inside import Inside, running, token
 from tests.rawsocket import RawSocket
@@ -74,6 +74,21 @@ async def test_who_is_there_and_what_they_listen_to(tmp_path: Path) -> None:
         assert "42 (1)" in repr(await me.stats())
         with pytest.raises(NotFound):
             await me.connection("none")
+
+
+async def test_what_the_engine_does_not_say_in_time_is_not_said_to_be_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as inside:
+        me, engine = Login(inside), inside.service.node.engine
+        shown = repr(await me.explain(42))
+        assert "inbox: 0 unread" in shown
+        assert "no unfinished tasks" in shown
+        monkeypatch.setattr(engine.inbox, "read", lambda *_: fail(Unavailable("no answer")))
+        monkeypatch.setattr(engine.tasks, "of_user", lambda *_: fail(Unavailable("no answer")))
+        shown = repr(await me.explain(42))
+        assert "inbox: the engine did not answer in time" in shown
+        assert "tasks: the engine did not answer in time" in shown
 
 
 async def test_stepping_in(tmp_path: Path) -> None:
