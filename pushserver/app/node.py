@@ -24,10 +24,14 @@ if TYPE_CHECKING:
 
 def make_node(clock: Clock, config: Config, engine: IEngine, name: str) -> Node:
     """Return the node, not started. Raises `errors.ConfigError` where its keys cannot be read."""
-    auth = config.auth
-    key_set = KeySet(auth.jwks_url, clock) if auth.jwks_url else None
-    authenticator = Authenticator(derived.keys(config), derived.token_rules(config), key_set, engine.revocations, clock)
+    keys, rules, key_set = derived.keys(config), derived.token_rules(config), key_set_of(config, clock)
+    authenticator = Authenticator(keys, rules, key_set, engine.revocations, clock)
     return Node(clock, engine, derived.namespaces(config), authenticator, settings_of(config, name))
+
+
+def key_set_of(config: Config, clock: Clock) -> KeySet | None:
+    """Return the keys of an identity provider, not fetched; None where no address of any is configured."""
+    return KeySet(config.auth.jwks_url, clock) if config.auth.jwks_url else None
 
 
 def event_settings_of(config: Config) -> EventSettings:

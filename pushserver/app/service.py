@@ -28,7 +28,7 @@ from pushserver.app import log
 from pushserver.app.administration import Administration
 from pushserver.app.dev import Dev, open_console, with_ports
 from pushserver.app.leftovers import clear_socket_lock
-from pushserver.app.node import event_settings_of, make_node, settings_of
+from pushserver.app.node import event_settings_of, key_set_of, make_node, settings_of
 from pushserver.app.process import ProcessReactor
 from pushserver.app.watches import Watches
 from pushserver.app.workers.load_table import RESTING
@@ -390,7 +390,7 @@ class PushService(log.LoggedService):
 
     def _prepare(self, config: Config) -> Callable[[], None]:
         """Return what makes this process go on with a configuration. All that can fail fails here: `ConfigError`."""
-        keys, rules = derived.keys(config), derived.token_rules(config)
+        keys, rules, key_set = derived.keys(config), derived.token_rules(config), key_set_of(config, self.clock)
         namespaces, events = derived.namespaces(config), event_settings_of(config)
         try:
             renewed = tls.renew()
@@ -400,7 +400,7 @@ class PushService(log.LoggedService):
         def adopt() -> None:
             self._config = config
             renewed()
-            self.node.authenticator.adopt(keys, rules)
+            self.node.authenticator.adopt(keys, rules, key_set)
             self.node.adopt(namespaces, config.roles, settings_of(config, self.node.name))
             self._inbox_rules.adopt(_inbox_rules(config))
             self._events.adopt(events)

@@ -11,7 +11,8 @@ from pushserver.config.sections import SECTIONS, Config, keys_of
 #: Sections of which every key counts at once.
 _WHOLE_SECTIONS: Final = frozenset({"api", "delivery", "events", "inbox", "log", "rate_limits", "tasks"})
 
-#: Keys of other sections that count at once. The files of the console are read at each login.
+#: Keys of other sections that count at once. Of keys that one rule joins all count at once or none does, so that what
+#: is merged holds by the rules too. The files of the console are read at each login.
 _KEYS: Final = frozenset(
     {
         "server.allowed_origins",
@@ -32,6 +33,7 @@ _KEYS: Final = frozenset(
         "auth.secrets",
         "auth.secret_files",
         "auth.public_key_file",
+        "auth.jwks_url",
         "auth.issuer",
         "auth.audience",
         "auth.user_claim",
@@ -74,8 +76,9 @@ def merge(running: Config, read: Config) -> tuple[Config, Changes]:
         sections[name] = msgspec.structs.replace(now, **taken)
     sections["auth"] = msgspec.structs.replace(sections["auth"], contents=read.auth.contents)
     sections["events"] = msgspec.structs.replace(sections["events"], contents=read.events.contents)
-    sections["certificates"] = read.certificates
-    if running.certificates != read.certificates:
+    # Of the listeners that there are, whatever the file names now.
+    sections["certificates"] = {one: read.certificates.get(one, was) for one, was in running.certificates.items()}
+    if running.certificates != sections["certificates"]:
         changed.append("certificates")
     for name in ("roles", "namespaces"):
         sections[name] = getattr(read, name)

@@ -177,7 +177,11 @@ class _Checks:
             log=self._section(LogSection),
             events=self._check_events(server),
             centrifuge=centrifuge,
-            certificates={one: digest for one in server.listen if (digest := values.certificates_digest(one))},
+            certificates={
+                one: digest
+                for one in (*server.listen, *server.api_listen)
+                if (digest := values.certificates_digest(one))
+            },
             roles=self._draft.roles,
             namespaces=tuple(self._draft.namespaces),
         )

@@ -269,8 +269,11 @@ class ConsoleVerbs:
         if known.inbox is not None:
             kept = known.inbox
             parts += line(f"inbox: {kept.unread} unread, {kept.pending} that no device took, {kept.evicted} fell out")
+        else:
+            parts += line("inbox: the engine did not answer in time")
         unfinished = [(t.task_id, t.status, t.percentage, moment(t.updated_at)) for t in known.tasks or ()]
-        parts += table(("task", "status", "%", "updated"), unfinished, "no unfinished tasks")
+        none = "tasks: the engine did not answer in time" if known.tasks is None else "no unfinished tasks"
+        parts += table(("task", "status", "%", "updated"), unfinished, none)
         return VerbAnswer(known, *parts, *_lacking(known.unanswered))
 
     async def users(self) -> VerbAnswer:

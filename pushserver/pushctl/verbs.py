@@ -488,8 +488,11 @@ def explain(place: ServerPlace, user: str) -> None:
         # A server of an earlier version says less, and counts as unread what no device took.
         taken = f", {kept['pending']} that no device took" if "pending" in kept else ""
         click.echo(f"inbox: {kept['unread']} unread{taken}, {kept['evicted']} fell out")
+    else:
+        click.echo("inbox: the engine did not answer in time")
     tasks = [(t["taskId"], t["status"], t["percentage"], moment(t["updatedAt"])) for t in answer["tasks"] or ()]
-    presenter.rows(answer, ("task", "status", "%", "updated"), tasks, "no unfinished tasks")
+    none = "tasks: the engine did not answer in time" if answer["tasks"] is None else "no unfinished tasks"
+    presenter.rows(answer, ("task", "status", "%", "updated"), tasks, none)
 
 
 @pushctl.command()

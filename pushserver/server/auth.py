@@ -45,10 +45,13 @@ class Authenticator:
         #: the identities that the engine is being asked about, and whether word of a revocation came meanwhile
         self._asking: dict[object, tuple[Identity | ChannelToken, list[bool]]] = {}
 
-    def adopt(self, keys: Keys, rules: TokenRules) -> None:
-        """Verify by these from now on; who is signed in stays so."""
+    def adopt(self, keys: Keys, rules: TokenRules, key_set: KeySet | None) -> None:
+        """Verify by these from now on; who is signed in stays so. The key set of the same address goes on with the keys
+        that it has."""
         self._keys = keys
         self._rules = rules
+        if key_set is None or self._key_set is None or key_set.url != self._key_set.url:
+            self._key_set = key_set
 
     async def identify(self, token: str, *, anonymous: bool = False) -> Identity:
         """Who the token says it is; ``anonymous``: it may be nobody's.

@@ -359,9 +359,9 @@ class Cluster:
         self._broker = broker
         self.node = node
 
-    async def ask(self, question: _Question[A]) -> NodesAnswers[A]:
-        """Return what each node answered. Raises `errors.Unavailable`."""
-        survey = await self._broker.survey(msgspec.json.encode(question), SURVEY_TIMEOUT)
+    async def ask(self, question: _Question[A], timeout: int = SURVEY_TIMEOUT) -> NodesAnswers[A]:
+        """Return what each node answered within ``timeout``, ms. Raises `errors.Unavailable`."""
+        survey = await self._broker.survey(msgspec.json.encode(question), timeout)
         answers = {node: msgspec.json.decode(octets, type=question.Answer) for node, octets in survey.answers.items()}
         return NodesAnswers(answers, survey.unanswered)
 

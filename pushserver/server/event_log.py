@@ -2,9 +2,13 @@
 
     EventLog.note -> the log, and `RecentEvents` (by user)     EventLog.remember -> `RecentEvents` alone
 
-    a minute of one kind:   the first `SHOWN` as they come, then one line: how many more, and the busiest addresses
+    a minute:   as they come, the first of each kind, and up to `SHOWN` of a kind while there are less than `LINES`;
+                at its end a line for each of the `SUMMED` kinds of which there were most more, and one for the rest:
+                how many more, and the busiest addresses
+    the next:   of a kind that goes on like this the first alone, and the line at the end
 
-So a flood costs lines by the minute and not by the connection, and still says where it came from.
+So a flood, of whatever it is mixed, costs lines by the minute and not by the connection, and still says where it came
+from.
 """
 
 from __future__ import annotations
@@ -20,9 +24,12 @@ from pushserver.core.errors import PushError, TokenRefused
 from pushserver.server.clock import Clock
 from pushserver.server.recent import RecentEvents
 
-#: Events of one kind that are written as they come, and seconds until such are written again.
+#: Events that are written as they come: of one kind, and of all; seconds until such are written again.
 SHOWN: Final = 10
+LINES: Final = 20
 WINDOW: Final = 60
+#: Kinds that have a line of their own in the sum.
+SUMMED: Final = 5
 #: The HTTP status of a page that is refused for its origin.
 FORBIDDEN: Final = 403
 #: Addresses that the summary names, and that are counted at most.
@@ -34,14 +41,25 @@ def _nothing(address: str, code: str, user_id: str | None) -> None:
     """Nobody wants to know."""
 
 
-class _Repeats:
-    __slots__ = ("addresses", "call", "shown", "summed")
+#: An event's name and its code.
+_Kind = tuple[str, str]
 
-    def __init__(self, call: IDelayedCall) -> None:
-        self.call = call
+
+class _Repeats:
+    """What came of one kind, or of several, within a minute."""
+
+    __slots__ = ("addresses", "shown", "summed")
+
+    def __init__(self) -> None:
         self.shown = 0
         self.summed = 0
         self.addresses: Counter[str] = Counter()
+
+    def count(self, address: str, times: int = 1) -> None:
+        """Sum up events of an address."""
+        self.summed += times
+        if len(self.addresses) < MAX_ADDRESSES or address in self.addresses:
+            self.addresses[address] += times
 
 
 class EventLog:
@@ -57,7 +75,11 @@ class EventLog:
         self._clock = clock
         self._recent = recent
         self._refused = refused
-        self._kinds: dict[tuple[str, str], _Repeats] = {}
+        #: of the minute that is open: what came, how many lines it has, and the kinds that go on from the one before
+        self._minute: IDelayedCall | None = None
+        self._kinds: dict[_Kind, _Repeats] = {}
+        self._lines = 0
+        self._going_on: frozenset[_Kind] = frozenset()
 
     def note(
         self,
@@ -83,16 +105,17 @@ class EventLog:
         if not verified:
             fields["userId"] = None
         kind = event, str(code)
+        if self._minute is None:
+            self._minute = self._clock.later(WINDOW, self._end_minute)
         repeats = self._kinds.get(kind)
         if repeats is None:
-            repeats = self._kinds[kind] = _Repeats(self._clock.later(WINDOW, self._sum_up, kind))
-        repeats.shown += 1
-        if repeats.shown <= SHOWN:
-            self._log.emit(level, text, event=event, address=address, code=code, **fields)
+            repeats = self._kinds[kind] = _Repeats()
+        if repeats.shown and (repeats.shown >= SHOWN or self._lines >= LINES or kind in self._going_on):
+            repeats.count(address)
             return
-        repeats.summed += 1
-        if len(repeats.addresses) < MAX_ADDRESSES or address in repeats.addresses:
-            repeats.addresses[address] += 1
+        repeats.shown += 1
+        self._lines += 1
+        self._log.emit(level, text, event=event, address=address, code=code, **fields)
 
     def refused(self, address: str, problem: PushError) -> None:
         """A sign-in from an address failed."""
@@ -105,25 +128,42 @@ class EventLog:
         """Remember an event of a user that is not worth a line of the log."""
         self._recent.add(user_id, event, code, reason, address, connection_id)
 
-    def _sum_up(self, kind: tuple[str, str]) -> None:
-        repeats = self._kinds.pop(kind)
-        if repeats.call.active():
-            repeats.call.cancel()
-        if not repeats.summed:
-            return
-        event, code = kind
-        busiest = ", ".join(f"{address} ({count})" for address, count in repeats.addresses.most_common(NAMED))
+    def _end_minute(self) -> None:
+        self._sum_up()
+        # Whoever goes on is looked at for a minute more; the first minute without repeats is the last.
+        self._minute = self._clock.later(WINDOW, self._end_minute) if self._going_on else None
+
+    def _sum_up(self) -> None:
+        repeated = [(kind, repeats) for kind, repeats in self._kinds.items() if repeats.summed]
+        repeated.sort(key=lambda each: each[1].summed, reverse=True)
+        self._kinds = {}
+        self._lines = 0
+        self._going_on = frozenset(kind for kind, _ in repeated)
+        for (event, code), repeats in repeated[:SUMMED]:
+            self._write_sum("these", repeats, event=event, code=code)
+        others = _Repeats()
+        for _, repeats in repeated[SUMMED:]:
+            for address, times in repeats.addresses.items():
+                others.count(address, times)
+        others.summed = sum(repeats.summed for _, repeats in repeated[SUMMED:])
+        if others.summed:
+            kinds = ", ".join(f"{event} {code} ({repeats.summed})" for (event, code), repeats in repeated[SUMMED:])
+            self._write_sum(kinds, others, event="other_repeats")
+
+    def _write_sum(self, kinds: str, repeats: _Repeats, **fields: str) -> None:
         self._log.warn(
-            "{count} more of these within {window} s, from {addresses} addresses; the busiest: {busiest}",
-            event=event,
-            code=code,
+            "{count} more of {kinds} within {window} s, from {addresses} addresses; the busiest: {busiest}",
+            kinds=kinds,
             count=repeats.summed,
             window=WINDOW,
             addresses=len(repeats.addresses),
-            busiest=busiest,
+            busiest=", ".join(f"{address} ({count})" for address, count in repeats.addresses.most_common(NAMED)),
+            **fields,
         )
 
     def close(self) -> None:
         """Sum up what is open: nothing comes any more."""
-        for kind in list(self._kinds):
-            self._sum_up(kind)
+        if self._minute is not None:
+            self._minute.cancel()
+            self._minute = None
+        self._sum_up()

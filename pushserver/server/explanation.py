@@ -7,7 +7,6 @@ What does not answer in time is left out, and named.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import msgspec
@@ -18,7 +17,7 @@ from pushserver.core.errors import Unavailable
 from pushserver.core.task import TaskState
 from pushserver.engine.deadlines import limited
 from pushserver.server.clock import Clock
-from pushserver.server.cluster import SURVEY_TIMEOUT, Cluster, ConnectionInfo, ExplainQuestion, NodesAnswers, NodeView
+from pushserver.server.cluster import Cluster, ConnectionInfo, ExplainQuestion, NodesAnswers, NodeView
 from pushserver.server.concurrency import together
 from pushserver.server.findings import Case, InboxView, findings
 from pushserver.server.node_view import NodeViews
@@ -28,6 +27,9 @@ from pushserver.server.recent import PER_USER, PER_USER_UNVERIFIED, RecentEvent
 if TYPE_CHECKING:
     from pushserver.engine.interfaces import IEngine
 
+#: ms that other nodes have to answer, and that all together may take: with `pushctl` and the way it is less than 2 s.
+NODES_WAIT: Final = 1_000
+WAIT: Final = 1_300
 #: Unfinished tasks that are told.
 MAX_TASKS: Final = 50
 #: ms without a change, or output, after which an unfinished task is stuck, at most; else a tenth of
@@ -81,11 +83,12 @@ class Explainer:
         self._stale_after = stale_after
 
     async def explain(self, user_id: str) -> Explanation:
-        """Return what is known of a user, at the latest a little after the nodes' time to answer."""
+        """Return what is known of a user, after `WAIT` at the latest."""
+        ends = self._clock.seconds() + WAIT / 1000
         answers, inbox, tasks = await together(
-            self._nodes(user_id),
-            self._in_time(self._inbox(user_id)),
-            self._in_time(self._tasks(user_id)),
+            self._nodes(user_id, ends),
+            self._in_time(Deferred.fromCoroutine(self._inbox(user_id)), ends),
+            self._tasks(user_id, ends),
         )
         nodes: dict[str, NodeView] = answers.by_node
         recent = _newest([event for view in nodes.values() for event in view.recent])
@@ -103,33 +106,35 @@ class Explainer:
         )
         return Explanation(user_id, case.connections, recent, inbox, case.tasks, findings(case), answers.unanswered)
 
-    async def _nodes(self, user_id: str) -> NodesAnswers[NodeView]:
+    async def _nodes(self, user_id: str, ends: float) -> NodesAnswers[NodeView]:
         own = {self._views.node: self._views.of(user_id)}
-        try:
-            answers = await self._limited(self._cluster.ask(ExplainQuestion(user_id)))
-        except (Unavailable, TimeoutError):
+        asking = Deferred.fromCoroutine(self._cluster.ask(ExplainQuestion(user_id), NODES_WAIT))
+        answers = await self._in_time(asking, ends)
+        if answers is None:
             # Without the engine no other node can be asked.
             return NodesAnswers(own, [name for name in self._peers.names if name not in own])
         known = own | answers.by_node
         return NodesAnswers(known, sorted({*answers.unanswered, *self._peers.silent} - known.keys()))
 
-    async def _in_time(self, work: Coroutine[Deferred[object], object, T]) -> T | None:
+    async def _in_time(self, work: Deferred[T], ends: float) -> T | None:
+        """Return what comes of it; None where the engine does not say until that moment of the clock."""
         try:
-            return await self._limited(work)
+            return await limited(work, max(0.0, ends - self._clock.seconds()), self._clock)
         except (Unavailable, TimeoutError):
             return None
-
-    def _limited(self, work: Coroutine[Deferred[object], object, T]) -> Deferred[T]:
-        return limited(Deferred.fromCoroutine(work), SURVEY_TIMEOUT / 1000, self._clock)
 
     async def _inbox(self, user_id: str) -> InboxView:
         page = await self._engine.inbox.read(user_id, None, 0)
         unread = sum(msgspec.structs.astuple(page.unread))
         return InboxView(page.offset, page.epoch, page.acked, unread, page.lost, page.pending)
 
-    async def _tasks(self, user_id: str) -> _UserTasks:
-        states = await self._engine.tasks.of_user(user_id, True, MAX_TASKS)
-        return _UserTasks(states, await self._engine.tasks.idle([each.task_id for each in states]))
+    async def _tasks(self, user_id: str, ends: float) -> _UserTasks | None:
+        states = await self._in_time(self._engine.tasks.of_user(user_id, True, MAX_TASKS), ends)
+        if states is None:
+            return None
+        idle = await self._in_time(self._engine.tasks.idle([each.task_id for each in states]), ends)
+        # Of a task that may have written just now nobody says that it stands still.
+        return _UserTasks(states, [0] * len(states) if idle is None else idle)
 
 
 def _newest(events: list[RecentEvent]) -> list[RecentEvent]:

@@ -109,7 +109,7 @@ class KeySet:
     _log = Logger()
 
     def __init__(self, url: str, clock: Clock, fetch: Callable[[str, Callable[[], float]], bytes] = fetch) -> None:
-        self._url = url
+        self.url = url
         self._clock = clock
         self._fetch = fetch
         self._keys: Keys | None = None
@@ -158,7 +158,7 @@ class KeySet:
 
     async def _update(self) -> None:
         try:
-            self._keys = Keys.from_jwks(await deferToThread(self._fetch, self._url, self._clock.seconds))
+            self._keys = Keys.from_jwks(await deferToThread(self._fetch, self.url, self._clock.seconds))
             self._fetched_at = self._clock.milliseconds()
         except (OSError, ValueError, HTTPException) as problem:
             self._log.warn("the key set could not be fetched: {problem}", problem=str(problem) or repr(problem))

@@ -267,6 +267,7 @@ class Node:
         here = self.hub.connections.values()
         self.presence.follow_rules([(each, name) for each in here for name in differ & each.channels])
         self._limits.adopt(settings.limits)
+        self.revocations.adopt(settings.max_token_lifetime, settings.leeway)
         self._user_rates.adopt(settings.user_rates)
         self.tasks.adopt(settings.throttle, settings.stale_after)
         self.engine.tasks.rules.adopt(settings.tasks)

@@ -52,6 +52,11 @@ class Revocations:
         self._leeway = leeway
         self._rechecking: Recurring | None = None
 
+    def adopt(self, max_token_lifetime: int, leeway: int) -> None:
+        """Block by these from now on. What is blocked already is so for as long as was said then."""
+        self._max_token_lifetime = max_token_lifetime
+        self._leeway = leeway
+
     def start(self) -> None:
         """Look again from now on."""
         self._rechecking = self._clock.every(RECHECK_EVERY, self.recheck, self._log, "looking for revoked tokens")

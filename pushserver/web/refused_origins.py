@@ -8,7 +8,7 @@ from twisted.logger import Logger
 
 #: Milliseconds in which each origin has one line, and how many lines all have together: pages choose what they send.
 PERIOD: Final = 60_000
-LINES: Final = 10
+LINES: Final = 5
 #: Characters of an origin that are shown.
 SHOWN: Final = 200
 

@@ -6,9 +6,14 @@ import re
 import socket
 from pathlib import Path
 
+import jwt
+import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from pushserver.core.errors import Unavailable
+from pushserver.app.workers.messages import Adopt
+from pushserver.config.sections import AuthSection
+from pushserver.core.errors import Refused, Unavailable
 from tests import inside
 from tests.fakes import Rig
 from tests.harness import start, taken, wait_until
@@ -47,6 +52,19 @@ async def test_a_node_is_ready_from_its_start_to_its_stop(tmp_path: Path) -> Non
         service = server.service
         assert service.trouble() is None
     assert service.trouble() == "stopping"
+
+
+async def test_a_reload_from_a_secret_to_a_provider_asks_the_provider(tmp_path: Path) -> None:
+    token = jwt.encode({"sub": "ann"}, Ed25519PrivateKey.generate(), "EdDSA", headers={"kid": "1"})
+    async with inside.running(tmp_path) as server:
+        service = server.service
+        with pytest.raises(Refused):
+            await service.node.authenticator.identify(token)
+        # Nobody is there: whoever would ask it is told to come again, and not that the token is wrong.
+        auth = AuthSection(jwks_url="http://127.0.0.1:9/keys", algorithms=("EdDSA",))
+        await service.carry_out(Adopt(msgspec.structs.replace(service._config, auth=auth)))
+        with pytest.raises(Unavailable):
+            await service.node.authenticator.identify(token)
 
 
 async def test_who_went_is_known_to_the_engine_before_a_node_stops(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from tests.harness import Server, wait_until
 from tests.rawsocket import Closed, RawSocket
 
@@ -136,3 +138,35 @@ def test_while_it_drains_each_http_connection_ends_with_its_next_answer(start_se
     assert server.api("DELETE", "/api/drain").status == 200
     assert answered() == (200, None)
     connection.close()
+
+
+@pytest.mark.full
+def test_a_drain_that_is_undone_half_way_leaves_who_is_left(start_server: Callable[..., Server]) -> None:
+    server = start_server()
+    clients = [follow(server, f"u{number}") for number in range(CLIENTS)]
+    # The first goes at once, and the next half a minute later: half way is reached before anybody can miss it.
+    assert server.api("POST", "/api/drain", {"over": "20m"}).body == {"draining": True, "connections": CLIENTS}
+    ready = server.api("GET", "/readyz")
+    assert (ready.status, ready.body["reason"]) == (503, "draining")
+    with RawSocket(server.port) as late:
+        assert late.upgrade().status == 503
+    assert server.api("DELETE", "/api/drain").body == {"draining": False}
+    assert server.api("GET", "/readyz").status == 200
+    gone = stayed = 0
+    for number, client in enumerate(clients):
+        try:
+            client.ask({"type": "ping", "id": 3, "data": number})
+            stayed += 1
+        except (Closed, OSError):
+            gone += 1
+    assert gone + stayed == CLIENTS
+    assert gone >= 1
+    assert stayed >= 1
+    with RawSocket(server.port) as late:
+        late.upgrade()
+        said = late.ask({"type": "auth", "id": 1, "data": {"token": server.token("late")}})
+        assert said["type"] == "auth_success"
+    for client in clients:
+        client.close()
+    assert server.terminate() == -signal.SIGTERM
+    assert quiet(server.log)

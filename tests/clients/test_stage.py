@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
+from pushserver.config.sections import ServerSection
 from tests.certificates import certificates
 from tests.clients.__main__ import _cell
 from tests.clients.stage import NGINX, find, site
@@ -29,6 +31,25 @@ def test_nginx_takes_the_sample(tmp_path: Path) -> None:
     command = [str(find("nginx")), "-t", "-c", str(tmp_path / "nginx.conf"), "-p", str(tmp_path), "-e", "stderr"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_containers_have_nginx_hold_more_clients_than_its_image_does(tmp_path: Path) -> None:
+    compose, main = ((ROOT / "etc" / name).read_text() for name in ("compose.yml", "nginx-main.conf"))
+    assert "- ./nginx-main.conf:/etc/nginx/nginx.conf:ro\n" in compose
+    assert "- ./nginx.conf:/etc/nginx/conf.d/default.conf:ro\n" in compose
+    edits = {"user nginx;": "", "/etc/nginx/conf.d/*.conf": "site.conf", "/var/run/": "", "/var/log/nginx/": ""}
+    for old, new in edits.items():
+        assert old in main
+        main = main.replace(old, new)
+    (tmp_path / "nginx.conf").write_text(main)
+    (tmp_path / "site.conf").write_text("server { listen 127.0.0.1:1; }")
+    command = [str(find("nginx")), "-t", "-c", str(tmp_path / "nginx.conf"), "-p", str(tmp_path), "-e", "stderr"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    wanted = re.search(r"worker_connections (\d+);", main)
+    assert wanted is not None
+    # Each client takes two, and the sample's pushserver has two workers.
+    assert int(wanted[1]) > 2 * ServerSection().max_connections
 
 
 def test_what_a_table_says_of_a_client() -> None:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
+import itertools
+import re
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from pushserver.config import checks
 from pushserver.config.changes import counts_at_once, merge
-from pushserver.config.checks import load
+from pushserver.config.checks import checked, load
+from pushserver.config.loader import RawConfig
 from pushserver.config.sections import SECTIONS, Config, LogSection, ServerSection, keys_of
 from pushserver.core.channels import Namespace
 
 RUNNING = Config()
+SECRET = "a secret of at least thirty-two bytes"
+PROVIDER = "https://id.example.com/jwks"
 
 
 def test_nothing_new_is_no_change() -> None:
@@ -65,3 +74,74 @@ def test_each_key_is_taken_or_named(section: str) -> None:
         taken = getattr(getattr(config, section), key) == other
         assert taken == counts_at_once(f"{section}.{key}")
         assert (changes.changed if taken else changes.restart_needed) == [f"{section}.{key}"]
+
+
+def configurations(place: Path) -> list[dict[str, Any]]:
+    """Return settings of servers, by full key: each key that a rule joins with another stands in one of them."""
+    for name in ("secret", "password"):
+        (place / name).write_text(SECRET)
+    public = ed25519.Ed25519PrivateKey.generate().public_key()
+    (place / "key.pem").write_bytes(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    secret, key, password = str(place / "secret"), str(place / "key.pem"), str(place / "password")
+    verified: list[dict[str, Any]] = [
+        {"auth.secret": SECRET},
+        {"auth.secret": SECRET, "auth.algorithms": ["HS256"]},
+        {"auth.secret_file": secret, "auth.algorithms": ["HS256"]},
+        {"auth.secrets": [SECRET]},
+        {"auth.secret_files": [secret]},
+        {"auth.public_key_file": key},
+        {"auth.public_key_file": key, "auth.algorithms": ["EdDSA"]},
+        {"auth.jwks_url": PROVIDER},
+        {"auth.jwks_url": PROVIDER, "auth.algorithms": ["RS256"]},
+        {"auth.jwks_url": PROVIDER, "auth.secrets": [SECRET], "auth.algorithms": ["RS256", "HS256"]},
+    ]
+    loopback = "tcp:8022:interface=127.0.0.1"
+    doors: list[dict[str, Any]] = [
+        {"centrifuge.enabled": True, "centrifuge.api_path": "/a", "server.api_listen": [loopback]},
+        {"server.websocket_path": "/connection", "server.listen": ["tcp:80"], "server.state_dir": str(place)},
+        {"server.websocket_path": "/a", "centrifuge.path": "/b", "centrifuge.emulation_path": "/ws"},
+        {"centrifuge.enabled": True, "centrifuge.insecure": True, "centrifuge.path": "/b"},
+        {"manhole.listen": loopback, "manhole.password_file": password},
+        {"manhole.listen": "tcp:8022", "manhole.authorized_keys": key},
+        {"redis.sentinels": ["a:26379"], "redis.service": "push", "engine.kind": "redis", "redis.url": "redis://b"},
+        {"events.max_bytes": 65_536, "api.keys": ["the-first-key-of-the-test"]},
+        {"server.max_message_size": 1_048_576, "events.max_bytes": 1_048_576, "events.webhooks": []},
+        {"inbox.max_messages": 5, "inbox.max_chat_messages": 5},
+        {"inbox.max_chat_messages": 50},
+    ]
+    return verified + [{"auth.secret": SECRET} | door for door in doors]
+
+
+def test_what_is_merged_holds_by_the_rules_between_keys(tmp_path: Path) -> None:
+    known = configurations(tmp_path)
+    loaded = [load(None, {}, one) for one in known]
+    for running, read in itertools.permutations(loaded, 2):
+        merged, _ = merge(running, read)
+        draft = RawConfig()
+        draft.roles, draft.namespaces = merged.roles, list(merged.namespaces)
+        for name, section in SECTIONS.items():
+            draft.values[name] = {key: getattr(getattr(merged, name), key) for key in keys_of(section)}
+        assert checked(draft) == merged
+
+
+def test_those_rules_name_no_key_that_the_configurations_of_this_test_leave_out(tmp_path: Path) -> None:
+    named = set(re.findall(rf'"((?:{"|".join(SECTIONS)})\.[a-z_]+)"', inspect.getsource(checks)))
+    assert named >= {"auth.algorithms", "events.max_bytes"}
+    assert named <= {key for one in configurations(tmp_path) for key in one}
+
+
+def test_a_provider_takes_the_place_of_a_secret_whole() -> None:
+    secret = load(None, {}, {"auth.secret": SECRET, "auth.algorithms": ["HS256"]})
+    provider = load(None, {}, {"auth.jwks_url": PROVIDER, "auth.algorithms": ["RS256"]})
+    config, changes = merge(secret, provider)
+    assert changes.changed == ["auth.algorithms", "auth.secret", "auth.jwks_url"]
+    assert (config, changes.restart_needed) == (provider, [])
+
+
+def test_certificates_are_those_of_the_listeners_that_there_are() -> None:
+    running = Config(certificates={"ssl:1": b"a"})
+    moved = Config(certificates={"ssl:2": b"b"})
+    config, changes = merge(running, moved)
+    assert (config.certificates, changes.changed) == (running.certificates, [])
+    config, changes = merge(config, Config(certificates={"ssl:1": b"c"}))
+    assert (config.certificates, changes.changed) == ({"ssl:1": b"c"}, ["certificates"])

@@ -179,7 +179,7 @@ shutdown_drain = "5s"
 
 
 class Nginx(TwoNodes):
-    """etc/nginx.conf inside of a main configuration; the API stands at ports of its own, inside."""
+    """etc/nginx.conf inside of etc/nginx-main.conf; the API stands at ports of its own, inside."""
 
     PROGRAM = "nginx"
     PAUSE = 0.15
@@ -214,9 +214,12 @@ shutdown_drain = "5s"
             f"{name}_temp_path {directory}/{name}; " for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
         user = "user root;" if os.getuid() == 0 else ""
-        (directory / "nginx.conf").write_text(
-            f"daemon off; pid {directory}/nginx.pid; {user}\nerror_log {directory}/nginx.log warn;\n"
-            "worker_processes 1;\nevents { worker_connections 4096; }\n"
-            f"http {{\n{paths}\n{edited('nginx.conf', changes)}\n}}\n"
-        )
+        (directory / "site.conf").write_text(edited("nginx.conf", changes))
+        main = {
+            "user nginx;": f"daemon off; {user}",
+            "/var/run/": f"{directory}/",
+            "/var/log/nginx/": f"{directory}/",
+            "include /etc/nginx/conf.d/*.conf;": f"{paths} include {directory}/site.conf;",
+        }
+        (directory / "nginx.conf").write_text(edited("nginx-main.conf", main))
         return ["-c", str(directory / "nginx.conf"), "-p", str(directory), "-e", str(directory / "e.log")]

@@ -7,11 +7,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.threads import deferToThread
 
-from pushserver.core.errors import Invalid, NotFound
+from pushserver.config.sections import Config
+from pushserver.core.errors import ConfigError, Invalid, NotFound, Unavailable
 from pushserver.manhole.verbs import ConsoleVerbs, Rooms
 from tests.inside import Inside, running, token
 from tests.rawsocket import RawSocket
@@ -74,6 +76,46 @@ async def test_who_is_there_and_what_they_listen_to(tmp_path: Path) -> None:
         assert "42 (1)" in repr(await me.stats())
         with pytest.raises(NotFound):
             await me.connection("none")
+
+
+async def test_what_the_engine_does_not_say_in_time_is_not_said_to_be_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as inside:
+        me, engine = Login(inside), inside.service.node.engine
+        shown = repr(await me.explain(42))
+        assert "inbox: 0 unread" in shown
+        assert "no unfinished tasks" in shown
+        monkeypatch.setattr(engine.inbox, "read", lambda *_: fail(Unavailable("no answer")))
+        monkeypatch.setattr(engine.tasks, "of_user", lambda *_: fail(Unavailable("no answer")))
+        shown = repr(await me.explain(42))
+        assert "inbox: the engine did not answer in time" in shown
+        assert "tasks: the engine did not answer in time" in shown
+
+
+async def test_a_reload_from_the_console_counts_and_a_mistake_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as inside:
+        me, service = Login(inside), inside.service
+        before = service._config
+        read: list[Config | ConfigError] = [
+            msgspec.structs.replace(before, tasks=msgspec.structs.replace(before.tasks, stale_after=5_000)),
+            ConfigError("pushserver.toml: server.colour: unknown key"),
+        ]
+
+        def source() -> Config:
+            found = read.pop(0)
+            if isinstance(found, ConfigError):
+                raise found
+            return found
+
+        monkeypatch.setattr(service._role.reloader, "_source", source)
+        assert "tasks.stale_after" in repr(await me.reload())
+        assert service._config.tasks.stale_after == 5_000
+        with pytest.raises(Invalid, match=r"server\.colour: unknown key"):
+            await me.reload()
+        assert service._config.tasks.stale_after == 5_000
 
 
 async def test_stepping_in(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jwt
@@ -10,10 +11,12 @@ from twisted.internet import task
 from twisted.internet.defer import Deferred, succeed
 
 from pushserver.core.errors import Code, Refused
-from pushserver.core.tokens import Keys
+from pushserver.core.tokens import Keys, TokenRules
 from pushserver.server.auth import Authenticator
 from pushserver.server.clock import Clock
+from pushserver.server.jwks import KeySet
 from tests.fakes import SECRET, Rig
+from tests.server.test_jwks import KEY, document
 
 
 async def test_a_token_is_verified_and_asked_about(tmp_path: Any) -> None:
@@ -47,3 +50,41 @@ async def test_word_that_comes_while_the_engine_is_asked_counts() -> None:
     await authenticator.check(identity)
     with pytest.raises(Refused):
         await authenticator.check(identity)
+
+
+async def test_a_provider_takes_the_place_of_a_secret_and_gives_it_back() -> None:
+    clock = Clock(task.Clock(), lambda: 0)
+    answers = [document("1")]
+
+    def fetch(url: str, seconds: Callable[[], float]) -> bytes:
+        return answers.pop()
+
+    def rules(algorithm: str) -> TokenRules:
+        return TokenRules(algorithms=frozenset({algorithm}))
+
+    def provider(url: str = "https://id.example/keys") -> KeySet:
+        return KeySet(url, clock, fetch)
+
+    claims = {"sub": "ann", "exp": 60}
+    signed = jwt.encode(claims, SECRET, "HS256")
+    issued = jwt.encode(claims, KEY, "EdDSA", headers={"kid": "1"})
+    secret = Keys([SECRET.encode()])
+    authenticator = Authenticator(secret, rules("HS256"), None, Any, clock)
+    assert (await authenticator.identify(signed)).user_id == "ann"
+
+    authenticator.adopt(Keys(), rules("EdDSA"), provider())
+    assert (await authenticator.identify(issued)).user_id == "ann"
+    with pytest.raises(Refused):
+        await authenticator.identify(signed)
+    # Another reload that leaves the address as it is: what was fetched stays.
+    authenticator.adopt(Keys(), rules("EdDSA"), provider())
+    assert (await authenticator.identify(issued)).user_id == "ann"
+    answers.append(document("2"))
+    authenticator.adopt(Keys(), rules("EdDSA"), provider("https://other.example/keys"))
+    with pytest.raises(Refused):
+        await authenticator.identify(issued)
+
+    authenticator.adopt(secret, rules("HS256"), None)
+    assert (await authenticator.identify(signed)).user_id == "ann"
+    with pytest.raises(Refused):
+        await authenticator.identify(issued)

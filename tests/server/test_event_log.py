@@ -10,7 +10,7 @@ from twisted.internet import task
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 
 from pushserver.server.clock import Clock
-from pushserver.server.event_log import SHOWN, WINDOW, EventLog
+from pushserver.server.event_log import LINES, SHOWN, SUMMED, WINDOW, EventLog
 from pushserver.server.recent import RecentEvents
 
 
@@ -58,12 +58,57 @@ def test_of_a_hundred_thousand_from_two_hundred_addresses_a_few_lines_are_left(l
     named = [int(part.split(".")[3].split(" ")[0]) for part in text.partition("busiest: ")[2].split(", ")]
     assert len(named) == 10
     assert {number for number in range(10) if number % 2} <= set(named)
-    # Who comes later is written again.
-    log.note("sign_in_failed", "a sign-in failed", "192.0.2.1", "INVALID_TOKEN")
-    assert len(lines) == 2 * SHOWN + 3
-    log.close()
-    assert len(lines) == 2 * SHOWN + 3
+    # Who comes after a quiet minute is written as they come again.
     time.advance(WINDOW)
+    for _ in range(SHOWN):
+        log.note("sign_in_failed", "a sign-in failed", "192.0.2.1", "INVALID_TOKEN")
+    assert len(lines) == 3 * SHOWN + 2
+    log.close()
+    assert len(lines) == 3 * SHOWN + 2
+    assert not time.getDelayedCalls()
+
+
+#: What strangers and their connections leave, as events and codes.
+MIXED = [
+    *(("sign_in_failed", code) for code in ("INVALID_TOKEN", "TOKEN_EXPIRED", "TOKEN_BLACKLISTED", "UNAVAILABLE")),
+    *(("connection_refused", code) for code in (400, 403, 426, 429, 503)),
+    *(("connection_closed", code) for code in (1002, 1007, 1009, 3005, 3008, 3012, 3013, 3500, 3501, 3502, 3509)),
+]
+
+
+@pytest.mark.parametrize(("kinds", "seconds"), [(len(MIXED), 100), (3, 600)])
+def test_a_mixed_flood_leaves_at_most_a_hundred_lines(kinds: int, seconds: int, lines: list[LogEvent]) -> None:
+    time = task.Clock()
+    log = made(time)
+    for second in range(seconds):
+        for number in range(40):
+            event, code = MIXED[number % kinds]
+            log.note(event, "it is so", f"192.0.2.{number * (second + 1) % 200}", code)
+        time.advance(1)
+    log.note("connection_closed", "it is so", "198.51.100.1", 3504)
+    assert said(lines[-1], "address", "code") == ["198.51.100.1", 3504], "a kind of its own is written in any case"
+    log.close()
+    assert len(lines) <= 100
+    counted = sum(event["count"] for event in lines if "count" in event)
+    assert counted + sum("count" not in event for event in lines) == 40 * seconds + 1, "nothing is left out"
+    shown = {(event["event"], str(event["code"])) for event in lines if "count" not in event}
+    assert shown >= {(event, str(code)) for event, code in MIXED[:kinds]}
+
+
+def test_of_kinds_that_are_many_the_sum_names_the_rest_in_one_line(lines: list[LogEvent]) -> None:
+    log = made(task.Clock())
+    for number, (event, code) in enumerate(MIXED):
+        for _ in range(LINES + number):
+            log.note(event, "it is so", "192.0.2.1", code)
+    lines.clear()
+    log.close()
+    assert [event["code"] for event in lines[:SUMMED]] == [str(code) for _, code in reversed(MIXED[-SUMMED:])]
+    (rest,) = lines[SUMMED:]
+    text = formatEvent(rest)
+    assert rest["event"] == "other_repeats"
+    assert "connection_closed 1002 (" in text
+    assert "sign_in_failed TOKEN_EXPIRED (" in text
+    assert text.endswith(f"from 1 addresses; the busiest: 192.0.2.1 ({rest['count']})")
 
 
 def test_what_is_open_is_summed_up_at_the_end(lines: list[LogEvent]) -> None:

@@ -6,8 +6,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytest_twisted
+from twisted.internet.defer import Deferred
 
+from pushserver.engine.interfaces import Survey
 from pushserver.protocols.native.session import Rates
 from pushserver.server.explanation import Explanation
 from pushserver.server.findings import PING_OVERDUE
@@ -140,3 +143,49 @@ async def test_a_client_that_does_not_read_is_named_after_its_close(rig: Rig) ->
         await rig.settle()
     known = await explain(rig, "ann")
     assert "was closed, since it did not read" in known.findings[0]
+
+
+async def test_what_does_not_come_is_left_out_and_named_in_time(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`pushctl explain` has 2 s in all: the server answers before 1.5 s, with what it has."""
+    await rig.client("ann")
+    await rig.execute("task.create", userId="ann", taskId="t1")
+    await rig.advance(11)
+
+    def survey(question: bytes, timeout: int) -> Deferred[Survey]:
+        found: Deferred[Survey] = Deferred()
+        rig.clock.callLater(timeout / 1000, found.callback, Survey({}, ["n2"]))
+        return found
+
+    def never(*asked: Any) -> Deferred[Any]:
+        return Deferred()
+
+    monkeypatch.setattr(rig.engine.broker, "survey", survey)
+    monkeypatch.setattr(rig.engine.inbox, "read", never)
+    monkeypatch.setattr(rig.engine.tasks, "idle", never)
+    asked = Deferred.fromCoroutine(rig.node.explainer.explain("ann"))
+    await rig.settle()
+    assert not asked.called
+    await rig.advance(1.5)
+    assert asked.called
+    known = await asked
+    assert (known.unanswered, known.inbox, known.findings) == (["n2"], None, [])
+    assert [connection.user_id for connection in known.connections] == ["ann"]
+    assert [task.task_id for task in known.tasks or ()] == ["t1"]
+
+
+async def test_where_no_answer_comes_at_all_this_node_says_what_it_knows_in_time(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rig.client("ann")
+
+    def never(*asked: Any) -> Deferred[Any]:
+        return Deferred()
+
+    for store, name in ((rig.engine.broker, "survey"), (rig.engine.inbox, "read"), (rig.engine.tasks, "of_user")):
+        monkeypatch.setattr(store, name, never)
+    asked = Deferred.fromCoroutine(rig.node.explainer.explain("ann"))
+    await rig.advance(1.5)
+    assert asked.called
+    known = await asked
+    assert [connection.user_id for connection in known.connections] == ["ann"]
+    assert (known.inbox, known.tasks, known.unanswered) == (None, None, [])

@@ -76,6 +76,10 @@ class RollingRestart:
         except (OSError, RestartStopped) as problem:
             await self._stop(str(problem))
             return
+        except Exception:
+            # One that has ended is in nobody's way, whatever ended it.
+            await self._stop("an error that stands in the log")
+            raise
         self._log.info("all workers are replaced", event="restart_ended", workers=self.state.workers)
 
     def _left(self) -> list[Child]:
@@ -96,7 +100,9 @@ class RollingRestart:
         if not await self._until(lambda: old.gone, self._drain + GONE_TIMEOUT):
             self._log.error("worker {number} does not end and is killed", number=old.number)
             self._workers.kill(old)
-            await self._until(lambda: old.gone, GONE_TIMEOUT)
+            if not await self._until(lambda: old.gone, GONE_TIMEOUT):
+                # Its place is taken, so that there is none for one more beside the others.
+                raise RestartStopped(f"worker {old.number} does not end, though it was killed")
         self._old.remove(old)
         self.state = msgspec.structs.replace(self.state, replaced=self.state.workers - len(self._left()))
 

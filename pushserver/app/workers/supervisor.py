@@ -376,7 +376,10 @@ class Supervisor(LoggedService):
         return sorted(living, key=lambda child: (child is self._leader, child.number))
 
     def start_beside(self) -> Child:
-        number = next(n for n in self._numbers if n not in self._children and n not in self._restarts)
+        free = (n for n in self._numbers if n not in self._children and n not in self._restarts)
+        number = next(free, None)
+        if number is None:
+            raise OSError("a worker that was replaced has not ended, and there is no place for one more")
         child = self._start_child(number)
         # Until it is ready, its end is the affair of the restart.
         child.leaving = True

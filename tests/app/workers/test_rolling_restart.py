@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from twisted.internet import task
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from pushserver.app.workers.child import Child
 from pushserver.app.workers.rolling_restart import GONE_TIMEOUT, READY_TIMEOUT, RestartState, RollingRestart
@@ -37,6 +38,7 @@ class Workers:
         self.done: list[str] = []
         self.children = [_child(number) for number in (1, 2, 3)]
         self.none_left = False
+        self.undying = False
 
     def living(self) -> list[Child]:
         living = [child for child in self.children if not child.leaving and not child.gone]
@@ -60,7 +62,7 @@ class Workers:
 
     def kill(self, child: Child) -> None:
         self.done.append(f"kill {child.number}")
-        child.leaving = child.gone = True
+        child.leaving, child.gone = True, not self.undying
 
     def __getitem__(self, number: int) -> Child:
         return next(child for child in self.children if child.number == number)
@@ -149,6 +151,38 @@ def test_an_old_one_that_does_not_go_is_killed_and_one_that_died_is_passed_over(
     workers[2].gone = True
     stage.pass_by()
     assert stage.restart.state == RestartState(False, 3, 3)
+
+
+def test_one_that_outlives_its_kill_stops_it_and_the_next_attempt_may_begin() -> None:
+    stage = Stage()
+    workers = stage.workers
+    workers.undying = True
+    stage.pass_by()
+    workers[13].ready_at = 0.0
+    assert stage.pass_by() == ["rest [1, 3, 2]", "retire 1"]
+    assert stage.pass_by(DRAIN + GONE_TIMEOUT + 1) == ["kill 1"]
+    assert stage.restart.state.running
+    assert stage.pass_by(GONE_TIMEOUT + 1) == ["wake [3, 2]"]
+    assert stage.done.called
+    assert stage.restart.state == RestartState(False, 3, 0, "worker 1 does not end, though it was killed")
+
+
+def test_whatever_ends_it_it_does_not_run_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage()
+    workers = stage.workers
+
+    def broken(child: Child) -> None:
+        raise ValueError("a mistake")
+
+    monkeypatch.setattr(workers, "retire", broken)
+    stage.pass_by()
+    workers[13].ready_at = 0.0
+    failed: list[Failure] = []
+    stage.done.addErrback(failed.append)
+    assert stage.pass_by() == ["rest [1, 3, 2]", "wake [1, 3, 2]"]
+    (failure,) = failed
+    assert failure.check(ValueError)
+    assert stage.restart.state == RestartState(False, 3, 0, "an error that stands in the log")
 
 
 def test_the_end_of_the_server_ends_it() -> None:

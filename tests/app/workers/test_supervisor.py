@@ -439,6 +439,14 @@ class Silent:
         self.signals.append(name)
 
 
+def test_there_is_one_place_beside_the_workers_and_no_more() -> None:
+    clock, config = task.Clock(), Config()
+    supervisor = Supervisor(clock, config, None, 2, lambda: config, None, Clock(clock))
+    supervisor._children = dict.fromkeys((1, 2, 3), Silent())  # type: ignore[arg-type]
+    with pytest.raises(OSError, match="has not ended"):
+        supervisor.start_beside()
+
+
 def test_looks_are_counted_and_not_seconds() -> None:
     """A supervisor that was held up itself has not looked meanwhile, so that it kills nobody for it."""
     clock, now, silent = task.Clock(), [0], Silent()
