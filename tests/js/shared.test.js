@@ -314,6 +314,30 @@ test('a tab without a session says so; the others stay', async (context) => {
   await clients[1].connect();
 });
 
+test('a tab that left since nobody was signed in goes on with the next token', async (context) => {
+  const { server, clients: [client] } = await tabs(context, 1, { token: () => { throw new Unauthorized('signed out'); } });
+  const subscription = client.subscribeChannel('news', () => {});
+  await assert.rejects(client.connect(), { code: 'UNAUTHORIZED' });
+  assert.equal(client.getState().connectionState, 'closed');
+  client.setToken('42.x');
+  await until(() => client.getState().isConnected && subscription.state === 'subscribed');
+  assert.equal(client.getState().error, null);
+  client.setToken(() => null);
+  await until(() => client.getState().connectionState === 'closed');
+  client.setToken('42.y');
+  await until(() => client.getState().isConnected);
+  assert.equal(server.of('auth').at(-1).data.token, '42.y');
+});
+
+test('after disconnect() a token connects nothing', async (context) => {
+  const { clients: [client], ports } = await tabs(context, 1, { token: () => null });
+  await assert.rejects(client.connect(), { code: 'UNAUTHORIZED' });
+  client.disconnect();
+  const opened = ports.length;
+  client.setToken('42.x');
+  assert.equal(ports.length, opened);
+});
+
 test('a message is taken by a handler in any tab; what none has waits for the first that comes', async (context) => {
   const { server, clients } = await tabs(context, 2);
   await Promise.all(clients.map((client) => client.connect()));

@@ -52,6 +52,8 @@ export class SharedClient extends ClientBase {
   #cancelWait = () => {};
   #lock = null;
   #wanted = false;
+  /** Whether it left since nobody was signed in, while a connection was wanted: another token goes on. */
+  #stoppedForToken = false;
   /** Which stay in a room of the worker's this is; what a room says that was left is another user's. */
   #visit = 0;
 
@@ -89,6 +91,7 @@ export class SharedClient extends ClientBase {
       this.#options.url = url;
     }
     this.#wanted = true;
+    this.#stoppedForToken = false;
     if (this.#port === null) this.#attach();
     else this.#post({ do: 'call', name: 'connect' });
     if (this.getState().isConnected) return Promise.resolve();
@@ -98,6 +101,7 @@ export class SharedClient extends ClientBase {
 
   /** Leaves the shared connection; the last tab's leaving closes it. */
   disconnect() {
+    this.#stoppedForToken = false;
     if (this.#port === null) return;
     this.#end(new PushError('CLOSED', 'disconnected by the application'), null);
   }
@@ -121,6 +125,7 @@ export class SharedClient extends ClientBase {
   setToken(token) {
     this.#token = token;
     if (this.#port !== null && this.#outgoing === null) this.#renew();
+    if (this.#stoppedForToken) this.connect();
   }
 
   subscribeChannel(channel, handler, { since, token } = {}) {
@@ -370,6 +375,7 @@ export class SharedClient extends ClientBase {
     this.#release?.();
     this.#visit += 1;
     this.#port = this.#release = this.#outgoing = null;
+    this.#stoppedForToken ||= this.#wanted && failure !== null;
     this.#wanted = false;
     this.#failWaiting(error);
     this.store.set({
