@@ -2,7 +2,7 @@
  * One connection for all tabs: `createSharedClient(options)` has the calls of `createClient`, and behind it a
  * SharedWorker holds the one PushClient. What passes between a tab and the worker (see exchange.js):
  *
- *   tab -> worker   attach, leave, request, abort, subscribe, unsubscribe, call, offer, done, answer
+ *   tab -> worker   attach, leave, request, abort, subscribe, unsubscribe, call, offer, begun, done, answer
  *   worker -> tab   state, place, push, event, reply, ask
  *
  * A tab attaches with its token, and joins the tabs whose tokens name the same user. Where a browser has no SharedWorker,
@@ -550,8 +550,8 @@ export class SharedClient extends ClientBase {
     for (const message of this.#inbox.release()) this.#receive(message);
   }
 
-  /** Hands a push to the application. Resolves with whether somebody took it. */
-  async #show(push) {
+  /** Hands a push to the application. Resolves with whether somebody took it; of the inbox, calls `begun` before a handler. */
+  async #show(push, begun) {
     const { channel, offset, epoch } = push;
     const inbox = this.#isInbox(push);
     const place = inbox ? `user:${this.getState().userId}` : channel;
@@ -559,11 +559,13 @@ export class SharedClient extends ClientBase {
     if (!inbox && offset !== undefined && known?.epoch === epoch && offset <= known.offset) return true;
     if (offset !== undefined) this.#moveTo(place, { offset, epoch });
     const hand = async () => {
-      const results = this._events.dispatch(push, this.#channels.get(channel)?.handlers);
+      const handlers = this.#channels.get(channel)?.handlers;
+      if (inbox && this._events.hears(push, handlers)) begun?.();
+      const results = this._events.dispatch(push, handlers);
       await Promise.all(results);
       return results.length > 0;
     };
-    return inbox ? this.#inbox.show(push, hand) : hand();
+    return inbox ? this.#inbox.show(push, hand, begun) : hand();
   }
 
   /** Keeps a message of a channel for later where that is being resumed. */
@@ -583,7 +585,7 @@ export class SharedClient extends ClientBase {
     if (is === 'push') {
       const { push } = message;
       if (this.#isInbox(push) ? this.#inbox.hold(message) : this.#holds(message)) return;
-      const taken = await this.#show(push);
+      const taken = await this.#show(push, () => visit === this.#visit && this.#post({ do: 'begun', n }));
       if (visit === this.#visit) this.#post({ do: 'done', n, taken });
     } else if (is === 'state') {
       this.#mirror(message);
@@ -662,8 +664,9 @@ function openWorker({ url, session }, workerUrl) {
   const { port } = worker;
   const { locks } = globalThis.navigator;
   let release = () => {};
-  // The worker may ask for the lock only when this page holds it already.
+  // The worker may ask for the lock only when this page holds it already. Then all goes at once: a handler may block the page.
   let held = Promise.resolve();
+  let waiting = [];
   const leaving = () => port.postMessage({ do: 'leave' });
   if (locks) {
     held = new Promise((holds) => {
@@ -675,11 +678,15 @@ function openWorker({ url, session }, workerUrl) {
   } else {
     globalThis.addEventListener('pagehide', leaving);
   }
+  held.then(() => {
+    for (const message of waiting) port.postMessage(message);
+    waiting = null;
+  });
   return {
     lock: locks ? lock : null,
     failed,
     port: {
-      postMessage: (message) => held.then(() => port.postMessage(message)),
+      postMessage: (message) => void (waiting ? waiting.push(message) : port.postMessage(message)),
       set onmessage(listener) {
         port.onmessage = listener;
       },
