@@ -1,5 +1,6 @@
 // Three tabs, one connection: the worker's side and the tabs' sides over message channels.
 import assert from 'node:assert/strict';
+import { getEventListeners } from 'node:events';
 import { createRequire } from 'node:module';
 import { test } from 'node:test';
 import { MessageChannel } from 'node:worker_threads';
@@ -393,6 +394,9 @@ test('positions, acks and signals work in a shared tab', async (context) => {
   await until(() => server.of('presence').length === 1);
   abort.abort();
   await assert.rejects(asked, { name: 'AbortError' });
+  const { signal } = new AbortController();
+  await client.request('ping', {}, { signal });
+  assert.equal(getEventListeners(signal, 'abort').length, 0);
   news.unsubscribe();
   assert.deepEqual([news.state, client.getPosition('news')], ['closed', undefined]);
 });

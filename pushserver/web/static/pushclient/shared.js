@@ -12,7 +12,7 @@ import { Exchange } from './exchange.js';
 import { ClientBase, createClient, DEFAULTS, PushClient, PushError } from './index.js';
 import { callable } from './events.js';
 import { platform } from './options.js';
-import { deferred, quiet } from './promises.js';
+import { deferred, onAbort, quiet } from './promises.js';
 import { createStorage } from './storage.js';
 import { createTabInbox } from './tab_inbox.js';
 import { NO_TASKS } from './tasks.js';
@@ -205,10 +205,10 @@ export class SharedClient extends ClientBase {
     if (this.#port === null) this.#attach();
     this.#showsInbox ||= type === 'inbox';
     const { n, promise } = this.#ask({ do: 'request', type, data, timeout });
-    signal?.addEventListener('abort', () => {
+    onAbort(signal, promise, () => {
       this.#waiting.get(n)?.reject(signal.reason);
       if (this.#waiting.delete(n)) this.#post({ do: 'abort', n });
-    }, { once: true });
+    });
     return promise;
   }
 
