@@ -7,7 +7,9 @@ import socket
 from pathlib import Path
 
 import pytest
+from twisted.logger import capturedLogs
 
+from pushserver.config.checks import ServerSection
 from pushserver.core.errors import Unavailable
 from tests import inside
 from tests.fakes import Rig
@@ -47,6 +49,14 @@ async def test_a_node_is_ready_from_its_start_to_its_stop(tmp_path: Path) -> Non
         service = server.service
         assert service.trouble() is None
     assert service.trouble() == "stopping"
+
+
+async def test_a_start_says_that_one_address_may_take_all_sockets(tmp_path: Path) -> None:
+    with capturedLogs() as events:
+        async with inside.running(tmp_path, server=ServerSection(max_pending_per_address=0)):
+            pass
+    (warning,) = (event["warning"] for event in events if event.get("event") == "address_limit_high")
+    assert "server.max_pending_per_address is 0" in warning
 
 
 async def test_who_went_is_known_to_the_engine_before_a_node_stops(tmp_path: Path) -> None:
