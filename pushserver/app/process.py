@@ -12,6 +12,7 @@ at again, and the rest seldom.
 from __future__ import annotations
 
 import gc
+import resource
 import signal
 import time
 from collections.abc import Callable
@@ -75,6 +76,27 @@ def end_once(reactor: ProcessReactor) -> None:
 
     reactor.stop = stop_once  # type: ignore[method-assign]
     reactor.addSystemEventTrigger("before", "shutdown", ending)
+
+
+def open_files() -> int:
+    """Return how many files, sockets among them, this process may have open; 0: no limit."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 0 if most == resource.RLIM_INFINITY else most
+
+
+def address_limit_warning(pending_per_address: int, files: int) -> str:
+    """Return what is to be said of `server.max_pending_per_address` in a process of so many files (0: no limit), or "".
+
+    Where one address may have as many sockets as the process files, nobody else gets in.
+    """
+    if not pending_per_address:
+        return "server.max_pending_per_address is 0: one address may have any number of sockets without a token"
+    if files and pending_per_address >= files:
+        return (
+            f"server.max_pending_per_address is {pending_per_address}, and this process may open {files} files:"
+            " one address can keep everybody else out; make it less, or the limit of open files more"
+        )
+    return ""
 
 
 def on_signal(reactor: ProcessReactor, number: int, call: Callable[[], object]) -> None:

@@ -29,7 +29,7 @@ from pushserver.app.administration import Administration
 from pushserver.app.dev import Dev, open_console, with_ports
 from pushserver.app.leftovers import clear_socket_lock
 from pushserver.app.node import event_settings_of, key_set_of, make_node, settings_of
-from pushserver.app.process import ProcessReactor
+from pushserver.app.process import ProcessReactor, address_limit_warning, open_files
 from pushserver.app.watches import Watches
 from pushserver.app.workers.load_table import RESTING
 from pushserver.app.workers.messages import (
@@ -275,6 +275,7 @@ class PushService(log.LoggedService):
             except Exception as problem:
                 raise ConfigError(f"cannot listen on {description}: {problem}") from None
         if self._role.leads:
+            self._check_address_limit()
             await self._open_console()
         self._found = with_ports(self._config, self._ports, self._console_port)
         self._ready = True
@@ -285,8 +286,13 @@ class PushService(log.LoggedService):
     def lead(self) -> None:
         """Of the processes that share the sockets, this one does what one alone does, from now on."""
         self._log.info("node {node} leads", node=self.node.name)
+        self._check_address_limit()
         opening = Deferred.fromCoroutine(self._open_console())
         opening.addErrback(lambda failure: self._log.failure("the console could not be opened", failure))
+
+    def _check_address_limit(self) -> None:
+        if warning := address_limit_warning(self._config.server.max_pending_per_address, open_files()):
+            self._log.warn("{warning}", event="address_limit_high", warning=warning)
 
     async def _open_console(self) -> None:
         """The SSH console, where it is on: the last thing that opens. Its library is imported only then."""

@@ -2,7 +2,7 @@
 
 Handing a command over appends it to a queue and returns; the process' one sender (`pushserver.publisher.sender`)
 calls `work`, which alone touches the outbox. While the server is away everything that must not be lost waits,
-progress shrinks to its newest value, and the log has one line for each outage.
+progress shrinks to its newest value, and the log has one line for each outage and each kind of it.
 
 Nobody who hands something over takes a lock: a bar may be redrawn under tqdm's lock, a log line written under a
 handler's, and the collector may run a finaliser that wants either while the sender works.
@@ -66,6 +66,8 @@ class Background:
         self._transport: Transport | None = None
         self._closed = False
         self._failures = 0
+        #: codes of the errors since the last success
+        self._outage: set[str] = set()
         self._retry_at = 0.0
         #: whether somebody has waited for a server that did not answer, and it has not come back since
         self._in_vain = False
@@ -293,13 +295,16 @@ class Background:
         if error.retry_after is not None and not hurried:
             delay = max(delay, error.retry_after / 1000)
         self._retry_at = time.monotonic() + delay
-        if self._failures == 1:
+        # An outage may become another one that somebody must mend, as a Redis that is back without its rights.
+        if error.code not in self._outage:
+            self._outage.add(error.code)
             _log.warning("the push server cannot be reached (%s); what must not be lost is kept and tried again", error)
 
     def _came_back(self) -> None:
         if self._failures:
             _log.info("the push server is back after %d failed tries", self._failures)
         self._failures = 0
+        self._outage.clear()
         self._retry_at = 0.0
         self._in_vain = False
         self._dropped = 0

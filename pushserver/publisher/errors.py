@@ -2,7 +2,7 @@
 
 PublishError               code, message, retry_after
  +-- PublishRefused        the server said no: repeating the same fails again
- |                         (HTTP_403 and the like: something before the server said no)
+ |                         (HTTP_403 and the like: something before the server said no; REDIS_ERROR: Redis did)
  +-- PublishUnavailable    no answer, or "not now": repeating with the same message id is safe
 TaskCancelled              the owner asked to cancel; raised by `Task.raise_if_cancelled`
 """
@@ -48,12 +48,14 @@ class TaskCancelled(Exception):
 PASSING: Final = frozenset({"UNAVAILABLE", "RATE_LIMITED", "INTERNAL_ERROR"})
 #: Before a status that came without an error of our API: a proxy's answer, or another server's.
 FOREIGN: Final = "HTTP_"
+#: Redis took nothing, and will not until somebody changes something there.
+REDIS_ERROR: Final = "REDIS_ERROR"
 _TOO_LARGE: Final = frozenset({"MESSAGE_TOO_LARGE", FOREIGN + "413"})
 
 
 def settles(error: PublishError) -> bool:
     """Whether this is the push server's word, and its last."""
-    return error.code not in PASSING and not error.code.startswith(FOREIGN)
+    return error.code not in PASSING and error.code != REDIS_ERROR and not error.code.startswith(FOREIGN)
 
 
 def too_large(error: PublishError) -> bool:

@@ -6,7 +6,7 @@ The stream is kept while every server is away. It answers nothing: what is known
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -14,8 +14,11 @@ try:
     import redis
     from redis.backoff import NoBackoff
     from redis.exceptions import (
+        AuthenticationError,
         BusyLoadingError,
+        ClusterDownError,
         ConnectionError,
+        NoPermissionError,
         OutOfMemoryError,
         ReadOnlyError,
         RedisError,
@@ -27,13 +30,23 @@ except ImportError as error:  # pragma: no cover - an installation without the e
     raise ImportError("publishing over Redis needs redis: pip install pushserver[publisher]") from error
 
 from pushserver.publisher.commands import QUERIES, Command
-from pushserver.publisher.errors import PublishError, PublishRefused, PublishUnavailable
+from pushserver.publisher.errors import REDIS_ERROR, PublishError, PublishRefused, PublishUnavailable
 from pushserver.publisher.transport import Place
 
 if TYPE_CHECKING:
     from pushserver.publisher.transport import Transport
 
-_PASSING = (BusyLoadingError, ConnectionError, OutOfMemoryError, ReadOnlyError, TimeoutError, TryAgainError)
+#: States that a Redis comes out of: as redis-py has them, and where it has no class, by the first word of the error.
+_PASSING = (
+    BusyLoadingError,
+    ClusterDownError,
+    ConnectionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    TimeoutError,
+    TryAgainError,
+)
+_PASSING_WORDS: Final = frozenset({"BUSY", "MISCONF", "NOREPLICAS"})
 
 
 class RedisTransport:
@@ -62,24 +75,26 @@ class RedisTransport:
         return reply
 
     def batch(self, commands: Sequence[Command]) -> list[Any | PublishError]:
+        stream = f"{self._prefix}:ingest"
         try:
             with self._client.pipeline(transaction=False) as pipeline:
                 for command in commands:
-                    pipeline.xadd(f"{self._prefix}:ingest", {"cmd": msgspec.json.encode(command)})
+                    pipeline.xadd(stream, {"cmd": msgspec.json.encode(command)})
                 replies = pipeline.execute(raise_on_error=False)
         except RedisError as error:
-            raise _told(error) from error
+            raise _told(error, stream) from error
         return [
-            _told(reply) if isinstance(reply, Exception) else _receipt(command)
+            _told(reply, stream) if isinstance(reply, Exception) else _receipt(command)
             for command, reply in zip(commands, replies, strict=True)
         ]
 
     def publish_live(self, channel: str, data: Any, type: str | None) -> None:
         told = {"data": data} if type is None else {"type": type, "data": data}
+        name = f"{self._prefix}:pub:{channel}"
         try:
-            self._client.publish(f"{self._prefix}:pub:{channel}", msgspec.json.encode(told))
+            self._client.publish(name, msgspec.json.encode(told))
         except RedisError as error:
-            raise _told(error) from error
+            raise _told(error, name) from error
 
     def task(self, task_id: str) -> dict[str, Any] | None:
         return self._asking.task(task_id) if self._asking is not None else None
@@ -118,10 +133,22 @@ class RedisTransport:
             self._asking.close()
 
 
-def _told(error: Exception) -> PublishError:
-    if isinstance(error, _PASSING):
+def _told(error: Exception, name: str) -> PublishError:
+    """Return what an error of Redis means for what was written to `name`, a key or a channel.
+
+    It is never the push server's word: what waits in the background is kept whatever Redis says, since an operator may
+    mend it, and the line in the log says how.
+    """
+    word = str(error).partition(" ")[0]
+    if isinstance(error, AuthenticationError):
+        return PublishUnavailable(f"Redis: {error}: see the user and the password of the publisher's address")
+    if isinstance(error, _PASSING) or word in _PASSING_WORDS:
         return PublishUnavailable(f"Redis: {error}")
-    return PublishRefused("REDIS_ERROR", str(error))
+    if isinstance(error, NoPermissionError):
+        return PublishRefused(REDIS_ERROR, f"{error}: give the publisher's user the right to write {name}")
+    if word == "WRONGTYPE":
+        return PublishRefused(REDIS_ERROR, f"{error}: {name} is not the push server's stream, move it away")
+    return PublishRefused(REDIS_ERROR, str(error))
 
 
 def _receipt(command: Command) -> Any:

@@ -3,7 +3,7 @@
 ==========================================  ==========================================================
 numpy and pandas scalars, arrays, series    numbers, texts, lists (a frame: a list of its rows)
 Decimal, UUID, paths, lazy texts, errors    text
-datetime, date, time, timedelta             text, ISO 8601
+datetime, date, time, timedelta             text, ISO 8601, also those of numpy and pandas
 sets, tuples, generators                    lists
 bytes                                       text, base64
 dataclasses, attrs, structs, models         objects
@@ -21,7 +21,8 @@ from __future__ import annotations
 import base64
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date, time, timedelta
 from enum import Enum
 from types import GeneratorType
@@ -38,6 +39,25 @@ _MAX_INTEGER: Final = 2**63
 _OVERHEAD: Final = 4
 
 _LEFT_OUT: Final = object()
+_NO_CONTAINER: Final = object()
+
+#: How numpy writes the unit of moments and durations, as in "<m8[25s]".
+_UNIT: Final = re.compile(r"\[(\d*)(\w+)\]")
+#: numpy's integer for no moment, or no duration.
+_NAT: Final = -(2**63)
+_ATTOSECONDS: Final = {
+    "as": 1,
+    "fs": 10**3,
+    "ps": 10**6,
+    "ns": 10**9,
+    "us": 10**12,
+    "ms": 10**15,
+    "s": 10**18,
+    "m": 60 * 10**18,
+    "h": 3_600 * 10**18,
+    "D": 86_400 * 10**18,
+    "W": 604_800 * 10**18,
+}
 
 
 class PlainValue(Struct, frozen=True):
@@ -110,11 +130,11 @@ class _Walk:
         if isinstance(value, (bytes, bytearray, memoryview)):
             return self._bytes(bytes(value))
         if isinstance(value, timedelta):
-            return self._text(msgspec.to_builtins(timedelta(value.days, value.seconds, value.microseconds)))
+            return self._text(_duration_of(value))
         if isinstance(value, (date, time)):
             return self._text(value.isoformat())
         inside = _inside(value)
-        if inside is None:
+        if inside is _NO_CONTAINER:
             return self._text(text(value)) if _has_text(value) else self._left_out()
         return self._container(value, inside, depth)
 
@@ -196,7 +216,7 @@ class _Walk:
 
 
 def _inside(value: Any) -> Any:
-    """What a value holds, as a mapping, an iterable or a simpler value; None where it is no container that we know."""
+    """What a value holds, as a mapping, an iterable or a simpler value; _NO_CONTAINER where it is none that we know."""
     if isinstance(value, Mapping):
         return value
     if isinstance(value, (list, tuple, set, frozenset, GeneratorType)):
@@ -212,17 +232,58 @@ def _inside(value: Any) -> Any:
     if hasattr(value, "columns") and callable(rows := getattr(value, "itertuples", None)):
         return _rows([_key(name) for name in value.columns], rows(index=False, name=None))
     if callable(as_list := getattr(value, "tolist", None)):
-        # numpy gives its own moments as integers of some unit; as texts they say which day it is.
-        moments = getattr(getattr(value, "dtype", None), "kind", "") in ("m", "M")
-        return value.astype(str).tolist() if moments else as_list()
+        kind = getattr(getattr(value, "dtype", None), "kind", "")
+        # pandas gives moments that say which day it is; numpy may give integers of some unit.
+        return as_list() if kind not in ("m", "M") or hasattr(value, "isna") else _times(value, kind)
     # A lazy text can be iterated too, and so can a file, which is not ours to read.
     if isinstance(value, Iterable) and not _defines(value, "__str__") and not hasattr(value, "read"):
         return value
-    return None
+    return _NO_CONTAINER
 
 
 def _rows(names: list[str], rows: Iterable[tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
     return (dict(zip(names, row, strict=True)) for row in rows)
+
+
+def _times(value: Any, kind: str) -> Any:
+    """numpy's moments (`kind` "M") or durations ("m") as texts, in lists as deep as they are."""
+    if kind == "M":
+        return _each(value.astype(str).tolist(), lambda moment: None if moment == "NaT" else moment)
+    unit = _UNIT.search(value.dtype.str)
+    if unit is None:
+        # numpy's durations without a unit are numbers.
+        return _each(value.astype("int64").tolist(), lambda count: None if count == _NAT else count)
+    step, name = int(unit[1] or 1), unit[2]
+    return _each(value.astype("int64").tolist(), lambda count: None if count == _NAT else _counted(count * step, name))
+
+
+def _each(found: Any, convert: Callable[[Any], Any]) -> Any:
+    if isinstance(found, list):
+        return [_each(item, convert) for item in found]
+    # What is masked is None.
+    return None if found is None else convert(found)
+
+
+def _counted(count: int, unit: str) -> str:
+    if unit in ("Y", "M"):
+        return f"{'-' if count < 0 else ''}P{abs(count)}{unit}"
+    return _duration(count * _ATTOSECONDS[unit])
+
+
+def _duration_of(value: timedelta) -> str:
+    # pandas' own is a timedelta that also has these.
+    nanoseconds = getattr(value, "nanoseconds", 0)
+    seconds = value.days * 86_400 + value.seconds
+    return _duration((seconds * 10**9 + value.microseconds * 1_000 + nanoseconds) * _ATTOSECONDS["ns"])
+
+
+def _duration(attoseconds: int) -> str:
+    """As ISO 8601 has it, of days and seconds: P1DT7200.5S."""
+    seconds, rest = divmod(abs(attoseconds), _ATTOSECONDS["s"])
+    days, seconds = divmod(seconds, 86_400)
+    fraction = f".{rest:018d}".rstrip("0") if rest else ""
+    time = f"T{seconds}{fraction}S" if seconds or rest else ""
+    return f"{'-' if attoseconds < 0 else ''}P{f'{days}D' if days or not time else ''}{time}"
 
 
 def _has_text(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from twisted.internet import base
 from twisted.internet.selectreactor import SelectReactor
 
-from pushserver.app.process import count_monotonic, end_once
+from pushserver.app.process import address_limit_warning, count_monotonic, end_once, open_files
 
 
 @pytest.fixture
@@ -72,3 +73,26 @@ def test_a_second_signal_before_the_first_was_heard_is_no_failure(
     reactor.callWhenRunning(reactor.sigTerm, 15)
     reactor.run(installSignalHandlers=False)
     assert ended == ["ended"]
+
+
+@pytest.mark.parametrize(
+    ("per_address", "files", "said"),
+    [
+        (250, 1_024, ""),
+        (250, 0, ""),
+        (1_024, 1_024, "is 1024, and this process may open 1024 files"),
+        (5_000, 1_024, "is 5000, and this process may open 1024 files"),
+        (0, 1_024, "is 0: one address may have any"),
+        (0, 0, "is 0: one address may have any"),
+    ],
+)
+def test_what_one_address_may_take_is_said_where_it_is_too_much(per_address: int, files: int, said: str) -> None:
+    warning = address_limit_warning(per_address, files)
+    assert said in warning
+    assert bool(warning) == bool(said)
+
+
+def test_a_process_knows_how_many_files_it_may_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = [(1_024, 4_096), (resource.RLIM_INFINITY, resource.RLIM_INFINITY)]
+    monkeypatch.setattr(resource, "getrlimit", lambda which: limits.pop(0) if which == resource.RLIMIT_NOFILE else None)
+    assert (open_files(), open_files()) == (1_024, 0)

@@ -10,8 +10,10 @@ import jwt
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from twisted.logger import capturedLogs
 
 from pushserver.app.workers.messages import Adopt
+from pushserver.config.checks import ServerSection
 from pushserver.config.sections import AuthSection
 from pushserver.core.errors import Refused, Unavailable
 from tests import inside
@@ -65,6 +67,14 @@ async def test_a_reload_from_a_secret_to_a_provider_asks_the_provider(tmp_path: 
         await service.carry_out(Adopt(msgspec.structs.replace(service._config, auth=auth)))
         with pytest.raises(Unavailable):
             await service.node.authenticator.identify(token)
+
+
+async def test_a_start_says_that_one_address_may_take_all_sockets(tmp_path: Path) -> None:
+    with capturedLogs() as events:
+        async with inside.running(tmp_path, server=ServerSection(max_pending_per_address=0)):
+            pass
+    (warning,) = (event["warning"] for event in events if event.get("event") == "address_limit_high")
+    assert "server.max_pending_per_address is 0" in warning
 
 
 async def test_who_went_is_known_to_the_engine_before_a_node_stops(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 // Requests over a line that the test holds.
 import assert from 'node:assert/strict';
+import { getEventListeners } from 'node:events';
 import { test } from 'node:test';
 import { DEFAULTS } from '../../pushserver/web/static/pushclient/options.js';
 import { createOutbox } from '../../pushserver/web/static/pushclient/outbox.js';
@@ -71,6 +72,20 @@ test('what waits too long, for a reply or for a link, ends', async () => {
   s.line.clock.time += 4000;
   s.outbox.tick();
   await assert.rejects(unsent, { code: 'TIMEOUT', message: /no connection for b/ });
+});
+
+test('a signal that outlives its requests keeps nothing of them', async () => {
+  const s = stage();
+  open(s);
+  const { signal } = new AbortController();
+  const done = s.outbox.request('a', {}, { signal });
+  const refused = s.outbox.request('b', {}, { signal });
+  assert.equal(getEventListeners(signal, 'abort').length, 2);
+  s.outbox.settle({ type: 'a_done', id: 1, data: {} });
+  s.outbox.settle({ type: 'error', id: 2, data: { code: 'NOT_FOUND', message: 'no' } });
+  await done;
+  await assert.rejects(refused, { code: 'NOT_FOUND' });
+  assert.equal(getEventListeners(signal, 'abort').length, 0);
 });
 
 test('a signal ends a request, whether it waits or is on its way; a reply that comes later finds nobody', async () => {

@@ -1,8 +1,12 @@
 import './react_hooks.js';
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { createClient } from '../../pushserver/web/static/pushclient/index.js';
-import { rig, settle, WELCOME } from './fakes.js';
+import { MessageChannel } from 'node:worker_threads';
+import { createClient, Unauthorized } from '../../pushserver/web/static/pushclient/index.js';
+import { createSharedClient } from '../../pushserver/web/static/pushclient/shared.js';
+import { FakeServer } from '../../pushserver/web/static/pushclient/testing.js';
+import { Exchange } from '../../pushserver/web/static/pushclient/worker.js';
+import { rig, settle, tokenOf, WELCOME } from './fakes.js';
 
 globalThis.IS_REACT_ACT_ENVIRONMENT = true;
 const { createElement: h, StrictMode } = await import('react');
@@ -165,6 +169,40 @@ test('another token signs in anew on the same socket; a new callback does nothin
   await act(async () => root.unmount());
   await later();
 });
+
+for (const [name, create] of Object.entries({
+  'a client of its own': (fake) => (options) => fake.create(options),
+  'a shared one': (fake, open) => (options) => createSharedClient({ ...options, open }),
+})) {
+  test(`who signs in again by the token is connected again, with ${name}`, async (context) => {
+    const fake = new FakeServer();
+    const exchange = new Exchange((given) => fake.create(given));
+    const ports = [];
+    const open = () => {
+      const { port1, port2 } = new MessageChannel();
+      ports.push(port1, port2);
+      exchange.accept(port2);
+      return { port: port1, lock: null, release: () => {} };
+    };
+    context.after(() => {
+      fake.close();
+      for (const port of ports) port.close();
+    });
+    const options = { url: `ws://fake.test/${++serial}`, create: create(fake, open) };
+    const refused = [];
+    const shows = (token) => h(Show, { options: { ...options, token }, onError: (_, { code }) => refused.push(code) });
+    const root = await mount(shows(() => { throw new Unauthorized('signed out'); }));
+    const until = async (condition) => {
+      while (!condition()) await act(() => new Promise((resolve) => setTimeout(resolve, 1)));
+    };
+    await until(() => refused.length > 0);
+    await act(async () => root.update(shows(tokenOf('42'))));
+    await until(() => root.toJSON() === 'true 0');
+    assert.deepEqual(refused, ['UNAUTHORIZED']);
+    await act(async () => root.unmount());
+    await later();
+  });
+}
 
 test('useTask, useSelector and useChannel render for their own slice', async () => {
   const s = stage();

@@ -1,12 +1,13 @@
 // Three tabs, one connection: the worker's side and the tabs' sides over message channels.
 import assert from 'node:assert/strict';
+import { getEventListeners } from 'node:events';
 import { createRequire } from 'node:module';
 import { test } from 'node:test';
 import { MessageChannel } from 'node:worker_threads';
 import { createClient, PushClient, Unauthorized } from '../../pushserver/web/static/pushclient/index.js';
 import { createSharedClient, SharedClient } from '../../pushserver/web/static/pushclient/shared.js';
 import { Exchange } from '../../pushserver/web/static/pushclient/worker.js';
-import { fakeStorage, tokenOf } from './fakes.js';
+import { fakeStorage, settle, tokenOf } from './fakes.js';
 import { MockServer, until } from './mock_server.js';
 
 const { WebSocket } = createRequire(new URL('../node/package.json', import.meta.url))('ws');
@@ -314,6 +315,30 @@ test('a tab without a session says so; the others stay', async (context) => {
   await clients[1].connect();
 });
 
+test('a tab that left since nobody was signed in goes on with the next token', async (context) => {
+  const { server, clients: [client] } = await tabs(context, 1, { token: () => { throw new Unauthorized('signed out'); } });
+  const subscription = client.subscribeChannel('news', () => {});
+  await assert.rejects(client.connect(), { code: 'UNAUTHORIZED' });
+  assert.equal(client.getState().connectionState, 'closed');
+  client.setToken('42.x');
+  await until(() => client.getState().isConnected && subscription.state === 'subscribed');
+  assert.equal(client.getState().error, null);
+  client.setToken(() => null);
+  await until(() => client.getState().connectionState === 'closed');
+  client.setToken('42.y');
+  await until(() => client.getState().isConnected);
+  assert.equal(server.of('auth').at(-1).data.token, '42.y');
+});
+
+test('after disconnect() a token connects nothing', async (context) => {
+  const { clients: [client], ports } = await tabs(context, 1, { token: () => null });
+  await assert.rejects(client.connect(), { code: 'UNAUTHORIZED' });
+  client.disconnect();
+  const opened = ports.length;
+  client.setToken('42.x');
+  assert.equal(ports.length, opened);
+});
+
 test('a message is taken by a handler in any tab; what none has waits for the first that comes', async (context) => {
   const { server, clients } = await tabs(context, 2);
   await Promise.all(clients.map((client) => client.connect()));
@@ -325,6 +350,28 @@ test('a message is taken by a handler in any tab; what none has waits for the fi
   clients[1].on('user_notification', (push) => received.push(push.data));
   await until(() => server.inbox('42').acked === 1);
   assert.deepEqual(received, ['precious']);
+});
+
+test('a tab says that it has a handler before it calls it, which may block the page', async () => {
+  const posted = [];
+  const port = { postMessage: (message) => posted.push(message) };
+  const client = createSharedClient({ url: 'ws://fake.test/ws', token: '42.x', open: () => ({ port, lock: null, release: () => {} }) });
+  client.connect();
+  await settle();
+  const { visit } = posted.find((message) => message.do === 'attach');
+  const receive = (message) => port.onmessage({ data: { ...message, visit } });
+  const push = (n, type) => receive({ is: 'push', n, push: { type, channel: 'user:42', data: n, messageId: `m${n}`, offset: n, epoch: 'i1' } });
+  receive({ is: 'state', patch: { userId: '42', isConnected: true, connectionState: 'connected' }, maps: {} });
+  let before;
+  client.on('user_notification', () => (before = posted.at(-1)));
+  push(1, 'user_notification');
+  await settle();
+  assert.deepEqual(before, { do: 'begun', n: 1 });
+  assert.deepEqual(posted.at(-1), { do: 'done', n: 1, taken: true });
+  push(2, 'nobody.listens');
+  await settle();
+  assert.deepEqual(posted.slice(-2).map((message) => [message.do, message.n]), [['done', 1], ['done', 2]]);
+  client.disconnect();
 });
 
 test('positions, acks and signals work in a shared tab', async (context) => {
@@ -347,6 +394,9 @@ test('positions, acks and signals work in a shared tab', async (context) => {
   await until(() => server.of('presence').length === 1);
   abort.abort();
   await assert.rejects(asked, { name: 'AbortError' });
+  const { signal } = new AbortController();
+  await client.request('ping', {}, { signal });
+  assert.equal(getEventListeners(signal, 'abort').length, 0);
   news.unsubscribe();
   assert.deepEqual([news.state, client.getPosition('news')], ['closed', undefined]);
 });

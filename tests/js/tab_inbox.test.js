@@ -34,6 +34,20 @@ test('what was taken, or is in hand, is not shown again; what nobody took is', a
   assert.deepEqual(inbox.position, at(3));
 });
 
+test('what was taken is not shown again either while one before it is open, and what is in hand says so', async () => {
+  const inbox = createTabInbox();
+  const said = [];
+  let finish;
+  const slow = inbox.show(at(1), () => new Promise((resolve) => (finish = resolve)), () => said.push('first'));
+  await inbox.show(at(2), taken);
+  assert.equal(await inbox.show(at(2), left), true);
+  const again = inbox.show(at(1), left, () => said.push('begun'));
+  assert.deepEqual(said, ['begun']);
+  finish(true);
+  assert.deepEqual(await Promise.all([slow, again]), [true, true]);
+  assert.deepEqual(inbox.position, at(2));
+});
+
 test('it begins where all tabs together are, unless it knows better', () => {
   const inbox = createTabInbox();
   inbox.begin(at(7));

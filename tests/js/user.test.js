@@ -137,6 +137,29 @@ for (const [name, token] of Object.entries({
   });
 }
 
+test('who came without a token and was closed for that goes on with the first one', async () => {
+  const r = rig(createClient, { token: undefined });
+  r.client.connect();
+  r.socket().open();
+  await settle();
+  r.socket().drop(3502, 'not authenticated in time');
+  assert.equal(r.client.getState().connectionState, 'closed');
+  r.client.setToken('token');
+  await r.welcome();
+  assert.equal(r.client.getState().isConnected, true);
+});
+
+test('after disconnect() a token connects nothing, whatever ended the connection before', async () => {
+  const r = rig(createClient, { token: async () => { throw new Unauthorized('signed out'); } });
+  r.client.connect();
+  r.socket().open();
+  await settle();
+  r.client.disconnect();
+  r.client.setToken('token');
+  await r.clock.advance(600_000);
+  assert.equal(r.Socket.all.length, 1);
+});
+
 test('nobody signed in at a refresh: the live connection ends, too', async () => {
   let signedIn = true;
   const r = rig(createClient, { token: () => (signedIn ? 'token' : null) });

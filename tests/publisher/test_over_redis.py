@@ -10,10 +10,23 @@ from typing import Any
 
 import pytest
 import redis
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    NoPermissionError,
+    ReadOnlyError,
+    ResponseError,
+)
 
-from pushserver.publisher import AsyncPublisher, Publisher, PublishRefused, PublishUnavailable
+from pushserver.publisher import AsyncPublisher, Publisher, PublishError, PublishRefused, PublishUnavailable
+from pushserver.publisher.errors import settles
+from pushserver.publisher.over_redis import RedisTransport
+from pushserver.publisher.transport import Place
 from tests.certificates import certificates
 from tests.engine.redis.servers import RedisServer
+from tests.harness import wait_until
 from tests.ports import free_port
 from tests.publisher.fake_api import KEY, PATIENT, FakeApi
 
@@ -92,6 +105,66 @@ def test_a_redis_that_is_away_and_one_that_refuses(client: Any, redis_url: str) 
     with Publisher(redis_url, **PATIENT) as publisher:
         with pytest.raises(PublishRefused, match="WRONGTYPE"):
             publisher.publish("news", 1)
+
+
+MENDED: dict[str, tuple[list[str], list[str]]] = {
+    "good replicas": (["CONFIG SET min-replicas-to-write 1"], ["CONFIG SET min-replicas-to-write 0"]),
+    "maxmemory": (["CONFIG SET maxmemory 1"], ["CONFIG SET maxmemory 0"]),
+    "the right to write push:ingest": (["ACL SETUSER writer -xadd"], ["ACL SETUSER writer +xadd"]),
+    "move it away": (["SET push:ingest text"], ["DEL push:ingest"]),
+}
+
+
+@pytest.mark.parametrize("words", MENDED)
+def test_a_task_outlasts_a_redis_that_takes_nothing_until_it_is_mended(
+    client: Any, redis_url: str, caplog: pytest.LogCaptureFixture, words: str
+) -> None:
+    broken, mended = MENDED[words]
+    client.execute_command("ACL SETUSER writer on >secret ~* &* +@all")
+    try:
+        for command in broken:
+            client.execute_command(command)
+        url = redis_url.replace("unix://", "unix://writer:secret@")
+        with Publisher(url, **PATIENT | {"end_timeout": 0.0}) as publisher:
+            with publisher.task(42):
+                pass
+            publisher.notify(42, message="m", background=True)
+            wait_until(lambda: words in caplog.text)
+            for command in mended:
+                client.execute_command(command)
+            assert publisher.flush(30)
+        assert sorted(entry["method"] for entry in ingest(client)) == ["notify", "task.complete", "task.create"]
+    finally:
+        for command in mended:
+            client.execute_command(command)
+        client.execute_command("ACL DELUSER writer")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ResponseError("MISCONF Redis is configured to save RDB snapshots"), "UNAVAILABLE"),
+        (ResponseError("NOREPLICAS Not enough good replicas to write."), "UNAVAILABLE"),
+        (ResponseError("BUSY Redis is busy running a script."), "UNAVAILABLE"),
+        (ClusterDownError("The cluster is down"), "UNAVAILABLE"),
+        (MasterDownError("Link with MASTER is down"), "UNAVAILABLE"),
+        (ReadOnlyError("You can't write against a read only replica."), "UNAVAILABLE"),
+        (BusyLoadingError("Redis is loading the dataset in memory"), "UNAVAILABLE"),
+        (AuthenticationError("WRONGPASS"), "UNAVAILABLE"),
+        (NoPermissionError("this user has no permissions"), "REDIS_ERROR"),
+        (ResponseError("ERR what nobody has seen yet"), "REDIS_ERROR"),
+    ],
+)
+def test_nothing_that_redis_says_is_the_last_word(monkeypatch: pytest.MonkeyPatch, error: Exception, code: str) -> None:
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(redis.Redis, "publish", refuse)
+    transport = RedisTransport(Place(host="127.0.0.1"), "push", 1.0, None)
+    with pytest.raises(PublishError) as refused:
+        transport.publish_live("news", 1, None)
+    assert refused.value.code == code
+    assert not settles(refused.value)
 
 
 def test_asyncio_does_the_same(client: Any, redis_url: str) -> None:

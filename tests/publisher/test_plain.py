@@ -78,6 +78,43 @@ class Moment(Moments):
         return SimpleNamespace(tolist=lambda: "2026-01-01")
 
 
+class NoMoment(Moments):
+    def astype(self, kind: type) -> Any:
+        return SimpleNamespace(tolist=lambda: "NaT")
+
+
+class Durations:
+    """As numpy's timedelta64 array: integers of its unit, the least one for none; None where it is masked."""
+
+    def __init__(self, unit: str, counts: Any) -> None:
+        self.dtype = SimpleNamespace(kind="m", str=f"<m8{unit}")
+        self.counts = counts
+
+    def tolist(self) -> Any:
+        return self.counts
+
+    def astype(self, kind: str) -> Any:
+        assert kind == "int64"
+        return SimpleNamespace(tolist=lambda: self.counts)
+
+
+class NaTType(datetime):
+    """As pandas': a datetime that is none."""
+
+
+class Series(Moments):
+    """As pandas': its `tolist` has moments, and its `astype` gives texts that are not ISO 8601."""
+
+    def isna(self) -> None: ...
+
+    def tolist(self) -> list[Any]:
+        return [datetime(2026, 1, 1, 10), NaTType(1, 1, 1)]
+
+
+class PandasTimedelta(timedelta):
+    nanoseconds = 500
+
+
 class Frame:
     """As pandas' DataFrame."""
 
@@ -115,6 +152,23 @@ class Frame:
         (Scalar(), 0.5),
         (Moments(), ["2026-01-01"]),
         (Moment(), "2026-01-01"),
+        (NoMoment(), None),
+        ([NoMoment(), {"at": NoMoment()}], [None, {"at": None}]),
+        (Durations("[s]", 90), "PT90S"),
+        (Durations("[s]", -(2**63)), None),
+        (
+            Durations("[ms]", [[1500, -1, None], [-(2**63), 0, 90_000_000]]),
+            [["PT1.5S", "-PT0.001S", None], [None, "P0D", "P1DT3600S"]],
+        ),
+        (Durations("[25s]", [3]), ["PT75S"]),
+        (Durations("[W]", 2), "P14D"),
+        (Durations("[M]", -3), "-P3M"),
+        (Durations("", [3, -(2**63)]), [3, None]),
+        (Series(), ["2026-01-01T10:00:00", None]),
+        (PandasTimedelta(microseconds=1), "PT0.0000015S"),
+        (timedelta(days=1, seconds=7200, microseconds=5), "P1DT7200.000005S"),
+        (timedelta(days=-2), "-P2D"),
+        (timedelta(0), "P0D"),
         (Frame(), [{"a": 1, "2": None}, {"a": 2, "2": 0.5}]),
         ({1: "a", (1, 2): "b", None: "c"}, {"1": "a", "(1, 2)": "b", "null": "c"}),
         ({True: "d"}, {"true": "d"}),

@@ -20,7 +20,7 @@ const TARGET = ['es2022', 'chrome94', 'firefox93', 'safari16.4', 'node20'];
 const INTERNAL = [
   '_events', '_inboxPosition', '_listening', '_request', 'address', 'alive', 'applyTasks', 'arm', 'ask', 'asked', 'begin',
   'changed', 'cursor', 'cursors', 'deadline', 'discard', 'dispatch', 'emit', 'end', 'era', 'fail', 'failure', 'fallback',
-  'flush', 'forget', 'forgetTasks', 'forgiven', 'grant', 'handler', 'handlers', 'heard', 'held', 'hidden', 'inboxList', 'isArmed', 'isDue',
+  'flush', 'forget', 'forgetTasks', 'forgiven', 'grant', 'handler', 'handlers', 'heard', 'hears', 'held', 'hidden', 'inboxList', 'isArmed', 'isDue',
   'isEmpty', 'isOpen', 'isRenewable', 'isStranger', 'isWanted', 'kept', 'late', 'later', 'link', 'listen', 'lose', 'moveTo',
   'offer', 'opened', 'outbox', 'probe', 'promise', 'pump', 'receive', 'receivedAt', 'refresh', 'refused', 'renew', 'renewed',
   'schedule', 'sentAt', 'serverNow', 'settle', 'showInbox', 'showWhole', 'signedOut', 'stop', 'stranger', 'strays',

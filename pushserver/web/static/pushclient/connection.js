@@ -344,7 +344,7 @@ export function createConnection(options, env, store, events) {
     if (failure?.code === 'TOKEN') emit('error', failure);
     if (link || !wanted || !retry) return;
     if (!again) {
-      stoppedForToken = hopeless || effective === 3500;
+      stoppedForToken = hopeless || effective === 3500 || effective === 3502;
       return stop(error);
     }
     if (given.fallback && !heard) return attempt(true);
@@ -498,6 +498,7 @@ export function createConnection(options, env, store, events) {
 
     disconnect() {
       const error = new PushError('CLOSED', 'disconnected by the application');
+      stoppedForToken = false;
       if (wanted) {
         user?.inbox.flush();
         stop(error, 1000);

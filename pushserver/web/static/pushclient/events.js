@@ -45,6 +45,9 @@ export function createEvents() {
 
     emit: (type, value) => void call(own.get(type), value),
 
+    /** Whether somebody listens to such a push. */
+    hears: ({ type }, channelHandlers) => [pushes.get(type), channelHandlers, pushes.get('*')].some((set) => set?.size > 0),
+
     /** Hands a push to everyone who listens. Returns what they returned: nothing where nobody does. */
     dispatch: (push, channelHandlers) =>
       [...call(pushes.get(push.type), push), ...call(channelHandlers, push), ...call(pushes.get('*'), push)],

@@ -4,7 +4,9 @@
  * Tabs whose tokens name the same user share one PushClient; others have another one. A push is handed to every tab that
  * it concerns, and counts as taken (so that the inbox acks it) once one of them says that a handler ran. If all tabs that
  * had it die before, it is handed to those that live; if none lives, it was never acked and comes again with the next
- * connection. Closing a tab therefore loses nothing.
+ * connection. Closing a tab therefore loses nothing. A tab that has a handler for a message of the inbox says so before it
+ * calls it: one that says nothing (frozen, or behind an open `alert()`) stands for none, and the message waits for a handler
+ * in any tab.
  */
 import { createClient, PushError, Unauthorized, UNTAKEN } from './index.js';
 
@@ -14,6 +16,8 @@ const MAPS = ['taskProgress', 'taskStatus', 'tasks'];
 /** Each tab sees for itself that the user changed. */
 const EVENTS = ['connect', 'disconnect', 'error', 'gap', 'recovered', 'rejected', 'subscribed'];
 const TOKEN_WAIT = 5000;
+/** So long a tab may take to say that it has a handler: later it still counts, but others are not kept waiting. */
+const WORD_WAIT = 1000;
 
 const plain = (value) => {
   if (!(value instanceof Error)) return value;
@@ -45,7 +49,12 @@ class Room {
   #ended;
   #tabs = new Set();
   #serial = 0;
+  /**
+   * Pushes that tabs have, by number: `{n, push, silent, busy, resolve, timer, isLate, missed}`. Tabs that have said nothing
+   * yet are `silent`, those whose handlers have it `busy`; `resolve` is null once it was called. Also by push.
+   */
   #pending = new Map();
+  #handed = new WeakMap();
   #asked = new Map();
   /** The token that a tab came with, until it is used. */
   #token;
@@ -76,10 +85,11 @@ class Room {
 
   receive(tab, message) {
     const { do: what, n } = message;
-    if (what === 'done') this.#done(tab, message);
+    if (what === 'begun') this.#begun(tab, n);
+    else if (what === 'done') this.#done(tab, message);
     else if (what === 'call') this.#call(message);
     else if (what === 'answer') this.#asked.get(n)?.(tab, message);
-    else if (what === 'offer') this.#client._listening();
+    else if (what === 'offer') this.#offer();
     else if (what === 'abort') tab.aborts.get(n)?.abort();
     else if (what === 'request') {
       const { type, data, timeout } = message;
@@ -113,17 +123,17 @@ class Room {
     for (const subscription of tab.channels.values()) subscription.unsubscribe();
     tab.channels.clear();
     if (this.#tabs.size === 0) {
+      for (const { timer } of this.#pending.values()) clearTimeout(timer);
       this.#client.disconnect();
       this.#ended();
       return;
     }
     for (const ask of this.#asked.values()) ask(tab, {});
-    for (const [n, entry] of this.#pending) {
-      if (!entry.tabs.delete(tab) || entry.tabs.size > 0) continue;
-      for (const other of this.#tabs) {
-        entry.tabs.add(other);
-        other.say({ is: 'push', n, push: entry.push });
-      }
+    for (const entry of [...this.#pending.values()]) {
+      const { silent, busy } = entry;
+      if (!silent.delete(tab) && !busy.delete(tab)) continue;
+      if (entry.resolve && this.#isFree(entry)) this.#send(entry, this.#tabs);
+      else if (silent.size + busy.size === 0) this.#pending.delete(entry.n);
     }
   }
 
@@ -150,24 +160,87 @@ class Room {
     );
   }
 
-  /** Resolves when one tab's handlers ran, with UNTAKEN when no tab has one. */
+  /** Somebody began to listen: what is still in the hands of others is offered once it turns out that nobody took it. */
+  #offer() {
+    for (const entry of this.#pending.values()) entry.missed = true;
+    this.#client._listening();
+  }
+
+  /** Resolves when one tab's handlers ran, with UNTAKEN when no tab is known to have one. */
   #hand(push) {
-    const n = ++this.#serial;
+    // What is offered again may by now be in the hands of a tab that was late to say so.
+    const entry = this.#handed.get(push) ?? { n: ++this.#serial, push, silent: new Set(), busy: new Set() };
+    this.#handed.set(push, entry);
+    this.#pending.set(entry.n, entry);
     const concerned = [...this.#tabs].filter((tab) => tab.channels.has(push.channel));
-    // What no tab asked for came from the server's side (the inbox, system): it concerns all.
-    const tabs = new Set(concerned.length > 0 ? concerned : this.#tabs);
     return new Promise((resolve) => {
-      this.#pending.set(n, { push, tabs, resolve });
-      for (const tab of tabs) tab.say({ is: 'push', n, push });
+      entry.resolve = resolve;
+      // What no tab asked for came from the server's side (the inbox, system): it concerns all.
+      this.#send(entry, concerned.length > 0 ? concerned : this.#tabs);
     });
+  }
+
+  /** Tells tabs of a push that do not have it already. */
+  #send(entry, tabs) {
+    const { n, push, silent, busy, timer } = entry;
+    entry.missed = entry.isLate = false;
+    clearTimeout(timer);
+    // Of what is not in the inbox nobody waits for the answer.
+    if (this.#isInbox(push)) {
+      entry.timer = setTimeout(() => {
+        entry.isLate = true;
+        this.#weigh(entry);
+      }, WORD_WAIT);
+    }
+    for (const tab of tabs) {
+      if (silent.has(tab) || busy.has(tab)) continue;
+      silent.add(tab);
+      tab.say({ is: 'push', n, push });
+    }
+  }
+
+  #isInbox({ channel, offset }) {
+    return offset !== undefined && (channel === `user:${this.#client.getState().userId}` || channel.startsWith('task:'));
+  }
+
+  #begun(tab, n) {
+    const entry = this.#pending.get(n);
+    if (!entry?.silent.delete(tab)) return;
+    entry.busy.add(tab);
+    // Late: it was given back, and is in hand again.
+    if (!entry.resolve) this.#client._listening();
   }
 
   #done(tab, { n, taken }) {
     const entry = this.#pending.get(n);
-    entry?.tabs.delete(tab);
-    if (!entry || (!taken && entry.tabs.size > 0)) return;
+    if (!entry) return;
+    entry.silent.delete(tab);
+    entry.busy.delete(tab);
+    if (!taken) return this.#weigh(entry);
     this.#pending.delete(n);
-    entry.resolve(taken ? undefined : UNTAKEN);
+    if (entry.resolve) this.#settle(entry);
+    // Late: it was given back, and whoever is asked again says that it was taken.
+    else this.#client._listening();
+  }
+
+  /** Whether no tab has it in hand, as far as they have said. */
+  #isFree({ silent, busy, isLate }) {
+    return busy.size === 0 && (isLate || silent.size === 0);
+  }
+
+  #weigh(entry) {
+    const { n, silent, busy, missed } = entry;
+    if (silent.size + busy.size === 0) this.#pending.delete(n);
+    if (!entry.resolve || !this.#isFree(entry)) return;
+    this.#settle(entry, UNTAKEN);
+    // Once the inbox has it back.
+    if (missed) setTimeout(() => this.#client._listening(), 0);
+  }
+
+  #settle(entry, value) {
+    clearTimeout(entry.timer);
+    entry.resolve(value);
+    entry.resolve = null;
   }
 
   #askToken(context) {

@@ -1,5 +1,5 @@
 import { errorOf, PushError } from './errors.js';
-import { deferred } from './promises.js';
+import { deferred, onAbort } from './promises.js';
 
 /** Requests that wait for their reply at one time: well below the server's burst of 100. */
 const MAX_IN_FLIGHT = 32;
@@ -52,7 +52,7 @@ export function createOutbox(line, { maxQueue, queueTimeout, requestTimeout }) {
       } else {
         const deadline = line.now() + queueTimeout;
         const entry = { id: ++sequence, type, data, timeout, deadline, succeed: resolve, fail: reject };
-        signal?.addEventListener('abort', () => (drop(entry), aborted()), { once: true });
+        onAbort(signal, promise, () => (drop(entry), aborted()));
         enqueue(entry);
       }
       return promise;

@@ -7,3 +7,11 @@ export function deferred() {
   handle.promise = quiet(new Promise((resolve, reject) => Object.assign(handle, { resolve, reject })));
   return handle;
 }
+
+/** Calls `act` once the signal is aborted, if the promise has not settled by then; nothing stays on the signal. */
+export function onAbort(signal, promise, act) {
+  if (!signal) return;
+  const forget = () => signal.removeEventListener('abort', act);
+  signal.addEventListener('abort', act);
+  promise.then(forget, forget);
+}

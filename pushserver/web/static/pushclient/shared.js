@@ -2,7 +2,7 @@
  * One connection for all tabs: `createSharedClient(options)` has the calls of `createClient`, and behind it a
  * SharedWorker holds the one PushClient. What passes between a tab and the worker (see exchange.js):
  *
- *   tab -> worker   attach, leave, request, abort, subscribe, unsubscribe, call, offer, done, answer
+ *   tab -> worker   attach, leave, request, abort, subscribe, unsubscribe, call, offer, begun, done, answer
  *   worker -> tab   state, place, push, event, reply, ask
  *
  * A tab attaches with its token, and joins the tabs whose tokens name the same user. Where a browser has no SharedWorker,
@@ -12,7 +12,7 @@ import { Exchange } from './exchange.js';
 import { ClientBase, createClient, DEFAULTS, PushClient, PushError } from './index.js';
 import { callable } from './events.js';
 import { platform } from './options.js';
-import { deferred, quiet } from './promises.js';
+import { deferred, onAbort, quiet } from './promises.js';
 import { createStorage } from './storage.js';
 import { createTabInbox } from './tab_inbox.js';
 import { NO_TASKS } from './tasks.js';
@@ -52,6 +52,8 @@ export class SharedClient extends ClientBase {
   #cancelWait = () => {};
   #lock = null;
   #wanted = false;
+  /** Whether it left since nobody was signed in, while a connection was wanted: another token goes on. */
+  #stoppedForToken = false;
   /** Which stay in a room of the worker's this is; what a room says that was left is another user's. */
   #visit = 0;
 
@@ -89,6 +91,7 @@ export class SharedClient extends ClientBase {
       this.#options.url = url;
     }
     this.#wanted = true;
+    this.#stoppedForToken = false;
     if (this.#port === null) this.#attach();
     else this.#post({ do: 'call', name: 'connect' });
     if (this.getState().isConnected) return Promise.resolve();
@@ -98,6 +101,7 @@ export class SharedClient extends ClientBase {
 
   /** Leaves the shared connection; the last tab's leaving closes it. */
   disconnect() {
+    this.#stoppedForToken = false;
     if (this.#port === null) return;
     this.#end(new PushError('CLOSED', 'disconnected by the application'), null);
   }
@@ -121,6 +125,7 @@ export class SharedClient extends ClientBase {
   setToken(token) {
     this.#token = token;
     if (this.#port !== null && this.#outgoing === null) this.#renew();
+    if (this.#stoppedForToken) this.connect();
   }
 
   subscribeChannel(channel, handler, { since, token } = {}) {
@@ -200,10 +205,10 @@ export class SharedClient extends ClientBase {
     if (this.#port === null) this.#attach();
     this.#showsInbox ||= type === 'inbox';
     const { n, promise } = this.#ask({ do: 'request', type, data, timeout });
-    signal?.addEventListener('abort', () => {
+    onAbort(signal, promise, () => {
       this.#waiting.get(n)?.reject(signal.reason);
       if (this.#waiting.delete(n)) this.#post({ do: 'abort', n });
-    }, { once: true });
+    });
     return promise;
   }
 
@@ -370,6 +375,7 @@ export class SharedClient extends ClientBase {
     this.#release?.();
     this.#visit += 1;
     this.#port = this.#release = this.#outgoing = null;
+    this.#stoppedForToken ||= this.#wanted && failure !== null;
     this.#wanted = false;
     this.#failWaiting(error);
     this.store.set({
@@ -544,8 +550,8 @@ export class SharedClient extends ClientBase {
     for (const message of this.#inbox.release()) this.#receive(message);
   }
 
-  /** Hands a push to the application. Resolves with whether somebody took it. */
-  async #show(push) {
+  /** Hands a push to the application. Resolves with whether somebody took it; of the inbox, calls `begun` before a handler. */
+  async #show(push, begun) {
     const { channel, offset, epoch } = push;
     const inbox = this.#isInbox(push);
     const place = inbox ? `user:${this.getState().userId}` : channel;
@@ -553,11 +559,13 @@ export class SharedClient extends ClientBase {
     if (!inbox && offset !== undefined && known?.epoch === epoch && offset <= known.offset) return true;
     if (offset !== undefined) this.#moveTo(place, { offset, epoch });
     const hand = async () => {
-      const results = this._events.dispatch(push, this.#channels.get(channel)?.handlers);
+      const handlers = this.#channels.get(channel)?.handlers;
+      if (inbox && this._events.hears(push, handlers)) begun?.();
+      const results = this._events.dispatch(push, handlers);
       await Promise.all(results);
       return results.length > 0;
     };
-    return inbox ? this.#inbox.show(push, hand) : hand();
+    return inbox ? this.#inbox.show(push, hand, begun) : hand();
   }
 
   /** Keeps a message of a channel for later where that is being resumed. */
@@ -577,7 +585,7 @@ export class SharedClient extends ClientBase {
     if (is === 'push') {
       const { push } = message;
       if (this.#isInbox(push) ? this.#inbox.hold(message) : this.#holds(message)) return;
-      const taken = await this.#show(push);
+      const taken = await this.#show(push, () => visit === this.#visit && this.#post({ do: 'begun', n }));
       if (visit === this.#visit) this.#post({ do: 'done', n, taken });
     } else if (is === 'state') {
       this.#mirror(message);
@@ -656,8 +664,9 @@ function openWorker({ url, session }, workerUrl) {
   const { port } = worker;
   const { locks } = globalThis.navigator;
   let release = () => {};
-  // The worker may ask for the lock only when this page holds it already.
+  // The worker may ask for the lock only when this page holds it already. Then all goes at once: a handler may block the page.
   let held = Promise.resolve();
+  let waiting = [];
   const leaving = () => port.postMessage({ do: 'leave' });
   if (locks) {
     held = new Promise((holds) => {
@@ -669,11 +678,15 @@ function openWorker({ url, session }, workerUrl) {
   } else {
     globalThis.addEventListener('pagehide', leaving);
   }
+  held.then(() => {
+    for (const message of waiting) port.postMessage(message);
+    waiting = null;
+  });
   return {
     lock: locks ? lock : null,
     failed,
     port: {
-      postMessage: (message) => held.then(() => port.postMessage(message)),
+      postMessage: (message) => void (waiting ? waiting.push(message) : port.postMessage(message)),
       set onmessage(listener) {
         port.onmessage = listener;
       },

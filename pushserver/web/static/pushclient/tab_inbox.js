@@ -60,14 +60,17 @@ export function createTabInbox() {
     },
 
     /**
-     * Has a message shown by `run`, which resolves with whether somebody took it; not if that was done, or is under way.
-     * Resolves with the same.
+     * Has a message shown by `run`, which resolves with whether somebody took it; not if that was done, or is under way
+     * (then `begun` is called). Resolves with the same.
      */
-    async show(push, run) {
+    async show(push, run, begun) {
       const { offset, epoch } = push;
       if (isBehind(push)) return true;
       if (position?.epoch !== epoch) begin({ offset: offset - 1, epoch });
-      if (!busy.has(offset)) {
+      if (taken.has(offset)) return true;
+      if (busy.has(offset)) {
+        begun?.();
+      } else {
         if (!open.includes(offset)) open.push(offset);
         if (open.length > MOST_OPEN) take(open[0]);
         busy.set(offset, run());
