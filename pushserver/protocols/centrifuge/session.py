@@ -297,7 +297,8 @@ class CentrifugeSession:
             since = Position(request.offset or 0, request.epoch)
         elif request.recover and not request.offset:
             since = BEGINNING
-        return SubscribeItem(channel, since, request.token or None)
+        # Clients take what is in the reply only when it comes to who was there before.
+        return SubscribeItem(channel, since, request.token or None, pending=channel.startswith(INBOXES))
 
     def _publish(self, request: messages.PublishRequest) -> operations.Operation:
         if request.type:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -21,9 +22,10 @@ from pushserver.protocols.centrifuge.session import INSUFFICIENT_STATE, MAX_ERRO
 from pushserver.protocols.native.session import Rates
 from pushserver.server.clock import wall_clock
 from pushserver.server.cluster import Target, TargetChannels
+from pushserver.server.replay import PAGE as REPLAYED
 from tests.fakes import SECRET
 from tests.protocols.centrifuge.sdk import LANGUAGES, Json, Sdk
-from tests.protocols.paper import Native, Place
+from tests.protocols.paper import SETTINGS, Native, Place
 
 
 @pytest.fixture(params=sorted(LANGUAGES))
@@ -525,6 +527,99 @@ async def test_who_left_its_inbox_is_sent_nothing_of_it_and_acknowledges_nothing
     await ann.call(ping={})
     assert ann.published("user:ann") == []
     assert (await place.engine.inbox.state("ann")).acked == 0
+
+
+async def test_who_comes_back_to_its_inbox_is_sent_what_came_meanwhile(place: Place, language: Any) -> None:
+    ann = Sdk(place, language)
+    epoch = (await ann.connect("ann"))["subs"]["user:ann"]["epoch"]
+    await ann.call(unsubscribe={"channel": "user:ann"})
+    for n in range(3):
+        await place.execute("notify", userId="ann", data=n)
+    begun = (await ann.call(subscribe={"channel": "user:ann"}))["subscribe"]
+    # Where delivery begins, not where it will end.
+    assert (begun["offset"], begun["epoch"], begun["recovered"], begun["publications"]) == (0, epoch, False, [])
+    await place.until(lambda: len(ann.published("user:ann")) == 3)
+    ann.ping()
+    ann.pong()
+    await ann.call(ping={})
+    assert [p["offset"] for p in ann.published("user:ann")] == [1, 2, 3]
+    assert (await place.engine.inbox.state("ann")).acked == 3
+    # Once more, as one that gets it already: nothing comes twice.
+    begun = (await ann.call(subscribe={"channel": "user:ann"}))["subscribe"]
+    await place.execute("notify", userId="ann", data=3)
+    await place.until(lambda: len(ann.published("user:ann")) >= 4)
+    assert begun["offset"] == 3
+    assert [p["offset"] for p in ann.published("user:ann")] == [1, 2, 3, 4]
+
+
+async def test_a_lost_position_in_the_inbox_is_answered_with_all_that_is_kept(place: Place, language: Any) -> None:
+    for n in range(3):
+        await place.execute("notify", userId="ann", data=n)
+    ann = Sdk(place, language)
+    epoch = (await ann.connect("ann"))["subs"]["user:ann"]["epoch"]
+    await place.until(lambda: len(ann.published("user:ann")) == 3)
+    since = {"channel": "user:ann", "recover": True, "offset": 2, "epoch": epoch}
+    begun = (await ann.call(subscribe=since))["subscribe"]
+    assert (begun["recovered"], begun["was_recovering"], begun["offset"]) == (True, True, 2)
+    await place.until(lambda: len(ann.published("user:ann")) == 4)
+    begun = (await ann.call(subscribe=since | {"epoch": "other"}))["subscribe"]
+    assert (begun["recovered"], begun["was_recovering"], begun["offset"]) == (False, True, 0)
+    await place.until(lambda: len(ann.published("user:ann")) == 7)
+    assert [p["offset"] for p in ann.published("user:ann")] == [1, 2, 3, 3, 1, 2, 3]
+    error(112, await ann.call(subscribe=since | {"epoch": "other", "flag": 2}))
+    assert "user:ann" not in ann.connection.channels
+
+
+async def test_nothing_of_the_inbox_is_acknowledged_before_it_is_sent(place: Place, language: Any) -> None:
+    for n in range(REPLAYED + 5):
+        await place.execute("notify", userId="ann", data=n)
+    ann = Sdk(place, language)
+    # The client does not read: what waits is still coming when it asks for another position.
+    ann.socket.blocked = True
+    lost = {"channel": "user:ann", "recover": True, "offset": 2, "epoch": "other"}
+    ann.send({"id": 1, "connect": {"token": place.token("ann")}}, {"id": 2, "subscribe": lost})
+    await place.until(lambda: ann.answer_to(1))
+    ann.ping()
+    ann.pong()
+    assert ann.inbound.waiting == 1
+    assert (await place.engine.inbox.state("ann")).acked == 0
+    ann.socket.unblock()
+    await place.until(lambda: ann.answer_to(2))
+    await place.until(lambda: [p["offset"] for p in ann.published("user:ann")][-1:] == [REPLAYED + 5])
+    begun = ann.answer_to(2)["subscribe"]
+    assert (begun["recovered"], begun["offset"]) == (False, 0)
+    told = [p["offset"] for p in ann.published("user:ann")]
+    assert told[-REPLAYED - 5 :] == [*range(1, REPLAYED + 6)]
+    ann.ping()
+    ann.pong()
+    await ann.call(ping={})
+    assert (await place.engine.inbox.state("ann")).acked == REPLAYED + 5
+
+
+async def test_messages_of_the_inbox_that_are_gone_are_told_of(engine: str, tmp_path: Path, language: Any) -> None:
+    (tmp_path / "small").mkdir()
+    place = await Place(tmp_path / "small", engine, SETTINGS + "[inbox]\nmax_messages = 2\n").start()
+    try:
+        ann = Sdk(place, language)
+        await ann.connect("ann")
+        await ann.call(unsubscribe={"channel": "user:ann"})
+        for n in range(5):
+            await place.execute("notify", userId="ann", data=n)
+        again = Sdk(place, language)
+        await again.connect("ann")
+        await ann.call(subscribe={"channel": "user:ann"})
+        for client in (ann, again):
+            # How many are unread may be told between.
+            told = await place.until(
+                lambda client=client: (
+                    len(found := [p for p in client.published("user:ann") if p["tags"]["type"] != "inbox_changed"]) >= 3
+                    and found
+                )
+            )
+            assert [p["tags"]["type"] for p in told] == ["inbox_overflow", *["user_notification"] * 2]
+            assert (told[0]["data"], [p.get("offset") for p in told]) == ({"lost": 3}, [None, 4, 5])
+    finally:
+        await place.stop()
 
 
 async def test_an_inbox_has_the_name_that_was_chosen(place: Place) -> None:
