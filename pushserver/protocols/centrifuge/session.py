@@ -21,10 +21,11 @@ from pushserver.core.operations import Recovery, SubscribeItem
 from pushserver.core.positions import BEGINNING, Position
 from pushserver.core.publication import Publication, body
 from pushserver.core.rate_limit import TokenBucket
+from pushserver.core.task import TaskState
 from pushserver.core.tokens import NEVER
 from pushserver.protocols.centrifuge import calls, history, messages, presence
 from pushserver.protocols.centrifuge.messages import Codec, Reply
-from pushserver.protocols.centrifuge.pushes import CODES, TEMPORARY, ChannelNames, push, told
+from pushserver.protocols.centrifuge.pushes import CODES, MAX_FRAME, TEMPORARY, ChannelNames, push, told
 from pushserver.protocols.native.session import Hammering, Rates
 
 #: Characters that are kept of a client's name, and of its version.
@@ -36,7 +37,7 @@ MAX_RATE_LIMITED: Final = 100
 FAREWELL: Final = 4_000
 #: ms after the opening in which a client may subscribe to all its channels at any pace: it does so one by one.
 RUSH: Final = 10_000
-#: Octets of missed publications in one reply; more follow as pushes.
+#: Octets of one reply for what channels begin with: missed publications (more follow as pushes), and states.
 MAX_RECOVERED: Final = 262_144
 #: A subscription that is ended by such a code is over; by the other it is begun anew.
 ENDED: Final = 2000
@@ -84,6 +85,28 @@ class Emulation(Struct, frozen=True):
 
     session: str
     node: str
+
+
+class _Beginnings:
+    """What one reply may hold of what its channels begin with, and what follows it instead.
+
+    Attributes:
+        room: octets that are left.
+        pushes: publications that found none.
+    """
+
+    __slots__ = ("pushes", "room")
+
+    def __init__(self) -> None:
+        self.room = MAX_RECOVERED
+        self.pushes: list[Effect] = []
+
+    def take(self, octets: int) -> bool:
+        """Return whether there is room for so many more, and take it."""
+        if octets > self.room:
+            return False
+        self.room -= octets
+        return True
 
 
 class CentrifugeSession:
@@ -326,13 +349,13 @@ class CentrifugeSession:
         else:
             self._went_well()
         reply = Reply(id)
-        rest: list[Effect] = []
         match request, outcome:
             case messages.ConnectRequest(), operations.Authenticated():
-                reply, rest = self._answer_connect(id, request, outcome)
+                return self._answer_connect(id, request, outcome)
             case messages.ConnectRequest(), operations.Subscribed():
-                subs, rest = self._subscriptions(outcome, request.subs or {})
-                reply = Reply(id, connect=self._hello(subs, outcome.expires_at, None))
+                begun = _Beginnings()
+                subs = self._subscriptions(outcome, request.subs or {}, begun)
+                return [self._reply(Reply(id, connect=self._hello(subs, outcome.expires_at, None))), *begun.pushes]
             case messages.RefreshRequest(), operations.Authenticated() | operations.Subscribed():
                 expires, ttl = self._expiry(outcome.expires_at)
                 reply = Reply(id, refresh=messages.RefreshResult(self._id, __version__, expires, ttl))
@@ -353,7 +376,11 @@ class CentrifugeSession:
                 reply = Reply(id, history=history.page(outcome))
             case messages.RpcRequest(), _:
                 reply = Reply(id, rpc=messages.RpcResult(calls.result(outcome)))
-        return [self._reply(reply), *rest]
+        sent = self._reply(reply)
+        if len(sent.payload) > MAX_FRAME:
+            # Clients would break the connection at it.
+            return self._failed(id, request, Refused("too much for one reply", Code.LIMIT_EXCEEDED))
+        return [sent]
 
     def _reply(self, reply: Reply, error: Code | None = None) -> Send:
         return Send(self._codec.reply(reply), error)
@@ -382,9 +409,7 @@ class CentrifugeSession:
             node=self._emulation.node,
         )
 
-    def _answer_connect(
-        self, id: int, request: messages.ConnectRequest, who: operations.Authenticated
-    ) -> tuple[Reply, list[Effect]]:
+    def _answer_connect(self, id: int, request: messages.ConnectRequest, who: operations.Authenticated) -> list[Effect]:
         own = f"{INBOXES}{who.user_id}"
         recovered = who.results.get(own)
         subs = {
@@ -399,32 +424,27 @@ class CentrifugeSession:
                 was_recovering=own in who.results,
             )
         }
-        rest: list[Effect] = []
+        begun = _Beginnings()
         self._server = {own, _SYSTEM}
         notices = who.results.get(_SYSTEM, who.notices)
-        subs[_SYSTEM], pushes = self._subscription(notices, (request.subs or {}).get(_SYSTEM))
-        rest += pushes
+        subs[_SYSTEM] = self._subscription(notices, (request.subs or {}).get(_SYSTEM), begun)
         if who.subscribed is not None:
-            more, pushes = self._subscriptions(who.subscribed, request.subs or {})
-            subs |= more
-            rest += pushes
+            subs |= self._subscriptions(who.subscribed, request.subs or {}, begun)
         data = calls.result(who) if _wants_session(request.data) else None
-        return Reply(id, connect=self._hello(subs, who.expires_at, data)), rest
+        return [self._reply(Reply(id, connect=self._hello(subs, who.expires_at, data))), *begun.pushes]
 
     def _subscriptions(
-        self, outcome: operations.Subscribed, asked: Mapping[str, messages.SubscribeRequest]
-    ) -> tuple[dict[str, messages.SubscribeResult], list[Effect]]:
-        """Return what the reply to a connect command says of the channels that were subscribed with it, and the pushes
-        behind it. Those that were rejected are left out: clients report them as unsubscribed."""
+        self, outcome: operations.Subscribed, asked: Mapping[str, messages.SubscribeRequest], begun: _Beginnings
+    ) -> dict[str, messages.SubscribeResult]:
+        """Return what the reply to a connect command says of the channels that were subscribed with it. Those that were
+        rejected are left out: clients report them as unsubscribed."""
         found: dict[str, messages.SubscribeResult] = {}
-        rest: list[Effect] = []
         for channel, result in outcome.results.items():
             self._server.add(channel)
             name = self._rules.names.outward(channel)
-            begun, pushes = self._subscription(result, asked.get(name), outcome.expiries.get(channel))
-            found[name] = _with_data(begun, outcome.data.get(channel))
-            rest += pushes
-        return found, rest
+            told = self._subscription(result, asked.get(name), begun, outcome.expiries.get(channel))
+            found[name] = _with_data(told, outcome.data.get(channel))
+        return found
 
     def _answer_subscribe(
         self, id: int, request: messages.SubscribeRequest, outcome: operations.Subscribed
@@ -439,34 +459,40 @@ class CentrifugeSession:
             leave = Leave(channel)
             return [leave, *self._failed(id, request, Refused("the position is lost", Code.CONFLICT))]
         self._server.discard(channel)
-        begun, pushes = self._subscription(result, request, outcome.expiries.get(channel))
-        begun = _with_data(begun, outcome.data.get(channel))
-        return [self._reply(Reply(id, subscribe=begun)), *pushes]
+        begun = _Beginnings()
+        told = self._subscription(result, request, begun, outcome.expiries.get(channel))
+        told = _with_data(told, outcome.data.get(channel))
+        return [self._reply(Reply(id, subscribe=told)), *begun.pushes]
 
     def _subscription(
-        self, result: operations.Result, request: messages.SubscribeRequest | None, expires_at: int | None = None
-    ) -> tuple[messages.SubscribeResult, list[Effect]]:
-        """Return what a reply says of a subscription, and the pushes behind it. ``request``: what was asked for, where
-        it was the client that did."""
+        self,
+        result: operations.Result,
+        request: messages.SubscribeRequest | None,
+        begun: _Beginnings,
+        expires_at: int | None = None,
+    ) -> messages.SubscribeResult:
+        """Return what a reply says of a subscription. ``request``: what was asked for, where it was the client that
+        did; ``begun``: takes the pushes behind the reply."""
         expires, ttl = self._expiry(expires_at)
         if result is None:
-            return messages.SubscribeResult(expires=expires, ttl=ttl), []
-        if isinstance(result, operations.OutputStart):
-            return messages.SubscribeResult(expires=expires, ttl=ttl, data=body({"output": result.shown()})), []
+            return messages.SubscribeResult(expires=expires, ttl=ttl)
         if not isinstance(result, Recovery):
-            name = "status" if isinstance(result, operations.UserStatus) else "task"
-            return messages.SubscribeResult(expires=expires, ttl=ttl, data=body({name: result})), []
+            state = body(_state(result))
+            # Of many tasks: what finds no room is read by calls.
+            return messages.SubscribeResult(
+                expires=expires, ttl=ttl, data=state if begun.take(len(bytes(state))) else UNSET
+            )
         asked = request is not None and bool(request.recover)
         recovered = asked and result.recovered
         missed = result.messages if recovered else ()
-        rest: list[Effect] = []
-        if sum(m.size + history.AROUND for m in missed) > MAX_RECOVERED:
-            rest, missed = [self._push(m) for m in missed], ()
+        if not begun.take(sum(m.size + history.AROUND for m in missed)):
+            begun.pushes += map(self._push, missed)
+            missed = ()
         offset = result.offset
         if recovered and request is not None:
             # The client goes on from its own position, by each message that follows.
             offset = request.offset or 0
-        begun = messages.SubscribeResult(
+        return messages.SubscribeResult(
             expires=expires,
             ttl=ttl,
             recoverable=True,
@@ -477,7 +503,6 @@ class CentrifugeSession:
             offset=offset,
             was_recovering=asked,
         )
-        return begun, rest
 
     def _push(self, publication: Publication) -> Send:
         return self._reply(push(publication, self._rules.names))
@@ -585,6 +610,17 @@ def _with_data(begun: messages.SubscribeResult, data: bytes | None) -> messages.
     if data is None or begun.data is not UNSET:
         return begun
     return msgspec.structs.replace(begun, data=Raw(data))
+
+
+def _state(result: operations.OutputStart | operations.UserStatus | TaskState) -> dict[str, object]:
+    """Return the state that a channel begins with, by its name."""
+    match result:
+        case operations.OutputStart():
+            return {"output": result.shown()}
+        case operations.UserStatus():
+            return {"status": result}
+        case _:
+            return {"task": result}
 
 
 def _missing(what: str) -> Refused:

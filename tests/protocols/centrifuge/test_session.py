@@ -17,6 +17,7 @@ from pushserver.core.errors import Code, Unavailable
 from pushserver.core.positions import Position
 from pushserver.core.tokens import Keys, TokenRules
 from pushserver.manhole.tracing import MessageWatch
+from pushserver.protocols.centrifuge import calls, session
 from pushserver.protocols.centrifuge.pushes import ChannelNames
 from pushserver.protocols.centrifuge.session import INSUFFICIENT_STATE, MAX_ERRORS, MAX_RATE_LIMITED, NO_MESSAGES
 from pushserver.protocols.native.session import Rates
@@ -194,6 +195,45 @@ async def test_much_that_was_missed_follows_the_reply(place: Place, language: An
     await ann.call(publish={"channel": "kept:a", "data": 9})
     await place.until(lambda: len(bob.published("kept:a")) == 6)
     assert [p["offset"] for p in bob.published("kept:a")] == [1, 2, 3, 4, 5, 6]
+
+
+async def test_one_reply_holds_so_much_of_all_channels_together(place: Place, language: Any) -> None:
+    ann, bob = Sdk(place, language), Sdk(place, language)
+    await ann.connect("ann")
+    names = [f"kept:{n}" for n in range(6)]
+    asked: dict[str, Any] = {name: {"recover": True} for name in names}
+    for name in names:
+        await ann.call(publish={"channel": name, "data": "x" * 60_000})
+    told = await bob.connect("bob", subs=asked)
+    held = [name for name in names if told["subs"][name]["publications"]]
+    assert len(held) == 4
+    assert all(told["subs"][name]["recovered"] and told["subs"][name]["offset"] == 0 for name in names)
+    # The others follow, before what is published later.
+    for name in names:
+        await ann.call(publish={"channel": name, "data": 2})
+    await place.until(
+        lambda: all(bob.published(name)[-1:] and bob.published(name)[-1]["offset"] == 2 for name in names)
+    )
+    assert [len(bob.published(name)) for name in names] == [1 if name in held else 2 for name in names]
+
+
+async def test_a_session_is_told_in_the_room_that_there_is(
+    place: Place, language: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(4):
+        await place.execute("task.create", taskId=f"t{n}", userId="ann", title="x" * 200)
+    monkeypatch.setattr(calls, "MAX_SESSION", 1_500)
+    told = (await Sdk(place, language).connect("ann", data={"session": True}))["data"]
+    assert 0 < len(told["tasks"]) < 4
+    assert told["tasksTruncated"] is True
+
+
+async def test_too_much_for_a_reply_is_an_error(place: Place, language: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ann = Sdk(place, language)
+    await ann.connect("ann")
+    await ann.call(subscribe={"channel": "chat:a"})
+    monkeypatch.setattr(session, "MAX_FRAME", 10)
+    error(106, await ann.call(presence={"channel": "chat:a"}))
 
 
 async def test_a_lost_position_is_an_error_for_who_wants_it_so(place: Place) -> None:
