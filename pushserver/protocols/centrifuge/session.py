@@ -33,6 +33,8 @@ MAX_NAME: Final = 64
 #: So many errors in a row end a connection; so many refusals for speed do.
 MAX_ERRORS: Final = 10
 MAX_RATE_LIMITED: Final = 100
+#: Pings that wait for an answer; an older one is lost.
+MAX_PINGS: Final = 3
 #: ms that a client has to close by itself once it was told that it may not connect.
 FAREWELL: Final = 4_000
 #: ms after the opening in which a client may subscribe to all its channels at any pace: it does so one by one.
@@ -117,7 +119,6 @@ class CentrifugeSession:
         "_authentications",
         "_codec",
         "_connected",
-        "_due",
         "_emulation",
         "_errors",
         "_explicit",
@@ -125,8 +126,8 @@ class CentrifugeSession:
         "_messages",
         "_now",
         "_opened_at",
+        "_pings",
         "_rate_limited",
-        "_reached",
         "_rules",
         "_rush",
         "_server",
@@ -152,9 +153,9 @@ class CentrifugeSession:
         self._opened_at: int | None = None
         #: channels that the server subscribed
         self._server: set[str] = set()
-        #: pings without an answer; what the first of them acknowledges, and what was acknowledged last
-        self._due = 0
-        self._reached: Position | None = None
+        #: the pings without an answer, the oldest first: what the answer to each acknowledges
+        self._pings: tuple[Position | None, ...] = ()
+        #: what was acknowledged last
         self._acked: Position | None = None
         self._explicit = not rules.acknowledges
 
@@ -219,24 +220,25 @@ class CentrifugeSession:
         if not isinstance(request, messages.SubscribeRequest) or not self._rush:
             return False
         assert self._opened_at is not None
-        self._rush = self._rush - 1 if at - self._opened_at <= RUSH else 0
-        return self._rush > 0
+        if at - self._opened_at > RUSH:
+            self._rush = 0
+            return False
+        self._rush -= 1
+        return True
 
     def _pong(self, at: int) -> Iterable[Effect]:
-        if not self._due:
+        if not self._pings:
             return self._beyond_rate() if self._messages.take(at) else ()
         return (Alive(), *self.answered())
 
     def pinged(self, reached: Position | None) -> None:
-        """A ping goes out. The first that is not answered yet says what its answer acknowledges."""
-        self._due += 1
-        if self._due == 1 and not self._explicit:
-            self._reached = reached
+        """A ping goes out. Which one an answer is for it does not say: it counts for the oldest, so that one that is
+        lost has later ones acknowledge less, and never more than was sent before their own ping."""
+        self._pings = (*self._pings, reached)[-MAX_PINGS:]
 
     def answered(self) -> tuple[Effect, ...]:
         """Return the acknowledgement of what was sent before the ping that is answered."""
-        self._due = max(0, self._due - 1)
-        reached, self._reached = self._reached, None
+        reached, self._pings = (self._pings[0] if self._pings else None), self._pings[1:]
         if reached is None or self._explicit or reached == self._acked:
             return ()
         self._acked = reached

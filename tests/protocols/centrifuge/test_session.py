@@ -519,6 +519,20 @@ async def test_a_pong_acknowledges_what_was_sent_before_its_ping(place: Place, l
     assert (await again.connect("ann"))["subs"]["user:ann"]["offset"] == 3
 
 
+async def test_an_answer_to_a_ping_that_is_lost_ends_no_acknowledging(place: Place, language: Any) -> None:
+    ann = Sdk(place, language)
+    await ann.connect("ann")
+    # The answer to the second is lost. From then on each counts for the ping before its own.
+    for n, acked in enumerate([1, 1, 2, 3, 4, 5]):
+        await place.execute("notify", userId="ann", data=n)
+        await place.until(lambda n=n: len(ann.published("user:ann")) == n + 1)
+        ann.ping()
+        if n != 1:
+            ann.pong()
+            await ann.call(ping={})
+        assert (await place.engine.inbox.state("ann")).acked == acked
+
+
 async def test_who_acknowledges_by_calls_does_so_alone(place: Place, language: Any) -> None:
     for n in range(3):
         await place.execute("notify", userId="ann", data=n)
@@ -948,6 +962,16 @@ async def test_too_many_commands_are_refused_and_then_end_it(place: Place) -> No
     for _ in range(MAX_RATE_LIMITED):
         ann.send({"id": 7, "ping": {}})
     assert ann.closed == errors.TOO_MANY_REQUESTS
+
+
+async def test_the_first_subscriptions_are_free_for_a_while(place: Place) -> None:
+    for seconds, free in ((10, 3), (11, 0)):
+        ann = Sdk(place, Json(Rates(0.001, 2, 0), subscribes=3))
+        await ann.connect("ann")
+        place.time.advance(seconds)
+        replies = await ann.calls(*({"subscribe": {"channel": f"free:{n}"}} for n in range(5)))
+        # The burst is two messages, and `connect` was the first.
+        assert ["subscribe" in reply for reply in replies] == [*[True] * (free + 1), *[False] * (4 - free)]
 
 
 async def test_who_leaves_a_channel_is_told_so_at_any_rate(place: Place) -> None:
