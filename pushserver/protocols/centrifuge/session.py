@@ -6,7 +6,8 @@ mapped onto; the native protocol's requests come through as remote calls (`calls
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -14,7 +15,7 @@ from msgspec import UNSET, Raw, Struct
 
 from pushserver import __version__
 from pushserver.core import errors, operations
-from pushserver.core.effects import Alive, ClientName, Disconnect, Effect, Introduce, Leave, Perform, Send
+from pushserver.core.effects import Alive, ClientName, Disconnect, Effect, Introduce, Leave, Perform, ReadOn, Send
 from pushserver.core.errors import Close, Code, Invalid, PushError, Refused
 from pushserver.core.inbox import INBOXES
 from pushserver.core.operations import Recovery, SubscribeItem
@@ -33,6 +34,8 @@ MAX_NAME: Final = 64
 #: So many errors in a row end a connection; so many refusals for speed do.
 MAX_ERRORS: Final = 10
 MAX_RATE_LIMITED: Final = 100
+#: So many effects of a frame are found at once. It may hold thousands of commands, and others want a turn meanwhile.
+AT_ONCE: Final = 16
 #: Pings that wait for an answer; an older one is lost.
 MAX_PINGS: Final = 3
 #: ms that a client has to close by itself once it was told that it may not connect.
@@ -172,18 +175,27 @@ class CentrifugeSession:
         self._now = now
         if self._opened_at is None:
             self._opened_at = at
-        effects: list[Effect] = []
+        effects = self._read(payload, at)
+        first = list(islice(effects, AT_ONCE))
+        if len(first) == AT_ONCE:
+            first.append(ReadOn(effects))
+        return first
+
+    def _read(self, payload: bytes, at: int) -> Iterator[Effect]:
+        """Read a frame command by command. What stands behind one that ends the connection is not even read."""
         empty = True
         try:
             for command in self._codec.commands(payload):
                 empty = False
-                effects += self._take(command, at)
-                if effects and isinstance(effects[-1], Disconnect):
-                    # What stands behind it is not even read: it may be thousands.
-                    return effects
+                for effect in self._take(command, at):
+                    yield effect
+                    if isinstance(effect, Disconnect):
+                        return
         except messages.Malformed:
-            return [_BAD]
-        return [_BAD] if empty else effects
+            # What came before it was said all the same.
+            empty = True
+        if empty:
+            yield _BAD
 
     def _take(self, command: messages.Command, at: int) -> Iterable[Effect]:
         request, id = command.request, command.id or 0
@@ -228,7 +240,7 @@ class CentrifugeSession:
 
     def _pong(self, at: int) -> Iterable[Effect]:
         if not self._pings:
-            return self._beyond_rate() if self._messages.take(at) else ()
+            return self._beyond_rate() if self._messages.take(at) else (Alive(),)
         return (Alive(), *self.answered())
 
     def pinged(self, reached: Position | None) -> None:

@@ -13,14 +13,22 @@ from twisted.internet.defer import Deferred, fail
 from pushserver import __version__
 from pushserver.core import errors
 from pushserver.core.channels import Namespace, Namespaces, Rule
+from pushserver.core.effects import ReadOn
 from pushserver.core.errors import Code, Unavailable
 from pushserver.core.positions import Position
 from pushserver.core.tokens import Keys, TokenRules
 from pushserver.manhole.tracing import MessageWatch
 from pushserver.protocols.centrifuge import calls, session
 from pushserver.protocols.centrifuge.pushes import ChannelNames
-from pushserver.protocols.centrifuge.session import INSUFFICIENT_STATE, MAX_ERRORS, MAX_RATE_LIMITED, NO_MESSAGES
+from pushserver.protocols.centrifuge.session import (
+    AT_ONCE,
+    INSUFFICIENT_STATE,
+    MAX_ERRORS,
+    MAX_RATE_LIMITED,
+    NO_MESSAGES,
+)
 from pushserver.protocols.native.session import Rates
+from pushserver.server import inbound
 from pushserver.server.clock import wall_clock
 from pushserver.server.cluster import Target, TargetChannels
 from pushserver.server.replay import PAGE as REPLAYED
@@ -128,6 +136,41 @@ async def test_what_is_out_of_order_is_a_close(place: Place, language: Any, comm
     ann.send(*commands)
     assert ann.closed == errors.BAD_REQUEST
     assert ann.all == []
+
+
+async def test_what_stands_before_a_mistake_in_a_frame_is_carried_out(place: Place, language: Any) -> None:
+    bob = Sdk(place, language)
+    await bob.connect("bob")
+    await bob.call(subscribe={"channel": "kept:a"})
+    good = {"id": 9, "publish": {"channel": "kept:a", "data": 1}}
+    (second,) = language.frames([good, {"id": 10, "connect": {}}])
+    # A line that ends too soon, or a message that is longer than its frame.
+    unreadable = language.frames([good, {"id": 10, "ping": {}}])[0][:-1]
+    for frame in (second, unreadable):
+        ann = Sdk(place, language)
+        await ann.connect("ann")
+        ann.inbound.receive(frame)
+        assert await place.until(lambda ann=ann: ann.closed) == errors.BAD_REQUEST
+        assert ann.answer_to(9) == {"publish": {}}
+    await place.until(lambda: len(bob.published("kept:a")) == 2)
+
+
+async def test_a_frame_of_many_commands_leaves_others_their_turn(
+    place: Place, language: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ann, bob = Sdk(place, language), Sdk(place, language)
+    await ann.connect("ann")
+    await bob.connect("bob")
+    frames = language.frames([{"id": id, "ping": {}} for id in range(1_000, 1_200)])
+    found = ann.inbound._session.receive(frames[0], 0, 0)
+    # No more of it is even decoded yet.
+    assert (len(found), type(found[-1])) == (AT_ONCE + 1, ReadOn)
+    monkeypatch.setattr(inbound, "SLICE", -1.0)
+    ann.send(*({"id": id, "ping": {}} for id in range(1_000, 1_200)))
+    assert ann.answer_to(1_199) is None
+    await bob.call(ping={})
+    await place.until(lambda: ann.answer_to(1_199))
+    assert [m["id"] for m in ann.all][-200:] == [*range(1_000, 1_200)]
 
 
 async def test_a_second_connect_is_a_close(place: Place, language: Any) -> None:
