@@ -324,11 +324,12 @@ class InboxDeleted(Struct, frozen=True):
 
 class HistoryRead(Struct, frozen=True):
     """A page of a history. ``more``: it was ended by what a reply may hold; ``offset`` is then where to read on, but in
-    a reversed one the newest, as where all is told."""
+    a reversed one the newest, as where all is told. ``newest``: the newest in any case."""
 
     messages: tuple[Publication, ...]
     offset: int
     epoch: str
+    newest: int
     more: bool = False
 
 

@@ -432,7 +432,7 @@ class _Reading:
     """Reads of an engine that keeps nothing."""
 
     async def read_history(self, asked: operations.ReadHistory) -> operations.HistoryRead:
-        return operations.HistoryRead((), 0, "e")
+        return operations.HistoryRead((), 0, "e", 0)
 
     async def read_connections(self, channel: str) -> operations.ConnectionsRead:
         return operations.ConnectionsRead([])

@@ -35,9 +35,9 @@ def asked(
 
 
 def page(outcome: operations.HistoryRead) -> messages.HistoryResult:
-    """Return what a reply says of what is kept, and holds of it."""
+    """Return what a reply says of what is kept, and holds of it. Its position is the channel's, wherever it ends."""
     kept = tuple(map(told, fitting(outcome.messages)))
-    return messages.HistoryResult(kept, outcome.epoch, outcome.offset)
+    return messages.HistoryResult(kept, outcome.epoch, outcome.newest)
 
 
 def fitting(publications: Sequence[Publication]) -> tuple[Publication, ...]:

@@ -28,7 +28,7 @@ from pushserver.protocols.centrifuge.session import (
     NO_MESSAGES,
 )
 from pushserver.protocols.native.session import Rates
-from pushserver.server import inbound
+from pushserver.server import inbound, reading
 from pushserver.server.clock import wall_clock
 from pushserver.server.cluster import Target, TargetChannels
 from pushserver.server.replay import PAGE as REPLAYED
@@ -341,6 +341,19 @@ async def test_a_page_of_history(place: Place, language: Any) -> None:
     assert [p["offset"] for p in found["publications"]] == [3]
     found = (await ann.call(history={"channel": "kept:a", "limit": 2, "reverse": True}))["history"]
     assert [p["offset"] for p in found["publications"]] == [4, 3]
+
+
+async def test_a_page_of_history_that_ends_early_says_where_the_channel_stands(
+    place: Place, language: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ann = Sdk(place, language)
+    await ann.connect("ann")
+    for _ in range(5):
+        await ann.call(publish={"channel": "kept:a", "data": "x" * 200})
+    monkeypatch.setattr(reading, "PAGE_BYTES", 500)
+    found = (await ann.call(history={"channel": "kept:a", "limit": -1}))["history"]
+    assert 0 < len(found["publications"]) < 5
+    assert found["offset"] == 5
 
 
 async def test_chat_is_said_by_publishing(place: Place, language: Any) -> None:
