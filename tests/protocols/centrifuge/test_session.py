@@ -51,7 +51,7 @@ def error(code: int, reply: Any, temporary: bool = False) -> None:
 def theirs(place: Place, **rules: bool) -> None:
     """Let claims of Centrifugo's tokens count."""
     authenticator = place.node.authenticator
-    given = TokenRules(centrifuge=True, **rules)  # type: ignore[arg-type]
+    given = TokenRules(more_claims=True, **rules)  # type: ignore[arg-type]
     authenticator.adopt(Keys(SECRET), given)
 
 
