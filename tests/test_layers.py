@@ -135,6 +135,13 @@ def test_imports_go_downward() -> None:
     assert [fault for module in found for fault in module] == []
 
 
+def test_what_any_protocol_stands_on_knows_none_by_name() -> None:
+    below = [path for module, path in MODULES.items() if folder_of(module) in ("core", "engine", "server")]
+    files = [*below, *(ROOT / "engine").rglob("*.lua")]
+    assert len(files) > 50
+    assert [path.name for path in files if "centrifug" in path.read_text().lower()] == []
+
+
 def test_the_whole_package_was_looked_at() -> None:
     assert {"pushserver", "pushserver.core.errors", "pushserver.protocols.native.session"} <= set(MODULES)
     assert {folder_of(module) for module in MODULES} == {"", *FLOORS, *BESIDE}

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from random import random
 from secrets import token_hex
 from socket import gethostname
 from typing import TYPE_CHECKING, Final
@@ -47,7 +46,6 @@ from pushserver.app.workers.sockets import rest, widen
 from pushserver.config import derived
 from pushserver.config.checks import Config
 from pushserver.config.shared import shared_settings
-from pushserver.core import errors, operations
 from pushserver.core.errors import ConfigError, PushError
 from pushserver.core.message_types import may_send
 from pushserver.core.rate_limit import KeyedTokenBuckets
@@ -56,7 +54,7 @@ from pushserver.engine import registry
 from pushserver.engine.interfaces import IEngine, InboxRules
 from pushserver.engine.registry import EngineOptions, EngineReactor
 from pushserver.server.clock import Clock, wall_clock
-from pushserver.server.drain import Drain, reconnect_window
+from pushserver.server.drain import Drain
 from pushserver.server.events.attempt_result import AttemptResult
 from pushserver.server.events.service import EventService
 from pushserver.web import api, tls
@@ -459,16 +457,12 @@ class PushService(log.LoggedService):
         self._log.info("node {node} has stopped", node=self.node.name)
 
     async def _send_away(self, duration: int) -> None:
-        """Tells every client to come back elsewhere, spread over a while, and closes with what they have still to get
+        """Have every client come back elsewhere, spread over a while, and close with what they have still to get
         sent; who does not go in time is cut off."""
         connections = list(self.node.hub.connections.values())
-        window = reconnect_window(len(connections))
-        for connection in connections:
-            connection.notify(
-                operations.GoingAway(int(window * random())), self.clock.now(), self.node.publishing.message_id()
-            )
-            connection.close(errors.SHUTDOWN)
         deadline = self._reactor.seconds() + duration / 1000
+        # Also the last ones have time to go.
+        await self._drain.close_all(connections, duration * 3 // 4)
         while (self.node.counters.sockets or self._doors.context.requests) and self._reactor.seconds() < deadline:
             await deferLater(self._reactor, 0.02)
         for connection in connections:

@@ -43,6 +43,7 @@ from pushserver.config.sections import (
     keys_of,
 )
 from pushserver.config.values import SHORTEST_SECRET, ApiKey, shown
+from pushserver.core.channels import BUILT_IN
 from pushserver.core.errors import ConfigError
 from pushserver.core.tokens import HMAC_ALGORITHMS, PUBLIC_KEY_ALGORITHMS, Keys
 from pushserver.core.webhooks import key_of
@@ -306,7 +307,17 @@ class _Checks:
             problem = "expected a path that is not centrifuge.path, nor above or below it"
             raise self._mistake("centrifuge.emulation_path", problem, centrifuge.emulation_path)
         self._check_centrifuge_api(centrifuge, taken)
+        if centrifuge.enabled:
+            self._check_inbox_name(centrifuge.inbox_channel)
         return centrifuge
+
+    def _check_inbox_name(self, pattern: str) -> None:
+        """What an inbox is called may call nothing else so: what looks like it is never looked for elsewhere."""
+        before = pattern.partition("{id}")[0]
+        for name in (*BUILT_IN, *(namespace.name for namespace in self._draft.namespaces)):
+            if name and name != "user" and (before.startswith(f"{name}:") or f"{name}:".startswith(before)):
+                problem = f'expected a name that no channel of the namespace "{name}" has, such as "user:{{id}}"'
+                raise self._mistake("centrifuge.inbox_channel", problem, pattern)
 
     def _check_centrifuge_api(self, centrifuge: CentrifugeSection, taken: tuple[str, ...]) -> None:
         path = centrifuge.api_path

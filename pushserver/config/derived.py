@@ -43,7 +43,7 @@ def token_rules(config: Config) -> TokenRules:
         leeway=auth.leeway,
         max_token_lifetime=auth.max_token_lifetime,
         roles=config.roles,
-        centrifuge=config.centrifuge.enabled,
+        more_claims=config.centrifuge.enabled,
         without_exp=config.centrifuge.enabled and config.centrifuge.tokens_without_exp,
     )
 

@@ -4,12 +4,15 @@
     Perform --carried out--> outcome --Session.answer--> Send …
                              problem --Session.fail----> Send, perhaps Disconnect
     Alive, Leave, Introduce    what the client's side of the protocol did by itself
+    ReadOn                     more of the frame, which is read when all before it is done
 
 One frame may lead to any number of effects. `pushserver.server.inbound` carries them out one after another, each done
 before the next begins.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 from msgspec import Struct
 
@@ -68,4 +71,10 @@ class Introduce(Struct, frozen=True):
     client: ClientName
 
 
-Effect = Send | Disconnect | Perform | Alive | Leave | Introduce
+class ReadOn(Struct, frozen=True):
+    """What else follows from the frame. It may hold thousands of commands: each is read when its turn has come."""
+
+    effects: Iterator[Effect]
+
+
+Effect = Send | Disconnect | Perform | Alive | Leave | Introduce | ReadOn

@@ -40,11 +40,18 @@ class Authenticate(Struct, frozen=True):
 
 
 class SubscribeItem(Struct, frozen=True):
-    """A channel to subscribe to, the position to resume from, and a token for this channel alone."""
+    """A channel to subscribe to.
+
+    Attributes:
+        since: the position to resume from.
+        token: one for this channel alone.
+        pending: of the user's own inbox what waits is wanted, as pushes behind the reply, as they follow a sign-in.
+    """
 
     channel: str
     since: Position | None = None
     token: str | None = None
+    pending: bool = False
 
     def __repr__(self) -> str:
         return f"SubscribeItem({self.channel!r}, {self.since!r}{', token=<hidden>' if self.token else ''})"
@@ -317,11 +324,12 @@ class InboxDeleted(Struct, frozen=True):
 
 class HistoryRead(Struct, frozen=True):
     """A page of a history. ``more``: it was ended by what a reply may hold; ``offset`` is then where to read on, but in
-    a reversed one the newest, as where all is told."""
+    a reversed one the newest, as where all is told. ``newest``: the newest in any case."""
 
     messages: tuple[Publication, ...]
     offset: int
     epoch: str
+    newest: int
     more: bool = False
 
 

@@ -59,6 +59,10 @@ class Dialect(Protocol):
     def first_ping(self) -> float:
         """The part of an interval that goes by in any case before a connection's first ping."""
 
+    @property
+    def takes_advice(self) -> bool:
+        """Whether clients of the kind are told when to come back (`operations.GoingAway`), and keep to it."""
+
     def publication(self, publication: Publication) -> bytes:
         """Return the frame of a publication; empty where clients of the kind are not told of it."""
 

@@ -90,9 +90,9 @@ _signatures = _make_signatures()
 class TokenRules(msgspec.Struct, frozen=True, kw_only=True):
     """What a token must be like. Empty `algorithms`: what the keys imply; empty `issuer` and `audience`: not checked.
 
-    `leeway` and `max_token_lifetime` are in ms; `roles` are the permissions that a role gives. `centrifuge`: claims of
-    Centrifugo's tokens count as well (``expire_at``, ``b64info``, ``subs``; ``client``, ``data`` of one for a channel);
-    `without_exp`: ``exp`` may lack.
+    `leeway` and `max_token_lifetime` are in ms; `roles` are the permissions that a role gives. `more_claims`: these
+    count as well: ``expire_at``, ``b64info``, ``subs``; ``client``, ``data`` of a token for a channel. `without_exp`:
+    ``exp`` may lack.
     """
 
     algorithms: frozenset[str] = frozenset()
@@ -102,7 +102,7 @@ class TokenRules(msgspec.Struct, frozen=True, kw_only=True):
     leeway: int = 5_000
     max_token_lifetime: int = 30 * 86_400_000
     roles: Mapping[str, Sequence[str]] = MappingProxyType({})
-    centrifuge: bool = False
+    more_claims: bool = False
     without_exp: bool = False
 
 
@@ -295,7 +295,7 @@ def _identity(claims: dict[str, Any], rules: TokenRules, now: int, anonymous: bo
     if "channel" in claims:
         raise _invalid("it is for one channel")
     facts = _facts(claims, rules, now, anonymous)
-    subs = _subs(claims["subs"]) if rules.centrifuge and claims.get("subs") is not None else {}
+    subs = _subs(claims["subs"]) if rules.more_claims and claims.get("subs") is not None else {}
     roles, own, grants = _grants(claims, subs, rules.roles)
     _check_end(facts, rules, now)
     return Identity(
@@ -328,8 +328,8 @@ def _channel_token(claims: dict[str, Any], rules: TokenRules, now: int, anonymou
         issued_at=facts.issued_at,
         jti=facts.jti,
         info=facts.info,
-        connection_id=_client(claims) if rules.centrifuge else None,
-        data=_json(claims, "data") if rules.centrifuge else None,
+        connection_id=_client(claims) if rules.more_claims else None,
+        data=_json(claims, "data") if rules.more_claims else None,
     )
 
 
@@ -438,13 +438,13 @@ def _facts(claims: dict[str, Any], rules: TokenRules, now: int, anonymous: bool 
     if "jti" in claims and (not isinstance(jti, str) or not jti):
         raise _invalid("malformed jti")
     valid_until = NEVER if valid_until is None else valid_until
-    info = _info(claims if rules.centrifuge else {"info": claims.get("info")})
+    info = _info(claims if rules.more_claims else {"info": claims.get("info")})
     return _Facts(user_id, valid_until, _end(claims, rules, now, valid_until), issued_at, jti, info)
 
 
 def _end(claims: dict[str, Any], rules: TokenRules, now: int, valid_until: int) -> int:
     """Return when what a token opens ends: with it, or when its claim ``expire_at`` says."""
-    end = _time(claims, "expire_at") if rules.centrifuge else None
+    end = _time(claims, "expire_at") if rules.more_claims else None
     if end is None:
         return valid_until
     if end == 0:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 #: How long the key of a write is remembered, ms. Long enough for every retry of a publisher that gives up at some time.
 ONCE_TTL: Final = 5 * 60 * 1000
 
-#: How long a channel without news keeps its position, ms (Centrifugo keeps its stream's meta data as long).
+#: How long a channel without news keeps its position, ms.
 POSITION_TTL: Final = 30 * 24 * 3600 * 1000
 
 

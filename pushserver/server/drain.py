@@ -1,9 +1,15 @@
-"""Draining: every client is told to come back later, and closed, spread over a while."""
+"""Sending clients away: every client is told to come back later, and closed, spread over a while.
+
+    Drain.run         the node goes on: the closes are spread
+    Drain.close_all   the process ends: clients are closed at once, but for those that take no advice
+
+Who takes no advice comes back at once, so that a stop spreads the closes of those, too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from random import shuffle
+from collections.abc import Callable, Sequence
+from random import random, shuffle
 from typing import Final
 
 from twisted.internet.defer import Deferred
@@ -17,6 +23,8 @@ from pushserver.server.publishing import Publishing
 
 #: ms between two batches of connections.
 STEP: Final = 100
+#: ms after which who was closed in its turn may come back.
+SOON: Final = 1_000
 
 
 def reconnect_window(connections: int) -> int:
@@ -55,12 +63,27 @@ class Drain:
         self._running += 1
         self._close_door(False)
 
+    async def close_all(self, connections: Sequence[Connection], limit: int) -> None:
+        """Close these connections for good: with advice for when to come back, or else spread over as long, but over no
+        more than ``limit`` ms. Ends a `run` that is under way."""
+        window = reconnect_window(len(connections))
+        untold: list[Connection] = []
+        for connection in connections:
+            if connection.dialect.takes_advice:
+                self._send_away(connection, int(window * random()))
+            else:
+                untold.append(connection)
+        self._running += 1
+        await self._spread(untold, self._running, min(window, limit))
+
     async def _run(self, number: int, window: int | None) -> int:
         everyone = list(self._hub.connections.values())
+        return await self._spread(everyone, number, reconnect_window(len(everyone)) if window is None else window)
+
+    async def _spread(self, everyone: list[Connection], number: int, window: int) -> int:
+        """Close connections in random order, evenly over a window; return how many were open."""
         shuffle(everyone)
         count = len(everyone)
-        if window is None:
-            window = reconnect_window(count)
         began = self._clock.milliseconds()
         sent = closed = 0
         while True:
@@ -68,7 +91,8 @@ class Drain:
             passed = self._clock.milliseconds() - began + STEP
             due = count if passed >= window else -(-count * passed // window)
             for connection in everyone[sent:due]:
-                closed += self._send_away(connection)
+                # The closing itself is spread, so each may come back soon.
+                closed += self._send_away(connection, SOON)
             sent = due
             if sent == count:
                 return closed
@@ -76,10 +100,9 @@ class Drain:
             if number != self._running:
                 return closed
 
-    def _send_away(self, connection: Connection) -> int:
+    def _send_away(self, connection: Connection, after: int) -> int:
         if not connection.open:
             return 0
-        # The closing itself is spread, so each may come back soon.
-        connection.notify(GoingAway(1_000), self._clock.now(), self._publishing.message_id())
+        connection.notify(GoingAway(after), self._clock.now(), self._publishing.message_id())
         connection.close(errors.SHUTDOWN)
         return 1

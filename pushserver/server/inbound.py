@@ -2,7 +2,7 @@
 
     frame -> Session.receive -> effects -> one after another, each done before the next begins
                                            Send, Disconnect, Perform -> `ClientRequests` -> outcome -> Session.answer
-                                           Alive, Leave, Introduce
+                                           Alive, Leave, Introduce, ReadOn
 
 A frame may carry any number of operations. One that has to wait for the engine holds this queue and nothing else. While
 it waits, or while the client does not read its replies, no more is read from its socket: what a client can make wait
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
-from pushserver.core.effects import Alive, Disconnect, Effect, Introduce, Leave, Perform, Send
+from pushserver.core.effects import Alive, Disconnect, Effect, Introduce, Leave, Perform, ReadOn, Send
 from pushserver.core.errors import Code, PushError
 from pushserver.core.operations import Notice
 from pushserver.core.protocol import Session
@@ -262,6 +262,10 @@ class Inbound:
             self._connection.answered(self._clock.milliseconds())
         elif type(effect) is Introduce:
             self._connection.client = effect.client
+        elif type(effect) is ReadOn:
+            another = next(effect.effects, None)
+            if another is not None:
+                self._put_first((another, effect))
 
     def _count(self) -> None:
         """An operation of this user waits for the engine."""

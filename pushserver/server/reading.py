@@ -94,7 +94,7 @@ class ReadRequests:
                 break
         more = more and len(shown) <= asked.limit
         offset = after if more and not asked.reverse and after is not None else newest.offset
-        return operations.HistoryRead(tuple(shown[: asked.limit]), offset, newest.epoch, more)
+        return operations.HistoryRead(tuple(shown[: asked.limit]), offset, newest.epoch, newest.offset, more)
 
     def _reader(self, asked: operations.ReadHistory) -> Callable[[int | None, int, int], Awaitable[HistoryPage]]:
         """Return what reads at most so many messages and bytes of a channel after an offset, or before it. Raises

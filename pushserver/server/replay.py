@@ -129,6 +129,10 @@ class Replay:
                 return told
             return _joined(told, _told(reached, newest, room.take(page.messages), page, size))
 
+    async def start(self, name: str, since: Position | None) -> InboxStart:
+        """Read the beginning of what waits in a user's inbox for a device that has this position (`replay`)."""
+        return await start_of_inbox(self._engine.inbox, name.partition(":")[2], since, PAGE)
+
     def replay(self, catchup: CatchUp, start: InboxStart) -> None:
         """Send what waits in the user's inbox, then lets the connection go live."""
         self._detach(catchup.connection, self._replay(catchup, start))

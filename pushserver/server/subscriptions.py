@@ -254,6 +254,9 @@ class Subscriptions:
             if namespace.kind is Kind.OUTPUT:
                 results[name] = await self._open_output(connection, item, room, opened)
                 return
+            if namespace.kind is Kind.USER and item.pending:
+                results[name] = await self._open_inbox(connection, item, opened)
+                return
             if not known or (namespace.has_positions and not self._inbox_is_coming(connection, item)):
                 catchup = self._hub.begin(connection, name)
                 await self._hub.confirmed(catchup)
@@ -284,6 +287,25 @@ class Subscriptions:
         else:
             if catchup is not None:
                 opened.append(partial(self.go_live, catchup, recovery))
+
+    async def _open_inbox(
+        self, connection: Connection, item: SubscribeItem, opened: list[Callable[[], None]]
+    ) -> Recovery:
+        """Open the connection's own inbox: what waits there follows the reply, as it follows a sign-in."""
+        reached = connection.inbox_reached
+        if item.since is None and reached is not None:
+            # What comes behind this is on its way already.
+            return Recovery(False, reached.offset, reached.epoch)
+        catchup = self._hub.begin(connection, item.channel)
+        try:
+            await self._hub.confirmed(catchup)
+            start = await self._replay.start(item.channel, item.since)
+        except BaseException:
+            # Where it was known already it stays so; where it was not, the caller takes it away.
+            opened.append(partial(self._resume, catchup))
+            raise
+        opened.append(partial(self._replay.replay, catchup, start))
+        return Recovery(start.recovered is True, start.after, start.page.epoch)
 
     def _inbox_is_coming(self, connection: Connection, item: SubscribeItem) -> bool:
         """Whether what was promised at sign-in is still being replayed, and the client names no other place."""

@@ -66,6 +66,7 @@ class EventStream:
 
     __slots__ = ("ids", "name", "proof")
     first_ping = FIRST_PING
+    takes_advice = True
 
     def __init__(self) -> None:
         self.name = PROTOCOL

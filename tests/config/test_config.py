@@ -461,6 +461,21 @@ def test_development_mode_is_for_loopback_alone(endpoint: str) -> None:
     assert "loopback" in line
 
 
+@pytest.mark.parametrize(
+    ("pattern", "taken"),
+    [("{id}", "task"), ("{id}@here", "task"), ("n{id}", "news"), ("news:{id}", "news"), ("s{id}", "system"),
+     ("chat:in-{id}", "chat")],
+)  # fmt: skip
+def test_nothing_else_is_called_as_an_inbox_is(write: Write, pattern: str, taken: str) -> None:
+    named = f'[auth]\nsecret = "{SECRET}"\n[[namespaces]]\nname = "news"\n[centrifuge]\ninbox_channel = '
+    line = mistake(write(f"{named}'{pattern}'\nenabled = true\n"))
+    assert "centrifuge.inbox_channel" in line
+    assert f'"{taken}"' in line
+    assert load(write(f"{named}'{pattern}'\n")).centrifuge.inbox_channel == pattern
+    for other in ("user:{id}", "#{id}", "new-{id}", "in:{id}"):
+        assert load(write(f"{named}'{other}'\nenabled = true\n")).centrifuge.inbox_channel == other
+
+
 def test_an_insecure_server_is_for_loopback_alone() -> None:
     insecure = {"auth.secret": SECRET, "centrifuge.enabled": True, "centrifuge.insecure": True}
     listen = {"server.listen": ["tcp:8080:interface=127.0.0.1"]}

@@ -529,8 +529,8 @@ def test_an_identity_is_a_value() -> None:
 
 # -- claims of Centrifugo's tokens ------------------------------------------------------------------------------------
 
-THEIRS = TokenRules(centrifuge=True, max_token_lifetime=24 * HOUR)
-ENDLESS = TokenRules(centrifuge=True, without_exp=True, max_token_lifetime=24 * HOUR)
+THEIRS = TokenRules(more_claims=True, max_token_lifetime=24 * HOUR)
+ENDLESS = TokenRules(more_claims=True, without_exp=True, max_token_lifetime=24 * HOUR)
 
 
 def b64(value: Any) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import struct
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -215,7 +215,7 @@ def _take_commands(octets: bytes, binary: bool) -> None:
     for at, payload in enumerate(octets.split(b"\0\0")[:30]):
         if at % 3 == 2:
             session.pinged(Position(at, "e"))
-        for effect in session.receive(payload, at, NOW + at):
+        for effect in _all(session.receive(payload, at, NOW + at)):
             replies = [effect]
             if isinstance(effect, effects.Perform):
                 if effect.request is None:
@@ -226,6 +226,15 @@ def _take_commands(octets: bytes, binary: bool) -> None:
                     return
                 if isinstance(reply, effects.Send) and not binary:
                     assert json.loads(reply.payload)["id"] > 0
+
+
+def _all(found: Iterable[effects.Effect]) -> Iterator[effects.Effect]:
+    """All effects of a frame, as they are carried out."""
+    for effect in found:
+        if isinstance(effect, effects.ReadOn):
+            yield from effect.effects
+        else:
+            yield effect
 
 
 def commands_json(octets: bytes) -> None:
@@ -459,7 +468,7 @@ class _Reading:
     """Reads of an engine that keeps nothing."""
 
     async def read_history(self, asked: operations.ReadHistory) -> operations.HistoryRead:
-        return operations.HistoryRead((), 0, "e")
+        return operations.HistoryRead((), 0, "e", 0)
 
     async def read_connections(self, channel: str) -> operations.ConnectionsRead:
         return operations.ConnectionsRead([])

@@ -230,7 +230,10 @@ def test_a_visit(stage: Stage, engine: str, sdk: str, transport: str, codec: str
     assert ann.ask("presence", "news:a")["users"] == ["ann"]
     stats = ann.ask("presence_stats", "news:a")
     assert (stats["clients"], stats["users"]) == (1, 1)
-    assert ann.ask("rpc", "session", {})["data"]["userId"] == "ann"
+    session = ann.ask("rpc", "session", {})["data"]
+    assert session["userId"] == "ann"
+    acknowledged = ann.ask("rpc", "ack", {"offset": 2, "epoch": session["inbox"]["epoch"]})
+    assert acknowledged["data"] == {"offset": 2}
     with RawSocket(stage.server.port) as bob:
         bob.upgrade()
         bob.ask({"type": "auth", "id": 1, "data": {"token": stage.server.token("bob")}})
@@ -255,6 +258,13 @@ def test_a_visit(stage: Stage, engine: str, sdk: str, transport: str, codec: str
     assert [p["offset"] for p in ann.publications("news:a", 5)] == [1, 2, 3, 4, 5]
     stage.api("notify", userId="ann", data=2)
     assert ann.publications("user:ann", 4)[-1]["data"] == 2
+
+    ann.do("subscribe", "news:b")
+    ann.hear(lambda said: said["what"] == "subscribed" and said["channel"] == "news:b")
+    ann.do("unsubscribe", "news:b")
+    ann.hear(lambda said: said["what"] == "unsubscribed" and said["channel"] == "news:b")
+    # Every SDK tells its app before the server: the next answer says that it has.
+    assert ann.ask("presence", "news:b")["users"] == []
 
     stage.api("unsubscribe", userId="ann", channels=["news:a"])
     assert ann.hear(lambda said: said["what"] == "unsubscribed")["code"] == 2000

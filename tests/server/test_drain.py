@@ -3,14 +3,21 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet import task
+from twisted.internet.defer import Deferred
 
 from pushserver.core import errors
 from pushserver.server.clock import Clock
 from pushserver.server.drain import Drain, reconnect_window
 
 
+class FakeDialect:
+    def __init__(self, takes_advice: bool) -> None:
+        self.takes_advice = takes_advice
+
+
 class FakeConnection:
-    def __init__(self) -> None:
+    def __init__(self, takes_advice: bool = True) -> None:
+        self.dialect = FakeDialect(takes_advice)
         self.open = True
         self.notified: list[Any] = []
         self.code = 0
@@ -80,6 +87,39 @@ def test_who_left_meanwhile_is_not_counted() -> None:
     for connection in room.hub.connections.values():
         connection.open = False
     assert room.drain.run(0).result == 0
+
+
+def test_who_takes_no_advice_is_closed_spread_over_the_window_where_the_process_ends() -> None:
+    room = Room(0)
+    connections: Any = [FakeConnection(takes_advice=n % 2 == 0) for n in range(200)]
+    told, untold = connections[::2], connections[1::2]
+    done = Deferred.fromCoroutine(room.drain.close_all(connections, 10_000))
+    steps, orders = [], []
+    for _ in range(10):
+        assert not any(connection.open for connection in told)
+        steps.append(sum(not connection.open for connection in untold))
+        orders.append([connection.open for connection in untold])
+        room.clock.advance(0.1)
+    assert steps == list(range(10, 101, 10))
+    # Not in the order in which they came.
+    assert orders[4] != sorted(orders[4])
+    assert done.called
+    assert {connection.code for connection in connections} == {3001}
+    advice = [notice.reconnect_after for connection in told for notice in connection.notified]
+    assert len(set(advice)) > 10
+    assert all(0 <= after < 1_000 for after in advice)
+
+
+def test_the_end_of_the_process_is_no_later_than_it_may_be() -> None:
+    for limit, steps in ((500, 5), (0, 1)):
+        room = Room(0)
+        connections: Any = [FakeConnection(takes_advice=False) for _ in range(5_000)]
+        done = Deferred.fromCoroutine(room.drain.close_all(connections, limit))
+        for _ in range(steps - 1):
+            assert any(connection.open for connection in connections)
+            room.clock.advance(0.1)
+        assert done.called
+        assert not any(connection.open for connection in connections)
 
 
 def test_an_empty_node_is_drained_at_once() -> None:

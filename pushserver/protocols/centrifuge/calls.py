@@ -6,9 +6,11 @@ from typing import Final
 
 import msgspec
 from msgspec import Raw, Struct
+from msgspec.structs import replace
 
 from pushserver.core import operations
 from pushserver.core.errors import Code, Refused
+from pushserver.protocols.centrifuge import history
 from pushserver.protocols.centrifuge.messages import payload
 from pushserver.protocols.native import messages as native
 from pushserver.protocols.native.session import operation_of, reply_of
@@ -19,6 +21,8 @@ METHODS: Final = frozenset(
 ) & frozenset(native.REQUEST_TYPES)
 #: What the answer to a native sign-in tells, as it stands now.
 SESSION: Final = "session"
+#: Octets of that in one reply.
+MAX_SESSION: Final = 524_288
 
 
 class _NativeRequest(Struct):
@@ -37,5 +41,25 @@ def operation(method: str, data: Raw) -> operations.Operation:
 
 
 def result(outcome: operations.Outcome) -> Raw:
-    """Return the data that the native protocol answers with."""
-    return Raw(native.encode(reply_of(outcome)[1]))
+    """Return the data that the native protocol answers with, in the room that there is: fewer tasks or messages, where
+    that is too much (``tasksTruncated``, ``more``)."""
+    match outcome:
+        case operations.Authenticated():
+            # What channels begin with stands in the reply itself.
+            bare = {
+                channel: replace(told, messages=()) if isinstance(told, operations.Recovery) else told
+                for channel, told in outcome.results.items()
+            }
+            outcome = replace(outcome, results=bare)
+            while len(data := _encoded(outcome)) > MAX_SESSION and outcome.tasks:
+                outcome = replace(outcome, tasks=outcome.tasks[: len(outcome.tasks) // 2], tasks_truncated=True)
+            return Raw(data)
+        case operations.InboxRead():
+            taken = history.fitting(outcome.messages)
+            more = outcome.more or len(taken) < len(outcome.messages)
+            return Raw(_encoded(replace(outcome, messages=taken, more=more)))
+    return Raw(_encoded(outcome))
+
+
+def _encoded(outcome: operations.Outcome) -> bytes:
+    return native.encode(reply_of(outcome)[1])

@@ -32,6 +32,7 @@ class _Dialect:
     """What is the same however replies are framed; ``ping``: the frame that asks for a sign of life."""
 
     first_ping = FIRST_PING
+    takes_advice = False
 
     def __init__(self, name: str, codec: Codec, names: ChannelNames, ping: bytes) -> None:
         self.name = name

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from pushserver.core import operations
 from pushserver.core.errors import Code, Refused
 from pushserver.core.positions import Position
+from pushserver.core.publication import Publication
 from pushserver.protocols.centrifuge import messages
 from pushserver.protocols.centrifuge.pushes import told
 
@@ -33,12 +35,16 @@ def asked(
 
 
 def page(outcome: operations.HistoryRead) -> messages.HistoryResult:
-    """Return what a reply says of what is kept, and holds of it."""
-    kept: list[messages.Publication] = []
+    """Return what a reply says of what is kept, and holds of it. Its position is the channel's, wherever it ends."""
+    kept = tuple(map(told, fitting(outcome.messages)))
+    return messages.HistoryResult(kept, outcome.epoch, outcome.newest)
+
+
+def fitting(publications: Sequence[Publication]) -> tuple[Publication, ...]:
+    """Return the first of these, as many as one reply has room for: one in any case."""
     size = 0
-    for message in outcome.messages:
-        size += message.size + AROUND
-        if size > MAX_HISTORY_SIZE and kept:
-            break
-        kept.append(told(message))
-    return messages.HistoryResult(tuple(kept), outcome.epoch, outcome.offset)
+    for number, publication in enumerate(publications):
+        size += publication.size + AROUND
+        if size > MAX_HISTORY_SIZE and number:
+            return tuple(publications[:number])
+    return tuple(publications)

@@ -43,8 +43,12 @@ class ChannelNames:
         return name
 
 
-def told(publication: Publication, size: int = 0) -> messages.Publication:
-    """Return a publication in this protocol's terms; ``size``: octets of what stands around its data."""
+#: Octets of a frame beside a publication's data: names, numbers, tags, who published it.
+_AROUND: Final = 4_096
+
+
+def told(publication: Publication) -> messages.Publication:
+    """Return a publication in this protocol's terms, without its data where that makes a frame too large."""
     tags = {"type": publication.type, "messageId": publication.message_id}
     if publication.read_at is not None:
         tags["readAt"] = str(publication.read_at)
@@ -52,17 +56,13 @@ def told(publication: Publication, size: int = 0) -> messages.Publication:
         # The publisher's own win.
         tags |= publication.tags
     data = publication.data
-    if len(data) + size > MAX_FRAME:
+    if len(data) + _AROUND > MAX_FRAME:
         data, tags["truncated"] = _NOTHING, "true"
     info: messages.ClientInfo | None = None
     if publication.sender is not None:
         connection = publication.sender_connection or ""
         info = messages.ClientInfo(publication.sender, connection, messages.raw(publication.sender_info))
     return messages.Publication(data, info, publication.offset or 0, tags, publication.timestamp)
-
-
-#: Octets of a frame beside its data: names, numbers, tags, who published it.
-_AROUND: Final = 4_096
 
 
 def push(publication: Publication, names: ChannelNames) -> messages.Reply:
@@ -74,7 +74,7 @@ def push(publication: Publication, names: ChannelNames) -> messages.Reply:
         case "presence_leave":
             return messages.Reply(push=messages.Push(channel, leave=messages.Leave(_moved(publication))))
         case _:
-            return messages.Reply(push=messages.Push(channel, pub=told(publication, _AROUND)))
+            return messages.Reply(push=messages.Push(channel, pub=told(publication)))
 
 
 class _UserMoved(Struct):

@@ -6,7 +6,8 @@ mapped onto; the native protocol's requests come through as remote calls (`calls
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -14,17 +15,18 @@ from msgspec import UNSET, Raw, Struct
 
 from pushserver import __version__
 from pushserver.core import errors, operations
-from pushserver.core.effects import Alive, ClientName, Disconnect, Effect, Introduce, Leave, Perform, Send
+from pushserver.core.effects import Alive, ClientName, Disconnect, Effect, Introduce, Leave, Perform, ReadOn, Send
 from pushserver.core.errors import Close, Code, Invalid, PushError, Refused
 from pushserver.core.inbox import INBOXES
 from pushserver.core.operations import Recovery, SubscribeItem
 from pushserver.core.positions import BEGINNING, Position
 from pushserver.core.publication import Publication, body
 from pushserver.core.rate_limit import TokenBucket
+from pushserver.core.task import TaskState
 from pushserver.core.tokens import NEVER
 from pushserver.protocols.centrifuge import calls, history, messages, presence
 from pushserver.protocols.centrifuge.messages import Codec, Reply
-from pushserver.protocols.centrifuge.pushes import CODES, TEMPORARY, ChannelNames, push, told
+from pushserver.protocols.centrifuge.pushes import CODES, MAX_FRAME, TEMPORARY, ChannelNames, push, told
 from pushserver.protocols.native.session import Hammering, Rates
 
 #: Characters that are kept of a client's name, and of its version.
@@ -32,11 +34,15 @@ MAX_NAME: Final = 64
 #: So many errors in a row end a connection; so many refusals for speed do.
 MAX_ERRORS: Final = 10
 MAX_RATE_LIMITED: Final = 100
+#: So many effects of a frame are found at once. It may hold thousands of commands, and others want a turn meanwhile.
+AT_ONCE: Final = 16
+#: Pings that wait for an answer; an older one is lost.
+MAX_PINGS: Final = 3
 #: ms that a client has to close by itself once it was told that it may not connect.
 FAREWELL: Final = 4_000
 #: ms after the opening in which a client may subscribe to all its channels at any pace: it does so one by one.
 RUSH: Final = 10_000
-#: Octets of missed publications in one reply; more follow as pushes.
+#: Octets of one reply for what channels begin with: missed publications (more follow as pushes), and states.
 MAX_RECOVERED: Final = 262_144
 #: A subscription that is ended by such a code is over; by the other it is begun anew.
 ENDED: Final = 2000
@@ -86,6 +92,28 @@ class Emulation(Struct, frozen=True):
     node: str
 
 
+class _Beginnings:
+    """What one reply may hold of what its channels begin with, and what follows it instead.
+
+    Attributes:
+        room: octets that are left.
+        pushes: publications that found none.
+    """
+
+    __slots__ = ("pushes", "room")
+
+    def __init__(self) -> None:
+        self.room = MAX_RECOVERED
+        self.pushes: list[Effect] = []
+
+    def take(self, octets: int) -> bool:
+        """Return whether there is room for so many more, and take it."""
+        if octets > self.room:
+            return False
+        self.room -= octets
+        return True
+
+
 class CentrifugeSession:
     """The Centrifuge protocol's side of one connection."""
 
@@ -94,7 +122,6 @@ class CentrifugeSession:
         "_authentications",
         "_codec",
         "_connected",
-        "_due",
         "_emulation",
         "_errors",
         "_explicit",
@@ -102,8 +129,8 @@ class CentrifugeSession:
         "_messages",
         "_now",
         "_opened_at",
+        "_pings",
         "_rate_limited",
-        "_reached",
         "_rules",
         "_rush",
         "_server",
@@ -129,9 +156,9 @@ class CentrifugeSession:
         self._opened_at: int | None = None
         #: channels that the server subscribed
         self._server: set[str] = set()
-        #: pings without an answer; what the first of them acknowledges, and what was acknowledged last
-        self._due = 0
-        self._reached: Position | None = None
+        #: the pings without an answer, the oldest first: what the answer to each acknowledges
+        self._pings: tuple[Position | None, ...] = ()
+        #: what was acknowledged last
         self._acked: Position | None = None
         self._explicit = not rules.acknowledges
 
@@ -148,18 +175,27 @@ class CentrifugeSession:
         self._now = now
         if self._opened_at is None:
             self._opened_at = at
-        effects: list[Effect] = []
+        effects = self._read(payload, at)
+        first = list(islice(effects, AT_ONCE))
+        if len(first) == AT_ONCE:
+            first.append(ReadOn(effects))
+        return first
+
+    def _read(self, payload: bytes, at: int) -> Iterator[Effect]:
+        """Read a frame command by command. What stands behind one that ends the connection is not even read."""
         empty = True
         try:
             for command in self._codec.commands(payload):
                 empty = False
-                effects += self._take(command, at)
-                if effects and isinstance(effects[-1], Disconnect):
-                    # What stands behind it is not even read: it may be thousands.
-                    return effects
+                for effect in self._take(command, at):
+                    yield effect
+                    if isinstance(effect, Disconnect):
+                        return
         except messages.Malformed:
-            return [_BAD]
-        return [_BAD] if empty else effects
+            # What came before it was said all the same.
+            empty = True
+        if empty:
+            yield _BAD
 
     def _take(self, command: messages.Command, at: int) -> Iterable[Effect]:
         request, id = command.request, command.id or 0
@@ -196,24 +232,25 @@ class CentrifugeSession:
         if not isinstance(request, messages.SubscribeRequest) or not self._rush:
             return False
         assert self._opened_at is not None
-        self._rush = self._rush - 1 if at - self._opened_at <= RUSH else 0
-        return self._rush > 0
+        if at - self._opened_at > RUSH:
+            self._rush = 0
+            return False
+        self._rush -= 1
+        return True
 
     def _pong(self, at: int) -> Iterable[Effect]:
-        if not self._due:
-            return self._beyond_rate() if self._messages.take(at) else ()
+        if not self._pings:
+            return self._beyond_rate() if self._messages.take(at) else (Alive(),)
         return (Alive(), *self.answered())
 
     def pinged(self, reached: Position | None) -> None:
-        """A ping goes out. The first that is not answered yet says what its answer acknowledges."""
-        self._due += 1
-        if self._due == 1 and not self._explicit:
-            self._reached = reached
+        """A ping goes out. Which one an answer is for it does not say: it counts for the oldest, so that one that is
+        lost has later ones acknowledge less, and never more than was sent before their own ping."""
+        self._pings = (*self._pings, reached)[-MAX_PINGS:]
 
     def answered(self) -> tuple[Effect, ...]:
         """Return the acknowledgement of what was sent before the ping that is answered."""
-        self._due = max(0, self._due - 1)
-        reached, self._reached = self._reached, None
+        reached, self._pings = (self._pings[0] if self._pings else None), self._pings[1:]
         if reached is None or self._explicit or reached == self._acked:
             return ()
         self._acked = reached
@@ -297,7 +334,8 @@ class CentrifugeSession:
             since = Position(request.offset or 0, request.epoch)
         elif request.recover and not request.offset:
             since = BEGINNING
-        return SubscribeItem(channel, since, request.token or None)
+        # Clients take what is in the reply only when it comes to who was there before.
+        return SubscribeItem(channel, since, request.token or None, pending=channel.startswith(INBOXES))
 
     def _publish(self, request: messages.PublishRequest) -> operations.Operation:
         if request.type:
@@ -325,13 +363,13 @@ class CentrifugeSession:
         else:
             self._went_well()
         reply = Reply(id)
-        rest: list[Effect] = []
         match request, outcome:
             case messages.ConnectRequest(), operations.Authenticated():
-                reply, rest = self._answer_connect(id, request, outcome)
+                return self._answer_connect(id, request, outcome)
             case messages.ConnectRequest(), operations.Subscribed():
-                subs, rest = self._subscriptions(outcome, request.subs or {})
-                reply = Reply(id, connect=self._hello(subs, outcome.expires_at, None))
+                begun = _Beginnings()
+                subs = self._subscriptions(outcome, request.subs or {}, begun)
+                return [self._reply(Reply(id, connect=self._hello(subs, outcome.expires_at, None))), *begun.pushes]
             case messages.RefreshRequest(), operations.Authenticated() | operations.Subscribed():
                 expires, ttl = self._expiry(outcome.expires_at)
                 reply = Reply(id, refresh=messages.RefreshResult(self._id, __version__, expires, ttl))
@@ -352,7 +390,11 @@ class CentrifugeSession:
                 reply = Reply(id, history=history.page(outcome))
             case messages.RpcRequest(), _:
                 reply = Reply(id, rpc=messages.RpcResult(calls.result(outcome)))
-        return [self._reply(reply), *rest]
+        sent = self._reply(reply)
+        if len(sent.payload) > MAX_FRAME:
+            # Clients would break the connection at it.
+            return self._failed(id, request, Refused("too much for one reply", Code.LIMIT_EXCEEDED))
+        return [sent]
 
     def _reply(self, reply: Reply, error: Code | None = None) -> Send:
         return Send(self._codec.reply(reply), error)
@@ -381,9 +423,7 @@ class CentrifugeSession:
             node=self._emulation.node,
         )
 
-    def _answer_connect(
-        self, id: int, request: messages.ConnectRequest, who: operations.Authenticated
-    ) -> tuple[Reply, list[Effect]]:
+    def _answer_connect(self, id: int, request: messages.ConnectRequest, who: operations.Authenticated) -> list[Effect]:
         own = f"{INBOXES}{who.user_id}"
         recovered = who.results.get(own)
         subs = {
@@ -398,32 +438,27 @@ class CentrifugeSession:
                 was_recovering=own in who.results,
             )
         }
-        rest: list[Effect] = []
+        begun = _Beginnings()
         self._server = {own, _SYSTEM}
         notices = who.results.get(_SYSTEM, who.notices)
-        subs[_SYSTEM], pushes = self._subscription(notices, (request.subs or {}).get(_SYSTEM))
-        rest += pushes
+        subs[_SYSTEM] = self._subscription(notices, (request.subs or {}).get(_SYSTEM), begun)
         if who.subscribed is not None:
-            more, pushes = self._subscriptions(who.subscribed, request.subs or {})
-            subs |= more
-            rest += pushes
+            subs |= self._subscriptions(who.subscribed, request.subs or {}, begun)
         data = calls.result(who) if _wants_session(request.data) else None
-        return Reply(id, connect=self._hello(subs, who.expires_at, data)), rest
+        return [self._reply(Reply(id, connect=self._hello(subs, who.expires_at, data))), *begun.pushes]
 
     def _subscriptions(
-        self, outcome: operations.Subscribed, asked: Mapping[str, messages.SubscribeRequest]
-    ) -> tuple[dict[str, messages.SubscribeResult], list[Effect]]:
-        """Return what the reply to a connect command says of the channels that were subscribed with it, and the pushes
-        behind it. Those that were rejected are left out: clients report them as unsubscribed."""
+        self, outcome: operations.Subscribed, asked: Mapping[str, messages.SubscribeRequest], begun: _Beginnings
+    ) -> dict[str, messages.SubscribeResult]:
+        """Return what the reply to a connect command says of the channels that were subscribed with it. Those that were
+        rejected are left out: clients report them as unsubscribed."""
         found: dict[str, messages.SubscribeResult] = {}
-        rest: list[Effect] = []
         for channel, result in outcome.results.items():
             self._server.add(channel)
             name = self._rules.names.outward(channel)
-            begun, pushes = self._subscription(result, asked.get(name), outcome.expiries.get(channel))
-            found[name] = _with_data(begun, outcome.data.get(channel))
-            rest += pushes
-        return found, rest
+            told = self._subscription(result, asked.get(name), begun, outcome.expiries.get(channel))
+            found[name] = _with_data(told, outcome.data.get(channel))
+        return found
 
     def _answer_subscribe(
         self, id: int, request: messages.SubscribeRequest, outcome: operations.Subscribed
@@ -438,34 +473,40 @@ class CentrifugeSession:
             leave = Leave(channel)
             return [leave, *self._failed(id, request, Refused("the position is lost", Code.CONFLICT))]
         self._server.discard(channel)
-        begun, pushes = self._subscription(result, request, outcome.expiries.get(channel))
-        begun = _with_data(begun, outcome.data.get(channel))
-        return [self._reply(Reply(id, subscribe=begun)), *pushes]
+        begun = _Beginnings()
+        told = self._subscription(result, request, begun, outcome.expiries.get(channel))
+        told = _with_data(told, outcome.data.get(channel))
+        return [self._reply(Reply(id, subscribe=told)), *begun.pushes]
 
     def _subscription(
-        self, result: operations.Result, request: messages.SubscribeRequest | None, expires_at: int | None = None
-    ) -> tuple[messages.SubscribeResult, list[Effect]]:
-        """Return what a reply says of a subscription, and the pushes behind it. ``request``: what was asked for, where
-        it was the client that did."""
+        self,
+        result: operations.Result,
+        request: messages.SubscribeRequest | None,
+        begun: _Beginnings,
+        expires_at: int | None = None,
+    ) -> messages.SubscribeResult:
+        """Return what a reply says of a subscription. ``request``: what was asked for, where it was the client that
+        did; ``begun``: takes the pushes behind the reply."""
         expires, ttl = self._expiry(expires_at)
         if result is None:
-            return messages.SubscribeResult(expires=expires, ttl=ttl), []
-        if isinstance(result, operations.OutputStart):
-            return messages.SubscribeResult(expires=expires, ttl=ttl, data=body({"output": result.shown()})), []
+            return messages.SubscribeResult(expires=expires, ttl=ttl)
         if not isinstance(result, Recovery):
-            name = "status" if isinstance(result, operations.UserStatus) else "task"
-            return messages.SubscribeResult(expires=expires, ttl=ttl, data=body({name: result})), []
+            state = body(_state(result))
+            # Of many tasks: what finds no room is read by calls.
+            return messages.SubscribeResult(
+                expires=expires, ttl=ttl, data=state if begun.take(len(bytes(state))) else UNSET
+            )
         asked = request is not None and bool(request.recover)
         recovered = asked and result.recovered
         missed = result.messages if recovered else ()
-        rest: list[Effect] = []
-        if sum(m.size + history.AROUND for m in missed) > MAX_RECOVERED:
-            rest, missed = [self._push(m) for m in missed], ()
+        if not begun.take(sum(m.size + history.AROUND for m in missed)):
+            begun.pushes += map(self._push, missed)
+            missed = ()
         offset = result.offset
         if recovered and request is not None:
             # The client goes on from its own position, by each message that follows.
             offset = request.offset or 0
-        begun = messages.SubscribeResult(
+        return messages.SubscribeResult(
             expires=expires,
             ttl=ttl,
             recoverable=True,
@@ -476,7 +517,6 @@ class CentrifugeSession:
             offset=offset,
             was_recovering=asked,
         )
-        return begun, rest
 
     def _push(self, publication: Publication) -> Send:
         return self._reply(push(publication, self._rules.names))
@@ -584,6 +624,17 @@ def _with_data(begun: messages.SubscribeResult, data: bytes | None) -> messages.
     if data is None or begun.data is not UNSET:
         return begun
     return msgspec.structs.replace(begun, data=Raw(data))
+
+
+def _state(result: operations.OutputStart | operations.UserStatus | TaskState) -> dict[str, object]:
+    """Return the state that a channel begins with, by its name."""
+    match result:
+        case operations.OutputStart():
+            return {"output": result.shown()}
+        case operations.UserStatus():
+            return {"status": result}
+        case _:
+            return {"task": result}
 
 
 def _missing(what: str) -> Refused:

@@ -20,6 +20,7 @@ class Plain:
 
     name = SUBPROTOCOL
     first_ping = FIRST_PING
+    takes_advice = True
 
     def publication(self, publication: Publication) -> bytes:
         # Users are counted here.

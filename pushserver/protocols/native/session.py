@@ -314,7 +314,7 @@ def reply_of(outcome: operations.Outcome) -> tuple[str, Any]:
             return "inbox_read_success", {"unread": unread}
         case operations.InboxDeleted(deleted, unread):
             return "inbox_delete_success", {"deleted": deleted, "unread": unread}
-        case operations.HistoryRead(kept, offset, epoch, more):
+        case operations.HistoryRead(kept, offset, epoch, _, more):
             data = {"messages": [msgspec.Raw(messages.push(m)) for m in kept], "offset": offset, "epoch": epoch}
             return "history", data | ({"more": True} if more else {})
         case operations.PresenceRead(users, total):

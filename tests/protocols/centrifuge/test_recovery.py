@@ -13,7 +13,7 @@ from pushserver.core import operations, positions
 from pushserver.core.effects import Effect, Perform, Send
 from pushserver.core.positions import Position
 from pushserver.core.publication import Publication
-from pushserver.protocols.centrifuge.session import MAX_RECOVERED
+from pushserver.protocols.centrifuge.session import MAX_PINGS, MAX_RECOVERED
 from tests.protocols.centrifuge.sdk import LANGUAGES
 
 NAMES = st.sampled_from(sorted(LANGUAGES))
@@ -163,7 +163,8 @@ def test_a_follower_is_told_all_once_and_in_order_or_that_it_was_not(name: str, 
 
 @settings(deadline=None, max_examples=100)
 @given(
-    name=NAMES, steps=st.lists(st.sampled_from(["send", "send", "ping", "read", "read", "read", "break"]), max_size=60)
+    name=NAMES,
+    steps=st.lists(st.sampled_from(["send", "send", "ping", "read", "read", "read", "lose", "break"]), max_size=60),
 )
 def test_no_message_is_acknowledged_that_was_not_dealt_with(name: str, steps: list[str]) -> None:
     line, language = Line(LANGUAGES[name]()), LANGUAGES[name]()
@@ -172,11 +173,14 @@ def test_no_message_is_acknowledged_that_was_not_dealt_with(name: str, steps: li
     #: what is on its way to the client: a message by its number, a ping as None
     under_way: deque[int | None] = deque()
 
-    def read() -> None:
+    def read(lost: bool = False) -> None:
         nonlocal acknowledged
         message = under_way.popleft()
         if message is not None:
             dealt_with.add(message)
+            return
+        if lost:
+            # The request that brings the answer over a stream fails.
             return
         for effect in line.take({}):
             if isinstance(effect, Perform):
@@ -197,15 +201,17 @@ def test_no_message_is_acknowledged_that_was_not_dealt_with(name: str, steps: li
         elif step == "ping" and None not in under_way:
             # As the heartbeat does: one at a time.
             ping()
-        elif step == "read" and under_way:
-            read()
+        elif step in ("read", "lose") and under_way:
+            read(lost=step == "lose")
         elif step == "break":
             line = Line(language)
             # The next connection is sent what was not acknowledged.
             under_way = deque(range(acknowledged + 1, kept + 1))
     while under_way:
         read()
-    ping()
-    read()
+    # As many answers as may have been lost before.
+    for _ in range(MAX_PINGS):
+        ping()
+        read()
     assert dealt_with == set(range(1, kept + 1))
     assert acknowledged == kept

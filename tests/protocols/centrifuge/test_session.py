@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,18 +13,28 @@ from twisted.internet.defer import Deferred, fail
 from pushserver import __version__
 from pushserver.core import errors
 from pushserver.core.channels import Namespace, Namespaces, Rule
+from pushserver.core.effects import ReadOn
 from pushserver.core.errors import Code, Unavailable
 from pushserver.core.positions import Position
 from pushserver.core.tokens import Keys, TokenRules
 from pushserver.manhole.tracing import MessageWatch
+from pushserver.protocols.centrifuge import calls, session
 from pushserver.protocols.centrifuge.pushes import ChannelNames
-from pushserver.protocols.centrifuge.session import INSUFFICIENT_STATE, MAX_ERRORS, MAX_RATE_LIMITED, NO_MESSAGES
+from pushserver.protocols.centrifuge.session import (
+    AT_ONCE,
+    INSUFFICIENT_STATE,
+    MAX_ERRORS,
+    MAX_RATE_LIMITED,
+    NO_MESSAGES,
+)
 from pushserver.protocols.native.session import Rates
+from pushserver.server import inbound, reading
 from pushserver.server.clock import wall_clock
 from pushserver.server.cluster import Target, TargetChannels
+from pushserver.server.replay import PAGE as REPLAYED
 from tests.fakes import SECRET
 from tests.protocols.centrifuge.sdk import LANGUAGES, Json, Sdk
-from tests.protocols.paper import Native, Place
+from tests.protocols.paper import SETTINGS, Native, Place
 
 
 @pytest.fixture(params=sorted(LANGUAGES))
@@ -40,7 +51,7 @@ def error(code: int, reply: Any, temporary: bool = False) -> None:
 def theirs(place: Place, **rules: bool) -> None:
     """Let claims of Centrifugo's tokens count."""
     authenticator = place.node.authenticator
-    given = TokenRules(centrifuge=True, **rules)  # type: ignore[arg-type]
+    given = TokenRules(more_claims=True, **rules)  # type: ignore[arg-type]
     authenticator.adopt(Keys(SECRET), given)
 
 
@@ -127,6 +138,41 @@ async def test_what_is_out_of_order_is_a_close(place: Place, language: Any, comm
     assert ann.all == []
 
 
+async def test_what_stands_before_a_mistake_in_a_frame_is_carried_out(place: Place, language: Any) -> None:
+    bob = Sdk(place, language)
+    await bob.connect("bob")
+    await bob.call(subscribe={"channel": "kept:a"})
+    good = {"id": 9, "publish": {"channel": "kept:a", "data": 1}}
+    (second,) = language.frames([good, {"id": 10, "connect": {}}])
+    # A line that ends too soon, or a message that is longer than its frame.
+    unreadable = language.frames([good, {"id": 10, "ping": {}}])[0][:-1]
+    for frame in (second, unreadable):
+        ann = Sdk(place, language)
+        await ann.connect("ann")
+        ann.inbound.receive(frame)
+        assert await place.until(lambda ann=ann: ann.closed) == errors.BAD_REQUEST
+        assert ann.answer_to(9) == {"publish": {}}
+    await place.until(lambda: len(bob.published("kept:a")) == 2)
+
+
+async def test_a_frame_of_many_commands_leaves_others_their_turn(
+    place: Place, language: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ann, bob = Sdk(place, language), Sdk(place, language)
+    await ann.connect("ann")
+    await bob.connect("bob")
+    frames = language.frames([{"id": id, "ping": {}} for id in range(1_000, 1_200)])
+    found = ann.inbound._session.receive(frames[0], 0, 0)
+    # No more of it is even decoded yet.
+    assert (len(found), type(found[-1])) == (AT_ONCE + 1, ReadOn)
+    monkeypatch.setattr(inbound, "SLICE", -1.0)
+    ann.send(*({"id": id, "ping": {}} for id in range(1_000, 1_200)))
+    assert ann.answer_to(1_199) is None
+    await bob.call(ping={})
+    await place.until(lambda: ann.answer_to(1_199))
+    assert [m["id"] for m in ann.all][-200:] == [*range(1_000, 1_200)]
+
+
 async def test_a_second_connect_is_a_close(place: Place, language: Any) -> None:
     ann = Sdk(place, language)
     await ann.connect("ann")
@@ -194,6 +240,45 @@ async def test_much_that_was_missed_follows_the_reply(place: Place, language: An
     assert [p["offset"] for p in bob.published("kept:a")] == [1, 2, 3, 4, 5, 6]
 
 
+async def test_one_reply_holds_so_much_of_all_channels_together(place: Place, language: Any) -> None:
+    ann, bob = Sdk(place, language), Sdk(place, language)
+    await ann.connect("ann")
+    names = [f"kept:{n}" for n in range(6)]
+    asked: dict[str, Any] = {name: {"recover": True} for name in names}
+    for name in names:
+        await ann.call(publish={"channel": name, "data": "x" * 60_000})
+    told = await bob.connect("bob", subs=asked)
+    held = [name for name in names if told["subs"][name]["publications"]]
+    assert len(held) == 4
+    assert all(told["subs"][name]["recovered"] and told["subs"][name]["offset"] == 0 for name in names)
+    # The others follow, before what is published later.
+    for name in names:
+        await ann.call(publish={"channel": name, "data": 2})
+    await place.until(
+        lambda: all(bob.published(name)[-1:] and bob.published(name)[-1]["offset"] == 2 for name in names)
+    )
+    assert [len(bob.published(name)) for name in names] == [1 if name in held else 2 for name in names]
+
+
+async def test_a_session_is_told_in_the_room_that_there_is(
+    place: Place, language: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(4):
+        await place.execute("task.create", taskId=f"t{n}", userId="ann", title="x" * 200)
+    monkeypatch.setattr(calls, "MAX_SESSION", 1_500)
+    told = (await Sdk(place, language).connect("ann", data={"session": True}))["data"]
+    assert 0 < len(told["tasks"]) < 4
+    assert told["tasksTruncated"] is True
+
+
+async def test_too_much_for_a_reply_is_an_error(place: Place, language: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ann = Sdk(place, language)
+    await ann.connect("ann")
+    await ann.call(subscribe={"channel": "chat:a"})
+    monkeypatch.setattr(session, "MAX_FRAME", 10)
+    error(106, await ann.call(presence={"channel": "chat:a"}))
+
+
 async def test_a_lost_position_is_an_error_for_who_wants_it_so(place: Place) -> None:
     ann = Sdk(place, Json())
     await ann.connect("ann")
@@ -256,6 +341,19 @@ async def test_a_page_of_history(place: Place, language: Any) -> None:
     assert [p["offset"] for p in found["publications"]] == [3]
     found = (await ann.call(history={"channel": "kept:a", "limit": 2, "reverse": True}))["history"]
     assert [p["offset"] for p in found["publications"]] == [4, 3]
+
+
+async def test_a_page_of_history_that_ends_early_says_where_the_channel_stands(
+    place: Place, language: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ann = Sdk(place, language)
+    await ann.connect("ann")
+    for _ in range(5):
+        await ann.call(publish={"channel": "kept:a", "data": "x" * 200})
+    monkeypatch.setattr(reading, "PAGE_BYTES", 500)
+    found = (await ann.call(history={"channel": "kept:a", "limit": -1}))["history"]
+    assert 0 < len(found["publications"]) < 5
+    assert found["offset"] == 5
 
 
 async def test_chat_is_said_by_publishing(place: Place, language: Any) -> None:
@@ -477,6 +575,20 @@ async def test_a_pong_acknowledges_what_was_sent_before_its_ping(place: Place, l
     assert (await again.connect("ann"))["subs"]["user:ann"]["offset"] == 3
 
 
+async def test_an_answer_to_a_ping_that_is_lost_ends_no_acknowledging(place: Place, language: Any) -> None:
+    ann = Sdk(place, language)
+    await ann.connect("ann")
+    # The answer to the second is lost. From then on each counts for the ping before its own.
+    for n, acked in enumerate([1, 1, 2, 3, 4, 5]):
+        await place.execute("notify", userId="ann", data=n)
+        await place.until(lambda n=n: len(ann.published("user:ann")) == n + 1)
+        ann.ping()
+        if n != 1:
+            ann.pong()
+            await ann.call(ping={})
+        assert (await place.engine.inbox.state("ann")).acked == acked
+
+
 async def test_who_acknowledges_by_calls_does_so_alone(place: Place, language: Any) -> None:
     for n in range(3):
         await place.execute("notify", userId="ann", data=n)
@@ -525,6 +637,99 @@ async def test_who_left_its_inbox_is_sent_nothing_of_it_and_acknowledges_nothing
     await ann.call(ping={})
     assert ann.published("user:ann") == []
     assert (await place.engine.inbox.state("ann")).acked == 0
+
+
+async def test_who_comes_back_to_its_inbox_is_sent_what_came_meanwhile(place: Place, language: Any) -> None:
+    ann = Sdk(place, language)
+    epoch = (await ann.connect("ann"))["subs"]["user:ann"]["epoch"]
+    await ann.call(unsubscribe={"channel": "user:ann"})
+    for n in range(3):
+        await place.execute("notify", userId="ann", data=n)
+    begun = (await ann.call(subscribe={"channel": "user:ann"}))["subscribe"]
+    # Where delivery begins, not where it will end.
+    assert (begun["offset"], begun["epoch"], begun["recovered"], begun["publications"]) == (0, epoch, False, [])
+    await place.until(lambda: len(ann.published("user:ann")) == 3)
+    ann.ping()
+    ann.pong()
+    await ann.call(ping={})
+    assert [p["offset"] for p in ann.published("user:ann")] == [1, 2, 3]
+    assert (await place.engine.inbox.state("ann")).acked == 3
+    # Once more, as one that gets it already: nothing comes twice.
+    begun = (await ann.call(subscribe={"channel": "user:ann"}))["subscribe"]
+    await place.execute("notify", userId="ann", data=3)
+    await place.until(lambda: len(ann.published("user:ann")) >= 4)
+    assert begun["offset"] == 3
+    assert [p["offset"] for p in ann.published("user:ann")] == [1, 2, 3, 4]
+
+
+async def test_a_lost_position_in_the_inbox_is_answered_with_all_that_is_kept(place: Place, language: Any) -> None:
+    for n in range(3):
+        await place.execute("notify", userId="ann", data=n)
+    ann = Sdk(place, language)
+    epoch = (await ann.connect("ann"))["subs"]["user:ann"]["epoch"]
+    await place.until(lambda: len(ann.published("user:ann")) == 3)
+    since = {"channel": "user:ann", "recover": True, "offset": 2, "epoch": epoch}
+    begun = (await ann.call(subscribe=since))["subscribe"]
+    assert (begun["recovered"], begun["was_recovering"], begun["offset"]) == (True, True, 2)
+    await place.until(lambda: len(ann.published("user:ann")) == 4)
+    begun = (await ann.call(subscribe=since | {"epoch": "other"}))["subscribe"]
+    assert (begun["recovered"], begun["was_recovering"], begun["offset"]) == (False, True, 0)
+    await place.until(lambda: len(ann.published("user:ann")) == 7)
+    assert [p["offset"] for p in ann.published("user:ann")] == [1, 2, 3, 3, 1, 2, 3]
+    error(112, await ann.call(subscribe=since | {"epoch": "other", "flag": 2}))
+    assert "user:ann" not in ann.connection.channels
+
+
+async def test_nothing_of_the_inbox_is_acknowledged_before_it_is_sent(place: Place, language: Any) -> None:
+    for n in range(REPLAYED + 5):
+        await place.execute("notify", userId="ann", data=n)
+    ann = Sdk(place, language)
+    # The client does not read: what waits is still coming when it asks for another position.
+    ann.socket.blocked = True
+    lost = {"channel": "user:ann", "recover": True, "offset": 2, "epoch": "other"}
+    ann.send({"id": 1, "connect": {"token": place.token("ann")}}, {"id": 2, "subscribe": lost})
+    await place.until(lambda: ann.answer_to(1))
+    ann.ping()
+    ann.pong()
+    assert ann.inbound.waiting == 1
+    assert (await place.engine.inbox.state("ann")).acked == 0
+    ann.socket.unblock()
+    await place.until(lambda: ann.answer_to(2))
+    await place.until(lambda: [p["offset"] for p in ann.published("user:ann")][-1:] == [REPLAYED + 5])
+    begun = ann.answer_to(2)["subscribe"]
+    assert (begun["recovered"], begun["offset"]) == (False, 0)
+    told = [p["offset"] for p in ann.published("user:ann")]
+    assert told[-REPLAYED - 5 :] == [*range(1, REPLAYED + 6)]
+    ann.ping()
+    ann.pong()
+    await ann.call(ping={})
+    assert (await place.engine.inbox.state("ann")).acked == REPLAYED + 5
+
+
+async def test_messages_of_the_inbox_that_are_gone_are_told_of(engine: str, tmp_path: Path, language: Any) -> None:
+    (tmp_path / "small").mkdir()
+    place = await Place(tmp_path / "small", engine, SETTINGS + "[inbox]\nmax_messages = 2\n").start()
+    try:
+        ann = Sdk(place, language)
+        await ann.connect("ann")
+        await ann.call(unsubscribe={"channel": "user:ann"})
+        for n in range(5):
+            await place.execute("notify", userId="ann", data=n)
+        again = Sdk(place, language)
+        await again.connect("ann")
+        await ann.call(subscribe={"channel": "user:ann"})
+        for client in (ann, again):
+            # How many are unread may be told between.
+            told = await place.until(
+                lambda client=client: (
+                    len(found := [p for p in client.published("user:ann") if p["tags"]["type"] != "inbox_changed"]) >= 3
+                    and found
+                )
+            )
+            assert [p["tags"]["type"] for p in told] == ["inbox_overflow", *["user_notification"] * 2]
+            assert (told[0]["data"], [p.get("offset") for p in told]) == ({"lost": 3}, [None, 4, 5])
+    finally:
+        await place.stop()
 
 
 async def test_an_inbox_has_the_name_that_was_chosen(place: Place) -> None:
@@ -813,6 +1018,16 @@ async def test_too_many_commands_are_refused_and_then_end_it(place: Place) -> No
     for _ in range(MAX_RATE_LIMITED):
         ann.send({"id": 7, "ping": {}})
     assert ann.closed == errors.TOO_MANY_REQUESTS
+
+
+async def test_the_first_subscriptions_are_free_for_a_while(place: Place) -> None:
+    for seconds, free in ((10, 3), (11, 0)):
+        ann = Sdk(place, Json(Rates(0.001, 2, 0), subscribes=3))
+        await ann.connect("ann")
+        place.time.advance(seconds)
+        replies = await ann.calls(*({"subscribe": {"channel": f"free:{n}"}} for n in range(5)))
+        # The burst is two messages, and `connect` was the first.
+        assert ["subscribe" in reply for reply in replies] == [*[True] * (free + 1), *[False] * (4 - free)]
 
 
 async def test_who_leaves_a_channel_is_told_so_at_any_rate(place: Place) -> None:

@@ -98,6 +98,7 @@ class NdjsonDialect:
 
     name = "ndjson"
     first_ping = 0.1
+    takes_advice = True
 
     def publication(self, publication: Publication) -> bytes:
         push = ["push", publication.channel, publication.type, publication.data, publication.offset]
