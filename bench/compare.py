@@ -31,10 +31,10 @@ from itertools import count
 from random import Random
 from types import FrameType
 
-from bench.figures import idle_memory, inbound, one_a_turn, running, sign_in, ten_a_turn, warm
+from bench.figures import idle_memory, inbound, notify, one_a_turn, running, sign_in, ten_a_turn, warm
 from bench.measure import Progress, machine
 from bench.ratios import ratio
-from bench.servers import Load, NotAvailable, PushServer, SecurePushServer, Server, redis_server
+from bench.servers import KeepingServer, Load, NotAvailable, PushServer, SecurePushServer, Server, redis_server
 from tools.trees import WORKING_TREE, CannotBuild, Tree, build
 
 #: Takes a figure once.
@@ -61,15 +61,21 @@ class RoundDied(Exception):
     """A round did not come to its end; the message is one line."""
 
 
+def _own_redis(stack: ExitStack, wanted: bool) -> str:
+    """Return the address of a Redis of its own; empty where none is wanted."""
+    return f"redis://127.0.0.1:{stack.enter_context(redis_server())}/0" if wanted else ""
+
+
 def _fan_out(
     take: Callable[[Server, Load, int, int], float],
     times: int,
     stack: ExitStack,
     tree: Tree,
+    connections: int = 1_000,
+    redis: bool = False,
     kind: type[Server] = PushServer,
 ) -> Meter:
-    connections = 1_000
-    server, load = stack.enter_context(running(kind, connections, tree=tree))
+    server, load = stack.enter_context(running(kind, connections, tree=tree, redis=_own_redis(stack, redis)))
     take(server, load, 10, connections)
     return partial(take, server, load, times, connections)
 
@@ -83,8 +89,7 @@ def _sign_in(
     kind: type[Server] = PushServer,
 ) -> Meter:
     """Clients of other users in each slice; they stay until the round is over, so that no leaving is measured."""
-    url = f"redis://127.0.0.1:{stack.enter_context(redis_server())}/0" if redis else ""
-    server, _ = stack.enter_context(running(kind, tree=tree, redis=url))
+    server, _ = stack.enter_context(running(kind, tree=tree, redis=_own_redis(stack, redis)))
     warm(server, 200)
     clients = 100 if window == 1 else 400
     firsts = count(1_000, clients)
@@ -95,6 +100,13 @@ def _sign_in(
         return sign_in(server, load, clients, next(firsts), window)[which]
 
     return read
+
+
+def _notify(stack: ExitStack, tree: Tree) -> Meter:
+    users = 100
+    server, load = stack.enter_context(running(PushServer, users, tree=tree))
+    notify(server, load, users, users)
+    return partial(notify, server, load, 2 * users, users)
 
 
 def _inbound(stack: ExitStack, tree: Tree) -> Meter:
@@ -131,6 +143,19 @@ FIGURES = {
     ),
     "tls-accept": Figure(
         "accept over TLS with sign-in", "µs of CPU", partial(_sign_in, kind=SecurePushServer), slices=3
+    ),
+    "notify": Figure("notify, kept and handed out", "µs of CPU", _notify, slices=4),
+    "history": Figure(
+        "publish with history",
+        "µs of CPU",
+        partial(_fan_out, one_a_turn, 300, connections=1, kind=KeepingServer),
+        slices=4,
+    ),
+    "redis-history": Figure(
+        "publish with history over Redis",
+        "µs of CPU",
+        partial(_fan_out, one_a_turn, 300, connections=1, redis=True, kind=KeepingServer),
+        slices=4,
     ),
     "inbound": Figure("inbound", "µs of CPU", _inbound, slices=4),
     "memory": Figure("idle memory", "KiB", _memory),

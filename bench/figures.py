@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from bench.measure import cpu, resident
-from bench.servers import Load, Server, masked
+from bench.servers import Load, PushServer, Server, masked
 
 #: What whoever signs in subscribes to.
 CHANNELS = ("public:a", "public:b", "public:c")
@@ -18,11 +18,13 @@ CHANNELS = ("public:a", "public:b", "public:c")
 REST = 0.3
 SETTLED = 2.0
 
+Kind = TypeVar("Kind", bound=Server)
+
 
 @contextmanager
 def running(
-    kind: type[Server], connections: int = 0, own: int = 0, load: Callable[[Server], Load] = Load, **options: Any
-) -> Iterator[tuple[Server, Load]]:
+    kind: type[Kind], connections: int = 0, own: int = 0, load: Callable[[Server], Load] = Load, **options: Any
+) -> Iterator[tuple[Kind, Load]]:
     """A server of its own, with the client that loads it (``load`` makes it); both are gone afterwards."""
     with ExitStack() as stack:
         server = kind(**options)
@@ -62,6 +64,25 @@ def ten_a_turn(server: Server, load: Load, bursts: int, connections: int) -> flo
         server.burst(10)
         load.wait(10 * connections)
     return (cpu(server.pid) - before) / bursts / 10 / connections * 1e6
+
+
+def notify(
+    server: PushServer, load: Load, turns: int, users: int, at_once: int = 1, others: Sequence[int] = ()
+) -> float:
+    """µs of CPU for a notification that is kept and handed out, so many in one request, to one user after another.
+
+    ``others``: processes whose CPU counts beside the server's.
+    """
+
+    def used() -> float:
+        return sum(map(cpu, (server.pid, *others)))
+
+    load.reset()
+    before = used()
+    for first in range(0, turns * at_once, at_once):
+        server.notify(*(f"u{number % users}" for number in range(first, first + at_once)))
+        load.wait(at_once)
+    return (used() - before) / turns / at_once * 1e6
 
 
 def sign_in(server: Server, load: Load, count: int, first: int = 0, window: int = 64) -> tuple[float, float]:

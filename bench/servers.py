@@ -344,6 +344,15 @@ class PushServer(Server):
             "PUSHSERVER_DELIVERY__COMPRESSION": "true" if self.compression else "false",
         }
 
+    def notify(self, *users: str) -> None:
+        """One notification for each of the users, kept; of several, all in one request."""
+        wanted = [{"userId": user, "data": self.data()} for user in users]
+        if len(wanted) == 1:
+            self.http.post("/api/notify", json.dumps(wanted[0]).encode(), self.headers)
+        else:
+            commands = [{"method": "notify", "params": params} for params in wanted]
+            self.http.post(self.batch_path, json.dumps({"commands": commands}).encode(), self.headers)
+
     def answers(self) -> bool:
         try:
             with socket.create_connection(("127.0.0.1", self.port), 0.5) as s:
@@ -357,6 +366,12 @@ class SecurePushServer(PushServer):
     """The same, whose clients come to an ``ssl:`` listener."""
 
     secure = True
+
+
+class KeepingServer(PushServer):
+    """The whole server, which keeps a history of the channel that everybody follows."""
+
+    settings = '[[namespaces]]\nname = "public"\nhistory_size = 100\n'
 
 
 class NodeServer(Server):

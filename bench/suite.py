@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-from bench import redis_publish, sdks
+from bench import notify, outputs, redis_publish, sdks
 from bench.figures import SETTLED, idle_memory, inbound, one_a_turn, running, sign_in, ten_a_turn, warm
 from bench.measure import Progress, Table, Target, cpu, in_turns, percentile, resident
 from bench.servers import (
@@ -446,4 +446,6 @@ BENCHMARKS: dict[str, Callable[[Progress, int], Table | list[Table]]] = {
     "inbound": messages,
     "durable": appends,
     "sdks": sdks.sdks,
+    "notify": notify.notify,
+    "outputs": outputs.outputs,
 }

@@ -4,25 +4,37 @@ from __future__ import annotations
 
 import functools
 import http.server
+import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urljoin
+from urllib.request import urlopen
 
 import pytest
+from websockets.sync.client import connect
 
 from tests.engine.redis.servers import RedisServer
 from tests.harness import ROOT, Server, free_port, start, wait_until
 
 TEXT = (ROOT / "README.md").read_text()
+#: A section of its own, and all else.
+(BELL,) = re.findall(r"^## A bell\n.*?(?=^## )", TEXT, re.DOTALL | re.MULTILINE)
+REST = TEXT.replace(BELL, "")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
+def blocks(language: str, text: str = REST) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+#: The server's address in the document.
+THERE = "http://127.0.0.1:8080"
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +152,70 @@ def test_the_configuration(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def bell(start_server: Callable[..., Server], tmp_path: Path) -> Iterator[str]:
+    """The section on a bell, typed where nothing is but what a server in development mode keeps; the address that Vite
+    prints.
+    """
+    server = start_server(dev=True, env={"PUSHSERVER_AUTH__SECRET": "", "PUSHSERVER_API__KEYS": ""})
+    place = tmp_path / "first"
+    place.mkdir()
+    (place / "var").symlink_to(server.state_dir)
+    prepare, start_line, _ = blocks("sh", BELL)
+    type_in(prepare.replace(THERE, server.url), place)
+    folder = place / "bell"
+    for language in ("html", "js", "jsx"):
+        for text in blocks(language, BELL):
+            named = re.match(r"\W+([\w.]+)", text)
+            assert named is not None
+            (folder / named[1]).write_text(text.replace(THERE, server.url))
+    with open(folder / "log", "wb") as log:
+        vite = subprocess.Popen(
+            ["bash", "-ec", start_line], cwd=folder, env=typist(), stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        ready = r"Local: +(http://\S+)"
+        (url,) = wait_until(lambda: re.findall(ready, (folder / "log").read_text()), 120, "Vite says where it is")
+        yield url
+    finally:
+        os.killpg(vite.pid, signal.SIGTERM)
+        vite.wait(20)
+
+
+def typist() -> dict[str, str]:
+    """The environment of somebody who has activated the virtual environment."""
+    bin = Path(sys.executable).parent
+    return {**os.environ, "PATH": f"{bin}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
+
+
+def type_in(script: str, folder: Path) -> None:
+    command = ["bash", "-ec", script]
+    done = subprocess.run(command, cwd=folder, env=typist(), capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.full
+def test_a_bell_in_an_empty_folder_is_served(bell: str, tmp_path: Path) -> None:
+    """All its commands, and what a page finds: its program, and by the same address a connection with the token."""
+    with urlopen(bell, timeout=60) as page:
+        assert 'src="/main.jsx"' in page.read().decode()
+    with urlopen(f"{bell}main.jsx", timeout=60) as program:
+        said = program.read().decode()
+    assert "<details>" not in said
+    (inbox,) = re.findall(r'from "(\S*pushclient\S*)"', said)
+    with urlopen(urljoin(bell, inbox), timeout=60) as hooks:
+        assert "useInbox" in hooks.read().decode()
+    (token,) = re.findall(r"^VITE_TOKEN=(\S+)$", (tmp_path / "first/bell/.env.local").read_text(), re.MULTILINE)
+    assert token in said
+    with connect(urljoin(bell, "/ws").replace("http", "ws"), open_timeout=60) as socket:
+        socket.send(json.dumps({"type": "auth", "data": {"token": token}}))
+        assert json.loads(socket.recv(60))["type"] == "auth_success"
+        type_in(blocks("sh", BELL)[2], tmp_path / "first")
+        while (message := json.loads(socket.recv(60)))["type"] != "user_notification":
+            pass
+        assert message["data"] == {"title": "Your report is ready"}
 
 
 def test_every_link_leads_somewhere() -> None:

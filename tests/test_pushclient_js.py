@@ -193,7 +193,7 @@ def stage(node_modules: Path) -> Iterator[Stage]:
 
 
 def test_the_component_of_the_readme(unpacked: Path, node_modules: Path) -> None:
-    (component,) = re.findall(r"```jsx\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    component, _ = re.findall(r"```jsx\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     (unpacked / "bar.jsx").write_text(f'const fetchToken = () => "token";\n{component}')
     (unpacked / "render.jsx").write_text(
         "import { renderToStaticMarkup } from 'react-dom/server';\nimport { Bar } from './bar.jsx';\n"
