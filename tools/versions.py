@@ -14,6 +14,7 @@ import argparse
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -55,10 +56,23 @@ def run(python: Path, version: str, kind: str, arguments: list[str]) -> str:
         install(python, place, kind)
         _show(place / "bin/python")
         for words in (("-m", "pip", "check"), suite):
-            subprocess.run([place / "bin/python", *words], cwd=ROOT, check=True)
+            _call([str(place / "bin/python"), *words])
     except subprocess.CalledProcessError as problem:
         return f"failed: {' '.join(str(word) for word in problem.cmd[1:4])}: exit status {problem.returncode}"
     return "passed"
+
+
+def _call(command: list[str]) -> None:
+    """Run a command. One that is interrupted says what had failed before it goes."""
+    process = subprocess.Popen(command, cwd=ROOT)
+    try:
+        status = process.wait()
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+        raise
+    if status:
+        raise subprocess.CalledProcessError(status, command)
 
 
 def main() -> int:

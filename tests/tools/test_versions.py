@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -70,3 +71,17 @@ def test_what_fails_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         "left out: newest versions with Python 3.13: not asked for",
         "newest versions with Python 3.11: failed: -m pip install: exit status 1",
     ]
+
+
+def test_a_suite_that_is_interrupted_says_what_it_knows() -> None:
+    suite = (
+        "import time\nprint('ready', flush=True)\ntry: time.sleep(60)\nexcept KeyboardInterrupt: print('one failed')"
+    )
+    outer = f"import sys\nfrom tools import versions\nversions._call([sys.executable, '-c', {suite!r}])"
+    command = [sys.executable, "-c", outer]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.read() == "one failed\n"
+    assert process.returncode != 0
