@@ -199,8 +199,8 @@ class Client:
 class Rig:
     """A node and its clients."""
 
-    def __init__(self, place: Path, settings: str = "", engine: Any = None) -> None:
-        """``engine``: what the node stands on, instead of an embedded engine of its own."""
+    def __init__(self, place: Path, settings: str = "", engine: Any = None, name: str = "here") -> None:
+        """``engine``: what the node stands on, instead of an embedded engine of its own; ``name``: the node's."""
         from twisted.internet import reactor
 
         place.mkdir(parents=True, exist_ok=True)
@@ -213,8 +213,8 @@ class Rig:
         inbox = self.config.inbox
         rules = InboxRules(inbox.max_messages, inbox.max_chat_messages, inbox.ttl, inbox.max_task_messages)
         clock = Clock(self.clock, self.now)
-        self.engine = engine or EmbeddedEngine(reactor, clock, place / "state", rules, self.config.tasks.ttl, "here")
-        self.node = make_node(clock, self.config, self.engine, "here")
+        self.engine = engine or EmbeddedEngine(reactor, clock, place / "state", rules, self.config.tasks.ttl, name)
+        self.node = make_node(clock, self.config, self.engine, name)
         self.numbers = itertools.count(1)
 
     @property
@@ -222,7 +222,7 @@ class Rig:
         """What the doors know of the node."""
         node = self.node
         return NodeRooms(
-            node="here",
+            node=node.name,
             nodes=self.engine.broker.nodes,
             hub=node.hub,
             requests=node.requests,

@@ -1,0 +1,70 @@
+"""The stream of events as programs read it that are no nodes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import redis as plain
+
+from pushserver.core.events import NewEvent
+from pushserver.core.publication import body
+
+from .nodes import Cluster
+from .servers import RedisServer
+
+DOCS = Path(__file__).parents[3] / "docs" / "events.md"
+MANY = 1 << 30
+
+
+def event(n: int) -> NewEvent:
+    return NewEvent("user.online", 1_000, body({"userId": str(n)}))
+
+
+async def test_a_consumer_group_reads_the_stream_as_documented_and_takes_nothing_away(
+    cluster: Cluster, redis: RedisServer
+) -> None:
+    create, read, acknowledge = re.findall(r"^X\w+ .*$", DOCS.read_text(), re.MULTILINE)
+    node = await cluster.start(redis.url)
+    client: Any = plain.Redis(port=redis.port)
+    await node.events.append([event(0)])
+    # It begins with what comes from now on.
+    assert client.execute_command(*create.split())
+    await node.events.append([event(1), event(2)])
+    ((stream, entries),) = client.execute_command(*read.split())
+    assert stream == b"push:events"
+    page = await node.events.read(None, 10, MANY)
+    kept = [(each.id.encode(), each.body) for each in page.events]
+    assert [(id, fields[b"event"]) for id, fields in entries] == kept[1:]
+    assert [set(fields) for _, fields in entries] == [{b"event"}] * 2
+    assert [msgspec.json.decode(fields[b"event"])["id"].encode() for _, fields in entries] == [id for id, _ in entries]
+    *words, _ = acknowledge.split()
+    for id, _ in entries:
+        assert client.execute_command(*words, id) == 1
+    assert client.xpending("push:events", "billing")["pending"] == 0
+    # Whoever else reads finds all of it.
+    await node.events.trim()
+    assert (await node.events.read(None, 10, MANY)).events == page.events
+    assert client.xlen("push:events") == 3
+    client.close()
+
+
+async def test_what_another_program_adds_makes_nobody_begin_anew(cluster: Cluster, redis: RedisServer) -> None:
+    node = await cluster.start(redis.url)
+    client: Any = plain.Redis(port=redis.port)
+    rules = node.events.rules
+    await node.events.append([event(0)])
+    foreign = client.xadd("push:events", {"a": "b", "c": "d"}).decode()
+    page = await node.events.read(None, 10, MANY)
+    assert (page.events[1].id, page.last) == (foreign, foreign)
+    nothing = await node.events.read(foreign, 10, MANY)
+    assert (nothing.events, nothing.lost) == ([], False)
+    # Nor once it is trimmed.
+    rules.adopt(msgspec.structs.replace(rules, retention=0))
+    await node.events.trim()
+    assert client.xlen("push:events") == 0
+    nothing = await node.events.read(foreign, 10, MANY)
+    assert (nothing.events, nothing.lost) == ([], False)
+    client.close()
