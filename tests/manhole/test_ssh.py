@@ -15,11 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.conch.error import ConchError
+from twisted.conch.interfaces import IConchUser
+from twisted.conch.ssh.common import NS
 
 from pushserver.core.errors import ConfigError
 from pushserver.manhole.keys import HOST_KEY, authorized_keys, host_key
 from pushserver.manhole.login import Checker
 from pushserver.manhole.places import MAX_STRANGERS
+from pushserver.manhole.session import ConsoleSession
+from pushserver.manhole.ssh import Realm
 from tests.harness import Server, free_port, wait_until
 from tests.rawsocket import RawSocket
 
@@ -335,6 +340,22 @@ def test_passwords_open_it_where_there_is_one_and_guesses_are_slowed(operator: O
     assert guess("open sesame").returncode == 255
     assert time.monotonic() - began > 4
     assert "open sesame" not in operator.server.log
+
+
+@pytest.mark.parametrize(
+    "kind", [b"direct-tcpip", b"direct-streamlocal@openssh.com", b"x11", b"auth-agent@openssh.com"]
+)
+def test_who_is_logged_in_gets_sessions_and_nothing_else(kind: bytes) -> None:
+    _, avatar, _ = Realm().requestAvatar("admin", None, IConchUser)
+    assert isinstance(avatar.lookupChannel(b"session", 1, 1, b""), ConsoleSession)
+    with pytest.raises(ConchError, match="unknown channel"):
+        avatar.lookupChannel(kind, 1, 1, b"")
+    for asked in (b"tcpip-forward", b"streamlocal-forward@openssh.com"):
+        assert not avatar.gotGlobalRequest(asked, b"")
+    # "sftp" and every other subsystem, another environment, the agent.
+    session = ConsoleSession()
+    for request in (b"subsystem", b"env", b"auth-agent-req@openssh.com", b"x11-req"):
+        assert not session.requestReceived(request, NS(b"sftp"))
 
 
 def test_strangers_at_other_addresses_are_in_nobodys_way(operator: Operator) -> None:
