@@ -683,7 +683,7 @@ class ITaskStore(Interface):
 
     def create(event: TaskEvent, once: IdempotencyKey | None) -> Deferred[TaskState]:
         """Keep a new task's first state, return it, and notify who listens. An id that exists fails with
-        `errors.Conflict`."""
+        `errors.Conflict`, a version below `lowest_version` with `errors.Unavailable`: it rose meanwhile."""
 
     def lowest_version() -> int:
         """Return the version that a new state has at least, below 2^53: 1, or, where the data may have gone back, one
@@ -699,15 +699,16 @@ class ITaskStore(Interface):
     ) -> Deferred[bool]:
         """Keep a state in the place of one whose version is ``kept`` (None: one below the state's), and notify who
         listens. Return False, with nothing changed, where the kept version is another (somebody was quicker: read and
-        decide again). ``final``: the owner's inbox message of a final state, appended together with it.
-        ``events`` are kept in the same transaction, and not by a repeat of ``once``. ``output`` is appended in it,
-        and fails all of it as in `IOutputs.append`; a final state closes the task's outputs."""
+        decide again), or the new one is below `lowest_version`, which rose meanwhile. ``final``: the owner's inbox
+        message of a final state, appended together with it. ``events`` are kept in the same transaction, and not by a
+        repeat of ``once``. ``output`` is appended in it, and fails all of it as in `IOutputs.append`; a final state
+        closes the task's outputs."""
 
     def restart(event: TaskEvent, once: IdempotencyKey | None, kept: int | None = None) -> Deferred[TaskState | None]:
         """Keep the first state of another attempt, in the place of one as in `replace`, and notify who listens: an
         ended task is unfinished again, and the message of its end leaves the owner's inbox (nothing counts as lost).
-        Return the state (a repeat of ``once``: the one that the first returned), or None, with nothing changed, where
-        the kept version is another. Fails with `errors.NotFound` where the task is not known."""
+        Return the state (a repeat of ``once``: the one that the first returned), or None, with nothing changed, as
+        there. Fails with `errors.NotFound` where the task is not known."""
 
     def get(task_id: str) -> Deferred[TaskState]:
         """Return the newest state. Fails with `errors.NotFound` where the task is not known, or a final one is older

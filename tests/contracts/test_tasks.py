@@ -365,6 +365,20 @@ async def test_a_version_may_jump_over_what_was_given_out_before(nodes: Nodes) -
     assert await node.tasks.restart(event, None, high) == event.state
 
 
+async def test_a_state_that_was_made_before_versions_rose_is_not_kept(nodes: Nodes) -> None:
+    node = await nodes.start()
+    first = await node.tasks.create(created(state(nodes)), None)
+    await node.engine.move_epochs()
+    assert not await node.tasks.replace(running(first), None, None)
+    assert await node.tasks.restart(restarted(first, nodes), None) is None
+    with pytest.raises(errors.Unavailable):
+        await node.tasks.create(created(state(nodes, "other")), None)
+    assert await node.tasks.get("t") == first
+    after = running(first, version=node.tasks.lowest_version())
+    assert await node.tasks.replace(after, None, None, 1)
+    assert await node.tasks.get("t") == after.state
+
+
 async def test_new_data_begins_at_version_1(nodes: Nodes) -> None:
     node = await nodes.start()
     other = await nodes.second(node)

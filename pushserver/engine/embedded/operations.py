@@ -341,6 +341,8 @@ class CreateTask(Operation[TaskState]):
             return _task.decode(earlier)
         if store.tasks.version(state.task_id) is not None:
             raise errors.Conflict("a task of this id exists")
+        if state.version < store.lowest_version:
+            raise errors.Unavailable("the data was replaced")
         store.tasks.put(state, store.now)
         if self.digest is not None:
             store.keys.remember(self.digest, _encode(state), None, store.now)
@@ -402,7 +404,7 @@ class ReplaceTask(Operation[bool]):
         version = store.tasks.version(state.task_id)
         if version is None:
             raise errors.NotFound("no such task")
-        if version != self._kept:
+        if version != self._kept or state.version < store.lowest_version:
             return False
         self._told = self._append(store)
         if self._final is not None:
@@ -466,7 +468,7 @@ class RestartTask(Operation[TaskState | None]):
         version = store.tasks.version(state.task_id)
         if version is None:
             raise errors.NotFound("no such task")
-        if version != self._kept:
+        if version != self._kept or state.version < store.lowest_version:
             return None
         end = store.tasks.end(store.connection, state.task_id)
         if end is not None:

@@ -238,7 +238,7 @@ class RedisCluster:
 
     async def _share_settings(self) -> None:
         """Learn what other nodes are configured with, and let them ask where this node's settings are news."""
-        reply = await self._commands.run("settings", [self._names.nodes], self._lease, self._names.node(""))
+        reply = await self._commands.run("settings", [self._names.nodes], self._names.node(""))
         own = self.incarnation.encode()
         rows = zip(reply[::3], reply[1::3], reply[2::3], strict=True)
         self._settings.note((name.decode(), text) for incarnation, name, text in rows if incarnation != own)

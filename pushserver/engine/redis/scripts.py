@@ -38,7 +38,7 @@ _PARTS: Final[dict[str, tuple[str, ...]]] = {
     "heartbeat": ("clock",),
     "expire": ("clock", "leave"),
     "nodes": ("clock",),
-    "settings": ("clock",),
+    "settings": (),
     "presence_begin": ("going",),
     "presence_describe": (),
     "presence_end": ("leave",),

@@ -34,7 +34,7 @@ class SharedSettings:
         return msgspec.json.encode(self._own(), order="sorted")
 
     def note(self, others: Iterable[tuple[str, bytes]]) -> None:
-        """Take the names of the other live nodes and what each said; nothing of a node of version 1."""
+        """Take the names of the other nodes that nobody has expired, and what each said; nothing of version 1."""
         self._others = {}
         for name, text in others:
             if not text:

@@ -93,6 +93,8 @@ class RedisTasks:
             return state
         if reply[0] == b"exists":
             raise errors.Conflict("the task exists")
+        if reply[0] == b"version":
+            raise errors.Unavailable("Redis' data was replaced")
         return _decode(reply[1])
 
     def _arguments(self, state: TaskState, ttl: int, event: TaskEvent, tag: str) -> list[Part]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
 
 from pushserver.engine.interfaces import InboxRules, Retention
 from pushserver.engine.redis.shared_settings import SharedSettings
@@ -41,6 +42,20 @@ async def test_a_narrower_node_deletes_nothing(cluster: Cluster, redis: RedisSer
     assert narrow.engine.differences() == {}
     await narrow.inbox.append(publication("user:7", 21), "7", False, None, None, None)
     assert contents((await narrow.inbox.read("7", None, 100)).messages) == [17, 18, 19, 20, 21]
+
+
+async def test_a_node_that_seems_silent_counts_until_somebody_has_expired_it(
+    cluster: Cluster, redis: RedisServer
+) -> None:
+    wide = await cluster.start(redis.url, "wide", shared=lambda: WIDE)
+    narrow = await cluster.start(redis.url, "narrow", shared=lambda: NARROW)
+    engine = narrow.engine
+    # As where Redis' clock was set ahead. Both are sent before anything else.
+    silent = engine._commands.commands.call("ZADD", engine._cluster._names.nodes, 1, wide.engine._cluster.incarnation)
+    shared = Deferred.fromCoroutine(engine._cluster._share_settings())
+    await silent
+    await shared
+    assert list(engine.differences()) == ["wide"]
 
 
 @pytest.mark.parametrize("text", [b"{", b"5", b"\xff", b'{"inbox.max_messages": "many", "b": 2e300}'])

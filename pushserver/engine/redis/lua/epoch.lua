@@ -1,6 +1,6 @@
 -- KEYS[1]: server    ARGV: 1 the generation as the node knows it, 2 the period of epochs, ms, the last: how many writes the
 -- node knows of
-local known_server = redis.call('HMGET', KEYS[1], 'generation', 'secret', 'writes', 'evicts')
+local known_server = redis.call('HMGET', KEYS[1], 'generation', 'secret', 'writes', 'evicts', 'versions')
 local generation, secret, writes = known_server[1], known_server[2], tonumber(known_server[3] or 0)
 -- Fewer writes than it knows of: the data went back, inside the same process.
 if not secret or generation ~= ARGV[1] or writes < tonumber(table.remove(ARGV)) then
@@ -17,6 +17,11 @@ local function wrote()
   writes = redis.call('HINCRBY', KEYS[1], 'writes', 1)
 end
 local now = milliseconds()
+-- Whether a task's version was made before the generation moved on: it may have been shown with another state.
+local function outdated(version)
+  local lowest = string.match(known_server[5] or '', '^' .. generation .. ' (%d+)$')
+  return lowest and tonumber(version) < tonumber(lowest)
+end
 local function full(epoch)
   return generation .. '.' .. epoch
 end

@@ -4,6 +4,9 @@
 if redis.call('EXISTS', KEYS[4]) == 1 then
   return {'exists'}
 end
+if outdated(ARGV[7]) then
+  return {'version'}
+end
 for _, id in ipairs(redis.call('ZRANGE', KEYS[7], '-inf', now, 'BYSCORE', 'LIMIT', 0, 100)) do
   redis.call('ZREM', KEYS[6], id)
   redis.call('ZREM', KEYS[7], id)

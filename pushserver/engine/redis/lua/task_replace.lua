@@ -10,7 +10,7 @@ local kept = redis.call('HMGET', KEYS[4], 'version', 'outputs')
 if not kept[1] then
   return {'unknown'}
 end
-if tonumber(kept[1]) ~= tonumber(ARGV[25]) then
+if tonumber(kept[1]) ~= tonumber(ARGV[25]) or outdated(ARGV[7]) then
   return {'version'}
 end
 remove_named(KEYS[4], ARGV[5], kept[2], ARGV[8])
