@@ -151,10 +151,10 @@ async def test_a_killed_pubsub_connection_is_replayed(cluster: Cluster, redis: R
     await other.broker.subscribe("user:7")
     await publish(node, 1)
     await other.received(1)
-    for round in range(3):
+    for number in range(3):
         redis.command("CLIENT", "KILL", "TYPE", "pubsub")
-        await publish(node, f"missed {round}")
-        await node.inbox.append(publication("user:7", f"inbox {round}"), "7", False, None, None, None)
+        await publish(node, f"missed {number}")
+        await node.inbox.append(publication("user:7", f"inbox {number}"), "7", False, None, None, None)
     await cluster.healthy(node, other)
     await other.received(7)
     received = other.listener.delivered
