@@ -350,12 +350,11 @@ async def test_a_node_starts_without_redis_and_finds_it_later(cluster: Cluster, 
 
 
 async def test_a_short_pause_of_one_reply_is_waited_for(cluster: Cluster, redis: RedisServer) -> None:
-    from twisted.internet import reactor
-
     node = await cluster.start(redis.url)
     redis.pause()
     answer = node.broker.publish(publication("a", 1), KEPT, None)
-    await deferLater(reactor, 0.1)
+    # It is on its way, and stays there.
+    await until(lambda: node.engine._commands.commands.waiting == 1)
     assert not answer.called
     redis.resume()
     assert (await answer).offset == 1
