@@ -30,12 +30,16 @@ from functools import partial
 from itertools import count
 from random import Random
 from types import FrameType
+from typing import Final
 
 from bench.figures import idle_memory, inbound, notify, one_a_turn, running, sign_in, ten_a_turn, warm
 from bench.measure import Progress, machine
 from bench.ratios import ratio
 from bench.servers import KeepingServer, Load, NotAvailable, PushServer, SecurePushServer, Server, redis_server
 from tools.trees import WORKING_TREE, CannotBuild, Tree, build
+
+#: Of fewer rounds nothing is said: the interval of their ratios would be too wide, or right by chance.
+LEAST: Final = 15
 
 #: Takes a figure once.
 Meter = Callable[[], float]
@@ -237,13 +241,14 @@ def main(words: list[str]) -> int:
     )
     options.add_argument("commit")
     options.add_argument("figures", nargs="*", metavar="FIGURE", help=f"default: all of {', '.join(FIGURES)}")
-    options.add_argument("--rounds", type=int, default=15, help="a verdict needs at least 15 (the default)")
+    options.add_argument("--rounds", type=int, default=LEAST, help=f"at least {LEAST} (the default)")
     options.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4), "big"))
     given = options.parse_args(words)
     for name in given.figures:
         if name not in FIGURES:
             options.error(f"no such figure: {name} (there are {', '.join(FIGURES)})")
-    if given.rounds < 1:
-        options.error("at least one round")
+    if given.rounds < LEAST:
+        print(f"python -m bench compare: a verdict needs at least {LEAST} rounds, not {given.rounds}", file=sys.stderr)
+        return 2
     signal.signal(signal.SIGTERM, _terminated)
     return compare(given.commit, given.figures or list(FIGURES), given.rounds, given.seed)

@@ -129,9 +129,9 @@ def _write(server: PushServer, tasks: Sequence[str], began: float, times: int) -
         http.close()
 
 
-def _paced(server: PushServer, load: Readers, firsts: Table, name: str, round: Iterator[int]) -> float:
+def _paced(server: PushServer, load: Readers, firsts: Table, name: str, numbers: Iterator[int]) -> float:
     """p99 of the time from a token to its reader, ms; the median of first tokens goes into the other table."""
-    first, times = OUTPUTS + next(round) * BEGINNINGS, int(TOKENS * SECONDS)
+    first, times = OUTPUTS + next(numbers) * BEGINNINGS, int(TOKENS * SECONDS)
     begin(server, first, BEGINNINGS)
     beginnings = Readers(server)
     try:

@@ -32,8 +32,8 @@ MARK = b'"round":'
 NAME = f"push:pub:{CHANNEL}".encode()
 
 
-def _payload(number: int, round: str) -> bytes:
-    head = f'{{"data":{{"round":"{round}","n":{number},"text":"'.encode()
+def _payload(number: int, run: str) -> bytes:
+    head = f'{{"data":{{"round":"{run}","n":{number},"text":"'.encode()
     return head + b"x" * (SIZE - len(head) - 3) + b'"}}'
 
 

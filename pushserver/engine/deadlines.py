@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from twisted.internet.defer import CancelledError, TimeoutError
+from twisted.internet import defer
+from twisted.internet.defer import CancelledError
 from twisted.python.failure import Failure
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def limited(deferred: Deferred[T], seconds: float, clock: EngineClock) -> Deferr
         if call.active():
             call.cancel()
         if expired and isinstance(result, Failure) and result.check(CancelledError):
-            return Failure(TimeoutError(f"not done within {seconds} s"))
+            return Failure(defer.TimeoutError(f"not done within {seconds} s"))
         return result
 
     return deferred.addBoth(done)

@@ -46,10 +46,10 @@ def colours(text: str) -> list[str]:
 
 
 class Renderer:
-    """One terminal.
+    r"""One terminal.
 
     Args:
-        write: takes text for the terminal, lines ended by ``\\r\\n``.
+        write: takes text for the terminal, lines ended by ``\r\n``.
     """
 
     def __init__(self, write: Callable[[str], None], width: int, height: int) -> None:

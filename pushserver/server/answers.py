@@ -101,9 +101,7 @@ class NodeAnswers:
             case cluster.CountQuestion(user_id):
                 return len(self._hub.of_user(user_id))
             case cluster.GoneQuestion((node, gone)):
-                if node == self._views.node:
-                    self._presence.take_over(gone)
-                return node == self._views.node
+                return node == self._views.node and self._presence.take_over(gone)
             case cluster.StatsQuestion():
                 return self._stats_channel.figures()
             case cluster.ExplainQuestion(user_id):

@@ -263,7 +263,8 @@ class CountQuestion(_Question[int], frozen=True, array_like=True, tag="count"):
 
 
 class GoneQuestion(_Question[bool], frozen=True, array_like=True, tag="gone"):
-    """For one node: users who went, and when each was last seen (ms), are its to announce."""
+    """For one node: users who went, and when each was last seen (ms), are its to announce; answered with whether it
+    will."""
 
     body: tuple[str, dict[str, int]]
     Answer = bool
@@ -445,16 +446,22 @@ class Cluster:
         answers = await self.ask(StatsQuestion())
         return Answer(dict(sorted(answers.by_node.items())), answers.unanswered)
 
-    async def hand_over(self, gone: dict[str, int]) -> bool:
-        """This node stops: another one announces these users as offline, unless they come back. Return False where
-        there is no other node. The values: when each was last seen, ms."""
-        others = [node.name for node in await self._broker.nodes() if node.name != self.node]
-        if not others:
-            return False
+    async def hand_over(self, gone: dict[str, int]) -> dict[str, int]:
+        """This node stops: another one announces these users as offline, unless they come back. Return those whom no
+        other node takes: it is dead and still listed, or stops too. The values: when each was last seen, ms."""
+        others = sorted(node.name for node in await self._broker.nodes() if node.name != self.node)
         users = list(gone.items())
         for start in range(0, len(users), BATCH):
-            await self.ask(GoneQuestion((min(others), dict(users[start : start + BATCH]))))
-        return True
+            batch = dict(users[start : start + BATCH])
+            while others:
+                answers = await self.ask(GoneQuestion((others[0], batch)))
+                if answers.by_node.get(others[0], False):
+                    break
+                # Each that says nothing costs the whole time of a question: it is not asked again.
+                others = [name for name in others[1:] if name not in answers.unanswered]
+            else:
+                return dict(users[start:])
+        return {}
 
 
 def with_unanswered(

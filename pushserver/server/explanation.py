@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import msgspec
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet import defer
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from pushserver.core.errors import Unavailable
@@ -120,7 +121,7 @@ class Explainer:
         """Return what comes of it; None where the engine does not say until that moment of the clock."""
         try:
             return await limited(work, max(0.0, ends - self._clock.seconds()), self._clock)
-        except (Unavailable, TimeoutError):
+        except (Unavailable, defer.TimeoutError):
             return None
 
     async def _inbox(self, user_id: str) -> InboxView:

@@ -296,10 +296,11 @@ class Node:
 
     async def hand_over(self) -> None:
         """The engine learns who has gone, and another node what this one has still to announce."""
+        self.presence.begin_stop()
         try:
             gone = await self.presence.flush()
-            if gone and not await self.cluster.hand_over(gone):
-                await self.presence.end_alone()
+            if gone:
+                await self.presence.end_alone(await self.cluster.hand_over(gone))
         except errors.Unavailable:
             self._log.warn("who has gone could not be handed over: the engine cannot answer now")
         await self._recorder.flush()

@@ -42,6 +42,11 @@ OFFLINE_GRACE: Final = 5_000
 DEPARTING: Final = 32
 
 
+#: Seconds until the engine is told again what it could not be told.
+AGAIN: Final = 1.0
+#: Users of whom it is said at a time that they went, where this node is the last.
+BATCH: Final = 500
+
 #: What is announced: of who has gone, and of who has come.
 _TYPES: Final = ("presence_leave", "presence_join")
 
@@ -85,9 +90,12 @@ class Presence:
         #: what the engine is being notified of
         self._telling: set[Deferred[Any]] = set()
         self._departures = UserTurns(clock, DEPARTING)
+        #: whether this node is about to stop, and whether it has
+        self._stopping = False
         self._stopped = False
-        #: channels that this node followed when it stopped
-        self._left_channels: list[str] = []
+        #: subscriptions whose presence does not follow the rules yet, and the call that sees to them
+        self._rules_due: list[tuple[Connection, str]] = []
+        self._rules_call: IDelayedCall | None = None
 
     # -- users --------------------------------------------------------------------------------------------------------
 
@@ -110,7 +118,7 @@ class Presence:
 
     async def _disconnect(self, user_id: str, connection_id: str, now: int) -> None:
         if await self._engine.presence.disconnect(user_id, connection_id, now):
-            self.take_over({user_id: now})
+            self._leave_later(user_id, now)
 
     def _left(self, user_id: str, last_seen_at: int) -> None:
         del self._leaving[user_id]
@@ -131,7 +139,7 @@ class Presence:
         except Unavailable:
             # Nobody else will say it: it is tried again after a while.
             self._doubtful.add(user_id)
-            self.take_over({user_id: last_seen_at})
+            self._leave_later(user_id, last_seen_at)
             raise
         self._doubtful.discard(user_id)
         self._saying.discard(user_id)
@@ -142,25 +150,54 @@ class Presence:
         while self._telling:
             await DeferredList([*self._telling])
         gone = {user_id: last_seen_at for user_id, (_, last_seen_at) in self._leaving.items()}
-        self._left_channels = await self._occupancy.flush()
+        left = await self._occupancy.flush()
         now = self._clock.now()
-        return gone | {MARK + channel: now for channel in self._left_channels}
+        return gone | {MARK + channel: now for channel in left}
 
-    async def end_alone(self) -> None:
-        """No other node took over what `flush` returned."""
-        await self._occupancy.vacate(self._left_channels)
+    def begin_stop(self) -> None:
+        """This node is about to stop: from now on it takes nothing over."""
+        self._stopping = True
 
-    def take_over(self, gone: dict[str, int]) -> None:
-        """What `flush` returned on a node that stops: falls to this one now."""
+    async def end_alone(self, gone: dict[str, int]) -> None:
+        """No other node took these over of what `flush` returned: it is said now. Raises `errors.Unavailable`."""
+        await self._occupancy.vacate([name.removeprefix(MARK) for name in gone if name.startswith(MARK)])
+        users = [user_id for user_id in gone if not user_id.startswith(MARK)]
+        for start in range(0, len(users), BATCH):
+            batch = users[start : start + BATCH]
+            problems: list[Unavailable] = []
+            await DeferredList([Deferred.fromCoroutine(self._end_alone(user_id, problems)) for user_id in batch])
+            if problems:
+                raise problems[0]
+
+    async def _end_alone(self, user_id: str, problems: list[Unavailable]) -> None:
+        waiting = self._leaving.pop(user_id, None)
+        if waiting is None:
+            # The others took long to say no: it is being said, or the user is back.
+            return
+        call, last_seen_at = waiting
+        call.cancel()
+        try:
+            await self._confirm_left(user_id, last_seen_at)
+        except Unavailable as problem:
+            problems.append(problem)
+
+    def take_over(self, gone: dict[str, int]) -> bool:
+        """What `flush` returned on a node that stops: falls to this one now. Return False where it is about to stop
+        too."""
+        if self._stopping:
+            return False
         self._occupancy.take_over([name.removeprefix(MARK) for name in gone if name.startswith(MARK)])
         for user_id, last_seen_at in gone.items():
-            if user_id.startswith(MARK):
-                continue
-            earlier = self._leaving.pop(user_id, None)
-            if earlier is not None:
-                earlier[0].cancel()
-            if self._stopped:
-                continue
+            if not user_id.startswith(MARK):
+                self._leave_later(user_id, last_seen_at)
+        return True
+
+    def _leave_later(self, user_id: str, last_seen_at: int) -> None:
+        """Announce a user as offline after a while, unless they come back."""
+        earlier = self._leaving.pop(user_id, None)
+        if earlier is not None:
+            earlier[0].cancel()
+        if not self._stopped:
             call = self._clock.later(OFFLINE_GRACE / 1000, self._left, user_id, last_seen_at)
             self._leaving[user_id] = (call, last_seen_at)
 
@@ -168,7 +205,7 @@ class Presence:
         """A user's connections went with their node; it falls to this one to say so."""
         if user_id in self._leaving:
             # It is about to be said here.
-            self.take_over({user_id: last_seen_at})
+            self._leave_later(user_id, last_seen_at)
         else:
             self._detach(self._confirm_left(user_id, last_seen_at))
 
@@ -243,16 +280,31 @@ class Presence:
         self._detach(self._follow_rules(subscriptions))
 
     async def _follow_rules(self, subscriptions: Sequence[tuple[Connection, str]]) -> None:
+        for at, (connection, channel) in enumerate(subscriptions):
+            try:
+                await self._follow_rule(connection, channel)
+            except Unavailable:
+                # The engine itself says that it is away.
+                self._rules_due += subscriptions[at:]
+                if self._rules_call is None and not self._stopped:
+                    self._rules_call = self._clock.later(AGAIN, self._rules_again)
+                return
+
+    def _rules_again(self) -> None:
+        self._rules_call = None
+        due, self._rules_due = self._rules_due, []
+        self.follow_rules(due)
+
+    async def _follow_rule(self, connection: Connection, channel: str) -> None:
         presence = self._engine.presence
-        for connection, channel in subscriptions:
-            identity = connection.identity_for(channel)
-            if connection.identity is None or identity is None:
-                continue
-            # The rules may have changed again.
-            if self._publishing.keeps_presence(channel) and channel in connection.channels:
-                await presence.join(channel, identity.user_id, connection.id, _info(identity))
-            if connection.gone or channel not in connection.channels or not self._publishing.keeps_presence(channel):
-                await presence.leave(channel, identity.user_id, connection.id)
+        identity = connection.identity_for(channel)
+        if connection.identity is None or identity is None:
+            return
+        # The rules may have changed again.
+        if self._publishing.keeps_presence(channel) and channel in connection.channels:
+            await presence.join(channel, identity.user_id, connection.id, _info(identity))
+        if connection.gone or channel not in connection.channels or not self._publishing.keeps_presence(channel):
+            await presence.leave(channel, identity.user_id, connection.id)
 
     def leave(self, connection: Connection, namespace: Namespace, channel: str) -> None:
         if connection.identity is None:
@@ -384,7 +436,10 @@ class Presence:
         return telling
 
     def stop(self) -> None:
-        self._stopped = True
+        self._stopping = self._stopped = True
+        if self._rules_call is not None:
+            self._rules_call.cancel()
+            self._rules_call = None
         for waiting, _ in self._leaving.values():
             waiting.cancel()
         self._leaving.clear()

@@ -565,6 +565,9 @@ class Tasks:
                             self.event(TaskEvent("task_progress", state), to_owner=True)
                 elif kind == "task":
                     self._show_state(await self.get(id))
+            except NotFound:
+                # It is kept no longer: there is nothing to show.
+                continue
             except Unavailable:
                 raise
             except Exception:

@@ -58,13 +58,13 @@ def children(pid: int) -> list[int]:
 
 def test_a_working_tree_that_costs_more_is_worse(twin: None, figure: Make, capfd: pytest.CaptureFixture[str]) -> None:
     said = figure(lambda tree: 2.0 if tree is WORKING_TREE else 1.0)
-    assert compare.main(["HEAD", "planted", "--rounds", "5", "--seed", "3"]) == 1
+    assert compare.main(["HEAD", "planted", "--seed", "3"]) == 1
     out = capfd.readouterr().out
     assert "seed 3" in out
     assert VERDICT.findall(out) == ["worse"]
     assert out.endswith("worse: planted\n")
     # Both were there in each round, and both were gone after it.
-    assert [len(said), said.count("start twin"), said.count("stop twin")] == [20, 5, 5]
+    assert [len(said), said.count("start twin"), said.count("stop twin")] == [60, 15, 15]
 
 
 @pytest.mark.parametrize("cost", [1.0, 0.5])
@@ -72,18 +72,29 @@ def test_one_that_costs_as_much_or_less_is_not(
     cost: float, twin: None, figure: Make, capfd: pytest.CaptureFixture[str]
 ) -> None:
     figure(lambda tree: cost if tree is WORKING_TREE else 1.0)
-    assert compare.main(["HEAD", "planted", "--rounds", "5"]) == 0
+    assert compare.main(["HEAD", "planted"]) == 0
     assert capfd.readouterr().out.endswith("nothing worse\n")
 
 
 def test_the_seed_decides_who_goes_first(twin: None, figure: Make) -> None:
     said = figure(lambda tree: 1.0)
-    compare.main(["HEAD", "planted", "--rounds", "12", "--seed", "1"])
+    compare.main(["HEAD", "planted", "--seed", "1"])
     first = said.copy()
     said.clear()
-    compare.main(["HEAD", "planted", "--rounds", "12", "--seed", "1"])
+    compare.main(["HEAD", "planted", "--seed", "1"])
     assert said == first
     assert {first[n] for n in range(0, len(first), 4)} == {"start twin", "start working tree"}
+
+
+@pytest.mark.parametrize("rounds", ["14", "1", "0", "-3"])
+def test_too_few_rounds_for_a_verdict_are_refused(
+    rounds: str, twin: None, figure: Make, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said = figure(lambda tree: 1.0)
+    assert compare.main(["HEAD", "planted", "--rounds", rounds]) == 2
+    out, problem = capfd.readouterr()
+    assert (out, said) == ("", [])
+    assert problem == f"python -m bench compare: a verdict needs at least 15 rounds, not {rounds}\n"
 
 
 def test_a_round_that_dies_ends_the_run_with_one_line(
@@ -116,15 +127,15 @@ def test_a_server_that_does_not_start_is_such_a_round(
     monkeypatch.setattr(compare, "build", lambda commit: Tree("lame", ROOT, tmp_path / "python"))
     monkeypatch.setattr(compare, "differing", lambda old, new: [])
     before = children(os.getpid())
-    assert compare.main(["HEAD", "start", "--rounds", "1"]) == 1
+    assert compare.main(["HEAD", "start"]) == 1
     assert re.search(
-        r"^not compared: start, round 1 of 1: NotAvailable: .*it has no legs$", capfd.readouterr().out, re.M
+        r"^not compared: start, round 1 of 15: NotAvailable: .*it has no legs$", capfd.readouterr().out, re.M
     )
     assert set(children(os.getpid())) <= set(before)
 
 
 def test_a_commit_that_is_not_there(capfd: pytest.CaptureFixture[str]) -> None:
-    assert compare.main(["no-such-commit", "start", "--rounds", "1"]) == 1
+    assert compare.main(["no-such-commit", "start"]) == 1
     assert capfd.readouterr().out.splitlines()[1:] == [
         "not compared: no-such-commit: no such commit",
     ]
@@ -153,6 +164,7 @@ def test_a_commit_is_built_once_and_measured(
     (done,) = tmp_path.glob("*/done")
     made = done.stat().st_mtime_ns
     monkeypatch.setattr(compare, "build", lambda commit: build(commit, place=tmp_path))
+    monkeypatch.setattr(compare, "LEAST", 1)
     compare.main(["HEAD", "start", "--rounds", "1"])
     out = capfd.readouterr().out
     assert f"\n{built.name} -> working tree" in out
@@ -166,7 +178,10 @@ def test_an_environment_that_runs_another_tree_is_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.full
-def test_the_same_tree_beside_itself(twin: None, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_same_tree_beside_itself(
+    twin: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(compare, "LEAST", 2)
     before = children(os.getpid())
     status = compare.main(["HEAD", "start", "--rounds", "2"])
     (verdict,) = VERDICT.findall(capfd.readouterr().out)

@@ -51,12 +51,14 @@ test('those who share it share one subscription, which ends with the last', asyn
   const ends = [1, 2].map(() => presenceOf(s.client, channel).subscribe(() => {}));
   await settle();
   assert.deepEqual([...s.fake.channels], [channel]);
+  context.mock.timers.enable({ apis: ['setTimeout'] });
   ends[0]();
   ends[0]();
-  await new Promise((resolve) => setTimeout(resolve, 1));
+  context.mock.timers.runAll();
+  await settle();
   assert.deepEqual([...s.fake.channels], [channel]);
   ends[1]();
-  await new Promise((resolve) => setTimeout(resolve, 1));
+  context.mock.timers.runAll();
   await settle();
   assert.deepEqual([[...s.fake.channels], s.presence.getState()], [[], NO_PRESENCE]);
   assert.notEqual(presenceOf(s.client, channel), s.presence);

@@ -133,7 +133,8 @@ test('the token is asked of a tab that lives, errors travel whole', async (conte
   const { server, clients, made } = await tabs(context, 2, {});
   await Promise.all(clients.map((client) => client.connect()));
   clients[0].disconnect();
-  await new Promise((resolve) => setTimeout(resolve, 20));
+  // The exchange is told so before this reaches it.
+  await clients[1].request('ping', {});
   for (const socket of server.sockets) socket.destroy();
   await until(() => server.of('auth').length === 2 && clients[1].getState().isConnected);
   assert.equal(made.length, 1);
@@ -343,8 +344,8 @@ test('a message is taken by a handler in any tab; what none has waits for the fi
   const { server, clients } = await tabs(context, 2);
   await Promise.all(clients.map((client) => client.connect()));
   server.notify('42', 'precious');
-  await clients[0].request('ping', {});
-  await new Promise((resolve) => setTimeout(resolve, 50));
+  // It comes to both tabs before the first answers, and what they say to it to the exchange before the second ones.
+  for (const client of [...clients, ...clients]) await client.request('ping', {});
   assert.equal(server.inbox('42').acked, 0);
   const received = [];
   clients[1].on('user_notification', (push) => received.push(push.data));

@@ -156,6 +156,9 @@ async def test_anonymous_connections_hear_what_anyone_may_hear(rig: Rig) -> None
     assert (await client.ask("publish", channel="public:a", data=1))["data"]["code"] == "NOT_AUTHENTICATED"
     assert (await client.ask("history", channel="public:a"))["data"]["code"] == "NOT_FOUND"
     assert (await client.ask("unsubscribe", channels=["public:a"]))["data"]["channels"] == []
+    # Past `auth.timeout`, which is not for those who may stay.
+    await rig.advance(60)
+    assert client.closed is None
 
 
 async def test_a_sign_in_that_fails_half_way_ends_the_connection(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from pushserver.core import errors
-from pushserver.engine.interfaces import IdempotencyKey
+from pushserver.engine.interfaces import IdempotencyKey, NodeInfo, Survey
+from pushserver.server import cluster as cluster_module
 from pushserver.server.backend_commands import BackendCommand, CommandBatch, duration
-from pushserver.server.cluster import Target
+from pushserver.server.cluster import Cluster, Target
 from tests.fakes import Rig
 
 
@@ -59,6 +61,62 @@ async def test_a_pattern_knows_no_wildcard_but_the_star(rig: Rig) -> None:
     assert await found("*:a*") == ["chat:a", "chat:a[1]b", "user:ann"]
     assert await found("chat") == []
     assert await found("*") == sorted([*names, "system", "user:ann"])
+
+
+class Others:
+    """A broker with other nodes: each takes users over, or does not, or (None) says nothing."""
+
+    def __init__(self, **takes: bool | None) -> None:
+        self._takes = takes
+        self.asked: list[tuple[str, list[str]]] = []
+
+    async def nodes(self) -> list[NodeInfo]:
+        return [NodeInfo(name, 0, 0, 0) for name in ("here", *self._takes)]
+
+    async def survey(self, question: bytes, timeout: int) -> Survey:
+        node, users = json.loads(question)[1]
+        self.asked.append((node, sorted(users)))
+        answers = {name: b"true" if takes and name == node else b"false" for name, takes in self._takes.items()}
+        silent = [name for name, takes in self._takes.items() if takes is None]
+        return Survey({name: answer for name, answer in answers.items() if name not in silent}, silent)
+
+
+@pytest.mark.parametrize(
+    ("takes", "asked", "left"),
+    [
+        ({}, "", "ann bob"),
+        ({"b": True, "c": True}, "b", ""),
+        ({"b": False, "c": True}, "b c", ""),
+        ({"b": None, "c": None, "d": False, "e": True}, "b d e", ""),
+        ({"b": None, "c": False}, "b c", "ann bob"),
+    ],
+)
+async def test_users_who_went_are_handed_to_the_first_other_node_that_takes_them(
+    takes: dict[str, bool | None], asked: str, left: str
+) -> None:
+    others = Others(**takes)
+    gone = {"ann": 1, "bob": 2}
+    assert " ".join(await Cluster(others, "here").hand_over(gone)) == left  # type: ignore[arg-type]
+    assert others.asked == [(node, ["ann", "bob"]) for node in asked.split()]
+
+
+async def test_a_node_that_takes_some_and_then_stops_leaves_the_rest_to_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cluster_module, "BATCH", 2)
+    takes: dict[str, bool | None] = {"b": True, "c": True}
+    others = Others(**takes)
+    survey = others.survey
+
+    async def once(question: bytes, timeout: int) -> Survey:
+        answer = await survey(question, timeout)
+        others._takes["b"] = False
+        return answer
+
+    monkeypatch.setattr(others, "survey", once)
+    gone = dict.fromkeys("vwxyz", 1)
+    assert await Cluster(others, "here").hand_over(gone) == {}  # type: ignore[arg-type]
+    assert others.asked == [("b", ["v", "w"]), ("b", ["x", "y"]), ("c", ["x", "y"]), ("c", ["z"])]
 
 
 async def test_a_user_is_disconnected_once(rig: Rig) -> None:

@@ -102,10 +102,10 @@ def numbers(messages: list[Any]) -> list[int]:
 
 def behind(client: Client) -> list[Any]:
     """The pushes with a position after the long reply."""
-    all = client.all
-    (at,) = [n for n, m in enumerate(all) if m.get("id") == "long"]
-    assert not [m for m in all[:at] if "offset" in m]
-    return [m for m in all[at + 1 :] if "offset" in m]
+    messages = client.all
+    (at,) = [n for n, m in enumerate(messages) if m.get("id") == "long"]
+    assert not [m for m in messages[:at] if "offset" in m]
+    return [m for m in messages[at + 1 :] if "offset" in m]
 
 
 def size(messages: list[Any]) -> int:

@@ -13,9 +13,12 @@ from pushserver.app.node import make_node
 from pushserver.app.service import make_engine
 from pushserver.config.checks import load
 from pushserver.core.errors import Unavailable
+from pushserver.core.permissions import Grants
+from pushserver.core.tokens import Identity
 from pushserver.engine.interfaces import Arrival, Online
+from pushserver.server import cluster
 from pushserver.server.clock import Clock, wall_clock
-from pushserver.server.presence import OFFLINE_GRACE, Presence
+from pushserver.server.presence import AGAIN, OFFLINE_GRACE, Presence
 from tests.engine.redis.nodes import until
 from tests.engine.redis.servers import RedisServer
 from tests.fakes import SECRET
@@ -37,6 +40,7 @@ class Place:
         path = place / f"{name}.toml"
         path.write_text(f'[engine]\nkind = "redis"\n[redis]\nurl = "{redis.url}"\n')
         config = load(str(path), {"PUSHSERVER_AUTH__SECRET": SECRET})
+        self.name = name
         self.clock = task.Clock()
         self.engine = make_engine(reactor, config, name, Clock(reactor))
         self.node = make_node(Clock(self.clock), config, self.engine, name)
@@ -127,6 +131,36 @@ async def test_the_last_node_stops_without_anyone_to_tell(tmp_path: Path, redis:
     finally:
         await place.stop()
     assert place.node.presence._leaving == {}
+    assert [status for _, _, status in place.announced] == ["online", "offline"]
+
+
+@pytest.mark.parametrize("other", ["stops too", "is dead and listed"])
+async def test_who_went_is_announced_by_the_node_that_stops_where_no_other_takes_it_over(
+    tmp_path: Path, redis: RedisServer, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    first, second = [Place(tmp_path, redis, name) for name in ("a", "b")]
+    for place in (first, second):
+        await place.engine.start(place.node)
+    try:
+        for place in (first, second):
+            await place.node.presence.connect(Connected(f"c-{place.name}"), f"of-{place.name}")  # type: ignore[arg-type]
+            place.node.presence.disconnect(Connected(f"c-{place.name}"), f"of-{place.name}")  # type: ignore[arg-type]
+            await place.node.presence.flush()
+            place.announced.clear()
+        if other == "stops too":
+            second.node.presence.begin_stop()
+        else:
+            monkeypatch.setattr(cluster, "SURVEY_TIMEOUT", 100)
+            monkeypatch.setattr(second.node, "answer", lambda question: defer.Deferred())
+        await first.node.hand_over()
+        assert first.announced == [("status:of-a", "user_status", "offline")]
+        assert list(second.node.presence._leaving) == ["of-b"]
+        await first.stop()
+        await second.stop()
+        assert second.announced == [("status:of-b", "user_status", "offline")]
+    finally:
+        await first.stop()
+        await second.stop()
 
 
 class Counting:
@@ -218,6 +252,79 @@ async def test_whom_another_node_takes_back_while_it_is_said_that_they_went_is_h
     engine.comes_back = True
     clock.advance(OFFLINE_GRACE / 1000)
     assert engine.announced == ["online", "offline", "online"]
+    assert clock.getDelayedCalls() == []
+
+
+class Ruled:
+    """What presence asks of a connection's subscription, and of the rules, when they have changed."""
+
+    def __init__(self, id: str) -> None:
+        self.id = id
+        self.identity = Identity(user_id=id, grants=Grants.of(()), expires_at=0)
+        self.channels = {"chat:a"}
+        self.gone = False
+
+    def identity_for(self, channel: str) -> Identity:
+        return self.identity
+
+
+class Rooms:
+    """An engine's presence in channels, and publishing: all of them keep presence, or none."""
+
+    def __init__(self) -> None:
+        self.presence = self
+        self.kept = True
+        #: so many further questions are answered
+        self.answers = 1
+        self.here: set[str] = set()
+
+    def keeps_presence(self, channel: str) -> bool:
+        return self.kept
+
+    def _answer(self) -> None:
+        self.answers -= 1
+        if self.answers < 0:
+            raise Unavailable("away")
+
+    async def join(self, channel: str, user_id: str, connection_id: str, info: Any) -> bool:
+        self._answer()
+        self.here.add(user_id)
+        return True
+
+    async def leave(self, channel: str, user_id: str, connection_id: str) -> bool:
+        self._answer()
+        self.here.discard(user_id)
+        return True
+
+    def stop(self) -> None:
+        pass
+
+
+async def test_all_subscriptions_follow_new_rules_when_the_engine_is_back() -> None:
+    rooms, clock = Rooms(), task.Clock()
+    presence = Presence(Clock(clock), rooms, rooms, rooms, rooms)  # type: ignore[arg-type]
+    everyone = [(Ruled(user), "chat:a") for user in ("ann", "bob", "carol")]
+    presence.follow_rules(everyone)  # type: ignore[arg-type]
+    assert rooms.here == {"ann"}
+    # Away for longer than one further attempt.
+    clock.advance(AGAIN)
+    assert rooms.here == {"ann"}
+    rooms.answers = 100
+    clock.advance(AGAIN)
+    assert rooms.here == {"ann", "bob", "carol"}
+    assert clock.getDelayedCalls() == []
+    # Two reloads while it is away: what holds in the end is what holds last.
+    rooms.answers = 0
+    rooms.kept = False
+    presence.follow_rules(everyone[:1])  # type: ignore[arg-type]
+    presence.follow_rules(everyone[1:])  # type: ignore[arg-type]
+    everyone[2][0].channels.clear()
+    rooms.answers = 100
+    clock.advance(AGAIN)
+    assert rooms.here == set()
+    rooms.answers = 0
+    presence.follow_rules(everyone)  # type: ignore[arg-type]
+    presence.stop()
     assert clock.getDelayedCalls() == []
 
 

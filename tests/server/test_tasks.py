@@ -160,6 +160,26 @@ async def test_a_lost_event_is_shown_when_all_is_read_again(rig: Rig, monkeypatc
         assert client.pushes()[-1]["data"]["percentage"] == 50
 
 
+async def test_a_followed_task_that_is_kept_no_longer_is_passed_over(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    watcher = await rig.client("bob", {"permissions": ["subscribe:task:*"]})
+    for id in ("gone", "here"):
+        await rig.execute("task.create", taskId=id, userId="ann")
+        await watcher.ask("task_subscribe", taskId=id)
+    get = rig.engine.tasks.get
+    read = []
+
+    async def forgetful(task_id: str) -> Any:
+        read.append(task_id)
+        if task_id == "gone":
+            raise errors.NotFound("no such task")
+        return await get(task_id)
+
+    monkeypatch.setattr(rig.engine.tasks, "get", forgetful)
+    # A failure that is logged fails the test.
+    await rig.node.tasks.refresh()
+    assert sorted(read) == ["gone", "here"]
+
+
 async def test_a_state_that_went_with_the_data_is_shown_to_nobody_who_comes(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

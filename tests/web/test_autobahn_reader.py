@@ -8,17 +8,20 @@ import pytest
 
 from pushserver.web import autobahn_reader, websocket
 from pushserver.web.autobahn_reader import PRIVATE, AutobahnReader
+from tests.test_private_names import uses_of
 
 
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, names in PRIVATE.items() for name in names])
 def test_a_private_name_is_there_and_used(kind: type, name: str) -> None:
-    source = inspect.getsource(autobahn_reader)
-    if name == "countConnections":
-        # An attribute of instances.
-        assert any(name in inspect.getsource(base) for base in kind.__mro__[:-1])
-    else:
-        assert hasattr(kind, name), f"{kind.__name__}.{name} is gone"
-    assert source.count(name) > 1, f"{name} is used nowhere"
+    uses = uses_of(name, inspect.getsource(autobahn_reader), "autobahn_reader.py")
+    assert uses, f"{name} is used nowhere"
+    assert hasattr(kind, name), f"{kind.__name__}.{name} is gone, and used in {', '.join(uses)}"
+
+
+def test_a_private_name_that_vanished_is_named_with_each_line_that_uses_it() -> None:
+    source = "PRIVATE = {A: ('_gone',)}\nclass B(A):\n    def _gone(self):\n        self._here = super()._gone()\n"
+    assert uses_of("_gone", source, "a.py") == ["a.py:3", "a.py:4"]
+    assert uses_of("_away", source, "a.py") == []
 
 
 def test_what_stands_once_for_all_is_what_autobahn_gives_each_instance() -> None:

@@ -376,8 +376,8 @@ class Supervisor(LoggedService):
         return sorted(living, key=lambda child: (child is self._leader, child.number))
 
     def start_beside(self) -> Child:
-        free = (n for n in self._numbers if n not in self._children and n not in self._restarts)
-        number = next(free, None)
+        unused = (n for n in self._numbers if n not in self._children and n not in self._restarts)
+        number = next(unused, None)
         if number is None:
             raise OSError("a worker that was replaced has not ended, and there is no place for one more")
         child = self._start_child(number)

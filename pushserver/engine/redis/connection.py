@@ -263,6 +263,8 @@ class RedisConnection:
         self._attempt: Deferred[Any] | None = None
         self._running: Deferred[None] | None = None
         self._first: list[Deferred[None]] = []
+        #: the protocol of a connection that is being prepared
+        self._preparing: CommandProtocol | None = None
         self._protocol: CommandProtocol | None = None
         #: the process that it talks to, as Redis calls itself
         self.run_id = ""
@@ -315,8 +317,9 @@ class RedisConnection:
             self._pause.cancel()
         if self._attempt is not None:
             self._attempt.cancel()
-        if self._protocol is not None:
-            self._protocol.abort("the engine is stopped")
+        for protocol in (self._preparing, self._protocol):
+            if protocol is not None:
+                protocol.abort("the engine is stopped")
         if self._running is not None:
             await self._running
 
@@ -345,8 +348,7 @@ class RedisConnection:
             lasted = 0.0
             try:
                 protocol = await self._connect()
-                if self._prepare is not None:
-                    await self._prepare(protocol)
+                await self._make_ready(protocol)
             except Exception as error:
                 self._failed(error, failures)
                 if protocol is not None:
@@ -360,6 +362,14 @@ class RedisConnection:
             longest = min(_FIRST_PAUSE * 2 ** min(failures, 16), _LONGEST_PAUSE)
             await self._wait(longest * random.uniform(0.5, 1))
         self._answer_first(None)
+
+    async def _make_ready(self, protocol: CommandProtocol) -> None:
+        if self._prepare is not None:
+            self._preparing = protocol
+            try:
+                await self._prepare(protocol)
+            finally:
+                self._preparing = None
 
     async def _stay(self, protocol: CommandProtocol) -> float:
         """Serve until the connection is lost; return how long it lasted, s."""

@@ -12,21 +12,21 @@ from prometheus_client.parser import text_string_to_metric_families
 from pushserver.app.workers.metrics import Family, Sample, Totals, families
 
 
-def registry_of(messages: int, open: int, seconds: float = 0.2) -> CollectorRegistry:
+def registry_of(messages: int, opened: int, seconds: float = 0.2) -> CollectorRegistry:
     registry = CollectorRegistry()
     counter = Counter("push_messages", "Messages.", ["way"], registry=registry)
     counter.labels("in").inc(messages)
     counter.labels('o"u\\t, {x} 1\n').inc(2 * messages)
-    Gauge("push_connections", "Open connections.", registry=registry).set(open)
-    Gauge("push_connections_highest", "At most.", registry=registry).set(open)
+    Gauge("push_connections", "Open connections.", registry=registry).set(opened)
+    Gauge("push_connections_highest", "At most.", registry=registry).set(opened)
     Histogram("push_seconds", "How long.", buckets=(0.1, 1), registry=registry).observe(seconds)
-    Summary("push_bytes", "How much.", registry=registry).observe(open)
+    Summary("push_bytes", "How much.", registry=registry).observe(opened)
     Info("push_build", "What.", registry=registry).info({"version": "1"})
     return registry
 
 
-def worker(messages: int, open: int, seconds: float = 0.2) -> tuple[Family, ...]:
-    return families(registry_of(messages, open, seconds))
+def worker(messages: int, opened: int, seconds: float = 0.2) -> tuple[Family, ...]:
+    return families(registry_of(messages, opened, seconds))
 
 
 def samples(octets: bytes) -> dict[tuple[str, str], float]:

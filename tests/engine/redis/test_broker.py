@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pushserver.engine.interfaces import Retention
 
-from .nodes import KEPT, Cluster, contents, publication
+from .nodes import KEPT, Cluster, contents, publication, until
 from .servers import RedisServer
 
 HISTORY = "push:history:a"
@@ -13,14 +13,17 @@ HISTORY = "push:history:a"
 async def test_what_was_kept_before_the_order_was_noted_has_no_hole_either(
     cluster: Cluster, redis: RedisServer
 ) -> None:
-    from twisted.internet import reactor
-    from twisted.internet.task import deferLater
+    def now() -> int:
+        """Return Redis' time, by which messages end, ms."""
+        _, _, seconds, _, microseconds, _ = redis.command("TIME").split("\r\n")
+        return int(seconds) * 1000 + int(microseconds) // 1000
 
     node = await cluster.start(redis.url)
     for n in range(1, 41):
         await node.broker.publish(publication("a", n), KEPT if n <= 10 else Retention(100, 100), None)
         redis.command("HDEL", HISTORY, "ends")
-    await deferLater(reactor, 0.15)
+    ended = now() + 100
+    await until(lambda: now() > ended, "what was kept for 100 ms is past its age")
     await node.broker.publish(publication("a", 41), KEPT, None)
     page = await node.history.read("a", 5, 100, False)
     assert (contents(page.messages), page.floor) == ([41], 40)

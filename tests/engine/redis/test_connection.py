@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import txredisapi
 from twisted.internet import task
-from twisted.internet.defer import DeferredList
+from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import deferLater
 from twisted.internet.testing import StringTransport
@@ -18,10 +18,11 @@ from twisted.python.failure import Failure
 from pushserver.core import errors
 from pushserver.engine.interfaces import IdempotencyKey
 from pushserver.engine.redis import connection
+from pushserver.engine.redis.settings import RedisAddress
 from pushserver.server.clock import Clock
 from tests.certificates import certificates
 
-from .nodes import KEPT, Cluster, impatient, publication, until
+from .nodes import KEPT, Cluster, impatient, publication, settings, until
 from .servers import RedisServer, free_port
 
 #: What `docs/redis.md` asks for.
@@ -229,6 +230,50 @@ class Moving:
     def take(self) -> int:
         given, self.given = self.given, []
         return len(given)
+
+
+class PaperTransport(StringTransport):
+    """Ends as soon as it is told to, once."""
+
+    def abortConnection(self) -> None:
+        if not self.disconnecting:
+            self.disconnecting = True
+            self.protocol.connectionLost(Failure(ConnectionDone()))
+
+
+class PaperRoute:
+    """Leads to a Redis on paper."""
+
+    address = RedisAddress(host="127.0.0.1")
+    watched = False
+
+    async def endpoint(self) -> PaperRoute:
+        return self
+
+    def connect(self, factory: Any) -> Deferred[connection.CommandProtocol]:
+        self.protocol = factory.buildProtocol(None)
+        transport = PaperTransport()
+        transport.protocol = self.protocol
+        self.protocol.makeConnection(transport)
+        return succeed(self.protocol)
+
+
+def test_stopping_while_redis_hangs_as_a_connection_is_prepared_is_done_at_once() -> None:
+    clock, route = task.Clock(), PaperRoute()
+
+    async def prepare(protocol: connection.CommandProtocol) -> None:
+        await protocol.send(60, "PING")
+
+    link = connection.RedisConnection(Clock(clock), "one", route, settings("redis://127.0.0.1"), prepare=prepare)
+    first = link.start()
+    info = b"redis_version:7.0.0\r\nrun_id:1\r\n"
+    route.protocol.dataReceived(b"$%d\r\n%s\r\n" % (len(info), info))
+    assert route.protocol.waiting == 1
+    assert link.protocol is None
+    stopped = Deferred.fromCoroutine(link.stop())
+    assert stopped.called
+    assert first.called
+    assert clock.getDelayedCalls() == []
 
 
 @pytest.fixture

@@ -151,10 +151,10 @@ async def test_a_killed_pubsub_connection_is_replayed(cluster: Cluster, redis: R
     await other.broker.subscribe("user:7")
     await publish(node, 1)
     await other.received(1)
-    for round in range(3):
+    for number in range(3):
         redis.command("CLIENT", "KILL", "TYPE", "pubsub")
-        await publish(node, f"missed {round}")
-        await node.inbox.append(publication("user:7", f"inbox {round}"), "7", False, None, None, None)
+        await publish(node, f"missed {number}")
+        await node.inbox.append(publication("user:7", f"inbox {number}"), "7", False, None, None, None)
     await cluster.healthy(node, other)
     await other.received(7)
     received = other.listener.delivered
@@ -350,12 +350,11 @@ async def test_a_node_starts_without_redis_and_finds_it_later(cluster: Cluster, 
 
 
 async def test_a_short_pause_of_one_reply_is_waited_for(cluster: Cluster, redis: RedisServer) -> None:
-    from twisted.internet import reactor
-
     node = await cluster.start(redis.url)
     redis.pause()
     answer = node.broker.publish(publication("a", 1), KEPT, None)
-    await deferLater(reactor, 0.1)
+    # It is on its way, and stays there.
+    await until(lambda: node.engine._commands.commands.waiting == 1)
     assert not answer.called
     redis.resume()
     assert (await answer).offset == 1

@@ -327,26 +327,26 @@ async def test_both_are_told_the_same(place: Place, seed: int) -> None:
         if not device.connected:
             await device.come()
 
-    def caught_up(device: Device, channel: str, all: list[Message]) -> bool:
+    def caught_up(device: Device, channel: str, messages: list[Message]) -> bool:
         device.take()
-        return not all or device.positions[channel][0] >= all[-1][0]
+        return not messages or device.positions[channel][0] >= messages[-1][0]
 
     for room in ROOMS:
-        all = await kept(place, room)
+        messages = await kept(place, room)
         for device in devices:
             if room not in device.rooms:
                 continue
-            await place.until(lambda device=device, room=room, all=all: caught_up(device, room, all))
+            await place.until(lambda device=device, room=room, messages=messages: caught_up(device, room, messages))
             # All since it came, in order, once.
-            expected = [message for message in all if message[0] > device.begun[room]]
+            expected = [message for message in messages if message[0] > device.begun[room]]
             assert device.told.get(room, []) == expected, (device.user, room)
         users = {device.user for device in devices if room in device.rooms}
         assert {frozenset(await device.present(room)) for device in devices} == {frozenset(users)}
     for user in USERS:
         page = await place.engine.inbox.read(user, 0, 1_000)
-        all = [(m.offset, json.loads(bytes(m.data)), m.sender) for m in page.messages]
-        assert all
+        messages = [(m.offset, json.loads(bytes(m.data)), m.sender) for m in page.messages]
+        assert messages
         for device in devices:
             if device.user == user:
-                await place.until(lambda device=device, all=all: caught_up(device, device.inbox, all))
-                assert device.told[device.inbox] == all
+                await place.until(lambda device=device, messages=messages: caught_up(device, device.inbox, messages))
+                assert device.told[device.inbox] == messages

@@ -816,12 +816,12 @@ async def test_an_inbox_from_its_beginning(place: Place, language: Any) -> None:
 class Nobody:
     """A place where who shows no token may stay, in its namespaces: ``room`` is for anyone, ``team`` for users."""
 
-    def __init__(self, place: Place, language: Any, *, open: bool = False) -> None:
+    def __init__(self, place: Place, language: Any, *, everybody: bool = False) -> None:
         self.place = place
         self.language = LANGUAGES["protobuf" if language.ping.startswith(b"\x82") else "json"](anonymous=True)
         place.node.requests._anonymous = True
         place.node._limits.anonymous = True
-        shown: dict[str, Any] = {"presence": True, "join_leave": True, "history_size": 10, "open": open}
+        shown: dict[str, Any] = {"presence": True, "join_leave": True, "history_size": 10, "open": everybody}
         room = Namespace("room", subscribe=Rule.ANYONE, **shown)
         others = [Namespace(name, **shown) for name in ("team", "$own")]
         place.node.namespaces.adopt(Namespaces([room, *others], private=True))
@@ -945,7 +945,7 @@ async def test_a_revoked_token_of_nobody_ends_its_connection(place: Place, langu
 
 
 async def test_open_namespaces_are_for_all(place: Place, language: Any) -> None:
-    nobody = Nobody(place, language, open=True)
+    nobody = Nobody(place, language, everybody=True)
     one = await nobody.connect()
     for channel in ("team:a", "$own:a"):
         begun = (await one.call(subscribe={"channel": channel}))["subscribe"]
