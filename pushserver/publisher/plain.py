@@ -21,10 +21,10 @@ from __future__ import annotations
 import base64
 import dataclasses
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date, time, timedelta
 from enum import Enum
+from string import digits
 from types import GeneratorType
 from typing import Any, Final
 
@@ -40,9 +40,6 @@ _OVERHEAD: Final = 4
 
 _LEFT_OUT: Final = object()
 _NO_CONTAINER: Final = object()
-
-#: How numpy writes the unit of moments and durations, as in "<m8[25s]".
-_UNIT: Final = re.compile(r"\[(\d*)(\w+)\]")
 #: numpy's integer for no moment, or no duration.
 _NAT: Final = -(2**63)
 _ATTOSECONDS: Final = {
@@ -249,11 +246,13 @@ def _times(value: Any, kind: str) -> Any:
     """numpy's moments (`kind` "M") or durations ("m") as texts, in lists as deep as they are."""
     if kind == "M":
         return _each(value.astype(str).tolist(), lambda moment: None if moment == "NaT" else moment)
-    unit = _UNIT.search(value.dtype.str)
-    if unit is None:
+    # As in "<m8[25us]".
+    unit = value.dtype.str.partition("[")[2].rstrip("]")
+    name = unit.lstrip(digits)
+    if not name:
         # numpy's durations without a unit are numbers.
         return _each(value.astype("int64").tolist(), lambda count: None if count == _NAT else count)
-    step, name = int(unit[1] or 1), unit[2]
+    step = int(unit.removesuffix(name) or 1)
     return _each(value.astype("int64").tolist(), lambda count: None if count == _NAT else _counted(count * step, name))
 
 

@@ -101,6 +101,7 @@ def configurations(place: Path) -> list[dict[str, Any]]:
         {"server.websocket_path": "/connection", "server.listen": ["tcp:80"], "server.state_dir": str(place)},
         {"server.websocket_path": "/a", "centrifuge.path": "/b", "centrifuge.emulation_path": "/ws"},
         {"centrifuge.enabled": True, "centrifuge.insecure": True, "centrifuge.path": "/b"},
+        {"centrifuge.enabled": True, "centrifuge.inbox_channel": "personal:{id}"},
         {"manhole.listen": loopback, "manhole.password_file": password},
         {"manhole.listen": "tcp:8022", "manhole.authorized_keys": key},
         {"redis.sentinels": ["a:26379"], "redis.service": "push", "engine.kind": "redis", "redis.url": "redis://b"},

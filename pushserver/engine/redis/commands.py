@@ -42,8 +42,8 @@ _LEAVE: Final = ("READONLY", "MASTERDOWN", "NOAUTH")
 _ATTEMPTS: Final = 3
 #: The commands that are sent beside scripts, and measured.
 COMMANDS: Final = (
-    "EXISTS", "HGET", "HGETALL", "HSCAN", "INFO", "MGET", "PEXPIRE", "PING", "PUBLISH", "SCAN", "SMEMBERS", "SREM",
-    "XRANGE", "XREVRANGE", "ZRANGE", "ZREM",
+    "EXISTS", "HDEL", "HGET", "HGETALL", "HSCAN", "INFO", "MGET", "PEXPIRE", "PING", "PUBLISH", "SCAN", "SMEMBERS",
+    "SREM", "XRANGE", "XREVRANGE", "ZRANGE", "ZREM",
 )  # fmt: skip
 
 

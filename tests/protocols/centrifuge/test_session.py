@@ -52,7 +52,7 @@ def theirs(place: Place, **rules: bool) -> None:
     """Let claims of Centrifugo's tokens count."""
     authenticator = place.node.authenticator
     given = TokenRules(more_claims=True, **rules)  # type: ignore[arg-type]
-    authenticator.adopt(Keys(SECRET), given)
+    authenticator.adopt(Keys(SECRET), given, None)
 
 
 # -- connect ----------------------------------------------------------------------------------------------------------
