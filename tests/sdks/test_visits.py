@@ -226,7 +226,10 @@ def test_a_visit(stage: Stage, engine: str, sdk: str, transport: str, codec: str
     ann.ask("publish", "news:a", {"n": 1})
     (first,) = ann.publications("news:a", 1)
     assert (first["data"], first["offset"], first["tags"]["type"]) == ({"n": 1}, 1, "message")
-    assert ann.ask("history", "news:a")["data"] == [{"n": 1}]
+    kept = ann.ask("history", "news:a")
+    assert (kept["offset"], kept["data"]) == (1, [{"n": 1}])
+    assert ann.ask("history", "news:a", {"offset": 0, "epoch": kept["epoch"]})["data"] == [{"n": 1}]
+    assert ann.ask("history", "news:a", {"offset": 1, "epoch": kept["epoch"]})["data"] == []
     assert ann.ask("presence", "news:a")["users"] == ["ann"]
     stats = ann.ask("presence_stats", "news:a")
     assert (stats["clients"], stats["users"]) == (1, 1)

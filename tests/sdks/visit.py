@@ -71,7 +71,9 @@ class Visit:
                 await self.client.publish(arguments[0], self.pack(arguments[1]))
                 say("done", word=word)
             case "history":
-                found = await self.client.history(arguments[0], limit=-1)
+                channel, *rest = arguments
+                since = centrifuge.StreamPosition(**rest[0]) if rest else None
+                found = await self.client.history(channel, limit=-1, since=since)
                 say("done", word=word, offset=found.offset, epoch=found.epoch,
                     data=[self.unpack(p.data) for p in found.publications])  # fmt: skip
             case "presence":

@@ -356,6 +356,18 @@ async def test_a_page_of_history_that_ends_early_says_where_the_channel_stands(
     assert found["offset"] == 5
 
 
+async def test_data_nested_too_deep_is_an_error_in_protobuf(place: Place) -> None:
+    # In JSON the command itself is, which is a close.
+    ann = Sdk(place, LANGUAGES["protobuf"]())
+    await ann.connect("ann")
+    nested: list[Any] = []
+    for _ in range(600):
+        nested = [nested]
+    error(107, await ann.call(publish={"channel": "kept:a", "data": nested}))
+    error(107, await ann.call(rpc={"method": "publish", "data": {"channel": "kept:a", "data": nested}}))
+    assert (await ann.call(ping={})) == {"ping": {}}
+
+
 async def test_chat_is_said_by_publishing(place: Place, language: Any) -> None:
     ann = Sdk(place, language)
     await ann.connect("ann")
@@ -459,6 +471,32 @@ async def test_the_server_subscribes_from_a_position_and_says_something_with_it(
     (begun,) = [push["subscribe"] for push in ann.told if "subscribe" in push]
     assert (begun["offset"], begun["epoch"], begun["data"]) == (1, first["epoch"], {"hello": 1})
     assert [one["data"] for one in ann.published("kept:a")] == [2]
+
+
+async def test_a_token_for_a_channel_is_renewed_without_its_name(place: Place, language: Any) -> None:
+    ann = Sdk(place, language)
+    await ann.connect("ann")
+    await ann.call(subscribe={"channel": "kept:a", "token": place.token("ann", channel="kept:a")})
+    soon = place.token("ann", channel="kept:a", exp=wall_clock() // 1000 + 60)
+    renewed = (await ann.call(sub_refresh={"token": soon}))["sub_refresh"]
+    assert 0 < renewed["ttl"] <= 60
+    error(103, await ann.call(sub_refresh={"token": soon, "channel": "kept:b"}))
+    error(108, await ann.call(sub_refresh={"token": place.token("ann", channel="kept:b")}))
+
+
+async def test_more_than_five_thousand_who_are_present_are_too_many(
+    place: Place, language: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert reading.MAX_PRESENT == 5_000
+    monkeypatch.setattr(reading, "MAX_PRESENT", 1)
+    ann, bob = Sdk(place, language), Sdk(place, language)
+    await ann.connect("ann")
+    await bob.connect("bob")
+    await ann.call(subscribe={"channel": "chat:a"})
+    assert (await ann.call(presence_stats={"channel": "chat:a"}))["presence_stats"]["num_clients"] == 1
+    await bob.call(subscribe={"channel": "chat:a"})
+    error(106, await ann.call(presence={"channel": "chat:a"}))
+    error(106, await ann.call(presence_stats={"channel": "chat:a"}))
 
 
 async def test_presence_is_told_by_connection(place: Place, language: Any) -> None:
@@ -601,6 +639,21 @@ async def test_who_acknowledges_by_calls_does_so_alone(place: Place, language: A
     ann.pong()
     await ann.call(ping={})
     assert (await place.engine.inbox.state("ann")).acked == 1
+
+
+@pytest.mark.parametrize("codec", sorted(LANGUAGES))
+async def test_where_acknowledging_is_explicit_a_pong_does_not(place: Place, codec: str) -> None:
+    ann = Sdk(place, LANGUAGES[codec](acknowledges=False))
+    for n in range(2):
+        await place.execute("notify", userId="ann", data=n)
+    own = (await ann.connect("ann"))["subs"]["user:ann"]
+    await place.until(lambda: len(ann.published("user:ann")) == 2)
+    ann.ping()
+    ann.pong()
+    await ann.call(ping={})
+    assert (await place.engine.inbox.state("ann")).acked == 0
+    await ann.call(rpc={"method": "ack", "data": {"offset": 2, "epoch": own["epoch"]}})
+    assert (await place.engine.inbox.state("ann")).acked == 2
 
 
 async def test_a_client_goes_on_in_its_inbox_where_it_was(place: Place, language: Any) -> None:

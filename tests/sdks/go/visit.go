@@ -155,7 +155,15 @@ func (v *visit) run(ctx context.Context, word string, args []json.RawMessage) (f
 		_, err := v.client.Publish(ctx, text(0), args[1])
 		return fields{}, err
 	case "history":
-		found, err := v.client.History(ctx, text(0), centrifuge.WithHistoryLimit(-1))
+		options := []centrifuge.HistoryOption{centrifuge.WithHistoryLimit(-1)}
+		if len(args) > 1 {
+			var since centrifuge.StreamPosition
+			if err := json.Unmarshal(args[1], &since); err != nil {
+				return nil, err
+			}
+			options = append(options, centrifuge.WithHistorySince(&since))
+		}
+		found, err := v.client.History(ctx, text(0), options...)
 		if err != nil {
 			return nil, err
 		}

@@ -18,6 +18,7 @@ import java.util.stream.Collectors;
 public class Visit {
     /** A word, a first argument that is a text, and what follows it as it is. */
     private static final Pattern WORDS = Pattern.compile("\\[\"(\\w+)\"(?:, \"([^\"]*)\")?(?:, (.*))?\\]");
+    private static final Pattern POSITION = Pattern.compile("\\{\"offset\": (\\d+), \"epoch\": \"([^\"]*)\"\\}");
 
     private final Client client;
 
@@ -115,6 +116,16 @@ public class Visit {
         return options;
     }
 
+    /** Returns what is asked of a history; `rest` is what follows the channel in a line: a position, or nothing. */
+    private static HistoryOptions whatFollows(String rest) {
+        HistoryOptions.Builder options = new HistoryOptions.Builder().withLimit(-1);
+        Matcher since = POSITION.matcher(rest);
+        if (since.matches()) {
+            options.withSince(new StreamPosition(Long.parseLong(since.group(1)), since.group(2)));
+        }
+        return options.build();
+    }
+
     private void run(String word, String channel, byte[] data) throws Exception {
         switch (word) {
             case "connect" -> client.connect();
@@ -123,7 +134,7 @@ public class Visit {
                 .subscribe();
             case "unsubscribe" -> client.getSubscription(channel).unsubscribe();
             case "publish" -> client.publish(channel, data, answer(word, done -> new Object[0]));
-            case "history" -> client.history(channel, new HistoryOptions.Builder().withLimit(-1).build(),
+            case "history" -> client.history(channel, whatFollows(text(data)),
                 answer(word, found -> new Object[] {
                     "offset", found.getOffset(), "epoch", quoted(found.getEpoch()),
                     "data", found.getPublications().stream().map(pub -> text(pub.getData())).toList(),

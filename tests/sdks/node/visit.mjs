@@ -51,8 +51,8 @@ const words = {
   },
   unsubscribe: async channel => client.getSubscription(channel).unsubscribe(),
   publish: async (channel, data) => { await client.publish(channel, pack(data)); return {}; },
-  history: async channel => {
-    const found = await client.history(channel, { limit: -1 });
+  history: async (channel, since) => {
+    const found = await client.history(channel, { limit: -1, since });
     return { offset: found.offset, epoch: found.epoch, data: found.publications.map(one => unpack(one.data)) };
   },
   presence: async channel => ({
