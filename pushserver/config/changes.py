@@ -6,7 +6,10 @@ from typing import Any, Final
 
 import msgspec
 
+from pushserver.config.checks import inbox_namespace
 from pushserver.config.sections import SECTIONS, Config, keys_of
+from pushserver.config.values import shown
+from pushserver.core.errors import ConfigError
 
 #: Sections of which every key counts at once.
 _WHOLE_SECTIONS: Final = frozenset({"api", "delivery", "events", "inbox", "log", "rate_limits", "tasks"})
@@ -58,7 +61,8 @@ def counts_at_once(full_key: str) -> bool:
 def merge(running: Config, read: Config) -> tuple[Config, Changes]:
     """Return the configuration to go on with, and what is another than before.
 
-    What needs a new start stays as it runs, and is named as long as it differs.
+    What needs a new start stays as it runs, and is named as long as it differs. Raises `ConfigError` where what counts
+    at once cannot stand beside what stays.
     """
     changed: list[str] = []
     restart: list[str] = []
@@ -84,7 +88,14 @@ def merge(running: Config, read: Config) -> tuple[Config, Changes]:
         sections[name] = getattr(read, name)
         if getattr(running, name) != sections[name]:
             changed.append(name)
-    return Config(**sections), Changes(changed, restart)
+    merged = Config(**sections)
+    taken_by = inbox_namespace(merged.centrifuge, merged.namespaces)
+    if taken_by:
+        raise ConfigError(
+            f'namespaces: the namespace "{taken_by}" has channels that are called as inboxes are by'
+            f" centrifuge.inbox_channel = {shown(merged.centrifuge.inbox_channel)}, which another start alone changes"
+        )
+    return merged, Changes(changed, restart)
 
 
 def _contents(section: Any, key: str) -> list[bytes | None]:

@@ -14,7 +14,7 @@ was expected. Secrets are in no error and no repr.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -43,7 +43,7 @@ from pushserver.config.sections import (
     keys_of,
 )
 from pushserver.config.values import SHORTEST_SECRET, ApiKey, shown
-from pushserver.core.channels import BUILT_IN
+from pushserver.core.channels import BUILT_IN, Namespace
 from pushserver.core.errors import ConfigError
 from pushserver.core.tokens import HMAC_ALGORITHMS, PUBLIC_KEY_ALGORITHMS, Keys
 from pushserver.core.webhooks import key_of
@@ -307,17 +307,11 @@ class _Checks:
             problem = "expected a path that is not centrifuge.path, nor above or below it"
             raise self._mistake("centrifuge.emulation_path", problem, centrifuge.emulation_path)
         self._check_centrifuge_api(centrifuge, taken)
-        if centrifuge.enabled:
-            self._check_inbox_name(centrifuge.inbox_channel)
+        taken_by = inbox_namespace(centrifuge, self._draft.namespaces)
+        if taken_by:
+            problem = f'expected a name that no channel of the namespace "{taken_by}" has, such as "user:{{id}}"'
+            raise self._mistake("centrifuge.inbox_channel", problem, centrifuge.inbox_channel)
         return centrifuge
-
-    def _check_inbox_name(self, pattern: str) -> None:
-        """What an inbox is called may call nothing else so: what looks like it is never looked for elsewhere."""
-        before = pattern.partition("{id}")[0]
-        for name in (*BUILT_IN, *(namespace.name for namespace in self._draft.namespaces)):
-            if name and name != "user" and (before.startswith(f"{name}:") or f"{name}:".startswith(before)):
-                problem = f'expected a name that no channel of the namespace "{name}" has, such as "user:{{id}}"'
-                raise self._mistake("centrifuge.inbox_channel", problem, pattern)
 
     def _check_centrifuge_api(self, centrifuge: CentrifugeSection, taken: tuple[str, ...]) -> None:
         path = centrifuge.api_path
@@ -355,6 +349,18 @@ class _Checks:
             return read()
         except OSError as problem:
             raise self._mistake(full_key, f"expected a readable file: {problem.strerror}", path) from None
+
+
+def inbox_namespace(centrifuge: CentrifugeSection, namespaces: Iterable[Namespace]) -> str:
+    """Return a namespace with channels that may be called as inboxes are: what looks like an inbox is never looked for
+    elsewhere. "" where there is none."""
+    if not centrifuge.enabled:
+        return ""
+    before = centrifuge.inbox_channel.partition("{id}")[0]
+    for name in (*BUILT_IN, *(namespace.name for namespace in namespaces)):
+        if name and name != "user" and (before.startswith(f"{name}:") or f"{name}:".startswith(before)):
+            return name
+    return ""
 
 
 def _share(path: str, other: str) -> bool:

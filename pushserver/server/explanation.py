@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from pushserver.engine.interfaces import IEngine
 
 #: ms that other nodes have to answer, and that all together may take: with `pushctl` and the way it is less than 2 s.
-NODES_WAIT: Final = 1_000
-WAIT: Final = 1_300
+NODES_WAIT: Final = 1_200
+WAIT: Final = 1_400
 #: Unfinished tasks that are told.
 MAX_TASKS: Final = 50
 #: ms without a change, or output, after which an unfinished task is stuck, at most; else a tenth of

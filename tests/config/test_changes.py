@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from pushserver.config.checks import checked, load
 from pushserver.config.loader import RawConfig
 from pushserver.config.sections import SECTIONS, Config, LogSection, ServerSection, keys_of
 from pushserver.core.channels import Namespace
+from pushserver.core.errors import ConfigError
 
 RUNNING = Config()
 SECRET = "a secret of at least thirty-two bytes"
@@ -101,7 +103,7 @@ def configurations(place: Path) -> list[dict[str, Any]]:
         {"server.websocket_path": "/connection", "server.listen": ["tcp:80"], "server.state_dir": str(place)},
         {"server.websocket_path": "/a", "centrifuge.path": "/b", "centrifuge.emulation_path": "/ws"},
         {"centrifuge.enabled": True, "centrifuge.insecure": True, "centrifuge.path": "/b"},
-        {"centrifuge.enabled": True, "centrifuge.inbox_channel": "personal:{id}"},
+        {"centrifuge.enabled": True, "centrifuge.inbox_channel": "box-{id}"},
         {"manhole.listen": loopback, "manhole.password_file": password},
         {"manhole.listen": "tcp:8022", "manhole.authorized_keys": key},
         {"redis.sentinels": ["a:26379"], "redis.service": "push", "engine.kind": "redis", "redis.url": "redis://b"},
@@ -137,6 +139,22 @@ def test_a_provider_takes_the_place_of_a_secret_whole() -> None:
     config, changes = merge(secret, provider)
     assert changes.changed == ["auth.algorithms", "auth.secret", "auth.jwks_url"]
     assert (config, changes.restart_needed) == (provider, [])
+
+
+def test_a_namespace_that_the_name_of_inboxes_does_not_allow_yet_changes_nothing() -> None:
+    def configured(pattern: str, *names: str) -> Config:
+        namespaces = {"PUSHSERVER_NAMESPACES": json.dumps([{"name": name} for name in names])}
+        settings = {"auth.secret": SECRET, "centrifuge.enabled": True, "centrifuge.inbox_channel": pattern}
+        return load(None, namespaces, settings)
+
+    running, read = configured("n{id}"), configured("user:{id}", "news")
+    with pytest.raises(
+        ConfigError, match=r'^namespaces: the namespace "news" has .* centrifuge\.inbox_channel = "n\{id\}"'
+    ):
+        merge(running, read)
+    config, changes = merge(read, running)
+    assert (config.namespaces, config.centrifuge) == ((), read.centrifuge)
+    assert (changes.changed, changes.restart_needed) == (["namespaces"], ["centrifuge.inbox_channel"])
 
 
 def test_certificates_are_those_of_the_listeners_that_there_are() -> None:
