@@ -95,6 +95,7 @@ sim: venv
 
 mutants: venv
 	@$(BIN)/python -m tests.simulator.mutants $(ARGS)
+	$(if $(ARGS),,@$(BIN)/python -m tests.simulator.events --mutants)
 
 soak: venv tools
 	@echo "-- pytest, seed $(SEED)"

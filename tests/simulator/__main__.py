@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .plan import Plan
     from .suite import Options, Verdict
 
 #: Sets are gone through in an order that the hashes of texts decide: the same for every run.
@@ -27,12 +28,11 @@ def _arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="stop after so long")
     parser.add_argument("--operations", type=int, default=60)
     parser.add_argument("--faults", type=int, default=4)
-    parser.add_argument("--open", action="store_true", help="also the faults that the product does not survive yet")
     parser.add_argument("--outputs", action="store_true", help="also tasks that write, and who reads along")
     parser.add_argument("--sdks", action="store_true", help="some devices speak the Centrifuge protocol")
     parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
     parser.add_argument("--keep", help="of one seed, run these steps alone: 0,3,7")
-    parser.add_argument("--plan", type=Path, help="run this plan, in place of a seed's")
+    parser.add_argument("--plan", type=Path, nargs="+", help="run these plans, in place of a seed's")
     parser.add_argument("--save", type=Path, help="of one seed, write the plan there")
     parser.add_argument("--history", type=Path, help="of one seed, write the history there")
     parser.add_argument("--log", action="store_true", help="of one seed, print the nodes' log")
@@ -51,17 +51,25 @@ def _arguments(words: list[str]) -> argparse.Namespace:
 def _made(options: argparse.Namespace) -> Options:
     from .suite import Options
 
-    return Options(options.operations, options.faults, options.open, options.outputs, options.sdks, tuple(options.aim))
+    return Options(options.operations, options.faults, options.outputs, options.sdks, tuple(options.aim))
 
 
-def _one(options: argparse.Namespace) -> int:
-    """Run one seed, with everything that somebody may want to see of it."""
-    from .checker import judge
+def _plans(options: argparse.Namespace) -> int:
+    """Run plans that were kept, with everything that somebody may want to see of them."""
     from .plan import Plan
+
+    worst = 0
+    for file in options.plan:
+        print(file.stem, flush=True)
+        worst = max(worst, _one(options, Plan.from_text(file.read_text())))
+    return worst
+
+
+def _one(options: argparse.Namespace, plan: Plan) -> int:
+    """Run one plan, with everything that somebody may want to see of it."""
+    from .checker import judge
     from .run import run
 
-    given = options.plan is not None
-    plan = Plan.from_text(options.plan.read_text()) if given else _made(options).plan(options.first)
     if options.keep is not None:
         plan = plan.keeping(frozenset(int(each) for each in options.keep.split(",") if each))
     if options.save is not None:
@@ -121,7 +129,7 @@ def _many(options: argparse.Namespace) -> int:
                 failed += 1
                 _show(verdict, aiming, not options.no_shrink)
     if options.table:
-        shown, empty = table(cells, all_faults(options.open))
+        shown, empty = table(cells, all_faults())
         print(shown)
         print("empty: " + (", ".join(" × ".join(cell) for cell in empty) or "none"))
         print(f"{aimed} plans were aimed at what chance left empty")
@@ -145,9 +153,11 @@ def main(words: list[str]) -> int:
     chosen = options.first is not None
     if not chosen:
         options.first = secrets.randbelow(1_000_000_000)
-    files = (options.keep, options.plan, options.save, options.history)
+    files = (options.keep, options.save, options.history)
     shown = any(each is not None for each in files) or options.log or options.steps
-    return _one(options) if shown else _many(options)
+    if options.plan is not None:
+        return _plans(options)
+    return _one(options, _made(options).plan(options.first)) if shown else _many(options)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ from .plan import (
     FAULTS,
     LAGGING_FAULTS,
     NEWS,
-    OPEN_EMBEDDED_FAULTS,
-    OPEN_FAULTS,
+    RARE_EMBEDDED_FAULTS,
+    RARE_EVICTING_FAULTS,
+    RARE_FAULTS,
     SENTINEL_FAULTS,
     USERS,
     Plan,
@@ -27,14 +28,14 @@ MOMENT = 3.0
 TIMES = 8
 
 
-def faults_of(plan: Plan, open_faults: bool = False) -> set[str]:
+def faults_of(plan: Plan) -> set[str]:
     """Return the faults that may come in a plan with these settings."""
     redis = plan.settings["redis"]
     if plan.settings["engine"]["kind"] == "embedded":
-        return set(EMBEDDED_FAULTS) | (set(OPEN_EMBEDDED_FAULTS) if open_faults else set())
-    found = set(FAULTS) | (set(OPEN_FAULTS) if open_faults else set())
+        return {*EMBEDDED_FAULTS, *RARE_EMBEDDED_FAULTS}
+    found = {*FAULTS, *RARE_FAULTS}
     if plan.policy != "noeviction":
-        found |= set(EVICTING_FAULTS)
+        found |= {*EVICTING_FAULTS, *RARE_EVICTING_FAULTS}
     if "sentinels" in redis:
         found |= set(SENTINEL_FAULTS) | (set() if redis["wait_replicas"] else set(LAGGING_FAULTS))
     return found
@@ -91,12 +92,12 @@ STEPS: dict[str, Made] = {
 }
 
 
-def aim(first: int, fault: str, operation: str, open_faults: bool = False) -> Plan:
+def aim(first: int, fault: str, operation: str) -> Plan:
     """Return a plan in which this fault comes while this operation is under way, as far as chance lets it; of the
     first seed from ``first`` on in which there is such a fault."""
     for seed in count(first):
-        plan = plans.make(seed, 0, 0, open_faults)
-        if fault in faults_of(plan, open_faults):
+        plan = plans.make(seed, 0, 0)
+        if fault in faults_of(plan) and (operation != "ingest" or plan.settings["engine"]["kind"] == "redis"):
             break
     chance = random.Random(f"aim {seed} {fault} {operation}")
     before = [_notify(chance, 1.0 + number / 10, 100 + number) for number in range(len(USERS))]

@@ -12,13 +12,14 @@ from .plan import (
     EVICTING_FAULTS,
     FAULTS,
     LAGGING_FAULTS,
-    OPEN_EMBEDDED_FAULTS,
-    OPEN_FAULTS,
+    RARE_EMBEDDED_FAULTS,
+    RARE_EVICTING_FAULTS,
+    RARE_FAULTS,
     SENTINEL_FAULTS,
 )
 
 #: Those of nodes on Redis.
-_ON_REDIS = FAULTS | EVICTING_FAULTS | SENTINEL_FAULTS | LAGGING_FAULTS
+_ON_REDIS = FAULTS | EVICTING_FAULTS | SENTINEL_FAULTS | LAGGING_FAULTS | RARE_FAULTS | RARE_EVICTING_FAULTS
 
 #: What is asked, in the order of the table; a device's way in counts as two operations.
 OPERATIONS = (
@@ -77,7 +78,7 @@ def under_way(history: str) -> Cells:
 
 def possible(fault: str, operation: str) -> bool:
     """Return whether there is such an operation where this fault is."""
-    return operation != "ingest" or fault in _ON_REDIS | OPEN_FAULTS
+    return operation != "ingest" or fault in _ON_REDIS
 
 
 def table(cells: Cells, faults: Iterable[str]) -> tuple[str, list[tuple[str, str]]]:
@@ -95,9 +96,6 @@ def table(cells: Cells, faults: Iterable[str]) -> tuple[str, list[tuple[str, str
     return "\n".join(lines), empty
 
 
-def all_faults(open_faults: bool) -> list[str]:
+def all_faults() -> list[str]:
     """Return the names of all faults that plans choose from."""
-    names = list(_ON_REDIS) + list(EMBEDDED_FAULTS)
-    if open_faults:
-        names += list(OPEN_FAULTS) + list(OPEN_EMBEDDED_FAULTS)
-    return list(dict.fromkeys(names))
+    return list(_ON_REDIS | EMBEDDED_FAULTS | RARE_EMBEDDED_FAULTS)

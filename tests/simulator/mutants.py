@@ -240,6 +240,47 @@ MUTANTS = (
         '                await self._patiently("ingest_end", done, entry_id, "", text)\n'
         "                error = await self._carry_out(entry_id, command)\n",
     ),
+    _mutant(
+        "heartbeats-by-the-wall-clock",
+        "engine/redis/cluster.py",
+        "        self._call = None\n        if self._under_way is not None:\n            self._again = True\n",
+        "        self._call = None\n"
+        "        if self._clock.now() < getattr(self, '_ticked_at', 0):\n"
+        "            self._call = self._clock.later(1, self._tick)\n"
+        "            return\n"
+        "        self._ticked_at = self._clock.now()\n"
+        "        if self._under_way is not None:\n            self._again = True\n",
+    ),
+    _mutant(
+        "expiring-by-the-wall-clock",
+        "server/clock.py",
+        "        return self._settled.at(self.now(), self.milliseconds())\n",
+        "        return self.now()\n",
+    ),
+    _mutant(
+        "older-store-not-noticed",
+        "engine/embedded/marks.py",
+        "return mark in self.marks and (self.closed or file == self.file)",
+        "return True",
+    ),
+    _mutant(
+        "writes-not-compared",
+        _LUA + "epoch.lua",
+        "or writes < tonumber(table.remove(ARGV)) then",
+        "or tonumber(table.remove(ARGV)) < 0 then",
+    ),
+    _mutant(
+        "narrower-limits-hold",
+        "engine/redis/shared_settings.py",
+        "return max([own, *(each for each in others if type(each) is int and each < 2**53)])",
+        "return own",
+    ),
+    _mutant(
+        "version-of-before-the-move",
+        _LUA + "epoch.lua",
+        "return lowest and tonumber(version) < tonumber(lowest)",
+        "return false",
+    ),
     _of_output(
         "output-off-by-one",
         "core/output.py",
@@ -271,12 +312,18 @@ MUTANTS = (
 FOUND: dict[str, int] = {
     "generation-not-moved": 6,
     "generation-kept-by-count": 38,
-    "generation-returned": 2,
+    "generation-returned": 4,
     "cursor-off-by-one": 2,
-    "second-device-forgotten": 3,
-    "stream-begun-anew": 7,
-    "positions-not-compared": 4,
+    "second-device-forgotten": 5,
+    "stream-begun-anew": 8,
+    "positions-not-compared": 11,
     "version-not-raised": 57,
+    "heartbeats-by-the-wall-clock": 7,
+    "expiring-by-the-wall-clock": 29,
+    "older-store-not-noticed": 49,
+    "writes-not-compared": 59,
+    "narrower-limits-hold": 2,
+    "version-of-before-the-move": 102,
 }
 
 

@@ -73,7 +73,10 @@ class Run:
         self._stalling: list[float] = []
         #: by whose write is late: the lease
         self._late: dict[RedisSession, bytes] = {}
+        #: nodes with narrower limits than the others
         self._narrowed: set[str] = set()
+        #: how far Redis' clock was set in all, s
+        self._redis_set = 0.0
         #: by a step's time: data as it was, and when
         self._saved: dict[float, tuple[object, float]] = {}
         self.nodes = [
@@ -161,7 +164,8 @@ class Run:
                     self._schedule(step)
                 self.world.run(plan.seconds)
                 self._mend()
-                settling = SETTLING + (TRYING_AGAIN if self._receiver is not None else 0)
+                # Redis' clock is what leases end by.
+                settling = SETTLING + self._redis_set + (TRYING_AGAIN if self._receiver is not None else 0)
                 self.world.run(plan.seconds + settling)
                 self._read_all()
                 self.world.run(plan.seconds + settling + READING)
@@ -205,7 +209,8 @@ class Run:
         self._mended = True
         for reader in self.readers:
             reader.settle()
-        self._narrowed.clear()
+        for name in sorted(self._narrowed):
+            self._widen(self._node(name))
         if self._receiver is not None:
             self._receiver.well = True
         self.network.unreachable.clear()
@@ -408,7 +413,8 @@ class Run:
 
     def _stop(self, step: Step, node: str, seconds: float) -> None:
         chosen = self._node(node)
-        if chosen.alive and not chosen.process.held:
+        # As long as one has narrower limits, another one is there that has not.
+        if chosen.alive and not chosen.process.held and not self._narrowed:
             chosen.stop()
             self._later(seconds + 5, self._start, chosen)
 
@@ -571,8 +577,17 @@ class Run:
         self._later(seconds, setattr, database, "full", "")
 
     def _redis_rollback(self, step: Step, lag: float) -> None:
-        """The data goes back inside the same process."""
-        self.redis.model.database.load(self._older(step))
+        """The data goes back inside the same process. A node notices by a write that was lost: where one knows of none,
+        the step is left out."""
+        saved, _ = self._saved[step.at]
+        database = self.redis.model.database
+        newest = database.save()
+        database.load(saved)
+        kept = int((database.get(b"push:server", dict) or {}).get(b"writes", 0))
+        if all(node.ready and node.writes > kept for node in self.nodes):
+            self._older(step)
+        else:
+            database.load(newest)
 
     def _evict_presence(self, step: Step, share: float) -> None:
         # What a node says of itself is used every few seconds: that goes last.
@@ -608,7 +623,10 @@ class Run:
         chosen = self._node(node)
         if chosen.alive:
             chosen.kill()
-        for file in Path(str(saved)).glob("pushserver.db*"):
+        # A log of the newer data would be taken for one of the older.
+        for file in self._stores[node].glob("pushserver.db*"):
+            file.unlink()
+        for file in sorted(Path(str(saved)).glob("pushserver.db*")):
             shutil.copy(file, self._stores[node])
         if not chosen.alive:
             chosen.start()
@@ -616,20 +634,32 @@ class Run:
     # -- faults of clocks and configurations --------------------------------------------------------------------------
 
     def _step_node(self, step: Step, node: str, ms: int) -> None:
+        """The wall clock of a running node is set. One that begins has nothing else to go by: where it has a store of
+        its own, its clock is right."""
         chosen = self._node(node)
-        chosen.skew += ms
-        chosen.process.skew = chosen.skew
+        chosen.process.skew += ms
+        if self._plan.settings["engine"]["kind"] == "redis":
+            chosen.skew = chosen.process.skew
 
     def _step_redis(self, step: Step, ms: int) -> None:
         self.redis.process.skew += ms
+        self._redis_set += abs(ms) / 1000
 
     def _narrow(self, step: Step, node: str, seconds: float) -> None:
-        """The node begins anew with narrower limits than the others."""
-        self._narrowed.add(node)
+        """The node begins anew with narrower limits than another one that lives, and after a while with the same."""
         chosen = self._node(node)
-        if chosen.alive:
+        others = [each for each in self.nodes if each is not chosen and each.name not in self._narrowed]
+        if chosen.alive and not chosen.ending and any(each.ready and not each.process.held for each in others):
+            self._narrowed.add(node)
             chosen.kill()
             chosen.start()
+            self._later(seconds, self._widen, chosen)
+
+    def _widen(self, node: Node) -> None:
+        self._narrowed.discard(node.name)
+        if node.alive:
+            node.kill()
+            node.start()
 
 
 def run(plan: Plan, trace: Callable[[str], None] | None = None) -> str:

@@ -29,7 +29,6 @@ class Options:
 
     operations: int = 60
     faults: int = 4
-    open_faults: bool = False
     outputs: bool = False
     sdks: bool = False
     #: a fault and the operation that it shall interrupt; empty: whatever chance chooses
@@ -37,15 +36,15 @@ class Options:
 
     def plan(self, seed: int) -> Plan:
         if self.aim:
-            return aim(seed, *self.aim, self.open_faults)
-        return plans.make(seed, self.operations, self.faults, self.open_faults, self.outputs, self.sdks)
+            return aim(seed, *self.aim)
+        return plans.make(seed, self.operations, self.faults, self.outputs, self.sdks)
 
     def words(self) -> str:
         """Return what repeats this on the command line."""
         text = f"--operations {self.operations} --faults {self.faults}"
         if self.aim:
             text = f"--aim {' '.join(self.aim)}"
-        chosen = {" --open": self.open_faults, " --outputs": self.outputs, " --sdks": self.sdks}
+        chosen = {" --outputs": self.outputs, " --sdks": self.sdks}
         return text + "".join(word for word, wanted in chosen.items() if wanted)
 
 
@@ -104,7 +103,7 @@ def fill(first: int, cells: Cells, options: Options) -> Iterator[tuple[Options, 
     """Yield the verdicts of plans that aim at the empty cells of the table, each with how it was made, until each has
     something, or was aimed at often enough. ``cells`` grows meanwhile."""
     for seed in range(first, first + AIMS):
-        for cell in table(cells, all_faults(options.open_faults))[1]:
+        for cell in table(cells, all_faults())[1]:
             if not cells[cell]:
                 made = replace(options, aim=cell)
                 verdict = try_seed(seed, made)

@@ -8,7 +8,7 @@ from tests.simulator.aims import MOMENT, STEPS, aim, faults_of
 from tests.simulator.coverage import OPERATIONS, all_faults, possible
 from tests.simulator.plan import make
 
-CELLS = [(fault, operation) for fault in all_faults(True) for operation in OPERATIONS if possible(fault, operation)]
+CELLS = [(fault, operation) for fault in all_faults() for operation in OPERATIONS if possible(fault, operation)]
 
 
 def test_each_operation_of_the_table_can_be_aimed_at() -> None:
@@ -23,10 +23,10 @@ def test_plans_have_the_faults_that_are_chosen_from() -> None:
 
 def test_an_aimed_plan_has_its_fault_and_what_it_interrupts() -> None:
     for fault, operation in CELLS:
-        plan = aim(7, fault, operation, open_faults=True)
+        plan = aim(7, fault, operation)
         assert fault in {step.do for step in plan.steps if step.fault and step.at == MOMENT}
         assert len({step.at for step in plan.steps}) > 8
-        assert aim(7, fault, operation, open_faults=True) == plan
+        assert aim(7, fault, operation) == plan
 
 
 @pytest.mark.full

@@ -1,8 +1,8 @@
-"""Where plans look for mistakes: around the beginning of faults, and where devices are away."""
+"""Where plans look for mistakes: around the beginning of faults, where devices are away, and in rare faults."""
 
 from __future__ import annotations
 
-from tests.simulator.plan import AFTER, BEFORE, make
+from tests.simulator.plan import AFTER, BEFORE, RARE_EMBEDDED_FAULTS, RARE_EVICTING_FAULTS, RARE_FAULTS, make
 
 SEEDS = range(40)
 
@@ -38,3 +38,14 @@ def test_messages_come_while_a_device_is_away() -> None:
     # More than the smallest inboxes hold.
     assert most > 8
     assert min(len(each["keys"]) for each in away) == 0
+
+
+def test_some_runs_are_full_of_rare_faults_and_the_others_have_none() -> None:
+    rare = {*RARE_FAULTS, *RARE_EMBEDDED_FAULTS, *RARE_EVICTING_FAULTS}
+    shares = []
+    for seed in SEEDS:
+        faults = [step.do for step in make(seed, faults=20).steps if step.fault]
+        shares.append(sum(name in rare for name in faults) / len(faults))
+    full = [share for share in shares if share]
+    assert len(SEEDS) / 5 < len(full) < len(SEEDS) / 2
+    assert min(full) > 0.1
