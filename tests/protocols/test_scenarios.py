@@ -14,9 +14,11 @@ from pushserver.server.inbound import MAX_WAITING
 from tests.conftest import LoggedErrors
 from tests.protocols.paper import Paper, Place
 
-#: Far more than may wait.
-MANY = 200
-HALF = MANY // 2
+
+@pytest.fixture(params=[200, pytest.param(1_000, marks=pytest.mark.full)], ids=["200", "1000"])
+def many(request: pytest.FixtureRequest) -> int:
+    """How many operations one frame has: far more than may wait."""
+    return int(request.param)
 
 
 # -- a session --------------------------------------------------------------------------------------------------------
@@ -88,7 +90,7 @@ async def test_a_message_that_cannot_be_read_is_refused_and_ten_end_it(place: Pl
 
 
 class Gate:
-    """Stands before the engine's `publish`, and counts what is under way."""
+    """Stands before the engine's `publish` for what a frame holds, and counts what is under way."""
 
     def __init__(self, place: Place, before: Callable[[int], Deferred[None] | None] = lambda number: None) -> None:
         self.asked = self.under_way = self.most = 0
@@ -97,6 +99,8 @@ class Gate:
         place.engine.broker.publish = self.publish
 
     def publish(self, *arguments: Any) -> Deferred[Any]:
+        if arguments[0].channel != "free:a":
+            return self._publish(*arguments)
         self.asked += 1
         self.under_way += 1
         self.most = max(self.most, self.under_way)
@@ -112,11 +116,16 @@ class Gate:
             self.under_way -= 1
 
 
-def publish(client: Paper, count: int = MANY) -> list[int]:
+def publish(client: Paper, count: int) -> list[int]:
     """Publish so many messages with one read; return the commands' ids."""
     ids = list(range(1_000_000, 1_000_000 + count))
     client.send(*(("pub", id, "free:a", id) for id in ids))
     return ids
+
+
+def waiting(client: Paper) -> int:
+    """Return how much of what a client sent waits to be carried out."""
+    return len(client.inbound._queue or ())
 
 
 def outcomes(client: Paper) -> list[tuple[Any, Any]]:
@@ -130,18 +139,18 @@ async def both(place: Place, language: Any) -> tuple[Paper, Paper]:
     return ann, bob
 
 
-async def test_they_are_carried_out_in_order_and_one_at_a_time(place: Place, language: Any) -> None:
+async def test_they_are_carried_out_in_order_and_one_at_a_time(place: Place, language: Any, many: int) -> None:
     ann, bob = await both(place, language)
     gate = Gate(place)
-    ids = publish(ann)
-    await place.until(lambda: len(outcomes(ann)) == MANY)
+    ids = publish(ann, many)
+    await place.until(lambda: len(outcomes(ann)) == many)
     assert outcomes(ann) == [(id, "ok") for id in ids]
-    await place.until(lambda: len(bob.pushes("free:a")) == MANY)
+    await place.until(lambda: len(bob.pushes("free:a")) == many)
     assert bob.pushes("free:a") == ids
     assert gate.most == 1
 
 
-async def test_a_slow_engine_holds_the_queue_and_the_socket(place: Place, language: Any) -> None:
+async def test_a_slow_engine_holds_the_queue_and_the_socket(place: Place, language: Any, many: int) -> None:
     ann, _ = await both(place, language)
     answers: list[Deferred[None]] = []
 
@@ -151,33 +160,40 @@ async def test_a_slow_engine_holds_the_queue_and_the_socket(place: Place, langua
         return answer
 
     gate = Gate(place, slow)
-    ids = publish(ann)
+    ids = publish(ann, many)
     for number in range(1, 6):
         await place.until(lambda n=number: len(answers) == n)
         assert not ann.reading
-        assert ann.inbound._queue is not None
         # What waits is what was sent, and nothing of it is made twice.
-        assert len(ann.inbound._queue) == MANY - number
+        assert waiting(ann) == many - number
         assert outcomes(ann) == [(id, "ok") for id in ids[: number - 1]]
         answers[number - 1].callback(None)
     assert gate.most == 1
 
 
-async def test_an_engine_that_is_away_is_held_against_nobody(place: Place, language: Any) -> None:
+async def test_an_engine_that_is_away_is_held_against_nobody(place: Place, language: Any, many: int) -> None:
     ann, bob = await both(place, language)
-    gate = Gate(place, lambda number: fail(Unavailable("the engine is away")))
-    ids = publish(ann)
-    await place.until(lambda: len(outcomes(ann)) == MANY)
+    left: list[int] = []
+
+    def away(number: int) -> Deferred[None]:
+        left.append(waiting(ann))
+        return fail(Unavailable("the engine is away"))
+
+    gate = Gate(place, away)
+    ids = publish(ann, many)
+    await place.until(lambda: len(outcomes(ann)) == many)
+    # Nothing waits but what is left of the frame.
+    assert all(waits <= many - number for number, waits in enumerate(left, 1))
     assert outcomes(ann) == [(id, "no") for id in ids]
-    assert gate.asked == MANY
+    assert gate.asked == many
     assert ann.closed is None
     assert bob.pushes("free:a") == []
 
 
-async def test_after_ten_errors_nothing_more_of_the_frame_runs(place: Place, language: Any) -> None:
+async def test_after_ten_errors_nothing_more_of_the_frame_runs(place: Place, language: Any, many: int) -> None:
     ann, bob = await both(place, language)
     gate = Gate(place, lambda number: fail(Conflict("no")))
-    ids = publish(ann)
+    ids = publish(ann, many)
     await place.until(lambda: ann.closed)
     assert ann.closed == errors.TOO_MANY_ERRORS
     assert outcomes(ann) == [(id, "no") for id in ids[:10]]
@@ -187,53 +203,55 @@ async def test_after_ten_errors_nothing_more_of_the_frame_runs(place: Place, lan
 
 @pytest.mark.parametrize("problem", [Unavailable, ZeroDivisionError])
 async def test_one_that_fails_is_answered_in_its_place(
-    place: Place, language: Any, problem: type[Exception], flush_errors: LoggedErrors
+    place: Place, language: Any, many: int, problem: type[Exception], flush_errors: LoggedErrors
 ) -> None:
+    half = many // 2
     ann, bob = await both(place, language)
-    Gate(place, lambda number: fail(problem("away")) if number == HALF else None)
-    ids = publish(ann)
-    await place.until(lambda: len(outcomes(ann)) == MANY)
-    assert outcomes(ann) == [(id, "no" if n == HALF - 1 else "ok") for n, id in enumerate(ids)]
-    await place.until(lambda: len(bob.pushes("free:a")) == MANY - 1)
-    assert bob.pushes("free:a") == ids[: HALF - 1] + ids[HALF:]
+    Gate(place, lambda number: fail(problem("away")) if number == half else None)
+    ids = publish(ann, many)
+    await place.until(lambda: len(outcomes(ann)) == many)
+    assert outcomes(ann) == [(id, "no" if n == half - 1 else "ok") for n, id in enumerate(ids)]
+    await place.until(lambda: len(bob.pushes("free:a")) == many - 1)
+    assert bob.pushes("free:a") == ids[: half - 1] + ids[half:]
     flush_errors(ZeroDivisionError)
 
 
 @pytest.mark.parametrize("end", ["close", "vanish"])
-async def test_nothing_runs_after_the_close(place: Place, language: Any, end: str) -> None:
+async def test_nothing_runs_after_the_close(place: Place, language: Any, many: int, end: str) -> None:
+    half = many // 2
     ann, bob = await both(place, language)
 
-    def half(number: int) -> None:
-        if number == HALF:
+    def middle(number: int) -> None:
+        if number == half:
             ann.connection.close(errors.DISCONNECTED) if end == "close" else ann.vanish()
 
-    gate = Gate(place, half)
-    ids = publish(ann)
-    await place.until(lambda: gate.asked == HALF and not gate.under_way)
+    gate = Gate(place, middle)
+    ids = publish(ann, many)
+    await place.until(lambda: gate.asked == half and not gate.under_way)
     ann.send(("pub", 1, "free:a", "late"))
     await bob.ask("pub", "free:a", "the end")
     await place.until(lambda: "the end" in bob.pushes("free:a"))
-    assert gate.asked == HALF + 1
-    assert outcomes(ann) == [(id, "ok") for id in ids[: HALF - 1]]
-    assert [p for p in bob.pushes("free:a") if p in ids[HALF:] or p == "late"] == []
+    assert gate.asked == half + 1
+    assert outcomes(ann) == [(id, "ok") for id in ids[: half - 1]]
+    assert [p for p in bob.pushes("free:a") if p in ids[half:] or p == "late"] == []
     assert ann.inbound._queue is None
 
 
-async def test_a_peer_that_does_not_read_is_answered_no_further(place: Place, language: Any) -> None:
+async def test_a_peer_that_does_not_read_is_answered_no_further(place: Place, language: Any, many: int) -> None:
     ann, _ = await both(place, language)
     ann.socket.blocked = True
     gate = Gate(place)
-    ids = publish(ann)
+    ids = publish(ann, many)
     await place.until(lambda: outcomes(ann))
     assert not ann.reading
-    assert gate.asked == 1
+    assert (gate.asked, waiting(ann)) == (1, many - 1)
     for number in range(2, 5):
         ann.socket.producer.resumeProducing()
         await place.until(lambda n=number: len(outcomes(ann)) == n)
-        assert gate.asked == number
+        assert (gate.asked, waiting(ann)) == (number, many - number)
     ann.socket.blocked = False
     ann.socket.producer.resumeProducing()
-    await place.until(lambda: len(outcomes(ann)) == MANY)
+    await place.until(lambda: len(outcomes(ann)) == many)
     assert outcomes(ann) == [(id, "ok") for id in ids]
     await place.until(lambda: ann.reading)
 
