@@ -7,6 +7,7 @@ import json
 import random
 import re
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -149,15 +150,30 @@ def test_the_inbox_and_a_token_for_a_channel(
 QUICK = CONFIG + "[rate_limits]\nmessages_per_second = 0\n"
 
 
-def soak(server: Server, *urls: str) -> None:
-    """tests/js/inbox_soak.mjs, with a seed that a failure tells."""
+def soak(
+    server: Server, *urls: str, half_way: Callable[[], object] = int, meanwhile: Callable[[], object] = int
+) -> None:
+    """tests/js/inbox_soak.mjs, with a seed that a failure tells; what is done half-way, and while it goes on then."""
     seed = str(random.randrange(10**6))
     command = [str(TESTS / "inbox_soak.mjs"), seed, ",".join(urls), server.url, server.api_key, server.token("42")]
-    done = run(program("node"), *command, timeout=120)
-    assert done.returncode == 0, done.stderr
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([program("node"), *command], text=True, **pipes) as playing:
+        try:
+            assert playing.stdin is not None
+            assert playing.stdout is not None
+            assert playing.stdout.readline() == "half-way\n", playing.communicate()
+            half_way()
+            playing.stdin.write("\n")
+            playing.stdin.flush()
+            meanwhile()
+            said, wrong = playing.communicate(timeout=600)
+            assert playing.returncode == 0, wrong
+            print(said)
+        finally:
+            playing.kill()
 
 
-def test_clients_agree_after_two_hundred_actions(
+def test_clients_agree_after_each_of_two_hundred_actions(
     node_modules: Path, start_server: Callable[..., Server], options: tuple[str, ...]
 ) -> None:
     server = start_server(*options, config=QUICK)
@@ -167,9 +183,14 @@ def test_clients_agree_after_two_hundred_actions(
 def test_clients_of_two_nodes_agree(
     node_modules: Path, redis: RedisServer, start_server: Callable[..., Server]
 ) -> None:
+    """One of the nodes is killed half-way, and comes back."""
     first = start_server("--redis", redis.url, config=QUICK)
     second = start_server("--redis", redis.url, config=QUICK, secret=first.secret)
-    soak(first, first.ws_url, second.ws_url)
+
+    def again() -> None:
+        start_server("--redis", redis.url, config=QUICK, secret=first.secret, port=second.port)
+
+    soak(first, first.ws_url, second.ws_url, half_way=second.kill, meanwhile=again)
 
 
 @pytest.mark.parametrize("kind", ["react", "plain"])
