@@ -17,6 +17,7 @@ from tests.engine.redis.servers import RedisServer
 from tests.harness import ROOT, Server
 from tests.js_stage import Stage
 from tests.test_pushclient_js import NODE, TESTS, program, run
+from tests.test_pushclient_js import browser as browser
 from tests.test_pushclient_js import node_modules as node_modules
 from tests.test_pushclient_js import stage as stage
 from tests.test_pushclient_js import unpacked as unpacked
@@ -65,7 +66,12 @@ SHOWN = """[document.querySelector('.badge:not([hidden])')?.textContent ?? 0,
 
 
 def test_tabs_and_profiles_agree(
-    stage: Stage, bells: Path, start_server: Callable[..., Server], options: tuple[str, ...], tmp_path: Path
+    browser: str,
+    stage: Stage,
+    bells: Path,
+    start_server: Callable[..., Server],
+    options: tuple[str, ...],
+    tmp_path: Path,
 ) -> None:
     server = start_server(*options, config=CONFIG)
 
@@ -75,7 +81,7 @@ def test_tabs_and_profiles_agree(
 
     notify(*(f"m{n}" for n in range(1, 53)))
     page = stage("serve", folder=str(bells))
-    stage("browser")
+    stage("browser", kind=browser)
     before = f"window.token = {json.dumps(server.token('42'))}"
     url = f"http://127.0.0.1:{page}/?url={server.ws_url}&bell="
     tabs = [

@@ -22,6 +22,9 @@ from websockets.sync.client import connect
 
 from tests.engine.redis.servers import RedisServer
 from tests.harness import ROOT, Server, free_port, start, wait_until
+from tests.js_stage import Stage
+from tests.test_pushclient_js import node_modules as node_modules
+from tests.test_pushclient_js import stage as stage
 
 TEXT = (ROOT / "README.md").read_text()
 #: A section of its own, and all else.
@@ -216,6 +219,34 @@ def test_a_bell_in_an_empty_folder_is_served(bell: str, tmp_path: Path) -> None:
         while (message := json.loads(socket.recv(60)))["type"] != "user_notification":
             pass
         assert message["data"] == {"title": "Your report is ready"}
+
+
+@pytest.mark.full
+@pytest.mark.browser
+def test_a_bell_in_an_empty_folder(bell: str, stage: Stage, tmp_path: Path) -> None:
+    """Two tabs count what comes; what the one reads is read in the other."""
+    stage("browser")
+    tabs = [stage("open", url=bell), stage("open", url=bell)]
+
+    def unread(count: int) -> None:
+        for tab in tabs:
+            label = "document.querySelector('summary')?.getAttribute('aria-label')"
+            stage("until", tab=tab, expression=f"{label} === 'Notifications, {count} not read'")
+
+    def click(tab: int, text: str) -> None:
+        found = f"[...document.querySelectorAll('#bell button')].find((each) => each.textContent === '{text}')"
+        stage("until", tab=tab, expression=f"{found} && !{found}.disabled")
+        stage("run", tab=tab, expression=f"{found}.click(), 0")
+
+    unread(0)
+    for count in (1, 2):
+        type_in(blocks("sh", BELL)[2], tmp_path / "first")
+        unread(count)
+    stage("run", expression="document.querySelector('summary').click(), 0")
+    click(tabs[1], "● Your report is ready")
+    unread(1)
+    click(tabs[0], "Mark all read")
+    unread(0)
 
 
 def test_every_link_leads_somewhere() -> None:

@@ -27,6 +27,7 @@ export class Chromium extends Driven {
       close: () => this.call('Target.closeTarget', { targetId }),
       reload: () => call('Page.reload'),
       size: (width, height) => call('Emulation.setDeviceMetricsOverride', { width, height, deviceScaleFactor: 1, mobile: width < 600 }),
+      screenshot: async () => (await call('Page.captureScreenshot', { format: 'png' })).data,
       /** Another tab comes before it, so that it is hidden. */
       cover: () => call('Runtime.evaluate', { expression: "void window.open('about:blank')", userGesture: true }),
     });

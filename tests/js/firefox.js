@@ -27,9 +27,13 @@ export class Firefox extends Driven {
     return browser;
   }
 
-  /** A new tab at `url`, in a `window` of its own or not; `before` runs in it ahead of the page's own scripts. */
-  async open(url, before, window = false) {
-    const { context } = await this.call('browsingContext.create', { type: window ? 'window' : 'tab' });
+  /**
+   * A new tab at `url`, in a `window` of its own or not, in a profile of its own (`apart`) or not; `before` runs in it ahead of
+   * the page's own scripts.
+   */
+  async open(url, before, window = false, apart = false) {
+    const profile = apart ? await this.call('browser.createUserContext', {}) : {};
+    const { context } = await this.call('browsingContext.create', { type: window || apart ? 'window' : 'tab', ...profile });
     if (before) await this.call('script.addPreloadScript', { functionDeclaration: `() => { ${before} }`, contexts: [context] });
     await this.call('browsingContext.navigate', { context, url, wait: 'complete' });
     return tab(async (expression) => {
@@ -41,6 +45,7 @@ export class Firefox extends Driven {
       close: () => this.call('browsingContext.close', { context }),
       reload: () => this.call('browsingContext.reload', { context, wait: 'none' }),
       size: (width, height) => this.call('browsingContext.setViewport', { context, viewport: { width, height } }),
+      screenshot: async () => (await this.call('browsingContext.captureScreenshot', { context })).data,
       /** Another tab comes before it, so that it is hidden. */
       cover: () => this.call('browsingContext.create', { type: 'tab', referenceContext: context }),
     });

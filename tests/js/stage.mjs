@@ -102,7 +102,7 @@ const commands = {
   key: async ({ tab, key, text }) => {
     for (const type of ['keyDown', 'keyUp']) await of(tab).call('Input.dispatchKeyEvent', { type, key, text: type === 'keyDown' ? text : undefined });
   },
-  screenshot: async ({ tab }) => (await of(tab).call('Page.captureScreenshot', { format: 'png' })).data,
+  screenshot: ({ tab }) => of(tab).screenshot(),
   proxy: ({ target }) => proxy.begin(target),
   turn: ({ mode }) => proxy.turn(mode),
   serve: ({ folder }) => serve(folder),
