@@ -113,7 +113,7 @@ class Client:
         )
         node = rig.node
         self.inbound = Inbound(self.connection, session, node.requests, node.counters, node.clock, node.hub.turns)
-        node.requests.arrive(self.connection)
+        node.requests.begin(self.connection)
 
     # -- `outbox.Owner` -----------------------------------------------------------------------------------------------
 

@@ -6,7 +6,6 @@ outside; a test that also runs Twisted code starts the server before it and ends
 
 from __future__ import annotations
 
-import fcntl
 import http.client
 import json
 import os
@@ -15,7 +14,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -39,8 +37,9 @@ def taken(port: int) -> Iterator[None]:
 
     Where several tests want that at once, one after the other has it: whoever finds it taken cannot tell for how long.
     """
-    with open(Path(tempfile.gettempdir()) / f"pushserver-tests-{port}.lock", "w") as lock, socket.socket() as other:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with socket.socket(socket.AF_UNIX) as lock, socket.socket() as other:
+        # A name of the network's, as the port is, that goes with whoever holds it.
+        wait_until(lambda: _bound(lock, f"\0pushserver-tests-{port}"), deadline=600)
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             other.bind(("127.0.0.1", port))
@@ -49,6 +48,15 @@ def taken(port: int) -> Iterator[None]:
             # Somebody does already.
             pass
         yield
+
+
+def _bound(lock: socket.socket, name: str) -> bool:
+    """Take a name, unless somebody has it."""
+    try:
+        lock.bind(name)
+    except OSError:
+        return False
+    return True
 
 
 def wait_until(what: Callable[[], Any], deadline: float = 30.0, describe: str = "") -> Any:

@@ -157,16 +157,31 @@ WORDS = {
     "heard": "received", "hear": "receive", "say": "send", "tell": "notify", "visible": "get_visible",
     "meant": "targets", "Place": "Target", "LINE": "CONTROL_FD", "Bounds": "Limits", "Pace": "ThrottleRules",
     "Want": "SubscribeItem", "settle": "freeze_gc, flush, cancel_timer", "Say": "Send", "Asked": "Perform",
+    "gate": "admission", "beat": "heartbeat", "One": "SingleProtocolFactory", "arrive": "begin",
+    "heard_at": "last_heard_at",
 }  # fmt: skip
+#: Words that were the house's for something once, and are the field's for what they name now.
+STAYS = {
+    "ask": "what a question is sent with",
+    "join": "how a user comes into a channel's presence; its event is `presence.join`",
+    "lost": "a field of the API and of the protocol; a connection that was lost",
+    "positioned": "a publication that has its position; a field of Centrifuge's protocol",
+    "sources": "where keys come from, and which layers of the configuration there are",
+    "upgrade": "HTTP's word for a change of protocol",
+}
+
+_DOCUMENTED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Module)
 
 
 def words(module: str, source: str) -> list[str]:
-    """What is defined under a word of the house."""
+    """What is defined under a word of the house, or described with one."""
     if folder_of(module) not in FLOORS:
         return []
     found: list[str] = []
     for node in ast.walk(_tree(source)):
         name = ""
+        if isinstance(node, _DOCUMENTED) and (ast.get_docstring(node) or "").startswith("Answers "):
+            found.append(f'{module}:{getattr(node, "lineno", 1)} "Answers ...": say Return, or Send')
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             name = node.name
         elif isinstance(node, ast.arg):
@@ -248,6 +263,10 @@ def test_no_modules_import_each_other() -> None:
 # -- planted offences -------------------------------------------------------------------------------------------------
 
 
+def test_a_word_is_refused_or_stays() -> None:
+    assert not WORDS.keys() & STAYS.keys()
+
+
 @pytest.mark.parametrize(
     ("rule", "module", "source"),
     [
@@ -267,6 +286,7 @@ def test_no_modules_import_each_other() -> None:
         ("words", "server.a", "def tell(self): pass"),
         ("words", "web.a", "def f(house): pass"),
         ("words", "manhole.a", "def f(self):\n self._meant = 1"),
+        ("words", "web.a", "class A:\n def f(self):\n  'Answers with JSON.'"),
     ],
 )
 def test_a_planted_offence_is_found(rule: str, module: str, source: str) -> None:
@@ -288,6 +308,7 @@ def test_a_planted_offence_is_found(rule: str, module: str, source: str) -> None
         ("clocks", "server.a", "began = clock.seconds()\nnow = clock.now()"),
         ("clocks", "client.a", "import time"),
         ("words", "server.a", "def send(self, targets): return tell(targets)"),
+        ("words", "server.a", "async def ask(self, question):\n 'Return what each node answered.'"),
     ],
 )
 def test_what_is_no_offence_is_not_found(rule: str, module: str, source: str) -> None:

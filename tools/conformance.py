@@ -99,11 +99,11 @@ def factory() -> PortFactory:
     def nothing(*_: Any) -> None: ...
 
     clock = Clock(reactor, lambda: int(time.time() * 1000))
-    names = ("arrive", "leave", "forget", "closing", "left_out", "route_changed")
+    names = ("begin", "leave", "forget", "closing", "left_out", "route_changed")
     room: Any = SimpleNamespace(**dict.fromkeys(names, nothing), turns=UserTurns(clock))
     # Whoever does not end the closing handshake is cut off.
     heartbeat: Any = SimpleNamespace(
-        arrive=nothing, forget=nothing, closing=lambda connection: reactor.callLater(CLOSING, connection.line.abort)
+        begin=nothing, forget=nothing, closing=lambda connection: reactor.callLater(CLOSING, connection.line.abort)
     )
     admission: Any = SimpleNamespace(
         admit=nothing, address=lambda peer, headers: peer, is_proxy=lambda peer: False, is_local=lambda *_: True

@@ -32,7 +32,7 @@ def _no_stream(*_: str) -> PostOutcome:
 
 
 class NodeAnswers:
-    """Answers for this node's own connections."""
+    """What this node says of its own connections, and does with them."""
 
     def __init__(
         self,

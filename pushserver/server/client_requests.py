@@ -42,9 +42,9 @@ class ClientRequests:
         self._tasks = tasks
         self._anonymous = anonymous
 
-    def arrive(self, connection: Connection) -> None:
+    def begin(self, connection: Connection) -> None:
         """A client has connected."""
-        self._sign_in.arrive(connection)
+        self._sign_in.begin(connection)
 
     def leave(self, connection: Connection) -> None:
         """A connection has ended, or is about to: nothing of it stays behind. May be called more than once."""

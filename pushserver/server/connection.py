@@ -116,7 +116,7 @@ class Connection:
     asked_at: int = field(init=False, default=0)
     rtt: int | None = field(init=False, default=None)
     #: when a message or the answer to a ping came last, ms of the monotonic clock; 0: never
-    heard_at: int = field(init=False, default=0)
+    last_heard_at: int = field(init=False, default=0)
     #: which program its client is, where that has said so
     client: ClientName | None = field(init=False, default=None)
     #: its requests that were answered with an error
@@ -134,7 +134,7 @@ class Connection:
 
     def answered(self, now: int) -> None:
         """The client answered a ping; ``now``: ms of the monotonic clock."""
-        self.heard_at = now
+        self.last_heard_at = now
         if self.asked_at:
             self.rtt = now - self.asked_at
             self.asked_at = 0

@@ -99,7 +99,7 @@ class Inbound:
         self._counters.received(len(payload))
         if connection.trace is not None:
             connection.trace.inbound(connection, payload)
-        at = connection.heard_at = self._clock.milliseconds()
+        at = connection.last_heard_at = self._clock.milliseconds()
         if self._current is not None or self._running:
             if self._queue is None:
                 self._queue = deque()

@@ -76,7 +76,7 @@ CONNECTIONS: Final = {
     "node": Column(lambda c: "", lambda told: told.node),
     "address": Column(lambda c: c.peer.address, lambda told: told.address),
     "since": Column(lambda c: -c.peer.connected_at, lambda told: -told.connected_at),
-    "heard": Column(lambda c: -c.heard_at, lambda told: -told.last_heard_at),
+    "heard": Column(lambda c: -c.last_heard_at, lambda told: -told.last_heard_at),
     "queued": Column(lambda c: -c.outbox.counted, lambda told: -told.queued),
     "errors": Column(lambda c: -c.errors, lambda told: -told.errors),
     "channels": Column(lambda c: -len(c.channels), lambda told: -len(told.channels)),

@@ -67,7 +67,7 @@ class NodeViews:
 
     def info(self, connection: Connection) -> ConnectionInfo:
         """Return a connection as an operator sees it."""
-        hub, heard_at = self._hub, connection.heard_at
+        hub, last_heard_at = self._hub, connection.last_heard_at
         return ConnectionInfo(
             connection.id,
             connection.user_id if connection.identity is not None else None,
@@ -78,7 +78,7 @@ class NodeViews:
             connection.peer.connected_at,
             sorted(connection.channels),
             connection.outbox.counted,
-            hub.wall_time(heard_at) if heard_at else connection.peer.connected_at,
+            hub.wall_time(last_heard_at) if last_heard_at else connection.peer.connected_at,
             connection.rtt,
             connection.errors,
             hub.elapsed(connection.pinged_at) if connection.pinged_at else 0,

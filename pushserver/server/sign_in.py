@@ -112,7 +112,7 @@ class SignIn:
         self._heartbeat = heartbeat
         self._limits = limits
 
-    def arrive(self, connection: Connection) -> None:
+    def begin(self, connection: Connection) -> None:
         """A client has connected."""
         self._hub.add(connection)
         self._heartbeat.watch(connection)

@@ -188,7 +188,7 @@ class _Streams(_CrossOrigin):
         # nginx and others that understand it: hand every message on at once.
         request.setHeader("x-accel-buffering", "no")
         request.write(b"")
-        context.rooms.requests.arrive(line.connection)
+        context.rooms.requests.begin(line.connection)
         line.inbound.open(bearer_of(request))
         line.inbound.receive(commands)
 

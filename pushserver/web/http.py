@@ -88,7 +88,7 @@ def body_of(request: Request) -> bytes:
 
 
 def respond(request: Request, status: int, body: Any) -> None:
-    """Answers with JSON, or with a `PlainText`."""
+    """Send JSON, or a `PlainText`, as the answer."""
     if isinstance(body, PlainText):
         octets, kind = body.octets, "text/plain; charset=utf-8"
         for name, value in body.headers.items():
@@ -104,7 +104,7 @@ def respond(request: Request, status: int, body: Any) -> None:
 
 
 def respond_error(request: Request, problem: PushError, status: int | None = None) -> None:
-    """Answers with an error, in the shape that every error here has."""
+    """Send an error as the answer, in the shape that every error here has."""
     if problem.retry_after is not None:
         request.setHeader("retry-after", str(-(-problem.retry_after // 1000)))
     body = {"error": error_of(problem)}

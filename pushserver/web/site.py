@@ -33,7 +33,7 @@ class ReadOnly(Resource):
 
 
 class Health(ReadOnly):
-    """Answers as long as the process lives."""
+    """Says that the process lives."""
 
     isLeaf = True
 

@@ -410,7 +410,7 @@ class EventStreams(Resource):
     async def _start(self, stream: Stream, request: Request, opening: Coroutine[Any, Any, dict[str, Any]]) -> None:
         """Let a stream begin with the data that opening it answers."""
         request.notifyFinish().addBoth(lambda _: stream.end())
-        self.context.rooms.requests.arrive(stream.connection)
+        self.context.rooms.requests.begin(stream.connection)
         try:
             data = await opening
         except BaseException:

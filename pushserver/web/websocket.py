@@ -97,7 +97,7 @@ class WebSocketDoor(AutobahnReader):
         self._inbound = Inbound(
             connection, session, context.rooms.requests, context.counters, context.clock, context.rooms.hub.turns
         )
-        context.rooms.requests.arrive(connection)
+        context.rooms.requests.begin(connection)
         self._inbound.open(offer.token)
 
     # -- in -----------------------------------------------------------------------------------------------------------

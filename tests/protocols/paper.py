@@ -224,7 +224,7 @@ class Paper:
             node.counters,
         )
         self.inbound = Inbound(self.connection, session, node.requests, node.counters, node.clock, node.hub.turns)
-        node.requests.arrive(self.connection)
+        node.requests.begin(self.connection)
 
     # -- the client's side --------------------------------------------------------------------------------------------
 

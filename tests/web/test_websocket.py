@@ -50,7 +50,7 @@ def context(
 ) -> Context:
     def nothing(*_: Any) -> None: ...
 
-    names = ("arrive", "leave", "forget", "closing", "left_out", "route_changed")
+    names = ("begin", "leave", "forget", "closing", "left_out", "route_changed")
     clock = Clock(reactor or task.Clock(), lambda: 1_700_000_000_000)
     room: Any = SimpleNamespace(**dict.fromkeys(names, nothing), turns=UserTurns(clock))
     rooms = NodeRooms(

@@ -22,7 +22,7 @@ METHODS: Final = frozenset(
 #: What the answer to a native sign-in tells, as it stands now.
 SESSION: Final = "session"
 #: Octets of that in one reply.
-MAX_SESSION: Final = 524_288
+MAX_SESSION: Final = 262_144
 
 
 class _NativeRequest(Struct):

@@ -42,8 +42,11 @@ MAX_PINGS: Final = 3
 FAREWELL: Final = 4_000
 #: ms after the opening in which a client may subscribe to all its channels at any pace: it does so one by one.
 RUSH: Final = 10_000
-#: Octets of one reply for what channels begin with: missed publications (more follow as pushes), and states.
+#: Octets of missed publications in one reply; more follow as pushes.
 MAX_RECOVERED: Final = 262_144
+#: Octets of the states of channels in the reply to a connect command, and in one to a subscription.
+MAX_STATES: Final = 262_144
+MAX_STATE: Final = 983_040
 #: A subscription that is ended by such a code is over; by the other it is begun anew.
 ENDED: Final = 2000
 STALE: Final = 2500
@@ -96,22 +99,30 @@ class _Beginnings:
     """What one reply may hold of what its channels begin with, and what follows it instead.
 
     Attributes:
-        room: octets that are left.
-        pushes: publications that found none.
+        pushes: publications that found no room.
     """
 
-    __slots__ = ("pushes", "room")
+    __slots__ = ("_publications", "_states", "pushes")
 
-    def __init__(self) -> None:
-        self.room = MAX_RECOVERED
+    def __init__(self, states: int) -> None:
+        """``states``: octets of states."""
+        self._publications = MAX_RECOVERED
+        self._states = states
         self.pushes: list[Effect] = []
 
-    def take(self, octets: int) -> bool:
-        """Return whether there is room for so many more, and take it."""
-        if octets > self.room:
-            return False
-        self.room -= octets
-        return True
+    def take(self, publications: Iterable[Publication]) -> bool:
+        """Return whether there is room for these, and take it."""
+        left = self._publications - sum(each.size + history.AROUND for each in publications)
+        if left >= 0:
+            self._publications = left
+        return left >= 0
+
+    def take_state(self, state: Raw) -> bool:
+        """Return whether there is room for a channel's state, and take it."""
+        left = self._states - len(bytes(state))
+        if left >= 0:
+            self._states = left
+        return left >= 0
 
 
 class CentrifugeSession:
@@ -367,7 +378,7 @@ class CentrifugeSession:
             case messages.ConnectRequest(), operations.Authenticated():
                 return self._answer_connect(id, request, outcome)
             case messages.ConnectRequest(), operations.Subscribed():
-                begun = _Beginnings()
+                begun = _Beginnings(MAX_STATES)
                 subs = self._subscriptions(outcome, request.subs or {}, begun)
                 return [self._reply(Reply(id, connect=self._hello(subs, outcome.expires_at, None))), *begun.pushes]
             case messages.RefreshRequest(), operations.Authenticated() | operations.Subscribed():
@@ -438,7 +449,7 @@ class CentrifugeSession:
                 was_recovering=own in who.results,
             )
         }
-        begun = _Beginnings()
+        begun = _Beginnings(MAX_STATES)
         self._server = {own, _SYSTEM}
         notices = who.results.get(_SYSTEM, who.notices)
         subs[_SYSTEM] = self._subscription(notices, (request.subs or {}).get(_SYSTEM), begun)
@@ -473,7 +484,7 @@ class CentrifugeSession:
             leave = Leave(channel)
             return [leave, *self._failed(id, request, Refused("the position is lost", Code.CONFLICT))]
         self._server.discard(channel)
-        begun = _Beginnings()
+        begun = _Beginnings(MAX_STATE)
         told = self._subscription(result, request, begun, outcome.expiries.get(channel))
         told = _with_data(told, outcome.data.get(channel))
         return [self._reply(Reply(id, subscribe=told)), *begun.pushes]
@@ -492,14 +503,12 @@ class CentrifugeSession:
             return messages.SubscribeResult(expires=expires, ttl=ttl)
         if not isinstance(result, Recovery):
             state = body(_state(result))
-            # Of many tasks: what finds no room is read by calls.
-            return messages.SubscribeResult(
-                expires=expires, ttl=ttl, data=state if begun.take(len(bytes(state))) else UNSET
-            )
+            # What finds no room, of many large tasks, is read by calls.
+            return messages.SubscribeResult(expires=expires, ttl=ttl, data=state if begun.take_state(state) else UNSET)
         asked = request is not None and bool(request.recover)
         recovered = asked and result.recovered
         missed = result.messages if recovered else ()
-        if not begun.take(sum(m.size + history.AROUND for m in missed)):
+        if not begun.take(missed):
             begun.pushes += map(self._push, missed)
             missed = ()
         offset = result.offset

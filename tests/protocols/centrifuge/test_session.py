@@ -260,6 +260,20 @@ async def test_one_reply_holds_so_much_of_all_channels_together(place: Place, la
     assert [len(bob.published(name)) for name in names] == [1 if name in held else 2 for name in names]
 
 
+async def test_states_of_channels_have_a_room_of_their_own(
+    place: Place, language: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(3):
+        await place.execute("task.create", taskId=f"t{n}", userId="ann", title="x" * 200)
+    names = [f"task:t{n}" for n in range(3)]
+    monkeypatch.setattr(session, "MAX_STATES", 1_000)
+    ann = Sdk(place, language)
+    subs = (await ann.connect("ann", subs={name: {} for name in names}))["subs"]
+    (without,) = [name for name in names if "data" not in subs[name]]
+    alone = (await ann.call(subscribe={"channel": without}))["subscribe"]
+    assert f"task:{alone['data']['task']['taskId']}" == without
+
+
 async def test_a_session_is_told_in_the_room_that_there_is(
     place: Place, language: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
