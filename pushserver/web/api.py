@@ -41,6 +41,7 @@ from pushserver.server.tasks import Tasks
 from pushserver.web.calls import Calls, WrongMethod
 from pushserver.web.context import Context
 from pushserver.web.http import (
+    BoundedRequest,
     PlainText,
     argument,
     body_of,
@@ -137,8 +138,15 @@ class ApiKeys:
         return self._reaches.get(self._digest(request))
 
     def _digest(self, request: Request) -> bytes:
+        """Return the digest of the key that a request shows; it is asked for at the head, and again with the body."""
+        known: bytes | None = getattr(request, "key_digest", None)
+        if known is not None:
+            return known
         given = self.given(request)
-        return b"" if given is None else sha256(given.encode("utf-8", "surrogateescape")).digest()
+        digest = b"" if given is None else sha256(given.encode("utf-8", "surrogateescape")).digest()
+        if isinstance(request, BoundedRequest):
+            request.key_digest = digest
+        return digest
 
 
 class KeyCheck:

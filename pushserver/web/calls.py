@@ -41,7 +41,7 @@ class Calls(Resource, Generic[Found]):
         self._counters = context.counters
 
     def allow(self, request: Request, method: str, path: list[str], length: int | None) -> int:
-        """Return how many octets of a body a request may have (`site.Root.bodies`). Raises `http.Refusal`."""
+        """Return how many octets of a body a request may have (`site.Root.take_bodies`). Raises `http.Refusal`."""
         if method != "OPTIONS":
             try:
                 self._find(request, _asked(method), path)

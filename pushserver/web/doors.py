@@ -102,7 +102,7 @@ class Doors:
         context, facts = self.context, self._facts
         path = context.sections.server.websocket_path
         root.putChild(b"sse", self._streams)
-        root.bodies["sse"] = self._streams.allow
+        root.take_bodies("sse", self._streams.allow)
         root.putChild(b"healthz", Health())
         static = StaticFiles()
         root.putChild(b"pushclient.js", static.file("pushclient.js", public=True))
@@ -114,7 +114,8 @@ class Doors:
         if self._emulation is not None:
             for place, resource in self._emulation.places().items():
                 root.place(place, resource)
-            root.bodies |= self._emulation.bodies()
+            for begin, allow in self._emulation.bodies().items():
+                root.take_bodies(begin, allow)
         for endpoint in self._sockets.endpoints:
             root.place(
                 endpoint,
@@ -124,11 +125,11 @@ class Doors:
     def _add_private(self, root: Root) -> None:
         facts = self._facts
         root.putChild(b"api", self._calls)
-        root.bodies["api"] = self._calls.allow
+        root.take_bodies("api", self._calls.allow)
         if self._centrifuge is not None:
             path = self.context.sections.centrifuge.api_path
             root.place(path, self._centrifuge)
-            root.bodies[path.strip("/")] = self._centrifuge.allow
+            root.take_bodies(path.strip("/"), self._centrifuge.allow)
         root.putChild(b"readyz", Ready(facts.trouble, self._trusted, facts.warnings))
         root.putChild(b"metrics", Metrics(facts.metrics, self._trusted))
         if self.context.sections.server.page:

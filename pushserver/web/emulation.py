@@ -31,6 +31,7 @@ from pushserver.web.endpoints import stream_protocols
 from pushserver.web.http import BoundedRequest, Refusal, argument, bearer_of, headers_of, refuse, respond_error, serve
 from pushserver.web.port import peer_address
 from pushserver.web.response_line import ResponseLine, Spoken
+from pushserver.web.site import Allow
 from pushserver.web.stream_posts import StreamPosts
 from pushserver.web.tickets import Tickets
 
@@ -262,7 +263,7 @@ class EmulationDoors:
             section.emulation_path: Commands(self),
         }
 
-    def bodies(self) -> dict[str, Callable[[Request, str, list[str], int | None], int]]:
+    def bodies(self) -> dict[str, Allow]:
         """Return what says, by how the path begins, how many octets of a body a request may have."""
         section = self.context.sections.centrifuge
         return {

@@ -49,11 +49,16 @@ def too_large() -> Refusal:
 
 
 def headers_of(request: Request) -> dict[str, str]:
-    """A request's headers by lower-case name, repeated ones joined."""
-    return {
-        name.decode("latin-1").lower(): ", ".join(v.decode("latin-1") for v in values)
-        for name, values in request.requestHeaders.getAllRawHeaders()
-    }
+    """A request's headers by lower-case name, repeated ones joined: to be read only, a `BoundedRequest` keeps them."""
+    named = getattr(request, "named", None)
+    if named is None:
+        named = {
+            name.decode("latin-1").lower(): b", ".join(values).decode("latin-1")
+            for name, values in request.requestHeaders.getAllRawHeaders()
+        }
+        if isinstance(request, BoundedRequest):
+            request.named = named
+    return named
 
 
 def argument(request: Request, name: str) -> str | None:
@@ -144,6 +149,11 @@ def respond_options(request: Request, methods: Iterable[str]) -> None:
 
 class BoundedRequest(Request):
     """A request that must come whole within a time, and of which nothing is kept that its head does not allow."""
+
+    #: its headers as `headers_of` has made them of a whole head
+    named: dict[str, str] | None = None
+    #: the digest of the API key that it shows, once somebody has asked for it
+    key_digest: bytes | None = None
 
     _deadline: IDelayedCall | None = None
     _left = 0
@@ -306,7 +316,7 @@ class PushChannel(HTTPChannel):
             super().rawDataReceived(data)
 
     def _maybeChooseTransferDecoder(self, header: bytes, data: bytes) -> bool:
-        too_long = header.lower() == b"content-length" and len(data) > MAX_DIGITS
+        too_long = len(data) > MAX_DIGITS and header.lower() == b"content-length"
         # As what is no number.
         return bool(super()._maybeChooseTransferDecoder(header, b"-" if too_long else data))
 

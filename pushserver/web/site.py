@@ -17,6 +17,9 @@ from pushserver.web.admission import Admission
 from pushserver.web.http import BoundedRequest, Refusal, headers_of, respond, respond_error, respond_options
 from pushserver.web.port import Head, peer_address
 
+#: Says how many octets of a body a request may have, by its method, the rest of its path and the length that it names.
+Allow = Callable[[Request, str, list[str], int | None], int]
+
 
 class ReadOnly(Resource):
     """What can only be read: any other method is answered like every other error."""
@@ -150,8 +153,13 @@ class Root(Resource):
     def __init__(self, admission: Admission) -> None:
         super().__init__()
         self._admission = admission
-        #: what says, by how the path begins, how many octets of a body a request may have; the longest one counts
-        self.bodies: dict[str, Callable[[Request, str, list[str], int | None], int]] = {}
+        self._bodies: list[tuple[list[str], Allow]] = []
+
+    def take_bodies(self, begin: str, allow: Allow) -> None:
+        """Let ``allow`` say of each path that begins so how many octets of a body a request may have. Of several that
+        fit, the one with the longest path counts."""
+        self._bodies.append((begin.split("/"), allow))
+        self._bodies.sort(key=lambda each: len(each[0]), reverse=True)
 
     def allow(self, request: Request, head: tuple[str, str, int | None]) -> int:
         """Return how many octets of a body a request may have, by its head. Raises `http.Refusal`."""
@@ -166,10 +174,9 @@ class Root(Resource):
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise Refusal(415, Invalid("bodies are taken as they are, without Content-Encoding"))
         path = [unquote(part) for part in target.partition("?")[0].lstrip("/").split("/")]
-        for begin in sorted(self.bodies, key=len, reverse=True):
-            parts = begin.split("/")
-            if path[: len(parts)] == parts:
-                return self.bodies[begin](request, method, path[len(parts) :], length)
+        for begin, allow in self._bodies:
+            if path[: len(begin)] == begin:
+                return allow(request, method, path[len(begin) :], length)
         first = path[0]
         if first.encode() not in self.children and first:
             raise Refusal(404, NotFound("nothing here"))

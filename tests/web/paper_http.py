@@ -117,7 +117,8 @@ class PaperHttp:
         root = Root(admission)
         root.putChild(b"api", api)
         root.putChild(b"sse", streams)
-        root.bodies |= {"api": api.allow, "sse": streams.allow}
+        root.take_bodies("api", api.allow)
+        root.take_bodies("sse", streams.allow)
         self.site = PushSite(context, root, root.allow)
 
     async def until(self, what: Callable[[], Any]) -> Any:

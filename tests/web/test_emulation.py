@@ -168,7 +168,8 @@ class Door:
         root = Root(admission)
         for path, resource in doors.places().items():
             root.place(path, resource)
-        root.bodies |= doors.bodies()
+        for begin, allow in doors.bodies().items():
+            root.take_bodies(begin, allow)
         self.site = PushSite(self.context, root, root.allow)
 
     def exchange(self) -> Exchange:
