@@ -5,7 +5,7 @@ method, params (JSON) -> typed parameters -> rooms -> result (JSON)
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import partial
 from typing import Annotated, Any, Final, TypeVar
 
@@ -33,6 +33,9 @@ T = TypeVar("T")
 
 #: Commands of one batch.
 MAX_BATCH: Final = 1_000
+#: Appends to outputs that are carried out side by side, so that they share what a transaction costs; more would hold up
+#: everybody else.
+SIDE_BY_SIDE: Final = 32
 #: Channels of one broadcast, users of one notify.
 MAX_FANNED: Final = 10_000
 
@@ -208,6 +211,35 @@ def decode(octets: bytes | msgspec.Raw, type: type[T]) -> T:
         raise NotJson("not JSON") from None
 
 
+def side_by_side(commands: Iterable[BackendCommand]) -> Iterator[list[BackendCommand]]:
+    """Cut commands into those that are carried out at once: appends to outputs of different tasks, which do not depend
+    on each other; any other command by itself."""
+    appends: list[BackendCommand] = []
+    tasks: set[str] = set()
+    for command in commands:
+        task_id = _appended_to(command)
+        if appends and (task_id is None or task_id in tasks or len(appends) == SIDE_BY_SIDE):
+            yield appends
+            appends, tasks = [], set()
+        if task_id is None:
+            yield [command]
+        else:
+            appends.append(command)
+            tasks.add(task_id)
+    if appends:
+        yield appends
+
+
+def _appended_to(command: BackendCommand) -> str | None:
+    """Return the task whose output a command appends to; None where it does something else, or is refused."""
+    if command.method != "task.output":
+        return None
+    try:
+        return msgspec.json.decode(command.params, type=TaskId).task_id
+    except (ValueError, RecursionError):
+        return None
+
+
 def duration(value: str | int, or_none: bool = False) -> int:
     """Return ms from what the API takes for a duration: a number of ms, or a text such as ``10m``. ``or_none``: 0 is
     one, too."""
@@ -313,17 +345,21 @@ class BackendCommands:
         allowed: Callable[[str], PushError | None],
         execute: Callable[[str, msgspec.Raw], Awaitable[object]] | None = None,
     ) -> list[dict[str, object]]:
-        """Carry out commands in order, going on after a failure. ``allowed`` says why a method is not; ``execute`` does
-        one, where that is not this object's own."""
-        replies: list[dict[str, object]] = []
-        for command in batch.commands:
+        """Carry out commands in order, going on after a failure; appends to different outputs side by side.
+        ``allowed`` says why a method is not; ``execute`` does one, where that is not this object's own."""
+
+        async def reply(command: BackendCommand) -> dict[str, object]:
             try:
                 refusal = allowed(command.method)
                 if refusal is not None:
                     raise refusal
-                replies.append({"result": await (execute or self.execute)(command.method, command.params)})
+                return {"result": await (execute or self.execute)(command.method, command.params)}
             except PushError as problem:
-                replies.append({"error": error_of(problem)})
+                return {"error": error_of(problem)}
+
+        replies: list[dict[str, object]] = []
+        for commands in side_by_side(batch.commands):
+            replies += await together(*map(reply, commands)) if len(commands) > 1 else [await reply(commands[0])]
         return replies
 
     # -- messages -----------------------------------------------------------------------------------------------------

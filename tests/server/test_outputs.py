@@ -7,12 +7,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_twisted
+from twisted.internet.defer import Deferred
 
 from pushserver.app.node import settings_of
 from pushserver.config import derived
 from pushserver.config.checks import load
+from pushserver.server.backend_commands import BackendCommand, CommandBatch
 from tests.fakes import SECRET, Client, Rig, hurried
 
 SETTINGS = """
@@ -36,6 +39,13 @@ async def append(rig: Rig, text: str, name: str = "main") -> Any:
     taken = await rig.execute("task.output", taskId="t", text=text, name=name)
     await rig.settle()
     return taken
+
+
+async def batch(rig: Rig, *commands: tuple[str, dict[str, Any]]) -> list[Any]:
+    """Have commands carried out in one batch; return the replies."""
+    each = [BackendCommand(method, msgspec.Raw(msgspec.json.encode(params))) for method, params in commands]
+    work = rig.node.commands.batch(CommandBatch(each), lambda method: None)
+    return await Deferred.fromCoroutine(work)
 
 
 async def follow(client: Client, channel: str = MAIN, since: Any = None) -> Any:
@@ -428,3 +438,38 @@ async def test_every_reader_has_every_byte_once(rig: Rig, seed: int, hasty: bool
         for one in readers:
             assert (one.look().text, one.closed) == (written + ".", True)
         assert readers
+
+
+async def test_appends_of_a_batch_share_a_transaction(rig: Rig) -> None:
+    """30 tokens of 30 tasks cost what a few do; each has its own answer in its place, refused ones too."""
+    tasks = [f"t{number}" for number in range(30)]
+    for task in tasks:
+        await rig.execute("task.create", taskId=task, userId="ann")
+    wanted = [{"taskId": task, "text": task} for task in tasks]
+    await rig.execute("task.output", taskId="t7", text="first", producer={"id": "p", "epoch": 1, "seq": 0})
+    wanted[7] = {"taskId": "t7", "text": "gap", "producer": {"id": "p", "epoch": 1, "seq": 3}}
+    wanted[11] = {"taskId": "a b", "text": "no id"}
+    wanted[13] = {"text": "no task"}
+    before = rig.engine.figures()["store_batches_total"]
+    replies = await batch(rig, *(("task.output", each) for each in wanted))
+    assert rig.engine.figures()["store_batches_total"] - before <= 4
+    codes = {place: reply["error"]["code"] for place, reply in enumerate(replies) if "error" in reply}
+    assert codes == {7: "CONFLICT", 11: "NOT_FOUND", 13: "INVALID_MESSAGE"}
+    assert replies[7]["error"]["expected"] == 1
+    for place, task in enumerate(tasks):
+        if place not in codes:
+            assert replies[place]["result"]["offset"] == len(task)
+            assert (await rig.node.tasks.read_output(task, "main", None, 100)).body == task.encode()
+
+
+async def test_appends_to_one_output_keep_their_order_in_a_batch(rig: Rig) -> None:
+    await rig.execute("task.create", taskId="u", userId="ann")
+    commands: list[tuple[str, dict[str, Any]]] = []
+    for number in range(60):
+        commands += [("task.output", {"taskId": task, "text": f"{number} "}) for task in ("t", "u")]
+    commands += [("task.complete", {"taskId": "t"}), ("task.output", {"taskId": "t", "text": "late"})]
+    replies = await batch(rig, *commands)
+    assert [place for place, reply in enumerate(replies) if "error" in reply] == [121]
+    whole = "".join(f"{number} " for number in range(60)).encode()
+    for task in ("t", "u"):
+        assert (await rig.node.tasks.read_output(task, "main", None, 1000)).body == whole
