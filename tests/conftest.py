@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import random
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,12 @@ from tests.harness import Server, start
 
 #: Turns of the reactor that what is closing may take to be gone: a socket's end needs a few.
 _TURNS = 50
+
+
+def pytest_configure() -> None:
+    """Let interrupts through: what a shell starts in its background ignores them, and so does all that it starts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
