@@ -31,6 +31,8 @@ PEERS = Path(__file__).resolve().parent / "peers"
 SECRET = "a secret that both servers of a benchmark know"
 API_KEY = "the-key-of-the-benchmarks"
 
+#: How many loopback addresses the clients come from: as real ones, they share no limit of one address.
+ADDRESSES = 20
 #: The channel that everybody follows in the fan-outs.
 CHANNEL = "public:bench"
 #: Bytes of a delivered frame, head included.
@@ -485,6 +487,7 @@ class Load:
             )
         self.expected = 0
         self.count = 0
+        self.ask(f"from {ADDRESSES}")
 
     @property
     def ready(self) -> tuple[str, int]:

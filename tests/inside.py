@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -92,14 +92,17 @@ class Inside:
 
 
 @asynccontextmanager
-async def running(place: Path, port: int | None = None, **sections: Any) -> AsyncIterator[Inside]:
-    """A server with these sections in its configuration, beside a secret and an API key of the tests."""
+async def running(
+    place: Path, port: int | None = None, also: Sequence[str] = (), **sections: Any
+) -> AsyncIterator[Inside]:
+    """A server with these sections in its configuration, beside a secret and an API key of the tests. ``also``: other
+    endpoints that it listens on."""
     from twisted.internet import reactor
 
     port = free_port() if port is None else port
     server = msgspec.structs.replace(
         sections.pop("server", ServerSection()),
-        listen=(f"tcp:{port}:interface=127.0.0.1",),
+        listen=(f"tcp:{port}:interface=127.0.0.1", *also),
         state_dir=str(place / "state"),
     )
     auth = sections.pop("auth", AuthSection())

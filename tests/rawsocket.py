@@ -100,6 +100,13 @@ class RawSocket:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._socket.close()
 
+    def some(self) -> bytes:
+        """The octets that have come and were not read, at least one. Raises `Closed` where there are none any more."""
+        if not self._buffer:
+            self._more()
+        octets, self._buffer = self._buffer, b""
+        return octets
+
     def _read(self, size: int) -> bytes:
         while len(self._buffer) < size:
             self._more()

@@ -7,6 +7,7 @@ import json
 import struct
 from collections.abc import Sequence
 
+from tests.loopback import source
 from tests.rawsocket import CLOSE, TEXT, frame
 
 _UPGRADE = (
@@ -36,8 +37,8 @@ async def _frame(reader: asyncio.StreamReader) -> tuple[int, bytes, int]:
     return head[0] & 0xF, await reader.readexactly(size), 2 + extra + size
 
 
-async def _one(port: int, says: Sequence[bytes], replies: int, code: int, tally: Tally) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+async def _one(port: int, address: str, says: Sequence[bytes], replies: int, code: int, tally: Tally) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0))
     writer.write(_UPGRADE + b"".join(frame(TEXT, text) for text in says))
     await reader.readuntil(b"\r\n\r\n")
     tally.opened += 1
@@ -62,9 +63,9 @@ async def _one(port: int, says: Sequence[bytes], replies: int, code: int, tally:
     writer.close()
 
 
-async def _lane(port: int, plan: Sequence[tuple[Sequence[bytes], int, int]], tally: Tally) -> None:
+async def _lane(port: int, address: str, plan: Sequence[tuple[Sequence[bytes], int, int]], tally: Tally) -> None:
     for says, replies, code in plan:
-        await _one(port, says, replies, code, tally)
+        await _one(port, address, says, replies, code, tally)
 
 
 def run(port: int, plan: Sequence[tuple[Sequence[bytes], int, int]], lanes: int = 32) -> Tally:
@@ -73,7 +74,7 @@ def run(port: int, plan: Sequence[tuple[Sequence[bytes], int, int]], lanes: int 
     tally = Tally()
 
     async def everything() -> None:
-        await asyncio.gather(*(_lane(port, plan[lane::lanes], tally) for lane in range(lanes)))
+        await asyncio.gather(*(_lane(port, source(lane), plan[lane::lanes], tally) for lane in range(lanes)))
 
     asyncio.run(everything())
     return tally

@@ -21,6 +21,12 @@ RSV1: Final = 0x40
 _medium: Final = struct.Struct("!BBH").pack
 _large: Final = struct.Struct("!BBQ").pack
 
+#: zlib's quickest level. Those above it look for long repeats, and texts can be made for which that takes fifty times
+#: as long; what applications send is packed nearly as small.
+LEVEL: Final = 1
+#: Bytes of a message that is compressed, at most: what is longer would hold the reactor for too long in one go.
+MOST_DEFLATED: Final = 131_072
+
 #: A close frame's payload is at most 125 octets (RFC 6455 section 5.5), two of which are the code.
 MAX_REASON: Final = 123
 
@@ -46,9 +52,10 @@ def text(payload: bytes) -> bytes:
 
 def deflated(opcode: int, payload: bytes, window: int, min_size: int) -> bytes:
     """Return a final frame, compressed where that pays (RFC 7692) without context from one message to the next, so that
-    one compressed frame serves every connection with this window. ``min_size``: fewer bytes are left as they are."""
-    if len(payload) >= min_size:
-        compressor = zlib.compressobj(zlib.Z_DEFAULT_COMPRESSION, zlib.DEFLATED, -window)
+    one compressed frame serves every connection with this window. ``min_size``: fewer bytes are left as they are, and
+    so are more than `MOST_DEFLATED`."""
+    if min_size <= len(payload) <= MOST_DEFLATED:
+        compressor = zlib.compressobj(LEVEL, zlib.DEFLATED, -window)
         packed = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
         # RFC 7692 section 7.2.1: the empty block at the end is left out.
         packed = packed[:-4]

@@ -128,6 +128,12 @@ class Connection:
     replaying: DeferredLock | None = field(init=False, default=None)
 
     @property
+    def owner(self) -> str:
+        """Return whose turns its work takes: its user's, or, where it has none, its address'. An address is told from a
+        user by a character that no user id has."""
+        return f"\0{self.peer.address}" if self.user_id is None else self.user_id
+
+    @property
     def shown(self) -> Identity | None:
         """Return what the token says that counts, a user's or nobody's; None: it showed none."""
         return self.visit if self.identity is None else self.identity

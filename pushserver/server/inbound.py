@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 
     from pushserver.server.user_turns import UserTurns
 
-#: So many frames and effects may wait before reading pauses.
+#: So many frames and effects, and bytes of frames, may wait before reading pauses.
 MAX_WAITING: Final = 16
+MAX_WAITING_BYTES: Final = 131_072
 #: What waits is handled for so long, s, before everybody else has a turn.
 SLICE: Final = 0.002
 
@@ -53,6 +54,7 @@ class Inbound:
         "_current",
         "_farewell",
         "_granted",
+        "_held",
         "_paused",
         "_queue",
         "_requests",
@@ -84,6 +86,8 @@ class Inbound:
         self._granted = False
         #: the effects of the frame that is being handled, then frames with the moments of their arrival
         self._queue: deque[Effect | tuple[bytes, int]] | None = None
+        #: the bytes of these frames
+        self._held = 0
         #: what the queue waits for
         self._current: Deferred[None] | None = None
         self._running = False
@@ -104,6 +108,7 @@ class Inbound:
             if self._queue is None:
                 self._queue = deque()
             self._queue.append((payload, at))
+            self._held += len(payload)
             if not self._paused:
                 self._balance()
             return
@@ -148,9 +153,18 @@ class Inbound:
         """Return how many whole frames wait for the one that is being handled."""
         return 0 if self._queue is None else sum(type(item) is tuple for item in self._queue)
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Return how long these are together."""
+        return self._held
+
+    @property
+    def _full(self) -> bool:
+        return self._held >= MAX_WAITING_BYTES or (self._queue is not None and len(self._queue) >= MAX_WAITING)
+
     def end(self) -> None:
         """The connection is over: what waits is forgotten, what is under way is cancelled."""
-        self._queue = None
+        self._queue, self._held = None, 0
         if self._farewell is not None and self._farewell.active():
             self._farewell.cancel()
         current, self._current = self._current, None
@@ -185,6 +199,7 @@ class Inbound:
                     break
                 item = self._queue.popleft()
                 if isinstance(item, tuple):
+                    self._held -= len(item[0])
                     self._read(*item)
                 else:
                     self._carry_out(item)
@@ -209,7 +224,7 @@ class Inbound:
                 self._paused = False
                 if not self._connection.gone:
                     self._connection.line.resume()
-        elif self._queue is not None and len(self._queue) >= MAX_WAITING and self._connection.open:
+        elif self._queue is not None and self._full and self._connection.open:
             self._paused = True
             self._connection.line.pause()
 
@@ -234,7 +249,7 @@ class Inbound:
                 turn.callback(None)
                 self._granted = False
 
-        self._turns.ask(self._connection.user_id, granted)
+        self._turns.ask(self._connection.owner, granted)
         return turn
 
     # -- one effect ---------------------------------------------------------------------------------------------------
@@ -278,7 +293,7 @@ class Inbound:
         if not effect.wait:
             self._connection.close(effect.close)
         elif self._farewell is None and self._connection.open:
-            self._queue = None
+            self._queue, self._held = None, 0
             self._farewell = self._clock.later(effect.wait / 1000, self._connection.close, effect.close)
 
     def _note_error(self, code: Code, reason: str) -> None:

@@ -132,7 +132,7 @@ class Subscriptions:
 
         async def check(channel: str, token: str) -> None:
             if part.over:
-                await self._hub.turns.go_on(connection.user_id)
+                await self._hub.turns.go_on(connection.owner)
             try:
                 self._publishing.namespace(channel)
                 found = await self._tokens.check(connection, channel, token, asked.nobody)
@@ -177,7 +177,7 @@ class Subscriptions:
         part = self._hub.turns.slice()
         for item in items:
             if part.over:
-                await self._hub.turns.go_on(connection.user_id)
+                await self._hub.turns.go_on(connection.owner)
                 part = self._hub.turns.slice()
             known = item.channel in connection.channels
             try:
@@ -224,7 +224,7 @@ class Subscriptions:
     ) -> None:
         """Open one channel of several, in a turn of its own where those before it have used their slice."""
         if part.over:
-            await self._hub.turns.go_on(connection.user_id)
+            await self._hub.turns.go_on(connection.owner)
             try:
                 # A right may have ended meanwhile, and nothing would have been there to be ended with it.
                 self._allow(connection, namespace, item.channel)
@@ -395,7 +395,7 @@ class Subscriptions:
         part = self._hub.turns.slice()
         for name in asked.channels:
             if part.over:
-                await self._hub.turns.go_on(connection.user_id)
+                await self._hub.turns.go_on(connection.owner)
                 part = self._hub.turns.slice()
             if name in connection.server_channels and not asked.any:
                 rejected[name] = Rejection(Code.PERMISSION_DENIED, "subscribed by the server")

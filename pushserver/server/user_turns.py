@@ -1,5 +1,7 @@
 """Whose work the reactor does in a turn: all connections of a user together hold it about as long as one may.
 
+Connections that have no user are their address': a stranger has as many as a user has.
+
     a connection that has used its slice ---------------------> UserTurns.ask ---> a later turn, in the order of asking
     an operation, where enough of its user's wait already ---/
     the rest of an operation that has used its slice ---------> UserTurns.go_on -> a later turn, before all of these
@@ -71,51 +73,45 @@ class UserTurns:
         #: the users whose further work has to ask first
         self.crowded: set[str] = set()
 
-    def ask(self, user_id: str | None, call: Callable[[], None]) -> None:
-        """Make a call in a later turn, behind what this user asked for before; for who has no user, in the next."""
-        if user_id is None:
-            self._clock.later(0, call)
-        else:
-            self._wait(user_id).asked.append(call)
+    def ask(self, owner: str, call: Callable[[], None]) -> None:
+        """Make a call in a later turn, behind what this owner asked for before."""
+        self._wait(owner).asked.append(call)
 
     def slice(self) -> Slice:
         """Return the slice of an operation that begins now."""
         return Slice(self._clock.seconds)
 
-    def go_on(self, user_id: str | None) -> Deferred[None]:
+    def go_on(self, owner: str) -> Deferred[None]:
         """Return what fires in a later turn, for the rest of an operation that has begun. It may be cancelled."""
         turn: Deferred[None] = Deferred()
-        if user_id is None:
-            self._clock.later(0, turn.callback, None)
-        else:
-            self._wait(user_id).begun.append(turn)
+        self._wait(owner).begun.append(turn)
         return turn
 
-    def _wait(self, user_id: str) -> _Waiting:
-        self.crowded.add(user_id)
+    def _wait(self, owner: str) -> _Waiting:
+        self.crowded.add(owner)
         self._arm()
-        return self.waiting.setdefault(user_id, _Waiting())
+        return self.waiting.setdefault(owner, _Waiting())
 
-    def begin(self, user_id: str) -> None:
+    def begin(self, owner: str) -> None:
         """An operation of this user waits for the engine from now on."""
-        count = self._under_way[user_id] = self._under_way.get(user_id, 0) + 1
+        count = self._under_way[owner] = self._under_way.get(owner, 0) + 1
         if count >= self._most:
-            self.crowded.add(user_id)
+            self.crowded.add(owner)
 
-    def end(self, user_id: str) -> None:
+    def end(self, owner: str) -> None:
         """It waits no longer."""
-        count = self._under_way[user_id] - 1
+        count = self._under_way[owner] - 1
         if count:
-            self._under_way[user_id] = count
+            self._under_way[owner] = count
         else:
-            del self._under_way[user_id]
-        if user_id in self.waiting:
+            del self._under_way[owner]
+        if owner in self.waiting:
             self._arm()
         elif count < self._most:
-            self.crowded.discard(user_id)
+            self.crowded.discard(owner)
 
-    def _has_room(self, user_id: str) -> bool:
-        return self._under_way.get(user_id, 0) < self._most
+    def _has_room(self, owner: str) -> bool:
+        return self._under_way.get(owner, 0) < self._most
 
     def _arm(self) -> None:
         if not self._armed:
@@ -128,19 +124,19 @@ class UserTurns:
         seconds = self._clock.seconds
         began = seconds()
         try:
-            for user_id in tuple(self.waiting):
+            for owner in tuple(self.waiting):
                 if seconds() - began > ALL:
                     break
-                self._serve(user_id)
+                self._serve(owner)
         finally:
-            if any(waiting.begun or self._has_room(user_id) for user_id, waiting in self.waiting.items()):
+            if any(waiting.begun or self._has_room(owner) for owner, waiting in self.waiting.items()):
                 self._arm()
 
-    def _serve(self, user_id: str) -> None:
-        waiting = self.waiting.pop(user_id)
+    def _serve(self, owner: str) -> None:
+        waiting = self.waiting.pop(owner)
         began = self._clock.seconds()
         try:
-            while waiting.begun or (waiting.asked and self._has_room(user_id)):
+            while waiting.begun or (waiting.asked and self._has_room(owner)):
                 if waiting.begun:
                     waiting.begun.popleft().callback(None)
                 else:
@@ -149,11 +145,11 @@ class UserTurns:
                     break
         finally:
             # Behind the others, and before what was asked for meanwhile.
-            newer = self.waiting.pop(user_id, None)
+            newer = self.waiting.pop(owner, None)
             if newer is not None:
                 waiting.begun.extend(newer.begun)
                 waiting.asked.extend(newer.asked)
             if waiting.begun or waiting.asked:
-                self.waiting[user_id] = waiting
-            elif self._has_room(user_id):
-                self.crowded.discard(user_id)
+                self.waiting[owner] = waiting
+            elif self._has_room(owner):
+                self.crowded.discard(owner)

@@ -35,8 +35,10 @@ from pushserver.web.site import Allow
 from pushserver.web.stream_posts import StreamPosts
 from pushserver.web.tickets import Tickets
 
-#: So many requests may wait for the one that is being handled.
+#: So many requests, and bytes of them, may wait for the one that is being handled. More than of a socket, which is read
+#: no further: here each request is whole, and who sends more is closed.
 MAX_WAITING: Final = 64
+MAX_WAITING_BYTES: Final = 524_288
 #: Octets of a connect command in an address.
 MAX_CONNECT: Final = 15 * 1024
 #: Octets of a request beside its commands, which as a text in JSON may become twice as long.
@@ -103,7 +105,7 @@ class EmulatedLine(ResponseLine):
         if not self.connection.open:
             return PostOutcome.UNKNOWN
         self.connection.pinged_at = 0
-        if self.inbound.waiting >= MAX_WAITING:
+        if self.inbound.waiting >= MAX_WAITING or self.inbound.waiting_bytes >= MAX_WAITING_BYTES:
             self.connection.close(errors.TOO_MANY_REQUESTS)
             return PostOutcome.UNKNOWN
         self.inbound.receive(commands)

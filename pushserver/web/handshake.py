@@ -19,6 +19,10 @@ from pushserver.web.port import Head, WrongVersion
 #: A client's compression window is asked down to this where it offers to, so that inflating costs little memory.
 CLIENT_WINDOW: Final = 12
 
+#: The server's own windows (bits), as offers name them.
+LARGEST: Final = "15"
+SMALLEST: Final = "9"
+
 _BEARER: Final = "bearer."
 _EXTENSION: Final = "permessage-deflate"
 _PARAMETERS: Final = frozenset(
@@ -140,10 +144,13 @@ def _windows(parameters: list[str]) -> tuple[int, int | None] | None:
         given[name] = value.strip('"')
     if any(value and value not in _BITS for value in given.values()):
         return None
-    server = given.get("server_max_window_bits", "15")
+    server = given.get("server_max_window_bits", LARGEST)
     # zlib cannot make a raw deflate window of 2^8.
     if server in ("", "8"):
         return None
+    if server != LARGEST:
+        # Whoever needs a small one may get a smaller one: each that differs is one more frame to compress for all.
+        server = SMALLEST
     client = None
     if "client_max_window_bits" in given:
         client = min(CLIENT_WINDOW, int(given["client_max_window_bits"] or CLIENT_WINDOW))

@@ -51,7 +51,7 @@ class WebSocketDoor(AutobahnReader):
     connection: Connection | None = None
     _factory: WebSocketDoorFactory
     #: who has something waiting for a later turn (`UserTurns.waiting`)
-    _waiting_users: Mapping[str, object]
+    _waiting_owners: Mapping[str, object]
     _inbound: Inbound | None = None
     _outbox: Outbox | None = None
     _paused = False
@@ -109,7 +109,7 @@ class WebSocketDoor(AutobahnReader):
         if self._unread:
             # TLS gives all that it had decrypted, also to who pauses.
             self._unread += data
-        elif self._waiting_users and connection is not None and connection.user_id in self._waiting_users:
+        elif self._waiting_owners and connection is not None and connection.owner in self._waiting_owners:
             self._wait(data)
         else:
             self._take(data)
@@ -149,14 +149,14 @@ class WebSocketDoor(AutobahnReader):
             outbox.uncork()
 
     def _wait(self, data: bytes) -> None:
-        """Read this when it is this user's turn, and nothing more before."""
+        """Read this when it is its owner's turn, and nothing more before."""
         self._unread = data
         self.transport.pauseProducing()
         self._ask()
 
     def _ask(self) -> None:
-        user_id = None if self.connection is None else self.connection.user_id
-        self._factory.context.rooms.hub.turns.ask(user_id, self._go_on)
+        if self.connection is not None:
+            self._factory.context.rooms.hub.turns.ask(self.connection.owner, self._go_on)
 
     def _go_on(self) -> None:
         if not self._unread or self._paused or self.is_gone:
@@ -339,7 +339,7 @@ class WebSocketDoorFactory(AutobahnFactory):
         self._make = endpoints
         #: by their paths
         self.endpoints = {one.path: one for one in endpoints(context)}
-        self._door = self.kind(WebSocketDoor, _factory=self, _waiting_users=context.rooms.hub.turns.waiting)
+        self._door = self.kind(WebSocketDoor, _factory=self, _waiting_owners=context.rooms.hub.turns.waiting)
 
     def adopt(self) -> None:
         """The context has other sections: go by them, also for the messages of who is here."""

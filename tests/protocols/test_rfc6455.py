@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import random
+import time
 import zlib
 
 import pytest
@@ -38,3 +41,26 @@ def test_a_compressed_frame_inflates_by_itself(payload: bytes, window: int) -> N
         assert len(octets) < len(rfc6455.text(payload))
     else:
         assert octets == Plain().text(payload)
+
+
+def test_what_is_too_long_is_not_compressed() -> None:
+    assert len(Deflated(15, 100).text(b"x" * rfc6455.MOST_DEFLATED)) < 1_000
+    too_long = b"x" * (rfc6455.MOST_DEFLATED + 1)
+    assert Deflated(15, 100).text(too_long) == Plain().text(too_long)
+
+
+def test_no_text_is_made_for_which_compressing_takes_long() -> None:
+    chance = random.Random(1)
+    letters = bytes(chance.choice(b"ab") for _ in range(65_536))
+    usual = base64.b64encode(chance.randbytes(49_152))
+
+    def seconds(text: bytes) -> float:
+        took = []
+        for _ in range(20):
+            began = time.thread_time()
+            Deflated(15, 100).text(text)
+            took.append(time.thread_time() - began)
+        return min(took)
+
+    # Of two letters there are repeats everywhere, none of them long: a search for the longest one never ends early.
+    assert seconds(letters) < 1.5 * seconds(usual)

@@ -18,6 +18,7 @@ from typing import Any
 import websockets
 
 from tests.harness import Server
+from tests.loopback import source
 
 HISTORY_CHANNEL = "log:all"
 
@@ -160,7 +161,9 @@ class Client:
     async def run(self) -> None:
         while True:
             try:
-                async with websockets.connect(self._server().ws_url, open_timeout=5, max_size=None) as socket:
+                async with websockets.connect(
+                    self._server().ws_url, local_addr=(source(self._user), 0), open_timeout=5, max_size=None
+                ) as socket:
                     await self._converse(socket)
             except (OSError, websockets.WebSocketException, TimeoutError):
                 await asyncio.sleep(0.02 + random.random() * 0.05)

@@ -27,7 +27,8 @@ from typing import Any, Final
 from tests.cluster.conftest import SECRET, Place
 from tests.etc.balancers import NODES, Haproxy, Nginx, TwoNodes
 from tests.harness import ROOT, wait_until
-from tests.reliability.crowd import NAMESPACE, Crowd, source
+from tests.loopback import source
+from tests.reliability.crowd import NAMESPACE, Crowd
 from tests.tables import write_column
 
 PAGE: Final = ROOT / "docs" / "reliability.md"

@@ -27,6 +27,7 @@ import websockets
 
 from tests.engine.redis.servers import RedisServer
 from tests.harness import Server, free_port, start
+from tests.loopback import source
 
 HISTORY_CHANNEL = "log:all"
 LIVE_CHANNEL = "live:all"
@@ -241,6 +242,7 @@ class Client:
         self._cluster = cluster
         self._books = books
         self._user = device.partition("/")[0]
+        self._address = source(device)
         self._lot = lot
         self._acks = acks
         self._token = cluster.nodes[0].token(self._user, exp=int(time.time()) + 7 * 86400)
@@ -269,8 +271,9 @@ class Client:
     async def _visit(self, node: Server) -> None:
         """Be connected to this node, as long as that lasts."""
         async with websockets.connect(
-            node.ws_url, open_timeout=5, ping_interval=None, compression=None, max_size=None
-        ) as socket:
+            node.ws_url, local_addr=(self._address, 0), open_timeout=5, ping_interval=None, compression=None,
+            max_size=None,
+        ) as socket:  # fmt: skip
             await self._converse(socket)
 
     async def _converse(self, socket: Any) -> None:

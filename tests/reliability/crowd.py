@@ -17,12 +17,12 @@ import jwt
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
+from tests.loopback import source
+
 #: Clients that connect at a time, at the beginning.
 AT_ONCE = 50
 #: Seconds that one waits for an answer, and until it tries to connect once more.
 PATIENCE, AGAIN = 60.0, 0.2
-#: Addresses that clients come from, so that no limit of one address is met.
-ADDRESSES = 20
 #: The close code of a server that sends its clients elsewhere.
 SHUTDOWN = 3001
 
@@ -32,11 +32,6 @@ name = "room"
 history_size = 5000
 history_ttl = "1h"
 """
-
-
-def source(number: int) -> str:
-    """Return the address that a client comes from."""
-    return f"127.0.1.{1 + number % ADDRESSES}"
 
 
 class Crowd:

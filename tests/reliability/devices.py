@@ -34,7 +34,7 @@ class StreamClient(Client):
 
     async def _visit(self, node: Server) -> None:
         self._begun = False
-        reader, writer = await asyncio.open_connection("127.0.0.1", node.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", node.port, local_addr=(self._address, 0))
         try:
             head = f"GET /sse?channels={HISTORY_CHANNEL},{LIVE_CHANNEL} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
             head += f"Authorization: Bearer {self._token}\r\n"

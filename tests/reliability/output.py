@@ -40,6 +40,7 @@ import websockets
 from pushserver.publisher import Publisher, TaskCancelled
 from tests.engine.redis.servers import RedisServer
 from tests.harness import ROOT, Server, free_port, start
+from tests.loopback import source
 from tests.reliability.audit import Api
 from tests.tables import write_column
 
@@ -230,13 +231,15 @@ async def follow(
 ) -> None:
     """A reader: comes, is cut, stays away, comes back with its position, until it has read the end."""
     read = ReadText()
+    address = source(len(books.readers))
     books.readers.append((task, read))
     channel = f"output:main/{task}"
     while not read.closed:
         server = node()
         seconds = 60.0 if stop.is_set() else chance.uniform(0.05, 2.0)
         try:
-            async with asyncio.timeout(seconds), websockets.connect(server.ws_url, max_size=None) as socket:
+            connecting = websockets.connect(server.ws_url, local_addr=(address, 0), max_size=None)
+            async with asyncio.timeout(seconds), connecting as socket:
                 await socket.send(json.dumps({"type": "auth", "data": {"token": server.token("u")}}))
                 item: Any = channel if read.since is None else {"channel": channel, "since": read.since}
                 await socket.send(json.dumps({"type": "subscribe", "id": 1, "data": {"channels": [item]}}))

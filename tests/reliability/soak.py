@@ -20,6 +20,7 @@ from pathlib import Path
 import websockets
 
 from tests.harness import Server, start
+from tests.loopback import source
 from tests.reliability.slopes import LEAST, Slope, slope
 
 CHANNEL = "log:all"
@@ -57,7 +58,9 @@ async def follow(server: Server, user: str, chance: random.Random, stay: float) 
     token = server.token(user)
     while True:
         try:
-            async with websockets.connect(server.ws_url, open_timeout=60, ping_interval=None, max_size=None) as socket:
+            async with websockets.connect(
+                server.ws_url, local_addr=(source(user), 0), open_timeout=60, ping_interval=None, max_size=None
+            ) as socket:
                 await socket.send(json.dumps({"type": "auth", "data": {"token": token}}))
                 await socket.send(json.dumps({"type": "subscribe", "data": {"channels": [CHANNEL]}}))
                 async with asyncio.timeout(chance.expovariate(1 / stay)):

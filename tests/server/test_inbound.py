@@ -9,7 +9,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from pushserver.server.inbound import MAX_WAITING
+from pushserver.server.inbound import MAX_WAITING, MAX_WAITING_BYTES
 from tests.conftest import LoggedErrors
 from tests.fakes import Rig
 
@@ -36,6 +36,26 @@ async def test_reading_pauses_while_the_engine_is_waited_for(rig: Rig, monkeypat
     await rig.settle()
     assert client.reading
     assert [m["id"] for m in client.new()] == ["slow", *range(MAX_WAITING)]
+
+
+async def test_reading_pauses_for_a_few_large_messages_too(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = await rig.client("ann")
+    answer: Deferred[None] = Deferred()
+    monkeypatch.setattr(rig.node.reading, "presence", lambda *_: answer)
+    client.send("presence", "slow", channel="chat:a")
+    sent = 0
+    while client.reading:
+        client.send("ping", sent, pad="x" * (MAX_WAITING_BYTES // 3))
+        sent += 1
+    assert sent == 3
+    monkeypatch.undo()
+    answer.errback(ZeroDivisionError())
+    await rig.settle()
+    assert client.reading
+    assert [m["id"] for m in client.new()] == ["slow", 0, 1, 2]
+    # What was handled is counted no longer.
+    client.send("ping", "last")
+    assert client.reading
 
 
 @pytest.fixture(autouse=True)

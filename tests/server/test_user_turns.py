@@ -28,7 +28,7 @@ class Work:
         self.turns = UserTurns(Clock(self.reactor))
         self.done: list[str] = []
 
-    def ask(self, user: str | None, name: str, seconds: float = 0.0, then: str = "") -> None:
+    def ask(self, user: str, name: str, seconds: float = 0.0, then: str = "") -> None:
         def call() -> None:
             self.reactor.rightNow += seconds
             self.done.append(name)
@@ -81,14 +81,6 @@ def test_many_users_share_a_turn_and_each_comes_first_once() -> None:
     assert len(first + second) == 80
 
 
-def test_who_has_no_user_waits_for_nobody() -> None:
-    work = Work()
-    for n in range(3):
-        work.ask(None, str(n), seconds=SLICE * 2)
-    assert work.turn() == ["0", "1", "2"]
-    assert not work.turns.waiting
-
-
 def test_further_operations_wait_while_enough_are_under_way() -> None:
     work = Work()
     for _ in range(UNDER_WAY):
@@ -139,8 +131,6 @@ def test_the_rest_of_what_has_begun_comes_first_however_many_are_under_way() -> 
         work.turns.end("ann")
     assert work.turn() == ["further"]
     assert (work.turns.crowded, work.turns.waiting) == (set(), {})
-    work.turns.go_on(None).addCallback(lambda _: work.done.append("nobody"))
-    assert work.turn() == ["nobody"]
 
 
 def test_what_has_begun_has_a_slice_of_each_turn_too() -> None:
@@ -168,6 +158,12 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     rig = await Rig(tmp_path).start()
     yield rig
     await rig.stop()
+
+
+async def test_who_has_no_user_takes_the_turns_of_an_address(rig: Rig) -> None:
+    stranger, ann = rig.connect(), await rig.client("ann")
+    assert stranger.connection.owner == f"\0{stranger.connection.peer.address}"
+    assert ann.connection.owner == "ann"
 
 
 async def test_one_users_operations_do_not_all_begin_at_once(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from pushserver.protocols.centrifuge.json import JsonCodec
 from pushserver.server.clock import Clock
 from pushserver.server.cluster import PostOutcome
 from pushserver.server.outbox import Policy
+from pushserver.web import emulation as emulations
 from pushserver.web.admission import Admission
 from pushserver.web.context import Context, Sections, tag_of
 from pushserver.web.emulation import MAX_WAITING, EmulationDoors, is_session, new_session
@@ -517,6 +518,20 @@ async def test_who_does_not_read_its_answers_and_asks_on_is_closed(door: Door) -
     stream.transport.producer.resumeProducing()
     assert await door.until(lambda: stream.ended)
     assert stream.told[-1]["disconnect"]["code"] == 3013
+
+
+async def test_who_sends_much_and_does_not_read_is_closed(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emulations, "MAX_WAITING_BYTES", 5_000)
+    stream, hello = await door.open()
+    stream.transport.full = True
+    large = {"method": "session", "data": "x" * 500}
+    statuses = []
+    for id in range(2, 20):
+        answer = door.send(hello, {"id": id, "rpc": large})
+        statuses.append(await door.until(lambda answer=answer: answer.status))
+    # One is being answered, and so much waits.
+    assert 9 <= statuses.count(204) <= 11
+    assert statuses[-1] == 404
 
 
 async def test_many_commands_in_one_request_are_carried_out_in_order(door: Door) -> None:

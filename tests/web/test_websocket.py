@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Callable
 from itertools import accumulate, pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -277,7 +278,11 @@ def test_only_get_and_http_1_1(change: dict[str, str]) -> None:
     [
         ("permessage-deflate", (15, 15), "server_no_context_takeover; client_no_context_takeover"),
         ("permessage-deflate; client_max_window_bits", (15, 12), "client_max_window_bits=12"),
-        ("permessage-deflate; server_max_window_bits=10", (10, 15), "server_max_window_bits=10"),
+        ("permessage-deflate; server_max_window_bits=9", (9, 15), "server_max_window_bits=9"),
+        # A smaller one than asked for will do, and is the same for all who ask for less than the largest.
+        ("permessage-deflate; server_max_window_bits=10", (9, 15), "server_max_window_bits=9"),
+        ("permessage-deflate; server_max_window_bits=14", (9, 15), "server_max_window_bits=9"),
+        ("permessage-deflate; server_max_window_bits=15", (15, 15), "server_no_context_takeover"),
         ("permessage-deflate; server_max_window_bits=8, permessage-deflate", (15, 15), "server_no_context_takeover"),
         ("x-webkit, permessage-deflate; client_max_window_bits=10", (15, 10), "client_max_window_bits=10"),
     ],
@@ -423,6 +428,28 @@ def test_a_read_that_takes_longer_than_a_turn_goes_on_in_the_next_one() -> None:
     other.dataReceived(octets + frame(TEXT, ping(200)))
     assert 0 < early < len(transport.value())
     assert transport.value() == straight.value()
+
+
+def test_strangers_of_one_address_share_a_turn_and_nobody_else_waits_for_them() -> None:
+    clock = Hasty()
+    doors = WebSocketDoorFactory(context(reactor=clock))
+    octets = b"".join(frame(TEXT, ping(n)) + frame(PING) for n in range(4))
+
+    def answered(address: str) -> Callable[[], int]:
+        transport = StringTransport()
+        door = doors.door(head(), address)
+        door.makeConnection(transport)
+        transport.clear()
+        door.dataReceived(octets)
+        return lambda: transport.value().count(b'"pong"')
+
+    first, second, other = answered("192.0.2.7"), answered("192.0.2.7"), answered("192.0.2.8")
+    assert first() > 0
+    assert second() == 0
+    assert other() > 0
+    while clock.getDelayedCalls():
+        clock.advance(0)
+    assert [first(), second(), other()] == [4, 4, 4]
 
 
 @pytest.mark.parametrize("flood", [frame(PING), frame(PONG, b"x"), frame(CONTINUATION, fin=False)])
