@@ -562,7 +562,7 @@ class Attack:
         fared = self._honest.fared()
         return (
             f"       {self._transport:<11} {self._engine:<8} before: sign-in {fared.sign_in * 1000:.0f} ms,"
-            f" ping p99 {_p99(fared.waits) * 1000:.0f} ms"
+            f" ping p99 {p99(fared.waits) * 1000:.0f} ms"
         )
 
     def strike(self, row: Row, scale: float = 1.0, seconds: float | None = None) -> Result:
@@ -591,7 +591,7 @@ class Attack:
         fared = honest.fared()
         result = Result(
             row, self._transport, self._engine, len(attacker.sockets), fared.sign_in,
-            statistics.median(fared.waits or [float("inf")]), _p99(fared.waits), peak - before, growth, None,
+            statistics.median(fared.waits or [float("inf")]), p99(fared.waits), peak - before, growth, None,
             fared.broken,
         )  # fmt: skip
         self.results.append(result)
@@ -610,7 +610,8 @@ class Attack:
         ]
 
 
-def _p99(waits: list[float]) -> float:
+def p99(waits: list[float]) -> float:
+    """Return the time that 99 of 100 take at most, s."""
     ordered = sorted(waits) or [float("inf")]
     return ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)]
 
