@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.harness import ROOT, Server, wait_until
-from tests.sdks.programs import FOLDER, build_go, java_libraries
+from tests.sdks.programs import FOLDER, build_go, go_version, java_libraries
+from tests.sdks.test_visits import SDKS, version_of
 
 pytestmark = pytest.mark.full
 
@@ -58,9 +59,9 @@ def java(place: Path, program: str) -> list[str | Path]:
 
 #: How a program is started, and what it prints of a publication and of a message of the inbox.
 LANGUAGES: dict[str, tuple[Callable[[Path, str], list[str | Path]], str, str]] = {
-    "js": (javascript, "{ n: 1 }", r"inbox user:ann \{ n: 2 \} \{ type: 'message', messageId: '.+' \}"),
+    "js": (javascript, "{ n: 1 }", r"inbox user:ann \{ n: 2 \} \{ type: 'user_notification', messageId: '.+' \}"),
     "python": (python, "{'n': 1}", r"inbox user:ann \{'n': 2\}"),
-    "go": (go, '{"n":1}', r'inbox user:ann \{"n":2\} map\[messageId:\S+ type:message\]'),
+    "go": (go, '{"n":1}', r'inbox user:ann \{"n":2\} map\[messageId:\S+ type:user_notification\]'),
     "java": (java, '{"n":1}', r'inbox user:ann \{"n":2\}'),
 }
 
@@ -70,6 +71,12 @@ def test_there_is_one_for_each_language() -> None:
     # Those that were read alone are marked so.
     assert sorted(languages) == sorted([*LANGUAGES, "toml", "dart", "swift"])
     assert SECTION.count("as read: no test runs this") == 2
+
+
+def test_the_page_names_the_versions() -> None:
+    for sdk in SDKS:
+        assert f"{sdk} {version_of(sdk)}" in PAGE.replace("\n", " ")
+    assert f"gocent {go_version('github.com/centrifugal/gocent')}" in PAGE
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
