@@ -58,6 +58,9 @@ class Inside:
             "unfinished heads": doors.waiting,
             "alarms": len(node.heartbeat.wheel),
             "sockets": node.counters.sockets,
+            "streams": dict(doors.posts._takes),
+            "places": len(doors.context.limits.places),
+            "bodies": doors.context.limits.bodies.held,
             "feeds": dict(node.tasks._feeds),
         }
         return {name: what for name, what in held.items() if what}

@@ -148,6 +148,13 @@ class RawSocket:
         body = b"" if head or status == 101 else self._read(int(headers.get("content-length", "0")))
         return Response(status, headers, body)
 
+    def chunk(self) -> bytes:
+        """The next chunk of an answer that comes in chunks; empty at its end."""
+        while b"\r\n" not in self._buffer:
+            self._more()
+        size, self._buffer = self._buffer.split(b"\r\n", 1)
+        return self._read(int(size, 16) + 2)[:-2]
+
     def ended(self) -> bool:
         """Whether the server closed the connection, without saying anything more."""
         try:

@@ -133,8 +133,7 @@ class WebSocketDoor(AutobahnReader):
                 payloads, at = rfc6455.take_messages(data, at, opcode, limit, AT_ONCE)
             if payloads:
                 if not corked and outbox is not None and (at < end or len(payloads) > 1):
-                    corked = True
-                    outbox.cork()
+                    corked = outbox.cork()
                 self._receive(payloads)
             else:
                 at = self.read(data, at)

@@ -17,9 +17,13 @@ BUILD = ROOT / "build" / "sdks"
 @cache
 def go_visit() -> Path:
     """Return the program of the visits in Go. The module proxy and Go's own cache bring what it is made of."""
-    program = BUILD / "go-visit"
+    return build_go(FOLDER / "go", BUILD / "go-visit")
+
+
+def build_go(source: Path, program: Path) -> Path:
+    """Compile a folder with a program in Go."""
     environment = os.environ | {"GOFLAGS": "-mod=readonly -p=1"}
-    subprocess.run(["go", "build", "-o", program, "."], cwd=FOLDER / "go", env=environment, check=True)
+    subprocess.run(["go", "build", "-o", program, "."], cwd=source, env=environment, check=True)
     return program
 
 
@@ -31,14 +35,20 @@ def go_version(module: str) -> str:
 
 
 @cache
-def java_visit() -> list[str | Path]:
-    """Return the command of the visits in Java. Maven brings what they are made of."""
-    libraries, classes = BUILD / "java" / "libraries", BUILD / "java" / "classes"
-    source = FOLDER / "java"
+def java_libraries() -> str:
+    """Return the class path of what programs in Java are made of. Maven brings it."""
+    libraries = BUILD / "java" / "libraries"
     copy = ["mvn", "-q", "-B", "dependency:copy-dependencies", f"-DoutputDirectory={libraries}"]
-    subprocess.run(copy, cwd=source, check=True)
-    subprocess.run(["javac", "-d", classes, "-cp", f"{libraries}/*", source / "Visit.java"], check=True)
-    return ["java", "-Xmx256m", "-cp", f"{classes}:{libraries}/*", "Visit"]
+    subprocess.run(copy, cwd=FOLDER / "java", check=True)
+    return f"{libraries}/*"
+
+
+@cache
+def java_visit() -> list[str | Path]:
+    """Return the command of the visits in Java."""
+    classes = BUILD / "java" / "classes"
+    subprocess.run(["javac", "-d", classes, "-cp", java_libraries(), FOLDER / "java" / "Visit.java"], check=True)
+    return ["java", "-Xmx256m", "-cp", f"{classes}:{java_libraries()}", "Visit"]
 
 
 def java_version() -> str:

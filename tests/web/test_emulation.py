@@ -18,8 +18,6 @@ from twisted.internet.testing import StringTransport
 from pushserver.config.sections import CentrifugeSection, DeliverySection, HeartbeatSection, ServerSection
 from pushserver.core.errors import Close
 from pushserver.core.rate_limit import KeyedTokenBuckets
-from pushserver.protocols.centrifuge import messages, protobuf
-from pushserver.protocols.centrifuge.json import JsonCodec
 from pushserver.server.clock import Clock
 from pushserver.server.cluster import PostOutcome
 from pushserver.server.outbox import Policy
@@ -32,7 +30,7 @@ from pushserver.web.site import Root
 from pushserver.web.stream_posts import StreamPosts
 from pushserver.web.tickets import Tickets
 from tests.fakes import Rig
-from tests.protocols.centrifuge.sdk import Protobuf, read_message
+from tests.protocols.centrifuge.sdk import Protobuf, replies_of
 
 SETTINGS = """
 [[namespaces]]
@@ -111,21 +109,7 @@ class Exchange:
     @property
     def replies(self) -> list[Any]:
         """What the stream says, in any codec."""
-        octets, found = b"".join(self.chunks), []
-        match self.head["content-type"].partition(";")[0]:
-            case "application/json":
-                assert octets.isascii()
-                found = [json.loads(line) for line in octets.splitlines()]
-            case "text/event-stream":
-                found = [json.loads(event.removeprefix(b"data: ")) for event in octets.split(b"\n\n")[:-1]]
-            case "application/octet-stream":
-                at = 0
-                while at < len(octets):
-                    size, at = protobuf.read_varint(octets, at, len(octets))
-                    reply = read_message(messages.Reply, octets[at : at + size])
-                    found.append(json.loads(JsonCodec().reply(reply)))
-                    at += size
-        return found
+        return replies_of(self.head["content-type"], b"".join(self.chunks))
 
     @property
     def told(self) -> list[Any]:

@@ -60,10 +60,30 @@ class Protobuf(Json):
     def read(self, octets: bytes) -> list[Any]:
         found: list[Any] = []
         for payload in payloads(octets, 2):
-            size, at = protobuf.read_varint(payload, 0, len(payload))
-            assert size == len(payload) - at
-            found.append(json.loads(msgspec.json.encode(read_message(messages.Reply, payload[at:]))))
+            (reply,) = replies_of("application/octet-stream", payload)
+            found.append(reply)
         return found
+
+
+def replies_of(content_type: str, octets: bytes) -> list[Any]:
+    """The replies in a piece of a stream of this type."""
+    found: list[Any] = []
+    match content_type.partition(";")[0]:
+        case "application/json":
+            assert octets.isascii()
+            found = [json.loads(line) for line in octets.splitlines()]
+        case "text/event-stream":
+            found = [json.loads(event.removeprefix(b"data: ")) for event in octets.split(b"\n\n")[:-1]]
+        case "application/octet-stream":
+            at = 0
+            while at < len(octets):
+                size, at = protobuf.read_varint(octets, at, len(octets))
+                reply = read_message(messages.Reply, octets[at : at + size])
+                found.append(json.loads(msgspec.json.encode(reply)))
+                at += size
+        case other:
+            raise AssertionError(other)
+    return found
 
 
 def payloads(octets: bytes, opcode: int) -> list[bytes]:
