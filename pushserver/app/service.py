@@ -135,6 +135,7 @@ class PushService(log.LoggedService):
         self.node.bind_connections(self.note)
         self.node.bind_unusable(lambda problem: self._role.failed(Failure(problem)))  # type: ignore[no-untyped-call]
         self.node.bind_draining(lambda: self._draining or self._stopping)
+        self.node.bind_repeats(self._role.sum_up)
 
     def _running(self) -> Config:
         """Return the configuration that this process goes by now."""
