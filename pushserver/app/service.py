@@ -123,6 +123,7 @@ class PushService(log.LoggedService):
         #: says where the listeners are
         self._found = config
         self._starting: Deferred[None] | None = None
+        self._opening = True
         self._ready = self._stopping = self._draining = self._resting = self._retired = False
         self.administration = Administration(role)
         self.watches = Watches(self.node.hub, role, name)
@@ -257,7 +258,12 @@ class PushService(log.LoggedService):
         self._starting.addErrback(self._role.failed)
 
     async def _start(self) -> None:
-        await self.node.engine.start(self.node)
+        try:
+            await self.node.engine.start(self.node)
+        finally:
+            self._opening = False
+        if self._stopping:
+            return
         self.node.start()
         self._events.start()
         if self.node.engine.ingest is not None:
@@ -426,6 +432,9 @@ class PushService(log.LoggedService):
     async def _stop(self) -> None:
         """Listeners (the console's first), then clients, then rooms, then the engine: each after the one before."""
         self._stopping = True
+        if self._opening:
+            # Nobody waits for an engine that does not answer.
+            await self.node.engine.stop()
         if self._starting is not None:
             await self._starting
         if self._ready and self._config.server.shutdown_delay and not self._retired:
