@@ -209,16 +209,18 @@ class Forwarder:
     """Hands events over to the supervisor of a worker, which writes them.
 
     Args:
-        send: called with level, logger, text, traceback and fields.
+        send: called with level, logger, text, traceback, fields, and whether it is one of many alike
+            (`pushserver.server.repeats`).
     """
 
-    def __init__(self, send: Callable[[str, str, str, str, dict[str, object]], None]) -> None:
+    def __init__(self, send: Callable[[str, str, str, str, dict[str, object], bool], None]) -> None:
         self._send = send
 
     def __call__(self, event: LogEvent) -> None:
         if wanted(event):
             level = event.get("log_level", LogLevel.info).name
-            self._send(level, str(event.get("log_namespace", "-")), *message(event), fields(event))
+            repeats = bool(event.get("repeats"))
+            self._send(level, str(event.get("log_namespace", "-")), *message(event), fields(event), repeats)
 
 
 def output_of(

@@ -123,6 +123,7 @@ class PushService(log.LoggedService):
         #: says where the listeners are
         self._found = config
         self._starting: Deferred[None] | None = None
+        self._opening = True
         self._ready = self._stopping = self._draining = self._resting = self._retired = False
         self.administration = Administration(role)
         self.watches = Watches(self.node.hub, role, name)
@@ -135,6 +136,7 @@ class PushService(log.LoggedService):
         self.node.bind_connections(self.note)
         self.node.bind_unusable(lambda problem: self._role.failed(Failure(problem)))  # type: ignore[no-untyped-call]
         self.node.bind_draining(lambda: self._draining or self._stopping)
+        self.node.bind_repeats(self._role.sum_up)
 
     def _running(self) -> Config:
         """Return the configuration that this process goes by now."""
@@ -256,7 +258,12 @@ class PushService(log.LoggedService):
         self._starting.addErrback(self._role.failed)
 
     async def _start(self) -> None:
-        await self.node.engine.start(self.node)
+        try:
+            await self.node.engine.start(self.node)
+        finally:
+            self._opening = False
+        if self._stopping:
+            return
         self.node.start()
         self._events.start()
         if self.node.engine.ingest is not None:
@@ -425,6 +432,9 @@ class PushService(log.LoggedService):
     async def _stop(self) -> None:
         """Listeners (the console's first), then clients, then rooms, then the engine: each after the one before."""
         self._stopping = True
+        if self._opening:
+            # Nobody waits for an engine that does not answer.
+            await self.node.engine.stop()
         if self._starting is not None:
             await self._starting
         if self._ready and self._config.server.shutdown_delay and not self._retired:

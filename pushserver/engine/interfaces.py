@@ -522,7 +522,9 @@ class IEngine(Interface):
         engine cannot be used as configured."""
 
     def stop() -> Deferred[None]:
-        """Carry out what was accepted, then close everything. Later calls fail with `errors.Unavailable`."""
+        """Carry out what was accepted, then close everything. Later calls fail with `errors.Unavailable`.
+
+        It may be called before `start` has fired, which fires soon then, also where the store does not answer."""
 
     def trouble() -> str | None:
         """Return why the engine cannot answer now, in a few words; None when it can. Never waits."""

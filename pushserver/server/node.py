@@ -4,7 +4,7 @@
     engine -> Node (its `engine.interfaces.Listener`) -> the room that a thing concerns
 
 Each room is given what it needs. Only what has to call upward is bound afterwards, and only here: `Hub.bind`,
-`Node.bind_connections`, `Node.bind_streams`, `Node.bind_draining`.
+`Node.bind_connections`, `Node.bind_streams`, `Node.bind_draining`, `Node.bind_repeats`.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ from pushserver.server.publishing import Publishing
 from pushserver.server.reactor_lag import ReactorLag
 from pushserver.server.reading import ReadRequests
 from pushserver.server.recent import RecentEvents
+from pushserver.server.repeats import Repeated
 from pushserver.server.replay import Replay
 from pushserver.server.revocations import Revocations
 from pushserver.server.sign_in import SignIn
@@ -242,6 +243,10 @@ class Node:
     def bind_streams(self, receive: Callable[[str, str], PostOutcome]) -> None:
         """``receive`` takes a message for a stream of this node, by its connection's id."""
         self._answers.bind_streams(receive)
+
+    def bind_repeats(self, sum_up: Callable[[list[Repeated]], None]) -> None:
+        """``sum_up`` writes of which events there were more than are written one by one."""
+        self.events.bind(sum_up)
 
     def bind_draining(self, draining: Callable[[], bool]) -> None:
         """``draining`` says whether the node sends its connections away."""

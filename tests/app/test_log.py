@@ -162,7 +162,11 @@ def test_a_worker_hands_its_lines_over_whole() -> None:
     forward = Forwarder(lambda *line: sent.append(line))
     forward(event("{who} left", LogLevel.warn, who="\x1b", event="left", userId="42"))
     forward(event("not this", LogLevel.debug))
-    assert sent == [("warn", "push.test", "\\x1b left", "", {"event": "left", "userId": "42"})]
+    forward(event("again", event="left", repeats=True))
+    assert sent == [
+        ("warn", "push.test", "\\x1b left", "", {"event": "left", "userId": "42"}, False),
+        ("info", "push.test", "again", "", {"event": "left"}, True),
+    ]
 
 
 def test_another_logger_of_twistd_stays(tmp_path: Path) -> None:

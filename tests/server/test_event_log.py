@@ -10,8 +10,9 @@ from twisted.internet import task
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 
 from pushserver.server.clock import Clock
-from pushserver.server.event_log import LINES, SHOWN, SUMMED, WINDOW, EventLog
+from pushserver.server.event_log import EventLog
 from pushserver.server.recent import RecentEvents
+from pushserver.server.repeats import LINES, SHOWN, SUMMED, WINDOW, Repeated, Repeats, write
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def lines() -> Iterator[list[LogEvent]]:
     found: list[LogEvent] = []
 
     def observe(event: LogEvent) -> None:
-        if event.get("log_namespace", "").endswith(".EventLog"):
+        if event.get("log_namespace", "") in (f"{EventLog.__module__}.EventLog", Repeats.__module__):
             found.append(event)
 
     globalLogPublisher.addObserver(observe)
@@ -109,6 +110,48 @@ def test_of_kinds_that_are_many_the_sum_names_the_rest_in_one_line(lines: list[L
     assert "connection_closed 1002 (" in text
     assert "sign_in_failed TOKEN_EXPIRED (" in text
     assert text.endswith(f"from 1 addresses; the busiest: 192.0.2.1 ({rest['count']})")
+
+
+def test_several_processes_leave_no_more_lines_than_one(lines: list[LogEvent]) -> None:
+    time = task.Clock()
+    logs, together = [made(time) for _ in range(4)], Repeats(Clock(time, lambda: 0))
+    for log in logs:
+        log.bind(together.add)
+    shown = 0
+
+    def pass_on() -> None:
+        # What each process shows is shown by what counts for all of them, or counted there.
+        nonlocal shown
+        for event in lines:
+            if event.get("repeats"):
+                shown += together.shows(event["event"], str(event["code"]), event["address"])
+        lines[:] = [event for event in lines if not event.get("repeats")]
+
+    for second in range(100):
+        for number in range(400):
+            event, code = MIXED[number // 4 % len(MIXED)]
+            logs[number % 4].note(event, "it is so", f"192.0.2.{number % 50}", code)
+        pass_on()
+        time.advance(1)
+        assert second < WINDOW or lines
+    for log in logs:
+        log.close()
+    pass_on()
+    together.close()
+    assert shown + len(lines) <= 100
+    assert shown + sum(event["count"] for event in lines) == 40_000, "nothing is left out"
+
+
+def test_what_a_process_could_not_count_by_address_is_counted_all_the_same(lines: list[LogEvent]) -> None:
+    together = Repeats(Clock(task.Clock(), lambda: 0))
+    together.add([Repeated("closed", "3008", 7, {"192.0.2.1": 4, "192.0.2.2": 1})])
+    together.add([Repeated("closed", "3008", 3, {"192.0.2.2": 2})])
+    together.close()
+    assert formatEvent(lines[0]).startswith(
+        "10 more of these within 60 s, from 2 addresses; the busiest: 192.0.2.1 (4), 192.0.2.2 (3)"
+    )
+    write([])
+    assert len(lines) == 1
 
 
 def test_what_is_open_is_summed_up_at_the_end(lines: list[LogEvent]) -> None:

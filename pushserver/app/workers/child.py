@@ -61,7 +61,7 @@ class Child(ProcessProtocol):
     """One worker. It is gone once its process has ended and all that it had sent is read.
 
     Args:
-        receive: called with each report that is no line of the log.
+        receive: called with each report.
         gone: called once, when it is gone; never for one that could not be started.
     """
 
@@ -69,9 +69,8 @@ class Child(ProcessProtocol):
 
     def __init__(self, number: int, receive: Callable[[Child, Report], None], gone: Callable[[Child], None]) -> None:
         self.number = number
-        self._receive = receive
         self._told_gone = gone
-        self._channel = ControlChannel(Report, self._report, self._half_gone)
+        self._channel = ControlChannel(Report, lambda report: receive(self, report), self._half_gone)
         self._halves_left = 2
         self._started = False
         self.ready_at: float | None = None
@@ -105,7 +104,7 @@ class Child(ProcessProtocol):
                 _close(ours, theirs)
                 raise
             try:
-                _adopt(reactor, output, _Output(lambda line: self.log("warn", "output", line)))
+                _adopt(reactor, output, _Output(lambda line: self.log(LogEntry("warn", "output", line))))
                 _adopt(reactor, ours, self._channel)
                 reactor.spawnProcess(
                     self,
@@ -136,19 +135,12 @@ class Child(ProcessProtocol):
         if self.transport is not None and self.transport.pid:
             self.transport.signalProcess(name)
 
-    def _report(self, report: Report) -> None:
-        if isinstance(report, LogEntry):
-            self.log(report.level, report.namespace, report.text, report.traceback, report.fields)
-        else:
-            self._receive(self, report)
-
-    def log(
-        self, level: str, namespace: str, text: str, traceback: str = "", fields: Mapping[str, object] | None = None
-    ) -> None:
+    def log(self, entry: LogEntry) -> None:
         """Write a line of the worker's into the log of this process."""
-        where = f"worker-{self.number} {namespace}#{level}"
-        more = {**(fields or {}), "worker": self.number, "log_system": where, "logger": namespace}
-        self._log.emit(LogLevel.levelWithName(level), "{text}", **more, text=text, traceback=traceback)
+        where = f"worker-{self.number} {entry.namespace}#{entry.level}"
+        more = {**entry.fields, "worker": self.number, "log_system": where, "logger": entry.namespace}
+        level = LogLevel.levelWithName(entry.level)
+        self._log.emit(level, "{text}", **more, text=entry.text, traceback=entry.traceback)
 
     def processEnded(self, reason: Failure) -> None:
         self.status = reason.value

@@ -2,7 +2,7 @@
 
     supervisor -> worker    Begin, and then Lead, Request, AllAnswers, WatchLine, Retire, Stop at any time
     worker -> supervisor    WorkerReady or StartFailed, once; at any time Figures, Everywhere, WorkerAnswer, WatchLine,
-                            LogEntry
+                            LogEntry, SummedUp
 
 A question of one worker to all (`Everywhere`) reaches each of them, the asking one too, as a `Request`; what they say
 to it (`WorkerAnswer`) comes back together, as `AllAnswers`. The supervisor asks in the same way, with an asker of 0.
@@ -24,6 +24,7 @@ from twisted.python.failure import Failure
 
 from pushserver.app.workers.metrics import Family
 from pushserver.config.sections import Config
+from pushserver.server.repeats import Repeated
 
 #: Bytes of one message: metrics of a worker are the largest.
 MAX_MESSAGE: Final = 16 * 1024 * 1024
@@ -196,17 +197,24 @@ class WorkerAnswer(_Message, frozen=True, tag=True):
 
 
 class LogEntry(_Message, frozen=True, tag=True):
-    """A line of the log."""
+    """A line of the log; ``repeats``: an event of which only so many are written (`server.repeats`)."""
 
     level: str
     namespace: str
     text: str
     traceback: str = ""
     fields: dict[str, Any] = {}
+    repeats: bool = False
+
+
+class SummedUp(_Message, frozen=True, tag=True):
+    """Events that I have written no line of."""
+
+    repeated: list[Repeated]
 
 
 Order = Begin | Lead | Request | AllAnswers | WatchLine | Retire | Stop
-Report = WorkerReady | StartFailed | Figures | Everywhere | WorkerAnswer | WatchLine | LogEntry
+Report = WorkerReady | StartFailed | Figures | Everywhere | WorkerAnswer | WatchLine | LogEntry | SummedUp
 
 
 class ControlChannel(Int32StringReceiver):

@@ -25,6 +25,8 @@ from pushserver.app.workers.messages import Adopt, AllAnswers, Question, ReadRes
 from pushserver.app.workers.metrics import Source, text
 from pushserver.config.sections import Config
 from pushserver.core.errors import ConfigError
+from pushserver.server import repeats
+from pushserver.server.repeats import Repeated
 from pushserver.web.tls import endpoint
 
 
@@ -49,6 +51,9 @@ class Role(Protocol):
 
     async def metrics(self, own: Source) -> bytes:
         """Return the metrics of all processes as text, given this one's. Raises `errors.Unavailable`."""
+
+    def sum_up(self, repeated: list[Repeated]) -> None:
+        """Write of which events there were more, together with those of the other processes."""
 
     async def everywhere(self, question: Question) -> AllAnswers:
         """Return what all processes say to a question, this one among them. Raises `errors.Unavailable`."""
@@ -109,6 +114,9 @@ class SingleProcess:
 
     async def metrics(self, own: Source) -> bytes:
         return text(own)
+
+    def sum_up(self, repeated: list[Repeated]) -> None:
+        repeats.write(repeated)
 
     async def everywhere(self, question: Question) -> AllAnswers:
         if isinstance(question, ReloadAll):

@@ -43,6 +43,7 @@ from pushserver.app.workers.messages import (
     Everywhere,
     Figures,
     Lead,
+    LogEntry,
     Measure,
     Prepare,
     Question,
@@ -54,6 +55,7 @@ from pushserver.app.workers.messages import (
     Retire,
     StartFailed,
     Stop,
+    SummedUp,
     UndrainAll,
     WatchLine,
     WorkerAnswer,
@@ -68,6 +70,7 @@ from pushserver.config.sections import Config
 from pushserver.core.errors import ConfigError
 from pushserver.core.restart import RestartState
 from pushserver.server.clock import Clock, Recurring
+from pushserver.server.repeats import Repeats
 
 #: A worker that lived for so many seconds may be started again at once.
 LONG: Final = 10
@@ -139,6 +142,7 @@ class Supervisor(LoggedService):
         self._starting: Deferred[None] | None = None
         self.reloader = Reloader(config, source, self._adopt, output)
         self._looks: Recurring | None = None
+        self._repeats = Repeats(clock)
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -208,6 +212,7 @@ class Supervisor(LoggedService):
             self._load_table.close()
             self._load_table = None
             os.close(self._table)
+        self._repeats.close()
         self._log.info("{name}: all workers have ended", name=self.name)
 
     async def _patiently(self, seconds: float) -> bool:
@@ -264,9 +269,19 @@ class Supervisor(LoggedService):
                 self._clock.detach(self._answer(child, report), self._log, "answering a worker")
             case WorkerAnswer():
                 self._questions.answered(child, report)
+            case LogEntry():
+                if not report.repeats or self._shows(report):
+                    child.log(report)
+            case SummedUp(repeated):
+                self._repeats.add(repeated)
             case WatchLine(watcher):
                 if watcher in self._children:
                     self._children[watcher].send(report)
+
+    def _shows(self, entry: LogEntry) -> bool:
+        """Return whether an event of which only so many are written is to be written; else it is counted."""
+        event, code, address = (str(entry.fields.get(name, "")) for name in ("event", "code", "address"))
+        return self._repeats.shows(event, code, address)
 
     def _start_failed(self, child: Child, why: str, hopeless: bool) -> None:
         child.problem = why

@@ -45,6 +45,7 @@ from pushserver.app.workers.messages import (
     Retire,
     StartFailed,
     Stop,
+    SummedUp,
     WatchLine,
     WorkerAnswer,
     WorkerReady,
@@ -54,6 +55,7 @@ from pushserver.app.workers.sockets import endpoint
 from pushserver.config.sections import Config
 from pushserver.core.errors import ConfigError, PushError, Unavailable
 from pushserver.server.clock import Clock, Recurring
+from pushserver.server.repeats import Repeated
 
 if TYPE_CHECKING:
     from pushserver.app.service import PushService
@@ -97,8 +99,10 @@ class Worker:
     def _send(self, report: Report) -> None:
         self._channel.send(report)
 
-    def _forward(self, level: str, namespace: str, text: str, traceback: str, fields: dict[str, object]) -> None:
-        self._send(LogEntry(level, namespace, text, traceback, fields))
+    def _forward(
+        self, level: str, namespace: str, text: str, traceback: str, fields: dict[str, object], repeats: bool
+    ) -> None:
+        self._send(LogEntry(level, namespace, text, traceback, fields, repeats))
 
     def _receive(self, order: Order) -> None:
         match order:
@@ -221,6 +225,9 @@ class Worker:
     async def metrics(self, own: Source) -> bytes:
         text: bytes = (await self.everywhere(Measure())).results[0]
         return text
+
+    def sum_up(self, repeated: list[Repeated]) -> None:
+        self._send(SummedUp(repeated))
 
     async def everywhere(self, question: Question) -> AllAnswers:
         self._last += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, DeferredLock, fail, succeed
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -89,6 +89,7 @@ class EmbeddedEngine:
         self.events = EmbeddedEvents(self._writer, store.event_rules)
         self.deliveries = EmbeddedDeliveries(self._writer, clock)
         self.durations = self._writer.durations
+        self._opening = DeferredLock()
         self._recurring: list[Stoppable] = []
         self._next_step: IDelayedCall | None = None
 
@@ -96,14 +97,15 @@ class EmbeddedEngine:
         return Deferred.fromCoroutine(self._start(listener))
 
     async def _start(self, listener: Listener) -> None:
-        self._adopt(await self._writer.start(self._reopened))
-        self._delivery.start(listener)
-        self.broker.start()
-        self._note_fill(*self._store.measure())
-        self._recurring = [
-            self._clock.every(_SWEEP_INTERVAL, self._sweep, self._log, "removing old rows"),
-            self._clock.every(_PROBE_INTERVAL, self._probe, self._log, "trying the store"),
-        ]
+        async with self._opening:
+            self._adopt(await self._writer.start(self._reopened))
+            self._delivery.start(listener)
+            self.broker.start()
+            self._note_fill(*self._store.measure())
+            self._recurring = [
+                self._clock.every(_SWEEP_INTERVAL, self._sweep, self._log, "removing old rows"),
+                self._clock.every(_PROBE_INTERVAL, self._probe, self._log, "trying the store"),
+            ]
 
     def _adopt(self, opened: Opened) -> None:
         self.revocations.load(opened.revocations)
@@ -119,6 +121,9 @@ class EmbeddedEngine:
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
+        # A store that is being opened, and brought to another format perhaps, is opened first.
+        async with self._opening:
+            pass
         for each in self._recurring:
             each.stop()
         if self._next_step is not None and self._next_step.active():

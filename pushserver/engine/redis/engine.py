@@ -161,6 +161,8 @@ class RedisEngine:
                     raise result.value
             if self._commands.trouble is None:
                 await self._cluster.heartbeat()
+            if self._stopped:
+                return
         except (Misconfigured, errors.ConfigError) as error:
             await self.stop()
             raise errors.ConfigError(

@@ -24,6 +24,7 @@ from pushserver.app.workers import load_table
 from pushserver.app.workers.supervisor import SILENCE, STARTING, Supervisor
 from pushserver.config.checks import Config, load
 from pushserver.server.clock import Clock
+from pushserver.server.repeats import SHOWN
 from tests.cluster.conftest import API_KEY, CONFIG, Place
 from tests.cluster.talk import Talk, Talks, settles, talking
 from tests.harness import Server, free_port, taken, wait_until
@@ -186,6 +187,21 @@ def test_sigterm_drains_all(site: Place, talk: Talks) -> None:
     assert not any(map(alive, workers))
     assert server.log.count("has stopped") == 2
     assert "Traceback" not in server.log
+
+
+def test_what_is_refused_again_and_again_is_summed_up_over_all_workers(site: Place) -> None:
+    server = begin(site)
+    for number, other in enumerate(children(server.pid)):
+        with stopped(other):
+            for _ in range(3 * SHOWN):
+                with RawSocket(server.port, source=f"127.0.0.{number + 1}") as client:
+                    assert client.upgrade({"Origin": "https://evil.example"}).status == 403
+    server.signal(signal.SIGTERM)
+    server.wait()
+    lines = [line for line in server.log.splitlines() if "event=connection_refused" in line]
+    assert len(lines) == SHOWN + 1, lines
+    assert "50 more of these within 60 s, from 2 addresses; the busiest: 127.0.0.2 (30), 127.0.0.1 (20)" in lines[-1]
+    assert "worker-" not in lines[-1]
 
 
 def test_an_interrupt_of_the_whole_terminal_drains_too(site: Place, talk: Talks) -> None:

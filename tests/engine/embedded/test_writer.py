@@ -222,6 +222,16 @@ async def test_stop_carries_out_what_was_accepted(running: Running) -> None:
     assert not [thread for thread in threading.enumerate() if thread.name == "pushserver-store"]
 
 
+async def test_a_stop_while_the_store_is_opened_comes_after_it(tmp_path: Path) -> None:
+    short = Running(tmp_path / "short")
+    starting, stopping = short.engine.start(short.listener), short.engine.stop()
+    assert not stopping.called
+    await starting
+    await stopping
+    assert await outcomes(short.append("late")) == ["Unavailable"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "pushserver-store"]
+
+
 async def test_a_start_that_fails_leaves_nothing(running: Running, tmp_path: Path) -> None:
     second = Running(tmp_path / "state")
     with pytest.raises(errors.ConfigError, match="another server is using"):

@@ -201,6 +201,16 @@ async def test_stopping_before_redis_was_ever_there(cluster: Cluster, redis: Red
     assert node.engine.trouble() == "the engine is stopped"
 
 
+async def test_stopping_while_the_first_attempt_waits_for_redis(cluster: Cluster, redis: RedisServer) -> None:
+    redis.pause()
+    node = cluster.make(redis.url)
+    starting = node.engine.start(node.listener)
+    await until(lambda: node.engine._commands.commands.attempts == 1, "it connects")
+    await node.engine.stop()
+    await starting
+    assert node.engine.trouble() == "the engine is stopped"
+
+
 class Moving:
     """A connection on paper, whose clock moves on with every reply."""
 
