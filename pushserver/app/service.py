@@ -117,7 +117,7 @@ class PushService(log.LoggedService):
         )
         self._receiver: Receiver | None = None
         self._events = EventService(
-            self.clock, self.node.engine, self.node.counters, self._post, event_settings_of(config)
+            self.clock, self.node.engine, self.node.counters, self._post, event_settings_of(config), open_files()
         )
         self._ports: list[IListeningPort] = []
         #: says where the listeners are

@@ -207,11 +207,11 @@ def _chosen(place: ServerPlace, user: str, offsets: tuple[int, ...], up_to: int 
 @inbox.command("list")
 @click.argument("user")
 @click.option("--limit", type=click.IntRange(1, 200), help="Only so many, the newest first.")
-@click.option("--unread", is_flag=True, help="Only what was not read, the newest first.")
+@click.option("--unread", is_flag=True, help="Only what was not read.")
 @pass_place
 def list_inbox(place: ServerPlace, user: str, limit: int | None, unread: bool) -> None:
     """Show what a USER's inbox keeps, and what of it was read."""
-    most = str(limit) if limit is not None else "200" if unread else None
+    most = None if limit is None else str(limit)
     answer = call(place, "GET", "inbox", userId=user, limit=most, unread="true" if unread else None)
     rows = (
         (

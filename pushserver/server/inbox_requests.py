@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from pushserver.core import operations
 from pushserver.core.errors import Conflict
 from pushserver.core.inbox import INBOXES, Selection
 from pushserver.core.positions import Position
-from pushserver.engine.interfaces import PAGE_BYTES, InboxOutcome
+from pushserver.core.publication import Publication
+from pushserver.engine.interfaces import PAGE_BYTES, InboxOutcome, InboxPage
 from pushserver.server.clock import Clock
 from pushserver.server.connection import Connection
 from pushserver.server.hub import Hub
@@ -17,6 +20,9 @@ from pushserver.server.reply_room import ReplyRoom
 
 if TYPE_CHECKING:
     from pushserver.engine.interfaces import IInbox
+
+#: Messages of one page where bytes alone bound it.
+MAX_MESSAGES: Final = 1_000_000
 
 
 class InboxRequests:
@@ -43,6 +49,23 @@ class InboxRequests:
             taken = [message for message in taken if not message.excludes(user_id, connection.id)]
             self._hub.send_now(INBOXES + user_id)
         return operations.InboxRead(tuple(taken), more, listing.unread, listing.offset, listing.epoch)
+
+    async def read_all(self, user_id: str, before: Position | None, unread: bool) -> InboxPage:
+        """Return what is kept, oldest first, as much as one reply has room for: all of it, or what lies ``before`` a
+        position, or what was not read. Another epoch raises `errors.Conflict`."""
+        room, kept, after = ReplyRoom(), list[Publication](), 0
+        while True:
+            page = await self._inbox.read(user_id, after, MAX_MESSAGES, max(1, room.left))
+            if before is not None and page.current(before).epoch != page.epoch:
+                raise Conflict("the inbox has another epoch")
+            wanted = [m for m in page.messages if before is None or (m.offset or 0) < before.offset]
+            ended = not page.more or len(wanted) < len(page.messages)
+            wanted = [m for m in wanted if not (unread and m.read_at is not None)]
+            taken = room.take(wanted)
+            kept += taken
+            if ended or len(taken) < len(wanted):
+                return msgspec.structs.replace(page, messages=kept, more=len(taken) < len(wanted))
+            after = page.messages[-1].offset or 0
 
     async def mark(
         self, user_id: str, selection: Selection, read: bool, connection: Connection | None = None

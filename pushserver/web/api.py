@@ -26,17 +26,17 @@ from pushserver.core import operations
 from pushserver.core.channels import is_id
 from pushserver.core.errors import HTTP_STATUS, Code, Invalid, NotFound, PushError, Refused
 from pushserver.core.histogram import Histogram
+from pushserver.core.operations import ReadInbox
 from pushserver.core.output import MAIN, OutputKind, channel_of, is_output_name, literal
 from pushserver.core.positions import Position
 from pushserver.core.task import TaskState
-from pushserver.engine.interfaces import PAGE_BYTES, QuarantinedRow
+from pushserver.engine.interfaces import QuarantinedRow
 from pushserver.protocols.native.messages import inbox_message
 from pushserver.protocols.native.session import reply_of
 from pushserver.server.backend_commands import SCOPES, BackendCommands, CommandBatch, decode
 from pushserver.server.cluster import Target, with_unanswered
 from pushserver.server.explanation import Explainer
 from pushserver.server.reading import ReadRequests
-from pushserver.server.reply_room import ReplyRoom
 from pushserver.server.tasks import Tasks
 from pushserver.web.calls import Calls, WrongMethod
 from pushserver.web.context import Context
@@ -444,14 +444,13 @@ class Api(Calls["Route"]):
     async def _inbox(self, request: Request, path: list[str]) -> Any:
         asked = query(request, InboxQuery)
         user_id = _user(request)
-        if asked.page is not None:
-            return reply_of(await self._reading.inbox.read(user_id, asked.page))[1]
-        page = await self._engine.inbox.read(user_id, 0, 1_000_000, PAGE_BYTES)
-        taken = ReplyRoom().take(page.messages)
-        kept = [msgspec.Raw(inbox_message(m)) for m in taken]
-        inbox = {"messages": kept, "offset": page.offset, "epoch": page.epoch, "acked": page.acked}
-        inbox["unread"] = page.unread
-        return inbox | ({"more": True} if page.more or len(taken) < len(page.messages) else {})
+        if asked.limit is not None:
+            page = ReadInbox(asked.position, asked.limit, asked.unread_only)
+            return reply_of(await self._reading.inbox.read(user_id, page))[1]
+        kept = await self._reading.inbox.read_all(user_id, asked.position, asked.unread_only)
+        messages = [msgspec.Raw(inbox_message(each)) for each in kept.messages]
+        inbox = {"messages": messages, "offset": kept.offset, "epoch": kept.epoch, "acked": kept.acked}
+        return inbox | {"unread": kept.unread} | ({"more": True} if kept.more else {})
 
     async def _clear_inbox(self, request: Request, path: list[str]) -> Any:
         return {"deleted": await self._engine.inbox.clear(_user(request))}

@@ -92,7 +92,7 @@ OPERATIONS: Final[dict[tuple[str, str], ApiCall]] = {
     ),
     ("inbox", "GET"): ApiCall(
         name="readInbox",
-        summary="What the inbox of a user keeps, oldest first, or a page of it, newest first",
+        summary="What the inbox of a user keeps, oldest first; with a limit a page of it, newest first",
         query=parameters.InboxQuery,
         result=results.InboxResult,
         conflicts=True,

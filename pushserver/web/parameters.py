@@ -11,7 +11,6 @@ from twisted.web.server import Request
 from pushserver.core import durations
 from pushserver.core.errors import Invalid
 from pushserver.core.inbox import MAX_INBOX
-from pushserver.core.operations import ReadInbox
 from pushserver.core.output import MAIN
 from pushserver.core.positions import Position
 from pushserver.engine.interfaces import PAGE_BYTES
@@ -24,8 +23,6 @@ T = TypeVar("T", bound=Struct)
 #: Events of one answer, and how many there are where nobody says.
 MAX_EVENTS = 1_000
 DEFAULT_EVENTS = 100
-#: Messages of a page of an inbox where nobody says.
-DEFAULT_INBOX = 50
 
 
 def _is_yes(text: str | None) -> bool:
@@ -68,8 +65,8 @@ class HistoryQuery(Struct, frozen=True):
 
 
 class InboxQuery(Struct, frozen=True, rename="camel"):
-    """Without ``limit``, ``before`` and ``unread`` all, oldest first; else a page, newest first. ``before`` needs
-    ``epoch``; ``unread`` is ``1``, ``true`` or ``yes`` for what was not read."""
+    """Without ``limit`` all, oldest first; else a page of at most so many, newest first. ``before`` needs ``epoch``;
+    ``unread`` is ``1``, ``true`` or ``yes`` for what was not read."""
 
     user_id: str
     limit: Annotated[int, Meta(ge=1, le=MAX_INBOX)] | None = None
@@ -78,16 +75,18 @@ class InboxQuery(Struct, frozen=True, rename="camel"):
     unread: str | None = None
 
     @property
-    def page(self) -> ReadInbox | None:
-        """Return the page that is asked for; None: all. Raises `errors.Invalid`."""
-        if self.limit is None and self.before is None and self.unread is None:
+    def position(self) -> Position | None:
+        """Return what all lies before that is asked for; None: no matter. Raises `errors.Invalid`."""
+        if self.before is None:
             return None
-        before: Position | None = None
-        if self.before is not None:
-            if self.epoch is None:
-                raise Invalid("before needs epoch")
-            before = Position(self.before, self.epoch)
-        return ReadInbox(before, self.limit or DEFAULT_INBOX, _is_yes(self.unread))
+        if self.epoch is None:
+            raise Invalid("before needs epoch")
+        return Position(self.before, self.epoch)
+
+    @property
+    def unread_only(self) -> bool:
+        """Return whether what was read is left out."""
+        return _is_yes(self.unread)
 
 
 class OutputQuery(Struct, frozen=True):

@@ -9,7 +9,7 @@ from twisted.internet.defer import gatherResults
 
 from pushserver.core import errors
 from pushserver.core.inbox import InboxChange, Selection, Unread
-from pushserver.core.task import NewTask, create, fail, restart
+from pushserver.core.task import NewTask, at_least, create, fail, restart
 from pushserver.engine.interfaces import IdempotencyKey, InboxNumbers, InboxOutcome, TaskEvent
 
 from .nodes import contents, publication
@@ -364,7 +364,7 @@ async def listed(node: RunningNode, before: int | None = None, limit: int = 100,
 
 async def end_task(node: RunningNode, number: int, user: str = "7") -> None:
     """A task begins and ends, so that its end is in its owner's inbox."""
-    begun = create(NewTask(task_id=f"t{user}-{number}", user_id=user), 1_000)
+    begun = at_least(create(NewTask(task_id=f"t{user}-{number}", user_id=user), 1_000), node.tasks.lowest_version())
     await node.tasks.create(TaskEvent("task_created", begun), None)
     ended = fail(begun, "why", 2_000)
     final = publication(f"user:{user}", number, type="task_failed")

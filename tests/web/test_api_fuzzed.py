@@ -1,9 +1,13 @@
-"""The HTTP API asked by a fuzzer that reads its description: no fault of the server's, and no undocumented answer."""
+"""The HTTP API asked by a fuzzer that reads its description: no fault of the server's, and no undocumented answer.
+
+For longer, and over Redis: ``SECONDS_OF_FUZZING=3600 SEED=1 python -m pytest -m full tests/web/test_api_fuzzed.py``.
+"""
 
 from __future__ import annotations
 
 import configparser
 import json
+import os
 import re
 import subprocess
 import sys
@@ -13,10 +17,12 @@ from typing import Any
 
 import pytest
 
+from tests.engine.redis.servers import RedisServer
 from tests.harness import ROOT, Server, start
 
-#: Seconds that the fuzzer takes.
-TIME = 120
+#: Seconds that the fuzzer takes, and what chance begins with.
+TIME = int(os.environ.get("SECONDS_OF_FUZZING", "120"))
+SEED = os.environ.get("SEED", "1")
 #: Seconds in which it finds what was planted, at the latest.
 SHORT = 90
 CHECKS = (
@@ -62,6 +68,13 @@ def server(tmp_path: Path) -> Iterator[Server]:
     running.stop()
 
 
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    running = RedisServer(tmp_path / "redis").start()
+    yield running
+    running.kill()
+
+
 def fuzz(fuzzer: Path, server: Server, seconds: int, description: Any, *options: str) -> tuple[int, str]:
     """Its exit status and its report: 0 where nothing was found."""
     place = server.place / "openapi.json"
@@ -75,6 +88,7 @@ def fuzz(fuzzer: Path, server: Server, seconds: int, description: Any, *options:
         f"--header=X-API-Key: {server.api_key}",
         f"--checks={','.join(CHECKS)}",
         f"--max-time={seconds}",
+        f"--seed={SEED}",
         "--continue-on-failure",
         # Ten thousand channels, each synced to disk, on a busy machine.
         "--request-timeout=120",
@@ -99,6 +113,15 @@ def test_no_answer_is_a_fault_or_undocumented(fuzzer: Path, server: Server) -> N
     assert status == 0, report
     assert server.process.poll() is None
     assert "Traceback" not in server.log
+
+
+@pytest.mark.slow
+def test_no_answer_over_redis_is_either(fuzzer: Path, redis: RedisServer, tmp_path: Path) -> None:
+    server = start(tmp_path, "--redis", redis.url, config=CONFIG)
+    try:
+        test_no_answer_is_a_fault_or_undocumented(fuzzer, server)
+    finally:
+        server.stop()
 
 
 def test_what_is_planted_is_found(fuzzer: Path, server: Server) -> None:

@@ -104,12 +104,18 @@ def test_the_server_side_pages_through_an_inbox(server: Server) -> None:
     page = server.api("GET", "/api/inbox?userId=bob&limit=2").body
     assert set(page) == {"messages", "more", "unread", "offset", "epoch"}
     assert ([each["offset"] for each in page["messages"]], page["more"]) == ([5, 4], True)
-    page = server.api("GET", f"/api/inbox?userId=bob&before=4&epoch={epoch}").body
+    page = server.api("GET", f"/api/inbox?userId=bob&limit=9&before=4&epoch={epoch}").body
     assert ([each["offset"] for each in page["messages"]], page["more"]) == ([3, 2, 1], False)
     body = {"userId": "bob", "epoch": epoch, "offsets": [5, 3]}
     assert server.api("POST", "/api/inbox/read", body).body == {"unread": counts(3)}
-    page = server.api("GET", "/api/inbox?userId=bob&unread=true").body
+    page = server.api("GET", "/api/inbox?userId=bob&limit=9&unread=true").body
     assert [each["offset"] for each in page["messages"]] == [4, 2, 1]
+    # Without a limit all, oldest first.
+    page = server.api("GET", "/api/inbox?userId=bob&unread=true").body
+    assert [each["offset"] for each in page["messages"]] == [1, 2, 4]
+    assert set(page) == {"messages", "unread", "offset", "epoch", "acked"}
+    page = server.api("GET", f"/api/inbox?userId=bob&before=4&epoch={epoch}").body
+    assert [each["offset"] for each in page["messages"]] == [1, 2, 3]
     assert [type(each["readAt"]) for each in server.api("GET", "/api/inbox?userId=bob").body["messages"]] == [
         type(None), type(None), int, type(None), int
     ]  # fmt: skip

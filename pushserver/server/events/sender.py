@@ -2,6 +2,7 @@
 
     outbox -> window: read and not settled -> a lane for each subject -> one attempt at a time
     an attempt failed -> the lane is held: its events wait in the store until it is due, behind them the cursor moves on
+    an attempt hangs, and others wait for its place -> the lane is held meanwhile, and another one has the place
     an event failed until its retention ends -> it is dead, and the next one of its subject follows
 
 What was read and not settled when a node dies is sent again by the next one: at least once.
@@ -26,14 +27,12 @@ from pushserver.core.webhooks import Webhook
 from pushserver.engine.interfaces import DeadEvent, HeldSubject, StoredEvent
 from pushserver.server.clock import Clock
 from pushserver.server.events.attempt_result import GONE, AttemptResult
+from pushserver.server.events.attempts import AT_ONCE, MOST_HANGING, Attempt, Attempts
 from pushserver.server.stats import Counters
 
 if TYPE_CHECKING:
     from pushserver.engine.interfaces import IEngine
 
-#: Attempts at a time, and how many of them may be of what failed before: what did not always finds a place sooner.
-AT_ONCE: Final = 32
-AGAIN_AT_ONCE: Final = AT_ONCE // 2
 #: Events that are read ahead and not settled, and how many may lie behind the oldest of them: so long goes on what is
 #: not of its subject, and so many are sent again at most where this node dies. Those of one read; bytes of one read.
 WINDOW: Final = 400
@@ -76,7 +75,7 @@ class _Entry:
 class _Lane:
     """One subject."""
 
-    __slots__ = ("again", "busy", "held", "lock", "queue", "subject", "waiting")
+    __slots__ = ("again", "attempt", "held", "lock", "queue", "subject", "waiting")
 
     def __init__(self, subject: str) -> None:
         self.subject = subject
@@ -84,7 +83,8 @@ class _Lane:
         #: dead events that are to be tried once more
         self.again: deque[DeadEvent] = deque()
         self.held: HeldSubject | None = None
-        self.busy = False
+        #: what is under way
+        self.attempt: Attempt | None = None
         #: it stands among those that are ready
         self.waiting = False
         #: held by whoever changes what the store holds of it
@@ -99,6 +99,7 @@ class WebhookSender:
         age: ms since this webhook is known here: where one begins that the store does not know.
         may_send: whether this node has the lease, by the clock: a process that stood still for longer finds answers
             to go on from before the timer runs that ends its work.
+        most_hanging: attempts that may hang beside those that are under way at a time.
     """
 
     _log = Logger()
@@ -112,6 +113,7 @@ class WebhookSender:
         counters: Counters,
         age: Callable[[], int],
         may_send: Callable[[], bool],
+        most_hanging: int = MOST_HANGING,
     ) -> None:
         self._clock = clock
         self._outbox = engine.events
@@ -125,6 +127,8 @@ class WebhookSender:
         self._window: deque[_Slot] = deque()
         #: how many of these are not settled
         self._open = 0
+        #: the outbox has more than was read
+        self._is_behind = False
         self._lanes: dict[str, _Lane] = {}
         self._ready: deque[_Lane] = deque()
         #: when each held subject is sent again, ms of the monotonic clock; and each subject for each dead event of it
@@ -132,7 +136,9 @@ class WebhookSender:
         self._due: list[tuple[int, str]] = []
         self._to_hold: set[_Lane] = set()
         self._under_way: set[Deferred[None]] = set()
-        self._again_under_way = 0
+        self._attempts = Attempts(webhook.timeout / 1000 / AT_ONCE, most_hanging)
+        #: attempts that have given up their places, and that the store holds nothing of
+        self._set_aside: list[Attempt] = []
         #: the ids of dead events that are being tried once more, or are about to be
         self._again: set[str] = set()
         self._position = self._cursor = self._kept_cursor = events.BEGINNING
@@ -180,6 +186,7 @@ class WebhookSender:
                 await self._read()
                 await self._hold_back()
                 self._start()
+                await self._hold_what_hangs()
             await self._move_cursor(SETTLE)
             await self._rest()
             if self._problem is not None:
@@ -218,11 +225,13 @@ class WebhookSender:
             self._resting.callback(None)
 
     async def _rest(self) -> None:
-        if self._stopping or self._problem is not None:
+        if self._stopping or self._problem is not None or (self._is_behind and self._may_read and self._going):
             return
         seconds = POLL
-        if self._due and self._going and self._may_repeat:
+        if self._due and self._going and self._attempts.has_place(again=True):
             seconds = min(seconds, max(0.0, (self._due[0][0] - self._clock.milliseconds()) / 1000))
+        if self._going and self._is_pressed:
+            seconds = min(seconds, self._attempts.next_in(self._clock.seconds()))
         self._resting = Deferred()
         call = self._clock.later(seconds, self._wake)
         await self._resting
@@ -232,7 +241,8 @@ class WebhookSender:
     # -- from the outbox to the lanes ---------------------------------------------------------------------------------
 
     async def _read(self) -> None:
-        while self._has_room and len(self._due) < MAX_HELD and not self._stopping:
+        self._is_behind = True
+        while self._may_read and not self._stopping:
             page = await self._outbox.read(self._position, BATCH, BATCH_BYTES)
             if page.lost:
                 self._log.warn(
@@ -244,7 +254,12 @@ class WebhookSender:
                 self._take(stored)
             self._position = page.last
             if len(page.events) == 0:
+                self._is_behind = False
                 return
+
+    @property
+    def _may_read(self) -> bool:
+        return self._has_room and len(self._due) + self._attempts.hanging < MAX_HELD
 
     @property
     def _has_room(self) -> bool:
@@ -298,10 +313,10 @@ class WebhookSender:
 
     def _note(self, lane: _Lane) -> None:
         """Put a lane where it belongs now."""
-        if lane.busy:
-            return
         if lane.held is not None and lane.queue:
             self._to_hold.add(lane)
+        if lane.attempt is not None:
+            return
         if lane.queue and lane.held is None:
             if not lane.waiting:
                 lane.waiting = True
@@ -314,8 +329,23 @@ class WebhookSender:
         while self._to_hold:
             lane = self._to_hold.pop()
             async with lane.lock:
-                if lane.held is not None and lane.queue and not lane.busy:
+                if lane.held is not None and lane.queue:
                     await self._hold(lane, lane.held, list(lane.queue))
+
+    async def _hold_what_hangs(self) -> None:
+        """Let the store hold the subjects whose first attempt hangs: neither what is read nor the cursor waits for
+        them."""
+        while self._set_aside:
+            attempt = self._set_aside.pop()
+            lane = self._lanes.get(attempt.subject)
+            if lane is None:
+                continue
+            async with lane.lock:
+                if lane.attempt is attempt and attempt.waits and lane.held is None:
+                    state = HeldSubject(lane.subject, 0, self._clock.now() + self.webhook.timeout)
+                    await self._hold(lane, state, list(lane.queue))
+                    lane.held = state
+            self._note(lane)
 
     async def _hold(self, lane: _Lane, state: HeldSubject, entries: list[_Entry]) -> None:
         """Have the store hold these events of a lane, which stand at the head of its queue."""
@@ -374,37 +404,42 @@ class WebhookSender:
 
     # -- attempts -----------------------------------------------------------------------------------------------------
 
+    @property
+    def _is_pressed(self) -> bool:
+        """Return whether something waits that hangs under way keeps from going on."""
+        if not self._has_room or (self._ready and not self._attempts.has_place()):
+            return True
+        is_due = bool(self._due) and self._due[0][0] <= self._clock.milliseconds()
+        return is_due and not self._attempts.has_place(again=True)
+
     def _start(self) -> None:
         """Begin as many attempts as may be under way."""
+        if self._going and self._is_pressed:
+            self._set_aside += self._attempts.set_aside(self._clock.seconds())
         now = self._clock.milliseconds()
-        while self._going and self._due and self._due[0][0] <= now and self._may_repeat:
+        while self._going and self._due and self._due[0][0] <= now and self._attempts.has_place(again=True):
             _, subject = heapq.heappop(self._due)
             lane = self._lanes.get(subject)
             if lane is None or not (lane.again or lane.held):
                 continue
-            if lane.busy:
+            if lane.attempt is not None:
                 heapq.heappush(self._due, (now + 1_000, subject))
             elif lane.again:
-                self._begin(lane, self._send_again(lane.again.popleft()), again=True)
+                self._begin(lane, self._send_again, again=True)
             else:
-                self._begin(lane, self._send_held(lane), again=True)
-        while self._going and self._ready and len(self._under_way) < AT_ONCE:
+                self._begin(lane, self._send_held, again=True)
+        while self._going and self._ready and self._attempts.has_place():
             lane = self._ready.popleft()
             lane.waiting = False
-            if lane.queue and lane.held is None and not lane.busy:
-                self._begin(lane, self._send(lane))
+            if lane.queue and lane.held is None and lane.attempt is None:
+                self._begin(lane, self._send)
 
-    @property
-    def _may_repeat(self) -> bool:
-        return self._again_under_way < AGAIN_AT_ONCE and len(self._under_way) < AT_ONCE
+    def _begin(self, lane: _Lane, send: Callable[[_Lane, Attempt], Awaitable[None]], again: bool = False) -> None:
+        attempt = lane.attempt = self._attempts.begin(lane.subject, again, self._clock.seconds())
 
-    def _begin(self, lane: _Lane, work: Awaitable[None], again: bool = False) -> None:
-        lane.busy = True
-        self._again_under_way += again
-
-        async def attempt() -> None:
+        async def carry_out() -> None:
             try:
-                await work
+                await send(lane, attempt)
             except CancelledError:
                 self._stopping = True
             except PushError as problem:
@@ -414,40 +449,46 @@ class WebhookSender:
                 self._log.failure("sending to webhook {webhook} failed", webhook=self._name)
                 self._problem = Unavailable("an attempt failed")
 
-        under_way = self._clock.detach(attempt(), self._log, f"sending to webhook {self._name}")
+        under_way = self._clock.detach(carry_out(), self._log, f"sending to webhook {self._name}")
         if not under_way.called:
             self._under_way.add(under_way)
 
         def done(_: None) -> None:
             self._under_way.discard(under_way)
-            lane.busy = False
-            self._again_under_way -= again
+            lane.attempt = None
+            self._attempts.end(attempt)
             self._note(lane)
             self._wake()
 
         under_way.addCallback(done)
 
-    async def _send(self, lane: _Lane) -> None:
+    async def _send(self, lane: _Lane, attempt: Attempt) -> None:
         """Send the first event of a lane that nothing is held of."""
         entry = lane.queue[0]
-        outcome = await self._attempt(entry.event, entry.body)
-        if outcome.taken:
-            lane.queue.popleft()
-            self._finish(entry)
-            return
-        due = self._next(entry.event, 1, outcome)
-        if due is None:
-            await self._store.add_dead([self._dead(entry.event, entry.body, outcome, 1)])
-            lane.queue.popleft()
-            self._finish(entry)
-            return
+        outcome = await self._attempt(attempt, entry.event, entry.body)
         async with lane.lock:
+            if lane.held is None:
+                await self._settle(lane, entry, outcome)
+                return
+        # The store has held it since it hung.
+        if await self._settle_held(lane, entry.event, entry.body, outcome):
+            await self._send_held(lane, attempt)
+
+    async def _settle(self, lane: _Lane, entry: _Entry, outcome: AttemptResult) -> None:
+        """The first event of a lane was tried that nothing is held of. Its lock is held."""
+        due = None if outcome.taken else self._next(entry.event, 1, outcome)
+        if due is not None:
             state = HeldSubject(lane.subject, 1, due)
             await self._hold(lane, state, list(lane.queue))
             lane.held = state
-        self._note_due(due, lane.subject)
+            self._note_due(due, lane.subject)
+            return
+        if not outcome.taken:
+            await self._store.add_dead([self._dead(entry.event, entry.body, outcome, 1)])
+        lane.queue.popleft()
+        self._finish(entry)
 
-    async def _send_held(self, lane: _Lane) -> None:
+    async def _send_held(self, lane: _Lane, attempt: Attempt) -> None:
         """Send what is held of a subject, until something fails or nothing is left."""
         while lane.held is not None:
             if not self._going:
@@ -463,20 +504,23 @@ class WebhookSender:
             if event is None:
                 await self._release(lane, stored.id, None)
                 continue
-            outcome = await self._attempt(event, stored.body)
-            if outcome.taken:
-                await self._release(lane, event.id, None)
-                continue
-            failures = lane.held.failures + 1
-            due = self._next(event, failures, outcome)
-            if due is None:
-                await self._release(lane, event.id, self._dead(event, stored.body, outcome, failures))
-                continue
-            async with lane.lock:
-                lane.held = HeldSubject(lane.subject, failures, due)
-                await self._hold(lane, lane.held, [])
-            self._note_due(due, lane.subject)
-            return
+            outcome = await self._attempt(attempt, event, stored.body)
+            if not await self._settle_held(lane, event, stored.body, outcome):
+                return
+
+    async def _settle_held(self, lane: _Lane, event: Event, body: bytes, outcome: AttemptResult) -> bool:
+        """The first event that is held of a subject was tried. Return whether the next one may follow."""
+        assert lane.held is not None
+        failures = lane.held.failures + 1
+        due = None if outcome.taken else self._next(event, failures, outcome)
+        if due is None:
+            await self._release(lane, event.id, None if outcome.taken else self._dead(event, body, outcome, failures))
+            return True
+        async with lane.lock:
+            lane.held = HeldSubject(lane.subject, failures, due)
+            await self._hold(lane, lane.held, [])
+        self._note_due(due, lane.subject)
+        return False
 
     async def _release(self, lane: _Lane, id: str, dead: DeadEvent | None) -> None:
         """An event is held no more; where it was the last one of its subject, the subject is free."""
@@ -485,19 +529,22 @@ class WebhookSender:
             self.held = max(0, self.held - 1)
             lane.held = HeldSubject(lane.subject, 0, 0) if left else None
 
-    async def _send_again(self, dead: DeadEvent) -> None:
+    async def _send_again(self, lane: _Lane, attempt: Attempt) -> None:
         """Try a dead event once more."""
+        dead = lane.again.popleft()
         body = bytes(dead.event)
         event = events.decode(body)
-        outcome = await self._attempt(event, body)
+        outcome = await self._attempt(attempt, event, body)
         if outcome.taken:
             await self._store.revive(self._name, event.id)
         else:
             await self._store.add_dead([self._dead(event, body, outcome, dead.attempts + 1)])
         self._again.discard(event.id)
 
-    async def _attempt(self, event: Event, body: bytes) -> AttemptResult:
+    async def _attempt(self, attempt: Attempt, event: Event, body: bytes) -> AttemptResult:
+        self._attempts.begin_request(attempt, self._clock.seconds())
         outcome = await self._post(self.webhook, event.id, body)
+        self._attempts.end_request(attempt, outcome.status is not None, self._clock.seconds())
         if outcome.taken:
             self._counters.webhook_delivered[self._name] += 1
             if self._reasons and self._clock.seconds() - self._failed_at >= QUIET:

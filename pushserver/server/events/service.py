@@ -18,6 +18,7 @@ from pushserver.core.events import number_of
 from pushserver.core.webhooks import Webhook
 from pushserver.engine.interfaces import EventRules, OutboxFigures
 from pushserver.server.clock import Clock, Recurring
+from pushserver.server.events.attempts import MOST_HANGING
 from pushserver.server.events.sender import Post, WebhookSender
 from pushserver.server.stats import Counters
 
@@ -49,16 +50,30 @@ class EventSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EventService:
-    """This node's part in the work. With no types there is none. ``post``: makes one attempt."""
+    """This node's part in the work. With no types there is none.
+
+    Args:
+        post: makes one attempt.
+        open_files: how many files this process may have open; 0: no limit. Attempts that hang take an eighth at most.
+    """
 
     _log = Logger()
 
-    def __init__(self, clock: Clock, engine: IEngine, counters: Counters, post: Post, settings: EventSettings) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        engine: IEngine,
+        counters: Counters,
+        post: Post,
+        settings: EventSettings,
+        open_files: int = 0,
+    ) -> None:
         self._clock = clock
         self._engine = engine
         self._counters = counters
         self._post = post
         self._settings = settings
+        self._most_hanging = min(MOST_HANGING, open_files // 8) if open_files else MOST_HANGING
         #: when each webhook was configured here, s
         self._known: dict[str, float] = {}
         self._senders: dict[str, WebhookSender] = {}
@@ -204,6 +219,7 @@ class EventService:
             self._counters,
             lambda: round(1000 * (self._clock.seconds() - known)),
             lambda: self.holds,
+            self._most_hanging // len(self._settings.webhooks),
         )
         self._senders[webhook.name] = sender
         try:

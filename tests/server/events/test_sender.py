@@ -19,10 +19,14 @@ from pushserver.core.webhooks import DELAYS
 from pushserver.engine.interfaces import DeadEvent, EventPage, EventRules, StoredEvent
 from pushserver.server.events import sender as senders
 from pushserver.server.events.attempt_result import AttemptResult
-from pushserver.server.events.sender import AGAIN_AT_ONCE, AT_ONCE, QUIET
-from tests.server.events.stage import FAILED, GONE, MAIL, OK, Stage
+from pushserver.server.events.attempts import AGAIN_AT_ONCE, AT_ONCE
+from pushserver.server.events.sender import QUIET, WINDOW
+from tests.server.events.stage import FAILED, GONE, MAIL, OK, Stage, number
 
 HOUR = 3600
+#: One whose attempts may take so long that none of them counts as one that hangs.
+PATIENT = msgspec.structs.replace(MAIL, timeout=24 * HOUR * 1000)
+TIMED_OUT = AttemptResult(None, "no whole answer within 1s")
 
 
 async def test_events_come_once_and_in_order(stage: Stage) -> None:
@@ -51,7 +55,7 @@ async def test_several_are_sent_at_a_time_but_never_two_of_one_subject(stage: St
         return pending[-1]
 
     stage.answer = hang
-    sender = stage.sender()
+    sender = stage.sender(PATIENT)
     await stage.settle()
     await stage.tell(*[(str(n // 2), n) for n in range(4 * AT_ONCE)])
     await stage.pass_time(1)
@@ -102,6 +106,101 @@ async def test_what_hangs_holds_up_its_subject_alone(stage: Stage, monkeypatch: 
     assert sender.sender.waiting == 1
     hanging.callback(OK)
     await stage.pass_time(1)
+    assert sender.sender.waiting == 0
+    await sender.stop()
+
+
+@pytest.mark.parametrize(("subjects", "each"), [(10 * AT_ONCE, 1), (2 * AT_ONCE, 20), (4, WINDOW)])
+async def test_many_that_hang_hold_up_nobody_for_longer_than_a_timeout(stage: Stage, subjects: int, each: int) -> None:
+    """At their first attempt, and once more at all that follow."""
+    seen: list[float] = []
+
+    def answer(event: events.Event) -> AttemptResult | Deferred[AttemptResult]:
+        if not event.subject.startswith("user:bad"):
+            seen.append(stage.time.reactor.seconds())
+            return OK
+        hanging: Deferred[AttemptResult] = Deferred()
+        stage.time.clock.later(MAIL.timeout / 1000, hanging.callback, TIMED_OUT)
+        return hanging
+
+    stage.answer = answer
+    sender = stage.sender()
+    await stage.settle()
+    for n in range(each):
+        await stage.tell(*[(f"bad{subject}", n) for subject in range(subjects)])
+    told = stage.time.reactor.seconds()
+    await stage.tell(("good", 0))
+    await stage.pass_time(1.5 * MAIL.timeout / 1000, 0.03)
+    assert len(seen) == 1
+    assert seen[0] - told <= MAIL.timeout / 1000
+    # Repeats of theirs hang, too: another that failed once is tried again in its time.
+    stage.answer = lambda event: FAILED if event.subject == "user:good" else answer(event)
+    await stage.tell(("good", 1))
+    await stage.pass_time(0.5, 0.03)
+    assert stage.attempts[-1] == ("user:good", 1)
+    stage.answer, failed = answer, stage.time.reactor.seconds()
+    await stage.pass_time(DELAYS[0] / 1000 + MAIL.timeout / 1000, 0.05)
+    assert len(seen) == 2
+    assert seen[1] - failed <= DELAYS[0] / 1000 + MAIL.timeout / 1000
+    await sender.die()
+
+
+async def test_a_receiver_that_has_much_to_do_is_sent_no_more_at_a_time(stage: Stage) -> None:
+    """It answers one request after the other, each within its time."""
+    queue: list[Deferred[AttemptResult]] = []
+
+    def answer(event: events.Event) -> Deferred[AttemptResult]:
+        queue.append(Deferred())
+        return queue[-1]
+
+    stage.answer = answer
+    sender = stage.sender(msgspec.structs.replace(MAIL, timeout=15_000))
+    await stage.settle()
+    await stage.tell(*[(str(n), n) for n in range(4 * AT_ONCE)])
+    for _ in range(4 * AT_ONCE):
+        await stage.pass_time(0.4, 0.1)
+        queue.pop(0).callback(OK)
+    await stage.settle()
+    assert stage.most_at_once == AT_ONCE
+    assert len(stage.taken) == len(stage.attempts) == 4 * AT_ONCE
+    await sender.stop()
+
+
+async def test_what_hung_and_is_taken_is_followed_by_what_came_meanwhile(stage: Stage) -> None:
+    stage.in_order = True
+    hanging: list[Deferred[AttemptResult]] = []
+
+    def answer(event: events.Event) -> AttemptResult | Deferred[AttemptResult]:
+        if event.subject == "user:good" or number(event) > 1:
+            return OK
+        hanging.append(Deferred())
+        return hanging[-1]
+
+    stage.answer = answer
+    sender = stage.sender()
+    await stage.settle()
+    await stage.tell(*[(f"slow{n % AT_ONCE}", n // AT_ONCE) for n in range(2 * AT_ONCE)])
+    await stage.tell(("good", 0))
+    await stage.pass_time(0.5)
+    assert stage.taken == [("user:good", 0)]
+    await stage.tell(*[(f"slow{n}", 2) for n in range(AT_ONCE)])
+    await stage.pass_time(0.5)
+    assert len(stage.attempts) == AT_ONCE + 1
+    assert sender.sender.waiting == 3 * AT_ONCE
+    # The cursor is behind them: the next sender begins where they are held.
+    await sender.die()
+    assert events.number_of(sender.sender.cursor) == 3 * AT_ONCE + 1
+    sender = stage.sender()
+    await stage.pass_time(2)
+    for each in hanging:
+        if not each.called:
+            each.callback(OK)
+    await stage.settle()
+    for each in hanging[2 * AT_ONCE :]:
+        each.callback(OK)
+    await stage.pass_time(1)
+    for n in range(AT_ONCE):
+        assert [m for subject, m in stage.taken if subject == f"user:slow{n}"] == [0, 1, 2]
     assert sender.sender.waiting == 0
     await sender.stop()
 
@@ -394,7 +493,7 @@ async def test_subjects_that_failed_leave_room_for_the_others(stage: Stage) -> N
         return hanging[-1]
 
     stage.answer = answer
-    sender = stage.sender()
+    sender = stage.sender(PATIENT)
     await stage.settle()
     await stage.tell(*[(f"bad{n}", n) for n in range(2 * AT_ONCE)])
     await stage.pass_time(8)
@@ -415,7 +514,7 @@ async def test_the_dead_that_are_tried_once_more_leave_room_for_the_others(stage
         return hanging[-1]
 
     stage.answer = answer
-    sender = stage.sender()
+    sender = stage.sender(PATIENT)
     await stage.settle()
     made = [events.encode(f"1-{n}", NewEvent("user.online", 1, body({"userId": str(n)}))) for n in range(2 * AT_ONCE)]
     now = stage.time.now()
@@ -437,7 +536,7 @@ async def test_the_dead_that_are_tried_once_more_leave_room_for_the_others(stage
 
 async def test_what_failed_before_counts_among_the_attempts_at_a_time(stage: Stage) -> None:
     stage.answer = lambda event: FAILED
-    sender = stage.sender()
+    sender = stage.sender(PATIENT)
     await stage.settle()
     await stage.tell(*[(f"bad{n}", n) for n in range(AT_ONCE)])
     await stage.pass_time(1)

@@ -15,7 +15,8 @@ from pushserver.core.errors import Unavailable
 from pushserver.core.events import SUBJECTS
 from pushserver.engine.interfaces import EventRules
 from pushserver.server.events.attempt_result import AttemptResult
-from pushserver.server.events.sender import AT_ONCE, WINDOW
+from pushserver.server.events.attempts import AT_ONCE
+from pushserver.server.events.sender import WINDOW
 from pushserver.server.events.service import LEASE, EventService, EventSettings
 from tests.contracts.nodes import publication
 from tests.server.events.stage import FAILED, GONE, MAIL, OK, Stage
@@ -97,6 +98,8 @@ async def test_a_lease_that_cannot_be_renewed_ends_in_time(stage: Stage, leased:
 async def test_a_node_that_stood_still_for_longer_than_its_lease_sends_nothing_more(
     stage: Stage, leased: Leased
 ) -> None:
+    patient = msgspec.structs.replace(MAIL, timeout=3_600_000)
+    leased.service.adopt(msgspec.structs.replace(SETTINGS, webhooks=(patient,)))
     await stage.pass_time(1)
     hanging: list[Deferred[AttemptResult]] = []
 
